@@ -1,0 +1,225 @@
+"""What is a script: the values of a dialogue, and their plain-JSON form.
+
+Values only. Where a dialogue came from and whether a file is well formed is `dataset.py`; how a message is worded for
+a gateway is `protocols/`. `from_plain` trusts its input: it reads what `dataset.py` has validated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["user", "assistant"]
+PartKind = Literal["text", "image", "audio", "video", "document"]
+HistoryMode = Literal["live", "script", "last"]
+MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of a message: text, or media by path or by value."""
+
+    kind: PartKind
+    text: str | None = None
+    path: str | None = None
+    """Relative to the dataset's folder."""
+    data: str | None = None
+    """Base64, when the media is given in the line itself."""
+    mime_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a history, as a protocol is asked to word it."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    raw: Any = None
+    """A model's own turn exactly as its protocol received it (`Reply.raw_turn`); replayed unchanged instead of `parts`."""
+
+    @property
+    def text(self) -> str:
+        """All text of the message, joined without a separator."""
+        return "".join(part.text or "" for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Generation settings; None means: not set, the gateway's default applies and nothing is sent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+    seed: int | None = None
+    thinking_budget: int | None = None
+    thinking_level: str | None = None
+    reasoning_effort: str | None = None
+    response_schema: Mapping[str, Any] | None = None
+    """JSON Schema of the whole reply."""
+    safety: Mapping[str, str] | None = None
+    """Gemini only: harm category to threshold."""
+    extra: Mapping[str, Any] | None = None
+    """Merged into the request body as it stands; overriding a field convbatch builds is an error."""
+
+    def under(self, stronger: Settings) -> Settings:
+        """These settings with everything `stronger` sets laid over them; `extra` is merged key by key."""
+        changes: dict[str, Any] = {}
+        for name in SETTING_NAMES:
+            value = getattr(stronger, name)
+            if value is not None:
+                changes[name] = value
+        if not changes:
+            return self
+        if self.extra and stronger.extra:
+            changes["extra"] = {**self.extra, **stronger.extra}
+        return dataclasses.replace(self, **changes)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Only what is set, in field order."""
+        plain: dict[str, Any] = {}
+        for name in SETTING_NAMES:
+            value = getattr(self, name)
+            if value is not None:
+                plain[name] = list(value) if isinstance(value, tuple) else value
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Settings:
+        """The reverse of `to_plain`."""
+        if not plain:
+            return NO_SETTINGS
+        values = dict(plain)
+        if isinstance(values.get("stop"), list):
+            values["stop"] = tuple(values["stop"])
+        return cls(**values)
+
+
+SETTING_NAMES: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Settings))
+NO_SETTINGS = Settings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One user message with what is expected of the reply."""
+
+    user: tuple[Part, ...]
+    assistant: str | None = None
+    """The scripted reply."""
+    ask: bool = True
+    """False: this exchange is given as context and never requested."""
+    checks: tuple[Mapping[str, Any], ...] = ()
+    settings: Settings = NO_SETTINGS
+
+    @property
+    def user_text(self) -> str:
+        """The text of the user message, joined without a separator; media leave no trace in it."""
+        return "".join(part.text or "" for part in self.user)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogue:
+    """A script: optional system text and an ordered tuple of turns. Turn numbers for people start at 1."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    system: str | None = None
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = NO_SETTINGS
+    checks: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_results: Mapping[str, Any] = field(default_factory=dict)
+
+    def asked(self, history: HistoryMode) -> tuple[int, ...]:
+        """Turn numbers (from 1) that are requested under this history mode: all with `ask`, or only the last of them."""
+        numbers = tuple(n for n, turn in enumerate(self.turns, 1) if turn.ask)
+        return numbers[-1:] if history == "last" else numbers
+
+    def to_plain(self) -> dict[str, Any]:
+        """Canonical JSON form with the keys of the dataset contract; what is absent or default is left out."""
+        plain: dict[str, Any] = {"id": self.id}
+        if self.system is not None:
+            plain["system"] = self.system
+        if self.tags:
+            plain["tags"] = list(self.tags)
+        plain["turns"] = [_turn_to_plain(turn) for turn in self.turns]
+        if settings := self.settings.to_plain():
+            plain["settings"] = settings
+        if self.checks:
+            plain["checks"] = [dict(check) for check in self.checks]
+        if self.tools:
+            plain["tools"] = [dict(tool) for tool in self.tools]
+        if self.tool_results:
+            plain["tool_results"] = dict(self.tool_results)
+        if self.meta:
+            plain["meta"] = dict(self.meta)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Dialogue:
+        """The reverse of `to_plain`; trusts its input."""
+        return cls(
+            id=plain["id"],
+            system=plain.get("system"),
+            tags=tuple(plain.get("tags", ())),
+            turns=tuple(_turn_from_plain(turn) for turn in plain["turns"]),
+            settings=Settings.from_plain(plain.get("settings", {})),
+            checks=tuple(plain.get("checks", ())),
+            tools=tuple(plain.get("tools", ())),
+            tool_results=plain.get("tool_results", {}),
+            meta=plain.get("meta", {}),
+        )
+
+
+def text_part(text: str) -> Part:
+    """A text part."""
+    return Part(kind="text", text=text)
+
+
+def _turn_to_plain(turn: Turn) -> dict[str, Any]:
+    only_text = len(turn.user) == 1 and turn.user[0].kind == "text"
+    plain: dict[str, Any] = {"user": turn.user[0].text if only_text else [_part_to_plain(part) for part in turn.user]}
+    if turn.assistant is not None:
+        plain["assistant"] = turn.assistant
+    if not turn.ask:
+        plain["ask"] = False
+    if turn.checks:
+        plain["checks"] = [dict(check) for check in turn.checks]
+    if settings := turn.settings.to_plain():
+        plain["settings"] = settings
+    return plain
+
+
+def _turn_from_plain(plain: Mapping[str, Any]) -> Turn:
+    user = plain["user"]
+    parts = (text_part(user),) if isinstance(user, str) else tuple(_part_from_plain(part) for part in user)
+    return Turn(
+        user=parts,
+        assistant=plain.get("assistant"),
+        ask=plain.get("ask", True),
+        checks=tuple(plain.get("checks", ())),
+        settings=Settings.from_plain(plain.get("settings", {})),
+    )
+
+
+def _part_to_plain(part: Part) -> dict[str, Any]:
+    if part.kind == "text":
+        return {"text": part.text}
+    if part.data is not None:
+        return {"data": part.data, "mime_type": part.mime_type}
+    return {part.kind: part.path}
+
+
+def _part_from_plain(plain: Mapping[str, Any]) -> Part:
+    if "text" in plain:
+        return text_part(plain["text"])
+    if "data" in plain:
+        mime_type: str = plain["mime_type"]
+        kind = next((k for k in MEDIA_KINDS if mime_type.startswith(f"{k}/")), "document")
+        return Part(kind=kind, data=plain["data"], mime_type=mime_type)
+    kind = next(k for k in MEDIA_KINDS if k in plain)
+    return Part(kind=kind, path=plain[kind])

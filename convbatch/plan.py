@@ -1,0 +1,68 @@
+"""Dialogues x targets x repeats → `Conversation`s, and the key that says which question a turn asks.
+
+Order is fixed: dialogues in file order, and within a dialogue its repeats; every target walks the same order by itself.
+Nothing here waits, sends or reads a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from convbatch.config import Target
+from convbatch.dialogue import Dialogue, Message, Settings
+from convbatch.protocols.wire import encode_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One dialogue played at one target, repeat k: the unit of the plan and of concurrency."""
+
+    dialogue: Dialogue
+    index: int
+    """Position of the dialogue in the run's own dataset, from 0."""
+    target: Target
+    repeat: int
+    """From 1."""
+
+
+def conversations(
+    dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int
+) -> Iterator[Conversation]:
+    """Every conversation of one target in admission order; lazily, so that memory does not grow with the dataset."""
+    for index, dialogue in dialogues:
+        for repeat in range(1, repeats + 1):
+            yield Conversation(dialogue=dialogue, index=index, target=target, repeat=repeat)
+
+
+class TurnKeys:
+    """The running digest of one conversation: what was sent so far decides the key of each turn.
+
+    A key covers wire identity (protocol, base URL, model), system, tools, every message up to and including the turn's
+    user message, and that turn's effective settings; not gateway names, keys, limits or prices.
+    """
+
+    def __init__(self, target: Target, dialogue: Dialogue) -> None:
+        self._state = hashlib.blake2b(digest_size=16)
+        identity = [target.gateway.protocol, target.gateway.base_url, target.gateway.api_version, target.model]
+        self._feed([identity, dialogue.system, [dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)])
+
+    def add(self, message: Message) -> None:
+        """Append a message of the history."""
+        if message.raw is not None:
+            self._feed([message.role, message.raw])
+        else:
+            self._feed([message.role, [[p.kind, p.text, p.path, p.data, p.mime_type] for p in message.parts]])
+
+    def key(self, settings: Settings) -> str:
+        """The key of the turn whose user message was added last, 32 hex digits."""
+        state = self._state.copy()
+        state.update(encode_json(settings.to_plain()))
+        return state.hexdigest()
+
+    def _feed(self, value: Any) -> None:
+        encoded = encode_json(value)
+        self._state.update(len(encoded).to_bytes(8, "big"))
+        self._state.update(encoded)

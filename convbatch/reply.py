@@ -1,0 +1,205 @@
+"""What came back: the values of one answer, one failure, one HTTP try.
+
+Counts are inclusive (cached and reasoning tokens are inside input and output) and None where the gateway said nothing.
+How a wire format maps onto these is `protocols/`; whether something is sent again is `retry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "content_filter", "tool_call", "error", "other"]
+UsageSource = Literal["reported", "partial", "missing"]
+Blocked = Literal["prompt", "output"]
+Scope = Literal["minute", "day"]
+ErrorKind = Literal[
+    "rate_limit", "quota", "overloaded", "server_error", "timeout", "connection", "auth", "permission", "not_found",
+    "invalid_request", "context_length", "content_filter", "empty_response", "malformed_output", "stream_truncated",
+    "bad_response",
+]  # fmt: skip
+AttemptClass = Literal["replied", "refused", "not_sent", "ambiguous", "timeout", "final", "abandoned"]
+"""Was it possibly paid? `replied`: a complete reply, paid. `refused`, `not_sent`, `final`: not paid.
+`ambiguous`, `timeout` (our own), `abandoned` (a second Ctrl-C): sent and never fully answered, possibly paid."""
+POSSIBLY_PAID: frozenset[str] = frozenset({"ambiguous", "timeout", "abandoned"})
+
+Status = Literal["pending", "skipped", "error", "blocked", "empty", "ok"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of one reply. A count the gateway did not send is None; 0 means it said zero."""
+
+    input_tokens: int | None = None
+    """Including cached tokens, cache writes and tool-use prompt."""
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+    output_tokens: int | None = None
+    """Including reasoning."""
+    reasoning_tokens: int | None = None
+    total_tokens: int | None = None
+    """As reported."""
+    source: UsageSource = "missing"
+    consistent: bool | None = None
+    """Does input + output equal the reported total? None without a total or without both counts."""
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call the model asks for; `arguments` parsed, or the raw string when it is not JSON."""
+
+    id: str | None
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A complete answer, whatever its finish reason; a refusal is a reply."""
+
+    text: str | None
+    """Visible text; "" = content present but empty, None = no content at all."""
+    finish_reason: FinishReason
+    finish_reason_raw: str | None
+    thought: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    blocked: Blocked | None = None
+    usage: Usage = NO_USAGE
+    model_version: str | None = None
+    response_id: str | None = None
+    has_media: bool = False
+    raw_turn: Any = None
+    """The model's turn as received (Gemini `content`, OpenAI `message`), to go back into the history unchanged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """No usable answer. Data, not an exception: what a gateway does wrong is a result."""
+
+    kind: ErrorKind
+    message: str
+    code: str | int | None = None
+    retryable: bool = False
+    """The wire's word that a second try may help; whether it is sent again is decided in `retry.py`."""
+    retry_after_s: float | None = None
+    scope: Scope | None = None
+    """The quota window, when it can be told."""
+    finish_reason_raw: str | None = None
+    usage: Usage = NO_USAGE
+    """Tokens that a failed attempt reported all the same."""
+    should_retry: bool | None = None
+    """The gateway's own word (`x-should-retry`)."""
+    structured: bool = False
+    """The body was a JSON error object: for 5xx the difference between refused and ambiguous."""
+    text: str | None = None
+    """Partial text of a broken reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One HTTP try for one turn, with a `Reply` or a `Failure`."""
+
+    outcome: Reply | Failure
+    cls: AttemptClass
+    http_status: int | None = None
+    request_id: str | None = None
+    started_at: float = 0.0
+    """Unix seconds UTC."""
+    latency_s: float | None = None
+    """From handing the request over to its last byte."""
+    ttft_s: float | None = None
+    """Streams only: first non-empty thought or text."""
+    limiter_wait_s: float = 0.0
+    """Our own waiting in the gate before this try."""
+    retry_wait_s: float = 0.0
+    """Backoff before this try."""
+    body: bytes | None = None
+    """The response body as received (redacted); None when there was none."""
+    key_in_body: bool = False
+    """The key's value stood in the body and was left there (short keys, auth "none")."""
+
+
+def status_of(reply: Reply) -> Status:
+    """The row status of a complete reply; first match of the contract: error, blocked, empty, ok."""
+    if reply.finish_reason == "error":
+        return "error"
+    if reply.finish_reason == "content_filter":
+        return "blocked"
+    if not (reply.text or reply.tool_calls or reply.has_media):
+        return "empty"
+    return "ok"
+
+
+def usage_to_plain(usage: Usage) -> dict[str, Any]:
+    """Journal form; None is left out."""
+    plain: dict[str, Any] = {"source": usage.source}
+    for name in USAGE_COUNTS:
+        value = getattr(usage, name)
+        if value is not None:
+            plain[name] = value
+    if usage.consistent is not None:
+        plain["consistent"] = usage.consistent
+    return plain
+
+
+USAGE_COUNTS = (
+    "input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens",
+    "total_tokens",
+)  # fmt: skip
+
+
+def reply_to_plain(reply: Reply) -> dict[str, Any]:
+    """Journal form without `raw_turn`: that is parsed again from the kept body; None is left out."""
+    plain: dict[str, Any] = {"finish_reason": reply.finish_reason, "usage": usage_to_plain(reply.usage)}
+    for name in ("text", "thought", "finish_reason_raw", "blocked", "model_version", "response_id"):
+        value = getattr(reply, name)
+        if value is not None:
+            plain[name] = value
+    if reply.tool_calls:
+        plain["tool_calls"] = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
+    if reply.has_media:
+        plain["has_media"] = True
+    return plain
+
+
+def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
+    """The reverse of `reply_to_plain`; `raw_turn` stays None."""
+    return Reply(
+        text=plain.get("text"),
+        finish_reason=plain["finish_reason"],
+        finish_reason_raw=plain.get("finish_reason_raw"),
+        thought=plain.get("thought"),
+        tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
+        blocked=plain.get("blocked"),
+        usage=Usage(**plain["usage"]),
+        model_version=plain.get("model_version"),
+        response_id=plain.get("response_id"),
+        has_media=plain.get("has_media", False),
+    )
+
+
+def failure_to_plain(failure: Failure) -> dict[str, Any]:
+    """Journal form; what is None, false or empty is left out."""
+    plain: dict[str, Any] = {"kind": failure.kind, "message": failure.message}
+    for name in ("code", "retry_after_s", "scope", "finish_reason_raw", "should_retry", "text"):
+        value = getattr(failure, name)
+        if value is not None:
+            plain[name] = value
+    for name in ("retryable", "structured"):
+        if getattr(failure, name):
+            plain[name] = True
+    if failure.usage.source != "missing":
+        plain["usage"] = usage_to_plain(failure.usage)
+    return plain
+
+
+def failure_from_plain(plain: Mapping[str, Any]) -> Failure:
+    """The reverse of `failure_to_plain`."""
+    values = dict(plain)
+    if "usage" in values:
+        values["usage"] = Usage(**values["usage"])
+    return Failure(**values)
