@@ -7,7 +7,6 @@ the gateway's choice (`auth`), not the protocol's, so a `WireRequest` leaves her
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,11 +18,22 @@ from convbatch.protocols.sse import SseEvent
 from convbatch.reply import Failure, Reply
 
 MAX_JSON_DEPTH = 256
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+# Digits become 0, all else NUL: nineteen zeros in a row are then an integer that may not fit 64 bits.
+_DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 
 
 class MalformedReply(Exception):  # noqa: N818  # a name from the contract, not an error a user mends
     """A success body that is no reply: HTML, cut JSON, too deep, or an object of another kind."""
+
+    cut = False
+    """True where the body began as JSON and stopped before its end, or was empty: the same request may well succeed."""
+
+
+class CutReply(MalformedReply):
+    """A success body that stopped before its end."""
+
+    cut = True
 
 
 class CannotCarry(Exception):  # noqa: N818  # the wire's limit, reported as an input error by whoever plans
@@ -31,11 +41,16 @@ class CannotCarry(Exception):  # noqa: N818  # the wire's limit, reported as an 
 
 
 class ErrorInBody(Exception):  # noqa: N818  # control flow inside the protocols
-    """A 200 that carries an error object; `gateway.py` hands the body to `classify_error` with the inner status."""
+    """A 200 that holds a failure: an error object, nothing at all, or a stream that broke.
 
-    def __init__(self, failure: Failure) -> None:
+    `failure.structured` is true only when the body says which failure it is (an inner HTTP code or a known word): such a
+    failure counts as that code, any other 200 is ambiguous. `status` is the inner HTTP code where there is one.
+    """
+
+    def __init__(self, failure: Failure, *, status: int | None = None) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +86,7 @@ class WireRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A streamed reply as far as it has come; each protocol keeps its own state in `state`."""
+    """A streamed reply as far as it has come; each protocol keeps its own state in `state` and never changes it in place."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,7 +109,7 @@ class WireProtocol(Protocol):
         ...
 
     def finish(self, draft: Draft) -> Reply:
-        """Close a stream; raises `MalformedReply` when it ended before a finish reason."""
+        """Close a stream; raises `ErrorInBody` when it broke before its end, the partial text in the failure."""
         ...
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
@@ -118,10 +133,11 @@ def decode_json(body: bytes) -> Any:
     """
     try:
         value = orjson.loads(body)
-        if _has_long_number(body):
-            value = json.loads(body)  # orjson turns integers beyond 64 bits into floats
     except orjson.JSONDecodeError:
         value = _decode_slowly(body)
+    else:
+        if _LONG_NUMBER in body.translate(_DIGITS_TO_ZERO):
+            value = _decode_slowly(body)  # orjson turns integers beyond 64 bits into floats
     # Cheap guard first: only a body with that many openers can nest that deep.
     if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _deeper_than(value, MAX_JSON_DEPTH):
         raise MalformedReply(f"JSON nested deeper than {MAX_JSON_DEPTH} levels")
@@ -141,14 +157,9 @@ def _decode_slowly(body: bytes) -> Any:
         raise ValueError(f"{word} is not JSON")
 
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=refuse)
+        return json.loads(body.decode("utf-8-sig"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise MalformedReply(f"not JSON: {str(error)[:200]}") from None
-
-
-def _has_long_number(body: bytes) -> bool:
-    # 19 digits in a row: an integer that may not fit 64 bits; translate+split would copy, a regex scans once.
-    return _LONG_NUMBER.search(body) is not None
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
