@@ -1,0 +1,362 @@
+"""The run folder: its names, permissions, `run.json`, the lock, and finding one again.
+
+It decides where things lie and how a file gets there whole or not at all. What stands in the journal is `records.py`,
+what stands in the tables is `tables.py`; `run.json` is carried as plain JSON and read by whoever wrote the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
+from convbatch.outside import Disk
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+VERSION = 1
+LATEST = "latest"
+_META = "run.json"
+_SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
+_LOCK_TRIES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """One run's folder; folders are 0700 and files 0600, whatever the umask says."""
+
+    path: Path
+    disk: Disk = field(default_factory=Disk, repr=False, compare=False)
+
+    @classmethod
+    def create(cls, path: Path, *, disk: Disk | None = None) -> RunFolder:
+        """Make a new run folder at an absent or empty place.
+
+        Raises:
+            SetupError: Something is there already, or the place cannot be written.
+        """
+        folder = cls(path=path, disk=disk or Disk())
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise SetupError(f"the folder {path} is not empty", hint=_occupied_hint(path))
+            folder._furnish()
+        except OSError as error:
+            raise _cannot_create(path, error) from error
+        return folder
+
+    @classmethod
+    def create_in(cls, results: Path, name: str, *, disk: Disk | None = None) -> RunFolder:
+        """Make `results/name`, or `name-2`, `name-3` … when another run was faster.
+
+        Raises:
+            SetupError: The results folder cannot be written.
+        """
+        number = 1
+        while True:
+            folder = cls(path=results / (name if number == 1 else f"{name}-{number}"), disk=disk or Disk())
+            try:
+                results.mkdir(parents=True, exist_ok=True)
+                folder.path.mkdir(mode=0o700)
+                folder._furnish()
+            except FileExistsError as error:
+                if not results.is_dir():
+                    raise _cannot_create(folder.path, error) from error
+                number += 1
+            except OSError as error:
+                raise _cannot_create(folder.path, error) from error
+            else:
+                return folder
+
+    @classmethod
+    def open(cls, path: Path, *, disk: Disk | None = None) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            SetupError: There is none at that place.
+        """
+        if not path.is_dir():
+            what = f"{path} is a file, not a run folder" if path.exists() else f"there is no run folder {path}"
+            raise SetupError(what, hint="`convbatch runs` lists the run folders")
+        if not (path / _META).is_file():
+            hint = "a run folder holds run.json and journal/; `convbatch runs` lists the run folders"
+            raise SetupError(f"{path} is not a run folder: it has no {_META}", hint=hint)
+        return cls(path=path, disk=disk or Disk())
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, also for `.`."""
+        return self.path.name or self.path.resolve().name
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journal's segments."""
+        return self.path / "journal"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock the writer holds for its life; never replaced, so that the lock stays one."""
+        return self.journal / "lock"
+
+    @property
+    def dataset(self) -> Path:
+        """Canonical copy of the selected dialogues; line i is dialogue index i."""
+        return self.path / "dataset.jsonl.gz"
+
+    @property
+    def turns(self) -> Path:
+        """The table, one row per turn."""
+        return self.path / "turns.parquet"
+
+    @property
+    def media(self) -> Path:
+        """Folder of input media and non-text parts of replies."""
+        return self.path / "media"
+
+    def segments(self) -> list[Path]:
+        """The journal's segments in order; empty before the first record."""
+        try:
+            names = [entry for entry in self.journal.iterdir() if _SEGMENT.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(names, key=lambda path: int(path.stem))
+
+    def journal_mark(self) -> str:
+        """Changes whenever the journal does: what was built from it can tell that it is stale."""
+        sizes = [path.stat().st_size for path in self.segments()]
+        return f"{len(sizes)}:{sum(sizes)}"
+
+    def read_meta(self) -> dict[str, Any]:
+        """What stands in `run.json`.
+
+        Raises:
+            SetupError: It cannot be read, is no JSON object, or is of a newer version.
+        """
+        path = self.path / _META
+        try:
+            meta = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise SetupError(f"cannot read {_META}: {error}", place=Place(path=str(path)), hint=_META_HINT) from error
+        if not isinstance(meta, dict):
+            raise SetupError(f"{_META} is not a JSON object", place=Place(path=str(path)), hint=_META_HINT)
+        version = meta.get("v")
+        if isinstance(version, int) and version > VERSION:
+            raise SetupError(
+                f"{_META} is of version {version}; this convbatch reads up to version {VERSION}",
+                place=Place(path=str(path)),
+                hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
+            )
+        return meta
+
+    def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Write `run.json`, whole or not at all; `v` is added.
+
+        Raises:
+            JournalError: It could not be written; the former one stands.
+        """
+        with self.replacing(_META) as file:
+            file.write(json.dumps({"v": VERSION, **meta}, ensure_ascii=False, indent=2).encode() + b"\n")
+
+    @contextmanager
+    def replacing(self, name: str) -> Generator[IO[bytes], None, None]:
+        """A file to write that takes its name when the block ends well, durable; else nothing has changed.
+
+        Raises:
+            JournalError: The disk refused.
+        """
+        target = self.path / name
+        draft = self.path / f".{name}.new"
+        try:
+            fd = self.disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+            try:
+                with io.BufferedWriter(_OnDisk(self.disk, fd), buffer_size=1 << 20) as file:
+                    yield file
+                self.disk.sync(fd)
+            finally:
+                self.disk.close(fd)
+            self.disk.replace(draft, target)
+            self.disk.sync_folder(self.path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise cannot_write(target, error, self.path) from error
+            raise
+
+    def take_lock(self) -> int:
+        """Become the folder's one writer, until the descriptor is closed.
+
+        Raises:
+            SetupError: Another process is at work here, or this place knows no locks.
+            OSError: The lock file cannot be opened.
+        """
+        fd = self.disk.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        try:
+            if not self._locked(fd):
+                pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+                raise SetupError(
+                    f"the run folder {self.path} is in use by another process" + (f" (pid {pid})" if pid else ""),
+                    hint="wait until it has ended, or stop it with Ctrl-C",
+                )
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            self.disk.close(fd)
+            raise
+        return fd
+
+    def is_in_use(self) -> bool:
+        """Is a writer alive? Looking takes a shared lock for an instant, which a starting writer knows to wait out."""
+        try:
+            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return not _shared(fd)
+        finally:
+            os.close(fd)
+
+    def state(self, meta: Mapping[str, Any]) -> str:
+        """The run's state as a reader should say it: a `running` that nobody runs was interrupted."""
+        if self.is_in_use():
+            return "running"
+        written = str(meta.get("state", "interrupted"))
+        return "interrupted" if written == "running" else written
+
+    def _furnish(self) -> None:
+        with contextlib.suppress(PermissionError):  # a file system without permissions
+            self.path.chmod(0o700)
+        self.journal.mkdir(mode=0o700)
+        self.disk.sync_folder(self.path)
+        self.disk.sync_folder(self.path.parent)
+
+    def _locked(self, fd: int) -> bool:
+        # A reader that looks holds the shared lock for microseconds; a writer keeps the exclusive one. Whoever is
+        # refused both has met a writer.
+        try:
+            for _ in range(_LOCK_TRIES):
+                if self.disk.lock(fd):
+                    return True
+                if not _shared(fd):
+                    return False
+        except OSError as error:
+            raise SetupError(
+                f"the run folder {self.path} cannot be locked: {error.strerror}",
+                hint="use a folder on a local disk: --out DIR",
+            ) from error
+        return False
+
+
+class _OnDisk(io.RawIOBase):
+    """A descriptor as a file object whose every write goes through the `Disk`; it does not own the descriptor."""
+
+    def __init__(self, disk: Disk, fd: int) -> None:
+        super().__init__()
+        self._disk = disk
+        self._fd = fd
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        return self._disk.write(self._fd, bytes(data))
+
+
+def default_name(started_at: float, stem: str) -> str:
+    """`20261121T233000Z-quickstart`: sorts by time, safe as a file name and in `RUN:target`.
+
+    Args:
+        started_at: Unix seconds UTC.
+        stem: The dataset's file name without its endings.
+    """
+    safe = re.sub(r"[^\w.-]+", "-", stem).strip("-._")[:40] or "run"
+    return f"{datetime.fromtimestamp(started_at, UTC):%Y%m%dT%H%M%SZ}-{safe}"
+
+
+def list_runs(results: Path) -> list[RunFolder]:
+    """All run folders under `results`, oldest first by their own word of when they were created."""
+    if not results.is_dir():
+        return []
+    folders = [RunFolder(path=path) for path in results.iterdir() if (path / _META).is_file()]
+    return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
+
+
+def find_run(text: str, results: Path) -> Path:
+    """Where the run folder is that a person means: a path, a folder name under `results`, or `latest`.
+
+    Raises:
+        SetupError: No such run; the hint names the nearest.
+    """
+    for path in (Path(text), results / text):
+        if (path / _META).is_file():
+            return path
+    runs = list_runs(results)
+    if text == LATEST:
+        if not runs:
+            raise SetupError(
+                f"there is no run under {results}/ yet", hint="start one: convbatch run datasets/quickstart.jsonl"
+            )
+        return runs[-1].path
+    for path in (Path(text), results / text):
+        if path.exists():
+            return RunFolder.open(path).path  # raises: it says what is wrong with it
+    raise _no_such_run(text, results, [folder.name for folder in runs])
+
+
+def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
+    """The disk's refusal in words: what, where, and how to go on."""
+    return JournalError(
+        f"cannot write: {error.strerror or error}",
+        place=Place(path=str(path)),
+        hint=f"free some space or mend the disk, then: convbatch resume {folder}",
+    )
+
+
+_META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
+
+
+def _shared(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
+def _created_at(folder: RunFolder) -> str:
+    try:
+        return str(folder.read_meta().get("created_at", ""))
+    except ConvbatchError:
+        return ""
+
+
+def _occupied_hint(path: Path) -> str:
+    if (path / _META).is_file():
+        return f"to finish the run in it: convbatch resume {path}; for a new run name another folder with --out"
+    return "name an absent or empty folder with --out"
+
+
+def _cannot_create(path: Path, error: OSError) -> SetupError:
+    reason = error.strerror or str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = "something of that name is in the way"
+    return SetupError(f"cannot create the run folder {path}: {reason}", hint="name another folder with --out DIR")
+
+
+def _no_such_run(text: str, results: Path, names: list[str]) -> SetupError:
+    close = nearest(text, names)
+    listed = "`convbatch runs` lists the run folders"
+    hint = listed if close is None else f"did you mean {close}? {listed}"
+    return SetupError(f"there is no run {text!r}, neither as a path nor under {results}/", hint=hint)
