@@ -176,7 +176,7 @@ class RunFolder:
             JournalError: The disk refused.
         """
         target = self.path / name
-        draft = self.path / f".{name}.new"
+        draft = target.with_name(f".{target.name}.new")
         try:
             fd = self.disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
             try:
@@ -186,7 +186,7 @@ class RunFolder:
             finally:
                 self.disk.close(fd)
             self.disk.replace(draft, target)
-            self.disk.sync_folder(self.path)
+            self.disk.sync_folder(target.parent)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)

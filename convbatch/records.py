@@ -112,7 +112,9 @@ class Torn:
 
 
 @dataclass(slots=True)
-class _Gap:
+class Gap:
+    """Numbers that no line carries, first and last included."""
+
     first: int
     last: int
     damage: Damage | None
@@ -133,7 +135,7 @@ class Scan:
         self.damaged_segments: set[int] = set()
         self._bad: list[Damage] = []
         self._bad_count = 0
-        self._gaps: list[_Gap] = []
+        self._gaps: list[Gap] = []
         self._after_damage = False
         """A damaged line stands between here and the last intact one."""
         self._where = Place(path="")
@@ -173,7 +175,7 @@ class Scan:
         return self._bad_count + sum(gap.damage is not None for gap in self.open_gaps)
 
     @property
-    def open_gaps(self) -> list[_Gap]:
+    def open_gaps(self) -> list[Gap]:
         """Runs of missing numbers that no `run` record has accepted."""
         accepted = [gap for run in self.runs for gap in run.get("accepted_gaps", ())]
         return [g for g in self._gaps if not any(first <= g.first and g.last <= last for first, last in accepted)]
@@ -184,7 +186,7 @@ class Scan:
             return
         pieces = list(_intact_pieces(raw))
         last = segment == len(self.segments) - 1
-        if last and not raw.endswith(b"\n") and [start for start, _ in pieces] in ([], [0]):
+        if last and not raw.endswith(b"\n") and self._may_be_torn(raw, [start for start, _ in pieces]):
             # Only a writer that was stopped in a write leaves a line without an end, and only at the very end.
             whole = len(pieces[0][1]) - 1 if pieces else 0
             self.torn = Torn(kept=offset + whole, cut=len(raw) - whole, needs_newline=bool(pieces))
@@ -195,6 +197,11 @@ class Scan:
             if number is not None:
                 yield from self._out_of_step(Line(number, segment, offset + start, piece))
 
+    def _may_be_torn(self, raw: bytes, starts: list[int]) -> bool:
+        # In a file without one whole record, anything but the start of one (or zeros, from a power cut) is not ours.
+        begun = self.next_seq > 0 or _HEAD.startswith(raw[: len(_HEAD)]) or not raw.strip(b"\0")
+        return starts == [0] or (begun and not starts)
+
     def _out_of_step(self, line: Line) -> Iterator[Line]:
         if line.seq < self.next_seq:
             self._damaged(line.segment, f"record {line.seq} stands here again, or out of its place")
@@ -202,7 +209,7 @@ class Scan:
         if line.seq > self.next_seq:
             what = f"record(s) {self.next_seq} to {line.seq - 1} before this line are missing"
             damage = Damage(place=self._where, what=what) if not self._after_damage else None
-            self._gaps.append(_Gap(self.next_seq, line.seq - 1, damage))
+            self._gaps.append(Gap(self.next_seq, line.seq - 1, damage))
         self._after_damage = False
         self.next_seq = line.seq + 1
         record = decode_line(line.raw)

@@ -1,0 +1,335 @@
+"""The read half's door: a journal's records found by conversation, by key and by time, and folded into `Transcript`s.
+
+The rules that turn records into a row's state stand in `TurnHistory` and nowhere else. Which rows there should be, and
+what a table shows of them, is `tables.py`; what is asked again is `runner.py`. Nothing is kept in memory but an index
+that SQLite moves to a temporary file when it grows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from convbatch.folder import RunFolder
+from convbatch.records import Damage, Line, Scan, decode_line
+from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
+
+REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
+"""States that need a complete reply, and that another run may take over."""
+
+_INTENT, _OUTCOME, _TURN = range(3)
+_KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "turn": _TURN}
+_CACHE_KIB = 16 * 1024
+_Row = tuple[int | float | bytes | None, ...]
+
+# The head that `runner.py` writes, in its order; whatever differs is decoded whole and is only slower.
+_HEAD = re.compile(
+    rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":([0-9.]+),"index":(\d+)'
+    rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([^"\\]*)","repeat":(\d+),"turn":(\d+)'
+    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d+),"role":"\w+"(?:,"class":"(\w+)")?)?,'
+)
+
+_TABLE = """
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY, kind INTEGER, dialogue INTEGER, target INTEGER, repeat INTEGER, turn INTEGER,
+    attempt INTEGER, asked_at REAL, unsent INTEGER, segment INTEGER, start INTEGER, length INTEGER, key BLOB
+)"""
+_BY_CONVERSATION = "CREATE INDEX conversation ON records (dialogue, target, repeat, seq)"
+_BY_KEY = "CREATE INDEX IF NOT EXISTS question ON records (key, repeat) WHERE key IS NOT NULL"
+_OF_CONVERSATION = (
+    "SELECT segment, start, length FROM records WHERE dialogue = ? AND target = ? AND repeat = ? ORDER BY seq"
+)
+_ALL_CONVERSATIONS = (
+    "SELECT dialogue, target, repeat, segment, start, length FROM records ORDER BY dialogue, target, repeat, seq"
+)
+_OF_KEY = "SELECT DISTINCT dialogue, target, turn FROM records WHERE key = ? AND repeat = ? ORDER BY dialogue, target"
+_SAME_ATTEMPT = (
+    "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn = i.turn"
+    f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
+)
+_ATTEMPTS = (
+    f"SELECT segment, start, length FROM records AS i WHERE kind = {_OUTCOME} OR (kind = {_INTENT} AND NOT EXISTS"
+    f" (SELECT 1 FROM records AS o WHERE {_SAME_ATTEMPT} AND o.seq > i.seq)) ORDER BY seq"
+)
+_ASKED_SINCE = f"SELECT target, COUNT(*) FROM records WHERE kind = {_INTENT} AND asked_at >= ? GROUP BY target"
+_UNSENT_SINCE = (
+    f"SELECT i.target, COUNT(*) FROM records AS o CROSS JOIN records AS i ON {_SAME_ATTEMPT}"
+    f" WHERE o.unsent AND i.kind = {_INTENT} AND i.asked_at >= ? GROUP BY i.target"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnHistory:
+    """What the journal tells of one turn, folded record by record: the latest record wins.
+
+    A complete reply finishes a turn even where its `turn` record is missing; a `turn` record that needs a reply counts
+    for nothing where the reply was lost to damage. Another key is another question: what was kept for the former one is
+    no answer to it, but its attempts were made and count on.
+    """
+
+    turn: int
+    key: str | None = None
+    """Of the latest record that carries one."""
+    status: Status | None = None
+    """None = pending."""
+    reason: str | None = None
+    kept: dict[str, Any] | None = None
+    """The `outcome` record of the reply that counts, body included."""
+    last_failure: dict[str, Any] | None = None
+    """The latest `outcome` record without a complete reply, for this key."""
+    reused_from: str | None = None
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    intents: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 0
+    """Requests made, over all sessions; the highest number an attempt carries."""
+    in_flight_from: int | None = None
+    """With a writer at work: intents from this `seq` on may still be answered."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Fold the next record of this turn in journal order."""
+        if record.get("role", "model") != "model":
+            return
+        key = record.get("key")
+        if key is not None and key != self.key:
+            self._ask_anew(key)
+        match record["kind"]:
+            case "intent":
+                self._add_intent(record)
+            case "outcome":
+                self._add_outcome(record)
+            case _:
+                self._add_turn(record)
+
+    def finished(self, key: str) -> bool:
+        """Is there a terminal state for this very question?"""
+        return self.status is not None and self.key == key
+
+    @property
+    def open_intents(self) -> list[dict[str, Any]]:
+        """Requests that left and of which nothing is known, or nothing yet."""
+        answered = {outcome["attempt"] for outcome in self.outcomes}
+        return [intent for intent in self.intents if intent["attempt"] not in answered]
+
+    @property
+    def possibly_paid(self) -> int:
+        """Requests sent and never fully answered."""
+        lost = [i for i in self.open_intents if self.in_flight_from is None or i["seq"] < self.in_flight_from]
+        return len(lost) + sum(outcome["class"] in POSSIBLY_PAID for outcome in self.outcomes)
+
+    def _ask_anew(self, key: str) -> None:
+        self.key = key
+        self.status = self.reason = self.kept = self.last_failure = self.reused_from = None
+
+    def _add_intent(self, record: dict[str, Any]) -> None:
+        self.intents.append(record)
+        self.attempts = max(self.attempts, record["attempt"])
+        if self.status not in REUSABLE:
+            self.status = self.reason = self.kept = None
+
+    def _add_outcome(self, record: dict[str, Any]) -> None:
+        self.outcomes.append(record)
+        self.attempts = max(self.attempts, record["attempt"])
+        if record["class"] != "replied":
+            self.last_failure = record
+            return
+        self.kept = record
+        self.status = status_of(reply_from_plain(record["reply"]))
+        self.reason = None
+        self.reused_from = record.get("reused_from")
+
+    def _add_turn(self, record: dict[str, Any]) -> None:
+        status = record["status"]
+        if status == "skipped":
+            self.kept = self.reused_from = None
+        if status in REUSABLE and self.kept is None:
+            return
+        self.status = status
+        self.reason = record.get("reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """One conversation with the replies it has so far."""
+
+    index: int
+    dialogue: str | None
+    """The dialogue's id; None when the journal knows nothing of this conversation."""
+    target: str
+    repeat: int
+    turns: dict[int, TurnHistory]
+    """By turn number, from 1; a turn without a record is absent."""
+
+
+class Archive:
+    """A run folder's journal as it stood when this was opened; a writer may be at work meanwhile.
+
+    Attributes:
+        runs: The `run` records, one for each session.
+        stops: The `stop` records; a session that was killed has none.
+        targets: Target names, in the order of run.json.
+        damage: Places that could not be read, at most 1,000 of them; `damage_count` is how many there are.
+    """
+
+    def __init__(self, folder: RunFolder | Path) -> None:
+        """Read the whole journal once.
+
+        Raises:
+            SetupError: No run folder, or a newer convbatch wrote it.
+            OSError: The journal cannot be read.
+        """
+        self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
+        self.targets = [str(target["name"]) for target in self.folder.read_meta().get("targets", ())]
+        self._seen: dict[bytes, int] = {}
+        self._numbers = {name: number for number, name in enumerate(self.targets)}
+        self.stops: list[dict[str, Any]] = []
+        in_use = self.folder.is_in_use()
+        scan = Scan(self.folder.segments())
+        self._files: list[int] = []
+        # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        try:
+            self._index(scan)
+            self._files.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in scan.segments)
+        except BaseException:
+            self.close()
+            raise
+        self.runs: list[dict[str, Any]] = scan.runs
+        self.damage: list[Damage] = scan.damage
+        self.damage_count = scan.damage_count
+        self._in_flight_from = self._session_start() if in_use else None
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the index; records already handed out stay good."""
+        self._db.close()
+        while self._files:
+            os.close(self._files.pop())
+
+    @property
+    def session_count(self) -> int:
+        """How often the run was begun or resumed."""
+        return len(self.runs)
+
+    def transcript(self, index: int, target: str, repeat: int) -> Transcript:
+        """One conversation; without turns when nothing of it was ever sent."""
+        number = self._numbers.get(target, -1)
+        return self._fold(index, target, repeat, self._db.execute(_OF_CONVERSATION, (index, number, repeat)))
+
+    def transcripts(self) -> Iterator[Transcript]:
+        """Every conversation that has a record, by dialogue, target in run.json's order, repeat; one at a time."""
+        rows = self._db.execute(_ALL_CONVERSATIONS)
+        for (index, target, repeat), group in groupby(rows, key=lambda row: row[:3]):
+            yield self._fold(index, self.targets[target], repeat, (row[3:] for row in group))
+
+    def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
+        """A turn that answers this very question with a complete reply, for `--reuse`; the first one in the dataset."""
+        self._db.execute(_BY_KEY)
+        for index, target, turn in self._db.execute(_OF_KEY, (bytes.fromhex(key), repeat)).fetchall():
+            history = self.transcript(index, self.targets[target], repeat).turns[turn]
+            if history.status in REUSABLE and history.finished(key):
+                return history
+        return None
+
+    def attempt_records(self) -> Iterator[dict[str, Any]]:
+        """Every `outcome`, and every `intent` that has none, in journal order."""
+        return map(self._read, self._db.execute(_ATTEMPTS))
+
+    def requests_since(self, at: float) -> dict[str, int]:
+        """Requests since a moment (unix seconds) by target name, without those that never reached the wire."""
+        counts: dict[str, int] = {}
+        for sign, query in ((1, _ASKED_SINCE), (-1, _UNSENT_SINCE)):
+            for target, count in self._db.execute(query, (at,)):
+                name = self.targets[target]
+                counts[name] = counts.get(name, 0) + sign * count
+        return counts
+
+    def _fold(self, index: int, target: str, repeat: int, rows: Iterable[tuple[int, int, int]]) -> Transcript:
+        turns: dict[int, TurnHistory] = {}
+        dialogue: str | None = None
+        for record in map(self._read, rows):
+            dialogue, number = record["dialogue"], record["turn"]
+            if number not in turns:
+                turns[number] = TurnHistory(turn=number, in_flight_from=self._in_flight_from)
+            turns[number].add(record)
+        return Transcript(
+            index=index, dialogue=dialogue, target=target, repeat=repeat, turns=dict(sorted(turns.items()))
+        )
+
+    def _read(self, row: tuple[int, int, int]) -> dict[str, Any]:
+        segment, start, length = row
+        return decode_line(os.pread(self._files[segment], length, start))
+
+    def _index(self, scan: Scan) -> None:
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute(_TABLE)
+        self._db.execute("BEGIN")
+        self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 13)})", self._rows(scan))
+        self._db.execute("COMMIT")
+        self._db.execute(_BY_CONVERSATION)
+
+    def _rows(self, scan: Scan) -> Iterator[_Row]:
+        for line in scan.lines():
+            head = _HEAD.match(line.raw)
+            row = None if head is None else self._row_of_head(line, head)
+            row = row or self._row_of_record(line)
+            if row is not None:
+                yield row
+
+    def _row_of_head(self, line: Line, head: re.Match[bytes]) -> _Row | None:
+        """The row of a line whose head stands in the usual order; None when the whole record must be asked."""
+        word, at, index, target, repeat, turn, key, attempt, cls = head.groups()
+        kind = _KINDS[word.decode()]
+        number = self._seen.get(target)
+        if number is None:
+            number = self._seen[target] = self._number(orjson.loads(b'"%b"' % target))
+        asked_at = paid_key = None
+        if kind == _INTENT:
+            asked_at = float(at)
+        else:
+            paid_key = bytes.fromhex(key.decode())
+        if kind != _TURN and (attempt is None or (cls is None and kind == _OUTCOME)):
+            return None
+        return (
+            line.seq, kind, int(index), number, int(repeat), int(turn), int(attempt or 0), asked_at, cls == b"not_sent",
+            line.segment, line.offset, len(line.raw), paid_key,
+        )  # fmt: skip
+
+    def _row_of_record(self, line: Line) -> _Row | None:
+        record = decode_line(line.raw)
+        kind = _KINDS.get(record["kind"])
+        if kind is None:
+            if record["kind"] == "stop":
+                self.stops.append(record)
+            return None
+        key = record.get("key")
+        return (
+            line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
+            record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",
+            line.segment, line.offset, len(line.raw), bytes.fromhex(key) if key and kind != _INTENT else None,
+        )  # fmt: skip
+
+    def _number(self, target: str) -> int:
+        if target not in self._numbers:
+            self._numbers[target] = len(self.targets)
+            self.targets.append(target)
+        return self._numbers[target]
+
+    def _session_start(self) -> int | None:
+        if not self.runs or (self.stops and self.stops[-1]["seq"] > self.runs[-1]["seq"]):
+            return None
+        return self.runs[-1]["seq"]
