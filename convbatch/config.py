@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
 from convbatch.errors import Place, SetupError, did_you_mean, nearest
 from convbatch.protocols.wire import Endpoint
+from convbatch.redaction import looks_like_key, shown
 
 TpmCounts = Literal["input", "input+max_output", "uncached_input"]
 
@@ -490,33 +491,6 @@ def _contradiction(first: Sequence[str], second: Sequence[str]) -> SetupError:
         f"-p {'.'.join(second)} goes inside {'.'.join(first)}, which is given a value of its own"
     )  # fmt: skip
     return SetupError(what, hint="give each path of the request body once")
-
-
-# --- what must not be printed ----------------------------------------------------------------------------------------
-
-_KEY_SHAPE = re.compile(
-    r"(?<![A-Za-z0-9])(?:sk-[\w*-]{8,}|AIza[\w-]{16,}|AQ\.[\w-]{20,}|(?:gsk|hf|ghp|xai|pk|rk)[-_][A-Za-z0-9]{16,}"
-    r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{10,}\.[\w-]{10,}|(?:Bearer|Basic)\s+\S{8,})"
-)
-_OPAQUE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{20,}")
-
-
-def looks_like_key(text: str) -> bool:
-    """Has this text the shape of a well-known kind of API key somewhere in it?"""
-    return _KEY_SHAPE.search(text) is not None
-
-
-def shown(value: object) -> str:
-    """A value for a message: short, and never one that may be a secret."""
-    if isinstance(value, str):
-        if looks_like_key(value) or _OPAQUE.fullmatch(value.strip()):
-            return "(not shown: it may be a key)"
-        return repr(value) if len(value) <= 80 else repr(value[:77] + "...")
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # --- plain form ------------------------------------------------------------------------------------------------------

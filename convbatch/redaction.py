@@ -1,0 +1,243 @@
+"""What must never be seen: keys and proxy passwords, by value and by shape.
+
+One sink, `Redactor`, stands in front of every log, exception, journal and report. It knows values, not where they come
+from (`auth.py`). `looks_like_key` and `shown` are for values nobody has called a secret yet: a key pasted into a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+SHORTEST_IN_BODY = 12
+"""Shorter values are left in reply bodies: a key `ollama` must not rewrite replies."""
+_SHORTEST_PART = 4
+"""Shorter values are found as whole words only: a key `x` must not blacken every x of a log."""
+_SHORTEST_BASE64 = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A value that must not be seen, and the name to show instead."""
+
+    name: str
+    value: str = field(repr=False)
+
+
+class Redactor:
+    """Replaces secrets by `[redacted:NAME]`: the values, and what JSON, URLs, HTML and base64 make of them.
+
+    It finds whole values: redact first and shorten afterwards.
+    """
+
+    def __init__(self, secrets: Iterable[Secret] = (), *, rewrite_bodies: bool = True) -> None:
+        """Args: secrets: What to look for. rewrite_bodies: False = only mark bodies (gateways with auth "none")."""
+        # Longest first: where one value begins another, the longer is the one that stood there.
+        self._secrets = sorted({s for s in secrets if s.value}, key=lambda s: (-len(s.value), s.name))
+        long = [s for s in self._secrets if len(s.value) >= SHORTEST_IN_BODY]
+        self._short = [s.value.encode() for s in self._secrets if len(s.value) < SHORTEST_IN_BODY]
+        self._rewrite_bodies = rewrite_bodies
+        self._text = _Search(self._secrets)
+        self._body = _Search(long)
+
+    def marking(self) -> Redactor:
+        """The same secrets, but bodies are only marked: for gateways with auth "none"."""
+        return Redactor(self._secrets, rewrite_bodies=False)
+
+    def text(self, text: str) -> str:
+        """A line for a log, an error, a header or a report, without any secret."""
+        if not self._secrets:
+            return text
+        plain = text.encode("utf-8", "surrogatepass")
+        return self._text.replace(plain).decode("utf-8", "surrogatepass") if self._text.hits(plain) else text
+
+    def body(self, body: bytes) -> tuple[bytes, bool]:
+        """A reply body without keys, and whether a value was seen and left where it stood.
+
+        Called on every reply: without a hit it costs a few substring searches and copies nothing.
+        """
+        left = any(value in body for value in self._short)
+        if self._body.hits(body):
+            if self._rewrite_bodies:
+                return self._body.replace(body), left
+            return body, True
+        return body, left
+
+
+class _Search:
+    """Some secrets in all their forms, with cheap tests in front of the one expression that finds and replaces them."""
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        self._names: dict[str, bytes] = {}
+        patterns: list[bytes] = []
+        needles: dict[bytes, None] = {}
+        alphabet: dict[str, None] = {}
+        longest = 0
+        for number, secret in enumerate(secrets):
+            cores = _base64_cores(secret.value)
+            needles.update(dict.fromkeys((_utf8(secret.value), *cores)))
+            alphabet.update(dict.fromkeys(secret.value))
+            longest = max(longest, len(secret.value))
+            self._names[f"s{number}"] = f"[redacted:{secret.name}]".encode()
+            forms = b"|".join((_any_escaping(secret.value), *map(re.escape, cores)))
+            patterns.append(b"(?P<s%d>%s)" % (number, forms))
+        self._needles = tuple(needles)
+        self._escapes = _escapes_of(alphabet)
+        self._reach = longest * _LONGEST_ESCAPE
+        self._pattern = re.compile(b"|".join(patterns) or b"(?!)")
+
+    def hits(self, body: bytes) -> bool:
+        for needle in self._needles:
+            if needle in body:
+                # A value of one to three characters counts only as a word, which the expression knows.
+                return len(needle) >= _SHORTEST_PART or self._pattern.search(body) is not None
+        return any(sign in body and self._hits_near(body, escape) for sign, escape in self._escapes)
+
+    def _hits_near(self, body: bytes, escape: re.Pattern[bytes]) -> bool:
+        """The expression costs 100 ns a byte, so it looks only where a character of a secret stands escaped."""
+        done = 0
+        for match in escape.finditer(body):
+            if match.end() + self._reach <= done:
+                continue
+            start, done = max(0, match.start() - self._reach), match.end() + 16 * self._reach
+            if self._pattern.search(body, start, done):
+                return True
+        return False
+
+    def replace(self, body: bytes) -> bytes:
+        return self._pattern.sub(lambda match: self._names[match.lastgroup or ""], body)
+
+
+_LONGEST_ESCAPE = 12
+"""Bytes that one escaped character takes up at most."""
+_Escape = tuple[bytes, re.Pattern[bytes]]
+
+
+def _escapes_of(alphabet: Iterable[str]) -> tuple[_Escape, ...]:
+    r"""A sign and an expression for each way of escaping; without a match no escaped secret can stand in a text.
+
+    Only escapes of these characters count: Gemini writes every `<` and `'` as \u00.., prose is full of percent signs.
+    Each expression starts with fixed text, so that the search for it is a search for a few bytes.
+    """
+    chars = list(alphabet)
+    rests = {
+        b"%": [_digits(_utf8(char)[:1].hex()) for char in chars],
+        b"\\u00": [_digits(f"{ord(char):02x}") for char in chars if ord(char) < 0x100],
+        b"\\u": [_digits(_utf16(char)[:2].hex()) for char in chars if ord(char) >= 0x100],
+        b"&#": [_decimal_or_hex(ord(char)) for char in chars],
+        b"&": [html.escape(char)[1:].encode() for char in chars if html.escape(char) != char],
+        b"\\": [re.escape(char.encode()) for char in chars if _is_sign(char)],
+        b"+": [b"" for char in chars if char == " "],
+    }
+    return tuple(
+        (sign.rstrip(b"#"), re.compile(re.escape(sign) + b"(?:" + b"|".join(rest) + b")"))
+        for sign, rest in rests.items()
+        if rest
+    )
+
+
+def _any_escaping(value: str) -> bytes:
+    """An expression for the value with any of its characters escaped in any of the usual ways."""
+    pattern = b"".join(_character(char) for char in value)
+    if len(value) < _SHORTEST_PART:
+        return rb"(?<![A-Za-z0-9_])" + pattern + rb"(?![A-Za-z0-9_])"
+    return pattern
+
+
+def _character(char: str) -> bytes:
+    return b"(?:" + b"|".join((re.escape(_utf8(char)), *_escaped(char))) + b")"
+
+
+def _escaped(char: str) -> list[bytes]:
+    """Expressions for a character as URLs, JSON (also JSON inside JSON), HTML and source code write it."""
+    pairs = [_utf16(char)[at : at + 2].hex() for at in range(0, len(_utf16(char)), 2)]
+    forms = [
+        b"".join(b"%" + _digits(f"{byte:02x}") for byte in _utf8(char)),
+        b"".join(rb"\\+u" + _digits(pair) for pair in pairs),
+        b"&#" + _decimal_or_hex(ord(char)),
+    ]
+    if html.escape(char) != char:
+        forms.append(re.escape(html.escape(char).encode()))
+    if _is_sign(char):
+        forms.append(rb"\\+" + re.escape(char.encode()))
+    if char == " ":
+        forms.append(rb"\+")
+    return forms
+
+
+def _utf8(char: str) -> bytes:
+    return char.encode("utf-8", "surrogatepass")
+
+
+def _utf16(char: str) -> bytes:
+    return char.encode("utf-16-be", "surrogatepass")
+
+
+def _is_sign(char: str) -> bool:
+    """May this stand behind a backslash to mean itself? Not what keys are made of: it would cost every reply."""
+    return char.isascii() and not char.isalnum() and char not in "-_."
+
+
+def _decimal_or_hex(code: int) -> bytes:
+    return b"(?:0*%d|[xX]0*%s);" % (code, _digits(f"{code:x}"))
+
+
+def _digits(text: str) -> bytes:
+    return "".join(f"[{char}{char.upper()}]" if char.isalpha() else char for char in text).encode()
+
+
+def _base64_cores(value: str) -> tuple[bytes, ...]:
+    """What base64 makes of the value at each of the three places it can begin (`user:KEY` puts it anywhere)."""
+    cores: dict[bytes, None] = {}
+    plain = _utf8(value)
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + plain)
+        core = encoded[(0, 2, 3)[offset] : (offset + len(plain)) * 8 // 6]
+        if len(core) >= _SHORTEST_BASE64:
+            cores[core] = None
+            cores[core.translate(bytes.maketrans(b"+/", b"-_"))] = None
+    return tuple(cores)
+
+
+_watched: dict[Secret, None] = {}
+_sink: Redactor = Redactor()
+
+
+def watch(secrets: Iterable[Secret]) -> None:
+    """Keep these secrets out of everything this process prints through `redact`, from now on."""
+    global _sink  # one process has one stderr
+    _watched.update(dict.fromkeys(secrets))
+    _sink = Redactor(_watched)
+
+
+def redact(text: str) -> str:
+    """Text for the terminal or a log without any watched secret."""
+    return _sink.text(text)
+
+
+_KEY_SHAPE = re.compile(
+    r"(?<![A-Za-z0-9])(?:sk-[\w*-]{8,}|AIza[\w-]{16,}|AQ\.[\w-]{20,}|(?:gsk|hf|ghp|xai|pk|rk)[-_][A-Za-z0-9]{16,}"
+    r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{10,}\.[\w-]{10,}|(?:Bearer|Basic)\s+\S{8,})"
+)
+_OPAQUE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{20,}")
+
+
+def looks_like_key(text: str) -> bool:
+    """Has this text the shape of a well-known kind of API key somewhere in it?"""
+    return _KEY_SHAPE.search(text) is not None
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and never one that may be a secret."""
+    if isinstance(value, str):
+        if looks_like_key(value) or _OPAQUE.fullmatch(value.strip()):
+            return "(not shown: it may be a key)"
+        return repr(value) if len(value) <= 80 else repr(value[:77] + "...")
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return str(value).lower() if isinstance(value, bool) else str(value)

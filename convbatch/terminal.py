@@ -1,0 +1,41 @@
+r"""Text from outside, made safe for a terminal: what it shows is what is there.
+
+Replies, error messages and model names can hold escape sequences that recolour, retitle or rewrite a screen, and marks
+that turn the direction of a line. They are shown as `\x1b`, `\u202e`; nothing else is changed, least of all for files.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0 and C1 controls and DEL; marks and overrides of direction; line and paragraph separator; invisible operators and
+# interlinear notes; byte order mark; soft hyphen; lone surrogates (they cannot be encoded); tag characters. Zero-width
+# joiners stay: emoji and several scripts need them.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_UNSAFE_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def printable(text: str) -> str:
+    r"""One line, whatever the text: control and direction characters as escapes, line ends as `\n`."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, but line feeds and tabs stay."""
+    return _UNSAFE_LINES.sub(_escape, text)
+
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    code = ord(char)
+    if char in _SHORT:
+        return _SHORT[char]
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
