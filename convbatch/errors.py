@@ -49,6 +49,22 @@ class Problem:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flaw:
+    """A problem seen by code that knows the value but not the file it came from."""
+
+    what: str
+    field: str | None = None
+    found: str | None = None
+    hint: str | None = None
+
+    def at(self, path: str, line: int | None = None) -> Problem:
+        """The same problem with its place."""
+        return Problem(
+            what=self.what, place=Place(path=path, line=line, field=self.field), found=self.found, hint=self.hint
+        )
+
+
 class ConvbatchError(Exception):
     """Root of everything the command line prints without a traceback."""
 

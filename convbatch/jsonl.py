@@ -1,0 +1,432 @@
+"""JSON lines from a file: bytes → (line number, object), or what is wrong with that line.
+
+Decides what a readable file is (regular, UTF-8 with or without BOM, LF or CRLF, plain or gzip, one object a line, no
+duplicate keys, numbers JSON can keep). It does not know what a dialogue is.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import json
+import math
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import orjson
+
+from convbatch.errors import Flaw
+
+MAX_LINE_BYTES = 64 * 2**20
+MAX_ARRAY_BYTES = 512 * 2**20
+MAX_JSON_DEPTH = 256
+_BUFFER_BYTES = 256 * 2**10
+_SNIFFED_BYTES = 8 * 2**10
+_GZIP_MAGIC = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+_OTHER_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xfe", "UTF-16 text"),
+    (b"\xfe\xff", "UTF-16 text"),
+    (b"PK\x03\x04", "a zip archive (or a spreadsheet)"),
+    (b"\x28\xb5\x2f\xfd", "zstd compressed"),
+    (b"BZh", "bzip2 compressed"),
+    (b"\xfd7zXZ", "xz compressed"),
+    (b"PAR1", "a Parquet table"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+
+
+class Refused(Exception):  # carries a flaw up to the loop that knows the line
+    """A value that cannot be used, with what is wrong with it."""
+
+    def __init__(self, flaw: Flaw) -> None:
+        super().__init__(flaw.what)
+        self.flaw = flaw
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that is not blank; `flaw` set means `value` is not."""
+
+    number: int | None
+    """From 1; None when the flaw is the whole file's. In an array: the item's position."""
+    value: dict[str, Any]
+    flaw: Flaw | None = None
+
+
+class JsonLines:
+    """The lines of one file, read once from start to end in constant memory.
+
+    `consumed` counts the file's own bytes (compressed ones for gzip), `blank_lines` the lines that were skipped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.consumed = 0
+        self.blank_lines = 0
+
+    def __iter__(self) -> Iterator[Line]:
+        try:
+            with open_regular(self.path) as raw:
+                yield from self._lines(raw)
+        except Refused as refusal:
+            yield Line(None, {}, refusal.flaw)
+
+    def _lines(self, raw: BinaryIO) -> Iterator[Line]:
+        number = 0
+        empty = True
+        try:
+            with decompressed(raw) as text:
+                while line := text.readline(MAX_LINE_BYTES + 1):
+                    number += 1
+                    if number == 1:
+                        line = line.removeprefix(_BOM)
+                    if number % 64 == 0:
+                        self.consumed = raw.tell()
+                    if not line.strip():
+                        self.blank_lines += 1
+                        continue
+                    if len(line) > MAX_LINE_BYTES:
+                        skip_line(text)
+                        yield Line(number, {}, _too_long())
+                    else:
+                        yield _parsed(number, line)
+                    if empty and _opens_a_document(line):
+                        return
+                    empty = False
+                self.consumed = raw.tell()
+        except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+            yield Line(number + 1, {}, _broken_stream(error))
+            return
+        if empty:
+            what = "the file is empty" if number == 0 else "no dialogue in it: every line is blank"
+            yield Line(None, {}, Flaw(what=what, hint="one JSON dialogue a line; see docs/dataset.md"))
+
+
+class JsonArray:
+    """The items of a file that is one JSON array, or its one object; read whole into memory.
+
+    Same face as `JsonLines`, so that whoever reads dialogues need not care.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.consumed = 0
+        self.blank_lines = 0
+
+    def __iter__(self) -> Iterator[Line]:
+        try:
+            with open_regular(self.path) as raw, decompressed(raw) as text:
+                content = text.read(MAX_ARRAY_BYTES + 1).removeprefix(_BOM)
+                self.consumed = raw.tell()
+            if len(content) > MAX_ARRAY_BYTES:
+                what = f"a JSON array of more than {MAX_ARRAY_BYTES // 2**20} MiB"
+                raise Refused(Flaw(what=what, hint="make JSON lines of it: jq -c '.[]' IN.json > OUT.jsonl"))
+            value = parse_value(content)
+        except Refused as refusal:
+            yield Line(None, {}, refusal.flaw)
+        except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+            yield Line(None, {}, _broken_stream(error))
+        else:
+            yield from self._items(value)
+
+    def _items(self, value: Any) -> Iterator[Line]:
+        items = value if isinstance(value, list) else [value]
+        if not items:
+            yield Line(None, {}, Flaw(what="the array is empty", hint="a JSON array of dialogues"))
+        for number, item in enumerate(items, 1):
+            if isinstance(item, dict):
+                yield Line(number, item)
+            else:
+                yield Line(number, {}, _not_an_object(item))
+
+
+def is_one_document(path: Path) -> bool:
+    """Whether a file is one JSON array, or one object over several lines, and not JSON lines."""
+    try:
+        with open_regular(path) as raw, decompressed(raw) as text:
+            first = b""
+            while not first.strip() and (line := text.readline(MAX_LINE_BYTES)):
+                first = line.removeprefix(_BOM)
+            return _opens_a_document(first)
+    except (Refused, EOFError, zlib.error, OSError):
+        return False  # reading it as lines will say what is wrong
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        Refused: Missing, a folder, a pipe or device, or unreadable.
+    """
+    try:
+        # Looked at before it is opened: opening a FIFO would wait for a writer.
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path.open("rb", buffering=0)
+    except (OSError, ValueError) as error:
+        raise Refused(_cannot_open(path, error)) from None
+    if stat.S_ISDIR(mode):
+        names = sorted(p.name for p in path.glob("*.jsonl*"))[:3]
+        example = f"{path}/{names[0]}" if names else f"{path}/NAME.jsonl"
+        raise Refused(Flaw(what="is a folder, not a dataset file", hint=f"name the file itself, e.g. {example}"))
+    raise Refused(
+        Flaw(
+            what="is not a regular file (a pipe, socket or device)",
+            hint="a dataset is read more than once: save it to a file first",
+        )
+    )
+
+
+def decompressed(raw: BinaryIO) -> BinaryIO:
+    """The text bytes behind an open file, buffered; gzip is known by its first bytes, not by its name.
+
+    Raises:
+        Refused: The content is not text.
+        EOFError, zlib.error, OSError: The first block cannot be read.
+    """
+    head = raw.read(_SNIFFED_BYTES)
+    raw.seek(0)
+    text: BinaryIO
+    if head.startswith(_GZIP_MAGIC):
+        text = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # GzipFile is a raw reader in all but its stub
+        head = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
+    else:
+        text = io.BufferedReader(raw, _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # an unbuffered file is a RawIOBase
+    if (flaw := _not_text(head)) is not None:
+        raise Refused(flaw)
+    return text
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """One JSON object, read strictly.
+
+    Raises:
+        Refused: Not JSON, not UTF-8, not an object, duplicate keys, nested too deep, or a number or text that could not
+            be written back unchanged.
+    """
+    value = parse_value(line)
+    if not isinstance(value, dict):
+        raise Refused(_not_an_object(value))
+    return value
+
+
+def parse_value(text: bytes) -> Any:
+    """One JSON value of any kind, read as strictly as `parse_object`."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = _parse_carefully(text)
+    else:
+        if _may_have_lost_something(text, value):
+            value = _parse_carefully(text)
+    if text.count(b"[") + text.count(b"{") > MAX_JSON_DEPTH and _depth_exceeds(value, MAX_JSON_DEPTH):
+        raise Refused(_too_deep())
+    return value
+
+
+def excerpt(text: str, limit: int = 120) -> str:
+    """The start of a text, for a message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def show(value: Any) -> str:
+    """A value as JSON, cut short, for a message."""
+    return excerpt(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def skip_line(text: BinaryIO) -> None:
+    """Read on to the end of the line without keeping it."""
+    while (rest := text.readline(_BUFFER_BYTES)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _opens_a_document(line: bytes) -> bool:
+    # An array or an indented object: one problem says so, not one for each of its lines.
+    return line.lstrip().startswith(b"[") or line.strip() == b"{"
+
+
+def _parsed(number: int, line: bytes) -> Line:
+    try:
+        return Line(number, parse_object(line))
+    except Refused as refusal:
+        return Line(number, {}, refusal.flaw)
+
+
+def _may_have_lost_something(text: bytes, value: Any) -> bool:
+    # orjson keeps the last of two equal keys and turns integers beyond 64 bits into floats. A dropped pair loses its
+    # colon, and \u003a is the only other way to spell one, so counting colons finds every duplicate without a hook on
+    # every object (which would cost more than the whole validation).
+    if b"\\u003" in text or _LONG_NUMBER.search(text) is not None:
+        return True
+    return text.count(b":") != orjson.dumps(value).count(b":")
+
+
+def _parse_carefully(text: bytes) -> Any:
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(
+            Flaw(
+                what=f"not UTF-8 at byte {error.start + 1} of the line",
+                found=repr(text[error.start : error.start + 8]),
+                hint="save the file as UTF-8 (a GBK file: iconv -f GB18030 -t UTF-8 IN > OUT)",
+            )
+        ) from None
+    try:
+        value = json.loads(
+            decoded,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_int=_bounded_int,
+            parse_float=_finite_float,
+        )
+    except RecursionError:
+        raise Refused(_too_deep()) from None
+    except json.JSONDecodeError as error:
+        raise Refused(_not_json(decoded, error)) from None
+    _refuse_surrogates(value)
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keyed = dict(pairs)
+    if len(keyed) == len(pairs):
+        return keyed
+    seen: set[str] = set()
+    twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+    raise Refused(
+        Flaw(
+            what=f"key {show(twice)} appears twice in one object",
+            found=show([value for key, value in pairs if key == twice]),
+            hint="keep one of them; JSON readers disagree about which one counts",
+        )
+    )
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise Refused(Flaw(what=f"{word} is not a JSON number", found=word, hint="leave the key out, or give a number"))
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**64:
+        return value
+    raise Refused(
+        Flaw(what="a whole number beyond 64 bits", found=excerpt(digits, 60), hint="write it as text, in quotes")
+    )
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if math.isfinite(value):
+        return value
+    raise Refused(
+        Flaw(what="a number too large for JSON readers", found=excerpt(digits, 60), hint="at most about 1e308")
+    )
+
+
+def _refuse_surrogates(value: Any) -> None:
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        raise Refused(
+            Flaw(
+                what="half of a surrogate pair in a text: it cannot be encoded as UTF-8",
+                found=excerpt(json.dumps(value, ensure_ascii=True)),
+                hint=r"a \ud83d without its \ude00 is usually text cut in the middle of an emoji: remove it",
+            )
+        ) from None
+
+
+def _not_json(line: str, error: json.JSONDecodeError) -> Flaw:
+    start = line.lstrip()
+    if start.startswith("[") or line.strip() == "{":
+        return Flaw(
+            what="not one JSON object on this line",
+            found=excerpt(line.strip()),
+            hint="a JSON array or an indented file: `convbatch convert IN.json OUT.jsonl` makes JSON lines of it",
+        )
+    body = line.rstrip()
+    if error.pos >= len(body) or error.msg.startswith("Unterminated string"):
+        hint = "copy the file again, or delete this line" if body == line else "one whole JSON object a line"
+        what = "the line ends in the middle of its JSON" + (": the file looks cut off" if body == line else "")
+        return Flaw(what=what, found="…" + body[-60:] if len(body) > 60 else body, hint=hint)
+    return Flaw(
+        what=f"not JSON: {error.msg} at character {error.colno}",
+        found=excerpt(line[max(0, error.pos - 20) :].strip(), 60),
+        hint="one JSON object a line",
+    )
+
+
+def _not_an_object(value: Any) -> Flaw:
+    if isinstance(value, list):
+        hint = "a JSON array of dialogues: `convbatch convert IN.json OUT.jsonl` makes JSON lines of it"
+    else:
+        hint = 'one JSON object a line: {"id": …, "turns": […]}'
+    return Flaw(what="not a JSON object", found=show(value), hint=hint)
+
+
+def _too_long() -> Flaw:
+    return Flaw(
+        what=f"line longer than {MAX_LINE_BYTES // 2**20} MiB",
+        hint="one dialogue a line; large media belong into files beside the dataset, named by path",
+    )
+
+
+def _too_deep() -> Flaw:
+    return Flaw(what=f"JSON nested deeper than {MAX_JSON_DEPTH} levels", hint="no dialogue needs that: mend its source")
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list) for item in level)
+
+
+def _children(item: Any) -> list[Any]:
+    if isinstance(item, dict):
+        return list(item.values())
+    return item if isinstance(item, list) else []
+
+
+def _not_text(head: bytes) -> Flaw | None:
+    hint = "a dataset is JSON lines in UTF-8, plain or gzip"
+    for magic, name in _OTHER_MAGIC:
+        if head.startswith(magic):
+            if name == "UTF-16 text":
+                hint = "save the file as UTF-8 (iconv -f UTF-16 -t UTF-8 IN > OUT)"
+            return Flaw(what=f"is {name}, not a dataset", found=repr(head[:8]), hint=hint)
+    if b"\0" in head:
+        return Flaw(what="is a binary file, not a dataset", found=repr(head[:16]), hint=hint)
+    return None
+
+
+def _cannot_open(path: Path, error: OSError | ValueError) -> Flaw:
+    number = error.errno if isinstance(error, OSError) else errno.EINVAL
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        folder = path.parent
+        near = sorted(p.name for p in folder.glob("*.jsonl*"))[:8] if folder.is_dir() else []
+        hint = f"in {folder}: " + ", ".join(near) if near else f"looked in {folder.absolute()}"
+        return Flaw(what="no such file", hint=hint)
+    if number in (errno.EACCES, errno.EPERM):
+        return Flaw(what="cannot be read: permission denied", hint=f"chmod u+r {path}")
+    return Flaw(what=f"cannot be read: {os.strerror(number or errno.EIO)}", hint="name a readable file")
+
+
+def _broken_stream(error: Exception) -> Flaw:
+    if isinstance(error, EOFError):
+        return Flaw(what="the gzip file is cut off in the middle", hint="copy or download it again")
+    if isinstance(error, zlib.error | gzip.BadGzipFile):
+        return Flaw(what="the gzip file is damaged", found=excerpt(str(error)), hint="copy or download it again")
+    return Flaw(what="reading failed", found=excerpt(str(error)), hint="is the disk or the network share all right?")
