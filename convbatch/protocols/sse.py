@@ -1,17 +1,121 @@
 """Bytes of an event stream in any chunks → `SseEvent`s; pure, knows no protocol.
 
 Lines end at CR, LF or CRLF only (a raw U+2028 belongs to its line); comments and unknown fields are skipped; several
-`data` lines join with a newline; `[DONE]` is handed on, it is the protocols that know what it means.
+`data` lines join with a newline; `[DONE]` is handed on, it is the protocols that know what it means. Two liberties over
+the standard, both because gateways need them: an event that the end of the body cut off is still handed on, and bare
+JSON lines without `data:` (how some gateways word an error in mid-stream) are one event up to the next empty line.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (read 2026-11-21).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_EVENT_BYTES = 64 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SseEvent:
-    """One event: its name ("" when the stream gave none) and its data."""
+    """One event: its name ("" when the stream gave none) and its data.
+
+    Bytes that are no UTF-8 survive in `data` as lone surrogates (`surrogateescape`), so that whoever decodes the data
+    sees them instead of a silently mended text.
+    """
 
     event: str
     data: str
+
+
+class EventTooLong(ValueError):
+    """One event holds more bytes than allowed; the parser cannot be used any further."""
+
+
+class SseParser:
+    """Splits a stream into events; holds the unfinished line and the unfinished event between chunks."""
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max = max_event_bytes
+        self._held = 0
+        self._pieces: list[bytes] = []
+        self._after_cr = False
+        self._at_start = True
+        self._event = ""
+        self._data: list[str] = []
+        self._bare = False
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """Take the next bytes, cut anywhere, and hand back the events they complete.
+
+        Raises:
+            EventTooLong: One event outgrew the limit.
+        """
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk[:1] == b"\n":
+                chunk = chunk[1:]
+        if not chunk:
+            return []
+        lines = chunk.splitlines()  # of bytes: CR, LF and CRLF, nothing else
+        self._after_cr = chunk.endswith(b"\r")
+        unfinished = b"" if chunk.endswith((b"\r", b"\n")) else lines.pop()
+        events: list[SseEvent] = []
+        for line in lines:
+            self._line(self._whole_line(line), events)
+        if unfinished:
+            self._hold(len(unfinished))
+            self._pieces.append(unfinished)
+        return events
+
+    def close(self) -> list[SseEvent]:
+        """The body ended: hand back what was still open."""
+        events: list[SseEvent] = []
+        if self._pieces:
+            self._line(self._whole_line(b""), events)
+        self._dispatch(events)
+        return events
+
+    def _whole_line(self, last: bytes) -> bytes:
+        line = last
+        if self._pieces:
+            line = b"".join((*self._pieces, last))
+            self._held -= len(line) - len(last)
+            self._pieces.clear()
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(_BOM)
+        return line
+
+    def _line(self, line: bytes, events: list[SseEvent]) -> None:
+        if not line:
+            self._dispatch(events)
+            return
+        if self._bare:
+            self._take(line)
+            return
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._take(value[1:] if value[:1] == b" " else value)
+        elif name == b"event":
+            self._event = value.removeprefix(b" ").decode("utf-8", "surrogateescape")
+        elif line[:1] in b"{[" and not self._data:
+            self._bare = True
+            self._take(line)
+
+    def _take(self, value: bytes) -> None:
+        self._hold(len(value) + 1)
+        self._data.append(value.decode("utf-8", "surrogateescape"))
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > self._max:
+            raise EventTooLong(f"an event of the stream is longer than {self._max} bytes")
+
+    def _dispatch(self, events: list[SseEvent]) -> None:
+        if self._data:
+            events.append(SseEvent(event=self._event, data="\n".join(self._data)))
+        self._event = ""
+        self._data.clear()
+        self._held = 0
+        self._bare = False

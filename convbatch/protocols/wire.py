@@ -23,7 +23,7 @@ _DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
 
-class MalformedReply(Exception):  # noqa: N818  # a name from the contract, not an error a user mends
+class MalformedReply(Exception):  # a name from the contract, not an error a user mends
     """A success body that is no reply: HTML, cut JSON, too deep, or an object of another kind."""
 
     cut = False
@@ -36,15 +36,15 @@ class CutReply(MalformedReply):
     cut = True
 
 
-class CannotCarry(Exception):  # noqa: N818  # the wire's limit, reported as an input error by whoever plans
+class CannotCarry(Exception):  # the wire's limit, reported as an input error by whoever plans
     """The wire has no way to carry a part or a setting; dropping it silently would make a comparison lie."""
 
 
-class ErrorInBody(Exception):  # noqa: N818  # control flow inside the protocols
+class ErrorInBody(Exception):  # control flow inside the protocols
     """A 200 that holds a failure: an error object, nothing at all, or a stream that broke.
 
-    `failure.structured` is true only when the body says which failure it is (an inner HTTP code or a known word): such a
-    failure counts as that code, any other 200 is ambiguous. `status` is the inner HTTP code where there is one.
+    `failure.structured` is true only when the body says which failure it is (an inner HTTP code or a known word): such
+    a failure counts as that code, any other 200 is ambiguous. `status` is the inner HTTP code where there is one.
     """
 
     def __init__(self, failure: Failure, *, status: int | None = None) -> None:
@@ -86,7 +86,7 @@ class WireRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A streamed reply as far as it has come; each protocol keeps its own state in `state` and never changes it in place."""
+    """A streamed reply as far as it has come; `state` is the protocol's own and is never changed in place."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,421 @@
+"""The Gemini wire, `models/{model}:generateContent`: words a question, reads a whole or a streamed reply.
+
+Usage: `candidatesTokenCount` leaves thoughts out and `promptTokenCount` leaves out what server-side tools fed back, so
+input = prompt + toolUsePrompt and output = candidates + thoughts; cached tokens are inside the prompt already. A count
+of candidates that is absent is 0 only where the reported total proves it.
+
+A model's turn goes back into the history exactly as received, thoughts, signatures and unknown keys included; only a
+missing `role` is supplied, because the API would take such a turn for the user's. A turn without parts is sent as it
+stands: whether that is acceptable is for the gateway to say, and leaving it out would be another dialogue.
+
+A stream is folded into one body of the whole form and read by the same function. Neighbouring text deltas become one
+part as long as neither carries anything but text and the same thought flag: signed parts are never merged.
+
+Not here: where the key goes, media, tools, token counting (some gateways bill it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from convbatch.dialogue import Message, Settings
+from convbatch.protocols.failures import classify_error, empty_response, error_in_body, stream_truncated
+from convbatch.protocols.reading import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
+from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.wire import Ask, CannotCarry, Draft, Endpoint, MalformedReply, WireRequest
+from convbatch.protocols.wording import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
+from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
+
+# https://ai.google.dev/api/generate-content#FinishReason and google-genai 3.4.0 types.py, read 2026-11-21.
+# Whatever is not listed is `other`.
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
+    "SAFETY": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "RECITATION": "content_filter",
+    "ESCALATION": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "MALFORMED_FUNCTION_CALL": "error",
+    "UNEXPECTED_TOOL_CALL": "error",
+    "TOO_MANY_TOOL_CALLS": "error",
+    "MALFORMED_RESPONSE": "error",
+    "MISSING_THOUGHT_SIGNATURE": "error",
+    "PUP_LIMITED_DISABLED": "error",
+}
+_UNSAID = (None, "", "FINISH_REASON_UNSPECIFIED")
+
+# Setting → field of `generationConfig`. https://ai.google.dev/api/generate-content#GenerationConfig, read 2026-11-21.
+_CONFIG_FIELDS = (
+    ("temperature", "temperature"),
+    ("top_p", "topP"),
+    ("top_k", "topK"),
+    ("max_output_tokens", "maxOutputTokens"),
+    ("seed", "seed"),
+)
+_REFUSED = {"reasoning_effort": "use thinking_level, or thinking_budget for the 2.5 models"}
+_RESERVED = frozenset({"contents"})
+
+_REPLY_KEYS = frozenset({"candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId"})
+_VERSION = re.compile(r"/v[0-9]+[a-z0-9]*$")
+_PATH_SAFE = "/:@!$&'()*+,;=~"
+_MODELS_PER_PAGE = 1000
+
+
+class Gemini:
+    """`WireProtocol` for generateContent; stateless."""
+
+    name = "gemini"
+
+    def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
+        """Word a question; raises `CannotCarry`."""
+        body: dict[str, Any] = {"contents": [_content(message) for message in ask.messages]}
+        if ask.system:
+            body["systemInstruction"] = {"parts": [{"text": ask.system}]}
+        body = _applied(body, ask.settings)
+        return WireRequest(
+            method="POST",
+            url=_generate_url(endpoint.base_url, endpoint.api_version, ask.model, ask.stream),
+            headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
+            json=body,
+        )
+
+    def parse_response(self, body: bytes) -> Reply:
+        """Read a whole reply; also the array that streaming without `alt=sse` sends.
+
+        Raises:
+            MalformedReply: The body is no reply.
+            ErrorInBody: It carries an error, or neither a candidate nor a block reason, or is an array without an end.
+        """
+        value = read_reply(body)
+        if isinstance(value, list):
+            if not value:
+                raise MalformedReply("an empty JSON array instead of a reply")
+            return self.finish(_folded(Draft(), value))
+        return _reply(value)
+
+    def parse_event(self, draft: Draft, event: SseEvent) -> Draft:
+        """Fold one event; raises `ErrorInBody` with the partial text, `MalformedReply`."""
+        values = read_event(event)
+        if values is None:
+            return draft if _is_finished(draft.state) else Draft(state={**draft.state, "cut": True})
+        return _folded(draft, values)
+
+    def finish(self, draft: Draft) -> Reply:
+        """Close a stream; raises `ErrorInBody` when it broke before its end, `MalformedReply` when it was no reply."""
+        whole = draft.state.get("whole")
+        if whole is None:
+            raise stream_truncated(None, NO_USAGE)
+        if draft.state.get("cut") or (whole.get("candidates") and not _is_finished(draft.state)):
+            raise stream_truncated(_partial_text(whole), _partial_usage(whole))
+        return _reply(whole)
+
+    def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        """Read an error answer; never raises."""
+        return classify_error(status, headers, body)
+
+    def build_models_request(self, endpoint: Endpoint) -> WireRequest:
+        """The first page of models: up to 1000, the most the API gives; no known gateway lists more."""
+        url = f"{_root(endpoint.base_url, endpoint.api_version)}/models?pageSize={_MODELS_PER_PAGE}"
+        return WireRequest(method="GET", url=url, headers={})
+
+    def parse_models(self, body: bytes) -> tuple[str, ...]:
+        """Names without `models/`, only those that can generate; some gateways answer in OpenAI's shape, read too."""
+        value = read_reply(body)
+        listed = value.get("models") or value.get("data") if isinstance(value, dict) else None
+        if not isinstance(listed, list):
+            raise MalformedReply("no list of models")
+        return tuple(name for name in map(_model_name, listed) if name)
+
+
+def _content(message: Message) -> Any:
+    raw = message.raw
+    if raw is not None:
+        return {"role": "model", **raw} if isinstance(raw, dict) and not raw.get("role") else raw
+    refuse_media(message, "gemini")
+    role = "user" if message.role == "user" else "model"
+    return {"role": role, "parts": [{"text": part.text or ""} for part in message.parts]}
+
+
+def _applied(body: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    refuse_settings(settings, _REFUSED, "gemini")
+    config: dict[str, Any] = {}
+    for name, field in _CONFIG_FIELDS:
+        value = getattr(settings, name)
+        if value is not None:
+            config[field] = value
+    if settings.stop:
+        config["stopSequences"] = list(settings.stop)
+    if settings.response_schema is not None:
+        config["responseMimeType"] = "application/json"
+        config["responseJsonSchema"] = settings.response_schema
+    if thinking := _thinking(settings):
+        config["thinkingConfig"] = thinking
+    if config:
+        body["generationConfig"] = config
+    if settings.safety:
+        body["safetySettings"] = [{"category": c, "threshold": t} for c, t in settings.safety.items()]
+    return lay_over(body, settings.extra, _RESERVED) if settings.extra else body
+
+
+def _thinking(settings: Settings) -> dict[str, Any]:
+    budget, level = settings.thinking_budget, settings.thinking_level
+    if budget is not None and level is not None:
+        raise CannotCarry(
+            "Gemini takes thinking_budget (2.5 models) or thinking_level (3.x models), not both: unset one"
+        )
+    if budget is not None:
+        return {"thinkingBudget": budget}
+    return {} if level is None else {"thinkingLevel": level}
+
+
+@functools.lru_cache(maxsize=1024)
+def _generate_url(base_url: str, api_version: str | None, model: str, stream: bool) -> str:
+    name = model if model.startswith("tunedModels/") else f"models/{model.removeprefix('models/')}"
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return f"{_root(base_url, api_version)}/{quote(name, safe=_PATH_SAFE)}:{method}"
+
+
+def _root(base_url: str, api_version: str | None) -> str:
+    """Base URL with its API version; one that is already at the end of the base URL is not added again."""
+    base = base_url.rstrip("/")
+    if _VERSION.search(base) and (api_version is None or base.endswith(f"/{api_version}")):
+        return base
+    return f"{base}/{api_version or 'v1beta'}"
+
+
+def _model_name(listed: Any) -> str | None:
+    if not isinstance(listed, dict):
+        raise MalformedReply("a list of models that holds no objects")
+    methods = listed.get("supportedGenerationMethods")
+    if isinstance(methods, list) and methods and "generateContent" not in methods:
+        return None
+    name = word(listed.get("name")) or word(listed.get("id"))
+    return None if name is None else name.removeprefix("models/")
+
+
+def _reply(whole: Any) -> Reply:
+    if not isinstance(whole, dict):
+        raise MalformedReply(f"a JSON {type(whole).__name__} instead of a reply")
+    candidate = _candidate(whole)
+    if "error" in whole and (carried := error_in_body(whole, usage=_usage(whole.get("usageMetadata")))):
+        raise carried
+    block = _block_reason(whole, candidate)
+    if candidate is None and block is None:
+        _raise_without_candidate(whole)
+    content = None if candidate is None else candidate.get("content")
+    text, thought, calls, has_media = _read_content(content)
+    raw = block if block is not None else raw_word((candidate or {}).get("finishReason"))
+    finish: FinishReason = "content_filter" if block is not None else FINISH_REASONS.get(raw or "", "other")
+    if calls and (raw in _UNSAID or finish == "stop"):
+        finish = "tool_call"
+    return Reply(
+        text=text,
+        finish_reason=finish,
+        finish_reason_raw=raw,
+        thought=thought,
+        tool_calls=calls,
+        blocked=None if finish != "content_filter" else "output" if block is None else "prompt",
+        usage=_usage(whole.get("usageMetadata")),
+        model_version=word(whole.get("modelVersion")),
+        response_id=word(whole.get("responseId")),
+        has_media=has_media,
+        raw_turn=content,
+    )
+
+
+def _candidate(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The candidate to read; None also where there is one that says nothing at all."""
+    candidates = whole.get("candidates")
+    if not candidates:
+        return None
+    if not isinstance(candidates, list):
+        raise MalformedReply("candidates is no list")
+    candidate = first_of(candidates, "candidates")
+    return None if candidate.get("content") is None and candidate.get("finishReason") in _UNSAID else candidate
+
+
+def _block_reason(whole: Mapping[str, Any], candidate: Mapping[str, Any] | None) -> str | None:
+    feedback = whole.get("promptFeedback")
+    reason = raw_word(feedback.get("blockReason")) if isinstance(feedback, dict) else None
+    if not reason or (candidate is not None and reason.endswith("_UNSPECIFIED")):
+        return None
+    return reason
+
+
+def _raise_without_candidate(whole: Mapping[str, Any]) -> None:
+    if carried := error_in_body(whole):
+        raise carried
+    if _REPLY_KEYS.isdisjoint(whole):
+        raise MalformedReply(f"a JSON object that is no reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
+    raise empty_response(_usage(whole.get("usageMetadata")))
+
+
+def _read_content(content: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
+    """Visible text, thought, calls, media of a candidate's content."""
+    if content is None:
+        return None, None, (), False
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall] = []
+    has_media = False
+    for part in _parts(content):
+        is_thought = bool(part.get("thought"))
+        if isinstance(said := part.get("text"), str):
+            (thoughts if is_thought else texts).append(said)
+        if isinstance(call := part.get("functionCall"), dict):
+            calls.append(_tool_call(call))
+        if not is_thought and (part.get("inlineData") or part.get("fileData")):
+            has_media = True
+    text = "".join(texts)
+    # A call or a picture is the reply then; an empty text beside it is a leftover of streaming.
+    visible = None if not text and (calls or has_media) else text
+    return visible, "".join(thoughts) if thoughts else None, tuple(calls), has_media
+
+
+def _parts(content: Any) -> list[Any]:
+    if not isinstance(content, dict):
+        raise MalformedReply("a candidate whose content is no object")
+    parts: Any = content.get("parts")
+    if parts is None:
+        return []
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise MalformedReply("a candidate whose content has no list of parts")
+    return parts
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+    args = call.get("args")
+    return ToolCall(id=word(call.get("id")), name=word(call.get("name")) or "", arguments={} if args is None else args)
+
+
+def _usage(counts: Any) -> Usage:
+    if not isinstance(counts, dict) or not counts:
+        return NO_USAGE
+    prompt = token_count(counts.get("promptTokenCount"))
+    total = token_count(counts.get("totalTokenCount"))
+    input_tokens = _sum(prompt, _addend(counts, "toolUsePromptTokenCount"))
+    thoughts = _addend(counts, "thoughtsTokenCount")
+    candidates = token_count(counts.get("candidatesTokenCount"))
+    if counts.get("candidatesTokenCount") is None and total is not None and total == _sum(input_tokens, thoughts):
+        candidates = 0
+    return usage_of(
+        input_tokens=input_tokens,
+        cached_input_tokens=token_count(counts.get("cachedContentTokenCount")),
+        output_tokens=_sum(candidates, thoughts),
+        reasoning_tokens=token_count(counts.get("thoughtsTokenCount")),
+        total_tokens=total,
+    )
+
+
+def _addend(counts: Mapping[str, Any], name: str) -> int | None:
+    """A count that adds nothing where it is absent, and spoils the sum where it is there and cannot be believed."""
+    value = counts.get(name)
+    return 0 if value is None else token_count(value)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
+    """The draft with more chunks; its state is `whole` (the body so far, in the whole form) and `cut`."""
+    state = dict(draft.state)
+    for chunk in chunks:
+        whole: dict[str, Any] = state.get("whole") or {}
+        if not isinstance(chunk, dict):
+            raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
+        if carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole)):
+            raise carried
+        state["whole"] = _with_chunk(whole, chunk)
+    return Draft(state=state)
+
+
+def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
+    grown = dict(whole)
+    for key, value in chunk.items():
+        if key == "candidates":
+            grown[key] = _with_candidates(grown.get(key) or [], value)
+        elif isinstance(value, dict):
+            # Running totals and feedback: the last value of each field stands, nothing is summed up.
+            old = grown.get(key)
+            grown[key] = {**(old if isinstance(old, dict) else {}), **_said_fields(value)}
+        elif value not in (None, ""):
+            grown[key] = value
+    return grown
+
+
+def _with_candidates(old: list[Any], new: Any) -> list[Any]:
+    if not isinstance(new, list | None):
+        raise MalformedReply("candidates is no list")
+    for item in new or ():
+        if not isinstance(item, dict):
+            raise MalformedReply("candidates holds no objects")
+        if item.get("index") not in (0, None):
+            continue
+        before = old[0] if old else {}
+        candidate = {**before, **_said_fields(item)}
+        if before.get("content") is not None and item.get("content") is not None:
+            candidate["content"] = _with_content(before["content"], item["content"])
+        elif item.get("content") is not None:
+            candidate["content"] = _with_content({}, item["content"])
+        old = [candidate]
+    return old
+
+
+def _with_content(old: Mapping[str, Any], new: Any) -> dict[str, Any]:
+    added = _parts(new)
+    content = {**old, **_said_fields(new)}
+    if new.get("parts") is not None:
+        parts: list[Any] = list(old.get("parts") or ())
+        for part in added:
+            _add_part(parts, part)
+        content["parts"] = parts
+    return content
+
+
+def _add_part(parts: list[Any], part: dict[str, Any]) -> None:
+    if part == {"text": ""} and parts:
+        return  # the usual last delta; it carries nothing
+    if parts and _is_plain(part) and _is_plain(parts[-1]) and part.get("thought") == parts[-1].get("thought"):
+        parts[-1] = {**parts[-1], "text": parts[-1]["text"] + part["text"]}
+    else:
+        parts.append(part)
+
+
+def _is_plain(part: Mapping[str, Any]) -> bool:
+    return isinstance(part.get("text"), str) and part.keys() <= {"text", "thought"}
+
+
+def _said_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _is_finished(state: Mapping[str, Any]) -> bool:
+    whole = state.get("whole") or {}
+    candidates = whole.get("candidates")
+    if candidates and candidates[0].get("finishReason") not in _UNSAID:
+        return True
+    return _block_reason(whole, candidates[0] if candidates else None) is not None
+
+
+def _partial_text(whole: Mapping[str, Any]) -> str | None:
+    candidates = whole.get("candidates")
+    return _read_content(candidates[0].get("content"))[0] if candidates else None
+
+
+def _partial_usage(whole: Mapping[str, Any]) -> Usage:
+    """Counts of a stream that broke: running totals, so never more than `partial`."""
+    usage = _usage(whole.get("usageMetadata"))
+    return usage if usage.source == "missing" else dataclasses.replace(usage, source="partial")

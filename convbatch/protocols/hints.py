@@ -1,0 +1,225 @@
+"""How long a gateway asks us to wait, in every form seen on the wire; one number or None.
+
+Forms are tried in a fixed order, whatever the protocol (gateways pass each other's forms through), and the first that
+says something counts, it is not compared with the others: `retry-after-ms`, `retry-after`, Google's `RetryInfo`, a
+sentence in the message, the reset header of a dimension that is used up. Zero, negative, past and unreadable values say
+nothing. A hint is never cut short here, be it a date in the year 9999: what to do with a wait nobody can sit out is the
+gate's decision. There is no clock here: dates are read against the answer's own `date` header, and
+say nothing without one.
+
+Sources (read 2026-11-21): https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3 (Retry-After),
+https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto (RetryInfo),
+https://platform.openai.com/docs/guides/rate-limits (x-ratelimit-*, durations such as "6m0s"),
+https://docs.anthropic.com/en/api/rate-limits (anthropic-ratelimit-*, RFC 3339),
+https://openrouter.ai/docs/api-reference/limits (x-ratelimit-reset, milliseconds since 1970).
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+_UNIT_S: dict[str, float] = {
+    "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
+    "毫秒": 1e-3, "秒钟": 1.0, "秒": 1.0, "分钟": 60.0, "分": 60.0, "小时": 3600.0, "天": 86400.0,
+}  # fmt: skip
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_GO_UNIT = r"ns|us|µs|μs|ms|s|m|h|d"
+_GO_DURATION = re.compile(rf"(?:{_NUMBER}(?:{_GO_UNIT}))+", re.ASCII)
+_GO_STEP = re.compile(rf"({_NUMBER})({_GO_UNIT})")
+_PLAIN_NUMBER = re.compile(rf"{_NUMBER}", re.ASCII)
+
+# In prose every repetition is bounded: a hostile message must not cost seconds.
+_SAID = r"(?<![0-9.])[0-9]{1,12}(?:\.[0-9]{1,12})?"
+_NEXT = r"[0-9]{1,12}(?:\.[0-9]{1,12})?"
+_ENGLISH_UNIT = (
+    r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![A-Za-z])"
+    r"|(?:ms|s|m|h|d)(?=[0-9])"
+)
+_ENGLISH = re.compile(
+    r"(?:retry|try\s+again|retrying|wait|resets?)[\s_-]+(?:again\s+)?(?:(?:in|after|for)\s+)?(?:about\s+|another\s+)?"
+    rf"((?:{_NEXT}\s?(?:{_ENGLISH_UNIT}),?\s?(?:and\s)?){{1,5}})",
+    re.IGNORECASE,
+)
+_ENGLISH_STEP = re.compile(rf"({_NEXT})\s?({_ENGLISH_UNIT})", re.IGNORECASE)
+_CHINESE_UNIT = "毫秒|秒钟|秒|分钟|分|小时|天"
+_CHINESE_STEPS = rf"\s?(?:{_CHINESE_UNIT})\s?(?:{_NEXT}\s?(?:{_CHINESE_UNIT})\s?){{0,4}}"
+_CHINESE = re.compile(rf"({_SAID}{_CHINESE_STEPS})(?:之?后|以后)|(?:等待|稍等|等)\s?({_NEXT}{_CHINESE_STEPS})")
+_CHINESE_STEP = re.compile(rf"({_NEXT})\s?({_CHINESE_UNIT})")
+# A quoted upstream body, or a header's name in prose: `"retryDelay": "12s"`, `Retry-After: 5`.
+_QUOTED = re.compile(
+    rf"(?:retry[-_]?delay|retry[-_ ]after)[\\\"']{{0,4}}\s?[:=]\s?[\\\"']{{0,4}}({_NEXT})"
+    rf"(?:\s?({_ENGLISH_UNIT})|(?!\s?[0-9A-Za-z-]|\.[0-9]))",
+    re.IGNORECASE,
+)
+_TEXT_LIMIT = 8_000
+_EPOCH_MS = 1e11
+_EPOCH_S = 1e9
+
+
+def retry_after_s(headers: Mapping[str, str], body: Any, message: str) -> float | None:
+    """The wait an answer asks for.
+
+    Args:
+        headers: Names in lower case; `date` is what dates are read against.
+        body: The decoded JSON body, None when there is none.
+        message: The error text, searched for a sentence such as "retry in 12.5s".
+
+    Returns:
+        Seconds > 0, or None when nothing was said.
+    """
+    sources = (
+        lambda: _milliseconds(headers.get("retry-after-ms")),
+        lambda: _retry_after(headers.get("retry-after"), headers),
+        lambda: _retry_info(body),
+        lambda: _sentence(message),
+        lambda: _exhausted(headers),
+    )
+    for source in sources:
+        seconds = _sane(source())
+        if seconds is not None:
+            return seconds
+    return None
+
+
+def duration_s(text: str) -> float | None:
+    """A Go-style duration ("6m0s", "1.2s", "12ms") or a bare number of seconds; None for anything else."""
+    text = text.strip()
+    if _PLAIN_NUMBER.fullmatch(text):
+        return float(text)
+    if not _GO_DURATION.fullmatch(text):
+        return None
+    return _sum(_GO_STEP.findall(text))
+
+
+def _sane(seconds: float | None) -> float | None:
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else None
+
+
+def _sum(steps: list[tuple[str, str]]) -> float:
+    return sum(float(number) * _unit_s(unit) for number, unit in steps)
+
+
+def _unit_s(unit: str) -> float:
+    unit = unit.lower()
+    if unit in _UNIT_S:
+        return _UNIT_S[unit]
+    return _UNIT_S["ms" if unit.startswith(("ms", "mil")) else unit[0]]
+
+
+def _milliseconds(value: str | None) -> float | None:
+    if value is None or not _PLAIN_NUMBER.fullmatch(value.strip()):
+        return None
+    return float(value) / 1000
+
+
+def _retry_after(value: str | None, headers: Mapping[str, str]) -> float | None:
+    if value is None:
+        return None
+    seconds = duration_s(value)
+    return _until(value, headers) if seconds is None else seconds
+
+
+def _until(value: str, headers: Mapping[str, str]) -> float | None:
+    """Seconds from the answer's own date to a date given as HTTP date, RFC 3339 or seconds since 1970."""
+    then, now = _date(value), _date(headers.get("date", ""))
+    return None if then is None or now is None else then - now
+
+
+def _date(text: str) -> float | None:
+    text = text.strip()
+    for read in (email.utils.parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            when = read(text)
+            if when.tzinfo is None:
+                when = when.replace(tzinfo=UTC)
+            return when.timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):  # what parsedate raises depends on how bad it is
+            continue
+    return None
+
+
+def _retry_info(body: Any) -> float | None:
+    for detail in _details(body):
+        if "retryDelay" in detail:
+            seconds = _proto_duration(detail["retryDelay"])
+            if seconds is not None:
+                return seconds
+    return None
+
+
+def _details(body: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(body, list) and body:
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, dict) else None
+    details = error.get("details") if isinstance(error, dict) else None
+    if isinstance(details, dict):
+        details = [details]
+    if isinstance(details, list):
+        yield from (detail for detail in details if isinstance(detail, dict))
+
+
+def _proto_duration(value: Any) -> float | None:
+    """`google.protobuf.Duration`: "12s" in JSON; as an object where a gateway encoded it by hand."""
+    if isinstance(value, str):
+        return duration_s(value)
+    if isinstance(value, dict):
+        seconds, nanos = (_number(value.get(key, 0)) for key in ("seconds", "nanos"))
+        return None if seconds is None or nanos is None else seconds + nanos / 1e9
+    return _number(value)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _sentence(message: str) -> float | None:
+    message = message[:_TEXT_LIMIT]
+    if found := _ENGLISH.search(message):
+        return _sum(_ENGLISH_STEP.findall(found[1]))
+    if found := _CHINESE.search(message):
+        return _sum(_CHINESE_STEP.findall(found[1] or found[2]))
+    if found := _QUOTED.search(message):
+        return _sum([(found[1], found[2] or "s")])
+    return None
+
+
+def _exhausted(headers: Mapping[str, str]) -> float | None:
+    """The longest reset among the dimensions whose remaining count is exactly 0 (Azure sends -1 for unknown)."""
+    waits: list[float] = []
+    for name, value in headers.items():
+        reset = _reset_name(name)
+        if reset is None or _number(value) != 0:
+            continue
+        wait = _sane(_reset_s(headers.get(reset), headers))
+        if wait is not None:
+            waits.append(wait)
+    return max(waits, default=None)
+
+
+def _reset_name(remaining: str) -> str | None:
+    """The header that says when the dimension of this `remaining` header starts anew."""
+    if "ratelimit" not in remaining or "remaining" not in remaining:
+        return None
+    return remaining.replace("remaining", "reset")
+
+
+def _reset_s(value: str | None, headers: Mapping[str, str]) -> float | None:
+    if value is None:
+        return None
+    seconds = duration_s(value)
+    if seconds is None:
+        return _until(value, headers)
+    if seconds < _EPOCH_S or not _PLAIN_NUMBER.fullmatch(value.strip()):
+        return seconds
+    now = _date(headers.get("date", ""))
+    return None if now is None else seconds / (1000 if seconds > _EPOCH_MS else 1) - now

@@ -1,0 +1,501 @@
+"""The OpenAI wire, `chat/completions`, as OpenAI and the many servers that speak it word it.
+
+Usage: `completion_tokens` includes reasoning and `prompt_tokens` includes cached tokens. A few vendors leave reasoning
+out; where the reported total is prompt + completion + reasoning, output is completion + reasoning.
+
+A model's turn goes back into the history as received (`tool_calls`, `reasoning_content`, `reasoning_details`, unknown
+keys: DeepSeek and OpenRouter ask for theirs, the others ignore them) but for what the API refuses as input: an empty
+`tool_calls` list is left out, an `audio` object shrinks to its id, and a missing `role` is supplied.
+
+A stream is folded into one body of the whole form and read by the same function. `[DONE]` ends it as well as a finish
+reason does.
+
+Not here: where the key goes, media, tools; `api_version` has no place on this wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from convbatch.dialogue import Message, Settings
+from convbatch.protocols.failures import classify_error, empty_response, error_in_body, stream_truncated
+from convbatch.protocols.reading import (
+    DONE,
+    first_of,
+    raw_word,
+    read_event,
+    read_reply,
+    token_count,
+    usage_of,
+    word,
+)
+from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, WireRequest, decode_json
+from convbatch.protocols.wording import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
+from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
+
+# https://platform.openai.com/docs/api-reference/chat/object, read 2026-11-21; `error` is OpenRouter's
+# (https://openrouter.ai/docs/api-reference/overview). Whatever is not listed is `other`.
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_call",
+    "function_call": "tool_call",
+    "content_filter": "content_filter",
+    "error": "error",
+}
+MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
+"""Where a gateway names no other: OpenAI calls it deprecated, but most compatible servers know only this one."""
+
+# Settings whose field has the same name. https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-21.
+_SAME_NAME = ("temperature", "top_p", "seed", "reasoning_effort")
+_REFUSED = {
+    "top_k": 'not part of chat completions; a server that knows it takes extra = {"top_k": ...}',
+    "thinking_budget": 'use reasoning_effort, or what the server knows as extra, e.g. {"thinking_budget": ...}',
+    "thinking_level": "use reasoning_effort",
+    "safety": "only the gemini wire has it",
+}
+_RESERVED = frozenset({"messages", "model", "stream", "stream_options"})
+
+_REPLY_KEYS = frozenset({"choices", "usage"})
+_TEXT_KEYS = frozenset({"content", "reasoning", "reasoning_content", "refusal"})
+_THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
+_TEXT_PARTS = frozenset({"text", "output_text"})
+_MEDIA_PARTS = frozenset({"image_url", "output_image", "audio", "output_audio", "file"})
+
+
+class OpenAI:
+    """`WireProtocol` for chat completions; stateless."""
+
+    name = "openai"
+
+    def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
+        """Word a question; raises `CannotCarry`."""
+        messages: list[Any] = [_message(message) for message in ask.messages]
+        if ask.system:
+            messages.insert(0, {"role": "system", "content": ask.system})
+        body: dict[str, Any] = {"model": ask.model, "messages": messages}
+        if ask.stream:
+            body["stream"] = True
+            body["stream_options"] = {"include_usage": True}
+        body = _applied(body, ask.settings, endpoint.max_output_tokens_field or MAX_OUTPUT_TOKENS_FIELD)
+        return WireRequest(
+            method="POST",
+            url=_url(endpoint.base_url, "chat/completions"),
+            headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
+            json=body,
+        )
+
+    def parse_response(self, body: bytes) -> Reply:
+        """Read a whole reply.
+
+        Raises:
+            MalformedReply: The body is no reply.
+            ErrorInBody: It carries an error, also inside its choice, or no choice.
+        """
+        return _reply(read_reply(body))
+
+    def parse_event(self, draft: Draft, event: SseEvent) -> Draft:
+        """Fold one event; raises `ErrorInBody` with the partial text, `MalformedReply`."""
+        if event.data.strip() == DONE:
+            return Draft(state={**draft.state, "done": True})
+        values = read_event(event)
+        if values is None:
+            return draft if _is_finished(draft.state) else Draft(state={**draft.state, "cut": True})
+        return _folded(draft, values)
+
+    def finish(self, draft: Draft) -> Reply:
+        """Close a stream; raises `ErrorInBody` when it broke before its end, `MalformedReply` when it was no reply."""
+        whole = draft.state.get("whole")
+        if whole is None:
+            raise stream_truncated(None, NO_USAGE)
+        if draft.state.get("cut") or (whole.get("choices") and not _is_finished(draft.state)):
+            raise stream_truncated(_partial_text(whole), _partial_usage(whole))
+        return _reply(_without_call_indexes(whole))
+
+    def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        """Read an error answer; never raises."""
+        return classify_error(status, headers, body)
+
+    def build_models_request(self, endpoint: Endpoint) -> WireRequest:
+        """All models at once: this route has no pages."""
+        return WireRequest(method="GET", url=_url(endpoint.base_url, "models"), headers={})
+
+    def parse_models(self, body: bytes) -> tuple[str, ...]:
+        """The ids of the list, which some servers send bare; raises `MalformedReply`."""
+        value = read_reply(body)
+        listed = value.get("data") if isinstance(value, dict) else value
+        if not isinstance(listed, list):
+            raise MalformedReply("no list of models")
+        return tuple(name for name in map(_model_name, listed) if name)
+
+
+def _message(message: Message) -> Any:
+    if message.raw is not None:
+        return _replayed(message.raw)
+    refuse_media(message, "openai")
+    if len(message.parts) == 1:
+        return {"role": message.role, "content": message.parts[0].text or ""}
+    return {"role": message.role, "content": [{"type": "text", "text": part.text or ""} for part in message.parts]}
+
+
+def _replayed(raw: Any) -> Any:
+    if not isinstance(raw, dict):
+        return raw
+    audio = raw.get("audio")
+    if raw.get("role") and raw.get("tool_calls") != [] and not audio:
+        return raw
+    message = {"role": "assistant", **{key: value for key, value in raw.items() if key != "role" or value}}
+    if message.get("tool_calls") == []:
+        del message["tool_calls"]
+    if isinstance(audio, dict) and "id" in audio:
+        message["audio"] = {"id": audio["id"]}
+    return message
+
+
+def _applied(body: dict[str, Any], settings: Settings, max_output_tokens_field: str) -> dict[str, Any]:
+    refuse_settings(settings, _REFUSED, "openai")
+    for name in _SAME_NAME:
+        value = getattr(settings, name)
+        if value is not None:
+            body[name] = value
+    if settings.max_output_tokens is not None:
+        body[max_output_tokens_field] = settings.max_output_tokens
+    if settings.stop:
+        body["stop"] = list(settings.stop)
+    if settings.response_schema is not None:
+        # Not `strict`: OpenAI refuses most ordinary schemas then; `extra` can add it.
+        schema = {"name": "reply", "schema": settings.response_schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return lay_over(body, settings.extra, _RESERVED) if settings.extra else body
+
+
+@functools.lru_cache(maxsize=1024)
+def _url(base_url: str, route: str) -> str:
+    return f"{base_url.rstrip('/')}/{route}"
+
+
+def _model_name(listed: Any) -> str | None:
+    if not isinstance(listed, dict):
+        raise MalformedReply("a list of models that holds no objects")
+    return word(listed.get("id")) or word(listed.get("name"))
+
+
+def _reply(whole: Any) -> Reply:
+    if not isinstance(whole, dict):
+        if carried := error_in_body(whole):
+            raise carried
+        raise MalformedReply(f"a JSON {type(whole).__name__} instead of a reply")
+    choice = _choice(whole)
+    if choice is None:
+        _raise_without_choice(whole)
+        raise AssertionError("unreachable")
+    _raise_carried(whole, choice)
+    message = choice.get("message")
+    text, thought, calls, has_media = _read_message(message)
+    raw = raw_word(choice.get("finish_reason"))
+    refused = bool(message) and bool(message.get("refusal"))
+    finish: FinishReason = FINISH_REASONS.get(raw or "", "other")
+    if refused:
+        finish = "content_filter"
+    elif calls and (not raw or finish == "stop"):
+        finish = "tool_call"
+    return Reply(
+        text=None if not text and (calls or has_media or refused) else text,
+        finish_reason=finish,
+        finish_reason_raw=raw,
+        thought=thought,
+        tool_calls=calls,
+        blocked="output" if finish == "content_filter" else None,
+        usage=_usage(whole.get("usage")),
+        model_version=word(whole.get("model")),
+        response_id=word(whole.get("id")),
+        has_media=has_media,
+        raw_turn=message,
+    )
+
+
+def _choice(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The choice to read; None also where there is one that says nothing at all."""
+    choices = whole.get("choices")
+    if not choices:
+        return None
+    if not isinstance(choices, list):
+        raise MalformedReply("choices is no list")
+    choice = first_of(choices, "choices")
+    silent = choice.get("message") is None and not choice.get("finish_reason") and not choice.get("error")
+    return None if silent else choice
+
+
+def _raise_carried(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+    for holder in (whole, choice):
+        if holder.get("error") and (
+            carried := error_in_body(
+                holder,
+                text=_partial_text({"choices": [choice]}),
+                usage=_usage(whole.get("usage")),
+                finish_reason_raw=raw_word(choice.get("finish_reason")),
+            )
+        ):
+            raise carried
+
+
+def _raise_without_choice(whole: Mapping[str, Any]) -> None:
+    if carried := error_in_body(whole):
+        raise carried
+    if _REPLY_KEYS.isdisjoint(whole):
+        raise MalformedReply(f"a JSON object that is no reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
+    raise empty_response(_usage(whole.get("usage")))
+
+
+def _read_message(message: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
+    """Visible text, thought, calls, media of an assistant message."""
+    if message is None:
+        return None, None, (), False
+    if not isinstance(message, dict):
+        raise MalformedReply("a choice whose message is no object")
+    thought = word(message.get("reasoning_content")) or word(message.get("reasoning"))
+    has_media = bool(message.get("audio")) or bool(message.get("images"))
+    content = message.get("content")
+    if isinstance(content, list):
+        content, inner_thought, inner_media = _read_parts(content)
+        thought, has_media = thought or inner_thought, has_media or inner_media
+    elif not isinstance(content, str | None):
+        raise MalformedReply(f"a message whose content is a JSON {type(content).__name__}")
+    return content, thought, _tool_calls(message), has_media
+
+
+def _read_parts(parts: list[Any]) -> tuple[str, str | None, bool]:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    has_media = False
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if not isinstance(part, dict):
+            raise MalformedReply("a message whose content holds no parts")
+        kind = word(part.get("type"))
+        if kind in _THOUGHT_PARTS:
+            thoughts.append(_thinking_text(part))
+        elif isinstance(part.get("text"), str) and (kind is None or kind in _TEXT_PARTS):
+            texts.append(part["text"])
+        elif kind in _MEDIA_PARTS:
+            has_media = True
+    return "".join(texts), "".join(thoughts) or None, has_media
+
+
+def _thinking_text(part: Mapping[str, Any]) -> str:
+    """Mistral nests text parts under `thinking`; others put the text beside the type."""
+    inner = part.get("thinking") or part.get("text") or part.get("reasoning")
+    if isinstance(inner, list):
+        return "".join(item["text"] for item in inner if isinstance(item, dict) and isinstance(item.get("text"), str))
+    return inner if isinstance(inner, str) else ""
+
+
+def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    listed = message.get("tool_calls")
+    if not listed:
+        old = message.get("function_call")
+        return (_tool_call(None, old),) if isinstance(old, dict) else ()
+    if not isinstance(listed, list) or not all(isinstance(call, dict) for call in listed):
+        raise MalformedReply("a message whose tool_calls is no list of calls")
+    return tuple(_tool_call(call.get("id"), call.get("function") or call.get("custom")) for call in listed)
+
+
+def _tool_call(call_id: Any, function: Any) -> ToolCall:
+    if not isinstance(function, dict):
+        raise MalformedReply("a tool call without its function")
+    arguments = function.get("arguments", function.get("input"))
+    if isinstance(arguments, str):
+        with contextlib.suppress(MalformedReply):  # the model's own broken JSON is a result: kept as the string it is
+            arguments = decode_json(arguments.encode("utf-8", "surrogatepass"))
+    return ToolCall(id=word(call_id), name=word(function.get("name")) or "", arguments=arguments)
+
+
+def _usage(counts: Any) -> Usage:
+    if not isinstance(counts, dict) or not counts:
+        return NO_USAGE
+    prompt_details = _details(counts, "prompt_tokens_details")
+    cached = prompt_details.get("cached_tokens")
+    reasoning = token_count(_details(counts, "completion_tokens_details").get("reasoning_tokens"))
+    prompt = token_count(counts.get("prompt_tokens"))
+    output = token_count(counts.get("completion_tokens"))
+    total = token_count(counts.get("total_tokens"))
+    if reasoning and prompt is not None and output is not None and total == prompt + output + reasoning:
+        output += reasoning
+    return usage_of(
+        input_tokens=prompt,
+        cached_input_tokens=token_count(counts.get("prompt_cache_hit_tokens") if cached is None else cached),
+        cache_write_input_tokens=token_count(prompt_details.get("cache_write_tokens")),
+        output_tokens=output,
+        reasoning_tokens=reasoning,
+        total_tokens=total,
+    )
+
+
+def _details(counts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    details = counts.get(name)
+    return details if isinstance(details, dict) else {}
+
+
+def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
+    """The draft with more chunks; its state is `whole` (the body so far, in the whole form), `done` and `cut`."""
+    state = dict(draft.state)
+    for chunk in chunks:
+        whole: dict[str, Any] = state.get("whole") or {}
+        if not isinstance(chunk, dict):
+            raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
+        grown = _with_chunk(whole, chunk)
+        _raise_in_stream(grown, chunk)
+        state["whole"] = grown
+    return Draft(state=state)
+
+
+def _raise_in_stream(grown: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
+    choices = grown.get("choices") or [{}]
+    for holder in (chunk, choices[0]):
+        if carried := error_in_body(
+            holder,
+            text=_partial_text(grown),
+            usage=_partial_usage(grown),
+            finish_reason_raw=raw_word(choices[0].get("finish_reason")),
+        ):
+            raise carried
+
+
+def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
+    grown = dict(whole)
+    for key, value in chunk.items():
+        if key == "choices":
+            grown[key] = _with_choices(grown.get(key) or [], value)
+        elif key == "usage" and isinstance(value, dict):
+            # Running totals: the last value of each field stands, nothing is summed up.
+            old = grown.get(key)
+            new = {name: count for name, count in value.items() if count is not None}
+            grown[key] = {**(old if isinstance(old, dict) else {}), **new}
+        elif value not in (None, ""):
+            grown[key] = value
+    return grown
+
+
+def _with_choices(old: list[Any], new: Any) -> list[Any]:
+    if not isinstance(new, list | None):
+        raise MalformedReply("choices is no list")
+    for item in new or ():
+        if not isinstance(item, dict):
+            raise MalformedReply("choices holds no objects")
+        if item.get("index") not in (0, None):
+            continue
+        choice = dict(old[0]) if old else {}
+        for key, value in item.items():
+            if key in ("delta", "message"):
+                choice["message"] = _with_delta(choice.get("message") or {}, value)
+            elif value is not None:
+                choice[key] = value
+        old = [choice]
+    return old
+
+
+def _with_delta(message: Mapping[str, Any], delta: Any) -> dict[str, Any]:
+    if not isinstance(delta, dict | None):
+        raise MalformedReply("a delta that is no object")
+    grown = dict(message)
+    for key, value in (delta or {}).items():
+        if value is None:
+            grown.setdefault(key, None)
+        elif key == "tool_calls":
+            grown[key] = _with_calls(grown.get(key) or [], value)
+        elif key in _TEXT_KEYS and isinstance(value, str) and isinstance(old := grown.get(key), str | None):
+            grown[key] = (old or "") + value
+        elif isinstance(value, list):
+            grown[key] = [*_as_parts(grown.get(key)), *value]
+        else:
+            grown[key] = value
+    return grown
+
+
+def _as_parts(value: Any) -> list[Any]:
+    """What stood before a list of parts began: parts, or a text that becomes the first of them."""
+    if isinstance(value, list):
+        return value
+    return [{"type": "text", "text": value}] if isinstance(value, str) and value else []
+
+
+def _with_calls(calls: list[Any], fragments: Any) -> list[Any]:
+    """Join the fragments of tool calls by `index`, which stays on them until the stream is closed."""
+    if not isinstance(fragments, list) or not all(isinstance(fragment, dict) for fragment in fragments):
+        raise MalformedReply("a delta whose tool_calls is no list of calls")
+    grown = list(calls)
+    for fragment in fragments:
+        at = _position(grown, fragment)
+        if at == len(grown):
+            grown.append(dict(fragment))
+        else:
+            grown[at] = _with_fragment(grown[at], fragment)
+    return grown
+
+
+def _position(calls: list[Any], fragment: Mapping[str, Any]) -> int:
+    index, call_id = fragment.get("index"), fragment.get("id")
+    if isinstance(index, int):
+        return next((at for at, call in enumerate(calls) if call.get("index") == index), len(calls))
+    # Servers without an index send each call whole, or name it once and then send the rest of it.
+    if call_id and all(call.get("id") != call_id for call in calls):
+        return len(calls)
+    return max(len(calls) - 1, 0)
+
+
+def _with_fragment(call: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
+    grown = dict(call)
+    for key, value in fragment.items():
+        if key == "function" and isinstance(value, dict):
+            old = grown.get(key)
+            grown[key] = _with_function(old if isinstance(old, dict) else {}, value)
+        elif value not in (None, ""):
+            grown[key] = value
+    return grown
+
+
+def _with_function(function: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
+    grown = dict(function)
+    for key, value in fragment.items():
+        if key == "arguments" and isinstance(value, str) and isinstance(grown.get(key), str | None):
+            grown[key] = (grown.get(key) or "") + value
+        elif value not in (None, ""):
+            grown[key] = value
+    return grown
+
+
+def _without_call_indexes(whole: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body as it would have come in one piece: there, calls have no `index`."""
+    choices = whole.get("choices")
+    message = choices[0].get("message") if choices else None
+    if not choices or not message or not message.get("tool_calls"):
+        return whole
+    bare = [{key: value for key, value in call.items() if key != "index"} for call in message["tool_calls"]]
+    return {**whole, "choices": [{**choices[0], "message": {**message, "tool_calls": bare}}]}
+
+
+def _is_finished(state: Mapping[str, Any]) -> bool:
+    choices = (state.get("whole") or {}).get("choices")
+    return bool(state.get("done")) or bool(choices and choices[0].get("finish_reason"))
+
+
+def _partial_text(whole: Mapping[str, Any]) -> str | None:
+    choices = whole.get("choices")
+    message = choices[0].get("message") if choices else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        content = _read_parts(content)[0]
+    return content if isinstance(content, str) else None
+
+
+def _partial_usage(whole: Mapping[str, Any]) -> Usage:
+    """Counts of a stream that broke: running totals, so never more than `partial`."""
+    usage = _usage(whole.get("usage"))
+    return usage if usage.source == "missing" else dataclasses.replace(usage, source="partial")
