@@ -1,0 +1,31 @@
+"""A simulated provider: several wires, keys, limits, faults and a billing ledger; a program of its own.
+
+It imports nothing from the rest of the package, so that what it says about a client can be believed.
+"""
+
+from convbatch.simulator.exchange import Answer, Request
+from convbatch.simulator.faults import FaultError, FaultScript
+from convbatch.simulator.ledger import Entry, Ledger, busiest_window, key_hash, read_ledger
+from convbatch.simulator.limits import Limits
+from convbatch.simulator.script import Script, ScriptError
+from convbatch.simulator.server import Server, serve, serve_in_thread
+from convbatch.simulator.world import World
+
+__all__ = [
+    "Answer",
+    "Entry",
+    "FaultError",
+    "FaultScript",
+    "Ledger",
+    "Limits",
+    "Request",
+    "Script",
+    "ScriptError",
+    "Server",
+    "World",
+    "busiest_window",
+    "key_hash",
+    "read_ledger",
+    "serve",
+    "serve_in_thread",
+]
