@@ -306,7 +306,7 @@ class Archive:
             return None
         return (
             line.seq, kind, int(index), number, int(repeat), int(turn), int(attempt or 0), asked_at, cls == b"not_sent",
-            line.segment, line.offset, len(line.raw), paid_key,
+            line.segment, line.offset, len(line.raw) - 1, paid_key,
         )  # fmt: skip
 
     def _row_of_record(self, line: Line) -> _Row | None:
@@ -320,7 +320,7 @@ class Archive:
         return (
             line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
             record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",
-            line.segment, line.offset, len(line.raw), bytes.fromhex(key) if key and kind != _INTENT else None,
+            line.segment, line.offset, len(line.raw) - 1, bytes.fromhex(key) if key and kind != _INTENT else None,
         )  # fmt: skip
 
     def _number(self, target: str) -> int:

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,7 +229,7 @@ class Scan:
 def _intact_pieces(raw: bytes) -> Iterator[tuple[int, bytes]]:
     """Whole records inside a damaged line: a newline that went bad glues two good ones together."""
     starts = [match.start() for match in _STARTS.finditer(raw)]
-    for start, stop in zip(starts, [*starts[1:], len(raw)], strict=True):
+    for start, stop in pairwise([*starts, len(raw)]):
         end = raw.rfind(b"}", start, stop) + 1
         piece = raw[start:end] + b"\n"
         if end and seq_of(piece) is not None:

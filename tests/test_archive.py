@@ -1,0 +1,330 @@
+"""The reader: how records fold into turns, how they are found, and what damage and a live writer do to it."""
+
+from __future__ import annotations
+
+import os
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convbatch.archive import Archive, TurnHistory
+from convbatch.errors import SetupError
+from convbatch.folder import RunFolder
+from convbatch.journal import Journal
+from convbatch.outside import Clock, Outside, RealClock
+from convbatch.records import encode_line
+
+A, B = "a" * 32, "b" * 32
+TARGETS = ["zulu@g", "alpha@g"]
+
+
+class SetClock(RealClock):
+    """A wall clock that stands where it is put."""
+
+    now = 1000.0
+
+    def wall(self) -> float:
+        return self.now
+
+
+def ident(index: int = 0, target: str = "zulu@g", repeat: int = 1, turn: int = 1, key: str = A) -> dict[str, Any]:
+    dialogue = f"d{index}"
+    return {"index": index, "dialogue": dialogue, "target": target, "repeat": repeat, "turn": turn, "key": key}
+
+
+def intent(attempt: int = 1, **where: Any) -> dict[str, Any]:
+    return {"kind": "intent", **ident(**where), "attempt": attempt, "role": "model"}
+
+
+def replied(attempt: int = 1, *, text: str | None = "hi", finish: str = "stop", **where: Any) -> dict[str, Any]:
+    reply = {"finish_reason": finish, "usage": {"source": "missing"}, **({} if text is None else {"text": text})}
+    head = {"kind": "outcome", **ident(**where), "attempt": attempt, "role": "model", "class": "replied"}
+    return {**head, "started_at": 1.0, "reply": reply, "body": "{}"}
+
+
+def failed(cls: str, attempt: int = 1, **where: Any) -> dict[str, Any]:
+    head = {"kind": "outcome", **ident(**where), "attempt": attempt, "role": "model", "class": cls}
+    return {**head, "started_at": 1.0, "error": {"kind": "server_error", "message": "boom"}}
+
+
+def ended(status: str, reason: str | None = None, **where: Any) -> dict[str, Any]:
+    return {"kind": "turn", **ident(**where), "status": status, **({} if reason is None else {"reason": reason})}
+
+
+def judged(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "role": "judge"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_meta({"targets": [{"name": name} for name in TARGETS], "state": "running"})
+    return folder
+
+
+def keep(folder: RunFolder, *records: dict[str, Any], clock: Clock | None = None, stop: bool = True) -> Journal:
+    """Write records in one session; with `stop` the session is over."""
+    outside = Outside() if clock is None else Outside(clock=clock)
+    journal = Journal.open(folder, outside=outside, version="0.1")
+    for record in records:
+        journal.append(record)
+    if stop:
+        journal.append({"kind": "stop", "reason": "finished"})
+        journal.release()
+    return journal
+
+
+def fold(*records: dict[str, Any]) -> TurnHistory:
+    history = TurnHistory(turn=1)
+    for seq, record in enumerate(records):
+        history.add({"seq": seq, **record})
+    return history
+
+
+STATES: dict[str, tuple[list[dict[str, Any]], str | None, int, int]] = {
+    # records: status (None = pending), attempts, possibly paid
+    "nothing but an intent": ([intent()], None, 1, 1),
+    "a reply and its turn": ([intent(), replied(), ended("ok")], "ok", 1, 0),
+    "a reply whose turn record was lost": ([intent(), replied()], "ok", 1, 0),
+    "an empty reply whose turn record was lost": ([intent(), replied(text=None, finish="length")], "empty", 1, 0),
+    "a refusal whose turn record was lost": ([intent(), replied(finish="content_filter")], "blocked", 1, 0),
+    "a broken generation": ([intent(), replied(finish="error"), ended("error")], "error", 1, 0),
+    "a reply whose intent a power cut took": ([replied(), ended("ok")], "ok", 1, 0),
+    "a turn whose reply was lost to damage": ([intent(), ended("ok")], None, 1, 1),
+    "refused, not ended": ([intent(), failed("refused")], None, 1, 0),
+    "refused, then answered": ([intent(), failed("refused"), intent(2), replied(2), ended("ok")], "ok", 2, 0),
+    "ambiguous, then answered": ([intent(), failed("ambiguous"), intent(2), replied(2), ended("ok")], "ok", 2, 1),
+    "our own timeout": ([intent(), failed("timeout"), ended("error", "timed out")], "error", 1, 1),
+    "abandoned by a second Ctrl-C": ([intent(), failed("abandoned")], None, 1, 1),
+    "killed twice, then answered": ([intent(1), intent(2), intent(3), replied(3), ended("ok")], "ok", 3, 2),
+    "an error that resume opened again": ([intent(), failed("final"), ended("error"), intent(2)], None, 2, 1),
+    "an error that went well the second time": (
+        [intent(), failed("final"), ended("error"), intent(2), replied(2), ended("ok")], "ok", 2, 0,
+    ),
+    "skipped": ([ended("skipped", "turn 1 ended blocked")], "skipped", 0, 0),
+    "skipped, then opened again": ([ended("skipped"), intent(key=B), replied(key=B), ended("ok", key=B)], "ok", 1, 0),
+    "taken over from another run": ([{**replied(0), "reused_from": "r"}, ended("ok")], "ok", 0, 0),
+    "a judge's call beside the reply": ([intent(), replied(), ended("ok"), judged(intent(2))], "ok", 1, 0),
+    "an answer to another question": ([intent(), replied(), ended("ok"), intent(2, key=B)], None, 2, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("records", "status", "attempts", "possibly_paid"), STATES.values(), ids=STATES.keys())
+def test_records_fold_into_a_state(
+    records: list[dict[str, Any]], status: str | None, attempts: int, possibly_paid: int
+) -> None:
+    history = fold(*records)
+    assert (history.status, history.attempts, history.possibly_paid) == (status, attempts, possibly_paid)
+
+
+def test_only_the_very_question_counts_as_finished() -> None:
+    history = fold(intent(), replied(), ended("ok"))
+    assert history.finished(A)
+    assert not history.finished(B)
+    assert not fold(intent()).finished(A)
+
+
+def test_a_turn_keeps_its_reply_with_the_body_and_its_last_failure() -> None:
+    history = fold(intent(), failed("refused"), intent(2), replied(2, text="there"), ended("ok"))
+    assert history.kept is not None
+    assert (history.kept["reply"]["text"], history.kept["body"]) == ("there", "{}")
+    assert history.last_failure is not None
+    assert history.last_failure["attempt"] == 1
+
+
+def test_a_reply_to_a_former_question_is_not_kept_for_the_new_one() -> None:
+    assert fold(intent(), replied(), ended("ok"), intent(2, key=B), failed("final", 2, key=B)).kept is None
+
+
+def test_the_reason_of_a_skip_and_the_source_of_a_reuse_come_through() -> None:
+    assert fold(ended("skipped", "turn 1 ended blocked")).reason == "turn 1 ended blocked"
+    assert fold({**replied(0), "reused_from": "older"}, ended("ok")).reused_from == "older"
+
+
+def test_conversations_come_by_dialogue_then_target_as_configured_then_repeat(folder: RunFolder) -> None:
+    wanted = [(i, target, repeat) for i in (0, 1, 2, 10) for target in TARGETS for repeat in (1, 2)]
+    mixed = random.Random(1).sample(wanted, len(wanted))
+    keep(folder, *(replied(index=i, target=target, repeat=repeat) for i, target, repeat in mixed))
+    with Archive(folder) as archive:
+        assert [(t.index, t.target, t.repeat) for t in archive.transcripts()] == wanted
+        assert all(t.dialogue == f"d{t.index}" for t in archive.transcripts())
+
+
+def test_one_conversation_is_found_with_its_turns_in_order(folder: RunFolder) -> None:
+    keep(folder, replied(turn=2), replied(turn=1), replied(index=1), replied(target="alpha@g", turn=9))
+    with Archive(folder.path) as archive:
+        assert list(archive.transcript(0, "zulu@g", 1).turns) == [1, 2]
+        assert archive.transcript(0, "zulu@g", 2).turns == {}
+        assert archive.transcript(0, "unheard@of", 1).dialogue is None
+
+
+def test_sessions_and_their_ends_are_told(folder: RunFolder) -> None:
+    keep(folder, intent())
+    keep(folder, intent(2), stop=False).release()
+    with Archive(folder) as archive:
+        assert (archive.session_count, len(archive.stops)) == (2, 1)
+        assert archive.runs[1]["run"] == folder.name
+
+
+def test_requests_are_counted_by_target_since_a_moment_without_those_never_sent(folder: RunFolder) -> None:
+    clock = SetClock()
+    journal = keep(folder, intent(), intent(index=1), clock=clock, stop=False)
+    clock.now = 2000.0
+    for record in (
+        failed("not_sent"), intent(2), failed("not_sent", 2), intent(3), replied(3), intent(index=2),
+        intent(target="alpha@g"), {**replied(0, index=5), "reused_from": "r"},
+    ):  # fmt: skip
+        journal.append(record)
+    journal.release()
+    with Archive(folder) as archive:
+        assert archive.requests_since(0.0) == {"zulu@g": 3, "alpha@g": 1}
+        assert archive.requests_since(2000.0) == {"zulu@g": 2, "alpha@g": 1}
+        assert archive.requests_since(2000.1) == {}
+
+
+def test_a_turn_is_found_by_key_and_repeat_only_with_a_complete_reply(folder: RunFolder) -> None:
+    c = "c" * 32
+    keep(
+        folder,
+        *(intent(), replied(text="reuse me"), ended("ok")),
+        *(intent(index=1, key=B), failed("final", index=1, key=B), ended("error", index=1, key=B)),
+        *(intent(index=2, key=c), replied(index=2, key=c), intent(2, index=2, key="d" * 32)),
+    )
+    with Archive(folder) as archive:
+        found = archive.turn_by_key(A, 1)
+        assert found is not None
+        assert found.kept is not None
+        assert found.kept["reply"]["text"] == "reuse me"
+        assert [archive.turn_by_key(key, repeat) for key, repeat in ((A, 2), (B, 1), (c, 1), ("e" * 32, 1))] == [
+            None
+        ] * 4
+
+
+def test_attempts_are_all_outcomes_and_the_intents_without_one_in_journal_order(folder: RunFolder) -> None:
+    keep(
+        folder,
+        *(intent(), intent(index=1), failed("ambiguous"), intent(2), ended("error", index=7)),
+        *(intent(turn=2), replied(turn=2), {**replied(0, index=3), "reused_from": "r"}),
+    )
+    with Archive(folder) as archive:
+        found = [(r["kind"], r["index"], r["turn"], r["attempt"]) for r in archive.attempt_records()]
+    assert found == [
+        ("intent", 1, 1, 1), ("outcome", 0, 1, 1), ("intent", 0, 1, 2), ("outcome", 0, 2, 1), ("outcome", 3, 1, 0),
+    ]  # fmt: skip
+
+
+def test_a_reader_beside_a_writer_sees_whole_lines_and_calls_nothing_in_flight_lost(folder: RunFolder) -> None:
+    keep(folder, intent(), stop=False).release()
+    journal = keep(folder, intent(2), intent(index=1), stop=False)
+    with folder.segments()[0].open("ab") as segment:
+        segment.write(encode_line(99, 1.0, replied(2))[:70])
+        segment.flush()
+        with Archive(folder) as archive:
+            assert archive.damage == []
+            assert archive.transcript(0, "zulu@g", 1).turns[1].possibly_paid == 1
+            assert archive.transcript(1, "zulu@g", 1).turns[1].possibly_paid == 0
+    journal.release()
+    with Archive(folder) as archive:
+        assert archive.transcript(0, "zulu@g", 1).turns[1].possibly_paid == 2
+
+
+def test_a_damaged_line_is_skipped_with_its_place_and_the_rest_is_read(folder: RunFolder) -> None:
+    keep(folder, *(record for i in range(5) for record in (intent(index=i), replied(index=i), ended("ok", index=i))))
+    segment = folder.segments()[0]
+    raw = segment.read_bytes()
+    segment.write_bytes(raw.replace(b'"index":2,"dialogue":"d2"', b'"index":2,"dialogue":"dX"', 1))
+    with Archive(folder) as archive:
+        assert archive.damage_count == 1
+        assert str(archive.damage[0]).startswith(f"{segment}:8: ")
+        assert [t.turns[1].status for t in archive.transcripts()] == ["ok"] * 5
+
+
+def test_what_lies_glued_in_a_damaged_line_is_read_all_the_same(folder: RunFolder) -> None:
+    keep(folder, intent(), replied(), ended("ok"))
+    segment = folder.segments()[0]
+    segment.write_bytes(segment.read_bytes().replace(b"}\n{", b"}J{", 2))
+    with Archive(folder) as archive:
+        assert archive.damage_count == 1
+        history = archive.transcript(0, "zulu@g", 1).turns[1]
+        assert (history.status, len(history.intents)) == ("ok", 1)
+
+
+def test_a_list_of_damage_is_bounded_and_its_count_is_not(folder: RunFolder) -> None:
+    keep(folder, intent())
+    with folder.segments()[0].open("ab") as segment:
+        segment.write(b"rubbish\n" * 5000)
+    with Archive(folder) as archive:
+        assert (len(archive.damage), archive.damage_count) == (1000, 5000)
+
+
+def test_a_folder_without_records_is_an_empty_archive(folder: RunFolder) -> None:
+    with Archive(folder) as archive:
+        assert list(archive.transcripts()) == []
+        assert (archive.session_count, archive.requests_since(0.0), archive.damage) == (0, {}, [])
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="is not a run folder"):
+        Archive(tmp_path)
+
+
+def test_a_closed_archive_leaves_no_descriptor_behind(folder: RunFolder) -> None:
+    keep(folder, intent())
+    before = sorted(path.name for path in Path("/dev/fd").iterdir())
+    for _ in range(3):
+        Archive(folder).close()
+    assert sorted(path.name for path in Path("/dev/fd").iterdir()) == before
+
+
+name = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(dialogue=name, target=name, turn=st.integers(1, 10**6), shuffle=st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_names_of_any_kind_and_keys_in_any_order_read_the_same(
+    tmp_path_factory: pytest.TempPathFactory, dialogue: str, target: str, turn: int, shuffle: random.Random
+) -> None:
+    folder = RunFolder.create(tmp_path_factory.mktemp("any") / "run")
+    folder.write_meta({"targets": []})
+    lines: list[bytes] = []
+    for index in (0, 1):
+        for record in (
+            intent(index=index),
+            failed("not_sent", index=index),
+            intent(2, index=index),
+            replied(2, index=index),
+        ):
+            named = {**record, "dialogue": dialogue, "target": target, "turn": turn}
+            items = list(named.items())
+            if index:
+                shuffle.shuffle(items)
+            lines.append(encode_line(len(lines), 5.0, dict(items)))
+    (folder.journal / "000001.jsonl").write_bytes(b"".join(lines))
+    with Archive(folder) as archive:
+        first, second = archive.transcripts()
+        assert (first.dialogue, first.target) == (second.dialogue, second.target) == (dialogue, target)
+        for transcript in (first, second):
+            assert (transcript.turns[turn].status, transcript.turns[turn].attempts) == ("ok", 2)
+        assert archive.requests_since(5.0) == {target: 2}
+        assert len(list(archive.attempt_records())) == 4
+
+
+def test_reading_holds_one_conversation_at_a_time(folder: RunFolder) -> None:
+    lines = [encode_line(0, 1.0, {"kind": "run", "session": 1})]
+    lines += [encode_line(seq, 1.0, replied(index=seq // 4, turn=seq % 4 + 1)) for seq in range(1, 10_000)]
+    (folder.journal / "000001.jsonl").write_bytes(b"".join(lines))
+    size = sum(map(len, lines))
+    lines.clear()
+    tracemalloc.start()
+    try:
+        with Archive(folder) as archive:
+            assert sum(len(t.turns) for t in archive.transcripts()) == 9_999
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 2**20 < size, os.fspath(folder.path)
