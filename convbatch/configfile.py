@@ -56,7 +56,7 @@ def read_config(text: str, path: Path) -> Config:
     Raises:
         InputError: As `load_config`.
     """
-    reader = _Reader(text, path)
+    reader = _Reader(text, _short(path))
     config = reader.config(presets())
     if reader.problems:
         raise InputError.of(sorted(reader.problems, key=lambda problem: (problem.place and problem.place.line) or 0))
@@ -76,8 +76,14 @@ def presets() -> Mapping[str, GatewayTable]:
     return gateways
 
 
+def _short(path: Path) -> Path:
+    """Relative to the working directory where it lies below it, as a person would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _text_of(path: Path) -> str:
-    place = Place(path=str(path))
+    place = Place(path=str(_short(path)))
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -91,7 +97,7 @@ def _text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise InputError(
-            "the config file is not UTF-8 text", place=Place(path=str(path), line=line), hint="save it as UTF-8"
+            "the config file is not UTF-8 text", place=Place(path=place.path, line=line), hint="save it as UTF-8"
         ) from None
 
 
@@ -103,11 +109,12 @@ class _Reader:
         self._path = path
         self._is_preset = is_preset
         self._text = text
-        self._lines = Lines(text)
+        self._lines = Lines("")  # until the text is known to be TOML
         self._secret: set[KeyPath] = set()
 
     def config(self, known: Mapping[str, GatewayTable]) -> Config:
         document = self._document()
+        self._lines = Lines(self._text)
         self._refuse_secrets(document)
         self._refuse_unknown(document, (), ("gateways", "run"), "the file")
         gateways = dict(known)

@@ -66,7 +66,7 @@ class Settings:
     """Merged into the request body as it stands; overriding a field convbatch builds is an error."""
 
     def under(self, stronger: Settings) -> Settings:
-        """These settings with everything `stronger` sets laid over them; `extra` is merged key by key."""
+        """These settings with everything `stronger` sets laid over them; `extra` is merged key by key, at every depth."""
         changes: dict[str, Any] = {}
         for name in SETTING_NAMES:
             value = getattr(stronger, name)
@@ -75,7 +75,7 @@ class Settings:
         if not changes:
             return self
         if self.extra and stronger.extra:
-            changes["extra"] = {**self.extra, **stronger.extra}
+            changes["extra"] = _laid_over(self.extra, stronger.extra)
         return dataclasses.replace(self, **changes)
 
     def to_plain(self) -> dict[str, Any]:
@@ -173,6 +173,15 @@ class Dialogue:
             tool_results=plain.get("tool_results", {}),
             meta=plain.get("meta", {}),
         )
+
+
+def _laid_over(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(weaker)
+    for key, value in stronger.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _laid_over(below, value) if both else value
+    return merged
 
 
 def text_part(text: str) -> Part:
