@@ -1,0 +1,729 @@
+"""The tables of a run: which columns there are, and how journal and dataset become rows.
+
+The column contract lives here and nowhere else. Rows are made one dialogue at a time and go out in batches, so memory
+does not grow with the run; pandas is imported only where somebody asks for a frame. How a table is written as CSV or
+JSON is `export.py`, how it looks in a terminal `show.py`; what a journal line means is `archive.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import orjson
+
+from convbatch.archive import Archive, Transcript, TurnHistory
+from convbatch.dataset import read_copy
+from convbatch.dialogue import Dialogue
+from convbatch.errors import JournalError, SetupError, did_you_mean
+from convbatch.folder import RunFolder, find_run
+from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONTRACT = 1
+"""Version of the columns below; a table written under another one is rebuilt."""
+
+Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
+N = TypeVar("N", int, float)
+Row: TypeAlias = tuple[Any, ...]
+"""One value a column; None = null, times as aware datetimes."""
+Arrow: TypeAlias = Any
+"""A pyarrow object: its classes are not typed."""
+
+RESULTS = Path("results")
+STATUSES = ("ok", "blocked", "empty", "error", "skipped", "pending")
+WORST_FIRST = ("pending", "error", "blocked", "empty", "skipped", "ok")
+"""A conversation's status: `skipped` stands behind what caused it."""
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    name: str
+    dtype: Dtype
+    meaning: str
+    """With its unit, and when it is null."""
+
+
+TURNS: tuple[Column, ...] = (
+    Column("run", "string", "name of the run"),
+    Column("dialogue", "string", "id of the dialogue"),
+    Column("dialogue_index", "Int64", "its position in the run's dataset, from 0"),
+    Column("target", "string", "`model@gateway`"),
+    Column("model", "string", "the model asked for"),
+    Column("gateway", "string", "where it was asked; `simulator` on every simulated row"),
+    Column("repeat", "Int64", "from 1"),
+    Column("turn", "Int64", "from 1; turns that are only context count, but have no row"),
+    Column("tags", "list[string]", "of the dialogue; never null"),
+    Column("status", "string", "`pending`, `skipped`, `error`, `blocked`, `empty` or `ok`"),
+    Column("user", "string", "text of the user message, without its media"),
+    Column("reply", "string", 'visible text; `""` = empty content; null = no content at all, or no complete reply'),
+    Column("thought", "string", "the model's reasoning as far as it was shown; null = none"),
+    Column("tool_calls", "string", "JSON list of `{id, name, arguments}`; null = no call"),
+    Column("steps", "Int64", "model calls this reply is made of; null without a complete reply"),
+    Column(
+        "finish_reason", "string", "`stop length content_filter tool_call error other`; null without a complete reply"
+    ),
+    Column("finish_reason_raw", "string", "the gateway's own word; null when it said none"),
+    Column("blocked", "string", "`prompt` or `output`; null when nothing was blocked"),
+    Column("input_tokens", "Int64", "including cached ones; null = not reported"),
+    Column("cached_input_tokens", "Int64", "part of input; null = not reported"),
+    Column("cache_write_input_tokens", "Int64", "part of input; null = not reported"),
+    Column("output_tokens", "Int64", "including reasoning; null = not reported"),
+    Column("reasoning_tokens", "Int64", "part of output; null = not reported"),
+    Column("total_tokens", "Int64", "as reported; null = not reported"),
+    Column("usage_source", "string", "`reported`, `partial` or `missing`; null without a complete reply"),
+    Column("usage_consistent", "boolean", "is input + output the reported total? null when one of the three is"),
+    Column("cost", "Float64", "null: no prices are applied in this version"),
+    Column("currency", "string", "null, as `cost`"),
+    Column("price_source", "string", "null, as `cost`"),
+    Column("model_version", "string", "the model as the gateway named it in the reply; null when it did not"),
+    Column("response_id", "string", "of the reply; null when there was none"),
+    Column("request_id", "string", "of the last attempt; null when there was none"),
+    Column("http_status", "Int64", "of the last attempt; null when no response came"),
+    Column("attempts", "Int64", "tries of this turn over all sessions; 0 for a reused reply"),
+    Column("possibly_paid", "Int64", "attempts that were sent and never fully answered"),
+    Column("limiter_wait_s", "Float64", "seconds in our own gate, all attempts; null without a finished attempt"),
+    Column("retry_wait_s", "Float64", "seconds of backoff, all attempts; null without a finished attempt"),
+    Column("latency_s", "Float64", "seconds from send to last byte, last attempt; null without a finished attempt"),
+    Column("ttft_s", "Float64", "seconds to the first text of a stream; null when not streamed"),
+    Column("started_at", "timestamp[us, UTC]", "start of the last attempt; null without a finished attempt"),
+    Column("error_kind", "string", "what the last attempt failed with; null for `ok`, `blocked`, `empty`, `skipped`"),
+    Column("error_message", "string", "the failure in words, or why the turn was skipped; null otherwise"),
+    Column("reused_from", "string", "the run the reply was taken over from; null = asked in this run"),
+    Column("checks_passed", "Int64", "null: checks are not judged in this version"),
+    Column("checks_failed", "Int64", "null, as `checks_passed`"),
+    Column("score", "Float64", "null, as `checks_passed`"),
+)
+
+CONVERSATIONS: tuple[Column, ...] = (
+    *(column for column in TURNS[:9] if column.name != "turn"),
+    Column("history", "string", "`live`, `script` or `last`"),
+    Column("status", "string", "the first of `pending error blocked empty skipped ok` that any turn has"),
+    Column("turns", "Int64", "turns asked"),
+    *(Column(name, "Int64", f"turns with status `{name}`") for name in STATUSES),
+    Column("input_tokens", "Int64", "sum of the known counts; null when none is known"),
+    Column("cached_input_tokens", "Int64", "sum of the known counts; null when none is known"),
+    Column("output_tokens", "Int64", "sum of the known counts; null when none is known"),
+    Column("reasoning_tokens", "Int64", "sum of the known counts; null when none is known"),
+    Column("tokens_unknown", "Int64", "turns with a reply whose input or output count is unknown: not in the sums"),
+    Column("attempts", "Int64", "tries, over all sessions"),
+    Column("possibly_paid", "Int64", "attempts that were sent and never fully answered"),
+    Column("reused", "Int64", "turns whose reply was taken over from another run"),
+    Column("latency_s", "Float64", "seconds, sum over the turns; null when none is known"),
+    Column("limiter_wait_s", "Float64", "seconds, sum over the turns; null when none is known"),
+    Column("retry_wait_s", "Float64", "seconds, sum over the turns; null when none is known"),
+    Column("response_ids", "list[string]", "ids of the replies in turn order, as far as there are any"),
+)  # fmt: skip
+
+ATTEMPTS: tuple[Column, ...] = (
+    *TURNS[:8],
+    Column("attempt", "Int64", "from 1 within the turn, counting over all sessions"),
+    Column("role", "string", "`model`"),
+    Column("class", "string", "`replied refused not_sent ambiguous timeout final abandoned`; null = lost in a kill"),
+    Column("possibly_paid", "boolean", "sent and never fully answered"),
+    Column("http_status", "Int64", "null when no response came"),
+    Column("finish_reason", "string", "of a complete reply; null otherwise"),
+    Column("error_kind", "string", "null for a complete reply and for a lost attempt"),
+    Column("error_message", "string", "as `error_kind`"),
+    Column("partial_text", "string", "text of a reply that broke off; null = none"),
+    Column("input_tokens", "Int64", "null = not reported"),
+    Column("cached_input_tokens", "Int64", "null = not reported"),
+    Column("cache_write_input_tokens", "Int64", "null = not reported"),
+    Column("output_tokens", "Int64", "null = not reported"),
+    Column("reasoning_tokens", "Int64", "null = not reported"),
+    Column("total_tokens", "Int64", "null = not reported"),
+    Column("cost", "Float64", "null: no prices are applied in this version"),
+    Column("currency", "string", "null, as `cost`"),
+    Column("limiter_wait_s", "Float64", "seconds in our own gate before it; null for a lost attempt"),
+    Column("retry_wait_s", "Float64", "seconds of backoff before it; null for a lost attempt"),
+    Column("latency_s", "Float64", "seconds from send to last byte; null when unknown"),
+    Column("ttft_s", "Float64", "seconds to the first text of a stream; null when not streamed"),
+    Column("started_at", "timestamp[us, UTC]", "of a lost attempt: when it was about to leave"),
+    Column("request_id", "string", "null when the gateway sent none"),
+)  # fmt: skip
+
+WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_tokens": "Int64"}
+"""What `wide` can spread over the targets."""
+WIDE_KEYS = ("dialogue", "repeat", "turn")
+
+BATCH_ROWS = 8192
+BATCH_CHARS = 8 * 2**20
+"""A batch ends at whichever comes first; it is also a row group of the file."""
+
+_MARK = b"convbatch.journal"
+_VERSION = b"convbatch.contract"
+_DAMAGE = b"convbatch.damaged_places"
+_LONG_TEXTS = frozenset({"user", "reply", "thought", "tool_calls", "error_message"})
+_NAMES = tuple(column.name for column in TURNS)
+_LATENCY_STEP = math.log(1.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A table on its way somewhere: its columns, and rows that can be read once."""
+
+    columns: Sequence[Column]
+    rows: Iterator[Row]
+
+    def batches(self) -> Iterator[Arrow]:
+        """The rows as Arrow, bounded in rows and in text."""
+        for rows in _bounded(self.rows):
+            yield record_batch(self.columns, rows)
+
+    def frame(self) -> pd.DataFrame:
+        """All rows as a pandas frame."""
+        import pyarrow as pa
+
+        return _to_frame(pa.Table.from_batches(self.batches(), schema=schema(self.columns)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSummary:
+    """What became of one target's turns.
+
+    Tokens and latencies are of the replies this run received itself: reused ones are not its spend.
+    """
+
+    target: str
+    simulated: bool
+    turns: int
+    ok: int
+    blocked: int
+    empty: int
+    error: int
+    skipped: int
+    pending: int
+    input_tokens: int | None
+    """Sum of the known counts; None when none is known."""
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    tokens_unknown: int
+    """Replies whose input or output count is unknown, so missing in the sums."""
+    attempts: int
+    possibly_paid: int
+    reused: int
+    p50_latency_s: float | None
+    """Nearest rank, within 0.5 %: latencies are counted in steps of 1 %, so that memory does not grow with the run."""
+    p95_latency_s: float | None
+
+
+class Run:
+    """A run folder, read: frames are built on first use and kept.
+
+    Attributes:
+        path: The run folder.
+        meta: What stands in `run.json`.
+        targets: Target names in the order they were asked for.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.path = folder.path
+        self.meta: dict[str, Any] = folder.read_meta()
+        self.targets: tuple[str, ...] = tuple(target["name"] for target in self.meta["targets"])
+        self._file = ExitStack()
+        weakref.finalize(self, self._file.close)
+
+    def __repr__(self) -> str:
+        return f"<convbatch.Run {self.path}>"
+
+    @property
+    def name(self) -> str:
+        """The run's own name; the same when its folder has moved."""
+        return str(self.meta.get("run", self.folder.name))
+
+    @cached_property
+    def turns_path(self) -> Path:
+        """A `turns.parquet` that tells what the journal tells; outside the folder when that cannot be written."""
+        return self._file.enter_context(turns_file(self.folder))
+
+    @property
+    def damaged_places(self) -> int:
+        """Places of the journal that could not be read and were skipped."""
+        import pyarrow.parquet as pq
+
+        return int((pq.read_schema(self.turns_path).metadata or {}).get(_DAMAGE, b"0"))
+
+    @cached_property
+    def turns(self) -> pd.DataFrame:
+        """One row per dialogue x target x repeat x asked turn, whatever happened to it; columns: `TURNS`."""
+        import pyarrow.parquet as pq
+
+        return _to_frame(pq.read_table(self.turns_path))
+
+    @cached_property
+    def conversations(self) -> pd.DataFrame:
+        """One row per dialogue x target x repeat; columns: `CONVERSATIONS`."""
+        return self.conversation_rows().frame()
+
+    @cached_property
+    def attempts(self) -> pd.DataFrame:
+        """One row per HTTP try, in the order of `turns`; columns: `ATTEMPTS`."""
+        with Archive(self.folder) as archive:
+            return Rows(columns=ATTEMPTS, rows=_attempt_rows(self.folder, self.meta, archive)).frame()
+
+    def wide(self, value: str = "reply") -> pd.DataFrame:
+        """The targets side by side: one row per (dialogue, repeat, turn), one column per target.
+
+        Args:
+            value: `reply`, `finish_reason` or `output_tokens`.
+
+        Returns:
+            A frame whose index is (dialogue, repeat, turn) in the dataset's order.
+
+        Raises:
+            SetupError: Another value.
+        """
+        return self.wide_rows(value).frame().set_index(list(WIDE_KEYS))
+
+    def summary(self) -> list[TargetSummary]:
+        """What became of each target's turns, in the order of `targets`."""
+        return _summarise(self.turns_path, self.meta)
+
+    def turn_rows(self) -> Rows:
+        """The rows of `turns`, one batch in memory at a time."""
+        return Rows(columns=TURNS, rows=read_rows(self.turns_path, _NAMES))
+
+    def conversation_rows(self) -> Rows:
+        """The rows of `conversations`, one batch in memory at a time."""
+        rows = _conversation_rows(self.turns_path, str(self.meta["history"]))
+        return Rows(columns=CONVERSATIONS, rows=rows)
+
+    def wide_rows(self, value: str = "reply") -> Rows:
+        """The rows of `wide`, keys first, one batch in memory at a time.
+
+        Raises:
+            SetupError: Another value than `wide` knows.
+        """
+        if value not in WIDE:
+            raise SetupError(f"the table has no wide form of {value!r}", hint=did_you_mean(value, WIDE))
+        keys = [column for column in TURNS if column.name in WIDE_KEYS]
+        columns = [*keys, *(Column(name, WIDE[value], f"`{value}` of this target") for name in self.targets)]
+        return Rows(columns=columns, rows=_wide_rows(self.turns_path, value, self.targets))
+
+
+def load(path: str | Path) -> Run:
+    """A finished, interrupted or running run, to be read.
+
+    Args:
+        path: Of the run folder; or its name under `results/`, or `latest`.
+
+    Raises:
+        SetupError: There is no such run.
+    """
+    return Run(RunFolder.open(find_run(str(path), RESULTS)))
+
+
+def write_turns(folder: RunFolder) -> Path:
+    """Write `turns.parquet` from the journal: whole or not at all, in memory that does not grow with the run.
+
+    Raises:
+        JournalError: The disk refused; the journal is whole and any reader can build the table from it.
+    """
+    with folder.replacing(folder.turns.name) as file:
+        _write(folder, file)
+    return folder.turns
+
+
+def is_fresh(folder: RunFolder) -> bool:
+    """Does `turns.parquet` tell what the journal tells, in this version's columns?"""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        found = pq.read_schema(folder.turns).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False
+    return found.get(_MARK) == folder.journal_mark().encode() and found.get(_VERSION) == b"%d" % CONTRACT
+
+
+@contextmanager
+def turns_file(folder: RunFolder) -> Generator[Path]:
+    """A fresh `turns.parquet`: the folder's own, rebuilt there where it is stale, or a temporary one if need be."""
+    if is_fresh(folder):
+        yield folder.turns
+        return
+    try:
+        path = write_turns(folder)
+    except JournalError:  # somebody else's folder, or a full disk: reading must still be possible
+        with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
+            path = Path(scratch, folder.turns.name)
+            with path.open("wb") as file:
+                _write(folder, file)
+            yield path
+    else:
+        yield path
+
+
+def summary(folder: RunFolder) -> list[TargetSummary]:
+    """What became of each target's turns, in the order they were asked for; memory does not grow with the run."""
+    return Run(folder).summary()
+
+
+def schema(columns: Sequence[Column], metadata: Mapping[bytes, bytes] | None = None) -> Arrow:
+    """The Arrow schema of a table."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(column.name, _arrow_type(column.dtype)) for column in columns], metadata=metadata)
+
+
+def record_batch(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
+    """Rows as one Arrow batch."""
+    import pyarrow as pa
+
+    values = zip(*rows, strict=True) if rows else ([] for _ in columns)
+    arrays = [_array(list(cells), column) for cells, column in zip(values, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
+
+
+def read_rows(path: Path, names: Sequence[str]) -> Iterator[Row]:
+    """The named columns of a table file, row by row, one row group in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(names)):
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+
+def _write(folder: RunFolder, file: IO[bytes]) -> None:
+    import pyarrow.parquet as pq
+
+    meta = folder.read_meta()
+    mark = folder.journal_mark()  # taken first: what a writer appends from here on makes the table stale, never wrong
+    with Archive(folder) as archive:
+        stamp = {_MARK: mark.encode(), _VERSION: b"%d" % CONTRACT, _DAMAGE: b"%d" % archive.damage_count}
+        plain = [name for name in _NAMES if name not in _LONG_TEXTS]  # long ones would fill the footer
+        writer = pq.ParquetWriter(
+            file,
+            schema(TURNS, stamp),
+            compression="zstd",
+            write_statistics=plain,  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
+        )
+        with writer:
+            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive)).batches():
+                writer.write_batch(batch)
+
+
+def _bounded(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        chars += sum(len(cell) for cell in row if isinstance(cell, str))
+        if len(batch) >= BATCH_ROWS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _arrow_type(dtype: Dtype) -> Arrow:
+    import pyarrow as pa
+
+    return {
+        "string": pa.string(),
+        "Int64": pa.int64(),
+        "Float64": pa.float64(),
+        "boolean": pa.bool_(),
+        "list[string]": pa.list_(pa.string()),
+        "timestamp[us, UTC]": pa.timestamp("us", tz="UTC"),
+    }[dtype]
+
+
+def _array(cells: list[Any], column: Column) -> Arrow:
+    import pyarrow as pa
+
+    try:
+        return pa.array(cells, _arrow_type(column.dtype))
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
+        # Gateways have sent both: a count beyond 64 bits says nothing, half a surrogate pair has no UTF-8.
+        return pa.array([_holdable(cell) for cell in cells], _arrow_type(column.dtype))
+
+
+def _holdable(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(cell, int) and not -(2**63) <= cell < 2**63:
+        return None
+    return cell
+
+
+def _to_frame(table: Arrow) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+    def dtype(kind: Arrow) -> Any:
+        if pa.types.is_string(kind):
+            return pd.StringDtype()
+        return pd.ArrowDtype(kind) if pa.types.is_list(kind) else nullable.get(kind)
+
+    return table.replace_schema_metadata(None).to_pandas(types_mapper=dtype)
+
+
+class _Conversation(NamedTuple):
+    """One dialogue at one target, repeat k, whether or not anything was ever sent."""
+
+    dialogue: Dialogue
+    head: Row
+    """The columns that all tables begin with: `run` to `repeat`."""
+    turns: Mapping[int, TurnHistory]
+
+
+def _conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[_Conversation]:
+    """Every conversation of the plan by (dialogue index, target name, repeat)."""
+    run = str(meta.get("run", folder.name))
+    targets = sorted(meta["targets"], key=itemgetter("name"))
+    journaled = groupby(archive.transcripts(), key=lambda transcript: transcript.index)
+    due = next(journaled, None)
+    for index, dialogue in read_copy(folder.dataset):
+        found: dict[tuple[str, int], Transcript] = {}
+        if due is not None and due[0] == index:
+            found = {(transcript.target, transcript.repeat): transcript for transcript in due[1]}
+            due = next(journaled, None)
+        for target in targets:
+            gateway = "simulator" if target["simulated"] else target["gateway"]["name"]
+            for repeat in range(1, meta["repeats"] + 1):
+                transcript = found.get((target["name"], repeat))
+                head = (run, dialogue.id, index, target["name"], target["model"], gateway, repeat)
+                yield _Conversation(dialogue, head, transcript.turns if transcript else {})
+
+
+def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
+    for conversation in _conversations(folder, meta, archive):
+        dialogue = conversation.dialogue
+        for number in dialogue.asked(meta["history"]):
+            past = conversation.turns.get(number) or TurnHistory(turn=number)
+            yield (
+                *conversation.head,
+                number,
+                list(dialogue.tags),
+                *_turn_cells(past, dialogue.turns[number - 1].user_text),
+            )
+
+
+def _turn_cells(past: TurnHistory, user: str) -> Row:
+    """`status` to `score`."""
+    reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
+    usage: Mapping[str, Any] = reply.get("usage", {})
+    mine = [outcome for outcome in past.outcomes if outcome.get("key") == past.key]
+    last: Mapping[str, Any] = past.kept or (mine[-1] if mine else {})
+    return (
+        past.status or "pending",
+        user,
+        reply.get("text"),
+        reply.get("thought"),
+        _json(reply["tool_calls"]) if reply.get("tool_calls") else None,
+        1 if reply else None,
+        reply.get("finish_reason"),
+        reply.get("finish_reason_raw"),
+        reply.get("blocked"),
+        *(usage.get(name) for name in USAGE_COUNTS),
+        usage.get("source"),
+        usage.get("consistent"),
+        None,
+        None,
+        None,
+        reply.get("model_version"),
+        reply.get("response_id"),
+        last.get("request_id"),
+        last.get("http_status"),
+        past.attempts,
+        past.possibly_paid,
+        _sum(outcome.get("limiter_wait_s") for outcome in past.outcomes),
+        _sum(outcome.get("retry_wait_s") for outcome in past.outcomes),
+        last.get("latency_s"),
+        last.get("ttft_s"),
+        _moment(last.get("started_at")),
+        *_trouble(past, reply),
+        past.reused_from,
+        None,
+        None,
+        None,
+    )
+
+
+def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """`error_kind` and `error_message`."""
+    if past.status == "skipped":
+        return None, past.reason
+    if past.status not in (None, "error"):
+        return None, None
+    if reply:
+        return "malformed_output", past.reason or f"the generation broke: {reply.get('finish_reason_raw')}"
+    if past.last_failure is not None:
+        failure = past.last_failure["error"]
+        return failure["kind"], failure["message"]
+    return None, past.reason
+
+
+def _attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
+    for conversation in _conversations(folder, meta, archive):
+        for number, past in conversation.turns.items():
+            tries = [outcome for outcome in past.outcomes if outcome["attempt"]]
+            waiting = {intent["attempt"]: intent for intent in past.open_intents}
+            for attempt in sorted([*tries, *waiting.values()], key=itemgetter("attempt", "seq")):
+                yield (*conversation.head, number, *_attempt_cells(attempt, past))
+
+
+def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory) -> Row:
+    """`attempt` to `request_id`, of an `outcome` record or of an `intent` that has none."""
+    reply: Mapping[str, Any] = attempt.get("reply", {})
+    failure: Mapping[str, Any] = attempt.get("error", {})
+    usage: Mapping[str, Any] = (reply or failure).get("usage", {})
+    if attempt["kind"] == "intent":
+        possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
+    else:
+        possibly_paid = attempt["class"] in POSSIBLY_PAID
+    return (
+        attempt["attempt"],
+        attempt.get("role", "model"),
+        attempt.get("class"),
+        possibly_paid,
+        attempt.get("http_status"),
+        reply.get("finish_reason"),
+        failure.get("kind"),
+        failure.get("message"),
+        failure.get("text"),
+        *(usage.get(name) for name in USAGE_COUNTS),
+        None,
+        None,
+        attempt.get("limiter_wait_s"),
+        attempt.get("retry_wait_s"),
+        attempt.get("latency_s"),
+        attempt.get("ttft_s"),
+        _moment(attempt["at"] if attempt["kind"] == "intent" else attempt.get("started_at")),
+        attempt.get("request_id"),
+    )
+
+
+def _json(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # integers beyond 64 bits, half surrogate pairs
+        return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def _sum(values: Iterable[N | None]) -> N | None:
+    known = [value for value in values if value is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _conversation_rows(path: Path, history: str) -> Iterator[Row]:
+    names = tuple(name for name in _NAMES if name not in _LONG_TEXTS)
+    key = itemgetter(*(names.index(name) for name in ("dialogue_index", "target", "repeat")))
+    for _, rows in groupby(read_rows(path, names), key=key):
+        cells = dict(zip(names, zip(*rows, strict=True), strict=True))
+        yield (
+            *(cells[column.name][0] for column in CONVERSATIONS[:8]),
+            history,
+            *_statuses(cells["status"]),
+            *(
+                _sum(cells[name])
+                for name in ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
+            ),
+            sum(map(_uncounted, cells["finish_reason"], cells["input_tokens"], cells["output_tokens"])),
+            sum(cells["attempts"]),
+            sum(cells["possibly_paid"]),
+            sum(source is not None for source in cells["reused_from"]),
+            *(_sum(cells[name]) for name in ("latency_s", "limiter_wait_s", "retry_wait_s")),
+            [response for response in cells["response_id"] if response is not None],
+        )
+
+
+def _statuses(statuses: Sequence[str]) -> Row:
+    """`status` to `pending` of a conversation."""
+    counts = Counter(statuses)
+    worst = next(status for status in WORST_FIRST if counts[status])
+    return (worst, len(statuses), *(counts[status] for status in STATUSES))
+
+
+def _uncounted(finish_reason: str | None, given: int | None, taken: int | None) -> bool:
+    """A reply came, and it is not known what it used."""
+    return finish_reason is not None and (given is None or taken is None)
+
+
+def _wide_rows(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row]:
+    names = ("dialogue_index", "dialogue", "repeat", "turn", "target", value)
+    for (_, dialogue), group in groupby(read_rows(path, names), key=itemgetter(0, 1)):
+        cells: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
+        for _, _, repeat, turn, target, cell in group:
+            cells[repeat, turn][target] = cell
+        for (repeat, turn), row in sorted(cells.items()):
+            yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
+
+
+class _Tally:
+    """One target's row of the closing table, turn by turn, in memory that does not grow with the turns."""
+
+    READS = (
+        "target", "status", "finish_reason", "input_tokens", "output_tokens", "reasoning_tokens", "attempts",
+        "possibly_paid", "latency_s", "reused_from",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None, "reasoning_tokens": None}
+        self._latencies: Counter[int] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Count a turn; `row` has the columns `READS`."""
+        _, status, finish_reason, given, taken, reasoning, attempts, possibly_paid, latency_s, reused_from = row
+        self._counts.update((status, "turns"))
+        self._counts["attempts"] += attempts
+        self._counts["possibly_paid"] += possibly_paid
+        if reused_from is not None:
+            self._counts["reused"] += 1
+        elif finish_reason is not None:
+            self._counts["tokens_unknown"] += _uncounted(finish_reason, given, taken)
+            for name, count in zip(self._tokens, (given, taken, reasoning), strict=True):
+                self._tokens[name] = _sum((self._tokens[name], count))
+            if latency_s is not None:
+                self._latencies[math.floor(math.log(max(latency_s, 1e-6)) / _LATENCY_STEP)] += 1
+
+    def close(self, target: Mapping[str, Any]) -> TargetSummary:
+        """What was counted."""
+        counted = ("turns", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused")
+        return TargetSummary(
+            target=target["name"],
+            simulated=target["simulated"],
+            p50_latency_s=self._latency(0.50),
+            p95_latency_s=self._latency(0.95),
+            **self._tokens,
+            **{name: self._counts[name] for name in counted},
+        )
+
+    def _latency(self, share: float) -> float | None:
+        due = math.ceil(share * self._latencies.total())
+        for step, count in sorted(self._latencies.items()):
+            due -= count
+            if due <= 0:
+                return math.exp((step + 0.5) * _LATENCY_STEP)
+        return None
+
+
+def _summarise(path: Path, meta: Mapping[str, Any]) -> list[TargetSummary]:
+    tallies = {target["name"]: _Tally() for target in meta["targets"]}
+    for row in read_rows(path, _Tally.READS):
+        tallies[row[0]].add(row)
+    return [tallies[target["name"]].close(target) for target in meta["targets"]]
