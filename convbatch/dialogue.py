@@ -66,7 +66,7 @@ class Settings:
     """Merged into the request body as it stands; overriding a field convbatch builds is an error."""
 
     def under(self, stronger: Settings) -> Settings:
-        """These settings with everything `stronger` sets laid over them; `extra` is merged key by key, at every depth."""
+        """These settings with everything `stronger` sets laid over them; `extra` is merged at every depth."""
         changes: dict[str, Any] = {}
         for name in SETTING_NAMES:
             value = getattr(stronger, name)
@@ -179,8 +179,9 @@ def _laid_over(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[s
     merged = dict(weaker)
     for key, value in stronger.items():
         below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = _laid_over(below, value) if both else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = _laid_over(below, value)
+        merged[key] = value
     return merged
 
 
