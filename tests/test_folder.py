@@ -174,8 +174,9 @@ def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, 
 
 def test_a_block_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
+    rows: list[Any] = [b"half", "a row that is no bytes"]
     with pytest.raises(TypeError), folder.replacing("turns.parquet") as file:
-        file.writelines([b"half", "a row that is no bytes"])  # pyright: ignore[reportArgumentType]  # the test's point
+        file.writelines(rows)
     assert sorted(path.name for path in folder.path.iterdir()) == ["journal", "run.json"]
 
 
