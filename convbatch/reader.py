@@ -130,7 +130,13 @@ class Reader:
         lines = self._lines(path)
         file = _FileForm(path, self._only)
         for count, line in enumerate(lines, 1):
-            yield from self._line(line, file)
+            read = self._line(line, file)
+            if isinstance(read, Located):
+                self._dialogues += 1
+                yield read
+            else:
+                for flaw in read:
+                    yield file.problem(line, flaw)
             if count % _PROGRESS_LINES == 0:
                 self._report(done + lines.consumed)
         self.blank_lines += lines.blank_lines
@@ -138,28 +144,21 @@ class Reader:
     def _lines(self, path: Path) -> JsonLines | JsonArray:
         return JsonArray(path) if self._documents and is_one_document(path) else JsonLines(path)
 
-    def _line(self, line: Line, file: _FileForm) -> Iterator[Located | Problem]:
+    def _line(self, line: Line, file: _FileForm) -> Located | list[Flaw]:
         if line.flaw is not None:
-            yield file.problem(line, line.flaw)
-            return
-        kind, flaw = file.form(line)
-        if flaw is not None:
-            yield file.problem(line, flaw)
-            return
-        assert kind is not None
+            return [line.flaw]
+        kind = file.form(line)
+        if isinstance(kind, Flaw):
+            return [kind]
         named = file.name(line, kind)
         self._ids.add(named)
         imported = to_canonical(line.value, kind, reference=self._reference)
         flaws = imported.flaws or _flaws_of(imported.plain)
-        if not flaws:
-            imported.plain["id"] = named
-            dialogue = Dialogue.from_plain(imported.plain)
-            flaws = media_flaws(dialogue, file.path.parent)
-            if not flaws:
-                self._dialogues += 1
-                yield Located(path=str(file.path), line=line.number or 0, dialogue=dialogue)
-        for flaw in flaws:
-            yield file.problem(line, flaw)
+        if flaws:
+            return flaws
+        imported.plain["id"] = named
+        dialogue = Dialogue.from_plain(imported.plain)
+        return media_flaws(dialogue, file.folder) or Located(path=file.shown, line=line.number or 0, dialogue=dialogue)
 
     def _report(self, done: int) -> None:
         if self._on_progress is not None:
@@ -174,13 +173,13 @@ class Reader:
         for file, line, named in self._named_lines(read):
             if hash(named) & _DIGEST not in located:
                 continue
-            place = f"{file.path}:{line.number}"
+            place = f"{file.shown}:{line.number}"
             if named not in first:
                 first[named] = place
                 continue
             yield Problem(
                 what=f"id {show(named)} is used twice",
-                place=Place(path=str(file.path), line=line.number),
+                place=Place(path=file.shown, line=line.number),
                 found=f"first used at {first[named]}",
                 hint="ids are unique over all files of a run: rename one of them"
                 if "id" in line.value
@@ -195,8 +194,8 @@ class Reader:
             file = _FileForm(path, self._only)
             for line in self._lines(path):
                 if line.flaw is None:
-                    kind, flaw = file.form(line)
-                    if kind is not None and flaw is None:
+                    kind = file.form(line)
+                    if not isinstance(kind, Flaw):
                         yield file, line, file.name(line, kind)
 
     def ids(self) -> Iterator[str]:
@@ -208,22 +207,23 @@ class _FileForm:
     """The format a file turned out to have: that of its first line."""
 
     def __init__(self, path: Path, only: Format | None) -> None:
-        self.path = path
+        self.shown = str(path)
+        self.folder = path.parent
         self._kind: Format | None = only
         self._first: int | None = None
         self._in_array = is_one_document(path)
         name = path.name.removesuffix(".gz")
         self._stem = Path(name).stem or name
 
-    def form(self, line: Line) -> tuple[Format | None, Flaw | None]:
+    def form(self, line: Line) -> Format | Flaw:
         """The form of a line, or why it cannot stand in this file."""
         kind = detect(line.value)
         if kind is None:
-            return None, unknown_format(line.value)
+            return unknown_format(line.value)
         if self._kind is None:
             self._kind, self._first = kind, line.number
         if kind == self._kind:
-            return kind, None
+            return kind
         if self._first is None:
             what = f"this is not the {FORMAT_NAMES[self._kind]} form that was asked for"
             hint = "leave --from out to let each file say its own form"
@@ -233,7 +233,7 @@ class _FileForm:
                 f"line {self._first} of this file is {FORMAT_NAMES[self._kind]}: one format a file; "
                 "put the others into a file of their own"
             )
-        return None, Flaw(what=what, found="keys " + ", ".join(line.value), hint=hint)
+        return Flaw(what=what, found="keys " + ", ".join(line.value), hint=hint)
 
     def name(self, line: Line, kind: Format) -> str:
         """The id of a line; FILE:LINE when it has none."""
@@ -242,10 +242,10 @@ class _FileForm:
     def problem(self, line: Line, flaw: Flaw) -> Problem:
         """A flaw with its place."""
         if not self._in_array or line.number is None:
-            return flaw.at(str(self.path), line.number)
+            return flaw.at(self.shown, line.number)
         item = f"item {line.number}"
         where = item if flaw.field is None else f"{item}: {flaw.field}"
-        return dataclasses.replace(flaw, field=where).at(str(self.path))
+        return dataclasses.replace(flaw, field=where).at(self.shown)
 
 
 _DIGEST = 2**64 - 1
