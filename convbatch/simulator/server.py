@@ -235,7 +235,7 @@ async def _write_raw(request: web.BaseRequest, answer: Answer) -> web.StreamResp
         await asyncio.sleep(wait_s)
         if transport is None or transport.is_closing():
             raise ConnectionResetError
-        while transport.get_write_buffer_size() > _MOST_BUFFERED:  # noqa: ASYNC110  # a transport has no event to wait on
+        while transport.get_write_buffer_size() > _MOST_BUFFERED:  # a transport has no event to wait on
             await asyncio.sleep(0.001)
             if transport.is_closing():
                 raise ConnectionResetError

@@ -381,7 +381,9 @@ def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> Replayed:
         return Replayed(index=index, text=text, signature=None, in_place=True)
     last = parts[signed[-1]]
     in_place = signed == [len(parts) - 1] and last.get("text") == ""
-    return Replayed(index=index, text=text, signature=last["thoughtSignature"], in_place=in_place)
+    # A bytes field may come back in the URL-safe alphabet: google-genai decodes and encodes it anew.
+    signature = last["thoughtSignature"].translate(str.maketrans("-_", "+/"))
+    return Replayed(index=index, text=text, signature=signature, in_place=in_place)
 
 
 def _parts(said: Said) -> list[dict[str, Any]]:

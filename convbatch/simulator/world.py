@@ -93,7 +93,8 @@ class World:
         self._keys = None if keys is None else set(keys)
         self._revoked: set[str] = set()
         self._balances: dict[str, int] = {}
-        self._gate = None if limits is None else Gatekeeper(limits)
+        self._gate: Gatekeeper | None = None
+        self.set_limits(limits)
         self._latency_s = latency_s if isinstance(latency_s, tuple) else (latency_s, latency_s)
         self._event_s = event_s
         self._gateway = gateway
@@ -110,6 +111,10 @@ class World:
     def set_balance(self, key: str, tokens: int) -> None:
         """What this key may still use; a reply is given while anything is left, and the last may overdraw it."""
         self._balances[key] = tokens
+
+    def set_limits(self, limits: Limits | None) -> None:
+        """Count anew, under these limits."""
+        self._gate = None if limits is None else Gatekeeper(limits)
 
     def handle(self, request: Request, now: float) -> Answer:
         """Answer a whole request that arrived at `now`, a clock that never goes back."""
@@ -336,13 +341,12 @@ class World:
         self, arrival: Arrival, answer: Answer, said: Said | None = None, *, billed: bool | None = None
     ) -> Answer:
         """Write the ledger and hand the answer over; with `said` a reply was made, and it is billed."""
-        entry = self._entry(arrival)
+        entry = self._entry(arrival, said)
         entry.status = answer.status
         if said is not None:
             entry.billed = True
             entry.output_tokens = said.output_tokens
             entry.reasoning_tokens = said.reasoning_tokens
-            entry.input_tokens = said.input_tokens
             if arrival.key in self._balances:
                 self._balances[arrival.key] -= said.input_tokens + said.output_tokens
         self.ledger.arrived(entry)
@@ -356,7 +360,7 @@ class World:
         answer.on_end = ended
         return answer
 
-    def _entry(self, arrival: Arrival) -> Entry:
+    def _entry(self, arrival: Arrival, said: Said | None) -> Entry:
         where, order = arrival.route, arrival.order
         entry = Entry(
             seq=arrival.seq,
@@ -374,7 +378,7 @@ class World:
             entry.stream = order.form != "whole"
             entry.turn = len(heard.user_texts)
             entry.history_sha = arrival.sha
-            entry.input_tokens = heard.input_tokens
+            entry.input_tokens = heard.input_tokens if said is None else said.input_tokens
             if self.ledger.keeps_history:
                 system = [["system", heard.system]] if heard.system else []
                 entry.history = system + [list(message) for message in heard.messages]

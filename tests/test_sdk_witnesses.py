@@ -1,0 +1,312 @@
+"""The providers' own SDKs hold conversations with the simulator: if they understand it, it speaks their wire."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import openai
+import pytest
+from google import genai
+from google.genai import errors, types
+from google.genai.chats import Chat
+from openai.types.chat import ChatCompletionMessageParam
+
+from convbatch.simulator import FaultScript, Limits, Script, Server, World, serve_in_thread
+
+DATES = {
+    "id": "dates",
+    "system": "Answer briefly.",
+    "turns": [
+        {"user": "今天是2025年12月26日", "assistant": "好的,2025年12月26日。"},
+        {"user": "明天是几号", "assistant": "明天是2025年12月27日。"},
+        {"user": "And the day after?", "assistant": "That is December 28th, 2025."},
+    ],
+}
+SAID = ["好的,2025年12月26日。", "明天是2025年12月27日。", "That is December 28th, 2025."]
+GOOD, WRONG, LIMITED = "k-good-0001", "k-wrong-0001", "k-limited-0001"
+ASKED = [str(turn["user"]) for turn in DATES["turns"] if isinstance(turn, dict)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    world = World(script=Script.of([DATES]), keys={GOOD, LIMITED}, latency_s=0.0)
+    with serve_in_thread(world) as server:
+        yield server
+
+
+class Clients:
+    """SDK clients, each made once: google-genai closes a client that nobody holds, and is slow to build one."""
+
+    def __init__(self, server: Server) -> None:
+        self._url = server.url
+        self._google: dict[tuple[str, str], genai.Client] = {}
+        self._openai: dict[str, openai.OpenAI] = {}
+
+    def google(self, *, key: str = GOOD, version: str = "v1beta") -> genai.Client:
+        if (key, version) not in self._google:
+            options = types.HttpOptions(base_url=self._url, api_version=version)
+            self._google[key, version] = genai.Client(api_key=key, http_options=options)
+        return self._google[key, version]
+
+    def chat(self, model: str = "sim-good", *, version: str = "v1beta", thoughts: bool | None = None) -> Chat:
+        thinking = None if thoughts is None else types.ThinkingConfig(include_thoughts=thoughts)
+        config = types.GenerateContentConfig(system_instruction="Answer briefly.", thinking_config=thinking)
+        return self.google(version=version).chats.create(model=model, config=config)
+
+    def openai(self, *, key: str = GOOD) -> openai.OpenAI:
+        if key not in self._openai:
+            self._openai[key] = openai.OpenAI(api_key=key, base_url=f"{self._url}/v1", max_retries=0)
+        return self._openai[key]
+
+    def close(self) -> None:
+        for client in (*self._google.values(), *self._openai.values()):
+            client.close()
+
+
+@pytest.fixture(scope="module")
+def clients(server: Server) -> Iterator[Clients]:
+    clients = Clients(server)
+    yield clients
+    clients.close()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+def test_google_sdk_holds_a_chat(clients: Clients, version: str) -> None:
+    chat = clients.chat(version=version)
+
+    assert [chat.send_message(text).text for text in ASKED] == SAID
+    assert [content.role for content in chat.get_history(curated=True)] == ["user", "model"] * 3
+
+
+def test_google_sdk_holds_a_streamed_chat(clients: Clients) -> None:
+    chat = clients.chat()
+
+    said = ["".join(chunk.text or "" for chunk in chat.send_message_stream(text)) for text in ASKED]
+
+    assert said == SAID
+    assert len(chat.get_history(curated=True)) >= 6, "the SDK kept every turn as valid"
+
+
+def test_google_sdk_reads_the_usage_of_the_seed_reply(clients: Clients) -> None:
+    reply = clients.google().models.generate_content(model="sim-seed", contents="明天是几号")
+
+    usage = reply.usage_metadata
+    assert usage is not None
+    counts = (usage.prompt_token_count, usage.candidates_token_count, usage.thoughts_token_count)
+    assert (*counts, usage.total_token_count) == (22, 14, 178, 214)
+    assert reply.response_id == "awNOaYKaHebfjMcP-dyd4Ao"
+    assert reply.model_version == "gemini-2.5-flash"
+
+
+def test_google_sdk_sees_thoughts_apart_from_the_text(clients: Clients) -> None:
+    whole = clients.chat("sim-think", thoughts=True).send_message(ASKED[0])
+    streamed = list(clients.chat("sim-think", thoughts=True).send_message_stream(ASKED[0]))
+
+    assert whole.text == SAID[0]
+    assert whole.parts is not None
+    assert [part.thought for part in whole.parts] == [True, None]
+    assert whole.usage_metadata == streamed[-1].usage_metadata
+    assert whole.usage_metadata is not None
+    assert (whole.usage_metadata.thoughts_token_count or 0) > 0
+
+
+def test_google_sdk_replays_signatures_whole_and_streamed(clients: Clients) -> None:
+    whole, streamed = clients.chat("sim-signed"), clients.chat("sim-signed")
+
+    for text in ASKED:
+        reply = whole.send_message(text)
+        chunks = list(streamed.send_message_stream(text))
+        assert "".join(chunk.text or "" for chunk in chunks) == reply.text
+
+
+def test_google_sdk_is_refused_when_a_signature_was_dropped(clients: Clients) -> None:
+    client = clients.google()
+    first = client.models.generate_content(model="sim-signed", contents="hello")
+    rebuilt = types.Content(role="model", parts=[types.Part(text=first.text)])
+    user = [types.Content(role="user", parts=[types.Part(text=text)]) for text in ("hello", "and?")]
+
+    with pytest.raises(errors.ClientError, match="missing its thought_signature"):
+        client.models.generate_content(model="sim-signed", contents=[user[0], rebuilt, user[1]])
+
+
+def test_google_sdk_sees_a_block_and_a_cut(clients: Clients) -> None:
+    client = clients.google()
+    blocked = client.models.generate_content(model="sim-safety", contents="how to build a bomb")
+    cut = client.models.generate_content(
+        model="sim-good", contents="hello", config=types.GenerateContentConfig(max_output_tokens=2)
+    )
+
+    assert blocked.prompt_feedback is not None
+    assert blocked.prompt_feedback.block_reason == types.BlockedReason.SAFETY
+    assert blocked.candidates is None
+    assert cut.candidates is not None
+    assert cut.candidates[0].finish_reason == types.FinishReason.MAX_TOKENS
+
+
+def test_google_sdk_lists_models_over_pages(clients: Clients) -> None:
+    names = [model.name for model in clients.google().models.list(config={"page_size": 3})]
+
+    assert names[:2] == ["models/sim-good", "models/sim-drift"]
+    assert len(names) == len(set(names)) == 8
+
+
+def test_google_sdk_sends_the_seed_documents_bare_authorization(server: Server) -> None:
+    options = types.HttpOptions(
+        base_url=server.url, api_version="v1beta", headers={"Authorization": GOOD, "x-goog-api-key": ""}
+    )
+    with genai.Client(api_key="unused", http_options=options) as client:
+        reply = client.chats.create(model="sim-good").send_message("今天是2025年12月26日")
+
+    assert "今天是2025年12月26日" in (reply.text or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "code", "status"),
+    [
+        ("sim-good", WRONG, 400, "INVALID_ARGUMENT"),
+        ("sim-nope", GOOD, 404, "NOT_FOUND"),
+    ],
+    ids=["bad key", "unknown model"],
+)
+def test_google_sdk_raises_its_client_error(clients: Clients, model: str, key: str, code: int, status: str) -> None:
+    with pytest.raises(errors.ClientError) as raised:
+        clients.google(key=key).models.generate_content(model=model, contents="hi")
+
+    assert (raised.value.code, raised.value.status) == (code, status)
+
+
+def test_google_sdk_raises_on_429_with_the_delay(server: Server, clients: Clients) -> None:
+    models = clients.google(key=LIMITED).models
+    with under_limit(server):
+        replies = [models.generate_content(model="sim-good", contents="hi") for _ in range(2)]
+        with pytest.raises(errors.ClientError) as raised:
+            models.generate_content(model="sim-good", contents="hi")
+
+    assert all(reply.text for reply in replies)
+    assert (raised.value.code, raised.value.status) == (429, "RESOURCE_EXHAUSTED")
+    assert "retryDelay" in str(raised.value.details)
+
+
+def test_google_sdk_raises_its_server_error(server: Server, clients: Clients) -> None:
+    with faults(server, {"action": "error", "kind": "overloaded"}), pytest.raises(errors.ServerError, match="503"):
+        clients.google().models.generate_content(model="sim-good", contents="hi")
+
+
+# The SDK derives from aiohttp's session, which aiohttp discourages: nothing of ours.
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
+async def test_google_sdk_holds_an_asynchronous_chat(clients: Clients) -> None:
+    config = types.GenerateContentConfig(system_instruction="Answer briefly.")
+    asynchronous = clients.google().aio
+    chat = asynchronous.chats.create(model="sim-good", config=config)
+
+    assert [(await chat.send_message(text)).text for text in ASKED] == SAID
+    await asynchronous.aclose()
+
+
+def openai_history(length: int) -> list[ChatCompletionMessageParam]:
+    messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": "Answer briefly."}]
+    for asked, said in list(zip(ASKED, SAID, strict=True))[: length - 1]:
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": said})
+    messages.append({"role": "user", "content": ASKED[length - 1]})
+    return messages
+
+
+def test_openai_sdk_holds_a_chat(clients: Clients) -> None:
+    client = clients.openai()
+
+    replies = [
+        client.chat.completions.create(model="sim-good", messages=openai_history(length)) for length in (1, 2, 3)
+    ]
+
+    assert [reply.choices[0].message.content for reply in replies] == SAID
+    assert {reply.choices[0].finish_reason for reply in replies} == {"stop"}
+
+
+def test_openai_sdk_holds_a_streamed_chat_with_the_same_usage(clients: Clients) -> None:
+    client = clients.openai()
+
+    for length in (1, 2, 3):
+        whole = client.chat.completions.create(model="sim-good", messages=openai_history(length))
+        chunks = list(
+            client.chat.completions.create(
+                model="sim-good",
+                messages=openai_history(length),
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert said == SAID[length - 1]
+        assert chunks[-1].usage == whole.usage
+
+
+def test_openai_sdk_reads_reasoning_inside_the_completion(clients: Clients) -> None:
+    usage = clients.openai().chat.completions.create(model="sim-seed", messages=openai_history(1)).usage
+
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (22, 192, 214)
+    assert usage.completion_tokens_details is not None
+    assert usage.completion_tokens_details.reasoning_tokens == 178
+
+
+def test_openai_sdk_sees_a_refusal_and_a_filter(clients: Clients) -> None:
+    client = clients.openai()
+
+    refused = client.chat.completions.create(model="sim-safety", messages=[{"role": "user", "content": "insult me"}])
+    filtered = client.chat.completions.create(model="sim-safety", messages=[{"role": "user", "content": "a bomb"}])
+
+    assert refused.choices[0].message.refusal
+    assert (filtered.choices[0].finish_reason, filtered.choices[0].message.content) == ("content_filter", None)
+
+
+def test_openai_sdk_lists_models(clients: Clients) -> None:
+    assert "sim-drift" in [model.id for model in clients.openai().models.list()]
+
+
+def test_openai_sdk_raises_its_own_classes(server: Server, clients: Clients) -> None:
+    good, bad = clients.openai(), clients.openai(key=WRONG)
+
+    with pytest.raises(openai.AuthenticationError):
+        bad.chat.completions.create(model="sim-good", messages=openai_history(1))
+    with pytest.raises(openai.NotFoundError):
+        good.chat.completions.create(model="sim-nope", messages=openai_history(1))
+    with pytest.raises(openai.BadRequestError, match="empty array"):
+        good.chat.completions.create(model="sim-good", messages=[])
+    with faults(server, {"action": "error"}), pytest.raises(openai.InternalServerError):
+        good.chat.completions.create(model="sim-good", messages=openai_history(1))
+    with faults(server, {"action": "reset"}), pytest.raises(openai.APIConnectionError):
+        good.chat.completions.create(model="sim-good", messages=openai_history(1))
+
+
+def test_openai_sdk_raises_on_429_and_obeys_the_hint(server: Server, clients: Clients) -> None:
+    client = clients.openai(key=LIMITED)
+    with under_limit(server):
+        for _ in range(2):
+            client.chat.completions.create(model="sim-echo", messages=openai_history(1))
+        with pytest.raises(openai.RateLimitError) as raised:
+            client.chat.completions.create(model="sim-echo", messages=openai_history(1))
+        assert float(raised.value.response.headers["retry-after-ms"]) > 0
+        reply = client.with_options(max_retries=1).chat.completions.create(model="sim-echo", messages=openai_history(1))
+
+    assert reply.choices[0].message.content == ASKED[0]
+
+
+@contextmanager
+def faults(server: Server, *rules: dict[str, object]) -> Generator[None]:
+    server.world.faults = FaultScript.of(rules)
+    try:
+        yield
+    finally:
+        server.world.faults = FaultScript()
+
+
+@contextmanager
+def under_limit(server: Server) -> Generator[None]:
+    """Two requests in 0.3 s."""
+    server.world.set_limits(Limits(rpm=2, window_s=0.3))
+    try:
+        yield
+    finally:
+        server.world.set_limits(None)
