@@ -148,10 +148,7 @@ def error_in_body(
     if said is None:
         return None
     status = said.inner_status or next((_BODY_STATUS[word] for word in said.words if word in _BODY_STATUS), None)
-    failure = _failure(
-        said, status or 500, {}, value, text=text, usage=usage, finish_reason_raw=finish_reason_raw,
-        structured=status is not None or _kind_by_code(said) is not None,
-    )  # fmt: skip
+    failure = _failure(said, status, {}, value, text=text, usage=usage, finish_reason_raw=finish_reason_raw)
     return ErrorInBody(failure, status=status)
 
 
@@ -183,18 +180,20 @@ def _claims_error(value: Any) -> bool:
 
 def _failure(
     said: _Said,
-    status: int,
+    status: int | None,
     headers: Mapping[str, str],
     value: Any,
     *,
     text: str | None = None,
     usage: Usage = NO_USAGE,
     finish_reason_raw: str | None = None,
-    structured: bool = True,
+    is_json: bool = True,
 ) -> Failure:
+    """`status` None: an error in a 200 that names none; what its words do not tell is then a server's trouble."""
     hint = retry_after_s(headers, value, said.scanned)
     scope = _scope(said)
-    kind = _kind(said, status, scope, hint)
+    told = _kind_told(said, status)
+    kind = _kind(told or _kind_by_status(status or 500), status, scope, hint)
     if kind == "content_filter" and finish_reason_raw is None:
         finish_reason_raw = None if said.code is None else str(said.code)
     should_retry = _should_retry(headers)
@@ -208,7 +207,7 @@ def _failure(
         finish_reason_raw=finish_reason_raw,
         usage=usage,
         should_retry=should_retry,
-        structured=structured,
+        structured=is_json and (status is not None or told is not None),
         text=text,
     )
 
@@ -216,19 +215,23 @@ def _failure(
 def _unstructured(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     message = excerpt(body) or f"HTTP {status} without a body"
     said = _Said(message=message, scanned=message, code=None, words=(), inner_status=None, quota_ids="", flagged=False)
-    return _failure(said, status, headers, None, structured=False)
+    return _failure(said, status, headers, None, is_json=False)
 
 
-def _kind(said: _Said, status: int, scope: Scope | None, hint: float | None) -> ErrorKind:
-    if any(code in _QUOTA_CODES for code in said.words) or "PerDay" in said.quota_ids:
-        return "quota"
-    if _QUOTA_TEXT.search(said.scanned):
-        return "quota"
-    kind = _kind_by_code(said) or _kind_by_text(said, status) or _kind_by_status(status)
+def _kind(kind: ErrorKind, status: int | None, scope: Scope | None, hint: float | None) -> ErrorKind:
     if status == 429 and kind in _BUSY:
         return "rate_limit"
     # A daily window that does not say when it opens again will not open while anybody waits.
     return "quota" if kind == "rate_limit" and scope == "day" and hint is None else kind
+
+
+def _kind_told(said: _Said, status: int | None) -> ErrorKind | None:
+    """What codes and texts alone say, money first."""
+    if any(code in _QUOTA_CODES for code in said.words) or "PerDay" in said.quota_ids:
+        return "quota"
+    if _QUOTA_TEXT.search(said.scanned):
+        return "quota"
+    return _kind_by_code(said) or _kind_by_text(said, status)
 
 
 def _kind_by_code(said: _Said) -> ErrorKind | None:
@@ -242,14 +245,14 @@ def _kind_by_code(said: _Said) -> ErrorKind | None:
     return "content_filter" if said.flagged else None
 
 
-def _kind_by_text(said: _Said, status: int) -> ErrorKind | None:
+def _kind_by_text(said: _Said, status: int | None) -> ErrorKind | None:
     if _NO_CHANNEL_TEXT.search(said.scanned):
         return "not_found"
-    if status in (400, 413, 422, 500) and _LENGTH_TEXT.search(said.scanned):
+    if status in (None, 400, 413, 422, 500) and _LENGTH_TEXT.search(said.scanned):
         return "context_length"
-    if status in (400, 403) and _KEY_TEXT.search(said.scanned):
+    if status in (None, 400, 403) and _KEY_TEXT.search(said.scanned):
         return "auth"
-    if status in (400, 403) and _FILTER_TEXT.search(said.scanned):
+    if status in (None, 400, 403) and _FILTER_TEXT.search(said.scanned):
         return "content_filter"
     return None
 
@@ -262,7 +265,7 @@ def _kind_by_status(status: int) -> ErrorKind:
     return "server_error" if 500 <= status < 600 else "bad_response"
 
 
-def _retryable(kind: ErrorKind, status: int, should_retry: bool | None) -> bool:
+def _retryable(kind: ErrorKind, status: int | None, should_retry: bool | None) -> bool:
     conflict = status == 409 and kind == "invalid_request"  # the one 4xx that both SDKs send again
     if kind not in _MAY_PASS and not conflict:
         return False
