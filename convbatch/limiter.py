@@ -157,14 +157,19 @@ class _Pause:
 
 
 class _Window:
-    """How many may be in flight: all at once where a rate is configured, else found out by slow start."""
+    """How many may be in flight: all at once where a rate is configured, else found out by slow start.
+
+    A round is as many successes as there are places. A clean one doubles the window up to the cap until the first 429;
+    from then on an episode of 429 takes a fifth away and a clean round gives one place back.
+    """
 
     def __init__(self, cap: int, *, adaptive: bool) -> None:
         self._cap = cap
         self._adaptive = adaptive
         self._doubling = True
         self._clean = 0
-        self.size = max(1, math.ceil(cap / 4)) if adaptive else cap
+        # Half: a smaller start is gentler, but each doubling more costs a round trip at the head of every run.
+        self.size = math.ceil(cap / 2) if adaptive else cap
 
     @property
     def is_narrow(self) -> bool:
@@ -261,8 +266,8 @@ class Gate:
     Args:
         clock: Must tick with the running event loop.
         concurrency: Most requests in flight, at least 1.
-        rates: Request limits as (count, window in seconds); all hold. Without any, slow start: the window opens at a
-            quarter of `concurrency` and doubles each clean round until the first 429.
+        rates: Request limits as (count, window in seconds); all hold. Without any, slow start: the window opens at
+            half of `concurrency` and doubles after a clean round; see `_Window`.
         tpm: Tokens per minute; which tokens of a turn count is the caller's to say.
         rpd: Requests per day.
         rpd_resets: When the quota day begins, see `quota.day_bounds`.

@@ -1,0 +1,936 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convbatch.limiter import Gate, GateClosed, GateStalled, Permit, Signal
+from convbatch.quota import day_bounds, derated_rate
+from convbatch.simulator.virtual import VirtualClock, run
+
+QUICK = settings(max_examples=40, deadline=None)
+
+
+async def take(gate: Gate, tokens: int = 0) -> Permit:
+    """Pass the gate and give the place in flight back at once."""
+    permit = await gate.admit(tokens)
+    permit.release()
+    return permit
+
+
+async def saturate(gate: Gate, until: float, *, tokens: Callable[[], int] = lambda: 0) -> list[Permit]:
+    """One caller that always wants the next permit."""
+    permits: list[Permit] = []
+    while True:
+        permit = await take(gate, tokens())
+        if permit.sent_at > until:
+            return permits
+        permits.append(permit)
+
+
+def most_in_window(arrivals: Sequence[float], window_s: float) -> int:
+    """The fullest half-open window of that length, wherever it begins."""
+    ordered = sorted(arrivals)
+    best = first = 0
+    for last, at in enumerate(ordered):
+        while at - ordered[first] >= window_s:
+            first += 1
+        best = max(best, last - first + 1)
+    return best
+
+
+def in_virtual_time(test: Callable[[VirtualClock], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        return await test(VirtualClock())
+
+    return run(main())
+
+
+# -- requests
+
+
+@QUICK
+@given(
+    count=st.integers(1, 1500),
+    window_s=st.sampled_from([1.0, 7.5, 10.0, 60.0]),
+    jitter_s=st.sampled_from([0.05, 0.3, 1.0, 3.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_no_window_at_the_server_holds_more_than_the_limit(count: int, window_s: float, jitter_s: float, seed: int):
+    rng = random.Random(seed)
+
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=10_000, rates=[(count, window_s)], jitter_s=jitter_s)
+        arrivals: list[float] = []
+        idle_s = rng.choice([0.0, 0.0, window_s / 50, 2 * window_s])
+        for _ in range(min(3 * count, 1500) + 20):
+            permit = await take(gate)
+            arrivals.append(permit.sent_at + rng.random() * jitter_s * 0.999_999)
+            if rng.random() < 0.05:
+                await asyncio.sleep(rng.random() * idle_s)
+        return arrivals
+
+    assert most_in_window(in_virtual_time(play), window_s) <= count
+
+
+@QUICK
+@given(
+    limits=st.lists(st.tuples(st.integers(1, 400), st.sampled_from([1.0, 5.0, 10.0, 60.0])), min_size=2, max_size=4),
+    seed=st.integers(0, 2**32),
+)
+def test_several_limits_hold_all_at_once(limits: list[tuple[int, float]], seed: int):
+    rng = random.Random(seed)
+
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=10_000, rates=limits, jitter_s=0.5)
+        return [(await take(gate)).sent_at + rng.random() * 0.4999 for _ in range(500)]
+
+    arrivals = in_virtual_time(play)
+    assert all(most_in_window(arrivals, window_s) <= count for count, window_s in limits)
+
+
+@pytest.mark.parametrize("count", [20, 40, 60, 100, 300, 599, 600, 1199, 1200, 5000])
+def test_every_minute_uses_95_percent_of_the_limit_at_saturation(count: int):
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
+        return [permit.sent_at for permit in await saturate(gate, until=200.0)]
+
+    sent = in_virtual_time(play)
+    used = [sum(begin <= at < begin + 60.0 for at in sent) for begin in (0.0, 13.7, 60.0, 101.3, 139.9)]
+    assert min(used) >= 0.95 * count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 19])
+def test_small_limits_use_95_percent_in_the_long_run(count: int):
+    async def play(clock: VirtualClock) -> int:
+        gate = Gate(clock=clock, concurrency=10, rates=[(count, 60.0)])
+        return len(await saturate(gate, until=200 * 60.0))
+
+    assert in_virtual_time(play) >= 0.95 * 200 * count
+
+
+@pytest.mark.parametrize(
+    ("rates", "jitter_s", "burst", "per_second"),
+    [
+        ([(1, 60.0)], 1.0, 1, 1 / 61),
+        ([(60, 60.0)], 1.0, 1, 60 / 61),
+        ([(1200, 60.0)], 1.0, 2, 1199 / 61),
+        ([(60_000, 60.0)], 1.0, 100, 59_901 / 61),
+        ([(10, 10.0)], 0.25, 1, 10 / 10.25),
+        ([(1200, 60.0), (30, 1.0)], 1.0, 1, 15.0),
+    ],
+)
+def test_burst_and_rate_are_the_contract_s(
+    rates: list[tuple[int, float]], jitter_s: float, burst: int, per_second: float
+):
+    assert derated_rate(rates, jitter_s) == (burst, pytest.approx(per_second))
+
+
+# -- the line
+
+
+@QUICK
+@given(
+    tokens=st.lists(st.integers(0, 120), min_size=2, max_size=40),
+    rate=st.sampled_from([(), ((30, 60.0),)]),
+    concurrency=st.integers(1, 5),
+)
+def test_callers_pass_in_the_order_of_their_coming(
+    tokens: list[int], rate: tuple[tuple[int, float], ...], concurrency: int
+):
+    async def play(clock: VirtualClock) -> list[int]:
+        gate = Gate(clock=clock, concurrency=concurrency, rates=rate, tpm=100)
+        passed: list[int] = []
+
+        async def caller(number: int, amount: int) -> None:
+            permit = await gate.admit(amount)
+            passed.append(number)
+            await asyncio.sleep(amount / 10)
+            permit.release()
+
+        async with asyncio.TaskGroup() as group:
+            for number, amount in enumerate(tokens):
+                group.create_task(caller(number, amount))
+        return passed
+
+    assert in_virtual_time(play) == list(range(len(tokens)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), rate=st.booleans(), tpm=st.booleans())
+def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool):
+    rng = random.Random(seed)
+
+    async def play(clock: VirtualClock) -> None:
+        gate = Gate(
+            clock=clock, concurrency=4, rates=[(120, 60.0)] if rate else [], tpm=500 if tpm else None, rpd=10_000
+        )
+        admitted = 0
+        most = 0
+
+        async def caller() -> None:
+            nonlocal admitted, most
+            permit = await gate.admit(rng.randrange(100))
+            admitted += 1
+            most = max(most, gate.in_flight)
+            try:
+                await asyncio.sleep(rng.random() * 3)
+                gate.report(rng.choice(["replied", "replied", "answered", "throttled"]), permit)
+                permit.settle(rng.randrange(100))
+            finally:
+                permit.release()
+
+        tasks: list[asyncio.Task[None]] = []
+        for _ in range(60):
+            tasks.append(asyncio.create_task(caller()))
+            if rng.random() < 0.5:
+                await asyncio.sleep(rng.random())
+            if rng.random() < 0.5:
+                rng.choice(tasks).cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (gate.in_flight, gate.waiting, gate.used_today) == (0, 0, admitted)
+        assert most <= 4
+        # After all that the gate still works, at once or after its pause and its windows have passed.
+        await clock.sleep(200)
+        assert (await asyncio.wait_for(take(gate, 500), timeout=1)).waited_s == 0
+
+    in_virtual_time(play)
+
+
+def test_a_large_turn_is_not_starved_by_small_ones():
+    async def play(clock: VirtualClock) -> tuple[float, float]:
+        gate = Gate(clock=clock, concurrency=10_000, rates=[(6000, 60.0)], tpm=100)
+        for _ in range(10):
+            await take(gate, 10)
+            await clock.sleep(1)
+        large = asyncio.create_task(take(gate, 90))
+        await asyncio.sleep(0)
+        small = [asyncio.create_task(take(gate, 1)) for _ in range(50)]
+        done = await asyncio.gather(large, *small)
+        return done[0].sent_at, min(permit.sent_at for permit in done[1:])
+
+    large_at, small_at = in_virtual_time(play)
+    assert large_at == pytest.approx(61.0 + 8, abs=0.1)  # when nine of the ten no longer count
+    assert small_at >= large_at
+
+
+def test_nobody_waits_where_there_is_nothing_to_wait_for():
+    async def play(clock: VirtualClock) -> None:
+        gate = Gate(clock=clock, concurrency=8, rates=[(600_000, 60.0)], tpm=10**6, rpd=10**6)
+        admission = gate.admit(10)
+        with pytest.raises(StopIteration) as passed:  # it never suspended
+            admission.send(None)
+        assert isinstance(passed.value.value, Permit)
+
+    in_virtual_time(play)
+
+
+def test_many_releases_at_once_let_as_many_pass():
+    async def play(clock: VirtualClock) -> int:
+        gate = Gate(clock=clock, concurrency=16)
+        first = [await gate.admit() for _ in range(8)]
+        waiting = [asyncio.create_task(gate.admit()) for _ in range(20)]
+        await asyncio.sleep(0)
+        for permit in first:
+            permit.release()
+        await asyncio.sleep(0)  # one round of the loop is enough for all eight
+        return sum(task.done() for task in waiting)
+
+    async def counted(clock: VirtualClock) -> int:
+        done = await play(clock)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        return done
+
+    assert in_virtual_time(counted) == 8
+
+
+def test_release_twice_gives_one_place_back():
+    async def play(clock: VirtualClock) -> int:
+        gate = Gate(clock=clock, concurrency=2, rates=[(600, 60.0)])
+        first = await gate.admit()
+        await gate.admit()
+        first.release()
+        first.release()
+        return gate.in_flight
+
+    assert in_virtual_time(play) == 1
+
+
+def test_waiting_is_told_on_the_permit():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=2, rates=[(60, 60.0)])
+        return [(await take(gate)).waited_s for _ in range(3)]
+
+    assert in_virtual_time(play) == [0.0, pytest.approx(61 / 60, abs=1e-3), pytest.approx(61 / 60, abs=1e-3)]
+
+
+# -- tokens
+
+
+@QUICK
+@given(
+    turns=st.lists(st.tuples(st.integers(1, 400), st.floats(0, 1)), min_size=5, max_size=80),
+    seed=st.integers(0, 2**32),
+)
+def test_no_minute_at_the_server_holds_more_tokens_than_the_limit(turns: list[tuple[int, float]], seed: int):
+    rng = random.Random(seed)
+    budget = 500
+
+    async def play(clock: VirtualClock) -> list[tuple[float, int]]:
+        gate = Gate(clock=clock, concurrency=1000, tpm=budget)
+        arrivals: list[tuple[float, int]] = []
+
+        async def caller(estimate: int, share: float) -> None:
+            permit = await gate.admit(estimate)
+            actual = int(estimate * share)
+            arrivals.append((permit.sent_at + rng.random() * 0.999, actual))
+            await asyncio.sleep(rng.random() * 20)
+            permit.settle(actual)
+            permit.release()
+
+        async with asyncio.TaskGroup() as group:
+            for estimate, share in turns:
+                group.create_task(caller(estimate, share))
+        return arrivals
+
+    arrivals = in_virtual_time(play)
+    for begin, _ in arrivals:
+        assert sum(tokens for at, tokens in arrivals if begin <= at < begin + 60.0) <= budget
+
+
+def test_a_turn_larger_than_the_budget_goes_alone():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        tasks = [asyncio.create_task(take(gate, tokens)) for tokens in (50, 5000, 10)]
+        return [(await task).sent_at for task in tasks]
+
+    first, alone, after = in_virtual_time(play)
+    assert first == 0.0
+    assert alone == pytest.approx(61.0, abs=0.01)
+    assert after == pytest.approx(122.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("afterwards", "next_at"),
+    [
+        pytest.param(lambda permit: permit.settle(40), 5.0, id="settled lower: at once"),
+        pytest.param(lambda permit: permit.refund(), 5.0, id="refunded: at once"),
+        pytest.param(lambda permit: permit.settle(None), 61.0, id="unknown: the estimate stands"),
+        pytest.param(lambda permit: permit.settle(300), 61.0, id="settled higher"),
+    ],
+)
+def test_what_was_really_used_counts(afterwards: Callable[[Permit], None], next_at: float):
+    async def play(clock: VirtualClock) -> float:
+        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        permit = await gate.admit(90)
+        waiting = asyncio.create_task(take(gate, 50))
+        await clock.sleep(5)
+        afterwards(permit)
+        permit.release()
+        return (await waiting).sent_at
+
+    assert in_virtual_time(play) == pytest.approx(next_at, abs=0.01)
+
+
+def test_settling_after_the_minute_changes_nothing():
+    async def play(clock: VirtualClock) -> float:
+        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        late = await gate.admit(90)
+        await clock.sleep(70)
+        await take(gate, 100)
+        late.settle(1)
+        return (await take(gate, 100)).sent_at
+
+    assert in_virtual_time(play) == pytest.approx(131.0, abs=0.01)
+
+
+# -- the day
+
+
+@pytest.mark.parametrize(
+    ("resets", "now", "begins", "ends"),
+    [
+        ("00:00 UTC", "2026-11-21T23:59:59+00:00", "2026-11-21T00:00:00+00:00", "2026-11-22T00:00:00+00:00"),
+        ("00:00 UTC", "2026-11-22T00:00:00+00:00", "2026-11-22T00:00:00+00:00", "2026-11-23T00:00:00+00:00"),
+        # Clocks go back on 2026-11-01 and forward on 2026-03-08 in Los Angeles: days of 25 and 23 hours.
+        (
+            "00:00 America/Los_Angeles",
+            "2026-11-01T12:00:00-08:00",
+            "2026-11-01T00:00:00-07:00",
+            "2026-11-02T00:00:00-08:00",
+        ),
+        (
+            "00:00 America/Los_Angeles",
+            "2026-03-08T12:00:00-07:00",
+            "2026-03-08T00:00:00-08:00",
+            "2026-03-09T00:00:00-07:00",
+        ),
+        # 02:30 does not exist on 2026-03-08: an hour later by the clock, the same moment.
+        (
+            "02:30 America/Los_Angeles",
+            "2026-03-08T01:00:00-08:00",
+            "2026-03-07T02:30:00-08:00",
+            "2026-03-08T03:30:00-07:00",
+        ),
+        ("08:00 Asia/Shanghai", "2026-11-21T07:59:00+08:00", "2026-11-20T08:00:00+08:00", "2026-11-21T08:00:00+08:00"),
+    ],
+)
+def test_the_quota_day_follows_the_zone(resets: str, now: str, begins: str, ends: str):
+    found = day_bounds(resets, datetime.fromisoformat(now).timestamp())
+    assert found == (datetime.fromisoformat(begins).timestamp(), datetime.fromisoformat(ends).timestamp())
+
+
+@given(
+    wall=st.floats(1.5e9, 2.2e9),
+    resets=st.sampled_from(["00:00 America/Los_Angeles", "02:30 Europe/Berlin", "23:59 Asia/Shanghai", "01:00 UTC"]),
+)
+def test_quota_days_follow_each_other_without_a_gap(wall: float, resets: str):
+    begins, ends = day_bounds(resets, wall)
+    assert begins <= wall < ends
+    assert 23 * 3600 <= ends - begins <= 25 * 3600
+    assert day_bounds(resets, ends)[0] == ends
+
+
+@pytest.mark.parametrize("resets", ["midnight", "25:00 UTC", "00:00", "00:00 Mars/Olympus", "00:00 America", ""])
+def test_a_reset_that_cannot_be_read_is_refused(resets: str):
+    with pytest.raises(ValueError, match="is not a time and a zone"):
+        day_bounds(resets, 1.8e9)
+
+
+EVENING = datetime(2026, 11, 21, 22, 0, tzinfo=UTC).timestamp()
+
+
+def test_a_used_up_day_waits_for_the_reset_and_says_so():
+    async def main() -> tuple[str | None, float, int | None, float]:
+        clock = VirtualClock(epoch=EVENING)
+        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=5, rpd_resets="00:00 UTC", used_today=3)
+        for _ in range(2):
+            await take(gate)
+        waiting = asyncio.create_task(take(gate))
+        await clock.sleep(1)
+        why = gate.why_waiting()
+        permit = await waiting
+        return why, permit.sent_at, gate.used_today, gate.held_s()
+
+    why, sent_at, used, held_s = run(main())
+    assert why == "day quota until 00:00 UTC"
+    assert sent_at == pytest.approx(7201.0, abs=0.01)  # and the jitter: the server's clock may be behind
+    assert used == 1
+    assert held_s == pytest.approx(7201.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("jump_s", "sent_at"),
+    [pytest.param(3600, 3601.0, id="forward"), pytest.param(-3600, 10_801.0, id="back")],
+)
+def test_the_day_s_end_follows_a_wall_clock_that_jumps(jump_s: float, sent_at: float):
+    async def main() -> float:
+        clock = VirtualClock(epoch=EVENING)
+        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=1)
+        await take(gate)
+        waiting = asyncio.create_task(take(gate))
+        await clock.sleep(10)
+        clock.jump(jump_s)
+        return (await waiting).sent_at
+
+    assert run(main()) == pytest.approx(sent_at, abs=0.01)
+
+
+def test_a_clock_set_back_over_midnight_does_not_lose_a_day():
+    async def main() -> float:
+        clock = VirtualClock(epoch=EVENING)
+        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=2)
+        clock.jump(365 * 86_400)  # a dead battery, say
+        await take(gate)
+        clock.jump(-365 * 86_400)
+        await take(gate)
+        return (await take(gate)).sent_at
+
+    assert run(main()) == pytest.approx(7201.0, abs=2)
+
+
+def test_requests_in_flight_over_the_reset_count_for_the_new_day():
+    async def main() -> int | None:
+        clock = VirtualClock(epoch=EVENING)
+        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=100)
+        for _ in range(3):
+            await gate.admit()
+        await clock.sleep(7200)
+        await take(gate)
+        return gate.used_today
+
+    assert run(main()) == 4
+
+
+def test_a_request_that_never_left_is_not_counted():
+    async def play(clock: VirtualClock) -> int | None:
+        gate = Gate(clock=clock, concurrency=8, rpd=100)
+        permit = await gate.admit()
+        permit.refund(never_left=True)
+        permit.release()
+        return gate.used_today
+
+    assert in_virtual_time(play) == 0
+
+
+# -- in flight
+
+
+def test_slow_start_doubles_each_clean_round_up_to_the_cap():
+    async def play(clock: VirtualClock) -> tuple[list[str], list[int]]:
+        changes: list[str] = []
+        gate = Gate(clock=clock, concurrency=16, on_change=changes.append)
+        seen: list[int] = []
+
+        async def caller() -> None:
+            for _ in range(10):
+                permit = await gate.admit()
+                seen.append(gate.in_flight)
+                await clock.sleep(1)
+                gate.report("replied", permit)
+                permit.release()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(32):
+                group.create_task(caller())
+        return changes, seen
+
+    changes, seen = in_virtual_time(play)
+    assert changes == ["in flight 8 → 16"]
+    assert (max(seen[:8]), max(seen)) == (8, 16)
+
+
+def test_a_configured_rate_opens_all_places_at_once():
+    async def play(clock: VirtualClock) -> int:
+        return Gate(clock=clock, concurrency=16, rates=[(600, 60.0)]).places
+
+    assert in_virtual_time(play) == 16
+
+
+def test_slow_start_costs_little_at_400_in_flight():
+    async def play(clock: VirtualClock) -> float:
+        gate = Gate(clock=clock, concurrency=400)
+
+        async def caller() -> None:
+            for _ in range(5):
+                permit = await gate.admit()
+                await clock.sleep(0.2)
+                gate.report("replied", permit)
+                permit.release()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2000):
+                group.create_task(caller())
+        return clock.monotonic()
+
+    ideal_s = 2000 * 5 * 0.2 / 400
+    assert in_virtual_time(play) <= 1.05 * ideal_s
+
+
+def test_a_429_narrows_the_window_once_per_episode_and_clean_rounds_widen_it_by_one():
+    async def play(clock: VirtualClock) -> list[str]:
+        changes: list[str] = []
+        gate = Gate(clock=clock, concurrency=10, on_change=changes.append)
+        permits = [await gate.admit() for _ in range(3)]
+        for permit in permits:  # three refusals of one burst are one episode
+            gate.report("throttled", permit)
+            permit.release()
+        for _ in range(4 + 5):
+            permit = await gate.admit()
+            await clock.sleep(0.1)
+            gate.report("replied", permit)
+            permit.release()
+        return changes
+
+    assert in_virtual_time(play) == ["429: in flight 5 → 4", "in flight 4 → 5", "in flight 5 → 6"]
+
+
+def test_the_window_never_closes():
+    async def play(clock: VirtualClock) -> int:
+        gate = Gate(clock=clock, concurrency=1)
+        for _ in range(5):
+            permit = await gate.admit()
+            gate.report("throttled", permit, retry_after_s=1)
+            permit.release()
+        return gate.places
+
+    assert in_virtual_time(play) == 1
+
+
+# -- pauses
+
+
+async def _sent_after(gate: Gate, clock: VirtualClock, signals: Sequence[tuple[Signal, float | None]]) -> list[float]:
+    """Send one request after the other, each ending as told; how long each had to wait."""
+    waits: list[float] = []
+    for signal, hint in signals:
+        permit = await gate.admit()
+        waits.append(round(permit.waited_s, 3))
+        await clock.sleep(0.01)
+        gate.report(signal, permit, retry_after_s=hint)
+        permit.release()
+    return waits
+
+
+@pytest.mark.parametrize(
+    ("signals", "waits"),
+    [
+        pytest.param([("throttled", None)] * 9, [0, 1, 2, 4, 8, 16, 32, 60, 60], id="doubles to a minute"),
+        pytest.param(
+            [("throttled", None), ("throttled", None), ("replied", None), ("throttled", None), ("replied", None)],
+            [0, 1, 2, 0, 1],
+            id="a success starts anew",
+        ),
+        pytest.param([("throttled", 34.0), ("replied", None)], [0, 34], id="a hint is taken at its word"),
+        pytest.param([("throttled", 0.2), ("replied", None)], [0, 0.2], id="short hints too"),
+        pytest.param([("throttled", 0.2)] * 5, [0, 0.2, 1, 2, 4], id="a hint that does not help gives way to doubling"),
+        pytest.param([("throttled", 100.0)] * 4, [0, 100, 100, 100], id="doubling never shortens a hint"),
+        pytest.param([("throttled", 0.0)] * 3, [0, 1, 2], id="zero is no hint"),
+        pytest.param([("throttled", -5.0)] * 3, [0, 1, 2], id="nor is a negative one"),
+        pytest.param([("throttled", math.nan)] * 3, [0, 1, 2], id="nor is NaN"),
+        pytest.param([("server_error", 7.0), ("replied", None)], [0, 7], id="a hint on a 5xx pauses all the same"),
+        pytest.param([("replied", 3.0), ("replied", None)], [0, 3], id="and on a reply"),
+        pytest.param([("server_error", None), ("replied", None)], [0, 0], id="a 5xx without a hint does not"),
+        pytest.param([("throttled", 86_400.0), ("replied", None)], [0, 86_400], id="a whole day is believed"),
+    ],
+)
+def test_how_long_the_gate_pauses(signals: list[tuple[Signal, float | None]], waits: list[float]):
+    async def play(clock: VirtualClock) -> list[float]:
+        return await _sent_after(Gate(clock=clock, concurrency=1), clock, signals)
+
+    assert in_virtual_time(play) == pytest.approx(waits, abs=0.002)
+
+
+def test_many_refusals_of_one_burst_are_one_pause():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
+        burst = [await gate.admit() for _ in range(50)]
+        for permit in burst:
+            await clock.sleep(0.01)
+            gate.report("throttled", permit)
+            permit.release()
+        return [(await take(gate)).sent_at]
+
+    # The first refusal came at 0.01 s and pauses 1 s; the other 49 add nothing.
+    assert in_virtual_time(play) == [pytest.approx(1.01, abs=0.01)]
+
+
+def test_a_later_longer_hint_extends_the_pause_and_a_shorter_one_does_not_cut_it():
+    async def play(clock: VirtualClock) -> float:
+        gate = Gate(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
+        burst = [await gate.admit() for _ in range(3)]
+        waiting = asyncio.create_task(take(gate))
+        for permit, hint in zip(burst, (10.0, 30.0, 5.0), strict=True):
+            gate.report("throttled", permit, retry_after_s=hint)
+            await clock.sleep(1)
+        return (await waiting).sent_at
+
+    assert in_virtual_time(play) == pytest.approx(31.0, abs=0.002)
+
+
+def test_a_success_sent_before_the_pause_does_not_end_the_row_of_429():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=8, rates=[(100_000, 60.0)])
+        waits: list[float] = []
+        for _ in range(3):
+            slow, refused = await gate.admit(), await gate.admit()
+            waits.append(round(slow.waited_s, 2))
+            gate.report("throttled", refused)
+            gate.report("replied", slow)  # it was on its way when the limit was hit
+            refused.release()
+            slow.release()
+        return waits
+
+    assert in_virtual_time(play) == [0, 1, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), rate=st.booleans())
+def test_nothing_leaves_during_a_pause(seed: int, rate: bool):
+    rng = random.Random(seed)
+
+    async def play(clock: VirtualClock) -> tuple[list[float], list[tuple[float, float]]]:
+        gate = Gate(clock=clock, concurrency=6, rates=[(600, 60.0)] if rate else [])
+        sent: list[float] = []
+        pauses: list[tuple[float, float]] = []
+
+        async def caller() -> None:
+            for _ in range(12):
+                permit = await gate.admit()
+                sent.append(clock.monotonic())
+                await clock.sleep(rng.random() * 2)
+                if rng.random() < 0.3:
+                    hint = rng.random() * 20
+                    pauses.append((clock.monotonic(), clock.monotonic() + hint))
+                    gate.report(rng.choice(["throttled", "server_error", "answered"]), permit, retry_after_s=hint)
+                else:
+                    gate.report("replied", permit)
+                permit.release()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(caller())
+        return sent, pauses
+
+    sent, pauses = in_virtual_time(play)
+    assert not [(at, pause) for at in sent for pause in pauses if pause[0] < at < pause[1]]
+
+
+def test_the_rate_holds_across_a_pause():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=100, rates=[(1200, 60.0)])
+        sent: list[float] = []
+        for number in range(3000):
+            permit = await gate.admit()
+            sent.append(permit.sent_at)
+            if number % 40 == 39:
+                gate.report("throttled", permit, retry_after_s=0.9)
+            permit.release()
+        return sent
+
+    sent = in_virtual_time(play)
+    assert most_in_window(sent, 61.0) <= 1200
+
+
+@pytest.mark.parametrize("hint", [86_401.0, 1e12, math.inf])
+def test_a_wait_of_more_than_a_day_turns_everybody_away(hint: float):
+    async def play(clock: VirtualClock) -> str | None:
+        gate = Gate(clock=clock, concurrency=1, rates=[(600, 60.0)])
+        permit = await gate.admit()
+        waiting = asyncio.create_task(take(gate))
+        await clock.sleep(1)
+        assert gate.stalled is None
+        gate.report("throttled", permit, retry_after_s=hint)
+        permit.release()
+        with pytest.raises(GateStalled, match="asks to wait"):
+            await waiting
+        with pytest.raises(GateStalled, match="asks to wait"):
+            await gate.admit()
+        assert clock.monotonic() == pytest.approx(1.0)
+        return gate.stalled
+
+    assert "asks to wait" in in_virtual_time(play)
+
+
+def test_announced_waiting_counts_overlaps_once_and_only_as_far_as_it_has_come():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=5)
+        one, two = [await take(gate) for _ in range(2)]
+        gate.report("throttled", one, retry_after_s=10)
+        await clock.sleep(5)
+        seen = [gate.held_s()]
+        gate.report("throttled", two, retry_after_s=10)
+        await clock.sleep(60)
+        seen.append(gate.held_s())
+        gate.report("throttled", await take(gate))  # our own pause was not announced
+        await clock.sleep(60)
+        return [*seen, gate.held_s()]
+
+    assert in_virtual_time(play) == pytest.approx([5.0, 15.0, 15.0])
+
+
+# -- the breaker
+
+
+def _probe_times(signals: list[Signal], probes: list[Signal]) -> tuple[list[float], list[bool], list[str]]:
+    async def play(clock: VirtualClock) -> tuple[list[float], list[bool], list[str]]:
+        changes: list[str] = []
+        gate = Gate(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)], on_change=changes.append)
+        for permit, signal in zip([await gate.admit() for _ in signals], signals, strict=True):
+            gate.report(signal, permit)
+            permit.release()
+        times: list[float] = []
+        kinds: list[bool] = []
+
+        async def caller(number: int) -> None:
+            permit = await gate.admit()
+            times.append(round(permit.sent_at, 2))
+            kinds.append(permit.is_probe)
+            if number < len(probes):
+                gate.report(probes[number], permit)
+            else:
+                gate.report("replied", permit)
+            permit.release()
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(probes) + 3):
+                group.create_task(caller(number))
+        return times, kinds, changes
+
+    return in_virtual_time(play)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param(["transport_failure"] * 5, id="five without an answer"),
+        pytest.param(["server_error"] * 20, id="twenty 5xx"),
+        pytest.param(["server_error", "transport_failure"] * 15 + ["server_error"] * 5, id="5xx between failures"),
+        pytest.param(["doubtful"], id="one refusal of key or model"),
+    ],
+)
+def test_a_broken_gateway_is_probed_further_and_further_apart(signals: list[Signal]):
+    times, kinds, changes = _probe_times(signals, ["server_error"] * 5)
+    # 30 s, then 60, 120, 240, 300 and 300 after each verdict; the last one goes well and all the others follow.
+    assert times == pytest.approx([30, 90, 210, 450, 750, 1050, 1050, 1050], abs=0.02)
+    assert kinds == [True] * 6 + [False] * 2
+    assert changes[-1] == "the gateway answers again"
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param(["transport_failure"] * 4, id="four"),
+        pytest.param(["transport_failure"] * 4 + ["replied"] + ["transport_failure"] * 4, id="a reply between"),
+        pytest.param(["transport_failure"] * 4 + ["answered"] + ["transport_failure"] * 4, id="an answer between"),
+        pytest.param(["server_error"] * 19, id="nineteen 5xx"),
+        pytest.param(["server_error"] * 19 + ["replied", "server_error"], id="twenty, not straight"),
+        pytest.param(["unclear"] * 40, id="unclear ones"),
+    ],
+)
+def test_fewer_failures_leave_the_gate_open(signals: list[Signal]):
+    times, kinds, _ = _probe_times(signals, [])
+    assert (times, kinds) == ([0, 0, 0], [False] * 3)
+
+
+@pytest.mark.parametrize("good", ["replied", "answered"])
+def test_a_straggler_that_succeeds_closes_the_breaker(good: Signal):
+    async def play(clock: VirtualClock) -> float:
+        gate = Gate(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
+        permits = [await gate.admit() for _ in range(6)]
+        for permit in permits[:5]:
+            gate.report("transport_failure", permit)
+        waiting = asyncio.create_task(take(gate))
+        await clock.sleep(3)
+        gate.report(good, permits[5])
+        return (await waiting).sent_at
+
+    assert in_virtual_time(play) == pytest.approx(3.0)
+
+
+def test_a_probe_that_is_cancelled_makes_room_for_the_next():
+    async def play(clock: VirtualClock) -> list[float]:
+        gate = Gate(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
+        gate.report("doubtful", await take(gate))
+        first = await gate.admit()
+        waiting = asyncio.create_task(take(gate))
+        await clock.sleep(5)
+        first.release()
+        return [first.sent_at, (await waiting).sent_at]
+
+    assert in_virtual_time(play) == pytest.approx([30.0, 35.0])
+
+
+def test_a_throttled_probe_waits_for_its_pause_and_not_for_the_next_doubling():
+    times, kinds, _ = _probe_times(["doubtful"], ["throttled"])
+    assert times == pytest.approx([30, 31, 31, 31], abs=0.02)
+    assert kinds == [True, True, False, False]
+
+
+# -- why it waits, and the end
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "why"),
+    [
+        pytest.param({}, [("throttled", 34.0)], "429, 34 s", id="pause"),
+        pytest.param({}, [("throttled", 3000.0)], "429, 50 min", id="long pause"),
+        pytest.param({}, [("server_error", 8.0)], "asked to wait, 8 s", id="hint without a 429"),
+        pytest.param({"rates": [(60, 60.0)]}, [("replied", None)], "request rate 60/min", id="rate"),
+        pytest.param({"rates": [(600, 60.0), (2, 10.0)]}, [("replied", None)], "request rate 2/10 s", id="two rates"),
+        pytest.param({"tpm": 100}, [("replied", None)], "tokens", id="tokens"),
+        pytest.param(
+            {"rpd": 1, "rpd_resets": "00:00 America/Los_Angeles"},
+            [("replied", None)],
+            "day quota until 00:00 America/Los_Angeles",
+            id="day",
+        ),
+        pytest.param({}, [("doubtful", None)], "breaker: probe in 30 s", id="breaker"),
+    ],
+)
+def test_the_gate_says_why_it_waits(limits: dict[str, Any], before: list[tuple[Signal, float | None]], why: str):
+    async def play(clock: VirtualClock) -> tuple[str | None, str | None]:
+        gate = Gate(clock=clock, concurrency=4, **limits)
+        for signal, hint in before:
+            permit = await gate.admit(100)
+            gate.report(signal, permit, retry_after_s=hint)
+            permit.release()
+        idle = gate.why_waiting()
+        waiting = asyncio.create_task(gate.admit(100))
+        await asyncio.sleep(0)
+        said = gate.why_waiting()
+        waiting.cancel()
+        return idle, said
+
+    assert in_virtual_time(play) == (None, why)
+
+
+def test_a_full_window_is_no_reason_worth_telling_unless_it_is_narrow():
+    async def play(clock: VirtualClock) -> list[str | None]:
+        said: list[str | None] = []
+        for gate in (Gate(clock=clock, concurrency=2, rates=[(6000, 60.0)]), Gate(clock=clock, concurrency=4)):
+            for _ in range(2):
+                await gate.admit()
+            waiting = asyncio.create_task(gate.admit())
+            await clock.sleep(1)
+            said.append(gate.why_waiting())
+            waiting.cancel()
+        return said
+
+    assert in_virtual_time(play) == [None, "2 in flight for now"]
+
+
+@pytest.mark.parametrize("limits", [{}, {"rates": [(1, 60.0)]}, {"tpm": 1}, {"rpd": 1}], ids=str)
+def test_closing_turns_everybody_away_at_once_and_permits_stay_good(limits: dict[str, Any]):
+    async def play(clock: VirtualClock) -> list[str]:
+        gate = Gate(clock=clock, concurrency=1, **limits)
+        permit = await gate.admit(5)
+        waiting = [asyncio.create_task(gate.admit(5)) for _ in range(4)]
+        await clock.sleep(1)
+        gate.close()
+        ended = await asyncio.gather(*waiting, gate.admit(), return_exceptions=True)
+        assert clock.monotonic() == pytest.approx(1.0)
+        gate.report("replied", permit)
+        permit.settle(3)
+        permit.release()
+        assert (gate.in_flight, gate.waiting) == (0, 0)
+        return [type(error).__name__ for error in ended]
+
+    assert in_virtual_time(play) == [GateClosed.__name__] * 5
+
+
+def test_the_same_play_twice_is_the_same():
+    def play() -> list[float]:
+        rng = random.Random(7)
+
+        async def inner(clock: VirtualClock) -> list[float]:
+            gate = Gate(clock=clock, concurrency=5, rates=[(90, 60.0)], tpm=2000, rpd=1000)
+            sent: list[float] = []
+
+            async def caller() -> None:
+                for _ in range(5):
+                    permit = await gate.admit(rng.randrange(100))
+                    sent.append(permit.sent_at)
+                    await clock.sleep(rng.random() * 4)
+                    gate.report(rng.choice(["replied", "throttled", "server_error"]), permit)
+                    permit.release()
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(8):
+                    group.create_task(caller())
+            return sent
+
+        return in_virtual_time(inner)
+
+    first = play()
+    assert first == play()
+    assert all(earlier <= later for earlier, later in pairwise(first))
