@@ -29,7 +29,6 @@ VERSION = 1
 LATEST = "latest"
 _META = "run.json"
 _SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
-_LOCK_TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,15 +193,16 @@ class RunFolder:
                 raise cannot_write(target, error, self.path) from error
             raise
 
-    def take_lock(self) -> int:
-        """Become the folder's one writer, until the descriptor is closed.
+    def take_lock(self) -> Hold:
+        """Become the folder's one writer.
 
         Raises:
             SetupError: Another process is at work here, or this place knows no locks.
             OSError: The lock file cannot be opened.
         """
-        fd = self.disk.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        try:
+        with contextlib.ExitStack() as stack:
+            fd = self.disk.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            stack.callback(self.disk.close, fd)
             if not self._locked(fd):
                 pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
                 raise SetupError(
@@ -211,21 +211,26 @@ class RunFolder:
                 )
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except BaseException:
-            self.disk.close(fd)
-            raise
-        return fd
+            # A second lock, for whoever only looks: a look takes it shared for an instant, and an instant can be waited
+            # for here, where it could not be told from a second writer on the first lock.
+            seen = self.disk.open(self.journal, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(self.disk.close, seen)
+            fcntl.flock(seen, fcntl.LOCK_EX)
+            return Hold(stack.pop_all())
 
     def is_in_use(self) -> bool:
-        """Is a writer alive? Looking takes a shared lock for an instant, which a starting writer knows to wait out."""
+        """Is a writer alive?"""
         try:
-            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return False
         try:
-            return not _shared(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
         finally:
             os.close(fd)
+        return False
 
     def state(self, meta: Mapping[str, Any]) -> str:
         """The run's state as a reader should say it: a `running` that nobody runs was interrupted."""
@@ -242,20 +247,24 @@ class RunFolder:
         self.disk.sync_folder(self.path.parent)
 
     def _locked(self, fd: int) -> bool:
-        # A reader that looks holds the shared lock for microseconds; a writer keeps the exclusive one. Whoever is
-        # refused both has met a writer.
         try:
-            for _ in range(_LOCK_TRIES):
-                if self.disk.lock(fd):
-                    return True
-                if not _shared(fd):
-                    return False
+            return self.disk.lock(fd)
         except OSError as error:
             raise SetupError(
                 f"the run folder {self.path} cannot be locked: {error.strerror}",
                 hint="use a folder on a local disk: --out DIR",
             ) from error
-        return False
+
+
+class Hold:
+    """The right to write to a run folder, until it is released or the process ends."""
+
+    def __init__(self, locks: contextlib.ExitStack) -> None:
+        self._locks = locks
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        self._locks.close()
 
 
 class _OnDisk(io.RawIOBase):
@@ -324,15 +333,6 @@ def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
 
 
 _META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
-
-
-def _shared(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return True
 
 
 def _created_at(folder: RunFolder) -> str:

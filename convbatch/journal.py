@@ -8,7 +8,6 @@ records mean is not known here (`archive.py` folds them), and nothing here needs
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.errors import JournalDamaged, JournalError, Place, SetupError
-from convbatch.folder import RunFolder, cannot_write
+from convbatch.folder import Hold, RunFolder, cannot_write
 from convbatch.outside import Disk, Outside
 from convbatch.records import Line, Scan, Torn, encode_line
 
@@ -86,10 +85,10 @@ class Journal:
             found = _examine(folder, disk, salvage=salvage)
             tail = _Tail.open(folder, disk, lock)
         except OSError as error:
-            disk.close(lock)
+            lock.release()
             raise _cannot_open(folder, error) from error
         except BaseException:
-            disk.close(lock)
+            lock.release()
             raise
         journal = cls(tail, found, outside=outside, segment_bytes=segment_bytes)
         try:
@@ -192,7 +191,7 @@ class Journal:
 class _Tail:
     """The segment that is written to: its descriptor, its length, and whether it may still be trusted."""
 
-    def __init__(self, folder: RunFolder, disk: Disk, lock: int, path: Path) -> None:
+    def __init__(self, folder: RunFolder, disk: Disk, lock: Hold, path: Path) -> None:
         self._folder = folder
         self._disk = disk
         self._lock = lock
@@ -202,7 +201,7 @@ class _Tail:
         self.size = 0
 
     @classmethod
-    def open(cls, folder: RunFolder, disk: Disk, lock: int) -> _Tail:
+    def open(cls, folder: RunFolder, disk: Disk, lock: Hold) -> _Tail:
         segments = folder.segments()
         tail = cls(folder, disk, lock, segments[-1] if segments else folder.journal / "000001.jsonl")
         tail._open(new=not segments)
@@ -214,10 +213,8 @@ class _Tail:
         try:
             _write_all(self._disk, self._fd, block)
         except OSError as error:
-            broken = self.fail(error)
-            with contextlib.suppress(OSError):  # else the next opening cuts the torn line off
-                self._disk.truncate(self._fd, self.size)
-            raise broken from error
+            # What did arrive stays: whole records of it count, and the next opening cuts the torn rest off.
+            raise self.fail(error) from error
         self.size += len(block)
 
     def sync(self) -> None:
@@ -225,6 +222,8 @@ class _Tail:
 
     def roll(self) -> None:
         """Go on in a new segment; the old one is durable to its last byte first, so that only the last can be torn."""
+        if self._failure is not None:
+            return  # this one may be torn, so it has to stay the last
         self._disk.sync(self._fd)
         self._disk.close(self._fd)
         self._fd = -1
@@ -246,7 +245,7 @@ class _Tail:
             self._disk.close(self._fd)
         self._fd = -1
         self._failure = self._failure or OSError("the journal is closed")
-        self._disk.close(self._lock)
+        self._lock.release()
 
     def _open(self, *, new: bool) -> None:
         create = os.O_CREAT | os.O_EXCL if new else 0
@@ -326,6 +325,7 @@ def _rewrite(folder: RunFolder, disk: Disk, path: Path, lines: Iterator[Line]) -
             rest = former.read()
             _write_all(disk, bad, rest if rest.endswith(b"\n") or not rest else rest + b"\n")
             disk.sync(bad)
+            disk.sync_folder(folder.journal)
     finally:
         disk.close(bad)
 

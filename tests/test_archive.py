@@ -244,6 +244,15 @@ def test_a_damaged_line_is_skipped_with_its_place_and_the_rest_is_read(folder: R
         assert [t.turns[1].status for t in archive.transcripts()] == ["ok"] * 5
 
 
+def test_a_foreign_line_does_not_hide_a_record_missing_further_on(folder: RunFolder) -> None:
+    keep(folder, *(intent(index=i) for i in range(5)))
+    segment = folder.segments()[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:2], b"rubbish\n", *lines[2:4], *lines[5:]]))
+    with Archive(folder) as archive:
+        assert [damage.place.line for damage in archive.damage] == [3, 6]
+
+
 def test_what_lies_glued_in_a_damaged_line_is_read_all_the_same(folder: RunFolder) -> None:
     keep(folder, intent(), replied(), ended("ok"))
     segment = folder.segments()[0]

@@ -56,7 +56,7 @@ def test_folders_are_0700_and_files_0600_whatever_the_umask_says(tmp_path: Path)
     former = os.umask(0)
     try:
         folder = made(tmp_path / "run")
-        os.close(folder.take_lock())
+        folder.take_lock().release()
         with folder.replacing("dataset.jsonl.gz") as file:
             file.write(b"x")
     finally:
@@ -201,7 +201,7 @@ def test_a_run_that_nobody_runs_any_more_was_interrupted(tmp_path: Path) -> None
     lock = folder.take_lock()
     assert folder.state({"state": "running"}) == "running"
     assert folder.state({"state": "incomplete"}) == "running"
-    os.close(lock)
+    lock.release()
     assert folder.state({"state": "running"}) == "interrupted"
     assert folder.state({"state": "finished"}) == "finished"
 
