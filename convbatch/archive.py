@@ -59,6 +59,7 @@ _ATTEMPTS = (
     f"SELECT segment, start, length FROM records AS i WHERE kind = {_OUTCOME} OR (kind = {_INTENT} AND NOT EXISTS"
     f" (SELECT 1 FROM records AS o WHERE {_SAME_ATTEMPT} AND o.seq > i.seq)) ORDER BY seq"
 )
+_OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
 _ASKED_SINCE = f"SELECT target, COUNT(*) FROM records WHERE kind = {_INTENT} AND asked_at >= ? GROUP BY target"
 _UNSENT_SINCE = (
     f"SELECT i.target, COUNT(*) FROM records AS o CROSS JOIN records AS i ON {_SAME_ATTEMPT}"
@@ -246,6 +247,11 @@ class Archive:
     def attempt_records(self) -> Iterator[dict[str, Any]]:
         """Every `outcome`, and every `intent` that has none, in journal order."""
         return map(self._read, self._db.execute(_ATTEMPTS))
+
+    def has_reply(self, target: str) -> bool:
+        """Has this target ever given a complete reply in this run?"""
+        rows = self._db.execute(_OUTCOMES_OF_TARGET, (self._numbers.get(target, -1),))
+        return any(self._read(row)["class"] == "replied" for row in rows)
 
     def requests_since(self, at: float) -> dict[str, int]:
         """Requests since a moment (unix seconds) by target name, without those that never reached the wire."""

@@ -1,0 +1,449 @@
+"""The commands: parse, call one function, print. No logic worth testing without Typer lives here.
+
+Everything heavy (pandas, pyarrow, aiohttp, pydantic) is imported inside the command that needs it, so `--help` costs
+what a bare Typer app costs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args
+
+import typer
+
+from convbatch import __version__
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="convbatch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its locals would show keys
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help=(
+        "Replay scripted multi-turn dialogues against language models and collect what comes back.\n\n"
+        "Try it without a key, against the built-in simulator:\n\n"
+        "    convbatch run datasets/quickstart.jsonl\n\n"
+        "then, with the folder it names: convbatch table latest --wide reply"
+    ),
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """One place where exceptions become exit codes: ours without a traceback, a bug with one and exit 70."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ConvbatchError as error:
+            _complain(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever read our output has gone (`convbatch table … | head`): not an error, and no traceback at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception:  # noqa: BLE001  # the process's edge: what arrives here is our bug
+            _confess()
+            raise typer.Exit(EXIT_BUG) from None
+
+    return run
+
+
+def _complain(error: ConvbatchError) -> None:
+    from convbatch.redaction import redact
+    from convbatch.terminal import printable_lines
+
+    for problem in error.problems:
+        print(printable_lines(redact(f"error: {problem}")), file=sys.stderr)  # noqa: T201
+
+
+def _confess() -> None:
+    import traceback
+
+    from convbatch.redaction import redact
+
+    print(redact(traceback.format_exc()), file=sys.stderr, end="")  # noqa: T201
+    print("convbatch: this is a bug in convbatch; what was received is in the run folder", file=sys.stderr)  # noqa: T201
+
+
+def _split(ctx: typer.Context, param: Any, value: Any) -> Any:
+    """A list option given by its environment variable is comma-separated; on the command line it is repeated."""
+    variable = param.envvar
+    if value and ctx.get_parameter_source(param.name).name == "ENVIRONMENT":  # pyright: ignore[reportOptionalMemberAccess]  # None only for unknown names
+        return [item.strip() for item in os.environ[variable].split(",") if item.strip()]
+    return value
+
+
+def _listed(*names: str, help: str, metavar: str = "TEXT", panel: str | None = None) -> Any:
+    variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).lstrip("-").upper().replace("-", "_")
+    return typer.Option(
+        *names, help=help, envvar=variable, callback=_split, metavar=metavar, show_envvar=False, rich_help_panel=panel
+    )
+
+
+def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).split("/")[0].lstrip("-").upper().replace(
+        "-", "_"
+    )
+    return typer.Option(*names, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
+
+
+WHAT, LIMITS, RETRY, OUTPUT = "What is asked", "Limits", "Retry and stopping", "Output"
+
+Datasets = Annotated[list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET...")]
+RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
+Models = Annotated[
+    list[str] | None, _listed("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
+]
+Gateways = Annotated[
+    list[str] | None, _listed("-g", "--gateway", help="Ask every -m that names no gateway here.", panel=WHAT)
+]
+Config = Annotated[
+    Path | None, _option("-c", "--config", help="Configuration; default: convbatch.toml here.", panel=WHAT)
+]
+Concurrency = Annotated[
+    int | None, _option("-j", "--concurrency", min=1, help="In flight per target [16].", panel=LIMITS)
+]
+Rpm = Annotated[int | None, _option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS)]
+Tpm = Annotated[int | None, _option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS)]
+Rpd = Annotated[int | None, _option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)]
+MaxAttempts = Annotated[int | None, _option("--max-attempts", min=1, help="Unpaid tries per turn [5].", panel=RETRY)]
+AttemptTimeout = Annotated[
+    str | None, _option("--attempt-timeout", help="From send to last byte, e.g. 90s [600s].", panel=RETRY)
+]
+Deadline = Annotated[str | None, _option("--deadline", help="Stop admitting after this long, e.g. 2h.", panel=RETRY)]
+NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
+EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=VALUE lines.", panel=WHAT)]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"convbatch {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(name="run")
+@guarded
+def run_command(
+    ctx: typer.Context,
+    dataset: Datasets,
+    model: Models = None,
+    gateway: Gateways = None,
+    config: Config = None,
+    out: Annotated[
+        Path | None, _option("-o", "--out", help="Absent or empty folder [results/<time>-<name>].", panel=OUTPUT)
+    ] = None,
+    concurrency: Concurrency = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    repeats: Annotated[
+        int | None, _option("--repeats", "--epochs", min=1, help="Play every dialogue this often [1].", panel=WHAT)
+    ] = None,
+    limit: Annotated[
+        int | None, _option("-n", "--limit", min=1, help="The first N dialogues after --id and --tag.", panel=WHAT)
+    ] = None,
+    ids: Annotated[list[str] | None, _listed("--id", help="Only this dialogue (globs allowed).", panel=WHAT)] = None,
+    tags: Annotated[list[str] | None, _listed("--tag", help="Only dialogues with this tag.", panel=WHAT)] = None,
+    history: Annotated[
+        str | None, _option("--history", help="live | script | last: whose words are the model's [live].", panel=WHAT)
+    ] = None,
+    temperature: Annotated[float | None, _option("--temperature", help="Sampling temperature.", panel=WHAT)] = None,
+    max_output_tokens: Annotated[
+        int | None, _option("--max-output-tokens", min=1, help="Limit of one reply.", panel=WHAT)
+    ] = None,
+    seed: Annotated[int | None, _option("--seed", help="Repeat k sends seed + k - 1.", panel=WHAT)] = None,
+    thinking_budget: Annotated[
+        int | None, _option("--thinking-budget", min=-1, help="Thinking tokens; -1 = dynamic (gemini).", panel=WHAT)
+    ] = None,
+    param: Annotated[
+        list[str] | None, _listed("-p", "--param", help="a.b=value into the request body.", panel=WHAT)
+    ] = None,
+    max_attempts: MaxAttempts = None,
+    attempt_timeout: AttemptTimeout = None,
+    deadline: Deadline = None,
+    reuse: Annotated[
+        str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
+    ] = None,
+    no_progress: NoProgress = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Replay dialogues, turn by turn, against one or more models.
+
+    Example: convbatch run datasets/quickstart.jsonl -m gemini-2.5-flash -g google -g dmxapi --rpm 60
+    """
+    from convbatch import setup
+
+    asked = setup.RunOptions(
+        datasets=tuple(dataset),
+        models=tuple(model or ()),
+        gateways=tuple(gateway or ()),
+        config=config,
+        out=out,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        rpd=rpd,
+        repeats=repeats,
+        limit=limit,
+        ids=tuple(ids or ()),
+        tags=tuple(tags or ()),
+        history=history,
+        temperature=temperature,
+        max_output_tokens=max_output_tokens,
+        seed=seed,
+        thinking_budget=thinking_budget,
+        params=tuple(param or ()),
+        max_attempts=max_attempts,
+        attempt_timeout_s=setup.seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=setup.seconds(deadline, "--deadline"),
+        reuse=reuse,
+        progress=not no_progress,
+        env_file=env_file,
+        from_environment=_from_environment(ctx),
+    )
+    from convbatch.closing import start
+
+    raise typer.Exit(start(asked))
+
+
+@app.command()
+@guarded
+def resume(
+    run: RunArgument,
+    concurrency: Concurrency = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    max_attempts: MaxAttempts = None,
+    attempt_timeout: AttemptTimeout = None,
+    deadline: Deadline = None,
+    no_retry_errors: Annotated[
+        bool, _option("--no-retry-errors", help="Leave rows that ended in an error as they are.", panel=RETRY)
+    ] = False,
+    salvage: Annotated[
+        bool, _option("--salvage", help="Set damaged journal lines aside and re-open only their turns.", panel=RETRY)
+    ] = False,
+    no_progress: NoProgress = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Finish an interrupted or partly failed run; nothing finished is asked again.
+
+    Example: convbatch resume latest
+    """
+    from convbatch import setup
+
+    asked = setup.ResumeOptions(
+        run=run,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        rpd=rpd,
+        max_attempts=max_attempts,
+        attempt_timeout_s=setup.seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=setup.seconds(deadline, "--deadline"),
+        retry_errors=not no_retry_errors,
+        salvage=salvage,
+        progress=not no_progress,
+        env_file=env_file,
+    )
+    from convbatch.closing import go_on
+
+    raise typer.Exit(go_on(asked))
+
+
+def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
+    names: list[str] = []
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        if source is not None and source.name == "ENVIRONMENT":
+            names.append(str(param.envvar))
+    return tuple(names)
+
+
+@app.command()
+@guarded
+def validate(
+    dataset: Datasets,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: counts and every problem.")] = False,
+) -> None:
+    """Check dataset files: every problem, with its place and how to mend it. Exit 2 when there is any.
+
+    Example: convbatch validate datasets/quickstart.jsonl
+    """
+    from convbatch.linting import validation
+
+    raise typer.Exit(validation(dataset, as_json=json))
+
+
+@app.command()
+@guarded
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file of dialogues in any known form.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
+    from_format: Annotated[str | None, typer.Option("--from", help="Insist on this form instead of looking.")] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Take MT-Bench reference answers as scripted replies.")
+    ] = False,
+) -> None:
+    """Turn dialogues of another form (Gemini, OpenAI, ShareGPT, MT-Bench) into the canonical one.
+
+    Example: convbatch convert mt_bench_questions.jsonl mt.jsonl
+    """
+    from convbatch.dataset import convert as rewrite
+
+    written = rewrite(source, out, from_format=from_format, reference=reference)
+    print(f"{written} dialogue{'' if written == 1 else 's'} written to {out}", file=sys.stderr)  # noqa: T201
+
+
+@app.command()
+@guarded
+def table(
+    run: RunArgument,
+    wide: Annotated[
+        str | None,
+        typer.Option("--wide", metavar="VALUE", help="One column per target: reply | finish_reason | output_tokens."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write FILE.csv, FILE.parquet or FILE.json instead.")
+    ] = None,
+) -> None:
+    """The rows of a run, or with --wide the same dialogue side by side across targets.
+
+    Example: convbatch table latest --wide reply
+    """
+    from convbatch import show
+    from convbatch.tables import load
+
+    loaded = load(run)
+    if out is not None:
+        from convbatch.export import write_table
+
+        write_table(loaded.turn_rows() if wide is None else loaded.wide_rows(wide), out)
+    elif wide is None:
+        show.table(loaded)
+    else:
+        show.wide(loaded, wide)
+
+
+@app.command(name="show")
+@guarded
+def show_command(
+    run: RunArgument,
+    dialogue: Annotated[str | None, typer.Argument(metavar="[DIALOGUE]", help="One dialogue's id.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what did not end ok.")] = False,
+    target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
+) -> None:
+    """Transcripts in the terminal, targets side by side.
+
+    Example: convbatch show latest dates-zh
+    """
+    from convbatch import show
+    from convbatch.tables import load
+
+    show.transcript(load(run), dialogue, failed=failed, target=target)
+
+
+@app.command()
+@guarded
+def runs() -> None:
+    """Run folders under results/ with their state and how far they are."""
+    from convbatch import show
+    from convbatch.folder import list_runs
+    from convbatch.tables import RESULTS
+
+    show.runs(list_runs(RESULTS))
+
+
+@app.command()
+@guarded
+def doctor(
+    gateway: Gateways = None,
+    model: Models = None,
+    config: Config = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Check configuration and keys, list a gateway's models; with -m ask for at most 16 tokens.
+
+    Example: convbatch doctor -g google
+    """
+    from convbatch.doctor import examine
+
+    raise typer.Exit(examine(tuple(gateway or ()), tuple(model or ()), config=config, env_file=env_file))
+
+
+@app.command()
+@guarded
+def simulate(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    latency: Annotated[str, typer.Option("--latency", help="Before a reply, e.g. 50ms.")] = "0",
+    rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="Requests per minute, per key and model.")] = None,
+    tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="Tokens per minute, per key and model.")] = None,
+    rpd: Annotated[int | None, typer.Option("--rpd", min=1, help="Requests per day, per key and model.")] = None,
+    limit_model: Annotated[
+        str, typer.Option("--limit-model", help="How the server counts: fixed | sliding | bucket | quantised.")
+    ] = "sliding",
+    faults: Annotated[Path | None, typer.Option("--faults", help="A script of what goes wrong when.")] = None,
+    script: Annotated[
+        list[Path] | None, typer.Option("--script", help="Datasets whose scripted replies sim-good gives.")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Write every request here as JSON lines.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, model and history: same answer.")] = 0,
+) -> None:
+    """Run the simulator as a server that speaks the Gemini and OpenAI wires; ends with Ctrl-C.
+
+    Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
+    """
+    from convbatch.setup import seconds
+    from convbatch.simulator.faults import FaultError
+    from convbatch.simulator.limits import LimitModel
+    from convbatch.simulator.script import ScriptError
+    from convbatch.simulator.server import serve
+
+    known = get_args(LimitModel)
+    if limit_model not in known:
+        raise SetupError(f"unknown limit model {limit_model!r}", hint=did_you_mean(limit_model, known))
+    try:
+        serve(
+            port=port,
+            latency_s=0.0 if latency == "0" else seconds(latency, "--latency") or 0.0,
+            rpm=rpm,
+            tpm=tpm,
+            rpd=rpd,
+            limit_model=cast("LimitModel", limit_model),
+            faults=faults,
+            script=script or [],
+            ledger=ledger,
+            seed=seed,
+        )
+    except (FaultError, ScriptError, OSError) as error:
+        raise SetupError(f"the simulator cannot start: {error}") from None

@@ -1,0 +1,135 @@
+"""What a person sees before and after a sitting: the plan, the closing table, the exact next command, the exit code.
+
+The sitting itself is `session.py`. The plan and all notes go to stderr, the closing table to stdout.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from convbatch.config import Target, in_flight
+from convbatch.errors import ConvbatchError, JournalError
+from convbatch.folder import RunFolder
+from convbatch.session import EXIT_BUG, Ending, Sitting, play
+from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
+from convbatch.terminal import printable_lines
+
+if TYPE_CHECKING:
+    from convbatch.config import Limits
+
+EXIT_JOURNAL = 5
+
+
+def start(options: RunOptions) -> int:
+    """`convbatch run`: the exit code."""
+    sitting = for_run(options)
+    _say(_plan_lines(sitting, options))
+    return _finish(sitting)
+
+
+def go_on(options: ResumeOptions) -> int:
+    """`convbatch resume`: the exit code."""
+    sitting = for_resume(options)
+    for path in changed_sources(sitting.meta):
+        _say(
+            [
+                f"note: {path} has changed since this run copied it; the run goes on with its copy",
+                f"      for the new content: convbatch run {shlex.quote(path)} --reuse {_shown(sitting.folder)}",
+            ]
+        )
+    return _finish(sitting)
+
+
+def _finish(sitting: Sitting) -> int:
+    try:
+        ending = play(sitting)
+    except JournalError as error:
+        _complain(error)
+        return EXIT_JOURNAL
+    code = ending.exit_code
+    for bug in ending.bugs[:3]:
+        _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
+    try:
+        _closing_table(sitting)
+    except JournalError as error:
+        _complain(error)
+        _say(["the journal is whole: any reader rebuilds the table from it"])
+        code = code if code == EXIT_BUG else EXIT_JOURNAL
+    _say(_last_words(sitting, ending))
+    return code
+
+
+def _closing_table(sitting: Sitting) -> None:
+    from convbatch import show
+    from convbatch.tables import load, write_turns
+
+    write_turns(sitting.folder)
+    show.summary(load(sitting.folder.path).summary(), checks=sitting.meta["checks"])
+
+
+def _plan_lines(sitting: Sitting, options: RunOptions) -> list[str]:
+    meta = sitting.meta
+    dataset = meta["dataset"]
+    repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
+    lines = [
+        f"{dataset['dialogues']} dialogues, {dataset['asked_turns']} turns x {len(sitting.targets)} targets{repeats}"
+        f" = {meta['planned']['rows']} rows; history {meta['history']}"
+    ]
+    lines += [f"  {target.name}: {_target_line(target, sitting)}" for target in sitting.targets]
+    if not options.models and not options.gateways and all(target.simulated for target in sitting.targets):
+        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
+    if meta["checks"]:
+        lines.append(f"  {meta['checks']} checks are carried along; this version does not judge them yet")
+    for target in sitting.targets:
+        if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
+            lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
+    if options.from_environment:
+        lines.append(f"  options from the environment: {', '.join(options.from_environment)}")
+    return [*lines, f"  folder: {_shown(sitting.folder)}"]
+
+
+def _target_line(target: Target, sitting: Sitting) -> str:
+    gateway = target.gateway
+    parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
+    parts.append(f"up to {in_flight(gateway.limits, sitting.rules.concurrency)} in flight")
+    parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
+    return ", ".join(parts)
+
+
+def _limits_text(limits: Limits) -> str:
+    named = (("rpm", limits.rpm), ("tpm", limits.tpm), ("rpd", limits.rpd))
+    parts = [f"{name} {value}" for name, value in named if value is not None]
+    parts += [f"{rate.count}/{rate.window_s:g}s" for rate in limits.rates]
+    return ", ".join(parts)
+
+
+def _last_words(sitting: Sitting, ending: Ending) -> list[str]:
+    shown = _shown(sitting.folder)
+    lines = [f"{target} is parked: {reason}" for target, reason in ending.parked.items()]
+    lines.append(f"run folder: {shown}")
+    if ending.open_turns:
+        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
+        lines.append(f"{why}{ending.open_turns} of {sitting.meta['planned']['rows']} turns are open; finish them with:")
+        lines.append(f"  convbatch resume {shown}")
+    else:
+        several = len(sitting.targets) > 1
+        lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
+    return lines
+
+
+def _shown(folder: RunFolder) -> str:
+    return shlex.quote(str(folder.path))
+
+
+def _say(lines: Sequence[str]) -> None:
+    from convbatch.redaction import redact
+
+    for line in lines:
+        print(printable_lines(redact(line)), file=sys.stderr, flush=True)  # noqa: T201  # notes are this file's job
+
+
+def _complain(error: ConvbatchError) -> None:
+    _say([f"error: {problem}" for problem in error.problems])

@@ -1,0 +1,63 @@
+"""`convbatch validate`: every problem of a dataset as it is found, then counts.
+
+What a problem is, is decided in `reader.py`; here it is printed, in memory that does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convbatch.dataset import scan
+from convbatch.errors import Problem
+from convbatch.progress import ReadingBar
+from convbatch.terminal import printable_lines
+
+EXIT_PROBLEMS = 2
+
+
+def validation(paths: Sequence[Path], *, as_json: bool) -> int:
+    """Print what is wrong with dataset files.
+
+    Args:
+        paths: Dataset files.
+        as_json: Problems and counts as one JSON object on stdout instead of text.
+
+    Returns:
+        The exit code: 2 with any problem, else 0.
+    """
+    listed: list[dict[str, Any]] = []
+    with ReadingBar() as bar:
+        found = scan(paths, on_progress=bar.show)
+        for item in found:
+            if not isinstance(item, Problem):
+                continue
+            if as_json:
+                listed.append(_plain(item))
+            else:
+                print(printable_lines(f"error: {item}"), file=sys.stderr)  # noqa: T201
+    counts = {"dialogues": found.dialogues, "turns": found.turns, "problems": found.problems}
+    if not found.problems and not found.dialogues:
+        counts["problems"] = 1
+    if as_json:
+        print(json.dumps({"valid": not counts["problems"], **counts, "listed": listed}, ensure_ascii=False))  # noqa: T201
+    elif not found.problems:
+        print(f"{found.dialogues} dialogues, {found.turns} turns to ask: valid")  # noqa: T201
+    else:
+        print(f"{found.problems} problems; {found.dialogues} dialogues are well-formed", file=sys.stderr)  # noqa: T201
+    return EXIT_PROBLEMS if counts["problems"] else 0
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "path": None if place is None else place.path,
+        "line": None if place is None else place.line,
+        "field": None if place is None else place.field,
+        "what": problem.what,
+        "found": problem.found,
+        "hint": problem.hint,
+    }

@@ -1,0 +1,285 @@
+"""One sitting at a run folder: from options to a folder that is closed in good order.
+
+It joins the parts (journal, gates, clients, runner) and owns signals and exit codes. What the options mean and what is checked before
+anything is sent is `setup.py`; limits, retries and wire formats are decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from convbatch import __version__
+
+if TYPE_CHECKING:
+    from convbatch.archive import Archive
+    from convbatch.config import Limits, Target
+    from convbatch.folder import RunFolder
+    from convbatch.outside import Outside
+    from convbatch.plan import Conversation
+    from convbatch.progress import Progress
+    from convbatch.runner import Lane, Rules, Runner
+
+EXIT_OK, EXIT_INCOMPLETE, EXIT_BUG, EXIT_INTERRUPTED = 0, 3, 70, 130
+SIGTERM_GRACE_S = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sitting:
+    """Everything decided before the first request."""
+
+    folder: RunFolder
+    meta: Mapping[str, Any]
+    """What stands in `run.json`."""
+    targets: tuple[Target, ...]
+    env: Mapping[str, str]
+    """Where keys come from; never written anywhere."""
+    rules: Rules
+    resumed: bool = False
+    salvage: bool = False
+    reuse: RunFolder | None = None
+    progress: bool = True
+    handle_signals: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a sitting ended."""
+
+    exit_code: int
+    reason: str
+    open_turns: int = 0
+    """Rows still `pending` or `error`."""
+    parked: Mapping[str, str] = field(default_factory=dict)
+    bugs: tuple[str, ...] = ()
+
+
+def play(sitting: Sitting) -> Ending:
+    """Play a sitting on an event loop of its own; uvloop where it is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        new_event_loop = None
+    with asyncio.Runner(loop_factory=new_event_loop) as loop:
+        return loop.run(sit(sitting))
+
+
+async def sit(sitting: Sitting) -> Ending:
+    """Play what is open in the folder, then close the journal and write `run.json` and the table.
+
+    Raises:
+        SetupError: The folder is in use.
+        JournalDamaged: The journal needs `--salvage`.
+        JournalError: The journal could not be written; what was acknowledged stands.
+    """
+    from convbatch.archive import Archive
+    from convbatch.journal import Journal
+    from convbatch.outside import Outside
+    from convbatch.progress import Progress
+    from convbatch.runner import Runner
+
+    outside = Outside()
+    journal = Journal.open(sitting.folder, outside=outside, version=__version__, salvage=sitting.salvage)
+    async with AsyncExitStack() as stack:
+        stack.callback(journal.release)
+        sitting.folder.write_meta({**sitting.meta, "state": "running"})
+        progress = Progress(sitting.meta["planned"]["rows"], enabled=sitting.progress)
+        stack.callback(progress.close)
+        for note in journal.notes:
+            progress.note(note)
+        past = stack.enter_context(Archive(sitting.folder)) if sitting.resumed else None
+        reuse = None
+        if sitting.reuse is not None:
+            reuse = (sitting.reuse.name, stack.enter_context(Archive(sitting.reuse)))
+        lanes = await _lanes(sitting, stack, outside, past, progress)
+        runner = Runner(
+            lanes=lanes,
+            rules=sitting.rules,
+            journal=journal,
+            outside=outside,
+            listener=progress,
+            past=past,
+            reuse=reuse,
+        )
+        with _signals(runner, progress) if sitting.handle_signals else nullcontext():
+            watch = asyncio.create_task(_watch(runner, progress))
+            try:
+                await runner.play({lane.target.name: _plan(sitting, lane.target) for lane in lanes})
+            finally:
+                watch.cancel()
+        ending = _ending(sitting, runner)
+        await journal.close({"reason": ending.reason, "parked": dict(ending.parked)})
+    sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
+    return ending
+
+
+def _ending(sitting: Sitting, runner: Runner) -> Ending:
+    rows = sitting.meta["planned"]["rows"]
+    closed = sum(n for lane in runner.lanes for status, n in lane.counts.items() if status != "error")
+    parked = {lane.target.name: lane.parked for lane in runner.lanes if lane.parked is not None}
+    reason: str = runner.reason
+    if reason == "finished" and closed < rows:
+        reason = "incomplete"
+    if runner.bugs:
+        code = EXIT_BUG
+    elif runner.reason == "interrupted":
+        code = EXIT_INTERRUPTED
+    else:
+        code = EXIT_OK if closed >= rows else EXIT_INCOMPLETE
+    return Ending(exit_code=code, reason=reason, open_turns=rows - closed, parked=parked, bugs=tuple(runner.bugs))
+
+
+def _state(ending: Ending) -> str:
+    if ending.open_turns == 0:
+        return "finished"
+    return "interrupted" if ending.reason == "interrupted" else "incomplete"
+
+
+async def _lanes(
+    sitting: Sitting, stack: AsyncExitStack, outside: Outside, past: Archive | None, progress: Progress
+) -> list[Lane]:
+    """Gates, connection pools and clients; targets that share a quota owner share gate and pool."""
+    from convbatch.auth import key_for, proxy_for, secrets_of
+    from convbatch.config import in_flight, merge_limits
+    from convbatch.gateway import AiohttpTransport, Client
+    from convbatch.limiter import Gate
+    from convbatch.redaction import Redactor, watch
+    from convbatch.retry import Standing
+    from convbatch.runner import Lane
+
+    secrets = secrets_of((target.gateway for target in sitting.targets), sitting.env)
+    watch(secrets)
+    redactor = Redactor(secrets)
+    simulator_url = await _embedded_simulator(sitting, stack)
+    shared: dict[tuple[str, str, str], list[Target]] = {}
+    for target in sitting.targets:
+        shared.setdefault(target.quota_owner, []).append(target)
+    lanes: dict[str, Lane] = {}
+    for targets in shared.values():
+        gateway = targets[0].gateway
+        limits = merge_limits(target.gateway.limits for target in targets)
+        cap = sum(in_flight(target.gateway.limits, sitting.rules.concurrency) for target in targets)
+        past_requests = _used_today(targets, limits, past, outside)
+        gate = Gate(
+            clock=outside.clock,
+            concurrency=cap,
+            rates=_rates(limits),
+            tpm=limits.tpm,
+            rpd=limits.rpd,
+            rpd_resets=limits.rpd_resets,
+            used_today=past_requests,
+            jitter_s=limits.jitter_s,
+            on_change=_named_notes(progress, targets[0].name),
+        )
+        transport = AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, sitting.env))
+        stack.push_async_callback(transport.close)
+        for target in targets:
+            quiet = redactor.marking() if target.gateway.auth == "none" else redactor
+            lanes[target.name] = Lane(
+                target=target,
+                client=Client(
+                    target,
+                    key_for(target.gateway, sitting.env),
+                    transport=transport,
+                    redactor=quiet,
+                    clock=outside.clock,
+                    simulator_url=simulator_url,
+                ),
+                gate=gate,
+                standing=Standing(answered=_has_answered(past, target)),
+                places=in_flight(target.gateway.limits, sitting.rules.concurrency),
+            )
+    return [lanes[target.name] for target in sitting.targets]
+
+
+def _has_answered(past: Archive | None, target: Target) -> bool:
+    return past is not None and past.has_reply(target.name)
+
+
+def _rates(limits: Limits) -> list[tuple[int, float]]:
+    rates = [(rate.count, rate.window_s) for rate in limits.rates]
+    return rates if limits.rpm is None else [(limits.rpm, 60.0), *rates]
+
+
+def _used_today(targets: Sequence[Target], limits: Limits, past: Archive | None, outside: Outside) -> int:
+    """Requests of this run folder since the quota day began."""
+    from convbatch.quota import day_bounds
+
+    if past is None or limits.rpd is None:
+        return 0
+    begins, _ = day_bounds(limits.rpd_resets, outside.clock.wall())
+    sent = past.requests_since(begins)
+    return sum(sent.get(target.name, 0) for target in targets)
+
+
+def _named_notes(progress: Progress, name: str) -> Callable[[str], None]:
+    return lambda text: progress.note(f"{name}: {text}")
+
+
+async def _embedded_simulator(sitting: Sitting, stack: AsyncExitStack) -> str | None:
+    if not any(target.simulated for target in sitting.targets):
+        return None
+    from convbatch.simulator.ledger import Ledger
+    from convbatch.simulator.script import Script
+    from convbatch.simulator.server import Server
+    from convbatch.simulator.world import World
+
+    world = World(
+        seed=sitting.meta["simulator"]["seed"],
+        script=Script.load(sitting.folder.dataset),
+        ledger=Ledger(history=False, keep=False),
+    )
+    server = await stack.enter_async_context(Server(world))
+    return server.url
+
+
+def _plan(sitting: Sitting, target: Target) -> Iterator[Conversation]:
+    from convbatch.dataset import read_copy
+    from convbatch.plan import conversations
+
+    return conversations(read_copy(sitting.folder.dataset), target, sitting.rules.repeats)
+
+
+async def _watch(runner: Runner, progress: Progress) -> None:
+    """Tell the progress line, a few times a second, what everyone waits for."""
+    while True:
+        waits = [
+            f"{lane.target.name}: {why}"
+            for lane in runner.lanes
+            if lane.parked is None and (why := lane.gate.why_waiting())
+        ]
+        progress.refresh(asyncio.get_running_loop().time(), waits)
+        await asyncio.sleep(0.2)
+
+
+@contextmanager
+def _signals(runner: Runner, progress: Progress) -> Generator[None]:
+    """First Ctrl-C: finish what is in flight. Second: abandon it. SIGTERM and SIGHUP: 25 s, then abandon."""
+    loop = asyncio.get_running_loop()
+
+    def on_interrupt() -> None:
+        if runner.reason == "interrupted":
+            loop.remove_signal_handler(signal.SIGINT)  # a third one ends the process as it would any other
+            progress.note("abandoning what is in flight; it is listed as possibly paid")
+            runner.abandon()
+        else:
+            progress.note("stopping: what is in flight is finished and kept; Ctrl-C again abandons it")
+            runner.stop("interrupted")
+
+    def on_terminate() -> None:
+        progress.note(f"stopping: what is in flight has {SIGTERM_GRACE_S:.0f} s")
+        runner.stop("interrupted")
+        loop.call_later(SIGTERM_GRACE_S, runner.abandon)
+
+    loop.add_signal_handler(signal.SIGINT, on_interrupt)
+    loop.add_signal_handler(signal.SIGTERM, on_terminate)
+    loop.add_signal_handler(signal.SIGHUP, on_terminate)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,314 @@
+"""From options to a `Sitting`: everything that can be wrong is found here, before the first request.
+
+Configuration, keys, dataset and folder are read and checked in the order that wastes least of a person's time; nothing is sent. How a
+sitting is played is `session.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbatch import __version__
+from convbatch.config import (
+    Config,
+    Overrides,
+    Target,
+    effective_settings,
+    parse_params,
+    resolve_targets,
+    target_from_plain,
+    target_to_plain,
+)
+from convbatch.dialogue import HistoryMode, Message, Settings, text_part
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.folder import RunFolder, default_name, find_run
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import Ask, CannotCarry
+from convbatch.runner import Rules
+from convbatch.session import Sitting
+
+if TYPE_CHECKING:
+    from convbatch.dataset import CopyReport
+
+RESULTS = Path("results")
+HISTORIES: tuple[HistoryMode, ...] = ("live", "script", "last")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What `convbatch run` was asked; None = not said, the configuration or the default decides."""
+
+    datasets: tuple[Path, ...]
+    models: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    config: Path | None = None
+    out: Path | None = None
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+    repeats: int | None = None
+    limit: int | None = None
+    ids: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    history: str | None = None
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    thinking_budget: int | None = None
+    params: tuple[str, ...] = ()
+    max_attempts: int | None = None
+    attempt_timeout_s: float | None = None
+    deadline_s: float | None = None
+    reuse: str | None = None
+    progress: bool = True
+    env_file: Path | None = None
+    from_environment: tuple[str, ...] = ()
+    """Environment variables that stood in for options; printed in the plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeOptions:
+    """What `convbatch resume` was asked."""
+
+    run: str
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+    max_attempts: int | None = None
+    attempt_timeout_s: float | None = None
+    deadline_s: float | None = None
+    retry_errors: bool = True
+    salvage: bool = False
+    progress: bool = True
+    env_file: Path | None = None
+
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str | None, option: str) -> float | None:
+    """A duration as people write it: 90, 90s, 1.5m, 2h.
+
+    Raises:
+        SetupError: Not a positive duration.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text)
+    value = float(match[1]) * _UNITS.get(match[2], math.nan) if match else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise SetupError(f"{option} needs a duration", found=repr(text), hint="write 90s, 15m or 2h")
+    return value
+
+
+def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
+    """A new run: folder made, dataset copied into it, nothing sent.
+
+    Raises:
+        SetupError: Names, limits, keys or folders that cannot work.
+        InputError: A dataset or configuration that cannot be read.
+    """
+    from convbatch.auth import keys_for, with_env_file
+
+    config = _config(options.config)
+    overrides = Overrides(
+        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
+    )
+    targets = resolve_targets(options.models, options.gateways, config, overrides)
+    env = with_env_file(os.environ, options.env_file)
+    keys_for((target.gateway for target in targets), env)
+    command_line = _command_line(options)
+    _refuse_uncarried(targets, command_line)
+    rules = Rules(
+        history=_history(options.history or config.run.history or "live"),
+        repeats=options.repeats or config.run.repeats or 1,
+        concurrency=options.concurrency or config.run.concurrency,
+        max_attempts=options.max_attempts or config.run.max_attempts or 5,
+        command_line=command_line,
+        deadline_s=options.deadline_s,
+    )
+    reuse = None if options.reuse is None else RunFolder.open(find_run(options.reuse, RESULTS))
+    folder, meta = _furnish(options, config, targets, rules)
+    return Sitting(
+        folder=folder,
+        meta=meta,
+        targets=targets,
+        env=env,
+        rules=rules,
+        reuse=reuse,
+        progress=options.progress,
+        handle_signals=handle_signals,
+    )
+
+
+def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sitting:
+    """An existing run: everything but keys comes from its folder.
+
+    Raises:
+        SetupError: No such run, missing keys, or a `run.json` that cannot be used.
+    """
+    from convbatch.auth import keys_for, with_env_file
+
+    folder = RunFolder.open(find_run(options.run, RESULTS))
+    meta = folder.read_meta()
+    overrides = Overrides(
+        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
+    )
+    targets = tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"])
+    env = with_env_file(os.environ, options.env_file)
+    keys_for((target.gateway for target in targets), env)
+    rules = Rules(
+        history=meta["history"],
+        repeats=meta["repeats"],
+        concurrency=options.concurrency or meta["options"].get("concurrency"),
+        max_attempts=options.max_attempts or meta["options"]["max_attempts"],
+        command_line=Settings.from_plain(meta["settings"]),
+        retry_errors=options.retry_errors,
+        deadline_s=options.deadline_s,
+    )
+    return Sitting(
+        folder=folder,
+        meta=meta,
+        targets=targets,
+        env=env,
+        rules=rules,
+        resumed=True,
+        salvage=options.salvage,
+        progress=options.progress,
+        handle_signals=handle_signals,
+    )
+
+
+def changed_sources(meta: Mapping[str, Any]) -> list[str]:
+    """Original dataset files that are no longer what this run copied; a file that is gone has no effect and is not named."""
+    from convbatch.dataset import source_of
+
+    changed: list[str] = []
+    for source in meta["dataset"]["sources"]:
+        path = Path(source["path"])
+        if path.is_file() and source_of(path).sha256 != source["sha256"]:
+            changed.append(source["path"])
+    return changed
+
+
+def _over(overrides: Overrides, target: Target) -> Target:
+    return Target(model=target.model, gateway=overrides.over(target.gateway))
+
+
+def _config(path: Path | None) -> Config:
+    from convbatch.configfile import load_config
+
+    return load_config(path)
+
+
+def _history(text: str) -> HistoryMode:
+    for mode in HISTORIES:
+        if text == mode:
+            return mode
+    raise SetupError(f"unknown history mode {text!r}", hint=did_you_mean(text, HISTORIES))
+
+
+def _command_line(options: RunOptions) -> Settings:
+    extra = parse_params(options.params)
+    return Settings(
+        temperature=options.temperature,
+        max_output_tokens=options.max_output_tokens,
+        seed=options.seed,
+        thinking_budget=options.thinking_budget,
+        extra=extra or None,
+    )
+
+
+def _refuse_uncarried(targets: Iterable[Target], command_line: Settings) -> None:
+    """Settings a target's protocol has no words for are an error now, not a failed row later."""
+    question = (Message(role="user", parts=(text_part("?"),)),)
+    for target in targets:
+        settings = effective_settings(command_line=command_line, target=target.gateway.settings)
+        ask = Ask(model=target.model, messages=question, settings=settings)
+        try:
+            PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
+        except CannotCarry as limit:
+            raise SetupError(
+                f"{target.name}: {limit}", hint="leave the setting out, or ask this target in a run of its own"
+            ) from None
+
+
+def _furnish(
+    options: RunOptions, config: Config, targets: Sequence[Target], rules: Rules
+) -> tuple[RunFolder, dict[str, Any]]:
+    from convbatch.dataset import Selection, write_copy
+    from convbatch.progress import ReadingBar
+
+    _refuse_occupied(options.out)
+    selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
+    with tempfile.TemporaryDirectory(prefix="convbatch-") as aside, ReadingBar(enabled=options.progress) as bar:
+        copy = Path(aside) / "dataset.jsonl.gz"
+        report = write_copy(options.datasets, selection, copy, rules.history, on_progress=bar.show)
+        started = datetime.now(UTC)
+        folder = _new_folder(options, started)
+        with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
+            shutil.copyfileobj(source, kept, 1 << 20)
+    meta = _meta(options, config, targets, rules, folder, report, selection.to_plain(), started)
+    folder.write_meta(meta)
+    return folder, meta
+
+
+def _refuse_occupied(out: Path | None) -> None:
+    # A large dataset takes a minute to validate: a folder that cannot be used is better known before.
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        RunFolder.create(out)
+
+
+def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
+    if options.out is not None:
+        return RunFolder.create(options.out)
+    stem = options.datasets[0].name.split(".")[0]
+    return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
+
+
+def _meta(
+    options: RunOptions,
+    config: Config,
+    targets: Sequence[Target],
+    rules: Rules,
+    folder: RunFolder,
+    report: CopyReport,
+    selection: Mapping[str, Any],
+    started: datetime,
+) -> dict[str, Any]:
+    per_target = report.asked_turns * rules.repeats
+    return {
+        "run": folder.name,
+        "convbatch": __version__,
+        "python": platform.python_version(),
+        "created_at": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "state": "running",
+        "config": config.path,
+        "dataset": {
+            "sources": [{"path": s.path, "size": s.size, "sha256": s.sha256} for s in report.sources],
+            "sha256": report.sha256,
+            "dialogues": report.dialogues,
+            "asked_turns": report.asked_turns,
+            "selection": dict(selection),
+        },
+        "history": rules.history,
+        "repeats": rules.repeats,
+        "settings": rules.command_line.to_plain(),
+        "options": {"concurrency": rules.concurrency, "max_attempts": rules.max_attempts, "reuse": options.reuse},
+        "targets": [target_to_plain(target) for target in targets],
+        "planned": {"rows": per_target * len(targets), "per_target": per_target},
+        "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
+        "checks": report.checks,
+    }

@@ -1,0 +1,100 @@
+"""What tests share: the simulator on a loopback port, the command as a process, and no way out to the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convbatch.simulator.server import Server, serve_in_thread
+from convbatch.simulator.world import World
+
+QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        host = str(args[1][0])
+        if not host.startswith(LOOPBACK):
+            raise AssertionError(f"a test tried to reach {host}")
+
+
+sys.addaudithook(_refuse_the_network)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Finished]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """An environment without keys, proxies or options of the person who runs the tests."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("CONVBATCH_") and not k.endswith(("_KEY", "_PROXY", "_proxy"))}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", **more}
+
+
+@pytest.fixture
+def convbatch(tmp_path: Path) -> Command:
+    """The command as a user starts it, in an empty folder: `convbatch("run", "d.jsonl", KEY="…")`."""
+
+    def run(*args: str | Path, cwd: Path = tmp_path, timeout: float = 60, **env: str) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", "convbatch", *map(str, args)],
+            cwd=cwd,
+            env=environment(**env),
+            capture_output=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def simulator() -> Iterator[Callable[[World], Server]]:
+    """Start simulators that end with the test."""
+    with ExitStack() as stack:
+        yield lambda world: stack.enter_context(serve_in_thread(world))
+
+
+def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = "", **keys: Any) -> str:
+    """A configuration with a gateway `sim-<wire>` for each wire at this simulator."""
+    tables: list[str] = []
+    for wire in wires:
+        base = f"{url}/v1" if wire == "openai" else url
+        values: dict[str, Any] = {"protocol": wire, "base_url": base, "auth": "none", **keys}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        tables.append("\n".join([f"[gateways.at-{wire}]", *lines]))
+    return "\n\n".join([*tables, models])
+
+
+def write_dataset(path: Path, dialogues: int, turns: int, *, scripted: bool = True) -> Path:
+    """Small dialogues whose every text names its dialogue and turn, so that a crossed history shows."""
+    with path.open("w", encoding="utf-8") as file:
+        for d in range(dialogues):
+            lines: list[dict[str, Any]] = []
+            for t in range(1, turns + 1):
+                turn: dict[str, Any] = {"user": f"question {t} of dialogue {d}"}
+                if scripted:
+                    turn["assistant"] = f"answer {t} of dialogue {d}"
+                lines.append(turn)
+            file.write(json.dumps({"id": f"d{d:05}", "turns": lines}) + "\n")
+    return path
