@@ -1,0 +1,473 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.limiter import Gate
+from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
+from convbatch.retry import (
+    MOST_THROTTLED,
+    GiveUp,
+    ParkNow,
+    SendAgain,
+    Signal,
+    Standing,
+    Step,
+    Tries,
+    attempt_class,
+    next_step,
+    signal,
+)
+from convbatch.simulator.virtual import VirtualClock, run
+
+REPLY = Attempt(
+    outcome=Reply(text="hi", finish_reason="stop", finish_reason_raw="STOP"), cls="replied", http_status=200
+)
+
+
+def failed(kind: ErrorKind, status: int | None = None, *, sent: bool = True, **more: Any) -> Attempt:
+    """An attempt as the client makes it: the class comes from `attempt_class`."""
+    own = {name: more.pop(name) for name in ("own_timeout", "certificate") if name in more}
+    fields: dict[str, Any] = {"retryable": True, "structured": True, **more}
+    failure = Failure(kind=kind, message="what the gateway said", **fields)
+    cls = attempt_class(failure, http_status=status, sent=sent, **own)
+    return Attempt(outcome=failure, cls=cls, http_status=status)
+
+
+def an_answered_target() -> Standing:
+    standing = Standing()
+    standing.note(REPLY, sent_at=0.0, is_probe=False, now=1.0, held_s=0.0)
+    return standing
+
+
+FRESH = Tries()
+
+
+def decide(attempt: Attempt, tries: Tries = FRESH, standing: Standing | None = None, **more: Any) -> Step | None:
+    values: dict[str, Any] = {"max_attempts": 5, "now": 10.0, "draw": 0.5, **more}
+    return next_step(attempt, tries, standing or an_answered_target(), **values)
+
+
+# -- was it possibly paid?
+
+HTML = {"structured": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "more", "cls"),
+    [
+        # Not sent.
+        ("connection", None, {"sent": False}, "not_sent"),
+        ("timeout", None, {"sent": False, "own_timeout": True}, "not_sent"),
+        ("connection", None, {"certificate": True}, "not_sent"),
+        # Refused.
+        ("rate_limit", 429, {}, "refused"),
+        ("rate_limit", 429, HTML, "refused"),
+        ("overloaded", 429, {}, "refused"),
+        ("server_error", 500, {}, "refused"),
+        ("overloaded", 503, {}, "refused"),
+        ("overloaded", 529, {}, "refused"),
+        ("rate_limit", 503, {}, "refused"),
+        # Ambiguous.
+        ("timeout", 408, {}, "ambiguous"),
+        ("server_error", 502, {}, "ambiguous"),
+        ("timeout", 504, {}, "ambiguous"),
+        *[("server_error", status, {}, "ambiguous") for status in (520, 521, 522, 523, 524)],
+        ("server_error", 500, HTML, "ambiguous"),
+        ("overloaded", 503, HTML, "ambiguous"),
+        ("overloaded", 529, HTML, "ambiguous"),
+        ("server_error", 507, {}, "ambiguous"),
+        ("empty_response", 500, {}, "ambiguous"),
+        ("connection", None, {}, "ambiguous"),
+        ("connection", 200, HTML, "ambiguous"),
+        ("bad_response", 200, HTML, "ambiguous"),
+        ("stream_truncated", 200, HTML, "ambiguous"),
+        ("empty_response", 200, {}, "ambiguous"),
+        ("connection", 503, HTML, "ambiguous"),
+        # Our own timeout.
+        ("timeout", None, {"own_timeout": True}, "timeout"),
+        ("timeout", 200, {"own_timeout": True}, "timeout"),
+        # Final.
+        ("bad_response", 302, HTML, "final"),
+        ("invalid_request", 400, {}, "final"),
+        ("invalid_request", 409, {}, "final"),
+        ("auth", 400, {}, "final"),
+        ("auth", 401, HTML, "final"),
+        ("quota", 402, {}, "final"),
+        ("permission", 403, {}, "final"),
+        ("not_found", 404, {}, "final"),
+        ("invalid_request", 413, {}, "final"),
+        ("invalid_request", 422, {}, "final"),
+        ("quota", 429, {}, "final"),
+        ("not_found", 503, {}, "final"),
+        ("quota", 500, {}, "final"),
+        ("invalid_request", 501, {}, "final"),
+        ("server_error", 501, {}, "final"),
+    ],
+    ids=str,
+)
+def test_the_class_of_an_answer(kind: ErrorKind, status: int | None, more: dict[str, Any], cls: AttemptClass):
+    assert failed(kind, status, **more).cls == cls
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "more", "cls"),
+    [
+        ("rate_limit", "RESOURCE_EXHAUSTED", {}, "refused"),
+        ("rate_limit", 429, {}, "refused"),
+        ("quota", "insufficient_quota", {}, "final"),
+        ("auth", "invalid_api_key", {}, "final"),
+        ("not_found", "model_not_found", {}, "final"),
+        ("invalid_request", 400, {}, "final"),
+        ("content_filter", "prompt_blocked", {}, "final"),
+        ("overloaded", "UNAVAILABLE", {}, "refused"),
+        ("server_error", "INTERNAL", {}, "refused"),
+        ("server_error", "server_error", {}, "refused"),
+        ("server_error", "500", {}, "refused"),
+        ("server_error", 502, {}, "ambiguous"),
+        ("timeout", "DEADLINE_EXCEEDED", {}, "ambiguous"),
+        ("timeout", 504, {}, "ambiguous"),
+        ("server_error", "bad_response", {}, "ambiguous"),
+        ("server_error", None, {}, "ambiguous"),
+        ("server_error", 0, {}, "ambiguous"),
+        ("overloaded", "UNAVAILABLE", {"text": "half a rep"}, "ambiguous"),
+        ("server_error", 500, {"usage": Usage(output_tokens=3, source="partial")}, "ambiguous"),
+    ],
+    ids=str,
+)
+def test_an_error_object_inside_a_200_counts_as_its_inner_code(
+    kind: ErrorKind, code: str | int | None, more: dict[str, Any], cls: AttemptClass
+):
+    assert failed(kind, 200, code=code, **more).cls == cls
+
+
+# -- what becomes of the turn
+
+
+@pytest.mark.parametrize(
+    ("attempt", "tries"),
+    [
+        pytest.param(failed("connection", sent=False), Tries(counted=1), id="no connection"),
+        pytest.param(failed("server_error", 500), Tries(counted=1), id="refused by a 500"),
+        pytest.param(failed("overloaded", 503), Tries(counted=1), id="refused by a 503"),
+        pytest.param(failed("connection"), Tries(counted=1, ambiguous=1), id="reset after sending"),
+        pytest.param(failed("server_error", 502), Tries(counted=1, ambiguous=1), id="502"),
+        pytest.param(failed("bad_response", 200, structured=False), Tries(counted=1, ambiguous=1), id="unreadable"),
+        pytest.param(failed("rate_limit", 429), Tries(throttled=1), id="429 uses up nothing"),
+        pytest.param(failed("rate_limit", 200, code=429), Tries(throttled=1), id="429 inside a 200"),
+        pytest.param(failed("rate_limit", 429, should_retry=False), Tries(throttled=1), id="429: the pause decides"),
+    ],
+)
+def test_these_are_sent_again(attempt: Attempt, tries: Tries):
+    step = decide(attempt)
+    assert isinstance(step, SendAgain)
+    assert step.tries == tries
+
+
+@pytest.mark.parametrize(
+    ("attempt", "reason"),
+    [
+        pytest.param(failed("connection", sent=False, retryable=False), "not sent again", id="certificate"),
+        pytest.param(failed("invalid_request", sent=False), "not sent again", id="cannot be worded"),
+        pytest.param(failed("timeout", own_timeout=True), "attempt timeout", id="own timeout"),
+        pytest.param(failed("invalid_request", 400), "not sent again", id="400"),
+        pytest.param(failed("bad_response", 302), "not sent again", id="redirect"),
+        pytest.param(failed("server_error", 500, should_retry=False), "not sent again", id="told not to, 500"),
+        pytest.param(failed("server_error", 502, should_retry=False), "not sent again", id="told not to, 502"),
+        pytest.param(failed("invalid_request", 409, should_retry=True), "not sent again", id="told to, but final"),
+        pytest.param(replace(failed("connection"), cls="abandoned"), "not sent again", id="abandoned"),
+    ],
+)
+def test_these_are_not(attempt: Attempt, reason: str):
+    step = decide(attempt)
+    assert isinstance(step, GiveUp)
+    assert reason in step.reason
+
+
+def test_a_complete_reply_leaves_nothing_to_decide():
+    assert decide(REPLY) is None
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 5])
+@pytest.mark.parametrize("attempt", [failed("connection", sent=False), failed("server_error", 500)], ids=["no", "500"])
+def test_a_turn_is_given_up_after_max_attempts(attempt: Attempt, max_attempts: int):
+    tries, sent = Tries(), 1
+    while isinstance(step := decide(attempt, tries, max_attempts=max_attempts), SendAgain):
+        tries, sent = step.tries, sent + 1
+    assert isinstance(step, GiveUp)
+    assert sent == max_attempts
+
+
+def test_an_ambiguous_attempt_is_sent_once_more_and_no_more_even_with_others_between():
+    attempts = [failed("connection"), failed("server_error", 500), failed("rate_limit", 429), failed("connection")]
+    tries = Tries()
+    steps: list[Step | None] = []
+    for attempt in attempts:
+        steps.append(step := decide(attempt, tries))
+        tries = step.tries if isinstance(step, SendAgain) else tries
+    assert [type(step) for step in steps] == [SendAgain, SendAgain, SendAgain, GiveUp]
+
+
+def test_429_never_uses_up_attempts_but_not_without_end():
+    tries, sent = Tries(), 1
+    while isinstance(step := decide(failed("rate_limit", 429), tries), SendAgain):
+        tries, sent = step.tries, sent + 1
+    assert sent == MOST_THROTTLED
+    assert tries.counted == 0
+
+
+@given(counted=st.integers(0, 5000), draw=st.floats(0, 1, exclude_max=True))
+def test_backoff_is_full_jitter_up_to_a_minute(counted: int, draw: float):
+    step = decide(failed("server_error", 503), Tries(counted=counted), max_attempts=10_000, draw=draw)
+    assert isinstance(step, SendAgain)
+    assert step.wait_s == pytest.approx(draw * min(60.0, 2.0 ** min(counted, 10)))
+
+
+@pytest.mark.parametrize(
+    ("hint", "wait_s"), [(30.0, 30.0), (0.1, 0.5), (0.0, 0.5), (-3.0, 0.5), (math.nan, 0.5), (None, 0.5)]
+)
+def test_a_hint_on_a_5xx_is_waited_for(hint: float | None, wait_s: float):
+    step = decide(failed("overloaded", 503, retry_after_s=hint))
+    assert isinstance(step, SendAgain)
+    assert step.wait_s == wait_s
+
+
+# -- what the gate is told
+
+
+@pytest.mark.parametrize(
+    ("attempt", "word"),
+    [
+        (REPLY, "replied"),
+        (failed("rate_limit", 429), "throttled"),
+        (failed("overloaded", 429), "throttled"),
+        (failed("rate_limit", 200, code="RESOURCE_EXHAUSTED"), "throttled"),
+        (failed("server_error", 500), "server_error"),
+        (failed("server_error", 502, structured=False), "server_error"),
+        (failed("timeout", 524, structured=False), "server_error"),
+        (failed("overloaded", 200, code="UNAVAILABLE"), "server_error"),
+        (failed("connection"), "transport_failure"),
+        (failed("connection", sent=False), "transport_failure"),
+        (failed("timeout", own_timeout=True), "transport_failure"),
+        (failed("invalid_request", sent=False), "unclear"),
+        (failed("bad_response", 200), "unclear"),
+        (failed("timeout", 408), "unclear"),
+        (failed("invalid_request", 400), "answered"),
+        (failed("content_filter", 400), "answered"),
+        (failed("permission", 403), "answered"),
+        (failed("quota", 429), "answered"),
+        (failed("auth", 401), "doubtful"),
+        (failed("not_found", 503), "doubtful"),
+    ],
+)
+def test_the_gate_is_told(attempt: Attempt, word: Signal):
+    assert signal(attempt, decide(attempt)) == word
+
+
+# -- what becomes of the target
+
+
+def note(standing: Standing, attempt: Attempt, at: float = 5.0, *, probe: bool = False, held_s: float = 0.0) -> None:
+    standing.note(attempt, sent_at=at - 1, is_probe=probe, now=at, held_s=held_s)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize(
+    ("attempt", "says"),
+    [
+        (failed("quota", 429), "quota or balance is used up"),
+        (failed("quota", 402), "quota or balance is used up"),
+        (failed("rate_limit", 429, retry_after_s=90_000.0), "more than a day"),
+        (failed("rate_limit", 429, retry_after_s=math.inf), "more than a day"),
+    ],
+    ids=["429", "402", "25 h", "inf"],
+)
+def test_a_target_without_quota_parks_at_once(answered: bool, attempt: Attempt, says: str):
+    standing = Standing(answered=answered)
+    note(standing, attempt)
+    assert says in (standing.park_reason or "")
+    assert decide(attempt, standing=standing) == ParkNow(reason=standing.park_reason or "")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "says"),
+    [
+        (failed("auth", 401), "the key is refused (what the gateway said)"),
+        (failed("not_found", 404), "no such model"),
+        (failed("not_found", 503), "no channel"),
+    ],
+    ids=["key", "model", "channel"],
+)
+def test_a_target_that_never_answered_parks_at_the_first_refusal(attempt: Attempt, says: str):
+    standing = Standing()
+    note(standing, attempt)
+    assert says in (standing.park_reason or "")
+    assert isinstance(decide(attempt, standing=standing), ParkNow)
+
+
+def test_permission_denied_parks_only_when_nothing_else_ever_came():
+    attempt = failed("permission", 403)
+    fresh, seasoned = Standing(), an_answered_target()
+    for standing in (fresh, seasoned):
+        for _ in range(2):
+            note(standing, attempt)
+            assert isinstance(decide(attempt, standing=standing), GiveUp)
+        note(standing, attempt)
+    assert isinstance(decide(attempt, standing=fresh), ParkNow)
+    assert isinstance(decide(attempt, standing=seasoned), GiveUp)
+
+
+def test_after_an_answer_three_probes_must_say_the_same():
+    standing = an_answered_target()
+    attempt = failed("auth", 401)
+    for _ in range(50):  # all that was in flight when the key was revoked
+        note(standing, attempt)
+    for _ in range(2):
+        note(standing, attempt, probe=True)
+    assert standing.park_reason is None
+    note(standing, attempt, probe=True)
+    assert "key is refused" in (standing.park_reason or "")
+
+
+@pytest.mark.parametrize("between", [REPLY, failed("not_found", 404)], ids=["a reply", "another refusal"])
+def test_probes_that_differ_do_not_park(between: Attempt):
+    standing = an_answered_target()
+    for attempt in (failed("auth", 401), failed("auth", 401), between, failed("auth", 401), failed("auth", 401)):
+        note(standing, attempt, probe=True)
+    assert standing.park_reason is None
+
+
+def test_a_doubted_turn_is_sent_again_and_uses_up_no_attempts():
+    standing = an_answered_target()
+    note(standing, failed("auth", 401), 20.0)
+    step = decide(failed("auth", 401), standing=standing, now=20.0, max_attempts=1)
+    assert step == SendAgain(wait_s=0.0, tries=Tries(doubted_at=20.0))
+
+
+def test_a_turn_refused_again_while_others_are_answered_is_its_own_trouble():
+    standing = an_answered_target()
+    attempt = failed("not_found", 404)
+    note(standing, attempt, 20.0)
+    doubted = decide(attempt, standing=standing, now=20.0)
+    assert isinstance(doubted, SendAgain)
+    standing.note(REPLY, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)  # sent before the doubt: proves nothing
+    assert isinstance(decide(attempt, doubted.tries, standing, now=22.0), SendAgain)
+    standing.note(REPLY, sent_at=25.0, is_probe=True, now=26.0, held_s=0.0)
+    step = decide(attempt, doubted.tries, standing, now=30.0)
+    assert isinstance(step, GiveUp)
+    assert signal(attempt, step) == "answered"
+
+
+@pytest.mark.parametrize(
+    ("times", "held", "parked"),
+    [
+        pytest.param([0, 450, 899], 0, False, id="not yet 15 minutes"),
+        pytest.param([0, 450, 900], 0, True, id="15 minutes"),
+        pytest.param([0, 900], 0, False, id="two failures are too few"),
+        pytest.param([0, 450, 1000], 101, False, id="announced pauses do not count"),
+        pytest.param([0, 450, 1001], 101, True, id="but the rest does"),
+    ],
+)
+def test_silence_parks_a_target(times: list[float], held: float, parked: bool):
+    standing = an_answered_target()
+    for number, at in enumerate(times):
+        note(standing, failed("server_error", 503), 100.0 + at, held_s=held if number else 0)
+    assert (standing.park_reason is not None) is parked
+
+
+def test_a_success_ends_the_silence():
+    standing = an_answered_target()
+    for at in (0, 400, 800):
+        note(standing, failed("server_error", 503), at)
+    note(standing, REPLY, 850)
+    for at in (900, 1300, 1700):
+        note(standing, failed("server_error", 503), at)
+    assert standing.park_reason is None
+
+
+def test_turns_of_a_parked_target_stay_open_unless_they_failed_for_their_own_sake():
+    standing = an_answered_target()
+    note(standing, failed("quota", 402))
+    assert isinstance(decide(failed("server_error", 503), standing=standing), ParkNow)
+    assert isinstance(decide(failed("rate_limit", 429), standing=standing), ParkNow)
+    assert isinstance(decide(failed("invalid_request", 400), standing=standing), GiveUp)
+    assert isinstance(decide(failed("timeout", own_timeout=True), standing=standing), GiveUp)
+
+
+def test_a_park_reason_is_one_short_line():
+    standing = Standing()
+    note(standing, replace(REPLY, outcome=Failure(kind="quota", message="a\nb " * 500), cls="final", http_status=402))
+    assert "\n" not in (standing.park_reason or "\n")
+    assert len(standing.park_reason or "") < 300
+
+
+# -- gate, standing and turns together, in the order the runner keeps
+
+
+class _Gateway:
+    """Answers by the clock: refuses the key within `refuses`, else replies after a second."""
+
+    def __init__(self, clock: VirtualClock, refuses: tuple[float, float]) -> None:
+        self._clock = clock
+        self._refuses = refuses
+        self.arrivals: list[float] = []
+
+    async def ask(self) -> Attempt:
+        self.arrivals.append(self._clock.monotonic())
+        refused = self._refuses[0] <= self._clock.monotonic() < self._refuses[1]
+        await self._clock.sleep(1)
+        return failed("auth", 401) if refused else REPLY
+
+
+async def _turn(gate: Gate, standing: Standing, gateway: _Gateway, clock: VirtualClock) -> str:
+    tries = Tries()
+    while True:
+        if standing.park_reason is not None:
+            return "pending"
+        permit = await gate.admit()
+        attempt = await gateway.ask()
+        now = clock.monotonic()
+        standing.note(attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=gate.held_s())
+        step = next_step(attempt, tries, standing, max_attempts=5, now=now, draw=0.5)
+        gate.report(signal(attempt, step), permit)
+        permit.release()
+        if isinstance(step, ParkNow):
+            return "pending"
+        if not isinstance(step, SendAgain):
+            return "ok" if step is None else "error"
+        tries = step.tries
+
+
+def _play(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str], list[float]]:
+    async def main() -> tuple[list[str], list[float]]:
+        clock = VirtualClock()
+        gate = Gate(clock=clock, concurrency=4, rates=[(6000, 60.0)])
+        standing, gateway = Standing(), _Gateway(clock, refuses)
+        tasks = [asyncio.create_task(_turn(gate, standing, gateway, clock)) for _ in range(turns)]
+        while standing.park_reason is None and not all(task.done() for task in tasks):
+            await clock.sleep(1)
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        return ["pending" if isinstance(end, BaseException) else end for end in ended], gateway.arrivals
+
+    return run(main())
+
+
+def test_a_hiccup_of_the_key_costs_time_but_no_turn():
+    ended, arrivals = _play(refuses=(5.0, 50.0))
+    assert ended == ["ok"] * 60
+    assert len([at for at in arrivals if 7 < at < 50]) == 1  # the probe at half a minute
+
+
+def test_a_revoked_key_parks_the_target_and_fails_no_turn():
+    ended, arrivals = _play(refuses=(5.0, math.inf))
+    assert set(ended) == {"ok", "pending"}
+    assert len([at for at in arrivals if at > 7]) == 3
