@@ -580,6 +580,8 @@ def test_odd_gemini_replies_keep_what_they_say(body: Any, finish: str, blocked: 
             "stop", "stop", "a", "r",
         ),
         ({"content": []}, "stop", "stop", "", None),
+        ({"content": ["a", {"type": "reasoning", "text": "r"}, {"text": "b"}]}, "stop", "stop", "ab", "r"),
+        ({"content": [{"type": "thinking", "thinking": 5}, {"type": ["?"]}]}, "stop", "stop", "", None),
         ({"content": [{"type": "image_url", "image_url": {"url": "u"}}]}, "stop", "stop", None, None),
         (None, "length", "length", None, None),
     ],
@@ -660,6 +662,8 @@ def test_a_byte_order_mark_before_the_reply_is_ignored() -> None:
         (OPENAI, {"error": "something broke"}, "server_error", None, False),
         (OPENAI, {"error": {"code": "429", "message": "m"}}, "rate_limit", 429, True),
         (OPENAI, {"object": "error", "message": "m", "code": 400}, "invalid_request", 400, True),
+        (GEMINI, {"error": {"code": 500}, "candidates": [candidate({"text": "a"})]}, "server_error", 500, True),
+        (OPENAI, [{"error": {"code": 500, "message": "m"}}], "server_error", 500, True),
         (OPENAI, {"success": False, "message": "m"}, "server_error", None, False),
         (OPENAI, {"choices": [{"error": {"code": 402, "message": "m"}}]}, "quota", 402, True),
         (OPENAI, {"choices": None, "usage": None}, "empty_response", None, False),
@@ -735,6 +739,7 @@ def error(**fields: Any) -> dict[str, Any]:
         (403, error(code="AllocationQuota.FreeTierOnly"), "quota", False),
         (400, error(code="DataInspectionFailed"), "content_filter", False),
         (400, error(code="data_inspection_failed"), "content_filter", False),
+        (400, error(message="Input data may contain inappropriate content."), "content_filter", False),
         (400, error(message="Range of input length should be [1, 30720]"), "context_length", False),
         # new-api and its forks
         (503, error(type="x_error", code="model_not_found"), "not_found", False),
@@ -961,6 +966,42 @@ def test_tool_calls_without_an_index_are_told_apart_by_their_ids() -> None:
     assert [call["function"]["arguments"] for call in reply.raw_turn["tool_calls"]] == ['{"a":1}', "{}"]
 
 
+def test_list_content_of_a_stream_is_joined_as_its_parts() -> None:
+    deltas: list[Any] = [{"content": "a"}, {"content": [{"type": "text", "text": "b"}]}, {"content": [{"text": "c"}]}]
+    chunks = [{"choices": [{"delta": delta}]} for delta in deltas]
+    reply = folded(OPENAI, events(*chunks, {"choices": [{"delta": None, "finish_reason": "stop"}]}))
+    assert reply.text == "abc"
+
+
+def test_what_comes_late_on_a_tool_call_is_kept_for_the_replay() -> None:
+    def chunk(**call: Any) -> dict[str, Any]:
+        return {"choices": [{"delta": {"tool_calls": [{"index": 0, **call}]}}]}
+
+    chunks = [chunk(id="1"), chunk(function={"name": "f", "arguments": {"a": 1}}), chunk(extra_content={"s": "sig"})]
+    reply = folded(OPENAI, events(*chunks, {"choices": [{"finish_reason": "tool_calls"}]}))
+    assert reply.tool_calls[0].arguments == {"a": 1}
+    assert reply.raw_turn["tool_calls"][0]["extra_content"] == {"s": "sig"}
+
+
+@pytest.mark.parametrize(
+    ("wire", "chunk"),
+    [
+        (GEMINI, 5),
+        (GEMINI, {"candidates": 5}),
+        (GEMINI, {"candidates": [5]}),
+        (GEMINI, {"candidates": [{"content": 5}]}),
+        (OPENAI, 5),
+        (OPENAI, {"choices": 5}),
+        (OPENAI, {"choices": [5]}),
+        (OPENAI, {"choices": [{"delta": 5}]}),
+        (OPENAI, {"choices": [{"delta": {"tool_calls": 5}}]}),
+    ],
+)
+def test_a_chunk_of_another_shape_is_malformed(wire: WireProtocol, chunk: Any) -> None:
+    with pytest.raises(MalformedReply):
+        folded(wire, events(chunk))
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 PIECES = st.one_of(
     st.builds(lambda text, flag: {"text": text} | ({"thought": True} if flag else {}), texts, st.booleans()),
@@ -1068,7 +1109,7 @@ def check_reply(reply: Reply) -> None:
 
 @pytest.mark.parametrize("wire", PROTOCOLS.values(), ids=PROTOCOLS)
 @given(value=spoiled_bodies())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_spoiled_body_gives_a_reply_or_one_of_two_exceptions(wire: WireProtocol, value: Any) -> None:
     body = encode_json(value)
     for read in (wire.parse_response, lambda raw: streamed(wire, [b"data: " + raw])):

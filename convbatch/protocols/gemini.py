@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from convbatch.dialogue import Message, Settings
@@ -209,7 +209,9 @@ def _reply(whole: Any) -> Reply:
     if not isinstance(whole, dict):
         raise MalformedReply(f"a JSON {type(whole).__name__} instead of a reply")
     candidate = _candidate(whole)
-    if "error" in whole and (carried := error_in_body(whole, usage=_usage(whole.get("usageMetadata")))):
+    if "error" in whole and (
+        carried := error_in_body(whole, text=_partial_text(whole), usage=_usage(whole.get("usageMetadata")))
+    ):
         raise carried
     block = _block_reason(whole, candidate)
     if candidate is None and block is None:
@@ -254,7 +256,7 @@ def _block_reason(whole: Mapping[str, Any], candidate: Mapping[str, Any] | None)
     return reason
 
 
-def _raise_without_candidate(whole: Mapping[str, Any]) -> None:
+def _raise_without_candidate(whole: Mapping[str, Any]) -> NoReturn:
     if carried := error_in_body(whole):
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):

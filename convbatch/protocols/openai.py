@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from convbatch.dialogue import Message, Settings
 from convbatch.protocols.failures import classify_error, empty_response, error_in_body, stream_truncated
@@ -143,13 +143,14 @@ def _message(message: Message) -> Any:
     return {"role": message.role, "content": [{"type": "text", "text": part.text or ""} for part in message.parts]}
 
 
-def _replayed(raw: Any) -> Any:
-    if not isinstance(raw, dict):
-        return raw
+def _replayed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     audio = raw.get("audio")
     if raw.get("role") and raw.get("tool_calls") != [] and not audio:
         return raw
-    message = {"role": "assistant", **{key: value for key, value in raw.items() if key != "role" or value}}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        **{key: value for key, value in raw.items() if key != "role" or value},
+    }
     if message.get("tool_calls") == []:
         del message["tool_calls"]
     if isinstance(audio, dict) and "id" in audio:
@@ -193,7 +194,6 @@ def _reply(whole: Any) -> Reply:
     choice = _choice(whole)
     if choice is None:
         _raise_without_choice(whole)
-        raise AssertionError("unreachable")
     _raise_carried(whole, choice)
     message = choice.get("message")
     text, thought, calls, has_media = _read_message(message)
@@ -244,7 +244,7 @@ def _raise_carried(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
             raise carried
 
 
-def _raise_without_choice(whole: Mapping[str, Any]) -> None:
+def _raise_without_choice(whole: Mapping[str, Any]) -> NoReturn:
     if carried := error_in_body(whole):
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):
