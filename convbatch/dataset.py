@@ -27,6 +27,7 @@ from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mea
 from convbatch.importers import FORMATS, Format
 from convbatch.jsonl import show
 from convbatch.outside import Disk
+from convbatch.protocols.wire import encode_json
 from convbatch.reader import Located, Problems, Progress, Reader, count_of, media_flaws
 
 PLACES_SHOWN = 20
@@ -46,16 +47,19 @@ class Scan:
         self.turns = 0
         """Their turns that are asked."""
         self.problems = 0
-        self.blank_lines = 0
         self._reader = Reader(paths, on_progress=on_progress)
         self._items = iter(self._reader)
+
+    @property
+    def blank_lines(self) -> int:
+        """Lines that were skipped because nothing is on them."""
+        return self._reader.blank_lines
 
     def __iter__(self) -> Iterator[Dialogue | Problem]:
         return self
 
     def __next__(self) -> Dialogue | Problem:
         item = next(self._items)
-        self.blank_lines = self._reader.blank_lines
         if isinstance(item, Problem):
             self.problems += 1
             return item
@@ -232,7 +236,7 @@ def write_copy(
     gaps = _Gaps(history)
     reader = Reader(paths, on_progress=on_progress)
     try:
-        copy = _CanonicalFile(out, disk)
+        copy = _CanonicalFile(_Sink(disk, out))
     except OSError as error:
         raise _cannot_write(out, error) from None
     try:
@@ -275,8 +279,11 @@ def read_copy(path: Path) -> Iterator[tuple[int, Dialogue]]:
     index = 0
     try:
         with gzip.open(path, "rb") as lines:
-            for index, line in enumerate(lines):
+            for line in lines:
                 yield index, Dialogue.from_plain(orjson.loads(line))
+                index += 1
+        if index == 0:
+            raise EOFError("the file is empty")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "the run's own copy of its dataset cannot be read",
@@ -348,17 +355,19 @@ class _Gaps:
 class _CanonicalFile:
     """Canonical lines into a gzip file that depends on nothing but them."""
 
-    def __init__(self, path: Path, disk: Disk) -> None:
+    def __init__(self, sink: _Sink) -> None:
         self.dialogues = 0
         self.asked_turns = 0
         self.checks = 0
         self.sha256 = hashlib.sha256()
-        self._sink = _Sink(disk, disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        self._sink = sink
         # No name and no time inside; level 1 keeps up with validation, higher ones would set its pace.
-        self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._sink, mtime=0)
+        # Buffered, so that the gzip header is written inside the `with` that cleans up.
+        self._buffer = io.BufferedWriter(sink)
+        self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._buffer, mtime=0)
 
     def write(self, dialogue: Dialogue, history: HistoryMode) -> None:
-        line = orjson.dumps(dialogue.to_plain()) + b"\n"
+        line = encode_json(dialogue.to_plain()) + b"\n"
         self.sha256.update(line)
         self._gzip.write(line)
         asked = dialogue.asked(history)
@@ -373,6 +382,7 @@ class _CanonicalFile:
         try:
             if failed is None:
                 self._gzip.close()
+                self._buffer.flush()
                 self._sink.sync()
         finally:
             self._sink.release()
@@ -382,24 +392,29 @@ class _CanonicalFile:
 class _Sink(io.RawIOBase):
     """A file that writes through `Disk`, so that tests can make the disk fail."""
 
-    def __init__(self, disk: Disk, fd: int) -> None:
+    def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
-        self._fd = fd
+        self._fd: int | None = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
+        if self._fd is None:
+            return len(data)  # an abandoned gzip stream closes itself when it is collected
         rest = memoryview(data)
         while rest:
             rest = rest[self._disk.write(self._fd, bytes(rest)) :]
         return len(data)
 
     def sync(self) -> None:
-        self._disk.sync(self._fd)
+        if self._fd is not None:
+            self._disk.sync(self._fd)
 
     def release(self) -> None:
-        self._disk.close(self._fd)
+        if self._fd is not None:
+            self._disk.close(self._fd)
+            self._fd = None
 
 
 # Converting
@@ -435,7 +450,7 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
                     continue
                 moved = media_flaws(item.dialogue, dst.parent)
                 problems.extend(dataclasses.replace(flaw, hint=_MOVED).at(item.path, item.line) for flaw in moved)
-                out.write(orjson.dumps(item.dialogue.to_plain()) + b"\n")
+                out.write(encode_json(item.dialogue.to_plain()) + b"\n")
                 written += 1
         problems.raise_any()
         aside.replace(dst)

@@ -128,7 +128,7 @@ class Reader:
 
     def _file(self, path: Path, done: int) -> Iterator[Located | Problem]:
         lines = self._lines(path)
-        file = _FileForm(path, self._only)
+        file = _FileForm(path, self._only, in_array=isinstance(lines, JsonArray))
         for count, line in enumerate(lines, 1):
             read = self._line(line, file)
             if isinstance(read, Located):
@@ -191,8 +191,9 @@ class Reader:
 
     def _named_lines(self, paths: Iterable[Path]) -> Iterator[tuple[_FileForm, Line, str]]:
         for path in paths:
-            file = _FileForm(path, self._only)
-            for line in self._lines(path):
+            lines = self._lines(path)
+            file = _FileForm(path, self._only, in_array=isinstance(lines, JsonArray))
+            for line in lines:
                 if line.flaw is None:
                     kind = file.form(line)
                     if not isinstance(kind, Flaw):
@@ -206,12 +207,12 @@ class Reader:
 class _FileForm:
     """The format a file turned out to have: that of its first line."""
 
-    def __init__(self, path: Path, only: Format | None) -> None:
+    def __init__(self, path: Path, only: Format | None, *, in_array: bool) -> None:
         self.shown = str(path)
         self.folder = path.parent
         self._kind: Format | None = only
         self._first: int | None = None
-        self._in_array = is_one_document(path)
+        self._in_array = in_array
         name = path.name.removesuffix(".gz")
         self._stem = Path(name).stem or name
 
