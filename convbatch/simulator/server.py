@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
+import itertools
 import queue
 import signal
 import socket
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Self
 
 import orjson
 
-from convbatch.simulator.exchange import Answer, Request
+from convbatch.simulator.exchange import Answer, Piece, Request
 from convbatch.simulator.faults import FaultError, FaultScript
 from convbatch.simulator.ledger import Ledger
 from convbatch.simulator.limits import LimitModel, Limits
@@ -138,10 +140,10 @@ class Server:
         if answer.refuse_s > 0:
             self._refuse_for(answer.refuse_s)
         try:
-            if answer.framing == "raw":
-                response = await _write_raw(request, answer)
-            elif answer.status is None:
+            if answer.status is None:
                 response = web.Response()
+            elif answer.framing in {"raw", "close"}:
+                response = await _write_raw(request, answer, answer.status)
             else:
                 response = await _write(request, answer, answer.status)
             transport = request.transport
@@ -210,12 +212,8 @@ async def _write(request: web.BaseRequest, answer: Answer, status: int) -> web.S
     stream = web.StreamResponse(status=status, headers=answer.headers)
     if answer.framing == "chunked":
         stream.enable_chunked_encoding()
-    elif answer.framing == "length":
-        stream.content_length = answer.promised
     else:
-        # HTTP/1.0 style: the end of the connection is the end of the body.
-        stream.force_close()
-        stream.headers["connection"] = "close"
+        stream.content_length = answer.promised
     await stream.prepare(request)
     for wait_s, piece in pieces:
         if wait_s > 0:
@@ -226,12 +224,20 @@ async def _write(request: web.BaseRequest, answer: Answer, status: int) -> web.S
     return stream
 
 
-async def _write_raw(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Send pieces as they are, status line and all, no faster than the client reads."""
+def _plain_head(answer: Answer, status: int) -> bytes:
+    """Headers of a body whose end is the end of the connection."""
+    lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in {**answer.headers, "connection": "close"}.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def _write_raw(request: web.BaseRequest, answer: Answer, status: int) -> web.StreamResponse:
+    """Send pieces past aiohttp, which would mend what is meant to be odd; no faster than the client reads."""
     from aiohttp import web
 
     transport = request.transport
-    for wait_s, piece in answer.pieces:
+    head: list[Piece] = [(0.0, _plain_head(answer, status))] if answer.framing == "close" else []
+    for wait_s, piece in itertools.chain(head, answer.pieces):
         await asyncio.sleep(wait_s)
         if transport is None or transport.is_closing():
             raise ConnectionResetError
