@@ -110,6 +110,7 @@ STATES: dict[str, tuple[list[dict[str, Any]], str | None, int, int]] = {
     "skipped, then opened again": ([ended("skipped"), intent(key=B), replied(key=B), ended("ok", key=B)], "ok", 1, 0),
     "taken over from another run": ([{**replied(0), "reused_from": "r"}, ended("ok")], "ok", 0, 0),
     "a judge's call beside the reply": ([intent(), replied(), ended("ok"), judged(intent(2))], "ok", 1, 0),
+    "a reply stands, whatever was asked once more": ([intent(), replied(), intent(2)], "ok", 2, 1),
     "an answer to another question": ([intent(), replied(), ended("ok"), intent(2, key=B)], None, 2, 1),
 }  # fmt: skip
 

@@ -321,6 +321,7 @@ async def test_segments_roll_and_read_as_one_journal(folder: RunFolder) -> None:
 
 
 @given(cut=st.integers(0, len(WHOLE)))
+@example(cut=len(WHOLE) - 1)
 @settings(max_examples=100, deadline=None)
 def test_a_journal_cut_at_any_byte_holds_a_prefix_and_goes_on(cut: int) -> None:
     with journal_of(WHOLE[:cut]) as folder:
