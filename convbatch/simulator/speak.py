@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import email.utils
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, cast
@@ -30,7 +29,6 @@ HintForm = Literal[
     "garbage", "past-date", "negative", "year-9999", "per-day", "none",
 ]  # fmt: skip
 
-_GEMINI_PATH = re.compile(r"/(v1|v1beta)/models(?:/([^/:]+)(?::([A-Za-z]+))?)?")
 _YEAR_9999 = "Fri, 31 Dec 9999 23:59:59 GMT"
 
 
@@ -137,47 +135,6 @@ class Wire(Protocol):
     def show_model(self, model: str) -> dict[str, Any]:
         """One model of the list."""
         ...
-
-
-def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Route | None:
-    """Which wire and operation a request means; None for a path that is not served."""
-    from convbatch.simulator.speak_gemini import GEMINI
-    from convbatch.simulator.speak_openai import OPENAI
-
-    if path == "/v1/chat/completions":
-        return Route(wire=OPENAI, operation="generate") if method == "POST" else None
-    match = _GEMINI_PATH.fullmatch(path)
-    if match is None:
-        return None
-    version, model, verb = match.groups()
-    if method == "GET" and verb is None:
-        openai = version == "v1" and "x-goog-api-key" not in headers and "key" not in query
-        wire = OPENAI if openai else GEMINI
-        return Route(wire=wire, operation="model" if model else "models", model=model, version=version)
-    forms: dict[str | None, Form] = {"generateContent": "whole", "streamGenerateContent": "array"}
-    if method != "POST" or verb not in forms:
-        return None
-    form = "sse" if forms[verb] == "array" and query.get("alt") == "sse" else forms[verb]
-    return Route(wire=GEMINI, operation="generate", model=model, form=form, version=version)
-
-
-def likely_wire(path: str) -> Wire:
-    """In whose words a path that is not served is refused."""
-    from convbatch.simulator.speak_gemini import GEMINI
-    from convbatch.simulator.speak_openai import OPENAI
-
-    return OPENAI if "/chat" in path or path.startswith("/openai") else GEMINI
-
-
-def key_of(wire: Wire, query: Mapping[str, str], headers: Mapping[str, str]) -> str:
-    """The key a request carries; empty when it carries none."""
-    bare = headers.get("authorization", "")
-    scheme, _, rest = bare.partition(" ")
-    if scheme.lower() == "bearer":
-        bare = rest.strip()
-    if wire.name == "gemini":
-        return headers.get("x-goog-api-key") or query.get("key") or bare
-    return headers.get("x-api-key") or bare
 
 
 def refuse(kind: Kind, message: str | None = None, *, field: str | None = None, model: str | None = None) -> NoReturn:

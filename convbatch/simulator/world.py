@@ -17,6 +17,7 @@ from convbatch.simulator.exchange import Answer, Piece, Request
 from convbatch.simulator.faults import Facts, FaultScript, Rule
 from convbatch.simulator.ledger import Entry, Ledger, key_hash
 from convbatch.simulator.limits import Gatekeeper, Limits, Refusal
+from convbatch.simulator.routes import key_of, likely_wire, route
 from convbatch.simulator.script import Actor, Said, Script, draw, history_sha
 from convbatch.simulator.speak import (
     Hint,
@@ -27,10 +28,7 @@ from convbatch.simulator.speak import (
     encode,
     gateway_complaint,
     go_duration,
-    key_of,
-    likely_wire,
     refuse,
-    route,
 )
 
 
