@@ -336,7 +336,6 @@ def _say(script: _Script, role: Any, text: Any, message: Mapping[str, Any]) -> N
 _OPENAI_SETTINGS = {
     "temperature": "temperature",
     "top_p": "top_p",
-    "top_k": "top_k",
     "max_tokens": "max_output_tokens",
     "max_completion_tokens": "max_output_tokens",
     "seed": "seed",
@@ -358,6 +357,7 @@ _OPENAI_EXTRA = (
     "safety_identifier",
     "service_tier",
     "tool_choice",
+    "top_k",
     "top_logprobs",
     "verbosity",
     "web_search_options",
@@ -477,7 +477,8 @@ def _read_openai_settings(body: dict[str, Any], script: _Script, *, is_request: 
     wanted = body.get("response_format")
     if _has(wanted, "json_schema") and _has(wanted["json_schema"], "schema"):
         script.setting("response_schema", wanted["json_schema"]["schema"])
-        del body["response_format"]
+        strict = {key: value for key, value in wanted["json_schema"].items() if key == "strict"}
+        body["response_format"] = {"json_schema": strict} if strict else None
     for key in list(body):
         if key in _OPENAI_EXTRA or (is_request and key not in _NOT_REPLAYED):
             script.extra(key, body.pop(key))
