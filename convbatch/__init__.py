@@ -1,3 +1,59 @@
-"""convbatch: replay scripted dialogues against language models, and compare what comes back."""
+"""convbatch: replay scripted dialogues against language models, and compare what comes back.
+
+    run = convbatch.run("dialogues.jsonl", models=["gemini-2.5-flash@google"])
+    run.turns                      # a pandas frame, one row per turn
+    run.wide("reply")              # the targets side by side
+
+Every public name has this one import path; everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convbatch.api import replay as replay
+    from convbatch.api import run as run
+    from convbatch.config import Gateway as Gateway
+    from convbatch.config import Target as Target
+    from convbatch.dialogue import Dialogue as Dialogue
+    from convbatch.dialogue import Settings as Settings
+    from convbatch.dialogue import Turn as Turn
+    from convbatch.errors import ConvbatchError as ConvbatchError
+    from convbatch.errors import InputError as InputError
+    from convbatch.errors import JournalDamaged as JournalDamaged
+    from convbatch.errors import JournalError as JournalError
+    from convbatch.errors import SetupError as SetupError
+    from convbatch.tables import Run as Run
+    from convbatch.tables import load as load
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "run": "api",
+    "replay": "api",
+    "load": "tables",
+    "Run": "tables",
+    "Dialogue": "dialogue",
+    "Turn": "dialogue",
+    "Settings": "dialogue",
+    "Gateway": "config",
+    "Target": "config",
+    "ConvbatchError": "errors",
+    "InputError": "errors",
+    "JournalDamaged": "errors",
+    "JournalError": "errors",
+    "SetupError": "errors",
+}
+__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  # the names of the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'convbatch' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"convbatch.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

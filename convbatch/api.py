@@ -1,0 +1,118 @@
+"""The Python door: `run` and `replay` take what the command line takes and hand back the run to be read.
+
+What is decided and how it is played is the same code as for `convbatch run`; only printing is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbatch.errors import SetupError
+from convbatch.session import EXIT_BUG, Ending, Sitting, play, sit
+from convbatch.setup import RunOptions, for_run
+from convbatch.tables import Run, load, write_turns
+
+if TYPE_CHECKING:
+    from convbatch.dialogue import HistoryMode
+
+Names = str | Iterable[str] | None
+Paths = str | Path | Iterable[str | Path]
+
+
+def run(
+    dataset: Paths,
+    *,
+    models: Names = None,
+    gateways: Names = None,
+    history: HistoryMode | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    """Replay a dataset and wait for it.
+
+    Args:
+        dataset: A JSONL file of dialogues, or several.
+        models: `model@gateway`, or model names for all of `gateways`; None asks the config, else the built-in simulator.
+        gateways: As `-g`.
+        history: `live` (default), `script` or `last`.
+        progress: Show the progress bar on stderr.
+        **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`, `tpm`,
+            `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`, `thinking_budget`, `params`,
+            `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `env_file`.
+
+    Returns:
+        The run, finished or not: `run.turns["status"]` says what became of every turn.
+
+    Raises:
+        ConvbatchError: As the command line would say it before anything is sent, or the journal could not be written.
+        KeyboardInterrupt: After Ctrl-C, when what was in flight is kept and the table is written.
+        RuntimeError: In a running event loop (use `replay`), or after a bug of ours.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError("an event loop is running (a notebook?): use `await convbatch.replay(...)`")
+    asked = _options(dataset, models, gateways, history, progress, options)
+    sitting = for_run(asked, handle_signals=threading.current_thread() is threading.main_thread())
+    return _finished(sitting, play(sitting))
+
+
+async def replay(
+    dataset: Paths,
+    *,
+    models: Names = None,
+    gateways: Names = None,
+    history: HistoryMode | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    """As `run`, inside a running event loop; signals are left to whoever owns it.
+
+    Cancelling the task abandons what is in flight; it is journaled as possibly paid and the run can be resumed.
+    """
+    sitting = for_run(_options(dataset, models, gateways, history, progress, options), handle_signals=False)
+    return _finished(sitting, await sit(sitting))
+
+
+def _options(
+    dataset: Paths, models: Names, gateways: Names, history: str | None, progress: bool, more: dict[str, Any]
+) -> RunOptions:
+    paths = (dataset,) if isinstance(dataset, str | Path) else tuple(dataset)
+    for name in ("ids", "tags", "params"):
+        if name in more:
+            more[name] = _names(more[name])
+    for name in ("out", "config", "env_file"):
+        if more.get(name) is not None:
+            more[name] = Path(more[name])
+    try:
+        return RunOptions(
+            datasets=tuple(Path(path) for path in paths),
+            models=_names(models),
+            gateways=_names(gateways),
+            history=history,
+            progress=progress,
+            **more,
+        )
+    except TypeError as error:
+        raise SetupError(f"unknown option: {error}", hint="see help(convbatch.run)") from None
+
+
+def _names(given: Names) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _finished(sitting: Sitting, ending: Ending) -> Run:
+    write_turns(sitting.folder)
+    if ending.exit_code == EXIT_BUG:
+        raise RuntimeError(f"a bug in convbatch; what was received is in {sitting.folder.path}\n{ending.bugs[0]}")
+    if ending.reason == "interrupted" and sitting.handle_signals:
+        raise KeyboardInterrupt
+    return load(sitting.folder.path)
