@@ -16,9 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from convbatch.config import Gateway
 from convbatch.errors import InputError, Place, Problem, SetupError, nearest
-from convbatch.redaction import Redactor as Redactor  # re-exported: the sink belongs to keys for those who send
 from convbatch.redaction import Secret
-from convbatch.redaction import redact as redact
 
 # --- placing a key ---------------------------------------------------------------------------------------------------
 

@@ -35,19 +35,16 @@ from convbatch.toml_lines import KeyPath, Lines
 CONFIG_NAME = "convbatch.toml"
 
 
-def find_config(folder: Path) -> Path | None:
-    """The config that is used without `-c`: `convbatch.toml` in this folder, if there is one."""
-    path = folder / CONFIG_NAME
-    return path if path.exists() else None
-
-
-def load_config(path: Path | None) -> Config:
-    """A config file laid over the presets; None = presets only.
+def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Config:
+    """The config a command uses: the file named with `-c`, else `convbatch.toml` in `folder`, else presets only.
 
     Raises:
         InputError: The file is missing or unreadable, or anything in it is wrong: all problems at once.
     """
-    return Config(gateways=presets()) if path is None else read_config(_text_of(path), path)
+    path = folder / CONFIG_NAME if explicit is None else explicit
+    if explicit is None and not path.exists():
+        return Config(gateways=presets())
+    return read_config(_text_of(path), path)
 
 
 def read_config(text: str, path: Path) -> Config:

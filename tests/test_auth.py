@@ -20,7 +20,7 @@ from convbatch.auth import (
     with_env_file,
 )
 from convbatch.config import Gateway, resolve_targets
-from convbatch.configfile import load_config
+from convbatch.configfile import load_config, presets
 from convbatch.dialogue import Message, Role, text_part
 from convbatch.errors import InputError, SetupError
 from convbatch.protocols import PROTOCOLS
@@ -166,7 +166,7 @@ def test_a_key_that_cannot_be_sent_is_explained_without_showing_it(value: str | 
 
 
 def test_a_missing_key_names_the_preset_and_a_variable_that_may_be_meant() -> None:
-    google = load_config(None).gateways["google"].for_model("m")
+    google = presets()["google"].for_model("m")
     with pytest.raises(SetupError) as caught:
         key_for(google, {"GOOGLE_API_KEY": KEY, "HOME": "/"})
     assert "asked for by the preset 'google'" in str(caught.value)
@@ -175,8 +175,7 @@ def test_a_missing_key_names_the_preset_and_a_variable_that_may_be_meant() -> No
 
 
 def test_all_missing_keys_are_reported_at_once_and_each_once() -> None:
-    config = load_config(None)
-    asked = [config.gateways[name].for_model("m") for name in ("google", "dmxapi", "dmxapi-openai", "local", "openai")]
+    asked = [presets()[name].for_model("m") for name in ("google", "dmxapi", "dmxapi-openai", "local", "openai")]
     with pytest.raises(SetupError) as caught:
         keys_for(asked, {"OPENAI_API_KEY": KEY})
     assert re.findall(r"variable (\w+) is not set", str(caught.value)) == ["GEMINI_API_KEY", "DMXAPI_API_KEY"]

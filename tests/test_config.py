@@ -35,7 +35,7 @@ from convbatch.config import (
     target_from_plain,
     target_to_plain,
 )
-from convbatch.configfile import find_config, load_config, presets, read_config
+from convbatch.configfile import load_config, presets, read_config
 from convbatch.dialogue import NO_SETTINGS, Message, Settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.protocols import PROTOCOLS
@@ -43,7 +43,7 @@ from convbatch.protocols.wire import Ask
 from convbatch.toml_lines import Lines
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PRESETS = load_config(None)
+PRESETS = Config(gateways=presets())
 
 
 def config_of(text: str, path: Path = Path("demo.toml")) -> Config:
@@ -207,11 +207,12 @@ def test_a_bom_and_windows_line_ends_are_read(tmp_path: Path) -> None:
         load_config(path)
 
 
-def test_the_config_of_the_folder_is_found(tmp_path: Path) -> None:
-    assert find_config(tmp_path) is None
+def test_the_config_of_the_folder_is_found_and_a_named_one_stands_before_it(tmp_path: Path) -> None:
+    assert load_config(folder=tmp_path).path is None
     (tmp_path / "convbatch.toml").write_text("[gateways.google]\nrpm = 7\n")
-    found = find_config(tmp_path)
-    assert load_config(found).gateways["google"].for_model("m").limits.rpm == 7
+    (tmp_path / "other.toml").write_text("[gateways.google]\nrpm = 8\n")
+    assert load_config(folder=tmp_path).gateways["google"].for_model("m").limits.rpm == 7
+    assert load_config(tmp_path / "other.toml", folder=tmp_path).gateways["google"].for_model("m").limits.rpm == 8
 
 
 # --- what a wrong file says
@@ -368,7 +369,7 @@ SECRETS = [
 @pytest.mark.parametrize("text", SECRETS)
 def test_a_literal_key_is_refused_and_never_shown(text: str) -> None:
     said = complaint(text)
-    assert said.startswith("demo.toml:")
+    assert said.count("demo.toml:") == 1
     assert "short" not in said
     assert VALUE[:12] not in said
     assert "AIza" not in said
@@ -398,6 +399,7 @@ list = [
   "rpm = 3", # ]
   ["tpm"],
   { deep = 1 },
+  ["gateways"]
 ]
 rpm = 5
 [[tables]]
@@ -414,15 +416,15 @@ y = 2
         (("gateways", "my gate"), 3),
         (("gateways", "my gate", "text"), 4),
         (("gateways", "my gate", "list"), 8),
-        (("gateways", "my gate", "rpm"), 13),
+        (("gateways", "my gate", "rpm"), 14),
         (("gateways", "my gate", "tpm"), 3),
         (("gateways", "other"), 3),
-        (("tables", "y"), 16),
+        (("tables", "y"), 17),
         (("nothing",), None),
     ],
 )
 def test_the_line_of_a_key_is_found_again(path: tuple[str, ...], line: int | None) -> None:
-    tomllib.loads(AWKWARD.replace("title.a", "title.a"))
+    tomllib.loads(AWKWARD)
     assert Lines(AWKWARD).of(path) == line
 
 
