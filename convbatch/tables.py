@@ -57,6 +57,8 @@ class Column(NamedTuple):
     dtype: Dtype
     meaning: str
     """With its unit, and when it is null."""
+    is_long: bool = False
+    """Texts of any length: they end a batch early, and get no statistics in the file's footer."""
 
 
 TURNS: tuple[Column, ...] = (
@@ -70,10 +72,12 @@ TURNS: tuple[Column, ...] = (
     Column("turn", "Int64", "from 1; turns that are only context count, but have no row"),
     Column("tags", "list[string]", "of the dialogue; never null"),
     Column("status", "string", "`pending`, `skipped`, `error`, `blocked`, `empty` or `ok`"),
-    Column("user", "string", "text of the user message, without its media"),
-    Column("reply", "string", 'visible text; `""` = empty content; null = no content at all, or no complete reply'),
-    Column("thought", "string", "the model's reasoning as far as it was shown; null = none"),
-    Column("tool_calls", "string", "JSON list of `{id, name, arguments}`; null = no call"),
+    Column("user", "string", "text of the user message, without its media", True),
+    Column(
+        "reply", "string", 'visible text; `""` = empty content; null = no content at all, or no complete reply', True
+    ),
+    Column("thought", "string", "the model's reasoning as far as it was shown; null = none", True),
+    Column("tool_calls", "string", "JSON list of `{id, name, arguments}`; null = no call", True),
     Column("steps", "Int64", "model calls this reply is made of; null without a complete reply"),
     Column(
         "finish_reason", "string", "`stop length content_filter tool_call error other`; null without a complete reply"
@@ -103,7 +107,7 @@ TURNS: tuple[Column, ...] = (
     Column("ttft_s", "Float64", "seconds to the first text of a stream; null when not streamed"),
     Column("started_at", "timestamp[us, UTC]", "start of the last attempt; null without a finished attempt"),
     Column("error_kind", "string", "what the last attempt failed with; null for `ok`, `blocked`, `empty`, `skipped`"),
-    Column("error_message", "string", "the failure in words, or why the turn was skipped; null otherwise"),
+    Column("error_message", "string", "the failure in words, or why the turn was skipped; null otherwise", True),
     Column("reused_from", "string", "the run the reply was taken over from; null = asked in this run"),
     Column("checks_passed", "Int64", "null: checks are not judged in this version"),
     Column("checks_failed", "Int64", "null, as `checks_passed`"),
@@ -139,8 +143,8 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("http_status", "Int64", "null when no response came"),
     Column("finish_reason", "string", "of a complete reply; null otherwise"),
     Column("error_kind", "string", "null for a complete reply and for a lost attempt"),
-    Column("error_message", "string", "as `error_kind`"),
-    Column("partial_text", "string", "text of a reply that broke off; null = none"),
+    Column("error_message", "string", "as `error_kind`", True),
+    Column("partial_text", "string", "text of a reply that broke off; null = none", True),
     Column("input_tokens", "Int64", "null = not reported"),
     Column("cached_input_tokens", "Int64", "null = not reported"),
     Column("cache_write_input_tokens", "Int64", "null = not reported"),
@@ -168,8 +172,8 @@ BATCH_CHARS = 8 * 2**20
 _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 _DAMAGE = b"convbatch.damaged_places"
-_LONG_TEXTS = frozenset({"user", "reply", "thought", "tool_calls", "error_message"})
 _NAMES = tuple(column.name for column in TURNS)
+_SHORT = tuple(column.name for column in TURNS if not column.is_long)
 _LATENCY_STEP = math.log(1.01)
 
 
@@ -182,8 +186,9 @@ class Rows:
 
     def batches(self) -> Iterator[Arrow]:
         """The rows as Arrow, bounded in rows and in text."""
-        for rows in _bounded(self.rows):
+        for rows in _bounded(self.columns, self.rows):
             yield record_batch(self.columns, rows)
+            rows.clear()  # or they stay while the next ones are read
 
     def frame(self) -> pd.DataFrame:
         """All rows as a pandas frame."""
@@ -313,8 +318,8 @@ class Run:
         if value not in WIDE:
             raise SetupError(f"the table has no wide form of {value!r}", hint=did_you_mean(value, WIDE))
         keys = [column for column in TURNS if column.name in WIDE_KEYS]
-        columns = [*keys, *(Column(name, WIDE[value], f"`{value}` of this target") for name in self.targets)]
-        return Rows(columns=columns, rows=_wide_rows(self.turns_path, value, self.targets))
+        columns = [*keys, *(Column(name, WIDE[value], f"`{value}` of this target", True) for name in self.targets)]
+        return Rows(columns=columns, rows=side_by_side(self.turns_path, value, self.targets))
 
 
 def load(path: str | Path) -> Run:
@@ -391,13 +396,41 @@ def record_batch(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
     return pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
 
 
-def read_rows(path: Path, names: Sequence[str]) -> Iterator[Row]:
-    """The named columns of a table file, row by row, one row group in memory at a time."""
+def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None = None) -> Iterator[Row]:
+    """The named columns of a table file, row by row, one row group in memory at a time.
+
+    Args:
+        path: The file.
+        names: Columns, in the order wanted.
+        only: A number column and the value its rows must have; row groups that cannot have it are not read.
+    """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(names)):
-            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+        groups = range(file.num_row_groups) if only is None else _groups_with(file, *only)
+        read = list(names) if only is None else [*names, only[0]]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=list(set(read))):
+            rows = zip(*(batch.column(name).to_pylist() for name in read), strict=True)
+            yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
+
+
+def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row]:
+    """Any column of a table file spread over the targets: `WIDE_KEYS`, then a cell for each target."""
+    names = ("dialogue_index", "dialogue", "repeat", "turn", "target", value)
+    for (_, dialogue), group in groupby(read_rows(path, names), key=itemgetter(0, 1)):
+        cells: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
+        for _, _, repeat, turn, target, cell in group:
+            cells[repeat, turn][target] = cell
+        for (repeat, turn), row in sorted(cells.items()):
+            yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
+
+
+def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
+    place = file.schema_arrow.get_field_index(name)
+    for number in range(file.num_row_groups):
+        found = file.metadata.row_group(number).column(place).statistics
+        if found is None or found.min <= value <= found.max:
+            yield number
 
 
 def _write(folder: RunFolder, file: IO[bytes]) -> None:
@@ -407,24 +440,25 @@ def _write(folder: RunFolder, file: IO[bytes]) -> None:
     mark = folder.journal_mark()  # taken first: what a writer appends from here on makes the table stale, never wrong
     with Archive(folder) as archive:
         stamp = {_MARK: mark.encode(), _VERSION: b"%d" % CONTRACT, _DAMAGE: b"%d" % archive.damage_count}
-        plain = [name for name in _NAMES if name not in _LONG_TEXTS]  # long ones would fill the footer
         writer = pq.ParquetWriter(
             file,
             schema(TURNS, stamp),
             compression="zstd",
-            write_statistics=plain,  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
+            write_statistics=list(_SHORT),  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
         )
         with writer:
             for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive)).batches():
                 writer.write_batch(batch)
 
 
-def _bounded(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _bounded(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[list[Row]]:
+    long = [number for number, column in enumerate(columns) if column.is_long and column.dtype == "string"]
     batch: list[Row] = []
     chars = 0
     for row in rows:
         batch.append(row)
-        chars += sum(len(cell) for cell in row if isinstance(cell, str))
+        for number in long:
+            chars += len(row[number] or "")
         if len(batch) >= BATCH_ROWS or chars >= BATCH_CHARS:
             yield batch
             batch, chars = [], 0
@@ -621,8 +655,11 @@ def _json(value: Any) -> str:
 
 
 def _sum(values: Iterable[N | None]) -> N | None:
-    known = [value for value in values if value is not None]
-    return sum(known[1:], known[0]) if known else None
+    total = None
+    for value in values:
+        if value is not None:
+            total = value if total is None else total + value
+    return total
 
 
 def _moment(seconds: float | None) -> datetime | None:
@@ -630,10 +667,9 @@ def _moment(seconds: float | None) -> datetime | None:
 
 
 def _conversation_rows(path: Path, history: str) -> Iterator[Row]:
-    names = tuple(name for name in _NAMES if name not in _LONG_TEXTS)
-    key = itemgetter(*(names.index(name) for name in ("dialogue_index", "target", "repeat")))
-    for _, rows in groupby(read_rows(path, names), key=key):
-        cells = dict(zip(names, zip(*rows, strict=True), strict=True))
+    key = itemgetter(*(_SHORT.index(name) for name in ("dialogue_index", "target", "repeat")))
+    for _, rows in groupby(read_rows(path, _SHORT), key=key):
+        cells = dict(zip(_SHORT, zip(*rows, strict=True), strict=True))
         yield (
             *(cells[column.name][0] for column in CONVERSATIONS[:8]),
             history,
@@ -661,16 +697,6 @@ def _statuses(statuses: Sequence[str]) -> Row:
 def _uncounted(finish_reason: str | None, given: int | None, taken: int | None) -> bool:
     """A reply came, and it is not known what it used."""
     return finish_reason is not None and (given is None or taken is None)
-
-
-def _wide_rows(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row]:
-    names = ("dialogue_index", "dialogue", "repeat", "turn", "target", value)
-    for (_, dialogue), group in groupby(read_rows(path, names), key=itemgetter(0, 1)):
-        cells: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
-        for _, _, repeat, turn, target, cell in group:
-            cells[repeat, turn][target] = cell
-        for (repeat, turn), row in sorted(cells.items()):
-            yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
 
 
 class _Tally:

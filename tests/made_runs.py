@@ -1,0 +1,119 @@
+"""Run folders made by hand for tests of the read half: real files, written by the real journal, no run behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from convbatch.dialogue import Dialogue
+from convbatch.folder import RunFolder
+from convbatch.journal import Journal
+from convbatch.outside import Outside
+from convbatch.reply import Failure, Reply, Usage, failure_to_plain, reply_to_plain, status_of
+
+GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
+REAL = "gemini-2.5-flash@google"
+SEED_USAGE = Usage(
+    input_tokens=22, output_tokens=192, reasoning_tokens=178, total_tokens=214, source="reported", consistent=True
+)
+SEED_REPLY = Reply(
+    text="今天是2025年12月27日。",
+    finish_reason="stop",
+    finish_reason_raw="STOP",
+    usage=SEED_USAGE,
+    model_version="gemini-2.5-flash",
+    response_id="r-1",
+)
+STARTED_AT = 1_780_000_000.25
+Record = dict[str, Any]
+
+
+def dialogue(name: str, *users: str, tags: Sequence[str] = (), **more: Any) -> Dialogue:
+    return Dialogue.from_plain({"id": name, "turns": [{"user": user} for user in users], "tags": list(tags), **more})
+
+
+@dataclass
+class MadeRun:
+    """A run folder in the making: say what happened, then `write()`."""
+
+    path: Path
+    dialogues: Sequence[Dialogue]
+    targets: Sequence[str] = (REAL,)
+    repeats: int = 1
+    history: str = "live"
+    state: str = "finished"
+    checks: int = 0
+    records: list[Record] = field(default_factory=list)
+
+    def ident(self, index: int, turn: int, target: str | None = None, repeat: int = 1) -> Record:
+        return {
+            "index": index,
+            "dialogue": self.dialogues[index].id,
+            "target": target or self.targets[0],
+            "repeat": repeat,
+            "turn": turn,
+            "key": f"{index:08x}{repeat:08x}{turn:016x}",
+        }
+
+    def intent(self, ident: Record, attempt: int = 1) -> None:
+        self.records.append({"kind": "intent", **ident, "attempt": attempt, "role": "model"})
+
+    def outcome(self, ident: Record, attempt: int = 1, *, cls: str, **more: Any) -> None:
+        head = {"kind": "outcome", **ident, "attempt": attempt, "role": "model", "class": cls}
+        timing = {"started_at": STARTED_AT, "latency_s": 0.5, "limiter_wait_s": 0.25, "retry_wait_s": 0.0}
+        self.records.append({**head, **timing, **more})
+
+    def turn(self, ident: Record, status: str, **more: Any) -> None:
+        self.records.append({"kind": "turn", **ident, "status": status, **more})
+
+    def replied(self, ident: Record, reply: Reply = SEED_REPLY, attempt: int = 1, **more: Any) -> None:
+        """A call that was answered, with everything the runner writes about it."""
+        self.intent(ident, attempt)
+        self.outcome(ident, attempt, cls="replied", http_status=200, reply=reply_to_plain(reply), **more)
+        self.turn(ident, status_of(reply))
+
+    def failed(self, ident: Record, failure: Failure, attempt: int = 1, *, cls: str, **more: Any) -> None:
+        """A try that was not answered; without a `turn` record, so the row is pending."""
+        self.intent(ident, attempt)
+        self.outcome(ident, attempt, cls=cls, error=failure_to_plain(failure), **more)
+
+    def write(self) -> RunFolder:
+        folder = RunFolder.create(self.path)
+        with gzip.open(folder.dataset, "wb", compresslevel=1) as copy:
+            copy.writelines(orjson.dumps(dialogue.to_plain()) + b"\n" for dialogue in self.dialogues)
+        folder.write_meta(self.meta(folder))
+        asyncio.run(append(folder, self.records))
+        return folder
+
+    def meta(self, folder: RunFolder) -> Record:
+        rows = sum(len(d.asked(self.history)) for d in self.dialogues) * self.repeats  # pyright: ignore[reportArgumentType]  # as in run.json
+        return {
+            "run": folder.name,
+            "created_at": "2026-11-21T23:30:00Z",
+            "state": self.state,
+            "dataset": {"dialogues": len(self.dialogues)},
+            "history": self.history,
+            "repeats": self.repeats,
+            "targets": [_target(name) for name in self.targets],
+            "planned": {"rows": rows * len(self.targets), "per_target": rows},
+            "checks": self.checks,
+        }
+
+
+async def append(folder: RunFolder, records: Iterable[Record], reason: str = "finished") -> None:
+    """A session at the folder's journal: opens it, writes, closes."""
+    journal = Journal.open(folder, outside=Outside(), version="0.1.0")
+    for record in records:
+        journal.append(record)
+    await journal.close({"reason": reason})
+
+
+def _target(name: str) -> Record:
+    model, _, gateway = name.rpartition("@")
+    return {"name": name, "model": model, "simulated": gateway == "simulator", "gateway": {"name": gateway}}
