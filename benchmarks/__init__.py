@@ -1,0 +1,1 @@
+"""How fast, how lean: `python -m benchmarks` prints one table of ratios against yardsticks of the same run."""

@@ -1,0 +1,378 @@
+"""`python -m benchmarks`: one table, every figure as a ratio against a yardstick measured in the same minutes.
+
+Clients take turns (A, B, C, A, B, C ...), each ratio is taken within a round, and the table shows medians over the
+rounds, because neighbours on the machine come and go. What is measured and how it is meant: README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.clients import Clients, Played, Work
+from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, sync_time_s, workplace
+
+MIB = 2**20
+BYTES_A_DIALOGUE = 16
+SLACK = 0.10
+LATENCY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure."""
+
+    what: str
+    against: str
+    theirs: str
+    ours: str
+    ratio: float
+    goal: str = ""
+    met: bool | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        verdict = "" if self.met is None else "met" if self.met else "MISSED"
+        return (self.what, self.against, self.theirs, self.ours, f"{self.ratio:.2f}", self.goal, verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    speed: tuple[int, int] = (1000, 5)
+    makespan: tuple[int, int, int] = (2000, 5, 400)
+    memory: tuple[int, int] = (10_000, 100_000)
+    validate: tuple[int, int] = (100_000, 1_000_000)
+    rounds: int = 7
+    budget_s: float = 75.0
+    """For the rounds of one section; three rounds are always played."""
+    helps: int = 15
+
+
+FULL = Size()
+QUICK = Size(
+    speed=(200, 5),
+    makespan=(400, 5, 200),
+    memory=(1_000, 10_000),
+    validate=(10_000, 100_000),
+    rounds=3,
+    budget_s=20.0,
+    helps=5,
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small counts: a smoke test, not a measurement")
+    parser.add_argument("--folder", type=Path, help="where journals are written [the temporary folder]")
+    parser.add_argument(
+        "--only", choices=list(SECTIONS), action="append", help="leave the other sections out (repeatable)"
+    )
+    args = parser.parse_args()
+    begun = time.perf_counter()
+    with workplace(args.folder) as folder:
+        bench = Bench(folder, QUICK if args.quick else FULL)
+        try:
+            for name in args.only or SECTIONS:
+                bench.tell(name)
+                bench.rows += SECTIONS[name](bench)
+        except Failed as failed:
+            print(f"error: {failed}", file=sys.stderr)
+            return 1
+        print(bench.report(quick=args.quick, took_s=time.perf_counter() - begun))
+    return 0
+
+
+class Bench:
+    """What the sections share."""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.size = size
+        self.cores = Cores.choose()
+        self.clients = Clients(folder, self.cores)
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+        self._folder = folder
+        self._load = os.getloadavg()[0]
+
+    def tell(self, text: str) -> None:
+        print(f"benchmarks: {text} ...", file=sys.stderr, flush=True)
+
+    def rounds(self) -> Iterator[int]:
+        """Numbers of rounds, until there are enough or the time is up."""
+        begun = time.perf_counter()
+        for number in range(self.size.rounds):
+            if number >= 3 and time.perf_counter() - begun > self.size.budget_s:
+                self.notes.append(f"only {number} rounds of a section fitted into {self.size.budget_s:.0f} s")
+                return
+            yield number
+
+    def report(self, *, quick: bool, took_s: float) -> str:
+        head = ("what", "against", "yardstick", "convbatch", "ratio", "goal", "")
+        table = _table([head, *(row.cells() for row in self.rows)])
+        sync_us = sync_time_s(self._folder) * 1e6
+        lines = [
+            *(["QUICK: counts too small for figures to be quoted", ""] if quick else []),
+            table,
+            "",
+            f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {self.cores}",
+            f"load average at the start {self._load:.1f} (0 would be a quiet machine); took {took_s:.0f} s",
+            f"journals in {self._folder.parent}, append 4 KiB + fdatasync: {sync_us:.0f} µs (median)",
+            *self.notes,
+        ]
+        return "\n".join(lines)
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def speed(bench: Bench) -> list[Row]:
+    """Turns a second and CPU a turn at zero latency, against both bare loops."""
+    rows: list[Row] = []
+    dialogues, turns = bench.size.speed
+    with Server(bench.cores.server) as server:
+        _note_ceiling(bench, server)
+        starting = bench.clients.convbatch(server, Work(1, 1, 64)).process.cpu_s
+        for concurrency, goal in ((64, 0.4), (512, 0.5)):
+            work = Work(dialogues, turns, concurrency)
+            rows += _speed_rows(bench, server, work, goal, starting)
+    return rows
+
+
+def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting: float) -> list[Row]:
+    played: dict[str, list[Played]] = {"i": [], "ii": [], "us": []}
+    for _ in bench.rounds():
+        played["i"].append(bench.clients.bare(server, work, sync=False))
+        played["us"].append(bench.clients.convbatch(server, work))
+        played["ii"].append(bench.clients.bare(server, work, sync=True))
+    us, bare, synced = played["us"], played["i"], played["ii"]
+    at = f"-j {work.concurrency}"
+    loops = (("(i) bare loop", bare, None), ("(ii) + group fdatasync", synced, goal))
+    rows: list[Row] = []
+    for against, loop, wanted in loops:
+        ratio = _median_ratio(us, loop, _rate)
+        rows.append(
+            Row(
+                what=f"turns/s, {at}",
+                against=against,
+                theirs=f"{_median(loop, _rate):,.0f}",
+                ours=f"{_median(us, _rate):,.0f}",
+                ratio=ratio,
+                goal="" if wanted is None else f">= {wanted}",
+                met=None if wanted is None else ratio >= wanted,
+            )
+        )
+    rows += [
+        Row(
+            what=f"CPU s per 1,000 turns, {at}",
+            against=against,
+            theirs=f"{_median(loop, _cpu):.3f}",
+            ours=f"{_median(us, _cpu):.3f}",
+            ratio=_median_ratio(us, loop, _cpu),
+        )
+        for against, loop, _ in loops
+    ]
+
+    def whole(one: Played) -> float:
+        return (one.process.cpu_s - starting) / one.turns * 1000
+
+    rows.append(
+        Row(
+            what=f"  the same, whole process less the run of 1 dialogue, {at}",
+            against="(ii), while it plays",
+            theirs=f"{_median(synced, _cpu):.3f}",
+            ours=f"{_median(us, whole):.3f}",
+            ratio=_median(us, whole) / _median(synced, _cpu),
+        )
+    )
+    rows.append(
+        Row(
+            what=f"wall s from start to prompt, {at}",
+            against="(ii), its own process",
+            theirs=f"{_median(synced, _wall):.2f}",
+            ours=f"{_median(us, _wall):.2f}",
+            ratio=_median_ratio(us, synced, _wall),
+        )
+    )
+    busy = max(one.server_cpu_s / one.span_s for one in bare)
+    bench.notes.append(f"{at}: the server's CPU was at most {busy:.0%} busy, under the bare loop")
+    return rows
+
+
+def makespan(bench: Bench) -> list[Row]:
+    """First request to last synced reply, against turns x latency / concurrency."""
+    dialogues, turns, concurrency = bench.size.makespan
+    work = Work(dialogues, turns, concurrency)
+    ideal = work.requests * LATENCY_S / concurrency
+    us: list[Played] = []
+    bare: list[Played] = []
+    with Server(bench.cores.server, LATENCY_S) as server:
+        for _ in range(3):
+            us.append(bench.clients.convbatch(server, work))
+            bare.append(bench.clients.bare(server, work, sync=True))
+    what = f"makespan s, {dialogues:,} x {turns} at {LATENCY_S * 1000:.0f} ms, -j {concurrency}"
+    ratio = _median(us, _span) / ideal
+    return [
+        Row(
+            what=what,
+            against="ideal",
+            theirs=f"{ideal:.2f}",
+            ours=f"{_median(us, _span):.2f}",
+            ratio=ratio,
+            goal="<= 1.10",
+            met=ratio <= 1.10,
+        ),
+        Row(
+            what=what,
+            against="(ii) + group fdatasync",
+            theirs=f"{_median(bare, _span):.2f}",
+            ours=f"{_median(us, _span):.2f}",
+            ratio=_median_ratio(us, bare, _span),
+        ),
+    ]
+
+
+def memory(bench: Bench) -> list[Row]:
+    """Peak memory of `run` (one turn a dialogue) and `validate`, small and large."""
+    few, many = bench.size.memory
+    rows: list[Row] = []
+    with Server(bench.cores.server) as server:
+        small = bench.clients.convbatch(server, Work(few, 1, 64))
+        large = bench.clients.convbatch(server, Work(many, 1, 64))
+    rows.append(
+        _growth(
+            "run, while it plays", few, many, small.process.peak_at(small.ended), large.process.peak_at(large.ended)
+        )
+    )
+    rows.append(_growth("run, whole process", few, many, small.process.peak_bytes, large.process.peak_bytes))
+    bench.notes.append(
+        f"run of {many:,} dialogues x 1 turn: {large.span_s:.0f} s of replay, {large.process.wall_s:.0f} s in all"
+    )
+    return rows
+
+
+def validate(bench: Bench) -> list[Row]:
+    """Peak memory of `convbatch validate`."""
+    few, many = bench.size.validate
+    small, large = bench.clients.validate(few), bench.clients.validate(many)
+    bench.notes.append(f"validate: {many / large.wall_s:,.0f} dialogues/s at {many:,}, start included")
+    return [_growth("validate", few, many, small.peak_bytes, large.peak_bytes)]
+
+
+def _growth(what: str, few: int, many: int, small: int, large: int) -> Row:
+    more = many - few
+    allowed = small * (1 + SLACK) + BYTES_A_DIALOGUE * more
+    return Row(
+        what=f"peak MiB, {what}, {many:,} dialogues: {(large - small) / more:+.0f} B a dialogue",
+        against=f"{few:,} dialogues",
+        theirs=f"{small / MIB:.1f}",
+        ours=f"{large / MIB:.1f}",
+        ratio=large / small,
+        goal=f"<= {allowed / small:.2f}",
+        met=large <= allowed,
+    )
+
+
+def show_help(bench: Bench) -> list[Row]:
+    """`--help` against a Typer app with as many commands."""
+    commands = _count_commands(bench)
+    ours = [sys.executable, "-m", "convbatch", "--help"]
+    bare = [sys.executable, str(ROOT / "benchmarks" / "bare_typer.py"), str(commands), "--help"]
+    best = {"ours": float("inf"), "bare": float("inf")}
+    for _ in range(bench.size.helps + 1):
+        for name, command in (("ours", ours), ("bare", bare)):
+            one = measured(command, ROOT, bench.cores.client, environment(), watch=False)
+            best[name] = min(best[name], one.wall_s)
+    ratio = best["ours"] / best["bare"]
+    return [
+        Row(
+            what="--help, s (fastest of many)",
+            against=f"bare Typer, {commands} commands",
+            theirs=f"{best['bare']:.3f}",
+            ours=f"{best['ours']:.3f}",
+            ratio=ratio,
+            goal="<= 1.3",
+            met=ratio <= 1.3,
+        )
+    ]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
+    "help": show_help,
+    "speed": speed,
+    "makespan": makespan,
+    "memory": memory,
+    "validate": validate,
+}
+
+
+def _count_commands(bench: Bench) -> int:
+    count = "from convbatch.cli import app; print(len(app.registered_commands))"
+    return int(measured([sys.executable, "-c", count], ROOT, bench.cores.client, environment(), watch=False).stdout)
+
+
+def _note_ceiling(bench: Bench, server: Server) -> None:
+    rates: list[float] = []
+    for connections in (64, 512):
+        requests = 20_000
+        command = [sys.executable, "-m", "benchmarks.ceiling", str(server.port)]
+        command += ["--connections", str(connections), "--requests", str(requests)]
+        one = measured(command, ROOT, bench.cores.client, environment(), watch=False)
+        rate, sent = one.stdout.split()
+        rates.append(float(rate))
+        server.expected += int(sent)
+    bench.notes.append(
+        f"the server answers at least {rates[0]:,.0f} requests/s over 64 connections, {rates[1]:,.0f} over 512"
+        " (asked by a client that does not read what it gets)"
+    )
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _rate(one: Played) -> float:
+    return one.rate
+
+
+def _cpu(one: Played) -> float:
+    return one.cpu_per_1000
+
+
+def _span(one: Played) -> float:
+    return one.span_s
+
+
+def _wall(one: Played) -> float:
+    return one.process.wall_s
+
+
+def _median(played: Sequence[Played], figure: Callable[[Played], float]) -> float:
+    return statistics.median(map(figure, played))
+
+
+def _median_ratio(us: Sequence[Played], them: Sequence[Played], figure: Callable[[Played], float]) -> float:
+    return statistics.median(figure(one) / figure(other) for one, other in zip(us, them, strict=True))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    numbers = {2, 3, 4}
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The clients that are compared: `convbatch run` as a user starts it, and the bare loops."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.dialogues import KEY, MODEL, write_dataset
+from benchmarks.measure import Cores, Failed, Measured, Server, environment, measured
+
+CONFIG = """\
+[gateways.bench]
+protocol = "gemini"
+base_url = "{url}"
+auth = "x-goog-api-key"
+key_env = "BENCH_KEY"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """One client that has played all dialogues."""
+
+    turns: int
+    began: float
+    """Unix seconds; the first request."""
+    ended: float
+    """Unix seconds; the last reply is durable (with the unsynced loop: handed to the file)."""
+    process: Measured
+    server_cpu_s: float
+
+    @property
+    def span_s(self) -> float:
+        return self.ended - self.began
+
+    @property
+    def rate(self) -> float:
+        """Turns a second."""
+        return self.turns / self.span_s
+
+    @property
+    def cpu_per_1000(self) -> float:
+        """CPU seconds for 1,000 turns while they were played."""
+        cpu_s = self.process.cpu_between(self.began, self.ended)
+        return (self.process.cpu_s if cpu_s is None else cpu_s) / self.turns * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much is played, and how many at once."""
+
+    dialogues: int
+    turns: int
+    concurrency: int
+
+    @property
+    def requests(self) -> int:
+        return self.dialogues * self.turns
+
+
+class Clients:
+    """Plays work at a server; everything it writes is gone afterwards."""
+
+    def __init__(self, folder: Path, cores: Cores) -> None:
+        self._folder = folder
+        self._cores = cores
+
+    def bare(self, server: Server, work: Work, *, sync: bool) -> Played:
+        """The bare loop: yardstick (i), with `sync` (ii)."""
+        out = self._folder / "bare.jsonl"
+        command = [sys.executable, "-m", "benchmarks.bare", server.url, str(out)]
+        command += ["--dialogues", str(work.dialogues), "--turns", str(work.turns)]
+        command += ["--concurrency", str(work.concurrency), *(["--sync"] if sync else [])]
+        before = server.cpu_s()
+        process = measured(command, self._folder, self._cores.client, environment())
+        server.expected += work.requests
+        lines = out.read_bytes().count(b"\n")
+        out.unlink()
+        if lines != work.requests:
+            raise Failed(f"the bare loop wrote {lines} lines, expected were {work.requests}")
+        return Played(turns=lines, process=process, server_cpu_s=server.cpu_s() - before, **json.loads(process.stdout))
+
+    def convbatch(self, server: Server, work: Work) -> Played:
+        """A real `convbatch run`: validation, plan, gate, journal, table and closing words included."""
+        config = self._folder / "bench.toml"
+        config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
+        out = self._folder / "run"
+        command = [sys.executable, "-m", "convbatch", "run", str(self.dataset(work.dialogues, work.turns))]
+        command += ["-m", f"{MODEL}@bench", "-c", str(config), "-o", str(out), "-j", str(work.concurrency)]
+        before = server.cpu_s()
+        process = measured(command, self._folder, self._cores.client, environment(BENCH_KEY=KEY))
+        server.expected += work.requests
+        began, ended = _played(out, work.requests)
+        shutil.rmtree(out)
+        return Played(
+            turns=work.requests, began=began, ended=ended, process=process, server_cpu_s=server.cpu_s() - before
+        )
+
+    def validate(self, dialogues: int) -> Measured:
+        """`convbatch validate` on a dataset of one turn a dialogue."""
+        command = [sys.executable, "-m", "convbatch", "validate", str(self.dataset(dialogues, 1))]
+        return measured(command, self._folder, self._cores.client, environment())
+
+    def dataset(self, dialogues: int, turns: int) -> Path:
+        """The dataset of this size; written once."""
+        path = self._folder / f"d{dialogues}x{turns}.jsonl"
+        if not path.exists():
+            write_dataset(path, dialogues, turns)
+        return path
+
+
+def _played(run: Path, turns: int) -> tuple[float, float]:
+    """When the first request left and when the last reply was durable, from the journal; every turn must be `ok`.
+
+    The `stop` record is written when the sync of the last reply has come back, so its time is a bound from above.
+    """
+    began = ended = 0.0
+    ok = 0
+    for segment in sorted((run / "journal").glob("*.jsonl")):
+        with segment.open("rb") as lines:
+            for line in lines:
+                record = json.loads(line)
+                match record["kind"]:
+                    case "intent":
+                        began = began or record["at"]
+                    case "turn":
+                        ok += record["status"] == "ok"
+                    case "stop":
+                        ended = record["at"]
+                    case _:
+                        pass
+    if ok != turns or not ended:
+        raise Failed(f"the journal of convbatch has {ok} turns that ended ok, expected were {turns}")
+    return began, ended

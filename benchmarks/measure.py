@@ -1,0 +1,236 @@
+"""Processes under measurement: started on a processor of their own, watched while they run, asked afterwards.
+
+CPU time is what the kernel booked to the process and all its threads. Peak memory is the highest resident set. How far
+a process had come at a given moment is told by samples from `/proc`; where there is none (macOS) only whole figures
+exist.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from resource import struct_rusage
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_S = 240.0
+_SAMPLE_S = 0.02
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Failed(Exception):
+    """A measured process did not do what it was started for: its figures would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A process at one moment."""
+
+    at: float
+    """Unix seconds."""
+    cpu_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A process that has ended well."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    samples: tuple[Sample, ...]
+    stdout: str
+
+    def cpu_between(self, began: float, ended: float) -> float | None:
+        """CPU seconds from one moment to another, between samples taken every 20 ms; None without samples."""
+        if not self.samples:
+            return None
+        return self._cpu_at(ended) - self._cpu_at(began)
+
+    def peak_at(self, moment: float) -> int:
+        """Peak memory up to a moment."""
+        return next((sample.peak_bytes for sample in self.samples if sample.at >= moment), self.peak_bytes)
+
+    def _cpu_at(self, moment: float) -> float:
+        before = self.samples[0]
+        for sample in self.samples:
+            if sample.at >= moment:
+                span = sample.at - before.at
+                share = (moment - before.at) / span if span > 0 else 0.0
+                return before.cpu_s + share * (sample.cpu_s - before.cpu_s)
+            before = sample
+        return before.cpu_s
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which processors clients and server are bound to; None where nothing can be bound."""
+
+    client: int | None
+    server: int | None
+
+    @classmethod
+    def choose(cls) -> Cores:
+        if not hasattr(os, "sched_getaffinity"):
+            return cls(None, None)
+        allowed = sorted(os.sched_getaffinity(0))
+        return cls(allowed[-1], allowed[0]) if len(allowed) > 1 else cls(None, None)
+
+    def __str__(self) -> str:
+        if self.client is None:
+            return "clients and server share what processors there are (nothing could be pinned)"
+        return f"clients pinned to CPU {self.client}, server and watcher to CPU {self.server}"
+
+
+@contextmanager
+def bound_to(core: int | None) -> Generator[None]:
+    """Processes started inside inherit the binding."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The caller's, without options of ours, and with this checkout in front."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONVBATCH_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+def measured(
+    command: Sequence[str], cwd: Path, core: int | None, env: dict[str, str], *, watch: bool = True
+) -> Measured:
+    """Run a command to its end.
+
+    Raises:
+        Failed: It ended with an error, or took longer than `LONGEST_S`.
+    """
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        began = time.perf_counter()
+        with bound_to(core):
+            process = subprocess.Popen(
+                command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
+        samples: list[Sample] = []
+        if watch:
+            status, usage = _watched(process, samples, began + LONGEST_S)
+        else:
+            _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)  # it is gone: nobody may wait for it again
+        stdout.seek(0)
+        if process.returncode:
+            stderr.seek(0)
+            raise Failed(f"{' '.join(command)}: exit {process.returncode}\n{stderr.read()[-2000:]}")
+        return Measured(
+            wall_s=wall_s,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            peak_bytes=usage.ru_maxrss * _RSS_UNIT,
+            samples=tuple(samples),
+            stdout=stdout.read(),
+        )
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a running process so far, ended threads included; 0 where the kernel does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+def _watched(process: subprocess.Popen[bytes], samples: list[Sample], until: float) -> tuple[int, struct_rusage]:
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            return status, usage
+        peak = _peak_of(process.pid)
+        if peak:
+            samples.append(Sample(time.time(), cpu_of(process.pid), peak))
+        if time.perf_counter() > until:
+            process.kill()
+        time.sleep(_SAMPLE_S)
+
+
+def _peak_of(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    _, found, rest = status.partition("VmHWM:")
+    return int(rest.split(None, 1)[0]) * 1024 if found else 0
+
+
+class Server:
+    """The gateway of the benchmarks as a process of its own."""
+
+    def __init__(self, core: int | None, latency_s: float = 0.0) -> None:
+        command = [sys.executable, "-m", "benchmarks.server", "--latency", str(latency_s)]
+        with bound_to(core):
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.expected = 0
+        """How many requests whoever measures has sent; checked at the end."""
+
+    def cpu_s(self) -> float:
+        return cpu_of(self._process.pid)
+
+    def close(self) -> None:
+        """End it; raises `Failed` when it has answered another number of requests than were sent."""
+        out, _ = self._process.communicate()
+        if int(out) != self.expected:
+            raise Failed(f"the server has answered {int(out)} requests, expected were {self.expected}")
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def workplace(parent: Path | None) -> Generator[Path]:
+    """A folder that is gone afterwards; on the disk whose syncs are to be measured."""
+    folder = Path(tempfile.mkdtemp(prefix="convbatch-bench-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync_time_s(folder: Path, times: int = 200) -> float:
+    """The median time of appending 4 KiB and making it durable."""
+    path = folder / "sync-probe"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    taken: list[float] = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        os.write(fd, b"x" * 4096)
+        (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(fd)
+        taken.append(time.perf_counter() - begun)
+    os.close(fd)
+    path.unlink()
+    return sorted(taken)[times // 2]
