@@ -703,3 +703,17 @@ def test_config_is_imported_without_the_heavy_libraries() -> None:
 
 def test_errors_of_this_part_end_the_command_with_2() -> None:
     assert {InputError.exit_code, SetupError.exit_code, ConvbatchError.exit_code} == {2}
+
+
+def test_the_manual_lists_every_preset_and_every_key() -> None:
+    from convbatch.config_keys import GATEWAY_KEYS
+
+    text = (CONFIGS.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
+    for name, table in presets().items():
+        gateway = table.for_model(None)
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` "))
+        assert f"| {gateway.protocol} |" in row
+        assert f"`{gateway.auth}`" in row
+        assert (gateway.key_env or "–") in row
+        assert gateway.base_url == "simulator:" or f"`{gateway.base_url}`" in row
+    assert not [key for key in GATEWAY_KEYS if f"`{key}`" not in text]
