@@ -55,10 +55,6 @@ _SAME_ATTEMPT = (
     "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn = i.turn"
     f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
 )
-_ATTEMPTS = (
-    f"SELECT segment, start, length FROM records AS i WHERE kind = {_OUTCOME} OR (kind = {_INTENT} AND NOT EXISTS"
-    f" (SELECT 1 FROM records AS o WHERE {_SAME_ATTEMPT} AND o.seq > i.seq)) ORDER BY seq"
-)
 _OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
 _ASKED_SINCE = f"SELECT target, COUNT(*) FROM records WHERE kind = {_INTENT} AND asked_at >= ? GROUP BY target"
 _UNSENT_SINCE = (
@@ -243,10 +239,6 @@ class Archive:
             if history.status in REUSABLE and history.finished(key):
                 return history
         return None
-
-    def attempt_records(self) -> Iterator[dict[str, Any]]:
-        """Every `outcome`, and every `intent` that has none, in journal order."""
-        return map(self._read, self._db.execute(_ATTEMPTS))
 
     def has_reply(self, target: str) -> bool:
         """Has this target ever given a complete reply in this run?"""
