@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from convbatch.auth import key_for, proxy_for, secrets_of, with_env_file
 from convbatch.config import Config, Gateway, Overrides, Target, resolve_targets
-from convbatch.configfile import find_config, load_config
+from convbatch.configfile import load_config
 from convbatch.dialogue import Message, Settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.redaction import Redactor, redact, watch
@@ -42,7 +42,7 @@ def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | No
     Returns:
         The exit code: 0, 2 (key or configuration), 3 (a probe failed).
     """
-    loaded = load_config(config or find_config(Path()))
+    loaded = load_config(config)
     env = with_env_file(os.environ, env_file)
     _say(f"config: {loaded.path or 'none (presets only)'}")
     if models:

@@ -208,9 +208,9 @@ def _over(overrides: Overrides, target: Target) -> Target:
 
 
 def _config(path: Path | None) -> Config:
-    from convbatch.configfile import find_config, load_config
+    from convbatch.configfile import load_config
 
-    return load_config(path or find_config(Path()))
+    return load_config(path)
 
 
 def _history(text: str) -> HistoryMode:

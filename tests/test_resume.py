@@ -98,7 +98,7 @@ def test_first_interrupt_finishes_what_is_in_flight(tmp_path: Path, simulator: S
 
 def test_second_interrupt_abandons_and_says_possibly_paid(tmp_path: Path, simulator: Simulators) -> None:
     world = prepare(tmp_path, simulator, dialogues=20, turns=2, latency_s=20, wires=("gemini",))
-    victim = start(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "4")
+    victim = start(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "16")
     assert wait_until(lambda: world.in_flight == 4)
     victim.send_signal(signal.SIGINT)
     time.sleep(0.3)
