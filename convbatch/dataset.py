@@ -6,6 +6,7 @@ dialogue is, is decided in `reader.py` and below; nothing here looks at a line's
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
@@ -15,10 +16,10 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import orjson
 
@@ -482,10 +483,15 @@ def _refuse_target(dst: Path) -> None:
         raise SetupError(f"{dst.parent} is no folder", hint=f"mkdir -p {dst.parent}")
 
 
-def _output(path: Path, *, compressed: bool) -> io.BufferedIOBase:
-    if compressed:
-        return gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
-    return path.open("wb")
+@contextlib.contextmanager
+def _output(path: Path, *, compressed: bool) -> Generator[BinaryIO | gzip.GzipFile]:
+    with path.open("wb") as raw:
+        if not compressed:
+            yield raw
+            return
+        # Without a name: this one is the temporary file's.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+            yield packed
 
 
 def _cannot_write(path: Path, error: OSError) -> SetupError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -14,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convbatch.dataset import EVERYTHING, Selection, convert, load, read_copy, scan, source_of, write_copy
-from convbatch.dialogue import Dialogue, HistoryMode, Part, Settings, Turn, text_part
+from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Settings, Turn, text_part
 from convbatch.errors import InputError, Problem, SetupError
 from convbatch.outside import Disk
+from convbatch.schema import CHECK_ARGUMENTS
 
 QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"
 GOOD = '{"id": "a", "turns": [{"user": "Hello", "assistant": "Hi"}]}'
@@ -718,3 +720,11 @@ def test_quickstart_has_both_dialogues_of_the_seed_documents() -> None:
         "I have two dogs in my house. How many paws are in my house?",
     ]
     assert by_id["paws-en"].turns[0].assistant == "Great to meet you. What would you like to know?"
+
+
+def test_the_format_page_shows_a_dialogue_that_loads_and_names_every_key_and_check(tmp_path: Path) -> None:
+    page = (QUICKSTART.parent.parent / "docs" / "dataset.md").read_text(encoding="utf-8")
+    example = page.split("```json\n")[1].split("```")[0]
+    assert load([written(tmp_path, json.dumps(json.loads(example)))])[0].id == "dates-zh"
+    names = [*CHECK_ARGUMENTS, *SETTING_NAMES, *(field.name for field in dataclasses.fields(Dialogue))]
+    assert [name for name in names if f"`{name}`" not in page] == []
