@@ -34,8 +34,8 @@ _LONGEST_PROBE_S = 300.0
 _TOKEN_WINDOW_S = 60.0
 _SHORTEST_TIMER_S = 0.001
 """uvloop counts whole milliseconds and would spin on anything shorter."""
-_LONGEST_TIMER_S = 60.0
-"""Waits are looked at again this often, because the wall clock may jump."""
+_DAY_CHECK_S = 60.0
+"""The wait for a reset is looked at again this often, because the wall clock may jump."""
 _RATE_SLACK_S = 1e-6
 """Added to the time of the next slot, so that rounding never finds it a hair too early."""
 
@@ -497,7 +497,7 @@ class Gate:
             if self._timer_at == when:
                 return
             self._timer.cancel()
-        delay_s = min(max(when - self._now, _SHORTEST_TIMER_S), _LONGEST_TIMER_S)
+        delay_s = max(when - self._now, _SHORTEST_TIMER_S)
         self._timer_at = when
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._timer_rang)
 
@@ -518,7 +518,7 @@ class Gate:
         if self._ledger is not None and (until := self._ledger.full_until(tokens, now)) is not None:
             return ("tokens", until)
         if self._day is not None and (left_s := self._day.wait_s(self._clock.wall(), self._in_flight)) is not None:
-            until = now + min(left_s, _LONGEST_TIMER_S)
+            until = now + min(left_s, _DAY_CHECK_S)
             self._pause.known_until(until, now)
             return ("day", until)
         if self._in_flight >= self._window.size:

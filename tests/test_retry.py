@@ -377,7 +377,7 @@ def test_a_turn_refused_again_while_others_are_answered_is_its_own_trouble():
 def test_silence_parks_a_target(times: list[float], held: float, parked: bool):
     standing = an_answered_target()
     for number, at in enumerate(times):
-        note(standing, failed("server_error", 503), 100.0 + at, held_s=held if number else 0)
+        note(standing, failed("server_error", 503), 100.0 + at, held_s=7000 + (held if number else 0))
     assert (standing.park_reason is not None) is parked
 
 
