@@ -26,9 +26,8 @@ import orjson
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.importers import FORMATS, Format
-from convbatch.jsonl import show
+from convbatch.jsonl import encoded, show
 from convbatch.outside import Disk
-from convbatch.protocols.wire import encode_json
 from convbatch.reader import Located, Problems, Progress, Reader, count_of, media_flaws
 
 PLACES_SHOWN = 20
@@ -368,7 +367,7 @@ class _CanonicalFile:
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._buffer, mtime=0)
 
     def write(self, dialogue: Dialogue, history: HistoryMode) -> None:
-        line = encode_json(dialogue.to_plain()) + b"\n"
+        line = encoded(dialogue.to_plain())
         self.sha256.update(line)
         self._gzip.write(line)
         asked = dialogue.asked(history)
@@ -451,7 +450,7 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
                     continue
                 moved = media_flaws(item.dialogue, dst.parent)
                 problems.extend(dataclasses.replace(flaw, hint=_MOVED).at(item.path, item.line) for flaw in moved)
-                out.write(encode_json(item.dialogue.to_plain()) + b"\n")
+                out.write(encoded(item.dialogue.to_plain()))
                 written += 1
         problems.raise_any()
         aside.replace(dst)

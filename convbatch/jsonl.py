@@ -231,6 +231,14 @@ def parse_value(text: bytes) -> Any:
     return _parse_carefully(text) if _may_have_lost_something(text, value) else value
 
 
+def encoded(value: Any) -> bytes:
+    """A value as one line of JSON with its newline."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # orjson writes 254 levels, two fewer than are read
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
 def excerpt(text: str, limit: int = 120) -> str:
     """The start of a text, for a message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
