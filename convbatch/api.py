@@ -36,13 +36,13 @@ def run(
 
     Args:
         dataset: A JSONL file of dialogues, or several.
-        models: `model@gateway`, or model names for all of `gateways`; None asks the config, else the built-in simulator.
+        models: `model@gateway`, or names for all of `gateways`; None asks the config, else the built-in simulator.
         gateways: As `-g`.
         history: `live` (default), `script` or `last`.
         progress: Show the progress bar on stderr.
-        **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`, `tpm`,
-            `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`, `thinking_budget`, `params`,
-            `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `env_file`.
+        **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`,
+            `tpm`, `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`,
+            `thinking_budget`, `params`, `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `env_file`.
 
     Returns:
         The run, finished or not: `run.turns["status"]` says what became of every turn.

@@ -79,7 +79,7 @@ def _plan_lines(sitting: Sitting, options: RunOptions) -> list[str]:
         f" = {meta['planned']['rows']} rows; history {meta['history']}"
     ]
     lines += [f"  {target.name}: {_target_line(target, sitting)}" for target in sitting.targets]
-    if not options.models and not options.gateways and all(target.simulated for target in sitting.targets):
+    if meta["config"] is None and not options.models:
         lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
     if meta["checks"]:
         lines.append(f"  {meta['checks']} checks are carried along; this version does not judge them yet")

@@ -270,17 +270,23 @@ def write_copy(
     )
 
 
-def read_copy(path: Path) -> Iterator[tuple[int, Dialogue]]:
+def read_copy(path: Path, *, with_key: str | None = None) -> Iterator[tuple[int, Dialogue]]:
     """The dialogues of a canonical copy with their index from 0; trusts what `write_copy` wrote.
+
+    Args:
+        path: The copy.
+        with_key: Only dialogues whose line holds this key, perhaps in a text: a sieve that need not decode the rest.
 
     Raises:
         InputError: The copy is missing or damaged.
     """
     index = 0
+    mark = b"" if with_key is None else f'"{with_key}"'.encode()
     try:
         with gzip.open(path, "rb") as lines:
             for line in lines:
-                yield index, Dialogue.from_plain(orjson.loads(line))
+                if mark in line:
+                    yield index, Dialogue.from_plain(orjson.loads(line))
                 index += 1
         if index == 0:
             raise EOFError("the file is empty")

@@ -37,7 +37,7 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
     raw: Any = None
-    """A model's own turn exactly as its protocol received it (`Reply.raw_turn`); replayed unchanged instead of `parts`."""
+    """A model's own turn exactly as its protocol received it (`Reply.raw_turn`); replayed instead of `parts`."""
 
     @property
     def text(self) -> str:
@@ -135,7 +135,7 @@ class Dialogue:
     tool_results: Mapping[str, Any] = field(default_factory=dict)
 
     def asked(self, history: HistoryMode) -> tuple[int, ...]:
-        """Turn numbers (from 1) that are requested under this history mode: all with `ask`, or only the last of them."""
+        """Turn numbers (from 1) requested under this history mode: all with `ask`, or only the last of them."""
         numbers = tuple(n for n, turn in enumerate(self.turns, 1) if turn.ask)
         return numbers[-1:] if history == "last" else numbers
 

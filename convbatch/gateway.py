@@ -23,7 +23,7 @@ from convbatch.auth import apply_auth
 from convbatch.config import SIMULATOR_URL, Target
 from convbatch.outside import Clock
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, ErrorInBody, MalformedReply, WireRequest, encode_json
+from convbatch.protocols.wire import Ask, CutReply, ErrorInBody, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply
 from convbatch.retry import attempt_class
@@ -221,7 +221,7 @@ _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aio
 def _no_answer(
     error: Exception, connected: bool, status: int | None, headers: Mapping[str, str] | None, partial: bytes
 ) -> NoAnswer:
-    """Sort what aiohttp raises; the error's own text is not trusted with URLs, so only its kind and OS reason are used."""
+    """Sort what aiohttp raises. Its texts may show URLs and headers: only kinds and the system's reasons are used."""
     known: dict[str, Any] = {"status": status, "headers": headers, "partial": partial}
     if isinstance(error, _CERTIFICATE):
         return NoAnswer("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
@@ -324,7 +324,9 @@ class Client:
             cls = attempt_class(inner.failure, http_status=200, sent=True)
             return self._attempt(inner.failure, cls, answer, started, begun, body=body, left=left)
         except MalformedReply as malformed:
-            failure = Failure(kind="bad_response", message=f"unreadable reply: {malformed}", structured=False)
+            failure = Failure(
+                kind="bad_response", message=f"unreadable reply: {malformed}", retryable=isinstance(malformed, CutReply)
+            )
             cls = attempt_class(failure, http_status=200, sent=True)
             return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
         return self._attempt(reply, "replied", answer, started, begun, body=body, left=left)

@@ -48,7 +48,7 @@ class RealClock:
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
-        """asyncio's sleep."""
+        """Sleep as asyncio does."""
         await asyncio.sleep(seconds)
 
 
@@ -80,7 +80,7 @@ class Disk:
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename over; raises OSError."""
-        os.replace(source, target)
+        source.replace(target)
 
     def sync_folder(self, folder: Path) -> None:
         """Make names in a folder durable; raises OSError."""

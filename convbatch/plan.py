@@ -28,9 +28,7 @@ class Conversation:
     """From 1."""
 
 
-def conversations(
-    dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int
-) -> Iterator[Conversation]:
+def conversations(dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int) -> Iterator[Conversation]:
     """Every conversation of one target in admission order; lazily, so that memory does not grow with the dataset."""
     for index, dialogue in dialogues:
         for repeat in range(1, repeats + 1):

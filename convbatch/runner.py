@@ -104,8 +104,27 @@ class Lane:
     standing: Standing
     places: int
     """Most requests in flight."""
+    own_places: asyncio.Semaphore | None = None
+    """Only where targets share a gate: keeps one of them from taking the places of all."""
     parked: str | None = None
     counts: Counter[Status] = field(default_factory=Counter)
+
+    async def admit(self, tokens: int) -> Permit:
+        """Pass the gate; raises `GateClosed`."""
+        if self.own_places is None:
+            return await self.gate.admit(tokens)
+        await self.own_places.acquire()
+        try:
+            return await self.gate.admit(tokens)
+        except BaseException:
+            self.own_places.release()
+            raise
+
+    def release(self, permit: Permit) -> None:
+        """Give back a place in flight."""
+        permit.release()
+        if self.own_places is not None:
+            self.own_places.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +314,7 @@ class Runner:
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            permit = await lane.gate.admit(_reserve(lane.target.gateway.limits, play, settings))
+            permit = await lane.admit(_reserve(lane.target.gateway.limits, play, settings))
             try:
                 attempts += 1
                 ident = {**play.ident(number), "key": key, "attempt": attempts, "role": "model"}
@@ -308,7 +327,7 @@ class Runner:
                 # The place in flight is given away only when the reply is durable.
                 await self._journal.commit(*records)
             finally:
-                permit.release()
+                lane.release(permit)
             if done is not None:
                 self._count(lane, done.status)
                 return done
@@ -434,7 +453,7 @@ class _Play:
         return states
 
     def turns(self) -> Iterator[tuple[int, Turn]]:
-        """Every turn with its user message already in the history; what is given as the model's word is added behind."""
+        """Every turn, its user message already in the history; what is given as the model's word is added behind it."""
         for number, turn in enumerate(self.conversation.dialogue.turns, 1):
             self._add(Message(role="user", parts=turn.user))
             yield number, turn

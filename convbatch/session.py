@@ -1,7 +1,7 @@
 """One sitting at a run folder: from options to a folder that is closed in good order.
 
-It joins the parts (journal, gates, clients, runner) and owns signals and exit codes. What the options mean and what is checked before
-anything is sent is `setup.py`; limits, retries and wire formats are decided elsewhere.
+It joins the parts (journal, gates, clients, runner) and owns signals and exit codes. What the options mean and what is
+checked before anything is sent is `setup.py`; limits, retries and wire formats are decided elsewhere.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ async def sit(sitting: Sitting) -> Ending:
         stack.callback(progress.close)
         for note in journal.notes:
             progress.note(note)
+        if sitting.resumed and journal.session == 1:
+            progress.note("the journal of this run is empty: whatever it once held, every turn is asked anew")
         past = stack.enter_context(Archive(sitting.folder)) if sitting.resumed else None
         reuse = None
         if sitting.reuse is not None:
@@ -112,8 +114,9 @@ async def sit(sitting: Sitting) -> Ending:
             finally:
                 watch.cancel()
         ending = _ending(sitting, runner)
+        # Before the lock is given back: nobody shall see a closed run that still calls itself running.
+        sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
         await journal.close({"reason": ending.reason, "parked": dict(ending.parked)})
-    sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
     return ending
 
 
@@ -178,6 +181,7 @@ async def _lanes(
         transport = AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, sitting.env))
         stack.push_async_callback(transport.close)
         for target in targets:
+            places = in_flight(target.gateway.limits, sitting.rules.concurrency)
             quiet = redactor.marking() if target.gateway.auth == "none" else redactor
             lanes[target.name] = Lane(
                 target=target,
@@ -191,7 +195,8 @@ async def _lanes(
                 ),
                 gate=gate,
                 standing=Standing(answered=_has_answered(past, target)),
-                places=in_flight(target.gateway.limits, sitting.rules.concurrency),
+                places=places,
+                own_places=asyncio.Semaphore(places) if len(targets) > 1 else None,
             )
     return [lanes[target.name] for target in sitting.targets]
 

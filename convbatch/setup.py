@@ -1,7 +1,7 @@
 """From options to a `Sitting`: everything that can be wrong is found here, before the first request.
 
-Configuration, keys, dataset and folder are read and checked in the order that wastes least of a person's time; nothing is sent. How a
-sitting is played is `session.py`.
+Configuration, keys, dataset and folder are read and checked in the order that wastes least of a person's time; nothing
+is sent. How a sitting is played is `session.py`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from convbatch.config import (
     target_to_plain,
 )
 from convbatch.dialogue import HistoryMode, Message, Settings, text_part
-from convbatch.errors import SetupError, did_you_mean
+from convbatch.errors import InputError, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, CannotCarry
+from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.runner import Rules
 from convbatch.session import Sitting
 
@@ -192,7 +192,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
 
 
 def changed_sources(meta: Mapping[str, Any]) -> list[str]:
-    """Original dataset files that are no longer what this run copied; a file that is gone has no effect and is not named."""
+    """Original dataset files that are no longer what this run copied; one that is gone is not named."""
     from convbatch.dataset import source_of
 
     changed: list[str] = []
@@ -233,16 +233,49 @@ def _command_line(options: RunOptions) -> Settings:
 
 def _refuse_uncarried(targets: Iterable[Target], command_line: Settings) -> None:
     """Settings a target's protocol has no words for are an error now, not a failed row later."""
-    question = (Message(role="user", parts=(text_part("?"),)),)
     for target in targets:
-        settings = effective_settings(command_line=command_line, target=target.gateway.settings)
+        limit = _uncarried(target, effective_settings(command_line=command_line, target=target.gateway.settings))
+        if limit is not None:
+            raise SetupError(f"{target.name}: {limit}", hint=_UNCARRIED)
+
+
+_UNCARRIED = "leave the setting out, or ask this target in a run of its own"
+
+
+def _uncarried(target: Target, settings: Settings) -> str | None:
+    question = (Message(role="user", parts=(text_part("?"),)),)
+    try:
         ask = Ask(model=target.model, messages=question, settings=settings)
-        try:
-            PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
-        except CannotCarry as limit:
-            raise SetupError(
-                f"{target.name}: {limit}", hint="leave the setting out, or ask this target in a run of its own"
-            ) from None
+        PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
+    except CannotCarry as limit:
+        return str(limit)
+    return None
+
+
+def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
+    """As `_refuse_uncarried`, for what dialogues and turns set themselves; each combination is tried once."""
+    from convbatch.dataset import read_copy
+
+    tried: set[bytes] = set()
+    problems: list[Problem] = []
+    for _, dialogue in read_copy(copy, with_key="settings"):
+        for number, turn in enumerate(dialogue.turns, 1):
+            for target in targets:
+                settings = effective_settings(
+                    command_line=command_line,
+                    turn=turn.settings,
+                    dialogue=dialogue.settings,
+                    target=target.gateway.settings,
+                )
+                fingerprint = encode_json([target.name, settings.to_plain()])
+                if fingerprint in tried:
+                    continue
+                tried.add(fingerprint)
+                if (limit := _uncarried(target, settings)) is not None:
+                    what = f"dialogue {dialogue.id!r}, turn {number}, at {target.name}: {limit}"
+                    problems.append(Problem(what=what, hint=_UNCARRIED))
+    if problems:
+        raise InputError.of(problems)
 
 
 def _furnish(
@@ -256,6 +289,7 @@ def _furnish(
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside, ReadingBar(enabled=options.progress) as bar:
         copy = Path(aside) / "dataset.jsonl.gz"
         report = write_copy(options.datasets, selection, copy, rules.history, on_progress=bar.show)
+        _refuse_uncarried_dialogues(copy, targets, rules.command_line)
         started = datetime.now(UTC)
         folder = _new_folder(options, started)
         with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:

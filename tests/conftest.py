@@ -45,7 +45,11 @@ Command = Callable[..., Finished]
 
 def environment(**more: str) -> dict[str, str]:
     """An environment without keys, proxies or options of the person who runs the tests."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("CONVBATCH_") and not k.endswith(("_KEY", "_PROXY", "_proxy"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("CONVBATCH_") and not k.endswith(("_KEY", "_PROXY", "_proxy"))
+    }
     return {**kept, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", **more}
 
 
@@ -79,7 +83,8 @@ def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = 
     """A configuration with a gateway `sim-<wire>` for each wire at this simulator."""
     tables: list[str] = []
     for wire in wires:
-        base = f"{url}/v1" if wire == "openai" else url
+        # Another host name: the same host, key and model would be one quota owner, with one gate for both wires.
+        base = f"{url.replace('127.0.0.1', 'localhost')}/v1" if wire == "openai" else url
         values: dict[str, Any] = {"protocol": wire, "base_url": base, "auth": "none", **keys}
         lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         tables.append("\n".join([f"[gateways.at-{wire}]", *lines]))
