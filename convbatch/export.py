@@ -85,7 +85,7 @@ def _write_parquet(rows: Rows, file: IO[bytes]) -> None:
 
     with pq.ParquetWriter(file, schema(rows.columns), compression="zstd") as writer:
         for batch in rows.batches():
-            writer.write_batch(batch)
+            writer.write_table(batch)
 
 
 _WRITERS: dict[str, Callable[[Rows, IO[bytes]], None]] = {

@@ -11,12 +11,14 @@ import os
 import platform
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from convbatch import __version__
 from convbatch.config import (
@@ -129,6 +131,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
     targets = resolve_targets(options.models, options.gateways, config, overrides)
     env = with_env_file(os.environ, options.env_file)
     keys_for((target.gateway for target in targets), env)
+    _refuse_unresolved(targets, env)
     command_line = _command_line(options)
     _refuse_uncarried(targets, command_line)
     rules = Rules(
@@ -169,6 +172,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     targets = tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"])
     env = with_env_file(os.environ, options.env_file)
     keys_for((target.gateway for target in targets), env)
+    _refuse_unresolved(targets, env)
     rules = Rules(
         history=meta["history"],
         repeats=meta["repeats"],
@@ -201,6 +205,27 @@ def changed_sources(meta: Mapping[str, Any]) -> list[str]:
         if path.is_file() and source_of(path).sha256 != source["sha256"]:
             changed.append(source["path"])
     return changed
+
+
+def _refuse_unresolved(targets: Iterable[Target], env: Mapping[str, str]) -> None:
+    """A host that has no address is a mistake in the configuration, or no network: known now, not after 15 minutes."""
+    from convbatch.auth import proxy_for
+
+    looked_up: set[str] = set()
+    for target in targets:
+        gateway = target.gateway
+        host = urlsplit(gateway.base_url).hostname
+        if host is None or host in looked_up or proxy_for(gateway.base_url, gateway, env) is not None:
+            continue  # behind a proxy it is the proxy that looks the host up
+        looked_up.add(host)
+        try:
+            socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise SetupError(
+                f"{target.name}: the host {host!r} cannot be found: {getattr(error, 'strerror', None) or error}",
+                found=f"base_url of the gateway {gateway.name!r}: {gateway.base_url}",
+                hint="check base_url and the network; behind a proxy set HTTPS_PROXY, or `proxy` for the gateway",
+            ) from None
 
 
 def _over(overrides: Overrides, target: Target) -> Target:

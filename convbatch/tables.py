@@ -7,6 +7,7 @@ JSON is `export.py`, how it looks in a terminal `show.py`; what a journal line m
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tempfile
@@ -15,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
@@ -165,7 +166,7 @@ WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_
 """What `wide` can spread over the targets."""
 WIDE_KEYS = ("dialogue", "repeat", "turn")
 
-BATCH_ROWS = 8192
+BATCH_ROWS = 4096
 BATCH_CHARS = 8 * 2**20
 """A batch ends at whichever comes first; it is also a row group of the file."""
 
@@ -175,6 +176,7 @@ _DAMAGE = b"convbatch.damaged_places"
 _NAMES = tuple(column.name for column in TURNS)
 _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 _LATENCY_STEP = math.log(1.01)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,16 +187,16 @@ class Rows:
     rows: Iterator[Row]
 
     def batches(self) -> Iterator[Arrow]:
-        """The rows as Arrow, bounded in rows and in text."""
+        """The rows as Arrow tables, each bounded in rows and in text."""
         for rows in _bounded(self.columns, self.rows):
-            yield record_batch(self.columns, rows)
+            yield _arrow_table(self.columns, rows)
             rows.clear()  # or they stay while the next ones are read
 
     def frame(self) -> pd.DataFrame:
         """All rows as a pandas frame."""
         import pyarrow as pa
 
-        return _to_frame(pa.Table.from_batches(self.batches(), schema=schema(self.columns)))
+        return _to_frame(pa.concat_tables([schema(self.columns).empty_table(), *self.batches()]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,15 +389,6 @@ def schema(columns: Sequence[Column], metadata: Mapping[bytes, bytes] | None = N
     return pa.schema([pa.field(column.name, _arrow_type(column.dtype)) for column in columns], metadata=metadata)
 
 
-def record_batch(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
-    """Rows as one Arrow batch."""
-    import pyarrow as pa
-
-    values = zip(*rows, strict=True) if rows else ([] for _ in columns)
-    arrays = [_array(list(cells), column) for cells, column in zip(values, columns, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
-
-
 def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None = None) -> Iterator[Row]:
     """The named columns of a table file, row by row, one row group in memory at a time.
 
@@ -410,7 +403,7 @@ def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None 
         groups = range(file.num_row_groups) if only is None else _groups_with(file, *only)
         read = list(names) if only is None else [*names, only[0]]
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=list(set(read))):
-            rows = zip(*(batch.column(name).to_pylist() for name in read), strict=True)
+            rows = zip(*(_cells(batch.column(name)) for name in read), strict=True)
             yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
 
 
@@ -423,6 +416,16 @@ def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row
             cells[repeat, turn][target] = cell
         for (repeat, turn), row in sorted(cells.items()):
             yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
+
+
+def _cells(array: Arrow) -> list[Any]:
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(array.type):
+        return array.to_pylist()
+    # Its own way to a datetime asks pandas first, and imports it for that.
+    ticks = array.cast(pa.int64()).to_pylist()
+    return [None if tick is None else _EPOCH + timedelta(microseconds=tick) for tick in ticks]
 
 
 def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
@@ -448,7 +451,7 @@ def _write(folder: RunFolder, file: IO[bytes]) -> None:
         )
         with writer:
             for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive)).batches():
-                writer.write_batch(batch)
+                writer.write_table(batch)
 
 
 def _bounded(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -479,14 +482,25 @@ def _arrow_type(dtype: Dtype) -> Arrow:
     }[dtype]
 
 
-def _array(cells: list[Any], column: Column) -> Arrow:
+def _arrow_table(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
+    """Rows as Arrow, by way of JSON: `pa.array` would import pandas, whose two seconds and 80 MB no run should pay."""
     import pyarrow as pa
 
     try:
-        return pa.array(cells, _arrow_type(column.dtype))
-    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
+        return _parsed(columns, rows)
+    except (TypeError, pa.ArrowException):
         # Gateways have sent both: a count beyond 64 bits says nothing, half a surrogate pair has no UTF-8.
-        return pa.array([_holdable(cell) for cell in cells], _arrow_type(column.dtype))
+        return _parsed(columns, [tuple(map(_holdable, row)) for row in rows])
+
+
+def _parsed(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
+    from pyarrow import json as arrow_json
+
+    names = [column.name for column in columns]
+    text = b"\n".join(orjson.dumps(dict(zip(names, row, strict=True)), option=orjson.OPT_UTC_Z) for row in rows)
+    reading = arrow_json.ReadOptions(use_threads=False, block_size=len(text) + 1)
+    parsing = arrow_json.ParseOptions(explicit_schema=schema(columns), unexpected_field_behavior="error")
+    return arrow_json.read_json(io.BytesIO(text), read_options=reading, parse_options=parsing)
 
 
 def _holdable(cell: Any) -> Any:

@@ -440,12 +440,21 @@ def test_the_docs_list_every_column_with_its_dtype_and_meaning_in_order() -> Non
     assert listed == [(*column[:3],) for column in (*TURNS, *CONVERSATIONS, *ATTEMPTS)]
 
 
-def test_importing_the_tables_imports_neither_pandas_nor_pyarrow_nor_the_run_half() -> None:
-    code = "import sys, convbatch.tables, convbatch.export, convbatch.show; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"pandas", "pyarrow", "rich", "aiohttp"}
+def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made: MadeRun, tmp_path: Path) -> None:
+    made.replied(made.ident(0, 1))
+    code = (
+        "import sys; from pathlib import Path; from convbatch import export, show, tables;"
+        "light = set(sys.modules);"
+        "run = tables.load(sys.argv[1]); tables.write_turns(run.folder); show.summary(run.summary(), file=sys.stderr);"
+        "[export.write_table(run.turn_rows(), Path(sys.argv[2] + end)) for end in ('.csv', '.json', '.parquet')];"
+        "print(*light); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(made.write().path), str(tmp_path / "x")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    imported, used = ({name for name in line.split()} for line in printed.splitlines())
     ours = {f"convbatch.{name}" for name in ("runner", "gateway", "limiter", "config", "journal", "session")}
-    assert (heavy | ours) & set(loaded) == set()
+    assert (ours | {"pandas", "aiohttp", "pyarrow", "rich"}) & imported == set()
+    assert (ours | {"pandas", "aiohttp"}) & used == set()
 
 
 def _big_run(path: Path, dialogues: int) -> RunFolder:
