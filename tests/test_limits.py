@@ -384,6 +384,16 @@ def test_what_was_really_used_counts(afterwards: Callable[[Permit], None], next_
     assert in_virtual_time(play) == pytest.approx(next_at, abs=0.01)
 
 
+def test_tokens_count_for_the_jitter_longer_than_a_minute():
+    async def play(clock: VirtualClock) -> float:
+        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        await take(gate, 90)
+        await clock.sleep(60.5)
+        return (await take(gate, 50)).sent_at
+
+    assert in_virtual_time(play) == pytest.approx(61.0, abs=0.01)
+
+
 def test_settling_after_the_minute_changes_nothing():
     async def play(clock: VirtualClock) -> float:
         gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
