@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from convbatch.config import Limits, Target, effective_settings
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, text_part
-from convbatch.errors import JournalError
+from convbatch.errors import ConvbatchError, JournalError
 from convbatch.gateway import Client, NotSentCancelled
 from convbatch.journal import Journal
 from convbatch.limiter import Gate, GateClosed, GateStalled, Permit
@@ -173,6 +173,7 @@ class Runner:
 
         Raises:
             JournalError: The journal could not be written; what was acknowledged before stands.
+            InputError: The run's own dataset copy cannot be read to its end.
         """
         timer: asyncio.TimerHandle | None = None
         if self._rules.deadline_s is not None:
@@ -184,9 +185,11 @@ class Runner:
                     plan = plans[lane.target.name]
                     self._tasks += [group.create_task(self._work(lane, plan)) for _ in range(2 * lane.places)]
         except BaseExceptionGroup as failures:
-            broken, _ = failures.split(JournalError)
-            if broken is not None:
-                raise _first(broken) from None
+            # The journal's word first: it may be why the others failed.
+            for kind in (JournalError, ConvbatchError):
+                known, _ = failures.split(kind)
+                if known is not None:
+                    raise _first(known) from None
             raise
         finally:
             if timer is not None:
@@ -212,7 +215,7 @@ class Runner:
                 return
             try:
                 await self._converse(lane, conversation)
-            except JournalError:
+            except ConvbatchError:
                 raise
             except GateStalled as stalled:
                 self._park(lane, str(stalled))
@@ -578,6 +581,6 @@ def _rough_text(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
 
 
-def _first(group: BaseExceptionGroup[JournalError]) -> JournalError:
+def _first(group: BaseExceptionGroup[ConvbatchError]) -> ConvbatchError:
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

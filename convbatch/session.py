@@ -17,8 +17,9 @@ from convbatch import __version__
 
 if TYPE_CHECKING:
     from convbatch.archive import Archive
-    from convbatch.config import Limits, Target
+    from convbatch.config import Gateway, Limits, Target
     from convbatch.folder import RunFolder
+    from convbatch.gateway import Transport
     from convbatch.outside import Outside
     from convbatch.plan import Conversation
     from convbatch.progress import Progress
@@ -68,8 +69,15 @@ def play(sitting: Sitting) -> Ending:
         return loop.run(sit(sitting))
 
 
-async def sit(sitting: Sitting) -> Ending:
-    """Play what is open in the folder, then close the journal and write `run.json` and the table.
+async def sit(
+    sitting: Sitting, *, outside: Outside | None = None, connect: Callable[[Gateway], Transport] | None = None
+) -> Ending:
+    """Play what is open in the folder, then close the journal and write `run.json`.
+
+    Args:
+        sitting: What to play; its folder brings its own disk.
+        outside: Clock, randomness and the journal's disk; default: the real ones.
+        connect: How requests travel to a gateway, called once for each quota owner; default: HTTP.
 
     Raises:
         SetupError: The folder is in use.
@@ -82,7 +90,7 @@ async def sit(sitting: Sitting) -> Ending:
     from convbatch.progress import Progress
     from convbatch.runner import Runner
 
-    outside = Outside()
+    outside = outside or Outside()
     journal = Journal.open(sitting.folder, outside=outside, version=__version__, salvage=sitting.salvage)
     async with AsyncExitStack() as stack:
         stack.callback(journal.release)
@@ -97,7 +105,7 @@ async def sit(sitting: Sitting) -> Ending:
         reuse = None
         if sitting.reuse is not None:
             reuse = (sitting.reuse.name, stack.enter_context(Archive(sitting.reuse)))
-        lanes = await _lanes(sitting, stack, outside, past, progress)
+        lanes = await _lanes(sitting, stack, outside, connect or _over_http(sitting.env), past, progress)
         runner = Runner(
             lanes=lanes,
             rules=sitting.rules,
@@ -142,13 +150,28 @@ def _state(ending: Ending) -> str:
     return "interrupted" if ending.reason == "interrupted" else "incomplete"
 
 
+def _over_http(env: Mapping[str, str]) -> Callable[[Gateway], Transport]:
+    from convbatch.auth import proxy_for
+    from convbatch.gateway import AiohttpTransport
+
+    def connect(gateway: Gateway) -> Transport:
+        return AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, env))
+
+    return connect
+
+
 async def _lanes(
-    sitting: Sitting, stack: AsyncExitStack, outside: Outside, past: Archive | None, progress: Progress
+    sitting: Sitting,
+    stack: AsyncExitStack,
+    outside: Outside,
+    connect: Callable[[Gateway], Transport],
+    past: Archive | None,
+    progress: Progress,
 ) -> list[Lane]:
     """Gates, connection pools and clients; targets that share a quota owner share gate and pool."""
-    from convbatch.auth import key_for, proxy_for, secrets_of
+    from convbatch.auth import key_for, secrets_of
     from convbatch.config import in_flight, merge_limits
-    from convbatch.gateway import AiohttpTransport, Client
+    from convbatch.gateway import Client
     from convbatch.limiter import Gate
     from convbatch.redaction import Redactor, watch
     from convbatch.retry import Standing
@@ -178,7 +201,7 @@ async def _lanes(
             jitter_s=limits.jitter_s,
             on_change=_named_notes(progress, targets[0].name),
         )
-        transport = AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, sitting.env))
+        transport = connect(gateway)
         stack.push_async_callback(transport.close)
         for target in targets:
             places = in_flight(target.gateway.limits, sitting.rules.concurrency)

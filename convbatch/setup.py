@@ -143,7 +143,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
         deadline_s=options.deadline_s,
     )
     reuse = None if options.reuse is None else RunFolder.open(find_run(options.reuse, RESULTS))
-    folder, meta = _furnish(options, config, targets, rules)
+    folder, meta = _furnish(options, config, targets, rules, reuse)
     return Sitting(
         folder=folder,
         meta=meta,
@@ -190,9 +190,19 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
         rules=rules,
         resumed=True,
         salvage=options.salvage,
+        reuse=_reused_before(meta),
         progress=options.progress,
         handle_signals=handle_signals,
     )
+
+
+def _reused_before(meta: Mapping[str, Any]) -> RunFolder | None:
+    """The run whose replies this one takes over; what was taken over is here already, so it may be gone by now."""
+    path = meta["options"].get("reuse")
+    try:
+        return None if path is None else RunFolder.open(Path(path))
+    except SetupError:
+        return None
 
 
 def changed_sources(meta: Mapping[str, Any]) -> list[str]:
@@ -304,7 +314,7 @@ def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_l
 
 
 def _furnish(
-    options: RunOptions, config: Config, targets: Sequence[Target], rules: Rules
+    options: RunOptions, config: Config, targets: Sequence[Target], rules: Rules, reuse: RunFolder | None
 ) -> tuple[RunFolder, dict[str, Any]]:
     from convbatch.dataset import Selection, write_copy
     from convbatch.progress import ReadingBar
@@ -319,7 +329,7 @@ def _furnish(
         folder = _new_folder(options, started)
         with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
             shutil.copyfileobj(source, kept, 1 << 20)
-    meta = _meta(options, config, targets, rules, folder, report, selection.to_plain(), started)
+    meta = _meta(config, targets, rules, folder, report, selection.to_plain(), started, reuse)
     folder.write_meta(meta)
     return folder, meta
 
@@ -338,7 +348,6 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
 
 
 def _meta(
-    options: RunOptions,
     config: Config,
     targets: Sequence[Target],
     rules: Rules,
@@ -346,6 +355,7 @@ def _meta(
     report: CopyReport,
     selection: Mapping[str, Any],
     started: datetime,
+    reuse: RunFolder | None,
 ) -> dict[str, Any]:
     per_target = report.asked_turns * rules.repeats
     return {
@@ -365,7 +375,11 @@ def _meta(
         "history": rules.history,
         "repeats": rules.repeats,
         "settings": rules.command_line.to_plain(),
-        "options": {"concurrency": rules.concurrency, "max_attempts": rules.max_attempts, "reuse": options.reuse},
+        "options": {
+            "concurrency": rules.concurrency,
+            "max_attempts": rules.max_attempts,
+            "reuse": None if reuse is None else str(reuse.path.resolve()),
+        },
         "targets": [target_to_plain(target) for target in targets],
         "planned": {"rows": per_target * len(targets), "per_target": per_target},
         "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
