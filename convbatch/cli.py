@@ -122,14 +122,16 @@ Config = Annotated[
     Path | None, _option("-c", "--config", help="Configuration; default: convbatch.toml here.", panel=WHAT)
 ]
 Concurrency = Annotated[
-    int | None, _option("-j", "--concurrency", min=1, help="In flight per target [16].", panel=LIMITS)
+    int | None, _option("-j", "--concurrency", min=1, help="In flight per target; default 16.", panel=LIMITS)
 ]
 Rpm = Annotated[int | None, _option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS)]
 Tpm = Annotated[int | None, _option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS)]
 Rpd = Annotated[int | None, _option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)]
-MaxAttempts = Annotated[int | None, _option("--max-attempts", min=1, help="Unpaid tries per turn [5].", panel=RETRY)]
+MaxAttempts = Annotated[
+    int | None, _option("--max-attempts", min=1, help="Unpaid tries per turn; default 5.", panel=RETRY)
+]
 AttemptTimeout = Annotated[
-    str | None, _option("--attempt-timeout", help="From send to last byte, e.g. 90s [600s].", panel=RETRY)
+    str | None, _option("--attempt-timeout", help="From send to last byte, e.g. 90s; default 600s.", panel=RETRY)
 ]
 Deadline = Annotated[str | None, _option("--deadline", help="Stop admitting after this long, e.g. 2h.", panel=RETRY)]
 NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
@@ -160,14 +162,16 @@ def run_command(
     gateway: Gateways = None,
     config: Config = None,
     out: Annotated[
-        Path | None, _option("-o", "--out", help="Absent or empty folder [results/<time>-<name>].", panel=OUTPUT)
+        Path | None,
+        _option("-o", "--out", help="An absent or empty folder; default results/<time>-<name>.", panel=OUTPUT),
     ] = None,
     concurrency: Concurrency = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
     rpd: Rpd = None,
     repeats: Annotated[
-        int | None, _option("--repeats", "--epochs", min=1, help="Play every dialogue this often [1].", panel=WHAT)
+        int | None,
+        _option("--repeats", "--epochs", min=1, help="Play every dialogue this often; default 1.", panel=WHAT),
     ] = None,
     limit: Annotated[
         int | None, _option("-n", "--limit", min=1, help="The first N dialogues after --id and --tag.", panel=WHAT)
@@ -175,7 +179,8 @@ def run_command(
     ids: Annotated[list[str] | None, _listed("--id", help="Only this dialogue (globs allowed).", panel=WHAT)] = None,
     tags: Annotated[list[str] | None, _listed("--tag", help="Only dialogues with this tag.", panel=WHAT)] = None,
     history: Annotated[
-        str | None, _option("--history", help="live | script | last: whose words are the model's [live].", panel=WHAT)
+        str | None,
+        _option("--history", help="Whose words are the model's: live, script or last; default live.", panel=WHAT),
     ] = None,
     temperature: Annotated[float | None, _option("--temperature", help="Sampling temperature.", panel=WHAT)] = None,
     max_output_tokens: Annotated[
@@ -286,7 +291,7 @@ def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
     for param in ctx.command.params:
         source = ctx.get_parameter_source(param.name or "")
         if source is not None and source.name == "ENVIRONMENT":
-            names.append(str(param.envvar))
+            names.append(f"{param.envvar}={os.environ[str(param.envvar)]}")
     return tuple(names)
 
 

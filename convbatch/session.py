@@ -115,12 +115,11 @@ async def sit(
             past=past,
             reuse=reuse,
         )
-        with _signals(runner, progress) if sitting.handle_signals else nullcontext():
-            watch = asyncio.create_task(_watch(runner, progress))
-            try:
-                await runner.play({lane.target.name: _plan(sitting, lane.target) for lane in lanes})
-            finally:
-                watch.cancel()
+        with (
+            _signals(runner, progress) if sitting.handle_signals else nullcontext(),
+            _watching(runner, progress) if sitting.progress else nullcontext(),
+        ):
+            await runner.play({lane.target.name: _plan(sitting, lane.target) for lane in lanes})
         ending = _ending(sitting, runner)
         # Before the lock is given back: nobody shall see a closed run that still calls itself running.
         sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
@@ -270,6 +269,15 @@ def _plan(sitting: Sitting, target: Target) -> Iterator[Conversation]:
     from convbatch.plan import conversations
 
     return conversations(read_copy(sitting.folder.dataset), target, sitting.rules.repeats)
+
+
+@contextmanager
+def _watching(runner: Runner, progress: Progress) -> Generator[None]:
+    watch = asyncio.create_task(_watch(runner, progress))
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 async def _watch(runner: Runner, progress: Progress) -> None:
