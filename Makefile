@@ -1,35 +1,43 @@
 PY ?= .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint type test slow bench demo
+.PHONY: help install fmt lint type test slow check demo bench lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## a virtual environment in .venv with everything for development
 	python3 -m venv .venv
-	$(PY) -m pip install --quiet -e '.[test]' ruff basedpyright import-linter
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[test]' --group lint
 
-fmt: ## format and mend what can be mended
-	$(PY) -m ruff format .
+fmt: ## format, and mend what can be mended
 	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
-lint: ## style, layers
+lint: ## style, and which file may import which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	PATH="$(dir $(abspath $(PY))):$$PATH" lint-imports
+	$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()' --no-logo
 
-type: ## strict types over package and tests
+type: ## strict types over package, tests and benchmarks
 	$(PY) -m basedpyright --pythonpath $(PY)
 
-test: ## the fast suite, about a minute
-	$(PY) -m pytest -m "not slow"
+test: ## the fast suite
+	$(PY) -m pytest
 
-slow: ## kill loops and whole datasets
+slow: ## the slow proofs: kill loops, whole datasets, memory
 	$(PY) -m pytest -m slow
 
-bench: ## speed and memory as ratios against yardsticks of the same run
+check: ## what .ci/run checks, in the environment of `make install`
+check: lint type test slow
+
+demo: ## two simulated models on the quickstart dialogues, side by side
+	$(PY) -m convbatch run datasets/quickstart.jsonl
+	$(PY) -m convbatch table latest --wide reply
+
+bench: ## speed, memory and start as ratios against yardsticks of the same run
 	$(PY) -m benchmarks
 
-demo: ## two simulated models on the quickstart dialogues
-	$(PY) -m convbatch run datasets/quickstart.jsonl
+lock: ## bring uv.lock up to date with pyproject.toml
+	uv lock

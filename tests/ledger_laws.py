@@ -41,9 +41,9 @@ def most_in_any_window(entries: Iterable[Entry], window_s: float) -> int:
     return most
 
 
-def billed_turns(entries: Iterable[Entry]) -> Counter[tuple[str | None, str | None]]:
-    """How often each question (model, history) was billed."""
-    return Counter((entry.model, entry.history_sha) for entry in entries if entry.billed)
+def billed_turns(entries: Iterable[Entry]) -> Counter[tuple[str, str | None, str | None]]:
+    """How often each question (wire, model, history) was billed."""
+    return Counter((entry.wire, entry.model, entry.history_sha) for entry in entries if entry.billed)
 
 
 def same_rows(one: Any, other: Any) -> None:
