@@ -315,7 +315,7 @@ def test_attempts_has_one_row_a_try_also_of_those_whose_outcome_was_lost(made: M
     assert frame["possibly_paid"].tolist() == [False, True, False]
     assert frame["input_tokens"].tolist() == [7, pd.NA, 22]
     assert frame["error_kind"].fillna("").tolist() == ["overloaded", "", ""]
-    assert frame["started_at"].notna().all()
+    assert frame["started_at"].notna().tolist() == [True] * 3
 
 
 def test_wide_puts_the_targets_side_by_side_in_the_order_they_were_asked_for(tmp_path: Path) -> None:
@@ -327,9 +327,8 @@ def test_wide_puts_the_targets_side_by_side_in_the_order_they_were_asked_for(tmp
     wide = run.wide()
     assert list(wide.columns) == [GOOD, DRIFT]
     assert list(wide.index) == [("b", 1, 1), ("b", 1, 2), ("b", 2, 1), ("b", 2, 2), ("a", 1, 1), ("a", 2, 1)]
-    assert wide.loc[("b", 1, 2)].tolist() == ["good 2", pd.NA]
+    assert wide[GOOD].dropna().to_dict() == {("b", 1, 1): "good 1", ("b", 1, 2): "good 2"}
     assert wide[DRIFT].dropna().to_dict() == {("b", 2, 1): "drift"}
-    assert wide[GOOD].isna().tolist() == [False, False, True, True, True, True]
     assert run.wide("output_tokens")[GOOD].dropna().tolist() == [192, 192]
     with pytest.raises(SetupError, match="did you mean 'reply'"):
         run.wide("replies")
@@ -489,20 +488,23 @@ def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path)
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks: list[int] = []
-    for size in (30_000, 60_000):
+    for size in (10_000, 40_000):
         folder = _big_run(tmp_path / str(size), size)
         command = [sys.executable, "-c", code, str(folder.path)]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024)
-    assert peaks[1] - peaks[0] < 30_000 * 16 + 4 * 2**20
+    assert peaks[1] - peaks[0] < 20 * 2**20  # the archive's index keeps 16 MiB of cache; the rows alone would be 90
 
 
 def test_batches_bound_the_text_in_memory_not_only_the_rows() -> None:
-    def rows() -> Iterator[tuple[str]]:
-        for number in range(50_000):
-            yield (f"{number:01024}",)
+    columns = [Column("reply", "string", "", True)]
 
+    def batches(count: int) -> Iterator[Any]:
+        return Rows(columns=columns, rows=((f"{number:08192}",) for number in range(count))).batches()
+
+    assert [len(batch) for batch in batches(1)] == [1]  # imports what is imported once
     tracemalloc.start()
-    count = sum(len(batch) for batch in Rows(columns=[Column("reply", "string", "", True)], rows=rows()).batches())
+    count = sum(len(batch) for batch in batches(8_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (count, peak < 2.5 * BATCH_CHARS) == (50_000, True)
+    assert count == 8_000
+    assert peak < 4 * BATCH_CHARS < count * 8192
