@@ -145,6 +145,7 @@ def runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
     """Run folders, one a line: state, done of planned, failed, targets. A folder that cannot be read says why."""
     console = _console(file)
     grid = _table("run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), "targets")
+    grid.columns[0].no_wrap = True
     for folder in folders:
         grid.add_row(_text(folder.name), *_run_cells(folder))
     console.print(grid)
