@@ -350,6 +350,11 @@ def table(
     from convbatch.tables import load
 
     loaded = load(run)
+    if loaded.damaged_places:
+        print(  # noqa: T201
+            f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`",
+            file=sys.stderr,
+        )
     if out is not None:
         from convbatch.export import write_table
 
@@ -365,7 +370,7 @@ def table(
 def show_command(
     run: RunArgument,
     dialogue: Annotated[str | None, typer.Argument(metavar="[DIALOGUE]", help="One dialogue's id.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only what did not end ok.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only dialogues with a turn that is an error or pending.")] = False,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
 ) -> None:
     """Transcripts in the terminal, targets side by side.
@@ -375,7 +380,8 @@ def show_command(
     from convbatch import show
     from convbatch.tables import load
 
-    show.transcript(load(run), dialogue, failed=failed, target=target)
+    if not show.transcript(load(run), dialogue, failed=failed, target=target):
+        print("nothing to show: no turn is an error or pending", file=sys.stderr)  # noqa: T201
 
 
 @app.command()
