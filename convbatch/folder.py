@@ -175,7 +175,8 @@ class RunFolder:
             JournalError: The disk refused.
         """
         target = self.path / name
-        draft = target.with_name(f".{target.name}.new")
+        # Readers rebuild tables too: two processes must not write one draft.
+        draft = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
             fd = self.disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
             try:
