@@ -190,7 +190,7 @@ def test_a_compressed_file_can_be_written_through(tmp_path: Path) -> None:
 def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     (tmp_path / "victim").write_text("precious")
-    (folder.path / ".run.json.new").symlink_to(tmp_path / "victim")
+    (folder.path / f".run.json.{os.getpid()}.new").symlink_to(tmp_path / "victim")
     with pytest.raises(JournalError):
         folder.write_meta(META)
     assert (tmp_path / "victim").read_text() == "precious"
