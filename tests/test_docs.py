@@ -1,0 +1,320 @@
+"""What the pages say is so: commands run as shown, and every option, link, rule and figure of exit exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import typer.main
+
+from convbatch import cli, closing, dataset, session
+from convbatch.configfile import read_config
+from convbatch.simulator.faults import (
+    ACTIONS,
+    BODY_KINDS,
+    BODY_MATCHERS,
+    ERROR_KINDS,
+    HEAD_MATCHERS,
+    REPLY_KINDS,
+    USAGE_KINDS,
+    FaultScript,
+)
+from convbatch.simulator.ledger import Entry
+from convbatch.simulator.script import Actor
+from tests.conftest import environment
+
+ROOT = Path(__file__).parent.parent
+READMES = ("README.md", "README.zh-CN.md")
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *(ROOT / folder / "README.md" for folder in ("configs", "datasets", "results", "benchmarks", "tests/bodies")),
+    )
+    if path.is_file()
+)
+OTHER_TOOLS = {"--group", "--extra", "--check"}
+"""Options of pip, uv and the like."""
+
+_FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def fences(page: str, language: str) -> list[str]:
+    return [body for found, body in _FENCE.findall(text_of(page)) if found == language]
+
+
+@functools.cache
+def commands() -> dict[str, set[str]]:
+    """Every command with its options, as `--help` has them."""
+    group = cast("Any", typer.main.get_command(cli.app))
+    return {
+        name: {
+            option for param in command.params for option in (*param.opts, *param.secondary_opts) if option[0] == "-"
+        }
+        for name, command in group.commands.items()
+    }
+
+
+# Commands and what they print
+
+
+@dataclasses.dataclass
+class Step:
+    """A command of a console block with the lines shown under it."""
+
+    command: str
+    shown: list[str]
+
+
+def steps(page: str) -> Iterator[Step]:
+    for block in fences(page, "console"):
+        step: Step | None = None
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                if step is not None:
+                    yield step
+                step = Step(line[2:], [])
+            else:
+                assert step is not None, f"{page}: output without a command: {line}"
+                step.shown.append(line)
+        if step is not None:
+            yield step
+
+
+def on_a_terminal(argv: list[str], cwd: Path) -> tuple[int, str]:
+    """Run a command whose stdout is a terminal of 80 columns without colours; what both streams said."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    env = environment(TERM="dumb", NO_COLOR="1", COLUMNS="80")
+    with subprocess.Popen(
+        argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not piece:
+                break
+            said += piece
+        os.close(ours)
+        assert process.stderr is not None
+        said += process.stderr.read()
+    return process.returncode, said.decode().replace("\r\n", "\n")
+
+
+def without_what_varies(line: str) -> str:
+    """Times, latencies and how far a stopped run came differ each time; widths follow them."""
+    line = re.sub(r"\d{8}T\d{6}Z", "TIME", line)
+    line = re.sub(r"\b\d+\.\d\d\b", "0.00", line)
+    line = re.sub(r"\b\d+ of (\d+) turns", r"N of \1 turns", line)
+    return re.sub(r"\s+", " ", line).strip()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/run.md"])
+def test_commands_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
+    played = list(steps(page))
+    assert played
+    code = 0
+    for number, step in enumerate(played):
+        if step.command == "echo $?":
+            assert step.shown == [str(code)]
+            continue
+        program, *args = shlex.split(step.command)
+        assert program == "convbatch"
+        code, said = on_a_terminal([sys.executable, "-m", "convbatch", *args], tmp_path)
+        if played[number + 1 : number + 2] == [] or played[number + 1].command != "echo $?":
+            assert code == 0, f"{step.command}\n{said}"
+        lines = {without_what_varies(line) for line in said.splitlines()}
+        for line in step.shown:
+            assert line == "…" or without_what_varies(line) in lines, f"{step.command}: not printed: {line}\n{said}"
+
+
+@pytest.mark.parametrize("language", ["console", "python", "json"])
+def test_both_readmes_show_the_same(language: str) -> None:
+    english, chinese = (fences(page, language) for page in READMES)
+    assert english == chinese
+    assert english
+
+
+def test_both_readmes_begin_with_the_same_two_commands() -> None:
+    two = [
+        "pip install . && convbatch run datasets/quickstart.jsonl\n",
+        "pip install '.[test]' && python -m pytest\n",
+    ]
+    assert [fences(page, "sh")[:2] for page in READMES] == [two, two]
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
+    (code,) = fences("README.md", "python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sim-drift@simulator" in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from convbatch.cli import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        "heavy = ('pandas', 'numpy', 'pyarrow', 'aiohttp', 'aiolimiter', 'tqdm', 'uvloop', 'sqlite3')\n"
+        "ours = [name for name in sys.modules if name.startswith('convbatch.')]\n"
+        "print('LOADED', *[name for name in heavy if name in sys.modules], *sorted(ours))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED convbatch.cli convbatch.errors"
+
+
+# Names
+
+
+def option_mentions() -> list[tuple[str, str]]:
+    return sorted({(page, option) for page in PAGES for option in _OPTION.findall(text_of(page))})
+
+
+def test_every_option_in_the_pages_exists() -> None:
+    known = set[str]().union(*commands().values(), {"--help", "--version"}, OTHER_TOOLS)
+    assert [(page, option) for page, option in option_mentions() if option not in known] == []
+
+
+def test_every_option_is_in_the_pages() -> None:
+    mentioned = {option for _, option in option_mentions()}
+    known = {option for options in commands().values() for option in options if option.startswith("--")}
+    assert known - mentioned - {"--help"} == set()
+
+
+def test_the_list_of_commands_is_the_one_of_help() -> None:
+    listed = re.findall(r"^\| `convbatch (\w+)", text_of("docs/README.md"), re.MULTILINE)
+    assert listed == list(commands())
+
+
+def quoted_commands() -> list[tuple[str, str]]:
+    """Every `convbatch …` that a page quotes, in a block or in a line."""
+    found: list[tuple[str, str]] = []
+    for page in PAGES:
+        text = text_of(page)
+        for language in ("sh", "console"):
+            for block in fences(page, language):
+                found += [(page, line) for line in re.findall(r"^(?:\$ )?(convbatch .*)$", block, re.MULTILINE)]
+        found += [(page, line) for line in re.findall(r"`(convbatch [^`\n]+)`", _FENCE.sub("", text))]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), quoted_commands())
+def test_a_quoted_command_knows_its_options(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    known = {**commands(), "--version": set[str](), "--help": set[str](), "COMMAND": set[str]()}
+    assert words[0] in known, page
+    given = {word.split("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
+    assert given - known[words[0]] - {"--help"} == set(), page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in _LINK.findall(_FENCE.sub("", text_of(page))):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = ROOT / page if not path else (ROOT / page).parent / path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, link
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    kept = {
+        0,
+        2,
+        session.EXIT_INCOMPLETE,
+        closing.EXIT_JOURNAL,
+        cli.EXIT_BUG,
+        cli.EXIT_INTERRUPTED,
+    }
+    for page in (*READMES, "docs/run.md"):
+        assert {int(code) for code in re.findall(r"^\| (\d+) \|", text_of(page), re.MULTILINE)} == kept, page
+
+
+# Examples
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if fences(page, "toml")])
+def test_a_quoted_configuration_is_one(page: str) -> None:
+    for block in fences(page, "toml"):
+        assert read_config(block, Path(page)).gateways
+
+
+@pytest.mark.parametrize("page", [*READMES, "docs/dataset.md"])
+def test_a_quoted_dialogue_is_one(page: str, tmp_path: Path) -> None:
+    dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps(dialogue) + "\n" for dialogue in dialogues))
+    assert len(dataset.load([file])) == len(dialogues) > 0
+
+
+# The simulator's page
+
+
+def simulator_rows(first: str) -> set[str]:
+    """Names in the first column of the table whose first heading is `first`."""
+    table = text_of("docs/simulator.md").split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0]
+    return {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])}
+
+
+def test_the_fault_rules_of_the_page_are_accepted() -> None:
+    (block,) = (block for block in fences("docs/simulator.md", "json") if '"action"' in block)
+    rules = [json.loads(line) for line in block.splitlines()]
+    assert len(FaultScript.of(rules).rules) == len(rules)
+
+
+def test_the_page_lists_every_model_matcher_and_ledger_field() -> None:
+    assert simulator_rows("model") == set(Actor().models)
+    assert simulator_rows("matcher") == {*HEAD_MATCHERS, *BODY_MATCHERS}
+    assert simulator_rows("field") == {field.name for field in dataclasses.fields(Entry)}
+
+
+def test_the_page_lists_every_action_with_its_options() -> None:
+    text = text_of("docs/simulator.md")
+    listed: dict[str, set[str]] = {}
+    names: list[str] = []
+    for action, options in re.findall(r"^\| ((?:`[\w-]+`(?:, )?)*) ?\| ([^|]*)\|.*\|$", text, re.MULTILINE):
+        found = re.findall(r"`([\w-]+)`", action)
+        names = found or names
+        for name in names:
+            listed.setdefault(name, set()).update(re.findall(r"`(\w+)`", options))
+    documented = {name: options for name, options in listed.items() if name in ACTIONS}
+    assert documented == {name: set(options) for name, options in ACTIONS.items()}
+
+
+def test_the_page_lists_every_kind() -> None:
+    text = text_of("docs/simulator.md")
+    kinds = (*REPLY_KINDS, *USAGE_KINDS, *BODY_KINDS, *ERROR_KINDS)
+    assert [kind for kind in kinds if f"`{kind}`" not in text] == []

@@ -1,0 +1,115 @@
+"""What the project's own files say about each other is so, and nothing in them belongs to one machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+import convbatch
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "convbatch"
+PUBLIC_INDEX = {"pypi.org", "files.pythonhosted.org"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads(text_of("pyproject.toml"))
+
+
+def modules() -> list[str]:
+    return sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+
+
+# ARCHITECTURE.md
+
+
+def test_the_file_table_names_every_file_once() -> None:
+    rows = [row.split("|")[1] for row in text_of("ARCHITECTURE.md").splitlines() if row.startswith("| `")]
+    named = [name for cell in rows for name in re.findall(r"`([\w/]+\.py)`", cell)]
+    assert sorted(named) == modules()
+
+
+def test_every_name_in_the_architecture_exists() -> None:
+    words = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text_of("ARCHITECTURE.md"), flags=re.DOTALL))
+    files = {*modules(), "presets.toml", "pyproject.toml", "tool.importlinter", "protocols/"}
+    parts = {part for word in words if word not in files for part in re.findall(r"\w+", word)}
+    source = "\n".join((PACKAGE / name).read_text(encoding="utf-8") for name in modules())
+    assert [part for part in sorted(parts) if not re.search(rf"\b{part}\b", source)] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [name for name in modules() if not ast.get_docstring(ast.parse((PACKAGE / name).read_bytes()))]
+    assert silent == []
+
+
+# One version, one list of tools
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    assert re.search(rf"^## \[{re.escape(convbatch.__version__)}\]", text_of("CHANGELOG.md"), re.MULTILINE)
+
+
+def test_every_make_target_in_the_pages_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", text_of("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"`?\bmake ([a-z]+)\b", "".join(re.findall(r"`[^`]*`", text_of("CONTRIBUTING.md")))))
+    assert named
+    assert named - targets == set()
+
+
+def test_ci_runs_the_two_commands_of_the_readme() -> None:
+    wanted = re.findall(r'^from_readme "(.*)"$', text_of(".ci/run"), re.MULTILINE)
+    found = [next(line for line in text_of("README.md").splitlines() if start in line) for start in wanted]
+    assert found == [
+        "pip install . && convbatch run datasets/quickstart.jsonl",
+        "pip install '.[test]' && python -m pytest",
+    ]
+
+
+def test_hooks_use_the_linter_of_the_project() -> None:
+    (ruff,) = (tool for tool in pyproject()["dependency-groups"]["lint"] if tool.startswith("ruff"))
+    hooks = text_of(".pre-commit-config.yaml")
+    assert hooks.count(f'"{ruff}"') == hooks.count("ruff==") > 0
+
+
+def test_the_lock_holds_what_the_project_asks_for_and_comes_from_the_public_index() -> None:
+    lock = tomllib.loads(text_of("uv.lock"))
+    (own,) = (package for package in lock["package"] if package["name"] == "convbatch")
+    project = pyproject()["project"]
+    asked = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        asked += extra
+    locked = {one["name"] for one in own["metadata"]["requires-dist"]}
+    assert locked == {re.split(r"[^\w-]", one)[0] for one in asked}
+    assert {urlsplit(url).hostname for url in re.findall(r'"(\w+://[^"]*)"', text_of("uv.lock"))} == PUBLIC_INDEX
+
+
+# Nothing of one machine
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [path for name in done.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    """A home folder or a checkout's place in a committed file works for nobody else."""
+    place = re.compile(rb"(?<![\w.~])/(?:root|home/\w+|Users/\w+|work|tmp/\w+)/[\w.-]")
+    found = [str(path.relative_to(ROOT)) for path in tracked() if place.search(path.read_bytes())]
+    assert found == []
+
+
+def test_results_are_not_committed() -> None:
+    assert [path.name for path in tracked() if ROOT / "results" in path.parents] == ["README.md"]
