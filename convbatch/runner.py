@@ -197,7 +197,7 @@ class Runner:
 
     def stop(self, reason: StopReason) -> None:
         """Admit nothing more; what is in flight is finished and kept."""
-        if self.reason == "finished":
+        if self.reason == "finished" or reason == "interrupted":
             self.reason = reason
         self._stopping.set()
         for lane in self._lanes:
@@ -448,10 +448,14 @@ class _Play:
     def settled(self, *, retry_errors: bool) -> list[Status] | None:
         """The rows' states when nothing is left to ask, else None."""
         states: list[Status] = []
-        for number in self.asked:
+        ended = False
+        for number in sorted(self.asked):
             past = self.past.get(number)
             if past is None or past.status is None or (retry_errors and past.status == "error"):
                 return None
+            if past.status == "skipped" and not ended:
+                return None  # a sitting asked the turn it was skipped behind again, and was killed before this one
+            ended = ended or past.status != "ok"
             states.append(past.status)
         return states
 
