@@ -70,17 +70,15 @@ QUICK = Size(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small counts: a smoke test, not a measurement")
-    parser.add_argument("--folder", type=Path, help="where journals are written [the temporary folder]")
-    parser.add_argument(
-        "--only", choices=list(SECTIONS), action="append", help="leave the other sections out (repeatable)"
-    )
+    parser.add_argument("-q", "--quick", action="store_true", help="small counts: a smoke test, not a measurement")
+    parser.add_argument("-f", "--folder", type=Path, help="where journals are written [the temporary folder]")
+    parser.add_argument("-s", "--section", choices=list(SECTIONS), action="append", help="only this one (repeatable)")
     args = parser.parse_args()
     begun = time.perf_counter()
     with workplace(args.folder) as folder:
         bench = Bench(folder, QUICK if args.quick else FULL)
         try:
-            for name in args.only or SECTIONS:
+            for name in args.section or SECTIONS:
                 bench.tell(name)
                 bench.rows += SECTIONS[name](bench)
         except Failed as failed:
