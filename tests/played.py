@@ -93,10 +93,14 @@ class PlayedDisk(Disk):
             return len(data)
         self.writes += 1
         if self.writes == self.kill_in_write:
-            super().write(fd, data[: self._chance.randrange(len(data))])
+            super().write(fd, data[: self._torn(data)])
             self._power.cut()
             return len(data)
         return super().write(fd, data)
+
+    def _torn(self, data: bytes) -> int:
+        """Anywhere, or where it is most delicate: nothing, all but the last byte, between two lines."""
+        return self._chance.choice([0, len(data) - 1, data.find(b"\n", 0, -1) + 1, self._chance.randrange(len(data))])
 
     def sync(self, fd: int) -> None:
         if self._power.alive:
@@ -427,6 +431,8 @@ class Sat:
     ending: Ending | None
     """None: killed or cancelled."""
     killed: bool
+    told_to_end_at: float
+    """First signal, deadline or cancellation; infinite for none."""
     in_flight: int
     """Requests whose fate nobody had heard when it ended."""
 
@@ -554,7 +560,9 @@ class Played:
         in_flight = sum(sent.sitting == number and sent.heard_at is None for sent in self.sent)
         for host in self.hosts:
             host.settle()
-        self.sat.append(Sat(number, begins, self.now, ending, killed, in_flight))
+        told = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
+        told_at = begins + min(told, default=float("inf"))
+        self.sat.append(Sat(number, begins, self.now, ending, killed, told_at, in_flight))
         return ending
 
     def finish(self, *, most: int = 12) -> Ending:

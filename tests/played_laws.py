@@ -239,6 +239,25 @@ def every_row_is_closed(story: Story) -> None:
             assert row in story.replies, f"{row} is {state} without a reply"
 
 
+def skipped_turns_stand_behind_an_end(story: Story) -> None:
+    """In `live` history a turn is skipped if and only if one before it did not end ok; for finished runs."""
+    ended: dict[tuple[int, str, int], Row] = {}
+    for row in story.played.planned:
+        plain = story.states[row]
+        reply = story.replies.get(row)
+        state = plain if plain != "replied" or reply is None or reply.plain["reply"].get("text") else "empty"
+        assert (state == "skipped") == (row[:3] in ended), f"{row} is {state}, and before it: {ended.get(row[:3])}"
+        if state not in {"ok", "replied"}:
+            ended.setdefault(row[:3], row)
+
+
+def nothing_leaves_after_the_word_to_end(story: Story) -> None:
+    """After a signal, a deadline or a cancellation no further request is sent in that sitting."""
+    for sent in story.played.sent:
+        told_at = story.played.sat[sent.sitting - 1].told_to_end_at
+        assert sent.left_at <= told_at + 1e-6, f"told to end at {told_at}, sent at {sent.left_at}"
+
+
 def one_terminal_state_a_sitting(story: Story) -> None:
     """No sitting decides about a row twice."""
     turns = Counter((turn.row, turn.sitting) for turn in story.of_kind("turn"))
@@ -370,6 +389,7 @@ ALWAYS = (
     places_are_kept_until_durable,
     one_request_at_a_time_a_conversation,
     nothing_leaves_in_an_announced_pause,
+    nothing_leaves_after_the_word_to_end,
 )
 """Laws of every story, finished or not."""
 
@@ -391,4 +411,6 @@ def obeys(played: Played, *, finished: bool = True, faultless: bool = False, hon
         tokens_are_the_ledgers(story)
     if finished:
         every_row_is_closed(story)
+        if played.rules.history == "live":
+            skipped_turns_stand_behind_an_end(story)
     return story
