@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -459,7 +460,7 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
 
 def _param_value(path: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except ValueError:
         if text.lstrip().startswith(("{", "[", '"')):
             raise SetupError(
@@ -472,6 +473,11 @@ def _param_value(path: str, text: str) -> Any:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _no_constant(word)  # 1e999 would be sent as null
 
 
 def _put(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:

@@ -124,6 +124,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
     """
     from convbatch.auth import keys_for, with_env_file
 
+    _refuse_numbers(options)
     config = _config(options.config)
     overrides = Overrides(
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
@@ -255,7 +256,28 @@ def _history(text: str) -> HistoryMode:
     raise SetupError(f"unknown history mode {text!r}", hint=did_you_mean(text, HISTORIES))
 
 
+_COUNTS = ("concurrency", "rpm", "tpm", "rpd", "repeats", "limit", "max_attempts")
+_DURATIONS = ("attempt_timeout_s", "deadline_s")
+
+
+def _refuse_numbers(options: RunOptions) -> None:
+    """Counts and durations that mean nothing: from Python they come unchecked, and 0 must not mean the default."""
+    for name in (*_COUNTS, *_DURATIONS):
+        value: Any = getattr(options, name)
+        if value is None:
+            continue
+        least, kind = (1, int) if name in _COUNTS else (1e-9, (int, float))
+        if not isinstance(value, kind) or not least <= value < math.inf:
+            what = "a whole number of at least 1" if name in _COUNTS else "a number of seconds above 0"
+            raise SetupError(f"{name} must be {what}", found=repr(value), hint="leave it out for the default")
+
+
 def _command_line(options: RunOptions) -> Settings:
+    from convbatch.schema import flaws_of
+
+    named = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    for flaw in flaws_of({"turns": [{"user": "?"}], "settings": named}):  # one rule for all places a setting comes from
+        raise SetupError(_as_option(flaw.what), found=flaw.found, hint=_as_option(flaw.hint or ""))
     extra = parse_params(options.params)
     return Settings(
         temperature=options.temperature,
@@ -264,6 +286,14 @@ def _command_line(options: RunOptions) -> Settings:
         thinking_budget=options.thinking_budget,
         extra=extra or None,
     )
+
+
+_SETTINGS = ("temperature", "max_output_tokens", "seed", "thinking_budget")
+
+
+def _as_option(text: str) -> str:
+    """A message about a dataset's setting, about the option of that name."""
+    return re.sub(r'"(?:settings\.)?(\w+)":?', lambda name: "--" + name[1].replace("_", "-"), text)
 
 
 def _refuse_uncarried(targets: Iterable[Target], command_line: Settings) -> None:
