@@ -294,28 +294,33 @@ async def _watch(runner: Runner, progress: Progress) -> None:
 
 @contextmanager
 def _signals(runner: Runner, progress: Progress) -> Generator[None]:
-    """First Ctrl-C: finish what is in flight. Second: abandon it. SIGTERM and SIGHUP: 25 s, then abandon."""
+    """The first signal: finish what is in flight, after SIGTERM and SIGHUP for at most 25 s. The second: abandon it."""
     loop = asyncio.get_running_loop()
+    received: list[signal.Signals] = []
 
-    def on_interrupt() -> None:
-        if runner.reason == "interrupted":
-            loop.remove_signal_handler(signal.SIGINT)  # a third one ends the process as it would any other
+    def on_signal(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) == 1:
+            stop(number)
+        elif number != signal.SIGHUP or signal.SIGHUP not in received[:-1]:
+            # A closing terminal says SIGHUP twice: the kernel to the group, the shell to its jobs.
+            loop.remove_signal_handler(signal.SIGINT)  # one more ends the process as it would any other
             progress.note("abandoning what is in flight; it is listed as possibly paid")
             runner.abandon()
-        else:
+
+    def stop(number: signal.Signals) -> None:
+        if number == signal.SIGINT:
             progress.note("stopping: what is in flight is finished and kept; Ctrl-C again abandons it")
-            runner.stop("interrupted")
-
-    def on_terminate() -> None:
-        progress.note(f"stopping: what is in flight has {SIGTERM_GRACE_S:.0f} s")
+        else:
+            progress.note(f"stopping: what is in flight has {SIGTERM_GRACE_S:.0f} s")
+            loop.call_later(SIGTERM_GRACE_S, runner.abandon)
         runner.stop("interrupted")
-        loop.call_later(SIGTERM_GRACE_S, runner.abandon)
 
-    loop.add_signal_handler(signal.SIGINT, on_interrupt)
-    loop.add_signal_handler(signal.SIGTERM, on_terminate)
-    loop.add_signal_handler(signal.SIGHUP, on_terminate)
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in handled:
+        loop.add_signal_handler(number, on_signal, number)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in handled:
             loop.remove_signal_handler(number)
