@@ -6,7 +6,9 @@ what a bare Typer app costs.
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -41,7 +43,37 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    _mend_streams()
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)  # another Ctrl-C while the first one was being answered
+    except SystemExit as end:
+        # Small outputs leave their buffer only now, and Python would turn a failure into an exit code of its own.
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            sys.exit(end.code or _explain(error))
+        raise
+    except Exception as error:  # noqa: BLE001  # outside every command: help and usage
+        sys.exit(_explain(error))
+
+
+def _mend_streams() -> None:
+    """Make the three standard streams usable, whatever the process was given; to be called before any file is opened.
+
+    A closed one (`>&-`) becomes /dev/null: else the next file opened, perhaps the journal, would take its number and be
+    printed into. A character that the locale cannot write (GBK, ASCII) is escaped instead of ending the program.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  # for good
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -51,39 +83,50 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except ConvbatchError as error:
-            _complain(error)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:
-            # Whoever read our output has gone (`convbatch table … | head`): not an error, and no traceback at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
             raise
-        except Exception:  # noqa: BLE001  # the process's edge: what arrives here is our bug
-            _confess()
-            raise typer.Exit(EXIT_BUG) from None
+        except KeyboardInterrupt:
+            _say("convbatch: interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except Exception as error:  # noqa: BLE001  # the process's edge: what is not known here is our bug
+            raise typer.Exit(_explain(error)) from None
 
     return run
 
 
-def _complain(error: ConvbatchError) -> None:
-    from convbatch.redaction import redact
-    from convbatch.terminal import printable_lines
-
-    for problem in error.problems:
-        print(printable_lines(redact(f"error: {problem}")), file=sys.stderr)  # noqa: T201
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def _confess() -> None:
+def _explain(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, ConvbatchError):
+        for problem in error.problems:
+            _say(f"error: {problem}")
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        _drop_output()  # whoever read our output has gone (`convbatch table … | head`): not an error
+        return 0
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+        _drop_output()
+        _say(f"error: cannot write the output: {error.strerror}\n  hint: free some space, or send the output elsewhere")
+        return 2
     import traceback
 
-    from convbatch.redaction import redact
+    _say("".join(traceback.format_exception(error)).rstrip())
+    _say("convbatch: this is a bug in convbatch; what was received is in the run folder")
+    return EXIT_BUG
 
-    print(redact(traceback.format_exc()), file=sys.stderr, end="")  # noqa: T201
-    print("convbatch: this is a bug in convbatch; what was received is in the run folder", file=sys.stderr)  # noqa: T201
+
+def _say(text: str) -> None:
+    from convbatch.terminal import say
+
+    say(text)
+
+
+def _drop_output() -> None:
+    from convbatch.terminal import drop_output
+
+    drop_output()
 
 
 def _split(ctx: typer.Context, param: Any, value: Any) -> Any:
@@ -110,7 +153,7 @@ def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> An
 
 WHAT, LIMITS, RETRY, OUTPUT = "What is asked", "Limits", "Retry and stopping", "Output"
 
-Datasets = Annotated[list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET...")]
+Datasets = Annotated[list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET")]
 RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
 Models = Annotated[
     list[str] | None, _listed("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
@@ -327,7 +370,7 @@ def convert(
     from convbatch.dataset import convert as rewrite
 
     written = rewrite(source, out, from_format=from_format, reference=reference)
-    print(f"{written} dialogue{'' if written == 1 else 's'} written to {out}", file=sys.stderr)  # noqa: T201
+    _say(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 
 @app.command()
@@ -351,10 +394,7 @@ def table(
 
     loaded = load(run)
     if loaded.damaged_places:
-        print(  # noqa: T201
-            f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`",
-            file=sys.stderr,
-        )
+        _say(f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`")
     if out is not None:
         from convbatch.export import write_table
 
@@ -370,7 +410,9 @@ def table(
 def show_command(
     run: RunArgument,
     dialogue: Annotated[str | None, typer.Argument(metavar="[DIALOGUE]", help="One dialogue's id.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only dialogues with a turn that is an error or pending.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only dialogues with a turn that is an error or pending.")
+    ] = False,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
 ) -> None:
     """Transcripts in the terminal, targets side by side.
@@ -381,7 +423,7 @@ def show_command(
     from convbatch.tables import load
 
     if not show.transcript(load(run), dialogue, failed=failed, target=target):
-        print("nothing to show: no turn is an error or pending", file=sys.stderr)  # noqa: T201
+        _say("nothing to show: no turn is an error or pending")
 
 
 @app.command()

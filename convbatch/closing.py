@@ -6,21 +6,22 @@ The sitting itself is `session.py`. The plan and all notes go to stderr, the clo
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.folder import RunFolder
-from convbatch.session import EXIT_BUG, Ending, Sitting, play
+from convbatch.session import EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
-from convbatch.terminal import printable_lines
+from convbatch.terminal import drop_output, say
 
 if TYPE_CHECKING:
     from convbatch.config import Limits
 
 EXIT_JOURNAL = 5
+SEVERITY = (EXIT_OK, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
+"""Least severe first; the most severe wins."""
 
 
 def start(options: RunOptions) -> int:
@@ -49,25 +50,38 @@ def _finish(sitting: Sitting) -> int:
     except JournalError as error:
         _complain(error)
         return EXIT_JOURNAL
-    code = ending.exit_code
+    except KeyboardInterrupt:  # before the first request or after the last reply: between them it is the runner's
+        _say(["interrupted; what is open can be finished with:", f"  convbatch resume {_shown(sitting.folder)}"])
+        return EXIT_INTERRUPTED
     for bug in ending.bugs[:3]:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
-    try:
-        _closing_table(sitting)
-    except JournalError as error:
-        _complain(error)
-        _say(["the journal is whole: any reader rebuilds the table from it"])
-        code = code if code == EXIT_BUG else EXIT_JOURNAL
+    code = max(ending.exit_code, _closing_table(sitting), key=SEVERITY.index)
     _say(_last_words(sitting, ending))
     return code
 
 
-def _closing_table(sitting: Sitting) -> None:
+def _closing_table(sitting: Sitting) -> int:
+    """Write `turns.parquet` and print the table a target; the exit code of that."""
     from convbatch import show
     from convbatch.tables import load, write_turns
 
-    write_turns(sitting.folder)
-    show.summary(load(sitting.folder.path).summary(), checks=sitting.meta["checks"])
+    code = EXIT_OK
+    try:
+        try:
+            write_turns(sitting.folder)
+        except JournalError as error:
+            _complain(error)
+            _say(["the journal is whole: any reader rebuilds the table from it"])
+            code = EXIT_JOURNAL
+        show.summary(load(sitting.folder.path).summary(), checks=sitting.meta["checks"])
+    except KeyboardInterrupt:
+        _say(["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"])
+        code = max(code, EXIT_INTERRUPTED, key=SEVERITY.index)
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):
+            _say([f"the closing table could not be printed: {error.strerror}"])
+    return code
 
 
 def _plan_lines(sitting: Sitting, options: RunOptions) -> list[str]:
@@ -125,10 +139,8 @@ def _shown(folder: RunFolder) -> str:
 
 
 def _say(lines: Sequence[str]) -> None:
-    from convbatch.redaction import redact
-
     for line in lines:
-        print(printable_lines(redact(line)), file=sys.stderr, flush=True)  # noqa: T201  # notes are this file's job
+        say(line)
 
 
 def _complain(error: ConvbatchError) -> None:

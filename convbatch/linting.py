@@ -6,7 +6,6 @@ What a problem is, is decided in `reader.py`; here it is printed, in memory that
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from convbatch.dataset import scan
 from convbatch.errors import Problem
 from convbatch.progress import ReadingBar
-from convbatch.terminal import printable_lines
+from convbatch.terminal import say
 
 EXIT_PROBLEMS = 2
 
@@ -38,7 +37,7 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> int:
             if as_json:
                 listed.append(_plain(item))
             else:
-                print(printable_lines(f"error: {item}"), file=sys.stderr)  # noqa: T201
+                say(f"error: {item}")
     counts = {"dialogues": found.dialogues, "turns": found.turns, "problems": found.problems}
     if not found.problems and not found.dialogues:
         counts["problems"] = 1
@@ -47,7 +46,7 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> int:
     elif not found.problems:
         print(f"{found.dialogues} dialogues, {found.turns} turns to ask: valid")  # noqa: T201
     else:
-        print(f"{found.problems} problems; {found.dialogues} dialogues are well-formed", file=sys.stderr)  # noqa: T201
+        say(f"{found.problems} problems; {found.dialogues} dialogues are well-formed")
     return EXIT_PROBLEMS if counts["problems"] else 0
 
 

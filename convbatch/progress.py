@@ -5,13 +5,15 @@ Nothing is counted here before it is durable: the runner calls `turn_done` after
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from tqdm import tqdm
 
+from convbatch.redaction import redact
 from convbatch.reply import Status
 from convbatch.terminal import printable
 
@@ -19,11 +21,39 @@ PLAIN_EVERY_S = 30.0
 _SHOWN: tuple[Status, ...] = ("blocked", "empty", "error", "skipped")
 
 
+class _Patient:
+    """A stream whose failures do not matter: a closed terminal or pipe must not take a paid run with it."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream  # None where a program has no stderr
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _patient(stream: TextIO | None) -> TextIO:
+    return cast("TextIO", _Patient(stream if stream is not None else sys.stderr))
+
+
 class Progress:
     """The listener of a run on a terminal."""
 
     def __init__(self, total: int, *, enabled: bool = True, stream: TextIO | None = None, unit: str = "turn") -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = _patient(stream)
         self._enabled = enabled
         self._total = total
         self._counts: Counter[Status] = Counter()
@@ -49,7 +79,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays."""
-        line = f"convbatch: {printable(text)}"
+        line = f"convbatch: {printable(redact(text))}"
         if self._bar is not None:
             self._bar.write(line, file=self._stream)
         else:
@@ -81,7 +111,7 @@ class ReadingBar:
     """A bar in bytes while a large dataset is read; nothing for files that are read before anyone could look."""
 
     def __init__(self, *, enabled: bool = True, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = _patient(stream)
         self._enabled = enabled and self._stream.isatty()
         self._bar: tqdm[Any] | None = None
 

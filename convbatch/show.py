@@ -375,9 +375,13 @@ def _is_terminal(file: IO[str] | None) -> bool:
 def _console(file: IO[str] | None) -> Console:
     from rich.console import Console
 
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the process with a code of its own
+
     # rich's own reading of NO_COLOR leaves bold and dim, which are escape sequences as well.
     colors = None if os.environ.get("NO_COLOR") else "auto"
-    return Console(file=file or sys.stdout, color_system=colors, highlight=False, markup=False, emoji=False)
+    return Pipe(file=file or sys.stdout, color_system=colors, highlight=False, markup=False, emoji=False)
 
 
 def _table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:

@@ -2,11 +2,15 @@ r"""Text from outside, made safe for a terminal: what it shows is what is there.
 
 Replies, error messages and model names can hold escape sequences that recolour, retitle or rewrite a screen, and marks
 that turn the direction of a line. They are shown as `\x1b`, `\u202e`; nothing else is changed, least of all for files.
+And a terminal can be gone (closed, a full disk, `| head`): what is said to it never takes a paid run with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import sys
 
 # C0 and C1 controls and DEL; marks and overrides of direction; line and paragraph separator; invisible operators and
 # interlinear notes; byte order mark; soft hyphen; lone surrogates (they cannot be encoded); tag characters. Zero-width
@@ -39,3 +43,18 @@ def _escape(match: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def say(text: str) -> None:
+    """A note on stderr, without secrets and safe for a terminal; lost when nobody can read it."""
+    from convbatch.redaction import redact  # `--help` does not pay for it
+
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None where it was closed: `2>&-`
+        with contextlib.suppress(OSError, ValueError):
+            print(printable_lines(redact(text)), file=sys.stderr, flush=True)  # noqa: T201  # the one place for notes
+
+
+def drop_output() -> None:
+    """Give up on stdout: what is still in its buffer has nowhere to go, and Python would complain of it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,352 @@
+"""The command as people type it: exit codes, every kind of bad input, and a terminal that is gone.
+
+Commands run in this process through Typer's runner; what needs a process of its own (signals, closed streams) gets one.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import convbatch as cb
+from convbatch.cli import app
+from convbatch.simulator.faults import FaultScript
+from convbatch.simulator.server import Server, serve_in_thread
+from convbatch.simulator.world import World
+from tests.conftest import Finished, environment, write_dataset
+from tests.ledger_laws import statuses
+
+CANARY = "sk-canary-4711-do-not-show"
+
+
+@dataclass(frozen=True, slots=True)
+class Sim:
+    """A simulator all tests share; each test looks at what it added to the ledger."""
+
+    world: World
+    url: str
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Sim]:
+    world = World()
+    with serve_in_thread(world) as server:
+        yield Sim(world, server.url)
+
+
+@pytest.fixture
+def sim(shared: Sim) -> Iterator[Sim]:
+    yield shared
+    shared.world.faults = FaultScript()
+
+
+Cli = Callable[..., Finished]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`convbatch ARGS` in an empty folder, without keys and options of the person who runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+
+    def run(*args: str | Path, **env: str) -> Finished:
+        done = CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": "120", **env})
+        return Finished(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+def gateway(url: str, **keys: Any) -> str:
+    """A configuration with one gateway `here` and one target."""
+    values = {"protocol": "gemini", "base_url": url, "auth": "none", **keys}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
+    return "\n".join(["[gateways.here]", *lines, "[run]", 'models = ["sim-good@here"]', ""])
+
+
+def line(**keys: Any) -> str:
+    return json.dumps({"id": "a", "turns": [{"user": "hi", "assistant": "ho"}], **keys}) + "\n"
+
+
+def listing(folder: Path) -> dict[str, int]:
+    """Every path below a folder, with its size."""
+    return {str(path.relative_to(folder)): path.lstat().st_size for path in sorted(folder.rglob("*"))}
+
+
+# --- bad input: what, where, how to mend; exit 2, nothing sent, nothing created ----- --------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bad:
+    """One line of the issue's table."""
+
+    data: str | bytes | None = field(default_factory=line)
+    """Content of the dataset; None = there is no such file."""
+    name: str = "d.jsonl"
+    config: str | None = None
+    """`URL` stands for the simulator; None = one gateway that works."""
+    args: tuple[str, ...] = ()
+    says: tuple[str, ...]
+    """All of this stands in the message."""
+
+
+TWO = line(id="a") + line(id="b")
+GZIPPED = gzip.compress(TWO.encode())
+UNSCRIPTED = json.dumps({"id": "a", "turns": [{"user": "1"}, {"user": "2"}]}) + "\n"
+
+BAD: dict[str, Bad] = {
+    # the dataset
+    "missing": Bad(data=None, says=("d.jsonl: no such file", "hint:")),
+    "empty": Bad(data="", says=("d.jsonl: the file is empty", "hint: one JSON dialogue a line")),
+    "only blank lines": Bad(data="\n \n", says=("d.jsonl: no dialogue in it", "hint:")),
+    "binary": Bad(data=b"\x89PNG\r\n\x1a\n\0\0", says=("d.jsonl: is a binary file", "found:", "JSON lines in UTF-8")),
+    "other encoding": Bad(data='{"id":"é"}\n'.encode("latin-1"), says=("d.jsonl:1: not UTF-8", "iconv")),
+    "truncated": Bad(data=TWO[:-20], says=("d.jsonl:2: the line ends in the middle", "copy the file again")),
+    "truncated gzip": Bad(name="d.jsonl.gz", data=GZIPPED[:-20], says=("d.jsonl.gz", "cut off", "copy or download")),
+    "damaged gzip": Bad(name="d.jsonl.gz", data=GZIPPED[:-8] + b"\0" * 8, says=("d.jsonl.gz", "damaged", "hint:")),
+    "duplicate id": Bad(data=line() * 2, says=('d.jsonl:2: id "a" is used twice', "first used at d.jsonl:1", "rename")),
+    "mixed formats": Bad(
+        data=line() + '{"messages": [{"role": "user", "content": "hi"}]}\n',
+        says=("d.jsonl:2:", 'OpenAI ("messages") line in a canonical', "file of their own"),
+    ),
+    "unknown key": Bad(data=line(sytem="x"), says=('d.jsonl:1: unknown key "sytem"', "did you mean 'system'")),
+    "unknown part": Bad(
+        data='{"turns": [{"user": [{"txt": "hi"}]}]}\n', says=("d.jsonl:1: turn 1:", '"txt"', "did you mean 'text'")
+    ),
+    "unknown check": Bad(
+        data='{"turns": [{"user": "hi", "checks": [{"contain": "x"}]}]}\n',
+        says=("d.jsonl:1: turn 1: check 1", '"contain"', "did you mean 'contains'"),
+    ),
+    "every bad line": Bad(data="{}\n" + line() + "[]\n", says=("d.jsonl:1:", "d.jsonl:3: not a JSON object")),
+    "tools": Bad(data=line(tools=[{"name": "f"}]), says=("d.jsonl:1: the dialogue has tools", "found: f", "--id")),
+    "media": Bad(
+        data=json.dumps({"turns": [{"user": [{"image": "d.jsonl"}]}]}) + "\n",
+        says=("d.jsonl:1: turn 1: the message has image", "hint:"),
+    ),
+    "no such id": Bad(args=("--id", "b"), says=('no dialogue has the id "b"', "ids are like 'a'")),
+    "no such tag": Bad(args=("--tag", "b"), says=('no dialogue has the tag "b"', "no dialogue has tags")),
+    # what is asked
+    "unknown history": Bad(args=("--history", "scrip"), says=("unknown history mode 'scrip'", "did you mean 'script'")),
+    "script without replies": Bad(
+        data=UNSCRIPTED,
+        args=("--history", "script"),
+        says=("1 turn in 1 dialogue without", "d.jsonl:1: turn 1", "--history live"),
+    ),
+    "unknown gateway": Bad(args=("-m", "m@gogle"), says=("unknown gateway 'gogle'", "did you mean 'google'")),
+    "unused gateway": Bad(args=("-m", "m@google", "-g", "here"), says=("-g here is used by nothing", "drop -g here")),
+    "gateway without model": Bad(args=("-g", "here"), says=("-g here is used by nothing", "add -m MODEL")),
+    "model without gateway": Bad(args=("-m", "gpt"), says=("'gpt' names no gateway", "-m gpt@GATEWAY")),
+    "target twice": Bad(args=("-m", "a@here", "-m", "a@here"), says=("a@here is given 2 times", "--repeats")),
+    "temperature not a number": Bad(args=("--temperature", "nan"), says=("--temperature", "finite", "hint:")),
+    "temperature negative": Bad(args=("--temperature", "-1"), says=("--temperature", "0", "hint:")),
+    "seed too large": Bad(args=("--seed", "9" * 25), says=("--seed", "hint:")),
+    "parameter without value": Bad(args=("-p", "seed"), says=("-p 'seed' is no PATH=VALUE", "a.b=value")),
+    "parameter over a built field": Bad(args=("-p", "contents=1"), says=("may not set 'contents'", "hint:")),
+    "deadline": Bad(args=("--deadline", "soon"), says=("--deadline needs a duration", "found: 'soon'", "90s")),
+    # config, keys, addresses
+    "config missing": Bad(args=("-c", "x.toml"), says=("x.toml: the config file cannot be read", "hint:")),
+    "config no TOML": Bad(config="[gateways\n", says=("convbatch.toml:1: not TOML", "hint:")),
+    "config without models": Bad(config="[run]\nrepeats = 1\n", says=("convbatch.toml: no models", "-m MODEL@GATEWAY")),
+    "unknown config key": Bad(
+        config='[gateways.here]\nrmp = 3\nprotocol = "gemini"\nbase_url = "URL"\nauth = "none"\n',
+        says=("convbatch.toml:2: unknown key 'rmp'", "did you mean 'rpm'"),
+    ),
+    "unknown protocol": Bad(
+        config=gateway("URL", protocol="gemni"),
+        says=("convbatch.toml:2: unknown protocol 'gemni'", "did you mean 'gemini'"),
+    ),
+    "unknown auth": Bad(
+        config=gateway("URL", auth="berer", key_env="K"),
+        says=("convbatch.toml:4: unknown auth scheme 'berer'", "did you mean 'bearer'"),
+    ),
+    "missing key": Bad(
+        config=gateway("URL", auth="bearer", key_env="HERE_API_KEY"),
+        says=("variable HERE_API_KEY is not set", "convbatch.toml:5", "export HERE_API_KEY=", "--env-file"),
+    ),
+    "literal key": Bad(
+        config=gateway("URL", auth="bearer", key_env=CANARY), says=("convbatch.toml:5: 'key_env' holds a key", "NAME")
+    ),
+    "literal key in the address": Bad(
+        config=gateway(f"URL?key={CANARY}"), says=("convbatch.toml:3: 'base_url' holds a key", "environment variable")
+    ),
+    "wrong URL": Bad(config=gateway("htp:/x"), says=("convbatch.toml:3: base_url is no URL", "https://HOST/PATH")),
+    "no such host": Bad(
+        config=gateway("https://nope.invalid"), says=("'nope.invalid' cannot be found", "here", "check base_url")
+    ),
+    "plain http elsewhere": Bad(
+        config=gateway("http://192.0.2.1"),
+        says=("convbatch.toml:3: plain http to 192.0.2.1", "https://", "allow_http = true"),
+    ),
+    "env file missing": Bad(args=("--env-file", "x.env"), says=("x.env: the env file cannot be read", "KEY=VALUE")),
+    # folders
+    "out is a file": Bad(args=("-o", "d.jsonl"), says=("cannot create the run folder d.jsonl", "in the way", "--out")),
+    "out below a file": Bad(args=("-o", "d.jsonl/x"), says=("cannot create the run folder d.jsonl/x", "--out DIR")),
+    "out is occupied": Bad(args=("-o", "full"), says=("the folder full is not empty", "absent or empty folder")),
+    "reuse of nothing": Bad(args=("--reuse", "x"), says=("there is no run 'x'", "convbatch runs")),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_bad_input_says_what_where_and_how_to_mend_and_sends_nothing(
+    bad: Bad, cli: Cli, sim: Sim, tmp_path: Path
+) -> None:
+    if bad.data is not None:
+        (tmp_path / bad.name).write_bytes(bad.data if isinstance(bad.data, bytes) else bad.data.encode())
+    (tmp_path / "convbatch.toml").write_text((bad.config or gateway("URL")).replace("URL", sim.url))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "of").touch()
+    before, asked = listing(tmp_path), sim.world.ledger.requests
+    done = cli("run", bad.name, *bad.args)
+    assert done.code == 2, done.err
+    assert done.err.startswith("error: ")
+    for part in bad.says:
+        assert part in done.err
+    assert CANARY not in done.err + done.out
+    assert "Traceback" not in done.err
+    assert (sim.world.ledger.requests, listing(tmp_path), done.out) == (asked, before, "")
+
+
+# --- a terminal that is gone: what was paid for is kept, and the exit code still says what happened ------------------
+
+
+def shell(command: str, folder: Path, **env: str) -> Finished:
+    """A shell line in which `convbatch` is this package."""
+    line = f'convbatch() {{ "{sys.executable}" -m convbatch "$@"; }}; {command}'
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment(**env), capture_output=True, timeout=60, check=False
+    )
+    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def asked(tmp_path: Path, sim: Sim) -> Path:
+    """A folder with a dataset of eight turns and a configuration for the simulator."""
+    write_dataset(tmp_path / "d.jsonl", 4, 2)
+    (tmp_path / "convbatch.toml").write_text(gateway(sim.url))
+    return tmp_path
+
+
+@pytest.mark.parametrize("gone", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full"])
+def test_a_run_ends_well_when_nobody_can_read_what_it_says(gone: str, asked: Path) -> None:
+    done = shell(f"convbatch run d.jsonl -o out {gone}", asked)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    assert statuses(cb.load(asked / "out").turns) == {"ok": 8}
+
+
+def test_a_run_outlives_the_reader_of_its_notes(asked: Path) -> None:
+    done = shell("convbatch run d.jsonl -o out 2>&1 | head -1; exit ${PIPESTATUS[0]}", asked)
+    assert done.code == 0
+    assert statuses(cb.load(asked / "out").turns) == {"ok": 8}
+
+
+def test_a_reader_that_leaves_early_does_not_hide_an_incomplete_run(asked: Path, sim: Sim) -> None:
+    sim.world.faults = FaultScript.of([{"action": "error", "kind": "bad_request"}], source="test")
+    done = shell("convbatch run d.jsonl -o out | true; exit ${PIPESTATUS[0]}", asked)
+    assert done.code == 3
+    assert "convbatch resume out" in done.err
+
+
+@pytest.mark.parametrize("command", ["table out", "show out", "runs"])
+def test_reading_commands_end_quietly_when_their_reader_leaves(command: str, asked: Path, cli: Cli) -> None:
+    assert cli("run", "d.jsonl", "-o", "out").code == 0
+    done = shell(f"convbatch {command} | true; exit ${{PIPESTATUS[0]}}", asked)
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["table out", "validate d.jsonl", "--help"])
+def test_output_that_finds_no_room_is_said_and_is_no_bug(command: str, asked: Path, cli: Cli) -> None:
+    assert cli("run", "d.jsonl", "-o", "out").code == 0
+    done = shell(f"convbatch {command} >/dev/full", asked)
+    assert done.code == 2
+    assert done.err.startswith(f"error: cannot write the output: {os.strerror(errno.ENOSPC)}")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
+def test_characters_a_locale_cannot_write_are_escaped(encoding: str, asked: Path, cli: Cli) -> None:
+    (asked / "d.jsonl").write_text(line(turns=[{"user": "中文 🙂", "assistant": "好 🙂"}]))
+    assert cli("run", "d.jsonl", "-o", "out").code == 0
+    done = shell("convbatch table out | iconv -f gbk -t utf-8", asked, PYTHONIOENCODING=encoding)
+    assert "\\U0001f642" in done.out
+    assert ("中文" in done.out) == (encoding == "gbk")
+
+
+# --- signals ------------------------------------------------------------------------ --------------------------------
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the command and leave it running; what still runs when the test ends is ended."""
+    with ExitStack() as stack:
+
+        def begin(*args: str) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "convbatch", *args],
+                cwd=tmp_path,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.mark.parametrize(
+    ("args", "signals"),
+    [((), (TERM, TERM)), ((), (HUP, HUP, INT)), ((), (TERM, INT)), (("--deadline", "300ms"), (INT, INT))],
+    ids=[
+        "TERM twice",
+        "HUP twice is a closing terminal",
+        "TERM, then Ctrl-C",
+        "Ctrl-C twice after the deadline",
+    ],
+)
+def test_the_second_signal_abandons_what_is_in_flight(
+    args: tuple[str, ...],
+    signals: tuple[signal.Signals, ...],
+    asked: Path,
+    simulator: Callable[[World], Server],
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    world = World(latency_s=60)
+    (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
+    process = start("run", "d.jsonl", "-o", "out", *args)
+    wait_until(lambda: world.in_flight == 4)
+    time.sleep(0.4 if args else 0.1)
+    for number in signals:
+        assert process.poll() is None
+        process.send_signal(number)
+        time.sleep(0.2)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert err.count(b"abandoning what is in flight") == 1
+    assert b"4 possibly paid" in out
+    assert b"convbatch resume out" in err
