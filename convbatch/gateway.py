@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
+from convbatch import __version__
 from convbatch.auth import apply_auth
 from convbatch.config import SIMULATOR_URL, Target
 from convbatch.outside import Clock
@@ -32,6 +34,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """Decoded; beyond it a reply is unreadable."""
 CONNECT_TIMEOUT_S = 10.0
 _LARGE_BODY = 512 * 1024
+_OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
 
 
@@ -119,7 +122,6 @@ class AiohttpTransport:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
-            skip_auto_headers=("User-Agent", "Accept"),
         )
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
@@ -188,7 +190,8 @@ def _payload(body: bytes | None) -> Any:
 
 
 async def _read(response: aiohttp.ClientResponse, into: bytearray) -> None:
-    async for chunk in response.content.iter_any():
+    content = response.content
+    while chunk := await content.readany():
         into += chunk
         if len(into) > MAX_BODY_BYTES:
             raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
@@ -248,6 +251,11 @@ def _reason(error: BaseException) -> str:
     return type(error).__name__
 
 
+_Door = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
+"""Headers as the protocol gave them, and the address and headers with the key that they became."""
+_NO_DOOR: _Door = (None, "", {})
+
+
 class Client:
     """Asks one target; keeps nothing between attempts but the connection pool it was given."""
 
@@ -278,6 +286,7 @@ class Client:
         self._redactor = redactor
         self._clock = clock
         self._protocol = PROTOCOLS[target.gateway.protocol]
+        self._doors: dict[str, _Door] = {}
 
     def read_again(self, body: bytes) -> Reply:
         """The reply a kept body holds, with its raw turn; for histories rebuilt from the journal."""
@@ -332,16 +341,25 @@ class Client:
         return self._attempt(reply, "replied", answer, started, begun, body=body, left=left)
 
     def _sending(self, request: WireRequest, timeout_s: float) -> Sending:
+        # A target asks at the same address with the same headers, one object, every time: worked out once.
+        asked_with, url, headers = self._doors.get(request.url, _NO_DOOR)
+        if asked_with is not request.headers:
+            url, headers = self._door(request)
+            self._doors[request.url] = (request.headers, url, headers)
+        body = None if request.json is None else encode_json(request.json)
+        return Sending(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
+
+    def _door(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
+        """The address with its query, and the headers with the key."""
         gateway = self._target.gateway
-        headers = {"Accept-Encoding": "gzip, deflate", **request.headers, **gateway.headers}
+        headers = {**_OWN_HEADERS, **request.headers, **gateway.headers}
         url = request.url
         if self._simulator_url is not None and url.startswith(SIMULATOR_URL):
             url = self._simulator_url + url.removeprefix(SIMULATOR_URL)
         if gateway.query:
             url = str(URL(url, encoded=True).extend_query(dict(gateway.query)))
         url, headers = apply_auth(url, headers, gateway.auth, self._key)
-        body = None if request.json is None else encode_json(request.json)
-        return Sending(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
+        return url, CIMultiDict(headers)
 
     def _refused(self, answer: Answer, started: float, begun: float) -> Attempt:
         body, left = self._redactor.body(answer.body)

@@ -113,10 +113,6 @@ class Attempt:
     """From handing the request over to its last byte."""
     ttft_s: float | None = None
     """Streams only: first non-empty thought or text."""
-    limiter_wait_s: float = 0.0
-    """Our own waiting in the gate before this try."""
-    retry_wait_s: float = 0.0
-    """Backoff before this try."""
     body: bytes | None = None
     """The response body as received (redacted); None when there was none."""
     key_in_body: bool = False

@@ -11,7 +11,7 @@ import base64
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from convbatch.config import Limits, Target, effective_settings
@@ -321,10 +321,10 @@ class Runner:
             try:
                 attempts += 1
                 ident = {**play.ident(number), "key": key, "attempt": attempts, "role": "model"}
-                attempt = await self._send(lane, ask, ident, permit, backoff_s)
+                attempt = await self._send(lane, ask, ident, permit)
                 step = self._decide(lane, attempt, permit, tries, settings)
                 done = _terminal(attempt, step)
-                records = [_outcome_record(ident, attempt)]
+                records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
                 if done is not None:
                     records.append(self._turn_record(play, number, key, done))
                 # The place in flight is given away only when the reply is durable.
@@ -342,7 +342,7 @@ class Runner:
             if not await self._wait(backoff_s):
                 return None
 
-    async def _send(self, lane: Lane, ask: Ask, ident: dict[str, Any], permit: Permit, backoff_s: float) -> Attempt:
+    async def _send(self, lane: Lane, ask: Ask, ident: dict[str, Any], permit: Permit) -> Attempt:
         # No await between here and the send: the rate was acquired a moment ago, and an intent written earlier would
         # call a request possibly paid that only ever waited.
         self._journal.append({"kind": "intent", **ident})
@@ -366,7 +366,7 @@ class Runner:
                 }
             )
             raise
-        return replace(attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)
+        return attempt
 
     def _decide(
         self, lane: Lane, attempt: Attempt, permit: Permit, tries: Tries, settings: Settings
@@ -518,16 +518,18 @@ def _kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
     return client.read_again(raw)
 
 
-def _outcome_record(ident: Mapping[str, Any], attempt: Attempt) -> dict[str, Any]:
+def _outcome_record(
+    ident: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
+) -> dict[str, Any]:
     record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
     for name in ("http_status", "request_id", "latency_s", "ttft_s"):
         value = getattr(attempt, name)
         if value is not None:
             record[name] = value
-    if attempt.limiter_wait_s:
-        record["limiter_wait_s"] = attempt.limiter_wait_s
-    if attempt.retry_wait_s:
-        record["retry_wait_s"] = attempt.retry_wait_s
+    if limiter_wait_s:
+        record["limiter_wait_s"] = limiter_wait_s
+    if retry_wait_s:
+        record["retry_wait_s"] = retry_wait_s
     if attempt.key_in_body:
         record["key_in_body"] = True
     if isinstance(attempt.outcome, Reply):
