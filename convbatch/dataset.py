@@ -291,12 +291,29 @@ def read_copy(path: Path, *, with_key: str | None = None) -> Iterator[tuple[int,
         if index == 0:
             raise EOFError("the file is empty")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "the run's own copy of its dataset cannot be read",
-            place=Place(path=str(path), line=index + 1),
-            found=str(error)[:200],
-            hint="start a new run from the original dataset with --reuse and this run's folder",
-        ) from None
+        raise _unreadable_copy(path, index + 1, error) from None
+
+
+def _unreadable_copy(path: Path, line: int | None, error: Exception) -> InputError:
+    return InputError(
+        "the run's own copy of its dataset cannot be read",
+        place=Place(path=str(path), line=line),
+        found=str(error)[:200],
+        hint="start a new run from the original dataset with --reuse and this run's folder",
+    )
+
+
+def copy_digest(path: Path) -> str:
+    """Digest of a copy's lines, as `CopyReport.sha256`.
+
+    Raises:
+        InputError: The copy is missing or damaged.
+    """
+    try:
+        with gzip.open(path, "rb") as lines:
+            return hashlib.file_digest(lines, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]  # reads as any binary file
+    except (OSError, EOFError, ValueError) as error:
+        raise _unreadable_copy(path, None, error) from None
 
 
 def source_of(path: Path) -> Source:

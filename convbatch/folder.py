@@ -136,11 +136,14 @@ class RunFolder:
         sizes = [path.stat().st_size for path in self.segments()]
         return f"{len(sizes)}:{sum(sizes)}"
 
-    def read_meta(self) -> dict[str, Any]:
+    def read_meta(self, *needed: str) -> dict[str, Any]:
         """What stands in `run.json`.
 
+        Args:
+            needed: Keys the caller cannot do without.
+
         Raises:
-            SetupError: It cannot be read, is no JSON object, or is of a newer version.
+            SetupError: It cannot be read, is no JSON object, is of a newer version, or a needed key is not in it.
         """
         path = self.path / _META
         try:
@@ -156,6 +159,10 @@ class RunFolder:
                 place=Place(path=str(path)),
                 hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
             )
+        for key in needed:
+            if not isinstance(meta.get(key), _KINDS[key]):
+                what = f"{_META} is not as convbatch wrote it: {key!r} is missing or wrong"
+                raise SetupError(what, place=Place(path=str(path)), hint=_META_HINT)
         return meta
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
@@ -333,6 +340,10 @@ def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     )
 
 
+_KINDS: Mapping[str, type] = {
+    "targets": list, "history": str, "repeats": int, "planned": dict,
+    "settings": dict, "options": dict, "dataset": dict,
+}  # fmt: skip
 _META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
 
 

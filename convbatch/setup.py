@@ -32,7 +32,7 @@ from convbatch.config import (
     target_to_plain,
 )
 from convbatch.dialogue import HistoryMode, Message, Settings, text_part
-from convbatch.errors import InputError, Problem, SetupError, did_you_mean
+from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
@@ -166,23 +166,20 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     from convbatch.auth import keys_for, with_env_file
 
     folder = RunFolder.open(find_run(options.run, RESULTS))
-    meta = folder.read_meta()
-    overrides = Overrides(
-        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
-    )
-    targets = tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"])
+    meta = folder.read_meta("targets", "history", "repeats", "planned", "settings", "options", "dataset")
+    try:
+        targets, rules = _asked_before(options, meta)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SetupError(
+            f"the run.json of {folder.path} is not as convbatch wrote it",
+            found=f"{type(error).__name__}: {error}"[:200],
+            hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
+        ) from None
+    _refuse_lost_journal(folder, meta)
+    _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
     keys_for((target.gateway for target in targets), env)
     _refuse_unresolved(targets, env)
-    rules = Rules(
-        history=meta["history"],
-        repeats=meta["repeats"],
-        concurrency=options.concurrency or meta["options"].get("concurrency"),
-        max_attempts=options.max_attempts or meta["options"]["max_attempts"],
-        command_line=Settings.from_plain(meta["settings"]),
-        retry_errors=options.retry_errors,
-        deadline_s=options.deadline_s,
-    )
     return Sitting(
         folder=folder,
         meta=meta,
@@ -195,6 +192,45 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
         progress=options.progress,
         handle_signals=handle_signals,
     )
+
+
+def _asked_before(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tuple[Target, ...], Rules]:
+    """What `run.json` says was asked, with the options that may change laid over it."""
+    overrides = Overrides(
+        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
+    )
+    rules = Rules(
+        history=_history(meta["history"]),
+        repeats=meta["repeats"],
+        concurrency=options.concurrency or meta["options"].get("concurrency"),
+        max_attempts=options.max_attempts or meta["options"]["max_attempts"],
+        command_line=Settings.from_plain(meta["settings"]),
+        retry_errors=options.retry_errors,
+        deadline_s=options.deadline_s,
+    )
+    return tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"]), rules
+
+
+def _refuse_lost_journal(folder: RunFolder, meta: Mapping[str, Any]) -> None:
+    """A run that was closed once had a journal; only one that was killed at its start may have none."""
+    if meta.get("state") != "running" and not any(path.stat().st_size for path in folder.segments()):
+        raise SetupError(
+            f"the journal of this run is gone (run.json calls the run {meta.get('state')})",
+            place=Place(path=str(folder.journal)),
+            hint="restore journal/ from a copy; to pay for every turn again, run the dataset into a new folder",
+        )
+
+
+def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
+    """Replies stand by dialogue and turn number: under other dialogues they would be answers to other questions."""
+    from convbatch.dataset import copy_digest
+
+    if copy_digest(folder.dataset) != meta["dataset"].get("sha256"):
+        raise SetupError(
+            "the run's own copy of its dataset is not the one this run began with",
+            place=Place(path=str(folder.dataset)),
+            hint=f"restore it from a copy; for a changed dataset: convbatch run NEW.jsonl --reuse {folder.path}",
+        )
 
 
 def _reused_before(meta: Mapping[str, Any]) -> RunFolder | None:

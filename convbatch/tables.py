@@ -240,7 +240,7 @@ class Run:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.path = folder.path
-        self.meta: dict[str, Any] = folder.read_meta()
+        self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned")
         self.targets: tuple[str, ...] = tuple(target["name"] for target in self.meta["targets"])
         self._file = ExitStack()
         weakref.finalize(self, self._file.close)

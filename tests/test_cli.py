@@ -9,6 +9,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,116 @@ def test_bad_input_says_what_where_and_how_to_mend_and_sends_nothing(
     assert CANARY not in done.err + done.out
     assert "Traceback" not in done.err
     assert (sim.world.ledger.requests, listing(tmp_path), done.out) == (asked, before, "")
+
+
+# --- run folders that cannot be used ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished_run(shared: Sim, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of eight turns, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_dataset(folder / "d.jsonl", 4, 2)
+    (folder / "convbatch.toml").write_text(gateway(shared.url))
+    cb.run(folder / "d.jsonl", config=folder / "convbatch.toml", out=folder / "out")
+    return folder / "out"
+
+
+def flip(folder: Path, *, line: int, at: int = 40) -> None:
+    """Damage one byte of a journal line, numbered from 1."""
+    path = folder / "journal" / "000001.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = bytearray(lines[line - 1])
+    damaged[at] ^= 1
+    lines[line - 1] = bytes(damaged)
+    path.write_bytes(b"".join(lines))
+
+
+def other_dataset(folder: Path) -> None:
+    lines = gzip.decompress((folder / "dataset.jsonl.gz").read_bytes())
+    (folder / "dataset.jsonl.gz").write_bytes(gzip.compress(lines.replace(b"question", b"Question")))
+
+
+def edit_meta(folder: Path, **changes: Any) -> None:
+    meta = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**meta, **changes}))
+
+
+Ruin = Callable[[Path], object]
+RUINED: dict[str, tuple[Ruin, str, tuple[str, ...]]] = {
+    "no run.json": (lambda f: (f / "run.json").unlink(), "resume", ("out is not a run folder", "convbatch runs")),
+    "run.json garbage": (
+        lambda f: (f / "run.json").write_text("x"),
+        "resume",
+        ("out/run.json: cannot read", "restore run.json"),
+    ),
+    "run.json empty object": (
+        lambda f: (f / "run.json").write_text("{}"),
+        "resume",
+        ("out/run.json:", "'targets' is missing", "restore run.json"),
+    ),
+    "run.json empty object, read": (lambda f: (f / "run.json").write_text("{}"), "table", ("'targets' is missing",)),
+    "run.json of another shape": (
+        lambda f: edit_meta(f, targets=[{"name": "a"}]),
+        "resume",
+        ("run.json of out is not as convbatch wrote it", "found: KeyError", "restore run.json"),
+    ),
+    "run.json from the future": (lambda f: edit_meta(f, v=99), "resume", ("version 99", "upgrade convbatch")),
+    "no dataset": (
+        lambda f: (f / "dataset.jsonl.gz").unlink(),
+        "resume",
+        ("out/dataset.jsonl.gz", "cannot be read", "--reuse"),
+    ),
+    "dataset damaged": (
+        lambda f: (f / "dataset.jsonl.gz").write_bytes(b"x"),
+        "resume",
+        ("out/dataset.jsonl.gz", "cannot be read", "--reuse"),
+    ),
+    "another dataset": (other_dataset, "resume", ("out/dataset.jsonl.gz: ", "is not the one", "--reuse out")),
+    "no journal": (
+        lambda f: (f / "journal" / "000001.jsonl").unlink(),
+        "resume",
+        ("out/journal: the journal of this run is gone", "finished", "restore"),
+    ),
+    "journal damaged": (
+        lambda f: flip(f, line=5),
+        "resume",
+        ("out/journal/000001.jsonl:5: ", "checksum", "convbatch resume out --salvage"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("ruin", "command", "says"), RUINED.values(), ids=RUINED.keys())
+def test_a_folder_that_cannot_be_used_says_where_and_how_to_mend(
+    ruin: Ruin, command: str, says: tuple[str, ...], cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "out")
+    ruin(tmp_path / "out")
+    asked = sim.world.ledger.requests
+    done = cli(command, "out")
+    assert (done.code, sim.world.ledger.requests, done.out) == (2, asked, ""), done.err
+    assert done.err.startswith("error: ")
+    for part in says:
+        assert part in done.err
+
+
+def test_salvage_asks_only_the_turns_of_damaged_lines_again(
+    cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    lines = (out / "journal" / "000001.jsonl").read_bytes().splitlines()
+    reply = next(number for number, raw in enumerate(lines, 1) if json.loads(raw).get("class") == "replied")
+    damaged = json.loads(lines[reply - 1])
+    flip(out, line=reply)
+    asked = sim.world.ledger.requests
+    done = cli("resume", "out", "--salvage")
+    turns = cb.load(out).turns
+    assert done.code == 0, done.err
+    assert "1 damaged place set aside" in done.err
+    again = turns[(turns["attempts"] > 1) | (turns["possibly_paid"] > 0)]
+    assert sim.world.ledger.requests == asked + 1  # the simulator answers as before, so what follows still stands
+    assert list(again["dialogue"].unique()) == [damaged["dialogue"]]
+    assert statuses(turns) == {"ok": 8}
 
 
 # --- a terminal that is gone: what was paid for is kept, and the exit code still says what happened ------------------
