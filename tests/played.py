@@ -192,6 +192,7 @@ class Host:
         world: World,
         *,
         name: str = "north",
+        also_named: Sequence[str] = (),
         wire: str = "gemini",
         models: Sequence[str] = ("sim-good",),
         limits: Limits | None = None,
@@ -205,6 +206,7 @@ class Host:
         Args:
             world: The provider; its ledger must keep histories.
             name: The gateway's name.
+            also_named: Further gateways at the same address, with the same key: other names of one quota owner.
             wire: Its protocol.
             models: Whom to ask there.
             limits: What the client is told of it.
@@ -229,7 +231,9 @@ class Host:
             limits=limits or Limits(),
             attempt_timeout_s=attempt_timeout_s,
         )
-        self.targets = tuple(Target(model=model, gateway=gateway) for model in models)
+        self.targets = tuple(
+            Target(model=model, gateway=replace(gateway, name=each)) for each in (name, *also_named) for model in models
+        )
         self._refuses_until = -1.0
         self._on_the_way: list[_Departed] = []
         """In no order; each has a timer of its own."""

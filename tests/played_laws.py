@@ -320,7 +320,7 @@ def places_are_kept_until_durable(story: Story) -> None:
 def _places(story: Story, target: str) -> int:
     limit = next(t.gateway.limits.concurrency for t in story.played.targets if t.name == target)
     asked = story.played.rules.concurrency
-    return min(limit or 16, asked) if asked is not None else limit or 16
+    return min(n for n in (asked, limit) if n is not None) if (asked, limit) != (None, None) else 16
 
 
 def _most_at_once(tries: Iterable[Try]) -> int:
