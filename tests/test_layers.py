@@ -6,6 +6,7 @@ gets loaded.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -70,7 +71,15 @@ def test_the_simulator_loads_nothing_of_the_tool(tmp_path: Path) -> None:
     assert ours == set()
 
 
-# The contracts themselves
+# What is written about it
+
+
+def test_what_is_said_to_import_nothing_imports_nothing_of_ours() -> None:
+    rows = re.findall(r"^\| (`.*?) \|.*\| nothing \|$", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
+    names = [name for cell in rows for name in re.findall(r"`([\w/]+\.py)`", cell)]
+    code = re.compile(r"^\s*(?:from|import) convbatch\b", re.MULTILINE)
+    assert "errors.py" in names
+    assert [name for name in names if code.search((PACKAGE / name).read_text("utf-8"))] == []
 
 
 def contracts() -> list[dict[str, list[str]]]:

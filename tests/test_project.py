@@ -94,6 +94,12 @@ def test_the_lock_holds_what_the_project_asks_for_and_comes_from_the_public_inde
     assert {urlsplit(url).hostname for url in re.findall(r'"(\w+://[^"]*)"', text_of("uv.lock"))} == PUBLIC_INDEX
 
 
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/simulator.md"])
+def test_every_file_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"`((?:convbatch|tests|docs|configs|datasets|benchmarks)/[\w./-]*)`", text_of(page)))
+    assert [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()] == []
+
+
 # Nothing of one machine
 
 
