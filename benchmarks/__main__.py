@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.clients import Clients, Played, Work
-from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, sync_time_s, workplace
+from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, push_forward, sync_time_s, workplace
 
 MIB = 2**20
 BYTES_A_DIALOGUE = 16
@@ -99,6 +99,7 @@ class Bench:
         self.notes: list[str] = []
         self._folder = folder
         self._load = os.getloadavg()[0]
+        self._pushed = push_forward()
 
     def tell(self, text: str) -> None:
         print(f"benchmarks: {text} ...", file=sys.stderr, flush=True)
@@ -121,7 +122,9 @@ class Bench:
             table,
             "",
             f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {self.cores}",
-            f"load average at the start {self._load:.1f} (0 would be a quiet machine); took {took_s:.0f} s",
+            f"load average at the start {self._load:.1f} (0 would be a quiet machine), "
+            + ("everything measured runs with a raised priority" if self._pushed else "no raised priority (not root)")
+            + f"; took {took_s:.0f} s",
             f"journals in {self._folder.parent}, append 4 KiB + fdatasync: {sync_us:.0f} µs (median)",
             *self.notes,
         ]
