@@ -6,12 +6,13 @@ What is decided and how it is played is the same code as for `convbatch run`; on
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbatch.errors import SetupError
+from convbatch.errors import SetupError, did_you_mean
 from convbatch.session import EXIT_BUG, Ending, Sitting, play, sit
 from convbatch.setup import RunOptions, for_run
 from convbatch.tables import Run, load, write_turns
@@ -84,23 +85,27 @@ def _options(
     dataset: Paths, models: Names, gateways: Names, history: str | None, progress: bool, more: dict[str, Any]
 ) -> RunOptions:
     paths = (dataset,) if isinstance(dataset, str | Path) else tuple(dataset)
+    for name in more:
+        if name not in _OPTIONS:
+            raise SetupError(f"unknown option {name!r}", hint=did_you_mean(name, _OPTIONS))
     for name in ("ids", "tags", "params"):
         if name in more:
             more[name] = _names(more[name])
     for name in ("out", "config", "env_file"):
         if more.get(name) is not None:
             more[name] = Path(more[name])
-    try:
-        return RunOptions(
-            datasets=tuple(Path(path) for path in paths),
-            models=_names(models),
-            gateways=_names(gateways),
-            history=history,
-            progress=progress,
-            **more,
-        )
-    except TypeError as error:
-        raise SetupError(f"unknown option: {error}", hint="see help(convbatch.run)") from None
+    return RunOptions(
+        datasets=tuple(Path(path) for path in paths),
+        models=_names(models),
+        gateways=_names(gateways),
+        history=history,
+        progress=progress,
+        **more,
+    )
+
+
+_NAMED = {"datasets", "models", "gateways", "history", "progress", "from_environment"}
+_OPTIONS = {field.name for field in dataclasses.fields(RunOptions)} - _NAMED
 
 
 def _names(given: Names) -> tuple[str, ...]:

@@ -1,0 +1,192 @@
+"""The Python door as DESIGN 6 documents it: run, replay, load; errors; a notebook's loop; cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import convbatch as cb
+from convbatch.simulator.server import Server, serve_in_thread
+from convbatch.simulator.world import World
+from tests.conftest import environment, write_dataset
+from tests.ledger_laws import statuses
+
+
+@dataclass(frozen=True, slots=True)
+class Sim:
+    """A simulator all tests share, and a configuration that names it `here`."""
+
+    world: World
+    url: str
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[Sim]:
+    world = World()
+    with serve_in_thread(world) as server:
+        yield Sim(world, server.url)
+
+
+def config(url: str) -> str:
+    lines = ['protocol = "gemini"', f"base_url = {json.dumps(url)}", 'auth = "none"']
+    return "\n".join(["[gateways.here]", *lines, "[run]", 'models = ["sim-good@here"]', ""])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sim: Sim) -> Path:
+    """A working directory with a dataset of six turns and a configuration."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "d.jsonl", 3, 2)
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    return tmp_path
+
+
+def test_run_returns_the_run_as_frames(folder: Path) -> None:
+    run = cb.run("d.jsonl", models=["sim-good@here", "sim-drift@here"], out=folder / "out")
+    assert statuses(run.turns) == {"ok": 12}
+    assert len(run.conversations) == 6
+    assert len(run.attempts) == 12
+    assert list(run.wide("reply").columns) == ["sim-good@here", "sim-drift@here"]
+    assert run.wide("reply").index.names == ["dialogue", "repeat", "turn"]
+
+
+def test_one_name_is_as_good_as_a_list_and_the_config_is_found() -> None:
+    by_name = cb.run("d.jsonl", models="sim-good@here", ids="d00001", out="a")
+    by_config = cb.run(["d.jsonl"], ids=["d00001"], out="b")
+    assert by_name.targets == by_config.targets == ("sim-good@here",)
+    assert len(by_name.turns) == len(by_config.turns) == 2
+
+
+def test_load_finds_a_run_by_path_by_name_and_latest() -> None:
+    run = cb.run("d.jsonl")
+    assert run.path.parent == Path("results")
+    assert {cb.load(where).name for where in (run.path, str(run.path), run.name, "latest")} == {run.name}
+
+
+def test_an_unfinished_run_is_returned_with_every_row() -> None:
+    run = cb.run("d.jsonl", models="no-such-model@here", out="out")
+    assert statuses(run.turns) == {"pending": 6}
+
+
+def test_reuse_takes_a_path() -> None:
+    first = cb.run("d.jsonl", out="first")
+    again = cb.run("d.jsonl", out="again", reuse=first.path)
+    assert list(again.turns["reused_from"]) == ["first"] * 6
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"modles": "x"}, "unknown option 'modles'"),
+        ({"deadline": "5s"}, "did you mean 'deadline_s'"),
+        ({"repeats": 0}, "repeats must be a whole number of at least 1"),
+        ({"concurrency": 0}, "concurrency must be a whole number of at least 1"),
+        ({"rpm": 0.5}, "rpm must be a whole number of at least 1"),
+        ({"limit": "3"}, "limit must be a whole number of at least 1"),
+        ({"deadline_s": -1}, "deadline_s must be a number of seconds above 0"),
+        ({"attempt_timeout_s": float("nan")}, "attempt_timeout_s must be a number of seconds above 0"),
+        ({"temperature": "hot"}, "--temperature must be a number"),
+        ({"params": "x"}, "-p 'x' is no PATH=VALUE"),
+        ({"params": 'x={"a": 1e999}'}, "-p x starts like JSON but does not parse"),
+        ({"history": "every"}, "unknown history mode 'every'"),
+        ({"models": "m@gogle"}, "did you mean 'google'"),
+        ({"reuse": "nothing"}, "there is no run 'nothing'"),
+        ({"out": "d.jsonl"}, "cannot create the run folder d.jsonl"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_raises_before_anything_is_sent(options: dict[str, Any], says: str, sim: Sim) -> None:
+    asked = sim.world.ledger.requests
+    with pytest.raises(cb.ConvbatchError) as caught:
+        cb.run("d.jsonl", **options)
+    assert says in str(caught.value)
+    assert sim.world.ledger.requests == asked
+    assert not Path("results").exists()
+
+
+def test_a_bad_dataset_raises_with_every_problem() -> None:
+    Path("d.jsonl").write_text("{}\n[]\n")
+    with pytest.raises(cb.InputError) as caught:
+        cb.run("d.jsonl")
+    assert [problem.place.line for problem in caught.value.problems if problem.place is not None] == [1, 2]
+
+
+def test_load_of_nothing_raises() -> None:
+    with pytest.raises(cb.SetupError, match="there is no run under results/ yet"):
+        cb.load("latest")
+
+
+# --- loops, threads, interruption ------------------------------------------------------------------------------------
+
+
+async def test_run_in_a_running_loop_names_replay() -> None:
+    with pytest.raises(RuntimeError, match=r"await convbatch\.replay"):
+        cb.run("d.jsonl")
+
+
+async def test_replays_run_side_by_side_in_a_running_loop(sim: Sim) -> None:
+    asked = sim.world.ledger.requests
+    runs = await asyncio.gather(cb.replay("d.jsonl", out="a"), cb.replay("d.jsonl", out="b", history="last"))
+    assert [len(run.turns) for run in runs] == [6, 3]
+    assert sim.world.ledger.requests == asked + 9
+
+
+async def test_a_cancelled_replay_says_what_was_possibly_paid_and_can_be_resumed(
+    folder: Path, simulator: Callable[[World], Server]
+) -> None:
+    world = World(latency_s=60)
+    (folder / "convbatch.toml").write_text(config(simulator(world).url))
+    task = asyncio.create_task(cb.replay("d.jsonl", out="out"))
+    async with asyncio.timeout(20):
+        while world.in_flight < 3:  # noqa: ASYNC110  # the simulator lives in another thread
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    run = cb.load("out")
+    assert run.folder.state(run.meta) == "interrupted"
+    assert statuses(run.turns) == {"pending": 6}
+    assert list(run.turns["possibly_paid"]) == [1, 0] * 3
+    assert set(run.attempts["class"]) == {"abandoned"}
+
+
+def test_run_works_outside_the_main_thread() -> None:
+    found: list[cb.Run] = []
+    thread = threading.Thread(target=lambda: found.append(cb.run("d.jsonl", out="out")))
+    thread.start()
+    thread.join()
+    assert statuses(found[0].turns) == {"ok": 6}
+
+
+def test_ctrl_c_keeps_what_is_in_flight_and_raises(folder: Path, simulator: Callable[[World], Server]) -> None:
+    world = World(latency_s=0.5)
+    (folder / "convbatch.toml").write_text(config(simulator(world).url))
+    code = "import convbatch\ntry: convbatch.run('d.jsonl', out='out')\nexcept KeyboardInterrupt: print('raised')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        while world.in_flight < 3:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert out == b"raised\n", err
+    assert statuses(cb.load("out").turns) == {"ok": 3, "pending": 3}
+
+
+def test_the_package_exports_what_it_says() -> None:
+    for name in cb.__all__:
+        assert getattr(cb, name) is not None
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = cb.nothing_like_it  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]  # that is the test
