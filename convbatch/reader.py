@@ -229,7 +229,7 @@ class _FileForm:
             what = f"this is not the {FORMAT_NAMES[self._kind]} form that was asked for"
             hint = "leave --from out to let each file say its own form"
         else:
-            what = f"a {FORMAT_NAMES[kind]} line in a {FORMAT_NAMES[self._kind]} file"
+            what = f"this line is {FORMAT_NAMES[kind]}, the file {FORMAT_NAMES[self._kind]}"
             hint = (
                 f"line {self._first} of this file is {FORMAT_NAMES[self._kind]}: one format a file; "
                 "put the others into a file of their own"

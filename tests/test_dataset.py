@@ -338,8 +338,8 @@ def test_the_same_file_given_twice_is_one_problem(tmp_path: Path) -> None:
 def test_a_file_mixing_formats_names_the_format_of_its_first_line(tmp_path: Path) -> None:
     problems = problems_in(tmp_path, GOOD, '{"contents": [{"parts": [{"text": "x"}]}]}', '{"turns": ["x"]}')
     assert [p.split("\n")[0] for p in problems] == [
-        'd.jsonl:2: a Gemini ("contents") line in a canonical ("turns" of objects) file',
-        'd.jsonl:3: a MT-Bench ("turns" of strings) line in a canonical ("turns" of objects) file',
+        'd.jsonl:2: this line is Gemini ("contents"), the file canonical ("turns" of objects)',
+        'd.jsonl:3: this line is MT-Bench ("turns" of strings), the file canonical ("turns" of objects)',
     ]
     assert all("line 1 of this file is canonical" in problem for problem in problems)
 
