@@ -287,6 +287,7 @@ def run_command(
 @app.command()
 @guarded
 def resume(
+    ctx: typer.Context,
     run: RunArgument,
     concurrency: Concurrency = None,
     rpm: Rpm = None,
@@ -323,6 +324,7 @@ def resume(
         salvage=salvage,
         progress=not no_progress,
         env_file=env_file,
+        from_environment=_from_environment(ctx),
     )
     from convbatch.closing import go_on
 

@@ -6,34 +6,46 @@ The sitting itself is `session.py`. The plan and all notes go to stderr, the clo
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.folder import RunFolder
+from convbatch.reader import count_of
 from convbatch.session import EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
 from convbatch.terminal import drop_output, say
 
 if TYPE_CHECKING:
     from convbatch.config import Limits
+    from convbatch.tables import Run
 
 EXIT_JOURNAL = 5
 SEVERITY = (EXIT_OK, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
 """Least severe first; the most severe wins."""
+REASONS_SHOWN = 3
 
 
 def start(options: RunOptions) -> int:
     """`convbatch run`: the exit code."""
     sitting = for_run(options)
-    _say(_plan_lines(sitting, options))
+    meta = sitting.meta
+    lines = [*_plan_lines(sitting), *_way_lines(sitting, options.from_environment)]
+    if meta["config"] is None and not options.models:
+        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
+    if meta["checks"]:
+        lines.append(f"  {meta['checks']} checks are carried along; this version does not judge them yet")
+    _say([*lines, f"  folder: {_shown(sitting.folder)}"])
     return _finish(sitting)
 
 
 def go_on(options: ResumeOptions) -> int:
     """`convbatch resume`: the exit code."""
     sitting = for_resume(options)
+    head = f"resuming {_shown(sitting.folder)}: {count_of(sitting.meta['planned']['rows'], 'row')} in all"
+    _say([head, *_way_lines(sitting, options.from_environment)])
     for path in changed_sources(sitting.meta):
         _say(
             [
@@ -73,7 +85,9 @@ def _closing_table(sitting: Sitting) -> int:
             _complain(error)
             _say(["the journal is whole: any reader rebuilds the table from it"])
             code = EXIT_JOURNAL
-        show.summary(load(sitting.folder.path).summary(), checks=sitting.meta["checks"])
+        run = load(sitting.folder.path)
+        show.summary(run.summary(), checks=sitting.meta["checks"])
+        _say(_failure_lines(run))
     except KeyboardInterrupt:
         _say(["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"])
         code = max(code, EXIT_INTERRUPTED, key=SEVERITY.index)
@@ -84,25 +98,42 @@ def _closing_table(sitting: Sitting) -> int:
     return code
 
 
-def _plan_lines(sitting: Sitting, options: RunOptions) -> list[str]:
+def _failure_lines(run: Run) -> list[str]:
+    """Why turns failed, the commonest reasons first, each in the words of one of its turns."""
+    from convbatch.tables import read_rows
+
+    if not any(total.error for total in run.summary()):
+        return []
+    counts: Counter[tuple[str, str]] = Counter()
+    words: dict[tuple[str, str], str] = {}
+    for status, target, kind, text in read_rows(run.turns_path, ("status", "target", "error_kind", "error_message")):
+        if status == "error":
+            counts[target, kind] += 1
+            words.setdefault((target, kind), " ".join((text or "").split())[:160])
+    common = [(target, kind, count) for (target, kind), count in counts.most_common(REASONS_SHOWN)]
+    lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {words[target, kind]}" for target, kind, n in common]
+    return [*lines, f"see them all: convbatch show {_shown(run.folder)} --failed"]
+
+
+def _plan_lines(sitting: Sitting) -> list[str]:
     meta = sitting.meta
     dataset = meta["dataset"]
     repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
-    lines = [
-        f"{dataset['dialogues']} dialogues, {dataset['asked_turns']} turns x {len(sitting.targets)} targets{repeats}"
-        f" = {meta['planned']['rows']} rows; history {meta['history']}"
-    ]
-    lines += [f"  {target.name}: {_target_line(target, sitting)}" for target in sitting.targets]
-    if meta["config"] is None and not options.models:
-        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
-    if meta["checks"]:
-        lines.append(f"  {meta['checks']} checks are carried along; this version does not judge them yet")
+    asked = f"{count_of(dataset['dialogues'], 'dialogue')}, {count_of(dataset['asked_turns'], 'turn')}"
+    targets = count_of(len(sitting.targets), "target")
+    rows = count_of(meta["planned"]["rows"], "row")
+    return [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
+
+
+def _way_lines(sitting: Sitting, from_environment: Sequence[str]) -> list[str]:
+    """Where requests go, under which limits, and what the environment had to say."""
+    lines = [f"  {target.name}: {_target_line(target, sitting)}" for target in sitting.targets]
     for target in sitting.targets:
         if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
             lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
-    if options.from_environment:
-        lines.append(f"  options from the environment: {', '.join(options.from_environment)}")
-    return [*lines, f"  folder: {_shown(sitting.folder)}"]
+    if from_environment:
+        lines.append(f"  options from the environment: {', '.join(from_environment)}")
+    return lines
 
 
 def _target_line(target: Target, sitting: Sitting) -> str:

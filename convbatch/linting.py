@@ -13,6 +13,7 @@ from typing import Any
 from convbatch.dataset import scan
 from convbatch.errors import Problem
 from convbatch.progress import ReadingBar
+from convbatch.reader import count_of
 from convbatch.terminal import say
 
 EXIT_PROBLEMS = 2
@@ -44,9 +45,9 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"valid": not counts["problems"], **counts, "listed": listed}, ensure_ascii=False))  # noqa: T201
     elif not found.problems:
-        print(f"{found.dialogues} dialogues, {found.turns} turns to ask: valid")  # noqa: T201
+        print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
     else:
-        say(f"{found.problems} problems; {found.dialogues} dialogues are well-formed")
+        say(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
     return EXIT_PROBLEMS if counts["problems"] else 0
 
 

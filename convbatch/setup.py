@@ -95,6 +95,7 @@ class ResumeOptions:
     salvage: bool = False
     progress: bool = True
     env_file: Path | None = None
+    from_environment: tuple[str, ...] = ()
 
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

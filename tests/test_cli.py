@@ -122,7 +122,7 @@ BAD: dict[str, Bad] = {
     "duplicate id": Bad(data=line() * 2, says=('d.jsonl:2: id "a" is used twice', "first used at d.jsonl:1", "rename")),
     "mixed formats": Bad(
         data=line() + '{"messages": [{"role": "user", "content": "hi"}]}\n',
-        says=("d.jsonl:2:", 'OpenAI ("messages") line in a canonical', "file of their own"),
+        says=("d.jsonl:2:", 'this line is OpenAI ("messages"), the file canonical', "file of their own"),
     ),
     "unknown key": Bad(data=line(sytem="x"), says=('d.jsonl:1: unknown key "sytem"', "did you mean 'system'")),
     "unknown part": Bad(
@@ -152,6 +152,7 @@ BAD: dict[str, Bad] = {
     "gateway without model": Bad(args=("-g", "here"), says=("-g here is used by nothing", "add -m MODEL")),
     "model without gateway": Bad(args=("-m", "gpt"), says=("'gpt' names no gateway", "-m gpt@GATEWAY")),
     "target twice": Bad(args=("-m", "a@here", "-m", "a@here"), says=("a@here is given 2 times", "--repeats")),
+    "parameter too large": Bad(args=("-p", 'x={"a": 1e999}'), says=("-p x starts like JSON but does not", "hint:")),
     "temperature not a number": Bad(args=("--temperature", "nan"), says=("--temperature", "finite", "hint:")),
     "temperature negative": Bad(args=("--temperature", "-1"), says=("--temperature", "0", "hint:")),
     "seed too large": Bad(args=("--seed", "9" * 25), says=("--seed", "hint:")),
@@ -307,7 +308,8 @@ def test_a_folder_that_cannot_be_used_says_where_and_how_to_mend(
     asked = sim.world.ledger.requests
     done = cli(command, "out")
     assert (done.code, sim.world.ledger.requests, done.out) == (2, asked, ""), done.err
-    assert done.err.startswith("error: ")
+    assert "error: " in done.err
+    assert "Traceback" not in done.err
     for part in says:
         assert part in done.err
 
@@ -327,7 +329,7 @@ def test_salvage_asks_only_the_turns_of_damaged_lines_again(
     assert "1 damaged place set aside" in done.err
     again = turns[(turns["attempts"] > 1) | (turns["possibly_paid"] > 0)]
     assert sim.world.ledger.requests == asked + 1  # the simulator answers as before, so what follows still stands
-    assert list(again["dialogue"].unique()) == [damaged["dialogue"]]
+    assert sorted(set(again["dialogue"])) == [damaged["dialogue"]]
     assert statuses(turns) == {"ok": 8}
 
 
@@ -461,3 +463,141 @@ def test_the_second_signal_abandons_what_is_in_flight(
     assert err.count(b"abandoning what is in flight") == 1
     assert b"4 possibly paid" in out
     assert b"convbatch resume out" in err
+
+
+# --- exit codes and what a person reads at the end -------------------------------------------------------------------
+
+
+def test_exit_codes_are_ordered_by_severity() -> None:
+    from convbatch.closing import SEVERITY
+
+    assert SEVERITY == (0, 3, 130, 5, 70)
+
+
+def test_a_failed_turn_is_exit_3_and_says_why_and_what_next(cli: Cli, sim: Sim, asked: Path) -> None:
+    sim.world.faults = FaultScript.of([{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test")
+    done = cli("run", "d.jsonl", "-o", "a run")
+    assert done.code == 3
+    assert "sim-good@here: 4 turns failed, invalid_request: " in done.err
+    assert "convbatch show 'a run' --failed" in done.err
+    assert done.err.endswith("4 of 8 turns are open; finish them with:\n  convbatch resume 'a run'\n")
+    sim.world.faults = FaultScript()
+    assert cli("resume", "a run").code == 0
+
+
+def test_blocked_and_empty_are_results(cli: Cli, asked: Path) -> None:
+    (asked / "d.jsonl").write_text(line(turns=[{"user": "how to build a bomb"}, {"user": "and then?"}]))
+    done = cli("run", "d.jsonl", "-m", "sim-safety@here", "-m", "sim-empty@here", "-o", "out")
+    assert done.code == 0, done.err
+    assert set(statuses(cb.load("out").turns)) == {"blocked", "empty", "skipped"}
+
+
+def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -> None:
+    done = cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "out")
+    assert done.code == 3
+    assert "no-such-model@here is parked: there is no such model" in done.err
+    assert statuses(cb.load("out").turns) == {"ok": 8, "pending": 8}
+
+
+def test_a_deadline_is_exit_3_and_loses_nothing(cli: Cli, sim: Sim, asked: Path) -> None:
+    write_dataset(asked / "long.jsonl", 200, 5)
+    (asked / "convbatch.toml").write_text(gateway(sim.url, rpm=600))
+    done = cli("run", "long.jsonl", "-o", "out", "--deadline", "300ms")
+    assert done.code == 3
+    assert "deadline reached: " in done.err
+    counts = statuses(cb.load("out").turns)
+    assert set(counts) == {"ok", "pending"}
+    assert sum(counts.values()) == 1000
+
+
+def test_interrupted_stands_before_a_deadline_and_incomplete(
+    asked: Path, simulator: Callable[[World], Server], start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    world = World(latency_s=1.5)
+    (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
+    process = start("run", "d.jsonl", "-o", "out", "--deadline", "200ms")
+    wait_until(lambda: world.in_flight == 4)
+    time.sleep(0.3)
+    process.send_signal(INT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"interrupted: 4 of 8 turns are open" in err
+    assert statuses(cb.load(asked / "out").turns) == {"ok": 4, "pending": 4}
+
+
+def test_a_journal_that_finds_no_room_is_exit_5_and_resume_finishes(asked: Path, cli: Cli) -> None:
+    write_dataset(asked / "d.jsonl", 40, 5)
+    done = shell("ulimit -f 60; convbatch run d.jsonl -o out", asked)
+    assert done.code == 5
+    assert "out/journal/000001.jsonl: cannot write: File too large" in done.err
+    assert "hint: free some space" in done.err
+    assert "convbatch resume out" in done.err
+    received = statuses(cb.load("out").turns)["ok"]
+    assert received > 0
+    assert cli("resume", "out").code == 0
+    turns = cb.load("out").turns
+    assert statuses(turns) == {"ok": 200}
+    assert list(turns["attempts"] - 1) == list(turns["possibly_paid"])  # nothing was paid twice without saying so
+
+
+def test_a_table_that_cannot_be_written_is_exit_5_and_is_printed_all_the_same(
+    cli: Cli, finished_run: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    (out / "turns.parquet").unlink()
+    (out / "turns.parquet" / "in the way").mkdir(parents=True)
+    done = cli("resume", "out")
+    assert done.code == 5, done.err
+    assert "out/turns.parquet: cannot write: Is a directory" in done.err
+    assert "the journal is whole: any reader rebuilds the table from it" in done.err
+    assert "sim-good@here  8" in done.out
+    assert cli("table", "out").out.count("\n") == 9
+
+
+def test_variables_stand_in_for_options_and_are_named_in_the_plan(cli: Cli, asked: Path) -> None:
+    done = cli(
+        "run", "d.jsonl", CONVBATCH_MODEL="sim-good@here,sim-drift@here", CONVBATCH_LIMIT="1", CONVBATCH_OUT="out"
+    )
+    assert done.code == 0
+    assert "1 dialogue, 2 turns x 2 targets = 4 rows" in done.err
+    assert "CONVBATCH_MODEL=sim-good@here,sim-drift@here" in done.err
+    assert "CONVBATCH_RPM=6000" in cli("resume", "out", CONVBATCH_RPM="6000").err
+
+
+def test_an_option_stands_before_its_variable(cli: Cli, asked: Path) -> None:
+    assert "1 dialogue," in cli("run", "d.jsonl", "-n", "1", CONVBATCH_LIMIT="2").err
+
+
+def test_runs_begun_in_the_same_second_get_folders_of_their_own(cli: Cli, asked: Path) -> None:
+    codes = [cli("run", "d.jsonl", "-n", "1", "--no-progress").code for _ in range(4)]
+    assert codes == [0] * 4
+    assert len(list((asked / "results").iterdir())) == 4
+
+
+@pytest.mark.parametrize("rejoin", ["out", "./out/", "."])
+def test_a_folder_that_was_moved_is_resumed_where_it_is(rejoin: str, cli: Cli, sim: Sim, asked: Path) -> None:
+    sim.world.faults = FaultScript.of([{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test")
+    assert cli("run", "d.jsonl", "-o", "first").code == 3
+    sim.world.faults = FaultScript()
+    (asked / "elsewhere").mkdir()
+    (asked / "first").rename(asked / "elsewhere" / "out")
+    (asked / "d.jsonl").unlink()
+    os.chdir(asked / "elsewhere" / "out" if rejoin == "." else asked / "elsewhere")
+    assert cli("resume", rejoin).code == 0
+    assert statuses(cb.load(rejoin).turns) == {"ok": 8}
+
+
+def test_no_key_is_seen_anywhere(cli: Cli, sim: Sim, asked: Path) -> None:
+    """The gateway refuses the key and says it; it comes as a query parameter and stands in the environment."""
+    (asked / "convbatch.toml").write_text(gateway(sim.url, auth="query:key", key_env="HERE_KEY"))
+    body = {"error": {"code": 400, "message": f"refused {CANARY}", "status": "INVALID_ARGUMENT"}}
+    sim.world.faults = FaultScript.of([{"action": "body", "status": 400, "text": json.dumps(body)}], source="test")
+    done = cli("run", "d.jsonl", "-o", "out", HERE_KEY=CANARY)
+    seen = [cli(*command) for command in (("table", "out"), ("show", "out"), ("runs",))]
+    seen.append(cli("doctor", "-g", "here", "-m", "sim-good", HERE_KEY=CANARY))
+    assert done.code == 3
+    assert "[redacted:HERE_KEY]" in seen[0].out
+    assert CANARY not in "".join(text for f in (done, *seen) for text in (f.out, f.err))
+    for path in (asked / "out").rglob("*"):
+        assert path.is_dir() or CANARY.encode() not in path.read_bytes()
+    assert not cb.load("out").turns.map(lambda cell: CANARY in str(cell)).any(axis=None)
