@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from convbatch.config import Limits, Rate
+from convbatch.dialogue import HistoryMode
 from convbatch.gateway import AiohttpTransport, NoAnswer, Sending, Transport
 from convbatch.runner import Rules
 from convbatch.simulator.faults import FaultScript
@@ -36,8 +37,8 @@ from tests.played_laws import Story, no_window_is_overfull, obeys
 Plain = dict[str, Any]
 
 
-def dialogues(chance: random.Random, count: int, turns: int) -> list[Plain]:
-    """Small dialogues whose every text names its dialogue and turn; half of the replies are scripted."""
+def dialogues(chance: random.Random, count: int, turns: int, *, scripted: float = 0.5) -> list[Plain]:
+    """Small dialogues whose every text names its dialogue and turn; a share of the replies is scripted."""
     made: list[Plain] = []
     for d in range(count):
         plain: Plain = {"id": f"d{d:03}", "turns": []}
@@ -45,8 +46,9 @@ def dialogues(chance: random.Random, count: int, turns: int) -> list[Plain]:
             plain["system"] = f"You are number {d}."
         for t in range(1, turns + 1):
             turn: Plain = {"user": f"question {t} of dialogue {d}, 第{t}问"}
-            if chance.random() < 0.5:
+            if chance.random() < scripted:
                 turn["assistant"] = f"answer {t} of dialogue {d}"
+                turn["ask"] = t > 1 or chance.random() < 0.9
             plain["turns"].append(turn)
         made.append(plain)
     return made
@@ -72,7 +74,7 @@ FAULTS: tuple[Callable[[random.Random], Plain], ...] = (
     lambda c: {"action": "delay", "seconds": c.choice([3.0, 15.0, 40.0])},
     lambda c: {"action": "drip", "bytes": 40, "seconds": 0.5},
     lambda c: {"action": "reply", "kind": c.choice(["prompt-blocked", "output-blocked", "empty", "thoughts-only"])},
-    lambda c: {"action": "reply", "kind": c.choice(["no-candidates", "length", "malformed-call", "unknown-finish"])},
+    lambda c: {"action": "reply", "kind": c.choice(["no-candidates", "malformed-call", "unknown-finish"])},
     lambda c: {"action": "broken", "kind": c.choice(["empty", "empty-object", "array", "html", "cut-json"])},
     lambda c: {"action": "broken", "kind": c.choice(["not-utf8", "text"])},
     lambda c: {"action": "redirect"},
@@ -92,6 +94,9 @@ EVENTS: tuple[Callable[[random.Random], Plain], ...] = (
     lambda c: {},
 )  # fmt: skip
 """How a sitting may end before its time."""
+
+
+HISTORIES: tuple[HistoryMode, ...] = ("live", "live", "live", "script", "last")
 
 
 def rules(chance: random.Random) -> list[Plain]:
@@ -131,6 +136,7 @@ def host(chance: random.Random, name: str, wire: str, script: Script, *, faulty:
         world,
         name=name,
         wire=wire,
+        models=chance.choice([["sim-good"], ["sim-good"], ["sim-signed"], ["sim-think", "sim-good"]]),
         limits=limits,
         delay_s=chance.choice([0.01, 0.3, 0.99]),
         unreachable=chance.choice([0.0, 0.0, 0.05, 0.3]) if faulty else 0.0,
@@ -142,7 +148,8 @@ def host(chance: random.Random, name: str, wire: str, script: Script, *, faulty:
 def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[Played, random.Random]:
     """A run that is about to begin, everything in it drawn from the seed."""
     chance = random.Random(f"stage {seed}")
-    made = dialogues(chance, 8, 3)
+    history = chance.choice(HISTORIES)
+    made = dialogues(chance, 8, 3, scripted=0.5 if history == "live" else 1.0)
     script = Script.of(made)
     wires = {"north": "gemini", "south": "openai"}
     played = Played(
@@ -150,7 +157,12 @@ def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[Played, random
         [host(chance, name, wire, script, faulty=faulty) for name, wire in wires.items()],
         made,
         seed=seed,
-        rules=Rules(concurrency=chance.choice([None, 2, 8]), max_attempts=chance.choice([5, 5, 2])),
+        rules=Rules(
+            history=history,
+            repeats=chance.choice([1, 1, 1, 2]),
+            concurrency=chance.choice([None, 2, 8]),
+            max_attempts=chance.choice([5, 5, 2]),
+        ),
         sync_s=chance.choice([0.0, 0.01, 0.2]),
     )
     return played, chance
@@ -170,9 +182,9 @@ def disturbed(path: Path, seed: int) -> Played:
 
 def hold_limits(played: Played) -> None:
     """The request limits each client was told, at its server."""
-    for one in played.hosts:
-        sent = [sent for sent in played.sent if sent.host == one.name]
-        limits = one.targets[0].gateway.limits
+    for target in played.targets:
+        limits = target.gateway.limits
+        sent = [s for s in played.sent if s.host == target.gateway.name and s.entry and s.entry.model == target.model]
         for count, window_s in [(limits.rpm, 60.0), *((rate.count, rate.window_s) for rate in limits.rates)]:
             if count is not None:
                 no_window_is_overfull(sent, count, window_s)

@@ -554,9 +554,17 @@ def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
 ):
     monkeypatch.setenv("CANARY_KEY", CANARY)
     echo = {"error": {"message": f"no good: {CANARY} {urllib.parse.quote(CANARY, safe='')}", "status": "INTERNAL"}}
+    reply = {"candidates": [{"content": {"parts": [{"text": f"it is {CANARY}"}]}, "finishReason": "STOP"}]}
     faults: list[Plain] = [
-        {"match": {"nth": [1, 2]}, "action": "body", "status": 400, "text": json.dumps(echo)},
-        {"match": {"nth": 3}, "action": "body", "status": 400, "text": f"<p>{CANARY}", "headers": {"x-key": CANARY}},
+        {"match": {"nth": 1}, "action": "body", "status": 200, "text": json.dumps(reply)},
+        {"match": {"nth": 2}, "action": "body", "status": 400, "text": json.dumps(echo)},
+        {
+            "match": {"nth": 3},
+            "action": "body",
+            "status": 400,
+            "text": f"<p>{CANARY}",
+            "headers": {"x-request-id": CANARY},
+        },
         {"match": {"nth": 4}, "action": "redirect", "location": f"http://127.0.0.1:9/?key={CANARY}"},
         {"match": {"nth": [5, 6]}, "action": "reset"},
     ]
