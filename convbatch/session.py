@@ -330,7 +330,9 @@ def _signals(runner: Runner, progress: Progress) -> Generator[None]:
             loop.call_later(SIGTERM_GRACE_S, runner.abandon)
         runner.stop("interrupted")
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        handled.remove(signal.SIGHUP)  # `nohup` means it
     for number in handled:
         loop.add_signal_handler(number, on_signal, number)
     try:

@@ -401,14 +401,18 @@ def test_characters_a_locale_cannot_write_are_escaped(encoding: str, asked: Path
 # --- signals ------------------------------------------------------------------------ --------------------------------
 
 
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start the command and leave it running; what still runs when the test ends is ended."""
     with ExitStack() as stack:
+        stack.callback(signal.signal, HUP, signal.signal(HUP, signal.SIG_DFL))  # also where the tests run under nohup
 
-        def begin(*args: str) -> subprocess.Popen[bytes]:
+        def begin(*args: str, under: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
-                [sys.executable, "-m", "convbatch", *args],
+                [*under, sys.executable, "-m", "convbatch", *args],
                 cwd=tmp_path,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -427,9 +431,6 @@ def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
     while not claim():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
-
-
-INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 @pytest.mark.parametrize(
@@ -463,6 +464,19 @@ def test_the_second_signal_abandons_what_is_in_flight(
     assert err.count(b"abandoning what is in flight") == 1
     assert b"4 possibly paid" in out
     assert b"convbatch resume out" in err
+
+
+def test_nohup_is_respected(
+    asked: Path, simulator: Callable[[World], Server], start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    world = World(latency_s=0.5)
+    (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
+    process = start("run", "d.jsonl", "-o", "out", under=("nohup",))
+    wait_until(lambda: world.in_flight == 4)
+    process.send_signal(HUP)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert statuses(cb.load(asked / "out").turns) == {"ok": 8}
 
 
 # --- exit codes and what a person reads at the end -------------------------------------------------------------------
