@@ -220,6 +220,11 @@ def makespan(bench: Bench) -> list[Row]:
             bare.append(bench.clients.bare(server, work, sync=True))
     what = f"makespan s, {dialogues:,} x {turns} at {LATENCY_S * 1000:.0f} ms, -j {concurrency}"
     ratio = _median(us, _span) / ideal
+    busy = _median(us, _cpu) / 1000 * work.requests
+    bench.notes.append(
+        f"makespan: the ideal asks for {work.requests / ideal:,.0f} turns/s, so for {busy / ideal:.0%} of convbatch's"
+        " processor at this run's CPU time a turn"
+    )
     return [
         Row(
             what=what,
