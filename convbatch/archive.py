@@ -27,7 +27,7 @@ REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
 
 _INTENT, _OUTCOME, _TURN = range(3)
 _KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "turn": _TURN}
-_CACHE_KIB = 16 * 1024
+_CACHE_KIB = 2 * 1024
 _Row = tuple[int | float | bytes | None, ...]
 
 # The head that `runner.py` writes, in its order; whatever differs is decoded whole and is only slower.
@@ -56,6 +56,7 @@ _SAME_ATTEMPT = (
     f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
 )
 _OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
+_LATEST_OUTCOMES = f"{_OUTCOMES_OF_TARGET} ORDER BY seq DESC LIMIT 1000"
 _ASKED_SINCE = f"SELECT target, COUNT(*) FROM records WHERE kind = {_INTENT} AND asked_at >= ? GROUP BY target"
 _UNSENT_SINCE = (
     f"SELECT i.target, COUNT(*) FROM records AS o CROSS JOIN records AS i ON {_SAME_ATTEMPT}"
@@ -253,6 +254,27 @@ class Archive:
                 name = self.targets[target]
                 counts[name] = counts.get(name, 0) + sign * count
         return counts
+
+    def request_times(self, targets: Iterable[str], since: float) -> list[float]:
+        """When requests to these targets were sent since a moment, unix seconds in journal order."""
+        numbers = [self._numbers[target] for target in targets if target in self._numbers]
+        marks = ",".join("?" * len(numbers))
+        query = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target IN ({marks})"
+        return [at for (at,) in self._db.execute(f"{query} ORDER BY seq", (since, *numbers))]
+
+    def asked_to_wait_until(self, targets: Iterable[str]) -> float:
+        """The latest moment until which these targets' gateway asked to be left alone; 0 when it never did.
+
+        Nothing is sent during such a wait, so the latest outcomes tell.
+        """
+        until = 0.0
+        for target in targets:
+            rows = self._db.execute(_LATEST_OUTCOMES, (self._numbers.get(target, -1),))
+            for record in map(self._read, rows):
+                wait_s = record.get("error", {}).get("retry_after_s")
+                if wait_s is not None:
+                    until = max(until, record["at"] + wait_s)
+        return until
 
     def _fold(self, index: int, target: str, repeat: int, rows: Iterable[tuple[int, int, int]]) -> Transcript:
         turns: dict[int, TurnHistory] = {}

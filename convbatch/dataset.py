@@ -407,6 +407,10 @@ class _CanonicalFile:
                 self._gzip.close()
                 self._buffer.flush()
                 self._sink.sync()
+            else:
+                with contextlib.suppress(OSError):  # else the collector closes them, into a descriptor that is gone
+                    self._gzip.close()
+                    self._buffer.close()
         finally:
             self._sink.release()
         return False

@@ -229,7 +229,7 @@ def _part_from_plain(plain: Mapping[str, Any]) -> Part:
         return text_part(plain["text"])
     if "data" in plain:
         mime_type: str = plain["mime_type"]
-        kind = next((k for k in MEDIA_KINDS if mime_type.startswith(f"{k}/")), "document")
-        return Part(kind=kind, data=plain["data"], mime_type=mime_type)
-    kind = next(k for k in MEDIA_KINDS if k in plain)
-    return Part(kind=kind, path=plain[kind])
+        by_type: list[PartKind] = [kind for kind in MEDIA_KINDS if mime_type.startswith(f"{kind}/")]
+        return Part(kind=by_type[0] if by_type else "document", data=plain["data"], mime_type=mime_type)
+    named: list[PartKind] = [kind for kind in MEDIA_KINDS if kind in plain]
+    return Part(kind=named[0], path=plain[named[0]])

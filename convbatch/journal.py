@@ -27,6 +27,9 @@ _LISTED = 5
 _SETUP = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Refusals that say something about the folder, not about the disk."""
 
+_WOKEN_AT_ONCE = 8
+"""Hundreds woken in one go would build hundreds of requests before the first of them leaves."""
+
 
 class Journal:
     """Appends to a run folder's journal, from one thread: the event loop's.
@@ -168,9 +171,11 @@ class Journal:
             while self._waiters:
                 group, self._waiters = self._waiters, []
                 await self._disk.aside(self._pool, self._tail.sync)
-                for waiter in group:
+                for number, waiter in enumerate(group, 1):
                     if not waiter.done():
                         waiter.set_result(None)
+                    if number % _WOKEN_AT_ONCE == 0:
+                        await asyncio.sleep(0)
                 if self._tail.size >= self._segment_bytes:
                     self._tail.roll()
         except OSError as error:

@@ -25,7 +25,7 @@ Signal = Literal["replied", "answered", "throttled", "server_error", "transport_
 the gateway works. `throttled`: a 429 that is no quota. `server_error`: 5xx. `transport_failure`: no HTTP answer.
 `doubtful`: key, model or channel refused though they worked before. `unclear`: tells nothing about the gateway."""
 
-_LONGEST_HINT_S = 24 * 3600.0
+LONGEST_HINT_S = 24 * 3600.0
 _LONGEST_BACKOFF_S = 60.0
 _TRANSPORT_FAILURES = 5
 _SERVER_ERRORS = 20
@@ -342,6 +342,10 @@ class Gate:
         """Seconds so far in which it was known that nothing could be sent: announced pauses and a used-up day."""
         return self._pause.announced_s(self._clock.monotonic())
 
+    def hold(self, seconds: float, why: str) -> None:
+        """Admit nobody for so long: what an earlier session sent or was told still counts."""
+        self._pause.announced(seconds, why, self._clock.monotonic())
+
     async def admit(self, tokens: int = 0) -> Permit:
         """Wait for one's turn; the request must be sent at once, without another `await` in between.
 
@@ -369,7 +373,7 @@ class Gate:
         """
         now = self._clock.monotonic()
         hint_s = _usable(retry_after_s)
-        if hint_s > _LONGEST_HINT_S:
+        if hint_s > LONGEST_HINT_S:
             self._turn_away(GateStalled(f"the gateway asks to wait {_span(hint_s)}"))
         elif signal == "throttled":
             if self._pause.throttled(permit.sent_at, hint_s, now):

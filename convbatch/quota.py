@@ -5,8 +5,9 @@ Arithmetic only: nothing here waits, and who comes first is `limiter.py`'s.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -28,6 +29,23 @@ def derated_rate(rates: Sequence[tuple[int, float]], jitter_s: float) -> tuple[i
     bursts = [max(1, count // 600) for count, _ in rates]
     slowest = min((count + 1 - b) / (window_s + jitter_s) for b, (count, window_s) in zip(bursts, rates, strict=True))
     return min(bursts), slowest
+
+
+def drains_in(times: Iterable[float], now: float, rates: Sequence[tuple[int, float]], jitter_s: float) -> float:
+    """Seconds until a bucket that saw these requests is empty, so that a new one, empty too, carries its law on.
+
+    Args:
+        times: When requests were sent by somebody before, unix seconds in any order.
+        now: Unix seconds; what seems to lie behind it (a clock set back) counts as just now.
+        rates: As for `derated_rate`.
+        jitter_s: As for `derated_rate`.
+    """
+    _, per_second = derated_rate(rates, jitter_s)
+    level, before = 0.0, -math.inf
+    for at in sorted(min(at, now) for at in times):
+        level = max(0.0, level - (at - before) * per_second) + 1.0
+        before = at
+    return max(0.0, level / per_second - (now - before)) if level else 0.0
 
 
 def day_bounds(resets: str, wall: float) -> tuple[float, float]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convbatch.config import Gateway, Limits, Target
     from convbatch.folder import RunFolder
     from convbatch.gateway import Transport
+    from convbatch.limiter import Gate
     from convbatch.outside import Outside
     from convbatch.plan import Conversation
     from convbatch.progress import Progress
@@ -214,6 +215,8 @@ async def _lanes(
             jitter_s=limits.jitter_s,
             on_change=_named_notes(progress, targets[0].name),
         )
+        if past is not None:
+            _carry_over(gate, [target.name for target in targets], limits, past, outside)
         transport = connect(gateway)
         stack.push_async_callback(transport.close)
         for target in targets:
@@ -244,6 +247,25 @@ def _has_answered(past: Archive | None, target: Target) -> bool:
 def _rates(limits: Limits) -> list[tuple[int, float]]:
     rates = [(rate.count, rate.window_s) for rate in limits.rates]
     return rates if limits.rpm is None else [(limits.rpm, 60.0), *rates]
+
+
+def _carry_over(gate: Gate, targets: Sequence[str], limits: Limits, past: Archive, outside: Outside) -> None:
+    """Limits and pauses know no sessions: what the one before has sent and was told still counts at the server."""
+    from convbatch.limiter import LONGEST_HINT_S
+    from convbatch.quota import drains_in
+
+    now = outside.clock.wall()
+    # Unix seconds are kept to less than a microsecond only; a wait is never cut short, so a little is added.
+    left_s = past.asked_to_wait_until(targets) - now + 0.01
+    gate.hold(min(left_s, LONGEST_HINT_S), "asked to wait before the resume")
+    rates = _rates(limits)
+    span_s = max([60.0, *(window_s for _, window_s in rates)]) + limits.jitter_s
+    times = past.request_times(targets, now - span_s)
+    if rates:
+        gate.hold(drains_in(times, now, rates, limits.jitter_s), "earlier requests still count")
+    if limits.tpm is not None and times:
+        # How many of the minute's tokens a killed session had used is not known to the last one: it is waited out.
+        gate.hold(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
 
 
 def _used_today(targets: Sequence[Target], limits: Limits, past: Archive | None, outside: Outside) -> int:
@@ -333,10 +355,12 @@ def _signals(runner: Runner, progress: Progress) -> Generator[None]:
     handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         handled.remove(signal.SIGHUP)  # `nohup` means it
+    before = {number: signal.getsignal(number) for number in handled}
     for number in handled:
         loop.add_signal_handler(number, on_signal, number)
     try:
         yield
     finally:
-        for number in handled:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler or signal.SIG_DFL)  # the loop leaves its own idea of a default

@@ -165,7 +165,7 @@ WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_
 """What `wide` can spread over the targets."""
 WIDE_KEYS = ("dialogue", "repeat", "turn")
 
-BATCH_ROWS = 4096
+BATCH_ROWS = 2048
 BATCH_CHARS = 8 * 2**20
 """A batch ends at whichever comes first; it is also a row group of the file."""
 

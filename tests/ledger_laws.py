@@ -59,3 +59,8 @@ def same_rows(one: Any, other: Any) -> None:
 def statuses(frame: Any) -> Mapping[str, int]:
     """Rows by status."""
     return Counter(frame["status"])
+
+
+def possibly_paid(frame: Any) -> int:
+    """Requests of a `turns` frame that were sent and never fully answered."""
+    return int(frame["possibly_paid"].sum())

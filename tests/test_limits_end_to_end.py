@@ -194,6 +194,36 @@ def test_rpd_is_kept_to_across_kills_and_resumes_until_the_day_is_over(tmp_path:
     obeys(played, faultless=True)
 
 
+@pytest.mark.parametrize("rpm", [2, 5, 20])
+def test_rpm_is_never_exceeded_across_kills_and_quick_resumes(tmp_path: Path, rpm: int):
+    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="sliding"), made(8))
+    for kill in range(6):
+        played.sit(kill=Kill(after_s=20.0 + kill), gap_s=1.0)
+    played.finish(most=1)
+    no_window_is_overfull(played.sent, rpm, 60.0)
+    assert refused(played) == 0
+    obeys(played, faultless=True)
+
+
+def test_tokens_of_a_killed_session_still_count(tmp_path: Path):
+    played = saturated(tmp_path, Limits(tpm=3000), ServerLimits(tpm=3000, model="sliding"), made(12))
+    for _ in range(3):
+        played.sit(kill=Kill(after_s=10.0), gap_s=1.0)
+    played.finish(most=1)
+    assert refused(played) == 0
+    assert most_tokens(played.ledger(), 60.0) <= 3000
+
+
+def test_an_announced_pause_outlives_the_session_that_heard_of_it(tmp_path: Path):
+    faults = FaultScript.of([{"match": {"nth": 5}, "action": "rate-limit", "hint": "retry-info", "seconds": 300}])
+    played = saturated(tmp_path, Limits(rpm=600), None, made(10), faults=faults)
+    played.sit(kill=Kill(after_s=30.0), gap_s=1.0)
+    played.finish(most=1)
+    (heard_at,) = [sent.heard_at for sent in played.sent if sent.status == 429 and sent.heard_at is not None]
+    assert not [sent for sent in played.sent if heard_at < sent.left_at < heard_at + 300]
+    assert any(sent.left_at > heard_at for sent in played.sent)
+
+
 # -- the same over real sockets, with time made small
 
 
