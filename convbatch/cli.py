@@ -10,6 +10,7 @@ import errno
 import functools
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_BUG = 70
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
@@ -44,11 +46,14 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the console script."""
     _mend_streams()
+    _end_in_good_order()
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)  # another Ctrl-C while the first one was being answered
     except SystemExit as end:
+        for number in ENDINGS:  # all is done and said: what comes now must not change the exit code
+            signal.signal(number, signal.SIG_IGN)
         # Small outputs leave their buffer only now, and Python would turn a failure into an exit code of its own.
         try:
             sys.stdout.flush()
@@ -74,6 +79,16 @@ def _mend_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _end_in_good_order() -> None:
+    """SIGTERM and a closed terminal end the program as Ctrl-C does: drafts are removed, and a table is told from none.
+
+    While requests are in flight the session has its own rules; what is ignored (`nohup`) stays so.
+    """
+    for number in ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

@@ -6,8 +6,10 @@ The sitting itself is `session.py`. The plan and all notes go to stderr, the clo
 from __future__ import annotations
 
 import shlex
+import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from convbatch.config import Target, in_flight
@@ -67,9 +69,20 @@ def _finish(sitting: Sitting) -> int:
         return EXIT_INTERRUPTED
     for bug in ending.bugs[:3]:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
-    code = max(ending.exit_code, _closing_table(sitting), key=SEVERITY.index)
+    with _no_hangup() if ending.reason == "interrupted" else nullcontext():
+        code = max(ending.exit_code, _closing_table(sitting), key=SEVERITY.index)
     _say(_last_words(sitting, ending))
     return code
+
+
+@contextmanager
+def _no_hangup() -> Generator[None]:
+    """A terminal that closes says so twice; the second time shall not cost the table."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
 
 
 def _closing_table(sitting: Sitting) -> int:

@@ -185,6 +185,17 @@ def test_ctrl_c_keeps_what_is_in_flight_and_raises(folder: Path, simulator: Call
     assert statuses(cb.load("out").turns) == {"ok": 3, "pending": 3}
 
 
+def test_a_programs_own_signal_handlers_are_given_back() -> None:
+    def own(number: int, frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        cb.run("d.jsonl", out="out")
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_the_package_exports_what_it_says() -> None:
     for name in cb.__all__:
         assert getattr(cb, name) is not None

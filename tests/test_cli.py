@@ -410,11 +410,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     with ExitStack() as stack:
         stack.callback(signal.signal, HUP, signal.signal(HUP, signal.SIG_DFL))  # also where the tests run under nohup
 
-        def begin(*args: str, under: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        def begin(*args: str, under: tuple[str, ...] = (), **env: str) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
                 [*under, sys.executable, "-m", "convbatch", *args],
                 cwd=tmp_path,
-                env=environment(),
+                env=environment(**env),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -464,6 +464,22 @@ def test_the_second_signal_abandons_what_is_in_flight(
     assert err.count(b"abandoning what is in flight") == 1
     assert b"4 possibly paid" in out
     assert b"convbatch resume out" in err
+
+
+@pytest.mark.parametrize("number", [TERM, INT], ids=["TERM", "Ctrl-C"])
+def test_a_signal_before_the_first_request_leaves_nothing_behind(
+    number: signal.Signals, asked: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    write_dataset(asked / "d.jsonl", 300_000, 1)
+    scratch = asked / "tmp"
+    scratch.mkdir()
+    process = start("run", "d.jsonl", "-o", "out", TMPDIR=str(scratch))
+    wait_until(lambda: any(scratch.iterdir()))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == b"convbatch: interrupted\n"
+    assert (list(scratch.iterdir()), (asked / "out").exists()) == ([], False)
 
 
 def test_nohup_is_respected(
