@@ -474,7 +474,7 @@ def test_a_signal_before_the_first_request_leaves_nothing_behind(
     scratch = asked / "tmp"
     scratch.mkdir()
     process = start("run", "d.jsonl", "-o", "out", TMPDIR=str(scratch))
-    wait_until(lambda: any(scratch.iterdir()))
+    wait_until(lambda: any(path.stat().st_size for path in scratch.glob("*/*")))
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
