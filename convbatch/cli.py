@@ -163,12 +163,15 @@ def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> An
     variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).split("/")[0].lstrip("-").upper().replace(
         "-", "_"
     )
+    more = {"readable": False, **more}  # an unreadable file is better said where it is read
     return typer.Option(*names, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
 
 
 WHAT, LIMITS, RETRY, OUTPUT = "What is asked", "Limits", "Retry and stopping", "Output"
 
-Datasets = Annotated[list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET")]
+Datasets = Annotated[
+    list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET", readable=False)
+]
 RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
 Models = Annotated[
     list[str] | None, _listed("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
@@ -373,7 +376,9 @@ def validate(
 @app.command()
 @guarded
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A file of dialogues in any known form.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A file of dialogues in any known form.", readable=False)
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
     from_format: Annotated[str | None, typer.Option("--from", help="Insist on this form instead of looking.")] = None,
     reference: Annotated[

@@ -85,6 +85,8 @@ class RunFolder:
         Raises:
             SetupError: There is none at that place.
         """
+        if _is_closed(path):
+            raise SetupError(f"the run folder {path} may not be read", hint="run folders are private: ask its owner")
         if not path.is_dir():
             what = f"{path} is a file, not a run folder" if path.exists() else f"there is no run folder {path}"
             raise SetupError(what, hint="`convbatch runs` lists the run folders")
@@ -149,7 +151,9 @@ class RunFolder:
         try:
             meta = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise SetupError(f"cannot read {_META}: {error}", place=Place(path=str(path)), hint=_META_HINT) from error
+            hint = "ask whoever made this run" if isinstance(error, PermissionError) else _META_HINT
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SetupError(f"cannot read {_META}: {reason}", place=Place(path=str(path)), hint=hint) from error
         if not isinstance(meta, dict):
             raise SetupError(f"{_META} is not a JSON object", place=Place(path=str(path)), hint=_META_HINT)
         version = meta.get("v")
@@ -305,7 +309,7 @@ def list_runs(results: Path) -> list[RunFolder]:
     """All run folders under `results`, oldest first by their own word of when they were created."""
     if not results.is_dir():
         return []
-    folders = [RunFolder(path=path) for path in results.iterdir() if (path / _META).is_file()]
+    folders = [RunFolder(path=path) for path in results.iterdir() if _is_closed(path) or (path / _META).is_file()]
     return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
 
 
@@ -316,7 +320,7 @@ def find_run(text: str, results: Path) -> Path:
         SetupError: No such run; the hint names the nearest.
     """
     for path in (Path(text), results / text):
-        if (path / _META).is_file():
+        if _is_closed(path) or (path / _META).is_file():
             return path
     runs = list_runs(results)
     if text == LATEST:
@@ -347,6 +351,15 @@ _KINDS: Mapping[str, type] = {
 _META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
 
 
+def _is_closed(path: Path) -> bool:
+    """Does it belong to somebody else, so that nothing in it can even be looked for?"""
+    try:
+        (path / _META).exists()
+    except PermissionError:
+        return True
+    return False
+
+
 def _created_at(folder: RunFolder) -> str:
     try:
         return str(folder.read_meta().get("created_at", ""))
@@ -363,7 +376,8 @@ def _occupied_hint(path: Path) -> str:
 def _cannot_create(path: Path, error: OSError) -> SetupError:
     reason = error.strerror or str(error)
     if isinstance(error, FileExistsError | NotADirectoryError):
-        reason = "something of that name is in the way"
+        in_the_way = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
+        reason = f"{in_the_way} is in the way"
     return SetupError(f"cannot create the run folder {path}: {reason}", hint="name another folder with --out DIR")
 
 

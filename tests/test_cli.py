@@ -333,6 +333,21 @@ def test_salvage_asks_only_the_turns_of_damaged_lines_again(
     assert statuses(turns) == {"ok": 8}
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("command", ["table", "resume"])
+def test_somebody_elses_run_is_named_as_such(command: str, cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished_run, tmp_path / "results" / "out")
+    out.chmod(0)
+    try:
+        done, listed = cli(command, "out"), cli("runs")
+    finally:
+        out.chmod(0o700)
+    assert (done.code, listed.code) == (2, 0)
+    assert "results/out may not be read" in done.err
+    assert "ask its owner" in done.err
+    assert "unreadable" in listed.out
+
+
 # --- a terminal that is gone: what was paid for is kept, and the exit code still says what happened ------------------
 
 

@@ -91,7 +91,7 @@ def _another_run(path: Path) -> None:
     ("prepare", "says", "hint"),
     [
         (_occupied, "is not empty", "name an absent or empty folder with --out"),
-        (_a_file, "something of that name is in the way", "--out DIR"),
+        (_a_file, "is in the way", "--out DIR"),
         (_another_run, "is not empty", "convbatch resume"),
     ],
     ids=["occupied", "a file", "another run"],
