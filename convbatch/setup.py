@@ -6,6 +6,7 @@ is sent. How a sitting is played is `session.py`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -250,8 +251,9 @@ def changed_sources(meta: Mapping[str, Any]) -> list[str]:
     changed: list[str] = []
     for source in meta["dataset"]["sources"]:
         path = Path(source["path"])
-        if path.is_file() and source_of(path).sha256 != source["sha256"]:
-            changed.append(source["path"])
+        with contextlib.suppress(OSError):  # gone, or not ours to read: the run has its own copy
+            if path.is_file() and source_of(path).sha256 != source["sha256"]:
+                changed.append(source["path"])
     return changed
 
 

@@ -632,6 +632,25 @@ def test_a_folder_that_was_moved_is_resumed_where_it_is(rejoin: str, cli: Cli, s
     assert statuses(cb.load(rejoin).turns) == {"ok": 8}
 
 
+@pytest.mark.parametrize("change", ["edited", "deleted", "a folder", "not ours to read"])
+def test_resume_goes_on_with_its_copy_whatever_became_of_the_dataset(change: str, cli: Cli, asked: Path) -> None:
+    assert cli("run", "d.jsonl", "-o", "out", "-p", "nonsense=1").code == 3
+    source = asked / "d.jsonl"
+    match change:
+        case "edited":
+            source.write_text(line())
+        case "not ours to read":
+            source.chmod(0)
+        case _:
+            source.unlink()
+    if change == "a folder":
+        source.mkdir()
+    done = cli("resume", "out", "--no-retry-errors")
+    assert done.code == 3
+    assert ("note: d.jsonl has changed" in done.err) == (change == "edited")
+    assert ("convbatch run d.jsonl --reuse out" in done.err) == (change == "edited")
+
+
 def test_no_key_is_seen_anywhere(cli: Cli, sim: Sim, asked: Path) -> None:
     """The gateway refuses the key and says it; it comes as a query parameter and stands in the environment."""
     (asked / "convbatch.toml").write_text(gateway(sim.url, auth="query:key", key_env="HERE_KEY"))
