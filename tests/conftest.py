@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
@@ -29,6 +30,11 @@ def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_refuse_the_network)
+
+# A gate must not depend on luck: with CI set, properties try the same examples every time; a developer's runs explore.
+settings.register_profile("gate", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("gate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from convbatch.protocols.hints import duration_s, retry_after_s
@@ -228,6 +228,7 @@ BODIES = st.recursive(
 
 
 @given(HEADERS, BODIES, st.text(alphabet='0123456789.smhd retryafin:秒后="', max_size=40))
+@example({"retry-after-ms": "0\x1f"}, None, "")
 @settings(max_examples=400, deadline=None)
 def test_a_hint_is_a_finite_wait_or_nothing(headers: dict[str, str], body: Any, message: str) -> None:
     seconds = retry_after_s(headers, body, message)

@@ -112,9 +112,8 @@ def _unit_s(unit: str) -> float:
 
 
 def _milliseconds(value: str | None) -> float | None:
-    if value is None or not _PLAIN_NUMBER.fullmatch(value.strip()):
-        return None
-    return float(value) / 1000
+    text = "" if value is None else value.strip()  # strip knows more blanks than float does
+    return float(text) / 1000 if _PLAIN_NUMBER.fullmatch(text) else None
 
 
 def _retry_after(value: str | None, headers: Mapping[str, str]) -> float | None:
