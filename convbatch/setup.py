@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import resource
 import shutil
 import socket
 import tempfile
@@ -27,6 +28,7 @@ from convbatch.config import (
     Overrides,
     Target,
     effective_settings,
+    in_flight,
     parse_params,
     resolve_targets,
     target_from_plain,
@@ -145,6 +147,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
         command_line=command_line,
         deadline_s=options.deadline_s,
     )
+    _make_room_for_sockets(targets, rules)
     reuse = None if options.reuse is None else RunFolder.open(find_run(options.reuse, RESULTS))
     folder, meta = _furnish(options, config, targets, rules, reuse)
     return Sitting(
@@ -177,6 +180,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
             found=f"{type(error).__name__}: {error}"[:200],
             hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
         ) from None
+    _make_room_for_sockets(targets, rules)
     _refuse_lost_journal(folder, meta)
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
@@ -276,6 +280,31 @@ def _refuse_unresolved(targets: Iterable[Target], env: Mapping[str, str]) -> Non
                 found=f"base_url of the gateway {gateway.name!r}: {gateway.base_url}",
                 hint="check base_url and the network; behind a proxy set HTTPS_PROXY, or `proxy` for the gateway",
             ) from None
+
+
+_OTHER_FILES = 64
+"""Journal, dataset, index, libraries: what a run has open besides its connections, with room to spare."""
+
+
+def _make_room_for_sockets(targets: Iterable[Target], rules: Rules) -> None:
+    """Each request in flight is an open file, of which systems grant 256 or 1,024 until they are asked for more.
+
+    Without room every connection fails, and it looks as if the gateway were down.
+    """
+    needed = _OTHER_FILES
+    for target in targets:
+        ends = 2 if target.simulated else 1  # of the built-in simulator both ends are ours
+        needed += ends * in_flight(target.gateway.limits, rules.concurrency)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SetupError(
+            f"so many requests in flight need {needed} open files; this process may open {hard}",
+            hint=f"lower -j, or raise the limit: ulimit -n {needed}",
+        )
+    with contextlib.suppress(OSError, ValueError):  # macOS has a further limit that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _over(overrides: Overrides, target: Target) -> Target:

@@ -613,6 +613,16 @@ def test_an_option_stands_before_its_variable(cli: Cli, asked: Path) -> None:
     assert "1 dialogue," in cli("run", "d.jsonl", "-n", "1", CONVBATCH_LIMIT="2").err
 
 
+def test_connections_get_the_room_they_need_or_the_run_does_not_start(asked: Path) -> None:
+    done = shell("ulimit -Sn 40; convbatch run d.jsonl -j 50 -o out", asked)
+    assert done.code == 0, done.err
+    asked_again = shell("ulimit -Hn 100; convbatch run d.jsonl -j 50 -o other", asked)
+    assert asked_again.code == 2
+    assert "need 114 open files; this process may open 100" in asked_again.err
+    assert "lower -j" in asked_again.err
+    assert not (asked / "other").exists()
+
+
 def test_runs_begun_in_the_same_second_get_folders_of_their_own(cli: Cli, asked: Path) -> None:
     codes = [cli("run", "d.jsonl", "-n", "1", "--no-progress").code for _ in range(4)]
     assert codes == [0] * 4
