@@ -616,7 +616,7 @@ def test_an_option_stands_before_its_variable(cli: Cli, asked: Path) -> None:
 def test_connections_get_the_room_they_need_or_the_run_does_not_start(asked: Path) -> None:
     done = shell("ulimit -Sn 40; convbatch run d.jsonl -j 50 -o out", asked)
     assert done.code == 0, done.err
-    asked_again = shell("ulimit -Hn 100; convbatch run d.jsonl -j 50 -o other", asked)
+    asked_again = shell("ulimit -n 100; convbatch run d.jsonl -j 50 -o other", asked)
     assert asked_again.code == 2
     assert "need 114 open files; this process may open 100" in asked_again.err
     assert "lower -j" in asked_again.err
