@@ -25,12 +25,14 @@ from typer.testing import CliRunner
 
 import convbatch as cb
 from convbatch.cli import app
+from convbatch.folder import RunFolder
 from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
 from tests.conftest import Finished, environment, write_dataset
 from tests.ledger_laws import statuses
 
+SLOW = pytest.mark.slow
 CANARY = "sk-canary-4711-do-not-show"
 
 
@@ -314,6 +316,17 @@ def test_a_folder_that_cannot_be_used_says_where_and_how_to_mend(
         assert part in done.err
 
 
+def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    hold = RunFolder.open(out).take_lock()
+    asked, before = sim.world.ledger.requests, listing(out)
+    done = cli("resume", "out")
+    hold.release()
+    assert (done.code, sim.world.ledger.requests, listing(out)) == (2, asked, before)
+    assert f"the run folder out is in use by another process (pid {os.getpid()})" in done.err
+    assert "wait until it has ended" in done.err
+
+
 def test_salvage_asks_only_the_turns_of_damaged_lines_again(
     cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path
 ) -> None:
@@ -368,7 +381,16 @@ def asked(tmp_path: Path, sim: Sim) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("gone", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full"])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "<&- >&- 2>&-",
+        pytest.param(">/dev/full 2>/dev/full", marks=SLOW),
+        pytest.param(">&-", marks=SLOW),
+        pytest.param("2>&-", marks=SLOW),
+        pytest.param(">/dev/full", marks=SLOW),
+    ],
+)
 def test_a_run_ends_well_when_nobody_can_read_what_it_says(gone: str, asked: Path) -> None:
     done = shell(f"convbatch run d.jsonl -o out {gone}", asked)
     assert done.code == 0, done.err
@@ -389,22 +411,22 @@ def test_a_reader_that_leaves_early_does_not_hide_an_incomplete_run(asked: Path,
     assert "convbatch resume out" in done.err
 
 
-@pytest.mark.parametrize("command", ["table out", "show out", "runs"])
-def test_reading_commands_end_quietly_when_their_reader_leaves(command: str, asked: Path, cli: Cli) -> None:
-    assert cli("run", "d.jsonl", "-o", "out").code == 0
-    done = shell(f"convbatch {command} | true; exit ${{PIPESTATUS[0]}}", asked)
+@pytest.mark.parametrize("command", ["table .", pytest.param("show .", marks=SLOW), pytest.param("runs", marks=SLOW)])
+def test_reading_commands_end_quietly_when_their_reader_leaves(command: str, finished_run: Path) -> None:
+    done = shell(f"convbatch {command} | true; exit ${{PIPESTATUS[0]}}", finished_run)
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("command", ["table out", "validate d.jsonl", "--help"])
-def test_output_that_finds_no_room_is_said_and_is_no_bug(command: str, asked: Path, cli: Cli) -> None:
-    assert cli("run", "d.jsonl", "-o", "out").code == 0
-    done = shell(f"convbatch {command} >/dev/full", asked)
+@pytest.mark.parametrize(
+    "command", ["table .", pytest.param("validate ../d.jsonl", marks=SLOW), pytest.param("--help", marks=SLOW)]
+)
+def test_output_that_finds_no_room_is_said_and_is_no_bug(command: str, finished_run: Path) -> None:
+    done = shell(f"convbatch {command} >/dev/full", finished_run)
     assert done.code == 2
     assert done.err.startswith(f"error: cannot write the output: {os.strerror(errno.ENOSPC)}")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
+@pytest.mark.parametrize("encoding", ["gbk", pytest.param("ascii", marks=SLOW)])
 def test_characters_a_locale_cannot_write_are_escaped(encoding: str, asked: Path, cli: Cli) -> None:
     (asked / "d.jsonl").write_text(line(turns=[{"user": "中文 🙂", "assistant": "好 🙂"}]))
     assert cli("run", "d.jsonl", "-o", "out").code == 0
@@ -450,12 +472,11 @@ def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
 
 @pytest.mark.parametrize(
     ("args", "signals"),
-    [((), (TERM, TERM)), ((), (HUP, HUP, INT)), ((), (TERM, INT)), (("--deadline", "300ms"), (INT, INT))],
-    ids=[
-        "TERM twice",
-        "HUP twice is a closing terminal",
-        "TERM, then Ctrl-C",
-        "Ctrl-C twice after the deadline",
+    [
+        pytest.param((), (TERM, TERM), id="TERM twice", marks=SLOW),
+        pytest.param((), (HUP, HUP, INT), id="HUP twice is a closing terminal"),
+        pytest.param((), (TERM, INT), id="TERM, then Ctrl-C", marks=SLOW),
+        pytest.param(("--deadline", "300ms"), (INT, INT), id="Ctrl-C twice after the deadline"),
     ],
 )
 def test_the_second_signal_abandons_what_is_in_flight(
@@ -473,7 +494,7 @@ def test_the_second_signal_abandons_what_is_in_flight(
     for number in signals:
         assert process.poll() is None
         process.send_signal(number)
-        time.sleep(0.2)
+        time.sleep(0.1)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
     assert err.count(b"abandoning what is in flight") == 1
@@ -481,11 +502,12 @@ def test_the_second_signal_abandons_what_is_in_flight(
     assert b"convbatch resume out" in err
 
 
-@pytest.mark.parametrize("number", [TERM, INT], ids=["TERM", "Ctrl-C"])
+@pytest.mark.parametrize("number", [TERM, pytest.param(INT, marks=SLOW)], ids=["TERM", "Ctrl-C"])
 def test_a_signal_before_the_first_request_leaves_nothing_behind(
     number: signal.Signals, asked: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    write_dataset(asked / "d.jsonl", 300_000, 1)
+    with (asked / "d.jsonl").open("w") as file:
+        file.writelines(f'{{"turns": [{{"user": "{number}"}}]}}\n' for number in range(150_000))
     scratch = asked / "tmp"
     scratch.mkdir()
     process = start("run", "d.jsonl", "-o", "out", TMPDIR=str(scratch))
@@ -497,10 +519,11 @@ def test_a_signal_before_the_first_request_leaves_nothing_behind(
     assert (list(scratch.iterdir()), (asked / "out").exists()) == ([], False)
 
 
+@SLOW
 def test_nohup_is_respected(
     asked: Path, simulator: Callable[[World], Server], start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    world = World(latency_s=0.5)
+    world = World(latency_s=0.3)
     (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
     process = start("run", "d.jsonl", "-o", "out", under=("nohup",))
     wait_until(lambda: world.in_flight == 4)
@@ -558,7 +581,7 @@ def test_a_deadline_is_exit_3_and_loses_nothing(cli: Cli, sim: Sim, asked: Path)
 def test_interrupted_stands_before_a_deadline_and_incomplete(
     asked: Path, simulator: Callable[[World], Server], start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    world = World(latency_s=1.5)
+    world = World(latency_s=0.7)
     (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
     process = start("run", "d.jsonl", "-o", "out", "--deadline", "200ms")
     wait_until(lambda: world.in_flight == 4)
