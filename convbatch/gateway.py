@@ -13,7 +13,7 @@ import io
 import ssl
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import aiohttp
@@ -396,6 +396,8 @@ class Client:
         body: bytes | None = None,
         left: bool = False,
     ) -> Attempt:
+        if isinstance(outcome, Failure):  # shown in tables and notes: here a key under 12 characters is one as well
+            outcome = replace(outcome, message=self._redactor.text(outcome.message))
         return Attempt(
             outcome=outcome,
             cls=cls,

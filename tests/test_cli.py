@@ -698,3 +698,12 @@ def test_no_key_is_seen_anywhere(cli: Cli, sim: Sim, asked: Path) -> None:
     for path in (asked / "out").rglob("*"):
         assert path.is_dir() or CANARY.encode() not in path.read_bytes()
     assert not cb.load("out").turns.map(lambda cell: CANARY in str(cell)).any(axis=None)
+
+
+def test_a_short_key_is_not_seen_in_messages_either(cli: Cli, sim: Sim, asked: Path) -> None:
+    (asked / "convbatch.toml").write_text(gateway(sim.url, auth="bearer", key_env="HERE_KEY"))
+    body = {"error": {"code": 401, "message": "no such key: sk9short7", "status": "UNAUTHENTICATED"}}
+    sim.world.faults = FaultScript.of([{"action": "body", "status": 401, "text": json.dumps(body)}], source="test")
+    done = cli("run", "d.jsonl", "-o", "out", HERE_KEY="sk9short7")
+    assert "sim-good@here is parked: the key is refused (no such key: [redacted:HERE_KEY])" in done.err
+    assert "sk9short7" not in "".join((done.out, done.err, cli("table", "out").out, cli("show", "out").out))
