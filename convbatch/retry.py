@@ -228,8 +228,8 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
         case "refused" if _is_throttled(attempt, failure):
             return "throttled"
         case "final":
-            # A turn given up on its own account says nothing against the gateway.
-            return "doubtful" if failure.kind in _DOUBT and not isinstance(step, GiveUp) else "answered"
+            # A turn given up on its own account says nothing against the gateway; parked, nothing is left to doubt.
+            return "doubtful" if failure.kind in _DOUBT and isinstance(step, SendAgain) else "answered"
         case "not_sent" if failure.kind not in _NEVER_MENDS:
             return "transport_failure"
         case "timeout":

@@ -564,6 +564,7 @@ def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -
     done = cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "out")
     assert done.code == 3
     assert "no-such-model@here is parked: there is no such model" in done.err
+    assert "took before" not in done.err  # it never did
     assert statuses(cb.load("out").turns) == {"ok": 8, "pending": 8}
 
 
