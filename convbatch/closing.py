@@ -5,16 +5,16 @@ The sitting itself is `session.py`. The plan and all notes go to stderr, the clo
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
-from convbatch.folder import RunFolder
+from convbatch.folder import RunFolder, typed
 from convbatch.reader import count_of
 from convbatch.session import EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
@@ -52,7 +52,7 @@ def go_on(options: ResumeOptions) -> int:
         _say(
             [
                 f"note: {path} has changed since this run copied it; the run goes on with its copy",
-                f"      for the new content: convbatch run {shlex.quote(path)} --reuse {_shown(sitting.folder)}",
+                f"      for the new content: convbatch run {typed(Path(path))} --reuse {_shown(sitting.folder)}",
             ]
         )
     return _finish(sitting)
@@ -179,7 +179,7 @@ def _last_words(sitting: Sitting, ending: Ending) -> list[str]:
 
 
 def _shown(folder: RunFolder) -> str:
-    return shlex.quote(str(folder.path))
+    return typed(folder.path)
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -335,12 +336,17 @@ def find_run(text: str, results: Path) -> Path:
     raise _no_such_run(text, results, [folder.name for folder in runs])
 
 
+def typed(path: Path) -> str:
+    """A path as a person has to type it."""
+    return shlex.quote(str(path))
+
+
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     """The disk's refusal in words: what, where, and how to go on."""
     return JournalError(
         f"cannot write: {error.strerror or error}",
         place=Place(path=str(path)),
-        hint=f"free some space or mend the disk, then: convbatch resume {folder}",
+        hint=f"free some space or mend the disk, then: convbatch resume {typed(folder)}",
     )
 
 
@@ -369,7 +375,7 @@ def _created_at(folder: RunFolder) -> str:
 
 def _occupied_hint(path: Path) -> str:
     if (path / _META).is_file():
-        return f"to finish the run in it: convbatch resume {path}; for a new run name another folder with --out"
+        return f"to finish the run in it: convbatch resume {typed(path)}; for a new run name another folder with --out"
     return "name an absent or empty folder with --out"
 
 

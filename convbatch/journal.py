@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.errors import JournalDamaged, JournalError, Place, SetupError
-from convbatch.folder import Hold, RunFolder, cannot_write
+from convbatch.folder import Hold, RunFolder, cannot_write, typed
 from convbatch.outside import Disk, Outside
 from convbatch.records import Line, Scan, Torn, encode_line
 
@@ -361,11 +361,12 @@ def _damaged(folder: RunFolder, scan: Scan) -> JournalDamaged:
     listed = [str(damage) for damage in scan.damage[:_LISTED]]
     if scan.damage_count > _LISTED:
         listed.append(f"and {scan.damage_count - _LISTED} more")
+    salvage = f"convbatch resume {typed(folder.path)} --salvage"
     return JournalDamaged(
         f"the journal cannot be continued: {_count(scan)} in it",
         place=scan.damage[0].place,
         found="\n    ".join(listed),
-        hint=f"convbatch resume {folder.path} --salvage sets the damaged lines aside and asks only their turns again",
+        hint=f"{salvage} sets the damaged lines aside and asks only their turns again",
     )
 
 

@@ -36,7 +36,7 @@ from convbatch.config import (
 )
 from convbatch.dialogue import HistoryMode, Message, Settings, text_part
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
-from convbatch.folder import RunFolder, default_name, find_run
+from convbatch.folder import RunFolder, default_name, find_run, typed
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.runner import Rules
@@ -235,7 +235,7 @@ def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
         raise SetupError(
             "the run's own copy of its dataset is not the one this run began with",
             place=Place(path=str(folder.dataset)),
-            hint=f"restore it from a copy; for a changed dataset: convbatch run NEW.jsonl --reuse {folder.path}",
+            hint=f"restore it from a copy; for a changed dataset: convbatch run NEW.jsonl --reuse {typed(folder.path)}",
         )
 
 

@@ -327,6 +327,14 @@ def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Pa
     assert "wait until it has ended" in done.err
 
 
+def test_commands_in_hints_can_be_typed_as_they_stand(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "a run")
+    write_dataset(tmp_path / "d.jsonl", 1, 1)
+    assert "convbatch resume 'a run';" in cli("run", "d.jsonl", "-o", "a run").err
+    flip(tmp_path / "a run", line=5)
+    assert "convbatch resume 'a run' --salvage" in cli("resume", "a run").err
+
+
 def test_salvage_asks_only_the_turns_of_damaged_lines_again(
     cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path
 ) -> None:
