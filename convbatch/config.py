@@ -14,11 +14,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
 from convbatch.errors import Place, SetupError, did_you_mean, nearest
+from convbatch.pricing import NO_EXCHANGE, Exchange, PriceTable
 from convbatch.protocols.wire import Endpoint
 from convbatch.redaction import looks_like_key, shown
 
@@ -69,6 +71,12 @@ class Gateway:
     ca_file: str | None = None
     allow_http: bool = False
     max_output_tokens_field: str | None = None
+    currency: str | None = None
+    """What it bills in."""
+    list_prices: bool = False
+    """Does it bill the provider's list price?"""
+    price_multiplier: Decimal | None = None
+    """Of `currency` per USD of list price."""
     attempt_timeout_s: float = 600.0
     limits: Limits = Limits()
     settings: Settings = NO_SETTINGS
@@ -126,6 +134,11 @@ _GATEWAY_FIELDS = frozenset(f.name for f in dataclasses.fields(Gateway))
 _LIMIT_FIELDS = frozenset(f.name for f in dataclasses.fields(Limits))
 
 
+def matches(glob: str, model: str) -> bool:
+    """Does the glob name this model? Case counts."""
+    return re.match(fnmatch.translate(glob), model) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTable:
     """What a gateway does differently for the models a glob names."""
@@ -136,8 +149,8 @@ class ModelTable:
     settings: Settings = NO_SETTINGS
 
     def matches(self, model: str) -> bool:
-        """Does the glob name this model? Case counts."""
-        return re.match(fnmatch.translate(self.glob), model) is not None
+        """Does the glob name this model?"""
+        return matches(self.glob, model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,13 +196,30 @@ class RunTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceRow:
+    """What `[prices.GATEWAY."GLOB"]` says."""
+
+    gateway: str
+    glob: str
+    table: PriceTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Presets with a config file laid over them."""
 
     gateways: Mapping[str, GatewayTable]
     run: RunTable = RunTable()
+    prices: tuple[PriceRow, ...] = ()
+    exchange: Exchange = NO_EXCHANGE
+    """`[rates]`."""
     path: str | None = None
     """The file, as it was named; None = presets only."""
+
+    def prices_of(self, target: Target) -> PriceTable | None:
+        """What `[prices]` says of a target: the longest glob that matches wins, of equally long ones the later."""
+        rows = [row for row in self.prices if row.gateway == target.gateway.name and matches(row.glob, target.model)]
+        return None if not rows else max(reversed(rows), key=lambda row: len(row.glob)).table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -502,13 +532,14 @@ def _contradiction(first: Sequence[str], second: Sequence[str]) -> SetupError:
 # --- plain form ------------------------------------------------------------------------------------------------------
 
 
-def target_to_plain(target: Target) -> dict[str, Any]:
-    """JSON form for `run.json`: everything but keys."""
+def target_to_plain(target: Target, prices: PriceTable | None = None) -> dict[str, Any]:
+    """JSON form for `run.json`: everything but keys; with its prices, so that costs never change later."""
     return {
         "name": target.name,
         "model": target.model,
         "simulated": target.simulated,
         "gateway": gateway_to_plain(target.gateway),
+        "prices": None if prices is None else prices.to_plain(),
     }
 
 
@@ -525,6 +556,8 @@ def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
     plain["limits"] = {f.name: getattr(gateway.limits, f.name) for f in dataclasses.fields(Limits)}
     plain["limits"]["rates"] = [{"count": rate.count, "window_s": rate.window_s} for rate in gateway.limits.rates]
     plain["settings"] = gateway.settings.to_plain()
+    if gateway.price_multiplier is not None:
+        plain["price_multiplier"] = str(gateway.price_multiplier)
     return plain
 
 
@@ -534,4 +567,6 @@ def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     limits = dict(values.pop("limits"))
     limits["rates"] = tuple(Rate(**rate) for rate in limits["rates"])
     settings = Settings.from_plain(values.pop("settings"))
+    if values.get("price_multiplier") is not None:
+        values["price_multiplier"] = Decimal(values["price_multiplier"])
     return Gateway(limits=Limits(**limits), settings=settings, **values)

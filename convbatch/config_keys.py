@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +16,7 @@ from convbatch.auth import AUTH_SCHEMES, Carrier, carrier, is_loopback
 from convbatch.config import PROTOCOL_KEYS, SIMULATOR_URL, Rate, TpmCounts, build_gateway
 from convbatch.dialogue import HistoryMode
 from convbatch.errors import did_you_mean
+from convbatch.pricing import CURRENCY, exact
 from convbatch.protocols import PROTOCOLS
 from convbatch.redaction import looks_like_key, shown
 from convbatch.toml_lines import KeyPath
@@ -22,9 +24,7 @@ from convbatch.toml_lines import KeyPath
 HISTORIES = get_args(HistoryMode)
 TPM_COUNTS = get_args(TpmCounts)
 # Words of the contract whose part is not built yet: accepting and ignoring them would be worse than refusing.
-LATER_KEYS = frozenset(
-    ("currency", "list_prices", "price_multiplier", "anthropic_version", "prices", "rates", "max_cost", "judge")
-)
+LATER_KEYS = frozenset(("anthropic_version", "judge"))
 LATER_PROTOCOLS = ("anthropic", "responses")
 
 
@@ -67,6 +67,27 @@ def _seconds(key: str, value: Any) -> float:
         least = "0 or more" if key == "jitter" else "more than 0"
         raise Wrong(f"{key} must be a number of seconds, {least}", f"write {key} = 90", found=value)
     return float(value)
+
+
+def currency(key: str, value: Any) -> str:
+    """An ISO 4217 code."""
+    if not isinstance(value, str) or not CURRENCY.fullmatch(value):
+        raise Wrong(f"{key} must be a currency's three capital letters", f'write {key} = "CNY"', found=value)
+    return value
+
+
+def _multiplier(key: str, value: Any) -> Decimal:
+    number = amount(key, value)
+    if number == 0:
+        raise Wrong(f"{key} must be more than 0", "a gateway that bills nothing has [prices] of 0", found=value)
+    return number
+
+
+def amount(key: str, value: Any) -> Decimal:
+    """A number of 0 or more, as it is written."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise Wrong(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
+    return exact(value)
 
 
 def _one_of(names: Sequence[str]) -> Check:
@@ -258,6 +279,9 @@ MODEL_KEYS: Mapping[str, tuple[str, Check]] = {
     "auth": ("auth", _auth),
     "max_output_tokens_field": ("max_output_tokens_field", _text),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
+    "currency": ("currency", currency),
+    "list_prices": ("list_prices", _flag),
+    "price_multiplier": ("price_multiplier", _multiplier),
     **_LIMITS,
 }
 GATEWAY_KEYS: Mapping[str, tuple[str, Check]] = {
@@ -332,7 +356,17 @@ def _rule_carrier(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) 
         yield table if table in own else "auth", Wrong(what, "remove it there: auth puts the key in its place")
 
 
+def _rule_prices(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+    if "price_multiplier" in own and "currency" not in values:
+        hint = 'write currency = "CNY": the multiplier says how much of it is billed for a list price of 1 USD'
+        yield "price_multiplier", Wrong("price_multiplier without currency", hint)
+    if own.get("list_prices") and values.get("currency", "USD") != "USD" and "price_multiplier" not in values:
+        hint = f"say how much {values['currency']} is billed for 1 USD of list price: price_multiplier = 7.1"
+        yield "list_prices", Wrong(f"list prices are in USD, and this gateway bills {values['currency']}", hint)
+
+
 RULES: tuple[_Rule, ...] = (
+    _rule_prices,
     _rule_protocol_keys,
     _rule_version_in_url,
     _rule_plain_http,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from convbatch.config import Config, GatewayTable, ModelTable, RunTable
+from convbatch.config import Config, GatewayTable, ModelTable, PriceRow, RunTable
 from convbatch.config_keys import (
     GATEWAY_KEYS,
     GATEWAY_NAME,
@@ -27,6 +27,7 @@ from convbatch.config_keys import (
     Wrong,
     secret_holder,
 )
+from convbatch.config_prices import exchange, price_row
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
 from convbatch.errors import InputError, Place, Problem, did_you_mean
 from convbatch.redaction import shown
@@ -113,13 +114,19 @@ class _Reader:
         document = self._document()
         self._lines = Lines(self._text)
         self._refuse_secrets(document)
-        self._refuse_unknown(document, (), ("gateways", "run"), "the file")
+        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates"), "the file")
         gateways = dict(known)
         for name, table in self._tables(document, ("gateways",)):
             gateway = self._gateway(name, table, known.get(name))
             if gateway is not None:
                 gateways[name] = gateway
-        return Config(gateways=gateways, run=self._run(document), path=str(self._path))
+        return Config(
+            gateways=gateways,
+            run=self._run(document),
+            prices=tuple(self._prices(document, gateways)),
+            exchange=exchange(document.get("rates", {}), self._add),
+            path=str(self._path),
+        )
 
     def _document(self) -> dict[str, Any]:
         try:
@@ -148,6 +155,8 @@ class _Reader:
         if "ca_file" in own:
             own["ca_file"] = self._certificates(own["ca_file"], path)
         values = {**({} if preset is None else preset.values), **own}
+        if "base_url" in own and "list_prices" not in own:
+            values.pop("list_prices", None)  # another address is another seller
         if not self._has_basics(name, values, table, preset):
             return None
         sound = self._agrees(name, values, own, path)
@@ -217,6 +226,21 @@ class _Reader:
             hint = f"the path is relative to {self._path.parent}/"
             self._add((*path, "ca_file"), Wrong(f"ca_file cannot be read: {error.strerror}", hint, found=given))
         return str(file)
+
+    # -- prices
+
+    def _prices(self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable]) -> Iterator[PriceRow]:
+        for gateway, models in self._tables(document, ("prices",)):
+            if gateway not in gateways:
+                hint = did_you_mean(gateway, gateways)
+                self._add(("prices", gateway), Wrong(f"prices for an unknown gateway {gateway!r}", hint))
+                continue
+            for glob, rows in models.items():
+                path = ("prices", gateway, glob)
+                billed_in = gateways[gateway].for_model(glob).currency
+                table = price_row(rows, path, billed_in, self._place, self._add)
+                if table is not None:
+                    yield PriceRow(gateway=gateway, glob=glob, table=table)
 
     # -- run and settings
 
@@ -308,7 +332,8 @@ class _Reader:
     def _refuse_secrets(self, document: Mapping[str, Any]) -> None:
         """Anything that is a key by its name or its shape; later checks pass it by, so that no message shows it."""
         for path, value in _leaves(document, ()):
-            if isinstance(value, datetime.date | datetime.time) or (isinstance(value, float) and not _finite(value)):
+            dated = isinstance(value, datetime.date | datetime.time) and path[0] != "prices"
+            if dated or (isinstance(value, float) and not _finite(value)):
                 self._add(path, Wrong(f"{_dotted(path[-1:])} holds what JSON cannot carry", "write it as a text"))
             holder = secret_holder(path, value)
             if holder is None:

@@ -312,6 +312,7 @@ class Runner:
             system=play.conversation.dialogue.system,
             settings=settings,
         )
+        size = play.most(settings)
         tries = Tries()
         past = play.past.get(number)
         attempts = past.attempts if past is not None else 0
@@ -321,7 +322,7 @@ class Runner:
             try:
                 attempts += 1
                 ident = {**play.ident(number), "key": key, "attempt": attempts, "role": "model"}
-                attempt = await self._send(lane, ask, ident, permit)
+                attempt = await self._send(lane, ask, ident, size, permit)
                 step = self._decide(lane, attempt, permit, tries, settings)
                 done = _terminal(attempt, step)
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
@@ -342,10 +343,12 @@ class Runner:
             if not await self._wait(backoff_s):
                 return None
 
-    async def _send(self, lane: Lane, ask: Ask, ident: dict[str, Any], permit: Permit) -> Attempt:
+    async def _send(
+        self, lane: Lane, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
+    ) -> Attempt:
         # No await between here and the send: the rate was acquired a moment ago, and an intent written earlier would
         # call a request possibly paid that only ever waited.
-        self._journal.append({"kind": "intent", **ident})
+        self._journal.append({"kind": "intent", **ident, **size})
         started, begun = self._outside.clock.wall(), self._outside.clock.monotonic()
         try:
             attempt = await lane.client.attempt(ask)
@@ -441,6 +444,8 @@ class _Play:
         self.past: Mapping[int, PastTurn] = {}
         self.measured: Usage | None = None
         """Of the latest reply."""
+        self._bytes = 0
+        """UTF-8 bytes of the history, and what frames its messages: no text has more tokens than that."""
         self._live = rules.history == "live"
         if past is not None:
             self.past = past.transcript(conversation.index, conversation.target.name, conversation.repeat).turns
@@ -493,9 +498,27 @@ class _Play:
             "turn": number,
         }
 
+    def most(self, settings: Settings) -> dict[str, int]:
+        """The most tokens the next request can have: what a bill for it cannot exceed.
+
+        A count the gateway reported goes before ours, for it also holds what was put in front of our words.
+        """
+        given = self._bytes + _text_bytes(self.conversation.dialogue.system or "") + _FRAME
+        if settings.response_schema is not None:
+            given += _text_bytes(str(settings.response_schema))
+        known = self.measured
+        if known is not None and known.input_tokens is not None and known.output_tokens is not None:
+            latest = sum(_FRAME + _text_bytes(message.text) for message in self.history[-1:])
+            given = max(given, known.input_tokens + known.output_tokens + latest)
+        size = {"most_input_tokens": given}
+        if settings.max_output_tokens is not None:
+            size["max_output_tokens"] = settings.max_output_tokens
+        return size
+
     def _add(self, message: Message) -> None:
         self.history.append(message)
         self.keys.add(message)
+        self._bytes += _FRAME + _text_bytes(message.text)
 
 
 _TAKEN_OVER = (
@@ -584,7 +607,15 @@ def _rough_tokens(messages: Iterable[Message]) -> int:
 
 def _rough_text(text: str) -> int:
     # Three UTF-8 bytes a token: about one token a Chinese character, a third more than English needs.
-    return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
+    return _text_bytes(text) // 3 + 1
+
+
+_FRAME = 16
+"""Tokens that may stand around a message to say whose it is."""
+
+
+def _text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _first(group: BaseExceptionGroup[ConvbatchError]) -> ConvbatchError:

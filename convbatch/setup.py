@@ -478,8 +478,15 @@ def _meta(
             "max_attempts": rules.max_attempts,
             "reuse": None if reuse is None else str(reuse.path.resolve()),
         },
-        "targets": [target_to_plain(target) for target in targets],
+        "targets": _priced(config, targets, rules.command_line, started),
+        "rates": config.exchange.to_plain(),
         "planned": {"rows": per_target * len(targets), "per_target": per_target},
         "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
         "checks": report.checks,
     }
+
+
+def _priced(config: Config, targets: Sequence[Target], command_line: Settings, started: datetime) -> list[Any]:
+    from convbatch.pricelist import price_table
+
+    return [target_to_plain(target, price_table(target, config, started.date(), command_line)) for target in targets]

@@ -29,12 +29,13 @@ from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, SetupError, did_you_mean
 from convbatch.folder import RunFolder, find_run
-from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS
+from convbatch.pricing import PriceTable
+from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRACT = 1
+CONTRACT = 2
 """Version of the columns below; a table written under another one is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -92,9 +93,9 @@ TURNS: tuple[Column, ...] = (
     Column("total_tokens", "Int64", "as reported; null = not reported"),
     Column("usage_source", "string", "`reported`, `partial` or `missing`; null without a complete reply"),
     Column("usage_consistent", "boolean", "is input + output the reported total? null when one of the three is"),
-    Column("cost", "Float64", "null: no prices are applied in this version"),
-    Column("currency", "string", "null, as `cost`"),
-    Column("price_source", "string", "null, as `cost`"),
+    Column("cost", "Float64", "of the reply that counts; null without a price, or when a count it needs is unknown"),
+    Column("currency", "string", "of `cost`; null as `cost`"),
+    Column("price_source", "string", "whose price it is and of which day; null as `cost`"),
     Column("model_version", "string", "the model as the gateway named it in the reply; null when it did not"),
     Column("response_id", "string", "of the reply; null when there was none"),
     Column("request_id", "string", "of the last attempt; null when there was none"),
@@ -151,8 +152,9 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("output_tokens", "Int64", "null = not reported"),
     Column("reasoning_tokens", "Int64", "null = not reported"),
     Column("total_tokens", "Int64", "null = not reported"),
-    Column("cost", "Float64", "null: no prices are applied in this version"),
-    Column("currency", "string", "null, as `cost`"),
+    Column("cost", "Float64", "null without a price, or when a count it needs is unknown"),
+    Column("cost_bound", "Float64", "the most a possibly paid attempt cost; null for others, and without a limit"),
+    Column("currency", "string", "of both; null when both are"),
     Column("limiter_wait_s", "Float64", "seconds in our own gate before it; null for a lost attempt"),
     Column("retry_wait_s", "Float64", "seconds of backoff before it; null for a lost attempt"),
     Column("latency_s", "Float64", "seconds from send to last byte; null when unknown"),
@@ -161,7 +163,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("request_id", "string", "null when the gateway sent none"),
 )  # fmt: skip
 
-WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_tokens": "Int64"}
+WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_tokens": "Int64", "cost": "Float64"}
 """What `wide` can spread over the targets."""
 WIDE_KEYS = ("dialogue", "repeat", "turn")
 
@@ -287,7 +289,7 @@ class Run:
         """The targets side by side: one row per (dialogue, repeat, turn), one column per target.
 
         Args:
-            value: `reply`, `finish_reason` or `output_tokens`.
+            value: `reply`, `finish_reason`, `output_tokens` or `cost`.
 
         Returns:
             A frame whose index is (dialogue, repeat, turn) in the dataset's order.
@@ -532,6 +534,7 @@ class _Conversation(NamedTuple):
     """One dialogue at one target, repeat k, whether or not anything was ever sent."""
 
     dialogue: Dialogue
+    prices: PriceTable | None
     head: Row
     """The columns that all tables begin with: `run` to `repeat`."""
     turns: Mapping[int, TurnHistory]
@@ -541,6 +544,7 @@ def _conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive)
     """Every conversation of the plan by (dialogue index, target name, repeat)."""
     run = str(meta.get("run", folder.name))
     targets = sorted(meta["targets"], key=itemgetter("name"))
+    prices = {target["name"]: prices_of(target) for target in targets}
     journaled = groupby(archive.transcripts(), key=lambda transcript: transcript.index)
     due = next(journaled, None)
     for index, dialogue in read_copy(folder.dataset):
@@ -553,7 +557,7 @@ def _conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive)
             for repeat in range(1, meta["repeats"] + 1):
                 transcript = found.get((target["name"], repeat))
                 head = (run, dialogue.id, index, target["name"], target["model"], gateway, repeat)
-                yield _Conversation(dialogue, head, transcript.turns if transcript else {})
+                yield _Conversation(dialogue, prices[target["name"]], head, transcript.turns if transcript else {})
 
 
 def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
@@ -565,11 +569,17 @@ def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> 
                 *conversation.head,
                 number,
                 list(dialogue.tags),
-                *_turn_cells(past, dialogue.turns[number - 1].user_text),
+                *_turn_cells(past, dialogue.turns[number - 1].user_text, conversation.prices),
             )
 
 
-def _turn_cells(past: TurnHistory, user: str) -> Row:
+def prices_of(target: Mapping[str, Any]) -> PriceTable | None:
+    """The prices a target of `run.json` was asked at; None when nobody named one, or before there were any."""
+    plain = target.get("prices")
+    return None if plain is None else PriceTable.from_plain(plain)
+
+
+def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
     """`status` to `score`."""
     reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
     usage: Mapping[str, Any] = reply.get("usage", {})
@@ -588,9 +598,7 @@ def _turn_cells(past: TurnHistory, user: str) -> Row:
         *(usage.get(name) for name in USAGE_COUNTS),
         usage.get("source"),
         usage.get("consistent"),
-        None,
-        None,
-        None,
+        *_cost(prices, past.kept, usage),
         reply.get("model_version"),
         reply.get("response_id"),
         last.get("request_id"),
@@ -608,6 +616,28 @@ def _turn_cells(past: TurnHistory, user: str) -> Row:
         None,
         None,
     )
+
+
+def _cost(
+    prices: PriceTable | None, record: Mapping[str, Any] | None, usage: Mapping[str, Any]
+) -> tuple[float | None, str | None, str | None]:
+    """`cost`, `currency` and `price_source`.
+
+    A float carries 15 digits of a decimal there and back (`pricing.exact`), so sums are made without its errors.
+    """
+    if prices is None or record is None or not usage or record.get("started_at") is None:
+        return None, None, None
+    cost = prices.cost(Usage(**usage), record["started_at"])
+    if cost is None:
+        return None, None, None
+    return float(cost), prices.currency, prices.source_at(record["started_at"])
+
+
+def _bound(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> float | None:
+    """The most an attempt can have cost; None when nothing says how much it may have written."""
+    if prices is None or intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
+        return None
+    return float(prices.ceiling(intent["most_input_tokens"], intent["max_output_tokens"]))
 
 
 def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -630,10 +660,10 @@ def _attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) 
             tries = [outcome for outcome in past.outcomes if outcome["attempt"]]
             waiting = {intent["attempt"]: intent for intent in past.open_intents}
             for attempt in sorted([*tries, *waiting.values()], key=itemgetter("attempt", "seq")):
-                yield (*conversation.head, number, *_attempt_cells(attempt, past))
+                yield (*conversation.head, number, *_attempt_cells(attempt, past, conversation.prices))
 
 
-def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory) -> Row:
+def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> Row:
     """`attempt` to `request_id`, of an `outcome` record or of an `intent` that has none."""
     reply: Mapping[str, Any] = attempt.get("reply", {})
     failure: Mapping[str, Any] = attempt.get("error", {})
@@ -642,6 +672,10 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory) -> Row:
         possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
     else:
         possibly_paid = attempt["class"] in POSSIBLY_PAID
+    cost, currency, _ = _cost(prices, attempt, usage)
+    bound = None
+    if possibly_paid and cost is None:
+        bound = _bound(prices, next((i for i in past.intents if i["attempt"] == attempt["attempt"]), None))
     return (
         attempt["attempt"],
         attempt.get("role", "model"),
@@ -653,8 +687,9 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory) -> Row:
         failure.get("message"),
         failure.get("text"),
         *(usage.get(name) for name in USAGE_COUNTS),
-        None,
-        None,
+        cost,
+        bound,
+        currency if bound is None or prices is None else prices.currency,
         attempt.get("limiter_wait_s"),
         attempt.get("retry_wait_s"),
         attempt.get("latency_s"),

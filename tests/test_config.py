@@ -226,8 +226,8 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("unknown table", "[gatways.google]\n", 1, "unknown key 'gatways' in the file\n  hint: did you mean 'gateways'"),
     ("unknown in model", '[gateways.google.models."g*"]\nheaders = {}\n', 2, "unknown key 'headers'"),
     ("unknown in run", "[run]\nrepeat = 3\n", 2, "did you mean 'repeats'"),
-    ("not built", '[gateways.google]\ncurrency = "USD"\n', 2, "'currency' is not built in this version"),
-    ("not built table", "\n[prices]\n", 2, "'prices' is not built"),
+    ("not built", '[gateways.google]\njudge = "USD"\n', 2, "'judge' is not built in this version"),
+    ("not built table", "\n[judge]\n", 2, "'judge' is not built"),
     ("gateway settings", "[gateways.google.settings]\ntop_k = 1\n", 1, '[gateways.google.models."*".settings]'),
     ("unknown setting", "[run.settings]\ntemprature = 1\n", 2, "did you mean 'temperature'"),
     ("wrong setting", '[run.settings]\n\ntemperature = "hot"\n', 3, "temperature should be a valid number"),
@@ -685,10 +685,11 @@ def test_the_readme_of_the_examples_lists_every_example() -> None:
 
 def test_the_examples_together_show_every_key() -> None:
     from convbatch.config_keys import GATEWAY_KEYS, RUN_KEYS
+    from convbatch.config_prices import ROW_KEYS
 
     text = (CONFIGS / "every-key.toml").read_text(encoding="utf-8")
     shown = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines()}
-    assert shown >= set(GATEWAY_KEYS) | set(RUN_KEYS)
+    assert shown >= {*GATEWAY_KEYS, *RUN_KEYS, *ROW_KEYS}
 
 
 def test_config_is_imported_without_the_heavy_libraries() -> None:

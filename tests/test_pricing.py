@@ -1,0 +1,255 @@
+"""Hand-computed costs, and the arithmetic against genai-prices' own."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.config import Config, resolve_targets
+from convbatch.configfile import read_config
+from convbatch.errors import InputError
+from convbatch.pricelist import price_table
+from convbatch.pricing import Exchange, Money, Period, PriceTable, Rate, exact, shown_amount
+from convbatch.reply import Usage
+
+TODAY = datetime.date(2026, 11, 22)
+NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC).timestamp()
+FILE = Path("convbatch.toml")
+
+
+def config(text: str) -> Config:
+    return read_config(text, FILE)
+
+
+def priced(model: str, text: str = "") -> PriceTable | None:
+    read = config(text)
+    (target,) = resolve_targets([model], [], read)
+    return price_table(target, read, TODAY)
+
+
+def cost(model: str, usage: Usage, text: str = "") -> Money | None:
+    table = priced(model, text)
+    amount = None if table is None else table.cost(usage, NOW)
+    return None if table is None or amount is None else Money(amount=amount, currency=table.currency)
+
+
+def usd(amount: str) -> Money:
+    return Money(amount=Decimal(amount), currency="USD")
+
+
+def cny(amount: str) -> Money:
+    return Money(amount=Decimal(amount), currency="CNY")
+
+
+BY_TABLE = """
+[prices.dmxapi."gemini-2.5-*"]
+input = 2.0
+cached_input = 0.5
+cache_write_input = 2.5
+output = 8.0
+"""
+BY_MULTIPLIER = "[gateways.dmxapi]\nprice_multiplier = 5\n"
+
+HAND_COMPUTED = [
+    # 22 x 0.30 + 192 x 2.50 (178 of them reasoning, billed as output)
+    ("the seed's reply at list prices", "gemini-2.5-flash@google",
+     Usage(input_tokens=22, output_tokens=192, reasoning_tokens=178, total_tokens=214), "", usd("0.0004866")),
+    # 200,000 x 1.25 + 1,000 x 10
+    ("at the boundary of a tier", "gemini-2.5-pro@google",
+     Usage(input_tokens=200_000, output_tokens=1_000), "", usd("0.26")),
+    # 200,001 x 2.50 + 1,000 x 15
+    ("one token above it", "gemini-2.5-pro@google",
+     Usage(input_tokens=200_001, output_tokens=1_000), "", usd("0.5150025")),
+    # 2,000 x 0.30 + 8,000 x 0.03 + 100 x 2.50
+    ("cached input at its own price, and once", "gemini-2.5-flash@google",
+     Usage(input_tokens=10_000, cached_input_tokens=8_000, output_tokens=100), "", usd("0.00109")),
+    # 1,000 x 1.25 + 500 x 10 (400 of them reasoning)
+    ("an OpenAI reply with reasoning", "gpt-5@openai",
+     Usage(input_tokens=1_000, output_tokens=500, reasoning_tokens=400), "", usd("0.00625")),
+    # 1,000 x 2 + 3,000 x 0.5 + 6,000 x 2.5 + 200 x 8
+    ("cache reads and writes", "gemini-2.5-pro@dmxapi",
+     Usage(input_tokens=10_000, cached_input_tokens=3_000, cache_write_input_tokens=6_000, output_tokens=200),
+     BY_TABLE, cny("0.0201")),
+    ("yuan by [prices]", "gemini-2.5-flash@dmxapi",
+     Usage(input_tokens=1_000_000, output_tokens=500_000), BY_TABLE, cny("6")),
+    # 5 x (22 x 0.30 + 192 x 2.50)
+    ("yuan by multiplier", "gemini-2.5-flash@dmxapi",
+     Usage(input_tokens=22, output_tokens=192), BY_MULTIPLIER, cny("0.002433")),
+    ("[prices] before the multiplier", "gemini-2.5-flash@dmxapi",
+     Usage(input_tokens=500_000, output_tokens=0), BY_TABLE + BY_MULTIPLIER, cny("1")),
+    ("[prices] before the list", "gemini-2.5-flash@google", Usage(input_tokens=500_000, output_tokens=0),
+     '[prices.google."*"]\ninput = 7\noutput = 9\n', usd("3.5")),
+    ("a blocked prompt: all of the total is input", "gemini-2.5-flash@google",
+     Usage(input_tokens=1_000, total_tokens=1_000), "", usd("0.0003")),
+    ("a price of 0 is a price", "llama@local", Usage(input_tokens=9, output_tokens=9),
+     '[prices.local."*"]\ninput = 0\noutput = 0\ncurrency = "USD"\n', usd("0")),
+    ("a reseller has no list price", "gemini-2.5-flash@dmxapi", Usage(input_tokens=9, output_tokens=9), "", None),
+    ("a router's suffix has none, multiplier or not", "gemini-2.5-pro-thinking-512@dmxapi",
+     Usage(input_tokens=9, output_tokens=9), BY_MULTIPLIER, None),
+    ("another address is another seller", "gemini-2.5-flash@google", Usage(input_tokens=9, output_tokens=9),
+     '[gateways.google]\nbase_url = "https://relay.example"\n', None),
+    ("unknown to the list", "gemini-nothing-like-it@google", Usage(input_tokens=9, output_tokens=9), "", None),
+    ("a service tier the list does not know", "gemini-2.5-flash@google", Usage(input_tokens=9, output_tokens=9),
+     '[gateways.google.models."*".settings.extra]\nserviceTier = "moon"\n', None),
+    ("an unknown count", "gemini-2.5-flash@google", Usage(input_tokens=9), "", None),
+    ("more cached than there was", "gemini-2.5-flash@google",
+     Usage(input_tokens=9, cached_input_tokens=10, output_tokens=1), "", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "text", "expected"),
+    [case[1:] for case in HAND_COMPUTED],
+    ids=[case[0] for case in HAND_COMPUTED],
+)
+def test_a_reply_costs_what_a_hand_computes(model: str, usage: Usage, text: str, expected: Money | None) -> None:
+    assert cost(model, usage, text) == expected
+
+
+@given(
+    model=st.sampled_from(["gemini-2.5-pro", "gemini-2.5-flash", "gemini-3-flash-preview"]),
+    given_=st.integers(0, 400_000),
+    cached=st.integers(0, 400_000),
+    taken=st.integers(0, 100_000),
+)
+def test_list_prices_cost_what_genai_prices_says(model: str, given_: int, cached: int, taken: int) -> None:
+    from genai_prices import Usage as TheirUsage
+    from genai_prices import calc_price
+
+    cached = min(cached, given_)
+    theirs = calc_price(
+        TheirUsage(input_tokens=given_, cache_read_tokens=cached, output_tokens=taken),
+        model,
+        provider_id="google",
+        genai_request_timestamp=datetime.datetime.fromtimestamp(NOW, datetime.UTC),
+    )
+    ours = cost(f"{model}@google", Usage(input_tokens=given_, cached_input_tokens=cached, output_tokens=taken))
+    assert ours is not None
+    assert ours.amount == theirs.total_price
+
+
+rates = st.builds(
+    lambda base, steps: Rate(base=exact(base), steps=tuple(sorted({a: exact(p) for a, p in steps}.items()))),
+    st.floats(0, 100),
+    st.lists(st.tuples(st.integers(1, 300_000), st.floats(0, 100)), max_size=3),
+)
+periods = st.builds(
+    Period,
+    input=rates,
+    output=rates,
+    cached_input=st.none() | rates,
+    cache_write_input=st.none() | rates,
+    valid_from=st.none() | st.dates(datetime.date(2026, 1, 1), datetime.date(2026, 12, 31)),
+    daily=st.none() | st.tuples(st.times(), st.times()),
+)
+tables = st.builds(
+    PriceTable,
+    currency=st.sampled_from(["USD", "CNY"]),
+    source=st.text(max_size=5),
+    periods=st.lists(periods, min_size=1, max_size=3).map(tuple),
+)
+sizes = st.integers(0, 400_000)
+
+
+@given(tables)
+def test_a_price_table_survives_its_plain_form(table: PriceTable) -> None:
+    assert PriceTable.from_plain(table.to_plain()) == table
+
+
+@given(table=tables, fresh=sizes, cached=sizes, written=sizes, taken=sizes, room=sizes)
+def test_no_request_costs_more_than_the_ceiling(
+    table: PriceTable, fresh: int, cached: int, written: int, taken: int, room: int
+) -> None:
+    whole = fresh + cached + written
+    usage = Usage(input_tokens=whole, cached_input_tokens=cached, cache_write_input_tokens=written, output_tokens=taken)
+    found = table.cost(usage, NOW)
+    assert found is None or found <= table.ceiling(whole + room, taken + room)
+
+
+def test_the_latest_price_that_had_begun_holds() -> None:
+    table = priced(
+        "m@dmxapi",
+        """
+        [[prices.dmxapi.m]]
+        input = 3
+        output = 3
+        valid_from = 2026-11-22
+        [[prices.dmxapi.m]]
+        input = 1
+        output = 1
+        """,
+    )
+    assert table is not None
+    used = Usage(input_tokens=1_000_000, output_tokens=0)
+    assert [table.cost(used, NOW - 1), table.cost(used, NOW)] == [1, 3]
+    assert "valid from 2026-11-22" in table.source_at(NOW)
+
+
+def test_prices_by_the_hour_may_cross_midnight() -> None:
+    night = Period(
+        input=Rate(base=Decimal(1)), output=Rate(base=Decimal(1)), daily=(datetime.time(22), datetime.time(6))
+    )
+    day = datetime.datetime(2026, 1, 1, 12)  # noqa: DTZ001  # UTC by definition here
+    assert [night.holds(day.replace(hour=hour)) for hour in (21, 22, 0, 5, 6)] == [False, True, True, True, False]
+
+
+def test_a_rate_holds_in_both_directions_and_no_rate_is_made_up() -> None:
+    exchange = Exchange({("USD", "CNY"): Decimal("7.1")})
+    assert exchange.convert(usd("2"), "CNY") == cny("14.2")
+    assert exchange.convert(cny("14.2"), "USD") == usd("2")
+    assert exchange.convert(usd("2"), "EUR") is None
+    assert Exchange.from_plain(exchange.to_plain()) == exchange
+
+
+@given(st.decimals(0, 10**6, places=9))
+def test_a_cost_comes_back_exactly_from_a_float_column(amount: Decimal) -> None:
+    assert exact(float(amount)) == amount
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [("0", "0.00"), ("1234.5", "1,234.50"), ("1.23456", "1.2346"), ("0.0004866", "0.0004866"), ("0.05", "0.05")],
+)
+def test_amounts_are_shown_short_and_never_as_zero_when_they_are_not(amount: str, text: str) -> None:
+    assert shown_amount(Decimal(amount)) == text
+
+
+WRONG = [
+    ("unknown key", "[prices.google.m]\ninput = 1\noutput = 1\nouptut = 2\n", 4, "unknown key 'ouptut'"),
+    ("negative", "[prices.google.m]\ninput = -1\noutput = 1\n", 2, "0 or more"),
+    ("text", '[prices.google.m]\ninput = "0.3"\noutput = 1\n', 2, "0 or more"),
+    ("true", "[prices.google.m]\ninput = true\noutput = 1\n", 2, "0 or more"),
+    ("no output", "[prices.google.m]\ninput = 1\n", 1, "has no output"),
+    ("no currency", "[prices.local.m]\ninput = 1\noutput = 1\n", 1, "has no currency"),
+    ("currency", '[prices.google.m]\ninput = 1\noutput = 1\ncurrency = "yuan"\n', 4, "three capital letters"),
+    ("gateway", "[prices.gogle.m]\ninput = 1\noutput = 1\n", 1, "unknown gateway 'gogle'"),
+    ("no glob", "[prices.google]\ninput = 1\noutput = 1\n", 2, "must be a table"),
+    ("tier", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ input = 2 }]\n", 4, "above which it holds"),
+    ("idle tier", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ above = 5 }]\n", 4, "changes no price"),
+    ("tier of nothing", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ above = 5, cached_input = 2 }]\n", 4,
+     "its table does not"),
+    ("day", '[prices.google.m]\ninput = 1\noutput = 1\nvalid_from = "soon"\n', 4, "must be a day"),
+    ("same day", "[[prices.google.m]]\ninput = 1\noutput = 1\n[[prices.google.m]]\ninput = 2\noutput = 1\n", 1,
+     "hold from the same day"),
+    ("rate of one", "[rates]\nUSD = 7\n", 2, "no pair of currencies"),
+    ("rate of 0", '[rates]\n"USD/CNY" = 0\n', 2, "more than 0"),
+    ("rate twice", '[rates]\n"USD/CNY" = 7\n"CNY/USD" = 0.14\n', 3, "a second time"),
+    ("multiplier alone", "[gateways.local]\nprice_multiplier = 2\n", 2, "without currency"),
+    ("list in yuan", "[gateways.dmxapi]\nlist_prices = true\n", 2, "list prices are in USD"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "what"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_wrong_price_says_what_and_where(text: str, line: int, what: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config(text)
+    problem = caught.value.problems[0]
+    assert what in problem.what
+    assert problem.place is not None
+    assert (problem.place.path, problem.place.line) == ("convbatch.toml", line)
+    assert problem.hint
