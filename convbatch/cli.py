@@ -195,6 +195,10 @@ AttemptTimeout = Annotated[
     str | None, _option("--attempt-timeout", help="From send to last byte, e.g. 90s; default 600s.", panel=RETRY)
 ]
 Deadline = Annotated[str | None, _option("--deadline", help="Stop admitting after this long, e.g. 2h.", panel=RETRY)]
+MaxCost = Annotated[
+    str | None,
+    _option("--max-cost", metavar="5USD", help="Cap for the whole run; exit 4 when it is reached.", panel=LIMITS),
+]
 NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
 EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=VALUE lines.", panel=WHAT)]
 
@@ -257,6 +261,7 @@ def run_command(
     max_attempts: MaxAttempts = None,
     attempt_timeout: AttemptTimeout = None,
     deadline: Deadline = None,
+    max_cost: MaxCost = None,
     reuse: Annotated[
         str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
     ] = None,
@@ -293,6 +298,7 @@ def run_command(
         attempt_timeout_s=setup.seconds(attempt_timeout, "--attempt-timeout"),
         deadline_s=setup.seconds(deadline, "--deadline"),
         reuse=reuse,
+        max_cost=max_cost,
         progress=not no_progress,
         env_file=env_file,
         from_environment=_from_environment(ctx),
@@ -314,6 +320,7 @@ def resume(
     max_attempts: MaxAttempts = None,
     attempt_timeout: AttemptTimeout = None,
     deadline: Deadline = None,
+    max_cost: MaxCost = None,
     no_retry_errors: Annotated[
         bool, _option("--no-retry-errors", help="Leave rows that ended in an error as they are.", panel=RETRY)
     ] = False,
@@ -340,6 +347,7 @@ def resume(
         deadline_s=setup.seconds(deadline, "--deadline"),
         retry_errors=not no_retry_errors,
         salvage=salvage,
+        max_cost=max_cost,
         progress=not no_progress,
         env_file=env_file,
         from_environment=_from_environment(ctx),

@@ -16,16 +16,17 @@ from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.folder import RunFolder, typed
 from convbatch.reader import count_of
-from convbatch.session import EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
+from convbatch.session import EXIT_BUDGET, EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
 from convbatch.terminal import drop_output, say
 
 if TYPE_CHECKING:
     from convbatch.config import Limits
+    from convbatch.pricing import Money
     from convbatch.tables import Run
 
 EXIT_JOURNAL = 5
-SEVERITY = (EXIT_OK, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
+SEVERITY = (EXIT_OK, EXIT_INCOMPLETE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
 """Least severe first; the most severe wins."""
 REASONS_SHOWN = 3
 
@@ -70,9 +71,10 @@ def _finish(sitting: Sitting) -> int:
     for bug in ending.bugs[:3]:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
     with _no_hangup() if ending.reason == "interrupted" else nullcontext():
-        code = max(ending.exit_code, _closing_table(sitting), key=SEVERITY.index)
-    _say(_last_words(sitting, ending))
-    return code
+        code, open_turns = _closing_table(sitting)
+    # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished.
+    _say(_last_words(sitting, ending, ending.open_turns if open_turns is None else open_turns))
+    return max(ending.exit_code, code, key=SEVERITY.index)
 
 
 @contextmanager
@@ -85,12 +87,13 @@ def _no_hangup() -> Generator[None]:
         signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
 
 
-def _closing_table(sitting: Sitting) -> int:
-    """Write `turns.parquet` and print the table a target; the exit code of that."""
+def _closing_table(sitting: Sitting) -> tuple[int, int | None]:
+    """Write `turns.parquet` and print the table a target; the exit code of that, and how many rows are open."""
     from convbatch import show
     from convbatch.tables import load, write_turns
 
     code = EXIT_OK
+    open_turns = None
     try:
         try:
             write_turns(sitting.folder)
@@ -99,6 +102,7 @@ def _closing_table(sitting: Sitting) -> int:
             _say(["the journal is whole: any reader rebuilds the table from it"])
             code = EXIT_JOURNAL
         run = load(sitting.folder.path)
+        open_turns = sum(total.pending + total.error for total in run.summary())
         show.summary(run.summary(), checks=sitting.meta["checks"])
         _say(_failure_lines(run))
     except KeyboardInterrupt:
@@ -108,7 +112,7 @@ def _closing_table(sitting: Sitting) -> int:
         drop_output()
         if not isinstance(error, BrokenPipeError):
             _say([f"the closing table could not be printed: {error.strerror}"])
-    return code
+    return code, open_turns
 
 
 def _failure_lines(run: Run) -> list[str]:
@@ -144,6 +148,8 @@ def _way_lines(sitting: Sitting, from_environment: Sequence[str]) -> list[str]:
     for target in sitting.targets:
         if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
             lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
+    if sitting.max_cost is not None:
+        lines.append(f"  at most {sitting.max_cost} in all: the worst case of a call is set aside before it leaves")
     if from_environment:
         lines.append(f"  options from the environment: {', '.join(from_environment)}")
     return lines
@@ -164,18 +170,26 @@ def _limits_text(limits: Limits) -> str:
     return ", ".join(parts)
 
 
-def _last_words(sitting: Sitting, ending: Ending) -> list[str]:
+def _last_words(sitting: Sitting, ending: Ending, open_turns: int) -> list[str]:
     shown = _shown(sitting.folder)
     lines = [f"{target} is parked: {reason}" for target, reason in ending.parked.items()]
     lines.append(f"run folder: {shown}")
-    if ending.open_turns:
+    if open_turns:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
-        lines.append(f"{why}{ending.open_turns} of {sitting.meta['planned']['rows']} turns are open; finish them with:")
-        lines.append(f"  convbatch resume {shown}")
+        more = ""
+        if ending.reason == "budget" and sitting.max_cost is not None:
+            why = f"budget reached ({ending.budget}): "
+            more = f" --max-cost {_larger(sitting.max_cost)}"
+        lines.append(f"{why}{open_turns} of {sitting.meta['planned']['rows']} turns are open; finish them with:")
+        lines.append(f"  convbatch resume {shown}{more}")
     else:
         several = len(sitting.targets) > 1
         lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
     return lines
+
+
+def _larger(cap: Money) -> str:
+    return f"{2 * cap.amount:f}{cap.currency}"
 
 
 def _shown(folder: RunFolder) -> str:

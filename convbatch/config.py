@@ -192,6 +192,7 @@ class RunTable:
     concurrency: int | None = None
     max_attempts: int | None = None
     attempt_timeout_s: float | None = None
+    max_cost: str | None = None
     settings: Settings = NO_SETTINGS
 
 

@@ -16,7 +16,7 @@ from convbatch.auth import AUTH_SCHEMES, Carrier, carrier, is_loopback
 from convbatch.config import PROTOCOL_KEYS, SIMULATOR_URL, Rate, TpmCounts, build_gateway
 from convbatch.dialogue import HistoryMode
 from convbatch.errors import did_you_mean
-from convbatch.pricing import CURRENCY, exact
+from convbatch.pricing import CURRENCY, exact, parse_money
 from convbatch.protocols import PROTOCOLS
 from convbatch.redaction import looks_like_key, shown
 from convbatch.toml_lines import KeyPath
@@ -88,6 +88,13 @@ def amount(key: str, value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise Wrong(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
     return exact(value)
+
+
+def _budget(key: str, value: Any) -> str:
+    money = parse_money(value) if isinstance(value, str) else None
+    if money is None or money[0] <= 0:
+        raise Wrong(f"{key} must be an amount of money", f'write {key} = "5USD"', found=value)
+    return cast(str, value)
 
 
 def _one_of(names: Sequence[str]) -> Check:
@@ -300,6 +307,7 @@ RUN_KEYS: Mapping[str, tuple[str, Check]] = {
     "concurrency": ("concurrency", _count),
     "max_attempts": ("max_attempts", _count),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
+    "max_cost": ("max_cost", _budget),
 }
 GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

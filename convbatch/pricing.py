@@ -196,17 +196,23 @@ NO_EXCHANGE = Exchange({})
 
 def exact(value: float) -> Decimal:
     """A number as it is written: the float 0.3 is the price 0.3. Also undoes a cost's way through a float column."""
-    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    return Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
 
 
 def shown_amount(amount: Decimal) -> str:
     """An amount for people: cents, or four significant digits of what is less."""
-    if amount == 0:
-        return "0.00"
-    if abs(amount) >= Decimal("0.1"):
-        return f"{amount:,.2f}" if abs(amount) >= 10 else f"{amount:,.4f}"
-    text = f"{amount:.{3 - amount.adjusted()}f}"
-    return text.rstrip("0") if "." in text else text
+    places = 2 if amount == 0 or abs(amount) >= 10 else max(4, 3 - amount.adjusted())
+    whole, _, rest = f"{amount:,.{places}f}".partition(".")
+    return f"{whole}.{rest.rstrip('0').ljust(2, '0')}"
+
+
+_MONEY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]{3})?\s*")
+
+
+def parse_money(text: str) -> tuple[Decimal, str | None] | None:
+    """`5USD`, `0.5 cny` or a bare `5` → amount and currency; None when it is neither."""
+    match = _MONEY.fullmatch(text)
+    return None if match is None else (Decimal(match[1]), match[2].upper() if match[2] else None)
 
 
 def _rate_to_plain(rate: Rate) -> Any:

@@ -12,8 +12,10 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
+from convbatch.budget import Budget, BudgetReached, Reservation
 from convbatch.config import Limits, Target, effective_settings
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, text_part
 from convbatch.errors import ConvbatchError, JournalError
@@ -22,6 +24,7 @@ from convbatch.journal import Journal
 from convbatch.limiter import Gate, GateClosed, GateStalled, Permit
 from convbatch.outside import Outside
 from convbatch.plan import Conversation, TurnKeys
+from convbatch.pricing import PriceTable
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.reply import (
     Attempt,
@@ -35,7 +38,7 @@ from convbatch.reply import (
 )
 from convbatch.retry import GiveUp, ParkNow, SendAgain, Standing, Tries, next_step, signal
 
-StopReason = Literal["finished", "interrupted", "deadline"]
+StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 EVERY_SO_OFTEN = 64
 """Conversations already finished that a worker passes before it lets the others go on."""
 
@@ -94,9 +97,31 @@ class Rules:
     deadline_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purse:
+    """What a target's calls take from the budget of the run."""
+
+    budget: Budget
+    prices: PriceTable
+    factor: Decimal
+    """Of the budget's currency for one of the prices' currency."""
+
+    async def reserve(self, size: Mapping[str, int]) -> Reservation:
+        """Set the worst case of a call aside; raises `BudgetReached`."""
+        worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
+        return await self.budget.reserve(worst * self.factor)
+
+    def settle(self, reservation: Reservation, attempt: Attempt) -> None:
+        """Take what the attempt cost: nothing when it was surely not paid, the worst when it may have been."""
+        cost = self.prices.cost(attempt.outcome.usage, attempt.started_at)
+        if cost is None and attempt.cls in ("refused", "not_sent", "final"):
+            cost = Decimal(0)
+        reservation.settle(None if cost is None else cost * self.factor)
+
+
 @dataclass(slots=True, kw_only=True)
 class Lane:
-    """Everything one target needs; targets share nothing but the journal."""
+    """Everything one target needs; targets share nothing but journal and budget."""
 
     target: Target
     client: Client
@@ -106,6 +131,8 @@ class Lane:
     """Most requests in flight."""
     own_places: asyncio.Semaphore | None = None
     """Only where targets share a gate: keeps one of them from taking the places of all."""
+    purse: Purse | None = None
+    """Only where the run has a budget."""
     parked: str | None = None
     counts: Counter[Status] = field(default_factory=Counter)
 
@@ -202,6 +229,8 @@ class Runner:
         self._stopping.set()
         for lane in self._lanes:
             lane.gate.close()
+            if lane.purse is not None:
+                lane.purse.budget.close()
 
     def abandon(self) -> None:
         """Give up what is in flight; it is journaled as possibly paid."""
@@ -217,6 +246,9 @@ class Runner:
                 await self._converse(lane, conversation)
             except ConvbatchError:
                 raise
+            except BudgetReached:
+                self.stop("budget")
+                return
             except GateStalled as stalled:
                 self._park(lane, str(stalled))
                 return
@@ -318,11 +350,20 @@ class Runner:
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            permit = await lane.admit(_reserve(lane.target.gateway.limits, play, settings))
+            reservation = None if lane.purse is None else await lane.purse.reserve(size)
+            try:
+                permit = await lane.admit(_reserve(lane.target.gateway.limits, play, settings))
+            except BaseException:
+                _close(reservation)
+                raise
             try:
                 attempts += 1
                 ident = {**play.ident(number), "key": key, "attempt": attempts, "role": "model"}
+                if reservation is not None:
+                    reservation.is_sent = True
                 attempt = await self._send(lane, ask, ident, size, permit)
+                if lane.purse is not None and reservation is not None:
+                    lane.purse.settle(reservation, attempt)
                 step = self._decide(lane, attempt, permit, tries, settings)
                 done = _terminal(attempt, step)
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
@@ -331,6 +372,7 @@ class Runner:
                 # The place in flight is given away only when the reply is durable.
                 await self._journal.commit(*records)
             finally:
+                _close(reservation)
                 lane.release(permit)
             if done is not None:
                 self._count(lane, done.status)
@@ -524,6 +566,11 @@ class _Play:
 _TAKEN_OVER = (
     "http_status", "request_id", "started_at", "latency_s", "ttft_s", "reply", "body", "body_b64", "key_in_body",
 )  # fmt: skip
+
+
+def _close(reservation: Reservation | None) -> None:
+    if reservation is not None:
+        reservation.close()
 
 
 def _terminal(attempt: Attempt, step: SendAgain | GiveUp | ParkNow | None) -> Done | None:

@@ -12,22 +12,26 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from convbatch import __version__
+from convbatch.errors import SetupError
 
 if TYPE_CHECKING:
     from convbatch.archive import Archive
+    from convbatch.budget import Budget
     from convbatch.config import Gateway, Limits, Target
     from convbatch.folder import RunFolder
     from convbatch.gateway import Transport
     from convbatch.limiter import Gate
     from convbatch.outside import Outside
     from convbatch.plan import Conversation
+    from convbatch.pricing import Money
     from convbatch.progress import Progress
-    from convbatch.runner import Lane, Rules, Runner
+    from convbatch.runner import Lane, Purse, Rules, Runner
 
-EXIT_OK, EXIT_INCOMPLETE, EXIT_BUG, EXIT_INTERRUPTED = 0, 3, 70, 130
+EXIT_OK, EXIT_INCOMPLETE, EXIT_BUDGET, EXIT_BUG, EXIT_INTERRUPTED = 0, 3, 4, 70, 130
 SIGTERM_GRACE_S = 25.0
 
 
@@ -45,6 +49,8 @@ class Sitting:
     resumed: bool = False
     salvage: bool = False
     reuse: RunFolder | None = None
+    max_cost: Money | None = None
+    """For the whole run, earlier sessions included."""
     progress: bool = True
     handle_signals: bool = True
 
@@ -58,6 +64,8 @@ class Ending:
     open_turns: int = 0
     """Rows still `pending` or `error`."""
     parked: Mapping[str, str] = field(default_factory=dict)
+    budget: str | None = None
+    """What of it is spent, in words; None without one."""
     bugs: tuple[str, ...] = ()
 
 
@@ -120,7 +128,10 @@ async def sit(
         reuse = None
         if sitting.reuse is not None:
             reuse = (sitting.reuse.name, stack.enter_context(Archive(sitting.reuse)))
+        budget = _budget(sitting, past)
         lanes = await _lanes(sitting, stack, outside, connect or _over_http(sitting.env), past, progress)
+        for lane in lanes:
+            lane.purse = None if budget is None else _purse(sitting, lane.target, budget)
         runner = Runner(
             lanes=lanes,
             rules=sitting.rules,
@@ -132,17 +143,64 @@ async def sit(
         )
         with (
             _signals(runner, progress) if sitting.handle_signals else nullcontext(),
-            _watching(runner, progress) if sitting.progress else nullcontext(),
+            _watching(runner, progress, budget) if sitting.progress else nullcontext(),
         ):
             await runner.play({lane.target.name: _plan(sitting, lane.target) for lane in lanes})
-        ending = _ending(sitting, runner)
+        ending = _ending(sitting, runner, budget)
         # Before the lock is given back: nobody shall see a closed run that still calls itself running.
         sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
         await journal.close({"reason": ending.reason, "parked": dict(ending.parked)})
     return ending
 
 
-def _ending(sitting: Sitting, runner: Runner) -> Ending:
+def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
+    """The cap of the run, with what earlier sessions took from it.
+
+    Raises:
+        SetupError: An earlier call may have been paid, and nothing says how much it can have cost.
+    """
+    from convbatch.budget import Budget
+    from convbatch.spending import most_spent
+
+    if sitting.max_cost is None:
+        return None
+    budget = Budget(sitting.max_cost)
+    if past is None:
+        return budget
+    purses = {target.name: _purse(sitting, target, budget) for target in sitting.targets}
+    unbounded = 0
+    for transcript in past.transcripts():
+        purse = purses[transcript.target]
+        for amount in most_spent(transcript, purse.prices):
+            if amount is None:
+                unbounded += 1
+            else:
+                budget.spent += amount * purse.factor
+    if unbounded:
+        raise SetupError(
+            f"{unbounded} earlier calls of this run may have been paid, and nothing says how much they cost",
+            hint="a budget has to be given from the start of a run; go on without --max-cost, or begin a new run "
+            "with --reuse of this one",
+        )
+    return budget
+
+
+def _purse(sitting: Sitting, target: Target, budget: Budget) -> Purse:
+    from convbatch.pricing import Exchange, Money
+    from convbatch.runner import Purse
+    from convbatch.spending import prices_of
+
+    plain = next(plain for plain in sitting.meta["targets"] if plain["name"] == target.name)
+    prices = prices_of(plain)
+    assert prices is not None, target.name  # setup refuses a budget without prices
+    one = Exchange.from_plain(sitting.meta.get("rates", {})).convert(
+        Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency
+    )
+    assert one is not None, target.name  # or without rates
+    return Purse(budget=budget, prices=prices, factor=one.amount)
+
+
+def _ending(sitting: Sitting, runner: Runner, budget: Budget | None) -> Ending:
     rows = sitting.meta["planned"]["rows"]
     closed = sum(n for lane in runner.lanes for status, n in lane.counts.items() if status != "error")
     parked = {lane.target.name: lane.parked for lane in runner.lanes if lane.parked is not None}
@@ -153,9 +211,18 @@ def _ending(sitting: Sitting, runner: Runner) -> Ending:
         code = EXIT_BUG
     elif runner.reason == "interrupted":
         code = EXIT_INTERRUPTED
+    elif runner.reason == "budget":
+        code = EXIT_BUDGET
     else:
         code = EXIT_OK if closed >= rows else EXIT_INCOMPLETE
-    return Ending(exit_code=code, reason=reason, open_turns=rows - closed, parked=parked, bugs=tuple(runner.bugs))
+    return Ending(
+        exit_code=code,
+        reason=reason,
+        open_turns=rows - closed,
+        parked=parked,
+        budget=None if budget is None else str(budget),
+        bugs=tuple(runner.bugs),
+    )
 
 
 def _state(ending: Ending) -> str:
@@ -308,15 +375,15 @@ def _plan(sitting: Sitting, target: Target) -> Iterator[Conversation]:
 
 
 @contextmanager
-def _watching(runner: Runner, progress: Progress) -> Generator[None]:
-    watch = asyncio.create_task(_watch(runner, progress))
+def _watching(runner: Runner, progress: Progress, budget: Budget | None) -> Generator[None]:
+    watch = asyncio.create_task(_watch(runner, progress, budget))
     try:
         yield
     finally:
         watch.cancel()
 
 
-async def _watch(runner: Runner, progress: Progress) -> None:
+async def _watch(runner: Runner, progress: Progress, budget: Budget | None) -> None:
     """Tell the progress line, a few times a second, what everyone waits for."""
     while True:
         waits = [
@@ -324,6 +391,8 @@ async def _watch(runner: Runner, progress: Progress) -> None:
             for lane in runner.lanes
             if lane.parked is None and (why := lane.gate.why_waiting())
         ]
+        if budget is not None:
+            waits.append(str(budget))
         progress.refresh(asyncio.get_running_loop().time(), waits)
         await asyncio.sleep(0.2)
 

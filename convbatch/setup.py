@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from convbatch import __version__
+from convbatch.budgeting import cap_of
 from convbatch.config import (
     Config,
     Overrides,
@@ -44,6 +45,7 @@ from convbatch.session import Sitting
 
 if TYPE_CHECKING:
     from convbatch.dataset import CopyReport
+    from convbatch.pricing import Money
 
 RESULTS = Path("results")
 HISTORIES: tuple[HistoryMode, ...] = ("live", "script", "last")
@@ -76,6 +78,8 @@ class RunOptions:
     attempt_timeout_s: float | None = None
     deadline_s: float | None = None
     reuse: str | None = None
+    max_cost: str | None = None
+    """`5USD`; a bare number where all targets bill one currency."""
     progress: bool = True
     env_file: Path | None = None
     from_environment: tuple[str, ...] = ()
@@ -96,6 +100,8 @@ class ResumeOptions:
     deadline_s: float | None = None
     retry_errors: bool = True
     salvage: bool = False
+    max_cost: str | None = None
+    """For the whole run, earlier sessions included; None = as before."""
     progress: bool = True
     env_file: Path | None = None
     from_environment: tuple[str, ...] = ()
@@ -149,7 +155,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
     )
     _make_room_for_sockets(targets, rules)
     reuse = None if options.reuse is None else RunFolder.open(find_run(options.reuse, RESULTS))
-    folder, meta = _furnish(options, config, targets, rules, reuse)
+    folder, meta, cap = _furnish(options, config, targets, rules, reuse)
     return Sitting(
         folder=folder,
         meta=meta,
@@ -157,6 +163,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
         env=env,
         rules=rules,
         reuse=reuse,
+        max_cost=cap,
         progress=options.progress,
         handle_signals=handle_signals,
     )
@@ -186,15 +193,18 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     env = with_env_file(os.environ, options.env_file)
     keys_for((target.gateway for target in targets), env)
     _refuse_unresolved(targets, env)
+    max_cost = options.max_cost or meta["options"].get("max_cost")
+    cap = cap_of(max_cost, meta, targets, rules.command_line, folder.dataset)
     return Sitting(
         folder=folder,
-        meta=meta,
+        meta={**meta, "options": {**meta["options"], "max_cost": max_cost}},
         targets=targets,
         env=env,
         rules=rules,
         resumed=True,
         salvage=options.salvage,
         reuse=_reused_before(meta),
+        max_cost=cap,
         progress=options.progress,
         handle_signals=handle_signals,
     )
@@ -413,7 +423,7 @@ def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_l
 
 def _furnish(
     options: RunOptions, config: Config, targets: Sequence[Target], rules: Rules, reuse: RunFolder | None
-) -> tuple[RunFolder, dict[str, Any]]:
+) -> tuple[RunFolder, dict[str, Any], Money | None]:
     from convbatch.dataset import Selection, write_copy
     from convbatch.progress import ReadingBar
 
@@ -424,12 +434,15 @@ def _furnish(
         report = write_copy(options.datasets, selection, copy, rules.history, on_progress=bar.show)
         _refuse_uncarried_dialogues(copy, targets, rules.command_line)
         started = datetime.now(UTC)
+        max_cost = options.max_cost or config.run.max_cost
+        meta = _meta(config, targets, rules, report, selection.to_plain(), started, reuse, max_cost)
+        cap = cap_of(max_cost, meta, targets, rules.command_line, copy)
         folder = _new_folder(options, started)
         with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
             shutil.copyfileobj(source, kept, 1 << 20)
-    meta = _meta(config, targets, rules, folder, report, selection.to_plain(), started, reuse)
+    meta = {"run": folder.name, **meta}
     folder.write_meta(meta)
-    return folder, meta
+    return folder, meta, cap
 
 
 def _refuse_occupied(out: Path | None) -> None:
@@ -449,15 +462,15 @@ def _meta(
     config: Config,
     targets: Sequence[Target],
     rules: Rules,
-    folder: RunFolder,
     report: CopyReport,
     selection: Mapping[str, Any],
     started: datetime,
     reuse: RunFolder | None,
+    max_cost: str | None,
 ) -> dict[str, Any]:
+    """What `run.json` says, without the run's name."""
     per_target = report.asked_turns * rules.repeats
     return {
-        "run": folder.name,
         "convbatch": __version__,
         "python": platform.python_version(),
         "created_at": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -477,6 +490,7 @@ def _meta(
             "concurrency": rules.concurrency,
             "max_attempts": rules.max_attempts,
             "reuse": None if reuse is None else str(reuse.path.resolve()),
+            "max_cost": max_cost,
         },
         "targets": _priced(config, targets, rules.command_line, started),
         "rates": config.exchange.to_plain(),

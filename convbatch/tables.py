@@ -30,7 +30,8 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, SetupError, did_you_mean
 from convbatch.folder import RunFolder, find_run
 from convbatch.pricing import PriceTable
-from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage
+from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS
+from convbatch.spending import bound_of, cost_of, intent_of, prices_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -573,12 +574,6 @@ def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> 
             )
 
 
-def prices_of(target: Mapping[str, Any]) -> PriceTable | None:
-    """The prices a target of `run.json` was asked at; None when nobody named one, or before there were any."""
-    plain = target.get("prices")
-    return None if plain is None else PriceTable.from_plain(plain)
-
-
 def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
     """`status` to `score`."""
     reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
@@ -598,7 +593,7 @@ def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
         *(usage.get(name) for name in USAGE_COUNTS),
         usage.get("source"),
         usage.get("consistent"),
-        *_cost(prices, past.kept, usage),
+        *_cost(prices, past.kept),
         reply.get("model_version"),
         reply.get("response_id"),
         last.get("request_id"),
@@ -618,26 +613,15 @@ def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
     )
 
 
-def _cost(
-    prices: PriceTable | None, record: Mapping[str, Any] | None, usage: Mapping[str, Any]
-) -> tuple[float | None, str | None, str | None]:
+def _cost(prices: PriceTable | None, record: Mapping[str, Any] | None) -> tuple[float | None, str | None, str | None]:
     """`cost`, `currency` and `price_source`.
 
     A float carries 15 digits of a decimal there and back (`pricing.exact`), so sums are made without its errors.
     """
-    if prices is None or record is None or not usage or record.get("started_at") is None:
-        return None, None, None
-    cost = prices.cost(Usage(**usage), record["started_at"])
-    if cost is None:
+    cost = cost_of(prices, record)
+    if cost is None or prices is None or record is None:
         return None, None, None
     return float(cost), prices.currency, prices.source_at(record["started_at"])
-
-
-def _bound(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> float | None:
-    """The most an attempt can have cost; None when nothing says how much it may have written."""
-    if prices is None or intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
-        return None
-    return float(prices.ceiling(intent["most_input_tokens"], intent["max_output_tokens"]))
 
 
 def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -672,10 +656,8 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
         possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
     else:
         possibly_paid = attempt["class"] in POSSIBLY_PAID
-    cost, currency, _ = _cost(prices, attempt, usage)
-    bound = None
-    if possibly_paid and cost is None:
-        bound = _bound(prices, next((i for i in past.intents if i["attempt"] == attempt["attempt"]), None))
+    cost, currency, _ = _cost(prices, attempt)
+    bound = bound_of(prices, intent_of(past, attempt["attempt"])) if possibly_paid and cost is None else None
     return (
         attempt["attempt"],
         attempt.get("role", "model"),
@@ -688,7 +670,7 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
         failure.get("text"),
         *(usage.get(name) for name in USAGE_COUNTS),
         cost,
-        bound,
+        None if bound is None else float(bound),
         currency if bound is None or prices is None else prices.currency,
         attempt.get("limiter_wait_s"),
         attempt.get("retry_wait_s"),

@@ -30,6 +30,7 @@ from convbatch.folder import RunFolder
 from convbatch.gateway import MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
 from convbatch.gateway import Answer as Heard
 from convbatch.outside import Disk, Outside
+from convbatch.pricing import Money, PriceTable
 from convbatch.runner import Rules
 from convbatch.session import Ending, Sitting, sit
 from convbatch.simulator.exchange import Answer, Request
@@ -453,6 +454,7 @@ class Played:
         seed: int = 0,
         rules: Rules | None = None,
         sync_s: float = 0.02,
+        prices: PriceTable | None = None,
     ) -> None:
         """Furnish the folder; nothing is asked yet.
 
@@ -463,7 +465,9 @@ class Played:
             seed: Of everything that is drawn outside the hosts' worlds.
             rules: As for a real run.
             sync_s: Syncs take up to this long.
+            prices: Of all targets.
         """
+        self.prices = prices
         self.seed = seed
         self.hosts = tuple(hosts)
         self.rules = rules or Rules()
@@ -503,6 +507,7 @@ class Played:
         signals: Sequence[tuple[float, signal.Signals]] = (),
         cancel_after_s: float | None = None,
         gap_s: float = 5.0,
+        max_cost: Money | None = None,
         **rules: Any,
     ) -> Ending | None:
         """One sitting, from opening the folder to closing it or to the kill.
@@ -512,6 +517,7 @@ class Played:
             signals: What arrives when, in seconds of the sitting.
             cancel_after_s: Cancel the whole sitting, as whoever awaits `convbatch.replay` may.
             gap_s: Time between the sitting before and this one; longer than any request is on its way.
+            max_cost: The budget of the whole run.
             **rules: Changes to the rules.
 
         Returns:
@@ -531,6 +537,7 @@ class Played:
                 env={KEY_ENV: KEY},
                 rules=replace(self.rules, **rules),
                 resumed=number > 1,
+                max_cost=max_cost,
                 progress=False,
             )
 
@@ -589,7 +596,7 @@ class Played:
             "repeats": self.rules.repeats,
             "settings": self.rules.command_line.to_plain(),
             "options": {"concurrency": self.rules.concurrency, "max_attempts": self.rules.max_attempts},
-            "targets": [target_to_plain(target) for target in self.targets],
+            "targets": [target_to_plain(target, self.prices) for target in self.targets],
             "planned": {"rows": rows, "per_target": rows // max(1, len(self.targets))},
             "simulator": None,
             "checks": 0,

@@ -255,6 +255,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
         0,
         2,
         session.EXIT_INCOMPLETE,
+        session.EXIT_BUDGET,
         closing.EXIT_JOURNAL,
         cli.EXIT_BUG,
         cli.EXIT_INTERRUPTED,

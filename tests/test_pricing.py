@@ -213,7 +213,15 @@ def test_a_cost_comes_back_exactly_from_a_float_column(amount: Decimal) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [("0", "0.00"), ("1234.5", "1,234.50"), ("1.23456", "1.2346"), ("0.0004866", "0.0004866"), ("0.05", "0.05")],
+    [
+        ("0", "0.00"),
+        ("1234.5", "1,234.50"),
+        ("1.23456", "1.2346"),
+        ("0.0004866", "0.0004866"),
+        ("0.05", "0.05"),
+        ("1", "1.00"),
+        ("0.00001", "0.00001"),
+    ],
 )
 def test_amounts_are_shown_short_and_never_as_zero_when_they_are_not(amount: str, text: str) -> None:
     assert shown_amount(Decimal(amount)) == text
