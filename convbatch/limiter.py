@@ -208,14 +208,17 @@ class _Breaker:
         self._gap_s = _FIRST_PROBE_S
         self._transport = 0
         self._server = 0
+        self._doubted_at = -math.inf
+        """When it was opened because the gateway refused what it had taken before."""
 
     def hears(self, signal: Signal, permit: Permit, now: float) -> str | None:
         """Take in a verdict; a text when the breaker opens or closes."""
         self._count(signal)
         if self.probe_at is None:
             return self._open(signal, now)
-        if signal in ("replied", "answered"):
+        if signal in ("replied", "answered") and permit.sent_at > self._doubted_at:
             self.probe_at = self.probe = None
+            self._doubted_at = -math.inf
             return "the gateway answers again"
         if permit is self.probe:
             self.probe = None
@@ -239,6 +242,7 @@ class _Breaker:
 
     def _open(self, signal: Signal, now: float) -> str | None:
         if signal == "doubtful":
+            self._doubted_at = now  # a late reply to an older question says nothing of a key revoked since
             why = "the gateway refuses what it took before"
         elif self._transport >= _TRANSPORT_FAILURES:
             why = f"{self._transport} requests in a row without an HTTP answer"
