@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["user", "assistant"]
 PartKind = Literal["text", "image", "audio", "video", "document"]
@@ -17,8 +17,7 @@ HistoryMode = Literal["live", "script", "last"]
 MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A piece of a message: text, or media by path or by value."""
 
     kind: PartKind
@@ -30,8 +29,7 @@ class Part:
     mime_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(NamedTuple):
     """One message of a history, as a protocol is asked to word it."""
 
     role: Role

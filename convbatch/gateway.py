@@ -13,8 +13,8 @@ import io
 import ssl
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from multidict import CIMultiDict
@@ -38,8 +38,7 @@ _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Acce
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sending:
+class Sending(NamedTuple):
     """One HTTP request as it leaves, key included; never journaled, never printed."""
 
     method: str
@@ -49,8 +48,7 @@ class Sending:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """One complete HTTP answer; `body` is decoded, header lookup ignores case."""
 
     status: int
@@ -286,6 +284,7 @@ class Client:
         self._redactor = redactor
         self._clock = clock
         self._protocol = PROTOCOLS[target.gateway.protocol]
+        self._endpoint = target.gateway.endpoint
         self._doors: dict[str, _Door] = {}
 
     def read_again(self, body: bytes) -> Reply:
@@ -295,7 +294,7 @@ class Client:
     async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
         """Names of the models the gateway lists, or the failed attempt."""
         started, begun = self._clock.wall(), self._clock.monotonic()
-        request = self._protocol.build_models_request(self._target.gateway.endpoint)
+        request = self._protocol.build_models_request(self._endpoint)
         try:
             answer = await self._transport.send(self._sending(request, timeout_s))
         except NoAnswer as gone:
@@ -317,7 +316,7 @@ class Client:
         Raises:
             CannotCarry: The protocol has no way to word the question.
         """
-        request = self._protocol.build_request(ask, self._target.gateway.endpoint)
+        request = self._protocol.build_request(ask, self._endpoint)
         sending = self._sending(request, self._target.gateway.attempt_timeout_s)
         started, begun = self._clock.wall(), self._clock.monotonic()
         try:

@@ -2,13 +2,15 @@
 
 Counts are inclusive (cached and reasoning tokens are inside input and output) and None where the gateway said nothing.
 How a wire format maps onto these is `protocols/`; whether something is sent again is `retry.py`.
+
+What is made anew for every turn is a `NamedTuple`, here and elsewhere: a frozen dataclass takes several times as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_call", "error", "other"]
 UsageSource = Literal["reported", "partial", "missing"]
@@ -27,8 +29,7 @@ POSSIBLY_PAID: frozenset[str] = frozenset({"ambiguous", "timeout", "abandoned"})
 Status = Literal["pending", "skipped", "error", "blocked", "empty", "ok"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """Token counts of one reply. A count the gateway did not send is None; 0 means it said zero."""
 
     input_tokens: int | None = None
@@ -57,8 +58,7 @@ class ToolCall:
     arguments: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """A complete answer, whatever its finish reason; a refusal is a reply."""
 
     text: str | None
@@ -99,8 +99,7 @@ class Failure:
     """Partial text of a broken reply."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One HTTP try for one turn, with a `Reply` or a `Failure`."""
 
     outcome: Reply | Failure

@@ -120,6 +120,9 @@ class Tries:
     """When this turn was first refused by a target that had answered before."""
 
 
+NO_TRIES = Tries()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendAgain:
     """Wait, then pass the gate again; the gate holds announced pauses by itself."""

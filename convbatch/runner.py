@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from convbatch.budget import Budget, BudgetReached, Reservation
 from convbatch.config import Limits, Target, effective_settings
@@ -36,7 +36,7 @@ from convbatch.reply import (
     reply_to_plain,
     status_of,
 )
-from convbatch.retry import GiveUp, ParkNow, SendAgain, Standing, Tries, next_step, signal
+from convbatch.retry import NO_TRIES, GiveUp, ParkNow, SendAgain, Standing, Tries, next_step, signal
 
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 EVERY_SO_OFTEN = 64
@@ -154,8 +154,7 @@ class Lane:
             self.own_places.release()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Done(NamedTuple):
     """A turn's terminal state and, where there is one, its reply."""
 
     status: Status
@@ -345,7 +344,7 @@ class Runner:
             settings=settings,
         )
         size = play.most(settings)
-        tries = Tries()
+        tries = NO_TRIES
         past = play.past.get(number)
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,7 +180,7 @@ def test_these_are_sent_again(attempt: Attempt, tries: Tries):
         pytest.param(failed("server_error", 500, should_retry=False), "not sent again", id="told not to, 500"),
         pytest.param(failed("server_error", 502, should_retry=False), "not sent again", id="told not to, 502"),
         pytest.param(failed("invalid_request", 409, should_retry=True), "not sent again", id="told to, but final"),
-        pytest.param(replace(failed("connection"), cls="abandoned"), "not sent again", id="abandoned"),
+        pytest.param(failed("connection")._replace(cls="abandoned"), "not sent again", id="abandoned"),
     ],
 )
 def test_these_are_not(attempt: Attempt, reason: str):
@@ -402,7 +401,7 @@ def test_turns_of_a_parked_target_stay_open_unless_they_failed_for_their_own_sak
 
 def test_a_park_reason_is_one_short_line():
     standing = Standing()
-    note(standing, replace(REPLY, outcome=Failure(kind="quota", message="a\nb " * 500), cls="final", http_status=402))
+    note(standing, REPLY._replace(outcome=Failure(kind="quota", message="a\nb " * 500), cls="final", http_status=402))
     assert "\n" not in (standing.park_reason or "\n")
     assert len(standing.park_reason or "") < 300
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,8 +46,8 @@ def run(tmp_path: Path) -> Run:
     made.failed(made.ident(1, 1, REAL), Failure(kind="timeout", message=f"{EVIL} no answer"), cls="timeout")
     made.turn(made.ident(1, 1, REAL), "error")
     made.turn(made.ident(1, 2, REAL), "skipped", reason="turn 1 ended error")
-    blocked = replace(SEED_REPLY, text=None, finish_reason="content_filter", finish_reason_raw="SAFETY", usage=NO_USAGE)
-    made.replied(made.ident(1, 1, GOOD), replace(blocked, blocked="output"))
+    blocked = SEED_REPLY._replace(text=None, finish_reason="content_filter", finish_reason_raw="SAFETY", usage=NO_USAGE)
+    made.replied(made.ident(1, 1, GOOD), blocked._replace(blocked="output"))
     made.turn(made.ident(1, 2, GOOD), "skipped", reason="turn 1 ended blocked")
     return load(made.write().path)
 

@@ -50,7 +50,7 @@ BROKEN = Failure(kind="timeout", message="no answer in 600 s")
 
 
 def reply(text: str | None, finish: Any = "stop", **more: Any) -> Reply:
-    return replace(SEED_REPLY, text=text, finish_reason=finish, finish_reason_raw=finish.upper(), **more)
+    return SEED_REPLY._replace(text=text, finish_reason=finish, finish_reason_raw=finish.upper(), **more)
 
 
 def row_of(run: MadeRun, **where: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ Not here: where the key goes, media, tools, token counting (some gateways bill i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -420,4 +419,4 @@ def _partial_text(whole: Mapping[str, Any]) -> str | None:
 def _partial_usage(whole: Mapping[str, Any]) -> Usage:
     """Counts of a stream that broke: running totals, so never more than `partial`."""
     usage = _usage(whole.get("usageMetadata"))
-    return usage if usage.source == "missing" else dataclasses.replace(usage, source="partial")
+    return usage if usage.source == "missing" else usage._replace(source="partial")

@@ -16,7 +16,6 @@ Not here: where the key goes, media, tools; `api_version` has no place on this w
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
@@ -498,4 +497,4 @@ def _partial_text(whole: Mapping[str, Any]) -> str | None:
 def _partial_usage(whole: Mapping[str, Any]) -> Usage:
     """Counts of a stream that broke: running totals, so never more than `partial`."""
     usage = _usage(whole.get("usage"))
-    return usage if usage.source == "missing" else dataclasses.replace(usage, source="partial")
+    return usage if usage.source == "missing" else usage._replace(source="partial")

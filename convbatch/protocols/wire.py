@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -62,8 +62,7 @@ class Endpoint:
     max_output_tokens_field: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One question: the model, the whole history, the settings."""
 
     model: str
@@ -74,8 +73,7 @@ class Ask:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WireRequest:
+class WireRequest(NamedTuple):
     """One HTTP request without its key; `json` None means a GET without a body."""
 
     method: str
