@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._next_seq = found.next_seq
         self._waiters: list[asyncio.Future[None]] = []
+        self._durable: deque[asyncio.Future[None]] = deque()
+        """Synced and not yet woken."""
         self._syncing: asyncio.Task[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
         self._closed = False
@@ -171,11 +174,8 @@ class Journal:
             while self._waiters:
                 group, self._waiters = self._waiters, []
                 await self._disk.aside(self._pool, self._tail.sync)
-                for number, waiter in enumerate(group, 1):
-                    if not waiter.done():
-                        waiter.set_result(None)
-                    if number % _WOKEN_AT_ONCE == 0:
-                        await asyncio.sleep(0)
+                self._wake(group)
+                group = []
                 if self._tail.size >= self._segment_bytes:
                     self._tail.roll()
         except OSError as error:
@@ -185,6 +185,21 @@ class Journal:
             self._syncing = None
             for waiter in (*group, *self._waiters):
                 waiter.cancel()  # of those still waiting: the loop is being torn down around us
+
+    def _wake(self, group: list[asyncio.Future[None]]) -> None:
+        """Wake those whose records are durable, a few in each round of the loop; meanwhile the next sync runs."""
+        wakes_already = bool(self._durable)
+        self._durable.extend(group)
+        if not wakes_already:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        for _ in range(min(_WOKEN_AT_ONCE, len(self._durable))):
+            waiter = self._durable.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._durable:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _fail(self, group: list[asyncio.Future[None]]) -> None:
         for waiter in (*group, *self._waiters):
