@@ -65,11 +65,9 @@ class Settings:
 
     def under(self, stronger: Settings) -> Settings:
         """These settings with everything `stronger` sets laid over them; `extra` is merged at every depth."""
-        changes: dict[str, Any] = {}
-        for name in SETTING_NAMES:
-            value = getattr(stronger, name)
-            if value is not None:
-                changes[name] = value
+        if self is NO_SETTINGS:
+            return stronger
+        changes = {name: value for name in SETTING_NAMES if (value := getattr(stronger, name)) is not None}
         if not changes:
             return self
         if self.extra and stronger.extra:

@@ -44,6 +44,8 @@ class TurnKeys:
 
     def __init__(self, target: Target, dialogue: Dialogue) -> None:
         self._state = hashlib.blake2b(digest_size=16)
+        self._settings: Settings | None = None
+        self._encoded_settings = b""
         identity = [target.gateway.protocol, target.gateway.base_url, target.gateway.api_version, target.model]
         self._feed([identity, dialogue.system, [dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)])
 
@@ -56,8 +58,10 @@ class TurnKeys:
 
     def key(self, settings: Settings) -> str:
         """The key of the turn whose user message was added last, 32 hex digits."""
+        if settings is not self._settings:  # most often all turns share one object
+            self._settings, self._encoded_settings = settings, encode_json(settings.to_plain())
         state = self._state.copy()
-        state.update(encode_json(settings.to_plain()))
+        state.update(self._encoded_settings)
         return state.hexdigest()
 
     def _feed(self, value: Any) -> None:
