@@ -41,6 +41,8 @@ from convbatch.retry import NO_TRIES, GiveUp, ParkNow, SendAgain, Standing, Trie
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 EVERY_SO_OFTEN = 64
 """Conversations already finished that a worker passes before it lets the others go on."""
+STARTED_AT_ONCE = 8
+"""Hundreds started in one go would open hundreds of connections before the first request leaves."""
 
 
 class PastTurn(Protocol):
@@ -207,9 +209,7 @@ class Runner:
         try:
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
-                    # Twice as many conversations as places in flight: one is always ready when a place comes free.
-                    plan = plans[lane.target.name]
-                    self._tasks += [group.create_task(self._work(lane, plan)) for _ in range(2 * lane.places)]
+                    group.create_task(self._start(lane, plans[lane.target.name], group))
         except BaseExceptionGroup as failures:
             # The journal's word first: it may be why the others failed.
             for kind in (JournalError, ConvbatchError):
@@ -236,6 +236,13 @@ class Runner:
         self.stop("interrupted")
         for task in self._tasks:
             task.cancel()
+
+    async def _start(self, lane: Lane, plan: Iterator[Conversation], group: asyncio.TaskGroup) -> None:
+        # Twice as many conversations as places in flight: one is always ready when a place comes free.
+        for number in range(1, 2 * lane.places + 1):
+            self._tasks.append(group.create_task(self._work(lane, plan)))
+            if number % STARTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _work(self, lane: Lane, plan: Iterator[Conversation]) -> None:
         for passed, conversation in enumerate(plan):
