@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-from convbatch.dialogue import Message, Settings
+from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.failures import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.reading import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
 from convbatch.protocols.sse import SseEvent
@@ -148,6 +148,8 @@ def _content(message: Message) -> Any:
 
 
 def _applied(body: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    if settings is NO_SETTINGS:
+        return body
     refuse_settings(settings, _REFUSED, "gemini")
     config: dict[str, Any] = {}
     for name, field in _CONFIG_FIELDS:
