@@ -180,11 +180,12 @@ class Archive:
         """Read the whole journal once.
 
         Raises:
-            SetupError: No run folder, or a newer convbatch wrote it.
-            OSError: The journal cannot be read.
+            SetupError: No run folder, a newer convbatch wrote it, or its journal is gone or may not be read.
         """
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
-        self.targets = [str(target["name"]) for target in self.folder.read_meta().get("targets", ())]
+        meta = self.folder.read_meta()
+        self.folder.refuse_lost_journal(meta)
+        self.targets = [str(target["name"]) for target in meta.get("targets", ())]
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
@@ -194,8 +195,9 @@ class Archive:
         # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         try:
-            self._index(scan)
-            self._files.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in scan.segments)
+            with self.folder.reading_journal():
+                self._index(scan)
+                self._files.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in scan.segments)
         except BaseException:
             self.close()
             raise

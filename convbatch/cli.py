@@ -14,12 +14,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, cast, get_args
 
 import typer
 
 from convbatch import __version__
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+
+if TYPE_CHECKING:
+    from convbatch.tables import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -403,6 +406,15 @@ def convert(
     _say(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 
+def _loaded(run: str) -> Run:
+    from convbatch.tables import load
+
+    loaded = load(run)
+    if loaded.damaged_places:
+        _say(f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`")
+    return loaded
+
+
 @app.command()
 @guarded
 def table(
@@ -420,11 +432,8 @@ def table(
     Example: convbatch table latest --wide reply
     """
     from convbatch import show
-    from convbatch.tables import load
 
-    loaded = load(run)
-    if loaded.damaged_places:
-        _say(f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`")
+    loaded = _loaded(run)
     if out is not None:
         from convbatch.export import write_table
 
@@ -450,9 +459,8 @@ def show_command(
     Example: convbatch show latest dates-zh
     """
     from convbatch import show
-    from convbatch.tables import load
 
-    if not show.transcript(load(run), dialogue, failed=failed, target=target):
+    if not show.transcript(_loaded(run), dialogue, failed=failed, target=target):
         _say("nothing to show: no turn is an error or pending")
 
 

@@ -484,7 +484,8 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
     except OSError as error:
         raise _cannot_write(dst, error) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
     return written
 
 
@@ -503,7 +504,11 @@ def _known_format(name: str | None) -> Format | None:
 def _refuse_target(dst: Path) -> None:
     if not dst.name.endswith((".jsonl", ".jsonl.gz")):
         raise SetupError(f"{dst} is no name for JSON lines", hint=f"e.g. {dst.with_suffix('.jsonl')}")
-    if dst.exists() or dst.is_symlink():
+    try:
+        is_there = dst.exists() or dst.is_symlink()
+    except OSError as error:
+        raise _cannot_write(dst, error) from None
+    if is_there:
         raise SetupError(f"{dst} exists already", hint="remove it, or give another name: nothing is overwritten")
     if not dst.parent.is_dir():
         raise SetupError(f"{dst.parent} is no folder", hint=f"mkdir -p {dst.parent}")

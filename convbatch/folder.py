@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,14 +129,46 @@ class RunFolder:
     def segments(self) -> list[Path]:
         """The journal's segments in order; empty before the first record."""
         try:
-            names = [entry for entry in self.journal.iterdir() if _SEGMENT.fullmatch(entry.name)]
+            with self.reading_journal():
+                names = [entry for entry in self.journal.iterdir() if _SEGMENT.fullmatch(entry.name)]
         except FileNotFoundError:
             return []
         return sorted(names, key=lambda path: int(path.stem))
 
+    @contextmanager
+    def reading_journal(self) -> Generator[None]:
+        """While the journal is read: a refusal of the disk becomes a `SetupError`; that it is not there does not."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SetupError(
+                f"the journal cannot be read: {error.strerror or error}",
+                place=Place(path=str(error.filename or self.journal)),
+                hint="the run folder must be whole, and yours to read",
+            ) from error
+
+    def refuse_lost_journal(self, meta: Mapping[str, Any]) -> None:
+        """A run that was closed once had a journal; only one that was killed at its start may have none.
+
+        Without it every turn would look as if it had never been asked, to readers and to whoever asks again.
+
+        Raises:
+            SetupError: It is gone.
+        """
+        if meta.get("state", "running") == "running" or any(self._segment_sizes()):
+            return
+        raise SetupError(
+            f"the journal of this run is gone (run.json calls the run {meta['state']})",
+            place=Place(path=str(self.journal)),
+            hint=f"restore journal/ from a copy ({self.turns.name} may still hold the last table); "
+            "to pay for every turn again, run the dataset into a new folder",
+        )
+
     def journal_mark(self) -> str:
         """Changes whenever the journal does: what was built from it can tell that it is stale."""
-        sizes = [path.stat().st_size for path in self.segments()]
+        sizes = self._segment_sizes()
         return f"{len(sizes)}:{sum(sizes)}"
 
     def read_meta(self, *needed: str) -> dict[str, Any]:
@@ -165,7 +197,7 @@ class RunFolder:
                 hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
             )
         for key in needed:
-            if not isinstance(meta.get(key), _KINDS[key]):
+            if not _SHAPES[key](meta.get(key)):
                 what = f"{_META} is not as convbatch wrote it: {key!r} is missing or wrong"
                 raise SetupError(what, place=Place(path=str(path)), hint=_META_HINT)
         return meta
@@ -177,7 +209,9 @@ class RunFolder:
             JournalError: It could not be written; the former one stands.
         """
         with self.replacing(_META) as file:
-            file.write(json.dumps({"v": VERSION, **meta}, ensure_ascii=False, indent=2).encode() + b"\n")
+            text = json.dumps({"v": VERSION, **meta}, ensure_ascii=False, indent=2)
+            # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
+            file.write(text.encode(errors="backslashreplace") + b"\n")
 
     @contextmanager
     def replacing(self, name: str) -> Generator[IO[bytes], None, None]:
@@ -252,6 +286,10 @@ class RunFolder:
         written = str(meta.get("state", "interrupted"))
         return "interrupted" if written == "running" else written
 
+    def _segment_sizes(self) -> list[int]:
+        with self.reading_journal():
+            return [path.stat().st_size for path in self.segments()]
+
     def _furnish(self) -> None:
         with contextlib.suppress(PermissionError):  # a file system without permissions
             self.path.chmod(0o700)
@@ -307,10 +345,18 @@ def default_name(started_at: float, stem: str) -> str:
 
 
 def list_runs(results: Path) -> list[RunFolder]:
-    """All run folders under `results`, oldest first by their own word of when they were created."""
-    if not results.is_dir():
+    """All run folders under `results`, oldest first by their own word of when they were created.
+
+    Raises:
+        SetupError: `results` may not be read.
+    """
+    try:
+        places = list(results.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    folders = [RunFolder(path=path) for path in results.iterdir() if _is_closed(path) or (path / _META).is_file()]
+    except OSError as error:
+        raise SetupError(f"{results}/ cannot be read: {error.strerror}", hint="work in a folder of your own") from error
+    folders = [RunFolder(path=path) for path in places if _is_closed(path) or (path / _META).is_file()]
     return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
 
 
@@ -320,9 +366,12 @@ def find_run(text: str, results: Path) -> Path:
     Raises:
         SetupError: No such run; the hint names the nearest.
     """
-    for path in (Path(text), results / text):
-        if _is_closed(path) or (path / _META).is_file():
-            return path
+    try:
+        for path in (Path(text), results / text):
+            if _is_closed(path) or (path / _META).is_file():
+                return path
+    except OSError as error:
+        raise SetupError(f"{text[:80]!r} can be no run: {error.strerror}", hint=_LISTED) from error
     runs = list_runs(results)
     if text == LATEST:
         if not runs:
@@ -337,8 +386,9 @@ def find_run(text: str, results: Path) -> Path:
 
 
 def typed(path: Path) -> str:
-    """A path as a person has to type it."""
-    return shlex.quote(str(path))
+    """A path as a person has to type it; what begins with a dash would be read as an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
@@ -350,10 +400,38 @@ def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     )
 
 
-_KINDS: Mapping[str, type] = {
-    "targets": list, "history": str, "repeats": int, "planned": dict,
-    "settings": dict, "options": dict, "dataset": dict,
-}  # fmt: skip
+def _are_targets(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_target, value))
+
+
+def _is_target(value: Any) -> bool:
+    match value:
+        case {"name": str(), "model": str(), "simulated": bool(), "gateway": {"name": str()}}:
+            return True
+        case _:
+            return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_SHAPES: Mapping[str, Callable[[Any], bool]] = {
+    "targets": _are_targets,
+    "history": lambda value: value in ("live", "script", "last"),
+    "repeats": lambda value: _is_count(value) and value > 0,
+    "planned": lambda value: _is_object(value) and _is_count(value.get("rows")),
+    "simulator": lambda value: value is None or (_is_object(value) and isinstance(value.get("seed"), int)),
+    "checks": _is_count,
+    "settings": _is_object,
+    "options": _is_object,
+    "dataset": _is_object,
+}
+"""What makes a key of `run.json` right: it is a file, and files are edited."""
 _META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
 
 
@@ -387,8 +465,10 @@ def _cannot_create(path: Path, error: OSError) -> SetupError:
     return SetupError(f"cannot create the run folder {path}: {reason}", hint="name another folder with --out DIR")
 
 
+_LISTED = "`convbatch runs` lists the run folders"
+
+
 def _no_such_run(text: str, results: Path, names: list[str]) -> SetupError:
     close = nearest(text, names)
-    listed = "`convbatch runs` lists the run folders"
-    hint = listed if close is None else f"did you mean {close}? {listed}"
+    hint = _LISTED if close is None else f"did you mean {close}? {_LISTED}"
     return SetupError(f"there is no run {text!r}, neither as a path nor under {results}/", hint=hint)

@@ -154,7 +154,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
         deadline_s=options.deadline_s,
     )
     _make_room_for_sockets(targets, rules)
-    reuse = None if options.reuse is None else RunFolder.open(find_run(options.reuse, RESULTS))
+    reuse = None if options.reuse is None else _reusable(options.reuse)
     folder, meta, cap = _furnish(options, config, targets, rules, reuse)
     return Sitting(
         folder=folder,
@@ -178,7 +178,9 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     from convbatch.auth import keys_for, with_env_file
 
     folder = RunFolder.open(find_run(options.run, RESULTS))
-    meta = folder.read_meta("targets", "history", "repeats", "planned", "settings", "options", "dataset")
+    meta = folder.read_meta(
+        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks"
+    )
     try:
         targets, rules = _asked_before(options, meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -188,7 +190,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
             hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
         ) from None
     _make_room_for_sockets(targets, rules)
-    _refuse_lost_journal(folder, meta)
+    folder.refuse_lost_journal(meta)
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
     keys_for((target.gateway for target in targets), env)
@@ -227,16 +229,6 @@ def _asked_before(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tupl
     return tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"]), rules
 
 
-def _refuse_lost_journal(folder: RunFolder, meta: Mapping[str, Any]) -> None:
-    """A run that was closed once had a journal; only one that was killed at its start may have none."""
-    if meta.get("state") != "running" and not any(path.stat().st_size for path in folder.segments()):
-        raise SetupError(
-            f"the journal of this run is gone (run.json calls the run {meta.get('state')})",
-            place=Place(path=str(folder.journal)),
-            hint="restore journal/ from a copy; to pay for every turn again, run the dataset into a new folder",
-        )
-
-
 def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
     """Replies stand by dialogue and turn number: under other dialogues they would be answers to other questions."""
     from convbatch.dataset import copy_digest
@@ -247,6 +239,12 @@ def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
             place=Place(path=str(folder.dataset)),
             hint=f"restore it from a copy; for a changed dataset: convbatch run NEW.jsonl --reuse {typed(folder.path)}",
         )
+
+
+def _reusable(text: str) -> RunFolder:
+    folder = RunFolder.open(find_run(text, RESULTS))
+    folder.refuse_lost_journal(folder.read_meta("targets"))
+    return folder
 
 
 def _reused_before(meta: Mapping[str, Any]) -> RunFolder | None:
@@ -263,7 +261,7 @@ def changed_sources(meta: Mapping[str, Any]) -> list[str]:
     from convbatch.dataset import source_of
 
     changed: list[str] = []
-    for source in meta["dataset"]["sources"]:
+    for source in meta["dataset"].get("sources", ()):
         path = Path(source["path"])
         with contextlib.suppress(OSError):  # gone, or not ours to read: the run has its own copy
             if path.is_file() and source_of(path).sha256 != source["sha256"]:
@@ -447,8 +445,12 @@ def _furnish(
 
 def _refuse_occupied(out: Path | None) -> None:
     # A large dataset takes a minute to validate: a folder that cannot be used is better known before.
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        RunFolder.create(out)
+    try:
+        free = out is None or not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    except OSError:  # a name too long, a folder that may not be read
+        free = False
+    if out is not None and not free:
+        RunFolder.create(out)  # raises: it says what is wrong with it
 
 
 def _new_folder(options: RunOptions, started: datetime) -> RunFolder:

@@ -27,8 +27,8 @@ import orjson
 from convbatch.archive import Archive, Transcript, TurnHistory
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
-from convbatch.errors import JournalError, SetupError, did_you_mean
-from convbatch.folder import RunFolder, find_run
+from convbatch.errors import JournalError, Place, SetupError, did_you_mean
+from convbatch.folder import RunFolder, find_run, typed
 from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS
 from convbatch.spending import bound_of, cost_of, intent_of, prices_of
@@ -266,14 +266,16 @@ class Run:
         """Places of the journal that could not be read and were skipped."""
         import pyarrow.parquet as pq
 
-        return int((pq.read_schema(self.turns_path).metadata or {}).get(_DAMAGE, b"0"))
+        with _reading(self.turns_path) as file:
+            return int((pq.read_schema(file).metadata or {}).get(_DAMAGE, b"0"))
 
     @cached_property
     def turns(self) -> pd.DataFrame:
         """One row per dialogue x target x repeat x asked turn, whatever happened to it; columns: `TURNS`."""
         import pyarrow.parquet as pq
 
-        return _to_frame(pq.read_table(self.turns_path))
+        with _reading(self.turns_path) as file:
+            return _to_frame(pq.read_table(file, page_checksum_verification=True))
 
     @cached_property
     def conversations(self) -> pd.DataFrame:
@@ -355,7 +357,8 @@ def is_fresh(folder: RunFolder) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        found = pq.read_schema(folder.turns).metadata or {}
+        with folder.turns.open("rb") as file:
+            found = pq.read_schema(file).metadata or {}
     except (OSError, pa.ArrowException):
         return False
     return found.get(_MARK) == folder.journal_mark().encode() and found.get(_VERSION) == b"%d" % CONTRACT
@@ -401,9 +404,9 @@ def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None 
     """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    read = list(names) if only is None else [*names, only[0]]
+    with _reading(path) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
         groups = range(file.num_row_groups) if only is None else _groups_with(file, *only)
-        read = list(names) if only is None else [*names, only[0]]
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=list(set(read))):
             rows = zip(*(_cells(batch.column(name)) for name in read), strict=True)
             yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
@@ -418,6 +421,23 @@ def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row
             cells[repeat, turn][target] = cell
         for (repeat, turn), row in sorted(cells.items()):
             yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[IO[bytes]]:
+    """A table file whose damage is told as what it is; opened, for names mean more to pyarrow (`~`, URIs, UTF-8)."""
+    import pyarrow as pa
+
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise SetupError(
+            "the table cannot be read",
+            place=Place(path=str(path)),
+            found=str(error).strip().split("\n")[0][:200],
+            hint=f"remove it; the next command builds it anew from the journal: rm {typed(path)}",
+        ) from error
 
 
 def _cells(array: Arrow) -> list[Any]:
@@ -441,7 +461,7 @@ def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
 def _write(folder: RunFolder, file: IO[bytes]) -> None:
     import pyarrow.parquet as pq
 
-    meta = folder.read_meta()
+    meta = folder.read_meta("targets", "history", "repeats")
     mark = folder.journal_mark()  # taken first: what a writer appends from here on makes the table stale, never wrong
     with Archive(folder) as archive:
         stamp = {_MARK: mark.encode(), _VERSION: b"%d" % CONTRACT, _DAMAGE: b"%d" % archive.damage_count}
@@ -449,6 +469,7 @@ def _write(folder: RunFolder, file: IO[bytes]) -> None:
             file,
             schema(TURNS, stamp),
             compression="zstd",
+            write_page_checksum=True,
             write_statistics=list(_SHORT),  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
         )
         with writer:

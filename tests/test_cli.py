@@ -274,7 +274,7 @@ RUINED: dict[str, tuple[Ruin, str, tuple[str, ...]]] = {
     "run.json of another shape": (
         lambda f: edit_meta(f, targets=[{"name": "a"}]),
         "resume",
-        ("run.json of out is not as convbatch wrote it", "found: KeyError", "restore run.json"),
+        ("out/run.json: run.json is not as convbatch wrote it: 'targets'", "restore run.json"),
     ),
     "run.json from the future": (lambda f: edit_meta(f, v=99), "resume", ("version 99", "upgrade convbatch")),
     "no dataset": (
