@@ -276,12 +276,20 @@ def proxy_for(url: str, gateway: Gateway, env: Mapping[str, str]) -> str | None:
     proxy = env[variable].strip()
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    if urlsplit(proxy).scheme not in ("http", "https") or not urlsplit(proxy).hostname:
+    if not _is_proxy(proxy):
         raise SetupError(
             f"the environment variable {variable} names no http:// or https:// proxy",
             hint=f"write {variable}=http://HOST:PORT (socks is not supported), or unset it",
         )
     return proxy
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is none; or a password with a bare `/`
+        return False
 
 
 def _proxy_variable(scheme: str, env: Mapping[str, str]) -> str | None:

@@ -276,17 +276,21 @@ def _refuse_unresolved(targets: Iterable[Target], env: Mapping[str, str]) -> Non
     looked_up: set[str] = set()
     for target in targets:
         gateway = target.gateway
-        host = urlsplit(gateway.base_url).hostname
-        if host is None or host in looked_up or proxy_for(gateway.base_url, gateway, env) is not None:
-            continue  # behind a proxy it is the proxy that looks the host up
+        proxy = proxy_for(gateway.base_url, gateway, env)
+        host = urlsplit(proxy or gateway.base_url).hostname  # behind a proxy it is the proxy that looks the host up
+        if host is None or host in looked_up:
+            continue
         looked_up.add(host)
         try:
             socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
+            what = "the host" if proxy is None else "the proxy"
             raise SetupError(
-                f"{target.name}: the host {host!r} cannot be found: {getattr(error, 'strerror', None) or error}",
+                f"{target.name}: {what} {host!r} cannot be found: {getattr(error, 'strerror', None) or error}",
                 found=f"base_url of the gateway {gateway.name!r}: {gateway.base_url}",
-                hint="check base_url and the network; behind a proxy set HTTPS_PROXY, or `proxy` for the gateway",
+                hint="check base_url and the network; behind a proxy set HTTPS_PROXY, or `proxy` for the gateway"
+                if proxy is None
+                else 'check `proxy` of the gateway, else HTTPS_PROXY or HTTP_PROXY; `proxy = "none"` goes without',
             ) from None
 
 

@@ -274,7 +274,18 @@ def test_the_gateways_own_proxy_stands_over_the_environment_even_for_loopback() 
     assert proxy_for("https://h/", gateway(proxy="none"), {"HTTPS_PROXY": PROXY}) is None
 
 
-@pytest.mark.parametrize("value", ["socks5://u:hidden@p:1", "http://", "://hidden"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "socks5://u:hidden@p:1",
+        "http://",
+        "://hidden",
+        "http://u:hidden@[p:1",
+        "http://u:hidden@p:99999",
+        "http://u:hidden@p:x",
+        "http://u:hid/den@p:1",
+    ],
+)
 def test_a_proxy_that_cannot_be_used_names_its_variable_not_its_value(value: str) -> None:
     with pytest.raises(SetupError, match="HTTPS_PROXY names no") as caught:
         proxy_for("https://h/", gateway(), {"HTTPS_PROXY": value})

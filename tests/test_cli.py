@@ -191,6 +191,10 @@ BAD: dict[str, Bad] = {
     "no such host": Bad(
         config=gateway("https://nope.invalid"), says=("'nope.invalid' cannot be found", "here", "check base_url")
     ),
+    "no such proxy": Bad(
+        config=gateway("https://h.example", proxy="http://nope.invalid:3128"),
+        says=("the proxy 'nope.invalid' cannot be found", "h.example", "check `proxy` of the gateway"),
+    ),
     "plain http elsewhere": Bad(
         config=gateway("http://192.0.2.1"),
         says=("convbatch.toml:3: plain http to 192.0.2.1", "https://", "allow_http = true"),
