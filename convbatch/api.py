@@ -40,7 +40,7 @@ def run(
         models: `model@gateway`, or names for all of `gateways`; None asks the config, else the built-in simulator.
         gateways: As `-g`.
         history: `live` (default), `script` or `last`.
-        progress: Show the progress bar on stderr.
+        progress: Show the progress bar and notes on stderr. What parked a target is in `Run.parked` as well.
         **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`,
             `tpm`, `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`,
             `thinking_budget`, `params`, `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `env_file`.
@@ -60,7 +60,8 @@ def run(
     else:
         raise RuntimeError("an event loop is running (a notebook?): use `await convbatch.replay(...)`")
     asked = _options(dataset, models, gateways, history, progress, options)
-    sitting = for_run(asked, handle_signals=threading.current_thread() is threading.main_thread())
+    in_main = threading.current_thread() is threading.main_thread()
+    sitting = for_run(asked, handle_signals=in_main, notes=progress)
     return _finished(sitting, play(sitting))
 
 
@@ -77,7 +78,8 @@ async def replay(
 
     Cancelling the task abandons what is in flight; it is journaled as possibly paid and the run can be resumed.
     """
-    sitting = for_run(_options(dataset, models, gateways, history, progress, options), handle_signals=False)
+    asked = _options(dataset, models, gateways, history, progress, options)
+    sitting = for_run(asked, handle_signals=False, notes=progress)
     return _finished(sitting, await sit(sitting))
 
 

@@ -223,6 +223,13 @@ class Archive:
         """How often the run was begun or resumed."""
         return len(self.runs)
 
+    @property
+    def parked(self) -> dict[str, str]:
+        """Targets that the last session left parked, and why; none after a kill, and none while a session goes on."""
+        if not self.stops or self._session_start() is not None:
+            return {}
+        return {str(target): str(reason) for target, reason in self.stops[-1].get("parked", {}).items()}
+
     def transcript(self, index: int, target: str, repeat: int) -> Transcript:
         """One conversation; without turns when nothing of it was ever sent."""
         number = self._numbers.get(target, -1)

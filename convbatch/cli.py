@@ -412,6 +412,8 @@ def _loaded(run: str) -> Run:
     loaded = load(run)
     if loaded.damaged_places:
         _say(f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`")
+    for target, reason in loaded.parked.items():
+        _say(f"note: {target} is parked: {reason}")
     return loaded
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
@@ -39,7 +39,8 @@ def start(options: RunOptions) -> int:
     if meta["config"] is None and not options.models:
         lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
     if meta["checks"]:
-        lines.append(f"  {meta['checks']} checks are carried along; this version does not judge them yet")
+        carried = "check is" if meta["checks"] == 1 else "checks are"
+        lines.append(f"  {meta['checks']} {carried} carried along; this version does not judge them yet")
     _say([*lines, f"  folder: {_shown(sitting.folder)}"])
     return _finish(sitting)
 
@@ -71,9 +72,9 @@ def _finish(sitting: Sitting) -> int:
     for bug in ending.bugs[:3]:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
     with _no_hangup() if ending.reason == "interrupted" else nullcontext():
-        code, open_turns = _closing_table(sitting)
+        code, left = _closing_table(sitting)
     # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished.
-    _say(_last_words(sitting, ending, ending.open_turns if open_turns is None else open_turns))
+    _say(_last_words(sitting, ending, left or Left(ending.open_turns, 0)))
     return max(ending.exit_code, code, key=SEVERITY.index)
 
 
@@ -87,13 +88,20 @@ def _no_hangup() -> Generator[None]:
         signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
 
 
-def _closing_table(sitting: Sitting) -> tuple[int, int | None]:
-    """Write `turns.parquet` and print the table a target; the exit code of that, and how many rows are open."""
+class Left(NamedTuple):
+    """What a `resume` would ask."""
+
+    open: int
+    behind_errors: int
+    """Skipped because an earlier turn failed."""
+
+
+def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
+    """Write `turns.parquet` and print the table a target; the exit code of that, and what is left to ask."""
     from convbatch import show
     from convbatch.tables import load, write_turns
 
-    code = EXIT_OK
-    open_turns = None
+    code, left = EXIT_OK, None
     try:
         try:
             write_turns(sitting.folder)
@@ -102,9 +110,9 @@ def _closing_table(sitting: Sitting) -> tuple[int, int | None]:
             _say(["the journal is whole: any reader rebuilds the table from it"])
             code = EXIT_JOURNAL
         run = load(sitting.folder.path)
-        open_turns = sum(total.pending + total.error for total in run.summary())
         show.summary(run.summary(), checks=sitting.meta["checks"])
         _say(_failure_lines(run))
+        left = Left(sum(total.pending + total.error for total in run.summary()), _behind_errors(run))
     except KeyboardInterrupt:
         _say(["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"])
         code = max(code, EXIT_INTERRUPTED, key=SEVERITY.index)
@@ -112,7 +120,7 @@ def _closing_table(sitting: Sitting) -> tuple[int, int | None]:
         drop_output()
         if not isinstance(error, BrokenPipeError):
             _say([f"the closing table could not be printed: {error.strerror}"])
-    return code, open_turns
+    return code, left
 
 
 def _failure_lines(run: Run) -> list[str]:
@@ -130,6 +138,16 @@ def _failure_lines(run: Run) -> list[str]:
     common = [(target, kind, count) for (target, kind), count in counts.most_common(REASONS_SHOWN)]
     lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {words[target, kind]}" for target, kind, n in common]
     return [*lines, f"see them all: convbatch show {_shown(run.folder)} --failed"]
+
+
+def _behind_errors(run: Run) -> int:
+    """Turns skipped behind a failed one: they are not open, but `resume` asks them, too."""
+    from convbatch.tables import read_rows
+
+    if not any(total.error and total.skipped for total in run.summary()):
+        return 0
+    rows = read_rows(run.turns_path, ("status", "error_message"))
+    return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)
 
 
 def _plan_lines(sitting: Sitting) -> list[str]:
@@ -170,17 +188,20 @@ def _limits_text(limits: Limits) -> str:
     return ", ".join(parts)
 
 
-def _last_words(sitting: Sitting, ending: Ending, open_turns: int) -> list[str]:
+def _last_words(sitting: Sitting, ending: Ending, left: Left) -> list[str]:
     shown = _shown(sitting.folder)
     lines = [f"{target} is parked: {reason}" for target, reason in ending.parked.items()]
     lines.append(f"run folder: {shown}")
-    if open_turns:
+    if left.open:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
         more = ""
         if ending.reason == "budget" and sitting.max_cost is not None:
             why = f"budget reached ({ending.budget}): "
             more = f" --max-cost {_larger(sitting.max_cost)}"
-        lines.append(f"{why}{open_turns} of {sitting.meta['planned']['rows']} turns are open; finish them with:")
+        are = "is" if left.open == 1 else "are"
+        also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
+        rows = count_of(sitting.meta["planned"]["rows"], "turn")
+        lines.append(f"{why}{left.open} of {rows} {are} open{also}; finish them with:")
         lines.append(f"  convbatch resume {shown}{more}")
     else:
         several = len(sitting.targets) > 1

@@ -52,9 +52,18 @@ def _patient(stream: TextIO | None) -> TextIO:
 class Progress:
     """The listener of a run on a terminal."""
 
-    def __init__(self, total: int, *, enabled: bool = True, stream: TextIO | None = None, unit: str = "turn") -> None:
+    def __init__(
+        self,
+        total: int,
+        *,
+        enabled: bool = True,
+        notes: bool = True,
+        stream: TextIO | None = None,
+        unit: str = "turn",
+    ) -> None:
         self._stream = _patient(stream)
         self._enabled = enabled
+        self._notes = notes
         self._total = total
         self._counts: Counter[Status] = Counter()
         self._before = 0
@@ -79,6 +88,11 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays."""
+        if self._notes:
+            self.answer(text)
+
+    def answer(self, text: str) -> None:
+        """One line that stays, also where no notes are wanted: somebody at the keyboard is waiting for it."""
         line = f"convbatch: {printable(redact(text))}"
         if self._bar is not None:
             self._bar.write(line, file=self._stream)

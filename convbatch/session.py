@@ -52,6 +52,8 @@ class Sitting:
     max_cost: Money | None = None
     """For the whole run, earlier sessions included."""
     progress: bool = True
+    notes: bool = True
+    """Say on stderr what happens meanwhile; answers to signals are given in any case."""
     handle_signals: bool = True
 
 
@@ -118,7 +120,7 @@ async def sit(
     async with AsyncExitStack() as stack:
         stack.callback(journal.release)
         sitting.folder.write_meta({**sitting.meta, "state": "running"})
-        progress = Progress(sitting.meta["planned"]["rows"], enabled=sitting.progress)
+        progress = Progress(sitting.meta["planned"]["rows"], enabled=sitting.progress, notes=sitting.notes)
         stack.callback(progress.close)
         for note in journal.notes:
             progress.note(note)
@@ -410,14 +412,14 @@ def _signals(runner: Runner, progress: Progress) -> Generator[None]:
         elif number != signal.SIGHUP or signal.SIGHUP not in received[:-1]:
             # A closing terminal says SIGHUP twice: the kernel to the group, the shell to its jobs.
             loop.remove_signal_handler(signal.SIGINT)  # one more ends the process as it would any other
-            progress.note("abandoning what is in flight; it is listed as possibly paid")
+            progress.answer("abandoning what is in flight; it is listed as possibly paid")
             runner.abandon()
 
     def stop(number: signal.Signals) -> None:
         if number == signal.SIGINT:
-            progress.note("stopping: what is in flight is finished and kept; Ctrl-C again abandons it")
+            progress.answer("stopping: what is in flight is finished and kept; Ctrl-C again abandons it")
         else:
-            progress.note(f"stopping: what is in flight has {SIGTERM_GRACE_S:.0f} s")
+            progress.answer(f"stopping: what is in flight has {SIGTERM_GRACE_S:.0f} s")
             loop.call_later(SIGTERM_GRACE_S, runner.abandon)
         runner.stop("interrupted")
 

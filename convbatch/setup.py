@@ -125,7 +125,7 @@ def seconds(text: str | None, option: str) -> float | None:
     return value
 
 
-def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
+def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = True) -> Sitting:
     """A new run: folder made, dataset copied into it, nothing sent.
 
     Raises:
@@ -165,6 +165,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True) -> Sitting:
         reuse=reuse,
         max_cost=cap,
         progress=options.progress,
+        notes=notes,
         handle_signals=handle_signals,
     )
 

@@ -183,6 +183,7 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         run = Run(folder)
         totals = run.summary()
         state = folder.state(run.meta)
+        parked = run.parked
     except (ConvbatchError, OSError, KeyError) as error:
         reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)
         return (_text("unreadable", "red"), "", "", "", _text(reason))
@@ -192,7 +193,7 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         f"{planned - sum(total.pending for total in totals):,}",
         f"{planned:,}",
         f"{sum(total.error for total in totals):,}",
-        _text(", ".join(run.targets)),
+        _text(", ".join(f"{target} (parked)" if target in parked else target for target in run.targets)),
     )
 
 
@@ -256,7 +257,7 @@ def _index_of(run: Run, dialogue_id: str) -> int:
         if len(names) < 10_000:  # enough to guess from
             names.append(dialogue.id)
     close = nearest(dialogue_id, names)
-    examples = "in this run: " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
     hint = examples if close is None else f"did you mean {close!r}? {examples}"
     raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=hint)
 
@@ -303,7 +304,7 @@ def _reply(voice: _Voice, said: _Said) -> Text:
     if said.thought:
         parts.append(_text(f"(thought: {len(said.thought):,} characters)", "dim"))
     if said.reply is not None:
-        parts.append(Text(printable_lines(said.reply)))
+        parts.append(_block(said.reply))
     if said.tool_calls is not None:
         parts.append(_text(f"calls {said.tool_calls}"))
     parts.append(_text(_facts(said), _STYLES[said.status]))
@@ -398,12 +399,11 @@ def _table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
 def _line(label: str, text: str, style: str) -> Table:
     """A label and its text, which is wrapped beside it."""
     from rich.table import Table
-    from rich.text import Text
 
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=9)
     grid.add_column(overflow="fold")
-    grid.add_row(_text(label, "dim"), Text(printable_lines(text), style=style))
+    grid.add_row(_text(label, "dim"), _block(text, style))
     return grid
 
 
@@ -417,6 +417,13 @@ def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style=style)
+
+
+def _block(text: str, style: str = "") -> Text:
+    """Several lines. Tabs become blanks here: rich measures a tab as one place, and folds what it has made of it."""
+    from rich.text import Text
+
+    return Text(printable_lines(text).expandtabs(), style=style)
 
 
 def _cut(cell: Any, status: Any, room: int) -> Text:

@@ -175,6 +175,7 @@ BATCH_CHARS = 8 * 2**20
 _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 _DAMAGE = b"convbatch.damaged_places"
+_PARKED = b"convbatch.parked"
 _NAMES = tuple(column.name for column in TURNS)
 _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 _LATENCY_STEP = math.log(1.01)
@@ -264,10 +265,19 @@ class Run:
     @property
     def damaged_places(self) -> int:
         """Places of the journal that could not be read and were skipped."""
+        return int(self._stamp.get(_DAMAGE, b"0"))
+
+    @property
+    def parked(self) -> dict[str, str]:
+        """Targets whose open turns wait for a person, and why: what the last session said of them when it ended."""
+        return orjson.loads(self._stamp.get(_PARKED, b"{}"))
+
+    @cached_property
+    def _stamp(self) -> dict[bytes, bytes]:
         import pyarrow.parquet as pq
 
         with _reading(self.turns_path) as file:
-            return int((pq.read_schema(file).metadata or {}).get(_DAMAGE, b"0"))
+            return pq.read_schema(file).metadata or {}
 
     @cached_property
     def turns(self) -> pd.DataFrame:
@@ -464,7 +474,12 @@ def _write(folder: RunFolder, file: IO[bytes]) -> None:
     meta = folder.read_meta("targets", "history", "repeats")
     mark = folder.journal_mark()  # taken first: what a writer appends from here on makes the table stale, never wrong
     with Archive(folder) as archive:
-        stamp = {_MARK: mark.encode(), _VERSION: b"%d" % CONTRACT, _DAMAGE: b"%d" % archive.damage_count}
+        stamp = {
+            _MARK: mark.encode(),
+            _VERSION: b"%d" % CONTRACT,
+            _DAMAGE: b"%d" % archive.damage_count,
+            _PARKED: _json(archive.parked).encode(),
+        }
         writer = pq.ParquetWriter(
             file,
             schema(TURNS, stamp),

@@ -61,6 +61,16 @@ def test_run_returns_the_run_as_frames(folder: Path) -> None:
     assert run.wide("reply").index.names == ["dialogue", "repeat", "turn"]
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_nothing_is_printed_unless_it_is_asked_for(progress: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    run = cb.run("d.jsonl", models="no-such-model@here", progress=progress)
+    assert list(run.parked) == ["no-such-model@here"]
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert ("is parked" in said.err) == progress
+    assert progress or said.err == ""
+
+
 def test_one_name_is_as_good_as_a_list_and_the_config_is_found() -> None:
     by_name = cb.run("d.jsonl", models="sim-good@here", ids="d00001", out="a")
     by_config = cb.run(["d.jsonl"], ids=["d00001"], out="b")

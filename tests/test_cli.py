@@ -580,6 +580,34 @@ def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -
     assert statuses(cb.load("out").turns) == {"ok": 8, "pending": 8}
 
 
+def test_every_reader_says_that_a_target_is_parked_and_why(cli: Cli, asked: Path) -> None:
+    cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "results/r")
+    for command in (("table", "r"), ("table", "r", "--wide", "reply"), ("show", "r", "d00000")):
+        assert "note: no-such-model@here is parked: there is no such model" in cli(*command).err
+    assert "no-such-model@here (parked), sim-good@here" in " ".join(cli("runs").out.split())
+    assert list(cb.load("results/r").parked) == ["no-such-model@here"]
+
+
+def test_a_target_that_came_back_is_parked_no_more(cli: Cli, sim: Sim, asked: Path) -> None:
+    sim.world.faults = FaultScript.of([{"action": "error", "kind": "no_balance"}], source="test")
+    assert cli("run", "d.jsonl", "-o", "out").code == 3
+    assert list(cb.load("out").parked) == ["sim-good@here"]
+    sim.world.faults = FaultScript()
+    assert cli("resume", "out").code == 0
+    assert cb.load("out").parked == {}
+    assert "parked" not in cli("table", "out").err
+
+
+def test_what_was_skipped_behind_a_failed_turn_is_said_to_be_asked_as_well(cli: Cli, sim: Sim, asked: Path) -> None:
+    rule = {"match": {"turn": 1}, "action": "error", "kind": "bad_request"}
+    sim.world.faults = FaultScript.of([rule], source="test")
+    done = cli("run", "d.jsonl", "-n", "1", "-o", "out")
+    assert "\n1 of 2 turns is open and 1 more skipped behind failed ones; finish them with:" in done.err
+    sim.world.faults = FaultScript()
+    assert cli("resume", "out").code == 0
+    assert statuses(cb.load("out").turns) == {"ok": 2}
+
+
 def test_a_deadline_is_exit_3_and_loses_nothing(cli: Cli, sim: Sim, asked: Path) -> None:
     write_dataset(asked / "long.jsonl", 200, 5)
     (asked / "convbatch.toml").write_text(gateway(sim.url, rpm=600))

@@ -196,3 +196,13 @@ def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_pat
     assert words[:7] == ["r", "finished", "6", "6", "1", f"{REAL},", GOOD]
     assert words[7:13] == ["waiting", "interrupted", "0", "1", "0", REAL]
     assert words[13:15] == ["broken", "unreadable"]
+
+
+def test_a_tab_does_not_fold_the_text_around_it(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
+    made.replied(made.ident(0, 1), replace(SEED_REPLY, text="all:\n\tmake"))
+    file = io.StringIO()
+    show.transcript(load(made.write().path), file=file)
+    lines = printed(file)
+    assert [line.split() for line in lines[1:4]] == [["system", "a", "b"], ["1", "user", "if", "x:"], ["return"]]
+    assert "          make" in lines
