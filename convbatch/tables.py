@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONTRACT = 2
-"""Version of the columns below; a table written under another one is rebuilt."""
+"""Version of the columns below and of what stands in them; a table written under another one is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
 N = TypeVar("N", int, float)
@@ -636,8 +636,8 @@ def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
         last.get("http_status"),
         past.attempts,
         past.possibly_paid,
-        _sum(outcome.get("limiter_wait_s") for outcome in past.outcomes),
-        _sum(outcome.get("retry_wait_s") for outcome in past.outcomes),
+        _sum(_waited_s(outcome, "limiter_wait_s") for outcome in past.outcomes),
+        _sum(_waited_s(outcome, "retry_wait_s") for outcome in past.outcomes),
         last.get("latency_s"),
         last.get("ttft_s"),
         _moment(last.get("started_at")),
@@ -708,13 +708,18 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
         cost,
         None if bound is None else float(bound),
         currency if bound is None or prices is None else prices.currency,
-        attempt.get("limiter_wait_s"),
-        attempt.get("retry_wait_s"),
+        _waited_s(attempt, "limiter_wait_s"),
+        _waited_s(attempt, "retry_wait_s"),
         attempt.get("latency_s"),
         attempt.get("ttft_s"),
         _moment(attempt["at"] if attempt["kind"] == "intent" else attempt.get("started_at")),
         attempt.get("request_id"),
     )
+
+
+def _waited_s(record: Mapping[str, Any], name: str) -> float | None:
+    """A wait of a finished attempt: the journal leaves out those of no time at all. Null for a lost or reused one."""
+    return record.get(name, 0.0) if record["kind"] == "outcome" and record["attempt"] else None
 
 
 def _json(value: Any) -> str:

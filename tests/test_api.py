@@ -71,6 +71,15 @@ def test_nothing_is_printed_unless_it_is_asked_for(progress: bool, capfd: pytest
     assert progress or said.err == ""
 
 
+def test_no_wait_is_a_wait_of_zero_and_not_an_unknown_one() -> None:
+    run = cb.run("d.jsonl", models="sim-good@here", out="out")
+    waits = ["limiter_wait_s", "retry_wait_s"]
+    assert run.turns[waits].notna().to_numpy().all()
+    assert run.attempts[waits].notna().to_numpy().all()
+    assert (run.turns["retry_wait_s"] == 0).all()
+    assert cb.run("d.jsonl", models="sim-good@here", reuse="out").turns[waits].isna().to_numpy().all()
+
+
 def test_one_name_is_as_good_as_a_list_and_the_config_is_found() -> None:
     by_name = cb.run("d.jsonl", models="sim-good@here", ids="d00001", out="a")
     by_config = cb.run(["d.jsonl"], ids=["d00001"], out="b")
