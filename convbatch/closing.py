@@ -110,9 +110,13 @@ def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
             _say(["the journal is whole: any reader rebuilds the table from it"])
             code = EXIT_JOURNAL
         run = load(sitting.folder.path)
-        show.summary(run.summary(), checks=sitting.meta["checks"])
-        _say(_failure_lines(run))
-        left = Left(sum(total.pending + total.error for total in run.summary()), _behind_errors(run))
+        totals = run.summary()
+        left = Left(sum(total.pending + total.error for total in totals), 0)
+        show.summary(totals, checks=sitting.meta["checks"])
+        if any(total.error for total in totals):
+            _say(_failure_lines(run))
+            if any(total.skipped for total in totals):
+                left = left._replace(behind_errors=_behind_errors(run))
     except KeyboardInterrupt:
         _say(["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"])
         code = max(code, EXIT_INTERRUPTED, key=SEVERITY.index)
@@ -127,8 +131,6 @@ def _failure_lines(run: Run) -> list[str]:
     """Why turns failed, the commonest reasons first, each in the words of one of its turns."""
     from convbatch.tables import read_rows
 
-    if not any(total.error for total in run.summary()):
-        return []
     counts: Counter[tuple[str, str]] = Counter()
     words: dict[tuple[str, str], str] = {}
     for status, target, kind, text in read_rows(run.turns_path, ("status", "target", "error_kind", "error_message")):
@@ -144,8 +146,6 @@ def _behind_errors(run: Run) -> int:
     """Turns skipped behind a failed one: they are not open, but `resume` asks them, too."""
     from convbatch.tables import read_rows
 
-    if not any(total.error and total.skipped for total in run.summary()):
-        return 0
     rows = read_rows(run.turns_path, ("status", "error_message"))
     return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)
 
