@@ -200,7 +200,7 @@ def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_pat
 
 def test_a_tab_does_not_fold_the_text_around_it(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
-    made.replied(made.ident(0, 1), replace(SEED_REPLY, text="all:\n\tmake"))
+    made.replied(made.ident(0, 1), SEED_REPLY._replace(text="all:\n\tmake"))
     file = io.StringIO()
     show.transcript(load(made.write().path), file=file)
     lines = printed(file)

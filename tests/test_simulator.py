@@ -1161,6 +1161,7 @@ CASES: dict[str, Case] = {
         holds=lambda wire: b"content-encoding: gzip" in wire.head
         and len(wire.body) < 2**17
         and len(zlib.decompress(wire.body, 31)) == 8 * 2**20 + 2,
+        how={"wait_s": 20.0},
     ),
     "endless-body": Case(
         rule={"action": "endless-body"}, ending="open", holds=lambda wire: len(wire.raw) >= 2**21, delivered=False,
