@@ -1,4 +1,4 @@
-"""Dialogues x targets x repeats → `Conversation`s, and the key that says which question a turn asks.
+"""Dialogues x targets x repeats → `Conversation`s; the key that says which question a turn asks, and its greatest size.
 
 Order is fixed: dialogues in file order, and within a dialogue its repeats; every target walks the same order by itself.
 Nothing here waits, sends or reads a file.
@@ -68,3 +68,41 @@ class TurnKeys:
         encoded = encode_json(value)
         self._state.update(len(encoded).to_bytes(8, "big"))
         self._state.update(encoded)
+
+
+class Bulk:
+    """The most tokens the next request of a conversation can have: what a bill for it cannot exceed.
+
+    No text has more tokens than UTF-8 bytes. A count the gateway reported goes before ours, for it also holds what was
+    put in front of our words.
+    """
+
+    def __init__(self, system: str | None) -> None:
+        self._bytes = text_bytes(system or "") + _FRAME
+        self._counted: int | None = None
+        self._since = 0
+
+    def add(self, text: str) -> None:
+        """A message stands in the history."""
+        size = _FRAME + text_bytes(text)
+        self._bytes += size
+        self._since += size
+
+    def counted(self, tokens: int) -> None:
+        """All that stands in the history by now has at most so many tokens."""
+        self._counted, self._since = tokens, _FRAME  # a reply that is replayed gets a frame, too
+
+    def most_input(self, settings: Settings) -> int:
+        """Tokens of a request with all that was added."""
+        schema = 0 if settings.response_schema is None else text_bytes(str(settings.response_schema))
+        by_count = 0 if self._counted is None else self._counted + self._since
+        return max(self._bytes, by_count) + schema
+
+
+_FRAME = 16
+"""Tokens that may stand around a message to say whose it is."""
+
+
+def text_bytes(text: str) -> int:
+    """Length in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -23,10 +23,11 @@ from convbatch.gateway import Client, NotSentCancelled
 from convbatch.journal import Journal
 from convbatch.limiter import Gate, GateClosed, GateStalled, Permit
 from convbatch.outside import Outside
-from convbatch.plan import Conversation, TurnKeys
+from convbatch.plan import Bulk, Conversation, TurnKeys, text_bytes
 from convbatch.pricing import PriceTable
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.reply import (
+    NO_USAGE,
     Attempt,
     Failure,
     Reply,
@@ -492,8 +493,7 @@ class _Play:
         self.past: Mapping[int, PastTurn] = {}
         self.measured: Usage | None = None
         """Of the latest reply."""
-        self._bytes = 0
-        """UTF-8 bytes of the history, and what frames its messages: no text has more tokens than that."""
+        self._bulk = Bulk(conversation.dialogue.system)
         self._live = rules.history == "live"
         if past is not None:
             self.past = past.transcript(conversation.index, conversation.target.name, conversation.repeat).turns
@@ -525,8 +525,11 @@ class _Play:
         """Carry a terminal state into the history, or end the dialogue: nothing is replayed on a broken history."""
         if done.reply is not None:
             self.measured = done.reply.usage
-        if not self._live or self.ended is not None:
-            return
+        if self._live and self.ended is None:
+            self._go_on_live(number, done)
+        self._count(done.reply)
+
+    def _go_on_live(self, number: int, done: Done) -> None:
         if done.status != "ok" or done.reply is None:
             self.ended = f"turn {number} ended {done.status}"
         elif done.reply.finish_reason == "tool_call":
@@ -534,6 +537,13 @@ class _Play:
         else:
             text = (text_part(done.reply.text or ""),)
             self._add(Message(role="assistant", parts=text, raw=done.reply.raw_turn))
+
+    def _count(self, reply: Reply | None) -> None:
+        """What the gateway counted; of a reply that is not replayed only what it was a reply to."""
+        usage = NO_USAGE if reply is None else reply.usage
+        output = usage.output_tokens if self._live else 0
+        if usage.input_tokens is not None and output is not None:
+            self._bulk.counted(usage.input_tokens + output)
 
     def ident(self, number: int) -> dict[str, Any]:
         """What names a turn in every record; `archive.py` reads these keys fastest in this order."""
@@ -547,18 +557,8 @@ class _Play:
         }
 
     def most(self, settings: Settings) -> dict[str, int]:
-        """The most tokens the next request can have: what a bill for it cannot exceed.
-
-        A count the gateway reported goes before ours, for it also holds what was put in front of our words.
-        """
-        given = self._bytes + _text_bytes(self.conversation.dialogue.system or "") + _FRAME
-        if settings.response_schema is not None:
-            given += _text_bytes(str(settings.response_schema))
-        known = self.measured
-        if known is not None and known.input_tokens is not None and known.output_tokens is not None:
-            latest = sum(_FRAME + _text_bytes(message.text) for message in self.history[-1:])
-            given = max(given, known.input_tokens + known.output_tokens + latest)
-        size = {"most_input_tokens": given}
+        """The most tokens the next request can have, and its reply where that is limited."""
+        size = {"most_input_tokens": self._bulk.most_input(settings)}
         if settings.max_output_tokens is not None:
             size["max_output_tokens"] = settings.max_output_tokens
         return size
@@ -566,7 +566,7 @@ class _Play:
     def _add(self, message: Message) -> None:
         self.history.append(message)
         self.keys.add(message)
-        self._bytes += _FRAME + _text_bytes(message.text)
+        self._bulk.add(message.text)
 
 
 _TAKEN_OVER = (
@@ -660,15 +660,7 @@ def _rough_tokens(messages: Iterable[Message]) -> int:
 
 def _rough_text(text: str) -> int:
     # Three UTF-8 bytes a token: about one token a Chinese character, a third more than English needs.
-    return _text_bytes(text) // 3 + 1
-
-
-_FRAME = 16
-"""Tokens that may stand around a message to say whose it is."""
-
-
-def _text_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return text_bytes(text) // 3 + 1
 
 
 def _first(group: BaseExceptionGroup[ConvbatchError]) -> ConvbatchError:
