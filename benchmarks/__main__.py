@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.accuracy import accuracy
 from benchmarks.clients import Clients, Played, Work
 from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, push_forward, sync_time_s, workplace
 
@@ -73,10 +74,11 @@ def main() -> int:
     parser.add_argument("-q", "--quick", action="store_true", help="small counts: a smoke test, not a measurement")
     parser.add_argument("-f", "--folder", type=Path, help="where journals are written [the temporary folder]")
     parser.add_argument("-s", "--section", choices=list(SECTIONS), action="append", help="only this one (repeatable)")
+    parser.add_argument("datasets", nargs="*", type=Path, help="for `estimate`: files of dialogues [the quickstart]")
     args = parser.parse_args()
     begun = time.perf_counter()
     with workplace(args.folder) as folder:
-        bench = Bench(folder, QUICK if args.quick else FULL)
+        bench = Bench(folder, QUICK if args.quick else FULL, [path.resolve() for path in args.datasets])
         try:
             for name in args.section or SECTIONS:
                 bench.tell(name)
@@ -91,13 +93,14 @@ def main() -> int:
 class Bench:
     """What the sections share."""
 
-    def __init__(self, folder: Path, size: Size) -> None:
+    def __init__(self, folder: Path, size: Size, datasets: Sequence[Path] = ()) -> None:
         self.size = size
+        self.datasets = datasets
+        self.folder = folder
         self.cores = Cores.choose()
         self.clients = Clients(folder, self.cores)
         self.rows: list[Row] = []
         self.notes: list[str] = []
-        self._folder = folder
         self._load = os.getloadavg()[0]
         self._pushed = push_forward()
 
@@ -116,7 +119,7 @@ class Bench:
     def report(self, *, quick: bool, took_s: float) -> str:
         head = ("what", "against", "yardstick", "convbatch", "ratio", "goal", "")
         table = _table([head, *(row.cells() for row in self.rows)])
-        sync_us = sync_time_s(self._folder) * 1e6
+        sync_us = sync_time_s(self.folder) * 1e6
         lines = [
             *(["QUICK: counts too small for figures to be quoted", ""] if quick else []),
             table,
@@ -125,7 +128,7 @@ class Bench:
             f"load average at the start {self._load:.1f} (0 would be a quiet machine), "
             + ("everything measured runs with a raised priority" if self._pushed else "no raised priority (not root)")
             + f"; took {took_s:.0f} s",
-            f"journals in {self._folder.parent}, append 4 KiB + fdatasync: {sync_us:.0f} µs (median)",
+            f"journals in {self.folder.parent}, append 4 KiB + fdatasync: {sync_us:.0f} µs (median)",
             *self.notes,
         ]
         return "\n".join(lines)
@@ -310,12 +313,31 @@ def show_help(bench: Bench) -> list[Row]:
     ]
 
 
+def estimate(bench: Bench) -> list[Row]:
+    """What `run --dry-run` says, against the simulator's ledger."""
+    return [
+        Row(
+            what=f"{off.figure}, {off.dataset}, {off.target}, learned from {off.learned}",
+            against="the ledger",
+            theirs=_count(off.real),
+            ours=f"{_count(off.expected)} ({_count(off.low)} to {_count(off.high)})",
+            ratio=off.ratio,
+        )
+        for off in accuracy(bench.datasets, bench.folder)
+    ]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "help": show_help,
     "speed": speed,
     "makespan": makespan,
     "memory": memory,
     "validate": validate,
+    "estimate": estimate,
 }
 
 

@@ -268,6 +268,9 @@ def run_command(
     reuse: Annotated[
         str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
     ] = None,
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Only plan: calls, tokens, cost, time; nothing is sent.", panel=OUTPUT)
+    ] = False,
     no_progress: NoProgress = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -306,6 +309,10 @@ def run_command(
         env_file=env_file,
         from_environment=_from_environment(ctx),
     )
+    if dry_run:
+        from convbatch.dryrun import rehearse
+
+        raise typer.Exit(rehearse(asked))
     from convbatch.closing import start
 
     raise typer.Exit(start(asked))

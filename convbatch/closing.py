@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
@@ -23,6 +23,7 @@ from convbatch.terminal import drop_output, say
 if TYPE_CHECKING:
     from convbatch.config import Limits
     from convbatch.pricing import Money
+    from convbatch.runner import Rules
     from convbatch.tables import Run
 
 EXIT_JOURNAL = 5
@@ -34,14 +35,7 @@ REASONS_SHOWN = 3
 def start(options: RunOptions) -> int:
     """`convbatch run`: the exit code."""
     sitting = for_run(options)
-    meta = sitting.meta
-    lines = [*_plan_lines(sitting), *_way_lines(sitting, options.from_environment)]
-    if meta["config"] is None and not options.models:
-        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
-    if meta["checks"]:
-        carried = "check is" if meta["checks"] == 1 else "checks are"
-        lines.append(f"  {meta['checks']} {carried} carried along; this version does not judge them yet")
-    _say([*lines, f"  folder: {_shown(sitting.folder)}"])
+    _say([*plan_lines(sitting, options), f"  folder: {_shown(sitting.folder)}"])
     return _finish(sitting)
 
 
@@ -150,17 +144,49 @@ def _behind_errors(run: Run) -> int:
     return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)
 
 
-def _plan_lines(sitting: Sitting) -> list[str]:
-    meta = sitting.meta
+class Planned(Protocol):
+    """A sitting, or one that only stands on paper."""
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What stands in `run.json`."""
+        ...
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Who is asked."""
+        ...
+
+    @property
+    def max_cost(self) -> Money | None:
+        """The cap on what it may cost."""
+        ...
+
+    @property
+    def rules(self) -> Rules:
+        """How it is played."""
+        ...
+
+
+def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
+    """The plan as a person reads it before anything is sent."""
+    meta = planned.meta
     dataset = meta["dataset"]
     repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
     asked = f"{count_of(dataset['dialogues'], 'dialogue')}, {count_of(dataset['asked_turns'], 'turn')}"
-    targets = count_of(len(sitting.targets), "target")
+    targets = count_of(len(planned.targets), "target")
     rows = count_of(meta["planned"]["rows"], "row")
-    return [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
+    lines = [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
+    lines += _way_lines(planned, options.from_environment)
+    if meta["config"] is None and not options.models:
+        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
+    if meta["checks"]:
+        carried = "check is" if meta["checks"] == 1 else "checks are"
+        lines.append(f"  {meta['checks']} {carried} carried along; this version does not judge them yet")
+    return lines
 
 
-def _way_lines(sitting: Sitting, from_environment: Sequence[str]) -> list[str]:
+def _way_lines(sitting: Planned, from_environment: Sequence[str]) -> list[str]:
     """Where requests go, under which limits, and what the environment had to say."""
     lines = [f"  {target.name}: {_target_line(target, sitting)}" for target in sitting.targets]
     for target in sitting.targets:
@@ -173,7 +199,7 @@ def _way_lines(sitting: Sitting, from_environment: Sequence[str]) -> list[str]:
     return lines
 
 
-def _target_line(target: Target, sitting: Sitting) -> str:
+def _target_line(target: Target, sitting: Planned) -> str:
     gateway = target.gateway
     parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
     parts.append(f"up to {in_flight(gateway.limits, sitting.rules.concurrency)} in flight")

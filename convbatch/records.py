@@ -6,6 +6,7 @@ Both ends of the journal stand on this: `journal.py` appends such lines, `archiv
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import zlib
@@ -244,3 +245,9 @@ def _name_damage(raw: bytes, readable: int) -> str:
     if not raw.endswith(b"\n"):
         return "the line is cut short, and is not the journal's last"
     return "the line does not match its checksum"
+
+
+def kept_body(outcome: Mapping[str, Any]) -> bytes:
+    """The body of a reply as it was received, from its `outcome` record."""
+    body = outcome.get("body")
+    return base64.b64decode(outcome["body_b64"]) if body is None else body.encode("utf-8", "surrogatepass")

@@ -26,6 +26,7 @@ from convbatch.outside import Outside
 from convbatch.plan import Bulk, Conversation, TurnKeys, text_bytes
 from convbatch.pricing import PriceTable
 from convbatch.protocols.wire import Ask, CannotCarry
+from convbatch.records import kept_body
 from convbatch.reply import (
     NO_USAGE,
     Attempt,
@@ -589,9 +590,7 @@ def _terminal(attempt: Attempt, step: SendAgain | GiveUp | ParkNow | None) -> Do
 
 def _kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
     """A kept reply with its raw turn, parsed again from the kept body."""
-    body = record.get("body")
-    raw = base64.b64decode(record["body_b64"]) if body is None else body.encode("utf-8", "surrogatepass")
-    return client.read_again(raw)
+    return client.read_again(kept_body(record))
 
 
 def _outcome_record(

@@ -15,7 +15,7 @@ import resource
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ from convbatch.runner import Rules
 from convbatch.session import Sitting
 
 if TYPE_CHECKING:
-    from convbatch.dataset import CopyReport
+    from convbatch.dataset import CopyReport, Selection
     from convbatch.pricing import Money
 
 RESULTS = Path("results")
@@ -132,7 +132,93 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
         SetupError: Names, limits, keys or folders that cannot work.
         InputError: A dataset or configuration that cannot be read.
     """
-    from convbatch.auth import keys_for, with_env_file
+    from convbatch.auth import keys_for
+
+    asked = _asked(options)
+    keys_for((target.gateway for target in asked.targets), asked.env)
+    _refuse_unresolved(asked.targets, asked.env)
+    with _dataset(options, asked) as (copy, meta, cap):
+        folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
+        with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
+            shutil.copyfileobj(source, kept, 1 << 20)
+    meta = {"run": folder.name, **meta}
+    folder.write_meta(meta)
+    return Sitting(
+        folder=folder,
+        meta=meta,
+        targets=asked.targets,
+        env=asked.env,
+        rules=asked.rules,
+        reuse=asked.reuse,
+        max_cost=cap,
+        progress=options.progress,
+        notes=notes,
+        handle_signals=handle_signals,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """A run that is only planned: checked like one that is sent, and without a folder."""
+
+    dataset: Path
+    """The selected dialogues, as a run would keep them; gone when the rehearsal ends."""
+    meta: Mapping[str, Any]
+    """What would stand in `run.json`."""
+    targets: tuple[Target, ...]
+    rules: Rules
+    reuse: RunFolder | None
+    max_cost: Money | None
+    missing_keys: tuple[str, ...]
+    """Environment variables a run would need and does not find."""
+
+
+@contextlib.contextmanager
+def for_rehearsal(options: RunOptions) -> Generator[Rehearsal]:
+    """The same run on paper: no folder is made, no name looked up, and keys may be missing.
+
+    Raises:
+        SetupError: As `for_run`, also for a variable that holds what cannot be a key.
+        InputError: As `for_run`.
+    """
+    from convbatch.auth import keys_for, proxy_for
+
+    asked = _asked(options)
+    missing = {
+        target.gateway.key_env: None
+        for target in asked.targets
+        if target.gateway.key_env is not None and not asked.env.get(target.gateway.key_env, "").strip()
+    }
+    keys_for((target.gateway for target in asked.targets if target.gateway.key_env not in missing), asked.env)
+    for target in asked.targets:
+        proxy_for(target.gateway.base_url, target.gateway, asked.env)  # raises where it cannot be one
+    with _dataset(options, asked) as (copy, meta, cap):
+        yield Rehearsal(
+            dataset=copy,
+            meta=meta,
+            targets=asked.targets,
+            rules=asked.rules,
+            reuse=asked.reuse,
+            max_cost=cap,
+            missing_keys=tuple(missing),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the options and the configuration say, checked."""
+
+    config: Config
+    targets: tuple[Target, ...]
+    env: Mapping[str, str]
+    rules: Rules
+    selection: Selection
+    reuse: RunFolder | None
+
+
+def _asked(options: RunOptions) -> _Asked:
+    from convbatch.auth import with_env_file
+    from convbatch.dataset import Selection
 
     _refuse_numbers(options)
     config = _config(options.config)
@@ -141,8 +227,6 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
     )
     targets = resolve_targets(options.models, options.gateways, config, overrides)
     env = with_env_file(os.environ, options.env_file)
-    keys_for((target.gateway for target in targets), env)
-    _refuse_unresolved(targets, env)
     command_line = _command_line(options)
     _refuse_uncarried(targets, command_line)
     rules = Rules(
@@ -155,19 +239,8 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
     )
     _make_room_for_sockets(targets, rules)
     reuse = None if options.reuse is None else _reusable(options.reuse)
-    folder, meta, cap = _furnish(options, config, targets, rules, reuse)
-    return Sitting(
-        folder=folder,
-        meta=meta,
-        targets=targets,
-        env=env,
-        rules=rules,
-        reuse=reuse,
-        max_cost=cap,
-        progress=options.progress,
-        notes=notes,
-        handle_signals=handle_signals,
-    )
+    selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
+    return _Asked(config=config, targets=targets, env=env, rules=rules, selection=selection, reuse=reuse)
 
 
 def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sitting:
@@ -424,28 +497,21 @@ def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_l
         raise InputError.of(problems)
 
 
-def _furnish(
-    options: RunOptions, config: Config, targets: Sequence[Target], rules: Rules, reuse: RunFolder | None
-) -> tuple[RunFolder, dict[str, Any], Money | None]:
-    from convbatch.dataset import Selection, write_copy
+@contextlib.contextmanager
+def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
+    """The selected dialogues, checked, in a file that is gone afterwards; `run.json` without a name; the cap."""
+    from convbatch.dataset import write_copy
     from convbatch.progress import ReadingBar
 
     _refuse_occupied(options.out)
-    selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
-    with tempfile.TemporaryDirectory(prefix="convbatch-") as aside, ReadingBar(enabled=options.progress) as bar:
+    with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
-        report = write_copy(options.datasets, selection, copy, rules.history, on_progress=bar.show)
-        _refuse_uncarried_dialogues(copy, targets, rules.command_line)
-        started = datetime.now(UTC)
-        max_cost = options.max_cost or config.run.max_cost
-        meta = _meta(config, targets, rules, report, selection.to_plain(), started, reuse, max_cost)
-        cap = cap_of(max_cost, meta, targets, rules.command_line, copy)
-        folder = _new_folder(options, started)
-        with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
-            shutil.copyfileobj(source, kept, 1 << 20)
-    meta = {"run": folder.name, **meta}
-    folder.write_meta(meta)
-    return folder, meta, cap
+        with ReadingBar(enabled=options.progress) as bar:
+            report = write_copy(options.datasets, asked.selection, copy, asked.rules.history, on_progress=bar.show)
+            _refuse_uncarried_dialogues(copy, asked.targets, asked.rules.command_line)
+        max_cost = options.max_cost or asked.config.run.max_cost
+        meta = _meta(asked, report, datetime.now(UTC), max_cost)
+        yield copy, meta, cap_of(max_cost, meta, asked.targets, asked.rules.command_line, copy)
 
 
 def _refuse_occupied(out: Path | None) -> None:
@@ -465,17 +531,9 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 
 
-def _meta(
-    config: Config,
-    targets: Sequence[Target],
-    rules: Rules,
-    report: CopyReport,
-    selection: Mapping[str, Any],
-    started: datetime,
-    reuse: RunFolder | None,
-    max_cost: str | None,
-) -> dict[str, Any]:
+def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | None) -> dict[str, Any]:
     """What `run.json` says, without the run's name."""
+    config, targets, rules, reuse = asked.config, asked.targets, asked.rules, asked.reuse
     per_target = report.asked_turns * rules.repeats
     return {
         "convbatch": __version__,
@@ -488,7 +546,7 @@ def _meta(
             "sha256": report.sha256,
             "dialogues": report.dialogues,
             "asked_turns": report.asked_turns,
-            "selection": dict(selection),
+            "selection": asked.selection.to_plain(),
         },
         "history": rules.history,
         "repeats": rules.repeats,

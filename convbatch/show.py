@@ -71,6 +71,21 @@ def summary(summaries: Sequence[TargetSummary], *, checks: int = 0, file: IO[str
         )
 
 
+def figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
+    """A table of texts and figures; from the third column on it is figures."""
+    grid = _table(*headings[:2], *((name, "right") for name in headings[2:]))
+    for row in rows:
+        grid.add_row(*map(_text, row))
+    _console(file).print(grid)
+
+
+def lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
+    """Lines of their own, not wrapped."""
+    console = _console(file)
+    for text in texts:
+        console.print(_text(text), soft_wrap=True)
+
+
 def table(run: Run, *, file: IO[str] | None = None) -> None:
     """The rows of a run: the most telling columns on a terminal, all of them as CSV anywhere else."""
     if not _is_terminal(file):

@@ -1,0 +1,143 @@
+"""How far `run --dry-run` is off: its estimates held against the simulator's billing ledger.
+
+Each file of dialogues is played by `convbatch run` against a simulator that gives the recorded replies, where there
+are any, over a gateway with prices; before that it is estimated with nothing to learn from, from the first ten
+dialogues, and from a whole run of another model. The simulator counts tokens by a rule of its own, so the first column
+says little about real models; what is learned is learned without knowing that rule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from benchmarks.measure import ROOT, Failed, environment
+from convbatch.dryrun import Forecast, forecasts_of
+from convbatch.estimate import Figures
+from convbatch.pricing import PriceTable
+from convbatch.reply import Usage
+from convbatch.setup import RunOptions, for_rehearsal
+from convbatch.simulator.ledger import Entry
+from convbatch.simulator.script import Script
+from convbatch.simulator.server import Server, serve_in_thread
+from convbatch.simulator.world import World
+
+CONFIG = """\
+[gateways.bench]
+protocol = "gemini"
+base_url = "{url}"
+auth = "none"
+
+[prices.bench."*"]
+currency = "USD"
+input = 0.3
+output = 2.5
+"""
+FIRST = 10
+MODELS = ("sim-think", "sim-drift")
+OTHER = "sim-good"
+QUICKSTART = ROOT / "datasets" / "quickstart.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Off:
+    """An estimate of one figure beside what the ledger says."""
+
+    dataset: str
+    target: str
+    learned: str
+    figure: str
+    low: float
+    expected: float
+    high: float
+    real: float
+
+    @property
+    def ratio(self) -> float:
+        """1 = not off at all."""
+        return self.expected / self.real
+
+
+def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Off]:
+    """Every estimate of every file."""
+    for path in datasets or [QUICKSTART]:
+        canonical = folder / f"{path.stem}.canonical.jsonl"
+        _convbatch("convert", path, canonical, cwd=folder)
+        with serve_in_thread(World(script=Script.load(canonical))) as server:
+            config = folder / "estimate.toml"
+            config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
+            place = folder / path.stem
+            place.mkdir()
+            yield from _of_one(path.stem, canonical, config, place, server)
+
+
+def _of_one(name: str, dataset: Path, config: Path, place: Path, server: Server) -> Iterator[Off]:
+    def play(model: str, out: str, *more: str | Path) -> list[Entry]:
+        begins = len(server.world.ledger.entries)
+        asked = ("run", dataset, "-m", f"{model}@bench", "-c", config, "-o", place / out, "-j", "64", *more)
+        _convbatch(*asked, "--no-progress", cwd=place)
+        return server.world.ledger.entries[begins:]
+
+    play(OTHER, OTHER)
+    for model in MODELS:
+        first = place / f"{model}-first"
+        play(model, first.name, "-n", str(FIRST))
+        rest = play(model, f"{model}-rest", "--reuse", first)
+        whole = play(model, f"{model}-whole")
+        for learned, reuse, real in (
+            ("nothing", None, whole),
+            (f"first {FIRST} dialogues", first, rest),
+            (f"all of it, at {OTHER}", place / OTHER, whole),
+        ):
+            forecast = _forecast(dataset, model, config, reuse, place)
+            assert forecast.prices is not None
+            if forecast.estimate.high.calls != len(real):
+                raise Failed(f"{forecast.estimate.high.calls} calls were estimated, {len(real)} were sent")
+            for figure, estimated, billed in _FIGURES:
+                yield Off(
+                    dataset=name,
+                    target=model,
+                    learned=learned,
+                    figure=figure,
+                    low=estimated(forecast.estimate.low),
+                    expected=estimated(forecast.estimate.expected),
+                    high=estimated(forecast.estimate.high),
+                    real=sum(billed(entry, forecast.prices) for entry in real),
+                )
+
+
+def _forecast(dataset: Path, model: str, config: Path, reuse: Path | None, place: Path) -> Forecast:
+    options = RunOptions(
+        datasets=(dataset,),
+        models=(f"{model}@bench",),
+        config=config,
+        reuse=None if reuse is None else str(reuse),
+        progress=False,
+    )
+    with contextlib.chdir(place), for_rehearsal(options) as plan:  # no results/ here: nothing to learn from by itself
+        (forecast,) = forecasts_of(plan)
+    return forecast
+
+
+def _convbatch(*args: str | Path, cwd: Path) -> None:
+    command = [sys.executable, "-m", "convbatch", *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
+
+
+def _cost(entry: Entry, prices: PriceTable) -> float:
+    usage = Usage(input_tokens=entry.input_tokens, output_tokens=entry.output_tokens)
+    return float(prices.cost(usage, entry.arrived_at) or Decimal(0))
+
+
+_FIGURES: tuple[tuple[str, Callable[[Figures], float], Callable[[Entry, PriceTable], float]], ...] = (
+    ("input tokens", lambda figures: figures.input_tokens, lambda entry, _: entry.input_tokens or 0),
+    ("output tokens", lambda figures: figures.output_tokens, lambda entry, _: entry.output_tokens or 0),
+    ("cost, USD", lambda figures: float(figures.cost or 0), _cost),
+)
