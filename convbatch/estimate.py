@@ -21,6 +21,7 @@ from convbatch.plan import Bulk, TurnKeys
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 
 SCENARIOS = ("low", "expected", "high")
+_HIGH = SCENARIOS.index("high")
 LEAST_SPREAD = 0.1
 """Low and high are at least 10 % away from what is expected, however alike the replies were."""
 ENOUGH = 10
@@ -46,14 +47,21 @@ class Text(NamedTuple):
 
     def plus(self, text: Text) -> Text:
         """Both together."""
-        return Text(*(mine + its for mine, its in zip(self, text, strict=True)))
+        return Text(
+            self.other + text.other,
+            self.wide + text.wide,
+            self.messages + text.messages,
+            self.requests + text.requests,
+        )
 
     def times(self, factor: float) -> Text:
         """So much of it."""
-        return Text(*(part * factor for part in self))
+        return Text(self.other * factor, self.wide * factor, self.messages * factor, self.requests * factor)
 
 
 NO_TEXT = Text()
+_ONE_MESSAGE = Text(messages=1)
+_ONE_REQUEST = Text(requests=1)
 
 
 def size_of(text: str) -> Text:
@@ -86,6 +94,8 @@ class Habits:
     """Factors from expected to low and to high, for the tokens of a text."""
     reply_spread: tuple[float, float]
     """The same for the length of replies."""
+    thoughts: float = 0.0
+    """In the high scenario each reply has so many tokens more, which do not come back: nobody heard it think yet."""
     source: str
     """Where this is known from."""
     learned: bool
@@ -103,6 +113,10 @@ class Habits:
         return Expected(text=text, output_tokens=self.tokens(_words(text)))
 
 
+UNHEARD = 0.25, 4.0
+"""The spread of replies nobody has heard."""
+THOUGHTS = 1000.0
+"""What a model may think before a reply, if nobody knows whether it thinks."""
 USUAL = Text(1.0, 0.8, 4.0, 0.0)
 """Tokens a model counts for the parts of a text, as a rule."""
 GUESS = Text(400, 0, 1)
@@ -111,7 +125,7 @@ GUESS = Text(400, 0, 1)
 
 def _words(text: Text) -> Text:
     """Its words alone, without what frames a message."""
-    return text._replace(messages=0, requests=0)
+    return Text(text.other, text.wide)
 
 
 def guess(source: str) -> Habits:
@@ -120,14 +134,16 @@ def guess(source: str) -> Habits:
         weights=USUAL,
         replies={},
         text_spread=(0.6, 1.7),
-        reply_spread=(0.25, 4.0),
+        reply_spread=UNHEARD,
+        thoughts=THOUGHTS,
         source=source,
         learned=False,
     )
 
 
-OF_ANOTHER_MODEL = (0.75, 1.4), (0.25, 4.0)
-"""Spreads of texts and replies where only another model was heard: nobody knows how much more this one thinks."""
+def of_another_model(habits: Habits) -> Habits:
+    """The same where only another model was heard: words are counted alike, but nobody knows how this one answers."""
+    return replace(habits, text_spread=(0.75, 1.4), reply_spread=UNHEARD, thoughts=THOUGHTS)
 
 
 # --- learning --------------------------------------------------------------------------------------------------------
@@ -261,7 +277,12 @@ def _eliminated(matrix: list[list[float]]) -> list[float]:
 
 
 def _dot(weights: Text, text: Text) -> float:
-    return sum(weight * part for weight, part in zip(weights, text, strict=True))
+    return (
+        weights.other * text.other
+        + weights.wide * text.wide
+        + weights.messages * text.messages
+        + weights.requests * text.requests
+    )
 
 
 # --- estimating ------------------------------------------------------------------------------------------------------
@@ -289,6 +310,8 @@ class Figures:
 
     def times(self, factor: float) -> Figures:
         """So much of it."""
+        if factor == 1:
+            return self
         return Figures(
             calls=self.calls * factor,
             input_tokens=self.input_tokens * factor,
@@ -433,7 +456,7 @@ class _Walk:
         low, expected, high = _in_order(requests)
         most = self._most(settings, high)
         if self._live:
-            self._said = self._said._replace(messages=self._said.messages + 1)
+            self._said = self._said.plus(_ONE_MESSAGE)
             self._keys = None
         sure = max(0.0, 2 * self._goes_on - 1)  # as far below what is expected as all turns are above it
         estimate = Estimate(low=low.times(sure), expected=expected.times(self._goes_on), high=high, most=most)
@@ -445,12 +468,14 @@ class _Walk:
         habits = self._given.habits
         text_factor = (habits.text_spread[0], 1.0, habits.text_spread[1])[scenario]
         factor = (habits.reply_spread[0], 1.0, habits.reply_spread[1])[scenario]
-        sent = self._said.plus(self._answered[scenario])._replace(requests=1)
+        sent = self._said.plus(self._answered[scenario]).plus(_ONE_REQUEST)
         given = habits.tokens(sent) * text_factor
         limit = settings.max_output_tokens
         if limit is not None and reply.output_tokens * factor > limit:
             factor = limit / reply.output_tokens
-        taken = reply.output_tokens * factor
+        taken = reply.output_tokens * factor + (habits.thoughts if scenario == _HIGH else 0.0)
+        if limit is not None:
+            taken = min(taken, limit)
         if self._live:
             words = _words(reply.text).times(factor)
             self._answered[scenario] = self._answered[scenario].plus(words)
@@ -482,5 +507,8 @@ def _in_order(requests: Sequence[Figures]) -> tuple[Figures, Figures, Figures]:
     low, expected, high = requests
     if expected.cost is None or low.cost is None or high.cost is None:
         return low, expected, high
-    low = replace(low, cost=min(low.cost, expected.cost))
-    return low, expected, replace(high, cost=max(high.cost, expected.cost))
+    if low.cost > expected.cost:
+        low = replace(low, cost=expected.cost)
+    if high.cost < expected.cost:
+        high = replace(high, cost=expected.cost)
+    return low, expected, high

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from convbatch.config import Target
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue, Message, text_part
 from convbatch.errors import ConvbatchError
-from convbatch.estimate import NO_TEXT, OF_ANOTHER_MODEL, Habits, Reusable, Seen, Taken, Text, guess, learn, size_of
+from convbatch.estimate import NO_TEXT, Habits, Reusable, Seen, Taken, Text, guess, learn, of_another_model, size_of
 from convbatch.folder import RunFolder, list_runs, typed
 from convbatch.protocols import PROTOCOLS
 from convbatch.records import kept_body
@@ -69,10 +68,7 @@ def _learned(folder: RunFolder, name: str, model: str | None, target: Target, di
     whose = "" if name == target.name else f" of {name}"
     whose += "" if model == target.model else ", another model"
     found = learn(seen, f"learned from {typed(folder.path)} ({replies}{whose})", dialogues)
-    if found is None or model == target.model:
-        return found
-    text, reply = OF_ANOTHER_MODEL
-    return replace(found, text_spread=text, reply_spread=reply)
+    return found if found is None or model == target.model else of_another_model(found)
 
 
 def _seen(folder: RunFolder, target: str) -> Iterator[Seen]:

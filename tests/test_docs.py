@@ -134,7 +134,7 @@ def without_what_varies(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/run.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md"])
 def test_commands_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     played = list(steps(page))
