@@ -13,12 +13,11 @@ from typing import Any
 from convbatch.config import Target, effective_settings
 from convbatch.dialogue import Settings
 from convbatch.errors import SetupError
+from convbatch.plan import most_output
 from convbatch.pricing import Exchange, Money, parse_money
 from convbatch.reader import count_of
 from convbatch.spending import prices_of
 
-_SEVERAL = ("n", "candidateCount", "candidate_count")
-"""Body fields that ask for several replies at once: each is billed, and the limit is of one."""
 SHOWN = 5
 
 
@@ -108,7 +107,7 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
                 target.name
                 for target in targets
                 if turn.ask
-                and not _has_worst_case(
+                and most_output(
                     effective_settings(
                         command_line=command_line,
                         turn=turn.settings,
@@ -116,6 +115,7 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
                         target=target.gateway.settings,
                     )
                 )
+                is None
             ]
             unlimited += len(bare)
             if len(places) < SHOWN:
@@ -127,10 +127,3 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
             found="; ".join(places[:SHOWN]) + ("; ..." if unlimited > SHOWN else ""),
             hint="add --max-output-tokens N, or max_output_tokens under [run.settings]",
         )
-
-
-def _has_worst_case(settings: Settings) -> bool:
-    extra = settings.extra or {}
-    inner = extra.get("generationConfig", {})
-    several = [found for found in (extra, inner) if isinstance(found, dict) and any(key in found for key in _SEVERAL)]
-    return settings.max_output_tokens is not None and not several

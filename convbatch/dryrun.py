@@ -8,17 +8,19 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from convbatch import show
+from convbatch.budgeting import lines_to_add
 from convbatch.closing import plan_lines
 from convbatch.config import Limits, Target, merge_limits
 from convbatch.dataset import read_copy
 from convbatch.estimate import Estimate, Estimator, Figures
 from convbatch.learning import habits_of, replies_of
-from convbatch.pricing import Money, PriceTable, shown_amount
+from convbatch.pricing import Exchange, Money, PriceTable, shown_amount
 from convbatch.quota import derated_rate
 from convbatch.reader import count_of
 from convbatch.session import EXIT_OK
@@ -33,6 +35,8 @@ class Forecast:
     """What one target will do, and how that is known."""
 
     target: Target
+    plain: Mapping[str, Any]
+    """The target as it would stand in `run.json`."""
     prices: PriceTable | None
     estimate: Estimate
     source: str
@@ -50,7 +54,7 @@ def rehearse(options: RunOptions) -> int:
         show.lines(["dry run: nothing is sent and no folder is made", *plan_lines(plan, options)])
         show.lines(_before_a_run(plan, forecasts))
         show.figures(_HEADINGS, [row for one in forecasts for row in _rows(one)])
-        show.lines([*_sums(forecasts), *_notes(plan, forecasts)])
+        show.lines([*_sums(forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)])
     return EXIT_OK
 
 
@@ -72,7 +76,7 @@ def forecasts_of(plan: Rehearsal) -> list[Forecast]:
                 reusable=reusable(target),
             )
             estimate = estimator.all_of(dialogue for _, dialogue in read_copy(plan.dataset))
-            found.append(Forecast(target=target, prices=prices, estimate=estimate, source=habits.source))
+            found.append(Forecast(target=target, plain=plain, prices=prices, estimate=estimate, source=habits.source))
     return found
 
 
@@ -159,6 +163,35 @@ def _amount(figures: Figures) -> str:
     return "–" if figures.cost is None else shown_amount(figures.cost)
 
 
+def _budget(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+    """Will the cap do? Amounts are added by the rates without which there would be no cap."""
+    cap = plan.max_cost
+    if cap is None:
+        return []
+    exchange = Exchange.from_plain(plan.meta["rates"])
+    expected = _in_one_currency(((one.prices, one.estimate.expected) for one in forecasts), cap.currency, exchange)
+    high = _in_one_currency(((one.prices, one.estimate.high) for one in forecasts), cap.currency, exchange)
+    if expected is None or high is None or high <= cap.amount:
+        return []
+    if expected > cap.amount:
+        return [f"the budget of {cap} will not do: {Money(amount=expected, currency=cap.currency)} are expected"]
+    return [f"the budget of {cap} may not do: up to {Money(amount=high, currency=cap.currency)}"]
+
+
+def _in_one_currency(
+    some: Iterable[tuple[PriceTable | None, Figures]], currency: str, exchange: Exchange
+) -> Decimal | None:
+    total = Decimal(0)
+    for prices, figures in some:
+        if prices is None or figures.cost is None:
+            return None
+        money = exchange.convert(Money(amount=figures.cost, currency=prices.currency), currency)
+        if money is None:
+            return None
+        total += money.amount
+    return total
+
+
 def _notes(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
     """What a reader must know to read the figures right."""
     by_source: dict[str, list[str]] = {}
@@ -181,5 +214,4 @@ def _price_line(one: Forecast) -> str:
     name = one.target.name
     if one.prices is not None:
         return f"{name}: no price of {one.prices.source} holds now"
-    table = f'[prices.{one.target.gateway.name}."{one.target.model}"]'
-    return f"{name}: no price is known; to have one, add {table} with currency, input and output to the config"
+    return f"{name}: no price is known; to have one, add to the config, above its tables: {lines_to_add(one.plain)}"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from convbatch.config import Target, effective_settings
 from convbatch.dialogue import NO_SETTINGS, Dialogue, HistoryMode, Message, Settings, Turn, text_part
-from convbatch.plan import Bulk, TurnKeys
+from convbatch.plan import Bulk, TurnKeys, most_output
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 
 SCENARIOS = ("low", "expected", "high")
@@ -483,7 +483,7 @@ class _Walk:
         return Figures(calls=1, input_tokens=given, output_tokens=taken, cost=cost)
 
     def _most(self, settings: Settings, high: Figures) -> Figures | None:
-        limit = settings.max_output_tokens
+        limit = most_output(settings)
         if limit is None:
             return None
         given = max(self._bulk.most_input(settings), math.ceil(high.input_tokens))

@@ -99,6 +99,16 @@ class Bulk:
         return max(self._bytes, by_count) + schema
 
 
+def most_output(settings: Settings) -> int | None:
+    """The most tokens a request can bring back; None when nothing limits them, or it asks for several replies."""
+    extra = settings.extra or {}
+    inner = extra.get("generationConfig", {})
+    several = any(isinstance(found, dict) and not _SEVERAL.isdisjoint(found) for found in (extra, inner))
+    return None if several else settings.max_output_tokens
+
+
+_SEVERAL = frozenset(("n", "candidateCount", "candidate_count"))
+"""Body fields that ask for several replies at once: each is billed, and the limit is of one."""
 _FRAME = 16
 """Tokens that may stand around a message to say whose it is."""
 

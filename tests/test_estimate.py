@@ -413,7 +413,18 @@ def test_no_request_is_larger_than_its_intent_said_nor_all_of_them_than_the_most
     history: str, cli: Cli, sim: Sim, tmp_path: Path
 ) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
-    args = ("run", QUICKSTART, "-m", "sim-think@here", "--history", history, "--max-output-tokens", "60", "--tag", "zh")
+    args = (
+        "run",
+        QUICKSTART,
+        "-m",
+        "sim-think@here",
+        "--history",
+        history,
+        "--max-output-tokens",
+        "400",
+        "--tag",
+        "zh",
+    )
     most = table(cli(*args, "--dry-run").out)["sim-think@here", "at most"]
     asked = len(sim.world.ledger.entries)
     assert cli(*args, "-o", "out").code == 0
@@ -450,8 +461,20 @@ def test_sums_are_by_currency_and_a_target_without_a_price_says_what_to_add(cli:
     assert "all that is billed in EUR: low " in done.out
     assert "all that is billed in CNY: low " in done.out
     assert "1 of 3 targets without a price: not in these sums" in done.out
-    assert 'y@b: no price is known; to have one, add [prices.b."y"] with currency, input and output' in done.out
+    assert (
+        "y@b: no price is known; to have one, add to the config, above its tables: prices.b.y = { currency" in done.out
+    )
     assert table(done.out)["y@b", "at most"][3] == "–"
+
+
+def test_a_budget_that_will_not_do_is_said_before(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid"))
+    args = ("run", QUICKSTART, "-m", "sim-good@here", "--max-output-tokens", "99", "--dry-run", "--max-cost")
+    assert "the budget of 0.001 CNY will not do: " in cli(*args, "0.001").out
+    assert "the budget of" not in cli(*args, "1000CNY").out.replace("at most 1,000.00 CNY in all", "")
+    refused = cli(*args, "1USD")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--max-cost is in USD, and sim-good@here bills CNY" in refused.err
 
 
 def test_limits_say_the_shortest_time() -> None:
