@@ -23,7 +23,7 @@ from convbatch.gateway import Client, NotSentCancelled
 from convbatch.journal import Journal
 from convbatch.limiter import Gate, GateClosed, GateStalled, Permit
 from convbatch.outside import Outside
-from convbatch.plan import Bulk, Conversation, TurnKeys, text_bytes
+from convbatch.plan import Bulk, Conversation, TurnKeys, most_output, text_bytes
 from convbatch.pricing import PriceTable
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.records import kept_body
@@ -560,8 +560,9 @@ class _Play:
     def most(self, settings: Settings) -> dict[str, int]:
         """The most tokens the next request can have, and its reply where that is limited."""
         size = {"most_input_tokens": self._bulk.most_input(settings)}
-        if settings.max_output_tokens is not None:
-            size["max_output_tokens"] = settings.max_output_tokens
+        limit = most_output(settings)
+        if limit is not None:
+            size["max_output_tokens"] = limit
         return size
 
     def _add(self, message: Message) -> None:
