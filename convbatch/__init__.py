@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from convbatch.errors import JournalDamaged as JournalDamaged
     from convbatch.errors import JournalError as JournalError
     from convbatch.errors import SetupError as SetupError
+    from convbatch.report import report as report
     from convbatch.tables import Run as Run
     from convbatch.tables import load as load
 
@@ -34,6 +35,7 @@ _HOME = {
     "run": "api",
     "replay": "api",
     "load": "tables",
+    "report": "report",
     "Run": "tables",
     "Dialogue": "dialogue",
     "Turn": "dialogue",

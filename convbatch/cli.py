@@ -475,6 +475,50 @@ def show_command(
 
 @app.command()
 @guarded
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders, their names under results/, or `latest`.")
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="KEY", help="model | gateway | target | tag | dialogue | turn | repeat, or several: a,b."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", help="Take prices and rates of this file instead of the run's own."),
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="Write FILE.md, .json, or the main table as FILE.csv, .parquet instead."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Usage, cost, time, finish reasons and errors of runs, in groups.
+
+    Example: convbatch report latest --by target,turn
+    """
+    from convbatch import layout
+    from convbatch.report import DEFAULT_BY, grouping, sections
+
+    for path in out or ():
+        layout.check_ending(path)
+    keys = grouping(by or DEFAULT_BY)
+    told = sections(runs, keys, config=config, currency=currency)
+    for path in out or ():
+        layout.write_report(told, keys, path)
+    if json:
+        typer.echo(layout.to_json(told, keys), nl=False)
+    elif not out:
+        layout.to_terminal(told)
+
+
+@app.command()
+@guarded
 def runs() -> None:
     """Run folders under results/ with their state and how far they are."""
     from convbatch import show

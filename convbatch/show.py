@@ -6,19 +6,19 @@ way to a screen; a table that goes into a pipe or a file is plain CSV instead, f
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby, islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from convbatch import screen
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
 from convbatch.export import csv_lines
 from convbatch.folder import RunFolder
 from convbatch.tables import Rows, Run, TargetSummary, read_rows, side_by_side
-from convbatch.terminal import printable, printable_lines
+from convbatch.terminal import printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,7 +39,6 @@ _STYLES = {
     "skipped": "dim",
 }
 _FAILED = frozenset({"error", "pending"})
-_NONE = "–"
 _CAPS = {
     "dialogue": 0.17, "target": 0.25, "repeat": 0.1, "turn": 0.1, "status": 0.1, "finish_reason": 0.12,
     "output_tokens": 0.1, "latency_s": 0.1,
@@ -55,35 +54,35 @@ def summary(summaries: Sequence[TargetSummary], *, checks: int = 0, file: IO[str
         checks: How many checks the dataset carries.
         file: Where to print; default stdout.
     """
-    console = _console(file)
-    table = _table("target", *((name, "right") for name in _SUMMARY))
+    console = screen.console(file)
+    table = screen.table("target", *((name, "right") for name in _SUMMARY))
     for total in summaries:
-        table.add_row(_text(total.target), *(_number(cell(total)) for cell in _SUMMARY.values()))
+        table.add_row(screen.text(total.target), *(screen.number(cell(total)) for cell in _SUMMARY.values()))
     console.print(table)
     for note in chain.from_iterable(map(_notes, summaries)):
-        console.print(_text(note))
+        console.print(screen.text(note))
     simulated = [total.target for total in summaries if total.simulated]
     if simulated:
-        console.print(_text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
+        console.print(screen.text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
     if checks:
         console.print(
-            _text(f"{checks:,} check(s) in the dataset are kept with it; this version does not judge them yet")
+            screen.text(f"{checks:,} check(s) in the dataset are kept with it; this version does not judge them yet")
         )
 
 
 def figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
     """A table of texts and figures; from the third column on it is figures."""
-    grid = _table(*headings[:2], *((name, "right") for name in headings[2:]))
+    grid = screen.table(*headings[:2], *((name, "right") for name in headings[2:]))
     for row in rows:
-        grid.add_row(*map(_text, row))
-    _console(file).print(grid)
+        grid.add_row(*map(screen.text, row))
+    screen.console(file).print(grid)
 
 
 def lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
     """Lines of their own, not wrapped."""
-    console = _console(file)
+    console = screen.console(file)
     for text in texts:
-        console.print(_text(text), soft_wrap=True)
+        console.print(screen.text(text), soft_wrap=True)
 
 
 def table(run: Run, *, file: IO[str] | None = None) -> None:
@@ -91,7 +90,7 @@ def table(run: Run, *, file: IO[str] | None = None) -> None:
     if not _is_terminal(file):
         _print_csv(run.turn_rows(), file)
         return
-    console = _console(file)
+    console = screen.console(file)
     hidden = {"repeat"} if run.meta["repeats"] == 1 else set[str]()
     if console.width < 100:
         hidden.add("latency_s")
@@ -110,11 +109,11 @@ def wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None
     if not _is_terminal(file):
         _print_csv(rows, file)
         return
-    console = _console(file)
+    console = screen.console(file)
     room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(run.targets))
     paired = zip(rows.rows, side_by_side(run.turns_path, "status", run.targets), strict=True)
     while chunk := list(islice(paired, CHUNK_ROWS)):
-        grid = _table(*(column.name for column in rows.columns), lines=True)
+        grid = screen.table(*(column.name for column in rows.columns), lines=True)
         grid.columns[0].max_width = 20
         for row, statuses in chunk:
             grid.add_row(*(_cut(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
@@ -146,7 +145,7 @@ def transcript(
     """
     if target is not None and target not in run.targets:
         raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, run.targets))
-    console = _console(file)
+    console = screen.console(file)
     printed = 0
     for dialogue, voices in _voices(run, dialogue_id):
         kept = [voice for voice in voices if target in (None, voice.target) and (not failed or voice.has_failed)]
@@ -158,11 +157,11 @@ def transcript(
 
 def runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
     """Run folders, one a line: state, done of planned, failed, targets. A folder that cannot be read says why."""
-    console = _console(file)
-    grid = _table("run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), "targets")
+    console = screen.console(file)
+    grid = screen.table("run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), "targets")
     grid.columns[0].no_wrap = True
     for folder in folders:
-        grid.add_row(_text(folder.name), *_run_cells(folder))
+        grid.add_row(screen.text(folder.name), *_run_cells(folder))
     console.print(grid)
 
 
@@ -201,14 +200,14 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         parked = run.parked
     except (ConvbatchError, OSError, KeyError) as error:
         reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)
-        return (_text("unreadable", "red"), "", "", "", _text(reason))
+        return (screen.text("unreadable", "red"), "", "", "", screen.text(reason))
     planned = sum(total.turns for total in totals)
     return (
-        _text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
+        screen.text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
         f"{planned - sum(total.pending for total in totals):,}",
         f"{planned:,}",
         f"{sum(total.error for total in totals):,}",
-        _text(", ".join(f"{target} (parked)" if target in parked else target for target in run.targets)),
+        screen.text(", ".join(f"{target} (parked)" if target in parked else target for target in run.targets)),
     )
 
 
@@ -282,7 +281,7 @@ def _print_dialogue(console: Console, dialogue: Dialogue, voices: Sequence[_Voic
 
     voices = sorted(voices, key=lambda voice: (targets.index(voice.target), voice.repeat))
     title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
-    console.print(Rule(_text(title, "bold"), align="left", characters="─"))
+    console.print(Rule(screen.text(title, "bold"), align="left", characters="─"))
     if dialogue.system is not None:
         console.print(_line("system", dialogue.system, "dim"))
     for number, turn in enumerate(dialogue.turns, 1):
@@ -315,14 +314,14 @@ def _reply(voice: _Voice, said: _Said) -> Text:
     from rich.text import Text
 
     name = voice.target if voice.repeat == 1 else f"{voice.target} (repeat {voice.repeat})"
-    parts = [_text(name, "cyan")]
+    parts = [screen.text(name, "cyan")]
     if said.thought:
-        parts.append(_text(f"(thought: {len(said.thought):,} characters)", "dim"))
+        parts.append(screen.text(f"(thought: {len(said.thought):,} characters)", "dim"))
     if said.reply is not None:
         parts.append(_block(said.reply))
     if said.tool_calls is not None:
-        parts.append(_text(f"calls {said.tool_calls}"))
-    parts.append(_text(_facts(said), _STYLES[said.status]))
+        parts.append(screen.text(f"calls {said.tool_calls}"))
+    parts.append(screen.text(_facts(said), _STYLES[said.status]))
     return Text("\n").join(parts)
 
 
@@ -331,13 +330,15 @@ def _facts(said: _Said) -> str:
     reason = said.finish_reason
     if reason is not None and said.finish_reason_raw not in (None, reason, reason.upper()):
         reason = f"{reason} ({said.finish_reason_raw})"
+    given, taken = screen.number(said.input_tokens), screen.number(said.output_tokens)
+    given, taken = screen.number(said.input_tokens), screen.number(said.output_tokens)
     thinking = f" ({said.reasoning_tokens:,} reasoning)" if said.reasoning_tokens else ""
     facts = [
         said.status,
         reason,
         ": ".join(part for part in (said.error_kind, said.error_message) if part is not None),
-        None if reason is None else f"{_number(said.input_tokens)} in, {_number(said.output_tokens)} out{thinking}",
-        None if said.latency_s is None else f"{_number(said.latency_s)} s",
+        None if reason is None else f"{given} in, {taken} out{thinking}",
+        None if said.latency_s is None else f"{screen.number(said.latency_s)} s",
         f"{said.attempts} attempts" if said.attempts > 1 else None,
         f"{said.possibly_paid} possibly paid" if said.possibly_paid else None,
         None if said.reused_from is None else f"reused from {said.reused_from}",
@@ -354,7 +355,7 @@ def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequ
     while chunk := [[_plain(cell) for cell in row] for row in islice(rows, CHUNK_ROWS)]:
         titles = [headings.get(name, name) for name in names]
         widths = widths or _widths(console.width, names, [titles, *chunk])
-        grid = _table(
+        grid = screen.table(
             *((title, "right" if name in right else "left") for title, name in zip(titles, names, strict=True))
         )
         for column, width in zip(grid.columns, widths, strict=True):
@@ -362,7 +363,7 @@ def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequ
         grid.show_header = first
         first = False
         for row in chunk:
-            grid.add_row(*map(_text, row))
+            grid.add_row(*map(screen.text, row))
         console.print(grid)
 
 
@@ -388,29 +389,6 @@ def _is_terminal(file: IO[str] | None) -> bool:
     return (file or sys.stdout).isatty()
 
 
-def _console(file: IO[str] | None) -> Console:
-    from rich.console import Console
-
-    class Pipe(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich would end the process with a code of its own
-
-    # rich's own reading of NO_COLOR leaves bold and dim, which are escape sequences as well.
-    colors = None if os.environ.get("NO_COLOR") else "auto"
-    return Pipe(file=file or sys.stdout, color_system=colors, highlight=False, markup=False, emoji=False)
-
-
-def _table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(box=box.HORIZONTALS if lines else None, show_lines=lines, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        name, justify = (heading, "left") if isinstance(heading, str) else heading
-        grid.add_column(_text(name, "bold"), justify=justify, overflow="fold")
-    return grid
-
-
 def _line(label: str, text: str, style: str) -> Table:
     """A label and its text, which is wrapped beside it."""
     from rich.table import Table
@@ -418,7 +396,7 @@ def _line(label: str, text: str, style: str) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=9)
     grid.add_column(overflow="fold")
-    grid.add_row(_text(label, "dim"), _block(text, style))
+    grid.add_row(screen.text(label, "dim"), _block(text, style))
     return grid
 
 
@@ -426,12 +404,6 @@ def _indented(content: RenderableType) -> RenderableType:
     from rich.padding import Padding
 
     return Padding(content, (0, 0, 0, 2), expand=False)
-
-
-def _text(text: str, style: str = "") -> Text:
-    from rich.text import Text
-
-    return Text(printable(text), style=style)
 
 
 def _block(text: str, style: str = "") -> Text:
@@ -444,19 +416,10 @@ def _block(text: str, style: str = "") -> Text:
 def _cut(cell: Any, status: Any, room: int) -> Text:
     """A cell of the wide table; where there is no value, the row's status stands for it."""
     if cell is None:
-        return _text(_NONE) if status is None else _text(f"({status})", _STYLES[status])
+        return screen.text(screen.NONE) if status is None else screen.text(f"({status})", _STYLES[status])
     text = _plain(cell)
-    return _text(text if len(text) <= room else text[: room - 1] + "…")
+    return screen.text(text if len(text) <= room else text[: room - 1] + "…")
 
 
 def _plain(cell: Any) -> str:
-    return cell if isinstance(cell, str) else _number(cell)
-
-
-def _number(value: float | None) -> str:
-    """Counts in full up to seven places, seconds to what can be told apart; a dash for unknown."""
-    if value is None:
-        return _NONE
-    if isinstance(value, int):
-        return f"{value:,}" if value < 10_000_000 else f"{value / 1e6:,.1f}M"
-    return f"{value:.2f}" if value < 10 else f"{value:,.1f}"
+    return cell if isinstance(cell, str) else screen.number(cell)

@@ -176,6 +176,8 @@ _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 _DAMAGE = b"convbatch.damaged_places"
 _PARKED = b"convbatch.parked"
+_PLAN = ("targets", "history", "repeats")
+"""What of `run.json` every table needs."""
 _NAMES = tuple(column.name for column in TURNS)
 _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 _LATENCY_STEP = math.log(1.01)
@@ -246,6 +248,7 @@ class Run:
         self.path = folder.path
         self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned")
         self.targets: tuple[str, ...] = tuple(target["name"] for target in self.meta["targets"])
+        self._is_repriced = False
         self._file = ExitStack()
         weakref.finalize(self, self._file.close)
 
@@ -260,6 +263,8 @@ class Run:
     @cached_property
     def turns_path(self) -> Path:
         """A `turns.parquet` that tells what the journal tells; outside the folder when that cannot be written."""
+        if self._is_repriced:  # the folder's own table has the prices of the run
+            return self._file.enter_context(_scratch_file(self.folder, self.meta))
         return self._file.enter_context(turns_file(self.folder))
 
     @property
@@ -295,8 +300,7 @@ class Run:
     @cached_property
     def attempts(self) -> pd.DataFrame:
         """One row per HTTP try, in the order of `turns`; columns: `ATTEMPTS`."""
-        with Archive(self.folder) as archive:
-            return Rows(columns=ATTEMPTS, rows=_attempt_rows(self.folder, self.meta, archive)).frame()
+        return self.attempt_rows().frame()
 
     def wide(self, value: str = "reply") -> pd.DataFrame:
         """The targets side by side: one row per (dialogue, repeat, turn), one column per target.
@@ -324,6 +328,24 @@ class Run:
         """The rows of `conversations`, one batch in memory at a time."""
         rows = _conversation_rows(self.turns_path, str(self.meta["history"]))
         return Rows(columns=CONVERSATIONS, rows=rows)
+
+    def attempt_rows(self) -> Rows:
+        """The rows of `attempts`, one conversation in memory at a time."""
+
+        def rows() -> Iterator[Row]:
+            with Archive(self.folder) as archive:
+                yield from _attempt_rows(self.folder, self.meta, archive)
+
+        return Rows(columns=ATTEMPTS, rows=rows())
+
+    def at_prices(self, prices: Mapping[str, PriceTable | None]) -> Run:
+        """The same run with its costs at other prices, by target name; nothing in its folder changes."""
+        other = Run(self.folder)
+        plain = {name: None if table is None else table.to_plain() for name, table in prices.items()}
+        targets = [{**target, "prices": plain[target["name"]]} for target in self.meta["targets"]]
+        other.meta = {**self.meta, "targets": targets}
+        other._is_repriced = True
+        return other
 
     def wide_rows(self, value: str = "reply") -> Rows:
         """The rows of `wide`, keys first, one batch in memory at a time.
@@ -357,7 +379,7 @@ def write_turns(folder: RunFolder) -> Path:
         JournalError: The disk refused; the journal is whole and any reader can build the table from it.
     """
     with folder.replacing(folder.turns.name) as file:
-        _write(folder, file)
+        _write(folder, folder.read_meta(*_PLAN), file)
     return folder.turns
 
 
@@ -383,12 +405,18 @@ def turns_file(folder: RunFolder) -> Generator[Path]:
     try:
         path = write_turns(folder)
     except JournalError:  # somebody else's folder, or a full disk: reading must still be possible
-        with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
-            path = Path(scratch, folder.turns.name)
-            with path.open("wb") as file:
-                _write(folder, file)
+        with _scratch_file(folder, folder.read_meta(*_PLAN)) as path:
             yield path
     else:
+        yield path
+
+
+@contextmanager
+def _scratch_file(folder: RunFolder, meta: Mapping[str, Any]) -> Generator[Path]:
+    with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
+        path = Path(scratch, folder.turns.name)
+        with path.open("wb") as file:
+            _write(folder, meta, file)
         yield path
 
 
@@ -468,10 +496,9 @@ def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
             yield number
 
 
-def _write(folder: RunFolder, file: IO[bytes]) -> None:
+def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes]) -> None:
     import pyarrow.parquet as pq
 
-    meta = folder.read_meta("targets", "history", "repeats")
     mark = folder.journal_mark()  # taken first: what a writer appends from here on makes the table stale, never wrong
     with Archive(folder) as archive:
         stamp = {

@@ -1,0 +1,266 @@
+"""How a report looks: its sections in the terminal, as Markdown, as JSON, and its main table as CSV or Parquet.
+
+It decides layout and nothing else. On paper and screen the wide main table is told in three narrow ones, without the
+columns that have nothing to say; files for programs carry every column. What is in a section is decided by its maker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from convbatch import screen
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.export import write_table
+from convbatch.pricing import exact, shown_amount
+from convbatch.sections import Section
+from convbatch.terminal import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAIN, TOTALS = "usage", "totals"
+ENDINGS = (".md", ".csv", ".json", ".parquet")
+_BOLD = ("SIMULATED",)
+"""Notes that begin so must not be overlooked."""
+
+
+class _Shown(NamedTuple):
+    """A column of the main table on paper."""
+
+    column: str
+    heading: str
+    always: bool = False
+    """Also where it is empty or 0 in every row."""
+
+
+_MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
+    (
+        "Turns and tokens",
+        (
+            _Shown("ok", "ok", True),
+            _Shown("blocked", "blocked"),
+            _Shown("empty", "empty"),
+            _Shown("error", "failed", True),
+            _Shown("skipped", "skipped"),
+            _Shown("pending", "pending"),
+            _Shown("reused", "reused"),
+            _Shown("input_tokens", "input", True),
+            _Shown("cached_input_tokens", "cached"),
+            _Shown("cache_write_input_tokens", "cache write"),
+            _Shown("output_tokens", "output", True),
+            _Shown("reasoning_tokens", "reasoning"),
+            _Shown("tokens_unknown", "no counts"),
+        ),
+    ),
+    (
+        "Cost",
+        (
+            _Shown("costs", "spent", True),
+            _Shown("failed_cost", "of it failed"),
+            _Shown("unpriced", "no price"),
+            _Shown("reused_cost", "reused"),
+            _Shown("possibly_paid", "possibly paid"),
+            _Shown("possibly_paid_bound", "at most"),
+            _Shown("possibly_paid_unbounded", "no bound"),
+        ),
+    ),
+    (
+        "Time",
+        (
+            _Shown("attempts", "attempts", True),
+            _Shown("retries", "retries"),
+            _Shown("p50_latency_s", "p50 s", True),
+            _Shown("p95_latency_s", "p95 s", True),
+            _Shown("limiter_wait_s", "limiter wait s"),
+            _Shown("retry_wait_s", "retry wait s"),
+        ),
+    ),
+)
+_LAST_OF_MAIN = "retry_wait_s"
+_FIRST_OF_MAIN = "turns"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """A table as it is read: texts only."""
+
+    title: str
+    headings: Sequence[str]
+    numeric: Sequence[bool]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> None:
+    """Print a report."""
+    console = screen.console(file)
+    for view in _views(sections):
+        grid = screen.table(
+            *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
+        )
+        for row in view.rows:
+            grid.add_row(*map(screen.text, row))
+        console.print(screen.text(view.title, "bold underline"))
+        console.print(grid)
+        for note in view.notes:
+            for line in note.splitlines():
+                console.print(screen.text(line, "bold" if note.startswith(_BOLD) else ""))
+        console.print()
+
+
+def to_json(sections: Sequence[Section], by: Sequence[str]) -> bytes:
+    """The report as one object: `runs`, `by`, and each section by its key."""
+    main = sections[0].frame
+    content: dict[str, Any] = {"runs": list(dict.fromkeys(main["run"])), "by": list(by)}
+    for section in sections:
+        content[section.key] = {"title": section.title, "notes": list(section.notes), "rows": _records(section.frame)}
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+
+
+def to_markdown(sections: Sequence[Section]) -> str:
+    """The report as a Markdown page."""
+    parts = ["# Report"]
+    for view in _views(sections):
+        parts.append(f"## {view.title}")
+        lines = [_md_row(view.headings), _md_row(["---:" if right else "---" for right in view.numeric])]
+        parts.append("\n".join([*lines, *(_md_row([_md(cell) for cell in row]) for row in view.rows)]))
+        parts += [_md_note(note) for note in view.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(sections: Sequence[Section], by: Sequence[str], path: Path) -> None:
+    """Write a report in the form its file name asks for: whole as `.md` or `.json`, its main table else.
+
+    Raises:
+        SetupError: Another ending, or the place cannot be written.
+    """
+    check_ending(path)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        write_table(sections[0].frame, path)
+        return
+    content = to_json(sections, by) if path.suffix.lower() == ".json" else to_markdown(sections).encode()
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror or error}", hint="name another file with -o") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file name whose form is not known, before anything is computed.
+
+    Raises:
+        SetupError: It is not.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise SetupError(
+            f"cannot tell the format of {path}",
+            found=path.suffix or "no ending",
+            hint=did_you_mean(path.suffix, ENDINGS),
+        )
+
+
+def _views(sections: Sequence[Section]) -> Iterator[_View]:
+    totals = next((section.frame for section in sections if section.key == TOTALS), None)
+    for section in sections:
+        if section.key == MAIN:
+            yield from _main_views(section, totals)
+        elif section.key != TOTALS:
+            names = [str(name) for name in section.frame.columns]
+            yield _view(section.title, names, names, _records(section.frame), section.notes)
+
+
+def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View]:
+    names = [str(name) for name in section.frame.columns]
+    keys = names[: names.index(_FIRST_OF_MAIN)]
+    rows = _records(section.frame)
+    of_run = {} if totals is None else {row["run"]: row for row in _records(totals)}
+    if len(of_run) < len(rows):
+        rows = list(_with_totals(rows, of_run, keys))
+    shown_keys = keys if len(of_run) > 1 or len(keys) == 1 else keys[1:]
+    for number, (title, columns) in enumerate(_MAIN_VIEWS):
+        kept = [shown for shown in columns if shown.always or any(row[shown.column] for row in rows)]
+        yield _view(
+            title,
+            [*shown_keys, *(shown.column for shown in kept)],
+            [*shown_keys, *(shown.heading for shown in kept)],
+            rows,
+            section.notes if number == len(_MAIN_VIEWS) - 1 else (),
+        )
+
+
+def _with_totals(
+    rows: Sequence[Mapping[str, Any]], of_run: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
+) -> Iterator[Mapping[str, Any]]:
+    """Each run's groups and below them its total."""
+    for run, total in of_run.items():
+        yield from (row for row in rows if row["run"] == run)
+        yield {**dict.fromkeys(keys, ""), **({keys[1]: "total"} if len(keys) > 1 else {}), **total}
+
+
+def _view(
+    title: str,
+    columns: Sequence[str],
+    headings: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> _View:
+    return _View(
+        title=title,
+        headings=headings,
+        numeric=[all(isinstance(row[column], int | float | None) for row in rows) for column in columns],
+        rows=[[_cell(column, row) for column in columns] for row in rows],
+        notes=notes,
+    )
+
+
+_MONEY_ENDS = ("cost", "spent", "bound")
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    value = row[column]
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float) and column.endswith(_MONEY_ENDS):
+        currency = row.get("currency")
+        return shown_amount(exact(value)) + (f" {currency}" if currency else "")
+    if isinstance(value, list):
+        return printable(", ".join(map(str, value)))
+    return screen.number(value)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows with plain values; null is None."""
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(frame, preserve_index=False).to_pylist()
+
+
+_MD_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
+
+
+def _md(text: str) -> str:
+    return text.translate(_MD_SPECIAL)
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _md_note(note: str) -> str:
+    first, *lines = note.splitlines()
+    if not lines:
+        return f"- {_md(printable(first))}"
+    code = "\n".join(["```", *map(printable, lines), "```"])
+    return f"- {_md(printable(first))}\n\n{code}"

@@ -1,0 +1,512 @@
+"""What a run used and cost, in groups: one pass over its turns and attempts → the sections of a report.
+
+The columns of the main table are a contract and stand here. Sums of money are decimal and never mix currencies without
+a rate; what is not known is left out of a sum and counted. How sections look is `layout.py`; where prices other than
+the run's own come from, `repricing.py`; no number of a turn is made here (`tables.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.folder import typed
+from convbatch.pricing import CURRENCY, Exchange, Money, exact
+from convbatch.sections import Section
+from convbatch.tables import ATTEMPTS, STATUSES, TURNS, Column, Row, Rows, Run, load, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Runs: TypeAlias = Run | str | Path | Iterable[Run | str | Path]
+
+KEYS = ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat")
+"""What turns can be grouped by."""
+DEFAULT_BY = ("target",)
+
+_TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens")
+_MONEY = ("cost", "failed_cost", "spent", "reused_cost", "possibly_paid_bound")
+
+USAGE: tuple[Column, ...] = (
+    Column("turns", "Int64", "turns asked"),
+    *(Column(name, "Int64", f"turns with status `{name}`") for name in STATUSES),
+    Column("reused", "Int64", "turns whose reply was taken over from another run: in no other sum but `reused_cost`"),
+    Column("attempts", "Int64", "tries, over all sessions"),
+    Column("retries", "Int64", "tries beyond the first of their turn"),
+    Column("input_tokens", "Int64", "of replies this run received; sum of the known counts, null when none is known"),
+    Column("cached_input_tokens", "Int64", "part of input; as `input_tokens`"),
+    Column("cache_write_input_tokens", "Int64", "part of input; as `input_tokens`"),
+    Column("output_tokens", "Int64", "including reasoning; as `input_tokens`"),
+    Column("reasoning_tokens", "Int64", "part of output; as `input_tokens`"),
+    Column("tokens_unknown", "Int64", "replies whose input or output count is unknown: not in the sums"),
+    Column("cost", "Float64", "of replies this run received; null when none is known, or in several currencies"),
+    Column("failed_cost", "Float64", "of failed attempts that reported usage; null as `cost`"),
+    Column("spent", "Float64", "`cost` + `failed_cost`; null as `cost`"),
+    Column("currency", "string", "of every amount of the row; null when none is known, or `spent` is in several"),
+    Column("costs", "string", "`spent` for people, each currency by itself: `0.12 USD + 3.40 CNY`"),
+    Column("unpriced", "Int64", "replies this run received whose cost is unknown: not in `cost`"),
+    Column("reused_cost", "Float64", "what the reused replies cost the run that asked for them; null as `cost`"),
+    Column("failed_attempts_billed", "Int64", "attempts that reported usage and gave no reply that counts"),
+    Column("possibly_paid", "Int64", "attempts that were sent and never fully answered"),
+    Column("possibly_paid_bound", "Float64", "the most those cost of which a bound is known; null as `cost`"),
+    Column("possibly_paid_unbounded", "Int64", "possibly paid attempts with neither a cost nor a bound"),
+    Column("p50_latency_s", "Float64", "median latency of replies this run received, nearest rank; null without one"),
+    Column("p95_latency_s", "Float64", "as `p50_latency_s`"),
+    Column("limiter_wait_s", "Float64", "seconds in our own gate, all attempts; null without a finished attempt"),
+    Column("retry_wait_s", "Float64", "seconds of backoff, all attempts; null without a finished attempt"),
+)  # fmt: skip
+"""The main table, behind `run` and the keys it is grouped by."""
+
+_RUN = Column("run", "string", "name of the run; its path, where several have the same name")
+_NUMBERS = {"turn", "repeat"}
+
+
+def report(
+    runs: Runs, by: str | Iterable[str] = DEFAULT_BY, *, config: str | Path | None = None, currency: str | None = None
+) -> pd.DataFrame:
+    """Usage and cost in groups: the main table of `convbatch report`.
+
+    Args:
+        runs: A run, or several to stand side by side; also by path or name.
+        by: Any of `model gateway target tag dialogue turn repeat`.
+        config: Take the prices and rates of this config file in place of the run's own.
+        currency: Convert all amounts into this currency by `[rates]`.
+
+    Returns:
+        One row per run and group; columns: `run`, the keys, `USAGE`. A dialogue with several tags is in each of them.
+
+    Raises:
+        SetupError: An unknown key, the same run twice, no rate to a currency.
+        InputError: The config is wrong.
+    """
+    keys = grouping(by)
+    book = _read(_readings(runs, config, currency), keys)
+    return _usage(book, keys)
+
+
+def sections(
+    runs: Runs, by: str | Iterable[str] = DEFAULT_BY, *, config: str | Path | None = None, currency: str | None = None
+) -> list[Section]:
+    """All parts of a report; arguments as of `report`."""
+    keys = grouping(by)
+    book = _read(_readings(runs, config, currency), keys)
+    return [
+        Section(key="usage", title="Usage and cost", frame=_usage(book, keys), notes=tuple(_notes(book, keys))),
+        Section(key="totals", title="Total", frame=_totals(book)),
+    ]
+
+
+def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
+    """`--by` in its forms, comma-separated and repeated → keys, each once.
+
+    Raises:
+        SetupError: An unknown key.
+    """
+    given = [by] if isinstance(by, str) else list(by)
+    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in KEYS:
+            raise SetupError(f"a report cannot be grouped by {word!r}", hint=did_you_mean(word, KEYS))
+    return tuple(dict.fromkeys(words))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """A run as it is to be reported."""
+
+    label: str
+    run: Run
+    exchange: Exchange
+    currency: str | None
+    """Into which amounts are converted."""
+
+    def converted(self, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:
+        """Amounts by currency, in the wanted one where there is one."""
+        if self.currency is None:
+            return dict(amounts)
+        total: dict[str, Decimal] = {}
+        for currency, amount in amounts.items():
+            money = self.exchange.convert(Money(amount=amount, currency=currency), self.currency)
+            if money is None:
+                raise SetupError(
+                    f"no exchange rate from {currency} to {self.currency}, which {self.label} needs",
+                    hint=(
+                        f'below [rates] in convbatch.toml write "{currency}/{self.currency}" = so many {self.currency} '
+                        f"for 1 {currency}, then add -c convbatch.toml"
+                    ),
+                )
+            total[self.currency] = total.get(self.currency, Decimal(0)) + money.amount
+        return total
+
+
+def _readings(runs: Runs, config: str | Path | None, currency: str | None) -> list[_Reading]:
+    if currency is not None and not CURRENCY.fullmatch(currency):
+        raise SetupError(f"{currency!r} is no currency", hint="write its three capital letters, such as USD or CNY")
+    several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    loaded = [run if isinstance(run, Run) else load(run) for run in several]
+    if not loaded:
+        raise SetupError("no run to report", hint="name one or more, such as `latest`")
+    paths = Counter(run.path.resolve() for run in loaded)
+    for run in loaded:
+        if paths[run.path.resolve()] > 1:
+            raise SetupError(f"{run.path} is given more than once", hint="name each run once")
+    names = Counter(run.name for run in loaded)
+    labels = [run.name if names[run.name] == 1 else str(run.path) for run in loaded]
+    priced = _at_prices(loaded, config)
+    return [
+        _Reading(label=label, run=run, exchange=rates, currency=currency)
+        for label, (run, rates) in zip(labels, priced, strict=True)
+    ]
+
+
+def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run, Exchange]]:
+    if config is None:
+        return [(run, Exchange.from_plain(run.meta.get("rates", {}))) for run in runs]
+    from convbatch.configfile import load_config
+    from convbatch.repricing import repriced
+
+    prices = load_config(Path(config))
+    return [repriced(run, prices) for run in runs]
+
+
+# From rows to tallies
+
+
+class _Turn(NamedTuple):
+    """A row of `turns`, as far as a report needs it."""
+
+    dialogue_index: int
+    target: str
+    repeat: int
+    turn: int
+    dialogue: str
+    model: str
+    gateway: str
+    tags: list[str]
+    status: str
+    finish_reason: str | None
+    finish_reason_raw: str | None
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_input_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: float | None
+    currency: str | None
+    attempts: int
+    possibly_paid: int
+    latency_s: float | None
+    started_at: datetime | None
+    error_kind: str | None
+    error_message: str | None
+    reused_from: str | None
+
+    @property
+    def is_received(self) -> bool:
+        """Did this run itself receive a reply that counts?"""
+        return self.finish_reason is not None and self.reused_from is None
+
+
+class _Try(NamedTuple):
+    """A row of `attempts`, likewise."""
+
+    dialogue_index: int
+    target: str
+    repeat: int
+    turn: int
+    possibly_paid: bool
+    finish_reason: str | None
+    error_kind: str | None
+    error_message: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    total_tokens: int | None
+    cost: float | None
+    cost_bound: float | None
+    currency: str | None
+    limiter_wait_s: float | None
+    retry_wait_s: float | None
+    started_at: datetime | None
+
+    @property
+    def is_counted(self) -> bool:
+        """Did its answer report what it used?"""
+        return any(count is not None for count in (self.input_tokens, self.output_tokens, self.total_tokens))
+
+
+_PLACE = itemgetter(0, 1, 2, 3)
+_TRY_CELLS = itemgetter(*([column.name for column in ATTEMPTS].index(name) for name in _Try._fields))
+
+
+def _told(run: Run) -> Iterator[tuple[_Turn, list[_Try], _Try | None]]:
+    """Every turn with its attempts, and which of them gave the reply that counts."""
+    tries = groupby((_Try(*_TRY_CELLS(row)) for row in run.attempt_rows().rows), key=_PLACE)
+    due = next(tries, None)
+    for row in read_rows(run.turns_path, _Turn._fields):
+        turn = _Turn(*row)
+        while due is not None and due[0] < _PLACE(turn):
+            due = next(tries, None)
+        mine: list[_Try] = []
+        if due is not None and due[0] == _PLACE(turn):
+            mine = list(due[1])
+            due = next(tries, None)
+        yield turn, mine, _kept(turn, mine)
+
+
+def _kept(turn: _Turn, tries: Sequence[_Try]) -> _Try | None:
+    if not turn.is_received:
+        return None
+    replied = (one for one in reversed(tries) if one.finish_reason is not None and one.started_at == turn.started_at)
+    return next(replied, None)
+
+
+class _Tally:
+    """The sums of one group."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.money: defaultdict[str, dict[str, Decimal]] = defaultdict(dict)
+        self.waits: dict[str, float] = {}
+        self._latencies = array("d")
+
+    def add(self, turn: _Turn, tries: Iterable[_Try], kept: _Try | None) -> None:
+        """Count a turn."""
+        self.counts.update((turn.status, "turns"))
+        self.counts["attempts"] += turn.attempts
+        self.counts["retries"] += max(0, turn.attempts - 1)
+        self.counts["possibly_paid"] += turn.possibly_paid
+        if turn.reused_from is not None:
+            self.counts["reused"] += 1
+            self._pay("reused_cost", turn.cost, turn.currency)
+        elif turn.is_received:
+            self._add_reply(turn)
+        for one in tries:
+            self._add_try(one, one is kept)
+
+    def _add_reply(self, turn: _Turn) -> None:
+        self.counts["received"] += 1
+        self.counts["tokens_unknown"] += turn.input_tokens is None or turn.output_tokens is None
+        for name in _TOKENS:
+            count = getattr(turn, name)
+            if count is not None:
+                self.tokens[name] += count
+        self.counts["unpriced"] += turn.cost is None
+        self._pay("cost", turn.cost, turn.currency)
+        if turn.latency_s is not None:
+            self._latencies.append(turn.latency_s)
+
+    def _add_try(self, one: _Try, is_kept: bool) -> None:
+        for name in ("limiter_wait_s", "retry_wait_s"):
+            if getattr(one, name) is not None:
+                self.waits[name] = self.waits.get(name, 0.0) + getattr(one, name)
+        if is_kept:
+            return
+        if one.is_counted:
+            self.counts["failed_attempts_billed"] += 1
+            self.counts["failed_unpriced"] += one.cost is None
+            self._pay("failed_cost", one.cost, one.currency)
+        if one.possibly_paid and one.cost is None:
+            self.counts["possibly_paid_unbounded"] += one.cost_bound is None
+            self._pay("possibly_paid_bound", one.cost_bound, one.currency)
+
+    def _pay(self, name: str, amount: float | None, currency: str | None) -> None:
+        if amount is not None and currency is not None:
+            for purse in (self.money[name], *([self.money["spent"]] if name in ("cost", "failed_cost") else [])):
+                purse[currency] = purse.get(currency, Decimal(0)) + exact(amount)
+
+    def latency(self, share: float) -> float | None:
+        """Nearest rank."""
+        if not self._latencies:
+            return None
+        return sorted(self._latencies)[math.ceil(share * len(self._latencies)) - 1]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Book:
+    """Everything counted in one pass over each run."""
+
+    readings: Sequence[_Reading]
+    groups: dict[tuple[Any, ...], _Tally] = field(default_factory=dict)
+    """By run label and the values of the keys."""
+    totals: dict[str, _Tally] = field(default_factory=dict)
+    """By run label."""
+    targets: dict[tuple[str, str], _Tally] = field(default_factory=dict)
+    """By run label and target."""
+
+
+def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
+    book = _Book(readings=readings)
+    for reading in readings:
+        groups: dict[tuple[Any, ...], _Tally] = {}
+        total = book.totals[reading.label] = _Tally()
+        for target in reading.run.targets:
+            book.targets[reading.label, target] = _Tally()
+        for turn, tries, kept in _told(reading.run):
+            total.add(turn, tries, kept)
+            book.targets[reading.label, turn.target].add(turn, tries, kept)
+            for group in _groups_of(turn, keys):
+                groups.setdefault(group, _Tally()).add(turn, tries, kept)
+        ranks = _ranks(reading.run, keys, groups)
+        for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):
+            book.groups[reading.label, *group] = groups[group]
+    return book
+
+
+def _groups_of(turn: _Turn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """A turn's groups: several where its dialogue has several tags and they are asked for."""
+    if "tag" not in keys:
+        yield tuple(getattr(turn, key) for key in keys)
+        return
+    for tag in dict.fromkeys(turn.tags) or (None,):
+        yield tuple(tag if key == "tag" else getattr(turn, key) for key in keys)
+
+
+def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> list[dict[Any, int]]:
+    """In which order a key's values stand: targets as asked for, dialogues as in the dataset, the rest sorted."""
+    asked: dict[str, list[str]] = {
+        "target": list(run.targets),
+        "model": [target["model"] for target in run.meta["targets"]],
+        "gateway": ["simulator" if t["simulated"] else t["gateway"]["name"] for t in run.meta["targets"]],
+    }
+    ranks: list[dict[Any, int]] = []
+    for place, key in enumerate(keys):
+        values = dict.fromkeys(group[place] for group in groups)
+        if key in asked:
+            ordered = dict.fromkeys(asked[key])
+        else:
+            ordered = values if key == "dialogue" else sorted(values, key=lambda value: (value is None, value or 0))
+        ranks.append({value: number for number, value in enumerate(ordered)})
+    return ranks
+
+
+# From tallies to frames
+
+
+def _usage(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+    of_label = {reading.label: reading for reading in book.readings}
+    columns = [_RUN, *map(_key_column, keys), *USAGE]
+    rows = ((*group, *_cells(tally, of_label[group[0]])) for group, tally in book.groups.items())
+    return Rows(columns=columns, rows=rows).frame()
+
+
+def _totals(book: _Book) -> pd.DataFrame:
+    rows = ((reading.label, *_cells(book.totals[reading.label], reading)) for reading in book.readings)
+    return Rows(columns=[_RUN, *USAGE], rows=rows).frame()
+
+
+def _key_column(key: str) -> Column:
+    if key == "tag":
+        return Column("tag", "string", "null for dialogues without one")
+    return next(column for column in TURNS if column.name == key)
+
+
+def _cells(tally: _Tally, reading: _Reading) -> Row:
+    """The columns `USAGE`."""
+    money = {name: reading.converted(tally.money[name]) for name in _MONEY}
+    currency = _currency_of(money)
+    cells: dict[str, Any] = {
+        **{column.name: tally.counts[column.name] for column in USAGE if column.dtype == "Int64"},
+        **{name: tally.tokens.get(name) for name in _TOKENS},
+        **{name: _amount(money[name], currency) for name in _MONEY},
+        "currency": currency,
+        "costs": _shown(money["spent"]),
+        "p50_latency_s": tally.latency(0.50),
+        "p95_latency_s": tally.latency(0.95),
+        "limiter_wait_s": tally.waits.get("limiter_wait_s"),
+        "retry_wait_s": tally.waits.get("retry_wait_s"),
+    }
+    return tuple(cells[column.name] for column in USAGE)
+
+
+def _currency_of(money: Mapping[str, Mapping[str, Decimal]]) -> str | None:
+    """The one currency of what was spent; of all other amounts, where nothing was."""
+    found = set(money["spent"]) or {currency for amounts in money.values() for currency in amounts}
+    return found.pop() if len(found) == 1 else None
+
+
+def _amount(amounts: Mapping[str, Decimal], currency: str | None) -> float | None:
+    """The sum, if all of it is in this currency."""
+    return float(amounts[currency]) if currency is not None and set(amounts) == {currency} else None
+
+
+def _shown(amounts: Mapping[str, Decimal]) -> str | None:
+    if not amounts:
+        return None
+    return " + ".join(str(Money(amount=amounts[currency], currency=currency)) for currency in sorted(amounts))
+
+
+# What a reader must know
+
+
+def _notes(book: _Book, keys: Sequence[str]) -> Iterator[str]:
+    simulated = [
+        target["name"] for reading in book.readings for target in reading.run.meta["targets"] if target["simulated"]
+    ]
+    if simulated:
+        yield f"SIMULATED, no model was asked: {', '.join(dict.fromkeys(simulated))}"
+    yield (
+        "Spent is what the replies cost that this run received and counts, and what failed attempts reported that they "
+        "used. Not in it: reused replies, and possibly paid attempts without a usage report."
+    )
+    if "tag" in keys:
+        yield "A dialogue with several tags is in each of their rows; totals are computed from the turns."
+    if any(len(reading.converted(total.money["spent"])) > 1 for reading, total in _each(book)):
+        yield "Amounts of several currencies are not added; --currency CNY (or another) converts them by [rates]."
+    yield from _unpriced(book)
+
+
+def _each(book: _Book) -> Iterator[tuple[_Reading, _Tally]]:
+    return ((reading, book.totals[reading.label]) for reading in book.readings)
+
+
+def _unpriced(book: _Book) -> Iterator[str]:
+    """How much of the spending is unknown, and what to write where."""
+    for reading, total in _each(book):
+        replies, lost = total.counts["unpriced"], total.counts["failed_unpriced"]
+        if not replies and not lost:
+            continue
+        what = f"{replies:,} of {total.counts['received']:,} replies" if replies else ""
+        if lost:
+            what += f"{' and ' if replies else ''}{lost:,} failed attempts that reported usage"
+        lines = [f"{reading.label}: {what} have no price and are in no sum."]
+        missing = [t for t in reading.run.meta["targets"] if _lacks_price(t, book.targets[reading.label, t["name"]])]
+        for target in missing:
+            lines += _price_lines(target)
+        if missing:
+            lines.append(f"convbatch report {typed(reading.run.path)} -c convbatch.toml")
+        else:
+            lines[0] += " Their counts are missing or contradict each other, or no price held when they were asked."
+        yield "\n".join(lines)
+
+
+def _lacks_price(target: Mapping[str, Any], tally: _Tally) -> bool:
+    unknown = tally.counts["unpriced"] or tally.counts["failed_unpriced"]
+    return bool(unknown) and target.get("prices") is None
+
+
+def _price_lines(target: Mapping[str, Any]) -> list[str]:
+    gateway = target["gateway"]
+    billed_in = [] if gateway.get("currency") else ['currency = "<USD, CNY, ...>"']
+    return [
+        f"[prices.{_toml_key(gateway['name'])}.{json.dumps(target['model'], ensure_ascii=False)}]",
+        "input = <per million tokens>",  # no number: one that is copied unread would be a wrong price
+        "output = <per million tokens>",
+        *billed_in,
+    ]
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
