@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAIN, TOTALS = "usage", "totals"
 ENDINGS = (".md", ".csv", ".json", ".parquet")
+ROWS_SHOWN = 200
+"""Of a table on a terminal."""
 _BOLD = ("SIMULATED",)
 """Notes that begin so must not be overlooked."""
 
@@ -105,10 +107,13 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
         grid = screen.table(
             *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
         )
-        for row in view.rows:
+        shown = view.rows[:ROWS_SHOWN] if console.is_terminal else view.rows
+        for row in shown:
             grid.add_row(*map(screen.text, row))
         console.print(screen.text(view.title, "bold underline"))
         console.print(grid)
+        if len(shown) < len(view.rows):
+            console.print(screen.text(f"… and {len(view.rows) - len(shown):,} more rows: -o report.md, .json or .csv"))
         for note in view.notes:
             for line in note.splitlines():
                 console.print(screen.text(line, "bold" if note.startswith(_BOLD) else ""))
@@ -176,9 +181,12 @@ def _views(sections: Sequence[Section]) -> Iterator[_View]:
     for section in sections:
         if section.key == MAIN:
             yield from _main_views(section, totals)
-        elif section.key != TOTALS:
+        elif section.key != TOTALS and (len(section.frame) or section.notes):
+            rows = _records(section.frame)
             names = [str(name) for name in section.frame.columns]
-            yield _view(section.title, names, names, _records(section.frame), section.notes)
+            if len({row.get("run") for row in rows}) == 1 and len(names) > 1:
+                names = [name for name in names if name != "run"]
+            yield _view(section.title, names, [name.replace("_", " ") for name in names], rows, section.notes)
 
 
 def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,6 +70,34 @@ USAGE: tuple[Column, ...] = (
 )  # fmt: skip
 """The main table, behind `run` and the keys it is grouped by."""
 
+FINISH_REASONS: tuple[Column, ...] = (
+    Column("finish_reason", "string", "`stop length content_filter tool_call error other`"),
+    Column("finish_reason_raw", "string", "the gateway's own word; null when it said none"),
+    Column("replies", "Int64", "complete replies that this run received and that count"),
+    Column("reused", "Int64", "replies taken over from another run"),
+)
+"""Behind `run` and the keys."""
+
+ERRORS: tuple[Column, ...] = (
+    Column("error_kind", "string", "as in `attempts`; `malformed_output`: the generation broke; `lost`: in a kill"),
+    Column("attempts", "Int64", "failed tries of this kind, also of turns that were answered in the end"),
+    Column("turns", "Int64", "turns with status `error` for this reason"),
+    Column("pending", "Int64", "turns with status `pending` whose last failure it is"),
+    Column("example", "string", "the first message, cut to 160 characters; null when there is none", True),
+)
+"""Behind `run` and the keys."""
+
+GROWTH: tuple[Column, ...] = (
+    Column("target", "string", "`model@gateway`"),
+    Column("turn", "Int64", "from 1"),
+    Column("replies", "Int64", "replies this run received"),
+    Column("input_tokens", "Int64", "sum of the known counts; null when none is known"),
+    Column("mean_input_tokens", "Float64", "of the known counts; null when none is known"),
+    Column("median_input_tokens", "Float64", "as `mean_input_tokens`"),
+    Column("tokens_unknown", "Int64", "replies whose input count is unknown: in none of the three"),
+)
+"""Behind `run`: how the history that is sent along grows from turn to turn."""
+
 _RUN = Column("run", "string", "name of the run; its path, where several have the same name")
 _NUMBERS = {"turn", "repeat"}
 
@@ -105,6 +134,9 @@ def sections(
     return [
         Section(key="usage", title="Usage and cost", frame=_usage(book, keys), notes=tuple(_notes(book, keys))),
         Section(key="totals", title="Total", frame=_totals(book)),
+        Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(book, keys)),
+        Section(key="errors", title="Errors", frame=_errors(book, keys)),
+        Section(key="growth", title="Input tokens by turn", frame=_growth(book)),
     ]
 
 
@@ -272,6 +304,30 @@ def _kept(turn: _Turn, tries: Sequence[_Try]) -> _Try | None:
     return next(replied, None)
 
 
+def _kind_of(one: _Try) -> str | None:
+    """What was wrong with an attempt that gave no reply that counts; None for one that may still be answered."""
+    if one.error_kind is not None:
+        return one.error_kind
+    if one.finish_reason is not None:
+        return "malformed_output"  # only a generation that broke is asked again
+    return "lost" if one.possibly_paid else None
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """One kind of error in one group."""
+
+    attempts: int = 0
+    turns: int = 0
+    pending: int = 0
+    example: str | None = None
+
+    def remember(self, message: str | None) -> None:
+        """Keep the first message."""
+        if self.example is None and message:
+            self.example = " ".join(message.split())[:160]
+
+
 class _Tally:
     """The sums of one group."""
 
@@ -280,6 +336,9 @@ class _Tally:
         self.tokens: Counter[str] = Counter()
         self.money: defaultdict[str, dict[str, Decimal]] = defaultdict(dict)
         self.waits: dict[str, float] = {}
+        self.finish: defaultdict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
+        """By finish reason, in our word and the gateway's."""
+        self.errors: defaultdict[str, _Trouble] = defaultdict(_Trouble)
         self._latencies = array("d")
 
     def add(self, turn: _Turn, tries: Iterable[_Try], kept: _Try | None) -> None:
@@ -293,8 +352,21 @@ class _Tally:
             self._pay("reused_cost", turn.cost, turn.currency)
         elif turn.is_received:
             self._add_reply(turn)
+        if turn.finish_reason is not None:
+            whose = "reused" if turn.reused_from is not None else "replies"
+            self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += 1
+        if turn.error_kind is not None:
+            self._add_end(turn, kept)
         for one in tries:
             self._add_try(one, one is kept)
+
+    def _add_end(self, turn: _Turn, kept: _Try | None) -> None:
+        """A turn that has failed, or has yet to be answered after a failure."""
+        trouble = self.errors[str(turn.error_kind)]
+        trouble.turns += turn.status == "error"
+        trouble.pending += turn.status == "pending"
+        trouble.attempts += kept is not None
+        trouble.remember(turn.error_message)
 
     def _add_reply(self, turn: _Turn) -> None:
         self.counts["received"] += 1
@@ -314,6 +386,10 @@ class _Tally:
                 self.waits[name] = self.waits.get(name, 0.0) + getattr(one, name)
         if is_kept:
             return
+        kind = _kind_of(one)
+        if kind is not None:
+            self.errors[kind].attempts += 1
+            self.errors[kind].remember(one.error_message)
         if one.is_counted:
             self.counts["failed_attempts_billed"] += 1
             self.counts["failed_unpriced"] += one.cost is None
@@ -334,6 +410,28 @@ class _Tally:
         return sorted(self._latencies)[math.ceil(share * len(self._latencies)) - 1]
 
 
+class _Sizes:
+    """Input tokens of one target's replies to one turn of its dialogues."""
+
+    def __init__(self) -> None:
+        self.known = array("q")
+        self.unknown = 0
+
+    def add(self, input_tokens: int | None) -> None:
+        """Count a reply."""
+        if input_tokens is None:
+            self.unknown += 1
+        else:
+            self.known.append(input_tokens)
+
+    def cells(self) -> Row:
+        """`replies` to `tokens_unknown` of `GROWTH`."""
+        if not self.known:
+            return self.unknown, None, None, None, self.unknown
+        total, middle = sum(self.known), statistics.median(self.known)
+        return len(self.known) + self.unknown, total, total / len(self.known), float(middle), self.unknown
+
+
 @dataclass(slots=True, kw_only=True)
 class _Book:
     """Everything counted in one pass over each run."""
@@ -345,18 +443,26 @@ class _Book:
     """By run label."""
     targets: dict[tuple[str, str], _Tally] = field(default_factory=dict)
     """By run label and target."""
+    sizes: dict[tuple[str, str, int], _Sizes] = field(default_factory=dict)
+    """By run label, target and turn."""
+
+    def add(self, label: str, turn: _Turn, tries: Sequence[_Try], kept: _Try | None) -> None:
+        """Count a turn wherever it belongs but in the groups asked for."""
+        self.totals[label].add(turn, tries, kept)
+        self.targets[label, turn.target].add(turn, tries, kept)
+        if turn.is_received:
+            self.sizes.setdefault((label, turn.target, turn.turn), _Sizes()).add(turn.input_tokens)
 
 
 def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
     book = _Book(readings=readings)
     for reading in readings:
         groups: dict[tuple[Any, ...], _Tally] = {}
-        total = book.totals[reading.label] = _Tally()
+        book.totals[reading.label] = _Tally()
         for target in reading.run.targets:
             book.targets[reading.label, target] = _Tally()
         for turn, tries, kept in _told(reading.run):
-            total.add(turn, tries, kept)
-            book.targets[reading.label, turn.target].add(turn, tries, kept)
+            book.add(reading.label, turn, tries, kept)
             for group in _groups_of(turn, keys):
                 groups.setdefault(group, _Tally()).add(turn, tries, kept)
         ranks = _ranks(reading.run, keys, groups)
@@ -405,6 +511,30 @@ def _usage(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
 def _totals(book: _Book) -> pd.DataFrame:
     rows = ((reading.label, *_cells(book.totals[reading.label], reading)) for reading in book.readings)
     return Rows(columns=[_RUN, *USAGE], rows=rows).frame()
+
+
+def _finish_reasons(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+    def rows() -> Iterator[Row]:
+        for group, tally in book.groups.items():
+            for words, counts in sorted(tally.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
+                yield (*group, *words, counts["replies"], counts["reused"])
+
+    return Rows(columns=[_RUN, *map(_key_column, keys), *FINISH_REASONS], rows=rows()).frame()
+
+
+def _errors(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+    def rows() -> Iterator[Row]:
+        for group, tally in book.groups.items():
+            for kind, trouble in sorted(tally.errors.items(), key=lambda item: (-item[1].attempts, item[0])):
+                yield (*group, kind, trouble.attempts, trouble.turns, trouble.pending, trouble.example)
+
+    return Rows(columns=[_RUN, *map(_key_column, keys), *ERRORS], rows=rows()).frame()
+
+
+def _growth(book: _Book) -> pd.DataFrame:
+    places = {place: number for number, place in enumerate(book.targets)}
+    found = sorted(book.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
+    return Rows(columns=[_RUN, *GROWTH], rows=((*place, *sizes.cells()) for place, sizes in found)).frame()
 
 
 def _key_column(key: str) -> Column:
