@@ -1,15 +1,18 @@
 """How a report looks: its sections in the terminal, as Markdown, as JSON, and its main table as CSV or Parquet.
 
-It decides layout and nothing else. On paper and screen the wide main table is told in three narrow ones, without the
+It decides layout and nothing else. On paper and screen the wide main table is told in narrow ones, without the
 columns that have nothing to say; files for programs carry every column. What is in a section is decided by its maker.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +28,7 @@ from convbatch.terminal import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+_TOTAL = "total"
 MAIN, TOTALS = "usage", "totals"
 ENDINGS = (".md", ".csv", ".json", ".parquet")
 ROWS_SHOWN = 200
@@ -44,7 +48,7 @@ class _Shown(NamedTuple):
 
 _MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
     (
-        "Turns and tokens",
+        "Turns",
         (
             _Shown("ok", "ok", True),
             _Shown("blocked", "blocked"),
@@ -53,6 +57,13 @@ _MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
             _Shown("skipped", "skipped"),
             _Shown("pending", "pending"),
             _Shown("reused", "reused"),
+            _Shown("attempts", "attempts", True),
+            _Shown("retries", "retries"),
+        ),
+    ),
+    (
+        "Tokens",
+        (
             _Shown("input_tokens", "input", True),
             _Shown("cached_input_tokens", "cached"),
             _Shown("cache_write_input_tokens", "cache write"),
@@ -76,8 +87,6 @@ _MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
     (
         "Time",
         (
-            _Shown("attempts", "attempts", True),
-            _Shown("retries", "retries"),
             _Shown("p50_latency_s", "p50 s", True),
             _Shown("p95_latency_s", "p95 s", True),
             _Shown("limiter_wait_s", "limiter wait s"),
@@ -85,8 +94,12 @@ _MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
         ),
     ),
 )
-_LAST_OF_MAIN = "retry_wait_s"
+_NOTED = "Cost"
+"""Below which of them the notes stand."""
 _FIRST_OF_MAIN = "turns"
+_HEADINGS = {"input_tokens": "input", "mean_input_tokens": "mean", "median_input_tokens": "median"}
+_QUIET = ("reused", "pending", "tokens_unknown")
+"""Columns of other sections that are left away on paper where they have nothing to say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +116,7 @@ class _View:
 def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> None:
     """Print a report."""
     console = screen.console(file)
-    for view in _views(sections):
+    for view in map(_with_run_headings, _views(sections)):
         grid = screen.table(
             *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
         )
@@ -186,7 +199,9 @@ def _views(sections: Sequence[Section]) -> Iterator[_View]:
             names = [str(name) for name in section.frame.columns]
             if len({row.get("run") for row in rows}) == 1 and len(names) > 1:
                 names = [name for name in names if name != "run"]
-            yield _view(section.title, names, [name.replace("_", " ") for name in names], rows, section.notes)
+            names = [name for name in names if name not in _QUIET or any(row[name] for row in rows)]
+            headings = [_HEADINGS.get(name, name.replace("_", " ")) for name in names]
+            yield _view(section.title, names, headings, rows, section.notes)
 
 
 def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View]:
@@ -197,15 +212,26 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View
     if len(of_run) < len(rows):
         rows = list(_with_totals(rows, of_run, keys))
     shown_keys = keys if len(of_run) > 1 or len(keys) == 1 else keys[1:]
-    for number, (title, columns) in enumerate(_MAIN_VIEWS):
+    for title, columns in _MAIN_VIEWS:
         kept = [shown for shown in columns if shown.always or any(row[shown.column] for row in rows)]
         yield _view(
             title,
             [*shown_keys, *(shown.column for shown in kept)],
             [*shown_keys, *(shown.heading for shown in kept)],
             rows,
-            section.notes if number == len(_MAIN_VIEWS) - 1 else (),
+            section.notes if title == _NOTED else (),
         )
+
+
+def _with_run_headings(view: _View) -> _View:
+    """Runs as lines of their own: in a column their long names would take the room of everything else."""
+    if view.headings[0] != "run" or len(view.headings) == 1 or view.numeric[1]:
+        return view
+    rows: list[Sequence[str]] = []
+    for run, group in groupby(view.rows, key=itemgetter(0)):
+        rows.append([run, *[""] * (len(view.headings) - 2)])
+        rows += [[f"  {row[1]}", *row[2:]] for row in group]
+    return dataclasses.replace(view, headings=view.headings[1:], numeric=view.numeric[1:], rows=rows)
 
 
 def _with_totals(
@@ -214,7 +240,7 @@ def _with_totals(
     """Each run's groups and below them its total."""
     for run, total in of_run.items():
         yield from (row for row in rows if row["run"] == run)
-        yield {**dict.fromkeys(keys, ""), **({keys[1]: "total"} if len(keys) > 1 else {}), **total}
+        yield {**dict.fromkeys(keys, ""), **({keys[1]: _TOTAL} if len(keys) > 1 else {}), **total}
 
 
 def _view(
@@ -227,10 +253,14 @@ def _view(
     return _View(
         title=title,
         headings=headings,
-        numeric=[all(isinstance(row[column], int | float | None) for row in rows) for column in columns],
+        numeric=[all(_is_number(row[column]) for row in rows) for column in columns],
         rows=[[_cell(column, row) for column in columns] for row in rows],
         notes=notes,
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | None) or value in ("", _TOTAL)
 
 
 _MONEY_ENDS = ("cost", "spent", "bound")

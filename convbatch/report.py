@@ -395,6 +395,7 @@ class _Tally:
             self.counts["failed_unpriced"] += one.cost is None
             self._pay("failed_cost", one.cost, one.currency)
         if one.possibly_paid and one.cost is None:
+            self.counts["possibly_paid_unknown"] += 1
             self.counts["possibly_paid_unbounded"] += one.cost_bound is None
             self._pay("possibly_paid_bound", one.cost_bound, one.currency)
 
@@ -587,44 +588,83 @@ def _notes(book: _Book, keys: Sequence[str]) -> Iterator[str]:
     ]
     if simulated:
         yield f"SIMULATED, no model was asked: {', '.join(dict.fromkeys(simulated))}"
-    yield (
-        "Spent is what the replies cost that this run received and counts, and what failed attempts reported that they "
-        "used. Not in it: reused replies, and possibly paid attempts without a usage report."
-    )
+    yield _what_is_spent(book)
     if "tag" in keys:
         yield "A dialogue with several tags is in each of their rows; totals are computed from the turns."
-    if any(len(reading.converted(total.money["spent"])) > 1 for reading, total in _each(book)):
-        yield "Amounts of several currencies are not added; --currency CNY (or another) converts them by [rates]."
-    yield from _unpriced(book)
+    for reading, total in _each(book):
+        yield from _mixed(reading, sorted(reading.converted(total.money["spent"])))
+        yield from _uncosted(reading, book)
+
+
+def _what_is_spent(book: _Book) -> str:
+    """What is in the sums, and how much is not."""
+    counts: Counter[str] = Counter()
+    for _, total in _each(book):
+        counts.update(total.counts)
+    bounds = f", {counts['possibly_paid_unbounded']:,} of them without a bound"
+    left_out = [
+        f"{counts['reused']:,} reused replies" if counts["reused"] else "",
+        f"{counts['possibly_paid_unknown']:,} possibly paid attempts that reported no usage"
+        + (bounds if counts["possibly_paid_unbounded"] else "")
+        if counts["possibly_paid_unknown"]
+        else "",
+        f"{counts['unpriced']:,} of {counts['received']:,} replies without a price" if counts["unpriced"] else "",
+        f"{counts['failed_unpriced']:,} failed attempts without a price" if counts["failed_unpriced"] else "",
+    ]
+    what = "Spent is the cost of the replies that this run received and that count"
+    if counts["failed_attempts_billed"]:
+        what += f", and of {counts['failed_attempts_billed']:,} failed attempts that reported usage"
+    return f"{what}. Not in it: {'; '.join(filter(None, left_out))}." if any(left_out) else f"{what}: all is in it."
+
+
+def _mixed(reading: _Reading, currencies: Sequence[str]) -> Iterator[str]:
+    if len(currencies) < 2:
+        return
+    one, other = currencies[:2]
+    unit = Money(amount=Decimal(1), currency=one)
+    if reading.exchange.convert(unit, other) is not None:
+        yield f"{reading.label}: {one} and {other} are not added; --currency {other} converts them by [rates]."
+    else:
+        yield (
+            f"{reading.label}: {one} and {other} are not added, since [rates] of the config has no "
+            f'"{one}/{other}". With one: --currency {other} -c {typed(Path(_config_name(reading.run)))}'
+        )
+
+
+def _config_name(run: Run) -> str:
+    return str(run.meta.get("config") or "convbatch.toml")
 
 
 def _each(book: _Book) -> Iterator[tuple[_Reading, _Tally]]:
     return ((reading, book.totals[reading.label]) for reading in book.readings)
 
 
-def _unpriced(book: _Book) -> Iterator[str]:
-    """How much of the spending is unknown, and what to write where."""
-    for reading, total in _each(book):
-        replies, lost = total.counts["unpriced"], total.counts["failed_unpriced"]
-        if not replies and not lost:
-            continue
-        what = f"{replies:,} of {total.counts['received']:,} replies" if replies else ""
-        if lost:
-            what += f"{' and ' if replies else ''}{lost:,} failed attempts that reported usage"
-        lines = [f"{reading.label}: {what} have no price and are in no sum."]
-        missing = [t for t in reading.run.meta["targets"] if _lacks_price(t, book.targets[reading.label, t["name"]])]
-        for target in missing:
+def _uncosted(reading: _Reading, book: _Book) -> Iterator[str]:
+    """How much of what came back has no cost, why, and what to write where."""
+    received = book.totals[reading.label].counts["received"]
+    unpriced = unclear = 0
+    lines: list[str] = []
+    for target in reading.run.meta["targets"]:
+        counts = book.targets[reading.label, target["name"]].counts
+        if target.get("prices") is not None:
+            unclear += counts["unpriced"] + counts["failed_unpriced"]
+        elif counts["unpriced"] or counts["failed_unpriced"]:
+            unpriced += counts["unpriced"]
             lines += _price_lines(target)
-        if missing:
-            lines.append(f"convbatch report {typed(reading.run.path)} -c convbatch.toml")
-        else:
-            lines[0] += " Their counts are missing or contradict each other, or no price held when they were asked."
-        yield "\n".join(lines)
-
-
-def _lacks_price(target: Mapping[str, Any], tally: _Tally) -> bool:
-    unknown = tally.counts["unpriced"] or tally.counts["failed_unpriced"]
-    return bool(unknown) and target.get("prices") is None
+    if lines:
+        config = typed(Path(_config_name(reading.run)))
+        yield "\n".join(
+            [
+                f"{reading.label}: {unpriced:,} of {received:,} replies have no price. To name it, add to {config}:",
+                *lines,
+                f"then: convbatch report {typed(reading.run.path)} -c {config}",
+            ]
+        )
+    if unclear:
+        yield (
+            f"{reading.label}: {unclear:,} answers of targets with a price have no cost: a count is missing or "
+            "contradicts another, or no price held when they were asked."
+        )
 
 
 def _price_lines(target: Mapping[str, Any]) -> list[str]:

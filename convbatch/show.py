@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from itertools import chain, groupby, islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +18,9 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
 from convbatch.export import csv_lines
 from convbatch.folder import RunFolder
+from convbatch.pricing import Money, exact, shown_amount
 from convbatch.tables import Rows, Run, TargetSummary, read_rows, side_by_side
-from convbatch.terminal import printable_lines
+from convbatch.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -56,8 +58,17 @@ def summary(summaries: Sequence[TargetSummary], *, checks: int = 0, file: IO[str
     """
     console = screen.console(file)
     table = screen.table("target", *((name, "right") for name in _SUMMARY))
+    priced = any(total.spent is not None or not total.simulated for total in summaries)
+    currencies = {total.currency for total in summaries if total.currency is not None}
+    if priced:  # the simulator costs nothing, and a column of dashes says nothing
+        table.add_column(
+            screen.text(currencies.copy().pop() if len(currencies) == 1 else "cost", "bold"), justify="right"
+        )
     for total in summaries:
-        table.add_row(screen.text(total.target), *(screen.number(cell(total)) for cell in _SUMMARY.values()))
+        cells = [screen.number(cell(total)) for cell in _SUMMARY.values()]
+        if priced:
+            cells.append(_spent(total, len(currencies) > 1))
+        table.add_row(screen.text(total.target), *cells)
     console.print(table)
     for note in chain.from_iterable(map(_notes, summaries)):
         console.print(screen.text(note))
@@ -156,9 +167,11 @@ def transcript(
 
 
 def runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
-    """Run folders, one a line: state, done of planned, failed, targets. A folder that cannot be read says why."""
+    """Run folders, one a line: state, done of planned, failed, cost, targets. A folder that cannot be read says why."""
     console = screen.console(file)
-    grid = screen.table("run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), "targets")
+    grid = screen.table(
+        "run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), ("cost", "right"), "targets"
+    )
     grid.columns[0].no_wrap = True
     for folder in folders:
         grid.add_row(screen.text(folder.name), *_run_cells(folder))
@@ -177,6 +190,23 @@ _SUMMARY: dict[str, Callable[[TargetSummary], float | None]] = {
 }
 
 
+def _lacks_price(total: TargetSummary) -> bool:
+    """Nobody expects a price of the simulator, unless some of its replies have one."""
+    return bool(total.unpriced) and (total.spent is not None or not total.simulated)
+
+
+def _spent(total: TargetSummary, with_currency: bool) -> str:
+    if total.spent is None:
+        return screen.NONE
+    return shown_amount(total.spent) + (f" {total.currency}" if with_currency else "")
+
+
+def _possibly_paid(total: TargetSummary) -> str:
+    if total.at_most is None or total.currency is None:
+        return f"{total.possibly_paid:,} possibly paid"
+    return f"{total.possibly_paid:,} possibly paid (at most {shown_amount(total.at_most)} {total.currency} more)"
+
+
 def _notes(total: TargetSummary) -> Iterator[str]:
     answered = total.turns - total.skipped - total.pending
     said = [
@@ -184,9 +214,10 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         f"{total.skipped:,} skipped" if total.skipped else "",
         f"{total.reused:,} reused" if total.reused else "",
         f"{total.attempts:,} attempts" if total.attempts > answered - total.reused else "",
-        f"{total.possibly_paid:,} possibly paid" if total.possibly_paid else "",
+        _possibly_paid(total) if total.possibly_paid else "",
         f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",
         f"{total.reasoning_tokens:,} of the output tokens are reasoning" if total.reasoning_tokens else "",
+        f"{total.unpriced:,} without a price (`convbatch report` says what to add)" if _lacks_price(total) else "",
     ]
     if any(said):
         yield f"{total.target}: " + ", ".join(filter(None, said))
@@ -200,14 +231,25 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         parked = run.parked
     except (ConvbatchError, OSError, KeyError) as error:
         reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)
-        return (screen.text("unreadable", "red"), "", "", "", screen.text(reason))
+        return (screen.text("unreadable", "red"), "", "", "", "", screen.text(reason))
     planned = sum(total.turns for total in totals)
     return (
         screen.text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
         f"{planned - sum(total.pending for total in totals):,}",
         f"{planned:,}",
         f"{sum(total.error for total in totals):,}",
+        _spent_by_currency(totals),
         screen.text(", ".join(f"{target} (parked)" if target in parked else target for target in run.targets)),
+    )
+
+
+def _spent_by_currency(totals: Sequence[TargetSummary]) -> str:
+    spent: dict[str, Decimal] = {}
+    for total in totals:
+        if total.spent is not None and total.currency is not None:
+            spent[total.currency] = spent.get(total.currency, Decimal(0)) + total.spent
+    return (
+        " + ".join(str(Money(amount=spent[currency], currency=currency)) for currency in sorted(spent)) or screen.NONE
     )
 
 
@@ -227,6 +269,8 @@ class _Said(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     reasoning_tokens: int | None
+    cost: float | None
+    currency: str | None
     latency_s: float | None
     attempts: int
     possibly_paid: int
@@ -326,7 +370,7 @@ def _reply(voice: _Voice, said: _Said) -> Text:
 
 
 def _facts(said: _Said) -> str:
-    """Status, reason, tokens, time: what stands below a reply."""
+    """Status, reason, tokens, cost, time: what stands below a reply."""
     reason = said.finish_reason
     if reason is not None and said.finish_reason_raw not in (None, reason, reason.upper()):
         reason = f"{reason} ({said.finish_reason_raw})"
@@ -338,6 +382,7 @@ def _facts(said: _Said) -> str:
         reason,
         ": ".join(part for part in (said.error_kind, said.error_message) if part is not None),
         None if reason is None else f"{given} in, {taken} out{thinking}",
+        None if said.cost is None else f"{shown_amount(exact(said.cost))} {said.currency}",
         None if said.latency_s is None else f"{screen.number(said.latency_s)} s",
         f"{said.attempts} attempts" if said.attempts > 1 else None,
         f"{said.possibly_paid} possibly paid" if said.possibly_paid else None,

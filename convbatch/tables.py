@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
@@ -29,18 +30,18 @@ from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, Place, SetupError, did_you_mean
 from convbatch.folder import RunFolder, find_run, typed
-from convbatch.pricing import PriceTable
+from convbatch.pricing import PriceTable, exact
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS
 from convbatch.spending import bound_of, cost_of, intent_of, prices_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRACT = 2
+CONTRACT = 3
 """Version of the columns below and of what stands in them; a table written under another one is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
-N = TypeVar("N", int, float)
+N = TypeVar("N", int, float, Decimal)
 Row: TypeAlias = tuple[Any, ...]
 """One value a column; None = null, times as aware datetimes."""
 Arrow: TypeAlias = Any
@@ -95,8 +96,14 @@ TURNS: tuple[Column, ...] = (
     Column("usage_source", "string", "`reported`, `partial` or `missing`; null without a complete reply"),
     Column("usage_consistent", "boolean", "is input + output the reported total? null when one of the three is"),
     Column("cost", "Float64", "of the reply that counts; null without a price, or when a count it needs is unknown"),
-    Column("currency", "string", "of `cost`; null as `cost`"),
+    Column("currency", "string", "of all three costs; null when all three are"),
     Column("price_source", "string", "whose price it is and of which day; null as `cost`"),
+    Column("failed_cost", "Float64", "of attempts that reported usage and gave no reply that counts; null as `cost`"),
+    Column(
+        "possibly_paid_bound",
+        "Float64",
+        "the most that possibly paid attempts without a cost can have cost; null without one, or without a limit",
+    ),
     Column("model_version", "string", "the model as the gateway named it in the reply; null when it did not"),
     Column("response_id", "string", "of the reply; null when there was none"),
     Column("request_id", "string", "of the last attempt; null when there was none"),
@@ -232,6 +239,14 @@ class TargetSummary:
     p50_latency_s: float | None
     """Nearest rank, within 0.5 %: latencies are counted in steps of 1 %, so that memory does not grow with the run."""
     p95_latency_s: float | None
+    spent: Decimal | None
+    """What the replies received and the failed attempts cost, as far as it is known; None when nothing is."""
+    currency: str | None
+    """Of `spent` and `at_most`."""
+    unpriced: int
+    """Replies received whose cost is unknown, so missing in `spent`."""
+    at_most: Decimal | None
+    """What the possibly paid attempts can have cost beyond `spent`; None when that is unknown of any."""
 
 
 class Run:
@@ -656,7 +671,7 @@ def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
         *(usage.get(name) for name in USAGE_COUNTS),
         usage.get("source"),
         usage.get("consistent"),
-        *_cost(prices, past.kept),
+        *_costs(prices, past),
         reply.get("model_version"),
         reply.get("response_id"),
         last.get("request_id"),
@@ -687,6 +702,51 @@ def _cost(prices: PriceTable | None, record: Mapping[str, Any] | None) -> tuple[
     return float(cost), prices.currency, prices.source_at(record["started_at"])
 
 
+def _costs(prices: PriceTable | None, past: TurnHistory) -> Row:
+    """`cost` to `possibly_paid_bound`."""
+    cost, currency, source = _cost(prices, past.kept)
+    if prices is None:
+        return None, None, None, None, None
+    bills = [_bill(attempt, past, prices) for attempt in _tries(past) if attempt is not past.kept]
+    failed = _float(_sum(bill.cost for bill in bills))
+    unknown = [bill.bound for bill in bills if bill.is_possibly_paid and bill.cost is None]
+    bound = None
+    if past.possibly_paid and None not in unknown:
+        bound = float(_sum(unknown) or 0)
+    if currency is None and (failed is not None or bound is not None):
+        currency = prices.currency
+    return cost, currency, source, failed, bound
+
+
+class _Bill(NamedTuple):
+    """What one attempt cost, or can have cost."""
+
+    is_possibly_paid: bool
+    cost: Decimal | None
+    bound: Decimal | None
+
+
+def _bill(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> _Bill:
+    if attempt["kind"] == "intent":
+        possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
+    else:
+        possibly_paid = attempt["class"] in POSSIBLY_PAID
+    cost = cost_of(prices, attempt)
+    bound = bound_of(prices, intent_of(past, attempt["attempt"])) if possibly_paid and cost is None else None
+    return _Bill(possibly_paid, cost, bound)
+
+
+def _tries(past: TurnHistory) -> list[dict[str, Any]]:
+    """Every attempt this run made for a turn: its `outcome` record, or the `intent` record that has none."""
+    made = [outcome for outcome in past.outcomes if outcome["attempt"]]
+    waiting = {intent["attempt"]: intent for intent in past.open_intents}
+    return sorted([*made, *waiting.values()], key=itemgetter("attempt", "seq"))
+
+
+def _float(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
 def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """`error_kind` and `error_message`."""
     if past.status == "skipped":
@@ -704,9 +764,7 @@ def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, s
 def _attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
     for conversation in _conversations(folder, meta, archive):
         for number, past in conversation.turns.items():
-            tries = [outcome for outcome in past.outcomes if outcome["attempt"]]
-            waiting = {intent["attempt"]: intent for intent in past.open_intents}
-            for attempt in sorted([*tries, *waiting.values()], key=itemgetter("attempt", "seq")):
+            for attempt in _tries(past):
                 yield (*conversation.head, number, *_attempt_cells(attempt, past, conversation.prices))
 
 
@@ -715,26 +773,21 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
     reply: Mapping[str, Any] = attempt.get("reply", {})
     failure: Mapping[str, Any] = attempt.get("error", {})
     usage: Mapping[str, Any] = (reply or failure).get("usage", {})
-    if attempt["kind"] == "intent":
-        possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
-    else:
-        possibly_paid = attempt["class"] in POSSIBLY_PAID
-    cost, currency, _ = _cost(prices, attempt)
-    bound = bound_of(prices, intent_of(past, attempt["attempt"])) if possibly_paid and cost is None else None
+    bill = _bill(attempt, past, prices)
     return (
         attempt["attempt"],
         attempt.get("role", "model"),
         attempt.get("class"),
-        possibly_paid,
+        bill.is_possibly_paid,
         attempt.get("http_status"),
         reply.get("finish_reason"),
         failure.get("kind"),
         failure.get("message"),
         failure.get("text"),
         *(usage.get(name) for name in USAGE_COUNTS),
-        cost,
-        None if bound is None else float(bound),
-        currency if bound is None or prices is None else prices.currency,
+        _float(bill.cost),
+        _float(bill.bound),
+        None if prices is None or (bill.cost is None and bill.bound is None) else prices.currency,
         _waited_s(attempt, "limiter_wait_s"),
         _waited_s(attempt, "retry_wait_s"),
         attempt.get("latency_s"),
@@ -806,37 +859,54 @@ class _Tally:
 
     READS = (
         "target", "status", "finish_reason", "input_tokens", "output_tokens", "reasoning_tokens", "attempts",
-        "possibly_paid", "latency_s", "reused_from",
+        "possibly_paid", "latency_s", "reused_from", "cost", "currency", "failed_cost", "possibly_paid_bound",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None, "reasoning_tokens": None}
         self._latencies: Counter[int] = Counter()
+        self._spent: Decimal | None = None
+        self._at_most: Decimal | None = Decimal(0)
+        self._currency: str | None = None
 
     def add(self, row: Row) -> None:
         """Count a turn; `row` has the columns `READS`."""
-        _, status, finish_reason, given, taken, reasoning, attempts, possibly_paid, latency_s, reused_from = row
+        _, status, finish_reason, given, taken, reasoning, attempts, possibly_paid, latency_s, reused_from, *money = row
+        cost, currency, failed_cost, bound = money
         self._counts.update((status, "turns"))
         self._counts["attempts"] += attempts
         self._counts["possibly_paid"] += possibly_paid
+        self._currency = currency or self._currency
+        self._spend(failed_cost)
+        if possibly_paid:
+            self._at_most = None if self._at_most is None or bound is None else self._at_most + exact(bound)
         if reused_from is not None:
             self._counts["reused"] += 1
         elif finish_reason is not None:
+            self._spend(cost)
+            self._counts["unpriced"] += cost is None
             self._counts["tokens_unknown"] += _uncounted(finish_reason, given, taken)
             for name, count in zip(self._tokens, (given, taken, reasoning), strict=True):
                 self._tokens[name] = _sum((self._tokens[name], count))
             if latency_s is not None:
                 self._latencies[math.floor(math.log(max(latency_s, 1e-6)) / _LATENCY_STEP)] += 1
 
+    def _spend(self, cost: float | None) -> None:
+        if cost is not None:
+            self._spent = (self._spent or Decimal(0)) + exact(cost)
+
     def close(self, target: Mapping[str, Any]) -> TargetSummary:
         """What was counted."""
-        counted = ("turns", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused")
+        counted = ("turns", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused", "unpriced")
         return TargetSummary(
             target=target["name"],
             simulated=target["simulated"],
             p50_latency_s=self._latency(0.50),
             p95_latency_s=self._latency(0.95),
+            spent=self._spent,
+            currency=self._currency,
+            at_most=self._at_most,
             **self._tokens,
             **{name: self._counts[name] for name in counted},
         )
