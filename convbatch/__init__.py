@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convbatch.errors import JournalDamaged as JournalDamaged
     from convbatch.errors import JournalError as JournalError
     from convbatch.errors import SetupError as SetupError
-    from convbatch.report import report as report
+    from convbatch.reporting import report as report
     from convbatch.tables import Run as Run
     from convbatch.tables import load as load
 
@@ -35,7 +35,7 @@ _HOME = {
     "run": "api",
     "replay": "api",
     "load": "tables",
-    "report": "report",
+    "report": "reporting",
     "Run": "tables",
     "Dialogue": "dialogue",
     "Turn": "dialogue",

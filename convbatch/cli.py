@@ -503,7 +503,7 @@ def report(
     Example: convbatch report latest --by target,turn
     """
     from convbatch import layout
-    from convbatch.report import DEFAULT_BY, grouping, sections
+    from convbatch.reporting import DEFAULT_BY, grouping, sections
 
     for path in out or ():
         layout.check_ending(path)

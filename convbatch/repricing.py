@@ -1,6 +1,6 @@
 """A run at the prices of a config as it stands now: for runs whose prices nobody had named, or that were wrong.
 
-Without it a run's own prices hold, as they were on its day. What comes of it is `report.py`.
+Without it a run's own prices hold, as they were on its day. What comes of it is `reporting.py`.
 """
 
 from __future__ import annotations

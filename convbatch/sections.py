@@ -1,6 +1,6 @@
 """A part of a report: one frame, its title, and what a reader must know to read it right.
 
-How sections look in a terminal, Markdown or JSON is `report.py`; what is in them is made by whoever found it out.
+How sections look in a terminal, Markdown or JSON is `layout.py`; what is in them is made by whoever found it out.
 """
 
 from __future__ import annotations

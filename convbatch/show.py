@@ -172,7 +172,7 @@ def runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
     grid = screen.table(
         "run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), ("cost", "right"), "targets"
     )
-    grid.columns[0].no_wrap = True
+    grid.columns[0].no_wrap = grid.columns[5].no_wrap = True
     for folder in folders:
         grid.add_row(screen.text(folder.name), *_run_cells(folder))
     console.print(grid)
@@ -243,14 +243,16 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
     )
 
 
-def _spent_by_currency(totals: Sequence[TargetSummary]) -> str:
+def _spent_by_currency(totals: Sequence[TargetSummary]) -> Text:
+    """One currency a line."""
+    from rich.text import Text
+
     spent: dict[str, Decimal] = {}
     for total in totals:
         if total.spent is not None and total.currency is not None:
             spent[total.currency] = spent.get(total.currency, Decimal(0)) + total.spent
-    return (
-        " + ".join(str(Money(amount=spent[currency], currency=currency)) for currency in sorted(spent)) or screen.NONE
-    )
+    lines = [str(Money(amount=spent[currency], currency=currency)) for currency in sorted(spent)]
+    return Text("\n").join(map(screen.text, lines or [screen.NONE]))
 
 
 class _Said(NamedTuple):

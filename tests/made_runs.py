@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from convbatch.config import Gateway, Target, target_to_plain
 from convbatch.dialogue import Dialogue
 from convbatch.folder import RunFolder
 from convbatch.journal import Journal
 from convbatch.outside import Outside
+from convbatch.pricing import PriceTable
 from convbatch.reply import Failure, Reply, Usage, failure_to_plain, reply_to_plain, status_of
 
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
@@ -49,6 +51,9 @@ class MadeRun:
     history: str = "live"
     state: str = "finished"
     checks: int = 0
+    prices: Mapping[str, PriceTable] = field(default_factory=dict)
+    """By target name."""
+    rates: Mapping[str, str] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
 
     def ident(self, index: int, turn: int, target: str | None = None, repeat: int = 1) -> Record:
@@ -61,8 +66,8 @@ class MadeRun:
             "key": f"{index:08x}{repeat:08x}{turn:016x}",
         }
 
-    def intent(self, ident: Record, attempt: int = 1) -> None:
-        self.records.append({"kind": "intent", **ident, "attempt": attempt, "role": "model"})
+    def intent(self, ident: Record, attempt: int = 1, **more: Any) -> None:
+        self.records.append({"kind": "intent", **ident, "attempt": attempt, "role": "model", **more})
 
     def outcome(self, ident: Record, attempt: int = 1, *, cls: str, **more: Any) -> None:
         head = {"kind": "outcome", **ident, "attempt": attempt, "role": "model", "class": cls}
@@ -100,7 +105,8 @@ class MadeRun:
             "dataset": {"dialogues": len(self.dialogues)},
             "history": self.history,
             "repeats": self.repeats,
-            "targets": [_target(name) for name in self.targets],
+            "targets": [_target(name, self.prices.get(name)) for name in self.targets],
+            "rates": dict(self.rates),
             "planned": {"rows": rows * len(self.targets), "per_target": rows},
             "checks": self.checks,
         }
@@ -114,6 +120,8 @@ async def append(folder: RunFolder, records: Iterable[Record], reason: str = "fi
     await journal.close({"reason": reason})
 
 
-def _target(name: str) -> Record:
-    model, _, gateway = name.rpartition("@")
-    return {"name": name, "model": model, "simulated": gateway == "simulator", "gateway": {"name": gateway}}
+def _target(name: str, prices: PriceTable | None) -> Record:
+    model, _, at = name.rpartition("@")
+    base_url = "simulator:" if at == "simulator" else "https://gateway.example"
+    gateway = Gateway(name=at, protocol="gemini", base_url=base_url, auth="none")
+    return target_to_plain(Target(model=model, gateway=gateway), prices)

@@ -60,11 +60,11 @@ def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run)
     file = io.StringIO()
     show.summary(run.summary(), checks=3, file=file)
     lines = printed(file)
-    assert lines[0].split() == ["target", "ok", "blocked", "empty", "failed", "input", "output", "p50", "s", "p95", "s"]
-    assert lines[1].split() == [REAL, "1", "0", "0", "1", "22", "192", "0.50", "0.50"]
-    assert lines[2].split() == [GOOD, "1", "1", "0", "0", "22", "192", "0.50", "0.50"]
+    assert " ".join(lines[0].split()) == "target ok blocked empty failed input output p50 s p95 s cost"
+    assert lines[1].split() == [REAL, "1", "0", "0", "1", "22", "192", "0.50", "0.50", "–"]
+    assert lines[2].split() == [GOOD, "1", "1", "0", "0", "22", "192", "0.50", "0.50", "–"]
     notes = " ".join(lines[3:])
-    assert f"{REAL}: 1 skipped, 1 possibly paid, 178 of the output tokens are reasoning" in notes
+    assert f"{REAL}: 1 skipped, 1 possibly paid, 178 of the output tokens are reasoning, 1 without a price" in notes
     assert f"{GOOD}: 1 skipped, 1 without token counts" in notes
     assert f"SIMULATED, no model was asked: {GOOD}" in notes
     assert "3 check(s)" in notes
@@ -75,7 +75,7 @@ def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run)
 def test_a_target_without_a_single_known_count_shows_a_dash_and_not_zero(tmp_path: Path) -> None:
     file = io.StringIO()
     show.summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path).summary(), file=file)
-    assert printed(file)[1].split() == [REAL, "0", "0", "0", "0", "–", "–", "–", "–"]
+    assert printed(file)[1].split() == [REAL, "0", "0", "0", "0", "–", "–", "–", "–", "–"]
     assert printed(file)[2] == f"{REAL}: 1 pending"
 
 
@@ -193,9 +193,9 @@ def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_pat
     file = io.StringIO()
     show.runs([run.folder, waiting, broken], file=file)
     words = " ".join(printed(file)[1:]).split()
-    assert words[:7] == ["r", "finished", "6", "6", "1", f"{REAL},", GOOD]
-    assert words[7:13] == ["waiting", "interrupted", "0", "1", "0", REAL]
-    assert words[13:15] == ["broken", "unreadable"]
+    assert words[:8] == ["r", "finished", "6", "6", "1", "–", f"{REAL},", GOOD]
+    assert words[8:15] == ["waiting", "interrupted", "0", "1", "0", "–", REAL]
+    assert words[15:17] == ["broken", "unreadable"]
 
 
 def test_a_tab_does_not_fold_the_text_around_it(tmp_path: Path) -> None:

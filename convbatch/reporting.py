@@ -168,19 +168,24 @@ class _Reading:
         """Amounts by currency, in the wanted one where there is one."""
         if self.currency is None:
             return dict(amounts)
-        total: dict[str, Decimal] = {}
-        for currency, amount in amounts.items():
-            money = self.exchange.convert(Money(amount=amount, currency=currency), self.currency)
-            if money is None:
-                raise SetupError(
-                    f"no exchange rate from {currency} to {self.currency}, which {self.label} needs",
-                    hint=(
-                        f'below [rates] in convbatch.toml write "{currency}/{self.currency}" = so many {self.currency} '
-                        f"for 1 {currency}, then add -c convbatch.toml"
-                    ),
-                )
-            total[self.currency] = total.get(self.currency, Decimal(0)) + money.amount
-        return total
+        found = (self.exchange.convert(Money(amount=amounts[c], currency=c), self.currency) for c in amounts)
+        known = [money.amount for money in found if money is not None]
+        return {self.currency: sum(known, Decimal(0))} if known else {}
+
+    def refuse_missing_rates(self, total: _Tally) -> None:
+        """Say which rates are missing, all at once.
+
+        Raises:
+            SetupError: One is.
+        """
+        found = sorted({currency for amounts in total.money.values() for currency in amounts})
+        missing = [c for c in found if self.currency and not self.converted({c: Decimal(1)})]
+        if missing:
+            lines = [f'"{currency}/{self.currency}" = <{self.currency} for 1 {currency}>' for currency in missing]
+            raise SetupError(
+                f"{self.label} has no exchange rate from {' or '.join(missing)} to {self.currency}",
+                hint=f"below [rates] in convbatch.toml write {', '.join(lines)}; then add -c convbatch.toml",
+            )
 
 
 def _readings(runs: Runs, config: str | Path | None, currency: str | None) -> list[_Reading]:
@@ -466,6 +471,7 @@ def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
             book.add(reading.label, turn, tries, kept)
             for group in _groups_of(turn, keys):
                 groups.setdefault(group, _Tally()).add(turn, tries, kept)
+        reading.refuse_missing_rates(book.totals[reading.label])
         ranks = _ranks(reading.run, keys, groups)
         for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):
             book.groups[reading.label, *group] = groups[group]
