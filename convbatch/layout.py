@@ -98,6 +98,8 @@ _NOTED = "Cost"
 """Below which of them the notes stand."""
 _FIRST_OF_MAIN = "turns"
 _HEADINGS = {"input_tokens": "input", "mean_input_tokens": "mean", "median_input_tokens": "median"}
+_RIGHT = ("costs",)
+"""Texts that are amounts."""
 _QUIET = ("reused", "pending", "tokens_unknown")
 """Columns of other sections that are left away on paper where they have nothing to say."""
 
@@ -253,7 +255,7 @@ def _view(
     return _View(
         title=title,
         headings=headings,
-        numeric=[all(_is_number(row[column]) for row in rows) for column in columns],
+        numeric=[column in _RIGHT or all(_is_number(row[column]) for row in rows) for column in columns],
         rows=[[_cell(column, row) for column in columns] for row in rows],
         notes=notes,
     )
@@ -271,7 +273,7 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, float) and column.endswith(_MONEY_ENDS):
-        currency = row.get("currency")
+        currency = None if row.get("costs") else row.get("currency")  # what was spent has it already
         return shown_amount(exact(value)) + (f" {currency}" if currency else "")
     if isinstance(value, list):
         return printable(", ".join(map(str, value)))

@@ -8,25 +8,20 @@ the run's own come from, `repricing.py`; no number of a turn is made here (`tabl
 from __future__ import annotations
 
 import json
-import math
 import re
-import statistics
-from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.folder import typed
-from convbatch.pricing import CURRENCY, Exchange, Money, exact
+from convbatch.pricing import CURRENCY, Exchange, Money
 from convbatch.sections import Section
-from convbatch.tables import ATTEMPTS, STATUSES, TURNS, Column, Row, Rows, Run, load, read_rows
+from convbatch.tables import STATUSES, TURNS, Column, Row, Rows, Run, load
+from convbatch.tally import TOKENS, Sizes, Tally, Try, Turn, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +32,6 @@ KEYS = ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat")
 """What turns can be grouped by."""
 DEFAULT_BY = ("target",)
 
-_TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens")
 _MONEY = ("cost", "failed_cost", "spent", "reused_cost", "possibly_paid_bound")
 
 USAGE: tuple[Column, ...] = (
@@ -163,6 +157,8 @@ class _Reading:
     exchange: Exchange
     currency: str | None
     """Into which amounts are converted."""
+    config: str
+    """Where prices are to be written."""
 
     def converted(self, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:
         """Amounts by currency, in the wanted one where there is one."""
@@ -172,7 +168,7 @@ class _Reading:
         known = [money.amount for money in found if money is not None]
         return {self.currency: sum(known, Decimal(0))} if known else {}
 
-    def refuse_missing_rates(self, total: _Tally) -> None:
+    def refuse_missing_rates(self, total: Tally) -> None:
         """Say which rates are missing, all at once.
 
         Raises:
@@ -203,7 +199,13 @@ def _readings(runs: Runs, config: str | Path | None, currency: str | None) -> li
     labels = [run.name if names[run.name] == 1 else str(run.path) for run in loaded]
     priced = _at_prices(loaded, config)
     return [
-        _Reading(label=label, run=run, exchange=rates, currency=currency)
+        _Reading(
+            label=label,
+            run=run,
+            exchange=rates,
+            currency=currency,
+            config=typed(Path(config or run.meta.get("config") or "convbatch.toml")),
+        )
         for label, (run, rates) in zip(labels, priced, strict=True)
     ]
 
@@ -221,256 +223,39 @@ def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run
 # From rows to tallies
 
 
-class _Turn(NamedTuple):
-    """A row of `turns`, as far as a report needs it."""
-
-    dialogue_index: int
-    target: str
-    repeat: int
-    turn: int
-    dialogue: str
-    model: str
-    gateway: str
-    tags: list[str]
-    status: str
-    finish_reason: str | None
-    finish_reason_raw: str | None
-    input_tokens: int | None
-    cached_input_tokens: int | None
-    cache_write_input_tokens: int | None
-    output_tokens: int | None
-    reasoning_tokens: int | None
-    cost: float | None
-    currency: str | None
-    attempts: int
-    possibly_paid: int
-    latency_s: float | None
-    started_at: datetime | None
-    error_kind: str | None
-    error_message: str | None
-    reused_from: str | None
-
-    @property
-    def is_received(self) -> bool:
-        """Did this run itself receive a reply that counts?"""
-        return self.finish_reason is not None and self.reused_from is None
-
-
-class _Try(NamedTuple):
-    """A row of `attempts`, likewise."""
-
-    dialogue_index: int
-    target: str
-    repeat: int
-    turn: int
-    possibly_paid: bool
-    finish_reason: str | None
-    error_kind: str | None
-    error_message: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    total_tokens: int | None
-    cost: float | None
-    cost_bound: float | None
-    currency: str | None
-    limiter_wait_s: float | None
-    retry_wait_s: float | None
-    started_at: datetime | None
-
-    @property
-    def is_counted(self) -> bool:
-        """Did its answer report what it used?"""
-        return any(count is not None for count in (self.input_tokens, self.output_tokens, self.total_tokens))
-
-
-_PLACE = itemgetter(0, 1, 2, 3)
-_TRY_CELLS = itemgetter(*([column.name for column in ATTEMPTS].index(name) for name in _Try._fields))
-
-
-def _told(run: Run) -> Iterator[tuple[_Turn, list[_Try], _Try | None]]:
-    """Every turn with its attempts, and which of them gave the reply that counts."""
-    tries = groupby((_Try(*_TRY_CELLS(row)) for row in run.attempt_rows().rows), key=_PLACE)
-    due = next(tries, None)
-    for row in read_rows(run.turns_path, _Turn._fields):
-        turn = _Turn(*row)
-        while due is not None and due[0] < _PLACE(turn):
-            due = next(tries, None)
-        mine: list[_Try] = []
-        if due is not None and due[0] == _PLACE(turn):
-            mine = list(due[1])
-            due = next(tries, None)
-        yield turn, mine, _kept(turn, mine)
-
-
-def _kept(turn: _Turn, tries: Sequence[_Try]) -> _Try | None:
-    if not turn.is_received:
-        return None
-    replied = (one for one in reversed(tries) if one.finish_reason is not None and one.started_at == turn.started_at)
-    return next(replied, None)
-
-
-def _kind_of(one: _Try) -> str | None:
-    """What was wrong with an attempt that gave no reply that counts; None for one that may still be answered."""
-    if one.error_kind is not None:
-        return one.error_kind
-    if one.finish_reason is not None:
-        return "malformed_output"  # only a generation that broke is asked again
-    return "lost" if one.possibly_paid else None
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """One kind of error in one group."""
-
-    attempts: int = 0
-    turns: int = 0
-    pending: int = 0
-    example: str | None = None
-
-    def remember(self, message: str | None) -> None:
-        """Keep the first message."""
-        if self.example is None and message:
-            self.example = " ".join(message.split())[:160]
-
-
-class _Tally:
-    """The sums of one group."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self.money: defaultdict[str, dict[str, Decimal]] = defaultdict(dict)
-        self.waits: dict[str, float] = {}
-        self.finish: defaultdict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
-        """By finish reason, in our word and the gateway's."""
-        self.errors: defaultdict[str, _Trouble] = defaultdict(_Trouble)
-        self._latencies = array("d")
-
-    def add(self, turn: _Turn, tries: Iterable[_Try], kept: _Try | None) -> None:
-        """Count a turn."""
-        self.counts.update((turn.status, "turns"))
-        self.counts["attempts"] += turn.attempts
-        self.counts["retries"] += max(0, turn.attempts - 1)
-        self.counts["possibly_paid"] += turn.possibly_paid
-        if turn.reused_from is not None:
-            self.counts["reused"] += 1
-            self._pay("reused_cost", turn.cost, turn.currency)
-        elif turn.is_received:
-            self._add_reply(turn)
-        if turn.finish_reason is not None:
-            whose = "reused" if turn.reused_from is not None else "replies"
-            self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += 1
-        if turn.error_kind is not None:
-            self._add_end(turn, kept)
-        for one in tries:
-            self._add_try(one, one is kept)
-
-    def _add_end(self, turn: _Turn, kept: _Try | None) -> None:
-        """A turn that has failed, or has yet to be answered after a failure."""
-        trouble = self.errors[str(turn.error_kind)]
-        trouble.turns += turn.status == "error"
-        trouble.pending += turn.status == "pending"
-        trouble.attempts += kept is not None
-        trouble.remember(turn.error_message)
-
-    def _add_reply(self, turn: _Turn) -> None:
-        self.counts["received"] += 1
-        self.counts["tokens_unknown"] += turn.input_tokens is None or turn.output_tokens is None
-        for name in _TOKENS:
-            count = getattr(turn, name)
-            if count is not None:
-                self.tokens[name] += count
-        self.counts["unpriced"] += turn.cost is None
-        self._pay("cost", turn.cost, turn.currency)
-        if turn.latency_s is not None:
-            self._latencies.append(turn.latency_s)
-
-    def _add_try(self, one: _Try, is_kept: bool) -> None:
-        for name in ("limiter_wait_s", "retry_wait_s"):
-            if getattr(one, name) is not None:
-                self.waits[name] = self.waits.get(name, 0.0) + getattr(one, name)
-        if is_kept:
-            return
-        kind = _kind_of(one)
-        if kind is not None:
-            self.errors[kind].attempts += 1
-            self.errors[kind].remember(one.error_message)
-        if one.is_counted:
-            self.counts["failed_attempts_billed"] += 1
-            self.counts["failed_unpriced"] += one.cost is None
-            self._pay("failed_cost", one.cost, one.currency)
-        if one.possibly_paid and one.cost is None:
-            self.counts["possibly_paid_unknown"] += 1
-            self.counts["possibly_paid_unbounded"] += one.cost_bound is None
-            self._pay("possibly_paid_bound", one.cost_bound, one.currency)
-
-    def _pay(self, name: str, amount: float | None, currency: str | None) -> None:
-        if amount is not None and currency is not None:
-            for purse in (self.money[name], *([self.money["spent"]] if name in ("cost", "failed_cost") else [])):
-                purse[currency] = purse.get(currency, Decimal(0)) + exact(amount)
-
-    def latency(self, share: float) -> float | None:
-        """Nearest rank."""
-        if not self._latencies:
-            return None
-        return sorted(self._latencies)[math.ceil(share * len(self._latencies)) - 1]
-
-
-class _Sizes:
-    """Input tokens of one target's replies to one turn of its dialogues."""
-
-    def __init__(self) -> None:
-        self.known = array("q")
-        self.unknown = 0
-
-    def add(self, input_tokens: int | None) -> None:
-        """Count a reply."""
-        if input_tokens is None:
-            self.unknown += 1
-        else:
-            self.known.append(input_tokens)
-
-    def cells(self) -> Row:
-        """`replies` to `tokens_unknown` of `GROWTH`."""
-        if not self.known:
-            return self.unknown, None, None, None, self.unknown
-        total, middle = sum(self.known), statistics.median(self.known)
-        return len(self.known) + self.unknown, total, total / len(self.known), float(middle), self.unknown
-
-
 @dataclass(slots=True, kw_only=True)
 class _Book:
     """Everything counted in one pass over each run."""
 
     readings: Sequence[_Reading]
-    groups: dict[tuple[Any, ...], _Tally] = field(default_factory=dict)
+    groups: dict[tuple[Any, ...], Tally] = field(default_factory=dict)
     """By run label and the values of the keys."""
-    totals: dict[str, _Tally] = field(default_factory=dict)
+    totals: dict[str, Tally] = field(default_factory=dict)
     """By run label."""
-    targets: dict[tuple[str, str], _Tally] = field(default_factory=dict)
+    targets: dict[tuple[str, str], Tally] = field(default_factory=dict)
     """By run label and target."""
-    sizes: dict[tuple[str, str, int], _Sizes] = field(default_factory=dict)
+    sizes: dict[tuple[str, str, int], Sizes] = field(default_factory=dict)
     """By run label, target and turn."""
 
-    def add(self, label: str, turn: _Turn, tries: Sequence[_Try], kept: _Try | None) -> None:
+    def add(self, label: str, turn: Turn, tries: Sequence[Try], kept: Try | None) -> None:
         """Count a turn wherever it belongs but in the groups asked for."""
         self.totals[label].add(turn, tries, kept)
         self.targets[label, turn.target].add(turn, tries, kept)
         if turn.is_received:
-            self.sizes.setdefault((label, turn.target, turn.turn), _Sizes()).add(turn.input_tokens)
+            self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
 
 
 def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
     book = _Book(readings=readings)
     for reading in readings:
-        groups: dict[tuple[Any, ...], _Tally] = {}
-        book.totals[reading.label] = _Tally()
+        groups: dict[tuple[Any, ...], Tally] = {}
+        book.totals[reading.label] = Tally()
         for target in reading.run.targets:
-            book.targets[reading.label, target] = _Tally()
-        for turn, tries, kept in _told(reading.run):
+            book.targets[reading.label, target] = Tally()
+        for turn, tries, kept in told(reading.run):
             book.add(reading.label, turn, tries, kept)
             for group in _groups_of(turn, keys):
-                groups.setdefault(group, _Tally()).add(turn, tries, kept)
+                groups.setdefault(group, Tally()).add(turn, tries, kept)
         reading.refuse_missing_rates(book.totals[reading.label])
         ranks = _ranks(reading.run, keys, groups)
         for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):
@@ -478,7 +263,7 @@ def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
     return book
 
 
-def _groups_of(turn: _Turn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _groups_of(turn: Turn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """A turn's groups: several where its dialogue has several tags and they are asked for."""
     if "tag" not in keys:
         yield tuple(getattr(turn, key) for key in keys)
@@ -550,13 +335,13 @@ def _key_column(key: str) -> Column:
     return next(column for column in TURNS if column.name == key)
 
 
-def _cells(tally: _Tally, reading: _Reading) -> Row:
+def _cells(tally: Tally, reading: _Reading) -> Row:
     """The columns `USAGE`."""
     money = {name: reading.converted(tally.money[name]) for name in _MONEY}
     currency = _currency_of(money)
     cells: dict[str, Any] = {
         **{column.name: tally.counts[column.name] for column in USAGE if column.dtype == "Int64"},
-        **{name: tally.tokens.get(name) for name in _TOKENS},
+        **{name: tally.tokens.get(name) for name in TOKENS},
         **{name: _amount(money[name], currency) for name in _MONEY},
         "currency": currency,
         "costs": _shown(money["spent"]),
@@ -598,6 +383,7 @@ def _notes(book: _Book, keys: Sequence[str]) -> Iterator[str]:
     if "tag" in keys:
         yield "A dialogue with several tags is in each of their rows; totals are computed from the turns."
     for reading, total in _each(book):
+        yield from _missing(reading)
         yield from _mixed(reading, sorted(reading.converted(total.money["spent"])))
         yield from _uncosted(reading, book)
 
@@ -607,20 +393,31 @@ def _what_is_spent(book: _Book) -> str:
     counts: Counter[str] = Counter()
     for _, total in _each(book):
         counts.update(total.counts)
-    bounds = f", {counts['possibly_paid_unbounded']:,} of them without a bound"
-    left_out = [
-        f"{counts['reused']:,} reused replies" if counts["reused"] else "",
-        f"{counts['possibly_paid_unknown']:,} possibly paid attempts that reported no usage"
-        + (bounds if counts["possibly_paid_unbounded"] else "")
-        if counts["possibly_paid_unknown"]
-        else "",
-        f"{counts['unpriced']:,} of {counts['received']:,} replies without a price" if counts["unpriced"] else "",
-        f"{counts['failed_unpriced']:,} failed attempts without a price" if counts["failed_unpriced"] else "",
-    ]
+    left_out: list[str] = []
+    if counts["reused"]:
+        left_out.append(_count(counts["reused"], "reused reply", "reused replies"))
+    if counts["possibly_paid_unknown"]:
+        bounds = counts["possibly_paid_unbounded"]
+        paid = _count(counts["possibly_paid_unknown"], "possibly paid attempt")
+        left_out.append(f"{paid} that reported no usage" + (f", {bounds:,} of them without a bound" if bounds else ""))
+    if counts["unpriced"]:
+        left_out.append(f"{counts['unpriced']:,} of {_count(counts['received'], 'reply', 'replies')} without a cost")
+    if counts["failed_unpriced"]:
+        left_out.append(f"{_count(counts['failed_unpriced'], 'failed attempt')} without a cost")
     what = "Spent is the cost of the replies that this run received and that count"
     if counts["failed_attempts_billed"]:
-        what += f", and of {counts['failed_attempts_billed']:,} failed attempts that reported usage"
-    return f"{what}. Not in it: {'; '.join(filter(None, left_out))}." if any(left_out) else f"{what}: all is in it."
+        what += f", and of {_count(counts['failed_attempts_billed'], 'failed attempt')} that reported usage"
+    return f"{what}. Not in it: {'; '.join(left_out)}." if left_out else f"{what}: all is in it."
+
+
+def _missing(reading: _Reading) -> Iterator[str]:
+    """What the run cannot tell."""
+    damaged = reading.run.damaged_places
+    if damaged:
+        where = _count(damaged, "damaged place")
+        yield f"{reading.label}: {where} in the journal left out; `convbatch resume --salvage`"
+    for target, reason in reading.run.parked.items():
+        yield f"{reading.label}: {target} is parked: {reason}"
 
 
 def _mixed(reading: _Reading, currencies: Sequence[str]) -> Iterator[str]:
@@ -633,44 +430,43 @@ def _mixed(reading: _Reading, currencies: Sequence[str]) -> Iterator[str]:
     else:
         yield (
             f"{reading.label}: {one} and {other} are not added, since [rates] of the config has no "
-            f'"{one}/{other}". With one: --currency {other} -c {typed(Path(_config_name(reading.run)))}'
+            f'"{one}/{other}". With one: --currency {other} -c {reading.config}'
         )
 
 
-def _config_name(run: Run) -> str:
-    return str(run.meta.get("config") or "convbatch.toml")
-
-
-def _each(book: _Book) -> Iterator[tuple[_Reading, _Tally]]:
+def _each(book: _Book) -> Iterator[tuple[_Reading, Tally]]:
     return ((reading, book.totals[reading.label]) for reading in book.readings)
 
 
 def _uncosted(reading: _Reading, book: _Book) -> Iterator[str]:
     """How much of what came back has no cost, why, and what to write where."""
-    received = book.totals[reading.label].counts["received"]
     unpriced = unclear = 0
     lines: list[str] = []
     for target in reading.run.meta["targets"]:
         counts = book.targets[reading.label, target["name"]].counts
+        answers = counts["unpriced"] + counts["failed_unpriced"]
         if target.get("prices") is not None:
-            unclear += counts["unpriced"] + counts["failed_unpriced"]
-        elif counts["unpriced"] or counts["failed_unpriced"]:
-            unpriced += counts["unpriced"]
+            unclear += answers
+        elif answers and not target["simulated"]:  # nobody expects a price of the simulator
+            unpriced += answers
             lines += _price_lines(target)
     if lines:
-        config = typed(Path(_config_name(reading.run)))
         yield "\n".join(
             [
-                f"{reading.label}: {unpriced:,} of {received:,} replies have no price. To name it, add to {config}:",
+                f"{reading.label}: {_count(unpriced, 'answer')} without a price. To name it, add to {reading.config}:",
                 *lines,
-                f"then: convbatch report {typed(reading.run.path)} -c {config}",
+                f"then: convbatch report {typed(reading.run.path)} -c {reading.config}",
             ]
         )
     if unclear:
         yield (
-            f"{reading.label}: {unclear:,} answers of targets with a price have no cost: a count is missing or "
-            "contradicts another, or no price held when they were asked."
+            f"{reading.label}: {_count(unclear, 'answer')} of targets with a price without a cost: a count is missing "
+            "or contradicts another, or no price held when it was asked."
         )
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _price_lines(target: Mapping[str, Any]) -> list[str]:

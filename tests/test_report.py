@@ -246,13 +246,11 @@ def test_a_turn_without_a_price_is_counted_and_the_lines_to_add_are_named(made: 
     path = made.write().path
     [usage, *_] = sections(path)
     notes = "\n".join(usage.notes)
-    assert (
-        '1 of 3 replies have no price. To name it, add to convbatch.toml:\n[prices.dmxapi."qwen-plus"]\ninput' in notes
-    )
+    assert '1 answer without a price. To name it, add to convbatch.toml:\n[prices.dmxapi."qwen-plus"]\ninput' in notes
     assert f"then: convbatch report {path} -c convbatch.toml" in notes
-    assert "1 answers of targets with a price have no cost" in notes
-    assert "2 of 3 replies without a price" in notes
-    assert "1 reused replies" in notes
+    assert "1 answer of targets with a price without a cost" in notes
+    assert "2 of 3 replies without a cost" in notes
+    assert "1 reused reply" in notes
 
 
 def test_the_prices_of_a_config_take_the_place_of_the_runs_own(made: MadeRun, tmp_path: Path) -> None:
