@@ -122,7 +122,7 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
         grid = screen.table(
             *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
         )
-        shown = view.rows[:ROWS_SHOWN] if console.is_terminal else view.rows
+        shown = _first_rows(view.rows) if console.is_terminal else view.rows
         for row in shown:
             grid.add_row(*map(screen.text, row))
         console.print(screen.text(view.title, "bold underline"))
@@ -223,6 +223,11 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View
             rows,
             section.notes if title == _NOTED else (),
         )
+
+
+def _first_rows(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """As many as a terminal is shown, and every total."""
+    return [*rows[:ROWS_SHOWN], *(row for row in rows[ROWS_SHOWN:] if row[0].strip() == _TOTAL)]
 
 
 def _with_run_headings(view: _View) -> _View:

@@ -18,10 +18,12 @@ from rich.cells import cell_len
 
 import convbatch as package
 from convbatch import layout, show
+from convbatch.configfile import load_config
 from convbatch.errors import InputError, SetupError
 from convbatch.pricing import Period, PriceTable, Rate
 from convbatch.reply import NO_USAGE, Failure, Usage
 from convbatch.reporting import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
+from convbatch.repricing import repriced
 from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server
 from convbatch.simulator.world import World
@@ -265,6 +267,8 @@ def test_the_prices_of_a_config_take_the_place_of_the_runs_own(made: MadeRun, tm
     assert resold["cost"] == SEED_CNY
     in_usd = report(run, config=config, currency="USD")
     assert in_usd["cost"].tolist() == pytest.approx([SEED_CNY / 8, SEED_CNY / 8], abs=1e-15)
+    anew, _ = repriced(run, load_config(config))
+    assert set(anew.turns["price_source"].dropna()) == {f"{config}:1 (a bill)", f"{config}:6 (a bill)"}
     assert records(report(run))[0]["cost"] == SEED_USD  # nothing of it stays
     assert set(load(run.path).turns["price_source"].dropna()) == {"by hand"}
 
@@ -368,6 +372,21 @@ def test_a_report_fits_its_terminal(made: MadeRun, monkeypatch: pytest.MonkeyPat
     layout.to_terminal(sections(made.write().path, by), file=file)
     assert max(map(cell_len, file.getvalue().splitlines())) <= columns
     assert "\x1b" not in file.getvalue()
+
+
+def test_a_terminal_shows_the_first_rows_of_many_and_the_total(tmp_path: Path) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    told = sections(MadeRun(tmp_path / "r", [dialogue(f"d{n}", "x") for n in range(210)]).write().path, "dialogue")
+    terminal, pipe = Terminal(), io.StringIO()
+    layout.to_terminal(told, file=terminal)
+    layout.to_terminal(told, file=pipe)
+    assert "… and 10 more rows: -o report.md, .json or .csv" in terminal.getvalue()
+    for text, rows in ((terminal.getvalue(), 200), (pipe.getvalue(), 210)):
+        assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*d\d+", text, re.MULTILINE)) == 4 * rows
+        assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*total", text, re.MULTILINE)) == 4
 
 
 def test_text_from_outside_reaches_neither_the_terminal_nor_markdown_raw(tmp_path: Path) -> None:
