@@ -50,6 +50,8 @@ class Entry:
     status: int | None = None
     """None: no status line was sent."""
     fault: str | None = None
+    request_id: str | None = None
+    """As its reply's header named it; None when that had none."""
     finished_at: float | None = None
 
 

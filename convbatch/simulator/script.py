@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -105,6 +105,14 @@ def cut_to_tokens(text: str, limit: int) -> str:
     """The longest beginning of `text` that counts at most `limit` tokens."""
     length = bisect.bisect_right(range(len(text) + 1), limit, key=lambda n: count_tokens(text[:n])) - 1
     return text[: max(0, length)]
+
+
+def vary(said: Said, asked: int) -> Said:
+    """The same reply in other words: what is said the so-many-th time, from 1, with an id of its own."""
+    if asked == 1 or not said.text:
+        return said
+    text = f"{said.text} ({asked})"
+    return replace(said, text=text, visible_tokens=count_tokens(text), reply_id=f"{said.reply_id[:-2]}{asked:02d}")
 
 
 def history_sha(system: str, messages: Iterable[tuple[str, str]]) -> str:

@@ -8,7 +8,7 @@ same world answers over HTTP (`server.py`) and in process, in virtual time: call
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -18,7 +18,7 @@ from convbatch.simulator.faults import Facts, FaultScript, Rule
 from convbatch.simulator.ledger import Entry, Ledger, key_hash
 from convbatch.simulator.limits import Gatekeeper, Limits, Refusal
 from convbatch.simulator.routes import key_of, likely_wire, route
-from convbatch.simulator.script import Actor, Said, Script, draw, history_sha
+from convbatch.simulator.script import PER_MESSAGE_TOKENS, Actor, Said, Script, count_tokens, draw, history_sha, vary
 from convbatch.simulator.speak import (
     Hint,
     Order,
@@ -30,6 +30,8 @@ from convbatch.simulator.speak import (
     go_duration,
     refuse,
 )
+
+REQUEST_IDS = ("x-oneapi-request-id", "x-request-id")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +68,8 @@ class World:
         latency_s: float | tuple[float, float] = 0.0,
         event_s: float = 0.0,
         gateway: bool = False,
+        hidden_system: str = "",
+        varies: bool = False,
         aliases: Mapping[str, str] | None = None,
         ledger: Ledger | None = None,
     ) -> None:
@@ -80,6 +84,8 @@ class World:
             latency_s: Before the first byte of a reply; a range is drawn from, the same for the same history.
             event_s: Between two events of a stream.
             gateway: Word errors as a new-api gateway in front of the provider does.
+            hidden_system: A text that is put in front of every prompt in silence: counted, billed, and not obeyed.
+            varies: Each time a history is asked it is answered in other words, as at a temperature above 0.
             aliases: Further model names, each with the simulated model that plays it.
             ledger: Where requests are recorded; default: in memory, with histories.
         """
@@ -96,6 +102,9 @@ class World:
         self._latency_s = latency_s if isinstance(latency_s, tuple) else (latency_s, latency_s)
         self._event_s = event_s
         self._gateway = gateway
+        self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
+        self._varies = varies
+        self._answers: dict[tuple[str, str], int] = {}
         self._arrivals = 0
         self._asked = 0
         self._asked_of: dict[str, int] = {}
@@ -258,10 +267,18 @@ class World:
         order = arrival.order
         if order is None or arrival.sha is None or self.actor.plays(order.heard.model) is None:
             return None
-        return self.actor.answer(order.heard, arrival.sha)
+        return self._said(order, arrival.sha)
+
+    def _said(self, order: Order, sha: str) -> Said:
+        if self._varies:
+            asked = self._answers[order.heard.model, sha] = self._answers.get((order.heard.model, sha), 0) + 1
+            said = vary(self.actor.answer(order.heard, sha), asked)
+        else:
+            said = self.actor.answer(order.heard, sha)
+        return replace(said, input_tokens=said.input_tokens + self._hidden_tokens)
 
     def _reply(self, arrival: Arrival, where: Route, order: Order, now: float) -> Answer:
-        said = self.actor.answer(order.heard, arrival.sha or "")
+        said = self._said(order, arrival.sha or "")
         rule = arrival.fault
         shown = mischief.spoil_said(rule, said) if rule is not None and rule.action == "reply" else said
         answer = self._worded(arrival, where, order, shown)
@@ -341,6 +358,7 @@ class World:
         """Write the ledger and hand the answer over; with `said` a reply was made, and it is billed."""
         entry = self._entry(arrival, said)
         entry.status = answer.status
+        entry.request_id = next((answer.headers[name] for name in REQUEST_IDS if name in answer.headers), None)
         if said is not None:
             entry.billed = True
             entry.output_tokens = said.output_tokens
