@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convbatch.config import Target, effective_settings
-from convbatch.dialogue import Settings
+from convbatch.config import Target
+from convbatch.dialogue import Settings, effective_settings
 from convbatch.errors import SetupError
 from convbatch.plan import most_output
 from convbatch.pricing import Exchange, Money, parse_money

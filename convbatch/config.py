@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from convbatch.bill_form import BillForm
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
 from convbatch.errors import Place, SetupError, did_you_mean, nearest
 from convbatch.pricing import NO_EXCHANGE, Exchange, PriceTable
@@ -214,6 +215,8 @@ class Config:
     prices: tuple[PriceRow, ...] = ()
     exchange: Exchange = NO_EXCHANGE
     """`[rates]`."""
+    bills: Mapping[str, BillForm] = field(default_factory=dict)
+    """`[bills]`: how usage logs are read, the known forms included."""
     path: str | None = None
     """The file, as it was named; None = presets only."""
 
@@ -441,28 +444,6 @@ def _refuse_duplicates(named: Sequence[tuple[_Pair, Place | None]]) -> None:
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
-
-
-def effective_settings(
-    *,
-    command_line: Settings = NO_SETTINGS,
-    turn: Settings = NO_SETTINGS,
-    dialogue: Settings = NO_SETTINGS,
-    target: Settings = NO_SETTINGS,
-    config: Settings = NO_SETTINGS,
-    repeat: int = 1,
-) -> Settings:
-    """What one turn is asked with: command line > turn > dialogue > gateway's model > `[run.settings]`.
-
-    Repeat k sends the seed in force + k - 1, so that repeats differ and a run can be asked again exactly.
-    """
-    settings = config
-    for stronger in (target, dialogue, turn, command_line):
-        if stronger is not NO_SETTINGS:
-            settings = settings.under(stronger)
-    if settings.seed is not None and repeat > 1:
-        settings = dataclasses.replace(settings, seed=settings.seed + repeat - 1)
-    return settings
 
 
 def parse_params(params: Sequence[str]) -> dict[str, Any]:

@@ -250,15 +250,20 @@ def _resets(key: str, value: Any) -> str:
     match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d) (\S+)", value) if isinstance(value, str) else None
     if match is None:
         raise Wrong(f"{key} must be a time and a zone", 'write rpd_resets = "00:00 America/Los_Angeles"', found=value)
+    zone(key, match[3])
+    return value
+
+
+def zone(key: str, value: Any) -> str:
+    """The IANA name of a time zone."""
     import zoneinfo
 
     try:
-        zoneinfo.ZoneInfo(match[3])
-    except (KeyError, ValueError, OSError):
-        hint = did_you_mean(match[3], zoneinfo.available_timezones()).partition(" known:")[0]
+        return zoneinfo.ZoneInfo(value).key
+    except (TypeError, KeyError, ValueError, OSError):
+        hint = did_you_mean(str(value), zoneinfo.available_timezones()).partition(" known:")[0]
         hint = hint if hint.startswith("did") else 'zones have names like "UTC" or "Asia/Shanghai"'
-        raise Wrong(f"unknown time zone {shown(match[3])} in {key}", hint) from None
-    return value
+        raise Wrong(f"unknown time zone {shown(value)} in {key}", hint) from None
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

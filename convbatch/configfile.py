@@ -6,6 +6,7 @@ Presets ship as `presets.toml` and are read by the same rules. Which keys there 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import math
@@ -15,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from convbatch.bill_form import BillForm
 from convbatch.config import Config, GatewayTable, ModelTable, PriceRow, RunTable
+from convbatch.config_bills import BILL_KEYS, bill_form
 from convbatch.config_keys import (
     GATEWAY_KEYS,
     GATEWAY_NAME,
@@ -44,7 +47,7 @@ def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Confi
     """
     path = folder / CONFIG_NAME if explicit is None else explicit
     if explicit is None and not path.exists():
-        return Config(gateways=presets())
+        return shipped()
     return read_config(_text_of(path), path)
 
 
@@ -55,23 +58,28 @@ def read_config(text: str, path: Path) -> Config:
         InputError: As `load_config`.
     """
     reader = _Reader(text, _short(path))
-    config = reader.config(presets())
+    config = reader.config(shipped())
     if reader.problems:
         raise InputError.of(sorted(reader.problems, key=lambda problem: (problem.place and problem.place.line) or 0))
     return config
 
 
-@functools.cache
 def presets() -> Mapping[str, GatewayTable]:
     """The gateways that ship with convbatch."""
+    return shipped().gateways
+
+
+@functools.cache
+def shipped() -> Config:
+    """What holds without a config file: gateways and forms of bills that ship with convbatch."""
     from importlib import resources
 
     text = resources.files("convbatch").joinpath("presets.toml").read_text(encoding="utf-8")
     reader = _Reader(text, Path("presets.toml"), is_preset=True)
-    gateways = reader.config({}).gateways
+    config = reader.config(Config(gateways={}))
     if reader.problems:
         raise AssertionError(str(reader.problems[0]))  # shipped data; a test reads it
-    return gateways
+    return dataclasses.replace(config, path=None)
 
 
 def _short(path: Path) -> Path:
@@ -110,14 +118,14 @@ class _Reader:
         self._lines = Lines("")  # until the text is known to be TOML
         self._secret: set[KeyPath] = set()
 
-    def config(self, known: Mapping[str, GatewayTable]) -> Config:
+    def config(self, known: Config) -> Config:
         document = self._document()
         self._lines = Lines(self._text)
         self._refuse_secrets(document)
-        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates"), "the file")
-        gateways = dict(known)
+        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates", "bills"), "the file")
+        gateways = dict(known.gateways)
         for name, table in self._tables(document, ("gateways",)):
-            gateway = self._gateway(name, table, known.get(name))
+            gateway = self._gateway(name, table, known.gateways.get(name))
             if gateway is not None:
                 gateways[name] = gateway
         return Config(
@@ -125,6 +133,7 @@ class _Reader:
             run=self._run(document),
             prices=tuple(self._prices(document, gateways)),
             exchange=exchange(document.get("rates", {}), self._add),
+            bills={**known.bills, **self._bills(document, known.bills, gateways)},
             path=str(self._path),
         )
 
@@ -241,6 +250,23 @@ class _Reader:
                 table = price_row(rows, path, billed_in, self._place, self._add)
                 if table is not None:
                     yield PriceRow(gateway=gateway, glob=glob, table=table)
+
+    # -- bills
+
+    def _bills(
+        self, document: Mapping[str, Any], known: Mapping[str, BillForm], gateways: Mapping[str, GatewayTable]
+    ) -> dict[str, BillForm]:
+        forms: dict[str, BillForm] = {}
+        for name, table in self._tables(document, ("bills",)):
+            path = ("bills", name)
+            own = self._checked(table, path, BILL_KEYS, also=())
+            for found in bill_form(name, own, known.get(name), tuple(gateways), written=tuple(table)):
+                if isinstance(found, BillForm):
+                    forms[name] = found
+                else:
+                    key, wrong = found
+                    self._add((*path, key) if key else path, wrong)
+        return forms
 
     # -- run and settings
 

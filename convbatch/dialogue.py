@@ -1,4 +1,4 @@
-"""What is a script: the values of a dialogue, and their plain-JSON form.
+"""What is a script: the values of a dialogue, their plain-JSON form, and which settings a turn is asked with.
 
 Values only. Where a dialogue came from and whether a file is well formed is `dataset.py`; how a message is worded for
 a gateway is `protocols/`. `from_plain` trusts its input: it reads what `dataset.py` has validated.
@@ -96,6 +96,28 @@ class Settings:
 
 SETTING_NAMES: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Settings))
 NO_SETTINGS = Settings()
+
+
+def effective_settings(
+    *,
+    command_line: Settings = NO_SETTINGS,
+    turn: Settings = NO_SETTINGS,
+    dialogue: Settings = NO_SETTINGS,
+    target: Settings = NO_SETTINGS,
+    config: Settings = NO_SETTINGS,
+    repeat: int = 1,
+) -> Settings:
+    """What one turn is asked with: command line > turn > dialogue > gateway's model > `[run.settings]`.
+
+    Repeat k sends the seed in force + k - 1, so that repeats differ and a run can be asked again exactly.
+    """
+    settings = config
+    for stronger in (target, dialogue, turn, command_line):
+        if stronger is not NO_SETTINGS:
+            settings = settings.under(stronger)
+    if settings.seed is not None and repeat > 1:
+        settings = dataclasses.replace(settings, seed=settings.seed + repeat - 1)
+    return settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

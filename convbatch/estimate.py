@@ -15,8 +15,17 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import NamedTuple
 
-from convbatch.config import Target, effective_settings
-from convbatch.dialogue import NO_SETTINGS, Dialogue, HistoryMode, Message, Settings, Turn, text_part
+from convbatch.config import Target
+from convbatch.dialogue import (
+    NO_SETTINGS,
+    Dialogue,
+    HistoryMode,
+    Message,
+    Settings,
+    Turn,
+    effective_settings,
+    text_part,
+)
 from convbatch.plan import Bulk, TurnKeys, most_output
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from convbatch.config import Config, Target, effective_settings
-from convbatch.dialogue import NO_SETTINGS, Settings
+from convbatch.config import Config, Target
+from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
 from convbatch.pricing import Period, PriceTable, Rate
 
 LIST_CURRENCY = "USD"

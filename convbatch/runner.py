@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Protocol
 
 from convbatch.budget import Budget, BudgetReached, Reservation
-from convbatch.config import Limits, Target, effective_settings
-from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, text_part
+from convbatch.config import Limits, Target
+from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, effective_settings, text_part
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.gateway import Client, NotSentCancelled
 from convbatch.journal import Journal

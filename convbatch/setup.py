@@ -28,14 +28,13 @@ from convbatch.config import (
     Config,
     Overrides,
     Target,
-    effective_settings,
     in_flight,
     parse_params,
     resolve_targets,
     target_from_plain,
     target_to_plain,
 )
-from convbatch.dialogue import HistoryMode, Message, Settings, text_part
+from convbatch.dialogue import HistoryMode, Message, Settings, effective_settings, text_part
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run, typed
 from convbatch.protocols import PROTOCOLS

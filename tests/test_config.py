@@ -24,7 +24,6 @@ from convbatch.config import (
     Overrides,
     Rate,
     Target,
-    effective_settings,
     gateway_from_plain,
     gateway_to_plain,
     in_flight,
@@ -36,7 +35,7 @@ from convbatch.config import (
     target_to_plain,
 )
 from convbatch.configfile import load_config, presets, read_config
-from convbatch.dialogue import NO_SETTINGS, Message, Settings, text_part
+from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask
@@ -684,12 +683,13 @@ def test_the_readme_of_the_examples_lists_every_example() -> None:
 
 
 def test_the_examples_together_show_every_key() -> None:
+    from convbatch.config_bills import BILL_KEYS
     from convbatch.config_keys import GATEWAY_KEYS, RUN_KEYS
     from convbatch.config_prices import ROW_KEYS
 
     text = (CONFIGS / "every-key.toml").read_text(encoding="utf-8")
     shown = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines()}
-    assert shown >= {*GATEWAY_KEYS, *RUN_KEYS, *ROW_KEYS}
+    assert shown >= {*GATEWAY_KEYS, *RUN_KEYS, *ROW_KEYS, *BILL_KEYS}
 
 
 def test_config_is_imported_without_the_heavy_libraries() -> None:
@@ -707,6 +707,7 @@ def test_errors_of_this_part_end_the_command_with_2() -> None:
 
 
 def test_the_manual_lists_every_preset_and_every_key() -> None:
+    from convbatch.config_bills import BILL_KEYS
     from convbatch.config_keys import GATEWAY_KEYS
 
     text = (CONFIGS.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
@@ -718,3 +719,5 @@ def test_the_manual_lists_every_preset_and_every_key() -> None:
         assert (gateway.key_env or "–") in row
         assert gateway.base_url == "simulator:" or f"`{gateway.base_url}`" in row
     assert not [key for key in GATEWAY_KEYS if f"`{key}`" not in text]
+    bills = (CONFIGS.parent / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert not [key for key in BILL_KEYS if f"`{key}`" not in bills]
