@@ -496,6 +496,15 @@ def report(
         list[Path] | None,
         typer.Option("-o", "--out", help="Write FILE.md, .json, or the main table as FILE.csv, .parquet instead."),
     ] = None,
+    bill: Annotated[
+        Path | None,
+        typer.Option(
+            "--bill", metavar="FILE", help="A gateway's usage log (CSV) to join with the calls.", readable=False
+        ),
+    ] = None,
+    bill_form: Annotated[
+        str | None, typer.Option("--bill-form", metavar="NAME", help="Its form: new-api, or a [bills.NAME] table.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Usage, cost, time, finish reasons and errors of runs, in groups.
@@ -508,7 +517,7 @@ def report(
     for path in out or ():
         layout.check_ending(path)
     keys = grouping(by or DEFAULT_BY)
-    told = sections(runs, keys, config=config, currency=currency)
+    told = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
     for path in out or ():
         layout.write_report(told, keys, path)
     if json:

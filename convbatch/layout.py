@@ -11,6 +11,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -282,6 +283,8 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
         return shown_amount(exact(value)) + (f" {currency}" if currency else "")
     if isinstance(value, list):
         return printable(", ".join(map(str, value)))
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
     return screen.number(value)
 
 

@@ -16,6 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from convbatch.audit import audit
+from convbatch.bill import reconcile
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.folder import typed
 from convbatch.pricing import CURRENCY, Exchange, Money
@@ -120,18 +122,49 @@ def report(
 
 
 def sections(
-    runs: Runs, by: str | Iterable[str] = DEFAULT_BY, *, config: str | Path | None = None, currency: str | None = None
+    runs: Runs,
+    by: str | Iterable[str] = DEFAULT_BY,
+    *,
+    config: str | Path | None = None,
+    currency: str | None = None,
+    bill: Path | None = None,
+    bill_form: str | None = None,
 ) -> list[Section]:
-    """All parts of a report; arguments as of `report`."""
+    """All parts of a report.
+
+    Args:
+        runs: As of `report`, like `by`, `config` and `currency`.
+        by: What to group by.
+        config: Prices and rates; with `bill` also its forms, else those of the config in the working directory.
+        currency: Of all amounts.
+        bill: A gateway's usage log (CSV) to hold against the journals.
+        bill_form: Its form, by name; None = found out.
+
+    Raises:
+        SetupError: As `report`; or the form of the bill cannot be told.
+        InputError: The config or the bill cannot be used.
+    """
     keys = grouping(by)
-    book = _read(_readings(runs, config, currency), keys)
+    readings = _readings(runs, config, currency)
+    loaded = [reading.run for reading in readings]
+    billed = [] if bill is None else _billed(loaded, bill, bill_form, config)
+    book = _read(readings, keys)
+    audited = audit(loaded)
     return [
         Section(key="usage", title="Usage and cost", frame=_usage(book, keys), notes=tuple(_notes(book, keys))),
         Section(key="totals", title="Total", frame=_totals(book)),
         Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(book, keys)),
         Section(key="errors", title="Errors", frame=_errors(book, keys)),
         Section(key="growth", title="Input tokens by turn", frame=_growth(book)),
+        *([] if audited is None else [audited]),
+        *billed,
     ]
+
+
+def _billed(runs: Sequence[Run], bill: Path, form: str | None, config: str | Path | None) -> list[Section]:
+    from convbatch.configfile import load_config
+
+    return reconcile(runs, bill, load_config(None if config is None else Path(config)).bills, form)
 
 
 def grouping(by: str | Iterable[str]) -> tuple[str, ...]:

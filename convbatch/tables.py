@@ -339,15 +339,6 @@ class Run:
         """The rows of `turns`, one batch in memory at a time."""
         return Rows(columns=TURNS, rows=read_rows(self.turns_path, _NAMES))
 
-    def attempt_rows(self) -> Rows:
-        """The rows of `attempts`, one batch in memory at a time."""
-
-        def rows() -> Iterator[Row]:
-            with Archive(self.folder) as archive:
-                yield from _attempt_rows(self.folder, self.meta, archive)
-
-        return Rows(columns=ATTEMPTS, rows=rows())
-
     def conversation_rows(self) -> Rows:
         """The rows of `conversations`, one batch in memory at a time."""
         rows = _conversation_rows(self.turns_path, str(self.meta["history"]))

@@ -122,6 +122,6 @@ async def append(folder: RunFolder, records: Iterable[Record], reason: str = "fi
 
 def _target(name: str, prices: PriceTable | None) -> Record:
     model, _, at = name.rpartition("@")
-    base_url = "simulator:" if at == "simulator" else "https://gateway.example"
+    base_url = "simulator:" if at == "simulator" else f"https://{at}.example"
     gateway = Gateway(name=at, protocol="gemini", base_url=base_url, auth="none")
     return target_to_plain(Target(model=model, gateway=gateway), prices)

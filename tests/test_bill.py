@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -582,3 +583,42 @@ def test_a_wrong_form_is_explained_with_its_line(text: str, said: str) -> None:
         forms(text)
     assert said in str(caught.value)
     assert all(problem.hint for problem in caught.value.problems)
+
+
+# The command
+
+
+def test_the_report_holds_a_bill_against_the_run(play: Play, convbatch: Command) -> None:
+    played = play()
+    lines = billed_lines(played.entries)
+    lines[3]["completion_tokens"] += 9
+    write_bill(played.folder / "log.csv", lines[:-1])
+    done = convbatch("report", "out", "--bill", "log.csv")
+    assert done.code == 0, done.err
+    for words in ("Bill log.csv", "tokens differ", "known, not billed", "new-api"):
+        assert words in done.out
+    plain = json.loads(convbatch("report", "out", "--bill", "log.csv", "--bill-form", "new-api", "--json").out)
+    counts = {row["outcome"]: (row["lines"], row["calls"]) for row in plain["bill"]["rows"]}
+    assert counts == {"same": (10, 10), "tokens differ": (1, 1), "known, not billed": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "what"),
+    [
+        ("columns.csv", b"a,b\n1,2\n", [], "columns.csv"),
+        ("binary.csv", b"\x00\x01\x02\xff" * 50, [], "binary.csv"),
+        ("missing.csv", None, [], "missing.csv"),
+        ("form.csv", b"a,b\n1,2\n", ["--bill-form", "new-apy"], "new-api"),
+    ],
+    ids=["no known columns", "binary", "no file", "no such form"],
+)
+def test_a_bill_that_cannot_be_read_is_exit_2(
+    name: str, content: bytes | None, options: list[str], what: str, convbatch: Command, tmp_path: Path
+) -> None:
+    MadeRun(tmp_path / "out", [dialogue("d", "hi")]).write()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = convbatch("report", "out", "--bill", name, *options)
+    assert (done.code, done.out) == (2, "")
+    assert what in done.err
+    assert "hint: " in done.err
