@@ -78,7 +78,7 @@ _MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
         (
             _Shown("costs", "spent", True),
             _Shown("failed_cost", "of it failed"),
-            _Shown("unpriced", "no price"),
+            _Shown("unpriced", "no cost"),
             _Shown("reused_cost", "reused"),
             _Shown("possibly_paid", "possibly paid"),
             _Shown("possibly_paid_bound", "at most"),

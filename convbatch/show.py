@@ -217,7 +217,7 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         _possibly_paid(total) if total.possibly_paid else "",
         f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",
         f"{total.reasoning_tokens:,} of the output tokens are reasoning" if total.reasoning_tokens else "",
-        f"{total.unpriced:,} without a price (`convbatch report` says what to add)" if _lacks_price(total) else "",
+        f"{total.unpriced:,} without a cost (`convbatch report` says why)" if _lacks_price(total) else "",
     ]
     if any(said):
         yield f"{total.target}: " + ", ".join(filter(None, said))

@@ -170,7 +170,7 @@ def test_the_closing_table_shows_what_was_spent_and_what_may_have_been(made: Mad
     assert "2 0 0 1 22 192 0.50 0.50 0.000426 USD" in text
     assert "2 0 0 0 22 192 0.50 0.50 0.00406 CNY" in text
     assert "2 possibly paid (at most 0.002 USD more)" in text
-    assert "1 without a price" in text
+    assert "1 without a cost" in text
 
 
 def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:

@@ -64,7 +64,7 @@ def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run)
     assert lines[1].split() == [REAL, "1", "0", "0", "1", "22", "192", "0.50", "0.50", "–"]
     assert lines[2].split() == [GOOD, "1", "1", "0", "0", "22", "192", "0.50", "0.50", "–"]
     notes = " ".join(lines[3:])
-    assert f"{REAL}: 1 skipped, 1 possibly paid, 178 of the output tokens are reasoning, 1 without a price" in notes
+    assert f"{REAL}: 1 skipped, 1 possibly paid, 178 of the output tokens are reasoning, 1 without a cost" in notes
     assert f"{GOOD}: 1 skipped, 1 without token counts" in notes
     assert f"SIMULATED, no model was asked: {GOOD}" in notes
     assert "3 check(s)" in notes
