@@ -118,6 +118,18 @@ class Attempt(NamedTuple):
     """The key's value stood in the body and was left there (short keys, auth "none")."""
 
 
+def billed_usage(cls: str, kind: str | None, usage: Usage) -> Usage:
+    """What an attempt's counts say in all: nothing, where a reply broke off and they are running totals.
+
+    Args:
+        cls: The attempt's class.
+        kind: Of the failure; None = a complete reply.
+        usage: As reported.
+    """
+    broke_off = cls in POSSIBLY_PAID and kind != "empty_response" and usage.source == "partial"
+    return NO_USAGE if broke_off else usage
+
+
 def status_of(reply: Reply) -> Status:
     """The row status of a complete reply; first match of the contract: error, blocked, empty, ok."""
     if reply.finish_reason == "error":

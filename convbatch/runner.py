@@ -34,6 +34,7 @@ from convbatch.reply import (
     Reply,
     Status,
     Usage,
+    billed_usage,
     failure_to_plain,
     reply_to_plain,
     status_of,
@@ -117,7 +118,8 @@ class Purse:
 
     def settle(self, reservation: Reservation, attempt: Attempt) -> None:
         """Take what the attempt cost: nothing when it was surely not paid, the worst when it may have been."""
-        cost = self.prices.cost(attempt.outcome.usage, attempt.started_at)
+        kind = attempt.outcome.kind if isinstance(attempt.outcome, Failure) else None
+        cost = self.prices.cost(billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at)
         if cost is None and attempt.cls in ("refused", "not_sent", "final"):
             cost = Decimal(0)
         reservation.settle(None if cost is None else cost * self.factor)

@@ -12,7 +12,7 @@ from typing import Any
 
 from convbatch.archive import Transcript, TurnHistory
 from convbatch.pricing import PriceTable
-from convbatch.reply import POSSIBLY_PAID, Usage
+from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 
 
 def prices_of(target: Mapping[str, Any]) -> PriceTable | None:
@@ -25,8 +25,11 @@ def cost_of(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Dec
     """What an attempt cost by the tokens it reported, complete or not; None when that cannot be told."""
     if prices is None or outcome is None or outcome.get("started_at") is None:
         return None
-    usage = outcome.get("reply", outcome.get("error", {})).get("usage")
-    return None if usage is None else prices.cost(Usage(**usage), outcome["started_at"])
+    error = outcome.get("error", {})
+    usage = outcome.get("reply", error).get("usage")
+    if usage is None:
+        return None
+    return prices.cost(billed_usage(outcome["class"], error.get("kind"), Usage(**usage)), outcome["started_at"])
 
 
 def bound_of(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> Decimal | None:

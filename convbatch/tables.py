@@ -31,7 +31,7 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, Place, SetupError, did_you_mean
 from convbatch.folder import RunFolder, find_run, typed
 from convbatch.pricing import PriceTable, exact
-from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS
+from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage, billed_usage
 from convbatch.spending import bound_of, cost_of, intent_of, prices_of
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("error_kind", "string", "null for a complete reply and for a lost attempt"),
     Column("error_message", "string", "as `error_kind`", True),
     Column("partial_text", "string", "text of a reply that broke off; null = none", True),
-    Column("input_tokens", "Int64", "null = not reported"),
+    Column("input_tokens", "Int64", "null = not reported, or a running total of a reply that broke off"),
     Column("cached_input_tokens", "Int64", "null = not reported"),
     Column("cache_write_input_tokens", "Int64", "null = not reported"),
     Column("output_tokens", "Int64", "null = not reported"),
@@ -772,7 +772,8 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
     """`attempt` to `request_id`, of an `outcome` record or of an `intent` that has none."""
     reply: Mapping[str, Any] = attempt.get("reply", {})
     failure: Mapping[str, Any] = attempt.get("error", {})
-    usage: Mapping[str, Any] = (reply or failure).get("usage", {})
+    usage = Usage(**(reply or failure).get("usage", {}))
+    usage = billed_usage(attempt.get("class", ""), failure.get("kind"), usage)
     bill = _bill(attempt, past, prices)
     return (
         attempt["attempt"],
@@ -784,7 +785,7 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
         failure.get("kind"),
         failure.get("message"),
         failure.get("text"),
-        *(usage.get(name) for name in USAGE_COUNTS),
+        *(getattr(usage, name) for name in USAGE_COUNTS),
         _float(bill.cost),
         _float(bill.bound),
         None if prices is None or (bill.cost is None and bill.bound is None) else prices.currency,

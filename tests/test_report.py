@@ -240,6 +240,25 @@ def test_a_reply_that_broke_and_was_asked_again_is_a_failed_attempt_that_was_bil
     assert (error["error_kind"], error["attempts"], error["turns"]) == ("malformed_output", 1, 0)
 
 
+def test_running_totals_of_a_reply_that_broke_off_are_no_cost_but_a_bound(
+    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+) -> None:
+    counts = {"promptTokenCount": 9, "candidatesTokenCount": 1, "totalTokenCount": 10}
+    cut = json.dumps([{"candidates": [{"content": {"parts": [{"text": "half"}]}}], "usageMetadata": counts}])
+    rule = {"match": {"attempt": 1}, "action": "body", "text": cut}
+    data = write_dataset(tmp_path / "d.jsonl", 1, 1)
+    for name, cap, code in (("capped", "0.0003USD", 4), ("free", "1USD", 0)):
+        world = World(faults=FaultScript.of([rule]))
+        (tmp_path / "convbatch.toml").write_text(config_for(simulator(world).url) + TWO_PRICES)
+        limits = ("--max-output-tokens", "90", "--max-cost", cap)
+        done = convbatch("run", data, "-m", "sim-good@at-gemini", "-o", name, "--no-progress", *limits)
+        assert done.code == code, done.err  # the worst case of the first call leaves no room for a second one
+        [row] = records(report(tmp_path / name))
+        assert (row["possibly_paid"], row["possibly_paid_unbounded"]) == (1, 0)
+        assert (row["failed_attempts_billed"], row["failed_cost"]) == (0, None)
+        assert row["possibly_paid_bound"] >= 180e-6  # 90 tokens at 2 USD per million
+
+
 # Prices that are missing, and prices of a config
 
 
