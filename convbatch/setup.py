@@ -268,7 +268,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     env = with_env_file(os.environ, options.env_file)
     keys_for((target.gateway for target in targets), env)
     _refuse_unresolved(targets, env)
-    max_cost = options.max_cost or meta["options"].get("max_cost")
+    max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     cap = cap_of(max_cost, meta, targets, rules.command_line, folder.dataset)
     return Sitting(
         folder=folder,
@@ -508,7 +508,7 @@ def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[s
         with ReadingBar(enabled=options.progress) as bar:
             report = write_copy(options.datasets, asked.selection, copy, asked.rules.history, on_progress=bar.show)
             _refuse_uncarried_dialogues(copy, asked.targets, asked.rules.command_line)
-        max_cost = options.max_cost or asked.config.run.max_cost
+        max_cost = asked.config.run.max_cost if options.max_cost is None else options.max_cost
         meta = _meta(asked, report, datetime.now(UTC), max_cost)
         yield copy, meta, cap_of(max_cost, meta, asked.targets, asked.rules.command_line, copy)
 

@@ -273,6 +273,7 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
 
 REFUSED = [
     ("no money", ["--max-cost", "much"], "", "needs an amount of money"),
+    ("an empty word", ["--max-cost", ""], "PRICE", "needs an amount of money"),
     ("nothing", ["--max-cost", "0USD"], "", "needs an amount of money"),
     ("no price", ["--max-cost", "5USD"], "", "needs a price for sim-good@simulator"),
     ("no limit on output", ["--max-cost", "5USD"], "PRICE", "set no max_output_tokens"),
