@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from decimal import Decimal
+from decimal import ROUND_UP, Context, Decimal
 
 from convbatch.limiter import GateClosed
 from convbatch.pricing import Money
+
+_ROUNDED_UP = Context(prec=2, rounding=ROUND_UP)
 
 
 class BudgetReached(GateClosed):
@@ -53,6 +55,8 @@ class Budget:
         self.cap = cap
         self.spent = spent
         """Including what may have been paid without an answer, at its worst."""
+        self.lacked: Decimal | None = None
+        """What the first call that was not let through might have cost."""
         self._reserved = Decimal(0)
         self._line: deque[tuple[Decimal, asyncio.Future[None]]] = deque()
         self._closed: GateClosed | None = None
@@ -82,6 +86,12 @@ class Budget:
         """Serve nobody any more."""
         self._end(GateClosed("closed"))
 
+    @property
+    def larger(self) -> Money:
+        """A cap with which the run would go on: twice as much, or as much as the next call needs at least."""
+        least = _ROUNDED_UP.plus(self.spent + (self.lacked or 0))
+        return Money(amount=max(2 * self.cap.amount, least), currency=self.cap.currency)
+
     def __str__(self) -> str:
         spent = Money(amount=self.spent, currency=self.cap.currency)
         return f"{spent} of {self.cap} spent"
@@ -109,6 +119,7 @@ class Budget:
             self._reserved += amount
             place.set_result(None)
         if self._line and not self._reserved:
+            self.lacked = self._line[0][0]
             self._end(BudgetReached(f"the budget of {self.cap} is reached"))
 
     def _end(self, why: GateClosed) -> None:

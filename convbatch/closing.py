@@ -221,9 +221,9 @@ def _last_words(sitting: Sitting, ending: Ending, left: Left) -> list[str]:
     if left.open:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
         more = ""
-        if ending.reason == "budget" and sitting.max_cost is not None:
+        if ending.reason == "budget" and ending.larger_budget is not None:
             why = f"budget reached ({ending.budget}): "
-            more = f" --max-cost {_larger(sitting.max_cost)}"
+            more = f" --max-cost {ending.larger_budget.amount:f}{ending.larger_budget.currency}"
         are = "is" if left.open == 1 else "are"
         also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
         rows = count_of(sitting.meta["planned"]["rows"], "turn")
@@ -233,10 +233,6 @@ def _last_words(sitting: Sitting, ending: Ending, left: Left) -> list[str]:
         several = len(sitting.targets) > 1
         lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
     return lines
-
-
-def _larger(cap: Money) -> str:
-    return f"{2 * cap.amount:f}{cap.currency}"
 
 
 def _shown(folder: RunFolder) -> str:

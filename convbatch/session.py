@@ -68,6 +68,8 @@ class Ending:
     parked: Mapping[str, str] = field(default_factory=dict)
     budget: str | None = None
     """What of it is spent, in words; None without one."""
+    larger_budget: Money | None = None
+    """With which the run would go on."""
     bugs: tuple[str, ...] = ()
 
 
@@ -223,6 +225,7 @@ def _ending(sitting: Sitting, runner: Runner, budget: Budget | None) -> Ending:
         open_turns=rows - closed,
         parked=parked,
         budget=None if budget is None else str(budget),
+        larger_budget=None if budget is None else budget.larger,
         bugs=tuple(runner.bugs),
     )
 

@@ -308,6 +308,11 @@ def test_a_budget_in_the_config_holds_and_a_resume_remembers_it(convbatch: Comma
         '[run]\nmodels = ["sim-good@simulator"]\nmax_cost = "0.00005USD"\n[run.settings]\nmax_output_tokens = 9\n'
         '[prices.simulator."*"]\ncurrency = "USD"\ninput = 0.5\noutput = 1\n'
     )
+    done = convbatch("run", "d.jsonl", "-o", "small", "--max-cost", "0.0000001")
+    assert done.code == 4
+    resume = done.err.rstrip().rpartition("convbatch ")[2].split()  # its own advice leads on
+    assert convbatch(*resume).code == 4
+    assert (cb.load(tmp_path / "small").turns["status"] == "ok").any()
     assert convbatch("run", "d.jsonl", "-o", "out").code == 4
     assert convbatch("resume", "out").code == 4
     assert convbatch("resume", "out", "--max-cost", "1").code == 0
