@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
 from convbatch.outside import Disk
+from convbatch.pricing import is_exchange, is_price_table
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -407,7 +408,7 @@ def _are_targets(value: Any) -> bool:
 def _is_target(value: Any) -> bool:
     match value:
         case {"name": str(), "model": str(), "simulated": bool(), "gateway": {"name": str()}}:
-            return True
+            return value.get("prices") is None or is_price_table(value["prices"])
         case _:
             return False
 
@@ -430,6 +431,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "settings": _is_object,
     "options": _is_object,
     "dataset": _is_object,
+    "rates": lambda value: value is None or is_exchange(value),
 }
 """What makes a key of `run.json` right: it is a file, and files are edited."""
 _META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"

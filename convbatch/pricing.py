@@ -155,6 +155,30 @@ class PriceTable:
         return cls(currency=plain["currency"], source=plain["source"], periods=periods)
 
 
+def is_price_table(plain: Any) -> bool:
+    """Is this what `PriceTable.to_plain` made? It stands in a file, and files are edited."""
+    try:
+        table = PriceTable.from_plain(plain)
+        rates = [rate for period in table.periods for name in _RATES if (rate := getattr(period, name)) is not None]
+        prices = [price for rate in rates for price in (rate.base, *(price for _, price in rate.steps))]
+        return bool(prices) and all(_is_price(price) for price in prices) and table.to_plain() == plain
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        return False
+
+
+def is_exchange(plain: Any) -> bool:
+    """Is this what `Exchange.to_plain` made?"""
+    try:
+        exchange = Exchange.from_plain(plain)
+        return all(_is_price(rate) and rate > 0 for rate in exchange.rates.values()) and exchange.to_plain() == plain
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
+        return False
+
+
+def _is_price(price: Decimal) -> bool:
+    return price.is_finite() and price >= 0
+
+
 def output_of(counts: Usage) -> int | None:
     """Output tokens; where only input and a total were reported, as for a blocked prompt, what is left of the total."""
     if counts.output_tokens is not None or counts.input_tokens is None or counts.total_tokens is None:

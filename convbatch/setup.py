@@ -252,7 +252,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
 
     folder = RunFolder.open(find_run(options.run, RESULTS))
     meta = folder.read_meta(
-        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks"
+        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates"
     )
     try:
         targets, rules = _asked_before(options, meta)

@@ -261,7 +261,7 @@ class Run:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.path = folder.path
-        self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned")
+        self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned", "rates")
         self.targets: tuple[str, ...] = tuple(target["name"] for target in self.meta["targets"])
         self._is_repriced = False
         self._file = ExitStack()

@@ -261,6 +261,12 @@ def edit_meta(folder: Path, **changes: Any) -> None:
     (folder / "run.json").write_text(json.dumps({**meta, **changes}))
 
 
+def edit_price(folder: Path, price: str) -> None:
+    targets = json.loads((folder / "run.json").read_text())["targets"]
+    prices = {"currency": "USD", "source": "a hand", "periods": [{"input": price, "output": "1"}]}
+    edit_meta(folder, targets=[{**target, "prices": prices} for target in targets])
+
+
 Ruin = Callable[[Path], object]
 RUINED: dict[str, tuple[Ruin, str, tuple[str, ...]]] = {
     "no run.json": (lambda f: (f / "run.json").unlink(), "resume", ("out is not a run folder", "convbatch runs")),
@@ -279,6 +285,17 @@ RUINED: dict[str, tuple[Ruin, str, tuple[str, ...]]] = {
         lambda f: edit_meta(f, targets=[{"name": "a"}]),
         "resume",
         ("out/run.json: run.json is not as convbatch wrote it: 'targets'", "restore run.json"),
+    ),
+    "run.json with other prices": (
+        lambda f: edit_price(f, "0.3 USD"),
+        "report",
+        ("out/run.json: run.json is not as convbatch wrote it: 'targets'", "restore run.json"),
+    ),
+    "run.json with a negative price": (lambda f: edit_price(f, "-1"), "resume", ("'targets' is missing or wrong",)),
+    "run.json with another rate": (
+        lambda f: edit_meta(f, rates={"USD/CNY": "seven"}),
+        "report",
+        ("'rates' is missing or wrong",),
     ),
     "run.json from the future": (lambda f: edit_meta(f, v=99), "resume", ("version 99", "upgrade convbatch")),
     "no dataset": (
