@@ -105,7 +105,12 @@ def reconcile(runs: Sequence[Run], path: Path, forms: Mapping[str, BillForm], fo
     gateways = _gateways(runs, bill)
     calls = [call for run in runs for call in _calls(run, gateways)]
     spans = [span for run in runs for span in _spans(run, calls)]
-    inside = [line for line in bill.lines if any(begins <= line.at <= ends for begins, ends in spans)]
+    ours = {call.request_id for call in calls} - {None}
+    inside = [
+        line
+        for line in bill.lines
+        if line.request_id in ours or any(begins <= line.at <= ends for begins, ends in spans)
+    ]
     inside_numbers = {line.line for line in inside}
     pairs = sorted(joined(inside, calls), key=_order)
     pairs += [Pair(line=line, outcome=OUTSIDE) for line in bill.lines if line.line not in inside_numbers]

@@ -299,7 +299,7 @@ class _Reading:
         if not cell:
             return None
         try:
-            amount = Decimal(cell)
+            amount = Decimal("NaN" if "_" in cell else cell)  # to Python 1_0 is ten
         except InvalidOperation:
             amount = Decimal("NaN")
         if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:

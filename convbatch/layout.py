@@ -34,6 +34,8 @@ MAIN, TOTALS = "usage", "totals"
 ENDINGS = (".md", ".csv", ".json", ".parquet")
 ROWS_SHOWN = 200
 """Of a table on a terminal."""
+ROWS_PIPED = 1_000
+"""Of one on a stdout that is no terminal: to lay out a hundred thousand takes many minutes."""
 _BOLD = ("SIMULATED",)
 """Notes that begin so must not be overlooked."""
 
@@ -123,7 +125,7 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
         grid = screen.table(
             *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
         )
-        shown = _first_rows(view.rows) if console.is_terminal else view.rows
+        shown = _first_rows(view.rows, ROWS_SHOWN if console.is_terminal else ROWS_PIPED)
         for row in shown:
             grid.add_row(*map(screen.text, row))
         console.print(screen.text(view.title, "bold underline"))
@@ -226,9 +228,9 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View
         )
 
 
-def _first_rows(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
-    """As many as a terminal is shown, and every total."""
-    return [*rows[:ROWS_SHOWN], *(row for row in rows[ROWS_SHOWN:] if row[0].strip() == _TOTAL)]
+def _first_rows(rows: Sequence[Sequence[str]], most: int) -> Sequence[Sequence[str]]:
+    """As many as are shown, and every total."""
+    return [*rows[:most], *(row for row in rows[most:] if row[0].strip() == _TOTAL)]
 
 
 def _with_run_headings(view: _View) -> _View:
@@ -271,7 +273,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | None) or value in ("", _TOTAL)
 
 
-_MONEY_ENDS = ("cost", "spent", "bound")
+_MONEY_ENDS = ("cost", "spent", "bound", "billed", "difference")
 
 
 def _cell(column: str, row: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from convbatch.bill_form import BillForm
 from convbatch.bill_join import Call, Pair, joined
 from convbatch.configfile import read_config, shipped
 from convbatch.errors import InputError, SetupError
+from convbatch.layout import to_markdown, to_terminal
 from convbatch.reply import Failure, Reply, Usage
 from convbatch.sections import Section
 from convbatch.simulator.faults import FaultScript
@@ -203,6 +204,24 @@ def test_a_call_billed_twice_is_found(tmp_path: Path) -> None:
     replied(run, 1, 22, 192, request_id="a")
     sections = bill_of(run, [line(request_id="a"), line(request_id="a")])
     assert totals(sections) == {"same": (1, 1), "billed, unknown to us": (1, 0)}
+
+
+def test_a_line_with_our_request_id_is_ours_whatever_its_clock_says(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192, request_id="a", at=1_780_000_000.0)
+    sections = bill_of(run, [line(request_id="a", created_at=1_780_000_000 + 8 * 3600)])
+    assert totals(sections) == {"same": (1, 1)}
+
+
+def test_small_amounts_are_told_to_their_digits_on_paper_and_a_long_list_is_cut_on_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192)
+    sections = bill_of(run, [line(quota="3210"), *[line(model_name="m-max")] * 1_200])
+    assert "0.00642" in to_markdown(sections)
+    to_terminal(sections)
+    assert "… and 200 more rows: -o report.md" in capsys.readouterr().out
 
 
 def test_another_model_under_our_request_id_is_found(tmp_path: Path) -> None:
