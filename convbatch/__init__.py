@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convbatch.api import replay as replay
     from convbatch.api import run as run
+    from convbatch.checks import Said as Said
     from convbatch.config import Gateway as Gateway
     from convbatch.config import Target as Target
     from convbatch.dialogue import Dialogue as Dialogue
@@ -37,6 +38,7 @@ _HOME = {
     "load": "tables",
     "report": "reporting",
     "Run": "tables",
+    "Said": "checks",
     "Dialogue": "dialogue",
     "Turn": "dialogue",
     "Settings": "dialogue",

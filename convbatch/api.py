@@ -106,7 +106,8 @@ def _options(
     )
 
 
-_NAMED = {"datasets", "models", "gateways", "history", "progress", "from_environment"}
+_NAMED = {"datasets", "models", "gateways", "history", "progress", "from_environment", "fail_under"}
+"""Parameters of their own, and what only a command line has: an exit code."""
 _OPTIONS = {field.name for field in dataclasses.fields(RunOptions)} - _NAMED
 
 

@@ -202,6 +202,10 @@ MaxCost = Annotated[
     str | None,
     _option("--max-cost", metavar="5USD", help="Cap for the whole run; exit 4 when it is reached.", panel=LIMITS),
 ]
+FailUnder = Annotated[
+    str | None,
+    _option("--fail-under", metavar="RATE", help="Exit 1 when a target passes less of its dialogues, e.g. 0.95."),
+]
 NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
 EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=VALUE lines.", panel=WHAT)]
 
@@ -265,6 +269,7 @@ def run_command(
     attempt_timeout: AttemptTimeout = None,
     deadline: Deadline = None,
     max_cost: MaxCost = None,
+    fail_under: FailUnder = None,
     reuse: Annotated[
         str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
     ] = None,
@@ -305,6 +310,7 @@ def run_command(
         deadline_s=setup.seconds(deadline, "--deadline"),
         reuse=reuse,
         max_cost=max_cost,
+        fail_under=fail_under,
         progress=not no_progress,
         env_file=env_file,
         from_environment=_from_environment(ctx),
@@ -451,6 +457,29 @@ def table(
         show.table(loaded)
     else:
         show.wide(loaded, wide)
+
+
+@app.command()
+@guarded
+def check(
+    run: RunArgument,
+    dataset: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--dataset", metavar="FILE", help="Take the checks of this edited dataset, and keep them.", readable=False
+        ),
+    ] = None,
+    fail_under: FailUnder = None,
+) -> None:
+    """Judge stored replies again: no model is called.
+
+    Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
+    """
+    from convbatch.recheck import judge_again
+
+    code = judge_again(run, tuple(dataset or ()), fail_under=fail_under)
+    _loaded(run)
+    raise typer.Exit(code)
 
 
 @app.command(name="show")

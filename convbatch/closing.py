@@ -12,9 +12,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from convbatch.checks import missing_checks
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.folder import RunFolder, typed
+from convbatch.gate import EXIT_GATE, gate_of
 from convbatch.reader import count_of
 from convbatch.session import EXIT_BUDGET, EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
     from convbatch.tables import Run
 
 EXIT_JOURNAL = 5
-SEVERITY = (EXIT_OK, EXIT_INCOMPLETE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
+SEVERITY = (EXIT_OK, EXIT_GATE, EXIT_INCOMPLETE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
 """Least severe first; the most severe wins."""
 REASONS_SHOWN = 3
+_GATE = {True: EXIT_OK, False: EXIT_GATE, None: EXIT_INCOMPLETE}
 
 
 def start(options: RunOptions) -> int:
@@ -106,7 +109,12 @@ def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
         run = load(sitting.folder.path)
         totals = run.summary()
         left = Left(sum(total.pending + total.error for total in totals), 0)
-        show.summary(totals, checks=sitting.meta["checks"])
+        show.summary(totals)
+        fail_under = sitting.meta["options"].get("fail_under")
+        if fail_under is not None:
+            gate = gate_of(totals, fail_under)
+            _say(gate.lines)
+            code = max(code, _GATE[gate.passed], key=SEVERITY.index)
         if any(total.error for total in totals):
             _say(_failure_lines(run))
             if any(total.skipped for total in totals):
@@ -181,8 +189,12 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
     if meta["config"] is None and not options.models:
         lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
     if meta["checks"]:
-        carried = "check is" if meta["checks"] == 1 else "checks are"
-        lines.append(f"  {meta['checks']} {carried} carried along; this version does not judge them yet")
+        lines.append(f"  {count_of(meta['checks'], 'check')} to judge")
+    if meta.get("judges_needed"):
+        lines.append(
+            f"  note: {meta['judges_needed']} of them need a judge (llm_rubric); this version gives no verdict"
+        )
+    lines += [f"  {note}" for note in missing_checks(meta.get("python_checks", ()))]
     return lines
 
 

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
+from convbatch.checks import NEEDS_A_JUDGE, Check, parsed
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.importers import FORMATS, Format
@@ -198,6 +199,11 @@ class CopyReport:
     asked_turns: int
     """Rows one target and repeat will have."""
     checks: int
+    """Those that will be judged under this history."""
+    judges_needed: int
+    """How many of them ask for a judge's opinion."""
+    python_checks: tuple[str, ...]
+    """Entry points that they name."""
     sha256: str
     """Of the canonical lines, uncompressed: the same for the same dialogues whatever format they came in."""
     sources: tuple[Source, ...]
@@ -263,6 +269,8 @@ def write_copy(
         dialogues=copy.dialogues,
         asked_turns=copy.asked_turns,
         checks=copy.checks,
+        judges_needed=copy.judges_needed,
+        python_checks=tuple(sorted(copy.python_checks)),
         sha256=copy.sha256.hexdigest(),
         sources=tuple(source_of(path) for path in paths),
         dialogues_read=sieve.seen,
@@ -299,8 +307,14 @@ def _unreadable_copy(path: Path, line: int | None, error: Exception) -> InputErr
         "the run's own copy of its dataset cannot be read",
         place=Place(path=str(path), line=line),
         found=str(error)[:200],
-        hint="start a new run from the original dataset with --reuse and this run's folder",
+        hint=_copy_hint(path),
     )
+
+
+def _copy_hint(path: Path) -> str:
+    if path.name.startswith("checks"):
+        return "remove it to judge by the checks the run began with, or give other ones: convbatch check RUN --dataset"
+    return "start a new run from the original dataset with --reuse and this run's folder"
 
 
 def copy_digest(path: Path) -> str:
@@ -382,6 +396,8 @@ class _CanonicalFile:
         self.dialogues = 0
         self.asked_turns = 0
         self.checks = 0
+        self.judges_needed = 0
+        self.python_checks: set[str] = set()
         self.sha256 = hashlib.sha256()
         self._sink = sink
         # No name and no time inside; level 1 keeps up with validation, higher ones would set its pace.
@@ -396,7 +412,16 @@ class _CanonicalFile:
         asked = dialogue.asked(history)
         self.dialogues += 1
         self.asked_turns += len(asked)
-        self.checks += len(dialogue.checks) + sum(len(dialogue.turns[number - 1].checks) for number in asked)
+        for checks in (dialogue.checks, *(dialogue.turns[number - 1].checks for number in asked)):
+            self.checks += len(checks)
+            for check in checks:
+                self._look(parsed(check))
+
+    def _look(self, check: Check) -> None:
+        if check.plain_kind == NEEDS_A_JUDGE:
+            self.judges_needed += 1
+        elif check.plain_kind == "python":
+            self.python_checks.add(check.argument)
 
     def __enter__(self) -> _CanonicalFile:
         return self

@@ -123,6 +123,16 @@ class RunFolder:
         return self.path / "turns.parquet"
 
     @property
+    def verdicts(self) -> Path:
+        """The table, one row per check."""
+        return self.path / "verdicts.parquet"
+
+    @property
+    def checks(self) -> Path:
+        """A copy like `dataset`, of dialogues whose checks are judged instead; absent until somebody edits checks."""
+        return self.path / "checks.jsonl.gz"
+
+    @property
     def media(self) -> Path:
         """Folder of input media and non-text parts of replies."""
         return self.path / "media"
@@ -171,6 +181,22 @@ class RunFolder:
         """Changes whenever the journal does: what was built from it can tell that it is stale."""
         sizes = self._segment_sizes()
         return f"{len(sizes)}:{sum(sizes)}"
+
+    def checks_mark(self) -> str:
+        """Changes whenever `checks` does, as far as length and checksum of a gzip file can tell; `""` without one."""
+        try:
+            with self.checks.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - 8, 0))
+                return f"{size}:{file.read().hex()}"
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise SetupError(
+                f"the checks of this run cannot be read: {error.strerror or error}",
+                place=Place(path=str(self.checks)),
+                hint="the run folder must be whole, and yours to read",
+            ) from error
 
     def read_meta(self, *needed: str) -> dict[str, Any]:
         """What stands in `run.json`.

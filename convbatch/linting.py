@@ -6,11 +6,13 @@ What a problem is, is decided in `reader.py`; here it is printed, in memory that
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from convbatch.checks import missing_checks, parsed
 from convbatch.dataset import scan
+from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem
 from convbatch.progress import ReadingBar
 from convbatch.reader import count_of
@@ -30,25 +32,38 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> int:
         The exit code: 2 with any problem, else 0.
     """
     listed: list[dict[str, Any]] = []
+    named: set[str] = set()
     with ReadingBar() as bar:
         found = scan(paths, on_progress=bar.show)
         for item in found:
             if not isinstance(item, Problem):
+                named.update(_python_checks(item))
                 continue
             if as_json:
                 listed.append(_plain(item))
             else:
                 say(f"error: {item}")
+    notes = missing_checks(sorted(named))
+    for note in () if as_json else notes:
+        say(note)
     counts = {"dialogues": found.dialogues, "turns": found.turns, "problems": found.problems}
     if not found.problems and not found.dialogues:
         counts["problems"] = 1
     if as_json:
-        print(json.dumps({"valid": not counts["problems"], **counts, "listed": listed}, ensure_ascii=False))  # noqa: T201
+        told = {"valid": not counts["problems"], **counts, "listed": listed, "notes": notes}
+        print(json.dumps(told, ensure_ascii=False))  # noqa: T201
     elif not found.problems:
         print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
     else:
         say(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
     return EXIT_PROBLEMS if counts["problems"] else 0
+
+
+def _python_checks(dialogue: Dialogue) -> Iterator[str]:
+    for checks in (dialogue.checks, *(turn.checks for turn in dialogue.turns)):
+        for check in map(parsed, checks):
+            if check.plain_kind == "python":
+                yield check.argument
 
 
 def _plain(problem: Problem) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NotRequired, cast
@@ -414,19 +415,23 @@ def _texts_argument(value: Any) -> _Fault:
 def _regex_argument(value: Any) -> _Fault:
     if not _is_text(value):
         return r'a regular expression as text, e.g. "\\b27\\b"'
-    try:
-        re.compile(value)
-    except (re.error, RecursionError, OverflowError) as error:
-        return f"a regular expression that compiles ({error})"
-    return None
+    from convbatch.patterns import fault_of
+
+    fault = fault_of(value)
+    return None if fault is None else f"a regular expression that compiles ({fault})"
 
 
 def _true_argument(value: Any) -> _Fault:
     return None if value is True else "true (put not_ in front of the kind to negate)"
 
 
-def _object_argument(value: Any) -> _Fault:
-    return None if isinstance(value, dict) else 'a JSON Schema object, e.g. {"type": "object"}'
+def _schema_argument(value: Any) -> _Fault:
+    if not isinstance(value, dict):
+        return 'a JSON Schema object, e.g. {"type": "object"}'
+    from convbatch.json_schemas import fault_of
+
+    fault = fault_of(json.dumps(value))
+    return None if fault is None else f"a JSON Schema ({fault})"
 
 
 def _number_argument(value: Any) -> _Fault:
@@ -484,7 +489,7 @@ CHECK_ARGUMENTS: dict[str, Callable[[Any], _Fault]] = {
     "starts_with": _text_argument,
     "regex": _regex_argument,
     "is_json": _true_argument,
-    "json_schema": _object_argument,
+    "json_schema": _schema_argument,
     "number": _number_argument,
     "similar": _similar_argument,
     "finish_reason": _finish_argument,

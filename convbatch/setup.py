@@ -37,6 +37,7 @@ from convbatch.config import (
 from convbatch.dialogue import HistoryMode, Message, Settings, effective_settings, text_part
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run, typed
+from convbatch.gate import rate
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.runner import Rules
@@ -79,6 +80,8 @@ class RunOptions:
     reuse: str | None = None
     max_cost: str | None = None
     """`5USD`; a bare number where all targets bill one currency."""
+    fail_under: str | None = None
+    """`0.95` or `95%`: the share of dialogues that must pass."""
     progress: bool = True
     env_file: Path | None = None
     from_environment: tuple[str, ...] = ()
@@ -213,6 +216,7 @@ class _Asked:
     rules: Rules
     selection: Selection
     reuse: RunFolder | None
+    fail_under: str | None
 
 
 def _asked(options: RunOptions) -> _Asked:
@@ -239,7 +243,15 @@ def _asked(options: RunOptions) -> _Asked:
     _make_room_for_sockets(targets, rules)
     reuse = None if options.reuse is None else _reusable(options.reuse)
     selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
-    return _Asked(config=config, targets=targets, env=env, rules=rules, selection=selection, reuse=reuse)
+    return _Asked(
+        config=config,
+        targets=targets,
+        env=env,
+        rules=rules,
+        selection=selection,
+        reuse=reuse,
+        fail_under=rate(options.fail_under),
+    )
 
 
 def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sitting:
@@ -509,8 +521,22 @@ def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[s
             report = write_copy(options.datasets, asked.selection, copy, asked.rules.history, on_progress=bar.show)
             _refuse_uncarried_dialogues(copy, asked.targets, asked.rules.command_line)
         max_cost = asked.config.run.max_cost if options.max_cost is None else options.max_cost
+        _refuse_gate(asked.fail_under, report)
         meta = _meta(asked, report, datetime.now(UTC), max_cost)
         yield copy, meta, cap_of(max_cost, meta, asked.targets, asked.rules.command_line, copy)
+
+
+def _refuse_gate(fail_under: str | None, report: CopyReport) -> None:
+    """A gate that nothing can decide is better known before anything is paid."""
+    if fail_under is None:
+        return
+    if not report.checks:
+        raise SetupError("--fail-under: the selected dialogues have no checks", hint="see docs/checks.md")
+    if report.judges_needed:
+        raise SetupError(
+            f"--fail-under: {report.judges_needed} checks need a judge, which this version has not",
+            hint="leave the llm_rubric checks out, or the gate",
+        )
 
 
 def _refuse_occupied(out: Path | None) -> None:
@@ -555,12 +581,15 @@ def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | 
             "max_attempts": rules.max_attempts,
             "reuse": None if reuse is None else str(reuse.path.resolve()),
             "max_cost": max_cost,
+            "fail_under": asked.fail_under,
         },
         "targets": _priced(config, targets, rules.command_line, started),
         "rates": config.exchange.to_plain(),
         "planned": {"rows": per_target * len(targets), "per_target": per_target},
         "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
         "checks": report.checks,
+        "judges_needed": report.judges_needed,
+        "python_checks": list(report.python_checks),
     }
 
 

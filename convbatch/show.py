@@ -19,6 +19,7 @@ from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
 from convbatch.export import csv_lines
 from convbatch.folder import RunFolder
 from convbatch.pricing import Money, exact, shown_amount
+from convbatch.reader import count_of
 from convbatch.tables import Rows, Run, TargetSummary, read_rows, side_by_side
 from convbatch.terminal import printable, printable_lines
 
@@ -48,12 +49,11 @@ _CAPS = {
 """The columns before the reply, each with the share of the screen it may take."""
 
 
-def summary(summaries: Sequence[TargetSummary], *, checks: int = 0, file: IO[str] | None = None) -> None:
+def summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = None) -> None:
     """The closing table, one line a target, and below it whatever else a reader must know.
 
     Args:
         summaries: From `tables.summary`.
-        checks: How many checks the dataset carries.
         file: Where to print; default stdout.
     """
     console = screen.console(file)
@@ -64,10 +64,15 @@ def summary(summaries: Sequence[TargetSummary], *, checks: int = 0, file: IO[str
         table.add_column(
             screen.text(currencies.copy().pop() if len(currencies) == 1 else "cost", "bold"), justify="right"
         )
+    judged = any(total.judged or total.undecided for total in summaries)
+    if judged:
+        table.add_column(screen.text("passed", "bold"), justify="right")
     for total in summaries:
-        cells = [screen.number(cell(total)) for cell in _SUMMARY.values()]
+        cells: list[RenderableType] = [screen.number(cell(total)) for cell in _SUMMARY.values()]
         if priced:
             cells.append(_spent(total, len(currencies) > 1))
+        if judged:
+            cells.append(screen.text(f"{total.passed:,}/{total.judged:,}"))
         table.add_row(screen.text(total.target), *cells)
     console.print(table)
     for note in chain.from_iterable(map(_notes, summaries)):
@@ -75,10 +80,6 @@ def summary(summaries: Sequence[TargetSummary], *, checks: int = 0, file: IO[str
     simulated = [total.target for total in summaries if total.simulated]
     if simulated:
         console.print(screen.text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
-    if checks:
-        console.print(
-            screen.text(f"{checks:,} check(s) in the dataset are kept with it; this version does not judge them yet")
-        )
 
 
 def figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
@@ -216,6 +217,7 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         f"{total.attempts:,} attempts" if total.attempts > answered - total.reused else "",
         _possibly_paid(total) if total.possibly_paid else "",
         f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",
+        f"{count_of(total.undecided, 'dialogue')} neither passed nor failed" if total.undecided else "",
         f"{total.reasoning_tokens:,} of the output tokens are reasoning" if total.reasoning_tokens else "",
         f"{total.unpriced:,} without a cost (`convbatch report` says why)" if _lacks_price(total) else "",
     ]

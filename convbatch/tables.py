@@ -26,18 +26,20 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeV
 import orjson
 
 from convbatch.archive import Archive, Transcript, TurnHistory
+from convbatch.checks import Judge
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, Place, SetupError, did_you_mean
 from convbatch.folder import RunFolder, find_run, typed
-from convbatch.pricing import PriceTable, exact
+from convbatch.pricing import Exchange, PriceTable, exact
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage, billed_usage
 from convbatch.spending import bound_of, cost_of, intent_of, prices_of
+from convbatch.verdicts import Given, Played, dialogue_pass, tally, verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRACT = 3
+CONTRACT = 4
 """Version of the columns below and of what stands in them; a table written under another one is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -118,9 +120,11 @@ TURNS: tuple[Column, ...] = (
     Column("error_kind", "string", "what the last attempt failed with; null for `ok`, `blocked`, `empty`, `skipped`"),
     Column("error_message", "string", "the failure in words, or why the turn was skipped; null otherwise", True),
     Column("reused_from", "string", "the run the reply was taken over from; null = asked in this run"),
-    Column("checks_passed", "Int64", "null: checks are not judged in this version"),
-    Column("checks_failed", "Int64", "null, as `checks_passed`"),
-    Column("score", "Float64", "null, as `checks_passed`"),
+    Column("checks_passed", "Int64", "of the turn; null when it has none, is pending, or none could be judged"),
+    Column("checks_failed", "Int64", "null as `checks_passed`; all of them on an `error` or `skipped` row"),
+    Column(
+        "score", "Float64", "weighted mean of the checks' scores, 0 to 1; null as `checks_passed`, and without weight"
+    ),
 )
 
 CONVERSATIONS: tuple[Column, ...] = (
@@ -141,6 +145,13 @@ CONVERSATIONS: tuple[Column, ...] = (
     Column("limiter_wait_s", "Float64", "seconds, sum over the turns; null when none is known"),
     Column("retry_wait_s", "Float64", "seconds, sum over the turns; null when none is known"),
     Column("response_ids", "list[string]", "ids of the replies in turn order, as far as there are any"),
+    Column("checks_passed", "Int64", "of the checks on the whole dialogue; null without any, or when none was judged"),
+    Column("checks_failed", "Int64", "null as `checks_passed`"),
+    Column("score", "Float64", "weighted mean of these checks' scores; null as `checks_passed`, and without weight"),
+    Column(
+        "dialogue_pass", "boolean", "did all checks of the dialogue and its turns pass, with no turn `error` or "
+        "`skipped`? null without checks, with a pending turn, and when only a check without a verdict could tell",
+    ),
 )  # fmt: skip
 
 ATTEMPTS: tuple[Column, ...] = (
@@ -171,6 +182,18 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("request_id", "string", "null when the gateway sent none"),
 )  # fmt: skip
 
+VERDICTS: tuple[Column, ...] = (
+    *TURNS[:7],
+    Column("turn", "Int64", "from 1; null: the check is on the whole dialogue"),
+    Column("check", "string", "its `name`, else its kind"),
+    Column("kind", "string", "with its `not_`"),
+    Column("weight", "Float64", "1 unless the dataset says otherwise"),
+    Column("passed", "boolean", "null: not judged, the turn is pending or the check needs a judge"),
+    Column("score", "Float64", "0 to 1; null as `passed`"),
+    Column("reason", "string", "why, in words; never null", True),
+    Column("error", "string", "why the check itself could not be carried out (it counts as failed); null otherwise"),
+)  # fmt: skip
+
 WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_tokens": "Int64", "cost": "Float64"}
 """What `wide` can spread over the targets."""
 WIDE_KEYS = ("dialogue", "repeat", "turn")
@@ -185,6 +208,7 @@ _DAMAGE = b"convbatch.damaged_places"
 _PARKED = b"convbatch.parked"
 _PLAN = ("targets", "history", "repeats")
 """What of `run.json` every table needs."""
+_CHECKS = b"convbatch.checks"
 _NAMES = tuple(column.name for column in TURNS)
 _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 _LATENCY_STEP = math.log(1.01)
@@ -247,6 +271,11 @@ class TargetSummary:
     """Replies received whose cost is unknown, so missing in `spent`."""
     at_most: Decimal | None
     """What the possibly paid attempts can have cost beyond `spent`; None when that is unknown of any."""
+    judged: int
+    """Conversations that passed or failed: those with checks, and all of them judged."""
+    passed: int
+    undecided: int
+    """Conversations with checks that neither passed nor failed yet."""
 
 
 class Run:
@@ -283,6 +312,11 @@ class Run:
         return self._file.enter_context(turns_file(self.folder))
 
     @property
+    def verdicts_path(self) -> Path:
+        """The `verdicts.parquet` that was written with `turns_path`."""
+        return _beside(self.turns_path)
+
+    @property
     def damaged_places(self) -> int:
         """Places of the journal that could not be read and were skipped."""
         return int(self._stamp.get(_DAMAGE, b"0"))
@@ -306,6 +340,11 @@ class Run:
 
         with _reading(self.turns_path) as file:
             return _to_frame(pq.read_table(file, page_checksum_verification=True))
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """One row per check, in the order of `turns`, those on a whole dialogue last; columns: `VERDICTS`."""
+        return self.verdict_rows().frame()
 
     @cached_property
     def conversations(self) -> pd.DataFrame:
@@ -338,6 +377,10 @@ class Run:
     def turn_rows(self) -> Rows:
         """The rows of `turns`, one batch in memory at a time."""
         return Rows(columns=TURNS, rows=read_rows(self.turns_path, _NAMES))
+
+    def verdict_rows(self) -> Rows:
+        """The rows of `verdicts`, one batch in memory at a time."""
+        return Rows(columns=VERDICTS, rows=read_rows(self.verdicts_path, tuple(column.name for column in VERDICTS)))
 
     def conversation_rows(self) -> Rows:
         """The rows of `conversations`, one batch in memory at a time."""
@@ -388,27 +431,44 @@ def load(path: str | Path) -> Run:
 
 
 def write_turns(folder: RunFolder) -> Path:
-    """Write `turns.parquet` from the journal: whole or not at all, in memory that does not grow with the run.
+    """Write the tables from the journal, judging its replies: whole or not at all, in memory that does not grow.
 
     Raises:
         JournalError: The disk refused; the journal is whole and any reader can build the table from it.
     """
-    with folder.replacing(folder.turns.name) as file:
-        _write(folder, folder.read_meta(*_PLAN), file)
+    with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
+        _write(folder, folder.read_meta(*_PLAN), file, verdicts)
     return folder.turns
 
 
 def is_fresh(folder: RunFolder) -> bool:
-    """Does `turns.parquet` tell what the journal tells, in this version's columns?"""
+    """Do both tables tell what the journal tells, in this version's columns and judged by the folder's checks?"""
+    stamp = _marks(folder)
+    return all(stamp.items() <= _stamp_of(path).items() for path in (folder.turns, folder.verdicts))
+
+
+def _marks(folder: RunFolder) -> dict[bytes, bytes]:
+    """What the tables of a folder must be stamped with to be fresh."""
+    return {
+        _MARK: folder.journal_mark().encode(),
+        _VERSION: b"%d" % CONTRACT,
+        _CHECKS: folder.checks_mark().encode(),
+    }
+
+
+def _stamp_of(path: Path) -> dict[bytes, bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with folder.turns.open("rb") as file:
-            found = pq.read_schema(file).metadata or {}
+        with path.open("rb") as file:
+            return pq.read_schema(file).metadata or {}
     except (OSError, pa.ArrowException):
-        return False
-    return found.get(_MARK) == folder.journal_mark().encode() and found.get(_VERSION) == b"%d" % CONTRACT
+        return {}
+
+
+def _beside(turns: Path) -> Path:
+    return turns.with_name("verdicts.parquet")
 
 
 @contextmanager
@@ -430,8 +490,8 @@ def turns_file(folder: RunFolder) -> Generator[Path]:
 def _scratch_file(folder: RunFolder, meta: Mapping[str, Any]) -> Generator[Path]:
     with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
         path = Path(scratch, folder.turns.name)
-        with path.open("wb") as file:
-            _write(folder, meta, file)
+        with path.open("wb") as file, _beside(path).open("wb") as verdicts:
+            _write(folder, meta, file, verdicts)
         yield path
 
 
@@ -511,27 +571,28 @@ def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
             yield number
 
 
-def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes]) -> None:
+def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes], verdicts: IO[bytes]) -> None:
+    marks = _marks(folder)  # taken first: what a writer appends from here on makes the tables stale, never wrong
+    with Archive(folder) as archive:
+        stamp = {**marks, _DAMAGE: b"%d" % archive.damage_count, _PARKED: _json(archive.parked).encode()}
+        with _writer(file, TURNS, stamp) as turn_file, _writer(verdicts, VERDICTS, marks) as verdict_file:
+            given: list[Row] = []
+            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive, given, verdict_file)).batches():
+                turn_file.write_table(batch)
+            if given:
+                verdict_file.write_table(_arrow_table(VERDICTS, given))
+
+
+def _writer(file: IO[bytes], columns: Sequence[Column], stamp: Mapping[bytes, bytes]) -> Arrow:
     import pyarrow.parquet as pq
 
-    mark = folder.journal_mark()  # taken first: what a writer appends from here on makes the table stale, never wrong
-    with Archive(folder) as archive:
-        stamp = {
-            _MARK: mark.encode(),
-            _VERSION: b"%d" % CONTRACT,
-            _DAMAGE: b"%d" % archive.damage_count,
-            _PARKED: _json(archive.parked).encode(),
-        }
-        writer = pq.ParquetWriter(
-            file,
-            schema(TURNS, stamp),
-            compression="zstd",
-            write_page_checksum=True,
-            write_statistics=list(_SHORT),  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
-        )
-        with writer:
-            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive)).batches():
-                writer.write_table(batch)
+    return pq.ParquetWriter(
+        file,
+        schema(columns, stamp),
+        compression="zstd",
+        write_page_checksum=True,
+        write_statistics=[column.name for column in columns if not column.is_long],  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
+    )
 
 
 def _bounded(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -613,6 +674,8 @@ class _Conversation(NamedTuple):
     """One dialogue at one target, repeat k, whether or not anything was ever sent."""
 
     dialogue: Dialogue
+    judged_by: Dialogue
+    """The same script with the checks that hold, perhaps edited since."""
     prices: PriceTable | None
     head: Row
     """The columns that all tables begin with: `run` to `repeat`."""
@@ -626,7 +689,7 @@ def _conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive)
     prices = {target["name"]: prices_of(target) for target in targets}
     journaled = groupby(archive.transcripts(), key=lambda transcript: transcript.index)
     due = next(journaled, None)
-    for index, dialogue in read_copy(folder.dataset):
+    for index, dialogue, judged_by in _scripts(folder):
         found: dict[tuple[str, int], Transcript] = {}
         if due is not None and due[0] == index:
             found = {(transcript.target, transcript.repeat): transcript for transcript in due[1]}
@@ -636,24 +699,70 @@ def _conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive)
             for repeat in range(1, meta["repeats"] + 1):
                 transcript = found.get((target["name"], repeat))
                 head = (run, dialogue.id, index, target["name"], target["model"], gateway, repeat)
-                yield _Conversation(dialogue, prices[target["name"]], head, transcript.turns if transcript else {})
+                turns = transcript.turns if transcript else {}
+                yield _Conversation(dialogue, judged_by, prices[target["name"]], head, turns)
 
 
-def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
+def _scripts(folder: RunFolder) -> Iterator[tuple[int, Dialogue, Dialogue]]:
+    """Index and dialogue, and the dialogue with the checks that hold."""
+    if not folder.checks.exists():
+        for index, dialogue in read_copy(folder.dataset):
+            yield index, dialogue, dialogue
+        return
+    edited = read_copy(folder.checks)
+    for index, dialogue in read_copy(folder.dataset):
+        _, judged_by = next(edited, (index, dialogue))
+        yield index, dialogue, judged_by
+
+
+def _turn_rows(
+    folder: RunFolder, meta: Mapping[str, Any], archive: Archive, given: list[Row], verdict_file: Arrow
+) -> Iterator[Row]:
+    """The rows of `turns`; those of `verdicts` go to their file meanwhile, the last of them stay in `given`."""
+    judge, rates = Judge(), Exchange.from_plain(meta.get("rates", {}))
     for conversation in _conversations(folder, meta, archive):
         dialogue = conversation.dialogue
-        for number in dialogue.asked(meta["history"]):
-            past = conversation.turns.get(number) or TurnHistory(turn=number)
+        pasts = {
+            number: conversation.turns.get(number) or TurnHistory(turn=number)
+            for number in dialogue.asked(meta["history"])
+        }
+        verdicts = _verdicts(conversation, pasts, rates, judge)
+        given += (_verdict_row(conversation.head, one) for many in verdicts.values() for one in many)
+        if len(given) >= BATCH_ROWS:
+            verdict_file.write_table(_arrow_table(VERDICTS, given))
+            given.clear()
+        for number, past in pasts.items():
             yield (
                 *conversation.head,
                 number,
                 list(dialogue.tags),
                 *_turn_cells(past, dialogue.turns[number - 1].user_text, conversation.prices),
+                *tally((one.verdict.passed, one.verdict.score, one.check.weight) for one in verdicts.get(number, ())),
             )
 
 
+def _verdicts(
+    conversation: _Conversation, pasts: Mapping[int, TurnHistory], rates: Exchange, judge: Judge
+) -> dict[int | None, list[Given]]:
+    """Verdicts by turn, those on the whole dialogue last."""
+    played = Played(
+        dialogue=conversation.judged_by,
+        target=conversation.head[3],
+        repeat=conversation.head[6],
+        turns=pasts,
+        prices=conversation.prices,
+        rates=rates,
+    )
+    return {turn: list(many) for turn, many in groupby(verdicts_of(played, judge), key=lambda one: one.turn)}
+
+
+def _verdict_row(head: Row, given: Given) -> Row:
+    check, verdict = given.check, given.verdict
+    return (*head, given.turn, check.name, check.kind, check.weight, *verdict)
+
+
 def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
-    """`status` to `score`."""
+    """`status` to `reused_from`."""
     reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
     usage: Mapping[str, Any] = reply.get("usage", {})
     mine = [outcome for outcome in past.outcomes if outcome.get("key") == past.key]
@@ -685,9 +794,6 @@ def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
         _moment(last.get("started_at")),
         *_trouble(past, reply),
         past.reused_from,
-        None,
-        None,
-        None,
     )
 
 
@@ -822,10 +928,30 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
+_CONVERSATION = ("dialogue_index", "target", "repeat")
+
+
+def _verdict_groups(path: Path) -> Generator[list[Row], tuple[int, str, int]]:
+    """Send a conversation's key, in the table's order; get its verdicts as (turn, passed, score, weight)."""
+    names = (*_CONVERSATION, "turn", "passed", "score", "weight")
+    groups = groupby(read_rows(_beside(path), names), key=itemgetter(0, 1, 2))
+    due = next(groups, None)
+    found: list[Row] = []
+    while True:
+        wanted = yield found
+        found = []
+        if due is not None and due[0] == wanted:
+            found = [row[3:] for row in due[1]]
+            due = next(groups, None)
+
+
 def _conversation_rows(path: Path, history: str) -> Iterator[Row]:
-    key = itemgetter(*(_SHORT.index(name) for name in ("dialogue_index", "target", "repeat")))
-    for _, rows in groupby(read_rows(path, _SHORT), key=key):
+    key = itemgetter(*(_SHORT.index(name) for name in _CONVERSATION))
+    verdicts = _verdict_groups(path)
+    next(verdicts)
+    for conversation, rows in groupby(read_rows(path, _SHORT), key=key):
         cells = dict(zip(_SHORT, zip(*rows, strict=True), strict=True))
+        given = verdicts.send(conversation)
         yield (
             *(cells[column.name][0] for column in CONVERSATIONS[:8]),
             history,
@@ -840,6 +966,8 @@ def _conversation_rows(path: Path, history: str) -> Iterator[Row]:
             sum(source is not None for source in cells["reused_from"]),
             *(_sum(cells[name]) for name in ("latency_s", "limiter_wait_s", "retry_wait_s")),
             [response for response in cells["response_id"] if response is not None],
+            *tally(row[1:] for row in given if row[0] is None),
+            dialogue_pass(cells["status"], [row[1] for row in given]),
         )
 
 
@@ -860,7 +988,8 @@ class _Tally:
 
     READS = (
         "target", "status", "finish_reason", "input_tokens", "output_tokens", "reasoning_tokens", "attempts",
-        "possibly_paid", "latency_s", "reused_from", "cost", "currency", "failed_cost", "possibly_paid_bound",
+        "possibly_paid", "latency_s", "reused_from", "dialogue_index", "repeat", "cost", "currency", "failed_cost",
+        "possibly_paid_bound",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -870,11 +999,16 @@ class _Tally:
         self._spent: Decimal | None = None
         self._at_most: Decimal | None = Decimal(0)
         self._currency: str | None = None
+        self._passes: Counter[bool | None] = Counter()
+
+    def add_conversation(self, passed: bool | None) -> None:
+        """Count a conversation that has checks."""
+        self._passes[passed] += 1
 
     def add(self, row: Row) -> None:
         """Count a turn; `row` has the columns `READS`."""
-        _, status, finish_reason, given, taken, reasoning, attempts, possibly_paid, latency_s, reused_from, *money = row
-        cost, currency, failed_cost, bound = money
+        _, status, finish_reason, given, taken, reasoning, attempts, possibly_paid, latency_s, reused_from, *more = row
+        cost, currency, failed_cost, bound = more[2:]
         self._counts.update((status, "turns"))
         self._counts["attempts"] += attempts
         self._counts["possibly_paid"] += possibly_paid
@@ -908,6 +1042,9 @@ class _Tally:
             spent=self._spent,
             currency=self._currency,
             at_most=self._at_most,
+            judged=self._passes[True] + self._passes[False],
+            passed=self._passes[True],
+            undecided=self._passes[None],
             **self._tokens,
             **{name: self._counts[name] for name in counted},
         )
@@ -923,6 +1060,15 @@ class _Tally:
 
 def _summarise(path: Path, meta: Mapping[str, Any]) -> list[TargetSummary]:
     tallies = {target["name"]: _Tally() for target in meta["targets"]}
-    for row in read_rows(path, _Tally.READS):
-        tallies[row[0]].add(row)
+    key = itemgetter(*(_Tally.READS.index(name) for name in _CONVERSATION))
+    verdicts = _verdict_groups(path)
+    next(verdicts)
+    for conversation, rows in groupby(read_rows(path, _Tally.READS), key=key):
+        mine, statuses = tallies[conversation[1]], list[str]()
+        for row in rows:
+            mine.add(row)
+            statuses.append(row[1])
+        given = verdicts.send(conversation)
+        if given:
+            mine.add_conversation(dialogue_pass(statuses, [passed for _, passed, _, _ in given]))
     return [tallies[target["name"]].close(target) for target in meta["targets"]]

@@ -568,7 +568,7 @@ def test_nohup_is_respected(
 def test_exit_codes_are_ordered_by_severity() -> None:
     from convbatch.closing import SEVERITY
 
-    assert SEVERITY == (0, 3, 4, 130, 5, 70)
+    assert SEVERITY == (0, 1, 3, 4, 130, 5, 70)
 
 
 def test_a_failed_turn_is_exit_3_and_says_why_and_what_next(cli: Cli, sim: Sim, asked: Path) -> None:

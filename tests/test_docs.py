@@ -21,7 +21,7 @@ from typing import Any, cast
 import pytest
 import typer.main
 
-from convbatch import cli, closing, dataset, session
+from convbatch import cli, closing, dataset, gate, session
 from convbatch.configfile import read_config
 from convbatch.simulator.faults import (
     ACTIONS,
@@ -134,7 +134,7 @@ def without_what_varies(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md"])
 def test_commands_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     played = list(steps(page))
@@ -253,6 +253,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
 def test_the_exit_codes_are_those_of_the_code() -> None:
     kept = {
         0,
+        gate.EXIT_GATE,
         2,
         session.EXIT_INCOMPLETE,
         session.EXIT_BUDGET,
@@ -273,7 +274,7 @@ def test_a_quoted_configuration_is_one(page: str) -> None:
         assert read_config(block, Path(page)).gateways
 
 
-@pytest.mark.parametrize("page", [*READMES, "docs/dataset.md"])
+@pytest.mark.parametrize("page", [*READMES, "docs/dataset.md", "docs/checks.md"])
 def test_a_quoted_dialogue_is_one(page: str, tmp_path: Path) -> None:
     dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
     file = tmp_path / "d.jsonl"

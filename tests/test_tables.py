@@ -34,6 +34,7 @@ from convbatch.tables import (
     BATCH_CHARS,
     CONVERSATIONS,
     TURNS,
+    VERDICTS,
     Column,
     Rows,
     Run,
@@ -436,7 +437,7 @@ def test_a_file_that_cannot_be_written_is_refused_with_a_hint(tmp_path: Path, na
 
 def test_the_docs_list_every_column_with_its_dtype_and_meaning_in_order() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    assert listed == [(*column[:3],) for column in (*TURNS, *CONVERSATIONS, *ATTEMPTS)]
+    assert listed == [(*column[:3],) for column in (*TURNS, *CONVERSATIONS, *ATTEMPTS, *VERDICTS)]
 
 
 def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made: MadeRun, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Patterns from datasets, searched for in replies: two texts from outside, and neither may stop a run.
+
+`regex` knows what Python's own `re` knows, and a time limit. What it writes out when it compiles is bounded before.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+SEARCH_LIMIT_S = 1.0
+"""Of computing, as `regex` counts it: a busy machine does not change a verdict."""
+MOST_UNROLLED = 100_000
+"""The library writes `(?:ab){50}` out fifty times when it compiles it."""
+LONGEST_PATTERN = 20_000
+_SHOWN = 80
+
+
+class CannotJudge(Exception):
+    """The check itself could not be carried out; its words become the verdict's `error`."""
+
+
+class OutOfTime(CannotJudge):
+    """It took too long."""
+
+
+def shown(text: str) -> str:
+    """A text in a reason: one line, quoted, cut."""
+    flat = " ".join(text[: 4 * _SHOWN].split())
+    cut = flat if len(flat) <= _SHOWN and len(text) <= 4 * _SHOWN else flat[: _SHOWN - 1].rstrip() + "…"
+    return f'"{cut}"'
+
+
+@functools.lru_cache(maxsize=512)
+def compiled(pattern: str) -> Any:
+    """The pattern, ready to search."""
+    import regex
+
+    return regex.compile(pattern, regex.VERSION0)
+
+
+def search(pattern: str, text: str) -> Any:
+    """The first match, or None.
+
+    Raises:
+        OutOfTime: It took too long.
+    """
+    try:
+        return compiled(pattern).search(text, timeout=SEARCH_LIMIT_S)
+    except TimeoutError:
+        raise OutOfTime(
+            f"the pattern {shown(pattern)} took longer than {SEARCH_LIMIT_S:g} s on {len(text):,} characters"
+        ) from None
+
+
+def fault_of(pattern: str) -> str | None:
+    """Why this cannot be searched for; None when it can."""
+    import regex
+
+    if len(pattern) > LONGEST_PATTERN:
+        return f"longer than {LONGEST_PATTERN:,} characters"
+    if _unrolled(pattern) > MOST_UNROLLED:
+        return f"nested counts multiply to more than {MOST_UNROLLED:,}"
+    try:
+        compiled(pattern)
+    except (regex.error, RecursionError, OverflowError, ValueError, IndexError, KeyError) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def _unrolled(pattern: str) -> int:
+    """About how many atoms a pattern is when its counts are written out; generous, and never far too low."""
+    import regex
+
+    sums, last = [0], 0
+    for token in regex.finditer(r"(?s)\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d+)(?:,\d*)?\}|.", pattern):
+        match token[0][0]:
+            case "(":
+                sums.append(0)
+                last = 0
+            case ")" if len(sums) > 1:
+                last = sums.pop()
+                sums[-1] += last
+            case "{" if token[1] is not None:
+                times = min(int(token[1][:9]), 10**9)
+                sums[-1] += last * max(times - 1, 0)
+                last *= max(times, 1)
+            case _:
+                last = 1
+                sums[-1] += 1
+    return sum(sums)

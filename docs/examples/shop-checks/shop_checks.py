@@ -1,0 +1,27 @@
+"""Checks of our own: a function takes what was said, and answers yes, no, or a score from 0 to 1."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convbatch import Said
+
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+
+
+def no_invented_numbers(said: Said) -> tuple[bool, str]:
+    """Every number in the reply stands somewhere in the script: what the customer said, or what the shop scripted."""
+    script = said.dialogue
+    told = [script.system or "", *(turn.user_text for turn in script.turns)]
+    told += [turn.assistant or "" for turn in script.turns]
+    known = set(_NUMBER.findall("\n".join(told)))
+    invented = [number for number in _NUMBER.findall(said.text) if number not in known]
+    return not invented, f"invented: {', '.join(invented)}" if invented else "every number was given"
+
+
+def answers_in_chinese(said: Said) -> float:
+    """The share of letters that are Chinese; 1 passes."""
+    letters = [sign for sign in said.text if sign.isalpha()]
+    return sum("\u4e00" <= sign <= "\u9fff" for sign in letters) / len(letters) if letters else 0.0
