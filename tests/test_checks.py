@@ -569,6 +569,35 @@ def test_a_run_without_checks_is_refused_with_the_way_to_give_it_some(tmp_path: 
         judge_again(str(run.write().path), ())
 
 
+def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
+    (copy / "checks.jsonl.gz").write_bytes(b"no gzip at all")
+    with pytest.raises(InputError, match="remove it to judge by the checks the run began with") as caught:
+        cb.load(copy).summary()
+    assert "checks.jsonl.gz" in str(caught.value)
+    (copy / "checks.jsonl.gz").unlink()
+    assert good_passes(copy) == 28
+
+
+def test_what_a_model_says_reaches_the_terminal_only_in_safe_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path, {"user": "q", "checks": [{"contains": "x"}]})
+    run.replied(run.ident(0, 1), reply("\x1b]0;evil\x07 \u202eevil"))
+    assert judge_again(str(run.write().path), ()) == 0
+    printed = capsys.readouterr().out
+    assert "failed: d, turn 1" in printed
+    assert not {"\x1b", "\x07", "\u202e"} & set(printed)
+
+
+def test_a_folder_that_cannot_be_written_is_judged_all_the_same(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH})
+    run.replied(run.ident(0, 1), reply("x"))
+    folder = run.write()
+    (folder.verdicts / "in the way").mkdir(parents=True)
+    assert judge_again(str(folder.path), (), fail_under="0") == 0
+
+
 # Checks of the user's own
 
 
