@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import functools
+import re
+import warnings
 from typing import Any
 
 SEARCH_LIMIT_S = 1.0
@@ -62,8 +64,13 @@ def fault_of(pattern: str) -> str | None:
     if _unrolled(pattern) > MOST_UNROLLED:
         return f"nested counts multiply to more than {MOST_UNROLLED:,}"
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # re's views on the look of a set
+            re.compile(
+                pattern
+            )  # what only `regex` knows (recursion, above all) is not Python's, and can eat all memory
         compiled(pattern)
-    except (regex.error, RecursionError, OverflowError, ValueError, IndexError, KeyError) as error:
+    except (re.error, regex.error, RecursionError, OverflowError, ValueError, IndexError, KeyError) as error:
         return str(error) or type(error).__name__
     return None
 

@@ -220,7 +220,8 @@ def test_a_pattern_that_backtracks_for_ever_is_an_error_and_is_given_up() -> Non
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        ({"regex": "("}, "missing )"),
+        ({"regex": "("}, "unterminated"),
+        ({"regex": "a(?R)?b"}, "unknown extension"),
         ({"regex": "(?:(?:a{1000}){1000}){1000}"}, "nested counts"),
         ({"regex": "a" * 20_001}, "longer than"),
         ({"json_schema": {"type": "objct"}}, "objct"),

@@ -131,7 +131,7 @@ BAD_LINES: dict[str, tuple[str, list[str]]] = {
     "check name": (check({"contains": "x", "name": 1}), ['"name" must be text']),
     "contains": (check({"contains": 27}), ['"contains" takes text', "27"]),
     "contains_any": (check({"not_contains_any": []}), ['"not_contains_any" takes a list of texts']),
-    "regex": (check({"regex": "("}), ["takes a regular expression that compiles", "missing )"]),
+    "regex": (check({"regex": "("}), ["takes a regular expression that compiles", "unterminated"]),
     "is_json": (check({"is_json": False}), ['"is_json" takes true', "not_"]),
     "json_schema": (check({"json_schema": "x"}), ["takes a JSON Schema object"]),
     "number": (check({"number": {"value": 1, "tolerence": 1}}), ['takes a number or {"value"']),
