@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy import accuracy
+from benchmarks.alarms import alarms
 from benchmarks.clients import Clients, Played, Work
 from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, push_forward, sync_time_s, workplace
 
 MIB = 2**20
 BYTES_A_DIALOGUE = 16
 SLACK = 0.10
+POINT = 0.01
 LATENCY_S = 0.2
 
 
@@ -55,6 +57,7 @@ class Size:
     budget_s: float = 75.0
     """For the rounds of one section; three rounds are always played."""
     helps: int = 15
+    worlds: int = 2000
 
 
 FULL = Size()
@@ -66,6 +69,7 @@ QUICK = Size(
     rounds=3,
     budget_s=20.0,
     helps=5,
+    worlds=200,
 )
 
 
@@ -327,6 +331,41 @@ def estimate(bench: Bench) -> list[Row]:
     ]
 
 
+def compare(bench: Bench) -> list[Row]:
+    """False alarms and coverage of `compare`, in worlds whose truth is known."""
+    worlds = bench.size.worlds
+    rows: list[Row] = []
+    for one in alarms(worlds):
+        place = f"{one.metric}, {one.dialogues} dialogues" + (f" x {one.repeats}" if one.repeats > 1 else "")
+        liberal = one.alarms - 0.05
+        rows.append(
+            Row(
+                what=f"false alarms, {place}",
+                against="nominal" if one.turn_alarms is None else f"McNemar over turns {one.turn_alarms:.1%}",
+                theirs="5.0%",
+                ours=f"{one.alarms:.1%}",
+                ratio=one.alarms / 0.05,
+                goal="<= 6%",
+                met=liberal <= POINT,
+            )
+        )
+        rows += [
+            Row(
+                what=f"{what}, {place}",
+                against="nominal",
+                theirs="95.0%",
+                ours=f"{share:.1%}",
+                ratio=share / 0.95,
+                goal=">= 94%",
+                met=share >= 0.95 - POINT,
+            )
+            for what, share in (("intervals that hold", one.coverage), ("bounds on harm that hold", one.bound))
+        ]
+    error = (0.05 * 0.95 / worlds) ** 0.5
+    bench.notes.append(f"compare: {worlds:,} worlds a figure, standard error {error:.2%}")
+    return rows
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -338,6 +377,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "memory": memory,
     "validate": validate,
     "estimate": estimate,
+    "compare": compare,
 }
 
 

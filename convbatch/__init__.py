@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from convbatch.api import replay as replay
     from convbatch.api import run as run
     from convbatch.checks import Said as Said
+    from convbatch.comparing import Comparison as Comparison
+    from convbatch.comparing import compare as compare
     from convbatch.config import Gateway as Gateway
     from convbatch.config import Target as Target
     from convbatch.dialogue import Dialogue as Dialogue
@@ -37,6 +39,8 @@ _HOME = {
     "replay": "api",
     "load": "tables",
     "report": "reporting",
+    "compare": "comparing",
+    "Comparison": "comparing",
     "Run": "tables",
     "Said": "checks",
     "Dialogue": "dialogue",

@@ -22,6 +22,7 @@ from convbatch import __version__
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 
 if TYPE_CHECKING:
+    from convbatch.comparing import FailOn
     from convbatch.tables import Run
 
 P = ParamSpec("P")
@@ -553,6 +554,55 @@ def report(
         typer.echo(layout.to_json(told, keys), nl=False)
     elif not out:
         layout.to_terminal(told)
+
+
+@app.command()
+@guarded
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A run, or RUN:target.")],
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="A run, or RUN:target.")],
+    metric: Annotated[
+        str | None,
+        _option(
+            "--metric", help="The one that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None, _option("--margin", help="Harm still accepted; default 0.02, of tokens, cost, latency 0.05.")
+    ] = None,
+    alpha: Annotated[float, _option("--alpha", help="Level of the gate.")] = 0.05,
+    fail_on: Annotated[
+        str | None,
+        _option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
+    ] = None,
+    strict: Annotated[bool, _option("--strict", help="A regression within the margin fails as well.")] = False,
+    allow_mismatch: Annotated[
+        bool, _option("--allow-mismatch", help="Compare although dialogues, history or checks differ.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="Write FILE.md, .json, or .xml (JUnit) as well; repeatable."),
+    ] = None,
+) -> None:
+    """Did the candidate get worse? Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
+
+    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator --metric output_tokens
+    """
+    from convbatch import comparison_view, layout
+    from convbatch.comparing import Rules, compare_runs
+
+    for path in out or ():
+        layout.check_ending(path, comparison_view.ENDINGS)
+    rules = Rules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on))
+    told = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+    for path in out or ():
+        comparison_view.write_comparison(told, path)
+    if json:
+        typer.echo(comparison_view.to_json(told), nl=False)
+    else:
+        comparison_view.to_terminal(told)
+    raise typer.Exit(told.exit_code)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -46,10 +46,21 @@ def write_table(table: Rows | pd.DataFrame, path: Path) -> None:
             hint=did_you_mean(path.suffix, _WRITERS),
         )
     rows = table if isinstance(table, Rows) else _rows_of(table)
+    with replacing(path) as file:
+        write(rows, file)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[IO[bytes]]:
+    """A file that takes its name when it is whole, and leaves nothing behind when it does not get so far.
+
+    Raises:
+        SetupError: The place cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with draft.open("wb") as file:
-            write(rows, file)
+            yield file
         draft.replace(path)
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror or error}", hint="name another file with -o") from error

@@ -6,9 +6,7 @@ columns that have nothing to say; files for programs carry every column. What is
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +19,7 @@ import orjson
 
 from convbatch import screen
 from convbatch.errors import SetupError, did_you_mean
-from convbatch.export import write_table
+from convbatch.export import replacing, write_table
 from convbatch.pricing import exact, shown_amount
 from convbatch.sections import Section
 from convbatch.terminal import printable
@@ -152,8 +150,8 @@ def to_markdown(sections: Sequence[Section]) -> str:
     parts = ["# Report"]
     for view in _views(sections):
         parts.append(f"## {view.title}")
-        lines = [_md_row(view.headings), _md_row(["---:" if right else "---" for right in view.numeric])]
-        parts.append("\n".join([*lines, *(_md_row([_md(cell) for cell in row]) for row in view.rows)]))
+        lines = [md_row(view.headings), md_row(["---:" if right else "---" for right in view.numeric])]
+        parts.append("\n".join([*lines, *(md_row([md(cell) for cell in row]) for row in view.rows)]))
         parts += [_md_note(note) for note in view.notes]
     return "\n\n".join(parts) + "\n"
 
@@ -169,28 +167,21 @@ def write_report(sections: Sequence[Section], by: Sequence[str], path: Path) -> 
         write_table(sections[0].frame, path)
         return
     content = to_json(sections, by) if path.suffix.lower() == ".json" else to_markdown(sections).encode()
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except OSError as error:
-        raise SetupError(f"cannot write {path}: {error.strerror or error}", hint="name another file with -o") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
-def check_ending(path: Path) -> None:
+def check_ending(path: Path, endings: Sequence[str] = ENDINGS) -> None:
     """Refuse a file name whose form is not known, before anything is computed.
 
     Raises:
         SetupError: It is not.
     """
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in endings:
         raise SetupError(
             f"cannot tell the format of {path}",
             found=path.suffix or "no ending",
-            hint=did_you_mean(path.suffix, ENDINGS),
+            hint=did_you_mean(path.suffix, endings),
         )
 
 
@@ -300,17 +291,19 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 _MD_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
+    """Text in a Markdown cell or line."""
     return text.translate(_MD_SPECIAL)
 
 
-def _md_row(cells: Sequence[str]) -> str:
+def md_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table; the cells are Markdown."""
     return "| " + " | ".join(cells) + " |"
 
 
 def _md_note(note: str) -> str:
     first, *lines = note.splitlines()
     if not lines:
-        return f"- {_md(printable(first))}"
+        return f"- {md(printable(first))}"
     code = "\n".join(["```", *map(printable, lines), "```"])
-    return f"- {_md(printable(first))}\n\n{code}"
+    return f"- {md(printable(first))}\n\n{code}"
