@@ -591,6 +591,7 @@ def compare(
     """
     from convbatch import comparison_view, layout
     from convbatch.comparing import Rules, compare_runs
+    from convbatch.terminal import reader_may_leave
 
     for path in out or ():
         layout.check_ending(path, comparison_view.ENDINGS)
@@ -598,10 +599,11 @@ def compare(
     told = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
     for path in out or ():
         comparison_view.write_comparison(told, path)
-    if json:
-        typer.echo(comparison_view.to_json(told), nl=False)
-    else:
-        comparison_view.to_terminal(told)
+    with reader_may_leave():
+        if json:
+            typer.echo(comparison_view.to_json(told), nl=False)
+        else:
+            comparison_view.to_terminal(told)
     raise typer.Exit(told.exit_code)
 
 

@@ -25,7 +25,7 @@ from convbatch.gate import EXIT_GATE, gate_of, rate
 from convbatch.jsonl import encoded
 from convbatch.reader import Problems, Reader, count_of
 from convbatch.tables import RESULTS, Run, TargetSummary, read_rows, write_turns
-from convbatch.terminal import say
+from convbatch.terminal import reader_may_leave, say
 
 EXIT_INCOMPLETE = 3
 FAILURES_SHOWN = 100
@@ -61,7 +61,8 @@ def judge_again(text: str, datasets: Sequence[Path], *, fail_under: str | None =
     if not counts:
         hint = "add some to the dataset, and name it: convbatch check RUN --dataset FILE"
         raise SetupError(f"{typed(folder.path)} has no checks to judge", hint=hint)
-    _print(run, totals, counts)
+    with reader_may_leave():
+        _print(run, totals, counts)
     return _exit_code(totals, asked)
 
 

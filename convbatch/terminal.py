@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Generator
 
 # C0 and C1 controls and DEL; marks and overrides of direction; line and paragraph separator; invisible operators and
 # interlinear notes; byte order mark; soft hyphen; lone surrogates (they cannot be encoded); tag characters. Zero-width
@@ -58,3 +59,13 @@ def drop_output() -> None:
     """Give up on stdout: what is still in its buffer has nowhere to go, and Python would complain of it at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Generator[None]:
+    """Print for somebody who may go before the end (`| head`): a verdict keeps its exit code all the same."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from convbatch import comparison_view
 from convbatch.comparing import Comparison, Rules, compare_frames
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
-from tests.conftest import QUICKSTART, Command
+from tests.conftest import QUICKSTART, Command, environment
 from tests.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
 Passes = Mapping[str, Sequence[bool | None]]
@@ -561,3 +563,18 @@ def test_checks_edited_after_the_run_are_other_checks(make: Make, convbatch: Com
     assert convbatch("check", "b", "--dataset", edited).code == 0
     with pytest.raises(SetupError, match="other checks"):
         package.compare(base.path, candidate.path)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("compare out:sim-good@simulator out:sim-drift@simulator", 1), ("check out --fail-under 1", 1)],
+    ids=["compare", "check"],
+)
+def test_a_reader_that_leaves_early_does_not_turn_a_verdict_into_success(
+    command: str, code: int, convbatch: Command, tmp_path: Path
+) -> None:
+    assert convbatch("run", QUICKSTART, "-o", "out").code == 0
+    line = f"{sys.executable} -m convbatch {command} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
