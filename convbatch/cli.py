@@ -587,7 +587,7 @@ def compare(
 ) -> None:
     """Did the candidate get worse? Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
 
-    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator --metric output_tokens
+    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator
     """
     from convbatch import comparison_view, layout
     from convbatch.comparing import Rules, compare_runs

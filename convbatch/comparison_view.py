@@ -280,7 +280,7 @@ def _metric_cells(one: Judged) -> list[str]:
         found.metric,
         _value(found, found.base),
         _value(found, found.candidate),
-        _difference(found),
+        _difference(found).replace("points", "pt"),
         screen.NONE if found.ci95 is None else _interval(found, found.ci95),
         screen.NONE if one.p_adjusted is None else _p(one.p_adjusted),
         one.verdict,
@@ -298,7 +298,7 @@ def _slice_rows(comparison: Comparison) -> list[list[str]]:
             f"{one.measured.dialogues:,}",
             _value(one.measured, one.measured.base),
             _value(one.measured, one.measured.candidate),
-            _difference(one.measured),
+            _difference(one.measured).replace("points", "pt"),
             screen.NONE if one.p_adjusted is None else _p(one.p_adjusted),
         ]
         for one in rows
@@ -350,8 +350,8 @@ def _print_table(console: Any, headings: Sequence[str], rows: Sequence[Sequence[
     if not rows:
         return
     grid = screen.table(*((name, "left" if n in left else "right") for n, name in enumerate(headings)))
-    for column in grid.columns[1:]:
-        column.no_wrap = True
+    for name, column in zip(headings, grid.columns, strict=True):
+        column.no_wrap = name != _SLICE_HEADINGS[0]  # names of tags and targets may be long: only they are folded
     for row in rows:
         grid.add_row(*(screen.text(cell, _STYLES.get(cell, "")) for cell in row))
     console.print(grid)

@@ -221,6 +221,8 @@ def _other_differences(base: _Chosen, candidate: _Chosen) -> Iterator[str]:
             yield f"{len(different):,} dialogues have other settings of their own ({_some(different)})"
     for side, chosen in (("base", base), ("candidate", candidate)):
         simulated = [target for target in chosen.targets if target.endswith("@simulator")]
+        if chosen.run.damaged_places:
+            yield f"{side}: {chosen.run.damaged_places} damaged places in the journal are left out"
         if simulated:
             yield f"SIMULATED {side}, no model was asked: {', '.join(simulated)}"
 

@@ -21,6 +21,8 @@ METRICS = (*PASS_METRICS, *RATIO_METRICS)
 FEW = 20
 """Scores of fewer dialogues get the sign-flip test: nothing speaks for a t distribution yet."""
 
+_NOTHING = 1e-12
+
 Test = Literal["mcnemar_midp", "sign_flip_midp", "paired_t", "ratio_of_totals_t", "log_ratio_t"]
 
 
@@ -256,9 +258,18 @@ def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
         found = estimate.interval(level) or _of_equal(estimate, level)
         return found and Interval(max(-1.0, found.low), min(1.0, found.high))
 
+    n = len(values)
+    powers = (
+        stats.smallest_of_mean(estimate, alpha=scale.alpha),
+        stats.mean_needed(estimate, alpha=scale.alpha),
+        stats.mean_for_margin(estimate, scale.margin, alpha=scale.alpha),
+    )
+    if estimate.se is None and abs(estimate.estimate) < _NOTHING:  # as for dialogues none of which differs
+        smallest = stats.smallest_of_pairs(n, 0.0, alpha=scale.alpha)
+        powers = (smallest, None, stats.pairs_for_margin(0.0, scale.margin, alpha=scale.alpha))
     return Measured(
         metric=metric,
-        dialogues=len(values),
+        dialogues=n,
         base=math.fsum(value.base for value in values) / total,
         candidate=math.fsum(value.candidate for value in values) / total,
         difference=estimate.estimate,
@@ -274,9 +285,9 @@ def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
         c=None,
         worse=sum(one < 0 for one in sums),
         better=sum(one > 0 for one in sums),
-        smallest_detectable=stats.smallest_of_mean(estimate, alpha=scale.alpha),
-        dialogues_needed=stats.mean_needed(estimate, alpha=scale.alpha),
-        dialogues_for_margin=stats.mean_for_margin(estimate, scale.margin, alpha=scale.alpha),
+        smallest_detectable=powers[0],
+        dialogues_needed=powers[1],
+        dialogues_for_margin=powers[2],
     )
 
 
@@ -297,7 +308,7 @@ def _of_equal(estimate: Mean, level: float) -> Interval | None:
         return None
     moved = abs(estimate.estimate)
     n = estimate.dialogues
-    if moved < 1e-12:
+    if moved < _NOTHING:
         return stats.tango_interval(0, 0, n, level=level)
     low, high = stats.tango_interval(
         n if estimate.estimate < 0 else 0, n if estimate.estimate > 0 else 0, n, level=level
