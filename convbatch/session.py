@@ -121,6 +121,8 @@ async def sit(
     journal = Journal.open(sitting.folder, outside=outside, version=__version__, salvage=sitting.salvage)
     async with AsyncExitStack() as stack:
         stack.callback(journal.release)
+        past = stack.enter_context(Archive(sitting.folder)) if sitting.resumed else None
+        budget = _budget(sitting, past)  # before run.json: a budget that is refused must not be remembered
         sitting.folder.write_meta({**sitting.meta, "state": "running"})
         progress = Progress(sitting.meta["planned"]["rows"], enabled=sitting.progress, notes=sitting.notes)
         stack.callback(progress.close)
@@ -128,11 +130,9 @@ async def sit(
             progress.note(note)
         if sitting.resumed and journal.session == 1:
             progress.note("the journal of this run is empty: whatever it once held, every turn is asked anew")
-        past = stack.enter_context(Archive(sitting.folder)) if sitting.resumed else None
         reuse = None
         if sitting.reuse is not None:
             reuse = (sitting.reuse.name, stack.enter_context(Archive(sitting.reuse)))
-        budget = _budget(sitting, past)
         lanes = await _lanes(sitting, stack, outside, connect or _over_http(sitting.env), past, progress)
         for lane in lanes:
             lane.purse = None if budget is None else _purse(sitting, lane.target, budget)

@@ -190,6 +190,17 @@ def test_one_dear_target_is_counted_in_the_budgets_own_currency(tmp_path: Path) 
     assert Decimal("0.005") < in_yuan <= Decimal("0.01")
 
 
+def test_a_budget_that_comes_too_late_is_refused_and_not_remembered(tmp_path: Path) -> None:
+    world = World(keys={KEY}, latency_s=(0.5, 0.9))
+    played = Played(tmp_path / "run", [Host(world)], dialogues(10), rules=Rules(concurrency=8), prices=PRICES)
+    played.sit(signals=[(0.3, signal.SIGINT), (0.4, signal.SIGINT)])
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(cb.ConvbatchError, match="nothing says how much they cost"):
+        played.sit(max_cost=usd(5))
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    played.finish()
+
+
 Step = tuple[str, int]
 
 
