@@ -40,17 +40,30 @@ _HEAD = re.compile(
 _TABLE = """
 CREATE TABLE records (
     seq INTEGER PRIMARY KEY, kind INTEGER, dialogue INTEGER, target INTEGER, repeat INTEGER, turn INTEGER,
-    attempt INTEGER, asked_at REAL, unsent INTEGER, segment INTEGER, start INTEGER, length INTEGER, key BLOB
+    attempt INTEGER, asked_at REAL, unsent INTEGER, segment INTEGER, start INTEGER, length INTEGER, key BLOB,
+    judged INTEGER
 )"""
+"""`target` is who was asked; `judged` the target whose reply a judge was asked about, NULL in a model's own records."""
 _BY_CONVERSATION = "CREATE INDEX conversation ON records (dialogue, target, repeat, seq)"
 _BY_KEY = "CREATE INDEX IF NOT EXISTS question ON records (key, repeat) WHERE key IS NOT NULL"
 _OF_CONVERSATION = (
-    "SELECT segment, start, length FROM records WHERE dialogue = ? AND target = ? AND repeat = ? ORDER BY seq"
+    "SELECT segment, start, length FROM records"
+    " WHERE dialogue = ? AND target = ? AND repeat = ? AND judged IS NULL ORDER BY seq"
 )
 _ALL_CONVERSATIONS = (
-    "SELECT dialogue, target, repeat, segment, start, length FROM records ORDER BY dialogue, target, repeat, seq"
+    "SELECT dialogue, target, repeat, segment, start, length FROM records"
+    " WHERE judged IS NULL ORDER BY dialogue, target, repeat, seq"
 )
-_OF_KEY = "SELECT DISTINCT dialogue, target, turn FROM records WHERE key = ? AND repeat = ? ORDER BY dialogue, target"
+_OPINIONS_OF = (
+    "SELECT segment, start, length FROM records WHERE dialogue = ? AND judged = ? AND repeat = ? ORDER BY seq"
+)
+_JUDGED_CONVERSATIONS = (
+    "SELECT DISTINCT dialogue, judged, repeat FROM records WHERE judged IS NOT NULL ORDER BY dialogue, judged, repeat"
+)
+_OF_KEY = (
+    "SELECT DISTINCT dialogue, target, turn FROM records"
+    " WHERE key = ? AND repeat = ? AND judged IS NULL ORDER BY dialogue, target"
+)
 _SAME_ATTEMPT = (
     "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn = i.turn"
     f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
@@ -93,8 +106,6 @@ class TurnHistory:
 
     def add(self, record: dict[str, Any]) -> None:
         """Fold the next record of this turn in journal order."""
-        if record.get("role", "model") != "model":
-            return
         key = record.get("key")
         if key is not None and key != self.key:
             self._ask_anew(key)
@@ -166,6 +177,21 @@ class Transcript:
     """By turn number, from 1; a turn without a record is absent."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """One question to a judge about a reply, or about a whole dialogue, and what became of it."""
+
+    judge: str
+    """The target that was asked."""
+    target: str
+    """Whose reply it is about."""
+    turn: int | None
+    """None: the whole dialogue."""
+    asked: str
+    """Digest of the question (`rubric.Question.digest`)."""
+    history: TurnHistory
+
+
 class Archive:
     """A run folder's journal as it stood when this was opened; a writer may be at work meanwhile.
 
@@ -189,6 +215,8 @@ class Archive:
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
+        self.has_opinions = False
+        """Was a judge ever asked?"""
         in_use = self.folder.is_in_use()
         scan = Scan(self.folder.segments())
         self._files: list[int] = []
@@ -228,7 +256,8 @@ class Archive:
         """Targets that the last session left parked, and why; none after a kill, and none while a session goes on."""
         if not self.stops or self._session_start() is not None:
             return {}
-        return {str(target): str(reason) for target, reason in self.stops[-1].get("parked", {}).items()}
+        last = {stop.get("role", "model"): stop for stop in self.stops}  # a judge's session says nothing of the models
+        return {str(target): str(why) for stop in last.values() for target, why in stop.get("parked", {}).items()}
 
     def transcript(self, index: int, target: str, repeat: int) -> Transcript:
         """One conversation; without turns when nothing of it was ever sent."""
@@ -240,6 +269,24 @@ class Archive:
         rows = self._db.execute(_ALL_CONVERSATIONS)
         for (index, target, repeat), group in groupby(rows, key=lambda row: row[:3]):
             yield self._fold(index, self.targets[target], repeat, (row[3:] for row in group))
+
+    def opinions(self, index: int, target: str, repeat: int) -> list[Opinion]:
+        """What judges were asked about one conversation, in the order of their first question."""
+        rows = self._db.execute(_OPINIONS_OF, (index, self._numbers.get(target, -1), repeat))
+        found: dict[tuple[Any, ...], Opinion] = {}
+        for record in map(self._read, rows):
+            place = record["target"], record["turn"], record["asked"]
+            if place not in found:
+                history = TurnHistory(turn=record["turn"] or 0, in_flight_from=self._in_flight_from)
+                judge, turn, asked = place
+                found[place] = Opinion(judge=judge, target=target, turn=turn, asked=asked, history=history)
+            found[place].history.add(record)
+        return list(found.values())
+
+    def all_opinions(self) -> Iterator[Opinion]:
+        """What judges were asked in this run, one conversation in memory at a time."""
+        for index, target, repeat in self._db.execute(_JUDGED_CONVERSATIONS).fetchall():
+            yield from self.opinions(index, self.targets[target], repeat)
 
     def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
         """A turn that answers this very question with a complete reply, for `--reuse`; the first one in the dataset."""
@@ -307,7 +354,7 @@ class Archive:
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(_TABLE)
         self._db.execute("BEGIN")
-        self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 13)})", self._rows(scan))
+        self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(scan))
         self._db.execute("COMMIT")
         self._db.execute(_BY_CONVERSATION)
 
@@ -335,7 +382,7 @@ class Archive:
             return None
         return (
             line.seq, kind, int(index), number, int(repeat), int(turn), int(attempt or 0), asked_at, cls == b"not_sent",
-            line.segment, line.offset, len(line.raw) - 1, paid_key,
+            line.segment, line.offset, len(line.raw) - 1, paid_key, None,
         )  # fmt: skip
 
     def _row_of_record(self, line: Line) -> _Row | None:
@@ -345,11 +392,13 @@ class Archive:
             if record["kind"] == "stop":
                 self.stops.append(record)
             return None
-        key = record.get("key")
+        key, judged = record.get("key"), record.get("of")
+        self.has_opinions = self.has_opinions or judged is not None
         return (
             line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
             record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",
             line.segment, line.offset, len(line.raw) - 1, bytes.fromhex(key) if key and kind != _INTENT else None,
+            None if judged is None else self._number(judged),
         )  # fmt: skip
 
     def _number(self, target: str) -> int:

@@ -150,7 +150,8 @@ def _gateways(runs: Sequence[Run], bill: Bill) -> frozenset[str]:
 
 
 def _targets(runs: Iterable[Run]) -> Iterator[Mapping[str, Any]]:
-    return (target for run in runs for target in run.meta["targets"])
+    """Whom the runs asked, judges included: their calls are on a bill, too."""
+    return (target for run in runs for target in (*run.meta["targets"], *(run.meta.get("judges") or ())))
 
 
 def _currency_of(runs: Sequence[Run], gateways: frozenset[str]) -> str | None:

@@ -22,16 +22,16 @@ SHOWN = 5
 
 
 def cap_of(
-    text: str | None, meta: Mapping[str, Any], targets: Sequence[Target], command_line: Settings, copy: Path
+    text: str | None, meta: Mapping[str, Any], targets: Sequence[Target], command_line: Settings, copy: Path | None
 ) -> Money | None:
     """The cap a run was given, once it is sure that it can be kept.
 
     Args:
         text: `5USD`; a bare number where all targets bill one currency. None = no cap.
-        meta: Of `run.json`: prices of the targets, and rates.
+        meta: Of `run.json`: prices of the targets and of the judge, and rates.
         targets: What is asked.
         command_line: Settings over all others.
-        copy: The run's dataset.
+        copy: The run's dataset; None where only a judge is asked.
 
     Raises:
         SetupError: It cannot be kept; says what to add.
@@ -44,7 +44,10 @@ def cap_of(
     currencies = _currencies(meta)
     cap = Money(amount=money[0], currency=money[1] or _only(currencies, text))
     _refuse_unrelated(cap, currencies, Exchange.from_plain(meta.get("rates", {})))
-    _refuse_unlimited(targets, command_line, copy)
+    if copy is not None:
+        _refuse_unlimited(targets, command_line, copy)
+    for plain in (meta.get("judges") or ())[-1:]:
+        _refuse_unlimited_judge(plain)
     return cap
 
 
@@ -63,7 +66,7 @@ def _quoted(name: str) -> str:
 def _currencies(meta: Mapping[str, Any]) -> dict[str, str]:
     """What each target bills, by target name."""
     found: dict[str, str] = {}
-    for target in meta["targets"]:
+    for target in (*meta["targets"], *(meta.get("judges") or ())[-1:]):
         prices = prices_of(target)
         if prices is None:
             raise SetupError(
@@ -126,4 +129,14 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
             "or ask for several replies at once",
             found="; ".join(places[:SHOWN]) + ("; ..." if unlimited > SHOWN else ""),
             hint="add --max-output-tokens N, or max_output_tokens under [run.settings]",
+        )
+
+
+def _refuse_unlimited_judge(plain: Mapping[str, Any]) -> None:
+    gateway = plain["gateway"]
+    if most_output(Settings.from_plain(gateway.get("settings", {}))) is None:
+        table = f"gateways.{_quoted(gateway['name'])}.models.{json.dumps(plain['model'])}.settings"
+        raise SetupError(
+            f"--max-cost needs a worst case for every call, and nothing limits what the judge {plain['name']} writes",
+            hint=f"add to the config: [{table}] max_output_tokens = 1000",
         )

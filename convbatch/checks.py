@@ -23,6 +23,7 @@ from convbatch.pricing import NO_EXCHANGE, Exchange, Money, exact, parse_money, 
 GROUP = "convbatch.checks"
 """The entry-point group of `python` checks."""
 NEEDS_A_JUDGE = "llm_rubric"
+"""The one kind whose verdict is another model's: `rubric.py`."""
 CALL_LIMIT_S = 30.0
 TIMEOUTS_BORNE = 3
 """So often one check may run out of time before it is given up: a run must end."""
@@ -133,8 +134,6 @@ class Judge:
     def verdict(self, check: Check, said: Said) -> Verdict:
         """What one check says of what was said; an exception of the check is its verdict's `error`, never ours."""
         kind = check.plain_kind
-        if kind == NEEDS_A_JUDGE:
-            return Verdict(None, None, "needs a judge; not built in this version")
         key = f"{kind} {check.argument!r}"
         try:
             if self._timeouts[key] >= TIMEOUTS_BORNE:
@@ -142,12 +141,17 @@ class Judge:
             finding = CHECKS[kind](check.argument, said)
         except OutOfTime as error:
             self._timeouts[key] += 1
-            return _failed(str(error))
+            return failed(str(error))
         except CannotJudge as error:
-            return _failed(str(error))
+            return failed(str(error))
         except Exception as error:  # noqa: BLE001  # whatever a check meets in a reply is a verdict, not the end of a run
-            return _failed(f"{type(error).__name__}: {error}")
-        return _turned(finding) if check.kind != kind else _straight(finding)
+            return failed(f"{type(error).__name__}: {error}")
+        return verdict_of(check, finding)
+
+
+def verdict_of(check: Check, finding: Finding) -> Verdict:
+    """What was found, as the check has it."""
+    return _straight(finding) if check.kind == check.plain_kind else _turned(finding)
 
 
 def _straight(finding: Finding) -> Verdict:
@@ -160,7 +164,8 @@ def _turned(finding: Finding) -> Verdict:
     return Verdict(not finding.holds, score, finding.reason)
 
 
-def _failed(why: str) -> Verdict:
+def failed(why: str) -> Verdict:
+    """Of a check that could not be carried out; it counts as not passed."""
     why = " ".join(why.split())[:500]
     return Verdict(False, 0.0, f"the check could not be carried out: {why}", why)
 

@@ -207,6 +207,10 @@ FailUnder = Annotated[
     str | None,
     _option("--fail-under", metavar="RATE", help="Exit 1 when a target passes less of its dialogues, e.g. 0.95."),
 ]
+Judge = Annotated[
+    str | None,
+    _option("--judge", metavar="MODEL@GATEWAY", help="Ask this model about replies whose checks are an llm_rubric."),
+]
 NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
 EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=VALUE lines.", panel=WHAT)]
 
@@ -271,6 +275,7 @@ def run_command(
     deadline: Deadline = None,
     max_cost: MaxCost = None,
     fail_under: FailUnder = None,
+    judge: Judge = None,
     reuse: Annotated[
         str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
     ] = None,
@@ -312,6 +317,7 @@ def run_command(
         reuse=reuse,
         max_cost=max_cost,
         fail_under=fail_under,
+        judge=judge,
         progress=not no_progress,
         env_file=env_file,
         from_environment=_from_environment(ctx),
@@ -471,14 +477,35 @@ def check(
         ),
     ] = None,
     fail_under: FailUnder = None,
+    judge: Judge = None,
+    config: Config = None,
+    concurrency: Concurrency = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    max_cost: MaxCost = None,
+    no_progress: NoProgress = False,
+    env_file: EnvFile = None,
 ) -> None:
-    """Judge stored replies again: no model is called.
+    """Judge stored replies again. No model is called, but for a --judge; the options below are for its calls.
 
     Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
     """
+    from convbatch.judge_setup import JudgeOptions
     from convbatch.recheck import judge_again
 
-    code = judge_again(run, tuple(dataset or ()), fail_under=fail_under)
+    asking = None
+    if judge is not None:
+        asking = JudgeOptions(
+            judge=judge,
+            config=config,
+            concurrency=concurrency,
+            rpm=rpm,
+            tpm=tpm,
+            max_cost=max_cost,
+            progress=not no_progress,
+            env_file=env_file,
+        )
+    code = judge_again(run, tuple(dataset or ()), fail_under=fail_under, asking=asking)
     _loaded(run)
     raise typer.Exit(code)
 

@@ -17,6 +17,7 @@ from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.folder import RunFolder, typed
 from convbatch.gate import EXIT_GATE, gate_of
+from convbatch.judge_setup import judging_after, wants_judge
 from convbatch.reader import count_of
 from convbatch.session import EXIT_BUDGET, EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
@@ -60,19 +61,40 @@ def go_on(options: ResumeOptions) -> int:
 def _finish(sitting: Sitting) -> int:
     try:
         ending = play(sitting)
+        judging = _judged(sitting, ending)
     except JournalError as error:
         _complain(error)
         return EXIT_JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply: between them it is the runner's
         _say(["interrupted; what is open can be finished with:", f"  convbatch resume {_shown(sitting.folder)}"])
         return EXIT_INTERRUPTED
-    for bug in ending.bugs[:3]:
+    endings = [ending] if judging is None else [ending, judging]
+    for bug in [bug for one in endings for bug in one.bugs][:3]:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
-    with _no_hangup() if ending.reason == "interrupted" else nullcontext():
+    with _no_hangup() if endings[-1].reason == "interrupted" else nullcontext():
         code, left = _closing_table(sitting)
     # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished.
-    _say(_last_words(sitting, ending, left or Left(ending.open_turns, 0)))
-    return max(ending.exit_code, code, key=SEVERITY.index)
+    _say(_last_words(sitting, endings, left or Left(ending.open_turns, 0)))
+    return max(*(one.exit_code for one in endings), code, key=SEVERITY.index)
+
+
+def _judged(sitting: Sitting, ending: Ending) -> Ending | None:
+    """How asking the judge ended, of a run that has one; None without, and where the run was stopped before."""
+    if ending.reason not in ("finished", "incomplete") or not wants_judge(sitting.meta):
+        return None
+    judging = judging_after(sitting)
+    assert judging is not None  # the run has a judge
+    _say(judge_lines(judging))
+    return play(judging)
+
+
+def judge_lines(judging: Sitting) -> list[str]:
+    """Who is asked for an opinion, and where."""
+    judge = judging.targets[0]
+    lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judging)}"]
+    if judging.max_cost is not None:
+        lines.append(f"  at most {judging.max_cost} in all, what the run has spent included")
+    return lines
 
 
 @contextmanager
@@ -96,6 +118,7 @@ class Left(NamedTuple):
 def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
     """Write `turns.parquet` and print the table a target; the exit code of that, and what is left to ask."""
     from convbatch import show
+    from convbatch.judge_calls import judge_totals
     from convbatch.tables import load, write_turns
 
     code, left = EXIT_OK, None
@@ -110,6 +133,7 @@ def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
         totals = run.summary()
         left = Left(sum(total.pending + total.error for total in totals), 0)
         show.summary(totals)
+        show.lines([str(total) for total in judge_totals(run)])
         fail_under = sitting.meta["options"].get("fail_under")
         if fail_under is not None:
             gate = gate_of(totals, fail_under)
@@ -191,8 +215,10 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
     if meta["checks"]:
         lines.append(f"  {count_of(meta['checks'], 'check')} to judge")
     if meta.get("judges_needed"):
+        judge = meta["options"]["judge"]
         lines.append(
-            f"  note: {meta['judges_needed']} of them need a judge (llm_rubric); this version gives no verdict"
+            f"  {meta['judges_needed']} of them are an llm_rubric"
+            + (", and get no verdict without a --judge" if judge is None else f", for the judge {judge}")
         )
     lines += [f"  {note}" for note in missing_checks(meta.get("python_checks", ()))]
     return lines
@@ -226,25 +252,32 @@ def _limits_text(limits: Limits) -> str:
     return ", ".join(parts)
 
 
-def _last_words(sitting: Sitting, ending: Ending, left: Left) -> list[str]:
+def _last_words(sitting: Sitting, endings: Sequence[Ending], left: Left) -> list[str]:
     shown = _shown(sitting.folder)
-    lines = [f"{target} is parked: {reason}" for target, reason in ending.parked.items()]
+    ending = endings[-1]
+    lines = [f"{target} is parked: {reason}" for one in endings for target, reason in one.parked.items()]
     lines.append(f"run folder: {shown}")
-    if left.open:
+    if len(endings) > 1 and ending.open_turns:
+        lines.append(f"{count_of(ending.open_turns, 'question')} to the judge {are(ending.open_turns)} open")
+    if left.open or (len(endings) > 1 and ending.open_turns):
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
         more = ""
         if ending.reason == "budget" and ending.larger_budget is not None:
             why = f"budget reached ({ending.budget}): "
             more = f" --max-cost {ending.larger_budget.amount:f}{ending.larger_budget.currency}"
-        are = "is" if left.open == 1 else "are"
         also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
         rows = count_of(sitting.meta["planned"]["rows"], "turn")
-        lines.append(f"{why}{left.open} of {rows} {are} open{also}; finish them with:")
+        lines.append(f"{why}{left.open} of {rows} {are(left.open)} open{also}; finish them with:")
         lines.append(f"  convbatch resume {shown}{more}")
     else:
         several = len(sitting.targets) > 1
         lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
     return lines
+
+
+def are(count: int) -> str:
+    """The verb for so many."""
+    return "is" if count == 1 else "are"
 
 
 def _shown(folder: RunFolder) -> str:

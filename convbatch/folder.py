@@ -458,6 +458,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "options": _is_object,
     "dataset": _is_object,
     "rates": lambda value: value is None or is_exchange(value),
+    "judges": lambda value: value is None or (isinstance(value, list) and all(map(_is_target, value))),
 }
 """What makes a key of `run.json` right: it is a file, and files are edited."""
 _META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"

@@ -18,6 +18,7 @@ from convbatch.errors import SetupError, did_you_mean
 from convbatch.folder import find_run
 from convbatch.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, Side
 from convbatch.tables import CONVERSATIONS, RESULTS, Run, load, read_rows
+from convbatch.transcripts import judge_of
 
 if TYPE_CHECKING:
     from convbatch.folder import RunFolder
@@ -153,6 +154,9 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
         return
     if base.meta["history"] != candidate.meta["history"]:
         yield f"history {base.meta['history']} against {candidate.meta['history']}"
+    judges = [judge_of(run.meta) for run in (base, candidate) if run.meta.get("judges_needed")]
+    if len(set(judges)) > 1:
+        yield f"judged by {judges[0] or 'no judge'} against {judges[1] or 'no judge'}"
     if _same_copy(base, candidate):
         return
     first, second = _digests(base.folder), _digests(candidate.folder)

@@ -9,11 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbatch.config import Target
 from convbatch.dialogue import Dialogue, Message, Settings
 from convbatch.protocols.wire import encode_json
+
+
+class About(NamedTuple):
+    """What a question to a judge is about."""
+
+    target: str
+    """Whose reply is judged."""
+    turn: int | None
+    """None: all of the dialogue."""
+    asked: str
+    """Digest of the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,8 @@ class Conversation:
     target: Target
     repeat: int
     """From 1."""
+    about: About | None = None
+    """Only of a question to a judge; `index` and `repeat` are then those of what it is about."""
 
 
 def conversations(dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int) -> Iterator[Conversation]:

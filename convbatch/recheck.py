@@ -1,12 +1,13 @@
 """`convbatch check`: stored replies judged again, by the run's own checks or by those of an edited dataset.
 
-Nothing is sent. Edited checks are kept in the run folder, beside the dataset they belong to, so that every later reader
-judges by them. What a verdict is, is decided in `verdicts.py` and `checks.py`.
+Nothing is sent but to a judge that was named. Edited checks are kept in the run folder, beside the dataset they belong
+to, so that every later reader judges by them. What a verdict is, is decided in `verdicts.py` and `checks.py`.
 """
 
 from __future__ import annotations
 
 import gzip
+import shlex
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,17 @@ from pathlib import Path
 import orjson
 
 from convbatch import show
+from convbatch.closing import SEVERITY, are, judge_lines
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, JournalError, Place, Problem, SetupError
 from convbatch.folder import RunFolder, find_run, typed
 from convbatch.gate import EXIT_GATE, gate_of, rate
 from convbatch.jsonl import encoded
+from convbatch.judge_calls import judge_totals
+from convbatch.judge_setup import JudgeOptions, for_judging
 from convbatch.reader import Problems, Reader, count_of
+from convbatch.session import Ending, play
 from convbatch.tables import RESULTS, Run, TargetSummary, read_rows, write_turns
 from convbatch.terminal import reader_may_leave, say
 
@@ -32,16 +37,20 @@ FAILURES_SHOWN = 100
 PLACES_SHOWN = 20
 
 
-def judge_again(text: str, datasets: Sequence[Path], *, fail_under: str | None = None) -> int:
+def judge_again(
+    text: str, datasets: Sequence[Path], *, fail_under: str | None = None, asking: JudgeOptions | None = None
+) -> int:
     """Judge what a run has received, print a line per target and every failed check.
 
     Args:
         text: The run, as on the command line.
         datasets: Files with edited checks; none: the run's own.
         fail_under: The share of dialogues that must pass.
+        asking: Who is asked about replies whose checks need a judge; None = nobody, and what was said before holds.
 
     Returns:
-        The exit code: 3 with an open or failed turn or a gate that cannot be decided, 1 for a gate that failed, else 0.
+        The exit code: that of asking the judge where it is severer; 3 with an open or failed turn or a gate that
+        cannot be decided, 1 for a gate that failed, else 0.
 
     Raises:
         InputError: The edited dataset is not well formed, or not of the same dialogues.
@@ -51,6 +60,7 @@ def judge_again(text: str, datasets: Sequence[Path], *, fail_under: str | None =
     folder = RunFolder.open(find_run(text, RESULTS))
     if datasets:
         take_checks(folder, datasets)
+    ending = None if asking is None else _ask(folder, asking)
     try:
         write_turns(folder)
     except JournalError:
@@ -63,7 +73,32 @@ def judge_again(text: str, datasets: Sequence[Path], *, fail_under: str | None =
         raise SetupError(f"{typed(folder.path)} has no checks to judge", hint=hint)
     with reader_may_leave():
         _print(run, totals, counts)
-    return _exit_code(totals, asked)
+    code = _exit_code(totals, asked)
+    return code if ending is None else max(code, _judge_code(folder, ending, asking), key=SEVERITY.index)
+
+
+def _ask(folder: RunFolder, asking: JudgeOptions) -> Ending:
+    sitting = for_judging(folder, asking)
+    for line in judge_lines(sitting):
+        say(line)
+    return play(sitting)
+
+
+def _judge_code(folder: RunFolder, ending: Ending, asking: JudgeOptions | None) -> int:
+    """What is still to be asked, and with which command; the exit code."""
+    assert asking is not None
+    for bug in ending.bugs[:3]:
+        say(bug)
+        say("this is a bug in convbatch; the question stays open and what was received is kept")
+    for target, reason in ending.parked.items():
+        say(f"{target} is parked: {reason}")
+    if ending.open_turns:
+        why = {"interrupted": "interrupted: ", "budget": f"budget reached ({ending.budget}): "}.get(ending.reason, "")
+        say(f"{why}{count_of(ending.open_turns, 'question')} to the judge {are(ending.open_turns)} open; go on with:")
+        larger = ending.larger_budget
+        more = "" if larger is None or not why else f" --max-cost {larger.amount:f}{larger.currency}"
+        say(f"  convbatch check {typed(folder.path)} --judge {shlex.quote(asking.judge)}{more}")
+    return ending.exit_code
 
 
 def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> int:
@@ -198,6 +233,7 @@ def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _Count])
         figures = (f"{count.passed:,}", f"{count.failed:,}", f"{count.open:,}", score)
         rows.append((total.target, f"{total.passed:,}/{total.judged:,}{share}", *figures))
     show.figures(headings, rows)
+    show.lines([str(total) for total in judge_totals(run)])
     show.lines(list(_failures(run, sum(count.failed for count in counts.values()))))
     for note in _notes(totals, counts):
         say(note)

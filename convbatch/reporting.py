@@ -20,6 +20,7 @@ from convbatch.audit import audit
 from convbatch.bill import reconcile
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.folder import typed
+from convbatch.judge_calls import JUDGES, JudgeTotal, judge_totals
 from convbatch.pricing import CURRENCY, Exchange, Money
 from convbatch.sections import Section
 from convbatch.tables import STATUSES, TURNS, Column, Row, Rows, Run, load
@@ -156,9 +157,33 @@ def sections(
         Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(book, keys)),
         Section(key="errors", title="Errors", frame=_errors(book, keys)),
         Section(key="growth", title="Input tokens by turn", frame=_growth(book)),
+        *_judges(readings),
         *([] if audited is None else [audited]),
         *billed,
     ]
+
+
+def _judges(readings: Sequence[_Reading]) -> Iterator[Section]:
+    """What judges were asked: not the models' usage, but on the same bill."""
+    totals = [(reading, total) for reading in readings for total in judge_totals(reading.run)]
+    if totals:
+        columns = [Column("run", "string", "name of the run"), *JUDGES]
+        frame = Rows(columns=columns, rows=(_judge_cells(reading, total) for reading, total in totals)).frame()
+        yield Section(
+            key="judges", title="Judges", frame=frame, notes=("Not in the sums above, but on the same bill.",)
+        )
+
+
+def _judge_cells(reading: _Reading, total: JudgeTotal) -> Row:
+    cells = total._asdict()
+    for name in ("cost", "at_most"):
+        amount = cells[name]
+        if amount is not None and total.currency is not None:
+            amounts = reading.converted({total.currency: amount})
+            cells["currency"] = next(iter(amounts), total.currency)
+            amount = amounts.get(cells["currency"])
+        cells[name] = None if amount is None else float(amount)
+    return (reading.label, *(cells[column.name] for column in JUDGES))
 
 
 def _billed(runs: Sequence[Run], bill: Path, form: str | None, config: str | Path | None) -> list[Section]:

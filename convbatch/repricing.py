@@ -23,7 +23,7 @@ def repriced(run: Run, config: Config) -> tuple[Run, Exchange]:
     command_line = Settings.from_plain(run.meta.get("settings", {}))
     prices = {
         target["name"]: price_table(_billed_as(target, config), config, today, command_line)
-        for target in run.meta["targets"]
+        for target in (*run.meta["targets"], *(run.meta.get("judges") or ()))
     }
     return run.at_prices(prices), config.exchange
 

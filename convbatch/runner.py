@@ -10,7 +10,7 @@ import asyncio
 import base64
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Protocol
@@ -53,19 +53,19 @@ class PastTurn(Protocol):
 
     status: Status | None
     attempts: int
-    kept: Mapping[str, Any] | None
+
+    @property
+    def kept(self) -> Mapping[str, Any] | None:
+        """The `outcome` record of the reply that counts."""
+        ...
 
     def finished(self, key: str) -> bool:
         """Is there a terminal state for this very question?"""
         ...
 
 
-class Past(Protocol):
-    """What earlier sessions left (`archive.Archive`)."""
-
-    def transcript(self, index: int, target: str, repeat: int) -> Any:
-        """The fold of one conversation, with `turns: dict[int, PastTurn]`."""
-        ...
+Past = Callable[[Conversation], Mapping[int, PastTurn]]
+"""What earlier sessions left of a conversation, by turn number."""
 
 
 class Reusable(Protocol):
@@ -368,7 +368,7 @@ class Runner:
                 raise
             try:
                 attempts += 1
-                ident = {**play.ident(number), "key": key, "attempt": attempts, "role": "model"}
+                ident = {**play.ident(number), "key": key, "attempt": attempts, "role": play.role}
                 if reservation is not None:
                     reservation.is_sent = True
                 attempt = await self._send(lane, ask, ident, size, permit)
@@ -499,10 +499,17 @@ class _Play:
         self._bulk = Bulk(conversation.dialogue.system)
         self._live = rules.history == "live"
         if past is not None:
-            self.past = past.transcript(conversation.index, conversation.target.name, conversation.repeat).turns
+            self.past = past(conversation)
+
+    @property
+    def role(self) -> str:
+        """In whose name the calls are made: that of the run's model, or of a judge."""
+        return "model" if self.conversation.about is None else "judge"
 
     def settled(self, *, retry_errors: bool) -> list[Status] | None:
-        """The rows' states when nothing is left to ask, else None."""
+        """The rows' states when nothing is left to ask, else None; a judge's question may be another one by now."""
+        if self.conversation.about is not None:
+            return None
         states: list[Status] = []
         ended = False
         for number in sorted(self.asked):
@@ -550,14 +557,17 @@ class _Play:
 
     def ident(self, number: int) -> dict[str, Any]:
         """What names a turn in every record; `archive.py` reads these keys fastest in this order."""
-        conversation = self.conversation
-        return {
+        conversation, about = self.conversation, self.conversation.about
+        ident = {
             "index": conversation.index,
             "dialogue": conversation.dialogue.id,
             "target": conversation.target.name,
             "repeat": conversation.repeat,
             "turn": number,
         }
+        if about is not None:
+            ident |= {"turn": about.turn, "role": self.role, "of": about.target, "asked": about.asked}
+        return ident
 
     def most(self, settings: Settings) -> dict[str, int]:
         """The most tokens the next request can have, and its reply where that is limited."""

@@ -19,7 +19,7 @@ from convbatch import __version__
 from convbatch.errors import SetupError
 
 if TYPE_CHECKING:
-    from convbatch.archive import Archive
+    from convbatch.archive import Archive, TurnHistory
     from convbatch.budget import Budget
     from convbatch.config import Gateway, Limits, Target
     from convbatch.folder import RunFolder
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from convbatch.limiter import Gate
     from convbatch.outside import Outside
     from convbatch.plan import Conversation
-    from convbatch.pricing import Money
+    from convbatch.pricing import Money, PriceTable
     from convbatch.progress import Progress
     from convbatch.runner import Lane, Purse, Rules, Runner
 
@@ -47,6 +47,8 @@ class Sitting:
     """Where keys come from; never written anywhere."""
     rules: Rules
     resumed: bool = False
+    judging: bool = False
+    """Only a judge is asked about what was received: its one target is the judge."""
     salvage: bool = False
     reuse: RunFolder | None = None
     max_cost: Money | None = None
@@ -123,8 +125,11 @@ async def sit(
         stack.callback(journal.release)
         past = stack.enter_context(Archive(sitting.folder)) if sitting.resumed else None
         budget = _budget(sitting, past)  # before run.json: a budget that is refused must not be remembered
-        sitting.folder.write_meta({**sitting.meta, "state": "running"})
-        progress = Progress(sitting.meta["planned"]["rows"], enabled=sitting.progress, notes=sitting.notes)
+        state = sitting.folder.read_meta().get("state") if sitting.judging else "running"
+        sitting.folder.write_meta({**sitting.meta, "state": state})
+        rows = _rows(sitting, past)
+        unit = "question" if sitting.judging else "turn"
+        progress = Progress(rows, enabled=sitting.progress, notes=sitting.notes, unit=unit)
         stack.callback(progress.close)
         for note in journal.notes:
             progress.note(note)
@@ -142,19 +147,36 @@ async def sit(
             journal=journal,
             outside=outside,
             listener=progress,
-            past=past,
+            past=None if past is None else _past(sitting, past),
             reuse=reuse,
         )
         with (
             _signals(runner, progress) if sitting.handle_signals else nullcontext(),
             _watching(runner, progress, budget) if sitting.progress else nullcontext(),
         ):
-            await runner.play({lane.target.name: _plan(sitting, lane.target) for lane in lanes})
-        ending = _ending(sitting, runner, budget)
-        # Before the lock is given back: nobody shall see a closed run that still calls itself running.
-        sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
-        await journal.close({"reason": ending.reason, "parked": dict(ending.parked)})
+            await runner.play({lane.target.name: _plan(sitting, lane.target, past) for lane in lanes})
+        ending = _ending(rows, runner, budget)
+        if not sitting.judging:
+            # Before the lock is given back: nobody shall see a closed run that still calls itself running.
+            sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
+        role = "judge" if sitting.judging else "model"
+        await journal.close({"role": role, "reason": ending.reason, "parked": dict(ending.parked)})
     return ending
+
+
+def _rows(sitting: Sitting, past: Archive | None) -> int:
+    """How many turns, or questions to a judge, are to be seen through."""
+    if not sitting.judging:
+        return sitting.meta["planned"]["rows"]
+    return sum(1 for _ in _plan(sitting, sitting.targets[0], past))
+
+
+def _past(sitting: Sitting, past: Archive) -> Callable[[Conversation], Mapping[int, TurnHistory]]:
+    from convbatch.judging import answered_before
+
+    if sitting.judging:
+        return lambda question: answered_before(past, question)
+    return lambda one: past.transcript(one.index, one.target.name, one.repeat).turns
 
 
 def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
@@ -164,22 +186,26 @@ def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
         SetupError: An earlier call may have been paid, and nothing says how much it can have cost.
     """
     from convbatch.budget import Budget
-    from convbatch.spending import most_spent
+    from convbatch.spending import prices_of, spent
 
     if sitting.max_cost is None:
         return None
     budget = Budget(sitting.max_cost)
     if past is None:
         return budget
-    purses = {target.name: _purse(sitting, target, budget) for target in sitting.targets}
+    asked = {plain["name"]: plain for plain in (*sitting.meta["targets"], *(sitting.meta.get("judges") or ()))}
     unbounded = 0
-    for transcript in past.transcripts():
-        purse = purses[transcript.target]
-        for amount in most_spent(transcript, purse.prices):
-            if amount is None:
+    for name, history in _all_turns(past):
+        prices = prices_of(asked[name])
+        if prices is None and asked[name]["simulated"]:
+            continue
+        factor = None if prices is None else _factor(sitting, prices, budget)
+        for one in spent(history, prices):
+            most = one.bound if one.cost is None else one.cost
+            if most is None or factor is None:
                 unbounded += 1
             else:
-                budget.spent += amount * purse.factor
+                budget.spent += most * factor
     if unbounded:
         raise SetupError(
             f"{unbounded} earlier calls of this run may have been paid, and nothing says how much they cost",
@@ -189,23 +215,37 @@ def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
     return budget
 
 
+def _all_turns(past: Archive) -> Iterator[tuple[str, TurnHistory]]:
+    """Everything that was ever asked in the run, with the target that was asked."""
+    for transcript in past.transcripts():
+        for history in transcript.turns.values():
+            yield transcript.target, history
+    for opinion in past.all_opinions():
+        yield opinion.judge, opinion.history
+
+
 def _purse(sitting: Sitting, target: Target, budget: Budget) -> Purse:
-    from convbatch.pricing import Exchange, Money
     from convbatch.runner import Purse
     from convbatch.spending import prices_of
 
-    plain = next(plain for plain in sitting.meta["targets"] if plain["name"] == target.name)
-    prices = prices_of(plain)
+    asked = sitting.meta["judges"] if sitting.judging else sitting.meta["targets"]
+    prices = prices_of(next(plain for plain in asked if plain["name"] == target.name))
     assert prices is not None, target.name  # setup refuses a budget without prices
-    one = Exchange.from_plain(sitting.meta.get("rates", {})).convert(
-        Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency
-    )
-    assert one is not None, target.name  # or without rates
-    return Purse(budget=budget, prices=prices, factor=one.amount)
+    factor = _factor(sitting, prices, budget)
+    assert factor is not None, target.name  # or without rates
+    return Purse(budget=budget, prices=prices, factor=factor)
 
 
-def _ending(sitting: Sitting, runner: Runner, budget: Budget | None) -> Ending:
-    rows = sitting.meta["planned"]["rows"]
+def _factor(sitting: Sitting, prices: PriceTable, budget: Budget) -> Decimal | None:
+    """Of the budget's currency for one of the prices'; None where no rate says so."""
+    from convbatch.pricing import Exchange, Money
+
+    rates = Exchange.from_plain(sitting.meta.get("rates", {}))
+    one = rates.convert(Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency)
+    return None if one is None else one.amount
+
+
+def _ending(rows: int, runner: Runner, budget: Budget | None) -> Ending:
     closed = sum(n for lane in runner.lanes for status, n in lane.counts.items() if status != "error")
     parked = {lane.target.name: lane.parked for lane in runner.lanes if lane.parked is not None}
     reason: str = runner.reason
@@ -364,7 +404,7 @@ async def _embedded_simulator(sitting: Sitting, stack: AsyncExitStack) -> str | 
     from convbatch.simulator.world import World
 
     world = World(
-        seed=sitting.meta["simulator"]["seed"],
+        seed=(sitting.meta.get("simulator") or {"seed": 0})["seed"],
         script=Script.load(sitting.folder.dataset),
         ledger=Ledger(history=False, keep=False),
     )
@@ -372,10 +412,14 @@ async def _embedded_simulator(sitting: Sitting, stack: AsyncExitStack) -> str | 
     return server.url
 
 
-def _plan(sitting: Sitting, target: Target) -> Iterator[Conversation]:
+def _plan(sitting: Sitting, target: Target, past: Archive | None) -> Iterator[Conversation]:
     from convbatch.dataset import read_copy
+    from convbatch.judging import questions
     from convbatch.plan import conversations
 
+    if sitting.judging:
+        assert past is not None  # only what was received is judged
+        return questions(sitting.folder, sitting.meta, past, target)
     return conversations(read_copy(sitting.folder.dataset), target, sitting.rules.repeats)
 
 

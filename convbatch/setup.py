@@ -11,24 +11,21 @@ import math
 import os
 import platform
 import re
-import resource
 import shutil
-import socket
 import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from convbatch import __version__
 from convbatch.budgeting import cap_of
 from convbatch.config import (
+    NO_OVERRIDES,
     Config,
     Overrides,
     Target,
-    in_flight,
     parse_params,
     resolve_targets,
     target_from_plain,
@@ -38,8 +35,11 @@ from convbatch.dialogue import HistoryMode, Message, Settings, effective_setting
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run, typed
 from convbatch.gate import rate
+from convbatch.judge_setup import judge_target, judge_to_plain, wants_judge
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
+from convbatch.reader import count_of
+from convbatch.readiness import can_be_asked
 from convbatch.runner import Rules
 from convbatch.session import Sitting
 
@@ -82,6 +82,8 @@ class RunOptions:
     """`5USD`; a bare number where all targets bill one currency."""
     fail_under: str | None = None
     """`0.95` or `95%`: the share of dialogues that must pass."""
+    judge: str | None = None
+    """`model@gateway`: who judges the replies whose checks ask for it, once they have been received."""
     progress: bool = True
     env_file: Path | None = None
     from_environment: tuple[str, ...] = ()
@@ -134,11 +136,8 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
         SetupError: Names, limits, keys or folders that cannot work.
         InputError: A dataset or configuration that cannot be read.
     """
-    from convbatch.auth import keys_for
-
     asked = _asked(options)
-    keys_for((target.gateway for target in asked.targets), asked.env)
-    _refuse_unresolved(asked.targets, asked.env)
+    can_be_asked(asked.all_targets, asked.rules.concurrency, asked.env)
     with _dataset(options, asked) as (copy, meta, cap):
         folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
         with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
@@ -188,11 +187,11 @@ def for_rehearsal(options: RunOptions) -> Generator[Rehearsal]:
     asked = _asked(options)
     missing = {
         target.gateway.key_env: None
-        for target in asked.targets
+        for target in asked.all_targets
         if target.gateway.key_env is not None and not asked.env.get(target.gateway.key_env, "").strip()
     }
-    keys_for((target.gateway for target in asked.targets if target.gateway.key_env not in missing), asked.env)
-    for target in asked.targets:
+    keys_for((target.gateway for target in asked.all_targets if target.gateway.key_env not in missing), asked.env)
+    for target in asked.all_targets:
         proxy_for(target.gateway.base_url, target.gateway, asked.env)  # raises where it cannot be one
     with _dataset(options, asked) as (copy, meta, cap):
         yield Rehearsal(
@@ -217,6 +216,12 @@ class _Asked:
     selection: Selection
     reuse: RunFolder | None
     fail_under: str | None
+    judge: Target | None
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """With the judge, where there is one."""
+        return self.targets if self.judge is None else (*self.targets, self.judge)
 
 
 def _asked(options: RunOptions) -> _Asked:
@@ -240,7 +245,7 @@ def _asked(options: RunOptions) -> _Asked:
         command_line=command_line,
         deadline_s=options.deadline_s,
     )
-    _make_room_for_sockets(targets, rules)
+    judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
     reuse = None if options.reuse is None else _reusable(options.reuse)
     selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
     return _Asked(
@@ -251,6 +256,7 @@ def _asked(options: RunOptions) -> _Asked:
         selection=selection,
         reuse=reuse,
         fail_under=rate(options.fail_under),
+        judge=judge,
     )
 
 
@@ -260,12 +266,13 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     Raises:
         SetupError: No such run, missing keys, or a `run.json` that cannot be used.
     """
-    from convbatch.auth import keys_for, with_env_file
+    from convbatch.auth import with_env_file
 
     folder = RunFolder.open(find_run(options.run, RESULTS))
     meta = folder.read_meta(
-        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates"
-    )
+        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates",
+        "judges",
+    )  # fmt: skip
     try:
         targets, rules = _asked_before(options, meta)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -274,12 +281,11 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
             found=f"{type(error).__name__}: {error}"[:200],
             hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
         ) from None
-    _make_room_for_sockets(targets, rules)
     folder.refuse_lost_journal(meta)
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
-    keys_for((target.gateway for target in targets), env)
-    _refuse_unresolved(targets, env)
+    judges = [target_from_plain(plain) for plain in meta["judges"][-1:]] if wants_judge(meta) else []
+    can_be_asked((*targets, *judges), rules.concurrency, env)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     cap = cap_of(max_cost, meta, targets, rules.command_line, folder.dataset)
     return Sitting(
@@ -352,56 +358,6 @@ def changed_sources(meta: Mapping[str, Any]) -> list[str]:
             if path.is_file() and source_of(path).sha256 != source["sha256"]:
                 changed.append(source["path"])
     return changed
-
-
-def _refuse_unresolved(targets: Iterable[Target], env: Mapping[str, str]) -> None:
-    """A host that has no address is a mistake in the configuration, or no network: known now, not after 15 minutes."""
-    from convbatch.auth import proxy_for
-
-    looked_up: set[str] = set()
-    for target in targets:
-        gateway = target.gateway
-        proxy = proxy_for(gateway.base_url, gateway, env)
-        host = urlsplit(proxy or gateway.base_url).hostname  # behind a proxy it is the proxy that looks the host up
-        if host is None or host in looked_up:
-            continue
-        looked_up.add(host)
-        try:
-            socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            what = "the host" if proxy is None else "the proxy"
-            raise SetupError(
-                f"{target.name}: {what} {host!r} cannot be found: {getattr(error, 'strerror', None) or error}",
-                found=f"base_url of the gateway {gateway.name!r}: {gateway.base_url}",
-                hint="check base_url and the network; behind a proxy set HTTPS_PROXY, or `proxy` for the gateway"
-                if proxy is None
-                else 'check `proxy` of the gateway, else HTTPS_PROXY or HTTP_PROXY; `proxy = "none"` goes without',
-            ) from None
-
-
-_OTHER_FILES = 64
-"""Journal, dataset, index, libraries: what a run has open besides its connections, with room to spare."""
-
-
-def _make_room_for_sockets(targets: Iterable[Target], rules: Rules) -> None:
-    """Each request in flight is an open file, of which systems grant 256 or 1,024 until they are asked for more.
-
-    Without room every connection fails, and it looks as if the gateway were down.
-    """
-    needed = _OTHER_FILES
-    for target in targets:
-        ends = 2 if target.simulated else 1  # of the built-in simulator both ends are ours
-        needed += ends * in_flight(target.gateway.limits, rules.concurrency)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise SetupError(
-            f"so many requests in flight need {needed} open files; this process may open {hard}",
-            hint=f"lower -j, or raise the limit: ulimit -n {needed}",
-        )
-    with contextlib.suppress(OSError, ValueError):  # macOS has a further limit that it does not tell
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _over(overrides: Overrides, target: Target) -> Target:
@@ -521,21 +477,21 @@ def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[s
             report = write_copy(options.datasets, asked.selection, copy, asked.rules.history, on_progress=bar.show)
             _refuse_uncarried_dialogues(copy, asked.targets, asked.rules.command_line)
         max_cost = asked.config.run.max_cost if options.max_cost is None else options.max_cost
-        _refuse_gate(asked.fail_under, report)
+        _refuse_gate(asked.fail_under, report, has_judge=asked.judge is not None)
         meta = _meta(asked, report, datetime.now(UTC), max_cost)
         yield copy, meta, cap_of(max_cost, meta, asked.targets, asked.rules.command_line, copy)
 
 
-def _refuse_gate(fail_under: str | None, report: CopyReport) -> None:
+def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool) -> None:
     """A gate that nothing can decide is better known before anything is paid."""
     if fail_under is None:
         return
     if not report.checks:
         raise SetupError("--fail-under: the selected dialogues have no checks", hint="see docs/checks.md")
-    if report.judges_needed:
+    if report.judges_needed and not has_judge:
         raise SetupError(
-            f"--fail-under: {report.judges_needed} checks need a judge, which this version has not",
-            hint="leave the llm_rubric checks out, or the gate",
+            f"--fail-under: {count_of(report.judges_needed, 'check')} need a judge (llm_rubric)",
+            hint="name one with --judge MODEL@GATEWAY, or leave the gate to: convbatch check RUN --judge ...",
         )
 
 
@@ -582,8 +538,10 @@ def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | 
             "reuse": None if reuse is None else str(reuse.path.resolve()),
             "max_cost": max_cost,
             "fail_under": asked.fail_under,
+            "judge": None if asked.judge is None else asked.judge.name,
         },
         "targets": _priced(config, targets, rules.command_line, started),
+        "judges": [] if asked.judge is None else [judge_to_plain(asked.judge, config, started)],
         "rates": config.exchange.to_plain(),
         "planned": {"rows": per_target * len(targets), "per_target": per_target},
         "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
-from convbatch.archive import Transcript, TurnHistory
+from convbatch.archive import TurnHistory
 from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 
@@ -44,16 +44,23 @@ def intent_of(past: TurnHistory, attempt: int) -> dict[str, Any] | None:
     return next((intent for intent in past.intents if intent["attempt"] == attempt), None)
 
 
-def most_spent(transcript: Transcript, prices: PriceTable) -> Iterator[Decimal | None]:
-    """For each attempt that was or may have been paid: what it cost, else the most it can have cost, else None."""
-    for past in transcript.turns.values():
-        for outcome in past.outcomes:
-            if outcome["attempt"] == 0:
-                continue  # taken over from another run
-            cost = cost_of(prices, outcome)
-            if cost is None and (outcome["class"] == "replied" or outcome["class"] in POSSIBLY_PAID):
-                yield bound_of(prices, intent_of(past, outcome["attempt"]))
-            elif cost is not None:
-                yield cost
-        for intent in past.open_intents:
-            yield bound_of(prices, intent)
+class Spent(NamedTuple):
+    """What one attempt cost that was or may have been paid."""
+
+    cost: Decimal | None
+    bound: Decimal | None = None
+    """Where the cost is not known: the most it can have been; None when that is not known either."""
+
+
+def spent(past: TurnHistory, prices: PriceTable | None) -> Iterator[Spent]:
+    """Every attempt that was or may have been paid by this run."""
+    for outcome in past.outcomes:
+        if outcome["attempt"] == 0:
+            continue  # taken over from another run
+        cost = cost_of(prices, outcome)
+        if cost is not None:
+            yield Spent(cost)
+        elif outcome["class"] == "replied" or outcome["class"] in POSSIBLY_PAID:
+            yield Spent(None, bound_of(prices, intent_of(past, outcome["attempt"])))
+    for intent in past.open_intents:
+        yield Spent(None, bound_of(prices, intent))

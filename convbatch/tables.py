@@ -19,27 +19,26 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
-from convbatch.archive import Archive, Transcript, TurnHistory
+from convbatch.archive import Archive, TurnHistory
 from convbatch.checks import Judge
-from convbatch.dataset import read_copy
-from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, Place, SetupError, did_you_mean
 from convbatch.folder import RunFolder, find_run, typed
-from convbatch.pricing import Exchange, PriceTable, exact
+from convbatch.pricing import PriceTable, exact
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage, billed_usage
 from convbatch.spending import bound_of, cost_of, intent_of, prices_of
-from convbatch.verdicts import Given, Played, dialogue_pass, tally, verdicts_of
+from convbatch.transcripts import gateway_of, kept_conversations
+from convbatch.verdicts import Given, dialogue_pass, tally, verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRACT = 4
+CONTRACT = 5
 """Version of the columns below and of what stands in them; a table written under another one is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -157,7 +156,8 @@ CONVERSATIONS: tuple[Column, ...] = (
 ATTEMPTS: tuple[Column, ...] = (
     *TURNS[:8],
     Column("attempt", "Int64", "from 1 within the turn, counting over all sessions"),
-    Column("role", "string", "`model`"),
+    Column("role", "string", "`model`, or `judge`: then `target`, `model` and `gateway` are the judge's"),
+    Column("judged", "string", "of a judge: the target whose reply it was asked about; null for a model"),
     Column("class", "string", "`replied refused not_sent ambiguous timeout final abandoned`; null = lost in a kill"),
     Column("possibly_paid", "boolean", "sent and never fully answered"),
     Column("http_status", "Int64", "null when no response came"),
@@ -188,10 +188,12 @@ VERDICTS: tuple[Column, ...] = (
     Column("check", "string", "its `name`, else its kind"),
     Column("kind", "string", "with its `not_`"),
     Column("weight", "Float64", "1 unless the dataset says otherwise"),
-    Column("passed", "boolean", "null: not judged, the turn is pending or the check needs a judge"),
+    Column("passed", "boolean", "null: not judged, the turn is pending or no judge has answered"),
     Column("score", "Float64", "0 to 1; null as `passed`"),
     Column("reason", "string", "why, in words; never null", True),
     Column("error", "string", "why the check itself could not be carried out (it counts as failed); null otherwise"),
+    Column("judge", "string", "of an `llm_rubric`: the target that was asked; null for other kinds, and when none was"),
+    Column("judge_reply", "string", "its whole answer; null as `judge`, and without an answer", True),
 )  # fmt: skip
 
 WIDE: dict[str, Dtype] = {"reply": "string", "finish_reason": "string", "output_tokens": "Int64", "cost": "Float64"}
@@ -400,8 +402,11 @@ class Run:
         """The same run with its costs at other prices, by target name; nothing in its folder changes."""
         other = Run(self.folder)
         plain = {name: None if table is None else table.to_plain() for name, table in prices.items()}
-        targets = [{**target, "prices": plain[target["name"]]} for target in self.meta["targets"]]
-        other.meta = {**self.meta, "targets": targets}
+        asked = {
+            role: [{**target, "prices": plain[target["name"]]} for target in self.meta.get(role, ())]
+            for role in ("targets", "judges")
+        }
+        other.meta = {**self.meta, **asked}
         other._is_repriced = True
         return other
 
@@ -670,95 +675,34 @@ def _to_frame(table: Arrow) -> pd.DataFrame:
     return table.replace_schema_metadata(None).to_pandas(types_mapper=dtype)
 
 
-class _Conversation(NamedTuple):
-    """One dialogue at one target, repeat k, whether or not anything was ever sent."""
-
-    dialogue: Dialogue
-    judged_by: Dialogue
-    """The same script with the checks that hold, perhaps edited since."""
-    prices: PriceTable | None
-    head: Row
-    """The columns that all tables begin with: `run` to `repeat`."""
-    turns: Mapping[int, TurnHistory]
-
-
-def _conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[_Conversation]:
-    """Every conversation of the plan by (dialogue index, target name, repeat)."""
-    run = str(meta.get("run", folder.name))
-    targets = sorted(meta["targets"], key=itemgetter("name"))
-    prices = {target["name"]: prices_of(target) for target in targets}
-    journaled = groupby(archive.transcripts(), key=lambda transcript: transcript.index)
-    due = next(journaled, None)
-    for index, dialogue, judged_by in _scripts(folder):
-        found: dict[tuple[str, int], Transcript] = {}
-        if due is not None and due[0] == index:
-            found = {(transcript.target, transcript.repeat): transcript for transcript in due[1]}
-            due = next(journaled, None)
-        for target in targets:
-            gateway = "simulator" if target["simulated"] else target["gateway"]["name"]
-            for repeat in range(1, meta["repeats"] + 1):
-                transcript = found.get((target["name"], repeat))
-                head = (run, dialogue.id, index, target["name"], target["model"], gateway, repeat)
-                turns = transcript.turns if transcript else {}
-                yield _Conversation(dialogue, judged_by, prices[target["name"]], head, turns)
-
-
-def _scripts(folder: RunFolder) -> Iterator[tuple[int, Dialogue, Dialogue]]:
-    """Index and dialogue, and the dialogue with the checks that hold."""
-    if not folder.checks.exists():
-        for index, dialogue in read_copy(folder.dataset):
-            yield index, dialogue, dialogue
-        return
-    edited = read_copy(folder.checks)
-    for index, dialogue in read_copy(folder.dataset):
-        _, judged_by = next(edited, (index, dialogue))
-        yield index, dialogue, judged_by
-
-
 def _turn_rows(
     folder: RunFolder, meta: Mapping[str, Any], archive: Archive, given: list[Row], verdict_file: Arrow
 ) -> Iterator[Row]:
     """The rows of `turns`; those of `verdicts` go to their file meanwhile, the last of them stay in `given`."""
-    judge, rates = Judge(), Exchange.from_plain(meta.get("rates", {}))
-    for conversation in _conversations(folder, meta, archive):
-        dialogue = conversation.dialogue
-        pasts = {
-            number: conversation.turns.get(number) or TurnHistory(turn=number)
-            for number in dialogue.asked(meta["history"])
-        }
-        verdicts = _verdicts(conversation, pasts, rates, judge)
-        given += (_verdict_row(conversation.head, one) for many in verdicts.values() for one in many)
+    judge = Judge()
+    for kept in kept_conversations(folder, meta, archive):
+        dialogue = kept.dialogue
+        verdicts = {turn: list(many) for turn, many in groupby(verdicts_of(kept.played, judge), attrgetter("turn"))}
+        given += (_verdict_row(kept.head, one) for many in verdicts.values() for one in many)
         if len(given) >= BATCH_ROWS:
             verdict_file.write_table(_arrow_table(VERDICTS, given))
             given.clear()
-        for number, past in pasts.items():
+        for number, past in kept.asked.items():
             yield (
-                *conversation.head,
+                *kept.head,
                 number,
                 list(dialogue.tags),
-                *_turn_cells(past, dialogue.turns[number - 1].user_text, conversation.prices),
+                *_turn_cells(past, dialogue.turns[number - 1].user_text, kept.prices),
                 *tally((one.verdict.passed, one.verdict.score, one.check.weight) for one in verdicts.get(number, ())),
             )
 
 
-def _verdicts(
-    conversation: _Conversation, pasts: Mapping[int, TurnHistory], rates: Exchange, judge: Judge
-) -> dict[int | None, list[Given]]:
-    """Verdicts by turn, those on the whole dialogue last."""
-    played = Played(
-        dialogue=conversation.judged_by,
-        target=conversation.head[3],
-        repeat=conversation.head[6],
-        turns=pasts,
-        prices=conversation.prices,
-        rates=rates,
-    )
-    return {turn: list(many) for turn, many in groupby(verdicts_of(played, judge), key=lambda one: one.turn)}
-
-
 def _verdict_row(head: Row, given: Given) -> Row:
-    check, verdict = given.check, given.verdict
-    return (*head, given.turn, check.name, check.kind, check.weight, *verdict)
+    check, opinion = given.check, given.opinion
+    kept = None if opinion is None else opinion.history.kept
+    answer = None if kept is None else kept["reply"].get("text")
+    judge = None if opinion is None else opinion.judge
+    return (*head, given.turn, check.name, check.kind, check.weight, *given.verdict, judge, answer)
 
 
 def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
@@ -868,13 +812,20 @@ def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, s
 
 
 def _attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
-    for conversation in _conversations(folder, meta, archive):
-        for number, past in conversation.turns.items():
+    judges = {judge["name"]: (judge, prices_of(judge)) for judge in (meta.get("judges") or ())}
+    for kept in kept_conversations(folder, meta, archive):
+        for number, past in kept.turns.items():
             for attempt in _tries(past):
-                yield (*conversation.head, number, *_attempt_cells(attempt, past, conversation.prices))
+                yield (*kept.head, number, *_attempt_cells(attempt, past, kept.prices, None))
+        run, dialogue, index, *_, repeat = kept.head
+        for opinion in kept.opinions:
+            judge, prices = judges[opinion.judge]
+            head = (run, dialogue, index, opinion.judge, judge["model"], gateway_of(judge), repeat)
+            for attempt in _tries(opinion.history):
+                yield (*head, opinion.turn, *_attempt_cells(attempt, opinion.history, prices, opinion.target))
 
 
-def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> Row:
+def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None, judged: str | None) -> Row:
     """`attempt` to `request_id`, of an `outcome` record or of an `intent` that has none."""
     reply: Mapping[str, Any] = attempt.get("reply", {})
     failure: Mapping[str, Any] = attempt.get("error", {})
@@ -884,6 +835,7 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
     return (
         attempt["attempt"],
         attempt.get("role", "model"),
+        judged,
         attempt.get("class"),
         bill.is_possibly_paid,
         attempt.get("http_status"),

@@ -87,22 +87,25 @@ class Try(NamedTuple):
 
 
 _PLACE = itemgetter(0, 1, 2, 3)
-_TRY_CELLS = itemgetter(*([column.name for column in ATTEMPTS].index(name) for name in Try._fields))
+_COLUMNS = [column.name for column in ATTEMPTS]
+_ROLE = _COLUMNS.index("role")
+_TRY_CELLS = itemgetter(*(_COLUMNS.index(name) for name in Try._fields))
 
 
 def told(run: Run) -> Iterator[tuple[Turn, list[Try], Try | None]]:
     """Every turn with its attempts, and which of them gave the reply that counts."""
-    tries = groupby((Try(*_TRY_CELLS(row)) for row in run.attempt_rows().rows), key=_PLACE)
+    mine = (row for row in run.attempt_rows().rows if row[_ROLE] == "model")
+    tries = groupby((Try(*_TRY_CELLS(row)) for row in mine), key=_PLACE)
     due = next(tries, None)
     for row in read_rows(run.turns_path, Turn._fields):
         turn = Turn(*row)
         while due is not None and due[0] < _PLACE(turn):
             due = next(tries, None)
-        mine: list[Try] = []
+        made: list[Try] = []
         if due is not None and due[0] == _PLACE(turn):
-            mine = list(due[1])
+            made = list(due[1])
             due = next(tries, None)
-        yield turn, mine, _kept(turn, mine)
+        yield turn, made, _kept(turn, made)
 
 
 def _kept(turn: Turn, tries: Sequence[Try]) -> Try | None:

@@ -1,8 +1,9 @@
 """Stored replies and the checks of their dialogue → verdicts, and what they add up to for a turn and a dialogue.
 
 Decides which replies a check looks at: `ok`, `blocked` and `empty` turns are judged (the latter two as `""`), on
-`error` and `skipped` ones a check fails, on `pending` ones it has no verdict yet. What a check says is `checks.py`; the
-table they stand in is `tables.py`.
+`error` and `skipped` ones a check fails, on `pending` ones it has no verdict yet. Which question a rubric puts to a
+judge, and which of its answers holds, is decided here, too. What a check says is `checks.py` and `rubric.py`; the table
+they stand in is `tables.py`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
-from convbatch.archive import TurnHistory
-from convbatch.checks import Check, Judge, Said, ToolCalled, Verdict, parsed
-from convbatch.dialogue import Dialogue
+from convbatch import rubric
+from convbatch.archive import Opinion, TurnHistory
+from convbatch.checks import NEEDS_A_JUDGE, Check, Judge, Said, ToolCalled, Verdict, failed, parsed, verdict_of
+from convbatch.dialogue import Dialogue, HistoryMode
+from convbatch.patterns import CannotJudge
 from convbatch.pricing import Exchange, Money, PriceTable
 from convbatch.spending import cost_of
 
 T = TypeVar("T", int, float, Decimal)
 JUDGED = ("ok", "blocked", "empty")
+NOT_ASKED = "no judge has been asked"
 
 
 class Played(NamedTuple):
@@ -29,8 +33,11 @@ class Played(NamedTuple):
     repeat: int
     turns: Mapping[int, TurnHistory]
     """Of every asked turn, in order."""
+    history: HistoryMode
     prices: PriceTable | None
     rates: Exchange
+    opinions: Mapping[tuple[int | None, str], Opinion]
+    """What the judge was asked, by turn (None: the whole dialogue) and digest of the question."""
 
 
 class Given(NamedTuple):
@@ -40,6 +47,8 @@ class Given(NamedTuple):
     """None: of the whole dialogue."""
     check: Check
     verdict: Verdict
+    opinion: Opinion | None = None
+    """Of a rubric's check: what the judge was asked."""
 
 
 class Tally(NamedTuple):
@@ -53,16 +62,87 @@ class Tally(NamedTuple):
 
 def verdicts_of(played: Played, judge: Judge) -> Iterator[Given]:
     """Turn by turn in order, then of the whole dialogue."""
+    for number, checks, past in _places(played):
+        trouble = _trouble(past.items())
+        said = None if trouble else _said(played, list(past), number)
+        for check in map(parsed, checks):
+            if trouble is not None:
+                yield Given(number, check, trouble)
+            elif check.plain_kind == NEEDS_A_JUDGE:
+                yield _by_judge(played, number, check)
+            else:
+                assert said is not None
+                yield Given(number, check, judge.verdict(check, said))
+
+
+def questions_of(played: Played) -> Iterator[tuple[int | None, rubric.Question]]:
+    """What a judge has to be asked: each question once, with the turn it is about (None: the whole dialogue)."""
+    for number, checks, past in _places(played):
+        rubrics = dict.fromkeys(check.argument for check in map(parsed, checks) if check.plain_kind == NEEDS_A_JUDGE)
+        if rubrics and _trouble(past.items()) is None:
+            for text in rubrics:
+                yield number, rubric.question(text, _scene(played, number))
+
+
+def _places(
+    played: Played,
+) -> Iterator[tuple[int | None, Sequence[Mapping[str, Any]], Mapping[int, TurnHistory]]]:
+    """Where there are checks: turn, checks, and the turns they look at; the whole dialogue last, as None."""
     for number, past in played.turns.items():
         checks = played.dialogue.turns[number - 1].checks
         if checks:
-            trouble = _trouble([(number, past)])
-            said = None if trouble else _said(played, [number], number)
-            yield from _judged(checks, number, said, trouble, judge)
+            yield number, checks, {number: past}
     if played.dialogue.checks:
-        trouble = _trouble(played.turns.items())
-        said = None if trouble else _said(played, list(played.turns), None)
-        yield from _judged(played.dialogue.checks, None, said, trouble, judge)
+        yield None, played.dialogue.checks, played.turns
+
+
+def _by_judge(played: Played, number: int | None, check: Check) -> Given:
+    """A verdict by what the judge said, if it was asked."""
+    asked = rubric.question(check.argument, _scene(played, number))
+    opinion = played.opinions.get((number, asked.digest))
+    if opinion is None:
+        return Given(number, check, Verdict(None, None, NOT_ASKED))
+    past = opinion.history
+    if past.status in (None, "error"):
+        failure = {} if past.last_failure is None else past.last_failure["error"]
+        why = " ".join(str(failure.get("message", "its answer was lost")).split())[:200]
+        return Given(number, check, Verdict(None, None, f"the judge has not answered: {why}"), opinion)
+    assert past.kept is not None  # other states need a reply
+    try:
+        if past.status != "ok":
+            raise CannotJudge(f"the judge gave no answer: {past.status}")
+        return Given(
+            number, check, verdict_of(check, rubric.finding(past.kept["reply"].get("text") or "", asked)), opinion
+        )
+    except CannotJudge as error:
+        return Given(number, check, failed(str(error)), opinion)
+
+
+def _scene(played: Played, number: int | None) -> rubric.Scene:
+    """What a judge is shown of a turn, or of the whole dialogue."""
+    last = max(played.turns) if number is None else number
+    exchanges = [
+        rubric.Exchange(turn.user_text, _words(played, at, is_whole=number is None))
+        for at, turn in enumerate(played.dialogue.turns[:last], 1)
+    ]
+    if number is None:
+        return rubric.Scene(played.dialogue.system, exchanges, None, None)
+    exchanges[-1] = exchanges[-1]._replace(assistant=None)
+    scripted = played.dialogue.turns[number - 1].assistant
+    return rubric.Scene(played.dialogue.system, exchanges, _reply_text(played, number), scripted)
+
+
+def _words(played: Played, at: int, *, is_whole: bool) -> str | None:
+    """The assistant's words in a turn: those it said, or those that stood in the history it was shown."""
+    if at in played.turns and (is_whole or played.history == "live"):
+        return _reply_text(played, at)
+    return played.dialogue.turns[at - 1].assistant
+
+
+def _reply_text(played: Played, number: int) -> str:
+    """What a turn said; nothing where it was blocked or empty."""
+    past = played.turns[number]
+    return (past.kept or {})["reply"].get("text") or "" if past.status == "ok" else ""
 
 
 def tally(verdicts: Iterable[tuple[bool | None, float | None, float]]) -> Tally:
@@ -93,16 +173,6 @@ def dialogue_pass(statuses: Sequence[str], passes: Sequence[bool | None]) -> boo
     return None if None in passes else True
 
 
-def _judged(
-    checks: Iterable[Mapping[str, Any]], turn: int | None, said: Said | None, trouble: Verdict | None, judge: Judge
-) -> Iterator[Given]:
-    for plain in checks:
-        check = parsed(plain)
-        verdict = trouble if said is None else judge.verdict(check, said)
-        assert verdict is not None
-        yield Given(turn, check, verdict)
-
-
 def _trouble(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | None:
     """The verdict of every check, where there is no reply to judge."""
     statuses = {number: past.status or "pending" for number, past in turns}
@@ -129,10 +199,7 @@ def _said(played: Played, numbers: Sequence[int], turn: int | None) -> Said:
         repeat=played.repeat,
         turn=turn,
         user=last.user_text,
-        replies=tuple(
-            (reply.get("text") or "") if played.turns[number].status == "ok" else ""
-            for number, reply in zip(numbers, replies, strict=True)
-        ),
+        replies=tuple(_reply_text(played, number) for number in numbers),
         status=status,
         assistant=None if turn is None else last.assistant,
         finish_reason=replies[-1]["finish_reason"],

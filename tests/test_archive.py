@@ -67,7 +67,7 @@ def ended(status: str, reason: str | None = None, **where: Any) -> dict[str, Any
 
 
 def judged(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "role": "judge"}
+    return {**record, "target": "judge@g", "role": "judge", "of": record["target"], "asked": "f" * 32}
 
 
 @pytest.fixture
@@ -119,7 +119,6 @@ STATES: dict[str, tuple[list[dict[str, Any]], str | None, int, int]] = {
     "skipped": ([ended("skipped", "turn 1 ended blocked")], "skipped", 0, 0),
     "skipped, then opened again": ([ended("skipped"), intent(key=B), replied(key=B), ended("ok", key=B)], "ok", 1, 0),
     "taken over from another run": ([{**replied(0), "reused_from": "r"}, ended("ok")], "ok", 0, 0),
-    "a judge's call beside the reply": ([intent(), replied(), ended("ok"), judged(intent(2))], "ok", 1, 0),
     "a reply stands, whatever was asked once more": ([intent(), replied(), intent(2)], "ok", 2, 1),
     "an answer to another question": ([intent(), replied(), ended("ok"), intent(2, key=B)], None, 2, 1),
 }  # fmt: skip
@@ -131,6 +130,19 @@ def test_records_fold_into_a_state(
 ) -> None:
     history = fold(*records)
     assert (history.status, history.attempts, history.possibly_paid) == (status, attempts, possibly_paid)
+
+
+def test_a_judges_calls_are_no_part_of_the_turn_they_are_about(folder: RunFolder) -> None:
+    asked = [judged(record) for record in (intent(), replied(), ended("ok"), intent(2))]
+    keep(folder, intent(), replied(), ended("ok"), *asked)
+    with Archive(folder) as archive:
+        (turn,) = archive.transcript(0, "zulu@g", 1).turns.values()
+        assert (turn.status, turn.attempts, turn.possibly_paid) == ("ok", 1, 0)
+        assert [transcript.target for transcript in archive.transcripts()] == ["zulu@g"]
+        (opinion,) = archive.all_opinions()
+        assert (opinion.judge, opinion.target, opinion.turn) == ("judge@g", "zulu@g", 1)
+        assert (opinion.history.status, opinion.history.attempts, opinion.history.possibly_paid) == ("ok", 2, 1)
+        assert archive.requests_since(0.0) == {"zulu@g": 1, "judge@g": 2}
 
 
 def test_only_the_very_question_counts_as_finished() -> None:

@@ -137,6 +137,7 @@ def without_what_varies(line: str) -> str:
 @pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md"])
 def test_commands_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     played = list(steps(page))
     assert played
     code = 0
@@ -171,6 +172,7 @@ def test_both_readmes_begin_with_the_same_two_commands() -> None:
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     (code,) = fences("README.md", "python")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False

@@ -20,6 +20,7 @@ import convbatch as package
 from convbatch import layout, show
 from convbatch.configfile import load_config
 from convbatch.errors import InputError, SetupError
+from convbatch.judge_calls import JUDGES
 from convbatch.pricing import Period, PriceTable, Rate
 from convbatch.reply import NO_USAGE, Failure, Usage
 from convbatch.reporting import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
@@ -431,7 +432,7 @@ def test_simulated_targets_are_named_as_such(tmp_path: Path) -> None:
 
 def test_the_page_names_every_column() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    assert listed == [(*column[:3],) for column in (*USAGE, *FINISH_REASONS, *ERRORS, *GROWTH)]
+    assert listed == [(*column[:3],) for column in (*USAGE, *FINISH_REASONS, *ERRORS, *GROWTH, *JUDGES)]
 
 
 # A real run

@@ -10,6 +10,7 @@ import base64
 import bisect
 import gzip
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -327,6 +328,34 @@ class Actor:
         del heard, sha
         return _Speech("明天是2025年12月27日。", reasoning_tokens=178)
 
+    def judge(self, heard: Heard, sha: str) -> _Speech:
+        """An opinion on a reply by a rubric, as an attentive model gives one that believes whatever is not quoted.
+
+        What the rubric puts in quotes must stand in the reply; a rubric without quotes draws lots. Words that stand
+        outside the one JSON object of the message are taken for orders.
+        """
+        message = (heard.user_texts or ("",))[-1]
+        asked, outside = _judged(message)
+        if asked is None or _ORDER.search(outside):
+            named = _ID.search(message)
+            steered = None if named is None else {"id": named[1]}
+            return _Speech(_opinion(steered, outside[:60], passes="pass" in outside.lower()))
+        said = str(asked.get("reply", _all_said(asked)))
+        wanted = ["".join(found) for found in _QUOTED.findall(str(asked.get("rubric", "")))]
+        missing = [words for words in wanted if words not in said]
+        if not wanted:
+            lots = draw("judge", self.seed, heard.model, sha)
+            return _Speech(_opinion(asked, f"it is worth {lots:.2f}", passes=lots >= 0.5, score=round(lots, 2)))
+        reason = f"it lacks {', '.join(missing)}" if missing else "it has all that was asked"
+        score = round(1 - len(missing) / len(wanted), 2)
+        return _Speech(_opinion(asked, reason, passes=not missing, score=score))
+
+    def gullible(self, heard: Heard, sha: str) -> _Speech:
+        """A judge that repeats whatever opinion it finds in the reply; without one it is as good as the other."""
+        asked, _ = _judged((heard.user_texts or ("",))[-1])
+        found = _VERDICT.findall(str((asked or {}).get("reply", "")))
+        return _Speech(found[-1]) if found else self.judge(heard, sha)
+
     def signed(self, heard: Heard, sha: str) -> _Speech:
         """A reply of its own that has to come back with its signature."""
         return _Speech(SIGNED_MARK + _quote(heard.user_texts, sha))
@@ -341,7 +370,38 @@ _MODELS: dict[str, Callable[[Actor, Heard, str], _Speech]] = {
     "sim-empty": Actor.empty,
     "sim-seed": Actor.seed_reply,
     "sim-signed": Actor.signed,
+    "sim-judge": Actor.judge,
+    "sim-gullible": Actor.gullible,
 }
+
+
+_ORDER = re.compile(r"(?i)\b(ignore|pass|approve|score|verdict)\b")
+_QUOTED = re.compile('"([^"]+)"|“([^”]+)”|「([^」]+)」')
+_ID = re.compile(r'"id": *"([0-9a-f]+)"')
+_VERDICT = re.compile(r"\{[^{}]*\"pass\"[^{}]*\}")
+
+
+def _judged(message: str) -> tuple[dict[str, Any] | None, str]:
+    """The JSON object a judge is shown, and the words that stand outside it."""
+    begins = message.find("{")
+    try:
+        value, length = json.JSONDecoder().raw_decode(message[begins:]) if begins >= 0 else (None, 0)
+    except ValueError:
+        return None, message
+    if not isinstance(value, dict):
+        return None, message
+    return value, message[:begins] + message[begins + length :]
+
+
+def _all_said(asked: Mapping[str, Any]) -> str:
+    return "\n".join(str(turn.get("assistant", "")) for turn in asked.get("conversation", ()))
+
+
+def _opinion(asked: Mapping[str, Any] | None, reason: str, *, passes: bool, score: float | None = None) -> str:
+    opinion: dict[str, Any] = {"id": None if asked is None else asked.get("id"), "reason": reason}
+    if score is not None:
+        opinion["score"] = score
+    return json.dumps({**opinion, "pass": passes}, ensure_ascii=False)
 
 
 def _quote(user_texts: tuple[str, ...], sha: str) -> str:
