@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch.errors import SetupError, did_you_mean
+from convbatch.judge_setup import judging_after
 from convbatch.session import EXIT_BUG, Ending, Sitting, play, sit
 from convbatch.setup import RunOptions, for_run
 from convbatch.tables import Run, load, write_turns
@@ -43,7 +44,8 @@ def run(
         progress: Show the progress bar and notes on stderr. What parked a target is in `Run.parked` as well.
         **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`,
             `tpm`, `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`,
-            `thinking_budget`, `params`, `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `env_file`.
+            `thinking_budget`, `params`, `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `max_cost`,
+            `judge`, `env_file`.
 
     Returns:
         The run, finished or not: `run.turns["status"]` says what became of every turn.
@@ -62,7 +64,9 @@ def run(
     asked = _options(dataset, models, gateways, history, progress, options)
     in_main = threading.current_thread() is threading.main_thread()
     sitting = for_run(asked, handle_signals=in_main, notes=progress)
-    return _finished(sitting, play(sitting))
+    ending = play(sitting)
+    judging = judging_after(sitting, ending)
+    return _finished(sitting, ending if judging is None else play(judging))
 
 
 async def replay(
@@ -80,7 +84,9 @@ async def replay(
     """
     asked = _options(dataset, models, gateways, history, progress, options)
     sitting = for_run(asked, handle_signals=False, notes=progress)
-    return _finished(sitting, await sit(sitting))
+    ending = await sit(sitting)
+    judging = judging_after(sitting, ending)
+    return _finished(sitting, ending if judging is None else await sit(judging))
 
 
 def _options(

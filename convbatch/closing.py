@@ -17,7 +17,7 @@ from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.folder import RunFolder, typed
 from convbatch.gate import EXIT_GATE, gate_of
-from convbatch.judge_setup import judging_after, wants_judge
+from convbatch.judge_setup import judging_after
 from convbatch.reader import count_of
 from convbatch.session import EXIT_BUDGET, EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
@@ -79,11 +79,10 @@ def _finish(sitting: Sitting) -> int:
 
 
 def _judged(sitting: Sitting, ending: Ending) -> Ending | None:
-    """How asking the judge ended, of a run that has one; None without, and where the run was stopped before."""
-    if ending.reason not in ("finished", "incomplete") or not wants_judge(sitting.meta):
+    """How asking the judge ended; None where there was none to ask."""
+    judging = judging_after(sitting, ending)
+    if judging is None:
         return None
-    judging = judging_after(sitting)
-    assert judging is not None  # the run has a judge
     _say(judge_lines(judging))
     return play(judging)
 

@@ -203,6 +203,10 @@ def _notes(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
             reused = count_of(one.estimate.reused, "turn")
             lines.append(f"{one.target.name}: {reused} reused from {plan.reuse.name}, not in the figures")
     lines += [_price_line(one) for one in forecasts if one.unpriced and not one.target.simulated]
+    judge = plan.meta["options"]["judge"]
+    if judge is not None:
+        most = plan.meta["judges_needed"] * plan.meta["repeats"] * len(forecasts)
+        lines.append(f"judge {judge}: at most {count_of(most, 'question')}, not in these figures")
     if any(one.prices is not None for one in forecasts):
         lines.append("input is counted at its full price: what a gateway reads from a cache costs less")
     if any(one.estimate.most is None for one in forecasts):

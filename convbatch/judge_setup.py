@@ -18,7 +18,7 @@ from convbatch.config import Config, Overrides, Target, resolve_targets, target_
 from convbatch.dialogue import NO_SETTINGS
 from convbatch.readiness import can_be_asked
 from convbatch.runner import Rules
-from convbatch.session import Sitting
+from convbatch.session import Ending, Sitting
 
 if TYPE_CHECKING:
     from convbatch.folder import RunFolder
@@ -93,13 +93,13 @@ def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
     return _ready(sitting)
 
 
-def judging_after(sitting: Sitting) -> Sitting | None:
-    """What follows a run, or its resume, that has a judge; None without one.
+def judging_after(sitting: Sitting, ending: Ending) -> Sitting | None:
+    """What follows a run, or its resume, that has a judge; None without one, and where the run was stopped before.
 
     Raises:
         SetupError: As `for_judging`.
     """
-    if not wants_judge(sitting.meta):
+    if ending.reason not in ("finished", "incomplete") or not wants_judge(sitting.meta):
         return None
     meta = sitting.folder.read_meta(*_READ)
     rules = Rules(concurrency=sitting.rules.concurrency, max_attempts=sitting.rules.max_attempts)

@@ -427,6 +427,22 @@ def test_a_killed_judge_loses_no_answer_and_pays_none_twice(lab: Callable[..., L
     assert lost <= 5 * 3
 
 
+async def test_python_takes_a_judge_too(lab: Callable[..., Lab]) -> None:
+    here = lab()
+    options: Plain = {"models": "sim-good@at-gemini", "config": here.path / "convbatch.toml"}
+    run = await cb.replay(here.path / "d.jsonl", out=here.path / "r", judge="sim-judge@at-openai", **options)
+    assert here.asked() == 5
+    assert bool(run.verdicts["passed"].notna().all())
+
+
+def test_a_dry_run_says_how_often_the_judge_will_be_asked(lab: Callable[..., Lab]) -> None:
+    here = lab()
+    done = here.run("--judge", "sim-judge@at-openai", "--repeats", "2", "--dry-run")
+    assert done.code == 0
+    assert "judge sim-judge@at-openai: at most 10 questions, not in these figures" in done.out
+    assert here.asked() == 0
+
+
 BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an unknown gateway": (("check", "r", "--judge", "m@nowhere"), ("nowhere",)),
     "no gateway": (("check", "r", "--judge", "sim-judge"), ("sim-judge",)),
