@@ -32,6 +32,9 @@ EXIT_OK, EXIT_REGRESSION, EXIT_INPUT, EXIT_INCONCLUSIVE = 0, 1, 2, 3
 MOST_LOST = 0.05
 """Of all dialogues, those unmatched or pending; beyond it nothing is concluded."""
 MARGIN, RATIO_MARGIN = 0.02, 0.05
+LEAST_MARGIN = LEAST_ALPHA = 1e-6
+MOST_ALPHA = 0.4
+"""Beyond these nobody asks anything, and the arithmetic runs out of digits."""
 LEAST_OF_A_SLICE = 2
 
 
@@ -55,13 +58,15 @@ class Rules:
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric not in METRICS:
             raise SetupError(f"unknown metric {self.metric!r}", hint=did_you_mean(self.metric, METRICS))
-        if self.margin is not None and not 0 < self.margin < 1:
+        if self.margin is not None and not LEAST_MARGIN <= self.margin < 1:
             raise SetupError(
-                f"--margin must lie between 0 and 1, not {self.margin:g}",
+                f"--margin must lie between {LEAST_MARGIN:f} and 1, not {self.margin:g}",
                 hint="0.02 accepts 2 points of pass rate less",
             )
-        if not 0 < self.alpha < 0.5:
-            raise SetupError(f"--alpha must lie between 0 and 0.5, not {self.alpha:g}", hint="0.05 is usual")
+        if not LEAST_ALPHA <= self.alpha <= MOST_ALPHA:
+            raise SetupError(
+                f"--alpha must lie between {LEAST_ALPHA:f} and {MOST_ALPHA}, not {self.alpha:g}", hint="0.05 is usual"
+            )
         if self.fail_on not in (None, "regression", "inconclusive"):
             raise SetupError(
                 f"unknown --fail-on {self.fail_on!r}", hint=did_you_mean(self.fail_on, ("regression", "inconclusive"))
@@ -335,10 +340,10 @@ def verdict_of(measured: Measured, p: float | None, *, alpha: float, margin: flo
         alpha: Of the gate.
         margin: Harm that would still be accepted.
     """
-    if measured.gate is None or measured.one_sided is None or p is None:
+    if measured.ci is None or measured.harm_bound is None or p is None:
         return "inconclusive"
-    least, most = measured.harms(measured.gate)
-    within = measured.harms(measured.one_sided)[1] <= margin
+    least, most = measured.harms(measured.ci)
+    within = measured.harm_bound <= margin
     if least > 0 and p <= alpha:
         return "regression-within-margin" if within else "regression"
     if most < 0 and p <= alpha:
@@ -452,9 +457,9 @@ def _measured_record(one: Measured) -> dict[str, Any]:
     record: dict[str, Any] = {
         name: _told(getattr(one, name))
         for name in Measured.__slots__
-        if name not in ("gate", "one_sided", "ratio") or (name == "ratio" and one.is_ratio)
+        if name not in ("one_sided", "ratio") or (name == "ratio" and one.is_ratio)
     }
-    return record
+    return {**record, "harm_bound": _told(one.harm_bound)}
 
 
 def _told(value: Any) -> Any:
@@ -478,7 +483,7 @@ def _turn_record(one: Pair, turn: PairedTurn) -> dict[str, Any]:
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in record.items():
-        if name in ("ci95", "ci90"):
+        if name in ("ci95", "ci90", "ci"):
             flat[f"{name}_low"], flat[f"{name}_high"] = value or (None, None)
         else:
             flat[name] = value

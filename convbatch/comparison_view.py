@@ -42,7 +42,6 @@ _TESTS = {
     "ratio_of_totals_t": "t of the totals",
     "log_ratio_t": "t on log ratios",
 }
-_HEADINGS = ("metric", "base", "candidate", "change", "95 % interval", "p", "verdict")
 _SLICE_HEADINGS = ("slice", "metric", "dialogues", "base", "candidate", "change", "p, adjusted")
 
 
@@ -55,7 +54,7 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
     console.print()
     for line in _facts(comparison):
         console.print(screen.text(line, "bold" if line.startswith("SIMULATED") else ""), soft_wrap=True)
-    _print_table(console, _HEADINGS, [_metric_cells(one) for one in comparison.judged], left=(0, 6))
+    _print_table(console, _headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6))
     for note in _footnotes(comparison):
         console.print(screen.text(note), soft_wrap=True)
     if slices := _slice_rows(comparison):
@@ -104,7 +103,7 @@ def to_markdown(comparison: Comparison) -> str:
     told = [f"## {md(printable(sentence(comparison)))}", *(md(line) for line in advice(comparison))]
     told.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
     if comparison.judged:
-        told.append(_md_table(_HEADINGS, [_metric_cells(one) for one in comparison.judged], left=(0, 6)))
+        told.append(_md_table(_headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6)))
     told.append("\n".join(f"- {md(printable(note))}" for note in _footnotes(comparison)))
     if slices := _slice_rows(comparison):
         told += ["### Parts of it: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
@@ -184,17 +183,14 @@ def sentence(comparison: Comparison) -> str:
     found, name = one.measured, one.measured.metric
     match comparison.verdict:
         case "regression" | "regression-within-margin":
-            within = f", but stays within the margin of {_margin(one)}" if comparison.verdict != "regression" else ""
+            within = f", but stays within {_within(one)}" if comparison.verdict != "regression" else ""
             return f"{head}: {name} got worse, {_change(found)}{within}"
         case "improved":
             return f"{head}: {name} got better, {_change(found)}"
         case "non-inferior":
-            return f"{head}: {name} did not get worse by more than the margin of {_margin(one)}, {_change(found)}"
+            return f"{head}: {name} did not get worse by more than {_within(one)}, {_change(found)}"
         case _:
-            return (
-                f"{head}: {found.dialogues:,} dialogue{'' if found.dialogues == 1 else 's'} cannot tell whether {name} "
-                f"got worse, {_change(found)}"
-            )
+            return f"{head}: {_dialogues(found.dialogues)} cannot tell whether {name} got worse, {_change(found)}"
 
 
 def _lost(comparison: Comparison) -> str:
@@ -210,15 +206,13 @@ def advice(comparison: Comparison) -> list[str]:
     if found.dialogues_for_margin is None:
         return ["All dialogues say the same, so nothing tells how far others would differ: more, or other, dialogues."]
     n = found.dialogues
-    if found.smallest_detectable is None:
-        lines = [f"With {n:,} dialogues no difference at all can be found."]
-    else:
-        lines = [
-            f"With {n:,} dialogues a difference of {_size(found, found.smallest_detectable)} can be found (power 0.8)."
-        ]
+    smallest = "no difference at all"
+    if found.smallest_detectable is not None:
+        smallest = f"a difference of {_size(found, found.smallest_detectable)}"
+    lines = [f"With {_dialogues(n)} {smallest} can be found (power 0.8)."]
     lines.append(
         f"To call an equally good candidate non-inferior within {_margin(one)} takes about "
-        f"{found.dialogues_for_margin:,} dialogues."
+        f"{_dialogues(found.dialogues_for_margin)}."
     )
     if found.dialogues_needed is not None and found.dialogues_needed > n:
         lines.append(f"To find a difference as large as the one seen takes about {found.dialogues_needed:,}.")
@@ -228,12 +222,31 @@ def advice(comparison: Comparison) -> list[str]:
 def _change(found: Measured) -> str:
     """`from 90.0 % to 84.5 % (-5.5 points; 95 % interval -10.8 to -0.6; p = 0.029)`."""
     p = "" if found.p is None else f"; p {_p(found.p)}" if found.p < _LEAST_P else f"; p = {_p(found.p)}"
-    interval = "interval unknown" if found.ci95 is None else f"95 % interval {_interval(found, found.ci95)}"
+    interval = (
+        "interval unknown"
+        if found.ci is None
+        else f"{_percent(found.confidence)} interval {_interval(found, found.ci)}"
+    )
     return f"from {_value(found, found.base)} to {_value(found, found.candidate)} ({_difference(found)}; {interval}{p})"
 
 
 def _margin(one: Judged) -> str:
     return _size(one.measured, one.margin)
+
+
+def _within(one: Judged) -> str:
+    """`the margin of 2 points (at most 1.6 points worse, one-sided 95 %)`: what such a verdict rests on."""
+    found = one.measured
+    bound = _size(found, max(0.0, found.harm_bound or 0.0))
+    return f"the margin of {_margin(one)} (at most {bound} worse, one-sided {_percent(found.confidence)})"
+
+
+def _dialogues(count: int) -> str:
+    return f"{count:,} dialogue{'' if count == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.7g} %"
 
 
 def _size(found: Measured, size: float) -> str:
@@ -255,13 +268,18 @@ def _value(found: Measured, value: float) -> str:
 
 def _difference(found: Measured) -> str:
     if found.ratio is not None:
-        return f"{(found.ratio - 1) * 100:+.1f} %"
+        return f"{_share(found.ratio - 1)} %"
     return f"{found.difference:+.3f}" if found.metric == "score" else f"{found.difference * 100:+.1f} points"
+
+
+def _share(change: float) -> str:
+    """Per cent, in digits as long as they can be read: two dialogues can have an interval of any width."""
+    return f"{change * 100:+.1f}" if change < 1000 else f"{change * 100:+.1e}"
 
 
 def _interval(found: Measured, interval: Interval) -> str:
     if found.is_ratio:
-        return " to ".join(f"{(limit - 1) * 100:+.1f}" for limit in interval)
+        return " to ".join(_share(limit - 1) for limit in interval)
     if found.metric == "score":
         return " to ".join(f"{limit:+.3f}" for limit in interval)
     return " to ".join(f"{limit * 100:+.1f}" for limit in interval)
@@ -274,6 +292,11 @@ def _p(p: float) -> str:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
+def _headings(comparison: Comparison) -> tuple[str, ...]:
+    interval = f"{_percent(1 - comparison.rules.alpha)} interval"
+    return ("metric", "base", "candidate", "change", interval, "p", "verdict")
+
+
 def _metric_cells(one: Judged) -> list[str]:
     found = one.measured
     return [
@@ -281,7 +304,7 @@ def _metric_cells(one: Judged) -> list[str]:
         _value(found, found.base),
         _value(found, found.candidate),
         _difference(found).replace("points", "pt"),
-        screen.NONE if found.ci95 is None else _interval(found, found.ci95),
+        screen.NONE if found.ci is None else _interval(found, found.ci),
         screen.NONE if one.p_adjusted is None else _p(one.p_adjusted),
         one.verdict,
     ]

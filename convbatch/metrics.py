@@ -50,10 +50,12 @@ class Measured:
     """Candidate to base; None for rates and scores."""
     ci95: Interval | None
     ci90: Interval | None
-    gate: Interval | None
-    """Two-sided interval at 1 - alpha."""
+    ci: Interval | None
+    """Two-sided interval at `confidence`: what a regression or an improvement rests on."""
+    confidence: float
+    """1 - alpha."""
     one_sided: Interval | None
-    """Two-sided interval at 1 - 2 alpha: each limit is a one-sided bound at 1 - alpha."""
+    """Two-sided interval at 1 - 2 alpha: each limit is a one-sided bound at `confidence`."""
     p: float | None
     test: Test
     draws: int | None
@@ -85,6 +87,11 @@ class Measured:
         low, high = sorted(map(self.harm, interval))
         return low, high
 
+    @property
+    def harm_bound(self) -> float | None:
+        """The greatest harm left possible, one-sided at `confidence`; None where the data give no interval."""
+        return None if self.one_sided is None else self.harms(self.one_sided)[1]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -93,6 +100,11 @@ class Scale:
     alpha: float
     margin: float
     """Of rates and scores: a difference; of ratios: a share."""
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval a verdict rests on."""
+        return 1 - self.alpha
 
 
 def measure(metric: str, pairs: Sequence[Pair], scale: Scale, *, turn: int | None = None) -> Measured | None:
@@ -231,7 +243,8 @@ def _pass_or_fail(metric: str, values: Sequence[Value], scale: Scale) -> Measure
         ratio=None,
         ci95=interval(0.95),
         ci90=interval(0.9),
-        gate=interval(1 - scale.alpha),
+        ci=interval(scale.confidence),
+        confidence=scale.confidence,
         one_sided=interval(1 - 2 * scale.alpha),
         p=stats.mcnemar_midp(b, c),
         test="mcnemar_midp",
@@ -248,7 +261,7 @@ def _pass_or_fail(metric: str, values: Sequence[Value], scale: Scale) -> Measure
 
 def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
     """Rates of several looks or turns, and scores: the mean difference over dialogues."""
-    sums = [value.candidate - value.base for value in values]
+    sums = [_apart(value.candidate - value.base) for value in values]
     sizes = [value.size for value in values]
     total = math.fsum(sizes)
     estimate = stats.cluster_mean(sums, sizes)
@@ -276,7 +289,8 @@ def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
         ratio=None,
         ci95=interval(0.95),
         ci90=interval(0.9),
-        gate=interval(1 - scale.alpha),
+        ci=interval(scale.confidence),
+        confidence=scale.confidence,
         one_sided=interval(1 - 2 * scale.alpha),
         p=p,
         test=test,
@@ -289,6 +303,11 @@ def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
         dialogues_needed=powers[1],
         dialogues_for_margin=powers[2],
     )
+
+
+def _apart(difference: float) -> float:
+    """A difference that is more than what rounding leaves of equal means."""
+    return 0.0 if abs(difference) < _NOTHING else difference
 
 
 def _test(metric: str, sums: Sequence[float], estimate: Mean) -> tuple[float | None, Test, int | None]:
@@ -331,7 +350,8 @@ def _ratio(metric: str, values: Sequence[Value], scale: Scale) -> Measured | Non
         ratio=found.ratio,
         ci95=found.interval(0.95),
         ci90=found.interval(0.9),
-        gate=found.interval(1 - scale.alpha),
+        ci=found.interval(scale.confidence),
+        confidence=scale.confidence,
         one_sided=found.interval(1 - 2 * scale.alpha),
         p=found.p,
         test=found.test,

@@ -21,6 +21,10 @@ EXACT_WORK = 2 * 10**7
 DRAWS, DRAWS_OF_MANY, MANY = 99_999, 9_999, 1_000
 """How often it draws; fewer times where more than `MANY` dialogues differ, which takes as long."""
 _TIE = 1e-6
+MOST_DIALOGUES = 10**15
+"""A number of dialogues that nobody has; needing more is told as this."""
+_NOISE = 1e-9
+"""A mean so much smaller than its standard error is 0, and what rounding left of it."""
 
 
 class Interval(NamedTuple):
@@ -440,11 +444,11 @@ def mean_needed(mean: Mean, *, alpha: float, power: float = POWER) -> int | None
         power: With which probability it is found.
 
     Returns:
-        None when the estimate is 0 or has no spread.
+        None when the estimate is 0 (but for rounding) or has no spread.
 
     Source: Chow, Shao, Wang 2008, Sample Size Calculations in Clinical Research, section 3.1.
     """
-    if mean.se is None or mean.estimate == 0:
+    if mean.se is None or abs(mean.estimate) <= _NOISE * mean.se:
         return None
     z = _z(1 - alpha / 2) + _z(power)
     return max(2, _up((z * mean.se / mean.estimate) ** 2 * mean.dialogues))
@@ -492,7 +496,7 @@ def mean_for_margin(mean: Mean, margin: float, *, alpha: float, power: float = P
 
 
 def _up(value: float) -> int:
-    return math.ceil(value - 1e-9)
+    return math.ceil(min(value, MOST_DIALOGUES) - 1e-9)
 
 
 def _z(p: float) -> float:

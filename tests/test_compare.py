@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as package
-from convbatch import comparison_view
+from convbatch import comparison_view, stats
 from convbatch.comparing import Comparison, Rules, compare_frames
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
@@ -28,7 +28,7 @@ Passes = Mapping[str, Sequence[bool | None]]
 UNEVEN = (12, 18, 33, 38, 57, 58)
 CONTRACT = {
     "metric", "base", "candidate", "difference", "ci95", "ci90", "p", "test", "b", "c", "verdict",
-    "smallest_detectable", "dialogues_needed",
+    "smallest_detectable", "dialogues_needed", "ci", "confidence", "harm_bound",
 }  # fmt: skip
 
 
@@ -115,13 +115,52 @@ def test_exit_codes(verdict: Any, plain: int, regression: int, inconclusive: int
     "wrong",
     [
         {"margin": 0.0}, {"margin": 1.0}, {"margin": -0.02}, {"margin": float("nan")}, {"alpha": 0.0}, {"alpha": 0.5},
-        {"alpha": float("nan")}, {"metric": "tokens"}, {"fail_on": "never"},
+        {"alpha": float("nan")}, {"metric": "tokens"}, {"fail_on": "never"}, {"margin": 1e-300}, {"alpha": 1e-300},
+        {"alpha": 0.4999999},
     ],
     ids=str,
 )  # fmt: skip
 def test_rules_that_can_be_none_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SetupError):
         Rules(**wrong)
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.2, 0.4])
+def test_at_another_alpha_the_interval_a_verdict_rests_on_is_told(alpha: float) -> None:
+    told = compare_frames(*table(18, 7, 162, 13), rules=Rules(alpha=alpha, margin=0.3))
+    metric = json.loads(comparison_view.to_json(told))["metrics"][0]
+    assert metric["confidence"] == pytest.approx(1 - alpha)
+    assert metric["ci"] == pytest.approx(stats.tango_interval(18, 7, 200, level=1 - alpha))
+    assert metric["ci95"] == pytest.approx([-0.108008, -0.006450], abs=5e-7)
+    assert metric["harm_bound"] == pytest.approx(-stats.tango_interval(18, 7, 200, level=1 - 2 * alpha).low)
+    assert metric["verdict"] == ("non-inferior" if alpha < 0.028959 else "regression-within-margin")
+    percent = f"{100 * (1 - alpha):.7g} %"
+    assert f"{percent} interval {metric['ci'][0] * 100:+.1f} to {metric['ci'][1] * 100:+.1f}" in _summary(told)
+    assert f"at most {metric['harm_bound'] * 100:.3g} points worse, one-sided {percent}" in _summary(told)
+    assert f"| {percent} interval |" in comparison_view.to_markdown(told)
+    assert told.metrics["ci_low"][0] == pytest.approx(metric["ci"][0])
+
+
+def _summary(told: Comparison) -> str:
+    return json.loads(comparison_view.to_json(told))["summary"]
+
+
+def test_means_that_are_equal_but_for_rounding_are_equal() -> None:
+    told = values("score", [0.3, 0.2, 0.7], [0.1 + 0.2, 0.2, 0.7])
+    assert (told.judged[0].measured.worse, told.judged[0].measured.better) == (0, 0)
+    told = values("score", [0.5, 0.5, 0.5], [0.6, 0.7, 0.2])  # +0.1, +0.2, -0.3: what is left of them is 5e-17
+    assert json.loads(comparison_view.to_json(told))["metrics"][0]["dialogues_needed"] is None
+
+
+def test_two_dialogues_may_have_an_interval_of_any_width_and_nobody_reads_its_300_digits() -> None:
+    told = values("latency", [1.0, 1.0], [1.0, 1e9])
+    assert len(comparison_view.sentence(told)) < 200
+    assert json.loads(comparison_view.to_json(told))["metrics"][0]["dialogues_for_margin"] > 0
+
+
+def test_needing_more_dialogues_than_there_are_numbers_for_is_told_all_the_same() -> None:
+    told = values("output_tokens", [1, 2, 3], [10**15, 1, 1])
+    assert json.loads(comparison_view.to_json(told))["metrics"][0]["dialogues_for_margin"] == stats.MOST_DIALOGUES
 
 
 def test_a_given_margin_is_of_the_primary_metric_s_kind() -> None:
