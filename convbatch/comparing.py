@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from convbatch import stats
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.matching import Matched, Reasons, match
-from convbatch.metrics import METRICS, PASS_METRICS, RATIO_METRICS, Measured, Scale, measure, why_not
+from convbatch.metrics import (
+    METRICS,
+    PASS_METRICS,
+    RATIO_METRICS,
+    Coverage,
+    Measured,
+    Scale,
+    coverage,
+    measure,
+    why_not,
+)
 from convbatch.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, Look, Pair, PairedTurn, Pairs, Side, Turn, mean, pair
 
 if TYPE_CHECKING:
@@ -97,6 +107,12 @@ class Judged:
     p_adjusted: float | None
     """By Holm over the metrics beside the primary one; that one's own p."""
     verdict: Verdict
+    coverage: Coverage
+
+    @property
+    def is_open(self) -> bool:
+        """Do too many dialogues tell of it on one side only?"""
+        return self.coverage.lost > MOST_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +294,7 @@ def _of_matched(matched: Matched, rules: Rules) -> Comparison:
         judged: Sequence[Judged] = ()
     else:
         again = {name: found for name in measured if (found := _measure(name, pairs.whole, rules, primary))}
-        judged = _judge(again, primary, rules, is_open=pairs.lost > MOST_LOST)
+        judged = _judge(again, primary, rules, pairs)
     return Comparison(
         base=matched.names[0],
         candidate=matched.names[1],
@@ -318,7 +334,7 @@ def _primary(rules: Rules, measured: Mapping[str, Measured], pairs: Pairs) -> st
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def _judge(measured: Mapping[str, Measured], primary: str, rules: Rules, *, is_open: bool) -> list[Judged]:
+def _judge(measured: Mapping[str, Measured], primary: str, rules: Rules, pairs: Pairs) -> list[Judged]:
     others = [name for name in measured if name != primary]
     tested = [name for name in others if measured[name].p is not None]
     adjusted = dict(zip(tested, stats.holm([measured[name].p or 0.0 for name in tested]), strict=True))
@@ -326,8 +342,9 @@ def _judge(measured: Mapping[str, Measured], primary: str, rules: Rules, *, is_o
     for name in (primary, *others):
         one, margin = measured[name], rules.margin_of(name, primary)
         p = one.p if name == primary else adjusted.get(name)
-        verdict: Verdict = "inconclusive" if is_open else verdict_of(one, p, alpha=rules.alpha, margin=margin)
-        judged.append(Judged(measured=one, margin=margin, p_adjusted=p, verdict=verdict))
+        verdict = verdict_of(one, p, alpha=rules.alpha, margin=margin)
+        told = Judged(measured=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=coverage(name, pairs.whole))
+        judged.append(replace(told, verdict="inconclusive") if told.is_open or pairs.lost > MOST_LOST else told)
     return judged
 
 
@@ -427,7 +444,12 @@ def _notes(pairs: Pairs, judged: Sequence[Judged]) -> Iterator[str]:
         )
     for one in judged:
         missing = len(pairs.whole) - one.measured.dialogues
-        if missing:
+        if one.is_open:
+            yield (
+                f"{one.measured.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
+                "one side only, in part or whole: nothing is concluded from the rest"
+            )
+        elif missing:
             yield f"{one.measured.metric} leaves out {missing} of {len(pairs.whole)} dialogues that do not have it"
         if one.measured.draws is not None:
             yield f"{one.measured.metric}: p is from {one.measured.draws:,} random sign flips with a fixed seed"
@@ -439,7 +461,8 @@ def _notes(pairs: Pairs, judged: Sequence[Judged]) -> Iterator[str]:
 def metric_record(one: Judged) -> dict[str, Any]:
     """A metric with the keys of `--json`."""
     record = _measured_record(one.measured)
-    return {**record, "margin": one.margin, "p_adjusted": _told(one.p_adjusted), "verdict": one.verdict}
+    judged = {"margin": one.margin, "p_adjusted": _told(one.p_adjusted), "verdict": one.verdict}
+    return {**record, "uneven": one.coverage.uneven, **judged}
 
 
 def slice_record(one: Slice) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import orjson
 
 from convbatch import screen
-from convbatch.comparing import Comparison, Flip, Judged, flip_record, metric_record, slice_record
+from convbatch.comparing import MOST_LOST, Comparison, Flip, Judged, flip_record, metric_record, slice_record
 from convbatch.export import replacing
 from convbatch.layout import check_ending, md, md_row
 from convbatch.metrics import Measured
@@ -194,7 +194,10 @@ def sentence(comparison: Comparison) -> str:
 
 
 def _lost(comparison: Comparison) -> str:
-    return next((note for note in comparison.notes if "nothing is concluded" in note), "")
+    """Why nothing is concluded although there are numbers."""
+    if comparison.pairs.lost <= MOST_LOST and not comparison.judged[0].is_open:
+        return ""
+    return next(note for note in comparison.notes if "nothing is concluded" in note)
 
 
 def advice(comparison: Comparison) -> list[str]:
@@ -354,9 +357,13 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
         yield told + ("; p of the other metrics by Holm" if len(comparison.judged) > 1 else "")
     if comparison.unavailable:
         yield "not compared: " + "; ".join(f"{name} ({why})" for name, why in comparison.unavailable.items())
-    if not comparison.pairs.is_live or not comparison.judged:
+    if not comparison.judged:
         return
-    if comparison.divergence().keys() == {None}:
+    if not comparison.pairs.same_history:
+        yield "the sides' histories were made in different ways: no turn is strictly paired"
+    elif not comparison.pairs.is_live:
+        return
+    elif comparison.divergence().keys() == {None}:
         yield "live history: no reply differs, so every turn is strictly paired"
     else:
         told = [

@@ -182,7 +182,7 @@ def _digests(folder: RunFolder) -> dict[str, tuple[int, int, int]]:
         checks = [judged_by.checks, *(turn.checks for turn in judged_by.turns)]
         for turn in (plain, *plain["turns"]):
             turn.pop("checks", None)
-        settings = [plain.pop("settings", {}), *(turn.pop("settings", {}) for turn in plain["turns"])]
+        settings = {n: own for n, one in enumerate((plain, *plain["turns"])) if (own := one.pop("settings", None))}
         for name in ("tags", "meta"):
             plain.pop(name, None)
         digests[dialogue.id] = (_digest(plain), _digest(checks), _digest(settings))
@@ -199,7 +199,7 @@ def _scripts(folder: RunFolder) -> Iterator[tuple[Dialogue, Dialogue]]:
 
 
 def _digest(value: Any) -> int:
-    return hash(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+    return hash(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -146,10 +146,32 @@ def measure_values(
     return _pass_or_fail(metric, values, scale) if passes_or_fails else _difference(metric, values, scale)
 
 
+class Coverage(NamedTuple):
+    """Of how many dialogues a metric tells."""
+
+    either_side: int
+    """Those that have it on at least one side."""
+    uneven: int
+    """Those of them of which one side tells more than the other, or alone: what both tell may be chosen by failure."""
+
+    @property
+    def lost(self) -> float:
+        """Share of the dialogues of which not all that is known can be compared."""
+        return self.uneven / max(1, self.either_side)
+
+
+def coverage(metric: str, pairs: Sequence[Pair]) -> Coverage:
+    """How much of these dialogues the metric tells on both sides."""
+    told = [(_size(metric, pair), max(_size(metric, one) for one in pair.alone)) for pair in pairs]
+    return Coverage(sum(most > 0 for _, most in told), sum(most > both for both, most in told))
+
+
 def why_not(metric: str, pairs: Sequence[Pair]) -> str:
     """Why no dialogue has this metric, in words."""
     if metric in PASS_METRICS:
         return "no dialogue has checks with a verdict on both sides"
+    if any(_size(metric, pair) for pair in pairs):
+        return "a side's total is 0, and a ratio needs more"
     if metric == "cost":
         currencies = {t.currency for one in pairs for seen in (one.base, one.candidate) for t in _rows(seen.turns)}
         if len(currencies - {None}) > 1:
@@ -159,6 +181,11 @@ def why_not(metric: str, pairs: Sequence[Pair]) -> str:
 
 
 # --- what one dialogue says ------------------------------------------------------------------------------------------
+
+
+def _size(metric: str, pair: Pair) -> float:
+    value = _value(metric, pair, None)
+    return value.size if value else 0.0
 
 
 def _value(metric: str, pair: Pair, turn: int | None) -> Value | None:

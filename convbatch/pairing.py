@@ -152,6 +152,15 @@ class Pair:
         return replace(self, base=self.base.of_target(target), candidate=self.candidate.of_target(target))
 
     @cached_property
+    def alone(self) -> tuple[Pair, Pair]:
+        """Each side paired with itself, over the turns both asked: what it has to tell, whatever the other lacks."""
+        base, candidate = (
+            Seen(turns={n: seen.turns[n] for n in self._numbers}, conversations=seen.conversations)
+            for seen in (self.base, self.candidate)
+        )
+        return replace(self, base=base, candidate=base), replace(self, base=candidate, candidate=candidate)
+
+    @cached_property
     def diverges_at(self) -> int | None:
         """The first turn whose replies differ, in any look both sides had; None when none does."""
         for number in self._numbers:
@@ -193,6 +202,8 @@ class Pairs:
     """Turns of the paired dialogues that ended in an error or were skipped behind one."""
     failed_candidate: int
     is_live: bool
+    same_history: bool
+    """As of `Pair`."""
 
     @property
     def turns(self) -> int:
@@ -241,6 +252,7 @@ def pair(base: Side, candidate: Side, *, history: tuple[str, str] = ("live", "li
         failed_base=_failed(one.base for one in whole),
         failed_candidate=_failed(one.candidate for one in whole),
         is_live="live" in history,
+        same_history=history[0] == history[1],
     )
 
 

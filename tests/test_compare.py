@@ -138,7 +138,7 @@ def test_at_another_alpha_the_interval_a_verdict_rests_on_is_told(alpha: float) 
     assert f"{percent} interval {metric['ci'][0] * 100:+.1f} to {metric['ci'][1] * 100:+.1f}" in _summary(told)
     assert f"at most {metric['harm_bound'] * 100:.3g} points worse, one-sided {percent}" in _summary(told)
     assert f"| {percent} interval |" in comparison_view.to_markdown(told)
-    assert told.metrics["ci_low"][0] == pytest.approx(metric["ci"][0])
+    assert told.metrics.to_dict("list")["ci_low"][0] == pytest.approx(metric["ci"][0])
 
 
 def _summary(told: Comparison) -> str:
@@ -330,6 +330,48 @@ def test_live_histories_are_strictly_paired_up_to_the_first_reply_that_differs()
     assert told.divergence() == {2: 1, None: 1}
     assert list(told.turns["strictly_paired"]) == [True, True, False, True, True]
     assert list(compare_frames(base, candidate).turns["strictly_paired"]) == [True] * 5
+
+
+@pytest.mark.parametrize("metric", ["dialogue_pass", "turn_pass", "score", "output_tokens", "cost", "latency"])
+def test_what_one_side_alone_has_in_more_than_a_twentieth_of_the_dialogues_concludes_nothing(metric: str) -> None:
+    def told(lost: int) -> Comparison:
+        base, candidate = (
+            pd.DataFrame(
+                [
+                    row(f"d{n}", passed=passed, score=1 - cost, output_tokens=10 * cost, cost=cost, latency_s=cost)
+                    for n in range(100)
+                    for cost in [least + n % 3 / 9]
+                ]
+            )
+            for passed, least in ((True, 0.2), (False, 0.4))
+        )
+        unknown = pd.DataFrame([row(f"d{n}") for n in range(lost)])
+        return compare_frames(base, pd.concat([unknown, candidate.iloc[lost:]]), rules=Rules(metric=metric))
+
+    few, many = told(5), told(6)
+    assert (few.verdict, few.exit_code, few.judged[0].coverage) == ("regression", 1, (100, 5))
+    assert (many.verdict, many.exit_code) == ("inconclusive", 3)
+    assert json.loads(comparison_view.to_json(many))["metrics"][0]["uneven"] == 6
+    assert f"{metric}: 6 of 100 dialogues have it on one side only" in comparison_view.sentence(many)
+
+
+def test_a_turn_that_failed_on_one_side_leaves_its_dialogue_s_tokens_uneven() -> None:
+    base = pd.DataFrame([row("a", 1, output_tokens=10), row("a", 2, output_tokens=20), row("b", output_tokens=7)])
+    candidate = pd.DataFrame([row("a", 1, output_tokens=12), row("a", 2, status="error"), row("b", output_tokens=8)])
+    told = compare_frames(base, candidate, rules=Rules(metric="output_tokens")).judged[0]
+    assert (told.coverage.uneven, told.coverage.either_side, told.verdict) == (1, 2, "inconclusive")
+
+
+def test_totals_of_0_are_told_as_such() -> None:
+    base = pd.DataFrame([row("a", passed=True, output_tokens=0)])
+    assert "total is 0" in compare_frames(base, base).unavailable["output_tokens"]
+
+
+def test_histories_made_in_different_ways_pair_no_turn_strictly() -> None:
+    base = side({"a": [True, True], "b": [True, True]})
+    page = comparison_view.to_markdown(compare_frames(base, base, history=("live", "script")))
+    assert "no turn is strictly paired" in page
+    assert "every turn is strictly paired" not in page
 
 
 def test_too_many_unmatched_or_pending_dialogues_conclude_nothing() -> None:
@@ -528,6 +570,13 @@ def test_tags_may_differ_and_settings_are_told(make: Make) -> None:
     base, candidate = make("a"), make("b", dialogues={"tags": ["new"], "settings": {"temperature": 0.5}})
     told = compare(base.path, candidate.path)
     assert any("other settings" in note for note in told.notes)
+
+
+def test_settings_are_not_told_to_differ_where_only_the_number_of_turns_does(make: Make) -> None:
+    base, candidate = make("a"), make("b", dialogues={"turns": [{"user": "hello"}, {"user": "and?"}]})
+    told = compare(base.path, candidate.path, allow_mismatch=True)
+    assert any("other content" in note for note in told.notes)
+    assert not any("settings" in note for note in told.notes)
 
 
 def test_an_unfinished_run_concludes_nothing(make: Make, convbatch: Command) -> None:
