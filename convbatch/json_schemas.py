@@ -49,7 +49,12 @@ def misfit(value: Any, schema: str) -> str | None:
     """Where a value is not as a JSON Schema (as JSON text) asks, the likeliest reason; None when it is."""
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator(schema).iter_errors(value))
+    try:
+        error = best_match(_validator(schema).iter_errors(value))
+    except RecursionError:
+        raise CannotJudge("the reply is nested too deeply to be held against the JSON Schema") from None
+    except OverflowError:
+        raise CannotJudge("the reply has a number too large to be held against the JSON Schema") from None
     return None if error is None else f"at {error.json_path}: {shown(str(error.message))}"
 
 
@@ -125,6 +130,8 @@ def fault_of(schema: str) -> str | None:
     from jsonschema.exceptions import SchemaError
 
     plain = json.loads(schema)
+    if (unknown := _unknown_dialect(plain)) is not None:
+        return unknown
     dialect = _dialect(plain)
     try:
         dialect.check_schema(plain)
@@ -135,6 +142,16 @@ def fault_of(schema: str) -> str | None:
     return _inner_fault(plain, dialect)
 
 
+def _unknown_dialect(schema: Mapping[str, Any]) -> str | None:
+    from jsonschema.validators import validator_for
+
+    find: Any = validator_for
+    named = schema.get("$schema")
+    if named is None or (isinstance(named, str) and find({"$schema": named}, default=None) is not None):
+        return None
+    return f"$schema {shown(str(named))} is no draft that is known; leave it out for 2020-12"
+
+
 def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
     from jsonschema_specifications import REGISTRY
     from referencing.jsonschema import specification_with
@@ -142,6 +159,7 @@ def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
     whole = specification_with(dialect.META_SCHEMA["$schema"]).create_resource(schema)
     due = [(REGISTRY.resolver_with_root(whole), whole)]
     keys: set[str] = set()
+    same_value: dict[int, set[int]] = {}
     while due:
         resolver, part = due.pop()
         if isinstance(part.contents, dict):
@@ -149,7 +167,10 @@ def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
             fault = _pattern_fault_in(part.contents) or _reference_fault_in(part.contents, resolver)
             if fault is not None:
                 return fault
+            same_value[id(part.contents)] = set(map(id, _of_the_same_value(part.contents, resolver)))
         due += [(resolver.in_subresource(inner), inner) for inner in part.subresources()]
+    if _has_a_loop(same_value):
+        return "a $ref leads back to itself before it looks at anything: no reply could be judged"
     if {"unevaluatedProperties", "patternProperties"} <= keys:
         return "unevaluatedProperties together with patternProperties is not supported"
     return None
@@ -167,10 +188,36 @@ def _pattern_fault_in(part: Mapping[str, Any]) -> str | None:
 def _reference_fault_in(part: Mapping[str, Any], resolver: Any) -> str | None:
     from referencing.exceptions import Unresolvable
 
-    reference = part.get("$ref")
-    try:
-        if isinstance(reference, str):
-            resolver.lookup(reference)
-    except Unresolvable:
-        return f"$ref {shown(str(reference))} leads nowhere, and nothing is fetched"
+    for key in _REFERENCES:
+        reference = part.get(key)
+        try:
+            if isinstance(reference, str):
+                resolver.lookup(reference)
+        except Unresolvable:
+            return f"{key} {shown(str(reference))} leads nowhere, and nothing is fetched"
     return None
+
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_INNER, _LISTS = ("not", "if", "then", "else"), ("allOf", "anyOf", "oneOf")
+
+
+def _of_the_same_value(part: Mapping[str, Any], resolver: Any) -> Iterator[Any]:
+    """The schemas that look at the very value this one looks at."""
+    for key in _REFERENCES:
+        if isinstance(part.get(key), str):
+            yield resolver.lookup(part[key]).contents
+    yield from (part[key] for key in _INNER if key in part)
+    for key in _LISTS:
+        yield from part.get(key, ())
+    for key in ("dependentSchemas", "dependencies"):
+        yield from part.get(key, {}).values()
+
+
+def _has_a_loop(leads_to: dict[int, set[int]]) -> bool:
+    """Takes away what leads nowhere further until nothing is left, or only loops."""
+    left = dict(leads_to)
+    while done := [one for one, others in left.items() if not others & left.keys()]:
+        for one in done:
+            del left[one]
+    return bool(left)

@@ -501,6 +501,8 @@ CHECK_ARGUMENTS: dict[str, Callable[[Any], _Fault]] = {
     "llm_rubric": _text_argument,
     "python": _text_argument,
 }
+MOST_WEIGHT = 1_000_000
+"""Sums of weights stay numbers."""
 _CHECK_KEYS = (*CHECK_ARGUMENTS, *(f"not_{kind}" for kind in CHECK_ARGUMENTS), "weight", "name")
 
 
@@ -530,8 +532,8 @@ def _check_faults(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_rep
     for key in kinds:
         faults += _argument_faults(key, check[key], dialogue, has_reply=has_reply)
     weight = check.get("weight", 1)
-    if not _is_number(weight) or weight < 0:
-        faults.append(('"weight" must be a number, 0 or more', 'e.g. "weight": 2'))
+    if not _is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
+        faults.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
     if not _is_text(check.get("name", "x")):
         faults.append(('"name" must be text', 'e.g. "name": "right date"'))
     return faults

@@ -196,6 +196,50 @@ def test_a_cost_in_a_currency_without_a_rate_is_an_error_that_names_the_pair() -
 
 # Patterns and schemas that would hang or reach out
 
+LOOPS = [
+    {"$ref": "#"},
+    {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    {"anyOf": [{"$ref": "#"}, {"type": "array"}]},
+    {"properties": {"x": {"not": {"$ref": "#/properties/x"}}}},
+    {"$dynamicAnchor": "x", "$dynamicRef": "#x"},
+    {"dependentSchemas": {"x": {"if": {"$ref": "#"}}}},
+]
+NO_SCHEMAS = [
+    ({"$schema": 5}, "no draft that is known"),
+    ({"$schema": "https://example.com/mine"}, "no draft that is known"),
+    ({"$dynamicRef": "https://example.com/x"}, "$dynamicRef"),
+    *((loop, "leads back to itself") for loop in LOOPS),
+]
+
+
+@pytest.mark.parametrize(("schema", "words"), NO_SCHEMAS)
+def test_a_schema_that_could_judge_nothing_is_refused_with_its_line(schema: Any, words: str) -> None:
+    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [{"json_schema": schema}]}]})
+    assert words in flaw.what
+
+
+TREE = {"type": "array", "items": {"$ref": "#"}}
+
+
+@pytest.mark.parametrize("schema", [TREE, {"$defs": {"tree": TREE | {"items": {"$ref": "#/$defs/tree"}}}, **TREE}])
+def test_a_schema_that_goes_deeper_with_every_reference_is_none_of_those(schema: Any) -> None:
+    assert verdict({"json_schema": schema}, said("[" * 50 + "]" * 50)).passed is True
+
+
+@pytest.mark.parametrize(
+    ("schema", "reply", "words"),
+    [(TREE, "[" * 900 + "]" * 900, "too deeply"), ({"multipleOf": 0.5}, "1e400", "too large")],
+)
+def test_a_reply_that_no_schema_can_be_held_against_is_an_error_in_words(schema: Any, reply: str, words: str) -> None:
+    found = verdict({"json_schema": schema}, said(reply))
+    assert (found.passed, words in str(found.error)) == (False, True)
+
+
+@pytest.mark.parametrize("weight", [1e308, 1_000_001, -1, True, "2"])
+def test_a_weight_that_would_leave_no_score_is_refused(weight: Any) -> None:
+    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
+    assert '"weight" must be a number from 0 to 1,000,000' in flaw.what
+
 
 HANGS = r"^(([a-z])+.)+[A-Z]([a-z])+$"
 

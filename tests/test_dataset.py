@@ -127,7 +127,7 @@ BAD_LINES: dict[str, tuple[str, list[str]]] = {
     ),
     "no check kind": (check({"weight": 2}), ["check 1: no kind", "one kind a check"]),
     "two check kinds": (check({"contains": "x", "not_regex": "y"}), ["more than one kind: contains, not_regex"]),
-    "check weight": (check({"contains": "x", "weight": -1}), ['"weight" must be a number, 0 or more']),
+    "check weight": (check({"contains": "x", "weight": -1}), ['"weight" must be a number from 0 to 1,000,000']),
     "check name": (check({"contains": "x", "name": 1}), ['"name" must be text']),
     "contains": (check({"contains": 27}), ['"contains" takes text', "27"]),
     "contains_any": (check({"not_contains_any": []}), ['"not_contains_any" takes a list of texts']),
