@@ -6,8 +6,10 @@ Nothing here knows a run, a file or a frame: which replies a check looks at, and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -431,18 +433,27 @@ def _within_limit(check: Callable[[Said], Any], said: Said, name: str) -> Any:
 
     def call() -> None:
         try:
-            answer.append(check(said))
+            answer.append(_plain(check(said)))
         except BaseException as error:  # noqa: BLE001  # `sys.exit()` in a check, too, is only a check gone wrong
             trouble.append(error)
 
     thread = threading.Thread(target=call, name=f"check {name}", daemon=True)
-    thread.start()
-    thread.join(CALL_LIMIT_S)
+    # Stdout is for data: what a check prints must not stand in somebody's JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        thread.start()
+        thread.join(CALL_LIMIT_S)
     if trouble:
         raise CannotJudge(f"{type(trouble[0]).__name__}: {trouble[0]}")
     if not answer:
         raise OutOfTime(f"{name!r} took longer than {CALL_LIMIT_S:g} s")
     return answer[0]
+
+
+def _plain(answer: Any) -> Any:
+    """Numbers of numpy, which are not quite Python's, as Python's; the same in a pair."""
+    if isinstance(answer, tuple):
+        return tuple(map(_plain, answer))
+    return answer.item() if type(answer).__module__ == "numpy" and hasattr(answer, "item") else answer
 
 
 def _as_finding(answer: Any, name: str) -> Finding:
@@ -451,7 +462,7 @@ def _as_finding(answer: Any, name: str) -> Finding:
     if isinstance(value, bool):
         return Finding(value, _words(reason) or f"{name} says {'yes' if value else 'no'}")
     if _is_score(value):
-        return Finding(value == 1, _words(reason) or f"{name} gives {value:g}", float(value))
+        return Finding(bool(value == 1), _words(reason) or f"{name} gives {value:g}", float(value))
     raise CannotJudge(
         f"{name!r} must answer True, False, a score from 0 to 1, or one of these and a reason, not {answer!r}"
     )

@@ -647,17 +647,34 @@ def install(site: Path) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-checks\nVersion: 0.1.0\n")
     entries = project["project"]["entry-points"]["convbatch.checks"]
     lines = [f"{name} = {place}" for name, place in entries.items()]
-    lines += ["raises = trouble:raises", "leaves = trouble:leaves", "babbles = trouble:babbles", "gone = trouble:gone"]
+    lines += [
+        f"{name} = trouble:{name}"
+        for name in ("raises", "leaves", "babbles", "prints", "numpys", "unspeakable", "gone")
+    ]
     (info / "entry_points.txt").write_text("[convbatch.checks]\n" + "\n".join(lines) + "\n")
     shutil.copy(EXAMPLE / "shop_checks.py", site)
     (site / "trouble.py").write_text(
         "import sys\ndef raises(said): raise ValueError('no\\nway')\ndef leaves(said): sys.exit(3)\n"
-        "def babbles(said): return 'yes'\n"
+        "def babbles(said): return 'yes'\ndef prints(said): print('noise'); return True\n"
+        "def numpys(said):\n    import numpy\n    return numpy.float64(0.25), numpy.str_('a quarter')\n"
+        "class Unspeakable(Exception):\n    def __str__(self): raise ValueError('no words')\n"
+        "def unspeakable(said): raise Unspeakable\n"
     )
     return site
 
 
-NAMES = ("no_invented_numbers", "answers_in_chinese", "raises", "leaves", "babbles", "gone", "nobodys")
+NAMES = (
+    "no_invented_numbers",
+    "answers_in_chinese",
+    "prints",
+    "numpys",
+    "raises",
+    "leaves",
+    "babbles",
+    "unspeakable",
+    "gone",
+    "nobodys",
+)
 
 
 def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
@@ -672,10 +689,12 @@ def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
     assert "no installed package brings the check 'nobodys'" in done.err
     assert "'gone'" not in done.err
     found = cb.load(tmp_path / "out").verdicts.to_dict("records")
-    assert [row["passed"] for row in found] == [True, True, False, False, False, False, False]
+    assert [row["passed"] for row in found] == [True, True, True, *[False] * 7]
     assert found[0]["reason"] == "every number was given"
-    told = ("ValueError: no way", "SystemExit: 3", "'babbles' must answer", "gone", "no installed package")
-    assert [words in str(row["error"]) for words, row in zip(told, found[2:], strict=True)] == [True] * 5
+    assert ([row["score"] for row in found[2:4]], found[3]["reason"]) == ([1.0, 0.25], "a quarter")
+    assert ("noise" in done.out, "noise" in done.err) == (False, True)
+    told = ("ValueError: no way", "SystemExit: 3", "'babbles' must answer", "no words", "gone", "no installed package")
+    assert [words in str(row["error"]) for words, row in zip(told, found[4:], strict=True)] == [True] * 6
 
 
 def test_validate_notes_a_check_that_nobody_brings(convbatch: Command, tmp_path: Path) -> None:
