@@ -25,8 +25,8 @@ FLIPS_SHOWN = 10
 """On a terminal; a Markdown page has room for more, JSON holds all."""
 FLIPS_ON_PAPER = 30
 SLICES_SHOWN = 15
-REPLY_SHOWN = 400
-"""Characters of a reply on a terminal or in a cell."""
+REPLY_SHOWN, LINES_SHOWN = 400, 12
+"""Characters and lines of a reply on a terminal or in a cell."""
 _LEAST_P = 0.001
 _STYLES = {
     "regression": "bold red",
@@ -422,9 +422,9 @@ def _print_flips(console: Any, flips: Sequence[Flip]) -> None:
         grid.expand = True
         for column in grid.columns:
             column.ratio = 1
-        grid.add_row(*(screen.text(_said(flip, side)) for side in _SIDES))
+        grid.add_row(*(screen.lines(_said(flip, side)) for side in _SIDES))
         if flip.base_reason or flip.candidate_reason:
-            grid.add_row(*(screen.text(_reason(flip, side), "dim") for side in _SIDES))
+            grid.add_row(*(screen.text(_failed(flip, side), "dim") for side in _SIDES))
         console.print(grid)
     if len(flips) > FLIPS_SHOWN:
         console.print(screen.text(f"… and {len(flips) - FLIPS_SHOWN:,} more: --json or -o compare.md"))
@@ -442,9 +442,14 @@ def _reason(flip: Flip, side: str) -> str:
     return _cut(getattr(flip, f"{side}_reason") or "")
 
 
+def _failed(flip: Flip, side: str) -> str:
+    reason = _reason(flip, side)
+    return f"failed: {reason}" if reason else ""
+
+
 def _md_flip(flip: Flip) -> str:
     rows = [md_row(["", "base", "candidate"]), md_row(["---", "---", "---"])]
-    rows.append(md_row(["reply", *(md(printable(_said(flip, side))) for side in _SIDES)]))
+    rows.append(md_row(["reply", *(_md_lines(_said(flip, side)) for side in _SIDES)]))
     if flip.base_reason or flip.candidate_reason:
         rows.append(md_row(["failed", *(md(printable(_reason(flip, side))) for side in _SIDES)]))
     lines = [f"**{md(printable(_flip_title(flip)))}**"]
@@ -453,17 +458,23 @@ def _md_flip(flip: Flip) -> str:
     return "\n\n".join([*lines, "\n".join(rows)])
 
 
+def _md_lines(text: str) -> str:
+    return "<br>".join(md(printable(line)) for line in text.split("\n"))
+
+
 def _flip_text(flip: Flip) -> str:
     lines = [_flip_title(flip)]
     if flip.user is not None:
         lines.append(f"asked: {flip.user}")
     for side in _SIDES:
-        lines += [f"{side}: {part}" for part in (_said(flip, side), _reason(flip, side)) if part]
+        lines += [f"{side}: {part}" for part in (_said(flip, side), _failed(flip, side)) if part]
     return "\n".join(lines)
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= REPLY_SHOWN else text[: REPLY_SHOWN - 1] + "…"
+    cut = text if len(text) <= REPLY_SHOWN else text[: REPLY_SHOWN - 1] + "…"
+    first = cut.split("\n", LINES_SHOWN)
+    return cut if len(first) <= LINES_SHOWN else "\n".join(first[:LINES_SHOWN]) + "\n…"
 
 
 def _xml(attributes: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ columns that have nothing to say; files for programs carry every column. What is
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -288,12 +289,16 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return pa.Table.from_pandas(frame, preserve_index=False).to_pylist()
 
 
-_MD_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
+_MD_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~&"})
 
 
 def md(text: str) -> str:
-    """Text in a Markdown cell or line."""
-    return text.translate(_MD_SPECIAL)
+    """Text in a Markdown cell or line; a reply's `@name` and `#7` call nobody and link to nothing."""
+    return _CALLS.sub(r"\1&#8203;", text.translate(_MD_SPECIAL))
+
+
+_CALLS = re.compile(r"((?<![\w@])@|\\#)(?=\w)")
+"""Where a page of GitHub would notify a person or link to an issue; an empty space between breaks it."""
 
 
 def md_row(cells: Sequence[str]) -> str:

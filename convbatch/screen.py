@@ -9,7 +9,7 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
-from convbatch.terminal import printable
+from convbatch.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +50,13 @@ def text(content: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(content), style=style)
+
+
+def lines(content: str, style: str = "") -> Text:
+    """Several lines. Tabs become blanks here: rich measures a tab as one place, and folds what it has made of it."""
+    from rich.text import Text
+
+    return Text(printable_lines(content).expandtabs(), style=style)
 
 
 def number(value: float | None) -> str:

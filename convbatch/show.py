@@ -21,7 +21,7 @@ from convbatch.folder import RunFolder
 from convbatch.pricing import Money, exact, shown_amount
 from convbatch.reader import count_of
 from convbatch.tables import Rows, Run, TargetSummary, read_rows, side_by_side
-from convbatch.terminal import printable, printable_lines
+from convbatch.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -366,7 +366,7 @@ def _reply(voice: _Voice, said: _Said) -> Text:
     if said.thought:
         parts.append(screen.text(f"(thought: {len(said.thought):,} characters)", "dim"))
     if said.reply is not None:
-        parts.append(_block(said.reply))
+        parts.append(screen.lines(said.reply))
     if said.tool_calls is not None:
         parts.append(screen.text(f"calls {said.tool_calls}"))
     parts.append(screen.text(_facts(said), _STYLES[said.status]))
@@ -445,7 +445,7 @@ def _line(label: str, text: str, style: str) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=9)
     grid.add_column(overflow="fold")
-    grid.add_row(screen.text(label, "dim"), _block(text, style))
+    grid.add_row(screen.text(label, "dim"), screen.lines(text, style))
     return grid
 
 
@@ -453,13 +453,6 @@ def _indented(content: RenderableType) -> RenderableType:
     from rich.padding import Padding
 
     return Padding(content, (0, 0, 0, 2), expand=False)
-
-
-def _block(text: str, style: str = "") -> Text:
-    """Several lines. Tabs become blanks here: rich measures a tab as one place, and folds what it has made of it."""
-    from rich.text import Text
-
-    return Text(printable_lines(text).expandtabs(), style=style)
 
 
 def _cut(cell: Any, status: Any, room: int) -> Text:

@@ -482,6 +482,25 @@ def test_the_terminal_says_the_verdict_first_and_shows_no_control_characters(
     assert "Flipped: 1 to worse, 1 to better" in out
 
 
+def test_a_reply_of_several_lines_stands_as_such_beside_the_other_and_calls_nobody(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base = pd.DataFrame([row("a", passed=True, reply="one\ntwo"), row("b", passed=True)])
+    code = "@property\ndef a(self): # see #12\n\treturn 'x@y' &#64;all" + "\n" * 30 + "end"
+    candidate = pd.DataFrame([row("a", passed=False, reply=code), row("b", passed=True)])
+    told = compare_frames(base, candidate)
+    page = comparison_view.to_markdown(told)
+    assert "| reply | one<br>two | @&#8203;property<br>def a(self): \\# see \\#&#8203;12<br>" in page
+    assert r"x@y' \&\#&#8203;64;all" in page
+    comparison_view.to_terminal(told)
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    start = next(n for n, line in enumerate(shown) if line.startswith("one"))
+    assert shown[start].endswith("@property")
+    assert shown[start + 1].startswith("two")
+    assert "def a(self)" in shown[start + 1]
+    assert len([line for line in shown[start:] if not line.strip()]) < comparison_view.LINES_SHOWN
+
+
 def test_an_unknown_ending_is_refused(told: Comparison, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="format"):
         comparison_view.write_comparison(told, tmp_path / "x.html")
