@@ -291,6 +291,7 @@ def test_a_pattern_that_runs_out_of_time_fails_with_an_error() -> None:
 # Laws
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(min_size=1))
 def test_any_text_against_any_text_gives_a_bounded_score_twice_the_same(reply: str, wanted: str) -> None:
     for kind in ("equals", "contains", "icontains", "starts_with", "similar"):
@@ -449,6 +450,7 @@ def test_verdicts_that_are_gone_or_older_than_the_journal_are_made_anew(tmp_path
     assert is_fresh(folder)
 
 
+@pytest.mark.slow
 def test_many_verdicts_are_written_in_order(tmp_path: Path) -> None:
     run = MadeRun(
         tmp_path / "run",
@@ -499,6 +501,7 @@ def test_judging_twice_gives_the_same(quickstart: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(before, cb.load(copy).verdicts)
 
 
+@pytest.mark.slow
 def test_a_gate_is_decided_by_exit_code_alone(convbatch: Command, tmp_path: Path) -> None:
     base = ("run", QUICKSTART, "--tag", "code", "--no-progress")
     good = convbatch(*base, "-m", "sim-good@simulator", "-o", "good", "--fail-under", "1")
@@ -511,6 +514,7 @@ def test_a_gate_is_decided_by_exit_code_alone(convbatch: Command, tmp_path: Path
     assert convbatch("check", "both", "--fail-under", "0.5").code == 1
 
 
+@pytest.mark.slow
 def test_an_incomplete_run_neither_passes_nor_fails_until_resume_has_finished_it(convbatch: Command) -> None:
     base = ("run", QUICKSTART, "--tag", "code", "-m", "sim-drift@simulator", "--no-progress", "-o", "out")
     cut = convbatch(*base, "--fail-under", "0.9", "--rpm", "60", "--deadline", "1s")
@@ -529,6 +533,7 @@ def test_a_rate_is_a_share_or_a_percentage() -> None:
     assert [rate(text) for text in ("0.95", "95%", "1", ".5", "0", None)] == ["0.95", "0.95", "1", "0.5", "0", None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checks", "words"), [([], "have no checks"), ([{"llm_rubric": "is polite"}], "1 checks need a judge")]
 )
@@ -677,6 +682,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
     convbatch: Command, tmp_path: Path
 ) -> None:
@@ -697,6 +703,7 @@ def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
     assert [words in str(row["error"]) for words, row in zip(told, found[4:], strict=True)] == [True] * 6
 
 
+@pytest.mark.slow
 def test_validate_notes_a_check_that_nobody_brings(convbatch: Command, tmp_path: Path) -> None:
     script = {"id": "d", "turns": [{"user": "q", "checks": [{"not_python": "nobodys"}]}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script))
@@ -705,6 +712,7 @@ def test_validate_notes_a_check_that_nobody_brings(convbatch: Command, tmp_path:
     assert "nobodys" in json.loads(convbatch("validate", "d.jsonl", "--json").out)["notes"][0]
 
 
+@pytest.mark.slow
 def test_a_rubric_is_said_to_have_no_verdict_at_run_and_at_check(convbatch: Command, tmp_path: Path) -> None:
     script = {"id": "d", "turns": [{"user": "q", "checks": [{"llm_rubric": "is polite"}, {"max_length": 9999}]}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script))

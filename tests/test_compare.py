@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convbatch as package
@@ -418,6 +418,7 @@ def test_a_single_dialogue_is_never_certain() -> None:
     assert low < 0 < high
 
 
+@settings(max_examples=40)  # each is two whole comparisons
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]]) -> None:
     frame = side({f"d{n}": turns for n, turns in enumerate(passes)}).assign(output_tokens=7, score=0.5)
@@ -430,6 +431,7 @@ def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]
     assert len(told.flips) == 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=15))
 def test_swapping_the_sides_turns_every_difference_round(kinds: list[tuple[bool, bool]]) -> None:
     base, candidate = (side({f"d{n}": [kind[place]] for n, kind in enumerate(kinds)}) for place in (0, 1))
@@ -598,6 +600,7 @@ def test_settings_are_not_told_to_differ_where_only_the_number_of_turns_does(mak
     assert not any("settings" in note for note in told.notes)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_concludes_nothing(make: Make, convbatch: Command) -> None:
     make("a")
     make("b", [10, 20, 30, 40])
@@ -606,6 +609,7 @@ def test_an_unfinished_run_concludes_nothing(make: Make, convbatch: Command) -> 
     assert "pending" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("--margin", "2"), ("--alpha", "0.7"), ("--metric", "quality"), ("-o", "x.html")])
 def test_options_that_cannot_work_end_with_2(make: Make, convbatch: Command, options: Sequence[str]) -> None:
     make("a")
@@ -614,6 +618,7 @@ def test_options_that_cannot_work_end_with_2(make: Make, convbatch: Command, opt
     assert "error" in done.err.lower()
 
 
+@pytest.mark.slow
 def test_files_are_written_beside_what_is_printed(make: Make, convbatch: Command, tmp_path: Path) -> None:
     make("a")
     make("b", UNEVEN)
@@ -638,6 +643,7 @@ def test_from_python_a_comparison_has_its_frames(make: Make) -> None:
     assert len(told.slices) == 0
 
 
+@pytest.mark.slow
 def test_the_drifting_model_is_a_regression_and_the_good_one_none(convbatch: Command, tmp_path: Path) -> None:
     assert convbatch("run", QUICKSTART, "--no-progress", "-o", "q").code == 0
     done = convbatch("compare", f"q:{GOOD}", f"q:{DRIFT}", "--json", "-o", "x.xml")
@@ -660,6 +666,7 @@ def test_two_hundred_dialogues_compared_with_themselves_are_non_inferior() -> No
     assert (compare_frames(base, base).verdict, compare_frames(base, base).exit_code) == ("non-inferior", 0)
 
 
+@pytest.mark.slow
 def test_checks_edited_after_the_run_are_other_checks(make: Make, convbatch: Command, tmp_path: Path) -> None:
     base = make("a", dialogues={"checks": [{"contains": "2025"}]})
     candidate = make("b", dialogues={"checks": [{"contains": "2025"}]})
@@ -672,6 +679,7 @@ def test_checks_edited_after_the_run_are_other_checks(make: Make, convbatch: Com
         package.compare(base.path, candidate.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"),
     [("compare out:sim-good@simulator out:sim-drift@simulator", 1), ("check out --fail-under 1", 1)],
