@@ -48,15 +48,18 @@ _SLICE_HEADINGS = ("slice", "metric", "dialogues", "base", "candidate", "change"
 def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
     """Print a comparison, the verdict first."""
     console = screen.console(file)
-    console.print(screen.text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=True)
+    whole = not console.is_terminal  # a pipe gets whole lines, a terminal folds them between words
+    console.print(screen.text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=whole)
     for line in advice(comparison):
-        console.print(screen.text(line), soft_wrap=True)
+        console.print(screen.text(line), soft_wrap=whole)
     console.print()
     for line in _facts(comparison):
-        console.print(screen.text(line, "bold" if line.startswith("SIMULATED") else ""), soft_wrap=True)
+        console.print(
+            screen.text(line, "bold" if line.startswith("SIMULATED") else ""), soft_wrap=not console.is_terminal
+        )
     _print_table(console, _headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6))
     for note in _footnotes(comparison):
-        console.print(screen.text(note), soft_wrap=True)
+        console.print(screen.text(note), soft_wrap=whole)
     if slices := _slice_rows(comparison):
         console.print()
         console.print(screen.text("Parts of it: exploratory, never a gate", "bold underline"))
@@ -415,6 +418,7 @@ def _print_flips(console: Any, flips: Sequence[Flip]) -> None:
     console.print()
     console.print(screen.text(_flips_title(flips), "bold underline"))
     for flip in flips[:FLIPS_SHOWN]:
+        console.print()
         console.print(screen.text(_flip_title(flip), "red" if flip.change == "harmful" else "green"))
         if flip.user is not None:
             console.print(screen.text(f"  asked: {_cut(flip.user)}", "dim"))
@@ -427,6 +431,7 @@ def _print_flips(console: Any, flips: Sequence[Flip]) -> None:
             grid.add_row(*(screen.text(_failed(flip, side), "dim") for side in _SIDES))
         console.print(grid)
     if len(flips) > FLIPS_SHOWN:
+        console.print()
         console.print(screen.text(f"… and {len(flips) - FLIPS_SHOWN:,} more: --json or -o compare.md"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -501,6 +502,21 @@ def test_a_reply_of_several_lines_stands_as_such_beside_the_other_and_calls_nobo
     assert shown[start + 1].startswith("two")
     assert "def a(self)" in shown[start + 1]
     assert len([line for line in shown[start:] if not line.strip()]) < comparison_view.LINES_SHOWN
+
+
+def test_a_terminal_folds_sentences_between_words_and_a_pipe_gets_them_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = compare_frames(*table(1, 0, 27))
+    sentence = comparison_view.sentence(told)
+    comparison_view.to_terminal(told)
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == sentence
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    comparison_view.to_terminal(told)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert len(lines[0]) <= 80
+    assert f"{lines[0]} {lines[1]}" == sentence
 
 
 def test_an_unknown_ending_is_refused(told: Comparison, tmp_path: Path) -> None:
