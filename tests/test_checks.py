@@ -535,7 +535,7 @@ def test_a_rate_is_a_share_or_a_percentage() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("checks", "words"), [([], "have no checks"), ([{"llm_rubric": "is polite"}], "1 checks need a judge")]
+    ("checks", "words"), [([], "have no checks"), ([{"llm_rubric": "is polite"}], "need a judge (llm_rubric)")]
 )
 def test_a_gate_that_nothing_can_decide_is_refused_before_anything_is_sent(
     checks: list[Any], words: str, convbatch: Command, tmp_path: Path
@@ -717,10 +717,10 @@ def test_a_rubric_is_said_to_have_no_verdict_at_run_and_at_check(convbatch: Comm
     script = {"id": "d", "turns": [{"user": "q", "checks": [{"llm_rubric": "is polite"}, {"max_length": 9999}]}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script))
     done = convbatch("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress")
-    assert "1 of them need a judge" in done.err
+    assert "get no verdict without a --judge" in done.err
     assert "1 dialogue neither passed nor failed" in done.out
     again = convbatch("check", "out")
-    assert (again.code, "1 check without a verdict: needs a judge" in again.err) == (0, True)
+    assert (again.code, "1 check without a verdict: no judge has been asked" in again.err) == (0, True)
     assert convbatch("check", "out", "--fail-under", "0").code == 3
 
 
