@@ -1,7 +1,7 @@
 PY ?= .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint type test slow check demo bench lock
+.PHONY: help install fmt lint type test mutants slow check demo bench lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ type: ## strict types over package, tests and benchmarks
 
 test: ## the fast suite
 	$(PY) -m pytest
+
+mutants: ## thirty deliberate bugs, each of which a test must catch
+	$(PY) -m pytest -m slow tests/test_mutants.py
 
 slow: ## the slow proofs: kill loops, whole datasets, memory
 	$(PY) -m pytest -m slow

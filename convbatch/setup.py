@@ -490,7 +490,7 @@ def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool)
         raise SetupError("--fail-under: the selected dialogues have no checks", hint="see docs/checks.md")
     if report.judges_needed and not has_judge:
         raise SetupError(
-            f"--fail-under: {count_of(report.judges_needed, 'check')} need a judge (llm_rubric)",
+            f"--fail-under: no judge is named for {count_of(report.judges_needed, 'llm_rubric check')}",
             hint="name one with --judge MODEL@GATEWAY, or leave the gate to: convbatch check RUN --judge ...",
         )
 
