@@ -22,7 +22,7 @@ from convbatch.spending import cost_of
 
 T = TypeVar("T", int, float, Decimal)
 JUDGED = ("ok", "blocked", "empty")
-NOT_ASKED = "no judge has been asked"
+NOT_ASKED = "no judge has been asked about it"
 
 
 class Played(NamedTuple):
