@@ -44,6 +44,8 @@ from convbatch.retry import NO_TRIES, GiveUp, ParkNow, SendAgain, Standing, Trie
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 EVERY_SO_OFTEN = 64
 """Conversations already finished that a worker passes before it lets the others go on."""
+FRAME_TOKENS = 4
+"""What a message counts beside its words, at most: its role and its bounds."""
 STARTED_AT_ONCE = 8
 """Hundreds started in one go would open hundreds of connections before the first request leaves."""
 
@@ -638,7 +640,8 @@ def _reserve(limits: Limits, play: _Play, settings: Settings) -> int:
         return 0
     known = play.measured
     if known is not None and known.input_tokens is not None and known.output_tokens is not None:
-        tokens = known.input_tokens + known.output_tokens + _rough_tokens(play.history[-1:])
+        # The reply was counted as output; as a message of the history it has a frame of its own.
+        tokens = known.input_tokens + known.output_tokens + FRAME_TOKENS + _rough_tokens(play.history[-1:])
     else:
         tokens = _rough_tokens(play.history) + _rough_text(play.conversation.dialogue.system or "")
     if limits.tpm_counts == "input+max_output":
@@ -667,7 +670,7 @@ def _usual_output(known: Usage | None) -> int:
 
 
 def _rough_tokens(messages: Iterable[Message]) -> int:
-    return sum(4 + _rough_text(message.text) for message in messages)
+    return sum(FRAME_TOKENS + _rough_text(message.text) for message in messages)
 
 
 def _rough_text(text: str) -> int:

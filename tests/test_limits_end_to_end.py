@@ -178,6 +178,13 @@ def test_tpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, model: LimitM
     obeys(played, faultless=True)
 
 
+def test_what_a_message_costs_beside_its_words_is_reserved_too(tmp_path: Path):
+    brief = [{"id": f"d{d}", "turns": [{"user": f"{d} {t}"} for t in range(6)]} for d in range(40)]
+    played = saturated(tmp_path, Limits(tpm=3000), None, brief)
+    played.finish(most=1)
+    assert most_tokens(played.ledger(), 60.0) <= 3000
+
+
 def test_rpd_is_kept_to_across_kills_and_resumes_until_the_day_is_over(tmp_path: Path):
     rpd = 40
     limits = Limits(rpd=rpd, rpm=240)
