@@ -445,6 +445,8 @@ class Runner:
             permit.settle(_counted(lane.target.gateway.limits, attempt.outcome.usage, settings))
         elif attempt.cls in ("refused", "not_sent", "final"):
             permit.refund(never_left=attempt.cls == "not_sent")
+        if isinstance(step, ParkNow):
+            lane.gate.close()  # now: the report settles the doubt, and would let the others go before this is durable
         hint = None if isinstance(attempt.outcome, Reply) else attempt.outcome.retry_after_s
         lane.gate.report(signal(attempt, step), permit, retry_after_s=hint)
         return step
