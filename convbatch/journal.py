@@ -270,8 +270,8 @@ class _Tail:
     def _open(self, *, new: bool) -> None:
         create = os.O_CREAT | os.O_EXCL if new else 0
         self._fd = self._disk.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | create)
-        if new:
-            self._disk.sync_folder(self._folder.journal)
+        # Also of a segment that is there already: whoever made it may have been killed before its name was durable.
+        self._disk.sync_folder(self._folder.journal)
         self.size = os.fstat(self._fd).st_size
 
 
