@@ -1,7 +1,7 @@
 PY ?= .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint type test mutants slow check demo bench lock
+.PHONY: help install fmt lint type test mutants slow torture check demo bench lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ mutants: ## thirty deliberate bugs, each of which a test must catch
 
 slow: ## the slow proofs: kill loops, whole datasets, memory
 	$(PY) -m pytest -m slow
+
+torture: ## 10,000 runs in virtual time against every law; SEEDS=n and FIRST=n for others
+	$(PY) -m tests.torture
 
 check: ## what .ci/run checks, in the environment of `make install`
 check: lint type test slow

@@ -1,8 +1,9 @@
 """Whole runs in virtual time from one seed: the real session, runner, gate, client, journal and folder.
 
 Three things of the outside world are played: the clock (`VirtualLoop`), the network with the server behind it (`Host`:
-the simulator's brain behind delays, cut bodies and refused connections) and the power switch: a kill unplugs disk and
-network at a virtual moment, or in the middle of a write, and what is left of the process can touch neither any more.
+the simulator's brain behind delays, cut bodies and refused connections) and the disk with its power switch
+(`played_disk.py`). A kill unplugs disk and network at a virtual moment, before a call to the disk or in the middle of a
+write, and what is left of the process can touch neither any more. Clocks jump, laptops sleep, processes are stopped.
 Files are real files. Nothing here judges: what must hold afterwards is `played_laws.py`.
 """
 
@@ -12,22 +13,22 @@ import asyncio
 import email.utils
 import gzip
 import itertools
-import os
 import random
 import re
 import signal
+import zlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn
 
 import orjson
 
 from convbatch.config import Gateway, Limits, Target, target_to_plain
 from convbatch.dialogue import Dialogue
+from convbatch.errors import JournalError
 from convbatch.folder import RunFolder
-from convbatch.gateway import MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
+from convbatch.gateway import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
 from convbatch.gateway import Answer as Heard
 from convbatch.outside import Disk, Outside
 from convbatch.pricing import Money, PriceTable
@@ -37,99 +38,12 @@ from convbatch.simulator.exchange import Answer, Request
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.virtual import VirtualClock, VirtualLoop
 from convbatch.simulator.world import World
+from tests.played_disk import Kill, Platter, PlayedDisk, Power, Trouble
 
-T = TypeVar("T")
 EPOCH = 1_800_000_000.0
-KEY_ENV, KEY = "PLAYED_KEY", "sk-played-0123456789abcdef"
+KEY_ENV, KEY = "PLAYED_KEY", "sk-played-01"
 LONGEST_SITTING_S = 30 * 86_400.0
 """Of virtual time; a sitting that takes longer is going round in circles."""
-
-
-class Power:
-    """Is the process alive? Once cut, nothing it does reaches a disk or a network."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.alive = True
-        self._loop = loop
-
-    def cut(self) -> None:
-        """As SIGKILL does: at once, and without a word to anybody."""
-        self.alive = False
-        self._loop.stop()
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """From `at` on, the first `size` bytes of a file survive a power cut."""
-
-    at: float
-    path: Path
-    size: int
-
-
-class PlayedDisk(Disk):
-    """The real files; keeps book of what was durable when, takes virtual time to sync, and can lose its power."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, power: Power, chance: random.Random, sync_s: float) -> None:
-        self.synced: list[Synced] = []
-        self.writes = 0
-        self.kill_in_write: int | None = None
-        """Cut the power within the n-th write, from 1; only a part of it arrives."""
-        self._loop = loop
-        self._power = power
-        self._chance = chance
-        self._longest_sync_s = sync_s
-        self._paths: dict[int, Path] = {}
-        self._covered: dict[int, int] = {}
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        if not self._power.alive:
-            raise OSError("no power")
-        fd = super().open(path, flags, mode)
-        self._paths[fd] = path
-        return fd
-
-    def write(self, fd: int, data: bytes) -> int:
-        if not self._power.alive:
-            return len(data)
-        self.writes += 1
-        if self.writes == self.kill_in_write:
-            super().write(fd, data[: self._torn(data)])
-            self._power.cut()
-            return len(data)
-        return super().write(fd, data)
-
-    def _torn(self, data: bytes) -> int:
-        """Anywhere, or where it is most delicate: nothing, all but the last byte, between two lines."""
-        return self._chance.choice([0, len(data) - 1, data.find(b"\n", 0, -1) + 1, self._chance.randrange(len(data))])
-
-    def sync(self, fd: int) -> None:
-        if self._power.alive:
-            size = self._covered.pop(fd, None)
-            self.synced.append(
-                Synced(self._loop.time(), self._paths[fd], os.fstat(fd).st_size if size is None else size)
-            )
-
-    def truncate(self, fd: int, length: int) -> None:
-        if self._power.alive:
-            super().truncate(fd, length)
-
-    def replace(self, source: Path, target: Path) -> None:
-        if self._power.alive:
-            super().replace(source, target)
-
-    def sync_folder(self, folder: Path) -> None:
-        pass
-
-    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        """Only syncs are done aside: they cover what was written when they began, and are done when they end."""
-        self._covered = {fd: os.fstat(fd).st_size for fd, path in self._paths.items() if path.suffix == ".jsonl"}
-        await asyncio.sleep(self._chance.random() * self._longest_sync_s)
-        return work()
-
-    def close(self, fd: int) -> None:
-        self._paths.pop(fd, None)
-        super().close(fd)
 
 
 class _NumberedTask(asyncio.Task[Any]):
@@ -161,6 +75,10 @@ class PlayedLoop(VirtualLoop):
     def remove_signal_handler(self, sig: int) -> bool:
         return self._on_signal.pop(sig, None) is not None
 
+    def leap(self, seconds: float) -> None:
+        """The process stands still for so long, like a stopped one; then everything is due at once."""
+        self._now += seconds
+
     def deliver(self, sig: int) -> None:
         """A signal arrives; one nobody asked for is ignored: the sitting is over."""
         if sig in self._on_signal:
@@ -185,6 +103,17 @@ class Sent:
     """The wait that answer announces."""
 
 
+Unreachable = Literal["refused", "dns", "connect timeout", "no tls", "certificate"]
+NOT_CONNECTED: Mapping[Unreachable, Mapping[str, Any]] = {
+    "refused": {"kind": "connection", "message": "could not connect: Connection refused"},
+    "dns": {"kind": "connection", "message": "could not connect: Name or service not known"},
+    "connect timeout": {"kind": "timeout", "message": "could not connect: ConnectionTimeoutError"},
+    "no tls": {"kind": "connection", "message": "could not connect: SSLError: wrong version number"},
+    "certificate": {"kind": "connection", "message": "certificate refused: self-signed", "certificate": True},
+}
+"""What `AiohttpTransport` says of each; `test_connections.py` holds it to that."""
+
+
 class Host:
     """One gateway: a simulated provider and the network in front of it. Outlives the processes that ask it."""
 
@@ -199,6 +128,7 @@ class Host:
         limits: Limits | None = None,
         delay_s: float = 0.9,
         unreachable: float = 0.0,
+        why: Unreachable = "refused",
         stale: float = 0.0,
         attempt_timeout_s: float = 60.0,
     ) -> None:
@@ -213,6 +143,7 @@ class Host:
             limits: What the client is told of it.
             delay_s: One-way delays to the server are drawn from [0, delay_s).
             unreachable: Share of connections that fail before anything is sent.
+            why: They fail.
             stale: Share of requests written to a connection that the server has just closed: sent, and never read.
             attempt_timeout_s: The client's patience.
         """
@@ -220,6 +151,9 @@ class Host:
         self.name = name
         self.delay_s = delay_s
         self.unreachable = unreachable
+        self.why: Unreachable = why
+        self.ahead_s = 0.0
+        """Of the loop's time: the world goes on while a laptop sleeps, and its loop does not notice."""
         self.stale = stale
         base = f"https://{name}.test" + ("/v1" if wire == "openai" else "")
         gateway = Gateway(
@@ -263,7 +197,7 @@ class Host:
 
     def _arrive(self, departed: _Departed) -> None:
         self._on_the_way.remove(departed)
-        sent, at = departed.sent, EPOCH + departed.when
+        sent, at = departed.sent, EPOCH + departed.when + self.ahead_s
         answer = self.world.handle(departed.request, at)
         sent.arrived_at = departed.when
         sent.entry = self.world.ledger.entries[-1]
@@ -291,6 +225,8 @@ class PlayedTransport:
         self._sitting = sitting
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._open: dict[asyncio.Timeout, bool] = {}
+        """Connections in use, and whether they were lost while nobody looked."""
 
     async def send(self, sending: Sending) -> Heard:
         """One request, one complete answer, in virtual time."""
@@ -299,12 +235,16 @@ class PlayedTransport:
         sent = Sent(sitting=self._sitting, host=self._host.name, left_at=self._loop.time())
         self._log.append(sent)
         partial = _Partial()
+        connection = asyncio.timeout(sending.timeout_s)
+        self._open[connection] = True
         try:
-            async with asyncio.timeout(sending.timeout_s):
+            async with connection:
                 await self._connect()
                 heard = await self._exchange(sent, sending, partial)
         except TimeoutError:
             self._heard(sent)
+            if not self._open[connection]:
+                raise partial.gone("connection", "connection lost after sending") from None
             raise NoAnswer(
                 "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True,
                 status=partial.status, headers=partial.headers, partial=bytes(partial.body),
@@ -312,6 +252,8 @@ class PlayedTransport:
         except NoAnswer:
             self._heard(sent)
             raise
+        finally:
+            del self._open[connection]
         if self._heard(sent):
             sent.status = heard.status
             sent.asks_to_wait_s = announced_wait_s(heard)
@@ -319,6 +261,12 @@ class PlayedTransport:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+    def sever(self) -> None:
+        """All connections are gone, as after a night."""
+        for connection in self._open:
+            self._open[connection] = False
+            connection.reschedule(self._loop.time())
 
     def _heard(self, sent: Sent) -> bool:
         if self._power.alive:
@@ -331,7 +279,9 @@ class PlayedTransport:
         except asyncio.CancelledError as cancelled:
             raise NotSentCancelled from cancelled
         if self._host.refuses(self._loop.time()) or self._chance.random() < self._host.unreachable:
-            raise NoAnswer("connection", "could not connect: Connection refused", sent=False)
+            if self._host.why == "connect timeout":
+                await asyncio.sleep(CONNECT_TIMEOUT_S)
+            raise NoAnswer(sent=False, **NOT_CONNECTED[self._host.why])
         if self._chance.random() < self._host.stale:
             raise NoAnswer("connection", "connection lost after sending", sent=True)
 
@@ -345,6 +295,8 @@ class PlayedTransport:
             answer.lost(EPOCH + self._loop.time())
             raise
         answer.delivered(EPOCH + self._loop.time())
+        if "content-encoding" in answer.headers:
+            body = _unpacked(body, partial)
         await asyncio.sleep(0.001 + self._chance.random() * 0.02)
         assert answer.status is not None
         return Heard(status=answer.status, headers=partial.headers, body=body)
@@ -374,8 +326,7 @@ class PlayedTransport:
         raise partial.gone("connection", "connection lost after sending")
 
     def _headers(self, answer: Answer) -> Mapping[str, str]:
-        assert "content-encoding" not in answer.headers, "compressed answers are played over HTTP only"
-        now = email.utils.formatdate(EPOCH + self._loop.time(), usegmt=True)
+        now = email.utils.formatdate(EPOCH + self._loop.time() + self._host.ahead_s, usegmt=True)
         return {name.lower(): value for name, value in {"date": now, **answer.headers}.items()}
 
 
@@ -391,6 +342,14 @@ class _Partial:
         return NoAnswer(kind, message, sent=True, status=self.status, headers=self.headers, partial=bytes(self.body))
 
 
+def _unpacked(body: bytes, partial: _Partial) -> bytes:
+    unpacker = zlib.decompressobj(31)
+    plain = unpacker.decompress(body, MAX_BODY_BYTES)
+    if unpacker.unconsumed_tail:
+        raise partial.gone("bad_response", "the response body decompresses to more than 64 MiB")
+    return plain
+
+
 _SAID = re.compile(rb'"retryDelay":"([0-9.]+)s"|(?:re)?try (?:again )?in ([0-9.]+)s')
 
 
@@ -401,9 +360,9 @@ def announced_wait_s(heard: Heard) -> float | None:
     headers = heard.headers
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         said = headers.get(name, "")
-        if re.fullmatch("[0-9.]+", said):
+        if re.fullmatch("[0-9.]{1,15}", said):
             return float(said) * unit_s
-    if "," in headers.get("retry-after", ""):
+    if re.fullmatch(r"\w{3}, [0-3]\d \w{3} \d{4} .*", headers.get("retry-after", "")):
         then, now = (email.utils.parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
         return (then - now).total_seconds() if then > now else None
     if match := _SAID.search(heard.body):
@@ -419,14 +378,35 @@ def _go_seconds(text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
-    """The power goes at a moment of a sitting, or within the n-th write to its disk."""
+class Shift:
+    """Time plays a trick on a process.
 
-    after_s: float | None = None
-    in_write: int | None = None
+    `jump`: somebody sets its wall clock. `nap`: the machine is suspended; the world and its own wall clock go on, its
+    monotonic clock does not, and all connections are gone. `stop`: the process is stopped; every clock goes on without
+    it.
+    """
+
+    after_s: float
+    kind: Literal["jump", "nap", "stop"]
+    seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+async def _cancelled(sitting: Coroutine[Any, Any, Ending], after_s: float | None) -> Ending | None:
+    """A sitting's end; None when somebody awaited it no longer."""
+    playing = asyncio.ensure_future(sitting)
+    if after_s is not None:
+        asyncio.get_running_loop().call_later(after_s, playing.cancel)
+    try:
+        return await playing
+    except asyncio.CancelledError:
+        return None
+
+
+def _stopped_s(shifts: Iterable[Shift]) -> float:
+    return sum(shift.seconds for shift in shifts if shift.kind == "stop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sat:
     """One sitting, afterwards."""
 
@@ -434,12 +414,20 @@ class Sat:
     began: float
     ended: float
     ending: Ending | None
-    """None: killed or cancelled."""
+    """None: killed, cancelled or without a disk."""
     killed: bool
+    power_cut: bool
+    """Killed, and the machine with it."""
+    broken: JournalError | None
+    """What it said of its disk."""
     told_to_end_at: float
     """First signal, deadline or cancellation; infinite for none."""
     in_flight: int
     """Requests whose fate nobody had heard when it ended."""
+    calls: int
+    """It made to its disk."""
+    clock_set_forward: bool
+    """Within it, against the world's: a later one cannot tell how long ago it was."""
 
 
 class Played:
@@ -474,9 +462,11 @@ class Played:
         self.dialogues = [Dialogue.from_plain(plain) for plain in dialogues]
         self.targets = tuple(target for host in hosts for target in host.targets)
         self.sent: list[Sent] = []
-        self.synced: list[Synced] = []
+        self.platter = Platter()
         self.sat: list[Sat] = []
         self.now = 0.0
+        self.clock_off_s = 0.0
+        """How far the client's wall clock is from the loop's time."""
         self._sync_s = sync_s
         self.path = path
         folder = RunFolder.create(path, disk=_Hasty())
@@ -505,76 +495,132 @@ class Played:
         *,
         kill: Kill | None = None,
         signals: Sequence[tuple[float, signal.Signals]] = (),
+        shifts: Sequence[Shift] = (),
         cancel_after_s: float | None = None,
         gap_s: float = 5.0,
         max_cost: Money | None = None,
+        trouble: Trouble | None = None,
+        room: int | None = None,
+        short: float = 0.0,
+        salvage: bool = False,
         **rules: Any,
     ) -> Ending | None:
         """One sitting, from opening the folder to closing it or to the kill.
 
         Args:
-            kill: When the power goes.
+            kill: When the process dies.
             signals: What arrives when, in seconds of the sitting.
+            shifts: What happens to the clocks.
             cancel_after_s: Cancel the whole sitting, as whoever awaits `convbatch.replay` may.
             gap_s: Time between the sitting before and this one; longer than any request is on its way.
             max_cost: The budget of the whole run.
+            trouble: What fails at the disk.
+            room: Bytes until the disk is full.
+            short: Share of writes that take only a part of their bytes.
+            salvage: As the option.
             **rules: Changes to the rules.
 
         Returns:
-            How it ended; None when it was killed or cancelled.
+            How it ended; None when it was killed, cancelled or lost its disk.
         """
         number = len(self.sat) + 1
         chance = random.Random(f"{self.seed}/{number}")
         begins = self.now + (gap_s if self.sat else 0.0)
+        ending = broken = None
         with _Process(PlayedLoop(begins)) as process:
-            disk = PlayedDisk(process.loop, process.power, chance, self._sync_s)
-            if kill is not None:
-                disk.kill_in_write = kill.in_write
-            sitting = Sitting(
-                folder=RunFolder.open(self.path, disk=disk),
-                meta=self.meta,
-                targets=self.targets,
-                env={KEY_ENV: KEY},
-                rules=replace(self.rules, **rules),
-                resumed=number > 1,
-                max_cost=max_cost,
-                progress=False,
-            )
+            loop = process.loop
+            disk = PlayedDisk(
+                self.platter, loop, process.power, chance,
+                sitting=number, sync_s=self._sync_s, kill=kill, trouble=trouble, room=room, short=short,
+            )  # fmt: skip
+            clock = VirtualClock(loop, EPOCH + self.clock_off_s)
+            transports: list[PlayedTransport] = []
 
             async def main() -> Ending | None:
-                hosts = {target.gateway.name: host for host in self.hosts for target in host.targets}
-                outside = Outside(clock=VirtualClock(process.loop, EPOCH), random=chance, disk=disk)
-                playing = asyncio.ensure_future(
-                    sit(
-                        sitting,
-                        outside=outside,
-                        connect=lambda g: PlayedTransport(hosts[g.name], process.power, chance, number, self.sent),
-                    )
-                )
-                if cancel_after_s is not None:
-                    process.loop.call_later(cancel_after_s, playing.cancel)
-                try:
-                    return await playing
-                except asyncio.CancelledError:
-                    return None
+                sitting = self._sitting(disk, salvage=salvage, max_cost=max_cost, **rules)
+                outside = Outside(clock=clock, random=chance, disk=disk)
+                connect = self._network(process.power, transports)
+                return await _cancelled(sit(sitting, outside=outside, connect=connect), cancel_after_s)
 
             for at, sig in signals:
-                process.loop.call_later(at, process.loop.deliver, sig)
+                loop.call_later(at, loop.deliver, sig)
+            for shift in shifts:
+                loop.call_later(shift.after_s, self._shift, shift, loop, clock, transports)
             if kill is not None and kill.after_s is not None:
-                process.loop.call_later(kill.after_s, process.power.cut)
+                loop.call_later(kill.after_s, process.power.cut)
             try:
                 ending = process.run(main())
+            except JournalError as error:
+                if not disk.failed:
+                    raise
+                broken = error
             finally:
-                self.now = process.loop.time()
-                self.synced += disk.synced
+                self.now = loop.time()
                 killed = not process.power.alive
-        in_flight = sum(sent.sitting == number and sent.heard_at is None for sent in self.sent)
+        told = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
+        self.sat.append(
+            Sat(
+                number=number,
+                began=begins,
+                ended=self.now,
+                ending=ending,
+                killed=killed,
+                power_cut=killed and kill is not None and kill.power,
+                broken=broken,
+                told_to_end_at=begins + min(told, default=float("inf")) + _stopped_s(shifts),
+                in_flight=sum(sent.sitting == number and sent.heard_at is None for sent in self.sent),
+                calls=disk.calls,
+                clock_set_forward=any(shift.kind == "jump" and shift.seconds > 0 for shift in shifts),
+            )
+        )
         for host in self.hosts:
             host.settle()
-        told = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
-        told_at = begins + min(told, default=float("inf"))
-        self.sat.append(Sat(number, begins, self.now, ending, killed, told_at, in_flight))
+        if self.sat[-1].power_cut:
+            self.platter.lose_power(chance)
         return ending
+
+    def _sitting(self, disk: PlayedDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> Sitting:
+        return Sitting(
+            folder=RunFolder.open(self.path, disk=disk),
+            meta=self.meta,
+            targets=self.targets,
+            env={KEY_ENV: KEY},
+            rules=replace(self.rules, **rules),
+            resumed=bool(self.sat),
+            salvage=salvage,
+            max_cost=max_cost,
+            progress=False,
+            notes=False,
+        )
+
+    def _network(self, power: Power, transports: list[PlayedTransport]) -> Callable[[Gateway], PlayedTransport]:
+        hosts = {target.gateway.name: host for host in self.hosts for target in host.targets}
+        number = len(self.sat) + 1
+
+        def connect(gateway: Gateway) -> PlayedTransport:
+            # Chances of its own: what one gateway's network does depends on no other's.
+            chance = random.Random(f"{self.seed}/{number}/{gateway.name}")
+            transports.append(PlayedTransport(hosts[gateway.name], power, chance, number, self.sent))
+            return transports[-1]
+
+        return connect
+
+    def _shift(
+        self, shift: Shift, loop: PlayedLoop, clock: VirtualClock, transports: Sequence[PlayedTransport]
+    ) -> None:
+        match shift.kind:
+            case "jump":
+                clock.jump(shift.seconds)
+                self.clock_off_s += shift.seconds
+            case "nap":
+                clock.jump(shift.seconds)
+                self.clock_off_s += shift.seconds
+                for host in self.hosts:
+                    host.ahead_s += shift.seconds
+                for transport in transports:
+                    transport.sever()
+            case "stop":
+                loop.leap(shift.seconds)
 
     def finish(self, *, most: int = 12) -> Ending:
         """Sit until everything is done."""
@@ -629,9 +675,11 @@ class _Process:
         task = self.loop.create_task(main)
         try:
             return self.loop.run_until_complete(task)
-        except RuntimeError as stopped:
+        except Exception as stopped:
             if not self.power.alive:
-                return None
+                return None  # whatever a dead process would have said
+            if not isinstance(stopped, RuntimeError):
+                raise
             if self.loop.time() < self._endless.when():
                 raise
             stuck = "\n".join(sorted(str(task) for task in asyncio.all_tasks(self.loop)))

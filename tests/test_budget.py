@@ -26,7 +26,8 @@ from convbatch.simulator.ledger import Entry
 from convbatch.simulator.server import Server
 from convbatch.simulator.world import World
 from tests.conftest import Command, config_for, write_dataset
-from tests.played import KEY, Host, Kill, Played
+from tests.played import KEY, Host, Played
+from tests.played_disk import Kill
 from tests.played_laws import obeys
 
 Plain = dict[str, Any]

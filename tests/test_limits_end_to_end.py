@@ -26,7 +26,8 @@ from convbatch.simulator.server import Server
 from convbatch.simulator.world import World
 from tests.conftest import config_for, write_dataset
 from tests.ledger_laws import most_in_any_window
-from tests.played import KEY, Host, Kill, Played, Sent
+from tests.played import KEY, Host, Played, Sent
+from tests.played_disk import Kill
 from tests.played_laws import no_window_is_overfull, nothing_leaves_in_an_announced_pause, obeys
 
 Plain = dict[str, Any]

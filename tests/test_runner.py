@@ -34,121 +34,15 @@ from convbatch.simulator.script import Script
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import Arrival, World
 from tests.conftest import config_for, write_dataset
+from tests.fault_cases import CASES, Plain
 from tests.ledger_laws import statuses
-from tests.played import KEY, Host, Kill, Played
+from tests.played import KEY, Host, Played
+from tests.played_disk import Kill
 from tests.played_laws import Story, obeys
 
-Plain = dict[str, Any]
 Simulators = Callable[[World], Server]
 
 # -- the table of retries: one target a case, all in one run, none in another's way
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """What goes wrong with the first turn, and what becomes of it."""
-
-    fault: Plain
-    attempts: int
-    """Also the number of requests for this turn in the ledger."""
-    status: str
-    paid: int = 0
-    """Possibly paid."""
-    kind: str | None = None
-    then: str = "skipped"
-    """State of the second turn."""
-    hasty: bool = False
-    """At the gateway with an attempt timeout of 0.5 s."""
-    finish: str | None = None
-
-
-def once(**fault: Any) -> Plain:
-    return {"match": {"count": 1}, **fault}
-
-
-def ever(**fault: Any) -> Plain:
-    return fault
-
-
-OK: Mapping[str, Any] = {"status": "ok", "then": "ok"}
-LOST: Mapping[str, Any] = {"attempts": 2, "paid": 2, "status": "error"}
-"""Possibly paid, sent once more, and lost again."""
-PARKED: Mapping[str, Any] = {"attempts": 1, "status": "pending", "then": "pending"}
-
-CASES: dict[str, Case] = {
-    # Refused: not paid.
-    "429 with a hint": Case(fault=once(action="rate-limit", hint="retry-after", seconds=0.1), attempts=2, **OK),
-    "429 without a hint": Case(fault=once(action="rate-limit", hint="none"), attempts=2, **OK),
-    "500 json once": Case(fault=once(action="error"), attempts=2, **OK),
-    "500 json": Case(fault=ever(action="error"), attempts=3, status="error", kind="server_error"),
-    "503 json": Case(fault=ever(action="error", kind="overloaded"), attempts=3, status="error", kind="overloaded"),
-    "529 json": Case(fault=ever(action="error", status=529), attempts=3, status="error"),
-    "200 with an error object": Case(fault=ever(action="broken", kind="error-object"), attempts=3, status="error"),
-    # Ambiguous: once more, counted.
-    "502 html once": Case(fault=once(action="error", kind="bad_gateway", body="html"), attempts=2, paid=1, **OK),
-    "502 html": Case(fault=ever(action="error", kind="bad_gateway", body="html"), **LOST),
-    "502 json": Case(fault=ever(action="error", status=502), **LOST),
-    "500 html": Case(fault=ever(action="error", body="html"), **LOST),
-    "503 text": Case(fault=ever(action="error", status=503, body="text"), **LOST),
-    "503 empty": Case(fault=ever(action="error", status=503, body="empty"), **LOST),
-    "408": Case(fault=ever(action="error", status=408), **LOST),
-    "504 json": Case(fault=ever(action="error", kind="deadline"), **LOST),
-    "524 html": Case(fault=ever(action="error", status=524, body="html"), **LOST),
-    "reset on arrival": Case(fault=ever(action="reset", when="arrival"), kind="connection", **LOST),
-    "reset when read": Case(fault=ever(action="reset", when="read"), kind="connection", **LOST),
-    "reset when billed": Case(fault=ever(action="reset", when="billed"), kind="connection", **LOST),
-    "reset in the body": Case(fault=ever(action="reset", when="body"), kind="connection", **LOST),
-    "truncated once": Case(fault=once(action="truncate"), attempts=2, paid=1, **OK),
-    "truncated": Case(fault=ever(action="truncate"), **LOST),
-    "truncated chunks": Case(fault=ever(action="truncate", framing="chunked"), **LOST),
-    "truncated without a length": Case(fault=ever(action="truncate", framing="close"), kind="bad_response", **LOST),
-    "no candidates": Case(fault=ever(action="reply", kind="no-candidates"), kind="empty_response", **LOST),
-    "html 200": Case(fault=ever(action="broken", kind="html"), kind="bad_response", **LOST),
-    "empty 200": Case(fault=ever(action="broken", kind="empty"), kind="bad_response", **LOST),
-    "array 200": Case(fault=ever(action="broken", kind="array"), kind="bad_response", **LOST),
-    "cut json 200": Case(fault=ever(action="broken", kind="cut-json"), kind="bad_response", **LOST),
-    "deep json 200": Case(fault=ever(action="broken", kind="deep"), kind="bad_response", **LOST),
-    "twice json 200": Case(fault=ever(action="broken", kind="twice"), kind="bad_response", **LOST),
-    "gzip bomb": Case(fault=ever(action="gzip-bomb", mebibytes=80), kind="bad_response", **LOST),
-    "endless headers": Case(fault=ever(action="endless-headers"), kind="connection", **LOST),
-    # Our own timeout: not again in this run.
-    "silence": Case(
-        fault=ever(action="silence", when="billed"), attempts=1, paid=1, status="error", kind="timeout", hasty=True
-    ),
-    "silence in the body": Case(
-        fault=ever(action="silence", when="body"), attempts=1, paid=1, status="error", kind="timeout", hasty=True
-    ),
-    # Final: no.
-    "400": Case(fault=ever(action="error", kind="bad_request"), attempts=1, status="error", kind="invalid_request"),
-    "403": Case(fault=ever(action="error", kind="permission"), attempts=1, status="error", kind="permission"),
-    "redirect": Case(fault=ever(action="redirect"), attempts=1, status="error", kind="bad_response"),
-    # Replied, whatever the finish reason: never again.
-    "blocked prompt": Case(
-        fault=ever(action="reply", kind="prompt-blocked"), attempts=1, status="blocked", finish="content_filter"
-    ),
-    "blocked output": Case(
-        fault=ever(action="reply", kind="output-blocked"), attempts=1, status="blocked", finish="content_filter"
-    ),
-    "empty reply": Case(fault=ever(action="reply", kind="empty"), attempts=1, status="empty", finish="stop"),
-    "thoughts only": Case(
-        fault=ever(action="reply", kind="thoughts-only"), attempts=1, status="empty", finish="length"
-    ),
-    "malformed call": Case(
-        fault=ever(action="reply", kind="malformed-call"), attempts=1, status="error", finish="error"
-    ),
-    "length": Case(fault=once(action="reply", kind="length"), attempts=1, finish="length", **OK),
-    "unknown finish": Case(fault=once(action="reply", kind="unknown-finish"), attempts=1, finish="other", **OK),
-    # Lone surrogates are a reply; the simulator, like strict servers, takes no history that holds them.
-    "lone surrogates": Case(fault=ever(action="broken", kind="surrogates"), attempts=1, status="ok", then="error"),
-    # The target parks, its rows stay pending.
-    "wrong key": Case(fault=ever(action="error", kind="bad_key"), **PARKED),
-    "unknown model": Case(fault=ever(action="error", kind="no_model"), **PARKED),
-    "no channel": Case(fault=ever(action="no-channel"), **PARKED),
-    "no balance": Case(fault=ever(action="error", kind="no_balance"), **PARKED),
-    "day quota": Case(fault=ever(action="rate-limit", hint="per-day"), **PARKED),
-    "year 9999": Case(fault=ever(action="rate-limit", hint="year-9999"), **PARKED),
-    "nothing wrong": Case(fault=ever(action="delay", seconds=0.0), attempts=1, **OK),
-}
 
 
 def model_of(name: str) -> str:
