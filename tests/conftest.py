@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -76,6 +78,42 @@ def convbatch(tmp_path: Path) -> Command:
         return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start the command and leave it running; what still runs when the test ends is ended."""
+    with ExitStack() as stack:
+        former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+        stack.callback(signal.signal, signal.SIGHUP, former)
+
+        def begin(
+            *args: str | Path, under: tuple[str, ...] = (), cwd: Path = tmp_path, **env: str
+        ) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(
+                [*under, sys.executable, "-m", "convbatch", *map(str, args)],
+                cwd=cwd,
+                env=environment(**env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            stack.enter_context(process)  # closes its pipes and waits
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
+    """Look again and again; fails when it does not come true in time."""
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.002)
 
 
 @pytest.fixture

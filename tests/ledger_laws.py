@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,9 +41,38 @@ def most_in_any_window(entries: Iterable[Entry], window_s: float) -> int:
     return most
 
 
-def billed_turns(entries: Iterable[Entry]) -> Counter[tuple[str, str | None, str | None]]:
-    """How often each question (wire, model, history) was billed."""
-    return Counter((entry.wire, entry.model, entry.history_sha) for entry in entries if entry.billed)
+Asked = tuple[str, int, int]
+"""Wire, dialogue and turn of a request: a row, for targets `sim-good@at-WIRE` played once."""
+
+
+def asked_of(entry: Entry) -> Asked:
+    """Which turn of `conftest.write_dataset` a request was for."""
+    assert entry.history is not None
+    named = _NAMED.search(entry.history[-1][1])
+    assert named, entry.history
+    return entry.wire, int(named[2]), int(named[1])
+
+
+def every_bill_is_told(entries: Iterable[Entry], turns: Any) -> int:
+    """No row was billed more often than it says; what it says of tokens is the ledger's. How often was paid again.
+
+    A row owns up to its reply and to each request that is possibly paid.
+    """
+    bills: dict[Asked, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.billed:
+            bills[asked_of(entry)].append(entry)
+    told: dict[Asked, Any] = {
+        (row.gateway.removeprefix("at-"), row.dialogue_index, row.turn): row for row in turns.itertuples()
+    }
+    assert bills.keys() <= told.keys()
+    for place, row in told.items():
+        replied = row.status in ("ok", "blocked", "empty")
+        billed = bills.get(place, [])
+        assert replied <= len(billed) <= replied + row.possibly_paid, (place, billed, row)
+        if replied:
+            assert (row.input_tokens, row.output_tokens) in {(b.input_tokens, b.output_tokens) for b in billed}, place
+    return sum(len(billed) - 1 for billed in bills.values())
 
 
 def same_rows(one: Any, other: Any) -> None:

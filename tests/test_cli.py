@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from convbatch.folder import RunFolder
 from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
-from tests.conftest import Finished, environment, write_dataset
+from tests.conftest import Finished, Start, environment, wait_until, write_dataset
 from tests.ledger_laws import statuses
 
 SLOW = pytest.mark.slow
@@ -470,35 +469,6 @@ def test_characters_a_locale_cannot_write_are_escaped(encoding: str, asked: Path
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start the command and leave it running; what still runs when the test ends is ended."""
-    with ExitStack() as stack:
-        stack.callback(signal.signal, HUP, signal.signal(HUP, signal.SIG_DFL))  # also where the tests run under nohup
-
-        def begin(*args: str, under: tuple[str, ...] = (), **env: str) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(
-                [*under, sys.executable, "-m", "convbatch", *args],
-                cwd=tmp_path,
-                env=environment(**env),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
-
-        yield begin
-
-
-def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize(
     ("args", "signals"),
     [
@@ -513,7 +483,7 @@ def test_the_second_signal_abandons_what_is_in_flight(
     signals: tuple[signal.Signals, ...],
     asked: Path,
     simulator: Callable[[World], Server],
-    start: Callable[..., subprocess.Popen[bytes]],
+    start: Start,
 ) -> None:
     world = World(latency_s=60)
     (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
@@ -533,7 +503,7 @@ def test_the_second_signal_abandons_what_is_in_flight(
 
 @pytest.mark.parametrize("number", [TERM, pytest.param(INT, marks=SLOW)], ids=["TERM", "Ctrl-C"])
 def test_a_signal_before_the_first_request_leaves_nothing_behind(
-    number: signal.Signals, asked: Path, start: Callable[..., subprocess.Popen[bytes]]
+    number: signal.Signals, asked: Path, start: Start
 ) -> None:
     with (asked / "d.jsonl").open("w") as file:
         file.writelines(f'{{"turns": [{{"user": "{number}"}}]}}\n' for number in range(150_000))
@@ -549,9 +519,7 @@ def test_a_signal_before_the_first_request_leaves_nothing_behind(
 
 
 @SLOW
-def test_nohup_is_respected(
-    asked: Path, simulator: Callable[[World], Server], start: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_nohup_is_respected(asked: Path, simulator: Callable[[World], Server], start: Start) -> None:
     world = World(latency_s=0.3)
     (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
     process = start("run", "d.jsonl", "-o", "out", under=("nohup",))
@@ -637,7 +605,7 @@ def test_a_deadline_is_exit_3_and_loses_nothing(cli: Cli, sim: Sim, asked: Path)
 
 
 def test_interrupted_stands_before_a_deadline_and_incomplete(
-    asked: Path, simulator: Callable[[World], Server], start: Callable[..., subprocess.Popen[bytes]]
+    asked: Path, simulator: Callable[[World], Server], start: Start
 ) -> None:
     world = World(latency_s=0.7)
     (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
