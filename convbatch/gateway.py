@@ -11,6 +11,7 @@ import contextvars
 import email.utils
 import io
 import ssl
+import weakref
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -97,12 +98,31 @@ _progress: contextvars.ContextVar[list[bool]] = contextvars.ContextVar("convbatc
 
 
 class _NotingConnector(aiohttp.TCPConnector):
-    """Notes that a request has its connection, the moment from which bytes may leave."""
+    """Notes that a request has its connection, the moment from which bytes may leave.
+
+    And it hands out no connection on which something came that nobody had asked for, such as a reply delivered twice:
+    it would be read as the answer to the next question, perhaps of another dialogue. aiohttp looks only when a
+    connection is given back, too early for what comes a moment later. Where that happened once, no connection is used
+    twice from then on: a copy that is late by more than the pause between two questions cannot be told from an answer.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._trusts_used = True
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().connect(*args, **kwargs)
+        while (protocol := connection.protocol) in self._used and not self._is_clean(protocol):
+            connection.close()
+            connection = await super().connect(*args, **kwargs)
+        self._used.add(protocol)
         _progress.get()[0] = True
         return connection
+
+    def _is_clean(self, used: Any) -> bool:
+        self._trusts_used = self._trusts_used and not used.should_close
+        return self._trusts_used
 
 
 class AiohttpTransport:
