@@ -73,9 +73,12 @@ def _finish(sitting: Sitting) -> int:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
     with _no_hangup() if endings[-1].reason == "interrupted" else nullcontext():
         code, left = _closing_table(sitting)
-    # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished.
-    _say(_last_words(sitting, endings, left or Left(ending.open_turns, 0)))
-    return max(*(one.exit_code for one in endings), code, key=SEVERITY.index)
+    # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished,
+    # and of a journal that somebody else has shortened it does not know.
+    left = left or Left(ending.open_turns, 0)
+    _say(_last_words(sitting, endings, left))
+    open_rows = EXIT_INCOMPLETE if left.open else EXIT_OK
+    return max(*(one.exit_code for one in endings), code, open_rows, key=SEVERITY.index)
 
 
 def _judged(sitting: Sitting, ending: Ending) -> Ending | None:
@@ -149,6 +152,9 @@ def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
         drop_output()
         if not isinstance(error, BrokenPipeError):
             _say([f"the closing table could not be printed: {error.strerror}"])
+    except ConvbatchError as error:  # somebody else was at the folder meanwhile
+        _complain(error)
+        code = EXIT_JOURNAL
     return code, left
 
 

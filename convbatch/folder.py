@@ -267,6 +267,30 @@ class RunFolder:
                 raise cannot_write(target, error, self.path) from error
             raise
 
+    @contextmanager
+    def being_made(self) -> Generator[None]:
+        """While a new folder gets its first files: without all of them no command could use it, so none is left.
+
+        Raises:
+            JournalError: The disk refused one of them.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self._unmake()
+            if isinstance(error, JournalError):
+                problem = error.problems[0]
+                hint = "nothing was sent; free some space or name another folder with --out DIR, then run it again"
+                raise JournalError(problem.what, place=problem.place, hint=hint) from error
+            raise
+
+    def _unmake(self) -> None:
+        with contextlib.suppress(OSError):
+            for path in (self.path / _META, self.dataset):
+                path.unlink(missing_ok=True)
+            self.journal.rmdir()
+            self.path.rmdir()
+
     def take_lock(self) -> Hold:
         """Become the folder's one writer.
 
@@ -420,10 +444,13 @@ def typed(path: Path) -> str:
 
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     """The disk's refusal in words: what, where, and how to go on."""
+    mend = "free some space or mend the disk"
+    if isinstance(error, FileNotFoundError):
+        mend = "the run folder was moved or deleted: put it back, or name the place where it is now"
     return JournalError(
         f"cannot write: {error.strerror or error}",
         place=Place(path=str(path)),
-        hint=f"free some space or mend the disk, then: convbatch resume {typed(folder)}",
+        hint=f"{mend}, then: convbatch resume {typed(folder)}",
     )
 
 

@@ -239,6 +239,8 @@ class _Tail:
 
     def sync(self) -> None:
         self._disk.sync(self._fd)
+        if os.fstat(self._fd).st_nlink == 0:  # the system goes on taking bytes that nobody will ever read
+            raise FileNotFoundError(errno.ENOENT, "it was deleted while the run was at work")
 
     def roll(self) -> None:
         """Go on in a new segment; the old one is durable to its last byte first, so that only the last can be torn."""

@@ -135,15 +135,17 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
     Raises:
         SetupError: Names, limits, keys or folders that cannot work.
         InputError: A dataset or configuration that cannot be read.
+        JournalError: The disk refused the first files; nothing of the folder stays.
     """
     asked = _asked(options)
     can_be_asked(asked.all_targets, asked.rules.concurrency, asked.env)
     with _dataset(options, asked) as (copy, meta, cap):
         folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
-        with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
-            shutil.copyfileobj(source, kept, 1 << 20)
-    meta = {"run": folder.name, **meta}
-    folder.write_meta(meta)
+        with folder.being_made():
+            with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
+                shutil.copyfileobj(source, kept, 1 << 20)
+            meta = {"run": folder.name, **meta}
+            folder.write_meta(meta)
     return Sitting(
         folder=folder,
         meta=meta,

@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,23 @@ def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, 
         folder.write_meta({"state": "finished"})
     assert json.loads((folder.path / "run.json").read_text())["state"] == "running"
     assert not list(folder.path.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["write", "sync", "replace"])
+def test_a_folder_whose_first_files_could_not_be_written_is_not_left_half_made(tmp_path: Path, kind: str) -> None:
+    folder = RunFolder.create(tmp_path / "run", disk=FailingDisk(kind))
+    with pytest.raises(JournalError, match="No space left on device") as refused, folder.being_made():
+        folder.write_meta(META)
+    assert "hint: nothing was sent; free some space or name another folder" in str(refused.value)
+    assert not folder.path.exists()
+
+
+def test_an_interrupt_while_the_first_files_are_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.dataset.touch()
+    with pytest.raises(KeyboardInterrupt), folder.being_made():
+        signal.raise_signal(signal.SIGINT)
+    assert not folder.path.exists()
 
 
 def test_a_block_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
