@@ -171,7 +171,7 @@ class Journal:
     async def _sync_groups(self) -> None:
         group: list[asyncio.Future[None]] = []
         try:
-            while self._waiters:
+            while self._waiters and not self._closed:
                 group, self._waiters = self._waiters, []
                 await self._disk.aside(self._pool, self._tail.sync)
                 self._wake(group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import itertools
 import os
 import random
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -305,6 +307,29 @@ async def test_a_cancelled_caller_takes_neither_its_record_nor_its_neighbours_al
     await patient
     await journal.close({"reason": "interrupted"})
     assert [record.get("index") for record in records(folder)] == [None, 0, 1, None]
+
+
+async def test_letting_go_during_a_sync_ends_in_silence_whoever_else_waits(folder: RunFolder) -> None:
+    """As after a failed write: its run is torn down while another record is being synced and a third waits."""
+
+    class SlowDisk(Disk):
+        def sync(self, fd: int) -> None:
+            time.sleep(0.02)
+
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    journal = Journal.open(folder, outside=Outside(disk=SlowDisk()), version="0.1")
+    waiting = [asyncio.create_task(journal.commit(outcome(0)))]
+    await asyncio.sleep(0.005)
+    waiting.append(asyncio.create_task(journal.commit(outcome(1))))
+    await asyncio.sleep(0.005)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    journal.release()
+    await asyncio.sleep(0.03)
+    gc.collect()
+    assert complaints == []
 
 
 async def test_segments_roll_and_read_as_one_journal(folder: RunFolder) -> None:
