@@ -48,7 +48,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Everything from the command line to the exit code; `__main__.py` calls it."""
     _mend_streams()
     _end_in_good_order()
     try:
