@@ -59,7 +59,7 @@ def hold_the_laws(world: World, out: Path) -> int:
     assert no_history_crosses(heard)
     run = cb.load(out)
     again = every_bill_is_told(heard, run.turns)
-    ambiguous = sum(cls in ("ambiguous", "timeout") for cls in run.attempts["class"])
+    ambiguous = sum(cls in ("ambiguous", "timeout") for cls in run.attempts["class"].dropna())
     assert sum(entry.billed for entry in heard) <= len(run.turns) + ambiguous
     return again
 

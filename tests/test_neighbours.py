@@ -42,7 +42,7 @@ def ends(processes: list[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
 def test_of_eight_processes_at_one_folder_one_works_and_seven_are_refused(
     beginning: str, tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=40, latency_s=0.4)
+    world = prepare(tmp_path, simulator, dialogues=40, latency_s=1.0)
     if beginning == "resume":
         victim = start("run", "d.jsonl", "-o", "out")
         wait_until(lambda: world.ledger.requests > 30)
