@@ -200,7 +200,7 @@ def test_a_budget_holds_however_often_the_run_is_killed(
     tmp_path: Path, simulator: Callable[[World], Server], convbatch: Command, start: Start
 ) -> None:
     """What may have been paid is taken at its worst, so kills make the budget smaller, never the bill larger."""
-    kills = max(KILLS // 12, 1)
+    kills = 5  # many more, and what may have been paid leaves nothing of the budget to be killed for
     dataset = write_dataset(tmp_path / "d.jsonl", 100, 3)
     world = World(script=Script.load(dataset), faults=FaultScript.of(FAULTS), latency_s=(0.05, 0.3))
     price = "".join(f'[prices.at-{wire}."*"]\ncurrency = "USD"\ninput = 1\noutput = 1\n' for wire in WIRES)
