@@ -79,13 +79,42 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     # Processes.
     "SIGKILL at 200 random points": (
         "test_damage.py::test_two_hundred_kills_at_random_moments_lose_nothing",
-        "test_resume.py::test_fifty_kills_end_where_an_undisturbed_run_ends",
+        "test_kills.py::test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone",
+        "test_kills.py::test_a_gateway_that_dies_with_the_run_is_accounted_for_as_well",
     ),
     "SIGKILL at every journal call": (
         "test_damage.py::test_a_kill_before_any_call_to_the_disk_loses_nothing",
         "test_played_runs.py::test_a_kill_within_any_write_loses_nothing_that_was_acknowledged",
     ),
     "SIGKILL during recovery": ("test_damage.py::test_a_kill_before_any_call_of_a_recovery_loses_nothing",),
+    "two and eight processes on one run": (
+        "test_resume.py::test_a_second_process_is_refused_at_once",
+        "test_neighbours.py::test_of_eight_processes_at_one_folder_one_works_and_seven_are_refused",
+    ),
+    "Ctrl-C once, twice, three times": (
+        "test_resume.py::test_first_interrupt_finishes_what_is_in_flight",
+        "test_resume.py::test_second_interrupt_abandons_and_says_possibly_paid",
+        "test_signals.py::test_the_third_ctrl_c_ends_it_as_any_program",
+        "test_signals.py::test_bursts_of_ctrl_c_at_any_moment_lose_nothing",
+        "test_signals.py::test_ctrl_c_in_a_terminal_stops_under_its_progress_bar",
+    ),
+    "SIGTERM, SIGHUP": (
+        "test_signals.py::test_a_polite_end_takes_25_seconds_at_most",
+        "test_signals.py::test_a_terminal_that_is_closed_ends_the_run_in_good_order",
+    ),
+    "closed stdout and stderr": (
+        "test_cli.py::test_a_run_ends_well_when_nobody_can_read_what_it_says",
+        "test_cli.py::test_a_run_outlives_the_reader_of_its_notes",
+        "test_cli.py::test_output_that_finds_no_room_is_said_and_is_no_bug",
+    ),
+    "file-descriptor limit 64": (
+        "test_neighbours.py::test_64_open_files_are_enough_or_it_is_said_how_many_are_needed",
+    ),
+    "memory cap 400 MB": ("test_neighbours.py::test_400_mb_of_memory_are_enough",),
+    "a network that delays, cuts, resets, doubles": (
+        "test_chaos.py::test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day",
+        "test_chaos.py::test_a_reply_that_comes_twice_is_never_the_answer_to_the_next_question",
+    ),
     # Disks.
     "power loss that keeps, drops, reorders or tears unsynced writes": (
         _POWER,
@@ -113,6 +142,12 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "a disk that fills up": (
         "test_damage.py::test_a_disk_that_fills_up_is_exit_5_at_any_size_and_a_resume_goes_on",
         "test_cli.py::test_a_journal_that_finds_no_room_is_exit_5_and_resume_finishes",
+        "test_full_disk.py::test_a_full_disk_stops_the_run_and_with_room_it_ends_as_if_it_had_never_been_full",
+    ),
+    "the run folder deleted, moved, shortened": (
+        "test_full_disk.py::test_a_run_whose_folder_is_deleted_pays_for_no_more",
+        "test_full_disk.py::test_a_run_whose_folder_is_moved_goes_on_there",
+        "test_full_disk.py::test_a_journal_that_somebody_shortened_is_not_a_finished_run",
     ),
     # Clocks and people.
     "wall clock jumps": (
@@ -128,3 +163,12 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
         "test_cli.py::test_resume_goes_on_with_its_copy_whatever_became_of_the_dataset",
     ),
 }
+
+
+def table() -> list[str]:
+    """The list as docs/reliability.md has it: a fault and its tests a line, without their cases."""
+    lines = ["| fault | shown by, under `tests/` |", "|---|---|"]
+    for fault, tests in SHOWN_BY.items():
+        names = dict.fromkeys(test.partition("[")[0].replace(".py::test_", ": ").replace("_", " ") for test in tests)
+        lines.append(f"| {fault} | {'; '.join(name.removeprefix('test ') for name in names)} |")
+    return lines

@@ -18,7 +18,7 @@ from convbatch.session import Ending
 from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.world import World
 from tests.fault_cases import CASES, Plain
-from tests.faults import SHOWN_BY
+from tests.faults import SHOWN_BY, table
 from tests.played import KEY, NOT_CONNECTED, Host, Played, Shift, Unreachable
 from tests.played_laws import Story, no_window_is_overfull, obeys
 
@@ -376,3 +376,9 @@ def test_every_fault_is_shown_by_tests_that_exist(fault: str):
         if case:
             tables = source + (here / "fault_cases.py").read_text()
             assert f'"{case.rstrip("]")}"' in tables, f"{named}: no such case"
+
+
+def test_the_page_has_the_list():
+    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text("utf-8")
+    missing = [line for line in table() if line not in page]
+    assert not missing, "\n".join(table())
