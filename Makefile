@@ -1,7 +1,7 @@
 PY ?= .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint type test mutants slow torture check demo bench lock
+.PHONY: help install fmt lint type test mutants slow torture check demo bench fuzz lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ mutants: ## thirty deliberate bugs, each of which a test must catch
 slow: ## the slow proofs: kill loops, whole datasets, memory
 	$(PY) -m pytest -m slow
 
-torture: ## 10,000 runs in virtual time against every law; SEEDS=n and FIRST=n for others
+torture: fuzz ## `make fuzz`, and 10,000 runs in virtual time against every law; SEEDS=n and FIRST=n for others
 	$(PY) -m tests.torture
 
 check: ## what .ci/run checks, in the environment of `make install`
@@ -44,6 +44,9 @@ demo: ## two simulated models on the quickstart dialogues, side by side
 
 bench: ## speed, memory and start as ratios against yardsticks of the same run
 	$(PY) -m benchmarks
+
+fuzz: ## a million bent inputs for everything that reads what others wrote
+	$(PY) -m tests.fuzz --inputs 1000000 --seed 1
 
 lock: ## bring uv.lock up to date with pyproject.toml
 	uv lock

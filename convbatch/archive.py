@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from convbatch.folder import RunFolder
-from convbatch.records import Damage, Line, Scan, decode_line
+from convbatch.folder import RunFolder, target_names
+from convbatch.records import Damage, Line, Scan, read_record
 from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
 
 REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
@@ -32,9 +32,9 @@ _Row = tuple[int | float | bytes | None, ...]
 
 # The head that `runner.py` writes, in its order; whatever differs is decoded whole and is only slower.
 _HEAD = re.compile(
-    rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":([0-9.]+),"index":(\d+)'
-    rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([^"\\]*)","repeat":(\d+),"turn":(\d+)'
-    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d+),"role":"\w+"(?:,"class":"(\w+)")?)?,'
+    rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":(\d{1,11}(?:\.\d{1,9})?),"index":(\d{1,18})'
+    rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([ -!#-\[\]-~]*)","repeat":(\d{1,18}),"turn":(\d{1,18})'
+    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d{1,18}),"role":"\w+"(?:,"class":"(\w+)")?)?,'
 )
 
 _TABLE = """
@@ -211,7 +211,7 @@ class Archive:
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
         meta = self.folder.read_meta()
         self.folder.refuse_lost_journal(meta)
-        self.targets = [str(target["name"]) for target in meta.get("targets", ())]
+        self.targets = target_names(meta)
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
@@ -346,7 +346,7 @@ class Archive:
 
     def _read(self, row: tuple[int, int, int]) -> dict[str, Any]:
         segment, start, length = row
-        return decode_line(os.pread(self._files[segment], length, start))
+        return read_record(os.pread(self._files[segment], length, start))
 
     def _index(self, scan: Scan) -> None:
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -386,7 +386,7 @@ class Archive:
         )  # fmt: skip
 
     def _row_of_record(self, line: Line) -> _Row | None:
-        record = decode_line(line.raw)
+        record = read_record(line.raw)
         kind = _KINDS.get(record["kind"])
         if kind is None:
             if record["kind"] == "stop":

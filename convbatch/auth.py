@@ -133,11 +133,7 @@ def keys_for(gateways: Iterable[Gateway], env: Mapping[str, str]) -> dict[str, s
             if key is not None and gateway.key_env is not None:
                 keys[gateway.key_env] = key
     if problems:
-        first, *_ = found = tuple(problems.values())
-        error = SetupError(first.what, found=first.found, hint=first.hint)
-        error.problems = found
-        error.args = ("\n".join(str(problem) for problem in found),)
-        raise error
+        raise SetupError.of(tuple(problems.values()))
     return keys
 
 

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 Role = Literal["user", "assistant"]
 PartKind = Literal["text", "image", "audio", "video", "document"]
 HistoryMode = Literal["live", "script", "last"]
+MOST_REPEATS = 10_000
+"""Of one dialogue: with more, a slip of a key (or a run folder made to harm) would keep every reader busy for days."""
 MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
 
 

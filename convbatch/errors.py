@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +77,17 @@ class ConvbatchError(Exception):
         self.problems: tuple[Problem, ...] = (Problem(what=what, place=place, found=found, hint=hint),)
         super().__init__(str(self.problems[0]))
 
-
-class InputError(ConvbatchError):
-    """A file the user gave cannot be used; holds every problem found, not only the first."""
-
     @classmethod
-    def of(cls, problems: Sequence[Problem]) -> InputError:
-        """Bundle all problems of one file; `problems` must not be empty."""
+    def of(cls, problems: Sequence[Problem]) -> Self:
+        """Bundle all that is wrong; `problems` must not be empty."""
         error = cls(problems[0].what, place=problems[0].place, found=problems[0].found, hint=problems[0].hint)
         error.problems = tuple(problems)
         error.args = ("\n".join(str(problem) for problem in problems),)
         return error
+
+
+class InputError(ConvbatchError):
+    """A file the user gave cannot be used; holds every problem found, not only the first."""
 
 
 class SetupError(ConvbatchError):

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from convbatch.dialogue import MOST_REPEATS
 from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
 from convbatch.outside import Disk
 from convbatch.pricing import is_exchange, is_price_table
@@ -205,12 +207,14 @@ class RunFolder:
             needed: Keys the caller cannot do without.
 
         Raises:
-            SetupError: It cannot be read, is no JSON object, is of a newer version, or a needed key is not in it.
+            SetupError: It cannot be read, is no JSON object, is of a newer version, or a needed key is not in it. Where
+                any is needed, the others that are there must be right, too.
         """
+        self._refuse_traps()
         path = self.path / _META
         try:
             meta = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             hint = "ask whoever made this run" if isinstance(error, PermissionError) else _META_HINT
             reason = error.strerror if isinstance(error, OSError) else error
             raise SetupError(f"cannot read {_META}: {reason}", place=Place(path=str(path)), hint=hint) from error
@@ -223,7 +227,7 @@ class RunFolder:
                 place=Place(path=str(path)),
                 hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
             )
-        for key in needed:
+        for key in dict.fromkeys((*needed, *(key for key in _SHAPES if needed and key in meta))):
             if not _SHAPES[key](meta.get(key)):
                 what = f"{_META} is not as convbatch wrote it: {key!r} is missing or wrong"
                 raise SetupError(what, place=Place(path=str(path)), hint=_META_HINT)
@@ -291,6 +295,15 @@ class RunFolder:
             self.journal.rmdir()
             self.path.rmdir()
 
+    def place(self) -> int:
+        """A number that this folder keeps when it is renamed, and that no copy of it has: its inode."""
+        return self.path.stat().st_ino
+
+    def is_where_it_was_made(self, meta: Mapping[str, Any]) -> bool:
+        """Did this user make it, on this disk? Nobody who sends a folder around knows the number it will get here."""
+        there = self.path.stat()
+        return meta.get("place") == there.st_ino and there.st_uid == os.geteuid()
+
     def take_lock(self) -> Hold:
         """Become the folder's one writer.
 
@@ -336,6 +349,20 @@ class RunFolder:
             return "running"
         written = str(meta.get("state", "interrupted"))
         return "interrupted" if written == "running" else written
+
+    def _refuse_traps(self) -> None:
+        """Run folders are sent around: a pipe would keep a reader waiting for ever, a link lead a writer elsewhere."""
+        found = "a run folder holds plain files and folders of its own"
+        if self.journal.is_symlink():
+            raise _trap(self.journal, "is a link", found)
+        inside: list[Path] = []
+        with contextlib.suppress(OSError):  # not there, or not ours to read: who needs it says so
+            inside = list(self.journal.iterdir())
+        for path in (self.path / _META, self.dataset, self.checks, self.turns, self.verdicts, *inside):
+            with contextlib.suppress(OSError):
+                mode = path.stat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise _trap(path, "is a pipe, a socket or a device", found)
 
     def _segment_sizes(self) -> list[int]:
         with self.reading_journal():
@@ -436,6 +463,13 @@ def find_run(text: str, results: Path) -> Path:
     raise _no_such_run(text, results, [folder.name for folder in runs])
 
 
+def target_names(meta: Mapping[str, Any]) -> list[str]:
+    """The targets' names in the order they were asked for; what has none is left out."""
+    targets = meta.get("targets")
+    named = [target for target in targets if isinstance(target, dict)] if isinstance(targets, list) else []
+    return [target["name"] for target in named if isinstance(target.get("name"), str)]
+
+
 def typed(path: Path) -> str:
     """A path as a person has to type it; what begins with a dash would be read as an option."""
     text = str(path)
@@ -452,6 +486,11 @@ def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
         place=Place(path=str(path)),
         hint=f"{mend}, then: convbatch resume {typed(folder)}",
     )
+
+
+def _trap(path: Path, what: str, found: str) -> SetupError:
+    hint = "ask whoever gave you this run folder; convbatch made no such thing"
+    return SetupError(f"{path} {what}", found=found, hint=hint)
 
 
 def _are_targets(value: Any) -> bool:
@@ -477,7 +516,7 @@ def _is_object(value: Any) -> bool:
 _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "targets": _are_targets,
     "history": lambda value: value in ("live", "script", "last"),
-    "repeats": lambda value: _is_count(value) and value > 0,
+    "repeats": lambda value: _is_count(value) and 0 < value <= MOST_REPEATS,
     "planned": lambda value: _is_object(value) and _is_count(value.get("rows")),
     "simulator": lambda value: value is None or (_is_object(value) and isinstance(value.get("seed"), int)),
     "checks": _is_count,

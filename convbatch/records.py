@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from convbatch.errors import Place, SetupError
+from convbatch.record_form import wrong_field
 
 VERSION = 1
 _CHECKSUM = b',"crc":'
@@ -29,6 +30,8 @@ _EXACT = b',"exact":true'
 """Before the checksum of a line that orjson could not write: only the slow decoder keeps its integers exact."""
 _STARTS = re.compile(rb'\{"v":\d+,"seq":')
 _MAX_LISTED = 1000
+_MOST_DIGITS = 18
+"""Of a number: nineteen may be more than 64 bits hold."""
 
 
 def encode_line(seq: int, at: float, record: Mapping[str, Any]) -> bytes:
@@ -55,6 +58,32 @@ def decode_line(line: bytes) -> dict[str, Any]:
     return json.loads(line)
 
 
+def read_record(line: bytes) -> dict[str, Any]:
+    """As `decode_line`, for lines that anybody may have written.
+
+    Raises:
+        SetupError: The checksum is right, and yet convbatch cannot have written this.
+    """
+    try:
+        record = decode_line(line)
+    except (ValueError, RecursionError):
+        raise _not_ours(line, "no JSON") from None
+    if (wrong := wrong_field(record)) is not None:
+        raise _not_ours(line, f"{wrong!r} is missing or wrong")
+    return record
+
+
+def _not_ours(line: bytes, found: str) -> SetupError:
+    number = _seq(line)
+    return SetupError(
+        f"record {number} of the journal is not as convbatch writes it"
+        if number is not None
+        else "no journal's record",
+        found=f"{found}; its checksum is right, so it was written so",
+        hint="this run folder was made or changed by something else: ask whoever gave it to you",
+    )
+
+
 def seq_of(line: bytes) -> int | None:
     """The number of an intact line of this version, newline included; None when a byte of it is wrong.
 
@@ -67,14 +96,19 @@ def seq_of(line: bytes) -> int | None:
         return None
     if not line.startswith(_HEAD):
         return _refuse_other(line)
-    return int(line[len(_HEAD) : line.find(b",", len(_HEAD))])
+    return _seq(line)
+
+
+def _seq(line: bytes) -> int | None:
+    digits = line[len(_HEAD) : line.find(b",", len(_HEAD))]
+    return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else None
 
 
 def _refuse_other(line: bytes) -> None:
-    version = decode_line(line).get("v")
-    if isinstance(version, int) and version > VERSION:
+    version = re.match(rb'\{"v":(\d{1,9}),', line)
+    if version is not None and int(version[1]) > VERSION:
         raise SetupError(
-            f"the journal is of version {version}; this convbatch reads up to version {VERSION}",
+            f"the journal is of version {int(version[1])}; this convbatch reads up to version {VERSION}",
             hint="upgrade convbatch to the version that wrote this run folder (run.json names it)",
         )
 
@@ -158,7 +192,7 @@ class Scan:
                     if seq is not None and seq == self.next_seq and not self._after_damage:
                         self.next_seq = seq + 1
                         if raw.startswith(_RUN, raw.find(b",", len(_HEAD))):
-                            self.runs.append(decode_line(raw))
+                            self.runs.append(read_record(raw))
                         yield Line(seq, segment, offset, raw)
                     else:
                         self._where = Place(path=str(path), line=number)
@@ -214,7 +248,7 @@ class Scan:
             self._gaps.append(Gap(self.next_seq, line.seq - 1, damage))
         self._after_damage = False
         self.next_seq = line.seq + 1
-        record = decode_line(line.raw)
+        record = read_record(line.raw)
         if record["kind"] == "run":
             self.runs.append(record)
         yield line

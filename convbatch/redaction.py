@@ -28,7 +28,7 @@ class Secret:
 
 
 class Redactor:
-    """Replaces secrets by `[redacted:NAME]`: the values, and what JSON, URLs, HTML and base64 make of them.
+    """Replaces secrets by `[redacted:NAME]`: the values, and what JSON, URLs, HTML, base64 and hex make of them.
 
     It finds whole values: redact first and shorten afterwards.
     """
@@ -77,7 +77,7 @@ class _Search:
         alphabet: dict[str, None] = {}
         longest = 0
         for number, secret in enumerate(secrets):
-            cores = _base64_cores(secret.value)
+            cores = (*_base64_cores(secret.value), *_hex_forms(secret.value))
             needles.update(dict.fromkeys((_utf8(secret.value), *cores)))
             alphabet.update(dict.fromkeys(secret.value))
             longest = max(longest, len(secret.value))
@@ -200,6 +200,12 @@ def _base64_cores(value: str) -> tuple[bytes, ...]:
             cores[core] = None
             cores[core.translate(bytes.maketrans(b"+/", b"-_"))] = None
     return tuple(cores)
+
+
+def _hex_forms(value: str) -> tuple[bytes, ...]:
+    """The value as dumps and digests write bytes; of a very short one it would be any number."""
+    digits = _utf8(value).hex()
+    return (digits.encode(), digits.upper().encode()) if len(value) >= _SHORTEST_PART else ()
 
 
 _watched: dict[Secret, None] = {}

@@ -31,7 +31,7 @@ from convbatch.config import (
     target_from_plain,
     target_to_plain,
 )
-from convbatch.dialogue import HistoryMode, Message, Settings, effective_settings, text_part
+from convbatch.dialogue import MOST_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run, typed
 from convbatch.gate import rate
@@ -42,6 +42,7 @@ from convbatch.reader import count_of
 from convbatch.readiness import can_be_asked
 from convbatch.runner import Rules
 from convbatch.session import Sitting
+from convbatch.vouching import refuse_strange_ways
 
 if TYPE_CHECKING:
     from convbatch.dataset import CopyReport, Selection
@@ -144,7 +145,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
         with folder.being_made():
             with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
                 shutil.copyfileobj(source, kept, 1 << 20)
-            meta = {"run": folder.name, **meta}
+            meta = {"run": folder.name, "place": folder.place(), **meta}
             folder.write_meta(meta)
     return Sitting(
         folder=folder,
@@ -248,6 +249,8 @@ def _asked(options: RunOptions) -> _Asked:
         deadline_s=options.deadline_s,
     )
     judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
+    if rules.repeats > MOST_REPEATS:
+        raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MOST_REPEATS:,} are played")
     reuse = None if options.reuse is None else _reusable(options.reuse)
     selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
     return _Asked(
@@ -287,6 +290,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
     judges = [target_from_plain(plain) for plain in meta["judges"][-1:]] if wants_judge(meta) else []
+    refuse_strange_ways(folder, meta, (*targets, *judges))
     can_be_asked((*targets, *judges), rules.concurrency, env)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     cap = cap_of(max_cost, meta, targets, rules.command_line, folder.dataset)

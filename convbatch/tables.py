@@ -449,7 +449,8 @@ def write_turns(folder: RunFolder) -> Path:
 def is_fresh(folder: RunFolder) -> bool:
     """Do both tables tell what the journal tells, in this version's columns and judged by the folder's checks?"""
     stamp = _marks(folder)
-    return all(stamp.items() <= _stamp_of(path).items() for path in (folder.turns, folder.verdicts))
+    tables = ((folder.turns, TURNS), (folder.verdicts, VERDICTS))
+    return all(stamp.items() <= _stamp_of(path, columns).items() for path, columns in tables)
 
 
 def _marks(folder: RunFolder) -> dict[bytes, bytes]:
@@ -461,15 +462,17 @@ def _marks(folder: RunFolder) -> dict[bytes, bytes]:
     }
 
 
-def _stamp_of(path: Path) -> dict[bytes, bytes]:
+def _stamp_of(path: Path, columns: Sequence[Column]) -> dict[bytes, bytes]:
+    """What a table file says of itself; nothing where it is not this table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with path.open("rb") as file:
-            return pq.read_schema(file).metadata or {}
+            found = pq.read_schema(file)
     except (OSError, pa.ArrowException):
         return {}
+    return (found.metadata or {}) if found.equals(schema(columns)) else {}
 
 
 def _beside(turns: Path) -> Path:

@@ -45,6 +45,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "base64, user": lambda value: base64.b64encode(f"u:{value}".encode()).decode(),
     "base64, key first": lambda value: base64.b64encode(f"{value}:x".encode()).decode(),
     "base64, user2": lambda value: base64.b64encode(f"me:{value}!".encode()).decode(),
+    "hex": lambda value: value.encode().hex(),
+    "hex, upper case": lambda value: value.encode().hex().upper(),
     "base64, urlsafe": lambda value: base64.urlsafe_b64encode(f"api:{value}".encode()).decode(),
 }
 
