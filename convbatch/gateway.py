@@ -357,7 +357,20 @@ class Client:
             )
             cls = attempt_class(failure, http_status=200, sent=True)
             return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
-        return self._attempt(reply, "replied", answer, started, begun, body=body, left=left)
+        reply, joined = self._without_keys(reply)
+        return self._attempt(reply, "replied", answer, started, begun, body=body, left=left or joined)
+
+    def _without_keys(self, reply: Reply) -> tuple[Reply, bool]:
+        """What a body tells in pieces can be a key only when they are joined."""
+        texts: dict[str, str] = {}
+        left = False
+        for name in ("text", "thought"):
+            said: str | None = getattr(reply, name)
+            if said:
+                clean, joined = self._redactor.body(said.encode("utf-8", "surrogatepass"))
+                left = left or joined
+                texts[name] = clean.decode("utf-8", "surrogatepass")
+        return reply._replace(**texts), left
 
     def _sending(self, request: WireRequest, timeout_s: float) -> Sending:
         # A target asks at the same address with the same headers, one object, every time: worked out once.

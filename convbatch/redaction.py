@@ -17,6 +17,8 @@ SHORTEST_IN_BODY = 12
 _SHORTEST_PART = 4
 """Shorter values are found as whole words only: a key `x` must not blacken every x of a log."""
 _SHORTEST_BASE64 = 6
+_SHORTEST_CUT = 6
+"""Of a key that was cut off: many keys begin with the same few letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,21 @@ class Redactor:
         Called on every reply: without a hit it costs a few substring searches and copies nothing.
         """
         left = any(value in body for value in self._short)
+        body = self._without_cut_key(body)
         if self._body.hits(body):
             if self._rewrite_bodies:
                 return self._body.replace(body), left
             return body, True
         return body, left
+
+    def _without_cut_key(self, body: bytes) -> bytes:
+        """A body that stopped before its end, without the beginning of a key that it stopped in."""
+        for secret in self._secrets if self._rewrite_bodies else ():
+            value = _utf8(secret.value)
+            begins = body.rfind(value[:_SHORTEST_CUT], -len(value)) if len(value) >= SHORTEST_IN_BODY else -1
+            if begins >= 0 and value.startswith(body[begins:]):
+                return body[:begins] + f"[redacted:{secret.name}]".encode()
+        return body
 
 
 class _Search:

@@ -40,6 +40,7 @@ from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.reader import count_of
 from convbatch.readiness import can_be_asked
+from convbatch.redaction import watch
 from convbatch.runner import Rules
 from convbatch.session import Sitting
 from convbatch.vouching import refuse_strange_ways
@@ -228,7 +229,7 @@ class _Asked:
 
 
 def _asked(options: RunOptions) -> _Asked:
-    from convbatch.auth import with_env_file
+    from convbatch.auth import secrets_of, with_env_file
     from convbatch.dataset import Selection
 
     _refuse_numbers(options)
@@ -238,6 +239,7 @@ def _asked(options: RunOptions) -> _Asked:
     )
     targets = resolve_targets(options.models, options.gateways, config, overrides)
     env = with_env_file(os.environ, options.env_file)
+    watch(secrets_of((target.gateway for target in targets), env))
     command_line = _command_line(options)
     _refuse_uncarried(targets, command_line)
     rules = Rules(
@@ -271,7 +273,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     Raises:
         SetupError: No such run, missing keys, or a `run.json` that cannot be used.
     """
-    from convbatch.auth import with_env_file
+    from convbatch.auth import secrets_of, with_env_file
 
     folder = RunFolder.open(find_run(options.run, RESULTS))
     meta = folder.read_meta(
@@ -290,6 +292,7 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
     judges = [target_from_plain(plain) for plain in meta["judges"][-1:]] if wants_judge(meta) else []
+    watch(secrets_of((target.gateway for target in (*targets, *judges)), env))
     refuse_strange_ways(folder, meta, (*targets, *judges))
     can_be_asked((*targets, *judges), rules.concurrency, env)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost

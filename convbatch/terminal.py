@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Generator
+from typing import Any, TextIO
 
 # C0 and C1 controls and DEL; marks and overrides of direction; line and paragraph separator; invisible operators and
 # interlinear notes; byte order mark; soft hyphen; lone surrogates (they cannot be encoded); tag characters. Zero-width
@@ -53,6 +54,27 @@ def say(text: str) -> None:
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None where it was closed: `2>&-`
         with contextlib.suppress(OSError, ValueError):
             print(printable_lines(redact(text)), file=sys.stderr, flush=True)  # noqa: T201  # the one place for notes
+
+
+class Discreet:
+    """stderr without secrets, whoever writes to it: tracebacks of threads and of forgotten tasks, logging, warnings.
+
+    Messages of ours come through `say`; this is for what Python itself prints when something of ours breaks.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Args: stream: The real one; everything but `write` is its own."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Pieces come as Python makes them: the text of an exception is always one of them."""
+        from convbatch.redaction import redact
+
+        self._stream.write(redact(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def drop_output() -> None:

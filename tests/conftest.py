@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
+from tests.canary import CANARY, CANARY_ENV, heard, left_behind
 
 QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"
 LOOPBACK = ("127.", "::1", "localhost")
@@ -39,6 +40,28 @@ if os.environ.get("CI"):
     settings.load_profile("gate")
 
 
+# Every run has this key, in this process and in those it starts. What it left behind is searched for it: files when the
+# session ends, stdout and stderr of every command at once, what a test printed or raised with its report.
+os.environ[CANARY_ENV] = CANARY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_key_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # by pytest
+    yield
+    found = list(left_behind(tmp_path_factory.getbasetemp()))
+    assert not found, "a key was left behind:\n" + "\n".join(found)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    told = [text for _, text in report.sections] + [report.longreprtext]
+    if report.outcome != "failed" and (name := heard("\n".join(told).encode("utf-8", "replace"))) is not None:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} printed the canary key, as {name}"
+    return report
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """How a command ended."""
@@ -52,13 +75,13 @@ Command = Callable[..., Finished]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """An environment without keys, proxies or options of the person who runs the tests."""
+    """An environment without keys, proxies or options of the person who runs the tests; with the canary."""
     kept = {
         k: v
         for k, v in os.environ.items()
         if not k.startswith("CONVBATCH_") and not k.endswith(("_KEY", "_PROXY", "_proxy"))
     }
-    return {**kept, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", **more}
+    return {**kept, CANARY_ENV: CANARY, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", **more}
 
 
 @pytest.fixture
@@ -75,6 +98,7 @@ def convbatch(tmp_path: Path) -> Command:
             stdin=subprocess.DEVNULL,
             check=False,
         )
+        assert heard(done.stdout + b"\n" + done.stderr) is None, f"convbatch {args} printed the canary key"
         return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
@@ -129,7 +153,10 @@ def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = 
     for wire in wires:
         # Another host name: the same host, key and model would be one quota owner, with one gate for both wires.
         base = f"{url.replace('127.0.0.1', 'localhost')}/v1" if wire == "openai" else url
-        values: dict[str, Any] = {"protocol": wire, "base_url": base, "auth": "none", **keys}
+        own = {"auth": {"gemini": "x-goog-api-key", "openai": "bearer"}[wire], "key_env": CANARY_ENV}
+        values: dict[str, Any] = {"protocol": wire, "base_url": base, **own, **keys}
+        if values["auth"] == "none":
+            del values["key_env"]
         lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         tables.append("\n".join([f"[gateways.at-{wire}]", *lines]))
     return "\n\n".join([*tables, models])

@@ -19,6 +19,7 @@ import pytest
 import convbatch as cb
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
+from tests.canary import CANARY_ENV
 from tests.conftest import environment, write_dataset
 from tests.ledger_laws import statuses
 
@@ -39,7 +40,7 @@ def sim() -> Iterator[Sim]:
 
 
 def config(url: str) -> str:
-    lines = ['protocol = "gemini"', f"base_url = {json.dumps(url)}", 'auth = "none"']
+    lines = ['protocol = "gemini"', f"base_url = {json.dumps(url)}", f'key_env = "{CANARY_ENV}"']
     return "\n".join(["[gateways.here]", *lines, "[run]", 'models = ["sim-good@here"]', ""])
 
 

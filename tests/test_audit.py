@@ -17,6 +17,7 @@ from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server
 from convbatch.simulator.world import World
 from convbatch.tables import Run, load
+from tests.canary import CANARY_ENV
 from tests.conftest import Command
 from tests.made_runs import MadeRun, dialogue
 
@@ -55,7 +56,7 @@ def play(convbatch: Command, simulator: Callable[[World], Server], tmp_path: Pat
 
     def run(*options: str, out: str = "out", **worlds: World) -> Run:
         tables = [
-            f'[gateways.{name}]\nprotocol = "gemini"\nbase_url = "{simulator(world).url}"\nauth = "none"\n'
+            f'[gateways.{name}]\nprotocol = "gemini"\nbase_url = "{simulator(world).url}"\nkey_env = "{CANARY_ENV}"\n'
             for name, world in worlds.items()
         ]
         config = tmp_path / f"{out}.toml"

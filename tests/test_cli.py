@@ -28,6 +28,7 @@ from convbatch.folder import RunFolder
 from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
+from tests.canary import CANARY_ENV
 from tests.conftest import Finished, Start, environment, wait_until, write_dataset
 from tests.ledger_laws import statuses
 
@@ -75,7 +76,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 def gateway(url: str, **keys: Any) -> str:
     """A configuration with one gateway `here` and one target."""
-    values = {"protocol": "gemini", "base_url": url, "auth": "none", **keys}
+    values = {"protocol": "gemini", "base_url": url, "auth": "x-goog-api-key", "key_env": CANARY_ENV, **keys}
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
     return "\n".join(["[gateways.here]", *lines, "[run]", 'models = ["sim-good@here"]', ""])
 

@@ -38,6 +38,7 @@ from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.script import Script
 from convbatch.simulator.server import serve_in_thread
 from convbatch.simulator.world import World
+from tests.canary import CANARY_ENV
 from tests.conftest import QUICKSTART, Finished, environment
 
 NOW = 1_780_000_000.0
@@ -310,7 +311,14 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 
 def config(url: str, **keys: object) -> str:
-    values = {"protocol": "gemini", "base_url": url, "auth": "none", "price_multiplier": None, **keys}
+    values = {
+        "protocol": "gemini",
+        "base_url": url,
+        "auth": "x-goog-api-key",
+        "key_env": CANARY_ENV,
+        "price_multiplier": None,
+        **keys,
+    }
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
     prices = '[prices.here."sim-*"]\ncurrency = "CNY"\ninput = 2\noutput = 8\n'
     return "\n".join(["[gateways.here]", *lines, prices])

@@ -33,6 +33,7 @@ from convbatch.simulator.ledger import Entry
 from convbatch.simulator.script import Script
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import Arrival, World
+from tests.canary import CANARY_ENV
 from tests.conftest import config_for, write_dataset
 from tests.fault_cases import CASES, Plain
 from tests.ledger_laws import statuses
@@ -88,7 +89,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
             [gateways.hasty]
             protocol = "gemini"
             base_url = "{server.url}"
-            auth = "none"
+            key_env = "{CANARY_ENV}"
             attempt_timeout = 0.5
         """
         )
@@ -464,8 +465,7 @@ def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
     ]
     world = Listening(faults=FaultScript.of(faults))
     config = tmp_path / "convbatch.toml"
-    with_key = f'auth = "{auth}"\nkey_env = "CANARY_KEY"'
-    config.write_text(config_for(simulator(world).url).replace('auth = "none"', with_key))
+    config.write_text(config_for(simulator(world).url, auth=auth, key_env="CANARY_KEY"))
     asked = RunOptions(
         datasets=(write_dataset(tmp_path / "d.jsonl", 6, 1),),
         models=("sim-echo@at-gemini",),
