@@ -573,6 +573,7 @@ def report(
     """
     from convbatch import layout
     from convbatch.reporting import DEFAULT_BY, grouping, sections
+    from convbatch.terminal import printable_json
 
     for path in out or ():
         layout.check_ending(path)
@@ -581,7 +582,7 @@ def report(
     for path in out or ():
         layout.write_report(told, keys, path)
     if json:
-        typer.echo(layout.to_json(told, keys), nl=False)
+        typer.echo(printable_json(layout.to_json(told, keys).decode()), nl=False)
     elif not out:
         layout.to_terminal(told)
 
@@ -621,7 +622,7 @@ def compare(
     """
     from convbatch import comparison_view, layout
     from convbatch.comparing import Rules, compare_runs
-    from convbatch.terminal import reader_may_leave
+    from convbatch.terminal import printable_json, reader_may_leave
 
     for path in out or ():
         layout.check_ending(path, comparison_view.ENDINGS)
@@ -631,7 +632,7 @@ def compare(
         comparison_view.write_comparison(told, path)
     with reader_may_leave():
         if json:
-            typer.echo(comparison_view.to_json(told), nl=False)
+            typer.echo(printable_json(comparison_view.to_json(told).decode()), nl=False)
         else:
             comparison_view.to_terminal(told)
     raise typer.Exit(told.exit_code)

@@ -541,7 +541,8 @@ def _refuse_target(dst: Path) -> None:
 
 @contextlib.contextmanager
 def _output(path: Path, *, compressed: bool) -> Generator[BinaryIO | gzip.GzipFile]:
-    with path.open("wb") as raw:
+    path.unlink(missing_ok=True)  # of a process that is gone; and a link that somebody laid there is not followed
+    with path.open("xb") as raw:
         if not compressed:
             yield raw
             return

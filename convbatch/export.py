@@ -59,7 +59,8 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with draft.open("wb") as file:
+        draft.unlink(missing_ok=True)  # of a process that is gone; and a link that somebody laid there is not followed
+        with draft.open("xb") as file:
             yield file
         draft.replace(path)
     except OSError as error:

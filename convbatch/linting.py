@@ -16,7 +16,7 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem
 from convbatch.progress import ReadingBar
 from convbatch.reader import count_of
-from convbatch.terminal import say
+from convbatch.terminal import printable_json, say
 
 EXIT_PROBLEMS = 2
 
@@ -51,7 +51,7 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> int:
         counts["problems"] = 1
     if as_json:
         told = {"valid": not counts["problems"], **counts, "listed": listed, "notes": notes}
-        print(json.dumps(told, ensure_ascii=False))  # noqa: T201
+        print(printable_json(json.dumps(told, ensure_ascii=False)))  # noqa: T201
     elif not found.problems:
         print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
     else:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+SHOWN_OF_A_TEXT = 50_000
+"""Characters: nobody reads more on a terminal, and to lay out ten million takes minutes."""
 NONE = "–"
 """What stands where nothing is known."""
 
@@ -56,6 +58,9 @@ def lines(content: str, style: str = "") -> Text:
     """Several lines. Tabs become blanks here: rich measures a tab as one place, and folds what it has made of it."""
     from rich.text import Text
 
+    more = len(content) - SHOWN_OF_A_TEXT
+    if more > 0:
+        content = f"{content[:SHOWN_OF_A_TEXT]}\n… and {more:,} more characters: convbatch table RUN -o FILE.json"
     return Text(printable_lines(content).expandtabs(), style=style)
 
 

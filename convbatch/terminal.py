@@ -8,6 +8,7 @@ And a terminal can be gone (closed, a full disk, `| head`): what is said to it n
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -32,6 +33,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, but line feeds and tabs stay."""
     return _UNSAFE_LINES.sub(_escape, text)
+
+
+def printable_json(text: str) -> str:
+    r"""JSON for stdout, which may be a terminal: the same values, with what `printable` shows as escapes written `\u..`."""
+    return _UNSAFE_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

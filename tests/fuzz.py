@@ -87,7 +87,8 @@ def bent(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         change = rng.random()
         if change < 0.5:
-            data = _with_json_bent(data, rng)
+            with contextlib.suppress(RecursionError):  # deep enough already
+                data = _with_json_bent(data, rng)
         elif change < 0.95 or not data:
             data = _with_bytes_bent(data, rng)
         else:

@@ -190,6 +190,25 @@ def test_a_table_that_unpacks_to_gigabytes_is_read_in_bounded_memory(folder: Run
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("draft", "command"),
+    [
+        (".t.csv.{}.new", ("table", "run", "-o", "shared/t.csv")),
+        (".n.jsonl.{}.part", ("convert", "d.jsonl", "shared/n.jsonl")),
+    ],
+    ids=["table", "convert"],
+)
+def test_a_link_laid_where_a_draft_will_be_is_not_followed(draft: str, command: tuple[str, ...]) -> None:
+    """In a folder that others may write to, the name of a draft can be foretold."""
+    write_dataset(Path("d.jsonl"), 1, 1)
+    Path("mine").write_text("precious")
+    Path("shared").mkdir()
+    Path("shared", draft.format(os.getpid())).symlink_to("../mine")
+    said(*command, code=0)
+    assert Path("mine").read_text() == "precious"
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,279 @@
+"""Datasets and replies that want to do something to files, terminals, spreadsheets, pages. They are texts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from convbatch.cli import app
+from convbatch.simulator.faults import FaultScript
+from convbatch.simulator.server import serve_in_thread
+from convbatch.simulator.world import World
+from convbatch.tables import load
+from tests.conftest import Command, config_for
+
+HOSTILE = (
+    '=HYPERLINK("http://evil.example","x")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1+1", "\r=1+1", "\n=1+1",
+    "＝1＋1", "{{7*7}} ${7*7} <%= 7*7 %> {0.__class__.__mro__} %s %n", "$(touch owned) `touch owned` ; touch owned",
+    "<script>alert(1)</script><img src=x onerror=alert(1)>", "]]></failure><script/>",
+    "[x](javascript:alert(1)) | a | b |\n|---|", "\x1b[2J\x1b]0;title\x07\x1b]8;;http://evil.example\x07x\x1b]8;;\x07",
+    "\x9b31m\x9d0;t\x9c", "a\x00b\x7f\x08\x08", "\u202egnp.exe\u2066x", "\u2028\u2029\ufeff\u200b", "../../../etc/passwd",
+    "\ud83d\ude00 ok", "9" * 5000, "1e999999999", "[" * 5000, "<!DOCTYPE x [<!ENTITY y 'z'>]>",
+)  # fmt: skip
+IDS = (
+    "../../x",
+    "/etc/passwd",
+    "a/b",
+    "-o",
+    "..",
+    "\x1b[31m",
+    "=1+1",
+    "x\u202ey",
+    "con|<b>",
+    "new\nline",
+    "~root",
+    "%2e%2e",
+    "x:y",
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def is_quiet(text: str) -> bool:
+    """Nothing that moves a cursor or turns a direction."""
+    return not [
+        char
+        for char in text.replace("\n", "")
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(char) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    ]
+
+
+def replied(text: str) -> str:
+    parts = [{"text": text}]
+    told = {
+        "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": text[:40]}],
+        "modelVersion": text,
+    }
+    return json.dumps(told)
+
+
+def refused(text: str) -> str:
+    return json.dumps({"error": {"code": 400, "message": text, "status": text}})
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which two runs were made of hostile dialogues, answered by hostile replies and errors."""
+    here = tmp_path_factory.mktemp("hostile") / "inner" / "here"
+    here.mkdir(parents=True)
+    lines = [
+        {
+            "id": name if number < len(IDS) else f"d{number}",
+            "system": text,
+            "tags": [text],
+            "turns": [{"user": text, "assistant": text, "checks": [{"contains": text, "name": text}]}],
+            "meta": {text: text},
+        }
+        for number, (name, text) in enumerate(zip((*IDS, *HOSTILE), HOSTILE, strict=False))
+    ]  # fmt: skip
+    (here / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = Path.cwd()
+    os.chdir(here)
+    try:
+        for out in ("a", "b"):
+            faults: list[dict[str, Any]] = []
+            for number, text in enumerate(HOSTILE, 1):
+                is_reply = out == "a" or number % 2 == 1
+                body = {"status": 200, "text": replied(text)} if is_reply else {"status": 400, "text": refused(text)}
+                faults.append({"match": {"nth": number}, "action": "body", **body})
+            with serve_in_thread(World(faults=FaultScript.of(faults))) as server:
+                (here / "convbatch.toml").write_text(config_for(server.url))
+                done = CliRunner().invoke(app, ["run", "d.jsonl", "-m", "sim-good@at-gemini", "-o", out, "-j", "1"])
+            assert done.exit_code in (0, 3), done.output
+            assert is_quiet(done.output)
+        yield here
+    finally:
+        os.chdir(before)
+
+
+def said(*args: str, codes: tuple[int, ...] = (0, 1, 3)) -> str:
+    done = CliRunner().invoke(app, list(args), env={"COLUMNS": "100"})
+    assert done.exit_code in codes, done.output
+    assert "Traceback" not in done.output
+    return done.output
+
+
+SHOWN = (
+    *(("show", "a", *more) for more in ((), ("../../x",), ("--failed",), ("=1+1",))), ("show", "b", "--failed"),
+    *(("report", run, *more) for run in ("a", "b") for more in ((), ("--by", "tag"), ("--by", "dialogue"))),
+    ("compare", "a", "b"), ("check", "a"), ("runs",), ("doctor",), ("run", "d.jsonl", "--dry-run", "-m", "x@at-gemini"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", SHOWN, ids=" ".join)
+def test_a_terminal_is_shown_texts_and_nothing_else(played: Path, command: tuple[str, ...]) -> None:
+    assert played.is_dir()
+    assert is_quiet(said(*command))
+
+
+@pytest.mark.parametrize("command", [("table", "a"), ("table", "b"), ("table", "a", "--wide", "reply")], ids=" ".join)
+def test_no_cell_of_a_spreadsheet_is_a_formula(played: Path, command: tuple[str, ...]) -> None:
+    out = played / "cells.csv"
+    said(*command, "-o", str(out))
+    for text in (out.read_text(encoding="utf-8-sig"), said(*command)):
+        csv.field_size_limit(10**7)
+        cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+        assert len(cells) > 20
+        assert not [cell for cell in cells if cell.startswith(FORMULA) and not re.fullmatch(r"-?[0-9.e+-]+", cell)]
+
+
+def test_files_for_programs_hold_every_text_unchanged(played: Path) -> None:
+    said("table", "a", "-o", str(played / "t.json"))
+    said("table", "a", "-o", str(played / "t.parquet"))
+    rows = json.loads((played / "t.json").read_bytes())
+    assert [row["user"] for row in rows] == [
+        text.encode("utf-16", "surrogatepass").decode("utf-16") for text in HOSTILE
+    ]
+    assert [row["reply"] for row in rows] == [row["user"] for row in rows]
+    assert load("a").turns["reply"].tolist() == [row["reply"] for row in rows]
+
+
+def test_pages_and_reports_hold_no_markup_of_others(played: Path) -> None:
+    for command in (("report", "a", "--by", "tag"), ("report", "b", "--by", "dialogue"), ("compare", "a", "b")):
+        page = played / "page.md"
+        said(*command, "-o", str(page))
+        text = page.read_text()
+        outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        assert not re.search(r"(?<!\\)<(?:script|img|b>|!)|(?<!\\)\[x\]", outside)
+        assert is_quiet(text)
+
+
+def test_junit_is_xml_of_ours_only(played: Path) -> None:
+    said("compare", "a", "b", "-o", str(played / "j.xml"))
+    tags = {element.tag for element in ElementTree.fromstring((played / "j.xml").read_bytes()).iter()}
+    assert tags <= {"testsuites", "testsuite", "properties", "property", "testcase", "failure", "skipped"}
+
+
+def test_json_for_a_terminal_has_no_control_characters_and_the_same_texts(played: Path) -> None:
+    assert played.is_dir()
+    for command in (
+        ("report", "a", "--by", "tag", "--json"),
+        ("compare", "a", "b", "--json"),
+        ("validate", "d.jsonl", "--json"),
+    ):
+        text = said(*command)
+        assert is_quiet(text), command
+        json.loads(text)
+
+
+def test_nothing_was_made_outside_of_the_folders_that_were_named(played: Path) -> None:
+    assert sorted(path.name for path in played.parent.parent.iterdir()) == ["inner"]
+    assert sorted(path.name for path in played.parent.iterdir()) == ["here"]
+    inside = {path.name for path in (played / "a").rglob("*")}
+    known = {"run.json", "dataset.jsonl.gz", "journal", "000001.jsonl", "lock", "turns.parquet", "verdicts.parquet"}
+    assert inside == known
+    assert not (played / "owned").exists()
+
+
+def test_convert_keeps_hostile_texts_and_names_no_file_after_them(played: Path) -> None:
+    said("convert", "d.jsonl", "n.jsonl", codes=(0,))
+    again = [json.loads(line) for line in (played / "n.jsonl").read_text().split("\n")[:-1]]
+    assert [line["turns"][0]["user"] for line in again] == list(HOSTILE)
+    (played / "n.jsonl").unlink()
+
+
+# --- what is no dataset ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("do not show\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [("validate",), ("run", "-o", "out"), ("convert", "new.jsonl")], ids=" ".join)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a device", "link to itself"])
+def test_what_is_no_file_is_refused_and_never_waited_for(cwd: Path, command: tuple[str, ...], kind: str) -> None:
+    path = cwd / "d.jsonl"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path = Path("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "link to a device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.symlink_to(path)
+    name, *rest = command
+    assert "error: " in said(name, str(path), *rest, codes=(1, 2))
+    assert not (cwd / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "where", ["../secret", "/etc/passwd", "link", "~/x", "file:///etc/passwd", "http://h/x", "pipe", "a/../../x"]
+)
+def test_media_paths_stay_in_the_datasets_folder(cwd: Path, where: str) -> None:
+    inner = cwd / "data"
+    inner.mkdir()
+    (inner / "link").symlink_to("../secret")
+    os.mkfifo(inner / "pipe")
+    line = {"id": "a", "turns": [{"user": [{"text": "x"}, {"image": where}]}]}
+    (inner / "d.jsonl").write_text(json.dumps(line) + "\n")
+    text = said("validate", "data/d.jsonl", codes=(1, 2))
+    assert "data/d.jsonl:1: turn 1: image" in text
+    assert "do not show" not in text
+
+
+BOMBS: dict[str, str] = {
+    "deep": '{"id":"a","turns":[{"user":"x"}],"meta":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "deeper than allowed": '{"id":"a","turns":[{"user":"x"}],"meta":' + '{"a":' * 300 + "1" + "}" * 300 + "}",
+    "the same key twice": '{"id":"a","turns":[{"user":"x"}],"id":"b"}',
+    "a number of a million digits": '{"id":"a","turns":[{"user":"x"}],"meta":{"n":' + "9" * 1_000_000 + "}}",
+    "not a number": '{"id":"a","turns":[{"user":"x"}],"meta":{"n":NaN}}',
+    "half a character": '{"id":"a","turns":[{"user":"\\ud800"}]}',
+    "a schema from elsewhere": '{"id":"a","turns":[{"user":"x","checks":[{"json_schema":{"$ref":"file:///etc/passwd"}}]}]}',
+    "code": '{"id":"a","turns":[{"user":"x","checks":[{"python":"os:system"}]}],"__class__":"x"}',
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_line_that_is_a_bomb_is_a_line_with_a_problem(cwd: Path, bomb: str) -> None:
+    (cwd / "d.jsonl").write_text(BOMBS[bomb] + "\n")
+    assert "d.jsonl:1: " in said("validate", "d.jsonl", codes=(1, 2))
+
+
+@pytest.mark.slow
+def test_ten_thousand_turns_and_ten_megabytes_are_a_long_dialogue_and_nothing_worse(
+    convbatch: Command, tmp_path: Path
+) -> None:
+    turns = [{"user": f"{number}", "assistant": "x"} for number in range(10_000)]
+    lines = [
+        {"id": "long", "turns": turns},
+        {"id": "large", "turns": [{"user": "x" * 10_000_000}]},
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = convbatch(
+        "run", "d.jsonl", "-m", "sim-echo@simulator", "--history", "last", "-o", "out", "--no-progress", timeout=120
+    )
+    assert done.code == 0, done.err
+    for command in (
+        ("show", "out", "long"),
+        ("table", "out", "-o", "t.csv"),
+        ("report", "out"),
+        ("validate", "d.jsonl"),
+    ):
+        assert convbatch(*command, timeout=60).code == 0
