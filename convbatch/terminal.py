@@ -36,7 +36,7 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""JSON for stdout, which may be a terminal: the same values, with what `printable` shows as escapes written `\u..`."""
+    r"""JSON for stdout, which may be a terminal: the same values, and what `printable` escapes is written `\u..`."""
     return _UNSAFE_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 

@@ -49,7 +49,7 @@ FORMS: Mapping[str, Callable[[str], str]] = {
 
 def spellings(key: str = CANARY) -> dict[bytes, str]:
     """Every way to write a key, with its name."""
-    return {form(key).encode(): name for name, form in reversed(FORMS.items())}
+    return {form(key).encode(): name for name, form in reversed([*FORMS.items()])}
 
 
 SPELLINGS = spellings()
