@@ -119,9 +119,10 @@ _is_failure = _fits(
     only=True,
 )
 _FIELDS: Mapping[str, Is] = {
-    **dict.fromkeys(("seq", "index", "repeat", "turn", "attempt", "session", "http_status"), _is_count),
+    **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status"), _is_count),
+    "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge was asked about a whole dialogue
     **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
-    **dict.fromkeys(("kind", "dialogue", "target", "role", "class", "body", "body_b64"), _is_text),
+    **dict.fromkeys(("kind", "dialogue", "target", "role", "class", "body", "body_b64", "of", "asked"), _is_text),
     **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),
     **dict.fromkeys(("at", "started_at"), _is_moment),
     **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_duration),
@@ -151,5 +152,14 @@ def wrong_field(record: Any) -> str | None:
     wrong = _wrong_field(record, _FIELDS, needed, only=False)
     if wrong is None and kind == "outcome":
         answer = "reply" if record["class"] == "replied" else "error"
-        return None if answer in record else answer
+        wrong = None if answer in record else answer
+    if wrong is None and kind in _NEEDED:
+        wrong = _wrong_about(record)
     return wrong
+
+
+def _wrong_about(record: Mapping[str, Any]) -> str | None:
+    """A judge's records say of which target, and what was asked; a model's are about one turn."""
+    if "of" in record:
+        return None if "asked" in record else "asked"
+    return "turn" if record["turn"] is None else None
