@@ -13,7 +13,7 @@ import pytest
 
 from tests.fuzz import READERS, WEIGHTS, Reader, attack, attacks, bent
 
-FAST, SLOW = 120, 3_000
+FAST, SLOW = 120, 2_000
 """Inputs of one reader; those that cost more get fewer (`WEIGHTS`)."""
 NAMED = [pytest.param(reader, id=reader.name) for reader in READERS]
 SEED = 1 if os.environ.get("CI") else random.SystemRandom().randrange(10**9)
