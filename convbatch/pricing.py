@@ -210,9 +210,9 @@ class Exchange:
         return {f"{one}/{other}": str(rate) for (one, other), rate in self.rates.items()}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, str]) -> Exchange:
+    def from_plain(cls, plain: Mapping[str, str] | None) -> Exchange:
         """The reverse of `to_plain`; trusts its input."""
-        return cls({(pair[:3], pair[4:]): Decimal(rate) for pair, rate in plain.items()})
+        return cls({(pair[:3], pair[4:]): Decimal(rate) for pair, rate in (plain or {}).items()})
 
 
 NO_EXCHANGE = Exchange({})

@@ -145,6 +145,16 @@ def test_endless_repeats_are_refused_before_anybody_counts_to_them() -> None:
     assert "at most 10,000 are played" in said("run", "d.jsonl", "--repeats", "10001")
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("key", ["rates", "judges"])
+def test_what_a_run_may_leave_out_may_also_be_null(key: str) -> None:
+    meta = json.loads(Path("run/run.json").read_bytes())
+    Path("run/run.json").write_bytes(orjson.dumps({**meta, key: None}))
+    Path("run/turns.parquet").unlink()
+    for command in (("table", "run"), ("report", "run")):
+        said(*command, code=0)
+
+
 class Exploit:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, ("owned",)
