@@ -499,8 +499,9 @@ def _are_targets(value: Any) -> bool:
 
 def _is_target(value: Any) -> bool:
     match value:
-        case {"name": str(), "model": str(), "simulated": bool(), "gateway": {"name": str()}}:
-            return value.get("prices") is None or is_price_table(value["prices"])
+        case {"name": str(name), "model": str(model), "simulated": bool(), "gateway": {"name": str(gateway)}}:
+            is_text = not any("\ud800" <= char <= "\udfff" for char in name + model + gateway)  # half a character
+            return is_text and (value.get("prices") is None or is_price_table(value["prices"]))
         case _:
             return False
 

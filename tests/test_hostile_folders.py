@@ -155,6 +155,14 @@ def test_what_a_run_may_leave_out_may_also_be_null(key: str) -> None:
         said(*command, code=0)
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_target_with_half_a_character_in_its_name_is_refused() -> None:
+    meta = json.loads(Path("run/run.json").read_bytes())
+    meta["targets"][0]["name"] = "\ud800@google"
+    Path("run/run.json").write_text(json.dumps(meta))
+    assert "'targets' is missing or wrong" in said("show", "run")
+
+
 class Exploit:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, ("owned",)
