@@ -30,11 +30,12 @@ _KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "turn": _TURN}
 _CACHE_KIB = 2 * 1024
 _Row = tuple[int | float | bytes | None, ...]
 
-# The head that `runner.py` writes, in its order; whatever differs is decoded whole and is only slower.
+# The head that `runner.py` writes of a model's turn, in its order; whatever differs, such as a judge's, which names its
+# role before its key, is decoded whole and is only slower.
 _HEAD = re.compile(
     rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":(\d{1,11}(?:\.\d{1,9})?),"index":(\d{1,18})'
     rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([ -!#-\[\]-~]*)","repeat":(\d{1,18}),"turn":(\d{1,18})'
-    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d{1,18}),"role":"\w+"(?:,"class":"(\w+)")?)?,'
+    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d{1,18}),"role":"model"(?:,"class":"(\w+)")?)?,'
 )
 
 _TABLE = """

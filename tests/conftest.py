@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from typer.testing import CliRunner
 
+from convbatch.cli import app
 from convbatch.simulator.server import Server, serve_in_thread
 from convbatch.simulator.world import World
 from tests.canary import CANARY, CANARY_ENV, heard, left_behind
@@ -85,8 +88,27 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def convbatch(tmp_path: Path) -> Command:
-    """The command as a user starts it, in an empty folder: `convbatch("run", "d.jsonl", KEY="…")`."""
+def convbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in an empty folder, as `convbatch("run", "d.jsonl", KEY="…")`: in this process, which saves a start.
+
+    What is about processes, signals, streams or exit codes beyond the command's own takes `command`.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+
+    def run(*args: str | Path, cwd: Path = tmp_path, **env: str) -> Finished:
+        with contextlib.chdir(cwd):
+            done = CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": "120", **env})
+        assert heard(f"{done.stdout}\n{done.stderr}".encode()) is None, f"convbatch {args} printed the canary key"
+        return Finished(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """The command as a user starts it: a process of its own, in an empty folder."""
 
     def run(*args: str | Path, cwd: Path = tmp_path, timeout: float = 60, **env: str) -> Finished:
         done = subprocess.run(

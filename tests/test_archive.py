@@ -67,7 +67,10 @@ def ended(status: str, reason: str | None = None, **where: Any) -> dict[str, Any
 
 
 def judged(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "target": "judge@g", "role": "judge", "of": record["target"], "asked": "f" * 32}
+    """The same asked of a judge about the turn, in the order in which it is written."""
+    place = {name: record[name] for name in ("kind", "index", "dialogue", "target", "repeat", "turn")}
+    of = {"target": "judge@g", "role": "judge", "of": record["target"], "asked": "f" * 32}
+    return {**place, **of, **{name: value for name, value in record.items() if name not in ("target", "role")}}
 
 
 @pytest.fixture

@@ -213,6 +213,7 @@ def test_a_line_with_our_request_id_is_ours_whatever_its_clock_says(tmp_path: Pa
     assert totals(sections) == {"same": (1, 1)}
 
 
+@pytest.mark.slow
 def test_small_amounts_are_told_to_their_digits_on_paper_and_a_long_list_is_cut_on_stdout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

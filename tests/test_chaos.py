@@ -24,14 +24,14 @@ from tests.ledger_laws import every_bill_is_told, no_history_crosses, possibly_p
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
-    seed: int, wire: str, tmp_path: Path, simulator: Callable[[World], Server], convbatch: Command
+    seed: int, wire: str, tmp_path: Path, simulator: Callable[[World], Server], command: Command
 ) -> None:
     dataset = write_dataset(tmp_path / "d.jsonl", 100, 3)
     world = World(script=Script.load(dataset), latency_s=0.01)
     server = simulator(world)
     models = f'[run]\nmodels = ["sim-good@at-{wire}"]\n'
     (tmp_path / "calm.toml").write_text(config_for(server.url, wires=(wire,), models=models))
-    assert convbatch("run", "d.jsonl", "-c", "calm.toml", "-o", "calm").code == 0
+    assert command("run", "d.jsonl", "-c", "calm.toml", "-o", "calm").code == 0
     calm = cb.load(tmp_path / "calm").turns
     world.ledger.entries.clear()
 
@@ -39,13 +39,13 @@ def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
         url = f"http://127.0.0.1:{proxy.port}"
         stormy = config_for(url, wires=(wire,), models=models, attempt_timeout=5)
         (tmp_path / "convbatch.toml").write_text(stormy)
-        done = convbatch("run", "d.jsonl", "-o", "out", "--deadline", "20s")
+        done = command("run", "d.jsonl", "-o", "out", "--deadline", "20s")
         assert done.code in (0, 3), done.err
         hold_the_laws(world, tmp_path / "out")
         assert len(proxy.struck) >= 6, proxy.struck
         storm = sum(proxy.struck.values())
         proxy.calm = True
-        assert convbatch("resume", "out").code == 0
+        assert command("resume", "out").code == 0
     turns = cb.load(tmp_path / "out").turns
     again = hold_the_laws(world, tmp_path / "out")
     same_rows(calm, turns)

@@ -455,7 +455,8 @@ def test_any_bytes_at_all_give_problems_and_never_an_exception(tmp_path: Path, c
     assert all(isinstance(item, Dialogue | Problem) for item in scan([written(tmp_path, content)]))
 
 
-@pytest.mark.parametrize("many", [8_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("many", [8_000, 200_000])
 def test_validating_grows_by_at_most_sixteen_bytes_a_dialogue(tmp_path: Path, many: int) -> None:
     def lines(count: int) -> Iterator[str]:
         return (f'{{"id":"d-{n}","turns":[{{"user":"Hello {n}"}}]}}\n' for n in range(count))

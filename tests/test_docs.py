@@ -134,6 +134,7 @@ def without_what_varies(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md"])
 def test_commands_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")

@@ -68,10 +68,10 @@ ROOMS = {"size of a file": LIMITED, **({"size of the disk": of_a_mount("size=140
 
 @pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS.keys())
 def test_a_full_disk_stops_the_run_and_with_room_it_ends_as_if_it_had_never_been_full(
-    room: Room, tmp_path: Path, simulator: Simulators, convbatch: Command
+    room: Room, tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
     world = prepare(tmp_path, simulator)
-    assert convbatch("run", "d.jsonl", "-o", "calm").code == 0
+    assert command("run", "d.jsonl", "-o", "calm").code == 0
     calm = cb.load(tmp_path / "calm").turns
     world.ledger.entries.clear()
 
@@ -96,7 +96,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_ends_as_if_it_had_never_been
 
 @pytest.mark.skipif(not may_mount(), reason="only a file system of its own runs out of names, and none may be mounted")
 def test_a_disk_without_room_for_the_tables_leaves_a_whole_journal(
-    tmp_path: Path, simulator: Simulators, convbatch: Command
+    tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
     """Of 8 inodes the folder, the journal, its lock, the dataset and `run.json` leave too few for the tables."""
     world = prepare(tmp_path, simulator)
@@ -166,24 +166,24 @@ def test_a_run_whose_folder_is_deleted_pays_for_no_more(
 
 
 def test_a_run_whose_folder_is_moved_goes_on_there(
-    tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
+    tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
     world = prepare(tmp_path, simulator, latency_s=0.1)
     code, said = at_work(tmp_path, world, start, lambda out: out.rename(tmp_path / "elsewhere"))
     assert code == 5
     assert "the run folder was moved or deleted: put it back, or name the place where it is now" in said
-    assert convbatch("resume", "elsewhere").code == 0
+    assert command("resume", "elsewhere").code == 0
     assert statuses(cb.load(tmp_path / "elsewhere").turns) == {"ok": 180}
     assert world.ledger.billed == 180
 
 
 def test_a_journal_that_somebody_shortened_is_not_a_finished_run(
-    tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
+    tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
     world = prepare(tmp_path, simulator, latency_s=0.1)
     code, said = at_work(tmp_path, world, start, lambda out: os.truncate(out / "journal" / "000001.jsonl", 3000))
     assert code == 3
     assert "turns are open; finish them with:\n  convbatch resume out" in said
-    assert convbatch("resume", "out").code in (0, 2)  # cut within a line it needs --salvage
-    convbatch("resume", "out", "--salvage")
+    assert command("resume", "out").code in (0, 2)  # cut within a line it needs --salvage
+    command("resume", "out", "--salvage")
     assert statuses(cb.load(tmp_path / "out").turns) == {"ok": 180}

@@ -76,22 +76,22 @@ def configure(folder: Path, url: str, *, models: str = "") -> None:
     (folder / "convbatch.toml").write_text(config_for(url, wires=WIRES, models=text))
 
 
-def calm_table(folder: Path, convbatch: Command) -> Any:
+def calm_table(folder: Path, command: Command) -> Any:
     """The table of a run of the same dataset that nobody disturbs."""
     with serve_in_thread(World(script=Script.load(folder / "d.jsonl"))) as server:
         configure(folder, server.url)
-        done = convbatch("run", "d.jsonl", "-o", "calm", timeout=200)
+        done = command("run", "d.jsonl", "-o", "calm", timeout=200)
     assert done.code == 0, done.err
     return cb.load(folder / "calm").turns
 
 
 def hold_all_laws(
-    folder: Path, convbatch: Command, calm: Any, entries: Callable[[], Iterable[Entry]], kills: int
+    folder: Path, command: Command, calm: Any, entries: Callable[[], Iterable[Entry]], kills: int
 ) -> None:
     """Finish the run; it must end as the calm one, and account for every bill."""
     codes: list[int] = []
     while 0 not in codes:
-        codes.append(convbatch("resume", "out", timeout=200).code)
+        codes.append(command("resume", "out", timeout=200).code)
         assert set(codes) <= {0, 3}, codes
         assert len(codes) < 5, codes
     turns = cb.load(folder / "out").turns
@@ -145,11 +145,11 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone(
     faults: list[Mapping[str, Any]],
     tmp_path: Path,
     simulator: Callable[[World], Server],
-    convbatch: Command,
+    command: Command,
     start: Start,
 ) -> None:
     dataset = write_dataset(tmp_path / "d.jsonl", 8 * kills, 3)
-    calm = calm_table(tmp_path, convbatch)
+    calm = calm_table(tmp_path, command)
     world = World(script=Script.load(dataset), faults=FaultScript.of(faults), latency_s=(0.1, 0.5))
     configure(tmp_path, simulator(world).url)
     killer = Kills(tmp_path, start, random.Random(20261122), world)
@@ -157,16 +157,16 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone(
         moments[killer.done % len(moments)](killer, world)
     assert killer.caught >= kills // 5
     world.faults = FaultScript()
-    hold_all_laws(tmp_path, convbatch, calm, lambda: world.ledger.entries, kills)
+    hold_all_laws(tmp_path, command, calm, lambda: world.ledger.entries, kills)
 
 
 def test_a_gateway_that_dies_with_the_run_is_accounted_for_as_well(
-    tmp_path: Path, convbatch: Command, start: Start
+    tmp_path: Path, command: Command, start: Start
 ) -> None:
     """Both are killed within milliseconds of each other, in either order; each life of the gateway has its ledger."""
     kills = max(KILLS // 12, 1)
     write_dataset(tmp_path / "d.jsonl", 12 * kills, 3)
-    calm = calm_table(tmp_path, convbatch)
+    calm = calm_table(tmp_path, command)
     killer = Kills(tmp_path, start, random.Random(7))
     lives: list[Path] = []
     port = "0"
@@ -193,11 +193,11 @@ def test_a_gateway_that_dies_with_the_run_is_accounted_for_as_well(
             server.kill()
         server.communicate()
     gateway()
-    hold_all_laws(tmp_path, convbatch, calm, lambda: (e for life in lives for e in read_ledger(life)), kills)
+    hold_all_laws(tmp_path, command, calm, lambda: (e for life in lives for e in read_ledger(life)), kills)
 
 
 def test_a_budget_holds_however_often_the_run_is_killed(
-    tmp_path: Path, simulator: Callable[[World], Server], convbatch: Command, start: Start
+    tmp_path: Path, simulator: Callable[[World], Server], command: Command, start: Start
 ) -> None:
     """What may have been paid is taken at its worst, so kills make the budget smaller, never the bill larger."""
     kills = 5  # many more, and what may have been paid leaves nothing of the budget to be killed for
@@ -209,7 +209,7 @@ def test_a_budget_holds_however_often_the_run_is_killed(
     killer = Kills(tmp_path, start, random.Random(3), world)
     while killer.done < kills:
         with_requests_in_flight(killer, world)
-    assert convbatch("resume", "out", timeout=200).code == 4
+    assert command("resume", "out", timeout=200).code == 4
     spent = sum(entry.input_tokens or 0 for entry in world.ledger.entries if entry.billed)
     spent += sum(entry.output_tokens or 0 for entry in world.ledger.entries if entry.billed)
     assert Decimal("0.005") < Decimal(spent) / 1_000_000 <= Decimal("0.02")

@@ -111,11 +111,11 @@ def test_400_mb_of_memory_are_enough(dialogues: int, reply_chars: int, tmp_path:
 
 
 def test_64_open_files_are_enough_or_it_is_said_how_many_are_needed(
-    tmp_path: Path, simulator: Simulators, convbatch: Command
+    tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
     """Readers do with far fewer; a run says before it begins what its connections need."""
     world = prepare(tmp_path, simulator, dialogues=4, latency_s=0)
-    assert convbatch("run", "d.jsonl", "-o", "out").code == 0
+    assert command("run", "d.jsonl", "-o", "out").code == 0
     asked = world.ledger.requests
     steps = 'ulimit -n 64; for a in "run d.jsonl -j 64 -o no" "table out" "show out" "report out"; do cb $a; done'
     line = f'cb() {{ "{sys.executable}" -m convbatch "$@" >/dev/null; echo $?; }}; {steps}'

@@ -124,6 +124,7 @@ ADDED = [
 PARTITIONS = [keys for n in range(4) for keys in itertools.combinations([key for key in KEYS if key != "tag"], n)]
 
 
+@pytest.mark.slow
 def test_groups_of_every_partition_add_up_to_the_total(made: MadeRun) -> None:
     made.prices = {REAL: USD, RESOLD: USD}
     path = made.write().path

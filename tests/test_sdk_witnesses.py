@@ -148,7 +148,7 @@ def test_google_sdk_lists_models_over_pages(clients: Clients) -> None:
     names = [model.name for model in clients.google().models.list(config={"page_size": 3})]
 
     assert names[:2] == ["models/sim-good", "models/sim-drift"]
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 10
 
 
 def test_google_sdk_sends_the_seed_documents_bare_authorization(server: Server) -> None:

@@ -65,7 +65,7 @@ def ended(process: subprocess.Popen[bytes], *, within_s: float) -> str:
 
 
 def test_bursts_of_ctrl_c_at_any_moment_lose_nothing(
-    tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
+    tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
     """While it starts, while it runs, while it closes; one to three of them, milliseconds apart."""
     world = prepare(tmp_path, simulator, dialogues=10 * BURSTS, latency_s=0.2)
@@ -84,7 +84,7 @@ def test_bursts_of_ctrl_c_at_any_moment_lose_nothing(
         codes.append(process.returncode)
     assert set(codes) <= {130, -INT}, codes
     assert codes.count(130) > BURSTS // 2
-    assert convbatch("resume", "out", timeout=200).code == 0
+    assert command("resume", "out", timeout=200).code == 0
     turns = cb.load(tmp_path / "out").turns
     assert statuses(turns) == {"ok": 20 * BURSTS}
     every_bill_is_told(world.ledger.entries, turns)
@@ -170,7 +170,7 @@ def test_a_suspended_run_goes_on_as_if_nothing_had_been(tmp_path: Path, simulato
 
 
 def test_replies_a_suspended_run_gave_up_waiting_for_are_told_as_possibly_paid(
-    tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
+    tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
     world = prepare(tmp_path, simulator, dialogues=60, latency_s=0.3)
     process = start("run", "d.jsonl", "-o", "out", "--attempt-timeout", "1s")
@@ -179,7 +179,7 @@ def test_replies_a_suspended_run_gave_up_waiting_for_are_told_as_possibly_paid(
     ended(process, within_s=20)
     assert process.returncode in (0, 3)
     every_bill_is_told(world.ledger.entries, cb.load(tmp_path / "out").turns)
-    assert convbatch("resume", "out").code == 0
+    assert command("resume", "out").code == 0
     turns = cb.load(tmp_path / "out").turns
     every_bill_is_told(world.ledger.entries, turns)
     assert statuses(turns) == {"ok": 120}
