@@ -470,6 +470,7 @@ def test_characters_a_locale_cannot_write_are_escaped(encoding: str, asked: Path
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "signals"),
     [
@@ -605,6 +606,7 @@ def test_a_deadline_is_exit_3_and_loses_nothing(cli: Cli, sim: Sim, asked: Path)
     assert sum(counts.values()) == 1000
 
 
+@pytest.mark.slow
 def test_interrupted_stands_before_a_deadline_and_incomplete(
     asked: Path, simulator: Callable[[World], Server], start: Start
 ) -> None:

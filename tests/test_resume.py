@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import convbatch as cb
 from convbatch.simulator.script import Script
 from convbatch.simulator.server import Server
@@ -60,6 +62,7 @@ def test_a_killed_run_goes_on_inside_its_dialogues(
     assert no_history_crosses(world.ledger.entries) == world.ledger.requests
 
 
+@pytest.mark.slow
 def test_first_interrupt_finishes_what_is_in_flight(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
