@@ -61,13 +61,16 @@ _OPINIONS_OF = (
 _JUDGED_CONVERSATIONS = (
     "SELECT DISTINCT dialogue, judged, repeat FROM records WHERE judged IS NOT NULL ORDER BY dialogue, judged, repeat"
 )
+_JUDGES = "SELECT DISTINCT target FROM records WHERE judged IS NOT NULL ORDER BY target"
 _OF_KEY = (
     "SELECT DISTINCT dialogue, target, turn FROM records"
     " WHERE key = ? AND repeat = ? AND judged IS NULL ORDER BY dialogue, target"
 )
 _SAME_ATTEMPT = (
-    "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn = i.turn"
+    "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn IS i.turn"
     f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
+    # A judge is asked many questions about one turn, and can be one of the models that are asked it.
+    " AND o.judged IS i.judged AND (o.judged IS NULL OR o.key = i.key)"
 )
 _OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
 _LATEST_OUTCOMES = f"{_OUTCOMES_OF_TARGET} ORDER BY seq DESC LIMIT 1000"
@@ -298,6 +301,10 @@ class Archive:
                 return history
         return None
 
+    def judges(self) -> list[str]:
+        """Everybody who was ever asked for an opinion."""
+        return [self.targets[number] for (number,) in self._db.execute(_JUDGES).fetchall()]
+
     def has_reply(self, target: str) -> bool:
         """Has this target ever given a complete reply in this run?"""
         rows = self._db.execute(_OUTCOMES_OF_TARGET, (self._numbers.get(target, -1),))
@@ -394,11 +401,13 @@ class Archive:
                 self.stops.append(record)
             return None
         key, judged = record.get("key"), record.get("of")
+        if kind == _INTENT and judged is None:
+            key = None
         self.has_opinions = self.has_opinions or judged is not None
         return (
             line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
             record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",
-            line.segment, line.offset, len(line.raw) - 1, bytes.fromhex(key) if key and kind != _INTENT else None,
+            line.segment, line.offset, len(line.raw) - 1, bytes.fromhex(key) if key else None,
             None if judged is None else self._number(judged),
         )  # fmt: skip
 

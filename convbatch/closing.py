@@ -87,7 +87,14 @@ def _judged(sitting: Sitting, ending: Ending) -> Ending | None:
     if judging is None:
         return None
     _say(judge_lines(judging))
-    return play(judging)
+    ending = play(judging)
+    _say(unasked_lines(ending))
+    return ending
+
+
+def unasked_lines(ending: Ending) -> list[str]:
+    """What is said where a judge was named for nothing."""
+    return [] if ending.rows else ["note: the judge has nothing to judge: no reply that came has an llm_rubric check"]
 
 
 def judge_lines(judging: Sitting) -> list[str]:
@@ -262,22 +269,28 @@ def _last_words(sitting: Sitting, endings: Sequence[Ending], left: Left) -> list
     ending = endings[-1]
     lines = [f"{target} is parked: {reason}" for one in endings for target, reason in one.parked.items()]
     lines.append(f"run folder: {shown}")
-    if len(endings) > 1 and ending.open_turns:
-        lines.append(f"{count_of(ending.open_turns, 'question')} to the judge {are(ending.open_turns)} open")
-    if left.open or (len(endings) > 1 and ending.open_turns):
+    unjudged = ending.open_turns if len(endings) > 1 else 0
+    if left.open or unjudged:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
         more = ""
         if ending.reason == "budget" and ending.larger_budget is not None:
             why = f"budget reached ({ending.budget}): "
             more = f" --max-cost {ending.larger_budget.amount:f}{ending.larger_budget.currency}"
-        also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
-        rows = count_of(sitting.meta["planned"]["rows"], "turn")
-        lines.append(f"{why}{left.open} of {rows} {are(left.open)} open{also}; finish them with:")
+        lines.append(f"{why}{_what_is_open(sitting, left, unjudged)}; finish them with:")
         lines.append(f"  convbatch resume {shown}{more}")
     else:
         several = len(sitting.targets) > 1
         lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
     return lines
+
+
+def _what_is_open(sitting: Sitting, left: Left, unjudged: int) -> str:
+    questions = f"{count_of(unjudged, 'question')} to the judge"
+    if not left.open:
+        return f"{questions} {are(unjudged)} open"
+    also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
+    rows = count_of(sitting.meta["planned"]["rows"], "turn")
+    return f"{left.open} of {rows} {are(left.open)} open{also}" + (f", and {questions}" if unjudged else "")
 
 
 def are(count: int) -> str:

@@ -14,6 +14,7 @@ from convbatch.pricing import Money, PriceTable
 from convbatch.reader import count_of
 from convbatch.spending import prices_of, spent
 from convbatch.tables import Column, Run
+from convbatch.transcripts import judges_of
 
 JUDGES: tuple[Column, ...] = (
     Column("judge", "string", "`model@gateway`"),
@@ -60,14 +61,12 @@ class JudgeTotal(NamedTuple):
 
 def judge_totals(run: Run) -> list[JudgeTotal]:
     """Every judge a run has asked, in the order they were named first."""
-    judges = run.meta.get("judges") or ()
-    if not judges:
+    if not run.meta.get("judges"):
         return []
-    sums = {judge["name"]: _Sum(judge) for judge in judges}
     with Archive(run.folder) as archive:
+        sums = {name: _Sum(judge) for name, judge in judges_of(run.meta, archive).items()}
         for opinion in archive.all_opinions():
-            if opinion.judge in sums:
-                sums[opinion.judge].add(opinion.history)
+            sums[opinion.judge].add(opinion.history)
     return [one.total() for one in sums.values()]
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from convbatch.budgeting import cap_of
 from convbatch.config import Config, Overrides, Target, resolve_targets, target_from_plain, target_to_plain
 from convbatch.dialogue import NO_SETTINGS
+from convbatch.errors import SetupError
 from convbatch.readiness import can_be_asked
 from convbatch.runner import Rules
 from convbatch.session import Ending, Sitting
@@ -57,6 +59,23 @@ def judge_to_plain(judge: Target, config: Config, day: datetime) -> dict[str, An
     return target_to_plain(judge, price_table(judge, config, day.date(), NO_SETTINGS))
 
 
+@contextmanager
+def as_written(folder: RunFolder) -> Generator[None]:
+    """While targets are read from `run.json`: it is a file, and files are edited.
+
+    Raises:
+        SetupError: Something in them is missing or wrong.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SetupError(
+            f"the run.json of {folder.path} is not as convbatch wrote it",
+            found=f"{type(error).__name__}: {error}"[:200],
+            hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
+        ) from None
+
+
 def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
     """A sitting that asks this judge about what a run has received; from now on its opinion counts.
 
@@ -68,6 +87,9 @@ def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
     from convbatch.configfile import load_config
 
     meta = folder.read_meta(*_READ)
+    with as_written(folder):
+        for plain in (*meta["targets"], *(meta.get("judges") or ())):
+            target_from_plain(plain)
     config = load_config(options.config)
     judge = judge_target(options.judge, config, Overrides(rpm=options.rpm, tpm=options.tpm))
     plain = judge_to_plain(judge, config, datetime.now(UTC))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
+from convbatch.checks import NEEDS_A_JUDGE
 from convbatch.dataset import read_copy
 from convbatch.dialogue import SETTING_NAMES, Dialogue
 from convbatch.errors import SetupError, did_you_mean
@@ -154,7 +155,7 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
         return
     if base.meta["history"] != candidate.meta["history"]:
         yield f"history {base.meta['history']} against {candidate.meta['history']}"
-    judges = [judge_of(run.meta) for run in (base, candidate) if run.meta.get("judges_needed")]
+    judges = [judge_of(run.meta) for run in (base, candidate) if _asks_a_judge(run)]
     if len(set(judges)) > 1:
         yield f"judged by {judges[0] or 'no judge'} against {judges[1] or 'no judge'}"
     if _same_copy(base, candidate):
@@ -165,6 +166,12 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
         different = sorted(name for name in both if first[name][place] != second[name][place])
         if different:
             yield f"{len(different):,} of {len(both):,} shared dialogues have {what} ({_some(different)})"
+
+
+def _asks_a_judge(run: Run) -> bool:
+    """Does a check that holds need one? Edited checks may, where those the run began with did not."""
+    kinds = read_rows(run.verdicts_path, ("kind",))
+    return any(kind.removeprefix("not_") == NEEDS_A_JUDGE for (kind,) in kinds)
 
 
 def _same_copy(base: Run, candidate: Run) -> bool:

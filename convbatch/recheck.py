@@ -18,7 +18,7 @@ from pathlib import Path
 import orjson
 
 from convbatch import show
-from convbatch.closing import SEVERITY, are, judge_lines
+from convbatch.closing import SEVERITY, are, judge_lines, unasked_lines
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, JournalError, Place, Problem, SetupError
@@ -28,7 +28,7 @@ from convbatch.jsonl import encoded
 from convbatch.judge_calls import judge_totals
 from convbatch.judge_setup import JudgeOptions, for_judging
 from convbatch.reader import Problems, Reader, count_of
-from convbatch.session import Ending, play
+from convbatch.session import Ending, Sitting, play
 from convbatch.tables import RESULTS, Run, TargetSummary, read_rows, write_turns
 from convbatch.terminal import reader_may_leave, say
 
@@ -58,9 +58,12 @@ def judge_again(
     """
     asked = rate(fail_under)
     folder = RunFolder.open(find_run(text, RESULTS))
+    # A judge that cannot be asked is refused before the checks are another dataset's.
+    sitting = None if asking is None else for_judging(folder, asking)
     if datasets:
         take_checks(folder, datasets)
-    ending = None if asking is None else _ask(folder, asking)
+    command = _command(folder, asking, fail_under)
+    ending = None if sitting is None else _ask(sitting, command)
     try:
         write_turns(folder)
     except JournalError:
@@ -74,19 +77,43 @@ def judge_again(
     with reader_may_leave():
         _print(run, totals, counts)
     code = _exit_code(totals, asked)
-    return code if ending is None else max(code, _judge_code(folder, ending, asking), key=SEVERITY.index)
+    return code if ending is None else max(code, _judge_code(ending, command), key=SEVERITY.index)
 
 
-def _ask(folder: RunFolder, asking: JudgeOptions) -> Ending:
-    sitting = for_judging(folder, asking)
+def _ask(sitting: Sitting, command: str) -> Ending:
     for line in judge_lines(sitting):
         say(line)
-    return play(sitting)
+    try:
+        ending = play(sitting)
+    except JournalError as error:
+        resume = f"convbatch resume {typed(sitting.folder.path)}"  # which asks no judge that the run began without
+        problem = error.problems[0]
+        hint = (problem.hint or "").replace(resume, command)
+        raise JournalError(problem.what, place=problem.place, found=problem.found, hint=hint) from error
+    for line in unasked_lines(ending):
+        say(line)
+    return ending
 
 
-def _judge_code(folder: RunFolder, ending: Ending, asking: JudgeOptions | None) -> int:
+def _command(folder: RunFolder, asking: JudgeOptions | None, fail_under: str | None) -> str:
+    """The command that goes on with this one: the edited checks are kept in the run, the budget in its run.json."""
+    if asking is None:
+        return ""
+    options = {
+        "--judge": asking.judge,
+        "-c": asking.config,
+        "--env-file": asking.env_file,
+        "-j": asking.concurrency,
+        "--rpm": asking.rpm,
+        "--tpm": asking.tpm,
+        "--fail-under": fail_under,
+    }
+    said = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    return " ".join(["convbatch check", typed(folder.path), *said])
+
+
+def _judge_code(ending: Ending, command: str) -> int:
     """What is still to be asked, and with which command; the exit code."""
-    assert asking is not None
     for bug in ending.bugs[:3]:
         say(bug)
         say("this is a bug in convbatch; the question stays open and what was received is kept")
@@ -97,7 +124,7 @@ def _judge_code(folder: RunFolder, ending: Ending, asking: JudgeOptions | None) 
         say(f"{why}{count_of(ending.open_turns, 'question')} to the judge {are(ending.open_turns)} open; go on with:")
         larger = ending.larger_budget
         more = "" if larger is None or not why else f" --max-cost {larger.amount:f}{larger.currency}"
-        say(f"  convbatch check {typed(folder.path)} --judge {shlex.quote(asking.judge)}{more}")
+        say(f"  {command}{more}")
     return ending.exit_code
 
 

@@ -96,12 +96,15 @@ def finding(answer: str, asked: Question) -> Finding:
     Raises:
         CannotJudge: Its answer has no object with the id of the question, or one without a verdict.
     """
-    found = None
-    for value in _objects(answer):
+    found, rest = None, ""
+    for value, end in _objects(answer):
         if value.get("id") == asked.id:
-            found = value
+            found, rest = value, answer[end:]
     if found is None:
         raise CannotJudge(f"the judge's answer has no JSON object with the id of its question: {shown(answer)}")
+    if '"pass"' in rest:
+        # A judge that quotes a reply without escaping it lets the reply end the object with a verdict of its own.
+        raise CannotJudge(f'the judge\'s answer goes on with another "pass" behind its object: {shown(answer)}')
     if not isinstance(found.get("pass"), bool):
         raise CannotJudge(f'the judge\'s answer has no "pass" that is true or false: {shown(answer)}')
     score = found.get("score")
@@ -111,9 +114,9 @@ def finding(answer: str, asked: Question) -> Finding:
     return Finding(found["pass"], reason, None if score is None else float(score))
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """JSON objects that stand in a text one behind the other, whatever stands between them."""
-    decoder = json.JSONDecoder()
+def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """JSON objects that stand in a text one behind the other, whatever stands between them, and where each ends."""
+    decoder = json.JSONDecoder(object_pairs_hook=_without_repeats)
     at = 0
     text = text[:_LONGEST_ANSWER]
     for _ in range(_MOST_OBJECTS):
@@ -125,4 +128,12 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             at += 1
         else:
-            yield value
+            yield value, at
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; one that says something twice says nothing: the second word may be that of a reply it quotes."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return found

@@ -65,6 +65,8 @@ class Ending:
 
     exit_code: int
     reason: str
+    rows: int = 0
+    """The turns of the plan, or the questions there were to a judge."""
     open_turns: int = 0
     """Rows still `pending` or `error`."""
     parked: Mapping[str, str] = field(default_factory=dict)
@@ -193,11 +195,10 @@ def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
     budget = Budget(sitting.max_cost)
     if past is None:
         return budget
-    asked = {plain["name"]: plain for plain in (*sitting.meta["targets"], *(sitting.meta.get("judges") or ()))}
     unbounded = 0
-    for name, history in _all_turns(past):
-        prices = prices_of(asked[name])
-        if prices is None and asked[name]["simulated"]:
+    for plain, history in _all_turns(sitting.meta, past):
+        prices = prices_of(plain)
+        if prices is None and plain.get("simulated"):
             continue
         factor = None if prices is None else _factor(sitting, prices, budget)
         for one in spent(history, prices):
@@ -215,13 +216,15 @@ def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
     return budget
 
 
-def _all_turns(past: Archive) -> Iterator[tuple[str, TurnHistory]]:
-    """Everything that was ever asked in the run, with the target that was asked."""
+def _all_turns(meta: Mapping[str, Any], past: Archive) -> Iterator[tuple[Mapping[str, Any], TurnHistory]]:
+    """Everything that was ever asked in the run, with the target or judge of `run.json` that was asked."""
+    targets = {plain["name"]: plain for plain in meta["targets"]}
+    judges = {plain["name"]: plain for plain in meta.get("judges") or ()}
     for transcript in past.transcripts():
         for history in transcript.turns.values():
-            yield transcript.target, history
+            yield targets.get(transcript.target, {}), history
     for opinion in past.all_opinions():
-        yield opinion.judge, opinion.history
+        yield judges.get(opinion.judge, {}), opinion.history
 
 
 def _purse(sitting: Sitting, target: Target, budget: Budget) -> Purse:
@@ -262,6 +265,7 @@ def _ending(rows: int, runner: Runner, budget: Budget | None) -> Ending:
     return Ending(
         exit_code=code,
         reason=reason,
+        rows=rows,
         open_turns=rows - closed,
         parked=parked,
         budget=None if budget is None else str(budget),
@@ -315,7 +319,8 @@ async def _lanes(
         gateway = targets[0].gateway
         limits = merge_limits(target.gateway.limits for target in targets)
         cap = sum(in_flight(target.gateway.limits, sitting.rules.concurrency) for target in targets)
-        past_requests = _used_today(targets, limits, past, outside)
+        names = _sharing(sitting, targets[0])
+        past_requests = _used_today(names, limits, past, outside)
         gate = Gate(
             clock=outside.clock,
             concurrency=cap,
@@ -328,7 +333,7 @@ async def _lanes(
             on_change=_named_notes(progress, targets[0].name),
         )
         if past is not None:
-            _carry_over(gate, [target.name for target in targets], limits, past, outside)
+            _carry_over(gate, names, limits, past, outside)
         transport = connect(gateway)
         stack.push_async_callback(transport.close)
         for target in targets:
@@ -380,7 +385,16 @@ def _carry_over(gate: Gate, targets: Sequence[str], limits: Limits, past: Archiv
         gate.hold(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
 
 
-def _used_today(targets: Sequence[Target], limits: Limits, past: Archive | None, outside: Outside) -> int:
+def _sharing(sitting: Sitting, one: Target) -> list[str]:
+    """Everybody in the run whose requests count against the same limits: models and judges, whoever is asked now."""
+    from convbatch.config import target_from_plain
+
+    asked = (*sitting.meta["targets"], *(sitting.meta.get("judges") or ()))
+    sharing = [plain["name"] for plain in asked if target_from_plain(plain).quota_owner == one.quota_owner]
+    return list(dict.fromkeys(sharing))
+
+
+def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, outside: Outside) -> int:
     """Requests of this run folder since the quota day began."""
     from convbatch.quota import day_bounds
 
@@ -388,7 +402,7 @@ def _used_today(targets: Sequence[Target], limits: Limits, past: Archive | None,
         return 0
     begins, _ = day_bounds(limits.rpd_resets, outside.clock.wall())
     sent = past.requests_since(begins)
-    return sum(sent.get(target.name, 0) for target in targets)
+    return sum(sent.get(target, 0) for target in targets)
 
 
 def _named_notes(progress: Progress, name: str) -> Callable[[str], None]:

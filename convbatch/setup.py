@@ -35,7 +35,7 @@ from convbatch.dialogue import MOST_REPEATS, HistoryMode, Message, Settings, eff
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.folder import RunFolder, default_name, find_run, typed
 from convbatch.gate import rate
-from convbatch.judge_setup import judge_target, judge_to_plain, wants_judge
+from convbatch.judge_setup import as_written, judge_target, judge_to_plain, wants_judge
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.reader import count_of
@@ -280,23 +280,19 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
         "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates",
         "judges",
     )  # fmt: skip
-    try:
+    with as_written(folder):
         targets, rules = _asked_before(options, meta)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SetupError(
-            f"the run.json of {folder.path} is not as convbatch wrote it",
-            found=f"{type(error).__name__}: {error}"[:200],
-            hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
-        ) from None
+        judges = [target_from_plain(plain) for plain in meta.get("judges") or ()]
+    judges = judges[-1:] if wants_judge(meta) else []
     folder.refuse_lost_journal(meta)
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
-    judges = [target_from_plain(plain) for plain in meta["judges"][-1:]] if wants_judge(meta) else []
     watch(secrets_of((target.gateway for target in (*targets, *judges)), env))
     refuse_strange_ways(folder, meta, (*targets, *judges))
     can_be_asked((*targets, *judges), rules.concurrency, env)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
-    cap = cap_of(max_cost, meta, targets, rules.command_line, folder.dataset)
+    billed = meta if judges else {**meta, "judges": []}  # of a judge that is not asked only what it was paid counts
+    cap = cap_of(max_cost, billed, targets, rules.command_line, folder.dataset)
     return Sitting(
         folder=folder,
         meta={**meta, "options": {**meta["options"], "max_cost": max_cost}},

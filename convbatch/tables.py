@@ -32,7 +32,7 @@ from convbatch.folder import RunFolder, find_run, typed
 from convbatch.pricing import PriceTable, exact
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage, billed_usage
 from convbatch.spending import bound_of, cost_of, intent_of, prices_of
-from convbatch.transcripts import gateway_of, kept_conversations
+from convbatch.transcripts import gateway_of, judges_of, kept_conversations
 from convbatch.verdicts import Given, dialogue_pass, tally, verdicts_of
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 _DAMAGE = b"convbatch.damaged_places"
 _PARKED = b"convbatch.parked"
-_PLAN = ("targets", "history", "repeats")
+_PLAN = ("targets", "history", "repeats", "judges")
 """What of `run.json` every table needs."""
 _CHECKS = b"convbatch.checks"
 _NAMES = tuple(column.name for column in TURNS)
@@ -292,7 +292,7 @@ class Run:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.path = folder.path
-        self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned", "rates")
+        self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned", "rates", "judges")
         self.targets: tuple[str, ...] = tuple(target["name"] for target in self.meta["targets"])
         self._is_repriced = False
         self._file = ExitStack()
@@ -403,7 +403,7 @@ class Run:
         other = Run(self.folder)
         plain = {name: None if table is None else table.to_plain() for name, table in prices.items()}
         asked = {
-            role: [{**target, "prices": plain[target["name"]]} for target in self.meta.get(role, ())]
+            role: [{**target, "prices": plain[target["name"]]} for target in self.meta.get(role) or ()]
             for role in ("targets", "judges")
         }
         other.meta = {**self.meta, **asked}
@@ -815,7 +815,7 @@ def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, s
 
 
 def _attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
-    judges = {judge["name"]: (judge, prices_of(judge)) for judge in (meta.get("judges") or ())}
+    judges = {name: (judge, prices_of(judge)) for name, judge in judges_of(meta, archive).items()}
     for kept in kept_conversations(folder, meta, archive):
         for number, past in kept.turns.items():
             for attempt in _tries(past):

@@ -6,6 +6,7 @@ it, `judging.py` questions.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 from convbatch.archive import Archive, Opinion, Transcript, TurnHistory
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
-from convbatch.folder import RunFolder
+from convbatch.errors import Place, SetupError
+from convbatch.folder import RunFolder, typed
 from convbatch.pricing import Exchange, PriceTable
 from convbatch.spending import prices_of
 from convbatch.verdicts import Played
@@ -71,6 +73,24 @@ def judge_of(meta: Mapping[str, Any]) -> str | None:
     """Whose opinion counts: the judge that was named last; None where there was never one."""
     judges = meta.get("judges") or ()
     return judges[-1]["name"] if judges else None
+
+
+def judges_of(meta: Mapping[str, Any], archive: Archive) -> dict[str, Mapping[str, Any]]:
+    """The judges of `run.json` by name.
+
+    Raises:
+        SetupError: The journal has opinions of another one; nothing would say what those cost.
+    """
+    named = {judge["name"]: judge for judge in meta.get("judges") or ()}
+    lost = [name for name in archive.judges() if name not in named]
+    if lost:
+        raise SetupError(
+            f"run.json is not as convbatch wrote it: it does not name the judge {lost[0]}, whom the journal knows",
+            place=Place(path=str(archive.folder.path / "run.json")),
+            hint="restore run.json from a copy, or name the judge again: "
+            f"convbatch check {typed(archive.folder.path)} --judge {shlex.quote(lost[0])}",
+        )
+    return named
 
 
 def gateway_of(target: Mapping[str, Any]) -> str:
