@@ -93,12 +93,15 @@ def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
     config = load_config(options.config)
     judge = judge_target(options.judge, config, Overrides(rpm=options.rpm, tpm=options.tpm))
     plain = judge_to_plain(judge, config, datetime.now(UTC))
-    others = [one for one in (meta.get("judges") or ()) if one["name"] != judge.name]
+    others = {one["name"]: one for one in meta.get("judges") or ()}
+    former = others.pop(judge.name, None)
+    if former is not None and former.get("prices") is not None:
+        plain["prices"] = former["prices"]  # as a run's own: what was paid stays what it was; `report -c` reprices
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     rates = {**config.exchange.to_plain(), **(meta.get("rates") or {})}
     meta = {
         **meta,
-        "judges": [*others, plain],
+        "judges": [*others.values(), plain],
         "rates": rates,
         "options": {**meta["options"], "max_cost": max_cost},
     }
@@ -150,7 +153,7 @@ def _ready(sitting: Sitting) -> Sitting:
     can_be_asked(sitting.targets, sitting.rules.concurrency, sitting.env)
     cap = cap_of(
         sitting.meta["options"].get("max_cost"),
-        {**sitting.meta, "targets": []},
+        {**sitting.meta, "targets": [one for one in sitting.meta["targets"] if one.get("prices") is not None]},
         sitting.targets,
         NO_SETTINGS,
         None,

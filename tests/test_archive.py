@@ -148,6 +148,14 @@ def test_a_judges_calls_are_no_part_of_the_turn_they_are_about(folder: RunFolder
         assert archive.requests_since(0.0) == {"zulu@g": 1, "judge@g": 2}
 
 
+def test_a_question_that_never_left_takes_no_other_off_the_day(folder: RunFolder) -> None:
+    asked = [judged({**record, "turn": turn}) for turn in (1, None) for record in (intent(), intent(key=B))]
+    unsent = [judged({**failed("not_sent"), "turn": turn}) for turn in (1, None)]
+    keep(folder, intent(target="judge@g"), *asked, *unsent)
+    with Archive(folder) as archive:
+        assert archive.requests_since(0.0) == {"judge@g": 3}
+
+
 def test_only_the_very_question_counts_as_finished() -> None:
     history = fold(intent(), replied(), ended("ok"))
     assert history.finished(A)
