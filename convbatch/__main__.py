@@ -1,5 +1,6 @@
 """`convbatch` and `python -m convbatch`."""
 
+import os
 import signal
 
 
@@ -9,6 +10,8 @@ def main() -> None:
     # whatever was being imported. What is ignored (a job in the background of a script) stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Tables are read from memory or one file at a time: eight threads of pyarrow's would only take 8 MB of stack each.
+    os.environ.setdefault("ARROW_IO_THREADS", "1")
     from convbatch.cli import main as answer
 
     answer()

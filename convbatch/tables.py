@@ -439,10 +439,17 @@ def write_turns(folder: RunFolder) -> Path:
     """Write the tables from the journal, judging its replies: whole or not at all, in memory that does not grow.
 
     Raises:
-        JournalError: The disk refused; the journal is whole and any reader can build the table from it.
+        JournalError: The disk refused, or memory; the journal is whole and any reader can build the table from it.
     """
-    with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
-        _write(folder, folder.read_meta(*_PLAN), file, verdicts)
+    import pyarrow as pa
+
+    try:
+        with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
+            _write(folder, folder.read_meta(*_PLAN), file, verdicts)
+    except (MemoryError, pa.ArrowException) as error:
+        hint = f"raise the limit on memory, then: convbatch table {typed(folder.path)}"
+        what = f"the tables could not be made: {str(error) or 'not enough memory'}"
+        raise JournalError(what, place=Place(path=str(folder.turns)), hint=hint) from error
     return folder.turns
 
 

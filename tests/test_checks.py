@@ -685,13 +685,13 @@ NAMES = (
 
 @pytest.mark.slow
 def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
-    convbatch: Command, tmp_path: Path
+    command: Command, tmp_path: Path
 ) -> None:
     checks: list[dict[str, Any]] = [{"python": name} for name in NAMES]
     script = {"id": "d", "turns": [{"user": "2加2？", "assistant": "答案是 4。", "checks": checks}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script, ensure_ascii=False), "utf-8")
     path = f"{install(tmp_path / 'site')}:{ROOT}"
-    done = convbatch("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress", PYTHONPATH=path)
+    done = command("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress", PYTHONPATH=path)
     assert done.code == 0, done.err
     assert "no installed package brings the check 'nobodys'" in done.err
     assert "'gone'" not in done.err

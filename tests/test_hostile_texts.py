@@ -258,7 +258,7 @@ def test_a_line_that_is_a_bomb_is_a_line_with_a_problem(cwd: Path, bomb: str) ->
 
 @pytest.mark.slow
 def test_ten_thousand_turns_and_ten_megabytes_are_a_long_dialogue_and_nothing_worse(
-    convbatch: Command, tmp_path: Path
+    command: Command, tmp_path: Path
 ) -> None:
     turns = [{"user": f"{number}", "assistant": "x"} for number in range(10_000)]
     lines = [
@@ -266,14 +266,14 @@ def test_ten_thousand_turns_and_ten_megabytes_are_a_long_dialogue_and_nothing_wo
         {"id": "large", "turns": [{"user": "x" * 10_000_000}]},
     ]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = convbatch(
+    done = command(
         "run", "d.jsonl", "-m", "sim-echo@simulator", "--history", "last", "-o", "out", "--no-progress", timeout=120
     )
     assert done.code == 0, done.err
-    for command in (
+    for args in (
         ("show", "out", "long"),
         ("table", "out", "-o", "t.csv"),
         ("report", "out"),
         ("validate", "d.jsonl"),
     ):
-        assert convbatch(*command, timeout=60).code == 0
+        assert command(*args, timeout=60).code == 0

@@ -176,7 +176,7 @@ def test_replies_a_suspended_run_gave_up_waiting_for_are_told_as_possibly_paid(
     process = start("run", "d.jsonl", "-o", "out", "--attempt-timeout", "1s")
     wait_until(lambda: world.ledger.requests > 30)
     suspended(process, 2.5)
-    ended(process, within_s=20)
+    ended(process, within_s=90)  # so many timeouts at once look like a dead gateway: the next probe leaves after 30 s
     assert process.returncode in (0, 3)
     every_bill_is_told(world.ledger.entries, cb.load(tmp_path / "out").turns)
     assert command("resume", "out").code == 0
