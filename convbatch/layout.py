@@ -265,7 +265,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | None) or value in ("", _TOTAL)
 
 
-_MONEY_ENDS = ("cost", "spent", "bound", "billed", "difference")
+_MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference")
 
 
 def _cell(column: str, row: Mapping[str, Any]) -> str:

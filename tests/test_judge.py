@@ -347,6 +347,8 @@ def test_trouble_on_the_way_is_retried_and_counted_as_for_any_call(lab: Callable
     assert len(mine) == here.asked() == 8
     assert sorted(mine["class"]) == ["ambiguous", "refused", "refused", *["replied"] * 5]
     assert mine["possibly_paid"].sum() == 1
+    most = json.loads(here("report", "r", "--json").out)["judges"]["rows"][0]["at_most"]
+    assert f"{most:f}".rstrip("0") + " USD" in here("report", "r").out, "what it cost at most was rounded away"
     assert bool(here.loaded.verdicts["passed"].notna().all())
 
 
