@@ -357,20 +357,21 @@ class Client:
             )
             cls = attempt_class(failure, http_status=200, sent=True)
             return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
-        reply, joined = self._without_keys(reply)
+        reply, joined = self._without_keys(reply, body)
         return self._attempt(reply, "replied", answer, started, begun, body=body, left=left or joined)
 
-    def _without_keys(self, reply: Reply) -> tuple[Reply, bool]:
-        """What a body tells in pieces can be a key only when they are joined."""
+    def _without_keys(self, reply: Reply, body: bytes) -> tuple[Reply, bool]:
+        """What a body tells in pieces can be a key only when they are joined; one that was searched whole cannot."""
         texts: dict[str, str] = {}
         left = False
         for name in ("text", "thought"):
             said: str | None = getattr(reply, name)
-            if said:
-                clean, joined = self._redactor.body(said.encode("utf-8", "surrogatepass"))
+            plain = b"" if not said else said.encode("utf-8", "surrogatepass")
+            if plain not in body:
+                clean, joined = self._redactor.body(plain)
                 left = left or joined
                 texts[name] = clean.decode("utf-8", "surrogatepass")
-        return reply._replace(**texts), left
+        return reply._replace(**texts) if texts else reply, left
 
     def _sending(self, request: WireRequest, timeout_s: float) -> Sending:
         # A target asks at the same address with the same headers, one object, every time: worked out once.
