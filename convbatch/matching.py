@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from convbatch.checks import NEEDS_A_JUDGE
-from convbatch.dataset import read_copy
-from convbatch.dialogue import SETTING_NAMES, Dialogue
+from convbatch.dialogue import SETTING_NAMES
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.folder import find_run
 from convbatch.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, Side
 from convbatch.tables import CONVERSATIONS, RESULTS, Run, load, read_rows
-from convbatch.transcripts import judge_of
+from convbatch.transcripts import judge_of, scripts
 
 if TYPE_CHECKING:
     from convbatch.folder import RunFolder
@@ -184,7 +183,7 @@ def _same_copy(base: Run, candidate: Run) -> bool:
 def _digests(folder: RunFolder) -> dict[str, tuple[int, int, int]]:
     """Of every dialogue: content, checks, settings; as hashes, so that memory does not grow with the texts."""
     digests: dict[str, tuple[int, int, int]] = {}
-    for dialogue, judged_by in _scripts(folder):
+    for _, dialogue, judged_by in scripts(folder):
         plain = dialogue.to_plain()
         checks = [judged_by.checks, *(turn.checks for turn in judged_by.turns)]
         for turn in (plain, *plain["turns"]):
@@ -194,15 +193,6 @@ def _digests(folder: RunFolder) -> dict[str, tuple[int, int, int]]:
             plain.pop(name, None)
         digests[dialogue.id] = (_digest(plain), _digest(checks), _digest(settings))
     return digests
-
-
-def _scripts(folder: RunFolder) -> Iterator[tuple[Dialogue, Dialogue]]:
-    """Every dialogue, and the same with the checks that hold, perhaps edited since."""
-    if not folder.checks.exists():
-        yield from ((dialogue, dialogue) for _, dialogue in read_copy(folder.dataset))
-        return
-    edited = {dialogue.id: dialogue for _, dialogue in read_copy(folder.checks)}
-    yield from ((dialogue, edited.get(dialogue.id, dialogue)) for _, dialogue in read_copy(folder.dataset))
 
 
 def _digest(value: Any) -> int:
