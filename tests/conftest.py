@@ -1,4 +1,4 @@
-"""What tests share: the simulator on a loopback port, the command as a process, and no way out to the network."""
+"""What tests share: the simulator on a loopback port, the command here or as a process, and no way to the network."""
 
 from __future__ import annotations
 
