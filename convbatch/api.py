@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbatch.errors import SetupError, did_you_mean
-from convbatch.judge_setup import judging_after
-from convbatch.session import EXIT_BUG, Ending, Sitting, play, sit
+from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean
+from convbatch.folder import typed
+from convbatch.judge_setup import judge_not_asked, judging_after
+from convbatch.session import Ending, Sitting, play, sit
 from convbatch.setup import RunOptions, for_run
 from convbatch.tables import Run, load, write_turns
 
@@ -48,10 +50,12 @@ def run(
             `judge`, `env_file`.
 
     Returns:
-        The run, finished or not: `run.turns["status"]` says what became of every turn.
+        The run, finished or not: `run.turns["status"]` says what became of every turn. A judge that could not be
+        asked after the replies had arrived is a `UserWarning`; its verdicts are open.
 
     Raises:
-        ConvbatchError: As the command line would say it before anything is sent, or the journal could not be written.
+        ConvbatchError: As the command line would say it before anything is sent; or, after the tables were written,
+            what stopped the run: the journal could not be written, the run's copy of the dataset cannot be read.
         KeyboardInterrupt: After Ctrl-C, when what was in flight is kept and the table is written.
         RuntimeError: In a running event loop (use `replay`), or after a bug of ours.
     """
@@ -65,8 +69,12 @@ def run(
     in_main = threading.current_thread() is threading.main_thread()
     sitting = for_run(asked, handle_signals=in_main, notes=progress)
     ending = play(sitting)
-    judging = judging_after(sitting, ending)
-    return _finished(sitting, ending if judging is None else play(judging))
+    try:
+        judging = judging_after(sitting, ending)
+        judged = None if judging is None else play(judging)
+    except ConvbatchError as error:
+        judged = judge_not_asked(error)
+    return _finished(sitting, ending, judged)
 
 
 async def replay(
@@ -85,8 +93,12 @@ async def replay(
     asked = _options(dataset, models, gateways, history, progress, options)
     sitting = for_run(asked, handle_signals=False, notes=progress)
     ending = await sit(sitting)
-    judging = judging_after(sitting, ending)
-    return _finished(sitting, ending if judging is None else await sit(judging))
+    try:
+        judging = judging_after(sitting, ending)
+        judged = None if judging is None else await sit(judging)
+    except ConvbatchError as error:
+        judged = judge_not_asked(error)
+    return _finished(sitting, ending, judged)
 
 
 def _options(
@@ -123,10 +135,24 @@ def _names(given: Names) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _finished(sitting: Sitting, ending: Ending) -> Run:
-    write_turns(sitting.folder)
-    if ending.exit_code == EXIT_BUG:
-        raise RuntimeError(f"a bug in convbatch; what was received is in {sitting.folder.path}\n{ending.bugs[0]}")
-    if ending.reason == "interrupted" and sitting.handle_signals:
+def _finished(sitting: Sitting, ending: Ending, judged: Ending | None) -> Run:
+    """Write the tables, then raise what stopped the run, or warn of what the judge lacked."""
+    error = ending.error or (None if judged is None else judged.error)
+    try:
+        write_turns(sitting.folder)
+    except JournalError as unwritten:
+        error = error or unwritten
+    last = judged or ending
+    if bugs := (*ending.bugs, *last.bugs):
+        raise RuntimeError(f"a bug in convbatch; what was received is in {sitting.folder.path}\n{bugs[0]}")
+    if last.reason == "interrupted" and sitting.handle_signals:
         raise KeyboardInterrupt
+    if error is not None and (ending.error is not None or isinstance(error, JournalError)):
+        raise error
+    if error is not None:
+        warnings.warn(
+            f"the judge could not be asked; the replies are kept: {error}\n"
+            f"  the questions to it are open; ask them with: convbatch resume {typed(sitting.folder.path)}",
+            stacklevel=3,
+        )
     return load(sitting.folder.path)

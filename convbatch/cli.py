@@ -20,6 +20,7 @@ import typer
 
 from convbatch import __version__
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+from convbatch.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from convbatch.comparing import FailOn
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXIT_BUG = 70
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="convbatch",
@@ -54,7 +53,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)  # another Ctrl-C while the first one was being answered
+        sys.exit(ExitCode.INTERRUPTED)  # another Ctrl-C while the first one was being answered
     except SystemExit as end:
         for number in ENDINGS:  # all is done and said: what comes now must not change the exit code
             signal.signal(number, signal.SIG_IGN)
@@ -109,7 +108,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise
         except KeyboardInterrupt:
             _say("convbatch: interrupted")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001  # the process's edge: what is not known here is our bug
             raise typer.Exit(_explain(error)) from None
 
@@ -119,7 +118,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception) -> ExitCode:
     """Say what went wrong; the exit code."""
     if isinstance(error, ConvbatchError):
         for problem in error.problems:
@@ -127,16 +126,16 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         _drop_output()  # whoever read our output has gone (`convbatch table … | head`): not an error
-        return 0
+        return ExitCode.OK
     if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
         _drop_output()
         _say(f"error: cannot write the output: {error.strerror}\n  hint: free some space, or send the output elsewhere")
-        return 2
+        return ExitCode.SETUP
     import traceback
 
     _say("".join(traceback.format_exception(error)).rstrip())
     _say("convbatch: this is a bug in convbatch; what was received is in the run folder")
-    return EXIT_BUG
+    return ExitCode.BUG
 
 
 def _say(text: str) -> None:
@@ -430,13 +429,12 @@ def convert(
 
 
 def _loaded(run: str) -> Run:
+    from convbatch.show import state_notes
     from convbatch.tables import load
 
     loaded = load(run)
-    if loaded.damaged_places:
-        _say(f"note: {loaded.damaged_places} damaged places in the journal are left out; `convbatch resume --salvage`")
-    for target, reason in loaded.parked.items():
-        _say(f"note: {target} is parked: {reason}")
+    for note in state_notes(loaded):
+        _say(note)
     return loaded
 
 
@@ -508,9 +506,7 @@ def check(
             progress=not no_progress,
             env_file=env_file,
         )
-    code = judge_again(run, tuple(dataset or ()), fail_under=fail_under, asking=asking)
-    _loaded(run)
-    raise typer.Exit(code)
+    raise typer.Exit(judge_again(run, tuple(dataset or ()), fail_under=fail_under, asking=asking))
 
 
 @app.command(name="show")

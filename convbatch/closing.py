@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from convbatch.checks import missing_checks
 from convbatch.config import Target, in_flight
 from convbatch.errors import ConvbatchError, JournalError
+from convbatch.exit_codes import ExitCode, worst
 from convbatch.folder import RunFolder, typed
-from convbatch.gate import EXIT_GATE, gate_of
-from convbatch.judge_setup import judging_after
+from convbatch.gate import gate_of
+from convbatch.judge_setup import judge_not_asked, judging_after
 from convbatch.reader import count_of
-from convbatch.session import EXIT_BUDGET, EXIT_BUG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_OK, Ending, Sitting, play
+from convbatch.session import Ending, Sitting, play
 from convbatch.setup import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
 from convbatch.terminal import drop_output, say
 
@@ -29,21 +30,18 @@ if TYPE_CHECKING:
     from convbatch.runner import Rules
     from convbatch.tables import Run
 
-EXIT_JOURNAL = 5
-SEVERITY = (EXIT_OK, EXIT_GATE, EXIT_INCOMPLETE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_JOURNAL, EXIT_BUG)
-"""Least severe first; the most severe wins."""
 REASONS_SHOWN = 3
-_GATE = {True: EXIT_OK, False: EXIT_GATE, None: EXIT_INCOMPLETE}
+_GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 
-def start(options: RunOptions) -> int:
+def start(options: RunOptions) -> ExitCode:
     """`convbatch run`: the exit code."""
     sitting = for_run(options)
     _say([*plan_lines(sitting, options), f"  folder: {_shown(sitting.folder)}"])
     return _finish(sitting)
 
 
-def go_on(options: ResumeOptions) -> int:
+def go_on(options: ResumeOptions) -> ExitCode:
     """`convbatch resume`: the exit code."""
     sitting = for_resume(options)
     head = f"resuming {_shown(sitting.folder)}: {count_of(sitting.meta['planned']['rows'], 'row')} in all"
@@ -58,38 +56,58 @@ def go_on(options: ResumeOptions) -> int:
     return _finish(sitting)
 
 
-def _finish(sitting: Sitting) -> int:
+def _finish(sitting: Sitting) -> ExitCode:
+    """Play a sitting and its judge, print what came of it; return the exit code.
+
+    Once `play` has returned, replies may have been paid for: whatever goes wrong from then on is printed beside the
+    tables and never instead of them.
+    """
     try:
         ending = play(sitting)
-        judging = _judged(sitting, ending)
-    except JournalError as error:
+    except JournalError as error:  # nothing was sent
         _complain(error)
-        return EXIT_JOURNAL
+        return ExitCode.JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply: between them it is the runner's
         _say(["interrupted; what is open can be finished with:", f"  convbatch resume {_shown(sitting.folder)}"])
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
+    judging = _judged(sitting, ending)
     endings = [ending] if judging is None else [ending, judging]
     for bug in [bug for one in endings for bug in one.bugs][:3]:
         _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
+    if ending.error is not None:
+        _complain(ending.error)
     with _no_hangup() if endings[-1].reason == "interrupted" else nullcontext():
         code, left = _closing_table(sitting)
     # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished,
     # and of a journal that somebody else has shortened it does not know.
     left = left or Left(ending.open_turns, 0)
     _say(_last_words(sitting, endings, left))
-    open_rows = EXIT_INCOMPLETE if left.open else EXIT_OK
-    return max(*(one.exit_code for one in endings), code, open_rows, key=SEVERITY.index)
+    return worst(*(one.exit_code for one in endings), code, ExitCode.INCOMPLETE if left.open else ExitCode.OK)
 
 
 def _judged(sitting: Sitting, ending: Ending) -> Ending | None:
-    """How asking the judge ended; None where there was none to ask."""
-    judging = judging_after(sitting, ending)
-    if judging is None:
-        return None
-    _say(judge_lines(judging))
-    ending = play(judging)
-    _say(unasked_lines(ending))
-    return ending
+    """Ask the judge of a run about its replies; None where there is none to ask."""
+    try:
+        judging = judging_after(sitting, ending)
+        if judging is None:
+            return None
+        _say(judge_lines(judging))
+        judged = play(judging)
+    except KeyboardInterrupt:
+        return Ending(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
+    except ConvbatchError as error:
+        judged = judge_not_asked(error)
+    if judged.error is not None:
+        _say(judge_error_lines(sitting, judged.error))
+    else:
+        _say(unasked_lines(judged))
+    return judged
+
+
+def judge_error_lines(sitting: Sitting, error: ConvbatchError) -> list[str]:
+    """What kept the judge of a run from being asked about all its replies."""
+    judge = sitting.meta["options"].get("judge")
+    return [f"note: the judge {judge} could not be asked; the replies are kept", *_complaints(error)]
 
 
 def unasked_lines(ending: Ending) -> list[str]:
@@ -124,20 +142,20 @@ class Left(NamedTuple):
     """Skipped because an earlier turn failed."""
 
 
-def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
+def _closing_table(sitting: Sitting) -> tuple[ExitCode, Left | None]:
     """Write `turns.parquet` and print the table a target; the exit code of that, and what is left to ask."""
     from convbatch import show
     from convbatch.judge_calls import judge_totals
     from convbatch.tables import load, write_turns
 
-    code, left = EXIT_OK, None
+    code, left = ExitCode.OK, None
     try:
         try:
             write_turns(sitting.folder)
         except JournalError as error:
             _complain(error)
             _say(["the journal is whole: any reader rebuilds the table from it"])
-            code = EXIT_JOURNAL
+            code = worst(code, ExitCode.JOURNAL)
         run = load(sitting.folder.path)
         totals = run.summary()
         left = Left(sum(total.pending + total.error for total in totals), 0)
@@ -147,21 +165,21 @@ def _closing_table(sitting: Sitting) -> tuple[int, Left | None]:
         if fail_under is not None:
             gate = gate_of(totals, fail_under)
             _say(gate.lines)
-            code = max(code, _GATE[gate.passed], key=SEVERITY.index)
+            code = worst(code, _GATE[gate.passed])
         if any(total.error for total in totals):
             _say(_failure_lines(run))
             if any(total.skipped for total in totals):
                 left = left._replace(behind_errors=_behind_errors(run))
     except KeyboardInterrupt:
         _say(["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"])
-        code = max(code, EXIT_INTERRUPTED, key=SEVERITY.index)
+        code = worst(code, ExitCode.INTERRUPTED)
     except OSError as error:
         drop_output()
         if not isinstance(error, BrokenPipeError):
             _say([f"the closing table could not be printed: {error.strerror}"])
     except ConvbatchError as error:  # somebody else was at the folder meanwhile
         _complain(error)
-        code = EXIT_JOURNAL
+        code = worst(code, ExitCode.JOURNAL)
     return code, left
 
 
@@ -269,14 +287,14 @@ def _last_words(sitting: Sitting, endings: Sequence[Ending], left: Left) -> list
     ending = endings[-1]
     lines = [f"{target} is parked: {reason}" for one in endings for target, reason in one.parked.items()]
     lines.append(f"run folder: {shown}")
-    unjudged = ending.open_turns if len(endings) > 1 else 0
-    if left.open or unjudged:
+    questions = _open_questions(ending) if len(endings) > 1 else ""
+    if left.open or questions:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
         more = ""
         if ending.reason == "budget" and ending.larger_budget is not None:
             why = f"budget reached ({ending.budget}): "
             more = f" --max-cost {ending.larger_budget.amount:f}{ending.larger_budget.currency}"
-        lines.append(f"{why}{_what_is_open(sitting, left, unjudged)}; finish them with:")
+        lines.append(f"{why}{_what_is_open(sitting, left, questions)}; finish them with:")
         lines.append(f"  convbatch resume {shown}{more}")
     else:
         several = len(sitting.targets) > 1
@@ -284,13 +302,19 @@ def _last_words(sitting: Sitting, endings: Sequence[Ending], left: Left) -> list
     return lines
 
 
-def _what_is_open(sitting: Sitting, left: Left, unjudged: int) -> str:
-    questions = f"{count_of(unjudged, 'question')} to the judge"
+def _open_questions(judged: Ending) -> str:
+    if judged.error is not None and not judged.rows:  # not asked, hence not counted
+        return "the questions to the judge are open"
+    count = judged.open_turns
+    return f"{count_of(count, 'question')} to the judge {are(count)} open" if count else ""
+
+
+def _what_is_open(sitting: Sitting, left: Left, questions: str) -> str:
     if not left.open:
-        return f"{questions} {are(unjudged)} open"
+        return questions
     also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
     rows = count_of(sitting.meta["planned"]["rows"], "turn")
-    return f"{left.open} of {rows} {are(left.open)} open{also}" + (f", and {questions}" if unjudged else "")
+    return f"{left.open} of {rows} {are(left.open)} open{also}" + (f", and {questions}" if questions else "")
 
 
 def are(count: int) -> str:
@@ -308,4 +332,8 @@ def _say(lines: Sequence[str]) -> None:
 
 
 def _complain(error: ConvbatchError) -> None:
-    _say([f"error: {problem}" for problem in error.problems])
+    _say(_complaints(error))
+
+
+def _complaints(error: ConvbatchError) -> list[str]:
+    return [f"error: {problem}" for problem in error.problems]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from convbatch import stats
 from convbatch.errors import SetupError, did_you_mean
+from convbatch.exit_codes import ExitCode
 from convbatch.matching import Matched, Reasons, match
 from convbatch.metrics import (
     METRICS,
@@ -38,7 +39,6 @@ Verdict = Literal["regression", "regression-within-margin", "inconclusive", "non
 FailOn = Literal["regression", "inconclusive"]
 One: TypeAlias = "Run | str | Path | tuple[Run | str | Path, str]"
 
-EXIT_OK, EXIT_REGRESSION, EXIT_INPUT, EXIT_INCONCLUSIVE = 0, 1, 2, 3
 MOST_LOST = 0.05
 """Of all dialogues, those unmatched or pending; beyond it nothing is concluded."""
 MARGIN, RATIO_MARGIN = 0.02, 0.05
@@ -89,13 +89,14 @@ class Rules:
             return self.margin
         return RATIO_MARGIN if is_ratio else MARGIN
 
-    def exit_code(self, verdict: Verdict) -> int:
+    def exit_code(self, verdict: Verdict) -> ExitCode:
         """What the command ends with."""
         if verdict == "regression" or (verdict == "regression-within-margin" and self.strict):
-            return EXIT_REGRESSION
+            return ExitCode.FAILED
         if verdict == "inconclusive":
-            return {None: EXIT_INCONCLUSIVE, "regression": EXIT_OK, "inconclusive": EXIT_REGRESSION}[self.fail_on]
-        return EXIT_OK
+            codes = {None: ExitCode.INCOMPLETE, "regression": ExitCode.OK, "inconclusive": ExitCode.FAILED}
+            return codes[self.fail_on]
+        return ExitCode.OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +177,7 @@ class Comparison:
     notes: Sequence[str] = ()
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """0, 1 or 3, as the command ends."""
         return self.rules.exit_code(self.verdict)
 

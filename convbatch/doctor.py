@@ -18,6 +18,7 @@ from convbatch.config import Config, Gateway, Overrides, Target, resolve_targets
 from convbatch.configfile import load_config
 from convbatch.dialogue import Message, Settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+from convbatch.exit_codes import ExitCode, worst
 from convbatch.redaction import Redactor, redact, watch
 from convbatch.reply import Attempt, Reply
 from convbatch.terminal import printable_lines
@@ -25,12 +26,11 @@ from convbatch.terminal import printable_lines
 if TYPE_CHECKING:
     from convbatch.gateway import Client
 
-EXIT_SETUP, EXIT_PROBE = 2, 3
 PROBE_TOKENS = 16
 MODELS_SHOWN = 40
 
 
-def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | None, env_file: Path | None) -> int:
+def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | None, env_file: Path | None) -> ExitCode:
     """Look and tell.
 
     Args:
@@ -52,14 +52,13 @@ def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | No
         targets = ()
         wanted = {name: _named(name, loaded) for name in gateways}
     watch(secrets_of(wanted.values(), env))
-    worst = 0
+    code = ExitCode.OK
     for name in loaded.gateways:
         if not wanted or name in wanted:
-            worst = max(
-                worst, _say_key(wanted.get(name) or loaded.gateways[name].for_model(None), env, asked=name in wanted)
-            )
-    if worst or not wanted:
-        return worst
+            gateway = wanted.get(name) or loaded.gateways[name].for_model(None)
+            code = worst(code, _say_key(gateway, env, asked=name in wanted))
+    if code or not wanted:
+        return code
     return asyncio.run(_probe(list(wanted.values()), targets, env))
 
 
@@ -69,49 +68,49 @@ def _named(name: str, config: Config) -> Gateway:
     return config.gateways[name].for_model(None)
 
 
-def _say_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> int:
+def _say_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> ExitCode:
     try:
         key = key_for(gateway, env)
     except ConvbatchError as error:
         problem = error.problems[0]
         if not asked:
             _say(f"{gateway.name}: {gateway.key_env or 'key'} is not set")
-            return 0
+            return ExitCode.OK
         _say(f"{gateway.name}: {problem.what}")
         _say(f"  hint: {problem.hint}")
-        return EXIT_SETUP
+        return ExitCode.SETUP
     _say(f"{gateway.name}: " + ("needs no key" if key is None else f"{gateway.key_env} is set"))
-    return 0
+    return ExitCode.OK
 
 
-async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], env: Mapping[str, str]) -> int:
-    worst = 0
+async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], env: Mapping[str, str]) -> ExitCode:
+    code = ExitCode.OK
     for gateway in gateways:
         if gateway.base_url.startswith("simulator:"):
             _say(f"{gateway.name}: built in; `convbatch run` starts it by itself")
             continue
-        worst = max(worst, await _list_models(gateway, env))
+        code = worst(code, await _list_models(gateway, env))
         for target in targets:
             if target.gateway.name == gateway.name:
-                worst = max(worst, await _ask(target, env))
-    return worst
+                code = worst(code, await _ask(target, env))
+    return code
 
 
-async def _list_models(gateway: Gateway, env: Mapping[str, str]) -> int:
+async def _list_models(gateway: Gateway, env: Mapping[str, str]) -> ExitCode:
     async with _client(Target(model="-", gateway=gateway), env) as client:
         found = await client.models()
     if isinstance(found, Attempt):
         _say(f"{gateway.name}: no list of models: {_what_happened(found)}")
-        return EXIT_PROBE
+        return ExitCode.INCOMPLETE
     _say(f"{gateway.name}: {len(found)} models")
     for model in found[:MODELS_SHOWN]:
         _say(f"  {model}@{gateway.name}")
     if len(found) > MODELS_SHOWN:
         _say(f"  and {len(found) - MODELS_SHOWN} more")
-    return 0
+    return ExitCode.OK
 
 
-async def _ask(target: Target, env: Mapping[str, str]) -> int:
+async def _ask(target: Target, env: Mapping[str, str]) -> ExitCode:
     from convbatch.protocols.wire import Ask
 
     question = Ask(
@@ -123,13 +122,13 @@ async def _ask(target: Target, env: Mapping[str, str]) -> int:
         attempt = await client.attempt(question)
     if not isinstance(attempt.outcome, Reply):
         _say(f"{target.name}: {_what_happened(attempt)}")
-        return EXIT_PROBE
+        return ExitCode.INCOMPLETE
     reply = attempt.outcome
     usage = reply.usage
     counts = f"input {_known(usage.input_tokens)}, output {_known(usage.output_tokens)}"
     _say(f"{target.name}: answered in {attempt.latency_s:.2f} s, {reply.finish_reason_raw}, {counts} tokens")
     _say(f"  served as {reply.model_version or 'unknown'}: {(reply.text or '')[:200]!r}")
-    return 0
+    return ExitCode.OK
 
 
 @asynccontextmanager

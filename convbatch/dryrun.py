@@ -19,11 +19,11 @@ from convbatch.closing import plan_lines
 from convbatch.config import Limits, Target, merge_limits
 from convbatch.dataset import read_copy
 from convbatch.estimate import Estimate, Estimator, Figures
+from convbatch.exit_codes import ExitCode
 from convbatch.learning import habits_of, replies_of
 from convbatch.pricing import Exchange, Money, PriceTable, shown_amount
 from convbatch.quota import derated_rate
 from convbatch.reader import count_of
-from convbatch.session import EXIT_OK
 from convbatch.setup import RESULTS, Rehearsal, RunOptions, for_rehearsal
 
 _MINUTE_S = 60.0
@@ -47,7 +47,7 @@ class Forecast:
         return self.estimate.expected.cost is None
 
 
-def rehearse(options: RunOptions) -> int:
+def rehearse(options: RunOptions) -> ExitCode:
     """`convbatch run --dry-run`: the exit code."""
     with for_rehearsal(options) as plan:
         forecasts = forecasts_of(plan)
@@ -55,7 +55,7 @@ def rehearse(options: RunOptions) -> int:
         show.lines(_before_a_run(plan, forecasts))
         show.figures(_HEADINGS, [row for one in forecasts for row in _rows(one)])
         show.lines([*_sums(forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)])
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def forecasts_of(plan: Rehearsal) -> list[Forecast]:

@@ -3,7 +3,7 @@
 Every message has three parts: what, where (`Place`), how to mend (`hint`). What a gateway does wrong is not here:
 that is a result and lives in the tables as a `Failure` (see `reply.py`). A traceback on the terminal means our own bug.
 
-    ConvbatchError            exit code 2 unless noted
+    ConvbatchError            exit code 2 unless noted (`exit_codes.py`)
     ├─ InputError             a file the user gave is wrong; carries one or many `Problem`s
     ├─ SetupError             a missing key, an unknown name, an option that cannot work, a folder in use
     ├─ JournalError           the journal could not be written: exit 5
@@ -16,6 +16,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from convbatch.exit_codes import ExitCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class Flaw:
 class ConvbatchError(Exception):
     """Root of everything the command line prints without a traceback."""
 
-    exit_code = 2
+    exit_code = ExitCode.SETUP
 
     def __init__(
         self, what: str, *, place: Place | None = None, found: str | None = None, hint: str | None = None
@@ -97,7 +99,7 @@ class SetupError(ConvbatchError):
 class JournalError(ConvbatchError):
     """The journal could not be written (disk full, I/O error): the run stops, what was synced stands."""
 
-    exit_code = 5
+    exit_code = ExitCode.JOURNAL
 
 
 class JournalDamaged(ConvbatchError):

@@ -16,7 +16,6 @@ from convbatch.reader import count_of
 if TYPE_CHECKING:
     from convbatch.tables import TargetSummary
 
-EXIT_GATE = 1
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
 
 

@@ -24,6 +24,7 @@ from yarl import URL
 from convbatch import __version__
 from convbatch.auth import apply_auth
 from convbatch.config import SIMULATOR_URL, Target
+from convbatch.errors import Place, SetupError
 from convbatch.outside import Clock
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CutReply, ErrorInBody, MalformedReply, WireRequest, encode_json
@@ -125,13 +126,24 @@ class _NotingConnector(aiohttp.TCPConnector):
         return self._trusts_used
 
 
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one: readable when the config was loaded, and not any more
+        raise SetupError(
+            f"ca_file cannot be read: {error.strerror or error}",
+            place=Place(path=ca_file),
+            hint="restore the PEM file, or take ca_file out of the config",
+        ) from None
+
+
 class AiohttpTransport:
     """A connection pool of its own, so that a slow gateway never holds a connection another one needs."""
 
     def __init__(self, *, ca_file: str | None = None, proxy: str | None = None) -> None:
         context: ssl.SSLContext | bool = True
         if ca_file is not None:
-            context = ssl.create_default_context(cafile=ca_file)
+            context = _trusting(ca_file)
         self._proxy = proxy
         # limit=0: how many may be in flight is the gate's decision, made once. Redirects, cookies, netrc and automatic
         # decompression stay off: each of them has leaked keys or memory in the field.

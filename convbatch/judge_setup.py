@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from convbatch.budgeting import cap_of
 from convbatch.config import Config, Overrides, Target, resolve_targets, target_from_plain, target_to_plain
 from convbatch.dialogue import NO_SETTINGS
-from convbatch.errors import SetupError
+from convbatch.errors import ConvbatchError, SetupError
+from convbatch.exit_codes import ExitCode, worst
 from convbatch.readiness import can_be_asked
 from convbatch.runner import Rules
 from convbatch.session import Ending, Sitting
@@ -141,6 +142,11 @@ def judging_after(sitting: Sitting, ending: Ending) -> Sitting | None:
             reuse=None,
         )
     )
+
+
+def judge_not_asked(error: ConvbatchError) -> Ending:
+    """How judging ended when the judge could not be asked after the replies of its run had arrived."""
+    return Ending(exit_code=worst(ExitCode.INCOMPLETE, error.exit_code), reason="error", error=error)
 
 
 def wants_judge(meta: Mapping[str, Any]) -> bool:

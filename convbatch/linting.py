@@ -14,14 +14,13 @@ from convbatch.checks import missing_checks, parsed
 from convbatch.dataset import scan
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem
+from convbatch.exit_codes import ExitCode
 from convbatch.progress import ReadingBar
 from convbatch.reader import count_of
 from convbatch.terminal import printable_json, say
 
-EXIT_PROBLEMS = 2
 
-
-def validation(paths: Sequence[Path], *, as_json: bool) -> int:
+def validation(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
     """Print what is wrong with dataset files.
 
     Args:
@@ -56,7 +55,7 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> int:
         print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
     else:
         say(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
-    return EXIT_PROBLEMS if counts["problems"] else 0
+    return ExitCode.SETUP if counts["problems"] else ExitCode.OK
 
 
 def _python_checks(dialogue: Dialogue) -> Iterator[str]:

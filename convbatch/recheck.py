@@ -12,18 +12,19 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
 
 from convbatch import show
-from convbatch.closing import SEVERITY, are, judge_lines, unasked_lines
+from convbatch.closing import are, judge_lines, unasked_lines
 from convbatch.dataset import read_copy
 from convbatch.dialogue import Dialogue
-from convbatch.errors import InputError, JournalError, Place, Problem, SetupError
+from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Problem, SetupError
+from convbatch.exit_codes import ExitCode, worst
 from convbatch.folder import RunFolder, find_run, typed
-from convbatch.gate import EXIT_GATE, gate_of, rate
+from convbatch.gate import gate_of, rate
 from convbatch.jsonl import encoded
 from convbatch.judge_calls import judge_totals
 from convbatch.judge_setup import JudgeOptions, for_judging
@@ -32,14 +33,13 @@ from convbatch.session import Ending, Sitting, play
 from convbatch.tables import RESULTS, Run, TargetSummary, read_rows, write_turns
 from convbatch.terminal import reader_may_leave, say
 
-EXIT_INCOMPLETE = 3
 FAILURES_SHOWN = 100
 PLACES_SHOWN = 20
 
 
 def judge_again(
     text: str, datasets: Sequence[Path], *, fail_under: str | None = None, asking: JudgeOptions | None = None
-) -> int:
+) -> ExitCode:
     """Judge what a run has received, print a line per target and every failed check.
 
     Args:
@@ -63,7 +63,21 @@ def judge_again(
     if datasets:
         take_checks(folder, datasets)
     command = _command(folder, asking, fail_under)
-    ending = None if sitting is None else _ask(sitting, command)
+    if sitting is None:
+        return _print_verdicts(folder, asked)
+    ending = _ask(sitting, command)
+    code = ending.exit_code
+    try:
+        code = worst(code, _print_verdicts(folder, asked))
+    except (ConvbatchError, OSError) as error:  # calls were paid for: how they ended is printed in any case
+        say(f"error: the verdicts cannot be shown: {error}")
+        code = worst(code, ExitCode.INCOMPLETE)
+    _say_what_is_open(ending, command)
+    return code
+
+
+def _print_verdicts(folder: RunFolder, fail_under: str | None) -> ExitCode:
+    """Write the tables of a run, print its verdicts, return the exit code they stand for."""
     try:
         write_turns(folder)
     except JournalError:
@@ -76,8 +90,10 @@ def judge_again(
         raise SetupError(f"{typed(folder.path)} has no checks to judge", hint=hint)
     with reader_may_leave():
         _print(run, totals, counts)
-    code = _exit_code(totals, asked)
-    return code if ending is None else max(code, _judge_code(ending, command), key=SEVERITY.index)
+    code = _exit_code(totals, fail_under)
+    for note in show.state_notes(run):
+        say(note)
+    return code
 
 
 def _ask(sitting: Sitting, command: str) -> Ending:
@@ -86,13 +102,19 @@ def _ask(sitting: Sitting, command: str) -> Ending:
     try:
         ending = play(sitting)
     except JournalError as error:
-        resume = f"convbatch resume {typed(sitting.folder.path)}"  # which asks no judge that the run began without
-        problem = error.problems[0]
-        hint = (problem.hint or "").replace(resume, command)
-        raise JournalError(problem.what, place=problem.place, found=problem.found, hint=hint) from error
-    for line in unasked_lines(ending):
+        raise _with_command(error, sitting, command) from error
+    if isinstance(ending.error, JournalError):
+        ending = replace(ending, error=_with_command(ending.error, sitting, command))
+    for line in () if ending.error else unasked_lines(ending):
         say(line)
     return ending
+
+
+def _with_command(error: JournalError, sitting: Sitting, command: str) -> JournalError:
+    """The same error, naming `check` as the command that goes on: `resume` asks no judge that its run began without."""
+    problem = error.problems[0]
+    hint = (problem.hint or "").replace(f"convbatch resume {typed(sitting.folder.path)}", command)
+    return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
 
 
 def _command(folder: RunFolder, asking: JudgeOptions | None, fail_under: str | None) -> str:
@@ -112,11 +134,13 @@ def _command(folder: RunFolder, asking: JudgeOptions | None, fail_under: str | N
     return " ".join(["convbatch check", typed(folder.path), *said])
 
 
-def _judge_code(ending: Ending, command: str) -> int:
-    """What is still to be asked, and with which command; the exit code."""
+def _say_what_is_open(ending: Ending, command: str) -> None:
+    """What went wrong with the judge, what is still to be asked of it, and the command that does so."""
     for bug in ending.bugs[:3]:
         say(bug)
         say("this is a bug in convbatch; the question stays open and what was received is kept")
+    for problem in () if ending.error is None else ending.error.problems:
+        say(f"error: {problem}")
     for target, reason in ending.parked.items():
         say(f"{target} is parked: {reason}")
     if ending.open_turns:
@@ -125,10 +149,9 @@ def _judge_code(ending: Ending, command: str) -> int:
         larger = ending.larger_budget
         more = "" if larger is None or not why else f" --max-cost {larger.amount:f}{larger.currency}"
         say(f"  {command}{more}")
-    return ending.exit_code
 
 
-def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> int:
+def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:
     is_open = any(total.pending or total.error for total in totals)
     gate = None if fail_under is None else gate_of(totals, fail_under)
     for line in () if gate is None else gate.lines:
@@ -136,8 +159,8 @@ def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> int:
     if is_open:
         say("the run is incomplete: a turn is pending or failed; `convbatch resume` goes on with it")
     if is_open or (gate is not None and gate.passed is None):
-        return EXIT_INCOMPLETE
-    return EXIT_GATE if gate is not None and not gate.passed else 0
+        return ExitCode.INCOMPLETE
+    return ExitCode.FAILED if gate is not None and not gate.passed else ExitCode.OK
 
 
 # Edited checks

@@ -16,7 +16,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from convbatch import __version__
-from convbatch.errors import SetupError
+from convbatch.errors import ConvbatchError, JournalError, SetupError
+from convbatch.exit_codes import ExitCode, worst
 
 if TYPE_CHECKING:
     from convbatch.archive import Archive, TurnHistory
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from convbatch.progress import Progress
     from convbatch.runner import Lane, Purse, Rules, Runner
 
-EXIT_OK, EXIT_INCOMPLETE, EXIT_BUDGET, EXIT_BUG, EXIT_INTERRUPTED = 0, 3, 4, 70, 130
 SIGTERM_GRACE_S = 25.0
 
 
@@ -63,7 +63,7 @@ class Sitting:
 class Ending:
     """How a sitting ended."""
 
-    exit_code: int
+    exit_code: ExitCode
     reason: str
     rows: int = 0
     """The turns of the plan, or the questions there were to a judge."""
@@ -75,6 +75,8 @@ class Ending:
     larger_budget: Money | None = None
     """With which the run would go on."""
     bugs: tuple[str, ...] = ()
+    error: ConvbatchError | None = None
+    """What stopped it after requests had left; None where nothing did."""
 
 
 def play(sitting: Sitting) -> Ending:
@@ -110,10 +112,13 @@ async def sit(
         outside: Clock, randomness and the journal's disk; default: the real ones.
         connect: How requests travel to a gateway, called once for each quota owner; default: HTTP.
 
+    Returns:
+        How it ended. An error after requests may have left is in `Ending.error`, so that no caller loses the tables.
+
     Raises:
-        SetupError: The folder is in use.
-        JournalDamaged: The journal needs `--salvage`.
-        JournalError: The journal could not be written; what was acknowledged stands.
+        SetupError: Nothing was sent: the folder is in use, or a setup that held when it was made no longer does.
+        JournalDamaged: Nothing was sent: the journal needs `--salvage`.
+        JournalError: Nothing was sent: the journal cannot be written.
     """
     from convbatch.archive import Archive
     from convbatch.journal import Journal
@@ -156,14 +161,26 @@ async def sit(
             _signals(runner, progress) if sitting.handle_signals else nullcontext(),
             _watching(runner, progress, budget) if sitting.progress else nullcontext(),
         ):
-            await runner.play({lane.target.name: _plan(sitting, lane.target, past) for lane in lanes})
-        ending = _ending(rows, runner, budget)
-        if not sitting.judging:
-            # Before the lock is given back: nobody shall see a closed run that still calls itself running.
-            sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
-        role = "judge" if sitting.judging else "model"
-        await journal.close({"role": role, "reason": ending.reason, "parked": dict(ending.parked)})
+            error = await _run_all(runner, {lane.target.name: _plan(sitting, lane.target, past) for lane in lanes})
+        ending = _ending(rows, runner, budget, error)
+        try:
+            if not sitting.judging:
+                # Written before the lock is released, so that no reader sees a closed run in the state `running`.
+                sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
+            role = "judge" if sitting.judging else "model"
+            await journal.close({"role": role, "reason": ending.reason, "parked": dict(ending.parked)})
+        except JournalError as failed:
+            ending = _ending(rows, runner, budget, error or failed)
     return ending
+
+
+async def _run_all(runner: Runner, plans: Mapping[str, Iterator[Conversation]]) -> ConvbatchError | None:
+    """Run the plans of all targets; return what stopped them early."""
+    try:
+        await runner.play(plans)
+    except ConvbatchError as error:
+        return error
+    return None
 
 
 def _rows(sitting: Sitting, past: Archive | None) -> int:
@@ -248,22 +265,19 @@ def _factor(sitting: Sitting, prices: PriceTable, budget: Budget) -> Decimal | N
     return None if one is None else one.amount
 
 
-def _ending(rows: int, runner: Runner, budget: Budget | None) -> Ending:
+def _ending(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchError | None) -> Ending:
     closed = sum(n for lane in runner.lanes for status, n in lane.counts.items() if status != "error")
     parked = {lane.target.name: lane.parked for lane in runner.lanes if lane.parked is not None}
     reason: str = runner.reason
     if reason == "finished" and closed < rows:
         reason = "incomplete"
-    if runner.bugs:
-        code = EXIT_BUG
-    elif runner.reason == "interrupted":
-        code = EXIT_INTERRUPTED
-    elif runner.reason == "budget":
-        code = EXIT_BUDGET
-    else:
-        code = EXIT_OK if closed >= rows else EXIT_INCOMPLETE
+    codes = {"interrupted": ExitCode.INTERRUPTED, "budget": ExitCode.BUDGET}
+    code = codes.get(runner.reason, ExitCode.OK if closed >= rows else ExitCode.INCOMPLETE)
+    if error is not None:
+        reason = "error"
+        code = worst(code, ExitCode.INCOMPLETE, error.exit_code)
     return Ending(
-        exit_code=code,
+        exit_code=worst(code, ExitCode.BUG) if runner.bugs else code,
         reason=reason,
         rows=rows,
         open_turns=rows - closed,
@@ -271,6 +285,7 @@ def _ending(rows: int, runner: Runner, budget: Budget | None) -> Ending:
         budget=None if budget is None else str(budget),
         larger_budget=None if budget is None else budget.larger,
         bugs=tuple(runner.bugs),
+        error=error,
     )
 
 

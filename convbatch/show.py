@@ -49,6 +49,15 @@ _CAPS = {
 """The columns before the reply, each with the share of the screen it may take."""
 
 
+def state_notes(run: Run) -> list[str]:
+    """What a reader of a run must know beside its rows: damage in the journal, parked targets."""
+    notes = [f"note: {target} is parked: {reason}" for target, reason in run.parked.items()]
+    if run.damaged_places:
+        what = f"note: {run.damaged_places} damaged places in the journal are left out"
+        notes.insert(0, f"{what}; `convbatch resume --salvage`")
+    return notes
+
+
 def summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = None) -> None:
     """The closing table, one line a target, and below it whatever else a reader must know.
 

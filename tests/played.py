@@ -550,6 +550,9 @@ class Played:
                 loop.call_later(kill.after_s, process.power.cut)
             try:
                 ending = process.run(main())
+                if ending is not None and ending.error is not None:
+                    stopped, ending = ending.error, None
+                    raise stopped
             except JournalError as error:
                 if not disk.failed:
                     raise

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import convbatch as cb
 from convbatch.cli import app
+from convbatch.exit_codes import ExitCode, worst
 from convbatch.folder import RunFolder
 from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server, serve_in_thread
@@ -536,9 +537,12 @@ def test_nohup_is_respected(asked: Path, simulator: Callable[[World], Server], s
 
 
 def test_exit_codes_are_ordered_by_severity() -> None:
-    from convbatch.closing import SEVERITY
-
-    assert SEVERITY == (0, 1, 3, 4, 130, 5, 70)
+    ordered = [ExitCode(code) for code in (0, 2, 1, 3, 4, 130, 5, 70)]
+    assert set(ordered) == set(ExitCode)
+    for place, code in enumerate(ordered):
+        assert worst(*ordered[: place + 1]) is code
+        assert worst(code, *reversed(ordered[:place])) is code
+    assert worst() is ExitCode.OK
 
 
 def test_a_failed_turn_is_exit_3_and_says_why_and_what_next(cli: Cli, sim: Sim, asked: Path) -> None:

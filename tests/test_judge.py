@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -25,6 +27,7 @@ from convbatch.simulator.faults import FaultScript
 from convbatch.simulator.server import Server
 from convbatch.simulator.world import World
 from tests.conftest import Command, Finished, config_for, environment
+from tests.test_tls import OURS
 
 Plain = dict[str, Any]
 TEXT = st.text(st.characters(exclude_categories=[]), max_size=60)
@@ -434,6 +437,78 @@ def test_a_killed_judge_loses_no_answer_and_pays_none_twice(lab: Callable[..., L
     assert (mine["class"] == "replied").sum() == 60
     assert 60 <= here.asked() <= 60 + lost
     assert lost <= 5 * 3
+
+
+class Unreachable:
+    """A judge whose CA file is removed while the models are asked: once they have replied, it cannot be reached."""
+
+    def __init__(self, lab: Callable[..., Lab], *, lost: bool = True) -> None:
+        self.lab = lab(latency_s=0.2)
+        self.ca_file = self.lab.path / "ca.pem"
+        self.certificate = OURS.sign(self.ca_file, "ca", own=True).read_bytes()
+        config = self.lab.path / "convbatch.toml"
+        at_judge = "[gateways.at-openai]\n"
+        assert at_judge in config.read_text()
+        config.write_text(config.read_text().replace(at_judge, f'{at_judge}ca_file = "ca.pem"\n'))
+        self._lose = threading.Thread(target=self._remove_once_asked, daemon=True)
+        if lost:
+            self._lose.start()
+
+    def _remove_once_asked(self) -> None:
+        while not self.lab.asked("sim-good"):
+            time.sleep(0.01)
+        self.ca_file.unlink()
+
+    def restore(self) -> None:
+        self._lose.join()
+        self.ca_file.write_bytes(self.certificate)
+
+
+JUDGED_ARGS = ("--judge", "sim-judge@at-openai")
+
+
+def test_a_judge_lost_after_the_replies_costs_neither_tables_nor_the_next_command(lab: Callable[..., Lab]) -> None:
+    judge = Unreachable(lab)
+    done = judge.lab.run(*JUDGED_ARGS, "--fail-under", "0.5")
+    assert done.code == 3, done.err
+    assert "note: the judge sim-judge@at-openai could not be asked; the replies are kept" in done.err
+    assert "ca.pem: ca_file cannot be read: No such file or directory" in done.err
+    assert "gate: not decided, the run is incomplete" in done.err
+    assert "the questions to the judge are open; finish them with:\n  convbatch resume r" in done.err
+    assert "sim-good@at-gemini" in done.out
+    assert (judge.lab.path / "r" / "turns.parquet").exists()
+    assert set(judge.lab.loaded.turns["status"]) == {"ok"}
+    assert judge.lab.asked() == 0
+
+    judge.restore()
+    asked = judge.lab.asked("sim-good")
+    assert judge.lab("resume", "r", "--no-progress").code == 0
+    assert judge.lab.asked("sim-good") == asked
+    assert judge.lab.asked() == 5
+
+
+@pytest.mark.parametrize("inside_a_loop", [False, True], ids=["run", "replay"])
+def test_python_keeps_its_tables_when_the_judge_is_lost(lab: Callable[..., Lab], *, inside_a_loop: bool) -> None:
+    judge = Unreachable(lab)
+    options: Plain = {"models": "sim-good@at-gemini", "out": judge.lab.path / "r", "judge": "sim-judge@at-openai"}
+    options["config"] = judge.lab.path / "convbatch.toml"
+    dataset = judge.lab.path / "d.jsonl"
+    with pytest.warns(UserWarning, match=r"judge could not be asked; .*ca_file cannot be read(.|\n)*convbatch resume"):
+        run = asyncio.run(cb.replay(dataset, **options)) if inside_a_loop else cb.run(dataset, **options)
+    assert list(run.turns["status"]) == ["ok"] * 3
+    assert (judge.lab.path / "r" / "turns.parquet").exists()
+    passed: Any = run.turns["checks_passed"]
+    assert passed.sum() == 1, "the check that needs no judge has its verdict"
+
+
+def test_a_certificate_lost_before_anything_is_sent_is_exit_2(lab: Callable[..., Lab]) -> None:
+    judge = Unreachable(lab, lost=False)
+    assert judge.lab.run().code == 0
+    asked = len(judge.lab.world.ledger.entries)
+    judge.ca_file.unlink()
+    done = judge.lab.check()
+    assert (done.code, "ca_file cannot be read" in done.err) == (2, True)
+    assert len(judge.lab.world.ledger.entries) == asked
 
 
 async def test_python_takes_a_judge_too(lab: Callable[..., Lab]) -> None:

@@ -1,0 +1,37 @@
+"""Exit codes of the command line, and which one wins when several apply.
+
+Every command ends with one of these; no other file defines a code or an order of codes.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Why a command ended. Members are listed from the least to the most severe."""
+
+    OK = 0
+    """Everything that was asked for is done."""
+    SETUP = 2
+    """The input or the setup is wrong; nothing was sent."""
+    FAILED = 1
+    """A quality gate failed: `--fail-under`, or a regression."""
+    INCOMPLETE = 3
+    """A turn is pending or failed, a comparison is inconclusive, a probe failed, or a deadline passed."""
+    BUDGET = 4
+    """`--max-cost` is reached."""
+    INTERRUPTED = 130
+    """Ctrl-C, SIGTERM or a closed terminal."""
+    JOURNAL = 5
+    """The journal or a table of the run folder could not be written."""
+    BUG = 70
+    """An error in convbatch itself."""
+
+
+_SEVERITY = {code: rank for rank, code in enumerate(ExitCode)}
+
+
+def worst(*codes: ExitCode) -> ExitCode:
+    """Return the most severe of the codes; `ExitCode.OK` without any."""
+    return max(codes, key=_SEVERITY.__getitem__, default=ExitCode.OK)
