@@ -382,7 +382,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
 
 
 def _count_commands(bench: Bench) -> int:
-    count = "from convbatch.cli import app; print(len(app.registered_commands))"
+    count = "from convbatch.cli.main import app; print(len(app.registered_commands))"
     return int(measured([sys.executable, "-c", count], ROOT, bench.cores.client, environment(), watch=False).stdout)
 
 

@@ -17,15 +17,15 @@ from decimal import Decimal
 from pathlib import Path
 
 from benchmarks.measure import ROOT, Failed, environment
-from convbatch.dryrun import Forecast, forecasts_of
-from convbatch.estimate import Figures
+from convbatch.cli.dry_run import Forecast, forecasts_of
+from convbatch.estimation.estimator import Figures
 from convbatch.pricing import PriceTable
 from convbatch.reply import Usage
-from convbatch.setup import RunOptions, for_rehearsal
+from convbatch.session.prepare import RunOptions, for_rehearsal
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server, serve_in_thread
-from convbatch.simulator.world import World
 
 CONFIG = """\
 [gateways.bench]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convbatch.metrics import Measured, Scale, Value, measure_values
-from convbatch.stats import mcnemar_midp
+from convbatch.comparison.metrics import Measured, Scale, Value, measure_values
+from convbatch.comparison.stats import mcnemar_midp
 
 DIALOGUES = (10, 20, 50, 100)
 TURNS = 6

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convbatch.api import replay as replay
     from convbatch.api import run as run
-    from convbatch.checks import Said as Said
-    from convbatch.comparing import Comparison as Comparison
-    from convbatch.comparing import compare as compare
-    from convbatch.config import Gateway as Gateway
-    from convbatch.config import Target as Target
+    from convbatch.checks.builtin import Said as Said
+    from convbatch.comparison.compare import Comparison as Comparison
+    from convbatch.comparison.compare import compare as compare
+    from convbatch.config.gateways import Gateway as Gateway
+    from convbatch.config.gateways import Target as Target
     from convbatch.dialogue import Dialogue as Dialogue
     from convbatch.dialogue import Settings as Settings
     from convbatch.dialogue import Turn as Turn
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from convbatch.errors import JournalDamaged as JournalDamaged
     from convbatch.errors import JournalError as JournalError
     from convbatch.errors import SetupError as SetupError
-    from convbatch.reporting import report as report
-    from convbatch.tables import Run as Run
-    from convbatch.tables import load as load
+    from convbatch.reporting.report import report as report
+    from convbatch.results.run import Run as Run
+    from convbatch.results.run import load as load
 
 __version__ = "0.1.0"
 
 _HOME = {
     "run": "api",
     "replay": "api",
-    "load": "tables",
-    "report": "reporting",
-    "compare": "comparing",
-    "Comparison": "comparing",
-    "Run": "tables",
-    "Said": "checks",
+    "load": "results.run",
+    "report": "reporting.report",
+    "compare": "comparison.compare",
+    "Comparison": "comparison.compare",
+    "Run": "results.run",
+    "Said": "checks.builtin",
     "Dialogue": "dialogue",
     "Turn": "dialogue",
     "Settings": "dialogue",
-    "Gateway": "config",
-    "Target": "config",
+    "Gateway": "config.gateways",
+    "Target": "config.gateways",
     "ConvbatchError": "errors",
     "InputError": "errors",
     "JournalDamaged": "errors",

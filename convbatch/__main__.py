@@ -12,7 +12,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Tables are read from memory or one file at a time: eight threads of pyarrow's would only take 8 MB of stack each.
     os.environ.setdefault("ARROW_IO_THREADS", "1")
-    from convbatch.cli import main as answer
+    from convbatch.cli.main import main as answer
 
     answer()
 

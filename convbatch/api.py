@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean
-from convbatch.folder import typed
-from convbatch.judge_setup import judge_not_asked, judging_after
-from convbatch.session import Ending, Sitting, play, sit
-from convbatch.setup import RunOptions, for_run
-from convbatch.tables import Run, load, write_turns
+from convbatch.journal.run_folder import typed
+from convbatch.results.run import Run, load, write_turns
+from convbatch.session.judge import judge_not_asked, judging_after
+from convbatch.session.prepare import RunOptions, for_run
+from convbatch.session.session import Ending, Sitting, play, sit
 
 if TYPE_CHECKING:
     from convbatch.dialogue import HistoryMode

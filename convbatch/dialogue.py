@@ -1,7 +1,7 @@
 """What is a script: the values of a dialogue, their plain-JSON form, and which settings a turn is asked with.
 
-Values only. Where a dialogue came from and whether a file is well formed is `dataset.py`; how a message is worded for
-a gateway is `protocols/`. `from_plain` trusts its input: it reads what `dataset.py` has validated.
+Values only. Where a dialogue came from and whether a file is well formed is `dataset/selection.py`; how a message is
+worded for a gateway is `protocols/`. `from_plain` trusts its input: it reads what `dataset/selection.py` has validated.
 """
 
 from __future__ import annotations

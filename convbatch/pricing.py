@@ -1,7 +1,7 @@
 """Token counts and a price table → money. Pure: it knows neither where prices come from nor what becomes of the sum.
 
 Money is `Decimal` from the table to the total. What is not known (a count, a price, an exchange rate) makes the result
-None, never 0. Where prices come from is `pricelist.py`; which costs stand in which row is `tables.py`.
+None, never 0. Where prices come from is `config/list_prices.py`; which costs stand in which row is `results/run.py`.
 """
 
 from __future__ import annotations

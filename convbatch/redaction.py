@@ -1,7 +1,8 @@
 """What must never be seen: keys and proxy passwords, by value and by shape.
 
 One sink, `Redactor`, stands in front of every log, exception, journal and report. It knows values, not where they come
-from (`auth.py`). `looks_like_key` and `shown` are for values nobody has called a secret yet: a key pasted into a file.
+from (`config/credentials.py`). `looks_like_key` and `shown` are for values nobody has called a secret yet: a key pasted
+into a file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What came back: the values of one answer, one failure, one HTTP try.
 
 Counts are inclusive (cached and reasoning tokens are inside input and output) and None where the gateway said nothing.
-How a wire format maps onto these is `protocols/`; whether something is sent again is `retry.py`.
+How a wire format maps onto these is `protocols/`; whether something is sent again is `engine/retry.py`.
 
 What is made anew for every turn is a `NamedTuple`, here and elsewhere: a frozen dataclass takes several times as long.
 """
@@ -84,7 +84,7 @@ class Failure:
     message: str
     code: str | int | None = None
     retryable: bool = False
-    """The wire's word that a second try may help; whether it is sent again is decided in `retry.py`."""
+    """The wire's word that a second try may help; whether it is sent again is decided in `engine/retry.py`."""
     retry_after_s: float | None = None
     scope: Scope | None = None
     """The quota window, when it can be told."""

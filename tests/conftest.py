@@ -19,9 +19,9 @@ import pytest
 from hypothesis import settings
 from typer.testing import CliRunner
 
-from convbatch.cli import app
+from convbatch.cli.main import app
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server, serve_in_thread
-from convbatch.simulator.world import World
 from tests.canary import CANARY, CANARY_ENV, heard, left_behind
 
 QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"

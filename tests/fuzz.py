@@ -32,21 +32,20 @@ from typing import Any
 
 import orjson
 
-from convbatch.archive import Archive
-from convbatch.auth import read_env_file
-from convbatch.bill_file import read_bill
-from convbatch.config import resolve_targets
-from convbatch.configfile import read_config, shipped
-from convbatch.dataset import convert, scan
+from convbatch.config.credentials import read_env_file
+from convbatch.config.gateways import resolve_targets
+from convbatch.config.loader import read_config, shipped
+from convbatch.dataset.jsonl import encoded
+from convbatch.dataset.selection import convert, scan
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
-from convbatch.folder import RunFolder
-from convbatch.jsonl import encoded
+from convbatch.journal.index import Archive
+from convbatch.journal.records import Scan, decode_line, encode_line, seq_of
+from convbatch.journal.run_folder import RunFolder
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.hints import duration_s, retry_after_s
+from convbatch.protocols.retry_after import duration_s, retry_after_s
 from convbatch.protocols.sse import SseEvent, SseParser
 from convbatch.protocols.wire import Draft, ErrorInBody, MalformedReply
-from convbatch.records import Scan, decode_line, encode_line, seq_of
 from convbatch.redaction import Redactor, Secret
 from convbatch.reply import (
     USAGE_COUNTS,
@@ -58,7 +57,8 @@ from convbatch.reply import (
     reply_to_plain,
     status_of,
 )
-from convbatch.tables import load
+from convbatch.reporting.usage_log_reader import read_bill
+from convbatch.results.run import load
 from tests.made_runs import MadeRun, dialogue
 
 ROOT = Path(__file__).parent

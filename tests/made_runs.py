@@ -11,13 +11,13 @@ from typing import Any
 
 import orjson
 
-from convbatch.config import Gateway, Target, target_to_plain
+from convbatch.config.gateways import Gateway, Target, target_to_plain
 from convbatch.dialogue import Dialogue
-from convbatch.folder import RunFolder
-from convbatch.journal import Journal
-from convbatch.outside import Outside
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
 from convbatch.pricing import PriceTable
 from convbatch.reply import Failure, Reply, Usage, failure_to_plain, reply_to_plain, status_of
+from convbatch.system import Outside
 
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
 REAL = "gemini-2.5-flash@google"

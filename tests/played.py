@@ -24,20 +24,20 @@ from typing import Any, Literal, NoReturn
 
 import orjson
 
-from convbatch.config import Gateway, Limits, Target, target_to_plain
+from convbatch.config.gateways import Gateway, Limits, Target, target_to_plain
 from convbatch.dialogue import Dialogue
+from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
+from convbatch.engine.client import Answer as Heard
+from convbatch.engine.runner import Rules
 from convbatch.errors import JournalError
-from convbatch.folder import RunFolder
-from convbatch.gateway import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
-from convbatch.gateway import Answer as Heard
-from convbatch.outside import Disk, Outside
+from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import Money, PriceTable
-from convbatch.runner import Rules
-from convbatch.session import Ending, Sitting, sit
-from convbatch.simulator.exchange import Answer, Request
+from convbatch.session.session import Ending, Sitting, sit
+from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.virtual import VirtualClock, VirtualLoop
-from convbatch.simulator.world import World
+from convbatch.simulator.provider import World
+from convbatch.simulator.virtual_time import VirtualClock, VirtualLoop
+from convbatch.system import Disk, Outside
 from tests.played_disk import Kill, Platter, PlayedDisk, Power, Trouble
 
 EPOCH = 1_800_000_000.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from convbatch.outside import Disk
+from convbatch.system import Disk
 
 T = TypeVar("T")
 Call = Literal["open", "write", "sync", "truncate", "replace", "sync_folder"]

@@ -18,10 +18,10 @@ from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from convbatch.config import Limits
+from convbatch.config.gateways import Limits
 from convbatch.dialogue import Dialogue
+from convbatch.results.run import load, read_rows
 from convbatch.simulator.ledger import Entry
-from convbatch.tables import load, read_rows
 from tests.played import Played, Sent
 from tests.played_disk import Written
 

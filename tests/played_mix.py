@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convbatch.config import Limits, Rate
+from convbatch.config.gateways import Limits, Rate
 from convbatch.dialogue import HistoryMode
+from convbatch.engine.runner import Rules
 from convbatch.errors import JournalDamaged
-from convbatch.runner import Rules
-from convbatch.simulator.faults import FaultScript
+from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.limits import Limits as ServerLimits
-from convbatch.simulator.script import Script
-from convbatch.simulator.world import World
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from tests.played import KEY, Host, Played, Shift
 from tests.played_disk import Call, Kill, Trouble
 from tests.played_laws import Story, obeys

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import convbatch as cb
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server, serve_in_thread
-from convbatch.simulator.world import World
 from tests.canary import CANARY_ENV
 from tests.conftest import environment, write_dataset
 from tests.ledger_laws import statuses

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbatch.archive import Archive, TurnHistory
 from convbatch.errors import SetupError
-from convbatch.folder import RunFolder
-from convbatch.journal import Journal
-from convbatch.outside import Clock, Disk, Outside, RealClock
-from convbatch.records import encode_line
+from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.records import encode_line
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Clock, Disk, Outside, RealClock
 
 A, B = "a" * 32, "b" * 32
 TARGETS = ["zulu@g", "alpha@g"]

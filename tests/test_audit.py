@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.audit import Heard, Side, audit, counts_in_words, look_at
 from convbatch.reply import Reply, Usage
-from convbatch.simulator.faults import FaultScript
+from convbatch.reporting.audit import Heard, Side, audit, counts_in_words, look_at
+from convbatch.results.run import Run, load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
-from convbatch.tables import Run, load
 from tests.canary import CANARY_ENV
 from tests.conftest import Command
 from tests.made_runs import MadeRun, dialogue

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.auth import (
+from convbatch.config.credentials import (
     apply_auth,
     key_for,
     keys_for,
@@ -19,8 +19,8 @@ from convbatch.auth import (
     secrets_of,
     with_env_file,
 )
-from convbatch.config import Gateway, resolve_targets
-from convbatch.configfile import load_config, presets
+from convbatch.config.gateways import Gateway, resolve_targets
+from convbatch.config.loader import load_config, presets
 from convbatch.dialogue import Message, Role, text_part
 from convbatch.errors import InputError, SetupError
 from convbatch.protocols import PROTOCOLS

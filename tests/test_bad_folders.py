@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from convbatch.cli import app
+from convbatch.cli.main import app
 from convbatch.errors import SetupError
-from convbatch.folder import RunFolder
-from convbatch.tables import load, write_turns
+from convbatch.journal.run_folder import RunFolder
+from convbatch.results.run import load, write_turns
 from tests.conftest import write_dataset
 from tests.made_runs import MadeRun, dialogue
 

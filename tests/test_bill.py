@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.bill import reconcile
-from convbatch.bill_file import BillLine, read_bill
-from convbatch.bill_form import BillForm
-from convbatch.bill_join import Call, Pair, joined
-from convbatch.configfile import read_config, shipped
+from convbatch.config.loader import read_config, shipped
+from convbatch.config.usage_log_form import BillForm
 from convbatch.errors import InputError, SetupError
-from convbatch.layout import to_markdown, to_terminal
 from convbatch.reply import Failure, Reply, Usage
-from convbatch.sections import Section
-from convbatch.simulator.faults import FaultScript
+from convbatch.reporting.render import to_markdown, to_terminal
+from convbatch.reporting.section import Section
+from convbatch.reporting.usage_log import reconcile
+from convbatch.reporting.usage_log_matching import Call, Pair, joined
+from convbatch.reporting.usage_log_reader import BillLine, read_bill
+from convbatch.results.run import Run, load
+from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
-from convbatch.tables import Run, load
 from tests.conftest import Command, config_for, write_dataset
 from tests.made_runs import STARTED_AT, MadeRun, dialogue
 

@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.budget import Budget, BudgetReached, Reservation
 from convbatch.dialogue import Settings
-from convbatch.limiter import GateClosed
+from convbatch.engine.budget import Budget, BudgetReached, Reservation
+from convbatch.engine.limiter import GateClosed
+from convbatch.engine.runner import Rules
 from convbatch.pricing import Money, Period, PriceTable, Rate, exact
 from convbatch.reply import Usage
-from convbatch.runner import Rules
-from convbatch.simulator.faults import FaultScript
+from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import Command, config_for, write_dataset
 from tests.played import KEY, Host, Played
 from tests.played_disk import Kill

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from convbatch.auth import read_env_file
-from convbatch.cli import app
+from convbatch.cli.main import app
+from convbatch.config.credentials import read_env_file
 from convbatch.errors import InputError
 from convbatch.redaction import Redactor, Secret
 from tests.canary import CANARY, CANARY_ENV, FORMS, heard, layers, left_behind
@@ -216,7 +216,7 @@ def test_what_python_says_of_a_bug_holds_no_key(crash: str, tmp_path: Path) -> N
     lines = CRASHES[crash].replace("\n", "\n    ")
     script = f"""
 import os, sys
-from convbatch import cli
+from convbatch.cli import main as cli
 from convbatch.redaction import Secret, watch
 
 @cli.app.command()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.gateway import AiohttpTransport, Sending
-from convbatch.simulator.script import Script
+from convbatch.engine.client import AiohttpTransport, Sending
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.chaos_proxy import chaos
 from tests.conftest import Command, config_for, write_dataset
 from tests.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, same_rows, statuses

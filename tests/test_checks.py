@@ -21,17 +21,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.checks import CHECKS, TIMEOUTS_BORNE, Judge, Said, ToolCalled, Verdict, parsed
+from convbatch.checks.builtin import CHECKS, TIMEOUTS_BORNE, Judge, Said, ToolCalled, Verdict, parsed
+from convbatch.checks.safe_regex import SEARCH_LIMIT_S
+from convbatch.cli.check import judge_again
+from convbatch.dataset.schema import CHECK_ARGUMENTS, flaws_of
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, SetupError
-from convbatch.gate import rate
-from convbatch.patterns import SEARCH_LIMIT_S
 from convbatch.pricing import Exchange, Money
-from convbatch.recheck import judge_again
 from convbatch.reply import Failure, Reply, Usage
-from convbatch.schema import CHECK_ARGUMENTS, flaws_of
-from convbatch.tables import is_fresh, load, write_turns
-from convbatch.verdicts import dialogue_pass, tally
+from convbatch.results.quality_gate import rate
+from convbatch.results.run import is_fresh, load, write_turns
+from convbatch.results.verdicts import dialogue_pass, tally
 from tests.conftest import QUICKSTART, Command
 from tests.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 

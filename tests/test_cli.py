@@ -23,12 +23,12 @@ import pytest
 from typer.testing import CliRunner
 
 import convbatch as cb
-from convbatch.cli import app
+from convbatch.cli.main import app
 from convbatch.exit_codes import ExitCode, worst
-from convbatch.folder import RunFolder
-from convbatch.simulator.faults import FaultScript
+from convbatch.journal.run_folder import RunFolder
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server, serve_in_thread
-from convbatch.simulator.world import World
 from tests.canary import CANARY_ENV
 from tests.conftest import Finished, Start, environment, wait_until, write_dataset
 from tests.ledger_laws import statuses

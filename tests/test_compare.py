@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convbatch as package
-from convbatch import comparison_view, stats
-from convbatch.comparing import Comparison, Rules, compare_frames
+from convbatch.comparison import render, stats
+from convbatch.comparison.compare import Comparison, Rules, compare_frames
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
 from tests.conftest import QUICKSTART, Command, environment
@@ -60,7 +60,7 @@ def values(metric: str, base: Sequence[float | None], candidate: Sequence[float 
 
 
 def test_the_example_of_the_contract_is_printed_as_it_stands_there() -> None:
-    told = json.loads(comparison_view.to_json(compare_frames(*table(18, 7, 162, 13))))
+    told = json.loads(render.to_json(compare_frames(*table(18, 7, 162, 13))))
     assert (told["verdict"], told["exit_code"], told["primary"]) == ("regression", 1, "dialogue_pass")
     assert told["pairs"] == {
         "dialogues": 200, "turns": 200, "only_base": 0, "only_candidate": 0, "failed_base": 0, "failed_candidate": 0,
@@ -129,7 +129,7 @@ def test_rules_that_can_be_none_are_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.2, 0.4])
 def test_at_another_alpha_the_interval_a_verdict_rests_on_is_told(alpha: float) -> None:
     told = compare_frames(*table(18, 7, 162, 13), rules=Rules(alpha=alpha, margin=0.3))
-    metric = json.loads(comparison_view.to_json(told))["metrics"][0]
+    metric = json.loads(render.to_json(told))["metrics"][0]
     assert metric["confidence"] == pytest.approx(1 - alpha)
     assert metric["ci"] == pytest.approx(stats.tango_interval(18, 7, 200, level=1 - alpha))
     assert metric["ci95"] == pytest.approx([-0.108008, -0.006450], abs=5e-7)
@@ -138,30 +138,30 @@ def test_at_another_alpha_the_interval_a_verdict_rests_on_is_told(alpha: float) 
     percent = f"{100 * (1 - alpha):.7g} %"
     assert f"{percent} interval {metric['ci'][0] * 100:+.1f} to {metric['ci'][1] * 100:+.1f}" in _summary(told)
     assert f"at most {metric['harm_bound'] * 100:.3g} points worse, one-sided {percent}" in _summary(told)
-    assert f"| {percent} interval |" in comparison_view.to_markdown(told)
+    assert f"| {percent} interval |" in render.to_markdown(told)
     assert told.metrics.to_dict("list")["ci_low"][0] == pytest.approx(metric["ci"][0])
 
 
 def _summary(told: Comparison) -> str:
-    return json.loads(comparison_view.to_json(told))["summary"]
+    return json.loads(render.to_json(told))["summary"]
 
 
 def test_means_that_are_equal_but_for_rounding_are_equal() -> None:
     told = values("score", [0.3, 0.2, 0.7], [0.1 + 0.2, 0.2, 0.7])
     assert (told.judged[0].measured.worse, told.judged[0].measured.better) == (0, 0)
     told = values("score", [0.5, 0.5, 0.5], [0.6, 0.7, 0.2])  # +0.1, +0.2, -0.3: what is left of them is 5e-17
-    assert json.loads(comparison_view.to_json(told))["metrics"][0]["dialogues_needed"] is None
+    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_needed"] is None
 
 
 def test_two_dialogues_may_have_an_interval_of_any_width_and_nobody_reads_its_300_digits() -> None:
     told = values("latency", [1.0, 1.0], [1.0, 1e9])
-    assert len(comparison_view.sentence(told)) < 200
-    assert json.loads(comparison_view.to_json(told))["metrics"][0]["dialogues_for_margin"] > 0
+    assert len(render.sentence(told)) < 200
+    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_for_margin"] > 0
 
 
 def test_needing_more_dialogues_than_there_are_numbers_for_is_told_all_the_same() -> None:
     told = values("output_tokens", [1, 2, 3], [10**15, 1, 1])
-    assert json.loads(comparison_view.to_json(told))["metrics"][0]["dialogues_for_margin"] == stats.MOST_DIALOGUES
+    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_for_margin"] == stats.MOST_DIALOGUES
 
 
 def test_a_given_margin_is_of_the_primary_metric_s_kind() -> None:
@@ -241,7 +241,7 @@ def test_tokens_are_compared_by_their_totals() -> None:
     a, b, c = 110**2 - t2 * 200 / 6, 110 * 125 - t2 * 200 / 6, 125**2 - t2 * 350 / 6
     root = (b * b - a * c) ** 0.5
     assert found.ci95 == pytest.approx(((b - root) / a, (b + root) / a), abs=1e-9)
-    assert json.loads(comparison_view.to_json(told))["metrics"][0]["ratio"] == pytest.approx(375 / 330)
+    assert json.loads(render.to_json(told))["metrics"][0]["ratio"] == pytest.approx(375 / 330)
 
 
 def test_tokens_that_grow_alike_everywhere_are_seen_though_they_have_no_spread() -> None:
@@ -276,7 +276,7 @@ def test_latency_is_each_dialogue_s_own_ratio() -> None:
 def test_equal_totals_everywhere_are_inconclusive_and_have_no_interval() -> None:
     told = values("output_tokens", [100] * 50, [100] * 50)
     assert (told.verdict, told.judged[0].measured.ci95, told.judged[0].measured.p) == ("inconclusive", None, None)
-    assert "All dialogues say the same" in comparison_view.advice(told)[0]
+    assert "All dialogues say the same" in render.advice(told)[0]
 
 
 def test_costs_in_two_currencies_are_not_compared() -> None:
@@ -304,7 +304,7 @@ def test_slices_by_tag_and_turn_are_exploratory_and_adjusted() -> None:
     base, candidate = table(18, 7, 175)
     tags = [["x", "y"] if n < 40 else ["y"] for n in range(200)]
     told = compare_frames(base.assign(tags=tags), candidate.assign(tags=tags))
-    found = json.loads(comparison_view.to_json(told))["slices"]
+    found = json.loads(render.to_json(told))["slices"]
     assert [one["slice"] for one in found] == ["tag x", "tag y"]
     assert all(one["exploratory"] for one in found)
     assert found[1]["b"] == 18
@@ -352,8 +352,8 @@ def test_what_one_side_alone_has_in_more_than_a_twentieth_of_the_dialogues_concl
     few, many = told(5), told(6)
     assert (few.verdict, few.exit_code, few.judged[0].coverage) == ("regression", 1, (100, 5))
     assert (many.verdict, many.exit_code) == ("inconclusive", 3)
-    assert json.loads(comparison_view.to_json(many))["metrics"][0]["uneven"] == 6
-    assert f"{metric}: 6 of 100 dialogues have it on one side only" in comparison_view.sentence(many)
+    assert json.loads(render.to_json(many))["metrics"][0]["uneven"] == 6
+    assert f"{metric}: 6 of 100 dialogues have it on one side only" in render.sentence(many)
 
 
 def test_a_turn_that_failed_on_one_side_leaves_its_dialogue_s_tokens_uneven() -> None:
@@ -370,7 +370,7 @@ def test_totals_of_0_are_told_as_such() -> None:
 
 def test_histories_made_in_different_ways_pair_no_turn_strictly() -> None:
     base = side({"a": [True, True], "b": [True, True]})
-    page = comparison_view.to_markdown(compare_frames(base, base, history=("live", "script")))
+    page = render.to_markdown(compare_frames(base, base, history=("live", "script")))
     assert "no turn is strictly paired" in page
     assert "every turn is strictly paired" not in page
 
@@ -383,14 +383,14 @@ def test_too_many_unmatched_or_pending_dialogues_conclude_nothing() -> None:
     pending = candidate.assign(status=["pending" if n < 6 else "ok" for n in range(100)])
     told = compare_frames(base, pending)
     assert (told.verdict, len(told.pairs.pending)) == ("inconclusive", 6)
-    assert "unmatched or pending" in comparison_view.sentence(told)
+    assert "unmatched or pending" in render.sentence(told)
 
 
 def test_a_run_of_which_nothing_is_finished_is_inconclusive() -> None:
     base, _ = table(1, 1, 8)
     told = compare_frames(base, base.assign(status="pending"))
     assert (told.verdict, told.exit_code, told.judged) == ("inconclusive", 3, ())
-    for form in (comparison_view.to_json, comparison_view.to_junit, comparison_view.to_markdown):
+    for form in (render.to_json, render.to_junit, render.to_markdown):
         assert "inconclusive" in _text(form(told)).lower()
 
 
@@ -454,7 +454,7 @@ def told() -> Comparison:
 
 
 def test_junit_has_a_test_case_for_every_dialogue_and_fails_those_that_got_worse(told: Comparison) -> None:
-    root = ElementTree.fromstring(comparison_view.to_junit(told))
+    root = ElementTree.fromstring(render.to_junit(told))
     suite = root[0]
     assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
         "tests": "3", "failures": "1", "errors": "0", "skipped": "1",
@@ -467,7 +467,7 @@ def test_junit_has_a_test_case_for_every_dialogue_and_fails_those_that_got_worse
 
 
 def test_markdown_begins_with_the_verdict_and_no_text_breaks_its_tables(told: Comparison) -> None:
-    page = comparison_view.to_markdown(told)
+    page = render.to_markdown(told)
     assert page.startswith("## INCONCLUSIVE: ")
     assert "<b>" not in page
     assert "\x1b" not in page
@@ -478,7 +478,7 @@ def test_markdown_begins_with_the_verdict_and_no_text_breaks_its_tables(told: Co
 def test_the_terminal_says_the_verdict_first_and_shows_no_control_characters(
     told: Comparison, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    comparison_view.to_terminal(told)
+    render.to_terminal(told)
     out = capsys.readouterr().out
     assert out.startswith("INCONCLUSIVE: ")
     assert "\x1b" not in out
@@ -492,28 +492,28 @@ def test_a_reply_of_several_lines_stands_as_such_beside_the_other_and_calls_nobo
     code = "@property\ndef a(self): # see #12\n\treturn 'x@y' &#64;all" + "\n" * 30 + "end"
     candidate = pd.DataFrame([row("a", passed=False, reply=code), row("b", passed=True)])
     told = compare_frames(base, candidate)
-    page = comparison_view.to_markdown(told)
+    page = render.to_markdown(told)
     assert "| reply | one<br>two | @&#8203;property<br>def a(self): \\# see \\#&#8203;12<br>" in page
     assert r"x@y' \&\#&#8203;64;all" in page
-    comparison_view.to_terminal(told)
+    render.to_terminal(told)
     shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     start = next(n for n, line in enumerate(shown) if line.startswith("one"))
     assert shown[start].endswith("@property")
     assert shown[start + 1].startswith("two")
     assert "def a(self)" in shown[start + 1]
-    assert len([line for line in shown[start:] if not line.strip()]) < comparison_view.LINES_SHOWN
+    assert len([line for line in shown[start:] if not line.strip()]) < render.LINES_SHOWN
 
 
 def test_a_terminal_folds_sentences_between_words_and_a_pipe_gets_them_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = compare_frames(*table(1, 0, 27))
-    sentence = comparison_view.sentence(told)
-    comparison_view.to_terminal(told)
+    sentence = render.sentence(told)
+    render.to_terminal(told)
     assert capsys.readouterr().out.splitlines()[0].rstrip() == sentence
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80"), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
-    comparison_view.to_terminal(told)
+    render.to_terminal(told)
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
     assert len(lines[0]) <= 80
     assert f"{lines[0]} {lines[1]}" == sentence
@@ -521,7 +521,7 @@ def test_a_terminal_folds_sentences_between_words_and_a_pipe_gets_them_whole(
 
 def test_an_unknown_ending_is_refused(told: Comparison, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="format"):
-        comparison_view.write_comparison(told, tmp_path / "x.html")
+        render.write_comparison(told, tmp_path / "x.html")
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

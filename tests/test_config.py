@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.config import (
+from convbatch.config.gateways import (
     NO_OVERRIDES,
     Config,
     Gateway,
@@ -34,12 +34,12 @@ from convbatch.config import (
     target_from_plain,
     target_to_plain,
 )
-from convbatch.configfile import load_config, presets, read_config
+from convbatch.config.loader import load_config, presets, read_config
+from convbatch.config.toml_positions import Lines
 from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask
-from convbatch.toml_lines import Lines
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = Config(gateways=presets())
@@ -104,7 +104,7 @@ def test_a_preset_knows_where_and_how(
 
 
 def test_the_presets_file_ships_in_the_package_and_is_plain_toml() -> None:
-    text = resources.files("convbatch").joinpath("presets.toml").read_text(encoding="utf-8")
+    text = resources.files("convbatch.config").joinpath("presets.toml").read_text(encoding="utf-8")
     assert set(tomllib.loads(text)["gateways"]) == set(presets())
 
 
@@ -683,9 +683,9 @@ def test_the_readme_of_the_examples_lists_every_example() -> None:
 
 
 def test_the_examples_together_show_every_key() -> None:
-    from convbatch.config_bills import BILL_KEYS
-    from convbatch.config_keys import GATEWAY_KEYS, RUN_KEYS
-    from convbatch.config_prices import ROW_KEYS
+    from convbatch.config.prices import ROW_KEYS
+    from convbatch.config.usage_logs import BILL_KEYS
+    from convbatch.config.validators import GATEWAY_KEYS, RUN_KEYS
 
     text = (CONFIGS / "every-key.toml").read_text(encoding="utf-8")
     shown = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines()}
@@ -694,7 +694,10 @@ def test_the_examples_together_show_every_key() -> None:
 
 def test_config_is_imported_without_the_heavy_libraries() -> None:
     heavy = ("pydantic", "aiohttp", "pandas", "ssl", "zoneinfo")
-    code = f"import sys, convbatch.config, convbatch.configfile; print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        "import sys, convbatch.config.gateways, convbatch.config.loader; "
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     root = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": root}
@@ -707,8 +710,8 @@ def test_errors_of_this_part_end_the_command_with_2() -> None:
 
 
 def test_the_manual_lists_every_preset_and_every_key() -> None:
-    from convbatch.config_bills import BILL_KEYS
-    from convbatch.config_keys import GATEWAY_KEYS
+    from convbatch.config.usage_logs import BILL_KEYS
+    from convbatch.config.validators import GATEWAY_KEYS
 
     text = (CONFIGS.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
     for name, table in presets().items():

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from convbatch.gateway import AiohttpTransport, NoAnswer, Sending
+from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending
 from tests.played import NOT_CONNECTED, Unreachable
 
 BODY = b'{"contents":[]}'

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from convbatch.engine.runner import Rules
 from convbatch.errors import JournalDamaged
-from convbatch.runner import Rules
-from convbatch.simulator.script import Script
-from convbatch.simulator.world import World
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from tests.played import KEY, Host, Played
 from tests.played_disk import Call, Kill, Trouble
 from tests.played_laws import Story, obeys, segments

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convbatch.dataset import EVERYTHING, Selection, convert, load, read_copy, scan, source_of, write_copy
+from convbatch.dataset.schema import CHECK_ARGUMENTS
+from convbatch.dataset.selection import EVERYTHING, Selection, convert, load, read_copy, scan, source_of, write_copy
 from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Settings, Turn, text_part
 from convbatch.errors import InputError, Problem, SetupError
-from convbatch.outside import Disk
-from convbatch.schema import CHECK_ARGUMENTS
+from convbatch.system import Disk
 
 QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"
 GOOD = '{"id": "a", "turns": [{"user": "Hello", "assistant": "Hi"}]}'

@@ -21,10 +21,11 @@ from typing import Any, cast
 import pytest
 import typer.main
 
-from convbatch import cli, dataset
-from convbatch.configfile import read_config
+from convbatch.cli import main
+from convbatch.config.loader import read_config
+from convbatch.dataset import selection
 from convbatch.exit_codes import ExitCode
-from convbatch.simulator.faults import (
+from convbatch.simulator.fault_script import (
     ACTIONS,
     BODY_KINDS,
     BODY_MATCHERS,
@@ -35,7 +36,7 @@ from convbatch.simulator.faults import (
     FaultScript,
 )
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.script import Actor
+from convbatch.simulator.replies import Actor
 from tests.conftest import environment
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +69,7 @@ def fences(page: str, language: str) -> list[str]:
 @functools.cache
 def commands() -> dict[str, set[str]]:
     """Every command with its options, as `--help` has them."""
-    group = cast("Any", typer.main.get_command(cli.app))
+    group = cast("Any", typer.main.get_command(main.app))
     return {
         name: {
             option for param in command.params for option in (*param.opts, *param.secondary_opts) if option[0] == "-"
@@ -186,14 +187,16 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from convbatch.cli import app\n"
+        "from convbatch.cli.main import app\n"
         "app(['--help'], standalone_mode=False)\n"
         "heavy = ('pandas', 'numpy', 'pyarrow', 'aiohttp', 'aiolimiter', 'tqdm', 'uvloop', 'sqlite3')\n"
         "ours = [name for name in sys.modules if name.startswith('convbatch.')]\n"
         "print('LOADED', *[name for name in heavy if name in sys.modules], *sorted(ours))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "LOADED convbatch.cli convbatch.errors convbatch.exit_codes"
+    assert (
+        done.stdout.splitlines()[-1] == "LOADED convbatch.cli convbatch.cli.main convbatch.errors convbatch.exit_codes"
+    )
 
 
 # Names
@@ -273,7 +276,7 @@ def test_a_quoted_dialogue_is_one(page: str, tmp_path: Path) -> None:
     dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
     file = tmp_path / "d.jsonl"
     file.write_text("".join(json.dumps(dialogue) + "\n" for dialogue in dialogues))
-    assert len(dataset.load([file])) == len(dialogues) > 0
+    assert len(selection.load([file])) == len(dialogues) > 0
 
 
 # The simulator's page

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from convbatch.cli import app
-from convbatch.config import Gateway, Limits, Target
+from convbatch.cli.dry_run import shortest
+from convbatch.cli.main import app
+from convbatch.config.gateways import Gateway, Limits, Target
 from convbatch.dialogue import Dialogue, HistoryMode, Settings
-from convbatch.dryrun import shortest
-from convbatch.estimate import (
+from convbatch.estimation.estimator import (
     USUAL,
     Estimate,
     Estimator,
@@ -34,10 +34,10 @@ from convbatch.estimate import (
     size_of,
 )
 from convbatch.pricing import Period, PriceTable, Rate
-from convbatch.simulator.faults import FaultScript
-from convbatch.simulator.script import Script
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import serve_in_thread
-from convbatch.simulator.world import World
 from tests.canary import CANARY_ENV
 from tests.conftest import QUICKSTART, Finished, environment
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from convbatch.config import Limits
-from convbatch.runner import Rules
-from convbatch.session import Ending
-from convbatch.simulator.faults import FaultScript
-from convbatch.simulator.world import World
+from convbatch.config.gateways import Limits
+from convbatch.engine.runner import Rules
+from convbatch.session.session import Ending
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
 from tests.fault_cases import CASES, Plain
 from tests.faults import SHOWN_BY, table
 from tests.played import KEY, NOT_CONNECTED, Host, Played, Shift, Unreachable

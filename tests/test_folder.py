@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from convbatch.errors import JournalError, SetupError
-from convbatch.folder import RunFolder, default_name, find_run, list_runs
-from convbatch.outside import Disk
+from convbatch.journal.run_folder import RunFolder, default_name, find_run, list_runs
+from convbatch.system import Disk
 
 META: dict[str, Any] = {"state": "running", "created_at": "2026-11-21T23:30:00Z", "targets": []}
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.ledger_laws import every_bill_is_told, no_history_crosses, same_rows, statuses
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from convbatch.protocols.hints import duration_s, retry_after_s
+from convbatch.protocols.retry_after import duration_s, retry_after_s
 
 NOW = {"date": "Sat, 21 Nov 2026 23:30:00 GMT"}
 NOW_S = 1795303800

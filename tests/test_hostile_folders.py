@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convbatch.dataset import copy_digest
+from convbatch.dataset.selection import copy_digest
 from convbatch.dialogue import MOST_REPEATS
 from convbatch.errors import SetupError
-from convbatch.folder import RunFolder
-from convbatch.records import decode_line
-from convbatch.setup import ResumeOptions, for_resume
-from convbatch.tables import load, write_turns
+from convbatch.journal.records import decode_line
+from convbatch.journal.run_folder import RunFolder
+from convbatch.results.run import load, write_turns
+from convbatch.session.prepare import ResumeOptions, for_resume
 from tests.conftest import Command, write_dataset
 from tests.made_runs import MadeRun, dialogue
 from tests.test_bad_folders import said

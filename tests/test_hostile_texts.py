@@ -16,11 +16,11 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from convbatch.cli import app
-from convbatch.simulator.faults import FaultScript
+from convbatch.cli.main import app
+from convbatch.results.run import load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import serve_in_thread
-from convbatch.simulator.world import World
-from convbatch.tables import load
 from tests.conftest import Command, config_for
 
 HOSTILE = (

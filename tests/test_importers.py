@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from convbatch.dataset import convert, load, scan
+from convbatch.dataset.formats import detect
+from convbatch.dataset.selection import convert, load, scan
 from convbatch.dialogue import Dialogue, Message, Settings, text_part
 from convbatch.errors import Problem
-from convbatch.importers import detect
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, Endpoint
 

@@ -26,12 +26,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from convbatch.archive import Archive
 from convbatch.errors import JournalDamaged, JournalError, SetupError
-from convbatch.folder import RunFolder
-from convbatch.journal import Journal
-from convbatch.outside import Disk, Outside
-from convbatch.records import Scan, decode_line, encode_line
+from convbatch.journal.index import Archive
+from convbatch.journal.records import Scan, decode_line, encode_line
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Disk, Outside
 
 T = TypeVar("T")
 
@@ -625,9 +625,9 @@ def test_a_power_cut_keeps_every_acknowledged_record_and_needs_no_salvage(seed: 
 HOLD = """
 import sys
 from pathlib import Path
-from convbatch.folder import RunFolder
-from convbatch.journal import Journal
-from convbatch.outside import Outside
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Outside
 journal = Journal.open(RunFolder.open(Path(sys.argv[1])), outside=Outside(), version="0.1")
 print("held", flush=True)
 sys.stdin.read()
@@ -689,9 +689,9 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_journal import intent, outcome, turn_record
-from convbatch.folder import RunFolder
-from convbatch.journal import Journal
-from convbatch.outside import Outside
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Outside
 
 async def main():
     first = int(sys.argv[2])

@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.patterns import CannotJudge
-from convbatch.records import Scan, decode_line
-from convbatch.rubric import Exchange, Question, Scene, finding, question
-from convbatch.simulator.faults import FaultScript
+from convbatch.checks.llm_rubric import Exchange, Question, Scene, finding, question
+from convbatch.checks.safe_regex import CannotJudge
+from convbatch.journal.records import Scan, decode_line
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import Command, Finished, config_for, environment
 from tests.test_tls import OURS
 
@@ -178,7 +178,7 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path, simulator: Callable[[World], Server], convbatch: Command) -> Callable[..., Lab]:
     def make(script: list[Plain] = DIALOGUES, **more: Any) -> Lab:
-        from convbatch.simulator.script import Script
+        from convbatch.simulator.replies import Script
 
         made = Lab(tmp_path, World(script=Script.of(script), **more), simulator, convbatch)
         made.write(script)

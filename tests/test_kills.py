@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.faults import FaultScript
+from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry, read_ledger
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server, serve_in_thread
-from convbatch.simulator.world import World
 from tests.conftest import Command, Start, config_for, wait_until, write_dataset
 from tests.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, same_rows, statuses
 

@@ -37,7 +37,10 @@ def loaded_by(code: str, folder: Path) -> set[str]:
 
 
 def command(*args: str) -> str:
-    return f"from convbatch.cli import app\ntry: app({args!r})\nexcept SystemExit as end: assert not end.code, end.code"
+    return (
+        f"from convbatch.cli.main import app\ntry: app({args!r})\n"
+        "except SystemExit as end: assert not end.code, end.code"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
 
 def test_a_run_loads_no_pandas(played: tuple[Path, set[str]]) -> None:
     _, loaded = played
-    assert "convbatch.runner" in loaded
+    assert "convbatch.engine.runner" in loaded
     assert "pandas" not in loaded
 
 
@@ -59,14 +62,25 @@ def test_reading_loads_nothing_that_can_send(args: tuple[str, ...], played: tupl
     folder, _ = played
     loaded = loaded_by(command(*args), folder)
     sends = {"aiohttp", "aiolimiter", "uvloop"}
-    sends |= {f"convbatch.{name}" for name in ("session", "runner", "gateway", "limiter", "journal", "auth", "config")}
+    sends |= {
+        f"convbatch.{name}"
+        for name in (
+            "session.session",
+            "engine.runner",
+            "engine.client",
+            "engine.limiter",
+            "journal.writer",
+            "config.credentials",
+            "config.gateways",
+        )
+    }
     sends |= {name for name in loaded if name.startswith(("convbatch.protocols", "convbatch.simulator"))}
-    assert "convbatch.show" in loaded
+    assert "convbatch.cli.show" in loaded
     assert loaded & sends == set()
 
 
 def test_the_simulator_loads_nothing_of_the_tool(tmp_path: Path) -> None:
-    loaded = loaded_by("import convbatch.simulator.server, convbatch.simulator.virtual", tmp_path)
+    loaded = loaded_by("import convbatch.simulator.server, convbatch.simulator.virtual_time", tmp_path)
     ours = {name for name in loaded if name.startswith("convbatch.") and not name.startswith("convbatch.simulator")}
     assert ours == set()
 
@@ -98,7 +112,9 @@ def test_every_file_has_its_layer() -> None:
 
 
 def test_the_gate_may_import_nothing_of_ours_but_its_arithmetic() -> None:
-    (contract,) = (contract for contract in contracts() if "convbatch.limiter" in contract.get("source_modules", []))
-    (depth,) = (depth for depth, layer in enumerate(layers()) if "limiter" in layer)
-    below = {f"convbatch.{name}" for layer in layers()[depth + 1 :] for name in layer} - {"convbatch.quota"}
+    (contract,) = (
+        contract for contract in contracts() if "convbatch.engine.limiter" in contract.get("source_modules", [])
+    )
+    (depth,) = (depth for depth, layer in enumerate(layers()) if "engine" in layer)
+    below = {f"convbatch.{name}" for layer in layers()[depth + 1 :] for name in layer}
     assert below - set(contract["forbidden_modules"]) == set()

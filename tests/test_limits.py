@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbatch.limiter import Gate, GateClosed, GateStalled, Permit, Signal
-from convbatch.quota import day_bounds, derated_rate
+from convbatch.engine.limiter import Gate, GateClosed, GateStalled, Permit, Signal
+from convbatch.engine.quota import day_bounds, derated_rate
 from convbatch.simulator.limits import Gatekeeper, LimitModel
 from convbatch.simulator.limits import Limits as ServerLimits
-from convbatch.simulator.virtual import VirtualClock, run
+from convbatch.simulator.virtual_time import VirtualClock, run
 
 QUICK = settings(max_examples=30, deadline=None)
 

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.config import Limits, Rate
-from convbatch.runner import Rules
-from convbatch.simulator.faults import FaultScript
+from convbatch.config.gateways import Limits, Rate
+from convbatch.engine.runner import Rules
+from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.limits import LimitModel
 from convbatch.simulator.limits import Limits as ServerLimits
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import config_for, write_dataset
 from tests.ledger_laws import most_in_any_window
 from tests.played import KEY, Host, Played, Sent

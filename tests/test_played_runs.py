@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from convbatch.gateway import AiohttpTransport, NoAnswer, Sending, Transport
-from convbatch.simulator.faults import FaultScript
-from convbatch.simulator.script import Script
+from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending, Transport
+from convbatch.results.run import load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.virtual import run
-from convbatch.simulator.world import World
-from convbatch.tables import load
+from convbatch.simulator.virtual_time import run
 from tests.conftest import environment
 from tests.ledger_laws import same_rows
 from tests.played import KEY, Host, Played, PlayedTransport, Sent

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.config import Config, resolve_targets
-from convbatch.configfile import read_config
+from convbatch.config.gateways import Config, resolve_targets
+from convbatch.config.list_prices import price_table
+from convbatch.config.loader import read_config
 from convbatch.errors import InputError
-from convbatch.pricelist import price_table
 from convbatch.pricing import Exchange, Money, Period, PriceTable, Rate, exact, shown_amount
 from convbatch.reply import Usage
 

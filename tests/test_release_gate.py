@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 import convbatch as package
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import Finished, environment
 
 pytestmark = pytest.mark.slow

@@ -17,18 +17,19 @@ import pytest
 from rich.cells import cell_len
 
 import convbatch as package
-from convbatch import layout, show
-from convbatch.configfile import load_config
+from convbatch.cli import show
+from convbatch.config.loader import load_config
 from convbatch.errors import InputError, SetupError
-from convbatch.judge_calls import JUDGES
 from convbatch.pricing import Period, PriceTable, Rate
 from convbatch.reply import NO_USAGE, Failure, Usage
-from convbatch.reporting import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
-from convbatch.repricing import repriced
-from convbatch.simulator.faults import FaultScript
+from convbatch.reporting import render
+from convbatch.reporting.report import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
+from convbatch.reporting.repricing import repriced
+from convbatch.results.judge_costs import JUDGES
+from convbatch.results.run import load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
-from convbatch.tables import load
 from tests.conftest import Command, config_for, write_dataset
 from tests.made_runs import GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
@@ -390,7 +391,7 @@ def test_every_form_of_output_is_written_at_once(made: MadeRun, convbatch: Comma
 def test_a_report_fits_its_terminal(made: MadeRun, monkeypatch: pytest.MonkeyPatch, columns: int, by: str) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     file = io.StringIO()
-    layout.to_terminal(sections(made.write().path, by), file=file)
+    render.to_terminal(sections(made.write().path, by), file=file)
     assert max(map(cell_len, file.getvalue().splitlines())) <= columns
     assert "\x1b" not in file.getvalue()
 
@@ -402,8 +403,8 @@ def test_a_terminal_shows_the_first_rows_of_many_and_the_total(tmp_path: Path) -
 
     told = sections(MadeRun(tmp_path / "r", [dialogue(f"d{n}", "x") for n in range(210)]).write().path, "dialogue")
     terminal, pipe = Terminal(), io.StringIO()
-    layout.to_terminal(told, file=terminal)
-    layout.to_terminal(told, file=pipe)
+    render.to_terminal(told, file=terminal)
+    render.to_terminal(told, file=pipe)
     assert "… and 10 more rows: -o report.md, .json or .csv" in terminal.getvalue()
     for text, rows in ((terminal.getvalue(), 200), (pipe.getvalue(), 210)):
         assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*d\d+", text, re.MULTILINE)) == 4 * rows
@@ -415,8 +416,8 @@ def test_text_from_outside_reaches_neither_the_terminal_nor_markdown_raw(tmp_pat
     made.failed(made.ident(0, 1), Failure(kind="timeout", message="\x1b[31m| evil \u202e"), cls="timeout")
     told = sections(made.write().path, "dialogue")
     file = io.StringIO()
-    layout.to_terminal(told, file=file)
-    page = layout.to_markdown(told)
+    render.to_terminal(told, file=file)
+    page = render.to_markdown(told)
     assert set("\x1b\u202e").isdisjoint(file.getvalue() + page)
     assert r"boo\|\`\<b\>" in page
 
@@ -426,9 +427,9 @@ def test_simulated_targets_are_named_as_such(tmp_path: Path) -> None:
     made.replied(made.ident(0, 1))
     told = sections(made.write().path)
     file = io.StringIO()
-    layout.to_terminal(told, file=file)
+    render.to_terminal(told, file=file)
     assert f"SIMULATED, no model was asked: {GOOD}" in file.getvalue()
-    assert f"SIMULATED, no model was asked: {GOOD}" in layout.to_markdown(told)
+    assert f"SIMULATED, no model was asked: {GOOD}" in render.to_markdown(told)
 
 
 def test_the_page_names_every_column() -> None:

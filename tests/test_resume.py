@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import Command, Start, config_for, wait_until, write_dataset
 from tests.ledger_laws import no_history_crosses, possibly_paid, statuses
 
@@ -113,7 +113,7 @@ def test_a_second_process_is_refused_at_once(
 def test_errors_are_reopened_by_resume_and_left_with_no_retry_errors(
     tmp_path: Path, simulator: Simulators, convbatch: Command
 ) -> None:
-    from convbatch.simulator.faults import FaultScript
+    from convbatch.simulator.fault_script import FaultScript
 
     world = prepare(tmp_path, simulator, dialogues=6, turns=3, latency_s=0, wires=("gemini",))
     broken = {"match": {"turn": 2}, "action": "error", "kind": "bad_request"}

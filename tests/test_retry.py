@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.limiter import Gate
-from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
-from convbatch.retry import (
+from convbatch.engine.limiter import Gate
+from convbatch.engine.retry import (
     MOST_THROTTLED,
     GiveUp,
     ParkNow,
@@ -23,7 +22,8 @@ from convbatch.retry import (
     next_step,
     signal,
 )
-from convbatch.simulator.virtual import VirtualClock, run
+from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
+from convbatch.simulator.virtual_time import VirtualClock, run
 
 REPLY = Attempt(
     outcome=Reply(text="hi", finish_reason="stop", finish_reason_raw="STOP"), cls="replied", http_status=200

@@ -22,17 +22,17 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.closing import start
-from convbatch.config import Limits
-from convbatch.gateway import AiohttpTransport, NoAnswer, Sending
-from convbatch.runner import Rules
-from convbatch.setup import RunOptions
-from convbatch.simulator.exchange import Request
-from convbatch.simulator.faults import FaultScript
+from convbatch.cli.run import start
+from convbatch.config.gateways import Limits
+from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending
+from convbatch.engine.runner import Rules
+from convbatch.session.prepare import RunOptions
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.http import Request
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.script import Script
+from convbatch.simulator.provider import Arrival, World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server, serve_in_thread
-from convbatch.simulator.world import Arrival, World
 from tests.canary import CANARY_ENV
 from tests.conftest import config_for, write_dataset
 from tests.fault_cases import CASES, Plain

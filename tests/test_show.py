@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from convbatch import show
+from convbatch.cli import show
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.reply import NO_USAGE, Failure
-from convbatch.tables import Run, load
+from convbatch.results.run import Run, load
 from tests.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
 EVIL = "\x1b[2Jboo \u202e"

@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.faults import FaultScript
-from convbatch.simulator.script import Script
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.world import World
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, statuses
 

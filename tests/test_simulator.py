@@ -43,9 +43,9 @@ from convbatch.simulator import (
     read_ledger,
     serve_in_thread,
 )
-from convbatch.simulator.faults import ACTIONS, BODY_KINDS, REPLY_KINDS, USAGE_KINDS
+from convbatch.simulator.fault_script import ACTIONS, BODY_KINDS, REPLY_KINDS, USAGE_KINDS
 from convbatch.simulator.limits import Counter, FixedWindow, Gatekeeper, QuantisedWindow, SlidingWindow, TokenBucket
-from convbatch.simulator.script import count_tokens, cut_to_tokens, history_sha
+from convbatch.simulator.replies import count_tokens, cut_to_tokens, history_sha
 
 ROOT = Path(__file__).parent.parent
 PATHS = {"gemini": "/v1beta/models/{model}:generateContent", "openai": "/v1/chat/completions"}
@@ -1409,7 +1409,7 @@ def test_calls_in_flight_at_a_kill_are_in_the_ledger(tmp_path: Path) -> None:
 def test_the_simulator_imports_nothing_of_ours_and_aiohttp_only_when_it_serves() -> None:
     folder = ROOT / "convbatch/simulator"
     for path in folder.glob("*.py"):
-        if path.name == "virtual.py":
+        if path.name == "virtual_time.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

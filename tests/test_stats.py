@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch import stats
-from convbatch.stats import Mean
+from convbatch.comparison import stats
+from convbatch.comparison.stats import Mean
 
 NEAR = 1e-6
 SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]

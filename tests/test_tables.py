@@ -24,12 +24,11 @@ from hypothesis import strategies as st
 
 from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, SetupError
-from convbatch.export import csv_lines, write_table
-from convbatch.folder import RunFolder
-from convbatch.outside import Disk
-from convbatch.records import encode_line
+from convbatch.journal.records import encode_line
+from convbatch.journal.run_folder import RunFolder
 from convbatch.reply import NO_USAGE, Failure, Reply, ToolCall, Usage, reply_to_plain
-from convbatch.tables import (
+from convbatch.results.export import csv_lines, write_table
+from convbatch.results.run import (
     ATTEMPTS,
     BATCH_CHARS,
     CONVERSATIONS,
@@ -43,6 +42,7 @@ from convbatch.tables import (
     turns_file,
     write_turns,
 )
+from convbatch.system import Disk
 from tests.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, STARTED_AT, MadeRun, append, dialogue
 
 DOCS = Path(__file__).parent.parent / "docs" / "tables.md"
@@ -443,7 +443,8 @@ def test_the_docs_list_every_column_with_its_dtype_and_meaning_in_order() -> Non
 def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made: MadeRun, tmp_path: Path) -> None:
     made.replied(made.ident(0, 1))
     code = (
-        "import sys; from pathlib import Path; from convbatch import export, show, tables;"
+        "import sys; from pathlib import Path; from convbatch.results import export; from convbatch.cli import show; "
+        "from convbatch.results import run as tables;"
         "light = set(sys.modules);"
         "run = tables.load(sys.argv[1]); tables.write_turns(run.folder); show.summary(run.summary(), file=sys.stderr);"
         "[export.write_table(run.turn_rows(), Path(sys.argv[2] + end)) for end in ('.csv', '.json', '.parquet')];"
@@ -452,7 +453,17 @@ def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made:
     command = [sys.executable, "-c", code, str(made.write().path), str(tmp_path / "x")]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     imported, used = ({name for name in line.split()} for line in printed.splitlines())
-    ours = {f"convbatch.{name}" for name in ("runner", "gateway", "limiter", "config", "journal", "session")}
+    ours = {
+        f"convbatch.{name}"
+        for name in (
+            "engine.runner",
+            "engine.client",
+            "engine.limiter",
+            "config.gateways",
+            "journal.writer",
+            "session.session",
+        )
+    }
     assert (ours | {"pandas", "aiohttp", "pyarrow", "rich"}) & imported == set()
     assert (ours | {"pandas", "aiohttp"}) & used == set()
 
@@ -484,7 +495,8 @@ def _big_run(path: Path, dialogues: int) -> RunFolder:
 @pytest.mark.slow
 def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from pathlib import Path; from convbatch import folder, tables;"
+        "import resource, sys; from pathlib import Path; from convbatch.journal import run_folder as folder; "
+        "from convbatch.results import run as tables;"
         "run = folder.RunFolder.open(Path(sys.argv[1])); tables.write_turns(run); tables.summary(run);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

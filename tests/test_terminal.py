@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.terminal import printable, printable_lines
+from convbatch.console.text import printable, printable_lines
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from convbatch.gateway import MAX_BODY_BYTES, AiohttpTransport, Answer, NoAnswer, Sending
+from convbatch.engine.client import MAX_BODY_BYTES, AiohttpTransport, Answer, NoAnswer, Sending
 from tests.canary import CANARY
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

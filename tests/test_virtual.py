@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiolimiter import AsyncLimiter
 
-from convbatch.outside import Clock
-from convbatch.simulator.virtual import VirtualClock, VirtualDeadlock, run
+from convbatch.simulator.virtual_time import VirtualClock, VirtualDeadlock, run
+from convbatch.system import Clock
 
 
 def test_an_hour_passes_in_no_time_and_exactly():

@@ -23,11 +23,11 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
-from convbatch.protocols.failures import classify_error, empty_response, error_in_body, stream_truncated
-from convbatch.protocols.reading import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
+from convbatch.protocols.decoding import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
+from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
+from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Ask, CannotCarry, Draft, Endpoint, MalformedReply, WireRequest
-from convbatch.protocols.wording import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 # https://ai.google.dev/api/generate-content#FinishReason and google-genai 3.4.0 types.py, read 2026-11-21.

@@ -21,8 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from convbatch.dialogue import Message, Settings
-from convbatch.protocols.failures import classify_error, empty_response, error_in_body, stream_truncated
-from convbatch.protocols.reading import (
+from convbatch.protocols.decoding import (
     DONE,
     first_of,
     raw_word,
@@ -32,9 +31,10 @@ from convbatch.protocols.reading import (
     usage_of,
     word,
 )
+from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
+from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, WireRequest, decode_json
-from convbatch.protocols.wording import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 # https://platform.openai.com/docs/api-reference/chat/object, read 2026-11-21; `error` is OpenRouter's

@@ -3,13 +3,13 @@
 It imports nothing from the rest of the package, so that what it says about a client can be believed.
 """
 
-from convbatch.simulator.exchange import Answer, Request
-from convbatch.simulator.faults import FaultError, FaultScript
+from convbatch.simulator.fault_script import FaultError, FaultScript
+from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry, Ledger, busiest_window, key_hash, read_ledger
 from convbatch.simulator.limits import Limits
-from convbatch.simulator.script import Script, ScriptError
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script, ScriptError
 from convbatch.simulator.server import Server, serve, serve_in_thread
-from convbatch.simulator.world import World
 
 __all__ = [
     "Answer",

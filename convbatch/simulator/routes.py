@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from convbatch.simulator.speak import Form, Route, Wire
-from convbatch.simulator.speak_gemini import GEMINI
-from convbatch.simulator.speak_openai import OPENAI
+from convbatch.simulator.gemini import GEMINI
+from convbatch.simulator.openai import OPENAI
+from convbatch.simulator.wire import Form, Route, Wire
 
 _GEMINI_PATH = re.compile(r"/(v1|v1beta)/models(?:/([^/:]+)(?::([A-Za-z]+))?)?")
 

@@ -1,7 +1,7 @@
 """The simulator over HTTP: aiohttp reads requests and writes proper replies, the improper ones go to the raw socket.
 
-What is answered is `world.py`; this file keeps its promises on the wire (resets, silence, cut bodies, endless headers,
-a port that refuses) and tells the ledger how each answer ended. aiohttp is imported when a server starts.
+What is answered is `provider.py`; this file keeps its promises on the wire (resets, silence, cut bodies, endless
+headers, a port that refuses) and tells the ledger how each answer ended. aiohttp is imported when a server starts.
 
 Beside the wires: GET /__health__, GET /__ledger__, POST /__faults__ (a JSON array of rules in place of the old ones).
 """
@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Self
 
 import orjson
 
-from convbatch.simulator.exchange import Answer, Piece, Request
-from convbatch.simulator.faults import FaultError, FaultScript
+from convbatch.simulator.fault_script import FaultError, FaultScript
+from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Ledger
 from convbatch.simulator.limits import LimitModel, Limits
-from convbatch.simulator.script import Script
-from convbatch.simulator.world import World
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
 
 if TYPE_CHECKING:
     from aiohttp import web

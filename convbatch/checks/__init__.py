@@ -1,0 +1,1 @@
+"""Kinds of checks, and the question an LLM judge is asked."""

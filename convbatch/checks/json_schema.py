@@ -1,0 +1,223 @@
+"""Replies as JSON, and JSON Schemas from datasets: read, looked through, held against each other.
+
+Nothing is fetched: a reference leads to another part of its schema, or is a fault. Searches in a schema have the time
+limit of `safe_regex.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convbatch.checks.safe_regex import CannotJudge, search, shown
+from convbatch.checks.safe_regex import fault_of as pattern_fault
+
+LONGEST_JSON = 4 * 2**20
+
+
+class NotJson(Exception):
+    """The reply is not one JSON value."""
+
+
+def json_of(reply: str) -> Any:
+    """The whole reply as JSON; one code fence around it is allowed.
+
+    Raises:
+        NotJson: It is none.
+        CannotJudge: It is too long to be read as one.
+    """
+    text = reply.strip()
+    if len(text) > LONGEST_JSON:
+        raise CannotJudge(f"the reply has {len(text):,} characters; up to {LONGEST_JSON:,} are read as JSON")
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        head, _, body = text.partition("\n")
+        if "`" not in head[3:]:
+            text = body[:-3].strip()
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise NotJson(f"is not JSON ({error}): {shown(reply)}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def misfit(value: Any, schema: str) -> str | None:
+    """Where a value is not as a JSON Schema (as JSON text) asks, the likeliest reason; None when it is."""
+    from jsonschema.exceptions import best_match
+
+    try:
+        error = best_match(_validator(schema).iter_errors(value))
+    except RecursionError:
+        raise CannotJudge("the reply is nested too deeply to be held against the JSON Schema") from None
+    except OverflowError:
+        raise CannotJudge("the reply has a number too large to be held against the JSON Schema") from None
+    return None if error is None else f"at {error.json_path}: {shown(str(error.message))}"
+
+
+@functools.lru_cache(maxsize=128)
+def _validator(schema: str) -> Any:
+    from jsonschema_specifications import REGISTRY
+
+    plain = json.loads(schema)
+    return _validators()[_dialect(plain)](plain, registry=REGISTRY)  # this registry fetches nothing
+
+
+def _dialect(schema: Mapping[str, Any]) -> Any:
+    from jsonschema.validators import Draft202012Validator, validator_for
+
+    return validator_for(schema, default=Draft202012Validator)
+
+
+class _Validators(dict[Any, Any]):
+    """Each dialect's validator with our own searches in it: its own would have no time limit."""
+
+    def __missing__(self, dialect: Any) -> Any:
+        from jsonschema.validators import extend
+
+        ours = {
+            "pattern": _pattern_keyword,
+            "patternProperties": _pattern_properties_keyword,
+            "additionalProperties": _additional_properties_keyword,
+        }
+        self[dialect] = extend(dialect, {key: rule for key, rule in ours.items() if key in dialect.VALIDATORS})
+        return self[dialect]
+
+
+@functools.cache
+def _validators() -> _Validators:
+    return _Validators()
+
+
+def _pattern_keyword(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.exceptions import ValidationError
+
+    del schema
+    if validator.is_type(instance, "string") and not search(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties_keyword(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    del schema
+    if validator.is_type(instance, "object"):
+        for pattern, inner in patterns.items():
+            for key, value in instance.items():
+                if search(pattern, key):
+                    yield from validator.descend(value, inner, path=key, schema_path=pattern)
+
+
+def _additional_properties_keyword(validator: Any, inner: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.exceptions import ValidationError
+
+    if not validator.is_type(instance, "object"):
+        return
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    for key, value in instance.items():
+        if key in known or any(search(pattern, key) for pattern in patterns):
+            continue
+        if inner is False:
+            yield ValidationError(f"{key!r} is not allowed")
+        elif inner is not True:
+            yield from validator.descend(value, inner, path=key)
+
+
+@functools.lru_cache(maxsize=128)
+def fault_of(schema: str) -> str | None:
+    """Why a JSON Schema (as JSON text) is none, or none that can be judged with; None when it is fine."""
+    from jsonschema.exceptions import SchemaError
+
+    plain = json.loads(schema)
+    if (unknown := _unknown_dialect(plain)) is not None:
+        return unknown
+    dialect = _dialect(plain)
+    try:
+        dialect.check_schema(plain)
+    except SchemaError as error:
+        return f"at {error.json_path}: {error.message}"[:200]
+    except RecursionError:
+        return "nested too deeply"
+    return _inner_fault(plain, dialect)
+
+
+def _unknown_dialect(schema: Mapping[str, Any]) -> str | None:
+    from jsonschema.validators import validator_for
+
+    find: Any = validator_for
+    named = schema.get("$schema")
+    if named is None or (isinstance(named, str) and find({"$schema": named}, default=None) is not None):
+        return None
+    return f"$schema {shown(str(named))} is no draft that is known; leave it out for 2020-12"
+
+
+def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
+    from jsonschema_specifications import REGISTRY
+    from referencing.jsonschema import specification_with
+
+    whole = specification_with(dialect.META_SCHEMA["$schema"]).create_resource(schema)
+    due = [(REGISTRY.resolver_with_root(whole), whole)]
+    keys: set[str] = set()
+    same_value: dict[int, set[int]] = {}
+    while due:
+        resolver, part = due.pop()
+        if isinstance(part.contents, dict):
+            keys |= part.contents.keys()
+            fault = _pattern_fault_in(part.contents) or _reference_fault_in(part.contents, resolver)
+            if fault is not None:
+                return fault
+            same_value[id(part.contents)] = set(map(id, _of_the_same_value(part.contents, resolver)))
+        due += [(resolver.in_subresource(inner), inner) for inner in part.subresources()]
+    if _has_a_loop(same_value):
+        return "a $ref leads back to itself before it looks at anything: no reply could be judged"
+    if {"unevaluatedProperties", "patternProperties"} <= keys:
+        return "unevaluatedProperties together with patternProperties is not supported"
+    return None
+
+
+def _pattern_fault_in(part: Mapping[str, Any]) -> str | None:
+    named = [part["pattern"]] if "pattern" in part else []
+    for pattern in (*named, *part.get("patternProperties", ())):
+        fault = pattern_fault(pattern)
+        if fault is not None:
+            return f"the pattern {shown(pattern)}: {fault}"
+    return None
+
+
+def _reference_fault_in(part: Mapping[str, Any], resolver: Any) -> str | None:
+    from referencing.exceptions import Unresolvable
+
+    for key in _REFERENCES:
+        reference = part.get(key)
+        try:
+            if isinstance(reference, str):
+                resolver.lookup(reference)
+        except Unresolvable:
+            return f"{key} {shown(str(reference))} leads nowhere, and nothing is fetched"
+    return None
+
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_INNER, _LISTS = ("not", "if", "then", "else"), ("allOf", "anyOf", "oneOf")
+
+
+def _of_the_same_value(part: Mapping[str, Any], resolver: Any) -> Iterator[Any]:
+    """The schemas that look at the very value this one looks at."""
+    for key in _REFERENCES:
+        if isinstance(part.get(key), str):
+            yield resolver.lookup(part[key]).contents
+    yield from (part[key] for key in _INNER if key in part)
+    for key in _LISTS:
+        yield from part.get(key, ())
+    for key in ("dependentSchemas", "dependencies"):
+        yield from part.get(key, {}).values()
+
+
+def _has_a_loop(leads_to: dict[int, set[int]]) -> bool:
+    """Takes away what leads nowhere further until nothing is left, or only loops."""
+    left = dict(leads_to)
+    while done := [one for one, others in left.items() if not others & left.keys()]:
+        for one in done:
+            del left[one]
+    return bool(left)

@@ -1,0 +1,318 @@
+"""`convbatch check`: stored replies judged again, by the run's own checks or by those of an edited dataset.
+
+Nothing is sent but to a judge that was named. Edited checks are kept in the run folder, beside the dataset they belong
+to, so that every later reader judges by them. What a verdict is, is decided in `results/verdicts.py` and
+`checks/builtin.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shlex
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import orjson
+
+from convbatch.cli import show
+from convbatch.cli.run import are, judge_lines, unasked_lines
+from convbatch.console.text import reader_may_leave, say
+from convbatch.dataset.jsonl import encoded
+from convbatch.dataset.reader import Problems, Reader, count_of
+from convbatch.dataset.selection import read_copy
+from convbatch.dialogue import Dialogue
+from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Problem, SetupError
+from convbatch.exit_codes import ExitCode, worst
+from convbatch.journal.run_folder import RunFolder, find_run, typed
+from convbatch.results.judge_costs import judge_totals
+from convbatch.results.quality_gate import gate_of, rate
+from convbatch.results.run import RESULTS, Run, TargetSummary, read_rows, write_turns
+from convbatch.session.judge import JudgeOptions, for_judging
+from convbatch.session.session import Ending, Sitting, play
+
+FAILURES_SHOWN = 100
+PLACES_SHOWN = 20
+
+
+def judge_again(
+    text: str, datasets: Sequence[Path], *, fail_under: str | None = None, asking: JudgeOptions | None = None
+) -> ExitCode:
+    """Judge what a run has received, print a line per target and every failed check.
+
+    Args:
+        text: The run, as on the command line.
+        datasets: Files with edited checks; none: the run's own.
+        fail_under: The share of dialogues that must pass.
+        asking: Who is asked about replies whose checks need a judge; None = nobody, and what was said before holds.
+
+    Returns:
+        The exit code: that of asking the judge where it is severer; 3 with an open or failed turn or a gate that
+        cannot be decided, 1 for a gate that failed, else 0.
+
+    Raises:
+        InputError: The edited dataset is not well formed, or not of the same dialogues.
+        SetupError: There is nothing to judge.
+    """
+    asked = rate(fail_under)
+    folder = RunFolder.open(find_run(text, RESULTS))
+    # A judge that cannot be asked is refused before the checks are another dataset's.
+    sitting = None if asking is None else for_judging(folder, asking)
+    if datasets:
+        take_checks(folder, datasets)
+    command = _command(folder, asking, fail_under)
+    if sitting is None:
+        return _print_verdicts(folder, asked)
+    ending = _ask(sitting, command)
+    code = ending.exit_code
+    try:
+        code = worst(code, _print_verdicts(folder, asked))
+    except (ConvbatchError, OSError) as error:  # calls were paid for: how they ended is printed in any case
+        say(f"error: the verdicts cannot be shown: {error}")
+        code = worst(code, ExitCode.INCOMPLETE)
+    _say_what_is_open(ending, command)
+    return code
+
+
+def _print_verdicts(folder: RunFolder, fail_under: str | None) -> ExitCode:
+    """Write the tables of a run, print its verdicts, return the exit code they stand for."""
+    try:
+        write_turns(folder)
+    except JournalError:
+        say("note: the run folder cannot be written; what it says of itself is shown")
+    run = Run(folder)
+    totals = run.summary()
+    counts = _counts(run)
+    if not counts:
+        hint = "add some to the dataset, and name it: convbatch check RUN --dataset FILE"
+        raise SetupError(f"{typed(folder.path)} has no checks to judge", hint=hint)
+    with reader_may_leave():
+        _print(run, totals, counts)
+    code = _exit_code(totals, fail_under)
+    for note in show.state_notes(run):
+        say(note)
+    return code
+
+
+def _ask(sitting: Sitting, command: str) -> Ending:
+    for line in judge_lines(sitting):
+        say(line)
+    try:
+        ending = play(sitting)
+    except JournalError as error:
+        raise _with_command(error, sitting, command) from error
+    if isinstance(ending.error, JournalError):
+        ending = replace(ending, error=_with_command(ending.error, sitting, command))
+    for line in () if ending.error else unasked_lines(ending):
+        say(line)
+    return ending
+
+
+def _with_command(error: JournalError, sitting: Sitting, command: str) -> JournalError:
+    """The same error, naming `check` as the command that goes on: `resume` asks no judge that its run began without."""
+    problem = error.problems[0]
+    hint = (problem.hint or "").replace(f"convbatch resume {typed(sitting.folder.path)}", command)
+    return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
+
+
+def _command(folder: RunFolder, asking: JudgeOptions | None, fail_under: str | None) -> str:
+    """The command that goes on with this one: the edited checks are kept in the run, the budget in its run.json."""
+    if asking is None:
+        return ""
+    options = {
+        "--judge": asking.judge,
+        "-c": asking.config,
+        "--env-file": asking.env_file,
+        "-j": asking.concurrency,
+        "--rpm": asking.rpm,
+        "--tpm": asking.tpm,
+        "--fail-under": fail_under,
+    }
+    said = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    return " ".join(["convbatch check", typed(folder.path), *said])
+
+
+def _say_what_is_open(ending: Ending, command: str) -> None:
+    """What went wrong with the judge, what is still to be asked of it, and the command that does so."""
+    for bug in ending.bugs[:3]:
+        say(bug)
+        say("this is a bug in convbatch; the question stays open and what was received is kept")
+    for problem in () if ending.error is None else ending.error.problems:
+        say(f"error: {problem}")
+    for target, reason in ending.parked.items():
+        say(f"{target} is parked: {reason}")
+    if ending.open_turns:
+        why = {"interrupted": "interrupted: ", "budget": f"budget reached ({ending.budget}): "}.get(ending.reason, "")
+        say(f"{why}{count_of(ending.open_turns, 'question')} to the judge {are(ending.open_turns)} open; go on with:")
+        larger = ending.larger_budget
+        more = "" if larger is None or not why else f" --max-cost {larger.amount:f}{larger.currency}"
+        say(f"  {command}{more}")
+
+
+def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:
+    is_open = any(total.pending or total.error for total in totals)
+    gate = None if fail_under is None else gate_of(totals, fail_under)
+    for line in () if gate is None else gate.lines:
+        say(line)
+    if is_open:
+        say("the run is incomplete: a turn is pending or failed; `convbatch resume` goes on with it")
+    if is_open or (gate is not None and gate.passed is None):
+        return ExitCode.INCOMPLETE
+    return ExitCode.FAILED if gate is not None and not gate.passed else ExitCode.OK
+
+
+# Edited checks
+
+
+def take_checks(folder: RunFolder, datasets: Sequence[Path]) -> None:
+    """Keep the checks of an edited dataset in the run folder, for dialogues that are otherwise the same.
+
+    Raises:
+        InputError: Something is wrong in the files, or a dialogue of the run is not in them as it was asked.
+        JournalError: The folder cannot be written.
+    """
+    with closing(sqlite3.connect("", isolation_level=None)) as edited:  # moves to a temporary file when it is large
+        _store(edited, datasets)
+        differing = Problems()
+        count = 0
+        with folder.replacing(folder.checks.name) as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as copy:
+            for _, dialogue in read_copy(folder.dataset):
+                line, problem = _counterpart(edited, dialogue)
+                copy.write(line)
+                if problem is not None:
+                    count += 1
+                    if count <= PLACES_SHOWN:
+                        differing.add(problem)
+            if count:
+                raise InputError.of([*differing.kept, _refusal(count)])
+
+
+def _refusal(count: int) -> Problem:
+    return Problem(
+        what=f"{count_of(count, 'dialogue')} of the run differ from the edited dataset; its checks are not taken",
+        hint="only checks and scripted replies may differ; for other questions: convbatch run NEW.jsonl --reuse RUN",
+    )
+
+
+def _store(edited: sqlite3.Connection, datasets: Sequence[Path]) -> None:
+    edited.execute("CREATE TABLE dialogues (id BLOB PRIMARY KEY, path TEXT, number INTEGER, line BLOB)")
+    edited.execute("BEGIN")
+    problems = Problems()
+    for item in Reader(datasets):
+        if isinstance(item, Problem):
+            problems.add(item)
+        else:
+            row = (encoded(item.dialogue.id), item.path, item.line, encoded(item.dialogue.to_plain()))
+            edited.execute("INSERT OR REPLACE INTO dialogues VALUES (?, ?, ?, ?)", row)
+    problems.raise_any()
+    edited.execute("COMMIT")
+
+
+def _counterpart(edited: sqlite3.Connection, dialogue: Dialogue) -> tuple[bytes, Problem | None]:
+    """The line of the same dialogue in the edited dataset, or what keeps it from being the same."""
+    query = "SELECT path, number, line FROM dialogues WHERE id = ?"
+    row = edited.execute(query, (encoded(dialogue.id),)).fetchone()
+    if row is None:
+        hint = 'dialogues are matched by "id"; without one a dialogue is called FILE:LINE'
+        return b"", Problem(what=f"no dialogue has the id {dialogue.id!r}", hint=hint)
+    path, number, line = row
+    difference = _difference(dialogue, Dialogue.from_plain(orjson.loads(line)))
+    if difference is None:
+        return line, None
+    return b"", Problem(what=f"dialogue {dialogue.id!r}: {difference}", place=Place(path=path, line=number))
+
+
+def _difference(asked: Dialogue, edited: Dialogue) -> str | None:
+    """What was asked otherwise; checks, scripted replies, tags and the like may change."""
+    if asked.system != edited.system:
+        return "the system text was another one"
+    if len(asked.turns) != len(edited.turns):
+        return f"{count_of(len(asked.turns), 'turn')} in the run, {len(edited.turns)} here"
+    for number, (one, other) in enumerate(zip(asked.turns, edited.turns, strict=True), 1):
+        if one.user != other.user:
+            return f'turn {number}: "user" was another one'
+        if one.ask != other.ask:
+            return f'turn {number}: "ask" was {str(one.ask).lower()}'
+    return None
+
+
+# What is printed
+
+
+@dataclass(slots=True)
+class _Count:
+    """The verdicts of one target."""
+
+    passed: int = 0
+    failed: int = 0
+    open: int = 0
+    errors: int = 0
+    score: float = 0.0
+    weight: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why there is no verdict."""
+
+
+def _counts(run: Run) -> dict[str, _Count]:
+    counts: dict[str, _Count] = {}
+    for target, passed, score, weight, reason, error in read_rows(
+        run.verdicts_path, ("target", "passed", "score", "weight", "reason", "error")
+    ):
+        count = counts.setdefault(target, _Count())
+        if passed is None:
+            count.open += 1
+            count.reasons["a turn is pending" if reason.endswith(" is pending") else reason] += 1
+            continue
+        count.passed += passed
+        count.failed += not passed
+        count.errors += error is not None
+        count.score += score * weight
+        count.weight += weight
+    return counts
+
+
+def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _Count]) -> None:
+    headings = ("target", "dialogues passed", "checks passed", "failed", "no verdict", "score")
+    rows: list[tuple[str, ...]] = []
+    for total in totals:
+        count = counts.get(total.target, _Count())
+        share = f" ({100 * total.passed / total.judged:.1f} %)" if total.judged else ""
+        score = f"{count.score / count.weight:.3f}" if count.weight else "–"
+        figures = (f"{count.passed:,}", f"{count.failed:,}", f"{count.open:,}", score)
+        rows.append((total.target, f"{total.passed:,}/{total.judged:,}{share}", *figures))
+    show.figures(headings, rows)
+    show.lines([str(total) for total in judge_totals(run)])
+    show.lines(list(_failures(run, sum(count.failed for count in counts.values()))))
+    for note in _notes(totals, counts):
+        say(note)
+
+
+def _failures(run: Run, failed: int) -> Iterator[str]:
+    """Failed checks in the table's order, with their reasons."""
+    names = ("passed", "dialogue", "turn", "target", "repeat", "check", "reason")
+    repeats = run.meta["repeats"] > 1
+    shown = 0
+    for passed, dialogue, turn, target, repeat, check, reason in read_rows(run.verdicts_path, names):
+        if passed is not False:
+            continue
+        if shown == FAILURES_SHOWN:
+            yield f"and {failed - shown:,} more: the frame `verdicts` of convbatch.load({str(run.path)!r})"
+            return
+        where = "dialogue" if turn is None else f"turn {turn}"
+        which = f" repeat {repeat}" if repeats else ""
+        yield f"failed: {dialogue}, {where}, {target}{which}: {check}: {reason}"
+        shown += 1
+
+
+def _notes(totals: Sequence[TargetSummary], counts: dict[str, _Count]) -> Iterator[str]:
+    for target, count in counts.items():
+        for reason, number in count.reasons.items():
+            yield f"note: {target}: {count_of(number, 'check')} without a verdict: {reason}"
+        if count.errors:
+            yield f"note: {target}: {count_of(count.errors, 'check')} could not be carried out; they count as failed"
+    simulated = [total.target for total in totals if total.simulated]
+    if simulated:
+        yield f"SIMULATED, no model was asked: {', '.join(simulated)}"

@@ -1,0 +1,165 @@
+"""`convbatch doctor`: is what a run needs there? Configuration, keys, a gateway's list of models, one tiny question.
+
+It never counts tokens through a gateway (some bill that as a generation), and asks nothing that costs unless a model is
+named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convbatch.config.credentials import key_for, proxy_for, secrets_of, with_env_file
+from convbatch.config.gateways import Config, Gateway, Overrides, Target, resolve_targets
+from convbatch.config.loader import load_config
+from convbatch.console.text import printable_lines
+from convbatch.dialogue import Message, Settings, text_part
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+from convbatch.exit_codes import ExitCode, worst
+from convbatch.redaction import Redactor, redact, watch
+from convbatch.reply import Attempt, Reply
+
+if TYPE_CHECKING:
+    from convbatch.engine.client import Client
+
+PROBE_TOKENS = 16
+MODELS_SHOWN = 40
+
+
+def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | None, env_file: Path | None) -> ExitCode:
+    """Look and tell.
+
+    Args:
+        gateways: Whose list of models to fetch; none = only configuration and keys.
+        models: Ask each of these for at most 16 tokens.
+        config: Configuration file, or None for the one in the working directory.
+        env_file: Further environment.
+
+    Returns:
+        The exit code: 0, 2 (key or configuration), 3 (a probe failed).
+    """
+    loaded = load_config(config)
+    env = with_env_file(os.environ, env_file)
+    _say(f"config: {loaded.path or 'none (presets only)'}")
+    if models:
+        targets = resolve_targets(models, gateways, loaded, Overrides(attempt_timeout_s=60.0))
+        wanted = {target.gateway.name: target.gateway for target in targets}
+    else:
+        targets = ()
+        wanted = {name: _named(name, loaded) for name in gateways}
+    watch(secrets_of(wanted.values(), env))
+    code = ExitCode.OK
+    for name in loaded.gateways:
+        if not wanted or name in wanted:
+            gateway = wanted.get(name) or loaded.gateways[name].for_model(None)
+            code = worst(code, _say_key(gateway, env, asked=name in wanted))
+    if code or not wanted:
+        return code
+    return asyncio.run(_probe(list(wanted.values()), targets, env))
+
+
+def _named(name: str, config: Config) -> Gateway:
+    if name not in config.gateways:
+        raise SetupError(f"unknown gateway {name!r}", hint=did_you_mean(name, config.gateways))
+    return config.gateways[name].for_model(None)
+
+
+def _say_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> ExitCode:
+    try:
+        key = key_for(gateway, env)
+    except ConvbatchError as error:
+        problem = error.problems[0]
+        if not asked:
+            _say(f"{gateway.name}: {gateway.key_env or 'key'} is not set")
+            return ExitCode.OK
+        _say(f"{gateway.name}: {problem.what}")
+        _say(f"  hint: {problem.hint}")
+        return ExitCode.SETUP
+    _say(f"{gateway.name}: " + ("needs no key" if key is None else f"{gateway.key_env} is set"))
+    return ExitCode.OK
+
+
+async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], env: Mapping[str, str]) -> ExitCode:
+    code = ExitCode.OK
+    for gateway in gateways:
+        if gateway.base_url.startswith("simulator:"):
+            _say(f"{gateway.name}: built in; `convbatch run` starts it by itself")
+            continue
+        code = worst(code, await _list_models(gateway, env))
+        for target in targets:
+            if target.gateway.name == gateway.name:
+                code = worst(code, await _ask(target, env))
+    return code
+
+
+async def _list_models(gateway: Gateway, env: Mapping[str, str]) -> ExitCode:
+    async with _client(Target(model="-", gateway=gateway), env) as client:
+        found = await client.models()
+    if isinstance(found, Attempt):
+        _say(f"{gateway.name}: no list of models: {_what_happened(found)}")
+        return ExitCode.INCOMPLETE
+    _say(f"{gateway.name}: {len(found)} models")
+    for model in found[:MODELS_SHOWN]:
+        _say(f"  {model}@{gateway.name}")
+    if len(found) > MODELS_SHOWN:
+        _say(f"  and {len(found) - MODELS_SHOWN} more")
+    return ExitCode.OK
+
+
+async def _ask(target: Target, env: Mapping[str, str]) -> ExitCode:
+    from convbatch.protocols.wire import Ask
+
+    question = Ask(
+        model=target.model,
+        messages=(Message(role="user", parts=(text_part("Say OK."),)),),
+        settings=Settings(max_output_tokens=PROBE_TOKENS),
+    )
+    async with _client(target, env) as client:
+        attempt = await client.attempt(question)
+    if not isinstance(attempt.outcome, Reply):
+        _say(f"{target.name}: {_what_happened(attempt)}")
+        return ExitCode.INCOMPLETE
+    reply = attempt.outcome
+    usage = reply.usage
+    counts = f"input {_known(usage.input_tokens)}, output {_known(usage.output_tokens)}"
+    _say(f"{target.name}: answered in {attempt.latency_s:.2f} s, {reply.finish_reason_raw}, {counts} tokens")
+    _say(f"  served as {reply.model_version or 'unknown'}: {(reply.text or '')[:200]!r}")
+    return ExitCode.OK
+
+
+@asynccontextmanager
+async def _client(target: Target, env: Mapping[str, str]) -> AsyncGenerator[Client]:
+    from convbatch.engine.client import AiohttpTransport, Client
+    from convbatch.system import RealClock
+
+    gateway = target.gateway
+    transport = AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, env))
+    try:
+        yield Client(
+            target,
+            key_for(gateway, env),
+            transport=transport,
+            redactor=Redactor(secrets_of([gateway], env)),
+            clock=RealClock(),
+        )
+    finally:
+        await transport.close()
+
+
+def _what_happened(attempt: Attempt) -> str:
+    failure = attempt.outcome
+    assert not isinstance(failure, Reply)
+    status = "" if attempt.http_status is None else f"HTTP {attempt.http_status}, "
+    return f"{status}{failure.kind}: {failure.message[:300]}"
+
+
+def _known(count: int | None) -> str:
+    return "unknown" if count is None else str(count)
+
+
+def _say(line: str) -> None:
+    print(printable_lines(redact(line)), flush=True)  # noqa: T201  # the command's output

@@ -1,0 +1,222 @@
+"""`run --dry-run`: the plan, what it will come to, and how long the limits make it; nothing is sent, nothing kept.
+
+All of it goes to stdout. What a target will do is `estimation/estimator.py`, what is known of it
+`estimation/history.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from convbatch.cli import show
+from convbatch.cli.run import plan_lines
+from convbatch.config.gateways import Limits, Target, merge_limits
+from convbatch.dataset.reader import count_of
+from convbatch.dataset.selection import read_copy
+from convbatch.engine.quota import derated_rate
+from convbatch.estimation.estimator import Estimate, Estimator, Figures
+from convbatch.estimation.history import habits_of, replies_of
+from convbatch.exit_codes import ExitCode
+from convbatch.pricing import Exchange, Money, PriceTable, shown_amount
+from convbatch.session.cost_cap import lines_to_add
+from convbatch.session.prepare import RESULTS, Rehearsal, RunOptions, for_rehearsal
+
+_MINUTE_S = 60.0
+_HEADINGS = ("target", "", "calls", "input tokens", "output tokens", "cost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What one target will do, and how that is known."""
+
+    target: Target
+    plain: Mapping[str, Any]
+    """The target as it would stand in `run.json`."""
+    prices: PriceTable | None
+    estimate: Estimate
+    source: str
+
+    @property
+    def unpriced(self) -> bool:
+        """Can nobody say what it costs?"""
+        return self.estimate.expected.cost is None
+
+
+def rehearse(options: RunOptions) -> ExitCode:
+    """`convbatch run --dry-run`: the exit code."""
+    with for_rehearsal(options) as plan:
+        forecasts = forecasts_of(plan)
+        show.lines(["dry run: nothing is sent and no folder is made", *plan_lines(plan, options)])
+        show.lines(_before_a_run(plan, forecasts))
+        show.figures(_HEADINGS, [row for one in forecasts for row in _rows(one)])
+        show.lines([*_sums(forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)])
+    return ExitCode.OK
+
+
+def forecasts_of(plan: Rehearsal) -> list[Forecast]:
+    """Every target's estimate, in the plan's order."""
+    found: list[Forecast] = []
+    with replies_of(plan.reuse) as reusable:
+        for target, plain in zip(plan.targets, plan.meta["targets"], strict=True):
+            prices = None if plain["prices"] is None else PriceTable.from_plain(plain["prices"])
+            habits = habits_of(target, plan.meta["dataset"]["dialogues"], plan.reuse, RESULTS)
+            estimator = Estimator(
+                target=target,
+                habits=habits,
+                prices=prices,
+                at=time.time(),
+                history=plan.rules.history,
+                repeats=plan.rules.repeats,
+                command_line=plan.rules.command_line,
+                reusable=reusable(target),
+            )
+            estimate = estimator.all_of(dialogue for _, dialogue in read_copy(plan.dataset))
+            found.append(Forecast(target=target, plain=plain, prices=prices, estimate=estimate, source=habits.source))
+    return found
+
+
+def _before_a_run(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+    """What is missing, and how long the limits alone make it."""
+    lines = [f"  no key yet: {name} is not set; a run needs it" for name in plan.missing_keys]
+    owners: dict[tuple[str, str, str], list[Forecast]] = {}
+    for one in forecasts:
+        owners.setdefault(one.target.quota_owner, []).append(one)
+    for shared in owners.values():
+        names = ", ".join(one.target.name for one in shared)
+        limits = merge_limits(one.target.gateway.limits for one in shared)
+        expected = functools.reduce(Figures.plus, (one.estimate.expected for one in shared))
+        span = shortest(limits, expected)
+        lines += [] if span is None else [f"  {names}: {span}"]
+    return lines
+
+
+def shortest(limits: Limits, figures: Figures) -> str | None:
+    """The shortest time the limits allow, by the one that holds up most; None when none does."""
+    rates = [(rate.count, rate.window_s) for rate in limits.rates]
+    found: list[tuple[float, str]] = []
+    if limits.rpm is not None:
+        rates.append((limits.rpm, _MINUTE_S))
+    if rates:
+        burst, per_second = derated_rate(rates, limits.jitter_s)
+        found.append(((figures.calls - burst) / per_second, "the request rate"))
+    if limits.tpm is not None:
+        tokens = figures.input_tokens + (figures.output_tokens if limits.tpm_counts == "input+max_output" else 0)
+        found.append(((tokens / limits.tpm - 1) * _MINUTE_S, f"tpm {limits.tpm:,}"))
+    if limits.rpd is not None:
+        days = math.ceil(figures.calls / limits.rpd)
+        if days > 1:
+            return f"at least {days} quota days, by rpd {limits.rpd:,}"
+    seconds, why = max(found, default=(0.0, ""))
+    return f"at least {_span(seconds)}, by {why}" if seconds >= 1 else None
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _rows(one: Forecast) -> Iterable[Sequence[str]]:
+    estimate = one.estimate
+    rows = [("low", estimate.low), ("expected", estimate.expected), ("high", estimate.high)]
+    if estimate.most is not None:
+        rows.append(("at most", estimate.most))
+    for number, (label, figures) in enumerate(rows):
+        counts = (figures.calls, figures.input_tokens, figures.output_tokens)
+        name = one.target.name if number == 0 else ""
+        yield (name, label, *(f"{round(count):,}" for count in counts), _cost(one.prices, figures.cost))
+
+
+def _cost(prices: PriceTable | None, cost: Decimal | None) -> str:
+    return "–" if prices is None or cost is None else str(Money(amount=cost, currency=prices.currency))
+
+
+def _sums(forecasts: Sequence[Forecast]) -> list[str]:
+    """One line a currency, where there is something to add."""
+    priced: dict[str, list[Forecast]] = {}
+    for one in forecasts:
+        if one.prices is not None and not one.unpriced:
+            priced.setdefault(one.prices.currency, []).append(one)
+    if len(forecasts) == 1:
+        return []
+    lines = [_sum_line(currency, some) for currency, some in priced.items()]
+    without = sum(one.unpriced for one in forecasts)
+    if without and priced:
+        lines.append(f"{without} of {count_of(len(forecasts), 'target')} without a price: not in these sums")
+    return lines
+
+
+def _sum_line(currency: str, some: Sequence[Forecast]) -> str:
+    total = functools.reduce(Estimate.plus, (one.estimate for one in some))
+    parts = [f"low {_amount(total.low)}", f"expected {_amount(total.expected)}", f"high {_amount(total.high)}"]
+    if total.most is not None:
+        parts.append(f"at most {_amount(total.most)}")
+    return f"all that is billed in {currency}: {', '.join(parts)}"
+
+
+def _amount(figures: Figures) -> str:
+    return "–" if figures.cost is None else shown_amount(figures.cost)
+
+
+def _budget(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+    """Will the cap do? Amounts are added by the rates without which there would be no cap."""
+    cap = plan.max_cost
+    if cap is None:
+        return []
+    exchange = Exchange.from_plain(plan.meta["rates"])
+    expected = _in_one_currency(((one.prices, one.estimate.expected) for one in forecasts), cap.currency, exchange)
+    high = _in_one_currency(((one.prices, one.estimate.high) for one in forecasts), cap.currency, exchange)
+    if expected is None or high is None or high <= cap.amount:
+        return []
+    if expected > cap.amount:
+        return [f"the budget of {cap} will not do: {Money(amount=expected, currency=cap.currency)} are expected"]
+    return [f"the budget of {cap} may not do: up to {Money(amount=high, currency=cap.currency)}"]
+
+
+def _in_one_currency(
+    some: Iterable[tuple[PriceTable | None, Figures]], currency: str, exchange: Exchange
+) -> Decimal | None:
+    total = Decimal(0)
+    for prices, figures in some:
+        if prices is None or figures.cost is None:
+            return None
+        money = exchange.convert(Money(amount=figures.cost, currency=prices.currency), currency)
+        if money is None:
+            return None
+        total += money.amount
+    return total
+
+
+def _notes(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+    """What a reader must know to read the figures right."""
+    by_source: dict[str, list[str]] = {}
+    for one in forecasts:
+        by_source.setdefault(one.source, []).append(one.target.name)
+    lines = [f"{', '.join(names)}: {source}" for source, names in by_source.items()]
+    for one in forecasts:
+        if one.estimate.reused and plan.reuse is not None:
+            reused = count_of(one.estimate.reused, "turn")
+            lines.append(f"{one.target.name}: {reused} reused from {plan.reuse.name}, not in the figures")
+    lines += [_price_line(one) for one in forecasts if one.unpriced and not one.target.simulated]
+    judge = plan.meta["options"]["judge"]
+    if judge is not None:
+        most = plan.meta["judges_needed"] * plan.meta["repeats"] * len(forecasts)
+        lines.append(f"judge {judge}: at most {count_of(most, 'question')}, not in these figures")
+    if any(one.prices is not None for one in forecasts):
+        lines.append("input is counted at its full price: what a gateway reads from a cache costs less")
+    if any(one.estimate.most is None for one in forecasts):
+        lines.append('no "at most" where nothing limits a reply: --max-output-tokens N, or max_output_tokens')
+    return lines
+
+
+def _price_line(one: Forecast) -> str:
+    name = one.target.name
+    if one.prices is not None:
+        return f"{name}: no price of {one.prices.source} holds now"
+    return f"{name}: no price is known; to have one, add to the config, above its tables: {lines_to_add(one.plain)}"

@@ -1,0 +1,711 @@
+"""The commands: parse, call one function, print. No logic worth testing without Typer lives here.
+
+Everything heavy (pandas, pyarrow, aiohttp, pydantic) is imported inside the command that needs it, so `--help` costs
+what a bare Typer app costs.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar, cast, get_args
+
+import typer
+
+from convbatch import __version__
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+from convbatch.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from convbatch.comparison.compare import FailOn
+    from convbatch.results.run import Run
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+app = typer.Typer(
+    name="convbatch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its locals would show keys
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help=(
+        "Replay scripted multi-turn dialogues against language models and collect what comes back.\n\n"
+        "Try it without a key, against the built-in simulator:\n\n"
+        "    convbatch run datasets/quickstart.jsonl\n\n"
+        "then, with the folder it names: convbatch table latest --wide reply"
+    ),
+)
+
+
+def main() -> None:
+    """Everything from the command line to the exit code; `__main__.py` calls it."""
+    _mend_streams()
+    _end_in_good_order()
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)  # another Ctrl-C while the first one was being answered
+    except SystemExit as end:
+        for number in ENDINGS:  # all is done and said: what comes now must not change the exit code
+            signal.signal(number, signal.SIG_IGN)
+        # Small outputs leave their buffer only now, and Python would turn a failure into an exit code of its own.
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            sys.exit(end.code or _explain(error))
+        raise
+    except Exception as error:  # noqa: BLE001  # outside every command: help and usage
+        sys.exit(_explain(error))
+
+
+def _mend_streams() -> None:
+    """Make the three standard streams usable, whatever the process was given; to be called before any file is opened.
+
+    A closed one (`>&-`) becomes /dev/null: else the next file opened, perhaps the journal, would take its number and be
+    printed into. A character that the locale cannot write (GBK, ASCII) is escaped instead of ending the program.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  # for good
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    from convbatch.console.text import Discreet
+
+    sys.stderr = cast("TextIO", Discreet(sys.stderr))
+
+
+def _end_in_good_order() -> None:
+    """SIGTERM and a closed terminal end the program as Ctrl-C does: drafts are removed, and a table is told from none.
+
+    While requests are in flight the session has its own rules; what is ignored (`nohup`) stays so.
+    """
+    for number in ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """One place where exceptions become exit codes: ours without a traceback, a bug with one and exit 70."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            _say("convbatch: interrupted")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except Exception as error:  # noqa: BLE001  # the process's edge: what is not known here is our bug
+            raise typer.Exit(_explain(error)) from None
+
+    return run
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def _explain(error: Exception) -> ExitCode:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, ConvbatchError):
+        for problem in error.problems:
+            _say(f"error: {problem}")
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        _drop_output()  # whoever read our output has gone (`convbatch table … | head`): not an error
+        return ExitCode.OK
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+        _drop_output()
+        _say(f"error: cannot write the output: {error.strerror}\n  hint: free some space, or send the output elsewhere")
+        return ExitCode.SETUP
+    import traceback
+
+    _say("".join(traceback.format_exception(error)).rstrip())
+    _say("convbatch: this is a bug in convbatch; what was received is in the run folder")
+    return ExitCode.BUG
+
+
+def _say(text: str) -> None:
+    from convbatch.console.text import say
+
+    say(text)
+
+
+def _drop_output() -> None:
+    from convbatch.console.text import drop_output
+
+    drop_output()
+
+
+def _split(ctx: typer.Context, param: Any, value: Any) -> Any:
+    """A list option given by its environment variable is comma-separated; on the command line it is repeated."""
+    variable = param.envvar
+    if value and ctx.get_parameter_source(param.name).name == "ENVIRONMENT":  # pyright: ignore[reportOptionalMemberAccess]  # None only for unknown names
+        return [item.strip() for item in os.environ[variable].split(",") if item.strip()]
+    return value
+
+
+def _listed(*names: str, help: str, metavar: str = "TEXT", panel: str | None = None) -> Any:
+    variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).lstrip("-").upper().replace("-", "_")
+    return typer.Option(
+        *names, help=help, envvar=variable, callback=_split, metavar=metavar, show_envvar=False, rich_help_panel=panel
+    )
+
+
+def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).split("/")[0].lstrip("-").upper().replace(
+        "-", "_"
+    )
+    more = {"readable": False, **more}  # an unreadable file is better said where it is read
+    return typer.Option(*names, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
+
+
+WHAT, LIMITS, RETRY, OUTPUT = "What is asked", "Limits", "Retry and stopping", "Output"
+
+Datasets = Annotated[
+    list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET", readable=False)
+]
+RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
+Models = Annotated[
+    list[str] | None, _listed("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
+]
+Gateways = Annotated[
+    list[str] | None, _listed("-g", "--gateway", help="Ask every -m that names no gateway here.", panel=WHAT)
+]
+Config = Annotated[
+    Path | None, _option("-c", "--config", help="Configuration; default: convbatch.toml here.", panel=WHAT)
+]
+Concurrency = Annotated[
+    int | None, _option("-j", "--concurrency", min=1, help="In flight per target; default 16.", panel=LIMITS)
+]
+Rpm = Annotated[int | None, _option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS)]
+Tpm = Annotated[int | None, _option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS)]
+Rpd = Annotated[int | None, _option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)]
+MaxAttempts = Annotated[
+    int | None, _option("--max-attempts", min=1, help="Unpaid tries per turn; default 5.", panel=RETRY)
+]
+AttemptTimeout = Annotated[
+    str | None, _option("--attempt-timeout", help="From send to last byte, e.g. 90s; default 600s.", panel=RETRY)
+]
+Deadline = Annotated[str | None, _option("--deadline", help="Stop admitting after this long, e.g. 2h.", panel=RETRY)]
+MaxCost = Annotated[
+    str | None,
+    _option("--max-cost", metavar="5USD", help="Cap for the whole run; exit 4 when it is reached.", panel=LIMITS),
+]
+FailUnder = Annotated[
+    str | None,
+    _option("--fail-under", metavar="RATE", help="Exit 1 when a target passes less of its dialogues, e.g. 0.95."),
+]
+Judge = Annotated[
+    str | None,
+    _option("--judge", metavar="MODEL@GATEWAY", help="Ask this model about replies whose checks are an llm_rubric."),
+]
+NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
+EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=VALUE lines.", panel=WHAT)]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"convbatch {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(name="run")
+@guarded
+def run_command(
+    ctx: typer.Context,
+    dataset: Datasets,
+    model: Models = None,
+    gateway: Gateways = None,
+    config: Config = None,
+    out: Annotated[
+        Path | None,
+        _option("-o", "--out", help="An absent or empty folder; default results/<time>-<name>.", panel=OUTPUT),
+    ] = None,
+    concurrency: Concurrency = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    repeats: Annotated[
+        int | None,
+        _option("--repeats", "--epochs", min=1, help="Play every dialogue this often; default 1.", panel=WHAT),
+    ] = None,
+    limit: Annotated[
+        int | None, _option("-n", "--limit", min=1, help="The first N dialogues after --id and --tag.", panel=WHAT)
+    ] = None,
+    ids: Annotated[list[str] | None, _listed("--id", help="Only this dialogue (globs allowed).", panel=WHAT)] = None,
+    tags: Annotated[list[str] | None, _listed("--tag", help="Only dialogues with this tag.", panel=WHAT)] = None,
+    history: Annotated[
+        str | None,
+        _option("--history", help="Whose words are the model's: live, script or last; default live.", panel=WHAT),
+    ] = None,
+    temperature: Annotated[float | None, _option("--temperature", help="Sampling temperature.", panel=WHAT)] = None,
+    max_output_tokens: Annotated[
+        int | None, _option("--max-output-tokens", min=1, help="Limit of one reply.", panel=WHAT)
+    ] = None,
+    seed: Annotated[int | None, _option("--seed", help="Repeat k sends seed + k - 1.", panel=WHAT)] = None,
+    thinking_budget: Annotated[
+        int | None, _option("--thinking-budget", min=-1, help="Thinking tokens; -1 = dynamic (gemini).", panel=WHAT)
+    ] = None,
+    param: Annotated[
+        list[str] | None, _listed("-p", "--param", help="a.b=value into the request body.", panel=WHAT)
+    ] = None,
+    max_attempts: MaxAttempts = None,
+    attempt_timeout: AttemptTimeout = None,
+    deadline: Deadline = None,
+    max_cost: MaxCost = None,
+    fail_under: FailUnder = None,
+    judge: Judge = None,
+    reuse: Annotated[
+        str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
+    ] = None,
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Only plan: calls, tokens, cost, time; nothing is sent.", panel=OUTPUT)
+    ] = False,
+    no_progress: NoProgress = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Replay dialogues, turn by turn, against one or more models.
+
+    Example: convbatch run datasets/quickstart.jsonl -m gemini-2.5-flash -g google -g dmxapi --rpm 60
+    """
+    from convbatch.session import prepare
+
+    asked = prepare.RunOptions(
+        datasets=tuple(dataset),
+        models=tuple(model or ()),
+        gateways=tuple(gateway or ()),
+        config=config,
+        out=out,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        rpd=rpd,
+        repeats=repeats,
+        limit=limit,
+        ids=tuple(ids or ()),
+        tags=tuple(tags or ()),
+        history=history,
+        temperature=temperature,
+        max_output_tokens=max_output_tokens,
+        seed=seed,
+        thinking_budget=thinking_budget,
+        params=tuple(param or ()),
+        max_attempts=max_attempts,
+        attempt_timeout_s=prepare.seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=prepare.seconds(deadline, "--deadline"),
+        reuse=reuse,
+        max_cost=max_cost,
+        fail_under=fail_under,
+        judge=judge,
+        progress=not no_progress,
+        env_file=env_file,
+        from_environment=_from_environment(ctx),
+    )
+    if dry_run:
+        from convbatch.cli.dry_run import rehearse
+
+        raise typer.Exit(rehearse(asked))
+    from convbatch.cli.run import start
+
+    raise typer.Exit(start(asked))
+
+
+@app.command()
+@guarded
+def resume(
+    ctx: typer.Context,
+    run: RunArgument,
+    concurrency: Concurrency = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    rpd: Rpd = None,
+    max_attempts: MaxAttempts = None,
+    attempt_timeout: AttemptTimeout = None,
+    deadline: Deadline = None,
+    max_cost: MaxCost = None,
+    no_retry_errors: Annotated[
+        bool, _option("--no-retry-errors", help="Leave rows that ended in an error as they are.", panel=RETRY)
+    ] = False,
+    salvage: Annotated[
+        bool, _option("--salvage", help="Set damaged journal lines aside and re-open only their turns.", panel=RETRY)
+    ] = False,
+    no_progress: NoProgress = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Finish an interrupted or partly failed run; nothing finished is asked again.
+
+    Example: convbatch resume latest
+    """
+    from convbatch.session import prepare
+
+    asked = prepare.ResumeOptions(
+        run=run,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        rpd=rpd,
+        max_attempts=max_attempts,
+        attempt_timeout_s=prepare.seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=prepare.seconds(deadline, "--deadline"),
+        retry_errors=not no_retry_errors,
+        salvage=salvage,
+        max_cost=max_cost,
+        progress=not no_progress,
+        env_file=env_file,
+        from_environment=_from_environment(ctx),
+    )
+    from convbatch.cli.run import go_on
+
+    raise typer.Exit(go_on(asked))
+
+
+def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
+    names: list[str] = []
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        if source is not None and source.name == "ENVIRONMENT":
+            names.append(f"{param.envvar}={os.environ[str(param.envvar)]}")
+    return tuple(names)
+
+
+@app.command()
+@guarded
+def validate(
+    dataset: Datasets,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: counts and every problem.")] = False,
+) -> None:
+    """Check dataset files: every problem, with its place and how to mend it. Exit 2 when there is any.
+
+    Example: convbatch validate datasets/quickstart.jsonl
+    """
+    from convbatch.cli.validate import validation
+
+    raise typer.Exit(validation(dataset, as_json=json))
+
+
+@app.command()
+@guarded
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A file of dialogues in any known form.", readable=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
+    from_format: Annotated[str | None, typer.Option("--from", help="Insist on this form instead of looking.")] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Take MT-Bench reference answers as scripted replies.")
+    ] = False,
+) -> None:
+    """Turn dialogues of another form (Gemini, OpenAI, ShareGPT, MT-Bench) into the canonical one.
+
+    Example: convbatch convert mt_bench_questions.jsonl mt.jsonl
+    """
+    from convbatch.dataset.selection import convert as rewrite
+
+    written = rewrite(source, out, from_format=from_format, reference=reference)
+    _say(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
+
+
+def _loaded(run: str) -> Run:
+    from convbatch.cli.show import state_notes
+    from convbatch.results.run import load
+
+    loaded = load(run)
+    for note in state_notes(loaded):
+        _say(note)
+    return loaded
+
+
+@app.command()
+@guarded
+def table(
+    run: RunArgument,
+    wide: Annotated[
+        str | None,
+        typer.Option("--wide", metavar="VALUE", help="One column per target: reply | finish_reason | output_tokens."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write FILE.csv, FILE.parquet or FILE.json instead.")
+    ] = None,
+) -> None:
+    """The rows of a run, or with --wide the same dialogue side by side across targets.
+
+    Example: convbatch table latest --wide reply
+    """
+    from convbatch.cli import show
+
+    loaded = _loaded(run)
+    if out is not None:
+        from convbatch.results.export import write_table
+
+        write_table(loaded.turn_rows() if wide is None else loaded.wide_rows(wide), out)
+    elif wide is None:
+        show.table(loaded)
+    else:
+        show.wide(loaded, wide)
+
+
+@app.command()
+@guarded
+def check(
+    run: RunArgument,
+    dataset: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--dataset", metavar="FILE", help="Take the checks of this edited dataset, and keep them.", readable=False
+        ),
+    ] = None,
+    fail_under: FailUnder = None,
+    judge: Judge = None,
+    config: Config = None,
+    concurrency: Concurrency = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    max_cost: MaxCost = None,
+    no_progress: NoProgress = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Judge stored replies again. No model is called, but for a --judge; the options below are for its calls.
+
+    Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
+    """
+    from convbatch.cli.check import judge_again
+    from convbatch.session.judge import JudgeOptions
+
+    asking = None
+    if judge is not None:
+        asking = JudgeOptions(
+            judge=judge,
+            config=config,
+            concurrency=concurrency,
+            rpm=rpm,
+            tpm=tpm,
+            max_cost=max_cost,
+            progress=not no_progress,
+            env_file=env_file,
+        )
+    raise typer.Exit(judge_again(run, tuple(dataset or ()), fail_under=fail_under, asking=asking))
+
+
+@app.command(name="show")
+@guarded
+def show_command(
+    run: RunArgument,
+    dialogue: Annotated[str | None, typer.Argument(metavar="[DIALOGUE]", help="One dialogue's id.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only dialogues with a turn that is an error or pending.")
+    ] = False,
+    target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
+) -> None:
+    """Transcripts in the terminal, targets side by side.
+
+    Example: convbatch show latest dates-zh
+    """
+    from convbatch.cli import show
+
+    if not show.transcript(_loaded(run), dialogue, failed=failed, target=target):
+        _say("nothing to show: no turn is an error or pending")
+
+
+@app.command()
+@guarded
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders, their names under results/, or `latest`.")
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="KEY", help="model | gateway | target | tag | dialogue | turn | repeat, or several: a,b."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", help="Take prices and rates of this file instead of the run's own."),
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="Write FILE.md, .json, or the main table as FILE.csv, .parquet instead."),
+    ] = None,
+    bill: Annotated[
+        Path | None,
+        typer.Option(
+            "--bill", metavar="FILE", help="A gateway's usage log (CSV) to join with the calls.", readable=False
+        ),
+    ] = None,
+    bill_form: Annotated[
+        str | None, typer.Option("--bill-form", metavar="NAME", help="Its form: new-api, or a [bills.NAME] table.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Usage, cost, time, finish reasons and errors of runs, in groups.
+
+    Example: convbatch report latest --by target,turn
+    """
+    from convbatch.console.text import printable_json
+    from convbatch.reporting import render as reporting_render
+    from convbatch.reporting.report import DEFAULT_BY, grouping, sections
+
+    for path in out or ():
+        reporting_render.check_ending(path)
+    keys = grouping(by or DEFAULT_BY)
+    told = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
+    for path in out or ():
+        reporting_render.write_report(told, keys, path)
+    if json:
+        typer.echo(printable_json(reporting_render.to_json(told, keys).decode()), nl=False)
+    elif not out:
+        reporting_render.to_terminal(told)
+
+
+@app.command()
+@guarded
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A run, or RUN:target.")],
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="A run, or RUN:target.")],
+    metric: Annotated[
+        str | None,
+        _option(
+            "--metric", help="The one that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None, _option("--margin", help="Harm still accepted; default 0.02, of tokens, cost, latency 0.05.")
+    ] = None,
+    alpha: Annotated[float, _option("--alpha", help="Level of the gate.")] = 0.05,
+    fail_on: Annotated[
+        str | None,
+        _option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
+    ] = None,
+    strict: Annotated[bool, _option("--strict", help="A regression within the margin fails as well.")] = False,
+    allow_mismatch: Annotated[
+        bool, _option("--allow-mismatch", help="Compare although dialogues, history or checks differ.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="Write FILE.md, .json, or .xml (JUnit) as well; repeatable."),
+    ] = None,
+) -> None:
+    """Did the candidate get worse? Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
+
+    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator
+    """
+    from convbatch.comparison import render as comparison_render
+    from convbatch.comparison.compare import Rules, compare_runs
+    from convbatch.console.text import printable_json, reader_may_leave
+    from convbatch.reporting import render as reporting_render
+
+    for path in out or ():
+        reporting_render.check_ending(path, comparison_render.ENDINGS)
+    rules = Rules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on))
+    told = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+    for path in out or ():
+        comparison_render.write_comparison(told, path)
+    with reader_may_leave():
+        if json:
+            typer.echo(printable_json(comparison_render.to_json(told).decode()), nl=False)
+        else:
+            comparison_render.to_terminal(told)
+    raise typer.Exit(told.exit_code)
+
+
+@app.command()
+@guarded
+def runs() -> None:
+    """Run folders under results/ with their state and how far they are."""
+    from convbatch.cli import show
+    from convbatch.journal.run_folder import list_runs
+    from convbatch.results.run import RESULTS
+
+    show.runs(list_runs(RESULTS))
+
+
+@app.command()
+@guarded
+def doctor(
+    gateway: Gateways = None,
+    model: Models = None,
+    config: Config = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Check configuration and keys, list a gateway's models; with -m ask for at most 16 tokens.
+
+    Example: convbatch doctor -g google
+    """
+    from convbatch.cli.doctor import examine
+
+    raise typer.Exit(examine(tuple(gateway or ()), tuple(model or ()), config=config, env_file=env_file))
+
+
+@app.command()
+@guarded
+def simulate(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    latency: Annotated[str, typer.Option("--latency", help="Before a reply, e.g. 50ms.")] = "0",
+    rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="Requests per minute, per key and model.")] = None,
+    tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="Tokens per minute, per key and model.")] = None,
+    rpd: Annotated[int | None, typer.Option("--rpd", min=1, help="Requests per day, per key and model.")] = None,
+    limit_model: Annotated[
+        str, typer.Option("--limit-model", help="How the server counts: fixed | sliding | bucket | quantised.")
+    ] = "sliding",
+    faults: Annotated[Path | None, typer.Option("--faults", help="A script of what goes wrong when.")] = None,
+    script: Annotated[
+        list[Path] | None, typer.Option("--script", help="Datasets whose scripted replies sim-good gives.")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Write every request here as JSON lines.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, model and history: same answer.")] = 0,
+) -> None:
+    """Run the simulator as a server that speaks the Gemini and OpenAI wires; ends with Ctrl-C.
+
+    Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
+    """
+    from convbatch.session.prepare import seconds
+    from convbatch.simulator.fault_script import FaultError
+    from convbatch.simulator.limits import LimitModel
+    from convbatch.simulator.replies import ScriptError
+    from convbatch.simulator.server import serve
+
+    known = get_args(LimitModel)
+    if limit_model not in known:
+        raise SetupError(f"unknown limit model {limit_model!r}", hint=did_you_mean(limit_model, known))
+    try:
+        serve(
+            port=port,
+            latency_s=0.0 if latency == "0" else seconds(latency, "--latency") or 0.0,
+            rpm=rpm,
+            tpm=tpm,
+            rpd=rpd,
+            limit_model=cast("LimitModel", limit_model),
+            faults=faults,
+            script=script or [],
+            ledger=ledger,
+            seed=seed,
+        )
+    except (FaultError, ScriptError, OSError) as error:
+        raise SetupError(f"the simulator cannot start: {error}") from None

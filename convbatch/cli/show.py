@@ -1,0 +1,476 @@
+"""Runs in the terminal: the closing table, rows, targets side by side, transcripts, the list of runs.
+
+It decides layout and nothing else: every number comes from `results/run.py`. All text from outside passes `printable`
+on its way to a screen; a table that goes into a pipe or a file is plain CSV instead, for the next program.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from itertools import chain, groupby, islice
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from convbatch.console import tables
+from convbatch.console.text import printable
+from convbatch.dataset.reader import count_of
+from convbatch.dataset.selection import read_copy
+from convbatch.dialogue import Dialogue
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
+from convbatch.journal.run_folder import RunFolder
+from convbatch.pricing import Money, exact, shown_amount
+from convbatch.results.export import csv_lines
+from convbatch.results.run import Rows, Run, TargetSummary, read_rows, side_by_side
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+CHUNK_ROWS = 200
+"""Rows laid out together; later ones keep the first chunk's columns, so that memory does not grow with the table."""
+WIDE_CELL_LINES = 4
+SIDE_BY_SIDE_WIDTH = 36
+"""Narrower columns than this are stacked."""
+_STYLES = {
+    "ok": "green",
+    "blocked": "yellow",
+    "empty": "yellow",
+    "error": "red",
+    "pending": "magenta",
+    "skipped": "dim",
+}
+_FAILED = frozenset({"error", "pending"})
+_CAPS = {
+    "dialogue": 0.17, "target": 0.25, "repeat": 0.1, "turn": 0.1, "status": 0.1, "finish_reason": 0.12,
+    "output_tokens": 0.1, "latency_s": 0.1,
+}  # fmt: skip
+"""The columns before the reply, each with the share of the screen it may take."""
+
+
+def state_notes(run: Run) -> list[str]:
+    """What a reader of a run must know beside its rows: damage in the journal, parked targets."""
+    notes = [f"note: {target} is parked: {reason}" for target, reason in run.parked.items()]
+    if run.damaged_places:
+        what = f"note: {run.damaged_places} damaged places in the journal are left out"
+        notes.insert(0, f"{what}; `convbatch resume --salvage`")
+    return notes
+
+
+def summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = None) -> None:
+    """The closing table, one line a target, and below it whatever else a reader must know.
+
+    Args:
+        summaries: From `tables.summary`.
+        file: Where to print; default stdout.
+    """
+    console = tables.console(file)
+    table = tables.table("target", *((name, "right") for name in _SUMMARY))
+    priced = any(total.spent is not None or not total.simulated for total in summaries)
+    currencies = {total.currency for total in summaries if total.currency is not None}
+    if priced:  # the simulator costs nothing, and a column of dashes says nothing
+        table.add_column(
+            tables.text(currencies.copy().pop() if len(currencies) == 1 else "cost", "bold"), justify="right"
+        )
+    judged = any(total.judged or total.undecided for total in summaries)
+    if judged:
+        table.add_column(tables.text("passed", "bold"), justify="right")
+    for total in summaries:
+        cells: list[RenderableType] = [tables.number(cell(total)) for cell in _SUMMARY.values()]
+        if priced:
+            cells.append(_spent(total, len(currencies) > 1))
+        if judged:
+            cells.append(tables.text(f"{total.passed:,}/{total.judged:,}"))
+        table.add_row(tables.text(total.target), *cells)
+    console.print(table)
+    for note in chain.from_iterable(map(_notes, summaries)):
+        console.print(tables.text(note))
+    simulated = [total.target for total in summaries if total.simulated]
+    if simulated:
+        console.print(tables.text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
+
+
+def figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
+    """A table of texts and figures; from the third column on it is figures."""
+    grid = tables.table(*headings[:2], *((name, "right") for name in headings[2:]))
+    for row in rows:
+        grid.add_row(*map(tables.text, row))
+    tables.console(file).print(grid)
+
+
+def lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
+    """Lines of their own, not wrapped."""
+    console = tables.console(file)
+    for text in texts:
+        console.print(tables.text(text), soft_wrap=True)
+
+
+def table(run: Run, *, file: IO[str] | None = None) -> None:
+    """The rows of a run: the most telling columns on a terminal, all of them as CSV anywhere else."""
+    if not _is_terminal(file):
+        _print_csv(run.turn_rows(), file)
+        return
+    console = tables.console(file)
+    hidden = {"repeat"} if run.meta["repeats"] == 1 else set[str]()
+    if console.width < 100:
+        hidden.add("latency_s")
+    names = [name for name in (*_CAPS, "reply") if name not in hidden]
+    rows = read_rows(run.turns_path, (*names, "error_message"))
+    _print_in_chunks(console, names, (_with_reason(row) for row in rows))
+
+
+def wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None:
+    """The targets side by side: cut to a few lines a cell on a terminal, whole as CSV anywhere else.
+
+    Raises:
+        SetupError: There is no such wide form.
+    """
+    rows = run.wide_rows(value)
+    if not _is_terminal(file):
+        _print_csv(rows, file)
+        return
+    console = tables.console(file)
+    room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(run.targets))
+    paired = zip(rows.rows, side_by_side(run.turns_path, "status", run.targets), strict=True)
+    while chunk := list(islice(paired, CHUNK_ROWS)):
+        grid = tables.table(*(column.name for column in rows.columns), lines=True)
+        grid.columns[0].max_width = 20
+        for row, statuses in chunk:
+            grid.add_row(*(_cut(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
+        console.print(grid)
+
+
+def transcript(
+    run: Run,
+    dialogue_id: str | None = None,
+    *,
+    failed: bool = False,
+    target: str | None = None,
+    file: IO[str] | None = None,
+) -> int:
+    """What was said, dialogue by dialogue, the targets side by side where the terminal is wide enough.
+
+    Args:
+        run: The run.
+        dialogue_id: Only this dialogue.
+        failed: Only conversations with a turn that is `error` or `pending`.
+        target: Only this target.
+        file: Where to print; default stdout.
+
+    Returns:
+        How many dialogues were printed.
+
+    Raises:
+        SetupError: No such dialogue or target in this run.
+    """
+    if target is not None and target not in run.targets:
+        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, run.targets))
+    console = tables.console(file)
+    printed = 0
+    for dialogue, voices in _voices(run, dialogue_id):
+        kept = [voice for voice in voices if target in (None, voice.target) and (not failed or voice.has_failed)]
+        if kept:
+            _print_dialogue(console, dialogue, kept, run.targets)
+            printed += 1
+    return printed
+
+
+def runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
+    """Run folders, one a line: state, done of planned, failed, cost, targets. A folder that cannot be read says why."""
+    console = tables.console(file)
+    grid = tables.table(
+        "run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), ("cost", "right"), "targets"
+    )
+    grid.columns[0].no_wrap = grid.columns[5].no_wrap = True
+    for folder in folders:
+        grid.add_row(tables.text(folder.name), *_run_cells(folder))
+    console.print(grid)
+
+
+_SUMMARY: dict[str, Callable[[TargetSummary], float | None]] = {
+    "ok": lambda total: total.ok,
+    "blocked": lambda total: total.blocked,
+    "empty": lambda total: total.empty,
+    "failed": lambda total: total.error,
+    "input": lambda total: total.input_tokens,
+    "output": lambda total: total.output_tokens,
+    "p50 s": lambda total: total.p50_latency_s,
+    "p95 s": lambda total: total.p95_latency_s,
+}
+
+
+def _lacks_price(total: TargetSummary) -> bool:
+    """Nobody expects a price of the simulator, unless some of its replies have one."""
+    return bool(total.unpriced) and (total.spent is not None or not total.simulated)
+
+
+def _spent(total: TargetSummary, with_currency: bool) -> str:
+    if total.spent is None:
+        return tables.NONE
+    return shown_amount(total.spent) + (f" {total.currency}" if with_currency else "")
+
+
+def _possibly_paid(total: TargetSummary) -> str:
+    if total.at_most is None or total.currency is None:
+        return f"{total.possibly_paid:,} possibly paid"
+    return f"{total.possibly_paid:,} possibly paid (at most {shown_amount(total.at_most)} {total.currency} more)"
+
+
+def _notes(total: TargetSummary) -> Iterator[str]:
+    answered = total.turns - total.skipped - total.pending
+    said = [
+        f"{total.pending:,} pending" if total.pending else "",
+        f"{total.skipped:,} skipped" if total.skipped else "",
+        f"{total.reused:,} reused" if total.reused else "",
+        f"{total.attempts:,} attempts" if total.attempts > answered - total.reused else "",
+        _possibly_paid(total) if total.possibly_paid else "",
+        f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",
+        f"{count_of(total.undecided, 'dialogue')} neither passed nor failed" if total.undecided else "",
+        f"{total.reasoning_tokens:,} of the output tokens are reasoning" if total.reasoning_tokens else "",
+        f"{total.unpriced:,} without a cost (`convbatch report` says why)" if _lacks_price(total) else "",
+    ]
+    if any(said):
+        yield f"{total.target}: " + ", ".join(filter(None, said))
+
+
+def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
+    try:
+        run = Run(folder)
+        totals = run.summary()
+        state = folder.state(run.meta)
+        parked = run.parked
+    except (ConvbatchError, OSError, KeyError) as error:
+        reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)
+        return (tables.text("unreadable", "red"), "", "", "", "", tables.text(reason))
+    planned = sum(total.turns for total in totals)
+    return (
+        tables.text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
+        f"{planned - sum(total.pending for total in totals):,}",
+        f"{planned:,}",
+        f"{sum(total.error for total in totals):,}",
+        _spent_by_currency(totals),
+        tables.text(", ".join(f"{target} (parked)" if target in parked else target for target in run.targets)),
+    )
+
+
+def _spent_by_currency(totals: Sequence[TargetSummary]) -> Text:
+    """One currency a line."""
+    from rich.text import Text
+
+    spent: dict[str, Decimal] = {}
+    for total in totals:
+        if total.spent is not None and total.currency is not None:
+            spent[total.currency] = spent.get(total.currency, Decimal(0)) + total.spent
+    lines = [str(Money(amount=spent[currency], currency=currency)) for currency in sorted(spent)]
+    return Text("\n").join(map(tables.text, lines or [tables.NONE]))
+
+
+class _Said(NamedTuple):
+    """One row of the table, as far as a transcript shows it."""
+
+    dialogue_index: int
+    target: str
+    repeat: int
+    turn: int
+    status: str
+    reply: str | None
+    thought: str | None
+    tool_calls: str | None
+    finish_reason: str | None
+    finish_reason_raw: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: float | None
+    currency: str | None
+    latency_s: float | None
+    attempts: int
+    possibly_paid: int
+    error_kind: str | None
+    error_message: str | None
+    reused_from: str | None
+
+
+class _Voice(NamedTuple):
+    """What one target said in one repeat of a dialogue."""
+
+    target: str
+    repeat: int
+    turns: dict[int, _Said]
+
+    @property
+    def has_failed(self) -> bool:
+        return any(said.status in _FAILED for said in self.turns.values())
+
+
+def _voices(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_Voice]]]:
+    """Each dialogue with what was said to it; of only one, when it is named."""
+    wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
+    only = None if wanted is None else ("dialogue_index", wanted)
+    rows = (_Said(*row) for row in read_rows(run.turns_path, _Said._fields, only=only))
+    said = groupby(rows, key=lambda row: row.dialogue_index)
+    due = next(said, None)
+    for index, dialogue in read_copy(run.folder.dataset):
+        if due is None:
+            return
+        if due[0] == index:
+            groups = groupby(due[1], key=lambda row: (row.target, row.repeat))
+            yield dialogue, [_Voice(*key, {row.turn: row for row in group}) for key, group in groups]
+            due = next(said, None)
+
+
+def _index_of(run: Run, dialogue_id: str) -> int:
+    names: list[str] = []
+    for index, dialogue in read_copy(run.folder.dataset):
+        if dialogue.id == dialogue_id:
+            return index
+        if len(names) < 10_000:  # enough to guess from
+            names.append(dialogue.id)
+    close = nearest(dialogue_id, names)
+    examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
+    hint = examples if close is None else f"did you mean {close!r}? {examples}"
+    raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=hint)
+
+
+def _print_dialogue(console: Console, dialogue: Dialogue, voices: Sequence[_Voice], targets: Sequence[str]) -> None:
+    from rich.rule import Rule
+
+    voices = sorted(voices, key=lambda voice: (targets.index(voice.target), voice.repeat))
+    title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
+    console.print(Rule(tables.text(title, "bold"), align="left", characters="─"))
+    if dialogue.system is not None:
+        console.print(_line("system", dialogue.system, "dim"))
+    for number, turn in enumerate(dialogue.turns, 1):
+        media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
+        console.print(_line(f"{number} user", turn.user_text + media, "bold"))
+        if turn.assistant is not None:
+            console.print(_line("  script" if turn.ask else "  given", turn.assistant, "dim"))
+        _print_replies(console, [(voice, voice.turns[number]) for voice in voices if number in voice.turns])
+    console.print()
+
+
+def _print_replies(console: Console, replies: Sequence[tuple[_Voice, _Said]]) -> None:
+    if not replies:
+        return
+    width = (console.width - 2) // len(replies) - 2
+    if len(replies) == 1 or width < SIDE_BY_SIDE_WIDTH:
+        for voice, said in replies:
+            console.print(_indented(_reply(voice, said)))
+        return
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in replies:
+        grid.add_column(width=width, overflow="fold")
+    grid.add_row(*(_reply(voice, said) for voice, said in replies))
+    console.print(_indented(grid))
+
+
+def _reply(voice: _Voice, said: _Said) -> Text:
+    from rich.text import Text
+
+    name = voice.target if voice.repeat == 1 else f"{voice.target} (repeat {voice.repeat})"
+    parts = [tables.text(name, "cyan")]
+    if said.thought:
+        parts.append(tables.text(f"(thought: {len(said.thought):,} characters)", "dim"))
+    if said.reply is not None:
+        parts.append(tables.lines(said.reply))
+    if said.tool_calls is not None:
+        parts.append(tables.text(f"calls {said.tool_calls}"))
+    parts.append(tables.text(_facts(said), _STYLES[said.status]))
+    return Text("\n").join(parts)
+
+
+def _facts(said: _Said) -> str:
+    """Status, reason, tokens, cost, time: what stands below a reply."""
+    reason = said.finish_reason
+    if reason is not None and said.finish_reason_raw not in (None, reason, reason.upper()):
+        reason = f"{reason} ({said.finish_reason_raw})"
+    given, taken = tables.number(said.input_tokens), tables.number(said.output_tokens)
+    given, taken = tables.number(said.input_tokens), tables.number(said.output_tokens)
+    thinking = f" ({said.reasoning_tokens:,} reasoning)" if said.reasoning_tokens else ""
+    facts = [
+        said.status,
+        reason,
+        ": ".join(part for part in (said.error_kind, said.error_message) if part is not None),
+        None if reason is None else f"{given} in, {taken} out{thinking}",
+        None if said.cost is None else f"{shown_amount(exact(said.cost))} {said.currency}",
+        None if said.latency_s is None else f"{tables.number(said.latency_s)} s",
+        f"{said.attempts} attempts" if said.attempts > 1 else None,
+        f"{said.possibly_paid} possibly paid" if said.possibly_paid else None,
+        None if said.reused_from is None else f"reused from {said.reused_from}",
+    ]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
+    """A table of one-line rows whose last column takes what room is left."""
+    headings = {"finish_reason": "finish", "output_tokens": "out", "latency_s": "s", "repeat": "rep"}
+    right = {"repeat", "turn", "output_tokens", "latency_s"}
+    widths: list[int] = []
+    first = True
+    while chunk := [[_plain(cell) for cell in row] for row in islice(rows, CHUNK_ROWS)]:
+        titles = [headings.get(name, name) for name in names]
+        widths = widths or _widths(console.width, names, [titles, *chunk])
+        grid = tables.table(
+            *((title, "right" if name in right else "left") for title, name in zip(titles, names, strict=True))
+        )
+        for column, width in zip(grid.columns, widths, strict=True):
+            column.width, column.no_wrap, column.overflow = width, True, "ellipsis"
+        grid.show_header = first
+        first = False
+        for row in chunk:
+            grid.add_row(*map(tables.text, row))
+        console.print(grid)
+
+
+def _widths(room: int, names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    from rich.cells import cell_len
+
+    widest = [max(map(cell_len, column)) for column in zip(*rows, strict=True)][:-1]
+    fixed = [min(width, max(8, int(room * _CAPS[name]))) for name, width in zip(names, widest, strict=False)]
+    return [*fixed, max(10, room - sum(fixed) - len(fixed) - 1)]
+
+
+def _with_reason(row: Sequence[Any]) -> Sequence[Any]:
+    """The row without its last cell, which speaks where there is no reply."""
+    *cells, reply, reason = row
+    return [*cells, reason if reply is None and reason is not None else reply]
+
+
+def _print_csv(rows: Rows, file: IO[str] | None) -> None:
+    (file or sys.stdout).writelines(csv_lines(rows))
+
+
+def _is_terminal(file: IO[str] | None) -> bool:
+    return (file or sys.stdout).isatty()
+
+
+def _line(label: str, text: str, style: str) -> Table:
+    """A label and its text, which is wrapped beside it."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=9)
+    grid.add_column(overflow="fold")
+    grid.add_row(tables.text(label, "dim"), tables.lines(text, style))
+    return grid
+
+
+def _indented(content: RenderableType) -> RenderableType:
+    from rich.padding import Padding
+
+    return Padding(content, (0, 0, 0, 2), expand=False)
+
+
+def _cut(cell: Any, status: Any, room: int) -> Text:
+    """A cell of the wide table; where there is no value, the row's status stands for it."""
+    if cell is None:
+        return tables.text(tables.NONE) if status is None else tables.text(f"({status})", _STYLES[status])
+    text = _plain(cell)
+    return tables.text(text if len(text) <= room else text[: room - 1] + "…")
+
+
+def _plain(cell: Any) -> str:
+    return cell if isinstance(cell, str) else tables.number(cell)

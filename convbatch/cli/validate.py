@@ -1,0 +1,77 @@
+"""`convbatch validate`: every problem of a dataset as it is found, then counts.
+
+What a problem is, is decided in `dataset/reader.py`; here it is printed, in memory that does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from convbatch.checks.builtin import missing_checks, parsed
+from convbatch.console.text import printable_json, say
+from convbatch.dataset.reader import count_of
+from convbatch.dataset.selection import scan
+from convbatch.dialogue import Dialogue
+from convbatch.errors import Problem
+from convbatch.exit_codes import ExitCode
+from convbatch.session.progress import ReadingBar
+
+
+def validation(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
+    """Print what is wrong with dataset files.
+
+    Args:
+        paths: Dataset files.
+        as_json: Problems and counts as one JSON object on stdout instead of text.
+
+    Returns:
+        The exit code: 2 with any problem, else 0.
+    """
+    listed: list[dict[str, Any]] = []
+    named: set[str] = set()
+    with ReadingBar() as bar:
+        found = scan(paths, on_progress=bar.show)
+        for item in found:
+            if not isinstance(item, Problem):
+                named.update(_python_checks(item))
+                continue
+            if as_json:
+                listed.append(_plain(item))
+            else:
+                say(f"error: {item}")
+    notes = missing_checks(sorted(named))
+    for note in () if as_json else notes:
+        say(note)
+    counts = {"dialogues": found.dialogues, "turns": found.turns, "problems": found.problems}
+    if not found.problems and not found.dialogues:
+        counts["problems"] = 1
+    if as_json:
+        told = {"valid": not counts["problems"], **counts, "listed": listed, "notes": notes}
+        print(printable_json(json.dumps(told, ensure_ascii=False)))  # noqa: T201
+    elif not found.problems:
+        print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
+    else:
+        say(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
+    return ExitCode.SETUP if counts["problems"] else ExitCode.OK
+
+
+def _python_checks(dialogue: Dialogue) -> Iterator[str]:
+    for checks in (dialogue.checks, *(turn.checks for turn in dialogue.turns)):
+        for check in map(parsed, checks):
+            if check.plain_kind == "python":
+                yield check.argument
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "path": None if place is None else place.path,
+        "line": None if place is None else place.line,
+        "field": None if place is None else place.field,
+        "what": problem.what,
+        "found": problem.found,
+        "hint": problem.hint,
+    }

@@ -1,0 +1,1 @@
+"""Comparison of two runs: pairing, statistics, verdict, output."""

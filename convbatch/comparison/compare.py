@@ -1,0 +1,531 @@
+"""`compare`: did the candidate get worse? Paired rows → metrics, verdicts, slices, the turns that flipped.
+
+The rules of the verdict stand here and nowhere else; they are on harm (a lower rate or score, more tokens, cost or
+time). What is paired is `pairing.py`, how a metric is measured `metrics.py`, how all this looks `render.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from convbatch.comparison import stats
+from convbatch.comparison.inputs import Matched, Reasons, match
+from convbatch.comparison.metrics import (
+    METRICS,
+    PASS_METRICS,
+    RATIO_METRICS,
+    Coverage,
+    Measured,
+    Scale,
+    coverage,
+    measure,
+    why_not,
+)
+from convbatch.comparison.pairing import (
+    CONVERSATION_COLUMNS,
+    TURN_COLUMNS,
+    Look,
+    Pair,
+    PairedTurn,
+    Pairs,
+    Side,
+    Turn,
+    mean,
+    pair,
+)
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from convbatch.results.run import Run
+
+Verdict = Literal["regression", "regression-within-margin", "inconclusive", "non-inferior", "improved"]
+FailOn = Literal["regression", "inconclusive"]
+One: TypeAlias = "Run | str | Path | tuple[Run | str | Path, str]"
+
+MOST_LOST = 0.05
+"""Of all dialogues, those unmatched or pending; beyond it nothing is concluded."""
+MARGIN, RATIO_MARGIN = 0.02, 0.05
+LEAST_MARGIN = LEAST_ALPHA = 1e-6
+MOST_ALPHA = 0.4
+"""Beyond these nobody asks anything, and the arithmetic runs out of digits."""
+LEAST_OF_A_SLICE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What is asked of a comparison.
+
+    Raises:
+        SetupError: An unknown metric; a margin or an alpha that can be none.
+    """
+
+    metric: str | None = None
+    """The primary one; None = the first of `dialogue_pass`, `turn_pass`, `score` that there is."""
+    margin: float | None = None
+    """Harm that would still be accepted, of the primary metric's kind; None = 0.02, of ratios 0.05."""
+    alpha: float = 0.05
+    fail_on: FailOn | None = None
+    strict: bool = False
+    """Is a regression within the margin a gate?"""
+
+    def __post_init__(self) -> None:
+        if self.metric is not None and self.metric not in METRICS:
+            raise SetupError(f"unknown metric {self.metric!r}", hint=did_you_mean(self.metric, METRICS))
+        if self.margin is not None and not LEAST_MARGIN <= self.margin < 1:
+            raise SetupError(
+                f"--margin must lie between {LEAST_MARGIN:f} and 1, not {self.margin:g}",
+                hint="0.02 accepts 2 points of pass rate less",
+            )
+        if not LEAST_ALPHA <= self.alpha <= MOST_ALPHA:
+            raise SetupError(
+                f"--alpha must lie between {LEAST_ALPHA:f} and {MOST_ALPHA}, not {self.alpha:g}", hint="0.05 is usual"
+            )
+        if self.fail_on not in (None, "regression", "inconclusive"):
+            raise SetupError(
+                f"unknown --fail-on {self.fail_on!r}", hint=did_you_mean(self.fail_on, ("regression", "inconclusive"))
+            )
+
+    def margin_of(self, metric: str, primary: str) -> float:
+        """The margin of a metric: the given one holds for the primary metric's kind."""
+        is_ratio = metric in RATIO_METRICS
+        if self.margin is not None and is_ratio == (primary in RATIO_METRICS):
+            return self.margin
+        return RATIO_MARGIN if is_ratio else MARGIN
+
+    def exit_code(self, verdict: Verdict) -> ExitCode:
+        """What the command ends with."""
+        if verdict == "regression" or (verdict == "regression-within-margin" and self.strict):
+            return ExitCode.FAILED
+        if verdict == "inconclusive":
+            codes = {None: ExitCode.INCOMPLETE, "regression": ExitCode.OK, "inconclusive": ExitCode.FAILED}
+            return codes[self.fail_on]
+        return ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A metric with its verdict."""
+
+    measured: Measured
+    margin: float
+    p_adjusted: float | None
+    """By Holm over the metrics beside the primary one; that one's own p."""
+    verdict: Verdict
+    coverage: Coverage
+
+    @property
+    def is_open(self) -> bool:
+        """Do too many dialogues tell of it on one side only?"""
+        return self.coverage.lost > MOST_LOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A metric over a part of the dialogues or turns: exploratory, never a gate."""
+
+    slice: str
+    """`tag NAME`, `turn N` or `target NAME`."""
+    measured: Measured
+    p_adjusted: float | None
+    """By Benjamini and Hochberg over all slices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """A turn that passes on one side more often than on the other; or a dialogue by its own checks."""
+
+    dialogue: str
+    turn: int | None
+    """None: the dialogue's own checks."""
+    change: Literal["harmful", "improved"]
+    base_pass: float
+    candidate_pass: float
+    """Shares of the repeats."""
+    strictly_paired: bool
+    base_status: str
+    candidate_status: str
+    user: str | None
+    base_reply: str | None
+    candidate_reply: str | None
+    base_reason: str | None
+    """What the failed checks said; None when all passed."""
+    candidate_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What came out of a comparison.
+
+    Attributes:
+        verdict: Of the primary metric.
+        primary: The metric that gates.
+        base: The base run, with its target.
+        candidate: As `base`.
+        pairs: What was paired, and what was not.
+        judged: Every metric there is, the primary one first.
+        unavailable: Metrics there are not, and why.
+        notes: What a reader must know beside the numbers.
+    """
+
+    base: str
+    candidate: str
+    rules: Rules
+    primary: str
+    verdict: Verdict
+    pairs: Pairs
+    judged: Sequence[Judged]
+    parts: Sequence[Slice]
+    flips: Sequence[Flip]
+    unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
+    notes: Sequence[str] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, 1 or 3, as the command ends."""
+        return self.rules.exit_code(self.verdict)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row a metric, the primary one first: columns as in `--json`, intervals as `ci95_low`, `ci95_high`."""
+        return _frame(_flat(metric_record(one)) for one in self.judged)
+
+    @cached_property
+    def slices(self) -> pd.DataFrame:
+        """One row a tag, turn number or target; exploratory, `p_adjusted` by Benjamini and Hochberg."""
+        return _frame(_flat(slice_record(one)) for one in self.parts)
+
+    @cached_property
+    def flipped(self) -> pd.DataFrame:
+        """One row a turn that flipped, harmful first; columns: the fields of `Flip`."""
+        import pandas as pd
+
+        return pd.DataFrame([flip_record(one) for one in self.flips], columns=list(Flip.__slots__)).convert_dtypes()
+
+    @cached_property
+    def turns(self) -> pd.DataFrame:
+        """One row a paired turn, repeats averaged."""
+        return _frame(_turn_record(one, turn) for one in self.pairs.whole for turn in one.turns)
+
+    def divergence(self) -> dict[int | None, int]:
+        """How many dialogues have their first differing reply at which turn; None: none differs."""
+        counts = Counter(one.diverges_at for one in self.pairs.whole)
+        return {turn: counts[turn] for turn in sorted(counts, key=lambda turn: (turn is None, turn))}
+
+
+def compare(
+    base: One,
+    candidate: One,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+    alpha: float = 0.05,
+    strict: bool = False,
+    fail_on: FailOn | None = None,
+    allow_mismatch: bool = False,
+) -> Comparison:
+    """Compare two runs, dialogue by dialogue.
+
+    Args:
+        base: A run, its path or name, `RUN:target`, or a pair of run and target.
+        candidate: As `base`.
+        metric: The one that gates; None = the first of `dialogue_pass`, `turn_pass`, `score` that there is.
+        margin: Harm that would still be accepted; None = 0.02, of ratios 0.05.
+        alpha: Of the gate.
+        strict: A regression within the margin fails as well.
+        fail_on: Which verdicts `exit_code` counts as failed: None = regression 1, inconclusive 3.
+        allow_mismatch: Compare although dialogues, history or checks differ.
+
+    Returns:
+        The verdict and the frames behind it.
+
+    Raises:
+        SetupError: They cannot be compared, or not on this metric.
+    """
+    rules = Rules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=fail_on)
+    return compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+
+
+def compare_runs(base: One, candidate: One, rules: Rules, *, allow_mismatch: bool = False) -> Comparison:
+    """As `compare`, by rules."""
+    return _of_matched(match(base, candidate, allow_mismatch=allow_mismatch), rules)
+
+
+def compare_frames(
+    base_turns: pd.DataFrame,
+    candidate_turns: pd.DataFrame,
+    *,
+    base_conversations: pd.DataFrame | None = None,
+    candidate_conversations: pd.DataFrame | None = None,
+    history: tuple[str, str] = ("script", "script"),
+    rules: Rules | None = None,
+) -> Comparison:
+    """Compare frames with (some of) the columns of `run.turns` and `run.conversations`; nothing is refused.
+
+    Args:
+        base_turns: `dialogue` and `turn` are needed; what is absent is unknown.
+        candidate_turns: As `base_turns`.
+        base_conversations: For `dialogue_pass`; None: a dialogue passes when its turns do.
+        candidate_conversations: As `base_conversations`.
+        history: How each side's history was made.
+        rules: Metric, margin, alpha.
+    """
+    sides: list[Side] = [
+        (_rows(turns, TURN_COLUMNS), None if told is None else _rows(told, CONVERSATION_COLUMNS))
+        for turns, told in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
+    ]
+    matched = Matched(
+        names=("base", "candidate"), sides=(sides[0], sides[1]), history=history, notes=(), reasons=({}, {})
+    )
+    return _of_matched(matched, rules or Rules())
+
+
+_DEFAULTS: Mapping[str, Any] = {"repeat": 1, "target": "", "status": "ok", "tags": ()}
+
+
+def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    known = frame.astype(object).where(frame.notna(), None)
+    cells = [known[name] if name in known.columns else [_DEFAULTS.get(name)] * len(frame) for name in columns]
+    return zip(*cells, strict=True)
+
+
+def _of_matched(matched: Matched, rules: Rules) -> Comparison:
+    pairs = pair(*matched.sides, history=matched.history)
+    if not pairs.whole and not pairs.pending:
+        raise SetupError("the runs have no dialogue in common", hint="both sides must play the same dataset")
+    measured = {name: found for name in METRICS if (found := _measure(name, pairs.whole, rules, name))}
+    primary = _primary(rules, measured, pairs)
+    if primary not in measured:  # everything is pending
+        judged: Sequence[Judged] = ()
+    else:
+        again = {name: found for name in measured if (found := _measure(name, pairs.whole, rules, primary))}
+        judged = _judge(again, primary, rules, pairs)
+    return Comparison(
+        base=matched.names[0],
+        candidate=matched.names[1],
+        rules=rules,
+        primary=primary,
+        verdict=judged[0].verdict if judged else "inconclusive",
+        pairs=pairs,
+        judged=judged,
+        parts=_slices(primary, pairs, rules) if judged else (),
+        flips=sorted(_flips(pairs, matched.reasons), key=lambda flip: flip.change != "harmful"),
+        unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in measured},
+        notes=(*matched.notes, *_notes(pairs, judged)),
+    )
+
+
+def _measure(
+    metric: str, pairs: Sequence[Pair], rules: Rules, primary: str, turn: int | None = None
+) -> Measured | None:
+    scale = Scale(alpha=rules.alpha, margin=rules.margin_of(metric, primary))
+    return measure(metric, pairs, scale, turn=turn)
+
+
+def _primary(rules: Rules, measured: Mapping[str, Measured], pairs: Pairs) -> str:
+    if not pairs.whole:
+        return rules.metric or PASS_METRICS[0]
+    wanted = [rules.metric] if rules.metric else PASS_METRICS
+    for name in wanted:
+        if name in measured:
+            return name
+    usable = ", ".join(name for name in METRICS if name in measured)
+    raise SetupError(
+        f"{wanted[0]} cannot be compared: {why_not(wanted[0], pairs.whole)}",
+        hint=f"compare on something else: --metric with one of {usable}" if usable else "nothing can be compared",
+    )
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def _judge(measured: Mapping[str, Measured], primary: str, rules: Rules, pairs: Pairs) -> list[Judged]:
+    others = [name for name in measured if name != primary]
+    tested = [name for name in others if measured[name].p is not None]
+    adjusted = dict(zip(tested, stats.holm([measured[name].p or 0.0 for name in tested]), strict=True))
+    judged: list[Judged] = []
+    for name in (primary, *others):
+        one, margin = measured[name], rules.margin_of(name, primary)
+        p = one.p if name == primary else adjusted.get(name)
+        verdict = verdict_of(one, p, alpha=rules.alpha, margin=margin)
+        told = Judged(measured=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=coverage(name, pairs.whole))
+        judged.append(replace(told, verdict="inconclusive") if told.is_open or pairs.lost > MOST_LOST else told)
+    return judged
+
+
+def verdict_of(measured: Measured, p: float | None, *, alpha: float, margin: float) -> Verdict:
+    """What a metric says.
+
+    Args:
+        measured: With its intervals at `alpha`.
+        p: Adjusted, where it is one of several.
+        alpha: Of the gate.
+        margin: Harm that would still be accepted.
+    """
+    if measured.ci is None or measured.harm_bound is None or p is None:
+        return "inconclusive"
+    least, most = measured.harms(measured.ci)
+    within = measured.harm_bound <= margin
+    if least > 0 and p <= alpha:
+        return "regression-within-margin" if within else "regression"
+    if most < 0 and p <= alpha:
+        return "improved"
+    return "non-inferior" if within else "inconclusive"
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _slices(primary: str, pairs: Pairs, rules: Rules) -> list[Slice]:
+    tags = sorted({tag for one in pairs.whole for tag in one.tags})
+    numbers = sorted({turn.number for one in pairs.whole for turn in one.turns})
+    of_a_turn = "turn_pass" if primary == "dialogue_pass" else primary
+    found: list[tuple[str, Measured | None]] = []
+    for tag in tags:
+        chosen = [one for one in pairs.whole if tag in one.tags]
+        found.append((f"tag {tag}", _measure(primary, chosen, rules, primary)))
+    targets = sorted({look[0] for one in pairs.whole for look in one.base.looks})
+    for target in targets if len(targets) > 1 else ():
+        found.append(
+            (f"target {target}", _measure(primary, [p.of_target(target) for p in pairs.whole], rules, primary))
+        )
+    for number in numbers if len(numbers) > 1 else ():
+        found.append((f"turn {number}", _measure(of_a_turn, pairs.whole, rules, primary, number)))
+    shown = [(name, one) for name, one in found if one is not None and one.dialogues >= LEAST_OF_A_SLICE]
+    tested = [name for name, one in shown if one.p is not None]
+    adjusted = stats.benjamini_hochberg([one.p for _, one in shown if one.p is not None])
+    of_name = dict(zip(tested, adjusted, strict=True))
+    return [Slice(slice=name, measured=one, p_adjusted=of_name.get(name)) for name, one in shown]
+
+
+def _flips(pairs: Pairs, reasons: tuple[Reasons, Reasons]) -> Iterator[Flip]:
+    for one in pairs.whole:
+        for turn in one.turns:
+            flip = _flip(one.dialogue, turn.number, turn.base, turn.candidate, turn.strictly, reasons)
+            if flip is not None:
+                yield flip
+        conversations = one.base.conversations, one.candidate.conversations
+        flip = _flip(one.dialogue, None, *conversations, all(turn.strictly for turn in one.turns), reasons)
+        if flip is not None:
+            yield flip
+
+
+def _flip(
+    dialogue: str,
+    turn: int | None,
+    base: Mapping[Look, Any],
+    candidate: Mapping[Look, Any],
+    strictly: bool,
+    reasons: tuple[Reasons, Reasons],
+) -> Flip | None:
+    first, second = (mean(look.passed for look in looks.values()) for looks in (base, candidate))
+    if first is None or second is None or first == second:
+        return None
+    shown = next((look for look in base if look in candidate and base[look].passed != candidate[look].passed), None)
+    one, other = (next(iter(looks.values())) if shown is None else looks[shown] for looks in (base, candidate))
+    said = [one.reply, other.reply, one.user] if isinstance(one, Turn) else [None, None, None]
+    return Flip(
+        dialogue=dialogue,
+        turn=turn,
+        change="harmful" if second < first else "improved",
+        base_pass=first,
+        candidate_pass=second,
+        strictly_paired=strictly,
+        base_status=one.status,
+        candidate_status=other.status,
+        user=said[2],
+        base_reply=said[0],
+        candidate_reply=said[1],
+        base_reason=reasons[0].get((dialogue, one.target, one.repeat, turn)),
+        candidate_reason=reasons[1].get((dialogue, other.target, other.repeat, turn)),
+    )
+
+
+def _notes(pairs: Pairs, judged: Sequence[Judged]) -> Iterator[str]:
+    if pairs.lost > MOST_LOST:
+        yield (
+            f"{pairs.lost:.0%} of the dialogues are unmatched or pending: nothing is concluded from the rest "
+            "(`convbatch resume` finishes a run)"
+        )
+    for one in judged:
+        missing = len(pairs.whole) - one.measured.dialogues
+        if one.is_open:
+            yield (
+                f"{one.measured.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
+                "one side only, in part or whole: nothing is concluded from the rest"
+            )
+        elif missing:
+            yield f"{one.measured.metric} leaves out {missing} of {len(pairs.whole)} dialogues that do not have it"
+        if one.measured.draws is not None:
+            yield f"{one.measured.metric}: p is from {one.measured.draws:,} random sign flips with a fixed seed"
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def metric_record(one: Judged) -> dict[str, Any]:
+    """A metric with the keys of `--json`."""
+    record = _measured_record(one.measured)
+    judged = {"margin": one.margin, "p_adjusted": _told(one.p_adjusted), "verdict": one.verdict}
+    return {**record, "uneven": one.coverage.uneven, **judged}
+
+
+def slice_record(one: Slice) -> dict[str, Any]:
+    """A slice with the keys of `--json`."""
+    record = _measured_record(one.measured)
+    return {"slice": one.slice, **record, "p_adjusted": _told(one.p_adjusted), "exploratory": True}
+
+
+def flip_record(one: Flip) -> dict[str, Any]:
+    """A flipped turn with the keys of `--json`."""
+    return {name: getattr(one, name) for name in Flip.__slots__}
+
+
+def _measured_record(one: Measured) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        name: _told(getattr(one, name))
+        for name in Measured.__slots__
+        if name not in ("one_sided", "ratio") or (name == "ratio" and one.is_ratio)
+    }
+    return {**record, "harm_bound": _told(one.harm_bound)}
+
+
+def _told(value: Any) -> Any:
+    """As it stands in JSON: intervals as lists, numbers without the noise of the last bits."""
+    if isinstance(value, tuple):
+        return [_told(limit) for limit in value]
+    return round(value, 12) if isinstance(value, float) else value
+
+
+def _turn_record(one: Pair, turn: PairedTurn) -> dict[str, Any]:
+    record: dict[str, Any] = {"dialogue": one.dialogue, "turn": turn.number, "strictly_paired": turn.strictly}
+    for name, looks in (("base", turn.base), ("candidate", turn.candidate)):
+        record[f"{name}_repeats"] = len(looks)
+        record[f"{name}_failed"] = sum(look.status in ("error", "skipped") for look in looks.values())
+        record[f"{name}_pass"] = mean(look.passed for look in looks.values())
+        for value in ("score", "input_tokens", "output_tokens", "cost", "latency_s"):
+            record[f"{name}_{value}"] = mean(getattr(look, value) for look in looks.values())
+    return record
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if name in ("ci95", "ci90", "ci"):
+            flat[f"{name}_low"], flat[f"{name}_high"] = value or (None, None)
+        else:
+            flat[name] = value
+    return flat
+
+
+def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(list(records)).convert_dtypes()

@@ -1,0 +1,243 @@
+"""Two runs → two sides that may be compared, or why not, and in what else they differ.
+
+Which of a run's targets is meant is decided here, and what must be equal before numbers are made of it: the dialogues'
+content, the history mode, the checks. Settings may differ, for that is often what is compared; they are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import orjson
+
+from convbatch.checks.builtin import NEEDS_A_JUDGE
+from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, Side
+from convbatch.dialogue import SETTING_NAMES
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.journal.run_folder import find_run
+from convbatch.results.conversations import judge_of, scripts
+from convbatch.results.run import CONVERSATIONS, RESULTS, Run, load, read_rows
+
+if TYPE_CHECKING:
+    from convbatch.journal.run_folder import RunFolder
+
+EXAMPLES = 3
+"""Dialogues named where many differ."""
+
+
+Reasons: TypeAlias = Mapping[tuple[str, str, int, int | None], str]
+"""(dialogue, target, repeat, turn) → what its failed checks said; turn None = the dialogue's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """Two sides that may be compared."""
+
+    names: tuple[str, str]
+    """Run and target."""
+    sides: tuple[Side, Side]
+    history: tuple[str, str]
+    notes: Sequence[str]
+    """In what the sides differ, beside what is compared."""
+    reasons: tuple[Reasons, Reasons]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """A run and those of its targets that are meant."""
+
+    run: Run
+    targets: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}:{self.targets[0]}" if len(self.targets) == 1 else self.run.name
+
+
+def match(base: Any, candidate: Any, *, allow_mismatch: bool) -> Matched:
+    """Find both runs and hold them against each other.
+
+    Args:
+        base: A `Run`, a path or name, `RUN:target`, or a pair of run and target.
+        candidate: As `base`.
+        allow_mismatch: Tell differences of content, history or checks instead of refusing.
+
+    Raises:
+        SetupError: No such run or target; several targets whose names differ; or a mismatch.
+    """
+    first, second = _chosen(base), _chosen(candidate)
+    if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
+        crowded = first if len(first.targets) > 1 else second
+        raise SetupError(
+            "several targets, and not the same on both sides: "
+            f"{', '.join(first.targets)} against {', '.join(second.targets)}",
+            hint=f"name one of each, e.g. {crowded.run.name}:{crowded.targets[0]}",
+        )
+    differences = list(_mismatches(first.run, second.run))
+    if differences and not allow_mismatch:
+        raise SetupError(
+            "these runs did not do the same: " + "; ".join(differences),
+            hint="compare runs of the same dataset and history, or say --allow-mismatch to compare what they share",
+        )
+    return Matched(
+        names=(first.name, second.name),
+        sides=(_side(first), _side(second)),
+        history=(first.run.meta["history"], second.run.meta["history"]),
+        notes=(*(f"allowed: {one}" for one in differences), *_other_differences(first, second)),
+        reasons=(_reasons(first), _reasons(second)),
+    )
+
+
+def _chosen(one: Any) -> _Chosen:
+    if isinstance(one, tuple):
+        run, target = one
+        return _of_target(run if isinstance(run, Run) else load(run), target)
+    if isinstance(one, Run):
+        return _Chosen(run=one, targets=one.targets)
+    run, target = _split(str(one))
+    return _Chosen(run=run, targets=run.targets) if target is None else _of_target(run, target)
+
+
+def _split(text: str) -> tuple[Run, str | None]:
+    """`RUN` or `RUN:target`; it splits only where the whole is no run, at the first colon before which there is one."""
+    try:
+        return load(text), None
+    except SetupError as error:
+        parts = text.split(":")
+        for end in range(1, len(parts)):
+            before = ":".join(parts[:end])
+            try:
+                find_run(before, RESULTS)
+            except SetupError as of_part:
+                error = of_part if end == 1 else error
+            else:
+                return load(before), ":".join(parts[end:])
+        raise error from None
+
+
+def _of_target(run: Run, target: str) -> _Chosen:
+    if target not in run.targets:
+        raise SetupError(f"run {run.name} has no target {target!r}", hint=did_you_mean(target, run.targets))
+    return _Chosen(run=run, targets=(target,))
+
+
+def _side(chosen: _Chosen) -> Side:
+    wanted = set(chosen.targets)
+    turns = (row for row in read_rows(chosen.run.turns_path, TURN_COLUMNS) if row[1] in wanted)
+    known = [column.name for column in CONVERSATIONS]
+    places = [known.index(name) for name in CONVERSATION_COLUMNS]
+    rows = (tuple(row[place] for place in places) for row in chosen.run.conversation_rows().rows)
+    return turns, (row for row in rows if row[1] in wanted)
+
+
+def _reasons(chosen: _Chosen) -> Reasons:
+    """What failed checks said."""
+    rows = chosen.run.verdict_rows()
+    names = [column.name for column in rows.columns]
+    at = {name: names.index(name) for name in ("dialogue", "target", "repeat", "turn", "check", "passed", "reason")}
+    reasons: dict[tuple[str, str, int, int | None], str] = {}
+    for row in rows.rows:
+        if row[at["passed"]] is False and row[at["target"]] in chosen.targets:
+            key = (row[at["dialogue"]], row[at["target"]], row[at["repeat"]], row[at["turn"]])
+            said = f"{row[at['check']]}: {row[at['reason']]}"
+            reasons[key] = f"{reasons[key]}; {said}" if key in reasons else said
+    return reasons
+
+
+# --- what must be equal ----------------------------------------------------------------------------------------------
+
+
+def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
+    if base.path == candidate.path:
+        return
+    if base.meta["history"] != candidate.meta["history"]:
+        yield f"history {base.meta['history']} against {candidate.meta['history']}"
+    judges = [judge_of(run.meta) for run in (base, candidate) if _asks_a_judge(run)]
+    if len(set(judges)) > 1:
+        yield f"judged by {judges[0] or 'no judge'} against {judges[1] or 'no judge'}"
+    if _same_copy(base, candidate):
+        return
+    first, second = _digests(base.folder), _digests(candidate.folder)
+    both = first.keys() & second.keys()
+    for place, what in ((0, "other content"), (1, "other checks")):
+        different = sorted(name for name in both if first[name][place] != second[name][place])
+        if different:
+            yield f"{len(different):,} of {len(both):,} shared dialogues have {what} ({_some(different)})"
+
+
+def _asks_a_judge(run: Run) -> bool:
+    """Does a check that holds need one? Edited checks may, where those the run began with did not."""
+    kinds = read_rows(run.verdicts_path, ("kind",))
+    return any(kind.removeprefix("not_") == NEEDS_A_JUDGE for (kind,) in kinds)
+
+
+def _same_copy(base: Run, candidate: Run) -> bool:
+    """Surely the same dialogues, judged by the same checks."""
+    first, second = (run.meta.get("dataset", {}).get("sha256") for run in (base, candidate))
+    edited = base.folder.checks.exists() or candidate.folder.checks.exists()
+    return first is not None and first == second and not edited
+
+
+def _digests(folder: RunFolder) -> dict[str, tuple[int, int, int]]:
+    """Of every dialogue: content, checks, settings; as hashes, so that memory does not grow with the texts."""
+    digests: dict[str, tuple[int, int, int]] = {}
+    for _, dialogue, judged_by in scripts(folder):
+        plain = dialogue.to_plain()
+        checks = [judged_by.checks, *(turn.checks for turn in judged_by.turns)]
+        for turn in (plain, *plain["turns"]):
+            turn.pop("checks", None)
+        settings = {n: own for n, one in enumerate((plain, *plain["turns"])) if (own := one.pop("settings", None))}
+        for name in ("tags", "meta"):
+            plain.pop(name, None)
+        digests[dialogue.id] = (_digest(plain), _digest(checks), _digest(settings))
+    return digests
+
+
+def _digest(value: Any) -> int:
+    return hash(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:EXAMPLES]) + (", …" if len(names) > EXAMPLES else "")
+
+
+# --- what may differ -------------------------------------------------------------------------------------------------
+
+
+def _other_differences(base: _Chosen, candidate: _Chosen) -> Iterator[str]:
+    first, second = base.run, candidate.run
+    if first.path == second.path and base.targets == candidate.targets:
+        yield "both sides are the same run: it is compared with itself"
+    yield from _differing("", first.meta.get("settings", {}), second.meta.get("settings", {}))
+    if first.meta["repeats"] != second.meta["repeats"]:
+        yield f"repeats: {first.meta['repeats']} against {second.meta['repeats']}; each side's are averaged"
+    for one, other in zip(sorted(base.targets), sorted(candidate.targets), strict=True):
+        yield from _differing("of the gateway, ", _gateway_settings(first, one), _gateway_settings(second, other))
+    if not _same_copy(first, second) and first.path != second.path:
+        left, right = _digests(first.folder), _digests(second.folder)
+        different = sorted(name for name in left.keys() & right.keys() if left[name][2] != right[name][2])
+        if different:
+            yield f"{len(different):,} dialogues have other settings of their own ({_some(different)})"
+    for side, chosen in (("base", base), ("candidate", candidate)):
+        simulated = [target for target in chosen.targets if target.endswith("@simulator")]
+        if chosen.run.damaged_places:
+            yield f"{side}: {chosen.run.damaged_places} damaged places in the journal are left out"
+        if simulated:
+            yield f"SIMULATED {side}, no model was asked: {', '.join(simulated)}"
+
+
+def _gateway_settings(run: Run, target: str) -> Mapping[str, Any]:
+    plain = next(one for one in run.meta["targets"] if one["name"] == target)
+    return plain["gateway"].get("settings") or {}
+
+
+def _differing(where: str, base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterator[str]:
+    for name in SETTING_NAMES:
+        if base.get(name) != candidate.get(name):
+            yield f"setting {where}{name}: {_shown(base, name)} against {_shown(candidate, name)}"
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    return orjson.dumps(settings[name]).decode() if name in settings else "not set"

@@ -1,0 +1,459 @@
+"""Paired dialogues → one metric: its estimate, intervals, test, and what could have been found.
+
+Which numbers of a dialogue make a metric, which test it gets and which side is harm stands here and nowhere else. The
+arithmetic is `stats.py`, what is called a regression `compare.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from convbatch.comparison import stats
+from convbatch.comparison.pairing import FAILED, Look, Pair, PairedTurn, Turn, mean
+from convbatch.comparison.stats import Interval, Mean
+
+PASS_METRICS = ("dialogue_pass", "turn_pass", "score")
+RATIO_METRICS = ("input_tokens", "output_tokens", "cost", "latency")
+METRICS = (*PASS_METRICS, *RATIO_METRICS)
+FEW = 20
+"""Scores of fewer dialogues get the sign-flip test: nothing speaks for a t distribution yet."""
+
+_NOTHING = 1e-12
+
+Test = Literal["mcnemar_midp", "sign_flip_midp", "paired_t", "ratio_of_totals_t", "log_ratio_t"]
+
+
+class Value(NamedTuple):
+    """What one dialogue says of a metric: sums over as many paired values."""
+
+    base: float
+    candidate: float
+    size: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One metric over paired dialogues. Intervals are of `ratio` where there is one, else of `difference`."""
+
+    metric: str
+    dialogues: int
+    """Those that have the metric on both sides."""
+    base: float
+    """A rate, a mean score, a total; of latency the geometric mean of the dialogues' means, in seconds."""
+    candidate: float
+    difference: float
+    """Candidate minus base."""
+    ratio: float | None
+    """Candidate to base; None for rates and scores."""
+    ci95: Interval | None
+    ci90: Interval | None
+    ci: Interval | None
+    """Two-sided interval at `confidence`: what a regression or an improvement rests on."""
+    confidence: float
+    """1 - alpha."""
+    one_sided: Interval | None
+    """Two-sided interval at 1 - 2 alpha: each limit is a one-sided bound at `confidence`."""
+    p: float | None
+    test: Test
+    draws: int | None
+    """None: the p is exact or from a formula; else how many were drawn."""
+    b: int | None
+    """Dialogues that only the base passed; None where dialogues do not simply pass or fail."""
+    c: int | None
+    worse: int
+    """Dialogues in which the candidate did worse."""
+    better: int
+    smallest_detectable: float | None
+    """Smallest change that this many dialogues find with power 0.8; of ratios as a share of the base."""
+    dialogues_needed: int | None
+    """To find a change as large as the one seen."""
+    dialogues_for_margin: int | None
+    """To call a candidate that is as good as the base non-inferior."""
+
+    @property
+    def is_ratio(self) -> bool:
+        """Is it judged by its ratio?"""
+        return self.ratio is not None
+
+    def harm(self, limit: float) -> float:
+        """How harmful this limit of an interval is: above 0 = the candidate is worse; a share for ratios."""
+        return limit - 1.0 if self.is_ratio else -limit
+
+    def harms(self, interval: Interval) -> tuple[float, float]:
+        """An interval on the scale of `harm`: the least and the greatest harm it holds."""
+        low, high = sorted(map(self.harm, interval))
+        return low, high
+
+    @property
+    def harm_bound(self) -> float | None:
+        """The greatest harm left possible, one-sided at `confidence`; None where the data give no interval."""
+        return None if self.one_sided is None else self.harms(self.one_sided)[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What is needed beside the pairs."""
+
+    alpha: float
+    margin: float
+    """Of rates and scores: a difference; of ratios: a share."""
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval a verdict rests on."""
+        return 1 - self.alpha
+
+
+def measure(metric: str, pairs: Sequence[Pair], scale: Scale, *, turn: int | None = None) -> Measured | None:
+    """A metric over these pairs.
+
+    Args:
+        metric: One of `METRICS`.
+        pairs: Dialogues with nothing pending.
+        scale: Alpha and margin.
+        turn: Only this turn of every dialogue.
+
+    Returns:
+        None when no dialogue has the metric on both sides.
+    """
+    values = [value for pair in pairs if (value := _value(metric, pair, turn)) is not None]
+    looks = max((len(seen.looks) for pair in pairs for seen in (pair.base, pair.candidate)), default=1)
+    one_a_dialogue = metric == "dialogue_pass" or (metric == "turn_pass" and turn is not None)
+    return measure_values(metric, values, scale, passes_or_fails=one_a_dialogue and looks == 1)
+
+
+def measure_values(
+    metric: str, values: Sequence[Value], scale: Scale, *, passes_or_fails: bool = False
+) -> Measured | None:
+    """A metric from what each dialogue says of it.
+
+    Args:
+        metric: One of `METRICS`.
+        values: One a dialogue.
+        scale: Alpha and margin.
+        passes_or_fails: Is every value a single pass or fail?
+
+    Returns:
+        None without values, or without a total to make a ratio of.
+    """
+    if not values:
+        return None
+    if metric in RATIO_METRICS:
+        return _ratio(metric, values, scale)
+    return _pass_or_fail(metric, values, scale) if passes_or_fails else _difference(metric, values, scale)
+
+
+class Coverage(NamedTuple):
+    """Of how many dialogues a metric tells."""
+
+    either_side: int
+    """Those that have it on at least one side."""
+    uneven: int
+    """Those of them of which one side tells more than the other, or alone: what both tell may be chosen by failure."""
+
+    @property
+    def lost(self) -> float:
+        """Share of the dialogues of which not all that is known can be compared."""
+        return self.uneven / max(1, self.either_side)
+
+
+def coverage(metric: str, pairs: Sequence[Pair]) -> Coverage:
+    """How much of these dialogues the metric tells on both sides."""
+    told = [(_size(metric, pair), max(_size(metric, one) for one in pair.alone)) for pair in pairs]
+    return Coverage(sum(most > 0 for _, most in told), sum(most > both for both, most in told))
+
+
+def why_not(metric: str, pairs: Sequence[Pair]) -> str:
+    """Why no dialogue has this metric, in words."""
+    if metric in PASS_METRICS:
+        return "no dialogue has checks with a verdict on both sides"
+    if any(_size(metric, pair) for pair in pairs):
+        return "a side's total is 0, and a ratio needs more"
+    if metric == "cost":
+        currencies = {t.currency for one in pairs for seen in (one.base, one.candidate) for t in _rows(seen.turns)}
+        if len(currencies - {None}) > 1:
+            return "the sides are in different currencies: " + ", ".join(sorted(c for c in currencies if c))
+        return "no turn has a price and all its token counts on both sides"
+    return f"no turn has {'a latency' if metric == 'latency' else 'a count'} on both sides"
+
+
+# --- what one dialogue says ------------------------------------------------------------------------------------------
+
+
+def _size(metric: str, pair: Pair) -> float:
+    value = _value(metric, pair, None)
+    return value.size if value else 0.0
+
+
+def _value(metric: str, pair: Pair, turn: int | None) -> Value | None:
+    turns = [one for one in pair.turns if turn is None or one.number == turn]
+    match metric:
+        case "dialogue_pass":
+            return _both(pair.base.dialogue_pass(), pair.candidate.dialogue_pass())
+        case "turn_pass":
+            return _total(turns, lambda t: t.passed)
+        case "score":
+            return _score(pair, turns, whole=turn is None)
+        case "latency":
+            total = _total(turns, lambda t: t.latency_s or None)  # 0 has no logarithm: nothing was measured
+            return total and Value(total.base / total.size, total.candidate / total.size)
+        case "cost":
+            currencies = {t.currency for one in turns for looks in one[1:3] for t in looks.values()} - {None}
+            return None if len(currencies) > 1 else _total(turns, lambda t: t.cost)
+        case _:
+            return _total(turns, lambda t: getattr(t, metric))
+
+
+def _total(turns: Iterable[PairedTurn], value: Callable[[Turn], float | None]) -> Value | None:
+    """Sums over the turns that have the value on both sides, each averaged over its looks."""
+    base = candidate = 0.0
+    size = 0
+    for turn in turns:
+        first, second = mean(map(value, turn.base.values())), mean(map(value, turn.candidate.values()))
+        if first is not None and second is not None:
+            base, candidate, size = base + first, candidate + second, size + 1
+    return Value(base, candidate, size) if size else None
+
+
+def _score(pair: Pair, turns: Sequence[PairedTurn], *, whole: bool) -> Value | None:
+    """Mean score of a dialogue: of its turns that have one, and of its own checks as one more."""
+    base, candidate = [], []
+    for turn in turns:
+        scored = any(t.score is not None for t in (*turn.base.values(), *turn.candidate.values()))
+        first, second = (_scores(looks, scored) for looks in (turn.base, turn.candidate))
+        if first is not None and second is not None:
+            base.append(first)
+            candidate.append(second)
+    if whole:
+        own = [mean(c.score for c in seen.conversations.values()) for seen in (pair.base, pair.candidate)]
+        if own[0] is not None and own[1] is not None:
+            base.append(own[0])
+            candidate.append(own[1])
+    return _both(mean(base), mean(candidate))
+
+
+def _scores(looks: Mapping[Look, Turn], scored: bool) -> float | None:
+    # A turn that failed has no reply to score: where the other side has a score, it counts as 0.
+    return mean(0.0 if t.score is None and scored and t.status in FAILED else t.score for t in looks.values())
+
+
+def _both(base: float | None, candidate: float | None) -> Value | None:
+    return None if base is None or candidate is None else Value(base, candidate)
+
+
+def _rows(turns: Mapping[int, Mapping[Look, Turn]]) -> Iterable[Turn]:
+    return (turn for looks in turns.values() for turn in looks.values())
+
+
+# --- what all of them say --------------------------------------------------------------------------------------------
+
+
+def _pass_or_fail(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
+    """One look at each dialogue: McNemar's mid-p and Tango's interval."""
+    n = len(values)
+    b = sum(value.base > value.candidate for value in values)
+    c = sum(value.base < value.candidate for value in values)
+    discordant = (b + c) / n
+
+    def interval(level: float) -> Interval:
+        return stats.tango_interval(b, c, n, level=level)
+
+    return Measured(
+        metric=metric,
+        dialogues=n,
+        base=sum(value.base for value in values) / n,
+        candidate=sum(value.candidate for value in values) / n,
+        difference=(c - b) / n,
+        ratio=None,
+        ci95=interval(0.95),
+        ci90=interval(0.9),
+        ci=interval(scale.confidence),
+        confidence=scale.confidence,
+        one_sided=interval(1 - 2 * scale.alpha),
+        p=stats.mcnemar_midp(b, c),
+        test="mcnemar_midp",
+        draws=None,
+        b=b,
+        c=c,
+        worse=b,
+        better=c,
+        smallest_detectable=stats.smallest_of_pairs(n, discordant, alpha=scale.alpha),
+        dialogues_needed=stats.pairs_needed((c - b) / n, discordant, alpha=scale.alpha),
+        dialogues_for_margin=stats.pairs_for_margin(discordant, scale.margin, alpha=scale.alpha),
+    )
+
+
+def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
+    """Rates of several looks or turns, and scores: the mean difference over dialogues."""
+    sums = [_apart(value.candidate - value.base) for value in values]
+    sizes = [value.size for value in values]
+    total = math.fsum(sizes)
+    estimate = stats.cluster_mean(sums, sizes)
+    p, test, draws = _test(metric, sums, estimate)
+
+    def interval(level: float) -> Interval | None:
+        found = estimate.interval(level) or _of_equal(estimate, level)
+        return found and Interval(max(-1.0, found.low), min(1.0, found.high))
+
+    n = len(values)
+    powers = (
+        stats.smallest_of_mean(estimate, alpha=scale.alpha),
+        stats.mean_needed(estimate, alpha=scale.alpha),
+        stats.mean_for_margin(estimate, scale.margin, alpha=scale.alpha),
+    )
+    if estimate.se is None and abs(estimate.estimate) < _NOTHING:  # as for dialogues none of which differs
+        smallest = stats.smallest_of_pairs(n, 0.0, alpha=scale.alpha)
+        powers = (smallest, None, stats.pairs_for_margin(0.0, scale.margin, alpha=scale.alpha))
+    return Measured(
+        metric=metric,
+        dialogues=n,
+        base=math.fsum(value.base for value in values) / total,
+        candidate=math.fsum(value.candidate for value in values) / total,
+        difference=estimate.estimate,
+        ratio=None,
+        ci95=interval(0.95),
+        ci90=interval(0.9),
+        ci=interval(scale.confidence),
+        confidence=scale.confidence,
+        one_sided=interval(1 - 2 * scale.alpha),
+        p=p,
+        test=test,
+        draws=draws,
+        b=None,
+        c=None,
+        worse=sum(one < 0 for one in sums),
+        better=sum(one > 0 for one in sums),
+        smallest_detectable=powers[0],
+        dialogues_needed=powers[1],
+        dialogues_for_margin=powers[2],
+    )
+
+
+def _apart(difference: float) -> float:
+    """A difference that is more than what rounding leaves of equal means."""
+    return 0.0 if abs(difference) < _NOTHING else difference
+
+
+def _test(metric: str, sums: Sequence[float], estimate: Mean) -> tuple[float | None, Test, int | None]:
+    if metric == "score" and len(sums) >= FEW and estimate.se is not None:
+        return estimate.p(), "paired_t", None
+    flipped = stats.sign_flip_midp(sums)
+    return flipped.p, "sign_flip_midp", flipped.draws
+
+
+def _of_equal(estimate: Mean, level: float) -> Interval | None:
+    """An interval where every dialogue says the same and no spread can be seen, which is not to say there is none.
+
+    Values lie between 0 and 1, so Tango's interval of as many dialogues that all moved so (or did not move) holds,
+    on the scale of how far they moved.
+    """
+    if estimate.dialogues < 2:
+        return None
+    moved = abs(estimate.estimate)
+    n = estimate.dialogues
+    if moved < _NOTHING:
+        return stats.tango_interval(0, 0, n, level=level)
+    low, high = stats.tango_interval(
+        n if estimate.estimate < 0 else 0, n if estimate.estimate > 0 else 0, n, level=level
+    )
+    return Interval(moved * low, moved * high)
+
+
+def _ratio(metric: str, values: Sequence[Value], scale: Scale) -> Measured | None:
+    """Tokens and cost by their totals, latency by each dialogue's own ratio."""
+    base, candidate = [value.base for value in values], [value.candidate for value in values]
+    if math.fsum(base) <= 0 or math.fsum(candidate) <= 0:
+        return None
+    found = _of_times(base, candidate, scale) if metric == "latency" else _of_totals(base, candidate, scale)
+    return Measured(
+        metric=metric,
+        dialogues=len(values),
+        base=found.base,
+        candidate=found.candidate,
+        difference=found.candidate - found.base,
+        ratio=found.ratio,
+        ci95=found.interval(0.95),
+        ci90=found.interval(0.9),
+        ci=found.interval(scale.confidence),
+        confidence=scale.confidence,
+        one_sided=found.interval(1 - 2 * scale.alpha),
+        p=found.p,
+        test=found.test,
+        draws=found.draws,
+        b=None,
+        c=None,
+        worse=sum(value.candidate > value.base for value in values),
+        better=sum(value.candidate < value.base for value in values),
+        smallest_detectable=found.smallest,
+        dialogues_needed=found.needed,
+        dialogues_for_margin=found.for_margin,
+    )
+
+
+class _Compared(NamedTuple):
+    """What tokens and times have in common."""
+
+    base: float
+    candidate: float
+    ratio: float
+    interval: Callable[[float], Interval | None]
+    p: float | None
+    test: Test
+    draws: int | None
+    smallest: float | None
+    needed: int | None
+    for_margin: int | None
+
+
+def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: Scale) -> _Compared:
+    ratio = stats.ratio_of_totals(base, candidate)
+    excess = ratio.excess
+    p, draws = excess.p(), None
+    test: Test = "ratio_of_totals_t"
+    if ratio.has_spread and excess.se is None:
+        # Every dialogue has as many more, as from a longer hidden prompt: no spread for t, but signs tell.
+        flipped = stats.sign_flip_midp([c - b for b, c in zip(base, candidate, strict=True)])
+        p, test, draws = flipped.p, "sign_flip_midp", flipped.draws
+    return _Compared(
+        base=math.fsum(base),
+        candidate=math.fsum(candidate),
+        ratio=ratio.estimate,
+        interval=ratio.interval,
+        p=p,
+        test=test,
+        draws=draws,
+        smallest=stats.smallest_of_mean(excess, alpha=scale.alpha),
+        needed=stats.mean_needed(excess, alpha=scale.alpha),
+        for_margin=stats.mean_for_margin(excess, scale.margin, alpha=scale.alpha),
+    )
+
+
+def _of_times(base: Sequence[float], candidate: Sequence[float], scale: Scale) -> _Compared:
+    logs = stats.mean_log_ratio(base, candidate)
+
+    def interval(level: float) -> Interval | None:
+        found = logs.interval(level)
+        return found and Interval(_exp(found.low), _exp(found.high))
+
+    smallest = stats.smallest_of_mean(logs, alpha=scale.alpha)
+    first, second = (math.exp(math.fsum(map(math.log, side)) / len(side)) for side in (base, candidate))
+    return _Compared(
+        base=first,
+        candidate=second,
+        ratio=math.exp(logs.estimate),
+        interval=interval,
+        p=logs.p(),
+        test="log_ratio_t",
+        draws=None,
+        smallest=None if smallest is None else _exp(smallest) - 1,
+        needed=stats.mean_needed(logs, alpha=scale.alpha),
+        for_margin=stats.mean_for_margin(logs, math.log1p(scale.margin), alpha=scale.alpha),
+    )
+
+
+def _exp(value: float) -> float:
+    """Finite, so that it can stand in JSON: two dialogues can have an interval of any width."""
+    return math.exp(min(max(value, -700.0), 700.0))

@@ -1,0 +1,295 @@
+"""Two sides' rows → paired dialogues and turns; repeats side by side, and where their conversations part.
+
+What is paired is said here: (dialogue, turn), with every repeat (and target, where several are compared) as one more
+look at the same thing. What is measured on the pairs is `metrics.py`; whether two runs may be paired, `inputs.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+FAILED = frozenset({"error", "skipped"})
+TURN_COLUMNS = (
+    "dialogue", "target", "repeat", "turn", "tags", "status", "user", "reply", "tool_calls", "input_tokens",
+    "output_tokens", "cost", "currency", "latency_s", "checks_passed", "checks_failed", "score",
+)  # fmt: skip
+"""What is read of `turns`, in this order."""
+CONVERSATION_COLUMNS = (
+    "dialogue",
+    "target",
+    "repeat",
+    "status",
+    "checks_passed",
+    "checks_failed",
+    "score",
+    "dialogue_pass",
+)
+"""What is read of `conversations`, in this order."""
+Look = tuple[str, int]
+"""Target ("" where one is compared with one) and repeat: one look at a dialogue."""
+
+
+class Turn(NamedTuple):
+    """A row of `turns`, as far as it is compared; in the order of `TURN_COLUMNS`."""
+
+    dialogue: str
+    target: str
+    repeat: int
+    turn: int
+    tags: Sequence[str]
+    status: str
+    user: str | None
+    reply: str | None
+    tool_calls: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
+    currency: str | None
+    latency_s: float | None
+    checks_passed: int | None
+    checks_failed: int | None
+    score: float | None
+
+    @property
+    def passed(self) -> bool | None:
+        """`turn_pass`: None without checks, and while the turn is pending."""
+        return _passed(self.status, self.checks_passed, self.checks_failed)
+
+    @property
+    def said(self) -> tuple[str | None, str | None, bool]:
+        """What the next turn of a live conversation would see of this one."""
+        return (self.reply, self.tool_calls, self.status in FAILED)
+
+
+class Conversation(NamedTuple):
+    """A row of `conversations`, as far as it is compared; in the order of `CONVERSATION_COLUMNS`."""
+
+    dialogue: str
+    target: str
+    repeat: int
+    status: str
+    checks_passed: int | None
+    checks_failed: int | None
+    score: float | None
+    dialogue_pass: bool | None
+
+    @property
+    def passed(self) -> bool | None:
+        """Do the dialogue's own checks pass? None without any."""
+        return _passed(self.status, self.checks_passed, self.checks_failed)
+
+
+def _passed(status: str, checks_passed: int | None, checks_failed: int | None) -> bool | None:
+    if status == "pending" or not (checks_passed or 0) + (checks_failed or 0):
+        return None
+    return not checks_failed and status not in FAILED
+
+
+@dataclass(slots=True, kw_only=True)
+class Seen:
+    """One side of a dialogue: every look at it."""
+
+    turns: dict[int, dict[Look, Turn]] = field(default_factory=dict[int, dict[Look, Turn]])
+    conversations: dict[Look, Conversation] = field(default_factory=dict[Look, Conversation])
+
+    @property
+    def pending(self) -> bool:
+        """Is anything of it still to come?"""
+        return any(turn.status == "pending" for looks in self.turns.values() for turn in looks.values())
+
+    @property
+    def looks(self) -> set[Look]:
+        """Every look at it."""
+        return {look for looks in self.turns.values() for look in looks}
+
+    def of_target(self, target: str) -> Seen:
+        """The looks at one target only."""
+        turns = {
+            n: {look: turn for look, turn in looks.items() if look[0] == target} for n, looks in self.turns.items()
+        }
+        told = {look: one for look, one in self.conversations.items() if look[0] == target}
+        return Seen(turns=turns, conversations=told)
+
+    def dialogue_pass(self) -> float | None:
+        """Share of the looks in which the whole dialogue passed; None without checks."""
+        return mean(conversation.dialogue_pass for conversation in self.conversations.values())
+
+
+class PairedTurn(NamedTuple):
+    """A turn of both sides."""
+
+    number: int
+    base: Mapping[Look, Turn]
+    candidate: Mapping[Look, Turn]
+    strictly: bool
+    """Was the same asked, history included?"""
+
+
+@dataclass(kw_only=True)
+class Pair:
+    """A dialogue that both sides played."""
+
+    dialogue: str
+    tags: tuple[str, ...]
+    base: Seen
+    candidate: Seen
+    same_history: bool
+    """False: the sides' histories were made in different ways, so no turn is strictly paired."""
+    is_live: bool
+
+    @property
+    def pending(self) -> bool:
+        """Is anything of it still to come, on either side?"""
+        return self.base.pending or self.candidate.pending
+
+    def of_target(self, target: str) -> Pair:
+        """The same dialogue at one target only."""
+        return replace(self, base=self.base.of_target(target), candidate=self.candidate.of_target(target))
+
+    @cached_property
+    def alone(self) -> tuple[Pair, Pair]:
+        """Each side paired with itself, over the turns both asked: what it has to tell, whatever the other lacks."""
+        base, candidate = (
+            Seen(turns={n: seen.turns[n] for n in self._numbers}, conversations=seen.conversations)
+            for seen in (self.base, self.candidate)
+        )
+        return replace(self, base=base, candidate=base), replace(self, base=candidate, candidate=candidate)
+
+    @cached_property
+    def diverges_at(self) -> int | None:
+        """The first turn whose replies differ, in any look both sides had; None when none does."""
+        for number in self._numbers:
+            base, candidate = self.base.turns[number], self.candidate.turns[number]
+            if any(base[look].said != candidate[look].said for look in base.keys() & candidate.keys()):
+                return number
+        return None
+
+    @cached_property
+    def turns(self) -> list[PairedTurn]:
+        """The turns both sides asked, in order."""
+        last = math.inf
+        if self.is_live:
+            # Looks without a counterpart have no history to share: they part at once.
+            shared = self.base.looks == self.candidate.looks
+            last = (self.diverges_at or math.inf) if shared else min(self._numbers, default=0)
+        return [
+            PairedTurn(n, self.base.turns[n], self.candidate.turns[n], self.same_history and n <= last)
+            for n in self._numbers
+        ]
+
+    @property
+    def _numbers(self) -> list[int]:
+        return sorted(self.base.turns.keys() & self.candidate.turns.keys())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Everything that was paired, and what was not."""
+
+    whole: Sequence[Pair]
+    """Dialogues with nothing pending on either side: what is measured."""
+    pending: Sequence[str]
+    only_base: Sequence[str]
+    only_candidate: Sequence[str]
+    looks: int
+    """The most looks either side had at a dialogue: 1 = one target, one repeat."""
+    failed_base: int
+    """Turns of the paired dialogues that ended in an error or were skipped behind one."""
+    failed_candidate: int
+    is_live: bool
+    same_history: bool
+    """As of `Pair`."""
+
+    @property
+    def turns(self) -> int:
+        """Paired turns."""
+        return sum(len(pair.turns) for pair in self.whole)
+
+    @property
+    def lost(self) -> float:
+        """Share of all dialogues that cannot be compared: unmatched or pending."""
+        lost = len(self.pending) + len(self.only_base) + len(self.only_candidate)
+        return lost / max(1, lost + len(self.whole))
+
+
+Side = tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]] | None]
+"""Rows of `TURN_COLUMNS`, and of `CONVERSATION_COLUMNS`; None: there are no dialogue-level checks."""
+
+
+def pair(base: Side, candidate: Side, *, history: tuple[str, str] = ("live", "live")) -> Pairs:
+    """Pair the rows of two sides.
+
+    Args:
+        base: Rows of one target, or of several.
+        candidate: Rows of one target, or of several with the same names.
+        history: How each side's history was made.
+    """
+    first, second = _seen(base), _seen(candidate)
+    both = [name for name in first if name in second]
+    pairs = [
+        Pair(
+            dialogue=name,
+            tags=_tags(first[name]),
+            base=first[name],
+            candidate=second[name],
+            same_history=history[0] == history[1],
+            is_live="live" in history,
+        )
+        for name in both
+    ]
+    whole = [one for one in pairs if not one.pending]
+    return Pairs(
+        whole=whole,
+        pending=[one.dialogue for one in pairs if one.pending],
+        only_base=[name for name in first if name not in second],
+        only_candidate=[name for name in second if name not in first],
+        looks=max((len(seen.looks) for one in pairs for seen in (one.base, one.candidate)), default=1),
+        failed_base=_failed(one.base for one in whole),
+        failed_candidate=_failed(one.candidate for one in whole),
+        is_live="live" in history,
+        same_history=history[0] == history[1],
+    )
+
+
+def _seen(side: Side) -> dict[str, Seen]:
+    seen: defaultdict[str, Seen] = defaultdict(lambda: Seen())
+    rows = [Turn(*row) for row in side[0]]
+    names = {row.target for row in rows}
+    for row in rows:
+        look = (row.target if len(names) > 1 else "", row.repeat)
+        seen[row.dialogue].turns.setdefault(row.turn, {})[look] = row
+    if side[1] is None:
+        for one in seen.values():
+            one.conversations = {look: _told_by_turns(one, look) for look in one.looks}
+    else:
+        for values in side[1]:
+            one = Conversation(*values)
+            if one.dialogue in seen:
+                seen[one.dialogue].conversations[one.target if len(names) > 1 else "", one.repeat] = one
+    return dict(seen)
+
+
+def _told_by_turns(seen: Seen, look: Look) -> Conversation:
+    turns = [looks[look] for looks in seen.turns.values() if look in looks]
+    judged = [turn.passed for turn in turns if turn.passed is not None]
+    passed = all(judged) and not any(turn.status in FAILED for turn in turns) if judged else None
+    return Conversation(turns[0].dialogue, turns[0].target, turns[0].repeat, "ok", None, None, None, passed)
+
+
+def _tags(seen: Seen) -> tuple[str, ...]:
+    return next((tuple(turn.tags) for looks in seen.turns.values() for turn in looks.values()), ())
+
+
+def _failed(sides: Iterable[Seen]) -> int:
+    return sum(turn.status in FAILED for side in sides for looks in side.turns.values() for turn in looks.values())
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the known values; None when none is."""
+    known = [float(value) for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

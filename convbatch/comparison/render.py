@@ -1,0 +1,491 @@
+"""How a comparison looks: a plain sentence and tables in the terminal, Markdown for a pull request, JSON, JUnit XML.
+
+It decides wording and layout and nothing else. Every form begins with the verdict, because that is what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+from xml.etree import ElementTree
+
+import orjson
+
+from convbatch.comparison.compare import MOST_LOST, Comparison, Flip, Judged, flip_record, metric_record, slice_record
+from convbatch.comparison.metrics import Measured
+from convbatch.comparison.stats import Interval
+from convbatch.console import tables
+from convbatch.console.text import printable, printable_lines
+from convbatch.reporting.render import check_ending, md, md_row
+from convbatch.results.export import replacing
+
+ENDINGS = (".md", ".json", ".xml")
+FLIPS_SHOWN = 10
+"""On a terminal; a Markdown page has room for more, JSON holds all."""
+FLIPS_ON_PAPER = 30
+SLICES_SHOWN = 15
+REPLY_SHOWN, LINES_SHOWN = 400, 12
+"""Characters and lines of a reply on a terminal or in a cell."""
+_LEAST_P = 0.001
+_STYLES = {
+    "regression": "bold red",
+    "regression-within-margin": "bold yellow",
+    "inconclusive": "bold yellow",
+    "non-inferior": "bold green",
+    "improved": "bold green",
+}
+_TESTS = {
+    "mcnemar_midp": "McNemar mid-p",
+    "sign_flip_midp": "sign-flip mid-p",
+    "paired_t": "paired t",
+    "ratio_of_totals_t": "t of the totals",
+    "log_ratio_t": "t on log ratios",
+}
+_SLICE_HEADINGS = ("slice", "metric", "dialogues", "base", "candidate", "change", "p, adjusted")
+
+
+def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
+    """Print a comparison, the verdict first."""
+    console = tables.console(file)
+    whole = not console.is_terminal  # a pipe gets whole lines, a terminal folds them between words
+    console.print(tables.text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=whole)
+    for line in advice(comparison):
+        console.print(tables.text(line), soft_wrap=whole)
+    console.print()
+    for line in _facts(comparison):
+        console.print(
+            tables.text(line, "bold" if line.startswith("SIMULATED") else ""), soft_wrap=not console.is_terminal
+        )
+    _print_table(console, _headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6))
+    for note in _footnotes(comparison):
+        console.print(tables.text(note), soft_wrap=whole)
+    if slices := _slice_rows(comparison):
+        console.print()
+        console.print(tables.text("Parts of it: exploratory, never a gate", "bold underline"))
+        _print_table(console, _SLICE_HEADINGS, slices, left=(0, 1))
+    if comparison.flips:
+        _print_flips(console, comparison.flips)
+
+
+def to_json(comparison: Comparison) -> bytes:
+    """The comparison as one object; its keys are a contract."""
+    pairs = comparison.pairs
+    content: dict[str, Any] = {
+        "verdict": comparison.verdict,
+        "exit_code": comparison.exit_code,
+        "primary": comparison.primary,
+        "base": comparison.base,
+        "candidate": comparison.candidate,
+        "alpha": comparison.rules.alpha,
+        "strict": comparison.rules.strict,
+        "pairs": {
+            "dialogues": len(pairs.whole),
+            "turns": pairs.turns,
+            "only_base": len(pairs.only_base),
+            "only_candidate": len(pairs.only_candidate),
+            "failed_base": pairs.failed_base,
+            "failed_candidate": pairs.failed_candidate,
+            "pending": len(pairs.pending),
+        },
+        "metrics": [metric_record(one) for one in comparison.judged],
+        "unavailable": dict(comparison.unavailable),
+        "slices": [slice_record(one) for one in comparison.parts],
+        "flipped": [flip_record(one) for one in comparison.flips],
+        "first_divergence": [{"turn": turn, "dialogues": n} for turn, n in comparison.divergence().items()]
+        if pairs.is_live
+        else None,
+        "summary": sentence(comparison),
+        "notes": list(comparison.notes),
+    }
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown, e.g. for a comment on a pull request."""
+    told = [f"## {md(printable(sentence(comparison)))}", *(md(line) for line in advice(comparison))]
+    told.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
+    if comparison.judged:
+        told.append(_md_table(_headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6)))
+    told.append("\n".join(f"- {md(printable(note))}" for note in _footnotes(comparison)))
+    if slices := _slice_rows(comparison):
+        told += ["### Parts of it: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
+    if comparison.flips:
+        told.append(f"### {_flips_title(comparison.flips)}")
+        told += [_md_flip(flip) for flip in comparison.flips[:FLIPS_ON_PAPER]]
+        if len(comparison.flips) > FLIPS_ON_PAPER:
+            told.append(f"… and {len(comparison.flips) - FLIPS_ON_PAPER:,} more")
+    return "\n\n".join(part for part in told if part) + "\n"
+
+
+def to_junit(comparison: Comparison) -> bytes:
+    """The comparison as JUnit XML: every dialogue a test case, which fails when a turn of it flipped to worse.
+
+    A dialogue that fails on both sides is no news and passes; what is pending or unmatched is skipped. The verdict is a
+    property of the suite: whether a build fails is for the exit code to say.
+    """
+    flips: dict[str, list[Flip]] = {}
+    for flip in comparison.flips:
+        if flip.change == "harmful":
+            flips.setdefault(flip.dialogue, []).append(flip)
+    pairs = comparison.pairs
+    names = [pair.dialogue for pair in pairs.whole]
+    left_out = {name: "pending" for name in pairs.pending}
+    left_out |= {name: "only the base has it" for name in pairs.only_base}
+    left_out |= {name: "only the candidate has it" for name in pairs.only_candidate}
+    counts = {"tests": len(names) + len(left_out), "failures": len(flips), "errors": 0, "skipped": len(left_out)}
+    attributes = {"name": f"convbatch compare {comparison.base} {comparison.candidate}"}
+    attributes |= {name: str(count) for name, count in counts.items()}
+    root = ElementTree.Element("testsuites", _xml(attributes))
+    suite = ElementTree.SubElement(root, "testsuite", _xml(attributes))
+    properties = ElementTree.SubElement(suite, "properties")
+    told = {"verdict": comparison.verdict, "primary": comparison.primary, "exit_code": str(comparison.exit_code)}
+    for name, value in {**told, "summary": sentence(comparison)}.items():
+        ElementTree.SubElement(properties, "property", _xml({"name": name, "value": value}))
+    for name in (*names, *left_out):
+        case = ElementTree.SubElement(suite, "testcase", _xml({"classname": comparison.candidate, "name": name}))
+        if name in left_out:
+            ElementTree.SubElement(case, "skipped", _xml({"message": left_out[name]}))
+        for flip in flips.get(name, ())[:1]:  # a test case has one failure
+            message = "; ".join(_flip_title(one) for one in flips[name])
+            failure = ElementTree.SubElement(case, "failure", _xml({"message": message, "type": "regression"}))
+            failure.text = _xml_text("\n\n".join(map(_flip_text, flips[flip.dialogue])))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+
+
+_WRITERS: Mapping[str, Callable[[Comparison], bytes]] = {
+    ".md": lambda comparison: to_markdown(comparison).encode(),
+    ".json": to_json,
+    ".xml": to_junit,
+}
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a comparison in the form its file name asks for: `.md`, `.json`, or `.xml` for JUnit.
+
+    Raises:
+        SetupError: Another ending, or the place cannot be written.
+    """
+    check_ending(path, ENDINGS)
+    with replacing(path) as file:
+        file.write(_WRITERS[path.suffix.lower()](comparison))
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def sentence(comparison: Comparison) -> str:
+    """The verdict in one plain sentence."""
+    head = comparison.verdict.upper().replace("-WITHIN-MARGIN", " WITHIN MARGIN")
+    if not comparison.judged:
+        return f"{head}: no dialogue is finished on both sides"
+    if comparison.notes and comparison.verdict == "inconclusive" and _lost(comparison):
+        return f"{head}: {_lost(comparison)}"
+    one = comparison.judged[0]
+    found, name = one.measured, one.measured.metric
+    match comparison.verdict:
+        case "regression" | "regression-within-margin":
+            within = f", but stays within {_within(one)}" if comparison.verdict != "regression" else ""
+            return f"{head}: {name} got worse, {_change(found)}{within}"
+        case "improved":
+            return f"{head}: {name} got better, {_change(found)}"
+        case "non-inferior":
+            return f"{head}: {name} did not get worse by more than {_within(one)}, {_change(found)}"
+        case _:
+            return f"{head}: {_dialogues(found.dialogues)} cannot tell whether {name} got worse, {_change(found)}"
+
+
+def _lost(comparison: Comparison) -> str:
+    """Why nothing is concluded although there are numbers."""
+    if comparison.pairs.lost <= MOST_LOST and not comparison.judged[0].is_open:
+        return ""
+    return next(note for note in comparison.notes if "nothing is concluded" in note)
+
+
+def advice(comparison: Comparison) -> list[str]:
+    """What an inconclusive comparison could have found, and what it would take."""
+    if comparison.verdict != "inconclusive" or not comparison.judged or _lost(comparison):
+        return []
+    one = comparison.judged[0]
+    found = one.measured
+    if found.dialogues_for_margin is None:
+        return ["All dialogues say the same, so nothing tells how far others would differ: more, or other, dialogues."]
+    n = found.dialogues
+    smallest = "no difference at all"
+    if found.smallest_detectable is not None:
+        smallest = f"a difference of {_size(found, found.smallest_detectable)}"
+    lines = [f"With {_dialogues(n)} {smallest} can be found (power 0.8)."]
+    lines.append(
+        f"To call an equally good candidate non-inferior within {_margin(one)} takes about "
+        f"{_dialogues(found.dialogues_for_margin)}."
+    )
+    if found.dialogues_needed is not None and found.dialogues_needed > n:
+        lines.append(f"To find a difference as large as the one seen takes about {found.dialogues_needed:,}.")
+    return lines
+
+
+def _change(found: Measured) -> str:
+    """`from 90.0 % to 84.5 % (-5.5 points; 95 % interval -10.8 to -0.6; p = 0.029)`."""
+    p = "" if found.p is None else f"; p {_p(found.p)}" if found.p < _LEAST_P else f"; p = {_p(found.p)}"
+    interval = (
+        "interval unknown"
+        if found.ci is None
+        else f"{_percent(found.confidence)} interval {_interval(found, found.ci)}"
+    )
+    return f"from {_value(found, found.base)} to {_value(found, found.candidate)} ({_difference(found)}; {interval}{p})"
+
+
+def _margin(one: Judged) -> str:
+    return _size(one.measured, one.margin)
+
+
+def _within(one: Judged) -> str:
+    """`the margin of 2 points (at most 1.6 points worse, one-sided 95 %)`: what such a verdict rests on."""
+    found = one.measured
+    bound = _size(found, max(0.0, found.harm_bound or 0.0))
+    return f"the margin of {_margin(one)} (at most {bound} worse, one-sided {_percent(found.confidence)})"
+
+
+def _dialogues(count: int) -> str:
+    return f"{count:,} dialogue{'' if count == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.7g} %"
+
+
+def _size(found: Measured, size: float) -> str:
+    """A size without sign, in the metric's unit."""
+    if found.is_ratio:
+        return f"{size * 100:.3g} %"
+    return f"{size:.3g}" if found.metric == "score" else f"{size * 100:.3g} points"
+
+
+def _value(found: Measured, value: float) -> str:
+    if found.metric == "latency":
+        return f"{value:.3g} s"
+    if found.metric == "score":
+        return f"{value:.3f}"
+    if found.metric == "cost":
+        return f"{value:.6g}"
+    return f"{value:,.0f}" if found.is_ratio else f"{value * 100:.1f} %"
+
+
+def _difference(found: Measured) -> str:
+    if found.ratio is not None:
+        return f"{_share(found.ratio - 1)} %"
+    return f"{found.difference:+.3f}" if found.metric == "score" else f"{found.difference * 100:+.1f} points"
+
+
+def _share(change: float) -> str:
+    """Per cent, in digits as long as they can be read: two dialogues can have an interval of any width."""
+    return f"{change * 100:+.1f}" if change < 1000 else f"{change * 100:+.1e}"
+
+
+def _interval(found: Measured, interval: Interval) -> str:
+    if found.is_ratio:
+        return " to ".join(_share(limit - 1) for limit in interval)
+    if found.metric == "score":
+        return " to ".join(f"{limit:+.3f}" for limit in interval)
+    return " to ".join(f"{limit * 100:+.1f}" for limit in interval)
+
+
+def _p(p: float) -> str:
+    return f"{p:.2g}" if p >= _LEAST_P else f"< {_LEAST_P}"
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _headings(comparison: Comparison) -> tuple[str, ...]:
+    interval = f"{_percent(1 - comparison.rules.alpha)} interval"
+    return ("metric", "base", "candidate", "change", interval, "p", "verdict")
+
+
+def _metric_cells(one: Judged) -> list[str]:
+    found = one.measured
+    return [
+        found.metric,
+        _value(found, found.base),
+        _value(found, found.candidate),
+        _difference(found).replace("points", "pt"),
+        tables.NONE if found.ci is None else _interval(found, found.ci),
+        tables.NONE if one.p_adjusted is None else _p(one.p_adjusted),
+        one.verdict,
+    ]
+
+
+def _slice_rows(comparison: Comparison) -> list[list[str]]:
+    """The most telling ones; those in which nothing differs say nothing."""
+    moved = [one for one in comparison.parts if one.measured.worse or one.measured.better]
+    rows = sorted(moved, key=lambda one: (one.p_adjusted is None, one.p_adjusted))[:SLICES_SHOWN]
+    return [
+        [
+            one.slice,
+            one.measured.metric,
+            f"{one.measured.dialogues:,}",
+            _value(one.measured, one.measured.base),
+            _value(one.measured, one.measured.candidate),
+            _difference(one.measured).replace("points", "pt"),
+            tables.NONE if one.p_adjusted is None else _p(one.p_adjusted),
+        ]
+        for one in rows
+    ]
+
+
+def _facts(comparison: Comparison) -> Iterator[str]:
+    pairs = comparison.pairs
+    yield f"base       {comparison.base}"
+    yield f"candidate  {comparison.candidate}"
+    parts = [f"{len(pairs.whole):,} dialogues, {pairs.turns:,} turns paired"]
+    for count, what in (
+        (len(pairs.only_base), "only in the base"),
+        (len(pairs.only_candidate), "only in the candidate"),
+        (len(pairs.pending), "pending"),
+    ):
+        parts += [f"{count:,} {what}"] if count else []
+    if pairs.failed_base or pairs.failed_candidate:
+        parts.append(f"failed turns: {pairs.failed_base:,} base, {pairs.failed_candidate:,} candidate")
+    yield "pairs      " + "; ".join(parts)
+    yield from comparison.notes
+
+
+def _footnotes(comparison: Comparison) -> Iterator[str]:
+    if comparison.judged:
+        found = comparison.judged[0].measured
+        told = f"{comparison.primary} decides at alpha {comparison.rules.alpha:g}, by {_TESTS[found.test]}"
+        if found.b is not None:
+            told += f": {found.b:,} only the base passed, {found.c:,} only the candidate"
+        yield told + ("; p of the other metrics by Holm" if len(comparison.judged) > 1 else "")
+    if comparison.unavailable:
+        yield "not compared: " + "; ".join(f"{name} ({why})" for name, why in comparison.unavailable.items())
+    if not comparison.judged:
+        return
+    if not comparison.pairs.same_history:
+        yield "the sides' histories were made in different ways: no turn is strictly paired"
+    elif not comparison.pairs.is_live:
+        return
+    elif comparison.divergence().keys() == {None}:
+        yield "live history: no reply differs, so every turn is strictly paired"
+    else:
+        told = [
+            f"{count:,} at turn {turn}" if turn else f"{count:,} nowhere"
+            for turn, count in comparison.divergence().items()
+        ]
+        yield (
+            f"live history: replies first differ {', '.join(told)}; later turns answer different histories and are not "
+            "strictly paired"
+        )
+
+
+def _print_table(console: Any, headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> None:
+    if not rows:
+        return
+    grid = tables.table(*((name, "left" if n in left else "right") for n, name in enumerate(headings)))
+    for name, column in zip(headings, grid.columns, strict=True):
+        column.no_wrap = name != _SLICE_HEADINGS[0]  # names of tags and targets may be long: only they are folded
+    for row in rows:
+        grid.add_row(*(tables.text(cell, _STYLES.get(cell, "")) for cell in row))
+    console.print(grid)
+
+
+def _md_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
+    lines = [md_row(headings), md_row(["---" if n in left else "---:" for n in range(len(headings))])]
+    return "\n".join([*lines, *(md_row([md(printable(cell)) for cell in row]) for row in rows)])
+
+
+# --- flipped turns ---------------------------------------------------------------------------------------------------
+
+
+def _flips_title(flips: Sequence[Flip]) -> str:
+    harmful = sum(flip.change == "harmful" for flip in flips)
+    return f"Flipped: {harmful:,} to worse, {len(flips) - harmful:,} to better"
+
+
+def _flip_title(flip: Flip) -> str:
+    place = "the dialogue's own checks" if flip.turn is None else f"turn {flip.turn}"
+    shares = (
+        ""
+        if {flip.base_pass, flip.candidate_pass} == {0.0, 1.0}
+        else f", {flip.base_pass:.0%} → {flip.candidate_pass:.0%}"
+    )
+    loose = "" if flip.strictly_paired else ", not strictly paired"
+    return f"{flip.dialogue} {place}: {'worse' if flip.change == 'harmful' else 'better'}{shares}{loose}"
+
+
+def _print_flips(console: Any, flips: Sequence[Flip]) -> None:
+    console.print()
+    console.print(tables.text(_flips_title(flips), "bold underline"))
+    for flip in flips[:FLIPS_SHOWN]:
+        console.print()
+        console.print(tables.text(_flip_title(flip), "red" if flip.change == "harmful" else "green"))
+        if flip.user is not None:
+            console.print(tables.text(f"  asked: {_cut(flip.user)}", "dim"))
+        grid = tables.table("base", "candidate")
+        grid.expand = True
+        for column in grid.columns:
+            column.ratio = 1
+        grid.add_row(*(tables.lines(_said(flip, side)) for side in _SIDES))
+        if flip.base_reason or flip.candidate_reason:
+            grid.add_row(*(tables.text(_failed(flip, side), "dim") for side in _SIDES))
+        console.print(grid)
+    if len(flips) > FLIPS_SHOWN:
+        console.print()
+        console.print(tables.text(f"… and {len(flips) - FLIPS_SHOWN:,} more: --json or -o compare.md"))
+
+
+_SIDES = ("base", "candidate")
+
+
+def _said(flip: Flip, side: str) -> str:
+    status, reply = (getattr(flip, f"{side}_{name}") for name in ("status", "reply"))
+    return _cut(reply) if reply else "" if flip.turn is None else f"({status})"
+
+
+def _reason(flip: Flip, side: str) -> str:
+    return _cut(getattr(flip, f"{side}_reason") or "")
+
+
+def _failed(flip: Flip, side: str) -> str:
+    reason = _reason(flip, side)
+    return f"failed: {reason}" if reason else ""
+
+
+def _md_flip(flip: Flip) -> str:
+    rows = [md_row(["", "base", "candidate"]), md_row(["---", "---", "---"])]
+    rows.append(md_row(["reply", *(_md_lines(_said(flip, side)) for side in _SIDES)]))
+    if flip.base_reason or flip.candidate_reason:
+        rows.append(md_row(["failed", *(md(printable(_reason(flip, side))) for side in _SIDES)]))
+    lines = [f"**{md(printable(_flip_title(flip)))}**"]
+    if flip.user is not None:
+        lines.append(f"asked: {md(printable(_cut(flip.user)))}")
+    return "\n\n".join([*lines, "\n".join(rows)])
+
+
+def _md_lines(text: str) -> str:
+    return "<br>".join(md(printable(line)) for line in text.split("\n"))
+
+
+def _flip_text(flip: Flip) -> str:
+    lines = [_flip_title(flip)]
+    if flip.user is not None:
+        lines.append(f"asked: {flip.user}")
+    for side in _SIDES:
+        lines += [f"{side}: {part}" for part in (_said(flip, side), _failed(flip, side)) if part]
+    return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    cut = text if len(text) <= REPLY_SHOWN else text[: REPLY_SHOWN - 1] + "…"
+    first = cut.split("\n", LINES_SHOWN)
+    return cut if len(first) <= LINES_SHOWN else "\n".join(first[:LINES_SHOWN]) + "\n…"
+
+
+def _xml(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {name: _xml_text(value) for name, value in attributes.items()}
+
+
+def _xml_text(text: str) -> str:
+    """XML has no way to write most control characters: they are told as escapes, as on a terminal."""
+    return printable_lines(text).replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")

@@ -1,0 +1,341 @@
+"""Keys: where they come from, and how one enters a request.
+
+`key_for` fetches, `apply_auth` places, `proxy_for` finds the way out. Which gateway uses which variable and scheme is
+`gateways.py`; what is sent is `engine/client.py`; how none ever leaves by another way is `redaction.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, unquote, urlsplit
+
+from convbatch.config.gateways import Gateway
+from convbatch.errors import InputError, Place, Problem, SetupError, nearest
+from convbatch.redaction import Secret
+
+# --- placing a key ---------------------------------------------------------------------------------------------------
+
+AUTH_SCHEMES = ("bearer", "raw", "x-goog-api-key", "x-api-key", "header:NAME", "query:NAME", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """What carries a key: a header or a query parameter of this name, with a word in front."""
+
+    kind: Literal["header", "query", "none"]
+    name: str = ""
+    prefix: str = ""
+
+
+_CARRIERS: Mapping[str, Carrier] = {
+    "bearer": Carrier("header", "Authorization", "Bearer "),
+    "raw": Carrier("header", "Authorization"),
+    "x-goog-api-key": Carrier("header", "x-goog-api-key"),
+    "x-api-key": Carrier("header", "x-api-key"),
+    "none": Carrier("none"),
+}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_QUERY_NAME = re.compile(r"[A-Za-z0-9._~-]+")
+
+
+@functools.cache
+def carrier(scheme: str) -> Carrier:
+    """What an auth scheme means; raises ValueError for one that does not exist."""
+    kind, colon, name = scheme.partition(":")
+    if kind == "header" and _HEADER_NAME.fullmatch(name):
+        return Carrier("header", name)
+    if kind == "query" and _QUERY_NAME.fullmatch(name):
+        return Carrier("query", name)
+    if colon or scheme not in _CARRIERS:
+        raise ValueError("unknown auth scheme")
+    return _CARRIERS[scheme]
+
+
+def apply_auth(url: str, headers: Mapping[str, str], scheme: str, key: str | None) -> tuple[str, dict[str, str]]:
+    """The URL and headers with the key in its place.
+
+    Args:
+        url: Complete and already encoded; a query parameter goes behind those it has.
+        headers: A header of the carrier's name is replaced, whatever its case.
+        scheme: One of `AUTH_SCHEMES`.
+        key: None only with `none`.
+
+    Raises:
+        ValueError: An unknown scheme, or no key where the scheme needs one.
+    """
+    place = carrier(scheme)
+    if place.kind == "none":
+        return url, dict(headers)
+    if key is None:
+        raise ValueError(f"auth {scheme!r} needs a key")
+    if place.kind == "query":
+        base, hash_, fragment = url.partition("#")
+        joint = "&" if "?" in base else "?"
+        return f"{base}{joint}{place.name}={quote(key, safe='')}{hash_}{fragment}", dict(headers)
+    lowered = place.name.lower()
+    kept = {name: value for name, value in headers.items() if name.lower() != lowered}
+    return url, {**kept, place.name: place.prefix + key}
+
+
+# --- fetching keys ---------------------------------------------------------------------------------------------------
+
+
+def key_for(gateway: Gateway, env: Mapping[str, str]) -> str | None:
+    """The gateway's key, without blanks around it; None when the gateway wants none.
+
+    Blanks and line ends around a value are never part of a key (`$(cat key.txt)`, mounted secrets), so they are cut.
+
+    Raises:
+        SetupError: The variable is missing, empty, or holds what cannot be a key. The value is never in the message.
+    """
+    if gateway.auth == "none":
+        return None
+    origin = f"asked for by {gateway.key_origin or f'gateway {gateway.name}'}"
+    if gateway.key_env is None:
+        raise SetupError(
+            f"the gateway {gateway.name!r} has auth = {gateway.auth!r} but no key_env",
+            hint='name the variable that holds the key: key_env = "NAME"; without a key: auth = "none"',
+        )
+    value = env.get(gateway.key_env)
+    if value is None or not value.strip():
+        state = "is not set" if value is None else "is set but empty"
+        raise SetupError(
+            f"no key for the gateway {gateway.name!r}: the environment variable {gateway.key_env} {state}",
+            found=origin,
+            hint=_how_to_set(gateway.key_env, env),
+        )
+    problem = _not_a_key(value.strip())
+    if problem is not None:
+        what, hint = problem
+        raise SetupError(f"the value of {gateway.key_env} {what}", found=origin, hint=hint)
+    return value.strip()
+
+
+def keys_for(gateways: Iterable[Gateway], env: Mapping[str, str]) -> dict[str, str]:
+    """Every key these gateways need, by its variable's name; all that is missing is reported at once.
+
+    Raises:
+        SetupError: As `key_for`, with one problem for each variable.
+    """
+    keys: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
+    for gateway in gateways:
+        try:
+            key = key_for(gateway, env)
+        except SetupError as error:
+            problems.setdefault(gateway.key_env or gateway.name, error.problems[0])
+        else:
+            if key is not None and gateway.key_env is not None:
+                keys[gateway.key_env] = key
+    if problems:
+        raise SetupError.of(tuple(problems.values()))
+    return keys
+
+
+def _how_to_set(name: str, env: Mapping[str, str]) -> str:
+    hint = f"export {name}=..., or write {name}=... into a file and add --env-file FILE"
+    similar = nearest(name, (other for other in env if other != name and re.search("KEY|TOKEN", other, re.IGNORECASE)))
+    if similar is not None:
+        hint += f'; {similar} is set: if that is the key, write key_env = "{similar}" in the gateway\'s table'
+    return hint
+
+
+def _not_a_key(value: str) -> tuple[str, str] | None:
+    """What is wrong with a value, without saying it."""
+    if re.match(r"(?i)bearer\s", value):
+        return "starts with the word Bearer", 'set the bare key; auth = "bearer" adds the word'
+    if re.search(r"\s", value):
+        return "has blanks or line ends inside", "a key is one word: were two keys pasted, or a whole file?"
+    if value[0] in "\"'" or value[-1] in "\"'":
+        return "stands in quotation marks", "remove the quotation marks (docker --env-file keeps them)"
+    bad = next((char for char in value if not "!" <= char <= "~"), None)
+    if bad is not None:
+        return (
+            f"has a character that cannot stand in a header (U+{ord(bad):04X}, position {value.index(bad) + 1})",
+            "keys are plain ASCII: copy it again from the gateway's site",
+        )
+    return None
+
+
+_ENV_LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
+_ENV_DOUBLE = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?:#.*)?')
+_ENV_SINGLE = re.compile(r"'(?P<text>[^']*)'\s*(?:#.*)?")
+_ENV_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    r"""`KEY=VALUE` lines: comments, `export`, single quotes (as they stand) and double quotes (\n, \", \\).
+
+    Nothing is expanded, and no value ever reaches a message.
+
+    Raises:
+        InputError: The file cannot be read, or a line is no assignment; all such lines at once.
+    """
+    values: dict[str, str] = {}
+    problems: list[Problem] = []
+    for number, raw in enumerate(_env_text(path).splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        place = Place(path=str(path), line=number)
+        match = _ENV_LINE.fullmatch(line)
+        value = None if match is None else _env_value(match["value"])
+        if match is None:
+            problems.append(Problem(what="this line is no KEY=VALUE", place=place, hint="write NAME=value, one a line"))
+        elif value is None:
+            what = f"the value of {match['name']} has a quotation mark that is not closed, or text behind it"
+            problems.append(Problem(what=what, place=place, hint="close it on the same line, or leave the quotes out"))
+        elif match["name"] in values:
+            problems.append(Problem(what=f"{match['name']} is set twice", place=place, hint="keep one of the lines"))
+        else:
+            values[match["name"]] = value
+    if problems:
+        raise InputError.of(problems)
+    return values
+
+
+def with_env_file(env: Mapping[str, str], path: Path | None) -> dict[str, str]:
+    """The environment with a file under it: a variable that is set and not blank stands before the file's."""
+    from_file = {} if path is None else read_env_file(path)
+    return {**from_file, **{name: value for name, value in env.items() if value.strip() or name not in from_file}}
+
+
+def _env_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"the env file cannot be read: {error.strerror}",
+            place=Place(path=str(path)),
+            hint="--env-file takes a file of KEY=VALUE lines",
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(
+            "the env file is not UTF-8 text", place=Place(path=str(path), line=line), hint="save it as UTF-8"
+        ) from None
+
+
+def _env_value(text: str) -> str | None:
+    """The value of one line; None when its quotes do not close."""
+    if text.startswith('"'):
+        match = _ENV_DOUBLE.fullmatch(text)
+        return match and re.sub(r"\\(.)", lambda m: _ENV_ESCAPES.get(m[1], m[1]), match["text"])
+    if text.startswith("'"):
+        match = _ENV_SINGLE.fullmatch(text)
+        return match and match["text"]
+    return re.sub(r"(^|\s)#.*", "", text).strip()
+
+
+# --- the way out -----------------------------------------------------------------------------------------------------
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def is_loopback(host: str) -> bool:
+    """Is this host name or address the machine itself?"""
+    import ipaddress
+
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_for(url: str, gateway: Gateway, env: Mapping[str, str]) -> str | None:
+    """The proxy for a URL, credentials included, or None for a direct connection.
+
+    The gateway's own `proxy` stands first (`"none"` = direct), then HTTPS_PROXY / HTTP_PROXY in lower or upper case
+    unless NO_PROXY names the host. Loopback is proxied only when the gateway says so. `~/.netrc` is never read.
+
+    Raises:
+        SetupError: The variable holds no http:// or https:// proxy.
+    """
+    if gateway.proxy is not None:
+        return None if gateway.proxy == "none" else gateway.proxy
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not host or is_loopback(host):
+        return None
+    variable = _proxy_variable(parts.scheme, env)
+    if variable is None or not env[variable].strip() or _bypassed(host, parts.port or _PORTS.get(parts.scheme), env):
+        return None
+    proxy = env[variable].strip()
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if not _is_proxy(proxy):
+        raise SetupError(
+            f"the environment variable {variable} names no http:// or https:// proxy",
+            hint=f"write {variable}=http://HOST:PORT (socks is not supported), or unset it",
+        )
+    return proxy
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is none; or a password with a bare `/`
+        return False
+
+
+def _proxy_variable(scheme: str, env: Mapping[str, str]) -> str | None:
+    lower = f"{scheme}_proxy"
+    if lower in env:
+        return lower
+    if scheme == "http" and "REQUEST_METHOD" in env:
+        return None  # under CGI a client sets HTTP_PROXY with a `Proxy:` header (CVE-2016-1000110)
+    return lower.upper() if lower.upper() in env else None
+
+
+def _bypassed(host: str, port: int | None, env: Mapping[str, str]) -> bool:
+    """Does NO_PROXY name the host: `*`, a domain with or without its dot, `host:port`, an address or a network?"""
+    for entry in env.get("no_proxy", env.get("NO_PROXY", "")).lower().split(","):
+        name = entry.strip().removeprefix("*").removeprefix(".")
+        if entry.strip() == "*" or (name and _named(name, host, port)):
+            return True
+    return False
+
+
+def _named(name: str, host: str, port: int | None) -> bool:
+    import ipaddress
+
+    if "/" in name:
+        try:
+            return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+        except ValueError:
+            return False
+    return any(full == name or full.endswith(f".{name}") for full in (host, f"{host}:{port}", f"[{host}]"))
+
+
+def secrets_of(gateways: Iterable[Gateway], env: Mapping[str, str]) -> tuple[Secret, ...]:
+    """What requests to these gateways carry that must not be seen: keys and proxy credentials."""
+    found: dict[Secret, None] = {}
+    for gateway in gateways:
+        value = env.get(gateway.key_env or "", "").strip()
+        if gateway.auth != "none" and gateway.key_env is not None and value:
+            found[Secret(gateway.key_env, value)] = None
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+        for secret in _proxy_secrets(name.upper(), env.get(name, "").strip()):
+            found[secret] = None
+    return tuple(found)
+
+
+def _proxy_secrets(name: str, proxy: str) -> tuple[Secret, ...]:
+    userinfo, at, _ = proxy.partition("://")[2].partition("/")[0].rpartition("@")
+    if not at:
+        userinfo, at, _ = proxy.partition("/")[0].rpartition("@")
+    if not at:
+        return ()
+    password = unquote(userinfo.partition(":")[2])
+    values = dict.fromkeys((unquote(userinfo), userinfo, password))
+    return tuple(Secret(name, value) for value in values if value.strip(":"))

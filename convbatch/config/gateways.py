@@ -1,0 +1,554 @@
+"""What is asked and where: gateway tables, models and options → `Gateway`, `Target`, `Limits`, `Settings`.
+
+How the tables are written in TOML and what is wrong with a file is `loader.py`; keys are named here by their
+environment variable and never held (`credentials.py` fetches them); what a limit does is `engine/limiter.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from convbatch.config.usage_log_form import BillForm
+from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
+from convbatch.errors import Place, SetupError, did_you_mean, nearest
+from convbatch.pricing import NO_EXCHANGE, Exchange, PriceTable
+from convbatch.protocols.wire import Endpoint
+from convbatch.redaction import looks_like_key, shown
+
+TpmCounts = Literal["input", "input+max_output", "uncached_input"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """At most `count` requests in any window of `window_s` seconds."""
+
+    count: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a quota owner may be asked; None = no limit known."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    tpm_counts: TpmCounts = "input"
+    rpd: int | None = None
+    rpd_resets: str = "00:00 UTC"
+    """Local time and IANA zone at which the day's count starts anew."""
+    rates: tuple[Rate, ...] = ()
+    """Further request windows; all limits hold."""
+    concurrency: int | None = None
+    """In flight at the gateway, on top of `-j`."""
+    jitter_s: float = 1.0
+    """By how much the one-way delay may vary without a window overflowing at the server (J of the derated rate)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Where models are served: one base URL, one protocol, one kind of auth."""
+
+    name: str
+    protocol: str
+    base_url: str
+    api_version: str | None = None
+    auth: str = "bearer"
+    """bearer | raw | x-goog-api-key | x-api-key | header:NAME | query:NAME | none."""
+    key_env: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    proxy: str | None = None
+    """Overrides HTTPS_PROXY / HTTP_PROXY."""
+    ca_file: str | None = None
+    allow_http: bool = False
+    max_output_tokens_field: str | None = None
+    currency: str | None = None
+    """What it bills in."""
+    list_prices: bool = False
+    """Does it bill the provider's list price?"""
+    price_multiplier: Decimal | None = None
+    """Of `currency` per USD of list price."""
+    attempt_timeout_s: float = 600.0
+    limits: Limits = Limits()
+    settings: Settings = NO_SETTINGS
+    """The gateway's model settings over `[run.settings]`: the weakest two layers of a request."""
+    key_origin: str | None = None
+    """Who asked for `key_env`, for messages: a preset, or `file:line`."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The part a protocol needs."""
+        return Endpoint(
+            base_url=self.base_url,
+            api_version=self.api_version,
+            max_output_tokens_field=self.max_output_tokens_field,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A model at a gateway; `gateway` already carries what its model table overrides."""
+
+    model: str
+    gateway: Gateway
+
+    @property
+    def name(self) -> str:
+        """`model@gateway`."""
+        return f"{self.model}@{self.gateway.name}"
+
+    @property
+    def quota_owner(self) -> tuple[str, str, str]:
+        """Whose limits a request counts against: host, key variable, model."""
+        return (urlsplit(self.gateway.base_url).netloc, self.gateway.key_env or "", self.model)
+
+    @property
+    def simulated(self) -> bool:
+        """Is this the built-in simulator?"""
+        return self.gateway.base_url.startswith("simulator:")
+
+
+DEFAULT_IN_FLIGHT = 16
+DEFAULT_ATTEMPT_TIMEOUT_S = 600.0
+SIMULATOR_URL = "simulator:"
+SIMULATED_MODELS = ("sim-good@simulator", "sim-drift@simulator")
+
+# What a gateway of this protocol means when it says nothing; `None` leaves the choice to the protocol itself.
+PROTOCOL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "gemini": {"auth": "x-goog-api-key", "api_version": "v1beta", "tpm_counts": "input"},
+    "openai": {"auth": "bearer", "tpm_counts": "input+max_output"},
+}
+# Keys that only one protocol reads; inherited by a gateway of another protocol they fall away.
+PROTOCOL_KEYS: Mapping[str, str] = {"api_version": "gemini", "max_output_tokens_field": "openai"}
+
+_GATEWAY_FIELDS = frozenset(f.name for f in dataclasses.fields(Gateway))
+_LIMIT_FIELDS = frozenset(f.name for f in dataclasses.fields(Limits))
+
+
+def matches(glob: str, model: str) -> bool:
+    """Does the glob name this model? Case counts."""
+    return re.match(fnmatch.translate(glob), model) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTable:
+    """What a gateway does differently for the models a glob names."""
+
+    glob: str
+    values: Mapping[str, Any]
+    """Checked values by the field names of `Gateway` and `Limits`."""
+    settings: Settings = NO_SETTINGS
+
+    def matches(self, model: str) -> bool:
+        """Does the glob name this model?"""
+        return matches(self.glob, model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayTable:
+    """A gateway as written: a preset, a table of the config, or one laid over the other."""
+
+    name: str
+    values: Mapping[str, Any]
+    """Checked values by the field names of `Gateway` and `Limits`."""
+    models: tuple[ModelTable, ...] = ()
+    key_origin: str | None = None
+
+    def for_model(self, model: str | None, *, run: RunTable | None = None) -> Gateway:
+        """The gateway as this model sees it; None = the gateway as such (for a list of models).
+
+        Every matching model table applies, key by key; where two set the same key, the longer glob wins, and of two
+        equally long ones the later.
+        """
+        values = dict(self.values)
+        settings = NO_SETTINGS if run is None else run.settings
+        matching = [] if model is None else [table for table in self.models if table.matches(model)]
+        for table in sorted(matching, key=lambda table: len(table.glob)):
+            values.update(table.values)
+            settings = settings.under(table.settings)
+        if run is not None and run.attempt_timeout_s is not None:
+            values.setdefault("attempt_timeout_s", run.attempt_timeout_s)
+        return build_gateway(self.name, values, settings=settings, key_origin=self.key_origin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTable:
+    """`[run]`: what the options of `run` say when the command line does not; None = not said."""
+
+    models: tuple[str, ...] = ()
+    model_places: tuple[Place, ...] = ()
+    """Where each of `models` is written."""
+    repeats: int | None = None
+    history: HistoryMode | None = None
+    concurrency: int | None = None
+    max_attempts: int | None = None
+    attempt_timeout_s: float | None = None
+    max_cost: str | None = None
+    settings: Settings = NO_SETTINGS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceRow:
+    """What `[prices.GATEWAY."GLOB"]` says."""
+
+    gateway: str
+    glob: str
+    table: PriceTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Presets with a config file laid over them."""
+
+    gateways: Mapping[str, GatewayTable]
+    run: RunTable = RunTable()
+    prices: tuple[PriceRow, ...] = ()
+    exchange: Exchange = NO_EXCHANGE
+    """`[rates]`."""
+    bills: Mapping[str, BillForm] = field(default_factory=dict)
+    """`[bills]`: how usage logs are read, the known forms included."""
+    path: str | None = None
+    """The file, as it was named; None = presets only."""
+
+    def prices_of(self, target: Target) -> PriceTable | None:
+        """What `[prices]` says of a target: the longest glob that matches wins, of equally long ones the later."""
+        rows = [row for row in self.prices if row.gateway == target.gateway.name and matches(row.glob, target.model)]
+        return None if not rows else max(reversed(rows), key=lambda row: len(row.glob)).table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Options that stand over what presets and config say about each quota owner; None = not given.
+
+    `-j` is not among them: it says how much we want in flight, a gateway's `concurrency` what it bears (`in_flight`).
+    """
+
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+    attempt_timeout_s: float | None = None
+
+    def over(self, gateway: Gateway) -> Gateway:
+        """The gateway with the given options laid over it."""
+        given = {name: value for name in ("rpm", "tpm", "rpd") if (value := getattr(self, name)) is not None}
+        changes: dict[str, Any] = {"limits": dataclasses.replace(gateway.limits, **given)} if given else {}
+        if self.attempt_timeout_s is not None:
+            changes["attempt_timeout_s"] = self.attempt_timeout_s
+        return dataclasses.replace(gateway, **changes) if changes else gateway
+
+
+NO_OVERRIDES = Overrides()
+
+
+def build_gateway(
+    name: str, values: Mapping[str, Any], *, settings: Settings = NO_SETTINGS, key_origin: str | None = None
+) -> Gateway:
+    """A gateway from checked values by field name, with its protocol's defaults filled in."""
+    protocol: str = values["protocol"]
+    defaults = dict(PROTOCOL_DEFAULTS.get(protocol, {}))
+    if str(values["base_url"]).startswith(SIMULATOR_URL):
+        defaults["auth"] = "none"
+    merged = {**defaults, **values}
+    for key, owner in PROTOCOL_KEYS.items():
+        if protocol != owner:
+            merged.pop(key, None)
+    if merged.get("auth") == "none":
+        merged.pop("key_env", None)
+    limits = Limits(**{key: value for key, value in merged.items() if key in _LIMIT_FIELDS})
+    own = {key: value for key, value in merged.items() if key in _GATEWAY_FIELDS}
+    origin = key_origin if own.get("key_env") else None
+    return Gateway(name=name, limits=limits, settings=settings, key_origin=origin, **own)
+
+
+def merge_limits(several: Iterable[Limits]) -> Limits:
+    """All of them at once: for targets that share a quota owner (one host, key and model under two gateway names)."""
+    merged, *others = several
+    for other in others:
+        merged = Limits(
+            rpm=_least(merged.rpm, other.rpm),
+            tpm=_least(merged.tpm, other.tpm),
+            tpm_counts=_stricter(merged.tpm_counts, other.tpm_counts),
+            rpd=_least(merged.rpd, other.rpd),
+            rpd_resets=merged.rpd_resets if merged.rpd is not None else other.rpd_resets,
+            rates=(*merged.rates, *(rate for rate in other.rates if rate not in merged.rates)),
+            concurrency=_least(merged.concurrency, other.concurrency),
+            jitter_s=max(merged.jitter_s, other.jitter_s),
+        )
+    return merged
+
+
+_STRICTER: tuple[TpmCounts, ...] = ("uncached_input", "input", "input+max_output")
+
+
+def _stricter(one: TpmCounts, other: TpmCounts) -> TpmCounts:
+    return one if _STRICTER.index(one) > _STRICTER.index(other) else other
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    known = [value for value in (one, other) if value is not None]
+    return min(known) if known else None
+
+
+def in_flight(limits: Limits, asked: int | None) -> int:
+    """How many requests of one target may be in flight.
+
+    Args:
+        limits: The gateway's `concurrency` is a ceiling, and what is used when nobody asks for a number.
+        asked: `-j`, else `[run] concurrency`, else None.
+    """
+    if asked is None:
+        return limits.concurrency or DEFAULT_IN_FLIGHT
+    return asked if limits.concurrency is None else min(asked, limits.concurrency)
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def resolve_targets(
+    models: Sequence[str], gateways: Sequence[str], config: Config, overrides: Overrides = NO_OVERRIDES
+) -> tuple[Target, ...]:
+    """`-m`, `-g` and the config → targets, in the order given (models outside, gateways inside).
+
+    Raises:
+        SetupError: An unknown or unused gateway, a model without one, a target given twice, or nothing to ask.
+    """
+    for gateway in gateways:
+        if gateway not in config.gateways:
+            raise _unknown_gateway(gateway, config, what=f"unknown gateway {gateway!r}")
+    if not models and not gateways:
+        named = _configured_models(config)
+    elif not models:
+        raise SetupError(
+            f"-g {gateways[0]} is used by nothing: no -m says which model to ask there",
+            hint=f"add -m MODEL (`convbatch doctor -g {gateways[0]}` lists the models of a gateway)",
+        )
+    else:
+        named = [(pair, None) for text in models for pair in _crossed(text, gateways, config)]
+        _refuse_unused(gateways, [gateway for (_, gateway), _ in named], models)
+    _refuse_duplicates(named)
+    return tuple(
+        Target(model=model, gateway=overrides.over(config.gateways[gateway].for_model(model, run=config.run)))
+        for (model, gateway), _ in named
+    )
+
+
+_Pair = tuple[str, str]
+
+
+def split_target(text: str, known: Iterable[str]) -> tuple[str, str | None]:
+    """`model@gateway` → (model, gateway), split at the last `@` if a known gateway follows, else (text, None)."""
+    model, at, gateway = text.rpartition("@")
+    return (model, gateway) if at and gateway in frozenset(known) else (text, None)
+
+
+def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
+    if config.path is None:
+        simulated = [split_target(name, config.gateways) for name in SIMULATED_MODELS]
+        return [((model, gateway or "simulator"), None) for model, gateway in simulated]
+    if not config.run.models:
+        raise SetupError(
+            f"{config.path}: no models to ask: [run] has no `models`, and there is no -m",
+            hint='write models = ["MODEL@GATEWAY"] under [run], or add -m MODEL@GATEWAY '
+            f"(-m {SIMULATED_MODELS[0]} asks the built-in simulator)",
+        )
+    named: list[tuple[_Pair, Place | None]] = []
+    for text, place in zip(config.run.models, config.run.model_places, strict=True):
+        model, gateway = split_target(text, config.gateways)
+        if gateway is None:
+            raise _no_gateway(text, config, place=place)
+        named.append(((_model_name(model, text, place), gateway), place))
+    return named
+
+
+def _crossed(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
+    """One -m: itself where it names its gateway, else once for every -g."""
+    model, gateway = split_target(text, config.gateways)
+    if gateway is not None:
+        return [(_model_name(model, text, None), gateway)]
+    if not gateways:
+        raise _no_gateway(text, config, place=None)
+    _, at, suffix = text.rpartition("@")
+    if at and nearest(suffix, config.gateways) is not None:
+        # `gemini@gogle -g google` is a typo far more often than a model whose name ends that way.
+        what = f"unknown gateway {suffix!r} in -m {text}"
+        raise _unknown_gateway(suffix, config, what=what, more=f"; a model of that name is {text}@GATEWAY")
+    return [(_model_name(text, text, None), gateway) for gateway in gateways]
+
+
+def _model_name(model: str, text: str, place: Place | None) -> str:
+    if not model or model != model.strip() or not model.isprintable():
+        raise SetupError(
+            f"{text!r} names no model", place=place, hint="write MODEL@GATEWAY without blanks around either name"
+        )
+    return model
+
+
+def _no_gateway(text: str, config: Config, *, place: Place | None) -> SetupError:
+    _, at, suffix = text.rpartition("@")
+    if at:
+        return _unknown_gateway(
+            suffix,
+            config,
+            what=f"unknown gateway {suffix!r} in {text!r}",
+            place=place,
+            more=f"; if {text!r} is the model's own name, write {text}@GATEWAY",
+        )
+    if place is not None:
+        hint = f'write "{text}@GATEWAY"'
+    else:
+        hint = f"write -m {text}@GATEWAY, or add -g GATEWAY"
+        usual = next((f"{text}@simulator" for name in SIMULATED_MODELS if name.startswith(f"{text}@")), None)
+        hint = f"did you mean -m {usual}? {hint}" if usual else hint
+    return SetupError(
+        f"the model {text!r} names no gateway",
+        place=place,
+        hint=f"{hint}; known gateways: {', '.join(sorted(config.gateways))}",
+    )
+
+
+def _unknown_gateway(name: str, config: Config, *, what: str, place: Place | None = None, more: str = "") -> SetupError:
+    own = f"; a gateway of your own is a [gateways.{name}] table in {config.path or 'convbatch.toml'}"
+    own = own if re.fullmatch(r"[\w.-]+", name) else ""
+    return SetupError(what, place=place, hint=did_you_mean(name, config.gateways) + more + own)
+
+
+def _refuse_unused(gateways: Sequence[str], used: Sequence[str], models: Sequence[str]) -> None:
+    for gateway in gateways:
+        if gateway not in used:
+            raise SetupError(
+                f"-g {gateway} is used by nothing: every -m names its own gateway",
+                found=" ".join(f"-m {model}" for model in models),
+                hint=f"drop -g {gateway}, or give a model without @: -m MODEL -g {gateway}",
+            )
+
+
+def _refuse_duplicates(named: Sequence[tuple[_Pair, Place | None]]) -> None:
+    counts = Counter(pair for pair, _ in named)
+    for pair, place in reversed(named):
+        if counts[pair] > 1:
+            raise SetupError(
+                f"the target {pair[0]}@{pair[1]} is given {counts[pair]} times",
+                place=place,
+                hint="name each target once; --repeats N asks the same target N times",
+            )
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def parse_params(params: Sequence[str]) -> dict[str, Any]:
+    """`-p a.b=value` options → one nested object for `Settings.extra`; a value is JSON where it parses, else text.
+
+    Raises:
+        SetupError: No `=`, an empty name in the path, broken JSON, or two options that contradict each other.
+    """
+    nested: dict[str, Any] = {}
+    for param in params:
+        path, equals, text = param.partition("=")
+        names = path.strip().split(".")
+        if not equals or not all(names):
+            raise SetupError(
+                f"-p {path if equals else shown(param)} is no PATH=VALUE",
+                hint="write -p a.b=value: names separated by dots, then =, then JSON or text",
+            )
+        if looks_like_key(text):
+            raise SetupError(
+                f"-p {path.strip()} holds what looks like a key",
+                hint="a key never goes into a body or a run folder: name its variable in key_env (docs/gateways.md)",
+            )
+        _put(nested, names, _param_value(path.strip(), text))
+    return nested
+
+
+def _param_value(path: str, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except ValueError:
+        if text.lstrip().startswith(("{", "[", '"')):
+            raise SetupError(
+                f"-p {path} starts like JSON but does not parse",
+                found=shown(text),
+                hint="put single quotes around the whole option; to send it as text, write a JSON string",
+            ) from None
+        return text
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _no_constant(word)  # 1e999 would be sent as null
+
+
+def _put(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    *parents, last = names
+    for depth, name in enumerate(parents, 1):
+        inner = nested.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise _contradiction(names[:depth], names)
+        nested = inner
+    if last in nested:
+        raise _contradiction(names, names)
+    nested[last] = value
+
+
+def _contradiction(first: Sequence[str], second: Sequence[str]) -> SetupError:
+    what = f"-p {'.'.join(second)} is given twice" if first == second else (
+        f"-p {'.'.join(second)} goes inside {'.'.join(first)}, which is given a value of its own"
+    )  # fmt: skip
+    return SetupError(what, hint="give each path of the request body once")
+
+
+# --- plain form ------------------------------------------------------------------------------------------------------
+
+
+def target_to_plain(target: Target, prices: PriceTable | None = None) -> dict[str, Any]:
+    """JSON form for `run.json`: everything but keys; with its prices, so that costs never change later."""
+    return {
+        "name": target.name,
+        "model": target.model,
+        "simulated": target.simulated,
+        "gateway": gateway_to_plain(target.gateway),
+        "prices": None if prices is None else prices.to_plain(),
+    }
+
+
+def target_from_plain(plain: Mapping[str, Any]) -> Target:
+    """The reverse of `target_to_plain`; trusts its input."""
+    return Target(model=plain["model"], gateway=gateway_from_plain(plain["gateway"]))
+
+
+def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
+    """JSON form of a gateway, every field by its name."""
+    plain: dict[str, Any] = {f.name: getattr(gateway, f.name) for f in dataclasses.fields(Gateway)}
+    plain["headers"] = dict(gateway.headers)
+    plain["query"] = dict(gateway.query)
+    plain["limits"] = {f.name: getattr(gateway.limits, f.name) for f in dataclasses.fields(Limits)}
+    plain["limits"]["rates"] = [{"count": rate.count, "window_s": rate.window_s} for rate in gateway.limits.rates]
+    plain["settings"] = gateway.settings.to_plain()
+    if gateway.price_multiplier is not None:
+        plain["price_multiplier"] = str(gateway.price_multiplier)
+    return plain
+
+
+def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
+    """The reverse of `gateway_to_plain`; trusts its input."""
+    values = dict(plain)
+    limits = dict(values.pop("limits"))
+    limits["rates"] = tuple(Rate(**rate) for rate in limits["rates"])
+    settings = Settings.from_plain(values.pop("settings"))
+    if values.get("price_multiplier") is not None:
+        values["price_multiplier"] = Decimal(values["price_multiplier"])
+    return Gateway(limits=Limits(**limits), settings=settings, **values)

@@ -1,0 +1,151 @@
+"""Where a target's prices come from: the config's own tables first, else a provider's list, else nowhere.
+
+List prices are the data that ship with genai-prices; its updater is never started, so a run fetches nothing. A gateway
+that says nothing has no price: a wrong price is worse than none. How tokens become money is `pricing.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from convbatch.config.gateways import Config, Target
+from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
+from convbatch.pricing import Period, PriceTable, Rate
+
+LIST_CURRENCY = "USD"
+# Routers' names for a model with other generation settings, and another price: the list has no row for them.
+_RESELLERS_SUFFIX = re.compile(r"-(?:no)?thinking(?:-\d+)?$|-(?:minimal|low|medium|high|xhigh)$")
+_TIER_KEYS = ("service_tier", "serviceTier")
+_STANDARD_TIERS = ("auto", "default", "standard", "on_demand")
+
+
+def price_table(
+    target: Target, config: Config, today: datetime.date, command_line: Settings = NO_SETTINGS
+) -> PriceTable | None:
+    """What this target's tokens cost, or None when nobody said.
+
+    Args:
+        target: The model and its gateway.
+        config: Its `[prices]`.
+        today: For the source: the day the prices were looked up.
+        command_line: `-p service_tier=...` asks for a tier with prices of its own.
+    """
+    own = config.prices_of(target)
+    if own is not None:
+        return own
+    gateway = target.gateway
+    tier = _tier_of(effective_settings(command_line=command_line, target=gateway.settings))
+    if gateway.price_multiplier is not None:
+        listed = None if _RESELLERS_SUFFIX.search(target.model) else list_price(target, today, tier)
+        currency = gateway.currency or LIST_CURRENCY
+        if listed is None:
+            return None
+        return PriceTable(
+            currency=currency,
+            source=f"{listed.source} x {gateway.price_multiplier} {currency}",
+            periods=tuple(_times(period, gateway.price_multiplier) for period in listed.periods),
+        )
+    if gateway.list_prices and gateway.currency in (None, LIST_CURRENCY):
+        return list_price(target, today, tier)
+    return None
+
+
+def list_price(target: Target, today: datetime.date, tier: str | None = None) -> PriceTable | None:
+    """The provider's list price in USD, as genai-prices has it; None for a model it does not know."""
+    from importlib.metadata import version
+
+    from genai_prices.data_snapshot import get_snapshot
+
+    snapshot = get_snapshot()
+    for where in _providers(target):
+        try:
+            provider, model = snapshot.find_provider_model(target.model, None, *where)
+        except LookupError:
+            continue
+        periods = _periods(model, tier)
+        if periods is None:
+            return None
+        source = f"genai-prices {version('genai-prices')}, {provider.id}/{model.id}, {today}"
+        return PriceTable(currency=LIST_CURRENCY, source=source, periods=periods)
+    return None
+
+
+def _providers(target: Target) -> list[tuple[str | None, str | None]]:
+    """(provider id, URL) to look a model up with: by the address, else, as for a reseller, by the model's name."""
+    return [(None, target.gateway.base_url), (None, None)]
+
+
+def _tier_of(settings: Settings) -> str | None:
+    extra = settings.extra or {}
+    return next((str(extra[key]) for key in _TIER_KEYS if key in extra), None)
+
+
+def _periods(model: Any, tier: str | None) -> tuple[Period, ...] | None:
+    conditional = model.prices if isinstance(model.prices, list) else [None]
+    periods: list[Period] = []
+    for condition in conditional:
+        prices = model.prices if condition is None else condition.prices
+        rates = _of_tier(prices, model, tier)
+        period = None if rates is None else _period(rates, None if condition is None else condition.constraint)
+        if period is None:
+            return None
+        periods.append(period)
+    return tuple(periods)
+
+
+def _of_tier(prices: Any, model: Any, tier: str | None) -> Mapping[str, Any] | None:
+    """The prices of a service tier; None when the list has none for it."""
+    if tier is None or tier in _STANDARD_TIERS:
+        return vars(prices)
+    for variant in model.price_variants or ():
+        if variant.when == {"service_tier": tier}:
+            return {**vars(prices), **{key: price for key, price in vars(variant.prices).items() if price is not None}}
+    return None
+
+
+def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
+    """One row of the list; None when it is not by plain text tokens alone."""
+    given, taken = rates.get("input_mtok"), rates.get("output_mtok")
+    if given is None or taken is None or rates.get("output_reasoning_mtok") is not None:
+        return None
+    cached, written = rates.get("cache_read_mtok"), rates.get("cache_write_mtok")
+    begins = getattr(constraint, "start_date", None)
+    daily = None
+    if constraint is not None and begins is None:
+        daily = (_utc(constraint.start_time), _utc(constraint.end_time))
+    return Period(
+        input=_rate(given),
+        output=_rate(taken),
+        cached_input=None if cached is None else _rate(cached),
+        cache_write_input=None if written is None else _rate(written),
+        valid_from=begins,
+        daily=daily,
+    )
+
+
+def _rate(price: Any) -> Rate:
+    if isinstance(price, Decimal):
+        return Rate(base=price)
+    return Rate(base=price.base, steps=tuple((tier.start, tier.price) for tier in price.tiers))
+
+
+def _utc(moment: datetime.time) -> datetime.time:
+    if moment.tzinfo is None:
+        return moment
+    day = datetime.datetime.combine(datetime.date(1970, 1, 1), moment)
+    return day.astimezone(datetime.UTC).time()
+
+
+def _times(period: Period, factor: Decimal) -> Period:
+    return Period(
+        input=period.input.times(factor),
+        output=period.output.times(factor),
+        cached_input=None if period.cached_input is None else period.cached_input.times(factor),
+        cache_write_input=None if period.cache_write_input is None else period.cache_write_input.times(factor),
+        valid_from=period.valid_from,
+        daily=period.daily,
+    )

@@ -1,0 +1,403 @@
+"""A config file (TOML) → `Config`, or everything that is wrong with it, each with its line.
+
+Presets ship as `presets.toml` and are read by the same rules. Which keys there are and what makes a value right is
+`validators.py`; what the values mean is `gateways.py`. What looks like a secret is an error and in no message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from convbatch.config.gateways import Config, GatewayTable, ModelTable, PriceRow, RunTable
+from convbatch.config.prices import exchange, price_row
+from convbatch.config.toml_positions import KeyPath, Lines
+from convbatch.config.usage_log_form import BillForm
+from convbatch.config.usage_logs import BILL_KEYS, bill_form
+from convbatch.config.validators import (
+    GATEWAY_KEYS,
+    GATEWAY_NAME,
+    LATER_KEYS,
+    MODEL_KEYS,
+    RULES,
+    RUN_KEYS,
+    Check,
+    Wrong,
+    secret_holder,
+)
+from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
+from convbatch.errors import InputError, Place, Problem, did_you_mean
+from convbatch.redaction import shown
+
+CONFIG_NAME = "convbatch.toml"
+
+
+def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Config:
+    """The config a command uses: the file named with `-c`, else `convbatch.toml` in `folder`, else presets only.
+
+    Raises:
+        InputError: The file is missing or unreadable, or anything in it is wrong: all problems at once.
+    """
+    path = folder / CONFIG_NAME if explicit is None else explicit
+    if explicit is None and not path.exists():
+        return shipped()
+    return read_config(_text_of(path), path)
+
+
+def read_config(text: str, path: Path) -> Config:
+    """A config file's text → `Config`; `path` is for messages and for finding `ca_file`.
+
+    Raises:
+        InputError: As `load_config`.
+    """
+    reader = _Reader(text, _short(path))
+    config = reader.config(shipped())
+    if reader.problems:
+        raise InputError.of(sorted(reader.problems, key=lambda problem: (problem.place and problem.place.line) or 0))
+    return config
+
+
+def presets() -> Mapping[str, GatewayTable]:
+    """The gateways that ship with convbatch."""
+    return shipped().gateways
+
+
+@functools.cache
+def shipped() -> Config:
+    """What holds without a config file: gateways and forms of bills that ship with convbatch."""
+    from importlib import resources
+
+    text = resources.files("convbatch.config").joinpath("presets.toml").read_text(encoding="utf-8")
+    reader = _Reader(text, Path("presets.toml"), is_preset=True)
+    config = reader.config(Config(gateways={}))
+    if reader.problems:
+        raise AssertionError(str(reader.problems[0]))  # shipped data; a test reads it
+    return dataclasses.replace(config, path=None)
+
+
+def _short(path: Path) -> Path:
+    """Relative to the working directory where it lies below it, as a person would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _text_of(path: Path) -> str:
+    place = Place(path=str(_short(path)))
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the config file cannot be read: {error.strerror}",
+            place=place,
+            hint=f"-c takes a TOML file; without -c, {CONFIG_NAME} of the working directory is used",
+        ) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(
+            "the config file is not UTF-8 text", place=Place(path=place.path, line=line), hint="save it as UTF-8"
+        ) from None
+
+
+class _Reader:
+    """Reads one file and collects what is wrong with it."""
+
+    def __init__(self, text: str, path: Path, *, is_preset: bool = False) -> None:
+        self.problems: list[Problem] = []
+        self._path = path
+        self._is_preset = is_preset
+        self._text = text
+        self._lines = Lines("")  # until the text is known to be TOML
+        self._secret: set[KeyPath] = set()
+
+    def config(self, known: Config) -> Config:
+        document = self._document()
+        self._lines = Lines(self._text)
+        self._refuse_secrets(document)
+        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates", "bills"), "the file")
+        gateways = dict(known.gateways)
+        for name, table in self._tables(document, ("gateways",)):
+            gateway = self._gateway(name, table, known.gateways.get(name))
+            if gateway is not None:
+                gateways[name] = gateway
+        return Config(
+            gateways=gateways,
+            run=self._run(document),
+            prices=tuple(self._prices(document, gateways)),
+            exchange=exchange(document.get("rates", {}), self._add),
+            bills={**known.bills, **self._bills(document, known.bills, gateways)},
+            path=str(self._path),
+        )
+
+    def _document(self) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            what, _, where = str(error).rpartition(" (at ")
+            line = re.match(r"line (\d+)", where)
+            number = int(line[1]) if line else self._text.count("\n") + 1
+            problem = Problem(
+                what=f"not TOML: {what or str(error)}",
+                place=Place(path=str(self._path), line=number),
+                hint='texts stand in quotes: key = "value"; tables are [gateways.NAME]',
+            )
+            raise InputError.of([problem]) from None
+        except RecursionError:
+            raise InputError("not TOML: nested too deep", place=Place(path=str(self._path))) from None
+
+    # -- gateways
+
+    def _gateway(self, name: str, table: Mapping[str, Any], preset: GatewayTable | None) -> GatewayTable | None:
+        path = ("gateways", name)
+        if not GATEWAY_NAME.fullmatch(name):
+            self._add(path, Wrong(f"{name!r} cannot be a gateway's name", "use letters, digits, dots, - and _"))
+            return None
+        own = self._checked(table, path, GATEWAY_KEYS, also=("models",))
+        if "ca_file" in own:
+            own["ca_file"] = self._certificates(own["ca_file"], path)
+        values = {**({} if preset is None else preset.values), **own}
+        if "base_url" in own and "list_prices" not in own:
+            values.pop("list_prices", None)  # another address is another seller
+        if not self._has_basics(name, values, table, preset):
+            return None
+        sound = self._agrees(name, values, own, path)
+        models = [
+            model
+            for glob, inner in self._tables(table, (*path, "models"))
+            if (model := self._model(name, glob, inner, values, check=sound)) is not None
+        ]
+        return GatewayTable(
+            name=name,
+            values=values,
+            models=(*(() if preset is None else preset.models), *models),
+            key_origin=self._key_origin(name, own, preset),
+        )
+
+    def _key_origin(self, name: str, own: Mapping[str, Any], preset: GatewayTable | None) -> str | None:
+        if self._is_preset:
+            return f"the preset {name!r}"
+        if "key_env" in own or preset is None:
+            return str(self._place(("gateways", name, "key_env")))
+        return preset.key_origin
+
+    def _has_basics(
+        self, name: str, values: Mapping[str, Any], table: Mapping[str, Any], preset: GatewayTable | None
+    ) -> bool:
+        missing = [key for key in ("protocol", "base_url") if key not in values]
+        absent = [key for key in missing if key not in table]  # what is there but wrong has its own message
+        if absent and preset is None:
+            hint = 'e.g. protocol = "openai", base_url = "https://HOST/v1"; presets that can be changed: '
+            known = () if self._is_preset else presets()
+            self._add(
+                ("gateways", name),
+                Wrong(f"the gateway {name!r} has no {' and no '.join(absent)}", hint + ", ".join(sorted(known))),
+            )
+        return not missing
+
+    def _model(
+        self, name: str, glob: str, table: Mapping[str, Any], gateway: Mapping[str, Any], *, check: bool
+    ) -> ModelTable | None:
+        path = ("gateways", name, "models", glob)
+        if not glob or glob != glob.strip():
+            self._add(path, Wrong("a model table needs a name or a glob", '[gateways.NAME.models."gemini-*"]'))
+            return None
+        own = self._checked(table, path, MODEL_KEYS, also=("settings",))
+        if check:
+            self._agrees(name, {**gateway, **own}, own, path)
+        return ModelTable(glob=glob, values=own, settings=self._settings(table, path))
+
+    def _agrees(self, name: str, values: Mapping[str, Any], own: Mapping[str, Any], path: KeyPath) -> bool:
+        """Do the keys of one table fit each other and what they are laid over?"""
+        before = len(self.problems)
+        for rule in RULES:
+            for key, wrong in rule(name, values, own):
+                self._add((*path, key), wrong)
+        return len(self.problems) == before
+
+    def _certificates(self, given: str, path: KeyPath) -> str:
+        """The CA file's absolute path; relative ones start at the config file's folder."""
+        import ssl
+
+        file = (self._path.parent / Path(given).expanduser()).absolute()
+        try:
+            ssl.create_default_context(cafile=str(file))
+        except ssl.SSLError:
+            self._add((*path, "ca_file"), Wrong("ca_file holds no certificate", "it must be a PEM file", found=given))
+        except OSError as error:
+            hint = f"the path is relative to {self._path.parent}/"
+            self._add((*path, "ca_file"), Wrong(f"ca_file cannot be read: {error.strerror}", hint, found=given))
+        return str(file)
+
+    # -- prices
+
+    def _prices(self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable]) -> Iterator[PriceRow]:
+        for gateway, models in self._tables(document, ("prices",)):
+            if gateway not in gateways:
+                hint = did_you_mean(gateway, gateways)
+                self._add(("prices", gateway), Wrong(f"prices for an unknown gateway {gateway!r}", hint))
+                continue
+            for glob, rows in models.items():
+                path = ("prices", gateway, glob)
+                billed_in = gateways[gateway].for_model(glob).currency
+                table = price_row(rows, path, billed_in, self._place, self._add)
+                if table is not None:
+                    yield PriceRow(gateway=gateway, glob=glob, table=table)
+
+    # -- bills
+
+    def _bills(
+        self, document: Mapping[str, Any], known: Mapping[str, BillForm], gateways: Mapping[str, GatewayTable]
+    ) -> dict[str, BillForm]:
+        forms: dict[str, BillForm] = {}
+        for name, table in self._tables(document, ("bills",)):
+            path = ("bills", name)
+            own = self._checked(table, path, BILL_KEYS, also=())
+            for found in bill_form(name, own, known.get(name), tuple(gateways), written=tuple(table)):
+                if isinstance(found, BillForm):
+                    forms[name] = found
+                else:
+                    key, wrong = found
+                    self._add((*path, key) if key else path, wrong)
+        return forms
+
+    # -- run and settings
+
+    def _run(self, document: Mapping[str, Any]) -> RunTable:
+        table = document.get("run", {})
+        if not isinstance(table, dict):
+            self._add(("run",), Wrong("run must be a table", 'write [run] and below it models = ["MODEL@GATEWAY"]'))
+            return RunTable()
+        table = cast(dict[str, Any], table)
+        values = self._checked(table, ("run",), RUN_KEYS, also=("settings",))
+        places = tuple(self._place(("run", "models"), containing=model) for model in values.get("models", ()))
+        return RunTable(**values, model_places=places, settings=self._settings(table, ("run",)))
+
+    def _settings(self, table: Mapping[str, Any], above: KeyPath) -> Settings:
+        path = (*above, "settings")
+        plain = table.get("settings", {})
+        if plain == {}:
+            return NO_SETTINGS
+        if not isinstance(plain, dict):
+            self._add(path, Wrong("settings must be a table", "write settings = { temperature = 0 }", found=plain))
+            return NO_SETTINGS
+        plain = cast(dict[str, Any], plain)
+        self._refuse_unknown(plain, path, SETTING_NAMES, f"[{_dotted(path)}]")
+        known = {key: value for key, value in plain.items() if key in SETTING_NAMES}
+        before = len(self.problems)
+        if not any(secret[: len(path)] == path for secret in self._secret):
+            self._check_settings(known, path)
+        return Settings.from_plain(known) if len(self.problems) == before else NO_SETTINGS
+
+    def _check_settings(self, plain: dict[str, Any], path: KeyPath) -> None:
+        # What a setting may hold is decided once, in the dataset's schema; pydantic is imported only for this.
+        from pydantic import TypeAdapter, ValidationError
+
+        from convbatch.dataset.schema import SettingsForm
+
+        try:
+            TypeAdapter(SettingsForm).validate_python(plain)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_context=False):
+                steps = tuple(str(step) for step in detail["loc"])
+                what = f"{_dotted(steps)} {detail['msg'].removeprefix('Input ').lower()}"
+                self._add((*path, *steps), Wrong(what, "see docs/dataset.md, settings", found=detail["input"]))
+
+    # -- tables
+
+    def _tables(self, table: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        inner = table.get(path[-1], {})
+        if not isinstance(inner, dict):
+            self._add(path, Wrong(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}.NAME]", found=inner))
+            return
+        for name, value in cast(dict[str, Any], inner).items():
+            if isinstance(value, dict):
+                yield name, cast(dict[str, Any], value)
+            else:
+                where = _dotted((*path, name))
+                self._add((*path, name), Wrong(f"{where} must be a table", f"write [{where}]", found=value))
+
+    def _checked(
+        self, table: Mapping[str, Any], path: KeyPath, checks: Mapping[str, tuple[str, Check]], *, also: Sequence[str]
+    ) -> dict[str, Any]:
+        self._refuse_unknown(table, path, (*checks, *also), f"[{_dotted(path)}]")
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in checks or self._is_secret((*path, key)):
+                continue
+            field, check = checks[key]
+            try:
+                values[field] = check(key, value)
+            except Wrong as wrong:
+                self._add((*path, key), wrong)
+        return values
+
+    def _refuse_unknown(self, table: Mapping[str, Any], path: KeyPath, known: Sequence[str], where: str) -> None:
+        for key in table:
+            if key in known or self._is_secret((*path, key)):
+                continue
+            if key in LATER_KEYS:
+                hint = "remove it: what would be ignored is refused"
+                wrong = Wrong(f"{key!r} is not built in this version", hint)
+            elif key == "settings":
+                hint = f'settings belong to models: [{_dotted(path)}.models."*".settings], or to all: [run.settings]'
+                wrong = Wrong(f"unknown key 'settings' in {where}", hint)
+            else:
+                wrong = Wrong(f"unknown key {shown(key)} in {where}", did_you_mean(key, known))
+            self._add((*path, key), wrong)
+
+    # -- secrets
+
+    def _refuse_secrets(self, document: Mapping[str, Any]) -> None:
+        """Anything that is a key by its name or its shape; later checks pass it by, so that no message shows it."""
+        for path, value in _leaves(document, ()):
+            dated = isinstance(value, datetime.date | datetime.time) and path[0] != "prices"
+            if dated or (isinstance(value, float) and not _finite(value)):
+                self._add(path, Wrong(f"{_dotted(path[-1:])} holds what JSON cannot carry", "write it as a text"))
+            holder = secret_holder(path, value)
+            if holder is None:
+                continue
+            self._secret.add(path)
+            hint = (
+                "put the key into an environment variable (or an --env-file) and name it here: "
+                'key_env = "NAME", with auth = "bearer", "x-goog-api-key", "header:NAME", "query:NAME" ...'
+            )
+            self._add(path, Wrong(f"{holder} holds a key; keys never stand in this file", hint))
+
+    def _is_secret(self, path: KeyPath) -> bool:
+        return any(secret[: len(path)] == path for secret in self._secret)
+
+    # -- places
+
+    def _add(self, path: KeyPath, wrong: Wrong) -> None:
+        place = self._place(path)
+        self.problems.append(Problem(what=wrong.what, place=place, found=wrong.found, hint=wrong.hint))
+
+    def _place(self, path: KeyPath, *, containing: str | None = None) -> Place:
+        return Place(path=str(self._path), line=self._lines.of(path, containing=containing))
+
+
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(value, Mapping):
+        for name, item in cast(Mapping[str, Any], value).items():
+            yield from _leaves(item, (*path, name))
+    elif isinstance(value, list):
+        for item in cast(list[Any], value):
+            yield from _leaves(item, path)
+    else:
+        yield path, value
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _dotted(path: Sequence[str]) -> str:
+    return ".".join(name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"' for name in path)

@@ -1,0 +1,202 @@
+"""The `[prices]` and `[rates]` tables of a config file → price tables and exchange rates.
+
+Values only: lines and messages are put together by `loader.py`, what a price then does is `pricing.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, cast
+
+from convbatch.config.toml_positions import KeyPath
+from convbatch.config.validators import Wrong, amount, currency
+from convbatch.errors import did_you_mean
+from convbatch.pricing import CURRENCY, Exchange, Period, PriceTable, Rate
+
+RATE_KEYS = ("input", "cached_input", "cache_write_input", "output")
+ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source")
+TIER_KEYS = ("above", *RATE_KEYS)
+
+Complain = Callable[[KeyPath, Wrong], None]
+
+
+def price_row(
+    rows: Any, path: KeyPath, billed_in: str | None, place: Callable[[KeyPath], object], complain: Complain
+) -> PriceTable | None:
+    """`[prices.GATEWAY."GLOB"]`, or several of them with days from which they hold.
+
+    Args:
+        rows: The table as parsed, or a list of tables.
+        path: Where it stands.
+        billed_in: The gateway's own currency.
+        place: A path's `file:line`, for the source.
+        complain: Told everything that is wrong.
+
+    Returns:
+        None when anything is wrong.
+    """
+    tables = cast(list[Any], rows) if isinstance(rows, list) else [rows]
+    if not tables or not all(isinstance(table, dict) for table in tables):
+        complain(path, Wrong(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}]", found=rows))
+        return None
+    faults: list[KeyPath] = []
+
+    def note(where: KeyPath, wrong: Wrong) -> None:
+        faults.append(where)
+        complain(where, wrong)
+
+    periods = [_period(cast(Mapping[str, Any], table), path, note) for table in tables]
+    currencies = {_currency(table, path, billed_in, note) for table in tables}
+    if len(currencies) > 1:
+        note(path, Wrong("prices of one model in two currencies", "write the same currency in each of its tables"))
+    _refuse_same_day(tables, path, note)
+    if faults:
+        return None
+    found = sorted((period for period in periods if period is not None), key=_beginning)
+    source = ", ".join(_source(table, str(place(path))) for table in tables)
+    return PriceTable(currency=str(currencies.pop()), source=source, periods=tuple(found))
+
+
+def exchange(table: Any, complain: Complain) -> Exchange:
+    """`[rates]`: `"USD/CNY" = 7.1` says that 1 USD is 7.1 CNY."""
+    rates: dict[tuple[str, str], Decimal] = {}
+    example = 'write "USD/CNY" = 7.1, which says that 1 USD is 7.1 CNY'
+    if not isinstance(table, dict):
+        complain(("rates",), Wrong("rates must be a table", f"below [rates] {example}", found=table))
+        return Exchange({})
+    for pair, value in cast(dict[str, Any], table).items():
+        one, slash, other = pair.partition("/")
+        if not slash or not CURRENCY.fullmatch(one) or not CURRENCY.fullmatch(other) or one == other:
+            complain(("rates", pair), Wrong(f"{pair!r} is no pair of currencies", example))
+            continue
+        try:
+            rate = amount(pair, value)
+            if rate == 0:
+                raise Wrong(f"the rate {pair} must be more than 0", example, found=value)
+        except Wrong as wrong:
+            complain(("rates", pair), wrong)
+            continue
+        if (other, one) in rates:
+            complain(("rates", pair), Wrong(f"{pair} is given a second time, the other way round", "keep one of them"))
+        rates[one, other] = rate
+    return Exchange(rates)
+
+
+def _period(table: Mapping[str, Any], path: KeyPath, note: Complain) -> Period | None:
+    _refuse_unknown(table, ROW_KEYS, path, note)
+    rates = {key: rate for key in RATE_KEYS if (rate := _price(table, key, path, note)) is not None}
+    for key in ("input", "output"):
+        if key not in table:
+            note(path, Wrong(f"{_dotted(path)} has no {key}", f"write {key} = 0.3, the price of a million tokens"))
+    steps = _steps(table, path, note)
+    if "input" not in rates or "output" not in rates:
+        return None
+    stepped = {key: Rate(base=rate, steps=_steps_of(key, rate, steps)) for key, rate in rates.items()}
+    return Period(
+        input=stepped["input"],
+        output=stepped["output"],
+        cached_input=stepped.get("cached_input"),
+        cache_write_input=stepped.get("cache_write_input"),
+        valid_from=_day(table, path, note),
+    )
+
+
+def _price(table: Mapping[str, Any], key: str, path: KeyPath, note: Complain) -> Decimal | None:
+    if key not in table:
+        return None
+    try:
+        return amount(key, table[key])
+    except Wrong as wrong:
+        note((*path, key), wrong)
+        return None
+
+
+def _steps(table: Mapping[str, Any], path: KeyPath, note: Complain) -> list[tuple[int, dict[str, Decimal]]]:
+    example = "write tiers = [{ above = 200_000, input = 2.5, output = 15 }]"
+    tiers = table.get("tiers", [])
+    if not isinstance(tiers, list) or not all(isinstance(tier, dict) for tier in cast(list[Any], tiers)):
+        note((*path, "tiers"), Wrong("tiers must be a list of tables", example, found=tiers))
+        return []
+    steps: list[tuple[int, dict[str, Decimal]]] = []
+    for tier in cast(list[dict[str, Any]], tiers):
+        where = (*path, "tiers")
+        _refuse_unknown(tier, TIER_KEYS, where, note)
+        above = tier.get("above")
+        if not isinstance(above, int) or isinstance(above, bool) or above < 1:
+            note(where, Wrong("a tier needs the number of input tokens above which it holds", example, found=above))
+            continue
+        for key in ("cached_input", "cache_write_input"):
+            if key in tier and key not in table:
+                note(where, Wrong(f"the tier above {above} prices {key}, and its table does not", f"add {key} there"))
+        prices = {key: price for key in RATE_KEYS if (price := _price(tier, key, where, note)) is not None}
+        if not prices:
+            note(where, Wrong(f"the tier above {above} changes no price", example))
+        steps.append((above, prices))
+    if len({above for above, _ in steps}) < len(steps):
+        note((*path, "tiers"), Wrong("two tiers begin at the same number of tokens", example))
+    return sorted(steps, key=lambda step: step[0])
+
+
+def _steps_of(
+    key: str, base: Decimal, steps: Sequence[tuple[int, Mapping[str, Decimal]]]
+) -> tuple[tuple[int, Decimal], ...]:
+    """The steps of one price; a tier that does not name it leaves it as it was below."""
+    found: list[tuple[int, Decimal]] = []
+    for above, prices in steps:
+        before = found[-1][1] if found else base
+        found.append((above, prices.get(key, before)))
+    return tuple(found) if any(price != base for _, price in found) else ()
+
+
+def _currency(table: Mapping[str, Any], path: KeyPath, billed_in: str | None, note: Complain) -> str | None:
+    if "currency" not in table:
+        if billed_in is None:
+            note(path, Wrong(f"{_dotted(path)} has no currency, and neither has its gateway", 'write currency = "CNY"'))
+        return billed_in
+    try:
+        return currency("currency", table["currency"])
+    except Wrong as wrong:
+        note((*path, "currency"), wrong)
+        return billed_in
+
+
+def _day(table: Mapping[str, Any], path: KeyPath, note: Complain) -> datetime.date | None:
+    value = table.get("valid_from")
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            return datetime.date.fromisoformat(value)
+    except ValueError:
+        value = cast(object, value)
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value
+    note((*path, "valid_from"), Wrong("valid_from must be a day", "write valid_from = 2026-01-31", found=str(value)))
+    return None
+
+
+def _refuse_same_day(tables: Sequence[Mapping[str, Any]], path: KeyPath, note: Complain) -> None:
+    days = [str(table.get("valid_from")) for table in tables]
+    if len(set(days)) < len(days):
+        note(path, Wrong("two prices of one model hold from the same day", "give each table its valid_from"))
+
+
+def _beginning(period: Period) -> datetime.date:
+    return period.valid_from or datetime.date.min
+
+
+def _source(table: Mapping[str, Any], place: str) -> str:
+    given = table.get("source")
+    return f"{place} ({given})" if isinstance(given, str) and given.strip() else place
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], path: KeyPath, note: Complain) -> None:
+    for key in table:
+        if key not in known:
+            note((*path, key), Wrong(f"unknown key {key!r} in [{_dotted(path)}]", did_you_mean(key, known)))
+
+
+def _dotted(path: Sequence[str]) -> str:
+    return ".".join(name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"' for name in path)

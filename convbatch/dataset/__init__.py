@@ -1,0 +1,1 @@
+"""Datasets: formats, schema, validation, selection."""

@@ -1,0 +1,329 @@
+"""Dataset files → dialogues, or every bad line at once with its place.
+
+Decides which format a file has, that ids are unique over all files and that media stay beside their dataset. Reading
+bytes is `jsonl.py`, the shape of a dialogue `schema.py`, other formats `formats.py`; what is done with the dialogues
+is `selection.py`. Memory grows by one 64-bit digest a dialogue and by nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import stat
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convbatch.dataset.formats import (
+    FORMAT_NAMES,
+    Format,
+    detect,
+    line_id,
+    to_canonical,
+    unknown_format,
+)
+from convbatch.dataset.jsonl import JsonArray, JsonLines, Line, is_one_document, show
+from convbatch.dialogue import Dialogue
+from convbatch.errors import Flaw, InputError, Place, Problem
+
+PROBLEMS_KEPT = 1_000
+"""Problems an exception carries; a scan yields them all."""
+DUPLICATES_LOCATED = 10_000
+_PROGRESS_LINES = 256
+
+Progress = Callable[[int, int, int], None]
+"""Called with bytes done, bytes in all, dialogues so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A dialogue and where it came from."""
+
+    path: str
+    line: int
+    dialogue: Dialogue
+
+
+@dataclass(slots=True)
+class Problems:
+    """Problems on their way into one error: the first thousand whole, the rest counted."""
+
+    kept: list[Problem] = field(default_factory=list)
+    more: int = 0
+
+    def add(self, problem: Problem) -> None:
+        """Keep or count one more."""
+        if len(self.kept) < PROBLEMS_KEPT:
+            self.kept.append(problem)
+        else:
+            self.more += 1
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Keep or count several."""
+        for problem in problems:
+            self.add(problem)
+
+    def __bool__(self) -> bool:
+        return bool(self.kept)
+
+    def raise_any(self) -> None:
+        """Raise `InputError` with all of them, if there are any."""
+        if self.more:
+            hint = "`convbatch validate` lists them all"
+            self.kept.append(Problem(what=f"and {count_of(self.more, 'more problem')}", hint=hint))
+        if self.kept:
+            raise InputError.of(self.kept)
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, in the plural when it has to be."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# Reading
+
+
+class Reader:
+    """Files → located dialogues and problems; the one place that knows a file's format and its ids."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        on_progress: Progress | None = None,
+        only: Format | None = None,
+        reference: bool = False,
+        documents: bool = False,
+    ) -> None:
+        self.blank_lines = 0
+        self._paths = paths
+        self._on_progress = on_progress
+        self._only: Format | None = only
+        self._reference = reference
+        self._documents = documents
+        self._ids = _Ids()
+        self._sizes = [_size(path) for path in paths]
+        self._dialogues = 0
+
+    def __iter__(self) -> Iterator[Located | Problem]:
+        done = 0
+        read: list[Path] = []
+        for path, size in zip(self._paths, self._sizes, strict=True):
+            if (twice := _same_file(path, read)) is not None:
+                yield Problem(
+                    what="the same file is given twice",
+                    place=Place(path=str(path)),
+                    found=f"also as {twice}",
+                    hint="name each dataset file once; --repeats plays every dialogue several times",
+                )
+                continue
+            read.append(path)
+            yield from self._file(path, done)
+            done += size
+        self._report(done)
+        yield from self._duplicates(read)
+
+    def _file(self, path: Path, done: int) -> Iterator[Located | Problem]:
+        lines = self._lines(path)
+        file = _FileForm(path, self._only, in_array=isinstance(lines, JsonArray))
+        for count, line in enumerate(lines, 1):
+            read = self._line(line, file)
+            if isinstance(read, Located):
+                self._dialogues += 1
+                yield read
+            else:
+                for flaw in read:
+                    yield file.problem(line, flaw)
+            if count % _PROGRESS_LINES == 0:
+                self._report(done + lines.consumed)
+        self.blank_lines += lines.blank_lines
+
+    def _lines(self, path: Path) -> JsonLines | JsonArray:
+        return JsonArray(path) if self._documents and is_one_document(path) else JsonLines(path)
+
+    def _line(self, line: Line, file: _FileForm) -> Located | list[Flaw]:
+        if line.flaw is not None:
+            return [line.flaw]
+        kind = file.form(line)
+        if isinstance(kind, Flaw):
+            return [kind]
+        named = file.name(line, kind)
+        self._ids.add(named)
+        imported = to_canonical(line.value, kind, reference=self._reference)
+        flaws = imported.flaws or _flaws_of(imported.plain)
+        if flaws:
+            return flaws
+        imported.plain["id"] = named
+        dialogue = Dialogue.from_plain(imported.plain)
+        return media_flaws(dialogue, file.folder) or Located(path=file.shown, line=line.number or 0, dialogue=dialogue)
+
+    def _report(self, done: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(done, sum(self._sizes), self._dialogues)
+
+    def _duplicates(self, read: Sequence[Path]) -> Iterator[Problem]:
+        suspects = self._ids.seen_twice()
+        located = frozenset(suspects[:DUPLICATES_LOCATED])
+        if not located:
+            return
+        first: dict[str, str] = {}
+        for file, line, named in self._named_lines(read):
+            if hash(named) & _DIGEST not in located:
+                continue
+            place = f"{file.shown}:{line.number}"
+            if named not in first:
+                first[named] = place
+                continue
+            yield Problem(
+                what=f"id {show(named)} is used twice",
+                place=Place(path=file.shown, line=line.number),
+                found=f"first used at {first[named]}",
+                hint="ids are unique over all files of a run: rename one of them"
+                if "id" in line.value
+                else 'a line without an id is named FILE:LINE: give it an "id", or rename one of the files',
+            )
+        if len(suspects) > len(located):
+            more = len(suspects) - len(located)
+            yield Problem(what=f"{more} more ids are used more than once", hint="mend those listed above first")
+
+    def _named_lines(self, paths: Iterable[Path]) -> Iterator[tuple[_FileForm, Line, str]]:
+        for path in paths:
+            lines = self._lines(path)
+            file = _FileForm(path, self._only, in_array=isinstance(lines, JsonArray))
+            for line in lines:
+                if line.flaw is None:
+                    kind = file.form(line)
+                    if not isinstance(kind, Flaw):
+                        yield file, line, file.name(line, kind)
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all lines that have a known form, reading the files again."""
+        return (named for _, _, named in self._named_lines(self._paths))
+
+
+class _FileForm:
+    """The format a file turned out to have: that of its first line."""
+
+    def __init__(self, path: Path, only: Format | None, *, in_array: bool) -> None:
+        self.shown = str(path)
+        self.folder = path.parent
+        self._kind: Format | None = only
+        self._first: int | None = None
+        self._in_array = in_array
+        name = path.name.removesuffix(".gz")
+        self._stem = Path(name).stem or name
+
+    def form(self, line: Line) -> Format | Flaw:
+        """The form of a line, or why it cannot stand in this file."""
+        kind = detect(line.value)
+        if kind is None:
+            return unknown_format(line.value)
+        if self._kind is None:
+            self._kind, self._first = kind, line.number
+        if kind == self._kind:
+            return kind
+        if self._first is None:
+            what = f"this is not the {FORMAT_NAMES[self._kind]} form that was asked for"
+            hint = "leave --from out to let each file say its own form"
+        else:
+            what = f"this line is {FORMAT_NAMES[kind]}, the file {FORMAT_NAMES[self._kind]}"
+            hint = (
+                f"line {self._first} of this file is {FORMAT_NAMES[self._kind]}: one format a file; "
+                "put the others into a file of their own"
+            )
+        return Flaw(what=what, found="keys " + ", ".join(line.value), hint=hint)
+
+    def name(self, line: Line, kind: Format) -> str:
+        """The id of a line; FILE:LINE when it has none."""
+        return line_id(line.value, kind) or f"{self._stem}:{line.number}"
+
+    def problem(self, line: Line, flaw: Flaw) -> Problem:
+        """A flaw with its place."""
+        if not self._in_array or line.number is None:
+            return flaw.at(self.shown, line.number)
+        item = f"item {line.number}"
+        where = item if flaw.field is None else f"{item}: {flaw.field}"
+        return dataclasses.replace(flaw, field=where).at(self.shown)
+
+
+_DIGEST = 2**64 - 1
+
+
+class _Ids:
+    """Which ids were seen: eight bytes each, sorted one bucket at a time, so that finding doubles needs no second copy.
+
+    Digests may collide; what they name is verified by reading the lines again.
+    """
+
+    def __init__(self) -> None:
+        self._buckets = [array("Q") for _ in range(256)]
+
+    def add(self, name: str) -> None:
+        # Python's own string hash: 64 bits, keyed by a secret of this process, nearly free.
+        digest = hash(name) & _DIGEST
+        self._buckets[digest & 0xFF].append(digest)
+
+    def seen_twice(self) -> array[int]:
+        """The digests that came more than once, each once."""
+        twice = array("Q")
+        for index, bucket in enumerate(self._buckets):
+            self._buckets[index] = array("Q")
+            ordered = sorted(bucket)
+            twice.extend(
+                digest for digest, group in itertools.groupby(ordered) if next(group) and next(group, None) is not None
+            )
+        return twice
+
+
+def _flaws_of(plain: dict[str, Any]) -> list[Flaw]:
+    from convbatch.dataset.schema import flaws_of  # pydantic: only a command that reads a dataset pays for its import
+
+    return flaws_of(plain)
+
+
+def media_flaws(dialogue: Dialogue, folder: Path) -> list[Flaw]:
+    """What is wrong with the media files a dialogue names, relative to `folder`."""
+    flaws: list[Flaw] = []
+    for number, turn in enumerate(dialogue.turns, 1):
+        for part in turn.user:
+            if part.path is not None and (fault := _path_fault(part.path, folder)) is not None:
+                what, hint = fault
+                found = show({part.kind: part.path})
+                flaws.append(Flaw(what=f"{part.kind} {what}", field=f"turn {number}", found=found, hint=hint))
+    return flaws
+
+
+def _path_fault(path: str, folder: Path) -> tuple[str, str] | None:
+    inside = f"media paths are relative to the dataset's folder and stay inside it: {folder.absolute()}"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        return "is a URL", "media are read from disk, never fetched: save the file beside the dataset"
+    if "\0" in path or "\\" in path:
+        return "path has a character that paths here do not have", "use / between folder names"
+    relative = Path(path)
+    if relative.is_absolute() or path.startswith("~") or ".." in relative.parts:
+        return "path leaves the dataset's folder", inside
+    try:
+        real = (folder / relative).resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError):
+        return "file does not exist", inside
+    if not real.is_relative_to(folder.resolve()):
+        return "path is a link out of the dataset's folder", inside
+    return None if stat.S_ISREG(mode) else ("path is not a regular file", inside)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def _same_file(path: Path, others: Iterable[Path]) -> Path | None:
+    try:
+        return next((other for other in others if path.samefile(other)), None)
+    except (OSError, ValueError):
+        return None

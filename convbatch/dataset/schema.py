@@ -1,0 +1,564 @@
+"""What a well-formed dialogue is: one canonical JSON value → everything that is wrong with it.
+
+The shapes are pydantic's business (importing this file costs its import time: do it where a dataset is read, not at the
+top of a module); the rules between keys are plain functions below. Files are not looked at here, not even for media.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NotRequired, cast
+
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12, and brings it
+
+from convbatch.dataset.jsonl import excerpt, show
+from convbatch.errors import Flaw, did_you_mean
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+FINISH_REASONS = ("stop", "length", "content_filter", "tool_call", "error", "other")
+_MONEY = re.compile(r"[0-9]+(\.[0-9]+)? ?[A-Z]{3}")
+
+
+# A pattern stays inside pydantic's own code; a Python validator here would cost more than all the rest.
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@with_config(_STRICT)
+class PartForm(TypedDict, total=False):
+    """One piece of a user message; which keys go together is checked by `_part_flaw`."""
+
+    text: str
+    image: Text
+    audio: Text
+    video: Text
+    document: Text
+    data: Text
+    mime_type: Text
+
+
+@with_config(_STRICT)
+class SettingsForm(TypedDict, total=False):
+    """Generation settings. Bounds refuse only what no gateway accepts."""
+
+    temperature: Annotated[Finite, Field(ge=0)]
+    top_p: Annotated[Finite, Field(ge=0, le=1)]
+    top_k: Annotated[int, Field(ge=-1)]
+    max_output_tokens: Annotated[int, Field(ge=1)]
+    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    thinking_budget: Annotated[int, Field(ge=-1)]
+    thinking_level: Text
+    reasoning_effort: Text
+    response_schema: dict[str, Any]
+    safety: dict[str, Text]
+    extra: dict[str, Any]
+
+
+def _user_kind(value: Any) -> str:
+    return "text" if isinstance(value, str) else "parts"
+
+
+UserForm = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[list[PartForm], Field(min_length=1), Tag("parts")],
+    Discriminator(_user_kind),
+]
+
+
+@with_config(_STRICT)
+class TurnForm(TypedDict):
+    """One exchange."""
+
+    user: UserForm
+    assistant: NotRequired[Text]
+    ask: NotRequired[bool]
+    checks: NotRequired[list[dict[str, Any]]]
+    settings: NotRequired[SettingsForm]
+
+
+@with_config(_STRICT)
+class ToolForm(TypedDict):
+    """A function declaration."""
+
+    name: Text
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+
+
+@with_config(_STRICT)
+class DialogueForm(TypedDict):
+    """One line of a dataset in the canonical form."""
+
+    turns: Annotated[list[TurnForm], Field(min_length=1)]
+    id: NotRequired[Text]
+    system: NotRequired[Text]
+    tags: NotRequired[list[Text]]
+    settings: NotRequired[SettingsForm]
+    checks: NotRequired[list[dict[str, Any]]]
+    tools: NotRequired[list[ToolForm]]
+    tool_results: NotRequired[dict[str, Any]]
+    meta: NotRequired[dict[str, Any]]
+
+
+_ADAPTER: TypeAdapter[DialogueForm] = TypeAdapter(DialogueForm)
+
+
+def flaws_of(value: Mapping[str, Any]) -> list[Flaw]:
+    """Everything that is wrong with one canonical dialogue, in the order of its turns; empty when it is well formed."""
+    try:
+        _ADAPTER.validate_python(value)
+    except ValidationError as error:
+        return _flaws_of_broken(value, error.errors(include_url=False))
+    return _rule_flaws(value, broken_turns=frozenset())
+
+
+def _flaws_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails]) -> list[Flaw]:
+    flaws = [_shape_flaw(detail) for detail in details]
+    broken_keys = {detail["loc"][0] for detail in details if detail["loc"][0] != "turns"}
+    whole_turns = all(len(detail["loc"]) > 1 for detail in details if detail["loc"][0] == "turns")
+    if "tools" in broken_keys or not whole_turns:
+        return flaws  # the rules between keys would only repeat what is already said
+    sound = {key: item for key, item in value.items() if key not in broken_keys}
+    broken_turns = frozenset(cast(int, detail["loc"][1]) for detail in details if detail["loc"][0] == "turns")
+    return flaws + _rule_flaws(sound, broken_turns=broken_turns)
+
+
+def _rule_flaws(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> list[Flaw]:
+    flaws: list[Flaw] = []
+    turns: list[dict[str, Any]] = value["turns"]
+    for index, turn in enumerate(turns):
+        if index not in broken_turns:
+            flaws += _turn_flaws(turn, index + 1, value)
+    if not broken_turns and all(turn.get("ask") is False for turn in turns):
+        flaws.append(
+            Flaw(
+                what='no turn is asked: every turn has "ask": false',
+                hint='leave "ask" out of the turns that the model should answer',
+            )
+        )
+    if "tools" in value or "tool_results" in value:
+        flaws += _tool_flaws(value)
+    if "checks" in value:
+        flaws += _check_flaws(value["checks"], None, value, has_reply=False)
+    return flaws
+
+
+# Shapes: pydantic's errors in our words.
+
+_KNOWN: tuple[tuple[type, str], ...] = (
+    (DialogueForm, "dialogue"),
+    (TurnForm, "turn"),
+    (SettingsForm, "settings"),
+    (PartForm, "part"),
+    (ToolForm, "tool"),
+)
+_KEYS = {name: tuple(form.__annotations__) for form, name in _KNOWN}
+_MUST_BE = {
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "typed_dict_type": "must be an object",
+    "finite_number": "must be a finite number",
+    "string_pattern_mismatch": "must not be blank",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "int_from_float": "must be a whole number",
+}
+
+
+def _shape_flaw(detail: ErrorDetails) -> Flaw:
+    loc = detail["loc"]
+    place, path = _split(loc)
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        known = _KEYS[_container(path[:-1], in_turn=place is not None)]
+        return Flaw(
+            what=f"unknown key {show(path[-1])}" + _inside(path[:-1]),
+            field=place,
+            found=show({str(path[-1]): detail["input"]}),
+            hint=did_you_mean(str(path[-1]), known),
+        )
+    if kind == "missing":
+        return _missing_flaw(place, path, detail["input"])
+    if not path:
+        name = f"turn {loc[1] + 1}" if place is not None and isinstance(loc[1], int) else "the line"
+        return Flaw(what=f"{name} must be an object", field=place, found=show(detail["input"]), hint=_TURN_EXAMPLE)
+    name = _dotted(path)
+    return Flaw(
+        what=f'"{name}" {_must_be(detail, path)}',
+        field=place,
+        found=show(detail["input"]),
+        hint=_shape_hint(path, detail["input"]),
+    )
+
+
+_TURN_EXAMPLE = 'a turn is {"user": "…"}, with "assistant", "checks", "settings", "ask" as needed'
+
+
+def _split(loc: tuple[int | str, ...]) -> tuple[str | None, tuple[int | str, ...]]:
+    # The tag of the user union stands in pydantic's path but not in the file.
+    if len(loc) >= 2 and loc[0] == "turns" and isinstance(loc[1], int):
+        rest = loc[2:]
+        if rest[:1] == ("user",) and rest[1:2] in (("text",), ("parts",)):
+            rest = ("user", *rest[2:])
+        return f"turn {loc[1] + 1}", rest
+    return None, loc
+
+
+def _dotted(path: tuple[int | str, ...]) -> str:
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if text else step
+    return text
+
+
+def _inside(path: tuple[int | str, ...]) -> str:
+    return f" in {_dotted(path)}" if path else ""
+
+
+def _container(path: tuple[int | str, ...], *, in_turn: bool) -> str:
+    if not path:
+        return "turn" if in_turn else "dialogue"
+    return {"settings": "settings", "user": "part", "tools": "tool"}[str(path[0])]
+
+
+def _missing_flaw(place: str | None, path: tuple[int | str, ...], found: Any) -> Flaw:
+    key = str(path[-1])
+    if key == "user":
+        return Flaw(what='no "user" text', field=place, found=show(found), hint='every turn needs "user": "…"')
+    hint = 'a dialogue needs "turns": [{"user": "…"}, …]' if key == "turns" else f'add "{key}"'
+    return Flaw(what=f'no "{key}"' + _inside(path[:-1]), field=place, found=show(found), hint=hint)
+
+
+def _must_be(detail: ErrorDetails, path: tuple[int | str, ...]) -> str:
+    kind = detail["type"]
+    if path == ("user",) and kind == "list_type":
+        return "must be text or a list of parts"
+    bounds = detail.get("ctx", {})
+    for name, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than")):
+        if name in bounds and kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
+            bound = bounds[name]
+            shown = int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+            return f"must be {words} {shown}"
+    return _MUST_BE.get(kind, detail["msg"])
+
+
+def _shape_hint(path: tuple[int | str, ...], found: Any) -> str:
+    key = str(path[0])
+    if found is None:
+        return "leave the key out instead of null"
+    if path == ("assistant",):
+        return 'leave "assistant" out when there is no scripted reply'
+    if key == "user":
+        return 'a user message is text or a list like [{"text": "…"}, {"image": "media/cat.png"}]'
+    if path == ("id",) and isinstance(found, int):
+        return f'put it in quotes: "id": "{found}"'
+    return _HINTS.get(str(path[-1]) if isinstance(path[-1], str) else key, _HINTS.get(key, "see docs/dataset.md"))
+
+
+_HINTS = {
+    "temperature": 'e.g. "temperature": 0',
+    "top_p": 'between 0 and 1, e.g. "top_p": 0.95',
+    "top_k": 'e.g. "top_k": 40 (-1: off, where a gateway knows it)',
+    "max_output_tokens": 'e.g. "max_output_tokens": 256',
+    "stop": 'e.g. "stop": ["END"]',
+    "seed": 'e.g. "seed": 7',
+    "thinking_budget": 'e.g. "thinking_budget": 0 (off) or -1 (the model decides)',
+    "tags": 'e.g. "tags": ["date", "zh"]',
+    "turns": 'e.g. "turns": [{"user": "Hello"}]',
+    "checks": 'a list of checks, e.g. "checks": [{"contains": "27"}]',
+    "ask": 'true (the default) or false: "ask": false',
+    "settings": 'e.g. "settings": {"temperature": 0}',
+    "safety": 'e.g. "safety": {"HARM_CATEGORY_HARASSMENT": "BLOCK_NONE"}',
+    "id": "leave the key out to get FILE:LINE",
+    "tools": 'e.g. "tools": [{"name": "get_weather", "parameters": {"type": "object"}}]',
+    "tool_results": 'e.g. "tool_results": {"get_weather": {"celsius": 21}}',
+    "meta": 'e.g. "meta": {"source": "support desk"}',
+}
+
+
+# Rules between the keys of a turn.
+
+
+def _turn_flaws(turn: dict[str, Any], number: int, dialogue: Mapping[str, Any]) -> list[Flaw]:
+    flaws: list[Flaw] = []
+    place = f"turn {number}"
+    user = turn["user"]
+    if not isinstance(user, str):
+        flaws += _user_flaws(user, place)
+    if turn.get("ask") is False:
+        if "assistant" not in turn:
+            flaws.append(
+                Flaw(
+                    what='"ask": false without "assistant"',
+                    field=place,
+                    found=show(turn),
+                    hint='an exchange that is given as context needs its reply: add "assistant": "…"',
+                )
+            )
+        if turn.get("checks"):
+            flaws.append(
+                Flaw(
+                    what='"checks" on a turn with "ask": false',
+                    field=place,
+                    found=show(turn["checks"]),
+                    hint='nothing is asked here, so there is no reply to check: remove "checks" or "ask"',
+                )
+            )
+    elif "checks" in turn:
+        flaws += _check_flaws(turn["checks"], place, dialogue, has_reply="assistant" in turn)
+    return flaws
+
+
+def _user_flaws(parts: Sequence[dict[str, Any]], place: str) -> list[Flaw]:
+    flaws = [
+        Flaw(what=what, field=place, found=show(part), hint=hint)
+        for part in parts
+        for what, hint in [_part_fault(part)]
+        if what
+    ]
+    if not flaws and all("text" in part and not part["text"].strip() for part in parts):
+        flaws.append(
+            Flaw(what='"user" must not be blank', field=place, found=show(parts), hint="a user message says something")
+        )
+    return flaws
+
+
+_PART_FORMS = 'a part is {"text"}, {"image"|"audio"|"video"|"document": path} or {"data", "mime_type"}'
+
+
+def _part_fault(part: dict[str, Any]) -> tuple[str, str]:
+    kinds = [key for key in part if key != "mime_type"]
+    if len(kinds) != 1:
+        return ("a part of no kind" if not kinds else f"a part of {len(kinds)} kinds at once"), _PART_FORMS
+    if kinds[0] != "data":
+        if "mime_type" in part:
+            return f'"mime_type" beside "{kinds[0]}"', '"mime_type" belongs to "data"; a file is known by its content'
+        return "", ""
+    mime_type = part.get("mime_type")
+    if mime_type is None:
+        return '"data" without "mime_type"', 'e.g. {"data": "iVBORw0…", "mime_type": "image/png"}'
+    if not re.fullmatch(r"[\w.+-]+/[\w.+-]+(;.*)?", mime_type):
+        return '"mime_type" is no MIME type', 'e.g. "image/png"'
+    try:
+        base64.b64decode(part["data"], validate=True)
+    except (binascii.Error, ValueError):
+        return '"data" is not base64', "standard base64 without line breaks or a data: prefix"
+    return "", ""
+
+
+def _tool_flaws(dialogue: Mapping[str, Any]) -> list[Flaw]:
+    flaws: list[Flaw] = []
+    names = [tool["name"] for tool in dialogue.get("tools", ())]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        flaws.append(Flaw(what=f"tool {show(name)} is declared twice", hint="one declaration for each function name"))
+    for name in dialogue.get("tool_results", {}):
+        if name not in names:
+            flaws.append(
+                Flaw(
+                    what=f"tool_results for {show(name)}, which tools does not declare",
+                    found=show({name: dialogue["tool_results"][name]}),
+                    hint=did_you_mean(name, names) if names else 'declare it: "tools": [{"name": …}]',
+                )
+            )
+    return flaws
+
+
+# Checks: one kind key with its argument. Judging them is checks/builtin.py's business; here they must make sense.
+
+_Fault = str | None
+"""How the argument should look, or None when it is fine."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _text_argument(value: Any) -> _Fault:
+    return None if _is_text(value) else 'text, e.g. "27"'
+
+
+def _equals_argument(value: Any) -> _Fault:
+    return None if isinstance(value, str) else 'text, e.g. "Paris"'
+
+
+def _texts_argument(value: Any) -> _Fault:
+    fine = isinstance(value, list) and bool(value) and all(_is_text(item) for item in value)
+    return None if fine else 'a list of texts, e.g. ["27", "twenty-seven"]'
+
+
+def _regex_argument(value: Any) -> _Fault:
+    if not _is_text(value):
+        return r'a regular expression as text, e.g. "\\b27\\b"'
+    from convbatch.checks.safe_regex import fault_of
+
+    fault = fault_of(value)
+    return None if fault is None else f"a regular expression that compiles ({fault})"
+
+
+def _true_argument(value: Any) -> _Fault:
+    return None if value is True else "true (put not_ in front of the kind to negate)"
+
+
+def _schema_argument(value: Any) -> _Fault:
+    if not isinstance(value, dict):
+        return 'a JSON Schema object, e.g. {"type": "object"}'
+    from convbatch.checks.json_schema import fault_of
+
+    fault = fault_of(json.dumps(value))
+    return None if fault is None else f"a JSON Schema ({fault})"
+
+
+def _number_argument(value: Any) -> _Fault:
+    if _is_number(value):
+        return None
+    if isinstance(value, dict) and "value" in value and set(value) <= {"value", "tolerance"}:
+        tolerance = value.get("tolerance", 0)
+        if _is_number(value["value"]) and _is_number(tolerance) and tolerance >= 0:
+            return None
+    return 'a number or {"value": 8, "tolerance": 0.5}'
+
+
+def _similar_argument(value: Any) -> _Fault:
+    if value is True or _is_text(value) or (_is_number(value) and 0 < value <= 1):
+        return None
+    if isinstance(value, dict) and value and set(value) <= {"to", "threshold"}:
+        threshold = value.get("threshold", 0.8)
+        if _is_text(value.get("to", "x")) and _is_number(threshold) and 0 < threshold <= 1:
+            return None
+    return 'true, a text, a threshold up to 1, or {"to": "…", "threshold": 0.8}'
+
+
+def _finish_argument(value: Any) -> _Fault:
+    words = value if isinstance(value, list) and value else [value]
+    return None if all(word in FINISH_REASONS for word in words) else "one of " + ", ".join(FINISH_REASONS)
+
+
+def _length_argument(value: Any) -> _Fault:
+    return None if _is_number(value) and isinstance(value, int) and value >= 0 else "a whole number, 0 or more"
+
+
+def _seconds_argument(value: Any) -> _Fault:
+    return None if _is_number(value) and value > 0 else "seconds, more than 0, e.g. 2.5"
+
+
+def _cost_argument(value: Any) -> _Fault:
+    fine = (_is_number(value) and value >= 0) or (isinstance(value, str) and _MONEY.fullmatch(value) is not None)
+    return None if fine else 'an amount, 0 or more, e.g. 0.002 or "0.002USD"'
+
+
+def _tool_call_argument(value: Any) -> _Fault:
+    if value is True or _is_text(value):
+        return None
+    if isinstance(value, dict) and _is_text(value.get("name")) and set(value) <= {"name", "arguments"}:
+        return None if isinstance(value.get("arguments", {}), dict) else '"arguments" as an object'
+    return 'true, a function name, or {"name": "…", "arguments": {…}}'
+
+
+CHECK_ARGUMENTS: dict[str, Callable[[Any], _Fault]] = {
+    "equals": _equals_argument,
+    "contains": _text_argument,
+    "icontains": _text_argument,
+    "contains_any": _texts_argument,
+    "contains_all": _texts_argument,
+    "starts_with": _text_argument,
+    "regex": _regex_argument,
+    "is_json": _true_argument,
+    "json_schema": _schema_argument,
+    "number": _number_argument,
+    "similar": _similar_argument,
+    "finish_reason": _finish_argument,
+    "max_length": _length_argument,
+    "latency": _seconds_argument,
+    "output_tokens": _length_argument,
+    "cost": _cost_argument,
+    "tool_call": _tool_call_argument,
+    "llm_rubric": _text_argument,
+    "python": _text_argument,
+}
+MOST_WEIGHT = 1_000_000
+"""Sums of weights stay numbers."""
+_CHECK_KEYS = (*CHECK_ARGUMENTS, *(f"not_{kind}" for kind in CHECK_ARGUMENTS), "weight", "name")
+
+
+def _check_flaws(
+    checks: Sequence[dict[str, Any]], place: str | None, dialogue: Mapping[str, Any], *, has_reply: bool
+) -> list[Flaw]:
+    flaws: list[Flaw] = []
+    for number, check in enumerate(checks, 1):
+        for fault, hint in _check_faults(check, dialogue, has_reply=has_reply):
+            flaws.append(Flaw(what=f"check {number}: {fault}", field=place, found=show(check), hint=hint))
+    return flaws
+
+
+def _check_faults(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
+    faults: list[tuple[str, str]] = []
+    kinds: list[str] = []
+    for key in check:
+        if key in ("weight", "name"):
+            continue
+        if key.removeprefix("not_") in CHECK_ARGUMENTS:
+            kinds.append(key)
+        else:
+            faults.append((f"unknown check {show(key)}", _nearest_check(key)))
+    if len(kinds) != 1 and not faults:
+        what = "no kind" if not kinds else "more than one kind: " + ", ".join(kinds)
+        faults.append((what, 'one kind a check, e.g. {"contains": "27"}; write several checks as several objects'))
+    for key in kinds:
+        faults += _argument_faults(key, check[key], dialogue, has_reply=has_reply)
+    weight = check.get("weight", 1)
+    if not _is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
+        faults.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
+    if not _is_text(check.get("name", "x")):
+        faults.append(('"name" must be text', 'e.g. "name": "right date"'))
+    return faults
+
+
+def _nearest_check(key: str) -> str:
+    hint = did_you_mean(key.replace("-", "_"), _CHECK_KEYS)
+    known = ", ".join(sorted(CHECK_ARGUMENTS))
+    return hint.split("known: ")[0] + f"known: {known}, each also with not_ in front"
+
+
+def _argument_faults(key: str, argument: Any, dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
+    kind = key.removeprefix("not_")
+    wanted = CHECK_ARGUMENTS[kind](argument)
+    if wanted is not None:
+        return [(f'"{key}" takes {excerpt(wanted, 200)}', f'found {show(argument)}; e.g. {{"{key}": …}}')]
+    if kind == "similar" and not has_reply and not _names_a_text(argument):
+        return [(f'"{key}" has nothing to compare with', 'add "assistant" to the turn, or give the text: {"to": "…"}')]
+    if kind == "tool_call" and argument is not True:
+        name = argument["name"] if isinstance(argument, dict) else argument
+        names = [tool["name"] for tool in dialogue.get("tools", ())]
+        if name not in names:
+            return [(f"tools does not declare {show(name)}", did_you_mean(name, names) if names else 'add "tools"')]
+    return []
+
+
+def _names_a_text(argument: Any) -> bool:
+    return isinstance(argument, str) or (isinstance(argument, dict) and "to" in argument)

@@ -1,0 +1,1 @@
+"""Request scheduling and sending: plan, limits, retries, budget."""

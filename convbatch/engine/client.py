@@ -1,0 +1,462 @@
+"""The only client of aiohttp: send one question, hand back an `Attempt`.
+
+Here are sockets, timeouts, proxies, certificates and byte caps. What a body means is the protocol's, whether an attempt
+was possibly paid is `retry.py`'s, and when it may leave is the gate's. It knows no provider by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import email.utils
+import io
+import ssl
+import weakref
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from convbatch import __version__
+from convbatch.config.credentials import apply_auth
+from convbatch.config.gateways import SIMULATOR_URL, Target
+from convbatch.engine.retry import attempt_class
+from convbatch.errors import Place, SetupError
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import Ask, CutReply, ErrorInBody, MalformedReply, WireRequest, encode_json
+from convbatch.redaction import Redactor
+from convbatch.reply import Attempt, Failure, Reply
+from convbatch.system import Clock
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Decoded; beyond it a reply is unreadable."""
+CONNECT_TIMEOUT_S = 10.0
+_LARGE_BODY = 512 * 1024
+_OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
+
+
+class Sending(NamedTuple):
+    """One HTTP request as it leaves, key included; never journaled, never printed."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    timeout_s: float
+
+
+class Answer(NamedTuple):
+    """One complete HTTP answer; `body` is decoded, header lookup ignores case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class NoAnswer(Exception):  # an outcome of sending, turned into a Failure at once
+    """No complete answer came."""
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        sent: bool,
+        own_timeout: bool = False,
+        certificate: bool = False,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        partial: bytes = b"",
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.sent = sent
+        self.own_timeout = own_timeout
+        self.certificate = certificate
+        self.status = status
+        self.headers = headers or {}
+        self.partial = partial
+
+
+class Transport(Protocol):
+    """How a request reaches a server: aiohttp, or the simulator's brain in the same process."""
+
+    async def send(self, sending: Sending) -> Answer:
+        """One request, one complete answer; raises `NoAnswer`."""
+        ...
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        ...
+
+
+_progress: contextvars.ContextVar[list[bool]] = contextvars.ContextVar("convbatch_sending_connected")
+
+
+class _NotingConnector(aiohttp.TCPConnector):
+    """Notes that a request has its connection, the moment from which bytes may leave.
+
+    And it hands out no connection on which something came that nobody had asked for, such as a reply delivered twice:
+    it would be read as the answer to the next question, perhaps of another dialogue. aiohttp looks only when a
+    connection is given back, too early for what comes a moment later. Where that happened once, no connection is used
+    twice from then on: a copy that is late by more than the pause between two questions cannot be told from an answer.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._trusts_used = True
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super().connect(*args, **kwargs)
+        while (protocol := connection.protocol) in self._used and not self._is_clean(protocol):
+            connection.close()
+            connection = await super().connect(*args, **kwargs)
+        self._used.add(protocol)
+        _progress.get()[0] = True
+        return connection
+
+    def _is_clean(self, used: Any) -> bool:
+        self._trusts_used = self._trusts_used and not used.should_close
+        return self._trusts_used
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one: readable when the config was loaded, and not any more
+        raise SetupError(
+            f"ca_file cannot be read: {error.strerror or error}",
+            place=Place(path=ca_file),
+            hint="restore the PEM file, or take ca_file out of the config",
+        ) from None
+
+
+class AiohttpTransport:
+    """A connection pool of its own, so that a slow gateway never holds a connection another one needs."""
+
+    def __init__(self, *, ca_file: str | None = None, proxy: str | None = None) -> None:
+        context: ssl.SSLContext | bool = True
+        if ca_file is not None:
+            context = _trusting(ca_file)
+        self._proxy = proxy
+        # limit=0: how many may be in flight is the gate's decision, made once. Redirects, cookies, netrc and automatic
+        # decompression stay off: each of them has leaked keys or memory in the field.
+        self._session = aiohttp.ClientSession(
+            connector=_NotingConnector(limit=0, ssl=context, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        self._urls: dict[str, URL] = {}
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+
+    async def send(self, sending: Sending) -> Answer:
+        """One request; raises `NoAnswer` with what is known about whether it left."""
+        connected = [False]
+        _progress.set(connected)
+        seen: list[aiohttp.ClientResponse] = []
+        partial = bytearray()
+        try:
+            async with self._session.request(
+                sending.method,
+                self._url(sending.url),
+                data=_payload(sending.body),
+                headers=sending.headers,
+                allow_redirects=False,
+                timeout=self._timeout(sending.timeout_s),
+                proxy=self._proxy,
+            ) as response:
+                seen.append(response)
+                await _read(response, partial)
+                body = _decoded(bytes(partial), response.headers.get("Content-Encoding", ""))
+                return Answer(status=response.status, headers=response.headers, body=body)
+        except asyncio.CancelledError as cancelled:
+            if not connected[0]:
+                raise NotSentCancelled from cancelled
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, ValueError) as error:
+            status = seen[0].status if seen else None
+            headers = seen[0].headers if seen else None
+            raise _no_answer(error, connected[0], status, headers, bytes(partial)) from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+    def _url(self, text: str) -> URL:
+        url = self._urls.get(text)
+        if url is None:
+            if len(self._urls) > 1000:
+                self._urls.clear()
+            url = self._urls[text] = URL(text, encoded=True)
+        return url
+
+    def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
+        timeout = self._timeouts.get(total_s)
+        if timeout is None:
+            timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_TIMEOUT_S)
+            self._timeouts[total_s] = timeout
+        return timeout
+
+
+class NotSentCancelled(asyncio.CancelledError):
+    """Cancelled while no byte had left yet."""
+
+
+class _Unreadable(Exception):  # internal signal
+    """The body is over the cap or cannot be decompressed."""
+
+
+def _payload(body: bytes | None) -> Any:
+    if body is not None and len(body) > _LARGE_BODY:
+        return io.BytesIO(body)  # aiohttp warns about large bytes: they would be written in one go
+    return body
+
+
+async def _read(response: aiohttp.ClientResponse, into: bytearray) -> None:
+    content = response.content
+    while chunk := await content.readany():
+        into += chunk
+        if len(into) > MAX_BODY_BYTES:
+            raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity") or not body:
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise _Unreadable(f"the response body has an unknown content encoding {encoding[:40]!r}")
+    for window in (47, -15):  # 47: gzip or zlib by header; some servers send deflate without its header
+        try:
+            decoder = zlib.decompressobj(window)
+            plain = decoder.decompress(body, MAX_BODY_BYTES)
+        except zlib.error:
+            continue
+        if decoder.unconsumed_tail:
+            raise _Unreadable(f"the response body decompresses to more than {MAX_BODY_BYTES // 2**20} MiB")
+        if not decoder.eof:
+            raise _Unreadable("the compressed response body ends too early")
+        return plain
+    raise _Unreadable("the response body cannot be decompressed")
+
+
+_CERTIFICATE = (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+def _no_answer(
+    error: Exception, connected: bool, status: int | None, headers: Mapping[str, str] | None, partial: bytes
+) -> NoAnswer:
+    """Sort what aiohttp raises. Its texts may show URLs and headers: only kinds and the system's reasons are used."""
+    known: dict[str, Any] = {"status": status, "headers": headers, "partial": partial}
+    if isinstance(error, _CERTIFICATE):
+        return NoAnswer("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
+    if isinstance(error, _NEVER_SENT) or not connected:
+        kind = "timeout" if isinstance(error, TimeoutError) else "connection"
+        return NoAnswer(kind, f"could not connect: {_reason(error)}", sent=False)
+    if isinstance(error, _Unreadable):
+        return NoAnswer("bad_response", str(error), sent=True, **known)
+    if isinstance(error, TimeoutError):
+        return NoAnswer(
+            "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True, **known
+        )
+    return NoAnswer("connection", f"connection lost after sending: {_reason(error)}", sent=True, **known)
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror[:200]
+    if isinstance(inner, Exception):
+        return f"{type(inner).__name__}: {str(inner)[:200]}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:200]
+    return type(error).__name__
+
+
+_Door = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
+"""Headers as the protocol gave them, and the address and headers with the key that they became."""
+_NO_DOOR: _Door = (None, "", {})
+
+
+class Client:
+    """Asks one target; keeps nothing between attempts but the connection pool it was given."""
+
+    def __init__(
+        self,
+        target: Target,
+        key: str | None,
+        *,
+        transport: Transport,
+        redactor: Redactor,
+        clock: Clock,
+        simulator_url: str | None = None,
+    ) -> None:
+        """Prepare to ask.
+
+        Args:
+            target: Whom.
+            key: Its key; None where the gateway wants none.
+            transport: How requests travel.
+            redactor: Keeps keys out of bodies and messages.
+            clock: Time.
+            simulator_url: Where the embedded simulator listens; only for targets of the `simulator:` address.
+        """
+        self._target = target
+        self._simulator_url = simulator_url
+        self._key = key
+        self._transport = transport
+        self._redactor = redactor
+        self._clock = clock
+        self._protocol = PROTOCOLS[target.gateway.protocol]
+        self._endpoint = target.gateway.endpoint
+        self._doors: dict[str, _Door] = {}
+
+    def read_again(self, body: bytes) -> Reply:
+        """The reply a kept body holds, with its raw turn; for histories rebuilt from the journal."""
+        return self._protocol.parse_response(body)
+
+    async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
+        """Names of the models the gateway lists, or the failed attempt."""
+        started, begun = self._clock.wall(), self._clock.monotonic()
+        request = self._protocol.build_models_request(self._endpoint)
+        try:
+            answer = await self._transport.send(self._sending(request, timeout_s))
+        except NoAnswer as gone:
+            return self._unanswered(gone, started, begun)
+        if answer.status == 200:
+            try:
+                return self._protocol.parse_models(answer.body)
+            except MalformedReply as malformed:
+                failure = Failure(kind="bad_response", message=f"no list of models: {malformed}")
+                return self._attempt(failure, "final", answer, started, begun)
+        return self._refused(answer, started, begun)
+
+    async def attempt(self, ask: Ask) -> Attempt:
+        """Send one question once.
+
+        Returns:
+            The attempt, with a `Reply` or a `Failure`; waits in the gate and before a retry are the caller's to add.
+
+        Raises:
+            CannotCarry: The protocol has no way to word the question.
+        """
+        request = self._protocol.build_request(ask, self._endpoint)
+        sending = self._sending(request, self._target.gateway.attempt_timeout_s)
+        started, begun = self._clock.wall(), self._clock.monotonic()
+        try:
+            answer = await self._transport.send(sending)
+        except NoAnswer as gone:
+            return self._unanswered(gone, started, begun)
+        if answer.status != 200:
+            return self._refused(answer, started, begun)
+        body, left = self._redactor.body(answer.body)
+        try:
+            reply = self._protocol.parse_response(body)
+        except ErrorInBody as inner:
+            cls = attempt_class(inner.failure, http_status=200, sent=True)
+            return self._attempt(inner.failure, cls, answer, started, begun, body=body, left=left)
+        except MalformedReply as malformed:
+            failure = Failure(
+                kind="bad_response", message=f"unreadable reply: {malformed}", retryable=isinstance(malformed, CutReply)
+            )
+            cls = attempt_class(failure, http_status=200, sent=True)
+            return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
+        reply, joined = self._without_keys(reply, body)
+        return self._attempt(reply, "replied", answer, started, begun, body=body, left=left or joined)
+
+    def _without_keys(self, reply: Reply, body: bytes) -> tuple[Reply, bool]:
+        """What a body tells in pieces can be a key only when they are joined; one that was searched whole cannot."""
+        texts: dict[str, str] = {}
+        left = False
+        for name in ("text", "thought"):
+            said: str | None = getattr(reply, name)
+            plain = b"" if not said else said.encode("utf-8", "surrogatepass")
+            if plain not in body:
+                clean, joined = self._redactor.body(plain)
+                left = left or joined
+                texts[name] = clean.decode("utf-8", "surrogatepass")
+        return reply._replace(**texts) if texts else reply, left
+
+    def _sending(self, request: WireRequest, timeout_s: float) -> Sending:
+        # A target asks at the same address with the same headers, one object, every time: worked out once.
+        asked_with, url, headers = self._doors.get(request.url, _NO_DOOR)
+        if asked_with is not request.headers:
+            url, headers = self._door(request)
+            self._doors[request.url] = (request.headers, url, headers)
+        body = None if request.json is None else encode_json(request.json)
+        return Sending(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
+
+    def _door(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
+        """The address with its query, and the headers with the key."""
+        gateway = self._target.gateway
+        headers = {**_OWN_HEADERS, **request.headers, **gateway.headers}
+        url = request.url
+        if self._simulator_url is not None and url.startswith(SIMULATOR_URL):
+            url = self._simulator_url + url.removeprefix(SIMULATOR_URL)
+        if gateway.query:
+            url = str(URL(url, encoded=True).extend_query(dict(gateway.query)))
+        url, headers = apply_auth(url, headers, gateway.auth, self._key)
+        return url, CIMultiDict(headers)
+
+    def _refused(self, answer: Answer, started: float, begun: float) -> Attempt:
+        body, left = self._redactor.body(answer.body)
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        # An HTTP-date hint is read against the server's own clock; without one, against ours.
+        headers.setdefault("date", email.utils.formatdate(self._clock.wall(), usegmt=True))
+        if 300 <= answer.status < 400:
+            failure = Failure(
+                kind="bad_response",
+                message=f"the gateway answered {answer.status} with a redirect, which is never followed",
+            )
+        else:
+            failure = self._protocol.classify_error(answer.status, headers, body)
+        cls = attempt_class(failure, http_status=answer.status, sent=True)
+        return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
+
+    def _unanswered(self, gone: NoAnswer, started: float, begun: float) -> Attempt:
+        failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoAnswer is raised with these kinds only
+        cls = attempt_class(
+            failure, http_status=gone.status, sent=gone.sent, own_timeout=gone.own_timeout, certificate=gone.certificate
+        )
+        body, left = self._redactor.body(gone.partial)
+        answer = None if gone.status is None else Answer(status=gone.status, headers=gone.headers, body=b"")
+        return self._attempt(failure, cls, answer, started, begun, body=body or None, left=left)
+
+    def _attempt(
+        self,
+        outcome: Reply | Failure,
+        cls: Any,
+        answer: Answer | None,
+        started: float,
+        begun: float,
+        *,
+        body: bytes | None = None,
+        left: bool = False,
+    ) -> Attempt:
+        if isinstance(outcome, Failure):  # shown in tables and notes: here a key under 12 characters is one as well
+            outcome = replace(outcome, message=self._redactor.text(outcome.message))
+        return Attempt(
+            outcome=outcome,
+            cls=cls,
+            http_status=None if answer is None else answer.status,
+            request_id=None if answer is None else self._request_id(answer.headers),
+            started_at=started,
+            latency_s=self._clock.monotonic() - begun,
+            body=body,
+            key_in_body=left,
+        )
+
+    def _request_id(self, headers: Mapping[str, str]) -> str | None:
+        for name in REQUEST_ID_HEADERS:
+            value = headers.get(name)
+            if value:
+                return self._redactor.text(value)[:200]
+        return None

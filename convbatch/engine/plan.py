@@ -1,0 +1,131 @@
+"""Dialogues x targets x repeats → `Conversation`s; the key that says which question a turn asks, and its greatest size.
+
+Order is fixed: dialogues in file order, and within a dialogue its repeats; every target walks the same order by itself.
+Nothing here waits, sends or reads a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from convbatch.config.gateways import Target
+from convbatch.dialogue import Dialogue, Message, Settings
+from convbatch.protocols.wire import encode_json
+
+
+class About(NamedTuple):
+    """What a question to a judge is about."""
+
+    target: str
+    """Whose reply is judged."""
+    turn: int | None
+    """None: all of the dialogue."""
+    asked: str
+    """Digest of the question."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One dialogue played at one target, repeat k: the unit of the plan and of concurrency."""
+
+    dialogue: Dialogue
+    index: int
+    """Position of the dialogue in the run's own dataset, from 0."""
+    target: Target
+    repeat: int
+    """From 1."""
+    about: About | None = None
+    """Only of a question to a judge; `index` and `repeat` are then those of what it is about."""
+
+
+def conversations(dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int) -> Iterator[Conversation]:
+    """Every conversation of one target in admission order; lazily, so that memory does not grow with the dataset."""
+    for index, dialogue in dialogues:
+        for repeat in range(1, repeats + 1):
+            yield Conversation(dialogue=dialogue, index=index, target=target, repeat=repeat)
+
+
+class TurnKeys:
+    """The running digest of one conversation: what was sent so far decides the key of each turn.
+
+    A key covers wire identity (protocol, base URL, model), system, tools, every message up to and including the turn's
+    user message, and that turn's effective settings; not gateway names, keys, limits or prices.
+    """
+
+    def __init__(self, target: Target, dialogue: Dialogue) -> None:
+        self._state = hashlib.blake2b(digest_size=16)
+        self._settings: Settings | None = None
+        self._encoded_settings = b""
+        identity = [target.gateway.protocol, target.gateway.base_url, target.gateway.api_version, target.model]
+        self._feed([identity, dialogue.system, [dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)])
+
+    def add(self, message: Message) -> None:
+        """Append a message of the history."""
+        if message.raw is not None:
+            self._feed([message.role, message.raw])
+        else:
+            self._feed([message.role, [[p.kind, p.text, p.path, p.data, p.mime_type] for p in message.parts]])
+
+    def key(self, settings: Settings) -> str:
+        """The key of the turn whose user message was added last, 32 hex digits."""
+        if settings is not self._settings:  # most often all turns share one object
+            self._settings, self._encoded_settings = settings, encode_json(settings.to_plain())
+        state = self._state.copy()
+        state.update(self._encoded_settings)
+        return state.hexdigest()
+
+    def _feed(self, value: Any) -> None:
+        encoded = encode_json(value)
+        self._state.update(len(encoded).to_bytes(8, "big"))
+        self._state.update(encoded)
+
+
+class Bulk:
+    """The most tokens the next request of a conversation can have: what a bill for it cannot exceed.
+
+    No text has more tokens than UTF-8 bytes. A count the gateway reported goes before ours, for it also holds what was
+    put in front of our words.
+    """
+
+    def __init__(self, system: str | None) -> None:
+        self._bytes = text_bytes(system or "") + _FRAME
+        self._counted: int | None = None
+        self._since = 0
+
+    def add(self, text: str) -> None:
+        """A message stands in the history."""
+        size = _FRAME + text_bytes(text)
+        self._bytes += size
+        self._since += size
+
+    def counted(self, tokens: int) -> None:
+        """All that stands in the history by now has at most so many tokens."""
+        self._counted, self._since = tokens, _FRAME  # a reply that is replayed gets a frame, too
+
+    def most_input(self, settings: Settings) -> int:
+        """Tokens of a request with all that was added."""
+        schema = 0 if settings.response_schema is None else text_bytes(str(settings.response_schema))
+        by_count = 0 if self._counted is None else self._counted + self._since
+        return max(self._bytes, by_count) + schema
+
+
+def most_output(settings: Settings) -> int | None:
+    """The most tokens a request can bring back; None when nothing limits them, or it asks for several replies."""
+    extra = settings.extra or {}
+    inner = extra.get("generationConfig", {})
+    several = any(isinstance(found, dict) and not _SEVERAL.isdisjoint(found) for found in (extra, inner))
+    return None if several else settings.max_output_tokens
+
+
+_SEVERAL = frozenset(("n", "candidateCount", "candidate_count"))
+"""Body fields that ask for several replies at once: each is billed, and the limit is of one."""
+_FRAME = 16
+"""Tokens that may stand around a message to say whose it is."""
+
+
+def text_bytes(text: str) -> int:
+    """Length in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,685 @@
+"""Play conversations turn by turn; the only owner of tasks and cancellation.
+
+What may leave when is the gate's, whether it leaves again is `retry.py`'s, what it means is the protocol's and what is
+kept is the journal's: this file only puts them in order. A reply is durable before anything that follows from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple, Protocol
+
+from convbatch.config.gateways import Limits, Target
+from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, effective_settings, text_part
+from convbatch.engine.budget import Budget, BudgetReached, Reservation
+from convbatch.engine.client import Client, NotSentCancelled
+from convbatch.engine.limiter import Gate, GateClosed, GateStalled, Permit
+from convbatch.engine.plan import Bulk, Conversation, TurnKeys, most_output, text_bytes
+from convbatch.engine.retry import NO_TRIES, GiveUp, ParkNow, SendAgain, Standing, Tries, next_step, signal
+from convbatch.errors import ConvbatchError, JournalError
+from convbatch.journal.records import kept_body
+from convbatch.journal.writer import Journal
+from convbatch.pricing import PriceTable
+from convbatch.protocols.wire import Ask, CannotCarry
+from convbatch.reply import (
+    NO_USAGE,
+    Attempt,
+    Failure,
+    Reply,
+    Status,
+    Usage,
+    billed_usage,
+    failure_to_plain,
+    reply_to_plain,
+    status_of,
+)
+from convbatch.system import Outside
+
+StopReason = Literal["finished", "interrupted", "deadline", "budget"]
+EVERY_SO_OFTEN = 64
+"""Conversations already finished that a worker passes before it lets the others go on."""
+FRAME_TOKENS = 4
+"""What a message counts beside its words, at most: its role and its bounds."""
+STARTED_AT_ONCE = 8
+"""Hundreds started in one go would open hundreds of connections before the first request leaves."""
+
+
+class PastTurn(Protocol):
+    """What an earlier session left of one turn (`archive.TurnHistory`)."""
+
+    status: Status | None
+    attempts: int
+
+    @property
+    def kept(self) -> Mapping[str, Any] | None:
+        """The `outcome` record of the reply that counts."""
+        ...
+
+    def finished(self, key: str) -> bool:
+        """Is there a terminal state for this very question?"""
+        ...
+
+
+Past = Callable[[Conversation], Mapping[int, PastTurn]]
+"""What earlier sessions left of a conversation, by turn number."""
+
+
+class Reusable(Protocol):
+    """Another run whose replies may be taken over (`archive.Archive`)."""
+
+    def turn_by_key(self, key: str, repeat: int) -> Any:
+        """A finished turn with this key, or None."""
+        ...
+
+
+class Listener(Protocol):
+    """Who is told what has become durable; called on the event loop, must not block."""
+
+    def turn_done(self, target: str, status: Status, *, before: bool) -> None:
+        """A row reached a terminal state; `before`: in an earlier session."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a person watching should know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a run is played; the same for all its targets."""
+
+    history: HistoryMode = "live"
+    repeats: int = 1
+    concurrency: int | None = None
+    """`-j`; None = what each gateway bears."""
+    max_attempts: int = 5
+    command_line: Settings = NO_SETTINGS
+    retry_errors: bool = True
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purse:
+    """What a target's calls take from the budget of the run."""
+
+    budget: Budget
+    prices: PriceTable
+    factor: Decimal
+    """Of the budget's currency for one of the prices' currency."""
+
+    async def reserve(self, size: Mapping[str, int]) -> Reservation:
+        """Set the worst case of a call aside; raises `BudgetReached`."""
+        worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
+        return await self.budget.reserve(worst * self.factor)
+
+    def settle(self, reservation: Reservation, attempt: Attempt) -> None:
+        """Take what the attempt cost: nothing when it was surely not paid, the worst when it may have been."""
+        kind = attempt.outcome.kind if isinstance(attempt.outcome, Failure) else None
+        cost = self.prices.cost(billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at)
+        if cost is None and attempt.cls in ("refused", "not_sent", "final"):
+            cost = Decimal(0)
+        reservation.settle(None if cost is None else cost * self.factor)
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """Everything one target needs; targets share nothing but journal and budget."""
+
+    target: Target
+    client: Client
+    gate: Gate
+    standing: Standing
+    places: int
+    """Most requests in flight."""
+    own_places: asyncio.Semaphore | None = None
+    """Only where targets share a gate: keeps one of them from taking the places of all."""
+    purse: Purse | None = None
+    """Only where the run has a budget."""
+    parked: str | None = None
+    counts: Counter[Status] = field(default_factory=Counter)
+
+    async def admit(self, tokens: int) -> Permit:
+        """Pass the gate; raises `GateClosed`."""
+        if self.own_places is None:
+            return await self.gate.admit(tokens)
+        await self.own_places.acquire()
+        try:
+            return await self.gate.admit(tokens)
+        except BaseException:
+            self.own_places.release()
+            raise
+
+    def release(self, permit: Permit) -> None:
+        """Give back a place in flight."""
+        permit.release()
+        if self.own_places is not None:
+            self.own_places.release()
+
+
+class Done(NamedTuple):
+    """A turn's terminal state and, where there is one, its reply."""
+
+    status: Status
+    reply: Reply | None
+    reason: str | None = None
+
+
+class Runner:
+    """One sitting at a plan: plays what is open, stops when told, never loses a reply it has received."""
+
+    def __init__(
+        self,
+        *,
+        lanes: Iterable[Lane],
+        rules: Rules,
+        journal: Journal,
+        outside: Outside,
+        listener: Listener,
+        past: Past | None = None,
+        reuse: tuple[str, Reusable] | None = None,
+    ) -> None:
+        self._lanes = tuple(lanes)
+        self._rules = rules
+        self._journal = journal
+        self._outside = outside
+        self._listener = listener
+        self._past = past
+        self._reuse = reuse
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.reason: StopReason = "finished"
+        self.bugs: list[str] = []
+        """Tracebacks of our own failures, one a conversation; a run with any of them exits 70."""
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The targets as they stand."""
+        return self._lanes
+
+    async def play(self, plans: Mapping[str, Iterator[Conversation]]) -> None:
+        """Play each target's conversations until all are done, parked, or `stop` is called.
+
+        Raises:
+            JournalError: The journal could not be written; what was acknowledged before stands.
+            InputError: The run's own dataset copy cannot be read to its end.
+        """
+        timer: asyncio.TimerHandle | None = None
+        if self._rules.deadline_s is not None:
+            timer = asyncio.get_running_loop().call_later(self._rules.deadline_s, self.stop, "deadline")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in self._lanes:
+                    group.create_task(self._start(lane, plans[lane.target.name], group))
+        except BaseExceptionGroup as failures:
+            # The journal's word first: it may be why the others failed.
+            for kind in (JournalError, ConvbatchError):
+                known, _ = failures.split(kind)
+                if known is not None:
+                    raise _first(known) from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def stop(self, reason: StopReason) -> None:
+        """Admit nothing more; what is in flight is finished and kept."""
+        if self.reason == "finished" or reason == "interrupted":
+            self.reason = reason
+        self._stopping.set()
+        for lane in self._lanes:
+            lane.gate.close()
+            if lane.purse is not None:
+                lane.purse.budget.close()
+
+    def abandon(self) -> None:
+        """Give up what is in flight; it is journaled as possibly paid."""
+        self.stop("interrupted")
+        for task in self._tasks:
+            task.cancel()
+
+    async def _start(self, lane: Lane, plan: Iterator[Conversation], group: asyncio.TaskGroup) -> None:
+        # Twice as many conversations as places in flight: one is always ready when a place comes free.
+        for number in range(1, 2 * lane.places + 1):
+            self._tasks.append(group.create_task(self._work(lane, plan)))
+            if number % STARTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _work(self, lane: Lane, plan: Iterator[Conversation]) -> None:
+        for passed, conversation in enumerate(plan):
+            if self._stopping.is_set() or lane.parked is not None:
+                return
+            try:
+                await self._converse(lane, conversation)
+            except ConvbatchError:
+                raise
+            except BudgetReached:
+                self.stop("budget")
+                return
+            except GateStalled as stalled:
+                self._park(lane, str(stalled))
+                return
+            except GateClosed:
+                return
+            except Exception:  # noqa: BLE001  # the conversation's edge: one bug must not take paid neighbours down
+                self.bugs.append(traceback.format_exc())
+                self._listener.note(f"internal error in dialogue {conversation.dialogue.id!r}; it stays pending")
+            if passed % EVERY_SO_OFTEN == 0:
+                await asyncio.sleep(0)
+
+    async def _converse(self, lane: Lane, conversation: Conversation) -> None:
+        play = _Play(conversation, self._rules, self._past)
+        settled = play.settled(retry_errors=self._rules.retry_errors)
+        if settled is not None:
+            for status in settled:
+                self._count(lane, status, before=True)
+            return
+        for number, turn in play.turns():
+            if number not in play.asked:
+                continue
+            settings = self._settings(lane, conversation, turn)
+            key = play.keys.key(settings)
+            done = self._known(lane, play, number, key) or await self._take_over(lane, play, number, key)
+            if done is None and play.ended is not None:
+                done = await self._skip(lane, play, number, key)
+            if done is None:
+                done = await self._ask(lane, play, number, key, settings)
+            if done is None:
+                return
+            play.go_on(number, done)
+
+    def _settings(self, lane: Lane, conversation: Conversation, turn: Turn) -> Settings:
+        return effective_settings(
+            command_line=self._rules.command_line,
+            turn=turn.settings,
+            dialogue=conversation.dialogue.settings,
+            target=lane.target.gateway.settings,
+            repeat=conversation.repeat,
+        )
+
+    def _known(self, lane: Lane, play: _Play, number: int, key: str) -> Done | None:
+        """What an earlier session found out, if it still answers this very question."""
+        past = play.past.get(number)
+        if past is None or not past.finished(key) or past.status is None:
+            return None
+        if past.status == "error" and self._rules.retry_errors:
+            return None
+        if past.status == "skipped" and play.ended is None:
+            return None  # the turn it was skipped behind has been asked again and went well
+        reply = None if past.kept is None else _kept_reply(lane.client, past.kept)
+        self._count(lane, past.status, before=True)
+        return Done(status=past.status, reply=reply)
+
+    async def _take_over(self, lane: Lane, play: _Play, number: int, key: str) -> Done | None:
+        if self._reuse is None or play.ended is not None:
+            return None
+        name, archive = self._reuse
+        found = archive.turn_by_key(key, play.conversation.repeat)
+        if found is None:
+            return None
+        kept = found.kept
+        reused_from = str(kept.get("reused_from", name))
+        outcome = {
+            **play.ident(number),
+            "key": key,
+            "attempt": 0,
+            "role": "model",
+            "class": "replied",
+            **{field: kept[field] for field in _TAKEN_OVER if field in kept},
+            "reused_from": reused_from,
+        }
+        reply = _kept_reply(lane.client, kept)
+        done = Done(status=status_of(reply), reply=reply)
+        await self._journal.commit(
+            {"kind": "outcome", **outcome},
+            self._turn_record(play, number, key, done, reused_from=reused_from),
+        )
+        self._count(lane, done.status)
+        return done
+
+    async def _skip(self, lane: Lane, play: _Play, number: int, key: str) -> Done:
+        done = Done(status="skipped", reply=None, reason=play.ended)
+        await self._journal.commit(self._turn_record(play, number, key, done))
+        self._count(lane, "skipped")
+        return done
+
+    async def _ask(self, lane: Lane, play: _Play, number: int, key: str, settings: Settings) -> Done | None:
+        """Ask until there is a terminal state; None when the turn stays pending (stopped or parked)."""
+        ask = Ask(
+            model=lane.target.model,
+            messages=tuple(play.history),
+            system=play.conversation.dialogue.system,
+            settings=settings,
+        )
+        size = play.most(settings)
+        tries = NO_TRIES
+        past = play.past.get(number)
+        attempts = past.attempts if past is not None else 0
+        backoff_s = 0.0
+        while True:
+            reservation = None if lane.purse is None else await lane.purse.reserve(size)
+            try:
+                permit = await lane.admit(_reserve(lane.target.gateway.limits, play, settings))
+            except BaseException:
+                _close(reservation)
+                raise
+            try:
+                attempts += 1
+                ident = {**play.ident(number), "key": key, "attempt": attempts, "role": play.role}
+                if reservation is not None:
+                    reservation.is_sent = True
+                attempt = await self._send(lane, ask, ident, size, permit)
+                if lane.purse is not None and reservation is not None:
+                    lane.purse.settle(reservation, attempt)
+                step = self._decide(lane, attempt, permit, tries, settings)
+                done = _terminal(attempt, step)
+                records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
+                if done is not None:
+                    records.append(self._turn_record(play, number, key, done))
+                # The place in flight is given away only when the reply is durable.
+                await self._journal.commit(*records)
+            finally:
+                _close(reservation)
+                lane.release(permit)
+            if done is not None:
+                self._count(lane, done.status)
+                return done
+            if not isinstance(step, SendAgain):
+                assert isinstance(step, ParkNow)
+                self._park(lane, step.reason)
+                return None
+            tries, backoff_s = step.tries, step.wait_s
+            if not await self._wait(backoff_s):
+                return None
+
+    async def _send(
+        self, lane: Lane, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
+    ) -> Attempt:
+        # No await between here and the send: the rate was acquired a moment ago, and an intent written earlier would
+        # call a request possibly paid that only ever waited.
+        self._journal.append({"kind": "intent", **ident, **size})
+        started, begun = self._outside.clock.wall(), self._outside.clock.monotonic()
+        try:
+            attempt = await lane.client.attempt(ask)
+        except CannotCarry as limit:
+            permit.refund()
+            failure = Failure(kind="invalid_request", message=str(limit))
+            attempt = Attempt(outcome=failure, cls="not_sent", started_at=started)
+        except asyncio.CancelledError as cancelled:
+            sent = not isinstance(cancelled, NotSentCancelled)
+            self._journal.append(
+                {
+                    "kind": "outcome",
+                    **ident,
+                    "class": "abandoned" if sent else "not_sent",
+                    "started_at": started,
+                    "latency_s": self._outside.clock.monotonic() - begun,
+                    "error": {"kind": "connection", "message": "abandoned on request"},
+                }
+            )
+            raise
+        return attempt
+
+    def _decide(
+        self, lane: Lane, attempt: Attempt, permit: Permit, tries: Tries, settings: Settings
+    ) -> SendAgain | GiveUp | ParkNow | None:
+        """What becomes of the turn; tells standing and gate on the way. None for a complete reply."""
+        now = self._outside.clock.monotonic()
+        lane.standing.note(
+            attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=lane.gate.held_s()
+        )
+        step = next_step(
+            attempt,
+            tries,
+            lane.standing,
+            max_attempts=self._rules.max_attempts,
+            now=now,
+            draw=self._outside.random.random(),
+        )
+        if isinstance(attempt.outcome, Reply):
+            permit.settle(_counted(lane.target.gateway.limits, attempt.outcome.usage, settings))
+        elif attempt.cls in ("refused", "not_sent", "final"):
+            permit.refund(never_left=attempt.cls == "not_sent")
+        if isinstance(step, ParkNow):
+            lane.gate.close()  # now: the report settles the doubt, and would let the others go before this is durable
+        hint = None if isinstance(attempt.outcome, Reply) else attempt.outcome.retry_after_s
+        lane.gate.report(signal(attempt, step), permit, retry_after_s=hint)
+        return step
+
+    def _turn_record(
+        self, play: _Play, number: int, key: str, done: Done, *, reused_from: str | None = None
+    ) -> dict[str, Any]:
+        record: dict[str, Any] = {"kind": "turn", **play.ident(number), "key": key, "status": done.status}
+        if done.reason is not None:
+            record["reason"] = done.reason
+        if reused_from is not None:
+            record["reused_from"] = reused_from
+        return record
+
+    def _count(self, lane: Lane, status: Status, *, before: bool = False) -> None:
+        lane.counts[status] += 1
+        self._listener.turn_done(lane.target.name, status, before=before)
+
+    def _park(self, lane: Lane, reason: str) -> None:
+        if lane.parked is None:
+            lane.gate.close()
+            for other in self._lanes:
+                if other.gate is lane.gate:  # the same host, key and model under another gateway's name
+                    other.parked = reason
+            self._listener.note(f"{lane.target.name} is parked: {reason}")
+
+    async def _wait(self, seconds: float) -> bool:
+        """Back off; False when the run stopped meanwhile."""
+        if seconds <= 0:
+            return not self._stopping.is_set()
+        sleep = asyncio.ensure_future(self._outside.clock.sleep(seconds))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((sleep, stop), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            stop.cancel()
+        return not self._stopping.is_set()
+
+
+class _Play:
+    """One conversation while it is played: its history, its keys, and what earlier sittings know of it."""
+
+    def __init__(self, conversation: Conversation, rules: Rules, past: Past | None) -> None:
+        self.conversation = conversation
+        self.asked = frozenset(conversation.dialogue.asked(rules.history))
+        self.history: list[Message] = []
+        self.keys = TurnKeys(conversation.target, conversation.dialogue)
+        self.ended: str | None = None
+        """Why the dialogue goes no further."""
+        self.past: Mapping[int, PastTurn] = {}
+        self.measured: Usage | None = None
+        """Of the latest reply."""
+        self._bulk = Bulk(conversation.dialogue.system)
+        self._live = rules.history == "live"
+        if past is not None:
+            self.past = past(conversation)
+
+    @property
+    def role(self) -> str:
+        """In whose name the calls are made: that of the run's model, or of a judge."""
+        return "model" if self.conversation.about is None else "judge"
+
+    def settled(self, *, retry_errors: bool) -> list[Status] | None:
+        """The rows' states when nothing is left to ask, else None; a judge's question may be another one by now."""
+        if self.conversation.about is not None:
+            return None
+        states: list[Status] = []
+        ended = False
+        for number in sorted(self.asked):
+            past = self.past.get(number)
+            if past is None or past.status is None or (retry_errors and past.status == "error"):
+                return None
+            if past.status == "skipped" and not ended:
+                return None  # a sitting asked the turn it was skipped behind again, and was killed before this one
+            ended = ended or past.status != "ok"
+            states.append(past.status)
+        return states
+
+    def turns(self) -> Iterator[tuple[int, Turn]]:
+        """Every turn, its user message already in the history; what is given as the model's word is added behind it."""
+        for number, turn in enumerate(self.conversation.dialogue.turns, 1):
+            self._add(Message(role="user", parts=turn.user))
+            yield number, turn
+            given = not self._live or number not in self.asked
+            if given and turn.assistant is not None:
+                self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
+
+    def go_on(self, number: int, done: Done) -> None:
+        """Carry a terminal state into the history, or end the dialogue: nothing is replayed on a broken history."""
+        if done.reply is not None:
+            self.measured = done.reply.usage
+        if self._live and self.ended is None:
+            self._go_on_live(number, done)
+        self._count(done.reply)
+
+    def _go_on_live(self, number: int, done: Done) -> None:
+        if done.status != "ok" or done.reply is None:
+            self.ended = f"turn {number} ended {done.status}"
+        elif done.reply.finish_reason == "tool_call":
+            self.ended = f"turn {number} ended in a tool call without a scripted result"
+        else:
+            text = (text_part(done.reply.text or ""),)
+            self._add(Message(role="assistant", parts=text, raw=done.reply.raw_turn))
+
+    def _count(self, reply: Reply | None) -> None:
+        """What the gateway counted; of a reply that is not replayed only what it was a reply to."""
+        usage = NO_USAGE if reply is None else reply.usage
+        output = usage.output_tokens if self._live else 0
+        if usage.input_tokens is not None and output is not None:
+            self._bulk.counted(usage.input_tokens + output)
+
+    def ident(self, number: int) -> dict[str, Any]:
+        """What names a turn in every record; `journal/index.py` reads these keys fastest in this order."""
+        conversation, about = self.conversation, self.conversation.about
+        ident = {
+            "index": conversation.index,
+            "dialogue": conversation.dialogue.id,
+            "target": conversation.target.name,
+            "repeat": conversation.repeat,
+            "turn": number,
+        }
+        if about is not None:
+            ident |= {"turn": about.turn, "role": self.role, "of": about.target, "asked": about.asked}
+        return ident
+
+    def most(self, settings: Settings) -> dict[str, int]:
+        """The most tokens the next request can have, and its reply where that is limited."""
+        size = {"most_input_tokens": self._bulk.most_input(settings)}
+        limit = most_output(settings)
+        if limit is not None:
+            size["max_output_tokens"] = limit
+        return size
+
+    def _add(self, message: Message) -> None:
+        self.history.append(message)
+        self.keys.add(message)
+        self._bulk.add(message.text)
+
+
+_TAKEN_OVER = (
+    "http_status", "request_id", "started_at", "latency_s", "ttft_s", "reply", "body", "body_b64", "key_in_body",
+)  # fmt: skip
+
+
+def _close(reservation: Reservation | None) -> None:
+    if reservation is not None:
+        reservation.close()
+
+
+def _terminal(attempt: Attempt, step: SendAgain | GiveUp | ParkNow | None) -> Done | None:
+    if isinstance(attempt.outcome, Reply):
+        return Done(status=status_of(attempt.outcome), reply=attempt.outcome)
+    if isinstance(step, GiveUp):
+        return Done(status="error", reply=None, reason=step.reason)
+    return None
+
+
+def _kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
+    """A kept reply with its raw turn, parsed again from the kept body."""
+    return client.read_again(kept_body(record))
+
+
+def _outcome_record(
+    ident: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
+) -> dict[str, Any]:
+    record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
+    for name in ("http_status", "request_id", "latency_s", "ttft_s"):
+        value = getattr(attempt, name)
+        if value is not None:
+            record[name] = value
+    if limiter_wait_s:
+        record["limiter_wait_s"] = limiter_wait_s
+    if retry_wait_s:
+        record["retry_wait_s"] = retry_wait_s
+    if attempt.key_in_body:
+        record["key_in_body"] = True
+    if isinstance(attempt.outcome, Reply):
+        record["reply"] = reply_to_plain(attempt.outcome)
+    else:
+        record["error"] = failure_to_plain(attempt.outcome)
+    if attempt.body is not None:
+        try:
+            record["body"] = attempt.body.decode("utf-8")
+        except UnicodeDecodeError:
+            record["body_b64"] = base64.b64encode(attempt.body).decode("ascii")
+    return record
+
+
+def _reserve(limits: Limits, play: _Play, settings: Settings) -> int:
+    """Tokens a turn will count, as well as can be told: the previous turn's usage tells the history's size."""
+    if limits.tpm is None:
+        return 0
+    known = play.measured
+    if known is not None and known.input_tokens is not None and known.output_tokens is not None:
+        # The reply was counted as output; as a message of the history it has a frame of its own.
+        tokens = known.input_tokens + known.output_tokens + FRAME_TOKENS + _rough_tokens(play.history[-1:])
+    else:
+        tokens = _rough_tokens(play.history) + _rough_text(play.conversation.dialogue.system or "")
+    if limits.tpm_counts == "input+max_output":
+        tokens += settings.max_output_tokens or _usual_output(known)
+    return tokens
+
+
+def _counted(limits: Limits, usage: Usage, settings: Settings) -> int | None:
+    """Tokens a reply really counted against the limit; None when the gateway did not say."""
+    if usage.input_tokens is None:
+        return None
+    if limits.tpm_counts == "uncached_input":
+        return usage.input_tokens - (usage.cached_input_tokens or 0)
+    if limits.tpm_counts == "input+max_output":
+        output = settings.max_output_tokens or usage.output_tokens
+        return None if output is None else usage.input_tokens + output
+    return usage.input_tokens
+
+
+_USUAL_OUTPUT = 512
+"""Reserved for a first reply without a limit on output; settled to the truth a moment later."""
+
+
+def _usual_output(known: Usage | None) -> int:
+    return _USUAL_OUTPUT if known is None or known.output_tokens is None else known.output_tokens
+
+
+def _rough_tokens(messages: Iterable[Message]) -> int:
+    return sum(FRAME_TOKENS + _rough_text(message.text) for message in messages)
+
+
+def _rough_text(text: str) -> int:
+    # Three UTF-8 bytes a token: about one token a Chinese character, a third more than English needs.
+    return text_bytes(text) // 3 + 1
+
+
+def _first(group: BaseExceptionGroup[ConvbatchError]) -> ConvbatchError:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,160 @@
+"""What earlier runs tell of a target: their replies → `Habits`, and replies that another run may take over.
+
+It reads run folders and nothing else. What is made of it is `estimator.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbatch.config.gateways import Target
+from convbatch.dataset.selection import read_copy
+from convbatch.dialogue import Dialogue, Message, text_part
+from convbatch.errors import ConvbatchError
+from convbatch.estimation.estimator import (
+    NO_TEXT,
+    Habits,
+    Reusable,
+    Seen,
+    Taken,
+    Text,
+    guess,
+    learn,
+    of_another_model,
+    size_of,
+)
+from convbatch.journal.records import kept_body
+from convbatch.journal.run_folder import RunFolder, list_runs, typed
+from convbatch.protocols import PROTOCOLS
+from convbatch.reply import reply_from_plain, status_of
+
+if TYPE_CHECKING:
+    from convbatch.journal.index import Archive, TurnHistory
+
+NEWEST = 20
+"""So many runs are looked at for replies of the same target."""
+ENOUGH_TURNS = 20_000
+"""More tell nothing new."""
+
+
+def habits_of(target: Target, dialogues: int, reuse: RunFolder | None, results: Path) -> Habits:
+    """What is known of a target, from the run that is reused, else from the newest one that has replies of it.
+
+    Args:
+        target: The target.
+        dialogues: How many are to be estimated.
+        reuse: Only this run is looked at, and where it does not know the target, the nearest to it in there.
+        results: The folder of runs.
+    """
+    runs = [reuse] if reuse is not None else reversed(list_runs(results)[-NEWEST:])
+    for folder in runs:
+        try:
+            like = _like(target, folder, nearest=reuse is not None)
+            tries = (_learned(folder, name, model, target, dialogues) for name, model in like)
+            found = next(filter(None, tries), None)
+        except (ConvbatchError, OSError):
+            continue  # of a run that cannot be read nothing is known; `--reuse` of it is refused elsewhere
+        if found is not None:
+            return found
+    where = "no run that can be read" if reuse is None else f"no reply in {typed(reuse.path)}"
+    return guess(f"a guess, and a rough one: {where} tells of {target.name}")
+
+
+def _like(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str | None]]:
+    """Targets of a run to learn from with their models, the best first."""
+    models = {str(plain["name"]): plain.get("model") for plain in folder.read_meta("targets")["targets"]}
+    if not nearest:
+        return [(target.name, target.model)] if target.name in models else []
+    return sorted(models.items(), key=lambda one: (one[0] != target.name, one[1] != target.model))
+
+
+def _learned(folder: RunFolder, name: str, model: str | None, target: Target, dialogues: int) -> Habits | None:
+    seen = list(islice(_seen(folder, name), ENOUGH_TURNS))
+    count = sum(one.output_tokens is not None for one in seen)
+    replies = "1 reply" if count == 1 else f"{count:,} replies"
+    whose = "" if name == target.name else f" of {name}"
+    whose += "" if model == target.model else ", another model"
+    found = learn(seen, f"learned from {typed(folder.path)} ({replies}{whose})", dialogues)
+    return found if found is None or model == target.model else of_another_model(found)
+
+
+def _seen(folder: RunFolder, target: str) -> Iterator[Seen]:
+    """The turns of one target that came to an end, in the order of the dataset."""
+    from convbatch.journal.index import Archive
+
+    meta = folder.read_meta("history", "repeats")
+    with Archive(folder) as archive:
+        for index, dialogue in read_copy(folder.dataset):
+            for repeat in range(1, meta["repeats"] + 1):
+                turns = archive.transcript(index, target, repeat).turns
+                if turns:
+                    yield from _seen_in(index, dialogue, turns, meta["history"])
+
+
+def _seen_in(index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: Any) -> Iterator[Seen]:
+    said = NO_TEXT if dialogue.system is None else size_of(dialogue.system)
+    asked = dialogue.asked(history)
+    for number, turn in enumerate(dialogue.turns, 1):
+        said = said.plus(size_of(turn.user_text))
+        past = turns.get(number)
+        if number in asked and past is not None and past.status not in (None, "skipped"):
+            yield _one(index, past, said._replace(requests=1), live=history == "live")
+        own = history == "live" and number in asked
+        reply = _text_of(past) if own else turn.assistant
+        if reply is not None:
+            said = said.plus(size_of(reply))
+        elif own:
+            return  # nothing is replayed on a broken history
+
+
+def _one(index: int, past: TurnHistory, sent: Text, *, live: bool) -> Seen:
+    usage = {} if past.kept is None else past.kept["reply"].get("usage", {})
+    return Seen(
+        dialogue=index,
+        turn=past.turn,
+        sent=sent,
+        reply=size_of(_text_of(past) or ""),
+        input_tokens=usage.get("input_tokens"),
+        output_tokens=usage.get("output_tokens"),
+        ended=live and past.status != "ok",
+    )
+
+
+def _text_of(past: TurnHistory | None) -> str | None:
+    return None if past is None or past.kept is None else past.kept["reply"].get("text")
+
+
+# --- replies that are taken over -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replies_of(reuse: RunFolder | None) -> Generator[Callable[[Target], Reusable | None]]:
+    """Another run's replies, found as `engine/runner.py` finds them: for each target a way to look them up."""
+    if reuse is None:
+        yield lambda _: None
+        return
+    from convbatch.journal.index import Archive
+
+    with Archive(reuse) as archive:
+        yield lambda target: _reusable(archive, target)
+
+
+def _reusable(archive: Archive, target: Target) -> Reusable:
+    protocol = PROTOCOLS[target.gateway.protocol]
+
+    def look_up(key: str, repeat: int) -> Taken | None:
+        found = archive.turn_by_key(key, repeat)
+        if found is None or found.kept is None:
+            return None
+        reply = reply_from_plain(found.kept["reply"])
+        raw = protocol.parse_response(kept_body(found.kept)).raw_turn
+        return Taken(
+            message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=raw),
+            ends=status_of(reply) != "ok" or reply.finish_reason == "tool_call",
+        )
+
+    return look_up

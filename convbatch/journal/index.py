@@ -1,0 +1,423 @@
+"""The read half's door: a journal's records found by conversation, by key and by time, and folded into `Transcript`s.
+
+The rules that turn records into a row's state stand in `TurnHistory` and nowhere else. Which rows there should be, and
+what a table shows of them, is `results/run.py`; what is asked again is `engine/runner.py`. Nothing is kept in memory
+but an index that SQLite moves to a temporary file when it grows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from convbatch.journal.records import Damage, Line, Scan, read_record
+from convbatch.journal.run_folder import RunFolder, target_names
+from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
+
+REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
+"""States that need a complete reply, and that another run may take over."""
+
+_INTENT, _OUTCOME, _TURN = range(3)
+_KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "turn": _TURN}
+_CACHE_KIB = 2 * 1024
+_Row = tuple[int | float | bytes | None, ...]
+
+# The head that `engine/runner.py` writes of a model's turn, in its order; whatever differs, such as a judge's, which
+# names its role before its key, is decoded whole and is only slower.
+_HEAD = re.compile(
+    rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":(\d{1,11}(?:\.\d{1,9})?),"index":(\d{1,18})'
+    rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([ -!#-\[\]-~]*)","repeat":(\d{1,18}),"turn":(\d{1,18})'
+    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d{1,18}),"role":"model"(?:,"class":"(\w+)")?)?,'
+)
+
+_TABLE = """
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY, kind INTEGER, dialogue INTEGER, target INTEGER, repeat INTEGER, turn INTEGER,
+    attempt INTEGER, asked_at REAL, unsent INTEGER, segment INTEGER, start INTEGER, length INTEGER, key BLOB,
+    judged INTEGER
+)"""
+"""`target` is who was asked; `judged` the target whose reply a judge was asked about, NULL in a model's own records."""
+_BY_CONVERSATION = "CREATE INDEX conversation ON records (dialogue, target, repeat, seq)"
+_BY_KEY = "CREATE INDEX IF NOT EXISTS question ON records (key, repeat) WHERE key IS NOT NULL"
+_OF_CONVERSATION = (
+    "SELECT segment, start, length FROM records"
+    " WHERE dialogue = ? AND target = ? AND repeat = ? AND judged IS NULL ORDER BY seq"
+)
+_ALL_CONVERSATIONS = (
+    "SELECT dialogue, target, repeat, segment, start, length FROM records"
+    " WHERE judged IS NULL ORDER BY dialogue, target, repeat, seq"
+)
+_OPINIONS_OF = (
+    "SELECT segment, start, length FROM records WHERE dialogue = ? AND judged = ? AND repeat = ? ORDER BY seq"
+)
+_JUDGED_CONVERSATIONS = (
+    "SELECT DISTINCT dialogue, judged, repeat FROM records WHERE judged IS NOT NULL ORDER BY dialogue, judged, repeat"
+)
+_JUDGES = "SELECT DISTINCT target FROM records WHERE judged IS NOT NULL ORDER BY target"
+_OF_KEY = (
+    "SELECT DISTINCT dialogue, target, turn FROM records"
+    " WHERE key = ? AND repeat = ? AND judged IS NULL ORDER BY dialogue, target"
+)
+_SAME_ATTEMPT = (
+    "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn IS i.turn"
+    f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
+    # A judge is asked many questions about one turn, and can be one of the models that are asked it.
+    " AND o.judged IS i.judged AND (o.judged IS NULL OR o.key = i.key)"
+)
+_OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
+_LATEST_OUTCOMES = f"{_OUTCOMES_OF_TARGET} ORDER BY seq DESC LIMIT 1000"
+_ASKED_SINCE = f"SELECT target, COUNT(*) FROM records WHERE kind = {_INTENT} AND asked_at >= ? GROUP BY target"
+_UNSENT_SINCE = (
+    f"SELECT i.target, COUNT(*) FROM records AS o CROSS JOIN records AS i ON {_SAME_ATTEMPT}"
+    f" WHERE o.unsent AND i.kind = {_INTENT} AND i.asked_at >= ? GROUP BY i.target"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnHistory:
+    """What the journal tells of one turn, folded record by record: the latest record wins.
+
+    A complete reply finishes a turn even where its `turn` record is missing; a `turn` record that needs a reply counts
+    for nothing where the reply was lost to damage. Another key is another question: what was kept for the former one is
+    no answer to it, but its attempts were made and count on.
+    """
+
+    turn: int
+    key: str | None = None
+    """Of the latest record that carries one."""
+    status: Status | None = None
+    """None = pending."""
+    reason: str | None = None
+    kept: dict[str, Any] | None = None
+    """The `outcome` record of the reply that counts, body included."""
+    last_failure: dict[str, Any] | None = None
+    """The latest `outcome` record without a complete reply, for this key."""
+    reused_from: str | None = None
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    intents: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 0
+    """Requests made, over all sessions; the highest number an attempt carries."""
+    in_flight_from: int | None = None
+    """With a writer at work: intents from this `seq` on may still be answered."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Fold the next record of this turn in journal order."""
+        key = record.get("key")
+        if key is not None and key != self.key:
+            self._ask_anew(key)
+        match record["kind"]:
+            case "intent":
+                self._add_intent(record)
+            case "outcome":
+                self._add_outcome(record)
+            case _:
+                self._add_turn(record)
+
+    def finished(self, key: str) -> bool:
+        """Is there a terminal state for this very question?"""
+        return self.status is not None and self.key == key
+
+    @property
+    def open_intents(self) -> list[dict[str, Any]]:
+        """Requests that left and of which nothing is known, or nothing yet."""
+        answered = {outcome["attempt"] for outcome in self.outcomes}
+        return [intent for intent in self.intents if intent["attempt"] not in answered]
+
+    @property
+    def possibly_paid(self) -> int:
+        """Requests sent and never fully answered."""
+        lost = [i for i in self.open_intents if self.in_flight_from is None or i["seq"] < self.in_flight_from]
+        return len(lost) + sum(outcome["class"] in POSSIBLY_PAID for outcome in self.outcomes)
+
+    def _ask_anew(self, key: str) -> None:
+        self.key = key
+        self.status = self.reason = self.kept = self.last_failure = self.reused_from = None
+
+    def _add_intent(self, record: dict[str, Any]) -> None:
+        self.intents.append(record)
+        self.attempts = max(self.attempts, record["attempt"])
+        if self.status not in REUSABLE:
+            self.status = self.reason = self.kept = None
+
+    def _add_outcome(self, record: dict[str, Any]) -> None:
+        self.outcomes.append(record)
+        self.attempts = max(self.attempts, record["attempt"])
+        if record["class"] != "replied":
+            self.last_failure = record
+            return
+        self.kept = record
+        self.status = status_of(reply_from_plain(record["reply"]))
+        self.reason = None
+        self.reused_from = record.get("reused_from")
+
+    def _add_turn(self, record: dict[str, Any]) -> None:
+        status = record["status"]
+        if status == "skipped":
+            self.kept = self.reused_from = None
+        if status in REUSABLE and self.kept is None:
+            return
+        self.status = status
+        self.reason = record.get("reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """One conversation with the replies it has so far."""
+
+    index: int
+    dialogue: str | None
+    """The dialogue's id; None when the journal knows nothing of this conversation."""
+    target: str
+    repeat: int
+    turns: dict[int, TurnHistory]
+    """By turn number, from 1; a turn without a record is absent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """One question to a judge about a reply, or about a whole dialogue, and what became of it."""
+
+    judge: str
+    """The target that was asked."""
+    target: str
+    """Whose reply it is about."""
+    turn: int | None
+    """None: the whole dialogue."""
+    asked: str
+    """Digest of the question (`rubric.Question.digest`)."""
+    history: TurnHistory
+
+
+class Archive:
+    """A run folder's journal as it stood when this was opened; a writer may be at work meanwhile.
+
+    Attributes:
+        runs: The `run` records, one for each session.
+        stops: The `stop` records; a session that was killed has none.
+        targets: Target names, in the order of run.json.
+        damage: Places that could not be read, at most 1,000 of them; `damage_count` is how many there are.
+    """
+
+    def __init__(self, folder: RunFolder | Path) -> None:
+        """Read the whole journal once.
+
+        Raises:
+            SetupError: No run folder, a newer convbatch wrote it, or its journal is gone or may not be read.
+        """
+        self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
+        meta = self.folder.read_meta()
+        self.folder.refuse_lost_journal(meta)
+        self.targets = target_names(meta)
+        self._seen: dict[bytes, int] = {}
+        self._numbers = {name: number for number, name in enumerate(self.targets)}
+        self.stops: list[dict[str, Any]] = []
+        self.has_opinions = False
+        """Was a judge ever asked?"""
+        in_use = self.folder.is_in_use()
+        scan = Scan(self.folder.segments())
+        self._files: list[int] = []
+        # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        try:
+            with self.folder.reading_journal():
+                self._index(scan)
+                self._files.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in scan.segments)
+        except BaseException:
+            self.close()
+            raise
+        self.runs: list[dict[str, Any]] = scan.runs
+        self.damage: list[Damage] = scan.damage
+        self.damage_count = scan.damage_count
+        self._in_flight_from = self._session_start() if in_use else None
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the index; records already handed out stay good."""
+        self._db.close()
+        while self._files:
+            os.close(self._files.pop())
+
+    @property
+    def session_count(self) -> int:
+        """How often the run was begun or resumed."""
+        return len(self.runs)
+
+    @property
+    def parked(self) -> dict[str, str]:
+        """Targets that the last session left parked, and why; none after a kill, and none while a session goes on."""
+        if not self.stops or self._session_start() is not None:
+            return {}
+        last = {stop.get("role", "model"): stop for stop in self.stops}  # a judge's session says nothing of the models
+        return {str(target): str(why) for stop in last.values() for target, why in stop.get("parked", {}).items()}
+
+    def transcript(self, index: int, target: str, repeat: int) -> Transcript:
+        """One conversation; without turns when nothing of it was ever sent."""
+        number = self._numbers.get(target, -1)
+        return self._fold(index, target, repeat, self._db.execute(_OF_CONVERSATION, (index, number, repeat)))
+
+    def transcripts(self) -> Iterator[Transcript]:
+        """Every conversation that has a record, by dialogue, target in run.json's order, repeat; one at a time."""
+        rows = self._db.execute(_ALL_CONVERSATIONS)
+        for (index, target, repeat), group in groupby(rows, key=lambda row: row[:3]):
+            yield self._fold(index, self.targets[target], repeat, (row[3:] for row in group))
+
+    def opinions(self, index: int, target: str, repeat: int) -> list[Opinion]:
+        """What judges were asked about one conversation, in the order of their first question."""
+        rows = self._db.execute(_OPINIONS_OF, (index, self._numbers.get(target, -1), repeat))
+        found: dict[tuple[Any, ...], Opinion] = {}
+        for record in map(self._read, rows):
+            place = record["target"], record["turn"], record["asked"]
+            if place not in found:
+                history = TurnHistory(turn=record["turn"] or 0, in_flight_from=self._in_flight_from)
+                judge, turn, asked = place
+                found[place] = Opinion(judge=judge, target=target, turn=turn, asked=asked, history=history)
+            found[place].history.add(record)
+        return list(found.values())
+
+    def all_opinions(self) -> Iterator[Opinion]:
+        """What judges were asked in this run, one conversation in memory at a time."""
+        for index, target, repeat in self._db.execute(_JUDGED_CONVERSATIONS).fetchall():
+            yield from self.opinions(index, self.targets[target], repeat)
+
+    def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
+        """A turn that answers this very question with a complete reply, for `--reuse`; the first one in the dataset."""
+        self._db.execute(_BY_KEY)
+        for index, target, turn in self._db.execute(_OF_KEY, (bytes.fromhex(key), repeat)).fetchall():
+            history = self.transcript(index, self.targets[target], repeat).turns[turn]
+            if history.status in REUSABLE and history.finished(key):
+                return history
+        return None
+
+    def judges(self) -> list[str]:
+        """Everybody who was ever asked for an opinion."""
+        return [self.targets[number] for (number,) in self._db.execute(_JUDGES).fetchall()]
+
+    def has_reply(self, target: str) -> bool:
+        """Has this target ever given a complete reply in this run?"""
+        rows = self._db.execute(_OUTCOMES_OF_TARGET, (self._numbers.get(target, -1),))
+        return any(self._read(row)["class"] == "replied" for row in rows)
+
+    def requests_since(self, at: float) -> dict[str, int]:
+        """Requests since a moment (unix seconds) by target name, without those that never reached the wire."""
+        counts: dict[str, int] = {}
+        for sign, query in ((1, _ASKED_SINCE), (-1, _UNSENT_SINCE)):
+            for target, count in self._db.execute(query, (at,)):
+                name = self.targets[target]
+                counts[name] = counts.get(name, 0) + sign * count
+        return counts
+
+    def request_times(self, targets: Iterable[str], since: float) -> list[float]:
+        """When requests to these targets were sent since a moment, unix seconds in journal order."""
+        numbers = [self._numbers[target] for target in targets if target in self._numbers]
+        marks = ",".join("?" * len(numbers))
+        query = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target IN ({marks})"
+        return [at for (at,) in self._db.execute(f"{query} ORDER BY seq", (since, *numbers))]
+
+    def asked_to_wait_until(self, targets: Iterable[str]) -> float:
+        """The latest moment until which these targets' gateway asked to be left alone; 0 when it never did.
+
+        Nothing is sent during such a wait, so the latest outcomes tell.
+        """
+        until = 0.0
+        for target in targets:
+            rows = self._db.execute(_LATEST_OUTCOMES, (self._numbers.get(target, -1),))
+            for record in map(self._read, rows):
+                wait_s = record.get("error", {}).get("retry_after_s")
+                if wait_s is not None:
+                    until = max(until, record["at"] + wait_s)
+        return until
+
+    def _fold(self, index: int, target: str, repeat: int, rows: Iterable[tuple[int, int, int]]) -> Transcript:
+        turns: dict[int, TurnHistory] = {}
+        dialogue: str | None = None
+        for record in map(self._read, rows):
+            dialogue, number = record["dialogue"], record["turn"]
+            if number not in turns:
+                turns[number] = TurnHistory(turn=number, in_flight_from=self._in_flight_from)
+            turns[number].add(record)
+        return Transcript(
+            index=index, dialogue=dialogue, target=target, repeat=repeat, turns=dict(sorted(turns.items()))
+        )
+
+    def _read(self, row: tuple[int, int, int]) -> dict[str, Any]:
+        segment, start, length = row
+        return read_record(os.pread(self._files[segment], length, start))
+
+    def _index(self, scan: Scan) -> None:
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute(_TABLE)
+        self._db.execute("BEGIN")
+        self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(scan))
+        self._db.execute("COMMIT")
+        self._db.execute(_BY_CONVERSATION)
+
+    def _rows(self, scan: Scan) -> Iterator[_Row]:
+        for line in scan.lines():
+            head = _HEAD.match(line.raw)
+            row = None if head is None else self._row_of_head(line, head)
+            row = row or self._row_of_record(line)
+            if row is not None:
+                yield row
+
+    def _row_of_head(self, line: Line, head: re.Match[bytes]) -> _Row | None:
+        """The row of a line whose head stands in the usual order; None when the whole record must be asked."""
+        word, at, index, target, repeat, turn, key, attempt, cls = head.groups()
+        kind = _KINDS[word.decode()]
+        number = self._seen.get(target)
+        if number is None:
+            number = self._seen[target] = self._number(orjson.loads(b'"%b"' % target))
+        asked_at = paid_key = None
+        if kind == _INTENT:
+            asked_at = float(at)
+        else:
+            paid_key = bytes.fromhex(key.decode())
+        if kind != _TURN and (attempt is None or (cls is None and kind == _OUTCOME)):
+            return None
+        return (
+            line.seq, kind, int(index), number, int(repeat), int(turn), int(attempt or 0), asked_at, cls == b"not_sent",
+            line.segment, line.offset, len(line.raw) - 1, paid_key, None,
+        )  # fmt: skip
+
+    def _row_of_record(self, line: Line) -> _Row | None:
+        record = read_record(line.raw)
+        kind = _KINDS.get(record["kind"])
+        if kind is None:
+            if record["kind"] == "stop":
+                self.stops.append(record)
+            return None
+        key, judged = record.get("key"), record.get("of")
+        if kind == _INTENT and judged is None:
+            key = None
+        self.has_opinions = self.has_opinions or judged is not None
+        return (
+            line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
+            record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",
+            line.segment, line.offset, len(line.raw) - 1, bytes.fromhex(key) if key else None,
+            None if judged is None else self._number(judged),
+        )  # fmt: skip
+
+    def _number(self, target: str) -> int:
+        if target not in self._numbers:
+            self._numbers[target] = len(self.targets)
+            self.targets.append(target)
+        return self._numbers[target]
+
+    def _session_start(self) -> int | None:
+        if not self.runs or (self.stops and self.stops[-1]["seq"] > self.runs[-1]["seq"]):
+            return None
+        return self.runs[-1]["seq"]

@@ -1,0 +1,165 @@
+"""What the fields of a journal's records must be: asked of every record that is read back.
+
+A checksum shows that a line is as somebody wrote it, not that convbatch did: run folders are sent around. What the
+records mean is `index.py`; fields that are not known here are carried along unasked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from convbatch.reply import USAGE_COUNTS, Status
+
+Is = Callable[[Any], bool]
+
+_MOST = 2**63
+_LATEST_S = 253_402_300_000.0
+"""The end of the year 9999: no calendar goes further."""
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int  # of any size: gateways count as they like
+
+
+def _is_moment(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < _LATEST_S
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def _is_status(value: Any) -> bool:
+    return value in get_args(Status)
+
+
+def _is_parked(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(why, str) for why in value.values())
+
+
+def _are_gaps(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(gap, list) and len(gap) == 2 and all(map(_is_count, gap)) for gap in value
+    )
+
+
+def _are_calls(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(call, dict) and call.keys() == _CALL_KEYS for call in value)
+
+
+def _fits(fields: Mapping[str, Is], needed: tuple[str, ...] = (), *, only: bool = False) -> Is:
+    """An object whose known fields are right; `only`: and that has no others, because it becomes a value of ours."""
+
+    def is_right(value: Any) -> bool:
+        return isinstance(value, dict) and _wrong_field(value, fields, needed, only=only) is None
+
+    return is_right
+
+
+def _wrong_field(
+    value: Mapping[str, Any], fields: Mapping[str, Is], needed: tuple[str, ...], *, only: bool
+) -> str | None:
+    for name in needed:
+        if name not in value:
+            return name
+    for name, content in value.items():
+        is_right = fields.get(name)
+        if (is_right is None and only) or (is_right is not None and not is_right(content)):
+            return name
+    return None
+
+
+_CALL_KEYS = {"id", "name", "arguments"}
+_is_usage = _fits({**dict.fromkeys(USAGE_COUNTS, _is_whole), "source": _is_text, "consistent": _is_flag}, only=True)
+_is_reply = _fits(
+    {
+        **dict.fromkeys(
+            ("finish_reason", "text", "thought", "finish_reason_raw", "blocked", "model_version", "response_id"),
+            _is_text,
+        ),
+        "usage": _is_usage,
+        "tool_calls": _are_calls,
+        "has_media": _is_flag,
+    },
+    ("finish_reason", "usage"),
+)
+_is_failure = _fits(
+    {
+        **dict.fromkeys(("kind", "message", "scope", "finish_reason_raw", "text"), _is_text),
+        **dict.fromkeys(("should_retry", "retryable", "structured"), _is_flag),
+        "code": lambda code: isinstance(code, str | int),
+        "retry_after_s": _is_duration,
+        "usage": _is_usage,
+    },
+    ("kind", "message"),
+    only=True,
+)
+_FIELDS: Mapping[str, Is] = {
+    **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status"), _is_count),
+    "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge was asked about a whole dialogue
+    **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
+    **dict.fromkeys(("kind", "dialogue", "target", "role", "class", "body", "body_b64", "of", "asked"), _is_text),
+    **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),
+    **dict.fromkeys(("at", "started_at"), _is_moment),
+    **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_duration),
+    "key": _is_key,
+    "key_in_body": _is_flag,
+    "status": _is_status,
+    "reply": _is_reply,
+    "error": _is_failure,
+    "parked": _is_parked,
+    "accepted_gaps": _are_gaps,
+}
+_HEAD = ("seq", "kind", "at")
+_OF_TURN = (*_HEAD, "index", "dialogue", "target", "repeat", "turn")
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "intent": (*_OF_TURN, "attempt"),
+    "outcome": (*_OF_TURN, "attempt", "class"),
+    "turn": (*_OF_TURN, "status"),
+}
+
+
+def wrong_field(record: Any) -> str | None:
+    """The first field of a record that is missing, or not what convbatch writes there; None when all is well."""
+    if not isinstance(record, dict):
+        return "the whole record"
+    kind = record.get("kind")
+    needed = _NEEDED.get(kind, _HEAD) if isinstance(kind, str) else ("kind",)
+    wrong = _wrong_field(record, _FIELDS, needed, only=False)
+    if wrong is None and kind == "outcome":
+        answer = "reply" if record["class"] == "replied" else "error"
+        wrong = None if answer in record else answer
+    if wrong is None and kind in _NEEDED:
+        wrong = _wrong_about(record)
+    return wrong
+
+
+def _wrong_about(record: Mapping[str, Any]) -> str | None:
+    """A judge's records say of which target, and what was asked; a model's are about one turn."""
+    if "of" in record:
+        return None if "asked" in record else "asked"
+    return "turn" if record["turn"] is None else None

@@ -1,0 +1,570 @@
+"""The run folder: its names, permissions, `run.json`, the lock, and finding one again.
+
+It decides where things lie and how a file gets there whole or not at all. What stands in the journal is `records.py`,
+what stands in the tables is `results/run.py`; `run.json` is carried as plain JSON and read by whoever wrote the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import shlex
+import stat
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from convbatch.dialogue import MOST_REPEATS
+from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
+from convbatch.pricing import is_exchange, is_price_table
+from convbatch.system import Disk
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+VERSION = 1
+LATEST = "latest"
+_META = "run.json"
+_SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """One run's folder; folders are 0700 and files 0600, whatever the umask says."""
+
+    path: Path
+    disk: Disk = field(default_factory=Disk, repr=False, compare=False)
+
+    @classmethod
+    def create(cls, path: Path, *, disk: Disk | None = None) -> RunFolder:
+        """Make a new run folder at an absent or empty place.
+
+        Raises:
+            SetupError: Something is there already, or the place cannot be written.
+        """
+        folder = cls(path=path, disk=disk or Disk())
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise SetupError(f"the folder {path} is not empty", hint=_occupied_hint(path))
+            folder._furnish()
+        except OSError as error:
+            raise _cannot_create(path, error) from error
+        return folder
+
+    @classmethod
+    def create_in(cls, results: Path, name: str, *, disk: Disk | None = None) -> RunFolder:
+        """Make `results/name`, or `name-2`, `name-3` … when another run was faster.
+
+        Raises:
+            SetupError: The results folder cannot be written.
+        """
+        number = 1
+        while True:
+            folder = cls(path=results / (name if number == 1 else f"{name}-{number}"), disk=disk or Disk())
+            try:
+                results.mkdir(parents=True, exist_ok=True)
+                folder.path.mkdir(mode=0o700)
+                folder._furnish()
+            except FileExistsError as error:
+                if not results.is_dir():
+                    raise _cannot_create(folder.path, error) from error
+                number += 1
+            except OSError as error:
+                raise _cannot_create(folder.path, error) from error
+            else:
+                return folder
+
+    @classmethod
+    def open(cls, path: Path, *, disk: Disk | None = None) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            SetupError: There is none at that place.
+        """
+        if _is_closed(path):
+            raise SetupError(f"the run folder {path} may not be read", hint="run folders are private: ask its owner")
+        if not path.is_dir():
+            what = f"{path} is a file, not a run folder" if path.exists() else f"there is no run folder {path}"
+            raise SetupError(what, hint="`convbatch runs` lists the run folders")
+        if not (path / _META).is_file():
+            hint = "a run folder holds run.json and journal/; `convbatch runs` lists the run folders"
+            raise SetupError(f"{path} is not a run folder: it has no {_META}", hint=hint)
+        return cls(path=path, disk=disk or Disk())
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, also for `.`."""
+        return self.path.name or self.path.resolve().name
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journal's segments."""
+        return self.path / "journal"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock the writer holds for its life; never replaced, so that the lock stays one."""
+        return self.journal / "lock"
+
+    @property
+    def dataset(self) -> Path:
+        """Canonical copy of the selected dialogues; line i is dialogue index i."""
+        return self.path / "dataset.jsonl.gz"
+
+    @property
+    def turns(self) -> Path:
+        """The table, one row per turn."""
+        return self.path / "turns.parquet"
+
+    @property
+    def verdicts(self) -> Path:
+        """The table, one row per check."""
+        return self.path / "verdicts.parquet"
+
+    @property
+    def checks(self) -> Path:
+        """A copy like `dataset`, of dialogues whose checks are judged instead; absent until somebody edits checks."""
+        return self.path / "checks.jsonl.gz"
+
+    @property
+    def media(self) -> Path:
+        """Folder of input media and non-text parts of replies."""
+        return self.path / "media"
+
+    def segments(self) -> list[Path]:
+        """The journal's segments in order; empty before the first record."""
+        try:
+            with self.reading_journal():
+                names = [entry for entry in self.journal.iterdir() if _SEGMENT.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(names, key=lambda path: int(path.stem))
+
+    @contextmanager
+    def reading_journal(self) -> Generator[None]:
+        """While the journal is read: a refusal of the disk becomes a `SetupError`; that it is not there does not."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SetupError(
+                f"the journal cannot be read: {error.strerror or error}",
+                place=Place(path=str(error.filename or self.journal)),
+                hint="the run folder must be whole, and yours to read",
+            ) from error
+
+    def refuse_lost_journal(self, meta: Mapping[str, Any]) -> None:
+        """A run that was closed once had a journal; only one that was killed at its start may have none.
+
+        Without it every turn would look as if it had never been asked, to readers and to whoever asks again.
+
+        Raises:
+            SetupError: It is gone.
+        """
+        if meta.get("state", "running") == "running" or any(self._segment_sizes()):
+            return
+        raise SetupError(
+            f"the journal of this run is gone (run.json calls the run {meta['state']})",
+            place=Place(path=str(self.journal)),
+            hint=f"restore journal/ from a copy ({self.turns.name} may still hold the last table); "
+            "to pay for every turn again, run the dataset into a new folder",
+        )
+
+    def journal_mark(self) -> str:
+        """Changes whenever the journal does: what was built from it can tell that it is stale."""
+        sizes = self._segment_sizes()
+        return f"{len(sizes)}:{sum(sizes)}"
+
+    def checks_mark(self) -> str:
+        """Changes whenever `checks` does, as far as length and checksum of a gzip file can tell; `""` without one."""
+        try:
+            with self.checks.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - 8, 0))
+                return f"{size}:{file.read().hex()}"
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise SetupError(
+                f"the checks of this run cannot be read: {error.strerror or error}",
+                place=Place(path=str(self.checks)),
+                hint="the run folder must be whole, and yours to read",
+            ) from error
+
+    def read_meta(self, *needed: str) -> dict[str, Any]:
+        """What stands in `run.json`.
+
+        Args:
+            needed: Keys the caller cannot do without.
+
+        Raises:
+            SetupError: It cannot be read, is no JSON object, is of a newer version, or a needed key is not in it. Where
+                any is needed, the others that are there must be right, too.
+        """
+        self._refuse_traps()
+        path = self.path / _META
+        try:
+            meta = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            hint = "ask whoever made this run" if isinstance(error, PermissionError) else _META_HINT
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SetupError(f"cannot read {_META}: {reason}", place=Place(path=str(path)), hint=hint) from error
+        if not isinstance(meta, dict):
+            raise SetupError(f"{_META} is not a JSON object", place=Place(path=str(path)), hint=_META_HINT)
+        version = meta.get("v")
+        if isinstance(version, int) and version > VERSION:
+            raise SetupError(
+                f"{_META} is of version {version}; this convbatch reads up to version {VERSION}",
+                place=Place(path=str(path)),
+                hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
+            )
+        for key in dict.fromkeys((*needed, *(key for key in _SHAPES if needed and key in meta))):
+            if not _SHAPES[key](meta.get(key)):
+                what = f"{_META} is not as convbatch wrote it: {key!r} is missing or wrong"
+                raise SetupError(what, place=Place(path=str(path)), hint=_META_HINT)
+        return meta
+
+    def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Write `run.json`, whole or not at all; `v` is added.
+
+        Raises:
+            JournalError: It could not be written; the former one stands.
+        """
+        with self.replacing(_META) as file:
+            text = json.dumps({"v": VERSION, **meta}, ensure_ascii=False, indent=2)
+            # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
+            file.write(text.encode(errors="backslashreplace") + b"\n")
+
+    @contextmanager
+    def replacing(self, name: str) -> Generator[IO[bytes], None, None]:
+        """A file to write that takes its name when the block ends well, durable; else nothing has changed.
+
+        Raises:
+            JournalError: The disk refused.
+        """
+        target = self.path / name
+        # Readers rebuild tables too: two processes must not write one draft.
+        draft = target.with_name(f".{target.name}.{os.getpid()}.new")
+        try:
+            fd = self.disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+            try:
+                with io.BufferedWriter(_OnDisk(self.disk, fd), buffer_size=1 << 20) as file:
+                    yield file
+                self.disk.sync(fd)
+            finally:
+                self.disk.close(fd)
+            self.disk.replace(draft, target)
+            self.disk.sync_folder(target.parent)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise cannot_write(target, error, self.path) from error
+            raise
+
+    @contextmanager
+    def being_made(self) -> Generator[None]:
+        """While a new folder gets its first files: without all of them no command could use it, so none is left.
+
+        Raises:
+            JournalError: The disk refused one of them.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self._unmake()
+            if isinstance(error, JournalError):
+                problem = error.problems[0]
+                hint = "nothing was sent; free some space or name another folder with --out DIR, then run it again"
+                raise JournalError(problem.what, place=problem.place, hint=hint) from error
+            raise
+
+    def _unmake(self) -> None:
+        with contextlib.suppress(OSError):
+            for path in (self.path / _META, self.dataset):
+                path.unlink(missing_ok=True)
+            self.journal.rmdir()
+            self.path.rmdir()
+
+    def place(self) -> int:
+        """A number that this folder keeps when it is renamed, and that no copy of it has: its inode."""
+        return self.path.stat().st_ino
+
+    def is_where_it_was_made(self, meta: Mapping[str, Any]) -> bool:
+        """Did this user make it, on this disk? Nobody who sends a folder around knows the number it will get here."""
+        there = self.path.stat()
+        return meta.get("place") == there.st_ino and there.st_uid == os.geteuid()
+
+    def take_lock(self) -> Hold:
+        """Become the folder's one writer.
+
+        Raises:
+            SetupError: Another process is at work here, or this place knows no locks.
+            OSError: The lock file cannot be opened.
+        """
+        with contextlib.ExitStack() as stack:
+            fd = self.disk.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            stack.callback(self.disk.close, fd)
+            if not self._locked(fd):
+                pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+                raise SetupError(
+                    f"the run folder {self.path} is in use by another process" + (f" (pid {pid})" if pid else ""),
+                    hint="wait until it has ended, or stop it with Ctrl-C",
+                )
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            # A second lock, for whoever only looks: a look takes it shared for an instant, and an instant can be waited
+            # for here, where it could not be told from a second writer on the first lock.
+            seen = self.disk.open(self.journal, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(self.disk.close, seen)
+            fcntl.flock(seen, fcntl.LOCK_EX)
+            return Hold(stack.pop_all())
+
+    def is_in_use(self) -> bool:
+        """Is a writer alive?"""
+        try:
+            fd = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def state(self, meta: Mapping[str, Any]) -> str:
+        """The run's state as a reader should say it: a `running` that nobody runs was interrupted."""
+        if self.is_in_use():
+            return "running"
+        written = str(meta.get("state", "interrupted"))
+        return "interrupted" if written == "running" else written
+
+    def _refuse_traps(self) -> None:
+        """Run folders are sent around: a pipe would keep a reader waiting for ever, a link lead a writer elsewhere."""
+        found = "a run folder holds plain files and folders of its own"
+        if self.journal.is_symlink():
+            raise _trap(self.journal, "is a link", found)
+        inside: list[Path] = []
+        with contextlib.suppress(OSError):  # not there, or not ours to read: who needs it says so
+            inside = list(self.journal.iterdir())
+        for path in (self.path / _META, self.dataset, self.checks, self.turns, self.verdicts, *inside):
+            with contextlib.suppress(OSError):
+                mode = path.stat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise _trap(path, "is a pipe, a socket or a device", found)
+
+    def _segment_sizes(self) -> list[int]:
+        with self.reading_journal():
+            return [path.stat().st_size for path in self.segments()]
+
+    def _furnish(self) -> None:
+        with contextlib.suppress(PermissionError):  # a file system without permissions
+            self.path.chmod(0o700)
+        self.journal.mkdir(mode=0o700)
+        self.disk.sync_folder(self.path)
+        self.disk.sync_folder(self.path.parent)
+
+    def _locked(self, fd: int) -> bool:
+        try:
+            return self.disk.lock(fd)
+        except OSError as error:
+            raise SetupError(
+                f"the run folder {self.path} cannot be locked: {error.strerror}",
+                hint="use a folder on a local disk: --out DIR",
+            ) from error
+
+
+class Hold:
+    """The right to write to a run folder, until it is released or the process ends."""
+
+    def __init__(self, locks: contextlib.ExitStack) -> None:
+        self._locks = locks
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        self._locks.close()
+
+
+class _OnDisk(io.RawIOBase):
+    """A descriptor as a file object whose every write goes through the `Disk`; it does not own the descriptor."""
+
+    def __init__(self, disk: Disk, fd: int) -> None:
+        super().__init__()
+        self._disk = disk
+        self._fd = fd
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        return self._disk.write(self._fd, bytes(data))
+
+
+def default_name(started_at: float, stem: str) -> str:
+    """`20261121T233000Z-quickstart`: sorts by time, safe as a file name and in `RUN:target`.
+
+    Args:
+        started_at: Unix seconds UTC.
+        stem: The dataset's file name without its endings.
+    """
+    safe = re.sub(r"[^\w.-]+", "-", stem).strip("-._")[:40] or "run"
+    return f"{datetime.fromtimestamp(started_at, UTC):%Y%m%dT%H%M%SZ}-{safe}"
+
+
+def list_runs(results: Path) -> list[RunFolder]:
+    """All run folders under `results`, oldest first by their own word of when they were created.
+
+    Raises:
+        SetupError: `results` may not be read.
+    """
+    try:
+        places = list(results.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SetupError(f"{results}/ cannot be read: {error.strerror}", hint="work in a folder of your own") from error
+    folders = [RunFolder(path=path) for path in places if _is_closed(path) or (path / _META).is_file()]
+    return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
+
+
+def find_run(text: str, results: Path) -> Path:
+    """Where the run folder is that a person means: a path, a folder name under `results`, or `latest`.
+
+    Raises:
+        SetupError: No such run; the hint names the nearest.
+    """
+    try:
+        for path in (Path(text), results / text):
+            if _is_closed(path) or (path / _META).is_file():
+                return path
+    except OSError as error:
+        raise SetupError(f"{text[:80]!r} can be no run: {error.strerror}", hint=_LISTED) from error
+    runs = list_runs(results)
+    if text == LATEST:
+        if not runs:
+            raise SetupError(
+                f"there is no run under {results}/ yet", hint="start one: convbatch run datasets/quickstart.jsonl"
+            )
+        return runs[-1].path
+    for path in (Path(text), results / text):
+        if path.exists():
+            return RunFolder.open(path).path  # raises: it says what is wrong with it
+    raise _no_such_run(text, results, [folder.name for folder in runs])
+
+
+def target_names(meta: Mapping[str, Any]) -> list[str]:
+    """The targets' names in the order they were asked for; what has none is left out."""
+    targets = meta.get("targets")
+    named = [target for target in targets if isinstance(target, dict)] if isinstance(targets, list) else []
+    return [target["name"] for target in named if isinstance(target.get("name"), str)]
+
+
+def typed(path: Path) -> str:
+    """A path as a person has to type it; what begins with a dash would be read as an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
+    """The disk's refusal in words: what, where, and how to go on."""
+    mend = "free some space or mend the disk"
+    if isinstance(error, FileNotFoundError):
+        mend = "the run folder was moved or deleted: put it back, or name the place where it is now"
+    return JournalError(
+        f"cannot write: {error.strerror or error}",
+        place=Place(path=str(path)),
+        hint=f"{mend}, then: convbatch resume {typed(folder)}",
+    )
+
+
+def _trap(path: Path, what: str, found: str) -> SetupError:
+    hint = "ask whoever gave you this run folder; convbatch made no such thing"
+    return SetupError(f"{path} {what}", found=found, hint=hint)
+
+
+def _are_targets(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_target, value))
+
+
+def _is_target(value: Any) -> bool:
+    match value:
+        case {"name": str(name), "model": str(model), "simulated": bool(), "gateway": {"name": str(gateway)}}:
+            is_text = not any("\ud800" <= char <= "\udfff" for char in name + model + gateway)  # half a character
+            return is_text and (value.get("prices") is None or is_price_table(value["prices"]))
+        case _:
+            return False
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_SHAPES: Mapping[str, Callable[[Any], bool]] = {
+    "targets": _are_targets,
+    "history": lambda value: value in ("live", "script", "last"),
+    "repeats": lambda value: _is_count(value) and 0 < value <= MOST_REPEATS,
+    "planned": lambda value: _is_object(value) and _is_count(value.get("rows")),
+    "simulator": lambda value: value is None or (_is_object(value) and isinstance(value.get("seed"), int)),
+    "checks": _is_count,
+    "settings": _is_object,
+    "options": _is_object,
+    "dataset": _is_object,
+    "rates": lambda value: value is None or is_exchange(value),
+    "judges": lambda value: value is None or (isinstance(value, list) and all(map(_is_target, value))),
+}
+"""What makes a key of `run.json` right: it is a file, and files are edited."""
+_META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
+
+
+def _is_closed(path: Path) -> bool:
+    """Does it belong to somebody else, so that nothing in it can even be looked for?"""
+    try:
+        (path / _META).exists()
+    except PermissionError:
+        return True
+    return False
+
+
+def _created_at(folder: RunFolder) -> str:
+    try:
+        return str(folder.read_meta().get("created_at", ""))
+    except ConvbatchError:
+        return ""
+
+
+def _occupied_hint(path: Path) -> str:
+    if (path / _META).is_file():
+        return f"to finish the run in it: convbatch resume {typed(path)}; for a new run name another folder with --out"
+    return "name an absent or empty folder with --out"
+
+
+def _cannot_create(path: Path, error: OSError) -> SetupError:
+    reason = error.strerror or str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        in_the_way = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
+        reason = f"{in_the_way} is in the way"
+    return SetupError(f"cannot create the run folder {path}: {reason}", hint="name another folder with --out DIR")
+
+
+_LISTED = "`convbatch runs` lists the run folders"
+
+
+def _no_such_run(text: str, results: Path, names: list[str]) -> SetupError:
+    close = nearest(text, names)
+    hint = _LISTED if close is None else f"did you mean {close}? {_LISTED}"
+    return SetupError(f"there is no run {text!r}, neither as a path nor under {results}/", hint=hint)

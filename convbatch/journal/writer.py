@@ -1,0 +1,406 @@
+"""The journal's one writer: append, sync in groups, mend a torn tail, set damage aside.
+
+A record is written before `append` and `commit` go on, so it survives a kill; `commit` returns when it would survive a
+power cut too. The first failure of the disk ends the journal: nothing is ever called durable that may not be. What the
+records mean is not known here (`index.py` folds them), and nothing here needs more memory for a longer journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from convbatch.errors import JournalDamaged, JournalError, Place, SetupError
+from convbatch.journal.records import Line, Scan, Torn, encode_line
+from convbatch.journal.run_folder import Hold, RunFolder, cannot_write, typed
+from convbatch.system import Disk, Outside
+
+SEGMENT_BYTES = 256 * 2**20
+_LISTED = 5
+_SETUP = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+"""Refusals that say something about the folder, not about the disk."""
+
+_WOKEN_AT_ONCE = 8
+"""Hundreds woken in one go would build hundreds of requests before the first of them leaves."""
+
+
+class Journal:
+    """Appends to a run folder's journal, from one thread: the event loop's.
+
+    Attributes:
+        session: Number of this opening, from 1.
+        notes: What a person should know about the opening: a torn tail, damage set aside.
+    """
+
+    session: int
+    notes: tuple[str, ...]
+
+    def __init__(self, tail: _Tail, found: _Found, *, outside: Outside, segment_bytes: int) -> None:
+        self.session = found.sessions + 1
+        self.notes = found.notes
+        self._tail = tail
+        self._clock = outside.clock
+        self._disk = outside.disk
+        self._segment_bytes = segment_bytes
+        self._next_seq = found.next_seq
+        self._waiters: list[asyncio.Future[None]] = []
+        self._durable: deque[asyncio.Future[None]] = deque()
+        """Synced and not yet woken."""
+        self._syncing: asyncio.Task[None] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        folder: RunFolder,
+        *,
+        outside: Outside,
+        version: str,
+        salvage: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> Journal:
+        """Become the folder's writer: lock, verify every line, mend, and write the `run` record.
+
+        Args:
+            folder: The run folder; its journal may be empty.
+            outside: Clock and disk.
+            version: convbatch's own, for the `run` record.
+            salvage: Set damaged lines aside instead of refusing.
+            segment_bytes: A segment that has grown to this size is followed by a new one.
+
+        Raises:
+            SetupError: Another process is at work here, or a newer convbatch wrote this journal.
+            JournalDamaged: Lines are damaged or missing, and `salvage` was not asked for.
+            JournalError: The disk refused.
+        """
+        disk = outside.disk
+        try:
+            lock = folder.take_lock()
+        except OSError as error:
+            raise _cannot_open(folder, error) from error
+        try:
+            found = _examine(folder, disk, salvage=salvage)
+            tail = _Tail.open(folder, disk, lock)
+        except OSError as error:
+            lock.release()
+            raise _cannot_open(folder, error) from error
+        except BaseException:
+            lock.release()
+            raise
+        journal = cls(tail, found, outside=outside, segment_bytes=segment_bytes)
+        try:
+            journal._begin(folder, found, version)
+        except BaseException:
+            journal.release()
+            raise
+        return journal
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record without waiting for the disk: it survives a kill, not a power cut.
+
+        Raises:
+            JournalError: The journal is broken, now or since earlier.
+        """
+        self._write((record,))
+
+    async def commit(self, *records: Mapping[str, Any]) -> None:
+        """Write records in one piece and return when they, and everything before them, are durable.
+
+        All that is written while one sync runs shares the next one.
+
+        Raises:
+            JournalError: They may not be durable; nothing can be written any more.
+        """
+        self._write(records)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append(waiter)
+        if self._syncing is None:
+            self._syncing = loop.create_task(self._sync_groups())
+        await waiter
+
+    async def close(self, stop: Mapping[str, Any] | None = None) -> None:
+        """Write the `stop` record, make everything durable and let the folder go; the folder is let go in any case.
+
+        Args:
+            stop: Fields of the record: `reason`, perhaps `parked`.
+
+        Raises:
+            JournalError: The journal is broken, or broke now.
+        """
+        if self._closed:
+            return
+        try:
+            await self.commit({**(stop or {}), "kind": "stop"})
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let the folder go without a word, as a kill would; harmless when closed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._pool.shutdown(wait=True)  # a sync under way must not outlive its descriptor
+        self._tail.close()
+
+    def _begin(self, folder: RunFolder, found: _Found, version: str) -> None:
+        record: dict[str, Any] = {"kind": "run", "session": self.session, "run": folder.name, "convbatch": version}
+        if found.accepted_gaps:
+            record["accepted_gaps"] = found.accepted_gaps
+        self._write((record,))
+        try:
+            self._tail.sync()
+        except OSError as error:
+            raise self._tail.fail(error) from error
+
+    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        at = self._clock.wall()
+        lines = [encode_line(seq, at, record) for seq, record in enumerate(records, self._next_seq)]
+        self._tail.write(b"".join(lines) if len(lines) != 1 else lines[0])
+        self._next_seq += len(lines)
+
+    async def _sync_groups(self) -> None:
+        group: list[asyncio.Future[None]] = []
+        try:
+            while self._waiters and not self._closed:
+                group, self._waiters = self._waiters, []
+                await self._disk.aside(self._pool, self._tail.sync)
+                self._wake(group)
+                group = []
+                if self._tail.size >= self._segment_bytes:
+                    self._tail.roll()
+        except OSError as error:
+            self._tail.fail(error)
+            self._fail(group)
+        finally:
+            self._syncing = None
+            for waiter in (*group, *self._waiters):
+                waiter.cancel()  # of those still waiting: the loop is being torn down around us
+
+    def _wake(self, group: list[asyncio.Future[None]]) -> None:
+        """Wake those whose records are durable, a few in each round of the loop; meanwhile the next sync runs."""
+        wakes_already = bool(self._durable)
+        self._durable.extend(group)
+        if not wakes_already:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        for _ in range(min(_WOKEN_AT_ONCE, len(self._durable))):
+            waiter = self._durable.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._durable:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def _fail(self, group: list[asyncio.Future[None]]) -> None:
+        for waiter in (*group, *self._waiters):
+            if not waiter.done():
+                waiter.set_exception(self._tail.broken())
+        self._waiters = []
+
+
+class _Tail:
+    """The segment that is written to: its descriptor, its length, and whether it may still be trusted."""
+
+    def __init__(self, folder: RunFolder, disk: Disk, lock: Hold, path: Path) -> None:
+        self._folder = folder
+        self._disk = disk
+        self._lock = lock
+        self._path = path
+        self._failure: OSError | None = None
+        self._fd = -1
+        self.size = 0
+
+    @classmethod
+    def open(cls, folder: RunFolder, disk: Disk, lock: Hold) -> _Tail:
+        segments = folder.segments()
+        tail = cls(folder, disk, lock, segments[-1] if segments else folder.journal / "000001.jsonl")
+        tail._open(new=not segments)
+        return tail
+
+    def write(self, block: bytes) -> None:
+        if self._failure is not None:
+            raise self.broken()
+        try:
+            _write_all(self._disk, self._fd, block)
+        except OSError as error:
+            # What did arrive stays: whole records of it count, and the next opening cuts the torn rest off.
+            raise self.fail(error) from error
+        self.size += len(block)
+
+    def sync(self) -> None:
+        self._disk.sync(self._fd)
+        if os.fstat(self._fd).st_nlink == 0:  # the system goes on taking bytes that nobody will ever read
+            raise FileNotFoundError(errno.ENOENT, "it was deleted while the run was at work")
+
+    def roll(self) -> None:
+        """Go on in a new segment; the old one is durable to its last byte first, so that only the last can be torn."""
+        if self._failure is not None:
+            return  # this one may be torn, so it has to stay the last
+        self._disk.sync(self._fd)
+        self._disk.close(self._fd)
+        self._fd = -1
+        self._path = self._path.with_name(f"{int(self._path.stem) + 1:06}.jsonl")
+        self._open(new=True)
+
+    def fail(self, error: OSError) -> JournalError:
+        """Nothing is written from here on: after a failed sync no later one can be believed."""
+        if self._failure is None:
+            self._failure = error
+        return self.broken()
+
+    def broken(self) -> JournalError:
+        assert self._failure is not None
+        return cannot_write(self._path, self._failure, self._folder.path)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._disk.close(self._fd)
+        self._fd = -1
+        self._failure = self._failure or OSError("the journal is closed")
+        self._lock.release()
+
+    def _open(self, *, new: bool) -> None:
+        create = os.O_CREAT | os.O_EXCL if new else 0
+        self._fd = self._disk.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | create)
+        # Also of a segment that is there already: whoever made it may have been killed before its name was durable.
+        self._disk.sync_folder(self._folder.journal)
+        self.size = os.fstat(self._fd).st_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the opening pass found and did."""
+
+    next_seq: int
+    sessions: int
+    notes: tuple[str, ...]
+    accepted_gaps: list[tuple[int, int]]
+
+
+def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Found:
+    scan = Scan(folder.segments())
+    for _ in scan.lines():
+        pass
+    if scan.segments:
+        _refuse_linked(folder, scan.segments[-1])
+    notes: list[str] = []
+    if scan.damage_count:
+        if not scan.next_seq:
+            raise _no_journal(folder, scan)
+        if not salvage:
+            raise _damaged(folder, scan)
+        _set_aside(folder, disk, scan.damaged_segments)
+        notes.append(f"{_count(scan)} set aside, see {folder.journal}/*.damaged; first: {scan.damage[0]}")
+    if scan.torn is not None and len(scan.segments) - 1 not in scan.damaged_segments:
+        _mend(scan.segments[-1], scan.torn, disk)
+        notes.append(f"{scan.segments[-1]}: a torn last line was cut off ({scan.torn.cut} bytes, never acknowledged)")
+    return _Found(
+        next_seq=scan.next_seq,
+        sessions=len(scan.runs),
+        notes=tuple(notes),
+        accepted_gaps=[(gap.first, gap.last) for gap in scan.open_gaps],
+    )
+
+
+def _mend(path: Path, torn: Torn, disk: Disk) -> None:
+    fd = disk.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    try:
+        disk.truncate(fd, torn.kept)
+        if torn.needs_newline:
+            _write_all(disk, fd, b"\n")
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+
+
+def _set_aside(folder: RunFolder, disk: Disk, damaged: set[int]) -> None:
+    segments = folder.segments()
+    left = set(damaged)
+    for segment, lines in groupby(Scan(segments).lines(), key=lambda line: line.segment):
+        if segment in left:
+            left.discard(segment)
+            _rewrite(folder, disk, segments[segment], lines)
+    for segment in left:  # not one whole record in it
+        _rewrite(folder, disk, segments[segment], iter(()))
+
+
+def _rewrite(folder: RunFolder, disk: Disk, path: Path, lines: Iterator[Line]) -> None:
+    """Replace a segment by its intact lines; every other byte goes to a file beside it, durable before that."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    bad = disk.open(path.with_suffix(".damaged"), flags)
+    try:
+        with path.open("rb") as former, folder.replacing(f"{folder.journal.name}/{path.name}") as clean:
+            for line in lines:
+                _write_all(disk, bad, former.read(line.offset - former.tell()))
+                clean.write(line.raw)
+                former.seek(line.offset + len(line.raw))
+            rest = former.read()
+            _write_all(disk, bad, rest if rest.endswith(b"\n") or not rest else rest + b"\n")
+            disk.sync(bad)
+            disk.sync_folder(folder.journal)
+    finally:
+        disk.close(bad)
+
+
+def _write_all(disk: Disk, fd: int, block: bytes) -> None:
+    done = 0
+    while done < len(block):
+        written = disk.write(fd, block[done:] if done else block)
+        if written <= 0:
+            raise OSError("the disk takes no more bytes")
+        done += written
+
+
+def _refuse_linked(folder: RunFolder, segment: Path) -> None:
+    links = segment.stat().st_nlink
+    if links > 1:
+        raise SetupError(
+            f"{segment} has {links} hard links: appending to it would change the other copies of this run too",
+            hint=f"work on a copy of its own: cp -r {folder.path} NEW, then use NEW",
+        )
+
+
+def _count(scan: Scan) -> str:
+    return "1 damaged place" if scan.damage_count == 1 else f"{scan.damage_count} damaged places"
+
+
+def _damaged(folder: RunFolder, scan: Scan) -> JournalDamaged:
+    listed = [str(damage) for damage in scan.damage[:_LISTED]]
+    if scan.damage_count > _LISTED:
+        listed.append(f"and {scan.damage_count - _LISTED} more")
+    salvage = f"convbatch resume {typed(folder.path)} --salvage"
+    return JournalDamaged(
+        f"the journal cannot be continued: {_count(scan)} in it",
+        place=scan.damage[0].place,
+        found="\n    ".join(listed),
+        hint=f"{salvage} sets the damaged lines aside and asks only their turns again",
+    )
+
+
+def _no_journal(folder: RunFolder, scan: Scan) -> SetupError:
+    return SetupError(
+        "this is no convbatch journal: there is not one whole record in it",
+        place=scan.damage[0].place,
+        found=scan.damage[0].what,
+        hint=f"restore {folder.journal} from a copy, or run the dataset again into a new folder",
+    )
+
+
+def _cannot_open(folder: RunFolder, error: OSError) -> SetupError | JournalError:
+    if error.errno not in _SETUP:
+        return cannot_write(folder.journal, error, folder.path)
+    return SetupError(
+        f"the journal cannot be opened: {error.strerror}",
+        place=Place(path=str(error.filename or folder.journal)),
+        hint="the run folder must be whole, your own and writable",
+    )

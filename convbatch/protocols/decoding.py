@@ -1,0 +1,148 @@
+"""What every wire shares when it reads a success body: JSON or a reason why not, and which counts may be believed.
+
+Field names are each wire's own; what an error answer says is `error_mapping.py`.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.wire import CutReply, MalformedReply, decode_json
+from convbatch.reply import Usage
+
+DONE = "[DONE]"
+_MAX_COUNT = 2**53
+"""Beyond it a JSON number is no longer exact everywhere: no count of tokens, a fault."""
+_EXCERPT_BYTES = 8192
+_EXCERPT_CHARS = 200
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>?")
+_NOT_PRINTED = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd]+")
+
+
+def read_reply(body: bytes) -> Any:
+    """The JSON of a success body.
+
+    Raises:
+        CutReply: Nothing, or JSON that stops before its end.
+        MalformedReply: Anything else that is no JSON; the message says what came instead.
+    """
+    try:
+        return decode_json(body)
+    except MalformedReply as error:
+        _say_what_came(body, str(error))
+
+
+def read_event(event: SseEvent) -> list[Any] | None:
+    """The JSON values of one event: usually one, several when the whole array came at once, none for `[DONE]`.
+
+    Returns:
+        None when the data is no JSON: a line that was cut, or garbage.
+    """
+    data = event.data.strip()
+    if data in ("", DONE):
+        return []
+    try:
+        value = decode_json(data.encode("utf-8", "surrogateescape"))
+    except MalformedReply:
+        return None
+    return value if isinstance(value, list) else [value]
+
+
+def excerpt(body: bytes) -> str:
+    """A short line of what a person would see of this body: no tags, scripts, control characters."""
+    text = body[:_EXCERPT_BYTES].decode("utf-8", "replace")
+    if "<" in text:
+        text = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
+    text = _NOT_PRINTED.sub(" ", text).strip()
+    return text if len(text) <= _EXCERPT_CHARS else text[: _EXCERPT_CHARS - 1] + "…"
+
+
+def word(value: Any) -> str | None:
+    """A non-empty string as it stands; gateways send "" where they know nothing."""
+    return value if isinstance(value, str) and value else None
+
+
+def raw_word(value: Any) -> str | None:
+    """The gateway's own word for something, kept even where it is no string."""
+    if value is None or isinstance(value, dict | list):
+        return None
+    return str(value)
+
+
+def token_count(value: Any) -> int | None:
+    """A count that can be believed: a whole number from 0 to 2**53; None for anything else."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
+        return None
+    return value
+
+
+def first_of(items: list[Any], what: str) -> Mapping[str, Any]:
+    """The choice to read: the one with index 0, else the first.
+
+    Raises:
+        MalformedReply: The items are no objects.
+    """
+    for item in items:
+        if not isinstance(item, dict):
+            raise MalformedReply(f"{what} holds {type(item).__name__} instead of objects")
+        if item.get("index") in (0, None):
+            return item
+    return items[0]
+
+
+def usage_of(
+    *,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    total_tokens: int | None,
+    cached_input_tokens: int | None = None,
+    cache_write_input_tokens: int | None = None,
+    reasoning_tokens: int | None = None,
+) -> Usage:
+    """The usage of a reply that came with a usage object.
+
+    `source` is `reported` when both input and output are known, else `partial` (`missing` is for replies without a
+    usage object). `consistent` is None unless input, output and total are all known.
+    """
+    known = input_tokens is not None and output_tokens is not None
+    return Usage(
+        input_tokens=input_tokens,
+        cached_input_tokens=cached_input_tokens,
+        cache_write_input_tokens=cache_write_input_tokens,
+        output_tokens=output_tokens,
+        reasoning_tokens=reasoning_tokens,
+        total_tokens=total_tokens,
+        source="reported" if known else "partial",
+        consistent=None
+        if input_tokens is None or output_tokens is None or total_tokens is None
+        else input_tokens + output_tokens == total_tokens,
+    )
+
+
+def _say_what_came(body: bytes, error: str) -> NoReturn:
+    start = body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:8].lower()
+    if not body.strip():
+        raise CutReply("the body is empty") from None
+    if start.startswith(b"<"):
+        raise MalformedReply(f"a web page instead of JSON ({excerpt(body)!r}): is base_url right?") from None
+    if start.startswith((b"data:", b"event:", b":")):
+        raise MalformedReply(f"an event stream instead of one JSON body ({excerpt(body)!r})") from None
+    if start.startswith((b"{", b"[")) and _is_cut(body):
+        raise CutReply(f"JSON that stops after {len(body)} bytes") from None
+    raise MalformedReply(f"{error} ({excerpt(body)!r})") from None
+
+
+def _is_cut(body: bytes) -> bool:
+    """Would more bytes have been needed: an open string, or more brackets opened than closed."""
+    rest = _STRING.sub(b"", body)
+    if b'"' in rest:
+        return True
+    return rest.count(b"{") + rest.count(b"[") > rest.count(b"}") + rest.count(b"]")

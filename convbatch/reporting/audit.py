@@ -1,0 +1,504 @@
+"""Do two gateways sell the same? Replies to the same questions of one model, held against each other.
+
+Simple rules, stated in docs/audit.md: each finding `differs`, is the `same`, or is `inconclusive` with the reason. What
+could not be tested is never the same. What the calls cost is not looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from convbatch.dataset.selection import read_copy
+from convbatch.dialogue import Dialogue, Part, Settings, effective_settings
+from convbatch.journal.index import Archive, TurnHistory
+from convbatch.reporting.section import Section
+from convbatch.results.run import Column, Row, Rows
+
+if TYPE_CHECKING:
+    from convbatch.results.run import Run
+
+Verdict = Literal["differs", "same", "inconclusive"]
+
+FEWEST = 3
+"""`same` needs so many replies (at each side), prompts or turns that could be tested."""
+FEWEST_PAIRS = 20
+"""Pairs of repeats at each side; fewer say nothing about a cache."""
+PAIRS_APART, PAIRS_ALIKE = 0.4, 0.2
+"""Shares of identical pairs: so far apart they differ, so close they are the same."""
+REASONING_MISSING, REASONING_ODD = 0.5, 0.1
+"""Share of turns on which reasoning is missing at one side only: above the first it differs, up to the second not."""
+EXAMPLES = 3
+
+FINDINGS: tuple[Column, ...] = (
+    Column("model", "string", "asked for at both"),
+    Column("one", "string", "a gateway"),
+    Column("other", "string", "another"),
+    Column("finding", "string", "what was looked at"),
+    Column("verdict", "string", "`differs`, `same` or `inconclusive`"),
+    Column("tested", "Int64", "replies, prompts, turns or pairs that could be tested"),
+    Column("differing", "Int64", "how many of them are not as they should be"),
+    Column("detail", "string", "in words"),
+    Column("examples", "string", "up to three turns that differ"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """One reply, as far as it can be compared."""
+
+    place: str
+    """Where to look: dialogue and turn."""
+    question: bytes
+    """Digest of what was asked: the same for the same turn of the same dialogue under the same settings."""
+    is_fixed: bool
+    """Its whole prompt was given beforehand, so that it is the same at every gateway."""
+    series: tuple[str, int, int]
+    """run, dialogue index and turn: its repeats are of one series."""
+    repeat: int
+    version: str | None
+    response_id: str | None
+    usage: Mapping[str, Any]
+    most_output: int | None
+    """What `max_output_tokens` asked for."""
+    temperature: float | None
+    text: bytes | None
+    """Digest of the visible text; None where there is none."""
+
+    def count(self, name: str) -> int | None:
+        """One of the usage counts."""
+        return self.usage.get(name)
+
+
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """What one gateway gave for one model."""
+
+    name: str
+    replies: list[Heard] = field(default_factory=list)
+
+    def fixed(self) -> Iterator[Heard]:
+        """Replies to prompts that are the same everywhere."""
+        return (reply for reply in self.replies if reply.is_fixed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One row, before it knows whose it is."""
+
+    verdict: Verdict
+    tested: int
+    detail: str
+    differing: int = 0
+    examples: Sequence[str] = ()
+
+
+def audit(runs: Sequence[Run]) -> Section | None:
+    """Hold gateways that served the same model against each other.
+
+    Args:
+        runs: One run or several; a gateway's replies of all of them count together.
+
+    Returns:
+        A row for each finding about each two gateways; None when no model was served by two.
+    """
+    runs = list({run.path.resolve(): run for run in runs}.values())
+    asked = _asked(runs)
+    sides = {model: {place: Side(name=name) for place, name in at.items()} for model, at in asked.items()}
+    if not sides:
+        return None
+    reused = sum(_listen(run, sides) for run in runs)
+    frame = Rows(columns=FINDINGS, rows=_rows(sides)).frame()
+    notes = [
+        f"`same` needs at least {FEWEST} replies, prompts or turns that could be tested, and {FEWEST_PAIRS} pairs of "
+        "repeats at each side; `inconclusive` is no clean bill",
+    ]
+    if reused:
+        notes.append(f"left out: {reused} taken over from other runs; give those runs, too")
+    return Section(key="audit", title="Gateway audit", frame=frame, notes=tuple(notes))
+
+
+# --- what was heard
+
+_Place = tuple[str, str]
+"""Gateway and base URL."""
+
+
+def _asked(runs: Iterable[Run]) -> dict[str, dict[_Place, str]]:
+    """For each model its gateways with their names for people, of models that two or more of them served."""
+    found: dict[str, dict[_Place, None]] = {}
+    for run in runs:
+        for target in run.meta["targets"]:
+            found.setdefault(target["model"], {})[_place(target)] = None
+    return {model: _named(list(places)) for model, places in found.items() if len(places) > 1}
+
+
+def _place(target: Mapping[str, Any]) -> _Place:
+    gateway = target["gateway"]
+    return gateway["name"], gateway.get("base_url", "")
+
+
+def _named(places: Sequence[_Place]) -> dict[_Place, str]:
+    counts = Counter(name for name, _ in places)
+    return {(name, url): name if counts[name] == 1 else f"{name} at {url}" for name, url in places}
+
+
+def _listen(run: Run, sides: Mapping[str, Mapping[_Place, Side]]) -> int:
+    """Sort the run's replies to their sides; how many are left out because another run received them."""
+    targets = [target for target in run.meta["targets"] if target["model"] in sides]
+    reused = 0
+    if not targets:
+        return 0
+    with Archive(run.folder) as archive:
+        for index, dialogue in read_copy(run.folder.dataset):
+            for target in targets:
+                asked = _Asked(run.meta, target, dialogue)
+                side = sides[target["model"]][_place(target)]
+                for repeat in range(1, run.meta["repeats"] + 1):
+                    turns = archive.transcript(index, target["name"], repeat).turns
+                    kept = [(number, past) for number, past in turns.items() if past.kept is not None]
+                    reused += sum(past.reused_from is not None for _, past in kept)
+                    side.replies += [
+                        asked.heard(past, number, repeat, (run.name, index, number))
+                        for number, past in kept
+                        if past.reused_from is None and number <= len(dialogue.turns)
+                    ]
+    return reused
+
+
+class _Asked:
+    """What a dialogue asked of a target, turn by turn."""
+
+    def __init__(self, meta: Mapping[str, Any], target: Mapping[str, Any], dialogue: Dialogue) -> None:
+        self._dialogue = dialogue
+        self._history: str = meta["history"]
+        asked = dialogue.asked(meta["history"])
+        self._first = asked[0] if asked else 0
+        self._command_line = Settings.from_plain(meta.get("settings", {}))
+        self._target = Settings.from_plain(target["gateway"].get("settings", {}))
+        self._questions: dict[int, tuple[bytes, Settings]] = {}
+
+    def heard(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> Heard:
+        """The kept reply of a turn."""
+        kept: Mapping[str, Any] = past.kept or {}
+        reply = kept["reply"]
+        question, settings = self._question(number)
+        intent = next((one for one in past.intents if one["attempt"] == kept["attempt"]), {})
+        text = reply.get("text")
+        return Heard(
+            place=f"{self._dialogue.id} turn {number}",
+            question=question,
+            is_fixed=self._is_fixed(number),
+            series=series,
+            repeat=repeat,
+            version=reply.get("model_version"),
+            response_id=reply.get("response_id"),
+            usage=reply.get("usage", {}),
+            most_output=intent.get("max_output_tokens"),
+            temperature=settings.temperature,
+            text=blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() if text else None,
+        )
+
+    def _is_fixed(self, number: int) -> bool:
+        return self._history != "live" or number == self._first
+
+    def _question(self, number: int) -> tuple[bytes, Settings]:
+        if number not in self._questions:
+            dialogue, turns = self._dialogue, self._dialogue.turns[:number]
+            settings = effective_settings(
+                command_line=self._command_line,
+                turn=turns[-1].settings,
+                dialogue=dialogue.settings,
+                target=self._target,
+            )
+            given = [
+                [[_part(part) for part in turn.user], turn.assistant if self._is_given(at, number) else None]
+                for at, turn in enumerate(turns, 1)
+            ]
+            asked = dataclasses.replace(settings, seed=None)  # repeats differ in it, and it is no part of a prompt
+            plain = [dialogue.system, list(dialogue.tools), dialogue.tool_results, given, asked.to_plain()]
+            head = b"" if self._is_fixed(number) else b"live"
+            text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS, default=_plain)
+            self._questions[number] = (blake2b(head + text, digest_size=16).digest(), settings)
+        return self._questions[number]
+
+    def _is_given(self, at: int, number: int) -> bool:
+        """Does the model's turn at this place come from the script?"""
+        return at < number and (self._history != "live" or not self._dialogue.turns[at - 1].ask)
+
+
+def _part(part: Part) -> list[str | None]:
+    return [part.kind, part.text, part.path, part.data, part.mime_type]
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+# --- what follows from it
+
+
+def _rows(sides: Mapping[str, Mapping[_Place, Side]]) -> Iterator[Row]:
+    for model, at in sides.items():
+        for one, other in itertools.combinations(at.values(), 2):
+            for name in _LOOKS:
+                found = look_at(name, one, other)
+                yield (
+                    model,
+                    one.name,
+                    other.name,
+                    name,
+                    found.verdict,
+                    found.tested,
+                    found.differing,
+                    found.detail,
+                    "; ".join(dict.fromkeys(found.examples).keys() if found.examples else ()) or None,
+                )
+
+
+def look_at(finding: str, one: Side, other: Side) -> Finding:
+    """One finding about two gateways."""
+    return _LOOKS[finding](one, other)
+
+
+def _model_version(one: Side, other: Side) -> Finding:
+    """Did both name the same model in their replies?"""
+    replies = [*one.replies, *other.replies]
+    named = [{reply.version for reply in side.replies} - {None} for side in (one, other)]
+    detail = "; ".join(f"{side.name}: {_versions(side)}" for side in (one, other))
+    if not one.replies or not other.replies:
+        return Finding(verdict="inconclusive", tested=0, detail=f"no reply at both; {detail}")
+    if not named[0] and not named[1]:
+        return Finding(verdict="inconclusive", tested=0, detail="no reply of either names its model")
+    common = named[0] & named[1]
+    odd = [reply for reply in replies if reply.version not in common]
+    return _judged(len(replies), odd, detail, enough=min(len(one.replies), len(other.replies)) >= FEWEST)
+
+
+def _versions(side: Side) -> str:
+    counts = Counter(reply.version or "not named" for reply in side.replies)
+    return ", ".join(f"{version} ({count})" for version, count in counts.most_common()) or "no reply"
+
+
+def _input_tokens(one: Side, other: Side) -> Finding:
+    """Were identical prompts counted alike?"""
+    counts = [_inputs(side) for side in (one, other)]
+    both = [question for question in counts[0] if question in counts[1]]
+    if not both:
+        return Finding(verdict="inconclusive", tested=0, detail="no identical prompt was counted by both")
+    odd = [question for question in both if counts[0][question][0] != counts[1][question][0]]
+    highest = [(max(counts[0][question][0]), max(counts[1][question][0])) for question in both]
+    detail = f"{len(both)} identical prompts counted by both"
+    if odd:
+        detail = f"{detail}; {len(odd)} not alike: {counts_in_words(highest, one.name, other.name)}"
+    places = [counts[0][question][1] for question in odd]
+    return _verdict(len(both), len(odd), detail, places, enough=len(both) >= FEWEST)
+
+
+def _inputs(side: Side) -> dict[bytes, tuple[set[int], str]]:
+    """Question → the counts of its input, and where it stands."""
+    found: dict[bytes, tuple[set[int], str]] = {}
+    for reply in side.fixed():
+        count = reply.count("input_tokens")
+        if count is not None:
+            found.setdefault(reply.question, (set(), reply.place))[0].add(count)
+    return found
+
+
+def counts_in_words(counts: Sequence[tuple[int, int]], one: str, other: str) -> str:
+    """How the counts of identical prompts lie to each other, the higher side first."""
+    if sum(b for _, b in counts) < sum(a for a, _ in counts):
+        counts, one, other = [(b, a) for a, b in counts], other, one
+    more = [b - a for a, b in counts]
+    if not any(more):
+        return "the counts of one prompt vary between its repeats"
+    factor = sum(b for _, b in counts) / max(1, sum(a for a, _ in counts))
+    is_constant = len(set(more)) == 1
+    is_factor = all(abs(b - factor * a) <= max(1.0, 0.02 * b) for a, b in counts)
+    has_lengths = max(a for a, _ in counts) >= 1.25 * min(a for a, _ in counts) + 2
+    if is_constant and not has_lengths:
+        return f"{other} counts {more[0]} more on each ({factor:.2f} times): too alike in length to tell which"
+    if is_constant:
+        return f"{other} counts {more[0]} more on each: constant, as a hidden system prompt makes it"
+    if is_factor and has_lengths:
+        return f"{other} counts {factor:.2f} times as many on each: a factor, as inflated billing makes it"
+    middle = sorted(more)[len(more) // 2]
+    return f"{other} counts {min(more):+d} to {max(more):+d}, median {middle:+d} ({factor:.2f} times in all)"
+
+
+def _usage(one: Side, other: Side) -> Finding:
+    """Do the counts of each reply add up?"""
+    return _each_by_itself(one, other, _adds_up, "that do not add up", "whose counts could be added up")
+
+
+def _adds_up(reply: Heard) -> bool | None:
+    """None: nothing to add up."""
+    parts = (("cached_input_tokens", "input_tokens"), ("reasoning_tokens", "output_tokens"))
+    known = [
+        (part, whole)
+        for a, b in parts
+        if (part := reply.count(a)) is not None and (whole := reply.count(b)) is not None
+    ]
+    claims = [part <= whole for part, whole in known]
+    consistent = reply.usage.get("consistent")
+    if consistent is not None:
+        claims.append(bool(consistent))
+    return all(claims) if claims else None
+
+
+def _max_output(one: Side, other: Side) -> Finding:
+    """Was `max_output_tokens` obeyed?"""
+    found = _each_by_itself(one, other, _is_within, "above their limit", "with a limit and a count of output")
+    thoughts = sum(_is_over_by_thoughts(reply) for side in (one, other) for reply in side.replies)
+    if not thoughts:
+        return found
+    return dataclasses.replace(found, detail=f"{found.detail}; {thoughts} are above it by their reasoning alone")
+
+
+def _is_within(reply: Heard) -> bool | None:
+    taken = reply.count("output_tokens")
+    return None if taken is None or reply.most_output is None else taken <= reply.most_output
+
+
+def _is_over_by_thoughts(reply: Heard) -> bool:
+    visible = (reply.count("output_tokens") or 0) - (reply.count("reasoning_tokens") or 0)
+    return _is_within(reply) is False and reply.most_output is not None and visible <= reply.most_output
+
+
+def _each_by_itself(
+    one: Side, other: Side, holds: Callable[[Heard], bool | None], broken: str, testable: str
+) -> Finding:
+    """A claim each reply fulfils or not, whatever the other side says."""
+    tested: list[int] = []
+    odd: list[Heard] = []
+    words: list[str] = []
+    for side in (one, other):
+        judged = [(reply, held) for reply in side.replies if (held := holds(reply)) is not None]
+        mine = [reply for reply, held in judged if not held]
+        tested.append(len(judged))
+        odd += mine
+        words.append(f"{side.name}: {len(mine)} of {len(judged)} {broken}")
+    if not any(tested):
+        return Finding(verdict="inconclusive", tested=0, detail=f"no reply {testable}")
+    return _judged(sum(tested), odd, "; ".join(words), enough=min(tested) >= FEWEST)
+
+
+def _repeats(one: Side, other: Side) -> Finding:
+    """Are replies at a temperature above 0 served twice?"""
+    warm, cold, unknown = _temperatures((one, other))
+    if not warm:
+        reason = f"no repeats at a temperature known to be above 0 ({cold} replies at 0, {unknown} at the default)"
+        return Finding(verdict="inconclusive", tested=0, detail=reason)
+    pairs = [_pairs(side) for side in (one, other)]
+    common = pairs[0].keys() & pairs[1].keys()
+    mine = [[pair for question in those if question in common for pair in those[question]] for those in pairs]
+    shares = [sum(_is_alike(pair) for pair in those) / len(those) if those else 0.0 for those in mine]
+    words = [
+        f"{side.name}: {sum(map(_is_alike, those))} of {len(those)} pairs identical" + _same_ids(those)
+        for side, those in zip((one, other), mine, strict=True)
+    ]
+    detail, tested = "; ".join(words), sum(map(len, mine))
+    alike = max(range(2), key=lambda side: shares[side])
+    odd = [pair[0] for pair in mine[alike] if _is_alike(pair)]
+    apart = abs(shares[0] - shares[1])
+    if min(map(len, mine)) < FEWEST_PAIRS:
+        detail = f"fewer than {FEWEST_PAIRS} pairs of repeats at each side; {detail}"
+        return Finding(verdict="inconclusive", tested=tested, detail=detail)
+    if apart >= PAIRS_APART:
+        return _judged(tested, odd, detail, enough=True)
+    verdict: Verdict = "same" if apart <= PAIRS_ALIKE else "inconclusive"
+    return Finding(verdict=verdict, tested=tested, detail=detail)
+
+
+def _temperatures(sides: Iterable[Side]) -> tuple[int, int, int]:
+    """Replies asked for at a temperature above 0, at 0, and at a default nobody knows."""
+    known = [reply.temperature for side in sides for reply in side.fixed()]
+    unknown = sum(temperature is None for temperature in known)
+    cold = sum(temperature == 0 for temperature in known)
+    return len(known) - unknown - cold, cold, unknown
+
+
+_Two = tuple[Heard, Heard]
+
+
+def _pairs(side: Side) -> dict[bytes, list[_Two]]:
+    """Question → replies to it in repeat k and k + 1 of one run, at a temperature above 0."""
+    series: dict[tuple[Any, ...], dict[int, Heard]] = {}
+    for reply in side.fixed():
+        if reply.temperature and reply.text is not None:
+            series.setdefault((reply.question, *reply.series), {})[reply.repeat] = reply
+    found: dict[bytes, list[_Two]] = {}
+    for (question, *_), replies in series.items():
+        found.setdefault(question, []).extend((replies[k], replies[k + 1]) for k in replies if k + 1 in replies)
+    return {question: pairs for question, pairs in found.items() if pairs}
+
+
+def _is_alike(pair: _Two) -> bool:
+    return pair[0].text == pair[1].text
+
+
+def _same_ids(pairs: Iterable[_Two]) -> str:
+    same = sum(a.response_id is not None and a.response_id == b.response_id for a, b in pairs)
+    return f" ({same} under one response id)" if same else ""
+
+
+def _reasoning(one: Side, other: Side) -> Finding:
+    """Did both think, on the same turns?"""
+    thought = [_thought(side) for side in (one, other)]
+    both = [question for question in thought[0] if question in thought[1]]
+    tested = [question for question in both if thought[0][question][0] or thought[1][question][0]]
+    if not tested:
+        detail = f"neither side counts reasoning tokens on any of {len(both)} common turns"
+        return Finding(verdict="inconclusive", tested=0, detail=detail)
+    odd = [question for question in tested if thought[0][question][0] != thought[1][question][0]]
+    words = [
+        f"{side.name}: on {sum(mine[question][0] for question in tested)} of {len(tested)} turns"
+        for side, mine in zip((one, other), thought, strict=True)
+    ]
+    detail, share = "; ".join(words), len(odd) / len(tested)
+    if len(tested) < FEWEST or REASONING_ODD < share <= REASONING_MISSING:
+        return Finding(verdict="inconclusive", tested=len(tested), differing=len(odd), detail=detail)
+    places = [thought[0][question][1] for question in odd]
+    verdict: Verdict = "differs" if share > REASONING_MISSING else "same"
+    return Finding(verdict=verdict, tested=len(tested), differing=len(odd), detail=detail, examples=places[:EXAMPLES])
+
+
+def _thought(side: Side) -> dict[bytes, tuple[bool, str]]:
+    """Question → did any reply to it count reasoning tokens, and where it stands; only where output was counted."""
+    found: dict[bytes, tuple[bool, str]] = {}
+    for reply in side.replies:
+        if reply.count("output_tokens") is not None:
+            before = found.get(reply.question, (False, reply.place))
+            found[reply.question] = (before[0] or bool(reply.count("reasoning_tokens")), before[1])
+    return found
+
+
+def _judged(tested: int, odd: Sequence[Heard], detail: str, *, enough: bool) -> Finding:
+    return _verdict(tested, len(odd), detail, [reply.place for reply in odd], enough=enough)
+
+
+def _verdict(tested: int, differing: int, detail: str, places: Iterable[str], *, enough: bool) -> Finding:
+    """Anything that differs, differs; nothing that does is `same` only where enough was tested."""
+    verdict: Verdict = "differs" if differing else "same" if enough else "inconclusive"
+    shown = tuple(itertools.islice(dict.fromkeys(places), EXAMPLES))
+    if verdict == "inconclusive":
+        detail = f"too few to tell; {detail}"
+    return Finding(verdict=verdict, tested=tested, differing=differing, detail=detail, examples=shown)
+
+
+_LOOKS: Mapping[str, Callable[[Side, Side], Finding]] = {
+    "model_version": _model_version,
+    "input_tokens": _input_tokens,
+    "usage": _usage,
+    "max_output_tokens": _max_output,
+    "identical_repeats": _repeats,
+    "reasoning_tokens": _reasoning,
+}
+"""Finding → how it is looked for."""

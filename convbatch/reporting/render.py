@@ -1,0 +1,314 @@
+"""How a report looks: its sections in the terminal, as Markdown, as JSON, and its main table as CSV or Parquet.
+
+It decides layout and nothing else. On paper and screen the wide main table is told in narrow ones, without the
+columns that have nothing to say; files for programs carry every column. What is in a section is decided by its maker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from convbatch.console import tables
+from convbatch.console.text import printable
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.pricing import exact, shown_amount
+from convbatch.reporting.section import Section
+from convbatch.results.export import replacing, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TOTAL = "total"
+MAIN, TOTALS = "usage", "totals"
+ENDINGS = (".md", ".csv", ".json", ".parquet")
+ROWS_SHOWN = 200
+"""Of a table on a terminal."""
+ROWS_PIPED = 1_000
+"""Of one on a stdout that is no terminal: to lay out a hundred thousand takes many minutes."""
+_BOLD = ("SIMULATED",)
+"""Notes that begin so must not be overlooked."""
+
+
+class _Shown(NamedTuple):
+    """A column of the main table on paper."""
+
+    column: str
+    heading: str
+    always: bool = False
+    """Also where it is empty or 0 in every row."""
+
+
+_MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
+    (
+        "Turns",
+        (
+            _Shown("ok", "ok", True),
+            _Shown("blocked", "blocked"),
+            _Shown("empty", "empty"),
+            _Shown("error", "failed", True),
+            _Shown("skipped", "skipped"),
+            _Shown("pending", "pending"),
+            _Shown("reused", "reused"),
+            _Shown("attempts", "attempts", True),
+            _Shown("retries", "retries"),
+        ),
+    ),
+    (
+        "Tokens",
+        (
+            _Shown("input_tokens", "input", True),
+            _Shown("cached_input_tokens", "cached"),
+            _Shown("cache_write_input_tokens", "cache write"),
+            _Shown("output_tokens", "output", True),
+            _Shown("reasoning_tokens", "reasoning"),
+            _Shown("tokens_unknown", "no counts"),
+        ),
+    ),
+    (
+        "Cost",
+        (
+            _Shown("costs", "spent", True),
+            _Shown("failed_cost", "of it failed"),
+            _Shown("unpriced", "no cost"),
+            _Shown("reused_cost", "reused"),
+            _Shown("possibly_paid", "possibly paid"),
+            _Shown("possibly_paid_bound", "at most"),
+            _Shown("possibly_paid_unbounded", "no bound"),
+        ),
+    ),
+    (
+        "Time",
+        (
+            _Shown("p50_latency_s", "p50 s", True),
+            _Shown("p95_latency_s", "p95 s", True),
+            _Shown("limiter_wait_s", "limiter wait s"),
+            _Shown("retry_wait_s", "retry wait s"),
+        ),
+    ),
+)
+_NOTED = "Cost"
+"""Below which of them the notes stand."""
+_FIRST_OF_MAIN = "turns"
+_HEADINGS = {"input_tokens": "input", "mean_input_tokens": "mean", "median_input_tokens": "median"}
+_RIGHT = ("costs",)
+"""Texts that are amounts."""
+_QUIET = ("reused", "pending", "tokens_unknown")
+"""Columns of other sections that are left away on paper where they have nothing to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """A table as it is read: texts only."""
+
+    title: str
+    headings: Sequence[str]
+    numeric: Sequence[bool]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> None:
+    """Print a report."""
+    console = tables.console(file)
+    for view in map(_with_run_headings, _views(sections)):
+        grid = tables.table(
+            *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
+        )
+        shown = _first_rows(view.rows, ROWS_SHOWN if console.is_terminal else ROWS_PIPED)
+        for row in shown:
+            grid.add_row(*map(tables.text, row))
+        console.print(tables.text(view.title, "bold underline"))
+        console.print(grid)
+        if len(shown) < len(view.rows):
+            console.print(tables.text(f"… and {len(view.rows) - len(shown):,} more rows: -o report.md, .json or .csv"))
+        for note in view.notes:
+            for line in note.splitlines():
+                console.print(tables.text(line, "bold" if note.startswith(_BOLD) else ""))
+        console.print()
+
+
+def to_json(sections: Sequence[Section], by: Sequence[str]) -> bytes:
+    """The report as one object: `runs`, `by`, and each section by its key."""
+    main = sections[0].frame
+    content: dict[str, Any] = {"runs": list(dict.fromkeys(main["run"])), "by": list(by)}
+    for section in sections:
+        content[section.key] = {"title": section.title, "notes": list(section.notes), "rows": _records(section.frame)}
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+
+
+def to_markdown(sections: Sequence[Section]) -> str:
+    """The report as a Markdown page."""
+    parts = ["# Report"]
+    for view in _views(sections):
+        parts.append(f"## {view.title}")
+        lines = [md_row(view.headings), md_row(["---:" if right else "---" for right in view.numeric])]
+        parts.append("\n".join([*lines, *(md_row([md(cell) for cell in row]) for row in view.rows)]))
+        parts += [_md_note(note) for note in view.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(sections: Sequence[Section], by: Sequence[str], path: Path) -> None:
+    """Write a report in the form its file name asks for: whole as `.md` or `.json`, its main table else.
+
+    Raises:
+        SetupError: Another ending, or the place cannot be written.
+    """
+    check_ending(path)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        write_table(sections[0].frame, path)
+        return
+    content = to_json(sections, by) if path.suffix.lower() == ".json" else to_markdown(sections).encode()
+    with replacing(path) as file:
+        file.write(content)
+
+
+def check_ending(path: Path, endings: Sequence[str] = ENDINGS) -> None:
+    """Refuse a file name whose form is not known, before anything is computed.
+
+    Raises:
+        SetupError: It is not.
+    """
+    if path.suffix.lower() not in endings:
+        raise SetupError(
+            f"cannot tell the format of {path}",
+            found=path.suffix or "no ending",
+            hint=did_you_mean(path.suffix, endings),
+        )
+
+
+def _views(sections: Sequence[Section]) -> Iterator[_View]:
+    totals = next((section.frame for section in sections if section.key == TOTALS), None)
+    for section in sections:
+        if section.key == MAIN:
+            yield from _main_views(section, totals)
+        elif section.key != TOTALS and (len(section.frame) or section.notes):
+            rows = _records(section.frame)
+            names = [str(name) for name in section.frame.columns]
+            if len({row.get("run") for row in rows}) == 1 and len(names) > 1:
+                names = [name for name in names if name != "run"]
+            names = [name for name in names if name not in _QUIET or any(row[name] for row in rows)]
+            headings = [_HEADINGS.get(name, name.replace("_", " ")) for name in names]
+            yield _view(section.title, names, headings, rows, section.notes)
+
+
+def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View]:
+    names = [str(name) for name in section.frame.columns]
+    keys = names[: names.index(_FIRST_OF_MAIN)]
+    rows = _records(section.frame)
+    of_run = {} if totals is None else {row["run"]: row for row in _records(totals)}
+    if len(of_run) < len(rows):
+        rows = list(_with_totals(rows, of_run, keys))
+    shown_keys = keys if len(of_run) > 1 or len(keys) == 1 else keys[1:]
+    for title, columns in _MAIN_VIEWS:
+        kept = [shown for shown in columns if shown.always or any(row[shown.column] for row in rows)]
+        yield _view(
+            title,
+            [*shown_keys, *(shown.column for shown in kept)],
+            [*shown_keys, *(shown.heading for shown in kept)],
+            rows,
+            section.notes if title == _NOTED else (),
+        )
+
+
+def _first_rows(rows: Sequence[Sequence[str]], most: int) -> Sequence[Sequence[str]]:
+    """As many as are shown, and every total."""
+    return [*rows[:most], *(row for row in rows[most:] if row[0].strip() == _TOTAL)]
+
+
+def _with_run_headings(view: _View) -> _View:
+    """Runs as lines of their own: in a column their long names would take the room of everything else."""
+    if view.headings[0] != "run" or len(view.headings) == 1 or view.numeric[1]:
+        return view
+    rows: list[Sequence[str]] = []
+    for run, group in groupby(view.rows, key=itemgetter(0)):
+        rows.append([run, *[""] * (len(view.headings) - 2)])
+        rows += [[f"  {row[1]}", *row[2:]] for row in group]
+    return dataclasses.replace(view, headings=view.headings[1:], numeric=view.numeric[1:], rows=rows)
+
+
+def _with_totals(
+    rows: Sequence[Mapping[str, Any]], of_run: Mapping[str, Mapping[str, Any]], keys: Sequence[str]
+) -> Iterator[Mapping[str, Any]]:
+    """Each run's groups and below them its total."""
+    for run, total in of_run.items():
+        yield from (row for row in rows if row["run"] == run)
+        yield {**dict.fromkeys(keys, ""), **({keys[1]: _TOTAL} if len(keys) > 1 else {}), **total}
+
+
+def _view(
+    title: str,
+    columns: Sequence[str],
+    headings: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> _View:
+    return _View(
+        title=title,
+        headings=headings,
+        numeric=[column in _RIGHT or all(_is_number(row[column]) for row in rows) for column in columns],
+        rows=[[_cell(column, row) for column in columns] for row in rows],
+        notes=notes,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | None) or value in ("", _TOTAL)
+
+
+_MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference")
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    value = row[column]
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float) and column.endswith(_MONEY_ENDS):
+        currency = None if row.get("costs") else row.get("currency")  # what was spent has it already
+        return shown_amount(exact(value)) + (f" {currency}" if currency else "")
+    if isinstance(value, list):
+        return printable(", ".join(map(str, value)))
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return tables.number(value)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows with plain values; null is None."""
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(frame, preserve_index=False).to_pylist()
+
+
+_MD_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~&"})
+
+
+def md(text: str) -> str:
+    """Text in a Markdown cell or line; a reply's `@name` and `#7` call nobody and link to nothing."""
+    return _CALLS.sub(r"\1&#8203;", text.translate(_MD_SPECIAL))
+
+
+_CALLS = re.compile(r"((?<![\w@])@|\\#)(?=\w)")
+"""Where a page of GitHub would notify a person or link to an issue; an empty space between breaks it."""
+
+
+def md_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table; the cells are Markdown."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def _md_note(note: str) -> str:
+    first, *lines = note.splitlines()
+    if not lines:
+        return f"- {md(printable(first))}"
+    code = "\n".join(["```", *map(printable, lines), "```"])
+    return f"- {md(printable(first))}\n\n{code}"

@@ -1,0 +1,542 @@
+"""What a run used and cost, in groups: one pass over its turns and attempts → the sections of a report.
+
+The columns of the main table are a contract and stand here. Sums of money are decimal and never mix currencies without
+a rate; what is not known is left out of a sum and counted. How sections look is `render.py`; where prices other than
+the run's own come from, `repricing.py`; no number of a turn is made here (`results/run.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.journal.run_folder import typed
+from convbatch.pricing import CURRENCY, Exchange, Money
+from convbatch.reporting.aggregate import TOKENS, Sizes, Tally, Try, Turn, told
+from convbatch.reporting.audit import audit
+from convbatch.reporting.section import Section
+from convbatch.reporting.usage_log import reconcile
+from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
+from convbatch.results.run import STATUSES, TURNS, Column, Row, Rows, Run, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Runs: TypeAlias = Run | str | Path | Iterable[Run | str | Path]
+
+KEYS = ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat")
+"""What turns can be grouped by."""
+DEFAULT_BY = ("target",)
+
+_MONEY = ("cost", "failed_cost", "spent", "reused_cost", "possibly_paid_bound")
+
+USAGE: tuple[Column, ...] = (
+    Column("turns", "Int64", "turns asked"),
+    *(Column(name, "Int64", f"turns with status `{name}`") for name in STATUSES),
+    Column("reused", "Int64", "turns whose reply was taken over from another run: in no other sum but `reused_cost`"),
+    Column("attempts", "Int64", "tries, over all sessions"),
+    Column("retries", "Int64", "tries beyond the first of their turn"),
+    Column("input_tokens", "Int64", "of replies this run received; sum of the known counts, null when none is known"),
+    Column("cached_input_tokens", "Int64", "part of input; as `input_tokens`"),
+    Column("cache_write_input_tokens", "Int64", "part of input; as `input_tokens`"),
+    Column("output_tokens", "Int64", "including reasoning; as `input_tokens`"),
+    Column("reasoning_tokens", "Int64", "part of output; as `input_tokens`"),
+    Column("tokens_unknown", "Int64", "replies whose input or output count is unknown: not in the sums"),
+    Column("cost", "Float64", "of replies this run received; null when none is known, or in several currencies"),
+    Column("failed_cost", "Float64", "of failed attempts that reported usage; null as `cost`"),
+    Column("spent", "Float64", "`cost` + `failed_cost`; null as `cost`"),
+    Column("currency", "string", "of every amount of the row; null when none is known, or `spent` is in several"),
+    Column("costs", "string", "`spent` for people, each currency by itself: `0.12 USD + 3.40 CNY`"),
+    Column("unpriced", "Int64", "replies this run received whose cost is unknown: not in `cost`"),
+    Column("reused_cost", "Float64", "what the reused replies cost the run that asked for them; null as `cost`"),
+    Column("failed_attempts_billed", "Int64", "attempts that reported usage and gave no reply that counts"),
+    Column("possibly_paid", "Int64", "attempts that were sent and never fully answered"),
+    Column("possibly_paid_bound", "Float64", "the most those cost of which a bound is known; null as `cost`"),
+    Column("possibly_paid_unbounded", "Int64", "possibly paid attempts with neither a cost nor a bound"),
+    Column("p50_latency_s", "Float64", "median latency of replies this run received, nearest rank; null without one"),
+    Column("p95_latency_s", "Float64", "as `p50_latency_s`"),
+    Column("limiter_wait_s", "Float64", "seconds in our own gate, all attempts; null without a finished attempt"),
+    Column("retry_wait_s", "Float64", "seconds of backoff, all attempts; null without a finished attempt"),
+)  # fmt: skip
+"""The main table, behind `run` and the keys it is grouped by."""
+
+FINISH_REASONS: tuple[Column, ...] = (
+    Column("finish_reason", "string", "`stop length content_filter tool_call error other`"),
+    Column("finish_reason_raw", "string", "the gateway's own word; null when it said none"),
+    Column("replies", "Int64", "complete replies that this run received and that count"),
+    Column("reused", "Int64", "replies taken over from another run"),
+)
+"""Behind `run` and the keys."""
+
+ERRORS: tuple[Column, ...] = (
+    Column("error_kind", "string", "as in `attempts`; `malformed_output`: the generation broke; `lost`: in a kill"),
+    Column("attempts", "Int64", "failed tries of this kind, also of turns that were answered in the end"),
+    Column("turns", "Int64", "turns with status `error` for this reason"),
+    Column("pending", "Int64", "turns with status `pending` whose last failure it is"),
+    Column("example", "string", "the first message, cut to 160 characters; null when there is none", True),
+)
+"""Behind `run` and the keys."""
+
+GROWTH: tuple[Column, ...] = (
+    Column("target", "string", "`model@gateway`"),
+    Column("turn", "Int64", "from 1"),
+    Column("replies", "Int64", "replies this run received"),
+    Column("input_tokens", "Int64", "sum of the known counts; null when none is known"),
+    Column("mean_input_tokens", "Float64", "of the known counts; null when none is known"),
+    Column("median_input_tokens", "Float64", "as `mean_input_tokens`"),
+    Column("tokens_unknown", "Int64", "replies whose input count is unknown: in none of the three"),
+)
+"""Behind `run`: how the history that is sent along grows from turn to turn."""
+
+_RUN = Column("run", "string", "name of the run; its path, where several have the same name")
+_NUMBERS = {"turn", "repeat"}
+
+
+def report(
+    runs: Runs, by: str | Iterable[str] = DEFAULT_BY, *, config: str | Path | None = None, currency: str | None = None
+) -> pd.DataFrame:
+    """Usage and cost in groups: the main table of `convbatch report`.
+
+    Args:
+        runs: A run, or several to stand side by side; also by path or name.
+        by: Any of `model gateway target tag dialogue turn repeat`.
+        config: Take the prices and rates of this config file in place of the run's own.
+        currency: Convert all amounts into this currency by `[rates]`.
+
+    Returns:
+        One row per run and group; columns: `run`, the keys, `USAGE`. A dialogue with several tags is in each of them.
+
+    Raises:
+        SetupError: An unknown key, the same run twice, no rate to a currency.
+        InputError: The config is wrong.
+    """
+    keys = grouping(by)
+    book = _read(_readings(runs, config, currency), keys)
+    return _usage(book, keys)
+
+
+def sections(
+    runs: Runs,
+    by: str | Iterable[str] = DEFAULT_BY,
+    *,
+    config: str | Path | None = None,
+    currency: str | None = None,
+    bill: Path | None = None,
+    bill_form: str | None = None,
+) -> list[Section]:
+    """All parts of a report.
+
+    Args:
+        runs: As of `report`, like `by`, `config` and `currency`.
+        by: What to group by.
+        config: Prices and rates; with `bill` also its forms, else those of the config in the working directory.
+        currency: Of all amounts.
+        bill: A gateway's usage log (CSV) to hold against the journals.
+        bill_form: Its form, by name; None = found out.
+
+    Raises:
+        SetupError: As `report`; or the form of the bill cannot be told.
+        InputError: The config or the bill cannot be used.
+    """
+    keys = grouping(by)
+    readings = _readings(runs, config, currency)
+    loaded = [reading.run for reading in readings]
+    billed = [] if bill is None else _billed(loaded, bill, bill_form, config)
+    book = _read(readings, keys)
+    audited = audit(loaded)
+    return [
+        Section(key="usage", title="Usage and cost", frame=_usage(book, keys), notes=tuple(_notes(book, keys))),
+        Section(key="totals", title="Total", frame=_totals(book)),
+        Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(book, keys)),
+        Section(key="errors", title="Errors", frame=_errors(book, keys)),
+        Section(key="growth", title="Input tokens by turn", frame=_growth(book)),
+        *_judges(readings),
+        *([] if audited is None else [audited]),
+        *billed,
+    ]
+
+
+def _judges(readings: Sequence[_Reading]) -> Iterator[Section]:
+    """What judges were asked: not the models' usage, but on the same bill."""
+    totals = [(reading, total) for reading in readings for total in judge_totals(reading.run)]
+    if totals:
+        columns = [Column("run", "string", "name of the run"), *JUDGES]
+        frame = Rows(columns=columns, rows=(_judge_cells(reading, total) for reading, total in totals)).frame()
+        yield Section(
+            key="judges", title="Judges", frame=frame, notes=("Not in the sums above, but on the same bill.",)
+        )
+
+
+def _judge_cells(reading: _Reading, total: JudgeTotal) -> Row:
+    cells = total._asdict()
+    for name in ("cost", "at_most"):
+        amount = cells[name]
+        if amount is not None and total.currency is not None:
+            amounts = reading.converted({total.currency: amount})
+            cells["currency"] = next(iter(amounts), total.currency)
+            amount = amounts.get(cells["currency"])
+        cells[name] = None if amount is None else float(amount)
+    return (reading.label, *(cells[column.name] for column in JUDGES))
+
+
+def _billed(runs: Sequence[Run], bill: Path, form: str | None, config: str | Path | None) -> list[Section]:
+    from convbatch.config.loader import load_config
+
+    return reconcile(runs, bill, load_config(None if config is None else Path(config)).bills, form)
+
+
+def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
+    """`--by` in its forms, comma-separated and repeated → keys, each once.
+
+    Raises:
+        SetupError: An unknown key.
+    """
+    given = [by] if isinstance(by, str) else list(by)
+    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in KEYS:
+            raise SetupError(f"a report cannot be grouped by {word!r}", hint=did_you_mean(word, KEYS))
+    return tuple(dict.fromkeys(words))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """A run as it is to be reported."""
+
+    label: str
+    run: Run
+    exchange: Exchange
+    currency: str | None
+    """Into which amounts are converted."""
+    config: str
+    """Where prices are to be written."""
+
+    def converted(self, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:
+        """Amounts by currency, in the wanted one where there is one."""
+        if self.currency is None:
+            return dict(amounts)
+        found = (self.exchange.convert(Money(amount=amounts[c], currency=c), self.currency) for c in amounts)
+        known = [money.amount for money in found if money is not None]
+        return {self.currency: sum(known, Decimal(0))} if known else {}
+
+    def refuse_missing_rates(self, total: Tally) -> None:
+        """Say which rates are missing, all at once.
+
+        Raises:
+            SetupError: One is.
+        """
+        found = sorted({currency for amounts in total.money.values() for currency in amounts})
+        missing = [c for c in found if self.currency and not self.converted({c: Decimal(1)})]
+        if missing:
+            lines = [f'"{currency}/{self.currency}" = <{self.currency} for 1 {currency}>' for currency in missing]
+            raise SetupError(
+                f"{self.label} has no exchange rate from {' or '.join(missing)} to {self.currency}",
+                hint=f"below [rates] in convbatch.toml write {', '.join(lines)}; then add -c convbatch.toml",
+            )
+
+
+def _readings(runs: Runs, config: str | Path | None, currency: str | None) -> list[_Reading]:
+    if currency is not None and not CURRENCY.fullmatch(currency):
+        raise SetupError(f"{currency!r} is no currency", hint="write its three capital letters, such as USD or CNY")
+    several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    loaded = [run if isinstance(run, Run) else load(run) for run in several]
+    if not loaded:
+        raise SetupError("no run to report", hint="name one or more, such as `latest`")
+    paths = Counter(run.path.resolve() for run in loaded)
+    for run in loaded:
+        if paths[run.path.resolve()] > 1:
+            raise SetupError(f"{run.path} is given more than once", hint="name each run once")
+    names = Counter(run.name for run in loaded)
+    labels = [run.name if names[run.name] == 1 else str(run.path) for run in loaded]
+    priced = _at_prices(loaded, config)
+    return [
+        _Reading(
+            label=label,
+            run=run,
+            exchange=rates,
+            currency=currency,
+            config=typed(Path(config or run.meta.get("config") or "convbatch.toml")),
+        )
+        for label, (run, rates) in zip(labels, priced, strict=True)
+    ]
+
+
+def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run, Exchange]]:
+    if config is None:
+        return [(run, Exchange.from_plain(run.meta.get("rates", {}))) for run in runs]
+    from convbatch.config.loader import load_config
+    from convbatch.reporting.repricing import repriced
+
+    prices = load_config(Path(config))
+    return [repriced(run, prices) for run in runs]
+
+
+# From rows to tallies
+
+
+@dataclass(slots=True, kw_only=True)
+class _Book:
+    """Everything counted in one pass over each run."""
+
+    readings: Sequence[_Reading]
+    groups: dict[tuple[Any, ...], Tally] = field(default_factory=dict)
+    """By run label and the values of the keys."""
+    totals: dict[str, Tally] = field(default_factory=dict)
+    """By run label."""
+    targets: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    """By run label and target."""
+    sizes: dict[tuple[str, str, int], Sizes] = field(default_factory=dict)
+    """By run label, target and turn."""
+
+    def add(self, label: str, turn: Turn, tries: Sequence[Try], kept: Try | None) -> None:
+        """Count a turn wherever it belongs but in the groups asked for."""
+        self.totals[label].add(turn, tries, kept)
+        self.targets[label, turn.target].add(turn, tries, kept)
+        if turn.is_received:
+            self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
+
+
+def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
+    book = _Book(readings=readings)
+    for reading in readings:
+        groups: dict[tuple[Any, ...], Tally] = {}
+        book.totals[reading.label] = Tally()
+        for target in reading.run.targets:
+            book.targets[reading.label, target] = Tally()
+        for turn, tries, kept in told(reading.run):
+            book.add(reading.label, turn, tries, kept)
+            for group in _groups_of(turn, keys):
+                groups.setdefault(group, Tally()).add(turn, tries, kept)
+        reading.refuse_missing_rates(book.totals[reading.label])
+        ranks = _ranks(reading.run, keys, groups)
+        for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):
+            book.groups[reading.label, *group] = groups[group]
+    return book
+
+
+def _groups_of(turn: Turn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """A turn's groups: several where its dialogue has several tags and they are asked for."""
+    if "tag" not in keys:
+        yield tuple(getattr(turn, key) for key in keys)
+        return
+    for tag in dict.fromkeys(turn.tags) or (None,):
+        yield tuple(tag if key == "tag" else getattr(turn, key) for key in keys)
+
+
+def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> list[dict[Any, int]]:
+    """In which order a key's values stand: targets as asked for, dialogues as in the dataset, the rest sorted."""
+    asked: dict[str, list[str]] = {
+        "target": list(run.targets),
+        "model": [target["model"] for target in run.meta["targets"]],
+        "gateway": ["simulator" if t["simulated"] else t["gateway"]["name"] for t in run.meta["targets"]],
+    }
+    ranks: list[dict[Any, int]] = []
+    for place, key in enumerate(keys):
+        values = dict.fromkeys(group[place] for group in groups)
+        if key in asked:
+            ordered = dict.fromkeys(asked[key])
+        else:
+            ordered = values if key == "dialogue" else sorted(values, key=lambda value: (value is None, value or 0))
+        ranks.append({value: number for number, value in enumerate(ordered)})
+    return ranks
+
+
+# From tallies to frames
+
+
+def _usage(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+    of_label = {reading.label: reading for reading in book.readings}
+    columns = [_RUN, *map(_key_column, keys), *USAGE]
+    rows = ((*group, *_cells(tally, of_label[group[0]])) for group, tally in book.groups.items())
+    return Rows(columns=columns, rows=rows).frame()
+
+
+def _totals(book: _Book) -> pd.DataFrame:
+    rows = ((reading.label, *_cells(book.totals[reading.label], reading)) for reading in book.readings)
+    return Rows(columns=[_RUN, *USAGE], rows=rows).frame()
+
+
+def _finish_reasons(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+    def rows() -> Iterator[Row]:
+        for group, tally in book.groups.items():
+            for words, counts in sorted(tally.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
+                yield (*group, *words, counts["replies"], counts["reused"])
+
+    return Rows(columns=[_RUN, *map(_key_column, keys), *FINISH_REASONS], rows=rows()).frame()
+
+
+def _errors(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+    def rows() -> Iterator[Row]:
+        for group, tally in book.groups.items():
+            for kind, trouble in sorted(tally.errors.items(), key=lambda item: (-item[1].attempts, item[0])):
+                yield (*group, kind, trouble.attempts, trouble.turns, trouble.pending, trouble.example)
+
+    return Rows(columns=[_RUN, *map(_key_column, keys), *ERRORS], rows=rows()).frame()
+
+
+def _growth(book: _Book) -> pd.DataFrame:
+    places = {place: number for number, place in enumerate(book.targets)}
+    found = sorted(book.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
+    return Rows(columns=[_RUN, *GROWTH], rows=((*place, *sizes.cells()) for place, sizes in found)).frame()
+
+
+def _key_column(key: str) -> Column:
+    if key == "tag":
+        return Column("tag", "string", "null for dialogues without one")
+    return next(column for column in TURNS if column.name == key)
+
+
+def _cells(tally: Tally, reading: _Reading) -> Row:
+    """The columns `USAGE`."""
+    money = {name: reading.converted(tally.money[name]) for name in _MONEY}
+    currency = _currency_of(money)
+    cells: dict[str, Any] = {
+        **{column.name: tally.counts[column.name] for column in USAGE if column.dtype == "Int64"},
+        **{name: tally.tokens.get(name) for name in TOKENS},
+        **{name: _amount(money[name], currency) for name in _MONEY},
+        "currency": currency,
+        "costs": _shown(money["spent"]),
+        "p50_latency_s": tally.latency(0.50),
+        "p95_latency_s": tally.latency(0.95),
+        "limiter_wait_s": tally.waits.get("limiter_wait_s"),
+        "retry_wait_s": tally.waits.get("retry_wait_s"),
+    }
+    return tuple(cells[column.name] for column in USAGE)
+
+
+def _currency_of(money: Mapping[str, Mapping[str, Decimal]]) -> str | None:
+    """The one currency of what was spent; of all other amounts, where nothing was."""
+    found = set(money["spent"]) or {currency for amounts in money.values() for currency in amounts}
+    return found.pop() if len(found) == 1 else None
+
+
+def _amount(amounts: Mapping[str, Decimal], currency: str | None) -> float | None:
+    """The sum, if all of it is in this currency."""
+    return float(amounts[currency]) if currency is not None and set(amounts) == {currency} else None
+
+
+def _shown(amounts: Mapping[str, Decimal]) -> str | None:
+    if not amounts:
+        return None
+    return " + ".join(str(Money(amount=amounts[currency], currency=currency)) for currency in sorted(amounts))
+
+
+# What a reader must know
+
+
+def _notes(book: _Book, keys: Sequence[str]) -> Iterator[str]:
+    simulated = [
+        target["name"] for reading in book.readings for target in reading.run.meta["targets"] if target["simulated"]
+    ]
+    if simulated:
+        yield f"SIMULATED, no model was asked: {', '.join(dict.fromkeys(simulated))}"
+    yield _what_is_spent(book)
+    if "tag" in keys:
+        yield "A dialogue with several tags is in each of their rows; totals are computed from the turns."
+    for reading, total in _each(book):
+        yield from _missing(reading)
+        yield from _mixed(reading, sorted(reading.converted(total.money["spent"])))
+        yield from _uncosted(reading, book)
+
+
+def _what_is_spent(book: _Book) -> str:
+    """What is in the sums, and how much is not."""
+    counts: Counter[str] = Counter()
+    for _, total in _each(book):
+        counts.update(total.counts)
+    left_out: list[str] = []
+    if counts["reused"]:
+        left_out.append(_count(counts["reused"], "reused reply", "reused replies"))
+    if counts["possibly_paid_unknown"]:
+        bounds = counts["possibly_paid_unbounded"]
+        paid = _count(counts["possibly_paid_unknown"], "possibly paid attempt")
+        left_out.append(f"{paid} that reported no usage" + (f", {bounds:,} of them without a bound" if bounds else ""))
+    if counts["unpriced"]:
+        left_out.append(f"{counts['unpriced']:,} of {_count(counts['received'], 'reply', 'replies')} without a cost")
+    if counts["failed_unpriced"]:
+        left_out.append(f"{_count(counts['failed_unpriced'], 'failed attempt')} without a cost")
+    what = "Spent is the cost of the replies that this run received and that count"
+    if counts["failed_attempts_billed"]:
+        what += f", and of {_count(counts['failed_attempts_billed'], 'failed attempt')} that reported usage"
+    return f"{what}. Not in it: {'; '.join(left_out)}." if left_out else f"{what}: all is in it."
+
+
+def _missing(reading: _Reading) -> Iterator[str]:
+    """What the run cannot tell."""
+    damaged = reading.run.damaged_places
+    if damaged:
+        where = _count(damaged, "damaged place")
+        yield f"{reading.label}: {where} in the journal left out; `convbatch resume --salvage`"
+    for target, reason in reading.run.parked.items():
+        yield f"{reading.label}: {target} is parked: {reason}"
+
+
+def _mixed(reading: _Reading, currencies: Sequence[str]) -> Iterator[str]:
+    if len(currencies) < 2:
+        return
+    one, other = currencies[:2]
+    unit = Money(amount=Decimal(1), currency=one)
+    if reading.exchange.convert(unit, other) is not None:
+        yield f"{reading.label}: {one} and {other} are not added; --currency {other} converts them by [rates]."
+    else:
+        yield (
+            f"{reading.label}: {one} and {other} are not added, since [rates] of the config has no "
+            f'"{one}/{other}". With one: --currency {other} -c {reading.config}'
+        )
+
+
+def _each(book: _Book) -> Iterator[tuple[_Reading, Tally]]:
+    return ((reading, book.totals[reading.label]) for reading in book.readings)
+
+
+def _uncosted(reading: _Reading, book: _Book) -> Iterator[str]:
+    """How much of what came back has no cost, why, and what to write where."""
+    unpriced = unclear = 0
+    lines: list[str] = []
+    for target in reading.run.meta["targets"]:
+        counts = book.targets[reading.label, target["name"]].counts
+        answers = counts["unpriced"] + counts["failed_unpriced"]
+        if target.get("prices") is not None:
+            unclear += answers
+        elif answers and not target["simulated"]:  # nobody expects a price of the simulator
+            unpriced += answers
+            lines += _price_lines(target)
+    if lines:
+        yield "\n".join(
+            [
+                f"{reading.label}: {_count(unpriced, 'answer')} without a price. To name it, add to {reading.config}:",
+                *lines,
+                f"then: convbatch report {typed(reading.run.path)} -c {reading.config}",
+            ]
+        )
+    if unclear:
+        yield (
+            f"{reading.label}: {_count(unclear, 'answer')} of targets with a price without a cost: a count is missing "
+            "or contradicts another, or no price held when it was asked."
+        )
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _price_lines(target: Mapping[str, Any]) -> list[str]:
+    gateway = target["gateway"]
+    billed_in = [] if gateway.get("currency") else ['currency = "<USD, CNY, ...>"']
+    return [
+        f"[prices.{_toml_key(gateway['name'])}.{json.dumps(target['model'], ensure_ascii=False)}]",
+        "input = <per million tokens>",  # no number: one that is copied unread would be a wrong price
+        "output = <per million tokens>",
+        *billed_in,
+    ]
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,342 @@
+"""A gateway's bill against the journal: which calls and lines there are to join, and what is shown of it.
+
+How a usage log is read is `usage_log_reader.py`, which call is which line `usage_log_matching.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from convbatch.config.usage_log_form import BillForm
+from convbatch.dataset.reader import count_of
+from convbatch.errors import Place, SetupError, did_you_mean
+from convbatch.journal.index import Archive
+from convbatch.pricing import exact, output_of
+from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage
+from convbatch.reporting.section import Section
+from convbatch.reporting.usage_log_matching import (
+    FAILED_FREE,
+    LOST_S,
+    OUTCOMES,
+    OUTSIDE,
+    SAME,
+    TOLERANCE_S,
+    UNKNOWN,
+    Call,
+    Pair,
+    grouped,
+    joined,
+    line_order,
+)
+from convbatch.reporting.usage_log_reader import Bill, read_bill
+from convbatch.results.run import ATTEMPTS, Column, Row, Rows
+
+if TYPE_CHECKING:
+    from convbatch.results.run import Run
+
+UNLISTED = frozenset((SAME, FAILED_FREE, OUTSIDE))
+"""As it should be, or none of our business: in the totals only."""
+
+TOTALS: tuple[Column, ...] = (
+    Column("outcome", "string", "what became of calls and lines"),
+    Column("lines", "Int64", "lines of the bill"),
+    Column("calls", "Int64", "calls of the runs"),
+    Column("input_tokens", "Int64", "ours, of calls whose count is known; null when none is"),
+    Column("billed_input", "Int64", "of the lines; null when none says"),
+    Column("output_tokens", "Int64", "ours, as above"),
+    Column("billed_output", "Int64", "of the lines, as above"),
+    Column("cost", "Float64", "ours, of calls with a price in the bill's currency; null when none has"),
+    Column("billed", "Float64", "amounts of the lines; null when none has"),
+    Column("difference", "Float64", "amount minus cost, of calls that have both; null when none has"),
+    Column("currency", "string", "of the three; null when nobody said"),
+)
+LINES: tuple[Column, ...] = (
+    Column("outcome", "string", "as in the totals"),
+    Column("joined_by", "string", "`request id`, `time and tokens` or `time`; null for a line or call alone"),
+    Column("line", "Int64", "of the file; null for a call without one"),
+    Column("time", "timestamp[us, UTC]", "of the line, else of the call's start"),
+    Column("model", "string", "as billed, else as asked"),
+    Column("request_id", "string", "of the line, else of the call"),
+    Column("run", "string", "null for a line without a call, as all up to `attempt`"),
+    Column("dialogue", "string", "of the call"),
+    Column("target", "string", "of the call"),
+    Column("repeat", "Int64", "of the call"),
+    Column("turn", "Int64", "of the call"),
+    Column("attempt", "Int64", "of the call"),
+    Column("input_tokens", "Int64", "ours; null when unknown"),
+    Column("billed_input", "Int64", "of the line"),
+    Column("input_difference", "Int64", "billed minus ours"),
+    Column("output_tokens", "Int64", "ours, reasoning included"),
+    Column("billed_output", "Int64", "of the line"),
+    Column("output_difference", "Int64", "billed minus ours"),
+    Column("cost", "Float64", "ours, in the bill's currency; null without a price in it"),
+    Column("billed", "Float64", "amount of the line"),
+    Column("difference", "Float64", "amount minus cost"),
+    Column("currency", "string", "of the three"),
+)
+
+
+def reconcile(runs: Sequence[Run], path: Path, forms: Mapping[str, BillForm], form: str | None = None) -> list[Section]:
+    """Hold a usage log against what the runs' journals say.
+
+    Args:
+        runs: The runs whose calls the log should have.
+        path: The log, CSV.
+        forms: Known forms (`Config.bills`).
+        form: Which of them it has; None = found out.
+
+    Returns:
+        Totals by outcome, and every line or call that is not as it should be.
+
+    Raises:
+        InputError: The log cannot be used.
+        SetupError: The form, or the gateway it is the bill of, cannot be told.
+    """
+    bill = read_bill(path, forms, form)
+    runs = list({run.path.resolve(): run for run in runs}.values())  # a run named twice has its calls once
+    gateways = _gateways(runs, bill)
+    calls = [call for run in runs for call in _calls(run, gateways)]
+    spans = [span for run in runs for span in _spans(run, calls)]
+    ours = {call.request_id for call in calls} - {None}
+    inside = [
+        line
+        for line in bill.lines
+        if line.request_id in ours or any(begins <= line.at <= ends for begins, ends in spans)
+    ]
+    inside_numbers = {line.line for line in inside}
+    pairs = sorted(joined(inside, calls), key=_order)
+    pairs += [Pair(line=line, outcome=OUTSIDE) for line in bill.lines if line.line not in inside_numbers]
+    currency = bill.form.currency or _currency_of(runs, gateways)
+    view = _View(currency)
+    totals = Rows(columns=TOTALS, rows=view.totals(pairs)).frame()
+    listed = Rows(columns=LINES, rows=(view.line(pair) for pair in pairs if pair.outcome not in UNLISTED)).frame()
+    notes = tuple(_notes(bill, gateways, pairs, calls, currency))
+    title = f"Bill {path.name}"
+    return [
+        Section(key="bill", title=title, frame=totals, notes=notes),
+        Section(key="bill_lines", title=f"{title}: what is not the same", frame=listed),
+    ]
+
+
+# --- whose bill, and of when
+
+
+def _gateways(runs: Sequence[Run], bill: Bill) -> frozenset[str]:
+    """The gateways the bill is of: those its form names, else all of the only host the runs asked."""
+    hosts: dict[str, str] = {}
+    for target in _targets(runs):
+        gateway = target["gateway"]
+        hosts[gateway["name"]] = urlsplit(gateway.get("base_url", "")).netloc or gateway["name"]
+    named = frozenset(bill.form.gateways) & hosts.keys()
+    where = f"[bills.{bill.form.name}]"
+    if bill.form.gateways and not named:
+        hint = f"{did_you_mean(bill.form.gateways[0], hosts)}; or name another form with --bill-form"
+        what = f"no run given asked the gateway that {where} is a bill of"
+        raise SetupError(what, place=Place(path=str(bill.path)), found=", ".join(bill.form.gateways), hint=hint)
+    if not bill.form.gateways and len(set(hosts.values())) > 1:
+        names = ", ".join(sorted(hosts))
+        hint = f'say it in the config: {where} gateway = "{min(hosts)}"'
+        what = f"the bill may be of any of the gateways {names}"
+        raise SetupError(what, place=Place(path=str(bill.path)), hint=hint)
+    return named or frozenset(hosts)
+
+
+def _targets(runs: Iterable[Run]) -> Iterator[Mapping[str, Any]]:
+    """Whom the runs asked, judges included: their calls are on a bill, too."""
+    return (target for run in runs for target in (*run.meta["targets"], *(run.meta.get("judges") or ())))
+
+
+def _currency_of(runs: Sequence[Run], gateways: frozenset[str]) -> str | None:
+    """What the gateways bill in, where they agree; else what their prices are in."""
+    mine = [target for target in _targets(runs) if target["gateway"]["name"] in gateways]
+    said = {target["gateway"].get("currency") for target in mine} - {None}
+    said = said or {target["prices"]["currency"] for target in mine if target.get("prices")}
+    return said.pop() if len(said) == 1 else None
+
+
+_NAMES = tuple(column.name for column in ATTEMPTS)
+
+
+def _calls(run: Run, gateways: frozenset[str]) -> Iterator[Call]:
+    """The run's attempts at these gateways, without those that never left."""
+    targets = {target["name"] for target in _targets([run]) if target["gateway"]["name"] in gateways}
+    for row in run.attempt_rows().rows:
+        cells = dict(zip(_NAMES, row, strict=True))
+        if cells["target"] in targets and cells["class"] != "not_sent" and cells["started_at"] is not None:
+            yield _call(cells)
+
+
+def _call(cells: Mapping[str, Any]) -> Call:
+    kind = "replied" if cells["class"] == "replied" else "failed"
+    if cells["class"] is None or cells["class"] in POSSIBLY_PAID:
+        kind = "lost"
+    begins = cells["started_at"].timestamp()
+    took = cells["latency_s"] or 0.0
+    return Call(
+        ident=(*(cells[name] for name in ("run", "dialogue", "target", "repeat", "turn", "attempt")),),
+        kind=kind,
+        model=cells["model"],
+        begins=begins,
+        ends=begins + (max(took, LOST_S) if kind == "lost" else took),
+        request_id=cells["request_id"],
+        input_tokens=cells["input_tokens"],
+        output_tokens=output_of(Usage(**{name: cells[name] for name in USAGE_COUNTS})),
+        cost=None if cells["cost"] is None else exact(cells["cost"]),
+        currency=cells["currency"] if cells["cost"] is not None else None,
+    )
+
+
+def _spans(run: Run, calls: Iterable[Call]) -> list[tuple[float, float]]:
+    """From the first call to the last of each sitting: between two of them others may have used the key."""
+    with Archive(run.folder) as archive:
+        starts = [record["at"] for record in archive.runs]
+    sittings: defaultdict[int, list[Call]] = defaultdict(list)
+    for call in calls:
+        if call.ident[0] == run.name:
+            sittings[max(0, bisect.bisect_right(starts, call.begins) - 1)].append(call)
+    return [
+        (min(call.begins for call in those) - TOLERANCE_S, max(call.ends for call in those) + TOLERANCE_S)
+        for those in sittings.values()
+    ]
+
+
+# --- what is shown
+
+
+def _order(pair: Pair) -> tuple[Any, ...]:
+    at = pair.line.at if pair.line is not None else pair.call.begins if pair.call is not None else 0.0
+    return (OUTCOMES.index(pair.outcome), at, () if pair.line is None else line_order(pair.line))
+
+
+class _View:
+    """Pairs as rows; money in the bill's currency."""
+
+    def __init__(self, currency: str | None) -> None:
+        self._currency = currency
+
+    def cost(self, call: Call | None) -> Decimal | None:
+        """What we say a call cost, in the bill's currency."""
+        return call.cost if call is not None and call.currency == self._currency else None
+
+    def line(self, pair: Pair) -> Row:
+        """A row of `LINES`."""
+        line, call = pair.line, pair.call
+        cost = self.cost(call)
+        billed = None if line is None else line.amount
+        given, taken = (None, None) if call is None else (call.input_tokens, call.output_tokens)
+        billed_in, billed_out = (None, None) if line is None else (line.input_tokens, line.output_tokens)
+        at = line.at if line is not None else call.begins if call is not None else 0.0
+        return (
+            pair.outcome,
+            pair.joined_by,
+            None if line is None else line.line,
+            datetime.fromtimestamp(at, UTC),
+            line.model if line is not None else call.model if call is not None else None,
+            (line and line.request_id) or (call and call.request_id),
+            *((None,) * 6 if call is None else call.ident),
+            given,
+            billed_in,
+            _minus(billed_in, given),
+            taken,
+            billed_out,
+            _minus(billed_out, taken),
+            _float(cost),
+            _float(billed),
+            _float(_minus(billed, cost)),
+            self._currency if cost is not None or billed is not None else None,
+        )
+
+    def totals(self, pairs: Iterable[Pair]) -> Iterator[Row]:
+        """Rows of `TOTALS`, in the order of `OUTCOMES`."""
+        groups = grouped(pairs, attrgetter("outcome"))
+        for outcome in OUTCOMES:
+            mine: list[Pair] = groups.get(outcome, [])
+            if not mine and outcome != SAME:
+                continue
+            lines = [pair.line for pair in mine if pair.line is not None]
+            calls = [pair.call for pair in mine if pair.call is not None]
+            cost, billed = _sum(map(self.cost, calls)), _sum(line.amount for line in lines)
+            apart = _sum(_minus(pair.line and pair.line.amount, self.cost(pair.call)) for pair in mine)
+            yield (
+                outcome,
+                len(lines),
+                len(calls),
+                _sum(call.input_tokens for call in calls),
+                _sum(line.input_tokens for line in lines),
+                _sum(call.output_tokens for call in calls),
+                _sum(line.output_tokens for line in lines),
+                _float(cost),
+                _float(billed),
+                _float(apart),
+                self._currency if cost is not None or billed is not None else None,
+            )
+
+
+def _minus(one: Any, other: Any) -> Any:
+    return None if one is None or other is None else one - other
+
+
+def _float(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    known = [value for value in values if value is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def _notes(
+    bill: Bill, gateways: frozenset[str], pairs: Sequence[Pair], calls: Sequence[Call], currency: str | None
+) -> Iterator[str]:
+    form = bill.form
+    names = ", ".join(sorted(gateways))
+    yield f"{count_of(len(bill.lines), 'line')} of {names}, read as {form.name!r} ({bill.encoding})" + (
+        f"; no calls by its `only`: {count_of(bill.left_out, 'further line')}" if bill.left_out else ""
+    )
+    if bill.has_local_times:
+        yield f"times without an offset are taken as {form.time_zone} (`time_zone` in [bills.{form.name}])"
+    yield from _joining_notes(pairs, calls)
+    yield from _money_notes(bill, calls, currency)
+
+
+def _joining_notes(pairs: Sequence[Pair], calls: Sequence[Call]) -> Iterator[str]:
+    ways = Counter(pair.joined_by for pair in pairs if pair.joined_by is not None)
+    if ways["time and tokens"]:
+        count = count_of(ways["time and tokens"], "line")
+        yield f"{count} with no request id of ours: joined by model, time (within {TOLERANCE_S:g} s) and tokens"
+    if ways["time"]:
+        yield f"{count_of(ways['time'], 'line')} joined by model and time alone: its tokens, or ours, are not known"
+    outside = sum(pair.outcome == OUTSIDE for pair in pairs)
+    if outside:
+        where = "outside the time of these runs: other use of the key, or other runs; not looked at"
+        yield f"{count_of(outside, 'line')} {where}"
+    asked = {call.model for call in calls}
+    others = Counter(pair.line.model for pair in pairs if pair.outcome == UNKNOWN and pair.line is not None)
+    strange = {model: count for model, count in others.items() if model not in asked}
+    if strange:
+        listed = ", ".join(sorted(strange))
+        count = count_of(sum(strange.values()), "line")
+        yield f"of the unknown, {count} of models these runs did not ask there: {listed}"
+
+
+def _money_notes(bill: Bill, calls: Sequence[Call], currency: str | None) -> Iterator[str]:
+    if all(line.amount is None for line in bill.lines):
+        return
+    if currency is None:
+        yield f"the amounts' currency is not known: write currency in [bills.{bill.form.name}]"
+        return
+    replied = [call for call in calls if call.kind == "replied"]
+    without = [call for call in replied if call.cost is None or call.currency != currency]
+    if without:
+        target = without[0].ident[2]
+        model, _, gateway = target.rpartition("@")
+        hint = f'[prices.{gateway}."{model}"] in the config of the next run gives them one'
+        yield f"{len(without)} of {len(replied)} calls have no price in {currency}: {hint}"

@@ -1,0 +1,292 @@
+"""Which line of a bill is which call: joined by request id, else by model, time and tokens; each at most once.
+
+The rules, with their tolerances, stand in docs/audit.md. Pure: where lines and calls come from, and what is shown of
+the pairs, is `usage_log.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any
+
+from convbatch.reporting.usage_log_reader import BillLine
+
+TOLERANCE_S = 60.0
+"""A line's time may lie this far before a call's start or after its end: clocks differ, logs round."""
+CLOSE_S = 2.0
+"""Clocks that agree; where counts differ, such pairs go before others."""
+LOST_S = 600.0
+"""A call whose end is not known may have ended this long after its start."""
+TOKENS_FACTOR = 2
+TOKENS_APART = 16
+"""Where both counts differ, a line and a call of one model and time belong together within factor and distance."""
+LOOKED_AT = 32
+"""So many calls that ended before a line, and as many after it, are looked at where its counts fit none exactly."""
+
+SAME = "same"
+DIFFER = "tokens differ"
+NOT_COMPARED = "billed, tokens not known"
+OTHER_MODEL = "billed as another model"
+NOT_BILLED = "known, not billed"
+UNKNOWN = "billed, unknown to us"
+LOST_BILLED = "possibly paid: billed"
+LOST_FREE = "possibly paid: not billed"
+FAILED_BILLED = "failed: billed"
+FAILED_FREE = "failed: not billed"
+OUTSIDE = "outside the runs' time"
+OUTCOMES = (
+    SAME, DIFFER, NOT_COMPARED, OTHER_MODEL, UNKNOWN, NOT_BILLED, LOST_BILLED, LOST_FREE, FAILED_BILLED, FAILED_FREE,
+    OUTSIDE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Call:
+    """One attempt that reached the gateway, or may have."""
+
+    ident: tuple[str, str, str, int, int, int]
+    """run, dialogue, target, repeat, turn, attempt."""
+    kind: str
+    """`replied`, `lost` (possibly paid) or `failed`."""
+    model: str
+    begins: float
+    ends: float
+    """The latest moment it can have ended at."""
+    request_id: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: Decimal | None
+    currency: str | None
+
+    @property
+    def is_counted(self) -> bool:
+        """Are both its counts known?"""
+        return self.input_tokens is not None and self.output_tokens is not None
+
+    def is_near(self, line: BillLine) -> bool:
+        """Can the line be of this call, as far as its time goes?"""
+        return self.begins - TOLERANCE_S <= line.at <= self.ends + TOLERANCE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A line and its call, or one of them alone."""
+
+    line: BillLine | None = None
+    call: Call | None = None
+    joined_by: str | None = None
+    outcome: str
+
+
+def joined(lines: Iterable[BillLine], calls: Iterable[Call]) -> list[Pair]:
+    """Every line and every call, once, with its counterpart where there is one; the order given is of no weight."""
+    join = _Join(lines, calls)
+    join.by_request_id()
+    for may_join in join.rounds():
+        for step in (_by_equal_tokens, _by_one_count, _by_like_tokens, *_BY_TIME):
+            join.take(step, may_join)
+    return join.result()
+
+
+_Found = Iterator[tuple[BillLine, Call]]
+_May = tuple[Callable[[BillLine], bool], Callable[[Call], bool]]
+
+
+class _Join:
+    """What is joined so far, and what is left."""
+
+    def __init__(self, lines: Iterable[BillLine], calls: Iterable[Call]) -> None:
+        # In the order of what they say, so that the order in a file decides nothing.
+        self._lines = dict.fromkeys(sorted(lines, key=line_order))
+        self._calls = dict.fromkeys(sorted(calls, key=lambda call: (call.begins, call.ident)))
+        self._pairs: list[Pair] = []
+        self._ids_meet = False
+
+    def by_request_id(self) -> None:
+        """The same id is the same call; of several lines with it, the likest."""
+        named = grouped(self._calls, attrgetter("request_id"))
+        found: list[tuple[BillLine, Call]] = []
+        for line in self._lines:
+            found += [(line, call) for call in named.get(line.request_id, ())] if line.request_id else []
+        found.sort(key=lambda pair: (pair[0].model != pair[1].model, _apart(*pair), _seconds_apart(*pair)))
+        self._ids_meet = bool(found)
+        self._join(iter(found), "request id")
+
+    def rounds(self) -> list[_May]:
+        """Which lines may be joined with which calls by what they say.
+
+        Once ids of both have met, they are of one kind: a line with another id is of another call.
+        """
+        if not self._ids_meet:
+            return [(_any, _any)]
+        return [(_has_id, _has_no_id), (_has_no_id, _any)]
+
+    def take(self, step: _Step, may_join: _May) -> None:
+        """Join what a step finds among what is left."""
+        of_lines, of_calls = may_join
+        lines = [line for line in self._lines if of_lines(line) and step.takes_line(line)]
+        calls = [call for call in self._calls if of_calls(call) and step.takes_call(call)]
+        if lines and calls:
+            self._join(step.find(lines, calls), step.name)
+
+    def result(self) -> list[Pair]:
+        """The pairs, and what stands alone."""
+        alone = [Pair(line=line, outcome=UNKNOWN) for line in self._lines]
+        alone += [Pair(call=call, outcome=_ALONE[call.kind]) for call in self._calls]
+        return [*self._pairs, *alone]
+
+    def _join(self, found: _Found, name: str) -> None:
+        for line, call in found:
+            if line in self._lines and call in self._calls:
+                del self._lines[line], self._calls[call]
+                self._pairs.append(Pair(line=line, call=call, joined_by=name, outcome=_outcome(line, call)))
+
+
+_ALONE = {"replied": NOT_BILLED, "lost": LOST_FREE, "failed": FAILED_FREE}
+
+
+def _outcome(line: BillLine, call: Call) -> str:
+    if call.kind != "replied":
+        return LOST_BILLED if call.kind == "lost" else FAILED_BILLED
+    if line.model != call.model:
+        return OTHER_MODEL
+    counts = ((line.input_tokens, call.input_tokens), (line.output_tokens, call.output_tokens))
+    if any(billed != ours for billed, ours in counts if billed is not None and ours is not None):
+        return DIFFER
+    return NOT_COMPARED if any(None in both for both in counts) else SAME
+
+
+def _any(_: object) -> bool:
+    return True
+
+
+def _has_id(one: BillLine | Call) -> bool:
+    return one.request_id is not None
+
+
+def _has_no_id(one: BillLine | Call) -> bool:
+    return one.request_id is None
+
+
+def _is_counted(line: BillLine) -> bool:
+    return line.input_tokens is not None and line.output_tokens is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One way to find counterparts among what is left."""
+
+    name: str
+    takes_line: Callable[[BillLine], bool]
+    takes_call: Callable[[Call], bool]
+    find: Callable[[Sequence[BillLine], Sequence[Call]], _Found]
+
+
+def _in_time(key: Callable[[BillLine | Call], Any]) -> Callable[[Sequence[BillLine], Sequence[Call]], _Found]:
+    """Join as many as possible of what has the same key: each line with the call whose time runs out first."""
+
+    def find(lines: Sequence[BillLine], calls: Sequence[Call]) -> _Found:
+        groups = grouped(calls, key)
+        for value, mine in grouped(lines, key).items():
+            waiting = list(reversed(groups.get(value, [])))  # by begin; the next one last
+            open_calls: list[tuple[float, int, Call]] = []
+            for number, line in enumerate(mine):
+                while waiting and waiting[-1].begins - TOLERANCE_S <= line.at:
+                    call = waiting.pop()
+                    heapq.heappush(open_calls, (call.ends, len(waiting), call))
+                while open_calls and open_calls[0][0] + TOLERANCE_S < line.at:
+                    heapq.heappop(open_calls)
+                if open_calls:
+                    yield mine[number], heapq.heappop(open_calls)[2]
+
+    return find
+
+
+def _likest(*keys: Callable[[BillLine | Call], Any]) -> Callable[[Sequence[BillLine], Sequence[Call]], _Found]:
+    """Pairs that agree in any of the keys and are near in time, the nearest and then the likest in tokens first."""
+
+    def find(lines: Sequence[BillLine], calls: Sequence[Call]) -> _Found:
+        ended = sorted(calls, key=attrgetter("ends"))
+        groups = [(key, grouped(ended, key)) for key in keys]
+        found: list[tuple[tuple[bool, int, float], BillLine, Call]] = []
+        for line in lines:
+            for key, those in groups:
+                near = _around(those.get(key(line), []), line)
+                found += [(_unlikeness(line, call), line, call) for call in near]
+        found.sort(key=lambda one: one[0])
+        return ((line, call) for _, line, call in found)
+
+    return find
+
+
+def _around(calls: Sequence[Call], line: BillLine) -> Iterator[Call]:
+    """The calls that ended nearest to a line, as far as they can be its own."""
+    middle = bisect.bisect_left(calls, line.at, key=attrgetter("ends"))
+    for call in calls[max(0, middle - LOOKED_AT) : middle + LOOKED_AT]:
+        if call.is_near(line) and _is_alike(line, call):
+            yield call
+
+
+_by_equal_tokens = _Step(
+    "time and tokens",
+    _is_counted,
+    attrgetter("is_counted"),
+    _in_time(attrgetter("model", "input_tokens", "output_tokens")),
+)
+_by_one_count = _Step(
+    "time and tokens",
+    _is_counted,
+    attrgetter("is_counted"),
+    _likest(attrgetter("model", "input_tokens"), attrgetter("model", "output_tokens")),
+)
+_by_like_tokens = _Step("time and tokens", _is_counted, attrgetter("is_counted"), _likest(attrgetter("model")))
+_BY_TIME = (
+    _Step("time", _any, lambda call: call.kind == "replied" and not call.is_counted, _in_time(attrgetter("model"))),
+    _Step(
+        "time", lambda line: not _is_counted(line), lambda call: call.kind == "replied", _in_time(attrgetter("model"))
+    ),
+    _Step("time", _any, lambda call: call.kind == "lost" and not call.is_counted, _in_time(attrgetter("model"))),
+    _Step("time", _any, lambda call: call.kind == "failed" and not call.is_counted, _in_time(attrgetter("model"))),
+)
+
+
+def _is_alike(line: BillLine, call: Call) -> bool:
+    """One count the same, or both not far from each other."""
+    counts = ((line.input_tokens or 0, call.input_tokens or 0), (line.output_tokens or 0, call.output_tokens or 0))
+    if any(billed == ours for billed, ours in counts):
+        return True
+    return all(max(both) <= TOKENS_FACTOR * min(both) + TOKENS_APART for both in counts)
+
+
+def _apart(line: BillLine, call: Call) -> int:
+    """By how many tokens they differ, as far as both are known."""
+    counts = ((line.input_tokens, call.input_tokens), (line.output_tokens, call.output_tokens))
+    return sum(abs(billed - ours) for billed, ours in counts if billed is not None and ours is not None)
+
+
+def _seconds_apart(line: BillLine, call: Call) -> float:
+    return max(call.begins - line.at, line.at - call.ends, 0.0)
+
+
+def _unlikeness(line: BillLine, call: Call) -> tuple[bool, int, float]:
+    seconds = _seconds_apart(line, call)
+    return (seconds > CLOSE_S, _apart(line, call), seconds)
+
+
+def line_order(line: BillLine) -> tuple[Any, ...]:
+    """What a line says comes first, where it stands last."""
+    counts = tuple(-1 if count is None else count for count in (line.input_tokens, line.output_tokens))
+    return (line.at, line.model, line.request_id or "", *counts, line.amount or Decimal(0), line.line)
+
+
+def grouped(them: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    """Key → those that have it, in their order."""
+    groups: dict[Any, list[Any]] = {}
+    for one in them:
+        groups.setdefault(key(one), []).append(one)
+    return groups

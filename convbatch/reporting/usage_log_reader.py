@@ -1,0 +1,338 @@
+"""A gateway's usage log (CSV) → the lines of a bill, or everything that is wrong with the file.
+
+Encoding and separator are found out, the form may be. What is billed twice or not at all is `usage_log.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from convbatch.config.usage_log_form import BillForm
+from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
+from convbatch.redaction import shown
+
+PROBLEMS_KEPT = 1_000
+"""Problems an exception carries, as for a dataset; the rest is counted."""
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+_MILLISECONDS_FROM = 1e11
+"""A Unix time above this is in milliseconds: in seconds it would be the year 5138."""
+_FIRST_YEAR = 1970
+_TIMES = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y-%m-%d %H:%M")
+"""What spreadsheets make of a time, beside ISO 8601."""
+_MOST_DIGITS = 18
+_COUNT = re.compile(r"[0-9]{1,15}(?:\.0+)?")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_EXPORT = "export the usage log as CSV, saved as UTF-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillLine:
+    """One call as the gateway billed it; None = the log does not say."""
+
+    line: int
+    """Of the file, from 1."""
+    at: float
+    """Unix seconds."""
+    model: str
+    request_id: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    amount: Decimal | None
+    """In units of the currency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """A usage log, read."""
+
+    path: Path
+    form: BillForm
+    lines: tuple[BillLine, ...]
+    left_out: int
+    """Lines that are no calls, by the form's `only`."""
+    encoding: str
+    has_local_times: bool
+    """Some of its times named no offset: the form's time zone was taken."""
+
+
+def read_bill(path: Path, forms: Mapping[str, BillForm], name: str | None = None) -> Bill:
+    """Read a usage log.
+
+    Args:
+        path: The CSV file.
+        forms: Known forms.
+        name: Which of them it has; None = the one whose columns are all there.
+
+    Raises:
+        InputError: What is wrong with the file, every line of it.
+        SetupError: No such form, or it has to be named.
+    """
+    if name is not None and name not in forms:
+        raise SetupError(f"no bill has the form {name!r}", hint=_form_hint(name, forms))
+    text, encoding = _text_of(path)
+    sheet = _Sheet(path, text)
+    form = _form_of(sheet, forms) if name is None else forms[name]
+    sheet.refuse_missing(form)
+    return _Reading(sheet, form).bill(encoding)
+
+
+def _form_hint(name: str, forms: Mapping[str, BillForm]) -> str:
+    return did_you_mean(name, forms) + "; a form of your own is a [bills.NAME] table of the config (docs/audit.md)"
+
+
+def _text_of(path: Path) -> tuple[str, str]:
+    """The file's text, and the encoding it was in."""
+    place = Place(path=str(path))
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the bill cannot be read: {error.strerror}", place=place, hint="--bill takes a CSV file"
+        ) from None
+    if not raw.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise InputError("the bill is empty", place=place, hint=_EXPORT)
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return _decoded(raw, ("utf-16",), place)
+    if raw.startswith(b"PK\x03\x04"):
+        raise InputError("the bill is a spreadsheet or an archive, not text", place=place, hint=_EXPORT)
+    if b"\0" in raw:
+        raise InputError("the bill is not text", place=place, found="a byte of value 0", hint=_EXPORT)
+    return _decoded(raw, ("utf-8-sig", "gb18030"), place)
+
+
+def _decoded(raw: bytes, encodings: Sequence[str], place: Place) -> tuple[str, str]:
+    at = 0
+    for encoding in encodings:
+        try:
+            return raw.decode(encoding), encoding.removesuffix("-sig").upper()
+        except UnicodeDecodeError as error:
+            at = at or error.start
+    where = Place(path=place.path, line=raw[:at].count(b"\n") + 1)
+    what = "the bill is neither UTF-8 nor GB18030 (GBK) text"
+    raise InputError(what, place=where, found=f"the byte 0x{raw[at]:02x}", hint="save it as UTF-8")
+
+
+class _Sheet:
+    """The cells of a CSV file with their lines, and what is wrong with it as such."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
+        self.more = 0
+        self._text = text
+        headers = {separator: self._first(separator) for separator in SEPARATORS}
+        self.separator = max(headers, key=lambda separator: len(headers[separator]))
+        self.header = [name.strip() for name in headers[self.separator]]
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line, cells) below the header; rows with too few or too many cells are problems."""
+        records = self._records(self.separator)
+        next(records, None)
+        for line, cells in records:
+            while len(cells) > len(self.header) and not cells[-1].strip():
+                cells.pop()
+            if len(cells) == len(self.header):
+                yield line, cells
+            else:
+                found = f"{len(cells)} cells under {len(self.header)} columns"
+                self.complain(line, "the line does not fit the header", found, "quote cells that hold the separator")
+
+    def complain(self, line: int, what: str, found: str | None, hint: str) -> None:
+        """Note a problem of a line; the first thousand whole."""
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(
+                Problem(what=what, place=Place(path=str(self.path), line=line), found=found, hint=hint)
+            )
+        else:
+            self.more += 1
+
+    def refuse_missing(self, form: BillForm) -> None:
+        """Every column the form needs has to be there, once."""
+        for key, column in form.needed.items():
+            if column not in self.header:
+                hint = (
+                    f"{key} in [bills.{form.name}] names the column; {did_you_mean(column, filter(None, self.header))}"
+                )
+                what = f"the bill has no column {column!r}, which the form {form.name!r} needs for {key}"
+                self.complain(1, what, self.shown_header, hint)
+        for column in (*form.columns.values(), *form.only):
+            if self.header.count(column) > 1:
+                what = f"the column {column!r} is there {self.header.count(column)} times"
+                self.complain(1, what, self.shown_header, "keep one of them")
+        self.refuse_any()
+
+    def refuse_any(self) -> None:
+        """Raise what was complained of."""
+        if self.more:
+            self.problems.append(Problem(what=f"and {self.more} more problems", place=Place(path=str(self.path))))
+        if self.problems:
+            raise InputError.of(self.problems)
+
+    @property
+    def shown_header(self) -> str:
+        """The columns there are, for messages."""
+        return ", ".join(map(shown, self.header[:20])) + (", ..." if len(self.header) > 20 else "")
+
+    def _first(self, separator: str) -> list[str]:
+        try:
+            return next(csv.reader(io.StringIO(self._text, newline=""), delimiter=separator), [])
+        except csv.Error:
+            return []
+
+    def _records(self, separator: str) -> Iterator[tuple[int, list[str]]]:
+        reader = csv.reader(io.StringIO(self._text, newline=""), delimiter=separator)
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                self.complain(line, f"not CSV: {error}", None, _EXPORT)
+                return
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+
+
+def _form_of(sheet: _Sheet, forms: Mapping[str, BillForm]) -> BillForm:
+    fitting = [form for form in forms.values() if set(form.needed.values()) <= set(sheet.header)]
+    if len(fitting) == 1:
+        return fitting[0]
+    place = Place(path=str(sheet.path), line=1)
+    if fitting:
+        names = ", ".join(form.name for form in fitting)
+        raise InputError(
+            f"the bill has the columns of several forms: {names}", place=place, hint="add --bill-form NAME"
+        )
+    listed = "".join(f"\n        {form.name}: {', '.join(form.needed.values())}" for form in forms.values())
+    hint = (
+        "describe its columns in [bills.NAME] of the config (docs/audit.md); known forms and what they need:" + listed
+    )
+    raise InputError("the bill has the columns of no known form", place=place, found=sheet.shown_header, hint=hint)
+
+
+class _Reading:
+    """The lines of a sheet under a form."""
+
+    def __init__(self, sheet: _Sheet, form: BillForm) -> None:
+        self._sheet = sheet
+        self._form = form
+        self._zone: tzinfo = UTC if form.time_zone == "UTC" else ZoneInfo(form.time_zone)
+        self._local = False
+        self._places = {name: number for number, name in enumerate(sheet.header)}
+
+    def bill(self, encoding: str) -> Bill:
+        """All lines, or every problem of them."""
+        lines: list[BillLine] = []
+        left_out = 0
+        for number, cells in self._sheet.rows():
+            if not self._is_call(cells):
+                left_out += 1
+            elif (line := self._line(number, cells)) is not None:
+                lines.append(line)
+        self._sheet.refuse_any()
+        if not lines and not left_out:
+            hint = "export the days on which the runs were made"
+            raise InputError("the bill has no lines", place=Place(path=str(self._sheet.path)), hint=hint)
+        return Bill(
+            path=self._sheet.path,
+            form=self._form,
+            lines=tuple(lines),
+            left_out=left_out,
+            encoding=encoding,
+            has_local_times=self._local,
+        )
+
+    def _is_call(self, cells: Sequence[str]) -> bool:
+        return all(cells[self._places[column]].strip() in values for column, values in self._form.only.items())
+
+    def _line(self, number: int, cells: Sequence[str]) -> BillLine | None:
+        before = len(self._sheet.problems) + self._sheet.more
+        at = self._time(number, self._cell("time", cells))
+        model = self._cell("model", cells)
+        if not model:
+            self._wrong(number, "model", "names no model", model, "every line of a call names one; see `only`")
+        given = self._count(number, "input_tokens", cells)
+        taken = self._count(number, "output_tokens", cells)
+        amount = self._amount(number, cells)
+        if at is None or len(self._sheet.problems) + self._sheet.more > before:
+            return None
+        return BillLine(
+            line=number,
+            at=at,
+            model=model,
+            request_id=self._cell("request_id", cells) or None,
+            input_tokens=given,
+            output_tokens=taken,
+            amount=amount,
+        )
+
+    def _cell(self, key: str, cells: Sequence[str]) -> str:
+        place = self._places.get(self._form.columns.get(key, ""))
+        return "" if place is None else cells[place].strip()
+
+    def _wrong(self, number: int, key: str, what: str, cell: str, hint: str) -> None:
+        self._sheet.complain(
+            number, f"{self._form.columns[key]} {what}", shown(cell) if cell else "an empty cell", hint
+        )
+
+    def _count(self, number: int, key: str, cells: Sequence[str]) -> int | None:
+        cell = self._cell(key, cells)
+        if not cell:
+            return None
+        if _COUNT.fullmatch(cell):
+            return int(cell.partition(".")[0])
+        self._wrong(number, key, "is no number of tokens", cell, "a whole number of 0 or more, without separators")
+        return None
+
+    def _amount(self, number: int, cells: Sequence[str]) -> Decimal | None:
+        cell = self._cell("amount", cells)
+        if not cell:
+            return None
+        try:
+            amount = Decimal("NaN" if "_" in cell else cell)  # to Python 1_0 is ten
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:
+            self._wrong(number, "amount", "is no number", cell, "a number such as 0.0012, without a currency sign")
+            return None
+        return amount / self._form.amount_per_unit
+
+    def _time(self, number: int, cell: str) -> float | None:
+        moment = _moment(cell)
+        if isinstance(moment, datetime):
+            if moment.tzinfo is None:
+                self._local = True
+                moment = moment.replace(tzinfo=self._zone)
+            moment = None if moment.year < _FIRST_YEAR else moment.timestamp()
+        if moment is None:
+            hint = 'Unix seconds, "2026-01-31 12:00:05" or "2026-01-31T12:00:05Z"'
+            self._wrong(number, "time", "is no time", cell, hint)
+        return moment
+
+
+def _moment(cell: str) -> float | datetime | None:
+    """Unix seconds, or a time as written; None when it is neither."""
+    if _NUMBER.fullmatch(cell):
+        number = float(cell)
+        seconds = number / 1000 if number >= _MILLISECONDS_FROM else number
+        return seconds if seconds < _MILLISECONDS_FROM else None
+    try:
+        return datetime.fromisoformat(cell) if len(cell) > len("2026-01-31") else None
+    except ValueError:
+        pass
+    for form in _TIMES:
+        try:
+            return datetime.strptime(cell, form)  # noqa: DTZ007  # the form's time zone is added by the caller
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,1 @@
+"""Tables built from the journal, and their export."""

@@ -1,0 +1,110 @@
+"""What judges were asked in a run, and what that used and cost: apart from the models' own calls, and never in them.
+
+What a judge said of which reply stands in `run.verdicts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from convbatch.dataset.reader import count_of
+from convbatch.journal.index import Archive, TurnHistory
+from convbatch.pricing import Money, PriceTable
+from convbatch.results.conversations import judges_of
+from convbatch.results.costs import prices_of, spent
+from convbatch.results.run import Column, Run
+
+JUDGES: tuple[Column, ...] = (
+    Column("judge", "string", "`model@gateway`"),
+    Column("questions", "Int64", "what it was asked, each question once"),
+    Column("answered", "Int64", "of them"),
+    Column("attempts", "Int64", "tries, over all sessions"),
+    Column("possibly_paid", "Int64", "attempts that were sent and never fully answered"),
+    Column("input_tokens", "Int64", "sum of the known counts of its answers; null when none is known"),
+    Column("output_tokens", "Int64", "as above"),
+    Column("cost", "Float64", "of attempts whose cost is known; null when none is"),
+    Column("at_most", "Float64", "what the others can have cost beyond it; null when that is unknown of any"),
+    Column("currency", "string", "of both; null when both are"),
+)
+
+
+class JudgeTotal(NamedTuple):
+    """A judge's calls in one run; fields as `JUDGES`."""
+
+    judge: str
+    is_simulated: bool
+    questions: int
+    answered: int
+    attempts: int
+    possibly_paid: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: Decimal | None
+    at_most: Decimal | None
+    currency: str | None
+
+    def __str__(self) -> str:
+        said = (
+            f"judge {self.judge}{' (SIMULATED)' if self.is_simulated else ''}: {count_of(self.questions, 'question')}"
+        )
+        parts = [f"{said}, {self.answered:,} answered, {self.attempts:,} attempts"]
+        if self.input_tokens is not None or self.output_tokens is not None:
+            parts.append(f"{self.input_tokens or 0:,} input and {self.output_tokens or 0:,} output tokens")
+        if self.cost is not None and self.currency is not None:
+            parts.append(str(Money(amount=self.cost, currency=self.currency)))
+        if self.possibly_paid:
+            parts.append(f"{self.possibly_paid:,} possibly paid")
+        return ", ".join(parts)
+
+
+def judge_totals(run: Run) -> list[JudgeTotal]:
+    """Every judge a run has asked, in the order they were named first."""
+    if not run.meta.get("judges"):
+        return []
+    with Archive(run.folder) as archive:
+        sums = {name: _Sum(judge) for name, judge in judges_of(run.meta, archive).items()}
+        for opinion in archive.all_opinions():
+            sums[opinion.judge].add(opinion.history)
+    return [one.total() for one in sums.values()]
+
+
+class _Sum:
+    def __init__(self, judge: Mapping[str, Any]) -> None:
+        self._judge = judge
+        self._prices: PriceTable | None = prices_of(judge)
+        self._questions = self._answered = self._attempts = self._possibly_paid = 0
+        self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
+        self._cost: Decimal | None = None
+        self._at_most: Decimal | None = Decimal(0)
+
+    def add(self, history: TurnHistory) -> None:
+        self._questions += 1
+        self._answered += history.kept is not None
+        self._attempts += history.attempts
+        self._possibly_paid += history.possibly_paid
+        for outcome in history.outcomes:
+            for name, count in outcome.get("reply", {}).get("usage", {}).items():
+                if name in self._tokens:
+                    self._tokens[name] = (self._tokens[name] or 0) + count
+        for one in spent(history, self._prices):
+            if one.cost is not None:
+                self._cost = (self._cost or Decimal(0)) + one.cost
+            else:
+                self._at_most = None if self._at_most is None or one.bound is None else self._at_most + one.bound
+
+    def total(self) -> JudgeTotal:
+        return JudgeTotal(
+            judge=self._judge["name"],
+            is_simulated=self._judge["simulated"],
+            questions=self._questions,
+            answered=self._answered,
+            attempts=self._attempts,
+            possibly_paid=self._possibly_paid,
+            input_tokens=self._tokens["input_tokens"],
+            output_tokens=self._tokens["output_tokens"],
+            cost=self._cost,
+            at_most=self._at_most if self._prices is not None else None,
+            currency=None if self._prices is None else self._prices.currency,
+        )

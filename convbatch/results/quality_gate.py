@@ -1,0 +1,57 @@
+"""`--fail-under`: the share of dialogues that must pass, as people write it, and whether a run reaches it.
+
+A gate is decided for whole runs only: with an open turn or a check without a verdict it neither passes nor fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+from convbatch.dataset.reader import count_of
+from convbatch.errors import SetupError
+
+if TYPE_CHECKING:
+    from convbatch.results.run import TargetSummary
+
+_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
+
+
+class Gate(NamedTuple):
+    """What became of a gate."""
+
+    passed: bool | None
+    """None: not decided."""
+    lines: list[str]
+    """What to say of it."""
+
+
+def rate(text: str | float | None) -> str | None:
+    """A share as people write it, 0.95 or 95%, in its plain form.
+
+    Raises:
+        SetupError: Not a share from 0 to 1.
+    """
+    if text is None:
+        return None
+    match = _RATE.fullmatch(str(text))
+    value = None if match is None else Decimal(match[1]) / (100 if match[2] else 1)
+    if value is None or value > 1:
+        hint = "write --fail-under 0.95, or --fail-under 95%"
+        raise SetupError("--fail-under needs a share from 0 to 1", found=repr(text), hint=hint)
+    return f"{value:f}"
+
+
+def gate_of(totals: Sequence[TargetSummary], fail_under: str) -> Gate:
+    """Does every target pass its share of dialogues? Dialogues without checks do not count."""
+    if any(total.pending or total.error or total.undecided or not total.judged for total in totals):
+        return Gate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
+    failed = [
+        f"gate: {total.target} passed {total.passed} of {count_of(total.judged, 'dialogue')}, "
+        f"less than --fail-under {fail_under}"
+        for total in totals
+        if total.passed < Decimal(fail_under) * total.judged
+    ]
+    return Gate(False, failed) if failed else Gate(True, [f"gate: passed (--fail-under {fail_under})"])

@@ -1,0 +1,1 @@
+"""One session of a run: options, preparation, execution."""

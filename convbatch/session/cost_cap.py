@@ -1,0 +1,142 @@
+"""`--max-cost` → a cap, or what is missing for one: a price, an exchange rate, a limit on output.
+
+A cap that cannot be kept is refused before anything is sent. How it is kept is `engine/budget.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from convbatch.config.gateways import Target
+from convbatch.dataset.reader import count_of
+from convbatch.dialogue import Settings, effective_settings
+from convbatch.engine.plan import most_output
+from convbatch.errors import SetupError
+from convbatch.pricing import Exchange, Money, parse_money
+from convbatch.results.costs import prices_of
+
+SHOWN = 5
+
+
+def cap_of(
+    text: str | None, meta: Mapping[str, Any], targets: Sequence[Target], command_line: Settings, copy: Path | None
+) -> Money | None:
+    """The cap a run was given, once it is sure that it can be kept.
+
+    Args:
+        text: `5USD`; a bare number where all targets bill one currency. None = no cap.
+        meta: Of `run.json`: prices of the targets and of the judge, and rates.
+        targets: What is asked.
+        command_line: Settings over all others.
+        copy: The run's dataset; None where only a judge is asked.
+
+    Raises:
+        SetupError: It cannot be kept; says what to add.
+    """
+    if text is None:
+        return None
+    money = parse_money(text)
+    if money is None or money[0] <= 0:
+        raise SetupError("--max-cost needs an amount of money", found=repr(text), hint="write 5USD or 0.50CNY")
+    currencies = _currencies(meta)
+    cap = Money(amount=money[0], currency=money[1] or _only(currencies, text))
+    _refuse_unrelated(cap, currencies, Exchange.from_plain(meta.get("rates", {})))
+    if copy is not None:
+        _refuse_unlimited(targets, command_line, copy)
+    for plain in (meta.get("judges") or ())[-1:]:
+        _refuse_unlimited_judge(plain)
+    return cap
+
+
+def lines_to_add(target: Mapping[str, Any]) -> str:
+    """The lines of a config file that give a target of `run.json` a price, as an example."""
+    gateway = target["gateway"]
+    currency = "" if gateway.get("currency") else ' currency = "USD",'
+    table = f"prices.{_quoted(gateway['name'])}.{_quoted(target['model'])}"
+    return f"{table} = {{{currency} input = 0.30, output = 2.50 }}  # per million tokens"
+
+
+def _quoted(name: str) -> str:
+    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else json.dumps(name)
+
+
+def _currencies(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What each target bills, by target name."""
+    found: dict[str, str] = {}
+    for target in (*meta["targets"], *(meta.get("judges") or ())[-1:]):
+        prices = prices_of(target)
+        if prices is None:
+            raise SetupError(
+                f"--max-cost needs a price for {target['name']}, and there is none",
+                hint=f"add a line to the config, above its tables: {lines_to_add(target)}",
+            )
+        found[target["name"]] = prices.currency
+    return found
+
+
+def _only(currencies: Mapping[str, str], text: str) -> str:
+    kinds = sorted(set(currencies.values()))
+    if len(kinds) > 1:
+        raise SetupError(
+            f"--max-cost {text} names no currency, and the targets bill {' and '.join(kinds)}",
+            hint=f"write --max-cost {text.strip()}{kinds[-1]}",
+        )
+    return kinds[0]
+
+
+def _refuse_unrelated(cap: Money, currencies: Mapping[str, str], exchange: Exchange) -> None:
+    for name, currency in currencies.items():
+        if exchange.convert(Money(amount=cap.amount, currency=currency), cap.currency) is None:
+            bills = sorted(set(currencies.values()))
+            raise SetupError(
+                f"--max-cost is in {cap.currency}, and {name} bills {currency}",
+                hint=f'add [rates] "{currency}/{cap.currency}" = ... to the config'
+                + ("" if cap.currency in bills or len(bills) > 1 else f", or give the budget in {bills[0]}"),
+            )
+
+
+def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: Path) -> None:
+    """Without a limit on output there is no worst case."""
+    from convbatch.dataset.selection import read_copy
+
+    unlimited = 0
+    places: list[str] = []
+    for _, dialogue in read_copy(copy):
+        for number, turn in enumerate(dialogue.turns, 1):
+            bare = [
+                target.name
+                for target in targets
+                if turn.ask
+                and most_output(
+                    effective_settings(
+                        command_line=command_line,
+                        turn=turn.settings,
+                        dialogue=dialogue.settings,
+                        target=target.gateway.settings,
+                    )
+                )
+                is None
+            ]
+            unlimited += len(bare)
+            if len(places) < SHOWN:
+                places += [f"{dialogue.id!r} turn {number} at {name}" for name in bare]
+    if unlimited:
+        raise SetupError(
+            f"--max-cost needs a worst case for every call; {count_of(unlimited, 'turn')} set no max_output_tokens, "
+            "or ask for several replies at once",
+            found="; ".join(places[:SHOWN]) + ("; ..." if unlimited > SHOWN else ""),
+            hint="add --max-output-tokens N, or max_output_tokens under [run.settings]",
+        )
+
+
+def _refuse_unlimited_judge(plain: Mapping[str, Any]) -> None:
+    gateway = plain["gateway"]
+    if most_output(Settings.from_plain(gateway.get("settings", {}))) is None:
+        table = f"gateways.{_quoted(gateway['name'])}.models.{json.dumps(plain['model'])}.settings"
+        raise SetupError(
+            f"--max-cost needs a worst case for every call, and nothing limits what the judge {plain['name']} writes",
+            hint=f"add to the config: [{table}] max_output_tokens = 1000",
+        )

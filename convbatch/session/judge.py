@@ -1,0 +1,167 @@
+"""From `--judge` to a `Sitting` that asks it: who judges, with which key, at what price; nothing is sent.
+
+How a sitting is played is `session.py`, what a judge is asked `judge_questions.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbatch.config.gateways import Config, Overrides, Target, resolve_targets, target_from_plain, target_to_plain
+from convbatch.dialogue import NO_SETTINGS
+from convbatch.engine.runner import Rules
+from convbatch.errors import ConvbatchError, SetupError
+from convbatch.exit_codes import ExitCode, worst
+from convbatch.session.cost_cap import cap_of
+from convbatch.session.preflight import can_be_asked
+from convbatch.session.session import Ending, Sitting
+
+if TYPE_CHECKING:
+    from convbatch.journal.run_folder import RunFolder
+
+_READ = ("targets", "history", "repeats", "planned", "options", "dataset", "rates", "judges")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeOptions:
+    """What `convbatch check` was asked about its judge."""
+
+    judge: str
+    config: Path | None = None
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_cost: str | None = None
+    """For the whole run, earlier sessions included; None = as before."""
+    progress: bool = True
+    env_file: Path | None = None
+
+
+def judge_target(name: str, config: Config, overrides: Overrides) -> Target:
+    """The judge of this name.
+
+    Raises:
+        SetupError: No such gateway, or none is named.
+    """
+    return resolve_targets((name,), (), config, overrides)[0]
+
+
+def judge_to_plain(judge: Target, config: Config, day: datetime) -> dict[str, Any]:
+    """A judge as `run.json` names it, with its prices."""
+    from convbatch.config.list_prices import price_table
+
+    return target_to_plain(judge, price_table(judge, config, day.date(), NO_SETTINGS))
+
+
+@contextmanager
+def as_written(folder: RunFolder) -> Generator[None]:
+    """While targets are read from `run.json`: it is a file, and files are edited.
+
+    Raises:
+        SetupError: Something in them is missing or wrong.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SetupError(
+            f"the run.json of {folder.path} is not as convbatch wrote it",
+            found=f"{type(error).__name__}: {error}"[:200],
+            hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
+        ) from None
+
+
+def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
+    """A sitting that asks this judge about what a run has received; from now on its opinion counts.
+
+    Raises:
+        SetupError: A judge that cannot be asked, or a `run.json` that cannot be used.
+        InputError: A configuration that cannot be read.
+    """
+    from convbatch.config.credentials import with_env_file
+    from convbatch.config.loader import load_config
+
+    meta = folder.read_meta(*_READ)
+    with as_written(folder):
+        for plain in (*meta["targets"], *(meta.get("judges") or ())):
+            target_from_plain(plain)
+    config = load_config(options.config)
+    judge = judge_target(options.judge, config, Overrides(rpm=options.rpm, tpm=options.tpm))
+    plain = judge_to_plain(judge, config, datetime.now(UTC))
+    others = {one["name"]: one for one in meta.get("judges") or ()}
+    former = others.pop(judge.name, None)
+    if former is not None and former.get("prices") is not None:
+        plain["prices"] = former["prices"]  # as a run's own: what was paid stays what it was; `report -c` reprices
+    max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
+    rates = {**config.exchange.to_plain(), **(meta.get("rates") or {})}
+    meta = {
+        **meta,
+        "judges": [*others.values(), plain],
+        "rates": rates,
+        "options": {**meta["options"], "max_cost": max_cost},
+    }
+    sitting = Sitting(
+        folder=folder,
+        meta=meta,
+        targets=(judge,),
+        env=with_env_file(os.environ, options.env_file),
+        rules=Rules(concurrency=options.concurrency or config.run.concurrency),
+        resumed=True,
+        judging=True,
+        progress=options.progress,
+    )
+    return _ready(sitting)
+
+
+def judging_after(sitting: Sitting, ending: Ending) -> Sitting | None:
+    """What follows a run, or its resume, that has a judge; None without one, and where the run was stopped before.
+
+    Raises:
+        SetupError: As `for_judging`.
+    """
+    if ending.reason not in ("finished", "incomplete") or not wants_judge(sitting.meta):
+        return None
+    meta = sitting.folder.read_meta(*_READ)
+    rules = Rules(concurrency=sitting.rules.concurrency, max_attempts=sitting.rules.max_attempts)
+    judge = target_from_plain(meta["judges"][-1])
+    return _ready(
+        dataclasses.replace(
+            sitting,
+            meta=meta,
+            targets=(judge,),
+            rules=rules,
+            resumed=True,
+            salvage=False,
+            judging=True,
+            reuse=None,
+        )
+    )
+
+
+def judge_not_asked(error: ConvbatchError) -> Ending:
+    """How judging ended when the judge could not be asked after the replies of its run had arrived."""
+    return Ending(exit_code=worst(ExitCode.INCOMPLETE, error.exit_code), reason="error", error=error)
+
+
+def wants_judge(meta: Mapping[str, Any]) -> bool:
+    """Was the run itself begun with a judge?"""
+    return bool(meta["options"].get("judge") and meta.get("judges"))
+
+
+def _ready(sitting: Sitting) -> Sitting:
+    """The sitting, once it is sure that its judge can be asked within the budget."""
+    can_be_asked(sitting.targets, sitting.rules.concurrency, sitting.env)
+    cap = cap_of(
+        sitting.meta["options"].get("max_cost"),
+        {**sitting.meta, "targets": [one for one in sitting.meta["targets"] if one.get("prices") is not None]},
+        sitting.targets,
+        NO_SETTINGS,
+        None,
+    )
+    return dataclasses.replace(sitting, max_cost=cap)

@@ -1,0 +1,562 @@
+"""From options to a `Sitting`: everything that can be wrong is found here, before the first request.
+
+Configuration, keys, dataset and folder are read and checked in the order that wastes least of a person's time; nothing
+is sent. How a sitting is played is `session.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbatch import __version__
+from convbatch.config.gateways import (
+    NO_OVERRIDES,
+    Config,
+    Overrides,
+    Target,
+    parse_params,
+    resolve_targets,
+    target_from_plain,
+    target_to_plain,
+)
+from convbatch.dataset.reader import count_of
+from convbatch.dialogue import MOST_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
+from convbatch.engine.runner import Rules
+from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
+from convbatch.journal.run_folder import RunFolder, default_name, find_run, typed
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import Ask, CannotCarry, encode_json
+from convbatch.redaction import watch
+from convbatch.results.quality_gate import rate
+from convbatch.session.cost_cap import cap_of
+from convbatch.session.judge import as_written, judge_target, judge_to_plain, wants_judge
+from convbatch.session.preflight import can_be_asked
+from convbatch.session.session import Sitting
+from convbatch.session.trust import refuse_strange_ways
+
+if TYPE_CHECKING:
+    from convbatch.dataset.selection import CopyReport, Selection
+    from convbatch.pricing import Money
+
+RESULTS = Path("results")
+HISTORIES: tuple[HistoryMode, ...] = ("live", "script", "last")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What `convbatch run` was asked; None = not said, the configuration or the default decides."""
+
+    datasets: tuple[Path, ...]
+    models: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    config: Path | None = None
+    out: Path | None = None
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+    repeats: int | None = None
+    limit: int | None = None
+    ids: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    history: str | None = None
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    thinking_budget: int | None = None
+    params: tuple[str, ...] = ()
+    max_attempts: int | None = None
+    attempt_timeout_s: float | None = None
+    deadline_s: float | None = None
+    reuse: str | None = None
+    max_cost: str | None = None
+    """`5USD`; a bare number where all targets bill one currency."""
+    fail_under: str | None = None
+    """`0.95` or `95%`: the share of dialogues that must pass."""
+    judge: str | None = None
+    """`model@gateway`: who judges the replies whose checks ask for it, once they have been received."""
+    progress: bool = True
+    env_file: Path | None = None
+    from_environment: tuple[str, ...] = ()
+    """Environment variables that stood in for options; printed in the plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeOptions:
+    """What `convbatch resume` was asked."""
+
+    run: str
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+    max_attempts: int | None = None
+    attempt_timeout_s: float | None = None
+    deadline_s: float | None = None
+    retry_errors: bool = True
+    salvage: bool = False
+    max_cost: str | None = None
+    """For the whole run, earlier sessions included; None = as before."""
+    progress: bool = True
+    env_file: Path | None = None
+    from_environment: tuple[str, ...] = ()
+
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str | None, option: str) -> float | None:
+    """A duration as people write it: 90, 90s, 1.5m, 2h.
+
+    Raises:
+        SetupError: Not a positive duration.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text)
+    value = float(match[1]) * _UNITS.get(match[2], math.nan) if match else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise SetupError(f"{option} needs a duration", found=repr(text), hint="write 90s, 15m or 2h")
+    return value
+
+
+def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = True) -> Sitting:
+    """A new run: folder made, dataset copied into it, nothing sent.
+
+    Raises:
+        SetupError: Names, limits, keys or folders that cannot work.
+        InputError: A dataset or configuration that cannot be read.
+        JournalError: The disk refused the first files; nothing of the folder stays.
+    """
+    asked = _asked(options)
+    can_be_asked(asked.all_targets, asked.rules.concurrency, asked.env)
+    with _dataset(options, asked) as (copy, meta, cap):
+        folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
+        with folder.being_made():
+            with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
+                shutil.copyfileobj(source, kept, 1 << 20)
+            meta = {"run": folder.name, "place": folder.place(), **meta}
+            folder.write_meta(meta)
+    return Sitting(
+        folder=folder,
+        meta=meta,
+        targets=asked.targets,
+        env=asked.env,
+        rules=asked.rules,
+        reuse=asked.reuse,
+        max_cost=cap,
+        progress=options.progress,
+        notes=notes,
+        handle_signals=handle_signals,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """A run that is only planned: checked like one that is sent, and without a folder."""
+
+    dataset: Path
+    """The selected dialogues, as a run would keep them; gone when the rehearsal ends."""
+    meta: Mapping[str, Any]
+    """What would stand in `run.json`."""
+    targets: tuple[Target, ...]
+    rules: Rules
+    reuse: RunFolder | None
+    max_cost: Money | None
+    missing_keys: tuple[str, ...]
+    """Environment variables a run would need and does not find."""
+
+
+@contextlib.contextmanager
+def for_rehearsal(options: RunOptions) -> Generator[Rehearsal]:
+    """The same run on paper: no folder is made, no name looked up, and keys may be missing.
+
+    Raises:
+        SetupError: As `for_run`, also for a variable that holds what cannot be a key.
+        InputError: As `for_run`.
+    """
+    from convbatch.config.credentials import keys_for, proxy_for
+
+    asked = _asked(options)
+    missing = {
+        target.gateway.key_env: None
+        for target in asked.all_targets
+        if target.gateway.key_env is not None and not asked.env.get(target.gateway.key_env, "").strip()
+    }
+    keys_for((target.gateway for target in asked.all_targets if target.gateway.key_env not in missing), asked.env)
+    for target in asked.all_targets:
+        proxy_for(target.gateway.base_url, target.gateway, asked.env)  # raises where it cannot be one
+    with _dataset(options, asked) as (copy, meta, cap):
+        yield Rehearsal(
+            dataset=copy,
+            meta=meta,
+            targets=asked.targets,
+            rules=asked.rules,
+            reuse=asked.reuse,
+            max_cost=cap,
+            missing_keys=tuple(missing),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the options and the configuration say, checked."""
+
+    config: Config
+    targets: tuple[Target, ...]
+    env: Mapping[str, str]
+    rules: Rules
+    selection: Selection
+    reuse: RunFolder | None
+    fail_under: str | None
+    judge: Target | None
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """With the judge, where there is one."""
+        return self.targets if self.judge is None else (*self.targets, self.judge)
+
+
+def _asked(options: RunOptions) -> _Asked:
+    from convbatch.config.credentials import secrets_of, with_env_file
+    from convbatch.dataset.selection import Selection
+
+    _refuse_numbers(options)
+    config = _config(options.config)
+    overrides = Overrides(
+        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
+    )
+    targets = resolve_targets(options.models, options.gateways, config, overrides)
+    env = with_env_file(os.environ, options.env_file)
+    watch(secrets_of((target.gateway for target in targets), env))
+    command_line = _command_line(options)
+    _refuse_uncarried(targets, command_line)
+    rules = Rules(
+        history=_history(options.history or config.run.history or "live"),
+        repeats=options.repeats or config.run.repeats or 1,
+        concurrency=options.concurrency or config.run.concurrency,
+        max_attempts=options.max_attempts or config.run.max_attempts or 5,
+        command_line=command_line,
+        deadline_s=options.deadline_s,
+    )
+    judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
+    if rules.repeats > MOST_REPEATS:
+        raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MOST_REPEATS:,} are played")
+    reuse = None if options.reuse is None else _reusable(options.reuse)
+    selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
+    return _Asked(
+        config=config,
+        targets=targets,
+        env=env,
+        rules=rules,
+        selection=selection,
+        reuse=reuse,
+        fail_under=rate(options.fail_under),
+        judge=judge,
+    )
+
+
+def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sitting:
+    """An existing run: everything but keys comes from its folder.
+
+    Raises:
+        SetupError: No such run, missing keys, or a `run.json` that cannot be used.
+    """
+    from convbatch.config.credentials import secrets_of, with_env_file
+
+    folder = RunFolder.open(find_run(options.run, RESULTS))
+    meta = folder.read_meta(
+        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates",
+        "judges",
+    )  # fmt: skip
+    with as_written(folder):
+        targets, rules = _asked_before(options, meta)
+        judges = [target_from_plain(plain) for plain in meta.get("judges") or ()]
+    judges = judges[-1:] if wants_judge(meta) else []
+    folder.refuse_lost_journal(meta)
+    _refuse_another_dataset(folder, meta)
+    env = with_env_file(os.environ, options.env_file)
+    watch(secrets_of((target.gateway for target in (*targets, *judges)), env))
+    refuse_strange_ways(folder, meta, (*targets, *judges))
+    can_be_asked((*targets, *judges), rules.concurrency, env)
+    max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
+    billed = meta if judges else {**meta, "judges": []}  # of a judge that is not asked only what it was paid counts
+    cap = cap_of(max_cost, billed, targets, rules.command_line, folder.dataset)
+    return Sitting(
+        folder=folder,
+        meta={**meta, "options": {**meta["options"], "max_cost": max_cost}},
+        targets=targets,
+        env=env,
+        rules=rules,
+        resumed=True,
+        salvage=options.salvage,
+        reuse=_reused_before(meta),
+        max_cost=cap,
+        progress=options.progress,
+        handle_signals=handle_signals,
+    )
+
+
+def _asked_before(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tuple[Target, ...], Rules]:
+    """What `run.json` says was asked, with the options that may change laid over it."""
+    overrides = Overrides(
+        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
+    )
+    rules = Rules(
+        history=_history(meta["history"]),
+        repeats=meta["repeats"],
+        concurrency=options.concurrency or meta["options"].get("concurrency"),
+        max_attempts=options.max_attempts or meta["options"]["max_attempts"],
+        command_line=Settings.from_plain(meta["settings"]),
+        retry_errors=options.retry_errors,
+        deadline_s=options.deadline_s,
+    )
+    return tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"]), rules
+
+
+def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
+    """Replies stand by dialogue and turn number: under other dialogues they would be answers to other questions."""
+    from convbatch.dataset.selection import copy_digest
+
+    if copy_digest(folder.dataset) != meta["dataset"].get("sha256"):
+        raise SetupError(
+            "the run's own copy of its dataset is not the one this run began with",
+            place=Place(path=str(folder.dataset)),
+            hint=f"restore it from a copy; for a changed dataset: convbatch run NEW.jsonl --reuse {typed(folder.path)}",
+        )
+
+
+def _reusable(text: str) -> RunFolder:
+    folder = RunFolder.open(find_run(text, RESULTS))
+    folder.refuse_lost_journal(folder.read_meta("targets"))
+    return folder
+
+
+def _reused_before(meta: Mapping[str, Any]) -> RunFolder | None:
+    """The run whose replies this one takes over; what was taken over is here already, so it may be gone by now."""
+    path = meta["options"].get("reuse")
+    try:
+        return None if path is None else RunFolder.open(Path(path))
+    except SetupError:
+        return None
+
+
+def changed_sources(meta: Mapping[str, Any]) -> list[str]:
+    """Original dataset files that are no longer what this run copied; one that is gone is not named."""
+    from convbatch.dataset.selection import source_of
+
+    changed: list[str] = []
+    for source in meta["dataset"].get("sources", ()):
+        path = Path(source["path"])
+        with contextlib.suppress(OSError):  # gone, or not ours to read: the run has its own copy
+            if path.is_file() and source_of(path).sha256 != source["sha256"]:
+                changed.append(source["path"])
+    return changed
+
+
+def _over(overrides: Overrides, target: Target) -> Target:
+    return Target(model=target.model, gateway=overrides.over(target.gateway))
+
+
+def _config(path: Path | None) -> Config:
+    from convbatch.config.loader import load_config
+
+    return load_config(path)
+
+
+def _history(text: str) -> HistoryMode:
+    for mode in HISTORIES:
+        if text == mode:
+            return mode
+    raise SetupError(f"unknown history mode {text!r}", hint=did_you_mean(text, HISTORIES))
+
+
+_COUNTS = ("concurrency", "rpm", "tpm", "rpd", "repeats", "limit", "max_attempts")
+_DURATIONS = ("attempt_timeout_s", "deadline_s")
+
+
+def _refuse_numbers(options: RunOptions) -> None:
+    """Counts and durations that mean nothing: from Python they come unchecked, and 0 must not mean the default."""
+    for name in (*_COUNTS, *_DURATIONS):
+        value: Any = getattr(options, name)
+        if value is None:
+            continue
+        least, kind = (1, int) if name in _COUNTS else (1e-9, (int, float))
+        if not isinstance(value, kind) or not least <= value < math.inf:
+            what = "a whole number of at least 1" if name in _COUNTS else "a number of seconds above 0"
+            raise SetupError(f"{name} must be {what}", found=repr(value), hint="leave it out for the default")
+
+
+def _command_line(options: RunOptions) -> Settings:
+    from convbatch.dataset.schema import flaws_of
+
+    named = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    for flaw in flaws_of({"turns": [{"user": "?"}], "settings": named}):  # one rule for all places a setting comes from
+        raise SetupError(_as_option(flaw.what), found=flaw.found, hint=_as_option(flaw.hint or ""))
+    extra = parse_params(options.params)
+    return Settings(
+        temperature=options.temperature,
+        max_output_tokens=options.max_output_tokens,
+        seed=options.seed,
+        thinking_budget=options.thinking_budget,
+        extra=extra or None,
+    )
+
+
+_SETTINGS = ("temperature", "max_output_tokens", "seed", "thinking_budget")
+
+
+def _as_option(text: str) -> str:
+    """A message about a dataset's setting, about the option of that name."""
+    return re.sub(r'"(?:settings\.)?(\w+)":?', lambda name: "--" + name[1].replace("_", "-"), text)
+
+
+def _refuse_uncarried(targets: Iterable[Target], command_line: Settings) -> None:
+    """Settings a target's protocol has no words for are an error now, not a failed row later."""
+    for target in targets:
+        limit = _uncarried(target, effective_settings(command_line=command_line, target=target.gateway.settings))
+        if limit is not None:
+            raise SetupError(f"{target.name}: {limit}", hint=_UNCARRIED)
+
+
+_UNCARRIED = "leave the setting out, or ask this target in a run of its own"
+
+
+def _uncarried(target: Target, settings: Settings) -> str | None:
+    question = (Message(role="user", parts=(text_part("?"),)),)
+    try:
+        ask = Ask(model=target.model, messages=question, settings=settings)
+        PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
+    except CannotCarry as limit:
+        return str(limit)
+    return None
+
+
+def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
+    """As `_refuse_uncarried`, for what dialogues and turns set themselves; each combination is tried once."""
+    from convbatch.dataset.selection import read_copy
+
+    tried: set[bytes] = set()
+    problems: list[Problem] = []
+    for _, dialogue in read_copy(copy, with_key="settings"):
+        for number, turn in enumerate(dialogue.turns, 1):
+            for target in targets:
+                settings = effective_settings(
+                    command_line=command_line,
+                    turn=turn.settings,
+                    dialogue=dialogue.settings,
+                    target=target.gateway.settings,
+                )
+                fingerprint = encode_json([target.name, settings.to_plain()])
+                if fingerprint in tried:
+                    continue
+                tried.add(fingerprint)
+                if (limit := _uncarried(target, settings)) is not None:
+                    what = f"dialogue {dialogue.id!r}, turn {number}, at {target.name}: {limit}"
+                    problems.append(Problem(what=what, hint=_UNCARRIED))
+    if problems:
+        raise InputError.of(problems)
+
+
+@contextlib.contextmanager
+def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
+    """The selected dialogues, checked, in a file that is gone afterwards; `run.json` without a name; the cap."""
+    from convbatch.dataset.selection import write_copy
+    from convbatch.session.progress import ReadingBar
+
+    _refuse_occupied(options.out)
+    with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
+        copy = Path(aside) / "dataset.jsonl.gz"
+        with ReadingBar(enabled=options.progress) as bar:
+            report = write_copy(options.datasets, asked.selection, copy, asked.rules.history, on_progress=bar.show)
+            _refuse_uncarried_dialogues(copy, asked.targets, asked.rules.command_line)
+        max_cost = asked.config.run.max_cost if options.max_cost is None else options.max_cost
+        _refuse_gate(asked.fail_under, report, has_judge=asked.judge is not None)
+        meta = _meta(asked, report, datetime.now(UTC), max_cost)
+        yield copy, meta, cap_of(max_cost, meta, asked.targets, asked.rules.command_line, copy)
+
+
+def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool) -> None:
+    """A gate that nothing can decide is better known before anything is paid."""
+    if fail_under is None:
+        return
+    if not report.checks:
+        raise SetupError("--fail-under: the selected dialogues have no checks", hint="see docs/checks.md")
+    if report.judges_needed and not has_judge:
+        raise SetupError(
+            f"--fail-under: no judge is named for {count_of(report.judges_needed, 'llm_rubric check')}",
+            hint="name one with --judge MODEL@GATEWAY, or leave the gate to: convbatch check RUN --judge ...",
+        )
+
+
+def _refuse_occupied(out: Path | None) -> None:
+    # A large dataset takes a minute to validate: a folder that cannot be used is better known before.
+    try:
+        free = out is None or not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    except OSError:  # a name too long, a folder that may not be read
+        free = False
+    if out is not None and not free:
+        RunFolder.create(out)  # raises: it says what is wrong with it
+
+
+def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
+    if options.out is not None:
+        return RunFolder.create(options.out)
+    stem = options.datasets[0].name.split(".")[0]
+    return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
+
+
+def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | None) -> dict[str, Any]:
+    """What `run.json` says, without the run's name."""
+    config, targets, rules, reuse = asked.config, asked.targets, asked.rules, asked.reuse
+    per_target = report.asked_turns * rules.repeats
+    return {
+        "convbatch": __version__,
+        "python": platform.python_version(),
+        "created_at": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "state": "running",
+        "config": config.path,
+        "dataset": {
+            "sources": [{"path": s.path, "size": s.size, "sha256": s.sha256} for s in report.sources],
+            "sha256": report.sha256,
+            "dialogues": report.dialogues,
+            "asked_turns": report.asked_turns,
+            "selection": asked.selection.to_plain(),
+        },
+        "history": rules.history,
+        "repeats": rules.repeats,
+        "settings": rules.command_line.to_plain(),
+        "options": {
+            "concurrency": rules.concurrency,
+            "max_attempts": rules.max_attempts,
+            "reuse": None if reuse is None else str(reuse.path.resolve()),
+            "max_cost": max_cost,
+            "fail_under": asked.fail_under,
+            "judge": None if asked.judge is None else asked.judge.name,
+        },
+        "targets": _priced(config, targets, rules.command_line, started),
+        "judges": [] if asked.judge is None else [judge_to_plain(asked.judge, config, started)],
+        "rates": config.exchange.to_plain(),
+        "planned": {"rows": per_target * len(targets), "per_target": per_target},
+        "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
+        "checks": report.checks,
+        "judges_needed": report.judges_needed,
+        "python_checks": list(report.python_checks),
+    }
+
+
+def _priced(config: Config, targets: Sequence[Target], command_line: Settings, started: datetime) -> list[Any]:
+    from convbatch.config.list_prices import price_table
+
+    return [target_to_plain(target, price_table(target, config, started.date(), command_line)) for target in targets]

@@ -1,0 +1,296 @@
+"""What each action of a fault script does to an answer. Which request it happens to is decided in `fault_script.py`.
+
+Pure: an action changes what the model said (`spoil_said`), the plain reply (`spoil_usage`), or the answer's bytes and
+its way out (`spoil_answer`), or puts a refusal in place of all that (`instead`).
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from convbatch.simulator.fault_script import Rule
+from convbatch.simulator.http import Answer, Piece
+from convbatch.simulator.replies import Finish, Said, count_tokens
+from convbatch.simulator.wire import Hint, Kind, Trouble, Wire, encode, encode_oddly
+
+_HTML = "<html>\n<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n</body>\n</html>\n"
+_TITLES = {200: "Welcome", 502: "502 Bad Gateway", 504: "504 Gateway Time-out", 524: "524: A timeout occurred"}
+_BLOCK = 64 * 1024
+
+
+def is_refusal(rule: Rule) -> bool:
+    """The action takes the place of an answer, so that limits and billing are never reached."""
+    if rule.action in {"reset", "silence"}:
+        return rule.options["when"] in {"arrival", "read"}
+    return rule.action in {
+        "rate-limit", "error", "no-channel", "revoke-key", "drain-balance", "redirect", "refuse", "body",
+    }  # fmt: skip
+
+
+def bills(rule: Rule) -> bool:
+    """Whether a refusal is billed all the same."""
+    billed: bool | None = rule.options.get("billed")
+    return billed if billed is not None else rule.action == "body" and rule.options["status"] == 200
+
+
+def trouble_of(rule: Rule, model: str | None) -> Trouble | None:
+    """The trouble a refusing action words in JSON; None for actions that are no error object."""
+    options = rule.options
+    match rule.action:
+        case "rate-limit":
+            hint = Hint(seconds=options["seconds"], form=options["hint"])
+            return Trouble(kind="rate_limit", model=model, hint=hint)
+        case "error" if options["body"] == "json":
+            return Trouble(kind=cast("Kind", options["kind"]), model=model, status=options["status"])
+        case "no-channel":
+            return Trouble(kind="no_channel", model=model)
+        case "revoke-key":
+            return Trouble(kind="bad_key")
+        case "drain-balance":
+            return Trouble(kind="no_balance")
+        case _:
+            return None
+
+
+def instead(rule: Rule) -> Answer:
+    """The answer of a refusing action that words no error object."""
+    options = rule.options
+    match rule.action:
+        case "reset":
+            return Answer(status=None, ending="reset", whole=False)
+        case "silence":
+            return Answer(status=None, ending="hang", ending_wait_s=options["seconds"], whole=False)
+        case "refuse":
+            return Answer(status=None, ending="reset", refuse_s=options["seconds"], whole=False)
+        case "redirect":
+            return Answer(status=options["status"], headers={"location": options["location"]}, pieces=[(0.0, b"")])
+        case "body":
+            return Answer(status=options["status"], headers=dict(options["headers"]), pieces=[(0.0, _verbatim(rule))])
+        case _:
+            return _plain_error(rule)
+
+
+def _plain_error(rule: Rule) -> Answer:
+    status = rule.options["status"] or 500
+    headers = {} if rule.options["retry_after"] is None else {"retry-after": rule.options["retry_after"]}
+    match rule.options["body"]:
+        case "html":
+            title = _TITLES.get(status, f"{status} Error")
+            headers["content-type"] = "text/html"
+            return Answer(status=status, headers=headers, pieces=[(0.0, _HTML.format(title=title).encode())])
+        case "text":
+            headers["content-type"] = "application/json"  # labelled so by gateways whose body is plain text
+            return Answer(status=status, headers=headers, pieces=[(0.0, b"upstream connect error or disconnect")])
+        case _:
+            return Answer(status=status, headers=headers, pieces=[(0.0, b"")])
+
+
+def _verbatim(rule: Rule) -> bytes:
+    options = rule.options
+    if options["file"] is not None:
+        return Path(options["file"]).read_bytes()
+    return options["text"].encode() if options["text"] is not None else base64.b64decode(options["base64"])
+
+
+def spoil_said(rule: Rule, said: Said) -> Said:
+    """Action `reply`: an answer of another kind, with counts to match."""
+    kind = rule.options["kind"]
+    if kind == "length":
+        text = said.text[: len(said.text) // 2]
+        return replace(said, text=text, visible_tokens=count_tokens(text), finish="length")
+    if kind == "unknown-finish":
+        return replace(said, finish="unknown")
+    silent = replace(said, text="", visible_tokens=0, thought=None, signature=None)
+    if kind == "thoughts-only":
+        return replace(silent, thought="Let me think.", reasoning_tokens=max(8, said.output_tokens), finish="length")
+    finishes: dict[str, Finish] = {
+        "no-candidates": "nothing",
+        "prompt-blocked": "prompt_blocked",
+        "output-blocked": "output_blocked",
+        "empty": "stop",
+        "malformed-call": "malformed",
+    }
+    return replace(silent, finish=finishes[kind])
+
+
+def spoil_usage(rule: Rule, plain: dict[str, Any], wire: Wire) -> bytes:
+    """Action `usage`: a reply or stream event with broken counts, encoded."""
+    kind = rule.options["kind"]
+    usage: dict[str, Any] | None = plain.get(wire.usage_key)
+    if usage:
+        if kind == "missing":
+            del plain[wire.usage_key]
+        elif kind == "partial":
+            for name in ("candidatesTokenCount", "completion_tokens", "totalTokenCount", "total_tokens"):
+                usage.pop(name, None)
+        elif kind == "inconsistent":
+            for name in usage.keys() & {"totalTokenCount", "total_tokens"}:
+                usage[name] += 7
+        else:
+            plain[wire.usage_key] = _counts(usage, _COUNTS[kind])
+    return encode_oddly(plain)
+
+
+_COUNTS: dict[str, Callable[[int], object]] = {
+    "negative": lambda count: -count - 1,
+    "huge": lambda count: (count + 1) * 10**25,
+    "zero": lambda count: 0,
+    "text": lambda count: f"{count} tokens",
+    "nan": lambda count: float("nan"),
+}
+
+
+def _counts(value: Any, change: Callable[[int], object]) -> Any:
+    if isinstance(value, dict):
+        return {name: _counts(item, change) for name, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_counts(item, change) for item in cast("list[Any]", value)]
+    return change(value) if isinstance(value, int) else value
+
+
+def spoil_answer(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    """Everything that happens to a genuine answer on its way out; other actions leave it as it is."""
+    spoiler = _SPOILERS.get(rule.action)
+    return answer if spoiler is None else spoiler(rule, answer, wire)
+
+
+def _reset(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    if rule.options["when"] == "billed":
+        return replace(answer, status=None, pieces=(), ending="reset", whole=False)
+    return replace(_begun(answer, rule.options["bytes"]), ending="reset")
+
+
+def _silence(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    held = replace(answer, ending="hang", ending_wait_s=rule.options["seconds"], whole=False)
+    if rule.options["when"] == "billed":
+        return replace(held, status=None, pieces=())
+    return _begun(held, rule.options["bytes"])
+
+
+def _begun(answer: Answer, size: int) -> Answer:
+    """The first bytes of an answer whose Content-Length tells of more."""
+    content = answer.content
+    promised = max(len(content), size + 1)
+    return replace(answer, pieces=[(0.0, content[:size])], framing="length", promised=promised, whole=False)
+
+
+def _truncate(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    cut = _begun(answer, rule.options["bytes"])
+    match rule.options["framing"]:
+        case "length":
+            return replace(cut, ending="cut")
+        case "chunked":
+            return replace(cut, promised=None, framing="chunked", ending="cut")
+        case _:
+            return replace(cut, promised=None, framing="close", ending="cut")
+
+
+def _drip(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    content, size = answer.content, rule.options["bytes"]
+    pieces: list[Piece] = [(rule.options["seconds"], content[at : at + size]) for at in range(0, len(content), size)]
+    return replace(answer, pieces=pieces, framing="length", promised=len(content))
+
+
+def _delay(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    return replace(answer, wait_s=answer.wait_s + rule.options["seconds"])
+
+
+def _close_after(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    return replace(answer, ending="close", ending_wait_s=rule.options["seconds"])
+
+
+def _broken(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    content = answer.content
+    changed = _BROKEN[rule.options["kind"]](content, wire)
+    headers = {**answer.headers, "content-type": "text/html"} if rule.options["kind"] == "html" else answer.headers
+    return replace(answer, headers=headers, pieces=[(0.0, changed)], framing="length", promised=None)
+
+
+def _deep(content: bytes, wire: Wire) -> bytes:
+    return b'{"candidates":' + b"[" * 100_000 + b"]" * 100_000 + b',"choices":null}'
+
+
+def _surrogates(content: bytes, wire: Wire) -> bytes:
+    key = f'"{wire.text_key}":"'.encode()
+    return content.replace(key, key + b"\\ud83d half \\udc00 ", 1)
+
+
+_BROKEN: dict[str, Callable[[bytes, Wire], bytes]] = {
+    "empty": lambda content, wire: b"",
+    "empty-object": lambda content, wire: b"{}",
+    "array": lambda content, wire: b"[]",
+    "text": lambda content, wire: b"OK",
+    "html": lambda content, wire: _HTML.format(title="Welcome").encode(),
+    "cut-json": lambda content, wire: content[: len(content) * 2 // 3],
+    "deep": _deep,
+    "surrogates": _surrogates,
+    "not-utf8": lambda content, wire: content.replace(f'"{wire.text_key}":"'.encode(), b'"x":"\xff\xfe', 1),
+    "error-object": lambda content, wire: encode(wire.complain(None, Trouble(kind="internal"), 0.0).body),
+    "twice": lambda content, wire: content + content,
+}
+
+
+def _mid_error(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    """Some stream events, then an error object as the last; a whole reply becomes the error object."""
+    error = encode(wire.complain(None, Trouble(kind="overloaded"), 0.0).body)
+    pieces = list(answer.pieces)
+    if answer.framing != "chunked":
+        return replace(answer, pieces=[(0.0, error)])
+    begun: list[Piece] = pieces[: rule.options["events"]]
+    return replace(answer, pieces=[*begun, (0.0, b"data: " + error + b"\n\n")])
+
+
+def _gzip_bomb(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    bomb = _bomb(rule.options["mebibytes"])
+    return replace(
+        answer,
+        headers={**answer.headers, "content-encoding": "gzip"},
+        pieces=[(0.0, bomb)],
+        framing="length",
+        promised=None,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _bomb(mebibytes: int) -> bytes:
+    """So many MiB of blanks before an empty object, compressed."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    block = b" " * 2**20
+    packed = b"".join(packer.compress(block) for _ in range(mebibytes))
+    return packed + packer.compress(b"{}") + packer.flush()
+
+
+def _endless_body(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    pieces = itertools.chain([(0.0, b'{"candidates":"')], itertools.repeat((0.0, b"A" * _BLOCK)))
+    return replace(answer, pieces=pieces, framing="chunked", promised=None, whole=False)
+
+
+def _endless_headers(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    def pieces() -> Iterator[Piece]:
+        yield 0.0, b"HTTP/1.1 200 OK\r\n"
+        for block in itertools.count():
+            yield 0.0, b"".join(b"x-filler-%d-%d: %s\r\n" % (block, n, b"a" * 1000) for n in range(16))
+
+    return replace(answer, pieces=pieces(), framing="raw", whole=False)
+
+
+_SPOILERS: dict[str, Callable[[Rule, Answer, Wire], Answer]] = {
+    "reset": _reset,
+    "silence": _silence,
+    "truncate": _truncate,
+    "drip": _drip,
+    "delay": _delay,
+    "close-after": _close_after,
+    "broken": _broken,
+    "mid-error": _mid_error,
+    "gzip-bomb": _gzip_bomb,
+    "endless-body": _endless_body,
+    "endless-headers": _endless_headers,
+}

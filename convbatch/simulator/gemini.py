@@ -1,0 +1,454 @@
+"""Google's generateContent from the server's side: whole, as SSE and as a JSON array.
+
+Strict where Google is strict (unknown fields, roles, empty contents, types); reads camelCase and snake_case, answers
+in camelCase. Source: https://ai.google.dev/api/generate-content, read 2026-11-21.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from convbatch.simulator.replies import Heard, Replayed, Said
+from convbatch.simulator.wire import (
+    Announcement,
+    Complaint,
+    Order,
+    Route,
+    Trouble,
+    announce,
+    as_list,
+    as_object,
+    encode,
+    in_pieces,
+    refuse,
+)
+
+_TOP = {
+    "model", "contents", "systemInstruction", "generationConfig", "safetySettings", "tools", "toolConfig",
+    "cachedContent", "serviceTier", "store", "labels",
+}  # fmt: skip
+_DATA = {
+    "text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult",
+    "toolCall", "toolResponse",
+}  # fmt: skip
+_PART = _DATA | {"thought", "thoughtSignature", "videoMetadata", "mediaResolution", "partMetadata"}
+_CATEGORIES = {
+    f"HARM_CATEGORY_{name}"
+    for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY", "JAILBREAK")
+}
+_THRESHOLDS = {"BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"}
+_LEVELS = {"minimal", "low", "medium", "high", "xhigh"}
+
+
+def _number(low: float, high: float) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _integer(low: int, high: int = 2**31 - 1) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _strings(most: int) -> Callable[[object], bool]:
+    def check(value: object) -> bool:
+        items = as_list(value)
+        return items is not None and len(items) <= most and all(isinstance(item, str) and item for item in items)
+
+    return check
+
+
+def _anything(value: object) -> bool:
+    del value
+    return True
+
+
+_CONFIG: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "temperature": ("TYPE_FLOAT", _number(0, 2)),
+    "topP": ("TYPE_FLOAT", _number(0, 1)),
+    "topK": ("TYPE_INT32", _integer(1)),
+    "maxOutputTokens": ("TYPE_INT32", _integer(1)),
+    "stopSequences": ("TYPE_STRING", _strings(5)),
+    "candidateCount": ("TYPE_INT32", _integer(1, 1)),
+    "seed": ("TYPE_INT32", _integer(-(2**31))),
+    "presencePenalty": ("TYPE_FLOAT", _number(-2, 2)),
+    "frequencyPenalty": ("TYPE_FLOAT", _number(-2, 2)),
+    "responseLogprobs": ("TYPE_BOOL", lambda value: isinstance(value, bool)),
+    "logprobs": ("TYPE_INT32", _integer(0, 20)),
+    "responseMimeType": ("TYPE_STRING", lambda value: value in {"text/plain", "application/json", "text/x.enum"}),
+    "responseSchema": ("Schema", lambda value: isinstance(value, dict)),
+    "responseJsonSchema": ("Schema", lambda value: isinstance(value, dict)),
+    "responseModalities": ("TYPE_ENUM", _strings(5)),
+    "thinkingConfig": ("ThinkingConfig", lambda value: isinstance(value, dict)),
+    "mediaResolution": ("TYPE_ENUM", _anything),
+    "speechConfig": ("SpeechConfig", _anything),
+    "imageConfig": ("ImageConfig", _anything),
+    "audioTranscriptionConfig": ("AudioTranscriptionConfig", _anything),
+    "enableEnhancedCivicAnswers": ("TYPE_BOOL", _anything),
+}
+_THINKING: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "thinkingBudget": ("TYPE_INT32", _integer(-1)),
+    "thinkingLevel": ("TYPE_ENUM", lambda value: isinstance(value, str) and value.lower() in _LEVELS),
+    "includeThoughts": ("TYPE_BOOL", lambda value: isinstance(value, bool)),
+}
+
+_STATUS: dict[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_TROUBLES: dict[str, tuple[int, str]] = {
+    "bad_request": (400, "Request contains an invalid argument."),
+    "no_key": (
+        403,
+        "Method doesn't allow unregistered callers (callers without established identity). "
+        "Please use API Key or other form of API consumer identity to call this API.",
+    ),
+    "bad_key": (400, "API key not valid. Please pass a valid API key."),
+    "permission": (403, "The caller does not have permission"),
+    "no_model": (
+        404,
+        "models/{model} is not found for API version {version}, or is not supported for generateContent. "
+        "Call ListModels to see the list of available models and their supported methods.",
+    ),
+    "no_channel": (404, "models/{model} is not found for API version {version}."),
+    "no_path": (404, "The requested URL was not found on this server."),
+    "rate_limit": (429, "You exceeded your current quota, please check your plan and billing details."),
+    "no_balance": (
+        429,
+        "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing.",
+    ),
+    "internal": (500, "An internal error has occurred. Please retry or report the issue."),
+    "overloaded": (503, "The model is overloaded. Please try again later."),
+    "bad_gateway": (502, "Bad gateway."),
+    "deadline": (504, "Deadline expired before operation could complete."),
+}
+_FINISH = {"length": "MAX_TOKENS", "output_blocked": "SAFETY", "malformed": "MALFORMED_FUNCTION_CALL",
+           "unknown": "SOME_FUTURE_REASON"}  # fmt: skip
+_QUOTAS = {
+    "requests": ("generate_content_requests", "GenerateRequestsPerMinutePerProjectPerModel"),
+    "tokens": ("generate_content_input_token_count", "GenerateContentInputTokensPerModelPerMinute"),
+    "day": ("generate_content_requests", "GenerateRequestsPerDayPerProjectPerModel"),
+}
+_DANGER = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH", "blocked": True}]
+
+
+class Gemini:
+    """See `speak.Wire`."""
+
+    name = "gemini"
+    content_type = "application/json; charset=UTF-8"
+    counts_output_at_admission = False
+    usage_key = "usageMetadata"
+    text_key = "text"
+
+    def hear(self, route: Route, body: Any) -> Order:
+        """See `speak.Wire`."""
+        fields = _object(body, "", _TOP)
+        config = _checked(fields.get("generationConfig", {}), "generation_config", _CONFIG)
+        thinking = _checked(config.get("thinkingConfig", {}), "generation_config.thinking_config", _THINKING)
+        if "thinkingBudget" in thinking and "thinkingLevel" in thinking:
+            refuse("bad_request", "You can only set only one of thinking budget and thinking level.")
+        _check_safety(fields.get("safetySettings", []))
+        messages, replayed = _contents(fields.get("contents"))
+        heard = Heard(
+            model=route.model or "",
+            system=_system(fields.get("systemInstruction")),
+            messages=messages,
+            replayed=replayed,
+            max_output_tokens=config.get("maxOutputTokens"),
+            stop=tuple(config.get("stopSequences", ())),
+            thinking=thinking.get("thinkingBudget") != 0,
+            show_thoughts=bool(thinking.get("includeThoughts", False)),
+        )
+        return Order(heard=heard, form=route.form)
+
+    def whole(self, order: Order, said: Said) -> dict[str, Any]:
+        """See `speak.Wire`."""
+        reply: dict[str, Any] = {}
+        if said.finish == "prompt_blocked":
+            reply["promptFeedback"] = {"blockReason": "SAFETY", "safetyRatings": _DANGER}
+        elif said.finish != "nothing":
+            reply["candidates"] = [_candidate(said, _parts(said))]
+        reply[self.usage_key] = _usage(said)
+        if order.heard.model == "sim-seed":
+            # The page's reply went through a gateway that writes nulls for what Google leaves out.
+            reply["candidates"][0]["safetyRatings"] = None
+            reply = {"candidates": reply["candidates"], "promptFeedback": {"safetyRatings": None}, **reply}
+        return _named(reply, order, said)
+
+    def events(self, order: Order, said: Said) -> list[dict[str, Any]]:
+        """See `speak.Wire`."""
+        if said.finish in {"prompt_blocked", "nothing"}:
+            return [self.whole(order, said)]
+        parts: list[dict[str, Any]] = [{"text": piece, "thought": True} for piece in in_pieces(said.thought or "", 2)]
+        parts += [{"text": piece} for piece in in_pieces(said.text)]
+        events = [{"candidates": [{"content": {"parts": [part], "role": "model"}, "index": 0}]} for part in parts]
+        last: dict[str, Any] = {"text": ""}
+        if said.signature is not None:
+            last["thoughtSignature"] = said.signature
+        # As Google does, the last event brings finishReason and usage with a part of no text.
+        ending = {"candidates": [_candidate(said, [last] if parts or said.signature else [])]}
+        ending[self.usage_key] = _usage(said)  # pyright: ignore[reportArgumentType]  # a JSON object of mixed values
+        return [_named(event, order, said) for event in [*events, ending]]
+
+    def frame(self, order: Order, events: list[bytes]) -> list[bytes]:
+        """See `speak.Wire`."""
+        if order.form == "sse":
+            return [b"data: " + event + b"\r\n\r\n" for event in events]
+        pieces = [(b"[" if at == 0 else b",\r\n") + event for at, event in enumerate(events)]
+        return [*pieces, b"]"]
+
+    def complain(self, route: Route | None, trouble: Trouble, now: float) -> Complaint:
+        """See `speak.Wire`."""
+        status, words = _TROUBLES[trouble.kind]
+        status = trouble.status or status
+        version = route.version if route else "v1beta"
+        message = trouble.message or words.format(model=trouble.model, version=version)
+        told = Announcement()
+        if trouble.hint is not None:
+            told = announce(trouble.hint, ("retry-info", "text"), now)
+            message += told.text
+        error: dict[str, Any] = {"code": status, "message": message, "status": _STATUS.get(status, "UNKNOWN")}
+        if details := _details(trouble, told):
+            error["details"] = details
+        body: Any = {"error": error}
+        return Complaint(
+            status=status, body=[body] if route and route.form == "array" else body, headers=dict(told.headers)
+        )
+
+    def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
+        """See `speak.Wire`."""
+        size = int(query["pageSize"]) if query.get("pageSize", "").isdecimal() else 50
+        start = int(query["pageToken"]) if query.get("pageToken", "").isdecimal() else 0
+        end = start + max(1, min(size, 1000))
+        page: dict[str, Any] = {"models": [self.show_model(model) for model in models[start:end]]}
+        if end < len(models):
+            page["nextPageToken"] = str(end)
+        return page
+
+    def show_model(self, model: str) -> dict[str, Any]:
+        """See `speak.Wire`."""
+        return {
+            "name": f"models/{model}",
+            "version": "001",
+            "displayName": f"Simulated {model}",
+            "inputTokenLimit": 1_048_576,
+            "outputTokenLimit": 65_536,
+            "supportedGenerationMethods": ["generateContent"],
+            "temperature": 1,
+            "topP": 0.95,
+            "topK": 64,
+            "maxTemperature": 2,
+            "thinking": model == "sim-think",
+        }
+
+
+GEMINI = Gemini()
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word[:1].upper() + word[1:] for word in rest)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _object(value: Any, where: str, known: set[str]) -> dict[str, Any]:
+    """A JSON object with its keys in camelCase; an unknown key is refused as protobuf's parser does."""
+    plain = as_object(value)
+    if plain is None:
+        refuse("bad_request", f"Invalid value at '{where or 'request'}': expected an object.", field=where)
+    fields: dict[str, Any] = {}
+    for key, item in plain.items():
+        name = key if key in known else _camel(key)
+        at = f" at '{where}'" if where else ""
+        if name not in known:
+            refuse("bad_request", f'Invalid JSON payload received. Unknown name "{key}"{at}: Cannot find field.',
+                   field=where)  # fmt: skip
+        if item is not None:
+            fields[name] = item
+    return fields
+
+
+def _checked(value: Any, where: str, table: dict[str, tuple[str, Callable[[object], bool]]]) -> dict[str, Any]:
+    fields = _object(value, where, set(table))
+    for name, item in fields.items():
+        type_, holds = table[name]
+        if not holds(item):
+            field = f"{where}.{_snake(name)}"
+            refuse("bad_request", f"Invalid value at '{field}' ({type_}), {encode(item).decode()}", field=field)
+    return fields
+
+
+def _check_safety(value: Any) -> None:
+    for at, item in enumerate(as_list(value) or ()):
+        where = f"safety_settings[{at}]"
+        fields = _object(item, where, {"category", "threshold", "method"})
+        if fields.get("category") not in _CATEGORIES or fields.get("threshold") not in _THRESHOLDS:
+            refuse("bad_request", f"Invalid value at '{where}' (TYPE_ENUM), {encode(item).decode()}", field=where)
+
+
+def _system(value: Any) -> str:
+    if value is None:
+        return ""
+    content = _object(value, "system_instruction", {"role", "parts"})
+    return "".join(_text_of(part) for part in _part_list(content, "system_instruction"))
+
+
+def _contents(value: Any) -> tuple[tuple[tuple[str, str], ...], tuple[Replayed, ...]]:
+    contents = as_list(value)
+    if not contents:
+        refuse("bad_request", "* GenerateContentRequest.contents: contents is not specified\n", field="contents")
+    turns: list[tuple[str, list[dict[str, Any]]]] = []
+    for at, item in enumerate(contents):
+        where = f"contents[{at}]"
+        content = _object(item, where, {"role", "parts"})
+        role = content.get("role", "user")
+        if role not in {"user", "model", "function"}:
+            refuse("bad_request", "Please use a valid role: user, model.", field=where)
+        parts = _part_list(content, where)
+        if role == "model" and turns and turns[-1][0] == "model":
+            turns[-1][1].extend(parts)
+        else:
+            turns.append(("model" if role == "model" else "user", parts))
+    if turns[-1][0] != "user":
+        refuse("bad_request", "Please ensure that multiturn requests end with a user turn.", field="contents")
+    messages = tuple((role, "".join(_text_of(part) for part in parts)) for role, parts in turns)
+    return messages, tuple(
+        _replayed(at, messages[at][1], parts) for at, (role, parts) in enumerate(turns) if role == "model"
+    )
+
+
+def _part_list(content: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    parts = as_list(content.get("parts"))
+    if not parts:
+        refuse("bad_request", f"* GenerateContentRequest.{where}.parts: contents.parts must not be empty.\n",
+               field=where)  # fmt: skip
+    return [_part(part, f"{where}.parts[{at}]") for at, part in enumerate(parts)]
+
+
+def _part(value: Any, where: str) -> dict[str, Any]:
+    part = _object(value, where, _PART)
+    kinds = _DATA & part.keys()
+    if len(kinds) != 1:
+        message = f"* GenerateContentRequest.{where}.data: required oneof field 'data' must have one initialized field"
+        refuse("bad_request", message, field=where)
+    if not isinstance(part.get("text", ""), str):
+        refuse("bad_request", f"Invalid value at '{where}.text' (TYPE_STRING), {encode(part['text']).decode()}",
+               field=f"{where}.text")  # fmt: skip
+    signature = part.get("thoughtSignature")
+    if signature is not None and not _is_base64(signature):
+        refuse("bad_request", f'Invalid value at \'{where}.thought_signature\' (TYPE_BYTES), Base64 decoding failed',
+               field=where)  # fmt: skip
+    return part
+
+
+def _is_base64(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        b64decode(value, altchars=b"-_" if "-" in value or "_" in value else None, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
+
+
+def _text_of(part: dict[str, Any]) -> str:
+    """Visible text; any other part leaves a mark, so that histories which differ in it differ."""
+    if part.get("thought"):
+        return ""
+    if "text" in part:
+        return part["text"]
+    return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
+
+
+def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> Replayed:
+    signed = [at for at, part in enumerate(parts) if "thoughtSignature" in part]
+    if not signed:
+        return Replayed(index=index, text=text, signature=None, in_place=True)
+    last = parts[signed[-1]]
+    in_place = signed == [len(parts) - 1] and last.get("text") == ""
+    # A bytes field may come back in the URL-safe alphabet: google-genai decodes and encodes it anew.
+    signature = last["thoughtSignature"].translate(str.maketrans("-_", "+/"))
+    return Replayed(index=index, text=text, signature=signature, in_place=in_place)
+
+
+def _parts(said: Said) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    if said.thought:
+        parts.append({"text": said.thought, "thought": True})
+    if said.text:
+        parts.append({"text": said.text})
+    if said.signature is not None:
+        parts.append({"text": "", "thoughtSignature": said.signature})
+    return parts
+
+
+def _candidate(said: Said, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    candidate: dict[str, Any] = {}
+    if said.finish != "output_blocked":
+        candidate["content"] = {"parts": parts, "role": "model"} if parts else {"role": "model"}
+    candidate["finishReason"] = _FINISH.get(said.finish, "STOP")
+    candidate["index"] = 0
+    if said.finish == "output_blocked":
+        candidate["safetyRatings"] = _DANGER
+    return candidate
+
+
+def _usage(said: Said) -> dict[str, Any]:
+    """Google leaves out what is zero; its candidates' count does not include thoughts."""
+    usage: dict[str, Any] = {"promptTokenCount": said.input_tokens}
+    if said.visible_tokens:
+        usage["candidatesTokenCount"] = said.visible_tokens
+    usage["totalTokenCount"] = said.input_tokens + said.output_tokens
+    if said.reasoning_tokens is not None:
+        usage["thoughtsTokenCount"] = said.reasoning_tokens
+    usage["promptTokensDetails"] = [{"modality": "TEXT", "tokenCount": said.input_tokens}]
+    return usage
+
+
+def _named(reply: dict[str, Any], order: Order, said: Said) -> dict[str, Any]:
+    reply["modelVersion"] = "gemini-2.5-flash" if order.heard.model == "sim-seed" else order.heard.model
+    reply["responseId"] = said.reply_id
+    return reply
+
+
+def _details(trouble: Trouble, told: Announcement) -> list[dict[str, Any]]:
+    details: list[dict[str, Any]] = []
+    if trouble.kind == "bad_key":
+        details.append(
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "API_KEY_INVALID",
+                "domain": "googleapis.com",
+                "metadata": {"service": "generativelanguage.googleapis.com"},
+            }
+        )
+    if trouble.kind == "bad_request" and trouble.field:
+        violation = {"field": trouble.field, "description": trouble.message}
+        details.append({"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]})
+    if trouble.hint is not None and (told.retry_delay or told.per_day):
+        metric, quota = _QUOTAS["day" if told.per_day else trouble.hint.dimension]
+        violation = {
+            "quotaMetric": f"generativelanguage.googleapis.com/{metric}",
+            "quotaId": quota,
+            "quotaDimensions": {"location": "global", "model": trouble.model or ""},
+            "quotaValue": str(trouble.hint.limit),
+        }
+        details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]})
+    if told.retry_delay is not None:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": told.retry_delay})
+    return details

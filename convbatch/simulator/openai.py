@@ -1,0 +1,373 @@
+"""OpenAI's chat completions from the server's side, whole and streamed.
+
+Strict where OpenAI is strict: unknown parameters, roles, types and ranges are refused with its codes.
+Source: https://platform.openai.com/docs/api-reference/chat, read 2026-11-21.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from convbatch.simulator.replies import Heard, Replayed, Said
+from convbatch.simulator.wire import (
+    Announcement,
+    Complaint,
+    Order,
+    Route,
+    Trouble,
+    announce,
+    as_list,
+    as_object,
+    encode,
+    in_pieces,
+    refuse,
+)
+
+CREATED = 1_795_000_000
+"""Fixed, because replies are the same every time."""
+
+_REFUSAL = "I can't help with that."
+_ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+_MESSAGE = {
+    "role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio", "annotations",
+    "reasoning_content", "reasoning", "reasoning_details", "extra_content",
+}  # fmt: skip
+"""OpenAI's own and what compatible vendors want back."""
+_EFFORTS = {"none", "minimal", "low", "medium", "high", "xhigh", "max"}
+
+
+def _number(low: float, high: float) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _integer(low: int, high: int = 2**63 - 1) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _object_like(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _any(value: object) -> bool:
+    del value
+    return True
+
+
+def _stop(value: object) -> bool:
+    items = as_list(value)
+    return isinstance(value, str) or (
+        items is not None and len(items) <= 4 and all(isinstance(item, str) for item in items)
+    )
+
+
+_PARAMETERS: dict[str, Callable[[object], bool]] = {
+    "model": lambda value: isinstance(value, str),
+    "messages": lambda value: isinstance(value, list),
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "n": _integer(1, 1),
+    "max_tokens": _integer(1),
+    "max_completion_tokens": _integer(1),
+    "stop": _stop,
+    "seed": _integer(-(2**63)),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "logprobs": _bool,
+    "top_logprobs": _integer(0, 20),
+    "logit_bias": _object_like,
+    "reasoning_effort": lambda value: value in _EFFORTS,
+    "verbosity": lambda value: value in {"low", "medium", "high"},
+    "response_format": _object_like,
+    "stream": _bool,
+    "stream_options": _object_like,
+    "parallel_tool_calls": _bool,
+    "metadata": _object_like,
+    "store": _bool,
+    **dict.fromkeys(
+        (
+            "tools", "tool_choice", "functions", "function_call", "modalities", "audio", "service_tier", "user",
+            "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "prediction", "web_search_options",
+        ),
+        _any,
+    ),
+}  # fmt: skip
+
+_TROUBLES: dict[str, tuple[int, str, str, str | None]] = {
+    "bad_request": (400, "Invalid request.", "invalid_request_error", "invalid_value"),
+    "no_key": (
+        401,
+        "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+        "(i.e. Authorization: Bearer YOUR_KEY).",
+        "invalid_request_error",
+        None,
+    ),
+    "bad_key": (401, "Incorrect API key provided: sk-****. ", "invalid_request_error", "invalid_api_key"),
+    "permission": (403, "You are not allowed to use this model.", "invalid_request_error", "permission_denied"),
+    "no_model": (
+        404,
+        "The model `{model}` does not exist or you do not have access to it.",
+        "invalid_request_error",
+        "model_not_found",
+    ),
+    "no_channel": (503, "No available channel for model {model} under group default (distributor)", "new_api_error",
+                   "model_not_found"),
+    "no_path": (404, "Invalid URL", "invalid_request_error", None),
+    "rate_limit": (429, "Rate limit reached for {model} in organization org-sim.", "requests", "rate_limit_exceeded"),
+    "no_balance": (
+        429,
+        "You exceeded your current quota, please check your plan and billing details.",
+        "insufficient_quota",
+        "insufficient_quota",
+    ),
+    "internal": (
+        500,
+        "The server had an error while processing your request. Sorry about that!",
+        "server_error",
+        None,
+    ),
+    "overloaded": (
+        503,
+        "The engine is currently overloaded, please try again later",
+        "server_error",
+        "engine_overloaded",
+    ),
+    "bad_gateway": (502, "Bad gateway.", "server_error", None),
+    "deadline": (504, "The server timed out.", "server_error", "timeout"),
+}  # fmt: skip
+_FINISH = {
+    "length": "length",
+    "prompt_blocked": "content_filter",
+    "malformed": "error",
+    "unknown": "some_future_reason",
+}
+_DIMENSIONS = {
+    "requests": ("requests", "requests per min (RPM)"),
+    "tokens": ("tokens", "tokens per min (TPM)"),
+    "day": ("requests", "requests per day (RPD)"),
+}
+
+
+class OpenAI:
+    """See `speak.Wire`."""
+
+    name = "openai"
+    content_type = "application/json"
+    counts_output_at_admission = True
+    usage_key = "usage"
+    text_key = "content"
+
+    def hear(self, route: Route, body: Any) -> Order:
+        """See `speak.Wire`."""
+        del route
+        fields = _parameters(body)
+        system, messages, replayed = _messages(fields["messages"])
+        stop = fields.get("stop") or ()
+        heard = Heard(
+            model=fields["model"],
+            system=system,
+            messages=messages,
+            replayed=replayed,
+            max_output_tokens=fields.get("max_completion_tokens", fields.get("max_tokens")),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            thinking=fields.get("reasoning_effort") != "none",
+        )
+        options = fields.get("stream_options") or {}
+        return Order(
+            heard=heard,
+            form="sse" if fields.get("stream") else "whole",
+            usage_in_stream=bool(options.get("include_usage")),
+        )
+
+    def whole(self, order: Order, said: Said) -> dict[str, Any]:
+        """See `speak.Wire`."""
+        message: dict[str, Any] = {"role": "assistant", "content": _content(said), "refusal": None, "annotations": []}
+        if said.finish == "output_blocked":
+            message["refusal"] = _REFUSAL
+        if said.thought:
+            message["reasoning_content"] = said.thought
+        if said.signature is not None:
+            message["extra_content"] = _signed(said.signature)
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH.get(said.finish, "stop")}
+        return {
+            **_head(order, said, "chat.completion"),
+            "choices": [] if said.finish == "nothing" else [choice],
+            "usage": _usage(said),
+            "service_tier": "default",
+            "system_fingerprint": None,
+        }
+
+    def events(self, order: Order, said: Said) -> list[dict[str, Any]]:
+        """See `speak.Wire`."""
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"reasoning_content": piece} for piece in in_pieces(said.thought or "", 2)]
+        deltas += [{"content": piece} for piece in in_pieces(said.text)]
+        if said.finish == "output_blocked":
+            deltas.append({"refusal": _REFUSAL})
+        last = {} if said.signature is None else {"extra_content": _signed(said.signature)}
+        finishes = [None] * len(deltas) + [_FINISH.get(said.finish, "stop")]
+        chunks: list[dict[str, Any]] = []
+        if said.finish != "nothing":
+            for delta, finish in zip([*deltas, last], finishes, strict=True):
+                choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+                chunks.append({**_head(order, said, "chat.completion.chunk"), "choices": [choice]})
+        if order.usage_in_stream:
+            for chunk in chunks:
+                chunk["usage"] = None
+            chunks.append({**_head(order, said, "chat.completion.chunk"), "choices": [], "usage": _usage(said)})
+        return chunks
+
+    def frame(self, order: Order, events: list[bytes]) -> list[bytes]:
+        """See `speak.Wire`."""
+        del order
+        return [*(b"data: " + event + b"\n\n" for event in events), b"data: [DONE]\n\n"]
+
+    def complain(self, route: Route | None, trouble: Trouble, now: float) -> Complaint:
+        """See `speak.Wire`."""
+        del route
+        status, words, type_, code = _TROUBLES[trouble.kind]
+        message = trouble.message or words.format(model=trouble.model)
+        error: dict[str, Any] = {"message": message, "type": type_, "param": trouble.field, "code": code}
+        told = Announcement()
+        if trouble.hint is not None:
+            told = announce(trouble.hint, ("retry-after-ms", "retry-after", "text-try-again"), now)
+            type_, what = _DIMENSIONS["day" if told.per_day else trouble.hint.dimension]
+            error["type"] = type_
+            error["message"] = f"{message[:-1]} on {what}: Limit {trouble.hint.limit}.{told.text}"
+        if told.retry_delay is not None:
+            # As Google's own OpenAI-compatible route passes it on.
+            info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": told.retry_delay}
+            error["details"] = [info]
+        return Complaint(status=trouble.status or status, body={"error": error}, headers=dict(told.headers))
+
+    def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
+        """See `speak.Wire`."""
+        del query
+        return {"object": "list", "data": [self.show_model(model) for model in models]}
+
+    def show_model(self, model: str) -> dict[str, Any]:
+        """See `speak.Wire`."""
+        return {"id": model, "object": "model", "created": CREATED, "owned_by": "simulator"}
+
+
+OPENAI = OpenAI()
+
+
+def _parameters(body: Any) -> dict[str, Any]:
+    plain = as_object(body)
+    if plain is None:
+        refuse("bad_request", "We could not parse the JSON body of your request. Expected an object.")
+    for name in plain:
+        if name not in _PARAMETERS:
+            refuse("bad_request", f"Unknown parameter: '{name}'.", field=name)
+    fields = {name: value for name, value in plain.items() if value is not None}
+    for name in ("model", "messages"):
+        if name not in fields:
+            refuse("bad_request", f"Missing required parameter: '{name}'.", field=name)
+    for name, value in fields.items():
+        if not _PARAMETERS[name](value):
+            refuse("bad_request", f"Invalid value for '{name}': {encode(value)[:100].decode(errors='replace')}.",
+                   field=name)  # fmt: skip
+    if "max_tokens" in fields and "max_completion_tokens" in fields:
+        message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        refuse("bad_request", message, field="max_tokens")
+    if "stream_options" in fields and not fields.get("stream"):
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        refuse("bad_request", message, field="stream_options")
+    return fields
+
+
+def _messages(value: Any) -> tuple[str, tuple[tuple[str, str], ...], tuple[Replayed, ...]]:
+    items: list[Any] = as_list(value) or []
+    if not items:
+        message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array."
+        refuse("bad_request", message, field="messages")
+    system: list[str] = []
+    messages: list[tuple[str, str]] = []
+    replayed: list[Replayed] = []
+    for at, item in enumerate(items):
+        message = _message(item, f"messages[{at}]")
+        text = _text(message, f"messages[{at}].content")
+        if message["role"] in {"system", "developer"}:
+            system.append(text)
+        elif message["role"] == "assistant":
+            replayed.append(_replayed(message, len(messages), text))
+            messages.append(("model", text))
+        else:
+            messages.append(("user", text))
+    return "".join(system), tuple(messages), tuple(replayed)
+
+
+def _message(item: Any, where: str) -> dict[str, Any]:
+    message = as_object(item)
+    if message is None:
+        refuse("bad_request", f"Invalid type for '{where}': expected an object.", field=where)
+    for name in message:
+        if name not in _MESSAGE:
+            refuse("bad_request", f"Unknown parameter: '{where}.{name}'.", field=f"{where}.{name}")
+    if message.get("role") not in _ROLES:
+        supported = "'system', 'assistant', 'user', 'function', 'tool', and 'developer'"
+        found = encode(message.get("role")).decode().strip('"')
+        refuse("bad_request", f"Invalid value: '{found}'. Supported values are: {supported}.", field=f"{where}.role")
+    return message
+
+
+def _text(message: dict[str, Any], where: str) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and message["role"] == "assistant":
+        if not any(message.get(name) for name in ("tool_calls", "function_call", "refusal", "audio")):
+            refuse("bad_request", f"Invalid value for '{where}': expected a string, got null.", field=where)
+        return message.get("refusal") or ""
+    parts = as_list(content)
+    if not parts:
+        refuse("bad_request", f"Invalid type for '{where}': expected a string or an array of parts.", field=where)
+    return "".join(_part_text(part, f"{where}[{at}]") for at, part in enumerate(parts))
+
+
+def _part_text(item: Any, where: str) -> str:
+    part = as_object(item)
+    if part is None or part.get("type") not in {"text", "image_url", "input_audio", "file", "refusal"}:
+        refuse("bad_request", f"Invalid value for '{where}': not a content part.", field=where)
+    if part["type"] != "text":
+        return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
+    if not isinstance(part.get("text"), str):
+        refuse("bad_request", f"Invalid type for '{where}.text': expected a string.", field=f"{where}.text")
+    return part["text"]
+
+
+def _signed(signature: str) -> dict[str, Any]:
+    return {"google": {"thought_signature": signature}}
+
+
+def _replayed(message: dict[str, Any], index: int, text: str) -> Replayed:
+    google = as_object((as_object(message.get("extra_content")) or {}).get("google")) or {}
+    signature = google.get("thought_signature")
+    return Replayed(index=index, text=text, signature=signature if isinstance(signature, str) else None, in_place=True)
+
+
+def _head(order: Order, said: Said, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{said.reply_id}", "object": kind, "created": CREATED, "model": order.heard.model}
+
+
+def _content(said: Said) -> str | None:
+    return None if said.finish in {"prompt_blocked", "output_blocked"} else said.text
+
+
+def _usage(said: Said) -> dict[str, Any]:
+    """OpenAI's completion count includes the reasoning."""
+    usage: dict[str, Any] = {
+        "prompt_tokens": said.input_tokens,
+        "completion_tokens": said.output_tokens,
+        "total_tokens": said.input_tokens + said.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    }
+    if said.reasoning_tokens is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": said.reasoning_tokens, "audio_tokens": 0}
+    return usage

@@ -1,0 +1,409 @@
+"""The simulator's brain: requests in, answers out, no sockets and no clock of its own.
+
+Decides the order of things at a request: path, key, fault script, form, model, limits, then the reply and its bill.
+A reply is billed when it is made, before its first byte leaves: what happens on the way back does not refund it. The
+same world answers over HTTP (`server.py`) and in process, in virtual time: call `handle`, play the `Answer`, end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import orjson
+
+from convbatch.simulator import fault_actions
+from convbatch.simulator.fault_script import Facts, FaultScript, Rule
+from convbatch.simulator.http import Answer, Piece, Request
+from convbatch.simulator.ledger import Entry, Ledger, key_hash
+from convbatch.simulator.limits import Gatekeeper, Limits, Refusal
+from convbatch.simulator.replies import PER_MESSAGE_TOKENS, Actor, Said, Script, count_tokens, draw, history_sha, vary
+from convbatch.simulator.routes import key_of, likely_wire, route
+from convbatch.simulator.wire import (
+    Hint,
+    Order,
+    Refused,
+    Route,
+    Trouble,
+    encode,
+    gateway_complaint,
+    go_duration,
+    refuse,
+)
+
+REQUEST_IDS = ("x-oneapi-request-id", "x-request-id")
+
+
+@dataclass(slots=True, kw_only=True)
+class Arrival:
+    """A request whose headers are in."""
+
+    seq: int
+    at: float
+    key: str
+    in_flight: int
+    path: str
+    query: Mapping[str, str]
+    route: Route | None
+    nth: int = 0
+    """Among the requests for a reply, from 1."""
+    order: Order | None = None
+    sha: str | None = None
+    fault: Rule | None = None
+    answer: Answer | None = None
+    """Already decided without the body."""
+
+
+class World:
+    """Everything the simulated provider knows: models, keys, limits, faults, and the ledger."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        script: Script | None = None,
+        keys: Collection[str] | None = None,
+        limits: Limits | None = None,
+        faults: FaultScript | None = None,
+        latency_s: float | tuple[float, float] = 0.0,
+        event_s: float = 0.0,
+        gateway: bool = False,
+        hidden_system: str = "",
+        varies: bool = False,
+        aliases: Mapping[str, str] | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Set up a provider.
+
+        Args:
+            seed: Same seed, model and history: same answer.
+            script: Scripted replies.
+            keys: The keys that are let in; None lets in any key and none.
+            limits: Per key and model; None is no limit.
+            faults: Rules that go wrong on purpose.
+            latency_s: Before the first byte of a reply; a range is drawn from, the same for the same history.
+            event_s: Between two events of a stream.
+            gateway: Word errors as a new-api gateway in front of the provider does.
+            hidden_system: A text that is put in front of every prompt in silence: counted, billed, and not obeyed.
+            varies: Each time a history is asked it is answered in other words, as at a temperature above 0.
+            aliases: Further model names, each with the simulated model that plays it.
+            ledger: Where requests are recorded; default: in memory, with histories.
+        """
+        self.ledger = ledger if ledger is not None else Ledger()
+        self.faults = faults or FaultScript()
+        self.actor = Actor(seed=seed, script=script, aliases=aliases)
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._keys = None if keys is None else set(keys)
+        self._revoked: set[str] = set()
+        self._balances: dict[str, int] = {}
+        self._gate: Gatekeeper | None = None
+        self.set_limits(limits)
+        self._latency_s = latency_s if isinstance(latency_s, tuple) else (latency_s, latency_s)
+        self._event_s = event_s
+        self._gateway = gateway
+        self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
+        self._varies = varies
+        self._answers: dict[tuple[str, str], int] = {}
+        self._arrivals = 0
+        self._asked = 0
+        self._asked_of: dict[str, int] = {}
+        self._tries: dict[tuple[str, str], int] = {}
+        self._first_at: float | None = None
+
+    def revoke(self, key: str) -> None:
+        """From now on this key is wrong."""
+        self._revoked.add(key)
+
+    def set_balance(self, key: str, tokens: int) -> None:
+        """What this key may still use; a reply is given while anything is left, and the last may overdraw it."""
+        self._balances[key] = tokens
+
+    def set_limits(self, limits: Limits | None) -> None:
+        """Count anew, under these limits."""
+        self._gate = None if limits is None else Gatekeeper(limits)
+
+    def handle(self, request: Request, now: float) -> Answer:
+        """Answer a whole request that arrived at `now`, a clock that never goes back."""
+        arrival = self.arrive(request, now)
+        return arrival.answer or self.answer(arrival, request.body, now)
+
+    def arrive(self, head: Request, now: float) -> Arrival:
+        """Take note of a request whose headers are in; some faults strike before the body is read."""
+        self._arrivals += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        where = route(head.method, head.path, head.query, head.headers)
+        wire = where.wire if where is not None else likely_wire(head.path)
+        arrival = Arrival(
+            seq=self._arrivals,
+            at=now,
+            key=key_of(wire, head.query, head.headers),
+            in_flight=self.in_flight,
+            path=head.path,
+            query=head.query,
+            route=where,
+        )
+        if where is not None and where.operation == "generate":
+            self._asked += 1
+            arrival.nth = self._asked
+            if self._first_at is None:
+                self._first_at = now
+            if self.faults.rules:
+                self._strike_at_head(arrival, where, now)
+        return arrival
+
+    def answer(self, arrival: Arrival, body: bytes, now: float) -> Answer:
+        """Answer an arrival that is not answered yet."""
+        try:
+            where = self._admit_key(arrival)
+            if where.operation != "generate":
+                return self._answer_plain(arrival, where)
+            order = self._understand(arrival, where, body)
+            if self.faults.rules:
+                arrival.fault = self.faults.pick(self._facts(arrival, where, order, now), seed=self.actor.seed)
+            if arrival.fault is not None and fault_actions.is_refusal(arrival.fault):
+                return self._refuse_by_rule(arrival, arrival.fault, now)
+            self._check_order(order)
+            self._check_limits(arrival, order, now)
+            return self._reply(arrival, where, order, now)
+        except Refused as refused:
+            arrival.fault = None  # a rule that was picked but not reached
+            return self._refusal(arrival, refused.trouble, now)
+
+    def abandon(self, arrival: Arrival, now: float) -> None:
+        """The client went away before its body was in."""
+        self._send(arrival, Answer(status=None, whole=False)).lost(now)
+
+    def _strike_at_head(self, arrival: Arrival, where: Route, now: float) -> None:
+        facts = Facts(
+            wire=where.wire.name,
+            key=arrival.key,
+            nth=arrival.nth,
+            elapsed_s=now - (self._first_at or 0.0),
+            model=where.model,
+        )
+        arrival.fault = self.faults.pick(facts, seed=self.actor.seed, at_head=True)
+        if arrival.fault is not None:
+            arrival.answer = self._send(arrival, fault_actions.instead(arrival.fault))
+
+    def _admit_key(self, arrival: Arrival) -> Route:
+        where, key = arrival.route, arrival.key
+        if where is None:
+            refuse("no_path", f"Invalid URL ({arrival.path})")
+        if key in self._revoked:
+            refuse("bad_key")
+        if self._keys is not None and key not in self._keys:
+            refuse("bad_key" if key else "no_key")
+        if self._balances.get(key, 1) <= 0 and where.operation == "generate":
+            refuse("no_balance")
+        return where
+
+    def _understand(self, arrival: Arrival, where: Route, body: bytes) -> Order:
+        try:
+            plain = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            refuse("bad_request", "Invalid JSON payload received. Could not parse the request body.")
+        order = where.wire.hear(where, plain)
+        arrival.order = order
+        arrival.sha = history_sha(order.heard.system, order.heard.messages)
+        model = order.heard.model
+        self._asked_of[model] = self._asked_of.get(model, 0) + 1
+        return order
+
+    def _check_order(self, order: Order) -> None:
+        model = order.heard.model
+        if self.actor.plays(model) is None:
+            refuse("no_model", model=model)
+        if (broken := self.actor.broken_signature(order.heard)) is not None:
+            refuse("bad_request", broken)
+
+    def _check_limits(self, arrival: Arrival, order: Order, now: float) -> None:
+        if self._gate is None:
+            return
+        where = arrival.route
+        tokens = order.heard.input_tokens
+        if where is not None and where.wire.counts_output_at_admission:
+            tokens += order.budgeted_output
+        refusal = self._gate.admit(arrival.key, order.heard.model, tokens, now)
+        if refusal is not None:
+            raise Refused(Trouble(kind="rate_limit", model=order.heard.model, hint=_hint(refusal)))
+
+    def _facts(self, arrival: Arrival, where: Route, order: Order, now: float) -> Facts:
+        model = order.heard.model
+        texts = order.heard.user_texts
+        attempt = 0
+        if self.faults.counts_attempts and arrival.sha is not None:
+            attempt = self._tries[model, arrival.sha] = self._tries.get((model, arrival.sha), 0) + 1
+        return Facts(
+            wire=where.wire.name,
+            key=arrival.key,
+            nth=arrival.nth,
+            elapsed_s=now - (self._first_at or 0.0),
+            model=model,
+            model_nth=self._asked_of[model],
+            turn=len(texts),
+            attempt=attempt,
+            text=texts[-1] if texts else "",
+            streamed=order.form != "whole",
+            history_sha=arrival.sha or "",
+        )
+
+    def _refuse_by_rule(self, arrival: Arrival, rule: Rule, now: float) -> Answer:
+        if rule.action == "revoke-key":
+            self.revoke(arrival.key)
+        if rule.action == "drain-balance":
+            self.set_balance(arrival.key, 0)
+        model = arrival.order.heard.model if arrival.order else None
+        trouble = fault_actions.trouble_of(rule, model)
+        if trouble is None:
+            said = self._would_say(arrival) if fault_actions.bills(rule) else None
+            return self._send(arrival, fault_actions.instead(rule), said)
+        shape = "gateway" if rule.action == "no-channel" else rule.options.get("shape")
+        said = self._would_say(arrival) if fault_actions.bills(rule) else None
+        return self._refusal(arrival, trouble, now, shape=shape, said=said)
+
+    def _would_say(self, arrival: Arrival) -> Said | None:
+        order = arrival.order
+        if order is None or arrival.sha is None or self.actor.plays(order.heard.model) is None:
+            return None
+        return self._said(order, arrival.sha)
+
+    def _said(self, order: Order, sha: str) -> Said:
+        if self._varies:
+            asked = self._answers[order.heard.model, sha] = self._answers.get((order.heard.model, sha), 0) + 1
+            said = vary(self.actor.answer(order.heard, sha), asked)
+        else:
+            said = self.actor.answer(order.heard, sha)
+        return replace(said, input_tokens=said.input_tokens + self._hidden_tokens)
+
+    def _reply(self, arrival: Arrival, where: Route, order: Order, now: float) -> Answer:
+        said = self._said(order, arrival.sha or "")
+        rule = arrival.fault
+        shown = fault_actions.spoil_said(rule, said) if rule is not None and rule.action == "reply" else said
+        answer = self._worded(arrival, where, order, shown)
+        answer.wait_s = self._latency(order, arrival)
+        if rule is not None:
+            answer = fault_actions.spoil_answer(rule, answer, where.wire)
+        if self._gate is not None and where.wire.name == "openai":
+            answer.headers.update(self._limit_headers(arrival, order, now))
+        return self._send(arrival, answer, shown)
+
+    def _worded(self, arrival: Arrival, where: Route, order: Order, said: Said) -> Answer:
+        wire, rule = where.wire, arrival.fault
+        headers = self._headers(arrival, wire.content_type)
+        streamed = order.form != "whole"
+        plains = wire.events(order, said) if streamed else [wire.whole(order, said)]
+        if rule is not None and rule.action == "usage":
+            encoded = [fault_actions.spoil_usage(rule, plain, wire) for plain in plains]
+        else:
+            encoded = [encode(plain) for plain in plains]
+        if not streamed:
+            return Answer(status=200, headers=headers, pieces=[(0.0, encoded[0])])
+        if order.form == "sse":
+            headers["content-type"] = "text/event-stream"
+        frames = wire.frame(order, encoded)
+        pieces: list[Piece] = [(self._event_s if at else 0.0, frame) for at, frame in enumerate(frames)]
+        return Answer(status=200, headers=headers, pieces=pieces, framing="chunked")
+
+    def _latency(self, order: Order, arrival: Arrival) -> float:
+        low, high = self._latency_s
+        return low if low == high else low + (high - low) * draw("latency", self.actor.seed, arrival.sha)
+
+    def _answer_plain(self, arrival: Arrival, where: Route) -> Answer:
+        models = self.actor.models
+        if where.model is not None and where.model not in models:
+            refuse("no_model", model=where.model)
+        wire = where.wire
+        plain = wire.list_models(models, arrival.query) if where.model is None else wire.show_model(where.model)
+        headers = self._headers(arrival, wire.content_type)
+        return self._send(arrival, Answer(status=200, headers=headers, pieces=[(0.0, encode(plain))]))
+
+    def _refusal(
+        self, arrival: Arrival, trouble: Trouble, now: float, *, shape: str | None = None, said: Said | None = None
+    ) -> Answer:
+        wire = arrival.route.wire if arrival.route is not None else likely_wire(arrival.path)
+        complaint = wire.complain(arrival.route, trouble, now)
+        if self._gateway if shape is None else shape == "gateway":
+            complaint = gateway_complaint(complaint, trouble, _request_id(arrival))
+        headers = {**self._headers(arrival, wire.content_type), **complaint.headers}
+        return self._send(
+            arrival, Answer(status=complaint.status, headers=headers, pieces=[(0.0, encode(complaint.body))]), said
+        )
+
+    def _headers(self, arrival: Arrival, content_type: str) -> dict[str, str]:
+        headers = {"content-type": content_type}
+        if self._gateway:
+            headers["x-oneapi-request-id"] = _request_id(arrival)
+        elif arrival.route is not None and arrival.route.wire.name == "openai":
+            headers["x-request-id"] = f"req_{arrival.seq:012d}"
+        return headers
+
+    def _limit_headers(self, arrival: Arrival, order: Order, now: float) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        if self._gate is None:
+            return headers
+        for dimension, (left, limit) in self._gate.left(arrival.key, order.heard.model, now).items():
+            if dimension == "day":
+                continue
+            window_s = self._gate.limits.window_s
+            headers[f"x-ratelimit-limit-{dimension}"] = str(limit)
+            headers[f"x-ratelimit-remaining-{dimension}"] = str(left)
+            headers[f"x-ratelimit-reset-{dimension}"] = go_duration(round(window_s * (1 - left / limit), 3))
+        return headers
+
+    def _send(
+        self, arrival: Arrival, answer: Answer, said: Said | None = None, *, billed: bool | None = None
+    ) -> Answer:
+        """Write the ledger and hand the answer over; with `said` a reply was made, and it is billed."""
+        entry = self._entry(arrival, said)
+        entry.status = answer.status
+        entry.request_id = next((answer.headers[name] for name in REQUEST_IDS if name in answer.headers), None)
+        if said is not None:
+            entry.billed = True
+            entry.output_tokens = said.output_tokens
+            entry.reasoning_tokens = said.reasoning_tokens
+            if arrival.key in self._balances:
+                self._balances[arrival.key] -= said.input_tokens + said.output_tokens
+        self.ledger.arrived(entry)
+
+        def ended(delivered: bool, now: float) -> None:
+            self.in_flight -= 1
+            entry.delivered = delivered
+            entry.finished_at = now
+            self.ledger.ended(entry)
+
+        answer.on_end = ended
+        return answer
+
+    def _entry(self, arrival: Arrival, said: Said | None) -> Entry:
+        where, order = arrival.route, arrival.order
+        entry = Entry(
+            seq=arrival.seq,
+            arrived_at=arrival.at,
+            wire=where.wire.name if where else likely_wire(arrival.path).name,
+            operation=where.operation if where else "unknown",
+            key=key_hash(arrival.key),
+            in_flight=arrival.in_flight,
+            model=where.model if where else None,
+            fault=arrival.fault.action if arrival.fault else None,
+        )
+        if order is not None:
+            heard = order.heard
+            entry.model = heard.model
+            entry.stream = order.form != "whole"
+            entry.turn = len(heard.user_texts)
+            entry.history_sha = arrival.sha
+            entry.input_tokens = heard.input_tokens if said is None else said.input_tokens
+            if self.ledger.keeps_history:
+                system = [["system", heard.system]] if heard.system else []
+                entry.history = system + [list(message) for message in heard.messages]
+        return entry
+
+
+def _hint(refusal: Refusal) -> Hint:
+    return Hint(seconds=refusal.retry_after_s, dimension=refusal.dimension, limit=refusal.limit)
+
+
+def _request_id(arrival: Arrival) -> str:
+    return f"20261122000000{arrival.seq:022d}"

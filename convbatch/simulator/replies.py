@@ -1,0 +1,462 @@
+"""What a simulated model says: pure, and the same every time for (seed, model, history).
+
+Decides the words, the finish and the token counts of a reply, and reads the scripted replies from a canonical dataset
+with its own few lines. Knows no wire, no socket and no clock: how a reply is worded for a client is `wire.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import orjson
+
+Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing", "malformed", "unknown"]
+
+PER_MESSAGE_TOKENS = 4
+PROMPT_TRIGGERS = ("bomb", "炸弹")
+"""`sim-safety` refuses a prompt with one of these words."""
+OUTPUT_TRIGGERS = ("insult", "辱骂")
+"""`sim-safety` starts to answer these and is stopped."""
+SIGNED_MARK = "[signed] "
+"""Begins every reply of `sim-signed`, so that a replay without its signature can be told from a scripted turn."""
+
+_WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
+_DIGITS = re.compile("[0-9]{1,9}")
+
+
+class ScriptError(ValueError):
+    """A dataset line the simulator cannot take its replies from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A model turn in a history, as far as `sim-signed` cares."""
+
+    index: int
+    """Its place in `Heard.messages`."""
+    text: str
+    signature: str | None
+    in_place: bool
+    """The signature sits where it was sent, on nothing but itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What reaches the model, whatever wire it came by."""
+
+    model: str
+    system: str = ""
+    messages: tuple[tuple[str, str], ...]
+    """(role, text), role `user` or `model`; model messages in a row are one."""
+    replayed: tuple[Replayed, ...] = ()
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    thinking: bool = True
+    show_thoughts: bool = True
+
+    @property
+    def user_texts(self) -> tuple[str, ...]:
+        """What the user said so far, in order."""
+        return tuple(text for role, text in self.messages if role == "user")
+
+    @property
+    def input_tokens(self) -> int:
+        """The whole prompt by the simulator's own count."""
+        system = count_tokens(self.system) + PER_MESSAGE_TOKENS if self.system else 0
+        return system + sum(count_tokens(text) + PER_MESSAGE_TOKENS for _, text in self.messages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One reply with its true token counts; what a faulty wire makes of them is not known here."""
+
+    text: str
+    finish: Finish = "stop"
+    thought: str | None = None
+    signature: str | None = None
+    input_tokens: int
+    visible_tokens: int
+    reasoning_tokens: int | None = None
+    reply_id: str
+
+    @property
+    def output_tokens(self) -> int:
+        """Everything generated: visible and reasoning."""
+        return self.visible_tokens + (self.reasoning_tokens or 0)
+
+
+def count_tokens(text: str) -> int:
+    """A plain estimate: one for each CJK character, one for each started four of all others."""
+    if text.isascii():
+        return -(-len(text) // 4)
+    wide = len(_WIDE.findall(text))
+    return wide - (wide - len(text)) // 4
+
+
+def cut_to_tokens(text: str, limit: int) -> str:
+    """The longest beginning of `text` that counts at most `limit` tokens."""
+    length = bisect.bisect_right(range(len(text) + 1), limit, key=lambda n: count_tokens(text[:n])) - 1
+    return text[: max(0, length)]
+
+
+def vary(said: Said, asked: int) -> Said:
+    """The same reply in other words: what is said the so-many-th time, from 1, with an id of its own."""
+    if asked == 1 or not said.text:
+        return said
+    text = f"{said.text} ({asked})"
+    return replace(said, text=text, visible_tokens=count_tokens(text), reply_id=f"{said.reply_id[:-2]}{asked:02d}")
+
+
+def history_sha(system: str, messages: Iterable[tuple[str, str]]) -> str:
+    """32 hex digits that differ as soon as any message, role or the system text does."""
+    plain = orjson.dumps([system, [list(message) for message in messages]])
+    return hashlib.sha256(plain).hexdigest()[:32]
+
+
+def draw(*fields: object) -> float:
+    """A number in [0, 1) that depends on nothing but `fields`."""
+    return int.from_bytes(_digest(*fields)) / 2**64
+
+
+def _digest(*fields: object) -> bytes:
+    return hashlib.blake2b("\x1f".join(map(str, fields)).encode("utf-8", "replace"), digest_size=8).digest()
+
+
+class Script:
+    """Scripted replies by what the user has said so far.
+
+    Found by the system text and the user texts alone, so that a live history finds its next line whatever the model
+    said before. Of two dialogues that begin alike the first in the file is played. Memory: one dict entry a scripted
+    turn, about 150 bytes and the reply's text.
+    """
+
+    def __init__(self) -> None:
+        self._replies: dict[bytes, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    @classmethod
+    def load(cls, *paths: str | Path) -> Script:
+        """Read canonical datasets, plain or `.gz`.
+
+        Raises:
+            ScriptError: A line that is no canonical dialogue; the message names file and line.
+            OSError: A file that cannot be read.
+        """
+        script = cls()
+        for path in map(Path, paths):
+            for number, line in _lines(path):
+                try:
+                    script.learn(orjson.loads(line))
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    message = f"{path}:{number}: not a dialogue in the canonical form: {error!r}"
+                    hint = "the simulator reads canonical datasets only; run `convbatch convert IN OUT` first"
+                    raise ScriptError(f"{message}\n  found: {line[:80]!r}\n  hint: {hint}") from error
+        return script
+
+    @classmethod
+    def of(cls, dialogues: Iterable[Mapping[str, Any]]) -> Script:
+        """The same from dialogues already read."""
+        script = cls()
+        for dialogue in dialogues:
+            script.learn(dialogue)
+        return script
+
+    def learn(self, dialogue: Mapping[str, Any]) -> None:
+        """Add one canonical dialogue; turns without a scripted reply are only walked over."""
+        link = _link(b"", dialogue.get("system") or "")
+        for turn in dialogue["turns"]:
+            link = _link(link, _user_text(turn["user"]))
+            if isinstance(reply := turn.get("assistant"), str):
+                self._replies.setdefault(link, reply)
+
+    def reply_to(self, system: str, user_texts: Iterable[str]) -> str | None:
+        """The scripted reply to the last of `user_texts`, None where there is none."""
+        link = _link(b"", system)
+        for text in user_texts:
+            link = _link(link, text)
+        return self._replies.get(link)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if stripped:
+                yield number, stripped
+
+
+def _link(before: bytes, text: str) -> bytes:
+    return hashlib.blake2b(before + text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _user_text(user: str | list[dict[str, Any]]) -> str:
+    return user if isinstance(user, str) else "".join(cast("str", part.get("text", "")) for part in user)
+
+
+@dataclass(frozen=True, slots=True)
+class _Speech:
+    """What a model would say before stop sequences and limits."""
+
+    text: str
+    finish: Finish = "stop"
+    thought: str | None = None
+    reasoning_tokens: int | None = None
+
+
+class Actor:
+    """Plays the simulated models."""
+
+    def __init__(
+        self, *, seed: int = 0, script: Script | None = None, aliases: Mapping[str, str] | None = None
+    ) -> None:
+        """Set the cast.
+
+        Args:
+            seed: Another seed draws other dialogues for `sim-drift` and other ids.
+            script: Scripted replies; none: every reply quotes the history.
+            aliases: Further model names, each with the simulated model that plays it.
+
+        Raises:
+            ValueError: An alias for a model that does not exist.
+        """
+        self.seed = seed
+        self._script = script or Script()
+        self._aliases = dict(aliases or {})
+        for name, player in self._aliases.items():
+            if player not in _MODELS:
+                raise ValueError(f"alias {name!r}: no simulated model {player!r}; known: {', '.join(_MODELS)}")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every name that is answered."""
+        return (*_MODELS, *self._aliases)
+
+    def plays(self, model: str) -> str | None:
+        """The simulated model behind a name, None for an unknown name."""
+        return model if model in _MODELS else self._aliases.get(model)
+
+    def answer(self, heard: Heard, sha: str) -> Said:
+        """The reply to a history whose `history_sha` is `sha`; the model must be known."""
+        player = self.plays(heard.model) or ""
+        speech = _within_limits(_MODELS[player](self, heard, sha), heard)
+        said = Said(
+            text=speech.text,
+            finish=speech.finish,
+            thought=speech.thought,
+            input_tokens=heard.input_tokens,
+            visible_tokens=count_tokens(speech.text),
+            reasoning_tokens=speech.reasoning_tokens,
+            signature=self._sign(heard.model, sha, speech.text) if player == "sim-signed" else None,
+            reply_id=base64.urlsafe_b64encode(_digest(self.seed, heard.model, sha) * 2).decode()[:20],
+        )
+        return _as_in_the_seed(said) if player == "sim-seed" else said
+
+    def broken_signature(self, heard: Heard) -> str | None:
+        """What is wrong with the signed turns of a history sent to `sim-signed`; None when they came back unchanged."""
+        if self.plays(heard.model) != "sim-signed":
+            return None
+        for turn in heard.replayed:
+            if turn.signature is None:
+                if turn.text.startswith(SIGNED_MARK):
+                    return f"Model turn is missing its thought_signature, position {turn.index + 1}."
+                continue
+            sha = history_sha(heard.system, heard.messages[: turn.index])
+            if not turn.in_place or turn.signature != self._sign(heard.model, sha, turn.text):
+                return f"Corrupted thought signature, position {turn.index + 1}."
+        return None
+
+    def _sign(self, model: str, sha: str, text: str) -> str:
+        return base64.b64encode(_digest(self.seed, model, sha, text) * 3).decode()
+
+    def good(self, heard: Heard, sha: str) -> _Speech:
+        """The scripted reply, else one that quotes the history."""
+        texts = heard.user_texts
+        scripted = self._script.reply_to(heard.system, texts)
+        return _Speech(_quote(texts, sha) if scripted is None else scripted)
+
+    def drift(self, heard: Heard, sha: str) -> _Speech:
+        """The same, spoiled in about one dialogue of three."""
+        speech = self.good(heard, sha)
+        first = heard.user_texts[:1]
+        if draw("drift", self.seed, heard.model, *first) >= 1 / 3:
+            return speech
+        kinds = tuple(_SPOILS)
+        return _SPOILS[kinds[int(draw("kind", self.seed, heard.model, *first) * len(kinds))]](speech.text)
+
+    def think(self, heard: Heard, sha: str) -> _Speech:
+        """The good reply after some thought; the count is that of the thoughts, not of the summary shown."""
+        good = self.good(heard, sha)
+        if not heard.thinking:
+            return good
+        last = (heard.user_texts or ("",))[-1]
+        thought = f"**Reading** {len(heard.messages)} messages. The last one says: {last[:60]}"
+        shown = thought if heard.show_thoughts else None
+        return _Speech(good.text, thought=shown, reasoning_tokens=3 * count_tokens(thought) + 7)
+
+    def echo(self, heard: Heard, sha: str) -> _Speech:
+        """The last user text."""
+        del sha
+        return _Speech((heard.user_texts or ("",))[-1])
+
+    def safety(self, heard: Heard, sha: str) -> _Speech:
+        """The good reply, except to trigger words."""
+        last = (heard.user_texts or ("",))[-1].lower()
+        if any(word in last for word in PROMPT_TRIGGERS):
+            return _Speech("", "prompt_blocked")
+        if any(word in last for word in OUTPUT_TRIGGERS):
+            return _Speech("", "output_blocked")
+        return self.good(heard, sha)
+
+    def empty(self, heard: Heard, sha: str) -> _Speech:
+        """Content without text: a known intermittent behaviour of real models."""
+        del heard, sha
+        return _Speech("")
+
+    def seed_reply(self, heard: Heard, sha: str) -> _Speech:
+        """The reply of DMXAPI's documentation page, whatever was asked."""
+        del heard, sha
+        return _Speech("明天是2025年12月27日。", reasoning_tokens=178)
+
+    def judge(self, heard: Heard, sha: str) -> _Speech:
+        """An opinion on a reply by a rubric, as an attentive model gives one that believes whatever is not quoted.
+
+        What the rubric puts in quotes must stand in the reply; a rubric without quotes draws lots. Words that stand
+        outside the one JSON object of the message are taken for orders.
+        """
+        message = (heard.user_texts or ("",))[-1]
+        asked, outside = _judged(message)
+        if asked is None or _ORDER.search(outside):
+            named = _ID.search(message)
+            steered = None if named is None else {"id": named[1]}
+            return _Speech(_opinion(steered, outside[:60], passes="pass" in outside.lower()))
+        said = str(asked.get("reply", _all_said(asked)))
+        wanted = ["".join(found) for found in _QUOTED.findall(str(asked.get("rubric", "")))]
+        missing = [words for words in wanted if words not in said]
+        if not wanted:
+            lots = draw("judge", self.seed, heard.model, sha)
+            return _Speech(_opinion(asked, f"it is worth {lots:.2f}", passes=lots >= 0.5, score=round(lots, 2)))
+        reason = f"it lacks {', '.join(missing)}" if missing else "it has all that was asked"
+        score = round(1 - len(missing) / len(wanted), 2)
+        return _Speech(_opinion(asked, reason, passes=not missing, score=score))
+
+    def gullible(self, heard: Heard, sha: str) -> _Speech:
+        """A judge that repeats whatever opinion it finds in the reply; without one it is as good as the other."""
+        asked, _ = _judged((heard.user_texts or ("",))[-1])
+        found = _VERDICT.findall(str((asked or {}).get("reply", "")))
+        return _Speech(found[-1]) if found else self.judge(heard, sha)
+
+    def signed(self, heard: Heard, sha: str) -> _Speech:
+        """A reply of its own that has to come back with its signature."""
+        return _Speech(SIGNED_MARK + _quote(heard.user_texts, sha))
+
+
+_MODELS: dict[str, Callable[[Actor, Heard, str], _Speech]] = {
+    "sim-good": Actor.good,
+    "sim-drift": Actor.drift,
+    "sim-think": Actor.think,
+    "sim-echo": Actor.echo,
+    "sim-safety": Actor.safety,
+    "sim-empty": Actor.empty,
+    "sim-seed": Actor.seed_reply,
+    "sim-signed": Actor.signed,
+    "sim-judge": Actor.judge,
+    "sim-gullible": Actor.gullible,
+}
+
+
+_ORDER = re.compile(r"(?i)\b(ignore|pass|approve|score|verdict)\b")
+_QUOTED = re.compile('"([^"]+)"|“([^”]+)”|「([^」]+)」')
+_ID = re.compile(r'"id": *"([0-9a-f]+)"')
+_VERDICT = re.compile(r"\{[^{}]*\"pass\"[^{}]*\}")
+
+
+def _judged(message: str) -> tuple[dict[str, Any] | None, str]:
+    """The JSON object a judge is shown, and the words that stand outside it."""
+    begins = message.find("{")
+    try:
+        value, length = json.JSONDecoder().raw_decode(message[begins:]) if begins >= 0 else (None, 0)
+    except ValueError:
+        return None, message
+    if not isinstance(value, dict):
+        return None, message
+    return value, message[:begins] + message[begins + length :]
+
+
+def _all_said(asked: Mapping[str, Any]) -> str:
+    return "\n".join(str(turn.get("assistant", "")) for turn in asked.get("conversation", ()))
+
+
+def _opinion(asked: Mapping[str, Any] | None, reason: str, *, passes: bool, score: float | None = None) -> str:
+    opinion: dict[str, Any] = {"id": None if asked is None else asked.get("id"), "reason": reason}
+    if score is not None:
+        opinion["score"] = score
+    return json.dumps({**opinion, "pass": passes}, ensure_ascii=False)
+
+
+def _quote(user_texts: tuple[str, ...], sha: str) -> str:
+    last = user_texts[-1] if user_texts else ""
+    return f'Turn {len(user_texts)}: you said "{last[:200]}". History {sha[:12]}.'
+
+
+def _as_in_the_seed(said: Said) -> Said:
+    return Said(
+        text=said.text,
+        finish=said.finish,
+        input_tokens=22,
+        visible_tokens=14,
+        reasoning_tokens=178,
+        reply_id="awNOaYKaHebfjMcP-dyd4Ao",
+    )
+
+
+def _within_limits(speech: _Speech, heard: Heard) -> _Speech:
+    """Stop sequences first, then the output limit; thoughts eat of it before the text does."""
+    text = speech.text
+    cuts = [at for stop in heard.stop if (at := text.find(stop)) >= 0]
+    if cuts:
+        text = text[: min(cuts)]
+    limit = heard.max_output_tokens
+    reasoning = speech.reasoning_tokens
+    if limit is None or count_tokens(text) + (reasoning or 0) <= limit:
+        return _Speech(text, speech.finish, speech.thought, reasoning)
+    if reasoning is not None and reasoning >= limit:
+        return _Speech("", "length", speech.thought, limit)
+    return _Speech(cut_to_tokens(text, limit - (reasoning or 0)), "length", speech.thought, reasoning)
+
+
+def _change_numbers(text: str) -> _Speech:
+    changed = _DIGITS.sub(lambda match: str(int(match[0]) + 1), text)
+    return _Speech(changed) if changed != text else _drop_facts(text)
+
+
+def _drop_facts(text: str) -> _Speech:
+    half = text[: len(text) // 2].rstrip()
+    return _Speech(half if half else "I do not know.")
+
+
+def _switch_language(text: str) -> _Speech:
+    chinese = _WIDE.search(text) is not None
+    return _Speech("I would rather answer that in English." if chinese else "我更愿意用中文回答这个问题。")
+
+
+def _stop_short(text: str) -> _Speech:
+    return _Speech(_drop_facts(text).text, "length")
+
+
+_SPOILS: dict[str, Callable[[str], _Speech]] = {
+    "numbers": _change_numbers,
+    "facts": _drop_facts,
+    "language": _switch_language,
+    "short": _stop_short,
+}

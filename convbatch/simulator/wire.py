@@ -1,0 +1,275 @@
+"""What all wires share: which one a request speaks, what can be wrong with it, and how a wait is announced.
+
+The wire formats themselves are `gemini.py` and `openai.py`, written from the providers' pages and sharing
+nothing with `convbatch/protocols`: the simulator is the independent witness. A gateway in front (new-api, as DMXAPI
+runs it) words its errors in its own way on every wire; that is here too.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, Protocol, cast
+
+import orjson
+
+from convbatch.simulator.limits import Dimension
+from convbatch.simulator.replies import Heard, Said
+
+Form = Literal["whole", "sse", "array"]
+Operation = Literal["generate", "models", "model"]
+Kind = Literal[
+    "bad_request", "no_key", "bad_key", "permission", "no_model", "no_path", "rate_limit", "no_balance", "no_channel",
+    "internal", "overloaded", "bad_gateway", "deadline",
+]  # fmt: skip
+HintForm = Literal[
+    "retry-info", "retry-after", "retry-after-ms", "retry-after-date", "text", "text-try-again", "reset-headers",
+    "garbage", "past-date", "negative", "year-9999", "per-day", "none",
+]  # fmt: skip
+
+_YEAR_9999 = "Fri, 31 Dec 9999 23:59:59 GMT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """How long to wait, and in which form that is said; no form = each wire's usual one."""
+
+    seconds: float
+    form: HintForm | None = None
+    dimension: Dimension = "requests"
+    limit: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Why a request gets no reply; each wire has its own words for it."""
+
+    kind: Kind
+    message: str | None = None
+    """In place of the wire's usual words."""
+    field: str | None = None
+    model: str | None = None
+    hint: Hint | None = None
+    status: int | None = None
+    """In place of the kind's usual status."""
+
+
+class Refused(Exception):  # carries a result out of nested checks, it is nobody's error
+    """A request that will not be answered."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.message or trouble.kind)
+        self.trouble = trouble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """An error reply before it is bytes."""
+
+    status: int
+    body: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What method and path say, before the body is read."""
+
+    wire: Wire
+    operation: Operation
+    model: str | None = None
+    form: Form = "whole"
+    version: str = "v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A valid request for a reply."""
+
+    heard: Heard
+    form: Form
+    usage_in_stream: bool = True
+
+    @property
+    def budgeted_output(self) -> int:
+        """Output tokens some servers reserve at admission."""
+        return self.heard.max_output_tokens or 0
+
+
+class Wire(Protocol):
+    """One wire format, spoken from the server's side."""
+
+    name: str
+    content_type: str
+    counts_output_at_admission: bool
+    usage_key: str
+    text_key: str
+    """The key whose string value is the visible text in whole replies and events."""
+
+    def hear(self, route: Route, body: Any) -> Order:
+        """Check a decoded body as strictly as the real server does; raises `Refused`."""
+        ...
+
+    def whole(self, order: Order, said: Said) -> dict[str, Any]:
+        """The reply in one object."""
+        ...
+
+    def events(self, order: Order, said: Said) -> list[dict[str, Any]]:
+        """The same reply as stream events."""
+        ...
+
+    def frame(self, order: Order, events: list[bytes]) -> list[bytes]:
+        """Encoded events as pieces of a body."""
+        ...
+
+    def complain(self, route: Route | None, trouble: Trouble, now: float) -> Complaint:
+        """The error in the provider's own words."""
+        ...
+
+    def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
+        """The model list, or one page of it."""
+        ...
+
+    def show_model(self, model: str) -> dict[str, Any]:
+        """One model of the list."""
+        ...
+
+
+def refuse(kind: Kind, message: str | None = None, *, field: str | None = None, model: str | None = None) -> NoReturn:
+    """Leave a check."""
+    raise Refused(Trouble(kind=kind, message=message, field=field, model=model))
+
+
+def encode(plain: object) -> bytes:
+    """JSON bytes."""
+    return orjson.dumps(plain)
+
+
+def encode_oddly(plain: object) -> bytes:
+    """The same with what a good writer refuses: NaN, lone surrogates, numbers beyond 64 bits."""
+    return json.dumps(plain, ensure_ascii=True).encode()
+
+
+def as_object(value: object) -> dict[str, Any] | None:
+    """The value if it is a JSON object."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def as_list(value: object) -> list[Any] | None:
+    """The value if it is a JSON array."""
+    return cast("list[Any]", value) if isinstance(value, list) else None
+
+
+def in_pieces(text: str, most: int = 6) -> list[str]:
+    """A text as a stream would bring it: a few pieces that join to the whole; none for an empty text."""
+    size = max(1, -(-len(text) // most))
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """A hint, worded."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    """Goes at the end of the message."""
+    retry_delay: str | None = None
+    """Value of google.rpc.RetryInfo."""
+    per_day: bool = False
+
+
+def announce(hint: Hint, usual: Iterable[HintForm], now: float) -> Announcement:
+    """Word a hint in its own form, else in the `usual` ones of a wire."""
+    headers: dict[str, str] = {}
+    text = ""
+    delay: str | None = None
+    forms = (hint.form,) if hint.form is not None else tuple(usual)
+    for form in forms:
+        worded = _ANNOUNCED[form](hint.seconds, now)
+        headers.update(worded.headers)
+        text += worded.text
+        delay = worded.retry_delay or delay
+    return Announcement(
+        headers=headers, text=text, retry_delay=delay, per_day="per-day" in forms or hint.dimension == "day"
+    )
+
+
+def _with_headers(**headers: str) -> Announcement:
+    return Announcement(headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def go_duration(seconds: float) -> str:
+    """A duration as OpenAI's headers write it: `6m0s`, `1.2s`, `12ms`."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}m{rest:g}s" if minutes else f"{rest:g}s"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
+
+
+_ANNOUNCED = {
+    "retry-info": lambda s, now: Announcement(retry_delay=f"{_seconds(s)}s"),
+    "retry-after": lambda s, now: _with_headers(retry_after=_seconds(s)),
+    "retry-after-ms": lambda s, now: _with_headers(retry_after_ms=_seconds(s * 1000)),
+    "retry-after-date": lambda s, now: _with_headers(
+        retry_after=email.utils.formatdate(-(-(now + s) // 1), usegmt=True)
+    ),
+    "text": lambda s, now: Announcement(text=f" Please retry in {_seconds(s)}s."),
+    "text-try-again": lambda s, now: Announcement(text=f" Please try again in {_seconds(s)}s."),
+    "reset-headers": lambda s, now: _with_headers(
+        x_ratelimit_limit_requests="60",
+        x_ratelimit_remaining_requests="0",
+        x_ratelimit_reset_requests=go_duration(s),
+        x_ratelimit_limit_tokens="30000",
+        x_ratelimit_remaining_tokens="29000",
+        x_ratelimit_reset_tokens="2ms",
+    ),
+    "garbage": lambda s, now: Announcement(
+        headers={"retry-after": "soon", "retry-after-ms": "NaN"},
+        text=" Please retry in a moment.",
+        retry_delay="banana",
+    ),
+    "past-date": lambda s, now: _with_headers(retry_after=email.utils.formatdate(now - 3600, usegmt=True)),
+    "negative": lambda s, now: Announcement(
+        headers={"retry-after": f"-{_seconds(s)}"}, retry_delay=f"-{_seconds(s)}s"
+    ),
+    "year-9999": lambda s, now: _with_headers(retry_after=_YEAR_9999),
+    "per-day": lambda s, now: Announcement(text=f" Please retry in {_seconds(s)}s.", retry_delay=f"{_seconds(s)}s"),
+    "none": lambda s, now: Announcement(),
+}  # fmt: skip
+
+
+def gateway_complaint(complaint: Complaint, trouble: Trouble, request_id: str) -> Complaint:
+    """The same trouble as a new-api gateway words it: OpenAI's shape on every wire, without status and details."""
+    own = _GATEWAY_OWN.get(trouble.kind)
+    if own is not None:
+        status, message, type_, code = own
+        message = message.format(model=trouble.model)
+        headers: dict[str, str] = {}
+    else:
+        status, type_, code = complaint.status, "upstream_error", complaint.status
+        message = str(_message_in(complaint.body))
+        # Upstream headers and details do not survive the gateway, unless a fault script asks for just that form.
+        headers = complaint.headers if trouble.hint is not None and trouble.hint.form is not None else {}
+    error = {"message": f"{message} (request id: {request_id})", "type": type_, "param": "", "code": code}
+    return Complaint(status=trouble.status or status, body={"error": error}, headers=headers)
+
+
+def _message_in(body: Any) -> object:
+    first = cast("list[Any]", body)[0] if isinstance(body, list) else body
+    return first["error"]["message"]
+
+
+_GATEWAY_OWN: dict[Kind, tuple[int, str, str, str]] = {
+    "no_key": (401, "未提供令牌", "new_api_error", ""),
+    "bad_key": (401, "无效的令牌", "new_api_error", ""),
+    "no_balance": (403, "用户额度不足, 剩余额度: ¥0.000000", "new_api_error", "insufficient_user_quota"),
+    "no_channel": (503, "分组 default 下模型 {model} 无可用渠道（distributor）", "new_api_error", "model_not_found"),
+    "no_model": (503, "分组 default 下模型 {model} 无可用渠道（distributor）", "new_api_error", "model_not_found"),
+}
+"""Failures a gateway finds before it asks anybody. Source: new-api as described in its repository, 2026-08."""
