@@ -26,7 +26,7 @@ type: ## strict types over package, tests and benchmarks
 test: ## the fast suite
 	$(PY) -m pytest
 
-mutants: ## thirty deliberate bugs, each of which a test must catch
+mutants: ## thirty deliberate bugs; the tests named for each must fail
 	$(PY) -m pytest -m slow tests/test_mutants.py
 
 slow: ## the slow proofs: kill loops, whole datasets, memory

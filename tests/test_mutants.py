@@ -1,12 +1,11 @@
-"""The tests are tested: each patch in `mutants/` puts one bug in, and one of the tests it names must fail for it.
+"""The tests are tested: each mutant of `mutants/mutants.toml` puts one bug in, and the tests it names must fail for it.
 
-A patch begins with what its bug is and a line `Caught-by:` with the tests. `make mutants` tries them all.
+`make mutants` tries them all, each in a copy of the project.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import ast
 import shutil
 import subprocess
 import sys
@@ -16,54 +15,94 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import environment
+from tests.mutants import Edit, Mutant, apply, edited, read_mutants
 
-ROOT = Path(__file__).parent.parent
-PATCHES = sorted((ROOT / "tests" / "mutants").glob("*.patch"))
+TESTS = next(folder for folder in Path(__file__).parents if folder.name == "tests")
+ROOT = TESTS.parent
+TEXTS = {path.relative_to(ROOT): path.read_text("utf-8") for path in TESTS.rglob("test_*.py")}
+MUTANTS = read_mutants()
 TESTS_FAILED = 1
 
+SOURCE = """\
+LIMIT = 3
 
-def apply(patch: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    # A folder inside a repository would make git look for the files there.
-    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    command = ["git", "apply", *more, str(patch)]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+class Box:
+    def put(self, thing, *, twice=False):
+        if self.full:  # a comment
+            raise Full("no room")
+        self.things.append(thing)
+        match thing:
+            case "big": self.left -= 2
+            case _: self.left -= 1
+        return self.store(thing, sync=True)
+"""
 
 
-def named(patch: Path) -> list[str]:
-    found = re.search(r"^Caught-by: (.+)$", patch.read_text("utf-8"), re.MULTILINE)
-    assert found, f"{patch.name} does not say which tests catch it"
-    return found[1].split()
+def located(test: str) -> str:
+    """The path of a test, wherever below tests/ its file is."""
+    found = [path for path, text in TEXTS.items() if f"def {test}(" in text]
+    assert len(found) == 1, f"{len(found)} files with a test named {test}"
+    return f"{found[0]}::{test}"
 
 
 def test_there_are_enough_bugs_to_try() -> None:
-    assert len(PATCHES) >= 25
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
 
 
-@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.stem)
-def test_a_patch_fits_the_code_and_names_tests_that_exist(patch: Path) -> None:
-    fits = apply(patch, ROOT, "--check")
-    assert fits.returncode == 0, f"the code has changed: make the same bug in it again\n{fits.stderr}"
-    for test in named(patch):
-        path, _, name = test.partition("::")
-        assert name in (ROOT / path).read_text("utf-8"), f"{patch.name}: no {test}"
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_applies_to_the_code_and_names_tests_that_exist(mutant: Mutant) -> None:
+    for path, source in apply(mutant, ROOT).items():
+        compile(source, path, "exec")
+        assert ast.dump(ast.parse(source)) != ast.dump(ast.parse(path.read_text("utf-8"))), "it changes nothing"
+    assert mutant.tests
+    assert all(map(located, mutant.tests))
+
+
+@pytest.mark.parametrize(
+    ("function", "replace", "by", "expected"),
+    [
+        ("Box.put", "self.full", "False", "if False:"),
+        ("Box.put", "self.things.append( thing )", "", "        pass\n        match"),
+        ("Box.put", "self.things.append(thing)", "a = 1\nb = 2", "        a = 1\n        b = 2\n        match"),
+        ("Box.put", "raise Full(...)", "return", "            return\n"),
+        ("Box.put", "if self.full: ...", "", "        pass\n        self.things"),
+        ("Box.put", "sync=...", "sync=False", "self.store(thing, sync=False)"),
+        ("Box.put", "case _: ...", "case _: pass", "            case _:\n                pass"),
+        ("Box.put", None, "return thing", "twice=False):\n        return thing\n"),
+        ("LIMIT", None, "4", "LIMIT = 4\n"),
+        ("LIMIT", "3", "5", "LIMIT = 5\n"),
+    ],
+)
+def test_an_edit_replaces_what_it_names(function: str, replace: str | None, by: str, expected: str) -> None:
+    assert expected in edited(SOURCE, Edit(function=f"m:{function}", replace=replace, by=by))
+
+
+@pytest.mark.parametrize(
+    ("function", "replace"),
+    [("Box.put", "self.empty"), ("Box.put", "thing"), ("Box.take", "thing"), ("Box", "thing"), ("MISSING", "3")],
+)
+def test_an_edit_that_does_not_fit_exactly_once_is_an_error(function: str, replace: str) -> None:
+    with pytest.raises(LookupError):
+        edited(SOURCE, Edit(function=f"m:{function}", replace=replace, by="None"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.stem)
-def test_a_deliberate_bug_is_caught(patch: Path) -> None:
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_deliberate_bug_is_caught(mutant: Mutant) -> None:
     # Not below pytest's own folder: what is left there is searched for the canary key, which the copied tests hold.
     with tempfile.TemporaryDirectory() as aside:
-        try_tests_on(patch, Path(aside))
+        try_tests_on(mutant, Path(aside))
 
 
-def try_tests_on(patch: Path, folder: Path) -> None:
+def try_tests_on(mutant: Mutant, folder: Path) -> None:
     for part in ("convbatch", "tests", "datasets", "configs", "docs"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, folder)
-    applied = apply(patch, folder)
-    assert applied.returncode == 0, applied.stderr
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *named(patch)]
+    for path, source in apply(mutant, folder).items():
+        path.write_text(source, "utf-8")
     env = {**environment(CI="true"), "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == TESTS_FAILED, f"nobody noticed: {patch.read_text('utf-8')}\n{done.stdout[-2000:]}"
+    for test in mutant.tests:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", located(test)]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == TESTS_FAILED, f"{test} did not fail: {mutant}\n{done.stdout[-2000:]}"
