@@ -6,10 +6,8 @@ gets loaded.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ import pytest
 from tests.conftest import environment
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "convbatch"
 READERS = [("table", "out"), ("table", "out", "--wide", "reply"), ("show", "out"), ("runs",)]
 
 
@@ -83,38 +80,3 @@ def test_the_simulator_loads_nothing_of_the_tool(tmp_path: Path) -> None:
     loaded = loaded_by("import convbatch.simulator.server, convbatch.simulator.virtual_time", tmp_path)
     ours = {name for name in loaded if name.startswith("convbatch.") and not name.startswith("convbatch.simulator")}
     assert ours == set()
-
-
-# What is written about it
-
-
-def test_what_is_said_to_import_nothing_imports_nothing_of_ours() -> None:
-    rows = re.findall(r"^\| (`.*?) \|.*\| nothing \|$", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
-    names = [name for cell in rows for name in re.findall(r"`([\w/]+\.py)`", cell)]
-    code = re.compile(r"^\s*(?:from|import) convbatch\b", re.MULTILINE)
-    assert "errors.py" in names
-    assert [name for name in names if code.search((PACKAGE / name).read_text("utf-8"))] == []
-
-
-def contracts() -> list[dict[str, list[str]]]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-
-
-def layers() -> list[set[str]]:
-    return [set(layer.split(" | ")) for layer in contracts()[0]["layers"]]
-
-
-def test_every_file_has_its_layer() -> None:
-    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    placed = [name for layer in layers() for name in layer]
-    assert sorted(placed) == sorted(files | folders)
-
-
-def test_the_gate_may_import_nothing_of_ours_but_its_arithmetic() -> None:
-    (contract,) = (
-        contract for contract in contracts() if "convbatch.engine.limiter" in contract.get("source_modules", [])
-    )
-    (depth,) = (depth for depth, layer in enumerate(layers()) if "engine" in layer)
-    below = {f"convbatch.{name}" for layer in layers()[depth + 1 :] for name in layer}
-    assert below - set(contract["forbidden_modules"]) == set()

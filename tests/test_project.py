@@ -34,12 +34,6 @@ def modules() -> list[str]:
 # ARCHITECTURE.md
 
 
-def test_the_file_table_names_every_file_once() -> None:
-    rows = [row.split("|")[1] for row in text_of("ARCHITECTURE.md").splitlines() if row.startswith("| `")]
-    named = [name for cell in rows for name in re.findall(r"`([\w/]+\.py)`", cell)]
-    assert sorted(named) == modules()
-
-
 def test_every_name_in_the_architecture_exists() -> None:
     words = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text_of("ARCHITECTURE.md"), flags=re.DOTALL))
     files = {*modules(), "presets.toml", "pyproject.toml", "tool.importlinter", "protocols/"}
