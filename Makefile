@@ -33,7 +33,7 @@ slow: ## the slow proofs: kill loops, whole datasets, memory
 	$(PY) -m pytest -m slow
 
 torture: fuzz ## `make fuzz`, and 10,000 runs in virtual time against every law; SEEDS=n and FIRST=n for others
-	$(PY) -m tests.torture
+	$(PY) -m tests.support.torture
 
 check: ## what .ci/run checks, in the environment of `make install`
 check: lint type test slow
@@ -46,7 +46,7 @@ bench: ## speed, memory and start as ratios against yardsticks of the same run
 	$(PY) -m benchmarks
 
 fuzz: ## a million bent inputs for everything that reads what others wrote
-	$(PY) -m tests.fuzz --inputs 1000000 --seed 1
+	$(PY) -m tests.support.fuzz --inputs 1000000 --seed 1
 
 lock: ## bring uv.lock up to date with pyproject.toml
 	uv lock

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from convbatch.cli.main import app
 from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server, serve_in_thread
-from tests.canary import CANARY, CANARY_ENV, heard, left_behind
+from tests.support.canary import CANARY, CANARY_ENV, heard, left_behind
 
 QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"
 LOOPBACK = ("127.", "::1", "localhost")

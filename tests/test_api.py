@@ -19,9 +19,9 @@ import pytest
 import convbatch as cb
 from convbatch.simulator.provider import World
 from convbatch.simulator.server import Server, serve_in_thread
-from tests.canary import CANARY_ENV
 from tests.conftest import environment, write_dataset
-from tests.ledger_laws import statuses
+from tests.support.canary import CANARY_ENV
+from tests.support.ledger_laws import statuses
 
 
 @dataclass(frozen=True, slots=True)

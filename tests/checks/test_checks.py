@@ -1,0 +1,746 @@
+"""Kinds by tables of cases, laws over all of them, and verdicts through real runs against the simulator."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convbatch as cb
+from convbatch.checks.builtin import CHECKS, TIMEOUTS_BORNE, Judge, Said, ToolCalled, Verdict, parsed
+from convbatch.checks.safe_regex import SEARCH_LIMIT_S
+from convbatch.cli.check import judge_again
+from convbatch.dataset.schema import CHECK_ARGUMENTS, flaws_of
+from convbatch.dialogue import Dialogue
+from convbatch.errors import InputError, SetupError
+from convbatch.pricing import Exchange, Money
+from convbatch.reply import Failure, Reply, Usage
+from convbatch.results.quality_gate import rate
+from convbatch.results.run import is_fresh, load, write_turns
+from convbatch.results.verdicts import dialogue_pass, tally
+from tests.conftest import QUICKSTART, Command
+from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "examples" / "shop-checks"
+CITY = {"type": "object", "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}}, "required": ["city"]}
+ONLY_X = {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}
+CALLS = (ToolCalled(name="now", arguments={"zone": "上海", "round": 1, "list": [1, True]}),)
+
+
+def said(*replies: str, **more: Any) -> Said:
+    known: dict[str, Any] = {
+        "dialogue": dialogue("d", "今天是几号"), "target": REAL, "repeat": 1, "turn": 1, "user": "今天是几号",
+        "status": "ok", "assistant": "明天是2025年12月27日。", "finish_reason": "stop", "output_tokens": 14,
+        "latency_s": 0.5, "cost": Money(amount=Decimal("0.002"), currency="USD"),
+    }  # fmt: skip
+    return Said(**{**known, **more}, replies=replies)
+
+
+def verdict(check: dict[str, Any], spoken: Said) -> Verdict:
+    assert flaws_of({"turns": [{"user": "x", "assistant": "y", "checks": [check]}], "tools": [{"name": "now"}]}) == []
+    return Judge().verdict(parsed(check), spoken)
+
+
+TEXTS = [
+    ({"equals": "Paris"}, "  Paris\n", True),
+    ({"equals": " Paris "}, "Paris", True),
+    ({"equals": "Paris"}, "paris", False),
+    ({"equals": ""}, " \n", True),
+    ({"equals": "巴黎"}, "巴黎。", False),
+    ({"contains": "27"}, "明天是2025年12月27日。", True),
+    ({"contains": "Refund"}, "a refund", False),
+    ({"icontains": "REFUND"}, "a Refund", True),
+    ({"icontains": "straße"}, "STRASSE", True),
+    ({"contains_any": ["就医", "医生"]}, "请去看医生", True),
+    ({"contains_any": ["a", "b"]}, "c", False),
+    ({"contains_all": ["青山书店", "QS-2048"]}, "抬头青山书店，税号 QS-2048", True),
+    ({"contains_all": ["a", "b"]}, "only a", False),
+    ({"starts_with": "Dear"}, "Dear you", True),
+    ({"starts_with": "Dear"}, " Dear you", False),
+    ({"regex": r"\b27\b"}, "27日", False),
+    ({"regex": r"27(?=日)"}, "27日", True),
+    ({"regex": r"(?i)^yes"}, "no\nYES", False),
+    ({"regex": r"(?im)^yes"}, "no\nYES", True),
+    ({"regex": r"(\w)\1"}, "好好休息", True),
+    ({"max_length": 3}, "你好吗", True),
+    ({"max_length": 2}, "你好吗", False),
+    ({"max_length": 0}, "", True),
+]
+JSON = [
+    ({"is_json": True}, '{"a": 1}', True),
+    ({"is_json": True}, " 3 ", True),
+    ({"is_json": True}, '```json\n{"a": 1}\n```', True),
+    ({"is_json": True}, '```\n[1]\n```\n', True),
+    ({"is_json": True}, 'Here: ```json\n{}\n```', False),
+    ({"is_json": True}, '```json\n{}\n```\n```json\n{}\n```', False),
+    ({"is_json": True}, "", False),
+    ({"is_json": True}, "NaN", False),
+    ({"is_json": True}, "[" * 100_000, False),
+    ({"json_schema": CITY}, '{"city": "Oslo"}', True),
+    ({"json_schema": CITY}, '```json\n{"city": "Oslo"}\n```', True),
+    ({"json_schema": CITY}, '{"city": "oslo"}', False),
+    ({"json_schema": CITY}, "{}", False),
+    ({"json_schema": CITY}, "Oslo", False),
+    ({"json_schema": ONLY_X}, '{"xa": 1}', True),
+    ({"json_schema": ONLY_X}, '{"xa": "1"}', False),
+    ({"json_schema": ONLY_X}, '{"ya": 1}', False),
+    ({"json_schema": {"$defs": {"n": {"type": "number"}}, "items": {"$ref": "#/$defs/n"}}}, "[1, 2.5]", True),
+    ({"json_schema": {"$defs": {"n": {"type": "number"}}, "items": {"$ref": "#/$defs/n"}}}, '["1"]', False),
+]  # fmt: skip
+NUMBERS = [
+    ({"number": 8}, "2 x 4 paws, so 8.", True),
+    ({"number": 8}, "eight", False),
+    ({"number": 1234.5}, "It is 1,234.5 euros", True),
+    ({"number": 1000000}, "1'000'000", True),
+    ({"number": 12345}, "12\u202f345 m", True),
+    ({"number": -40}, "零下就是 -40 度", True),
+    ({"number": -40}, "−40", True),
+    ({"number": -5}, "答案是负5。", True),
+    ({"number": 5}, "3-5", True),
+    ({"number": 1047}, "order A-1047", True),
+    ({"number": 1234.5}, "一共１，２３４．５元", True),
+    ({"number": 400}, "有3，400个", True),
+    ({"number": 12}, "１２", True),
+    ({"number": 2}, "1,2", True),
+    ({"number": 0.5}, "about .5", True),
+    ({"number": 2500}, "2.5e3", True),
+    ({"number": 0.3}, "0.3", True),
+    ({"number": {"value": 8, "tolerance": 0.5}}, "8.5", True),
+    ({"number": {"value": 8, "tolerance": 0.5}}, "8.51", False),
+    ({"number": 10**20}, f"{10**20 + 1}", False),
+    ({"number": 1}, "1e999999", False),
+    ({"number": 27}, "明天是2025年12月27日。", True),
+]
+LIKENESS = [
+    ({"similar": True}, "明天是2025年12月27日", True),
+    ({"similar": True}, "我不知道", False),
+    ({"similar": "Lisbon"}, "Lisbon", True),
+    ({"similar": {"to": "kitten", "threshold": 0.61}}, "sitting", True),  # 2 * 4 common / 13 = 0.615
+    ({"similar": {"to": "kitten", "threshold": 0.62}}, "sitting", False),
+    ({"similar": 0.1}, "明天", True),
+    ({"similar": 1}, "明天是2025年12月27日。", True),
+]
+COMPANY = [
+    ({"finish_reason": "stop"}, {}, True),
+    ({"finish_reason": ["length", "stop"]}, {}, True),
+    ({"finish_reason": "content_filter"}, {}, False),
+    ({"finish_reason": "content_filter"}, {"finish_reason": "content_filter", "status": "blocked"}, True),
+    ({"latency": 0.5}, {}, True),
+    ({"latency": 0.49}, {}, False),
+    ({"output_tokens": 14}, {}, True),
+    ({"output_tokens": 13}, {}, False),
+    ({"cost": 0.002}, {}, True),
+    ({"cost": "0.0019 USD"}, {}, False),
+    ({"cost": "0.0142CNY"}, {"rates": Exchange({("USD", "CNY"): Decimal("7.1")})}, True),
+    ({"cost": "0.0141CNY"}, {"rates": Exchange({("USD", "CNY"): Decimal("7.1")})}, False),
+    ({"tool_call": True}, {}, False),
+    ({"tool_call": True}, {"tool_calls": CALLS}, True),
+    ({"tool_call": "now"}, {"tool_calls": CALLS}, True),
+    ({"tool_call": {"name": "now", "arguments": {"zone": "上海"}}}, {"tool_calls": CALLS}, True),
+    ({"tool_call": {"name": "now", "arguments": {"zone": "北京"}}}, {"tool_calls": CALLS}, False),
+    ({"tool_call": {"name": "now", "arguments": {"round": True}}}, {"tool_calls": CALLS}, False),
+    ({"tool_call": {"name": "now", "arguments": {"round": 1.0, "list": [1, True]}}}, {"tool_calls": CALLS}, True),
+    ({"tool_call": {"name": "now", "arguments": {"list": [1]}}}, {"tool_calls": CALLS}, False),
+]
+CASES = [(check, said(text), holds) for check, text, holds in [*TEXTS, *JSON, *NUMBERS, *LIKENESS]] + [
+    (check, said("今天", **more), holds) for check, more, holds in COMPANY
+]
+
+
+@pytest.mark.parametrize(("check", "spoken", "holds"), CASES, ids=lambda value: repr(value)[:60])
+def test_a_check_holds_or_not_and_its_negation_is_the_reverse(check: dict[str, Any], spoken: Said, holds: bool) -> None:
+    straight = verdict(check, spoken)
+    turned = verdict({f"not_{kind}": argument for kind, argument in check.items()}, spoken)
+    assert (straight.passed, turned.passed) == (holds, not holds)
+    assert straight.score is not None
+    assert turned.score is not None
+    assert straight.score + turned.score == pytest.approx(1)
+    assert straight.reason == turned.reason
+    assert straight.reason
+    assert straight.error is turned.error is None
+
+
+def test_every_kind_of_the_dataset_has_its_function() -> None:
+    assert set(CHECKS) == set(CHECK_ARGUMENTS) - {"llm_rubric"}
+    assert {next(iter(check)) for check, _, _ in CASES} == set(CHECKS) - {"python"}
+
+
+@pytest.mark.parametrize("check", [{"cost": 1}, {"output_tokens": 9}, {"latency": 1}, {"similar": True}])
+def test_what_is_not_known_is_an_error_and_fails_both_ways(check: dict[str, Any]) -> None:
+    spoken = said("x", cost=None, output_tokens=None, latency_s=None, assistant=None)
+    for one in (check, {f"not_{kind}": argument for kind, argument in check.items()}):
+        found = verdict(one, spoken)
+        assert (found.passed, found.score) == (False, 0.0)
+        assert found.error
+        assert found.error in found.reason
+
+
+def test_a_cost_in_a_currency_without_a_rate_is_an_error_that_names_the_pair() -> None:
+    assert "USD/CNY" in str(verdict({"cost": "1CNY"}, said("x")).error)
+
+
+# Patterns and schemas that would hang or reach out
+
+LOOPS = [
+    {"$ref": "#"},
+    {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    {"anyOf": [{"$ref": "#"}, {"type": "array"}]},
+    {"properties": {"x": {"not": {"$ref": "#/properties/x"}}}},
+    {"$dynamicAnchor": "x", "$dynamicRef": "#x"},
+    {"dependentSchemas": {"x": {"if": {"$ref": "#"}}}},
+]
+NO_SCHEMAS = [
+    ({"$schema": 5}, "no draft that is known"),
+    ({"$schema": "https://example.com/mine"}, "no draft that is known"),
+    ({"$dynamicRef": "https://example.com/x"}, "$dynamicRef"),
+    *((loop, "leads back to itself") for loop in LOOPS),
+]
+
+
+@pytest.mark.parametrize(("schema", "words"), NO_SCHEMAS)
+def test_a_schema_that_could_judge_nothing_is_refused_with_its_line(schema: Any, words: str) -> None:
+    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [{"json_schema": schema}]}]})
+    assert words in flaw.what
+
+
+TREE = {"type": "array", "items": {"$ref": "#"}}
+
+
+@pytest.mark.parametrize("schema", [TREE, {"$defs": {"tree": TREE | {"items": {"$ref": "#/$defs/tree"}}}, **TREE}])
+def test_a_schema_that_goes_deeper_with_every_reference_is_none_of_those(schema: Any) -> None:
+    assert verdict({"json_schema": schema}, said("[" * 50 + "]" * 50)).passed is True
+
+
+@pytest.mark.parametrize(
+    ("schema", "reply", "words"),
+    [(TREE, "[" * 900 + "]" * 900, "too deeply"), ({"multipleOf": 0.5}, "1e400", "too large")],
+)
+def test_a_reply_that_no_schema_can_be_held_against_is_an_error_in_words(schema: Any, reply: str, words: str) -> None:
+    found = verdict({"json_schema": schema}, said(reply))
+    assert (found.passed, words in str(found.error)) == (False, True)
+
+
+@pytest.mark.parametrize("weight", [1e308, 1_000_001, -1, True, "2"])
+def test_a_weight_that_would_leave_no_score_is_refused(weight: Any) -> None:
+    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
+    assert '"weight" must be a number from 0 to 1,000,000' in flaw.what
+
+
+HANGS = r"^(([a-z])+.)+[A-Z]([a-z])+$"
+
+
+@pytest.mark.slow
+def test_a_pattern_that_backtracks_for_ever_is_an_error_and_is_given_up() -> None:
+    judge, check = Judge(), parsed({"not_regex": HANGS})
+    began = time.process_time()
+    found = [judge.verdict(check, said("a" * 5000 + "!")) for _ in range(TIMEOUTS_BORNE + 20)]
+    assert time.process_time() - began < (TIMEOUTS_BORNE + 1) * SEARCH_LIMIT_S
+    assert {one.passed for one in found} == {False}
+    assert "took longer" in str(found[0].error)
+    assert "not tried again" in str(found[-1].error)
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ({"regex": "("}, "unterminated"),
+        ({"regex": "a(?R)?b"}, "unknown extension"),
+        ({"regex": "(?:(?:a{1000}){1000}){1000}"}, "nested counts"),
+        ({"regex": "a" * 20_001}, "longer than"),
+        ({"json_schema": {"type": "objct"}}, "objct"),
+        ({"json_schema": {"properties": {"a": {"pattern": "("}}}}, "pattern"),
+        ({"json_schema": {"$ref": "http://127.0.0.1:9/schema"}}, "nothing is fetched"),
+        ({"json_schema": {"items": {"$ref": "#/$defs/none"}}}, "leads nowhere"),
+        ({"not_json_schema": {"patternProperties": {"(?:a{1000}){1000}": {}}}}, "nested counts"),
+    ],
+)
+def test_a_pattern_or_schema_that_cannot_be_judged_is_a_line_error(check: dict[str, Any], words: str) -> None:
+    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [check]}]})
+    assert flaw.field == "turn 1"
+    assert words in flaw.what
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"\d{4}-\d{2}-\d{2}", r"[{}]{3}", r"a{,3}", r"(?P<x>a){2}(?P=x)", r"\{1000\}{1000}"]
+)
+def test_an_everyday_pattern_is_accepted(pattern: str) -> None:
+    assert flaws_of({"turns": [{"user": "x", "checks": [{"regex": pattern}]}]}) == []
+
+
+def test_a_pattern_that_runs_out_of_time_fails_with_an_error() -> None:
+    found = verdict({"not_regex": HANGS}, said("a" * 5000 + "!"))
+    assert found.passed is False
+    assert "took longer" in str(found.error)
+
+
+# Laws
+
+
+@pytest.mark.slow
+@given(st.text(), st.text(min_size=1))
+def test_any_text_against_any_text_gives_a_bounded_score_twice_the_same(reply: str, wanted: str) -> None:
+    for kind in ("equals", "contains", "icontains", "starts_with", "similar"):
+        spoken = said(reply)
+        one, other = (Judge().verdict(parsed({name: wanted}), spoken) for name in (kind, f"not_{kind}"))
+        assert one == Judge().verdict(parsed({kind: wanted}), spoken)
+        assert one.passed is not other.passed
+        assert one.score is not None
+        assert 0 <= one.score <= 1
+
+
+@given(st.text())
+def test_no_reply_upsets_a_check(reply: str) -> None:
+    for check in ({"number": 8}, {"is_json": True}, {"json_schema": CITY}, {"regex": r"\w+\s*$"}):
+        assert Judge().verdict(parsed(check), said(reply)).error is None
+
+
+@given(st.integers(-(10**12), 10**12), st.text(alphabet="年月 abc，。"))
+def test_the_last_number_is_found_however_it_is_written(number: int, text: str) -> None:
+    for form in (f"{number}", f"{number:,}", f"{number:_}"):
+        assert Judge().verdict(parsed({"number": number}), said(f"7 {text} {form}{text}")).passed, form
+
+
+@given(st.lists(st.tuples(st.sampled_from([True, False, None]), st.floats(0, 1), st.floats(0, 9))))
+def test_a_tally_counts_what_was_judged_and_its_score_stays_between_0_and_1(rows: list[Any]) -> None:
+    total = tally(rows)
+    judged = [row for row in rows if row[0] is not None]
+    assert (total.passed is None) == (not judged)
+    if judged:
+        assert (total.passed or 0) + (total.failed or 0) == len(judged)
+    assert total.score is None or -1e-9 <= total.score <= 1 + 1e-9
+
+
+def test_the_score_is_the_weighted_mean_and_nothing_without_weight() -> None:
+    assert tally([(True, 1.0, 3.0), (False, 0.0, 1.0)]) == (1, 1, 0.75)
+    assert tally([(True, 1.0, 0.0)]) == (1, 0, None)
+    assert tally([]) == tally([(None, None, 1.0)]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "passes", "expected"),
+    [
+        (["ok"], [], None),
+        (["error"], [], None),
+        (["ok", "blocked"], [True, True], True),
+        (["ok"], [True, False], False),
+        (["ok", "error"], [True], False),
+        (["blocked", "skipped"], [True], False),
+        (["ok", "pending"], [False, None], None),
+        (["ok"], [True, None], None),
+        (["ok"], [False, None], False),
+    ],
+)
+def test_a_dialogue_passes_when_all_its_checks_do(
+    statuses: list[str], passes: list[Any], expected: bool | None
+) -> None:
+    assert dialogue_pass(statuses, passes) is expected
+
+
+# Which replies are judged
+
+
+def made(path: Path, *turns: dict[str, Any], targets: tuple[str, ...] = (REAL,), **more: Any) -> MadeRun:
+    return MadeRun(path / "run", [Dialogue.from_plain({"id": "d", "turns": turns, **more})], targets=targets)
+
+
+def reply(text: str | None, finish: Any = "stop", **more: Any) -> Reply:
+    return SEED_REPLY._replace(text=text, finish_reason=finish, **more)
+
+
+def passed(run: MadeRun) -> list[Any]:
+    frame = load(run.write().path).verdicts
+    return [None if pd.isna(value) else bool(value) for value in frame["passed"]]
+
+
+BOTH = [{"contains": "x"}, {"not_contains": "x"}]
+
+
+def test_a_blocked_reply_is_judged_as_empty_text_whatever_was_shown_of_it(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": [*BOTH, {"finish_reason": "content_filter"}, {"equals": ""}]})
+    run.replied(run.ident(0, 1), reply("x half", "content_filter", blocked="output"))
+    assert passed(run) == [False, True, True, True]
+
+
+def test_an_empty_reply_is_judged_as_empty_text(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH})
+    run.replied(run.ident(0, 1), reply(None))
+    assert passed(run) == [False, True]
+
+
+def test_checks_fail_on_error_and_skipped_rows_whether_negated_or_not(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH}, {"user": "r", "checks": BOTH}, checks=BOTH)
+    run.failed(run.ident(0, 1), Failure(kind="timeout", message="no answer"), cls="timeout")
+    run.turn(run.ident(0, 1), "error")
+    run.turn(run.ident(0, 2), "skipped", reason="turn 1 ended error")
+    loaded = load(run.write().path)
+    assert list(loaded.verdicts["passed"]) == [False] * 6
+    assert list(loaded.turns["checks_failed"]) == [2, 2]
+    assert list(loaded.verdicts["error"].isna()) == [True] * 6
+    assert list(loaded.conversations["dialogue_pass"]) == [False]
+    assert "turn 1 has no reply to judge: error" in set(loaded.verdicts["reason"])
+
+
+def test_pending_turns_have_no_verdict_and_leave_the_dialogue_open(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH}, {"user": "r", "checks": BOTH}, checks=BOTH)
+    run.replied(run.ident(0, 1), reply("x"))
+    assert passed(run) == [True, False, None, None, None, None]
+    [row] = load(run.path).conversations.to_dict("records")
+    assert pd.isna(row["dialogue_pass"])
+    assert pd.isna(row["checks_passed"])
+    assert pd.isna(row["score"])
+    assert load(run.path).turns["checks_passed"].isna().tolist() == [False, True]
+
+
+def test_a_check_on_the_dialogue_searches_all_replies_and_adds_up(tmp_path: Path) -> None:
+    checks = [
+        {"contains": "first"}, {"not_contains": "first"}, {"equals": "second"}, {"max_length": 11}, {"max_length": 10},
+        {"output_tokens": 384}, {"output_tokens": 383}, {"latency": 1.0}, {"latency": 0.9},
+    ]  # fmt: skip
+    run = made(tmp_path, {"user": "q"}, {"user": "r"}, checks=checks)
+    run.replied(run.ident(0, 1), reply("first"))
+    run.replied(run.ident(0, 2), reply("second"))
+    assert passed(run) == [True, False, True, True, False, True, False, True, False]
+    [row] = load(run.path).conversations.to_dict("records")
+    assert (row["checks_passed"], row["checks_failed"], row["dialogue_pass"]) == (5, 4, False)
+    assert load(run.path).turns["checks_passed"].isna().tolist() == [True, True]
+
+
+def test_a_dialogues_own_checks_stand_behind_its_turns_with_their_names_and_weights(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": [{"contains": "x", "name": "has x", "weight": 2}]}, checks=BOTH)
+    run.replied(run.ident(0, 1), reply("x"))
+    frame = load(run.write().path).verdicts
+    assert frame["check"].tolist() == ["has x", "contains", "not_contains"]
+    assert frame["kind"].tolist() == ["contains", "contains", "not_contains"]
+    assert frame["weight"].tolist() == [2.0, 1.0, 1.0]
+    assert frame["turn"].isna().tolist() == [False, True, True]
+
+
+def test_an_unknown_count_of_tokens_fails_a_bound_instead_of_counting_as_none(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": [{"output_tokens": 9}]})
+    run.replied(run.ident(0, 1), reply("x", usage=Usage(source="missing")))
+    [row] = load(run.write().path).verdicts.to_dict("records")
+    assert row["passed"] is False
+    assert "did not say" in row["error"]
+
+
+def test_verdicts_that_are_gone_or_older_than_the_journal_are_made_anew(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH})
+    run.replied(run.ident(0, 1), reply("x"))
+    folder = run.write()
+    write_turns(folder)
+    assert is_fresh(folder)
+    folder.verdicts.unlink()
+    assert not is_fresh(folder)
+    assert len(load(folder.path).verdicts) == 2
+    assert is_fresh(folder)
+
+
+@pytest.mark.slow
+def test_many_verdicts_are_written_in_order(tmp_path: Path) -> None:
+    run = MadeRun(
+        tmp_path / "run",
+        [dialogue(f"d{n:04}", "q", checks=[{"equals": "x"}] * 5) for n in range(700)],
+        targets=(GOOD, DRIFT),
+    )
+    for n in range(700):
+        for target in run.targets:
+            run.replied(run.ident(n, 1, target), reply("x" if n % 2 else "y"))
+    loaded = load(run.write().path)
+    assert len(loaded.verdicts) == 7000
+    assert loaded.verdicts["dialogue_index"].tolist() == sorted(loaded.verdicts["dialogue_index"])
+    assert [(total.judged, total.passed) for total in loaded.summary()] == [(700, 350), (700, 350)]
+    assert loaded.conversations["dialogue_pass"].tolist().count(True) == 700
+
+
+# Real runs
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cb.run(QUICKSTART, out=tmp_path_factory.mktemp("runs") / "out").path
+
+
+def test_sim_good_passes_all_of_the_quickstart_and_sim_drift_does_not(quickstart: Path) -> None:
+    run = cb.load(quickstart)
+    shares = {total.target: (total.passed, total.judged) for total in run.summary()}
+    assert shares == {GOOD: (28, 28), DRIFT: (18, 28)}
+    assert set(run.verdicts["kind"].str.removeprefix("not_")) <= set(CHECKS)
+    assert set(run.verdicts["error"].isna()) == {True}
+    assert set(run.verdicts["score"]) == {0.0, 1.0}
+
+
+def test_turns_and_verdicts_tell_the_same(quickstart: Path) -> None:
+    run = cb.load(quickstart)
+    counted: Counter[Any] = Counter()
+    for row in run.verdicts.dropna(subset=["turn"]).to_dict("records"):
+        counted[row["dialogue"], row["target"], row["turn"], bool(row["passed"])] += 1
+    for row in run.turns.to_dict("records"):
+        passed, failed = (counted[row["dialogue"], row["target"], row["turn"], holds] for holds in (True, False))
+        assert (row["checks_passed"], row["checks_failed"]) == (passed, failed)
+
+
+def test_judging_twice_gives_the_same(quickstart: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
+    before = cb.load(copy).verdicts
+    assert judge_again(str(copy), ()) == 0
+    pd.testing.assert_frame_equal(before, cb.load(copy).verdicts)
+
+
+@pytest.mark.slow
+def test_a_gate_is_decided_by_exit_code_alone(convbatch: Command, tmp_path: Path) -> None:
+    base = ("run", QUICKSTART, "--tag", "code", "--no-progress")
+    good = convbatch(*base, "-m", "sim-good@simulator", "-o", "good", "--fail-under", "1")
+    assert (good.code, "gate: passed" in good.err, " 2/2" in good.out) == (0, True, True)
+    both = convbatch(*base, "-o", "both", CONVBATCH_FAIL_UNDER="95%")
+    assert both.code == 1
+    assert f"gate: {DRIFT} passed 0 of 2 dialogues, less than --fail-under 0.95" in both.err
+    again = convbatch("check", "both", "--fail-under", "0")
+    assert (again.code, "failed: code-python-en, turn 2" in again.out) == (0, True)
+    assert convbatch("check", "both", "--fail-under", "0.5").code == 1
+
+
+@pytest.mark.slow
+def test_an_incomplete_run_neither_passes_nor_fails_until_resume_has_finished_it(convbatch: Command) -> None:
+    base = ("run", QUICKSTART, "--tag", "code", "-m", "sim-drift@simulator", "--no-progress", "-o", "out")
+    cut = convbatch(*base, "--fail-under", "0.9", "--rpm", "60", "--deadline", "1s")
+    assert (cut.code, "gate: not decided" in cut.err) == (3, True)
+    assert convbatch("check", "out", "--fail-under", "0").code == 3
+    assert convbatch("resume", "out", "--rpm", "60000").code == 1
+
+
+@pytest.mark.parametrize("text", ["1.01", "-0.1", "nan", "inf", "", "half", "101%", "0,9"])
+def test_a_rate_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match="--fail-under needs a share"):
+        rate(text)
+
+
+def test_a_rate_is_a_share_or_a_percentage() -> None:
+    assert [rate(text) for text in ("0.95", "95%", "1", ".5", "0", None)] == ["0.95", "0.95", "1", "0.5", "0", None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [([], "have no checks"), ([{"llm_rubric": "is polite"}], "no judge is named for 1 llm_rubric check")],
+)
+def test_a_gate_that_nothing_can_decide_is_refused_before_anything_is_sent(
+    checks: list[Any], words: str, convbatch: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps({"id": "d", "turns": [{"user": "q", "checks": checks}]}))
+    done = convbatch("run", "d.jsonl", "-o", "out", "--fail-under", "0.5")
+    assert done.code == 2
+    assert words in done.err
+    assert not (tmp_path / "out").exists()
+
+
+# Edited checks
+
+
+def good_passes(path: Path) -> int:
+    return next(total.passed for total in cb.load(path).summary() if total.target == GOOD)
+
+
+def edited(tmp_path: Path, change: Any) -> Path:
+    plain = [json.loads(line) for line in QUICKSTART.read_text("utf-8").splitlines()]
+    change({one["id"]: one for one in plain})
+    path = tmp_path / "edited.jsonl"
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in reversed(plain)), "utf-8")
+    return path
+
+
+def test_edited_checks_are_taken_and_kept_for_every_later_reader(quickstart: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
+
+    def change(by_id: dict[str, Any]) -> None:
+        by_id["logic-en"]["turns"][0] |= {"assistant": "It is Carl.", "checks": [{"similar": 1, "name": "as scripted"}]}
+
+    assert judge_again(str(copy), [edited(tmp_path, change)]) == 0
+    run = cb.load(copy)
+    [row] = run.verdicts.query("dialogue == 'logic-en' and turn == 1 and target == @GOOD").to_dict("records")
+    assert (row["check"], row["passed"]) == ("as scripted", False)
+    assert "It is Carl." in row["reason"]
+    assert good_passes(copy) == 27
+    (copy / "turns.parquet").unlink()
+    assert good_passes(copy) == 27
+    assert judge_again(str(copy), [QUICKSTART]) == 0
+    assert good_passes(copy) == 28
+
+
+def _other_user(by_id: dict[str, Any]) -> None:
+    by_id["logic-en"]["turns"][1]["user"] = "Something else?"
+    by_id["story-en"]["system"] = "Be someone else."
+    by_id["units-en"]["turns"].pop()
+    by_id["poem-zh"]["id"] = "poem"
+
+
+def test_checks_of_other_dialogues_are_refused_with_count_and_places(quickstart: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
+    with pytest.raises(InputError) as caught:
+        judge_again(str(copy), [edited(tmp_path, _other_user)])
+    text = str(caught.value)
+    for words in ('turn 2: "user"', "system text", "3 turns in the run, 2 here", "'poem-zh'", "4 dialogues of the run"):
+        assert words in text
+    assert re.search(r"edited\.jsonl:\d+: dialogue 'logic-en'", text)
+    assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in quickstart.iterdir())
+
+
+def test_a_bad_line_of_an_edited_dataset_is_told_with_its_place(quickstart: Path, tmp_path: Path) -> None:
+    def change(by_id: dict[str, Any]) -> None:
+        by_id["logic-en"]["turns"][0]["checks"] = [{"regex": "("}]
+
+    with pytest.raises(InputError, match="regular expression that compiles"):
+        judge_again(str(quickstart), [edited(tmp_path, change)])
+
+
+def test_a_run_without_checks_is_refused_with_the_way_to_give_it_some(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q"})
+    run.replied(run.ident(0, 1))
+    with pytest.raises(SetupError, match="no checks to judge"):
+        judge_again(str(run.write().path), ())
+
+
+def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
+    (copy / "checks.jsonl.gz").write_bytes(b"no gzip at all")
+    with pytest.raises(InputError, match="remove it to judge by the checks the run began with") as caught:
+        cb.load(copy).summary()
+    assert "checks.jsonl.gz" in str(caught.value)
+    (copy / "checks.jsonl.gz").unlink()
+    assert good_passes(copy) == 28
+
+
+def test_what_a_model_says_reaches_the_terminal_only_in_safe_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path, {"user": "q", "checks": [{"contains": "x"}]})
+    run.replied(run.ident(0, 1), reply("\x1b]0;evil\x07 \u202eevil"))
+    assert judge_again(str(run.write().path), ()) == 0
+    printed = capsys.readouterr().out
+    assert "failed: d, turn 1" in printed
+    assert not {"\x1b", "\x07", "\u202e"} & set(printed)
+
+
+def test_a_folder_that_cannot_be_written_is_judged_all_the_same(tmp_path: Path) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH})
+    run.replied(run.ident(0, 1), reply("x"))
+    folder = run.write()
+    (folder.verdicts / "in the way").mkdir(parents=True)
+    assert judge_again(str(folder.path), (), fail_under="0") == 0
+
+
+# Checks of the user's own
+
+
+def install(site: Path) -> Path:
+    """What `pip install` does with the example: its module, and its entry points beside it."""
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text("utf-8"))
+    (info := site / "shop_checks-0.1.0.dist-info").mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-checks\nVersion: 0.1.0\n")
+    entries = project["project"]["entry-points"]["convbatch.checks"]
+    lines = [f"{name} = {place}" for name, place in entries.items()]
+    lines += [
+        f"{name} = trouble:{name}"
+        for name in ("raises", "leaves", "babbles", "prints", "numpys", "unspeakable", "gone")
+    ]
+    (info / "entry_points.txt").write_text("[convbatch.checks]\n" + "\n".join(lines) + "\n")
+    shutil.copy(EXAMPLE / "shop_checks.py", site)
+    (site / "trouble.py").write_text(
+        "import sys\ndef raises(said): raise ValueError('no\\nway')\ndef leaves(said): sys.exit(3)\n"
+        "def babbles(said): return 'yes'\ndef prints(said): print('noise'); return True\n"
+        "def numpys(said):\n    import numpy\n    return numpy.float64(0.25), numpy.str_('a quarter')\n"
+        "class Unspeakable(Exception):\n    def __str__(self): raise ValueError('no words')\n"
+        "def unspeakable(said): raise Unspeakable\n"
+    )
+    return site
+
+
+NAMES = (
+    "no_invented_numbers",
+    "answers_in_chinese",
+    "prints",
+    "numpys",
+    "raises",
+    "leaves",
+    "babbles",
+    "unspeakable",
+    "gone",
+    "nobodys",
+)
+
+
+@pytest.mark.slow
+def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
+    command: Command, tmp_path: Path
+) -> None:
+    checks: list[dict[str, Any]] = [{"python": name} for name in NAMES]
+    script = {"id": "d", "turns": [{"user": "2加2？", "assistant": "答案是 4。", "checks": checks}]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(script, ensure_ascii=False), "utf-8")
+    path = f"{install(tmp_path / 'site')}:{ROOT}"
+    done = command("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress", PYTHONPATH=path)
+    assert done.code == 0, done.err
+    assert "no installed package brings the check 'nobodys'" in done.err
+    assert "'gone'" not in done.err
+    found = cb.load(tmp_path / "out").verdicts.to_dict("records")
+    assert [row["passed"] for row in found] == [True, True, True, *[False] * 7]
+    assert found[0]["reason"] == "every number was given"
+    assert ([row["score"] for row in found[2:4]], found[3]["reason"]) == ([1.0, 0.25], "a quarter")
+    assert ("noise" in done.out, "noise" in done.err) == (False, True)
+    told = ("ValueError: no way", "SystemExit: 3", "'babbles' must answer", "no words", "gone", "no installed package")
+    assert [words in str(row["error"]) for words, row in zip(told, found[4:], strict=True)] == [True] * 6
+
+
+@pytest.mark.slow
+def test_validate_notes_a_check_that_nobody_brings(convbatch: Command, tmp_path: Path) -> None:
+    script = {"id": "d", "turns": [{"user": "q", "checks": [{"not_python": "nobodys"}]}]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(script))
+    done = convbatch("validate", "d.jsonl")
+    assert (done.code, "'nobodys'" in done.err) == (0, True)
+    assert "nobodys" in json.loads(convbatch("validate", "d.jsonl", "--json").out)["notes"][0]
+
+
+@pytest.mark.slow
+def test_a_rubric_is_said_to_have_no_verdict_at_run_and_at_check(convbatch: Command, tmp_path: Path) -> None:
+    script = {"id": "d", "turns": [{"user": "q", "checks": [{"llm_rubric": "is polite"}, {"max_length": 9999}]}]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(script))
+    done = convbatch("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress")
+    assert "get no verdict without a --judge" in done.err
+    assert "1 dialogue neither passed nor failed" in done.out
+    again = convbatch("check", "out")
+    assert (again.code, "1 check without a verdict: no judge has been asked" in again.err) == (0, True)
+    assert convbatch("check", "out", "--fail-under", "0").code == 3
+
+
+def test_the_page_shows_every_kind_and_its_examples_are_well_formed() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (`\{.*?) \| ", (ROOT / "docs" / "checks.md").read_text("utf-8"), re.MULTILINE)
+    assert [kind for kind, _ in rows] == list(CHECK_ARGUMENTS)
+    tools = [{"name": "now"}]
+    for kind, examples in rows:
+        for text in re.findall(r"`(\{.*?\})`(?=,| or|$)", examples):
+            check = orjson.loads(text)
+            assert list(check) == [kind]
+            assert flaws_of({"turns": [{"user": "q", "assistant": "a", "checks": [check]}], "tools": tools}) == [], text
+
+
+def test_judging_needs_neither_schema_nor_likeness_library_where_no_check_asks_for_one(
+    tmp_path: Path,
+) -> None:
+    run = made(tmp_path, {"user": "q", "checks": BOTH})
+    run.replied(run.ident(0, 1), reply("x"))
+    code = f"import sys, convbatch; convbatch.load({str(run.write().path)!r}).summary(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert {"jsonschema", "rapidfuzz", "regex", "pandas"} & set(done.stdout.split()) == set()

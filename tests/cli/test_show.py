@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from convbatch.cli import show
+from convbatch.dialogue import Dialogue
+from convbatch.errors import SetupError
+from convbatch.reply import NO_USAGE, Failure
+from convbatch.results.run import Run, load
+from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+
+EVIL = "\x1b[2Jboo \u202e"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    scripted = {
+        "id": "dates-zh",
+        "system": "Answer briefly.",
+        "tags": ["zh"],
+        "turns": [
+            {"user": "今天是几号", "assistant": "今天是26日", "ask": False},
+            {"user": "明天是几号", "assistant": "明天是27日"},
+        ],
+    }
+    made = MadeRun(tmp_path / "r", [Dialogue.from_plain(scripted), dialogue("d2", "one", "two")], targets=(REAL, GOOD))
+    for target in (REAL, GOOD):
+        made.replied(made.ident(0, 2, target))
+    made.failed(made.ident(1, 1, REAL), Failure(kind="timeout", message=f"{EVIL} no answer"), cls="timeout")
+    made.turn(made.ident(1, 1, REAL), "error")
+    made.turn(made.ident(1, 2, REAL), "skipped", reason="turn 1 ended error")
+    blocked = SEED_REPLY._replace(text=None, finish_reason="content_filter", finish_reason_raw="SAFETY", usage=NO_USAGE)
+    made.replied(made.ident(1, 1, GOOD), blocked._replace(blocked="output"))
+    made.turn(made.ident(1, 2, GOOD), "skipped", reason="turn 1 ended blocked")
+    return load(made.write().path)
+
+
+def printed(file: io.StringIO) -> list[str]:
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run) -> None:
+    file = io.StringIO()
+    show.summary(run.summary(), file=file)
+    lines = printed(file)
+    assert " ".join(lines[0].split()) == "target ok blocked empty failed input output p50 s p95 s cost"
+    assert lines[1].split() == [REAL, "1", "0", "0", "1", "22", "192", "0.50", "0.50", "–"]
+    assert lines[2].split() == [GOOD, "1", "1", "0", "0", "22", "192", "0.50", "0.50", "–"]
+    notes = " ".join(lines[3:])
+    assert f"{REAL}: 1 skipped, 1 possibly paid, 178 of the output tokens are reasoning, 1 without a cost" in notes
+    assert f"{GOOD}: 1 skipped, 1 without token counts" in notes
+    assert f"SIMULATED, no model was asked: {GOOD}" in notes
+    assert max(map(cell_len, lines)) <= 80
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_target_without_a_single_known_count_shows_a_dash_and_not_zero(tmp_path: Path) -> None:
+    file = io.StringIO()
+    show.summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path).summary(), file=file)
+    assert printed(file)[1].split() == [REAL, "0", "0", "0", "0", "–", "–", "–", "–", "–"]
+    assert printed(file)[2] == f"{REAL}: 1 pending"
+
+
+def test_long_target_names_are_folded_and_not_cut(tmp_path: Path) -> None:
+    name = "a-model-with-a-name-that-is-longer-than-half-a-screen-is-wide@gateway"
+    file = io.StringIO()
+    show.summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(name,)).write().path).summary(), file=file)
+    assert "".join(line.split()[0] for line in printed(file)[1:]).startswith(name)
+    assert max(map(cell_len, printed(file))) <= 80
+
+
+@pytest.mark.parametrize("print_it", [show.table, show.wide, show.transcript], ids=["table", "wide", "transcript"])
+def test_nothing_from_outside_reaches_the_terminal_raw(
+    run: Run, print_it: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(print_it)
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = Terminal()
+    print_it(run, file=file)
+    assert set("\x1b\u202e").isdisjoint(file.getvalue())
+    assert "dates-zh" in file.getvalue()
+
+
+def test_colours_are_used_on_a_terminal_only(run: Run) -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    show.transcript(run, file=terminal)
+    show.transcript(run, file=pipe)
+    assert "\x1b[" in terminal.getvalue()
+    assert "\x1b" not in pipe.getvalue()
+
+
+def test_the_table_is_short_lines_on_a_terminal_and_whole_csv_in_a_pipe(run: Run) -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    show.table(run, file=terminal)
+    show.table(run, file=pipe)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in printed(terminal)]
+    assert len(lines) == 7
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[0].split() == ["dialogue", "target", "turn", "status", "finish", "out", "reply"]
+    assert pipe.getvalue().startswith("run,dialogue,dialogue_index,target,")
+    assert not pipe.getvalue().startswith("\ufeff")
+
+
+def test_a_table_of_many_rows_has_one_heading(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", *["x"] * 450)])
+    terminal = Terminal()
+    show.table(load(made.write().path), file=terminal)
+    lines = printed(terminal)
+    assert len(lines) == 451
+    assert sum("status" in line for line in lines) == 1
+
+
+def test_wide_on_a_terminal_says_why_a_cell_is_empty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal, pipe = Terminal(), io.StringIO()
+    show.wide(run, file=terminal)
+    show.wide(run, "output_tokens", file=pipe)
+    for word in ("(error)", "(blocked)", "(skipped)", "今天是2025年12月27日。"):
+        assert word in terminal.getvalue()
+    assert pipe.getvalue().splitlines() == [
+        f"dialogue,repeat,turn,{REAL},{GOOD}",
+        "dates-zh,1,2,192,192",
+        "d2,1,1,,",
+        "d2,1,2,,",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "side_by_side"), [("120", True), ("60", False)])
+def test_targets_stand_side_by_side_where_there_is_room(
+    run: Run, columns: str, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    file = io.StringIO()
+    assert show.transcript(run, "dates-zh", file=file) == 1
+    assert any(REAL in line and GOOD in line for line in printed(file)) is side_by_side
+    for word in ("Answer briefly.", "given", "今天是26日", "script", "明天是27日", "ok · stop · 22 in, 192 out"):
+        assert word in file.getvalue()
+    assert "d2" not in file.getvalue()
+
+
+def test_a_transcript_says_why_a_turn_has_no_reply(run: Run) -> None:
+    file = io.StringIO()
+    show.transcript(run, "d2", file=file)
+    text = " ".join(file.getvalue().split())
+    for words in ("error · timeout:", "1 possibly paid", "blocked · content_filter (SAFETY)", "turn 1 ended blocked"):
+        assert words in text
+
+
+def test_failed_and_target_narrow_a_transcript(run: Run) -> None:
+    file = io.StringIO()
+    assert show.transcript(run, failed=True, file=file) == 1
+    assert GOOD not in file.getvalue()  # it was blocked, which is a result
+    assert show.transcript(run, target=GOOD, file=file) == 2
+    assert show.transcript(run, failed=True, target=GOOD, file=file) == 0
+
+
+def test_every_repeat_is_shown_and_named(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(DRIFT,), repeats=2)
+    file = io.StringIO()
+    show.transcript(load(made.write().path), file=file)
+    assert f"{DRIFT} (repeat 2)" in file.getvalue()
+
+
+def test_an_unknown_dialogue_or_target_is_refused_with_the_nearest(run: Run) -> None:
+    with pytest.raises(SetupError, match="did you mean 'dates-zh'"):
+        show.transcript(run, "dates-zn", file=io.StringIO())
+    with pytest.raises(SetupError, match=f"did you mean '{GOOD}'"):
+        show.transcript(run, target="sim-god@simulator", file=io.StringIO())
+
+
+def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    broken = MadeRun(tmp_path / "broken", [dialogue("d", "x")]).write()
+    (broken.path / "run.json").write_text("{")
+    waiting = MadeRun(tmp_path / "waiting", [dialogue("d", "x")], state="interrupted").write()
+    file = io.StringIO()
+    show.runs([run.folder, waiting, broken], file=file)
+    words = " ".join(printed(file)[1:]).split()
+    assert words[:8] == ["r", "finished", "6", "6", "1", "–", f"{REAL},", GOOD]
+    assert words[8:15] == ["waiting", "interrupted", "0", "1", "0", "–", REAL]
+    assert words[15:17] == ["broken", "unreadable"]
+
+
+def test_a_tab_does_not_fold_the_text_around_it(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
+    made.replied(made.ident(0, 1), SEED_REPLY._replace(text="all:\n\tmake"))
+    file = io.StringIO()
+    show.transcript(load(made.write().path), file=file)
+    lines = printed(file)
+    assert [line.split() for line in lines[1:4]] == [["system", "a", "b"], ["1", "user", "if", "x:"], ["return"]]
+    assert "          make" in lines

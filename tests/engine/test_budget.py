@@ -1,0 +1,330 @@
+"""What runs cost and may cost, held against the ledgers of the servers they asked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convbatch as cb
+from convbatch.dialogue import Settings
+from convbatch.engine.budget import Budget, BudgetReached, Reservation
+from convbatch.engine.limiter import GateClosed
+from convbatch.engine.runner import Rules
+from convbatch.pricing import Money, Period, PriceTable, Rate, exact
+from convbatch.reply import Usage
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.ledger import Entry
+from convbatch.simulator.provider import World
+from convbatch.simulator.server import Server
+from tests.conftest import Command, config_for, write_dataset
+from tests.support.played import KEY, Host, Played
+from tests.support.played_disk import Kill
+from tests.support.played_laws import obeys
+
+Plain = dict[str, Any]
+PRICES = PriceTable(
+    currency="USD",
+    source="this test",
+    periods=(
+        Period(
+            input=Rate(base=Decimal("0.3"), steps=((60, Decimal("0.6")),)),
+            output=Rate(base=Decimal("2.5"), steps=((60, Decimal("3.5")),)),
+        ),
+    ),
+)
+LIMITED = Rules(command_line=Settings(max_output_tokens=40), concurrency=64, max_attempts=8)
+
+
+def usd(amount: object) -> Money:
+    return Money(amount=Decimal(str(amount)), currency="USD")
+
+
+def true_cost(entry: Entry, prices: PriceTable = PRICES) -> Decimal:
+    """What a server's own counts cost."""
+    if not entry.billed:
+        return Decimal(0)
+    cost = prices.cost(Usage(input_tokens=entry.input_tokens, output_tokens=entry.output_tokens or 0), 0.0)
+    assert cost is not None
+    return cost
+
+
+def dialogues(count: int) -> list[Plain]:
+    return [
+        {"id": f"d{d}", "turns": [{"user": f"question {t} of dialogue {d} 第{t}问 " * (1 + d % 4)} for t in range(3)]}
+        for d in range(count)
+    ]
+
+
+FAULTS = (
+    {"match": {"probability": 0.04}, "action": "reset", "when": "billed"},
+    {"match": {"probability": 0.04}, "action": "reset", "when": "body"},
+    {"match": {"probability": 0.04}, "action": "truncate", "bytes": 60},
+    {"match": {"probability": 0.03}, "action": "error", "status": 502, "body": "html", "billed": True},
+    {"match": {"probability": 0.03}, "action": "error", "kind": "overloaded"},
+    {"match": {"probability": 0.02}, "action": "rate-limit", "hint": "retry-after", "seconds": 3},
+)
+"""One request in five."""
+
+
+def troubled(path: Path, seed: int, count: int = 25) -> Played:
+    worlds = [
+        World(keys={KEY}, seed=seed, faults=FaultScript.of(list(FAULTS)), latency_s=(0.05, 0.5)) for _ in range(2)
+    ]
+    hosts = [
+        Host(world, name=name, wire=wire, models=["sim-good", "sim-think"], delay_s=0.1)
+        for world, name, wire in zip(worlds, ("one", "two"), ("gemini", "openai"), strict=True)
+    ]
+    return Played(path, hosts, dialogues(count), seed=seed, rules=LIMITED, prices=PRICES)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(seed: int, tmp_path: Path) -> None:
+    played = troubled(tmp_path / "run", seed)
+    chance = random.Random(seed)
+    for _ in range(3):
+        played.sit(kill=Kill(after_s=chance.uniform(0.5, 6)))
+    played.finish()
+    story = obeys(played)
+    run = cb.load(tmp_path / "run")
+    rows = run.attempts.set_index(["dialogue_index", "target", "repeat", "turn", "attempt"])
+    told, rest = Decimal(0), Decimal(0)
+    held = 0
+    for one in story.tries:
+        cost = Decimal(0) if one.entry is None else true_cost(one.entry)
+        row = rows.loc[(*one.intent.row, one.intent.plain["attempt"])]
+        if one.cls == "replied":
+            assert abs(exact(float(row["cost"])) - cost) < Decimal("1e-9")
+            held += 1
+        elif row["possibly_paid"]:
+            told += exact(float(row["cost_bound"]))
+            rest += cost
+            assert cost <= exact(float(row["cost_bound"]))
+        else:
+            assert cost == 0
+    assert held >= len(played.planned) / 2
+    assert 0 < rest <= told
+    kept = sum((exact(float(cost)) for cost in run.turns["cost"].dropna()), Decimal(0))
+    everything = sum(map(true_cost, played.ledger()), Decimal(0))
+    assert (
+        kept
+        <= everything
+        <= kept
+        + told
+        + sum((true_cost(one.entry) for one in story.tries if one.cls == "replied" and one.entry), Decimal(0))
+    )
+
+
+def spent(played: Played) -> Decimal:
+    return sum(map(true_cost, played.ledger()), Decimal(0))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_budget_is_never_passed_whatever_happens(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    played = troubled(tmp_path / "run", seed, count=30)
+    cap = usd(chance.choice(["0.004", "0.01", "0.02"]))
+    played.sit(kill=Kill(after_s=chance.uniform(0.3, 5)), max_cost=cap)
+    played.sit(signals=[(chance.uniform(0.3, 5), signal.SIGINT)], max_cost=cap)
+    played.sit(kill=Kill(in_write=chance.randint(1, 80)), max_cost=cap)
+    ending = played.sit(gap_s=60, max_cost=cap)
+    assert ending is not None
+    assert (ending.exit_code, ending.reason) == (4, "budget")
+    assert spent(played) <= cap.amount
+    played.finish()
+    obeys(played)
+
+
+def test_a_budget_is_all_but_used_up(tmp_path: Path) -> None:
+    world = World(keys={KEY}, latency_s=(0.05, 0.3))
+    played = Played(tmp_path / "run", [Host(world)], dialogues(200), rules=LIMITED, prices=PRICES)
+    ending = played.sit(max_cost=usd("0.01"))
+    assert ending is not None
+    assert ending.exit_code == 4
+    worst = PRICES.ceiling(400, 40)
+    assert Decimal("0.01") - worst < spent(played) <= Decimal("0.01")
+
+
+def test_a_budget_that_suffices_costs_no_time(tmp_path: Path) -> None:
+    ends: list[float] = []
+    for name, cap in (("free", None), ("capped", usd(5))):
+        world = World(keys={KEY}, latency_s=(0.05, 0.3))
+        played = Played(tmp_path / name, [Host(world)], dialogues(40), rules=LIMITED, prices=PRICES)
+        ending = played.sit(max_cost=cap)
+        assert ending is not None
+        assert ending.exit_code == 0
+        ends.append(played.now)
+    assert ends[0] == ends[1]
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_one_stopped(tmp_path: Path) -> None:
+    world = World(keys={KEY}, latency_s=(0.05, 0.3))
+    played = Played(tmp_path / "run", [Host(world)], dialogues(60), rules=LIMITED, prices=PRICES)
+    played.sit(max_cost=usd("0.004"))
+    before = len(played.ledger())
+    again = played.sit(max_cost=usd("0.004"))
+    assert again is not None
+    assert (again.exit_code, len(played.ledger())) == (4, before)
+    ending = played.sit(max_cost=usd(1))
+    assert ending is not None
+    assert ending.exit_code == 0
+    obeys(played, faultless=True)
+
+
+def test_one_dear_target_is_counted_in_the_budgets_own_currency(tmp_path: Path) -> None:
+    world = World(keys={KEY}, latency_s=(0.05, 0.3))
+    yuan = PriceTable(currency="CNY", source="this test", periods=PRICES.periods)
+    played = Played(tmp_path / "run", [Host(world)], dialogues(60), rules=LIMITED, prices=yuan)
+    played.meta["rates"] = {"USD/CNY": "10"}
+    ending = played.sit(max_cost=usd("0.001"))
+    assert ending is not None
+    assert ending.exit_code == 4
+    in_yuan = sum((true_cost(entry, yuan) for entry in played.ledger()), Decimal(0))
+    assert Decimal("0.005") < in_yuan <= Decimal("0.01")
+
+
+def test_a_budget_that_comes_too_late_is_refused_and_not_remembered(tmp_path: Path) -> None:
+    world = World(keys={KEY}, latency_s=(0.5, 0.9))
+    played = Played(tmp_path / "run", [Host(world)], dialogues(10), rules=Rules(concurrency=8), prices=PRICES)
+    played.sit(signals=[(0.3, signal.SIGINT), (0.4, signal.SIGINT)])
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(cb.ConvbatchError, match="nothing says how much they cost"):
+        played.sit(max_cost=usd(5))
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    played.finish()
+
+
+Step = tuple[str, int]
+
+
+async def served(waiting: list[asyncio.Task[Reservation]], held: list[Reservation]) -> bool:
+    """Move those who need not wait any more; has anybody heard that the budget is reached?"""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reached = False
+    for task in [task for task in waiting if task.done()]:
+        waiting.remove(task)
+        if isinstance(task.exception(), BudgetReached):
+            reached = True
+        else:
+            held.append(task.result())
+    return reached
+
+
+@given(
+    cap=st.integers(1, 60),
+    steps=st.lists(st.tuples(st.sampled_from(["reserve", "settle", "refuse", "cancel", "forget"]), st.integers(1, 20))),
+)
+def test_whatever_callers_do_the_cap_holds_and_nobody_waits_in_vain(cap: int, steps: list[Step]) -> None:
+    async def play() -> None:
+        budget = Budget(usd(cap))
+        waiting: list[asyncio.Task[Reservation]] = []
+        held: list[Reservation] = []
+        reached = False
+        for step, number in steps:
+            if step == "reserve":
+                waiting.append(asyncio.create_task(budget.reserve(Decimal(number))))
+            elif step == "cancel" and waiting:
+                waiting.pop(number % len(waiting)).cancel()
+            elif held:
+                reservation = held.pop(number % len(held))
+                if step == "settle":
+                    reservation.settle(reservation.amount * number / 20)
+                elif step == "forget":
+                    reservation.is_sent = True
+                reservation.close()
+            reached = await served(waiting, held) or reached
+            assert budget.spent + sum(one.amount for one in held) <= cap
+            assert not waiting or held, "somebody waits, and nothing is in flight that could make room"
+            assert not (reached and waiting)
+        budget.close()
+        for task in waiting:
+            with pytest.raises(GateClosed):
+                await task
+
+    asyncio.run(play())
+
+
+PRICED = '[prices.at-gemini."*"]\ncurrency = "USD"\ninput = 0.3\noutput = 2.5\n'
+
+
+def test_max_cost_holds_over_real_sockets_at_concurrency_64(
+    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+) -> None:
+    world = World(latency_s=0.02, faults=FaultScript.of(list(FAULTS[:4])))
+    write_dataset(tmp_path / "d.jsonl", 60, 3, scripted=False)
+    (tmp_path / "convbatch.toml").write_text(
+        config_for(simulator(world).url, models='[run]\nmodels = ["sim-good@at-gemini"]\n\n') + PRICED
+    )
+    run = convbatch("run", "d.jsonl", "-o", "out", "-j", "64", "--max-output-tokens", "50", "--max-cost", "0.006USD")
+    assert run.code == 4, run.err
+    table = PriceTable(
+        currency="USD",
+        source="",
+        periods=(Period(input=Rate(base=Decimal("0.3")), output=Rate(base=Decimal("2.5"))),),
+    )
+    cost = sum((true_cost(entry, table) for entry in world.ledger.entries), Decimal(0))
+    assert Decimal("0.002") < cost <= Decimal("0.006")
+    assert "budget reached" in run.err
+    assert "convbatch resume out --max-cost 0.012USD" in run.err
+    asked = len(world.ledger.entries)
+    again = convbatch("resume", "out")
+    assert (again.code, len(world.ledger.entries)) == (4, asked)
+    pending = cb.load(tmp_path / "out").turns["status"].isin(["pending", "error"]).sum()
+    assert f"{pending} of 180 turns are open" in again.err
+    assert convbatch("resume", "out", "--max-cost", "1USD").code in (0, 3)
+
+
+REFUSED = [
+    ("no money", ["--max-cost", "much"], "", "needs an amount of money"),
+    ("an empty word", ["--max-cost", ""], "PRICE", "needs an amount of money"),
+    ("nothing", ["--max-cost", "0USD"], "", "needs an amount of money"),
+    ("no price", ["--max-cost", "5USD"], "", "needs a price for sim-good@simulator"),
+    ("no limit on output", ["--max-cost", "5USD"], "PRICE", "set no max_output_tokens"),
+    ("several replies", ["--max-cost", "5", "--max-output-tokens", "9", "-p", "generationConfig.candidateCount=3"],
+     "PRICE", "several replies at once"),
+    ("a currency nobody bills", ["--max-cost", "5EUR", "--max-output-tokens", "9"], "PRICE", "is in EUR"),
+    ("two currencies, none named", ["--max-cost", "5", "--max-output-tokens", "9", "-m", "sim-drift@simulator"],
+     "TWO", "names no currency"),
+    ("one of two without a rate", ["--max-cost", "5USD", "--max-output-tokens", "9", "-m", "sim-drift@simulator"],
+     "TWO", "bills CNY"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "prices", "what"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
+def test_a_budget_that_cannot_be_kept_is_refused_before_anything_is_sent(
+    options: list[str], prices: str, what: str, convbatch: Command, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "d.jsonl", 2, 2)
+    good = '[prices.simulator.sim-good]\ncurrency = "USD"\ninput = 1\noutput = 1\n'
+    drift = '[prices.simulator.sim-drift]\ncurrency = "CNY"\ninput = 1\noutput = 1\n'
+    (tmp_path / "c.toml").write_text({"": "", "PRICE": good, "TWO": good + drift}[prices])
+    done = convbatch("run", "d.jsonl", "-c", "c.toml", "-m", "sim-good@simulator", "-o", "out", *options)
+    assert done.code == 2
+    assert what in done.err
+    assert "hint: " in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_in_the_config_holds_and_a_resume_remembers_it(convbatch: Command, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "d.jsonl", 10, 2)
+    (tmp_path / "convbatch.toml").write_text(
+        '[run]\nmodels = ["sim-good@simulator"]\nmax_cost = "0.00005USD"\n[run.settings]\nmax_output_tokens = 9\n'
+        '[prices.simulator."*"]\ncurrency = "USD"\ninput = 0.5\noutput = 1\n'
+    )
+    done = convbatch("run", "d.jsonl", "-o", "small", "--max-cost", "0.0000001")
+    assert done.code == 4
+    resume = done.err.rstrip().rpartition("convbatch ")[2].split()  # its own advice leads on
+    assert convbatch(*resume).code == 4
+    assert "ok" in cb.load(tmp_path / "small").turns["status"].tolist()
+    assert convbatch("run", "d.jsonl", "-o", "out").code == 4
+    assert convbatch("resume", "out").code == 4
+    assert convbatch("resume", "out", "--max-cost", "1").code == 0

@@ -1,0 +1,180 @@
+"""Certificates are always looked at, redirects never followed: by servers that lie about who they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ssl
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from convbatch.engine.client import MAX_BODY_BYTES, AiohttpTransport, Answer, NoAnswer, Sending
+from tests.support.canary import CANARY
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+NOW = datetime.datetime.now(datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Somebody who signs certificates."""
+
+    name: x509.Name
+    key: ec.EllipticCurvePrivateKey
+
+    @classmethod
+    def called(cls, name: str) -> Authority:
+        return cls(
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), ec.generate_private_key(ec.SECP256R1())
+        )
+
+    def sign(self, path: Path, host: str, *, ends: datetime.timedelta = DAY, own: bool = False) -> Path:
+        """A certificate for a host, with its key in one file; `own` = the authority's certificate of itself."""
+        key = self.key if own else ec.generate_private_key(ec.SECP256R1())
+        subject = self.name if own else x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+        begun = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
+        dated = (
+            begun.serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - 30 * DAY)
+            .not_valid_after(NOW + ends)
+        )
+        named = dated.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        done = named.add_extension(x509.BasicConstraints(ca=own, path_length=None), critical=True)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        path.write_bytes(private + done.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return path
+
+
+OURS, THEIRS = Authority.called("ours"), Authority.called("theirs")
+
+
+@pytest.fixture
+def ca_file(tmp_path: Path) -> Path:
+    return OURS.sign(tmp_path / "ca.pem", "ca", own=True)
+
+
+@dataclass
+class Listener:
+    """A server that keeps what it hears, with TLS where it has a certificate."""
+
+    certificate: Path | None = None
+    answer: bytes = OK
+    endless: bytes = b""
+    """Said again and again, until the other side has enough."""
+    heard: list[bytes] = field(default_factory=list)
+    port: int = 0
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncGenerator[Listener]:
+        context = None
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+        async with await asyncio.start_server(self._one, "127.0.0.1", 0, ssl=context) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield self
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            self.heard.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(self.answer)
+            while self.endless:
+                writer.write(self.endless)
+                await writer.drain()
+            await writer.drain()
+        writer.close()
+
+
+async def ask(url: str, *, ca_file: Path | None = None, proxy: str | None = None, timeout_s: float = 20) -> Answer:
+    transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file), proxy=proxy)
+    try:
+        headers = {"Authorization": f"Bearer {CANARY}"}
+        return await transport.send(Sending(method="POST", url=url, headers=headers, body=b"{}", timeout_s=timeout_s))
+    finally:
+        await transport.close()
+
+
+async def test_an_own_authority_is_believed_where_it_is_named(tmp_path: Path, ca_file: Path) -> None:
+    async with Listener(OURS.sign(tmp_path / "good.pem", "localhost")).serving() as server:
+        assert (await ask(f"https://localhost:{server.port}/", ca_file=ca_file)).status == 200
+        with pytest.raises(NoAnswer, match="certificate refused"):
+            await ask(f"https://localhost:{server.port}/")
+    assert len(server.heard) == 1
+
+
+LIARS = {
+    "another host": lambda path: OURS.sign(path, "gateway.example"),
+    "expired": lambda path: OURS.sign(path, "localhost", ends=-DAY),
+    "another authority": lambda path: THEIRS.sign(path, "localhost"),
+    "signed by itself": lambda path: THEIRS.sign(path, "localhost", own=True),
+}
+
+
+@pytest.mark.parametrize("liar", LIARS)
+async def test_a_server_that_is_not_who_it_says_hears_no_key(tmp_path: Path, ca_file: Path, liar: str) -> None:
+    async with Listener(LIARS[liar](tmp_path / "liar.pem")).serving() as server:
+        with pytest.raises(NoAnswer, match="certificate refused") as caught:
+            await ask(f"https://localhost:{server.port}/", ca_file=ca_file)
+    assert (caught.value.sent, caught.value.certificate) == (False, True)
+    assert not server.heard
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_leads_nobody_anywhere_with_or_without_the_key(status: int) -> None:
+    async with Listener().serving() as elsewhere:
+        there = f"http://localhost:{elsewhere.port}/?key=x"
+        refresh = f'Refresh: 0; url={there}\r\nSet-Cookie: a=b\r\nAlt-Svc: h2=":{elsewhere.port}"\r\n'
+        head = f"HTTP/1.1 {status} Go\r\nLocation: {there}\r\n{refresh}Content-Length: 0\r\n\r\n"
+        async with Listener(answer=head.encode()).serving() as server:
+            assert (await ask(f"http://127.0.0.1:{server.port}/")).status == status
+    assert (len(server.heard), elsewhere.heard) == (1, [])
+
+
+async def test_a_proxy_hears_where_to_and_not_the_key() -> None:
+    """What is said inside the tunnel needs the host's own certificate; a proxy that answers itself has none."""
+    async with Listener(answer=b"HTTP/1.1 200 Connected\r\n\r\n").serving() as proxy:
+        with pytest.raises(NoAnswer) as caught:
+            await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
+    assert caught.value.sent is False
+    assert proxy.heard[0].startswith(b"CONNECT gateway.example:443 ")
+    assert CANARY.encode() not in b"".join(proxy.heard)
+
+
+@pytest.mark.parametrize("status", ["407 Who are you", "302 Go\r\nLocation: http://127.0.0.1:9/", "200 OK\r\nX: "])
+async def test_a_proxy_that_refuses_or_redirects_is_no_answer(status: str) -> None:
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with Listener(answer=answer).serving() as proxy:
+        with pytest.raises(NoAnswer) as caught:
+            await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
+    assert CANARY.encode() not in b"".join(proxy.heard)
+    assert CANARY not in str(caught.value)
+
+
+ENDLESS = {
+    "one header": (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65_536),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"".join(b"X-%d: y\r\n" % number for number in range(5000))),
+    "status line": (b"HTTP/1.1 200 ", b"x" * 65_536),
+    "chunk sizes": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0" * 65_536),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_a_head_without_an_end_is_given_up_soon(what: str) -> None:
+    begin, endless = ENDLESS[what]
+    async with Listener(answer=begin, endless=endless).serving() as server:
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(NoAnswer) as caught:
+            await ask(f"http://127.0.0.1:{server.port}/", timeout_s=3)
+    assert caught.value.sent is True
+    assert asyncio.get_running_loop().time() - begun < 10
+    assert len(caught.value.partial) < MAX_BODY_BYTES

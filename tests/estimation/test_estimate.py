@@ -1,0 +1,495 @@
+"""What `run --dry-run` says: hand-computed cases, laws, and the command against the simulator's ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from convbatch.cli.dry_run import shortest
+from convbatch.cli.main import app
+from convbatch.config.gateways import Gateway, Limits, Target
+from convbatch.dialogue import Dialogue, HistoryMode, Settings
+from convbatch.estimation.estimator import (
+    USUAL,
+    Estimate,
+    Estimator,
+    Expected,
+    Figures,
+    Habits,
+    Seen,
+    Text,
+    guess,
+    learn,
+    size_of,
+)
+from convbatch.pricing import Period, PriceTable, Rate
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
+from convbatch.simulator.server import serve_in_thread
+from tests.conftest import QUICKSTART, Finished, environment
+from tests.support.canary import CANARY_ENV
+
+NOW = 1_780_000_000.0
+TARGET = Target(model="m", gateway=Gateway(name="g", protocol="gemini", base_url="http://localhost"))
+PRICES = PriceTable(
+    currency="USD", source="by hand", periods=(Period(input=Rate(base=Decimal(1)), output=Rate(base=Decimal(10))),)
+)
+HABITS = Habits(
+    weights=Text(1.0, 1.0, 4.0, 0.0),
+    replies={0: Expected(text=Text(6, 0, 1), output_tokens=10)},
+    text_spread=(0.9, 1.1),
+    reply_spread=(0.5, 2.0),
+    source="by hand",
+    learned=True,
+)
+
+
+def dialogue(*turns: tuple[str, str | None], **more: object) -> Dialogue:
+    plain = [{"user": user} if reply is None else {"user": user, "assistant": reply} for user, reply in turns]
+    return Dialogue.from_plain({"id": "d", "turns": plain, **more})
+
+
+def estimator(habits: Habits = HABITS, history: HistoryMode = "live", limit: int | None = None) -> Estimator:
+    return Estimator(
+        target=TARGET,
+        habits=habits,
+        prices=PRICES,
+        at=NOW,
+        history=history,
+        command_line=Settings(max_output_tokens=limit),
+    )
+
+
+def figures(of: Figures | None) -> tuple[float, float, float, float]:
+    assert of is not None
+    assert of.cost is not None
+    rounded = (of.calls, of.input_tokens, of.output_tokens, float(of.cost * 1_000_000))
+    return tuple(round(value, 3) for value in rounded)  # pyright: ignore[reportReturnType]
+
+
+# --- hand-computed
+
+
+def test_a_history_grows_by_the_replies_that_are_expected() -> None:
+    # 8 letters are 2 tokens and 4 for the message: 6; then 6 + reply (6 + 4) + 6 = 22.
+    found = estimator().one(dialogue(("abcdefgh", None), ("abcdefgh", None)))
+    assert figures(found.expected) == (2, 28, 20, 28 + 200)
+    # Low: replies half as long: 0.9 x 6, 0.9 x (6 + 3 + 4 + 6). High: twice: 1.1 x 6, 1.1 x (6 + 12 + 4 + 6).
+    assert figures(found.low) == (2, 22.5, 10, 22.5 + 100)
+    assert figures(found.high) == (2, 37.4, 40, 37.4 + 400)
+    assert found.most is None
+
+
+def test_a_scripted_history_grows_by_its_own_replies_and_only_asked_turns_are_calls() -> None:
+    told = dialogue(("abcdefgh", "abcd"), ("abcdefgh", "abcd"), ("abcdefgh", None), system="ab")
+    # System 0.5 + 4, user 6, reply 5: 10.5; 10.5 + 5 + 6; 21.5 + 5 + 6.
+    assert figures(estimator(history="script").one(told).expected)[:3] == (3, 10.5 + 21.5 + 32.5, 30)
+    assert figures(estimator(history="last").one(told).expected)[:3] == (1, 32.5, 10)
+
+
+def test_a_reply_is_never_expected_to_be_longer_than_its_limit() -> None:
+    found = estimator(limit=5).one(dialogue(("abcdefgh", None), ("abcdefgh", None)))
+    # Half of the reply comes back: 6 + (3 + 4) + 6 = 19. Low is at the limit as well, high too.
+    assert figures(found.expected) == (2, 25, 10, 25 + 100)
+    assert [found.low.output_tokens, found.high.output_tokens] == [10, 10]
+
+
+def test_at_most_is_every_byte_a_token_and_every_reply_as_long_as_it_may_be() -> None:
+    found = estimator(limit=5).one(dialogue(("abcdefgh", None), ("今天", None)))
+    # 16 for the frame of the request, 16 + 8 for the message: 40. Then 40 + 5 + 16 of the reply's frame + 16 + 6.
+    assert figures(found.most) == (2, 40 + 83, 10, 123 + 100)
+
+
+def test_what_nobody_has_heard_is_guessed_and_a_scripted_reply_says_how_long_it_will_be() -> None:
+    found = estimator(guess("?")).one(dialogue(("今天几号啊", "abcd" * 20)))
+    # Five characters of 0.8 tokens and 4 for the message; 20 tokens of reply.
+    assert figures(found.expected)[:3] == (1, 8, 20)
+    assert figures(found.low)[:3] == (1, 4.8, 5)
+    assert figures(found.high)[:3] == (1, 13.6, 80 + 1000)  # it may think
+    assert figures(estimator(guess("?")).one(dialogue(("今天几号啊", None))).expected)[2] == 400
+
+
+def test_dialogues_that_end_early_make_fewer_calls() -> None:
+    found = estimator(replace(HABITS, ends=0.5)).one(dialogue(("a", None), ("a", None), ("a", None)))
+    assert [found.low.calls, found.expected.calls, found.high.calls] == [1, 1.75, 3]
+    scripted = dialogue(("a", "a"), ("a", "a"), ("a", None))
+    assert estimator(replace(HABITS, ends=0.5), "script").one(scripted).low.calls == 3
+
+
+def test_a_tier_holds_for_the_request_that_is_above_it() -> None:
+    tiered = Period(input=Rate(base=Decimal(1), steps=((20, Decimal(2)),)), output=Rate(base=Decimal(0)))
+    given = replace(estimator(), prices=replace(PRICES, periods=(tiered,)))
+    found = given.one(dialogue(("abcdefgh", None), ("abcdefgh", None)))  # 6 and 22 tokens
+    assert found.expected.cost == Decimal(6 + 2 * 22) / 1_000_000
+
+
+def test_without_a_price_tokens_are_known_and_cost_is_not() -> None:
+    found = replace(estimator(limit=5), prices=None).one(dialogue(("a", None)))
+    assert (found.expected.input_tokens, found.expected.cost) == (4.25, None)
+    assert found.most is not None
+    assert found.most.cost is None
+
+
+# --- learning
+
+
+def seen(dialogue: int, turn: int, sent: Text, tokens: int, output: int = 10) -> Seen:
+    return Seen(dialogue=dialogue, turn=turn, sent=sent, reply=Text(8, 0, 1), input_tokens=tokens, output_tokens=output)
+
+
+def test_what_a_gateway_counts_for_text_characters_messages_and_requests_is_found_out() -> None:
+    sent = [Text(10 + 7 * n % 31, 5 * n % 17, 1 + n % 5, 1) for n in range(60)]
+    real = [round(2 * text.other + 3 * text.wide + 5 * text.messages + 40) for text in sent]
+    habits = learn([seen(n, 1, *pair) for n, pair in enumerate(zip(sent, real, strict=True))], "?", 60)
+    assert habits is not None
+    assert habits.weights == pytest.approx((2, 3, 5, 40), rel=0.05)
+
+
+def test_means_are_of_each_turn_where_there_are_enough_and_of_the_others_together() -> None:
+    some = [seen(n, 1, Text(10, 0, 1, 1), 14, output=100) for n in range(10)]
+    some += [seen(n, 2 + n % 2, Text(10, 0, 1, 1), 14, output=20) for n in range(10)]
+    habits = learn(some, "?", 10)
+    assert habits is not None
+    assert {turn: mean.output_tokens for turn, mean in habits.replies.items()} == {1: 100, 0: 20}
+
+
+def test_low_and_high_are_two_standard_errors_of_the_sum_and_never_nearer_than_a_tenth() -> None:
+    alike = [seen(n, 1, Text(10, 0, 1, 1), 14, output=100) for n in range(10)]
+    habits = learn(alike, "?", 10)
+    assert habits is not None
+    assert (habits.text_spread, habits.reply_spread) == ((0.9, 1.1), (0.9, 1.1))
+    unlike = [seen(n, 1, Text(10, 0, 1, 1), 14, output=50 if n % 2 else 150) for n in range(10)]
+    habits = learn(unlike, "?", 40)
+    assert habits is not None
+    # Deviation over dialogues: sqrt(10 x 50² / 9) / 100 = 0.527; twice that, for the mean of 10 and of 40.
+    band = 2 * 0.52705 * (1 / 10 + 1 / 40) ** 0.5
+    assert habits.reply_spread == pytest.approx((1 / (1 + band), 1 + band), rel=1e-4)
+
+
+def test_replies_without_counts_teach_nothing() -> None:
+    assert learn([Seen(dialogue=0, turn=1, sent=Text(1, 0, 1, 1), reply=Text(1, 0, 1))], "?", 1) is None
+    assert learn([], "?", 1) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2000), st.integers(0, 500), st.integers(1, 9), st.integers(1, 2000)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_what_is_learned_tells_the_sum_of_what_it_was_learned_from(some: list[tuple[int, int, int, int]]) -> None:
+    told = [
+        seen(n, 1, Text(other, wide, messages, 1), tokens) for n, (other, wide, messages, tokens) in enumerate(some)
+    ]
+    habits = learn(told, "?", len(told))
+    assert habits is not None
+    assert min(habits.weights) >= 0
+    assert sum(habits.tokens(one.sent) for one in told) == pytest.approx(sum(one.input_tokens or 0 for one in told))
+
+
+# --- laws
+
+TEXTS = st.text(st.sampled_from("ab 今天。\n"), min_size=1, max_size=40)
+TURNS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
+DIALOGUES = st.lists(TURNS.map(lambda turns: dialogue(*turns)), max_size=4)
+HISTORIES: st.SearchStrategy[HistoryMode] = st.sampled_from(["live", "script", "last"])
+WEIGHTS = st.tuples(*[st.floats(0, 5)] * 4).map(lambda parts: Text(*parts))
+SPREADS = st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 9))
+STEPS = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 9).map(Decimal)), max_size=2, unique_by=lambda s: s[0])
+RATES = st.builds(lambda base, steps: Rate(base=Decimal(base), steps=tuple(sorted(steps))), st.integers(0, 9), STEPS)
+
+
+@st.composite
+def estimators(draw: st.DrawFn) -> Estimator:
+    outputs = st.builds(
+        lambda n, share: Expected(text=Text(n * share, 0, 1), output_tokens=n), st.floats(0, 300), st.floats(0, 1)
+    )
+    habits = Habits(
+        weights=draw(WEIGHTS),
+        replies=draw(st.dictionaries(st.integers(0, 4), outputs)),
+        ends=draw(st.floats(0, 1)),
+        text_spread=draw(SPREADS),
+        reply_spread=draw(SPREADS),
+        thoughts=draw(st.floats(0, 99)),
+        source="?",
+        learned=True,
+    )
+    prices = replace(PRICES, periods=(Period(input=draw(RATES), output=draw(RATES)),))
+    limit = draw(st.none() | st.integers(1, 300))
+    return replace(estimator(habits, draw(HISTORIES), limit), prices=prices, repeats=draw(st.integers(1, 3)))
+
+
+def rows(estimate: Estimate) -> list[Figures]:
+    return [estimate.low, estimate.expected, estimate.high, *([] if estimate.most is None else [estimate.most])]
+
+
+def parts(of: Figures) -> tuple[float, float, float, float]:
+    assert of.cost is not None
+    return of.calls, of.input_tokens, of.output_tokens, float(of.cost)
+
+
+@given(estimators(), DIALOGUES)
+def test_low_is_at_most_expected_is_at_most_high_is_at_most_the_most(given: Estimator, some: list[Dialogue]) -> None:
+    found = [parts(figures) for figures in rows(given.all_of(some))]
+    for less, more in pairwise(found):
+        assert all(a <= b + 1e-9 * max(1, b) for a, b in zip(less, more, strict=True))
+
+
+@given(estimators(), DIALOGUES, DIALOGUES)
+def test_an_estimate_is_the_sum_of_its_dialogues_and_repeats(
+    given: Estimator, some: list[Dialogue], others: list[Dialogue]
+) -> None:
+    whole = [parts(figures) for figures in rows(given.all_of([*some, *others]))]
+    halves = [parts(figures) for figures in rows(given.all_of(some).plus(given.all_of(others)))]
+    once = replace(given, repeats=1).all_of(some)
+    repeated = [parts(figures) for figures in rows(given.all_of(some))]
+    for sums, found in ((whole, halves), ([tuple(x * given.repeats for x in parts(f)) for f in rows(once)], repeated)):
+        assert [pytest.approx(row) for row in sums] == found
+    # More dialogues never cost less.
+    fewer = [parts(figures) for figures in rows(given.all_of(some))]
+    for less, more in zip(fewer, whole, strict=False):  # without a limit on replies the whole has no "at most"
+        assert all(a <= b + 1e-9 * max(1, b) for a, b in zip(less, more, strict=True))
+
+
+@given(st.text())
+def test_a_text_has_no_more_parts_than_characters(text: str) -> None:
+    size = size_of(text)
+    assert size.wide + 4 * size.other == len(text)
+    assert 0 <= sum(w * p for w, p in zip(USUAL, size, strict=True)) <= len(text) + 4
+
+
+# --- the command
+
+
+@dataclass
+class Sim:
+    world: World
+    url: str
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Sim]:
+    world = World(script=Script.load(QUICKSTART))
+    with serve_in_thread(world) as server:
+        yield Sim(world, server.url)
+
+
+@pytest.fixture
+def sim(shared: Sim) -> Iterator[Sim]:
+    yield shared
+    shared.world.faults = FaultScript()
+
+
+Cli = Callable[..., Finished]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`convbatch ARGS` in an empty folder, without keys and options of the person who runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+
+    def run(*args: str | Path, **env: str) -> Finished:
+        done = CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": "120", **env})
+        return Finished(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+def config(url: str, **keys: object) -> str:
+    values = {
+        "protocol": "gemini",
+        "base_url": url,
+        "auth": "x-goog-api-key",
+        "key_env": CANARY_ENV,
+        "price_multiplier": None,
+        **keys,
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
+    prices = '[prices.here."sim-*"]\ncurrency = "CNY"\ninput = 2\noutput = 8\n'
+    return "\n".join(["[gateways.here]", *lines, prices])
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+Row = tuple[int, int, int, str]
+
+
+def table(out: str) -> dict[tuple[str, str], Row]:
+    """(target, row) → calls, input tokens, output tokens, cost."""
+    found: dict[tuple[str, str], Row] = {}
+    target = ""
+    for line in out.splitlines():
+        match = re.fullmatch(r"(\S*@\S*)?\s+(low|expected|high|at most)\s+([\d,]+)\s+([\d,]+)\s+([\d,]+)\s+(.*)", line)
+        if match is not None:
+            target = match[1] or target
+            calls, given, taken = (int(match[number].replace(",", "")) for number in (3, 4, 5))
+            found[target, match[2]] = (calls, given, taken, match[6].strip())
+    return found
+
+
+def test_nothing_is_sent_and_no_folder_appears(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    before, asked = listing(tmp_path), len(sim.world.ledger.entries)
+    done = cli("run", QUICKSTART, "-m", "sim-good@here", "--repeats", "2", "-n", "3", "--rpm", "10", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert (listing(tmp_path), len(sim.world.ledger.entries)) == (before, asked)
+    turns = int(re.search(r"3 dialogues, (\d+) turns x 1 target x 2 repeats", done.out)[1])  # pyright: ignore[reportOptionalSubscript]
+    assert table(done.out)["sim-good@here", "expected"][0] == 2 * turns
+    assert table(done.out)["sim-good@here", "low"][3].endswith(" CNY")
+    assert "sim-good@here: at least " in done.out
+    assert "a guess, and a rough one" in done.out
+
+
+def test_keys_may_be_missing_and_are_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid", auth="raw", key_env="A_KEY"))
+    done = cli("run", QUICKSTART, "-m", "sim-good@here", "--dry-run", A_KEY="")
+    assert done.code == 0
+    assert "no key yet: A_KEY is not set; a run needs it" in done.out
+    assert "A_KEY" not in cli("run", QUICKSTART, "-m", "sim-good@here", "--dry-run", A_KEY="k" * 20).out
+
+
+WRONG = {
+    "no such file": ("nothing.jsonl",),
+    "no such gateway": (QUICKSTART, "-m", "x@nowhere"),
+    "a folder that is not empty": (QUICKSTART, "-o", "full"),
+    "no such run": (QUICKSTART, "--reuse", "nothing"),
+    "no such dialogue": (QUICKSTART, "--id", "nothing"),
+    "no script to go by": ("bare.jsonl", "--history", "script"),
+    "a setting nobody knows": (QUICKSTART, "--temperature", "-3"),
+    "what cannot be a key": (QUICKSTART, "-m", "gemini-2.5-flash@google"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_run_refuses_a_dry_run_refuses_in_the_same_words(name: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "bare.jsonl").write_text('{"turns": [{"user": "a"}, {"user": "b"}]}\n')
+    args = ("run", *WRONG[name], "--no-progress")
+    real, dry = (cli(*args, *more, GEMINI_API_KEY='"quoted-key-value"') for more in ((), ("--dry-run",)))
+    assert (dry.code, dry.out, dry.err) == (2, "", real.err)
+    assert "error: " in dry.err
+
+
+@pytest.mark.parametrize("history", ["live", "script"])
+def test_a_run_that_is_reused_whole_is_estimated_at_no_call(history: str, cli: Cli, sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    scripted = tmp_path / "d.jsonl"
+    scripted.write_text(json.dumps({"id": "a", "turns": [{"user": "one", "assistant": "1"}, {"user": "two"}]}) + "\n")
+    args = ("run", scripted, "-m", "sim-signed@here", "--repeats", "2", "--seed", "5", "--history", history)
+    assert cli(*args, "-o", "first").code == 0
+    done = cli(*args, "--reuse", "first", "--dry-run")
+    assert table(done.out)["sim-signed@here", "high"] == (0, 0, 0, "0.00 CNY")
+    assert "4 turns reused from first, not in the figures" in done.out
+    more = cli(*args[:-2], "--history", history, "--repeats", "3", "--reuse", "first", "--dry-run")
+    assert table(more.out)["sim-signed@here", "high"][0] == 2  # the third repeat
+
+
+def test_a_scripted_run_is_estimated_by_itself_within_two_percent(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    args = ("run", QUICKSTART, "-m", "sim-good@here", "--history", "script", "--tag", "zh", "--tag", "memory")
+    asked = len(sim.world.ledger.entries)
+    assert cli(*args, "-o", "results/earlier").code == 0
+    entries = sim.world.ledger.entries[asked:]
+    done = cli(*args, "--dry-run")
+    calls, given, taken, _ = table(done.out)["sim-good@here", "expected"]
+    assert calls == len(entries)
+    assert given == pytest.approx(sum(entry.input_tokens or 0 for entry in entries), rel=0.02)
+    assert taken == pytest.approx(sum(entry.output_tokens or 0 for entry in entries), rel=0.02)
+    assert f"learned from results/earlier ({len(entries)} replies)" in done.out
+
+
+@pytest.mark.parametrize("history", ["live", "script"])
+def test_no_request_is_larger_than_its_intent_said_nor_all_of_them_than_the_most(
+    history: str, cli: Cli, sim: Sim, tmp_path: Path
+) -> None:
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    args = (
+        "run",
+        QUICKSTART,
+        "-m",
+        "sim-think@here",
+        "--history",
+        history,
+        "--max-output-tokens",
+        "400",
+        "--tag",
+        "zh",
+    )
+    most = table(cli(*args, "--dry-run").out)["sim-think@here", "at most"]
+    asked = len(sim.world.ledger.entries)
+    assert cli(*args, "-o", "out").code == 0
+    entries = sim.world.ledger.entries[asked:]
+    assert most[0] == len(entries) > 0
+    assert most[1] >= sum(entry.input_tokens or 0 for entry in entries)
+    assert most[2] >= sum(entry.output_tokens or 0 for entry in entries)
+    lines = (tmp_path / "out" / "journal" / "000001.jsonl").read_bytes().splitlines()
+    records = [json.loads(line) for line in lines]
+    sizes = {(r["index"], r["turn"]): r["most_input_tokens"] for r in records if r["kind"] == "intent"}
+    usages = {(r["index"], r["turn"]): r["reply"]["usage"] for r in records if r["kind"] == "outcome"}
+    assert len(sizes) == len(entries)
+    assert all(sizes[place] >= usage["input_tokens"] for place, usage in usages.items())
+
+
+def test_the_run_that_is_reused_teaches_of_its_nearest_target(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+    other = config(sim.url).replace("here", "there")
+    (tmp_path / "convbatch.toml").write_text(f"{config(sim.url)}\n{other}")
+    assert cli("run", QUICKSTART, "-n", "4", "-m", "sim-good@here", "-m", "sim-think@here", "-o", "first").code == 0
+    args = ("run", QUICKSTART, "-n", "4", "--reuse", "first", "--dry-run", "-m")
+    assert "replies of sim-think@here)" in cli(*args, "sim-think@there").out
+    assert "replies of sim-good@here, another model)" in cli(*args, "sim-drift@there").out
+
+
+def test_sums_are_by_currency_and_a_target_without_a_price_says_what_to_add(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(
+        '[gateways.a]\nprotocol = "gemini"\nbase_url = "https://a.invalid"\nauth = "none"\n'
+        '[gateways.b]\nprotocol = "gemini"\nbase_url = "https://b.invalid"\nauth = "none"\n'
+        '[prices.a."x"]\ncurrency = "EUR"\ninput = 2\noutput = 8\n'
+        '[prices.b."x"]\ncurrency = "CNY"\ninput = 2\noutput = 8\n'
+    )
+    done = cli("run", QUICKSTART, "-m", "x@a", "-m", "x@b", "-m", "y@b", "--max-output-tokens", "99", "--dry-run")
+    assert done.code == 0
+    assert "all that is billed in EUR: low " in done.out
+    assert "all that is billed in CNY: low " in done.out
+    assert "1 of 3 targets without a price: not in these sums" in done.out
+    assert (
+        "y@b: no price is known; to have one, add to the config, above its tables: prices.b.y = { currency" in done.out
+    )
+    assert table(done.out)["y@b", "at most"][3] == "–"
+
+
+def test_a_budget_that_will_not_do_is_said_before(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid"))
+    args = ("run", QUICKSTART, "-m", "sim-good@here", "--max-output-tokens", "99", "--dry-run", "--max-cost")
+    assert "the budget of 0.001 CNY will not do: " in cli(*args, "0.001").out
+    assert "the budget of" not in cli(*args, "1000CNY").out.replace("at most 1,000.00 CNY in all", "")
+    refused = cli(*args, "1USD")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--max-cost is in USD, and sim-good@here bills CNY" in refused.err
+
+
+def test_limits_say_the_shortest_time() -> None:
+    figures = Figures(calls=600, input_tokens=50_000, output_tokens=10_000)
+    # 60 a minute, derated to 60 / 61 s: 599 more after the first.
+    assert shortest(Limits(rpm=60), figures) == f"at least {599 * 61 / 60 / 60:.0f} min, by the request rate"
+    assert shortest(Limits(tpm=10_000), figures) == "at least 4 min, by tpm 10,000"
+    assert shortest(Limits(tpm=10_000, tpm_counts="input+max_output"), figures) == "at least 5 min, by tpm 10,000"
+    assert shortest(Limits(rpd=250), figures) == "at least 3 quota days, by rpd 250"
+    assert shortest(Limits(), figures) is None

@@ -1,0 +1,739 @@
+"""The writer: what it promises about kills, power cuts, failing disks, damage and second writers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from convbatch.errors import JournalDamaged, JournalError, SetupError
+from convbatch.journal.index import Archive
+from convbatch.journal.records import Scan, decode_line, encode_line
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Disk, Outside
+
+T = TypeVar("T")
+
+
+class QuickDisk(Disk):
+    """Syncs nothing and waits for nobody: for laws that need many journals and no durability."""
+
+    def sync(self, fd: int) -> None:
+        pass
+
+    def sync_folder(self, folder: Path) -> None:
+        pass
+
+    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return work()
+
+
+class LazyDisk(QuickDisk):
+    """Knows which bytes and names are durable; a sync aside lasts some turns of the loop and covers what was before."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+        self.durable: dict[Path, int] = {}
+        self.named: set[Path] = set()
+        self._paths: dict[int, Path] = {}
+        self._dark = False
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._need_power()
+        fd = super().open(path, flags, mode)
+        self._paths[fd] = path
+        if not path.is_dir():
+            self.durable.setdefault(path, 0)
+        return fd
+
+    def write(self, fd: int, data: bytes) -> int:
+        self._need_power()
+        return super().write(fd, data)
+
+    def sync(self, fd: int) -> None:
+        self._need_power()
+        self.syncs += 1
+        self.durable[self._paths[fd]] = os.fstat(fd).st_size
+
+    def sync_folder(self, folder: Path) -> None:
+        self.named.update(folder.iterdir())
+
+    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        covered = {path: path.stat().st_size for path in self.durable}
+        for _ in range(5):
+            await asyncio.sleep(0)
+        former = dict(self.durable)
+        result = work()
+        self.durable = {path: min(size, covered.get(path, former.get(path, 0))) for path, size in self.durable.items()}
+        return result
+
+    def cut_power(self, rng: random.Random) -> None:
+        """Drop what is not durable; of the unsynced bytes of a file a random beginning may have reached the disk."""
+        self._dark = True
+        for path, synced in self.durable.items():
+            if path.suffix == ".jsonl":
+                if path not in self.named:
+                    path.unlink()
+                else:
+                    os.truncate(path, rng.randint(synced, path.stat().st_size))
+
+    def _need_power(self) -> None:
+        if self._dark:
+            raise OSError(errno.EIO, "the power is off")
+
+
+class FaultDisk(QuickDisk):
+    """Fails for good from its n-th operation of one kind on; a failing write may have taken some bytes before."""
+
+    def __init__(self, kind: str, nth: int, code: int, *, short: int = 0) -> None:
+        self._kind = kind
+        self._left = nth
+        self._code = code
+        self._short = short
+
+    def _count(self, kind: str) -> bool:
+        if kind == self._kind:
+            self._left -= 1
+        return kind == self._kind and self._left < 0
+
+    def _maybe_fail(self, kind: str) -> None:
+        if self._count(kind):
+            raise OSError(self._code, os.strerror(self._code))
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._maybe_fail("open")
+        return super().open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes) -> int:
+        if self._count("write"):
+            if self._short and self._left == -1:
+                return super().write(fd, data[: self._short])
+            raise OSError(self._code, os.strerror(self._code))
+        return super().write(fd, data[: self._short] if self._short else data)
+
+    def sync(self, fd: int) -> None:
+        self._maybe_fail("sync")
+
+    def sync_folder(self, folder: Path) -> None:
+        self._maybe_fail("sync_folder")
+
+
+def ident(index: int, turn: int = 1) -> dict[str, Any]:
+    return {
+        "index": index, "dialogue": f"d{index}", "target": "m@g", "repeat": 1, "turn": turn,
+        "key": f"{index * 100 + turn:032x}",
+    }  # fmt: skip
+
+
+def intent(index: int, turn: int = 1) -> dict[str, Any]:
+    return {"kind": "intent", **ident(index, turn), "attempt": 1, "role": "model"}
+
+
+def outcome(index: int, turn: int = 1, text: str = '你好 \u2028 "quoted" \\ \n') -> dict[str, Any]:
+    reply = {"finish_reason": "stop", "usage": {"source": "missing"}, "text": text}
+    head = {"kind": "outcome", **ident(index, turn), "attempt": 1, "role": "model", "class": "replied"}
+    return {**head, "started_at": 1.0, "reply": reply, "body": "{}"}
+
+
+def turn_record(index: int, turn: int = 1) -> dict[str, Any]:
+    return {"kind": "turn", **ident(index, turn), "status": "ok"}
+
+
+def play(journal: Journal, conversations: int) -> None:
+    for index in range(conversations):
+        for record in (intent(index), outcome(index), turn_record(index)):
+            journal.append(record)
+
+
+def new_folder(path: Path) -> RunFolder:
+    folder = RunFolder.create(path, disk=QuickDisk())
+    folder.write_meta({"targets": [{"name": "m@g"}], "state": "running"})
+    return folder
+
+
+def open_quick(folder: RunFolder, **options: Any) -> Journal:
+    return Journal.open(folder, outside=Outside(disk=QuickDisk()), version="0.1", **options)
+
+
+def seqs(folder: RunFolder) -> list[int]:
+    return [line.seq for line in Scan(folder.segments()).lines()]
+
+
+def records(folder: RunFolder) -> list[dict[str, Any]]:
+    return [decode_line(line.raw) for line in Scan(folder.segments()).lines()]
+
+
+@contextmanager
+def journal_of(raw: bytes) -> Generator[RunFolder, None, None]:
+    """A run folder whose only segment holds these bytes."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = new_folder(Path(place) / "run")
+        (folder.journal / "000001.jsonl").write_bytes(raw)
+        yield folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return new_folder(tmp_path / "run")
+
+
+def _written(conversations: int) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        folder = new_folder(Path(place) / "run")
+        journal = open_quick(folder)
+        play(journal, conversations)
+        journal.release()
+        return (folder.journal / "000001.jsonl").read_bytes()
+
+
+WHOLE = _written(4)
+LINES = WHOLE.splitlines(keepends=True)
+
+
+async def test_every_record_comes_back_in_order_with_consecutive_numbers(folder: RunFolder) -> None:
+    journal = open_quick(folder)
+    journal.append(intent(0))
+    await journal.commit(outcome(0), turn_record(0))
+    await journal.close({"reason": "finished"})
+    assert [record["kind"] for record in records(folder)] == ["run", "intent", "outcome", "turn", "stop"]
+    assert seqs(folder) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        2**64,
+        -(2**63) - 1,
+        10**30,
+        "\ud800 lone",
+        {"deep": [2**70, "\udfff"]},
+        float(1 << 60),
+        "\x00\x7f\u2028 你好",
+        "",
+    ],
+    ids=repr,
+)
+def test_values_no_gateway_should_send_survive_exactly(value: Any) -> None:
+    assert decode_line(encode_line(7, 1.5, {"kind": "outcome", "value": value}))["value"] == value
+
+
+async def test_each_opening_is_a_session_of_its_own(folder: RunFolder) -> None:
+    for session in (1, 2, 3):
+        journal = open_quick(folder)
+        assert journal.session == session
+        await journal.close({"reason": "interrupted"})
+    assert [record["session"] for record in records(folder) if record["kind"] == "run"] == [1, 2, 3]
+
+
+async def test_records_of_one_commit_stand_together(folder: RunFolder) -> None:
+    disk = LazyDisk()
+    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    await asyncio.gather(*(journal.commit(outcome(index), turn_record(index)) for index in range(20)))
+    journal.release()
+    found = [(record["kind"], record.get("index")) for record in records(folder)][1:]
+    assert all(found[i] == ("outcome", found[i + 1][1]) for i in range(0, 40, 2))
+
+
+async def test_what_waits_for_a_running_sync_shares_the_next_one(folder: RunFolder) -> None:
+    disk = LazyDisk()
+    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    before = disk.syncs
+    rounds, at_once = 6, 50
+
+    async def one_conversation(index: int) -> None:
+        for turn in range(1, rounds + 1):
+            await journal.commit(outcome(index, turn), turn_record(index, turn))
+
+    await asyncio.gather(*(one_conversation(index) for index in range(at_once)))
+    journal.release()
+    assert disk.syncs - before <= 2 * rounds
+
+
+async def test_a_commit_returns_only_after_a_sync_that_began_behind_its_bytes(folder: RunFolder) -> None:
+    disk = LazyDisk()
+    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    segment = folder.journal / "000001.jsonl"
+    late: list[int] = []
+
+    async def one_conversation(index: int) -> None:
+        for turn in range(1, 5):
+            journal.append(intent(index, turn))
+            for _ in range(random.Random(index * 10 + turn).randint(0, 7)):
+                await asyncio.sleep(0)
+            await journal.commit(outcome(index, turn))
+            needle = f'"index":{index},"dialogue":"d{index}","target":"m@g","repeat":1,"turn":{turn},'.encode()
+            durable = segment.read_bytes()[: disk.durable[segment]]
+            if not any(needle in line and b'"outcome"' in line for line in durable.splitlines()):
+                late.append(index)
+
+    await asyncio.gather(*(one_conversation(index) for index in range(12)))
+    journal.release()
+    assert late == []
+
+
+def test_an_append_has_been_written_when_it_returns(folder: RunFolder) -> None:
+    journal = open_quick(folder)
+    journal.append(intent(3))
+    assert records(folder)[-1]["index"] == 3
+    journal.release()
+
+
+async def test_a_cancelled_caller_takes_neither_its_record_nor_its_neighbours_along(folder: RunFolder) -> None:
+    journal = Journal.open(folder, outside=Outside(disk=LazyDisk()), version="0.1")
+    given_up, patient = asyncio.create_task(journal.commit(outcome(0))), asyncio.create_task(journal.commit(outcome(1)))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await patient
+    await journal.close({"reason": "interrupted"})
+    assert [record.get("index") for record in records(folder)] == [None, 0, 1, None]
+
+
+async def test_letting_go_during_a_sync_ends_in_silence_whoever_else_waits(folder: RunFolder) -> None:
+    """As after a failed write: its run is torn down while another record is being synced and a third waits."""
+
+    class SlowDisk(Disk):
+        def sync(self, fd: int) -> None:
+            time.sleep(0.02)
+
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    journal = Journal.open(folder, outside=Outside(disk=SlowDisk()), version="0.1")
+    waiting = [asyncio.create_task(journal.commit(outcome(0)))]
+    await asyncio.sleep(0.005)
+    waiting.append(asyncio.create_task(journal.commit(outcome(1))))
+    await asyncio.sleep(0.005)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    journal.release()
+    await asyncio.sleep(0.03)
+    gc.collect()
+    assert complaints == []
+
+
+async def test_segments_roll_and_read_as_one_journal(folder: RunFolder) -> None:
+    journal = open_quick(folder, segment_bytes=2000)
+    for index in range(30):
+        journal.append(intent(index))
+        await journal.commit(outcome(index), turn_record(index))
+    journal.release()
+    assert len(folder.segments()) > 5
+    assert seqs(folder) == list(range(91))
+    again = open_quick(folder)
+    assert again.notes == ()
+    again.release()
+
+
+@given(cut=st.integers(0, len(WHOLE)))
+@example(cut=len(WHOLE) - 1)
+@settings(max_examples=100, deadline=None)
+def test_a_journal_cut_at_any_byte_holds_a_prefix_and_goes_on(cut: int) -> None:
+    with journal_of(WHOLE[:cut]) as folder:
+        whole_lines = WHOLE[:cut].count(b"\n")
+        journal = open_quick(folder)
+        kept = seqs(folder)[:-1]
+        assert kept in (list(range(whole_lines)), list(range(whole_lines + 1)))
+        journal.append(intent(9))
+        journal.release()
+        assert seqs(folder) == list(range(len(kept) + 2))
+        after = Scan(folder.segments())
+        assert [line.raw for line in after.lines()][: len(kept)] == LINES[: len(kept)]
+        assert (after.damage, after.torn) == ([], None)
+
+
+def test_a_torn_last_line_is_reported_with_its_size(folder: RunFolder) -> None:
+    segment = folder.journal / "000001.jsonl"
+    segment.write_bytes(WHOLE[:-5])
+    journal = open_quick(folder)
+    journal.release()
+    assert journal.notes == (
+        f"{segment}: a torn last line was cut off ({len(LINES[-1]) - 5} bytes, never acknowledged)",
+    )
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_a_torn_line(folder: RunFolder) -> None:
+    (folder.journal / "000001.jsonl").write_bytes(WHOLE + bytes(4096))
+    journal = open_quick(folder)
+    journal.release()
+    assert seqs(folder) == list(range(len(LINES) + 1))
+
+
+@given(place=st.integers(0, len(WHOLE) - len(LINES[-1]) - 1), bit=st.integers(0, 7))
+@settings(max_examples=120, deadline=None)
+def test_any_flipped_bit_inside_is_found_and_salvage_loses_only_that_line(place: int, bit: int) -> None:
+    flipped = bytearray(WHOLE)
+    flipped[place] ^= 1 << bit
+    hit = WHOLE[:place].count(b"\n")
+    with journal_of(bytes(flipped)) as folder:
+        with pytest.raises(JournalDamaged, match=r"000001\.jsonl:"):
+            open_quick(folder)
+        with Archive(folder) as archive:
+            assert archive.damage_count >= 1
+        journal = open_quick(folder, salvage=True)
+        journal.release()
+        lost = set(range(len(LINES))) - set(seqs(folder)[:-1])
+        assert lost <= {hit}
+        scan = Scan(folder.segments())
+        assert list(scan.lines())
+        assert (scan.damage, scan.runs[-1].get("accepted_gaps", [])) == ([], [[hit, hit]] if lost else [])
+
+
+def _without(number: int) -> bytes:
+    return b"".join(LINES[:number] + LINES[number + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (_without(3), ":4: record(s) 3 to 3 before this line are missing"),
+        (b"".join([*LINES[:4], LINES[3], *LINES[4:]]), ":5: record 3 stands here again, or out of its place"),
+        (b"".join([*LINES[:4], b"\n", *LINES[4:]]), ":5: an empty line"),
+        (b"".join([*LINES[:2], LINES[3], LINES[2], *LINES[4:]]), ":4: record 2 stands here again, or out of its place"),
+        (b"".join([*LINES[:2], b'{"hand": "made"}\n', *LINES[2:]]), ":3: the line does not match its checksum"),
+        (WHOLE.replace(b"\n", b"\r\n"), ":1: the line is damaged; 1 whole record(s) in it can still be read"),
+    ],
+    ids=["missing", "twice", "empty", "swapped", "foreign", "crlf"],
+)
+def test_damage_is_refused_with_its_place_and_the_way_out(folder: RunFolder, raw: bytes, says: str) -> None:
+    (folder.journal / "000001.jsonl").write_bytes(raw)
+    with pytest.raises(JournalDamaged) as refused:
+        open_quick(folder)
+    assert says in str(refused.value)
+    assert f"convbatch resume {folder.path} --salvage" in str(refused.value)
+    assert (folder.journal / "000001.jsonl").read_bytes() == raw
+
+
+def test_salvage_keeps_what_it_sets_aside_and_says_so(folder: RunFolder) -> None:
+    bad = LINES[5].replace(b'"d1"', b'"dX"')
+    (folder.journal / "000001.jsonl").write_bytes(b"".join([*LINES[:5], bad, *LINES[6:]]))
+    journal = open_quick(folder, salvage=True)
+    journal.release()
+    assert (folder.journal / "000001.damaged").read_bytes() == bad
+    assert "1 damaged place set aside" in journal.notes[0]
+    assert "000001.jsonl:6" in journal.notes[0]
+
+
+def test_what_salvage_sets_aside_is_durable_before_the_segment_is_replaced(folder: RunFolder) -> None:
+    aside = folder.journal / "000001.damaged"
+
+    class WatchedDisk(LazyDisk):
+        seen = ""
+
+        def replace(self, source: Path, target: Path) -> None:
+            assert aside in self.named
+            self.seen = aside.read_text()[: self.durable[aside]]
+            super().replace(source, target)
+
+    disk = WatchedDisk()
+    (folder.journal / "000001.jsonl").write_bytes(b"".join([*LINES[:5], b"rubbish\n", *LINES[5:]]))
+    here = RunFolder.open(folder.path, disk=disk)
+    Journal.open(here, outside=Outside(disk=disk), version="0.1", salvage=True).release()
+    assert disk.seen == "rubbish\n"
+
+
+def test_a_missing_segment_is_damage_that_salvage_accepts_for_good(folder: RunFolder) -> None:
+    for number, part in enumerate((LINES[:4], LINES[4:8], LINES[8:]), 1):
+        (folder.journal / f"{number:06}.jsonl").write_bytes(b"".join(part))
+    (folder.journal / "000002.jsonl").unlink()
+    with pytest.raises(JournalDamaged, match=r"000003\.jsonl:1: .*4 to 7"):
+        open_quick(folder)
+    open_quick(folder, salvage=True).release()
+    open_quick(folder).release()
+    assert len(seqs(folder)) == len(LINES) - 4 + 2
+
+
+def test_salvage_of_a_whole_journal_changes_nothing(folder: RunFolder) -> None:
+    (folder.journal / "000001.jsonl").write_bytes(WHOLE)
+    journal = open_quick(folder, salvage=True)
+    journal.release()
+    assert journal.notes == ()
+    assert (folder.journal / "000001.jsonl").read_bytes().startswith(WHOLE)
+
+
+@pytest.mark.parametrize("raw", [b"hello\nworld\n", b"\x89PNG\r\n\x1a\n....", b'{"v": 1}\n', b"no newline at all"])
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(folder: RunFolder, raw: bytes, *, salvage: bool) -> None:
+    (folder.journal / "000001.jsonl").write_bytes(raw)
+    with pytest.raises(SetupError, match="no convbatch journal"):
+        open_quick(folder, salvage=salvage)
+    assert (folder.journal / "000001.jsonl").read_bytes() == raw
+
+
+def test_a_journal_of_a_newer_version_is_refused_by_writer_and_reader(folder: RunFolder) -> None:
+    (folder.journal / "000001.jsonl").write_bytes(encode_line(0, 1.0, {"kind": "run", "v": 2}))
+    with pytest.raises(SetupError, match=r"version 2; this convbatch reads up to version 1"):
+        open_quick(folder, salvage=True)
+    with pytest.raises(SetupError, match="upgrade convbatch"):
+        Archive(folder)
+
+
+def test_a_hard_linked_segment_is_not_appended_to(folder: RunFolder, tmp_path: Path) -> None:
+    (folder.journal / "000001.jsonl").write_bytes(WHOLE)
+    (tmp_path / "copy").hardlink_to(folder.journal / "000001.jsonl")
+    with pytest.raises(SetupError, match="2 hard links"):
+        open_quick(folder)
+
+
+def test_a_segment_that_is_a_symbolic_link_is_not_followed(folder: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(WHOLE)
+    (folder.journal / "000001.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SetupError, match="cannot be opened"):
+        open_quick(folder)
+    assert (tmp_path / "elsewhere").read_bytes() == WHOLE
+
+
+async def test_of_a_write_that_broke_off_whole_records_still_count(folder: RunFolder) -> None:
+    into_the_second = len(encode_line(1, 1e9 + 1 / 3, outcome(0))) + 30
+    disk = FaultDisk("write", 1, errno.ENOSPC, short=into_the_second)
+    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    with pytest.raises(JournalError):
+        await journal.commit(outcome(0), turn_record(0))
+    journal.release()
+    open_quick(folder).release()
+    assert [record["kind"] for record in records(folder)] == ["run", "outcome", "run"]
+
+
+async def _commit_until_broken(folder: RunFolder, disk: Disk, *, at_once: int) -> list[tuple[int, int]]:
+    """Which (index, turn) were acknowledged before the disk failed."""
+    acknowledged: list[tuple[int, int]] = []
+    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1", segment_bytes=1500)
+
+    async def one_conversation(index: int) -> None:
+        for turn in range(1, 6):
+            journal.append(intent(index, turn))
+            await journal.commit(outcome(index, turn), turn_record(index, turn))
+            acknowledged.append((index, turn))
+
+    try:
+        ends = await asyncio.gather(*(one_conversation(i) for i in range(at_once)), return_exceptions=True)
+        assert all(end is None or isinstance(end, JournalError) for end in ends)
+        if any(ends):
+            with pytest.raises(JournalError):
+                journal.append(intent(99))
+            with pytest.raises(JournalError):
+                await journal.close({"reason": "journal_error"})
+    finally:
+        journal.release()
+    return acknowledged
+
+
+@given(
+    kind=st.sampled_from(["write", "sync", "open", "sync_folder"]),
+    nth=st.integers(0, 40),
+    code=st.sampled_from([errno.ENOSPC, errno.EIO, errno.EDQUOT]),
+    short=st.sampled_from([0, 1, 50, 300]),
+    at_once=st.integers(1, 4),
+)
+@example(kind="write", nth=38, code=errno.ENOSPC, short=50, at_once=3)  # broke off just before the segment was full
+@settings(max_examples=120, deadline=None)
+def test_a_failing_disk_never_costs_an_acknowledged_record(
+    kind: str, nth: int, code: int, short: int, at_once: int
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = new_folder(Path(place) / "run")
+        acknowledged: list[tuple[int, int]] = []
+        disk = FaultDisk(kind, nth, code, short=short)
+        with contextlib.suppress(JournalError):  # of the opening; what it acknowledged is nothing
+            acknowledged = asyncio.run(_commit_until_broken(folder, disk, at_once=at_once))
+        open_quick(folder).release()
+        kept = {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"}
+        assert kept >= set(acknowledged)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("write", errno.ENOSPC), ("sync", errno.EIO)])
+async def test_a_broken_journal_says_what_where_and_how_to_go_on(folder: RunFolder, kind: str, code: int) -> None:
+    journal = Journal.open(folder, outside=Outside(disk=FaultDisk(kind, 2, code)), version="0.1")
+    await journal.commit(outcome(0))
+    with pytest.raises(JournalError) as broken:
+        await journal.commit(outcome(1))
+    journal.release()
+    assert os.strerror(code) in str(broken.value)
+    assert str(folder.journal / "000001.jsonl") in str(broken.value)
+    assert f"convbatch resume {folder.path}" in str(broken.value)
+    assert broken.value.exit_code == 5
+
+
+async def test_after_a_failed_sync_no_later_sync_is_believed(folder: RunFolder) -> None:
+    class FailsOnce(FaultDisk):
+        def sync(self, fd: int) -> None:
+            if self._left == 0:
+                self._left = 10**9
+                raise OSError(errno.EIO, "dirty pages dropped")
+            self._left -= 1
+
+    journal = Journal.open(folder, outside=Outside(disk=FailsOnce("sync", 2, errno.EIO)), version="0.1")
+    await journal.commit(outcome(0))
+    for index in (1, 2):
+        with pytest.raises(JournalError, match="dirty pages dropped"):
+            await journal.commit(outcome(index))
+    journal.release()
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_a_power_cut_keeps_every_acknowledged_record_and_needs_no_salvage(seed: int) -> None:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder = new_folder(Path(place) / "run")
+        disk = LazyDisk()
+        journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1", segment_bytes=1500)
+        acknowledged: set[tuple[int, int]] = set()
+
+        async def one_conversation(index: int) -> None:
+            for turn in range(1, 5):
+                journal.append(intent(index, turn))
+                for _ in range(rng.randint(0, 6)):
+                    await asyncio.sleep(0)
+                await journal.commit(outcome(index, turn), turn_record(index, turn))
+                acknowledged.add((index, turn))
+
+        async def until_the_lights_go_out() -> None:
+            tasks = [asyncio.create_task(one_conversation(index)) for index in range(5)]
+            for _ in range(rng.randint(0, 120)):
+                await asyncio.sleep(0)
+            disk.cut_power(rng)
+            for task in tasks:
+                task.cancel()
+
+        asyncio.run(until_the_lights_go_out())
+        journal.release()
+        open_quick(folder).release()
+        assert {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"} >= acknowledged
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Outside
+journal = Journal.open(RunFolder.open(Path(sys.argv[1])), outside=Outside(), version="0.1")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def _python(program: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_a_second_process_is_refused_at_once_and_told_which_one_is_first(folder: RunFolder) -> None:
+    with _python(HOLD, str(folder.path)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert folder.is_in_use()
+        with pytest.raises(SetupError, match=rf"{folder.path} is in use by another process \(pid {holder.pid}\)"):
+            open_quick(folder)
+        holder.kill()
+    assert not folder.is_in_use()
+    open_quick(folder).release()
+
+
+def test_a_second_writer_in_the_same_process_is_refused_too(folder: RunFolder) -> None:
+    journal = open_quick(folder)
+    with pytest.raises(SetupError, match="in use"):
+        open_quick(folder)
+    journal.release()
+    open_quick(folder).release()
+
+
+def test_people_who_only_look_never_keep_a_writer_out(folder: RunFolder) -> None:
+    open_quick(folder).release()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            folder.is_in_use()
+
+    watchers = [threading.Thread(target=look) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(40):
+            folder.take_lock().release()
+    finally:
+        done.set()
+        for watcher in watchers:
+            watcher.join()
+
+
+WRITE_ON = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_journal import intent, outcome, turn_record
+from convbatch.journal.run_folder import RunFolder
+from convbatch.journal.writer import Journal
+from convbatch.system import Outside
+
+async def main():
+    first = int(sys.argv[2])
+    journal = Journal.open(RunFolder.open(Path(sys.argv[1])), outside=Outside(), version="0.1", segment_bytes=20_000)
+    async def one(index):
+        for turn in range(1, 1000):
+            journal.append(intent(index, turn))
+            await journal.commit(outcome(index, turn), turn_record(index, turn))
+            sys.stdout.write(f"{index} {turn}\\n")
+            sys.stdout.flush()
+    await asyncio.gather(*(one(first + k) for k in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def test_a_writer_killed_again_and_again_loses_nothing_it_acknowledged(folder: RunFolder) -> None:
+    acknowledged: set[tuple[int, int]] = set()
+    rng = random.Random(5)
+    for kill in range(4):
+        with _python(WRITE_ON, str(folder.path), str(kill * 10)) as writer:
+            assert writer.stdout is not None
+            lines = list(itertools.islice(writer.stdout, rng.randint(1, 400)))
+            writer.send_signal(signal.SIGKILL)
+            lines += [line for line in writer.stdout if line.endswith("\n")]
+        acknowledged |= {(int(index), int(turn)) for index, turn in (line.split() for line in lines)}
+    journal = open_quick(folder)
+    journal.release()
+    assert journal.session == 5
+    assert {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"} >= acknowledged
+    assert seqs(folder) == list(range(len(seqs(folder))))
+
+
+async def test_closing_a_broken_journal_lets_the_folder_go_all_the_same(folder: RunFolder) -> None:
+    journal = Journal.open(folder, outside=Outside(disk=FaultDisk("write", 1, errno.ENOSPC)), version="0.1")
+    with pytest.raises(JournalError):
+        await journal.close({"reason": "finished"})
+    await journal.close({"reason": "finished"})
+    open_quick(folder).release()
+
+
+def test_a_folder_without_write_permission_is_a_matter_of_setup(folder: RunFolder) -> None:
+    shutil.rmtree(folder.journal)
+    with pytest.raises(SetupError, match="cannot be opened"):
+        open_quick(folder)

@@ -1,0 +1,347 @@
+"""Two gateways that serve one model: what an audit finds, and what it must not call the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.reply import Reply, Usage
+from convbatch.reporting.audit import Heard, Side, audit, counts_in_words, look_at
+from convbatch.results.run import Run, load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.server import Server
+from tests.conftest import Command
+from tests.support.canary import CANARY_ENV
+from tests.support.made_runs import MadeRun, dialogue
+
+HIDDEN = "You are a helpful assistant of the relay."  # 41 characters: 11 tokens, and 4 for the message
+DIALOGUES = 10
+
+
+def findings(runs: Run | Sequence[Run]) -> dict[str, dict[str, Any]]:
+    section = audit([runs] if isinstance(runs, Run) else runs)
+    assert section is not None
+    return {row["finding"]: row for row in section.frame.to_dict("records")}
+
+
+def verdicts(runs: Run | Sequence[Run]) -> dict[str, str]:
+    return {name: row["verdict"] for name, row in findings(runs).items()}
+
+
+# Real runs at two simulators
+
+Play = Callable[..., Run]
+
+
+def long_and_short(path: Path) -> Path:
+    """Dialogues whose first prompts are of many lengths."""
+    lines = [
+        {"id": f"d{d}", "turns": [{"user": f"question {d} " + "on and on " * d}, {"user": "and why?"}]}
+        for d in range(DIALOGUES)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def play(convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path) -> Play:
+    """Run the model `m` at the worlds given, gateway by gateway; `options` are of the command."""
+
+    def run(*options: str, out: str = "out", **worlds: World) -> Run:
+        tables = [
+            f'[gateways.{name}]\nprotocol = "gemini"\nbase_url = "{simulator(world).url}"\nkey_env = "{CANARY_ENV}"\n'
+            for name, world in worlds.items()
+        ]
+        config = tmp_path / f"{out}.toml"
+        config.write_text("".join(tables))
+        asked = [word for name in worlds for word in ("-g", name)]
+        dataset = long_and_short(tmp_path / "d.jsonl")
+        done = convbatch(
+            "run", dataset, "-c", config, "-m", "m", *asked, "-o", tmp_path / out, "--no-progress", *options
+        )
+        assert done.code == 0, done.err
+        return load(tmp_path / out)
+
+    return run
+
+
+def test_two_honest_gateways_are_the_same(play: Play) -> None:
+    honest, relay = (World(aliases={"m": "sim-think"}, varies=True, seed=seed) for seed in (1, 2))
+    run = play("--repeats", "3", "--temperature", "0.7", "--max-output-tokens", "4000", honest=honest, relay=relay)
+    found = findings(run)
+    assert {row["verdict"] for row in found.values()} == {"same"}
+    assert {name: row["tested"] for name, row in found.items()} == {
+        "model_version": 120,
+        "input_tokens": 10,
+        "usage": 120,
+        "max_output_tokens": 120,
+        "identical_repeats": 40,
+        "reasoning_tokens": 20,
+    }
+    assert sum(row["differing"] for row in found.values()) == 0
+
+
+def test_a_relay_that_cheats_in_every_way_is_found_out(play: Play) -> None:
+    honest = World(aliases={"m": "sim-think"}, varies=True)
+    broken = FaultScript.of([{"match": {"every": 6}, "action": "usage", "kind": "inconsistent"}])
+    relay = World(aliases={"m": "sim-good"}, hidden_system=HIDDEN, faults=broken)  # a cache: the same words each time
+    found = findings(play("--repeats", "3", "--temperature", "0.7", honest=honest, relay=relay))
+    assert {name: row["verdict"] for name, row in found.items()} == {
+        "model_version": "same",
+        "input_tokens": "differs",
+        "usage": "differs",
+        "max_output_tokens": "inconclusive",
+        "identical_repeats": "differs",
+        "reasoning_tokens": "differs",
+    }
+    assert "relay counts 15 more on each: constant, as a hidden system prompt" in found["input_tokens"]["detail"]
+    assert found["input_tokens"]["differing"] == DIALOGUES
+    assert found["input_tokens"]["examples"] == "d0 turn 1; d1 turn 1; d2 turn 1"
+    assert found["usage"]["detail"].endswith("relay: 10 of 60 that do not add up")
+    repeats = found["identical_repeats"]["detail"]
+    assert repeats == "honest: 0 of 20 pairs identical; relay: 20 of 20 pairs identical (20 under one response id)"
+    assert found["reasoning_tokens"]["detail"] == "honest: on 20 of 20 turns; relay: on 0 of 20 turns"
+
+
+def test_two_runs_given_together_are_audited_as_one(play: Play) -> None:
+    first = play(out="first", honest=World(aliases={"m": "sim-good"}))
+    second = play(out="second", relay=World(aliases={"m": "sim-good"}, hidden_system=HIDDEN))
+    assert audit([first]) is None
+    assert audit([second]) is None
+    found = findings([first, second])
+    assert (found["input_tokens"]["verdict"], found["input_tokens"]["differing"]) == ("differs", DIALOGUES)
+    assert found["model_version"]["verdict"] == "same"
+
+
+def test_a_gateway_whose_replies_pass_the_limit_is_found_out(play: Play) -> None:
+    honest, relay = World(aliases={"m": "sim-think"}), World(aliases={"m": "sim-seed"})
+    found = findings(play("--max-output-tokens", "50", honest=honest, relay=relay))["max_output_tokens"]
+    assert found["verdict"] == "differs"
+    assert found["detail"].startswith("honest: 0 of ")
+    assert "relay: 10 of 10 above their limit; 10 are above it by their reasoning alone" in found["detail"]
+
+
+def test_without_usage_at_one_side_nothing_about_tokens_is_the_same(play: Play) -> None:
+    silent = FaultScript.of([{"action": "usage", "kind": "missing"}])
+    run = play(honest=World(aliases={"m": "sim-think"}), relay=World(aliases={"m": "sim-think"}, faults=silent))
+    assert verdicts(run) == {
+        "model_version": "same",
+        "input_tokens": "inconclusive",
+        "usage": "inconclusive",
+        "max_output_tokens": "inconclusive",
+        "identical_repeats": "inconclusive",
+        "reasoning_tokens": "inconclusive",
+    }
+
+
+# By hand
+
+
+def made(path: Path, one: Sequence[Reply], other: Sequence[Reply], targets: Sequence[str] = ("m@a", "m@b")) -> Run:
+    """A run in which each reply answers the only turn of a dialogue of its own."""
+    run = MadeRun(path, [dialogue(f"d{n}", f"question {n}") for n in range(len(one))], targets=list(targets))
+    for target, replies in zip(targets, (one, other), strict=True):
+        for index, reply in enumerate(replies):
+            run.replied(run.ident(index, 1, target), reply)
+    return load(run.write().path)
+
+
+def reply(given: int | None = 100, version: str | None = "m-1", **usage: Any) -> Reply:
+    counts = Usage(input_tokens=given, output_tokens=usage.pop("output_tokens", 10), **usage)
+    return Reply(text="x", finish_reason="stop", finish_reason_raw=None, usage=counts, model_version=version)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict", "differing"),
+    [
+        (["m-1"] * 3, ["m-1"] * 3, "same", 0),
+        (["m-1"] * 2, ["m-1"] * 2, "inconclusive", 0),
+        (["m-1"] * 3, ["m-2"] * 3, "differs", 6),
+        (["m-1"] * 3, ["m-1", "m-1", "m-0"], "differs", 1),
+        (["m-1"] * 3, ["m-1", None, "m-1"], "differs", 1),
+        (["m-1"] * 3, [None] * 3, "differs", 6),
+        ([None] * 3, [None] * 3, "inconclusive", 0),
+        (["m-1"] * 3, [], "inconclusive", 0),
+    ],
+)
+def test_versions_by_hand(
+    one: list[str | None], other: list[str | None], verdict: str, differing: int, tmp_path: Path
+) -> None:
+    run = made(tmp_path / "run", [reply(version=v) for v in one], [reply(version=v) for v in other])
+    found = findings(run)["model_version"]
+    assert (found["verdict"], found["differing"]) == (verdict, differing)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ([10, 20, 40], [15, 30, 60], "b counts 1.50 times as many on each: a factor, as inflated billing makes it"),
+        ([15, 30, 60], [10, 20, 40], "a counts 1.50 times as many on each"),
+        ([11, 20, 40], [17, 30, 60], "b counts 1.51 times as many on each"),
+        ([10, 20, 40], [67, 77, 97], "b counts 57 more on each: constant, as a hidden system prompt makes it"),
+        ([20, 20, 21], [30, 30, 31], "b counts 10 more on each (1.49 times): too alike in length to tell which"),
+        ([10, 20, 40], [10, 90, 43], "b counts +0 to +70, median +3 (2.04 times in all)"),
+    ],
+)
+def test_differences_of_input_are_told_in_words(one: list[int], other: list[int], said: str, tmp_path: Path) -> None:
+    found = findings(made(tmp_path / "run", [reply(n) for n in one], [reply(n) for n in other]))["input_tokens"]
+    assert found["verdict"] == "differs"
+    assert said in found["detail"]
+
+
+def test_a_count_nobody_gave_is_no_test(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", [reply(10), reply(20), reply(None)], [reply(10), reply(20), reply(30)])
+    found = findings(run)["input_tokens"]
+    assert (found["verdict"], found["tested"]) == ("inconclusive", 2)
+
+
+@pytest.mark.parametrize(
+    ("usage", "odd"),
+    [
+        ({"cached_input_tokens": 100}, 0),
+        ({"cached_input_tokens": 101}, 3),
+        ({"reasoning_tokens": 10}, 0),
+        ({"reasoning_tokens": 11}, 3),
+        ({"total_tokens": 110, "consistent": True}, 0),
+        ({"total_tokens": 111, "consistent": False}, 3),
+    ],
+)
+def test_counts_that_do_not_add_up_are_found_by_hand(usage: dict[str, Any], odd: int, tmp_path: Path) -> None:
+    sound = reply(total_tokens=110, consistent=True)
+    found = findings(made(tmp_path / "run", [sound] * 3, [reply(**usage)] * 3))["usage"]
+    assert (found["verdict"], found["differing"]) == ("differs" if odd else "same", odd)
+
+
+def test_one_gateway_alone_is_no_audit(tmp_path: Path) -> None:
+    assert audit([made(tmp_path / "run", [reply()], [reply()], targets=("m@a", "n@b"))]) is None
+
+
+def test_one_name_at_two_addresses_is_two_gateways(tmp_path: Path) -> None:
+    runs: list[Run] = []
+    for number in (1, 2):
+        run = MadeRun(tmp_path / f"run{number}", [dialogue("d", "q")], targets=["m@relay"])
+        run.replied(run.ident(0, 1), reply(100 * number))
+        folder = run.write()
+        meta = folder.read_meta()
+        meta["targets"][0]["gateway"]["base_url"] = f"https://host{number}.example"
+        folder.write_meta(meta)
+        runs.append(load(folder.path))
+    found = findings(runs)["input_tokens"]
+    assert (found["one"], found["other"]) == ("relay at https://host1.example", "relay at https://host2.example")
+    assert found["verdict"] == "differs"
+
+
+def test_replies_taken_over_from_another_run_are_left_out(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run", [dialogue("d", "q")], targets=["m@a", "m@b"])
+    run.replied(run.ident(0, 1, "m@a"), reply())
+    run.replied(run.ident(0, 1, "m@b"), reply(), attempt=0, reused_from="an earlier one")
+    section = audit([load(run.write().path)])
+    assert section is not None
+    assert "left out: 1 taken over" in section.notes[1]
+    assert set(section.frame["verdict"]) == {"inconclusive"}
+
+
+# Repeats
+
+
+def heard(question: int, repeat: int, text: str, temperature: float | None) -> Heard:
+    return Heard(
+        place=f"d{question} turn 1",
+        question=b"%d" % question,
+        is_fixed=True,
+        series=("run", question, 1),
+        repeat=repeat,
+        version=None,
+        response_id=None,
+        usage={},
+        most_output=None,
+        temperature=temperature,
+        text=text.encode(),
+    )
+
+
+def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0) -> Side:
+    """So many questions asked twice, of which so many were answered with the same words."""
+    replies: Iterable[Heard] = (
+        heard(question, repeat, "same" if question < identical else str(repeat), temperature)
+        for question in range(pairs)
+        for repeat in (1, 2)
+    )
+    return Side(name=name, replies=list(replies))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "pairs", "temperature", "verdict"),
+    [
+        (0, 20, 20, 1.0, "differs"),
+        (2, 10, 20, 1.0, "differs"),
+        (2, 9, 20, 1.0, "inconclusive"),
+        (2, 6, 20, 1.0, "same"),
+        (20, 20, 20, 1.0, "same"),
+        (0, 19, 19, 1.0, "inconclusive"),
+        (0, 20, 20, 0.0, "inconclusive"),
+        (0, 20, 20, None, "inconclusive"),
+    ],
+)
+def test_shares_of_identical_repeats_are_compared(
+    one: int, other: int, pairs: int, temperature: float | None, verdict: str
+) -> None:
+    found = look_at("identical_repeats", side("a", one, pairs, temperature), side("b", other, pairs, temperature))
+    assert found.verdict == verdict
+
+
+# Laws
+
+_VERSIONS = st.sampled_from(["m-1", "m-2", None])
+_COUNTS = st.none() | st.integers(0, 50)
+_usages: st.SearchStrategy[Mapping[str, Any]] = st.fixed_dictionaries(
+    {name: _COUNTS for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_input_tokens")}
+)
+_sides = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(1, 3), _VERSIONS, _usages, st.none() | st.integers(1, 50))
+).map(
+    lambda drawn: [
+        Heard(
+            place=f"d{question} turn 1",
+            question=b"%d" % question,
+            is_fixed=True,
+            series=("run", question, 1),
+            repeat=repeat,
+            version=version,
+            response_id=None,
+            usage=usage,
+            most_output=most,
+            temperature=1.0,
+            text=b"x",
+        )
+        for question, repeat, version, usage, most in drawn
+    ]
+)
+_FINDINGS = ("model_version", "input_tokens", "usage", "max_output_tokens", "identical_repeats", "reasoning_tokens")
+
+
+@pytest.mark.parametrize("finding", _FINDINGS)
+@given(_sides, _sides)
+def test_sides_may_change_places_and_what_was_not_tested_is_never_the_same(
+    finding: str, one: list[Heard], other: list[Heard]
+) -> None:
+    found = look_at(finding, Side(name="a", replies=one), Side(name="b", replies=other))
+    turned = look_at(finding, Side(name="b", replies=other), Side(name="a", replies=one))
+    assert (found.verdict, found.tested, found.differing) == (turned.verdict, turned.tested, turned.differing)
+    assert found.differing <= found.tested
+    if not one or not other or found.tested < 3:
+        assert found.verdict != "same"
+    if found.verdict == "differs":
+        assert found.examples
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1))
+def test_every_difference_has_words(counts: list[tuple[int, int]]) -> None:
+    assert counts_in_words(counts, "a", "b")

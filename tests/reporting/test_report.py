@@ -1,0 +1,490 @@
+"""Reports: frames a hand computes, the law of totals, a real run against the ledger, every form of output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.cells import cell_len
+
+import convbatch as package
+from convbatch.cli import show
+from convbatch.config.loader import load_config
+from convbatch.errors import InputError, SetupError
+from convbatch.pricing import Period, PriceTable, Rate
+from convbatch.reply import NO_USAGE, Failure, Usage
+from convbatch.reporting import render
+from convbatch.reporting.report import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
+from convbatch.reporting.repricing import repriced
+from convbatch.results.judge_costs import JUDGES
+from convbatch.results.run import load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.server import Server
+from tests.conftest import Command, config_for, write_dataset
+from tests.support.made_runs import GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+
+DOCS = Path(__file__).parents[2] / "docs" / "report.md"
+RESOLD = "qwen-plus@dmxapi"
+TIMEOUT = Failure(kind="timeout", message="no answer in 600 s")
+TOLD = Failure(kind="connection", message="broke off", usage=Usage(input_tokens=10, output_tokens=5, source="reported"))
+
+
+def prices(currency: str, given: int, taken: int) -> PriceTable:
+    period = Period(input=Rate(base=Decimal(given)), output=Rate(base=Decimal(taken)))
+    return PriceTable(currency=currency, source="by hand", periods=(period,))
+
+
+USD, CNY = prices("USD", 1, 2), prices("CNY", 10, 20)
+SEED_USD = 0.000406  # 22 x 1 + 192 x 2
+SEED_CNY = 0.00406
+TOLD_USD = 0.00002  # 10 x 1 + 5 x 2
+BOUND_USD = 0.002  # 1000 x 1 + 500 x 2
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> MadeRun:
+    """Two dialogues of two turns at two targets, with everything that can be told apart."""
+    dialogues = [dialogue("a", "1", "2", tags=["x", "y"]), dialogue("=b", "1", "2")]
+    made = MadeRun(tmp_path / "r", dialogues, targets=(REAL, RESOLD), prices={REAL: USD, RESOLD: CNY})
+    first = made.ident(0, 1)
+    made.failed(first, TOLD, cls="ambiguous")  # paid for, and told so
+    made.replied(first, attempt=2)
+    lost = made.ident(0, 2)
+    made.intent(lost, most_input_tokens=1000, max_output_tokens=500)
+    made.outcome(lost, cls="timeout", error={"kind": "timeout", "message": "no answer in 600 s"})
+    made.turn(lost, "error")
+    made.replied(made.ident(1, 1), SEED_REPLY._replace(usage=NO_USAGE))
+    reused = made.ident(0, 1, RESOLD)
+    made.outcome(reused, 0, cls="replied", http_status=200, reply=_plain(), reused_from="older")
+    made.turn(reused, "ok", reused_from="older")
+    made.replied(made.ident(0, 2, RESOLD))
+    made.intent(made.ident(1, 1, RESOLD))  # killed: no limit was set, so no bound
+    return made
+
+
+def _plain() -> dict[str, Any]:
+    from convbatch.reply import reply_to_plain
+
+    return reply_to_plain(SEED_REPLY)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def test_a_report_says_what_a_hand_computes(made: MadeRun) -> None:
+    real, resold = records(report(made.write().path))
+    assert real == {
+        "run": "r", "target": REAL, "turns": 4, "ok": 2, "blocked": 0, "empty": 0, "error": 1, "skipped": 0,
+        "pending": 1, "reused": 0, "attempts": 4, "retries": 1, "input_tokens": 22, "cached_input_tokens": None,
+        "cache_write_input_tokens": None, "output_tokens": 192, "reasoning_tokens": 178, "tokens_unknown": 1,
+        "cost": SEED_USD, "failed_cost": TOLD_USD, "spent": 0.000426, "currency": "USD", "costs": "0.000426 USD",
+        "unpriced": 1, "reused_cost": None, "failed_attempts_billed": 1, "possibly_paid": 2,
+        "possibly_paid_bound": BOUND_USD, "possibly_paid_unbounded": 0, "p50_latency_s": 0.5, "p95_latency_s": 0.5,
+        "limiter_wait_s": 1.0, "retry_wait_s": 0.0,
+    }  # fmt: skip
+    assert resold["reused"] == 1
+    assert resold["attempts"] == 2
+    assert (resold["input_tokens"], resold["output_tokens"]) == (22, 192)  # the reused reply is in no sum
+    assert (resold["cost"], resold["spent"], resold["currency"]) == (SEED_CNY, SEED_CNY, "CNY")
+    assert resold["reused_cost"] == SEED_CNY
+    assert (resold["possibly_paid"], resold["possibly_paid_bound"], resold["possibly_paid_unbounded"]) == (1, None, 1)
+    assert (resold["ok"], resold["pending"], resold["unpriced"]) == (2, 2, 0)
+
+
+def test_two_currencies_stand_side_by_side_and_are_never_added(made: MadeRun) -> None:
+    [row] = records(report(made.write().path, by=[]))
+    assert (row["cost"], row["spent"], row["currency"]) == (None, None, None)
+    assert row["costs"] == "0.00406 CNY + 0.000426 USD"
+
+
+def test_a_rate_of_the_run_converts_every_amount(made: MadeRun) -> None:
+    made.rates = {"USD/CNY": "7"}
+    [row] = records(report(made.write().path, by=[], currency="CNY"))
+    assert row["currency"] == "CNY"
+    assert row["spent"] == pytest.approx(0.00406 + 7 * 0.000426, abs=1e-15)
+    assert row["failed_cost"] == pytest.approx(7 * TOLD_USD, abs=1e-15)
+    assert row["possibly_paid_bound"] == pytest.approx(7 * BOUND_USD, abs=1e-15)
+
+
+ADDED = [
+    column.name
+    for column in USAGE
+    if column.dtype == "Int64" or column.name.endswith(("cost", "spent", "bound", "wait_s"))
+]
+PARTITIONS = [keys for n in range(4) for keys in itertools.combinations([key for key in KEYS if key != "tag"], n)]
+
+
+@pytest.mark.slow
+def test_groups_of_every_partition_add_up_to_the_total(made: MadeRun) -> None:
+    made.prices = {REAL: USD, RESOLD: USD}
+    path = made.write().path
+    [total] = records(report(path, by=()))
+    for keys in PARTITIONS:
+        frame = report(path, keys)
+        for name in ADDED:
+            added = sum(row[name] or 0 for row in records(frame))
+            assert added == pytest.approx(total[name] or 0, abs=1e-12), (keys, name)
+
+
+def test_a_dialogue_with_two_tags_counts_in_each_and_once_in_the_total(made: MadeRun) -> None:
+    run = load(made.write().path)
+    frame = report(run, "tag")
+    assert frame["tag"].tolist() == ["x", "y", pd.NA]
+    assert frame["turns"].tolist() == [4, 4, 4]
+    found = {section.key: section for section in sections(run, "tag")}
+    assert found["totals"].frame["turns"].tolist() == [8]
+    assert any("several tags" in note for note in found["usage"].notes)
+
+
+def test_groups_stand_in_the_order_asked_for(made: MadeRun) -> None:
+    frame = report(made.write().path, "target,dialogue,turn")
+    places = list(zip(frame["target"], frame["dialogue"], frame["turn"], strict=True))
+    assert places == list(itertools.product((REAL, RESOLD), ("a", "=b"), (1, 2)))
+
+
+def test_the_report_and_the_table_of_turns_agree_on_what_failed_attempts_cost(made: MadeRun) -> None:
+    run = load(made.write().path)
+    turns = run.turns
+    assert turns["failed_cost"].dropna().tolist() == [TOLD_USD]
+    assert turns["possibly_paid_bound"].dropna().tolist() == [0.0, BOUND_USD]  # the first one's cost is known
+    assert set(turns["currency"].dropna()) == {"USD", "CNY"}
+    real, resold = run.summary()
+    assert (real.spent, real.currency, real.unpriced, real.at_most) == (
+        Decimal("0.000426"), "USD", 1, Decimal("0.002"),
+    )  # fmt: skip
+    assert (resold.spent, resold.at_most) == (Decimal("0.00406"), None)
+
+
+def test_the_closing_table_shows_what_was_spent_and_what_may_have_been(made: MadeRun) -> None:
+    file = io.StringIO()
+    show.summary(load(made.write().path).summary(), file=file)
+    text = " ".join(file.getvalue().split())
+    assert "2 0 0 1 22 192 0.50 0.50 0.000426 USD" in text
+    assert "2 0 0 0 22 192 0.50 0.50 0.00406 CNY" in text
+    assert "2 possibly paid (at most 0.002 USD more)" in text
+    assert "1 without a cost" in text
+
+
+def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:
+    file = io.StringIO()
+    show.runs([made.write()], file=file)
+    assert "0.00406 CNY" in file.getvalue()
+    assert "0.000426 USD" in file.getvalue()
+
+
+def test_a_transcript_shows_what_each_reply_cost(made: MadeRun) -> None:
+    file = io.StringIO()
+    show.transcript(load(made.write().path), "a", file=file)
+    assert "22 in, 192 out (178 reasoning) · 0.000406 USD · 0.50 s" in " ".join(file.getvalue().split())
+
+
+# Other parts
+
+
+def test_the_parts_beside_the_table_say_what_a_hand_computes(made: MadeRun) -> None:
+    found = {section.key: records(section.frame) for section in sections(made.write().path)}
+    assert list(found) == ["usage", "totals", "finish_reasons", "errors", "growth"]
+    assert found["finish_reasons"] == [
+        {"run": "r", "target": REAL, "finish_reason": "stop", "finish_reason_raw": "STOP", "replies": 2, "reused": 0},
+        {"run": "r", "target": RESOLD, "finish_reason": "stop", "finish_reason_raw": "STOP", "replies": 1, "reused": 1},
+    ]  # fmt: skip
+    errors = [tuple(row.values())[2:] for row in found["errors"]]
+    assert errors == [
+        ("connection", 1, 0, 0, "broke off"),
+        ("timeout", 1, 1, 0, "no answer in 600 s"),
+        ("lost", 1, 0, 0, None),
+    ]
+    growth = [tuple(row.values())[1:] for row in found["growth"]]
+    assert growth == [(REAL, 1, 2, 22, 22.0, 22.0, 1), (RESOLD, 2, 1, 22, 22.0, 22.0, 0)]
+
+
+def test_growth_has_mean_and_median_of_the_known_counts(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue(f"d{n}", "1", "2") for n in range(3)])
+    for index, size in enumerate((10, 20, 90)):
+        for turn in (1, 2):
+            usage = Usage(input_tokens=size * turn, output_tokens=1, source="reported")
+            made.replied(made.ident(index, turn), SEED_REPLY._replace(usage=usage))
+    frame = sections(made.write().path)[-1].frame
+    assert frame["turn"].tolist() == [1, 2]
+    assert frame["input_tokens"].tolist() == [120, 240]
+    assert frame["mean_input_tokens"].tolist() == [40.0, 80.0]
+    assert frame["median_input_tokens"].tolist() == [20.0, 40.0]
+
+
+def test_latencies_are_of_replies_received_nearest_rank(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", *["x"] * 20)])
+    for turn in range(1, 21):
+        made.replied(made.ident(0, turn), latency_s=float(turn))
+    [row] = records(report(made.write().path))
+    assert (row["p50_latency_s"], row["p95_latency_s"]) == (10.0, 19.0)
+
+
+def test_a_reply_that_broke_and_was_asked_again_is_a_failed_attempt_that_was_billed(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", "x")], prices={REAL: USD})
+    ident = made.ident(0, 1)
+    made.replied(ident, SEED_REPLY._replace(finish_reason="error", finish_reason_raw="MALFORMED_FUNCTION_CALL"))
+    made.replied(ident, attempt=2)
+    run = load(made.write().path)
+    [row] = records(report(run))
+    assert (row["ok"], row["input_tokens"], row["failed_attempts_billed"]) == (1, 22, 1)
+    assert (row["cost"], row["failed_cost"], row["spent"]) == (SEED_USD, SEED_USD, 0.000812)
+    [error] = records(sections(run)[3].frame)
+    assert (error["error_kind"], error["attempts"], error["turns"]) == ("malformed_output", 1, 0)
+
+
+def test_running_totals_of_a_reply_that_broke_off_are_no_cost_but_a_bound(
+    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+) -> None:
+    counts = {"promptTokenCount": 9, "candidatesTokenCount": 1, "totalTokenCount": 10}
+    cut = json.dumps([{"candidates": [{"content": {"parts": [{"text": "half"}]}}], "usageMetadata": counts}])
+    rule = {"match": {"attempt": 1}, "action": "body", "text": cut}
+    data = write_dataset(tmp_path / "d.jsonl", 1, 1)
+    for name, cap, code in (("capped", "0.0003USD", 4), ("free", "1USD", 0)):
+        world = World(faults=FaultScript.of([rule]))
+        (tmp_path / "convbatch.toml").write_text(config_for(simulator(world).url) + TWO_PRICES)
+        limits = ("--max-output-tokens", "90", "--max-cost", cap)
+        done = convbatch("run", data, "-m", "sim-good@at-gemini", "-o", name, "--no-progress", *limits)
+        assert done.code == code, done.err  # the worst case of the first call leaves no room for a second one
+        [row] = records(report(tmp_path / name))
+        assert (row["possibly_paid"], row["possibly_paid_unbounded"]) == (1, 0)
+        assert (row["failed_attempts_billed"], row["failed_cost"]) == (0, None)
+        assert row["possibly_paid_bound"] >= 180e-6  # 90 tokens at 2 USD per million
+
+
+# Prices that are missing, and prices of a config
+
+
+def test_a_turn_without_a_price_is_counted_and_the_lines_to_add_are_named(made: MadeRun) -> None:
+    made.prices = {REAL: USD}
+    path = made.write().path
+    [usage, *_] = sections(path)
+    notes = "\n".join(usage.notes)
+    assert '1 answer without a price. To name it, add to convbatch.toml:\n[prices.dmxapi."qwen-plus"]\ninput' in notes
+    assert f"then: convbatch report {path} -c convbatch.toml" in notes
+    assert "1 answer of targets with a price without a cost" in notes
+    assert "2 of 3 replies without a cost" in notes
+    assert "1 reused reply" in notes
+
+
+def test_the_prices_of_a_config_take_the_place_of_the_runs_own(made: MadeRun, tmp_path: Path) -> None:
+    made.prices = {REAL: USD}
+    run = load(made.write().path)
+    config = tmp_path / "prices.toml"
+    table = 'input = 10\noutput = 20\ncurrency = "CNY"\nsource = "a bill"\n'
+    config.write_text(f'[prices.google."gemini-*"]\n{table}[prices.dmxapi."*"]\n{table}[rates]\n"USD/CNY" = 8\n')
+    real, resold = records(report(run, config=config))
+    assert (real["cost"], real["failed_cost"], real["currency"]) == (SEED_CNY, 0.0002, "CNY")
+    assert real["possibly_paid_bound"] == 0.02
+    assert resold["cost"] == SEED_CNY
+    in_usd = report(run, config=config, currency="USD")
+    assert in_usd["cost"].tolist() == pytest.approx([SEED_CNY / 8, SEED_CNY / 8], abs=1e-15)
+    anew, _ = repriced(run, load_config(config))
+    assert set(anew.turns["price_source"].dropna()) == {f"{config}:1 (a bill)", f"{config}:6 (a bill)"}
+    assert records(report(run))[0]["cost"] == SEED_USD  # nothing of it stays
+    assert set(load(run.path).turns["price_source"].dropna()) == {"by hand"}
+
+
+def test_the_config_says_anew_what_its_gateway_bills(made: MadeRun, tmp_path: Path) -> None:
+    config = tmp_path / "prices.toml"
+    config.write_text("[gateways.google]\nprice_multiplier = 5\ncurrency = 'CNY'\n")
+    [real, _] = records(report(made.write().path, config=config))
+    assert real["cost"] == 0.002433  # 5 x (22 x 0.30 + 192 x 2.50)
+    assert real["currency"] == "CNY"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--by", "targt"), "did you mean 'target'?"),
+        (("--by", "target,colour"), "'colour'"),
+        (("--currency", "EUR"), '"CNY/EUR" = <EUR for 1 CNY>, "USD/EUR" = <EUR for 1 USD>'),
+        (("--currency", "yuan"), "is no currency"),
+        (("-c", "nowhere.toml"), "nowhere.toml"),
+        (("-o", "x.html"), "cannot tell the format of x.html"),
+        (("-o", "missing/x.md"), "cannot write missing/x.md"),
+        (("r",), "r is given more than once"),
+        (("./r/",), "r is given more than once"),
+        (("other",), "no run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_reported_is_refused_with_exit_2(
+    made: MadeRun, convbatch: Command, args: tuple[str, ...], says: str
+) -> None:
+    made.write()
+    done = convbatch("report", "r", *args)
+    assert done.code == 2
+    assert says in done.err
+    assert done.out == ""
+
+
+def test_nothing_but_runs_can_be_reported(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no run to report"):
+        report([])
+    with pytest.raises(InputError):
+        report(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path, config=tmp_path / "none.toml")
+
+
+def test_keys_come_repeated_comma_separated_and_once() -> None:
+    assert grouping(["target, turn", "turn", "tag"]) == ("target", "turn", "tag")
+
+
+# Several runs
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    paths = [MadeRun(tmp_path / place / "r", [dialogue("d", "x")]).write().path for place in ("one", "two")]
+    frame = report([load(path) for path in paths])
+    assert frame["run"].tolist() == [str(path) for path in paths]
+    third = MadeRun(tmp_path / "s", [dialogue("d", "x")]).write().path
+    assert report([*paths, third])["run"].tolist() == [*map(str, paths), "s"]
+
+
+# Forms
+
+
+def test_the_command_and_python_give_the_same_frame(made: MadeRun, convbatch: Command) -> None:
+    path = made.write().path
+    done = convbatch("report", "r", "--by", "target", "--by", "turn", "--json")
+    assert (done.code, done.err) == (0, "")
+    told = json.loads(done.out)
+    assert list(told) == ["runs", "by", "usage", "totals", "finish_reasons", "errors", "growth"]
+    assert (told["runs"], told["by"]) == (["r"], ["target", "turn"])
+    assert list(told["usage"]) == ["title", "notes", "rows"]
+    frame = package.report(path, by=["target", "turn"])
+    assert list(told["usage"]["rows"][0]) == ["run", "target", "turn", *(column.name for column in USAGE)]
+    assert told["usage"]["rows"] == records(frame)
+
+
+def test_every_form_of_output_is_written_at_once(made: MadeRun, convbatch: Command, tmp_path: Path) -> None:
+    made.write()
+    outs = [word for end in ("md", "csv", "json", "parquet") for word in ("-o", f"x.{end}")]
+    done = convbatch("report", "r", "--by", "dialogue", *outs)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    page = (tmp_path / "x.md").read_text("utf-8")
+    for title in ("Turns", "Tokens", "Cost", "Time", "Finish reasons", "Errors", "Input tokens by turn"):
+        assert f"## {title}\n" in page
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text("utf-8-sig"))))
+    assert [row["dialogue"] for row in rows] == ["a", "'=b"]  # or a spreadsheet would calculate it
+    frame = report(tmp_path / "r", "dialogue")
+    assert pd.read_parquet(tmp_path / "x.parquet")["turns"].tolist() == frame["turns"].tolist()
+    told = json.loads((tmp_path / "x.json").read_bytes())
+    assert [row["costs"] or "" for row in told["usage"]["rows"]] == [row["costs"] for row in rows]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("by", ["target", "tag", "dialogue,turn", ""])
+def test_a_report_fits_its_terminal(made: MadeRun, monkeypatch: pytest.MonkeyPatch, columns: int, by: str) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = io.StringIO()
+    render.to_terminal(sections(made.write().path, by), file=file)
+    assert max(map(cell_len, file.getvalue().splitlines())) <= columns
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_terminal_shows_the_first_rows_of_many_and_the_total(tmp_path: Path) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    told = sections(MadeRun(tmp_path / "r", [dialogue(f"d{n}", "x") for n in range(210)]).write().path, "dialogue")
+    terminal, pipe = Terminal(), io.StringIO()
+    render.to_terminal(told, file=terminal)
+    render.to_terminal(told, file=pipe)
+    assert "… and 10 more rows: -o report.md, .json or .csv" in terminal.getvalue()
+    for text, rows in ((terminal.getvalue(), 200), (pipe.getvalue(), 210)):
+        assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*d\d+", text, re.MULTILINE)) == 4 * rows
+        assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*total", text, re.MULTILINE)) == 4
+
+
+def test_text_from_outside_reaches_neither_the_terminal_nor_markdown_raw(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("\x1b[2Jboo|`<b>", "x")])
+    made.failed(made.ident(0, 1), Failure(kind="timeout", message="\x1b[31m| evil \u202e"), cls="timeout")
+    told = sections(made.write().path, "dialogue")
+    file = io.StringIO()
+    render.to_terminal(told, file=file)
+    page = render.to_markdown(told)
+    assert set("\x1b\u202e").isdisjoint(file.getvalue() + page)
+    assert r"boo\|\`\<b\>" in page
+
+
+def test_simulated_targets_are_named_as_such(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(GOOD,))
+    made.replied(made.ident(0, 1))
+    told = sections(made.write().path)
+    file = io.StringIO()
+    render.to_terminal(told, file=file)
+    assert f"SIMULATED, no model was asked: {GOOD}" in file.getvalue()
+    assert f"SIMULATED, no model was asked: {GOOD}" in render.to_markdown(told)
+
+
+def test_the_page_names_every_column() -> None:
+    listed = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
+    assert listed == [(*column[:3],) for column in (*USAGE, *FINISH_REASONS, *ERRORS, *GROWTH, *JUDGES)]
+
+
+# A real run
+
+FAULTS = [
+    {"match": {"nth": [2, 9]}, "action": "reply", "kind": "no-candidates"},
+    {"match": {"nth": "4-5"}, "action": "broken", "kind": "cut-json"},
+    {"match": {"nth": "12-13"}, "action": "error", "kind": "overloaded"},
+    {"match": {"nth": [16]}, "action": "usage", "kind": "missing"},
+]
+TWO_PRICES = """
+[prices.at-gemini."sim-good"]
+input = 1
+output = 2
+currency = "USD"
+[prices.at-gemini."sim-drift"]
+input = 10
+output = 20
+currency = "CNY"
+[rates]
+"USD/CNY" = 7
+"""
+
+
+def test_a_real_run_costs_what_the_ledger_says(
+    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+) -> None:
+    world = World(faults=FaultScript.of(FAULTS))
+    server = simulator(world)
+    (tmp_path / "convbatch.toml").write_text(config_for(server.url) + TWO_PRICES)
+    data = write_dataset(tmp_path / "d.jsonl", 5, 3)
+    models = ("-m", "sim-good@at-gemini", "-m", "sim-drift@at-gemini")
+    done = convbatch("run", data, *models, "-o", "r", "--max-output-tokens", "64", "--no-progress")
+    assert done.code == 0, done.err
+    good, drift = records(report(tmp_path / "r"))
+    billed = [entry for entry in world.ledger.entries if entry.billed]
+    for row, model, factor in ((good, "sim-good", 1), (drift, "sim-drift", 10)):
+        true = sum(
+            (e.input_tokens or 0) * factor + (e.output_tokens or 0) * 2 * factor for e in billed if e.model == model
+        )
+        least = row["spent"] * 1e6
+        most = least + (row["possibly_paid_bound"] or 0) * 1e6
+        assert row["turns"] == 15
+        assert row["possibly_paid_unbounded"] == 0
+        assert least - 1e-6 <= true
+        assert row["unpriced"] or true <= most + 1e-6  # a reply without counts is billed all the same
+    assert good["unpriced"] + drift["unpriced"] == 1
+    assert good["failed_attempts_billed"] + drift["failed_attempts_billed"] == 2
+    assert good["possibly_paid"] + drift["possibly_paid"] == 4
+    told = convbatch("report", "r", "--currency", "CNY", "--json")
+    [total] = json.loads(told.out)["totals"]["rows"]
+    assert total["spent"] == pytest.approx(7 * good["spent"] + drift["spent"], abs=1e-12)
+    assert "SIMULATED" not in told.out  # a gateway like any other

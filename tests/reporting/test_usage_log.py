@@ -1,0 +1,644 @@
+"""Usage logs against journals: what is read, what is refused, and which call is which line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.config.loader import read_config, shipped
+from convbatch.config.usage_log_form import BillForm
+from convbatch.errors import InputError, SetupError
+from convbatch.reply import Failure, Reply, Usage
+from convbatch.reporting.render import to_markdown, to_terminal
+from convbatch.reporting.section import Section
+from convbatch.reporting.usage_log import reconcile
+from convbatch.reporting.usage_log_matching import Call, Pair, joined
+from convbatch.reporting.usage_log_reader import BillLine, read_bill
+from convbatch.results.run import Run, load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.ledger import Entry
+from convbatch.simulator.provider import World
+from convbatch.simulator.server import Server
+from tests.conftest import Command, config_for, write_dataset
+from tests.support.made_runs import STARTED_AT, MadeRun, dialogue
+
+FORMS = shipped().bills
+NEW_API = FORMS["new-api"]
+HEADER = "id,created_at,type,model_name,quota,prompt_tokens,completion_tokens,request_id"
+Cells = dict[str, Any]
+
+
+def write_bill(path: Path, lines: Iterable[Cells], header: str = HEADER) -> Path:
+    rows = [",".join(str(line.get(name, "")) for name in header.split(",")) for line in lines]
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def line(**cells: Any) -> Cells:
+    usual = {"created_at": int(STARTED_AT) + 1, "type": 2, "model_name": "m", "prompt_tokens": 22}
+    return {**usual, "completion_tokens": 192, "quota": 500, **cells}
+
+
+def totals(sections: list[Section]) -> dict[str, tuple[int, int]]:
+    """outcome → (lines, calls)."""
+    frame = sections[0].frame
+    return {row["outcome"]: (row["lines"], row["calls"]) for row in frame.to_dict("records")}
+
+
+def listed(sections: list[Section]) -> list[dict[str, Any]]:
+    return sections[1].frame.to_dict("records")
+
+
+# A real run, and bills made from the simulator's ledger
+
+
+def billed_lines(entries: Iterable[Entry], *, ids: bool = True) -> list[Cells]:
+    """What a new-api gateway's log would say of these requests."""
+    return [
+        {
+            "id": entry.seq,
+            "created_at": int(entry.finished_at or entry.arrived_at),
+            "type": 2,
+            "model_name": entry.model,
+            "quota": 1000 * entry.seq,
+            "prompt_tokens": entry.input_tokens,
+            "completion_tokens": entry.output_tokens,
+            "request_id": entry.request_id if ids else "",
+        }
+        for entry in entries
+        if entry.billed
+    ]
+
+
+@dataclasses.dataclass
+class Played:
+    """A finished run at a gateway, and what that gateway knows of it."""
+
+    run: Run
+    entries: list[Entry]
+    folder: Path
+
+
+Play = Callable[..., Played]
+
+
+@pytest.fixture
+def play(convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path) -> Play:
+    def run(faults: Iterable[Mapping[str, Any]] = (), dialogues: int = 4, **world: Any) -> Played:
+        lab = World(gateway=True, faults=FaultScript.of(faults), **world)
+        server = simulator(lab)
+        config = config_for(server.url, models='[run]\nmodels = ["sim-good@at-gemini"]', currency="CNY")
+        (tmp_path / "convbatch.toml").write_text(config)
+        dataset = write_dataset(tmp_path / "d.jsonl", dialogues, 3)
+        done = convbatch("run", dataset, "-o", tmp_path / "out", "--no-progress", "--attempt-timeout", "5s")
+        assert done.code in (0, 3), done.err
+        return Played(load(tmp_path / "out"), list(lab.ledger.entries), tmp_path)
+
+    return run
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without"])
+def test_the_bill_of_an_undisturbed_run_is_all_the_same(play: Play, ids: bool) -> None:
+    played = play()
+    lines = billed_lines(played.entries, ids=ids)
+    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", lines), FORMS)
+    assert totals(sections) == {"same": (12, 12)}
+    assert listed(sections) == []
+    assert any("no request id of ours" in note for note in sections[0].notes) is not ids
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without"])
+def test_exactly_what_was_changed_in_a_bill_is_found(play: Play, ids: bool) -> None:
+    played = play()
+    lines = billed_lines(played.entries, ids=ids)
+    added = {**lines[0], "request_id": "of nobody" if ids else "", "prompt_tokens": 900, "completion_tokens": 800}
+    counts = ("prompt_tokens", "completion_tokens")
+    changed = lines[5]
+    # Of the same size: else nobody could tell without ids which of the two the changed line was.
+    alike = [one for one in lines if one is not changed and all(one[name] == changed[name] for name in counts)]
+    removed = lines.pop(lines.index(alike[0]))
+    changed["prompt_tokens"] += 57
+    elsewhere = {**lines[2], "request_id": "x", "created_at": lines[2]["created_at"] - 86400}
+    lines += [added, elsewhere, {**lines[1], "type": 1}]
+    random.Random(3).shuffle(lines)
+    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", lines), FORMS)
+    assert totals(sections) == {
+        "same": (10, 10),
+        "tokens differ": (1, 1),
+        "billed, unknown to us": (1, 0),
+        "known, not billed": (0, 1),
+        "outside the runs' time": (1, 0),
+    }
+    differ, unknown, free = listed(sections)
+    assert (differ["input_difference"], differ["output_difference"]) == (57, 0)
+    assert (unknown["billed_input"], unknown["billed_output"]) == (900, 800)
+    assert (free["input_tokens"], free["output_tokens"]) == (removed["prompt_tokens"], removed["completion_tokens"])
+    assert ids is (free["request_id"] == removed["request_id"])
+
+
+def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_their_own(play: Play) -> None:
+    played = play(
+        [
+            {"match": {"nth": 2}, "action": "reset", "when": "billed"},
+            {"match": {"nth": 4}, "action": "reset", "when": "read"},
+            {"match": {"nth": 6}, "action": "error", "kind": "overloaded", "billed": True},
+            {"match": {"nth": 8}, "action": "error", "kind": "overloaded"},
+        ]
+    )
+    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", billed_lines(played.entries)), FORMS)
+    assert totals(sections) == {
+        "same": (12, 12),
+        "possibly paid: billed": (1, 1),
+        "possibly paid: not billed": (0, 1),
+        "failed: billed": (1, 1),
+        "failed: not billed": (0, 1),
+    }
+    assert {row["joined_by"] for row in listed(sections) if row["outcome"] == "possibly paid: billed"} == {"time"}
+    assert {row["joined_by"] for row in listed(sections) if row["outcome"] == "failed: billed"} == {"request id"}
+
+
+def test_replies_without_usage_are_never_called_the_same(play: Play) -> None:
+    played = play([{"match": {"turn": 2}, "action": "usage", "kind": "missing"}])
+    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", billed_lines(played.entries)), FORMS)
+    assert totals(sections) == {"same": (8, 8), "billed, tokens not known": (4, 4)}
+
+
+# Hand-made runs
+
+
+def made(path: Path, *, model: str = "m", **more: Any) -> MadeRun:
+    return MadeRun(path, [dialogue("d", "one", "two", "three")], targets=[f"{model}@relay"], **more)
+
+
+def replied(run: MadeRun, turn: int, given: int, taken: int, at: float = STARTED_AT, **more: Any) -> None:
+    usage = Usage(input_tokens=given, output_tokens=taken, source="reported")
+    reply = Reply(text="x", finish_reason="stop", finish_reason_raw=None, usage=usage)
+    run.replied(run.ident(0, turn), reply, started_at=at, latency_s=2.0, **more)
+
+
+def bill_of(run: MadeRun, lines: Iterable[Cells], forms: Mapping[str, BillForm] = FORMS) -> list[Section]:
+    folder = run.write()
+    return reconcile([load(folder.path)], write_bill(run.path / "bill.csv", lines), forms)
+
+
+def test_a_line_and_its_call_are_the_same_by_hand(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192)
+    sections = bill_of(run, [line()])
+    assert totals(sections) == {"same": (1, 1)}
+    (row,) = sections[0].frame.to_dict("records")
+    assert (row["input_tokens"], row["billed_input"], row["output_tokens"], row["billed_output"]) == (22, 22, 192, 192)
+    assert row["billed"] == 0.001  # 500 of 500,000
+
+
+def test_a_call_billed_twice_is_found(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192, request_id="a")
+    sections = bill_of(run, [line(request_id="a"), line(request_id="a")])
+    assert totals(sections) == {"same": (1, 1), "billed, unknown to us": (1, 0)}
+
+
+def test_a_line_with_our_request_id_is_ours_whatever_its_clock_says(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192, request_id="a", at=1_780_000_000.0)
+    sections = bill_of(run, [line(request_id="a", created_at=1_780_000_000 + 8 * 3600)])
+    assert totals(sections) == {"same": (1, 1)}
+
+
+@pytest.mark.slow
+def test_small_amounts_are_told_to_their_digits_on_paper_and_a_long_list_is_cut_on_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192)
+    sections = bill_of(run, [line(quota="3210"), *[line(model_name="m-max")] * 1_200])
+    assert "0.00642" in to_markdown(sections)
+    to_terminal(sections)
+    assert "… and 200 more rows: -o report.md" in capsys.readouterr().out
+
+
+def test_another_model_under_our_request_id_is_found(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192, request_id="a")
+    assert totals(bill_of(run, [line(request_id="a", model_name="m-max")])) == {
+        "same": (0, 0),
+        "billed as another model": (1, 1),
+    }
+
+
+def test_without_ids_models_are_never_mixed(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192)
+    sections = bill_of(run, [line(model_name="m-max")])
+    assert totals(sections) == {"same": (0, 0), "billed, unknown to us": (1, 0), "known, not billed": (0, 1)}
+    assert any("models these runs did not ask there: m-max" in note for note in sections[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"),
+    [(-61, "outside the runs' time"), (-60, "same"), (62, "same"), (63, "outside the runs' time")],
+)
+def test_a_line_may_lie_a_minute_before_the_start_or_after_the_end(seconds: int, outcome: str, tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192, at=1_780_000_000.0)
+    sections = bill_of(run, [line(created_at=1_780_000_000 + seconds)])
+    assert totals(sections)[outcome][0] == 1
+
+
+def test_a_line_with_other_tokens_goes_to_the_call_of_its_time_and_not_to_a_likelier_one(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 100, 192, at=1_780_000_000.0)
+    replied(run, 2, 125, 192, at=1_780_000_030.0)
+    lines = [line(created_at=1_780_000_001, prompt_tokens=130), line(created_at=1_780_000_031, prompt_tokens=163)]
+    found = [(row["turn"], row["input_difference"]) for row in listed(bill_of(run, lines))]
+    assert found == [(1, 30), (2, 38)]
+
+
+@pytest.mark.parametrize(("given_", "outcome"), [(216, "tokens differ"), (217, "billed, unknown to us")])
+def test_a_line_is_of_no_call_more_than_twice_its_size_and_sixteen(given_: int, outcome: str, tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 100, 192)
+    assert outcome in totals(bill_of(run, [line(prompt_tokens=given_, completion_tokens=193)]))
+
+
+def test_costs_are_compared_where_the_currency_is_the_bills(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 1_000_000, 0)
+    replied(run, 2, 500_000, 0)
+    folder = run.write()
+    meta = folder.read_meta()
+    price = {"currency": "CNY", "source": "t", "periods": [{"input": "2", "output": "8"}]}
+    meta["targets"][0] |= {"prices": price, "gateway": {"name": "relay", "currency": "CNY"}}
+    folder.write_meta(meta)
+    lines = [
+        line(prompt_tokens=1_000_000, completion_tokens=0, quota=1_000_000),  # 2 CNY, as we say
+        line(prompt_tokens=500_000, completion_tokens=0, quota=750_000),  # 1.5 CNY, and we say 1
+    ]
+    (row,) = reconcile([load(folder.path)], write_bill(tmp_path / "b.csv", lines), FORMS)[0].frame.to_dict("records")
+    assert (row["cost"], row["billed"], row["difference"], row["currency"]) == (3.0, 3.5, 0.5, "CNY")
+    in_usd = {"new-api": dataclasses.replace(NEW_API, currency="USD")}
+    section = reconcile([load(folder.path)], tmp_path / "b.csv", in_usd)[0]
+    assert {row["difference"] for row in section.frame.fillna(-1).to_dict("records")} == {-1}
+    assert any("2 of 2 calls have no price in USD" in note for note in section.notes)
+
+
+def test_a_run_of_two_hosts_needs_to_be_told_whose_bill_it_is(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run", [dialogue("d", "one")], targets=["m@relay", "m@other"])
+    run.replied(run.ident(0, 1))
+    with pytest.raises(SetupError, match=r"may be of any of the gateways other, relay"):
+        bill_of(run, [line()])
+    named = {"new-api": dataclasses.replace(NEW_API, gateways=("relay",))}
+    assert totals(reconcile([load(run.path)], run.path / "bill.csv", named)) == {"same": (1, 1)}
+    wrong = {"new-api": dataclasses.replace(NEW_API, gateways=("relais",))}
+    with pytest.raises(SetupError, match="did you mean 'relay'"):
+        reconcile([load(run.path)], run.path / "bill.csv", wrong)
+
+
+def test_a_run_named_twice_has_its_calls_once(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    replied(run, 1, 22, 192)
+    folder = run.write()
+    bill = write_bill(tmp_path / "b.csv", [line()])
+    assert totals(reconcile([load(folder.path), load(folder.path)], bill, FORMS)) == {"same": (1, 1)}
+
+
+def test_a_refused_call_that_nobody_billed_is_not_listed(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    run.failed(run.ident(0, 1), Failure(kind="rate_limit", message="slow down"), cls="refused")
+    sections = bill_of(run, [line(created_at=5)])
+    assert totals(sections) == {"same": (0, 0), "failed: not billed": (0, 1), "outside the runs' time": (1, 0)}
+    assert listed(sections) == []
+
+
+# Laws of joining
+
+_COUNTS = st.none() | st.integers(0, 40)
+_IDS = st.none() | st.sampled_from("abcd")
+_lines = st.lists(
+    st.builds(
+        BillLine,
+        line=st.just(0),
+        at=st.integers(0, 300).map(float),
+        model=st.sampled_from(["m", "n"]),
+        request_id=_IDS,
+        input_tokens=_COUNTS,
+        output_tokens=_COUNTS,
+        amount=st.none(),
+    ),
+    max_size=12,
+).map(lambda lines: [dataclasses.replace(line, line=number) for number, line in enumerate(lines, 2)])
+_calls = st.lists(
+    st.tuples(
+        st.sampled_from(["replied", "lost", "failed"]),
+        st.sampled_from(["m", "n"]),
+        st.integers(0, 300),
+        st.integers(0, 30),
+        _IDS,
+        _COUNTS,
+        _COUNTS,
+    ),
+    max_size=12,
+).map(
+    lambda drawn: [
+        Call(
+            ident=("r", "d", "t", 1, 1, number),
+            kind=kind,
+            model=model,
+            begins=float(at),
+            ends=float(at + took + (600 if kind == "lost" else 0)),
+            request_id=id_,
+            input_tokens=given_,
+            output_tokens=taken,
+            cost=None,
+            currency=None,
+        )
+        for number, (kind, model, at, took, id_, given_, taken) in enumerate(drawn, 1)
+    ]
+)
+
+
+def told(pairs: Iterable[Pair]) -> list[tuple[Any, ...]]:
+    """What pairs say, without the numbers of lines."""
+    return sorted(
+        (
+            pair.outcome,
+            pair.joined_by or "",
+            repr(pair.line and dataclasses.replace(pair.line, line=0)),
+            repr(pair.call and pair.call.ident),
+        )
+        for pair in pairs
+    )
+
+
+@given(_lines, _calls, st.randoms(use_true_random=False))
+def test_the_order_of_lines_changes_nothing_and_nothing_is_used_twice(
+    lines: list[BillLine], calls: list[Call], chance: random.Random
+) -> None:
+    pairs = joined(lines, calls)
+    shuffled = [
+        dataclasses.replace(line, line=number) for number, line in enumerate(chance.sample(lines, len(lines)), 2)
+    ]
+    assert told(joined(shuffled, chance.sample(calls, len(calls)))) == told(pairs)
+    assert sorted(pair.line.line for pair in pairs if pair.line) == sorted(line.line for line in lines)
+    assert sorted(pair.call.ident for pair in pairs if pair.call) == sorted(call.ident for call in calls)
+    for pair in pairs:
+        if pair.line and pair.call and pair.joined_by != "request id":
+            assert pair.line.model == pair.call.model
+            assert pair.call.is_near(pair.line)
+        if pair.joined_by == "request id":
+            assert pair.line
+            assert pair.call
+            assert pair.line.request_id == pair.call.request_id
+
+
+@given(_calls, st.booleans(), st.data())
+def test_an_honest_bill_is_all_the_same(calls: list[Call], ids: bool, data: st.DataObject) -> None:
+    honest = [
+        dataclasses.replace(
+            call, kind="replied", input_tokens=call.input_tokens or 0, output_tokens=call.output_tokens or 0
+        )
+        for call in calls
+    ]
+    lines = [
+        BillLine(
+            line=number,
+            at=data.draw(st.floats(call.begins - 60, call.ends + 60)),
+            model=call.model,
+            request_id=f"{call.request_id}{number}" if ids and call.request_id else None,
+            input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+            amount=None,
+        )
+        for number, call in enumerate(honest)
+    ]
+    named = [
+        dataclasses.replace(call, request_id=f"{call.request_id}{number}" if ids and call.request_id else None)
+        for number, call in enumerate(honest)
+    ]
+    assert {pair.outcome for pair in joined(lines, named)} <= {"same"}
+
+
+# Reading
+
+
+def forms(text: str) -> Mapping[str, BillForm]:
+    return read_config(text, Path("convbatch.toml")).bills
+
+
+OWN = """
+[bills.own]
+time = "时间"
+model = "模型"
+input_tokens = "输入"
+output_tokens = "输出"
+amount = "费用"
+currency = "CNY"
+time_zone = "Asia/Shanghai"
+"""
+OWN_TEXT = "时间,模型,输入,输出,费用\n2026-01-31 12:00:05,甲,1,2,0.5\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "gbk", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_encodings_separators_and_line_ends_are_recognised(
+    encoding: str, separator: str, end: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bill.csv"
+    path.write_bytes(OWN_TEXT.replace(",", separator).replace("\n", end).encode(encoding))
+    bill = read_bill(path, forms(OWN))
+    (only,) = bill.lines
+    assert bill.form.name == "own"
+    assert (only.line, only.model, only.input_tokens, only.output_tokens, str(only.amount)) == (2, "甲", 1, 2, "0.5")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("1769860805", 1769860805.0),
+        ("1769860805.25", 1769860805.25),
+        ("1769860805250", 1769860805.25),
+        ("2026-01-31T12:00:05Z", 1769860805.0),
+        ("2026-01-31T20:00:05+08:00", 1769860805.0),
+        ("2026-01-31 20:00:05", 1769860805.0),
+        ("2026/1/31 20:00:05", 1769860805.0),
+    ],
+)
+def test_times_are_read_in_every_form(written: str, seconds: float, tmp_path: Path) -> None:
+    path = tmp_path / "bill.csv"
+    path.write_text(OWN_TEXT.replace("2026-01-31 12:00:05", written), encoding="utf-8")
+    assert read_bill(path, forms(OWN)).lines[0].at == seconds
+
+
+def test_local_times_are_utc_unless_the_form_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "bill.csv"
+    path.write_text(OWN_TEXT, encoding="utf-8")
+    bill = read_bill(path, forms(OWN.replace('time_zone = "Asia/Shanghai"\n', "")))
+    assert (bill.lines[0].at, bill.has_local_times) == (1769860805.0, True)
+
+
+def refusal(path: Path, known: Mapping[str, BillForm] = FORMS, name: str | None = None) -> str:
+    with pytest.raises((InputError, SetupError)) as caught:
+        read_bill(path, known, name)
+    assert caught.value.exit_code == 2
+    assert all(problem.hint for problem in caught.value.problems if "more problems" not in problem.what)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "bill.csv: the bill is empty"),
+        (b"\xef\xbb\xbf\r\n", "bill.csv: the bill is empty"),
+        (b"PK\x03\x04 an xlsx", "a spreadsheet or an archive"),
+        (b"\x00\x01\x02", "the bill is not text"),
+        (b"a,b\n1,\xff\xff\n", "bill.csv:2: the bill is neither UTF-8 nor GB18030"),
+        (b"\xff\xfea", "neither UTF-8 nor GB18030"),
+        (b"hello\nworld\n", "bill.csv:1: the bill has the columns of no known form"),
+        (HEADER.encode() + b"\n", "the bill has no lines"),
+        (HEADER.encode() + b"\n1,2,2\n", "bill.csv:2: the line does not fit the header"),
+    ],
+    ids=["empty", "only a mark", "xlsx", "binary", "latin", "half utf-16", "no form", "no lines", "short line"],
+)
+def test_what_is_no_bill_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "bill.csv"
+    path.write_bytes(content)
+    assert said in refusal(path)
+
+
+def test_a_bill_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "none.csv")
+
+
+def test_all_bad_cells_are_reported_with_their_lines(tmp_path: Path) -> None:
+    bad = [
+        line(),
+        line(created_at="yesterday"),
+        line(prompt_tokens="many", completion_tokens=-1),
+        line(model_name=""),
+        line(quota="¥5"),
+        line(created_at=""),
+    ]
+    text = refusal(write_bill(tmp_path / "bill.csv", bad))
+    for said in (
+        "bill.csv:3: created_at is no time\n  found: 'yesterday'",
+        "bill.csv:4: prompt_tokens is no number of tokens\n  found: 'many'",
+        "bill.csv:4: completion_tokens is no number of tokens\n  found: '-1'",
+        "bill.csv:5: model_name names no model",
+        "bill.csv:6: quota is no number",
+        "bill.csv:7: created_at is no time\n  found: an empty cell",
+    ):
+        assert said in text
+
+
+def test_a_thousand_bad_lines_are_reported_and_the_rest_counted(tmp_path: Path) -> None:
+    path = write_bill(tmp_path / "bill.csv", [line(prompt_tokens="x")] * 1_005)
+    with pytest.raises(InputError) as caught:
+        read_bill(path, FORMS)
+    assert len(caught.value.problems) == 1_001
+    assert caught.value.problems[-1].what == "and 5 more problems"
+
+
+def test_a_missing_column_is_named_with_its_nearest(tmp_path: Path) -> None:
+    path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER.replace("prompt_tokens", "prompt_token"))
+    text = refusal(path, name="new-api")
+    assert "bill.csv:1: the bill has no column 'prompt_tokens', which the form 'new-api' needs for input_tokens" in text
+    assert "did you mean 'prompt_token'?" in text
+    assert "no known form" in refusal(path)
+
+
+def test_an_optional_column_may_be_missing(tmp_path: Path) -> None:
+    path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER.removesuffix(",request_id"))
+    assert read_bill(path, FORMS).lines[0].request_id is None
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER + ",quota")
+    assert "the column 'quota' is there 2 times" in refusal(path)
+
+
+def test_two_forms_that_fit_have_to_be_told_apart(tmp_path: Path) -> None:
+    path = write_bill(tmp_path / "bill.csv", [line()])
+    known = {**FORMS, "mine": dataclasses.replace(NEW_API, name="mine")}
+    assert "the columns of several forms: new-api, mine" in refusal(path, known)
+    assert read_bill(path, known, "mine").form.name == "mine"
+    assert "did you mean 'mine'" in refusal(path, known, "mone")
+
+
+# The config
+
+
+def test_a_form_with_a_presets_name_changes_only_what_it_sets() -> None:
+    known = forms('[bills.new-api]\ngateway = "dmxapi"\ncurrency = "USD"\n')
+    assert known["new-api"] == dataclasses.replace(NEW_API, gateways=("dmxapi",), currency="USD")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[bills.x]\nmodel = "m"', "convbatch.toml:1: the form 'x' has no time"),
+        ('[bills.new-api]\ntimes = "t"', "convbatch.toml:2: unknown key 'times' in [bills.new-api]"),
+        ("[bills.new-api]\ntime = 3", "convbatch.toml:2: time must be the name of a column"),
+        ('[bills.new-api]\ntime_zone = "Asia/Shanghia"', "did you mean 'Asia/Shanghai'?"),
+        ("[bills.new-api]\namount_per_unit = 0", "amount_per_unit must be more than 0"),
+        ('[bills.new-api]\ngateway = "dmxapy"', "a bill of an unknown gateway 'dmxapy'"),
+        ("[bills.new-api]\nonly = 2", "only must be a table of columns"),
+        ("[bills.new-api]\nonly = { type = 2.5 }", "only.type must be a text or a whole number"),
+        ('[bills.new-api]\noptional = ["time"]', "optional must be a list of keys"),
+        ('[bills.new-api]\ncurrency = "yuan"', "currency must be a currency's three capital letters"),
+        ("bills = 3", "bills must be a table"),
+        (OWN.replace('amount = "费用"\n', ""), "currency without amount"),
+    ],
+)
+def test_a_wrong_form_is_explained_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        forms(text)
+    assert said in str(caught.value)
+    assert all(problem.hint for problem in caught.value.problems)
+
+
+# The command
+
+
+def test_the_report_holds_a_bill_against_the_run(play: Play, convbatch: Command) -> None:
+    played = play()
+    lines = billed_lines(played.entries)
+    lines[3]["completion_tokens"] += 9
+    write_bill(played.folder / "log.csv", lines[:-1])
+    done = convbatch("report", "out", "--bill", "log.csv")
+    assert done.code == 0, done.err
+    for words in ("Bill log.csv", "tokens differ", "known, not billed", "new-api"):
+        assert words in done.out
+    plain = json.loads(convbatch("report", "out", "--bill", "log.csv", "--bill-form", "new-api", "--json").out)
+    counts = {row["outcome"]: (row["lines"], row["calls"]) for row in plain["bill"]["rows"]}
+    assert counts == {"same": (10, 10), "tokens differ": (1, 1), "known, not billed": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "what"),
+    [
+        ("columns.csv", b"a,b\n1,2\n", [], "columns.csv"),
+        ("binary.csv", b"\x00\x01\x02\xff" * 50, [], "binary.csv"),
+        ("missing.csv", None, [], "missing.csv"),
+        ("form.csv", b"a,b\n1,2\n", ["--bill-form", "new-apy"], "new-api"),
+    ],
+    ids=["no known columns", "binary", "no file", "no such form"],
+)
+def test_a_bill_that_cannot_be_read_is_exit_2(
+    name: str, content: bytes | None, options: list[str], what: str, convbatch: Command, tmp_path: Path
+) -> None:
+    MadeRun(tmp_path / "out", [dialogue("d", "hi")]).write()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = convbatch("report", "out", "--bill", name, *options)
+    assert (done.code, done.out) == (2, "")
+    assert what in done.err
+    assert "hint: " in done.err

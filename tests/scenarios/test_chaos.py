@@ -1,0 +1,106 @@
+"""A network in trouble between the command and the gateway, over real sockets: nothing is lost, crossed or hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+import convbatch as cb
+from convbatch.engine.client import AiohttpTransport, Sending
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
+from convbatch.simulator.server import Server
+from tests.conftest import Command, config_for, write_dataset
+from tests.support.chaos_proxy import chaos
+from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, same_rows, statuses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["gemini", "openai"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
+    seed: int, wire: str, tmp_path: Path, simulator: Callable[[World], Server], command: Command
+) -> None:
+    dataset = write_dataset(tmp_path / "d.jsonl", 100, 3)
+    world = World(script=Script.load(dataset), latency_s=0.01)
+    server = simulator(world)
+    models = f'[run]\nmodels = ["sim-good@at-{wire}"]\n'
+    (tmp_path / "calm.toml").write_text(config_for(server.url, wires=(wire,), models=models))
+    assert command("run", "d.jsonl", "-c", "calm.toml", "-o", "calm").code == 0
+    calm = cb.load(tmp_path / "calm").turns
+    world.ledger.entries.clear()
+
+    with chaos(server.port, seed=seed, trouble=0.08) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        stormy = config_for(url, wires=(wire,), models=models, attempt_timeout=5)
+        (tmp_path / "convbatch.toml").write_text(stormy)
+        done = command("run", "d.jsonl", "-o", "out", "--deadline", "20s")
+        assert done.code in (0, 3), done.err
+        hold_the_laws(world, tmp_path / "out")
+        assert len(proxy.struck) >= 6, proxy.struck
+        storm = sum(proxy.struck.values())
+        proxy.calm = True
+        assert command("resume", "out").code == 0
+    turns = cb.load(tmp_path / "out").turns
+    again = hold_the_laws(world, tmp_path / "out")
+    same_rows(calm, turns)
+    assert statuses(turns) == {"ok": 300}
+    print(f"\n{storm} troubles: {len(turns)} rows, {again} billed again, {possibly_paid(turns)} possibly paid")  # noqa: T201
+
+
+def hold_the_laws(world: World, out: Path) -> int:
+    """What the ledger must say, during the storm as well as after it; how often was paid again."""
+    heard = [entry for entry in world.ledger.entries if entry.history is not None]  # else: a request cut off
+    assert no_history_crosses(heard)
+    run = cb.load(out)
+    again = every_bill_is_told(heard, run.turns)
+    ambiguous = sum(cls in ("ambiguous", "timeout") for cls in run.attempts["class"].dropna())
+    assert sum(entry.billed for entry in heard) <= len(run.turns) + ambiguous
+    return again
+
+
+@asynccontextmanager
+async def parrot(*, late_s: float, connections: list[asyncio.StreamWriter]) -> AsyncGenerator[str]:
+    """A server that answers with the question, and `late_s` later says it again though nobody asked."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                assert length is not None
+                body = await reader.readexactly(int(length[1]))
+                answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                writer.write(answer)
+                await asyncio.sleep(late_s)
+                writer.write(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in connections:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.005])
+async def test_a_reply_that_comes_twice_is_never_the_answer_to_the_next_question(late_s: float) -> None:
+    connections: list[asyncio.StreamWriter] = []
+    async with parrot(late_s=late_s, connections=connections) as url:
+        transport = AiohttpTransport()
+        for number in range(5):
+            question = b"question %d" % number
+            sending = Sending(method="POST", url=url, headers={}, body=question, timeout_s=5)
+            assert (await transport.send(sending)).body == question
+            await asyncio.sleep(0.02)  # what a journal's sync takes on a slow disk
+        await transport.close()
+    assert len(connections) == 5, "a server that says things twice was asked on a connection it had used before"

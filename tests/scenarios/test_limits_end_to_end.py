@@ -1,0 +1,248 @@
+"""Limits as the servers see them: whole runs under four ways of counting, in virtual time, and one over real sockets.
+
+Whatever a server counts, its own ledger must show no window with more than the client was told it may send, and all
+but a little of it used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import convbatch as cb
+from convbatch.config.gateways import Limits, Rate
+from convbatch.engine.runner import Rules
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.ledger import Entry
+from convbatch.simulator.limits import LimitModel
+from convbatch.simulator.limits import Limits as ServerLimits
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
+from convbatch.simulator.server import Server
+from tests.conftest import config_for, write_dataset
+from tests.support.ledger_laws import most_in_any_window
+from tests.support.played import KEY, Host, Played, Sent
+from tests.support.played_disk import Kill
+from tests.support.played_laws import no_window_is_overfull, nothing_leaves_in_an_announced_pause, obeys
+
+Plain = dict[str, Any]
+EVERY_MODEL: tuple[LimitModel, ...] = ("fixed", "sliding", "bucket", "quantised")
+WITHOUT_PIECES = EVERY_MODEL[:3]
+"""A gateway that counts pieces of a minute needs to be told so with `rate`."""
+
+
+def made(count: int, turns: int = 3, words: int = 4) -> list[Plain]:
+    return [
+        {"id": f"d{d}", "turns": [{"user": f"question {t} of dialogue {d} " * words} for t in range(1, turns + 1)]}
+        for d in range(count)
+    ]
+
+
+def saturated(
+    path: Path, limits: Limits, server: ServerLimits | None, dialogues: Sequence[Plain], **more: Any
+) -> Played:
+    """A run that always has more to send than it may; one-way delays vary by all that the contract allows for."""
+    world = World(keys={KEY}, limits=server, latency_s=(0.2, 2.0), faults=more.pop("faults", None))
+    hosts = [Host(world, limits=limits, delay_s=0.999, attempt_timeout_s=600, **more)]
+    return Played(path / "run", hosts, dialogues, rules=Rules(concurrency=60), sync_s=0.005)
+
+
+def refused(played: Played) -> int:
+    return sum(entry.status == 429 for entry in played.ledger())
+
+
+def used(sent: Sequence[Sent], window_s: float = 60.0) -> float:
+    """Arrivals in one window, on average over the whole run."""
+    arrivals = sorted(one.arrived_at for one in sent if one.arrived_at is not None)
+    return (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]) * window_s
+
+
+# -- requests
+
+
+@pytest.mark.parametrize("model", WITHOUT_PIECES)
+@pytest.mark.parametrize("rpm", [5, 20, 60, 240])
+def test_rpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, rpm: int, model: LimitModel):
+    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model=model), made(rpm if rpm < 100 else 200))
+    played.finish(most=1)
+    no_window_is_overfull(played.sent, rpm, 60.0)
+    assert refused(played) == 0
+    assert used(played.sent) >= 0.95 * rpm
+    obeys(played, faultless=True)
+
+
+@pytest.mark.parametrize("rpm", [60, 240])
+def test_pieces_of_a_minute_are_kept_to_where_they_are_told(tmp_path: Path, rpm: int):
+    rate = Rate(count=rpm // 6, window_s=10.0)
+    limits = Limits(rpm=rpm, rates=(rate,))
+    played = saturated(tmp_path, limits, ServerLimits(rpm=rpm, model="quantised"), made(rpm * 2 // 3))
+    played.finish(most=1)
+    no_window_is_overfull(played.sent, rpm, 60.0)
+    no_window_is_overfull(played.sent, rate.count, rate.window_s)
+    assert refused(played) == 0
+    assert used(played.sent, 10.0) >= 0.95 * rate.count * 10 / 11  # a second of jitter in each piece
+
+
+@pytest.mark.parametrize("rpm", [20, 60])
+def test_pieces_nobody_told_of_cost_pauses_and_nothing_else(tmp_path: Path, rpm: int):
+    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="quantised"), made(rpm))
+    played.finish(most=1)
+    no_window_is_overfull(played.sent, rpm, 60.0)
+    obeys(played)
+    assert sum(entry.billed for entry in played.ledger()) == len(played.planned)
+
+
+def test_several_limits_hold_at_once(tmp_path: Path):
+    limits = Limits(rpm=100, rates=(Rate(count=30, window_s=10.0), Rate(count=7, window_s=1.0)))
+    played = saturated(tmp_path, limits, None, made(100))
+    played.finish(most=1)
+    for count, window_s in ((100, 60.0), (30, 10.0), (7, 1.0)):
+        no_window_is_overfull(played.sent, count, window_s)
+    assert used(played.sent) >= 0.95 * 100
+
+
+def test_two_names_of_one_quota_owner_share_its_limit(tmp_path: Path):
+    played = saturated(
+        tmp_path, Limits(rpm=60), ServerLimits(rpm=60, model="fixed"), made(30), also_named=("northern",)
+    )
+    played.finish(most=1)
+    assert {target.name for target in played.targets} == {"sim-good@north", "sim-good@northern"}
+    no_window_is_overfull(played.sent, 60, 60.0)
+    assert refused(played) == 0
+    assert used(played.sent) >= 0.95 * 60
+
+
+# -- servers whose limits nobody told us, and the waits they ask for
+
+
+@pytest.mark.parametrize("model", EVERY_MODEL)
+def test_an_unknown_limit_is_found_out_and_every_announced_pause_is_sat_out(tmp_path: Path, model: LimitModel):
+    played = saturated(tmp_path, Limits(), ServerLimits(rpm=40, model=model), made(40))
+    played.finish(most=1)
+    story = obeys(played)  # no arrival in an announced pause among its laws
+    assert refused(played) > 0
+    assert any(sent.asks_to_wait_s for sent in played.sent)
+    assert sum(entry.billed for entry in played.ledger()) == len(story.states)
+    assert used(played.sent) >= 0.7 * 40
+
+
+@pytest.mark.parametrize("hint", ["retry-info", "retry-after", "retry-after-date", "text", "reset-headers"])
+def test_one_hint_pauses_the_whole_gate_once(tmp_path: Path, hint: str):
+    storm = {"match": {"after_s": 3, "before_s": 5}, "action": "rate-limit", "hint": hint, "seconds": 45}
+    faults = FaultScript.of([storm])
+    played = saturated(tmp_path, Limits(rpm=1200), None, made(60), faults=faults)
+    played.finish(most=1)
+    nothing_leaves_in_an_announced_pause(obeys(played))
+    heard = [sent.heard_at for sent in played.sent if sent.status == 429 and sent.heard_at is not None]
+    assert len(heard) > 3
+    sent = sorted(one.left_at for one in played.sent)
+    gaps = [latter - former for former, latter in pairwise(sent) if latter - former > 5]
+    assert len(gaps) == 1, "one episode, not as many pauses as there were refusals"
+    assert gaps[0] <= 45 + max(heard) - min(heard) + 2
+
+
+# -- tokens and days
+
+
+def most_tokens(entries: Sequence[Entry], window_s: float) -> int:
+    """The largest number of input tokens admitted in any window."""
+    admitted = [(entry.arrived_at, entry.input_tokens or 0) for entry in entries if entry.billed]
+    most = begin = total = 0
+    for at, tokens in admitted:
+        total += tokens
+        while admitted[begin][0] <= at - window_s:
+            total -= admitted[begin][1]
+            begin += 1
+        most = max(most, total)
+    return most
+
+
+@pytest.mark.parametrize("model", WITHOUT_PIECES)
+def test_tpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, model: LimitModel):
+    tpm = 6_000
+    played = saturated(tmp_path, Limits(tpm=tpm), ServerLimits(tpm=tpm, model=model), made(60, words=12))
+    played.finish(most=1)
+    entries = played.ledger()
+    assert refused(played) == 0
+    assert most_tokens(entries, 60.0) <= tpm
+    in_blocks: Counter[int] = Counter()  # tokens are free again after a window and a second of jitter
+    for entry in entries:
+        in_blocks[int((entry.arrived_at - entries[0].arrived_at) // 61)] += entry.input_tokens or 0
+    *full, _ = sorted(in_blocks)
+    assert len(full) >= 5
+    assert sum(in_blocks[block] for block in full) / len(full) >= 0.95 * tpm
+    obeys(played, faultless=True)
+
+
+def test_what_a_message_costs_beside_its_words_is_reserved_too(tmp_path: Path):
+    brief = [{"id": f"d{d}", "turns": [{"user": f"{d} {t}"} for t in range(6)]} for d in range(40)]
+    played = saturated(tmp_path, Limits(tpm=3000), None, brief)
+    played.finish(most=1)
+    assert most_tokens(played.ledger(), 60.0) <= 3000
+
+
+def test_rpd_is_kept_to_across_kills_and_resumes_until_the_day_is_over(tmp_path: Path):
+    rpd = 40
+    limits = Limits(rpd=rpd, rpm=240)
+    played = saturated(tmp_path, limits, None, made(30))
+    for kill in (Kill(after_s=1.5), Kill(after_s=3.0), Kill(in_write=20)):
+        played.sit(kill=kill)
+    played.finish(most=1)
+    days: dict[int, int] = {}
+    for entry in played.ledger():
+        day = int(entry.arrived_at // 86_400)
+        days[day] = days.get(day, 0) + 1
+    assert max(days.values()) == rpd
+    assert len(days) >= 3
+    obeys(played, faultless=True)
+
+
+@pytest.mark.parametrize("rpm", [2, 5, 20])
+def test_rpm_is_never_exceeded_across_kills_and_quick_resumes(tmp_path: Path, rpm: int):
+    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="sliding"), made(8))
+    for kill in range(6):
+        played.sit(kill=Kill(after_s=20.0 + kill), gap_s=1.0)
+    played.finish(most=1)
+    no_window_is_overfull(played.sent, rpm, 60.0)
+    assert refused(played) == 0
+    obeys(played, faultless=True)
+
+
+def test_tokens_of_a_killed_session_still_count(tmp_path: Path):
+    played = saturated(tmp_path, Limits(tpm=3000), ServerLimits(tpm=3000, model="sliding"), made(12))
+    for _ in range(3):
+        played.sit(kill=Kill(after_s=10.0), gap_s=1.0)
+    played.finish(most=1)
+    assert refused(played) == 0
+    assert most_tokens(played.ledger(), 60.0) <= 3000
+
+
+def test_an_announced_pause_outlives_the_session_that_heard_of_it(tmp_path: Path):
+    faults = FaultScript.of([{"match": {"nth": 5}, "action": "rate-limit", "hint": "retry-info", "seconds": 300}])
+    played = saturated(tmp_path, Limits(rpm=600), None, made(10), faults=faults)
+    played.sit(kill=Kill(after_s=30.0), gap_s=1.0)
+    played.finish(most=1)
+    (heard_at,) = [sent.heard_at for sent in played.sent if sent.status == 429 and sent.heard_at is not None]
+    assert not [sent for sent in played.sent if heard_at < sent.left_at < heard_at + 300]
+    assert any(sent.left_at > heard_at for sent in played.sent)
+
+
+# -- the same over real sockets, with time made small
+
+
+def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[World], Server]):
+    dataset = write_dataset(tmp_path / "d.jsonl", 14, 2)
+    world = World(script=Script.load(dataset), limits=ServerLimits(rpm=10, window_s=1.0, model="sliding"))
+    config = tmp_path / "convbatch.toml"
+    config.write_text(config_for(simulator(world).url, rate=["10/1s"], jitter=0.25))
+    run = cb.run(dataset, models="sim-good@at-gemini", config=config, out=tmp_path / "out")
+    assert set(run.turns["status"]) == {"ok"}
+    assert [entry.status for entry in world.ledger.entries] == [200] * 28
+    assert most_in_any_window(world.ledger.entries, 1.0) <= 10
+    times = [entry.arrived_at for entry in world.ledger.entries]
+    assert 27 / (times[-1] - times[0]) >= 0.9 * 10 / 1.25

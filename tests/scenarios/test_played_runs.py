@@ -1,0 +1,190 @@
+"""Whole runs in virtual time, with whatever may go wrong drawn from a seed; a failing seed plays again exactly.
+
+To look at one: `python -m pytest tests/scenarios/test_played_runs.py -k seed-17`; for many more: `make torture`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending, Transport
+from convbatch.results.run import load
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import World
+from convbatch.simulator.replies import Script
+from convbatch.simulator.server import Server
+from convbatch.simulator.virtual_time import run
+from tests.conftest import environment
+from tests.support.ledger_laws import same_rows
+from tests.support.played import KEY, Host, Played, PlayedTransport, Sent
+from tests.support.played_disk import Kill, Power
+from tests.support.played_laws import Story, obeys
+from tests.support.played_mix import dialogues, disturbed, judge, stage
+
+Plain = dict[str, Any]
+
+
+@pytest.mark.parametrize("seed", range(10), ids=lambda seed: f"seed-{seed}")
+def test_a_run_obeys_all_laws_whatever_happens_to_it(tmp_path: Path, seed: int):
+    judge(tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 210), ids=lambda seed: f"seed-{seed}")
+def test_two_hundred_more_runs_obey_all_laws(tmp_path: Path, seed: int):
+    judge(tmp_path, seed)
+
+
+def test_the_table_of_an_interrupted_run_is_that_of_an_undisturbed_one(tmp_path: Path):
+    (tmp_path / "calm").mkdir()
+    calm, _ = stage(tmp_path / "calm", 17, faulty=False)
+    calm.finish(most=1)
+    played, _ = stage(tmp_path, 17, faulty=False)
+    # The third sits out the minute whose tokens the second had used.
+    for kill in (Kill(after_s=1.0), Kill(in_write=20), Kill(after_s=70.0)):
+        played.sit(kill=kill)
+    played.finish()
+    assert all(sat.killed and sat.in_flight for sat in played.sat[:3])
+    same_rows(load(calm.path).turns, load(played.path).turns)
+
+
+@pytest.mark.parametrize("write", range(1, 14))
+def test_a_kill_within_any_write_loses_nothing_that_was_acknowledged(tmp_path: Path, write: int):
+    made = dialogues(random.Random(1), 2, 2)
+    for seed in range(4):  # each tears the write at another place
+        world = World(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
+        played = Played(tmp_path / f"{seed}" / "run", [Host(world)], made, seed=seed)
+        played.sit(kill=Kill(in_write=write))
+        assert played.sat[0].killed == (write <= 12)  # a whole run is that many writes
+        played.finish()
+        story = obeys(played, faultless=True)
+        assert set(story.states.values()) <= {"ok", "replied"}
+
+
+@pytest.mark.parametrize("write", range(2, 8))
+def test_no_turn_stays_skipped_behind_one_that_was_mended_before_a_kill(tmp_path: Path, write: int):
+    made = dialogues(random.Random(1), 1, 3)
+    refusal = {"match": {"count": 1}, "action": "error", "kind": "bad_request"}
+    world = World(script=Script.of(made), keys={KEY}, faults=FaultScript.of([refusal]))
+    played = Played(tmp_path / "run", [Host(world)], made, seed=write)
+    played.sit()
+    assert list(Story(played).states.values()) == ["error", "skipped", "skipped"]
+    played.sit(kill=Kill(in_write=write))
+    assert played.sat[1].killed
+    played.finish()
+    assert set(obeys(played).states.values()) <= {"ok", "replied"}
+
+
+def digest(played: Played) -> str:
+    """Of the journal's bytes, of all ledgers, and of when everything was sent and heard."""
+    journal = b"".join(path.read_bytes() for path in sorted((played.path / "journal").glob("*.jsonl")))
+    return hashlib.sha256(journal + repr((played.sent, played.ledger())).encode()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_seed_plays_again_exactly_in_any_process(tmp_path: Path):
+    seed = 46  # one with a power cut, a kill, a signal, a cancelled sitting and faults to the end
+    program = (
+        "import sys; from pathlib import Path; from tests.scenarios.test_played_runs import digest, disturbed;"
+        f"print(digest(disturbed(Path(sys.argv[1]), {seed})))"
+    )
+    (tmp_path / "other").mkdir()
+    other = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "other"],
+        env=environment(PYTHONHASHSEED="7"),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        check=True,
+    )
+    assert digest(disturbed(tmp_path, seed)) == other.stdout.decode().strip()
+
+
+@pytest.mark.slow
+def test_torture_plays_the_seeds_it_is_told_to(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.torture", "--first", "3", "-j", "2"],
+        env=environment(SEEDS="4"),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"4 seeds from 3: 0 failed; ")
+
+
+# -- the harness itself: its network tells the client what real sockets would
+
+
+QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"hello"}]}]}'
+
+TOLD_ALIKE: dict[str, Plain] = {
+    "whole": {"action": "delay", "seconds": 0.01},
+    "429": {"action": "rate-limit", "hint": "retry-info"},
+    "html": {"action": "error", "kind": "bad_gateway", "body": "html"},
+    "empty": {"action": "error", "body": "empty"},
+    "redirect": {"action": "redirect"},
+    "reset on arrival": {"action": "reset", "when": "arrival"},
+    "reset when read": {"action": "reset", "when": "read"},
+    "reset when billed": {"action": "reset", "when": "billed"},
+    "reset in the body": {"action": "reset", "when": "body"},
+    "silence": {"action": "silence", "when": "billed"},
+    "silence in the body": {"action": "silence", "when": "body"},
+    "closed after silence": {"action": "silence", "when": "read", "seconds": 0.05},
+    "cut length": {"action": "truncate", "framing": "length"},
+    "cut chunks": {"action": "truncate", "framing": "chunked"},
+    "cut close": {"action": "truncate", "framing": "close"},
+    "cut at 0": {"action": "truncate", "framing": "close", "bytes": 0},
+    "drip": {"action": "drip", "bytes": 200, "seconds": 0.01},
+    "too late": {"action": "delay", "seconds": 9.0},
+    "closed when idle for long": {"action": "close-after", "seconds": 9.0},
+    "refused": {"action": "refuse", "seconds": 9.0},
+    "endless headers": {"action": "endless-headers"},
+    "broken": {"action": "broken", "kind": "cut-json"},
+}
+
+
+def world_with(rule: Plain) -> World:
+    return World(faults=FaultScript.of([{"match": {"count": 1}, **rule}]), keys={KEY})
+
+
+async def told(transport: Transport, base: str) -> list[Any]:
+    """What a client is told of two questions in a row."""
+    heard: list[Any] = []
+    url = f"{base}/v1beta/models/sim-echo:generateContent"
+    headers = {"content-type": "application/json", "x-goog-api-key": KEY}
+    for _ in range(2):
+        sending = Sending(method="POST", url=url, headers=headers, body=QUESTION, timeout_s=0.3)
+        try:
+            answer = await transport.send(sending)
+        except NoAnswer as gone:
+            heard.append((gone.kind, gone.sent, gone.own_timeout, gone.certificate, gone.status))
+        else:
+            heard.append((answer.status, answer.body))
+    return heard
+
+
+@pytest.mark.parametrize("rule", TOLD_ALIKE.values(), ids=TOLD_ALIKE)
+async def test_the_played_network_tells_the_same_as_real_sockets(rule: Plain):
+    async with Server(world_with(rule)) as server:
+        real = AiohttpTransport()
+        over_sockets = await told(real, server.url)
+        await real.close()
+    log: list[Sent] = []
+
+    async def play() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        played = Host(world_with(rule), delay_s=0.01)
+        return await told(PlayedTransport(played, Power(loop), random.Random(1), 1, log), "https://north.test")
+
+    with ThreadPoolExecutor(1) as aside:  # a loop of its own, in a thread of its own
+        assert await asyncio.wrap_future(aside.submit(run, play())) == over_sockets
+    assert [sent.status for sent in log] == [told[0] if isinstance(told[0], int) else None for told in over_sockets]

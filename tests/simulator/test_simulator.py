@@ -1,0 +1,1421 @@
+"""The simulated provider is the witness of other tests, held to its own word in process and on raw sockets."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import email.utils
+import gzip
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.simulator import (
+    Answer,
+    FaultError,
+    FaultScript,
+    Ledger,
+    Limits,
+    Request,
+    Script,
+    ScriptError,
+    Server,
+    World,
+    busiest_window,
+    key_hash,
+    read_ledger,
+    serve_in_thread,
+)
+from convbatch.simulator.fault_script import ACTIONS, BODY_KINDS, REPLY_KINDS, USAGE_KINDS
+from convbatch.simulator.limits import Counter, FixedWindow, Gatekeeper, QuantisedWindow, SlidingWindow, TokenBucket
+from convbatch.simulator.replies import count_tokens, cut_to_tokens, history_sha
+
+ROOT = Path(__file__).parents[2]
+PATHS = {"gemini": "/v1beta/models/{model}:generateContent", "openai": "/v1/chat/completions"}
+
+
+# --- asking a world in process ------------------------------------------------------------------------------------
+
+
+def gemini_body(*texts: str, system: str = "", **config: Any) -> dict[str, Any]:
+    contents = [{"role": ("user", "model")[at % 2], "parts": [{"text": text}]} for at, text in enumerate(texts)]
+    body: dict[str, Any] = {"contents": contents}
+    if system:
+        body["systemInstruction"] = {"parts": [{"text": system}]}
+    if config:
+        body["generationConfig"] = config
+    return body
+
+
+def openai_body(*texts: str, model: str = "sim-good", **fields: object) -> dict[str, Any]:
+    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+    return {"model": model, "messages": messages, **fields}
+
+
+def request(
+    body: Any, *, model: str = "sim-good", wire: str = "gemini", url: str = "", headers: dict[str, str] | None = None
+) -> Request:
+    target = url or PATHS[wire].format(model=model)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Request.of("POST", f"http://any{target}", headers or {}, content)
+
+
+def play(world: World, asked: Request, now: float = 0.0) -> Answer:
+    """Have a request answered and its answer delivered."""
+    answer = world.handle(asked, now)
+    answer.delivered(now)
+    return answer
+
+
+def plain(answer: Answer) -> Any:
+    return json.loads(answer.content)
+
+
+def say(world: World, *texts: str, model: str = "sim-good", **config: Any) -> str:
+    reply = plain(play(world, request(gemini_body(*texts, **config), model=model)))
+    return "".join(part.get("text", "") for part in reply["candidates"][0]["content"].get("parts", []))
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+DIALOGUES = [
+    {
+        "id": "a",
+        "system": "Be brief.",
+        "turns": [
+            {"user": "one", "assistant": "first", "ask": False},
+            {"user": [{"text": "t"}, {"text": "wo"}], "assistant": "second"},
+            {"user": "three"},
+        ],
+    }
+]
+
+
+@given(
+    seed=st.integers(0, 3), texts=st.lists(st.text(max_size=20), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
+)
+def test_answers_depend_on_seed_model_and_history_alone(seed: int, texts: list[str]) -> None:
+    asked = [request(gemini_body(*texts), model=model) for model in ("sim-good", "sim-drift", "sim-think")]
+    used, fresh = World(seed=seed), World(seed=seed)
+    play(used, request(gemini_body("something else before")))
+
+    assert [play(used, r).content for r in asked] == [play(fresh, r).content for r in asked]
+
+
+def test_another_seed_gives_other_reply_ids() -> None:
+    ids = {plain(play(World(seed=seed), request(gemini_body("hi"))))["responseId"] for seed in range(5)}
+
+    assert len(ids) == 5
+
+
+MESSAGES = st.lists(st.tuples(st.sampled_from(["user", "model"]), st.text(max_size=5)), max_size=4)
+
+
+@given(MESSAGES, MESSAGES, st.text(max_size=3), st.text(max_size=3))
+def test_histories_share_a_digest_only_when_they_are_equal(
+    one: list[tuple[str, str]], other: list[tuple[str, str]], system: str, prompt: str
+) -> None:
+    same = (system, one) == (prompt, other)
+
+    assert (history_sha(system, one) == history_sha(prompt, other)) is same
+
+
+def test_a_crossed_history_shows_in_the_next_reply() -> None:
+    world = World()
+
+    assert say(world, "hi", "my own words", "and now?") != say(world, "hi", "another's words", "and now?")
+
+
+def test_scripted_replies_are_found_whatever_the_model_said_before(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(DIALOGUES[0]).encode() + b"\r\n\r\n"))
+    world = World(script=Script.load(path))
+
+    replies = [
+        plain(play(world, request(gemini_body(*texts, system="Be brief."))))["candidates"][0]["content"]["parts"][0]
+        for texts in (["one"], ["one", "whatever", "two"], ["one", "x", "two", "y", "three"])
+    ]
+
+    assert [reply["text"] for reply in replies[:2]] == ["first", "second"]
+    assert replies[2]["text"].startswith('Turn 3: you said "three"')
+
+
+def test_a_script_is_not_found_under_another_system_text() -> None:
+    assert Script.of(DIALOGUES).reply_to("Be long.", ["one"]) is None
+    assert Script.of(DIALOGUES).reply_to("Be brief.", ["one"]) == "first"
+
+
+@pytest.mark.parametrize("line", ["{", '{"turns": [{}]}', '{"messages": []}', "[]", '{"turns": [{"user": 3}]}'])
+def test_a_line_that_is_no_dialogue_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"turns": []}\n' + line + "\n")
+
+    with pytest.raises(ScriptError, match=r"d\.jsonl:2: not a dialogue(.|\n)*hint"):
+        Script.load(path)
+
+
+def test_drift_spoils_about_one_dialogue_in_three_and_nothing_else() -> None:
+    turns = [f"Question {n}: 今天是几号?" for n in range(600)]
+    script = Script.of([{"turns": [{"user": turn, "assistant": f"It is day {n}."}]} for n, turn in enumerate(turns)])
+    world, again, other = World(script=script), World(script=script), World(script=script, seed=1)
+
+    good = [say(world, turn) for turn in turns]
+    drift = [say(world, turn, model="sim-drift") for turn in turns]
+    spoiled = [one != two for one, two in zip(good, drift, strict=True)]
+
+    assert drift == [say(again, turn, model="sim-drift") for turn in turns]
+    assert drift != [say(other, turn, model="sim-drift") for turn in turns]
+    assert 0.27 < sum(spoiled) / len(turns) < 0.40
+    assert good == [f"It is day {n}." for n in range(600)]
+    kinds = {text if "day" not in text else re.sub("[0-9]+", "#", text) for text in drift}
+    assert {"It is day #.", "I", "It is d"} & kinds
+    assert any("更愿意" in text for text in drift), "some dialogues change their language"
+
+
+def test_drift_spoils_a_dialogue_for_good_and_sometimes_stops_short() -> None:
+    world = World()
+    finishes: set[str] = set()
+    for n in range(60):
+        texts = [f"dialogue {n}", "reply", "second turn"]
+        first = say(world, texts[0]) != say(world, texts[0], model="sim-drift")
+        second = say(world, *texts) != say(world, *texts, model="sim-drift")
+        assert first is second
+        reply = plain(play(world, request(gemini_body(texts[0]), model="sim-drift")))
+        finishes.add(reply["candidates"][0]["finishReason"])
+
+    assert finishes == {"STOP", "MAX_TOKENS"}
+
+
+@given(st.text(), st.integers(0, 50))
+def test_a_text_cut_to_tokens_is_the_longest_that_fits(text: str, limit: int) -> None:
+    cut = cut_to_tokens(text, limit)
+
+    assert text.startswith(cut)
+    assert count_tokens(cut) <= limit
+    assert cut == text or count_tokens(text[: len(cut) + 1]) > limit
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 0), ("abc", 1), ("abcde", 2), ("今天", 2), ("今天abcde", 4), ("é", 1)]
+)
+def test_tokens_are_counted_by_a_plain_rule(text: str, tokens: int) -> None:
+    assert count_tokens(text) == tokens
+
+
+def test_limits_and_stops_are_kept() -> None:
+    world = World(script=Script.of([{"turns": [{"user": "count", "assistant": "one, two, three, four, five"}]}]))
+
+    def told(**config: Any) -> tuple[str, str, int]:
+        reply = plain(play(world, request(gemini_body("count", **config))))
+        candidate = reply["candidates"][0]
+        usage = reply["usageMetadata"]
+        assert usage["totalTokenCount"] == usage["promptTokenCount"] + usage.get("candidatesTokenCount", 0)
+        text = candidate["content"].get("parts", [{"text": ""}])[0]["text"]
+        return text, candidate["finishReason"], usage.get("candidatesTokenCount", 0)
+
+    assert told() == ("one, two, three, four, five", "STOP", 7)
+    assert told(maxOutputTokens=2) == ("one, two", "MAX_TOKENS", 2)
+    assert told(maxOutputTokens=7) == ("one, two, three, four, five", "STOP", 7)
+    assert told(stopSequences=["four", ", three"]) == ("one, two", "STOP", 2)
+
+
+def test_thoughts_eat_the_limit_before_the_text_does() -> None:
+    reply = plain(play(World(), request(gemini_body("hi", maxOutputTokens=5), model="sim-think")))
+
+    assert reply["candidates"][0]["content"] == {"role": "model"}
+    assert reply["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    assert reply["usageMetadata"]["thoughtsTokenCount"] == 5
+    assert "candidatesTokenCount" not in reply["usageMetadata"]
+
+
+def test_thinking_can_be_switched_off() -> None:
+    body = gemini_body("hi", thinkingConfig={"thinkingBudget": 0, "includeThoughts": True})
+
+    assert "thoughtsTokenCount" not in plain(play(World(), request(body, model="sim-think")))["usageMetadata"]
+
+
+def test_the_seed_model_answers_exactly_the_recorded_body() -> None:
+    recorded = json.loads((ROOT / "tests/bodies/gemini/ok_seed_dmxapi.json").read_bytes())
+
+    assert plain(play(World(), request(gemini_body("明天是几号"), model="sim-seed"))) == recorded
+
+
+@pytest.mark.parametrize("wire", ["gemini", "openai"])
+@pytest.mark.parametrize("model", World().actor.models)
+def test_streamed_and_whole_replies_say_the_same(wire: str, model: str) -> None:
+    world = World()
+    texts = ("你好, tell me more", "ok", "a bit longer, please: 明天是几号")
+    if wire == "gemini":
+        whole = plain(play(world, request(gemini_body(*texts), model=model)))
+        url = f"/v1beta/models/{model}:streamGenerateContent"
+        events = sse(play(world, request(gemini_body(*texts), url=f"{url}?alt=sse")))
+        array = plain(play(world, request(gemini_body(*texts), url=url)))
+        assert array == events
+        said = [gemini_text(reply) for reply in ([whole], events)]
+        usages = [whole["usageMetadata"], events[-1]["usageMetadata"]]
+    else:
+        whole = plain(play(world, request(openai_body(*texts, model=model), wire=wire)))
+        body = openai_body(*texts, model=model, stream=True, stream_options={"include_usage": True})
+        events = sse(play(world, request(body, wire=wire)))
+        deltas = [choice["delta"] for event in events for choice in event["choices"]]
+        said = [whole["choices"][0]["message"]["content"], "".join(delta.get("content") or "" for delta in deltas)]
+        usages = [whole["usage"], events[-1]["usage"]]
+
+    assert said[0] == said[1]
+    assert usages[0] == usages[1]
+
+
+def sse(answer: Answer) -> list[Any]:
+    """Events of a stream, read with a few lines of this test's own."""
+    assert answer.headers["content-type"] == "text/event-stream"
+    data = [line.removeprefix("data: ") for line in answer.content.decode().splitlines() if line]
+    return [json.loads(item) for item in data if item != "[DONE]"]
+
+
+def gemini_text(replies: list[Any]) -> str:
+    parts = [part for reply in replies for part in reply["candidates"][0]["content"].get("parts", [])]
+    return "".join(part["text"] for part in parts if not part.get("thought"))
+
+
+def test_openai_stream_without_include_usage_has_none() -> None:
+    events = sse(play(World(), request(openai_body("hi", stream=True), wire="openai")))
+
+    assert all("usage" not in event for event in events)
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+# --- signatures -----------------------------------------------------------------------------------------------------
+
+
+def signed_turn(world: World) -> dict[str, Any]:
+    return plain(play(world, request(gemini_body("hi"), model="sim-signed")))["candidates"][0]["content"]
+
+
+def replay(world: World, turn: dict[str, Any]) -> tuple[int | None, str]:
+    body = gemini_body("hi", "-", "and?")
+    body["contents"][1] = turn
+    answer = play(world, request(body, model="sim-signed"))
+    return answer.status, plain(answer).get("error", {}).get("message", "")
+
+
+def test_a_signed_turn_replayed_unchanged_is_accepted_again_and_again() -> None:
+    world = World()
+    contents = gemini_body("hi")["contents"]
+    for _ in range(4):
+        answer = play(world, request({"contents": contents}, model="sim-signed"))
+        assert answer.status == 200
+        contents += [plain(answer)["candidates"][0]["content"], {"role": "user", "parts": [{"text": "next"}]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda turn: turn["parts"].pop(), "missing its thought_signature"),
+        (lambda turn: turn["parts"][0].update(text=turn["parts"][0]["text"] + " "), "Corrupted thought signature"),
+        (lambda turn: turn["parts"][1].update(thoughtSignature="AAAA"), "Corrupted thought signature"),
+        (lambda turn: turn["parts"].reverse(), "Corrupted thought signature"),
+        (
+            lambda turn: turn["parts"][0].update(thoughtSignature=turn["parts"].pop()["thoughtSignature"]),
+            "Corrupted thought signature",
+        ),
+    ],
+    ids=["dropped", "text altered", "signature altered", "parts reordered", "moved to another part"],
+)
+def test_a_changed_signed_turn_is_refused(change: Callable[[dict[str, Any]], object], complaint: str) -> None:
+    world = World()
+    turn = signed_turn(world)
+    change(turn)
+
+    status, message = replay(world, turn)
+
+    assert status == 400
+    assert complaint in message
+
+
+def test_a_scripted_turn_needs_no_signature() -> None:
+    assert replay(World(), {"role": "model", "parts": [{"text": "as the script says"}]})[0] == 200
+
+
+def test_a_signed_turn_of_another_dialogue_is_refused() -> None:
+    world = World()
+    foreign = plain(play(world, request(gemini_body("hello"), model="sim-signed")))["candidates"][0]["content"]
+
+    assert replay(world, foreign)[0] == 400
+
+
+def test_signatures_on_the_openai_wire_travel_in_extra_content() -> None:
+    world = World()
+    message = plain(play(world, request(openai_body("hi", model="sim-signed"), wire="openai")))["choices"][0]["message"]
+    user = {"role": "user", "content": "and?"}
+    body = openai_body("hi", model="sim-signed")
+    body["messages"] += [message, user]
+    bare = {**body, "messages": [body["messages"][0], {"role": "assistant", "content": message["content"]}, user]}
+
+    assert play(world, request(body, wire="openai")).status == 200
+    assert play(world, request(bare, wire="openai")).status == 400
+
+
+# --- strictness -----------------------------------------------------------------------------------------------------
+
+USER = {"role": "user", "parts": [{"text": "hi"}]}
+GEMINI_REFUSED: dict[str, tuple[Any, str]] = {
+    "no JSON": (b"{", "Invalid JSON payload"),
+    "not an object": ([], "expected an object"),
+    "lone surrogate": (b'{"contents":[{"parts":[{"text":"\\ud800"}]}]}', "Invalid JSON payload"),
+    "no contents": ({}, "contents is not specified"),
+    "empty contents": ({"contents": []}, "contents is not specified"),
+    "unknown field": ({"contents": [USER], "temperature": 1}, 'Unknown name "temperature"'),
+    "unknown field in config": (
+        {"contents": [USER], "generationConfig": {"max_tokens": 1}},
+        "Unknown name \"max_tokens\" at 'generation_config'",
+    ),
+    "unknown part": ({"contents": [{"parts": [{"txt": "hi"}]}]}, 'Unknown name "txt"'),
+    "role assistant": ({"contents": [{**USER, "role": "assistant"}]}, "valid role: user, model"),
+    "role system": ({"contents": [{**USER, "role": "system"}]}, "valid role: user, model"),
+    "no parts": ({"contents": [{"role": "user", "parts": []}]}, "parts must not be empty"),
+    "empty part": ({"contents": [{"role": "user", "parts": [{}]}]}, "required oneof field 'data'"),
+    "text is a number": ({"contents": [{"parts": [{"text": 3}]}]}, "(TYPE_STRING), 3"),
+    "ends with the model": ({"contents": [USER, {**USER, "role": "model"}]}, "end with a user turn"),
+    "many": ({"contents": [USER], "generationConfig": {"maxOutputTokens": "many"}}, '(TYPE_INT32), "many"'),
+    "zero tokens": ({"contents": [USER], "generationConfig": {"maxOutputTokens": 0}}, "max_output_tokens"),
+    "hot": ({"contents": [USER], "generationConfig": {"temperature": 2.1}}, "temperature"),
+    "six stops": ({"contents": [USER], "generationConfig": {"stopSequences": list("abcdef")}}, "stop_sequences"),
+    "budget and level": (
+        {"contents": [USER], "generationConfig": {"thinkingConfig": {"thinkingBudget": 1, "thinkingLevel": "LOW"}}},
+        "only one of thinking budget and thinking level",
+    ),
+    "safety": ({"contents": [USER], "safetySettings": [{"category": "X", "threshold": "OFF"}]}, "safety_settings[0]"),
+    "signature": ({"contents": [{"parts": [{"text": "", "thoughtSignature": "?"}]}]}, "Base64 decoding failed"),
+}
+OPENAI_REFUSED: dict[str, tuple[Any, str]] = {
+    "no JSON": (b"", "Could not parse"),
+    "no model": ({"messages": [{"role": "user", "content": "hi"}]}, "parameter: 'model'"),
+    "no messages": ({"model": "sim-good"}, "parameter: 'messages'"),
+    "empty messages": ({"model": "sim-good", "messages": []}, "empty array"),
+    "unknown parameter": (openai_body("hi", maxOutputTokens=1), "Unknown parameter: 'maxOutputTokens'"),
+    "role model": ({"model": "sim-good", "messages": [{"role": "model", "content": "hi"}]}, "Invalid value: 'model'"),
+    "null content": ({"model": "sim-good", "messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    "unknown message field": (
+        {"model": "sim-good", "messages": [{"role": "user", "content": "hi", "parts": []}]},
+        "messages[0].parts",
+    ),
+    "bad part": (
+        {"model": "sim-good", "messages": [{"role": "user", "content": [{"text": "hi"}]}]},
+        "messages[0].content[0]",
+    ),
+    "hot": (openai_body("hi", temperature=3), "'temperature'"),
+    "bool for number": (openai_body("hi", max_tokens=True), "'max_tokens'"),
+    "five stops": (openai_body("hi", stop=list("abcde")), "'stop'"),
+    "both limits": (openai_body("hi", max_tokens=1, max_completion_tokens=1), "same time"),
+    "usage without stream": (openai_body("hi", stream_options={"include_usage": True}), "only allowed when 'stream'"),
+}
+
+
+@pytest.mark.parametrize("name", GEMINI_REFUSED)
+def test_google_words_refuse_what_google_refuses(name: str) -> None:
+    body, words = GEMINI_REFUSED[name]
+
+    answer = play(World(), request(body))
+
+    assert (answer.status, plain(answer)["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert words in plain(answer)["error"]["message"]
+
+
+@pytest.mark.parametrize("name", OPENAI_REFUSED)
+def test_openai_words_refuse_what_openai_refuses(name: str) -> None:
+    body, words = OPENAI_REFUSED[name]
+
+    answer = play(World(), request(body, wire="openai"))
+
+    assert (answer.status, plain(answer)["error"]["type"]) == (400, "invalid_request_error")
+    assert words in plain(answer)["error"]["message"]
+
+
+def test_google_reads_snake_case_too() -> None:
+    body = {
+        "contents": [USER],
+        "system_instruction": {"parts": [{"text": "S"}]},
+        "generation_config": {"max_output_tokens": 1, "response_schema": {"max_items": 1}, "seed": 7},
+        "safety_settings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+    }
+    world = World()
+
+    assert plain(play(world, request(body)))["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    assert world.ledger.entries[0].history == [["system", "S"], ["user", "hi"]]
+
+
+def test_openai_reads_all_that_is_allowed() -> None:
+    body = openai_body("hi", temperature=0, seed=1, stop="x", max_completion_tokens=9, response_format={"type": "text"})
+    body["messages"][0]["content"] = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    body["messages"].insert(0, {"role": "developer", "content": "D"})
+    world = World()
+
+    assert play(world, request(body, wire="openai")).status == 200
+    assert world.ledger.entries[0].history == [["system", "D"], ["user", "hi"]]
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("/v1/models/sim-good:generateContent", 200),
+        ("/v1alpha/models/sim-good:generateContent", 404),
+        ("/v1beta/models/sim-good:countTokens", 404),
+        ("/v1beta/sim-good:generateContent", 404),
+        ("/models/sim-good:generateContent", 404),
+        ("/v1beta/models/sim-nope:generateContent", 404),
+        ("/chat/completions", 404),
+        ("/", 404),
+    ],
+)
+def test_only_the_real_paths_are_served(url: str, status: int) -> None:
+    assert play(World(), request(gemini_body("hi"), url=url)).status == status
+
+
+def test_an_alias_plays_a_simulated_model() -> None:
+    world = World(aliases={"gemini-2.5-flash": "sim-echo"})
+
+    assert say(world, "hello", model="gemini-2.5-flash") == "hello"
+    with pytest.raises(ValueError, match="no simulated model 'sim-x'; known: sim-good"):
+        World(aliases={"a": "sim-x"})
+
+
+def test_an_error_of_an_array_stream_comes_in_an_array() -> None:
+    answer = play(World(), request({}, url="/v1beta/models/sim-good:streamGenerateContent"))
+
+    assert plain(answer)[0]["error"]["code"] == 400
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+KEY_PLACES: dict[str, tuple[str, str, dict[str, str], int]] = {
+    "google header": ("gemini", "", {"x-goog-api-key": "k1"}, 200),
+    "google query": ("gemini", "?key=k1", {}, 200),
+    "google raw": ("gemini", "", {"Authorization": "k1"}, 200),
+    "google bearer": ("gemini", "", {"Authorization": "Bearer k1"}, 200),
+    "google header beats query": ("gemini", "?key=k1", {"x-goog-api-key": "bad"}, 400),
+    "google query beats authorization": ("gemini", "?key=bad", {"Authorization": "k1"}, 400),
+    "google none": ("gemini", "", {}, 403),
+    "openai bearer": ("openai", "", {"Authorization": "Bearer k1"}, 200),
+    "openai raw": ("openai", "", {"Authorization": "k1"}, 200),
+    "openai x-api-key": ("openai", "", {"X-Api-Key": "k1"}, 200),
+    "openai query is no place": ("openai", "?key=k1", {}, 401),
+    "openai bad": ("openai", "", {"Authorization": "Bearer bad"}, 401),
+}
+
+
+@pytest.mark.parametrize("name", KEY_PLACES)
+def test_keys_are_found_where_each_wire_puts_them(name: str) -> None:
+    wire, query, headers, status = KEY_PLACES[name]
+    body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
+    url = PATHS[wire].format(model="sim-good") + query
+    world = World(keys={"k1"})
+
+    assert play(world, request(body, url=url, headers=headers)).status == status
+    assert world.ledger.entries[0].billed is (status == 200)
+
+
+def test_the_ledger_knows_keys_by_their_hash_only() -> None:
+    world = World()
+    play(world, request(gemini_body("hi"), headers={"x-goog-api-key": "sk-secret-1"}))
+
+    entry = world.ledger.entries[0]
+    assert entry.key == key_hash("sk-secret-1")
+    assert "sk-secret-1" not in repr(entry)
+
+
+def test_a_revoked_key_and_an_empty_balance_refuse() -> None:
+    world = World(keys={"k1", "k2"})
+    asked = {key: request(gemini_body("hi"), headers={"x-goog-api-key": key}) for key in ("k1", "k2")}
+    world.set_balance("k2", 1)
+
+    statuses = [play(world, asked["k1"]).status, play(world, asked["k2"]).status, play(world, asked["k2"]).status]
+    world.revoke("k1")
+
+    assert statuses == [200, 200, 429]
+    assert plain(play(world, asked["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+
+
+@pytest.mark.parametrize("wire", ["gemini", "openai"])
+def test_a_gateway_words_errors_in_one_shape(wire: str) -> None:
+    bodies: dict[str, Any] = {"gemini": gemini_body("hi"), "openai": openai_body("hi", model="sim-nope")}
+    world = World(keys={"k1"}, gateway=True)
+    denied = play(world, request(bodies[wire], wire=wire))
+    missing = play(world, request(bodies[wire], wire=wire, model="sim-nope", headers={"authorization": "k1"}))
+
+    assert (denied.status, plain(denied)["error"]["type"]) == (401, "new_api_error")
+    assert (missing.status, plain(missing)["error"]["code"]) == (503, "model_not_found")
+    assert "(request id: " in plain(missing)["error"]["message"]
+
+
+# --- limits: pure laws ----------------------------------------------------------------------------------------------
+
+COUNTERS: dict[str, Callable[[int, float], Counter]] = {
+    "fixed": FixedWindow,
+    "sliding": SlidingWindow,
+    "bucket": TokenBucket,
+    "quantised": lambda limit, window_s: QuantisedWindow(limit, window_s, 6),
+}
+STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 4)), min_size=1, max_size=60)
+
+
+def admitted(counter: Counter, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    now, taken = 1000.0, list[tuple[float, int]]()
+    for pause, amount in steps:
+        now += pause
+        if counter.wait(amount, now) == 0:
+            counter.take(amount, now)
+            taken.append((now, amount))
+    return taken
+
+
+def most_in(taken: list[tuple[float, int]], window_s: float) -> int:
+    return max((sum(a for t, a in taken if start - window_s < t <= start) for start, _ in taken), default=0)
+
+
+@given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60))
+def test_a_fixed_window_never_admits_more_than_its_limit(
+    steps: list[tuple[float, int]], limit: int, window_s: float
+) -> None:
+    taken = admitted(FixedWindow(limit, window_s), steps)
+    windows = {int((time + 1e-9) // window_s): 0 for time, _ in taken}
+    for moment, amount in taken:
+        windows[int((moment + 1e-9) // window_s)] += amount
+
+    assert all(total <= limit for total in windows.values())
+
+
+@given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60))
+def test_a_sliding_window_never_admits_more_than_its_limit(
+    steps: list[tuple[float, int]], limit: int, window_s: float
+) -> None:
+    assert most_in(admitted(SlidingWindow(limit, window_s), steps), window_s - 1e-6) <= limit
+
+
+@given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60), span=st.floats(0.1, 200))
+def test_a_bucket_never_admits_more_than_its_fill_and_refill(
+    steps: list[tuple[float, int]], limit: int, window_s: float, span: float
+) -> None:
+    taken = admitted(TokenBucket(limit, window_s), steps)
+
+    assert most_in(taken, span) <= limit * (1 + span / window_s) + 1e-6
+
+
+@given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60))
+def test_quanta_never_admit_more_than_the_limit_in_a_window_nor_than_their_share(
+    steps: list[tuple[float, int]], limit: int, window_s: float
+) -> None:
+    taken = admitted(QuantisedWindow(limit, window_s, 6), steps)
+    quantum_s = window_s / min(6, limit)
+    by_quantum: dict[int, int] = {}
+    for moment, amount in taken:
+        index = int((moment + 1e-9) // quantum_s)
+        by_quantum[index] = by_quantum.get(index, 0) + amount
+
+    assert all(total <= -(-limit // min(6, limit)) for total in by_quantum.values())
+    for index in by_quantum:
+        window = index // min(6, limit)
+        assert sum(n for i, n in by_quantum.items() if i // min(6, limit) == window) <= limit
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+@given(steps=STEPS, limit=st.integers(4, 12))
+def test_asking_again_when_told_is_admitted(name: str, steps: list[tuple[float, int]], limit: int) -> None:
+    counter = COUNTERS[name](limit, 10.0)
+    now = 1000.0
+    for pause, _ in steps:
+        now += pause
+        wait = counter.wait(1, now)
+        assert wait >= 0
+        now += wait
+        assert counter.wait(1, now) == 0
+        assert counter.left(now) >= 1
+        counter.take(1, now)
+
+
+def test_a_refused_request_uses_nothing_up_and_pairs_are_counted_apart() -> None:
+    gate = Gatekeeper(Limits(rpm=2, tpm=100, rpd=3, window_s=60.0))
+
+    assert gate.admit("k", "m", 90, 0.0) is None
+    refusal = gate.admit("k", "m", 20, 1.0)
+    assert refusal is not None
+    assert (refusal.dimension, refusal.limit, refusal.retry_after_s) == ("tokens", 100, 59.0)
+    assert gate.admit("k", "m", 10, 1.0) is None
+    assert gate.admit("k", "other", 90, 1.0) is None
+    assert gate.admit("k2", "m", 90, 1.0) is None
+    assert gate.admit("k", "m", 10, 61.5) is None
+    day = gate.admit("k", "m", 10, 130.0)
+    assert day is not None
+    assert (day.dimension, day.retry_after_s) == ("day", 86_400 - 130)
+
+
+@pytest.mark.parametrize("wrong", [{"rpm": 0}, {"model": "leaky"}, {"window_s": 0}])
+def test_a_limit_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong)) if "model" not in wrong else "known: fixed, sliding"):
+        Limits(**wrong)
+
+
+@pytest.mark.parametrize("model", ["fixed", "sliding", "bucket", "quantised"])
+@pytest.mark.parametrize("wire", ["gemini", "openai"])
+def test_a_429_hints_at_the_true_moment(model: Any, wire: str) -> None:
+    world = World(limits=Limits(rpm=3, model=model, window_s=6.0, quanta=3))
+    asked = request(gemini_body("hi") if wire == "gemini" else openai_body("hi"), wire=wire)
+    now, answer = 100.1, play(world, asked, 100.1)
+    while answer.status == 200:
+        now += 0.25
+        answer = play(world, asked, now)
+    error = plain(answer)["error"]
+    if wire == "gemini":
+        wait = float(error["details"][1]["retryDelay"].removesuffix("s"))
+        assert "PerMinute" in error["details"][0]["violations"][0]["quotaId"]
+    else:
+        wait = float(answer.headers["retry-after-ms"]) / 1000
+        assert error["code"] == "rate_limit_exceeded"
+
+    assert 0 < wait <= 6.0
+    assert play(world, asked, now + wait * 0.98).status == 429
+    assert play(world, asked, now + wait).status == 200
+
+
+def test_a_day_limit_names_the_day() -> None:
+    world = World(limits=Limits(rpd=1))
+    play(world, request(gemini_body("hi")))
+
+    error = plain(play(world, request(gemini_body("hi"))))["error"]
+
+    assert "PerDay" in error["details"][0]["violations"][0]["quotaId"]
+
+
+def test_tokens_are_counted_as_each_wire_does() -> None:
+    """Google counts the input, OpenAI also the output that is asked for."""
+    google, openai = (World(limits=Limits(tpm=40)) for _ in range(2))
+
+    assert play(google, request(gemini_body("hi", maxOutputTokens=1000))).status == 200
+    assert play(openai, request(openai_body("hi", max_tokens=1000), wire="openai")).status == 429
+
+
+def test_openai_replies_tell_what_is_left() -> None:
+    headers = play(World(limits=Limits(rpm=10)), request(openai_body("hi"), wire="openai")).headers
+
+    assert headers["x-ratelimit-limit-requests"] == "10"
+    assert headers["x-ratelimit-remaining-requests"] == "9"
+    assert headers["x-ratelimit-reset-requests"] == "6s"
+
+
+# --- the fault script -----------------------------------------------------------------------------------------------
+
+
+def faulty(*rules: dict[str, Any], **world: Any) -> World:
+    return World(faults=FaultScript.of(rules), **world)
+
+
+def struck(world: World, *asked: Request, at: Callable[[int], float] = float) -> list[int]:
+    """Numbers, from 1, of the requests that met a fault."""
+    return [n for n, one in enumerate(asked, 1) if play(world, one, at(n)).status != 200]
+
+
+MATCHED: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "nth": ({"nth": 3}, [3]),
+    "nth list": ({"nth": [1, 4]}, [1, 4]),
+    "nth span": ({"nth": "2-4"}, [2, 3, 4]),
+    "nth open span": ({"nth": "9-"}, [9, 10]),
+    "every": ({"every": 3}, [3, 6, 9]),
+    "count": ({"count": 2}, [1, 2]),
+    "every and count": ({"every": 4, "count": 1}, [4]),
+    "after": ({"after_s": 6.5}, [8, 9, 10]),
+    "before": ({"before_s": 1.5}, [1, 2]),
+    "model": ({"model": "sim-g*"}, [1, 3, 5, 7, 9]),
+    "model_nth": ({"model": "sim-good", "model_nth": 2}, [3]),
+    "turn": ({"turn": 2}, [5, 6]),
+    "contains": ({"contains": "text 7"}, [7]),
+    "key": ({"key": "k9"}, [9]),
+    "wire": ({"wire": "openai"}, []),
+    "streamed": ({"streamed": True}, []),
+    "all together": ({"nth": "5-", "model": "sim-echo", "every": 2}, [8]),
+}
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_a_rule_strikes_where_its_matchers_say(name: str) -> None:
+    match, expected = MATCHED[name]
+    asked = [
+        request(
+            gemini_body(*(["before", "reply"] if n in {5, 6} else []), f"text {n}"),
+            model="sim-good" if n % 2 else "sim-echo",
+            headers={"authorization": f"k{n}"},
+        )
+        for n in range(1, 11)
+    ]
+
+    assert struck(faulty({"match": match, "action": "error"}), *asked) == expected
+
+
+def test_attempts_are_counted_by_history() -> None:
+    one, two = (request(gemini_body(text)) for text in ("one", "two"))
+    world = faulty({"match": {"attempt": 1}, "action": "error"})
+
+    assert struck(world, one, two, one, two, one) == [1, 2]
+
+
+def test_chance_does_not_depend_on_the_order_of_arrival() -> None:
+    asked = {f"text {n}": request(gemini_body(f"text {n}")) for n in range(200)}
+
+    def met(names: list[str], seed: int = 0) -> set[str]:
+        world = faulty({"match": {"probability": 0.25}, "action": "error"}, seed=seed)
+        return {name for name in names if play(world, asked[name]).status != 200}
+
+    forward = met(list(asked))
+    assert forward == met(list(reversed(asked)))
+    assert forward != met(list(asked), seed=1)
+    assert 30 < len(forward) < 72
+
+
+def test_the_first_matching_rule_is_applied() -> None:
+    world = faulty({"match": {"nth": 1}, "action": "error", "status": 503}, {"action": "error", "status": 500})
+
+    assert [play(world, request(gemini_body("hi"))).status for _ in range(2)] == [503, 500]
+
+
+WRONG_RULES: dict[str, tuple[Any, str]] = {
+    "no object": (3, "expected an object"),
+    "no action": ({}, "unknown action None; known: rate-limit"),
+    "unknown action": ({"action": "explode"}, "unknown action 'explode'"),
+    "unknown matcher": ({"action": "error", "match": {"modle": "x"}}, "unknown matcher 'modle'; known: wire, model"),
+    "unknown option": ({"action": "error", "after": 3}, "unknown option 'after' of action 'error'"),
+    "bad value": ({"action": "drip", "bytes": 0}, "option 'bytes': expected bytes sent at a time, found 0"),
+    "bad hint": ({"action": "rate-limit", "hint": "soon"}, "expected one of: retry-info"),
+    "bad span": ({"action": "error", "match": {"nth": "a-b"}}, "matcher 'nth'"),
+    "bad chance": ({"action": "error", "match": {"probability": 2}}, "a number from 0 to 1"),
+    "too early": ({"action": "refuse", "match": {"turn": 1}}, "needs the request's body"),
+    "body of what": ({"action": "body"}, "exactly one of: text, file, base64"),
+    "no such file": ({"action": "body", "file": "/nowhere"}, "no such file: /nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_RULES)
+def test_a_rule_that_cannot_be_meant_is_explained(name: str) -> None:
+    rule, words = WRONG_RULES[name]
+
+    with pytest.raises(FaultError) as raised:
+        FaultScript.of([{"action": "error"}, rule])
+
+    assert "faults: rule 2: " in str(raised.value)
+    assert words in str(raised.value)
+
+
+def test_all_mistakes_of_a_script_are_told_at_once() -> None:
+    with pytest.raises(FaultError) as raised:
+        FaultScript.of([{"action": "x"}, {"action": "drip", "bytes": 0, "y": 1}])
+
+    assert len(str(raised.value).split("\n")) == 3
+
+
+def test_fault_files_are_arrays_or_lines(tmp_path: Path) -> None:
+    (tmp_path / "body.txt").write_text("hello")
+    lines, array, broken = tmp_path / "f.jsonl", tmp_path / "f.json", tmp_path / "g.jsonl"
+    lines.write_text('{"action": "error"}\n\n{"action": "body", "file": "body.txt"}\n')
+    array.write_text('[{"action": "error"}]')
+    broken.write_text('{"action": "error"}\n{"action"\n')
+
+    assert [len(FaultScript.load(path).rules) for path in (lines, array)] == [2, 1]
+    with pytest.raises(FaultError, match=r"g\.jsonl:2: no JSON"):
+        FaultScript.load(broken)
+
+
+HINTS: dict[str, Callable[[dict[str, str], dict[str, Any]], object]] = {
+    "retry-info": lambda headers, error: error["details"][-1]["retryDelay"] == "12.4s" and not headers,
+    "retry-after": lambda headers, error: headers["retry-after"] == "12.4" and "details" not in error,
+    "retry-after-ms": lambda headers, error: headers["retry-after-ms"] == "12400",
+    "retry-after-date": lambda headers, error: 1012.4 <= date(headers) <= 1013.4,
+    "text": lambda headers, error: error["message"].endswith("Please retry in 12.4s.") and not headers,
+    "text-try-again": lambda headers, error: error["message"].endswith("Please try again in 12.4s."),
+    "reset-headers": lambda headers, error: headers["x-ratelimit-reset-requests"] == "12.4s",
+    "garbage": lambda headers, error: headers["retry-after"] == "soon",
+    "past-date": lambda headers, error: date(headers) < 1000,
+    "negative": lambda headers, error: headers["retry-after"] == "-12.4",
+    "year-9999": lambda headers, error: "9999" in headers["retry-after"],
+    "per-day": lambda headers, error: "12.4s" in error["message"],
+    "none": lambda headers, error: not headers and "12.4" not in json.dumps(error),
+}
+
+
+def date(headers: dict[str, str]) -> float:
+    return email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp()
+
+
+@pytest.mark.parametrize("wire", ["gemini", "openai"])
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_429_bears_its_hint_and_no_other(hint: str, wire: str) -> None:
+    world = faulty({"action": "rate-limit", "hint": hint, "seconds": 12.4})
+    body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
+
+    answer = play(world, request(body, wire=wire), 1000.0)
+
+    headers = {name: value for name, value in answer.headers.items() if name not in {"content-type", "x-request-id"}}
+    assert answer.status == 429
+    assert HINTS[hint](headers, plain(answer)["error"])
+    assert ("PerDay" in answer.content.decode()) is (hint == "per-day" and wire == "gemini")
+    assert not world.ledger.entries[0].billed
+
+
+def test_a_flattened_429_keeps_the_delay_in_its_text_alone() -> None:
+    world = faulty({"action": "rate-limit", "seconds": 12.482, "shape": "gateway"})
+
+    answer = play(world, request(gemini_body("hi")))
+
+    error = plain(answer)["error"]
+    assert (error["type"], error["code"]) == ("upstream_error", 429)
+    assert re.search(r"Please retry in 12\.482s\. \(request id: \d+\)$", error["message"])
+    assert set(answer.headers) == {"content-type"}
+
+
+REPLIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no-candidates": lambda reply: "candidates" not in reply and "promptFeedback" not in reply,
+    "prompt-blocked": lambda reply: reply["promptFeedback"]["blockReason"] == "SAFETY",
+    "output-blocked": lambda reply: reply["candidates"][0]["finishReason"] == "SAFETY",
+    "thoughts-only": lambda reply: reply["usageMetadata"]["thoughtsTokenCount"] > 0 and not text_parts(reply),
+    "empty": lambda reply: reply["candidates"][0]["content"] == {"role": "model"},
+    "length": lambda reply: reply["candidates"][0]["finishReason"] == "MAX_TOKENS" and text_parts(reply),
+    "malformed-call": lambda reply: reply["candidates"][0]["finishReason"] == "MALFORMED_FUNCTION_CALL",
+    "unknown-finish": lambda reply: reply["candidates"][0]["finishReason"] == "SOME_FUTURE_REASON",
+}
+
+
+def text_parts(reply: dict[str, Any]) -> list[str]:
+    parts = reply["candidates"][0]["content"].get("parts", [])
+    return [part["text"] for part in parts if not part.get("thought")]
+
+
+@pytest.mark.parametrize("kind", REPLY_KINDS)
+def test_a_reply_of_another_kind_is_billed_and_adds_up(kind: str) -> None:
+    world = faulty({"action": "reply", "kind": kind})
+
+    reply = plain(play(world, request(gemini_body("hi"), model="sim-think")))
+
+    usage = reply["usageMetadata"]
+    assert REPLIES[kind](reply)
+    assert world.ledger.entries[0].billed
+    parts = [usage.get(name, 0) for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")]
+    assert sum(parts) == usage["totalTokenCount"]
+    assert world.ledger.entries[0].output_tokens == sum(parts[1:])
+
+
+USAGES: dict[str, Callable[[dict[str, Any] | None, int], object]] = {
+    "missing": lambda usage, total: usage is None,
+    "partial": lambda usage, total: usage is not None and "totalTokenCount" not in usage,
+    "negative": lambda usage, total: usage is not None and usage["totalTokenCount"] < 0,
+    "huge": lambda usage, total: usage is not None and usage["totalTokenCount"] > 2**64,
+    "zero": lambda usage, total: usage is not None and usage["totalTokenCount"] == 0,
+    "text": lambda usage, total: usage is not None and usage["totalTokenCount"] == f"{total} tokens",
+    "nan": lambda usage, total: usage is not None and usage["totalTokenCount"] != usage["totalTokenCount"],
+    "inconsistent": lambda usage, total: usage is not None and usage["totalTokenCount"] == total + 7,
+}
+
+
+@pytest.mark.parametrize("kind", USAGE_KINDS)
+def test_broken_usage_is_broken_and_the_ledger_knows_better(kind: str) -> None:
+    world = faulty({"action": "usage", "kind": kind})
+
+    usage = plain(play(world, request(gemini_body("hi")))).get("usageMetadata")
+
+    entry = world.ledger.entries[0]
+    true = (entry.input_tokens or 0) + (entry.output_tokens or 0)
+    assert USAGES[kind](usage, true)
+    assert true > 0
+
+
+BROKEN: dict[str, Callable[[bytes], object]] = {
+    "empty": lambda body: body == b"",
+    "empty-object": lambda body: body == b"{}",
+    "array": lambda body: body == b"[]",
+    "text": lambda body: body == b"OK",
+    "html": lambda body: body.startswith(b"<html>"),
+    "cut-json": lambda body: body.startswith(b'{"candidates"') and not body.endswith(b"}"),
+    "deep": lambda body: body.count(b"[") == 100_000,
+    "surrogates": lambda body: "\ud83d half" in json.loads(body)["candidates"][0]["content"]["parts"][0]["text"],
+    "not-utf8": lambda body: b"\xff\xfe" in body,
+    "error-object": lambda body: json.loads(body)["error"]["code"] == 500,
+    "twice": lambda body: body[: len(body) // 2] * 2 == body,
+}
+
+
+@pytest.mark.parametrize("kind", BODY_KINDS)
+def test_a_broken_body_comes_with_200_and_is_billed(kind: str) -> None:
+    world = faulty({"action": "broken", "kind": kind})
+
+    answer = play(world, request(gemini_body("hi")))
+
+    assert answer.status == 200
+    assert BROKEN[kind](answer.content)
+    assert (world.ledger.entries[0].billed, world.ledger.entries[0].delivered) == (True, True)
+
+
+# --- on a raw socket ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What a client without any library got."""
+
+    raw: bytes
+    ending: str
+    """`closed`, `reset`, or `open` when nothing more came."""
+    seconds: float
+
+    @property
+    def head(self) -> bytes:
+        return self.raw.partition(b"\r\n\r\n")[0].lower()
+
+    @property
+    def body(self) -> bytes:
+        return self.raw.partition(b"\r\n\r\n")[2]
+
+
+def raw_request(host: str, *, path: str = PATHS["gemini"], more: str = "") -> bytes:
+    content = json.dumps(gemini_body("hi"))
+    head = f"POST {path.format(model='sim-good')} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n"
+    return f"{head}{more}\r\n{content}".encode()
+
+
+def talk(
+    server: Server, *, path: str = PATHS["gemini"], most: int = 2**22, wait_s: float = 0.2, keep: bool = False
+) -> Wire:
+    begun = time.monotonic()
+    received = b""
+    with socket.create_connection((server.host, server.port), timeout=5) as connection:
+        connection.sendall(raw_request(server.host, path=path, more="" if keep else "Connection: close\r\n"))
+        connection.settimeout(wait_s)
+        ending = "open"
+        try:
+            while len(received) < most:
+                piece = connection.recv(65536)
+                if not piece:
+                    ending = "closed"
+                    break
+                received += piece
+        except ConnectionResetError:
+            ending = "reset"
+        except TimeoutError:
+            pass
+    return Wire(received, ending, time.monotonic() - begun)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serve_in_thread(World()) as server:
+        yield server
+
+
+def strike(server: Server, rule: dict[str, Any], **how: Any) -> tuple[Wire, Any]:
+    """One request under one rule, and its ledger entry once that is closed."""
+    world = server.world
+    world.faults = FaultScript.of([rule])
+    world.ledger.entries.clear()
+    wire = talk(server, **how)
+    for _ in range(200):
+        if world.ledger.entries and world.ledger.entries[0].delivered is not None:
+            break
+        time.sleep(0.005)
+    world.faults = FaultScript()
+    return wire, world.ledger.entries[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    rule: dict[str, Any]
+    ending: str = "closed"
+    holds: Callable[[Wire], object]
+    billed: bool = True
+    delivered: bool = True
+    how: dict[str, Any] | None = None
+
+
+WHOLE = len(play(World(), request(gemini_body("hi"))).content)
+STREAM = "/v1beta/models/sim-good:streamGenerateContent?alt=sse"
+CASES: dict[str, Case] = {
+    "none": Case(
+        rule={"match": {"nth": "1000000-"}, "action": "error"},
+        holds=lambda wire: wire.head.startswith(b"http/1.1 200 ok") and len(wire.body) == WHOLE,
+    ),
+    "rate-limit": Case(
+        rule={"action": "rate-limit", "hint": "retry-after", "seconds": 2},
+        holds=lambda wire: b"429 too many" in wire.head and b"retry-after: 2" in wire.head,
+        billed=False,
+    ),
+    "error": Case(rule={"action": "error"}, holds=lambda wire: b" 500 " in wire.head, billed=False),
+    "error html": Case(
+        rule={"action": "error", "status": 524, "body": "html"},
+        holds=lambda wire: b" 524 " in wire.head and b"text/html" in wire.head and b"<html>" in wire.body,
+        billed=False,
+    ),
+    "error billed": Case(
+        rule={"action": "error", "kind": "deadline", "billed": True},
+        holds=lambda wire: b" 504 " in wire.head and b"DEADLINE_EXCEEDED" in wire.body,
+    ),
+    "error empty": Case(
+        rule={"action": "error", "status": 502, "body": "empty", "retry_after": "7"},
+        holds=lambda wire: b" 502 " in wire.head and b"retry-after: 7" in wire.head and wire.body == b"",
+        billed=False,
+    ),
+    "no-channel": Case(
+        rule={"action": "no-channel"}, holds=lambda wire: b" 503 " in wire.head and b"model_not_found" in wire.body,
+        billed=False,
+    ),
+    "redirect": Case(
+        rule={"action": "redirect", "status": 307, "location": "http://127.0.0.2:9/x"},
+        holds=lambda wire: b" 307 " in wire.head and b"location: http://127.0.0.2:9/x" in wire.head,
+        billed=False,
+    ),
+    "reset on arrival": Case(
+        rule={"action": "reset", "when": "arrival"}, ending="reset", holds=lambda wire: wire.raw == b"",
+        billed=False, delivered=False,
+    ),
+    "reset unbilled": Case(
+        rule={"action": "reset"}, ending="reset", holds=lambda wire: wire.raw == b"", billed=False, delivered=False
+    ),
+    "reset billed": Case(
+        rule={"action": "reset", "when": "billed"}, ending="reset", holds=lambda wire: wire.raw == b"", delivered=False
+    ),
+    "reset in body": Case(
+        rule={"action": "reset", "when": "body", "bytes": 30},
+        ending="reset",
+        holds=lambda wire: len(wire.body) == 30 and f"content-length: {WHOLE}".encode() in wire.head,
+        delivered=False,
+    ),
+    "silence": Case(
+        rule={"action": "silence"}, ending="open", holds=lambda wire: wire.raw == b"", billed=False, delivered=False
+    ),
+    "silence billed": Case(
+        rule={"action": "silence", "when": "billed", "seconds": 0.05},
+        holds=lambda wire: wire.raw == b"" and wire.seconds >= 0.05,
+        delivered=False,
+    ),
+    "silence in body": Case(
+        rule={"action": "silence", "when": "body", "bytes": 30},
+        ending="open",
+        holds=lambda wire: len(wire.body) == 30,
+        delivered=False,
+    ),
+    "truncate by length": Case(
+        rule={"action": "truncate", "bytes": 40},
+        holds=lambda wire: len(wire.body) == 40 and f"content-length: {WHOLE}".encode() in wire.head,
+        delivered=False,
+    ),
+    "truncate chunked": Case(
+        rule={"action": "truncate", "bytes": 40, "framing": "chunked"},
+        holds=lambda wire: b"transfer-encoding: chunked" in wire.head and not wire.body.endswith(b"0\r\n\r\n"),
+        delivered=False,
+    ),
+    "truncate by close": Case(
+        rule={"action": "truncate", "bytes": 40, "framing": "close"},
+        holds=lambda wire: len(wire.body) == 40 and b"content-length" not in wire.head + b"transfer-encoding",
+        delivered=False,
+    ),
+    "truncate stream": Case(
+        rule={"action": "truncate", "bytes": 40, "framing": "chunked"},
+        holds=lambda wire: b"data: {" in wire.body,
+        delivered=False,
+        how={"path": STREAM},
+    ),
+    "drip": Case(
+        rule={"action": "drip", "bytes": WHOLE // 4, "seconds": 0.02},
+        holds=lambda wire: len(wire.body) == WHOLE and wire.seconds >= 0.08,
+    ),
+    "delay": Case(rule={"action": "delay", "seconds": 0.1}, holds=lambda wire: wire.seconds >= 0.1),
+    "close-after": Case(
+        rule={"action": "close-after"},
+        holds=lambda wire: len(wire.body) == WHOLE and b"connection: close" not in wire.head,
+        how={"keep": True},
+    ),
+    "reply": Case(rule={"action": "reply"}, holds=lambda wire: b"candidates" not in wire.body),
+    "usage": Case(rule={"action": "usage"}, holds=lambda wire: b"usageMetadata" not in wire.body),
+    "broken": Case(rule={"action": "broken"}, holds=lambda wire: wire.body == b"{}"),
+    "body": Case(
+        rule={"action": "body", "status": 201, "headers": {"X-Y": "z"}, "base64": "/wD/"},
+        holds=lambda wire: b" 201 " in wire.head and b"x-y: z" in wire.head and wire.body == b"\xff\x00\xff",
+        billed=False,
+    ),
+    "mid-error": Case(
+        rule={"action": "mid-error", "events": 2},
+        holds=lambda wire: wire.body.count(b"data: ") == 3 and b'"UNAVAILABLE"' in wire.body,
+        how={"path": STREAM},
+    ),
+    "gzip-bomb": Case(
+        rule={"action": "gzip-bomb", "mebibytes": 8},
+        holds=lambda wire: b"content-encoding: gzip" in wire.head
+        and len(wire.body) < 2**17
+        and len(zlib.decompress(wire.body, 31)) == 8 * 2**20 + 2,
+        how={"wait_s": 20.0},
+    ),
+    "endless-body": Case(
+        rule={"action": "endless-body"}, ending="open", holds=lambda wire: len(wire.raw) >= 2**21, delivered=False,
+        how={"most": 2**21},
+    ),
+    "endless-headers": Case(
+        rule={"action": "endless-headers"},
+        ending="open",
+        holds=lambda wire: len(wire.raw) >= 2**20 and b"\r\n\r\n" not in wire.raw,
+        delivered=False,
+        how={"most": 2**20},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_fault_does_on_the_socket_what_it_says(server: Server, name: str) -> None:
+    case = CASES[name]
+
+    wire, entry = strike(server, case.rule, **(case.how or {}))
+
+    assert wire.ending == case.ending
+    assert case.holds(wire), wire
+    assert (entry.billed, entry.delivered) == (case.billed, case.delivered)
+    assert entry.fault == (None if name == "none" else case.rule["action"])
+    assert server.world.in_flight == 0
+
+
+def test_every_action_is_tried() -> None:
+    elsewhere = {"refuse", "revoke-key", "drain-balance"}
+
+    assert {case.rule["action"] for case in CASES.values()} | elsewhere == set(ACTIONS)
+
+
+def test_a_refusing_server_refuses_connections_for_a_while(server: Server) -> None:
+    wire, entry = strike(server, {"match": {"count": 1}, "action": "refuse", "seconds": 0.2})
+    refused = False
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            again = talk(server)
+            break
+        except ConnectionRefusedError:
+            refused = True
+            time.sleep(0.02)
+    else:
+        pytest.fail("the port never opened again")
+
+    assert (wire.ending, entry.billed) == ("reset", False)
+    assert refused
+    assert b"200 OK" in again.raw
+
+
+@pytest.mark.parametrize(("action", "words"), [("revoke-key", b"API_KEY_INVALID"), ("drain-balance", b"credits")])
+def test_a_key_can_be_lost_for_good(action: str, words: bytes) -> None:
+    world = faulty({"match": {"nth": 2}, "action": action})
+    asked = [request(gemini_body("hi"), headers={"authorization": key}) for key in ("k1", "k1", "k1", "k2")]
+
+    answers = [play(world, one) for one in asked]
+
+    assert [answer.status == 200 for answer in answers] == [True, False, False, True]
+    assert all(words in answer.content for answer in answers[1:3])
+
+
+def test_a_recorded_body_is_served_as_it_is(server: Server) -> None:
+    path = ROOT / "tests/bodies/gemini/err_429_rpm_retryinfo.json"
+    headers = {"content-type": "application/json; charset=UTF-8"}
+
+    wire, _ = strike(server, {"action": "body", "status": 429, "file": str(path), "headers": headers})
+
+    assert b" 429 " in wire.head
+    assert wire.body == path.read_bytes()
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_is_billed_but_not_delivered(server: Server) -> None:
+    wire, entry = strike(server, {"action": "delay", "seconds": 30}, wait_s=0.05)
+
+    assert wire.raw == b""
+    assert (entry.billed, entry.delivered) == (True, False)
+    assert entry.finished_at - entry.arrived_at < 5
+
+
+def test_a_client_that_leaves_in_mid_request_is_on_record_and_not_billed(server: Server) -> None:
+    server.world.ledger.entries.clear()
+    with socket.create_connection((server.host, server.port)) as connection:
+        head = (
+            f"POST {PATHS['gemini'].format(model='sim-good')} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
+        )
+        connection.sendall(head.encode())
+        time.sleep(0.05)
+    for _ in range(200):
+        if server.world.ledger.entries:
+            break
+        time.sleep(0.005)
+
+    entry = server.world.ledger.entries[0]
+    assert (entry.billed, entry.delivered, entry.turn) == (False, False, 0)
+    assert server.world.in_flight == 0
+
+
+def test_an_entry_tells_the_whole_story() -> None:
+    world = World()
+    play(world, request(gemini_body("one", "first", "two", system="S"), headers={"authorization": "k"}), 5.0)
+
+    entry = world.ledger.entries[0]
+    assert (entry.seq, entry.arrived_at, entry.finished_at) == (1, 5.0, 5.0)
+    assert (entry.wire, entry.operation, entry.model, entry.turn) == ("gemini", "generate", "sim-good", 2)
+    assert entry.history == [["system", "S"], ["user", "one"], ["model", "first"], ["user", "two"]]
+    assert entry.history_sha == history_sha("S", [("user", "one"), ("model", "first"), ("user", "two")])
+    assert (entry.status, entry.billed, entry.delivered, entry.in_flight) == (200, True, True, 1)
+    assert entry.input_tokens == 4 * 4 + 1 + 1 + 2 + 1
+
+
+def test_a_ledger_file_says_the_same_as_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    world = faulty({"match": {"every": 3}, "action": "reset"}, ledger=Ledger(path))
+    answers = [world.handle(request(gemini_body(f"hi {n}")), float(n)) for n in range(7)]
+    for at, answer in enumerate(reversed(answers)):
+        answer.delivered(100.0 + at)
+    open_answer = world.handle(request(gemini_body("still open")), 200.0)
+    world.ledger.close()
+
+    assert read_ledger(path) == world.ledger.entries
+    assert read_ledger(path)[-1].delivered is None
+    assert [entry.in_flight for entry in world.ledger.entries][:3] == [1, 2, 3]
+    assert open_answer.status == 200
+
+
+def test_a_torn_ledger_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    world = World(ledger=Ledger(path, history=False))
+    for n in range(3):
+        play(world, request(gemini_body(f"hi {n}")))
+    world.ledger.close()
+    path.write_bytes(path.read_bytes()[:-9])
+
+    entries = read_ledger(path)
+    assert [entry.seq for entry in entries] == [1, 2, 3]
+    assert (entries[0].history, entries[2].delivered) == (None, None)
+
+
+@given(st.lists(st.floats(0, 100), max_size=40), st.floats(0.1, 50))
+def test_the_busiest_window_is_found(times: list[float], window_s: float) -> None:
+    brute = max((sum(end - window_s < one <= end for one in times) for end in times), default=0)
+
+    assert busiest_window(times, window_s) == brute
+
+
+# --- the server and the command -------------------------------------------------------------------------------------
+
+
+async def test_five_hundred_clients_are_answered_at_once() -> None:
+    world = World(latency_s=0.3)
+    async with Server(world) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        url = f"{server.url}{PATHS['gemini'].format(model='sim-echo')}"
+
+        async def one(n: int) -> str:
+            async with session.post(url, json=gemini_body(f"client {n}")) as response:
+                return (await response.json())["candidates"][0]["content"]["parts"][0]["text"]
+
+        replies = await asyncio.gather(*(one(n) for n in range(500)))
+
+    assert replies == [f"client {n}" for n in range(500)]
+    assert world.most_in_flight > 300
+    assert all(entry.delivered for entry in world.ledger.entries)
+
+
+def test_a_running_simulator_can_be_questioned_and_given_faults(server: Server) -> None:
+    def call(path: str, body: bytes | None = None) -> Any:
+        with urllib.request.urlopen(urllib.request.Request(server.url + path, data=body), timeout=5) as response:
+            return json.loads(response.read())
+
+    server.world.ledger.entries.clear()
+    assert call("/__faults__", b'[{"action": "error"}]') == {"rules": 1}
+    assert b" 500 " in talk(server).head
+    assert [entry["fault"] for entry in call("/__ledger__")["entries"]] == ["error"]
+    assert call("/__health__")["ok"] is True
+    assert call("/__faults__", b"[]") == {"rules": 0}
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        call("/__faults__", b'[{"action": "explode"}]')
+
+
+def test_the_port_that_is_taken_is_an_error(server: Server) -> None:
+    with pytest.raises(OSError, match="in use"), serve_in_thread(World(), port=server.port):
+        pass
+
+
+@contextmanager
+def running(**options: object) -> Generator[tuple[subprocess.Popen[str], str]]:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    code = f"from pathlib import Path, PosixPath; from convbatch.simulator import serve; serve({arguments})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.fullmatch(r"simulator listening on (http://127\.0\.0\.1:\d+)\n", line)
+        assert match, line
+        yield process, match[1]
+        process.kill()
+
+
+def post(url: str) -> bytes:
+    asked = urllib.request.Request(url, data=json.dumps(gemini_body("hi")).encode())
+    with urllib.request.urlopen(asked, timeout=5) as response:
+        return response.read()
+
+
+def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    script, faults, ledger = tmp_path / "d.jsonl", tmp_path / "f.jsonl", tmp_path / "l.jsonl"
+    script.write_text('{"turns": [{"user": "hi", "assistant": "scripted"}]}\n')
+    faults.write_text('{"match": {"nth": 2}, "action": "error"}\n')
+    with running(script=[script], faults=faults, ledger=ledger, rpm=2, seed=1) as (process, url):
+        target = f"{url}/v1beta/models/sim-good:generateContent"
+        assert b"scripted" in post(target)
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            post(target)
+        post(target)
+        with pytest.raises(urllib.error.HTTPError, match="429"):
+            post(target)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(5) == 0
+
+    assert [entry.status for entry in read_ledger(ledger)] == [200, 500, 200, 429]
+
+
+def test_calls_in_flight_at_a_kill_are_in_the_ledger(tmp_path: Path) -> None:
+    ledger = tmp_path / "l.jsonl"
+    with running(ledger=ledger, latency_s=30.0) as (process, url):
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(raw_request(host))
+            for _ in range(400):
+                if ledger.stat().st_size:
+                    break
+                time.sleep(0.005)
+            process.kill()
+
+    (entry,) = read_ledger(ledger)
+    assert (entry.billed, entry.delivered) == (True, None)
+
+
+def test_the_simulator_imports_nothing_of_ours_and_aiohttp_only_when_it_serves() -> None:
+    folder = ROOT / "convbatch/simulator"
+    for path in folder.glob("*.py"):
+        if path.name == "virtual_time.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            ours = [name for name in names if name.startswith("convbatch")]
+            assert all(name.startswith("convbatch.simulator") for name in ours), path
+
+    code = "import sys, convbatch.simulator; assert 'aiohttp' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

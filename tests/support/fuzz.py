@@ -1,0 +1,708 @@
+"""Bent and hostile input for everything that reads what others wrote: datasets, replies, hints, journals, config files.
+
+    python -m tests.support.fuzz --inputs 1000000 --seed 1       all readers in turn; `make fuzz`
+    python -m tests.support.fuzz --only journal --seed 1 --replay 4711
+
+Each input is made from (reader, seed, number) alone, so what is printed on a failure makes it again. A reader may
+refuse in the words it documents; every other exception fails, and so do a law that does not hold and an input that
+takes seconds. Which words those are, and what must hold for what was accepted, stands in the functions of `READERS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import gzip
+import html
+import json
+import random
+import re
+import sys
+import tempfile
+import time
+import traceback
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from convbatch.config.credentials import read_env_file
+from convbatch.config.gateways import resolve_targets
+from convbatch.config.loader import read_config, shipped
+from convbatch.dataset.jsonl import encoded
+from convbatch.dataset.selection import convert, scan
+from convbatch.dialogue import Dialogue
+from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
+from convbatch.journal.index import Archive
+from convbatch.journal.records import Scan, decode_line, encode_line, seq_of
+from convbatch.journal.run_folder import RunFolder
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.retry_after import duration_s, retry_after_s
+from convbatch.protocols.sse import SseEvent, SseParser
+from convbatch.protocols.wire import Draft, ErrorInBody, MalformedReply
+from convbatch.redaction import Redactor, Secret
+from convbatch.reply import (
+    USAGE_COUNTS,
+    Failure,
+    Reply,
+    failure_from_plain,
+    failure_to_plain,
+    reply_from_plain,
+    reply_to_plain,
+    status_of,
+)
+from convbatch.reporting.usage_log_reader import read_bill
+from convbatch.results.run import load
+from tests.support.made_runs import MadeRun, dialogue
+
+ROOT = Path(__file__).parents[1]
+BODIES = ROOT / "bodies"
+SLOWEST_S = 3.0
+"""Of CPU time, for one input. Inputs are some kilobytes: what takes longer grows faster than its input."""
+CANARY = "sk-Canary/9f3a+Q7&x=w"
+
+# --- what is done to an input ----------------------------------------------------------------------------------------
+
+HOSTILE: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2**53, 2**63, 10**30, -(10**30), 1e308, 0.1, float("nan"), float("inf"), "", " ", "\0",
+    "\ud800", "\udfff\ud800", "\u202e\u2066", "\x1b[2J\x07", "{{7*7}}", "${x}", "{0.__class__}", "=1+1", "../../x",
+    "/dev/zero", "NaN", "1e999", "9" * 400, "-5s", "x" * 3000, [], {}, [[]], [None], {"": ""}, {"a": {"b": []}},
+)  # fmt: skip
+TOKENS: tuple[bytes, ...] = (
+    b"\0", b"\n", b"\r", b"\r\n\r\n", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b'"', b"\\", b"\\ud800", b"\\u0000",
+    b"{", b"}", b"[", b"]", b",", b":", b"null", b"NaN", b"-Infinity", b"1e999", b"-", b"9" * 25, b'{"a":' * 300,
+    b"[" * 1100, b"data: ", b"data:[DONE]\n\n", b"event: error\n", b":", b'"id":"x","id":"x"', b"=", b"'", b"[[", b"#",
+    b"\x1f\x8b", b"\xe2\x80\xa8", b" ", b"\t", b"%", b'"""', b"\x1b[31m",
+)  # fmt: skip
+
+
+def bent(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """One to four changes, each of bytes or, where the text or one of its lines is JSON, of its values."""
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        change = rng.random()
+        if change < 0.5:
+            with contextlib.suppress(RecursionError):  # deep enough already
+                data = _with_json_bent(data, rng)
+        elif change < 0.95 or not data:
+            data = _with_bytes_bent(data, rng)
+        else:
+            other = rng.choice(others)
+            data = data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other) + 1) :]
+    return data
+
+
+def _with_bytes_bent(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data) + 1)
+    end = min(len(data), at + rng.choice((1, 1, 2, 8, 64, 4096)))
+    match rng.randrange(6):
+        case 0:
+            return data[:at] + data[end:]
+        case 1:
+            return data[:at] + data[at:end] * rng.choice((2, 2, 3, 50)) + data[end:]
+        case 2:
+            return data[:at]
+        case 3:
+            return data[:at] + rng.randbytes(rng.choice((1, 1, 3))) + data[end:]
+        case 4 if at < len(data):
+            return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+        case _:
+            return data[:at] + rng.choice(TOKENS) + data[at:]
+
+
+def _with_json_bent(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\n")
+    whole = len(lines) == 1 or rng.random() < 0.2
+    number = 0 if whole else rng.randrange(len(lines))
+    line = data if whole else lines[number]
+    start = line.find(b"{")
+    try:
+        value = json.loads(line[start:]) if start >= 0 else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return _with_bytes_bent(data, rng)
+    head, lines[number] = line[:start], b""
+    new = head + json.dumps(bent_value(value, rng), ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    if whole:
+        return new
+    lines[number] = new
+    return b"\n".join(lines)
+
+
+def bent_value(value: Any, rng: random.Random) -> Any:
+    """The same JSON value with one thing changed somewhere in it."""
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
+        return _another(value, rng)
+    if isinstance(value, list):
+        return _bent_list(value, rng)
+    copy = dict(value)
+    key = rng.choice(list(copy))
+    match rng.randrange(8):
+        case 0:
+            del copy[key]
+        case 1:
+            copy[rng.choice((key + "s", key.upper(), "", "x", "\ud800", "__proto__"))] = copy.pop(key)
+        case _:
+            copy[key] = bent_value(copy[key], rng)
+    return copy
+
+
+def _bent_list(value: list[Any], rng: random.Random) -> list[Any]:
+    at = rng.randrange(len(value))
+    match rng.randrange(6):
+        case 0:
+            return value[:at] + value[at + 1 :]
+        case 1:
+            return value[: at + 1] + value[at:]
+        case 2:
+            return [*value[:at], *reversed(value[at:])]
+        case _:
+            return [*value[:at], bent_value(value[at], rng), *value[at + 1 :]]
+
+
+def _another(value: Any, rng: random.Random) -> Any:
+    match rng.randrange(10):
+        case 0:
+            return [value]
+        case 1:
+            return {"x": value}
+        case 2:
+            for _ in range(rng.choice((3, 255, 260, 900))):
+                value = [value]
+            return value
+        case 3 if isinstance(value, str):
+            return value + str(rng.choice(HOSTILE))
+        case 4 if isinstance(value, int | float):
+            return rng.choice((-value, str(value), value * 10**6 if isinstance(value, int) else -0.0))
+        case _:
+            return rng.choice(HOSTILE)
+
+
+# --- who reads it ----------------------------------------------------------------------------------------------------
+
+
+class LawBroken(AssertionError):
+    """What was accepted is not what it must be."""
+
+
+def must(holds: object, law: str) -> None:
+    if not holds:
+        raise LawBroken(law)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """One reader under attack: good inputs to begin with, and a function that raises what must not happen."""
+
+    name: str
+    seeds: Callable[[], Sequence[bytes]]
+    read: Callable[[bytes, random.Random, Path], None]
+
+
+def _bodies(wire: str, ending: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((BODIES / wire).glob(f"*{ending}"))]
+
+
+def _replies(wire: str) -> Callable[[bytes, random.Random, Path], None]:
+    protocol = PROTOCOLS[wire]
+
+    def read(data: bytes, rng: random.Random, folder: Path) -> None:
+        del rng, folder
+        with contextlib.suppress(MalformedReply, ErrorInBody):
+            reply = protocol.parse_response(data)
+            must(json.loads(data.decode("utf-8-sig")) != {}, "only JSON is a reply")
+            _sound_reply(reply)
+        with contextlib.suppress(MalformedReply):
+            must(all(type(name) is str for name in protocol.parse_models(data)), "names of models are texts")
+
+    return read
+
+
+def _sound_reply(reply: Reply) -> None:
+    """A reply that the journal and the tables can hold."""
+    must(status_of(reply) in ("ok", "blocked", "empty", "error"), "a reply has a status")
+    counts = [getattr(reply.usage, name) for name in USAGE_COUNTS]
+    must(all(n is None or (type(n) is int and n >= 0) for n in counts), f"counts are counts or unknown: {counts}")
+    record = _through_the_journal({"class": "replied", "reply": reply_to_plain(reply)})
+    must(type(reply.text) in (str, type(None)), "text is text")
+    must(reply_from_plain(record["reply"]) == reply._replace(raw_turn=None), "the journal gives back what it was given")
+
+
+_OUTCOME = {"kind": "outcome", "index": 0, "dialogue": "d", "target": "m@g", "repeat": 1, "turn": 1, "attempt": 1}
+
+
+def _through_the_journal(record: Mapping[str, Any]) -> dict[str, Any]:
+    line = encode_line(7, 0.5, {**_OUTCOME, **record})
+    must(seq_of(line) == 7 and line.count(b"\n") == 1, "a record is one line with its checksum")
+    return decode_line(line)
+
+
+def _streams(wire: str) -> Callable[[bytes, random.Random, Path], None]:
+    protocol = PROTOCOLS[wire]
+
+    def outcome(events: Sequence[SseEvent]) -> Reply | Failure | str:
+        draft = Draft()
+        try:
+            for event in events:
+                draft = protocol.parse_event(draft, event)
+            return protocol.finish(draft)
+        except ErrorInBody as inner:
+            return inner.failure
+        except MalformedReply as malformed:
+            return str(malformed)
+
+    def read(data: bytes, rng: random.Random, folder: Path) -> None:
+        del folder
+        events = _events(data, len(data) + 1)
+        must(_events(data, rng.choice((1, 2, 7, 64))) == events, "chunks do not change events")
+        result = outcome(events)
+        if isinstance(result, Reply):
+            _sound_reply(result)
+        elif isinstance(result, Failure):
+            _sound_failure(result)
+
+    return read
+
+
+def _events(data: bytes, size: int) -> list[SseEvent]:
+    parser = SseParser()
+    events = [event for at in range(0, len(data), size) for event in parser.feed(data[at : at + size])]
+    return events + parser.close()
+
+
+_DATES = (
+    "Sat, 21 Nov 2026 23:30:00 GMT",
+    "",
+    "Sat, 99 Nov 2026",
+    "Fri, 31 Dec 9999 23:59:59 GMT",
+    "0001-01-01T00:00:00+14:00",
+)
+_HEADERS = (
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+)
+_WORDS = (
+    "retry", " in ", " after ", "try again", "please wait", "resets", "12.5", "0", "-3", "9" * 13, "1e9", "s", "ms",
+    " seconds", "m", " hours", "d", "请", "秒", "分钟", "小时", "后", "等待", "3", ".", ",", " and ", '": "',
+    "retryDelay", "Retry-After: ", "\n",
+    "６", "²", "\ud800", "1m30s", "2026-11-21T23:31:00Z", "inf", "nan", "1795303805", "1795303805000",
+)  # fmt: skip
+
+
+def _failures(wire: str) -> Callable[[bytes, random.Random, Path], None]:
+    protocol = PROTOCOLS[wire]
+
+    def read(data: bytes, rng: random.Random, folder: Path) -> None:
+        del folder
+        _sound_failure(
+            protocol.classify_error(rng.choice((400, 401, 404, 408, 429, 500, 503, 599)), _headers(rng), data)
+        )
+
+    return read
+
+
+def _headers(rng: random.Random) -> dict[str, str]:
+    said = {name: _sentence(rng) for name in _HEADERS if rng.random() < 0.4}
+    return {"date": rng.choice(_DATES), "content-type": "application/json", **said}
+
+
+def _sentence(rng: random.Random) -> str:
+    return "".join(rng.choice(_WORDS) for _ in range(rng.choice((1, 1, 2, 5, 40))))
+
+
+def _sound_failure(failure: Failure) -> None:
+    must(failure.retry_after_s is None or 0 < failure.retry_after_s < 1e300, "a wait is a time to come, or none")
+    must(failure.message, "a failure says something")
+    record = _through_the_journal({"class": "final", "error": failure_to_plain(failure)})
+    must(failure_from_plain(record["error"]) == failure, "the journal gives back what it was given")
+
+
+def _hints(data: bytes, rng: random.Random, folder: Path) -> None:
+    del folder
+    text = data.decode("utf-8", "replace") + _sentence(rng) * rng.choice((1, 1, 300))
+    for wait in (retry_after_s(_headers(rng), None, text), retry_after_s({"retry-after": text}, [text], "")):
+        must(wait is None or 0 < wait < 1e300, f"a wait is a time to come, or none: {wait}")
+    must((duration_s(text) or 0.0) >= 0, "a duration is none or positive")
+
+
+def _datasets(data: bytes, rng: random.Random, folder: Path) -> None:
+    packed = rng.random() < 0.1
+    path = folder / ("d.jsonl.gz" if packed else "d.jsonl")
+    if packed:
+        data = gzip.compress(data, 1)
+        if rng.random() < 0.5:
+            data = _with_bytes_bent(data, rng)
+    path.write_bytes(data)
+    seen = scan([path])
+    items = list(seen)
+    dialogues = [item for item in items if isinstance(item, Dialogue)]
+    for one in dialogues:
+        must(
+            Dialogue.from_plain(orjson.loads(encoded(one.to_plain()))) == one, "a dialogue survives its canonical form"
+        )
+        must(one.id and one.turns, "a dialogue has a name and turns")
+    if len(dialogues) == len(items) and not packed:
+        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        must(len(dialogues) + seen.blank_lines == lines, "a line is a dialogue, blank, or a problem")
+    for problem in items:
+        must(not isinstance(problem, Problem) or (problem.what and len(str(problem)) < 20_000), "a problem is short")
+    if rng.random() < 0.1:
+        _converts(path, folder / "new.jsonl", len(items) == len(dialogues) and bool(items))
+
+
+def _converts(source: Path, target: Path, good: bool) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        written = convert(source, target)
+    except InputError:
+        must(not target.exists(), "what is refused leaves nothing behind")
+        must(not good, "what validates converts")
+    else:
+        must(target.read_bytes().count(b"\n") == written, "every dialogue is a line")
+
+
+# Run folders
+
+
+@cache
+def _run() -> tuple[tuple[bytes, ...], bytes]:
+    """A good run: its journal, line by line, and its run.json."""
+    with tempfile.TemporaryDirectory(prefix="convbatch-fuzz-") as scratch:
+        checks = [{"contains": "2025"}]
+        made = MadeRun(
+            path=Path(scratch, "run"),
+            dialogues=[dialogue("a", "one", "two", checks=checks), dialogue("b", "three", tags=["t"])],
+            checks=2,
+        )
+        made.replied(made.ident(0, 1))
+        made.failed(made.ident(0, 2), Failure(kind="timeout", message="late", retry_after_s=3.5), cls="timeout")
+        made.replied(made.ident(0, 2), attempt=2, body='{"candidates": []}')
+        made.intent(made.ident(1, 1))
+        folder = made.write()
+        [segment] = folder.segments()
+        return tuple(segment.read_bytes().splitlines(keepends=True)), (folder.path / "run.json").read_bytes()
+
+
+def _run_folder(folder: Path) -> RunFolder:
+    """The good run's folder, made once for each scratch folder; journal and run.json are written anew by each input."""
+    path = folder / "run"
+    if not path.exists():
+        dialogues = [dialogue("a", "one", "two", checks=[{"contains": "2025"}]), dialogue("b", "three", tags=["t"])]
+        made = MadeRun(path=path, dialogues=dialogues, checks=2)
+        made.write()
+    (path / "run.json").write_bytes(_run()[1])
+    return RunFolder.open(path)
+
+
+def _journals(data: bytes, rng: random.Random, folder: Path) -> None:
+    """Bytes bent: what is read is what was written, and what is missing is said."""
+    good = _run()[0]
+    run = _run_folder(folder)
+    (run.journal / "000001.jsonl").write_bytes(data)
+    seen = Scan(run.segments())
+    try:
+        lines = [line.raw for line in seen.lines()]
+    except SetupError as error:
+        must("of version" in str(error), str(error))
+        return
+    must(set(lines) <= set(good), "no line is read that was not written")
+    must(lines == sorted(lines, key=good.index), "lines keep their order")
+    silent = not seen.damage_count and seen.torn is None
+    must(not silent or data == b"".join(good[: len(lines)]), "damage is reported")
+    if rng.random() < 0.2 and data:
+        _told(run)
+
+
+def _records(data: bytes, rng: random.Random, folder: Path) -> None:
+    """Values bent and checksums right: a journal that somebody wrote with care."""
+    run = _run_folder(folder)
+    lines: list[bytes] = []
+    for number, line in enumerate(data.split(b"\n")):
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                head = b'{"v":1,"seq":%d,' % number
+                rest = {key: value for key, value in record.items() if key not in ("v", "seq", "crc")}
+                body = head + json.dumps(rest, separators=(",", ":"), ensure_ascii=rng.random() < 0.5)[1:-1].encode(
+                    "utf-8", "surrogatepass"
+                )
+                lines.append(b'%b,"crc":%d}\n' % (body, zlib.crc32(body)))
+    (run.journal / "000001.jsonl").write_bytes(b"".join(lines))
+    _told(run)
+
+
+def _metas(data: bytes, rng: random.Random, folder: Path) -> None:
+    """`run.json` bent."""
+    del rng
+    run = _run_folder(folder)
+    (run.journal / "000001.jsonl").write_bytes(b"".join(_run()[0]))
+    (run.path / "run.json").write_bytes(data)
+    _told(run)
+
+
+def _told(run: RunFolder) -> None:
+    """Everything a reader can ask of a run folder; it may be refused in words."""
+    run.turns.unlink(missing_ok=True)
+    with contextlib.suppress(ConvbatchError):
+        with Archive(run) as archive:
+            for transcript in archive.transcripts():
+                must(transcript.turns, "a transcript has turns")
+            for target in archive.targets:
+                archive.has_reply(target)
+            archive.asked_to_wait_until(archive.targets)
+            archive.request_times(archive.targets, 0)
+        read = load(run.path)
+        rows = list(read.turn_rows().rows)
+        must(len(rows) == read.meta["planned"]["rows"] or read.meta != json.loads(_run()[1]), "one row for each turn")
+        list(read.attempt_rows().rows)
+        read.summary()
+
+
+# Files a user names
+
+
+def _configs(data: bytes, rng: random.Random, folder: Path) -> None:
+    text = data.decode("utf-8", "replace")
+    if rng.random() < 0.5:
+        text = text.replace('key_env = "', f'key_env = "{CANARY}', 1)
+    try:
+        config = read_config(text, folder / "convbatch.toml")
+        resolve_targets((), (), config)
+    except ConvbatchError as error:
+        must(CANARY not in "\n".join(map(str, error.problems)), "what looks like a key is not shown")
+
+
+def _config_seeds() -> list[bytes]:
+    return [path.read_bytes() for path in sorted((ROOT.parent / "configs").glob("*.toml"))]
+
+
+_BILL = (
+    "id,created_at,type,model_name,quota,prompt_tokens,completion_tokens,request_id\n"
+    "1,1780000001,2,gemini-2.5-flash,500,22,192,r-1\n"
+    '2,1780000002,2,"gpt-4o, ""mini""",1000,22,,\n'
+    "3,2026-11-21 23:30:00,1,x,5,0,0,\n"
+)
+
+
+def _bills(data: bytes, rng: random.Random, folder: Path) -> None:
+    path = folder / "bill.csv"
+    path.write_bytes(data)
+    with contextlib.suppress(ConvbatchError):
+        bill = read_bill(path, shipped().bills, rng.choice((None, "new-api")))
+        counts = [count for line in bill.lines for count in (line.input_tokens, line.output_tokens, line.amount)]
+        must(all(count is None or count >= 0 for count in counts), "counts are counts or unknown")
+        must(all(line.model for line in bill.lines), "a call has a model")
+        must(len(bill.lines) + bill.left_out <= data.count(b"\n") + data.count(b"\r") + 1, "no call from nowhere")
+
+
+_ENV = f"# keys\nexport A_KEY={CANARY}\nB_KEY=\"{CANARY}\\n\" # two\nC='{CANARY}'\n\nD = plain # note\n"
+
+
+def _env_files(data: bytes, rng: random.Random, folder: Path) -> None:
+    del rng
+    path = folder / ".env"
+    path.write_bytes(data)
+    try:
+        values = read_env_file(path)
+    except InputError as error:
+        told = "\n".join(map(str, error.problems))
+        must(CANARY[3:12] not in told, "no value is in a message")
+        must(".env:" in told, "a message names the line")
+    else:
+        must(all(name.isidentifier() for name in values), "names are names")
+
+
+_SPELLINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    lambda key: json.dumps(key)[1:-1],
+    lambda key: json.dumps(json.dumps(key)[1:-1])[1:-1],
+    lambda key: key.replace("/", "\\/"),
+    lambda key: "".join(f"\\u{ord(char):04x}" for char in key),
+    lambda key: urllib.parse.quote(key, safe=""),
+    lambda key: "".join(f"%{ord(char):02x}" for char in key),
+    urllib.parse.quote_plus,
+    html.escape,
+    lambda key: "".join(f"&#{ord(char)};" for char in key),
+    lambda key: base64.b64encode(key.encode()).decode(),
+    lambda key: base64.b64encode(b"Bearer " + key.encode()).decode(),
+    lambda key: base64.urlsafe_b64encode(b"u:" + key.encode() + b"!").decode(),
+    lambda key: key.encode().hex(),
+    lambda key: key.encode().hex().upper(),
+)
+
+
+def _redactors(data: bytes, rng: random.Random, folder: Path) -> None:
+    del folder
+    letters = "abcXYZ019-_./+=&<\"'\\%?~"
+    key = "sk-" + "".join(rng.choice(letters) for _ in range(rng.choice((10, 20, 60))))
+    redactor = Redactor([Secret("K", key), Secret("CANARY", CANARY)])
+    spelled = rng.choice(_SPELLINGS)(rng.choice((key, CANARY)))
+    at = rng.randrange(len(data) + 1)
+    if data[at - 1 : at] in (b"\\", b"%", b"&", b"#", b"0", b"u"):
+        at = len(data)  # else what stands before it would change what it says
+    clean, _ = redactor.body(data[:at] + b" " + spelled.encode() + b" " + data[at:])
+    must(spelled.encode() not in clean and b"[redacted:" in clean, f"no spelling passes: {spelled}")
+    must(redactor.body(clean) == (clean, False), "what is clean stays as it is")
+    plain, _ = redactor.body(data)
+    must(plain == data or b"[redacted:" in plain, "without a key nothing changes")
+
+
+_SENTENCES = (
+    "Please retry in 12.5s.",
+    "请在 3 秒后重试",
+    "Rate limit reached. Try again in 1m30s",
+    '"retryDelay": "12s"',
+)
+
+
+def _dataset_seeds() -> list[bytes]:
+    lines: list[dict[str, Any]] = [
+        {
+            "id": "a",
+            "turns": [{"user": "hi", "assistant": "ho", "ask": False}, {"user": "go", "checks": [{"contains": "x"}]}],
+        },
+        {
+            "id": "b",
+            "system": "s",
+            "tags": ["t"],
+            "turns": [{"user": "1"}],
+            "settings": {"temperature": 0, "stop": ["x"]},
+        },
+        {
+            "id": "c",
+            "turns": [{"user": "7"}],
+            "checks": [{"json_schema": {"type": "object"}, "weight": 2}],
+            "meta": {"k": [1]},
+        },
+        {
+            "turns": [
+                {
+                    "user": "x",
+                    "settings": {"extra": {"a": 1}},
+                    "checks": [{"regex": "a+"}, {"number": 3}, {"not_equals": "z"}],
+                }
+            ]
+        },
+    ]
+    said = [{"role": role, "parts": [{"text": text}]} for role, text in (("user", "a"), ("model", "b"), ("user", "c"))]
+    gemini = {"contents": said, "systemInstruction": {"parts": [{"text": "s"}]}}
+    openai = {
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    }
+    sharegpt = {"id": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    bench = {"question_id": 81, "category": "w", "turns": ["a", "b"], "reference": ["x", "y"]}
+    canonical = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+    others = [orjson.dumps(value) + b"\n" + orjson.dumps(value) + b"\n" for value in (gemini, openai, sharegpt, bench)]
+    shipped_ones = [path.read_bytes()[:4000] for path in sorted((ROOT.parent / "datasets").glob("*.jsonl"))]
+    array = json.dumps(lines[:2], indent=1).encode()
+    return [canonical, *others, array, *shipped_ones]
+
+
+def _all_bodies() -> list[bytes]:
+    return [body for wire in PROTOCOLS for body in _bodies(wire, "")]
+
+
+READERS: tuple[Reader, ...] = (
+    Reader(name="dataset", seeds=_dataset_seeds, read=_datasets),
+    *(Reader(name=f"reply-{w}", seeds=lambda w=w: _bodies(w, ".json"), read=_replies(w)) for w in PROTOCOLS),
+    *(Reader(name=f"stream-{w}", seeds=lambda w=w: _bodies(w, ".sse"), read=_streams(w)) for w in PROTOCOLS),
+    *(Reader(name=f"failure-{w}", seeds=_all_bodies, read=_failures(w)) for w in PROTOCOLS),
+    Reader(name="hint", seeds=lambda: [text.encode() for text in _SENTENCES], read=_hints),
+    Reader(name="journal", seeds=lambda: [b"".join(_run()[0])], read=_journals),
+    Reader(name="record", seeds=lambda: [b"".join(_run()[0])], read=_records),
+    Reader(name="run-json", seeds=lambda: [_run()[1].replace(b"\n", b" ")], read=_metas),
+    Reader(name="config", seeds=_config_seeds, read=_configs),
+    Reader(name="bill", seeds=lambda: [_BILL.encode(), _BILL.replace(",", ";").encode("utf-16")], read=_bills),
+    Reader(name="env-file", seeds=lambda: [_ENV.encode()], read=_env_files),
+    Reader(name="redactor", seeds=_all_bodies, read=_redactors),
+)
+WEIGHTS = {"record": 0.25, "run-json": 0.25, "journal": 0.3, "config": 0.5, "redactor": 0.3}
+"""Of those whose inputs cost much more than others'."""
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallen:
+    """An input that did what none may."""
+
+    reader: str
+    seed: int
+    number: int
+    what: str
+    data: bytes
+
+    def __str__(self) -> str:
+        again = f"python -m tests.support.fuzz --only {self.reader} --seed {self.seed} --replay {self.number}"
+        return f"{self.what}\n  input: {self.data[:300]!r} ({len(self.data)} bytes)\n  again: {again}"
+
+
+def attack(reader: Reader, seed: int, number: int, folder: Path, seeds: Sequence[bytes]) -> Fallen | None:
+    """Give one input to one reader."""
+    rng = random.Random(f"{reader.name}:{seed}:{number}")
+    data = bent(rng.choice(seeds), rng, seeds) if rng.random() < 0.97 else rng.randbytes(rng.randrange(200))
+    begun = time.process_time()
+    try:
+        reader.read(data, rng, folder)
+    except Exception:  # noqa: BLE001  # whatever it is, it is what we look for
+        what = traceback.format_exc(limit=-6)
+        return Fallen(reader=reader.name, seed=seed, number=number, what=what, data=data)
+    spent = time.process_time() - begun
+    if spent > SLOWEST_S:
+        what = f"one input took {spent:.1f} s"
+        return Fallen(reader=reader.name, seed=seed, number=number, what=what, data=data)
+    return None
+
+
+def attacks(readers: Sequence[Reader], inputs: int, seed: int) -> Iterator[tuple[Reader, int, list[Fallen]]]:
+    """For each reader: how many inputs it was given and, at most five of a kind, which it did not stand."""
+    shares = [WEIGHTS.get(reader.name, 1.0) for reader in readers]
+    for reader, share in zip(readers, shares, strict=True):
+        seeds = reader.seeds()
+        fallen: dict[str, list[Fallen]] = {}
+        count = max(1, round(inputs * share / sum(shares)))
+        with tempfile.TemporaryDirectory(prefix="convbatch-fuzz-") as scratch:
+            for number in range(count):
+                if (one := attack(reader, seed, number, Path(scratch), seeds)) is not None:
+                    same = re.sub(r"[0-9]+", "0", one.what.strip().rpartition("\n")[2])[:60]
+                    fallen.setdefault(same, []).append(one)
+        yield reader, count, [one for many in fallen.values() for one in many[:5]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.fuzz", description=__doc__.split("\n\n", 1)[0] if __doc__ else ""
+    )
+    parser.add_argument("--inputs", type=int, default=100_000, help="over all readers")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=[reader.name for reader in READERS], action="append")
+    parser.add_argument("--replay", type=int, metavar="N", help="only input N of the reader named with --only")
+    asked = parser.parse_args()
+    readers = [reader for reader in READERS if not asked.only or reader.name in asked.only]
+    if asked.replay is not None:
+        with tempfile.TemporaryDirectory(prefix="convbatch-fuzz-") as scratch:
+            one = attack(readers[0], asked.seed, asked.replay, Path(scratch), readers[0].seeds())
+        print(one or "it stands")
+        return 1 if one else 0
+    total = failed = 0
+    for reader, count, fallen in attacks(readers, asked.inputs, asked.seed):
+        total, failed = total + count, failed + len(fallen)
+        print(f"{reader.name:16} {count:8,} inputs  {'stands' if not fallen else 'FALLS'}", flush=True)
+        for one in fallen:
+            print(one, flush=True)
+    print(f"{total:,} inputs, seed {asked.seed}: {'all stand' if not failed else 'see above'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,702 @@
+"""Whole runs in virtual time from one seed: the real session, runner, gate, client, journal and folder.
+
+Three things of the outside world are played: the clock (`VirtualLoop`), the network with the server behind it (`Host`:
+the simulator's brain behind delays, cut bodies and refused connections) and the disk with its power switch
+(`played_disk.py`). A kill unplugs disk and network at a virtual moment, before a call to the disk or in the middle of a
+write, and what is left of the process can touch neither any more. Clocks jump, laptops sleep, processes are stopped.
+Files are real files. Nothing here judges: what must hold afterwards is `played_laws.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import gzip
+import itertools
+import random
+import re
+import signal
+import zlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import orjson
+
+from convbatch.config.gateways import Gateway, Limits, Target, target_to_plain
+from convbatch.dialogue import Dialogue
+from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
+from convbatch.engine.client import Answer as Heard
+from convbatch.engine.runner import Rules
+from convbatch.errors import JournalError
+from convbatch.journal.run_folder import RunFolder
+from convbatch.pricing import Money, PriceTable
+from convbatch.session.session import Ending, Sitting, sit
+from convbatch.simulator.http import Answer, Request
+from convbatch.simulator.ledger import Entry
+from convbatch.simulator.provider import World
+from convbatch.simulator.virtual_time import VirtualClock, VirtualLoop
+from convbatch.system import Disk, Outside
+from tests.support.played_disk import Kill, Platter, PlayedDisk, Power, Trouble
+
+EPOCH = 1_800_000_000.0
+KEY_ENV, KEY = "PLAYED_KEY", "sk-played-01"
+LONGEST_SITTING_S = 30 * 86_400.0
+"""Of virtual time; a sitting that takes longer is going round in circles."""
+
+
+class _NumberedTask(asyncio.Task[Any]):
+    """Stands in sets by its number, not by its address: task groups are cancelled in one order in every process."""
+
+    def __init__(self, *args: Any, number: int, **more: Any) -> None:
+        self._number = number
+        super().__init__(*args, **more)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class PlayedLoop(VirtualLoop):
+    """Delivers signals at virtual moments to whoever asked for them."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__(start)
+        self._on_signal: dict[int, Callable[[], object]] = {}
+        numbers = itertools.count()
+        self.set_task_factory(lambda loop, main, **more: _NumberedTask(main, loop=loop, number=next(numbers), **more))
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+        self._on_signal[sig] = lambda: callback(*args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return self._on_signal.pop(sig, None) is not None
+
+    def leap(self, seconds: float) -> None:
+        """The process stands still for so long, like a stopped one; then everything is due at once."""
+        self._now += seconds
+
+    def deliver(self, sig: int) -> None:
+        """A signal arrives; one nobody asked for is ignored: the sitting is over."""
+        if sig in self._on_signal:
+            self._on_signal[sig]()
+
+
+@dataclass(slots=True, kw_only=True)
+class Sent:
+    """One request as the network saw it. Times are the loop's own."""
+
+    sitting: int
+    host: str
+    left_at: float
+    arrived_at: float | None = None
+    entry: Entry | None = None
+    """What the server's ledger says of it; None when it never got there."""
+    heard_at: float | None = None
+    """When the client learned its fate; None when it was killed or had gone away before."""
+    status: int | None = None
+    """Of a complete answer handed to the client."""
+    asks_to_wait_s: float | None = None
+    """The wait that answer announces."""
+
+
+Unreachable = Literal["refused", "dns", "connect timeout", "no tls", "certificate"]
+NOT_CONNECTED: Mapping[Unreachable, Mapping[str, Any]] = {
+    "refused": {"kind": "connection", "message": "could not connect: Connection refused"},
+    "dns": {"kind": "connection", "message": "could not connect: Name or service not known"},
+    "connect timeout": {"kind": "timeout", "message": "could not connect: ConnectionTimeoutError"},
+    "no tls": {"kind": "connection", "message": "could not connect: SSLError: wrong version number"},
+    "certificate": {"kind": "connection", "message": "certificate refused: self-signed", "certificate": True},
+}
+"""What `AiohttpTransport` says of each; `tests/engine/test_connections.py` holds it to that."""
+
+
+class Host:
+    """One gateway: a simulated provider and the network in front of it. Outlives the processes that ask it."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        name: str = "north",
+        also_named: Sequence[str] = (),
+        wire: str = "gemini",
+        models: Sequence[str] = ("sim-good",),
+        limits: Limits | None = None,
+        delay_s: float = 0.9,
+        unreachable: float = 0.0,
+        why: Unreachable = "refused",
+        stale: float = 0.0,
+        attempt_timeout_s: float = 60.0,
+    ) -> None:
+        """Set up a host.
+
+        Args:
+            world: The provider; its ledger must keep histories.
+            name: The gateway's name.
+            also_named: Further gateways at the same address, with the same key: other names of one quota owner.
+            wire: Its protocol.
+            models: Whom to ask there.
+            limits: What the client is told of it.
+            delay_s: One-way delays to the server are drawn from [0, delay_s).
+            unreachable: Share of connections that fail before anything is sent.
+            why: They fail.
+            stale: Share of requests written to a connection that the server has just closed: sent, and never read.
+            attempt_timeout_s: The client's patience.
+        """
+        self.world = world
+        self.name = name
+        self.delay_s = delay_s
+        self.unreachable = unreachable
+        self.why: Unreachable = why
+        self.ahead_s = 0.0
+        """Of the loop's time: the world goes on while a laptop sleeps, and its loop does not notice."""
+        self.stale = stale
+        base = f"https://{name}.test" + ("/v1" if wire == "openai" else "")
+        gateway = Gateway(
+            name=name,
+            protocol=wire,
+            base_url=base,
+            api_version="v1beta" if wire == "gemini" else None,
+            auth="bearer" if wire == "openai" else "x-goog-api-key",
+            key_env=KEY_ENV,
+            limits=limits or Limits(),
+            attempt_timeout_s=attempt_timeout_s,
+        )
+        self.targets = tuple(
+            Target(model=model, gateway=replace(gateway, name=each)) for each in (name, *also_named) for model in models
+        )
+        self._refuses_until = -1.0
+        self._on_the_way: list[_Departed] = []
+        """In no order; each has a timer of its own."""
+
+    def refuses(self, now: float) -> bool:
+        """Are new connections refused?"""
+        return now < self._refuses_until
+
+    def refuse_until(self, when: float) -> None:
+        """For action `refuse`."""
+        self._refuses_until = when
+
+    def depart(self, sent: Sent, request: Request, when: float) -> asyncio.Future[Answer]:
+        """Put a request on its way: it arrives at `when`, whoever is still there to hear of it."""
+        loop = asyncio.get_running_loop()
+        departed = _Departed(when, sent, request, loop.create_future())
+        self._on_the_way.append(departed)
+        loop.call_at(when, self._arrive, departed)
+        return departed.answer
+
+    def settle(self) -> None:
+        """Let what is still on its way arrive: its sender is gone."""
+        for departed in sorted(self._on_the_way, key=lambda departed: departed.when):
+            departed.answer.cancel()
+            self._arrive(departed)
+
+    def _arrive(self, departed: _Departed) -> None:
+        self._on_the_way.remove(departed)
+        sent, at = departed.sent, EPOCH + departed.when + self.ahead_s
+        answer = self.world.handle(departed.request, at)
+        sent.arrived_at = departed.when
+        sent.entry = self.world.ledger.entries[-1]
+        if departed.answer.cancelled():
+            answer.lost(at)
+        else:
+            departed.answer.set_result(answer)
+
+
+@dataclass(eq=False, slots=True)
+class _Departed:
+    when: float
+    sent: Sent
+    request: Request
+    answer: asyncio.Future[Answer]
+
+
+class PlayedTransport:
+    """A gateway's `Transport`: the same values and exceptions as over HTTP, from the simulator's brain."""
+
+    def __init__(self, host: Host, power: Power, chance: random.Random, sitting: int, log: list[Sent]) -> None:
+        self._host = host
+        self._power = power
+        self._chance = chance
+        self._sitting = sitting
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[asyncio.Timeout, bool] = {}
+        """Connections in use, and whether they were lost while nobody looked."""
+
+    async def send(self, sending: Sending) -> Heard:
+        """One request, one complete answer, in virtual time."""
+        if not self._power.alive:
+            raise NoAnswer("connection", "no power", sent=False)
+        sent = Sent(sitting=self._sitting, host=self._host.name, left_at=self._loop.time())
+        self._log.append(sent)
+        partial = _Partial()
+        connection = asyncio.timeout(sending.timeout_s)
+        self._open[connection] = True
+        try:
+            async with connection:
+                await self._connect()
+                heard = await self._exchange(sent, sending, partial)
+        except TimeoutError:
+            self._heard(sent)
+            if not self._open[connection]:
+                raise partial.gone("connection", "connection lost after sending") from None
+            raise NoAnswer(
+                "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True,
+                status=partial.status, headers=partial.headers, partial=bytes(partial.body),
+            ) from None  # fmt: skip
+        except NoAnswer:
+            self._heard(sent)
+            raise
+        finally:
+            del self._open[connection]
+        if self._heard(sent):
+            sent.status = heard.status
+            sent.asks_to_wait_s = announced_wait_s(heard)
+        return heard
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def sever(self) -> None:
+        """All connections are gone, as after a night."""
+        for connection in self._open:
+            self._open[connection] = False
+            connection.reschedule(self._loop.time())
+
+    def _heard(self, sent: Sent) -> bool:
+        if self._power.alive:
+            sent.heard_at = self._loop.time()
+        return self._power.alive
+
+    async def _connect(self) -> None:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as cancelled:
+            raise NotSentCancelled from cancelled
+        if self._host.refuses(self._loop.time()) or self._chance.random() < self._host.unreachable:
+            if self._host.why == "connect timeout":
+                await asyncio.sleep(CONNECT_TIMEOUT_S)
+            raise NoAnswer(sent=False, **NOT_CONNECTED[self._host.why])
+        if self._chance.random() < self._host.stale:
+            raise NoAnswer("connection", "connection lost after sending", sent=True)
+
+    async def _exchange(self, sent: Sent, sending: Sending, partial: _Partial) -> Heard:
+        request = Request.of(sending.method, sending.url, sending.headers, sending.body or b"")
+        when = self._loop.time() + self._chance.random() * self._host.delay_s
+        answer = await self._host.depart(sent, request, when)
+        try:
+            body = await self._play(answer, partial)
+        except BaseException:
+            answer.lost(EPOCH + self._loop.time())
+            raise
+        answer.delivered(EPOCH + self._loop.time())
+        if "content-encoding" in answer.headers:
+            body = _unpacked(body, partial)
+        await asyncio.sleep(0.001 + self._chance.random() * 0.02)
+        assert answer.status is not None
+        return Heard(status=answer.status, headers=partial.headers, body=body)
+
+    async def _play(self, answer: Answer, partial: _Partial) -> bytes:
+        await asyncio.sleep(answer.wait_s)
+        if answer.refuse_s > 0:
+            self._host.refuse_until(self._loop.time() + answer.refuse_s)
+        if answer.status is None or answer.framing == "raw":
+            await self._end_badly(answer, partial)
+        assert answer.status is not None
+        partial.status = answer.status
+        partial.headers = self._headers(answer)
+        for wait_s, piece in answer.pieces:
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            partial.body += piece
+            if len(partial.body) > MAX_BODY_BYTES:
+                raise partial.gone("bad_response", "the response body is too large")
+        if answer.ending in {"keep", "close"} or (answer.ending == "cut" and answer.framing == "close"):
+            return bytes(partial.body)
+        await self._end_badly(answer, partial)
+
+    async def _end_badly(self, answer: Answer, partial: _Partial) -> NoReturn:
+        if answer.ending == "hang":
+            await asyncio.sleep(answer.ending_wait_s)
+        raise partial.gone("connection", "connection lost after sending")
+
+    def _headers(self, answer: Answer) -> Mapping[str, str]:
+        now = email.utils.formatdate(EPOCH + self._loop.time() + self._host.ahead_s, usegmt=True)
+        return {name.lower(): value for name, value in {"date": now, **answer.headers}.items()}
+
+
+@dataclass(slots=True)
+class _Partial:
+    """What has come of an answer so far."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytearray = field(default_factory=bytearray)
+
+    def gone(self, kind: str, message: str) -> NoAnswer:
+        return NoAnswer(kind, message, sent=True, status=self.status, headers=self.headers, partial=bytes(self.body))
+
+
+def _unpacked(body: bytes, partial: _Partial) -> bytes:
+    unpacker = zlib.decompressobj(31)
+    plain = unpacker.decompress(body, MAX_BODY_BYTES)
+    if unpacker.unconsumed_tail:
+        raise partial.gone("bad_response", "the response body decompresses to more than 64 MiB")
+    return plain
+
+
+_SAID = re.compile(rb'"retryDelay":"([0-9.]+)s"|(?:re)?try (?:again )?in ([0-9.]+)s')
+
+
+def announced_wait_s(heard: Heard) -> float | None:
+    """The wait an answer announces, read independently of the package's own reader; None for none."""
+    if heard.status == 200:
+        return None
+    headers = heard.headers
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        said = headers.get(name, "")
+        if re.fullmatch("[0-9.]{1,15}", said):
+            return float(said) * unit_s
+    if re.fullmatch(r"\w{3}, [0-3]\d \w{3} \d{4} .*", headers.get("retry-after", "")):
+        then, now = (email.utils.parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
+        return (then - now).total_seconds() if then > now else None
+    if match := _SAID.search(heard.body):
+        return float(match[1] or match[2])
+    if headers.get("x-ratelimit-remaining-requests") == "0":
+        return _go_seconds(headers["x-ratelimit-reset-requests"])
+    return None
+
+
+def _go_seconds(text: str) -> float:
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall("([0-9.]+)(ms|s|m)", text))
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Time plays a trick on a process.
+
+    `jump`: somebody sets its wall clock. `nap`: the machine is suspended; the world and its own wall clock go on, its
+    monotonic clock does not, and all connections are gone. `stop`: the process is stopped; every clock goes on without
+    it.
+    """
+
+    after_s: float
+    kind: Literal["jump", "nap", "stop"]
+    seconds: float
+
+
+async def _cancelled(sitting: Coroutine[Any, Any, Ending], after_s: float | None) -> Ending | None:
+    """A sitting's end; None when somebody awaited it no longer."""
+    playing = asyncio.ensure_future(sitting)
+    if after_s is not None:
+        asyncio.get_running_loop().call_later(after_s, playing.cancel)
+    try:
+        return await playing
+    except asyncio.CancelledError:
+        return None
+
+
+def _stopped_s(shifts: Iterable[Shift]) -> float:
+    return sum(shift.seconds for shift in shifts if shift.kind == "stop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sat:
+    """One sitting, afterwards."""
+
+    number: int
+    began: float
+    ended: float
+    ending: Ending | None
+    """None: killed, cancelled or without a disk."""
+    killed: bool
+    power_cut: bool
+    """Killed, and the machine with it."""
+    broken: JournalError | None
+    """What it said of its disk."""
+    told_to_end_at: float
+    """First signal, deadline or cancellation; infinite for none."""
+    in_flight: int
+    """Requests whose fate nobody had heard when it ended."""
+    calls: int
+    """It made to its disk."""
+    clock_set_forward: bool
+    """Within it, against the world's: a later one cannot tell how long ago it was."""
+
+
+class Played:
+    """A run folder, the hosts it asks, and everything that happened; `sit` as often as you like."""
+
+    def __init__(
+        self,
+        path: Path,
+        hosts: Sequence[Host],
+        dialogues: Iterable[Mapping[str, Any]],
+        *,
+        seed: int = 0,
+        rules: Rules | None = None,
+        sync_s: float = 0.02,
+        prices: PriceTable | None = None,
+    ) -> None:
+        """Furnish the folder; nothing is asked yet.
+
+        Args:
+            path: Where; its last part is the run's name.
+            hosts: Whom to ask.
+            dialogues: In the canonical form.
+            seed: Of everything that is drawn outside the hosts' worlds.
+            rules: As for a real run.
+            sync_s: Syncs take up to this long.
+            prices: Of all targets.
+        """
+        self.prices = prices
+        self.seed = seed
+        self.hosts = tuple(hosts)
+        self.rules = rules or Rules()
+        self.dialogues = [Dialogue.from_plain(plain) for plain in dialogues]
+        self.targets = tuple(target for host in hosts for target in host.targets)
+        self.sent: list[Sent] = []
+        self.platter = Platter()
+        self.sat: list[Sat] = []
+        self.now = 0.0
+        self.clock_off_s = 0.0
+        """How far the client's wall clock is from the loop's time."""
+        self._sync_s = sync_s
+        self.path = path
+        folder = RunFolder.create(path, disk=_Hasty())
+        with gzip.open(folder.dataset, "wb", compresslevel=1) as copy:
+            copy.writelines(orjson.dumps(dialogue.to_plain()) + b"\n" for dialogue in self.dialogues)
+        self.meta = self._meta(folder)
+        folder.write_meta(self.meta)
+
+    @property
+    def planned(self) -> list[tuple[int, str, int, int]]:
+        """Every row there must be: (dialogue index, target, repeat, turn)."""
+        return [
+            (index, target.name, repeat, turn)
+            for index, dialogue in enumerate(self.dialogues)
+            for target in self.targets
+            for repeat in range(1, self.rules.repeats + 1)
+            for turn in dialogue.asked(self.rules.history)
+        ]
+
+    def ledger(self, host: str | None = None) -> list[Entry]:
+        """What all servers, or one, recorded."""
+        return [e for played in self.hosts if host in (None, played.name) for e in played.world.ledger.entries]
+
+    def sit(
+        self,
+        *,
+        kill: Kill | None = None,
+        signals: Sequence[tuple[float, signal.Signals]] = (),
+        shifts: Sequence[Shift] = (),
+        cancel_after_s: float | None = None,
+        gap_s: float = 5.0,
+        max_cost: Money | None = None,
+        trouble: Trouble | None = None,
+        room: int | None = None,
+        short: float = 0.0,
+        salvage: bool = False,
+        **rules: Any,
+    ) -> Ending | None:
+        """One sitting, from opening the folder to closing it or to the kill.
+
+        Args:
+            kill: When the process dies.
+            signals: What arrives when, in seconds of the sitting.
+            shifts: What happens to the clocks.
+            cancel_after_s: Cancel the whole sitting, as whoever awaits `convbatch.replay` may.
+            gap_s: Time between the sitting before and this one; longer than any request is on its way.
+            max_cost: The budget of the whole run.
+            trouble: What fails at the disk.
+            room: Bytes until the disk is full.
+            short: Share of writes that take only a part of their bytes.
+            salvage: As the option.
+            **rules: Changes to the rules.
+
+        Returns:
+            How it ended; None when it was killed, cancelled or lost its disk.
+        """
+        number = len(self.sat) + 1
+        chance = random.Random(f"{self.seed}/{number}")
+        begins = self.now + (gap_s if self.sat else 0.0)
+        ending = broken = None
+        with _Process(PlayedLoop(begins)) as process:
+            loop = process.loop
+            disk = PlayedDisk(
+                self.platter, loop, process.power, chance,
+                sitting=number, sync_s=self._sync_s, kill=kill, trouble=trouble, room=room, short=short,
+            )  # fmt: skip
+            clock = VirtualClock(loop, EPOCH + self.clock_off_s)
+            transports: list[PlayedTransport] = []
+
+            async def main() -> Ending | None:
+                sitting = self._sitting(disk, salvage=salvage, max_cost=max_cost, **rules)
+                outside = Outside(clock=clock, random=chance, disk=disk)
+                connect = self._network(process.power, transports)
+                return await _cancelled(sit(sitting, outside=outside, connect=connect), cancel_after_s)
+
+            for at, sig in signals:
+                loop.call_later(at, loop.deliver, sig)
+            for shift in shifts:
+                loop.call_later(shift.after_s, self._shift, shift, loop, clock, transports)
+            if kill is not None and kill.after_s is not None:
+                loop.call_later(kill.after_s, process.power.cut)
+            try:
+                ending = process.run(main())
+                if ending is not None and ending.error is not None:
+                    stopped, ending = ending.error, None
+                    raise stopped
+            except JournalError as error:
+                if not disk.failed:
+                    raise
+                broken = error
+            finally:
+                self.now = loop.time()
+                killed = not process.power.alive
+        told = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
+        self.sat.append(
+            Sat(
+                number=number,
+                began=begins,
+                ended=self.now,
+                ending=ending,
+                killed=killed,
+                power_cut=killed and kill is not None and kill.power,
+                broken=broken,
+                told_to_end_at=begins + min(told, default=float("inf")) + _stopped_s(shifts),
+                in_flight=sum(sent.sitting == number and sent.heard_at is None for sent in self.sent),
+                calls=disk.calls,
+                clock_set_forward=any(shift.kind == "jump" and shift.seconds > 0 for shift in shifts),
+            )
+        )
+        for host in self.hosts:
+            host.settle()
+        if self.sat[-1].power_cut:
+            self.platter.lose_power(chance)
+        return ending
+
+    def _sitting(self, disk: PlayedDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> Sitting:
+        return Sitting(
+            folder=RunFolder.open(self.path, disk=disk),
+            meta=self.meta,
+            targets=self.targets,
+            env={KEY_ENV: KEY},
+            rules=replace(self.rules, **rules),
+            resumed=bool(self.sat),
+            salvage=salvage,
+            max_cost=max_cost,
+            progress=False,
+            notes=False,
+        )
+
+    def _network(self, power: Power, transports: list[PlayedTransport]) -> Callable[[Gateway], PlayedTransport]:
+        hosts = {target.gateway.name: host for host in self.hosts for target in host.targets}
+        number = len(self.sat) + 1
+
+        def connect(gateway: Gateway) -> PlayedTransport:
+            # Chances of its own: what one gateway's network does depends on no other's.
+            chance = random.Random(f"{self.seed}/{number}/{gateway.name}")
+            transports.append(PlayedTransport(hosts[gateway.name], power, chance, number, self.sent))
+            return transports[-1]
+
+        return connect
+
+    def _shift(
+        self, shift: Shift, loop: PlayedLoop, clock: VirtualClock, transports: Sequence[PlayedTransport]
+    ) -> None:
+        match shift.kind:
+            case "jump":
+                clock.jump(shift.seconds)
+                self.clock_off_s += shift.seconds
+            case "nap":
+                clock.jump(shift.seconds)
+                self.clock_off_s += shift.seconds
+                for host in self.hosts:
+                    host.ahead_s += shift.seconds
+                for transport in transports:
+                    transport.sever()
+            case "stop":
+                loop.leap(shift.seconds)
+
+    def finish(self, *, most: int = 12) -> Ending:
+        """Sit until everything is done."""
+        ending = None
+        for _ in range(most):
+            ending = self.sit(gap_s=60.0)
+            if ending is not None and ending.exit_code == 0:
+                return ending
+        raise AssertionError(f"still not finished after {most} more sittings: {ending}")
+
+    def _meta(self, folder: RunFolder) -> dict[str, Any]:
+        rows = len(self.planned)
+        return {
+            "run": folder.name,
+            "created_at": "2027-01-15T08:00:00Z",
+            "state": "running",
+            "dataset": {"sources": [], "dialogues": len(self.dialogues)},
+            "history": self.rules.history,
+            "repeats": self.rules.repeats,
+            "settings": self.rules.command_line.to_plain(),
+            "options": {"concurrency": self.rules.concurrency, "max_attempts": self.rules.max_attempts},
+            "targets": [target_to_plain(target, self.prices) for target in self.targets],
+            "planned": {"rows": rows, "per_target": rows // max(1, len(self.targets))},
+            "simulator": None,
+            "checks": 0,
+        }
+
+
+class _Hasty(Disk):
+    """Virtual time waits for no disk."""
+
+    def sync(self, fd: int) -> None:
+        pass
+
+    def sync_folder(self, folder: Path) -> None:
+        pass
+
+
+class _Process:
+    """One process with its event loop; leaves nothing behind, however it ends."""
+
+    def __init__(self, loop: PlayedLoop) -> None:
+        self.loop = loop
+        self.power = Power(loop)
+        self._endless = loop.call_later(LONGEST_SITTING_S, loop.stop)
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def run(self, main: Coroutine[Any, Any, Ending | None]) -> Ending | None:
+        """To the end; None when the power goes."""
+        task = self.loop.create_task(main)
+        try:
+            return self.loop.run_until_complete(task)
+        except Exception as stopped:
+            if not self.power.alive:
+                return None  # whatever a dead process would have said
+            if not isinstance(stopped, RuntimeError):
+                raise
+            if self.loop.time() < self._endless.when():
+                raise
+            stuck = "\n".join(sorted(str(task) for task in asyncio.all_tasks(self.loop)))
+            raise AssertionError(f"this sitting goes on for ever:\n{stuck}") from stopped
+
+    def __exit__(self, *exc: object) -> None:
+        # A dead process does nothing any more; here its tasks must be taken apart, unplugged, to free what they hold.
+        self.power.alive = False
+        self.loop.set_exception_handler(lambda loop, context: None)
+        while left := asyncio.all_tasks(self.loop):
+            for task in left:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(left))
+            for task in left:
+                if not task.cancelled():
+                    task.exception()
+        self.loop.close()
