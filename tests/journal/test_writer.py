@@ -687,8 +687,7 @@ def test_people_who_only_look_never_keep_a_writer_out(folder: RunFolder) -> None
 WRITE_ON = """
 import asyncio, sys
 from pathlib import Path
-sys.path.insert(0, "tests")
-from test_journal import intent, outcome, turn_record
+from tests.journal.test_writer import intent, outcome, turn_record
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.system import Outside
