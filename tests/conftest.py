@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import settings
 from typer.testing import CliRunner
 
@@ -36,6 +39,13 @@ def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_refuse_the_network)
+
+# Without compiled files, collecting takes three times as long, and so does each of the many commands that tests start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Typer builds the command line anew for every `CliRunner.invoke`, which takes longer than most commands themselves.
+setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))  # noqa: B010  # private, and for tests alone
 
 # A gate must not depend on luck: with CI set, properties try the same examples every time; a developer's runs explore.
 settings.register_profile("gate", derandomize=True)
