@@ -82,7 +82,8 @@ def _inside(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
         import pyarrow.parquet as pq
 
         with contextlib.suppress(pa.ArrowException, OSError):
-            table = pq.read_table(io.BytesIO(content))
+            with pq.ParquetFile(io.BytesIO(content)) as file:  # `read_table` takes five times as long for a small one
+                table = file.read(use_threads=False)
             yield f"{path} (cells)", json.dumps([table.to_pydict(), str(table.schema.metadata)], default=str).encode()
             yield f"{path} (texts)", "\n".join(map(str, table.to_pydict().values())).encode("utf-8", "replace")
     if content.startswith(b"SQLite format 3"):
