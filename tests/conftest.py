@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import signal
@@ -48,10 +49,33 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))  # noqa: B010  # private, and for tests alone
 
 # A gate must not depend on luck: with CI set, properties try the same examples every time; a developer's runs explore.
-settings.register_profile("gate", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("gate")
+for name, number in {"fast": 25, "full": 100}.items():
+    settings.register_profile(name, max_examples=number, derandomize=bool(os.environ.get("CI")))
 
+
+def examples(full: int) -> int:
+    """The number of examples a property tries: all of `full` under `-m slow`, a quarter of it in the fast suite."""
+    return full * settings().max_examples // 100
+
+
+def _is_fast(config: pytest.Config) -> bool:
+    return config.option.markexpr == "not slow"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples properties try, where the command line does not (`--hypothesis-profile`)."""
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("fast" if _is_fast(config) else "full")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Run every property among the slow proofs too, with all its examples."""
+    if not _is_fast(item.config) and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker("slow")
+
+
+# The collected suite is a large heap, and Python walks all of it on every full collection.
+gc.set_threshold(20_000, 20, 20)
 
 # Every run has this key, in this process and in those it starts. What it left behind is searched for it: files when the
 # session ends, stdout and stderr of every command at once, what a test printed or raised with its report.

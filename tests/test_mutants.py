@@ -103,6 +103,7 @@ def try_tests_on(mutant: Mutant, folder: Path) -> None:
         path.write_text(source, "utf-8")
     env = {**environment(CI="true"), "PYTHONPATH": str(folder)}
     for test in mutant.tests:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", located(test)]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
+        command += ["--hypothesis-profile=full", located(test)]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == TESTS_FAILED, f"{test} did not fail: {mutant}\n{done.stdout[-2000:]}"

@@ -20,6 +20,7 @@ from convbatch.dataset.selection import EVERYTHING, Selection, convert, load, re
 from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Settings, Turn, text_part
 from convbatch.errors import InputError, Problem, SetupError
 from convbatch.system import Disk
+from tests.conftest import examples
 
 QUICKSTART = Path(__file__).parents[2] / "datasets" / "quickstart.jsonl"
 GOOD = '{"id": "a", "turns": [{"user": "Hello", "assistant": "Hi"}]}'
@@ -440,7 +441,7 @@ dialogues = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=dialogues, ascii_only=st.booleans())
 def test_any_dialogue_written_in_canonical_form_is_read_back_equal(
     tmp_path: Path, script: Dialogue, ascii_only: bool
@@ -449,7 +450,7 @@ def test_any_dialogue_written_in_canonical_form_is_read_back_equal(
     assert load([path]) == [script]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.text(string.printable, max_size=80).map(str.encode))
 def test_any_bytes_at_all_give_problems_and_never_an_exception(tmp_path: Path, content: bytes) -> None:
     assert all(isinstance(item, Dialogue | Problem) for item in scan([written(tmp_path, content)]))

@@ -17,6 +17,7 @@ from convbatch.engine.quota import day_bounds, derated_rate
 from convbatch.simulator.limits import Gatekeeper, LimitModel
 from convbatch.simulator.limits import Limits as ServerLimits
 from convbatch.simulator.virtual_time import VirtualClock, run
+from tests.conftest import examples
 
 QUICK = settings(max_examples=30, deadline=None)
 
@@ -186,7 +187,7 @@ def test_callers_pass_in_the_order_of_their_coming(
     assert in_virtual_time(play) == list(range(len(tokens)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32), rate=st.booleans(), tpm=st.booleans())
 def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool):
     rng = random.Random(seed)

@@ -18,6 +18,7 @@ from convbatch.journal.records import encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.system import Clock, Disk, Outside, RealClock
+from tests.conftest import examples
 
 A, B = "a" * 32, "b" * 32
 TARGETS = ["zulu@g", "alpha@g"]
@@ -321,7 +322,7 @@ name = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 @given(dialogue=name, target=name, turn=st.integers(1, 10**6), shuffle=st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_names_of_any_kind_and_keys_in_any_order_read_the_same(
     tmp_path_factory: pytest.TempPathFactory, dialogue: str, target: str, turn: int, shuffle: random.Random
 ) -> None:

@@ -347,7 +347,7 @@ async def test_segments_roll_and_read_as_one_journal(folder: RunFolder) -> None:
 
 @given(cut=st.integers(0, len(WHOLE)))
 @example(cut=len(WHOLE) - 1)
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_a_journal_cut_at_any_byte_holds_a_prefix_and_goes_on(cut: int) -> None:
     with journal_of(WHOLE[:cut]) as folder:
         whole_lines = WHOLE[:cut].count(b"\n")
@@ -380,7 +380,7 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_a_torn_line(folder: RunFolde
 
 
 @given(place=st.integers(0, len(WHOLE) - len(LINES[-1]) - 1), bit=st.integers(0, 7))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120 * settings().max_examples // 100, deadline=None)
 def test_any_flipped_bit_inside_is_found_and_salvage_loses_only_that_line(place: int, bit: int) -> None:
     flipped = bytearray(WHOLE)
     flipped[place] ^= 1 << bit
@@ -546,7 +546,7 @@ async def _commit_until_broken(folder: RunFolder, disk: Disk, *, at_once: int) -
     at_once=st.integers(1, 4),
 )
 @example(kind="write", nth=38, code=errno.ENOSPC, short=50, at_once=3)  # broke off just before the segment was full
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120 * settings().max_examples // 100, deadline=None)
 def test_a_failing_disk_never_costs_an_acknowledged_record(
     kind: str, nth: int, code: int, short: int, at_once: int
 ) -> None:
@@ -591,7 +591,7 @@ async def test_after_a_failed_sync_no_later_sync_is_believed(folder: RunFolder) 
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * settings().max_examples // 100, deadline=None)
 def test_a_power_cut_keeps_every_acknowledged_record_and_needs_no_salvage(seed: int) -> None:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:

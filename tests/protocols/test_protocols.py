@@ -28,6 +28,7 @@ from convbatch.protocols.wire import (
     encode_json,
 )
 from convbatch.reply import USAGE_COUNTS, Failure, Reply, Usage, failure_from_plain, failure_to_plain, status_of
+from tests.conftest import examples
 
 BODIES = Path(__file__).parents[1] / "bodies"
 FIXTURES: list[dict[str, Any]] = json.loads((BODIES / "index.json").read_text("utf-8"))["fixtures"]
@@ -1011,7 +1012,7 @@ PIECES = st.one_of(
 
 
 @given(st.lists(PIECES, min_size=1, max_size=6), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_gemini_stream_is_the_same_reply_however_its_text_is_cut(parts: list[dict[str, Any]], data: Any) -> None:
     def one(part: dict[str, Any]) -> dict[str, Any]:
         return {"candidates": [{"content": {"role": "model", "parts": [part]}}]}
@@ -1031,7 +1032,7 @@ def test_a_gemini_stream_is_the_same_reply_however_its_text_is_cut(parts: list[d
 
 
 @given(texts, st.none() | texts.filter(bool), st.lists(texts, max_size=3), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_an_openai_stream_is_the_same_reply_as_the_whole_body(
     content: str, reasoning: str | None, calls: list[str], data: Any
 ) -> None:
@@ -1109,7 +1110,7 @@ def check_reply(reply: Reply) -> None:
 
 @pytest.mark.parametrize("wire", PROTOCOLS.values(), ids=PROTOCOLS)
 @given(value=spoiled_bodies())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_spoiled_body_gives_a_reply_or_one_of_two_exceptions(wire: WireProtocol, value: Any) -> None:
     body = encode_json(value)
     for read in (wire.parse_response, lambda raw: streamed(wire, [b"data: " + raw])):
@@ -1129,14 +1130,14 @@ def test_a_spoiled_body_gives_a_reply_or_one_of_two_exceptions(wire: WireProtoco
         st.text(max_size=12),
     ),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_no_bytes_and_no_headers_make_the_error_reader_raise(body: bytes, status: int, headers: dict[str, str]) -> None:
     failure = classify(status, body, headers)
     assert failure.retry_after_s is None or failure.retry_after_s > 0
 
 
 @given(st.binary(max_size=120))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_no_bytes_make_the_readers_raise_anything_else(body: bytes) -> None:
     for wire in PROTOCOLS.values():
         for read in (wire.parse_response, lambda raw, wire=wire: streamed(wire, [raw])):
@@ -1145,7 +1146,7 @@ def test_no_bytes_make_the_readers_raise_anything_else(body: bytes) -> None:
 
 
 @given(st.sampled_from(SAMPLES), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_body_cut_anywhere_is_known_to_be_cut(value: Any, data: Any) -> None:
     body = encode_json(value)
     short = body[: data.draw(st.integers(0, len(body) - 1))]

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from convbatch.protocols.retry_after import duration_s, retry_after_s
+from tests.conftest import examples
 
 NOW = {"date": "Sat, 21 Nov 2026 23:30:00 GMT"}
 NOW_S = 1795303800
@@ -229,7 +230,7 @@ BODIES = st.recursive(
 
 @given(HEADERS, BODIES, st.text(alphabet='0123456789.smhd retryafin:秒后="', max_size=40))
 @example({"retry-after-ms": "0\x1f"}, None, "")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_a_hint_is_a_finite_wait_or_nothing(headers: dict[str, str], body: Any, message: str) -> None:
     seconds = retry_after_s(headers, body, message)
     assert seconds is None or 0 < seconds < float("inf")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
+from tests.conftest import examples
 
 
 def parsed(*chunks: bytes) -> list[SseEvent]:
@@ -129,7 +130,7 @@ STREAMS = st.lists(st.sampled_from(PIECES + ODD_PIECES), max_size=40).map(b"".jo
 
 
 @given(STREAMS, st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_any_chunking_gives_the_same_events(stream: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     edges = [0, *cuts, len(stream)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import hashlib
 import html
 import io
 import json
@@ -64,11 +65,19 @@ def heard(content: bytes, known: Mapping[bytes, str] = SPELLINGS) -> str | None:
     return next((name for spelling, name in known.items() if spelling in content), None)
 
 
-def layers(path: Path) -> Iterator[tuple[str, bytes]]:
-    """A file's bytes, and what they hold packed: gzip members, Parquet cells, SQLite rows."""
+def layers(path: Path, searched: set[bytes] | None = None) -> Iterator[tuple[str, bytes]]:
+    """A file's bytes, and what they hold packed: gzip members, Parquet cells, SQLite rows.
+
+    Nothing comes of bytes whose digest is in `searched`, to which the others are added.
+    """
     with contextlib.suppress(OSError):  # a pipe, a folder without rights: nothing was written there
         if path.is_file():
             content = path.read_bytes()
+            if searched is not None:
+                digest = hashlib.sha256(content).digest()
+                if digest in searched:
+                    return
+                searched.add(digest)
             yield str(path), content
             yield from _inside(path, content)
 
@@ -92,10 +101,11 @@ def _inside(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def left_behind(folder: Path) -> Iterator[str]:
-    """Where under a folder the canary is heard, names of files included."""
+    """Where under a folder the canary is heard, names of files included; what two files hold is searched once."""
+    searched: set[bytes] = set()
     for path in folder.rglob("*"):
         if (name := heard(bytes(str(path.relative_to(folder)), "utf-8", "surrogateescape"))) is not None:
             yield f"{path}: the file's name, as {name}"
-        for where, content in layers(path):
+        for where, content in layers(path, searched):
             if (name := heard(content)) is not None:
                 yield f"{where}: as {name}"
