@@ -1,4 +1,4 @@
-"""Checks of our own: a function takes what was said, and answers yes, no, or a score from 0 to 1."""
+"""Example checks. Each function takes a reply with its context and returns a pass or fail, or a score from 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 def no_invented_numbers(said: Said) -> tuple[bool, str]:
     """Every number in the reply stands somewhere in the script: what the customer said, or what the shop scripted."""
     script = said.dialogue
-    told = [script.system or "", *(turn.user_text for turn in script.turns)]
-    told += [turn.assistant or "" for turn in script.turns]
-    known = set(_NUMBER.findall("\n".join(told)))
+    given = [script.system or "", *(turn.user_text for turn in script.turns)]
+    given += [turn.assistant or "" for turn in script.turns]
+    known = set(_NUMBER.findall("\n".join(given)))
     invented = [number for number in _NUMBER.findall(said.text) if number not in known]
     return not invented, f"invented: {', '.join(invented)}" if invented else "every number was given"
 
