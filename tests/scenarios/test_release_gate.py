@@ -174,7 +174,7 @@ def test_the_shell_recipe_never_judges_the_candidate_of_an_earlier_time(
     shutil.copytree(played / "again", tmp_path / "candidate")
     next_version("sim-drift", played / "my.jsonl")
     done = bash(recipe())
-    assert (done.code, done.out.splitlines()[-1]) == (2, "the candidate was not played")
+    assert (done.code, done.out.splitlines()[-1]) == (2, "the candidate did not run")
     assert "candidate" in done.err
 
 
