@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.accuracy import accuracy
 from benchmarks.alarms import alarms
-from benchmarks.clients import Clients, Played, Work
+from benchmarks.clients import Clients, MeasuredRun, Work
 from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, push_forward, sync_time_s, workplace
 
 MIB = 2**20
@@ -57,7 +57,7 @@ class Size:
     budget_s: float = 75.0
     """For the rounds of one section; three rounds are always played."""
     helps: int = 15
-    worlds: int = 2000
+    providers: int = 2000
 
 
 FULL = Size()
@@ -69,7 +69,7 @@ QUICK = Size(
     rounds=3,
     budget_s=20.0,
     helps=5,
-    worlds=200,
+    providers=200,
 )
 
 
@@ -155,12 +155,12 @@ def speed(bench: Bench) -> list[Row]:
 
 
 def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting: float) -> list[Row]:
-    played: dict[str, list[Played]] = {"i": [], "ii": [], "us": []}
+    measured: dict[str, list[MeasuredRun]] = {"i": [], "ii": [], "us": []}
     for _ in bench.rounds():
-        played["i"].append(bench.clients.bare(server, work, sync=False))
-        played["us"].append(bench.clients.convbatch(server, work))
-        played["ii"].append(bench.clients.bare(server, work, sync=True))
-    us, bare, synced = played["us"], played["i"], played["ii"]
+        measured["i"].append(bench.clients.bare(server, work, sync=False))
+        measured["us"].append(bench.clients.convbatch(server, work))
+        measured["ii"].append(bench.clients.bare(server, work, sync=True))
+    us, bare, synced = measured["us"], measured["i"], measured["ii"]
     at = f"-j {work.concurrency}"
     loops = (("(i) bare loop", bare, None), ("(ii) + group fdatasync", synced, goal))
     rows: list[Row] = []
@@ -188,7 +188,7 @@ def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting:
         for against, loop, _ in loops
     ]
 
-    def whole(one: Played) -> float:
+    def whole(one: MeasuredRun) -> float:
         return (one.process.cpu_s - starting) / one.turns * 1000
 
     rows.append(
@@ -219,8 +219,8 @@ def makespan(bench: Bench) -> list[Row]:
     dialogues, turns, concurrency = bench.size.makespan
     work = Work(dialogues, turns, concurrency)
     ideal = work.requests * LATENCY_S / concurrency
-    us: list[Played] = []
-    bare: list[Played] = []
+    us: list[MeasuredRun] = []
+    bare: list[MeasuredRun] = []
     with Server(bench.cores.server, LATENCY_S) as server:
         for _ in range(3):
             us.append(bench.clients.convbatch(server, work))
@@ -333,9 +333,9 @@ def estimate(bench: Bench) -> list[Row]:
 
 def compare(bench: Bench) -> list[Row]:
     """False alarms and coverage of `compare`, in worlds whose truth is known."""
-    worlds = bench.size.worlds
+    providers = bench.size.providers
     rows: list[Row] = []
-    for one in alarms(worlds):
+    for one in alarms(providers):
         place = f"{one.metric}, {one.dialogues} dialogues" + (f" x {one.repeats}" if one.repeats > 1 else "")
         liberal = one.alarms - 0.05
         rows.append(
@@ -361,8 +361,8 @@ def compare(bench: Bench) -> list[Row]:
             )
             for what, share in (("intervals that hold", one.coverage), ("bounds on harm that hold", one.bound))
         ]
-    error = (0.05 * 0.95 / worlds) ** 0.5
-    bench.notes.append(f"compare: {worlds:,} worlds a figure, standard error {error:.2%}")
+    error = (0.05 * 0.95 / providers) ** 0.5
+    bench.notes.append(f"compare: {providers:,} worlds a figure, standard error {error:.2%}")
     return rows
 
 
@@ -405,27 +405,29 @@ def _note_ceiling(bench: Bench, server: Server) -> None:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _rate(one: Played) -> float:
+def _rate(one: MeasuredRun) -> float:
     return one.rate
 
 
-def _cpu(one: Played) -> float:
+def _cpu(one: MeasuredRun) -> float:
     return one.cpu_per_1000
 
 
-def _span(one: Played) -> float:
+def _span(one: MeasuredRun) -> float:
     return one.span_s
 
 
-def _wall(one: Played) -> float:
+def _wall(one: MeasuredRun) -> float:
     return one.process.wall_s
 
 
-def _median(played: Sequence[Played], figure: Callable[[Played], float]) -> float:
-    return statistics.median(map(figure, played))
+def _median(measured: Sequence[MeasuredRun], figure: Callable[[MeasuredRun], float]) -> float:
+    return statistics.median(map(figure, measured))
 
 
-def _median_ratio(us: Sequence[Played], them: Sequence[Played], figure: Callable[[Played], float]) -> float:
+def _median_ratio(
+    us: Sequence[MeasuredRun], them: Sequence[MeasuredRun], figure: Callable[[MeasuredRun], float]
+) -> float:
     return statistics.median(figure(one) / figure(other) for one, other in zip(us, them, strict=True))
 
 

@@ -17,13 +17,13 @@ from decimal import Decimal
 from pathlib import Path
 
 from benchmarks.measure import ROOT, Failed, environment
-from convbatch.cli.dry_run import Forecast, forecasts_of
+from convbatch.cli.dry_run import Forecast, forecast_targets
 from convbatch.estimation.estimator import Figures
 from convbatch.pricing import PriceTable
 from convbatch.reply import Usage
-from convbatch.session.prepare import RunOptions, for_rehearsal
+from convbatch.session.prepare import RunOptions, prepare_dry_run
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server, serve_in_thread
 
@@ -68,7 +68,7 @@ def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Off]:
     for path in datasets or [QUICKSTART]:
         canonical = folder / f"{path.stem}.canonical.jsonl"
         _convbatch("convert", path, canonical, cwd=folder)
-        with serve_in_thread(World(script=Script.load(canonical))) as server:
+        with serve_in_thread(Provider(script=Script.load(canonical))) as server:
             config = folder / "estimate.toml"
             config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
             place = folder / path.stem
@@ -78,10 +78,10 @@ def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Off]:
 
 def _of_one(name: str, dataset: Path, config: Path, place: Path, server: Server) -> Iterator[Off]:
     def play(model: str, out: str, *more: str | Path) -> list[Entry]:
-        begins = len(server.world.ledger.entries)
+        begins = len(server.provider.ledger.entries)
         asked = ("run", dataset, "-m", f"{model}@bench", "-c", config, "-o", place / out, "-j", "64", *more)
         _convbatch(*asked, "--no-progress", cwd=place)
-        return server.world.ledger.entries[begins:]
+        return server.provider.ledger.entries[begins:]
 
     play(OTHER, OTHER)
     for model in MODELS:
@@ -119,8 +119,8 @@ def _forecast(dataset: Path, model: str, config: Path, reuse: Path | None, place
         reuse=None if reuse is None else str(reuse),
         progress=False,
     )
-    with contextlib.chdir(place), for_rehearsal(options) as plan:  # no results/ here: nothing to learn from by itself
-        (forecast,) = forecasts_of(plan)
+    with contextlib.chdir(place), prepare_dry_run(options) as plan:  # no results/ here: nothing to learn from by itself
+        (forecast,) = forecast_targets(plan)
     return forecast
 
 

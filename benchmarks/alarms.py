@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convbatch.comparison.metrics import Measured, Scale, Value, measure_values
+from convbatch.comparison.metrics import DialogueValue, MetricResult, TestLevels, measure_values
 from convbatch.comparison.stats import mcnemar_midp
 
 DIALOGUES = (10, 20, 50, 100)
 TURNS = 6
 MEAN, DIALOGUE_SD, VERSION_SD, SCORE_SD, TOKEN_SD = 1.5, 1.5, 1.0, 1.0, 0.5
 WORSE, MORE = 0.5, 1.2
-SCALE = Scale(alpha=0.05, margin=0.02)
+SCALE = TestLevels(alpha=0.05, margin=0.02)
 CASES = (
     ("dialogue_pass", 1), ("dialogue_pass", 3), ("turn_pass", 1), ("score", 1), ("output_tokens", 1), ("latency", 1),
 )  # fmt: skip
@@ -44,18 +44,18 @@ class Rates:
     """Share of unequal worlds whose one-sided 95 % bound on harm holds it."""
 
 
-def alarms(worlds: int) -> Iterator[Rates]:
+def alarms(providers: int) -> Iterator[Rates]:
     """Every metric at every size, from so many equal and so many unequal worlds."""
     for dialogues in DIALOGUES:
         for metric, repeats in CASES:
             chance = np.random.default_rng([dialogues, repeats, CASES.index((metric, repeats))])
-            yield _rates(metric, repeats, dialogues, worlds, chance)
+            yield _rates(metric, repeats, dialogues, providers, chance)
 
 
-def _rates(metric: str, repeats: int, dialogues: int, worlds: int, chance: np.random.Generator) -> Rates:
+def _rates(metric: str, repeats: int, dialogues: int, providers: int, chance: np.random.Generator) -> Rates:
     truth = _truth(metric)
     false = by_turns = held = bounded = said = 0
-    for _ in range(worlds):
+    for _ in range(providers):
         base, candidate = (_side(metric, chance, *one, repeats) for one in _versions(chance, dialogues, worse=False))
         found = _measured(metric, base, candidate)
         false += found.p is not None and found.p <= SCALE.alpha
@@ -70,8 +70,8 @@ def _rates(metric: str, repeats: int, dialogues: int, worlds: int, chance: np.ra
         metric=metric,
         repeats=repeats,
         dialogues=dialogues,
-        alarms=false / worlds,
-        turn_alarms=by_turns / worlds if metric == "turn_pass" else None,
+        alarms=false / providers,
+        turn_alarms=by_turns / providers if metric == "turn_pass" else None,
         coverage=held / said,
         bound=bounded / said,
     )
@@ -100,10 +100,10 @@ def _side(metric: str, chance: np.random.Generator, logits: Array, factor: float
     return factor * np.exp(4 + TOKEN_SD * (length + chance.normal(0, 1, shape)))
 
 
-def _measured(metric: str, base: Array, candidate: Array) -> Measured:
+def _measured(metric: str, base: Array, candidate: Array) -> MetricResult:
     sides = [_values(metric, side) for side in (base, candidate)]
     size = TURNS if metric == "turn_pass" else 1
-    values = [Value(float(b), float(c), size) for b, c in zip(*sides, strict=True)]
+    values = [DialogueValue(float(b), float(c), size) for b, c in zip(*sides, strict=True)]
     single = metric == "dialogue_pass" and base.shape[1] == 1
     found = measure_values(metric, values, SCALE, passes_or_fails=single)
     assert found is not None

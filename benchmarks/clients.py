@@ -21,7 +21,7 @@ key_env = "BENCH_KEY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
+class MeasuredRun:
     """One client that has played all dialogues."""
 
     turns: int
@@ -68,7 +68,7 @@ class Clients:
         self._folder = folder
         self._cores = cores
 
-    def bare(self, server: Server, work: Work, *, sync: bool) -> Played:
+    def bare(self, server: Server, work: Work, *, sync: bool) -> MeasuredRun:
         """The bare loop: yardstick (i), with `sync` (ii)."""
         out = self._folder / "bare.jsonl"
         command = [sys.executable, "-m", "benchmarks.bare", server.url, str(out)]
@@ -81,9 +81,11 @@ class Clients:
         out.unlink()
         if lines != work.requests:
             raise Failed(f"the bare loop wrote {lines} lines, expected were {work.requests}")
-        return Played(turns=lines, process=process, server_cpu_s=server.cpu_s() - before, **json.loads(process.stdout))
+        return MeasuredRun(
+            turns=lines, process=process, server_cpu_s=server.cpu_s() - before, **json.loads(process.stdout)
+        )
 
-    def convbatch(self, server: Server, work: Work) -> Played:
+    def convbatch(self, server: Server, work: Work) -> MeasuredRun:
         """A real `convbatch run`: validation, plan, gate, journal, table and closing words included."""
         config = self._folder / "bench.toml"
         config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
@@ -95,7 +97,7 @@ class Clients:
         server.expected += work.requests
         began, ended = _played(out, work.requests)
         shutil.rmtree(out)
-        return Played(
+        return MeasuredRun(
             turns=work.requests, began=began, ended=ended, process=process, server_cpu_s=server.cpu_s() - before
         )
 

@@ -10,12 +10,13 @@ Every public name has this one import path; everything heavy is imported when it
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convbatch.api import replay as replay
     from convbatch.api import run as run
-    from convbatch.checks.builtin import Said as Said
+    from convbatch.checks.builtin import CheckInput as CheckInput
     from convbatch.comparison.compare import Comparison as Comparison
     from convbatch.comparison.compare import compare as compare
     from convbatch.config.gateways import Gateway as Gateway
@@ -42,7 +43,7 @@ _HOME = {
     "compare": "comparison.compare",
     "Comparison": "comparison.compare",
     "Run": "results.run",
-    "Said": "checks.builtin",
+    "CheckInput": "checks.builtin",
     "Dialogue": "dialogue",
     "Turn": "dialogue",
     "Settings": "dialogue",
@@ -54,10 +55,16 @@ _HOME = {
     "JournalError": "errors",
     "SetupError": "errors",
 }
+_RENAMED = {"Said": "CheckInput"}
+"""Public names of earlier versions: they work, with a `DeprecationWarning`."""
 __all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  # the names of the table above
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"convbatch.{name} is now convbatch.{new}", DeprecationWarning, stacklevel=2)
+        name = new
     if name not in _HOME:
         raise AttributeError(f"module 'convbatch' has no attribute {name!r}")
     return getattr(importlib.import_module(f"convbatch.{_HOME[name]}"), name)

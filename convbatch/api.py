@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean
-from convbatch.journal.run_folder import typed
+from convbatch.journal.run_folder import shell_quote
 from convbatch.results.run import Run, load, write_turns
-from convbatch.session.judge import judge_not_asked, judging_after
-from convbatch.session.prepare import RunOptions, for_run
-from convbatch.session.session import Ending, Sitting, play, sit
+from convbatch.session.judge import judge_not_asked, prepare_judging_after
+from convbatch.session.prepare import RunOptions, prepare_run
+from convbatch.session.session import SessionResult, SessionSpec, run_session, run_session_async
 
 if TYPE_CHECKING:
     from convbatch.dialogue import HistoryMode
@@ -43,7 +43,7 @@ def run(
         models: `model@gateway`, or names for all of `gateways`; None asks the config, else the built-in simulator.
         gateways: As `-g`.
         history: `live` (default), `script` or `last`.
-        progress: Show the progress bar and notes on stderr. What parked a target is in `Run.parked` as well.
+        progress: Show the progress bar and notes on stderr. What parked a target is in `Run.suspended` as well.
         **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`,
             `tpm`, `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`,
             `thinking_budget`, `params`, `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `max_cost`,
@@ -65,16 +65,16 @@ def run(
         pass
     else:
         raise RuntimeError("an event loop is running (a notebook?): use `await convbatch.replay(...)`")
-    asked = _options(dataset, models, gateways, history, progress, options)
+    run_options = _options(dataset, models, gateways, history, progress, options)
     in_main = threading.current_thread() is threading.main_thread()
-    sitting = for_run(asked, handle_signals=in_main, notes=progress)
-    ending = play(sitting)
+    spec = prepare_run(run_options, handle_signals=in_main, notes=progress)
+    result = run_session(spec)
     try:
-        judging = judging_after(sitting, ending)
-        judged = None if judging is None else play(judging)
+        judge_spec = prepare_judging_after(spec, result)
+        judged = None if judge_spec is None else run_session(judge_spec)
     except ConvbatchError as error:
         judged = judge_not_asked(error)
-    return _finished(sitting, ending, judged)
+    return _load_finished(spec, result, judged)
 
 
 async def replay(
@@ -90,15 +90,15 @@ async def replay(
 
     Cancelling the task abandons what is in flight; it is journaled as possibly paid and the run can be resumed.
     """
-    asked = _options(dataset, models, gateways, history, progress, options)
-    sitting = for_run(asked, handle_signals=False, notes=progress)
-    ending = await sit(sitting)
+    run_options = _options(dataset, models, gateways, history, progress, options)
+    spec = prepare_run(run_options, handle_signals=False, notes=progress)
+    result = await run_session_async(spec)
     try:
-        judging = judging_after(sitting, ending)
-        judged = None if judging is None else await sit(judging)
+        judge_spec = prepare_judging_after(spec, result)
+        judged = None if judge_spec is None else await run_session_async(judge_spec)
     except ConvbatchError as error:
         judged = judge_not_asked(error)
-    return _finished(sitting, ending, judged)
+    return _load_finished(spec, result, judged)
 
 
 def _options(
@@ -135,24 +135,24 @@ def _names(given: Names) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _finished(sitting: Sitting, ending: Ending, judged: Ending | None) -> Run:
+def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResult | None) -> Run:
     """Write the tables, then raise what stopped the run, or warn of what the judge lacked."""
-    error = ending.error or (None if judged is None else judged.error)
+    error = result.error or (None if judged is None else judged.error)
     try:
-        write_turns(sitting.folder)
+        write_turns(spec.folder)
     except JournalError as unwritten:
         error = error or unwritten
-    last = judged or ending
-    if bugs := (*ending.bugs, *last.bugs):
-        raise RuntimeError(f"a bug in convbatch; what was received is in {sitting.folder.path}\n{bugs[0]}")
-    if last.reason == "interrupted" and sitting.handle_signals:
+    last = judged or result
+    if bugs := (*result.bugs, *last.bugs):
+        raise RuntimeError(f"a bug in convbatch; what was received is in {spec.folder.path}\n{bugs[0]}")
+    if last.reason == "interrupted" and spec.handle_signals:
         raise KeyboardInterrupt
-    if error is not None and (ending.error is not None or isinstance(error, JournalError)):
+    if error is not None and (result.error is not None or isinstance(error, JournalError)):
         raise error
     if error is not None:
         warnings.warn(
             f"the judge could not be asked; the replies are kept: {error}\n"
-            f"  the questions to it are open; ask them with: convbatch resume {typed(sitting.folder.path)}",
+            f"  the questions to it are open; ask them with: convbatch resume {shell_quote(spec.folder.path)}",
             stacklevel=3,
         )
-    return load(sitting.folder.path)
+    return load(spec.folder.path)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 Role = Literal["user", "assistant"]
 PartKind = Literal["text", "image", "audio", "video", "document"]
 HistoryMode = Literal["live", "script", "last"]
-MOST_REPEATS = 10_000
+MAX_REPEATS = 10_000
 """Of one dialogue: with more, a slip of a key (or a run folder made to harm) would keep every reader busy for days."""
 MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
 
@@ -73,7 +73,7 @@ class Settings:
         if not changes:
             return self
         if self.extra and stronger.extra:
-            changes["extra"] = _laid_over(self.extra, stronger.extra)
+            changes["extra"] = _merge(self.extra, stronger.extra)
         return dataclasses.replace(self, **changes)
 
     def to_plain(self) -> dict[str, Any]:
@@ -195,12 +195,12 @@ class Dialogue:
         )
 
 
-def _laid_over(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(weaker)
     for key, value in stronger.items():
         below = merged.get(key)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = _laid_over(below, value)
+            value = _merge(below, value)
         merged[key] = value
     return merged
 

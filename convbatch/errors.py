@@ -53,7 +53,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flaw:
+class Issue:
     """A problem seen by code that knows the value but not the file it came from."""
 
     what: str

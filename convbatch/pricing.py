@@ -28,11 +28,11 @@ class Money:
     currency: str
 
     def __str__(self) -> str:
-        return f"{shown_amount(self.amount)} {self.currency}"
+        return f"{display_amount(self.amount)} {self.currency}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class TokenPrice:
     """A price per million tokens, in steps: a request whose input is above a boundary pays that step for all of it."""
 
     base: Decimal
@@ -44,9 +44,9 @@ class Rate:
         place = bisect.bisect_left(self.steps, input_tokens, key=lambda step: step[0])
         return self.base if place == 0 else self.steps[place - 1][1]
 
-    def times(self, factor: Decimal) -> Rate:
+    def times(self, factor: Decimal) -> TokenPrice:
         """Every step times a factor."""
-        return Rate(base=self.base * factor, steps=tuple((above, price * factor) for above, price in self.steps))
+        return TokenPrice(base=self.base * factor, steps=tuple((above, price * factor) for above, price in self.steps))
 
     def ceiling(self, input_tokens: int) -> Decimal:
         """The highest price for a request of at most this size."""
@@ -57,11 +57,11 @@ class Rate:
 class Period:
     """Prices that hold from a day on, or in some hours of each day."""
 
-    input: Rate
-    output: Rate
-    cached_input: Rate | None = None
+    input: TokenPrice
+    output: TokenPrice
+    cached_input: TokenPrice | None = None
     """None: cached tokens are billed as any other input."""
-    cache_write_input: Rate | None = None
+    cache_write_input: TokenPrice | None = None
     """None: as any other input."""
     valid_from: date | None = None
     """UTC; None = always."""
@@ -166,11 +166,14 @@ def is_price_table(plain: Any) -> bool:
         return False
 
 
-def is_exchange(plain: Any) -> bool:
+def is_exchange_rates(plain: Any) -> bool:
     """Is this what `Exchange.to_plain` made?"""
     try:
-        exchange = Exchange.from_plain(plain)
-        return all(_is_price(rate) and rate > 0 for rate in exchange.rates.values()) and exchange.to_plain() == plain
+        exchange_rates = ExchangeRates.from_plain(plain)
+        return (
+            all(_is_price(rate) and rate > 0 for rate in exchange_rates.rates.values())
+            and exchange_rates.to_plain() == plain
+        )
     except (ArithmeticError, AttributeError, TypeError, ValueError):
         return False
 
@@ -188,7 +191,7 @@ def output_of(counts: Usage) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ExchangeRates:
     """Exchange rates the user gave: `("USD", "CNY") → 7.1` says that 1 USD is 7.1 CNY."""
 
     rates: Mapping[tuple[str, str], Decimal]
@@ -210,12 +213,12 @@ class Exchange:
         return {f"{one}/{other}": str(rate) for (one, other), rate in self.rates.items()}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, str] | None) -> Exchange:
+    def from_plain(cls, plain: Mapping[str, str] | None) -> ExchangeRates:
         """The reverse of `to_plain`; trusts its input."""
         return cls({(pair[:3], pair[4:]): Decimal(rate) for pair, rate in (plain or {}).items()})
 
 
-NO_EXCHANGE = Exchange({})
+NO_EXCHANGE_RATES = ExchangeRates({})
 
 
 def exact(value: float) -> Decimal:
@@ -223,7 +226,7 @@ def exact(value: float) -> Decimal:
     return Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
 
 
-def shown_amount(amount: Decimal) -> str:
+def display_amount(amount: Decimal) -> str:
     """An amount for people: cents, or four significant digits of what is less."""
     places = 2 if amount == 0 or abs(amount) >= 10 else max(4, 3 - amount.adjusted())
     whole, _, rest = f"{amount:,.{places}f}".partition(".")
@@ -239,17 +242,17 @@ def parse_money(text: str) -> tuple[Decimal, str | None] | None:
     return None if match is None else (Decimal(match[1]), match[2].upper() if match[2] else None)
 
 
-def _rate_to_plain(rate: Rate) -> Any:
+def _token_price_to_plain(rate: TokenPrice) -> Any:
     if not rate.steps:
         return str(rate.base)
     return {"base": str(rate.base), "steps": [[above, str(price)] for above, price in rate.steps]}
 
 
-def _rate_from_plain(plain: Any) -> Rate:
+def _token_price_from_plain(plain: Any) -> TokenPrice:
     if isinstance(plain, str):
-        return Rate(base=Decimal(plain))
+        return TokenPrice(base=Decimal(plain))
     steps = tuple((int(above), Decimal(price)) for above, price in plain["steps"])
-    return Rate(base=Decimal(plain["base"]), steps=steps)
+    return TokenPrice(base=Decimal(plain["base"]), steps=steps)
 
 
 _RATES = ("input", "output", "cached_input", "cache_write_input")
@@ -257,7 +260,7 @@ _RATES = ("input", "output", "cached_input", "cache_write_input")
 
 def _period_to_plain(period: Period) -> dict[str, Any]:
     rates = {name: getattr(period, name) for name in _RATES}
-    plain: dict[str, Any] = {name: _rate_to_plain(rate) for name, rate in rates.items() if rate is not None}
+    plain: dict[str, Any] = {name: _token_price_to_plain(rate) for name, rate in rates.items() if rate is not None}
     if period.valid_from is not None:
         plain["valid_from"] = period.valid_from.isoformat()
     if period.daily is not None:
@@ -266,7 +269,7 @@ def _period_to_plain(period: Period) -> dict[str, Any]:
 
 
 def _period_from_plain(plain: Mapping[str, Any]) -> Period:
-    rates = {name: _rate_from_plain(plain[name]) for name in _RATES if name in plain}
+    rates = {name: _token_price_from_plain(plain[name]) for name in _RATES if name in plain}
     begins = date.fromisoformat(plain["valid_from"]) if "valid_from" in plain else None
     daily = tuple(time.fromisoformat(moment) for moment in plain.get("daily", ()))
     return Period(**rates, valid_from=begins, daily=(daily[0], daily[1]) if daily else None)

@@ -1,8 +1,8 @@
 """What must never be seen: keys and proxy passwords, by value and by shape.
 
 One sink, `Redactor`, stands in front of every log, exception, journal and report. It knows values, not where they come
-from (`config/credentials.py`). `looks_like_key` and `shown` are for values nobody has called a secret yet: a key pasted
-into a file.
+from (`config/credentials.py`). `looks_like_key` and `display` are for values nobody has called a secret yet: a key
+pasted into a file.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def looks_like_key(text: str) -> bool:
     return _KEY_SHAPE.search(text) is not None
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """A value for a message: short, and never one that may be a secret."""
     if isinstance(value, str):
         if looks_like_key(value) or _OPAQUE.fullmatch(value.strip()):

@@ -98,13 +98,13 @@ class Disk:
             return False
         return True
 
-    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         """Run blocking `work` without stopping the event loop. In virtual time: run it inline."""
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
+class System:
     """Clock, randomness and disk in one value, handed down from the command line or a test."""
 
     clock: Clock = field(default_factory=RealClock)

@@ -24,7 +24,7 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from convbatch.cli.main import app
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread
 from tests.support.canary import CANARY, CANARY_ENV, heard, left_behind
 
@@ -197,10 +197,10 @@ def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
 
 
 @pytest.fixture
-def simulator() -> Iterator[Callable[[World], Server]]:
+def simulator() -> Iterator[Callable[[Provider], Server]]:
     """Start simulators that end with the test."""
     with ExitStack() as stack:
-        yield lambda world: stack.enter_context(serve_in_thread(world))
+        yield lambda provider: stack.enter_context(serve_in_thread(provider))
 
 
 def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = "", **keys: Any) -> str:

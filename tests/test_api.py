@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import environment, write_dataset
 from tests.support.canary import CANARY_ENV
@@ -28,15 +28,15 @@ from tests.support.ledger_laws import statuses
 class Sim:
     """A simulator all tests share, and a configuration that names it `here`."""
 
-    world: World
+    provider: Provider
     url: str
 
 
 @pytest.fixture(scope="module")
 def sim() -> Iterator[Sim]:
-    world = World()
-    with serve_in_thread(world) as server:
-        yield Sim(world, server.url)
+    provider = Provider()
+    with serve_in_thread(provider) as server:
+        yield Sim(provider, server.url)
 
 
 def config(url: str) -> str:
@@ -65,7 +65,7 @@ def test_run_returns_the_run_as_frames(folder: Path) -> None:
 @pytest.mark.parametrize("progress", [True, False])
 def test_nothing_is_printed_unless_it_is_asked_for(progress: bool, capfd: pytest.CaptureFixture[str]) -> None:
     run = cb.run("d.jsonl", models="no-such-model@here", progress=progress)
-    assert list(run.parked) == ["no-such-model@here"]
+    assert list(run.suspended) == ["no-such-model@here"]
     said = capfd.readouterr()
     assert said.out == ""
     assert ("is parked" in said.err) == progress
@@ -127,11 +127,11 @@ def test_reuse_takes_a_path() -> None:
     ids=str,
 )
 def test_what_cannot_work_raises_before_anything_is_sent(options: dict[str, Any], says: str, sim: Sim) -> None:
-    asked = sim.world.ledger.requests
+    asked = sim.provider.ledger.requests
     with pytest.raises(cb.ConvbatchError) as caught:
         cb.run("d.jsonl", **options)
     assert says in str(caught.value)
-    assert sim.world.ledger.requests == asked
+    assert sim.provider.ledger.requests == asked
     assert not Path("results").exists()
 
 
@@ -156,20 +156,20 @@ async def test_run_in_a_running_loop_names_replay() -> None:
 
 
 async def test_replays_run_side_by_side_in_a_running_loop(sim: Sim) -> None:
-    asked = sim.world.ledger.requests
+    asked = sim.provider.ledger.requests
     runs = await asyncio.gather(cb.replay("d.jsonl", out="a"), cb.replay("d.jsonl", out="b", history="last"))
     assert [len(run.turns) for run in runs] == [6, 3]
-    assert sim.world.ledger.requests == asked + 9
+    assert sim.provider.ledger.requests == asked + 9
 
 
 async def test_a_cancelled_replay_says_what_was_possibly_paid_and_can_be_resumed(
-    folder: Path, simulator: Callable[[World], Server]
+    folder: Path, simulator: Callable[[Provider], Server]
 ) -> None:
-    world = World(latency_s=60)
-    (folder / "convbatch.toml").write_text(config(simulator(world).url))
+    provider = Provider(latency_s=60)
+    (folder / "convbatch.toml").write_text(config(simulator(provider).url))
     task = asyncio.create_task(cb.replay("d.jsonl", out="out"))
     async with asyncio.timeout(20):
-        while world.in_flight < 3:  # noqa: ASYNC110  # the simulator lives in another thread
+        while provider.in_flight < 3:  # noqa: ASYNC110  # the simulator lives in another thread
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -189,15 +189,15 @@ def test_run_works_outside_the_main_thread() -> None:
     assert statuses(found[0].turns) == {"ok": 6}
 
 
-def test_ctrl_c_keeps_what_is_in_flight_and_raises(folder: Path, simulator: Callable[[World], Server]) -> None:
-    world = World(latency_s=0.5)
-    (folder / "convbatch.toml").write_text(config(simulator(world).url))
+def test_ctrl_c_keeps_what_is_in_flight_and_raises(folder: Path, simulator: Callable[[Provider], Server]) -> None:
+    provider = Provider(latency_s=0.5)
+    (folder / "convbatch.toml").write_text(config(simulator(provider).url))
     code = "import convbatch\ntry: convbatch.run('d.jsonl', out='out')\nexcept KeyboardInterrupt: print('raised')"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with process:
-        while world.in_flight < 3:
+        while provider.in_flight < 3:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
@@ -221,3 +221,20 @@ def test_the_package_exports_what_it_says() -> None:
         assert getattr(cb, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = cb.nothing_like_it  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]  # that is the test
+
+
+# Names of earlier versions
+
+
+def test_a_renamed_public_name_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"convbatch\.CheckInput"):
+        old: object = getattr(cb, "Said")  # noqa: B009  # the name is not known to type checkers any more
+    assert old is cb.CheckInput
+    assert "Said" not in dir(cb)
+
+
+def test_the_old_attribute_of_a_run_works_and_warns(sim: Sim, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d.jsonl", 1, 1)
+    run = cb.run(dataset, models=["sim-good@simulator"], out=tmp_path / "out")
+    with pytest.warns(DeprecationWarning, match=r"Run\.suspended"):
+        assert run.parked == run.suspended == {}

@@ -276,7 +276,7 @@ def test_a_quoted_dialogue_is_one(page: str, tmp_path: Path) -> None:
     dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
     file = tmp_path / "d.jsonl"
     file.write_text("".join(json.dumps(dialogue) + "\n" for dialogue in dialogues))
-    assert len(selection.load([file])) == len(dialogues) > 0
+    assert len(selection.load_dialogues([file])) == len(dialogues) > 0
 
 
 # The simulator's page

@@ -14,7 +14,7 @@ from convbatch.config.gateways import Config, resolve_targets
 from convbatch.config.list_prices import price_table
 from convbatch.config.loader import read_config
 from convbatch.errors import InputError
-from convbatch.pricing import Exchange, Money, Period, PriceTable, Rate, exact, shown_amount
+from convbatch.pricing import ExchangeRates, Money, Period, PriceTable, TokenPrice, display_amount, exact
 from convbatch.reply import Usage
 
 TODAY = datetime.date(2026, 11, 22)
@@ -134,7 +134,7 @@ def test_list_prices_cost_what_genai_prices_says(model: str, given_: int, cached
 
 
 rates = st.builds(
-    lambda base, steps: Rate(base=exact(base), steps=tuple(sorted({a: exact(p) for a, p in steps}.items()))),
+    lambda base, steps: TokenPrice(base=exact(base), steps=tuple(sorted({a: exact(p) for a, p in steps}.items()))),
     st.floats(0, 100),
     st.lists(st.tuples(st.integers(1, 300_000), st.floats(0, 100)), max_size=3),
 )
@@ -192,18 +192,20 @@ def test_the_latest_price_that_had_begun_holds() -> None:
 
 def test_prices_by_the_hour_may_cross_midnight() -> None:
     night = Period(
-        input=Rate(base=Decimal(1)), output=Rate(base=Decimal(1)), daily=(datetime.time(22), datetime.time(6))
+        input=TokenPrice(base=Decimal(1)),
+        output=TokenPrice(base=Decimal(1)),
+        daily=(datetime.time(22), datetime.time(6)),
     )
     day = datetime.datetime(2026, 1, 1, 12)  # noqa: DTZ001  # UTC by definition here
     assert [night.holds(day.replace(hour=hour)) for hour in (21, 22, 0, 5, 6)] == [False, True, True, True, False]
 
 
 def test_a_rate_holds_in_both_directions_and_no_rate_is_made_up() -> None:
-    exchange = Exchange({("USD", "CNY"): Decimal("7.1")})
-    assert exchange.convert(usd("2"), "CNY") == cny("14.2")
-    assert exchange.convert(cny("14.2"), "USD") == usd("2")
-    assert exchange.convert(usd("2"), "EUR") is None
-    assert Exchange.from_plain(exchange.to_plain()) == exchange
+    exchange_rates = ExchangeRates({("USD", "CNY"): Decimal("7.1")})
+    assert exchange_rates.convert(usd("2"), "CNY") == cny("14.2")
+    assert exchange_rates.convert(cny("14.2"), "USD") == usd("2")
+    assert exchange_rates.convert(usd("2"), "EUR") is None
+    assert ExchangeRates.from_plain(exchange_rates.to_plain()) == exchange_rates
 
 
 @given(st.decimals(0, 10**6, places=9))
@@ -224,7 +226,7 @@ def test_a_cost_comes_back_exactly_from_a_float_column(amount: Decimal) -> None:
     ],
 )
 def test_amounts_are_shown_short_and_never_as_zero_when_they_are_not(amount: str, text: str) -> None:
-    assert shown_amount(Decimal(amount)) == text
+    assert display_amount(Decimal(amount)) == text
 
 
 WRONG = [

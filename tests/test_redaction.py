@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.redaction import Redactor, Secret, looks_like_key, redact, shown, watch
+from convbatch.redaction import Redactor, Secret, display, looks_like_key, redact, watch
 
 KEY = "sk-a1B2c3D4e5F6g7H8"
 ODD = "p/w+=&<\"'\\ x~é今"
@@ -159,7 +159,7 @@ def test_a_hostile_body_costs_time_in_proportion_to_its_size_only(filler: bytes)
 )
 def test_the_shape_of_a_key_is_known_and_never_shown(text: str) -> None:
     assert looks_like_key(text)
-    assert text not in shown(text)
+    assert text not in display(text)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_shape_of_a_key_is_known_and_never_shown(text: str) -> None:
 )
 def test_ordinary_words_are_no_keys(text: str) -> None:
     assert not looks_like_key(text)
-    assert shown(text) == repr(text)
+    assert display(text) == repr(text)
 
 
 @pytest.mark.parametrize(
@@ -175,4 +175,4 @@ def test_ordinary_words_are_no_keys(text: str) -> None:
     [(True, "true"), (3, "3"), ([1], "a list"), ({"a": 1}, "a table"), ("x" * 90, repr("x" * 77 + "..."))],
 )
 def test_a_value_is_shown_shortly(value: object, said: str) -> None:
-    assert shown(value) == said
+    assert display(value) == said

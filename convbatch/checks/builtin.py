@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal, Overflow, localcontext
 from typing import Any, NamedTuple, TypeGuard
 
-from convbatch.checks.json_schema import NotJson, json_of, misfit
-from convbatch.checks.safe_regex import SEARCH_LIMIT_S, CannotJudge, OutOfTime, compiled, search, shown
+from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json
+from convbatch.checks.safe_regex import SEARCH_LIMIT_S, CheckError, CheckTimeout, compile_pattern, quote_excerpt, search
 from convbatch.dialogue import Dialogue
-from convbatch.pricing import NO_EXCHANGE, Exchange, Money, exact, parse_money, shown_amount
+from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, Money, display_amount, exact, parse_money
 
 GROUP = "convbatch.checks"
 """The entry-point group of `python` checks."""
 NEEDS_A_JUDGE = "llm_rubric"
 """The one kind whose verdict is another model's: `llm_rubric.py`."""
 CALL_LIMIT_S = 30.0
-TIMEOUTS_BORNE = 3
+MAX_TIMEOUTS = 3
 """So often one check may run out of time before it is given up: a run must end."""
 SIMILAR_THRESHOLD = 0.8
 LONGEST_COMPARED = 2 * 10**9
@@ -35,7 +35,7 @@ LONGEST_COMPARED = 2 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCalled:
+class CalledTool:
     """A call the model made."""
 
     name: str
@@ -44,7 +44,7 @@ class ToolCalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class CheckInput:
     """What a check looks at: one reply, or all replies of a dialogue. `python` checks are given this.
 
     Of a whole dialogue, counts are sums and None when one of them is unknown.
@@ -66,11 +66,11 @@ class Said:
     """The scripted reply to compare with; None without one, and for a whole dialogue."""
     finish_reason: str | None = None
     """Of a dialogue, that of its last turn."""
-    tool_calls: tuple[ToolCalled, ...] = ()
+    tool_calls: tuple[CalledTool, ...] = ()
     output_tokens: int | None = None
     latency_s: float | None = None
     cost: Money | None = None
-    rates: Exchange = field(default=NO_EXCHANGE, repr=False)
+    rates: ExchangeRates = field(default=NO_EXCHANGE_RATES, repr=False)
 
     @property
     def reply(self) -> str:
@@ -121,52 +121,52 @@ class Check(NamedTuple):
         return self.kind.removeprefix("not_")
 
 
-def parsed(check: Mapping[str, Any]) -> Check:
+def parse_check(check: Mapping[str, Any]) -> Check:
     """A check as it stands in a dataset; trusts that it is well formed."""
     kind = next(key for key in check if key not in ("weight", "name"))
     return Check(name=check.get("name", kind), kind=kind, argument=check[kind], weight=float(check.get("weight", 1.0)))
 
 
-class Judge:
+class CheckRunner:
     """Gives verdicts, and remembers which checks keep running out of time."""
 
     def __init__(self) -> None:
         self._timeouts: Counter[str] = Counter()
 
-    def verdict(self, check: Check, said: Said) -> Verdict:
+    def verdict(self, check: Check, check_input: CheckInput) -> Verdict:
         """What one check says of what was said; an exception of the check is its verdict's `error`, never ours."""
         kind = check.plain_kind
         key = f"{kind} {check.argument!r}"
         try:
-            if self._timeouts[key] >= TIMEOUTS_BORNE:
-                raise CannotJudge(f"not tried again: it ran out of time {TIMEOUTS_BORNE} times")
-            finding = CHECKS[kind](check.argument, said)
-        except OutOfTime as error:
+            if self._timeouts[key] >= MAX_TIMEOUTS:
+                raise CheckError(f"not tried again: it ran out of time {MAX_TIMEOUTS} times")
+            finding = CHECKS[kind](check.argument, check_input)
+        except CheckTimeout as error:
             self._timeouts[key] += 1
-            return failed(str(error))
-        except CannotJudge as error:
-            return failed(str(error))
+            return error_verdict(str(error))
+        except CheckError as error:
+            return error_verdict(str(error))
         except Exception as error:  # noqa: BLE001  # whatever a check meets in a reply is a verdict, not the end of a run
-            return failed(f"{type(error).__name__}: {error}")
-        return verdict_of(check, finding)
+            return error_verdict(f"{type(error).__name__}: {error}")
+        return to_verdict(check, finding)
 
 
-def verdict_of(check: Check, finding: Finding) -> Verdict:
+def to_verdict(check: Check, finding: Finding) -> Verdict:
     """What was found, as the check has it."""
-    return _straight(finding) if check.kind == check.plain_kind else _turned(finding)
+    return _plain_verdict(finding) if check.kind == check.plain_kind else _negated_verdict(finding)
 
 
-def _straight(finding: Finding) -> Verdict:
+def _plain_verdict(finding: Finding) -> Verdict:
     score = float(finding.holds) if finding.score is None else finding.score
     return Verdict(finding.holds, score, finding.reason)
 
 
-def _turned(finding: Finding) -> Verdict:
+def _negated_verdict(finding: Finding) -> Verdict:
     score = float(not finding.holds) if finding.score is None else 1.0 - finding.score
     return Verdict(not finding.holds, score, finding.reason)
 
 
-def failed(why: str) -> Verdict:
+def error_verdict(why: str) -> Verdict:
     """Of a check that could not be carried out; it counts as not passed."""
     why = " ".join(why.split())[:500]
     return Verdict(False, 0.0, f"the check could not be carried out: {why}", why)
@@ -175,85 +175,87 @@ def failed(why: str) -> Verdict:
 # Texts
 
 
-def _equals(argument: str, said: Said) -> Finding:
-    if said.reply.strip() == argument.strip():
-        return Finding(True, f"is {shown(argument)}")
-    return Finding(False, f"is {shown(said.reply)}, not {shown(argument)}")
+def _equals(argument: str, check_input: CheckInput) -> Finding:
+    if check_input.reply.strip() == argument.strip():
+        return Finding(True, f"is {quote_excerpt(argument)}")
+    return Finding(False, f"is {quote_excerpt(check_input.reply)}, not {quote_excerpt(argument)}")
 
 
-def _contains(argument: str, said: Said) -> Finding:
-    return _has(argument, argument in said.text, said)
+def _contains(argument: str, check_input: CheckInput) -> Finding:
+    return _has(argument, argument in check_input.text, check_input)
 
 
-def _icontains(argument: str, said: Said) -> Finding:
-    return _has(argument, argument.casefold() in said.text.casefold(), said)
+def _icontains(argument: str, check_input: CheckInput) -> Finding:
+    return _has(argument, argument.casefold() in check_input.text.casefold(), check_input)
 
 
-def _has(wanted: str, has: bool, said: Said) -> Finding:
+def _has(wanted: str, has: bool, check_input: CheckInput) -> Finding:
     if has:
-        return Finding(True, f"has {shown(wanted)}")
-    return Finding(False, f"lacks {shown(wanted)}: {shown(said.text)}")
+        return Finding(True, f"has {quote_excerpt(wanted)}")
+    return Finding(False, f"lacks {quote_excerpt(wanted)}: {quote_excerpt(check_input.text)}")
 
 
-def _contains_any(argument: Sequence[str], said: Said) -> Finding:
-    text = said.text
+def _contains_any(argument: Sequence[str], check_input: CheckInput) -> Finding:
+    text = check_input.text
     found = next((wanted for wanted in argument if wanted in text), None)
     if found is not None:
-        return Finding(True, f"has {shown(found)}")
-    return Finding(False, f"has none of {_listed(argument)}: {shown(text)}")
+        return Finding(True, f"has {quote_excerpt(found)}")
+    return Finding(False, f"has none of {_listed(argument)}: {quote_excerpt(text)}")
 
 
-def _contains_all(argument: Sequence[str], said: Said) -> Finding:
-    text = said.text
+def _contains_all(argument: Sequence[str], check_input: CheckInput) -> Finding:
+    text = check_input.text
     missing = [wanted for wanted in argument if wanted not in text]
     if missing:
-        return Finding(False, f"lacks {_listed(missing)}: {shown(text)}")
+        return Finding(False, f"lacks {_listed(missing)}: {quote_excerpt(text)}")
     return Finding(True, f"has {_listed(argument)}")
 
 
 def _listed(texts: Sequence[str]) -> str:
     more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
-    return ", ".join(map(shown, texts[:5])) + more
+    return ", ".join(map(quote_excerpt, texts[:5])) + more
 
 
-def _starts_with(argument: str, said: Said) -> Finding:
-    text = said.reply
+def _starts_with(argument: str, check_input: CheckInput) -> Finding:
+    text = check_input.reply
     if text.startswith(argument):
-        return Finding(True, f"begins with {shown(argument)}")
-    return Finding(False, f"begins with {shown(text[: max(len(argument), 20)])}, not with {shown(argument)}")
+        return Finding(True, f"begins with {quote_excerpt(argument)}")
+    return Finding(
+        False, f"begins with {quote_excerpt(text[: max(len(argument), 20)])}, not with {quote_excerpt(argument)}"
+    )
 
 
-def _max_length(argument: int, said: Said) -> Finding:
-    length = sum(map(len, said.replies))
+def _max_length(argument: int, check_input: CheckInput) -> Finding:
+    length = sum(map(len, check_input.replies))
     return Finding(length <= argument, f"{length:,} characters, at most {argument:,} asked")
 
 
 # Patterns and JSON
 
 
-def _regex(argument: str, said: Said) -> Finding:
-    text = said.text
+def _regex(argument: str, check_input: CheckInput) -> Finding:
+    text = check_input.text
     found = search(argument, text)
     if found:
-        return Finding(True, f"{shown(argument)} matches {shown(found[0])}")
-    return Finding(False, f"{shown(argument)} matches nowhere: {shown(text)}")
+        return Finding(True, f"{quote_excerpt(argument)} matches {quote_excerpt(found[0])}")
+    return Finding(False, f"{quote_excerpt(argument)} matches nowhere: {quote_excerpt(text)}")
 
 
-def _is_json(argument: bool, said: Said) -> Finding:
+def _is_json(argument: bool, check_input: CheckInput) -> Finding:
     del argument
     try:
-        json_of(said.reply)
+        parse_reply_json(check_input.reply)
     except NotJson as error:
         return Finding(False, str(error))
     return Finding(True, "is JSON")
 
 
-def _json_schema(argument: Mapping[str, Any], said: Said) -> Finding:
+def _json_schema(argument: Mapping[str, Any], check_input: CheckInput) -> Finding:
     try:
-        value = json_of(said.reply)
+        value = parse_reply_json(check_input.reply)
     except NotJson as error:
         return Finding(False, str(error))
-    found = misfit(value, json.dumps(argument))
+    found = first_violation(value, json.dumps(argument))
     return Finding(True, "is as the JSON Schema asks") if found is None else Finding(False, found)
 
 
@@ -275,101 +277,108 @@ def last_number(text: str) -> Decimal | None:
     minus. A comma without three digits behind it parts two numbers.
     """
     found = None
-    narrow = compiled(_WIDE_MARK).sub(lambda mark: "," if mark[0] == "，" else ".", text)
+    narrow = compile_pattern(_WIDE_MARK).sub(lambda mark: "," if mark[0] == "，" else ".", text)
     narrow = narrow.translate(_PLAIN_NUMBER)
     try:
-        for each in compiled(_NUMBER).finditer(narrow, timeout=SEARCH_LIMIT_S):
+        for each in compile_pattern(_NUMBER).finditer(narrow, timeout=SEARCH_LIMIT_S):
             found = each
     except TimeoutError:
-        raise OutOfTime(f"no number was found within {SEARCH_LIMIT_S:g} s in {len(text):,} characters") from None
+        raise CheckTimeout(f"no number was found within {SEARCH_LIMIT_S:g} s in {len(text):,} characters") from None
     if found is None:
         return None
     value = Decimal("".join(sign for sign in found[0] if sign in "+-.eE" or sign.isdecimal()))
     return -value if narrow[: found.start()].endswith("负") and not found[0].startswith("-") else value
 
 
-def _number(argument: Any, said: Said) -> Finding:
+def _number(argument: Any, check_input: CheckInput) -> Finding:
     told = argument if isinstance(argument, dict) else {"value": argument}
     wanted, tolerance = told["value"], told.get("tolerance", 0)
-    found = last_number(said.text)
+    found = last_number(check_input.text)
     asked = f"{wanted} ± {tolerance}" if tolerance else f"{wanted}"
     if found is None:
-        return Finding(False, f"has no number, {asked} asked: {shown(said.text)}")
+        return Finding(False, f"has no number, {asked} asked: {quote_excerpt(check_input.text)}")
     with localcontext() as context:
         context.prec = 60
         context.traps[Overflow] = False
         near = abs(found - exact(wanted)) <= exact(tolerance)
-    return Finding(bool(near), f"the last number is {shown(str(found))[1:-1]}, {asked} asked")
+    return Finding(bool(near), f"the last number is {quote_excerpt(str(found))[1:-1]}, {asked} asked")
 
 
 # Likeness
 
 
-def _similar(argument: Any, said: Said) -> Finding:
+def _similar(argument: Any, check_input: CheckInput) -> Finding:
     from rapidfuzz import fuzz
 
     told: Mapping[str, Any] = argument if isinstance(argument, dict) else {}
-    text: str | None = argument if isinstance(argument, str) else told.get("to", said.assistant)
+    text: str | None = argument if isinstance(argument, str) else told.get("to", check_input.assistant)
     threshold = told.get("threshold", SIMILAR_THRESHOLD)
     if isinstance(argument, int | float) and not isinstance(argument, bool):
         threshold = argument
     if text is None:
-        raise CannotJudge('nothing to compare with: the turn has no "assistant"')
-    if len(text) * len(said.reply) > LONGEST_COMPARED:
-        raise CannotJudge(f"{len(said.reply):,} characters are too many to compare with {len(text):,}")
-    likeness = fuzz.ratio(said.reply, text) / 100
-    return Finding(likeness >= threshold, f"{likeness:.3f} like {shown(text)}, {threshold:g} asked", likeness)
+        raise CheckError('nothing to compare with: the turn has no "assistant"')
+    if len(text) * len(check_input.reply) > LONGEST_COMPARED:
+        raise CheckError(f"{len(check_input.reply):,} characters are too many to compare with {len(text):,}")
+    likeness = fuzz.ratio(check_input.reply, text) / 100
+    return Finding(likeness >= threshold, f"{likeness:.3f} like {quote_excerpt(text)}, {threshold:g} asked", likeness)
 
 
 # What came with the reply
 
 
-def _finish_reason(argument: Any, said: Said) -> Finding:
+def _finish_reason(argument: Any, check_input: CheckInput) -> Finding:
     wanted = [argument] if isinstance(argument, str) else argument
-    return Finding(said.finish_reason in wanted, f"finish reason {said.finish_reason}, {' or '.join(wanted)} asked")
+    return Finding(
+        check_input.finish_reason in wanted, f"finish reason {check_input.finish_reason}, {' or '.join(wanted)} asked"
+    )
 
 
-def _latency(argument: float, said: Said) -> Finding:
-    if said.latency_s is None:
-        raise CannotJudge("the latency is not known")
-    return Finding(said.latency_s <= argument, f"{said.latency_s:.3f} s, at most {argument:g} s asked")
+def _latency(argument: float, check_input: CheckInput) -> Finding:
+    if check_input.latency_s is None:
+        raise CheckError("the latency is not known")
+    return Finding(check_input.latency_s <= argument, f"{check_input.latency_s:.3f} s, at most {argument:g} s asked")
 
 
-def _output_tokens(argument: int, said: Said) -> Finding:
-    if said.output_tokens is None:
-        raise CannotJudge("the gateway did not say how many output tokens there are")
-    return Finding(said.output_tokens <= argument, f"{said.output_tokens:,} output tokens, at most {argument:,} asked")
+def _output_tokens(argument: int, check_input: CheckInput) -> Finding:
+    if check_input.output_tokens is None:
+        raise CheckError("the gateway did not say how many output tokens there are")
+    return Finding(
+        check_input.output_tokens <= argument,
+        f"{check_input.output_tokens:,} output tokens, at most {argument:,} asked",
+    )
 
 
-def _cost(argument: Any, said: Said) -> Finding:
-    if said.cost is None:
-        raise CannotJudge("the cost is not known: no price, or no token count")
+def _cost(argument: Any, check_input: CheckInput) -> Finding:
+    if check_input.cost is None:
+        raise CheckError("the cost is not known: no price, or no token count")
     amount, currency = parse_money(argument) or (None, None) if isinstance(argument, str) else (exact(argument), None)
     assert amount is not None, argument  # dataset/schema.py has looked at it
-    cost: Money | None = said.cost
+    cost: Money | None = check_input.cost
     if currency is not None:
-        cost = said.rates.convert(said.cost, currency)
+        cost = check_input.rates.convert(check_input.cost, currency)
         if cost is None:
-            pair = f"{said.cost.currency}/{currency}"
-            raise CannotJudge(f"it cost {said.cost}, and [rates] has no {pair}")
-    return Finding(cost.amount <= amount, f"cost {cost}, at most {shown_amount(amount)} {cost.currency} asked")
+            pair = f"{check_input.cost.currency}/{currency}"
+            raise CheckError(f"it cost {check_input.cost}, and [rates] has no {pair}")
+    return Finding(cost.amount <= amount, f"cost {cost}, at most {display_amount(amount)} {cost.currency} asked")
 
 
-def _tool_call(argument: Any, said: Said) -> Finding:
-    names = ", ".join(call.name for call in said.tool_calls) or "nothing"
+def _tool_call(argument: Any, check_input: CheckInput) -> Finding:
+    names = ", ".join(call.name for call in check_input.tool_calls) or "nothing"
     if argument is True:
-        return Finding(bool(said.tool_calls), f"called {names}")
+        return Finding(bool(check_input.tool_calls), f"called {names}")
     wanted: Mapping[str, Any] = argument if isinstance(argument, dict) else {"name": argument}
-    called = [call for call in said.tool_calls if call.name == wanted["name"]]
+    called = [call for call in check_input.tool_calls if call.name == wanted["name"]]
     if not called:
         return Finding(False, f"called {names}, not {wanted['name']}")
     asked: Mapping[str, Any] = wanted.get("arguments", {})
-    if any(_carries(call.arguments, asked) for call in called):
+    if any(_contains_arguments(call.arguments, asked) for call in called):
         return Finding(True, f"called {wanted['name']}")
-    return Finding(False, f"called {wanted['name']} with {shown(json.dumps(called[-1].arguments, ensure_ascii=False))}")
+    return Finding(
+        False, f"called {wanted['name']} with {quote_excerpt(json.dumps(called[-1].arguments, ensure_ascii=False))}"
+    )
 
 
-def _carries(arguments: Any, asked: Mapping[str, Any]) -> bool:
+def _contains_arguments(arguments: Any, asked: Mapping[str, Any]) -> bool:
     """Do the arguments hold all that is asked? They may hold more."""
     return isinstance(arguments, dict) and all(
         key in arguments and _same(arguments[key], value) for key, value in asked.items()
@@ -412,28 +421,28 @@ def missing_checks(names: Iterable[str]) -> list[str]:
 
 
 @functools.cache
-def _loaded(name: str) -> Callable[[Said], Any]:
+def _load_check(name: str) -> Callable[[CheckInput], Any]:
     if not is_installed(name):
         known = ", ".join(sorted(_entry_points())) or "none"
-        raise CannotJudge(f"no installed package brings {name!r} (entry points of {GROUP}: {known})")
+        raise CheckError(f"no installed package brings {name!r} (entry points of {GROUP}: {known})")
     check = _entry_points()[name].load()
     if not callable(check):
-        raise CannotJudge(f"the entry point {name!r} is not a function")
+        raise CheckError(f"the entry point {name!r} is not a function")
     return check
 
 
-def _python(argument: str, said: Said) -> Finding:
-    return _as_finding(_within_limit(_loaded(argument), said, argument), argument)
+def _python(argument: str, check_input: CheckInput) -> Finding:
+    return _as_finding(_within_limit(_load_check(argument), check_input, argument), argument)
 
 
-def _within_limit(check: Callable[[Said], Any], said: Said, name: str) -> Any:
+def _within_limit(check: Callable[[CheckInput], Any], check_input: CheckInput, name: str) -> Any:
     """The check's answer; a thread of its own, since nothing else can be left behind when it does not come back."""
     answer: list[Any] = []
     trouble: list[BaseException] = []
 
     def call() -> None:
         try:
-            answer.append(_plain(check(said)))
+            answer.append(_plain(check(check_input)))
         except BaseException as error:  # noqa: BLE001  # `sys.exit()` in a check, too, is only a check gone wrong
             trouble.append(error)
 
@@ -443,9 +452,9 @@ def _within_limit(check: Callable[[Said], Any], said: Said, name: str) -> Any:
         thread.start()
         thread.join(CALL_LIMIT_S)
     if trouble:
-        raise CannotJudge(f"{type(trouble[0]).__name__}: {trouble[0]}")
+        raise CheckError(f"{type(trouble[0]).__name__}: {trouble[0]}")
     if not answer:
-        raise OutOfTime(f"{name!r} took longer than {CALL_LIMIT_S:g} s")
+        raise CheckTimeout(f"{name!r} took longer than {CALL_LIMIT_S:g} s")
     return answer[0]
 
 
@@ -460,10 +469,10 @@ def _as_finding(answer: Any, name: str) -> Finding:
     """`True`, a score from 0 to 1 (1 passes), or either with a reason."""
     value, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     if isinstance(value, bool):
-        return Finding(value, _words(reason) or f"{name} says {'yes' if value else 'no'}")
+        return Finding(value, _reason_text(reason) or f"{name} says {'yes' if value else 'no'}")
     if _is_score(value):
-        return Finding(bool(value == 1), _words(reason) or f"{name} gives {value:g}", float(value))
-    raise CannotJudge(
+        return Finding(bool(value == 1), _reason_text(reason) or f"{name} gives {value:g}", float(value))
+    raise CheckError(
         f"{name!r} must answer True, False, a score from 0 to 1, or one of these and a reason, not {answer!r}"
     )
 
@@ -472,11 +481,11 @@ def _is_score(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0 <= value <= 1
 
 
-def _words(reason: Any) -> str:
+def _reason_text(reason: Any) -> str:
     return "" if reason is None else " ".join(str(reason).split())[:500]
 
 
-CHECKS: dict[str, Callable[[Any, Said], Finding]] = {
+CHECKS: dict[str, Callable[[Any, CheckInput], Finding]] = {
     "equals": _equals,
     "contains": _contains,
     "icontains": _icontains,

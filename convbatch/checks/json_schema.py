@@ -11,17 +11,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from convbatch.checks.safe_regex import CannotJudge, search, shown
-from convbatch.checks.safe_regex import fault_of as pattern_fault
+from convbatch.checks.safe_regex import CheckError, quote_excerpt, search
+from convbatch.checks.safe_regex import pattern_problem as pattern_fault
 
-LONGEST_JSON = 4 * 2**20
+MAX_JSON_CHARS = 4 * 2**20
 
 
 class NotJson(Exception):
     """The reply is not one JSON value."""
 
 
-def json_of(reply: str) -> Any:
+def parse_reply_json(reply: str) -> Any:
     """The whole reply as JSON; one code fence around it is allowed.
 
     Raises:
@@ -29,8 +29,8 @@ def json_of(reply: str) -> Any:
         CannotJudge: It is too long to be read as one.
     """
     text = reply.strip()
-    if len(text) > LONGEST_JSON:
-        raise CannotJudge(f"the reply has {len(text):,} characters; up to {LONGEST_JSON:,} are read as JSON")
+    if len(text) > MAX_JSON_CHARS:
+        raise CheckError(f"the reply has {len(text):,} characters; up to {MAX_JSON_CHARS:,} are read as JSON")
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         head, _, body = text.partition("\n")
         if "`" not in head[3:]:
@@ -38,24 +38,24 @@ def json_of(reply: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise NotJson(f"is not JSON ({error}): {shown(reply)}") from None
+        raise NotJson(f"is not JSON ({error}): {quote_excerpt(reply)}") from None
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def misfit(value: Any, schema: str) -> str | None:
+def first_violation(value: Any, schema: str) -> str | None:
     """Where a value is not as a JSON Schema (as JSON text) asks, the likeliest reason; None when it is."""
     from jsonschema.exceptions import best_match
 
     try:
         error = best_match(_validator(schema).iter_errors(value))
     except RecursionError:
-        raise CannotJudge("the reply is nested too deeply to be held against the JSON Schema") from None
+        raise CheckError("the reply is nested too deeply to be held against the JSON Schema") from None
     except OverflowError:
-        raise CannotJudge("the reply has a number too large to be held against the JSON Schema") from None
-    return None if error is None else f"at {error.json_path}: {shown(str(error.message))}"
+        raise CheckError("the reply has a number too large to be held against the JSON Schema") from None
+    return None if error is None else f"at {error.json_path}: {quote_excerpt(str(error.message))}"
 
 
 @functools.lru_cache(maxsize=128)
@@ -125,7 +125,7 @@ def _additional_properties_keyword(validator: Any, inner: Any, instance: Any, sc
 
 
 @functools.lru_cache(maxsize=128)
-def fault_of(schema: str) -> str | None:
+def schema_problem(schema: str) -> str | None:
     """Why a JSON Schema (as JSON text) is none, or none that can be judged with; None when it is fine."""
     from jsonschema.exceptions import SchemaError
 
@@ -139,7 +139,7 @@ def fault_of(schema: str) -> str | None:
         return f"at {error.json_path}: {error.message}"[:200]
     except RecursionError:
         return "nested too deeply"
-    return _inner_fault(plain, dialect)
+    return _inner_problem(plain, dialect)
 
 
 def _unknown_dialect(schema: Mapping[str, Any]) -> str | None:
@@ -149,10 +149,10 @@ def _unknown_dialect(schema: Mapping[str, Any]) -> str | None:
     named = schema.get("$schema")
     if named is None or (isinstance(named, str) and find({"$schema": named}, default=None) is not None):
         return None
-    return f"$schema {shown(str(named))} is no draft that is known; leave it out for 2020-12"
+    return f"$schema {quote_excerpt(str(named))} is no draft that is known; leave it out for 2020-12"
 
 
-def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
+def _inner_problem(schema: Mapping[str, Any], dialect: Any) -> str | None:
     from jsonschema_specifications import REGISTRY
     from referencing.jsonschema import specification_with
 
@@ -164,7 +164,7 @@ def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
         resolver, part = due.pop()
         if isinstance(part.contents, dict):
             keys |= part.contents.keys()
-            fault = _pattern_fault_in(part.contents) or _reference_fault_in(part.contents, resolver)
+            fault = _pattern_problem_in(part.contents) or _reference_problem_in(part.contents, resolver)
             if fault is not None:
                 return fault
             same_value[id(part.contents)] = set(map(id, _of_the_same_value(part.contents, resolver)))
@@ -176,16 +176,16 @@ def _inner_fault(schema: Mapping[str, Any], dialect: Any) -> str | None:
     return None
 
 
-def _pattern_fault_in(part: Mapping[str, Any]) -> str | None:
+def _pattern_problem_in(part: Mapping[str, Any]) -> str | None:
     named = [part["pattern"]] if "pattern" in part else []
     for pattern in (*named, *part.get("patternProperties", ())):
         fault = pattern_fault(pattern)
         if fault is not None:
-            return f"the pattern {shown(pattern)}: {fault}"
+            return f"the pattern {quote_excerpt(pattern)}: {fault}"
     return None
 
 
-def _reference_fault_in(part: Mapping[str, Any], resolver: Any) -> str | None:
+def _reference_problem_in(part: Mapping[str, Any], resolver: Any) -> str | None:
     from referencing.exceptions import Unresolvable
 
     for key in _REFERENCES:
@@ -194,7 +194,7 @@ def _reference_fault_in(part: Mapping[str, Any], resolver: Any) -> str | None:
             if isinstance(reference, str):
                 resolver.lookup(reference)
         except Unresolvable:
-            return f"{key} {shown(str(reference))} leads nowhere, and nothing is fetched"
+            return f"{key} {quote_excerpt(str(reference))} leads nowhere, and nothing is fetched"
     return None
 
 

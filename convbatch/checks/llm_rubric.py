@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from convbatch.checks.builtin import Finding
-from convbatch.checks.safe_regex import CannotJudge, shown
+from convbatch.checks.safe_regex import CheckError, quote_excerpt
 
 SYSTEM = """\
 You judge what an AI assistant said, by one rubric. The user message is one JSON object:
@@ -34,7 +34,7 @@ _LONGEST_ANSWER = 200_000
 _MOST_OBJECTS = 200
 
 
-class Exchange(NamedTuple):
+class SceneTurn(NamedTuple):
     """One turn of what was said."""
 
     user: str
@@ -46,7 +46,7 @@ class Scene(NamedTuple):
     """What a judge is shown."""
 
     system: str | None
-    conversation: Sequence[Exchange]
+    conversation: Sequence[SceneTurn]
     reply: str | None
     """None: the whole conversation is judged."""
     reference: str | None
@@ -71,7 +71,7 @@ def question(rubric: str, scene: Scene) -> Question:
     plain: dict[str, Any] = {"rubric": rubric}
     if scene.system:
         plain["system"] = scene.system
-    plain["conversation"] = [_plain(exchange) for exchange in scene.conversation]
+    plain["conversation"] = [_plain(turn) for turn in scene.conversation]
     for name in ("reply", "reference"):
         if getattr(scene, name) is not None:
             plain[name] = getattr(scene, name)
@@ -79,10 +79,10 @@ def question(rubric: str, scene: Scene) -> Question:
     return Question(_json({"id": digest[:_ID_LENGTH], **plain}), digest)
 
 
-def _plain(exchange: Exchange) -> Mapping[str, str]:
-    plain = {"user": exchange.user}
-    if exchange.assistant is not None:
-        plain["assistant"] = exchange.assistant
+def _plain(turn: SceneTurn) -> Mapping[str, str]:
+    plain = {"user": turn.user}
+    if turn.assistant is not None:
+        plain["assistant"] = turn.assistant
     return plain
 
 
@@ -102,15 +102,15 @@ def finding(answer: str, asked: Question) -> Finding:
         if value.get("id") == asked.id:
             found, rest = value, answer[end:]
     if found is None:
-        raise CannotJudge(f"the judge's answer has no JSON object with the id of its question: {shown(answer)}")
+        raise CheckError(f"the judge's answer has no JSON object with the id of its question: {quote_excerpt(answer)}")
     if '"pass"' in rest:
         # A judge that quotes a reply without escaping it lets the reply end the object with a verdict of its own.
-        raise CannotJudge(f'the judge\'s answer goes on with another "pass" behind its object: {shown(answer)}')
+        raise CheckError(f'the judge\'s answer goes on with another "pass" behind its object: {quote_excerpt(answer)}')
     if not isinstance(found.get("pass"), bool):
-        raise CannotJudge(f'the judge\'s answer has no "pass" that is true or false: {shown(answer)}')
+        raise CheckError(f'the judge\'s answer has no "pass" that is true or false: {quote_excerpt(answer)}')
     score = found.get("score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1):
-        raise CannotJudge(f'the "score" of the judge\'s answer is not from 0 to 1: {shown(answer)}')
+        raise CheckError(f'the "score" of the judge\'s answer is not from 0 to 1: {quote_excerpt(answer)}')
     reason = " ".join(str(found.get("reason") or "the judge gave no reason").split())[:500]
     return Finding(found["pass"], reason, None if score is None else float(score))
 

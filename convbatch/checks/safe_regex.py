@@ -12,21 +12,21 @@ from typing import Any
 
 SEARCH_LIMIT_S = 1.0
 """Of computing, as `regex` counts it: a busy machine does not change a verdict."""
-MOST_UNROLLED = 100_000
+MAX_UNROLLED = 100_000
 """The library writes `(?:ab){50}` out fifty times when it compiles it."""
-LONGEST_PATTERN = 20_000
+MAX_PATTERN_CHARS = 20_000
 _SHOWN = 80
 
 
-class CannotJudge(Exception):
+class CheckError(Exception):
     """The check itself could not be carried out; its words become the verdict's `error`."""
 
 
-class OutOfTime(CannotJudge):
+class CheckTimeout(CheckError):
     """It took too long."""
 
 
-def shown(text: str) -> str:
+def quote_excerpt(text: str) -> str:
     """A text in a reason: one line, quoted, cut."""
     flat = " ".join(text[: 4 * _SHOWN].split())
     cut = flat if len(flat) <= _SHOWN and len(text) <= 4 * _SHOWN else flat[: _SHOWN - 1].rstrip() + "…"
@@ -34,7 +34,7 @@ def shown(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=512)
-def compiled(pattern: str) -> Any:
+def compile_pattern(pattern: str) -> Any:
     """The pattern, ready to search."""
     import regex
 
@@ -48,34 +48,34 @@ def search(pattern: str, text: str) -> Any:
         OutOfTime: It took too long.
     """
     try:
-        return compiled(pattern).search(text, timeout=SEARCH_LIMIT_S)
+        return compile_pattern(pattern).search(text, timeout=SEARCH_LIMIT_S)
     except TimeoutError:
-        raise OutOfTime(
-            f"the pattern {shown(pattern)} took longer than {SEARCH_LIMIT_S:g} s on {len(text):,} characters"
+        raise CheckTimeout(
+            f"the pattern {quote_excerpt(pattern)} took longer than {SEARCH_LIMIT_S:g} s on {len(text):,} characters"
         ) from None
 
 
-def fault_of(pattern: str) -> str | None:
+def pattern_problem(pattern: str) -> str | None:
     """Why this cannot be searched for; None when it can."""
     import regex
 
-    if len(pattern) > LONGEST_PATTERN:
-        return f"longer than {LONGEST_PATTERN:,} characters"
-    if _unrolled(pattern) > MOST_UNROLLED:
-        return f"nested counts multiply to more than {MOST_UNROLLED:,}"
+    if len(pattern) > MAX_PATTERN_CHARS:
+        return f"longer than {MAX_PATTERN_CHARS:,} characters"
+    if _unrolled_size(pattern) > MAX_UNROLLED:
+        return f"nested counts multiply to more than {MAX_UNROLLED:,}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # re's views on the look of a set
             re.compile(
                 pattern
             )  # what only `regex` knows (recursion, above all) is not Python's, and can eat all memory
-        compiled(pattern)
+        compile_pattern(pattern)
     except (re.error, regex.error, RecursionError, OverflowError, ValueError, IndexError, KeyError) as error:
         return str(error) or type(error).__name__
     return None
 
 
-def _unrolled(pattern: str) -> int:
+def _unrolled_size(pattern: str) -> int:
     """About how many atoms a pattern is when its counts are written out; generous, and never far too low."""
     import regex
 

@@ -19,26 +19,26 @@ from pathlib import Path
 import orjson
 
 from convbatch.cli import show
-from convbatch.cli.run import are, judge_lines, unasked_lines
-from convbatch.console.text import reader_may_leave, say
-from convbatch.dataset.jsonl import encoded
+from convbatch.cli.run import be_verb, judge_lines, unused_judge_lines
+from convbatch.console.text import ignoring_broken_pipe, log_note
+from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Problems, Reader, count_of
 from convbatch.dataset.selection import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Problem, SetupError
 from convbatch.exit_codes import ExitCode, worst
-from convbatch.journal.run_folder import RunFolder, find_run, typed
+from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.results.judge_costs import judge_totals
-from convbatch.results.quality_gate import gate_of, rate
+from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
 from convbatch.results.run import RESULTS, Run, TargetSummary, read_rows, write_turns
-from convbatch.session.judge import JudgeOptions, for_judging
-from convbatch.session.session import Ending, Sitting, play
+from convbatch.session.judge import JudgeOptions, prepare_judging
+from convbatch.session.session import SessionResult, SessionSpec, run_session
 
 FAILURES_SHOWN = 100
 PLACES_SHOWN = 20
 
 
-def judge_again(
+def run_check(
     text: str, datasets: Sequence[Path], *, fail_under: str | None = None, asking: JudgeOptions | None = None
 ) -> ExitCode:
     """Judge what a run has received, print a line per target and every failed check.
@@ -57,23 +57,23 @@ def judge_again(
         InputError: The edited dataset is not well formed, or not of the same dialogues.
         SetupError: There is nothing to judge.
     """
-    asked = rate(fail_under)
+    asked = parse_pass_rate(fail_under)
     folder = RunFolder.open(find_run(text, RESULTS))
     # A judge that cannot be asked is refused before the checks are another dataset's.
-    sitting = None if asking is None else for_judging(folder, asking)
+    spec = None if asking is None else prepare_judging(folder, asking)
     if datasets:
-        take_checks(folder, datasets)
+        store_edited_checks(folder, datasets)
     command = _command(folder, asking, fail_under)
-    if sitting is None:
+    if spec is None:
         return _print_verdicts(folder, asked)
-    ending = _ask(sitting, command)
-    code = ending.exit_code
+    result = _run_judge(spec, command)
+    code = result.exit_code
     try:
         code = worst(code, _print_verdicts(folder, asked))
     except (ConvbatchError, OSError) as error:  # calls were paid for: how they ended is printed in any case
-        say(f"error: the verdicts cannot be shown: {error}")
+        log_note(f"error: the verdicts cannot be shown: {error}")
         code = worst(code, ExitCode.INCOMPLETE)
-    _say_what_is_open(ending, command)
+    _say_what_is_open(result, command)
     return code
 
 
@@ -82,39 +82,39 @@ def _print_verdicts(folder: RunFolder, fail_under: str | None) -> ExitCode:
     try:
         write_turns(folder)
     except JournalError:
-        say("note: the run folder cannot be written; what it says of itself is shown")
+        log_note("note: the run folder cannot be written; what it says of itself is shown")
     run = Run(folder)
     totals = run.summary()
-    counts = _counts(run)
+    counts = _count_verdicts(run)
     if not counts:
         hint = "add some to the dataset, and name it: convbatch check RUN --dataset FILE"
-        raise SetupError(f"{typed(folder.path)} has no checks to judge", hint=hint)
-    with reader_may_leave():
+        raise SetupError(f"{shell_quote(folder.path)} has no checks to judge", hint=hint)
+    with ignoring_broken_pipe():
         _print(run, totals, counts)
     code = _exit_code(totals, fail_under)
     for note in show.state_notes(run):
-        say(note)
+        log_note(note)
     return code
 
 
-def _ask(sitting: Sitting, command: str) -> Ending:
-    for line in judge_lines(sitting):
-        say(line)
+def _run_judge(spec: SessionSpec, command: str) -> SessionResult:
+    for line in judge_lines(spec):
+        log_note(line)
     try:
-        ending = play(sitting)
+        result = run_session(spec)
     except JournalError as error:
-        raise _with_command(error, sitting, command) from error
-    if isinstance(ending.error, JournalError):
-        ending = replace(ending, error=_with_command(ending.error, sitting, command))
-    for line in () if ending.error else unasked_lines(ending):
-        say(line)
-    return ending
+        raise _with_command(error, spec, command) from error
+    if isinstance(result.error, JournalError):
+        result = replace(result, error=_with_command(result.error, spec, command))
+    for line in () if result.error else unused_judge_lines(result):
+        log_note(line)
+    return result
 
 
-def _with_command(error: JournalError, sitting: Sitting, command: str) -> JournalError:
+def _with_command(error: JournalError, spec: SessionSpec, command: str) -> JournalError:
     """The same error, naming `check` as the command that goes on: `resume` asks no judge that its run began without."""
     problem = error.problems[0]
-    hint = (problem.hint or "").replace(f"convbatch resume {typed(sitting.folder.path)}", command)
+    hint = (problem.hint or "").replace(f"convbatch resume {shell_quote(spec.folder.path)}", command)
     return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
 
 
@@ -132,42 +132,45 @@ def _command(folder: RunFolder, asking: JudgeOptions | None, fail_under: str | N
         "--fail-under": fail_under,
     }
     said = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
-    return " ".join(["convbatch check", typed(folder.path), *said])
+    return " ".join(["convbatch check", shell_quote(folder.path), *said])
 
 
-def _say_what_is_open(ending: Ending, command: str) -> None:
+def _say_what_is_open(result: SessionResult, command: str) -> None:
     """What went wrong with the judge, what is still to be asked of it, and the command that does so."""
-    for bug in ending.bugs[:3]:
-        say(bug)
-        say("this is a bug in convbatch; the question stays open and what was received is kept")
-    for problem in () if ending.error is None else ending.error.problems:
-        say(f"error: {problem}")
-    for target, reason in ending.parked.items():
-        say(f"{target} is parked: {reason}")
-    if ending.open_turns:
-        why = {"interrupted": "interrupted: ", "budget": f"budget reached ({ending.budget}): "}.get(ending.reason, "")
-        say(f"{why}{count_of(ending.open_turns, 'question')} to the judge {are(ending.open_turns)} open; go on with:")
-        larger = ending.larger_budget
+    for bug in result.bugs[:3]:
+        log_note(bug)
+        log_note("this is a bug in convbatch; the question stays open and what was received is kept")
+    for problem in () if result.error is None else result.error.problems:
+        log_note(f"error: {problem}")
+    for target, reason in result.suspended.items():
+        log_note(f"{target} is parked: {reason}")
+    if result.open_turns:
+        why = {"interrupted": "interrupted: ", "budget": f"budget reached ({result.budget}): "}.get(result.reason, "")
+        log_note(
+            f"{why}{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open; "
+            "go on with:"
+        )
+        larger = result.larger_budget
         more = "" if larger is None or not why else f" --max-cost {larger.amount:f}{larger.currency}"
-        say(f"  {command}{more}")
+        log_note(f"  {command}{more}")
 
 
 def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:
     is_open = any(total.pending or total.error for total in totals)
-    gate = None if fail_under is None else gate_of(totals, fail_under)
-    for line in () if gate is None else gate.lines:
-        say(line)
+    quality_gate = None if fail_under is None else evaluate_gate(totals, fail_under)
+    for line in () if quality_gate is None else quality_gate.lines:
+        log_note(line)
     if is_open:
-        say("the run is incomplete: a turn is pending or failed; `convbatch resume` goes on with it")
-    if is_open or (gate is not None and gate.passed is None):
+        log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` goes on with it")
+    if is_open or (quality_gate is not None and quality_gate.passed is None):
         return ExitCode.INCOMPLETE
-    return ExitCode.FAILED if gate is not None and not gate.passed else ExitCode.OK
+    return ExitCode.FAILED if quality_gate is not None and not quality_gate.passed else ExitCode.OK
 
 
 # Edited checks
 
 
-def take_checks(folder: RunFolder, datasets: Sequence[Path]) -> None:
+def store_edited_checks(folder: RunFolder, datasets: Sequence[Path]) -> None:
     """Keep the checks of an edited dataset in the run folder, for dialogues that are otherwise the same.
 
     Raises:
@@ -205,7 +208,7 @@ def _store(edited: sqlite3.Connection, datasets: Sequence[Path]) -> None:
         if isinstance(item, Problem):
             problems.add(item)
         else:
-            row = (encoded(item.dialogue.id), item.path, item.line, encoded(item.dialogue.to_plain()))
+            row = (encode_json_line(item.dialogue.id), item.path, item.line, encode_json_line(item.dialogue.to_plain()))
             edited.execute("INSERT OR REPLACE INTO dialogues VALUES (?, ?, ?, ?)", row)
     problems.raise_any()
     edited.execute("COMMIT")
@@ -214,7 +217,7 @@ def _store(edited: sqlite3.Connection, datasets: Sequence[Path]) -> None:
 def _counterpart(edited: sqlite3.Connection, dialogue: Dialogue) -> tuple[bytes, Problem | None]:
     """The line of the same dialogue in the edited dataset, or what keeps it from being the same."""
     query = "SELECT path, number, line FROM dialogues WHERE id = ?"
-    row = edited.execute(query, (encoded(dialogue.id),)).fetchone()
+    row = edited.execute(query, (encode_json_line(dialogue.id),)).fetchone()
     if row is None:
         hint = 'dialogues are matched by "id"; without one a dialogue is called FILE:LINE'
         return b"", Problem(what=f"no dialogue has the id {dialogue.id!r}", hint=hint)
@@ -243,7 +246,7 @@ def _difference(asked: Dialogue, edited: Dialogue) -> str | None:
 
 
 @dataclass(slots=True)
-class _Count:
+class _TargetVerdicts:
     """The verdicts of one target."""
 
     passed: int = 0
@@ -256,12 +259,12 @@ class _Count:
     """Why there is no verdict."""
 
 
-def _counts(run: Run) -> dict[str, _Count]:
-    counts: dict[str, _Count] = {}
+def _count_verdicts(run: Run) -> dict[str, _TargetVerdicts]:
+    counts: dict[str, _TargetVerdicts] = {}
     for target, passed, score, weight, reason, error in read_rows(
         run.verdicts_path, ("target", "passed", "score", "weight", "reason", "error")
     ):
-        count = counts.setdefault(target, _Count())
+        count = counts.setdefault(target, _TargetVerdicts())
         if passed is None:
             count.open += 1
             count.reasons["a turn is pending" if reason.endswith(" is pending") else reason] += 1
@@ -274,20 +277,20 @@ def _counts(run: Run) -> dict[str, _Count]:
     return counts
 
 
-def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _Count]) -> None:
+def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _TargetVerdicts]) -> None:
     headings = ("target", "dialogues passed", "checks passed", "failed", "no verdict", "score")
     rows: list[tuple[str, ...]] = []
     for total in totals:
-        count = counts.get(total.target, _Count())
+        count = counts.get(total.target, _TargetVerdicts())
         share = f" ({100 * total.passed / total.judged:.1f} %)" if total.judged else ""
         score = f"{count.score / count.weight:.3f}" if count.weight else "–"
         figures = (f"{count.passed:,}", f"{count.failed:,}", f"{count.open:,}", score)
         rows.append((total.target, f"{total.passed:,}/{total.judged:,}{share}", *figures))
-    show.figures(headings, rows)
-    show.lines([str(total) for total in judge_totals(run)])
-    show.lines(list(_failures(run, sum(count.failed for count in counts.values()))))
+    show.print_figures(headings, rows)
+    show.print_lines([str(total) for total in judge_totals(run)])
+    show.print_lines(list(_failures(run, sum(count.failed for count in counts.values()))))
     for note in _notes(totals, counts):
-        say(note)
+        log_note(note)
 
 
 def _failures(run: Run, failed: int) -> Iterator[str]:
@@ -307,7 +310,7 @@ def _failures(run: Run, failed: int) -> Iterator[str]:
         shown += 1
 
 
-def _notes(totals: Sequence[TargetSummary], counts: dict[str, _Count]) -> Iterator[str]:
+def _notes(totals: Sequence[TargetSummary], counts: dict[str, _TargetVerdicts]) -> Iterator[str]:
     for target, count in counts.items():
         for reason, number in count.reasons.items():
             yield f"note: {target}: {count_of(number, 'check')} without a verdict: {reason}"

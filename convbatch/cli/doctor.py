@@ -30,7 +30,9 @@ PROBE_TOKENS = 16
 MODELS_SHOWN = 40
 
 
-def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | None, env_file: Path | None) -> ExitCode:
+def run_doctor(
+    gateways: Sequence[str], models: Sequence[str], *, config: Path | None, env_file: Path | None
+) -> ExitCode:
     """Look and tell.
 
     Args:
@@ -44,42 +46,42 @@ def examine(gateways: Sequence[str], models: Sequence[str], *, config: Path | No
     """
     loaded = load_config(config)
     env = with_env_file(os.environ, env_file)
-    _say(f"config: {loaded.path or 'none (presets only)'}")
+    _print(f"config: {loaded.path or 'none (presets only)'}")
     if models:
         targets = resolve_targets(models, gateways, loaded, Overrides(attempt_timeout_s=60.0))
         wanted = {target.gateway.name: target.gateway for target in targets}
     else:
         targets = ()
-        wanted = {name: _named(name, loaded) for name in gateways}
+        wanted = {name: _gateway_named(name, loaded) for name in gateways}
     watch(secrets_of(wanted.values(), env))
     code = ExitCode.OK
     for name in loaded.gateways:
         if not wanted or name in wanted:
             gateway = wanted.get(name) or loaded.gateways[name].for_model(None)
-            code = worst(code, _say_key(gateway, env, asked=name in wanted))
+            code = worst(code, _print_key(gateway, env, asked=name in wanted))
     if code or not wanted:
         return code
     return asyncio.run(_probe(list(wanted.values()), targets, env))
 
 
-def _named(name: str, config: Config) -> Gateway:
+def _gateway_named(name: str, config: Config) -> Gateway:
     if name not in config.gateways:
         raise SetupError(f"unknown gateway {name!r}", hint=did_you_mean(name, config.gateways))
     return config.gateways[name].for_model(None)
 
 
-def _say_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> ExitCode:
+def _print_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> ExitCode:
     try:
         key = key_for(gateway, env)
     except ConvbatchError as error:
         problem = error.problems[0]
         if not asked:
-            _say(f"{gateway.name}: {gateway.key_env or 'key'} is not set")
+            _print(f"{gateway.name}: {gateway.key_env or 'key'} is not set")
             return ExitCode.OK
-        _say(f"{gateway.name}: {problem.what}")
-        _say(f"  hint: {problem.hint}")
+        _print(f"{gateway.name}: {problem.what}")
+        _print(f"  hint: {problem.hint}")
         return ExitCode.SETUP
-    _say(f"{gateway.name}: " + ("needs no key" if key is None else f"{gateway.key_env} is set"))
+    _print(f"{gateway.name}: " + ("needs no key" if key is None else f"{gateway.key_env} is set"))
     return ExitCode.OK
 
 
@@ -87,12 +89,12 @@ async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], env: Ma
     code = ExitCode.OK
     for gateway in gateways:
         if gateway.base_url.startswith("simulator:"):
-            _say(f"{gateway.name}: built in; `convbatch run` starts it by itself")
+            _print(f"{gateway.name}: built in; `convbatch run` starts it by itself")
             continue
         code = worst(code, await _list_models(gateway, env))
         for target in targets:
             if target.gateway.name == gateway.name:
-                code = worst(code, await _ask(target, env))
+                code = worst(code, await _send_probe(target, env))
     return code
 
 
@@ -100,17 +102,17 @@ async def _list_models(gateway: Gateway, env: Mapping[str, str]) -> ExitCode:
     async with _client(Target(model="-", gateway=gateway), env) as client:
         found = await client.models()
     if isinstance(found, Attempt):
-        _say(f"{gateway.name}: no list of models: {_what_happened(found)}")
+        _print(f"{gateway.name}: no list of models: {_describe_attempt(found)}")
         return ExitCode.INCOMPLETE
-    _say(f"{gateway.name}: {len(found)} models")
+    _print(f"{gateway.name}: {len(found)} models")
     for model in found[:MODELS_SHOWN]:
-        _say(f"  {model}@{gateway.name}")
+        _print(f"  {model}@{gateway.name}")
     if len(found) > MODELS_SHOWN:
-        _say(f"  and {len(found) - MODELS_SHOWN} more")
+        _print(f"  and {len(found) - MODELS_SHOWN} more")
     return ExitCode.OK
 
 
-async def _ask(target: Target, env: Mapping[str, str]) -> ExitCode:
+async def _send_probe(target: Target, env: Mapping[str, str]) -> ExitCode:
     from convbatch.protocols.wire import Ask
 
     question = Ask(
@@ -121,13 +123,13 @@ async def _ask(target: Target, env: Mapping[str, str]) -> ExitCode:
     async with _client(target, env) as client:
         attempt = await client.attempt(question)
     if not isinstance(attempt.outcome, Reply):
-        _say(f"{target.name}: {_what_happened(attempt)}")
+        _print(f"{target.name}: {_describe_attempt(attempt)}")
         return ExitCode.INCOMPLETE
     reply = attempt.outcome
     usage = reply.usage
     counts = f"input {_known(usage.input_tokens)}, output {_known(usage.output_tokens)}"
-    _say(f"{target.name}: answered in {attempt.latency_s:.2f} s, {reply.finish_reason_raw}, {counts} tokens")
-    _say(f"  served as {reply.model_version or 'unknown'}: {(reply.text or '')[:200]!r}")
+    _print(f"{target.name}: answered in {attempt.latency_s:.2f} s, {reply.finish_reason_raw}, {counts} tokens")
+    _print(f"  served as {reply.model_version or 'unknown'}: {(reply.text or '')[:200]!r}")
     return ExitCode.OK
 
 
@@ -150,7 +152,7 @@ async def _client(target: Target, env: Mapping[str, str]) -> AsyncGenerator[Clie
         await transport.close()
 
 
-def _what_happened(attempt: Attempt) -> str:
+def _describe_attempt(attempt: Attempt) -> str:
     failure = attempt.outcome
     assert not isinstance(failure, Reply)
     status = "" if attempt.http_status is None else f"HTTP {attempt.http_status}, "
@@ -161,5 +163,5 @@ def _known(count: int | None) -> str:
     return "unknown" if count is None else str(count)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(printable_lines(redact(line)), flush=True)  # noqa: T201  # the command's output

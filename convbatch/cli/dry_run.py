@@ -21,11 +21,11 @@ from convbatch.dataset.reader import count_of
 from convbatch.dataset.selection import read_copy
 from convbatch.engine.quota import derated_rate
 from convbatch.estimation.estimator import Estimate, Estimator, Figures
-from convbatch.estimation.history import habits_of, replies_of
+from convbatch.estimation.history import find_profile, open_reused_replies
 from convbatch.exit_codes import ExitCode
-from convbatch.pricing import Exchange, Money, PriceTable, shown_amount
-from convbatch.session.cost_cap import lines_to_add
-from convbatch.session.prepare import RESULTS, Rehearsal, RunOptions, for_rehearsal
+from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount
+from convbatch.session.cost_cap import price_config_example
+from convbatch.session.prepare import RESULTS, DryRun, RunOptions, prepare_dry_run
 
 _MINUTE_S = 60.0
 _HEADINGS = ("target", "", "calls", "input tokens", "output tokens", "cost")
@@ -48,27 +48,27 @@ class Forecast:
         return self.estimate.expected.cost is None
 
 
-def rehearse(options: RunOptions) -> ExitCode:
+def print_dry_run(options: RunOptions) -> ExitCode:
     """`convbatch run --dry-run`: the exit code."""
-    with for_rehearsal(options) as plan:
-        forecasts = forecasts_of(plan)
-        show.lines(["dry run: nothing is sent and no folder is made", *plan_lines(plan, options)])
-        show.lines(_before_a_run(plan, forecasts))
-        show.figures(_HEADINGS, [row for one in forecasts for row in _rows(one)])
-        show.lines([*_sums(forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)])
+    with prepare_dry_run(options) as plan:
+        forecasts = forecast_targets(plan)
+        show.print_lines(["dry run: nothing is sent and no folder is made", *plan_lines(plan, options)])
+        show.print_lines(_before_a_run(plan, forecasts))
+        show.print_figures(_HEADINGS, [row for one in forecasts for row in _rows(one)])
+        show.print_lines([*_sums(forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)])
     return ExitCode.OK
 
 
-def forecasts_of(plan: Rehearsal) -> list[Forecast]:
+def forecast_targets(plan: DryRun) -> list[Forecast]:
     """Every target's estimate, in the plan's order."""
     found: list[Forecast] = []
-    with replies_of(plan.reuse) as reusable:
+    with open_reused_replies(plan.reuse) as reusable:
         for target, plain in zip(plan.targets, plan.meta["targets"], strict=True):
             prices = None if plain["prices"] is None else PriceTable.from_plain(plain["prices"])
-            habits = habits_of(target, plan.meta["dataset"]["dialogues"], plan.reuse, RESULTS)
+            profile = find_profile(target, plan.meta["dataset"]["dialogues"], plan.reuse, RESULTS)
             estimator = Estimator(
                 target=target,
-                habits=habits,
+                profile=profile,
                 prices=prices,
                 at=time.time(),
                 history=plan.rules.history,
@@ -77,11 +77,11 @@ def forecasts_of(plan: Rehearsal) -> list[Forecast]:
                 reusable=reusable(target),
             )
             estimate = estimator.all_of(dialogue for _, dialogue in read_copy(plan.dataset))
-            found.append(Forecast(target=target, plain=plain, prices=prices, estimate=estimate, source=habits.source))
+            found.append(Forecast(target=target, plain=plain, prices=prices, estimate=estimate, source=profile.source))
     return found
 
 
-def _before_a_run(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+def _before_a_run(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     """What is missing, and how long the limits alone make it."""
     lines = [f"  no key yet: {name} is not set; a run needs it" for name in plan.missing_keys]
     owners: dict[tuple[str, str, str], list[Forecast]] = {}
@@ -125,8 +125,8 @@ def _span(seconds: float) -> str:
 def _rows(one: Forecast) -> Iterable[Sequence[str]]:
     estimate = one.estimate
     rows = [("low", estimate.low), ("expected", estimate.expected), ("high", estimate.high)]
-    if estimate.most is not None:
-        rows.append(("at most", estimate.most))
+    if estimate.upper_bound is not None:
+        rows.append(("at most", estimate.upper_bound))
     for number, (label, figures) in enumerate(rows):
         counts = (figures.calls, figures.input_tokens, figures.output_tokens)
         name = one.target.name if number == 0 else ""
@@ -155,23 +155,25 @@ def _sums(forecasts: Sequence[Forecast]) -> list[str]:
 def _sum_line(currency: str, some: Sequence[Forecast]) -> str:
     total = functools.reduce(Estimate.plus, (one.estimate for one in some))
     parts = [f"low {_amount(total.low)}", f"expected {_amount(total.expected)}", f"high {_amount(total.high)}"]
-    if total.most is not None:
-        parts.append(f"at most {_amount(total.most)}")
+    if total.upper_bound is not None:
+        parts.append(f"at most {_amount(total.upper_bound)}")
     return f"all that is billed in {currency}: {', '.join(parts)}"
 
 
 def _amount(figures: Figures) -> str:
-    return "–" if figures.cost is None else shown_amount(figures.cost)
+    return "–" if figures.cost is None else display_amount(figures.cost)
 
 
-def _budget(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+def _budget(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     """Will the cap do? Amounts are added by the rates without which there would be no cap."""
     cap = plan.max_cost
     if cap is None:
         return []
-    exchange = Exchange.from_plain(plan.meta["rates"])
-    expected = _in_one_currency(((one.prices, one.estimate.expected) for one in forecasts), cap.currency, exchange)
-    high = _in_one_currency(((one.prices, one.estimate.high) for one in forecasts), cap.currency, exchange)
+    exchange_rates = ExchangeRates.from_plain(plan.meta["rates"])
+    expected = _in_one_currency(
+        ((one.prices, one.estimate.expected) for one in forecasts), cap.currency, exchange_rates
+    )
+    high = _in_one_currency(((one.prices, one.estimate.high) for one in forecasts), cap.currency, exchange_rates)
     if expected is None or high is None or high <= cap.amount:
         return []
     if expected > cap.amount:
@@ -180,20 +182,20 @@ def _budget(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
 
 
 def _in_one_currency(
-    some: Iterable[tuple[PriceTable | None, Figures]], currency: str, exchange: Exchange
+    some: Iterable[tuple[PriceTable | None, Figures]], currency: str, exchange_rates: ExchangeRates
 ) -> Decimal | None:
     total = Decimal(0)
     for prices, figures in some:
         if prices is None or figures.cost is None:
             return None
-        money = exchange.convert(Money(amount=figures.cost, currency=prices.currency), currency)
+        money = exchange_rates.convert(Money(amount=figures.cost, currency=prices.currency), currency)
         if money is None:
             return None
         total += money.amount
     return total
 
 
-def _notes(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
+def _notes(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     """What a reader must know to read the figures right."""
     by_source: dict[str, list[str]] = {}
     for one in forecasts:
@@ -210,7 +212,7 @@ def _notes(plan: Rehearsal, forecasts: Sequence[Forecast]) -> list[str]:
         lines.append(f"judge {judge}: at most {count_of(most, 'question')}, not in these figures")
     if any(one.prices is not None for one in forecasts):
         lines.append("input is counted at its full price: what a gateway reads from a cache costs less")
-    if any(one.estimate.most is None for one in forecasts):
+    if any(one.estimate.upper_bound is None for one in forecasts):
         lines.append('no "at most" where nothing limits a reply: --max-output-tokens N, or max_output_tokens')
     return lines
 
@@ -219,4 +221,5 @@ def _price_line(one: Forecast) -> str:
     name = one.target.name
     if one.prices is not None:
         return f"{name}: no price of {one.prices.source} holds now"
-    return f"{name}: no price is known; to have one, add to the config, above its tables: {lines_to_add(one.plain)}"
+    example = price_config_example(one.plain)
+    return f"{name}: no price is known; to have one, add to the config, above its tables: {example}"

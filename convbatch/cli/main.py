@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(
     name="convbatch",
@@ -48,26 +48,26 @@ app = typer.Typer(
 
 def main() -> None:
     """Everything from the command line to the exit code; `__main__.py` calls it."""
-    _mend_streams()
-    _end_in_good_order()
+    _repair_std_streams()
+    _install_signal_handlers()
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)  # another Ctrl-C while the first one was being answered
     except SystemExit as end:
-        for number in ENDINGS:  # all is done and said: what comes now must not change the exit code
+        for number in TERMINATION_SIGNALS:  # all is done and said: what comes now must not change the exit code
             signal.signal(number, signal.SIG_IGN)
         # Small outputs leave their buffer only now, and Python would turn a failure into an exit code of its own.
         try:
             sys.stdout.flush()
         except OSError as error:
-            sys.exit(end.code or _explain(error))
+            sys.exit(end.code or _report_error(error))
         raise
     except Exception as error:  # noqa: BLE001  # outside every command: help and usage
-        sys.exit(_explain(error))
+        sys.exit(_report_error(error))
 
 
-def _mend_streams() -> None:
+def _repair_std_streams() -> None:
     """Make the three standard streams usable, whatever the process was given; to be called before any file is opened.
 
     A closed one (`>&-`) becomes /dev/null: else the next file opened, perhaps the journal, would take its number and be
@@ -82,17 +82,17 @@ def _mend_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    from convbatch.console.text import Discreet
+    from convbatch.console.text import RedactingStream
 
-    sys.stderr = cast("TextIO", Discreet(sys.stderr))
+    sys.stderr = cast("TextIO", RedactingStream(sys.stderr))
 
 
-def _end_in_good_order() -> None:
+def _install_signal_handlers() -> None:
     """SIGTERM and a closed terminal end the program as Ctrl-C does: drafts are removed, and a table is told from none.
 
     While requests are in flight the session has its own rules; what is ignored (`nohup`) stays so.
     """
-    for number in ENDINGS:
+    for number in TERMINATION_SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
 
@@ -107,41 +107,43 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            _say("convbatch: interrupted")
+            _log_text("convbatch: interrupted")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001  # the process's edge: what is not known here is our bug
-            raise typer.Exit(_explain(error)) from None
+            raise typer.Exit(_report_error(error)) from None
 
     return run
 
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def _explain(error: Exception) -> ExitCode:
+def _report_error(error: Exception) -> ExitCode:
     """Say what went wrong; the exit code."""
     if isinstance(error, ConvbatchError):
         for problem in error.problems:
-            _say(f"error: {problem}")
+            _log_text(f"error: {problem}")
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         _drop_output()  # whoever read our output has gone (`convbatch table … | head`): not an error
         return ExitCode.OK
-    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS and error.filename is None:
         _drop_output()
-        _say(f"error: cannot write the output: {error.strerror}\n  hint: free some space, or send the output elsewhere")
+        _log_text(
+            f"error: cannot write the output: {error.strerror}\n  hint: free some space, or send the output elsewhere"
+        )
         return ExitCode.SETUP
     import traceback
 
-    _say("".join(traceback.format_exception(error)).rstrip())
-    _say("convbatch: this is a bug in convbatch; what was received is in the run folder")
+    _log_text("".join(traceback.format_exception(error)).rstrip())
+    _log_text("convbatch: this is a bug in convbatch; what was received is in the run folder")
     return ExitCode.BUG
 
 
-def _say(text: str) -> None:
-    from convbatch.console.text import say
+def _log_text(text: str) -> None:
+    from convbatch.console.text import log_note
 
-    say(text)
+    log_note(text)
 
 
 def _drop_output() -> None:
@@ -150,7 +152,7 @@ def _drop_output() -> None:
     drop_output()
 
 
-def _split(ctx: typer.Context, param: Any, value: Any) -> Any:
+def _split_env_list(ctx: typer.Context, param: Any, value: Any) -> Any:
     """A list option given by its environment variable is comma-separated; on the command line it is repeated."""
     variable = param.envvar
     if value and ctx.get_parameter_source(param.name).name == "ENVIRONMENT":  # pyright: ignore[reportOptionalMemberAccess]  # None only for unknown names
@@ -158,10 +160,16 @@ def _split(ctx: typer.Context, param: Any, value: Any) -> Any:
     return value
 
 
-def _listed(*names: str, help: str, metavar: str = "TEXT", panel: str | None = None) -> Any:
+def _list_option(*names: str, help: str, metavar: str = "TEXT", panel: str | None = None) -> Any:
     variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).lstrip("-").upper().replace("-", "_")
     return typer.Option(
-        *names, help=help, envvar=variable, callback=_split, metavar=metavar, show_envvar=False, rich_help_panel=panel
+        *names,
+        help=help,
+        envvar=variable,
+        callback=_split_env_list,
+        metavar=metavar,
+        show_envvar=False,
+        rich_help_panel=panel,
     )
 
 
@@ -180,12 +188,12 @@ Datasets = Annotated[
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
 Models = Annotated[
-    list[str] | None, _listed("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
+    list[str] | None, _list_option("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
 ]
 Gateways = Annotated[
-    list[str] | None, _listed("-g", "--gateway", help="Ask every -m that names no gateway here.", panel=WHAT)
+    list[str] | None, _list_option("-g", "--gateway", help="Ask every -m that names no gateway here.", panel=WHAT)
 ]
-Config = Annotated[
+ConfigOption = Annotated[
     Path | None, _option("-c", "--config", help="Configuration; default: convbatch.toml here.", panel=WHAT)
 ]
 Concurrency = Annotated[
@@ -209,7 +217,7 @@ FailUnder = Annotated[
     str | None,
     _option("--fail-under", metavar="RATE", help="Exit 1 when a target passes less of its dialogues, e.g. 0.95."),
 ]
-Judge = Annotated[
+JudgeOption = Annotated[
     str | None,
     _option("--judge", metavar="MODEL@GATEWAY", help="Ask this model about replies whose checks are an llm_rubric."),
 ]
@@ -239,7 +247,7 @@ def run_command(
     dataset: Datasets,
     model: Models = None,
     gateway: Gateways = None,
-    config: Config = None,
+    config: ConfigOption = None,
     out: Annotated[
         Path | None,
         _option("-o", "--out", help="An absent or empty folder; default results/<time>-<name>.", panel=OUTPUT),
@@ -255,8 +263,10 @@ def run_command(
     limit: Annotated[
         int | None, _option("-n", "--limit", min=1, help="The first N dialogues after --id and --tag.", panel=WHAT)
     ] = None,
-    ids: Annotated[list[str] | None, _listed("--id", help="Only this dialogue (globs allowed).", panel=WHAT)] = None,
-    tags: Annotated[list[str] | None, _listed("--tag", help="Only dialogues with this tag.", panel=WHAT)] = None,
+    ids: Annotated[
+        list[str] | None, _list_option("--id", help="Only this dialogue (globs allowed).", panel=WHAT)
+    ] = None,
+    tags: Annotated[list[str] | None, _list_option("--tag", help="Only dialogues with this tag.", panel=WHAT)] = None,
     history: Annotated[
         str | None,
         _option("--history", help="Whose words are the model's: live, script or last; default live.", panel=WHAT),
@@ -270,14 +280,14 @@ def run_command(
         int | None, _option("--thinking-budget", min=-1, help="Thinking tokens; -1 = dynamic (gemini).", panel=WHAT)
     ] = None,
     param: Annotated[
-        list[str] | None, _listed("-p", "--param", help="a.b=value into the request body.", panel=WHAT)
+        list[str] | None, _list_option("-p", "--param", help="a.b=value into the request body.", panel=WHAT)
     ] = None,
     max_attempts: MaxAttempts = None,
     attempt_timeout: AttemptTimeout = None,
     deadline: Deadline = None,
     max_cost: MaxCost = None,
     fail_under: FailUnder = None,
-    judge: Judge = None,
+    judge: JudgeOption = None,
     reuse: Annotated[
         str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
     ] = None,
@@ -293,7 +303,7 @@ def run_command(
     """
     from convbatch.session import prepare
 
-    asked = prepare.RunOptions(
+    options = prepare.RunOptions(
         datasets=tuple(dataset),
         models=tuple(model or ()),
         gateways=tuple(gateway or ()),
@@ -314,8 +324,8 @@ def run_command(
         thinking_budget=thinking_budget,
         params=tuple(param or ()),
         max_attempts=max_attempts,
-        attempt_timeout_s=prepare.seconds(attempt_timeout, "--attempt-timeout"),
-        deadline_s=prepare.seconds(deadline, "--deadline"),
+        attempt_timeout_s=prepare.parse_seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=prepare.parse_seconds(deadline, "--deadline"),
         reuse=reuse,
         max_cost=max_cost,
         fail_under=fail_under,
@@ -325,12 +335,12 @@ def run_command(
         from_environment=_from_environment(ctx),
     )
     if dry_run:
-        from convbatch.cli.dry_run import rehearse
+        from convbatch.cli.dry_run import print_dry_run
 
-        raise typer.Exit(rehearse(asked))
-    from convbatch.cli.run import start
+        raise typer.Exit(print_dry_run(options))
+    from convbatch.cli.run import run
 
-    raise typer.Exit(start(asked))
+    raise typer.Exit(run(options))
 
 
 @app.command()
@@ -361,15 +371,15 @@ def resume(
     """
     from convbatch.session import prepare
 
-    asked = prepare.ResumeOptions(
+    options = prepare.ResumeOptions(
         run=run,
         concurrency=concurrency,
         rpm=rpm,
         tpm=tpm,
         rpd=rpd,
         max_attempts=max_attempts,
-        attempt_timeout_s=prepare.seconds(attempt_timeout, "--attempt-timeout"),
-        deadline_s=prepare.seconds(deadline, "--deadline"),
+        attempt_timeout_s=prepare.parse_seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=prepare.parse_seconds(deadline, "--deadline"),
         retry_errors=not no_retry_errors,
         salvage=salvage,
         max_cost=max_cost,
@@ -377,9 +387,9 @@ def resume(
         env_file=env_file,
         from_environment=_from_environment(ctx),
     )
-    from convbatch.cli.run import go_on
+    from convbatch.cli.run import resume
 
-    raise typer.Exit(go_on(asked))
+    raise typer.Exit(resume(options))
 
 
 def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
@@ -401,9 +411,9 @@ def validate(
 
     Example: convbatch validate datasets/quickstart.jsonl
     """
-    from convbatch.cli.validate import validation
+    from convbatch.cli.validate import run_validate
 
-    raise typer.Exit(validation(dataset, as_json=json))
+    raise typer.Exit(run_validate(dataset, as_json=json))
 
 
 @app.command()
@@ -425,16 +435,16 @@ def convert(
     from convbatch.dataset.selection import convert as rewrite
 
     written = rewrite(source, out, from_format=from_format, reference=reference)
-    _say(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
+    _log_text(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 
-def _loaded(run: str) -> Run:
+def _load_run(run: str) -> Run:
     from convbatch.cli.show import state_notes
     from convbatch.results.run import load
 
     loaded = load(run)
     for note in state_notes(loaded):
-        _say(note)
+        _log_text(note)
     return loaded
 
 
@@ -456,15 +466,15 @@ def table(
     """
     from convbatch.cli import show
 
-    loaded = _loaded(run)
+    loaded = _load_run(run)
     if out is not None:
         from convbatch.results.export import write_table
 
         write_table(loaded.turn_rows() if wide is None else loaded.wide_rows(wide), out)
     elif wide is None:
-        show.table(loaded)
+        show.print_table(loaded)
     else:
-        show.wide(loaded, wide)
+        show.print_wide(loaded, wide)
 
 
 @app.command()
@@ -478,8 +488,8 @@ def check(
         ),
     ] = None,
     fail_under: FailUnder = None,
-    judge: Judge = None,
-    config: Config = None,
+    judge: JudgeOption = None,
+    config: ConfigOption = None,
     concurrency: Concurrency = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
@@ -491,7 +501,7 @@ def check(
 
     Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
     """
-    from convbatch.cli.check import judge_again
+    from convbatch.cli.check import run_check
     from convbatch.session.judge import JudgeOptions
 
     asking = None
@@ -506,7 +516,7 @@ def check(
             progress=not no_progress,
             env_file=env_file,
         )
-    raise typer.Exit(judge_again(run, tuple(dataset or ()), fail_under=fail_under, asking=asking))
+    raise typer.Exit(run_check(run, tuple(dataset or ()), fail_under=fail_under, asking=asking))
 
 
 @app.command(name="show")
@@ -525,8 +535,8 @@ def show_command(
     """
     from convbatch.cli import show
 
-    if not show.transcript(_loaded(run), dialogue, failed=failed, target=target):
-        _say("nothing to show: no turn is an error or pending")
+    if not show.print_transcript(_load_run(run), dialogue, failed=failed, target=target):
+        _log_text("nothing to show: no turn is an error or pending")
 
 
 @app.command()
@@ -572,7 +582,7 @@ def report(
     from convbatch.reporting.report import DEFAULT_BY, grouping, sections
 
     for path in out or ():
-        reporting_render.check_ending(path)
+        reporting_render.check_suffix(path)
     keys = grouping(by or DEFAULT_BY)
     told = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
     for path in out or ():
@@ -617,17 +627,19 @@ def compare(
     Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator
     """
     from convbatch.comparison import render as comparison_render
-    from convbatch.comparison.compare import Rules, compare_runs
-    from convbatch.console.text import printable_json, reader_may_leave
+    from convbatch.comparison.compare import ComparisonRules, compare_runs
+    from convbatch.console.text import ignoring_broken_pipe, printable_json
     from convbatch.reporting import render as reporting_render
 
     for path in out or ():
-        reporting_render.check_ending(path, comparison_render.ENDINGS)
-    rules = Rules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on))
+        reporting_render.check_suffix(path, comparison_render.COMPARISON_SUFFIXES)
+    rules = ComparisonRules(
+        metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on)
+    )
     told = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
     for path in out or ():
         comparison_render.write_comparison(told, path)
-    with reader_may_leave():
+    with ignoring_broken_pipe():
         if json:
             typer.echo(printable_json(comparison_render.to_json(told).decode()), nl=False)
         else:
@@ -643,7 +655,7 @@ def runs() -> None:
     from convbatch.journal.run_folder import list_runs
     from convbatch.results.run import RESULTS
 
-    show.runs(list_runs(RESULTS))
+    show.print_runs(list_runs(RESULTS))
 
 
 @app.command()
@@ -651,16 +663,16 @@ def runs() -> None:
 def doctor(
     gateway: Gateways = None,
     model: Models = None,
-    config: Config = None,
+    config: ConfigOption = None,
     env_file: EnvFile = None,
 ) -> None:
     """Check configuration and keys, list a gateway's models; with -m ask for at most 16 tokens.
 
     Example: convbatch doctor -g google
     """
-    from convbatch.cli.doctor import examine
+    from convbatch.cli.doctor import run_doctor
 
-    raise typer.Exit(examine(tuple(gateway or ()), tuple(model or ()), config=config, env_file=env_file))
+    raise typer.Exit(run_doctor(tuple(gateway or ()), tuple(model or ()), config=config, env_file=env_file))
 
 
 @app.command()
@@ -685,7 +697,7 @@ def simulate(
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
-    from convbatch.session.prepare import seconds
+    from convbatch.session.prepare import parse_seconds
     from convbatch.simulator.fault_script import FaultError
     from convbatch.simulator.limits import LimitModel
     from convbatch.simulator.replies import ScriptError
@@ -697,7 +709,7 @@ def simulate(
     try:
         serve(
             port=port,
-            latency_s=0.0 if latency == "0" else seconds(latency, "--latency") or 0.0,
+            latency_s=0.0 if latency == "0" else parse_seconds(latency, "--latency") or 0.0,
             rpm=rpm,
             tpm=tpm,
             rpd=rpd,

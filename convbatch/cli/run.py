@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from convbatch.checks.builtin import missing_checks
-from convbatch.config.gateways import Target, in_flight
-from convbatch.console.text import drop_output, say
+from convbatch.config.gateways import Target, max_in_flight
+from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.exit_codes import ExitCode, worst
-from convbatch.journal.run_folder import RunFolder, typed
-from convbatch.results.quality_gate import gate_of
-from convbatch.session.judge import judge_not_asked, judging_after
-from convbatch.session.prepare import ResumeOptions, RunOptions, changed_sources, for_resume, for_run
-from convbatch.session.session import Ending, Sitting, play
+from convbatch.journal.run_folder import RunFolder, shell_quote
+from convbatch.results.quality_gate import evaluate_gate
+from convbatch.session.judge import judge_not_asked, prepare_judging_after
+from convbatch.session.prepare import ResumeOptions, RunOptions, changed_sources, prepare_resume, prepare_run
+from convbatch.session.session import SessionResult, SessionSpec, run_session
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import Limits
-    from convbatch.engine.runner import Rules
+    from convbatch.engine.runner import RunRules
     from convbatch.pricing import Money
     from convbatch.results.run import Run
 
@@ -34,98 +34,101 @@ REASONS_SHOWN = 3
 _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 
-def start(options: RunOptions) -> ExitCode:
+def run(options: RunOptions) -> ExitCode:
     """`convbatch run`: the exit code."""
-    sitting = for_run(options)
-    _say([*plan_lines(sitting, options), f"  folder: {_shown(sitting.folder)}"])
-    return _finish(sitting)
+    spec = prepare_run(options)
+    _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
+    return _finish(spec)
 
 
-def go_on(options: ResumeOptions) -> ExitCode:
+def resume(options: ResumeOptions) -> ExitCode:
     """`convbatch resume`: the exit code."""
-    sitting = for_resume(options)
-    head = f"resuming {_shown(sitting.folder)}: {count_of(sitting.meta['planned']['rows'], 'row')} in all"
-    _say([head, *_way_lines(sitting, options.from_environment)])
-    for path in changed_sources(sitting.meta):
-        _say(
+    spec = prepare_resume(options)
+    head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.meta['planned']['rows'], 'row')} in all"
+    _log_lines([head, *_endpoint_lines(spec, options.from_environment)])
+    for path in changed_sources(spec.meta):
+        _log_lines(
             [
                 f"note: {path} has changed since this run copied it; the run goes on with its copy",
-                f"      for the new content: convbatch run {typed(Path(path))} --reuse {_shown(sitting.folder)}",
+                f"      for the new content: convbatch run {shell_quote(Path(path))} "
+                f"--reuse {_display_folder(spec.folder)}",
             ]
         )
-    return _finish(sitting)
+    return _finish(spec)
 
 
-def _finish(sitting: Sitting) -> ExitCode:
+def _finish(spec: SessionSpec) -> ExitCode:
     """Play a sitting and its judge, print what came of it; return the exit code.
 
     Once `play` has returned, replies may have been paid for: whatever goes wrong from then on is printed beside the
     tables and never instead of them.
     """
     try:
-        ending = play(sitting)
+        result = run_session(spec)
     except JournalError as error:  # nothing was sent
-        _complain(error)
+        _log_error(error)
         return ExitCode.JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply: between them it is the runner's
-        _say(["interrupted; what is open can be finished with:", f"  convbatch resume {_shown(sitting.folder)}"])
+        _log_lines(
+            ["interrupted; what is open can be finished with:", f"  convbatch resume {_display_folder(spec.folder)}"]
+        )
         return ExitCode.INTERRUPTED
-    judging = _judged(sitting, ending)
-    endings = [ending] if judging is None else [ending, judging]
-    for bug in [bug for one in endings for bug in one.bugs][:3]:
-        _say([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
-    if ending.error is not None:
-        _complain(ending.error)
-    with _no_hangup() if endings[-1].reason == "interrupted" else nullcontext():
-        code, left = _closing_table(sitting)
+    judge_result = _run_judge(spec, result)
+    results = [result] if judge_result is None else [result, judge_result]
+    for bug in [bug for one in results for bug in one.bugs][:3]:
+        _log_lines([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
+    if result.error is not None:
+        _log_error(result.error)
+    with _ignore_hangup() if results[-1].reason == "interrupted" else nullcontext():
+        code, remaining = _closing_table(spec)
     # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished,
     # and of a journal that somebody else has shortened it does not know.
-    left = left or Left(ending.open_turns, 0)
-    _say(_last_words(sitting, endings, left))
-    return worst(*(one.exit_code for one in endings), code, ExitCode.INCOMPLETE if left.open else ExitCode.OK)
+    remaining = remaining or Remaining(result.open_turns, 0)
+    _log_lines(_closing_lines(spec, results, remaining))
+    return worst(*(one.exit_code for one in results), code, ExitCode.INCOMPLETE if remaining.open else ExitCode.OK)
 
 
-def _judged(sitting: Sitting, ending: Ending) -> Ending | None:
+def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None:
     """Ask the judge of a run about its replies; None where there is none to ask."""
     try:
-        judging = judging_after(sitting, ending)
-        if judging is None:
+        judge_spec = prepare_judging_after(spec, result)
+        if judge_spec is None:
             return None
-        _say(judge_lines(judging))
-        judged = play(judging)
+        _log_lines(judge_lines(judge_spec))
+        judged = run_session(judge_spec)
     except KeyboardInterrupt:
-        return Ending(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
+        return SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     except ConvbatchError as error:
         judged = judge_not_asked(error)
     if judged.error is not None:
-        _say(judge_error_lines(sitting, judged.error))
+        _log_lines(judge_error_lines(spec, judged.error))
     else:
-        _say(unasked_lines(judged))
+        _log_lines(unused_judge_lines(judged))
     return judged
 
 
-def judge_error_lines(sitting: Sitting, error: ConvbatchError) -> list[str]:
+def judge_error_lines(spec: SessionSpec, error: ConvbatchError) -> list[str]:
     """What kept the judge of a run from being asked about all its replies."""
-    judge = sitting.meta["options"].get("judge")
+    judge = spec.meta["options"].get("judge")
     return [f"note: the judge {judge} could not be asked; the replies are kept", *_complaints(error)]
 
 
-def unasked_lines(ending: Ending) -> list[str]:
+def unused_judge_lines(result: SessionResult) -> list[str]:
     """What is said where a judge was named for nothing."""
-    return [] if ending.rows else ["note: the judge has nothing to judge: no reply that came has an llm_rubric check"]
+    return [] if result.rows else ["note: the judge has nothing to judge: no reply that came has an llm_rubric check"]
 
 
-def judge_lines(judging: Sitting) -> list[str]:
+def judge_lines(judge_spec: SessionSpec) -> list[str]:
     """Who is asked for an opinion, and where."""
-    judge = judging.targets[0]
-    lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judging)}"]
-    if judging.max_cost is not None:
-        lines.append(f"  at most {judging.max_cost} in all, what the run has spent included")
+    judge = judge_spec.targets[0]
+    lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judge_spec)}"]
+    if judge_spec.max_cost is not None:
+        lines.append(f"  at most {judge_spec.max_cost} in all, what the run has spent included")
     return lines
 
 
 @contextmanager
-def _no_hangup() -> Generator[None]:
+def _ignore_hangup() -> Generator[None]:
     """A terminal that closes says so twice; the second time shall not cost the table."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -134,7 +137,7 @@ def _no_hangup() -> Generator[None]:
         signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
 
 
-class Left(NamedTuple):
+class Remaining(NamedTuple):
     """What a `resume` would ask."""
 
     open: int
@@ -142,7 +145,7 @@ class Left(NamedTuple):
     """Skipped because an earlier turn failed."""
 
 
-def _closing_table(sitting: Sitting) -> tuple[ExitCode, Left | None]:
+def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
     """Write `turns.parquet` and print the table a target; the exit code of that, and what is left to ask."""
     from convbatch.cli import show
     from convbatch.results.judge_costs import judge_totals
@@ -151,34 +154,36 @@ def _closing_table(sitting: Sitting) -> tuple[ExitCode, Left | None]:
     code, left = ExitCode.OK, None
     try:
         try:
-            write_turns(sitting.folder)
+            write_turns(spec.folder)
         except JournalError as error:
-            _complain(error)
-            _say(["the journal is whole: any reader rebuilds the table from it"])
+            _log_error(error)
+            _log_lines(["the journal is whole: any reader rebuilds the table from it"])
             code = worst(code, ExitCode.JOURNAL)
-        run = load(sitting.folder.path)
+        run = load(spec.folder.path)
         totals = run.summary()
-        left = Left(sum(total.pending + total.error for total in totals), 0)
-        show.summary(totals)
-        show.lines([str(total) for total in judge_totals(run)])
-        fail_under = sitting.meta["options"].get("fail_under")
+        left = Remaining(sum(total.pending + total.error for total in totals), 0)
+        show.print_summary(totals)
+        show.print_lines([str(total) for total in judge_totals(run)])
+        fail_under = spec.meta["options"].get("fail_under")
         if fail_under is not None:
-            gate = gate_of(totals, fail_under)
-            _say(gate.lines)
-            code = worst(code, _GATE[gate.passed])
+            quality_gate = evaluate_gate(totals, fail_under)
+            _log_lines(quality_gate.lines)
+            code = worst(code, _GATE[quality_gate.passed])
         if any(total.error for total in totals):
-            _say(_failure_lines(run))
+            _log_lines(_failure_lines(run))
             if any(total.skipped for total in totals):
-                left = left._replace(behind_errors=_behind_errors(run))
+                left = left._replace(behind_errors=_count_behind_errors(run))
     except KeyboardInterrupt:
-        _say(["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"])
+        _log_lines(
+            ["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"]
+        )
         code = worst(code, ExitCode.INTERRUPTED)
     except OSError as error:
         drop_output()
         if not isinstance(error, BrokenPipeError):
-            _say([f"the closing table could not be printed: {error.strerror}"])
+            _log_lines([f"the closing table could not be printed: {error.strerror}"])
     except ConvbatchError as error:  # somebody else was at the folder meanwhile
-        _complain(error)
+        _log_error(error)
         code = worst(code, ExitCode.JOURNAL)
     return code, left
 
@@ -195,10 +200,10 @@ def _failure_lines(run: Run) -> list[str]:
             words.setdefault((target, kind), " ".join((text or "").split())[:160])
     common = [(target, kind, count) for (target, kind), count in counts.most_common(REASONS_SHOWN)]
     lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {words[target, kind]}" for target, kind, n in common]
-    return [*lines, f"see them all: convbatch show {_shown(run.folder)} --failed"]
+    return [*lines, f"see them all: convbatch show {_display_folder(run.folder)} --failed"]
 
 
-def _behind_errors(run: Run) -> int:
+def _count_behind_errors(run: Run) -> int:
     """Turns skipped behind a failed one: they are not open, but `resume` asks them, too."""
     from convbatch.results.run import read_rows
 
@@ -225,7 +230,7 @@ class Planned(Protocol):
         ...
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> RunRules:
         """How it is played."""
         ...
 
@@ -239,7 +244,7 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
     targets = count_of(len(planned.targets), "target")
     rows = count_of(meta["planned"]["rows"], "row")
     lines = [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
-    lines += _way_lines(planned, options.from_environment)
+    lines += _endpoint_lines(planned, options.from_environment)
     if meta["config"] is None and not options.models:
         lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
     if meta["checks"]:
@@ -254,23 +259,23 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
     return lines
 
 
-def _way_lines(sitting: Planned, from_environment: Sequence[str]) -> list[str]:
+def _endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[str]:
     """Where requests go, under which limits, and what the environment had to say."""
-    lines = [f"  {target.name}: {_target_line(target, sitting)}" for target in sitting.targets]
-    for target in sitting.targets:
+    lines = [f"  {target.name}: {_target_line(target, session)}" for target in session.targets]
+    for target in session.targets:
         if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
             lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
-    if sitting.max_cost is not None:
-        lines.append(f"  at most {sitting.max_cost} in all: the worst case of a call is set aside before it leaves")
+    if session.max_cost is not None:
+        lines.append(f"  at most {session.max_cost} in all: the worst case of a call is set aside before it leaves")
     if from_environment:
         lines.append(f"  options from the environment: {', '.join(from_environment)}")
     return lines
 
 
-def _target_line(target: Target, sitting: Planned) -> str:
+def _target_line(target: Target, session: Planned) -> str:
     gateway = target.gateway
     parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
-    parts.append(f"up to {in_flight(gateway.limits, sitting.rules.concurrency)} in flight")
+    parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")
     parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
     return ", ".join(parts)
 
@@ -282,57 +287,59 @@ def _limits_text(limits: Limits) -> str:
     return ", ".join(parts)
 
 
-def _last_words(sitting: Sitting, endings: Sequence[Ending], left: Left) -> list[str]:
-    shown = _shown(sitting.folder)
-    ending = endings[-1]
-    lines = [f"{target} is parked: {reason}" for one in endings for target, reason in one.parked.items()]
+def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
+    shown = _display_folder(spec.folder)
+    result = results[-1]
+    lines = [f"{target} is parked: {reason}" for one in results for target, reason in one.suspended.items()]
     lines.append(f"run folder: {shown}")
-    questions = _open_questions(ending) if len(endings) > 1 else ""
-    if left.open or questions:
-        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(ending.reason, "")
+    questions = _open_questions(result) if len(results) > 1 else ""
+    if remaining.open or questions:
+        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(result.reason, "")
         more = ""
-        if ending.reason == "budget" and ending.larger_budget is not None:
-            why = f"budget reached ({ending.budget}): "
-            more = f" --max-cost {ending.larger_budget.amount:f}{ending.larger_budget.currency}"
-        lines.append(f"{why}{_what_is_open(sitting, left, questions)}; finish them with:")
+        if result.reason == "budget" and result.larger_budget is not None:
+            why = f"budget reached ({result.budget}): "
+            more = f" --max-cost {result.larger_budget.amount:f}{result.larger_budget.currency}"
+        lines.append(f"{why}{_open_text(spec, remaining, questions)}; finish them with:")
         lines.append(f"  convbatch resume {shown}{more}")
     else:
-        several = len(sitting.targets) > 1
+        several = len(spec.targets) > 1
         lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
     return lines
 
 
-def _open_questions(judged: Ending) -> str:
+def _open_questions(judged: SessionResult) -> str:
     if judged.error is not None and not judged.rows:  # not asked, hence not counted
         return "the questions to the judge are open"
     count = judged.open_turns
-    return f"{count_of(count, 'question')} to the judge {are(count)} open" if count else ""
+    return f"{count_of(count, 'question')} to the judge {be_verb(count)} open" if count else ""
 
 
-def _what_is_open(sitting: Sitting, left: Left, questions: str) -> str:
-    if not left.open:
+def _open_text(spec: SessionSpec, remaining: Remaining, questions: str) -> str:
+    if not remaining.open:
         return questions
-    also = f" and {left.behind_errors} more skipped behind failed ones" if left.behind_errors else ""
-    rows = count_of(sitting.meta["planned"]["rows"], "turn")
-    return f"{left.open} of {rows} {are(left.open)} open{also}" + (f", and {questions}" if questions else "")
+    also = f" and {remaining.behind_errors} more skipped behind failed ones" if remaining.behind_errors else ""
+    rows = count_of(spec.meta["planned"]["rows"], "turn")
+    return f"{remaining.open} of {rows} {be_verb(remaining.open)} open{also}" + (
+        f", and {questions}" if questions else ""
+    )
 
 
-def are(count: int) -> str:
+def be_verb(count: int) -> str:
     """The verb for so many."""
     return "is" if count == 1 else "are"
 
 
-def _shown(folder: RunFolder) -> str:
-    return typed(folder.path)
+def _display_folder(folder: RunFolder) -> str:
+    return shell_quote(folder.path)
 
 
-def _say(lines: Sequence[str]) -> None:
+def _log_lines(lines: Sequence[str]) -> None:
     for line in lines:
-        say(line)
+        log_note(line)
 
 
-def _complain(error: ConvbatchError) -> None:
-    _say(_complaints(error))
+def _log_error(error: ConvbatchError) -> None:
+    _log_lines(_complaints(error))
 
 
 def _complaints(error: ConvbatchError) -> list[str]:

@@ -19,7 +19,7 @@ from convbatch.dataset.selection import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
 from convbatch.journal.run_folder import RunFolder
-from convbatch.pricing import Money, exact, shown_amount
+from convbatch.pricing import Money, display_amount, exact
 from convbatch.results.export import csv_lines
 from convbatch.results.run import Rows, Run, TargetSummary, read_rows, side_by_side
 
@@ -51,62 +51,63 @@ _CAPS = {
 
 def state_notes(run: Run) -> list[str]:
     """What a reader of a run must know beside its rows: damage in the journal, parked targets."""
-    notes = [f"note: {target} is parked: {reason}" for target, reason in run.parked.items()]
+    notes = [f"note: {target} is parked: {reason}" for target, reason in run.suspended.items()]
     if run.damaged_places:
         what = f"note: {run.damaged_places} damaged places in the journal are left out"
         notes.insert(0, f"{what}; `convbatch resume --salvage`")
     return notes
 
 
-def summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = None) -> None:
+def print_summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = None) -> None:
     """The closing table, one line a target, and below it whatever else a reader must know.
 
     Args:
-        summaries: From `tables.summary`.
+        summaries: From `tables.summarise_run`.
         file: Where to print; default stdout.
     """
     console = tables.console(file)
-    table = tables.table("target", *((name, "right") for name in _SUMMARY))
+    table = tables.make_table("target", *((name, "right") for name in _SUMMARY))
     priced = any(total.spent is not None or not total.simulated for total in summaries)
     currencies = {total.currency for total in summaries if total.currency is not None}
     if priced:  # the simulator costs nothing, and a column of dashes says nothing
         table.add_column(
-            tables.text(currencies.copy().pop() if len(currencies) == 1 else "cost", "bold"), justify="right"
+            tables.single_line_text(currencies.copy().pop() if len(currencies) == 1 else "cost", "bold"),
+            justify="right",
         )
     judged = any(total.judged or total.undecided for total in summaries)
     if judged:
-        table.add_column(tables.text("passed", "bold"), justify="right")
+        table.add_column(tables.single_line_text("passed", "bold"), justify="right")
     for total in summaries:
-        cells: list[RenderableType] = [tables.number(cell(total)) for cell in _SUMMARY.values()]
+        cells: list[RenderableType] = [tables.number_text(cell(total)) for cell in _SUMMARY.values()]
         if priced:
             cells.append(_spent(total, len(currencies) > 1))
         if judged:
-            cells.append(tables.text(f"{total.passed:,}/{total.judged:,}"))
-        table.add_row(tables.text(total.target), *cells)
+            cells.append(tables.single_line_text(f"{total.passed:,}/{total.judged:,}"))
+        table.add_row(tables.single_line_text(total.target), *cells)
     console.print(table)
     for note in chain.from_iterable(map(_notes, summaries)):
-        console.print(tables.text(note))
+        console.print(tables.single_line_text(note))
     simulated = [total.target for total in summaries if total.simulated]
     if simulated:
-        console.print(tables.text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
+        console.print(tables.single_line_text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
 
 
-def figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
+def print_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
     """A table of texts and figures; from the third column on it is figures."""
-    grid = tables.table(*headings[:2], *((name, "right") for name in headings[2:]))
+    grid = tables.make_table(*headings[:2], *((name, "right") for name in headings[2:]))
     for row in rows:
-        grid.add_row(*map(tables.text, row))
+        grid.add_row(*map(tables.single_line_text, row))
     tables.console(file).print(grid)
 
 
-def lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
+def print_lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
     """Lines of their own, not wrapped."""
     console = tables.console(file)
     for text in texts:
-        console.print(tables.text(text), soft_wrap=True)
+        console.print(tables.single_line_text(text), soft_wrap=True)
 
 
-def table(run: Run, *, file: IO[str] | None = None) -> None:
+def print_table(run: Run, *, file: IO[str] | None = None) -> None:
     """The rows of a run: the most telling columns on a terminal, all of them as CSV anywhere else."""
     if not _is_terminal(file):
         _print_csv(run.turn_rows(), file)
@@ -120,7 +121,7 @@ def table(run: Run, *, file: IO[str] | None = None) -> None:
     _print_in_chunks(console, names, (_with_reason(row) for row in rows))
 
 
-def wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None:
+def print_wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None:
     """The targets side by side: cut to a few lines a cell on a terminal, whole as CSV anywhere else.
 
     Raises:
@@ -134,14 +135,14 @@ def wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None
     room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(run.targets))
     paired = zip(rows.rows, side_by_side(run.turns_path, "status", run.targets), strict=True)
     while chunk := list(islice(paired, CHUNK_ROWS)):
-        grid = tables.table(*(column.name for column in rows.columns), lines=True)
+        grid = tables.make_table(*(column.name for column in rows.columns), lines=True)
         grid.columns[0].max_width = 20
         for row, statuses in chunk:
-            grid.add_row(*(_cut(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
+            grid.add_row(*(_wide_cell(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
         console.print(grid)
 
 
-def transcript(
+def print_transcript(
     run: Run,
     dialogue_id: str | None = None,
     *,
@@ -168,23 +169,23 @@ def transcript(
         raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, run.targets))
     console = tables.console(file)
     printed = 0
-    for dialogue, voices in _voices(run, dialogue_id):
-        kept = [voice for voice in voices if target in (None, voice.target) and (not failed or voice.has_failed)]
+    for dialogue, columns in _transcripts(run, dialogue_id):
+        kept = [column for column in columns if target in (None, column.target) and (not failed or column.has_failed)]
         if kept:
             _print_dialogue(console, dialogue, kept, run.targets)
             printed += 1
     return printed
 
 
-def runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
+def print_runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
     """Run folders, one a line: state, done of planned, failed, cost, targets. A folder that cannot be read says why."""
     console = tables.console(file)
-    grid = tables.table(
+    grid = tables.make_table(
         "run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), ("cost", "right"), "targets"
     )
     grid.columns[0].no_wrap = grid.columns[5].no_wrap = True
     for folder in folders:
-        grid.add_row(tables.text(folder.name), *_run_cells(folder))
+        grid.add_row(tables.single_line_text(folder.name), *_run_cells(folder))
     console.print(grid)
 
 
@@ -208,13 +209,13 @@ def _lacks_price(total: TargetSummary) -> bool:
 def _spent(total: TargetSummary, with_currency: bool) -> str:
     if total.spent is None:
         return tables.NONE
-    return shown_amount(total.spent) + (f" {total.currency}" if with_currency else "")
+    return display_amount(total.spent) + (f" {total.currency}" if with_currency else "")
 
 
 def _possibly_paid(total: TargetSummary) -> str:
     if total.at_most is None or total.currency is None:
         return f"{total.possibly_paid:,} possibly paid"
-    return f"{total.possibly_paid:,} possibly paid (at most {shown_amount(total.at_most)} {total.currency} more)"
+    return f"{total.possibly_paid:,} possibly paid (at most {display_amount(total.at_most)} {total.currency} more)"
 
 
 def _notes(total: TargetSummary) -> Iterator[str]:
@@ -239,18 +240,20 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         run = Run(folder)
         totals = run.summary()
         state = folder.state(run.meta)
-        parked = run.parked
+        suspended = run.suspended
     except (ConvbatchError, OSError, KeyError) as error:
         reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)
-        return (tables.text("unreadable", "red"), "", "", "", "", tables.text(reason))
+        return (tables.single_line_text("unreadable", "red"), "", "", "", "", tables.single_line_text(reason))
     planned = sum(total.turns for total in totals)
     return (
-        tables.text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
+        tables.single_line_text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
         f"{planned - sum(total.pending for total in totals):,}",
         f"{planned:,}",
         f"{sum(total.error for total in totals):,}",
         _spent_by_currency(totals),
-        tables.text(", ".join(f"{target} (parked)" if target in parked else target for target in run.targets)),
+        tables.single_line_text(
+            ", ".join(f"{target} (parked)" if target in suspended else target for target in run.targets)
+        ),
     )
 
 
@@ -263,10 +266,10 @@ def _spent_by_currency(totals: Sequence[TargetSummary]) -> Text:
         if total.spent is not None and total.currency is not None:
             spent[total.currency] = spent.get(total.currency, Decimal(0)) + total.spent
     lines = [str(Money(amount=spent[currency], currency=currency)) for currency in sorted(spent)]
-    return Text("\n").join(map(tables.text, lines or [tables.NONE]))
+    return Text("\n").join(map(tables.single_line_text, lines or [tables.NONE]))
 
 
-class _Said(NamedTuple):
+class _TurnRow(NamedTuple):
     """One row of the table, as far as a transcript shows it."""
 
     dialogue_index: int
@@ -292,32 +295,32 @@ class _Said(NamedTuple):
     reused_from: str | None
 
 
-class _Voice(NamedTuple):
+class _TranscriptColumn(NamedTuple):
     """What one target said in one repeat of a dialogue."""
 
     target: str
     repeat: int
-    turns: dict[int, _Said]
+    turns: dict[int, _TurnRow]
 
     @property
     def has_failed(self) -> bool:
-        return any(said.status in _FAILED for said in self.turns.values())
+        return any(turn_row.status in _FAILED for turn_row in self.turns.values())
 
 
-def _voices(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_Voice]]]:
+def _transcripts(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
     """Each dialogue with what was said to it; of only one, when it is named."""
     wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
     only = None if wanted is None else ("dialogue_index", wanted)
-    rows = (_Said(*row) for row in read_rows(run.turns_path, _Said._fields, only=only))
-    said = groupby(rows, key=lambda row: row.dialogue_index)
-    due = next(said, None)
+    rows = (_TurnRow(*row) for row in read_rows(run.turns_path, _TurnRow._fields, only=only))
+    turn_row = groupby(rows, key=lambda row: row.dialogue_index)
+    due = next(turn_row, None)
     for index, dialogue in read_copy(run.folder.dataset):
         if due is None:
             return
         if due[0] == index:
             groups = groupby(due[1], key=lambda row: (row.target, row.repeat))
-            yield dialogue, [_Voice(*key, {row.turn: row for row in group}) for key, group in groups]
-            due = next(said, None)
+            yield dialogue, [_TranscriptColumn(*key, {row.turn: row for row in group}) for key, group in groups]
+            due = next(turn_row, None)
 
 
 def _index_of(run: Run, dialogue_id: str) -> int:
@@ -333,12 +336,14 @@ def _index_of(run: Run, dialogue_id: str) -> int:
     raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=hint)
 
 
-def _print_dialogue(console: Console, dialogue: Dialogue, voices: Sequence[_Voice], targets: Sequence[str]) -> None:
+def _print_dialogue(
+    console: Console, dialogue: Dialogue, columns: Sequence[_TranscriptColumn], targets: Sequence[str]
+) -> None:
     from rich.rule import Rule
 
-    voices = sorted(voices, key=lambda voice: (targets.index(voice.target), voice.repeat))
+    columns = sorted(columns, key=lambda column: (targets.index(column.target), column.repeat))
     title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
-    console.print(Rule(tables.text(title, "bold"), align="left", characters="─"))
+    console.print(Rule(tables.single_line_text(title, "bold"), align="left", characters="─"))
     if dialogue.system is not None:
         console.print(_line("system", dialogue.system, "dim"))
     for number, turn in enumerate(dialogue.turns, 1):
@@ -346,60 +351,60 @@ def _print_dialogue(console: Console, dialogue: Dialogue, voices: Sequence[_Voic
         console.print(_line(f"{number} user", turn.user_text + media, "bold"))
         if turn.assistant is not None:
             console.print(_line("  script" if turn.ask else "  given", turn.assistant, "dim"))
-        _print_replies(console, [(voice, voice.turns[number]) for voice in voices if number in voice.turns])
+        _print_replies(console, [(column, column.turns[number]) for column in columns if number in column.turns])
     console.print()
 
 
-def _print_replies(console: Console, replies: Sequence[tuple[_Voice, _Said]]) -> None:
+def _print_replies(console: Console, replies: Sequence[tuple[_TranscriptColumn, _TurnRow]]) -> None:
     if not replies:
         return
     width = (console.width - 2) // len(replies) - 2
     if len(replies) == 1 or width < SIDE_BY_SIDE_WIDTH:
-        for voice, said in replies:
-            console.print(_indented(_reply(voice, said)))
+        for column, turn_row in replies:
+            console.print(_indented(_reply(column, turn_row)))
         return
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in replies:
         grid.add_column(width=width, overflow="fold")
-    grid.add_row(*(_reply(voice, said) for voice, said in replies))
+    grid.add_row(*(_reply(column, turn_row) for column, turn_row in replies))
     console.print(_indented(grid))
 
 
-def _reply(voice: _Voice, said: _Said) -> Text:
+def _reply(column: _TranscriptColumn, turn_row: _TurnRow) -> Text:
     from rich.text import Text
 
-    name = voice.target if voice.repeat == 1 else f"{voice.target} (repeat {voice.repeat})"
-    parts = [tables.text(name, "cyan")]
-    if said.thought:
-        parts.append(tables.text(f"(thought: {len(said.thought):,} characters)", "dim"))
-    if said.reply is not None:
-        parts.append(tables.lines(said.reply))
-    if said.tool_calls is not None:
-        parts.append(tables.text(f"calls {said.tool_calls}"))
-    parts.append(tables.text(_facts(said), _STYLES[said.status]))
+    name = column.target if column.repeat == 1 else f"{column.target} (repeat {column.repeat})"
+    parts = [tables.single_line_text(name, "cyan")]
+    if turn_row.thought:
+        parts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
+    if turn_row.reply is not None:
+        parts.append(tables.multiline_text(turn_row.reply))
+    if turn_row.tool_calls is not None:
+        parts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
+    parts.append(tables.single_line_text(_facts(turn_row), _STYLES[turn_row.status]))
     return Text("\n").join(parts)
 
 
-def _facts(said: _Said) -> str:
+def _facts(turn_row: _TurnRow) -> str:
     """Status, reason, tokens, cost, time: what stands below a reply."""
-    reason = said.finish_reason
-    if reason is not None and said.finish_reason_raw not in (None, reason, reason.upper()):
-        reason = f"{reason} ({said.finish_reason_raw})"
-    given, taken = tables.number(said.input_tokens), tables.number(said.output_tokens)
-    given, taken = tables.number(said.input_tokens), tables.number(said.output_tokens)
-    thinking = f" ({said.reasoning_tokens:,} reasoning)" if said.reasoning_tokens else ""
+    reason = turn_row.finish_reason
+    if reason is not None and turn_row.finish_reason_raw not in (None, reason, reason.upper()):
+        reason = f"{reason} ({turn_row.finish_reason_raw})"
+    given, taken = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
+    given, taken = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
+    thinking = f" ({turn_row.reasoning_tokens:,} reasoning)" if turn_row.reasoning_tokens else ""
     facts = [
-        said.status,
+        turn_row.status,
         reason,
-        ": ".join(part for part in (said.error_kind, said.error_message) if part is not None),
+        ": ".join(part for part in (turn_row.error_kind, turn_row.error_message) if part is not None),
         None if reason is None else f"{given} in, {taken} out{thinking}",
-        None if said.cost is None else f"{shown_amount(exact(said.cost))} {said.currency}",
-        None if said.latency_s is None else f"{tables.number(said.latency_s)} s",
-        f"{said.attempts} attempts" if said.attempts > 1 else None,
-        f"{said.possibly_paid} possibly paid" if said.possibly_paid else None,
-        None if said.reused_from is None else f"reused from {said.reused_from}",
+        None if turn_row.cost is None else f"{display_amount(exact(turn_row.cost))} {turn_row.currency}",
+        None if turn_row.latency_s is None else f"{tables.number_text(turn_row.latency_s)} s",
+        f"{turn_row.attempts} attempts" if turn_row.attempts > 1 else None,
+        f"{turn_row.possibly_paid} possibly paid" if turn_row.possibly_paid else None,
+        None if turn_row.reused_from is None else f"reused from {turn_row.reused_from}",
     ]
     return " · ".join(fact for fact in facts if fact)
 
@@ -413,7 +418,7 @@ def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequ
     while chunk := [[_plain(cell) for cell in row] for row in islice(rows, CHUNK_ROWS)]:
         titles = [headings.get(name, name) for name in names]
         widths = widths or _widths(console.width, names, [titles, *chunk])
-        grid = tables.table(
+        grid = tables.make_table(
             *((title, "right" if name in right else "left") for title, name in zip(titles, names, strict=True))
         )
         for column, width in zip(grid.columns, widths, strict=True):
@@ -421,7 +426,7 @@ def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequ
         grid.show_header = first
         first = False
         for row in chunk:
-            grid.add_row(*map(tables.text, row))
+            grid.add_row(*map(tables.single_line_text, row))
         console.print(grid)
 
 
@@ -454,7 +459,7 @@ def _line(label: str, text: str, style: str) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=9)
     grid.add_column(overflow="fold")
-    grid.add_row(tables.text(label, "dim"), tables.lines(text, style))
+    grid.add_row(tables.single_line_text(label, "dim"), tables.multiline_text(text, style))
     return grid
 
 
@@ -464,13 +469,17 @@ def _indented(content: RenderableType) -> RenderableType:
     return Padding(content, (0, 0, 0, 2), expand=False)
 
 
-def _cut(cell: Any, status: Any, room: int) -> Text:
+def _wide_cell(cell: Any, status: Any, room: int) -> Text:
     """A cell of the wide table; where there is no value, the row's status stands for it."""
     if cell is None:
-        return tables.text(tables.NONE) if status is None else tables.text(f"({status})", _STYLES[status])
+        return (
+            tables.single_line_text(tables.NONE)
+            if status is None
+            else tables.single_line_text(f"({status})", _STYLES[status])
+        )
     text = _plain(cell)
-    return tables.text(text if len(text) <= room else text[: room - 1] + "…")
+    return tables.single_line_text(text if len(text) <= room else text[: room - 1] + "…")
 
 
 def _plain(cell: Any) -> str:
-    return cell if isinstance(cell, str) else tables.number(cell)
+    return cell if isinstance(cell, str) else tables.number_text(cell)

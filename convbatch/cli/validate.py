@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from convbatch.checks.builtin import missing_checks, parsed
-from convbatch.console.text import printable_json, say
+from convbatch.checks.builtin import missing_checks, parse_check
+from convbatch.console.text import log_note, printable_json
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.selection import scan
 from convbatch.dialogue import Dialogue
@@ -20,7 +20,7 @@ from convbatch.exit_codes import ExitCode
 from convbatch.session.progress import ReadingBar
 
 
-def validation(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
+def run_validate(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
     """Print what is wrong with dataset files.
 
     Args:
@@ -41,10 +41,10 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
             if as_json:
                 listed.append(_plain(item))
             else:
-                say(f"error: {item}")
+                log_note(f"error: {item}")
     notes = missing_checks(sorted(named))
     for note in () if as_json else notes:
-        say(note)
+        log_note(note)
     counts = {"dialogues": found.dialogues, "turns": found.turns, "problems": found.problems}
     if not found.problems and not found.dialogues:
         counts["problems"] = 1
@@ -54,13 +54,13 @@ def validation(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
     elif not found.problems:
         print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
     else:
-        say(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
+        log_note(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
     return ExitCode.SETUP if counts["problems"] else ExitCode.OK
 
 
 def _python_checks(dialogue: Dialogue) -> Iterator[str]:
     for checks in (dialogue.checks, *(turn.checks for turn in dialogue.turns)):
-        for check in map(parsed, checks):
+        for check in map(parse_check, checks):
             if check.plain_kind == "python":
                 yield check.argument
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from convbatch.comparison import stats
-from convbatch.comparison.inputs import Matched, Reasons, match
+from convbatch.comparison.inputs import ComparisonInputs, Reasons, load_inputs
 from convbatch.comparison.metrics import (
     METRICS,
     PASS_METRICS,
     RATIO_METRICS,
     Coverage,
-    Measured,
-    Scale,
+    MetricResult,
+    TestLevels,
     coverage,
     measure,
     why_not,
@@ -29,12 +29,12 @@ from convbatch.comparison.metrics import (
 from convbatch.comparison.pairing import (
     CONVERSATION_COLUMNS,
     TURN_COLUMNS,
-    Look,
+    ComparedTurn,
     Pair,
     PairedTurn,
     Pairs,
-    Side,
-    Turn,
+    SampleKey,
+    SideRows,
     mean,
     pair,
 )
@@ -46,21 +46,21 @@ if TYPE_CHECKING:
 
     from convbatch.results.run import Run
 
-Verdict = Literal["regression", "regression-within-margin", "inconclusive", "non-inferior", "improved"]
+ComparisonVerdict = Literal["regression", "regression-within-margin", "inconclusive", "non-inferior", "improved"]
 FailOn = Literal["regression", "inconclusive"]
-One: TypeAlias = "Run | str | Path | tuple[Run | str | Path, str]"
+RunReference: TypeAlias = "Run | str | Path | tuple[Run | str | Path, str]"
 
-MOST_LOST = 0.05
+MAX_LOST = 0.05
 """Of all dialogues, those unmatched or pending; beyond it nothing is concluded."""
 MARGIN, RATIO_MARGIN = 0.02, 0.05
-LEAST_MARGIN = LEAST_ALPHA = 1e-6
-MOST_ALPHA = 0.4
+MIN_MARGIN = MIN_ALPHA = 1e-6
+MAX_ALPHA = 0.4
 """Beyond these nobody asks anything, and the arithmetic runs out of digits."""
-LEAST_OF_A_SLICE = 2
+MIN_SLICE_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class ComparisonRules:
     """What is asked of a comparison.
 
     Raises:
@@ -79,14 +79,14 @@ class Rules:
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric not in METRICS:
             raise SetupError(f"unknown metric {self.metric!r}", hint=did_you_mean(self.metric, METRICS))
-        if self.margin is not None and not LEAST_MARGIN <= self.margin < 1:
+        if self.margin is not None and not MIN_MARGIN <= self.margin < 1:
             raise SetupError(
-                f"--margin must lie between {LEAST_MARGIN:f} and 1, not {self.margin:g}",
+                f"--margin must lie between {MIN_MARGIN:f} and 1, not {self.margin:g}",
                 hint="0.02 accepts 2 points of pass rate less",
             )
-        if not LEAST_ALPHA <= self.alpha <= MOST_ALPHA:
+        if not MIN_ALPHA <= self.alpha <= MAX_ALPHA:
             raise SetupError(
-                f"--alpha must lie between {LEAST_ALPHA:f} and {MOST_ALPHA}, not {self.alpha:g}", hint="0.05 is usual"
+                f"--alpha must lie between {MIN_ALPHA:f} and {MAX_ALPHA}, not {self.alpha:g}", hint="0.05 is usual"
             )
         if self.fail_on not in (None, "regression", "inconclusive"):
             raise SetupError(
@@ -100,7 +100,7 @@ class Rules:
             return self.margin
         return RATIO_MARGIN if is_ratio else MARGIN
 
-    def exit_code(self, verdict: Verdict) -> ExitCode:
+    def exit_code(self, verdict: ComparisonVerdict) -> ExitCode:
         """What the command ends with."""
         if verdict == "regression" or (verdict == "regression-within-margin" and self.strict):
             return ExitCode.FAILED
@@ -111,20 +111,20 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class JudgedMetric:
     """A metric with its verdict."""
 
-    measured: Measured
+    result: MetricResult
     margin: float
     p_adjusted: float | None
     """By Holm over the metrics beside the primary one; that one's own p."""
-    verdict: Verdict
+    verdict: ComparisonVerdict
     coverage: Coverage
 
     @property
     def is_open(self) -> bool:
         """Do too many dialogues tell of it on one side only?"""
-        return self.coverage.lost > MOST_LOST
+        return self.coverage.lost > MAX_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class Slice:
 
     slice: str
     """`tag NAME`, `turn N` or `target NAME`."""
-    measured: Measured
+    result: MetricResult
     p_adjusted: float | None
     """By Benjamini and Hochberg over all slices."""
 
@@ -177,11 +177,11 @@ class Comparison:
 
     base: str
     candidate: str
-    rules: Rules
+    rules: ComparisonRules
     primary: str
-    verdict: Verdict
+    verdict: ComparisonVerdict
     pairs: Pairs
-    judged: Sequence[Judged]
+    judged: Sequence[JudgedMetric]
     parts: Sequence[Slice]
     flips: Sequence[Flip]
     unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -221,8 +221,8 @@ class Comparison:
 
 
 def compare(
-    base: One,
-    candidate: One,
+    base: RunReference,
+    candidate: RunReference,
     *,
     metric: str | None = None,
     margin: float | None = None,
@@ -249,13 +249,15 @@ def compare(
     Raises:
         SetupError: They cannot be compared, or not on this metric.
     """
-    rules = Rules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=fail_on)
+    rules = ComparisonRules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=fail_on)
     return compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
 
 
-def compare_runs(base: One, candidate: One, rules: Rules, *, allow_mismatch: bool = False) -> Comparison:
+def compare_runs(
+    base: RunReference, candidate: RunReference, rules: ComparisonRules, *, allow_mismatch: bool = False
+) -> Comparison:
     """As `compare`, by rules."""
-    return _of_matched(match(base, candidate, allow_mismatch=allow_mismatch), rules)
+    return _compare_inputs(load_inputs(base, candidate, allow_mismatch=allow_mismatch), rules)
 
 
 def compare_frames(
@@ -265,7 +267,7 @@ def compare_frames(
     base_conversations: pd.DataFrame | None = None,
     candidate_conversations: pd.DataFrame | None = None,
     history: tuple[str, str] = ("script", "script"),
-    rules: Rules | None = None,
+    rules: ComparisonRules | None = None,
 ) -> Comparison:
     """Compare frames with (some of) the columns of `run.turns` and `run.conversations`; nothing is refused.
 
@@ -277,14 +279,14 @@ def compare_frames(
         history: How each side's history was made.
         rules: Metric, margin, alpha.
     """
-    sides: list[Side] = [
+    sides: list[SideRows] = [
         (_rows(turns, TURN_COLUMNS), None if told is None else _rows(told, CONVERSATION_COLUMNS))
         for turns, told in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
     ]
-    matched = Matched(
+    matched = ComparisonInputs(
         names=("base", "candidate"), sides=(sides[0], sides[1]), history=history, notes=(), reasons=({}, {})
     )
-    return _of_matched(matched, rules or Rules())
+    return _compare_inputs(matched, rules or ComparisonRules())
 
 
 _DEFAULTS: Mapping[str, Any] = {"repeat": 1, "target": "", "status": "ok", "tags": ()}
@@ -296,16 +298,16 @@ def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ..
     return zip(*cells, strict=True)
 
 
-def _of_matched(matched: Matched, rules: Rules) -> Comparison:
+def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Comparison:
     pairs = pair(*matched.sides, history=matched.history)
     if not pairs.whole and not pairs.pending:
         raise SetupError("the runs have no dialogue in common", hint="both sides must play the same dataset")
-    measured = {name: found for name in METRICS if (found := _measure(name, pairs.whole, rules, name))}
-    primary = _primary(rules, measured, pairs)
-    if primary not in measured:  # everything is pending
-        judged: Sequence[Judged] = ()
+    results = {name: result for name in METRICS if (result := _measure(name, pairs.whole, rules, name))}
+    primary = _primary(rules, results, pairs)
+    if primary not in results:  # everything is pending
+        judged: Sequence[JudgedMetric] = ()
     else:
-        again = {name: found for name in measured if (found := _measure(name, pairs.whole, rules, primary))}
+        again = {name: result for name in results if (result := _measure(name, pairs.whole, rules, primary))}
         judged = _judge(again, primary, rules, pairs)
     return Comparison(
         base=matched.names[0],
@@ -317,26 +319,26 @@ def _of_matched(matched: Matched, rules: Rules) -> Comparison:
         judged=judged,
         parts=_slices(primary, pairs, rules) if judged else (),
         flips=sorted(_flips(pairs, matched.reasons), key=lambda flip: flip.change != "harmful"),
-        unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in measured},
+        unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in results},
         notes=(*matched.notes, *_notes(pairs, judged)),
     )
 
 
 def _measure(
-    metric: str, pairs: Sequence[Pair], rules: Rules, primary: str, turn: int | None = None
-) -> Measured | None:
-    scale = Scale(alpha=rules.alpha, margin=rules.margin_of(metric, primary))
+    metric: str, pairs: Sequence[Pair], rules: ComparisonRules, primary: str, turn: int | None = None
+) -> MetricResult | None:
+    scale = TestLevels(alpha=rules.alpha, margin=rules.margin_of(metric, primary))
     return measure(metric, pairs, scale, turn=turn)
 
 
-def _primary(rules: Rules, measured: Mapping[str, Measured], pairs: Pairs) -> str:
+def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], pairs: Pairs) -> str:
     if not pairs.whole:
         return rules.metric or PASS_METRICS[0]
     wanted = [rules.metric] if rules.metric else PASS_METRICS
     for name in wanted:
-        if name in measured:
+        if name in results:
             return name
-    usable = ", ".join(name for name in METRICS if name in measured)
+    usable = ", ".join(name for name in METRICS if name in results)
     raise SetupError(
         f"{wanted[0]} cannot be compared: {why_not(wanted[0], pairs.whole)}",
         hint=f"compare on something else: --metric with one of {usable}" if usable else "nothing can be compared",
@@ -346,33 +348,37 @@ def _primary(rules: Rules, measured: Mapping[str, Measured], pairs: Pairs) -> st
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def _judge(measured: Mapping[str, Measured], primary: str, rules: Rules, pairs: Pairs) -> list[Judged]:
-    others = [name for name in measured if name != primary]
-    tested = [name for name in others if measured[name].p is not None]
-    adjusted = dict(zip(tested, stats.holm([measured[name].p or 0.0 for name in tested]), strict=True))
-    judged: list[Judged] = []
+def _judge(
+    results: Mapping[str, MetricResult], primary: str, rules: ComparisonRules, pairs: Pairs
+) -> list[JudgedMetric]:
+    others = [name for name in results if name != primary]
+    tested = [name for name in others if results[name].p is not None]
+    adjusted = dict(zip(tested, stats.holm([results[name].p or 0.0 for name in tested]), strict=True))
+    judged: list[JudgedMetric] = []
     for name in (primary, *others):
-        one, margin = measured[name], rules.margin_of(name, primary)
+        one, margin = results[name], rules.margin_of(name, primary)
         p = one.p if name == primary else adjusted.get(name)
-        verdict = verdict_of(one, p, alpha=rules.alpha, margin=margin)
-        told = Judged(measured=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=coverage(name, pairs.whole))
-        judged.append(replace(told, verdict="inconclusive") if told.is_open or pairs.lost > MOST_LOST else told)
+        verdict = decide_verdict(one, p, alpha=rules.alpha, margin=margin)
+        told = JudgedMetric(
+            result=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=coverage(name, pairs.whole)
+        )
+        judged.append(replace(told, verdict="inconclusive") if told.is_open or pairs.lost > MAX_LOST else told)
     return judged
 
 
-def verdict_of(measured: Measured, p: float | None, *, alpha: float, margin: float) -> Verdict:
+def decide_verdict(result: MetricResult, p: float | None, *, alpha: float, margin: float) -> ComparisonVerdict:
     """What a metric says.
 
     Args:
-        measured: With its intervals at `alpha`.
+        result: With its intervals at `alpha`.
         p: Adjusted, where it is one of several.
         alpha: Of the gate.
         margin: Harm that would still be accepted.
     """
-    if measured.ci is None or measured.harm_bound is None or p is None:
+    if result.ci is None or result.harm_bound is None or p is None:
         return "inconclusive"
-    least, most = measured.harms(measured.ci)
-    within = measured.harm_bound <= margin
+    least, most = result.harms(result.ci)
+    within = result.harm_bound <= margin
     if least > 0 and p <= alpha:
         return "regression-within-margin" if within else "regression"
     if most < 0 and p <= alpha:
@@ -383,26 +389,26 @@ def verdict_of(measured: Measured, p: float | None, *, alpha: float, margin: flo
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _slices(primary: str, pairs: Pairs, rules: Rules) -> list[Slice]:
+def _slices(primary: str, pairs: Pairs, rules: ComparisonRules) -> list[Slice]:
     tags = sorted({tag for one in pairs.whole for tag in one.tags})
     numbers = sorted({turn.number for one in pairs.whole for turn in one.turns})
     of_a_turn = "turn_pass" if primary == "dialogue_pass" else primary
-    found: list[tuple[str, Measured | None]] = []
+    results: list[tuple[str, MetricResult | None]] = []
     for tag in tags:
         chosen = [one for one in pairs.whole if tag in one.tags]
-        found.append((f"tag {tag}", _measure(primary, chosen, rules, primary)))
-    targets = sorted({look[0] for one in pairs.whole for look in one.base.looks})
+        results.append((f"tag {tag}", _measure(primary, chosen, rules, primary)))
+    targets = sorted({sample[0] for one in pairs.whole for sample in one.base.samples})
     for target in targets if len(targets) > 1 else ():
-        found.append(
+        results.append(
             (f"target {target}", _measure(primary, [p.of_target(target) for p in pairs.whole], rules, primary))
         )
     for number in numbers if len(numbers) > 1 else ():
-        found.append((f"turn {number}", _measure(of_a_turn, pairs.whole, rules, primary, number)))
-    shown = [(name, one) for name, one in found if one is not None and one.dialogues >= LEAST_OF_A_SLICE]
+        results.append((f"turn {number}", _measure(of_a_turn, pairs.whole, rules, primary, number)))
+    shown = [(name, one) for name, one in results if one is not None and one.dialogues >= MIN_SLICE_SIZE]
     tested = [name for name, one in shown if one.p is not None]
     adjusted = stats.benjamini_hochberg([one.p for _, one in shown if one.p is not None])
     of_name = dict(zip(tested, adjusted, strict=True))
-    return [Slice(slice=name, measured=one, p_adjusted=of_name.get(name)) for name, one in shown]
+    return [Slice(slice=name, result=one, p_adjusted=of_name.get(name)) for name, one in shown]
 
 
 def _flips(pairs: Pairs, reasons: tuple[Reasons, Reasons]) -> Iterator[Flip]:
@@ -420,17 +426,19 @@ def _flips(pairs: Pairs, reasons: tuple[Reasons, Reasons]) -> Iterator[Flip]:
 def _flip(
     dialogue: str,
     turn: int | None,
-    base: Mapping[Look, Any],
-    candidate: Mapping[Look, Any],
+    base: Mapping[SampleKey, Any],
+    candidate: Mapping[SampleKey, Any],
     strictly: bool,
     reasons: tuple[Reasons, Reasons],
 ) -> Flip | None:
-    first, second = (mean(look.passed for look in looks.values()) for looks in (base, candidate))
+    first, second = (mean(sample.passed for sample in samples.values()) for samples in (base, candidate))
     if first is None or second is None or first == second:
         return None
-    shown = next((look for look in base if look in candidate and base[look].passed != candidate[look].passed), None)
-    one, other = (next(iter(looks.values())) if shown is None else looks[shown] for looks in (base, candidate))
-    said = [one.reply, other.reply, one.user] if isinstance(one, Turn) else [None, None, None]
+    shown = next(
+        (sample for sample in base if sample in candidate and base[sample].passed != candidate[sample].passed), None
+    )
+    one, other = (next(iter(samples.values())) if shown is None else samples[shown] for samples in (base, candidate))
+    said = [one.reply, other.reply, one.user] if isinstance(one, ComparedTurn) else [None, None, None]
     return Flip(
         dialogue=dialogue,
         turn=turn,
@@ -448,39 +456,39 @@ def _flip(
     )
 
 
-def _notes(pairs: Pairs, judged: Sequence[Judged]) -> Iterator[str]:
-    if pairs.lost > MOST_LOST:
+def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
+    if pairs.lost > MAX_LOST:
         yield (
             f"{pairs.lost:.0%} of the dialogues are unmatched or pending: nothing is concluded from the rest "
             "(`convbatch resume` finishes a run)"
         )
     for one in judged:
-        missing = len(pairs.whole) - one.measured.dialogues
+        missing = len(pairs.whole) - one.result.dialogues
         if one.is_open:
             yield (
-                f"{one.measured.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
+                f"{one.result.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
                 "one side only, in part or whole: nothing is concluded from the rest"
             )
         elif missing:
-            yield f"{one.measured.metric} leaves out {missing} of {len(pairs.whole)} dialogues that do not have it"
-        if one.measured.draws is not None:
-            yield f"{one.measured.metric}: p is from {one.measured.draws:,} random sign flips with a fixed seed"
+            yield f"{one.result.metric} leaves out {missing} of {len(pairs.whole)} dialogues that do not have it"
+        if one.result.draws is not None:
+            yield f"{one.result.metric}: p is from {one.result.draws:,} random sign flips with a fixed seed"
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def metric_record(one: Judged) -> dict[str, Any]:
+def metric_record(one: JudgedMetric) -> dict[str, Any]:
     """A metric with the keys of `--json`."""
-    record = _measured_record(one.measured)
-    judged = {"margin": one.margin, "p_adjusted": _told(one.p_adjusted), "verdict": one.verdict}
+    record = _result_record(one.result)
+    judged = {"margin": one.margin, "p_adjusted": _to_json_value(one.p_adjusted), "verdict": one.verdict}
     return {**record, "uneven": one.coverage.uneven, **judged}
 
 
 def slice_record(one: Slice) -> dict[str, Any]:
     """A slice with the keys of `--json`."""
-    record = _measured_record(one.measured)
-    return {"slice": one.slice, **record, "p_adjusted": _told(one.p_adjusted), "exploratory": True}
+    record = _result_record(one.result)
+    return {"slice": one.slice, **record, "p_adjusted": _to_json_value(one.p_adjusted), "exploratory": True}
 
 
 def flip_record(one: Flip) -> dict[str, Any]:
@@ -488,30 +496,30 @@ def flip_record(one: Flip) -> dict[str, Any]:
     return {name: getattr(one, name) for name in Flip.__slots__}
 
 
-def _measured_record(one: Measured) -> dict[str, Any]:
+def _result_record(one: MetricResult) -> dict[str, Any]:
     record: dict[str, Any] = {
-        name: _told(getattr(one, name))
-        for name in Measured.__slots__
+        name: _to_json_value(getattr(one, name))
+        for name in MetricResult.__slots__
         if name not in ("one_sided", "ratio") or (name == "ratio" and one.is_ratio)
     }
-    return {**record, "harm_bound": _told(one.harm_bound)}
+    return {**record, "harm_bound": _to_json_value(one.harm_bound)}
 
 
-def _told(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """As it stands in JSON: intervals as lists, numbers without the noise of the last bits."""
     if isinstance(value, tuple):
-        return [_told(limit) for limit in value]
+        return [_to_json_value(limit) for limit in value]
     return round(value, 12) if isinstance(value, float) else value
 
 
 def _turn_record(one: Pair, turn: PairedTurn) -> dict[str, Any]:
     record: dict[str, Any] = {"dialogue": one.dialogue, "turn": turn.number, "strictly_paired": turn.strictly}
-    for name, looks in (("base", turn.base), ("candidate", turn.candidate)):
-        record[f"{name}_repeats"] = len(looks)
-        record[f"{name}_failed"] = sum(look.status in ("error", "skipped") for look in looks.values())
-        record[f"{name}_pass"] = mean(look.passed for look in looks.values())
+    for name, samples in (("base", turn.base), ("candidate", turn.candidate)):
+        record[f"{name}_repeats"] = len(samples)
+        record[f"{name}_failed"] = sum(sample.status in ("error", "skipped") for sample in samples.values())
+        record[f"{name}_pass"] = mean(sample.passed for sample in samples.values())
         for value in ("score", "input_tokens", "output_tokens", "cost", "latency_s"):
-            record[f"{name}_{value}"] = mean(getattr(look, value) for look in looks.values())
+            record[f"{name}_{value}"] = mean(getattr(sample, value) for sample in samples.values())
     return record
 
 

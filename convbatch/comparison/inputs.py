@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from convbatch.checks.builtin import NEEDS_A_JUDGE
-from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, Side
+from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, SideRows
 from convbatch.dialogue import SETTING_NAMES
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.run_folder import find_run
-from convbatch.results.conversations import judge_of, scripts
+from convbatch.results.conversations import current_judge, dialogues_with_checks
 from convbatch.results.run import CONVERSATIONS, RESULTS, Run, load, read_rows
 
 if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
 
-EXAMPLES = 3
+MAX_EXAMPLES = 3
 """Dialogues named where many differ."""
 
 
@@ -32,12 +32,12 @@ Reasons: TypeAlias = Mapping[tuple[str, str, int, int | None], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matched:
+class ComparisonInputs:
     """Two sides that may be compared."""
 
     names: tuple[str, str]
     """Run and target."""
-    sides: tuple[Side, Side]
+    sides: tuple[SideRows, SideRows]
     history: tuple[str, str]
     notes: Sequence[str]
     """In what the sides differ, beside what is compared."""
@@ -45,7 +45,7 @@ class Matched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
+class _SelectedRun:
     """A run and those of its targets that are meant."""
 
     run: Run
@@ -56,7 +56,7 @@ class _Chosen:
         return f"{self.run.name}:{self.targets[0]}" if len(self.targets) == 1 else self.run.name
 
 
-def match(base: Any, candidate: Any, *, allow_mismatch: bool) -> Matched:
+def load_inputs(base: Any, candidate: Any, *, allow_mismatch: bool) -> ComparisonInputs:
     """Find both runs and hold them against each other.
 
     Args:
@@ -67,7 +67,7 @@ def match(base: Any, candidate: Any, *, allow_mismatch: bool) -> Matched:
     Raises:
         SetupError: No such run or target; several targets whose names differ; or a mismatch.
     """
-    first, second = _chosen(base), _chosen(candidate)
+    first, second = _select_run(base), _select_run(candidate)
     if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
         crowded = first if len(first.targets) > 1 else second
         raise SetupError(
@@ -81,7 +81,7 @@ def match(base: Any, candidate: Any, *, allow_mismatch: bool) -> Matched:
             "these runs did not do the same: " + "; ".join(differences),
             hint="compare runs of the same dataset and history, or say --allow-mismatch to compare what they share",
         )
-    return Matched(
+    return ComparisonInputs(
         names=(first.name, second.name),
         sides=(_side(first), _side(second)),
         history=(first.run.meta["history"], second.run.meta["history"]),
@@ -90,17 +90,17 @@ def match(base: Any, candidate: Any, *, allow_mismatch: bool) -> Matched:
     )
 
 
-def _chosen(one: Any) -> _Chosen:
+def _select_run(one: Any) -> _SelectedRun:
     if isinstance(one, tuple):
         run, target = one
         return _of_target(run if isinstance(run, Run) else load(run), target)
     if isinstance(one, Run):
-        return _Chosen(run=one, targets=one.targets)
-    run, target = _split(str(one))
-    return _Chosen(run=run, targets=run.targets) if target is None else _of_target(run, target)
+        return _SelectedRun(run=one, targets=one.targets)
+    run, target = _split_run_and_target(str(one))
+    return _SelectedRun(run=run, targets=run.targets) if target is None else _of_target(run, target)
 
 
-def _split(text: str) -> tuple[Run, str | None]:
+def _split_run_and_target(text: str) -> tuple[Run, str | None]:
     """`RUN` or `RUN:target`; it splits only where the whole is no run, at the first colon before which there is one."""
     try:
         return load(text), None
@@ -117,13 +117,13 @@ def _split(text: str) -> tuple[Run, str | None]:
         raise error from None
 
 
-def _of_target(run: Run, target: str) -> _Chosen:
+def _of_target(run: Run, target: str) -> _SelectedRun:
     if target not in run.targets:
         raise SetupError(f"run {run.name} has no target {target!r}", hint=did_you_mean(target, run.targets))
-    return _Chosen(run=run, targets=(target,))
+    return _SelectedRun(run=run, targets=(target,))
 
 
-def _side(chosen: _Chosen) -> Side:
+def _side(chosen: _SelectedRun) -> SideRows:
     wanted = set(chosen.targets)
     turns = (row for row in read_rows(chosen.run.turns_path, TURN_COLUMNS) if row[1] in wanted)
     known = [column.name for column in CONVERSATIONS]
@@ -132,7 +132,7 @@ def _side(chosen: _Chosen) -> Side:
     return turns, (row for row in rows if row[1] in wanted)
 
 
-def _reasons(chosen: _Chosen) -> Reasons:
+def _reasons(chosen: _SelectedRun) -> Reasons:
     """What failed checks said."""
     rows = chosen.run.verdict_rows()
     names = [column.name for column in rows.columns]
@@ -154,7 +154,7 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
         return
     if base.meta["history"] != candidate.meta["history"]:
         yield f"history {base.meta['history']} against {candidate.meta['history']}"
-    judges = [judge_of(run.meta) for run in (base, candidate) if _asks_a_judge(run)]
+    judges = [current_judge(run.meta) for run in (base, candidate) if _asks_a_judge(run)]
     if len(set(judges)) > 1:
         yield f"judged by {judges[0] or 'no judge'} against {judges[1] or 'no judge'}"
     if _same_copy(base, candidate):
@@ -164,7 +164,7 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
     for place, what in ((0, "other content"), (1, "other checks")):
         different = sorted(name for name in both if first[name][place] != second[name][place])
         if different:
-            yield f"{len(different):,} of {len(both):,} shared dialogues have {what} ({_some(different)})"
+            yield f"{len(different):,} of {len(both):,} shared dialogues have {what} ({_list_names(different)})"
 
 
 def _asks_a_judge(run: Run) -> bool:
@@ -183,7 +183,7 @@ def _same_copy(base: Run, candidate: Run) -> bool:
 def _digests(folder: RunFolder) -> dict[str, tuple[int, int, int]]:
     """Of every dialogue: content, checks, settings; as hashes, so that memory does not grow with the texts."""
     digests: dict[str, tuple[int, int, int]] = {}
-    for _, dialogue, judged_by in scripts(folder):
+    for _, dialogue, judged_by in dialogues_with_checks(folder):
         plain = dialogue.to_plain()
         checks = [judged_by.checks, *(turn.checks for turn in judged_by.turns)]
         for turn in (plain, *plain["turns"]):
@@ -199,14 +199,14 @@ def _digest(value: Any) -> int:
     return hash(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (", …" if len(names) > EXAMPLES else "")
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_EXAMPLES]) + (", …" if len(names) > MAX_EXAMPLES else "")
 
 
 # --- what may differ -------------------------------------------------------------------------------------------------
 
 
-def _other_differences(base: _Chosen, candidate: _Chosen) -> Iterator[str]:
+def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[str]:
     first, second = base.run, candidate.run
     if first.path == second.path and base.targets == candidate.targets:
         yield "both sides are the same run: it is compared with itself"
@@ -219,7 +219,7 @@ def _other_differences(base: _Chosen, candidate: _Chosen) -> Iterator[str]:
         left, right = _digests(first.folder), _digests(second.folder)
         different = sorted(name for name in left.keys() & right.keys() if left[name][2] != right[name][2])
         if different:
-            yield f"{len(different):,} dialogues have other settings of their own ({_some(different)})"
+            yield f"{len(different):,} dialogues have other settings of their own ({_list_names(different)})"
     for side, chosen in (("base", base), ("candidate", candidate)):
         simulated = [target for target in chosen.targets if target.endswith("@simulator")]
         if chosen.run.damaged_places:
@@ -236,8 +236,8 @@ def _gateway_settings(run: Run, target: str) -> Mapping[str, Any]:
 def _differing(where: str, base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterator[str]:
     for name in SETTING_NAMES:
         if base.get(name) != candidate.get(name):
-            yield f"setting {where}{name}: {_shown(base, name)} against {_shown(candidate, name)}"
+            yield f"setting {where}{name}: {_display_setting(base, name)} against {_display_setting(candidate, name)}"
 
 
-def _shown(settings: Mapping[str, Any], name: str) -> str:
+def _display_setting(settings: Mapping[str, Any], name: str) -> str:
     return orjson.dumps(settings[name]).decode() if name in settings else "not set"

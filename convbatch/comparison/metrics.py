@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from convbatch.comparison import stats
-from convbatch.comparison.pairing import FAILED, Look, Pair, PairedTurn, Turn, mean
+from convbatch.comparison.pairing import FAILED, ComparedTurn, Pair, PairedTurn, SampleKey, mean
 from convbatch.comparison.stats import Interval, Mean
 
 PASS_METRICS = ("dialogue_pass", "turn_pass", "score")
@@ -26,7 +26,7 @@ _NOTHING = 1e-12
 Test = Literal["mcnemar_midp", "sign_flip_midp", "paired_t", "ratio_of_totals_t", "log_ratio_t"]
 
 
-class Value(NamedTuple):
+class DialogueValue(NamedTuple):
     """What one dialogue says of a metric: sums over as many paired values."""
 
     base: float
@@ -35,7 +35,7 @@ class Value(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MetricResult:
     """One metric over paired dialogues. Intervals are of `ratio` where there is one, else of `difference`."""
 
     metric: str
@@ -94,7 +94,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class TestLevels:
     """What is needed beside the pairs."""
 
     alpha: float
@@ -107,7 +107,7 @@ class Scale:
         return 1 - self.alpha
 
 
-def measure(metric: str, pairs: Sequence[Pair], scale: Scale, *, turn: int | None = None) -> Measured | None:
+def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int | None = None) -> MetricResult | None:
     """A metric over these pairs.
 
     Args:
@@ -120,14 +120,14 @@ def measure(metric: str, pairs: Sequence[Pair], scale: Scale, *, turn: int | Non
         None when no dialogue has the metric on both sides.
     """
     values = [value for pair in pairs if (value := _value(metric, pair, turn)) is not None]
-    looks = max((len(seen.looks) for pair in pairs for seen in (pair.base, pair.candidate)), default=1)
+    samples = max((len(side.samples) for pair in pairs for side in (pair.base, pair.candidate)), default=1)
     one_a_dialogue = metric == "dialogue_pass" or (metric == "turn_pass" and turn is not None)
-    return measure_values(metric, values, scale, passes_or_fails=one_a_dialogue and looks == 1)
+    return measure_values(metric, values, scale, passes_or_fails=one_a_dialogue and samples == 1)
 
 
 def measure_values(
-    metric: str, values: Sequence[Value], scale: Scale, *, passes_or_fails: bool = False
-) -> Measured | None:
+    metric: str, values: Sequence[DialogueValue], scale: TestLevels, *, passes_or_fails: bool = False
+) -> MetricResult | None:
     """A metric from what each dialogue says of it.
 
     Args:
@@ -173,7 +173,7 @@ def why_not(metric: str, pairs: Sequence[Pair]) -> str:
     if any(_size(metric, pair) for pair in pairs):
         return "a side's total is 0, and a ratio needs more"
     if metric == "cost":
-        currencies = {t.currency for one in pairs for seen in (one.base, one.candidate) for t in _rows(seen.turns)}
+        currencies = {t.currency for one in pairs for side in (one.base, one.candidate) for t in _rows(side.turns)}
         if len(currencies - {None}) > 1:
             return "the sides are in different currencies: " + ", ".join(sorted(c for c in currencies if c))
         return "no turn has a price and all its token counts on both sides"
@@ -188,7 +188,7 @@ def _size(metric: str, pair: Pair) -> float:
     return value.size if value else 0.0
 
 
-def _value(metric: str, pair: Pair, turn: int | None) -> Value | None:
+def _value(metric: str, pair: Pair, turn: int | None) -> DialogueValue | None:
     turns = [one for one in pair.turns if turn is None or one.number == turn]
     match metric:
         case "dialogue_pass":
@@ -199,15 +199,15 @@ def _value(metric: str, pair: Pair, turn: int | None) -> Value | None:
             return _score(pair, turns, whole=turn is None)
         case "latency":
             total = _total(turns, lambda t: t.latency_s or None)  # 0 has no logarithm: nothing was measured
-            return total and Value(total.base / total.size, total.candidate / total.size)
+            return total and DialogueValue(total.base / total.size, total.candidate / total.size)
         case "cost":
-            currencies = {t.currency for one in turns for looks in one[1:3] for t in looks.values()} - {None}
+            currencies = {t.currency for one in turns for samples in one[1:3] for t in samples.values()} - {None}
             return None if len(currencies) > 1 else _total(turns, lambda t: t.cost)
         case _:
             return _total(turns, lambda t: getattr(t, metric))
 
 
-def _total(turns: Iterable[PairedTurn], value: Callable[[Turn], float | None]) -> Value | None:
+def _total(turns: Iterable[PairedTurn], value: Callable[[ComparedTurn], float | None]) -> DialogueValue | None:
     """Sums over the turns that have the value on both sides, each averaged over its looks."""
     base = candidate = 0.0
     size = 0
@@ -215,43 +215,43 @@ def _total(turns: Iterable[PairedTurn], value: Callable[[Turn], float | None]) -
         first, second = mean(map(value, turn.base.values())), mean(map(value, turn.candidate.values()))
         if first is not None and second is not None:
             base, candidate, size = base + first, candidate + second, size + 1
-    return Value(base, candidate, size) if size else None
+    return DialogueValue(base, candidate, size) if size else None
 
 
-def _score(pair: Pair, turns: Sequence[PairedTurn], *, whole: bool) -> Value | None:
+def _score(pair: Pair, turns: Sequence[PairedTurn], *, whole: bool) -> DialogueValue | None:
     """Mean score of a dialogue: of its turns that have one, and of its own checks as one more."""
     base, candidate = [], []
     for turn in turns:
         scored = any(t.score is not None for t in (*turn.base.values(), *turn.candidate.values()))
-        first, second = (_scores(looks, scored) for looks in (turn.base, turn.candidate))
+        first, second = (_scores(samples, scored) for samples in (turn.base, turn.candidate))
         if first is not None and second is not None:
             base.append(first)
             candidate.append(second)
     if whole:
-        own = [mean(c.score for c in seen.conversations.values()) for seen in (pair.base, pair.candidate)]
+        own = [mean(c.score for c in side.conversations.values()) for side in (pair.base, pair.candidate)]
         if own[0] is not None and own[1] is not None:
             base.append(own[0])
             candidate.append(own[1])
     return _both(mean(base), mean(candidate))
 
 
-def _scores(looks: Mapping[Look, Turn], scored: bool) -> float | None:
+def _scores(samples: Mapping[SampleKey, ComparedTurn], scored: bool) -> float | None:
     # A turn that failed has no reply to score: where the other side has a score, it counts as 0.
-    return mean(0.0 if t.score is None and scored and t.status in FAILED else t.score for t in looks.values())
+    return mean(0.0 if t.score is None and scored and t.status in FAILED else t.score for t in samples.values())
 
 
-def _both(base: float | None, candidate: float | None) -> Value | None:
-    return None if base is None or candidate is None else Value(base, candidate)
+def _both(base: float | None, candidate: float | None) -> DialogueValue | None:
+    return None if base is None or candidate is None else DialogueValue(base, candidate)
 
 
-def _rows(turns: Mapping[int, Mapping[Look, Turn]]) -> Iterable[Turn]:
-    return (turn for looks in turns.values() for turn in looks.values())
+def _rows(turns: Mapping[int, Mapping[SampleKey, ComparedTurn]]) -> Iterable[ComparedTurn]:
+    return (turn for samples in turns.values() for turn in samples.values())
 
 
 # --- what all of them say --------------------------------------------------------------------------------------------
 
 
-def _pass_or_fail(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
+def _pass_or_fail(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult:
     """One look at each dialogue: McNemar's mid-p and Tango's interval."""
     n = len(values)
     b = sum(value.base > value.candidate for value in values)
@@ -261,7 +261,7 @@ def _pass_or_fail(metric: str, values: Sequence[Value], scale: Scale) -> Measure
     def interval(level: float) -> Interval:
         return stats.tango_interval(b, c, n, level=level)
 
-    return Measured(
+    return MetricResult(
         metric=metric,
         dialogues=n,
         base=sum(value.base for value in values) / n,
@@ -286,9 +286,9 @@ def _pass_or_fail(metric: str, values: Sequence[Value], scale: Scale) -> Measure
     )
 
 
-def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
+def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult:
     """Rates of several looks or turns, and scores: the mean difference over dialogues."""
-    sums = [_apart(value.candidate - value.base) for value in values]
+    sums = [_beyond_rounding(value.candidate - value.base) for value in values]
     sizes = [value.size for value in values]
     total = math.fsum(sizes)
     estimate = stats.cluster_mean(sums, sizes)
@@ -307,7 +307,7 @@ def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
     if estimate.se is None and abs(estimate.estimate) < _NOTHING:  # as for dialogues none of which differs
         smallest = stats.smallest_of_pairs(n, 0.0, alpha=scale.alpha)
         powers = (smallest, None, stats.pairs_for_margin(0.0, scale.margin, alpha=scale.alpha))
-    return Measured(
+    return MetricResult(
         metric=metric,
         dialogues=n,
         base=math.fsum(value.base for value in values) / total,
@@ -332,7 +332,7 @@ def _difference(metric: str, values: Sequence[Value], scale: Scale) -> Measured:
     )
 
 
-def _apart(difference: float) -> float:
+def _beyond_rounding(difference: float) -> float:
     """A difference that is more than what rounding leaves of equal means."""
     return 0.0 if abs(difference) < _NOTHING else difference
 
@@ -362,13 +362,13 @@ def _of_equal(estimate: Mean, level: float) -> Interval | None:
     return Interval(moved * low, moved * high)
 
 
-def _ratio(metric: str, values: Sequence[Value], scale: Scale) -> Measured | None:
+def _ratio(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult | None:
     """Tokens and cost by their totals, latency by each dialogue's own ratio."""
     base, candidate = [value.base for value in values], [value.candidate for value in values]
     if math.fsum(base) <= 0 or math.fsum(candidate) <= 0:
         return None
     found = _of_times(base, candidate, scale) if metric == "latency" else _of_totals(base, candidate, scale)
-    return Measured(
+    return MetricResult(
         metric=metric,
         dialogues=len(values),
         base=found.base,
@@ -408,7 +408,7 @@ class _Compared(NamedTuple):
     for_margin: int | None
 
 
-def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: Scale) -> _Compared:
+def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: TestLevels) -> _Compared:
     ratio = stats.ratio_of_totals(base, candidate)
     excess = ratio.excess
     p, draws = excess.p(), None
@@ -431,7 +431,7 @@ def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: Scale) 
     )
 
 
-def _of_times(base: Sequence[float], candidate: Sequence[float], scale: Scale) -> _Compared:
+def _of_times(base: Sequence[float], candidate: Sequence[float], scale: TestLevels) -> _Compared:
     logs = stats.mean_log_ratio(base, candidate)
 
     def interval(level: float) -> Interval | None:

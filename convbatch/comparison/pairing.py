@@ -30,11 +30,11 @@ CONVERSATION_COLUMNS = (
     "dialogue_pass",
 )
 """What is read of `conversations`, in this order."""
-Look = tuple[str, int]
+SampleKey = tuple[str, int]
 """Target ("" where one is compared with one) and repeat: one look at a dialogue."""
 
 
-class Turn(NamedTuple):
+class ComparedTurn(NamedTuple):
     """A row of `turns`, as far as it is compared; in the order of `TURN_COLUMNS`."""
 
     dialogue: str
@@ -61,12 +61,12 @@ class Turn(NamedTuple):
         return _passed(self.status, self.checks_passed, self.checks_failed)
 
     @property
-    def said(self) -> tuple[str | None, str | None, bool]:
+    def visible_reply(self) -> tuple[str | None, str | None, bool]:
         """What the next turn of a live conversation would see of this one."""
         return (self.reply, self.tool_calls, self.status in FAILED)
 
 
-class Conversation(NamedTuple):
+class ComparedConversation(NamedTuple):
     """A row of `conversations`, as far as it is compared; in the order of `CONVERSATION_COLUMNS`."""
 
     dialogue: str
@@ -91,29 +91,30 @@ def _passed(status: str, checks_passed: int | None, checks_failed: int | None) -
 
 
 @dataclass(slots=True, kw_only=True)
-class Seen:
+class Side:
     """One side of a dialogue: every look at it."""
 
-    turns: dict[int, dict[Look, Turn]] = field(default_factory=dict[int, dict[Look, Turn]])
-    conversations: dict[Look, Conversation] = field(default_factory=dict[Look, Conversation])
+    turns: dict[int, dict[SampleKey, ComparedTurn]] = field(default_factory=dict[int, dict[SampleKey, ComparedTurn]])
+    conversations: dict[SampleKey, ComparedConversation] = field(default_factory=dict[SampleKey, ComparedConversation])
 
     @property
     def pending(self) -> bool:
         """Is anything of it still to come?"""
-        return any(turn.status == "pending" for looks in self.turns.values() for turn in looks.values())
+        return any(turn.status == "pending" for samples in self.turns.values() for turn in samples.values())
 
     @property
-    def looks(self) -> set[Look]:
+    def samples(self) -> set[SampleKey]:
         """Every look at it."""
-        return {look for looks in self.turns.values() for look in looks}
+        return {sample for samples in self.turns.values() for sample in samples}
 
-    def of_target(self, target: str) -> Seen:
+    def of_target(self, target: str) -> Side:
         """The looks at one target only."""
         turns = {
-            n: {look: turn for look, turn in looks.items() if look[0] == target} for n, looks in self.turns.items()
+            n: {sample: turn for sample, turn in samples.items() if sample[0] == target}
+            for n, samples in self.turns.items()
         }
-        told = {look: one for look, one in self.conversations.items() if look[0] == target}
-        return Seen(turns=turns, conversations=told)
+        told = {sample: one for sample, one in self.conversations.items() if sample[0] == target}
+        return Side(turns=turns, conversations=told)
 
     def dialogue_pass(self) -> float | None:
         """Share of the looks in which the whole dialogue passed; None without checks."""
@@ -124,8 +125,8 @@ class PairedTurn(NamedTuple):
     """A turn of both sides."""
 
     number: int
-    base: Mapping[Look, Turn]
-    candidate: Mapping[Look, Turn]
+    base: Mapping[SampleKey, ComparedTurn]
+    candidate: Mapping[SampleKey, ComparedTurn]
     strictly: bool
     """Was the same asked, history included?"""
 
@@ -136,8 +137,8 @@ class Pair:
 
     dialogue: str
     tags: tuple[str, ...]
-    base: Seen
-    candidate: Seen
+    base: Side
+    candidate: Side
     same_history: bool
     """False: the sides' histories were made in different ways, so no turn is strictly paired."""
     is_live: bool
@@ -155,8 +156,8 @@ class Pair:
     def alone(self) -> tuple[Pair, Pair]:
         """Each side paired with itself, over the turns both asked: what it has to tell, whatever the other lacks."""
         base, candidate = (
-            Seen(turns={n: seen.turns[n] for n in self._numbers}, conversations=seen.conversations)
-            for seen in (self.base, self.candidate)
+            Side(turns={n: side.turns[n] for n in self._numbers}, conversations=side.conversations)
+            for side in (self.base, self.candidate)
         )
         return replace(self, base=base, candidate=base), replace(self, base=candidate, candidate=candidate)
 
@@ -165,7 +166,10 @@ class Pair:
         """The first turn whose replies differ, in any look both sides had; None when none does."""
         for number in self._numbers:
             base, candidate = self.base.turns[number], self.candidate.turns[number]
-            if any(base[look].said != candidate[look].said for look in base.keys() & candidate.keys()):
+            if any(
+                base[sample].visible_reply != candidate[sample].visible_reply
+                for sample in base.keys() & candidate.keys()
+            ):
                 return number
         return None
 
@@ -175,7 +179,7 @@ class Pair:
         last = math.inf
         if self.is_live:
             # Looks without a counterpart have no history to share: they part at once.
-            shared = self.base.looks == self.candidate.looks
+            shared = self.base.samples == self.candidate.samples
             last = (self.diverges_at or math.inf) if shared else min(self._numbers, default=0)
         return [
             PairedTurn(n, self.base.turns[n], self.candidate.turns[n], self.same_history and n <= last)
@@ -196,7 +200,7 @@ class Pairs:
     pending: Sequence[str]
     only_base: Sequence[str]
     only_candidate: Sequence[str]
-    looks: int
+    samples: int
     """The most looks either side had at a dialogue: 1 = one target, one repeat."""
     failed_base: int
     """Turns of the paired dialogues that ended in an error or were skipped behind one."""
@@ -217,11 +221,11 @@ class Pairs:
         return lost / max(1, lost + len(self.whole))
 
 
-Side = tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]] | None]
+SideRows = tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]] | None]
 """Rows of `TURN_COLUMNS`, and of `CONVERSATION_COLUMNS`; None: there are no dialogue-level checks."""
 
 
-def pair(base: Side, candidate: Side, *, history: tuple[str, str] = ("live", "live")) -> Pairs:
+def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("live", "live")) -> Pairs:
     """Pair the rows of two sides.
 
     Args:
@@ -229,7 +233,7 @@ def pair(base: Side, candidate: Side, *, history: tuple[str, str] = ("live", "li
         candidate: Rows of one target, or of several with the same names.
         history: How each side's history was made.
     """
-    first, second = _seen(base), _seen(candidate)
+    first, second = _read_side(base), _read_side(candidate)
     both = [name for name in first if name in second]
     pairs = [
         Pair(
@@ -248,7 +252,7 @@ def pair(base: Side, candidate: Side, *, history: tuple[str, str] = ("live", "li
         pending=[one.dialogue for one in pairs if one.pending],
         only_base=[name for name in first if name not in second],
         only_candidate=[name for name in second if name not in first],
-        looks=max((len(seen.looks) for one in pairs for seen in (one.base, one.candidate)), default=1),
+        samples=max((len(side.samples) for one in pairs for side in (one.base, one.candidate)), default=1),
         failed_base=_failed(one.base for one in whole),
         failed_candidate=_failed(one.candidate for one in whole),
         is_live="live" in history,
@@ -256,37 +260,37 @@ def pair(base: Side, candidate: Side, *, history: tuple[str, str] = ("live", "li
     )
 
 
-def _seen(side: Side) -> dict[str, Seen]:
-    seen: defaultdict[str, Seen] = defaultdict(lambda: Seen())
-    rows = [Turn(*row) for row in side[0]]
+def _read_side(side_rows: SideRows) -> dict[str, Side]:
+    side: defaultdict[str, Side] = defaultdict(lambda: Side())
+    rows = [ComparedTurn(*row) for row in side_rows[0]]
     names = {row.target for row in rows}
     for row in rows:
-        look = (row.target if len(names) > 1 else "", row.repeat)
-        seen[row.dialogue].turns.setdefault(row.turn, {})[look] = row
-    if side[1] is None:
-        for one in seen.values():
-            one.conversations = {look: _told_by_turns(one, look) for look in one.looks}
+        sample = (row.target if len(names) > 1 else "", row.repeat)
+        side[row.dialogue].turns.setdefault(row.turn, {})[sample] = row
+    if side_rows[1] is None:
+        for one in side.values():
+            one.conversations = {sample: _conversation_from_turns(one, sample) for sample in one.samples}
     else:
-        for values in side[1]:
-            one = Conversation(*values)
-            if one.dialogue in seen:
-                seen[one.dialogue].conversations[one.target if len(names) > 1 else "", one.repeat] = one
-    return dict(seen)
+        for values in side_rows[1]:
+            one = ComparedConversation(*values)
+            if one.dialogue in side:
+                side[one.dialogue].conversations[one.target if len(names) > 1 else "", one.repeat] = one
+    return dict(side)
 
 
-def _told_by_turns(seen: Seen, look: Look) -> Conversation:
-    turns = [looks[look] for looks in seen.turns.values() if look in looks]
+def _conversation_from_turns(side: Side, sample: SampleKey) -> ComparedConversation:
+    turns = [samples[sample] for samples in side.turns.values() if sample in samples]
     judged = [turn.passed for turn in turns if turn.passed is not None]
     passed = all(judged) and not any(turn.status in FAILED for turn in turns) if judged else None
-    return Conversation(turns[0].dialogue, turns[0].target, turns[0].repeat, "ok", None, None, None, passed)
+    return ComparedConversation(turns[0].dialogue, turns[0].target, turns[0].repeat, "ok", None, None, None, passed)
 
 
-def _tags(seen: Seen) -> tuple[str, ...]:
-    return next((tuple(turn.tags) for looks in seen.turns.values() for turn in looks.values()), ())
+def _tags(side: Side) -> tuple[str, ...]:
+    return next((tuple(turn.tags) for samples in side.turns.values() for turn in samples.values()), ())
 
 
-def _failed(sides: Iterable[Seen]) -> int:
-    return sum(turn.status in FAILED for side in sides for looks in side.turns.values() for turn in looks.values())
+def _failed(sides: Iterable[Side]) -> int:
+    return sum(turn.status in FAILED for side in sides for samples in side.turns.values() for turn in samples.values())
 
 
 def mean(values: Iterable[float | None]) -> float | None:

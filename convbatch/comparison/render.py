@@ -12,22 +12,30 @@ from xml.etree import ElementTree
 
 import orjson
 
-from convbatch.comparison.compare import MOST_LOST, Comparison, Flip, Judged, flip_record, metric_record, slice_record
-from convbatch.comparison.metrics import Measured
+from convbatch.comparison.compare import (
+    MAX_LOST,
+    Comparison,
+    Flip,
+    JudgedMetric,
+    flip_record,
+    metric_record,
+    slice_record,
+)
+from convbatch.comparison.metrics import MetricResult
 from convbatch.comparison.stats import Interval
 from convbatch.console import tables
 from convbatch.console.text import printable, printable_lines
-from convbatch.reporting.render import check_ending, md, md_row
+from convbatch.reporting.render import check_suffix, md, md_row
 from convbatch.results.export import replacing
 
-ENDINGS = (".md", ".json", ".xml")
+COMPARISON_SUFFIXES = (".md", ".json", ".xml")
 FLIPS_SHOWN = 10
 """On a terminal; a Markdown page has room for more, JSON holds all."""
-FLIPS_ON_PAPER = 30
+FLIPS_WRITTEN = 30
 SLICES_SHOWN = 15
 REPLY_SHOWN, LINES_SHOWN = 400, 12
 """Characters and lines of a reply on a terminal or in a cell."""
-_LEAST_P = 0.001
+_MIN_P = 0.001
 _STYLES = {
     "regression": "bold red",
     "regression-within-margin": "bold yellow",
@@ -49,20 +57,21 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
     """Print a comparison, the verdict first."""
     console = tables.console(file)
     whole = not console.is_terminal  # a pipe gets whole lines, a terminal folds them between words
-    console.print(tables.text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=whole)
+    console.print(tables.single_line_text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=whole)
     for line in advice(comparison):
-        console.print(tables.text(line), soft_wrap=whole)
+        console.print(tables.single_line_text(line), soft_wrap=whole)
     console.print()
     for line in _facts(comparison):
         console.print(
-            tables.text(line, "bold" if line.startswith("SIMULATED") else ""), soft_wrap=not console.is_terminal
+            tables.single_line_text(line, "bold" if line.startswith("SIMULATED") else ""),
+            soft_wrap=not console.is_terminal,
         )
     _print_table(console, _headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6))
     for note in _footnotes(comparison):
-        console.print(tables.text(note), soft_wrap=whole)
+        console.print(tables.single_line_text(note), soft_wrap=whole)
     if slices := _slice_rows(comparison):
         console.print()
-        console.print(tables.text("Parts of it: exploratory, never a gate", "bold underline"))
+        console.print(tables.single_line_text("Parts of it: exploratory, never a gate", "bold underline"))
         _print_table(console, _SLICE_HEADINGS, slices, left=(0, 1))
     if comparison.flips:
         _print_flips(console, comparison.flips)
@@ -112,9 +121,9 @@ def to_markdown(comparison: Comparison) -> str:
         told += ["### Parts of it: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
     if comparison.flips:
         told.append(f"### {_flips_title(comparison.flips)}")
-        told += [_md_flip(flip) for flip in comparison.flips[:FLIPS_ON_PAPER]]
-        if len(comparison.flips) > FLIPS_ON_PAPER:
-            told.append(f"… and {len(comparison.flips) - FLIPS_ON_PAPER:,} more")
+        told += [_md_flip(flip) for flip in comparison.flips[:FLIPS_WRITTEN]]
+        if len(comparison.flips) > FLIPS_WRITTEN:
+            told.append(f"… and {len(comparison.flips) - FLIPS_WRITTEN:,} more")
     return "\n\n".join(part for part in told if part) + "\n"
 
 
@@ -167,7 +176,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     Raises:
         SetupError: Another ending, or the place cannot be written.
     """
-    check_ending(path, ENDINGS)
+    check_suffix(path, COMPARISON_SUFFIXES)
     with replacing(path) as file:
         file.write(_WRITERS[path.suffix.lower()](comparison))
 
@@ -183,22 +192,22 @@ def sentence(comparison: Comparison) -> str:
     if comparison.notes and comparison.verdict == "inconclusive" and _lost(comparison):
         return f"{head}: {_lost(comparison)}"
     one = comparison.judged[0]
-    found, name = one.measured, one.measured.metric
+    result, name = one.result, one.result.metric
     match comparison.verdict:
         case "regression" | "regression-within-margin":
             within = f", but stays within {_within(one)}" if comparison.verdict != "regression" else ""
-            return f"{head}: {name} got worse, {_change(found)}{within}"
+            return f"{head}: {name} got worse, {_change(result)}{within}"
         case "improved":
-            return f"{head}: {name} got better, {_change(found)}"
+            return f"{head}: {name} got better, {_change(result)}"
         case "non-inferior":
-            return f"{head}: {name} did not get worse by more than {_within(one)}, {_change(found)}"
+            return f"{head}: {name} did not get worse by more than {_within(one)}, {_change(result)}"
         case _:
-            return f"{head}: {_dialogues(found.dialogues)} cannot tell whether {name} got worse, {_change(found)}"
+            return f"{head}: {_dialogues(result.dialogues)} cannot tell whether {name} got worse, {_change(result)}"
 
 
 def _lost(comparison: Comparison) -> str:
     """Why nothing is concluded although there are numbers."""
-    if comparison.pairs.lost <= MOST_LOST and not comparison.judged[0].is_open:
+    if comparison.pairs.lost <= MAX_LOST and not comparison.judged[0].is_open:
         return ""
     return next(note for note in comparison.notes if "nothing is concluded" in note)
 
@@ -208,43 +217,46 @@ def advice(comparison: Comparison) -> list[str]:
     if comparison.verdict != "inconclusive" or not comparison.judged or _lost(comparison):
         return []
     one = comparison.judged[0]
-    found = one.measured
-    if found.dialogues_for_margin is None:
+    result = one.result
+    if result.dialogues_for_margin is None:
         return ["All dialogues say the same, so nothing tells how far others would differ: more, or other, dialogues."]
-    n = found.dialogues
+    n = result.dialogues
     smallest = "no difference at all"
-    if found.smallest_detectable is not None:
-        smallest = f"a difference of {_size(found, found.smallest_detectable)}"
+    if result.smallest_detectable is not None:
+        smallest = f"a difference of {_size(result, result.smallest_detectable)}"
     lines = [f"With {_dialogues(n)} {smallest} can be found (power 0.8)."]
     lines.append(
         f"To call an equally good candidate non-inferior within {_margin(one)} takes about "
-        f"{_dialogues(found.dialogues_for_margin)}."
+        f"{_dialogues(result.dialogues_for_margin)}."
     )
-    if found.dialogues_needed is not None and found.dialogues_needed > n:
-        lines.append(f"To find a difference as large as the one seen takes about {found.dialogues_needed:,}.")
+    if result.dialogues_needed is not None and result.dialogues_needed > n:
+        lines.append(f"To find a difference as large as the one seen takes about {result.dialogues_needed:,}.")
     return lines
 
 
-def _change(found: Measured) -> str:
+def _change(result: MetricResult) -> str:
     """`from 90.0 % to 84.5 % (-5.5 points; 95 % interval -10.8 to -0.6; p = 0.029)`."""
-    p = "" if found.p is None else f"; p {_p(found.p)}" if found.p < _LEAST_P else f"; p = {_p(found.p)}"
+    p = "" if result.p is None else f"; p {_p(result.p)}" if result.p < _MIN_P else f"; p = {_p(result.p)}"
     interval = (
         "interval unknown"
-        if found.ci is None
-        else f"{_percent(found.confidence)} interval {_interval(found, found.ci)}"
+        if result.ci is None
+        else f"{_percent(result.confidence)} interval {_interval(result, result.ci)}"
     )
-    return f"from {_value(found, found.base)} to {_value(found, found.candidate)} ({_difference(found)}; {interval}{p})"
+    return (
+        f"from {_value(result, result.base)} to {_value(result, result.candidate)} "
+        f"({_difference(result)}; {interval}{p})"
+    )
 
 
-def _margin(one: Judged) -> str:
-    return _size(one.measured, one.margin)
+def _margin(one: JudgedMetric) -> str:
+    return _size(one.result, one.margin)
 
 
-def _within(one: Judged) -> str:
+def _within(one: JudgedMetric) -> str:
     """`the margin of 2 points (at most 1.6 points worse, one-sided 95 %)`: what such a verdict rests on."""
-    found = one.measured
-    bound = _size(found, max(0.0, found.harm_bound or 0.0))
-    return f"the margin of {_margin(one)} (at most {bound} worse, one-sided {_percent(found.confidence)})"
+    result = one.result
+    bound = _size(result, max(0.0, result.harm_bound or 0.0))
+    return f"the margin of {_margin(one)} (at most {bound} worse, one-sided {_percent(result.confidence)})"
 
 
 def _dialogues(count: int) -> str:
@@ -255,27 +267,27 @@ def _percent(share: float) -> str:
     return f"{share * 100:.7g} %"
 
 
-def _size(found: Measured, size: float) -> str:
+def _size(result: MetricResult, size: float) -> str:
     """A size without sign, in the metric's unit."""
-    if found.is_ratio:
+    if result.is_ratio:
         return f"{size * 100:.3g} %"
-    return f"{size:.3g}" if found.metric == "score" else f"{size * 100:.3g} points"
+    return f"{size:.3g}" if result.metric == "score" else f"{size * 100:.3g} points"
 
 
-def _value(found: Measured, value: float) -> str:
-    if found.metric == "latency":
+def _value(result: MetricResult, value: float) -> str:
+    if result.metric == "latency":
         return f"{value:.3g} s"
-    if found.metric == "score":
+    if result.metric == "score":
         return f"{value:.3f}"
-    if found.metric == "cost":
+    if result.metric == "cost":
         return f"{value:.6g}"
-    return f"{value:,.0f}" if found.is_ratio else f"{value * 100:.1f} %"
+    return f"{value:,.0f}" if result.is_ratio else f"{value * 100:.1f} %"
 
 
-def _difference(found: Measured) -> str:
-    if found.ratio is not None:
-        return f"{_share(found.ratio - 1)} %"
-    return f"{found.difference:+.3f}" if found.metric == "score" else f"{found.difference * 100:+.1f} points"
+def _difference(result: MetricResult) -> str:
+    if result.ratio is not None:
+        return f"{_share(result.ratio - 1)} %"
+    return f"{result.difference:+.3f}" if result.metric == "score" else f"{result.difference * 100:+.1f} points"
 
 
 def _share(change: float) -> str:
@@ -283,16 +295,16 @@ def _share(change: float) -> str:
     return f"{change * 100:+.1f}" if change < 1000 else f"{change * 100:+.1e}"
 
 
-def _interval(found: Measured, interval: Interval) -> str:
-    if found.is_ratio:
+def _interval(result: MetricResult, interval: Interval) -> str:
+    if result.is_ratio:
         return " to ".join(_share(limit - 1) for limit in interval)
-    if found.metric == "score":
+    if result.metric == "score":
         return " to ".join(f"{limit:+.3f}" for limit in interval)
     return " to ".join(f"{limit * 100:+.1f}" for limit in interval)
 
 
 def _p(p: float) -> str:
-    return f"{p:.2g}" if p >= _LEAST_P else f"< {_LEAST_P}"
+    return f"{p:.2g}" if p >= _MIN_P else f"< {_MIN_P}"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -303,14 +315,14 @@ def _headings(comparison: Comparison) -> tuple[str, ...]:
     return ("metric", "base", "candidate", "change", interval, "p", "verdict")
 
 
-def _metric_cells(one: Judged) -> list[str]:
-    found = one.measured
+def _metric_cells(one: JudgedMetric) -> list[str]:
+    result = one.result
     return [
-        found.metric,
-        _value(found, found.base),
-        _value(found, found.candidate),
-        _difference(found).replace("points", "pt"),
-        tables.NONE if found.ci is None else _interval(found, found.ci),
+        result.metric,
+        _value(result, result.base),
+        _value(result, result.candidate),
+        _difference(result).replace("points", "pt"),
+        tables.NONE if result.ci is None else _interval(result, result.ci),
         tables.NONE if one.p_adjusted is None else _p(one.p_adjusted),
         one.verdict,
     ]
@@ -318,16 +330,16 @@ def _metric_cells(one: Judged) -> list[str]:
 
 def _slice_rows(comparison: Comparison) -> list[list[str]]:
     """The most telling ones; those in which nothing differs say nothing."""
-    moved = [one for one in comparison.parts if one.measured.worse or one.measured.better]
+    moved = [one for one in comparison.parts if one.result.worse or one.result.better]
     rows = sorted(moved, key=lambda one: (one.p_adjusted is None, one.p_adjusted))[:SLICES_SHOWN]
     return [
         [
             one.slice,
-            one.measured.metric,
-            f"{one.measured.dialogues:,}",
-            _value(one.measured, one.measured.base),
-            _value(one.measured, one.measured.candidate),
-            _difference(one.measured).replace("points", "pt"),
+            one.result.metric,
+            f"{one.result.dialogues:,}",
+            _value(one.result, one.result.base),
+            _value(one.result, one.result.candidate),
+            _difference(one.result).replace("points", "pt"),
             tables.NONE if one.p_adjusted is None else _p(one.p_adjusted),
         ]
         for one in rows
@@ -353,10 +365,10 @@ def _facts(comparison: Comparison) -> Iterator[str]:
 
 def _footnotes(comparison: Comparison) -> Iterator[str]:
     if comparison.judged:
-        found = comparison.judged[0].measured
-        told = f"{comparison.primary} decides at alpha {comparison.rules.alpha:g}, by {_TESTS[found.test]}"
-        if found.b is not None:
-            told += f": {found.b:,} only the base passed, {found.c:,} only the candidate"
+        result = comparison.judged[0].result
+        told = f"{comparison.primary} decides at alpha {comparison.rules.alpha:g}, by {_TESTS[result.test]}"
+        if result.b is not None:
+            told += f": {result.b:,} only the base passed, {result.c:,} only the candidate"
         yield told + ("; p of the other metrics by Holm" if len(comparison.judged) > 1 else "")
     if comparison.unavailable:
         yield "not compared: " + "; ".join(f"{name} ({why})" for name, why in comparison.unavailable.items())
@@ -382,11 +394,11 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
 def _print_table(console: Any, headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> None:
     if not rows:
         return
-    grid = tables.table(*((name, "left" if n in left else "right") for n, name in enumerate(headings)))
+    grid = tables.make_table(*((name, "left" if n in left else "right") for n, name in enumerate(headings)))
     for name, column in zip(headings, grid.columns, strict=True):
         column.no_wrap = name != _SLICE_HEADINGS[0]  # names of tags and targets may be long: only they are folded
     for row in rows:
-        grid.add_row(*(tables.text(cell, _STYLES.get(cell, "")) for cell in row))
+        grid.add_row(*(tables.single_line_text(cell, _STYLES.get(cell, "")) for cell in row))
     console.print(grid)
 
 
@@ -416,35 +428,35 @@ def _flip_title(flip: Flip) -> str:
 
 def _print_flips(console: Any, flips: Sequence[Flip]) -> None:
     console.print()
-    console.print(tables.text(_flips_title(flips), "bold underline"))
+    console.print(tables.single_line_text(_flips_title(flips), "bold underline"))
     for flip in flips[:FLIPS_SHOWN]:
         console.print()
-        console.print(tables.text(_flip_title(flip), "red" if flip.change == "harmful" else "green"))
+        console.print(tables.single_line_text(_flip_title(flip), "red" if flip.change == "harmful" else "green"))
         if flip.user is not None:
-            console.print(tables.text(f"  asked: {_cut(flip.user)}", "dim"))
-        grid = tables.table("base", "candidate")
+            console.print(tables.single_line_text(f"  asked: {_truncate(flip.user)}", "dim"))
+        grid = tables.make_table("base", "candidate")
         grid.expand = True
         for column in grid.columns:
             column.ratio = 1
-        grid.add_row(*(tables.lines(_said(flip, side)) for side in _SIDES))
+        grid.add_row(*(tables.multiline_text(_reply_text(flip, side)) for side in _SIDES))
         if flip.base_reason or flip.candidate_reason:
-            grid.add_row(*(tables.text(_failed(flip, side), "dim") for side in _SIDES))
+            grid.add_row(*(tables.single_line_text(_failed(flip, side), "dim") for side in _SIDES))
         console.print(grid)
     if len(flips) > FLIPS_SHOWN:
         console.print()
-        console.print(tables.text(f"… and {len(flips) - FLIPS_SHOWN:,} more: --json or -o compare.md"))
+        console.print(tables.single_line_text(f"… and {len(flips) - FLIPS_SHOWN:,} more: --json or -o compare.md"))
 
 
 _SIDES = ("base", "candidate")
 
 
-def _said(flip: Flip, side: str) -> str:
+def _reply_text(flip: Flip, side: str) -> str:
     status, reply = (getattr(flip, f"{side}_{name}") for name in ("status", "reply"))
-    return _cut(reply) if reply else "" if flip.turn is None else f"({status})"
+    return _truncate(reply) if reply else "" if flip.turn is None else f"({status})"
 
 
 def _reason(flip: Flip, side: str) -> str:
-    return _cut(getattr(flip, f"{side}_reason") or "")
+    return _truncate(getattr(flip, f"{side}_reason") or "")
 
 
 def _failed(flip: Flip, side: str) -> str:
@@ -454,12 +466,12 @@ def _failed(flip: Flip, side: str) -> str:
 
 def _md_flip(flip: Flip) -> str:
     rows = [md_row(["", "base", "candidate"]), md_row(["---", "---", "---"])]
-    rows.append(md_row(["reply", *(_md_lines(_said(flip, side)) for side in _SIDES)]))
+    rows.append(md_row(["reply", *(_md_lines(_reply_text(flip, side)) for side in _SIDES)]))
     if flip.base_reason or flip.candidate_reason:
         rows.append(md_row(["failed", *(md(printable(_reason(flip, side))) for side in _SIDES)]))
     lines = [f"**{md(printable(_flip_title(flip)))}**"]
     if flip.user is not None:
-        lines.append(f"asked: {md(printable(_cut(flip.user)))}")
+        lines.append(f"asked: {md(printable(_truncate(flip.user)))}")
     return "\n\n".join([*lines, "\n".join(rows)])
 
 
@@ -472,11 +484,11 @@ def _flip_text(flip: Flip) -> str:
     if flip.user is not None:
         lines.append(f"asked: {flip.user}")
     for side in _SIDES:
-        lines += [f"{side}: {part}" for part in (_said(flip, side), _failed(flip, side)) if part]
+        lines += [f"{side}: {part}" for part in (_reply_text(flip, side), _failed(flip, side)) if part]
     return "\n".join(lines)
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     cut = text if len(text) <= REPLY_SHOWN else text[: REPLY_SHOWN - 1] + "…"
     first = cut.split("\n", LINES_SHOWN)
     return cut if len(first) <= LINES_SHOWN else "\n".join(first[:LINES_SHOWN]) + "\n…"

@@ -21,7 +21,7 @@ EXACT_WORK = 2 * 10**7
 DRAWS, DRAWS_OF_MANY, MANY = 99_999, 9_999, 1_000
 """How often it draws; fewer times where more than `MANY` dialogues differ, which takes as long."""
 _TIE = 1e-6
-MOST_DIALOGUES = 10**15
+MAX_DIALOGUES = 10**15
 """A number of dialogues that nobody has; needing more is told as this."""
 _NOISE = 1e-9
 """A mean so much smaller than its standard error is 0, and what rounding left of it."""
@@ -317,7 +317,7 @@ def _counted(values: Sequence[float], observed: float) -> SignFlip | None:
             return None
         chances = np.bincount(which, weights=np.concatenate([chances, chances]) / 2)
         sums = sums[first]
-    beyond, ties = _split(np.abs(sums), observed)
+    beyond, ties = _split_sizes(np.abs(sums), observed)
     return SignFlip(min(1.0, float(chances[beyond].sum() + chances[ties].sum() / 2)), None)
 
 
@@ -330,12 +330,12 @@ def _drawn(values: Sequence[float], observed: float, seed: int) -> SignFlip:
     draws = DRAWS if len(values) <= MANY else DRAWS_OF_MANY
     for left in range(draws, 0, -1000):
         signs = chance.integers(0, 2, size=(min(left, 1000), len(sizes)), dtype=np.int8) * 2 - 1
-        far, near = _split(np.abs(signs @ sizes), observed)
+        far, near = _split_sizes(np.abs(signs @ sizes), observed)
         beyond, ties = beyond + int(far.sum()), ties + int(near.sum())
     return SignFlip(min(1.0, (beyond + (ties + 1) / 2) / (draws + 1)), draws)  # what was observed is a draw as well
 
 
-def _split(sizes: Any, observed: float) -> tuple[Any, Any]:
+def _split_sizes(sizes: Any, observed: float) -> tuple[Any, Any]:
     slack = _TIE * max(1.0, observed)
     beyond = sizes > observed + slack
     return beyond, ~beyond & (sizes > observed - slack)
@@ -496,7 +496,7 @@ def mean_for_margin(mean: Mean, margin: float, *, alpha: float, power: float = P
 
 
 def _up(value: float) -> int:
-    return math.ceil(min(value, MOST_DIALOGUES) - 1e-9)
+    return math.ceil(min(value, MAX_DIALOGUES) - 1e-9)
 
 
 def _z(p: float) -> float:

@@ -44,7 +44,7 @@ _QUERY_NAME = re.compile(r"[A-Za-z0-9._~-]+")
 
 
 @functools.cache
-def carrier(scheme: str) -> Carrier:
+def parse_auth_scheme(scheme: str) -> Carrier:
     """What an auth scheme means; raises ValueError for one that does not exist."""
     kind, colon, name = scheme.partition(":")
     if kind == "header" and _HEADER_NAME.fullmatch(name):
@@ -68,7 +68,7 @@ def apply_auth(url: str, headers: Mapping[str, str], scheme: str, key: str | Non
     Raises:
         ValueError: An unknown scheme, or no key where the scheme needs one.
     """
-    place = carrier(scheme)
+    place = parse_auth_scheme(scheme)
     if place.kind == "none":
         return url, dict(headers)
     if key is None:
@@ -109,7 +109,7 @@ def key_for(gateway: Gateway, env: Mapping[str, str]) -> str | None:
             found=origin,
             hint=_how_to_set(gateway.key_env, env),
         )
-    problem = _not_a_key(value.strip())
+    problem = _key_problem(value.strip())
     if problem is not None:
         what, hint = problem
         raise SetupError(f"the value of {gateway.key_env} {what}", found=origin, hint=hint)
@@ -145,7 +145,7 @@ def _how_to_set(name: str, env: Mapping[str, str]) -> str:
     return hint
 
 
-def _not_a_key(value: str) -> tuple[str, str] | None:
+def _key_problem(value: str) -> tuple[str, str] | None:
     """What is wrong with a value, without saying it."""
     if re.match(r"(?i)bearer\s", value):
         return "starts with the word Bearer", 'set the bare key; auth = "bearer" adds the word'
@@ -267,7 +267,11 @@ def proxy_for(url: str, gateway: Gateway, env: Mapping[str, str]) -> str | None:
     if not host or is_loopback(host):
         return None
     variable = _proxy_variable(parts.scheme, env)
-    if variable is None or not env[variable].strip() or _bypassed(host, parts.port or _PORTS.get(parts.scheme), env):
+    if (
+        variable is None
+        or not env[variable].strip()
+        or _bypasses_proxy(host, parts.port or _PORTS.get(parts.scheme), env)
+    ):
         return None
     proxy = env[variable].strip()
     if "://" not in proxy:
@@ -297,16 +301,16 @@ def _proxy_variable(scheme: str, env: Mapping[str, str]) -> str | None:
     return lower.upper() if lower.upper() in env else None
 
 
-def _bypassed(host: str, port: int | None, env: Mapping[str, str]) -> bool:
+def _bypasses_proxy(host: str, port: int | None, env: Mapping[str, str]) -> bool:
     """Does NO_PROXY name the host: `*`, a domain with or without its dot, `host:port`, an address or a network?"""
     for entry in env.get("no_proxy", env.get("NO_PROXY", "")).lower().split(","):
         name = entry.strip().removeprefix("*").removeprefix(".")
-        if entry.strip() == "*" or (name and _named(name, host, port)):
+        if entry.strip() == "*" or (name and _matches_entry(name, host, port)):
             return True
     return False
 
 
-def _named(name: str, host: str, port: int | None) -> bool:
+def _matches_entry(name: str, host: str, port: int | None) -> bool:
     import ipaddress
 
     if "/" in name:

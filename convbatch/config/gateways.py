@@ -18,18 +18,18 @@ from decimal import Decimal
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from convbatch.config.usage_log_form import BillForm
+from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
 from convbatch.errors import Place, SetupError, did_you_mean, nearest
-from convbatch.pricing import NO_EXCHANGE, Exchange, PriceTable
+from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
 from convbatch.protocols.wire import Endpoint
-from convbatch.redaction import looks_like_key, shown
+from convbatch.redaction import display, looks_like_key
 
 TpmCounts = Literal["input", "input+max_output", "uncached_input"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class RateLimit:
     """At most `count` requests in any window of `window_s` seconds."""
 
     count: int
@@ -46,7 +46,7 @@ class Limits:
     rpd: int | None = None
     rpd_resets: str = "00:00 UTC"
     """Local time and IANA zone at which the day's count starts anew."""
-    rates: tuple[Rate, ...] = ()
+    rates: tuple[RateLimit, ...] = ()
     """Further request windows; all limits hold."""
     concurrency: int | None = None
     """In flight at the gateway, on top of `-j`."""
@@ -213,9 +213,9 @@ class Config:
     gateways: Mapping[str, GatewayTable]
     run: RunTable = RunTable()
     prices: tuple[PriceRow, ...] = ()
-    exchange: Exchange = NO_EXCHANGE
+    exchange_rates: ExchangeRates = NO_EXCHANGE_RATES
     """`[rates]`."""
-    bills: Mapping[str, BillForm] = field(default_factory=dict)
+    usage_logs: Mapping[str, UsageLogForm] = field(default_factory=dict)
     """`[bills]`: how usage logs are read, the known forms included."""
     path: str | None = None
     """The file, as it was named; None = presets only."""
@@ -230,7 +230,8 @@ class Config:
 class Overrides:
     """Options that stand over what presets and config say about each quota owner; None = not given.
 
-    `-j` is not among them: it says how much we want in flight, a gateway's `concurrency` what it bears (`in_flight`).
+    `-j` is not among them: it says how much we want in flight, a gateway's `concurrency` what it bears
+    (`max_in_flight`).
     """
 
     rpm: int | None = None
@@ -238,7 +239,7 @@ class Overrides:
     rpd: int | None = None
     attempt_timeout_s: float | None = None
 
-    def over(self, gateway: Gateway) -> Gateway:
+    def apply_to(self, gateway: Gateway) -> Gateway:
         """The gateway with the given options laid over it."""
         given = {name: value for name in ("rpm", "tpm", "rpd") if (value := getattr(self, name)) is not None}
         changes: dict[str, Any] = {"limits": dataclasses.replace(gateway.limits, **given)} if given else {}
@@ -299,16 +300,16 @@ def _least(one: int | None, other: int | None) -> int | None:
     return min(known) if known else None
 
 
-def in_flight(limits: Limits, asked: int | None) -> int:
+def max_in_flight(limits: Limits, requested: int | None) -> int:
     """How many requests of one target may be in flight.
 
     Args:
         limits: The gateway's `concurrency` is a ceiling, and what is used when nobody asks for a number.
-        asked: `-j`, else `[run] concurrency`, else None.
+        requested: `-j`, else `[run] concurrency`, else None.
     """
-    if asked is None:
+    if requested is None:
         return limits.concurrency or DEFAULT_IN_FLIGHT
-    return asked if limits.concurrency is None else min(asked, limits.concurrency)
+    return requested if limits.concurrency is None else min(requested, limits.concurrency)
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------
@@ -333,11 +334,11 @@ def resolve_targets(
             hint=f"add -m MODEL (`convbatch doctor -g {gateways[0]}` lists the models of a gateway)",
         )
     else:
-        named = [(pair, None) for text in models for pair in _crossed(text, gateways, config)]
+        named = [(pair, None) for text in models for pair in _expand_model(text, gateways, config)]
         _refuse_unused(gateways, [gateway for (_, gateway), _ in named], models)
     _refuse_duplicates(named)
     return tuple(
-        Target(model=model, gateway=overrides.over(config.gateways[gateway].for_model(model, run=config.run)))
+        Target(model=model, gateway=overrides.apply_to(config.gateways[gateway].for_model(model, run=config.run)))
         for (model, gateway), _ in named
     )
 
@@ -370,7 +371,7 @@ def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
     return named
 
 
-def _crossed(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
+def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
     """One -m: itself where it names its gateway, else once for every -g."""
     model, gateway = split_target(text, config.gateways)
     if gateway is not None:
@@ -458,7 +459,7 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
         names = path.strip().split(".")
         if not equals or not all(names):
             raise SetupError(
-                f"-p {path if equals else shown(param)} is no PATH=VALUE",
+                f"-p {path if equals else display(param)} is no PATH=VALUE",
                 hint="write -p a.b=value: names separated by dots, then =, then JSON or text",
             )
         if looks_like_key(text):
@@ -466,7 +467,7 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
                 f"-p {path.strip()} holds what looks like a key",
                 hint="a key never goes into a body or a run folder: name its variable in key_env (docs/gateways.md)",
             )
-        _put(nested, names, _param_value(path.strip(), text))
+        _set_nested(nested, names, _param_value(path.strip(), text))
     return nested
 
 
@@ -477,7 +478,7 @@ def _param_value(path: str, text: str) -> Any:
         if text.lstrip().startswith(("{", "[", '"')):
             raise SetupError(
                 f"-p {path} starts like JSON but does not parse",
-                found=shown(text),
+                found=display(text),
                 hint="put single quotes around the whole option; to send it as text, write a JSON string",
             ) from None
         return text
@@ -492,7 +493,7 @@ def _finite(word: str) -> float:
     return value if math.isfinite(value) else _no_constant(word)  # 1e999 would be sent as null
 
 
-def _put(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:
+def _set_nested(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:
     *parents, last = names
     for depth, name in enumerate(parents, 1):
         inner = nested.setdefault(name, {})
@@ -547,7 +548,7 @@ def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     """The reverse of `gateway_to_plain`; trusts its input."""
     values = dict(plain)
     limits = dict(values.pop("limits"))
-    limits["rates"] = tuple(Rate(**rate) for rate in limits["rates"])
+    limits["rates"] = tuple(RateLimit(**rate) for rate in limits["rates"])
     settings = Settings.from_plain(values.pop("settings"))
     if values.get("price_multiplier") is not None:
         values["price_multiplier"] = Decimal(values["price_multiplier"])

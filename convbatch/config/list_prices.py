@@ -14,7 +14,7 @@ from typing import Any
 
 from convbatch.config.gateways import Config, Target
 from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
-from convbatch.pricing import Period, PriceTable, Rate
+from convbatch.pricing import Period, PriceTable, TokenPrice
 
 LIST_CURRENCY = "USD"
 # Routers' names for a model with other generation settings, and another price: the list has no row for them.
@@ -127,10 +127,10 @@ def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
     )
 
 
-def _rate(price: Any) -> Rate:
+def _rate(price: Any) -> TokenPrice:
     if isinstance(price, Decimal):
-        return Rate(base=price)
-    return Rate(base=price.base, steps=tuple((tier.start, tier.price) for tier in price.tiers))
+        return TokenPrice(base=price)
+    return TokenPrice(base=price.base, steps=tuple((tier.start, tier.price) for tier in price.tiers))
 
 
 def _utc(moment: datetime.time) -> datetime.time:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from convbatch.config.gateways import Config, GatewayTable, ModelTable, PriceRow, RunTable
-from convbatch.config.prices import exchange, price_row
-from convbatch.config.toml_positions import KeyPath, Lines
-from convbatch.config.usage_log_form import BillForm
-from convbatch.config.usage_logs import BILL_KEYS, bill_form
+from convbatch.config.prices import build_exchange_rates, price_row
+from convbatch.config.toml_positions import KeyPath, TomlPositions
+from convbatch.config.usage_log_form import UsageLogForm
+from convbatch.config.usage_logs import USAGE_LOG_KEYS, build_usage_log_form
 from convbatch.config.validators import (
     GATEWAY_KEYS,
     GATEWAY_NAME,
@@ -28,13 +28,13 @@ from convbatch.config.validators import (
     MODEL_KEYS,
     RULES,
     RUN_KEYS,
-    Check,
-    Wrong,
+    InvalidValue,
+    Validator,
     secret_holder,
 )
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
 from convbatch.errors import InputError, Place, Problem, did_you_mean
-from convbatch.redaction import shown
+from convbatch.redaction import display
 
 CONFIG_NAME = "convbatch.toml"
 
@@ -47,7 +47,7 @@ def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Confi
     """
     path = folder / CONFIG_NAME if explicit is None else explicit
     if explicit is None and not path.exists():
-        return shipped()
+        return load_shipped_config()
     return read_config(_text_of(path), path)
 
 
@@ -57,8 +57,8 @@ def read_config(text: str, path: Path) -> Config:
     Raises:
         InputError: As `load_config`.
     """
-    reader = _Reader(text, _short(path))
-    config = reader.config(shipped())
+    reader = _Reader(text, _relative(path))
+    config = reader.config(load_shipped_config())
     if reader.problems:
         raise InputError.of(sorted(reader.problems, key=lambda problem: (problem.place and problem.place.line) or 0))
     return config
@@ -66,11 +66,11 @@ def read_config(text: str, path: Path) -> Config:
 
 def presets() -> Mapping[str, GatewayTable]:
     """The gateways that ship with convbatch."""
-    return shipped().gateways
+    return load_shipped_config().gateways
 
 
 @functools.cache
-def shipped() -> Config:
+def load_shipped_config() -> Config:
     """What holds without a config file: gateways and forms of bills that ship with convbatch."""
     from importlib import resources
 
@@ -82,14 +82,14 @@ def shipped() -> Config:
     return dataclasses.replace(config, path=None)
 
 
-def _short(path: Path) -> Path:
+def _relative(path: Path) -> Path:
     """Relative to the working directory where it lies below it, as a person would write it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _text_of(path: Path) -> str:
-    place = Place(path=str(_short(path)))
+    place = Place(path=str(_relative(path)))
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -115,12 +115,12 @@ class _Reader:
         self._path = path
         self._is_preset = is_preset
         self._text = text
-        self._lines = Lines("")  # until the text is known to be TOML
+        self._lines = TomlPositions("")  # until the text is known to be TOML
         self._secret: set[KeyPath] = set()
 
     def config(self, known: Config) -> Config:
         document = self._document()
-        self._lines = Lines(self._text)
+        self._lines = TomlPositions(self._text)
         self._refuse_secrets(document)
         self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates", "bills"), "the file")
         gateways = dict(known.gateways)
@@ -132,8 +132,8 @@ class _Reader:
             gateways=gateways,
             run=self._run(document),
             prices=tuple(self._prices(document, gateways)),
-            exchange=exchange(document.get("rates", {}), self._add),
-            bills={**known.bills, **self._bills(document, known.bills, gateways)},
+            exchange_rates=build_exchange_rates(document.get("rates", {}), self._add),
+            usage_logs={**known.usage_logs, **self._bills(document, known.usage_logs, gateways)},
             path=str(self._path),
         )
 
@@ -158,7 +158,7 @@ class _Reader:
     def _gateway(self, name: str, table: Mapping[str, Any], preset: GatewayTable | None) -> GatewayTable | None:
         path = ("gateways", name)
         if not GATEWAY_NAME.fullmatch(name):
-            self._add(path, Wrong(f"{name!r} cannot be a gateway's name", "use letters, digits, dots, - and _"))
+            self._add(path, InvalidValue(f"{name!r} cannot be a gateway's name", "use letters, digits, dots, - and _"))
             return None
         own = self._checked(table, path, GATEWAY_KEYS, also=("models",))
         if "ca_file" in own:
@@ -198,7 +198,7 @@ class _Reader:
             known = () if self._is_preset else presets()
             self._add(
                 ("gateways", name),
-                Wrong(f"the gateway {name!r} has no {' and no '.join(absent)}", hint + ", ".join(sorted(known))),
+                InvalidValue(f"the gateway {name!r} has no {' and no '.join(absent)}", hint + ", ".join(sorted(known))),
             )
         return not missing
 
@@ -207,7 +207,7 @@ class _Reader:
     ) -> ModelTable | None:
         path = ("gateways", name, "models", glob)
         if not glob or glob != glob.strip():
-            self._add(path, Wrong("a model table needs a name or a glob", '[gateways.NAME.models."gemini-*"]'))
+            self._add(path, InvalidValue("a model table needs a name or a glob", '[gateways.NAME.models."gemini-*"]'))
             return None
         own = self._checked(table, path, MODEL_KEYS, also=("settings",))
         if check:
@@ -218,8 +218,8 @@ class _Reader:
         """Do the keys of one table fit each other and what they are laid over?"""
         before = len(self.problems)
         for rule in RULES:
-            for key, wrong in rule(name, values, own):
-                self._add((*path, key), wrong)
+            for key, invalid in rule(name, values, own):
+                self._add((*path, key), invalid)
         return len(self.problems) == before
 
     def _certificates(self, given: str, path: KeyPath) -> str:
@@ -230,10 +230,12 @@ class _Reader:
         try:
             ssl.create_default_context(cafile=str(file))
         except ssl.SSLError:
-            self._add((*path, "ca_file"), Wrong("ca_file holds no certificate", "it must be a PEM file", found=given))
+            self._add(
+                (*path, "ca_file"), InvalidValue("ca_file holds no certificate", "it must be a PEM file", found=given)
+            )
         except OSError as error:
             hint = f"the path is relative to {self._path.parent}/"
-            self._add((*path, "ca_file"), Wrong(f"ca_file cannot be read: {error.strerror}", hint, found=given))
+            self._add((*path, "ca_file"), InvalidValue(f"ca_file cannot be read: {error.strerror}", hint, found=given))
         return str(file)
 
     # -- prices
@@ -242,7 +244,7 @@ class _Reader:
         for gateway, models in self._tables(document, ("prices",)):
             if gateway not in gateways:
                 hint = did_you_mean(gateway, gateways)
-                self._add(("prices", gateway), Wrong(f"prices for an unknown gateway {gateway!r}", hint))
+                self._add(("prices", gateway), InvalidValue(f"prices for an unknown gateway {gateway!r}", hint))
                 continue
             for glob, rows in models.items():
                 path = ("prices", gateway, glob)
@@ -254,18 +256,18 @@ class _Reader:
     # -- bills
 
     def _bills(
-        self, document: Mapping[str, Any], known: Mapping[str, BillForm], gateways: Mapping[str, GatewayTable]
-    ) -> dict[str, BillForm]:
-        forms: dict[str, BillForm] = {}
+        self, document: Mapping[str, Any], known: Mapping[str, UsageLogForm], gateways: Mapping[str, GatewayTable]
+    ) -> dict[str, UsageLogForm]:
+        forms: dict[str, UsageLogForm] = {}
         for name, table in self._tables(document, ("bills",)):
             path = ("bills", name)
-            own = self._checked(table, path, BILL_KEYS, also=())
-            for found in bill_form(name, own, known.get(name), tuple(gateways), written=tuple(table)):
-                if isinstance(found, BillForm):
+            own = self._checked(table, path, USAGE_LOG_KEYS, also=())
+            for found in build_usage_log_form(name, own, known.get(name), tuple(gateways), written=tuple(table)):
+                if isinstance(found, UsageLogForm):
                     forms[name] = found
                 else:
-                    key, wrong = found
-                    self._add((*path, key) if key else path, wrong)
+                    key, invalid = found
+                    self._add((*path, key) if key else path, invalid)
         return forms
 
     # -- run and settings
@@ -273,7 +275,9 @@ class _Reader:
     def _run(self, document: Mapping[str, Any]) -> RunTable:
         table = document.get("run", {})
         if not isinstance(table, dict):
-            self._add(("run",), Wrong("run must be a table", 'write [run] and below it models = ["MODEL@GATEWAY"]'))
+            self._add(
+                ("run",), InvalidValue("run must be a table", 'write [run] and below it models = ["MODEL@GATEWAY"]')
+            )
             return RunTable()
         table = cast(dict[str, Any], table)
         values = self._checked(table, ("run",), RUN_KEYS, also=("settings",))
@@ -286,7 +290,9 @@ class _Reader:
         if plain == {}:
             return NO_SETTINGS
         if not isinstance(plain, dict):
-            self._add(path, Wrong("settings must be a table", "write settings = { temperature = 0 }", found=plain))
+            self._add(
+                path, InvalidValue("settings must be a table", "write settings = { temperature = 0 }", found=plain)
+            )
             return NO_SETTINGS
         plain = cast(dict[str, Any], plain)
         self._refuse_unknown(plain, path, SETTING_NAMES, f"[{_dotted(path)}]")
@@ -308,24 +314,31 @@ class _Reader:
             for detail in error.errors(include_url=False, include_context=False):
                 steps = tuple(str(step) for step in detail["loc"])
                 what = f"{_dotted(steps)} {detail['msg'].removeprefix('Input ').lower()}"
-                self._add((*path, *steps), Wrong(what, "see docs/dataset.md, settings", found=detail["input"]))
+                self._add((*path, *steps), InvalidValue(what, "see docs/dataset.md, settings", found=detail["input"]))
 
     # -- tables
 
     def _tables(self, table: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[str, Mapping[str, Any]]]:
         inner = table.get(path[-1], {})
         if not isinstance(inner, dict):
-            self._add(path, Wrong(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}.NAME]", found=inner))
+            self._add(
+                path, InvalidValue(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}.NAME]", found=inner)
+            )
             return
         for name, value in cast(dict[str, Any], inner).items():
             if isinstance(value, dict):
                 yield name, cast(dict[str, Any], value)
             else:
                 where = _dotted((*path, name))
-                self._add((*path, name), Wrong(f"{where} must be a table", f"write [{where}]", found=value))
+                self._add((*path, name), InvalidValue(f"{where} must be a table", f"write [{where}]", found=value))
 
     def _checked(
-        self, table: Mapping[str, Any], path: KeyPath, checks: Mapping[str, tuple[str, Check]], *, also: Sequence[str]
+        self,
+        table: Mapping[str, Any],
+        path: KeyPath,
+        checks: Mapping[str, tuple[str, Validator]],
+        *,
+        also: Sequence[str],
     ) -> dict[str, Any]:
         self._refuse_unknown(table, path, (*checks, *also), f"[{_dotted(path)}]")
         values: dict[str, Any] = {}
@@ -335,8 +348,8 @@ class _Reader:
             field, check = checks[key]
             try:
                 values[field] = check(key, value)
-            except Wrong as wrong:
-                self._add((*path, key), wrong)
+            except InvalidValue as invalid:
+                self._add((*path, key), invalid)
         return values
 
     def _refuse_unknown(self, table: Mapping[str, Any], path: KeyPath, known: Sequence[str], where: str) -> None:
@@ -345,13 +358,13 @@ class _Reader:
                 continue
             if key in LATER_KEYS:
                 hint = "remove it: what would be ignored is refused"
-                wrong = Wrong(f"{key!r} is not built in this version", hint)
+                invalid = InvalidValue(f"{key!r} is not built in this version", hint)
             elif key == "settings":
                 hint = f'settings belong to models: [{_dotted(path)}.models."*".settings], or to all: [run.settings]'
-                wrong = Wrong(f"unknown key 'settings' in {where}", hint)
+                invalid = InvalidValue(f"unknown key 'settings' in {where}", hint)
             else:
-                wrong = Wrong(f"unknown key {shown(key)} in {where}", did_you_mean(key, known))
-            self._add((*path, key), wrong)
+                invalid = InvalidValue(f"unknown key {display(key)} in {where}", did_you_mean(key, known))
+            self._add((*path, key), invalid)
 
     # -- secrets
 
@@ -360,7 +373,9 @@ class _Reader:
         for path, value in _leaves(document, ()):
             dated = isinstance(value, datetime.date | datetime.time) and path[0] != "prices"
             if dated or (isinstance(value, float) and not _finite(value)):
-                self._add(path, Wrong(f"{_dotted(path[-1:])} holds what JSON cannot carry", "write it as a text"))
+                self._add(
+                    path, InvalidValue(f"{_dotted(path[-1:])} holds what JSON cannot carry", "write it as a text")
+                )
             holder = secret_holder(path, value)
             if holder is None:
                 continue
@@ -369,16 +384,16 @@ class _Reader:
                 "put the key into an environment variable (or an --env-file) and name it here: "
                 'key_env = "NAME", with auth = "bearer", "x-goog-api-key", "header:NAME", "query:NAME" ...'
             )
-            self._add(path, Wrong(f"{holder} holds a key; keys never stand in this file", hint))
+            self._add(path, InvalidValue(f"{holder} holds a key; keys never stand in this file", hint))
 
     def _is_secret(self, path: KeyPath) -> bool:
         return any(secret[: len(path)] == path for secret in self._secret)
 
     # -- places
 
-    def _add(self, path: KeyPath, wrong: Wrong) -> None:
+    def _add(self, path: KeyPath, invalid: InvalidValue) -> None:
         place = self._place(path)
-        self.problems.append(Problem(what=wrong.what, place=place, found=wrong.found, hint=wrong.hint))
+        self.problems.append(Problem(what=invalid.what, place=place, found=invalid.found, hint=invalid.hint))
 
     def _place(self, path: KeyPath, *, containing: str | None = None) -> Place:
         return Place(path=str(self._path), line=self._lines.of(path, containing=containing))

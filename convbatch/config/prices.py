@@ -11,19 +11,19 @@ from decimal import Decimal
 from typing import Any, cast
 
 from convbatch.config.toml_positions import KeyPath
-from convbatch.config.validators import Wrong, amount, currency
+from convbatch.config.validators import InvalidValue, amount, currency
 from convbatch.errors import did_you_mean
-from convbatch.pricing import CURRENCY, Exchange, Period, PriceTable, Rate
+from convbatch.pricing import CURRENCY, ExchangeRates, Period, PriceTable, TokenPrice
 
 RATE_KEYS = ("input", "cached_input", "cache_write_input", "output")
 ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source")
 TIER_KEYS = ("above", *RATE_KEYS)
 
-Complain = Callable[[KeyPath, Wrong], None]
+ReportInvalid = Callable[[KeyPath, InvalidValue], None]
 
 
 def price_row(
-    rows: Any, path: KeyPath, billed_in: str | None, place: Callable[[KeyPath], object], complain: Complain
+    rows: Any, path: KeyPath, billed_in: str | None, place: Callable[[KeyPath], object], complain: ReportInvalid
 ) -> PriceTable | None:
     """`[prices.GATEWAY."GLOB"]`, or several of them with days from which they hold.
 
@@ -39,18 +39,20 @@ def price_row(
     """
     tables = cast(list[Any], rows) if isinstance(rows, list) else [rows]
     if not tables or not all(isinstance(table, dict) for table in tables):
-        complain(path, Wrong(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}]", found=rows))
+        complain(path, InvalidValue(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}]", found=rows))
         return None
     faults: list[KeyPath] = []
 
-    def note(where: KeyPath, wrong: Wrong) -> None:
+    def note(where: KeyPath, invalid: InvalidValue) -> None:
         faults.append(where)
-        complain(where, wrong)
+        complain(where, invalid)
 
     periods = [_period(cast(Mapping[str, Any], table), path, note) for table in tables]
     currencies = {_currency(table, path, billed_in, note) for table in tables}
     if len(currencies) > 1:
-        note(path, Wrong("prices of one model in two currencies", "write the same currency in each of its tables"))
+        note(
+            path, InvalidValue("prices of one model in two currencies", "write the same currency in each of its tables")
+        )
     _refuse_same_day(tables, path, note)
     if faults:
         return None
@@ -59,41 +61,45 @@ def price_row(
     return PriceTable(currency=str(currencies.pop()), source=source, periods=tuple(found))
 
 
-def exchange(table: Any, complain: Complain) -> Exchange:
+def build_exchange_rates(table: Any, complain: ReportInvalid) -> ExchangeRates:
     """`[rates]`: `"USD/CNY" = 7.1` says that 1 USD is 7.1 CNY."""
     rates: dict[tuple[str, str], Decimal] = {}
     example = 'write "USD/CNY" = 7.1, which says that 1 USD is 7.1 CNY'
     if not isinstance(table, dict):
-        complain(("rates",), Wrong("rates must be a table", f"below [rates] {example}", found=table))
-        return Exchange({})
+        complain(("rates",), InvalidValue("rates must be a table", f"below [rates] {example}", found=table))
+        return ExchangeRates({})
     for pair, value in cast(dict[str, Any], table).items():
         one, slash, other = pair.partition("/")
         if not slash or not CURRENCY.fullmatch(one) or not CURRENCY.fullmatch(other) or one == other:
-            complain(("rates", pair), Wrong(f"{pair!r} is no pair of currencies", example))
+            complain(("rates", pair), InvalidValue(f"{pair!r} is no pair of currencies", example))
             continue
         try:
             rate = amount(pair, value)
             if rate == 0:
-                raise Wrong(f"the rate {pair} must be more than 0", example, found=value)
-        except Wrong as wrong:
-            complain(("rates", pair), wrong)
+                raise InvalidValue(f"the rate {pair} must be more than 0", example, found=value)
+        except InvalidValue as invalid:
+            complain(("rates", pair), invalid)
             continue
         if (other, one) in rates:
-            complain(("rates", pair), Wrong(f"{pair} is given a second time, the other way round", "keep one of them"))
+            complain(
+                ("rates", pair), InvalidValue(f"{pair} is given a second time, the other way round", "keep one of them")
+            )
         rates[one, other] = rate
-    return Exchange(rates)
+    return ExchangeRates(rates)
 
 
-def _period(table: Mapping[str, Any], path: KeyPath, note: Complain) -> Period | None:
+def _period(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> Period | None:
     _refuse_unknown(table, ROW_KEYS, path, note)
     rates = {key: rate for key in RATE_KEYS if (rate := _price(table, key, path, note)) is not None}
     for key in ("input", "output"):
         if key not in table:
-            note(path, Wrong(f"{_dotted(path)} has no {key}", f"write {key} = 0.3, the price of a million tokens"))
+            note(
+                path, InvalidValue(f"{_dotted(path)} has no {key}", f"write {key} = 0.3, the price of a million tokens")
+            )
     steps = _steps(table, path, note)
     if "input" not in rates or "output" not in rates:
         return None
-    stepped = {key: Rate(base=rate, steps=_steps_of(key, rate, steps)) for key, rate in rates.items()}
+    stepped = {key: TokenPrice(base=rate, steps=_steps_of(key, rate, steps)) for key, rate in rates.items()}
     return Period(
         input=stepped["input"],
         output=stepped["output"],
@@ -103,21 +109,21 @@ def _period(table: Mapping[str, Any], path: KeyPath, note: Complain) -> Period |
     )
 
 
-def _price(table: Mapping[str, Any], key: str, path: KeyPath, note: Complain) -> Decimal | None:
+def _price(table: Mapping[str, Any], key: str, path: KeyPath, note: ReportInvalid) -> Decimal | None:
     if key not in table:
         return None
     try:
         return amount(key, table[key])
-    except Wrong as wrong:
-        note((*path, key), wrong)
+    except InvalidValue as invalid:
+        note((*path, key), invalid)
         return None
 
 
-def _steps(table: Mapping[str, Any], path: KeyPath, note: Complain) -> list[tuple[int, dict[str, Decimal]]]:
+def _steps(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> list[tuple[int, dict[str, Decimal]]]:
     example = "write tiers = [{ above = 200_000, input = 2.5, output = 15 }]"
     tiers = table.get("tiers", [])
     if not isinstance(tiers, list) or not all(isinstance(tier, dict) for tier in cast(list[Any], tiers)):
-        note((*path, "tiers"), Wrong("tiers must be a list of tables", example, found=tiers))
+        note((*path, "tiers"), InvalidValue("tiers must be a list of tables", example, found=tiers))
         return []
     steps: list[tuple[int, dict[str, Decimal]]] = []
     for tier in cast(list[dict[str, Any]], tiers):
@@ -125,17 +131,23 @@ def _steps(table: Mapping[str, Any], path: KeyPath, note: Complain) -> list[tupl
         _refuse_unknown(tier, TIER_KEYS, where, note)
         above = tier.get("above")
         if not isinstance(above, int) or isinstance(above, bool) or above < 1:
-            note(where, Wrong("a tier needs the number of input tokens above which it holds", example, found=above))
+            note(
+                where,
+                InvalidValue("a tier needs the number of input tokens above which it holds", example, found=above),
+            )
             continue
         for key in ("cached_input", "cache_write_input"):
             if key in tier and key not in table:
-                note(where, Wrong(f"the tier above {above} prices {key}, and its table does not", f"add {key} there"))
+                note(
+                    where,
+                    InvalidValue(f"the tier above {above} prices {key}, and its table does not", f"add {key} there"),
+                )
         prices = {key: price for key in RATE_KEYS if (price := _price(tier, key, where, note)) is not None}
         if not prices:
-            note(where, Wrong(f"the tier above {above} changes no price", example))
+            note(where, InvalidValue(f"the tier above {above} changes no price", example))
         steps.append((above, prices))
     if len({above for above, _ in steps}) < len(steps):
-        note((*path, "tiers"), Wrong("two tiers begin at the same number of tokens", example))
+        note((*path, "tiers"), InvalidValue("two tiers begin at the same number of tokens", example))
     return sorted(steps, key=lambda step: step[0])
 
 
@@ -150,19 +162,22 @@ def _steps_of(
     return tuple(found) if any(price != base for _, price in found) else ()
 
 
-def _currency(table: Mapping[str, Any], path: KeyPath, billed_in: str | None, note: Complain) -> str | None:
+def _currency(table: Mapping[str, Any], path: KeyPath, billed_in: str | None, note: ReportInvalid) -> str | None:
     if "currency" not in table:
         if billed_in is None:
-            note(path, Wrong(f"{_dotted(path)} has no currency, and neither has its gateway", 'write currency = "CNY"'))
+            note(
+                path,
+                InvalidValue(f"{_dotted(path)} has no currency, and neither has its gateway", 'write currency = "CNY"'),
+            )
         return billed_in
     try:
         return currency("currency", table["currency"])
-    except Wrong as wrong:
-        note((*path, "currency"), wrong)
+    except InvalidValue as invalid:
+        note((*path, "currency"), invalid)
         return billed_in
 
 
-def _day(table: Mapping[str, Any], path: KeyPath, note: Complain) -> datetime.date | None:
+def _day(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> datetime.date | None:
     value = table.get("valid_from")
     if value is None:
         return None
@@ -173,14 +188,17 @@ def _day(table: Mapping[str, Any], path: KeyPath, note: Complain) -> datetime.da
         value = cast(object, value)
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return value
-    note((*path, "valid_from"), Wrong("valid_from must be a day", "write valid_from = 2026-01-31", found=str(value)))
+    note(
+        (*path, "valid_from"),
+        InvalidValue("valid_from must be a day", "write valid_from = 2026-01-31", found=str(value)),
+    )
     return None
 
 
-def _refuse_same_day(tables: Sequence[Mapping[str, Any]], path: KeyPath, note: Complain) -> None:
+def _refuse_same_day(tables: Sequence[Mapping[str, Any]], path: KeyPath, note: ReportInvalid) -> None:
     days = [str(table.get("valid_from")) for table in tables]
     if len(set(days)) < len(days):
-        note(path, Wrong("two prices of one model hold from the same day", "give each table its valid_from"))
+        note(path, InvalidValue("two prices of one model hold from the same day", "give each table its valid_from"))
 
 
 def _beginning(period: Period) -> datetime.date:
@@ -192,10 +210,10 @@ def _source(table: Mapping[str, Any], place: str) -> str:
     return f"{place} ({given})" if isinstance(given, str) and given.strip() else place
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], path: KeyPath, note: Complain) -> None:
+def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], path: KeyPath, note: ReportInvalid) -> None:
     for key in table:
         if key not in known:
-            note((*path, key), Wrong(f"unknown key {key!r} in [{_dotted(path)}]", did_you_mean(key, known)))
+            note((*path, key), InvalidValue(f"unknown key {key!r} in [{_dotted(path)}]", did_you_mean(key, known)))
 
 
 def _dotted(path: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ _STRINGS = re.compile(r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*
 
 
 @dataclass(slots=True)
-class Lines:
+class TomlPositions:
     """Finds the line of a key or table again in TOML text that has already been parsed.
 
     It reads line by line: `[table]` headers and `key =` at the beginning of a line, dotted and quoted names included.

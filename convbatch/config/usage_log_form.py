@@ -1,4 +1,4 @@
-"""What the columns of a gateway's usage log mean: `BillForm`.
+"""What the columns of a gateway's usage log mean: `UsageLogForm`.
 
 A value; how such a file is read is `reporting/usage_log_reader.py`. How a form is written in a config file is
 `usage_logs.py`; the known ones ship in `presets.toml`.
@@ -16,7 +16,7 @@ NEEDED_KEYS = ("time", "model", "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BillForm:
+class UsageLogForm:
     """Which column of a usage log says what."""
 
     name: str

@@ -9,33 +9,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast
 
-from convbatch.config.usage_log_form import COLUMN_KEYS, NEEDED_KEYS, BillForm
-from convbatch.config.validators import Check, Wrong, amount, currency, zone
+from convbatch.config.usage_log_form import COLUMN_KEYS, NEEDED_KEYS, UsageLogForm
+from convbatch.config.validators import InvalidValue, Validator, amount, currency, zone
 from convbatch.errors import did_you_mean
 
 
 def _column(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise Wrong(f"{key} must be the name of a column", f'write {key} = "column"', found=value)
+        raise InvalidValue(f"{key} must be the name of a column", f'write {key} = "column"', found=value)
     return value.strip()
 
 
 def _per_unit(key: str, value: Any) -> Decimal:
     number = amount(key, value)
     if number == 0:
-        raise Wrong(f"{key} must be more than 0", "write how many of them are one unit of the currency", found=value)
+        raise InvalidValue(
+            f"{key} must be more than 0", "write how many of them are one unit of the currency", found=value
+        )
     return number
 
 
 def _only(key: str, value: Any) -> dict[str, tuple[str, ...]]:
     hint = "write only = { type = 2 }: a column and the value, or the list of values, of the lines that are calls"
     if not isinstance(value, dict) or not value:
-        raise Wrong(f"{key} must be a table of columns", hint, found=value)
+        raise InvalidValue(f"{key} must be a table of columns", hint, found=value)
     wanted: dict[str, tuple[str, ...]] = {}
     for column, given in cast(dict[str, Any], value).items():
         values = cast(list[Any], given) if isinstance(given, list) else [given]
         if not values or not all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
-            raise Wrong(f"{key}.{column} must be a text or a whole number, or a list of them", hint, found=given)
+            raise InvalidValue(f"{key}.{column} must be a text or a whole number, or a list of them", hint, found=given)
         wanted[column] = tuple(str(one).strip() for one in values)
     return wanted
 
@@ -43,7 +45,7 @@ def _only(key: str, value: Any) -> dict[str, tuple[str, ...]]:
 def _names(key: str, value: Any) -> tuple[str, ...]:
     names = cast(list[Any], value) if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise Wrong(f"{key} must be a name or a list of names", f'write {key} = "dmxapi"', found=value)
+        raise InvalidValue(f"{key} must be a name or a list of names", f'write {key} = "dmxapi"', found=value)
     return tuple(cast(list[str], names))
 
 
@@ -52,12 +54,12 @@ def _keys(key: str, value: Any) -> tuple[str, ...]:
     hint = "list those of them whose column a file may lack: " + ", ".join(may)
     names = cast(list[Any], value) if isinstance(value, list) else None
     if names is None or not all(name in may for name in names):
-        raise Wrong(f"{key} must be a list of keys", hint, found=value)
+        raise InvalidValue(f"{key} must be a list of keys", hint, found=value)
     return tuple(cast(list[str], names))
 
 
 # TOML key → the field of BillForm it fills, and its check.
-BILL_KEYS: Mapping[str, tuple[str, Check]] = {
+USAGE_LOG_KEYS: Mapping[str, tuple[str, Validator]] = {
     **{key: (key, _column) for key in COLUMN_KEYS},
     "time_zone": ("time_zone", zone),
     "amount_per_unit": ("amount_per_unit", _per_unit),
@@ -68,9 +70,9 @@ BILL_KEYS: Mapping[str, tuple[str, Check]] = {
 }
 
 
-def bill_form(
-    name: str, own: Mapping[str, Any], preset: BillForm | None, gateways: Sequence[str], *, written: Sequence[str]
-) -> Iterator[BillForm | tuple[str, Wrong]]:
+def build_usage_log_form(
+    name: str, own: Mapping[str, Any], preset: UsageLogForm | None, gateways: Sequence[str], *, written: Sequence[str]
+) -> Iterator[UsageLogForm | tuple[str, InvalidValue]]:
     """A form from checked values, laid over a preset of its name; or what does not fit together, by key.
 
     Args:
@@ -80,21 +82,24 @@ def bill_form(
         gateways: The gateways there are.
         written: The keys of the table, right or wrong.
     """
-    base = {} if preset is None else {key: getattr(preset, key) for key, _ in BILL_KEYS.values()}
+    base = {} if preset is None else {key: getattr(preset, key) for key, _ in USAGE_LOG_KEYS.values()}
     values = {**base, **own}
     sound = True
     for key in NEEDED_KEYS:
         if key not in values:
             sound = False
             if key not in written:
-                yield "", Wrong(f"the form {name!r} has no {key}", f'write {key} = "..." with the name of its column')
+                yield (
+                    "",
+                    InvalidValue(f"the form {name!r} has no {key}", f'write {key} = "..." with the name of its column'),
+                )
     for gateway in own.get("gateways", ()):
         if gateway not in gateways:
             sound = False
-            yield "gateway", Wrong(f"a bill of an unknown gateway {gateway!r}", did_you_mean(gateway, gateways))
+            yield "gateway", InvalidValue(f"a bill of an unknown gateway {gateway!r}", did_you_mean(gateway, gateways))
     for key in ("amount_per_unit", "currency"):
         if key in own and values.get("amount") is None and "amount" not in written:
             sound = False
-            yield key, Wrong(f"{key} without amount", 'name the column: amount = "quota"')
+            yield key, InvalidValue(f"{key} without amount", 'name the column: amount = "quota"')
     if sound:
-        yield BillForm(name=name, **values)
+        yield UsageLogForm(name=name, **values)

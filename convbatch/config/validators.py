@@ -12,14 +12,14 @@ from decimal import Decimal
 from typing import Any, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
-from convbatch.config.credentials import AUTH_SCHEMES, Carrier, carrier, is_loopback
-from convbatch.config.gateways import PROTOCOL_KEYS, SIMULATOR_URL, Rate, TpmCounts, build_gateway
+from convbatch.config.credentials import AUTH_SCHEMES, Carrier, is_loopback, parse_auth_scheme
+from convbatch.config.gateways import PROTOCOL_KEYS, SIMULATOR_URL, RateLimit, TpmCounts, build_gateway
 from convbatch.config.toml_positions import KeyPath
 from convbatch.dialogue import HistoryMode
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, exact, parse_money
 from convbatch.protocols import PROTOCOLS
-from convbatch.redaction import looks_like_key, shown
+from convbatch.redaction import display, looks_like_key
 
 HISTORIES = get_args(HistoryMode)
 TPM_COUNTS = get_args(TpmCounts)
@@ -28,34 +28,34 @@ LATER_KEYS = frozenset(("anthropic_version", "judge"))
 LATER_PROTOCOLS = ("anthropic", "responses")
 
 
-class Wrong(Exception):  # becomes a Problem as soon as its line is known
+class InvalidValue(Exception):  # becomes a Problem as soon as its line is known
     """What is wrong with one value."""
 
     def __init__(self, what: str, hint: str | None = None, *, found: object = None) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
-        self.found = None if found is None else shown(found)
+        self.found = None if found is None else display(found)
 
 
-Check = Callable[[str, Any], Any]
+Validator = Callable[[str, Any], Any]
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise Wrong(f"{key} must be a text", f'write {key} = "..."', found=value)
+        raise InvalidValue(f"{key} must be a text", f'write {key} = "..."', found=value)
     return value.strip()
 
 
 def _flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise Wrong(f"{key} must be true or false", f"write {key} = true, without quotes", found=value)
+        raise InvalidValue(f"{key} must be true or false", f"write {key} = true, without quotes", found=value)
     return value
 
 
 def _count(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Wrong(
+        raise InvalidValue(
             f"{key} must be a whole number of at least 1", "leave the key out where there is no limit", found=value
         )
     return value
@@ -65,42 +65,42 @@ def _seconds(key: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0 or (value == 0 and key != "jitter"):
         least = "0 or more" if key == "jitter" else "more than 0"
-        raise Wrong(f"{key} must be a number of seconds, {least}", f"write {key} = 90", found=value)
+        raise InvalidValue(f"{key} must be a number of seconds, {least}", f"write {key} = 90", found=value)
     return float(value)
 
 
 def currency(key: str, value: Any) -> str:
     """An ISO 4217 code."""
     if not isinstance(value, str) or not CURRENCY.fullmatch(value):
-        raise Wrong(f"{key} must be a currency's three capital letters", f'write {key} = "CNY"', found=value)
+        raise InvalidValue(f"{key} must be a currency's three capital letters", f'write {key} = "CNY"', found=value)
     return value
 
 
 def _multiplier(key: str, value: Any) -> Decimal:
     number = amount(key, value)
     if number == 0:
-        raise Wrong(f"{key} must be more than 0", "a gateway that bills nothing has [prices] of 0", found=value)
+        raise InvalidValue(f"{key} must be more than 0", "a gateway that bills nothing has [prices] of 0", found=value)
     return number
 
 
 def amount(key: str, value: Any) -> Decimal:
     """A number of 0 or more, as it is written."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise Wrong(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
+        raise InvalidValue(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
     return exact(value)
 
 
 def _budget(key: str, value: Any) -> str:
     money = parse_money(value) if isinstance(value, str) else None
     if money is None or money[0] <= 0:
-        raise Wrong(f"{key} must be an amount of money", f'write {key} = "5USD"', found=value)
+        raise InvalidValue(f"{key} must be an amount of money", f'write {key} = "5USD"', found=value)
     return cast(str, value)
 
 
-def _one_of(names: Sequence[str]) -> Check:
+def _one_of(names: Sequence[str]) -> Validator:
     def check(key: str, value: Any) -> str:
         if value not in names:
-            raise Wrong(f"unknown {key} {shown(value)}", did_you_mean(str(value), names))
+            raise InvalidValue(f"unknown {key} {display(value)}", did_you_mean(str(value), names))
         return cast(str, value)
 
     return check
@@ -108,20 +108,24 @@ def _one_of(names: Sequence[str]) -> Check:
 
 def _protocol(key: str, value: Any) -> str:
     if value in LATER_PROTOCOLS:
-        raise Wrong(f"the protocol {value!r} is not built in this version", "built: " + ", ".join(sorted(PROTOCOLS)))
+        raise InvalidValue(
+            f"the protocol {value!r} is not built in this version", "built: " + ", ".join(sorted(PROTOCOLS))
+        )
     return _one_of(tuple(PROTOCOLS))(key, value)
 
 
 def _auth(key: str, value: Any) -> str:
     try:
-        place = carrier(value) if isinstance(value, str) else None
+        place = parse_auth_scheme(value) if isinstance(value, str) else None
     except ValueError:
         place = None
     if place is None:
         hint = did_you_mean(str(value), AUTH_SCHEMES) + "; the key itself goes into the variable key_env names"
-        raise Wrong(f"unknown auth scheme {shown(value)}", hint)
+        raise InvalidValue(f"unknown auth scheme {display(value)}", hint)
     if place.kind == "header" and place.name.lower() in _OWN_HEADERS:
-        raise Wrong(f"the header {place.name} cannot carry a key: convbatch sets it", "name the gateway's key header")
+        raise InvalidValue(
+            f"the header {place.name} cannot carry a key: convbatch sets it", "name the gateway's key header"
+        )
     return cast(str, value)
 
 
@@ -130,9 +134,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def _variable(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise Wrong(f"{key} must be the name of an environment variable", 'write key_env = "NAME"', found=value)
+        raise InvalidValue(f"{key} must be the name of an environment variable", 'write key_env = "NAME"', found=value)
     if not _VARIABLE.fullmatch(value) or (len(value) >= 20 and re.search("[a-z]", value) and re.search("[0-9]", value)):
-        raise Wrong(
+        raise InvalidValue(
             f"{key} must be the name of an environment variable; this looks like a key itself",
             'put the key into a variable (export NAME=...) and write key_env = "NAME"',
         )
@@ -147,20 +151,20 @@ def _url(key: str, value: Any) -> str:
     if value == SIMULATOR_URL and key == "base_url":
         return SIMULATOR_URL
     if not isinstance(value, str) or not value.strip():
-        raise Wrong(f"{key} must be a URL", f'write {key} = "https://HOST"', found=value)
+        raise InvalidValue(f"{key} must be a URL", f'write {key} = "https://HOST"', found=value)
     text = value.strip()
     parts = _split_url(text)
     if parts is None or re.search(r"[\s\\]", text) or not text.isprintable():
-        raise Wrong(
+        raise InvalidValue(
             f"{key} is no URL", f'write {key} = "https://HOST/PATH"', found=None if re.search("[@?]", text) else value
         )
     if parts.username is not None or parts.password is not None:
-        raise Wrong(
+        raise InvalidValue(
             f"{key} has a user name or password in it",
             "proxy credentials go into HTTPS_PROXY" if key == "proxy" else "keys go into a variable: auth and key_env",
         )
     if "?" in text or "#" in text:
-        raise Wrong(
+        raise InvalidValue(
             f"{key} has a query or a fragment",
             'a key in the query is auth = "query:key" with key_env; the others go into query = { name = "value" }',
         )
@@ -190,7 +194,7 @@ def _base_url(key: str, value: Any) -> str:
     url = _url(key, value)
     if endpoint := _ENDPOINTS.search(url):
         base = re.sub(r"/models/[^/]*$", "", url[: endpoint.start()])
-        raise Wrong(f"{key} names an endpoint, not its base", f'write {key} = "{base}"', found=value)
+        raise InvalidValue(f"{key} names an endpoint, not its base", f'write {key} = "{base}"', found=value)
     return url
 
 
@@ -206,24 +210,26 @@ def _headers(key: str, value: Any) -> dict[str, str]:
     seen: set[str] = set()
     for name in headers:
         if not _HEADER.fullmatch(name):
-            raise Wrong(f"{name!r} is no header name", 'write headers = { "X-Name" = "value" }')
+            raise InvalidValue(f"{name!r} is no header name", 'write headers = { "X-Name" = "value" }')
         if name.lower() in _OWN_HEADERS:
-            raise Wrong(f"the header {name} is set by convbatch", "remove it")
+            raise InvalidValue(f"the header {name} is set by convbatch", "remove it")
         if name.lower() in seen:
-            raise Wrong(f"the header {name} is given twice", "header names do not tell upper from lower case")
+            raise InvalidValue(f"the header {name} is given twice", "header names do not tell upper from lower case")
         if not headers[name].isascii():
-            raise Wrong(f"the value of the header {name} is not plain ASCII", "encode it as the gateway's manual says")
+            raise InvalidValue(
+                f"the value of the header {name} is not plain ASCII", "encode it as the gateway's manual says"
+            )
         seen.add(name.lower())
     return headers
 
 
 def _texts(key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise Wrong(f"{key} must be a table of texts", f'write {key} = {{ name = "value" }}', found=value)
+        raise InvalidValue(f"{key} must be a table of texts", f'write {key} = {{ name = "value" }}', found=value)
     table = cast(dict[str, Any], value)
     for name, item in table.items():
         if not isinstance(item, str) or not item.isprintable() or not name:
-            raise Wrong(f"{key}.{name} must be a text", f'write {key} = {{ {name} = "value" }}')
+            raise InvalidValue(f"{key}.{name} must be a text", f'write {key} = {{ {name} = "value" }}')
     return cast(dict[str, str], dict(table))
 
 
@@ -231,25 +237,27 @@ _RATE = re.compile(r"\s*(\d{1,9})\s*/\s*(\d{1,9}(?:\.\d{1,6})?)?\s*([smh])\s*")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _rates(key: str, value: Any) -> tuple[Rate, ...]:
+def _rates(key: str, value: Any) -> tuple[RateLimit, ...]:
     if not isinstance(value, list) or not value:
-        raise Wrong(f"{key} must be a list of windows", 'write rate = ["10/10s"]', found=value)
-    rates: list[Rate] = []
+        raise InvalidValue(f"{key} must be a list of windows", 'write rate = ["10/10s"]', found=value)
+    rates: list[RateLimit] = []
     for item in cast(list[Any], value):
         match = _RATE.fullmatch(item) if isinstance(item, str) else None
         count = 0 if match is None else int(match[1])
         window = 0.0 if match is None else float(match[2] or 1) * _UNITS[match[3]]
         if not count or not window:
             hint = 'write COUNT/WINDOW with s, m or h: "10/10s", "1000/1h"'
-            raise Wrong(f"{key} has no window of the form COUNT/WINDOW", hint, found=item)
-        rates.append(Rate(count=count, window_s=window))
+            raise InvalidValue(f"{key} has no window of the form COUNT/WINDOW", hint, found=item)
+        rates.append(RateLimit(count=count, window_s=window))
     return tuple(rates)
 
 
 def _resets(key: str, value: Any) -> str:
     match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d) (\S+)", value) if isinstance(value, str) else None
     if match is None:
-        raise Wrong(f"{key} must be a time and a zone", 'write rpd_resets = "00:00 America/Los_Angeles"', found=value)
+        raise InvalidValue(
+            f"{key} must be a time and a zone", 'write rpd_resets = "00:00 America/Los_Angeles"', found=value
+        )
     zone(key, match[3])
     return value
 
@@ -263,18 +271,18 @@ def zone(key: str, value: Any) -> str:
     except (TypeError, KeyError, ValueError, OSError):
         hint = did_you_mean(str(value), zoneinfo.available_timezones()).partition(" known:")[0]
         hint = hint if hint.startswith("did") else 'zones have names like "UTC" or "Asia/Shanghai"'
-        raise Wrong(f"unknown time zone {shown(value)} in {key}", hint) from None
+        raise InvalidValue(f"unknown time zone {display(value)} in {key}", hint) from None
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:
     items = cast(list[Any], value) if isinstance(value, list) else None
     if items is None or not all(isinstance(item, str) and item.strip() for item in items):
-        raise Wrong(f"{key} must be a list of texts", f'write {key} = ["MODEL@GATEWAY"]', found=value)
+        raise InvalidValue(f"{key} must be a list of texts", f'write {key} = ["MODEL@GATEWAY"]', found=value)
     return tuple(cast(list[str], items))
 
 
 # TOML key → the field of Gateway, Limits or RunTable it fills, and its check.
-_LIMITS: Mapping[str, tuple[str, Check]] = {
+_LIMITS: Mapping[str, tuple[str, Validator]] = {
     "rpm": ("rpm", _count),
     "tpm": ("tpm", _count),
     "tpm_counts": ("tpm_counts", _one_of(TPM_COUNTS)),
@@ -284,7 +292,7 @@ _LIMITS: Mapping[str, tuple[str, Check]] = {
     "concurrency": ("concurrency", _count),
     "jitter": ("jitter_s", _seconds),
 }
-MODEL_KEYS: Mapping[str, tuple[str, Check]] = {
+MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "protocol": ("protocol", _protocol),
     "base_url": ("base_url", _base_url),
     "api_version": ("api_version", _text),
@@ -296,7 +304,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Check]] = {
     "price_multiplier": ("price_multiplier", _multiplier),
     **_LIMITS,
 }
-GATEWAY_KEYS: Mapping[str, tuple[str, Check]] = {
+GATEWAY_KEYS: Mapping[str, tuple[str, Validator]] = {
     **MODEL_KEYS,
     "key_env": ("key_env", _variable),
     "headers": ("headers", _headers),
@@ -305,7 +313,7 @@ GATEWAY_KEYS: Mapping[str, tuple[str, Check]] = {
     "ca_file": ("ca_file", _text),
     "allow_http": ("allow_http", _flag),
 }
-RUN_KEYS: Mapping[str, tuple[str, Check]] = {
+RUN_KEYS: Mapping[str, tuple[str, Validator]] = {
     "models": ("models", _names),
     "repeats": ("repeats", _count),
     "history": ("history", _one_of(HISTORIES)),
@@ -317,65 +325,74 @@ RUN_KEYS: Mapping[str, tuple[str, Check]] = {
 GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-_Rule = Callable[[str, Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, Wrong]]]
+_Rule = Callable[[str, Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, InvalidValue]]]
 
 
-def _rule_protocol_keys(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+def _rule_protocol_keys(
+    name: str, values: Mapping[str, Any], own: Mapping[str, Any]
+) -> Iterator[tuple[str, InvalidValue]]:
     for key, owner in PROTOCOL_KEYS.items():
         if key in own and values["protocol"] != owner:
-            yield key, Wrong(f"{key} has no place in the protocol {values['protocol']!r}", f"only {owner!r} reads it")
+            yield (
+                key,
+                InvalidValue(f"{key} has no place in the protocol {values['protocol']!r}", f"only {owner!r} reads it"),
+            )
 
 
-def _rule_version_in_url(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+def _rule_version_in_url(
+    name: str, values: Mapping[str, Any], own: Mapping[str, Any]
+) -> Iterator[tuple[str, InvalidValue]]:
     tail = re.search(r"/(v\d\w*)$", values["base_url"])
     if values["protocol"] == "gemini" and tail and tail[1] != values.get("api_version", tail[1]):
         hint = f'write base_url = "{values["base_url"][: tail.start()]}" and api_version = "{tail[1]}"'
         key = "base_url" if "base_url" in own else "protocol"
-        yield key, Wrong(f"base_url ends with /{tail[1]}, and api_version is {values['api_version']}", hint)
+        yield key, InvalidValue(f"base_url ends with /{tail[1]}, and api_version is {values['api_version']}", hint)
 
 
-def _rule_plain_http(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+def _rule_plain_http(
+    name: str, values: Mapping[str, Any], own: Mapping[str, Any]
+) -> Iterator[tuple[str, InvalidValue]]:
     parts = urlsplit(values["base_url"])
     if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not values.get("allow_http"):
         key = "base_url" if "base_url" in own else "allow_http"
         yield (
             key,
-            Wrong(
+            InvalidValue(
                 f"plain http to {parts.hostname}: keys and dialogues would travel unencrypted",
                 "use https://, or write allow_http = true for a server in your own network",
             ),
         )
 
 
-def _rule_key(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+def _rule_key(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, InvalidValue]]:
     gateway = build_gateway(name, values)
     if gateway.auth == "none" and own.get("key_env"):
-        yield "key_env", Wrong('key_env with auth = "none": no key is sent', "remove one of the two")
+        yield "key_env", InvalidValue('key_env with auth = "none": no key is sent', "remove one of the two")
     if gateway.auth != "none" and gateway.key_env is None and not ("auth" in own and own.get("auth") is None):
         yield (
             "auth" if "auth" in own else "key_env",
-            Wrong(
+            InvalidValue(
                 f"the gateway {name!r} names no key: key_env is missing (auth is {gateway.auth!r})",
                 'write key_env = "NAME" for the variable that holds the key, or auth = "none" if none is needed',
             ),
         )
 
 
-def _rule_carrier(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
-    place: Carrier = carrier(build_gateway(name, values).auth)
+def _rule_carrier(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, InvalidValue]]:
+    place: Carrier = parse_auth_scheme(build_gateway(name, values).auth)
     table, same = ("headers", str.lower) if place.kind == "header" else ("query", str)
     if place.kind != "none" and same(place.name) in {same(given) for given in values.get(table, {})}:
         what = f"{table} sets {place.name}, which carries the key"
-        yield table if table in own else "auth", Wrong(what, "remove it there: auth puts the key in its place")
+        yield table if table in own else "auth", InvalidValue(what, "remove it there: auth puts the key in its place")
 
 
-def _rule_prices(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Wrong]]:
+def _rule_prices(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, InvalidValue]]:
     if "price_multiplier" in own and "currency" not in values:
         hint = 'write currency = "CNY": the multiplier says how much of it is billed for a list price of 1 USD'
-        yield "price_multiplier", Wrong("price_multiplier without currency", hint)
+        yield "price_multiplier", InvalidValue("price_multiplier without currency", hint)
     if own.get("list_prices") and values.get("currency", "USD") != "USD" and "price_multiplier" not in values:
         hint = f"say how much {values['currency']} is billed for 1 USD of list price: price_multiplier = 7.1"
-        yield "list_prices", Wrong(f"list prices are in USD, and this gateway bills {values['currency']}", hint)
+        yield "list_prices", InvalidValue(f"list prices are in USD, and this gateway bills {values['currency']}", hint)
 
 
 RULES: tuple[_Rule, ...] = (

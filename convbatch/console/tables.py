@@ -35,7 +35,7 @@ def console(file: IO[str] | None) -> Console:
     return Pipe(file=file or sys.stdout, color_system=colors, highlight=False, markup=False, emoji=False)
 
 
-def table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
+def make_table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
     """An empty table; a heading may come with its column's justification."""
     from rich import box
     from rich.table import Table
@@ -43,18 +43,18 @@ def table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
     grid = Table(box=box.HORIZONTALS if lines else None, show_lines=lines, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         name, justify = (heading, "left") if isinstance(heading, str) else heading
-        grid.add_column(text(name, "bold"), justify=justify, overflow="fold")
+        grid.add_column(single_line_text(name, "bold"), justify=justify, overflow="fold")
     return grid
 
 
-def text(content: str, style: str = "") -> Text:
+def single_line_text(content: str, style: str = "") -> Text:
     """One line of text from anywhere."""
     from rich.text import Text
 
     return Text(printable(content), style=style)
 
 
-def lines(content: str, style: str = "") -> Text:
+def multiline_text(content: str, style: str = "") -> Text:
     """Several lines. Tabs become blanks here: rich measures a tab as one place, and folds what it has made of it."""
     from rich.text import Text
 
@@ -64,7 +64,7 @@ def lines(content: str, style: str = "") -> Text:
     return Text(printable_lines(content).expandtabs(), style=style)
 
 
-def number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     """Counts in full up to seven places, seconds to what can be told apart; a dash for unknown."""
     if value is None:
         return NONE

@@ -53,7 +53,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def say(text: str) -> None:
+def log_note(text: str) -> None:
     """A note on stderr, without secrets and safe for a terminal; lost when nobody can read it."""
     from convbatch.redaction import redact  # `--help` does not pay for it
 
@@ -62,10 +62,10 @@ def say(text: str) -> None:
             print(printable_lines(redact(text)), file=sys.stderr, flush=True)  # noqa: T201  # the one place for notes
 
 
-class Discreet:
+class RedactingStream:
     """stderr without secrets, whoever writes to it: tracebacks of threads and of forgotten tasks, logging, warnings.
 
-    Messages of ours come through `say`; this is for what Python itself prints when something of ours breaks.
+    Messages of ours come through `log_note`; this is for what Python itself prints when something of ours breaks.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -90,7 +90,7 @@ def drop_output() -> None:
 
 
 @contextlib.contextmanager
-def reader_may_leave() -> Generator[None]:
+def ignoring_broken_pipe() -> Generator[None]:
     """Print for somebody who may go before the end (`| head`): a verdict keeps its exit code all the same."""
     try:
         yield

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
-from convbatch.dataset.jsonl import show
-from convbatch.errors import Flaw, did_you_mean, nearest
+from convbatch.dataset.jsonl import display_json
+from convbatch.errors import Issue, did_you_mean, nearest
 
 Format = Literal["canonical", "gemini", "openai", "sharegpt", "mtbench"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -33,7 +33,7 @@ class Imported:
     """A dialogue in the canonical form, or what stands in the way."""
 
     plain: dict[str, Any]
-    flaws: list[Flaw] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
 
 def detect(line: Mapping[str, Any]) -> Format | None:
@@ -50,14 +50,14 @@ def detect(line: Mapping[str, Any]) -> Format | None:
     return None
 
 
-def unknown_format(line: Mapping[str, Any]) -> Flaw:
+def unknown_format(line: Mapping[str, Any]) -> Issue:
     """What to say of a line that `detect` does not know."""
     close = next((near for key in line if (near := nearest(key, _MARKERS)) is not None), None)
     known = ", ".join(f'"{key}"' for key in ("turns", "contents", "messages", "conversations"))
     hint = f"a dialogue has one of {known}; see docs/dataset.md"
     if close is not None:
         hint = f"did you mean {close!r}? {hint}"
-    return Flaw(what="no dialogue on this line", found="keys " + ", ".join(map(str, line)) or "{}", hint=hint)
+    return Issue(what="no dialogue on this line", found="keys " + ", ".join(map(str, line)) or "{}", hint=hint)
 
 
 def line_id(line: Mapping[str, Any], kind: Format) -> str | None:
@@ -82,24 +82,24 @@ def to_canonical(line: Mapping[str, Any], kind: Format, *, reference: bool = Fal
     """
     if kind == "canonical":
         return Imported(dict(line))
-    script = _Script()
+    builder = _DialogueBuilder()
     for key in ("checks", "settings", "tool_results"):
         if key in line:
-            script.flaw(
+            builder.issue(
                 f'"{key}" in a line of the {FORMAT_NAMES[kind]} form',
                 found={key: line[key]},
                 hint="only the canonical form has it: `convbatch convert IN OUT`, then add it there",
             )
     named = line_id(line, kind)
     if named is not None:
-        script.plain["id"] = named
+        builder.plain["id"] = named
     rest = {key: value for key, value in line.items() if key not in _ID_KEYS[kind] or str(value) != named}
     if kind == "mtbench":
-        _read_mtbench(rest, script, reference=reference)
+        _read_mtbench(rest, builder, reference=reference)
     else:
-        _READERS[kind](rest, script)
-    script.keep(rest)
-    return script.result()
+        _READERS[kind](rest, builder)
+    builder.keep(rest)
+    return builder.result()
 
 
 _ID_KEYS: Mapping[Format, tuple[str, ...]] = {
@@ -111,12 +111,12 @@ _ID_KEYS: Mapping[Format, tuple[str, ...]] = {
 }
 
 
-class _Script:
+class _DialogueBuilder:
     """A dialogue being put together, message by message."""
 
     def __init__(self) -> None:
         self.plain: dict[str, Any] = {}
-        self.flaws: list[Flaw] = []
+        self.issues: list[Issue] = []
         self._turns: list[dict[str, Any]] = []
         self._last: Literal["user", "assistant"] | None = None
         self._settings: dict[str, Any] = {}
@@ -133,24 +133,24 @@ class _Script:
         """The turn that the next user message opens."""
         return f"turn {len(self._turns) + 1}"
 
-    def flaw(self, what: str, *, found: Any, hint: str, place: str | None = None) -> None:
-        self.flaws.append(Flaw(what=what, field=place, found=show(found), hint=hint))
+    def issue(self, what: str, *, found: Any, hint: str, place: str | None = None) -> None:
+        self.issues.append(Issue(what=what, field=place, found=display_json(found), hint=hint))
 
     def system(self, text: Any) -> None:
         """System text; only before the first turn and only once."""
         if text is None or text == "":
             return
         if not isinstance(text, str):
-            self.flaw("the system text is not text", found=text, hint='a string, or parts of the form {"text": "…"}')
+            self.issue("the system text is not text", found=text, hint='a string, or parts of the form {"text": "…"}')
         elif self._turns:
-            self.flaw(
+            self.issue(
                 "a system message after the first turn",
                 place=self.place,
                 found=text,
                 hint="a dialogue has one system text, at its start: move it there, or into a user message",
             )
         elif "system" in self.plain:
-            self.flaw("two system messages", found=text, hint="join them into one")
+            self.issue("two system messages", found=text, hint="join them into one")
         else:
             self.plain["system"] = text
 
@@ -158,7 +158,7 @@ class _Script:
         """A user message: text, or canonical parts."""
         self._turns.append({"user": content})
         if self._last == "user":
-            self.flaw(
+            self.issue(
                 "two user turns in a row",
                 place=self.place,
                 found=content,
@@ -169,14 +169,14 @@ class _Script:
     def reply(self, text: str) -> None:
         """A recorded reply; a blank one counts as none."""
         if self._last is None:
-            self.flaw(
+            self.issue(
                 "a reply before the first user turn",
                 place="turn 1",
                 found=text,
                 hint="a dialogue starts with a user message: remove the reply, or put the missing message before it",
             )
         elif self._last == "assistant":
-            self.flaw("two replies in a row", place=self.place, found=text, hint="join them into one")
+            self.issue("two replies in a row", place=self.place, found=text, hint="join them into one")
         elif text.strip():
             self._turns[-1]["assistant"] = text
         self._last = "assistant"
@@ -184,15 +184,15 @@ class _Script:
     def unsupported(self, role: str, message: Any) -> None:
         """A step of a tool, or a role nobody knows."""
         if role in _TOOL_ROLES:
-            self.flaw(
-                f"a {show(role)} message: recorded tool steps cannot be replayed",
+            self.issue(
+                f"a {display_json(role)} message: recorded tool steps cannot be replayed",
                 place=self.place,
                 found=message,
                 hint='write the dialogue in the canonical form with "tools" and "tool_results"',
             )
         else:
-            self.flaw(
-                f"unknown role {show(role)}",
+            self.issue(
+                f"unknown role {display_json(role)}",
                 place=self.place,
                 found=message,
                 hint=did_you_mean(str(role), [*_ROLES, *_TOOL_ROLES]),
@@ -229,14 +229,14 @@ class _Script:
         if self._extra:
             self._settings["extra"] = self._extra
         self.plain["turns"] = self._turns
-        if not self._turns and not self.flaws:
-            self.flaw("no user turn in it", found=[], hint="a dialogue has at least one user message")
+        if not self._turns and not self.issues:
+            self.issue("no user turn in it", found=[], hint="a dialogue has at least one user message")
         for key, value in (("settings", self._settings), ("meta", self._meta)):
             if value:
                 self.plain[key] = value
         if not self.plain.get("tags", True):
             del self.plain["tags"]
-        return Imported(self.plain, self.flaws)
+        return Imported(self.plain, self.issues)
 
 
 _WHOLE = ("top_k", "max_output_tokens", "seed", "thinking_budget")
@@ -259,75 +259,75 @@ def _has(value: Any, key: str) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and key in value
 
 
-def _take_list(rest: dict[str, Any], key: str, script: _Script) -> list[Any]:
+def _take_list(rest: dict[str, Any], key: str, builder: _DialogueBuilder) -> list[Any]:
     value = rest.pop(key)
     if isinstance(value, list):
         return value
-    script.flaw(f'"{key}" must be a list of messages', found=value, hint=f'"{key}": [{{…}}, {{…}}]')
+    builder.issue(f'"{key}" must be a list of messages', found=value, hint=f'"{key}": [{{…}}, {{…}}]')
     return []
 
 
 # MT-Bench
 
 
-def _read_mtbench(rest: dict[str, Any], script: _Script, *, reference: bool) -> None:
+def _read_mtbench(rest: dict[str, Any], builder: _DialogueBuilder, *, reference: bool) -> None:
     answers: list[Any] = []
-    turns = _take_list(rest, "turns", script)
+    turns = _take_list(rest, "turns", builder)
     if reference and rest.get("reference") is not None:
-        answers = _take_list(rest, "reference", script)
+        answers = _take_list(rest, "reference", builder)
         if len(answers) > len(turns):
-            script.flaw("more reference answers than turns", found=answers, hint="one answer a turn, in order")
+            builder.issue("more reference answers than turns", found=answers, hint="one answer a turn, in order")
     for number, text in enumerate(turns):
         if not isinstance(text, str):
-            script.flaw(
+            builder.issue(
                 "a turn that is not text among turns of text",
                 place=f"turn {number + 1}",
                 found=text,
                 hint='either all turns are strings (MT-Bench), or all are objects {"user": "…"}',
             )
             continue
-        script.user(text)
+        builder.user(text)
         answer = answers[number] if number < len(answers) else ""
-        script.reply(answer if isinstance(answer, str) else "")
+        builder.reply(answer if isinstance(answer, str) else "")
     category = rest.get("category")
     if isinstance(category, str):
-        script.tag(rest.pop("category"))
+        builder.tag(rest.pop("category"))
 
 
 # ShareGPT and its relatives
 
 
-def _read_sharegpt(rest: dict[str, Any], script: _Script) -> None:
-    script.system(rest.pop("system", None))
+def _read_sharegpt(rest: dict[str, Any], builder: _DialogueBuilder) -> None:
+    builder.system(rest.pop("system", None))
     if rest.get("tools") in (None, "", "[]", []):
         rest.pop("tools", None)
     else:
-        script.unsupported("tool", rest.pop("tools"))
+        builder.unsupported("tool", rest.pop("tools"))
     key = "conversations" if "conversations" in rest else "conversation"
-    for message in _take_list(rest, key, script):
+    for message in _take_list(rest, key, builder):
         if not isinstance(message, dict):
-            script.flaw("a message must be an object", place=script.place, found=message, hint=_SHAREGPT_EXAMPLE)
+            builder.issue("a message must be an object", place=builder.place, found=message, hint=_SHAREGPT_EXAMPLE)
             continue
         role = message.get("from", message.get("role"))
         text = message.get("value", message.get("content"))
-        _say(script, role, text, message)
+        _add_message(builder, role, text, message)
 
 
 _SHAREGPT_EXAMPLE = '{"from": "human", "value": "…"}'
 
 
-def _say(script: _Script, role: Any, text: Any, message: Mapping[str, Any]) -> None:
+def _add_message(builder: _DialogueBuilder, role: Any, text: Any, message: Mapping[str, Any]) -> None:
     kind = _ROLES.get(role) if isinstance(role, str) else None
     if kind is None:
-        script.unsupported("" if role is None else role, message)
+        builder.unsupported("" if role is None else role, message)
     elif not isinstance(text, str):
-        script.flaw("a message without text", place=script.place, found=message, hint=_SHAREGPT_EXAMPLE)
+        builder.issue("a message without text", place=builder.place, found=message, hint=_SHAREGPT_EXAMPLE)
     elif kind == "user":
-        script.user(text)
+        builder.user(text)
     elif kind == "assistant":
-        script.reply(text)
+        builder.reply(text)
     else:
-        script.system(text)
+        builder.system(text)
 
 
 # OpenAI chat
@@ -366,43 +366,43 @@ _OPENAI_EXTRA = (
 _NOT_REPLAYED = ("model", "stream", "stream_options")
 
 
-def _read_openai(rest: dict[str, Any], script: _Script) -> None:
+def _read_openai(rest: dict[str, Any], builder: _DialogueBuilder) -> None:
     body, is_request = rest, False
     if "messages" not in rest:
         body, is_request = dict(rest.pop("body")), True
         for key in ("method", "url"):
             rest.pop(key, None)
-    script.system(body.pop("system", None))
-    for message in _take_list(body, "messages", script):
+    builder.system(body.pop("system", None))
+    for message in _take_list(body, "messages", builder):
         if isinstance(message, dict):
-            _read_openai_message(message, script)
+            _read_openai_message(message, builder)
         else:
             hint = '{"role": "user", "content": "…"}'
-            script.flaw("a message must be an object", place=script.place, found=message, hint=hint)
-    _read_openai_tools(body.pop("tools", None), script)
-    _read_openai_settings(body, script, is_request=is_request)
+            builder.issue("a message must be an object", place=builder.place, found=message, hint=hint)
+    _read_openai_tools(body.pop("tools", None), builder)
+    _read_openai_settings(body, builder, is_request=is_request)
     if is_request:
-        script.keep(body)
+        builder.keep(body)
 
 
-def _read_openai_message(message: Mapping[str, Any], script: _Script) -> None:
+def _read_openai_message(message: Mapping[str, Any], builder: _DialogueBuilder) -> None:
     role = message.get("role", message.get("from"))
     kind = _ROLES.get(role) if isinstance(role, str) else None
     if kind is None or message.get("tool_calls") or message.get("function_call"):
-        script.unsupported("tool_call" if kind is not None else role or "", message)
+        builder.unsupported("tool_call" if kind is not None else role or "", message)
         return
     content = message.get("content", message.get("value"))
     if kind == "user":
-        script.user(_openai_parts(content, script))
+        builder.user(_openai_parts(content, builder))
         return
     text = _openai_text(content if content is not None else message.get("refusal"))
     if text is None:
         hint = '"content" of a reply or system message is text'
-        script.flaw("a message without text", place=script.place, found=message, hint=hint)
+        builder.issue("a message without text", place=builder.place, found=message, hint=hint)
     elif kind == "assistant":
-        script.reply(text)
+        builder.reply(text)
     else:
-        script.system(text)
+        builder.system(text)
 
 
 def _openai_text(content: Any) -> str | None:
@@ -414,14 +414,14 @@ def _openai_text(content: Any) -> str | None:
     return None
 
 
-def _openai_parts(content: Any, script: _Script) -> Any:
+def _openai_parts(content: Any, builder: _DialogueBuilder) -> Any:
     if not isinstance(content, list):
         return content
-    parts = [_openai_part(part, script) for part in content]
+    parts = [_openai_part(part, builder) for part in content]
     return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
 
 
-def _openai_part(part: Any, script: _Script) -> dict[str, Any]:
+def _openai_part(part: Any, builder: _DialogueBuilder) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
         return {"text": part.get("text")}
@@ -435,15 +435,15 @@ def _openai_part(part: Any, script: _Script) -> dict[str, Any]:
         source = part["file"]["file_data"]
     if isinstance(source, str) and (inline := _DATA_URL.fullmatch(source)):
         return {"data": inline[2], "mime_type": inline[1]}
-    _refuse_part(part, script, script.next_place)
+    _refuse_part(part, builder, builder.next_place)
     return {"text": "…"}
 
 
 _DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)
 
 
-def _refuse_part(part: Any, script: _Script, place: str) -> None:
-    script.flaw(
+def _refuse_part(part: Any, builder: _DialogueBuilder, place: str) -> None:
+    builder.issue(
         "a part that cannot be imported",
         place=place,
         found=part,
@@ -451,13 +451,13 @@ def _refuse_part(part: Any, script: _Script, place: str) -> None:
     )
 
 
-def _read_openai_tools(tools: Any, script: _Script) -> None:
+def _read_openai_tools(tools: Any, builder: _DialogueBuilder) -> None:
     if not tools:
         return
     if not isinstance(tools, list) or not all(_has(tool, "function") for tool in tools):
-        script.flaw("tools other than functions", found=tools, hint='{"type": "function", "function": {"name": "…"}}')
+        builder.issue("tools other than functions", found=tools, hint='{"type": "function", "function": {"name": "…"}}')
         return
-    script.plain["tools"] = [_declaration(tool["function"]) for tool in tools]
+    builder.plain["tools"] = [_declaration(tool["function"]) for tool in tools]
 
 
 def _declaration(function: Any) -> Any:
@@ -469,19 +469,19 @@ def _declaration(function: Any) -> Any:
     return kept
 
 
-def _read_openai_settings(body: dict[str, Any], script: _Script, *, is_request: bool) -> None:
+def _read_openai_settings(body: dict[str, Any], builder: _DialogueBuilder, *, is_request: bool) -> None:
     for key, name in _OPENAI_SETTINGS.items():
-        script.setting(name, body.pop(key, None))
+        builder.setting(name, body.pop(key, None))
     stop = body.pop("stop", None)
-    script.setting("stop", [stop] if isinstance(stop, str) else stop)
+    builder.setting("stop", [stop] if isinstance(stop, str) else stop)
     wanted = body.get("response_format")
     if _has(wanted, "json_schema") and _has(wanted["json_schema"], "schema"):
-        script.setting("response_schema", wanted["json_schema"]["schema"])
+        builder.setting("response_schema", wanted["json_schema"]["schema"])
         strict = {key: value for key, value in wanted["json_schema"].items() if key == "strict"}
         body["response_format"] = {"json_schema": strict} if strict else None
     for key in list(body):
         if key in _OPENAI_EXTRA or (is_request and key not in _NOT_REPLAYED):
-            script.extra(key, body.pop(key))
+            builder.extra(key, body.pop(key))
 
 
 # Gemini
@@ -513,64 +513,64 @@ _GEMINI_CONFIG = (*_GEMINI_SETTINGS, "thinkingConfig", "responseMimeType", "resp
 _GEMINI_PART = ("text", "inlineData", "thought", "thoughtSignature")
 
 
-def _read_gemini(rest: dict[str, Any], script: _Script) -> None:
+def _read_gemini(rest: dict[str, Any], builder: _DialogueBuilder) -> None:
     if "contents" in rest:
         body = _camel_keys(rest, _GEMINI_BODY)
         rest.clear()
     else:
         body = _camel_keys(rest.pop("request"), _GEMINI_BODY)
-    _read_gemini_system(body.pop("systemInstruction", None), script)
-    for content in _take_list(body, "contents", script):
+    _read_gemini_system(body.pop("systemInstruction", None), builder)
+    for content in _take_list(body, "contents", builder):
         if isinstance(content, dict):
-            _read_gemini_content(content, script)
+            _read_gemini_content(content, builder)
         else:
             hint = '{"role": "user", "parts": [{"text": "…"}]}'
-            script.flaw("a message must be an object", place=script.place, found=content, hint=hint)
-    _read_gemini_config(body.pop("generationConfig", None), script)
-    _read_gemini_safety(body.pop("safetySettings", None), script)
-    _read_gemini_tools(body.pop("tools", None), script)
+            builder.issue("a message must be an object", place=builder.place, found=content, hint=hint)
+    _read_gemini_config(body.pop("generationConfig", None), builder)
+    _read_gemini_safety(body.pop("safetySettings", None), builder)
+    _read_gemini_tools(body.pop("tools", None), builder)
     for key in _GEMINI_EXTRA:
-        script.extra(key, body.pop(key, None))
-    script.keep(body)
+        builder.extra(key, body.pop(key, None))
+    builder.keep(body)
 
 
-def _read_gemini_system(instruction: Any, script: _Script) -> None:
+def _read_gemini_system(instruction: Any, builder: _DialogueBuilder) -> None:
     if isinstance(instruction, dict):
         parts = instruction.get("parts")
         parts = parts if isinstance(parts, list) else [parts]
         said = [part.get("text") if isinstance(part, dict) else part for part in parts]
         texts = [text for text in said if isinstance(text, str)]
-        script.system("\n".join(texts) if len(texts) == len(said) else instruction)
+        builder.system("\n".join(texts) if len(texts) == len(said) else instruction)
     else:
-        script.system(instruction)
+        builder.system(instruction)
 
 
-def _read_gemini_content(content: Mapping[str, Any], script: _Script) -> None:
+def _read_gemini_content(content: Mapping[str, Any], builder: _DialogueBuilder) -> None:
     role = content.get("role", "user")
     parts = content.get("parts", [])
     parts = parts if isinstance(parts, list) else [parts]
     read = [_camel_keys(part, _GEMINI_PART) for part in parts if isinstance(part, dict)]
     if len(read) != len(parts):
         hint = '"parts": [{"text": "…"}]'
-        script.flaw("a part must be an object", place=script.place, found=content, hint=hint)
+        builder.issue("a part must be an object", place=builder.place, found=content, hint=hint)
     elif role == "model":
-        script.reply(_gemini_reply(read, script))
+        builder.reply(_gemini_reply(read, builder))
     elif role == "user":
-        script.user(_gemini_user(read, script))
+        builder.user(_gemini_user(read, builder))
     else:
-        script.unsupported(role, content)
+        builder.unsupported(role, content)
 
 
-def _gemini_reply(parts: list[dict[str, Any]], script: _Script) -> str:
+def _gemini_reply(parts: list[dict[str, Any]], builder: _DialogueBuilder) -> str:
     # Thoughts and signatures belong to the model and the route that made them; replayed elsewhere they are refused.
     spoken = [part for part in parts if not part.get("thought")]
     for part in spoken:
         if not isinstance(part.get("text", ""), str) or set(part) - {"text", "thoughtSignature", "thought"}:
-            _refuse_part(part, script, script.place)
+            _refuse_part(part, builder, builder.place)
     return "".join(part["text"] for part in spoken if isinstance(part.get("text"), str))
 
 
-def _gemini_user(parts: list[dict[str, Any]], script: _Script) -> Any:
+def _gemini_user(parts: list[dict[str, Any]], builder: _DialogueBuilder) -> Any:
     canonical: list[dict[str, Any]] = []
     for part in parts:
         if set(part) == {"text"}:
@@ -579,59 +579,59 @@ def _gemini_user(parts: list[dict[str, Any]], script: _Script) -> Any:
             inline = _camel_keys(part["inlineData"], ("mimeType", "data"))
             canonical.append({"data": inline.get("data"), "mime_type": inline.get("mimeType")})
         else:
-            _refuse_part(part, script, script.next_place)
+            _refuse_part(part, builder, builder.next_place)
     return canonical[0]["text"] if len(canonical) == 1 and "text" in canonical[0] else canonical
 
 
-def _read_gemini_config(config: Any, script: _Script) -> None:
+def _read_gemini_config(config: Any, builder: _DialogueBuilder) -> None:
     if config is None:
         return
     if not isinstance(config, dict):
-        script.flaw('"generationConfig" must be an object', found=config, hint='e.g. {"temperature": 0}')
+        builder.issue('"generationConfig" must be an object', found=config, hint='e.g. {"temperature": 0}')
         return
     config = {key: value for key, value in _camel_keys(config, _GEMINI_CONFIG).items() if value is not None}
     for key, name in _GEMINI_SETTINGS.items():
-        script.setting(name, config.pop(key, None))
+        builder.setting(name, config.pop(key, None))
     thinking = config.get("thinkingConfig")
     if isinstance(thinking, dict):
         left = _camel_keys(thinking, ("thinkingBudget", "thinkingLevel"))
-        script.setting("thinking_budget", left.pop("thinkingBudget", None))
-        script.setting("thinking_level", left.pop("thinkingLevel", None))
+        builder.setting("thinking_budget", left.pop("thinkingBudget", None))
+        builder.setting("thinking_level", left.pop("thinkingLevel", None))
         config["thinkingConfig"] = left
     if "responseJsonSchema" in config and config.get("responseMimeType") == "application/json":
-        script.setting("response_schema", config.pop("responseJsonSchema"))
+        builder.setting("response_schema", config.pop("responseJsonSchema"))
         del config["responseMimeType"]
-    script.extra("generationConfig", {key: value for key, value in config.items() if value != {}})
+    builder.extra("generationConfig", {key: value for key, value in config.items() if value != {}})
 
 
-def _read_gemini_safety(settings: Any, script: _Script) -> None:
+def _read_gemini_safety(settings: Any, builder: _DialogueBuilder) -> None:
     if not settings:
         return
     rows: list[Any] = settings if isinstance(settings, list) else [settings]
     if not all(_has(row, "category") and set(row) == {"category", "threshold"} for row in rows):
-        script.flaw("safetySettings not understood", found=settings, hint='[{"category": "…", "threshold": "…"}]')
+        builder.issue("safetySettings not understood", found=settings, hint='[{"category": "…", "threshold": "…"}]')
         return
-    script.setting("safety", {row["category"]: row["threshold"] for row in rows})
+    builder.setting("safety", {row["category"]: row["threshold"] for row in rows})
 
 
-def _read_gemini_tools(tools: Any, script: _Script) -> None:
+def _read_gemini_tools(tools: Any, builder: _DialogueBuilder) -> None:
     if not tools:
         return
     rows = [_camel_keys(row, ("functionDeclarations",)) if isinstance(row, dict) else {} for row in tools]
     if not any("functionDeclarations" in row for row in rows):
-        script.extra("tools", tools)  # the server's own tools (search, code execution) go as they stand
+        builder.extra("tools", tools)  # the server's own tools (search, code execution) go as they stand
         return
     if not all(set(row) == {"functionDeclarations"} and isinstance(row["functionDeclarations"], list) for row in rows):
-        script.flaw(
+        builder.issue(
             "function declarations mixed with other tools",
             found=tools,
             hint='put the functions into the canonical "tools" and the rest into "settings": {"extra": …}',
         )
         return
-    script.plain["tools"] = [_declaration(function) for row in rows for function in row["functionDeclarations"]]
+    builder.plain["tools"] = [_declaration(function) for row in rows for function in row["functionDeclarations"]]
 
 
-_READERS: Mapping[str, Callable[[dict[str, Any], _Script], None]] = {
+_READERS: Mapping[str, Callable[[dict[str, Any], _DialogueBuilder], None]] = {
     "gemini": _read_gemini,
     "openai": _read_openai,
     "sharegpt": _read_sharegpt,

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import orjson
 
-from convbatch.errors import Flaw
+from convbatch.errors import Issue
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 512 * 2**20
@@ -44,22 +44,22 @@ _OTHER_MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-class Refused(Exception):  # carries a flaw up to the loop that knows the line
+class RefusedValue(Exception):  # carries a flaw up to the loop that knows the line
     """A value that cannot be used, with what is wrong with it."""
 
-    def __init__(self, flaw: Flaw) -> None:
-        super().__init__(flaw.what)
-        self.flaw = flaw
+    def __init__(self, issue: Issue) -> None:
+        super().__init__(issue.what)
+        self.issue = issue
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class JsonLine:
     """One line that is not blank; `flaw` set means `value` is not."""
 
     number: int | None
     """From 1; None when the flaw is the whole file's. In an array: the item's position."""
     value: dict[str, Any]
-    flaw: Flaw | None = None
+    issue: Issue | None = None
 
 
 class JsonLines:
@@ -73,14 +73,14 @@ class JsonLines:
         self.consumed = 0
         self.blank_lines = 0
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[JsonLine]:
         try:
             with open_regular(self.path) as raw:
                 yield from self._lines(raw)
-        except Refused as refusal:
-            yield Line(None, {}, refusal.flaw)
+        except RefusedValue as refusal:
+            yield JsonLine(None, {}, refusal.issue)
 
-    def _lines(self, raw: BinaryIO) -> Iterator[Line]:
+    def _lines(self, raw: BinaryIO) -> Iterator[JsonLine]:
         number = 0
         empty = True
         try:
@@ -93,7 +93,7 @@ class JsonLines:
                         self.consumed = raw.tell()
                     if len(line) > MAX_LINE_BYTES:
                         skip_line(text)
-                        yield Line(number, {}, _too_long())
+                        yield JsonLine(number, {}, _too_long())
                     elif line.strip():
                         yield _parsed(number, line)
                     else:
@@ -104,11 +104,11 @@ class JsonLines:
                     empty = False
                 self.consumed = raw.tell()
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-            yield Line(number + 1, {}, _broken_stream(error))
+            yield JsonLine(number + 1, {}, _broken_stream(error))
             return
         if empty:
             what = "the file is empty" if number == 0 else "no dialogue in it: every line is blank"
-            yield Line(None, {}, Flaw(what=what, hint="one JSON dialogue a line; see docs/dataset.md"))
+            yield JsonLine(None, {}, Issue(what=what, hint="one JSON dialogue a line; see docs/dataset.md"))
 
 
 class JsonArray:
@@ -122,31 +122,31 @@ class JsonArray:
         self.consumed = 0
         self.blank_lines = 0
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[JsonLine]:
         try:
             with open_regular(self.path) as raw, decompressed(raw) as text:
                 content = text.read(MAX_ARRAY_BYTES + 1).removeprefix(_BOM)
                 self.consumed = raw.tell()
             if len(content) > MAX_ARRAY_BYTES:
                 what = f"a JSON array of more than {MAX_ARRAY_BYTES // 2**20} MiB"
-                raise Refused(Flaw(what=what, hint="make JSON lines of it: jq -c '.[]' IN.json > OUT.jsonl"))
+                raise RefusedValue(Issue(what=what, hint="make JSON lines of it: jq -c '.[]' IN.json > OUT.jsonl"))
             value = parse_value(content)
-        except Refused as refusal:
-            yield Line(None, {}, refusal.flaw)
+        except RefusedValue as refusal:
+            yield JsonLine(None, {}, refusal.issue)
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-            yield Line(None, {}, _broken_stream(error))
+            yield JsonLine(None, {}, _broken_stream(error))
         else:
             yield from self._items(value)
 
-    def _items(self, value: Any) -> Iterator[Line]:
+    def _items(self, value: Any) -> Iterator[JsonLine]:
         items = value if isinstance(value, list) else [value]
         if not items:
-            yield Line(None, {}, Flaw(what="the array is empty", hint="a JSON array of dialogues"))
+            yield JsonLine(None, {}, Issue(what="the array is empty", hint="a JSON array of dialogues"))
         for number, item in enumerate(items, 1):
             if isinstance(item, dict):
-                yield Line(number, item)
+                yield JsonLine(number, item)
             else:
-                yield Line(number, {}, _not_an_object(item))
+                yield JsonLine(number, {}, _not_an_object(item))
 
 
 def is_one_document(path: Path) -> bool:
@@ -157,7 +157,7 @@ def is_one_document(path: Path) -> bool:
             while not first.strip() and (line := text.readline(MAX_LINE_BYTES)):
                 first = line.removeprefix(_BOM)
             return _opens_a_document(first)
-    except (Refused, EOFError, zlib.error, OSError):
+    except (RefusedValue, EOFError, zlib.error, OSError):
         return False  # reading it as lines will say what is wrong
 
 
@@ -173,13 +173,13 @@ def open_regular(path: Path) -> BinaryIO:
         if stat.S_ISREG(mode):
             return path.open("rb", buffering=0)
     except (OSError, ValueError) as error:
-        raise Refused(_cannot_open(path, error)) from None
+        raise RefusedValue(_cannot_open(path, error)) from None
     if stat.S_ISDIR(mode):
         names = sorted(p.name for p in path.glob("*.jsonl*"))[:3]
         example = f"{path}/{names[0]}" if names else f"{path}/NAME.jsonl"
-        raise Refused(Flaw(what="is a folder, not a dataset file", hint=f"name the file itself, e.g. {example}"))
-    raise Refused(
-        Flaw(
+        raise RefusedValue(Issue(what="is a folder, not a dataset file", hint=f"name the file itself, e.g. {example}"))
+    raise RefusedValue(
+        Issue(
             what="is not a regular file (a pipe, socket or device)",
             hint="a dataset is read more than once: save it to a file first",
         )
@@ -201,8 +201,8 @@ def decompressed(raw: BinaryIO) -> BinaryIO:
         head = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
     else:
         text = io.BufferedReader(raw, _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # an unbuffered file is a RawIOBase
-    if (flaw := _not_text(head)) is not None:
-        raise Refused(flaw)
+    if (issue := _not_text(head)) is not None:
+        raise RefusedValue(issue)
     return text
 
 
@@ -215,7 +215,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     """
     value = parse_value(line)
     if not isinstance(value, dict):
-        raise Refused(_not_an_object(value))
+        raise RefusedValue(_not_an_object(value))
     return value
 
 
@@ -228,10 +228,10 @@ def parse_value(text: bytes) -> Any:
         _refuse_depth(text, value)
         return value
     _refuse_depth(text, value)
-    return _parse_carefully(text) if _may_have_lost_something(text, value) else value
+    return _parse_carefully(text) if _may_lose_precision(text, value) else value
 
 
-def encoded(value: Any) -> bytes:
+def encode_json_line(value: Any) -> bytes:
     """A value as one line of JSON with its newline."""
     try:
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
@@ -244,7 +244,7 @@ def excerpt(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def show(value: Any) -> str:
+def display_json(value: Any) -> str:
     """A value as JSON, cut short, for a message."""
     return excerpt(json.dumps(value, ensure_ascii=False, default=str))
 
@@ -260,14 +260,14 @@ def _opens_a_document(line: bytes) -> bool:
     return line.lstrip().startswith(b"[") or line.strip() == b"{"
 
 
-def _parsed(number: int, line: bytes) -> Line:
+def _parsed(number: int, line: bytes) -> JsonLine:
     try:
-        return Line(number, parse_object(line))
-    except Refused as refusal:
-        return Line(number, {}, refusal.flaw)
+        return JsonLine(number, parse_object(line))
+    except RefusedValue as refusal:
+        return JsonLine(number, {}, refusal.issue)
 
 
-def _may_have_lost_something(text: bytes, value: Any) -> bool:
+def _may_lose_precision(text: bytes, value: Any) -> bool:
     # orjson keeps the last of two equal keys and turns integers beyond 64 bits into floats. A dropped pair loses its
     # colon, and \u003a is the only other way to spell one, so counting colons finds every duplicate without a hook on
     # every object (which would cost more than the whole validation).
@@ -283,8 +283,8 @@ def _parse_carefully(text: bytes) -> Any:
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Refused(
-            Flaw(
+        raise RefusedValue(
+            Issue(
                 what=f"not UTF-8 at byte {error.start + 1} of the line",
                 found=repr(text[error.start : error.start + 8]),
                 hint="save the file as UTF-8 (a GBK file: iconv -f GB18030 -t UTF-8 IN > OUT)",
@@ -299,9 +299,9 @@ def _parse_carefully(text: bytes) -> Any:
             parse_float=_finite_float,
         )
     except RecursionError:
-        raise Refused(_too_deep()) from None
+        raise RefusedValue(_too_deep()) from None
     except json.JSONDecodeError as error:
-        raise Refused(_not_json(decoded, error)) from None
+        raise RefusedValue(_not_json(decoded, error)) from None
     _refuse_surrogates(value)
     return value
 
@@ -312,24 +312,26 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return keyed
     seen: set[str] = set()
     twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-    raise Refused(
-        Flaw(
-            what=f"key {show(twice)} appears twice in one object",
-            found=show([value for key, value in pairs if key == twice]),
+    raise RefusedValue(
+        Issue(
+            what=f"key {display_json(twice)} appears twice in one object",
+            found=display_json([value for key, value in pairs if key == twice]),
             hint="keep one of them; JSON readers disagree about which one counts",
         )
     )
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise Refused(Flaw(what=f"{word} is not a JSON number", found=word, hint="leave the key out, or give a number"))
+    raise RefusedValue(
+        Issue(what=f"{word} is not a JSON number", found=word, hint="leave the key out, or give a number")
+    )
 
 
 def _bounded_int(digits: str) -> int:
     if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**64:
         return value
-    raise Refused(
-        Flaw(what="a whole number beyond 64 bits", found=excerpt(digits, 60), hint="write it as text, in quotes")
+    raise RefusedValue(
+        Issue(what="a whole number beyond 64 bits", found=excerpt(digits, 60), hint="write it as text, in quotes")
     )
 
 
@@ -337,8 +339,8 @@ def _finite_float(digits: str) -> float:
     value = float(digits)
     if math.isfinite(value):
         return value
-    raise Refused(
-        Flaw(what="a number too large for JSON readers", found=excerpt(digits, 60), hint="at most about 1e308")
+    raise RefusedValue(
+        Issue(what="a number too large for JSON readers", found=excerpt(digits, 60), hint="at most about 1e308")
     )
 
 
@@ -346,8 +348,8 @@ def _refuse_surrogates(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Refused(
-            Flaw(
+        raise RefusedValue(
+            Issue(
                 what="half of a surrogate pair in a text: it cannot be encoded as UTF-8",
                 found=excerpt(json.dumps(value, ensure_ascii=True)),
                 hint=r"a \ud83d without its \ude00 is usually text cut in the middle of an emoji: remove it",
@@ -355,10 +357,10 @@ def _refuse_surrogates(value: Any) -> None:
         ) from None
 
 
-def _not_json(line: str, error: json.JSONDecodeError) -> Flaw:
+def _not_json(line: str, error: json.JSONDecodeError) -> Issue:
     start = line.lstrip()
     if start.startswith("[") or line.strip() == "{":
-        return Flaw(
+        return Issue(
             what="not one JSON object on this line",
             found=excerpt(line.strip()),
             hint="a JSON array or an indented file: `convbatch convert IN.json OUT.jsonl` makes JSON lines of it",
@@ -367,37 +369,39 @@ def _not_json(line: str, error: json.JSONDecodeError) -> Flaw:
     if error.pos >= len(body) or error.msg.startswith("Unterminated string"):
         hint = "copy the file again, or delete this line" if body == line else "one whole JSON object a line"
         what = "the line ends in the middle of its JSON" + (": the file looks cut off" if body == line else "")
-        return Flaw(what=what, found="…" + body[-60:] if len(body) > 60 else body, hint=hint)
-    return Flaw(
+        return Issue(what=what, found="…" + body[-60:] if len(body) > 60 else body, hint=hint)
+    return Issue(
         what=f"not JSON: {error.msg} at character {error.colno}",
         found=excerpt(line[max(0, error.pos - 20) :].strip(), 60),
         hint="one JSON object a line",
     )
 
 
-def _not_an_object(value: Any) -> Flaw:
+def _not_an_object(value: Any) -> Issue:
     if isinstance(value, list):
         hint = "a JSON array of dialogues: `convbatch convert IN.json OUT.jsonl` makes JSON lines of it"
     else:
         hint = 'one JSON object a line: {"id": …, "turns": […]}'
-    return Flaw(what="not a JSON object", found=show(value), hint=hint)
+    return Issue(what="not a JSON object", found=display_json(value), hint=hint)
 
 
-def _too_long() -> Flaw:
-    return Flaw(
+def _too_long() -> Issue:
+    return Issue(
         what=f"line longer than {MAX_LINE_BYTES // 2**20} MiB",
         hint="one dialogue a line; large media belong into files beside the dataset, named by path",
     )
 
 
-def _too_deep() -> Flaw:
-    return Flaw(what=f"JSON nested deeper than {MAX_JSON_DEPTH} levels", hint="no dialogue needs that: mend its source")
+def _too_deep() -> Issue:
+    return Issue(
+        what=f"JSON nested deeper than {MAX_JSON_DEPTH} levels", hint="no dialogue needs that: mend its source"
+    )
 
 
 def _refuse_depth(text: bytes, value: Any) -> None:
     # Cheap guard first: only a text with that many openers can nest that deep.
     if text.count(b"[") + text.count(b"{") > MAX_JSON_DEPTH and _depth_exceeds(value, MAX_JSON_DEPTH):
-        raise Refused(_too_deep())
+        raise RefusedValue(_too_deep())
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
@@ -415,33 +419,33 @@ def _children(item: Any) -> list[Any]:
     return item if isinstance(item, list) else []
 
 
-def _not_text(head: bytes) -> Flaw | None:
+def _not_text(head: bytes) -> Issue | None:
     hint = "a dataset is JSON lines in UTF-8, plain or gzip"
     for magic, name in _OTHER_MAGIC:
         if head.startswith(magic):
             if name == "UTF-16 text":
                 hint = "save the file as UTF-8 (iconv -f UTF-16 -t UTF-8 IN > OUT)"
-            return Flaw(what=f"is {name}, not a dataset", found=repr(head[:8]), hint=hint)
+            return Issue(what=f"is {name}, not a dataset", found=repr(head[:8]), hint=hint)
     if b"\0" in head:
-        return Flaw(what="is a binary file, not a dataset", found=repr(head[:16]), hint=hint)
+        return Issue(what="is a binary file, not a dataset", found=repr(head[:16]), hint=hint)
     return None
 
 
-def _cannot_open(path: Path, error: OSError | ValueError) -> Flaw:
+def _cannot_open(path: Path, error: OSError | ValueError) -> Issue:
     number = error.errno if isinstance(error, OSError) else errno.EINVAL
     if number in (errno.ENOENT, errno.ENOTDIR):
         folder = path.parent
         near = sorted(p.name for p in folder.glob("*.jsonl*"))[:8] if folder.is_dir() else []
         hint = f"in {folder}: " + ", ".join(near) if near else f"looked in {folder.absolute()}"
-        return Flaw(what="no such file", hint=hint)
+        return Issue(what="no such file", hint=hint)
     if number in (errno.EACCES, errno.EPERM):
-        return Flaw(what="cannot be read: permission denied", hint=f"chmod u+r {path}")
-    return Flaw(what=f"cannot be read: {os.strerror(number or errno.EIO)}", hint="name a readable file")
+        return Issue(what="cannot be read: permission denied", hint=f"chmod u+r {path}")
+    return Issue(what=f"cannot be read: {os.strerror(number or errno.EIO)}", hint="name a readable file")
 
 
-def _broken_stream(error: Exception) -> Flaw:
+def _broken_stream(error: Exception) -> Issue:
     if isinstance(error, EOFError):
-        return Flaw(what="the gzip file is cut off in the middle", hint="copy or download it again")
+        return Issue(what="the gzip file is cut off in the middle", hint="copy or download it again")
     if isinstance(error, zlib.error | gzip.BadGzipFile):
-        return Flaw(what="the gzip file is damaged", found=excerpt(str(error)), hint="copy or download it again")
-    return Flaw(what="reading failed", found=excerpt(str(error)), hint="is the disk or the network share all right?")
+        return Issue(what="the gzip file is damaged", found=excerpt(str(error)), hint="copy or download it again")
+    return Issue(what="reading failed", found=excerpt(str(error)), hint="is the disk or the network share all right?")

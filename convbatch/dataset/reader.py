@@ -25,16 +25,16 @@ from convbatch.dataset.formats import (
     to_canonical,
     unknown_format,
 )
-from convbatch.dataset.jsonl import JsonArray, JsonLines, Line, is_one_document, show
+from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
 from convbatch.dialogue import Dialogue
-from convbatch.errors import Flaw, InputError, Place, Problem
+from convbatch.errors import InputError, Issue, Place, Problem
 
 PROBLEMS_KEPT = 1_000
 """Problems an exception carries; a scan yields them all."""
 DUPLICATES_LOCATED = 10_000
 _PROGRESS_LINES = 256
 
-Progress = Callable[[int, int, int], None]
+ProgressCallback = Callable[[int, int, int], None]
 """Called with bytes done, bytes in all, dialogues so far."""
 
 
@@ -93,7 +93,7 @@ class Reader:
         self,
         paths: Sequence[Path],
         *,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         only: Format | None = None,
         reference: bool = False,
         documents: bool = False,
@@ -128,15 +128,15 @@ class Reader:
 
     def _file(self, path: Path, done: int) -> Iterator[Located | Problem]:
         lines = self._lines(path)
-        file = _FileForm(path, self._only, in_array=isinstance(lines, JsonArray))
+        file = _FileFormat(path, self._only, in_array=isinstance(lines, JsonArray))
         for count, line in enumerate(lines, 1):
             read = self._line(line, file)
             if isinstance(read, Located):
                 self._dialogues += 1
                 yield read
             else:
-                for flaw in read:
-                    yield file.problem(line, flaw)
+                for issue in read:
+                    yield file.problem(line, issue)
             if count % _PROGRESS_LINES == 0:
                 self._report(done + lines.consumed)
         self.blank_lines += lines.blank_lines
@@ -144,21 +144,21 @@ class Reader:
     def _lines(self, path: Path) -> JsonLines | JsonArray:
         return JsonArray(path) if self._documents and is_one_document(path) else JsonLines(path)
 
-    def _line(self, line: Line, file: _FileForm) -> Located | list[Flaw]:
-        if line.flaw is not None:
-            return [line.flaw]
-        kind = file.form(line)
-        if isinstance(kind, Flaw):
+    def _line(self, line: JsonLine, file: _FileFormat) -> Located | list[Issue]:
+        if line.issue is not None:
+            return [line.issue]
+        kind = file.format_of(line)
+        if isinstance(kind, Issue):
             return [kind]
         named = file.name(line, kind)
         self._ids.add(named)
         imported = to_canonical(line.value, kind, reference=self._reference)
-        flaws = imported.flaws or _flaws_of(imported.plain)
-        if flaws:
-            return flaws
+        issues = imported.issues or _issues_of(imported.plain)
+        if issues:
+            return issues
         imported.plain["id"] = named
         dialogue = Dialogue.from_plain(imported.plain)
-        return media_flaws(dialogue, file.folder) or Located(path=file.shown, line=line.number or 0, dialogue=dialogue)
+        return media_issues(dialogue, file.folder) or Located(path=file.shown, line=line.number or 0, dialogue=dialogue)
 
     def _report(self, done: int) -> None:
         if self._on_progress is not None:
@@ -178,7 +178,7 @@ class Reader:
                 first[named] = place
                 continue
             yield Problem(
-                what=f"id {show(named)} is used twice",
+                what=f"id {display_json(named)} is used twice",
                 place=Place(path=file.shown, line=line.number),
                 found=f"first used at {first[named]}",
                 hint="ids are unique over all files of a run: rename one of them"
@@ -189,14 +189,14 @@ class Reader:
             more = len(suspects) - len(located)
             yield Problem(what=f"{more} more ids are used more than once", hint="mend those listed above first")
 
-    def _named_lines(self, paths: Iterable[Path]) -> Iterator[tuple[_FileForm, Line, str]]:
+    def _named_lines(self, paths: Iterable[Path]) -> Iterator[tuple[_FileFormat, JsonLine, str]]:
         for path in paths:
             lines = self._lines(path)
-            file = _FileForm(path, self._only, in_array=isinstance(lines, JsonArray))
+            file = _FileFormat(path, self._only, in_array=isinstance(lines, JsonArray))
             for line in lines:
-                if line.flaw is None:
-                    kind = file.form(line)
-                    if not isinstance(kind, Flaw):
+                if line.issue is None:
+                    kind = file.format_of(line)
+                    if not isinstance(kind, Issue):
                         yield file, line, file.name(line, kind)
 
     def ids(self) -> Iterator[str]:
@@ -204,7 +204,7 @@ class Reader:
         return (named for _, _, named in self._named_lines(self._paths))
 
 
-class _FileForm:
+class _FileFormat:
     """The format a file turned out to have: that of its first line."""
 
     def __init__(self, path: Path, only: Format | None, *, in_array: bool) -> None:
@@ -216,7 +216,7 @@ class _FileForm:
         name = path.name.removesuffix(".gz")
         self._stem = Path(name).stem or name
 
-    def form(self, line: Line) -> Format | Flaw:
+    def format_of(self, line: JsonLine) -> Format | Issue:
         """The form of a line, or why it cannot stand in this file."""
         kind = detect(line.value)
         if kind is None:
@@ -234,19 +234,19 @@ class _FileForm:
                 f"line {self._first} of this file is {FORMAT_NAMES[self._kind]}: one format a file; "
                 "put the others into a file of their own"
             )
-        return Flaw(what=what, found="keys " + ", ".join(line.value), hint=hint)
+        return Issue(what=what, found="keys " + ", ".join(line.value), hint=hint)
 
-    def name(self, line: Line, kind: Format) -> str:
+    def name(self, line: JsonLine, kind: Format) -> str:
         """The id of a line; FILE:LINE when it has none."""
         return line_id(line.value, kind) or f"{self._stem}:{line.number}"
 
-    def problem(self, line: Line, flaw: Flaw) -> Problem:
+    def problem(self, line: JsonLine, issue: Issue) -> Problem:
         """A flaw with its place."""
         if not self._in_array or line.number is None:
-            return flaw.at(self.shown, line.number)
+            return issue.at(self.shown, line.number)
         item = f"item {line.number}"
-        where = item if flaw.field is None else f"{item}: {flaw.field}"
-        return dataclasses.replace(flaw, field=where).at(self.shown)
+        where = item if issue.field is None else f"{item}: {issue.field}"
+        return dataclasses.replace(issue, field=where).at(self.shown)
 
 
 _DIGEST = 2**64 - 1
@@ -278,25 +278,25 @@ class _Ids:
         return twice
 
 
-def _flaws_of(plain: dict[str, Any]) -> list[Flaw]:
-    from convbatch.dataset.schema import flaws_of  # pydantic: only a command that reads a dataset pays for its import
+def _issues_of(plain: dict[str, Any]) -> list[Issue]:
+    from convbatch.dataset.schema import issues_of  # pydantic: only a command that reads a dataset pays for its import
 
-    return flaws_of(plain)
+    return issues_of(plain)
 
 
-def media_flaws(dialogue: Dialogue, folder: Path) -> list[Flaw]:
+def media_issues(dialogue: Dialogue, folder: Path) -> list[Issue]:
     """What is wrong with the media files a dialogue names, relative to `folder`."""
-    flaws: list[Flaw] = []
+    issues: list[Issue] = []
     for number, turn in enumerate(dialogue.turns, 1):
         for part in turn.user:
-            if part.path is not None and (fault := _path_fault(part.path, folder)) is not None:
+            if part.path is not None and (fault := _path_problem(part.path, folder)) is not None:
                 what, hint = fault
-                found = show({part.kind: part.path})
-                flaws.append(Flaw(what=f"{part.kind} {what}", field=f"turn {number}", found=found, hint=hint))
-    return flaws
+                found = display_json({part.kind: part.path})
+                issues.append(Issue(what=f"{part.kind} {what}", field=f"turn {number}", found=found, hint=hint))
+    return issues
 
 
-def _path_fault(path: str, folder: Path) -> tuple[str, str] | None:
+def _path_problem(path: str, folder: Path) -> tuple[str, str] | None:
     inside = f"media paths are relative to the dataset's folder and stay inside it: {folder.absolute()}"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
         return "is a URL", "media are read from disk, never fetched: save the file beside the dataset"

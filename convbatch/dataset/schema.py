@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12, and brings it
 
-from convbatch.dataset.jsonl import excerpt, show
-from convbatch.errors import Flaw, did_you_mean
+from convbatch.dataset.jsonl import display_json, excerpt
+from convbatch.errors import Issue, did_you_mean
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 FINISH_REASONS = ("stop", "length", "content_filter", "tool_call", "error", "other")
@@ -118,44 +118,44 @@ class DialogueForm(TypedDict):
 _ADAPTER: TypeAdapter[DialogueForm] = TypeAdapter(DialogueForm)
 
 
-def flaws_of(value: Mapping[str, Any]) -> list[Flaw]:
+def issues_of(value: Mapping[str, Any]) -> list[Issue]:
     """Everything that is wrong with one canonical dialogue, in the order of its turns; empty when it is well formed."""
     try:
         _ADAPTER.validate_python(value)
     except ValidationError as error:
-        return _flaws_of_broken(value, error.errors(include_url=False))
-    return _rule_flaws(value, broken_turns=frozenset())
+        return _issues_of_broken(value, error.errors(include_url=False))
+    return _rule_issues(value, broken_turns=frozenset())
 
 
-def _flaws_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails]) -> list[Flaw]:
-    flaws = [_shape_flaw(detail) for detail in details]
+def _issues_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails]) -> list[Issue]:
+    issues = [_shape_issue(detail) for detail in details]
     broken_keys = {detail["loc"][0] for detail in details if detail["loc"][0] != "turns"}
     whole_turns = all(len(detail["loc"]) > 1 for detail in details if detail["loc"][0] == "turns")
     if "tools" in broken_keys or not whole_turns:
-        return flaws  # the rules between keys would only repeat what is already said
+        return issues  # the rules between keys would only repeat what is already said
     sound = {key: item for key, item in value.items() if key not in broken_keys}
     broken_turns = frozenset(cast(int, detail["loc"][1]) for detail in details if detail["loc"][0] == "turns")
-    return flaws + _rule_flaws(sound, broken_turns=broken_turns)
+    return issues + _rule_issues(sound, broken_turns=broken_turns)
 
 
-def _rule_flaws(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> list[Flaw]:
-    flaws: list[Flaw] = []
+def _rule_issues(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> list[Issue]:
+    issues: list[Issue] = []
     turns: list[dict[str, Any]] = value["turns"]
     for index, turn in enumerate(turns):
         if index not in broken_turns:
-            flaws += _turn_flaws(turn, index + 1, value)
+            issues += _turn_issues(turn, index + 1, value)
     if not broken_turns and all(turn.get("ask") is False for turn in turns):
-        flaws.append(
-            Flaw(
+        issues.append(
+            Issue(
                 what='no turn is asked: every turn has "ask": false',
                 hint='leave "ask" out of the turns that the model should answer',
             )
         )
     if "tools" in value or "tool_results" in value:
-        flaws += _tool_flaws(value)
+        issues += _tool_issues(value)
     if "checks" in value:
-        flaws += _check_flaws(value["checks"], None, value, has_reply=False)
-    return flaws
+        issues += _check_issues(value["checks"], None, value, has_reply=False)
+    return issues
 
 
 # Shapes: pydantic's errors in our words.
@@ -184,28 +184,30 @@ _MUST_BE = {
 }
 
 
-def _shape_flaw(detail: ErrorDetails) -> Flaw:
+def _shape_issue(detail: ErrorDetails) -> Issue:
     loc = detail["loc"]
     place, path = _split(loc)
     kind = detail["type"]
     if kind == "extra_forbidden":
         known = _KEYS[_container(path[:-1], in_turn=place is not None)]
-        return Flaw(
-            what=f"unknown key {show(path[-1])}" + _inside(path[:-1]),
+        return Issue(
+            what=f"unknown key {display_json(path[-1])}" + _inside(path[:-1]),
             field=place,
-            found=show({str(path[-1]): detail["input"]}),
+            found=display_json({str(path[-1]): detail["input"]}),
             hint=did_you_mean(str(path[-1]), known),
         )
     if kind == "missing":
-        return _missing_flaw(place, path, detail["input"])
+        return _missing_issue(place, path, detail["input"])
     if not path:
         name = f"turn {loc[1] + 1}" if place is not None and isinstance(loc[1], int) else "the line"
-        return Flaw(what=f"{name} must be an object", field=place, found=show(detail["input"]), hint=_TURN_EXAMPLE)
+        return Issue(
+            what=f"{name} must be an object", field=place, found=display_json(detail["input"]), hint=_TURN_EXAMPLE
+        )
     name = _dotted(path)
-    return Flaw(
+    return Issue(
         what=f'"{name}" {_must_be(detail, path)}',
         field=place,
-        found=show(detail["input"]),
+        found=display_json(detail["input"]),
         hint=_shape_hint(path, detail["input"]),
     )
 
@@ -243,12 +245,12 @@ def _container(path: tuple[int | str, ...], *, in_turn: bool) -> str:
     return {"settings": "settings", "user": "part", "tools": "tool"}[str(path[0])]
 
 
-def _missing_flaw(place: str | None, path: tuple[int | str, ...], found: Any) -> Flaw:
+def _missing_issue(place: str | None, path: tuple[int | str, ...], found: Any) -> Issue:
     key = str(path[-1])
     if key == "user":
-        return Flaw(what='no "user" text', field=place, found=show(found), hint='every turn needs "user": "…"')
+        return Issue(what='no "user" text', field=place, found=display_json(found), hint='every turn needs "user": "…"')
     hint = 'a dialogue needs "turns": [{"user": "…"}, …]' if key == "turns" else f'add "{key}"'
-    return Flaw(what=f'no "{key}"' + _inside(path[:-1]), field=place, found=show(found), hint=hint)
+    return Issue(what=f'no "{key}"' + _inside(path[:-1]), field=place, found=display_json(found), hint=hint)
 
 
 def _must_be(detail: ErrorDetails, path: tuple[int | str, ...]) -> str:
@@ -301,54 +303,59 @@ _HINTS = {
 # Rules between the keys of a turn.
 
 
-def _turn_flaws(turn: dict[str, Any], number: int, dialogue: Mapping[str, Any]) -> list[Flaw]:
-    flaws: list[Flaw] = []
+def _turn_issues(turn: dict[str, Any], number: int, dialogue: Mapping[str, Any]) -> list[Issue]:
+    issues: list[Issue] = []
     place = f"turn {number}"
     user = turn["user"]
     if not isinstance(user, str):
-        flaws += _user_flaws(user, place)
+        issues += _user_issues(user, place)
     if turn.get("ask") is False:
         if "assistant" not in turn:
-            flaws.append(
-                Flaw(
+            issues.append(
+                Issue(
                     what='"ask": false without "assistant"',
                     field=place,
-                    found=show(turn),
+                    found=display_json(turn),
                     hint='an exchange that is given as context needs its reply: add "assistant": "…"',
                 )
             )
         if turn.get("checks"):
-            flaws.append(
-                Flaw(
+            issues.append(
+                Issue(
                     what='"checks" on a turn with "ask": false',
                     field=place,
-                    found=show(turn["checks"]),
+                    found=display_json(turn["checks"]),
                     hint='nothing is asked here, so there is no reply to check: remove "checks" or "ask"',
                 )
             )
     elif "checks" in turn:
-        flaws += _check_flaws(turn["checks"], place, dialogue, has_reply="assistant" in turn)
-    return flaws
+        issues += _check_issues(turn["checks"], place, dialogue, has_reply="assistant" in turn)
+    return issues
 
 
-def _user_flaws(parts: Sequence[dict[str, Any]], place: str) -> list[Flaw]:
-    flaws = [
-        Flaw(what=what, field=place, found=show(part), hint=hint)
+def _user_issues(parts: Sequence[dict[str, Any]], place: str) -> list[Issue]:
+    issues = [
+        Issue(what=what, field=place, found=display_json(part), hint=hint)
         for part in parts
-        for what, hint in [_part_fault(part)]
+        for what, hint in [_part_problem(part)]
         if what
     ]
-    if not flaws and all("text" in part and not part["text"].strip() for part in parts):
-        flaws.append(
-            Flaw(what='"user" must not be blank', field=place, found=show(parts), hint="a user message says something")
+    if not issues and all("text" in part and not part["text"].strip() for part in parts):
+        issues.append(
+            Issue(
+                what='"user" must not be blank',
+                field=place,
+                found=display_json(parts),
+                hint="a user message says something",
+            )
         )
-    return flaws
+    return issues
 
 
 _PART_FORMS = 'a part is {"text"}, {"image"|"audio"|"video"|"document": path} or {"data", "mime_type"}'
 
 
-def _part_fault(part: dict[str, Any]) -> tuple[str, str]:
+def _part_problem(part: dict[str, Any]) -> tuple[str, str]:
     kinds = [key for key in part if key != "mime_type"]
     if len(kinds) != 1:
         return ("a part of no kind" if not kinds else f"a part of {len(kinds)} kinds at once"), _PART_FORMS
@@ -368,26 +375,28 @@ def _part_fault(part: dict[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
-def _tool_flaws(dialogue: Mapping[str, Any]) -> list[Flaw]:
-    flaws: list[Flaw] = []
+def _tool_issues(dialogue: Mapping[str, Any]) -> list[Issue]:
+    issues: list[Issue] = []
     names = [tool["name"] for tool in dialogue.get("tools", ())]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        flaws.append(Flaw(what=f"tool {show(name)} is declared twice", hint="one declaration for each function name"))
+        issues.append(
+            Issue(what=f"tool {display_json(name)} is declared twice", hint="one declaration for each function name")
+        )
     for name in dialogue.get("tool_results", {}):
         if name not in names:
-            flaws.append(
-                Flaw(
-                    what=f"tool_results for {show(name)}, which tools does not declare",
-                    found=show({name: dialogue["tool_results"][name]}),
+            issues.append(
+                Issue(
+                    what=f"tool_results for {display_json(name)}, which tools does not declare",
+                    found=display_json({name: dialogue["tool_results"][name]}),
                     hint=did_you_mean(name, names) if names else 'declare it: "tools": [{"name": …}]',
                 )
             )
-    return flaws
+    return issues
 
 
 # Checks: one kind key with its argument. Judging them is checks/builtin.py's business; here they must make sense.
 
-_Fault = str | None
+_Problem = str | None
 """How the argument should look, or None when it is fine."""
 
 
@@ -399,42 +408,42 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _text_argument(value: Any) -> _Fault:
+def _text_argument(value: Any) -> _Problem:
     return None if _is_text(value) else 'text, e.g. "27"'
 
 
-def _equals_argument(value: Any) -> _Fault:
+def _equals_argument(value: Any) -> _Problem:
     return None if isinstance(value, str) else 'text, e.g. "Paris"'
 
 
-def _texts_argument(value: Any) -> _Fault:
+def _texts_argument(value: Any) -> _Problem:
     fine = isinstance(value, list) and bool(value) and all(_is_text(item) for item in value)
     return None if fine else 'a list of texts, e.g. ["27", "twenty-seven"]'
 
 
-def _regex_argument(value: Any) -> _Fault:
+def _regex_argument(value: Any) -> _Problem:
     if not _is_text(value):
         return r'a regular expression as text, e.g. "\\b27\\b"'
-    from convbatch.checks.safe_regex import fault_of
+    from convbatch.checks.safe_regex import pattern_problem
 
-    fault = fault_of(value)
+    fault = pattern_problem(value)
     return None if fault is None else f"a regular expression that compiles ({fault})"
 
 
-def _true_argument(value: Any) -> _Fault:
+def _true_argument(value: Any) -> _Problem:
     return None if value is True else "true (put not_ in front of the kind to negate)"
 
 
-def _schema_argument(value: Any) -> _Fault:
+def _schema_argument(value: Any) -> _Problem:
     if not isinstance(value, dict):
         return 'a JSON Schema object, e.g. {"type": "object"}'
-    from convbatch.checks.json_schema import fault_of
+    from convbatch.checks.json_schema import schema_problem
 
-    fault = fault_of(json.dumps(value))
+    fault = schema_problem(json.dumps(value))
     return None if fault is None else f"a JSON Schema ({fault})"
 
 
-def _number_argument(value: Any) -> _Fault:
+def _number_argument(value: Any) -> _Problem:
     if _is_number(value):
         return None
     if isinstance(value, dict) and "value" in value and set(value) <= {"value", "tolerance"}:
@@ -444,7 +453,7 @@ def _number_argument(value: Any) -> _Fault:
     return 'a number or {"value": 8, "tolerance": 0.5}'
 
 
-def _similar_argument(value: Any) -> _Fault:
+def _similar_argument(value: Any) -> _Problem:
     if value is True or _is_text(value) or (_is_number(value) and 0 < value <= 1):
         return None
     if isinstance(value, dict) and value and set(value) <= {"to", "threshold"}:
@@ -454,25 +463,25 @@ def _similar_argument(value: Any) -> _Fault:
     return 'true, a text, a threshold up to 1, or {"to": "…", "threshold": 0.8}'
 
 
-def _finish_argument(value: Any) -> _Fault:
+def _finish_argument(value: Any) -> _Problem:
     words = value if isinstance(value, list) and value else [value]
     return None if all(word in FINISH_REASONS for word in words) else "one of " + ", ".join(FINISH_REASONS)
 
 
-def _length_argument(value: Any) -> _Fault:
+def _length_argument(value: Any) -> _Problem:
     return None if _is_number(value) and isinstance(value, int) and value >= 0 else "a whole number, 0 or more"
 
 
-def _seconds_argument(value: Any) -> _Fault:
+def _seconds_argument(value: Any) -> _Problem:
     return None if _is_number(value) and value > 0 else "seconds, more than 0, e.g. 2.5"
 
 
-def _cost_argument(value: Any) -> _Fault:
+def _cost_argument(value: Any) -> _Problem:
     fine = (_is_number(value) and value >= 0) or (isinstance(value, str) and _MONEY.fullmatch(value) is not None)
     return None if fine else 'an amount, 0 or more, e.g. 0.002 or "0.002USD"'
 
 
-def _tool_call_argument(value: Any) -> _Fault:
+def _tool_call_argument(value: Any) -> _Problem:
     if value is True or _is_text(value):
         return None
     if isinstance(value, dict) and _is_text(value.get("name")) and set(value) <= {"name", "arguments"}:
@@ -480,7 +489,7 @@ def _tool_call_argument(value: Any) -> _Fault:
     return 'true, a function name, or {"name": "…", "arguments": {…}}'
 
 
-CHECK_ARGUMENTS: dict[str, Callable[[Any], _Fault]] = {
+CHECK_ARGUMENTS: dict[str, Callable[[Any], _Problem]] = {
     "equals": _equals_argument,
     "contains": _text_argument,
     "icontains": _text_argument,
@@ -506,17 +515,17 @@ MOST_WEIGHT = 1_000_000
 _CHECK_KEYS = (*CHECK_ARGUMENTS, *(f"not_{kind}" for kind in CHECK_ARGUMENTS), "weight", "name")
 
 
-def _check_flaws(
+def _check_issues(
     checks: Sequence[dict[str, Any]], place: str | None, dialogue: Mapping[str, Any], *, has_reply: bool
-) -> list[Flaw]:
-    flaws: list[Flaw] = []
+) -> list[Issue]:
+    issues: list[Issue] = []
     for number, check in enumerate(checks, 1):
-        for fault, hint in _check_faults(check, dialogue, has_reply=has_reply):
-            flaws.append(Flaw(what=f"check {number}: {fault}", field=place, found=show(check), hint=hint))
-    return flaws
+        for fault, hint in _check_problems(check, dialogue, has_reply=has_reply):
+            issues.append(Issue(what=f"check {number}: {fault}", field=place, found=display_json(check), hint=hint))
+    return issues
 
 
-def _check_faults(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
+def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
     faults: list[tuple[str, str]] = []
     kinds: list[str] = []
     for key in check:
@@ -525,12 +534,12 @@ def _check_faults(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_rep
         if key.removeprefix("not_") in CHECK_ARGUMENTS:
             kinds.append(key)
         else:
-            faults.append((f"unknown check {show(key)}", _nearest_check(key)))
+            faults.append((f"unknown check {display_json(key)}", _nearest_check(key)))
     if len(kinds) != 1 and not faults:
         what = "no kind" if not kinds else "more than one kind: " + ", ".join(kinds)
         faults.append((what, 'one kind a check, e.g. {"contains": "27"}; write several checks as several objects'))
     for key in kinds:
-        faults += _argument_faults(key, check[key], dialogue, has_reply=has_reply)
+        faults += _argument_problems(key, check[key], dialogue, has_reply=has_reply)
     weight = check.get("weight", 1)
     if not _is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
         faults.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
@@ -545,18 +554,22 @@ def _nearest_check(key: str) -> str:
     return hint.split("known: ")[0] + f"known: {known}, each also with not_ in front"
 
 
-def _argument_faults(key: str, argument: Any, dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
+def _argument_problems(
+    key: str, argument: Any, dialogue: Mapping[str, Any], *, has_reply: bool
+) -> list[tuple[str, str]]:
     kind = key.removeprefix("not_")
     wanted = CHECK_ARGUMENTS[kind](argument)
     if wanted is not None:
-        return [(f'"{key}" takes {excerpt(wanted, 200)}', f'found {show(argument)}; e.g. {{"{key}": …}}')]
+        return [(f'"{key}" takes {excerpt(wanted, 200)}', f'found {display_json(argument)}; e.g. {{"{key}": …}}')]
     if kind == "similar" and not has_reply and not _names_a_text(argument):
         return [(f'"{key}" has nothing to compare with', 'add "assistant" to the turn, or give the text: {"to": "…"}')]
     if kind == "tool_call" and argument is not True:
         name = argument["name"] if isinstance(argument, dict) else argument
         names = [tool["name"] for tool in dialogue.get("tools", ())]
         if name not in names:
-            return [(f"tools does not declare {show(name)}", did_you_mean(name, names) if names else 'add "tools"')]
+            return [
+                (f"tools does not declare {display_json(name)}", did_you_mean(name, names) if names else 'add "tools"')
+            ]
     return []
 
 

@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, parsed
+from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, parse_check
 from convbatch.dataset.formats import FORMATS, Format
-from convbatch.dataset.jsonl import encoded, show
-from convbatch.dataset.reader import Located, Problems, Progress, Reader, count_of, media_flaws
+from convbatch.dataset.jsonl import display_json, encode_json_line
+from convbatch.dataset.reader import Located, Problems, ProgressCallback, Reader, count_of, media_issues
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.system import Disk
@@ -36,13 +36,13 @@ _IDS_COMPARED = 20_000
 _TAGS_REMEMBERED = 1_000
 
 
-class Scan:
+class DatasetScan:
     """One validating pass over dataset files: an iterator of dialogues and problems.
 
     Problems with duplicate ids come last, when all ids are known. The counts are final when the iterator is exhausted.
     """
 
-    def __init__(self, paths: Sequence[Path], *, on_progress: Progress | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> None:
         self.dialogues = 0
         """Well-formed dialogues."""
         self.turns = 0
@@ -69,7 +69,7 @@ class Scan:
         return item.dialogue
 
 
-def scan(paths: Sequence[Path], *, on_progress: Progress | None = None) -> Scan:
+def scan(paths: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> DatasetScan:
     """Validate dataset files, streaming.
 
     Args:
@@ -79,10 +79,10 @@ def scan(paths: Sequence[Path], *, on_progress: Progress | None = None) -> Scan:
     Returns:
         An iterator of `Dialogue` and `Problem` in file order, with running counts.
     """
-    return Scan(paths, on_progress=on_progress)
+    return DatasetScan(paths, on_progress=on_progress)
 
 
-def load(paths: Sequence[Path]) -> list[Dialogue]:
+def load_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
     """All dialogues of small files, in order.
 
     Raises:
@@ -123,7 +123,7 @@ class Selection:
 EVERYTHING = Selection()
 
 
-class _Sieve:
+class _SelectionFilter:
     """A selection at work: remembers what it has matched so far."""
 
     def __init__(self, selection: Selection) -> None:
@@ -157,16 +157,16 @@ class _Sieve:
     def problems(self, reader: Reader) -> Iterator[Problem]:
         for wanted in self._selection.ids:
             if wanted in self._missing:
-                yield Problem(what=f"no dialogue has the id {show(wanted)}", hint=_nearest_ids(wanted, reader))
+                yield Problem(what=f"no dialogue has the id {display_json(wanted)}", hint=_nearest_ids(wanted, reader))
         if self._taken or self._missing:
             return
         for tag in self._selection.tags:
             if tag not in self._tags:
                 hint = did_you_mean(tag, self._tags) if self._tags else "no dialogue has tags"
-                yield Problem(what=f"no dialogue has the tag {show(tag)}", hint=hint)
+                yield Problem(what=f"no dialogue has the tag {display_json(tag)}", hint=hint)
         yield Problem(
             what="no dialogue is left to run",
-            found=f"{self.seen} dialogues read, selected by {show(self._selection.to_plain())}",
+            found=f"{self.seen} dialogues read, selected by {display_json(self._selection.to_plain())}",
             hint="widen --id or --tag",
         )
 
@@ -217,8 +217,8 @@ def write_copy(
     out: Path,
     history: HistoryMode,
     *,
-    refuse_unbuilt: bool = True,
-    on_progress: Progress | None = None,
+    refuse_unsupported: bool = True,
+    on_progress: ProgressCallback | None = None,
     disk: Disk | None = None,
 ) -> CopyReport:
     """Validate everything and write the selected dialogues, in one pass.
@@ -228,7 +228,7 @@ def write_copy(
         selection: Which dialogues to take.
         out: The gzip file to write; must not exist. The same dialogues give the same bytes.
         history: Decides which turns are asked and where a scripted reply is needed.
-        refuse_unbuilt: Tools and media parts are problems, because no protocol carries them yet.
+        refuse_unsupported: Tools and media parts are problems, because no protocol carries them yet.
         on_progress: As in `scan`.
         disk: File operations of the run folder.
 
@@ -238,11 +238,11 @@ def write_copy(
     """
     disk = disk or Disk()
     problems = Problems()
-    sieve = _Sieve(selection)
-    gaps = _Gaps(history)
+    sieve = _SelectionFilter(selection)
+    gaps = _MissingReplies(history)
     reader = Reader(paths, on_progress=on_progress)
     try:
-        copy = _CanonicalFile(_Sink(disk, out))
+        copy = _CanonicalFile(_DiskFile(disk, out))
     except OSError as error:
         raise _cannot_write(out, error) from None
     try:
@@ -252,8 +252,8 @@ def write_copy(
                     problems.add(item)
                 elif sieve.takes(item.dialogue):
                     gaps.look(item)
-                    if refuse_unbuilt:
-                        problems.extend(unbuilt(item))
+                    if refuse_unsupported:
+                        problems.extend(unsupported_features(item))
                     copy.write(item.dialogue, history)
             if not problems:
                 problems.extend(sieve.problems(reader))
@@ -272,7 +272,7 @@ def write_copy(
         judges_needed=copy.judges_needed,
         python_checks=tuple(sorted(copy.python_checks)),
         sha256=copy.sha256.hexdigest(),
-        sources=tuple(source_of(path) for path in paths),
+        sources=tuple(fingerprint_source(path) for path in paths),
         dialogues_read=sieve.seen,
         blank_lines=reader.blank_lines,
     )
@@ -330,14 +330,14 @@ def copy_digest(path: Path) -> str:
         raise _unreadable_copy(path, None, error) from None
 
 
-def source_of(path: Path) -> Source:
+def fingerprint_source(path: Path) -> Source:
     """Size and digest of a file, to tell later whether it has changed."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Source(path=str(path), size=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
-def unbuilt(item: Located) -> Iterator[Problem]:
+def unsupported_features(item: Located) -> Iterator[Problem]:
     """What in a dialogue this version cannot replay."""
     dialogue = item.dialogue
     hint = "are not replayed by this version; leave the dialogue out with --id or --tag, or remove them"
@@ -353,7 +353,7 @@ def unbuilt(item: Located) -> Iterator[Problem]:
                 yield Problem(what=f"the message has {part.kind}", place=place, found=found, hint=f"media {hint}")
 
 
-class _Gaps:
+class _MissingReplies:
     """Turns whose scripted reply the history mode needs and does not find."""
 
     def __init__(self, history: HistoryMode) -> None:
@@ -392,7 +392,7 @@ class _Gaps:
 class _CanonicalFile:
     """Canonical lines into a gzip file that depends on nothing but them."""
 
-    def __init__(self, sink: _Sink) -> None:
+    def __init__(self, sink: _DiskFile) -> None:
         self.dialogues = 0
         self.asked_turns = 0
         self.checks = 0
@@ -406,7 +406,7 @@ class _CanonicalFile:
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._buffer, mtime=0)
 
     def write(self, dialogue: Dialogue, history: HistoryMode) -> None:
-        line = encoded(dialogue.to_plain())
+        line = encode_json_line(dialogue.to_plain())
         self.sha256.update(line)
         self._gzip.write(line)
         asked = dialogue.asked(history)
@@ -415,7 +415,7 @@ class _CanonicalFile:
         for checks in (dialogue.checks, *(dialogue.turns[number - 1].checks for number in asked)):
             self.checks += len(checks)
             for check in checks:
-                self._look(parsed(check))
+                self._look(parse_check(check))
 
     def _look(self, check: Check) -> None:
         if check.plain_kind == NEEDS_A_JUDGE:
@@ -441,7 +441,7 @@ class _CanonicalFile:
         return False
 
 
-class _Sink(io.RawIOBase):
+class _DiskFile(io.RawIOBase):
     """A file that writes through `Disk`, so that tests can make the disk fail."""
 
     def __init__(self, disk: Disk, path: Path) -> None:
@@ -500,9 +500,9 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
                 if isinstance(item, Problem):
                     problems.add(item)
                     continue
-                moved = media_flaws(item.dialogue, dst.parent)
-                problems.extend(dataclasses.replace(flaw, hint=_MOVED).at(item.path, item.line) for flaw in moved)
-                out.write(encoded(item.dialogue.to_plain()))
+                moved = media_issues(item.dialogue, dst.parent)
+                problems.extend(dataclasses.replace(issue, hint=_MOVED).at(item.path, item.line) for issue in moved)
+                out.write(encode_json_line(item.dialogue.to_plain()))
                 written += 1
         problems.raise_any()
         aside.replace(dst)

@@ -10,13 +10,13 @@ import asyncio
 from collections import deque
 from decimal import ROUND_UP, Context, Decimal
 
-from convbatch.engine.limiter import GateClosed
+from convbatch.engine.limiter import LimiterClosed
 from convbatch.pricing import Money
 
 _ROUNDED_UP = Context(prec=2, rounding=ROUND_UP)
 
 
-class BudgetReached(GateClosed):
+class BudgetReached(LimiterClosed):
     """The next call might pass the cap, and nothing in flight can make room for it any more."""
 
 
@@ -58,8 +58,8 @@ class Budget:
         self.lacked: Decimal | None = None
         """What the first call that was not let through might have cost."""
         self._reserved = Decimal(0)
-        self._line: deque[tuple[Decimal, asyncio.Future[None]]] = deque()
-        self._closed: GateClosed | None = None
+        self._queue: deque[tuple[Decimal, asyncio.Future[None]]] = deque()
+        self._closed: LimiterClosed | None = None
 
     async def reserve(self, amount: Decimal) -> Reservation:
         """Wait until this much can be spent without passing the cap.
@@ -70,8 +70,8 @@ class Budget:
         """
         if self._closed is not None:
             raise self._closed
-        if self._line or not self._fits(amount):
-            await self._stand_in_line(amount)
+        if self._queue or not self._fits(amount):
+            await self._wait_in_queue(amount)
         else:
             self._reserved += amount
         return Reservation(self, amount)
@@ -84,7 +84,7 @@ class Budget:
 
     def close(self) -> None:
         """Serve nobody any more."""
-        self._end(GateClosed("closed"))
+        self._end(LimiterClosed("closed"))
 
     @property
     def larger(self) -> Money:
@@ -99,9 +99,9 @@ class Budget:
     def _fits(self, amount: Decimal) -> bool:
         return self.spent + self._reserved + amount <= self.cap.amount
 
-    async def _stand_in_line(self, amount: Decimal) -> None:
+    async def _wait_in_queue(self, amount: Decimal) -> None:
         place = asyncio.get_running_loop().create_future()
-        self._line.append((amount, place))
+        self._queue.append((amount, place))
         self._serve()
         try:
             await place
@@ -109,21 +109,21 @@ class Budget:
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.settled(amount, Decimal(0))  # it was served and cancelled in the same breath
             else:
-                self._line.remove((amount, place))
+                self._queue.remove((amount, place))
                 self._serve()
             raise
 
     def _serve(self) -> None:
-        while self._line and self._fits(self._line[0][0]):
-            amount, place = self._line.popleft()
+        while self._queue and self._fits(self._queue[0][0]):
+            amount, place = self._queue.popleft()
             self._reserved += amount
             place.set_result(None)
-        if self._line and not self._reserved:
-            self.lacked = self._line[0][0]
+        if self._queue and not self._reserved:
+            self.lacked = self._queue[0][0]
             self._end(BudgetReached(f"the budget of {self.cap} is reached"))
 
-    def _end(self, why: GateClosed) -> None:
+    def _end(self, why: LimiterClosed) -> None:
         if self._closed is None:
             self._closed = why
-        while self._line:
-            self._line.popleft()[1].set_exception(self._closed)
+        while self._queue:
+            self._queue.popleft()[1].set_exception(self._closed)

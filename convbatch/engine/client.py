@@ -40,7 +40,7 @@ _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Acce
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
 
 
-class Sending(NamedTuple):
+class OutgoingRequest(NamedTuple):
     """One HTTP request as it leaves, key included; never journaled, never printed."""
 
     method: str
@@ -50,7 +50,7 @@ class Sending(NamedTuple):
     timeout_s: float
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """One complete HTTP answer; `body` is decoded, header lookup ignores case."""
 
     status: int
@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class NoAnswer(Exception):  # an outcome of sending, turned into a Failure at once
+class NoResponse(Exception):  # an outcome of sending, turned into a Failure at once
     """No complete answer came."""
 
     def __init__(
@@ -86,8 +86,8 @@ class NoAnswer(Exception):  # an outcome of sending, turned into a Failure at on
 class Transport(Protocol):
     """How a request reaches a server: aiohttp, or the simulator's brain in the same process."""
 
-    async def send(self, sending: Sending) -> Answer:
-        """One request, one complete answer; raises `NoAnswer`."""
+    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
+        """One request, one complete answer; raises `NoResponse`."""
         ...
 
     async def close(self) -> None:
@@ -156,26 +156,26 @@ class AiohttpTransport:
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
-    async def send(self, sending: Sending) -> Answer:
-        """One request; raises `NoAnswer` with what is known about whether it left."""
+    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
+        """One request; raises `NoResponse` with what is known about whether it left."""
         connected = [False]
         _progress.set(connected)
         seen: list[aiohttp.ClientResponse] = []
         partial = bytearray()
         try:
             async with self._session.request(
-                sending.method,
-                self._url(sending.url),
-                data=_payload(sending.body),
-                headers=sending.headers,
+                outgoing.method,
+                self._url(outgoing.url),
+                data=_payload(outgoing.body),
+                headers=outgoing.headers,
                 allow_redirects=False,
-                timeout=self._timeout(sending.timeout_s),
+                timeout=self._timeout(outgoing.timeout_s),
                 proxy=self._proxy,
             ) as response:
                 seen.append(response)
                 await _read(response, partial)
                 body = _decoded(bytes(partial), response.headers.get("Content-Encoding", ""))
-                return Answer(status=response.status, headers=response.headers, body=body)
+                return HttpResponse(status=response.status, headers=response.headers, body=body)
         except asyncio.CancelledError as cancelled:
             if not connected[0]:
                 raise NotSentCancelled from cancelled
@@ -183,7 +183,7 @@ class AiohttpTransport:
         except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, ValueError) as error:
             status = seen[0].status if seen else None
             headers = seen[0].headers if seen else None
-            raise _no_answer(error, connected[0], status, headers, bytes(partial)) from error
+            raise _no_response(error, connected[0], status, headers, bytes(partial)) from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -251,23 +251,23 @@ _CERTIFICATE = (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerification
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
-def _no_answer(
+def _no_response(
     error: Exception, connected: bool, status: int | None, headers: Mapping[str, str] | None, partial: bytes
-) -> NoAnswer:
+) -> NoResponse:
     """Sort what aiohttp raises. Its texts may show URLs and headers: only kinds and the system's reasons are used."""
     known: dict[str, Any] = {"status": status, "headers": headers, "partial": partial}
     if isinstance(error, _CERTIFICATE):
-        return NoAnswer("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
+        return NoResponse("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
     if isinstance(error, _NEVER_SENT) or not connected:
         kind = "timeout" if isinstance(error, TimeoutError) else "connection"
-        return NoAnswer(kind, f"could not connect: {_reason(error)}", sent=False)
+        return NoResponse(kind, f"could not connect: {_reason(error)}", sent=False)
     if isinstance(error, _Unreadable):
-        return NoAnswer("bad_response", str(error), sent=True, **known)
+        return NoResponse("bad_response", str(error), sent=True, **known)
     if isinstance(error, TimeoutError):
-        return NoAnswer(
+        return NoResponse(
             "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True, **known
         )
-    return NoAnswer("connection", f"connection lost after sending: {_reason(error)}", sent=True, **known)
+    return NoResponse("connection", f"connection lost after sending: {_reason(error)}", sent=True, **known)
 
 
 def _reason(error: BaseException) -> str:
@@ -281,9 +281,9 @@ def _reason(error: BaseException) -> str:
     return type(error).__name__
 
 
-_Door = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
+_KeyedAddress = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
 """Headers as the protocol gave them, and the address and headers with the key that they became."""
-_NO_DOOR: _Door = (None, "", {})
+_NO_KEYED_ADDRESS: _KeyedAddress = (None, "", {})
 
 
 class Client:
@@ -317,7 +317,7 @@ class Client:
         self._clock = clock
         self._protocol = PROTOCOLS[target.gateway.protocol]
         self._endpoint = target.gateway.endpoint
-        self._doors: dict[str, _Door] = {}
+        self._keyed_addresses: dict[str, _KeyedAddress] = {}
 
     def read_again(self, body: bytes) -> Reply:
         """The reply a kept body holds, with its raw turn; for histories rebuilt from the journal."""
@@ -328,16 +328,16 @@ class Client:
         started, begun = self._clock.wall(), self._clock.monotonic()
         request = self._protocol.build_models_request(self._endpoint)
         try:
-            answer = await self._transport.send(self._sending(request, timeout_s))
-        except NoAnswer as gone:
-            return self._unanswered(gone, started, begun)
-        if answer.status == 200:
+            response = await self._transport.send(self._sending(request, timeout_s))
+        except NoResponse as gone:
+            return self._attempt_without_response(gone, started, begun)
+        if response.status == 200:
             try:
-                return self._protocol.parse_models(answer.body)
+                return self._protocol.parse_models(response.body)
             except MalformedReply as malformed:
                 failure = Failure(kind="bad_response", message=f"no list of models: {malformed}")
-                return self._attempt(failure, "final", answer, started, begun)
-        return self._refused(answer, started, begun)
+                return self._attempt(failure, "final", response, started, begun)
+        return self._attempt_with_error(response, started, begun)
 
     async def attempt(self, ask: Ask) -> Attempt:
         """Send one question once.
@@ -349,28 +349,28 @@ class Client:
             CannotCarry: The protocol has no way to word the question.
         """
         request = self._protocol.build_request(ask, self._endpoint)
-        sending = self._sending(request, self._target.gateway.attempt_timeout_s)
+        outgoing = self._sending(request, self._target.gateway.attempt_timeout_s)
         started, begun = self._clock.wall(), self._clock.monotonic()
         try:
-            answer = await self._transport.send(sending)
-        except NoAnswer as gone:
-            return self._unanswered(gone, started, begun)
-        if answer.status != 200:
-            return self._refused(answer, started, begun)
-        body, left = self._redactor.body(answer.body)
+            response = await self._transport.send(outgoing)
+        except NoResponse as gone:
+            return self._attempt_without_response(gone, started, begun)
+        if response.status != 200:
+            return self._attempt_with_error(response, started, begun)
+        body, left = self._redactor.body(response.body)
         try:
             reply = self._protocol.parse_response(body)
         except ErrorInBody as inner:
             cls = attempt_class(inner.failure, http_status=200, sent=True)
-            return self._attempt(inner.failure, cls, answer, started, begun, body=body, left=left)
+            return self._attempt(inner.failure, cls, response, started, begun, body=body, left=left)
         except MalformedReply as malformed:
             failure = Failure(
                 kind="bad_response", message=f"unreadable reply: {malformed}", retryable=isinstance(malformed, CutReply)
             )
             cls = attempt_class(failure, http_status=200, sent=True)
-            return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
+            return self._attempt(failure, cls, response, started, begun, body=body, left=left)
         reply, joined = self._without_keys(reply, body)
-        return self._attempt(reply, "replied", answer, started, begun, body=body, left=left or joined)
+        return self._attempt(reply, "replied", response, started, begun, body=body, left=left or joined)
 
     def _without_keys(self, reply: Reply, body: bytes) -> tuple[Reply, bool]:
         """What a body tells in pieces can be a key only when they are joined; one that was searched whole cannot."""
@@ -385,16 +385,16 @@ class Client:
                 texts[name] = clean.decode("utf-8", "surrogatepass")
         return reply._replace(**texts) if texts else reply, left
 
-    def _sending(self, request: WireRequest, timeout_s: float) -> Sending:
+    def _sending(self, request: WireRequest, timeout_s: float) -> OutgoingRequest:
         # A target asks at the same address with the same headers, one object, every time: worked out once.
-        asked_with, url, headers = self._doors.get(request.url, _NO_DOOR)
+        asked_with, url, headers = self._keyed_addresses.get(request.url, _NO_KEYED_ADDRESS)
         if asked_with is not request.headers:
-            url, headers = self._door(request)
-            self._doors[request.url] = (request.headers, url, headers)
+            url, headers = self._keyed_address(request)
+            self._keyed_addresses[request.url] = (request.headers, url, headers)
         body = None if request.json is None else encode_json(request.json)
-        return Sending(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
+        return OutgoingRequest(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
 
-    def _door(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
+    def _keyed_address(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
         """The address with its query, and the headers with the key."""
         gateway = self._target.gateway
         headers = {**_OWN_HEADERS, **request.headers, **gateway.headers}
@@ -406,35 +406,35 @@ class Client:
         url, headers = apply_auth(url, headers, gateway.auth, self._key)
         return url, CIMultiDict(headers)
 
-    def _refused(self, answer: Answer, started: float, begun: float) -> Attempt:
-        body, left = self._redactor.body(answer.body)
-        headers = {name.lower(): value for name, value in answer.headers.items()}
+    def _attempt_with_error(self, response: HttpResponse, started: float, begun: float) -> Attempt:
+        body, left = self._redactor.body(response.body)
+        headers = {name.lower(): value for name, value in response.headers.items()}
         # An HTTP-date hint is read against the server's own clock; without one, against ours.
         headers.setdefault("date", email.utils.formatdate(self._clock.wall(), usegmt=True))
-        if 300 <= answer.status < 400:
+        if 300 <= response.status < 400:
             failure = Failure(
                 kind="bad_response",
-                message=f"the gateway answered {answer.status} with a redirect, which is never followed",
+                message=f"the gateway answered {response.status} with a redirect, which is never followed",
             )
         else:
-            failure = self._protocol.classify_error(answer.status, headers, body)
-        cls = attempt_class(failure, http_status=answer.status, sent=True)
-        return self._attempt(failure, cls, answer, started, begun, body=body, left=left)
+            failure = self._protocol.classify_error(response.status, headers, body)
+        cls = attempt_class(failure, http_status=response.status, sent=True)
+        return self._attempt(failure, cls, response, started, begun, body=body, left=left)
 
-    def _unanswered(self, gone: NoAnswer, started: float, begun: float) -> Attempt:
+    def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
         failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoAnswer is raised with these kinds only
         cls = attempt_class(
             failure, http_status=gone.status, sent=gone.sent, own_timeout=gone.own_timeout, certificate=gone.certificate
         )
         body, left = self._redactor.body(gone.partial)
-        answer = None if gone.status is None else Answer(status=gone.status, headers=gone.headers, body=b"")
-        return self._attempt(failure, cls, answer, started, begun, body=body or None, left=left)
+        response = None if gone.status is None else HttpResponse(status=gone.status, headers=gone.headers, body=b"")
+        return self._attempt(failure, cls, response, started, begun, body=body or None, left=left)
 
     def _attempt(
         self,
         outcome: Reply | Failure,
         cls: Any,
-        answer: Answer | None,
+        response: HttpResponse | None,
         started: float,
         begun: float,
         *,
@@ -446,8 +446,8 @@ class Client:
         return Attempt(
             outcome=outcome,
             cls=cls,
-            http_status=None if answer is None else answer.status,
-            request_id=None if answer is None else self._request_id(answer.headers),
+            http_status=None if response is None else response.status,
+            request_id=None if response is None else self._request_id(response.headers),
             started_at=started,
             latency_s=self._clock.monotonic() - begun,
             body=body,

@@ -1,4 +1,4 @@
-"""When may the next request leave: one `Gate` per quota owner, in front of every first try and every retry.
+"""When may the next request leave: one `RateLimiter` per quota owner, in front of every first try and every retry.
 
 Callers are let through in the order of their coming, past the shared pause (and the breaker), tokens, the day, the
 places in flight and last the request rate. Nothing is taken while waiting: all of it is taken in one step at the moment
@@ -18,21 +18,21 @@ from typing import Literal, Protocol
 
 from aiolimiter import AsyncLimiter
 
-from convbatch.engine.quota import Booking, Day, Ledger, derated_rate
+from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
 """What became of an admitted request. `replied`: a complete reply. `answered`: refused for its own sake (400 ...), so
 the gateway works. `throttled`: a 429 that is no quota. `server_error`: 5xx. `transport_failure`: no HTTP answer.
 `doubtful`: key, model or channel refused though they worked before. `unclear`: tells nothing about the gateway."""
 
-LONGEST_HINT_S = 24 * 3600.0
-_LONGEST_BACKOFF_S = 60.0
+MAX_HINT_S = 24 * 3600.0
+_MAX_BACKOFF_S = 60.0
 _TRANSPORT_FAILURES = 5
 _SERVER_ERRORS = 20
 _FIRST_PROBE_S = 30.0
-_LONGEST_PROBE_S = 300.0
+_MAX_PROBE_S = 300.0
 _TOKEN_WINDOW_S = 60.0
-_SHORTEST_TIMER_S = 0.001
+_MIN_TIMER_S = 0.001
 """uvloop counts whole milliseconds and would spin on anything shorter."""
 _DAY_CHECK_S = 60.0
 """The wait for a reset is looked at again this often, because the wall clock may jump."""
@@ -42,7 +42,7 @@ _RATE_SLACK_S = 1e-6
 _Obstacle = tuple[Literal["pause", "breaker", "tokens", "day", "concurrency", "rate"], float | None]
 """What stands in the way, and the monotonic time at which to look again; None when something must happen first."""
 _BUSY: _Obstacle = ("concurrency", None)
-_PROBE_ON_ITS_WAY: _Obstacle = ("breaker", None)
+_PROBE_IN_FLIGHT: _Obstacle = ("breaker", None)
 
 
 class Clock(Protocol):
@@ -57,21 +57,23 @@ class Clock(Protocol):
         ...
 
 
-class GateClosed(Exception):
+class LimiterClosed(Exception):
     """Nobody is admitted any more."""
 
 
-class GateStalled(GateClosed):
+class LimiterStalled(LimiterClosed):
     """The gateway asked for a wait so long that it amounts to a no (more than 24 hours): the target should park."""
 
 
 class Permit:
     """Leave to send one request now, and a place in flight until `release`."""
 
-    __slots__ = ("_booking", "_gate", "_held", "is_probe", "sent_at", "waited_s")
+    __slots__ = ("_booking", "_held", "_limiter", "is_probe", "sent_at", "waited_s")
 
-    def __init__(self, gate: Gate, booking: Booking | None, *, sent_at: float, waited_s: float, is_probe: bool) -> None:
-        self._gate = gate
+    def __init__(
+        self, limiter: RateLimiter, booking: Booking | None, *, sent_at: float, waited_s: float, is_probe: bool
+    ) -> None:
+        self._limiter = limiter
         self._booking = booking
         self._held = True
         self.sent_at = sent_at
@@ -84,19 +86,19 @@ class Permit:
     def settle(self, tokens: int | None) -> None:
         """Replace the estimate by what was really used; None (unknown) lets the estimate stand."""
         if tokens is not None and self._booking is not None:
-            self._gate.amend(self._booking, tokens)
+            self._limiter.amend(self._booking, tokens)
 
     def refund(self, *, never_left: bool = False) -> None:
         """Give back its tokens: the request was refused. With `never_left` its place in the day's count too."""
         self.settle(0)
         if never_left:
-            self._gate.uncount()
+            self._limiter.uncount()
 
     def release(self) -> None:
         """Give back the place in flight; a second time does nothing."""
         if self._held:
             self._held = False
-            self._gate.released(self)
+            self._limiter.released(self)
 
 
 class _Pause:
@@ -122,7 +124,7 @@ class _Pause:
         doubled = self._in_a_row if hint_s <= 0 else self._in_a_row - 1
         self._in_a_row = min(self._in_a_row + 1, 64)
         if doubled >= 0:
-            self._extend(now + min(2.0**doubled, _LONGEST_BACKOFF_S), "429")
+            self._extend(now + min(2.0**doubled, _MAX_BACKOFF_S), "429")
         self.announced(hint_s, "429", now)
         return True
 
@@ -211,7 +213,7 @@ class _Breaker:
         self._doubted_at = -math.inf
         """When it was opened because the gateway refused what it had taken before."""
 
-    def hears(self, signal: Signal, permit: Permit, now: float) -> str | None:
+    def record(self, signal: Signal, permit: Permit, now: float) -> str | None:
         """Take in a verdict; a text when the breaker opens or closes."""
         self._count(signal)
         if self.probe_at is None:
@@ -225,7 +227,7 @@ class _Breaker:
             if signal == "throttled":  # up again; its pause says when to ask next
                 self.probe_at = now
             else:
-                self._gap_s = min(2 * self._gap_s, _LONGEST_PROBE_S)
+                self._gap_s = min(2 * self._gap_s, _MAX_PROBE_S)
                 self.probe_at = now + self._gap_s
         return None
 
@@ -256,15 +258,15 @@ class _Breaker:
 
 
 class _Waiter:
-    __slots__ = ("bell", "called", "tokens")
+    __slots__ = ("called", "event", "tokens")
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self.bell: asyncio.Future[None] | None = None
+        self.event: asyncio.Future[None] | None = None
         self.called = False
 
 
-class Gate:
+class RateLimiter:
     """All limits of one quota owner, and the line of those who wait for them.
 
     Args:
@@ -297,7 +299,7 @@ class Gate:
         self._on_change = on_change
         self._pause = _Pause()
         self._breaker = _Breaker()
-        self._ledger = None if tpm is None else Ledger(tpm, _TOKEN_WINDOW_S + jitter_s)
+        self._ledger = None if tpm is None else TokenWindow(tpm, _TOKEN_WINDOW_S + jitter_s)
         self._day = None if rpd is None else Day(rpd, rpd_resets, used_today, wall=clock.wall(), grace_s=jitter_s)
         self._day_text = f"day quota until {rpd_resets}"
         self._window = _Window(concurrency, adaptive=not rates)
@@ -310,12 +312,12 @@ class Gate:
             self._rate = AsyncLimiter(burst, burst / per_second)
             self._slot_s = 1 / per_second + _RATE_SLACK_S
             self._rate_text = _rate_text(min(rates, key=lambda rate: rate[0] / rate[1]))
-        self._line: deque[_Waiter] = deque()
+        self._queue: deque[_Waiter] = deque()
         self._called = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._now = 0.0
-        self._closed: GateClosed | None = None
+        self._closed: LimiterClosed | None = None
 
     @property
     def in_flight(self) -> int:
@@ -330,7 +332,7 @@ class Gate:
     @property
     def waiting(self) -> int:
         """How many stand in line."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def used_today(self) -> int | None:
@@ -340,13 +342,13 @@ class Gate:
     @property
     def stalled(self) -> str | None:
         """Why nobody will be admitted for more than a day; None normally."""
-        return str(self._closed) if isinstance(self._closed, GateStalled) else None
+        return str(self._closed) if isinstance(self._closed, LimiterStalled) else None
 
     def held_s(self) -> float:
         """Seconds so far in which it was known that nothing could be sent: announced pauses and a used-up day."""
         return self._pause.announced_s(self._clock.monotonic())
 
-    def hold(self, seconds: float, why: str) -> None:
+    def block_for(self, seconds: float, why: str) -> None:
         """Admit nobody for so long: what an earlier session sent or was told still counts."""
         self._pause.announced(seconds, why, self._clock.monotonic())
 
@@ -362,8 +364,8 @@ class Gate:
             GateClosed: `close` was called, before or meanwhile.
         """
         self._raise_if_closed()
-        if self._line or self._obstacle(tokens) is not None:
-            return await self._stand_in_line(tokens)
+        if self._queue or self._obstacle(tokens) is not None:
+            return await self._wait_in_queue(tokens)
         return await self._pass(tokens, 0.0)
 
     def report(self, signal: Signal, permit: Permit, *, retry_after_s: float | None = None) -> None:
@@ -377,21 +379,21 @@ class Gate:
         """
         now = self._clock.monotonic()
         hint_s = _usable(retry_after_s)
-        if hint_s > LONGEST_HINT_S:
-            self._turn_away(GateStalled(f"the gateway asks to wait {_span(hint_s)}"))
+        if hint_s > MAX_HINT_S:
+            self._reject_waiters(LimiterStalled(f"the gateway asks to wait {_span(hint_s)}"))
         elif signal == "throttled":
             if self._pause.throttled(permit.sent_at, hint_s, now):
-                self._tell(self._window.throttled())
+                self._notify(self._window.throttled())
         else:
             self._pause.announced(hint_s, "asked to wait", now)
         if signal == "replied" and self._pause.replied(permit.sent_at) and self._window.is_narrow:
-            self._tell(self._window.replied())
-        self._tell(self._breaker.hears(signal, permit, now))
+            self._notify(self._window.replied())
+        self._notify(self._breaker.record(signal, permit, now))
         self._call_next()
 
     def why_waiting(self) -> str | None:
         """Why the first in line waits, in a few words; None when nobody does, or only for a place in a full window."""
-        if not self._line or (obstacle := self._obstacle(self._line[0].tokens)) is None:
+        if not self._queue or (obstacle := self._obstacle(self._queue[0].tokens)) is None:
             return None
         match obstacle:
             case ("pause", _):
@@ -412,20 +414,20 @@ class Gate:
     def close(self) -> None:
         """Admit nobody any more; everyone in line is turned away. Permits given stay good."""
         if self._closed is None:
-            self._turn_away(GateClosed("the gate is closed"))
+            self._reject_waiters(LimiterClosed("the gate is closed"))
 
     def _raise_if_closed(self) -> None:
         if self._closed is not None:
             raise type(self._closed)(*self._closed.args)  # one each: a shared one would collect everyone's traceback
 
-    def _turn_away(self, reason: GateClosed) -> None:
+    def _reject_waiters(self, reason: LimiterClosed) -> None:
         self._closed = reason
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for waiter in self._line:
-            if waiter.bell is not None and not waiter.bell.done():
-                waiter.bell.set_result(None)
+        for waiter in self._queue:
+            if waiter.event is not None and not waiter.event.done():
+                waiter.event.set_result(None)
 
     # What permits do.
 
@@ -450,27 +452,27 @@ class Gate:
 
     # The line: everyone has a bell; whoever is called looks for himself whether he may pass.
 
-    async def _stand_in_line(self, tokens: int) -> Permit:
+    async def _wait_in_queue(self, tokens: int) -> Permit:
         entered = self._clock.monotonic()
         waiter = _Waiter(tokens)
-        self._line.append(waiter)
+        self._queue.append(waiter)
         try:
             while True:
-                await self._bell(waiter)
+                await self._wake(waiter)
                 self._raise_if_closed()
-                if self._line[0] is waiter and self._obstacle(tokens) is None:
+                if self._queue[0] is waiter and self._obstacle(tokens) is None:
                     return await self._pass(tokens, self._now - entered)
         finally:
             self._uncall(waiter)
-            self._line.remove(waiter)
+            self._queue.remove(waiter)
             self._call_next()
 
-    async def _bell(self, waiter: _Waiter) -> None:
-        waiter.bell = asyncio.get_running_loop().create_future()
+    async def _wake(self, waiter: _Waiter) -> None:
+        waiter.event = asyncio.get_running_loop().create_future()
         self._uncall(waiter)
-        if self._line[0] is waiter:
+        if self._queue[0] is waiter:
             self._call_next()
-        await waiter.bell
+        await waiter.event
 
     def _uncall(self, waiter: _Waiter) -> None:
         if waiter.called:
@@ -483,33 +485,33 @@ class Gate:
         Those called but not yet awake stand in front. Many replies are released in one go when their group is synced,
         so each release calls one more: one at a time would cost a round of the event loop for every admission.
         """
-        if not self._line or self._closed is not None:
+        if not self._queue or self._closed is not None:
             return
-        head = self._line[0]
+        head = self._queue[0]
         index = self._called if head.called else 0
-        if index >= len(self._line) or (index and (self._ledger is not None or self._rate is not None)):
+        if index >= len(self._queue) or (index and (self._ledger is not None or self._rate is not None)):
             return
         obstacle = self._obstacle(head.tokens)
         if obstacle is not None:
             if obstacle[1] is not None:
                 self._look_again_at(obstacle[1])
             return
-        waiter = self._line[index]
-        if index < self._window.size - self._in_flight and waiter.bell is not None and not waiter.bell.done():
+        waiter = self._queue[index]
+        if index < self._window.size - self._in_flight and waiter.event is not None and not waiter.event.done():
             waiter.called = True
             self._called += 1
-            waiter.bell.set_result(None)
+            waiter.event.set_result(None)
 
     def _look_again_at(self, when: float) -> None:
         if self._timer is not None:
             if self._timer_at == when:
                 return
             self._timer.cancel()
-        delay_s = max(when - self._now, _SHORTEST_TIMER_S)
+        delay_s = max(when - self._now, _MIN_TIMER_S)
         self._timer_at = when
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._timer_rang)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
-    def _timer_rang(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._call_next()
 
@@ -520,7 +522,7 @@ class Gate:
             return ("pause", self._pause.until)
         if self._breaker.probe_at is not None:
             if self._breaker.probe is not None:
-                return _PROBE_ON_ITS_WAY
+                return _PROBE_IN_FLIGHT
             if now < self._breaker.probe_at:
                 return ("breaker", self._breaker.probe_at)
         if self._ledger is not None and (until := self._ledger.full_until(tokens, now)) is not None:
@@ -551,7 +553,7 @@ class Gate:
         self._next_slot = now + self._slot_s
         return permit
 
-    def _tell(self, text: str | None) -> None:
+    def _notify(self, text: str | None) -> None:
         if text is not None and self._on_change is not None:
             self._on_change(text)
 

@@ -16,7 +16,7 @@ from convbatch.dialogue import Dialogue, Message, Settings
 from convbatch.protocols.wire import encode_json
 
 
-class About(NamedTuple):
+class JudgedItem(NamedTuple):
     """What a question to a judge is about."""
 
     target: str
@@ -37,7 +37,7 @@ class Conversation:
     target: Target
     repeat: int
     """From 1."""
-    about: About | None = None
+    about: JudgedItem | None = None
     """Only of a question to a judge; `index` and `repeat` are then those of what it is about."""
 
 
@@ -83,7 +83,7 @@ class TurnKeys:
         self._state.update(encoded)
 
 
-class Bulk:
+class TokenBound:
     """The most tokens the next request of a conversation can have: what a bill for it cannot exceed.
 
     No text has more tokens than UTF-8 bytes. A count the gateway reported goes before ours, for it also holds what was
@@ -105,14 +105,14 @@ class Bulk:
         """All that stands in the history by now has at most so many tokens."""
         self._counted, self._since = tokens, _FRAME  # a reply that is replayed gets a frame, too
 
-    def most_input(self, settings: Settings) -> int:
+    def max_input(self, settings: Settings) -> int:
         """Tokens of a request with all that was added."""
         schema = 0 if settings.response_schema is None else text_bytes(str(settings.response_schema))
         by_count = 0 if self._counted is None else self._counted + self._since
         return max(self._bytes, by_count) + schema
 
 
-def most_output(settings: Settings) -> int | None:
+def max_output_bound(settings: Settings) -> int | None:
     """The most tokens a request can bring back; None when nothing limits them, or it asks for several replies."""
     extra = settings.extra or {}
     inner = extra.get("generationConfig", {})

@@ -31,7 +31,9 @@ def derated_rate(rates: Sequence[tuple[int, float]], jitter_s: float) -> tuple[i
     return min(bursts), slowest
 
 
-def drains_in(times: Iterable[float], now: float, rates: Sequence[tuple[int, float]], jitter_s: float) -> float:
+def seconds_until_drained(
+    times: Iterable[float], now: float, rates: Sequence[tuple[int, float]], jitter_s: float
+) -> float:
     """Seconds until a bucket that saw these requests is empty, so that a new one, empty too, carries its law on.
 
     Args:
@@ -85,7 +87,7 @@ class Booking:
     """Still inside the window."""
 
 
-class Ledger:
+class TokenWindow:
     """Tokens of the last `span_s` seconds against a budget."""
 
     def __init__(self, budget: int, span_s: float) -> None:

@@ -5,7 +5,7 @@ depend on them:
 
 - `attempt_class` says what an attempt may have cost. It goes into the journal and decides what may be sent again.
 - `next_step` says what becomes of the turn.
-- `Standing` says what becomes of the target.
+- `TargetHealth` says what becomes of the target.
 
 The runner's order after each attempt is `standing.note`, `next_step`, `gate.report(signal(...))`, journal, release.
 Doubt is the one place where they meet. A target that has answered before and now refuses the key or the model may have
@@ -22,23 +22,23 @@ from typing import Literal
 from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
-"""The words `limiter.Gate.report` takes."""
+"""The words `limiter.RateLimiter.report` takes."""
 
 BASE_S = 1.0
-LONGEST_BACKOFF_S = 60.0
+MAX_BACKOFF_S = 60.0
 AMBIGUOUS_RESENDS = 1
-MOST_THROTTLED = 100
+MAX_THROTTLED = 100
 """A turn refused this often by 429 is the trouble itself (larger than the gateway ever takes), not bad luck."""
-PROBES_BEFORE_PARKING = 3
-PARK_AFTER_S = 15 * 60.0
-LEAST_FAILURES = 3
-LONGEST_HINT_S = 24 * 3600.0
+PROBES_BEFORE_SUSPENDING = 3
+SUSPEND_AFTER_S = 15 * 60.0
+MIN_FAILURES = 3
+MAX_HINT_S = 24 * 3600.0
 
-_NEVER_MENDS: frozenset[ErrorKind] = frozenset(
+_PERMANENT: frozenset[ErrorKind] = frozenset(
     {"quota", "auth", "permission", "not_found", "invalid_request", "context_length", "content_filter"}
 )
 _DOUBT: frozenset[ErrorKind] = frozenset({"auth", "not_found"})
-_PARKING: frozenset[ErrorKind] = frozenset({*_DOUBT, "quota", "permission"})
+_SUSPENDING: frozenset[ErrorKind] = frozenset({*_DOUBT, "quota", "permission"})
 _SERVER_KINDS: frozenset[ErrorKind] = frozenset({"overloaded", "server_error"})
 _REFUSED_5XX = frozenset({500, 503, 529})
 _ALWAYS_AMBIGUOUS = frozenset({408, 502, 504, *range(520, 525)})
@@ -71,9 +71,9 @@ def attempt_class(
 def _by_status(status: int, kind: ErrorKind, *, structured: bool) -> AttemptClass:
     if status in _ALWAYS_AMBIGUOUS or status < 200:
         return "ambiguous"
-    if status == 429 and kind not in _NEVER_MENDS:
+    if status == 429 and kind not in _PERMANENT:
         return "refused"
-    if status < 500 or (structured and (kind in _NEVER_MENDS or status == 501)):
+    if status < 500 or (structured and (kind in _PERMANENT or status == 501)):
         # Gateways word a wrong model name as 503 and may map any status: where there is an error object, its kind
         # stands before its status.
         return "final"
@@ -86,7 +86,7 @@ def _by_status(status: int, kind: ErrorKind, *, structured: bool) -> AttemptClas
 def _inside_a_success(failure: Failure) -> AttemptClass:
     if failure.text or failure.usage.source != "missing":
         return "ambiguous"  # it broke while it was generating
-    if failure.kind in _NEVER_MENDS:
+    if failure.kind in _PERMANENT:
         return "final"
     status = _inner_status(failure)
     return "ambiguous" if status is None else _by_status(status, failure.kind, structured=True)
@@ -109,7 +109,7 @@ def _inner_status(failure: Failure) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tries:
+class RetryState:
     """What a turn has been through in this session; kills and earlier sessions do not count."""
 
     counted: int = 0
@@ -120,7 +120,7 @@ class Tries:
     """When this turn was first refused by a target that had answered before."""
 
 
-NO_TRIES = Tries()
+INITIAL_RETRY_STATE = RetryState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class SendAgain:
     """Wait, then pass the gate again; the gate holds announced pauses by itself."""
 
     wait_s: float
-    tries: Tries
+    retry_state: RetryState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,25 +139,25 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParkNow:
+class SuspendTarget:
     """The turn stays `pending`, like every other open turn of its target."""
 
     reason: str
 
 
-Step = SendAgain | GiveUp | ParkNow
+Step = SendAgain | GiveUp | SuspendTarget
 
 
 def next_step(
-    attempt: Attempt, tries: Tries, standing: Standing, *, max_attempts: int, now: float, draw: float
+    attempt: Attempt, retry_state: RetryState, health: TargetHealth, *, max_attempts: int, now: float, draw: float
 ) -> Step | None:
     """What becomes of a turn after an attempt that `standing` has noted.
 
     Args:
         attempt: The latest one. A `not_sent` one is sent again only if its failure is `retryable`: certificate errors
             are not, they stay as they are.
-        tries: Of this turn, before this attempt.
-        standing: Of the turn's target.
+        retry_state: Of this turn, before this attempt.
+        health: Of the turn's target.
         max_attempts: Failures after which a turn is given up; 429 and doubt do not count.
         now: Monotonic seconds.
         draw: Uniform in [0, 1).
@@ -167,29 +167,36 @@ def next_step(
     """
     if isinstance(attempt.outcome, Reply):
         return None
-    step = _step(attempt, attempt.outcome, tries, standing, max_attempts=max_attempts, now=now, draw=draw)
-    if standing.park_reason is not None and (isinstance(step, SendAgain) or attempt.outcome.kind in _PARKING):
-        return ParkNow(reason=standing.park_reason)
+    step = _step(attempt, attempt.outcome, retry_state, health, max_attempts=max_attempts, now=now, draw=draw)
+    if health.suspend_reason is not None and (isinstance(step, SendAgain) or attempt.outcome.kind in _SUSPENDING):
+        return SuspendTarget(reason=health.suspend_reason)
     return step
 
 
 def _step(
-    attempt: Attempt, failure: Failure, tries: Tries, standing: Standing, *, max_attempts: int, now: float, draw: float
+    attempt: Attempt,
+    failure: Failure,
+    retry_state: RetryState,
+    health: TargetHealth,
+    *,
+    max_attempts: int,
+    now: float,
+    draw: float,
 ) -> SendAgain | GiveUp:
     match attempt.cls:
         case "final" if failure.kind in _DOUBT:
-            return _doubt(failure, tries, standing, now)
+            return _doubt(failure, retry_state, health, now)
         case "refused" if _is_throttled(attempt, failure):
-            if tries.throttled + 1 >= MOST_THROTTLED:
-                return GiveUp(reason=f"refused {MOST_THROTTLED} times with 429")
-            return SendAgain(wait_s=0.0, tries=replace(tries, throttled=tries.throttled + 1))
-        case "not_sent" if failure.retryable and failure.kind not in _NEVER_MENDS:
-            return _count(failure, tries, max_attempts, draw)
+            if retry_state.throttled + 1 >= MAX_THROTTLED:
+                return GiveUp(reason=f"refused {MAX_THROTTLED} times with 429")
+            return SendAgain(wait_s=0.0, retry_state=replace(retry_state, throttled=retry_state.throttled + 1))
+        case "not_sent" if failure.retryable and failure.kind not in _PERMANENT:
+            return _count(failure, retry_state, max_attempts, draw)
         case "refused" if failure.should_retry is not False:
-            return _count(failure, tries, max_attempts, draw)
-        case "ambiguous" if failure.should_retry is not False and tries.ambiguous < AMBIGUOUS_RESENDS:
-            return _count(failure, replace(tries, ambiguous=tries.ambiguous + 1), max_attempts, draw)
-        case "ambiguous" if tries.ambiguous >= AMBIGUOUS_RESENDS:
+            return _count(failure, retry_state, max_attempts, draw)
+        case "ambiguous" if failure.should_retry is not False and retry_state.ambiguous < AMBIGUOUS_RESENDS:
+            return _count(failure, replace(retry_state, ambiguous=retry_state.ambiguous + 1), max_attempts, draw)
+        case "ambiguous" if retry_state.ambiguous >= AMBIGUOUS_RESENDS:
             return GiveUp(reason=f"{failure.kind}: twice possibly paid without a reply")
         case "timeout":
             return GiveUp(reason="no complete answer within the attempt timeout; possibly paid")
@@ -197,20 +204,20 @@ def _step(
             return GiveUp(reason=f"{failure.kind}: not sent again")
 
 
-def _doubt(failure: Failure, tries: Tries, standing: Standing, now: float) -> SendAgain | GiveUp:
-    if tries.doubted_at is None:
-        return SendAgain(wait_s=0.0, tries=replace(tries, doubted_at=now))
-    if standing.newest_success_at > tries.doubted_at:
+def _doubt(failure: Failure, retry_state: RetryState, health: TargetHealth, now: float) -> SendAgain | GiveUp:
+    if retry_state.doubted_at is None:
+        return SendAgain(wait_s=0.0, retry_state=replace(retry_state, doubted_at=now))
+    if health.newest_success_at > retry_state.doubted_at:
         return GiveUp(reason=f"{failure.kind}: refused again while other turns were answered")
-    return SendAgain(wait_s=0.0, tries=tries)
+    return SendAgain(wait_s=0.0, retry_state=retry_state)
 
 
-def _count(failure: Failure, tries: Tries, max_attempts: int, draw: float) -> SendAgain | GiveUp:
-    counted = tries.counted + 1
+def _count(failure: Failure, retry_state: RetryState, max_attempts: int, draw: float) -> SendAgain | GiveUp:
+    counted = retry_state.counted + 1
     if counted >= max_attempts:
         return GiveUp(reason=f"{failure.kind}: {counted} {'attempt' if counted == 1 else 'attempts'} failed")
-    longest = min(LONGEST_BACKOFF_S, BASE_S * 2.0 ** min(counted - 1, 30))
-    return SendAgain(wait_s=max(draw * longest, _hint(failure)), tries=replace(tries, counted=counted))
+    longest = min(MAX_BACKOFF_S, BASE_S * 2.0 ** min(counted - 1, 30))
+    return SendAgain(wait_s=max(draw * longest, _hint(failure)), retry_state=replace(retry_state, counted=counted))
 
 
 def _is_throttled(attempt: Attempt, failure: Failure) -> bool:
@@ -233,7 +240,7 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
         case "final":
             # A turn given up on its own account says nothing against the gateway; parked, nothing is left to doubt.
             return "doubtful" if failure.kind in _DOUBT and isinstance(step, SendAgain) else "answered"
-        case "not_sent" if failure.kind not in _NEVER_MENDS:
+        case "not_sent" if failure.kind not in _PERMANENT:
             return "transport_failure"
         case "timeout":
             return "transport_failure"
@@ -245,7 +252,7 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
             return "unclear"
 
 
-class Standing:
+class TargetHealth:
     """How a target stands in this run, and whether it is parked.
 
     Parked at once: quota or balance used up; a wait of more than 24 hours asked for; a key or model refused by a target
@@ -257,7 +264,7 @@ class Standing:
     def __init__(self, *, answered: bool = False) -> None:
         self.answered = answered
         """Has it ever given a complete reply in this run, earlier sessions included?"""
-        self.park_reason: str | None = None
+        self.suspend_reason: str | None = None
         """A sentence for people, with how to mend it; final for this session."""
         self.newest_success_at = float("-inf")
         """When the latest request that got a reply was sent, monotonic."""
@@ -282,25 +289,29 @@ class Standing:
             self._failures = self._same = 0
             return
         failure = attempt.outcome
-        if self.park_reason is not None or (attempt.cls == "not_sent" and failure.kind in _NEVER_MENDS):
+        if self.suspend_reason is not None or (attempt.cls == "not_sent" and failure.kind in _PERMANENT):
             return
         if self._failures == 0:
             self._failing_since = now - held_s
         self._failures += 1
-        self.park_reason = self._refusal(failure, is_probe) or self._silence(failure, now - held_s)
+        self.suspend_reason = self._refusal(failure, is_probe) or self._silence(failure, now - held_s)
 
     def _refusal(self, failure: Failure, is_probe: bool) -> str | None:
         if failure.kind == "quota":
-            return f"quota or balance is used up ({_said(failure)}): top up or wait for the reset, then resume"
-        if _hint(failure) > LONGEST_HINT_S:
-            return f"the gateway asks to wait for more than a day ({_said(failure)}): resume later"
+            return f"quota or balance is used up ({_error_excerpt(failure)}): top up or wait for the reset, then resume"
+        if _hint(failure) > MAX_HINT_S:
+            return f"the gateway asks to wait for more than a day ({_error_excerpt(failure)}): resume later"
         if failure.kind in _DOUBT:
-            enough = not self.answered or (is_probe and self._in_a_row(failure.kind) >= PROBES_BEFORE_PARKING)
+            enough = not self.answered or (is_probe and self._in_a_row(failure.kind) >= PROBES_BEFORE_SUSPENDING)
         elif failure.kind == "permission" and not self.answered:
-            enough = self._in_a_row("permission") >= PROBES_BEFORE_PARKING
+            enough = self._in_a_row("permission") >= PROBES_BEFORE_SUSPENDING
         else:
             return None
-        return f"{_REFUSED[failure.kind]} ({_said(failure)}): {_MEND[failure.kind]}, then resume" if enough else None
+        return (
+            f"{_REFUSED[failure.kind]} ({_error_excerpt(failure)}): {_REMEDY[failure.kind]}, then resume"
+            if enough
+            else None
+        )
 
     def _in_a_row(self, kind: ErrorKind) -> int:
         self._same = self._same + 1 if kind == self._same_kind else 1
@@ -309,9 +320,10 @@ class Standing:
 
     def _silence(self, failure: Failure, outside_pauses: float) -> str | None:
         silent_s = outside_pauses - self._failing_since
-        if silent_s < PARK_AFTER_S or self._failures < LEAST_FAILURES:
+        if silent_s < SUSPEND_AFTER_S or self._failures < MIN_FAILURES:
             return None
-        return f"no reply in {silent_s / 60:.0f} minutes, {self._failures} failures ({_said(failure)}): resume later"
+        excerpt = _error_excerpt(failure)
+        return f"no reply in {silent_s / 60:.0f} minutes, {self._failures} failures ({excerpt}): resume later"
 
 
 _REFUSED: dict[ErrorKind, str] = {
@@ -319,13 +331,13 @@ _REFUSED: dict[ErrorKind, str] = {
     "permission": "permission is denied",
     "not_found": "there is no such model, or no channel for it",
 }
-_MEND: dict[ErrorKind, str] = {
+_REMEDY: dict[ErrorKind, str] = {
     "auth": "check that the key belongs to this gateway",
     "permission": "see what the key may do",
     "not_found": "compare the name with the gateway's list (`convbatch doctor -g`)",
 }
 
 
-def _said(failure: Failure) -> str:
+def _error_excerpt(failure: Failure) -> str:
     text = " ".join(failure.message.split())
     return text if len(text) <= 160 else text[:159] + "…"

@@ -19,9 +19,18 @@ from convbatch.config.gateways import Limits, Target
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, effective_settings, text_part
 from convbatch.engine.budget import Budget, BudgetReached, Reservation
 from convbatch.engine.client import Client, NotSentCancelled
-from convbatch.engine.limiter import Gate, GateClosed, GateStalled, Permit
-from convbatch.engine.plan import Bulk, Conversation, TurnKeys, most_output, text_bytes
-from convbatch.engine.retry import NO_TRIES, GiveUp, ParkNow, SendAgain, Standing, Tries, next_step, signal
+from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, RateLimiter
+from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound, text_bytes
+from convbatch.engine.retry import (
+    INITIAL_RETRY_STATE,
+    GiveUp,
+    RetryState,
+    SendAgain,
+    SuspendTarget,
+    TargetHealth,
+    next_step,
+    signal,
+)
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
@@ -39,10 +48,10 @@ from convbatch.reply import (
     reply_to_plain,
     status_of,
 )
-from convbatch.system import Outside
+from convbatch.system import System
 
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
-EVERY_SO_OFTEN = 64
+YIELD_EVERY = 64
 """Conversations already finished that a worker passes before it lets the others go on."""
 FRAME_TOKENS = 4
 """What a message counts beside its words, at most: its role and its bounds."""
@@ -70,7 +79,7 @@ Past = Callable[[Conversation], Mapping[int, PastTurn]]
 """What earlier sessions left of a conversation, by turn number."""
 
 
-class Reusable(Protocol):
+class ReplySource(Protocol):
     """Another run whose replies may be taken over (`archive.Archive`)."""
 
     def turn_by_key(self, key: str, repeat: int) -> Any:
@@ -91,7 +100,7 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class RunRules:
     """How a run is played; the same for all its targets."""
 
     history: HistoryMode = "live"
@@ -105,7 +114,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Purse:
+class BudgetShare:
     """What a target's calls take from the budget of the run."""
 
     budget: Budget
@@ -128,29 +137,29 @@ class Purse:
 
 
 @dataclass(slots=True, kw_only=True)
-class Lane:
+class TargetWorker:
     """Everything one target needs; targets share nothing but journal and budget."""
 
     target: Target
     client: Client
-    gate: Gate
-    standing: Standing
+    limiter: RateLimiter
+    health: TargetHealth
     places: int
     """Most requests in flight."""
     own_places: asyncio.Semaphore | None = None
     """Only where targets share a gate: keeps one of them from taking the places of all."""
-    purse: Purse | None = None
+    budget_share: BudgetShare | None = None
     """Only where the run has a budget."""
-    parked: str | None = None
+    suspended: str | None = None
     counts: Counter[Status] = field(default_factory=Counter)
 
     async def admit(self, tokens: int) -> Permit:
-        """Pass the gate; raises `GateClosed`."""
+        """Pass the gate; raises `LimiterClosed`."""
         if self.own_places is None:
-            return await self.gate.admit(tokens)
+            return await self.limiter.admit(tokens)
         await self.own_places.acquire()
         try:
-            return await self.gate.admit(tokens)
+            return await self.limiter.admit(tokens)
         except BaseException:
             self.own_places.release()
             raise
@@ -162,7 +171,7 @@ class Lane:
             self.own_places.release()
 
 
-class Done(NamedTuple):
+class TurnEnd(NamedTuple):
     """A turn's terminal state and, where there is one, its reply."""
 
     status: Status
@@ -176,18 +185,18 @@ class Runner:
     def __init__(
         self,
         *,
-        lanes: Iterable[Lane],
-        rules: Rules,
+        workers: Iterable[TargetWorker],
+        rules: RunRules,
         journal: Journal,
-        outside: Outside,
+        system: System,
         listener: Listener,
         past: Past | None = None,
-        reuse: tuple[str, Reusable] | None = None,
+        reuse: tuple[str, ReplySource] | None = None,
     ) -> None:
-        self._lanes = tuple(lanes)
+        self._workers = tuple(workers)
         self._rules = rules
         self._journal = journal
-        self._outside = outside
+        self._system = system
         self._listener = listener
         self._past = past
         self._reuse = reuse
@@ -198,11 +207,11 @@ class Runner:
         """Tracebacks of our own failures, one a conversation; a run with any of them exits 70."""
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def workers(self) -> tuple[TargetWorker, ...]:
         """The targets as they stand."""
-        return self._lanes
+        return self._workers
 
-    async def play(self, plans: Mapping[str, Iterator[Conversation]]) -> None:
+    async def run(self, plans: Mapping[str, Iterator[Conversation]]) -> None:
         """Play each target's conversations until all are done, parked, or `stop` is called.
 
         Raises:
@@ -214,8 +223,8 @@ class Runner:
             timer = asyncio.get_running_loop().call_later(self._rules.deadline_s, self.stop, "deadline")
         try:
             async with asyncio.TaskGroup() as group:
-                for lane in self._lanes:
-                    group.create_task(self._start(lane, plans[lane.target.name], group))
+                for worker in self._workers:
+                    group.create_task(self._start(worker, plans[worker.target.name], group))
         except BaseExceptionGroup as failures:
             # The journal's word first: it may be why the others failed.
             for kind in (JournalError, ConvbatchError):
@@ -232,10 +241,10 @@ class Runner:
         if self.reason == "finished" or reason == "interrupted":
             self.reason = reason
         self._stopping.set()
-        for lane in self._lanes:
-            lane.gate.close()
-            if lane.purse is not None:
-                lane.purse.budget.close()
+        for worker in self._workers:
+            worker.limiter.close()
+            if worker.budget_share is not None:
+                worker.budget_share.budget.close()
 
     def abandon(self) -> None:
         """Give up what is in flight; it is journaled as possibly paid."""
@@ -243,169 +252,173 @@ class Runner:
         for task in self._tasks:
             task.cancel()
 
-    async def _start(self, lane: Lane, plan: Iterator[Conversation], group: asyncio.TaskGroup) -> None:
+    async def _start(self, worker: TargetWorker, plan: Iterator[Conversation], group: asyncio.TaskGroup) -> None:
         # Twice as many conversations as places in flight: one is always ready when a place comes free.
-        for number in range(1, 2 * lane.places + 1):
-            self._tasks.append(group.create_task(self._work(lane, plan)))
+        for number in range(1, 2 * worker.places + 1):
+            self._tasks.append(group.create_task(self._work(worker, plan)))
             if number % STARTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    async def _work(self, lane: Lane, plan: Iterator[Conversation]) -> None:
+    async def _work(self, worker: TargetWorker, plan: Iterator[Conversation]) -> None:
         for passed, conversation in enumerate(plan):
-            if self._stopping.is_set() or lane.parked is not None:
+            if self._stopping.is_set() or worker.suspended is not None:
                 return
             try:
-                await self._converse(lane, conversation)
+                await self._run_conversation(worker, conversation)
             except ConvbatchError:
                 raise
             except BudgetReached:
                 self.stop("budget")
                 return
-            except GateStalled as stalled:
-                self._park(lane, str(stalled))
+            except LimiterStalled as stalled:
+                self._suspend(worker, str(stalled))
                 return
-            except GateClosed:
+            except LimiterClosed:
                 return
             except Exception:  # noqa: BLE001  # the conversation's edge: one bug must not take paid neighbours down
                 self.bugs.append(traceback.format_exc())
                 self._listener.note(f"internal error in dialogue {conversation.dialogue.id!r}; it stays pending")
-            if passed % EVERY_SO_OFTEN == 0:
+            if passed % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    async def _converse(self, lane: Lane, conversation: Conversation) -> None:
-        play = _Play(conversation, self._rules, self._past)
-        settled = play.settled(retry_errors=self._rules.retry_errors)
+    async def _run_conversation(self, worker: TargetWorker, conversation: Conversation) -> None:
+        state = _ConversationState(conversation, self._rules, self._past)
+        settled = state.settled(retry_errors=self._rules.retry_errors)
         if settled is not None:
             for status in settled:
-                self._count(lane, status, before=True)
+                self._count(worker, status, before=True)
             return
-        for number, turn in play.turns():
-            if number not in play.asked:
+        for number, turn in state.turns():
+            if number not in state.asked:
                 continue
-            settings = self._settings(lane, conversation, turn)
-            key = play.keys.key(settings)
-            done = self._known(lane, play, number, key) or await self._take_over(lane, play, number, key)
-            if done is None and play.ended is not None:
-                done = await self._skip(lane, play, number, key)
-            if done is None:
-                done = await self._ask(lane, play, number, key, settings)
-            if done is None:
+            settings = self._settings(worker, conversation, turn)
+            key = state.keys.key(settings)
+            end = self._past_end(worker, state, number, key) or await self._reuse_reply(worker, state, number, key)
+            if end is None and state.ended is not None:
+                end = await self._skip(worker, state, number, key)
+            if end is None:
+                end = await self._ask(worker, state, number, key, settings)
+            if end is None:
                 return
-            play.go_on(number, done)
+            state.advance(number, end)
 
-    def _settings(self, lane: Lane, conversation: Conversation, turn: Turn) -> Settings:
+    def _settings(self, worker: TargetWorker, conversation: Conversation, turn: Turn) -> Settings:
         return effective_settings(
             command_line=self._rules.command_line,
             turn=turn.settings,
             dialogue=conversation.dialogue.settings,
-            target=lane.target.gateway.settings,
+            target=worker.target.gateway.settings,
             repeat=conversation.repeat,
         )
 
-    def _known(self, lane: Lane, play: _Play, number: int, key: str) -> Done | None:
+    def _past_end(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd | None:
         """What an earlier session found out, if it still answers this very question."""
-        past = play.past.get(number)
+        past = state.past.get(number)
         if past is None or not past.finished(key) or past.status is None:
             return None
         if past.status == "error" and self._rules.retry_errors:
             return None
-        if past.status == "skipped" and play.ended is None:
+        if past.status == "skipped" and state.ended is None:
             return None  # the turn it was skipped behind has been asked again and went well
-        reply = None if past.kept is None else _kept_reply(lane.client, past.kept)
-        self._count(lane, past.status, before=True)
-        return Done(status=past.status, reply=reply)
+        reply = None if past.kept is None else _kept_reply(worker.client, past.kept)
+        self._count(worker, past.status, before=True)
+        return TurnEnd(status=past.status, reply=reply)
 
-    async def _take_over(self, lane: Lane, play: _Play, number: int, key: str) -> Done | None:
-        if self._reuse is None or play.ended is not None:
+    async def _reuse_reply(
+        self, worker: TargetWorker, state: _ConversationState, number: int, key: str
+    ) -> TurnEnd | None:
+        if self._reuse is None or state.ended is not None:
             return None
         name, archive = self._reuse
-        found = archive.turn_by_key(key, play.conversation.repeat)
+        found = archive.turn_by_key(key, state.conversation.repeat)
         if found is None:
             return None
         kept = found.kept
         reused_from = str(kept.get("reused_from", name))
         outcome = {
-            **play.ident(number),
+            **state.ident(number),
             "key": key,
             "attempt": 0,
             "role": "model",
             "class": "replied",
-            **{field: kept[field] for field in _TAKEN_OVER if field in kept},
+            **{field: kept[field] for field in _REUSED_FIELDS if field in kept},
             "reused_from": reused_from,
         }
-        reply = _kept_reply(lane.client, kept)
-        done = Done(status=status_of(reply), reply=reply)
+        reply = _kept_reply(worker.client, kept)
+        end = TurnEnd(status=status_of(reply), reply=reply)
         await self._journal.commit(
             {"kind": "outcome", **outcome},
-            self._turn_record(play, number, key, done, reused_from=reused_from),
+            self._turn_record(state, number, key, end, reused_from=reused_from),
         )
-        self._count(lane, done.status)
-        return done
+        self._count(worker, end.status)
+        return end
 
-    async def _skip(self, lane: Lane, play: _Play, number: int, key: str) -> Done:
-        done = Done(status="skipped", reply=None, reason=play.ended)
-        await self._journal.commit(self._turn_record(play, number, key, done))
-        self._count(lane, "skipped")
-        return done
+    async def _skip(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd:
+        end = TurnEnd(status="skipped", reply=None, reason=state.ended)
+        await self._journal.commit(self._turn_record(state, number, key, end))
+        self._count(worker, "skipped")
+        return end
 
-    async def _ask(self, lane: Lane, play: _Play, number: int, key: str, settings: Settings) -> Done | None:
+    async def _ask(
+        self, worker: TargetWorker, state: _ConversationState, number: int, key: str, settings: Settings
+    ) -> TurnEnd | None:
         """Ask until there is a terminal state; None when the turn stays pending (stopped or parked)."""
         ask = Ask(
-            model=lane.target.model,
-            messages=tuple(play.history),
-            system=play.conversation.dialogue.system,
+            model=worker.target.model,
+            messages=tuple(state.history),
+            system=state.conversation.dialogue.system,
             settings=settings,
         )
-        size = play.most(settings)
-        tries = NO_TRIES
-        past = play.past.get(number)
+        size = state.token_bounds(settings)
+        retry_state = INITIAL_RETRY_STATE
+        past = state.past.get(number)
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            reservation = None if lane.purse is None else await lane.purse.reserve(size)
+            reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
             try:
-                permit = await lane.admit(_reserve(lane.target.gateway.limits, play, settings))
+                permit = await worker.admit(_reserve(worker.target.gateway.limits, state, settings))
             except BaseException:
                 _close(reservation)
                 raise
             try:
                 attempts += 1
-                ident = {**play.ident(number), "key": key, "attempt": attempts, "role": play.role}
+                ident = {**state.ident(number), "key": key, "attempt": attempts, "role": state.role}
                 if reservation is not None:
                     reservation.is_sent = True
-                attempt = await self._send(lane, ask, ident, size, permit)
-                if lane.purse is not None and reservation is not None:
-                    lane.purse.settle(reservation, attempt)
-                step = self._decide(lane, attempt, permit, tries, settings)
-                done = _terminal(attempt, step)
+                attempt = await self._send(worker, ask, ident, size, permit)
+                if worker.budget_share is not None and reservation is not None:
+                    worker.budget_share.settle(reservation, attempt)
+                step = self._decide(worker, attempt, permit, retry_state, settings)
+                end = _terminal(attempt, step)
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
-                if done is not None:
-                    records.append(self._turn_record(play, number, key, done))
+                if end is not None:
+                    records.append(self._turn_record(state, number, key, end))
                 # The place in flight is given away only when the reply is durable.
                 await self._journal.commit(*records)
             finally:
                 _close(reservation)
-                lane.release(permit)
-            if done is not None:
-                self._count(lane, done.status)
-                return done
+                worker.release(permit)
+            if end is not None:
+                self._count(worker, end.status)
+                return end
             if not isinstance(step, SendAgain):
-                assert isinstance(step, ParkNow)
-                self._park(lane, step.reason)
+                assert isinstance(step, SuspendTarget)
+                self._suspend(worker, step.reason)
                 return None
-            tries, backoff_s = step.tries, step.wait_s
+            retry_state, backoff_s = step.retry_state, step.wait_s
             if not await self._wait(backoff_s):
                 return None
 
     async def _send(
-        self, lane: Lane, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
+        self, worker: TargetWorker, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
     ) -> Attempt:
         # No await between here and the send: the rate was acquired a moment ago, and an intent written earlier would
         # call a request possibly paid that only ever waited.
         self._journal.append({"kind": "intent", **ident, **size})
-        started, begun = self._outside.clock.wall(), self._outside.clock.monotonic()
+        started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
-            attempt = await lane.client.attempt(ask)
+            attempt = await worker.client.attempt(ask)
         except CannotCarry as limit:
             permit.refund()
             failure = Failure(kind="invalid_request", message=str(limit))
@@ -418,7 +431,7 @@ class Runner:
                     **ident,
                     "class": "abandoned" if sent else "not_sent",
                     "started_at": started,
-                    "latency_s": self._outside.clock.monotonic() - begun,
+                    "latency_s": self._system.clock.monotonic() - begun,
                     "error": {"kind": "connection", "message": "abandoned on request"},
                 }
             )
@@ -426,58 +439,59 @@ class Runner:
         return attempt
 
     def _decide(
-        self, lane: Lane, attempt: Attempt, permit: Permit, tries: Tries, settings: Settings
-    ) -> SendAgain | GiveUp | ParkNow | None:
+        self, worker: TargetWorker, attempt: Attempt, permit: Permit, retry_state: RetryState, settings: Settings
+    ) -> SendAgain | GiveUp | SuspendTarget | None:
         """What becomes of the turn; tells standing and gate on the way. None for a complete reply."""
-        now = self._outside.clock.monotonic()
-        lane.standing.note(
-            attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=lane.gate.held_s()
+        now = self._system.clock.monotonic()
+        worker.health.note(
+            attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=worker.limiter.held_s()
         )
         step = next_step(
             attempt,
-            tries,
-            lane.standing,
+            retry_state,
+            worker.health,
             max_attempts=self._rules.max_attempts,
             now=now,
-            draw=self._outside.random.random(),
+            draw=self._system.random.random(),
         )
         if isinstance(attempt.outcome, Reply):
-            permit.settle(_counted(lane.target.gateway.limits, attempt.outcome.usage, settings))
+            permit.settle(_counted(worker.target.gateway.limits, attempt.outcome.usage, settings))
         elif attempt.cls in ("refused", "not_sent", "final"):
             permit.refund(never_left=attempt.cls == "not_sent")
-        if isinstance(step, ParkNow):
-            lane.gate.close()  # now: the report settles the doubt, and would let the others go before this is durable
+        if isinstance(step, SuspendTarget):
+            # now: the report settles the doubt, and would let the others go before this is durable
+            worker.limiter.close()
         hint = None if isinstance(attempt.outcome, Reply) else attempt.outcome.retry_after_s
-        lane.gate.report(signal(attempt, step), permit, retry_after_s=hint)
+        worker.limiter.report(signal(attempt, step), permit, retry_after_s=hint)
         return step
 
     def _turn_record(
-        self, play: _Play, number: int, key: str, done: Done, *, reused_from: str | None = None
+        self, state: _ConversationState, number: int, key: str, end: TurnEnd, *, reused_from: str | None = None
     ) -> dict[str, Any]:
-        record: dict[str, Any] = {"kind": "turn", **play.ident(number), "key": key, "status": done.status}
-        if done.reason is not None:
-            record["reason"] = done.reason
+        record: dict[str, Any] = {"kind": "turn", **state.ident(number), "key": key, "status": end.status}
+        if end.reason is not None:
+            record["reason"] = end.reason
         if reused_from is not None:
             record["reused_from"] = reused_from
         return record
 
-    def _count(self, lane: Lane, status: Status, *, before: bool = False) -> None:
-        lane.counts[status] += 1
-        self._listener.turn_done(lane.target.name, status, before=before)
+    def _count(self, worker: TargetWorker, status: Status, *, before: bool = False) -> None:
+        worker.counts[status] += 1
+        self._listener.turn_done(worker.target.name, status, before=before)
 
-    def _park(self, lane: Lane, reason: str) -> None:
-        if lane.parked is None:
-            lane.gate.close()
-            for other in self._lanes:
-                if other.gate is lane.gate:  # the same host, key and model under another gateway's name
-                    other.parked = reason
-            self._listener.note(f"{lane.target.name} is parked: {reason}")
+    def _suspend(self, worker: TargetWorker, reason: str) -> None:
+        if worker.suspended is None:
+            worker.limiter.close()
+            for other in self._workers:
+                if other.limiter is worker.limiter:  # the same host, key and model under another gateway's name
+                    other.suspended = reason
+            self._listener.note(f"{worker.target.name} is parked: {reason}")
 
     async def _wait(self, seconds: float) -> bool:
         """Back off; False when the run stopped meanwhile."""
         if seconds <= 0:
             return not self._stopping.is_set()
-        sleep = asyncio.ensure_future(self._outside.clock.sleep(seconds))
+        sleep = asyncio.ensure_future(self._system.clock.sleep(seconds))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait((sleep, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -487,10 +501,10 @@ class Runner:
         return not self._stopping.is_set()
 
 
-class _Play:
+class _ConversationState:
     """One conversation while it is played: its history, its keys, and what earlier sittings know of it."""
 
-    def __init__(self, conversation: Conversation, rules: Rules, past: Past | None) -> None:
+    def __init__(self, conversation: Conversation, rules: RunRules, past: Past | None) -> None:
         self.conversation = conversation
         self.asked = frozenset(conversation.dialogue.asked(rules.history))
         self.history: list[Message] = []
@@ -500,7 +514,7 @@ class _Play:
         self.past: Mapping[int, PastTurn] = {}
         self.measured: Usage | None = None
         """Of the latest reply."""
-        self._bulk = Bulk(conversation.dialogue.system)
+        self._token_bound = TokenBound(conversation.dialogue.system)
         self._live = rules.history == "live"
         if past is not None:
             self.past = past(conversation)
@@ -535,29 +549,29 @@ class _Play:
             if given and turn.assistant is not None:
                 self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
 
-    def go_on(self, number: int, done: Done) -> None:
+    def advance(self, number: int, end: TurnEnd) -> None:
         """Carry a terminal state into the history, or end the dialogue: nothing is replayed on a broken history."""
-        if done.reply is not None:
-            self.measured = done.reply.usage
+        if end.reply is not None:
+            self.measured = end.reply.usage
         if self._live and self.ended is None:
-            self._go_on_live(number, done)
-        self._count(done.reply)
+            self._advance_live(number, end)
+        self._count(end.reply)
 
-    def _go_on_live(self, number: int, done: Done) -> None:
-        if done.status != "ok" or done.reply is None:
-            self.ended = f"turn {number} ended {done.status}"
-        elif done.reply.finish_reason == "tool_call":
+    def _advance_live(self, number: int, end: TurnEnd) -> None:
+        if end.status != "ok" or end.reply is None:
+            self.ended = f"turn {number} ended {end.status}"
+        elif end.reply.finish_reason == "tool_call":
             self.ended = f"turn {number} ended in a tool call without a scripted result"
         else:
-            text = (text_part(done.reply.text or ""),)
-            self._add(Message(role="assistant", parts=text, raw=done.reply.raw_turn))
+            text = (text_part(end.reply.text or ""),)
+            self._add(Message(role="assistant", parts=text, raw=end.reply.raw_turn))
 
     def _count(self, reply: Reply | None) -> None:
         """What the gateway counted; of a reply that is not replayed only what it was a reply to."""
         usage = NO_USAGE if reply is None else reply.usage
         output = usage.output_tokens if self._live else 0
         if usage.input_tokens is not None and output is not None:
-            self._bulk.counted(usage.input_tokens + output)
+            self._token_bound.counted(usage.input_tokens + output)
 
     def ident(self, number: int) -> dict[str, Any]:
         """What names a turn in every record; `journal/index.py` reads these keys fastest in this order."""
@@ -573,10 +587,10 @@ class _Play:
             ident |= {"turn": about.turn, "role": self.role, "of": about.target, "asked": about.asked}
         return ident
 
-    def most(self, settings: Settings) -> dict[str, int]:
+    def token_bounds(self, settings: Settings) -> dict[str, int]:
         """The most tokens the next request can have, and its reply where that is limited."""
-        size = {"most_input_tokens": self._bulk.most_input(settings)}
-        limit = most_output(settings)
+        size = {"most_input_tokens": self._token_bound.max_input(settings)}
+        limit = max_output_bound(settings)
         if limit is not None:
             size["max_output_tokens"] = limit
         return size
@@ -584,10 +598,10 @@ class _Play:
     def _add(self, message: Message) -> None:
         self.history.append(message)
         self.keys.add(message)
-        self._bulk.add(message.text)
+        self._token_bound.add(message.text)
 
 
-_TAKEN_OVER = (
+_REUSED_FIELDS = (
     "http_status", "request_id", "started_at", "latency_s", "ttft_s", "reply", "body", "body_b64", "key_in_body",
 )  # fmt: skip
 
@@ -597,11 +611,11 @@ def _close(reservation: Reservation | None) -> None:
         reservation.close()
 
 
-def _terminal(attempt: Attempt, step: SendAgain | GiveUp | ParkNow | None) -> Done | None:
+def _terminal(attempt: Attempt, step: SendAgain | GiveUp | SuspendTarget | None) -> TurnEnd | None:
     if isinstance(attempt.outcome, Reply):
-        return Done(status=status_of(attempt.outcome), reply=attempt.outcome)
+        return TurnEnd(status=status_of(attempt.outcome), reply=attempt.outcome)
     if isinstance(step, GiveUp):
-        return Done(status="error", reply=None, reason=step.reason)
+        return TurnEnd(status="error", reply=None, reason=step.reason)
     return None
 
 
@@ -636,16 +650,16 @@ def _outcome_record(
     return record
 
 
-def _reserve(limits: Limits, play: _Play, settings: Settings) -> int:
+def _reserve(limits: Limits, state: _ConversationState, settings: Settings) -> int:
     """Tokens a turn will count, as well as can be told: the previous turn's usage tells the history's size."""
     if limits.tpm is None:
         return 0
-    known = play.measured
+    known = state.measured
     if known is not None and known.input_tokens is not None and known.output_tokens is not None:
         # The reply was counted as output; as a message of the history it has a frame of its own.
-        tokens = known.input_tokens + known.output_tokens + FRAME_TOKENS + _rough_tokens(play.history[-1:])
+        tokens = known.input_tokens + known.output_tokens + FRAME_TOKENS + _rough_tokens(state.history[-1:])
     else:
-        tokens = _rough_tokens(play.history) + _rough_text(play.conversation.dialogue.system or "")
+        tokens = _rough_tokens(state.history) + _rough_text(state.conversation.dialogue.system or "")
     if limits.tpm_counts == "input+max_output":
         tokens += settings.max_output_tokens or _usual_output(known)
     return tokens

@@ -1,8 +1,8 @@
 """What a plan will cost before anything is sent: calls, tokens and money, low, expected, high and at most.
 
 Arithmetic only. It walks every dialogue as the runner will, counts the growing history, and knows of a target what
-`Habits` says: learned from an earlier run's replies, or guessed. Where replies are found is `history.py`; what of it
-is shown is `cli/dry_run.py`. How far it is off is measured in docs/cost.md.
+`TargetProfile` says: learned from an earlier run's replies, or guessed. Where replies are found is `history.py`; what
+of it is shown is `cli/dry_run.py`. How far it is off is measured in docs/cost.md.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from convbatch.dialogue import (
     effective_settings,
     text_part,
 )
-from convbatch.engine.plan import Bulk, TurnKeys, most_output
+from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 
 SCENARIOS = ("low", "expected", "high")
 _HIGH = SCENARIOS.index("high")
-LEAST_SPREAD = 0.1
+MIN_SPREAD = 0.1
 """Low and high are at least 10 % away from what is expected, however alike the replies were."""
-ENOUGH = 10
+MIN_SAMPLES = 10
 """Replies at one place of a dialogue that make a mean of their own."""
 FEW_DIALOGUES = 5
 """Fewer say nothing about how much dialogues differ."""
@@ -43,7 +43,7 @@ _WIDE = re.compile(
 )
 
 
-class Text(NamedTuple):
+class TextSize(NamedTuple):
     """How much text there is, in what a count of tokens is made of; of several texts the sum."""
 
     other: float = 0.0
@@ -54,48 +54,48 @@ class Text(NamedTuple):
     requests: float = 0.0
     """1 for what is sent, 0 for a text: some gateways put words of their own in front of every request."""
 
-    def plus(self, text: Text) -> Text:
+    def plus(self, text: TextSize) -> TextSize:
         """Both together."""
-        return Text(
+        return TextSize(
             self.other + text.other,
             self.wide + text.wide,
             self.messages + text.messages,
             self.requests + text.requests,
         )
 
-    def times(self, factor: float) -> Text:
+    def times(self, factor: float) -> TextSize:
         """So much of it."""
-        return Text(self.other * factor, self.wide * factor, self.messages * factor, self.requests * factor)
+        return TextSize(self.other * factor, self.wide * factor, self.messages * factor, self.requests * factor)
 
 
-NO_TEXT = Text()
-_ONE_MESSAGE = Text(messages=1)
-_ONE_REQUEST = Text(requests=1)
+EMPTY_TEXT = TextSize()
+_ONE_MESSAGE = TextSize(messages=1)
+_ONE_REQUEST = TextSize(requests=1)
 
 
-def size_of(text: str) -> Text:
+def size_of(text: str) -> TextSize:
     """One message with this text."""
     wide = 0 if text.isascii() else len(_WIDE.findall(text))
-    return Text((len(text) - wide) / 4, wide, 1)
+    return TextSize((len(text) - wide) / 4, wide, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class ExpectedReply:
     """A reply not yet given."""
 
-    text: Text
+    text: TextSize
     """What of it comes back in the history."""
     output_tokens: float
     """With reasoning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
+class TargetProfile:
     """How a target counts and answers."""
 
-    weights: Text
-    """Tokens for each part of a `Text`."""
-    replies: Mapping[int, Expected]
+    weights: TextSize
+    """Tokens for each part of a `TextSize`."""
+    replies: Mapping[int, ExpectedReply]
     """By turn number; 0 stands for all other turns. Empty: nothing is known of its replies."""
     ends: float = 0.0
     """The share of turns after which a live dialogue goes no further (blocked, empty, failed)."""
@@ -103,70 +103,72 @@ class Habits:
     """Factors from expected to low and to high, for the tokens of a text."""
     reply_spread: tuple[float, float]
     """The same for the length of replies."""
-    thoughts: float = 0.0
+    reasoning_tokens: float = 0.0
     """In the high scenario each reply has so many tokens more, which do not come back: nobody heard it think yet."""
     source: str
     """Where this is known from."""
     learned: bool
 
-    def tokens(self, text: Text) -> float:
+    def tokens(self, text: TextSize) -> float:
         """Tokens of a text."""
         return _dot(self.weights, text)
 
-    def reply_to(self, number: int, turn: Turn) -> Expected:
-        """The reply to a turn: as long as others were at this place; unknown, as the scripted one, else `GUESS`."""
+    def reply_to(self, number: int, turn: Turn) -> ExpectedReply:
+        """The reply to a turn: as long as others were at this place; else the scripted one, else `DEFAULT_REPLY`."""
         known = self.replies.get(number) or self.replies.get(0)
         if known is not None:
             return known
-        text = GUESS if turn.assistant is None else size_of(turn.assistant)
-        return Expected(text=text, output_tokens=self.tokens(_words(text)))
+        text = DEFAULT_REPLY if turn.assistant is None else size_of(turn.assistant)
+        return ExpectedReply(text=text, output_tokens=self.tokens(_without_framing(text)))
 
 
-UNHEARD = 0.25, 4.0
+DEFAULT_SPREAD = 0.25, 4.0
 """The spread of replies nobody has heard."""
-THOUGHTS = 1000.0
+DEFAULT_REASONING_TOKENS = 1000.0
 """What a model may think before a reply, if nobody knows whether it thinks."""
-USUAL = Text(1.0, 0.8, 4.0, 0.0)
+DEFAULT_WEIGHTS = TextSize(1.0, 0.8, 4.0, 0.0)
 """Tokens a model counts for the parts of a text, as a rule."""
-GUESS = Text(400, 0, 1)
+DEFAULT_REPLY = TextSize(400, 0, 1)
 """A reply of which nothing is known: 400 tokens, where models write 100 to 1,600."""
 
 
-def _words(text: Text) -> Text:
+def _without_framing(text: TextSize) -> TextSize:
     """Its words alone, without what frames a message."""
-    return Text(text.other, text.wide)
+    return TextSize(text.other, text.wide)
 
 
-def guess(source: str) -> Habits:
+def default_profile(source: str) -> TargetProfile:
     """What is assumed of a target that nobody has heard yet."""
-    return Habits(
-        weights=USUAL,
+    return TargetProfile(
+        weights=DEFAULT_WEIGHTS,
         replies={},
         text_spread=(0.6, 1.7),
-        reply_spread=UNHEARD,
-        thoughts=THOUGHTS,
+        reply_spread=DEFAULT_SPREAD,
+        reasoning_tokens=DEFAULT_REASONING_TOKENS,
         source=source,
         learned=False,
     )
 
 
-def of_another_model(habits: Habits) -> Habits:
+def profile_for_other_model(profile: TargetProfile) -> TargetProfile:
     """The same where only another model was heard: words are counted alike, but nobody knows how this one answers."""
-    return replace(habits, text_spread=(0.75, 1.4), reply_spread=UNHEARD, thoughts=THOUGHTS)
+    return replace(
+        profile, text_spread=(0.75, 1.4), reply_spread=DEFAULT_SPREAD, reasoning_tokens=DEFAULT_REASONING_TOKENS
+    )
 
 
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ObservedTurn:
     """A turn of an earlier run that came to an end."""
 
     dialogue: int
     turn: int
-    sent: Text
+    sent: TextSize
     """The whole request."""
-    reply: Text
+    reply: TextSize
     input_tokens: int | None = None
     output_tokens: int | None = None
     """None: not reported, or no reply at all."""
@@ -174,26 +176,26 @@ class Seen:
     """A live dialogue went no further."""
 
 
-def learn(seen: Sequence[Seen], source: str, dialogues: int) -> Habits | None:
+def fit_profile(observed: Sequence[ObservedTurn], source: str, dialogues: int) -> TargetProfile | None:
     """Habits from what was seen; None when no reply says what it counted.
 
     Args:
-        seen: Turns of one target.
+        observed: Turns of one target.
         source: Where they are from, for people.
         dialogues: How many are to be estimated: few of them may be unlike the mean of many.
     """
-    given = [(one.dialogue, one.sent, one.input_tokens) for one in seen if one.input_tokens is not None]
-    taken = [one for one in seen if one.output_tokens is not None]
+    given = [(one.dialogue, one.sent, one.input_tokens) for one in observed if one.input_tokens is not None]
+    taken = [one for one in observed if one.output_tokens is not None]
     if not given or not taken:
         return None
-    weights = _fit([(sent, tokens) for _, sent, tokens in given])
+    weights = _fit_weights([(sent, tokens) for _, sent, tokens in given])
     replies = _replies(taken)
     counted = [(dialogue, _dot(weights, sent), tokens) for dialogue, sent, tokens in given]
-    spoken = [(one.dialogue, _at(replies, one.turn).output_tokens, one.output_tokens or 0) for one in taken]
-    return Habits(
+    spoken = [(one.dialogue, _reply_at(replies, one.turn).output_tokens, one.output_tokens or 0) for one in taken]
+    return TargetProfile(
         weights=weights,
         replies=replies,
-        ends=sum(one.ended for one in seen) / len(seen),
+        ends=sum(one.ended for one in observed) / len(observed),
         text_spread=_spread(counted, dialogues),
         reply_spread=_spread(spoken, dialogues),
         source=source,
@@ -201,24 +203,24 @@ def learn(seen: Sequence[Seen], source: str, dialogues: int) -> Habits | None:
     )
 
 
-def _replies(taken: Sequence[Seen]) -> dict[int, Expected]:
+def _replies(taken: Sequence[ObservedTurn]) -> dict[int, ExpectedReply]:
     """Mean replies: of each turn number that has enough of them, and under 0 of the others, or else of all."""
-    by_turn: dict[int, list[Seen]] = {}
+    by_turn: dict[int, list[ObservedTurn]] = {}
     for one in taken:
         by_turn.setdefault(one.turn, []).append(one)
-    means = {turn: _mean(some) for turn, some in by_turn.items() if len(some) >= ENOUGH}
+    means = {turn: _mean(some) for turn, some in by_turn.items() if len(some) >= MIN_SAMPLES}
     rest = [one for turn, some in by_turn.items() if turn not in means for one in some]
-    means[0] = _mean(rest if len(rest) >= ENOUGH else taken)
+    means[0] = _mean(rest if len(rest) >= MIN_SAMPLES else taken)
     return means
 
 
-def _at(replies: Mapping[int, Expected], turn: int) -> Expected:
+def _reply_at(replies: Mapping[int, ExpectedReply], turn: int) -> ExpectedReply:
     return replies.get(turn) or replies[0]
 
 
-def _mean(some: Sequence[Seen]) -> Expected:
-    text = functools.reduce(Text.plus, (one.reply for one in some))
-    return Expected(
+def _mean(some: Sequence[ObservedTurn]) -> ExpectedReply:
+    text = functools.reduce(TextSize.plus, (one.reply for one in some))
+    return ExpectedReply(
         text=text.times(1 / len(some)), output_tokens=sum(one.output_tokens or 0 for one in some) / len(some)
     )
 
@@ -232,45 +234,45 @@ def _spread(pairs: Iterable[tuple[int, float, float]], dialogues: int) -> tuple[
         error[dialogue] = error.get(dialogue, 0.0) + real - expected
     count, total = len(told), sum(told.values())
     if total <= 0:
-        return 1 - LEAST_SPREAD, 1 + LEAST_SPREAD
+        return 1 - MIN_SPREAD, 1 + MIN_SPREAD
     deviation = math.sqrt(sum(e * e for e in error.values()) * count / max(1, count - 1)) / total * math.sqrt(count)
     if count < FEW_DIALOGUES:
         deviation = max(deviation, 0.5)
-    band = max(LEAST_SPREAD, 2 * deviation * math.sqrt(1 / count + 1 / max(1, dialogues)))
-    return min(1 - LEAST_SPREAD, 1 / (1 + band)), 1 + band
+    band = max(MIN_SPREAD, 2 * deviation * math.sqrt(1 / count + 1 / max(1, dialogues)))
+    return min(1 - MIN_SPREAD, 1 / (1 + band)), 1 + band
 
 
 _PULL = 1e-3
 """How strongly weights that the replies do not tell apart are drawn to the usual ones."""
 
 
-def _fit(counted: Sequence[tuple[Text, int]]) -> Text:
+def _fit_weights(counted: Sequence[tuple[TextSize, int]]) -> TextSize:
     """Weights that tell these counts best: least squares, none below 0, and the sum told exactly."""
-    free = [place for place in range(len(USUAL)) if any(sent[place] for sent, _ in counted)]
+    free = [place for place in range(len(DEFAULT_WEIGHTS)) if any(sent[place] for sent, _ in counted)]
     weights = _solved(counted, free)
     while free and min(weights[place] for place in free) < 0:
         free.remove(min(free, key=lambda place: weights[place]))
         weights = _solved(counted, free)
     told = sum(_dot(weights, sent) for sent, _ in counted)
     real = sum(tokens for _, tokens in counted)
-    return weights.times(real / told) if told > 0 else USUAL
+    return weights.times(real / told) if told > 0 else DEFAULT_WEIGHTS
 
 
-def _solved(counted: Sequence[tuple[Text, int]], free: Sequence[int]) -> Text:
+def _solved(counted: Sequence[tuple[TextSize, int]], free: Sequence[int]) -> TextSize:
     """Least squares over the free weights, the others 0; a long request counts no more than several short ones."""
     matrix = [[0.0] * (len(free) + 1) for _ in free]
     for sent, tokens in counted:
         parts = [sent[place] for place in free]
-        share = 1 / max(1.0, _dot(USUAL, sent))
+        share = 1 / max(1.0, _dot(DEFAULT_WEIGHTS, sent))
         for row, mine in zip(matrix, parts, strict=True):
             for column, its in enumerate((*parts, tokens)):
                 row[column] += share * mine * its
     for index, place in enumerate(free):
         pull = _PULL * matrix[index][index]
         matrix[index][index] += pull
-        matrix[index][-1] += pull * USUAL[place]
+        matrix[index][-1] += pull * DEFAULT_WEIGHTS[place]
     found = _eliminated(matrix)
-    return Text(*(found[free.index(place)] if place in free else 0.0 for place in range(len(USUAL))))
+    return TextSize(*(found[free.index(place)] if place in free else 0.0 for place in range(len(DEFAULT_WEIGHTS))))
 
 
 def _eliminated(matrix: list[list[float]]) -> list[float]:
@@ -285,7 +287,7 @@ def _eliminated(matrix: list[list[float]]) -> list[float]:
     return [row[-1] for row in matrix]
 
 
-def _dot(weights: Text, text: Text) -> float:
+def _dot(weights: TextSize, text: TextSize) -> float:
     return (
         weights.other * text.other
         + weights.wide * text.wide
@@ -336,7 +338,7 @@ class Estimate:
     low: Figures = Figures()
     expected: Figures = Figures()
     high: Figures = Figures()
-    most: Figures | None = Figures()
+    upper_bound: Figures | None = Figures()
     """Every request at its worst; None where nothing limits a reply."""
     reused: int = 0
     """Turns that are taken over from another run and not sent."""
@@ -347,16 +349,18 @@ class Estimate:
             low=self.low.plus(other.low),
             expected=self.expected.plus(other.expected),
             high=self.high.plus(other.high),
-            most=None if self.most is None or other.most is None else self.most.plus(other.most),
+            upper_bound=None
+            if self.upper_bound is None or other.upper_bound is None
+            else self.upper_bound.plus(other.upper_bound),
             reused=self.reused + other.reused,
         )
 
 
-NOTHING = Estimate()
+EMPTY_ESTIMATE = Estimate()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class ReusedReply:
     """A reply another run has already: nothing is sent for its turn."""
 
     message: Message
@@ -365,7 +369,7 @@ class Taken:
     """A live dialogue goes no further behind it."""
 
 
-Reusable = Callable[[str, int], Taken | None]
+ReuseLookup = Callable[[str, int], ReusedReply | None]
 """(key, repeat) → the reply that can be taken over."""
 
 
@@ -374,14 +378,14 @@ class Estimator:
     """One target with what is known of it."""
 
     target: Target
-    habits: Habits
+    profile: TargetProfile
     prices: PriceTable | None
     at: float
     """Unix seconds: prices of this moment hold."""
     history: HistoryMode = "live"
     repeats: int = 1
     command_line: Settings = NO_SETTINGS
-    reusable: Reusable | None = None
+    reusable: ReuseLookup | None = None
 
     def period(self) -> Period | None:
         """The prices that hold; None when nobody named one."""
@@ -389,18 +393,18 @@ class Estimator:
 
     def all_of(self, dialogues: Iterable[Dialogue]) -> Estimate:
         """The estimate of these dialogues, each with all its repeats."""
-        return functools.reduce(Estimate.plus, map(self.one, dialogues), NOTHING)
+        return functools.reduce(Estimate.plus, map(self.one, dialogues), EMPTY_ESTIMATE)
 
     def one(self, dialogue: Dialogue) -> Estimate:
         """The estimate of one dialogue."""
         if self.reusable is not None:
-            walks = (_Walk(self, dialogue, repeat).walked() for repeat in range(1, self.repeats + 1))
+            walks = (_EstimateWalk(self, dialogue, repeat).walked() for repeat in range(1, self.repeats + 1))
             return functools.reduce(Estimate.plus, walks)
-        once = _Walk(self, dialogue, 1).walked()
+        once = _EstimateWalk(self, dialogue, 1).walked()
         return functools.reduce(Estimate.plus, [once] * self.repeats)
 
 
-class _Walk:
+class _EstimateWalk:
     """One dialogue played on paper, request by request, in every scenario at once."""
 
     def __init__(self, estimator: Estimator, dialogue: Dialogue, repeat: int) -> None:
@@ -410,10 +414,10 @@ class _Walk:
         self._live = estimator.history == "live"
         self._asked = frozenset(dialogue.asked(estimator.history))
         self._period = estimator.period()
-        self._said = NO_TEXT if dialogue.system is None else size_of(dialogue.system)
-        self._answered = [NO_TEXT] * len(SCENARIOS)
+        self._history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
+        self._answered = [EMPTY_TEXT] * len(SCENARIOS)
         """Live replies not known yet, by scenario."""
-        self._bulk = Bulk(dialogue.system)
+        self._token_bound = TokenBound(dialogue.system)
         self._keys = None if estimator.reusable is None else TurnKeys(estimator.target, dialogue)
         """None as soon as the history holds a reply that nobody knows yet."""
         self._goes_on = 1.0
@@ -421,7 +425,7 @@ class _Walk:
 
     def walked(self) -> Estimate:
         """The whole dialogue."""
-        total = NOTHING
+        total = EMPTY_ESTIMATE
         for number, turn in enumerate(self._dialogue.turns, 1):
             self._add(Message(role="user", parts=turn.user))
             if number in self._asked:
@@ -449,55 +453,55 @@ class _Walk:
         )
 
     def _add(self, message: Message) -> None:
-        self._said = self._said.plus(size_of(message.text))
-        self._bulk.add(message.text)
+        self._history_text = self._history_text.plus(size_of(message.text))
+        self._token_bound.add(message.text)
         if self._keys is not None:
             self._keys.add(message)
 
-    def _taken(self, settings: Settings) -> Taken | None:
+    def _taken(self, settings: Settings) -> ReusedReply | None:
         if self._keys is None or self._given.reusable is None:
             return None
         return self._given.reusable(self._keys.key(settings), self._repeat)
 
     def _ask(self, number: int, turn: Turn, settings: Settings) -> Estimate:
-        reply = self._given.habits.reply_to(number, turn)
+        reply = self._given.profile.reply_to(number, turn)
         requests = [self._request(scenario, reply, settings) for scenario in range(len(SCENARIOS))]
         low, expected, high = _in_order(requests)
-        most = self._most(settings, high)
+        most = self._upper_bound(settings, high)
         if self._live:
-            self._said = self._said.plus(_ONE_MESSAGE)
+            self._history_text = self._history_text.plus(_ONE_MESSAGE)
             self._keys = None
         sure = max(0.0, 2 * self._goes_on - 1)  # as far below what is expected as all turns are above it
-        estimate = Estimate(low=low.times(sure), expected=expected.times(self._goes_on), high=high, most=most)
+        estimate = Estimate(low=low.times(sure), expected=expected.times(self._goes_on), high=high, upper_bound=most)
         if self._live:
-            self._goes_on *= 1 - self._given.habits.ends
+            self._goes_on *= 1 - self._given.profile.ends
         return estimate
 
-    def _request(self, scenario: int, reply: Expected, settings: Settings) -> Figures:
-        habits = self._given.habits
-        text_factor = (habits.text_spread[0], 1.0, habits.text_spread[1])[scenario]
-        factor = (habits.reply_spread[0], 1.0, habits.reply_spread[1])[scenario]
-        sent = self._said.plus(self._answered[scenario]).plus(_ONE_REQUEST)
-        given = habits.tokens(sent) * text_factor
+    def _request(self, scenario: int, reply: ExpectedReply, settings: Settings) -> Figures:
+        profile = self._given.profile
+        text_factor = (profile.text_spread[0], 1.0, profile.text_spread[1])[scenario]
+        factor = (profile.reply_spread[0], 1.0, profile.reply_spread[1])[scenario]
+        sent = self._history_text.plus(self._answered[scenario]).plus(_ONE_REQUEST)
+        given = profile.tokens(sent) * text_factor
         limit = settings.max_output_tokens
         if limit is not None and reply.output_tokens * factor > limit:
             factor = limit / reply.output_tokens
-        taken = reply.output_tokens * factor + (habits.thoughts if scenario == _HIGH else 0.0)
+        taken = reply.output_tokens * factor + (profile.reasoning_tokens if scenario == _HIGH else 0.0)
         if limit is not None:
             taken = min(taken, limit)
         if self._live:
-            words = _words(reply.text).times(factor)
+            words = _without_framing(reply.text).times(factor)
             self._answered[scenario] = self._answered[scenario].plus(words)
         cost = None if self._period is None else _cost(self._period, given, taken)
         return Figures(calls=1, input_tokens=given, output_tokens=taken, cost=cost)
 
-    def _most(self, settings: Settings, high: Figures) -> Figures | None:
-        limit = most_output(settings)
+    def _upper_bound(self, settings: Settings, high: Figures) -> Figures | None:
+        limit = max_output_bound(settings)
         if limit is None:
             return None
-        given = max(self._bulk.most_input(settings), math.ceil(high.input_tokens))
+        given = max(self._token_bound.max_input(settings), math.ceil(high.input_tokens))
         if self._live:
-            self._bulk.counted(given + limit)
+            self._token_bound.counted(given + limit)
         cost = None
         if self._given.prices is not None and high.cost is not None:
             cost = max(self._given.prices.ceiling(given, limit), high.cost)

@@ -1,4 +1,4 @@
-"""What earlier runs tell of a target: their replies → `Habits`, and replies that another run may take over.
+"""What earlier runs tell of a target: their replies → `TargetProfile`, and replies that another run may take over.
 
 It reads run folders and nothing else. What is made of it is `estimator.py`.
 """
@@ -16,19 +16,19 @@ from convbatch.dataset.selection import read_copy
 from convbatch.dialogue import Dialogue, Message, text_part
 from convbatch.errors import ConvbatchError
 from convbatch.estimation.estimator import (
-    NO_TEXT,
-    Habits,
-    Reusable,
-    Seen,
-    Taken,
-    Text,
-    guess,
-    learn,
-    of_another_model,
+    EMPTY_TEXT,
+    ObservedTurn,
+    ReusedReply,
+    ReuseLookup,
+    TargetProfile,
+    TextSize,
+    default_profile,
+    fit_profile,
+    profile_for_other_model,
     size_of,
 )
 from convbatch.journal.records import kept_body
-from convbatch.journal.run_folder import RunFolder, list_runs, typed
+from convbatch.journal.run_folder import RunFolder, list_runs, shell_quote
 from convbatch.protocols import PROTOCOLS
 from convbatch.reply import reply_from_plain, status_of
 
@@ -41,7 +41,7 @@ ENOUGH_TURNS = 20_000
 """More tell nothing new."""
 
 
-def habits_of(target: Target, dialogues: int, reuse: RunFolder | None, results: Path) -> Habits:
+def find_profile(target: Target, dialogues: int, reuse: RunFolder | None, results: Path) -> TargetProfile:
     """What is known of a target, from the run that is reused, else from the newest one that has replies of it.
 
     Args:
@@ -53,18 +53,18 @@ def habits_of(target: Target, dialogues: int, reuse: RunFolder | None, results: 
     runs = [reuse] if reuse is not None else reversed(list_runs(results)[-NEWEST:])
     for folder in runs:
         try:
-            like = _like(target, folder, nearest=reuse is not None)
-            tries = (_learned(folder, name, model, target, dialogues) for name, model in like)
+            like = _similar_targets(target, folder, nearest=reuse is not None)
+            tries = (_fit_from_run(folder, name, model, target, dialogues) for name, model in like)
             found = next(filter(None, tries), None)
         except (ConvbatchError, OSError):
             continue  # of a run that cannot be read nothing is known; `--reuse` of it is refused elsewhere
         if found is not None:
             return found
-    where = "no run that can be read" if reuse is None else f"no reply in {typed(reuse.path)}"
-    return guess(f"a guess, and a rough one: {where} tells of {target.name}")
+    where = "no run that can be read" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
+    return default_profile(f"a guess, and a rough one: {where} tells of {target.name}")
 
 
-def _like(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str | None]]:
+def _similar_targets(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str | None]]:
     """Targets of a run to learn from with their models, the best first."""
     models = {str(plain["name"]): plain.get("model") for plain in folder.read_meta("targets")["targets"]}
     if not nearest:
@@ -72,17 +72,19 @@ def _like(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str
     return sorted(models.items(), key=lambda one: (one[0] != target.name, one[1] != target.model))
 
 
-def _learned(folder: RunFolder, name: str, model: str | None, target: Target, dialogues: int) -> Habits | None:
-    seen = list(islice(_seen(folder, name), ENOUGH_TURNS))
-    count = sum(one.output_tokens is not None for one in seen)
+def _fit_from_run(
+    folder: RunFolder, name: str, model: str | None, target: Target, dialogues: int
+) -> TargetProfile | None:
+    observed = list(islice(_observed_turns(folder, name), ENOUGH_TURNS))
+    count = sum(one.output_tokens is not None for one in observed)
     replies = "1 reply" if count == 1 else f"{count:,} replies"
     whose = "" if name == target.name else f" of {name}"
     whose += "" if model == target.model else ", another model"
-    found = learn(seen, f"learned from {typed(folder.path)} ({replies}{whose})", dialogues)
-    return found if found is None or model == target.model else of_another_model(found)
+    found = fit_profile(observed, f"learned from {shell_quote(folder.path)} ({replies}{whose})", dialogues)
+    return found if found is None or model == target.model else profile_for_other_model(found)
 
 
-def _seen(folder: RunFolder, target: str) -> Iterator[Seen]:
+def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
     """The turns of one target that came to an end, in the order of the dataset."""
     from convbatch.journal.index import Archive
 
@@ -92,17 +94,17 @@ def _seen(folder: RunFolder, target: str) -> Iterator[Seen]:
             for repeat in range(1, meta["repeats"] + 1):
                 turns = archive.transcript(index, target, repeat).turns
                 if turns:
-                    yield from _seen_in(index, dialogue, turns, meta["history"])
+                    yield from _observed_in(index, dialogue, turns, meta["history"])
 
 
-def _seen_in(index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: Any) -> Iterator[Seen]:
-    said = NO_TEXT if dialogue.system is None else size_of(dialogue.system)
+def _observed_in(index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: Any) -> Iterator[ObservedTurn]:
+    said = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
     asked = dialogue.asked(history)
     for number, turn in enumerate(dialogue.turns, 1):
         said = said.plus(size_of(turn.user_text))
         past = turns.get(number)
         if number in asked and past is not None and past.status not in (None, "skipped"):
-            yield _one(index, past, said._replace(requests=1), live=history == "live")
+            yield _observe(index, past, said._replace(requests=1), live=history == "live")
         own = history == "live" and number in asked
         reply = _text_of(past) if own else turn.assistant
         if reply is not None:
@@ -111,9 +113,9 @@ def _seen_in(index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], hist
             return  # nothing is replayed on a broken history
 
 
-def _one(index: int, past: TurnHistory, sent: Text, *, live: bool) -> Seen:
+def _observe(index: int, past: TurnHistory, sent: TextSize, *, live: bool) -> ObservedTurn:
     usage = {} if past.kept is None else past.kept["reply"].get("usage", {})
-    return Seen(
+    return ObservedTurn(
         dialogue=index,
         turn=past.turn,
         sent=sent,
@@ -132,7 +134,7 @@ def _text_of(past: TurnHistory | None) -> str | None:
 
 
 @contextmanager
-def replies_of(reuse: RunFolder | None) -> Generator[Callable[[Target], Reusable | None]]:
+def open_reused_replies(reuse: RunFolder | None) -> Generator[Callable[[Target], ReuseLookup | None]]:
     """Another run's replies, found as `engine/runner.py` finds them: for each target a way to look them up."""
     if reuse is None:
         yield lambda _: None
@@ -140,19 +142,19 @@ def replies_of(reuse: RunFolder | None) -> Generator[Callable[[Target], Reusable
     from convbatch.journal.index import Archive
 
     with Archive(reuse) as archive:
-        yield lambda target: _reusable(archive, target)
+        yield lambda target: _reuse_lookup(archive, target)
 
 
-def _reusable(archive: Archive, target: Target) -> Reusable:
+def _reuse_lookup(archive: Archive, target: Target) -> ReuseLookup:
     protocol = PROTOCOLS[target.gateway.protocol]
 
-    def look_up(key: str, repeat: int) -> Taken | None:
+    def look_up(key: str, repeat: int) -> ReusedReply | None:
         found = archive.turn_by_key(key, repeat)
         if found is None or found.kept is None:
             return None
         reply = reply_from_plain(found.kept["reply"])
         raw = protocol.parse_response(kept_body(found.kept)).raw_turn
-        return Taken(
+        return ReusedReply(
             message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=raw),
             ends=status_of(reply) != "ok" or reply.finish_reason == "tool_call",
         )

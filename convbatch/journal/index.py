@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from convbatch.journal.records import Damage, Line, Scan, read_record
+from convbatch.journal.records import Damage, JournalLine, JournalScan, read_record
 from convbatch.journal.run_folder import RunFolder, target_names
 from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
 
@@ -55,7 +55,7 @@ _ALL_CONVERSATIONS = (
     "SELECT dialogue, target, repeat, segment, start, length FROM records"
     " WHERE judged IS NULL ORDER BY dialogue, target, repeat, seq"
 )
-_OPINIONS_OF = (
+_JUDGE_CALLS_OF = (
     "SELECT segment, start, length FROM records WHERE dialogue = ? AND judged = ? AND repeat = ? ORDER BY seq"
 )
 _JUDGED_CONVERSATIONS = (
@@ -182,7 +182,7 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opinion:
+class JudgeCall:
     """One question to a judge about a reply, or about a whole dialogue, and what became of it."""
 
     judge: str
@@ -191,7 +191,7 @@ class Opinion:
     """Whose reply it is about."""
     turn: int | None
     """None: the whole dialogue."""
-    asked: str
+    question: str
     """Digest of the question (`rubric.Question.digest`)."""
     history: TurnHistory
 
@@ -219,10 +219,10 @@ class Archive:
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
-        self.has_opinions = False
+        self.has_judge_calls = False
         """Was a judge ever asked?"""
         in_use = self.folder.is_in_use()
-        scan = Scan(self.folder.segments())
+        scan = JournalScan(self.folder.segments())
         self._files: list[int] = []
         # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -256,7 +256,7 @@ class Archive:
         return len(self.runs)
 
     @property
-    def parked(self) -> dict[str, str]:
+    def suspended(self) -> dict[str, str]:
         """Targets that the last session left parked, and why; none after a kill, and none while a session goes on."""
         if not self.stops or self._session_start() is not None:
             return {}
@@ -274,23 +274,23 @@ class Archive:
         for (index, target, repeat), group in groupby(rows, key=lambda row: row[:3]):
             yield self._fold(index, self.targets[target], repeat, (row[3:] for row in group))
 
-    def opinions(self, index: int, target: str, repeat: int) -> list[Opinion]:
+    def judge_calls(self, index: int, target: str, repeat: int) -> list[JudgeCall]:
         """What judges were asked about one conversation, in the order of their first question."""
-        rows = self._db.execute(_OPINIONS_OF, (index, self._numbers.get(target, -1), repeat))
-        found: dict[tuple[Any, ...], Opinion] = {}
+        rows = self._db.execute(_JUDGE_CALLS_OF, (index, self._numbers.get(target, -1), repeat))
+        found: dict[tuple[Any, ...], JudgeCall] = {}
         for record in map(self._read, rows):
             place = record["target"], record["turn"], record["asked"]
             if place not in found:
                 history = TurnHistory(turn=record["turn"] or 0, in_flight_from=self._in_flight_from)
                 judge, turn, asked = place
-                found[place] = Opinion(judge=judge, target=target, turn=turn, asked=asked, history=history)
+                found[place] = JudgeCall(judge=judge, target=target, turn=turn, question=asked, history=history)
             found[place].history.add(record)
         return list(found.values())
 
-    def all_opinions(self) -> Iterator[Opinion]:
+    def all_judge_calls(self) -> Iterator[JudgeCall]:
         """What judges were asked in this run, one conversation in memory at a time."""
         for index, target, repeat in self._db.execute(_JUDGED_CONVERSATIONS).fetchall():
-            yield from self.opinions(index, self.targets[target], repeat)
+            yield from self.judge_calls(index, self.targets[target], repeat)
 
     def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
         """A turn that answers this very question with a complete reply, for `--reuse`; the first one in the dataset."""
@@ -326,7 +326,7 @@ class Archive:
         query = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target IN ({marks})"
         return [at for (at,) in self._db.execute(f"{query} ORDER BY seq", (since, *numbers))]
 
-    def asked_to_wait_until(self, targets: Iterable[str]) -> float:
+    def server_wait_until(self, targets: Iterable[str]) -> float:
         """The latest moment until which these targets' gateway asked to be left alone; 0 when it never did.
 
         Nothing is sent during such a wait, so the latest outcomes tell.
@@ -356,7 +356,7 @@ class Archive:
         segment, start, length = row
         return read_record(os.pread(self._files[segment], length, start))
 
-    def _index(self, scan: Scan) -> None:
+    def _index(self, scan: JournalScan) -> None:
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
@@ -366,7 +366,7 @@ class Archive:
         self._db.execute("COMMIT")
         self._db.execute(_BY_CONVERSATION)
 
-    def _rows(self, scan: Scan) -> Iterator[_Row]:
+    def _rows(self, scan: JournalScan) -> Iterator[_Row]:
         for line in scan.lines():
             head = _HEAD.match(line.raw)
             row = None if head is None else self._row_of_head(line, head)
@@ -374,7 +374,7 @@ class Archive:
             if row is not None:
                 yield row
 
-    def _row_of_head(self, line: Line, head: re.Match[bytes]) -> _Row | None:
+    def _row_of_head(self, line: JournalLine, head: re.Match[bytes]) -> _Row | None:
         """The row of a line whose head stands in the usual order; None when the whole record must be asked."""
         word, at, index, target, repeat, turn, key, attempt, cls = head.groups()
         kind = _KINDS[word.decode()]
@@ -393,7 +393,7 @@ class Archive:
             line.segment, line.offset, len(line.raw) - 1, paid_key, None,
         )  # fmt: skip
 
-    def _row_of_record(self, line: Line) -> _Row | None:
+    def _row_of_record(self, line: JournalLine) -> _Row | None:
         record = read_record(line.raw)
         kind = _KINDS.get(record["kind"])
         if kind is None:
@@ -403,7 +403,7 @@ class Archive:
         key, judged = record.get("key"), record.get("of")
         if kind == _INTENT and judged is None:
             key = None
-        self.has_opinions = self.has_opinions or judged is not None
+        self.has_judge_calls = self.has_judge_calls or judged is not None
         return (
             line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
             record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",

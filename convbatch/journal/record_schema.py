@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from convbatch.reply import USAGE_COUNTS, Status
 
-Is = Callable[[Any], bool]
+Predicate = Callable[[Any], bool]
 
 _MOST = 2**63
 _LATEST_S = 253_402_300_000.0
@@ -57,7 +57,7 @@ def _is_status(value: Any) -> bool:
     return value in get_args(Status)
 
 
-def _is_parked(value: Any) -> bool:
+def _is_suspended(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(why, str) for why in value.values())
 
 
@@ -71,7 +71,7 @@ def _are_calls(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(call, dict) and call.keys() == _CALL_KEYS for call in value)
 
 
-def _fits(fields: Mapping[str, Is], needed: tuple[str, ...] = (), *, only: bool = False) -> Is:
+def _fits(fields: Mapping[str, Predicate], needed: tuple[str, ...] = (), *, only: bool = False) -> Predicate:
     """An object whose known fields are right; `only`: and that has no others, because it becomes a value of ours."""
 
     def is_right(value: Any) -> bool:
@@ -81,7 +81,7 @@ def _fits(fields: Mapping[str, Is], needed: tuple[str, ...] = (), *, only: bool 
 
 
 def _wrong_field(
-    value: Mapping[str, Any], fields: Mapping[str, Is], needed: tuple[str, ...], *, only: bool
+    value: Mapping[str, Any], fields: Mapping[str, Predicate], needed: tuple[str, ...], *, only: bool
 ) -> str | None:
     for name in needed:
         if name not in value:
@@ -118,7 +118,7 @@ _is_failure = _fits(
     ("kind", "message"),
     only=True,
 )
-_FIELDS: Mapping[str, Is] = {
+_FIELDS: Mapping[str, Predicate] = {
     **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status"), _is_count),
     "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge was asked about a whole dialogue
     **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
@@ -131,7 +131,7 @@ _FIELDS: Mapping[str, Is] = {
     "status": _is_status,
     "reply": _is_reply,
     "error": _is_failure,
-    "parked": _is_parked,
+    "parked": _is_suspended,
     "accepted_gaps": _are_gaps,
 }
 _HEAD = ("seq", "kind", "at")

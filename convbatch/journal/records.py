@@ -21,10 +21,10 @@ import orjson
 from convbatch.errors import Place, SetupError
 from convbatch.journal.record_schema import wrong_field
 
-VERSION = 1
+RECORD_VERSION = 1
 _CHECKSUM = b',"crc":'
 _TAIL = len(_CHECKSUM) + len("4294967295}\n")
-_HEAD = b'{"v":%d,"seq":' % VERSION
+_HEAD = b'{"v":%d,"seq":' % RECORD_VERSION
 _RUN = b',"kind":"run",'
 _EXACT = b',"exact":true'
 """Before the checksum of a line that orjson could not write: only the slow decoder keeps its integers exact."""
@@ -42,7 +42,7 @@ def encode_line(seq: int, at: float, record: Mapping[str, Any]) -> bytes:
         at: Unix seconds UTC.
         record: `kind` and whatever else belongs to it.
     """
-    value = {"v": VERSION, "seq": seq, "kind": record["kind"], "at": at, **record}
+    value = {"v": RECORD_VERSION, "seq": seq, "kind": record["kind"], "at": at, **record}
     try:
         prefix = orjson.dumps(value)[:-1]
     except TypeError:
@@ -106,14 +106,14 @@ def _seq(line: bytes) -> int | None:
 
 def _refuse_other(line: bytes) -> None:
     version = re.match(rb'\{"v":(\d{1,9}),', line)
-    if version is not None and int(version[1]) > VERSION:
+    if version is not None and int(version[1]) > RECORD_VERSION:
         raise SetupError(
-            f"the journal is of version {int(version[1])}; this convbatch reads up to version {VERSION}",
+            f"the journal is of version {int(version[1])}; this convbatch reads up to version {RECORD_VERSION}",
             hint="upgrade convbatch to the version that wrote this run folder (run.json names it)",
         )
 
 
-class Line(NamedTuple):
+class JournalLine(NamedTuple):
     """An intact line and where it stands."""
 
     seq: int
@@ -157,7 +157,7 @@ class Gap:
     """None when damaged lines in between explain it."""
 
 
-class Scan:
+class JournalScan:
     """One pass over the segments of a journal: iterate `lines()` to the end, then ask what was found.
 
     Memory does not grow with the journal: a list of damage stops at 1,000 entries, the count goes on.
@@ -176,7 +176,7 @@ class Scan:
         """A damaged line stands between here and the last intact one."""
         self._where = Place(path="")
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[JournalLine]:
         """Every intact line with its due number, in order.
 
         Raises:
@@ -193,7 +193,7 @@ class Scan:
                         self.next_seq = seq + 1
                         if raw.startswith(_RUN, raw.find(b",", len(_HEAD))):
                             self.runs.append(read_record(raw))
-                        yield Line(seq, segment, offset, raw)
+                        yield JournalLine(seq, segment, offset, raw)
                     else:
                         self._where = Place(path=str(path), line=number)
                         yield from self._look_closer(raw, seq, segment, offset)
@@ -216,9 +216,9 @@ class Scan:
         accepted = [gap for run in self.runs for gap in run.get("accepted_gaps", ())]
         return [g for g in self._gaps if not any(first <= g.first and g.last <= last for first, last in accepted)]
 
-    def _look_closer(self, raw: bytes, seq: int | None, segment: int, offset: int) -> Iterator[Line]:
+    def _look_closer(self, raw: bytes, seq: int | None, segment: int, offset: int) -> Iterator[JournalLine]:
         if seq is not None:
-            yield from self._out_of_step(Line(seq, segment, offset, raw))
+            yield from self._out_of_step(JournalLine(seq, segment, offset, raw))
             return
         pieces = list(_intact_pieces(raw))
         last = segment == len(self.segments) - 1
@@ -231,14 +231,14 @@ class Scan:
         for start, piece in pieces:
             number = seq_of(piece)
             if number is not None:
-                yield from self._out_of_step(Line(number, segment, offset + start, piece))
+                yield from self._out_of_step(JournalLine(number, segment, offset + start, piece))
 
     def _may_be_torn(self, raw: bytes, starts: list[int]) -> bool:
         # In a file without one whole record, anything but the start of one (or zeros, from a power cut) is not ours.
         begun = self.next_seq > 0 or _HEAD.startswith(raw[: len(_HEAD)]) or not raw.strip(b"\0")
         return starts == [0] or (begun and not starts)
 
-    def _out_of_step(self, line: Line) -> Iterator[Line]:
+    def _out_of_step(self, line: JournalLine) -> Iterator[JournalLine]:
         if line.seq < self.next_seq:
             self._damaged(line.segment, f"record {line.seq} stands here again, or out of its place")
             return

@@ -21,15 +21,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from convbatch.dialogue import MOST_REPEATS
+from convbatch.dialogue import MAX_REPEATS
 from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
-from convbatch.pricing import is_exchange, is_price_table
+from convbatch.pricing import is_exchange_rates, is_price_table
 from convbatch.system import Disk
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-VERSION = 1
+MANIFEST_VERSION = 1
 LATEST = "latest"
 _META = "run.json"
 _SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
@@ -54,7 +54,7 @@ class RunFolder:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise SetupError(f"the folder {path} is not empty", hint=_occupied_hint(path))
-            folder._furnish()
+            folder._create_layout()
         except OSError as error:
             raise _cannot_create(path, error) from error
         return folder
@@ -72,7 +72,7 @@ class RunFolder:
             try:
                 results.mkdir(parents=True, exist_ok=True)
                 folder.path.mkdir(mode=0o700)
-                folder._furnish()
+                folder._create_layout()
             except FileExistsError as error:
                 if not results.is_dir():
                     raise _cannot_create(folder.path, error) from error
@@ -221,9 +221,9 @@ class RunFolder:
         if not isinstance(meta, dict):
             raise SetupError(f"{_META} is not a JSON object", place=Place(path=str(path)), hint=_META_HINT)
         version = meta.get("v")
-        if isinstance(version, int) and version > VERSION:
+        if isinstance(version, int) and version > MANIFEST_VERSION:
             raise SetupError(
-                f"{_META} is of version {version}; this convbatch reads up to version {VERSION}",
+                f"{_META} is of version {version}; this convbatch reads up to version {MANIFEST_VERSION}",
                 place=Place(path=str(path)),
                 hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
             )
@@ -240,7 +240,7 @@ class RunFolder:
             JournalError: It could not be written; the former one stands.
         """
         with self.replacing(_META) as file:
-            text = json.dumps({"v": VERSION, **meta}, ensure_ascii=False, indent=2)
+            text = json.dumps({"v": MANIFEST_VERSION, **meta}, ensure_ascii=False, indent=2)
             # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
             file.write(text.encode(errors="backslashreplace") + b"\n")
 
@@ -257,7 +257,7 @@ class RunFolder:
         try:
             fd = self.disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
             try:
-                with io.BufferedWriter(_OnDisk(self.disk, fd), buffer_size=1 << 20) as file:
+                with io.BufferedWriter(_DescriptorFile(self.disk, fd), buffer_size=1 << 20) as file:
                     yield file
                 self.disk.sync(fd)
             finally:
@@ -272,7 +272,7 @@ class RunFolder:
             raise
 
     @contextmanager
-    def being_made(self) -> Generator[None]:
+    def creating(self) -> Generator[None]:
         """While a new folder gets its first files: without all of them no command could use it, so none is left.
 
         Raises:
@@ -281,30 +281,30 @@ class RunFolder:
         try:
             yield
         except BaseException as error:
-            self._unmake()
+            self._remove()
             if isinstance(error, JournalError):
                 problem = error.problems[0]
                 hint = "nothing was sent; free some space or name another folder with --out DIR, then run it again"
                 raise JournalError(problem.what, place=problem.place, hint=hint) from error
             raise
 
-    def _unmake(self) -> None:
+    def _remove(self) -> None:
         with contextlib.suppress(OSError):
             for path in (self.path / _META, self.dataset):
                 path.unlink(missing_ok=True)
             self.journal.rmdir()
             self.path.rmdir()
 
-    def place(self) -> int:
+    def inode(self) -> int:
         """A number that this folder keeps when it is renamed, and that no copy of it has: its inode."""
         return self.path.stat().st_ino
 
-    def is_where_it_was_made(self, meta: Mapping[str, Any]) -> bool:
+    def is_original_location(self, meta: Mapping[str, Any]) -> bool:
         """Did this user make it, on this disk? Nobody who sends a folder around knows the number it will get here."""
         there = self.path.stat()
         return meta.get("place") == there.st_ino and there.st_uid == os.geteuid()
 
-    def take_lock(self) -> Hold:
+    def take_lock(self) -> FolderLock:
         """Become the folder's one writer.
 
         Raises:
@@ -327,7 +327,7 @@ class RunFolder:
             seen = self.disk.open(self.journal, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(self.disk.close, seen)
             fcntl.flock(seen, fcntl.LOCK_EX)
-            return Hold(stack.pop_all())
+            return FolderLock(stack.pop_all())
 
     def is_in_use(self) -> bool:
         """Is a writer alive?"""
@@ -368,7 +368,7 @@ class RunFolder:
         with self.reading_journal():
             return [path.stat().st_size for path in self.segments()]
 
-    def _furnish(self) -> None:
+    def _create_layout(self) -> None:
         with contextlib.suppress(PermissionError):  # a file system without permissions
             self.path.chmod(0o700)
         self.journal.mkdir(mode=0o700)
@@ -385,7 +385,7 @@ class RunFolder:
             ) from error
 
 
-class Hold:
+class FolderLock:
     """The right to write to a run folder, until it is released or the process ends."""
 
     def __init__(self, locks: contextlib.ExitStack) -> None:
@@ -396,7 +396,7 @@ class Hold:
         self._locks.close()
 
 
-class _OnDisk(io.RawIOBase):
+class _DescriptorFile(io.RawIOBase):
     """A descriptor as a file object whose every write goes through the `Disk`; it does not own the descriptor."""
 
     def __init__(self, disk: Disk, fd: int) -> None:
@@ -470,7 +470,7 @@ def target_names(meta: Mapping[str, Any]) -> list[str]:
     return [target["name"] for target in named if isinstance(target.get("name"), str)]
 
 
-def typed(path: Path) -> str:
+def shell_quote(path: Path) -> str:
     """A path as a person has to type it; what begins with a dash would be read as an option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
@@ -484,7 +484,7 @@ def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     return JournalError(
         f"cannot write: {error.strerror or error}",
         place=Place(path=str(path)),
-        hint=f"{mend}, then: convbatch resume {typed(folder)}",
+        hint=f"{mend}, then: convbatch resume {shell_quote(folder)}",
     )
 
 
@@ -517,14 +517,14 @@ def _is_object(value: Any) -> bool:
 _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "targets": _are_targets,
     "history": lambda value: value in ("live", "script", "last"),
-    "repeats": lambda value: _is_count(value) and 0 < value <= MOST_REPEATS,
+    "repeats": lambda value: _is_count(value) and 0 < value <= MAX_REPEATS,
     "planned": lambda value: _is_object(value) and _is_count(value.get("rows")),
     "simulator": lambda value: value is None or (_is_object(value) and isinstance(value.get("seed"), int)),
     "checks": _is_count,
     "settings": _is_object,
     "options": _is_object,
     "dataset": _is_object,
-    "rates": lambda value: value is None or is_exchange(value),
+    "rates": lambda value: value is None or is_exchange_rates(value),
     "judges": lambda value: value is None or (isinstance(value, list) and all(map(_is_target, value))),
 }
 """What makes a key of `run.json` right: it is a file, and files are edited."""
@@ -549,7 +549,10 @@ def _created_at(folder: RunFolder) -> str:
 
 def _occupied_hint(path: Path) -> str:
     if (path / _META).is_file():
-        return f"to finish the run in it: convbatch resume {typed(path)}; for a new run name another folder with --out"
+        return (
+            f"to finish the run in it: convbatch resume {shell_quote(path)}; "
+            "for a new run name another folder with --out"
+        )
     return "name an absent or empty folder with --out"
 
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.errors import JournalDamaged, JournalError, Place, SetupError
-from convbatch.journal.records import Line, Scan, Torn, encode_line
-from convbatch.journal.run_folder import Hold, RunFolder, cannot_write, typed
-from convbatch.system import Disk, Outside
+from convbatch.journal.records import JournalLine, JournalScan, Torn, encode_line
+from convbatch.journal.run_folder import FolderLock, RunFolder, cannot_write, shell_quote
+from convbatch.system import Disk, System
 
 SEGMENT_BYTES = 256 * 2**20
 _LISTED = 5
 _SETUP = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Refusals that say something about the folder, not about the disk."""
 
-_WOKEN_AT_ONCE = 8
+_WAKES_PER_ROUND = 8
 """Hundreds woken in one go would build hundreds of requests before the first of them leaves."""
 
 
@@ -43,12 +43,12 @@ class Journal:
     session: int
     notes: tuple[str, ...]
 
-    def __init__(self, tail: _Tail, found: _Found, *, outside: Outside, segment_bytes: int) -> None:
+    def __init__(self, tail: _Tail, found: _Opened, *, system: System, segment_bytes: int) -> None:
         self.session = found.sessions + 1
         self.notes = found.notes
         self._tail = tail
-        self._clock = outside.clock
-        self._disk = outside.disk
+        self._clock = system.clock
+        self._disk = system.disk
         self._segment_bytes = segment_bytes
         self._next_seq = found.next_seq
         self._waiters: list[asyncio.Future[None]] = []
@@ -63,7 +63,7 @@ class Journal:
         cls,
         folder: RunFolder,
         *,
-        outside: Outside,
+        system: System,
         version: str,
         salvage: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
@@ -72,7 +72,7 @@ class Journal:
 
         Args:
             folder: The run folder; its journal may be empty.
-            outside: Clock and disk.
+            system: Clock and disk.
             version: convbatch's own, for the `run` record.
             salvage: Set damaged lines aside instead of refusing.
             segment_bytes: A segment that has grown to this size is followed by a new one.
@@ -82,7 +82,7 @@ class Journal:
             JournalDamaged: Lines are damaged or missing, and `salvage` was not asked for.
             JournalError: The disk refused.
         """
-        disk = outside.disk
+        disk = system.disk
         try:
             lock = folder.take_lock()
         except OSError as error:
@@ -96,7 +96,7 @@ class Journal:
         except BaseException:
             lock.release()
             raise
-        journal = cls(tail, found, outside=outside, segment_bytes=segment_bytes)
+        journal = cls(tail, found, system=system, segment_bytes=segment_bytes)
         try:
             journal._begin(folder, found, version)
         except BaseException:
@@ -152,7 +152,7 @@ class Journal:
         self._pool.shutdown(wait=True)  # a sync under way must not outlive its descriptor
         self._tail.close()
 
-    def _begin(self, folder: RunFolder, found: _Found, version: str) -> None:
+    def _begin(self, folder: RunFolder, found: _Opened, version: str) -> None:
         record: dict[str, Any] = {"kind": "run", "session": self.session, "run": folder.name, "convbatch": version}
         if found.accepted_gaps:
             record["accepted_gaps"] = found.accepted_gaps
@@ -173,7 +173,7 @@ class Journal:
         try:
             while self._waiters and not self._closed:
                 group, self._waiters = self._waiters, []
-                await self._disk.aside(self._pool, self._tail.sync)
+                await self._disk.run_blocking(self._pool, self._tail.sync)
                 self._wake(group)
                 group = []
                 if self._tail.size >= self._segment_bytes:
@@ -194,7 +194,7 @@ class Journal:
             self._wake_some()
 
     def _wake_some(self) -> None:
-        for _ in range(min(_WOKEN_AT_ONCE, len(self._durable))):
+        for _ in range(min(_WAKES_PER_ROUND, len(self._durable))):
             waiter = self._durable.popleft()
             if not waiter.done():
                 waiter.set_result(None)
@@ -211,7 +211,7 @@ class Journal:
 class _Tail:
     """The segment that is written to: its descriptor, its length, and whether it may still be trusted."""
 
-    def __init__(self, folder: RunFolder, disk: Disk, lock: Hold, path: Path) -> None:
+    def __init__(self, folder: RunFolder, disk: Disk, lock: FolderLock, path: Path) -> None:
         self._folder = folder
         self._disk = disk
         self._lock = lock
@@ -221,7 +221,7 @@ class _Tail:
         self.size = 0
 
     @classmethod
-    def open(cls, folder: RunFolder, disk: Disk, lock: Hold) -> _Tail:
+    def open(cls, folder: RunFolder, disk: Disk, lock: FolderLock) -> _Tail:
         segments = folder.segments()
         tail = cls(folder, disk, lock, segments[-1] if segments else folder.journal / "000001.jsonl")
         tail._open(new=not segments)
@@ -278,7 +278,7 @@ class _Tail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class _Opened:
     """What the opening pass found and did."""
 
     next_seq: int
@@ -287,8 +287,8 @@ class _Found:
     accepted_gaps: list[tuple[int, int]]
 
 
-def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Found:
-    scan = Scan(folder.segments())
+def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Opened:
+    scan = JournalScan(folder.segments())
     for _ in scan.lines():
         pass
     if scan.segments:
@@ -302,9 +302,9 @@ def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Found:
         _set_aside(folder, disk, scan.damaged_segments)
         notes.append(f"{_count(scan)} set aside, see {folder.journal}/*.damaged; first: {scan.damage[0]}")
     if scan.torn is not None and len(scan.segments) - 1 not in scan.damaged_segments:
-        _mend(scan.segments[-1], scan.torn, disk)
+        _cut_torn_line(scan.segments[-1], scan.torn, disk)
         notes.append(f"{scan.segments[-1]}: a torn last line was cut off ({scan.torn.cut} bytes, never acknowledged)")
-    return _Found(
+    return _Opened(
         next_seq=scan.next_seq,
         sessions=len(scan.runs),
         notes=tuple(notes),
@@ -312,7 +312,7 @@ def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Found:
     )
 
 
-def _mend(path: Path, torn: Torn, disk: Disk) -> None:
+def _cut_torn_line(path: Path, torn: Torn, disk: Disk) -> None:
     fd = disk.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
     try:
         disk.truncate(fd, torn.kept)
@@ -326,7 +326,7 @@ def _mend(path: Path, torn: Torn, disk: Disk) -> None:
 def _set_aside(folder: RunFolder, disk: Disk, damaged: set[int]) -> None:
     segments = folder.segments()
     left = set(damaged)
-    for segment, lines in groupby(Scan(segments).lines(), key=lambda line: line.segment):
+    for segment, lines in groupby(JournalScan(segments).lines(), key=lambda line: line.segment):
         if segment in left:
             left.discard(segment)
             _rewrite(folder, disk, segments[segment], lines)
@@ -334,7 +334,7 @@ def _set_aside(folder: RunFolder, disk: Disk, damaged: set[int]) -> None:
         _rewrite(folder, disk, segments[segment], iter(()))
 
 
-def _rewrite(folder: RunFolder, disk: Disk, path: Path, lines: Iterator[Line]) -> None:
+def _rewrite(folder: RunFolder, disk: Disk, path: Path, lines: Iterator[JournalLine]) -> None:
     """Replace a segment by its intact lines; every other byte goes to a file beside it, durable before that."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     bad = disk.open(path.with_suffix(".damaged"), flags)
@@ -370,15 +370,15 @@ def _refuse_linked(folder: RunFolder, segment: Path) -> None:
         )
 
 
-def _count(scan: Scan) -> str:
+def _count(scan: JournalScan) -> str:
     return "1 damaged place" if scan.damage_count == 1 else f"{scan.damage_count} damaged places"
 
 
-def _damaged(folder: RunFolder, scan: Scan) -> JournalDamaged:
+def _damaged(folder: RunFolder, scan: JournalScan) -> JournalDamaged:
     listed = [str(damage) for damage in scan.damage[:_LISTED]]
     if scan.damage_count > _LISTED:
         listed.append(f"and {scan.damage_count - _LISTED} more")
-    salvage = f"convbatch resume {typed(folder.path)} --salvage"
+    salvage = f"convbatch resume {shell_quote(folder.path)} --salvage"
     return JournalDamaged(
         f"the journal cannot be continued: {_count(scan)} in it",
         place=scan.damage[0].place,
@@ -387,7 +387,7 @@ def _damaged(folder: RunFolder, scan: Scan) -> JournalDamaged:
     )
 
 
-def _no_journal(folder: RunFolder, scan: Scan) -> SetupError:
+def _no_journal(folder: RunFolder, scan: JournalScan) -> SetupError:
     return SetupError(
         "this is no convbatch journal: there is not one whole record in it",
         place=scan.damage[0].place,

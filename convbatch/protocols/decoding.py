@@ -35,7 +35,7 @@ def read_reply(body: bytes) -> Any:
     try:
         return decode_json(body)
     except MalformedReply as error:
-        _say_what_came(body, str(error))
+        _raise_malformed(body, str(error))
 
 
 def read_event(event: SseEvent) -> list[Any] | None:
@@ -54,7 +54,7 @@ def read_event(event: SseEvent) -> list[Any] | None:
     return value if isinstance(value, list) else [value]
 
 
-def excerpt(body: bytes) -> str:
+def body_excerpt(body: bytes) -> str:
     """A short line of what a person would see of this body: no tags, scripts, control characters."""
     text = body[:_EXCERPT_BYTES].decode("utf-8", "replace")
     if "<" in text:
@@ -127,17 +127,17 @@ def usage_of(
     )
 
 
-def _say_what_came(body: bytes, error: str) -> NoReturn:
+def _raise_malformed(body: bytes, error: str) -> NoReturn:
     start = body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:8].lower()
     if not body.strip():
         raise CutReply("the body is empty") from None
     if start.startswith(b"<"):
-        raise MalformedReply(f"a web page instead of JSON ({excerpt(body)!r}): is base_url right?") from None
+        raise MalformedReply(f"a web page instead of JSON ({body_excerpt(body)!r}): is base_url right?") from None
     if start.startswith((b"data:", b"event:", b":")):
-        raise MalformedReply(f"an event stream instead of one JSON body ({excerpt(body)!r})") from None
+        raise MalformedReply(f"an event stream instead of one JSON body ({body_excerpt(body)!r})") from None
     if start.startswith((b"{", b"[")) and _is_cut(body):
         raise CutReply(f"JSON that stops after {len(body)} bytes") from None
-    raise MalformedReply(f"{error} ({excerpt(body)!r})") from None
+    raise MalformedReply(f"{error} ({body_excerpt(body)!r})") from None
 
 
 def _is_cut(body: bytes) -> bool:

@@ -36,7 +36,9 @@ def refuse_media(message: Message, wire: str) -> None:
             )
 
 
-def lay_over(body: dict[str, Any], extra: Mapping[str, Any], reserved: frozenset[str] = frozenset()) -> dict[str, Any]:
+def merge_extra(
+    body: dict[str, Any], extra: Mapping[str, Any], reserved: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """The body with `extra` merged in, object by object; a field that is already built is never overridden.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convbatch.protocols.decoding import excerpt
+from convbatch.protocols.decoding import body_excerpt
 from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.wire import ErrorInBody, MalformedReply, decode_json, encode_json
 from convbatch.reply import NO_USAGE, ErrorKind, Failure, Scope, Usage
@@ -104,7 +104,7 @@ _SCANNED_CHARS = 8000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
+class _ErrorDetails:
     """What an error object says, whatever its shape."""
 
     message: str
@@ -127,10 +127,10 @@ def classify_error(status: int, headers: Mapping[str, str], body: bytes) -> Fail
         body: As received; JSON, a web page, text or nothing.
     """
     value = _json_or_none(body)
-    said = _said(value)
-    if said is None:
+    error = _find_error(value)
+    if error is None:
         return _unstructured(status, headers, body)
-    return _failure(said, said.inner_status or status, headers, value)
+    return _failure(error, error.inner_status or status, headers, value)
 
 
 def error_in_body(
@@ -144,11 +144,11 @@ def error_in_body(
         usage: What had been counted.
         finish_reason_raw: The gateway's own word beside the error.
     """
-    said = _said(value) if _claims_error(value) else None
-    if said is None:
+    error = _find_error(value) if _claims_error(value) else None
+    if error is None:
         return None
-    status = said.inner_status or next((_BODY_STATUS[word] for word in said.words if word in _BODY_STATUS), None)
-    failure = _failure(said, status, {}, value, text=text, usage=usage, finish_reason_raw=finish_reason_raw)
+    status = error.inner_status or next((_BODY_STATUS[word] for word in error.words if word in _BODY_STATUS), None)
+    failure = _failure(error, status, {}, value, text=text, usage=usage, finish_reason_raw=finish_reason_raw)
     return ErrorInBody(failure, status=status)
 
 
@@ -179,7 +179,7 @@ def _claims_error(value: Any) -> bool:
 
 
 def _failure(
-    said: _Said,
+    error: _ErrorDetails,
     status: int | None,
     headers: Mapping[str, str],
     value: Any,
@@ -190,17 +190,17 @@ def _failure(
     is_json: bool = True,
 ) -> Failure:
     """`status` None: an error in a 200 that names none; what its words do not tell is then a server's trouble."""
-    hint = retry_after_s(headers, value, said.scanned)
-    scope = _scope(said)
-    told = _kind_told(said, status)
+    hint = retry_after_s(headers, value, error.scanned)
+    scope = _scope(error)
+    told = _kind_by_words(error, status)
     kind = _kind(told or _kind_by_status(status or 500), status, scope, hint)
     if kind == "content_filter" and finish_reason_raw is None:
-        finish_reason_raw = None if said.code is None else str(said.code)
+        finish_reason_raw = None if error.code is None else str(error.code)
     should_retry = _should_retry(headers)
     return Failure(
         kind=kind,
-        message=said.message,
-        code=said.code,
+        message=error.message,
+        code=error.code,
         retryable=_retryable(kind, status, should_retry),
         retry_after_s=hint if kind in _MAY_PASS or kind == "quota" else None,
         scope=scope if kind in ("rate_limit", "quota") else None,
@@ -213,9 +213,11 @@ def _failure(
 
 
 def _unstructured(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    message = excerpt(body) or f"HTTP {status} without a body"
-    said = _Said(message=message, scanned=message, code=None, words=(), inner_status=None, quota_ids="", flagged=False)
-    return _failure(said, status, headers, None, is_json=False)
+    message = body_excerpt(body) or f"HTTP {status} without a body"
+    error = _ErrorDetails(
+        message=message, scanned=message, code=None, words=(), inner_status=None, quota_ids="", flagged=False
+    )
+    return _failure(error, status, headers, None, is_json=False)
 
 
 def _kind(kind: ErrorKind, status: int | None, scope: Scope | None, hint: float | None) -> ErrorKind:
@@ -225,34 +227,34 @@ def _kind(kind: ErrorKind, status: int | None, scope: Scope | None, hint: float 
     return "quota" if kind == "rate_limit" and scope == "day" and hint is None else kind
 
 
-def _kind_told(said: _Said, status: int | None) -> ErrorKind | None:
+def _kind_by_words(error: _ErrorDetails, status: int | None) -> ErrorKind | None:
     """What codes and texts alone say, money first."""
-    if any(code in _QUOTA_CODES for code in said.words) or "PerDay" in said.quota_ids:
+    if any(code in _QUOTA_CODES for code in error.words) or "PerDay" in error.quota_ids:
         return "quota"
-    if _QUOTA_TEXT.search(said.scanned):
+    if _QUOTA_TEXT.search(error.scanned):
         return "quota"
-    return _kind_by_code(said) or _kind_by_text(said, status)
+    return _kind_by_code(error) or _kind_by_text(error, status)
 
 
-def _kind_by_code(said: _Said) -> ErrorKind | None:
-    for code in said.words:
+def _kind_by_code(error: _ErrorDetails) -> ErrorKind | None:
+    for code in error.words:
         if code in _CODE_KINDS:
             return _CODE_KINDS[code]
         if code.startswith("throttling."):
             return "rate_limit"
         if code.startswith("channel:"):
             return "server_error"  # the gateway's own accounts, not ours
-    return "content_filter" if said.flagged else None
+    return "content_filter" if error.flagged else None
 
 
-def _kind_by_text(said: _Said, status: int | None) -> ErrorKind | None:
-    if _NO_CHANNEL_TEXT.search(said.scanned):
+def _kind_by_text(error: _ErrorDetails, status: int | None) -> ErrorKind | None:
+    if _NO_CHANNEL_TEXT.search(error.scanned):
         return "not_found"
-    if status in (None, 400, 413, 422, 500) and _LENGTH_TEXT.search(said.scanned):
+    if status in (None, 400, 413, 422, 500) and _LENGTH_TEXT.search(error.scanned):
         return "context_length"
-    if status in (None, 400, 403) and _KEY_TEXT.search(said.scanned):
+    if status in (None, 400, 403) and _KEY_TEXT.search(error.scanned):
         return "auth"
-    if status in (None, 400, 403) and _FILTER_TEXT.search(said.scanned):
+    if status in (None, 400, 403) and _FILTER_TEXT.search(error.scanned):
         return "content_filter"
     return None
 
@@ -276,8 +278,8 @@ def _should_retry(headers: Mapping[str, str]) -> bool | None:
     return {"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower())
 
 
-def _scope(said: _Said) -> Scope | None:
-    for where in (said.quota_ids, said.scanned):
+def _scope(error: _ErrorDetails) -> Scope | None:
+    for where in (error.quota_ids, error.scanned):
         if _DAY_TEXT.search(where):
             return "day"
         if _MINUTE_TEXT.search(where):
@@ -292,7 +294,7 @@ def _json_or_none(body: bytes) -> Any:
         return None
 
 
-def _said(value: Any) -> _Said | None:
+def _find_error(value: Any) -> _ErrorDetails | None:
     """Find the error object in a decoded body; None when there is none."""
     if isinstance(value, list):
         value = value[0] if value else None
@@ -302,17 +304,17 @@ def _said(value: Any) -> _Said | None:
     if isinstance(error, dict) and isinstance(error.get("error"), dict):
         error = error["error"]
     if isinstance(error, dict) and error:
-        return _read(error)
+        return _read_error(error)
     if isinstance(error, str) and error:
-        return _read({**value, "message": error})
+        return _read_error({**value, "message": error})
     errors = value.get("errors")
     if isinstance(errors, list) and errors and isinstance(errors[0], dict):
-        return _read(errors[0])
+        return _read_error(errors[0])
     named = next((name for name in ("message", "msg", "detail", "error_msg") if value.get(name)), None)
-    return None if named is None else _read({**value, "message": _as_text(value[named])})
+    return None if named is None else _read_error({**value, "message": _as_text(value[named])})
 
 
-def _read(error: Mapping[str, Any]) -> _Said:
+def _read_error(error: Mapping[str, Any]) -> _ErrorDetails:
     details = list(_objects(error.get("details")))
     reason = next((d["reason"] for d in details if isinstance(d.get("reason"), str)), None)
     metadata = error.get("metadata")
@@ -324,7 +326,7 @@ def _read(error: Mapping[str, Any]) -> _Said:
     message = _as_text(error.get("message")) or _as_text(dict(error))
     scanned = message if not metadata.get("raw") else f"{message} {_as_text(metadata['raw'])}"
     reported = next((item for item in named if item is not None), None)
-    return _Said(
+    return _ErrorDetails(
         message=_with_provider(message, metadata)[:_MESSAGE_CHARS],
         scanned=scanned[:_SCANNED_CHARS],
         code=reported if reported is not None else (words[-1] if words else None),

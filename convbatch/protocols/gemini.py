@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.decoding import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
-from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
+from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Ask, CannotCarry, Draft, Endpoint, MalformedReply, WireRequest
@@ -167,7 +167,7 @@ def _applied(body: dict[str, Any], settings: Settings) -> dict[str, Any]:
         body["generationConfig"] = config
     if settings.safety:
         body["safetySettings"] = [{"category": c, "threshold": t} for c, t in settings.safety.items()]
-    return lay_over(body, settings.extra, _RESERVED) if settings.extra else body
+    return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body
 
 
 def _thinking(settings: Settings) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from convbatch.protocols.decoding import (
     usage_of,
     word,
 )
-from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, lay_over, refuse_media, refuse_settings
+from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, WireRequest, decode_json
@@ -171,7 +171,7 @@ def _applied(body: dict[str, Any], settings: Settings, max_output_tokens_field: 
         # Not `strict`: OpenAI refuses most ordinary schemas then; `extra` can add it.
         schema = {"name": "reply", "schema": settings.response_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return lay_over(body, settings.extra, _RESERVED) if settings.extra else body
+    return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body
 
 
 @functools.lru_cache(maxsize=1024)

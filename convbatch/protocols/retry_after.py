@@ -34,7 +34,7 @@ _GO_STEP = re.compile(rf"({_NUMBER})({_GO_UNIT})")
 _PLAIN_NUMBER = re.compile(rf"{_NUMBER}", re.ASCII)
 
 # In prose every repetition is bounded: a hostile message must not cost seconds.
-_SAID = r"(?<![0-9.])[0-9]{1,12}(?:\.[0-9]{1,12})?"
+_STATED = r"(?<![0-9.])[0-9]{1,12}(?:\.[0-9]{1,12})?"
 _NEXT = r"[0-9]{1,12}(?:\.[0-9]{1,12})?"
 _ENGLISH_UNIT = (
     r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![A-Za-z])"
@@ -48,7 +48,7 @@ _ENGLISH = re.compile(
 _ENGLISH_STEP = re.compile(rf"({_NEXT})\s?({_ENGLISH_UNIT})", re.IGNORECASE)
 _CHINESE_UNIT = "毫秒|秒钟|秒|分钟|分|小时|天"
 _CHINESE_STEPS = rf"\s?(?:{_CHINESE_UNIT})\s?(?:{_NEXT}\s?(?:{_CHINESE_UNIT})\s?){{0,4}}"
-_CHINESE = re.compile(rf"({_SAID}{_CHINESE_STEPS})(?:之?后|以后)|(?:等待|稍等|等)\s?({_NEXT}{_CHINESE_STEPS})")
+_CHINESE = re.compile(rf"({_STATED}{_CHINESE_STEPS})(?:之?后|以后)|(?:等待|稍等|等)\s?({_NEXT}{_CHINESE_STEPS})")
 _CHINESE_STEP = re.compile(rf"({_NEXT})\s?({_CHINESE_UNIT})")
 # A quoted upstream body, or a header's name in prose: `"retryDelay": "12s"`, `Retry-After: 5`.
 _QUOTED = re.compile(

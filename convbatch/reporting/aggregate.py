@@ -24,7 +24,7 @@ from convbatch.results.run import ATTEMPTS, Row, Run, read_rows
 TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens")
 
 
-class Turn(NamedTuple):
+class ReportedTurn(NamedTuple):
     """A row of `turns`, as far as a report needs it."""
 
     dialogue_index: int
@@ -59,7 +59,7 @@ class Turn(NamedTuple):
         return self.finish_reason is not None and self.reused_from is None
 
 
-class Try(NamedTuple):
+class ReportedAttempt(NamedTuple):
     """A row of `attempts`, likewise."""
 
     dialogue_index: int
@@ -89,33 +89,33 @@ class Try(NamedTuple):
 _PLACE = itemgetter(0, 1, 2, 3)
 _COLUMNS = [column.name for column in ATTEMPTS]
 _ROLE = _COLUMNS.index("role")
-_TRY_CELLS = itemgetter(*(_COLUMNS.index(name) for name in Try._fields))
+_ATTEMPT_CELLS = itemgetter(*(_COLUMNS.index(name) for name in ReportedAttempt._fields))
 
 
-def told(run: Run) -> Iterator[tuple[Turn, list[Try], Try | None]]:
+def turns_with_attempts(run: Run) -> Iterator[tuple[ReportedTurn, list[ReportedAttempt], ReportedAttempt | None]]:
     """Every turn with its attempts, and which of them gave the reply that counts."""
     mine = (row for row in run.attempt_rows().rows if row[_ROLE] == "model")
-    tries = groupby((Try(*_TRY_CELLS(row)) for row in mine), key=_PLACE)
-    due = next(tries, None)
-    for row in read_rows(run.turns_path, Turn._fields):
-        turn = Turn(*row)
+    attempts = groupby((ReportedAttempt(*_ATTEMPT_CELLS(row)) for row in mine), key=_PLACE)
+    due = next(attempts, None)
+    for row in read_rows(run.turns_path, ReportedTurn._fields):
+        turn = ReportedTurn(*row)
         while due is not None and due[0] < _PLACE(turn):
-            due = next(tries, None)
-        made: list[Try] = []
+            due = next(attempts, None)
+        made: list[ReportedAttempt] = []
         if due is not None and due[0] == _PLACE(turn):
             made = list(due[1])
-            due = next(tries, None)
-        yield turn, made, _kept(turn, made)
+            due = next(attempts, None)
+        yield turn, made, _find_kept(turn, made)
 
 
-def _kept(turn: Turn, tries: Sequence[Try]) -> Try | None:
+def _find_kept(turn: ReportedTurn, attempts: Sequence[ReportedAttempt]) -> ReportedAttempt | None:
     if not turn.is_received:
         return None
-    replied = (one for one in reversed(tries) if one.finish_reason is not None and one.started_at == turn.started_at)
+    replied = (one for one in reversed(attempts) if one.finish_reason is not None and one.started_at == turn.started_at)
     return next(replied, None)
 
 
-def _kind_of(one: Try) -> str | None:
+def _kind_of(one: ReportedAttempt) -> str | None:
     """What was wrong with an attempt that gave no reply that counts; None for one that may still be answered."""
     if one.error_kind is not None:
         return one.error_kind
@@ -125,7 +125,7 @@ def _kind_of(one: Try) -> str | None:
 
 
 @dataclass(slots=True)
-class _Trouble:
+class _ErrorGroup:
     """One kind of error in one group."""
 
     attempts: int = 0
@@ -139,7 +139,7 @@ class _Trouble:
             self.example = " ".join(message.split())[:160]
 
 
-class Tally:
+class GroupTotals:
     """The sums of one group."""
 
     def __init__(self) -> None:
@@ -149,10 +149,10 @@ class Tally:
         self.waits: dict[str, float] = {}
         self.finish: defaultdict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
         """By finish reason, in our word and the gateway's."""
-        self.errors: defaultdict[str, _Trouble] = defaultdict(_Trouble)
+        self.errors: defaultdict[str, _ErrorGroup] = defaultdict(_ErrorGroup)
         self._latencies = array("d")
 
-    def add(self, turn: Turn, tries: Iterable[Try], kept: Try | None) -> None:
+    def add(self, turn: ReportedTurn, attempts: Iterable[ReportedAttempt], kept: ReportedAttempt | None) -> None:
         """Count a turn."""
         self.counts.update((turn.status, "turns"))
         self.counts["attempts"] += turn.attempts
@@ -168,10 +168,10 @@ class Tally:
             self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += 1
         if turn.error_kind is not None:
             self._add_end(turn, kept)
-        for one in tries:
-            self._add_try(one, one is kept)
+        for one in attempts:
+            self._add_attempt(one, one is kept)
 
-    def _add_end(self, turn: Turn, kept: Try | None) -> None:
+    def _add_end(self, turn: ReportedTurn, kept: ReportedAttempt | None) -> None:
         """A turn that has failed, or has yet to be answered after a failure."""
         trouble = self.errors[str(turn.error_kind)]
         trouble.turns += turn.status == "error"
@@ -179,7 +179,7 @@ class Tally:
         trouble.attempts += kept is not None
         trouble.remember(turn.error_message)
 
-    def _add_reply(self, turn: Turn) -> None:
+    def _add_reply(self, turn: ReportedTurn) -> None:
         self.counts["received"] += 1
         self.counts["tokens_unknown"] += turn.input_tokens is None or turn.output_tokens is None
         for name in TOKENS:
@@ -191,7 +191,7 @@ class Tally:
         if turn.latency_s is not None:
             self._latencies.append(turn.latency_s)
 
-    def _add_try(self, one: Try, is_kept: bool) -> None:
+    def _add_attempt(self, one: ReportedAttempt, is_kept: bool) -> None:
         for name in ("limiter_wait_s", "retry_wait_s"):
             if getattr(one, name) is not None:
                 self.waits[name] = self.waits.get(name, 0.0) + getattr(one, name)
@@ -212,8 +212,8 @@ class Tally:
 
     def _pay(self, name: str, amount: float | None, currency: str | None) -> None:
         if amount is not None and currency is not None:
-            for purse in (self.money[name], *([self.money["spent"]] if name in ("cost", "failed_cost") else [])):
-                purse[currency] = purse.get(currency, Decimal(0)) + exact(amount)
+            for amounts in (self.money[name], *([self.money["spent"]] if name in ("cost", "failed_cost") else [])):
+                amounts[currency] = amounts.get(currency, Decimal(0)) + exact(amount)
 
     def latency(self, share: float) -> float | None:
         """Nearest rank."""

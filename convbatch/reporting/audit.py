@@ -25,17 +25,17 @@ from convbatch.results.run import Column, Row, Rows
 if TYPE_CHECKING:
     from convbatch.results.run import Run
 
-Verdict = Literal["differs", "same", "inconclusive"]
+AuditVerdict = Literal["differs", "same", "inconclusive"]
 
-FEWEST = 3
+MIN_TESTED = 3
 """`same` needs so many replies (at each side), prompts or turns that could be tested."""
-FEWEST_PAIRS = 20
+MIN_PAIRS = 20
 """Pairs of repeats at each side; fewer say nothing about a cache."""
 PAIRS_APART, PAIRS_ALIKE = 0.4, 0.2
 """Shares of identical pairs: so far apart they differ, so close they are the same."""
 REASONING_MISSING, REASONING_ODD = 0.5, 0.1
 """Share of turns on which reasoning is missing at one side only: above the first it differs, up to the second not."""
-EXAMPLES = 3
+MAX_EXAMPLES = 3
 
 FINDINGS: tuple[Column, ...] = (
     Column("model", "string", "asked for at both"),
@@ -51,7 +51,7 @@ FINDINGS: tuple[Column, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class AuditedReply:
     """One reply, as far as it can be compared."""
 
     place: str
@@ -66,7 +66,7 @@ class Heard:
     version: str | None
     response_id: str | None
     usage: Mapping[str, Any]
-    most_output: int | None
+    max_output_tokens: int | None
     """What `max_output_tokens` asked for."""
     temperature: float | None
     text: bytes | None
@@ -78,22 +78,22 @@ class Heard:
 
 
 @dataclass(slots=True, kw_only=True)
-class Side:
+class GatewayReplies:
     """What one gateway gave for one model."""
 
     name: str
-    replies: list[Heard] = field(default_factory=list)
+    replies: list[AuditedReply] = field(default_factory=list)
 
-    def fixed(self) -> Iterator[Heard]:
+    def fixed(self) -> Iterator[AuditedReply]:
         """Replies to prompts that are the same everywhere."""
         return (reply for reply in self.replies if reply.is_fixed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class AuditFinding:
     """One row, before it knows whose it is."""
 
-    verdict: Verdict
+    verdict: AuditVerdict
     tested: int
     detail: str
     differing: int = 0
@@ -110,14 +110,14 @@ def audit(runs: Sequence[Run]) -> Section | None:
         A row for each finding about each two gateways; None when no model was served by two.
     """
     runs = list({run.path.resolve(): run for run in runs}.values())
-    asked = _asked(runs)
-    sides = {model: {place: Side(name=name) for place, name in at.items()} for model, at in asked.items()}
+    asked = _gateways_by_model(runs)
+    sides = {model: {place: GatewayReplies(name=name) for place, name in at.items()} for model, at in asked.items()}
     if not sides:
         return None
-    reused = sum(_listen(run, sides) for run in runs)
+    reused = sum(_collect_replies(run, sides) for run in runs)
     frame = Rows(columns=FINDINGS, rows=_rows(sides)).frame()
     notes = [
-        f"`same` needs at least {FEWEST} replies, prompts or turns that could be tested, and {FEWEST_PAIRS} pairs of "
+        f"`same` needs at least {MIN_TESTED} replies, prompts or turns that could be tested, and {MIN_PAIRS} pairs of "
         "repeats at each side; `inconclusive` is no clean bill",
     ]
     if reused:
@@ -127,30 +127,30 @@ def audit(runs: Sequence[Run]) -> Section | None:
 
 # --- what was heard
 
-_Place = tuple[str, str]
+_GatewayKey = tuple[str, str]
 """Gateway and base URL."""
 
 
-def _asked(runs: Iterable[Run]) -> dict[str, dict[_Place, str]]:
+def _gateways_by_model(runs: Iterable[Run]) -> dict[str, dict[_GatewayKey, str]]:
     """For each model its gateways with their names for people, of models that two or more of them served."""
-    found: dict[str, dict[_Place, None]] = {}
+    found: dict[str, dict[_GatewayKey, None]] = {}
     for run in runs:
         for target in run.meta["targets"]:
-            found.setdefault(target["model"], {})[_place(target)] = None
-    return {model: _named(list(places)) for model, places in found.items() if len(places) > 1}
+            found.setdefault(target["model"], {})[_gateway_key(target)] = None
+    return {model: _display_names(list(places)) for model, places in found.items() if len(places) > 1}
 
 
-def _place(target: Mapping[str, Any]) -> _Place:
+def _gateway_key(target: Mapping[str, Any]) -> _GatewayKey:
     gateway = target["gateway"]
     return gateway["name"], gateway.get("base_url", "")
 
 
-def _named(places: Sequence[_Place]) -> dict[_Place, str]:
+def _display_names(places: Sequence[_GatewayKey]) -> dict[_GatewayKey, str]:
     counts = Counter(name for name, _ in places)
     return {(name, url): name if counts[name] == 1 else f"{name} at {url}" for name, url in places}
 
 
-def _listen(run: Run, sides: Mapping[str, Mapping[_Place, Side]]) -> int:
+def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayReplies]]) -> int:
     """Sort the run's replies to their sides; how many are left out because another run received them."""
     targets = [target for target in run.meta["targets"] if target["model"] in sides]
     reused = 0
@@ -159,21 +159,21 @@ def _listen(run: Run, sides: Mapping[str, Mapping[_Place, Side]]) -> int:
     with Archive(run.folder) as archive:
         for index, dialogue in read_copy(run.folder.dataset):
             for target in targets:
-                asked = _Asked(run.meta, target, dialogue)
-                side = sides[target["model"]][_place(target)]
+                asked = _DialogueRequests(run.meta, target, dialogue)
+                side = sides[target["model"]][_gateway_key(target)]
                 for repeat in range(1, run.meta["repeats"] + 1):
                     turns = archive.transcript(index, target["name"], repeat).turns
                     kept = [(number, past) for number, past in turns.items() if past.kept is not None]
                     reused += sum(past.reused_from is not None for _, past in kept)
                     side.replies += [
-                        asked.heard(past, number, repeat, (run.name, index, number))
+                        asked.audited_reply(past, number, repeat, (run.name, index, number))
                         for number, past in kept
                         if past.reused_from is None and number <= len(dialogue.turns)
                     ]
     return reused
 
 
-class _Asked:
+class _DialogueRequests:
     """What a dialogue asked of a target, turn by turn."""
 
     def __init__(self, meta: Mapping[str, Any], target: Mapping[str, Any], dialogue: Dialogue) -> None:
@@ -185,14 +185,14 @@ class _Asked:
         self._target = Settings.from_plain(target["gateway"].get("settings", {}))
         self._questions: dict[int, tuple[bytes, Settings]] = {}
 
-    def heard(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> Heard:
+    def audited_reply(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> AuditedReply:
         """The kept reply of a turn."""
         kept: Mapping[str, Any] = past.kept or {}
         reply = kept["reply"]
         question, settings = self._question(number)
         intent = next((one for one in past.intents if one["attempt"] == kept["attempt"]), {})
         text = reply.get("text")
-        return Heard(
+        return AuditedReply(
             place=f"{self._dialogue.id} turn {number}",
             question=question,
             is_fixed=self._is_fixed(number),
@@ -201,7 +201,7 @@ class _Asked:
             version=reply.get("model_version"),
             response_id=reply.get("response_id"),
             usage=reply.get("usage", {}),
-            most_output=intent.get("max_output_tokens"),
+            max_output_tokens=intent.get("max_output_tokens"),
             temperature=settings.temperature,
             text=blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() if text else None,
         )
@@ -245,11 +245,11 @@ def _plain(value: Any) -> Any:
 # --- what follows from it
 
 
-def _rows(sides: Mapping[str, Mapping[_Place, Side]]) -> Iterator[Row]:
+def _rows(sides: Mapping[str, Mapping[_GatewayKey, GatewayReplies]]) -> Iterator[Row]:
     for model, at in sides.items():
         for one, other in itertools.combinations(at.values(), 2):
-            for name in _LOOKS:
-                found = look_at(name, one, other)
+            for name in _FINDERS:
+                found = evaluate_finding(name, one, other)
                 yield (
                     model,
                     one.name,
@@ -263,46 +263,46 @@ def _rows(sides: Mapping[str, Mapping[_Place, Side]]) -> Iterator[Row]:
                 )
 
 
-def look_at(finding: str, one: Side, other: Side) -> Finding:
+def evaluate_finding(finding: str, one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """One finding about two gateways."""
-    return _LOOKS[finding](one, other)
+    return _FINDERS[finding](one, other)
 
 
-def _model_version(one: Side, other: Side) -> Finding:
+def _model_version(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """Did both name the same model in their replies?"""
     replies = [*one.replies, *other.replies]
     named = [{reply.version for reply in side.replies} - {None} for side in (one, other)]
     detail = "; ".join(f"{side.name}: {_versions(side)}" for side in (one, other))
     if not one.replies or not other.replies:
-        return Finding(verdict="inconclusive", tested=0, detail=f"no reply at both; {detail}")
+        return AuditFinding(verdict="inconclusive", tested=0, detail=f"no reply at both; {detail}")
     if not named[0] and not named[1]:
-        return Finding(verdict="inconclusive", tested=0, detail="no reply of either names its model")
+        return AuditFinding(verdict="inconclusive", tested=0, detail="no reply of either names its model")
     common = named[0] & named[1]
     odd = [reply for reply in replies if reply.version not in common]
-    return _judged(len(replies), odd, detail, enough=min(len(one.replies), len(other.replies)) >= FEWEST)
+    return _finding(len(replies), odd, detail, enough=min(len(one.replies), len(other.replies)) >= MIN_TESTED)
 
 
-def _versions(side: Side) -> str:
+def _versions(side: GatewayReplies) -> str:
     counts = Counter(reply.version or "not named" for reply in side.replies)
     return ", ".join(f"{version} ({count})" for version, count in counts.most_common()) or "no reply"
 
 
-def _input_tokens(one: Side, other: Side) -> Finding:
+def _input_tokens(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """Were identical prompts counted alike?"""
     counts = [_inputs(side) for side in (one, other)]
     both = [question for question in counts[0] if question in counts[1]]
     if not both:
-        return Finding(verdict="inconclusive", tested=0, detail="no identical prompt was counted by both")
+        return AuditFinding(verdict="inconclusive", tested=0, detail="no identical prompt was counted by both")
     odd = [question for question in both if counts[0][question][0] != counts[1][question][0]]
     highest = [(max(counts[0][question][0]), max(counts[1][question][0])) for question in both]
     detail = f"{len(both)} identical prompts counted by both"
     if odd:
-        detail = f"{detail}; {len(odd)} not alike: {counts_in_words(highest, one.name, other.name)}"
+        detail = f"{detail}; {len(odd)} not alike: {describe_counts(highest, one.name, other.name)}"
     places = [counts[0][question][1] for question in odd]
-    return _verdict(len(both), len(odd), detail, places, enough=len(both) >= FEWEST)
+    return _verdict(len(both), len(odd), detail, places, enough=len(both) >= MIN_TESTED)
 
 
-def _inputs(side: Side) -> dict[bytes, tuple[set[int], str]]:
+def _inputs(side: GatewayReplies) -> dict[bytes, tuple[set[int], str]]:
     """Question → the counts of its input, and where it stands."""
     found: dict[bytes, tuple[set[int], str]] = {}
     for reply in side.fixed():
@@ -312,7 +312,7 @@ def _inputs(side: Side) -> dict[bytes, tuple[set[int], str]]:
     return found
 
 
-def counts_in_words(counts: Sequence[tuple[int, int]], one: str, other: str) -> str:
+def describe_counts(counts: Sequence[tuple[int, int]], one: str, other: str) -> str:
     """How the counts of identical prompts lie to each other, the higher side first."""
     if sum(b for _, b in counts) < sum(a for a, _ in counts):
         counts, one, other = [(b, a) for a, b in counts], other, one
@@ -333,12 +333,12 @@ def counts_in_words(counts: Sequence[tuple[int, int]], one: str, other: str) -> 
     return f"{other} counts {min(more):+d} to {max(more):+d}, median {middle:+d} ({factor:.2f} times in all)"
 
 
-def _usage(one: Side, other: Side) -> Finding:
+def _usage(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """Do the counts of each reply add up?"""
-    return _each_by_itself(one, other, _adds_up, "that do not add up", "whose counts could be added up")
+    return _check_each_reply(one, other, _adds_up, "that do not add up", "whose counts could be added up")
 
 
-def _adds_up(reply: Heard) -> bool | None:
+def _adds_up(reply: AuditedReply) -> bool | None:
     """None: nothing to add up."""
     parts = (("cached_input_tokens", "input_tokens"), ("reasoning_tokens", "output_tokens"))
     known = [
@@ -353,31 +353,31 @@ def _adds_up(reply: Heard) -> bool | None:
     return all(claims) if claims else None
 
 
-def _max_output(one: Side, other: Side) -> Finding:
+def _max_output(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """Was `max_output_tokens` obeyed?"""
-    found = _each_by_itself(one, other, _is_within, "above their limit", "with a limit and a count of output")
-    thoughts = sum(_is_over_by_thoughts(reply) for side in (one, other) for reply in side.replies)
+    found = _check_each_reply(one, other, _is_within, "above their limit", "with a limit and a count of output")
+    thoughts = sum(_exceeds_by_reasoning(reply) for side in (one, other) for reply in side.replies)
     if not thoughts:
         return found
     return dataclasses.replace(found, detail=f"{found.detail}; {thoughts} are above it by their reasoning alone")
 
 
-def _is_within(reply: Heard) -> bool | None:
+def _is_within(reply: AuditedReply) -> bool | None:
     taken = reply.count("output_tokens")
-    return None if taken is None or reply.most_output is None else taken <= reply.most_output
+    return None if taken is None or reply.max_output_tokens is None else taken <= reply.max_output_tokens
 
 
-def _is_over_by_thoughts(reply: Heard) -> bool:
+def _exceeds_by_reasoning(reply: AuditedReply) -> bool:
     visible = (reply.count("output_tokens") or 0) - (reply.count("reasoning_tokens") or 0)
-    return _is_within(reply) is False and reply.most_output is not None and visible <= reply.most_output
+    return _is_within(reply) is False and reply.max_output_tokens is not None and visible <= reply.max_output_tokens
 
 
-def _each_by_itself(
-    one: Side, other: Side, holds: Callable[[Heard], bool | None], broken: str, testable: str
-) -> Finding:
+def _check_each_reply(
+    one: GatewayReplies, other: GatewayReplies, holds: Callable[[AuditedReply], bool | None], broken: str, testable: str
+) -> AuditFinding:
     """A claim each reply fulfils or not, whatever the other side says."""
     tested: list[int] = []
-    odd: list[Heard] = []
+    odd: list[AuditedReply] = []
     words: list[str] = []
     for side in (one, other):
         judged = [(reply, held) for reply in side.replies if (held := holds(reply)) is not None]
@@ -386,16 +386,16 @@ def _each_by_itself(
         odd += mine
         words.append(f"{side.name}: {len(mine)} of {len(judged)} {broken}")
     if not any(tested):
-        return Finding(verdict="inconclusive", tested=0, detail=f"no reply {testable}")
-    return _judged(sum(tested), odd, "; ".join(words), enough=min(tested) >= FEWEST)
+        return AuditFinding(verdict="inconclusive", tested=0, detail=f"no reply {testable}")
+    return _finding(sum(tested), odd, "; ".join(words), enough=min(tested) >= MIN_TESTED)
 
 
-def _repeats(one: Side, other: Side) -> Finding:
+def _repeats(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """Are replies at a temperature above 0 served twice?"""
     warm, cold, unknown = _temperatures((one, other))
     if not warm:
         reason = f"no repeats at a temperature known to be above 0 ({cold} replies at 0, {unknown} at the default)"
-        return Finding(verdict="inconclusive", tested=0, detail=reason)
+        return AuditFinding(verdict="inconclusive", tested=0, detail=reason)
     pairs = [_pairs(side) for side in (one, other)]
     common = pairs[0].keys() & pairs[1].keys()
     mine = [[pair for question in those if question in common for pair in those[question]] for those in pairs]
@@ -408,16 +408,16 @@ def _repeats(one: Side, other: Side) -> Finding:
     alike = max(range(2), key=lambda side: shares[side])
     odd = [pair[0] for pair in mine[alike] if _is_alike(pair)]
     apart = abs(shares[0] - shares[1])
-    if min(map(len, mine)) < FEWEST_PAIRS:
-        detail = f"fewer than {FEWEST_PAIRS} pairs of repeats at each side; {detail}"
-        return Finding(verdict="inconclusive", tested=tested, detail=detail)
+    if min(map(len, mine)) < MIN_PAIRS:
+        detail = f"fewer than {MIN_PAIRS} pairs of repeats at each side; {detail}"
+        return AuditFinding(verdict="inconclusive", tested=tested, detail=detail)
     if apart >= PAIRS_APART:
-        return _judged(tested, odd, detail, enough=True)
-    verdict: Verdict = "same" if apart <= PAIRS_ALIKE else "inconclusive"
-    return Finding(verdict=verdict, tested=tested, detail=detail)
+        return _finding(tested, odd, detail, enough=True)
+    verdict: AuditVerdict = "same" if apart <= PAIRS_ALIKE else "inconclusive"
+    return AuditFinding(verdict=verdict, tested=tested, detail=detail)
 
 
-def _temperatures(sides: Iterable[Side]) -> tuple[int, int, int]:
+def _temperatures(sides: Iterable[GatewayReplies]) -> tuple[int, int, int]:
     """Replies asked for at a temperature above 0, at 0, and at a default nobody knows."""
     known = [reply.temperature for side in sides for reply in side.fixed()]
     unknown = sum(temperature is None for temperature in known)
@@ -425,52 +425,54 @@ def _temperatures(sides: Iterable[Side]) -> tuple[int, int, int]:
     return len(known) - unknown - cold, cold, unknown
 
 
-_Two = tuple[Heard, Heard]
+_ReplyPair = tuple[AuditedReply, AuditedReply]
 
 
-def _pairs(side: Side) -> dict[bytes, list[_Two]]:
+def _pairs(side: GatewayReplies) -> dict[bytes, list[_ReplyPair]]:
     """Question → replies to it in repeat k and k + 1 of one run, at a temperature above 0."""
-    series: dict[tuple[Any, ...], dict[int, Heard]] = {}
+    series: dict[tuple[Any, ...], dict[int, AuditedReply]] = {}
     for reply in side.fixed():
         if reply.temperature and reply.text is not None:
             series.setdefault((reply.question, *reply.series), {})[reply.repeat] = reply
-    found: dict[bytes, list[_Two]] = {}
+    found: dict[bytes, list[_ReplyPair]] = {}
     for (question, *_), replies in series.items():
         found.setdefault(question, []).extend((replies[k], replies[k + 1]) for k in replies if k + 1 in replies)
     return {question: pairs for question, pairs in found.items() if pairs}
 
 
-def _is_alike(pair: _Two) -> bool:
+def _is_alike(pair: _ReplyPair) -> bool:
     return pair[0].text == pair[1].text
 
 
-def _same_ids(pairs: Iterable[_Two]) -> str:
+def _same_ids(pairs: Iterable[_ReplyPair]) -> str:
     same = sum(a.response_id is not None and a.response_id == b.response_id for a, b in pairs)
     return f" ({same} under one response id)" if same else ""
 
 
-def _reasoning(one: Side, other: Side) -> Finding:
+def _reasoning(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     """Did both think, on the same turns?"""
-    thought = [_thought(side) for side in (one, other)]
+    thought = [_reasoned(side) for side in (one, other)]
     both = [question for question in thought[0] if question in thought[1]]
     tested = [question for question in both if thought[0][question][0] or thought[1][question][0]]
     if not tested:
         detail = f"neither side counts reasoning tokens on any of {len(both)} common turns"
-        return Finding(verdict="inconclusive", tested=0, detail=detail)
+        return AuditFinding(verdict="inconclusive", tested=0, detail=detail)
     odd = [question for question in tested if thought[0][question][0] != thought[1][question][0]]
     words = [
         f"{side.name}: on {sum(mine[question][0] for question in tested)} of {len(tested)} turns"
         for side, mine in zip((one, other), thought, strict=True)
     ]
     detail, share = "; ".join(words), len(odd) / len(tested)
-    if len(tested) < FEWEST or REASONING_ODD < share <= REASONING_MISSING:
-        return Finding(verdict="inconclusive", tested=len(tested), differing=len(odd), detail=detail)
+    if len(tested) < MIN_TESTED or REASONING_ODD < share <= REASONING_MISSING:
+        return AuditFinding(verdict="inconclusive", tested=len(tested), differing=len(odd), detail=detail)
     places = [thought[0][question][1] for question in odd]
-    verdict: Verdict = "differs" if share > REASONING_MISSING else "same"
-    return Finding(verdict=verdict, tested=len(tested), differing=len(odd), detail=detail, examples=places[:EXAMPLES])
+    verdict: AuditVerdict = "differs" if share > REASONING_MISSING else "same"
+    return AuditFinding(
+        verdict=verdict, tested=len(tested), differing=len(odd), detail=detail, examples=places[:MAX_EXAMPLES]
+    )
 
 
-def _thought(side: Side) -> dict[bytes, tuple[bool, str]]:
+def _reasoned(side: GatewayReplies) -> dict[bytes, tuple[bool, str]]:
     """Question → did any reply to it count reasoning tokens, and where it stands; only where output was counted."""
     found: dict[bytes, tuple[bool, str]] = {}
     for reply in side.replies:
@@ -480,20 +482,20 @@ def _thought(side: Side) -> dict[bytes, tuple[bool, str]]:
     return found
 
 
-def _judged(tested: int, odd: Sequence[Heard], detail: str, *, enough: bool) -> Finding:
+def _finding(tested: int, odd: Sequence[AuditedReply], detail: str, *, enough: bool) -> AuditFinding:
     return _verdict(tested, len(odd), detail, [reply.place for reply in odd], enough=enough)
 
 
-def _verdict(tested: int, differing: int, detail: str, places: Iterable[str], *, enough: bool) -> Finding:
+def _verdict(tested: int, differing: int, detail: str, places: Iterable[str], *, enough: bool) -> AuditFinding:
     """Anything that differs, differs; nothing that does is `same` only where enough was tested."""
-    verdict: Verdict = "differs" if differing else "same" if enough else "inconclusive"
-    shown = tuple(itertools.islice(dict.fromkeys(places), EXAMPLES))
+    verdict: AuditVerdict = "differs" if differing else "same" if enough else "inconclusive"
+    shown = tuple(itertools.islice(dict.fromkeys(places), MAX_EXAMPLES))
     if verdict == "inconclusive":
         detail = f"too few to tell; {detail}"
-    return Finding(verdict=verdict, tested=tested, differing=differing, detail=detail, examples=shown)
+    return AuditFinding(verdict=verdict, tested=tested, differing=differing, detail=detail, examples=shown)
 
 
-_LOOKS: Mapping[str, Callable[[Side, Side], Finding]] = {
+_FINDERS: Mapping[str, Callable[[GatewayReplies, GatewayReplies], AuditFinding]] = {
     "model_version": _model_version,
     "input_tokens": _input_tokens,
     "usage": _usage,

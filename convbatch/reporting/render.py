@@ -21,7 +21,7 @@ import orjson
 from convbatch.console import tables
 from convbatch.console.text import printable
 from convbatch.errors import SetupError, did_you_mean
-from convbatch.pricing import exact, shown_amount
+from convbatch.pricing import display_amount, exact
 from convbatch.reporting.section import Section
 from convbatch.results.export import replacing, write_table
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TOTAL = "total"
-MAIN, TOTALS = "usage", "totals"
-ENDINGS = (".md", ".csv", ".json", ".parquet")
+MAIN_KEY, TOTALS_KEY = "usage", "totals"
+REPORT_SUFFIXES = (".md", ".csv", ".json", ".parquet")
 ROWS_SHOWN = 200
 """Of a table on a terminal."""
 ROWS_PIPED = 1_000
@@ -39,7 +39,7 @@ _BOLD = ("SIMULATED",)
 """Notes that begin so must not be overlooked."""
 
 
-class _Shown(NamedTuple):
+class _ViewColumn(NamedTuple):
     """A column of the main table on paper."""
 
     column: str
@@ -48,51 +48,51 @@ class _Shown(NamedTuple):
     """Also where it is empty or 0 in every row."""
 
 
-_MAIN_VIEWS: tuple[tuple[str, tuple[_Shown, ...]], ...] = (
+_MAIN_VIEWS: tuple[tuple[str, tuple[_ViewColumn, ...]], ...] = (
     (
         "Turns",
         (
-            _Shown("ok", "ok", True),
-            _Shown("blocked", "blocked"),
-            _Shown("empty", "empty"),
-            _Shown("error", "failed", True),
-            _Shown("skipped", "skipped"),
-            _Shown("pending", "pending"),
-            _Shown("reused", "reused"),
-            _Shown("attempts", "attempts", True),
-            _Shown("retries", "retries"),
+            _ViewColumn("ok", "ok", True),
+            _ViewColumn("blocked", "blocked"),
+            _ViewColumn("empty", "empty"),
+            _ViewColumn("error", "failed", True),
+            _ViewColumn("skipped", "skipped"),
+            _ViewColumn("pending", "pending"),
+            _ViewColumn("reused", "reused"),
+            _ViewColumn("attempts", "attempts", True),
+            _ViewColumn("retries", "retries"),
         ),
     ),
     (
         "Tokens",
         (
-            _Shown("input_tokens", "input", True),
-            _Shown("cached_input_tokens", "cached"),
-            _Shown("cache_write_input_tokens", "cache write"),
-            _Shown("output_tokens", "output", True),
-            _Shown("reasoning_tokens", "reasoning"),
-            _Shown("tokens_unknown", "no counts"),
+            _ViewColumn("input_tokens", "input", True),
+            _ViewColumn("cached_input_tokens", "cached"),
+            _ViewColumn("cache_write_input_tokens", "cache write"),
+            _ViewColumn("output_tokens", "output", True),
+            _ViewColumn("reasoning_tokens", "reasoning"),
+            _ViewColumn("tokens_unknown", "no counts"),
         ),
     ),
     (
         "Cost",
         (
-            _Shown("costs", "spent", True),
-            _Shown("failed_cost", "of it failed"),
-            _Shown("unpriced", "no cost"),
-            _Shown("reused_cost", "reused"),
-            _Shown("possibly_paid", "possibly paid"),
-            _Shown("possibly_paid_bound", "at most"),
-            _Shown("possibly_paid_unbounded", "no bound"),
+            _ViewColumn("costs", "spent", True),
+            _ViewColumn("failed_cost", "of it failed"),
+            _ViewColumn("unpriced", "no cost"),
+            _ViewColumn("reused_cost", "reused"),
+            _ViewColumn("possibly_paid", "possibly paid"),
+            _ViewColumn("possibly_paid_bound", "at most"),
+            _ViewColumn("possibly_paid_unbounded", "no bound"),
         ),
     ),
     (
         "Time",
         (
-            _Shown("p50_latency_s", "p50 s", True),
-            _Shown("p95_latency_s", "p95 s", True),
-            _Shown("limiter_wait_s", "limiter wait s"),
-            _Shown("retry_wait_s", "retry wait s"),
+            _ViewColumn("p50_latency_s", "p50 s", True),
+            _ViewColumn("p95_latency_s", "p95 s", True),
+            _ViewColumn("limiter_wait_s", "limiter wait s"),
+            _ViewColumn("retry_wait_s", "retry wait s"),
         ),
     ),
 )
@@ -107,7 +107,7 @@ _QUIET = ("reused", "pending", "tokens_unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
+class _TableView:
     """A table as it is read: texts only."""
 
     title: str
@@ -121,19 +121,21 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
     """Print a report."""
     console = tables.console(file)
     for view in map(_with_run_headings, _views(sections)):
-        grid = tables.table(
+        grid = tables.make_table(
             *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
         )
         shown = _first_rows(view.rows, ROWS_SHOWN if console.is_terminal else ROWS_PIPED)
         for row in shown:
-            grid.add_row(*map(tables.text, row))
-        console.print(tables.text(view.title, "bold underline"))
+            grid.add_row(*map(tables.single_line_text, row))
+        console.print(tables.single_line_text(view.title, "bold underline"))
         console.print(grid)
         if len(shown) < len(view.rows):
-            console.print(tables.text(f"… and {len(view.rows) - len(shown):,} more rows: -o report.md, .json or .csv"))
+            console.print(
+                tables.single_line_text(f"… and {len(view.rows) - len(shown):,} more rows: -o report.md, .json or .csv")
+            )
         for note in view.notes:
             for line in note.splitlines():
-                console.print(tables.text(line, "bold" if note.startswith(_BOLD) else ""))
+                console.print(tables.single_line_text(line, "bold" if note.startswith(_BOLD) else ""))
         console.print()
 
 
@@ -163,7 +165,7 @@ def write_report(sections: Sequence[Section], by: Sequence[str], path: Path) -> 
     Raises:
         SetupError: Another ending, or the place cannot be written.
     """
-    check_ending(path)
+    check_suffix(path)
     if path.suffix.lower() in (".csv", ".parquet"):
         write_table(sections[0].frame, path)
         return
@@ -172,7 +174,7 @@ def write_report(sections: Sequence[Section], by: Sequence[str], path: Path) -> 
         file.write(content)
 
 
-def check_ending(path: Path, endings: Sequence[str] = ENDINGS) -> None:
+def check_suffix(path: Path, endings: Sequence[str] = REPORT_SUFFIXES) -> None:
     """Refuse a file name whose form is not known, before anything is computed.
 
     Raises:
@@ -186,22 +188,22 @@ def check_ending(path: Path, endings: Sequence[str] = ENDINGS) -> None:
         )
 
 
-def _views(sections: Sequence[Section]) -> Iterator[_View]:
-    totals = next((section.frame for section in sections if section.key == TOTALS), None)
+def _views(sections: Sequence[Section]) -> Iterator[_TableView]:
+    totals = next((section.frame for section in sections if section.key == TOTALS_KEY), None)
     for section in sections:
-        if section.key == MAIN:
+        if section.key == MAIN_KEY:
             yield from _main_views(section, totals)
-        elif section.key != TOTALS and (len(section.frame) or section.notes):
+        elif section.key != TOTALS_KEY and (len(section.frame) or section.notes):
             rows = _records(section.frame)
             names = [str(name) for name in section.frame.columns]
             if len({row.get("run") for row in rows}) == 1 and len(names) > 1:
                 names = [name for name in names if name != "run"]
             names = [name for name in names if name not in _QUIET or any(row[name] for row in rows)]
             headings = [_HEADINGS.get(name, name.replace("_", " ")) for name in names]
-            yield _view(section.title, names, headings, rows, section.notes)
+            yield _table_view(section.title, names, headings, rows, section.notes)
 
 
-def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View]:
+def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_TableView]:
     names = [str(name) for name in section.frame.columns]
     keys = names[: names.index(_FIRST_OF_MAIN)]
     rows = _records(section.frame)
@@ -211,7 +213,7 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_View
     shown_keys = keys if len(of_run) > 1 or len(keys) == 1 else keys[1:]
     for title, columns in _MAIN_VIEWS:
         kept = [shown for shown in columns if shown.always or any(row[shown.column] for row in rows)]
-        yield _view(
+        yield _table_view(
             title,
             [*shown_keys, *(shown.column for shown in kept)],
             [*shown_keys, *(shown.heading for shown in kept)],
@@ -225,7 +227,7 @@ def _first_rows(rows: Sequence[Sequence[str]], most: int) -> Sequence[Sequence[s
     return [*rows[:most], *(row for row in rows[most:] if row[0].strip() == _TOTAL)]
 
 
-def _with_run_headings(view: _View) -> _View:
+def _with_run_headings(view: _TableView) -> _TableView:
     """Runs as lines of their own: in a column their long names would take the room of everything else."""
     if view.headings[0] != "run" or len(view.headings) == 1 or view.numeric[1]:
         return view
@@ -245,14 +247,14 @@ def _with_totals(
         yield {**dict.fromkeys(keys, ""), **({keys[1]: _TOTAL} if len(keys) > 1 else {}), **total}
 
 
-def _view(
+def _table_view(
     title: str,
     columns: Sequence[str],
     headings: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
-) -> _View:
-    return _View(
+) -> _TableView:
+    return _TableView(
         title=title,
         headings=headings,
         numeric=[column in _RIGHT or all(_is_number(row[column]) for row in rows) for column in columns],
@@ -274,12 +276,12 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
         return printable(value)
     if isinstance(value, float) and column.endswith(_MONEY_ENDS):
         currency = None if row.get("costs") else row.get("currency")  # what was spent has it already
-        return shown_amount(exact(value)) + (f" {currency}" if currency else "")
+        return display_amount(exact(value)) + (f" {currency}" if currency else "")
     if isinstance(value, list):
         return printable(", ".join(map(str, value)))
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return tables.number(value)
+    return tables.number_text(value)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

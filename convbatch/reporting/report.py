@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convbatch.errors import SetupError, did_you_mean
-from convbatch.journal.run_folder import typed
-from convbatch.pricing import CURRENCY, Exchange, Money
-from convbatch.reporting.aggregate import TOKENS, Sizes, Tally, Try, Turn, told
+from convbatch.journal.run_folder import shell_quote
+from convbatch.pricing import CURRENCY, ExchangeRates, Money
+from convbatch.reporting.aggregate import TOKENS, GroupTotals, ReportedAttempt, ReportedTurn, Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
 from convbatch.reporting.section import Section
 from convbatch.reporting.usage_log import reconcile
@@ -118,8 +118,8 @@ def report(
         InputError: The config is wrong.
     """
     keys = grouping(by)
-    book = _read(_readings(runs, config, currency), keys)
-    return _usage(book, keys)
+    data = _read_runs(_load_runs(runs, config, currency), keys)
+    return _usage(data, keys)
 
 
 def sections(
@@ -146,50 +146,50 @@ def sections(
         InputError: The config or the bill cannot be used.
     """
     keys = grouping(by)
-    readings = _readings(runs, config, currency)
-    loaded = [reading.run for reading in readings]
+    reported_runs = _load_runs(runs, config, currency)
+    loaded = [reported.run for reported in reported_runs]
     billed = [] if bill is None else _billed(loaded, bill, bill_form, config)
-    book = _read(readings, keys)
+    data = _read_runs(reported_runs, keys)
     audited = audit(loaded)
     return [
-        Section(key="usage", title="Usage and cost", frame=_usage(book, keys), notes=tuple(_notes(book, keys))),
-        Section(key="totals", title="Total", frame=_totals(book)),
-        Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(book, keys)),
-        Section(key="errors", title="Errors", frame=_errors(book, keys)),
-        Section(key="growth", title="Input tokens by turn", frame=_growth(book)),
-        *_judges(readings),
+        Section(key="usage", title="Usage and cost", frame=_usage(data, keys), notes=tuple(_notes(data, keys))),
+        Section(key="totals", title="Total", frame=_totals(data)),
+        Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(data, keys)),
+        Section(key="errors", title="Errors", frame=_errors(data, keys)),
+        Section(key="growth", title="Input tokens by turn", frame=_growth(data)),
+        *_judges(reported_runs),
         *([] if audited is None else [audited]),
         *billed,
     ]
 
 
-def _judges(readings: Sequence[_Reading]) -> Iterator[Section]:
+def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
     """What judges were asked: not the models' usage, but on the same bill."""
-    totals = [(reading, total) for reading in readings for total in judge_totals(reading.run)]
+    totals = [(reported, total) for reported in reported_runs for total in judge_totals(reported.run)]
     if totals:
         columns = [Column("run", "string", "name of the run"), *JUDGES]
-        frame = Rows(columns=columns, rows=(_judge_cells(reading, total) for reading, total in totals)).frame()
+        frame = Rows(columns=columns, rows=(_judge_cells(reported, total) for reported, total in totals)).frame()
         yield Section(
             key="judges", title="Judges", frame=frame, notes=("Not in the sums above, but on the same bill.",)
         )
 
 
-def _judge_cells(reading: _Reading, total: JudgeTotal) -> Row:
+def _judge_cells(reported: _ReportedRun, total: JudgeTotal) -> Row:
     cells = total._asdict()
     for name in ("cost", "at_most"):
         amount = cells[name]
         if amount is not None and total.currency is not None:
-            amounts = reading.converted({total.currency: amount})
+            amounts = reported.converted({total.currency: amount})
             cells["currency"] = next(iter(amounts), total.currency)
             amount = amounts.get(cells["currency"])
         cells[name] = None if amount is None else float(amount)
-    return (reading.label, *(cells[column.name] for column in JUDGES))
+    return (reported.label, *(cells[column.name] for column in JUDGES))
 
 
 def _billed(runs: Sequence[Run], bill: Path, form: str | None, config: str | Path | None) -> list[Section]:
     from convbatch.config.loader import load_config
 
-    return reconcile(runs, bill, load_config(None if config is None else Path(config)).bills, form)
+    return reconcile(runs, bill, load_config(None if config is None else Path(config)).usage_logs, form)
 
 
 def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
@@ -207,12 +207,12 @@ def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
+class _ReportedRun:
     """A run as it is to be reported."""
 
     label: str
     run: Run
-    exchange: Exchange
+    exchange_rates: ExchangeRates
     currency: str | None
     """Into which amounts are converted."""
     config: str
@@ -222,11 +222,11 @@ class _Reading:
         """Amounts by currency, in the wanted one where there is one."""
         if self.currency is None:
             return dict(amounts)
-        found = (self.exchange.convert(Money(amount=amounts[c], currency=c), self.currency) for c in amounts)
+        found = (self.exchange_rates.convert(Money(amount=amounts[c], currency=c), self.currency) for c in amounts)
         known = [money.amount for money in found if money is not None]
         return {self.currency: sum(known, Decimal(0))} if known else {}
 
-    def refuse_missing_rates(self, total: Tally) -> None:
+    def refuse_missing_rates(self, total: GroupTotals) -> None:
         """Say which rates are missing, all at once.
 
         Raises:
@@ -242,7 +242,7 @@ class _Reading:
             )
 
 
-def _readings(runs: Runs, config: str | Path | None, currency: str | None) -> list[_Reading]:
+def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> list[_ReportedRun]:
     if currency is not None and not CURRENCY.fullmatch(currency):
         raise SetupError(f"{currency!r} is no currency", hint="write its three capital letters, such as USD or CNY")
     several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
@@ -257,71 +257,73 @@ def _readings(runs: Runs, config: str | Path | None, currency: str | None) -> li
     labels = [run.name if names[run.name] == 1 else str(run.path) for run in loaded]
     priced = _at_prices(loaded, config)
     return [
-        _Reading(
+        _ReportedRun(
             label=label,
             run=run,
-            exchange=rates,
+            exchange_rates=rates,
             currency=currency,
-            config=typed(Path(config or run.meta.get("config") or "convbatch.toml")),
+            config=shell_quote(Path(config or run.meta.get("config") or "convbatch.toml")),
         )
         for label, (run, rates) in zip(labels, priced, strict=True)
     ]
 
 
-def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run, Exchange]]:
+def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run, ExchangeRates]]:
     if config is None:
-        return [(run, Exchange.from_plain(run.meta.get("rates", {}))) for run in runs]
+        return [(run, ExchangeRates.from_plain(run.meta.get("rates", {}))) for run in runs]
     from convbatch.config.loader import load_config
-    from convbatch.reporting.repricing import repriced
+    from convbatch.reporting.repricing import reprice
 
     prices = load_config(Path(config))
-    return [repriced(run, prices) for run in runs]
+    return [reprice(run, prices) for run in runs]
 
 
 # From rows to tallies
 
 
 @dataclass(slots=True, kw_only=True)
-class _Book:
+class _ReportData:
     """Everything counted in one pass over each run."""
 
-    readings: Sequence[_Reading]
-    groups: dict[tuple[Any, ...], Tally] = field(default_factory=dict)
+    runs: Sequence[_ReportedRun]
+    groups: dict[tuple[Any, ...], GroupTotals] = field(default_factory=dict)
     """By run label and the values of the keys."""
-    totals: dict[str, Tally] = field(default_factory=dict)
+    totals: dict[str, GroupTotals] = field(default_factory=dict)
     """By run label."""
-    targets: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    targets: dict[tuple[str, str], GroupTotals] = field(default_factory=dict)
     """By run label and target."""
     sizes: dict[tuple[str, str, int], Sizes] = field(default_factory=dict)
     """By run label, target and turn."""
 
-    def add(self, label: str, turn: Turn, tries: Sequence[Try], kept: Try | None) -> None:
+    def add(
+        self, label: str, turn: ReportedTurn, attempts: Sequence[ReportedAttempt], kept: ReportedAttempt | None
+    ) -> None:
         """Count a turn wherever it belongs but in the groups asked for."""
-        self.totals[label].add(turn, tries, kept)
-        self.targets[label, turn.target].add(turn, tries, kept)
+        self.totals[label].add(turn, attempts, kept)
+        self.targets[label, turn.target].add(turn, attempts, kept)
         if turn.is_received:
             self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
 
 
-def _read(readings: Sequence[_Reading], keys: Sequence[str]) -> _Book:
-    book = _Book(readings=readings)
-    for reading in readings:
-        groups: dict[tuple[Any, ...], Tally] = {}
-        book.totals[reading.label] = Tally()
-        for target in reading.run.targets:
-            book.targets[reading.label, target] = Tally()
-        for turn, tries, kept in told(reading.run):
-            book.add(reading.label, turn, tries, kept)
+def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str]) -> _ReportData:
+    data = _ReportData(runs=reported_runs)
+    for reported in reported_runs:
+        groups: dict[tuple[Any, ...], GroupTotals] = {}
+        data.totals[reported.label] = GroupTotals()
+        for target in reported.run.targets:
+            data.targets[reported.label, target] = GroupTotals()
+        for turn, attempts, kept in turns_with_attempts(reported.run):
+            data.add(reported.label, turn, attempts, kept)
             for group in _groups_of(turn, keys):
-                groups.setdefault(group, Tally()).add(turn, tries, kept)
-        reading.refuse_missing_rates(book.totals[reading.label])
-        ranks = _ranks(reading.run, keys, groups)
+                groups.setdefault(group, GroupTotals()).add(turn, attempts, kept)
+        reported.refuse_missing_rates(data.totals[reported.label])
+        ranks = _ranks(reported.run, keys, groups)
         for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):
-            book.groups[reading.label, *group] = groups[group]
-    return book
+            data.groups[reported.label, *group] = groups[group]
+    return data
 
 
-def _groups_of(turn: Turn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _groups_of(turn: ReportedTurn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """A turn's groups: several where its dialogue has several tags and they are asked for."""
     if "tag" not in keys:
         yield tuple(getattr(turn, key) for key in keys)
@@ -351,39 +353,39 @@ def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> 
 # From tallies to frames
 
 
-def _usage(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
-    of_label = {reading.label: reading for reading in book.readings}
+def _usage(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
+    of_label = {reported.label: reported for reported in data.runs}
     columns = [_RUN, *map(_key_column, keys), *USAGE]
-    rows = ((*group, *_cells(tally, of_label[group[0]])) for group, tally in book.groups.items())
+    rows = ((*group, *_cells(totals, of_label[group[0]])) for group, totals in data.groups.items())
     return Rows(columns=columns, rows=rows).frame()
 
 
-def _totals(book: _Book) -> pd.DataFrame:
-    rows = ((reading.label, *_cells(book.totals[reading.label], reading)) for reading in book.readings)
+def _totals(data: _ReportData) -> pd.DataFrame:
+    rows = ((reported.label, *_cells(data.totals[reported.label], reported)) for reported in data.runs)
     return Rows(columns=[_RUN, *USAGE], rows=rows).frame()
 
 
-def _finish_reasons(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+def _finish_reasons(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
     def rows() -> Iterator[Row]:
-        for group, tally in book.groups.items():
-            for words, counts in sorted(tally.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
+        for group, totals in data.groups.items():
+            for words, counts in sorted(totals.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
                 yield (*group, *words, counts["replies"], counts["reused"])
 
     return Rows(columns=[_RUN, *map(_key_column, keys), *FINISH_REASONS], rows=rows()).frame()
 
 
-def _errors(book: _Book, keys: Sequence[str]) -> pd.DataFrame:
+def _errors(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
     def rows() -> Iterator[Row]:
-        for group, tally in book.groups.items():
-            for kind, trouble in sorted(tally.errors.items(), key=lambda item: (-item[1].attempts, item[0])):
+        for group, totals in data.groups.items():
+            for kind, trouble in sorted(totals.errors.items(), key=lambda item: (-item[1].attempts, item[0])):
                 yield (*group, kind, trouble.attempts, trouble.turns, trouble.pending, trouble.example)
 
     return Rows(columns=[_RUN, *map(_key_column, keys), *ERRORS], rows=rows()).frame()
 
 
-def _growth(book: _Book) -> pd.DataFrame:
-    places = {place: number for number, place in enumerate(book.targets)}
-    found = sorted(book.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
+def _growth(data: _ReportData) -> pd.DataFrame:
+    places = {place: number for number, place in enumerate(data.targets)}
+    found = sorted(data.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
     return Rows(columns=[_RUN, *GROWTH], rows=((*place, *sizes.cells()) for place, sizes in found)).frame()
 
 
@@ -393,20 +395,20 @@ def _key_column(key: str) -> Column:
     return next(column for column in TURNS if column.name == key)
 
 
-def _cells(tally: Tally, reading: _Reading) -> Row:
+def _cells(totals: GroupTotals, reported: _ReportedRun) -> Row:
     """The columns `USAGE`."""
-    money = {name: reading.converted(tally.money[name]) for name in _MONEY}
+    money = {name: reported.converted(totals.money[name]) for name in _MONEY}
     currency = _currency_of(money)
     cells: dict[str, Any] = {
-        **{column.name: tally.counts[column.name] for column in USAGE if column.dtype == "Int64"},
-        **{name: tally.tokens.get(name) for name in TOKENS},
+        **{column.name: totals.counts[column.name] for column in USAGE if column.dtype == "Int64"},
+        **{name: totals.tokens.get(name) for name in TOKENS},
         **{name: _amount(money[name], currency) for name in _MONEY},
         "currency": currency,
-        "costs": _shown(money["spent"]),
-        "p50_latency_s": tally.latency(0.50),
-        "p95_latency_s": tally.latency(0.95),
-        "limiter_wait_s": tally.waits.get("limiter_wait_s"),
-        "retry_wait_s": tally.waits.get("retry_wait_s"),
+        "costs": _display_amounts(money["spent"]),
+        "p50_latency_s": totals.latency(0.50),
+        "p95_latency_s": totals.latency(0.95),
+        "limiter_wait_s": totals.waits.get("limiter_wait_s"),
+        "retry_wait_s": totals.waits.get("retry_wait_s"),
     }
     return tuple(cells[column.name] for column in USAGE)
 
@@ -422,7 +424,7 @@ def _amount(amounts: Mapping[str, Decimal], currency: str | None) -> float | Non
     return float(amounts[currency]) if currency is not None and set(amounts) == {currency} else None
 
 
-def _shown(amounts: Mapping[str, Decimal]) -> str | None:
+def _display_amounts(amounts: Mapping[str, Decimal]) -> str | None:
     if not amounts:
         return None
     return " + ".join(str(Money(amount=amounts[currency], currency=currency)) for currency in sorted(amounts))
@@ -431,25 +433,25 @@ def _shown(amounts: Mapping[str, Decimal]) -> str | None:
 # What a reader must know
 
 
-def _notes(book: _Book, keys: Sequence[str]) -> Iterator[str]:
+def _notes(data: _ReportData, keys: Sequence[str]) -> Iterator[str]:
     simulated = [
-        target["name"] for reading in book.readings for target in reading.run.meta["targets"] if target["simulated"]
+        target["name"] for reported in data.runs for target in reported.run.meta["targets"] if target["simulated"]
     ]
     if simulated:
         yield f"SIMULATED, no model was asked: {', '.join(dict.fromkeys(simulated))}"
-    yield _what_is_spent(book)
+    yield _what_is_spent(data)
     if "tag" in keys:
         yield "A dialogue with several tags is in each of their rows; totals are computed from the turns."
-    for reading, total in _each(book):
-        yield from _missing(reading)
-        yield from _mixed(reading, sorted(reading.converted(total.money["spent"])))
-        yield from _uncosted(reading, book)
+    for reported, total in _each(data):
+        yield from _missing(reported)
+        yield from _mixed(reported, sorted(reported.converted(total.money["spent"])))
+        yield from _uncosted(reported, data)
 
 
-def _what_is_spent(book: _Book) -> str:
+def _what_is_spent(data: _ReportData) -> str:
     """What is in the sums, and how much is not."""
     counts: Counter[str] = Counter()
-    for _, total in _each(book):
+    for _, total in _each(data):
         counts.update(total.counts)
     left_out: list[str] = []
     if counts["reused"]:
@@ -468,40 +470,40 @@ def _what_is_spent(book: _Book) -> str:
     return f"{what}. Not in it: {'; '.join(left_out)}." if left_out else f"{what}: all is in it."
 
 
-def _missing(reading: _Reading) -> Iterator[str]:
+def _missing(reported: _ReportedRun) -> Iterator[str]:
     """What the run cannot tell."""
-    damaged = reading.run.damaged_places
+    damaged = reported.run.damaged_places
     if damaged:
         where = _count(damaged, "damaged place")
-        yield f"{reading.label}: {where} in the journal left out; `convbatch resume --salvage`"
-    for target, reason in reading.run.parked.items():
-        yield f"{reading.label}: {target} is parked: {reason}"
+        yield f"{reported.label}: {where} in the journal left out; `convbatch resume --salvage`"
+    for target, reason in reported.run.suspended.items():
+        yield f"{reported.label}: {target} is parked: {reason}"
 
 
-def _mixed(reading: _Reading, currencies: Sequence[str]) -> Iterator[str]:
+def _mixed(reported: _ReportedRun, currencies: Sequence[str]) -> Iterator[str]:
     if len(currencies) < 2:
         return
     one, other = currencies[:2]
     unit = Money(amount=Decimal(1), currency=one)
-    if reading.exchange.convert(unit, other) is not None:
-        yield f"{reading.label}: {one} and {other} are not added; --currency {other} converts them by [rates]."
+    if reported.exchange_rates.convert(unit, other) is not None:
+        yield f"{reported.label}: {one} and {other} are not added; --currency {other} converts them by [rates]."
     else:
         yield (
-            f"{reading.label}: {one} and {other} are not added, since [rates] of the config has no "
-            f'"{one}/{other}". With one: --currency {other} -c {reading.config}'
+            f"{reported.label}: {one} and {other} are not added, since [rates] of the config has no "
+            f'"{one}/{other}". With one: --currency {other} -c {reported.config}'
         )
 
 
-def _each(book: _Book) -> Iterator[tuple[_Reading, Tally]]:
-    return ((reading, book.totals[reading.label]) for reading in book.readings)
+def _each(data: _ReportData) -> Iterator[tuple[_ReportedRun, GroupTotals]]:
+    return ((reported, data.totals[reported.label]) for reported in data.runs)
 
 
-def _uncosted(reading: _Reading, book: _Book) -> Iterator[str]:
+def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
     """How much of what came back has no cost, why, and what to write where."""
     unpriced = unclear = 0
     lines: list[str] = []
-    for target in reading.run.meta["targets"]:
-        counts = book.targets[reading.label, target["name"]].counts
+    for target in reported.run.meta["targets"]:
+        counts = data.targets[reported.label, target["name"]].counts
         answers = counts["unpriced"] + counts["failed_unpriced"]
         if target.get("prices") is not None:
             unclear += answers
@@ -511,14 +513,15 @@ def _uncosted(reading: _Reading, book: _Book) -> Iterator[str]:
     if lines:
         yield "\n".join(
             [
-                f"{reading.label}: {_count(unpriced, 'answer')} without a price. To name it, add to {reading.config}:",
+                f"{reported.label}: {_count(unpriced, 'answer')} without a price. "
+                f"To name it, add to {reported.config}:",
                 *lines,
-                f"then: convbatch report {typed(reading.run.path)} -c {reading.config}",
+                f"then: convbatch report {shell_quote(reported.run.path)} -c {reported.config}",
             ]
         )
     if unclear:
         yield (
-            f"{reading.label}: {_count(unclear, 'answer')} of targets with a price without a cost: a count is missing "
+            f"{reported.label}: {_count(unclear, 'answer')} of targets with a price without a cost: a count is missing "
             "or contradicts another, or no price held when it was asked."
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from convbatch.config.usage_log_form import BillForm
+from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.dataset.reader import count_of
 from convbatch.errors import Place, SetupError, did_you_mean
 from convbatch.journal.index import Archive
@@ -31,21 +31,21 @@ from convbatch.reporting.usage_log_matching import (
     TOLERANCE_S,
     UNKNOWN,
     Call,
-    Pair,
-    grouped,
-    joined,
+    JoinedPair,
+    group_by,
+    join_lines_and_calls,
     line_order,
 )
-from convbatch.reporting.usage_log_reader import Bill, read_bill
+from convbatch.reporting.usage_log_reader import UsageLog, read_usage_log
 from convbatch.results.run import ATTEMPTS, Column, Row, Rows
 
 if TYPE_CHECKING:
     from convbatch.results.run import Run
 
-UNLISTED = frozenset((SAME, FAILED_FREE, OUTSIDE))
+UNLISTED_OUTCOMES = frozenset((SAME, FAILED_FREE, OUTSIDE))
 """As it should be, or none of our business: in the totals only."""
 
-TOTALS: tuple[Column, ...] = (
+USAGE_LOG_TOTALS: tuple[Column, ...] = (
     Column("outcome", "string", "what became of calls and lines"),
     Column("lines", "Int64", "lines of the bill"),
     Column("calls", "Int64", "calls of the runs"),
@@ -58,7 +58,7 @@ TOTALS: tuple[Column, ...] = (
     Column("difference", "Float64", "amount minus cost, of calls that have both; null when none has"),
     Column("currency", "string", "of the three; null when nobody said"),
 )
-LINES: tuple[Column, ...] = (
+USAGE_LOG_LINES: tuple[Column, ...] = (
     Column("outcome", "string", "as in the totals"),
     Column("joined_by", "string", "`request id`, `time and tokens` or `time`; null for a line or call alone"),
     Column("line", "Int64", "of the file; null for a call without one"),
@@ -84,13 +84,15 @@ LINES: tuple[Column, ...] = (
 )
 
 
-def reconcile(runs: Sequence[Run], path: Path, forms: Mapping[str, BillForm], form: str | None = None) -> list[Section]:
+def reconcile(
+    runs: Sequence[Run], path: Path, forms: Mapping[str, UsageLogForm], form: str | None = None
+) -> list[Section]:
     """Hold a usage log against what the runs' journals say.
 
     Args:
         runs: The runs whose calls the log should have.
         path: The log, CSV.
-        forms: Known forms (`Config.bills`).
+        forms: Known forms (`Config.usage_logs`).
         form: Which of them it has; None = found out.
 
     Returns:
@@ -100,25 +102,27 @@ def reconcile(runs: Sequence[Run], path: Path, forms: Mapping[str, BillForm], fo
         InputError: The log cannot be used.
         SetupError: The form, or the gateway it is the bill of, cannot be told.
     """
-    bill = read_bill(path, forms, form)
+    usage_log = read_usage_log(path, forms, form)
     runs = list({run.path.resolve(): run for run in runs}.values())  # a run named twice has its calls once
-    gateways = _gateways(runs, bill)
+    gateways = _gateways(runs, usage_log)
     calls = [call for run in runs for call in _calls(run, gateways)]
     spans = [span for run in runs for span in _spans(run, calls)]
     ours = {call.request_id for call in calls} - {None}
     inside = [
         line
-        for line in bill.lines
+        for line in usage_log.lines
         if line.request_id in ours or any(begins <= line.at <= ends for begins, ends in spans)
     ]
     inside_numbers = {line.line for line in inside}
-    pairs = sorted(joined(inside, calls), key=_order)
-    pairs += [Pair(line=line, outcome=OUTSIDE) for line in bill.lines if line.line not in inside_numbers]
-    currency = bill.form.currency or _currency_of(runs, gateways)
-    view = _View(currency)
-    totals = Rows(columns=TOTALS, rows=view.totals(pairs)).frame()
-    listed = Rows(columns=LINES, rows=(view.line(pair) for pair in pairs if pair.outcome not in UNLISTED)).frame()
-    notes = tuple(_notes(bill, gateways, pairs, calls, currency))
+    pairs = sorted(join_lines_and_calls(inside, calls), key=_order)
+    pairs += [JoinedPair(line=line, outcome=OUTSIDE) for line in usage_log.lines if line.line not in inside_numbers]
+    currency = usage_log.form.currency or _currency_of(runs, gateways)
+    view = _PairRows(currency)
+    totals = Rows(columns=USAGE_LOG_TOTALS, rows=view.totals(pairs)).frame()
+    listed = Rows(
+        columns=USAGE_LOG_LINES, rows=(view.line(pair) for pair in pairs if pair.outcome not in UNLISTED_OUTCOMES)
+    ).frame()
+    notes = tuple(_notes(usage_log, gateways, pairs, calls, currency))
     title = f"Bill {path.name}"
     return [
         Section(key="bill", title=title, frame=totals, notes=notes),
@@ -129,23 +133,25 @@ def reconcile(runs: Sequence[Run], path: Path, forms: Mapping[str, BillForm], fo
 # --- whose bill, and of when
 
 
-def _gateways(runs: Sequence[Run], bill: Bill) -> frozenset[str]:
+def _gateways(runs: Sequence[Run], usage_log: UsageLog) -> frozenset[str]:
     """The gateways the bill is of: those its form names, else all of the only host the runs asked."""
     hosts: dict[str, str] = {}
     for target in _targets(runs):
         gateway = target["gateway"]
         hosts[gateway["name"]] = urlsplit(gateway.get("base_url", "")).netloc or gateway["name"]
-    named = frozenset(bill.form.gateways) & hosts.keys()
-    where = f"[bills.{bill.form.name}]"
-    if bill.form.gateways and not named:
-        hint = f"{did_you_mean(bill.form.gateways[0], hosts)}; or name another form with --bill-form"
+    named = frozenset(usage_log.form.gateways) & hosts.keys()
+    where = f"[bills.{usage_log.form.name}]"
+    if usage_log.form.gateways and not named:
+        hint = f"{did_you_mean(usage_log.form.gateways[0], hosts)}; or name another form with --bill-form"
         what = f"no run given asked the gateway that {where} is a bill of"
-        raise SetupError(what, place=Place(path=str(bill.path)), found=", ".join(bill.form.gateways), hint=hint)
-    if not bill.form.gateways and len(set(hosts.values())) > 1:
+        raise SetupError(
+            what, place=Place(path=str(usage_log.path)), found=", ".join(usage_log.form.gateways), hint=hint
+        )
+    if not usage_log.form.gateways and len(set(hosts.values())) > 1:
         names = ", ".join(sorted(hosts))
         hint = f'say it in the config: {where} gateway = "{min(hosts)}"'
         what = f"the bill may be of any of the gateways {names}"
-        raise SetupError(what, place=Place(path=str(bill.path)), hint=hint)
+        raise SetupError(what, place=Place(path=str(usage_log.path)), hint=hint)
     return named or frozenset(hosts)
 
 
@@ -198,25 +204,25 @@ def _spans(run: Run, calls: Iterable[Call]) -> list[tuple[float, float]]:
     """From the first call to the last of each sitting: between two of them others may have used the key."""
     with Archive(run.folder) as archive:
         starts = [record["at"] for record in archive.runs]
-    sittings: defaultdict[int, list[Call]] = defaultdict(list)
+    sessions: defaultdict[int, list[Call]] = defaultdict(list)
     for call in calls:
         if call.ident[0] == run.name:
-            sittings[max(0, bisect.bisect_right(starts, call.begins) - 1)].append(call)
+            sessions[max(0, bisect.bisect_right(starts, call.begins) - 1)].append(call)
     return [
         (min(call.begins for call in those) - TOLERANCE_S, max(call.ends for call in those) + TOLERANCE_S)
-        for those in sittings.values()
+        for those in sessions.values()
     ]
 
 
 # --- what is shown
 
 
-def _order(pair: Pair) -> tuple[Any, ...]:
+def _order(pair: JoinedPair) -> tuple[Any, ...]:
     at = pair.line.at if pair.line is not None else pair.call.begins if pair.call is not None else 0.0
     return (OUTCOMES.index(pair.outcome), at, () if pair.line is None else line_order(pair.line))
 
 
-class _View:
+class _PairRows:
     """Pairs as rows; money in the bill's currency."""
 
     def __init__(self, currency: str | None) -> None:
@@ -226,8 +232,8 @@ class _View:
         """What we say a call cost, in the bill's currency."""
         return call.cost if call is not None and call.currency == self._currency else None
 
-    def line(self, pair: Pair) -> Row:
-        """A row of `LINES`."""
+    def line(self, pair: JoinedPair) -> Row:
+        """A row of `USAGE_LOG_LINES`."""
         line, call = pair.line, pair.call
         cost = self.cost(call)
         billed = None if line is None else line.amount
@@ -254,11 +260,11 @@ class _View:
             self._currency if cost is not None or billed is not None else None,
         )
 
-    def totals(self, pairs: Iterable[Pair]) -> Iterator[Row]:
-        """Rows of `TOTALS`, in the order of `OUTCOMES`."""
-        groups = grouped(pairs, attrgetter("outcome"))
+    def totals(self, pairs: Iterable[JoinedPair]) -> Iterator[Row]:
+        """Rows of `USAGE_LOG_TOTALS`, in the order of `OUTCOMES`."""
+        groups = group_by(pairs, attrgetter("outcome"))
         for outcome in OUTCOMES:
-            mine: list[Pair] = groups.get(outcome, [])
+            mine: list[JoinedPair] = groups.get(outcome, [])
             if not mine and outcome != SAME:
                 continue
             lines = [pair.line for pair in mine if pair.line is not None]
@@ -294,20 +300,24 @@ def _sum(values: Iterable[Any]) -> Any:
 
 
 def _notes(
-    bill: Bill, gateways: frozenset[str], pairs: Sequence[Pair], calls: Sequence[Call], currency: str | None
+    usage_log: UsageLog,
+    gateways: frozenset[str],
+    pairs: Sequence[JoinedPair],
+    calls: Sequence[Call],
+    currency: str | None,
 ) -> Iterator[str]:
-    form = bill.form
+    form = usage_log.form
     names = ", ".join(sorted(gateways))
-    yield f"{count_of(len(bill.lines), 'line')} of {names}, read as {form.name!r} ({bill.encoding})" + (
-        f"; no calls by its `only`: {count_of(bill.left_out, 'further line')}" if bill.left_out else ""
+    yield f"{count_of(len(usage_log.lines), 'line')} of {names}, read as {form.name!r} ({usage_log.encoding})" + (
+        f"; no calls by its `only`: {count_of(usage_log.left_out, 'further line')}" if usage_log.left_out else ""
     )
-    if bill.has_local_times:
+    if usage_log.has_local_times:
         yield f"times without an offset are taken as {form.time_zone} (`time_zone` in [bills.{form.name}])"
     yield from _joining_notes(pairs, calls)
-    yield from _money_notes(bill, calls, currency)
+    yield from _money_notes(usage_log, calls, currency)
 
 
-def _joining_notes(pairs: Sequence[Pair], calls: Sequence[Call]) -> Iterator[str]:
+def _joining_notes(pairs: Sequence[JoinedPair], calls: Sequence[Call]) -> Iterator[str]:
     ways = Counter(pair.joined_by for pair in pairs if pair.joined_by is not None)
     if ways["time and tokens"]:
         count = count_of(ways["time and tokens"], "line")
@@ -327,11 +337,11 @@ def _joining_notes(pairs: Sequence[Pair], calls: Sequence[Call]) -> Iterator[str
         yield f"of the unknown, {count} of models these runs did not ask there: {listed}"
 
 
-def _money_notes(bill: Bill, calls: Sequence[Call], currency: str | None) -> Iterator[str]:
-    if all(line.amount is None for line in bill.lines):
+def _money_notes(usage_log: UsageLog, calls: Sequence[Call], currency: str | None) -> Iterator[str]:
+    if all(line.amount is None for line in usage_log.lines):
         return
     if currency is None:
-        yield f"the amounts' currency is not known: write currency in [bills.{bill.form.name}]"
+        yield f"the amounts' currency is not known: write currency in [bills.{usage_log.form.name}]"
         return
     replied = [call for call in calls if call.kind == "replied"]
     without = [call for call in replied if call.cost is None or call.currency != currency]

@@ -14,7 +14,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any
 
-from convbatch.reporting.usage_log_reader import BillLine
+from convbatch.reporting.usage_log_reader import UsageLogLine
 
 TOLERANCE_S = 60.0
 """A line's time may lie this far before a call's start or after its end: clocks differ, logs round."""
@@ -68,22 +68,22 @@ class Call:
         """Are both its counts known?"""
         return self.input_tokens is not None and self.output_tokens is not None
 
-    def is_near(self, line: BillLine) -> bool:
+    def is_near(self, line: UsageLogLine) -> bool:
         """Can the line be of this call, as far as its time goes?"""
         return self.begins - TOLERANCE_S <= line.at <= self.ends + TOLERANCE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class JoinedPair:
     """A line and its call, or one of them alone."""
 
-    line: BillLine | None = None
+    line: UsageLogLine | None = None
     call: Call | None = None
     joined_by: str | None = None
     outcome: str
 
 
-def joined(lines: Iterable[BillLine], calls: Iterable[Call]) -> list[Pair]:
+def join_lines_and_calls(lines: Iterable[UsageLogLine], calls: Iterable[Call]) -> list[JoinedPair]:
     """Every line and every call, once, with its counterpart where there is one; the order given is of no weight."""
     join = _Join(lines, calls)
     join.by_request_id()
@@ -93,31 +93,31 @@ def joined(lines: Iterable[BillLine], calls: Iterable[Call]) -> list[Pair]:
     return join.result()
 
 
-_Found = Iterator[tuple[BillLine, Call]]
-_May = tuple[Callable[[BillLine], bool], Callable[[Call], bool]]
+_Matches = Iterator[tuple[UsageLogLine, Call]]
+_Eligibility = tuple[Callable[[UsageLogLine], bool], Callable[[Call], bool]]
 
 
 class _Join:
     """What is joined so far, and what is left."""
 
-    def __init__(self, lines: Iterable[BillLine], calls: Iterable[Call]) -> None:
+    def __init__(self, lines: Iterable[UsageLogLine], calls: Iterable[Call]) -> None:
         # In the order of what they say, so that the order in a file decides nothing.
         self._lines = dict.fromkeys(sorted(lines, key=line_order))
         self._calls = dict.fromkeys(sorted(calls, key=lambda call: (call.begins, call.ident)))
-        self._pairs: list[Pair] = []
+        self._pairs: list[JoinedPair] = []
         self._ids_meet = False
 
     def by_request_id(self) -> None:
         """The same id is the same call; of several lines with it, the likest."""
-        named = grouped(self._calls, attrgetter("request_id"))
-        found: list[tuple[BillLine, Call]] = []
+        named = group_by(self._calls, attrgetter("request_id"))
+        found: list[tuple[UsageLogLine, Call]] = []
         for line in self._lines:
             found += [(line, call) for call in named.get(line.request_id, ())] if line.request_id else []
-        found.sort(key=lambda pair: (pair[0].model != pair[1].model, _apart(*pair), _seconds_apart(*pair)))
+        found.sort(key=lambda pair: (pair[0].model != pair[1].model, _token_distance(*pair), _seconds_apart(*pair)))
         self._ids_meet = bool(found)
         self._join(iter(found), "request id")
 
-    def rounds(self) -> list[_May]:
+    def rounds(self) -> list[_Eligibility]:
         """Which lines may be joined with which calls by what they say.
 
         Once ids of both have met, they are of one kind: a line with another id is of another call.
@@ -126,7 +126,7 @@ class _Join:
             return [(_any, _any)]
         return [(_has_id, _has_no_id), (_has_no_id, _any)]
 
-    def take(self, step: _Step, may_join: _May) -> None:
+    def take(self, step: _Step, may_join: _Eligibility) -> None:
         """Join what a step finds among what is left."""
         of_lines, of_calls = may_join
         lines = [line for line in self._lines if of_lines(line) and step.takes_line(line)]
@@ -134,23 +134,23 @@ class _Join:
         if lines and calls:
             self._join(step.find(lines, calls), step.name)
 
-    def result(self) -> list[Pair]:
+    def result(self) -> list[JoinedPair]:
         """The pairs, and what stands alone."""
-        alone = [Pair(line=line, outcome=UNKNOWN) for line in self._lines]
-        alone += [Pair(call=call, outcome=_ALONE[call.kind]) for call in self._calls]
+        alone = [JoinedPair(line=line, outcome=UNKNOWN) for line in self._lines]
+        alone += [JoinedPair(call=call, outcome=_ALONE[call.kind]) for call in self._calls]
         return [*self._pairs, *alone]
 
-    def _join(self, found: _Found, name: str) -> None:
+    def _join(self, found: _Matches, name: str) -> None:
         for line, call in found:
             if line in self._lines and call in self._calls:
                 del self._lines[line], self._calls[call]
-                self._pairs.append(Pair(line=line, call=call, joined_by=name, outcome=_outcome(line, call)))
+                self._pairs.append(JoinedPair(line=line, call=call, joined_by=name, outcome=_outcome(line, call)))
 
 
 _ALONE = {"replied": NOT_BILLED, "lost": LOST_FREE, "failed": FAILED_FREE}
 
 
-def _outcome(line: BillLine, call: Call) -> str:
+def _outcome(line: UsageLogLine, call: Call) -> str:
     if call.kind != "replied":
         return LOST_BILLED if call.kind == "lost" else FAILED_BILLED
     if line.model != call.model:
@@ -165,15 +165,15 @@ def _any(_: object) -> bool:
     return True
 
 
-def _has_id(one: BillLine | Call) -> bool:
+def _has_id(one: UsageLogLine | Call) -> bool:
     return one.request_id is not None
 
 
-def _has_no_id(one: BillLine | Call) -> bool:
+def _has_no_id(one: UsageLogLine | Call) -> bool:
     return one.request_id is None
 
 
-def _is_counted(line: BillLine) -> bool:
+def _is_counted(line: UsageLogLine) -> bool:
     return line.input_tokens is not None and line.output_tokens is not None
 
 
@@ -182,17 +182,17 @@ class _Step:
     """One way to find counterparts among what is left."""
 
     name: str
-    takes_line: Callable[[BillLine], bool]
+    takes_line: Callable[[UsageLogLine], bool]
     takes_call: Callable[[Call], bool]
-    find: Callable[[Sequence[BillLine], Sequence[Call]], _Found]
+    find: Callable[[Sequence[UsageLogLine], Sequence[Call]], _Matches]
 
 
-def _in_time(key: Callable[[BillLine | Call], Any]) -> Callable[[Sequence[BillLine], Sequence[Call]], _Found]:
+def _in_time(key: Callable[[UsageLogLine | Call], Any]) -> Callable[[Sequence[UsageLogLine], Sequence[Call]], _Matches]:
     """Join as many as possible of what has the same key: each line with the call whose time runs out first."""
 
-    def find(lines: Sequence[BillLine], calls: Sequence[Call]) -> _Found:
-        groups = grouped(calls, key)
-        for value, mine in grouped(lines, key).items():
+    def find(lines: Sequence[UsageLogLine], calls: Sequence[Call]) -> _Matches:
+        groups = group_by(calls, key)
+        for value, mine in group_by(lines, key).items():
             waiting = list(reversed(groups.get(value, [])))  # by begin; the next one last
             open_calls: list[tuple[float, int, Call]] = []
             for number, line in enumerate(mine):
@@ -207,24 +207,26 @@ def _in_time(key: Callable[[BillLine | Call], Any]) -> Callable[[Sequence[BillLi
     return find
 
 
-def _likest(*keys: Callable[[BillLine | Call], Any]) -> Callable[[Sequence[BillLine], Sequence[Call]], _Found]:
+def _most_similar(
+    *keys: Callable[[UsageLogLine | Call], Any],
+) -> Callable[[Sequence[UsageLogLine], Sequence[Call]], _Matches]:
     """Pairs that agree in any of the keys and are near in time, the nearest and then the likest in tokens first."""
 
-    def find(lines: Sequence[BillLine], calls: Sequence[Call]) -> _Found:
+    def find(lines: Sequence[UsageLogLine], calls: Sequence[Call]) -> _Matches:
         ended = sorted(calls, key=attrgetter("ends"))
-        groups = [(key, grouped(ended, key)) for key in keys]
-        found: list[tuple[tuple[bool, int, float], BillLine, Call]] = []
+        groups = [(key, group_by(ended, key)) for key in keys]
+        found: list[tuple[tuple[bool, int, float], UsageLogLine, Call]] = []
         for line in lines:
             for key, those in groups:
                 near = _around(those.get(key(line), []), line)
-                found += [(_unlikeness(line, call), line, call) for call in near]
+                found += [(_dissimilarity(line, call), line, call) for call in near]
         found.sort(key=lambda one: one[0])
         return ((line, call) for _, line, call in found)
 
     return find
 
 
-def _around(calls: Sequence[Call], line: BillLine) -> Iterator[Call]:
+def _around(calls: Sequence[Call], line: UsageLogLine) -> Iterator[Call]:
     """The calls that ended nearest to a line, as far as they can be its own."""
     middle = bisect.bisect_left(calls, line.at, key=attrgetter("ends"))
     for call in calls[max(0, middle - LOOKED_AT) : middle + LOOKED_AT]:
@@ -242,9 +244,9 @@ _by_one_count = _Step(
     "time and tokens",
     _is_counted,
     attrgetter("is_counted"),
-    _likest(attrgetter("model", "input_tokens"), attrgetter("model", "output_tokens")),
+    _most_similar(attrgetter("model", "input_tokens"), attrgetter("model", "output_tokens")),
 )
-_by_like_tokens = _Step("time and tokens", _is_counted, attrgetter("is_counted"), _likest(attrgetter("model")))
+_by_like_tokens = _Step("time and tokens", _is_counted, attrgetter("is_counted"), _most_similar(attrgetter("model")))
 _BY_TIME = (
     _Step("time", _any, lambda call: call.kind == "replied" and not call.is_counted, _in_time(attrgetter("model"))),
     _Step(
@@ -255,7 +257,7 @@ _BY_TIME = (
 )
 
 
-def _is_alike(line: BillLine, call: Call) -> bool:
+def _is_alike(line: UsageLogLine, call: Call) -> bool:
     """One count the same, or both not far from each other."""
     counts = ((line.input_tokens or 0, call.input_tokens or 0), (line.output_tokens or 0, call.output_tokens or 0))
     if any(billed == ours for billed, ours in counts):
@@ -263,28 +265,28 @@ def _is_alike(line: BillLine, call: Call) -> bool:
     return all(max(both) <= TOKENS_FACTOR * min(both) + TOKENS_APART for both in counts)
 
 
-def _apart(line: BillLine, call: Call) -> int:
+def _token_distance(line: UsageLogLine, call: Call) -> int:
     """By how many tokens they differ, as far as both are known."""
     counts = ((line.input_tokens, call.input_tokens), (line.output_tokens, call.output_tokens))
     return sum(abs(billed - ours) for billed, ours in counts if billed is not None and ours is not None)
 
 
-def _seconds_apart(line: BillLine, call: Call) -> float:
+def _seconds_apart(line: UsageLogLine, call: Call) -> float:
     return max(call.begins - line.at, line.at - call.ends, 0.0)
 
 
-def _unlikeness(line: BillLine, call: Call) -> tuple[bool, int, float]:
+def _dissimilarity(line: UsageLogLine, call: Call) -> tuple[bool, int, float]:
     seconds = _seconds_apart(line, call)
-    return (seconds > CLOSE_S, _apart(line, call), seconds)
+    return (seconds > CLOSE_S, _token_distance(line, call), seconds)
 
 
-def line_order(line: BillLine) -> tuple[Any, ...]:
+def line_order(line: UsageLogLine) -> tuple[Any, ...]:
     """What a line says comes first, where it stands last."""
     counts = tuple(-1 if count is None else count for count in (line.input_tokens, line.output_tokens))
     return (line.at, line.model, line.request_id or "", *counts, line.amount or Decimal(0), line.line)
 
 
-def grouped(them: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+def group_by(them: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
     """Key → those that have it, in their order."""
     groups: dict[Any, list[Any]] = {}
     for one in them:

@@ -15,9 +15,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from convbatch.config.usage_log_form import BillForm
+from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
-from convbatch.redaction import shown
+from convbatch.redaction import display
 
 PROBLEMS_KEPT = 1_000
 """Problems an exception carries, as for a dataset; the rest is counted."""
@@ -35,7 +35,7 @@ _EXPORT = "export the usage log as CSV, saved as UTF-8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BillLine:
+class UsageLogLine:
     """One call as the gateway billed it; None = the log does not say."""
 
     line: int
@@ -51,12 +51,12 @@ class BillLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class UsageLog:
     """A usage log, read."""
 
     path: Path
-    form: BillForm
-    lines: tuple[BillLine, ...]
+    form: UsageLogForm
+    lines: tuple[UsageLogLine, ...]
     left_out: int
     """Lines that are no calls, by the form's `only`."""
     encoding: str
@@ -64,7 +64,7 @@ class Bill:
     """Some of its times named no offset: the form's time zone was taken."""
 
 
-def read_bill(path: Path, forms: Mapping[str, BillForm], name: str | None = None) -> Bill:
+def read_usage_log(path: Path, forms: Mapping[str, UsageLogForm], name: str | None = None) -> UsageLog:
     """Read a usage log.
 
     Args:
@@ -82,10 +82,10 @@ def read_bill(path: Path, forms: Mapping[str, BillForm], name: str | None = None
     sheet = _Sheet(path, text)
     form = _form_of(sheet, forms) if name is None else forms[name]
     sheet.refuse_missing(form)
-    return _Reading(sheet, form).bill(encoding)
+    return _LineParser(sheet, form).usage_log(encoding)
 
 
-def _form_hint(name: str, forms: Mapping[str, BillForm]) -> str:
+def _form_hint(name: str, forms: Mapping[str, UsageLogForm]) -> str:
     return did_you_mean(name, forms) + "; a form of your own is a [bills.NAME] table of the config (docs/audit.md)"
 
 
@@ -144,9 +144,9 @@ class _Sheet:
                 yield line, cells
             else:
                 found = f"{len(cells)} cells under {len(self.header)} columns"
-                self.complain(line, "the line does not fit the header", found, "quote cells that hold the separator")
+                self.add_problem(line, "the line does not fit the header", found, "quote cells that hold the separator")
 
-    def complain(self, line: int, what: str, found: str | None, hint: str) -> None:
+    def add_problem(self, line: int, what: str, found: str | None, hint: str) -> None:
         """Note a problem of a line; the first thousand whole."""
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(
@@ -155,7 +155,7 @@ class _Sheet:
         else:
             self.more += 1
 
-    def refuse_missing(self, form: BillForm) -> None:
+    def refuse_missing(self, form: UsageLogForm) -> None:
         """Every column the form needs has to be there, once."""
         for key, column in form.needed.items():
             if column not in self.header:
@@ -163,11 +163,11 @@ class _Sheet:
                     f"{key} in [bills.{form.name}] names the column; {did_you_mean(column, filter(None, self.header))}"
                 )
                 what = f"the bill has no column {column!r}, which the form {form.name!r} needs for {key}"
-                self.complain(1, what, self.shown_header, hint)
+                self.add_problem(1, what, self.display_header, hint)
         for column in (*form.columns.values(), *form.only):
             if self.header.count(column) > 1:
                 what = f"the column {column!r} is there {self.header.count(column)} times"
-                self.complain(1, what, self.shown_header, "keep one of them")
+                self.add_problem(1, what, self.display_header, "keep one of them")
         self.refuse_any()
 
     def refuse_any(self) -> None:
@@ -178,9 +178,9 @@ class _Sheet:
             raise InputError.of(self.problems)
 
     @property
-    def shown_header(self) -> str:
+    def display_header(self) -> str:
         """The columns there are, for messages."""
-        return ", ".join(map(shown, self.header[:20])) + (", ..." if len(self.header) > 20 else "")
+        return ", ".join(map(display, self.header[:20])) + (", ..." if len(self.header) > 20 else "")
 
     def _first(self, separator: str) -> list[str]:
         try:
@@ -197,13 +197,13 @@ class _Sheet:
             except StopIteration:
                 return
             except csv.Error as error:
-                self.complain(line, f"not CSV: {error}", None, _EXPORT)
+                self.add_problem(line, f"not CSV: {error}", None, _EXPORT)
                 return
             if any(cell.strip() for cell in cells):
                 yield line, cells
 
 
-def _form_of(sheet: _Sheet, forms: Mapping[str, BillForm]) -> BillForm:
+def _form_of(sheet: _Sheet, forms: Mapping[str, UsageLogForm]) -> UsageLogForm:
     fitting = [form for form in forms.values() if set(form.needed.values()) <= set(sheet.header)]
     if len(fitting) == 1:
         return fitting[0]
@@ -217,22 +217,22 @@ def _form_of(sheet: _Sheet, forms: Mapping[str, BillForm]) -> BillForm:
     hint = (
         "describe its columns in [bills.NAME] of the config (docs/audit.md); known forms and what they need:" + listed
     )
-    raise InputError("the bill has the columns of no known form", place=place, found=sheet.shown_header, hint=hint)
+    raise InputError("the bill has the columns of no known form", place=place, found=sheet.display_header, hint=hint)
 
 
-class _Reading:
+class _LineParser:
     """The lines of a sheet under a form."""
 
-    def __init__(self, sheet: _Sheet, form: BillForm) -> None:
+    def __init__(self, sheet: _Sheet, form: UsageLogForm) -> None:
         self._sheet = sheet
         self._form = form
         self._zone: tzinfo = UTC if form.time_zone == "UTC" else ZoneInfo(form.time_zone)
         self._local = False
         self._places = {name: number for number, name in enumerate(sheet.header)}
 
-    def bill(self, encoding: str) -> Bill:
+    def usage_log(self, encoding: str) -> UsageLog:
         """All lines, or every problem of them."""
-        lines: list[BillLine] = []
+        lines: list[UsageLogLine] = []
         left_out = 0
         for number, cells in self._sheet.rows():
             if not self._is_call(cells):
@@ -243,7 +243,7 @@ class _Reading:
         if not lines and not left_out:
             hint = "export the days on which the runs were made"
             raise InputError("the bill has no lines", place=Place(path=str(self._sheet.path)), hint=hint)
-        return Bill(
+        return UsageLog(
             path=self._sheet.path,
             form=self._form,
             lines=tuple(lines),
@@ -255,18 +255,18 @@ class _Reading:
     def _is_call(self, cells: Sequence[str]) -> bool:
         return all(cells[self._places[column]].strip() in values for column, values in self._form.only.items())
 
-    def _line(self, number: int, cells: Sequence[str]) -> BillLine | None:
+    def _line(self, number: int, cells: Sequence[str]) -> UsageLogLine | None:
         before = len(self._sheet.problems) + self._sheet.more
         at = self._time(number, self._cell("time", cells))
         model = self._cell("model", cells)
         if not model:
-            self._wrong(number, "model", "names no model", model, "every line of a call names one; see `only`")
+            self._add_problem(number, "model", "names no model", model, "every line of a call names one; see `only`")
         given = self._count(number, "input_tokens", cells)
         taken = self._count(number, "output_tokens", cells)
         amount = self._amount(number, cells)
         if at is None or len(self._sheet.problems) + self._sheet.more > before:
             return None
-        return BillLine(
+        return UsageLogLine(
             line=number,
             at=at,
             model=model,
@@ -280,9 +280,9 @@ class _Reading:
         place = self._places.get(self._form.columns.get(key, ""))
         return "" if place is None else cells[place].strip()
 
-    def _wrong(self, number: int, key: str, what: str, cell: str, hint: str) -> None:
-        self._sheet.complain(
-            number, f"{self._form.columns[key]} {what}", shown(cell) if cell else "an empty cell", hint
+    def _add_problem(self, number: int, key: str, what: str, cell: str, hint: str) -> None:
+        self._sheet.add_problem(
+            number, f"{self._form.columns[key]} {what}", display(cell) if cell else "an empty cell", hint
         )
 
     def _count(self, number: int, key: str, cells: Sequence[str]) -> int | None:
@@ -291,7 +291,9 @@ class _Reading:
             return None
         if _COUNT.fullmatch(cell):
             return int(cell.partition(".")[0])
-        self._wrong(number, key, "is no number of tokens", cell, "a whole number of 0 or more, without separators")
+        self._add_problem(
+            number, key, "is no number of tokens", cell, "a whole number of 0 or more, without separators"
+        )
         return None
 
     def _amount(self, number: int, cells: Sequence[str]) -> Decimal | None:
@@ -303,7 +305,9 @@ class _Reading:
         except InvalidOperation:
             amount = Decimal("NaN")
         if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:
-            self._wrong(number, "amount", "is no number", cell, "a number such as 0.0012, without a currency sign")
+            self._add_problem(
+                number, "amount", "is no number", cell, "a number such as 0.0012, without a currency sign"
+            )
             return None
         return amount / self._form.amount_per_unit
 
@@ -316,7 +320,7 @@ class _Reading:
             moment = None if moment.year < _FIRST_YEAR else moment.timestamp()
         if moment is None:
             hint = 'Unix seconds, "2026-01-31 12:00:05" or "2026-01-31T12:00:05Z"'
-            self._wrong(number, "time", "is no time", cell, hint)
+            self._add_problem(number, "time", "is no time", cell, hint)
         return moment
 
 

@@ -15,13 +15,13 @@ from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 
 
-def prices_of(target: Mapping[str, Any]) -> PriceTable | None:
+def target_prices(target: Mapping[str, Any]) -> PriceTable | None:
     """The prices a target of `run.json` was asked at; None when nobody named one, or before there were any."""
     plain = target.get("prices")
     return None if plain is None else PriceTable.from_plain(plain)
 
 
-def cost_of(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Decimal | None:
+def attempt_cost(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Decimal | None:
     """What an attempt cost by the tokens it reported, complete or not; None when that cannot be told."""
     if prices is None or outcome is None or outcome.get("started_at") is None:
         return None
@@ -32,19 +32,19 @@ def cost_of(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Dec
     return prices.cost(billed_usage(outcome["class"], error.get("kind"), Usage(**usage)), outcome["started_at"])
 
 
-def bound_of(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> Decimal | None:
+def attempt_cost_bound(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> Decimal | None:
     """The most an attempt can have cost; None when nothing says how much it may have written."""
     if prices is None or intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
         return None
     return prices.ceiling(intent["most_input_tokens"], intent["max_output_tokens"])
 
 
-def intent_of(past: TurnHistory, attempt: int) -> dict[str, Any] | None:
+def find_intent(past: TurnHistory, attempt: int) -> dict[str, Any] | None:
     """The record written before an attempt left; None where it was lost."""
     return next((intent for intent in past.intents if intent["attempt"] == attempt), None)
 
 
-class Spent(NamedTuple):
+class AttemptSpending(NamedTuple):
     """What one attempt cost that was or may have been paid."""
 
     cost: Decimal | None
@@ -52,15 +52,15 @@ class Spent(NamedTuple):
     """Where the cost is not known: the most it can have been; None when that is not known either."""
 
 
-def spent(past: TurnHistory, prices: PriceTable | None) -> Iterator[Spent]:
+def paid_attempts(past: TurnHistory, prices: PriceTable | None) -> Iterator[AttemptSpending]:
     """Every attempt that was or may have been paid by this run."""
     for outcome in past.outcomes:
         if outcome["attempt"] == 0:
             continue  # taken over from another run
-        cost = cost_of(prices, outcome)
+        cost = attempt_cost(prices, outcome)
         if cost is not None:
-            yield Spent(cost)
+            yield AttemptSpending(cost)
         elif outcome["class"] == "replied" or outcome["class"] in POSSIBLY_PAID:
-            yield Spent(None, bound_of(prices, intent_of(past, outcome["attempt"])))
+            yield AttemptSpending(None, attempt_cost_bound(prices, find_intent(past, outcome["attempt"])))
     for intent in past.open_intents:
-        yield Spent(None, bound_of(prices, intent))
+        yield AttemptSpending(None, attempt_cost_bound(prices, intent))

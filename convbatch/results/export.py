@@ -72,7 +72,7 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
 
 def csv_lines(rows: Rows) -> Iterator[str]:
     """The table as CSV lines, header first. Null is an empty cell, an empty text is `""`."""
-    yield ",".join(_quoted(_harmless(column.name)) for column in rows.columns) + "\n"
+    yield ",".join(_quoted(_escape_formula(column.name)) for column in rows.columns) + "\n"
     for row in rows.rows:
         yield ",".join(map(_cell, row)) + "\n"
 
@@ -112,18 +112,18 @@ def _cell(value: Any) -> str:
         case None:
             return ""
         case str():
-            return _quoted(_harmless(value))
+            return _quoted(_escape_formula(value))
         case bool():
             return "true" if value else "false"
         case datetime():
             return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         case list():
-            return _quoted(_harmless(json.dumps(value, ensure_ascii=False)))
+            return _quoted(_escape_formula(json.dumps(value, ensure_ascii=False)))
         case _:
             return str(value)
 
 
-def _harmless(text: str) -> str:
+def _escape_formula(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from convbatch.dataset.reader import count_of
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.pricing import Money, PriceTable
-from convbatch.results.conversations import judges_of
-from convbatch.results.costs import prices_of, spent
+from convbatch.results.conversations import judges_by_name
+from convbatch.results.costs import paid_attempts, target_prices
 from convbatch.results.run import Column, Run
 
 JUDGES: tuple[Column, ...] = (
@@ -64,16 +64,16 @@ def judge_totals(run: Run) -> list[JudgeTotal]:
     if not run.meta.get("judges"):
         return []
     with Archive(run.folder) as archive:
-        sums = {name: _Sum(judge) for name, judge in judges_of(run.meta, archive).items()}
-        for opinion in archive.all_opinions():
-            sums[opinion.judge].add(opinion.history)
+        sums = {name: _JudgeSums(judge) for name, judge in judges_by_name(run.meta, archive).items()}
+        for judge_call in archive.all_judge_calls():
+            sums[judge_call.judge].add(judge_call.history)
     return [one.total() for one in sums.values()]
 
 
-class _Sum:
+class _JudgeSums:
     def __init__(self, judge: Mapping[str, Any]) -> None:
         self._judge = judge
-        self._prices: PriceTable | None = prices_of(judge)
+        self._prices: PriceTable | None = target_prices(judge)
         self._questions = self._answered = self._attempts = self._possibly_paid = 0
         self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
         self._cost: Decimal | None = None
@@ -88,7 +88,7 @@ class _Sum:
             for name, count in outcome.get("reply", {}).get("usage", {}).items():
                 if name in self._tokens:
                     self._tokens[name] = (self._tokens[name] or 0) + count
-        for one in spent(history, self._prices):
+        for one in paid_attempts(history, self._prices):
             if one.cost is not None:
                 self._cost = (self._cost or Decimal(0)) + one.cost
             else:

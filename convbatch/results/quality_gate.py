@@ -16,10 +16,10 @@ from convbatch.errors import SetupError
 if TYPE_CHECKING:
     from convbatch.results.run import TargetSummary
 
-_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
+_PASS_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
 
 
-class Gate(NamedTuple):
+class QualityGate(NamedTuple):
     """What became of a gate."""
 
     passed: bool | None
@@ -28,7 +28,7 @@ class Gate(NamedTuple):
     """What to say of it."""
 
 
-def rate(text: str | float | None) -> str | None:
+def parse_pass_rate(text: str | float | None) -> str | None:
     """A share as people write it, 0.95 or 95%, in its plain form.
 
     Raises:
@@ -36,7 +36,7 @@ def rate(text: str | float | None) -> str | None:
     """
     if text is None:
         return None
-    match = _RATE.fullmatch(str(text))
+    match = _PASS_RATE.fullmatch(str(text))
     value = None if match is None else Decimal(match[1]) / (100 if match[2] else 1)
     if value is None or value > 1:
         hint = "write --fail-under 0.95, or --fail-under 95%"
@@ -44,14 +44,14 @@ def rate(text: str | float | None) -> str | None:
     return f"{value:f}"
 
 
-def gate_of(totals: Sequence[TargetSummary], fail_under: str) -> Gate:
+def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str) -> QualityGate:
     """Does every target pass its share of dialogues? Dialogues without checks do not count."""
     if any(total.pending or total.error or total.undecided or not total.judged for total in totals):
-        return Gate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
+        return QualityGate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
     failed = [
         f"gate: {total.target} passed {total.passed} of {count_of(total.judged, 'dialogue')}, "
         f"less than --fail-under {fail_under}"
         for total in totals
         if total.passed < Decimal(fail_under) * total.judged
     ]
-    return Gate(False, failed) if failed else Gate(True, [f"gate: passed (--fail-under {fail_under})"])
+    return QualityGate(False, failed) if failed else QualityGate(True, [f"gate: passed (--fail-under {fail_under})"])

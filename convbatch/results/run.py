@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import warnings
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,15 +26,15 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeV
 
 import orjson
 
-from convbatch.checks.builtin import Judge
+from convbatch.checks.builtin import CheckRunner
 from convbatch.errors import JournalError, Place, SetupError, did_you_mean
 from convbatch.journal.index import Archive, TurnHistory
-from convbatch.journal.run_folder import RunFolder, find_run, typed
+from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.pricing import PriceTable, exact
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage, billed_usage
-from convbatch.results.conversations import gateway_of, judges_of, kept_conversations
-from convbatch.results.costs import bound_of, cost_of, intent_of, prices_of
-from convbatch.results.verdicts import Given, dialogue_pass, tally, verdicts_of
+from convbatch.results.conversations import gateway_of, judges_by_name, stored_conversations
+from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent, target_prices
+from convbatch.results.verdicts import CheckOutcome, dialogue_pass, evaluate_checks, sum_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,7 +208,7 @@ BATCH_CHARS = 8 * 2**20
 _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 _DAMAGE = b"convbatch.damaged_places"
-_PARKED = b"convbatch.parked"
+_SUSPENDED = b"convbatch.parked"
 _PLAN = ("targets", "history", "repeats", "judges")
 """What of `run.json` every table needs."""
 _CHECKS = b"convbatch.checks"
@@ -324,9 +325,15 @@ class Run:
         return int(self._stamp.get(_DAMAGE, b"0"))
 
     @property
-    def parked(self) -> dict[str, str]:
+    def suspended(self) -> dict[str, str]:
         """Targets whose open turns wait for a person, and why: what the last session said of them when it ended."""
-        return orjson.loads(self._stamp.get(_PARKED, b"{}"))
+        return orjson.loads(self._stamp.get(_SUSPENDED, b"{}"))
+
+    @property
+    def parked(self) -> dict[str, str]:
+        """Deprecated name of `suspended`."""
+        warnings.warn("Run.parked is now Run.suspended", DeprecationWarning, stacklevel=2)
+        return self.suspended
 
     @cached_property
     def _stamp(self) -> dict[bytes, bytes]:
@@ -447,7 +454,7 @@ def write_turns(folder: RunFolder) -> Path:
         with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
             _write(folder, folder.read_meta(*_PLAN), file, verdicts)
     except (MemoryError, pa.ArrowException) as error:
-        hint = f"raise the limit on memory, then: convbatch table {typed(folder.path)}"
+        hint = f"raise the limit on memory, then: convbatch table {shell_quote(folder.path)}"
         what = f"the tables could not be made: {str(error) or 'not enough memory'}"
         raise JournalError(what, place=Place(path=str(folder.turns)), hint=hint) from error
     return folder.turns
@@ -510,7 +517,7 @@ def _scratch_file(folder: RunFolder, meta: Mapping[str, Any]) -> Generator[Path]
         yield path
 
 
-def summary(folder: RunFolder) -> list[TargetSummary]:
+def summarise_run(folder: RunFolder) -> list[TargetSummary]:
     """What became of each target's turns, in the order they were asked for; memory does not grow with the run."""
     return Run(folder).summary()
 
@@ -564,7 +571,7 @@ def _reading(path: Path) -> Generator[IO[bytes]]:
             "the table cannot be read",
             place=Place(path=str(path)),
             found=str(error).strip().split("\n")[0][:200],
-            hint=f"remove it; the next command builds it anew from the journal: rm {typed(path)}",
+            hint=f"remove it; the next command builds it anew from the journal: rm {shell_quote(path)}",
         ) from error
 
 
@@ -589,7 +596,7 @@ def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
 def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes], verdicts: IO[bytes]) -> None:
     marks = _marks(folder)  # taken first: what a writer appends from here on makes the tables stale, never wrong
     with Archive(folder) as archive:
-        stamp = {**marks, _DAMAGE: b"%d" % archive.damage_count, _PARKED: _json(archive.parked).encode()}
+        stamp = {**marks, _DAMAGE: b"%d" % archive.damage_count, _SUSPENDED: _json(archive.suspended).encode()}
         with _writer(file, TURNS, stamp) as turn_file, _writer(verdicts, VERDICTS, marks) as verdict_file:
             given: list[Row] = []
             for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive, given, verdict_file)).batches():
@@ -646,7 +653,7 @@ def _arrow_table(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
         return _parsed(columns, rows)
     except (TypeError, pa.ArrowException):
         # Gateways have sent both: a count beyond 64 bits says nothing, half a surrogate pair has no UTF-8.
-        return _parsed(columns, [tuple(map(_holdable, row)) for row in rows])
+        return _parsed(columns, [tuple(map(_encodable, row)) for row in rows])
 
 
 def _parsed(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
@@ -663,7 +670,7 @@ def _parsed(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
     return arrow_json.read_json(pa.BufferReader(text), read_options=reading, parse_options=parsing)
 
 
-def _holdable(cell: Any) -> Any:
+def _encodable(cell: Any) -> Any:
     if isinstance(cell, str):
         return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(cell, int) and not -(2**63) <= cell < 2**63:
@@ -689,30 +696,34 @@ def _turn_rows(
     folder: RunFolder, meta: Mapping[str, Any], archive: Archive, given: list[Row], verdict_file: Arrow
 ) -> Iterator[Row]:
     """The rows of `turns`; those of `verdicts` go to their file meanwhile, the last of them stay in `given`."""
-    judge = Judge()
-    for kept in kept_conversations(folder, meta, archive):
-        dialogue = kept.dialogue
-        verdicts = {turn: list(many) for turn, many in groupby(verdicts_of(kept.played, judge), attrgetter("turn"))}
-        given += (_verdict_row(kept.head, one) for many in verdicts.values() for one in many)
+    check_runner = CheckRunner()
+    for stored in stored_conversations(folder, meta, archive):
+        dialogue = stored.dialogue
+        verdicts = {
+            turn: list(many) for turn, many in groupby(evaluate_checks(stored.result, check_runner), attrgetter("turn"))
+        }
+        given += (_verdict_row(stored.head, one) for many in verdicts.values() for one in many)
         if len(given) >= BATCH_ROWS:
             verdict_file.write_table(_arrow_table(VERDICTS, given))
             given.clear()
-        for number, past in kept.asked.items():
+        for number, past in stored.asked.items():
             yield (
-                *kept.head,
+                *stored.head,
                 number,
                 list(dialogue.tags),
-                *_turn_cells(past, dialogue.turns[number - 1].user_text, kept.prices),
-                *tally((one.verdict.passed, one.verdict.score, one.check.weight) for one in verdicts.get(number, ())),
+                *_turn_cells(past, dialogue.turns[number - 1].user_text, stored.prices),
+                *sum_verdicts(
+                    (one.verdict.passed, one.verdict.score, one.check.weight) for one in verdicts.get(number, ())
+                ),
             )
 
 
-def _verdict_row(head: Row, given: Given) -> Row:
-    check, opinion = given.check, given.opinion
-    kept = None if opinion is None else opinion.history.kept
+def _verdict_row(head: Row, outcome: CheckOutcome) -> Row:
+    check, judge_call = outcome.check, outcome.judge_call
+    kept = None if judge_call is None else judge_call.history.kept
     answer = None if kept is None else kept["reply"].get("text")
-    judge = None if opinion is None else opinion.judge
-    return (*head, given.turn, check.name, check.kind, check.weight, *given.verdict, judge, answer)
+    judge = None if judge_call is None else judge_call.judge
+    return (*head, outcome.turn, check.name, check.kind, check.weight, *outcome.verdict, judge, answer)
 
 
 def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
@@ -745,8 +756,8 @@ def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
         _sum(_waited_s(outcome, "retry_wait_s") for outcome in past.outcomes),
         last.get("latency_s"),
         last.get("ttft_s"),
-        _moment(last.get("started_at")),
-        *_trouble(past, reply),
+        _to_datetime(last.get("started_at")),
+        *_error_cells(past, reply),
         past.reused_from,
     )
 
@@ -756,7 +767,7 @@ def _cost(prices: PriceTable | None, record: Mapping[str, Any] | None) -> tuple[
 
     A float carries 15 digits of a decimal there and back (`pricing.exact`), so sums are made without its errors.
     """
-    cost = cost_of(prices, record)
+    cost = attempt_cost(prices, record)
     if cost is None or prices is None or record is None:
         return None, None, None
     return float(cost), prices.currency, prices.source_at(record["started_at"])
@@ -767,7 +778,7 @@ def _costs(prices: PriceTable | None, past: TurnHistory) -> Row:
     cost, currency, source = _cost(prices, past.kept)
     if prices is None:
         return None, None, None, None, None
-    bills = [_bill(attempt, past, prices) for attempt in _tries(past) if attempt is not past.kept]
+    bills = [_attempt_cost(attempt, past, prices) for attempt in _attempt_records(past) if attempt is not past.kept]
     failed = _float(_sum(bill.cost for bill in bills))
     unknown = [bill.bound for bill in bills if bill.is_possibly_paid and bill.cost is None]
     bound = None
@@ -778,7 +789,7 @@ def _costs(prices: PriceTable | None, past: TurnHistory) -> Row:
     return cost, currency, source, failed, bound
 
 
-class _Bill(NamedTuple):
+class _AttemptCost(NamedTuple):
     """What one attempt cost, or can have cost."""
 
     is_possibly_paid: bool
@@ -786,17 +797,19 @@ class _Bill(NamedTuple):
     bound: Decimal | None
 
 
-def _bill(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> _Bill:
+def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> _AttemptCost:
     if attempt["kind"] == "intent":
         possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
     else:
         possibly_paid = attempt["class"] in POSSIBLY_PAID
-    cost = cost_of(prices, attempt)
-    bound = bound_of(prices, intent_of(past, attempt["attempt"])) if possibly_paid and cost is None else None
-    return _Bill(possibly_paid, cost, bound)
+    cost = attempt_cost(prices, attempt)
+    bound = (
+        attempt_cost_bound(prices, find_intent(past, attempt["attempt"])) if possibly_paid and cost is None else None
+    )
+    return _AttemptCost(possibly_paid, cost, bound)
 
 
-def _tries(past: TurnHistory) -> list[dict[str, Any]]:
+def _attempt_records(past: TurnHistory) -> list[dict[str, Any]]:
     """Every attempt this run made for a turn: its `outcome` record, or the `intent` record that has none."""
     made = [outcome for outcome in past.outcomes if outcome["attempt"]]
     waiting = {intent["attempt"]: intent for intent in past.open_intents}
@@ -807,7 +820,7 @@ def _float(amount: Decimal | None) -> float | None:
     return None if amount is None else float(amount)
 
 
-def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _error_cells(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """`error_kind` and `error_message`."""
     if past.status == "skipped":
         return None, past.reason
@@ -822,17 +835,17 @@ def _trouble(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, s
 
 
 def _attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
-    judges = {name: (judge, prices_of(judge)) for name, judge in judges_of(meta, archive).items()}
-    for kept in kept_conversations(folder, meta, archive):
-        for number, past in kept.turns.items():
-            for attempt in _tries(past):
-                yield (*kept.head, number, *_attempt_cells(attempt, past, kept.prices, None))
-        run, dialogue, index, *_, repeat = kept.head
-        for opinion in kept.opinions:
-            judge, prices = judges[opinion.judge]
-            head = (run, dialogue, index, opinion.judge, judge["model"], gateway_of(judge), repeat)
-            for attempt in _tries(opinion.history):
-                yield (*head, opinion.turn, *_attempt_cells(attempt, opinion.history, prices, opinion.target))
+    judges = {name: (judge, target_prices(judge)) for name, judge in judges_by_name(meta, archive).items()}
+    for stored in stored_conversations(folder, meta, archive):
+        for number, past in stored.turns.items():
+            for attempt in _attempt_records(past):
+                yield (*stored.head, number, *_attempt_cells(attempt, past, stored.prices, None))
+        run, dialogue, index, *_, repeat = stored.head
+        for judge_call in stored.judge_calls:
+            judge, prices = judges[judge_call.judge]
+            head = (run, dialogue, index, judge_call.judge, judge["model"], gateway_of(judge), repeat)
+            for attempt in _attempt_records(judge_call.history):
+                yield (*head, judge_call.turn, *_attempt_cells(attempt, judge_call.history, prices, judge_call.target))
 
 
 def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None, judged: str | None) -> Row:
@@ -841,7 +854,7 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
     failure: Mapping[str, Any] = attempt.get("error", {})
     usage = Usage(**(reply or failure).get("usage", {}))
     usage = billed_usage(attempt.get("class", ""), failure.get("kind"), usage)
-    bill = _bill(attempt, past, prices)
+    bill = _attempt_cost(attempt, past, prices)
     return (
         attempt["attempt"],
         attempt.get("role", "model"),
@@ -861,7 +874,7 @@ def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceT
         _waited_s(attempt, "retry_wait_s"),
         attempt.get("latency_s"),
         attempt.get("ttft_s"),
-        _moment(attempt["at"] if attempt["kind"] == "intent" else attempt.get("started_at")),
+        _to_datetime(attempt["at"] if attempt["kind"] == "intent" else attempt.get("started_at")),
         attempt.get("request_id"),
     )
 
@@ -886,7 +899,7 @@ def _sum(values: Iterable[N | None]) -> N | None:
     return total
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def _to_datetime(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -922,13 +935,13 @@ def _conversation_rows(path: Path, history: str) -> Iterator[Row]:
                 _sum(cells[name])
                 for name in ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
             ),
-            sum(map(_uncounted, cells["finish_reason"], cells["input_tokens"], cells["output_tokens"])),
+            sum(map(_is_uncounted, cells["finish_reason"], cells["input_tokens"], cells["output_tokens"])),
             sum(cells["attempts"]),
             sum(cells["possibly_paid"]),
             sum(source is not None for source in cells["reused_from"]),
             *(_sum(cells[name]) for name in ("latency_s", "limiter_wait_s", "retry_wait_s")),
             [response for response in cells["response_id"] if response is not None],
-            *tally(row[1:] for row in given if row[0] is None),
+            *sum_verdicts(row[1:] for row in given if row[0] is None),
             dialogue_pass(cells["status"], [row[1] for row in given]),
         )
 
@@ -940,12 +953,12 @@ def _statuses(statuses: Sequence[str]) -> Row:
     return (worst, len(statuses), *(counts[status] for status in STATUSES))
 
 
-def _uncounted(finish_reason: str | None, given: int | None, taken: int | None) -> bool:
+def _is_uncounted(finish_reason: str | None, given: int | None, taken: int | None) -> bool:
     """A reply came, and it is not known what it used."""
     return finish_reason is not None and (given is None or taken is None)
 
 
-class _Tally:
+class _TargetCounts:
     """One target's row of the closing table, turn by turn, in memory that does not grow with the turns."""
 
     READS = (
@@ -983,7 +996,7 @@ class _Tally:
         elif finish_reason is not None:
             self._spend(cost)
             self._counts["unpriced"] += cost is None
-            self._counts["tokens_unknown"] += _uncounted(finish_reason, given, taken)
+            self._counts["tokens_unknown"] += _is_uncounted(finish_reason, given, taken)
             for name, count in zip(self._tokens, (given, taken, reasoning), strict=True):
                 self._tokens[name] = _sum((self._tokens[name], count))
             if latency_s is not None:
@@ -1021,11 +1034,11 @@ class _Tally:
 
 
 def _summarise(path: Path, meta: Mapping[str, Any]) -> list[TargetSummary]:
-    tallies = {target["name"]: _Tally() for target in meta["targets"]}
-    key = itemgetter(*(_Tally.READS.index(name) for name in _CONVERSATION))
+    tallies = {target["name"]: _TargetCounts() for target in meta["targets"]}
+    key = itemgetter(*(_TargetCounts.READS.index(name) for name in _CONVERSATION))
     verdicts = _verdict_groups(path)
     next(verdicts)
-    for conversation, rows in groupby(read_rows(path, _Tally.READS), key=key):
+    for conversation, rows in groupby(read_rows(path, _TargetCounts.READS), key=key):
         mine, statuses = tallies[conversation[1]], list[str]()
         for row in rows:
             mine.add(row)

@@ -13,19 +13,29 @@ from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
 from convbatch.checks import llm_rubric
-from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, Judge, Said, ToolCalled, Verdict, failed, parsed, verdict_of
-from convbatch.checks.safe_regex import CannotJudge
+from convbatch.checks.builtin import (
+    NEEDS_A_JUDGE,
+    CalledTool,
+    Check,
+    CheckInput,
+    CheckRunner,
+    Verdict,
+    error_verdict,
+    parse_check,
+    to_verdict,
+)
+from convbatch.checks.safe_regex import CheckError
 from convbatch.dialogue import Dialogue, HistoryMode
-from convbatch.journal.index import Opinion, TurnHistory
-from convbatch.pricing import Exchange, Money, PriceTable
-from convbatch.results.costs import cost_of
+from convbatch.journal.index import JudgeCall, TurnHistory
+from convbatch.pricing import ExchangeRates, Money, PriceTable
+from convbatch.results.costs import attempt_cost
 
 T = TypeVar("T", int, float, Decimal)
 JUDGED = ("ok", "blocked", "empty")
 NOT_ASKED = "no judge has been asked about it"
 
 
-class Played(NamedTuple):
+class ConversationResult(NamedTuple):
     """A conversation as it came out, with the script whose checks are judged."""
 
     dialogue: Dialogue
@@ -35,23 +45,23 @@ class Played(NamedTuple):
     """Of every asked turn, in order."""
     history: HistoryMode
     prices: PriceTable | None
-    rates: Exchange
-    opinions: Mapping[tuple[int | None, str], Opinion]
+    rates: ExchangeRates
+    judge_calls: Mapping[tuple[int | None, str], JudgeCall]
     """What the judge was asked, by turn (None: the whole dialogue) and digest of the question."""
 
 
-class Given(NamedTuple):
+class CheckOutcome(NamedTuple):
     """A verdict and the check it is of."""
 
     turn: int | None
     """None: of the whole dialogue."""
     check: Check
     verdict: Verdict
-    opinion: Opinion | None = None
+    judge_call: JudgeCall | None = None
     """Of a rubric's check: what the judge was asked."""
 
 
-class Tally(NamedTuple):
+class VerdictTotals(NamedTuple):
     """What verdicts add up to; all None where nothing was judged."""
 
     passed: int | None
@@ -60,100 +70,105 @@ class Tally(NamedTuple):
     """Weighted mean; None also where nothing has weight."""
 
 
-def verdicts_of(played: Played, judge: Judge) -> Iterator[Given]:
+def evaluate_checks(result: ConversationResult, check_runner: CheckRunner) -> Iterator[CheckOutcome]:
     """Turn by turn in order, then of the whole dialogue."""
-    for number, checks, past in _places(played):
-        trouble = _trouble(past.items())
-        said = None if trouble else _said(played, list(past), number)
-        for check in map(parsed, checks):
+    for number, checks, past in _check_scopes(result):
+        trouble = _no_reply_verdict(past.items())
+        check_input = None if trouble else _check_input(result, list(past), number)
+        for check in map(parse_check, checks):
             if trouble is not None:
-                yield Given(number, check, trouble)
+                yield CheckOutcome(number, check, trouble)
             elif check.plain_kind == NEEDS_A_JUDGE:
-                yield _by_judge(played, number, check)
+                yield _judge_outcome(result, number, check)
             else:
-                assert said is not None
-                yield Given(number, check, judge.verdict(check, said))
+                assert check_input is not None
+                yield CheckOutcome(number, check, check_runner.verdict(check, check_input))
 
 
-def questions_of(played: Played) -> Iterator[tuple[int | None, llm_rubric.Question]]:
+def questions_for_judge(result: ConversationResult) -> Iterator[tuple[int | None, llm_rubric.Question]]:
     """What a judge has to be asked: each question once, with the turn it is about (None: the whole dialogue)."""
-    for number, checks, past in _places(played):
-        rubrics = dict.fromkeys(check.argument for check in map(parsed, checks) if check.plain_kind == NEEDS_A_JUDGE)
-        if rubrics and _trouble(past.items()) is None:
+    for number, checks, past in _check_scopes(result):
+        rubrics = dict.fromkeys(
+            check.argument for check in map(parse_check, checks) if check.plain_kind == NEEDS_A_JUDGE
+        )
+        if rubrics and _no_reply_verdict(past.items()) is None:
             for text in rubrics:
-                yield number, llm_rubric.question(text, _scene(played, number))
+                yield number, llm_rubric.question(text, _scene(result, number))
 
 
-def _places(
-    played: Played,
+def _check_scopes(
+    result: ConversationResult,
 ) -> Iterator[tuple[int | None, Sequence[Mapping[str, Any]], Mapping[int, TurnHistory]]]:
     """Where there are checks: turn, checks, and the turns they look at; the whole dialogue last, as None."""
-    for number, past in played.turns.items():
-        checks = played.dialogue.turns[number - 1].checks
+    for number, past in result.turns.items():
+        checks = result.dialogue.turns[number - 1].checks
         if checks:
             yield number, checks, {number: past}
-    if played.dialogue.checks:
-        yield None, played.dialogue.checks, played.turns
+    if result.dialogue.checks:
+        yield None, result.dialogue.checks, result.turns
 
 
-def _by_judge(played: Played, number: int | None, check: Check) -> Given:
+def _judge_outcome(result: ConversationResult, number: int | None, check: Check) -> CheckOutcome:
     """A verdict by what the judge said, if it was asked."""
-    asked = llm_rubric.question(check.argument, _scene(played, number))
-    opinion = played.opinions.get((number, asked.digest))
-    if opinion is None:
-        return Given(number, check, Verdict(None, None, NOT_ASKED))
-    past = opinion.history
+    asked = llm_rubric.question(check.argument, _scene(result, number))
+    judge_call = result.judge_calls.get((number, asked.digest))
+    if judge_call is None:
+        return CheckOutcome(number, check, Verdict(None, None, NOT_ASKED))
+    past = judge_call.history
     if past.status in (None, "error"):
         failure = {} if past.last_failure is None else past.last_failure["error"]
         why = " ".join(str(failure.get("message", "its answer was lost")).split())[:200]
-        return Given(number, check, Verdict(None, None, f"the judge has not answered: {why}"), opinion)
+        return CheckOutcome(number, check, Verdict(None, None, f"the judge has not answered: {why}"), judge_call)
     assert past.kept is not None  # other states need a reply
     try:
         if past.status != "ok":
-            raise CannotJudge(f"the judge gave no answer: {past.status}")
-        return Given(
-            number, check, verdict_of(check, llm_rubric.finding(past.kept["reply"].get("text") or "", asked)), opinion
+            raise CheckError(f"the judge gave no answer: {past.status}")
+        return CheckOutcome(
+            number,
+            check,
+            to_verdict(check, llm_rubric.finding(past.kept["reply"].get("text") or "", asked)),
+            judge_call,
         )
-    except CannotJudge as error:
-        return Given(number, check, failed(str(error)), opinion)
+    except CheckError as error:
+        return CheckOutcome(number, check, error_verdict(str(error)), judge_call)
 
 
-def _scene(played: Played, number: int | None) -> llm_rubric.Scene:
+def _scene(result: ConversationResult, number: int | None) -> llm_rubric.Scene:
     """What a judge is shown of a turn, or of the whole dialogue."""
-    last = max(played.turns) if number is None else number
-    exchanges = [
-        llm_rubric.Exchange(turn.user_text, _words(played, at, is_whole=number is None))
-        for at, turn in enumerate(played.dialogue.turns[:last], 1)
+    last = max(result.turns) if number is None else number
+    turns = [
+        llm_rubric.SceneTurn(turn.user_text, _assistant_text(result, at, is_whole=number is None))
+        for at, turn in enumerate(result.dialogue.turns[:last], 1)
     ]
     if number is None:
-        return llm_rubric.Scene(played.dialogue.system, exchanges, None, None)
-    exchanges[-1] = exchanges[-1]._replace(assistant=None)
-    scripted = played.dialogue.turns[number - 1].assistant
-    return llm_rubric.Scene(played.dialogue.system, exchanges, _reply_text(played, number), scripted)
+        return llm_rubric.Scene(result.dialogue.system, turns, None, None)
+    turns[-1] = turns[-1]._replace(assistant=None)
+    scripted = result.dialogue.turns[number - 1].assistant
+    return llm_rubric.Scene(result.dialogue.system, turns, _reply_text(result, number), scripted)
 
 
-def _words(played: Played, at: int, *, is_whole: bool) -> str | None:
+def _assistant_text(result: ConversationResult, at: int, *, is_whole: bool) -> str | None:
     """The assistant's words in a turn: those it said, or those that stood in the history it was shown."""
-    if at in played.turns and (is_whole or played.history == "live"):
-        return _reply_text(played, at)
-    return played.dialogue.turns[at - 1].assistant
+    if at in result.turns and (is_whole or result.history == "live"):
+        return _reply_text(result, at)
+    return result.dialogue.turns[at - 1].assistant
 
 
-def _reply_text(played: Played, number: int) -> str:
+def _reply_text(result: ConversationResult, number: int) -> str:
     """What a turn said; nothing where it was blocked or empty."""
-    past = played.turns[number]
+    past = result.turns[number]
     return (past.kept or {})["reply"].get("text") or "" if past.status == "ok" else ""
 
 
-def tally(verdicts: Iterable[tuple[bool | None, float | None, float]]) -> Tally:
+def sum_verdicts(verdicts: Iterable[tuple[bool | None, float | None, float]]) -> VerdictTotals:
     """Add up (passed, score, weight); what was not judged is left out."""
     judged = [(passed, score or 0.0, weight) for passed, score, weight in verdicts if passed is not None]
     if not judged:
-        return Tally(None, None, None)
+        return VerdictTotals(None, None, None)
     passed = sum(holds for holds, _, _ in judged)
     weights = sum(weight for _, _, weight in judged)
     score = sum(score * weight for _, score, weight in judged) / weights if weights else None
-    return Tally(passed, len(judged) - passed, score)
+    return VerdictTotals(passed, len(judged) - passed, score)
 
 
 def dialogue_pass(statuses: Sequence[str], passes: Sequence[bool | None]) -> bool | None:
@@ -173,7 +188,7 @@ def dialogue_pass(statuses: Sequence[str], passes: Sequence[bool | None]) -> boo
     return None if None in passes else True
 
 
-def _trouble(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | None:
+def _no_reply_verdict(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | None:
     """The verdict of every check, where there is no reply to judge."""
     statuses = {number: past.status or "pending" for number, past in turns}
     for number, status in statuses.items():
@@ -185,33 +200,33 @@ def _trouble(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | None:
     return None
 
 
-def _said(played: Played, numbers: Sequence[int], turn: int | None) -> Said:
+def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int | None) -> CheckInput:
     """What the named turns said; they all have a reply."""
-    kept = [played.turns[number].kept or {} for number in numbers]
+    kept = [result.turns[number].kept or {} for number in numbers]
     replies: list[Mapping[str, Any]] = [record["reply"] for record in kept]
-    last = played.dialogue.turns[numbers[-1] - 1]
-    status = played.turns[numbers[-1]].status
+    last = result.dialogue.turns[numbers[-1] - 1]
+    status = result.turns[numbers[-1]].status
     assert status is not None
-    amount = _total(cost_of(played.prices, record) for record in kept)
-    return Said(
-        dialogue=played.dialogue,
-        target=played.target,
-        repeat=played.repeat,
+    amount = _total(attempt_cost(result.prices, record) for record in kept)
+    return CheckInput(
+        dialogue=result.dialogue,
+        target=result.target,
+        repeat=result.repeat,
         turn=turn,
         user=last.user_text,
-        replies=tuple(_reply_text(played, number) for number in numbers),
+        replies=tuple(_reply_text(result, number) for number in numbers),
         status=status,
         assistant=None if turn is None else last.assistant,
         finish_reason=replies[-1]["finish_reason"],
         tool_calls=tuple(
-            ToolCalled(name=call["name"], arguments=call["arguments"])
+            CalledTool(name=call["name"], arguments=call["arguments"])
             for reply in replies
             for call in reply.get("tool_calls", ())
         ),
         output_tokens=_total(reply["usage"].get("output_tokens") for reply in replies),
         latency_s=_total(record.get("latency_s") for record in kept),
-        cost=None if amount is None or played.prices is None else Money(amount=amount, currency=played.prices.currency),
-        rates=played.rates,
+        cost=None if amount is None or result.prices is None else Money(amount=amount, currency=result.prices.currency),
+        rates=result.rates,
     )
 
 

@@ -13,15 +13,15 @@ from typing import Any
 from convbatch.config.gateways import Target
 from convbatch.dataset.reader import count_of
 from convbatch.dialogue import Settings, effective_settings
-from convbatch.engine.plan import most_output
+from convbatch.engine.plan import max_output_bound
 from convbatch.errors import SetupError
-from convbatch.pricing import Exchange, Money, parse_money
-from convbatch.results.costs import prices_of
+from convbatch.pricing import ExchangeRates, Money, parse_money
+from convbatch.results.costs import target_prices
 
 SHOWN = 5
 
 
-def cap_of(
+def resolve_cap(
     text: str | None, meta: Mapping[str, Any], targets: Sequence[Target], command_line: Settings, copy: Path | None
 ) -> Money | None:
     """The cap a run was given, once it is sure that it can be kept.
@@ -42,8 +42,8 @@ def cap_of(
     if money is None or money[0] <= 0:
         raise SetupError("--max-cost needs an amount of money", found=repr(text), hint="write 5USD or 0.50CNY")
     currencies = _currencies(meta)
-    cap = Money(amount=money[0], currency=money[1] or _only(currencies, text))
-    _refuse_unrelated(cap, currencies, Exchange.from_plain(meta.get("rates", {})))
+    cap = Money(amount=money[0], currency=money[1] or _single_currency(currencies, text))
+    _refuse_unrelated(cap, currencies, ExchangeRates.from_plain(meta.get("rates", {})))
     if copy is not None:
         _refuse_unlimited(targets, command_line, copy)
     for plain in (meta.get("judges") or ())[-1:]:
@@ -51,7 +51,7 @@ def cap_of(
     return cap
 
 
-def lines_to_add(target: Mapping[str, Any]) -> str:
+def price_config_example(target: Mapping[str, Any]) -> str:
     """The lines of a config file that give a target of `run.json` a price, as an example."""
     gateway = target["gateway"]
     currency = "" if gateway.get("currency") else ' currency = "USD",'
@@ -67,17 +67,17 @@ def _currencies(meta: Mapping[str, Any]) -> dict[str, str]:
     """What each target bills, by target name."""
     found: dict[str, str] = {}
     for target in (*meta["targets"], *(meta.get("judges") or ())[-1:]):
-        prices = prices_of(target)
+        prices = target_prices(target)
         if prices is None:
             raise SetupError(
                 f"--max-cost needs a price for {target['name']}, and there is none",
-                hint=f"add a line to the config, above its tables: {lines_to_add(target)}",
+                hint=f"add a line to the config, above its tables: {price_config_example(target)}",
             )
         found[target["name"]] = prices.currency
     return found
 
 
-def _only(currencies: Mapping[str, str], text: str) -> str:
+def _single_currency(currencies: Mapping[str, str], text: str) -> str:
     kinds = sorted(set(currencies.values()))
     if len(kinds) > 1:
         raise SetupError(
@@ -87,9 +87,9 @@ def _only(currencies: Mapping[str, str], text: str) -> str:
     return kinds[0]
 
 
-def _refuse_unrelated(cap: Money, currencies: Mapping[str, str], exchange: Exchange) -> None:
+def _refuse_unrelated(cap: Money, currencies: Mapping[str, str], exchange_rates: ExchangeRates) -> None:
     for name, currency in currencies.items():
-        if exchange.convert(Money(amount=cap.amount, currency=currency), cap.currency) is None:
+        if exchange_rates.convert(Money(amount=cap.amount, currency=currency), cap.currency) is None:
             bills = sorted(set(currencies.values()))
             raise SetupError(
                 f"--max-cost is in {cap.currency}, and {name} bills {currency}",
@@ -110,7 +110,7 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
                 target.name
                 for target in targets
                 if turn.ask
-                and most_output(
+                and max_output_bound(
                     effective_settings(
                         command_line=command_line,
                         turn=turn.settings,
@@ -134,7 +134,7 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
 
 def _refuse_unlimited_judge(plain: Mapping[str, Any]) -> None:
     gateway = plain["gateway"]
-    if most_output(Settings.from_plain(gateway.get("settings", {}))) is None:
+    if max_output_bound(Settings.from_plain(gateway.get("settings", {}))) is None:
         table = f"gateways.{_quoted(gateway['name'])}.models.{json.dumps(plain['model'])}.settings"
         raise SetupError(
             f"--max-cost needs a worst case for every call, and nothing limits what the judge {plain['name']} writes",

@@ -1,4 +1,4 @@
-"""From `--judge` to a `Sitting` that asks it: who judges, with which key, at what price; nothing is sent.
+"""From `--judge` to a `SessionSpec` that asks it: who judges, with which key, at what price; nothing is sent.
 
 How a sitting is played is `session.py`, what a judge is asked `judge_questions.py`.
 """
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from convbatch.config.gateways import Config, Overrides, Target, resolve_targets, target_from_plain, target_to_plain
 from convbatch.dialogue import NO_SETTINGS
-from convbatch.engine.runner import Rules
+from convbatch.engine.runner import RunRules
 from convbatch.errors import ConvbatchError, SetupError
 from convbatch.exit_codes import ExitCode, worst
-from convbatch.session.cost_cap import cap_of
-from convbatch.session.preflight import can_be_asked
-from convbatch.session.session import Ending, Sitting
+from convbatch.session.cost_cap import resolve_cap
+from convbatch.session.preflight import check_reachable
+from convbatch.session.session import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
@@ -61,7 +61,7 @@ def judge_to_plain(judge: Target, config: Config, day: datetime) -> dict[str, An
 
 
 @contextmanager
-def as_written(folder: RunFolder) -> Generator[None]:
+def reading_run_json(folder: RunFolder) -> Generator[None]:
     """While targets are read from `run.json`: it is a file, and files are edited.
 
     Raises:
@@ -77,7 +77,7 @@ def as_written(folder: RunFolder) -> Generator[None]:
         ) from None
 
 
-def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
+def prepare_judging(folder: RunFolder, options: JudgeOptions) -> SessionSpec:
     """A sitting that asks this judge about what a run has received; from now on its opinion counts.
 
     Raises:
@@ -88,7 +88,7 @@ def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
     from convbatch.config.loader import load_config
 
     meta = folder.read_meta(*_READ)
-    with as_written(folder):
+    with reading_run_json(folder):
         for plain in (*meta["targets"], *(meta.get("judges") or ())):
             target_from_plain(plain)
     config = load_config(options.config)
@@ -99,40 +99,40 @@ def for_judging(folder: RunFolder, options: JudgeOptions) -> Sitting:
     if former is not None and former.get("prices") is not None:
         plain["prices"] = former["prices"]  # as a run's own: what was paid stays what it was; `report -c` reprices
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
-    rates = {**config.exchange.to_plain(), **(meta.get("rates") or {})}
+    rates = {**config.exchange_rates.to_plain(), **(meta.get("rates") or {})}
     meta = {
         **meta,
         "judges": [*others.values(), plain],
         "rates": rates,
         "options": {**meta["options"], "max_cost": max_cost},
     }
-    sitting = Sitting(
+    spec = SessionSpec(
         folder=folder,
         meta=meta,
         targets=(judge,),
         env=with_env_file(os.environ, options.env_file),
-        rules=Rules(concurrency=options.concurrency or config.run.concurrency),
+        rules=RunRules(concurrency=options.concurrency or config.run.concurrency),
         resumed=True,
         judging=True,
         progress=options.progress,
     )
-    return _ready(sitting)
+    return _check_ready(spec)
 
 
-def judging_after(sitting: Sitting, ending: Ending) -> Sitting | None:
+def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSpec | None:
     """What follows a run, or its resume, that has a judge; None without one, and where the run was stopped before.
 
     Raises:
-        SetupError: As `for_judging`.
+        SetupError: As `prepare_judging`.
     """
-    if ending.reason not in ("finished", "incomplete") or not wants_judge(sitting.meta):
+    if result.reason not in ("finished", "incomplete") or not wants_judge(spec.meta):
         return None
-    meta = sitting.folder.read_meta(*_READ)
-    rules = Rules(concurrency=sitting.rules.concurrency, max_attempts=sitting.rules.max_attempts)
+    meta = spec.folder.read_meta(*_READ)
+    rules = RunRules(concurrency=spec.rules.concurrency, max_attempts=spec.rules.max_attempts)
     judge = target_from_plain(meta["judges"][-1])
-    return _ready(
+    return _check_ready(
         dataclasses.replace(
-            sitting,
+            spec,
             meta=meta,
             targets=(judge,),
             rules=rules,
@@ -144,9 +144,9 @@ def judging_after(sitting: Sitting, ending: Ending) -> Sitting | None:
     )
 
 
-def judge_not_asked(error: ConvbatchError) -> Ending:
+def judge_not_asked(error: ConvbatchError) -> SessionResult:
     """How judging ended when the judge could not be asked after the replies of its run had arrived."""
-    return Ending(exit_code=worst(ExitCode.INCOMPLETE, error.exit_code), reason="error", error=error)
+    return SessionResult(exit_code=worst(ExitCode.INCOMPLETE, error.exit_code), reason="error", error=error)
 
 
 def wants_judge(meta: Mapping[str, Any]) -> bool:
@@ -154,14 +154,14 @@ def wants_judge(meta: Mapping[str, Any]) -> bool:
     return bool(meta["options"].get("judge") and meta.get("judges"))
 
 
-def _ready(sitting: Sitting) -> Sitting:
+def _check_ready(spec: SessionSpec) -> SessionSpec:
     """The sitting, once it is sure that its judge can be asked within the budget."""
-    can_be_asked(sitting.targets, sitting.rules.concurrency, sitting.env)
-    cap = cap_of(
-        sitting.meta["options"].get("max_cost"),
-        {**sitting.meta, "targets": [one for one in sitting.meta["targets"] if one.get("prices") is not None]},
-        sitting.targets,
+    check_reachable(spec.targets, spec.rules.concurrency, spec.env)
+    cap = resolve_cap(
+        spec.meta["options"].get("max_cost"),
+        {**spec.meta, "targets": [one for one in spec.meta["targets"] if one.get("prices") is not None]},
+        spec.targets,
         NO_SETTINGS,
         None,
     )
-    return dataclasses.replace(sitting, max_cost=cap)
+    return dataclasses.replace(spec, max_cost=cap)

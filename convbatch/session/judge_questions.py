@@ -13,14 +13,16 @@ from typing import Any
 from convbatch.checks.llm_rubric import SYSTEM
 from convbatch.config.gateways import Target
 from convbatch.dialogue import Dialogue, Turn, text_part
-from convbatch.engine.plan import About, Conversation
+from convbatch.engine.plan import Conversation, JudgedItem
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.journal.run_folder import RunFolder
-from convbatch.results.conversations import kept_conversations
-from convbatch.results.verdicts import questions_of
+from convbatch.results.conversations import stored_conversations
+from convbatch.results.verdicts import questions_for_judge
 
 
-def questions(folder: RunFolder, meta: Mapping[str, Any], archive: Archive, judge: Target) -> Iterator[Conversation]:
+def judge_conversations(
+    folder: RunFolder, meta: Mapping[str, Any], archive: Archive, judge: Target
+) -> Iterator[Conversation]:
     """Everything a judge has to be asked about what was received, in the order of the table; also what it has answered.
 
     Args:
@@ -29,22 +31,24 @@ def questions(folder: RunFolder, meta: Mapping[str, Any], archive: Archive, judg
         archive: Its journal.
         judge: Who is asked.
     """
-    for kept in kept_conversations(folder, meta, archive):
-        for turn, question in questions_of(kept.played):
+    for stored in stored_conversations(folder, meta, archive):
+        for turn, question in questions_for_judge(stored.result):
             yield Conversation(
-                dialogue=Dialogue(id=kept.dialogue.id, system=SYSTEM, turns=(Turn(user=(text_part(question.text),)),)),
-                index=kept.head[2],
+                dialogue=Dialogue(
+                    id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=(text_part(question.text),)),)
+                ),
+                index=stored.head[2],
                 target=judge,
-                repeat=kept.played.repeat,
-                about=About(kept.played.target, turn, question.digest),
+                repeat=stored.result.repeat,
+                about=JudgedItem(stored.result.target, turn, question.digest),
             )
 
 
-def answered_before(archive: Archive, conversation: Conversation) -> Mapping[int, TurnHistory]:
+def past_judge_turns(archive: Archive, conversation: Conversation) -> Mapping[int, TurnHistory]:
     """What became of a question in earlier sessions, as that of the one turn its conversation has."""
     about = conversation.about
     assert about is not None
-    for one in archive.opinions(conversation.index, about.target, conversation.repeat):
-        if (one.judge, one.turn, one.asked) == (conversation.target.name, about.turn, about.asked):
+    for one in archive.judge_calls(conversation.index, about.target, conversation.repeat):
+        if (one.judge, one.turn, one.question) == (conversation.target.name, about.turn, about.asked):
             return {1: one.history}
     return {}

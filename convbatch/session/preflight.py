@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from convbatch.config.credentials import keys_for, proxy_for
-from convbatch.config.gateways import Target, in_flight
+from convbatch.config.gateways import Target, max_in_flight
 from convbatch.errors import SetupError
 
 
-def can_be_asked(targets: Sequence[Target], concurrency: int | None, env: Mapping[str, str]) -> None:
+def check_reachable(targets: Sequence[Target], concurrency: int | None, env: Mapping[str, str]) -> None:
     """Keys, hosts, and room for connections.
 
     Raises:
@@ -62,7 +62,7 @@ def _make_room_for_sockets(targets: Iterable[Target], concurrency: int | None) -
     needed = _OTHER_FILES
     for target in targets:
         ends = 2 if target.simulated else 1  # of the built-in simulator both ends are ours
-        needed += ends * in_flight(target.gateway.limits, concurrency)
+        needed += ends * max_in_flight(target.gateway.limits, concurrency)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

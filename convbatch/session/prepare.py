@@ -1,4 +1,4 @@
-"""From options to a `Sitting`: everything that can be wrong is found here, before the first request.
+"""From options to a `SessionSpec`: everything that can be wrong is found here, before the first request.
 
 Configuration, keys, dataset and folder are read and checked in the order that wastes least of a person's time; nothing
 is sent. How a sitting is played is `session.py`.
@@ -31,19 +31,19 @@ from convbatch.config.gateways import (
     target_to_plain,
 )
 from convbatch.dataset.reader import count_of
-from convbatch.dialogue import MOST_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
-from convbatch.engine.runner import Rules
+from convbatch.dialogue import MAX_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
+from convbatch.engine.runner import RunRules
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
-from convbatch.journal.run_folder import RunFolder, default_name, find_run, typed
+from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.redaction import watch
-from convbatch.results.quality_gate import rate
-from convbatch.session.cost_cap import cap_of
-from convbatch.session.judge import as_written, judge_target, judge_to_plain, wants_judge
-from convbatch.session.preflight import can_be_asked
-from convbatch.session.session import Sitting
-from convbatch.session.trust import refuse_strange_ways
+from convbatch.results.quality_gate import parse_pass_rate
+from convbatch.session.cost_cap import resolve_cap
+from convbatch.session.judge import judge_target, judge_to_plain, reading_run_json, wants_judge
+from convbatch.session.preflight import check_reachable
+from convbatch.session.session import SessionSpec
+from convbatch.session.trust import require_trusted_endpoints
 
 if TYPE_CHECKING:
     from convbatch.dataset.selection import CopyReport, Selection
@@ -116,7 +116,7 @@ class ResumeOptions:
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds(text: str | None, option: str) -> float | None:
+def parse_seconds(text: str | None, option: str) -> float | None:
     """A duration as people write it: 90, 90s, 1.5m, 2h.
 
     Raises:
@@ -131,7 +131,7 @@ def seconds(text: str | None, option: str) -> float | None:
     return value
 
 
-def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = True) -> Sitting:
+def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = True) -> SessionSpec:
     """A new run: folder made, dataset copied into it, nothing sent.
 
     Raises:
@@ -139,22 +139,22 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
         InputError: A dataset or configuration that cannot be read.
         JournalError: The disk refused the first files; nothing of the folder stays.
     """
-    asked = _asked(options)
-    can_be_asked(asked.all_targets, asked.rules.concurrency, asked.env)
-    with _dataset(options, asked) as (copy, meta, cap):
+    checked = _check_options(options)
+    check_reachable(checked.all_targets, checked.rules.concurrency, checked.env)
+    with _dataset(options, checked) as (copy, meta, cap):
         folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
-        with folder.being_made():
+        with folder.creating():
             with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
                 shutil.copyfileobj(source, kept, 1 << 20)
-            meta = {"run": folder.name, "place": folder.place(), **meta}
+            meta = {"run": folder.name, "place": folder.inode(), **meta}
             folder.write_meta(meta)
-    return Sitting(
+    return SessionSpec(
         folder=folder,
         meta=meta,
-        targets=asked.targets,
-        env=asked.env,
-        rules=asked.rules,
-        reuse=asked.reuse,
+        targets=checked.targets,
+        env=checked.env,
+        rules=checked.rules,
+        reuse=checked.reuse,
         max_cost=cap,
         progress=options.progress,
         notes=notes,
@@ -163,7 +163,7 @@ def for_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
+class DryRun:
     """A run that is only planned: checked like one that is sent, and without a folder."""
 
     dataset: Path
@@ -171,7 +171,7 @@ class Rehearsal:
     meta: Mapping[str, Any]
     """What would stand in `run.json`."""
     targets: tuple[Target, ...]
-    rules: Rules
+    rules: RunRules
     reuse: RunFolder | None
     max_cost: Money | None
     missing_keys: tuple[str, ...]
@@ -179,44 +179,44 @@ class Rehearsal:
 
 
 @contextlib.contextmanager
-def for_rehearsal(options: RunOptions) -> Generator[Rehearsal]:
+def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
     """The same run on paper: no folder is made, no name looked up, and keys may be missing.
 
     Raises:
-        SetupError: As `for_run`, also for a variable that holds what cannot be a key.
-        InputError: As `for_run`.
+        SetupError: As `prepare_run`, also for a variable that holds what cannot be a key.
+        InputError: As `prepare_run`.
     """
     from convbatch.config.credentials import keys_for, proxy_for
 
-    asked = _asked(options)
+    checked = _check_options(options)
     missing = {
         target.gateway.key_env: None
-        for target in asked.all_targets
-        if target.gateway.key_env is not None and not asked.env.get(target.gateway.key_env, "").strip()
+        for target in checked.all_targets
+        if target.gateway.key_env is not None and not checked.env.get(target.gateway.key_env, "").strip()
     }
-    keys_for((target.gateway for target in asked.all_targets if target.gateway.key_env not in missing), asked.env)
-    for target in asked.all_targets:
-        proxy_for(target.gateway.base_url, target.gateway, asked.env)  # raises where it cannot be one
-    with _dataset(options, asked) as (copy, meta, cap):
-        yield Rehearsal(
+    keys_for((target.gateway for target in checked.all_targets if target.gateway.key_env not in missing), checked.env)
+    for target in checked.all_targets:
+        proxy_for(target.gateway.base_url, target.gateway, checked.env)  # raises where it cannot be one
+    with _dataset(options, checked) as (copy, meta, cap):
+        yield DryRun(
             dataset=copy,
             meta=meta,
-            targets=asked.targets,
-            rules=asked.rules,
-            reuse=asked.reuse,
+            targets=checked.targets,
+            rules=checked.rules,
+            reuse=checked.reuse,
             max_cost=cap,
             missing_keys=tuple(missing),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _CheckedOptions:
     """What the options and the configuration say, checked."""
 
     config: Config
     targets: tuple[Target, ...]
     env: Mapping[str, str]
-    rules: Rules
+    rules: RunRules
     selection: Selection
     reuse: RunFolder | None
     fail_under: str | None
@@ -228,12 +228,12 @@ class _Asked:
         return self.targets if self.judge is None else (*self.targets, self.judge)
 
 
-def _asked(options: RunOptions) -> _Asked:
+def _check_options(options: RunOptions) -> _CheckedOptions:
     from convbatch.config.credentials import secrets_of, with_env_file
     from convbatch.dataset.selection import Selection
 
     _refuse_numbers(options)
-    config = _config(options.config)
+    config = _load_config(options.config)
     overrides = Overrides(
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
     )
@@ -241,9 +241,9 @@ def _asked(options: RunOptions) -> _Asked:
     env = with_env_file(os.environ, options.env_file)
     watch(secrets_of((target.gateway for target in targets), env))
     command_line = _command_line(options)
-    _refuse_uncarried(targets, command_line)
-    rules = Rules(
-        history=_history(options.history or config.run.history or "live"),
+    _refuse_unsupported_settings(targets, command_line)
+    rules = RunRules(
+        history=_parse_history(options.history or config.run.history or "live"),
         repeats=options.repeats or config.run.repeats or 1,
         concurrency=options.concurrency or config.run.concurrency,
         max_attempts=options.max_attempts or config.run.max_attempts or 5,
@@ -251,23 +251,23 @@ def _asked(options: RunOptions) -> _Asked:
         deadline_s=options.deadline_s,
     )
     judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
-    if rules.repeats > MOST_REPEATS:
-        raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MOST_REPEATS:,} are played")
-    reuse = None if options.reuse is None else _reusable(options.reuse)
+    if rules.repeats > MAX_REPEATS:
+        raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MAX_REPEATS:,} are played")
+    reuse = None if options.reuse is None else _open_reusable(options.reuse)
     selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
-    return _Asked(
+    return _CheckedOptions(
         config=config,
         targets=targets,
         env=env,
         rules=rules,
         selection=selection,
         reuse=reuse,
-        fail_under=rate(options.fail_under),
+        fail_under=parse_pass_rate(options.fail_under),
         judge=judge,
     )
 
 
-def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sitting:
+def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> SessionSpec:
     """An existing run: everything but keys comes from its folder.
 
     Raises:
@@ -280,20 +280,20 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
         "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates",
         "judges",
     )  # fmt: skip
-    with as_written(folder):
-        targets, rules = _asked_before(options, meta)
+    with reading_run_json(folder):
+        targets, rules = _previous_options(options, meta)
         judges = [target_from_plain(plain) for plain in meta.get("judges") or ()]
     judges = judges[-1:] if wants_judge(meta) else []
     folder.refuse_lost_journal(meta)
     _refuse_another_dataset(folder, meta)
     env = with_env_file(os.environ, options.env_file)
     watch(secrets_of((target.gateway for target in (*targets, *judges)), env))
-    refuse_strange_ways(folder, meta, (*targets, *judges))
-    can_be_asked((*targets, *judges), rules.concurrency, env)
+    require_trusted_endpoints(folder, meta, (*targets, *judges))
+    check_reachable((*targets, *judges), rules.concurrency, env)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     billed = meta if judges else {**meta, "judges": []}  # of a judge that is not asked only what it was paid counts
-    cap = cap_of(max_cost, billed, targets, rules.command_line, folder.dataset)
-    return Sitting(
+    cap = resolve_cap(max_cost, billed, targets, rules.command_line, folder.dataset)
+    return SessionSpec(
         folder=folder,
         meta={**meta, "options": {**meta["options"], "max_cost": max_cost}},
         targets=targets,
@@ -301,20 +301,20 @@ def for_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Sittin
         rules=rules,
         resumed=True,
         salvage=options.salvage,
-        reuse=_reused_before(meta),
+        reuse=_previously_reused(meta),
         max_cost=cap,
         progress=options.progress,
         handle_signals=handle_signals,
     )
 
 
-def _asked_before(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tuple[Target, ...], Rules]:
+def _previous_options(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tuple[Target, ...], RunRules]:
     """What `run.json` says was asked, with the options that may change laid over it."""
     overrides = Overrides(
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
     )
-    rules = Rules(
-        history=_history(meta["history"]),
+    rules = RunRules(
+        history=_parse_history(meta["history"]),
         repeats=meta["repeats"],
         concurrency=options.concurrency or meta["options"].get("concurrency"),
         max_attempts=options.max_attempts or meta["options"]["max_attempts"],
@@ -322,7 +322,7 @@ def _asked_before(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tupl
         retry_errors=options.retry_errors,
         deadline_s=options.deadline_s,
     )
-    return tuple(_over(overrides, target_from_plain(plain)) for plain in meta["targets"]), rules
+    return tuple(_apply_overrides(overrides, target_from_plain(plain)) for plain in meta["targets"]), rules
 
 
 def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
@@ -333,17 +333,18 @@ def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
         raise SetupError(
             "the run's own copy of its dataset is not the one this run began with",
             place=Place(path=str(folder.dataset)),
-            hint=f"restore it from a copy; for a changed dataset: convbatch run NEW.jsonl --reuse {typed(folder.path)}",
+            hint="restore it from a copy; for a changed dataset: "
+            f"convbatch run NEW.jsonl --reuse {shell_quote(folder.path)}",
         )
 
 
-def _reusable(text: str) -> RunFolder:
+def _open_reusable(text: str) -> RunFolder:
     folder = RunFolder.open(find_run(text, RESULTS))
     folder.refuse_lost_journal(folder.read_meta("targets"))
     return folder
 
 
-def _reused_before(meta: Mapping[str, Any]) -> RunFolder | None:
+def _previously_reused(meta: Mapping[str, Any]) -> RunFolder | None:
     """The run whose replies this one takes over; what was taken over is here already, so it may be gone by now."""
     path = meta["options"].get("reuse")
     try:
@@ -354,28 +355,28 @@ def _reused_before(meta: Mapping[str, Any]) -> RunFolder | None:
 
 def changed_sources(meta: Mapping[str, Any]) -> list[str]:
     """Original dataset files that are no longer what this run copied; one that is gone is not named."""
-    from convbatch.dataset.selection import source_of
+    from convbatch.dataset.selection import fingerprint_source
 
     changed: list[str] = []
     for source in meta["dataset"].get("sources", ()):
         path = Path(source["path"])
         with contextlib.suppress(OSError):  # gone, or not ours to read: the run has its own copy
-            if path.is_file() and source_of(path).sha256 != source["sha256"]:
+            if path.is_file() and fingerprint_source(path).sha256 != source["sha256"]:
                 changed.append(source["path"])
     return changed
 
 
-def _over(overrides: Overrides, target: Target) -> Target:
-    return Target(model=target.model, gateway=overrides.over(target.gateway))
+def _apply_overrides(overrides: Overrides, target: Target) -> Target:
+    return Target(model=target.model, gateway=overrides.apply_to(target.gateway))
 
 
-def _config(path: Path | None) -> Config:
+def _load_config(path: Path | None) -> Config:
     from convbatch.config.loader import load_config
 
     return load_config(path)
 
 
-def _history(text: str) -> HistoryMode:
+def _parse_history(text: str) -> HistoryMode:
     for mode in HISTORIES:
         if text == mode:
             return mode
@@ -399,11 +400,13 @@ def _refuse_numbers(options: RunOptions) -> None:
 
 
 def _command_line(options: RunOptions) -> Settings:
-    from convbatch.dataset.schema import flaws_of
+    from convbatch.dataset.schema import issues_of
 
     named = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
-    for flaw in flaws_of({"turns": [{"user": "?"}], "settings": named}):  # one rule for all places a setting comes from
-        raise SetupError(_as_option(flaw.what), found=flaw.found, hint=_as_option(flaw.hint or ""))
+    for issue in issues_of(
+        {"turns": [{"user": "?"}], "settings": named}
+    ):  # one rule for all places a setting comes from
+        raise SetupError(_as_option(issue.what), found=issue.found, hint=_as_option(issue.hint or ""))
     extra = parse_params(options.params)
     return Settings(
         temperature=options.temperature,
@@ -422,18 +425,20 @@ def _as_option(text: str) -> str:
     return re.sub(r'"(?:settings\.)?(\w+)":?', lambda name: "--" + name[1].replace("_", "-"), text)
 
 
-def _refuse_uncarried(targets: Iterable[Target], command_line: Settings) -> None:
+def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settings) -> None:
     """Settings a target's protocol has no words for are an error now, not a failed row later."""
     for target in targets:
-        limit = _uncarried(target, effective_settings(command_line=command_line, target=target.gateway.settings))
+        limit = _unsupported_setting(
+            target, effective_settings(command_line=command_line, target=target.gateway.settings)
+        )
         if limit is not None:
-            raise SetupError(f"{target.name}: {limit}", hint=_UNCARRIED)
+            raise SetupError(f"{target.name}: {limit}", hint=_UNSUPPORTED_HINT)
 
 
-_UNCARRIED = "leave the setting out, or ask this target in a run of its own"
+_UNSUPPORTED_HINT = "leave the setting out, or ask this target in a run of its own"
 
 
-def _uncarried(target: Target, settings: Settings) -> str | None:
+def _unsupported_setting(target: Target, settings: Settings) -> str | None:
     question = (Message(role="user", parts=(text_part("?"),)),)
     try:
         ask = Ask(model=target.model, messages=question, settings=settings)
@@ -443,8 +448,8 @@ def _uncarried(target: Target, settings: Settings) -> str | None:
     return None
 
 
-def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
-    """As `_refuse_uncarried`, for what dialogues and turns set themselves; each combination is tried once."""
+def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
+    """As `_refuse_unsupported_settings`, for the settings of dialogues and turns; each combination is tried once."""
     from convbatch.dataset.selection import read_copy
 
     tried: set[bytes] = set()
@@ -462,15 +467,15 @@ def _refuse_uncarried_dialogues(copy: Path, targets: Sequence[Target], command_l
                 if fingerprint in tried:
                     continue
                 tried.add(fingerprint)
-                if (limit := _uncarried(target, settings)) is not None:
+                if (limit := _unsupported_setting(target, settings)) is not None:
                     what = f"dialogue {dialogue.id!r}, turn {number}, at {target.name}: {limit}"
-                    problems.append(Problem(what=what, hint=_UNCARRIED))
+                    problems.append(Problem(what=what, hint=_UNSUPPORTED_HINT))
     if problems:
         raise InputError.of(problems)
 
 
 @contextlib.contextmanager
-def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
+def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
     """The selected dialogues, checked, in a file that is gone afterwards; `run.json` without a name; the cap."""
     from convbatch.dataset.selection import write_copy
     from convbatch.session.progress import ReadingBar
@@ -479,12 +484,12 @@ def _dataset(options: RunOptions, asked: _Asked) -> Generator[tuple[Path, dict[s
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
         with ReadingBar(enabled=options.progress) as bar:
-            report = write_copy(options.datasets, asked.selection, copy, asked.rules.history, on_progress=bar.show)
-            _refuse_uncarried_dialogues(copy, asked.targets, asked.rules.command_line)
-        max_cost = asked.config.run.max_cost if options.max_cost is None else options.max_cost
-        _refuse_gate(asked.fail_under, report, has_judge=asked.judge is not None)
-        meta = _meta(asked, report, datetime.now(UTC), max_cost)
-        yield copy, meta, cap_of(max_cost, meta, asked.targets, asked.rules.command_line, copy)
+            report = write_copy(options.datasets, checked.selection, copy, checked.rules.history, on_progress=bar.show)
+            _refuse_unsupported_dialogues(copy, checked.targets, checked.rules.command_line)
+        max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
+        _refuse_gate(checked.fail_under, report, has_judge=checked.judge is not None)
+        meta = _meta(checked, report, datetime.now(UTC), max_cost)
+        yield copy, meta, resolve_cap(max_cost, meta, checked.targets, checked.rules.command_line, copy)
 
 
 def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool) -> None:
@@ -517,9 +522,9 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 
 
-def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | None) -> dict[str, Any]:
+def _meta(checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None) -> dict[str, Any]:
     """What `run.json` says, without the run's name."""
-    config, targets, rules, reuse = asked.config, asked.targets, asked.rules, asked.reuse
+    config, targets, rules, reuse = checked.config, checked.targets, checked.rules, checked.reuse
     per_target = report.asked_turns * rules.repeats
     return {
         "convbatch": __version__,
@@ -532,7 +537,7 @@ def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | 
             "sha256": report.sha256,
             "dialogues": report.dialogues,
             "asked_turns": report.asked_turns,
-            "selection": asked.selection.to_plain(),
+            "selection": checked.selection.to_plain(),
         },
         "history": rules.history,
         "repeats": rules.repeats,
@@ -542,12 +547,12 @@ def _meta(asked: _Asked, report: CopyReport, started: datetime, max_cost: str | 
             "max_attempts": rules.max_attempts,
             "reuse": None if reuse is None else str(reuse.path.resolve()),
             "max_cost": max_cost,
-            "fail_under": asked.fail_under,
-            "judge": None if asked.judge is None else asked.judge.name,
+            "fail_under": checked.fail_under,
+            "judge": None if checked.judge is None else checked.judge.name,
         },
         "targets": _priced(config, targets, rules.command_line, started),
-        "judges": [] if asked.judge is None else [judge_to_plain(asked.judge, config, started)],
-        "rates": config.exchange.to_plain(),
+        "judges": [] if checked.judge is None else [judge_to_plain(checked.judge, config, started)],
+        "rates": config.exchange_rates.to_plain(),
         "planned": {"rows": per_target * len(targets), "per_target": per_target},
         "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
         "checks": report.checks,

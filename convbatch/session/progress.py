@@ -21,7 +21,7 @@ PLAIN_EVERY_S = 30.0
 _SHOWN: tuple[Status, ...] = ("blocked", "empty", "error", "skipped")
 
 
-class _Patient:
+class _TolerantStream:
     """A stream whose failures do not matter: a closed terminal or pipe must not take a paid run with it."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -45,8 +45,8 @@ class _Patient:
         return getattr(self._stream, name)
 
 
-def _patient(stream: TextIO | None) -> TextIO:
-    return cast("TextIO", _Patient(stream if stream is not None else sys.stderr))
+def _tolerant(stream: TextIO | None) -> TextIO:
+    return cast("TextIO", _TolerantStream(stream if stream is not None else sys.stderr))
 
 
 class Progress:
@@ -61,7 +61,7 @@ class Progress:
         stream: TextIO | None = None,
         unit: str = "turn",
     ) -> None:
-        self._stream = _patient(stream)
+        self._stream = _tolerant(stream)
         self._enabled = enabled
         self._notes = notes
         self._total = total
@@ -125,7 +125,7 @@ class ReadingBar:
     """A bar in bytes while a large dataset is read; nothing for files that are read before anyone could look."""
 
     def __init__(self, *, enabled: bool = True, stream: TextIO | None = None) -> None:
-        self._stream = _patient(stream)
+        self._stream = _tolerant(stream)
         self._enabled = enabled and self._stream.isatty()
         self._bar: tqdm[Any] | None = None
 

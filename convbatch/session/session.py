@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway, Limits, Target
     from convbatch.engine.budget import Budget
     from convbatch.engine.client import Transport
-    from convbatch.engine.limiter import Gate
+    from convbatch.engine.limiter import RateLimiter
     from convbatch.engine.plan import Conversation
-    from convbatch.engine.runner import Lane, Purse, Rules, Runner
+    from convbatch.engine.runner import BudgetShare, Runner, RunRules, TargetWorker
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.run_folder import RunFolder
     from convbatch.pricing import Money, PriceTable
     from convbatch.session.progress import Progress
-    from convbatch.system import Outside
+    from convbatch.system import System
 
 SIGTERM_GRACE_S = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sitting:
+class SessionSpec:
     """Everything decided before the first request."""
 
     folder: RunFolder
@@ -45,7 +45,7 @@ class Sitting:
     targets: tuple[Target, ...]
     env: Mapping[str, str]
     """Where keys come from; never written anywhere."""
-    rules: Rules
+    rules: RunRules
     resumed: bool = False
     judging: bool = False
     """Only a judge is asked about what was received: its one target is the judge."""
@@ -60,7 +60,7 @@ class Sitting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class SessionResult:
     """How a sitting ended."""
 
     exit_code: ExitCode
@@ -69,7 +69,7 @@ class Ending:
     """The turns of the plan, or the questions there were to a judge."""
     open_turns: int = 0
     """Rows still `pending` or `error`."""
-    parked: Mapping[str, str] = field(default_factory=dict)
+    suspended: Mapping[str, str] = field(default_factory=dict)
     budget: str | None = None
     """What of it is spent, in words; None without one."""
     larger_budget: Money | None = None
@@ -79,18 +79,18 @@ class Ending:
     """What stopped it after requests had left; None where nothing did."""
 
 
-def play(sitting: Sitting) -> Ending:
+def run_session(spec: SessionSpec) -> SessionResult:
     """Play a sitting on an event loop of its own; uvloop where it is installed."""
     try:
         from uvloop import new_event_loop
     except ImportError:
         new_event_loop = None
-    with asyncio.Runner(loop_factory=new_event_loop) as loop, _rare_collections():
-        return loop.run(sit(sitting))
+    with asyncio.Runner(loop_factory=new_event_loop) as loop, _reduced_garbage_collection():
+        return loop.run(run_session_async(spec))
 
 
 @contextmanager
-def _rare_collections() -> Generator[None]:
+def _reduced_garbage_collection() -> Generator[None]:
     """Let the cyclic collector look less often: a turn makes hundreds of objects, next to none of them in cycles."""
     usual = gc.get_threshold()
     gc.freeze()
@@ -102,14 +102,14 @@ def _rare_collections() -> Generator[None]:
         gc.unfreeze()
 
 
-async def sit(
-    sitting: Sitting, *, outside: Outside | None = None, connect: Callable[[Gateway], Transport] | None = None
-) -> Ending:
+async def run_session_async(
+    spec: SessionSpec, *, system: System | None = None, connect: Callable[[Gateway], Transport] | None = None
+) -> SessionResult:
     """Play what is open in the folder, then close the journal and write `run.json`.
 
     Args:
-        sitting: What to play; its folder brings its own disk.
-        outside: Clock, randomness and the journal's disk; default: the real ones.
+        spec: What to play; its folder brings its own disk.
+        system: Clock, randomness and the journal's disk; default: the real ones.
         connect: How requests travel to a gateway, called once for each quota owner; default: HTTP.
 
     Returns:
@@ -124,101 +124,101 @@ async def sit(
     from convbatch.journal.index import Archive
     from convbatch.journal.writer import Journal
     from convbatch.session.progress import Progress
-    from convbatch.system import Outside
+    from convbatch.system import System
 
-    outside = outside or Outside()
-    journal = Journal.open(sitting.folder, outside=outside, version=__version__, salvage=sitting.salvage)
+    system = system or System()
+    journal = Journal.open(spec.folder, system=system, version=__version__, salvage=spec.salvage)
     async with AsyncExitStack() as stack:
         stack.callback(journal.release)
-        past = stack.enter_context(Archive(sitting.folder)) if sitting.resumed else None
-        budget = _budget(sitting, past)  # before run.json: a budget that is refused must not be remembered
-        state = sitting.folder.read_meta().get("state") if sitting.judging else "running"
-        sitting.folder.write_meta({**sitting.meta, "state": state})
-        rows = _rows(sitting, past)
-        unit = "question" if sitting.judging else "turn"
-        progress = Progress(rows, enabled=sitting.progress, notes=sitting.notes, unit=unit)
+        past = stack.enter_context(Archive(spec.folder)) if spec.resumed else None
+        budget = _open_budget(spec, past)  # before run.json: a budget that is refused must not be remembered
+        state = spec.folder.read_meta().get("state") if spec.judging else "running"
+        spec.folder.write_meta({**spec.meta, "state": state})
+        rows = _count_rows(spec, past)
+        unit = "question" if spec.judging else "turn"
+        progress = Progress(rows, enabled=spec.progress, notes=spec.notes, unit=unit)
         stack.callback(progress.close)
         for note in journal.notes:
             progress.note(note)
-        if sitting.resumed and journal.session == 1:
+        if spec.resumed and journal.session == 1:
             progress.note("the journal of this run is empty: whatever it once held, every turn is asked anew")
         reuse = None
-        if sitting.reuse is not None:
-            reuse = (sitting.reuse.name, stack.enter_context(Archive(sitting.reuse)))
-        lanes = await _lanes(sitting, stack, outside, connect or _over_http(sitting.env), past, progress)
-        for lane in lanes:
-            lane.purse = None if budget is None else _purse(sitting, lane.target, budget)
+        if spec.reuse is not None:
+            reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse)))
+        workers = await _build_workers(spec, stack, system, connect or _http_transports(spec.env), past, progress)
+        for worker in workers:
+            worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)
         runner = Runner(
-            lanes=lanes,
-            rules=sitting.rules,
+            workers=workers,
+            rules=spec.rules,
             journal=journal,
-            outside=outside,
+            system=system,
             listener=progress,
-            past=None if past is None else _past(sitting, past),
+            past=None if past is None else _past_turns(spec, past),
             reuse=reuse,
         )
         with (
-            _signals(runner, progress) if sitting.handle_signals else nullcontext(),
-            _watching(runner, progress, budget) if sitting.progress else nullcontext(),
+            _signals(runner, progress) if spec.handle_signals else nullcontext(),
+            _watching(runner, progress, budget) if spec.progress else nullcontext(),
         ):
-            error = await _run_all(runner, {lane.target.name: _plan(sitting, lane.target, past) for lane in lanes})
-        ending = _ending(rows, runner, budget, error)
+            error = await _run_all(runner, {worker.target.name: _plan(spec, worker.target, past) for worker in workers})
+        result = _session_result(rows, runner, budget, error)
         try:
-            if not sitting.judging:
+            if not spec.judging:
                 # Written before the lock is released, so that no reader sees a closed run in the state `running`.
-                sitting.folder.write_meta({**sitting.meta, "state": _state(ending)})
-            role = "judge" if sitting.judging else "model"
-            await journal.close({"role": role, "reason": ending.reason, "parked": dict(ending.parked)})
+                spec.folder.write_meta({**spec.meta, "state": _run_state(result)})
+            role = "judge" if spec.judging else "model"
+            await journal.close({"role": role, "reason": result.reason, "parked": dict(result.suspended)})
         except JournalError as failed:
-            ending = _ending(rows, runner, budget, error or failed)
-    return ending
+            result = _session_result(rows, runner, budget, error or failed)
+    return result
 
 
 async def _run_all(runner: Runner, plans: Mapping[str, Iterator[Conversation]]) -> ConvbatchError | None:
     """Run the plans of all targets; return what stopped them early."""
     try:
-        await runner.play(plans)
+        await runner.run(plans)
     except ConvbatchError as error:
         return error
     return None
 
 
-def _rows(sitting: Sitting, past: Archive | None) -> int:
+def _count_rows(spec: SessionSpec, past: Archive | None) -> int:
     """How many turns, or questions to a judge, are to be seen through."""
-    if not sitting.judging:
-        return sitting.meta["planned"]["rows"]
-    return sum(1 for _ in _plan(sitting, sitting.targets[0], past))
+    if not spec.judging:
+        return spec.meta["planned"]["rows"]
+    return sum(1 for _ in _plan(spec, spec.targets[0], past))
 
 
-def _past(sitting: Sitting, past: Archive) -> Callable[[Conversation], Mapping[int, TurnHistory]]:
-    from convbatch.session.judge_questions import answered_before
+def _past_turns(spec: SessionSpec, past: Archive) -> Callable[[Conversation], Mapping[int, TurnHistory]]:
+    from convbatch.session.judge_questions import past_judge_turns
 
-    if sitting.judging:
-        return lambda question: answered_before(past, question)
+    if spec.judging:
+        return lambda question: past_judge_turns(past, question)
     return lambda one: past.transcript(one.index, one.target.name, one.repeat).turns
 
 
-def _budget(sitting: Sitting, past: Archive | None) -> Budget | None:
+def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
     """The cap of the run, with what earlier sessions took from it.
 
     Raises:
         SetupError: An earlier call may have been paid, and nothing says how much it can have cost.
     """
     from convbatch.engine.budget import Budget
-    from convbatch.results.costs import prices_of, spent
+    from convbatch.results.costs import paid_attempts, target_prices
 
-    if sitting.max_cost is None:
+    if spec.max_cost is None:
         return None
-    budget = Budget(sitting.max_cost)
+    budget = Budget(spec.max_cost)
     if past is None:
         return budget
     unbounded = 0
-    for plain, history in _all_turns(sitting.meta, past):
-        prices = prices_of(plain)
+    for plain, history in _all_turns(spec.meta, past):
+        prices = target_prices(plain)
         if prices is None and plain.get("simulated"):
             continue
-        factor = None if prices is None else _factor(sitting, prices, budget)
-        for one in spent(history, prices):
+        factor = None if prices is None else _exchange_factor(spec, prices, budget)
+        for one in paid_attempts(history, prices):
             most = one.bound if one.cost is None else one.cost
             if most is None or factor is None:
                 unbounded += 1
@@ -240,34 +240,34 @@ def _all_turns(meta: Mapping[str, Any], past: Archive) -> Iterator[tuple[Mapping
     for transcript in past.transcripts():
         for history in transcript.turns.values():
             yield targets.get(transcript.target, {}), history
-    for opinion in past.all_opinions():
-        yield judges.get(opinion.judge, {}), opinion.history
+    for judge_call in past.all_judge_calls():
+        yield judges.get(judge_call.judge, {}), judge_call.history
 
 
-def _purse(sitting: Sitting, target: Target, budget: Budget) -> Purse:
-    from convbatch.engine.runner import Purse
-    from convbatch.results.costs import prices_of
+def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
+    from convbatch.engine.runner import BudgetShare
+    from convbatch.results.costs import target_prices
 
-    asked = sitting.meta["judges"] if sitting.judging else sitting.meta["targets"]
-    prices = prices_of(next(plain for plain in asked if plain["name"] == target.name))
+    asked = spec.meta["judges"] if spec.judging else spec.meta["targets"]
+    prices = target_prices(next(plain for plain in asked if plain["name"] == target.name))
     assert prices is not None, target.name  # setup refuses a budget without prices
-    factor = _factor(sitting, prices, budget)
+    factor = _exchange_factor(spec, prices, budget)
     assert factor is not None, target.name  # or without rates
-    return Purse(budget=budget, prices=prices, factor=factor)
+    return BudgetShare(budget=budget, prices=prices, factor=factor)
 
 
-def _factor(sitting: Sitting, prices: PriceTable, budget: Budget) -> Decimal | None:
+def _exchange_factor(spec: SessionSpec, prices: PriceTable, budget: Budget) -> Decimal | None:
     """Of the budget's currency for one of the prices'; None where no rate says so."""
-    from convbatch.pricing import Exchange, Money
+    from convbatch.pricing import ExchangeRates, Money
 
-    rates = Exchange.from_plain(sitting.meta.get("rates", {}))
+    rates = ExchangeRates.from_plain(spec.meta.get("rates", {}))
     one = rates.convert(Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency)
     return None if one is None else one.amount
 
 
-def _ending(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchError | None) -> Ending:
-    closed = sum(n for lane in runner.lanes for status, n in lane.counts.items() if status != "error")
-    parked = {lane.target.name: lane.parked for lane in runner.lanes if lane.parked is not None}
+def _session_result(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchError | None) -> SessionResult:
+    closed = sum(n for worker in runner.workers for status, n in worker.counts.items() if status != "error")
+    suspended = {worker.target.name: worker.suspended for worker in runner.workers if worker.suspended is not None}
     reason: str = runner.reason
     if reason == "finished" and closed < rows:
         reason = "incomplete"
@@ -276,12 +276,12 @@ def _ending(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchEr
     if error is not None:
         reason = "error"
         code = worst(code, ExitCode.INCOMPLETE, error.exit_code)
-    return Ending(
+    return SessionResult(
         exit_code=worst(code, ExitCode.BUG) if runner.bugs else code,
         reason=reason,
         rows=rows,
         open_turns=rows - closed,
-        parked=parked,
+        suspended=suspended,
         budget=None if budget is None else str(budget),
         larger_budget=None if budget is None else budget.larger,
         bugs=tuple(runner.bugs),
@@ -289,13 +289,13 @@ def _ending(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchEr
     )
 
 
-def _state(ending: Ending) -> str:
-    if ending.open_turns == 0:
+def _run_state(result: SessionResult) -> str:
+    if result.open_turns == 0:
         return "finished"
-    return "interrupted" if ending.reason == "interrupted" else "incomplete"
+    return "interrupted" if result.reason == "interrupted" else "incomplete"
 
 
-def _over_http(env: Mapping[str, str]) -> Callable[[Gateway], Transport]:
+def _http_transports(env: Mapping[str, str]) -> Callable[[Gateway], Transport]:
     from convbatch.config.credentials import proxy_for
     from convbatch.engine.client import AiohttpTransport
 
@@ -305,39 +305,39 @@ def _over_http(env: Mapping[str, str]) -> Callable[[Gateway], Transport]:
     return connect
 
 
-async def _lanes(
-    sitting: Sitting,
+async def _build_workers(
+    spec: SessionSpec,
     stack: AsyncExitStack,
-    outside: Outside,
+    system: System,
     connect: Callable[[Gateway], Transport],
     past: Archive | None,
     progress: Progress,
-) -> list[Lane]:
+) -> list[TargetWorker]:
     """Gates, connection pools and clients; targets that share a quota owner share gate and pool."""
     from convbatch.config.credentials import key_for, secrets_of
-    from convbatch.config.gateways import in_flight, merge_limits
+    from convbatch.config.gateways import max_in_flight, merge_limits
     from convbatch.engine.client import Client
-    from convbatch.engine.limiter import Gate
-    from convbatch.engine.retry import Standing
-    from convbatch.engine.runner import Lane
+    from convbatch.engine.limiter import RateLimiter
+    from convbatch.engine.retry import TargetHealth
+    from convbatch.engine.runner import TargetWorker
     from convbatch.redaction import Redactor, watch
 
-    secrets = secrets_of((target.gateway for target in sitting.targets), sitting.env)
+    secrets = secrets_of((target.gateway for target in spec.targets), spec.env)
     watch(secrets)
     redactor = Redactor(secrets)
-    simulator_url = await _embedded_simulator(sitting, stack)
+    simulator_url = await _embedded_simulator(spec, stack)
     shared: dict[tuple[str, str, str], list[Target]] = {}
-    for target in sitting.targets:
+    for target in spec.targets:
         shared.setdefault(target.quota_owner, []).append(target)
-    lanes: dict[str, Lane] = {}
+    workers: dict[str, TargetWorker] = {}
     for targets in shared.values():
         gateway = targets[0].gateway
         limits = merge_limits(target.gateway.limits for target in targets)
-        cap = sum(in_flight(target.gateway.limits, sitting.rules.concurrency) for target in targets)
-        names = _sharing(sitting, targets[0])
-        past_requests = _used_today(names, limits, past, outside)
-        gate = Gate(
-            clock=outside.clock,
+        cap = sum(max_in_flight(target.gateway.limits, spec.rules.concurrency) for target in targets)
+        names = _quota_sharers(spec, targets[0])
+        past_requests = _used_today(names, limits, past, system)
+        limiter = RateLimiter(
+            clock=system.clock,
             concurrency=cap,
             rates=_rates(limits),
             tpm=limits.tpm,
@@ -348,28 +348,28 @@ async def _lanes(
             on_change=_named_notes(progress, targets[0].name),
         )
         if past is not None:
-            _carry_over(gate, names, limits, past, outside)
+            _carry_over(limiter, names, limits, past, system)
         transport = connect(gateway)
         stack.push_async_callback(transport.close)
         for target in targets:
-            places = in_flight(target.gateway.limits, sitting.rules.concurrency)
+            places = max_in_flight(target.gateway.limits, spec.rules.concurrency)
             quiet = redactor.marking() if target.gateway.auth == "none" else redactor
-            lanes[target.name] = Lane(
+            workers[target.name] = TargetWorker(
                 target=target,
                 client=Client(
                     target,
-                    key_for(target.gateway, sitting.env),
+                    key_for(target.gateway, spec.env),
                     transport=transport,
                     redactor=quiet,
-                    clock=outside.clock,
+                    clock=system.clock,
                     simulator_url=simulator_url,
                 ),
-                gate=gate,
-                standing=Standing(answered=_has_answered(past, target)),
+                limiter=limiter,
+                health=TargetHealth(answered=_has_answered(past, target)),
                 places=places,
                 own_places=asyncio.Semaphore(places) if len(targets) > 1 else None,
             )
-    return [lanes[target.name] for target in sitting.targets]
+    return [workers[target.name] for target in spec.targets]
 
 
 def _has_answered(past: Archive | None, target: Target) -> bool:
@@ -381,41 +381,41 @@ def _rates(limits: Limits) -> list[tuple[int, float]]:
     return rates if limits.rpm is None else [(limits.rpm, 60.0), *rates]
 
 
-def _carry_over(gate: Gate, targets: Sequence[str], limits: Limits, past: Archive, outside: Outside) -> None:
+def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, past: Archive, system: System) -> None:
     """Limits and pauses know no sessions: what the one before has sent and was told still counts at the server."""
-    from convbatch.engine.limiter import LONGEST_HINT_S
-    from convbatch.engine.quota import drains_in
+    from convbatch.engine.limiter import MAX_HINT_S
+    from convbatch.engine.quota import seconds_until_drained
 
-    now = outside.clock.wall()
+    now = system.clock.wall()
     # Unix seconds are kept to less than a microsecond only; a wait is never cut short, so a little is added.
-    left_s = past.asked_to_wait_until(targets) - now + 0.01
-    gate.hold(min(left_s, LONGEST_HINT_S), "asked to wait before the resume")
+    left_s = past.server_wait_until(targets) - now + 0.01
+    limiter.block_for(min(left_s, MAX_HINT_S), "asked to wait before the resume")
     rates = _rates(limits)
     span_s = max([60.0, *(window_s for _, window_s in rates)]) + limits.jitter_s
     times = past.request_times(targets, now - span_s)
     if rates:
-        gate.hold(drains_in(times, now, rates, limits.jitter_s), "earlier requests still count")
+        limiter.block_for(seconds_until_drained(times, now, rates, limits.jitter_s), "earlier requests still count")
     if limits.tpm is not None and times:
         # How many of the minute's tokens a killed session had used is not known to the last one: it is waited out.
-        gate.hold(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
+        limiter.block_for(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
 
 
-def _sharing(sitting: Sitting, one: Target) -> list[str]:
+def _quota_sharers(spec: SessionSpec, one: Target) -> list[str]:
     """Everybody in the run whose requests count against the same limits: models and judges, whoever is asked now."""
     from convbatch.config.gateways import target_from_plain
 
-    asked = (*sitting.meta["targets"], *(sitting.meta.get("judges") or ()))
+    asked = (*spec.meta["targets"], *(spec.meta.get("judges") or ()))
     sharing = [plain["name"] for plain in asked if target_from_plain(plain).quota_owner == one.quota_owner]
     return list(dict.fromkeys(sharing))
 
 
-def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, outside: Outside) -> int:
+def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, system: System) -> int:
     """Requests of this run folder since the quota day began."""
     from convbatch.engine.quota import day_bounds
 
     if past is None or limits.rpd is None:
         return 0
-    begins, _ = day_bounds(limits.rpd_resets, outside.clock.wall())
+    begins, _ = day_bounds(limits.rpd_resets, system.clock.wall())
     sent = past.requests_since(begins)
     return sum(sent.get(target, 0) for target in targets)
 
@@ -424,32 +424,32 @@ def _named_notes(progress: Progress, name: str) -> Callable[[str], None]:
     return lambda text: progress.note(f"{name}: {text}")
 
 
-async def _embedded_simulator(sitting: Sitting, stack: AsyncExitStack) -> str | None:
-    if not any(target.simulated for target in sitting.targets):
+async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
+    if not any(target.simulated for target in spec.targets):
         return None
     from convbatch.simulator.ledger import Ledger
-    from convbatch.simulator.provider import World
+    from convbatch.simulator.provider import Provider
     from convbatch.simulator.replies import Script
     from convbatch.simulator.server import Server
 
-    world = World(
-        seed=(sitting.meta.get("simulator") or {"seed": 0})["seed"],
-        script=Script.load(sitting.folder.dataset),
+    provider = Provider(
+        seed=(spec.meta.get("simulator") or {"seed": 0})["seed"],
+        script=Script.load(spec.folder.dataset),
         ledger=Ledger(history=False, keep=False),
     )
-    server = await stack.enter_async_context(Server(world))
+    server = await stack.enter_async_context(Server(provider))
     return server.url
 
 
-def _plan(sitting: Sitting, target: Target, past: Archive | None) -> Iterator[Conversation]:
+def _plan(spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
     from convbatch.dataset.selection import read_copy
     from convbatch.engine.plan import conversations
-    from convbatch.session.judge_questions import questions
+    from convbatch.session.judge_questions import judge_conversations
 
-    if sitting.judging:
+    if spec.judging:
         assert past is not None  # only what was received is judged
-        return questions(sitting.folder, sitting.meta, past, target)
-    return conversations(read_copy(sitting.folder.dataset), target, sitting.rules.repeats)
+        return judge_conversations(spec.folder, spec.meta, past, target)
+    return conversations(read_copy(spec.folder.dataset), target, spec.rules.repeats)
 
 
 @contextmanager
@@ -465,9 +465,9 @@ async def _watch(runner: Runner, progress: Progress, budget: Budget | None) -> N
     """Tell the progress line, a few times a second, what everyone waits for."""
     while True:
         waits = [
-            f"{lane.target.name}: {why}"
-            for lane in runner.lanes
-            if lane.parked is None and (why := lane.gate.why_waiting())
+            f"{worker.target.name}: {why}"
+            for worker in runner.workers
+            if worker.suspended is None and (why := worker.limiter.why_waiting())
         ]
         if budget is not None:
             waits.append(str(budget))

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from convbatch.config.credentials import is_loopback
 from convbatch.config.gateways import Config, Gateway, Target
-from convbatch.config.loader import load_config, shipped
+from convbatch.config.loader import load_config, load_shipped_config
 from convbatch.errors import Place, Problem, SetupError
 from convbatch.journal.run_folder import RunFolder
 
-_Way = tuple[str, str | None, str | None, str | None]
+_Endpoint = tuple[str, str | None, str | None, str | None]
 """Who can read a key under way: scheme, host and port; the key's variable; the proxy; who may vouch for the host."""
 
 
@@ -26,26 +26,26 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
 """Nothing in it that two readers of URLs could understand differently (`http://a\\@b`)."""
 
 
-def refuse_strange_ways(folder: RunFolder, meta: Mapping[str, Any], targets: Iterable[Target]) -> None:
+def require_trusted_endpoints(folder: RunFolder, meta: Mapping[str, Any], targets: Iterable[Target]) -> None:
     """Refuse to send keys where nobody but the folder says they belong.
 
     Raises:
         SetupError: The folder came from elsewhere, and a key would take a way that is not known here.
         InputError: The `convbatch.toml` that might vouch for it cannot be read.
     """
-    strange = [target for target in targets if _leaves_with_a_key(target.gateway)]
-    if folder.is_where_it_was_made(meta):
+    strange = [target for target in targets if _sends_key(target.gateway)]
+    if folder.is_original_location(meta):
         return
-    for config in (shipped, load_config):
-        strange = [target for target in strange if not _is_known(target, config())] if strange else []
+    for config in (load_shipped_config, load_config):
+        strange = [target for target in strange if not _is_trusted(target, config())] if strange else []
     if not strange:
         return
     place = Place(path=str(folder.path / "run.json"))
-    problems = {_way(target.gateway): _problem(target, place) for target in strange}
+    problems = {_endpoint(target.gateway): _problem(target, place) for target in strange}
     raise SetupError.of(list(problems.values()))
 
 
-def _leaves_with_a_key(gateway: Gateway) -> bool:
+def _sends_key(gateway: Gateway) -> bool:
     if gateway.auth == "none" or gateway.key_env is None:
         return False
     parts = urlsplit(gateway.base_url)
@@ -53,17 +53,19 @@ def _leaves_with_a_key(gateway: Gateway) -> bool:
     return gateway.proxy not in (None, "none") or not is_here
 
 
-def _is_known(target: Target, config: Config) -> bool:
-    return any(_way(table.for_model(target.model)) == _way(target.gateway) for table in config.gateways.values())
+def _is_trusted(target: Target, config: Config) -> bool:
+    return any(
+        _endpoint(table.for_model(target.model)) == _endpoint(target.gateway) for table in config.gateways.values()
+    )
 
 
-def _way(gateway: Gateway) -> _Way:
+def _endpoint(gateway: Gateway) -> _Endpoint:
     parts = urlsplit(gateway.base_url)
     return f"{parts.scheme}://{parts.netloc}".lower(), gateway.key_env, gateway.proxy, gateway.ca_file
 
 
 def _problem(target: Target, place: Place) -> Problem:
-    host, key_env, proxy, ca_file = _way(target.gateway)
+    host, key_env, proxy, ca_file = _endpoint(target.gateway)
     by = f" by the proxy {proxy}" if proxy else ""
     certified = f", certified by {ca_file}" if ca_file else ""
     return Problem(

@@ -6,8 +6,8 @@ It imports nothing from the rest of the package, so that what it says about a cl
 from convbatch.simulator.fault_script import FaultError, FaultScript
 from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry, Ledger, busiest_window, key_hash, read_ledger
-from convbatch.simulator.limits import Limits
-from convbatch.simulator.provider import World
+from convbatch.simulator.limits import ServerLimits
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script, ScriptError
 from convbatch.simulator.server import Server, serve, serve_in_thread
 
@@ -17,12 +17,12 @@ __all__ = [
     "FaultError",
     "FaultScript",
     "Ledger",
-    "Limits",
+    "Provider",
     "Request",
     "Script",
     "ScriptError",
     "Server",
-    "World",
+    "ServerLimits",
     "busiest_window",
     "key_hash",
     "read_ledger",

@@ -1,7 +1,7 @@
 """What each action of a fault script does to an answer. Which request it happens to is decided in `fault_script.py`.
 
-Pure: an action changes what the model said (`spoil_said`), the plain reply (`spoil_usage`), or the answer's bytes and
-its way out (`spoil_answer`), or puts a refusal in place of all that (`instead`).
+Pure: an action changes what the model said (`spoil_reply`), the plain reply (`spoil_usage`), or the answer's bytes and
+its way out (`spoil_answer`), or puts a refusal in place of all that (`replacement_answer`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from convbatch.simulator.fault_script import Rule
 from convbatch.simulator.http import Answer, Piece
-from convbatch.simulator.replies import Finish, Said, count_tokens
-from convbatch.simulator.wire import Hint, Kind, Trouble, Wire, encode, encode_oddly
+from convbatch.simulator.replies import Finish, SimulatedReply, count_tokens
+from convbatch.simulator.wire import ErrorCause, Hint, Kind, Wire, encode, encode_oddly
 
 _HTML = "<html>\n<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n</body>\n</html>\n"
 _TITLES = {200: "Welcome", 502: "502 Bad Gateway", 504: "504 Gateway Time-out", 524: "524: A timeout occurred"}
@@ -40,26 +40,26 @@ def bills(rule: Rule) -> bool:
     return billed if billed is not None else rule.action == "body" and rule.options["status"] == 200
 
 
-def trouble_of(rule: Rule, model: str | None) -> Trouble | None:
+def error_cause(rule: Rule, model: str | None) -> ErrorCause | None:
     """The trouble a refusing action words in JSON; None for actions that are no error object."""
     options = rule.options
     match rule.action:
         case "rate-limit":
             hint = Hint(seconds=options["seconds"], form=options["hint"])
-            return Trouble(kind="rate_limit", model=model, hint=hint)
+            return ErrorCause(kind="rate_limit", model=model, hint=hint)
         case "error" if options["body"] == "json":
-            return Trouble(kind=cast("Kind", options["kind"]), model=model, status=options["status"])
+            return ErrorCause(kind=cast("Kind", options["kind"]), model=model, status=options["status"])
         case "no-channel":
-            return Trouble(kind="no_channel", model=model)
+            return ErrorCause(kind="no_channel", model=model)
         case "revoke-key":
-            return Trouble(kind="bad_key")
+            return ErrorCause(kind="bad_key")
         case "drain-balance":
-            return Trouble(kind="no_balance")
+            return ErrorCause(kind="no_balance")
         case _:
             return None
 
 
-def instead(rule: Rule) -> Answer:
+def replacement_answer(rule: Rule) -> Answer:
     """The answer of a refusing action that words no error object."""
     options = rule.options
     match rule.action:
@@ -99,17 +99,17 @@ def _verbatim(rule: Rule) -> bytes:
     return options["text"].encode() if options["text"] is not None else base64.b64decode(options["base64"])
 
 
-def spoil_said(rule: Rule, said: Said) -> Said:
+def spoil_reply(rule: Rule, reply: SimulatedReply) -> SimulatedReply:
     """Action `reply`: an answer of another kind, with counts to match."""
     kind = rule.options["kind"]
     if kind == "length":
-        text = said.text[: len(said.text) // 2]
-        return replace(said, text=text, visible_tokens=count_tokens(text), finish="length")
+        text = reply.text[: len(reply.text) // 2]
+        return replace(reply, text=text, visible_tokens=count_tokens(text), finish="length")
     if kind == "unknown-finish":
-        return replace(said, finish="unknown")
-    silent = replace(said, text="", visible_tokens=0, thought=None, signature=None)
+        return replace(reply, finish="unknown")
+    silent = replace(reply, text="", visible_tokens=0, thought=None, signature=None)
     if kind == "thoughts-only":
-        return replace(silent, thought="Let me think.", reasoning_tokens=max(8, said.output_tokens), finish="length")
+        return replace(silent, thought="Let me think.", reasoning_tokens=max(8, reply.output_tokens), finish="length")
     finishes: dict[str, Finish] = {
         "no-candidates": "nothing",
         "prompt-blocked": "prompt_blocked",
@@ -232,14 +232,14 @@ _BROKEN: dict[str, Callable[[bytes, Wire], bytes]] = {
     "deep": _deep,
     "surrogates": _surrogates,
     "not-utf8": lambda content, wire: content.replace(f'"{wire.text_key}":"'.encode(), b'"x":"\xff\xfe', 1),
-    "error-object": lambda content, wire: encode(wire.complain(None, Trouble(kind="internal"), 0.0).body),
+    "error-object": lambda content, wire: encode(wire.api_error(None, ErrorCause(kind="internal"), 0.0).body),
     "twice": lambda content, wire: content + content,
 }
 
 
 def _mid_error(rule: Rule, answer: Answer, wire: Wire) -> Answer:
     """Some stream events, then an error object as the last; a whole reply becomes the error object."""
-    error = encode(wire.complain(None, Trouble(kind="overloaded"), 0.0).body)
+    error = encode(wire.api_error(None, ErrorCause(kind="overloaded"), 0.0).body)
     pieces = list(answer.pieces)
     if answer.framing != "chunked":
         return replace(answer, pieces=[(0.0, error)])

@@ -13,19 +13,19 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convbatch.simulator.replies import Heard, Replayed, Said
+from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.wire import (
-    Announcement,
-    Complaint,
-    Order,
+    ApiError,
+    ErrorCause,
+    ReplySpec,
     Route,
-    Trouble,
-    announce,
+    WordedHint,
     as_list,
     as_object,
     encode,
     in_pieces,
     refuse,
+    word_hint,
 )
 
 _TOP = {
@@ -107,7 +107,7 @@ _STATUS: dict[int, str] = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-_TROUBLES: dict[str, tuple[int, str]] = {
+_ERRORS: dict[str, tuple[int, str]] = {
     "bad_request": (400, "Request contains an invalid argument."),
     "no_key": (
         403,
@@ -143,7 +143,7 @@ _QUOTAS = {
 _DANGER = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH", "blocked": True}]
 
 
-class Gemini:
+class GeminiWire:
     """See `speak.Wire`."""
 
     name = "gemini"
@@ -152,7 +152,7 @@ class Gemini:
     usage_key = "usageMetadata"
     text_key = "text"
 
-    def hear(self, route: Route, body: Any) -> Order:
+    def parse_request(self, route: Route, body: Any) -> ReplySpec:
         """See `speak.Wire`."""
         fields = _object(body, "", _TOP)
         config = _checked(fields.get("generationConfig", {}), "generation_config", _CONFIG)
@@ -161,7 +161,7 @@ class Gemini:
             refuse("bad_request", "You can only set only one of thinking budget and thinking level.")
         _check_safety(fields.get("safetySettings", []))
         messages, replayed = _contents(fields.get("contents"))
-        heard = Heard(
+        parsed = ParsedRequest(
             model=route.model or "",
             system=_system(fields.get("systemInstruction")),
             messages=messages,
@@ -171,60 +171,60 @@ class Gemini:
             thinking=thinking.get("thinkingBudget") != 0,
             show_thoughts=bool(thinking.get("includeThoughts", False)),
         )
-        return Order(heard=heard, form=route.form)
+        return ReplySpec(parsed=parsed, form=route.form)
 
-    def whole(self, order: Order, said: Said) -> dict[str, Any]:
+    def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
         """See `speak.Wire`."""
-        reply: dict[str, Any] = {}
-        if said.finish == "prompt_blocked":
-            reply["promptFeedback"] = {"blockReason": "SAFETY", "safetyRatings": _DANGER}
-        elif said.finish != "nothing":
-            reply["candidates"] = [_candidate(said, _parts(said))]
-        reply[self.usage_key] = _usage(said)
-        if order.heard.model == "sim-seed":
+        body: dict[str, Any] = {}
+        if reply.finish == "prompt_blocked":
+            body["promptFeedback"] = {"blockReason": "SAFETY", "safetyRatings": _DANGER}
+        elif reply.finish != "nothing":
+            body["candidates"] = [_candidate(reply, _parts(reply))]
+        body[self.usage_key] = _usage(reply)
+        if reply_spec.parsed.model == "sim-seed":
             # The page's reply went through a gateway that writes nulls for what Google leaves out.
-            reply["candidates"][0]["safetyRatings"] = None
-            reply = {"candidates": reply["candidates"], "promptFeedback": {"safetyRatings": None}, **reply}
-        return _named(reply, order, said)
+            body["candidates"][0]["safetyRatings"] = None
+            body = {"candidates": body["candidates"], "promptFeedback": {"safetyRatings": None}, **body}
+        return _named(body, reply_spec, reply)
 
-    def events(self, order: Order, said: Said) -> list[dict[str, Any]]:
+    def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
         """See `speak.Wire`."""
-        if said.finish in {"prompt_blocked", "nothing"}:
-            return [self.whole(order, said)]
-        parts: list[dict[str, Any]] = [{"text": piece, "thought": True} for piece in in_pieces(said.thought or "", 2)]
-        parts += [{"text": piece} for piece in in_pieces(said.text)]
+        if reply.finish in {"prompt_blocked", "nothing"}:
+            return [self.whole(reply_spec, reply)]
+        parts: list[dict[str, Any]] = [{"text": piece, "thought": True} for piece in in_pieces(reply.thought or "", 2)]
+        parts += [{"text": piece} for piece in in_pieces(reply.text)]
         events = [{"candidates": [{"content": {"parts": [part], "role": "model"}, "index": 0}]} for part in parts]
         last: dict[str, Any] = {"text": ""}
-        if said.signature is not None:
-            last["thoughtSignature"] = said.signature
+        if reply.signature is not None:
+            last["thoughtSignature"] = reply.signature
         # As Google does, the last event brings finishReason and usage with a part of no text.
-        ending = {"candidates": [_candidate(said, [last] if parts or said.signature else [])]}
-        ending[self.usage_key] = _usage(said)  # pyright: ignore[reportArgumentType]  # a JSON object of mixed values
-        return [_named(event, order, said) for event in [*events, ending]]
+        ending = {"candidates": [_candidate(reply, [last] if parts or reply.signature else [])]}
+        ending[self.usage_key] = _usage(reply)  # pyright: ignore[reportArgumentType]  # a JSON object of mixed values
+        return [_named(event, reply_spec, reply) for event in [*events, ending]]
 
-    def frame(self, order: Order, events: list[bytes]) -> list[bytes]:
+    def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
         """See `speak.Wire`."""
-        if order.form == "sse":
+        if reply_spec.form == "sse":
             return [b"data: " + event + b"\r\n\r\n" for event in events]
         pieces = [(b"[" if at == 0 else b",\r\n") + event for at, event in enumerate(events)]
         return [*pieces, b"]"]
 
-    def complain(self, route: Route | None, trouble: Trouble, now: float) -> Complaint:
+    def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
         """See `speak.Wire`."""
-        status, words = _TROUBLES[trouble.kind]
-        status = trouble.status or status
+        status, words = _ERRORS[cause.kind]
+        status = cause.status or status
         version = route.version if route else "v1beta"
-        message = trouble.message or words.format(model=trouble.model, version=version)
-        told = Announcement()
-        if trouble.hint is not None:
-            told = announce(trouble.hint, ("retry-info", "text"), now)
-            message += told.text
+        message = cause.message or words.format(model=cause.model, version=version)
+        worded = WordedHint()
+        if cause.hint is not None:
+            worded = word_hint(cause.hint, ("retry-info", "text"), now)
+            message += worded.text
         error: dict[str, Any] = {"code": status, "message": message, "status": _STATUS.get(status, "UNKNOWN")}
-        if details := _details(trouble, told):
+        if details := _details(cause, worded):
             error["details"] = details
         body: Any = {"error": error}
-        return Complaint(
-            status=status, body=[body] if route and route.form == "array" else body, headers=dict(told.headers)
+        return ApiError(
+            status=status, body=[body] if route and route.form == "array" else body, headers=dict(worded.headers)
         )
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Gemini:
         }
 
 
-GEMINI = Gemini()
+GEMINI = GeminiWire()
 
 
 def _camel(name: str) -> str:
@@ -308,7 +308,7 @@ def _system(value: Any) -> str:
     return "".join(_text_of(part) for part in _part_list(content, "system_instruction"))
 
 
-def _contents(value: Any) -> tuple[tuple[tuple[str, str], ...], tuple[Replayed, ...]]:
+def _contents(value: Any) -> tuple[tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
     contents = as_list(value)
     if not contents:
         refuse("bad_request", "* GenerateContentRequest.contents: contents is not specified\n", field="contents")
@@ -375,60 +375,60 @@ def _text_of(part: dict[str, Any]) -> str:
     return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
 
 
-def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> Replayed:
+def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> ReplayedTurn:
     signed = [at for at, part in enumerate(parts) if "thoughtSignature" in part]
     if not signed:
-        return Replayed(index=index, text=text, signature=None, in_place=True)
+        return ReplayedTurn(index=index, text=text, signature=None, in_place=True)
     last = parts[signed[-1]]
     in_place = signed == [len(parts) - 1] and last.get("text") == ""
     # A bytes field may come back in the URL-safe alphabet: google-genai decodes and encodes it anew.
     signature = last["thoughtSignature"].translate(str.maketrans("-_", "+/"))
-    return Replayed(index=index, text=text, signature=signature, in_place=in_place)
+    return ReplayedTurn(index=index, text=text, signature=signature, in_place=in_place)
 
 
-def _parts(said: Said) -> list[dict[str, Any]]:
+def _parts(reply: SimulatedReply) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
-    if said.thought:
-        parts.append({"text": said.thought, "thought": True})
-    if said.text:
-        parts.append({"text": said.text})
-    if said.signature is not None:
-        parts.append({"text": "", "thoughtSignature": said.signature})
+    if reply.thought:
+        parts.append({"text": reply.thought, "thought": True})
+    if reply.text:
+        parts.append({"text": reply.text})
+    if reply.signature is not None:
+        parts.append({"text": "", "thoughtSignature": reply.signature})
     return parts
 
 
-def _candidate(said: Said, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _candidate(reply: SimulatedReply, parts: list[dict[str, Any]]) -> dict[str, Any]:
     candidate: dict[str, Any] = {}
-    if said.finish != "output_blocked":
+    if reply.finish != "output_blocked":
         candidate["content"] = {"parts": parts, "role": "model"} if parts else {"role": "model"}
-    candidate["finishReason"] = _FINISH.get(said.finish, "STOP")
+    candidate["finishReason"] = _FINISH.get(reply.finish, "STOP")
     candidate["index"] = 0
-    if said.finish == "output_blocked":
+    if reply.finish == "output_blocked":
         candidate["safetyRatings"] = _DANGER
     return candidate
 
 
-def _usage(said: Said) -> dict[str, Any]:
+def _usage(reply: SimulatedReply) -> dict[str, Any]:
     """Google leaves out what is zero; its candidates' count does not include thoughts."""
-    usage: dict[str, Any] = {"promptTokenCount": said.input_tokens}
-    if said.visible_tokens:
-        usage["candidatesTokenCount"] = said.visible_tokens
-    usage["totalTokenCount"] = said.input_tokens + said.output_tokens
-    if said.reasoning_tokens is not None:
-        usage["thoughtsTokenCount"] = said.reasoning_tokens
-    usage["promptTokensDetails"] = [{"modality": "TEXT", "tokenCount": said.input_tokens}]
+    usage: dict[str, Any] = {"promptTokenCount": reply.input_tokens}
+    if reply.visible_tokens:
+        usage["candidatesTokenCount"] = reply.visible_tokens
+    usage["totalTokenCount"] = reply.input_tokens + reply.output_tokens
+    if reply.reasoning_tokens is not None:
+        usage["thoughtsTokenCount"] = reply.reasoning_tokens
+    usage["promptTokensDetails"] = [{"modality": "TEXT", "tokenCount": reply.input_tokens}]
     return usage
 
 
-def _named(reply: dict[str, Any], order: Order, said: Said) -> dict[str, Any]:
-    reply["modelVersion"] = "gemini-2.5-flash" if order.heard.model == "sim-seed" else order.heard.model
-    reply["responseId"] = said.reply_id
-    return reply
+def _named(body: dict[str, Any], reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
+    body["modelVersion"] = "gemini-2.5-flash" if reply_spec.parsed.model == "sim-seed" else reply_spec.parsed.model
+    body["responseId"] = reply.reply_id
+    return body
 
 
-def _details(trouble: Trouble, told: Announcement) -> list[dict[str, Any]]:
+def _details(cause: ErrorCause, worded: WordedHint) -> list[dict[str, Any]]:
     details: list[dict[str, Any]] = []
-    if trouble.kind == "bad_key":
+    if cause.kind == "bad_key":
         details.append(
             {
                 "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -437,18 +437,18 @@ def _details(trouble: Trouble, told: Announcement) -> list[dict[str, Any]]:
                 "metadata": {"service": "generativelanguage.googleapis.com"},
             }
         )
-    if trouble.kind == "bad_request" and trouble.field:
-        violation = {"field": trouble.field, "description": trouble.message}
+    if cause.kind == "bad_request" and cause.field:
+        violation = {"field": cause.field, "description": cause.message}
         details.append({"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]})
-    if trouble.hint is not None and (told.retry_delay or told.per_day):
-        metric, quota = _QUOTAS["day" if told.per_day else trouble.hint.dimension]
+    if cause.hint is not None and (worded.retry_delay or worded.per_day):
+        metric, quota = _QUOTAS["day" if worded.per_day else cause.hint.dimension]
         violation = {
             "quotaMetric": f"generativelanguage.googleapis.com/{metric}",
             "quotaId": quota,
-            "quotaDimensions": {"location": "global", "model": trouble.model or ""},
-            "quotaValue": str(trouble.hint.limit),
+            "quotaDimensions": {"location": "global", "model": cause.model or ""},
+            "quotaValue": str(cause.hint.limit),
         }
         details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]})
-    if told.retry_delay is not None:
-        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": told.retry_delay})
+    if worded.retry_delay is not None:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": worded.retry_delay})
     return details

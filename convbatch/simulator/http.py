@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Framing = Literal["length", "chunked", "close", "raw"]
-Ending = Literal["keep", "close", "cut", "reset", "hang"]
+ConnectionEnd = Literal["keep", "close", "cut", "reset", "hang"]
 Piece = tuple[float, bytes]
 """Seconds to wait before, and bytes to send."""
 
@@ -56,7 +56,7 @@ class Answer:
     """How the client is told where the body ends; `raw`: the pieces are the whole reply, status line included."""
     promised: int | None = None
     """The Content-Length sent, where it is not the true one."""
-    ending: Ending = "keep"
+    ending: ConnectionEnd = "keep"
     """After the last piece: keep the connection; close it when idle; end it at once (`cut`); reset it; send nothing
     more and end it later (`hang`)."""
     ending_wait_s: float = 0.0

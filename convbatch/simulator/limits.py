@@ -18,7 +18,7 @@ _TICK = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ServerLimits:
     """What one key may do at one model; None is no limit."""
 
     rpm: int | None = None
@@ -52,7 +52,7 @@ class Refusal:
     """Asking again then is admitted if nobody else came between; a request larger than the limit never is."""
 
 
-class Counter(Protocol):
+class LimitCounter(Protocol):
     """One limit of one (key, model). `now` must not go back."""
 
     def wait(self, amount: int, now: float) -> float:
@@ -83,17 +83,17 @@ class FixedWindow:
             self._index, self._used = index, 0
 
     def wait(self, amount: int, now: float) -> float:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._turn(now)
         return 0.0 if self._used + amount <= self._limit else (self._index + 1) * self._window_s - now
 
     def take(self, amount: int, now: float) -> None:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._turn(now)
         self._used += amount
 
     def left(self, now: float) -> int:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._turn(now)
         return self._limit - self._used
 
@@ -112,7 +112,7 @@ class SlidingWindow:
             self._used -= self._log.popleft()[1]
 
     def wait(self, amount: int, now: float) -> float:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._forget(now)
         excess = self._used + amount - self._limit
         if excess <= 0:
@@ -124,12 +124,12 @@ class SlidingWindow:
         return self._window_s
 
     def take(self, amount: int, now: float) -> None:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._log.append((now, amount))
         self._used += amount
 
     def left(self, now: float) -> int:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._forget(now)
         return self._limit - self._used
 
@@ -149,18 +149,18 @@ class TokenBucket:
         self._seen = now
 
     def wait(self, amount: int, now: float) -> float:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._fill(now)
         missing = amount - self._level
         return 0.0 if missing <= self._limit * _TICK else missing / self._rate
 
     def take(self, amount: int, now: float) -> None:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._fill(now)
         self._level -= amount
 
     def left(self, now: float) -> int:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._fill(now)
         return max(0, int(self._level + self._limit * _TICK))
 
@@ -185,7 +185,7 @@ class QuantisedWindow:
         return (place + 1) * self._limit // self._quanta - place * self._limit // self._quanta
 
     def wait(self, amount: int, now: float) -> float:
-        """See `Counter`. An amount no piece can hold is told to wait a whole window, in vain."""
+        """See `LimitCounter`. An amount no piece can hold is told to wait a whole window, in vain."""
         self._turn(now)
         if self._used + amount <= self._share(self._index):
             return 0.0
@@ -195,12 +195,12 @@ class QuantisedWindow:
         return self._quanta * self._quantum_s
 
     def take(self, amount: int, now: float) -> None:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._turn(now)
         self._used += amount
 
     def left(self, now: float) -> int:
-        """See `Counter`."""
+        """See `LimitCounter`."""
         self._turn(now)
         return self._share(self._index) - self._used
 
@@ -208,9 +208,9 @@ class QuantisedWindow:
 class Gatekeeper:
     """All limits of all (key, model) pairs: a request passes every one of its limits or uses up none."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServerLimits) -> None:
         self.limits = limits
-        self._counters: dict[tuple[str, str], list[tuple[Dimension, int, Counter]]] = {}
+        self._counters: dict[tuple[str, str], list[tuple[Dimension, int, LimitCounter]]] = {}
 
     def admit(self, key: str, model: str, tokens: int, now: float) -> Refusal | None:
         """Let one request in, or say which limit holds it longest."""
@@ -229,15 +229,15 @@ class Gatekeeper:
         """For each limit what is left of it, and the limit."""
         return {dimension: (counter.left(now), limit) for dimension, limit, counter in self._of(key, model)}
 
-    def _of(self, key: str, model: str) -> list[tuple[Dimension, int, Counter]]:
+    def _of(self, key: str, model: str) -> list[tuple[Dimension, int, LimitCounter]]:
         counters = self._counters.get((key, model))
         if counters is None:
             counters = self._counters[key, model] = self._build()
         return counters
 
-    def _build(self) -> list[tuple[Dimension, int, Counter]]:
+    def _build(self) -> list[tuple[Dimension, int, LimitCounter]]:
         limits = self.limits
-        built: list[tuple[Dimension, int, Counter]] = []
+        built: list[tuple[Dimension, int, LimitCounter]] = []
         if limits.rpm is not None:
             built.append(("requests", limits.rpm, self._counter(limits.rpm)))
         if limits.tpm is not None:
@@ -246,7 +246,7 @@ class Gatekeeper:
             built.append(("day", limits.rpd, FixedWindow(limits.rpd, limits.day_s)))
         return built
 
-    def _counter(self, limit: int) -> Counter:
+    def _counter(self, limit: int) -> LimitCounter:
         match self.limits.model:
             case "fixed":
                 return FixedWindow(limit, self.limits.window_s)

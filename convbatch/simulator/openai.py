@@ -10,19 +10,19 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convbatch.simulator.replies import Heard, Replayed, Said
+from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.wire import (
-    Announcement,
-    Complaint,
-    Order,
+    ApiError,
+    ErrorCause,
+    ReplySpec,
     Route,
-    Trouble,
-    announce,
+    WordedHint,
     as_list,
     as_object,
     encode,
     in_pieces,
     refuse,
+    word_hint,
 )
 
 CREATED = 1_795_000_000
@@ -98,7 +98,7 @@ _PARAMETERS: dict[str, Callable[[object], bool]] = {
     ),
 }  # fmt: skip
 
-_TROUBLES: dict[str, tuple[int, str, str, str | None]] = {
+_ERRORS: dict[str, tuple[int, str, str, str | None]] = {
     "bad_request": (400, "Invalid request.", "invalid_request_error", "invalid_value"),
     "no_key": (
         401,
@@ -153,7 +153,7 @@ _DIMENSIONS = {
 }
 
 
-class OpenAI:
+class OpenAIWire:
     """See `speak.Wire`."""
 
     name = "openai"
@@ -162,13 +162,13 @@ class OpenAI:
     usage_key = "usage"
     text_key = "content"
 
-    def hear(self, route: Route, body: Any) -> Order:
+    def parse_request(self, route: Route, body: Any) -> ReplySpec:
         """See `speak.Wire`."""
         del route
         fields = _parameters(body)
         system, messages, replayed = _messages(fields["messages"])
         stop = fields.get("stop") or ()
-        heard = Heard(
+        parsed = ParsedRequest(
             model=fields["model"],
             system=system,
             messages=messages,
@@ -178,72 +178,72 @@ class OpenAI:
             thinking=fields.get("reasoning_effort") != "none",
         )
         options = fields.get("stream_options") or {}
-        return Order(
-            heard=heard,
+        return ReplySpec(
+            parsed=parsed,
             form="sse" if fields.get("stream") else "whole",
             usage_in_stream=bool(options.get("include_usage")),
         )
 
-    def whole(self, order: Order, said: Said) -> dict[str, Any]:
+    def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
         """See `speak.Wire`."""
-        message: dict[str, Any] = {"role": "assistant", "content": _content(said), "refusal": None, "annotations": []}
-        if said.finish == "output_blocked":
+        message: dict[str, Any] = {"role": "assistant", "content": _content(reply), "refusal": None, "annotations": []}
+        if reply.finish == "output_blocked":
             message["refusal"] = _REFUSAL
-        if said.thought:
-            message["reasoning_content"] = said.thought
-        if said.signature is not None:
-            message["extra_content"] = _signed(said.signature)
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH.get(said.finish, "stop")}
+        if reply.thought:
+            message["reasoning_content"] = reply.thought
+        if reply.signature is not None:
+            message["extra_content"] = _signed(reply.signature)
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH.get(reply.finish, "stop")}
         return {
-            **_head(order, said, "chat.completion"),
-            "choices": [] if said.finish == "nothing" else [choice],
-            "usage": _usage(said),
+            **_head(reply_spec, reply, "chat.completion"),
+            "choices": [] if reply.finish == "nothing" else [choice],
+            "usage": _usage(reply),
             "service_tier": "default",
             "system_fingerprint": None,
         }
 
-    def events(self, order: Order, said: Said) -> list[dict[str, Any]]:
+    def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
         """See `speak.Wire`."""
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"reasoning_content": piece} for piece in in_pieces(said.thought or "", 2)]
-        deltas += [{"content": piece} for piece in in_pieces(said.text)]
-        if said.finish == "output_blocked":
+        deltas += [{"reasoning_content": piece} for piece in in_pieces(reply.thought or "", 2)]
+        deltas += [{"content": piece} for piece in in_pieces(reply.text)]
+        if reply.finish == "output_blocked":
             deltas.append({"refusal": _REFUSAL})
-        last = {} if said.signature is None else {"extra_content": _signed(said.signature)}
-        finishes = [None] * len(deltas) + [_FINISH.get(said.finish, "stop")]
+        last = {} if reply.signature is None else {"extra_content": _signed(reply.signature)}
+        finishes = [None] * len(deltas) + [_FINISH.get(reply.finish, "stop")]
         chunks: list[dict[str, Any]] = []
-        if said.finish != "nothing":
+        if reply.finish != "nothing":
             for delta, finish in zip([*deltas, last], finishes, strict=True):
                 choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-                chunks.append({**_head(order, said, "chat.completion.chunk"), "choices": [choice]})
-        if order.usage_in_stream:
+                chunks.append({**_head(reply_spec, reply, "chat.completion.chunk"), "choices": [choice]})
+        if reply_spec.usage_in_stream:
             for chunk in chunks:
                 chunk["usage"] = None
-            chunks.append({**_head(order, said, "chat.completion.chunk"), "choices": [], "usage": _usage(said)})
+            chunks.append({**_head(reply_spec, reply, "chat.completion.chunk"), "choices": [], "usage": _usage(reply)})
         return chunks
 
-    def frame(self, order: Order, events: list[bytes]) -> list[bytes]:
+    def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
         """See `speak.Wire`."""
-        del order
+        del reply_spec
         return [*(b"data: " + event + b"\n\n" for event in events), b"data: [DONE]\n\n"]
 
-    def complain(self, route: Route | None, trouble: Trouble, now: float) -> Complaint:
+    def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
         """See `speak.Wire`."""
         del route
-        status, words, type_, code = _TROUBLES[trouble.kind]
-        message = trouble.message or words.format(model=trouble.model)
-        error: dict[str, Any] = {"message": message, "type": type_, "param": trouble.field, "code": code}
-        told = Announcement()
-        if trouble.hint is not None:
-            told = announce(trouble.hint, ("retry-after-ms", "retry-after", "text-try-again"), now)
-            type_, what = _DIMENSIONS["day" if told.per_day else trouble.hint.dimension]
+        status, words, type_, code = _ERRORS[cause.kind]
+        message = cause.message or words.format(model=cause.model)
+        error: dict[str, Any] = {"message": message, "type": type_, "param": cause.field, "code": code}
+        worded = WordedHint()
+        if cause.hint is not None:
+            worded = word_hint(cause.hint, ("retry-after-ms", "retry-after", "text-try-again"), now)
+            type_, what = _DIMENSIONS["day" if worded.per_day else cause.hint.dimension]
             error["type"] = type_
-            error["message"] = f"{message[:-1]} on {what}: Limit {trouble.hint.limit}.{told.text}"
-        if told.retry_delay is not None:
+            error["message"] = f"{message[:-1]} on {what}: Limit {cause.hint.limit}.{worded.text}"
+        if worded.retry_delay is not None:
             # As Google's own OpenAI-compatible route passes it on.
-            info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": told.retry_delay}
+            info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": worded.retry_delay}
             error["details"] = [info]
-        return Complaint(status=trouble.status or status, body={"error": error}, headers=dict(told.headers))
+        return ApiError(status=cause.status or status, body={"error": error}, headers=dict(worded.headers))
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
         """See `speak.Wire`."""
@@ -255,7 +255,7 @@ class OpenAI:
         return {"id": model, "object": "model", "created": CREATED, "owned_by": "simulator"}
 
 
-OPENAI = OpenAI()
+OPENAI = OpenAIWire()
 
 
 def _parameters(body: Any) -> dict[str, Any]:
@@ -282,14 +282,14 @@ def _parameters(body: Any) -> dict[str, Any]:
     return fields
 
 
-def _messages(value: Any) -> tuple[str, tuple[tuple[str, str], ...], tuple[Replayed, ...]]:
+def _messages(value: Any) -> tuple[str, tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
     items: list[Any] = as_list(value) or []
     if not items:
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array."
         refuse("bad_request", message, field="messages")
     system: list[str] = []
     messages: list[tuple[str, str]] = []
-    replayed: list[Replayed] = []
+    replayed: list[ReplayedTurn] = []
     for at, item in enumerate(items):
         message = _message(item, f"messages[{at}]")
         text = _text(message, f"messages[{at}].content")
@@ -346,28 +346,30 @@ def _signed(signature: str) -> dict[str, Any]:
     return {"google": {"thought_signature": signature}}
 
 
-def _replayed(message: dict[str, Any], index: int, text: str) -> Replayed:
+def _replayed(message: dict[str, Any], index: int, text: str) -> ReplayedTurn:
     google = as_object((as_object(message.get("extra_content")) or {}).get("google")) or {}
     signature = google.get("thought_signature")
-    return Replayed(index=index, text=text, signature=signature if isinstance(signature, str) else None, in_place=True)
+    return ReplayedTurn(
+        index=index, text=text, signature=signature if isinstance(signature, str) else None, in_place=True
+    )
 
 
-def _head(order: Order, said: Said, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{said.reply_id}", "object": kind, "created": CREATED, "model": order.heard.model}
+def _head(reply_spec: ReplySpec, reply: SimulatedReply, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{reply.reply_id}", "object": kind, "created": CREATED, "model": reply_spec.parsed.model}
 
 
-def _content(said: Said) -> str | None:
-    return None if said.finish in {"prompt_blocked", "output_blocked"} else said.text
+def _content(reply: SimulatedReply) -> str | None:
+    return None if reply.finish in {"prompt_blocked", "output_blocked"} else reply.text
 
 
-def _usage(said: Said) -> dict[str, Any]:
+def _usage(reply: SimulatedReply) -> dict[str, Any]:
     """OpenAI's completion count includes the reasoning."""
     usage: dict[str, Any] = {
-        "prompt_tokens": said.input_tokens,
-        "completion_tokens": said.output_tokens,
-        "total_tokens": said.input_tokens + said.output_tokens,
+        "prompt_tokens": reply.input_tokens,
+        "completion_tokens": reply.output_tokens,
+        "total_tokens": reply.input_tokens + reply.output_tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
     }
-    if said.reasoning_tokens is not None:
-        usage["completion_tokens_details"] = {"reasoning_tokens": said.reasoning_tokens, "audio_tokens": 0}
+    if reply.reasoning_tokens is not None:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reply.reasoning_tokens, "audio_tokens": 0}
     return usage

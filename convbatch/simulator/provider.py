@@ -16,17 +16,26 @@ from convbatch.simulator import fault_actions
 from convbatch.simulator.fault_script import Facts, FaultScript, Rule
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Entry, Ledger, key_hash
-from convbatch.simulator.limits import Gatekeeper, Limits, Refusal
-from convbatch.simulator.replies import PER_MESSAGE_TOKENS, Actor, Said, Script, count_tokens, draw, history_sha, vary
+from convbatch.simulator.limits import Gatekeeper, Refusal, ServerLimits
+from convbatch.simulator.replies import (
+    PER_MESSAGE_TOKENS,
+    Actor,
+    Script,
+    SimulatedReply,
+    count_tokens,
+    draw,
+    history_sha,
+    reword,
+)
 from convbatch.simulator.routes import key_of, likely_wire, route
 from convbatch.simulator.wire import (
+    ErrorCause,
     Hint,
-    Order,
-    Refused,
+    RefusedRequest,
+    ReplySpec,
     Route,
-    Trouble,
     encode,
-    gateway_complaint,
+    gateway_error,
     go_duration,
     refuse,
 )
@@ -47,14 +56,14 @@ class Arrival:
     route: Route | None
     nth: int = 0
     """Among the requests for a reply, from 1."""
-    order: Order | None = None
+    reply_spec: ReplySpec | None = None
     sha: str | None = None
     fault: Rule | None = None
     answer: Answer | None = None
     """Already decided without the body."""
 
 
-class World:
+class Provider:
     """Everything the simulated provider knows: models, keys, limits, faults, and the ledger."""
 
     def __init__(
@@ -63,7 +72,7 @@ class World:
         seed: int = 0,
         script: Script | None = None,
         keys: Collection[str] | None = None,
-        limits: Limits | None = None,
+        limits: ServerLimits | None = None,
         faults: FaultScript | None = None,
         latency_s: float | tuple[float, float] = 0.0,
         event_s: float = 0.0,
@@ -119,7 +128,7 @@ class World:
         """What this key may still use; a reply is given while anything is left, and the last may overdraw it."""
         self._balances[key] = tokens
 
-    def set_limits(self, limits: Limits | None) -> None:
+    def set_limits(self, limits: ServerLimits | None) -> None:
         """Count anew, under these limits."""
         self._gate = None if limits is None else Gatekeeper(limits)
 
@@ -159,17 +168,17 @@ class World:
             where = self._admit_key(arrival)
             if where.operation != "generate":
                 return self._answer_plain(arrival, where)
-            order = self._understand(arrival, where, body)
+            reply_spec = self._understand(arrival, where, body)
             if self.faults.rules:
-                arrival.fault = self.faults.pick(self._facts(arrival, where, order, now), seed=self.actor.seed)
+                arrival.fault = self.faults.pick(self._facts(arrival, where, reply_spec, now), seed=self.actor.seed)
             if arrival.fault is not None and fault_actions.is_refusal(arrival.fault):
                 return self._refuse_by_rule(arrival, arrival.fault, now)
-            self._check_order(order)
-            self._check_limits(arrival, order, now)
-            return self._reply(arrival, where, order, now)
-        except Refused as refused:
+            self._check_order(reply_spec)
+            self._check_limits(arrival, reply_spec, now)
+            return self._reply(arrival, where, reply_spec, now)
+        except RefusedRequest as refused:
             arrival.fault = None  # a rule that was picked but not reached
-            return self._refusal(arrival, refused.trouble, now)
+            return self._refusal(arrival, refused.cause, now)
 
     def abandon(self, arrival: Arrival, now: float) -> None:
         """The client went away before its body was in."""
@@ -185,7 +194,7 @@ class World:
         )
         arrival.fault = self.faults.pick(facts, seed=self.actor.seed, at_head=True)
         if arrival.fault is not None:
-            arrival.answer = self._send(arrival, fault_actions.instead(arrival.fault))
+            arrival.answer = self._send(arrival, fault_actions.replacement_answer(arrival.fault))
 
     def _admit_key(self, arrival: Arrival) -> Route:
         where, key = arrival.route, arrival.key
@@ -199,39 +208,39 @@ class World:
             refuse("no_balance")
         return where
 
-    def _understand(self, arrival: Arrival, where: Route, body: bytes) -> Order:
+    def _understand(self, arrival: Arrival, where: Route, body: bytes) -> ReplySpec:
         try:
             plain = orjson.loads(body)
         except orjson.JSONDecodeError:
             refuse("bad_request", "Invalid JSON payload received. Could not parse the request body.")
-        order = where.wire.hear(where, plain)
-        arrival.order = order
-        arrival.sha = history_sha(order.heard.system, order.heard.messages)
-        model = order.heard.model
+        reply_spec = where.wire.parse_request(where, plain)
+        arrival.reply_spec = reply_spec
+        arrival.sha = history_sha(reply_spec.parsed.system, reply_spec.parsed.messages)
+        model = reply_spec.parsed.model
         self._asked_of[model] = self._asked_of.get(model, 0) + 1
-        return order
+        return reply_spec
 
-    def _check_order(self, order: Order) -> None:
-        model = order.heard.model
-        if self.actor.plays(model) is None:
+    def _check_order(self, reply_spec: ReplySpec) -> None:
+        model = reply_spec.parsed.model
+        if self.actor.base_model(model) is None:
             refuse("no_model", model=model)
-        if (broken := self.actor.broken_signature(order.heard)) is not None:
+        if (broken := self.actor.broken_signature(reply_spec.parsed)) is not None:
             refuse("bad_request", broken)
 
-    def _check_limits(self, arrival: Arrival, order: Order, now: float) -> None:
+    def _check_limits(self, arrival: Arrival, reply_spec: ReplySpec, now: float) -> None:
         if self._gate is None:
             return
         where = arrival.route
-        tokens = order.heard.input_tokens
+        tokens = reply_spec.parsed.input_tokens
         if where is not None and where.wire.counts_output_at_admission:
-            tokens += order.budgeted_output
-        refusal = self._gate.admit(arrival.key, order.heard.model, tokens, now)
+            tokens += reply_spec.budgeted_output
+        refusal = self._gate.admit(arrival.key, reply_spec.parsed.model, tokens, now)
         if refusal is not None:
-            raise Refused(Trouble(kind="rate_limit", model=order.heard.model, hint=_hint(refusal)))
+            raise RefusedRequest(ErrorCause(kind="rate_limit", model=reply_spec.parsed.model, hint=_hint(refusal)))
 
-    def _facts(self, arrival: Arrival, where: Route, order: Order, now: float) -> Facts:
-        model = order.heard.model
-        texts = order.heard.user_texts
+    def _facts(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, now: float) -> Facts:
+        model = reply_spec.parsed.model
+        texts = reply_spec.parsed.user_texts
         attempt = 0
         if self.faults.counts_attempts and arrival.sha is not None:
             attempt = self._tries[model, arrival.sha] = self._tries.get((model, arrival.sha), 0) + 1
@@ -245,7 +254,7 @@ class World:
             turn=len(texts),
             attempt=attempt,
             text=texts[-1] if texts else "",
-            streamed=order.form != "whole",
+            streamed=reply_spec.form != "whole",
             history_sha=arrival.sha or "",
         )
 
@@ -254,59 +263,61 @@ class World:
             self.revoke(arrival.key)
         if rule.action == "drain-balance":
             self.set_balance(arrival.key, 0)
-        model = arrival.order.heard.model if arrival.order else None
-        trouble = fault_actions.trouble_of(rule, model)
-        if trouble is None:
-            said = self._would_say(arrival) if fault_actions.bills(rule) else None
-            return self._send(arrival, fault_actions.instead(rule), said)
+        model = arrival.reply_spec.parsed.model if arrival.reply_spec else None
+        cause = fault_actions.error_cause(rule, model)
+        if cause is None:
+            reply = self._preview_reply(arrival) if fault_actions.bills(rule) else None
+            return self._send(arrival, fault_actions.replacement_answer(rule), reply)
         shape = "gateway" if rule.action == "no-channel" else rule.options.get("shape")
-        said = self._would_say(arrival) if fault_actions.bills(rule) else None
-        return self._refusal(arrival, trouble, now, shape=shape, said=said)
+        reply = self._preview_reply(arrival) if fault_actions.bills(rule) else None
+        return self._refusal(arrival, cause, now, shape=shape, reply=reply)
 
-    def _would_say(self, arrival: Arrival) -> Said | None:
-        order = arrival.order
-        if order is None or arrival.sha is None or self.actor.plays(order.heard.model) is None:
+    def _preview_reply(self, arrival: Arrival) -> SimulatedReply | None:
+        reply_spec = arrival.reply_spec
+        if reply_spec is None or arrival.sha is None or self.actor.base_model(reply_spec.parsed.model) is None:
             return None
-        return self._said(order, arrival.sha)
+        return self._build_reply(reply_spec, arrival.sha)
 
-    def _said(self, order: Order, sha: str) -> Said:
+    def _build_reply(self, reply_spec: ReplySpec, sha: str) -> SimulatedReply:
         if self._varies:
-            asked = self._answers[order.heard.model, sha] = self._answers.get((order.heard.model, sha), 0) + 1
-            said = vary(self.actor.answer(order.heard, sha), asked)
+            asked = self._answers[reply_spec.parsed.model, sha] = (
+                self._answers.get((reply_spec.parsed.model, sha), 0) + 1
+            )
+            reply = reword(self.actor.answer(reply_spec.parsed, sha), asked)
         else:
-            said = self.actor.answer(order.heard, sha)
-        return replace(said, input_tokens=said.input_tokens + self._hidden_tokens)
+            reply = self.actor.answer(reply_spec.parsed, sha)
+        return replace(reply, input_tokens=reply.input_tokens + self._hidden_tokens)
 
-    def _reply(self, arrival: Arrival, where: Route, order: Order, now: float) -> Answer:
-        said = self._said(order, arrival.sha or "")
+    def _reply(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, now: float) -> Answer:
+        reply = self._build_reply(reply_spec, arrival.sha or "")
         rule = arrival.fault
-        shown = fault_actions.spoil_said(rule, said) if rule is not None and rule.action == "reply" else said
-        answer = self._worded(arrival, where, order, shown)
-        answer.wait_s = self._latency(order, arrival)
+        shown = fault_actions.spoil_reply(rule, reply) if rule is not None and rule.action == "reply" else reply
+        answer = self._worded(arrival, where, reply_spec, shown)
+        answer.wait_s = self._latency(reply_spec, arrival)
         if rule is not None:
             answer = fault_actions.spoil_answer(rule, answer, where.wire)
         if self._gate is not None and where.wire.name == "openai":
-            answer.headers.update(self._limit_headers(arrival, order, now))
+            answer.headers.update(self._limit_headers(arrival, reply_spec, now))
         return self._send(arrival, answer, shown)
 
-    def _worded(self, arrival: Arrival, where: Route, order: Order, said: Said) -> Answer:
+    def _worded(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, reply: SimulatedReply) -> Answer:
         wire, rule = where.wire, arrival.fault
         headers = self._headers(arrival, wire.content_type)
-        streamed = order.form != "whole"
-        plains = wire.events(order, said) if streamed else [wire.whole(order, said)]
+        streamed = reply_spec.form != "whole"
+        plains = wire.events(reply_spec, reply) if streamed else [wire.whole(reply_spec, reply)]
         if rule is not None and rule.action == "usage":
             encoded = [fault_actions.spoil_usage(rule, plain, wire) for plain in plains]
         else:
             encoded = [encode(plain) for plain in plains]
         if not streamed:
             return Answer(status=200, headers=headers, pieces=[(0.0, encoded[0])])
-        if order.form == "sse":
+        if reply_spec.form == "sse":
             headers["content-type"] = "text/event-stream"
-        frames = wire.frame(order, encoded)
+        frames = wire.frame(reply_spec, encoded)
         pieces: list[Piece] = [(self._event_s if at else 0.0, frame) for at, frame in enumerate(frames)]
         return Answer(status=200, headers=headers, pieces=pieces, framing="chunked")
 
-    def _latency(self, order: Order, arrival: Arrival) -> float:
+    def _latency(self, reply_spec: ReplySpec, arrival: Arrival) -> float:
         low, high = self._latency_s
         return low if low == high else low + (high - low) * draw("latency", self.actor.seed, arrival.sha)
 
@@ -320,15 +331,21 @@ class World:
         return self._send(arrival, Answer(status=200, headers=headers, pieces=[(0.0, encode(plain))]))
 
     def _refusal(
-        self, arrival: Arrival, trouble: Trouble, now: float, *, shape: str | None = None, said: Said | None = None
+        self,
+        arrival: Arrival,
+        cause: ErrorCause,
+        now: float,
+        *,
+        shape: str | None = None,
+        reply: SimulatedReply | None = None,
     ) -> Answer:
         wire = arrival.route.wire if arrival.route is not None else likely_wire(arrival.path)
-        complaint = wire.complain(arrival.route, trouble, now)
+        error = wire.api_error(arrival.route, cause, now)
         if self._gateway if shape is None else shape == "gateway":
-            complaint = gateway_complaint(complaint, trouble, _request_id(arrival))
-        headers = {**self._headers(arrival, wire.content_type), **complaint.headers}
+            error = gateway_error(error, cause, _request_id(arrival))
+        headers = {**self._headers(arrival, wire.content_type), **error.headers}
         return self._send(
-            arrival, Answer(status=complaint.status, headers=headers, pieces=[(0.0, encode(complaint.body))]), said
+            arrival, Answer(status=error.status, headers=headers, pieces=[(0.0, encode(error.body))]), reply
         )
 
     def _headers(self, arrival: Arrival, content_type: str) -> dict[str, str]:
@@ -339,11 +356,11 @@ class World:
             headers["x-request-id"] = f"req_{arrival.seq:012d}"
         return headers
 
-    def _limit_headers(self, arrival: Arrival, order: Order, now: float) -> dict[str, str]:
+    def _limit_headers(self, arrival: Arrival, reply_spec: ReplySpec, now: float) -> dict[str, str]:
         headers: dict[str, str] = {}
         if self._gate is None:
             return headers
-        for dimension, (left, limit) in self._gate.left(arrival.key, order.heard.model, now).items():
+        for dimension, (left, limit) in self._gate.left(arrival.key, reply_spec.parsed.model, now).items():
             if dimension == "day":
                 continue
             window_s = self._gate.limits.window_s
@@ -353,18 +370,18 @@ class World:
         return headers
 
     def _send(
-        self, arrival: Arrival, answer: Answer, said: Said | None = None, *, billed: bool | None = None
+        self, arrival: Arrival, answer: Answer, reply: SimulatedReply | None = None, *, billed: bool | None = None
     ) -> Answer:
         """Write the ledger and hand the answer over; with `said` a reply was made, and it is billed."""
-        entry = self._entry(arrival, said)
+        entry = self._entry(arrival, reply)
         entry.status = answer.status
         entry.request_id = next((answer.headers[name] for name in REQUEST_IDS if name in answer.headers), None)
-        if said is not None:
+        if reply is not None:
             entry.billed = True
-            entry.output_tokens = said.output_tokens
-            entry.reasoning_tokens = said.reasoning_tokens
+            entry.output_tokens = reply.output_tokens
+            entry.reasoning_tokens = reply.reasoning_tokens
             if arrival.key in self._balances:
-                self._balances[arrival.key] -= said.input_tokens + said.output_tokens
+                self._balances[arrival.key] -= reply.input_tokens + reply.output_tokens
         self.ledger.arrived(entry)
 
         def ended(delivered: bool, now: float) -> None:
@@ -376,8 +393,8 @@ class World:
         answer.on_end = ended
         return answer
 
-    def _entry(self, arrival: Arrival, said: Said | None) -> Entry:
-        where, order = arrival.route, arrival.order
+    def _entry(self, arrival: Arrival, reply: SimulatedReply | None) -> Entry:
+        where, reply_spec = arrival.route, arrival.reply_spec
         entry = Entry(
             seq=arrival.seq,
             arrived_at=arrival.at,
@@ -388,16 +405,16 @@ class World:
             model=where.model if where else None,
             fault=arrival.fault.action if arrival.fault else None,
         )
-        if order is not None:
-            heard = order.heard
-            entry.model = heard.model
-            entry.stream = order.form != "whole"
-            entry.turn = len(heard.user_texts)
+        if reply_spec is not None:
+            parsed = reply_spec.parsed
+            entry.model = parsed.model
+            entry.stream = reply_spec.form != "whole"
+            entry.turn = len(parsed.user_texts)
             entry.history_sha = arrival.sha
-            entry.input_tokens = heard.input_tokens if said is None else said.input_tokens
+            entry.input_tokens = parsed.input_tokens if reply is None else reply.input_tokens
             if self.ledger.keeps_history:
-                system = [["system", heard.system]] if heard.system else []
-                entry.history = system + [list(message) for message in heard.messages]
+                system = [["system", parsed.system]] if parsed.system else []
+                entry.history = system + [list(message) for message in parsed.messages]
         return entry
 
 

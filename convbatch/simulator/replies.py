@@ -38,7 +38,7 @@ class ScriptError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
+class ReplayedTurn:
     """A model turn in a history, as far as `sim-signed` cares."""
 
     index: int
@@ -50,14 +50,14 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class ParsedRequest:
     """What reaches the model, whatever wire it came by."""
 
     model: str
     system: str = ""
     messages: tuple[tuple[str, str], ...]
     """(role, text), role `user` or `model`; model messages in a row are one."""
-    replayed: tuple[Replayed, ...] = ()
+    replayed: tuple[ReplayedTurn, ...] = ()
     max_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
     thinking: bool = True
@@ -76,7 +76,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class SimulatedReply:
     """One reply with its true token counts; what a faulty wire makes of them is not known here."""
 
     text: str
@@ -108,12 +108,12 @@ def cut_to_tokens(text: str, limit: int) -> str:
     return text[: max(0, length)]
 
 
-def vary(said: Said, asked: int) -> Said:
+def reword(reply: SimulatedReply, asked: int) -> SimulatedReply:
     """The same reply in other words: what is said the so-many-th time, from 1, with an id of its own."""
-    if asked == 1 or not said.text:
-        return said
-    text = f"{said.text} ({asked})"
-    return replace(said, text=text, visible_tokens=count_tokens(text), reply_id=f"{said.reply_id[:-2]}{asked:02d}")
+    if asked == 1 or not reply.text:
+        return reply
+    text = f"{reply.text} ({asked})"
+    return replace(reply, text=text, visible_tokens=count_tokens(text), reply_id=f"{reply.reply_id[:-2]}{asked:02d}")
 
 
 def history_sha(system: str, messages: Iterable[tuple[str, str]]) -> str:
@@ -205,7 +205,7 @@ def _user_text(user: str | list[dict[str, Any]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Speech:
+class _Draft:
     """What a model would say before stop sequences and limits."""
 
     text: str
@@ -242,126 +242,126 @@ class Actor:
         """Every name that is answered."""
         return (*_MODELS, *self._aliases)
 
-    def plays(self, model: str) -> str | None:
+    def base_model(self, model: str) -> str | None:
         """The simulated model behind a name, None for an unknown name."""
         return model if model in _MODELS else self._aliases.get(model)
 
-    def answer(self, heard: Heard, sha: str) -> Said:
+    def answer(self, parsed: ParsedRequest, sha: str) -> SimulatedReply:
         """The reply to a history whose `history_sha` is `sha`; the model must be known."""
-        player = self.plays(heard.model) or ""
-        speech = _within_limits(_MODELS[player](self, heard, sha), heard)
-        said = Said(
-            text=speech.text,
-            finish=speech.finish,
-            thought=speech.thought,
-            input_tokens=heard.input_tokens,
-            visible_tokens=count_tokens(speech.text),
-            reasoning_tokens=speech.reasoning_tokens,
-            signature=self._sign(heard.model, sha, speech.text) if player == "sim-signed" else None,
-            reply_id=base64.urlsafe_b64encode(_digest(self.seed, heard.model, sha) * 2).decode()[:20],
+        player = self.base_model(parsed.model) or ""
+        draft = _within_limits(_MODELS[player](self, parsed, sha), parsed)
+        reply = SimulatedReply(
+            text=draft.text,
+            finish=draft.finish,
+            thought=draft.thought,
+            input_tokens=parsed.input_tokens,
+            visible_tokens=count_tokens(draft.text),
+            reasoning_tokens=draft.reasoning_tokens,
+            signature=self._sign(parsed.model, sha, draft.text) if player == "sim-signed" else None,
+            reply_id=base64.urlsafe_b64encode(_digest(self.seed, parsed.model, sha) * 2).decode()[:20],
         )
-        return _as_in_the_seed(said) if player == "sim-seed" else said
+        return _as_in_the_seed(reply) if player == "sim-seed" else reply
 
-    def broken_signature(self, heard: Heard) -> str | None:
+    def broken_signature(self, parsed: ParsedRequest) -> str | None:
         """What is wrong with the signed turns of a history sent to `sim-signed`; None when they came back unchanged."""
-        if self.plays(heard.model) != "sim-signed":
+        if self.base_model(parsed.model) != "sim-signed":
             return None
-        for turn in heard.replayed:
+        for turn in parsed.replayed:
             if turn.signature is None:
                 if turn.text.startswith(SIGNED_MARK):
                     return f"Model turn is missing its thought_signature, position {turn.index + 1}."
                 continue
-            sha = history_sha(heard.system, heard.messages[: turn.index])
-            if not turn.in_place or turn.signature != self._sign(heard.model, sha, turn.text):
+            sha = history_sha(parsed.system, parsed.messages[: turn.index])
+            if not turn.in_place or turn.signature != self._sign(parsed.model, sha, turn.text):
                 return f"Corrupted thought signature, position {turn.index + 1}."
         return None
 
     def _sign(self, model: str, sha: str, text: str) -> str:
         return base64.b64encode(_digest(self.seed, model, sha, text) * 3).decode()
 
-    def good(self, heard: Heard, sha: str) -> _Speech:
+    def good(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """The scripted reply, else one that quotes the history."""
-        texts = heard.user_texts
-        scripted = self._script.reply_to(heard.system, texts)
-        return _Speech(_quote(texts, sha) if scripted is None else scripted)
+        texts = parsed.user_texts
+        scripted = self._script.reply_to(parsed.system, texts)
+        return _Draft(_quote(texts, sha) if scripted is None else scripted)
 
-    def drift(self, heard: Heard, sha: str) -> _Speech:
+    def drift(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """The same, spoiled in about one dialogue of three."""
-        speech = self.good(heard, sha)
-        first = heard.user_texts[:1]
-        if draw("drift", self.seed, heard.model, *first) >= 1 / 3:
-            return speech
+        draft = self.good(parsed, sha)
+        first = parsed.user_texts[:1]
+        if draw("drift", self.seed, parsed.model, *first) >= 1 / 3:
+            return draft
         kinds = tuple(_SPOILS)
-        return _SPOILS[kinds[int(draw("kind", self.seed, heard.model, *first) * len(kinds))]](speech.text)
+        return _SPOILS[kinds[int(draw("kind", self.seed, parsed.model, *first) * len(kinds))]](draft.text)
 
-    def think(self, heard: Heard, sha: str) -> _Speech:
+    def think(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """The good reply after some thought; the count is that of the thoughts, not of the summary shown."""
-        good = self.good(heard, sha)
-        if not heard.thinking:
+        good = self.good(parsed, sha)
+        if not parsed.thinking:
             return good
-        last = (heard.user_texts or ("",))[-1]
-        thought = f"**Reading** {len(heard.messages)} messages. The last one says: {last[:60]}"
-        shown = thought if heard.show_thoughts else None
-        return _Speech(good.text, thought=shown, reasoning_tokens=3 * count_tokens(thought) + 7)
+        last = (parsed.user_texts or ("",))[-1]
+        thought = f"**Reading** {len(parsed.messages)} messages. The last one says: {last[:60]}"
+        shown = thought if parsed.show_thoughts else None
+        return _Draft(good.text, thought=shown, reasoning_tokens=3 * count_tokens(thought) + 7)
 
-    def echo(self, heard: Heard, sha: str) -> _Speech:
+    def echo(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """The last user text."""
         del sha
-        return _Speech((heard.user_texts or ("",))[-1])
+        return _Draft((parsed.user_texts or ("",))[-1])
 
-    def safety(self, heard: Heard, sha: str) -> _Speech:
+    def safety(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """The good reply, except to trigger words."""
-        last = (heard.user_texts or ("",))[-1].lower()
+        last = (parsed.user_texts or ("",))[-1].lower()
         if any(word in last for word in PROMPT_TRIGGERS):
-            return _Speech("", "prompt_blocked")
+            return _Draft("", "prompt_blocked")
         if any(word in last for word in OUTPUT_TRIGGERS):
-            return _Speech("", "output_blocked")
-        return self.good(heard, sha)
+            return _Draft("", "output_blocked")
+        return self.good(parsed, sha)
 
-    def empty(self, heard: Heard, sha: str) -> _Speech:
+    def empty(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Content without text: a known intermittent behaviour of real models."""
-        del heard, sha
-        return _Speech("")
+        del parsed, sha
+        return _Draft("")
 
-    def seed_reply(self, heard: Heard, sha: str) -> _Speech:
+    def seed_reply(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """The reply of DMXAPI's documentation page, whatever was asked."""
-        del heard, sha
-        return _Speech("明天是2025年12月27日。", reasoning_tokens=178)
+        del parsed, sha
+        return _Draft("明天是2025年12月27日。", reasoning_tokens=178)
 
-    def judge(self, heard: Heard, sha: str) -> _Speech:
+    def judge(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """An opinion on a reply by a rubric, as an attentive model gives one that believes whatever is not quoted.
 
         What the rubric puts in quotes must stand in the reply; a rubric without quotes draws lots. Words that stand
         outside the one JSON object of the message are taken for orders.
         """
-        message = (heard.user_texts or ("",))[-1]
+        message = (parsed.user_texts or ("",))[-1]
         asked, outside = _judged(message)
         if asked is None or _ORDER.search(outside):
             named = _ID.search(message)
             steered = None if named is None else {"id": named[1]}
-            return _Speech(_opinion(steered, outside[:60], passes="pass" in outside.lower()))
+            return _Draft(_opinion(steered, outside[:60], passes="pass" in outside.lower()))
         said = str(asked.get("reply", _all_said(asked)))
         wanted = ["".join(found) for found in _QUOTED.findall(str(asked.get("rubric", "")))]
         missing = [words for words in wanted if words not in said]
         if not wanted:
-            lots = draw("judge", self.seed, heard.model, sha)
-            return _Speech(_opinion(asked, f"it is worth {lots:.2f}", passes=lots >= 0.5, score=round(lots, 2)))
+            lots = draw("judge", self.seed, parsed.model, sha)
+            return _Draft(_opinion(asked, f"it is worth {lots:.2f}", passes=lots >= 0.5, score=round(lots, 2)))
         reason = f"it lacks {', '.join(missing)}" if missing else "it has all that was asked"
         score = round(1 - len(missing) / len(wanted), 2)
-        return _Speech(_opinion(asked, reason, passes=not missing, score=score))
+        return _Draft(_opinion(asked, reason, passes=not missing, score=score))
 
-    def gullible(self, heard: Heard, sha: str) -> _Speech:
+    def gullible(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """A judge that repeats whatever opinion it finds in the reply; without one it is as good as the other."""
-        asked, _ = _judged((heard.user_texts or ("",))[-1])
+        asked, _ = _judged((parsed.user_texts or ("",))[-1])
         found = _VERDICT.findall(str((asked or {}).get("reply", "")))
-        return _Speech(found[-1]) if found else self.judge(heard, sha)
+        return _Draft(found[-1]) if found else self.judge(parsed, sha)
 
-    def signed(self, heard: Heard, sha: str) -> _Speech:
+    def signed(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """A reply of its own that has to come back with its signature."""
-        return _Speech(SIGNED_MARK + _quote(heard.user_texts, sha))
+        return _Draft(SIGNED_MARK + _quote(parsed.user_texts, sha))
 
 
-_MODELS: dict[str, Callable[[Actor, Heard, str], _Speech]] = {
+_MODELS: dict[str, Callable[[Actor, ParsedRequest, str], _Draft]] = {
     "sim-good": Actor.good,
     "sim-drift": Actor.drift,
     "sim-think": Actor.think,
@@ -409,10 +409,10 @@ def _quote(user_texts: tuple[str, ...], sha: str) -> str:
     return f'Turn {len(user_texts)}: you said "{last[:200]}". History {sha[:12]}.'
 
 
-def _as_in_the_seed(said: Said) -> Said:
-    return Said(
-        text=said.text,
-        finish=said.finish,
+def _as_in_the_seed(reply: SimulatedReply) -> SimulatedReply:
+    return SimulatedReply(
+        text=reply.text,
+        finish=reply.finish,
         input_tokens=22,
         visible_tokens=14,
         reasoning_tokens=178,
@@ -420,41 +420,41 @@ def _as_in_the_seed(said: Said) -> Said:
     )
 
 
-def _within_limits(speech: _Speech, heard: Heard) -> _Speech:
+def _within_limits(draft: _Draft, parsed: ParsedRequest) -> _Draft:
     """Stop sequences first, then the output limit; thoughts eat of it before the text does."""
-    text = speech.text
-    cuts = [at for stop in heard.stop if (at := text.find(stop)) >= 0]
+    text = draft.text
+    cuts = [at for stop in parsed.stop if (at := text.find(stop)) >= 0]
     if cuts:
         text = text[: min(cuts)]
-    limit = heard.max_output_tokens
-    reasoning = speech.reasoning_tokens
+    limit = parsed.max_output_tokens
+    reasoning = draft.reasoning_tokens
     if limit is None or count_tokens(text) + (reasoning or 0) <= limit:
-        return _Speech(text, speech.finish, speech.thought, reasoning)
+        return _Draft(text, draft.finish, draft.thought, reasoning)
     if reasoning is not None and reasoning >= limit:
-        return _Speech("", "length", speech.thought, limit)
-    return _Speech(cut_to_tokens(text, limit - (reasoning or 0)), "length", speech.thought, reasoning)
+        return _Draft("", "length", draft.thought, limit)
+    return _Draft(cut_to_tokens(text, limit - (reasoning or 0)), "length", draft.thought, reasoning)
 
 
-def _change_numbers(text: str) -> _Speech:
+def _change_numbers(text: str) -> _Draft:
     changed = _DIGITS.sub(lambda match: str(int(match[0]) + 1), text)
-    return _Speech(changed) if changed != text else _drop_facts(text)
+    return _Draft(changed) if changed != text else _drop_facts(text)
 
 
-def _drop_facts(text: str) -> _Speech:
+def _drop_facts(text: str) -> _Draft:
     half = text[: len(text) // 2].rstrip()
-    return _Speech(half if half else "I do not know.")
+    return _Draft(half if half else "I do not know.")
 
 
-def _switch_language(text: str) -> _Speech:
+def _switch_language(text: str) -> _Draft:
     chinese = _WIDE.search(text) is not None
-    return _Speech("I would rather answer that in English." if chinese else "我更愿意用中文回答这个问题。")
+    return _Draft("I would rather answer that in English." if chinese else "我更愿意用中文回答这个问题。")
 
 
-def _stop_short(text: str) -> _Speech:
-    return _Speech(_drop_facts(text).text, "length")
+def _stop_short(text: str) -> _Draft:
+    return _Draft(_drop_facts(text).text, "length")
 
 
-_SPOILS: dict[str, Callable[[str], _Speech]] = {
+_SPOILS: dict[str, Callable[[str], _Draft]] = {
     "numbers": _change_numbers,
     "facts": _drop_facts,
     "language": _switch_language,

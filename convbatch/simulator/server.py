@@ -28,8 +28,8 @@ import orjson
 from convbatch.simulator.fault_script import FaultError, FaultScript
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Ledger
-from convbatch.simulator.limits import LimitModel, Limits
-from convbatch.simulator.provider import World
+from convbatch.simulator.limits import LimitModel, ServerLimits
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ _MOST_BUFFERED = 2**20
 class Server:
     """A world at a port of this machine: `async with Server(world) as server: server.url`."""
 
-    def __init__(self, world: World, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, provider: Provider, *, host: str = "127.0.0.1", port: int = 0) -> None:
         """Prepare a server; port 0 takes a free one."""
-        self.world = world
+        self.provider = provider
         self.host = host
         self.port = port
         self._web: web.Server | None = None
@@ -117,15 +117,15 @@ class Server:
             query=request.query,
             headers=request.headers,  # finds names in any case
         )
-        arrival = self.world.arrive(head, self.now())
+        arrival = self.provider.arrive(head, self.now())
         answer = arrival.answer
         if answer is None:
             try:
                 body = await request.content.read()
             except (OSError, asyncio.CancelledError, web.RequestPayloadError):
-                self.world.abandon(arrival, self.now())
+                self.provider.abandon(arrival, self.now())
                 raise
-            answer = self.world.answer(arrival, body, self.now())
+            answer = self.provider.answer(arrival, body, self.now())
         try:
             return await self._play(request, answer)
         except asyncio.CancelledError:  # aiohttp's word for a client that went away
@@ -180,15 +180,17 @@ class Server:
 
         match request.method, request.path:
             case "GET", "/__health__":
-                return _json({"ok": True, "in_flight": self.world.in_flight, "requests": self.world.ledger.requests})
+                return _json(
+                    {"ok": True, "in_flight": self.provider.in_flight, "requests": self.provider.ledger.requests}
+                )
             case "GET", "/__ledger__":
-                return _json({"entries": self.world.ledger.entries})
+                return _json({"entries": self.provider.ledger.entries})
             case "POST", "/__faults__":
                 try:
-                    self.world.faults = FaultScript.of(orjson.loads(await request.content.read()), source="POST")
+                    self.provider.faults = FaultScript.of(orjson.loads(await request.content.read()), source="POST")
                 except (FaultError, orjson.JSONDecodeError, TypeError) as error:
                     return _json({"error": str(error)}, status=400)
-                return _json({"rules": len(self.world.faults.rules)})
+                return _json({"rules": len(self.provider.faults.rules)})
             case _:
                 return web.Response(status=404)
 
@@ -250,13 +252,13 @@ async def _write_raw(request: web.BaseRequest, answer: Answer, status: int) -> w
 
 
 @contextlib.contextmanager
-def serve_in_thread(world: World, *, host: str = "127.0.0.1", port: int = 0) -> Generator[Server]:
+def serve_in_thread(provider: Provider, *, host: str = "127.0.0.1", port: int = 0) -> Generator[Server]:
     """A server with an event loop of its own in another thread, for code that blocks.
 
     Raises:
         OSError: The port is taken.
     """
-    server = Server(world, host=host, port=port)
+    server = Server(provider, host=host, port=port)
     started: queue.SimpleQueue[OSError | tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
 
     async def run() -> None:
@@ -310,10 +312,10 @@ def serve(
         OSError: The port is taken, or a file cannot be opened.
     """
     limited = rpm is not None or tpm is not None or rpd is not None
-    world = World(
+    provider = Provider(
         seed=seed,
         script=Script.load(*script),
-        limits=Limits(rpm=rpm, tpm=tpm, rpd=rpd, model=limit_model, window_s=window_s) if limited else None,
+        limits=ServerLimits(rpm=rpm, tpm=tpm, rpd=rpd, model=limit_model, window_s=window_s) if limited else None,
         faults=FaultScript.load(faults) if faults is not None else None,
         latency_s=latency_s,
         gateway=gateway,
@@ -322,9 +324,9 @@ def serve(
     try:
         import uvloop
 
-        uvloop.run(_serve_until_told(Server(world, host=host, port=port)))
+        uvloop.run(_serve_until_told(Server(provider, host=host, port=port)))
     finally:
-        world.ledger.close()
+        provider.ledger.close()
 
 
 async def _serve_until_told(server: Server) -> None:

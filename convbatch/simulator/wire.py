@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Protocol, cast
 import orjson
 
 from convbatch.simulator.limits import Dimension
-from convbatch.simulator.replies import Heard, Said
+from convbatch.simulator.replies import ParsedRequest, SimulatedReply
 
 Form = Literal["whole", "sse", "array"]
 Operation = Literal["generate", "models", "model"]
@@ -43,7 +43,7 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class ErrorCause:
     """Why a request gets no reply; each wire has its own words for it."""
 
     kind: Kind
@@ -56,16 +56,16 @@ class Trouble:
     """In place of the kind's usual status."""
 
 
-class Refused(Exception):  # carries a result out of nested checks, it is nobody's error
+class RefusedRequest(Exception):  # carries a result out of nested checks, it is nobody's error
     """A request that will not be answered."""
 
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.message or trouble.kind)
-        self.trouble = trouble
+    def __init__(self, cause: ErrorCause) -> None:
+        super().__init__(cause.message or cause.kind)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Complaint:
+class ApiError:
     """An error reply before it is bytes."""
 
     status: int
@@ -85,17 +85,17 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ReplySpec:
     """A valid request for a reply."""
 
-    heard: Heard
+    parsed: ParsedRequest
     form: Form
     usage_in_stream: bool = True
 
     @property
     def budgeted_output(self) -> int:
         """Output tokens some servers reserve at admission."""
-        return self.heard.max_output_tokens or 0
+        return self.parsed.max_output_tokens or 0
 
 
 class Wire(Protocol):
@@ -108,23 +108,23 @@ class Wire(Protocol):
     text_key: str
     """The key whose string value is the visible text in whole replies and events."""
 
-    def hear(self, route: Route, body: Any) -> Order:
-        """Check a decoded body as strictly as the real server does; raises `Refused`."""
+    def parse_request(self, route: Route, body: Any) -> ReplySpec:
+        """Check a decoded body as strictly as the real server does; raises `RefusedRequest`."""
         ...
 
-    def whole(self, order: Order, said: Said) -> dict[str, Any]:
+    def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
         """The reply in one object."""
         ...
 
-    def events(self, order: Order, said: Said) -> list[dict[str, Any]]:
+    def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
         """The same reply as stream events."""
         ...
 
-    def frame(self, order: Order, events: list[bytes]) -> list[bytes]:
+    def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
         """Encoded events as pieces of a body."""
         ...
 
-    def complain(self, route: Route | None, trouble: Trouble, now: float) -> Complaint:
+    def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
         """The error in the provider's own words."""
         ...
 
@@ -139,7 +139,7 @@ class Wire(Protocol):
 
 def refuse(kind: Kind, message: str | None = None, *, field: str | None = None, model: str | None = None) -> NoReturn:
     """Leave a check."""
-    raise Refused(Trouble(kind=kind, message=message, field=field, model=model))
+    raise RefusedRequest(ErrorCause(kind=kind, message=message, field=field, model=model))
 
 
 def encode(plain: object) -> bytes:
@@ -169,7 +169,7 @@ def in_pieces(text: str, most: int = 6) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
+class WordedHint:
     """A hint, worded."""
 
     headers: dict[str, str] = field(default_factory=dict)
@@ -180,24 +180,24 @@ class Announcement:
     per_day: bool = False
 
 
-def announce(hint: Hint, usual: Iterable[HintForm], now: float) -> Announcement:
+def word_hint(hint: Hint, usual: Iterable[HintForm], now: float) -> WordedHint:
     """Word a hint in its own form, else in the `usual` ones of a wire."""
     headers: dict[str, str] = {}
     text = ""
     delay: str | None = None
     forms = (hint.form,) if hint.form is not None else tuple(usual)
     for form in forms:
-        worded = _ANNOUNCED[form](hint.seconds, now)
+        worded = _HINT_FORMS[form](hint.seconds, now)
         headers.update(worded.headers)
         text += worded.text
         delay = worded.retry_delay or delay
-    return Announcement(
+    return WordedHint(
         headers=headers, text=text, retry_delay=delay, per_day="per-day" in forms or hint.dimension == "day"
     )
 
 
-def _with_headers(**headers: str) -> Announcement:
-    return Announcement(headers={name.replace("_", "-"): value for name, value in headers.items()})
+def _with_headers(**headers: str) -> WordedHint:
+    return WordedHint(headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def go_duration(seconds: float) -> str:
@@ -212,15 +212,15 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
-_ANNOUNCED = {
-    "retry-info": lambda s, now: Announcement(retry_delay=f"{_seconds(s)}s"),
+_HINT_FORMS = {
+    "retry-info": lambda s, now: WordedHint(retry_delay=f"{_seconds(s)}s"),
     "retry-after": lambda s, now: _with_headers(retry_after=_seconds(s)),
     "retry-after-ms": lambda s, now: _with_headers(retry_after_ms=_seconds(s * 1000)),
     "retry-after-date": lambda s, now: _with_headers(
         retry_after=email.utils.formatdate(-(-(now + s) // 1), usegmt=True)
     ),
-    "text": lambda s, now: Announcement(text=f" Please retry in {_seconds(s)}s."),
-    "text-try-again": lambda s, now: Announcement(text=f" Please try again in {_seconds(s)}s."),
+    "text": lambda s, now: WordedHint(text=f" Please retry in {_seconds(s)}s."),
+    "text-try-again": lambda s, now: WordedHint(text=f" Please try again in {_seconds(s)}s."),
     "reset-headers": lambda s, now: _with_headers(
         x_ratelimit_limit_requests="60",
         x_ratelimit_remaining_requests="0",
@@ -229,35 +229,35 @@ _ANNOUNCED = {
         x_ratelimit_remaining_tokens="29000",
         x_ratelimit_reset_tokens="2ms",
     ),
-    "garbage": lambda s, now: Announcement(
+    "garbage": lambda s, now: WordedHint(
         headers={"retry-after": "soon", "retry-after-ms": "NaN"},
         text=" Please retry in a moment.",
         retry_delay="banana",
     ),
     "past-date": lambda s, now: _with_headers(retry_after=email.utils.formatdate(now - 3600, usegmt=True)),
-    "negative": lambda s, now: Announcement(
+    "negative": lambda s, now: WordedHint(
         headers={"retry-after": f"-{_seconds(s)}"}, retry_delay=f"-{_seconds(s)}s"
     ),
     "year-9999": lambda s, now: _with_headers(retry_after=_YEAR_9999),
-    "per-day": lambda s, now: Announcement(text=f" Please retry in {_seconds(s)}s.", retry_delay=f"{_seconds(s)}s"),
-    "none": lambda s, now: Announcement(),
+    "per-day": lambda s, now: WordedHint(text=f" Please retry in {_seconds(s)}s.", retry_delay=f"{_seconds(s)}s"),
+    "none": lambda s, now: WordedHint(),
 }  # fmt: skip
 
 
-def gateway_complaint(complaint: Complaint, trouble: Trouble, request_id: str) -> Complaint:
+def gateway_error(original: ApiError, cause: ErrorCause, request_id: str) -> ApiError:
     """The same trouble as a new-api gateway words it: OpenAI's shape on every wire, without status and details."""
-    own = _GATEWAY_OWN.get(trouble.kind)
+    own = _GATEWAY_OWN.get(cause.kind)
     if own is not None:
         status, message, type_, code = own
-        message = message.format(model=trouble.model)
+        message = message.format(model=cause.model)
         headers: dict[str, str] = {}
     else:
-        status, type_, code = complaint.status, "upstream_error", complaint.status
-        message = str(_message_in(complaint.body))
+        status, type_, code = original.status, "upstream_error", original.status
+        message = str(_message_in(original.body))
         # Upstream headers and details do not survive the gateway, unless a fault script asks for just that form.
-        headers = complaint.headers if trouble.hint is not None and trouble.hint.form is not None else {}
+        headers = original.headers if cause.hint is not None and cause.hint.form is not None else {}
     error = {"message": f"{message} (request id: {request_id})", "type": type_, "param": "", "code": code}
-    return Complaint(status=trouble.status or status, body={"error": error}, headers=headers)
+    return ApiError(status=cause.status or status, body={"error": error}, headers=headers)
 
 
 def _message_in(body: Any) -> object:

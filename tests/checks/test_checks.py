@@ -21,17 +21,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.checks.builtin import CHECKS, TIMEOUTS_BORNE, Judge, Said, ToolCalled, Verdict, parsed
+from convbatch.checks.builtin import CHECKS, MAX_TIMEOUTS, CalledTool, CheckInput, CheckRunner, Verdict, parse_check
 from convbatch.checks.safe_regex import SEARCH_LIMIT_S
-from convbatch.cli.check import judge_again
-from convbatch.dataset.schema import CHECK_ARGUMENTS, flaws_of
+from convbatch.cli.check import run_check
+from convbatch.dataset.schema import CHECK_ARGUMENTS, issues_of
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, SetupError
-from convbatch.pricing import Exchange, Money
+from convbatch.pricing import ExchangeRates, Money
 from convbatch.reply import Failure, Reply, Usage
-from convbatch.results.quality_gate import rate
+from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.results.run import is_fresh, load, write_turns
-from convbatch.results.verdicts import dialogue_pass, tally
+from convbatch.results.verdicts import dialogue_pass, sum_verdicts
 from tests.conftest import QUICKSTART, Command
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
@@ -39,21 +39,21 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "shop-checks"
 CITY = {"type": "object", "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}}, "required": ["city"]}
 ONLY_X = {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}
-CALLS = (ToolCalled(name="now", arguments={"zone": "上海", "round": 1, "list": [1, True]}),)
+CALLS = (CalledTool(name="now", arguments={"zone": "上海", "round": 1, "list": [1, True]}),)
 
 
-def said(*replies: str, **more: Any) -> Said:
+def said(*replies: str, **more: Any) -> CheckInput:
     known: dict[str, Any] = {
         "dialogue": dialogue("d", "今天是几号"), "target": REAL, "repeat": 1, "turn": 1, "user": "今天是几号",
         "status": "ok", "assistant": "明天是2025年12月27日。", "finish_reason": "stop", "output_tokens": 14,
         "latency_s": 0.5, "cost": Money(amount=Decimal("0.002"), currency="USD"),
     }  # fmt: skip
-    return Said(**{**known, **more}, replies=replies)
+    return CheckInput(**{**known, **more}, replies=replies)
 
 
-def verdict(check: dict[str, Any], spoken: Said) -> Verdict:
-    assert flaws_of({"turns": [{"user": "x", "assistant": "y", "checks": [check]}], "tools": [{"name": "now"}]}) == []
-    return Judge().verdict(parsed(check), spoken)
+def verdict(check: dict[str, Any], spoken: CheckInput) -> Verdict:
+    assert issues_of({"turns": [{"user": "x", "assistant": "y", "checks": [check]}], "tools": [{"name": "now"}]}) == []
+    return CheckRunner().verdict(parse_check(check), spoken)
 
 
 TEXTS = [
@@ -146,8 +146,8 @@ COMPANY = [
     ({"output_tokens": 13}, {}, False),
     ({"cost": 0.002}, {}, True),
     ({"cost": "0.0019 USD"}, {}, False),
-    ({"cost": "0.0142CNY"}, {"rates": Exchange({("USD", "CNY"): Decimal("7.1")})}, True),
-    ({"cost": "0.0141CNY"}, {"rates": Exchange({("USD", "CNY"): Decimal("7.1")})}, False),
+    ({"cost": "0.0142CNY"}, {"rates": ExchangeRates({("USD", "CNY"): Decimal("7.1")})}, True),
+    ({"cost": "0.0141CNY"}, {"rates": ExchangeRates({("USD", "CNY"): Decimal("7.1")})}, False),
     ({"tool_call": True}, {}, False),
     ({"tool_call": True}, {"tool_calls": CALLS}, True),
     ({"tool_call": "now"}, {"tool_calls": CALLS}, True),
@@ -163,7 +163,9 @@ CASES = [(check, said(text), holds) for check, text, holds in [*TEXTS, *JSON, *N
 
 
 @pytest.mark.parametrize(("check", "spoken", "holds"), CASES, ids=lambda value: repr(value)[:60])
-def test_a_check_holds_or_not_and_its_negation_is_the_reverse(check: dict[str, Any], spoken: Said, holds: bool) -> None:
+def test_a_check_holds_or_not_and_its_negation_is_the_reverse(
+    check: dict[str, Any], spoken: CheckInput, holds: bool
+) -> None:
     straight = verdict(check, spoken)
     turned = verdict({f"not_{kind}": argument for kind, argument in check.items()}, spoken)
     assert (straight.passed, turned.passed) == (holds, not holds)
@@ -214,8 +216,8 @@ NO_SCHEMAS = [
 
 @pytest.mark.parametrize(("schema", "words"), NO_SCHEMAS)
 def test_a_schema_that_could_judge_nothing_is_refused_with_its_line(schema: Any, words: str) -> None:
-    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [{"json_schema": schema}]}]})
-    assert words in flaw.what
+    [issue] = issues_of({"turns": [{"user": "x", "checks": [{"json_schema": schema}]}]})
+    assert words in issue.what
 
 
 TREE = {"type": "array", "items": {"$ref": "#"}}
@@ -237,8 +239,8 @@ def test_a_reply_that_no_schema_can_be_held_against_is_an_error_in_words(schema:
 
 @pytest.mark.parametrize("weight", [1e308, 1_000_001, -1, True, "2"])
 def test_a_weight_that_would_leave_no_score_is_refused(weight: Any) -> None:
-    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
-    assert '"weight" must be a number from 0 to 1,000,000' in flaw.what
+    [issue] = issues_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
+    assert '"weight" must be a number from 0 to 1,000,000' in issue.what
 
 
 HANGS = r"^(([a-z])+.)+[A-Z]([a-z])+$"
@@ -246,10 +248,10 @@ HANGS = r"^(([a-z])+.)+[A-Z]([a-z])+$"
 
 @pytest.mark.slow
 def test_a_pattern_that_backtracks_for_ever_is_an_error_and_is_given_up() -> None:
-    judge, check = Judge(), parsed({"not_regex": HANGS})
+    check_runner, check = CheckRunner(), parse_check({"not_regex": HANGS})
     began = time.process_time()
-    found = [judge.verdict(check, said("a" * 5000 + "!")) for _ in range(TIMEOUTS_BORNE + 20)]
-    assert time.process_time() - began < (TIMEOUTS_BORNE + 1) * SEARCH_LIMIT_S
+    found = [check_runner.verdict(check, said("a" * 5000 + "!")) for _ in range(MAX_TIMEOUTS + 20)]
+    assert time.process_time() - began < (MAX_TIMEOUTS + 1) * SEARCH_LIMIT_S
     assert {one.passed for one in found} == {False}
     assert "took longer" in str(found[0].error)
     assert "not tried again" in str(found[-1].error)
@@ -270,16 +272,16 @@ def test_a_pattern_that_backtracks_for_ever_is_an_error_and_is_given_up() -> Non
     ],
 )
 def test_a_pattern_or_schema_that_cannot_be_judged_is_a_line_error(check: dict[str, Any], words: str) -> None:
-    [flaw] = flaws_of({"turns": [{"user": "x", "checks": [check]}]})
-    assert flaw.field == "turn 1"
-    assert words in flaw.what
+    [issue] = issues_of({"turns": [{"user": "x", "checks": [check]}]})
+    assert issue.field == "turn 1"
+    assert words in issue.what
 
 
 @pytest.mark.parametrize(
     "pattern", [r"\d{4}-\d{2}-\d{2}", r"[{}]{3}", r"a{,3}", r"(?P<x>a){2}(?P=x)", r"\{1000\}{1000}"]
 )
 def test_an_everyday_pattern_is_accepted(pattern: str) -> None:
-    assert flaws_of({"turns": [{"user": "x", "checks": [{"regex": pattern}]}]}) == []
+    assert issues_of({"turns": [{"user": "x", "checks": [{"regex": pattern}]}]}) == []
 
 
 def test_a_pattern_that_runs_out_of_time_fails_with_an_error() -> None:
@@ -296,8 +298,8 @@ def test_a_pattern_that_runs_out_of_time_fails_with_an_error() -> None:
 def test_any_text_against_any_text_gives_a_bounded_score_twice_the_same(reply: str, wanted: str) -> None:
     for kind in ("equals", "contains", "icontains", "starts_with", "similar"):
         spoken = said(reply)
-        one, other = (Judge().verdict(parsed({name: wanted}), spoken) for name in (kind, f"not_{kind}"))
-        assert one == Judge().verdict(parsed({kind: wanted}), spoken)
+        one, other = (CheckRunner().verdict(parse_check({name: wanted}), spoken) for name in (kind, f"not_{kind}"))
+        assert one == CheckRunner().verdict(parse_check({kind: wanted}), spoken)
         assert one.passed is not other.passed
         assert one.score is not None
         assert 0 <= one.score <= 1
@@ -306,18 +308,18 @@ def test_any_text_against_any_text_gives_a_bounded_score_twice_the_same(reply: s
 @given(st.text())
 def test_no_reply_upsets_a_check(reply: str) -> None:
     for check in ({"number": 8}, {"is_json": True}, {"json_schema": CITY}, {"regex": r"\w+\s*$"}):
-        assert Judge().verdict(parsed(check), said(reply)).error is None
+        assert CheckRunner().verdict(parse_check(check), said(reply)).error is None
 
 
 @given(st.integers(-(10**12), 10**12), st.text(alphabet="年月 abc，。"))
 def test_the_last_number_is_found_however_it_is_written(number: int, text: str) -> None:
     for form in (f"{number}", f"{number:,}", f"{number:_}"):
-        assert Judge().verdict(parsed({"number": number}), said(f"7 {text} {form}{text}")).passed, form
+        assert CheckRunner().verdict(parse_check({"number": number}), said(f"7 {text} {form}{text}")).passed, form
 
 
 @given(st.lists(st.tuples(st.sampled_from([True, False, None]), st.floats(0, 1), st.floats(0, 9))))
 def test_a_tally_counts_what_was_judged_and_its_score_stays_between_0_and_1(rows: list[Any]) -> None:
-    total = tally(rows)
+    total = sum_verdicts(rows)
     judged = [row for row in rows if row[0] is not None]
     assert (total.passed is None) == (not judged)
     if judged:
@@ -326,9 +328,9 @@ def test_a_tally_counts_what_was_judged_and_its_score_stays_between_0_and_1(rows
 
 
 def test_the_score_is_the_weighted_mean_and_nothing_without_weight() -> None:
-    assert tally([(True, 1.0, 3.0), (False, 0.0, 1.0)]) == (1, 1, 0.75)
-    assert tally([(True, 1.0, 0.0)]) == (1, 0, None)
-    assert tally([]) == tally([(None, None, 1.0)]) == (None, None, None)
+    assert sum_verdicts([(True, 1.0, 3.0), (False, 0.0, 1.0)]) == (1, 1, 0.75)
+    assert sum_verdicts([(True, 1.0, 0.0)]) == (1, 0, None)
+    assert sum_verdicts([]) == sum_verdicts([(None, None, 1.0)]) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -497,7 +499,7 @@ def test_turns_and_verdicts_tell_the_same(quickstart: Path) -> None:
 def test_judging_twice_gives_the_same(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     before = cb.load(copy).verdicts
-    assert judge_again(str(copy), ()) == 0
+    assert run_check(str(copy), ()) == 0
     pd.testing.assert_frame_equal(before, cb.load(copy).verdicts)
 
 
@@ -526,11 +528,18 @@ def test_an_incomplete_run_neither_passes_nor_fails_until_resume_has_finished_it
 @pytest.mark.parametrize("text", ["1.01", "-0.1", "nan", "inf", "", "half", "101%", "0,9"])
 def test_a_rate_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="--fail-under needs a share"):
-        rate(text)
+        parse_pass_rate(text)
 
 
 def test_a_rate_is_a_share_or_a_percentage() -> None:
-    assert [rate(text) for text in ("0.95", "95%", "1", ".5", "0", None)] == ["0.95", "0.95", "1", "0.5", "0", None]
+    assert [parse_pass_rate(text) for text in ("0.95", "95%", "1", ".5", "0", None)] == [
+        "0.95",
+        "0.95",
+        "1",
+        "0.5",
+        "0",
+        None,
+    ]
 
 
 @pytest.mark.slow
@@ -569,7 +578,7 @@ def test_edited_checks_are_taken_and_kept_for_every_later_reader(quickstart: Pat
     def change(by_id: dict[str, Any]) -> None:
         by_id["logic-en"]["turns"][0] |= {"assistant": "It is Carl.", "checks": [{"similar": 1, "name": "as scripted"}]}
 
-    assert judge_again(str(copy), [edited(tmp_path, change)]) == 0
+    assert run_check(str(copy), [edited(tmp_path, change)]) == 0
     run = cb.load(copy)
     [row] = run.verdicts.query("dialogue == 'logic-en' and turn == 1 and target == @GOOD").to_dict("records")
     assert (row["check"], row["passed"]) == ("as scripted", False)
@@ -577,7 +586,7 @@ def test_edited_checks_are_taken_and_kept_for_every_later_reader(quickstart: Pat
     assert good_passes(copy) == 27
     (copy / "turns.parquet").unlink()
     assert good_passes(copy) == 27
-    assert judge_again(str(copy), [QUICKSTART]) == 0
+    assert run_check(str(copy), [QUICKSTART]) == 0
     assert good_passes(copy) == 28
 
 
@@ -591,7 +600,7 @@ def _other_user(by_id: dict[str, Any]) -> None:
 def test_checks_of_other_dialogues_are_refused_with_count_and_places(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     with pytest.raises(InputError) as caught:
-        judge_again(str(copy), [edited(tmp_path, _other_user)])
+        run_check(str(copy), [edited(tmp_path, _other_user)])
     text = str(caught.value)
     for words in ('turn 2: "user"', "system text", "3 turns in the run, 2 here", "'poem-zh'", "4 dialogues of the run"):
         assert words in text
@@ -604,14 +613,14 @@ def test_a_bad_line_of_an_edited_dataset_is_told_with_its_place(quickstart: Path
         by_id["logic-en"]["turns"][0]["checks"] = [{"regex": "("}]
 
     with pytest.raises(InputError, match="regular expression that compiles"):
-        judge_again(str(quickstart), [edited(tmp_path, change)])
+        run_check(str(quickstart), [edited(tmp_path, change)])
 
 
 def test_a_run_without_checks_is_refused_with_the_way_to_give_it_some(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q"})
     run.replied(run.ident(0, 1))
     with pytest.raises(SetupError, match="no checks to judge"):
-        judge_again(str(run.write().path), ())
+        run_check(str(run.write().path), ())
 
 
 def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path, tmp_path: Path) -> None:
@@ -629,7 +638,7 @@ def test_what_a_model_says_reaches_the_terminal_only_in_safe_form(
 ) -> None:
     run = made(tmp_path, {"user": "q", "checks": [{"contains": "x"}]})
     run.replied(run.ident(0, 1), reply("\x1b]0;evil\x07 \u202eevil"))
-    assert judge_again(str(run.write().path), ()) == 0
+    assert run_check(str(run.write().path), ()) == 0
     printed = capsys.readouterr().out
     assert "failed: d, turn 1" in printed
     assert not {"\x1b", "\x07", "\u202e"} & set(printed)
@@ -640,7 +649,7 @@ def test_a_folder_that_cannot_be_written_is_judged_all_the_same(tmp_path: Path) 
     run.replied(run.ident(0, 1), reply("x"))
     folder = run.write()
     (folder.verdicts / "in the way").mkdir(parents=True)
-    assert judge_again(str(folder.path), (), fail_under="0") == 0
+    assert run_check(str(folder.path), (), fail_under="0") == 0
 
 
 # Checks of the user's own
@@ -733,7 +742,9 @@ def test_the_page_shows_every_kind_and_its_examples_are_well_formed() -> None:
         for text in re.findall(r"`(\{.*?\})`(?=,| or|$)", examples):
             check = orjson.loads(text)
             assert list(check) == [kind]
-            assert flaws_of({"turns": [{"user": "q", "assistant": "a", "checks": [check]}], "tools": tools}) == [], text
+            assert issues_of({"turns": [{"user": "q", "assistant": "a", "checks": [check]}], "tools": tools}) == [], (
+                text
+            )
 
 
 def test_judging_needs_neither_schema_nor_likeness_library_where_no_check_asks_for_one(

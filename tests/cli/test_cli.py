@@ -27,7 +27,7 @@ from convbatch.cli.main import app
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import Finished, Start, environment, wait_until, write_dataset
 from tests.support.canary import CANARY_ENV
@@ -41,21 +41,21 @@ CANARY = "sk-canary-4711-do-not-show"
 class Sim:
     """A simulator all tests share; each test looks at what it added to the ledger."""
 
-    world: World
+    provider: Provider
     url: str
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Sim]:
-    world = World()
-    with serve_in_thread(world) as server:
-        yield Sim(world, server.url)
+    provider = Provider()
+    with serve_in_thread(provider) as server:
+        yield Sim(provider, server.url)
 
 
 @pytest.fixture
 def sim(shared: Sim) -> Iterator[Sim]:
     yield shared
-    shared.world.faults = FaultScript()
+    shared.provider.faults = FaultScript()
 
 
 Cli = Callable[..., Finished]
@@ -218,7 +218,7 @@ def test_bad_input_says_what_where_and_how_to_mend_and_sends_nothing(
     (tmp_path / "convbatch.toml").write_text((bad.config or gateway("URL")).replace("URL", sim.url))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "of").touch()
-    before, asked = listing(tmp_path), sim.world.ledger.requests
+    before, asked = listing(tmp_path), sim.provider.ledger.requests
     done = cli("run", bad.name, *bad.args)
     assert done.code == 2, done.err
     assert done.err.startswith("error: ")
@@ -226,7 +226,7 @@ def test_bad_input_says_what_where_and_how_to_mend_and_sends_nothing(
         assert part in done.err
     assert CANARY not in done.err + done.out
     assert "Traceback" not in done.err
-    assert (sim.world.ledger.requests, listing(tmp_path), done.out) == (asked, before, "")
+    assert (sim.provider.ledger.requests, listing(tmp_path), done.out) == (asked, before, "")
 
 
 # --- run folders that cannot be used ---------------------------------------------------------------------------------
@@ -329,9 +329,9 @@ def test_a_folder_that_cannot_be_used_says_where_and_how_to_mend(
 ) -> None:
     shutil.copytree(finished_run, tmp_path / "out")
     ruin(tmp_path / "out")
-    asked = sim.world.ledger.requests
+    asked = sim.provider.ledger.requests
     done = cli(command, "out")
-    assert (done.code, sim.world.ledger.requests, done.out) == (2, asked, ""), done.err
+    assert (done.code, sim.provider.ledger.requests, done.out) == (2, asked, ""), done.err
     assert "error: " in done.err
     assert "Traceback" not in done.err
     for part in says:
@@ -341,10 +341,10 @@ def test_a_folder_that_cannot_be_used_says_where_and_how_to_mend(
 def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path) -> None:
     out = shutil.copytree(finished_run, tmp_path / "out")
     hold = RunFolder.open(out).take_lock()
-    asked, before = sim.world.ledger.requests, listing(out)
+    asked, before = sim.provider.ledger.requests, listing(out)
     done = cli("resume", "out")
     hold.release()
-    assert (done.code, sim.world.ledger.requests, listing(out)) == (2, asked, before)
+    assert (done.code, sim.provider.ledger.requests, listing(out)) == (2, asked, before)
     assert f"the run folder out is in use by another process (pid {os.getpid()})" in done.err
     assert "wait until it has ended" in done.err
 
@@ -365,13 +365,13 @@ def test_salvage_asks_only_the_turns_of_damaged_lines_again(
     reply = next(number for number, raw in enumerate(lines, 1) if json.loads(raw).get("class") == "replied")
     damaged = json.loads(lines[reply - 1])
     flip(out, line=reply)
-    asked = sim.world.ledger.requests
+    asked = sim.provider.ledger.requests
     done = cli("resume", "out", "--salvage")
     turns = cb.load(out).turns
     assert done.code == 0, done.err
     assert "1 damaged place set aside" in done.err
     again = turns[(turns["attempts"] > 1) | (turns["possibly_paid"] > 0)]
-    assert sim.world.ledger.requests == asked + 1  # the simulator answers as before, so what follows still stands
+    assert sim.provider.ledger.requests == asked + 1  # the simulator answers as before, so what follows still stands
     assert sorted(set(again["dialogue"])) == [damaged["dialogue"]]
     assert statuses(turns) == {"ok": 8}
 
@@ -435,7 +435,7 @@ def test_a_run_outlives_the_reader_of_its_notes(asked: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_does_not_hide_an_incomplete_run(asked: Path, sim: Sim) -> None:
-    sim.world.faults = FaultScript.of([{"action": "error", "kind": "bad_request"}], source="test")
+    sim.provider.faults = FaultScript.of([{"action": "error", "kind": "bad_request"}], source="test")
     done = shell("convbatch run d.jsonl -o out | true; exit ${PIPESTATUS[0]}", asked)
     assert done.code == 3
     assert "convbatch resume out" in done.err
@@ -485,13 +485,13 @@ def test_the_second_signal_abandons_what_is_in_flight(
     args: tuple[str, ...],
     signals: tuple[signal.Signals, ...],
     asked: Path,
-    simulator: Callable[[World], Server],
+    simulator: Callable[[Provider], Server],
     start: Start,
 ) -> None:
-    world = World(latency_s=60)
-    (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
+    provider = Provider(latency_s=60)
+    (asked / "convbatch.toml").write_text(gateway(simulator(provider).url))
     process = start("run", "d.jsonl", "-o", "out", *args)
-    wait_until(lambda: world.in_flight == 4)
+    wait_until(lambda: provider.in_flight == 4)
     time.sleep(0.4 if args else 0.1)
     for number in signals:
         assert process.poll() is None
@@ -522,11 +522,11 @@ def test_a_signal_before_the_first_request_leaves_nothing_behind(
 
 
 @SLOW
-def test_nohup_is_respected(asked: Path, simulator: Callable[[World], Server], start: Start) -> None:
-    world = World(latency_s=0.3)
-    (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
+def test_nohup_is_respected(asked: Path, simulator: Callable[[Provider], Server], start: Start) -> None:
+    provider = Provider(latency_s=0.3)
+    (asked / "convbatch.toml").write_text(gateway(simulator(provider).url))
     process = start("run", "d.jsonl", "-o", "out", under=("nohup",))
-    wait_until(lambda: world.in_flight == 4)
+    wait_until(lambda: provider.in_flight == 4)
     process.send_signal(HUP)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
@@ -546,13 +546,15 @@ def test_exit_codes_are_ordered_by_severity() -> None:
 
 
 def test_a_failed_turn_is_exit_3_and_says_why_and_what_next(cli: Cli, sim: Sim, asked: Path) -> None:
-    sim.world.faults = FaultScript.of([{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test")
+    sim.provider.faults = FaultScript.of(
+        [{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test"
+    )
     done = cli("run", "d.jsonl", "-o", "a run")
     assert done.code == 3
     assert "sim-good@here: 4 turns failed, invalid_request: " in done.err
     assert "convbatch show 'a run' --failed" in done.err
     assert done.err.endswith("4 of 8 turns are open; finish them with:\n  convbatch resume 'a run'\n")
-    sim.world.faults = FaultScript()
+    sim.provider.faults = FaultScript()
     assert cli("resume", "a run").code == 0
 
 
@@ -576,25 +578,25 @@ def test_every_reader_says_that_a_target_is_parked_and_why(cli: Cli, asked: Path
     for command in (("table", "r"), ("table", "r", "--wide", "reply"), ("show", "r", "d00000")):
         assert "note: no-such-model@here is parked: there is no such model" in cli(*command).err
     assert "no-such-model@here (parked), sim-good@here" in " ".join(cli("runs").out.split())
-    assert list(cb.load("results/r").parked) == ["no-such-model@here"]
+    assert list(cb.load("results/r").suspended) == ["no-such-model@here"]
 
 
 def test_a_target_that_came_back_is_parked_no_more(cli: Cli, sim: Sim, asked: Path) -> None:
-    sim.world.faults = FaultScript.of([{"action": "error", "kind": "no_balance"}], source="test")
+    sim.provider.faults = FaultScript.of([{"action": "error", "kind": "no_balance"}], source="test")
     assert cli("run", "d.jsonl", "-o", "out").code == 3
-    assert list(cb.load("out").parked) == ["sim-good@here"]
-    sim.world.faults = FaultScript()
+    assert list(cb.load("out").suspended) == ["sim-good@here"]
+    sim.provider.faults = FaultScript()
     assert cli("resume", "out").code == 0
-    assert cb.load("out").parked == {}
+    assert cb.load("out").suspended == {}
     assert "parked" not in cli("table", "out").err
 
 
 def test_what_was_skipped_behind_a_failed_turn_is_said_to_be_asked_as_well(cli: Cli, sim: Sim, asked: Path) -> None:
     rule = {"match": {"turn": 1}, "action": "error", "kind": "bad_request"}
-    sim.world.faults = FaultScript.of([rule], source="test")
+    sim.provider.faults = FaultScript.of([rule], source="test")
     done = cli("run", "d.jsonl", "-n", "1", "-o", "out")
     assert "\n1 of 2 turns is open and 1 more skipped behind failed ones; finish them with:" in done.err
-    sim.world.faults = FaultScript()
+    sim.provider.faults = FaultScript()
     assert cli("resume", "out").code == 0
     assert statuses(cb.load("out").turns) == {"ok": 2}
 
@@ -612,12 +614,12 @@ def test_a_deadline_is_exit_3_and_loses_nothing(cli: Cli, sim: Sim, asked: Path)
 
 @pytest.mark.slow
 def test_interrupted_stands_before_a_deadline_and_incomplete(
-    asked: Path, simulator: Callable[[World], Server], start: Start
+    asked: Path, simulator: Callable[[Provider], Server], start: Start
 ) -> None:
-    world = World(latency_s=0.7)
-    (asked / "convbatch.toml").write_text(gateway(simulator(world).url))
+    provider = Provider(latency_s=0.7)
+    (asked / "convbatch.toml").write_text(gateway(simulator(provider).url))
     process = start("run", "d.jsonl", "-o", "out", "--deadline", "200ms")
-    wait_until(lambda: world.in_flight == 4)
+    wait_until(lambda: provider.in_flight == 4)
     time.sleep(0.3)
     process.send_signal(INT)
     _, err = process.communicate(timeout=20)
@@ -687,9 +689,11 @@ def test_runs_begun_in_the_same_second_get_folders_of_their_own(cli: Cli, asked:
 
 @pytest.mark.parametrize("rejoin", ["out", "./out/", "."])
 def test_a_folder_that_was_moved_is_resumed_where_it_is(rejoin: str, cli: Cli, sim: Sim, asked: Path) -> None:
-    sim.world.faults = FaultScript.of([{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test")
+    sim.provider.faults = FaultScript.of(
+        [{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test"
+    )
     assert cli("run", "d.jsonl", "-o", "first").code == 3
-    sim.world.faults = FaultScript()
+    sim.provider.faults = FaultScript()
     (asked / "elsewhere").mkdir()
     (asked / "first").rename(asked / "elsewhere" / "out")
     (asked / "d.jsonl").unlink()
@@ -721,7 +725,7 @@ def test_no_key_is_seen_anywhere(cli: Cli, sim: Sim, asked: Path) -> None:
     """The gateway refuses the key and says it; it comes as a query parameter and stands in the environment."""
     (asked / "convbatch.toml").write_text(gateway(sim.url, auth="query:key", key_env="HERE_KEY"))
     body = {"error": {"code": 400, "message": f"refused {CANARY}", "status": "INVALID_ARGUMENT"}}
-    sim.world.faults = FaultScript.of([{"action": "body", "status": 400, "text": json.dumps(body)}], source="test")
+    sim.provider.faults = FaultScript.of([{"action": "body", "status": 400, "text": json.dumps(body)}], source="test")
     done = cli("run", "d.jsonl", "-o", "out", HERE_KEY=CANARY)
     seen = [cli(*command) for command in (("table", "out"), ("show", "out"), ("runs",))]
     seen.append(cli("doctor", "-g", "here", "-m", "sim-good", HERE_KEY=CANARY))
@@ -736,7 +740,7 @@ def test_no_key_is_seen_anywhere(cli: Cli, sim: Sim, asked: Path) -> None:
 def test_a_short_key_is_not_seen_in_messages_either(cli: Cli, sim: Sim, asked: Path) -> None:
     (asked / "convbatch.toml").write_text(gateway(sim.url, auth="bearer", key_env="HERE_KEY"))
     body = {"error": {"code": 401, "message": "no such key: sk9short7", "status": "UNAUTHENTICATED"}}
-    sim.world.faults = FaultScript.of([{"action": "body", "status": 401, "text": json.dumps(body)}], source="test")
+    sim.provider.faults = FaultScript.of([{"action": "body", "status": 401, "text": json.dumps(body)}], source="test")
     done = cli("run", "d.jsonl", "-o", "out", HERE_KEY="sk9short7")
     assert "sim-good@here is parked: the key is refused (no such key: [redacted:HERE_KEY])" in done.err
     assert "sk9short7" not in "".join((done.out, done.err, cli("table", "out").out, cli("show", "out").out))

@@ -58,7 +58,7 @@ def printed(file: io.StringIO) -> list[str]:
 
 def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run) -> None:
     file = io.StringIO()
-    show.summary(run.summary(), file=file)
+    show.print_summary(run.summary(), file=file)
     lines = printed(file)
     assert " ".join(lines[0].split()) == "target ok blocked empty failed input output p50 s p95 s cost"
     assert lines[1].split() == [REAL, "1", "0", "0", "1", "22", "192", "0.50", "0.50", "–"]
@@ -73,7 +73,7 @@ def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run)
 
 def test_a_target_without_a_single_known_count_shows_a_dash_and_not_zero(tmp_path: Path) -> None:
     file = io.StringIO()
-    show.summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path).summary(), file=file)
+    show.print_summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path).summary(), file=file)
     assert printed(file)[1].split() == [REAL, "0", "0", "0", "0", "–", "–", "–", "–", "–"]
     assert printed(file)[2] == f"{REAL}: 1 pending"
 
@@ -81,12 +81,16 @@ def test_a_target_without_a_single_known_count_shows_a_dash_and_not_zero(tmp_pat
 def test_long_target_names_are_folded_and_not_cut(tmp_path: Path) -> None:
     name = "a-model-with-a-name-that-is-longer-than-half-a-screen-is-wide@gateway"
     file = io.StringIO()
-    show.summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(name,)).write().path).summary(), file=file)
+    show.print_summary(
+        load(MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(name,)).write().path).summary(), file=file
+    )
     assert "".join(line.split()[0] for line in printed(file)[1:]).startswith(name)
     assert max(map(cell_len, printed(file))) <= 80
 
 
-@pytest.mark.parametrize("print_it", [show.table, show.wide, show.transcript], ids=["table", "wide", "transcript"])
+@pytest.mark.parametrize(
+    "print_it", [show.print_table, show.print_wide, show.print_transcript], ids=["table", "wide", "transcript"]
+)
 def test_nothing_from_outside_reaches_the_terminal_raw(
     run: Run, print_it: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,16 +104,16 @@ def test_nothing_from_outside_reaches_the_terminal_raw(
 
 def test_colours_are_used_on_a_terminal_only(run: Run) -> None:
     terminal, pipe = Terminal(), io.StringIO()
-    show.transcript(run, file=terminal)
-    show.transcript(run, file=pipe)
+    show.print_transcript(run, file=terminal)
+    show.print_transcript(run, file=pipe)
     assert "\x1b[" in terminal.getvalue()
     assert "\x1b" not in pipe.getvalue()
 
 
 def test_the_table_is_short_lines_on_a_terminal_and_whole_csv_in_a_pipe(run: Run) -> None:
     terminal, pipe = Terminal(), io.StringIO()
-    show.table(run, file=terminal)
-    show.table(run, file=pipe)
+    show.print_table(run, file=terminal)
+    show.print_table(run, file=pipe)
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in printed(terminal)]
     assert len(lines) == 7
     assert max(map(cell_len, lines)) <= 80
@@ -121,7 +125,7 @@ def test_the_table_is_short_lines_on_a_terminal_and_whole_csv_in_a_pipe(run: Run
 def test_a_table_of_many_rows_has_one_heading(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", *["x"] * 450)])
     terminal = Terminal()
-    show.table(load(made.write().path), file=terminal)
+    show.print_table(load(made.write().path), file=terminal)
     lines = printed(terminal)
     assert len(lines) == 451
     assert sum("status" in line for line in lines) == 1
@@ -130,8 +134,8 @@ def test_a_table_of_many_rows_has_one_heading(tmp_path: Path) -> None:
 def test_wide_on_a_terminal_says_why_a_cell_is_empty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal, pipe = Terminal(), io.StringIO()
-    show.wide(run, file=terminal)
-    show.wide(run, "output_tokens", file=pipe)
+    show.print_wide(run, file=terminal)
+    show.print_wide(run, "output_tokens", file=pipe)
     for word in ("(error)", "(blocked)", "(skipped)", "今天是2025年12月27日。"):
         assert word in terminal.getvalue()
     assert pipe.getvalue().splitlines() == [
@@ -148,7 +152,7 @@ def test_targets_stand_side_by_side_where_there_is_room(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     file = io.StringIO()
-    assert show.transcript(run, "dates-zh", file=file) == 1
+    assert show.print_transcript(run, "dates-zh", file=file) == 1
     assert any(REAL in line and GOOD in line for line in printed(file)) is side_by_side
     for word in ("Answer briefly.", "given", "今天是26日", "script", "明天是27日", "ok · stop · 22 in, 192 out"):
         assert word in file.getvalue()
@@ -157,7 +161,7 @@ def test_targets_stand_side_by_side_where_there_is_room(
 
 def test_a_transcript_says_why_a_turn_has_no_reply(run: Run) -> None:
     file = io.StringIO()
-    show.transcript(run, "d2", file=file)
+    show.print_transcript(run, "d2", file=file)
     text = " ".join(file.getvalue().split())
     for words in ("error · timeout:", "1 possibly paid", "blocked · content_filter (SAFETY)", "turn 1 ended blocked"):
         assert words in text
@@ -165,24 +169,24 @@ def test_a_transcript_says_why_a_turn_has_no_reply(run: Run) -> None:
 
 def test_failed_and_target_narrow_a_transcript(run: Run) -> None:
     file = io.StringIO()
-    assert show.transcript(run, failed=True, file=file) == 1
+    assert show.print_transcript(run, failed=True, file=file) == 1
     assert GOOD not in file.getvalue()  # it was blocked, which is a result
-    assert show.transcript(run, target=GOOD, file=file) == 2
-    assert show.transcript(run, failed=True, target=GOOD, file=file) == 0
+    assert show.print_transcript(run, target=GOOD, file=file) == 2
+    assert show.print_transcript(run, failed=True, target=GOOD, file=file) == 0
 
 
 def test_every_repeat_is_shown_and_named(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(DRIFT,), repeats=2)
     file = io.StringIO()
-    show.transcript(load(made.write().path), file=file)
+    show.print_transcript(load(made.write().path), file=file)
     assert f"{DRIFT} (repeat 2)" in file.getvalue()
 
 
 def test_an_unknown_dialogue_or_target_is_refused_with_the_nearest(run: Run) -> None:
     with pytest.raises(SetupError, match="did you mean 'dates-zh'"):
-        show.transcript(run, "dates-zn", file=io.StringIO())
+        show.print_transcript(run, "dates-zn", file=io.StringIO())
     with pytest.raises(SetupError, match=f"did you mean '{GOOD}'"):
-        show.transcript(run, target="sim-god@simulator", file=io.StringIO())
+        show.print_transcript(run, target="sim-god@simulator", file=io.StringIO())
 
 
 def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_path: Path) -> None:
@@ -190,7 +194,7 @@ def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_pat
     (broken.path / "run.json").write_text("{")
     waiting = MadeRun(tmp_path / "waiting", [dialogue("d", "x")], state="interrupted").write()
     file = io.StringIO()
-    show.runs([run.folder, waiting, broken], file=file)
+    show.print_runs([run.folder, waiting, broken], file=file)
     words = " ".join(printed(file)[1:]).split()
     assert words[:8] == ["r", "finished", "6", "6", "1", "–", f"{REAL},", GOOD]
     assert words[8:15] == ["waiting", "interrupted", "0", "1", "0", "–", REAL]
@@ -201,7 +205,7 @@ def test_a_tab_does_not_fold_the_text_around_it(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
     made.replied(made.ident(0, 1), SEED_REPLY._replace(text="all:\n\tmake"))
     file = io.StringIO()
-    show.transcript(load(made.write().path), file=file)
+    show.print_transcript(load(made.write().path), file=file)
     lines = printed(file)
     assert [line.split() for line in lines[1:4]] == [["system", "a", "b"], ["1", "user", "if", "x:"], ["return"]]
     assert "          make" in lines

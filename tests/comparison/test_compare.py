@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import convbatch as package
 from convbatch.comparison import render, stats
-from convbatch.comparison.compare import Comparison, Rules, compare_frames
+from convbatch.comparison.compare import Comparison, ComparisonRules, compare_frames
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
 from tests.conftest import QUICKSTART, Command, environment
@@ -56,7 +56,7 @@ def values(metric: str, base: Sequence[float | None], candidate: Sequence[float 
     """One-turn dialogues with these values of a column."""
     column = {"latency": "latency_s"}.get(metric, metric)
     frames = [pd.DataFrame([{**row(f"d{n}"), column: one} for n, one in enumerate(told)]) for told in (base, candidate)]
-    return compare_frames(*frames, rules=Rules(metric=metric))
+    return compare_frames(*frames, rules=ComparisonRules(metric=metric))
 
 
 def test_the_example_of_the_contract_is_printed_as_it_stands_there() -> None:
@@ -92,7 +92,7 @@ def test_the_example_of_the_contract_is_printed_as_it_stands_there() -> None:
     ],
 )
 def test_tables_get_the_verdict_the_rules_give(b: int, c: int, n: int, margin: float | None, verdict: str) -> None:
-    assert compare_frames(*table(b, c, n - b - c), rules=Rules(margin=margin)).verdict == verdict
+    assert compare_frames(*table(b, c, n - b - c), rules=ComparisonRules(margin=margin)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_tables_get_the_verdict_the_rules_give(b: int, c: int, n: int, margin: f
     ],
 )
 def test_exit_codes(verdict: Any, plain: int, regression: int, inconclusive: int, strict: int) -> None:
-    assert Rules().exit_code(verdict) == plain
-    assert Rules(fail_on="regression").exit_code(verdict) == regression
-    assert Rules(fail_on="inconclusive").exit_code(verdict) == inconclusive
-    assert Rules(strict=True).exit_code(verdict) == strict
+    assert ComparisonRules().exit_code(verdict) == plain
+    assert ComparisonRules(fail_on="regression").exit_code(verdict) == regression
+    assert ComparisonRules(fail_on="inconclusive").exit_code(verdict) == inconclusive
+    assert ComparisonRules(strict=True).exit_code(verdict) == strict
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,12 @@ def test_exit_codes(verdict: Any, plain: int, regression: int, inconclusive: int
 )  # fmt: skip
 def test_rules_that_can_be_none_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SetupError):
-        Rules(**wrong)
+        ComparisonRules(**wrong)
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.2, 0.4])
 def test_at_another_alpha_the_interval_a_verdict_rests_on_is_told(alpha: float) -> None:
-    told = compare_frames(*table(18, 7, 162, 13), rules=Rules(alpha=alpha, margin=0.3))
+    told = compare_frames(*table(18, 7, 162, 13), rules=ComparisonRules(alpha=alpha, margin=0.3))
     metric = json.loads(render.to_json(told))["metrics"][0]
     assert metric["confidence"] == pytest.approx(1 - alpha)
     assert metric["ci"] == pytest.approx(stats.tango_interval(18, 7, 200, level=1 - alpha))
@@ -148,7 +148,7 @@ def _summary(told: Comparison) -> str:
 
 def test_means_that_are_equal_but_for_rounding_are_equal() -> None:
     told = values("score", [0.3, 0.2, 0.7], [0.1 + 0.2, 0.2, 0.7])
-    assert (told.judged[0].measured.worse, told.judged[0].measured.better) == (0, 0)
+    assert (told.judged[0].result.worse, told.judged[0].result.better) == (0, 0)
     told = values("score", [0.5, 0.5, 0.5], [0.6, 0.7, 0.2])  # +0.1, +0.2, -0.3: what is left of them is 5e-17
     assert json.loads(render.to_json(told))["metrics"][0]["dialogues_needed"] is None
 
@@ -161,21 +161,21 @@ def test_two_dialogues_may_have_an_interval_of_any_width_and_nobody_reads_its_30
 
 def test_needing_more_dialogues_than_there_are_numbers_for_is_told_all_the_same() -> None:
     told = values("output_tokens", [1, 2, 3], [10**15, 1, 1])
-    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_for_margin"] == stats.MOST_DIALOGUES
+    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_for_margin"] == stats.MAX_DIALOGUES
 
 
 def test_a_given_margin_is_of_the_primary_metric_s_kind() -> None:
-    assert Rules(margin=0.1).margin_of("score", "dialogue_pass") == 0.1
-    assert Rules(margin=0.1).margin_of("cost", "dialogue_pass") == 0.05
-    assert Rules(margin=0.1).margin_of("cost", "latency") == 0.1
-    assert Rules(margin=0.1).margin_of("turn_pass", "latency") == 0.02
+    assert ComparisonRules(margin=0.1).margin_of("score", "dialogue_pass") == 0.1
+    assert ComparisonRules(margin=0.1).margin_of("cost", "dialogue_pass") == 0.05
+    assert ComparisonRules(margin=0.1).margin_of("cost", "latency") == 0.1
+    assert ComparisonRules(margin=0.1).margin_of("turn_pass", "latency") == 0.02
 
 
 def test_turns_are_judged_by_dialogues_and_never_by_mcnemar() -> None:
     base = side({"a": [True, True, True], "b": [True], "c": [True, True], "d": [False, True]})
     candidate = side({"a": [False, False, True], "b": [True], "c": [True, False], "d": [True, True]})
     told = compare_frames(base, candidate).judged
-    turn_pass = next(one.measured for one in told if one.measured.metric == "turn_pass")
+    turn_pass = next(one.result for one in told if one.result.metric == "turn_pass")
     assert (turn_pass.base, turn_pass.candidate, turn_pass.difference) == (7 / 8, 5 / 8, -2 / 8)
     # e = d - mean n: -2 + 0.75, 0 + 0.25, -1 + 0.5, 1 + 0.5; se^2 = 4/3 x (1.5625 + 0.0625 + 0.25 + 2.25) / 64
     half = 3.182446305284263 * (4 / 3 * 4.125 / 64) ** 0.5
@@ -187,7 +187,7 @@ def test_turns_are_judged_by_dialogues_and_never_by_mcnemar() -> None:
 def test_repeats_are_averaged_and_get_the_interval_of_their_spread() -> None:
     base = pd.concat([side({f"d{n}": [True] for n in range(6)}, repeat=k) for k in (1, 2)])
     candidate = pd.concat([side({f"d{n}": [n < 4 or (n == 4 and k == 1)] for n in range(6)}, repeat=k) for k in (1, 2)])
-    one = compare_frames(base, candidate).judged[0].measured
+    one = compare_frames(base, candidate).judged[0].result
     assert (one.metric, one.test, one.b) == ("dialogue_pass", "sign_flip_midp", None)
     assert one.difference == pytest.approx(-1.5 / 6)
     spread = (sum((d + 0.25) ** 2 for d in (0, 0, 0, 0, -0.5, -1)) / 5 / 6) ** 0.5
@@ -199,10 +199,10 @@ def test_a_run_of_repeats_that_all_agree_claims_no_certainty() -> None:
     base = pd.concat([side({f"d{n}": [True] for n in range(10)}, repeat=k) for k in (1, 2)])
     same = compare_frames(base, base)
     assert same.verdict == "inconclusive"
-    assert same.judged[0].measured.ci95 == pytest.approx((-0.2775328, 0.2775328), abs=1e-6)  # z^2 / (10 + z^2)
+    assert same.judged[0].result.ci95 == pytest.approx((-0.2775328, 0.2775328), abs=1e-6)  # z^2 / (10 + z^2)
     worse = compare_frames(base, pd.concat([side({f"d{n}": [False] for n in range(10)}, repeat=k) for k in (1, 2)]))
     assert worse.verdict == "regression"
-    low, high = worse.judged[0].measured.ci95 or (0, 0)
+    low, high = worse.judged[0].result.ci95 or (0, 0)
     assert low == -1
     assert -1 < high < 0
 
@@ -212,14 +212,14 @@ def test_few_scores_are_flipped_and_many_are_paired_by_t() -> None:
     for count, test in ((12, "sign_flip_midp"), (40, "paired_t")):
         base = [chance.random() for _ in range(count)]
         found = values("score", base, [min(1.0, one + chance.gauss(0.05, 0.1)) for one in base]).judged[0]
-        assert found.measured.test == test
-        assert found.measured.ci95 is not None
+        assert found.result.test == test
+        assert found.result.ci95 is not None
 
 
 def test_a_failed_turn_has_no_score_and_counts_as_none_passed() -> None:
     base = pd.DataFrame([row("a", passed=True, score=0.9), row("b", passed=True, score=0.8)])
     candidate = pd.DataFrame([row("a", passed=False, status="error", score=None), row("b", passed=True, score=0.8)])
-    told = {one.measured.metric: one.measured for one in compare_frames(base, candidate).judged}
+    told = {one.result.metric: one.result for one in compare_frames(base, candidate).judged}
     assert (told["score"].base, told["score"].candidate) == pytest.approx((0.85, 0.4))
     assert told["dialogue_pass"].b == 1
 
@@ -228,27 +228,27 @@ def test_a_dialogue_with_a_failed_turn_does_not_pass_though_its_checks_do() -> N
     base = side({"a": [True, None], "b": [True, None]})
     candidate = pd.DataFrame([row("a", 1, True), row("a", 2, None, status="error"), row("b", 1, True), row("b", 2)])
     comparison = compare_frames(base, candidate)
-    assert comparison.judged[0].measured.b == 1
+    assert comparison.judged[0].result.b == 1
     assert (comparison.pairs.failed_base, comparison.pairs.failed_candidate) == (0, 1)
 
 
 def test_tokens_are_compared_by_their_totals() -> None:
     told = values("output_tokens", [100, 110, 120], [120, 115, 140])
-    found = told.judged[0].measured
-    assert (found.base, found.candidate, found.ratio) == (330, 375, pytest.approx(375 / 330))
+    result = told.judged[0].result
+    assert (result.base, result.candidate, result.ratio) == (330, 375, pytest.approx(375 / 330))
     # Variances of the means 110 and 125: 200 / 6 and 350 / 6, covariance 200 / 6; t(2, 0.975).
     t2 = 4.302652729911275**2
     a, b, c = 110**2 - t2 * 200 / 6, 110 * 125 - t2 * 200 / 6, 125**2 - t2 * 350 / 6
     root = (b * b - a * c) ** 0.5
-    assert found.ci95 == pytest.approx(((b - root) / a, (b + root) / a), abs=1e-9)
+    assert result.ci95 == pytest.approx(((b - root) / a, (b + root) / a), abs=1e-9)
     assert json.loads(render.to_json(told))["metrics"][0]["ratio"] == pytest.approx(375 / 330)
 
 
 def test_tokens_that_grow_alike_everywhere_are_seen_though_they_have_no_spread() -> None:
     base = [100 + n for n in range(12)]
     found = values("input_tokens", base, [one + 10 for one in base])
-    assert (found.verdict, found.judged[0].measured.test) == ("regression", "sign_flip_midp")
-    assert found.judged[0].measured.p == pytest.approx(2**-12)
+    assert (found.verdict, found.judged[0].result.test) == ("regression", "sign_flip_midp")
+    assert found.judged[0].result.p == pytest.approx(2**-12)
 
 
 def test_more_tokens_are_harm_and_fewer_are_not() -> None:
@@ -263,26 +263,26 @@ def test_more_tokens_are_harm_and_fewer_are_not() -> None:
 def test_turns_without_a_count_on_either_side_are_left_out_of_both_totals() -> None:
     base = pd.DataFrame([row("a", 1, output_tokens=10), row("a", 2, output_tokens=20), row("b", output_tokens=7)])
     candidate = pd.DataFrame([row("a", 1, output_tokens=12), row("a", 2), row("b", output_tokens=8)])
-    told = compare_frames(base, candidate, rules=Rules(metric="output_tokens")).judged[0].measured
+    told = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens")).judged[0].result
     assert (told.base, told.candidate) == (17, 20)
 
 
 def test_latency_is_each_dialogue_s_own_ratio() -> None:
-    found = values("latency", [1.0, 4.0, 2.0], [2.0, 4.0, 4.0]).judged[0].measured
-    assert (found.base, found.candidate) == (pytest.approx(2.0), pytest.approx(2.0 * 4 ** (1 / 3)))
-    assert (found.ratio, found.test) == (pytest.approx(4 ** (1 / 3)), "log_ratio_t")
+    result = values("latency", [1.0, 4.0, 2.0], [2.0, 4.0, 4.0]).judged[0].result
+    assert (result.base, result.candidate) == (pytest.approx(2.0), pytest.approx(2.0 * 4 ** (1 / 3)))
+    assert (result.ratio, result.test) == (pytest.approx(4 ** (1 / 3)), "log_ratio_t")
 
 
 def test_equal_totals_everywhere_are_inconclusive_and_have_no_interval() -> None:
     told = values("output_tokens", [100] * 50, [100] * 50)
-    assert (told.verdict, told.judged[0].measured.ci95, told.judged[0].measured.p) == ("inconclusive", None, None)
+    assert (told.verdict, told.judged[0].result.ci95, told.judged[0].result.p) == ("inconclusive", None, None)
     assert "All dialogues say the same" in render.advice(told)[0]
 
 
 def test_costs_in_two_currencies_are_not_compared() -> None:
     base = pd.DataFrame([row("a", cost=1.0, currency="USD", output_tokens=1)])
     candidate = pd.DataFrame([row("a", cost=7.0, currency="CNY", output_tokens=1)])
-    told = compare_frames(base, candidate, rules=Rules(metric="output_tokens"))
+    told = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens"))
     assert told.unavailable["cost"] == "the sides are in different currencies: CNY, USD"
 
 
@@ -293,9 +293,9 @@ def test_one_metric_decides_and_the_p_of_the_others_is_holm_s() -> None:
         output_tokens=[100 + chance.randint(0, 3) for _ in range(30)],
         input_tokens=[50 + chance.randint(-1, 2) for _ in range(30)],
     )
-    told = {one.measured.metric: one for one in compare_frames(base, candidate).judged}
+    told = {one.result.metric: one for one in compare_frames(base, candidate).judged}
     assert next(iter(told)) == "dialogue_pass"
-    raw = {name: one.measured.p or 1.0 for name, one in told.items() if name != "dialogue_pass"}
+    raw = {name: one.result.p or 1.0 for name, one in told.items() if name != "dialogue_pass"}
     smallest = min(raw, key=lambda name: raw[name])
     assert told[smallest].p_adjusted == pytest.approx(min(1.0, raw[smallest] * len(raw)))
 
@@ -309,7 +309,7 @@ def test_slices_by_tag_and_turn_are_exploratory_and_adjusted() -> None:
     assert all(one["exploratory"] for one in found)
     assert found[1]["b"] == 18
     two = compare_frames(side({"a": [True, True], "b": [True, False]}), side({"a": [True, False], "b": [True, False]}))
-    assert [(one.slice, one.measured.metric, one.measured.test) for one in two.parts] == [
+    assert [(one.slice, one.result.metric, one.result.test) for one in two.parts] == [
         ("turn 1", "turn_pass", "mcnemar_midp"),
         ("turn 2", "turn_pass", "mcnemar_midp"),
     ]
@@ -347,7 +347,7 @@ def test_what_one_side_alone_has_in_more_than_a_twentieth_of_the_dialogues_concl
             for passed, least in ((True, 0.2), (False, 0.4))
         )
         unknown = pd.DataFrame([row(f"d{n}") for n in range(lost)])
-        return compare_frames(base, pd.concat([unknown, candidate.iloc[lost:]]), rules=Rules(metric=metric))
+        return compare_frames(base, pd.concat([unknown, candidate.iloc[lost:]]), rules=ComparisonRules(metric=metric))
 
     few, many = told(5), told(6)
     assert (few.verdict, few.exit_code, few.judged[0].coverage) == ("regression", 1, (100, 5))
@@ -359,7 +359,7 @@ def test_what_one_side_alone_has_in_more_than_a_twentieth_of_the_dialogues_concl
 def test_a_turn_that_failed_on_one_side_leaves_its_dialogue_s_tokens_uneven() -> None:
     base = pd.DataFrame([row("a", 1, output_tokens=10), row("a", 2, output_tokens=20), row("b", output_tokens=7)])
     candidate = pd.DataFrame([row("a", 1, output_tokens=12), row("a", 2, status="error"), row("b", output_tokens=8)])
-    told = compare_frames(base, candidate, rules=Rules(metric="output_tokens")).judged[0]
+    told = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens")).judged[0]
     assert (told.coverage.uneven, told.coverage.either_side, told.verdict) == (1, 2, "inconclusive")
 
 
@@ -404,7 +404,7 @@ def test_without_checks_other_metrics_are_named() -> None:
         compare_frames(base, base)
     assert "output_tokens" in str(caught.value)
     with pytest.raises(SetupError, match="cost cannot be compared"):
-        compare_frames(base, base, rules=Rules(metric="cost"))
+        compare_frames(base, base, rules=ComparisonRules(metric="cost"))
 
 
 def test_runs_without_a_dialogue_in_common_are_refused() -> None:
@@ -415,7 +415,7 @@ def test_runs_without_a_dialogue_in_common_are_refused() -> None:
 def test_a_single_dialogue_is_never_certain() -> None:
     told = compare_frames(side({"a": [True]}), side({"a": [False]}))
     assert told.verdict == "inconclusive"
-    low, high = told.judged[0].measured.ci95 or (0, 0)
+    low, high = told.judged[0].result.ci95 or (0, 0)
     assert low < 0 < high
 
 
@@ -426,9 +426,9 @@ def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]
     told = compare_frames(frame, frame)
     assert told.verdict in ("inconclusive", "non-inferior")
     for one in told.judged:
-        assert one.measured.difference == 0
-        assert one.measured.p in (None, 1.0)
-        assert one.measured.ci95 is None or one.measured.ci95.low < 0 < one.measured.ci95.high
+        assert one.result.difference == 0
+        assert one.result.p in (None, 1.0)
+        assert one.result.ci95 is None or one.result.ci95.low < 0 < one.result.ci95.high
     assert len(told.flips) == 0
 
 
@@ -436,7 +436,7 @@ def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=15))
 def test_swapping_the_sides_turns_every_difference_round(kinds: list[tuple[bool, bool]]) -> None:
     base, candidate = (side({f"d{n}": [kind[place]] for n, kind in enumerate(kinds)}) for place in (0, 1))
-    there, back = compare_frames(base, candidate).judged[0].measured, compare_frames(candidate, base).judged[0].measured
+    there, back = compare_frames(base, candidate).judged[0].result, compare_frames(candidate, base).judged[0].result
     assert there.difference == pytest.approx(-back.difference)
     assert (there.b, there.c, there.p) == (back.c, back.b, back.p)
 

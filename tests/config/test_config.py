@@ -22,11 +22,11 @@ from convbatch.config.gateways import (
     Gateway,
     Limits,
     Overrides,
-    Rate,
+    RateLimit,
     Target,
     gateway_from_plain,
     gateway_to_plain,
-    in_flight,
+    max_in_flight,
     merge_limits,
     parse_params,
     resolve_targets,
@@ -35,7 +35,7 @@ from convbatch.config.gateways import (
     target_to_plain,
 )
 from convbatch.config.loader import load_config, presets, read_config
-from convbatch.config.toml_positions import Lines
+from convbatch.config.toml_positions import TomlPositions
 from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.protocols import PROTOCOLS
@@ -121,9 +121,9 @@ def test_a_table_with_a_presets_name_changes_only_what_it_sets() -> None:
     assert gateway.base_url == "https://generativelanguage.googleapis.com"
     assert gateway.limits.rpm == 60
     assert gateway.limits.rates == (
-        Rate(count=10, window_s=10.0),
-        Rate(count=5, window_s=120.0),
-        Rate(count=7, window_s=3600.0),
+        RateLimit(count=10, window_s=10.0),
+        RateLimit(count=5, window_s=120.0),
+        RateLimit(count=7, window_s=3600.0),
     )
     assert gateway.limits.jitter_s == 0.2
     assert gateway.limits.rpd_resets == "00:00 America/Los_Angeles"
@@ -424,7 +424,7 @@ y = 2
 )
 def test_the_line_of_a_key_is_found_again(path: tuple[str, ...], line: int | None) -> None:
     tomllib.loads(AWKWARD)
-    assert Lines(AWKWARD).of(path) == line
+    assert TomlPositions(AWKWARD).of(path) == line
 
 
 _NAME = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=8)
@@ -442,7 +442,7 @@ def test_every_key_has_the_line_it_was_written_on(tables: Mapping[str, Mapping[s
             written[(table, key)] = len(lines)
     text = "\n".join(lines)
     assert tomllib.loads(text) == tables
-    found = Lines(text)
+    found = TomlPositions(text)
     assert {path: found.of(path) for path in written} == written
 
 
@@ -533,7 +533,7 @@ def test_options_stand_over_every_targets_limits() -> None:
     (target,) = resolve_targets(["m@google"], [], config, overrides)
     assert (target.gateway.limits.rpm, target.gateway.limits.tpm, target.gateway.limits.rpd) == (3, 5, 11)
     assert target.gateway.attempt_timeout_s == 2.0
-    assert NO_OVERRIDES.over(target.gateway) is target.gateway
+    assert NO_OVERRIDES.apply_to(target.gateway) is target.gateway
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_options_stand_over_every_targets_limits() -> None:
 def test_in_flight_is_what_is_asked_within_what_the_gateway_bears(
     bears: int | None, asked: int | None, expected: int
 ) -> None:
-    assert in_flight(Limits(concurrency=bears), asked) == expected
+    assert max_in_flight(Limits(concurrency=bears), asked) == expected
 
 
 def test_targets_of_one_quota_owner_share_the_strictest_limits() -> None:
@@ -551,7 +551,7 @@ def test_targets_of_one_quota_owner_share_the_strictest_limits() -> None:
     assert gemini.quota_owner == openai.quota_owner
     merged = merge_limits([gemini.gateway.limits, openai.gateway.limits])
     assert (merged.rpm, merged.tpm, merged.tpm_counts) == (30, 9, "input+max_output")
-    assert merged.rates == (Rate(count=1, window_s=1.0),)
+    assert merged.rates == (RateLimit(count=1, window_s=1.0),)
 
 
 # --- settings
@@ -647,7 +647,7 @@ _GATEWAYS = st.builds(
         Limits,
         rpm=st.none() | st.integers(1),
         rpd=st.none() | st.integers(1),
-        rates=st.lists(st.builds(Rate, count=st.integers(1), window_s=st.floats(0.1, 1e6)), max_size=2).map(tuple),
+        rates=st.lists(st.builds(RateLimit, count=st.integers(1), window_s=st.floats(0.1, 1e6)), max_size=2).map(tuple),
         jitter_s=st.floats(0, 10),
     ),
     settings=_SETTINGS,
@@ -684,12 +684,12 @@ def test_the_readme_of_the_examples_lists_every_example() -> None:
 
 def test_the_examples_together_show_every_key() -> None:
     from convbatch.config.prices import ROW_KEYS
-    from convbatch.config.usage_logs import BILL_KEYS
+    from convbatch.config.usage_logs import USAGE_LOG_KEYS
     from convbatch.config.validators import GATEWAY_KEYS, RUN_KEYS
 
     text = (CONFIGS / "every-key.toml").read_text(encoding="utf-8")
     shown = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines()}
-    assert shown >= {*GATEWAY_KEYS, *RUN_KEYS, *ROW_KEYS, *BILL_KEYS}
+    assert shown >= {*GATEWAY_KEYS, *RUN_KEYS, *ROW_KEYS, *USAGE_LOG_KEYS}
 
 
 def test_config_is_imported_without_the_heavy_libraries() -> None:
@@ -710,7 +710,7 @@ def test_errors_of_this_part_end_the_command_with_2() -> None:
 
 
 def test_the_manual_lists_every_preset_and_every_key() -> None:
-    from convbatch.config.usage_logs import BILL_KEYS
+    from convbatch.config.usage_logs import USAGE_LOG_KEYS
     from convbatch.config.validators import GATEWAY_KEYS
 
     text = (CONFIGS.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
@@ -723,4 +723,4 @@ def test_the_manual_lists_every_preset_and_every_key() -> None:
         assert gateway.base_url == "simulator:" or f"`{gateway.base_url}`" in row
     assert not [key for key in GATEWAY_KEYS if f"`{key}`" not in text]
     bills = (CONFIGS.parent / "docs" / "audit.md").read_text(encoding="utf-8")
-    assert not [key for key in BILL_KEYS if f"`{key}`" not in bills]
+    assert not [key for key in USAGE_LOG_KEYS if f"`{key}`" not in bills]

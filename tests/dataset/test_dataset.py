@@ -16,7 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convbatch.dataset.schema import CHECK_ARGUMENTS
-from convbatch.dataset.selection import EVERYTHING, Selection, convert, load, read_copy, scan, source_of, write_copy
+from convbatch.dataset.selection import (
+    EVERYTHING,
+    Selection,
+    convert,
+    fingerprint_source,
+    load_dialogues,
+    read_copy,
+    scan,
+    write_copy,
+)
 from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Settings, Turn, text_part
 from convbatch.errors import InputError, Problem, SetupError
 from convbatch.system import Disk
@@ -295,7 +304,7 @@ def test_rules_of_sound_turns_are_reported_beside_a_broken_turn(tmp_path: Path) 
     ],
 )
 def test_line_ends_byte_order_mark_and_compression_make_no_difference(tmp_path: Path, content: bytes) -> None:
-    dialogues = load([written(tmp_path, content)])
+    dialogues = load_dialogues([written(tmp_path, content)])
     assert [d.id for d in dialogues] == ["a", "b"]
     assert dialogues[0].turns == (Turn(user=(text_part("Hello"),), assistant="Hi"),)
 
@@ -308,7 +317,7 @@ def test_blank_lines_are_skipped_and_counted_but_keep_their_number(tmp_path: Pat
 
 def test_a_dialogue_without_id_is_named_after_its_file_and_line(tmp_path: Path) -> None:
     path = written(tmp_path, gzip.compress(b'{"turns": [{"user": "a"}]}\n'), "support.jsonl.gz")
-    assert load([path])[0].id == "support:1"
+    assert load_dialogues([path])[0].id == "support:1"
 
 
 def test_ids_used_twice_are_errors_with_both_places_over_all_files(tmp_path: Path) -> None:
@@ -373,13 +382,13 @@ def test_every_check_kind_is_accepted_plain_and_negated(tmp_path: Path) -> None:
     }  # fmt: skip
     checks = [{prefix + kind: value} for kind, value in arguments.items() for prefix in ("", "not_")]
     line = {"turns": [{"user": "u", "assistant": "a", "checks": checks}], "tools": [{"name": "f"}]}
-    [read] = load([written(tmp_path, json.dumps(line))])
+    [read] = load_dialogues([written(tmp_path, json.dumps(line))])
     assert list(read.turns[0].checks) == checks
 
 
 def test_load_raises_all_problems_at_once_and_at_most_a_thousand(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        load([written(tmp_path, "x\n" * 1_500)])
+        load_dialogues([written(tmp_path, "x\n" * 1_500)])
     assert len(caught.value.problems) == 1_001
     assert caught.value.problems[-1].what == "and 500 more problems"
     assert caught.value.exit_code == 2
@@ -447,7 +456,7 @@ def test_any_dialogue_written_in_canonical_form_is_read_back_equal(
     tmp_path: Path, script: Dialogue, ascii_only: bool
 ) -> None:
     path = written(tmp_path, json.dumps(script.to_plain(), ensure_ascii=ascii_only))
-    assert load([path]) == [script]
+    assert load_dialogues([path]) == [script]
 
 
 @settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -490,10 +499,10 @@ def copy_of(
 def test_the_copy_holds_the_selected_dialogues_in_order_with_their_index(tmp_path: Path) -> None:
     out = tmp_path / "copy.gz"
     report = write_copy([QUICKSTART], EVERYTHING, out, "live")
-    assert [(n, d) for n, d in read_copy(out)] == list(enumerate(load([QUICKSTART])))
-    assert report.dialogues == report.dialogues_read == len(load([QUICKSTART]))
-    assert report.asked_turns == sum(len(d.asked("live")) for d in load([QUICKSTART]))
-    assert report.sources == (source_of(QUICKSTART),)
+    assert [(n, d) for n, d in read_copy(out)] == list(enumerate(load_dialogues([QUICKSTART])))
+    assert report.dialogues == report.dialogues_read == len(load_dialogues([QUICKSTART]))
+    assert report.asked_turns == sum(len(d.asked("live")) for d in load_dialogues([QUICKSTART]))
+    assert report.sources == (fingerprint_source(QUICKSTART),)
     assert out.stat().st_mode & 0o777 == 0o600
 
 
@@ -639,8 +648,8 @@ def test_a_damaged_copy_is_an_input_error(tmp_path: Path, damage: Any) -> None:
 
 
 def test_convert_writes_canonical_lines_that_read_the_same(tmp_path: Path) -> None:
-    assert convert(QUICKSTART, tmp_path / "out.jsonl.gz") == len(load([QUICKSTART]))
-    assert load([tmp_path / "out.jsonl.gz"]) == load([QUICKSTART])
+    assert convert(QUICKSTART, tmp_path / "out.jsonl.gz") == len(load_dialogues([QUICKSTART]))
+    assert load_dialogues([tmp_path / "out.jsonl.gz"]) == load_dialogues([QUICKSTART])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl.gz"]
 
 
@@ -651,7 +660,7 @@ def test_convert_reads_json_arrays_and_single_objects(tmp_path: Path, indent: in
     single = written(tmp_path, json.dumps(line, indent=indent), "s.json")
     assert convert(array, tmp_path / "a.jsonl") == 2
     assert convert(single, tmp_path / "s.jsonl") == 1
-    assert [d.id for d in load([tmp_path / "a.jsonl"])] == ["a:1", "a:2"]
+    assert [d.id for d in load_dialogues([tmp_path / "a.jsonl"])] == ["a:1", "a:2"]
 
 
 def test_convert_names_the_item_of_an_array_that_is_wrong(tmp_path: Path) -> None:
@@ -703,7 +712,7 @@ def test_convert_into_another_folder_refuses_media_that_would_be_lost(tmp_path: 
 
 
 def test_quickstart_has_what_its_readme_promises() -> None:
-    dialogues = load([QUICKSTART])
+    dialogues = load_dialogues([QUICKSTART])
     assert 24 <= len(dialogues) <= 30
     assert all(2 <= len(d.turns) <= 8 for d in dialogues)
     assert all(turn.assistant for d in dialogues for turn in d.turns)
@@ -717,7 +726,7 @@ def test_quickstart_runs_under_every_history_mode(tmp_path: Path) -> None:
 
 
 def test_quickstart_has_both_dialogues_of_the_seed_documents() -> None:
-    by_id = {d.id: d for d in load([QUICKSTART])}
+    by_id = {d.id: d for d in load_dialogues([QUICKSTART])}
     assert [t.user_text for t in by_id["dates-zh"].turns] == ["今天是几号", "明天是几号"]
     assert by_id["dates-zh"].turns[0].assistant == "今天是2025年12月26日"
     assert [t.user_text for t in by_id["paws-en"].turns] == [
@@ -730,6 +739,6 @@ def test_quickstart_has_both_dialogues_of_the_seed_documents() -> None:
 def test_the_format_page_shows_a_dialogue_that_loads_and_names_every_key_and_check(tmp_path: Path) -> None:
     page = (QUICKSTART.parent.parent / "docs" / "dataset.md").read_text(encoding="utf-8")
     example = page.split("```json\n")[1].split("```")[0]
-    assert load([written(tmp_path, json.dumps(json.loads(example)))])[0].id == "dates-zh"
+    assert load_dialogues([written(tmp_path, json.dumps(json.loads(example)))])[0].id == "dates-zh"
     names = [*CHECK_ARGUMENTS, *SETTING_NAMES, *(field.name for field in dataclasses.fields(Dialogue))]
     assert [name for name in names if f"`{name}`" not in page] == []

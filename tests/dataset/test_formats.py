@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from convbatch.dataset.formats import detect
-from convbatch.dataset.selection import convert, load, scan
+from convbatch.dataset.selection import convert, load_dialogues, scan
 from convbatch.dialogue import Dialogue, Message, Settings, text_part
 from convbatch.errors import Problem
 from convbatch.protocols import PROTOCOLS
@@ -21,7 +21,7 @@ def written(folder: Path, *lines: Any, name: str = "d.jsonl") -> Path:
 
 
 def imported(folder: Path, line: Any) -> Dialogue:
-    [dialogue] = load([written(folder, line)])
+    [dialogue] = load_dialogues([written(folder, line)])
     return dialogue
 
 
@@ -442,8 +442,8 @@ def test_reference_answers_are_scripted_replies_only_when_asked_for(tmp_path: Pa
     source = written(tmp_path, line)
     convert(source, tmp_path / "without.jsonl")
     convert(source, tmp_path / "with.jsonl", reference=True)
-    assert spoken(load([tmp_path / "without.jsonl"])[0]) == [("a", None), ("b", None)]
-    [dialogue] = load([tmp_path / "with.jsonl"])
+    assert spoken(load_dialogues([tmp_path / "without.jsonl"])[0]) == [("a", None), ("b", None)]
+    [dialogue] = load_dialogues([tmp_path / "with.jsonl"])
     assert spoken(dialogue) == [("a", "x"), ("b", None)]
     assert dialogue.meta == {}
 
@@ -452,7 +452,7 @@ def test_reference_answers_are_scripted_replies_only_when_asked_for(tmp_path: Pa
 def test_a_converted_dataset_reads_as_the_original(tmp_path: Path, line: dict[str, Any]) -> None:
     source = written(tmp_path, line)
     assert convert(source, tmp_path / "out.jsonl") == 1
-    assert load([tmp_path / "out.jsonl"]) == load([source])
+    assert load_dialogues([tmp_path / "out.jsonl"]) == load_dialogues([source])
 
 
 # CrossWOZ (thu-coai/CrossWOZ, Apache-2.0) and MT-Bench (lm-sys/FastChat, Apache-2.0), one line of each, the first cut.

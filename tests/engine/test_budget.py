@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 import convbatch as cb
 from convbatch.dialogue import Settings
 from convbatch.engine.budget import Budget, BudgetReached, Reservation
-from convbatch.engine.limiter import GateClosed
-from convbatch.engine.runner import Rules
-from convbatch.pricing import Money, Period, PriceTable, Rate, exact
+from convbatch.engine.limiter import LimiterClosed
+from convbatch.engine.runner import RunRules
+from convbatch.pricing import Money, Period, PriceTable, TokenPrice, exact
 from convbatch.reply import Usage
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
-from tests.support.played import KEY, Host, Played
-from tests.support.played_disk import Kill
-from tests.support.played_laws import obeys
+from tests.support.virtual_disk import Kill
+from tests.support.virtual_run import KEY, Host, VirtualRun
+from tests.support.virtual_run_laws import obeys
 
 Plain = dict[str, Any]
 PRICES = PriceTable(
@@ -36,12 +36,12 @@ PRICES = PriceTable(
     source="this test",
     periods=(
         Period(
-            input=Rate(base=Decimal("0.3"), steps=((60, Decimal("0.6")),)),
-            output=Rate(base=Decimal("2.5"), steps=((60, Decimal("3.5")),)),
+            input=TokenPrice(base=Decimal("0.3"), steps=((60, Decimal("0.6")),)),
+            output=TokenPrice(base=Decimal("2.5"), steps=((60, Decimal("3.5")),)),
         ),
     ),
 )
-LIMITED = Rules(command_line=Settings(max_output_tokens=40), concurrency=64, max_attempts=8)
+LIMITED = RunRules(command_line=Settings(max_output_tokens=40), concurrency=64, max_attempts=8)
 
 
 def usd(amount: object) -> Money:
@@ -75,25 +75,25 @@ FAULTS = (
 """One request in five."""
 
 
-def troubled(path: Path, seed: int, count: int = 25) -> Played:
-    worlds = [
-        World(keys={KEY}, seed=seed, faults=FaultScript.of(list(FAULTS)), latency_s=(0.05, 0.5)) for _ in range(2)
+def troubled(path: Path, seed: int, count: int = 25) -> VirtualRun:
+    providers = [
+        Provider(keys={KEY}, seed=seed, faults=FaultScript.of(list(FAULTS)), latency_s=(0.05, 0.5)) for _ in range(2)
     ]
     hosts = [
-        Host(world, name=name, wire=wire, models=["sim-good", "sim-think"], delay_s=0.1)
-        for world, name, wire in zip(worlds, ("one", "two"), ("gemini", "openai"), strict=True)
+        Host(provider, name=name, wire=wire, models=["sim-good", "sim-think"], delay_s=0.1)
+        for provider, name, wire in zip(providers, ("one", "two"), ("gemini", "openai"), strict=True)
     ]
-    return Played(path, hosts, dialogues(count), seed=seed, rules=LIMITED, prices=PRICES)
+    return VirtualRun(path, hosts, dialogues(count), seed=seed, rules=LIMITED, prices=PRICES)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(seed: int, tmp_path: Path) -> None:
-    played = troubled(tmp_path / "run", seed)
+    virtual_run = troubled(tmp_path / "run", seed)
     chance = random.Random(seed)
     for _ in range(3):
-        played.sit(kill=Kill(after_s=chance.uniform(0.5, 6)))
-    played.finish()
-    story = obeys(played)
+        virtual_run.run_session(kill=Kill(after_s=chance.uniform(0.5, 6)))
+    virtual_run.finish()
+    story = obeys(virtual_run)
     run = cb.load(tmp_path / "run")
     rows = run.attempts.set_index(["dialogue_index", "target", "repeat", "turn", "attempt"])
     told, rest = Decimal(0), Decimal(0)
@@ -110,10 +110,10 @@ def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(s
             assert cost <= exact(float(row["cost_bound"]))
         else:
             assert cost == 0
-    assert held >= len(played.planned) / 2
+    assert held >= len(virtual_run.planned) / 2
     assert 0 < rest <= told
     kept = sum((exact(float(cost)) for cost in run.turns["cost"].dropna()), Decimal(0))
-    everything = sum(map(true_cost, played.ledger()), Decimal(0))
+    everything = sum(map(true_cost, virtual_run.ledger()), Decimal(0))
     assert (
         kept
         <= everything
@@ -123,83 +123,85 @@ def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(s
     )
 
 
-def spent(played: Played) -> Decimal:
-    return sum(map(true_cost, played.ledger()), Decimal(0))
+def spent(virtual_run: VirtualRun) -> Decimal:
+    return sum(map(true_cost, virtual_run.ledger()), Decimal(0))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_budget_is_never_passed_whatever_happens(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
-    played = troubled(tmp_path / "run", seed, count=30)
+    virtual_run = troubled(tmp_path / "run", seed, count=30)
     cap = usd(chance.choice(["0.004", "0.01", "0.02"]))
-    played.sit(kill=Kill(after_s=chance.uniform(0.3, 5)), max_cost=cap)
-    played.sit(signals=[(chance.uniform(0.3, 5), signal.SIGINT)], max_cost=cap)
-    played.sit(kill=Kill(in_write=chance.randint(1, 80)), max_cost=cap)
-    ending = played.sit(gap_s=60, max_cost=cap)
-    assert ending is not None
-    assert (ending.exit_code, ending.reason) == (4, "budget")
-    assert spent(played) <= cap.amount
-    played.finish()
-    obeys(played)
+    virtual_run.run_session(kill=Kill(after_s=chance.uniform(0.3, 5)), max_cost=cap)
+    virtual_run.run_session(signals=[(chance.uniform(0.3, 5), signal.SIGINT)], max_cost=cap)
+    virtual_run.run_session(kill=Kill(in_write=chance.randint(1, 80)), max_cost=cap)
+    result = virtual_run.run_session(gap_s=60, max_cost=cap)
+    assert result is not None
+    assert (result.exit_code, result.reason) == (4, "budget")
+    assert spent(virtual_run) <= cap.amount
+    virtual_run.finish()
+    obeys(virtual_run)
 
 
 def test_a_budget_is_all_but_used_up(tmp_path: Path) -> None:
-    world = World(keys={KEY}, latency_s=(0.05, 0.3))
-    played = Played(tmp_path / "run", [Host(world)], dialogues(200), rules=LIMITED, prices=PRICES)
-    ending = played.sit(max_cost=usd("0.01"))
-    assert ending is not None
-    assert ending.exit_code == 4
+    provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
+    virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(200), rules=LIMITED, prices=PRICES)
+    result = virtual_run.run_session(max_cost=usd("0.01"))
+    assert result is not None
+    assert result.exit_code == 4
     worst = PRICES.ceiling(400, 40)
-    assert Decimal("0.01") - worst < spent(played) <= Decimal("0.01")
+    assert Decimal("0.01") - worst < spent(virtual_run) <= Decimal("0.01")
 
 
 def test_a_budget_that_suffices_costs_no_time(tmp_path: Path) -> None:
     ends: list[float] = []
     for name, cap in (("free", None), ("capped", usd(5))):
-        world = World(keys={KEY}, latency_s=(0.05, 0.3))
-        played = Played(tmp_path / name, [Host(world)], dialogues(40), rules=LIMITED, prices=PRICES)
-        ending = played.sit(max_cost=cap)
-        assert ending is not None
-        assert ending.exit_code == 0
-        ends.append(played.now)
+        provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
+        virtual_run = VirtualRun(tmp_path / name, [Host(provider)], dialogues(40), rules=LIMITED, prices=PRICES)
+        result = virtual_run.run_session(max_cost=cap)
+        assert result is not None
+        assert result.exit_code == 0
+        ends.append(virtual_run.now)
     assert ends[0] == ends[1]
 
 
 def test_a_larger_budget_goes_on_where_the_smaller_one_stopped(tmp_path: Path) -> None:
-    world = World(keys={KEY}, latency_s=(0.05, 0.3))
-    played = Played(tmp_path / "run", [Host(world)], dialogues(60), rules=LIMITED, prices=PRICES)
-    played.sit(max_cost=usd("0.004"))
-    before = len(played.ledger())
-    again = played.sit(max_cost=usd("0.004"))
+    provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
+    virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=PRICES)
+    virtual_run.run_session(max_cost=usd("0.004"))
+    before = len(virtual_run.ledger())
+    again = virtual_run.run_session(max_cost=usd("0.004"))
     assert again is not None
-    assert (again.exit_code, len(played.ledger())) == (4, before)
-    ending = played.sit(max_cost=usd(1))
-    assert ending is not None
-    assert ending.exit_code == 0
-    obeys(played, faultless=True)
+    assert (again.exit_code, len(virtual_run.ledger())) == (4, before)
+    result = virtual_run.run_session(max_cost=usd(1))
+    assert result is not None
+    assert result.exit_code == 0
+    obeys(virtual_run, faultless=True)
 
 
 def test_one_dear_target_is_counted_in_the_budgets_own_currency(tmp_path: Path) -> None:
-    world = World(keys={KEY}, latency_s=(0.05, 0.3))
+    provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     yuan = PriceTable(currency="CNY", source="this test", periods=PRICES.periods)
-    played = Played(tmp_path / "run", [Host(world)], dialogues(60), rules=LIMITED, prices=yuan)
-    played.meta["rates"] = {"USD/CNY": "10"}
-    ending = played.sit(max_cost=usd("0.001"))
-    assert ending is not None
-    assert ending.exit_code == 4
-    in_yuan = sum((true_cost(entry, yuan) for entry in played.ledger()), Decimal(0))
+    virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=yuan)
+    virtual_run.meta["rates"] = {"USD/CNY": "10"}
+    result = virtual_run.run_session(max_cost=usd("0.001"))
+    assert result is not None
+    assert result.exit_code == 4
+    in_yuan = sum((true_cost(entry, yuan) for entry in virtual_run.ledger()), Decimal(0))
     assert Decimal("0.005") < in_yuan <= Decimal("0.01")
 
 
 def test_a_budget_that_comes_too_late_is_refused_and_not_remembered(tmp_path: Path) -> None:
-    world = World(keys={KEY}, latency_s=(0.5, 0.9))
-    played = Played(tmp_path / "run", [Host(world)], dialogues(10), rules=Rules(concurrency=8), prices=PRICES)
-    played.sit(signals=[(0.3, signal.SIGINT), (0.4, signal.SIGINT)])
+    provider = Provider(keys={KEY}, latency_s=(0.5, 0.9))
+    virtual_run = VirtualRun(
+        tmp_path / "run", [Host(provider)], dialogues(10), rules=RunRules(concurrency=8), prices=PRICES
+    )
+    virtual_run.run_session(signals=[(0.3, signal.SIGINT), (0.4, signal.SIGINT)])
     before = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(cb.ConvbatchError, match="nothing says how much they cost"):
-        played.sit(max_cost=usd(5))
+        virtual_run.run_session(max_cost=usd(5))
     assert (tmp_path / "run" / "run.json").read_bytes() == before
-    played.finish()
+    virtual_run.finish()
 
 
 Step = tuple[str, int]
@@ -247,7 +249,7 @@ def test_whatever_callers_do_the_cap_holds_and_nobody_waits_in_vain(cap: int, st
             assert not (reached and waiting)
         budget.close()
         for task in waiting:
-            with pytest.raises(GateClosed):
+            with pytest.raises(LimiterClosed):
                 await task
 
     asyncio.run(play())
@@ -257,27 +259,27 @@ PRICED = '[prices.at-gemini."*"]\ncurrency = "USD"\ninput = 0.3\noutput = 2.5\n'
 
 
 def test_max_cost_holds_over_real_sockets_at_concurrency_64(
-    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:
-    world = World(latency_s=0.02, faults=FaultScript.of(list(FAULTS[:4])))
+    provider = Provider(latency_s=0.02, faults=FaultScript.of(list(FAULTS[:4])))
     write_dataset(tmp_path / "d.jsonl", 60, 3, scripted=False)
     (tmp_path / "convbatch.toml").write_text(
-        config_for(simulator(world).url, models='[run]\nmodels = ["sim-good@at-gemini"]\n\n') + PRICED
+        config_for(simulator(provider).url, models='[run]\nmodels = ["sim-good@at-gemini"]\n\n') + PRICED
     )
     run = convbatch("run", "d.jsonl", "-o", "out", "-j", "64", "--max-output-tokens", "50", "--max-cost", "0.006USD")
     assert run.code == 4, run.err
     table = PriceTable(
         currency="USD",
         source="",
-        periods=(Period(input=Rate(base=Decimal("0.3")), output=Rate(base=Decimal("2.5"))),),
+        periods=(Period(input=TokenPrice(base=Decimal("0.3")), output=TokenPrice(base=Decimal("2.5"))),),
     )
-    cost = sum((true_cost(entry, table) for entry in world.ledger.entries), Decimal(0))
+    cost = sum((true_cost(entry, table) for entry in provider.ledger.entries), Decimal(0))
     assert Decimal("0.002") < cost <= Decimal("0.006")
     assert "budget reached" in run.err
     assert "convbatch resume out --max-cost 0.012USD" in run.err
-    asked = len(world.ledger.entries)
+    asked = len(provider.ledger.entries)
     again = convbatch("resume", "out")
-    assert (again.code, len(world.ledger.entries)) == (4, asked)
+    assert (again.code, len(provider.ledger.entries)) == (4, asked)
     pending = cb.load(tmp_path / "out").turns["status"].isin(["pending", "error"]).sum()
     assert f"{pending} of 180 turns are open" in again.err
     assert convbatch("resume", "out", "--max-cost", "1USD").code in (0, 3)

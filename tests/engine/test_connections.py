@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending
-from tests.support.played import NOT_CONNECTED, Unreachable
+from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest
+from tests.support.virtual_run import NOT_CONNECTED, Unreachable
 
 BODY = b'{"contents":[]}'
 NOW = datetime.now(UTC)
@@ -67,19 +67,19 @@ async def listening(certificate: Path | None) -> AsyncGenerator[tuple[int, bytea
         yield server.sockets[0].getsockname()[1], heard
 
 
-async def said(url: str, *, ca_file: Path | None = None) -> NoAnswer | None:
+async def said(url: str, *, ca_file: Path | None = None) -> NoResponse | None:
     """What became of a question; None when it was answered."""
     transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file))
     try:
-        await transport.send(Sending(method="POST", url=url, headers={}, body=BODY, timeout_s=30))
-    except NoAnswer as gone:
+        await transport.send(OutgoingRequest(method="POST", url=url, headers={}, body=BODY, timeout_s=30))
+    except NoResponse as gone:
         return gone
     finally:
         await transport.close()
     return None
 
 
-def is_as_played(gone: NoAnswer | None, why: Unreachable) -> None:
+def is_as_played(gone: NoResponse | None, why: Unreachable) -> None:
     assert gone is not None
     played = NOT_CONNECTED[why]
     assert (gone.kind, gone.certificate) == (played["kind"], played.get("certificate", False))

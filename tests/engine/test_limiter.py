@@ -12,28 +12,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbatch.engine.limiter import Gate, GateClosed, GateStalled, Permit, Signal
+from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, RateLimiter, Signal
 from convbatch.engine.quota import day_bounds, derated_rate
 from convbatch.simulator.limits import Gatekeeper, LimitModel
-from convbatch.simulator.limits import Limits as ServerLimits
+from convbatch.simulator.limits import ServerLimits as ServerLimits
 from convbatch.simulator.virtual_time import VirtualClock, run
 from tests.conftest import examples
 
 QUICK = settings(max_examples=30, deadline=None)
 
 
-async def take(gate: Gate, tokens: int = 0) -> Permit:
+async def take(limiter: RateLimiter, tokens: int = 0) -> Permit:
     """Pass the gate and give the place in flight back at once."""
-    permit = await gate.admit(tokens)
+    permit = await limiter.admit(tokens)
     permit.release()
     return permit
 
 
-async def saturate(gate: Gate, until: float, *, tokens: Callable[[], int] = lambda: 0) -> list[Permit]:
+async def saturate(limiter: RateLimiter, until: float, *, tokens: Callable[[], int] = lambda: 0) -> list[Permit]:
     """One caller that always wants the next permit."""
     permits: list[Permit] = []
     while True:
-        permit = await take(gate, tokens())
+        permit = await take(limiter, tokens())
         if permit.sent_at > until:
             return permits
         permits.append(permit)
@@ -71,11 +71,11 @@ def test_no_window_at_the_server_holds_more_than_the_limit(count: int, window_s:
     rng = random.Random(seed)
 
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=10_000, rates=[(count, window_s)], jitter_s=jitter_s)
+        limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, window_s)], jitter_s=jitter_s)
         arrivals: list[float] = []
         idle_s = rng.choice([0.0, 0.0, window_s / 50, 2 * window_s])
         for _ in range(min(3 * count, 1400) + 20):
-            permit = await take(gate)
+            permit = await take(limiter)
             arrivals.append(permit.sent_at + rng.random() * jitter_s * 0.999_999)
             if rng.random() < 0.05:
                 await asyncio.sleep(rng.random() * idle_s)
@@ -93,8 +93,8 @@ def test_several_limits_hold_all_at_once(limits: list[tuple[int, float]], seed: 
     rng = random.Random(seed)
 
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=10_000, rates=limits, jitter_s=0.5)
-        return [(await take(gate)).sent_at + rng.random() * 0.4999 for _ in range(500)]
+        limiter = RateLimiter(clock=clock, concurrency=10_000, rates=limits, jitter_s=0.5)
+        return [(await take(limiter)).sent_at + rng.random() * 0.4999 for _ in range(500)]
 
     arrivals = in_virtual_time(play)
     assert all(most_in_window(arrivals, window_s) <= count for count, window_s in limits)
@@ -103,8 +103,8 @@ def test_several_limits_hold_all_at_once(limits: list[tuple[int, float]], seed: 
 @pytest.mark.parametrize("count", [20, 40, 60, 100, 300, 599, 600, 1199, 1200, 3000])
 def test_every_minute_uses_95_percent_of_the_limit_at_saturation(count: int):
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
-        return [permit.sent_at for permit in await saturate(gate, until=130.0)]
+        limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
+        return [permit.sent_at for permit in await saturate(limiter, until=130.0)]
 
     sent = in_virtual_time(play)
     used = [sum(begin <= at < begin + 60.0 for at in sent) for begin in (0.0, 13.7, 41.3, 60.0, 69.9)]
@@ -114,8 +114,8 @@ def test_every_minute_uses_95_percent_of_the_limit_at_saturation(count: int):
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 19])
 def test_small_limits_use_95_percent_in_the_long_run(count: int):
     async def play(clock: VirtualClock) -> int:
-        gate = Gate(clock=clock, concurrency=10, rates=[(count, 60.0)])
-        return len(await saturate(gate, until=200 * 60.0))
+        limiter = RateLimiter(clock=clock, concurrency=10, rates=[(count, 60.0)])
+        return len(await saturate(limiter, until=200 * 60.0))
 
     assert in_virtual_time(play) >= 0.95 * 200 * count
 
@@ -130,8 +130,8 @@ def test_no_server_model_refuses_anything(model: LimitModel, jitter_s: float, co
     rng = random.Random(count)
 
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
-        permits = await saturate(gate, until=300.0)
+        limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
+        permits = await saturate(limiter, until=300.0)
         return sorted(permit.sent_at + rng.random() * jitter_s for permit in permits)
 
     server = Gatekeeper(ServerLimits(rpm=count, model=model))
@@ -170,11 +170,11 @@ def test_callers_pass_in_the_order_of_their_coming(
     tokens: list[int], rate: tuple[tuple[int, float], ...], concurrency: int
 ):
     async def play(clock: VirtualClock) -> list[int]:
-        gate = Gate(clock=clock, concurrency=concurrency, rates=rate, tpm=100)
+        limiter = RateLimiter(clock=clock, concurrency=concurrency, rates=rate, tpm=100)
         passed: list[int] = []
 
         async def caller(number: int, amount: int) -> None:
-            permit = await gate.admit(amount)
+            permit = await limiter.admit(amount)
             passed.append(number)
             await asyncio.sleep(amount / 10)
             permit.release()
@@ -193,7 +193,7 @@ def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool
     rng = random.Random(seed)
 
     async def play(clock: VirtualClock) -> None:
-        gate = Gate(
+        limiter = RateLimiter(
             clock=clock, concurrency=4, rates=[(120, 60.0)] if rate else [], tpm=500 if tpm else None, rpd=10_000
         )
         admitted = 0
@@ -201,12 +201,12 @@ def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool
 
         async def caller() -> None:
             nonlocal admitted, most
-            permit = await gate.admit(rng.randrange(100))
+            permit = await limiter.admit(rng.randrange(100))
             admitted += 1
-            most = max(most, gate.in_flight)
+            most = max(most, limiter.in_flight)
             try:
                 await asyncio.sleep(rng.random() * 3)
-                gate.report(rng.choice(["replied", "replied", "answered", "throttled"]), permit)
+                limiter.report(rng.choice(["replied", "replied", "answered", "throttled"]), permit)
                 permit.settle(rng.randrange(100))
             finally:
                 permit.release()
@@ -219,24 +219,24 @@ def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool
             if rng.random() < 0.5:
                 rng.choice(tasks).cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert (gate.in_flight, gate.waiting, gate.used_today) == (0, 0, admitted)
+        assert (limiter.in_flight, limiter.waiting, limiter.used_today) == (0, 0, admitted)
         assert most <= 4
         # After all that the gate still works, at once or after its pause and its windows have passed.
         await clock.sleep(200)
-        assert (await asyncio.wait_for(take(gate, 500), timeout=1)).waited_s == 0
+        assert (await asyncio.wait_for(take(limiter, 500), timeout=1)).waited_s == 0
 
     in_virtual_time(play)
 
 
 def test_a_large_turn_is_not_starved_by_small_ones():
     async def play(clock: VirtualClock) -> tuple[float, float]:
-        gate = Gate(clock=clock, concurrency=10_000, rates=[(6000, 60.0)], tpm=100)
+        limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(6000, 60.0)], tpm=100)
         for _ in range(10):
-            await take(gate, 10)
+            await take(limiter, 10)
             await clock.sleep(1)
-        large = asyncio.create_task(take(gate, 90))
+        large = asyncio.create_task(take(limiter, 90))
         await asyncio.sleep(0)
-        small = [asyncio.create_task(take(gate, 1)) for _ in range(50)]
+        small = [asyncio.create_task(take(limiter, 1)) for _ in range(50)]
         done = await asyncio.gather(large, *small)
         return done[0].sent_at, min(permit.sent_at for permit in done[1:])
 
@@ -247,8 +247,8 @@ def test_a_large_turn_is_not_starved_by_small_ones():
 
 def test_nobody_waits_where_there_is_nothing_to_wait_for():
     async def play(clock: VirtualClock) -> None:
-        gate = Gate(clock=clock, concurrency=8, rates=[(600_000, 60.0)], tpm=10**6, rpd=10**6)
-        admission = gate.admit(10)
+        limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600_000, 60.0)], tpm=10**6, rpd=10**6)
+        admission = limiter.admit(10)
         with pytest.raises(StopIteration) as passed:  # it never suspended
             admission.send(None)
         assert isinstance(passed.value.value, Permit)
@@ -258,9 +258,9 @@ def test_nobody_waits_where_there_is_nothing_to_wait_for():
 
 def test_many_releases_at_once_let_as_many_pass():
     async def play(clock: VirtualClock) -> list[int]:
-        gate = Gate(clock=clock, concurrency=16)
-        held = [await gate.admit() for _ in range(8)]
-        waiting = [asyncio.create_task(gate.admit()) for _ in range(24)]
+        limiter = RateLimiter(clock=clock, concurrency=16)
+        held = [await limiter.admit() for _ in range(8)]
+        waiting = [asyncio.create_task(limiter.admit()) for _ in range(24)]
         await asyncio.sleep(0)
         passed: list[int] = []
         for _ in range(3):
@@ -278,10 +278,10 @@ def test_many_releases_at_once_let_as_many_pass():
 
 def test_whoever_leaves_the_head_of_the_line_lets_the_next_be_looked_at():
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=10, tpm=100)
-        await take(gate, 60)
-        large = asyncio.create_task(gate.admit(90))
-        small = asyncio.create_task(gate.admit(10))
+        limiter = RateLimiter(clock=clock, concurrency=10, tpm=100)
+        await take(limiter, 60)
+        large = asyncio.create_task(limiter.admit(90))
+        small = asyncio.create_task(limiter.admit(10))
         await clock.sleep(1)
         large.cancel()
         return (await small).sent_at
@@ -291,8 +291,8 @@ def test_whoever_leaves_the_head_of_the_line_lets_the_next_be_looked_at():
 
 def test_the_line_moves_on_while_permits_are_held():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=10, rates=[(60, 60.0)])
-        permits = await asyncio.gather(*(gate.admit() for _ in range(4)))
+        limiter = RateLimiter(clock=clock, concurrency=10, rates=[(60, 60.0)])
+        permits = await asyncio.gather(*(limiter.admit() for _ in range(4)))
         return [permit.sent_at for permit in permits]
 
     assert in_virtual_time(play) == pytest.approx([0, 61 / 60, 122 / 60, 183 / 60], abs=1e-3)
@@ -300,20 +300,20 @@ def test_the_line_moves_on_while_permits_are_held():
 
 def test_release_twice_gives_one_place_back():
     async def play(clock: VirtualClock) -> int:
-        gate = Gate(clock=clock, concurrency=2, rates=[(600, 60.0)])
-        first = await gate.admit()
-        await gate.admit()
+        limiter = RateLimiter(clock=clock, concurrency=2, rates=[(600, 60.0)])
+        first = await limiter.admit()
+        await limiter.admit()
         first.release()
         first.release()
-        return gate.in_flight
+        return limiter.in_flight
 
     assert in_virtual_time(play) == 1
 
 
 def test_waiting_is_told_on_the_permit():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=2, rates=[(60, 60.0)])
-        return [(await take(gate)).waited_s for _ in range(3)]
+        limiter = RateLimiter(clock=clock, concurrency=2, rates=[(60, 60.0)])
+        return [(await take(limiter)).waited_s for _ in range(3)]
 
     assert in_virtual_time(play) == [0.0, pytest.approx(61 / 60, abs=1e-3), pytest.approx(61 / 60, abs=1e-3)]
 
@@ -331,11 +331,11 @@ def test_no_minute_at_the_server_holds_more_tokens_than_the_limit(turns: list[tu
     budget = 500
 
     async def play(clock: VirtualClock) -> list[tuple[float, int]]:
-        gate = Gate(clock=clock, concurrency=1000, tpm=budget)
+        limiter = RateLimiter(clock=clock, concurrency=1000, tpm=budget)
         arrivals: list[tuple[float, int]] = []
 
         async def caller(estimate: int, share: float) -> None:
-            permit = await gate.admit(estimate)
+            permit = await limiter.admit(estimate)
             actual = int(estimate * share)
             arrivals.append((permit.sent_at + rng.random() * 0.999, actual))
             await asyncio.sleep(rng.random() * 20)
@@ -354,8 +354,8 @@ def test_no_minute_at_the_server_holds_more_tokens_than_the_limit(turns: list[tu
 
 def test_a_turn_larger_than_the_budget_goes_alone():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
-        tasks = [asyncio.create_task(take(gate, tokens)) for tokens in (50, 5000, 10)]
+        limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        tasks = [asyncio.create_task(take(limiter, tokens)) for tokens in (50, 5000, 10)]
         return [(await task).sent_at for task in tasks]
 
     first, alone, after = in_virtual_time(play)
@@ -375,9 +375,9 @@ def test_a_turn_larger_than_the_budget_goes_alone():
 )
 def test_what_was_really_used_counts(afterwards: Callable[[Permit], None], next_at: float):
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
-        permit = await take(gate, 90)
-        waiting = asyncio.create_task(take(gate, 50))
+        limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        permit = await take(limiter, 90)
+        waiting = asyncio.create_task(take(limiter, 50))
         await clock.sleep(5)
         afterwards(permit)
         return (await waiting).sent_at
@@ -387,22 +387,22 @@ def test_what_was_really_used_counts(afterwards: Callable[[Permit], None], next_
 
 def test_tokens_count_for_the_jitter_longer_than_a_minute():
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
-        await take(gate, 90)
+        limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        await take(limiter, 90)
         await clock.sleep(60.5)
-        return (await take(gate, 50)).sent_at
+        return (await take(limiter, 50)).sent_at
 
     assert in_virtual_time(play) == pytest.approx(61.0, abs=0.01)
 
 
 def test_settling_after_the_minute_changes_nothing():
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
-        late = await gate.admit(90)
+        limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
+        late = await limiter.admit(90)
         await clock.sleep(70)
-        await take(gate, 100)
+        await take(limiter, 100)
         late.settle(1)
-        return (await take(gate, 50)).sent_at
+        return (await take(limiter, 50)).sent_at
 
     assert in_virtual_time(play) == pytest.approx(131.0, abs=0.01)
 
@@ -466,14 +466,16 @@ EVENING = datetime(2026, 11, 21, 22, 0, tzinfo=UTC).timestamp()
 def test_a_used_up_day_waits_for_the_reset_and_says_so():
     async def main() -> tuple[str | None, float, int | None, float]:
         clock = VirtualClock(epoch=EVENING)
-        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=5, rpd_resets="00:00 UTC", used_today=3)
+        limiter = RateLimiter(
+            clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=5, rpd_resets="00:00 UTC", used_today=3
+        )
         for _ in range(2):
-            await take(gate)
-        waiting = asyncio.create_task(take(gate))
+            await take(limiter)
+        waiting = asyncio.create_task(take(limiter))
         await clock.sleep(1)
-        why = gate.why_waiting()
+        why = limiter.why_waiting()
         permit = await waiting
-        return why, permit.sent_at, gate.used_today, gate.held_s()
+        return why, permit.sent_at, limiter.used_today, limiter.held_s()
 
     why, sent_at, used, held_s = run(main())
     assert why == "day quota until 00:00 UTC"
@@ -489,9 +491,9 @@ def test_a_used_up_day_waits_for_the_reset_and_says_so():
 def test_the_day_s_end_follows_a_wall_clock_that_jumps(jump_s: float, sent_at: float):
     async def main() -> float:
         clock = VirtualClock(epoch=EVENING)
-        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=1)
-        await take(gate)
-        waiting = asyncio.create_task(take(gate))
+        limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=1)
+        await take(limiter)
+        waiting = asyncio.create_task(take(limiter))
         await clock.sleep(10)
         clock.jump(jump_s)
         return (await waiting).sent_at
@@ -502,12 +504,12 @@ def test_the_day_s_end_follows_a_wall_clock_that_jumps(jump_s: float, sent_at: f
 def test_a_clock_set_back_over_midnight_does_not_lose_a_day():
     async def main() -> float:
         clock = VirtualClock(epoch=EVENING)
-        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=2)
+        limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=2)
         clock.jump(365 * 86_400)  # a dead battery, say
-        await take(gate)
+        await take(limiter)
         clock.jump(-365 * 86_400)
-        await take(gate)
-        return (await take(gate)).sent_at
+        await take(limiter)
+        return (await take(limiter)).sent_at
 
     assert run(main()) == pytest.approx(7201.0, abs=2)
 
@@ -515,23 +517,23 @@ def test_a_clock_set_back_over_midnight_does_not_lose_a_day():
 def test_requests_in_flight_over_the_reset_count_for_the_new_day():
     async def main() -> int | None:
         clock = VirtualClock(epoch=EVENING)
-        gate = Gate(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=100)
+        limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=100)
         for _ in range(3):
-            await gate.admit()
+            await limiter.admit()
         await clock.sleep(7200)
-        await take(gate)
-        return gate.used_today
+        await take(limiter)
+        return limiter.used_today
 
     assert run(main()) == 4
 
 
 def test_a_request_that_never_left_is_not_counted():
     async def play(clock: VirtualClock) -> int | None:
-        gate = Gate(clock=clock, concurrency=8, rpd=100)
-        permit = await gate.admit()
+        limiter = RateLimiter(clock=clock, concurrency=8, rpd=100)
+        permit = await limiter.admit()
         permit.refund(never_left=True)
         permit.release()
-        return gate.used_today
+        return limiter.used_today
 
     assert in_virtual_time(play) == 0
 
@@ -542,15 +544,15 @@ def test_a_request_that_never_left_is_not_counted():
 def test_slow_start_doubles_each_clean_round_up_to_the_cap():
     async def play(clock: VirtualClock) -> tuple[list[str], list[int]]:
         changes: list[str] = []
-        gate = Gate(clock=clock, concurrency=16, on_change=changes.append)
+        limiter = RateLimiter(clock=clock, concurrency=16, on_change=changes.append)
         seen: list[int] = []
 
         async def caller() -> None:
             for _ in range(10):
-                permit = await gate.admit()
-                seen.append(gate.in_flight)
+                permit = await limiter.admit()
+                seen.append(limiter.in_flight)
                 await clock.sleep(1)
-                gate.report("replied", permit)
+                limiter.report("replied", permit)
                 permit.release()
 
         async with asyncio.TaskGroup() as group:
@@ -565,20 +567,20 @@ def test_slow_start_doubles_each_clean_round_up_to_the_cap():
 
 def test_a_configured_rate_opens_all_places_at_once():
     async def play(clock: VirtualClock) -> int:
-        return Gate(clock=clock, concurrency=16, rates=[(600, 60.0)]).places
+        return RateLimiter(clock=clock, concurrency=16, rates=[(600, 60.0)]).places
 
     assert in_virtual_time(play) == 16
 
 
 def test_slow_start_costs_little_at_400_in_flight():
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=400)
+        limiter = RateLimiter(clock=clock, concurrency=400)
 
         async def caller() -> None:
             for _ in range(5):
-                permit = await gate.admit()
+                permit = await limiter.admit()
                 await clock.sleep(0.2)
-                gate.report("replied", permit)
+                limiter.report("replied", permit)
                 permit.release()
 
         async with asyncio.TaskGroup() as group:
@@ -593,15 +595,15 @@ def test_slow_start_costs_little_at_400_in_flight():
 def test_a_429_narrows_the_window_once_per_episode_and_clean_rounds_widen_it_by_one():
     async def play(clock: VirtualClock) -> list[str]:
         changes: list[str] = []
-        gate = Gate(clock=clock, concurrency=40, on_change=changes.append)
-        permits = [await gate.admit() for _ in range(3)]
+        limiter = RateLimiter(clock=clock, concurrency=40, on_change=changes.append)
+        permits = [await limiter.admit() for _ in range(3)]
         for permit in permits:  # three refusals of one burst are one episode
-            gate.report("throttled", permit)
+            limiter.report("throttled", permit)
             permit.release()
         for _ in range(16 + 17):
-            permit = await gate.admit()
+            permit = await limiter.admit()
             await clock.sleep(0.1)
-            gate.report("replied", permit)
+            limiter.report("replied", permit)
             permit.release()
         return changes
 
@@ -610,12 +612,12 @@ def test_a_429_narrows_the_window_once_per_episode_and_clean_rounds_widen_it_by_
 
 def test_the_window_never_closes():
     async def play(clock: VirtualClock) -> int:
-        gate = Gate(clock=clock, concurrency=1)
+        limiter = RateLimiter(clock=clock, concurrency=1)
         for _ in range(5):
-            permit = await gate.admit()
-            gate.report("throttled", permit, retry_after_s=1)
+            permit = await limiter.admit()
+            limiter.report("throttled", permit, retry_after_s=1)
             permit.release()
-        return gate.places
+        return limiter.places
 
     assert in_virtual_time(play) == 1
 
@@ -623,14 +625,16 @@ def test_the_window_never_closes():
 # -- pauses
 
 
-async def _sent_after(gate: Gate, clock: VirtualClock, signals: Sequence[tuple[Signal, float | None]]) -> list[float]:
+async def _sent_after(
+    limiter: RateLimiter, clock: VirtualClock, signals: Sequence[tuple[Signal, float | None]]
+) -> list[float]:
     """Send one request after the other, each ending as told; how long each had to wait."""
     waits: list[float] = []
     for signal, hint in signals:
-        permit = await gate.admit()
+        permit = await limiter.admit()
         waits.append(round(permit.waited_s, 3))
         await clock.sleep(0.01)
-        gate.report(signal, permit, retry_after_s=hint)
+        limiter.report(signal, permit, retry_after_s=hint)
         permit.release()
     return waits
 
@@ -659,20 +663,20 @@ async def _sent_after(gate: Gate, clock: VirtualClock, signals: Sequence[tuple[S
 )
 def test_how_long_the_gate_pauses(signals: list[tuple[Signal, float | None]], waits: list[float]):
     async def play(clock: VirtualClock) -> list[float]:
-        return await _sent_after(Gate(clock=clock, concurrency=1), clock, signals)
+        return await _sent_after(RateLimiter(clock=clock, concurrency=1), clock, signals)
 
     assert in_virtual_time(play) == pytest.approx(waits, abs=0.002)
 
 
 def test_many_refusals_of_one_burst_are_one_pause():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
-        burst = [await gate.admit() for _ in range(50)]
+        limiter = RateLimiter(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
+        burst = [await limiter.admit() for _ in range(50)]
         for permit in burst:
             await clock.sleep(0.01)
-            gate.report("throttled", permit)
+            limiter.report("throttled", permit)
             permit.release()
-        return [(await take(gate)).sent_at]
+        return [(await take(limiter)).sent_at]
 
     # The first refusal came at 0.01 s and pauses 1 s; the other 49 add nothing.
     assert in_virtual_time(play) == [pytest.approx(1.01, abs=0.01)]
@@ -680,11 +684,11 @@ def test_many_refusals_of_one_burst_are_one_pause():
 
 def test_a_later_longer_hint_extends_the_pause_and_a_shorter_one_does_not_cut_it():
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
-        burst = [await gate.admit() for _ in range(3)]
-        waiting = asyncio.create_task(take(gate))
+        limiter = RateLimiter(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
+        burst = [await limiter.admit() for _ in range(3)]
+        waiting = asyncio.create_task(take(limiter))
         for permit, hint in zip(burst, (10.0, 30.0, 5.0), strict=True):
-            gate.report("throttled", permit, retry_after_s=hint)
+            limiter.report("throttled", permit, retry_after_s=hint)
             await clock.sleep(1)
         return (await waiting).sent_at
 
@@ -693,13 +697,13 @@ def test_a_later_longer_hint_extends_the_pause_and_a_shorter_one_does_not_cut_it
 
 def test_a_success_sent_before_the_pause_does_not_end_the_row_of_429():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=8, rates=[(100_000, 60.0)])
+        limiter = RateLimiter(clock=clock, concurrency=8, rates=[(100_000, 60.0)])
         waits: list[float] = []
         for _ in range(3):
-            slow, refused = await gate.admit(), await gate.admit()
+            slow, refused = await limiter.admit(), await limiter.admit()
             waits.append(round(slow.waited_s, 2))
-            gate.report("throttled", refused)
-            gate.report("replied", slow)  # it was on its way when the limit was hit
+            limiter.report("throttled", refused)
+            limiter.report("replied", slow)  # it was on its way when the limit was hit
             refused.release()
             slow.release()
         return waits
@@ -713,21 +717,21 @@ def test_nothing_leaves_during_a_pause(seed: int, rate: bool):
     rng = random.Random(seed)
 
     async def play(clock: VirtualClock) -> tuple[list[float], list[tuple[float, float]]]:
-        gate = Gate(clock=clock, concurrency=6, rates=[(600, 60.0)] if rate else [])
+        limiter = RateLimiter(clock=clock, concurrency=6, rates=[(600, 60.0)] if rate else [])
         sent: list[float] = []
         pauses: list[tuple[float, float]] = []
 
         async def caller() -> None:
             for _ in range(12):
-                permit = await gate.admit()
+                permit = await limiter.admit()
                 sent.append(clock.monotonic())
                 await clock.sleep(rng.random() * 2)
                 if rng.random() < 0.3:
                     hint = rng.random() * 20
                     pauses.append((clock.monotonic(), clock.monotonic() + hint))
-                    gate.report(rng.choice(["throttled", "server_error", "answered"]), permit, retry_after_s=hint)
+                    limiter.report(rng.choice(["throttled", "server_error", "answered"]), permit, retry_after_s=hint)
                 else:
-                    gate.report("replied", permit)
+                    limiter.report("replied", permit)
                 permit.release()
 
         async with asyncio.TaskGroup() as group:
@@ -741,13 +745,13 @@ def test_nothing_leaves_during_a_pause(seed: int, rate: bool):
 
 def test_the_rate_holds_across_a_pause():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=100, rates=[(1200, 60.0)])
+        limiter = RateLimiter(clock=clock, concurrency=100, rates=[(1200, 60.0)])
         sent: list[float] = []
         for number in range(3000):
-            permit = await gate.admit()
+            permit = await limiter.admit()
             sent.append(permit.sent_at)
             if number % 40 == 39:
-                gate.report("throttled", permit, retry_after_s=0.9)
+                limiter.report("throttled", permit, retry_after_s=0.9)
             permit.release()
         return sent
 
@@ -758,36 +762,36 @@ def test_the_rate_holds_across_a_pause():
 @pytest.mark.parametrize("hint", [86_401.0, 1e12, math.inf])
 def test_a_wait_of_more_than_a_day_turns_everybody_away(hint: float):
     async def play(clock: VirtualClock) -> str | None:
-        gate = Gate(clock=clock, concurrency=1, rates=[(600, 60.0)])
-        permit = await gate.admit()
-        waiting = asyncio.create_task(take(gate))
+        limiter = RateLimiter(clock=clock, concurrency=1, rates=[(600, 60.0)])
+        permit = await limiter.admit()
+        waiting = asyncio.create_task(take(limiter))
         await clock.sleep(1)
-        assert gate.stalled is None
-        gate.report("throttled", permit, retry_after_s=hint)
+        assert limiter.stalled is None
+        limiter.report("throttled", permit, retry_after_s=hint)
         permit.release()
-        with pytest.raises(GateStalled, match="asks to wait"):
+        with pytest.raises(LimiterStalled, match="asks to wait"):
             await waiting
-        with pytest.raises(GateStalled, match="asks to wait"):
-            await gate.admit()
+        with pytest.raises(LimiterStalled, match="asks to wait"):
+            await limiter.admit()
         assert clock.monotonic() == pytest.approx(1.0)
-        return gate.stalled
+        return limiter.stalled
 
     assert "asks to wait" in in_virtual_time(play)
 
 
 def test_announced_waiting_counts_overlaps_once_and_only_as_far_as_it_has_come():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=5)
-        one, two = [await take(gate) for _ in range(2)]
-        gate.report("throttled", one, retry_after_s=10)
+        limiter = RateLimiter(clock=clock, concurrency=5)
+        one, two = [await take(limiter) for _ in range(2)]
+        limiter.report("throttled", one, retry_after_s=10)
         await clock.sleep(5)
-        seen = [gate.held_s()]
-        gate.report("throttled", two, retry_after_s=10)
+        seen = [limiter.held_s()]
+        limiter.report("throttled", two, retry_after_s=10)
         await clock.sleep(60)
-        seen.append(gate.held_s())
-        gate.report("throttled", await take(gate))  # our own pause was not announced
+        seen.append(limiter.held_s())
+        limiter.report("throttled", await take(limiter))  # our own pause was not announced
         await clock.sleep(60)
-        return [*seen, gate.held_s()]
+        return [*seen, limiter.held_s()]
 
     assert in_virtual_time(play) == pytest.approx([5.0, 15.0, 15.0])
 
@@ -798,21 +802,21 @@ def test_announced_waiting_counts_overlaps_once_and_only_as_far_as_it_has_come()
 def _probe_times(signals: list[Signal], probes: list[Signal]) -> tuple[list[float], list[bool], list[str]]:
     async def play(clock: VirtualClock) -> tuple[list[float], list[bool], list[str]]:
         changes: list[str] = []
-        gate = Gate(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)], on_change=changes.append)
-        for permit, signal in zip([await gate.admit() for _ in signals], signals, strict=True):
-            gate.report(signal, permit)
+        limiter = RateLimiter(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)], on_change=changes.append)
+        for permit, signal in zip([await limiter.admit() for _ in signals], signals, strict=True):
+            limiter.report(signal, permit)
             permit.release()
         times: list[float] = []
         kinds: list[bool] = []
 
         async def caller(number: int) -> None:
-            permit = await gate.admit()
+            permit = await limiter.admit()
             times.append(round(permit.sent_at, 2))
             kinds.append(permit.is_probe)
             if number < len(probes):
-                gate.report(probes[number], permit)
+                limiter.report(probes[number], permit)
             else:
-                gate.report("replied", permit)
+                limiter.report("replied", permit)
             permit.release()
 
         async with asyncio.TaskGroup() as group:
@@ -861,13 +865,13 @@ def test_fewer_failures_leave_the_gate_open(signals: list[Signal]):
 @pytest.mark.parametrize("good", ["replied", "answered"])
 def test_a_straggler_that_succeeds_closes_the_breaker(good: Signal):
     async def play(clock: VirtualClock) -> float:
-        gate = Gate(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
-        permits = [await gate.admit() for _ in range(6)]
+        limiter = RateLimiter(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
+        permits = [await limiter.admit() for _ in range(6)]
         for permit in permits[:5]:
-            gate.report("transport_failure", permit)
-        waiting = asyncio.create_task(take(gate))
+            limiter.report("transport_failure", permit)
+        waiting = asyncio.create_task(take(limiter))
         await clock.sleep(3)
-        gate.report(good, permits[5])
+        limiter.report(good, permits[5])
         return (await waiting).sent_at
 
     assert in_virtual_time(play) == pytest.approx(3.0)
@@ -875,10 +879,10 @@ def test_a_straggler_that_succeeds_closes_the_breaker(good: Signal):
 
 def test_a_probe_that_is_cancelled_makes_room_for_the_next():
     async def play(clock: VirtualClock) -> list[float]:
-        gate = Gate(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
-        gate.report("doubtful", await take(gate))
-        first = await gate.admit()
-        waiting = asyncio.create_task(take(gate))
+        limiter = RateLimiter(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
+        limiter.report("doubtful", await take(limiter))
+        first = await limiter.admit()
+        waiting = asyncio.create_task(take(limiter))
         await clock.sleep(5)
         first.release()
         return [first.sent_at, (await waiting).sent_at]
@@ -915,15 +919,15 @@ def test_a_throttled_probe_waits_for_its_pause_and_not_for_the_next_doubling():
 )
 def test_the_gate_says_why_it_waits(limits: dict[str, Any], before: list[tuple[Signal, float | None]], why: str):
     async def play(clock: VirtualClock) -> tuple[str | None, str | None]:
-        gate = Gate(clock=clock, concurrency=4, **limits)
+        limiter = RateLimiter(clock=clock, concurrency=4, **limits)
         for signal, hint in before:
-            permit = await gate.admit(100)
-            gate.report(signal, permit, retry_after_s=hint)
+            permit = await limiter.admit(100)
+            limiter.report(signal, permit, retry_after_s=hint)
             permit.release()
-        idle = gate.why_waiting()
-        waiting = asyncio.create_task(gate.admit(100))
+        idle = limiter.why_waiting()
+        waiting = asyncio.create_task(limiter.admit(100))
         await asyncio.sleep(0)
-        said = gate.why_waiting()
+        said = limiter.why_waiting()
         waiting.cancel()
         return idle, said
 
@@ -933,12 +937,15 @@ def test_the_gate_says_why_it_waits(limits: dict[str, Any], before: list[tuple[S
 def test_a_full_window_is_no_reason_worth_telling_unless_it_is_narrow():
     async def play(clock: VirtualClock) -> list[str | None]:
         said: list[str | None] = []
-        for gate in (Gate(clock=clock, concurrency=2, rates=[(6000, 60.0)]), Gate(clock=clock, concurrency=4)):
+        for limiter in (
+            RateLimiter(clock=clock, concurrency=2, rates=[(6000, 60.0)]),
+            RateLimiter(clock=clock, concurrency=4),
+        ):
             for _ in range(2):
-                await gate.admit()
-            waiting = asyncio.create_task(gate.admit())
+                await limiter.admit()
+            waiting = asyncio.create_task(limiter.admit())
             await clock.sleep(1)
-            said.append(gate.why_waiting())
+            said.append(limiter.why_waiting())
             waiting.cancel()
         return said
 
@@ -948,20 +955,20 @@ def test_a_full_window_is_no_reason_worth_telling_unless_it_is_narrow():
 @pytest.mark.parametrize("limits", [{}, {"rates": [(1, 60.0)]}, {"tpm": 1}, {"rpd": 1}], ids=str)
 def test_closing_turns_everybody_away_at_once_and_permits_stay_good(limits: dict[str, Any]):
     async def play(clock: VirtualClock) -> list[str]:
-        gate = Gate(clock=clock, concurrency=1, **limits)
-        permit = await gate.admit(5)
-        waiting = [asyncio.create_task(gate.admit(5)) for _ in range(4)]
+        limiter = RateLimiter(clock=clock, concurrency=1, **limits)
+        permit = await limiter.admit(5)
+        waiting = [asyncio.create_task(limiter.admit(5)) for _ in range(4)]
         await clock.sleep(1)
-        gate.close()
-        ended = await asyncio.gather(*waiting, gate.admit(), return_exceptions=True)
+        limiter.close()
+        ended = await asyncio.gather(*waiting, limiter.admit(), return_exceptions=True)
         assert clock.monotonic() == pytest.approx(1.0)
-        gate.report("replied", permit)
+        limiter.report("replied", permit)
         permit.settle(3)
         permit.release()
-        assert (gate.in_flight, gate.waiting) == (0, 0)
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
         return [type(error).__name__ for error in ended]
 
-    assert in_virtual_time(play) == [GateClosed.__name__] * 5
+    assert in_virtual_time(play) == [LimiterClosed.__name__] * 5
 
 
 def test_the_same_play_twice_is_the_same():
@@ -969,15 +976,15 @@ def test_the_same_play_twice_is_the_same():
         rng = random.Random(7)
 
         async def inner(clock: VirtualClock) -> list[float]:
-            gate = Gate(clock=clock, concurrency=5, rates=[(90, 60.0)], tpm=2000, rpd=1000)
+            limiter = RateLimiter(clock=clock, concurrency=5, rates=[(90, 60.0)], tpm=2000, rpd=1000)
             sent: list[float] = []
 
             async def caller() -> None:
                 for _ in range(5):
-                    permit = await gate.admit(rng.randrange(100))
+                    permit = await limiter.admit(rng.randrange(100))
                     sent.append(permit.sent_at)
                     await clock.sleep(rng.random() * 4)
-                    gate.report(rng.choice(["replied", "throttled", "server_error"]), permit)
+                    limiter.report(rng.choice(["replied", "throttled", "server_error"]), permit)
                     permit.release()
 
             async with asyncio.TaskGroup() as group:

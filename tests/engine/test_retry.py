@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.engine.limiter import Gate
+from convbatch.engine.limiter import RateLimiter
 from convbatch.engine.retry import (
-    MOST_THROTTLED,
+    MAX_THROTTLED,
     GiveUp,
-    ParkNow,
+    RetryState,
     SendAgain,
     Signal,
-    Standing,
     Step,
-    Tries,
+    SuspendTarget,
+    TargetHealth,
     attempt_class,
     next_step,
     signal,
@@ -39,18 +39,20 @@ def failed(kind: ErrorKind, status: int | None = None, *, sent: bool = True, **m
     return Attempt(outcome=failure, cls=cls, http_status=status)
 
 
-def an_answered_target() -> Standing:
-    standing = Standing()
-    standing.note(REPLY, sent_at=0.0, is_probe=False, now=1.0, held_s=0.0)
-    return standing
+def an_answered_target() -> TargetHealth:
+    health = TargetHealth()
+    health.note(REPLY, sent_at=0.0, is_probe=False, now=1.0, held_s=0.0)
+    return health
 
 
-FRESH = Tries()
+FRESH = RetryState()
 
 
-def decide(attempt: Attempt, tries: Tries = FRESH, standing: Standing | None = None, **more: Any) -> Step | None:
+def decide(
+    attempt: Attempt, retry_state: RetryState = FRESH, health: TargetHealth | None = None, **more: Any
+) -> Step | None:
     values: dict[str, Any] = {"max_attempts": 5, "now": 10.0, "draw": 0.5, **more}
-    return next_step(attempt, tries, standing or an_answered_target(), **values)
+    return next_step(attempt, retry_state, health or an_answered_target(), **values)
 
 
 # -- was it possibly paid?
@@ -150,23 +152,27 @@ def test_an_error_object_inside_a_200_counts_as_its_inner_code(
 
 
 @pytest.mark.parametrize(
-    ("attempt", "tries"),
+    ("attempt", "retry_state"),
     [
-        pytest.param(failed("connection", sent=False), Tries(counted=1), id="no connection"),
-        pytest.param(failed("server_error", 500), Tries(counted=1), id="refused by a 500"),
-        pytest.param(failed("overloaded", 503), Tries(counted=1), id="refused by a 503"),
-        pytest.param(failed("connection"), Tries(counted=1, ambiguous=1), id="reset after sending"),
-        pytest.param(failed("server_error", 502), Tries(counted=1, ambiguous=1), id="502"),
-        pytest.param(failed("bad_response", 200, structured=False), Tries(counted=1, ambiguous=1), id="unreadable"),
-        pytest.param(failed("rate_limit", 429), Tries(throttled=1), id="429 uses up nothing"),
-        pytest.param(failed("rate_limit", 200, code=429), Tries(throttled=1), id="429 inside a 200"),
-        pytest.param(failed("rate_limit", 429, should_retry=False), Tries(throttled=1), id="429: the pause decides"),
+        pytest.param(failed("connection", sent=False), RetryState(counted=1), id="no connection"),
+        pytest.param(failed("server_error", 500), RetryState(counted=1), id="refused by a 500"),
+        pytest.param(failed("overloaded", 503), RetryState(counted=1), id="refused by a 503"),
+        pytest.param(failed("connection"), RetryState(counted=1, ambiguous=1), id="reset after sending"),
+        pytest.param(failed("server_error", 502), RetryState(counted=1, ambiguous=1), id="502"),
+        pytest.param(
+            failed("bad_response", 200, structured=False), RetryState(counted=1, ambiguous=1), id="unreadable"
+        ),
+        pytest.param(failed("rate_limit", 429), RetryState(throttled=1), id="429 uses up nothing"),
+        pytest.param(failed("rate_limit", 200, code=429), RetryState(throttled=1), id="429 inside a 200"),
+        pytest.param(
+            failed("rate_limit", 429, should_retry=False), RetryState(throttled=1), id="429: the pause decides"
+        ),
     ],
 )
-def test_these_are_sent_again(attempt: Attempt, tries: Tries):
+def test_these_are_sent_again(attempt: Attempt, retry_state: RetryState):
     step = decide(attempt)
     assert isinstance(step, SendAgain)
-    assert step.tries == tries
+    assert step.retry_state == retry_state
 
 
 @pytest.mark.parametrize(
@@ -196,34 +202,34 @@ def test_a_complete_reply_leaves_nothing_to_decide():
 @pytest.mark.parametrize("max_attempts", [1, 2, 5])
 @pytest.mark.parametrize("attempt", [failed("connection", sent=False), failed("server_error", 500)], ids=["no", "500"])
 def test_a_turn_is_given_up_after_max_attempts(attempt: Attempt, max_attempts: int):
-    tries, sent = Tries(), 1
-    while isinstance(step := decide(attempt, tries, max_attempts=max_attempts), SendAgain):
-        tries, sent = step.tries, sent + 1
+    retry_state, sent = RetryState(), 1
+    while isinstance(step := decide(attempt, retry_state, max_attempts=max_attempts), SendAgain):
+        retry_state, sent = step.retry_state, sent + 1
     assert isinstance(step, GiveUp)
     assert sent == max_attempts
 
 
 def test_an_ambiguous_attempt_is_sent_once_more_and_no_more_even_with_others_between():
     attempts = [failed("connection"), failed("server_error", 500), failed("rate_limit", 429), failed("connection")]
-    tries = Tries()
+    retry_state = RetryState()
     steps: list[Step | None] = []
     for attempt in attempts:
-        steps.append(step := decide(attempt, tries))
-        tries = step.tries if isinstance(step, SendAgain) else tries
+        steps.append(step := decide(attempt, retry_state))
+        retry_state = step.retry_state if isinstance(step, SendAgain) else retry_state
     assert [type(step) for step in steps] == [SendAgain, SendAgain, SendAgain, GiveUp]
 
 
 def test_429_never_uses_up_attempts_but_not_without_end():
-    tries, sent = Tries(), 1
-    while isinstance(step := decide(failed("rate_limit", 429), tries), SendAgain):
-        tries, sent = step.tries, sent + 1
-    assert sent == MOST_THROTTLED
-    assert tries.counted == 0
+    retry_state, sent = RetryState(), 1
+    while isinstance(step := decide(failed("rate_limit", 429), retry_state), SendAgain):
+        retry_state, sent = step.retry_state, sent + 1
+    assert sent == MAX_THROTTLED
+    assert retry_state.counted == 0
 
 
 @given(counted=st.integers(0, 5000), draw=st.floats(0, 1, exclude_max=True))
 def test_backoff_is_full_jitter_up_to_a_minute(counted: int, draw: float):
-    step = decide(failed("server_error", 503), Tries(counted=counted), max_attempts=10_000, draw=draw)
+    step = decide(failed("server_error", 503), RetryState(counted=counted), max_attempts=10_000, draw=draw)
     assert isinstance(step, SendAgain)
     assert step.wait_s == pytest.approx(draw * min(60.0, 2.0 ** min(counted, 10)))
 
@@ -272,8 +278,8 @@ def test_the_gate_is_told(attempt: Attempt, word: Signal):
 # -- what becomes of the target
 
 
-def note(standing: Standing, attempt: Attempt, at: float = 5.0, *, probe: bool = False, held_s: float = 0.0) -> None:
-    standing.note(attempt, sent_at=at - 1, is_probe=probe, now=at, held_s=held_s)
+def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, *, probe: bool = False, held_s: float = 0.0) -> None:
+    health.note(attempt, sent_at=at - 1, is_probe=probe, now=at, held_s=held_s)
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -288,10 +294,10 @@ def note(standing: Standing, attempt: Attempt, at: float = 5.0, *, probe: bool =
     ids=["429", "402", "25 h", "inf"],
 )
 def test_a_target_without_quota_parks_at_once(answered: bool, attempt: Attempt, says: str):
-    standing = Standing(answered=answered)
-    note(standing, attempt)
-    assert says in (standing.park_reason or "")
-    assert decide(attempt, standing=standing) == ParkNow(reason=standing.park_reason or "")
+    health = TargetHealth(answered=answered)
+    note(health, attempt)
+    assert says in (health.suspend_reason or "")
+    assert decide(attempt, health=health) == SuspendTarget(reason=health.suspend_reason or "")
 
 
 @pytest.mark.parametrize(
@@ -304,67 +310,67 @@ def test_a_target_without_quota_parks_at_once(answered: bool, attempt: Attempt, 
     ids=["key", "model", "channel"],
 )
 def test_a_target_that_never_answered_parks_at_the_first_refusal(attempt: Attempt, says: str):
-    standing = Standing()
-    note(standing, attempt)
-    assert says in (standing.park_reason or "")
-    assert isinstance(decide(attempt, standing=standing), ParkNow)
+    health = TargetHealth()
+    note(health, attempt)
+    assert says in (health.suspend_reason or "")
+    assert isinstance(decide(attempt, health=health), SuspendTarget)
 
 
 def test_permission_denied_parks_only_when_nothing_else_ever_came():
     attempt = failed("permission", 403)
-    fresh, seasoned = Standing(), an_answered_target()
-    for standing in (fresh, seasoned):
+    fresh, seasoned = TargetHealth(), an_answered_target()
+    for health in (fresh, seasoned):
         for _ in range(2):
-            note(standing, attempt)
-            assert isinstance(decide(attempt, standing=standing), GiveUp)
-        note(standing, attempt)
-    assert isinstance(decide(attempt, standing=fresh), ParkNow)
-    assert isinstance(decide(attempt, standing=seasoned), GiveUp)
+            note(health, attempt)
+            assert isinstance(decide(attempt, health=health), GiveUp)
+        note(health, attempt)
+    assert isinstance(decide(attempt, health=fresh), SuspendTarget)
+    assert isinstance(decide(attempt, health=seasoned), GiveUp)
 
 
 def test_after_an_answer_three_probes_must_say_the_same():
-    standing = an_answered_target()
+    health = an_answered_target()
     attempt = failed("auth", 401)
     for _ in range(50):  # all that was in flight when the key was revoked
-        note(standing, attempt)
+        note(health, attempt)
     for _ in range(2):
-        note(standing, attempt, probe=True)
-    assert standing.park_reason is None
-    note(standing, attempt, probe=True)
-    assert "key is refused" in (standing.park_reason or "")
+        note(health, attempt, probe=True)
+    assert health.suspend_reason is None
+    note(health, attempt, probe=True)
+    assert "key is refused" in (health.suspend_reason or "")
 
 
 @pytest.mark.parametrize("between", [REPLY, failed("not_found", 404)], ids=["a reply", "another refusal"])
 def test_probes_that_differ_do_not_park(between: Attempt):
-    standing = an_answered_target()
+    health = an_answered_target()
     for attempt in (failed("auth", 401), failed("auth", 401), between, failed("auth", 401), failed("auth", 401)):
-        note(standing, attempt, probe=True)
-    assert standing.park_reason is None
+        note(health, attempt, probe=True)
+    assert health.suspend_reason is None
 
 
 def test_a_doubted_turn_is_sent_again_and_uses_up_no_attempts():
-    standing = an_answered_target()
-    note(standing, failed("auth", 401), 20.0)
-    step = decide(failed("auth", 401), standing=standing, now=20.0, max_attempts=1)
-    assert step == SendAgain(wait_s=0.0, tries=Tries(doubted_at=20.0))
+    health = an_answered_target()
+    note(health, failed("auth", 401), 20.0)
+    step = decide(failed("auth", 401), health=health, now=20.0, max_attempts=1)
+    assert step == SendAgain(wait_s=0.0, retry_state=RetryState(doubted_at=20.0))
 
 
 def test_a_turn_refused_again_while_others_are_answered_is_its_own_trouble():
-    standing = an_answered_target()
+    health = an_answered_target()
     attempt = failed("not_found", 404)
-    note(standing, attempt, 20.0)
-    doubted = decide(attempt, standing=standing, now=20.0)
+    note(health, attempt, 20.0)
+    doubted = decide(attempt, health=health, now=20.0)
     assert isinstance(doubted, SendAgain)
-    standing.note(REPLY, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)  # sent before the doubt: proves nothing
-    assert isinstance(decide(attempt, doubted.tries, standing, now=22.0), SendAgain)
-    standing.note(REPLY, sent_at=25.0, is_probe=True, now=26.0, held_s=0.0)
-    step = decide(attempt, doubted.tries, standing, now=30.0)
+    health.note(REPLY, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)  # sent before the doubt: proves nothing
+    assert isinstance(decide(attempt, doubted.retry_state, health, now=22.0), SendAgain)
+    health.note(REPLY, sent_at=25.0, is_probe=True, now=26.0, held_s=0.0)
+    step = decide(attempt, doubted.retry_state, health, now=30.0)
     assert isinstance(step, GiveUp)
     assert signal(attempt, step) == "answered"
 
 
 @pytest.mark.parametrize(
-    ("times", "held", "parked"),
+    ("times", "held", "suspended"),
     [
         pytest.param([0, 450, 899], 0, False, id="not yet 15 minutes"),
         pytest.param([0, 450, 900], 0, True, id="15 minutes"),
@@ -373,37 +379,37 @@ def test_a_turn_refused_again_while_others_are_answered_is_its_own_trouble():
         pytest.param([0, 450, 1001], 101, True, id="but the rest does"),
     ],
 )
-def test_silence_parks_a_target(times: list[float], held: float, parked: bool):
-    standing = an_answered_target()
+def test_silence_parks_a_target(times: list[float], held: float, suspended: bool):
+    health = an_answered_target()
     for number, at in enumerate(times):
-        note(standing, failed("server_error", 503), 100.0 + at, held_s=7000 + (held if number else 0))
-    assert (standing.park_reason is not None) is parked
+        note(health, failed("server_error", 503), 100.0 + at, held_s=7000 + (held if number else 0))
+    assert (health.suspend_reason is not None) is suspended
 
 
 def test_a_success_ends_the_silence():
-    standing = an_answered_target()
+    health = an_answered_target()
     for at in (0, 400, 800):
-        note(standing, failed("server_error", 503), at)
-    note(standing, REPLY, 850)
+        note(health, failed("server_error", 503), at)
+    note(health, REPLY, 850)
     for at in (900, 1300, 1700):
-        note(standing, failed("server_error", 503), at)
-    assert standing.park_reason is None
+        note(health, failed("server_error", 503), at)
+    assert health.suspend_reason is None
 
 
 def test_turns_of_a_parked_target_stay_open_unless_they_failed_for_their_own_sake():
-    standing = an_answered_target()
-    note(standing, failed("quota", 402))
-    assert isinstance(decide(failed("server_error", 503), standing=standing), ParkNow)
-    assert isinstance(decide(failed("rate_limit", 429), standing=standing), ParkNow)
-    assert isinstance(decide(failed("invalid_request", 400), standing=standing), GiveUp)
-    assert isinstance(decide(failed("timeout", own_timeout=True), standing=standing), GiveUp)
+    health = an_answered_target()
+    note(health, failed("quota", 402))
+    assert isinstance(decide(failed("server_error", 503), health=health), SuspendTarget)
+    assert isinstance(decide(failed("rate_limit", 429), health=health), SuspendTarget)
+    assert isinstance(decide(failed("invalid_request", 400), health=health), GiveUp)
+    assert isinstance(decide(failed("timeout", own_timeout=True), health=health), GiveUp)
 
 
 def test_a_park_reason_is_one_short_line():
-    standing = Standing()
-    note(standing, REPLY._replace(outcome=Failure(kind="quota", message="a\nb " * 500), cls="final", http_status=402))
-    assert "\n" not in (standing.park_reason or "\n")
-    assert len(standing.park_reason or "") < 300
+    health = TargetHealth()
+    note(health, REPLY._replace(outcome=Failure(kind="quota", message="a\nb " * 500), cls="final", http_status=402))
+    assert "\n" not in (health.suspend_reason or "\n")
+    assert len(health.suspend_reason or "") < 300
 
 
 # -- gate, standing and turns together, in the order the runner keeps
@@ -424,32 +430,32 @@ class _Gateway:
         return failed("auth", 401) if refused else REPLY
 
 
-async def _turn(gate: Gate, standing: Standing, gateway: _Gateway, clock: VirtualClock) -> str:
-    tries = Tries()
+async def _turn(limiter: RateLimiter, health: TargetHealth, gateway: _Gateway, clock: VirtualClock) -> str:
+    retry_state = RetryState()
     while True:
-        if standing.park_reason is not None:
+        if health.suspend_reason is not None:
             return "pending"
-        permit = await gate.admit()
+        permit = await limiter.admit()
         attempt = await gateway.ask()
         now = clock.monotonic()
-        standing.note(attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=gate.held_s())
-        step = next_step(attempt, tries, standing, max_attempts=5, now=now, draw=0.5)
-        gate.report(signal(attempt, step), permit)
+        health.note(attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=limiter.held_s())
+        step = next_step(attempt, retry_state, health, max_attempts=5, now=now, draw=0.5)
+        limiter.report(signal(attempt, step), permit)
         permit.release()
-        if isinstance(step, ParkNow):
+        if isinstance(step, SuspendTarget):
             return "pending"
         if not isinstance(step, SendAgain):
             return "ok" if step is None else "error"
-        tries = step.tries
+        retry_state = step.retry_state
 
 
 def _play(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str], list[float]]:
     async def main() -> tuple[list[str], list[float]]:
         clock = VirtualClock()
-        gate = Gate(clock=clock, concurrency=4, rates=[(6000, 60.0)])
-        standing, gateway = Standing(), _Gateway(clock, refuses)
-        tasks = [asyncio.create_task(_turn(gate, standing, gateway, clock)) for _ in range(turns)]
-        while standing.park_reason is None and not all(task.done() for task in tasks):
+        limiter = RateLimiter(clock=clock, concurrency=4, rates=[(6000, 60.0)])
+        health, gateway = TargetHealth(), _Gateway(clock, refuses)
+        tasks = [asyncio.create_task(_turn(limiter, health, gateway, clock)) for _ in range(turns)]
+        while health.suspend_reason is None and not all(task.done() for task in tasks):
             await clock.sleep(1)
         for task in tasks:
             if not task.done():

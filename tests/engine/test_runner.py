@@ -22,26 +22,26 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.cli.run import start
+from convbatch.cli.run import run
 from convbatch.config.gateways import Limits
-from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending
-from convbatch.engine.runner import Rules
+from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest
+from convbatch.engine.runner import RunRules
 from convbatch.session.prepare import RunOptions
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.http import Request
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.provider import Arrival, World
+from convbatch.simulator.provider import Arrival, Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import config_for, write_dataset
 from tests.support.canary import CANARY_ENV
 from tests.support.fault_cases import CASES, Plain
 from tests.support.ledger_laws import statuses
-from tests.support.played import KEY, Host, Played
-from tests.support.played_disk import Kill
-from tests.support.played_laws import Story, obeys
+from tests.support.virtual_disk import Kill
+from tests.support.virtual_run import KEY, Host, VirtualRun
+from tests.support.virtual_run_laws import Story, obeys
 
-Simulators = Callable[[World], Server]
+Simulators = Callable[[Provider], Server]
 
 # -- the table of retries: one target a case, all in one run, none in another's way
 
@@ -72,17 +72,17 @@ class CaseRun:
     """By target and turn."""
     asked: Mapping[str, list[Entry]]
     """Ledger entries by model."""
-    elsewhere: World
+    elsewhere: Provider
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
     folder = tmp_path_factory.mktemp("cases")
     dataset = write_dataset(folder / "d.jsonl", 1, 2)
-    elsewhere = World()
-    world = World(script=Script.load(dataset), aliases={model_of(name): "sim-good" for name in CASES})
-    with serve_in_thread(elsewhere) as other, serve_in_thread(world) as server:
-        world.faults = faults_of_cases(f"{other.url}/v1beta/models/sim-good:generateContent")
+    elsewhere = Provider()
+    provider = Provider(script=Script.load(dataset), aliases={model_of(name): "sim-good" for name in CASES})
+    with serve_in_thread(elsewhere) as other, serve_in_thread(provider) as server:
+        provider.faults = faults_of_cases(f"{other.url}/v1beta/models/sim-good:generateContent")
         config = (
             config_for(server.url)
             + f"""
@@ -103,7 +103,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
         )
         plain = run.turns.astype(object).where(run.turns.notna(), None).to_dict("records")
     asked: dict[str, list[Entry]] = {model_of(name): [] for name in CASES}
-    for entry in world.ledger.entries:
+    for entry in provider.ledger.entries:
         asked[entry.model or ""].append(entry)
     return CaseRun({(row["target"], row["turn"]): row for row in plain}, asked, elsewhere)
 
@@ -153,10 +153,10 @@ def test_every_target_beside_the_broken_ones_was_answered_in_time(cases: CaseRun
 
 
 async def test_an_endless_body_is_given_up_at_the_cap():
-    world = World(faults=FaultScript.of([{"action": "endless-body"}]))
-    with serve_in_thread(world) as server:
+    provider = Provider(faults=FaultScript.of([{"action": "endless-body"}]))
+    with serve_in_thread(provider) as server:
         transport = AiohttpTransport()
-        with pytest.raises(NoAnswer, match="larger than 64 MiB") as caught:
+        with pytest.raises(NoResponse, match="larger than 64 MiB") as caught:
             await transport.send(question(server))
         await transport.close()
     assert (caught.value.kind, caught.value.sent, caught.value.own_timeout) == ("bad_response", True, False)
@@ -164,11 +164,11 @@ async def test_an_endless_body_is_given_up_at_the_cap():
 
 
 async def test_a_gzip_bomb_is_capped_in_memory():
-    world = World(faults=FaultScript.of([{"action": "gzip-bomb", "mebibytes": 160}]))
-    with serve_in_thread(world) as server:
+    provider = Provider(faults=FaultScript.of([{"action": "gzip-bomb", "mebibytes": 160}]))
+    with serve_in_thread(provider) as server:
         transport = AiohttpTransport()
         tracemalloc.start()
-        with pytest.raises(NoAnswer, match="decompresses to more than 64 MiB"):
+        with pytest.raises(NoResponse, match="decompresses to more than 64 MiB"):
             await transport.send(question(server))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -176,8 +176,8 @@ async def test_a_gzip_bomb_is_capped_in_memory():
     assert most < 150 * 2**20
 
 
-def question(server: Server) -> Sending:
-    return Sending(
+def question(server: Server) -> OutgoingRequest:
+    return OutgoingRequest(
         method="POST",
         url=f"{server.url}/v1beta/models/sim-good:generateContent",
         headers={"content-type": "application/json"},
@@ -189,7 +189,7 @@ def question(server: Server) -> Sending:
 # -- what is on the wire
 
 
-class Listening(World):
+class Listening(Provider):
     """A provider that also keeps what the ledger does not: headers, queries and bodies."""
 
     def __init__(self, **more: Any) -> None:
@@ -234,10 +234,10 @@ GIVEN = [["system", "Be brief."], ["user", "given"], ["model", "as context"], ["
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("history", ["live", "script", "last"])
 def test_the_history_is_what_its_mode_says(tmp_path: Path, simulator: Simulators, history: str, wire: str):
-    world = World()  # knows no script: its replies are never the scripted ones
-    turns = ask(tmp_path, simulator(world), dataset_of(tmp_path / "d.jsonl", CONTEXT), wire=wire, history=history)
+    provider = Provider()  # knows no script: its replies are never the scripted ones
+    turns = ask(tmp_path, simulator(provider), dataset_of(tmp_path / "d.jsonl", CONTEXT), wire=wire, history=history)
     replied = turns["reply"].tolist()
-    sent = [entry.history for entry in world.ledger.entries]
+    sent = [entry.history for entry in provider.ledger.entries]
     word = {"live": replied[0], "script": "scripted second", "last": "scripted second"}[history]
     full = [*GIVEN, ["model", word], ["user", "third"]]
     assert sent == ([full] if history == "last" else [GIVEN, full])
@@ -286,16 +286,16 @@ def test_nothing_is_sent_that_nobody_set(tmp_path: Path, simulator: Simulators):
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 def test_model_turns_go_back_unchanged_signatures_and_all(tmp_path: Path, simulator: Simulators, wire: str):
-    world = World()
+    provider = Provider()
     dataset = write_dataset(tmp_path / "d.jsonl", 3, 4, scripted=False)
-    turns = ask(tmp_path, simulator(world), dataset, model="sim-signed", wire=wire)
+    turns = ask(tmp_path, simulator(provider), dataset, model="sim-signed", wire=wire)
     assert statuses(turns) == {"ok": 12}, "sim-signed answers 400 to a signature that is missing or moved"
 
 
 def test_the_reply_of_the_seed_document_counts_as_it_says(tmp_path: Path, simulator: Simulators):
     (row,) = ask(
         tmp_path,
-        simulator(World()),
+        simulator(Provider()),
         dataset_of(tmp_path / "d.jsonl", {"id": "dates", "turns": [{"user": "明天是几号"}]}),
         model="sim-seed",
     ).to_dict("records")
@@ -309,8 +309,8 @@ def test_the_reply_of_the_seed_document_counts_as_it_says(tmp_path: Path, simula
 
 
 def test_limit_id_and_tag_choose_dialogues(tmp_path: Path, simulator: Simulators):
-    world = World()
-    server = simulator(world)
+    provider = Provider()
+    server = simulator(provider)
     kinds = [(kind, n) for n in range(3) for kind in ("a", "b")]
     dialogues = [{"id": f"{kind}-{n}", "tags": [kind], "turns": [{"user": f"{kind} {n}"}]} for kind, n in kinds]
     dataset = dataset_of(tmp_path / "d.jsonl", *dialogues)
@@ -320,12 +320,12 @@ def test_limit_id_and_tag_choose_dialogues(tmp_path: Path, simulator: Simulators
         for number, options in enumerate(choices)
     ]
     assert chosen == [["b-0", "b-1"], ["a-0", "a-1", "a-2"], ["b-1", "a-2"]]
-    assert world.ledger.requests == 7
+    assert provider.ledger.requests == 7
 
 
 def test_reuse_pays_only_for_what_changed(tmp_path: Path, simulator: Simulators):
-    world = World()
-    server = simulator(world)
+    provider = Provider()
+    server = simulator(provider)
     former: list[Plain] = [
         {"id": f"d{n}", "turns": [{"user": f"question {t} of {n}"} for t in range(3)]} for n in range(4)
     ]
@@ -333,16 +333,16 @@ def test_reuse_pays_only_for_what_changed(tmp_path: Path, simulator: Simulators)
     changed = json.loads(json.dumps(former))
     changed[2]["turns"][1]["user"] = "another question"
     dataset = dataset_of(tmp_path / "two.jsonl", *changed)
-    paid = world.ledger.billed
+    paid = provider.ledger.billed
     second = ask(tmp_path, server, dataset, out="second", reuse=str(tmp_path / "first"))
-    assert [entry.turn for entry in world.ledger.entries[paid:]] == [2, 3]
+    assert [entry.turn for entry in provider.ledger.entries[paid:]] == [2, 3]
     assert second["reused_from"].notna().sum() == 10
     assert second.loc[second["reused_from"].notna(), "attempts"].eq(0).all()
     kept = second["dialogue"] != "d2"
     assert second[kept]["reply"].tolist() == first[kept]["reply"].tolist()
 
     third = ask(tmp_path, server, dataset, out="third", reuse=str(tmp_path / "second"))
-    assert world.ledger.billed == paid + 2, "a run of nothing but reused replies asks nothing"
+    assert provider.ledger.billed == paid + 2, "a run of nothing but reused replies asks nothing"
     assert third["reply"].tolist() == second["reply"].tolist()
     hotter = ask(tmp_path, server, dataset, out="fourth", reuse=str(tmp_path / "second"), temperature=1.0)
     assert hotter["reused_from"].isna().all(), "another setting is another question"
@@ -355,21 +355,19 @@ def exit_code(folder: Path, server: Server, dataset: Path, *models: str, **more:
     config = folder / "convbatch.toml"
     config.write_text(config_for(server.url))
     named = tuple(f"{model}@at-gemini" for model in models)
-    return start(
-        RunOptions(datasets=(dataset,), models=named, config=config, out=folder / "out", progress=False, **more)
-    )
+    return run(RunOptions(datasets=(dataset,), models=named, config=config, out=folder / "out", progress=False, **more))
 
 
 def test_a_deadline_leaves_the_rest_pending_and_says_how_to_go_on(
     tmp_path: Path, simulator: Simulators, capsys: pytest.CaptureFixture[str]
 ):
-    world = World(latency_s=0.4)
+    provider = Provider(latency_s=0.4)
     dataset = write_dataset(tmp_path / "d.jsonl", 30, 2)
-    code = exit_code(tmp_path, simulator(world), dataset, "sim-good", deadline_s=0.6)
+    code = exit_code(tmp_path, simulator(provider), dataset, "sim-good", deadline_s=0.6)
     turns: Any = cb.load(tmp_path / "out").turns
     assert code == 3
-    assert statuses(turns)["ok"] == world.ledger.billed > 0
-    assert statuses(turns)["pending"] == 60 - world.ledger.billed
+    assert statuses(turns)["ok"] == provider.ledger.billed > 0
+    assert statuses(turns)["pending"] == 60 - provider.ledger.billed
     assert int(turns["possibly_paid"].sum()) == 0
     assert "deadline reached" in (told := capsys.readouterr().err)
     assert f"convbatch resume {tmp_path / 'out'}" in told
@@ -378,14 +376,14 @@ def test_a_deadline_leaves_the_rest_pending_and_says_how_to_go_on(
 def test_a_wrong_model_parks_at_once_and_the_other_target_finishes(
     tmp_path: Path, simulator: Simulators, capsys: pytest.CaptureFixture[str]
 ):
-    world = World()
+    provider = Provider()
     dataset = write_dataset(tmp_path / "d.jsonl", 20, 2)
-    code = exit_code(tmp_path, simulator(world), dataset, "sim-godo", "sim-good")
+    code = exit_code(tmp_path, simulator(provider), dataset, "sim-godo", "sim-good")
     turns: Any = cb.load(tmp_path / "out").turns
     assert code == 3
     assert statuses(turns[turns["model"] == "sim-good"]) == {"ok": 40}
     assert statuses(turns[turns["model"] == "sim-godo"]) == {"pending": 40}
-    assert sum(entry.model == "sim-godo" for entry in world.ledger.entries) <= 8, "only what was in flight"
+    assert sum(entry.model == "sim-godo" for entry in provider.ledger.entries) <= 8, "only what was in flight"
     told = capsys.readouterr().err
     assert "sim-godo@at-gemini is parked: there is no such model" in told
     assert "convbatch doctor -g" in told
@@ -395,9 +393,9 @@ def test_a_wrong_model_parks_at_once_and_the_other_target_finishes(
 def test_blocked_and_empty_are_results_a_broken_generation_is_not(
     tmp_path: Path, simulator: Simulators, kind: str, code: int
 ):
-    world = World(faults=FaultScript.of([{"match": {"turn": 2}, "action": "reply", "kind": kind}]))
+    provider = Provider(faults=FaultScript.of([{"match": {"turn": 2}, "action": "reply", "kind": kind}]))
     dataset = write_dataset(tmp_path / "d.jsonl", 2, 3)
-    assert exit_code(tmp_path, simulator(world), dataset, "sim-good") == code
+    assert exit_code(tmp_path, simulator(provider), dataset, "sim-good") == code
 
 
 def test_nobody_at_the_port_costs_attempts_and_no_money(tmp_path: Path):
@@ -466,14 +464,14 @@ def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
     world = Listening(faults=FaultScript.of(faults))
     config = tmp_path / "convbatch.toml"
     config.write_text(config_for(simulator(world).url, auth=auth, key_env="CANARY_KEY"))
-    asked = RunOptions(
+    options = RunOptions(
         datasets=(write_dataset(tmp_path / "d.jsonl", 6, 1),),
         models=("sim-echo@at-gemini",),
         config=config,
         out=tmp_path / "out",
         concurrency=1,
     )
-    assert start(asked) == 3
+    assert run(options) == 3
     sent = [
         {
             "query:key": head.query.get("key"),
@@ -498,26 +496,26 @@ def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
 # -- what takes minutes, in virtual time
 
 
-def played(path: Path, *hosts: Host, count: int = 20, turns: int = 3, **more: Any) -> Played:
+def played(path: Path, *hosts: Host, count: int = 20, turns: int = 3, **more: Any) -> VirtualRun:
     texts = [
         {"id": f"d{d}", "turns": [{"user": f"question {t} of dialogue {d}"} for t in range(1, turns + 1)]}
         for d in range(count)
     ]
-    return Played(path / "run", hosts, texts, **more)
+    return VirtualRun(path / "run", hosts, texts, **more)
 
 
-def quiet(faults: list[Plain] | None = None, **more: Any) -> World:
-    return World(keys={KEY}, latency_s=0.5, faults=FaultScript.of(faults or []), **more)
+def quiet(faults: list[Plain] | None = None, **more: Any) -> Provider:
+    return Provider(keys={KEY}, latency_s=0.5, faults=FaultScript.of(faults or []), **more)
 
 
 def test_a_key_revoked_in_mid_run_parks_after_three_probes_and_the_other_target_finishes(tmp_path: Path):
     north = quiet([{"match": {"nth": 20}, "action": "revoke-key"}])
-    run = played(tmp_path, Host(north), Host(quiet(), name="south"), rules=Rules(concurrency=4))
-    ending = run.sit()
-    assert ending is not None
-    assert ending.exit_code == 3
-    assert "the key is refused" in ending.parked["sim-good@north"]
-    assert set(ending.parked) == {"sim-good@north"}
+    run = played(tmp_path, Host(north), Host(quiet(), name="south"), rules=RunRules(concurrency=4))
+    result = run.run_session()
+    assert result is not None
+    assert result.exit_code == 3
+    assert "the key is refused" in result.suspended["sim-good@north"]
+    assert set(result.suspended) == {"sim-good@north"}
     story = obeys(run, finished=False)
     assert Counter(state for row, state in story.states.items() if row[1] == "sim-good@south") == {"ok": 60}
     refused = [sent.left_at for sent in run.sent if sent.host == "north" and sent.status != 200]
@@ -528,32 +526,32 @@ def test_a_key_revoked_in_mid_run_parks_after_three_probes_and_the_other_target_
 
 
 def test_no_channel_for_two_minutes_loses_no_turn(tmp_path: Path):
-    world = quiet([{"match": {"after_s": 5, "before_s": 125}, "action": "no-channel"}])
-    run = played(tmp_path, Host(world), rules=Rules(concurrency=4))
-    ending = run.sit()
-    assert ending is not None
-    assert ending.exit_code == 0
+    provider = quiet([{"match": {"after_s": 5, "before_s": 125}, "action": "no-channel"}])
+    run = played(tmp_path, Host(provider), rules=RunRules(concurrency=4))
+    result = run.run_session()
+    assert result is not None
+    assert result.exit_code == 0
     assert set(obeys(run).states.values()) == {"ok"}
-    assert sum(entry.fault == "no-channel" for entry in world.ledger.entries) <= 4 + 3
+    assert sum(entry.fault == "no-channel" for entry in provider.ledger.entries) <= 4 + 3
 
 
 def test_a_balance_that_is_used_up_parks_at_once(tmp_path: Path):
-    world = quiet([{"match": {"nth": 20}, "action": "drain-balance"}])
-    run = played(tmp_path, Host(world), rules=Rules(concurrency=4))
-    ending = run.sit()
-    assert ending is not None
-    assert "quota or balance is used up" in ending.parked["sim-good@north"]
-    assert sum(entry.status == 429 or entry.status == 403 for entry in world.ledger.entries) <= 4
+    provider = quiet([{"match": {"nth": 20}, "action": "drain-balance"}])
+    run = played(tmp_path, Host(provider), rules=RunRules(concurrency=4))
+    result = run.run_session()
+    assert result is not None
+    assert "quota or balance is used up" in result.suspended["sim-good@north"]
+    assert sum(entry.status == 429 or entry.status == 403 for entry in provider.ledger.entries) <= 4
     story = obeys(run, finished=False)
     assert "error" not in story.states.values()
 
 
 def test_a_dead_gateway_is_asked_ever_less_and_parks_after_a_quarter_of_an_hour(tmp_path: Path):
     run = played(tmp_path, Host(quiet(), unreachable=1.0), Host(quiet(), name="south"), count=60)
-    ending = run.sit()
-    assert ending is not None
-    assert "no reply in" in ending.parked["sim-good@north"]
-    assert 900 <= run.sat[0].ended - run.sat[0].began <= 1500
+    result = run.run_session()
+    assert result is not None
+    assert "no reply in" in result.suspended["sim-good@north"]
+    assert 900 <= run.ended[0].ended - run.ended[0].began <= 1500
     asked = [sent for sent in run.sent if sent.host == "north"]
     assert len(asked) <= 16 + 10
     states = obeys(run, finished=False).states
@@ -569,10 +567,10 @@ def test_a_healthy_target_runs_beside_a_broken_one_as_fast_as_alone(tmp_path: Pa
     }[trouble]
 
     def makespan(folder: str, *others: Host) -> float:
-        world = quiet()
-        run = played(tmp_path / folder, Host(world, delay_s=0.01), *others, rules=Rules(concurrency=8), count=60)
-        run.sit(deadline_s=120)
-        assert world.ledger.billed == 180
+        provider = quiet()
+        run = played(tmp_path / folder, Host(provider, delay_s=0.01), *others, rules=RunRules(concurrency=8), count=60)
+        run.run_session(deadline_s=120)
+        assert provider.ledger.billed == 180
         return max(sent.heard_at or 0 for sent in run.sent if sent.host == "north")
 
     (tmp_path / "alone").mkdir()
@@ -582,18 +580,18 @@ def test_a_healthy_target_runs_beside_a_broken_one_as_fast_as_alone(tmp_path: Pa
 
 def test_refusals_by_429_use_up_no_attempts(tmp_path: Path):
     storm = {"match": {"attempt": "1-7"}, "action": "rate-limit", "hint": "retry-info", "seconds": 3}
-    run = played(tmp_path, Host(quiet([storm])), rules=Rules(max_attempts=2), count=1, turns=2)
-    ending = run.sit()
-    assert ending is not None
-    assert ending.exit_code == 0
+    run = played(tmp_path, Host(quiet([storm])), rules=RunRules(max_attempts=2), count=1, turns=2)
+    result = run.run_session()
+    assert result is not None
+    assert result.exit_code == 0
     story = obeys(run)
     assert [len(story.by_row[row]) for row in run.planned] == [8, 8]
 
 
 def test_server_errors_are_given_up_after_max_attempts_with_growing_pauses(tmp_path: Path):
-    world = quiet([{"action": "error"}])
-    run = played(tmp_path, Host(world, delay_s=0.0), rules=Rules(max_attempts=5), count=1, turns=2)
-    run.sit()
+    provider = quiet([{"action": "error"}])
+    run = played(tmp_path, Host(provider, delay_s=0.0), rules=RunRules(max_attempts=5), count=1, turns=2)
+    run.run_session()
     story = Story(run)
     assert [story.states[row] for row in run.planned] == ["error", "skipped"]
     left = [sent.left_at for sent in run.sent]
@@ -605,51 +603,51 @@ def test_server_errors_are_given_up_after_max_attempts_with_growing_pauses(tmp_p
 def test_script_history_goes_on_behind_an_error(tmp_path: Path):
     refusal = {"match": {"turn": 2}, "action": "error", "kind": "bad_request"}
     texts: list[Plain] = [{"id": "d", "turns": [{"user": f"q{t}", "assistant": f"a{t}"} for t in range(1, 4)]}]
-    run = Played(tmp_path / "run", [Host(quiet([refusal]))], texts, rules=Rules(history="script"))
-    run.sit()
+    run = VirtualRun(tmp_path / "run", [Host(quiet([refusal]))], texts, rules=RunRules(history="script"))
+    run.run_session()
     assert list(Story(run).states.values()) == ["ok", "error", "ok"]
     obeys(run, finished=False)
 
 
 def test_a_kill_never_uses_up_the_ambiguous_resend(tmp_path: Path):
-    world = quiet([{"match": {"attempt": "1-4"}, "action": "delay", "seconds": 30}])
-    run = played(tmp_path, Host(world), rules=Rules(max_attempts=1), count=1, turns=1)
+    provider = quiet([{"match": {"attempt": "1-4"}, "action": "delay", "seconds": 30}])
+    run = played(tmp_path, Host(provider), rules=RunRules(max_attempts=1), count=1, turns=1)
     for _ in range(4):
-        run.sit(kill=Kill(after_s=5))
-    ending = run.sit()
-    assert ending is not None
-    assert ending.exit_code == 0
+        run.run_session(kill=Kill(after_s=5))
+    result = run.run_session()
+    assert result is not None
+    assert result.exit_code == 0
     assert len(obeys(run).tries) == 5
     row: Any = cb.load(run.path).turns.iloc[0]
     assert (row["attempts"], row["possibly_paid"], row["status"]) == (5, 4, "ok")
 
 
 def test_an_interrupt_finishes_what_is_in_flight_and_a_second_abandons_it(tmp_path: Path):
-    world = quiet([{"action": "delay", "seconds": 50}])
-    run = played(tmp_path, Host(world, limits=Limits(concurrency=3)))
-    first = run.sit(signals=[(10, signal.SIGINT)])
-    second = run.sit(signals=[(10, signal.SIGINT), (12, signal.SIGINT)])
-    third = run.sit(signals=[(10, signal.SIGTERM)])
+    provider = quiet([{"action": "delay", "seconds": 50}])
+    run = played(tmp_path, Host(provider, limits=Limits(concurrency=3)))
+    first = run.run_session(signals=[(10, signal.SIGINT)])
+    second = run.run_session(signals=[(10, signal.SIGINT), (12, signal.SIGINT)])
+    third = run.run_session(signals=[(10, signal.SIGTERM)])
     assert first is not None
     assert second is not None
     assert third is not None
-    assert [ending.exit_code for ending in (first, second, third)] == [130, 130, 130]
-    spans = [sat.ended - sat.began for sat in run.sat]
+    assert [result.exit_code for result in (first, second, third)] == [130, 130, 130]
+    spans = [ended.ended - ended.began for ended in run.ended]
     assert 50 < spans[0] < 55
     assert 12 <= spans[1] < 12.5
     assert 35 <= spans[2] < 35.5, "SIGTERM gives what is in flight 25 s"
     story = obeys(run, finished=False)
-    by_sitting = Counter((one.intent.sitting, one.cls) for one in story.tries)
-    assert by_sitting[1, "replied"] > 0
-    assert by_sitting[2, "abandoned"] > 0
-    assert by_sitting[3, "abandoned"] > 0
+    by_session = Counter((one.intent.session, one.cls) for one in story.tries)
+    assert by_session[1, "replied"] > 0
+    assert by_session[2, "abandoned"] > 0
+    assert by_session[3, "abandoned"] > 0
 
 
 def test_stopping_at_any_moment_and_going_on_sends_nothing_twice(tmp_path: Path):
     chance = random.Random(5)
-    run = played(tmp_path, Host(quiet()), rules=Rules(concurrency=4), count=10)
+    run = played(tmp_path, Host(quiet()), rules=RunRules(concurrency=4), count=10)
     for _ in range(6):
-        run.sit(signals=[(chance.uniform(0.1, 4), signal.SIGINT)])
+        run.run_session(signals=[(chance.uniform(0.1, 4), signal.SIGINT)])
     run.finish(most=1)
     obeys(run, faultless=True)
     assert sum(entry.billed for entry in run.ledger()) == 30

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from convbatch.engine.client import MAX_BODY_BYTES, AiohttpTransport, Answer, NoAnswer, Sending
+from convbatch.engine.client import MAX_BODY_BYTES, AiohttpTransport, HttpResponse, NoResponse, OutgoingRequest
 from tests.support.canary import CANARY
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -95,11 +95,15 @@ class Listener:
         writer.close()
 
 
-async def ask(url: str, *, ca_file: Path | None = None, proxy: str | None = None, timeout_s: float = 20) -> Answer:
+async def ask(
+    url: str, *, ca_file: Path | None = None, proxy: str | None = None, timeout_s: float = 20
+) -> HttpResponse:
     transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file), proxy=proxy)
     try:
         headers = {"Authorization": f"Bearer {CANARY}"}
-        return await transport.send(Sending(method="POST", url=url, headers=headers, body=b"{}", timeout_s=timeout_s))
+        return await transport.send(
+            OutgoingRequest(method="POST", url=url, headers=headers, body=b"{}", timeout_s=timeout_s)
+        )
     finally:
         await transport.close()
 
@@ -107,7 +111,7 @@ async def ask(url: str, *, ca_file: Path | None = None, proxy: str | None = None
 async def test_an_own_authority_is_believed_where_it_is_named(tmp_path: Path, ca_file: Path) -> None:
     async with Listener(OURS.sign(tmp_path / "good.pem", "localhost")).serving() as server:
         assert (await ask(f"https://localhost:{server.port}/", ca_file=ca_file)).status == 200
-        with pytest.raises(NoAnswer, match="certificate refused"):
+        with pytest.raises(NoResponse, match="certificate refused"):
             await ask(f"https://localhost:{server.port}/")
     assert len(server.heard) == 1
 
@@ -123,7 +127,7 @@ LIARS = {
 @pytest.mark.parametrize("liar", LIARS)
 async def test_a_server_that_is_not_who_it_says_hears_no_key(tmp_path: Path, ca_file: Path, liar: str) -> None:
     async with Listener(LIARS[liar](tmp_path / "liar.pem")).serving() as server:
-        with pytest.raises(NoAnswer, match="certificate refused") as caught:
+        with pytest.raises(NoResponse, match="certificate refused") as caught:
             await ask(f"https://localhost:{server.port}/", ca_file=ca_file)
     assert (caught.value.sent, caught.value.certificate) == (False, True)
     assert not server.heard
@@ -143,7 +147,7 @@ async def test_a_redirect_leads_nobody_anywhere_with_or_without_the_key(status: 
 async def test_a_proxy_hears_where_to_and_not_the_key() -> None:
     """What is said inside the tunnel needs the host's own certificate; a proxy that answers itself has none."""
     async with Listener(answer=b"HTTP/1.1 200 Connected\r\n\r\n").serving() as proxy:
-        with pytest.raises(NoAnswer) as caught:
+        with pytest.raises(NoResponse) as caught:
             await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
     assert caught.value.sent is False
     assert proxy.heard[0].startswith(b"CONNECT gateway.example:443 ")
@@ -154,7 +158,7 @@ async def test_a_proxy_hears_where_to_and_not_the_key() -> None:
 async def test_a_proxy_that_refuses_or_redirects_is_no_answer(status: str) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     async with Listener(answer=answer).serving() as proxy:
-        with pytest.raises(NoAnswer) as caught:
+        with pytest.raises(NoResponse) as caught:
             await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
     assert CANARY.encode() not in b"".join(proxy.heard)
     assert CANARY not in str(caught.value)
@@ -173,7 +177,7 @@ async def test_a_head_without_an_end_is_given_up_soon(what: str) -> None:
     begin, endless = ENDLESS[what]
     async with Listener(answer=begin, endless=endless).serving() as server:
         begun = asyncio.get_running_loop().time()
-        with pytest.raises(NoAnswer) as caught:
+        with pytest.raises(NoResponse) as caught:
             await ask(f"http://127.0.0.1:{server.port}/", timeout_s=3)
     assert caught.value.sent is True
     assert asyncio.get_running_loop().time() - begun < 10

@@ -21,21 +21,21 @@ from convbatch.cli.main import app
 from convbatch.config.gateways import Gateway, Limits, Target
 from convbatch.dialogue import Dialogue, HistoryMode, Settings
 from convbatch.estimation.estimator import (
-    USUAL,
+    DEFAULT_WEIGHTS,
     Estimate,
     Estimator,
-    Expected,
+    ExpectedReply,
     Figures,
-    Habits,
-    Seen,
-    Text,
-    guess,
-    learn,
+    ObservedTurn,
+    TargetProfile,
+    TextSize,
+    default_profile,
+    fit_profile,
     size_of,
 )
-from convbatch.pricing import Period, PriceTable, Rate
+from convbatch.pricing import Period, PriceTable, TokenPrice
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import serve_in_thread
 from tests.conftest import QUICKSTART, Finished, environment
@@ -44,11 +44,13 @@ from tests.support.canary import CANARY_ENV
 NOW = 1_780_000_000.0
 TARGET = Target(model="m", gateway=Gateway(name="g", protocol="gemini", base_url="http://localhost"))
 PRICES = PriceTable(
-    currency="USD", source="by hand", periods=(Period(input=Rate(base=Decimal(1)), output=Rate(base=Decimal(10))),)
+    currency="USD",
+    source="by hand",
+    periods=(Period(input=TokenPrice(base=Decimal(1)), output=TokenPrice(base=Decimal(10))),),
 )
-HABITS = Habits(
-    weights=Text(1.0, 1.0, 4.0, 0.0),
-    replies={0: Expected(text=Text(6, 0, 1), output_tokens=10)},
+HABITS = TargetProfile(
+    weights=TextSize(1.0, 1.0, 4.0, 0.0),
+    replies={0: ExpectedReply(text=TextSize(6, 0, 1), output_tokens=10)},
     text_spread=(0.9, 1.1),
     reply_spread=(0.5, 2.0),
     source="by hand",
@@ -61,10 +63,10 @@ def dialogue(*turns: tuple[str, str | None], **more: object) -> Dialogue:
     return Dialogue.from_plain({"id": "d", "turns": plain, **more})
 
 
-def estimator(habits: Habits = HABITS, history: HistoryMode = "live", limit: int | None = None) -> Estimator:
+def estimator(profile: TargetProfile = HABITS, history: HistoryMode = "live", limit: int | None = None) -> Estimator:
     return Estimator(
         target=TARGET,
-        habits=habits,
+        profile=profile,
         prices=PRICES,
         at=NOW,
         history=history,
@@ -89,7 +91,7 @@ def test_a_history_grows_by_the_replies_that_are_expected() -> None:
     # Low: replies half as long: 0.9 x 6, 0.9 x (6 + 3 + 4 + 6). High: twice: 1.1 x 6, 1.1 x (6 + 12 + 4 + 6).
     assert figures(found.low) == (2, 22.5, 10, 22.5 + 100)
     assert figures(found.high) == (2, 37.4, 40, 37.4 + 400)
-    assert found.most is None
+    assert found.upper_bound is None
 
 
 def test_a_scripted_history_grows_by_its_own_replies_and_only_asked_turns_are_calls() -> None:
@@ -109,16 +111,16 @@ def test_a_reply_is_never_expected_to_be_longer_than_its_limit() -> None:
 def test_at_most_is_every_byte_a_token_and_every_reply_as_long_as_it_may_be() -> None:
     found = estimator(limit=5).one(dialogue(("abcdefgh", None), ("今天", None)))
     # 16 for the frame of the request, 16 + 8 for the message: 40. Then 40 + 5 + 16 of the reply's frame + 16 + 6.
-    assert figures(found.most) == (2, 40 + 83, 10, 123 + 100)
+    assert figures(found.upper_bound) == (2, 40 + 83, 10, 123 + 100)
 
 
 def test_what_nobody_has_heard_is_guessed_and_a_scripted_reply_says_how_long_it_will_be() -> None:
-    found = estimator(guess("?")).one(dialogue(("今天几号啊", "abcd" * 20)))
+    found = estimator(default_profile("?")).one(dialogue(("今天几号啊", "abcd" * 20)))
     # Five characters of 0.8 tokens and 4 for the message; 20 tokens of reply.
     assert figures(found.expected)[:3] == (1, 8, 20)
     assert figures(found.low)[:3] == (1, 4.8, 5)
     assert figures(found.high)[:3] == (1, 13.6, 80 + 1000)  # it may think
-    assert figures(estimator(guess("?")).one(dialogue(("今天几号啊", None))).expected)[2] == 400
+    assert figures(estimator(default_profile("?")).one(dialogue(("今天几号啊", None))).expected)[2] == 400
 
 
 def test_dialogues_that_end_early_make_fewer_calls() -> None:
@@ -129,7 +131,7 @@ def test_dialogues_that_end_early_make_fewer_calls() -> None:
 
 
 def test_a_tier_holds_for_the_request_that_is_above_it() -> None:
-    tiered = Period(input=Rate(base=Decimal(1), steps=((20, Decimal(2)),)), output=Rate(base=Decimal(0)))
+    tiered = Period(input=TokenPrice(base=Decimal(1), steps=((20, Decimal(2)),)), output=TokenPrice(base=Decimal(0)))
     given = replace(estimator(), prices=replace(PRICES, periods=(tiered,)))
     found = given.one(dialogue(("abcdefgh", None), ("abcdefgh", None)))  # 6 and 22 tokens
     assert found.expected.cost == Decimal(6 + 2 * 22) / 1_000_000
@@ -138,49 +140,54 @@ def test_a_tier_holds_for_the_request_that_is_above_it() -> None:
 def test_without_a_price_tokens_are_known_and_cost_is_not() -> None:
     found = replace(estimator(limit=5), prices=None).one(dialogue(("a", None)))
     assert (found.expected.input_tokens, found.expected.cost) == (4.25, None)
-    assert found.most is not None
-    assert found.most.cost is None
+    assert found.upper_bound is not None
+    assert found.upper_bound.cost is None
 
 
 # --- learning
 
 
-def seen(dialogue: int, turn: int, sent: Text, tokens: int, output: int = 10) -> Seen:
-    return Seen(dialogue=dialogue, turn=turn, sent=sent, reply=Text(8, 0, 1), input_tokens=tokens, output_tokens=output)
+def seen(dialogue: int, turn: int, sent: TextSize, tokens: int, output: int = 10) -> ObservedTurn:
+    return ObservedTurn(
+        dialogue=dialogue, turn=turn, sent=sent, reply=TextSize(8, 0, 1), input_tokens=tokens, output_tokens=output
+    )
 
 
 def test_what_a_gateway_counts_for_text_characters_messages_and_requests_is_found_out() -> None:
-    sent = [Text(10 + 7 * n % 31, 5 * n % 17, 1 + n % 5, 1) for n in range(60)]
+    sent = [TextSize(10 + 7 * n % 31, 5 * n % 17, 1 + n % 5, 1) for n in range(60)]
     real = [round(2 * text.other + 3 * text.wide + 5 * text.messages + 40) for text in sent]
-    habits = learn([seen(n, 1, *pair) for n, pair in enumerate(zip(sent, real, strict=True))], "?", 60)
-    assert habits is not None
-    assert habits.weights == pytest.approx((2, 3, 5, 40), rel=0.05)
+    profile = fit_profile([seen(n, 1, *pair) for n, pair in enumerate(zip(sent, real, strict=True))], "?", 60)
+    assert profile is not None
+    assert profile.weights == pytest.approx((2, 3, 5, 40), rel=0.05)
 
 
 def test_means_are_of_each_turn_where_there_are_enough_and_of_the_others_together() -> None:
-    some = [seen(n, 1, Text(10, 0, 1, 1), 14, output=100) for n in range(10)]
-    some += [seen(n, 2 + n % 2, Text(10, 0, 1, 1), 14, output=20) for n in range(10)]
-    habits = learn(some, "?", 10)
-    assert habits is not None
-    assert {turn: mean.output_tokens for turn, mean in habits.replies.items()} == {1: 100, 0: 20}
+    some = [seen(n, 1, TextSize(10, 0, 1, 1), 14, output=100) for n in range(10)]
+    some += [seen(n, 2 + n % 2, TextSize(10, 0, 1, 1), 14, output=20) for n in range(10)]
+    profile = fit_profile(some, "?", 10)
+    assert profile is not None
+    assert {turn: mean.output_tokens for turn, mean in profile.replies.items()} == {1: 100, 0: 20}
 
 
 def test_low_and_high_are_two_standard_errors_of_the_sum_and_never_nearer_than_a_tenth() -> None:
-    alike = [seen(n, 1, Text(10, 0, 1, 1), 14, output=100) for n in range(10)]
-    habits = learn(alike, "?", 10)
-    assert habits is not None
-    assert (habits.text_spread, habits.reply_spread) == ((0.9, 1.1), (0.9, 1.1))
-    unlike = [seen(n, 1, Text(10, 0, 1, 1), 14, output=50 if n % 2 else 150) for n in range(10)]
-    habits = learn(unlike, "?", 40)
-    assert habits is not None
+    alike = [seen(n, 1, TextSize(10, 0, 1, 1), 14, output=100) for n in range(10)]
+    profile = fit_profile(alike, "?", 10)
+    assert profile is not None
+    assert (profile.text_spread, profile.reply_spread) == ((0.9, 1.1), (0.9, 1.1))
+    unlike = [seen(n, 1, TextSize(10, 0, 1, 1), 14, output=50 if n % 2 else 150) for n in range(10)]
+    profile = fit_profile(unlike, "?", 40)
+    assert profile is not None
     # Deviation over dialogues: sqrt(10 x 50² / 9) / 100 = 0.527; twice that, for the mean of 10 and of 40.
     band = 2 * 0.52705 * (1 / 10 + 1 / 40) ** 0.5
-    assert habits.reply_spread == pytest.approx((1 / (1 + band), 1 + band), rel=1e-4)
+    assert profile.reply_spread == pytest.approx((1 / (1 + band), 1 + band), rel=1e-4)
 
 
 def test_replies_without_counts_teach_nothing() -> None:
-    assert learn([Seen(dialogue=0, turn=1, sent=Text(1, 0, 1, 1), reply=Text(1, 0, 1))], "?", 1) is None
-    assert learn([], "?", 1) is None
+    assert (
+        fit_profile([ObservedTurn(dialogue=0, turn=1, sent=TextSize(1, 0, 1, 1), reply=TextSize(1, 0, 1))], "?", 1)
+        is None
+    )
+    assert fit_profile([], "?", 1) is None
 
 
 @given(
@@ -192,12 +199,12 @@ def test_replies_without_counts_teach_nothing() -> None:
 )
 def test_what_is_learned_tells_the_sum_of_what_it_was_learned_from(some: list[tuple[int, int, int, int]]) -> None:
     told = [
-        seen(n, 1, Text(other, wide, messages, 1), tokens) for n, (other, wide, messages, tokens) in enumerate(some)
+        seen(n, 1, TextSize(other, wide, messages, 1), tokens) for n, (other, wide, messages, tokens) in enumerate(some)
     ]
-    habits = learn(told, "?", len(told))
-    assert habits is not None
-    assert min(habits.weights) >= 0
-    assert sum(habits.tokens(one.sent) for one in told) == pytest.approx(sum(one.input_tokens or 0 for one in told))
+    profile = fit_profile(told, "?", len(told))
+    assert profile is not None
+    assert min(profile.weights) >= 0
+    assert sum(profile.tokens(one.sent) for one in told) == pytest.approx(sum(one.input_tokens or 0 for one in told))
 
 
 # --- laws
@@ -206,34 +213,43 @@ TEXTS = st.text(st.sampled_from("ab 今天。\n"), min_size=1, max_size=40)
 TURNS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
 DIALOGUES = st.lists(TURNS.map(lambda turns: dialogue(*turns)), max_size=4)
 HISTORIES: st.SearchStrategy[HistoryMode] = st.sampled_from(["live", "script", "last"])
-WEIGHTS = st.tuples(*[st.floats(0, 5)] * 4).map(lambda parts: Text(*parts))
+WEIGHTS = st.tuples(*[st.floats(0, 5)] * 4).map(lambda parts: TextSize(*parts))
 SPREADS = st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 9))
 STEPS = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 9).map(Decimal)), max_size=2, unique_by=lambda s: s[0])
-RATES = st.builds(lambda base, steps: Rate(base=Decimal(base), steps=tuple(sorted(steps))), st.integers(0, 9), STEPS)
+RATES = st.builds(
+    lambda base, steps: TokenPrice(base=Decimal(base), steps=tuple(sorted(steps))), st.integers(0, 9), STEPS
+)
 
 
 @st.composite
 def estimators(draw: st.DrawFn) -> Estimator:
     outputs = st.builds(
-        lambda n, share: Expected(text=Text(n * share, 0, 1), output_tokens=n), st.floats(0, 300), st.floats(0, 1)
+        lambda n, share: ExpectedReply(text=TextSize(n * share, 0, 1), output_tokens=n),
+        st.floats(0, 300),
+        st.floats(0, 1),
     )
-    habits = Habits(
+    profile = TargetProfile(
         weights=draw(WEIGHTS),
         replies=draw(st.dictionaries(st.integers(0, 4), outputs)),
         ends=draw(st.floats(0, 1)),
         text_spread=draw(SPREADS),
         reply_spread=draw(SPREADS),
-        thoughts=draw(st.floats(0, 99)),
+        reasoning_tokens=draw(st.floats(0, 99)),
         source="?",
         learned=True,
     )
     prices = replace(PRICES, periods=(Period(input=draw(RATES), output=draw(RATES)),))
     limit = draw(st.none() | st.integers(1, 300))
-    return replace(estimator(habits, draw(HISTORIES), limit), prices=prices, repeats=draw(st.integers(1, 3)))
+    return replace(estimator(profile, draw(HISTORIES), limit), prices=prices, repeats=draw(st.integers(1, 3)))
 
 
 def rows(estimate: Estimate) -> list[Figures]:
-    return [estimate.low, estimate.expected, estimate.high, *([] if estimate.most is None else [estimate.most])]
+    return [
+        estimate.low,
+        estimate.expected,
+        estimate.high,
+        *([] if estimate.upper_bound is None else [estimate.upper_bound]),
+    ]
 
 
 def parts(of: Figures) -> tuple[float, float, float, float]:
@@ -268,7 +284,7 @@ def test_an_estimate_is_the_sum_of_its_dialogues_and_repeats(
 def test_a_text_has_no_more_parts_than_characters(text: str) -> None:
     size = size_of(text)
     assert size.wide + 4 * size.other == len(text)
-    assert 0 <= sum(w * p for w, p in zip(USUAL, size, strict=True)) <= len(text) + 4
+    assert 0 <= sum(w * p for w, p in zip(DEFAULT_WEIGHTS, size, strict=True)) <= len(text) + 4
 
 
 # --- the command
@@ -276,21 +292,21 @@ def test_a_text_has_no_more_parts_than_characters(text: str) -> None:
 
 @dataclass
 class Sim:
-    world: World
+    provider: Provider
     url: str
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Sim]:
-    world = World(script=Script.load(QUICKSTART))
-    with serve_in_thread(world) as server:
-        yield Sim(world, server.url)
+    provider = Provider(script=Script.load(QUICKSTART))
+    with serve_in_thread(provider) as server:
+        yield Sim(provider, server.url)
 
 
 @pytest.fixture
 def sim(shared: Sim) -> Iterator[Sim]:
     yield shared
-    shared.world.faults = FaultScript()
+    shared.provider.faults = FaultScript()
 
 
 Cli = Callable[..., Finished]
@@ -346,10 +362,10 @@ def table(out: str) -> dict[tuple[str, str], Row]:
 
 def test_nothing_is_sent_and_no_folder_appears(cli: Cli, sim: Sim, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
-    before, asked = listing(tmp_path), len(sim.world.ledger.entries)
+    before, asked = listing(tmp_path), len(sim.provider.ledger.entries)
     done = cli("run", QUICKSTART, "-m", "sim-good@here", "--repeats", "2", "-n", "3", "--rpm", "10", "--dry-run")
     assert (done.code, done.err) == (0, "")
-    assert (listing(tmp_path), len(sim.world.ledger.entries)) == (before, asked)
+    assert (listing(tmp_path), len(sim.provider.ledger.entries)) == (before, asked)
     turns = int(re.search(r"3 dialogues, (\d+) turns x 1 target x 2 repeats", done.out)[1])  # pyright: ignore[reportOptionalSubscript]
     assert table(done.out)["sim-good@here", "expected"][0] == 2 * turns
     assert table(done.out)["sim-good@here", "low"][3].endswith(" CNY")
@@ -405,9 +421,9 @@ def test_a_run_that_is_reused_whole_is_estimated_at_no_call(history: str, cli: C
 def test_a_scripted_run_is_estimated_by_itself_within_two_percent(cli: Cli, sim: Sim, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
     args = ("run", QUICKSTART, "-m", "sim-good@here", "--history", "script", "--tag", "zh", "--tag", "memory")
-    asked = len(sim.world.ledger.entries)
+    asked = len(sim.provider.ledger.entries)
     assert cli(*args, "-o", "results/earlier").code == 0
-    entries = sim.world.ledger.entries[asked:]
+    entries = sim.provider.ledger.entries[asked:]
     done = cli(*args, "--dry-run")
     calls, given, taken, _ = table(done.out)["sim-good@here", "expected"]
     assert calls == len(entries)
@@ -434,9 +450,9 @@ def test_no_request_is_larger_than_its_intent_said_nor_all_of_them_than_the_most
         "zh",
     )
     most = table(cli(*args, "--dry-run").out)["sim-think@here", "at most"]
-    asked = len(sim.world.ledger.entries)
+    asked = len(sim.provider.ledger.entries)
     assert cli(*args, "-o", "out").code == 0
-    entries = sim.world.ledger.entries[asked:]
+    entries = sim.provider.ledger.entries[asked:]
     assert most[0] == len(entries) > 0
     assert most[1] >= sum(entry.input_tokens or 0 for entry in entries)
     assert most[2] >= sum(entry.output_tokens or 0 for entry in entries)

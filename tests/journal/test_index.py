@@ -17,7 +17,7 @@ from convbatch.journal.index import Archive, TurnHistory
 from convbatch.journal.records import encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
-from convbatch.system import Clock, Disk, Outside, RealClock
+from convbatch.system import Clock, Disk, RealClock, System
 from tests.conftest import examples
 
 A, B = "a" * 32, "b" * 32
@@ -83,8 +83,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def keep(folder: RunFolder, *records: dict[str, Any], clock: Clock | None = None, stop: bool = True) -> Journal:
     """Write records in one session; with `stop` the session is over."""
-    outside = Outside(clock=clock or RealClock(), disk=QuickDisk())
-    journal = Journal.open(folder, outside=outside, version="0.1")
+    system = System(clock=clock or RealClock(), disk=QuickDisk())
+    journal = Journal.open(folder, system=system, version="0.1")
     for record in records:
         journal.append(record)
     if stop:
@@ -143,9 +143,13 @@ def test_a_judges_calls_are_no_part_of_the_turn_they_are_about(folder: RunFolder
         (turn,) = archive.transcript(0, "zulu@g", 1).turns.values()
         assert (turn.status, turn.attempts, turn.possibly_paid) == ("ok", 1, 0)
         assert [transcript.target for transcript in archive.transcripts()] == ["zulu@g"]
-        (opinion,) = archive.all_opinions()
-        assert (opinion.judge, opinion.target, opinion.turn) == ("judge@g", "zulu@g", 1)
-        assert (opinion.history.status, opinion.history.attempts, opinion.history.possibly_paid) == ("ok", 2, 1)
+        (judge_call,) = archive.all_judge_calls()
+        assert (judge_call.judge, judge_call.target, judge_call.turn) == ("judge@g", "zulu@g", 1)
+        assert (judge_call.history.status, judge_call.history.attempts, judge_call.history.possibly_paid) == (
+            "ok",
+            2,
+            1,
+        )
         assert archive.requests_since(0.0) == {"zulu@g": 1, "judge@g": 2}
 
 

@@ -176,7 +176,7 @@ def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, 
 @pytest.mark.parametrize("kind", ["write", "sync", "replace"])
 def test_a_folder_whose_first_files_could_not_be_written_is_not_left_half_made(tmp_path: Path, kind: str) -> None:
     folder = RunFolder.create(tmp_path / "run", disk=FailingDisk(kind))
-    with pytest.raises(JournalError, match="No space left on device") as refused, folder.being_made():
+    with pytest.raises(JournalError, match="No space left on device") as refused, folder.creating():
         folder.write_meta(META)
     assert "hint: nothing was sent; free some space or name another folder" in str(refused.value)
     assert not folder.path.exists()
@@ -185,7 +185,7 @@ def test_a_folder_whose_first_files_could_not_be_written_is_not_left_half_made(t
 def test_an_interrupt_while_the_first_files_are_written_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.dataset.touch()
-    with pytest.raises(KeyboardInterrupt), folder.being_made():
+    with pytest.raises(KeyboardInterrupt), folder.creating():
         signal.raise_signal(signal.SIGINT)
     assert not folder.path.exists()
 

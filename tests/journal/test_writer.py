@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 
 from convbatch.errors import JournalDamaged, JournalError, SetupError
 from convbatch.journal.index import Archive
-from convbatch.journal.records import Scan, decode_line, encode_line
+from convbatch.journal.records import JournalScan, decode_line, encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
-from convbatch.system import Disk, Outside
+from convbatch.system import Disk, System
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class QuickDisk(Disk):
     def sync_folder(self, folder: Path) -> None:
         pass
 
-    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return work()
 
 
@@ -79,7 +79,7 @@ class LazyDisk(QuickDisk):
     def sync_folder(self, folder: Path) -> None:
         self.named.update(folder.iterdir())
 
-    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         covered = {path: path.stat().st_size for path in self.durable}
         for _ in range(5):
             await asyncio.sleep(0)
@@ -173,15 +173,15 @@ def new_folder(path: Path) -> RunFolder:
 
 
 def open_quick(folder: RunFolder, **options: Any) -> Journal:
-    return Journal.open(folder, outside=Outside(disk=QuickDisk()), version="0.1", **options)
+    return Journal.open(folder, system=System(disk=QuickDisk()), version="0.1", **options)
 
 
 def seqs(folder: RunFolder) -> list[int]:
-    return [line.seq for line in Scan(folder.segments()).lines()]
+    return [line.seq for line in JournalScan(folder.segments()).lines()]
 
 
 def records(folder: RunFolder) -> list[dict[str, Any]]:
-    return [decode_line(line.raw) for line in Scan(folder.segments()).lines()]
+    return [decode_line(line.raw) for line in JournalScan(folder.segments()).lines()]
 
 
 @contextmanager
@@ -248,7 +248,7 @@ async def test_each_opening_is_a_session_of_its_own(folder: RunFolder) -> None:
 
 async def test_records_of_one_commit_stand_together(folder: RunFolder) -> None:
     disk = LazyDisk()
-    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     await asyncio.gather(*(journal.commit(outcome(index), turn_record(index)) for index in range(20)))
     journal.release()
     found = [(record["kind"], record.get("index")) for record in records(folder)][1:]
@@ -257,7 +257,7 @@ async def test_records_of_one_commit_stand_together(folder: RunFolder) -> None:
 
 async def test_what_waits_for_a_running_sync_shares_the_next_one(folder: RunFolder) -> None:
     disk = LazyDisk()
-    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     before = disk.syncs
     rounds, at_once = 6, 50
 
@@ -272,7 +272,7 @@ async def test_what_waits_for_a_running_sync_shares_the_next_one(folder: RunFold
 
 async def test_a_commit_returns_only_after_a_sync_that_began_behind_its_bytes(folder: RunFolder) -> None:
     disk = LazyDisk()
-    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     segment = folder.journal / "000001.jsonl"
     late: list[int] = []
 
@@ -300,7 +300,7 @@ def test_an_append_has_been_written_when_it_returns(folder: RunFolder) -> None:
 
 
 async def test_a_cancelled_caller_takes_neither_its_record_nor_its_neighbours_along(folder: RunFolder) -> None:
-    journal = Journal.open(folder, outside=Outside(disk=LazyDisk()), version="0.1")
+    journal = Journal.open(folder, system=System(disk=LazyDisk()), version="0.1")
     given_up, patient = asyncio.create_task(journal.commit(outcome(0))), asyncio.create_task(journal.commit(outcome(1)))
     await asyncio.sleep(0)
     given_up.cancel()
@@ -318,7 +318,7 @@ async def test_letting_go_during_a_sync_ends_in_silence_whoever_else_waits(folde
 
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    journal = Journal.open(folder, outside=Outside(disk=SlowDisk()), version="0.1")
+    journal = Journal.open(folder, system=System(disk=SlowDisk()), version="0.1")
     waiting = [asyncio.create_task(journal.commit(outcome(0)))]
     await asyncio.sleep(0.005)
     waiting.append(asyncio.create_task(journal.commit(outcome(1))))
@@ -357,7 +357,7 @@ def test_a_journal_cut_at_any_byte_holds_a_prefix_and_goes_on(cut: int) -> None:
         journal.append(intent(9))
         journal.release()
         assert seqs(folder) == list(range(len(kept) + 2))
-        after = Scan(folder.segments())
+        after = JournalScan(folder.segments())
         assert [line.raw for line in after.lines()][: len(kept)] == LINES[: len(kept)]
         assert (after.damage, after.torn) == ([], None)
 
@@ -394,7 +394,7 @@ def test_any_flipped_bit_inside_is_found_and_salvage_loses_only_that_line(place:
         journal.release()
         lost = set(range(len(LINES))) - set(seqs(folder)[:-1])
         assert lost <= {hit}
-        scan = Scan(folder.segments())
+        scan = JournalScan(folder.segments())
         assert list(scan.lines())
         assert (scan.damage, scan.runs[-1].get("accepted_gaps", [])) == ([], [[hit, hit]] if lost else [])
 
@@ -448,7 +448,7 @@ def test_what_salvage_sets_aside_is_durable_before_the_segment_is_replaced(folde
     disk = WatchedDisk()
     (folder.journal / "000001.jsonl").write_bytes(b"".join([*LINES[:5], b"rubbish\n", *LINES[5:]]))
     here = RunFolder.open(folder.path, disk=disk)
-    Journal.open(here, outside=Outside(disk=disk), version="0.1", salvage=True).release()
+    Journal.open(here, system=System(disk=disk), version="0.1", salvage=True).release()
     assert disk.seen == "rubbish\n"
 
 
@@ -506,7 +506,7 @@ def test_a_segment_that_is_a_symbolic_link_is_not_followed(folder: RunFolder, tm
 async def test_of_a_write_that_broke_off_whole_records_still_count(folder: RunFolder) -> None:
     into_the_second = len(encode_line(1, 1e9 + 1 / 3, outcome(0))) + 30
     disk = FaultDisk("write", 1, errno.ENOSPC, short=into_the_second)
-    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1")
+    journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     with pytest.raises(JournalError):
         await journal.commit(outcome(0), turn_record(0))
     journal.release()
@@ -517,7 +517,7 @@ async def test_of_a_write_that_broke_off_whole_records_still_count(folder: RunFo
 async def _commit_until_broken(folder: RunFolder, disk: Disk, *, at_once: int) -> list[tuple[int, int]]:
     """Which (index, turn) were acknowledged before the disk failed."""
     acknowledged: list[tuple[int, int]] = []
-    journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1", segment_bytes=1500)
+    journal = Journal.open(folder, system=System(disk=disk), version="0.1", segment_bytes=1500)
 
     async def one_conversation(index: int) -> None:
         for turn in range(1, 6):
@@ -563,7 +563,7 @@ def test_a_failing_disk_never_costs_an_acknowledged_record(
 
 @pytest.mark.parametrize(("kind", "code"), [("write", errno.ENOSPC), ("sync", errno.EIO)])
 async def test_a_broken_journal_says_what_where_and_how_to_go_on(folder: RunFolder, kind: str, code: int) -> None:
-    journal = Journal.open(folder, outside=Outside(disk=FaultDisk(kind, 2, code)), version="0.1")
+    journal = Journal.open(folder, system=System(disk=FaultDisk(kind, 2, code)), version="0.1")
     await journal.commit(outcome(0))
     with pytest.raises(JournalError) as broken:
         await journal.commit(outcome(1))
@@ -582,7 +582,7 @@ async def test_after_a_failed_sync_no_later_sync_is_believed(folder: RunFolder) 
                 raise OSError(errno.EIO, "dirty pages dropped")
             self._left -= 1
 
-    journal = Journal.open(folder, outside=Outside(disk=FailsOnce("sync", 2, errno.EIO)), version="0.1")
+    journal = Journal.open(folder, system=System(disk=FailsOnce("sync", 2, errno.EIO)), version="0.1")
     await journal.commit(outcome(0))
     for index in (1, 2):
         with pytest.raises(JournalError, match="dirty pages dropped"):
@@ -597,7 +597,7 @@ def test_a_power_cut_keeps_every_acknowledged_record_and_needs_no_salvage(seed: 
     with tempfile.TemporaryDirectory() as place:
         folder = new_folder(Path(place) / "run")
         disk = LazyDisk()
-        journal = Journal.open(folder, outside=Outside(disk=disk), version="0.1", segment_bytes=1500)
+        journal = Journal.open(folder, system=System(disk=disk), version="0.1", segment_bytes=1500)
         acknowledged: set[tuple[int, int]] = set()
 
         async def one_conversation(index: int) -> None:
@@ -627,8 +627,8 @@ import sys
 from pathlib import Path
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
-from convbatch.system import Outside
-journal = Journal.open(RunFolder.open(Path(sys.argv[1])), outside=Outside(), version="0.1")
+from convbatch.system import System
+journal = Journal.open(RunFolder.open(Path(sys.argv[1])), system=System(), version="0.1")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -690,11 +690,11 @@ from pathlib import Path
 from tests.journal.test_writer import intent, outcome, turn_record
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
-from convbatch.system import Outside
+from convbatch.system import System
 
 async def main():
     first = int(sys.argv[2])
-    journal = Journal.open(RunFolder.open(Path(sys.argv[1])), outside=Outside(), version="0.1", segment_bytes=20_000)
+    journal = Journal.open(RunFolder.open(Path(sys.argv[1])), system=System(), version="0.1", segment_bytes=20_000)
     async def one(index):
         for turn in range(1, 1000):
             journal.append(intent(index, turn))
@@ -725,7 +725,7 @@ def test_a_writer_killed_again_and_again_loses_nothing_it_acknowledged(folder: R
 
 
 async def test_closing_a_broken_journal_lets_the_folder_go_all_the_same(folder: RunFolder) -> None:
-    journal = Journal.open(folder, outside=Outside(disk=FaultDisk("write", 1, errno.ENOSPC)), version="0.1")
+    journal = Journal.open(folder, system=System(disk=FaultDisk("write", 1, errno.ENOSPC)), version="0.1")
     with pytest.raises(JournalError):
         await journal.close({"reason": "finished"})
     await journal.close({"reason": "finished"})

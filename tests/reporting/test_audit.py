@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.reply import Reply, Usage
-from convbatch.reporting.audit import Heard, Side, audit, counts_in_words, look_at
+from convbatch.reporting.audit import AuditedReply, GatewayReplies, audit, describe_counts, evaluate_finding
 from convbatch.results.run import Run, load
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command
 from tests.support.canary import CANARY_ENV
@@ -51,17 +51,18 @@ def long_and_short(path: Path) -> Path:
 
 
 @pytest.fixture
-def play(convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path) -> Play:
+def play(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> Play:
     """Run the model `m` at the worlds given, gateway by gateway; `options` are of the command."""
 
-    def run(*options: str, out: str = "out", **worlds: World) -> Run:
+    def run(*options: str, out: str = "out", **providers: Provider) -> Run:
         tables = [
-            f'[gateways.{name}]\nprotocol = "gemini"\nbase_url = "{simulator(world).url}"\nkey_env = "{CANARY_ENV}"\n'
-            for name, world in worlds.items()
+            f'[gateways.{name}]\nprotocol = "gemini"\n'
+            f'base_url = "{simulator(provider).url}"\nkey_env = "{CANARY_ENV}"\n'
+            for name, provider in providers.items()
         ]
         config = tmp_path / f"{out}.toml"
         config.write_text("".join(tables))
-        asked = [word for name in worlds for word in ("-g", name)]
+        asked = [word for name in providers for word in ("-g", name)]
         dataset = long_and_short(tmp_path / "d.jsonl")
         done = convbatch(
             "run", dataset, "-c", config, "-m", "m", *asked, "-o", tmp_path / out, "--no-progress", *options
@@ -73,7 +74,7 @@ def play(convbatch: Command, simulator: Callable[[World], Server], tmp_path: Pat
 
 
 def test_two_honest_gateways_are_the_same(play: Play) -> None:
-    honest, relay = (World(aliases={"m": "sim-think"}, varies=True, seed=seed) for seed in (1, 2))
+    honest, relay = (Provider(aliases={"m": "sim-think"}, varies=True, seed=seed) for seed in (1, 2))
     run = play("--repeats", "3", "--temperature", "0.7", "--max-output-tokens", "4000", honest=honest, relay=relay)
     found = findings(run)
     assert {row["verdict"] for row in found.values()} == {"same"}
@@ -89,9 +90,11 @@ def test_two_honest_gateways_are_the_same(play: Play) -> None:
 
 
 def test_a_relay_that_cheats_in_every_way_is_found_out(play: Play) -> None:
-    honest = World(aliases={"m": "sim-think"}, varies=True)
+    honest = Provider(aliases={"m": "sim-think"}, varies=True)
     broken = FaultScript.of([{"match": {"every": 6}, "action": "usage", "kind": "inconsistent"}])
-    relay = World(aliases={"m": "sim-good"}, hidden_system=HIDDEN, faults=broken)  # a cache: the same words each time
+    relay = Provider(
+        aliases={"m": "sim-good"}, hidden_system=HIDDEN, faults=broken
+    )  # a cache: the same words each time
     found = findings(play("--repeats", "3", "--temperature", "0.7", honest=honest, relay=relay))
     assert {name: row["verdict"] for name, row in found.items()} == {
         "model_version": "same",
@@ -111,8 +114,8 @@ def test_a_relay_that_cheats_in_every_way_is_found_out(play: Play) -> None:
 
 
 def test_two_runs_given_together_are_audited_as_one(play: Play) -> None:
-    first = play(out="first", honest=World(aliases={"m": "sim-good"}))
-    second = play(out="second", relay=World(aliases={"m": "sim-good"}, hidden_system=HIDDEN))
+    first = play(out="first", honest=Provider(aliases={"m": "sim-good"}))
+    second = play(out="second", relay=Provider(aliases={"m": "sim-good"}, hidden_system=HIDDEN))
     assert audit([first]) is None
     assert audit([second]) is None
     found = findings([first, second])
@@ -121,7 +124,7 @@ def test_two_runs_given_together_are_audited_as_one(play: Play) -> None:
 
 
 def test_a_gateway_whose_replies_pass_the_limit_is_found_out(play: Play) -> None:
-    honest, relay = World(aliases={"m": "sim-think"}), World(aliases={"m": "sim-seed"})
+    honest, relay = Provider(aliases={"m": "sim-think"}), Provider(aliases={"m": "sim-seed"})
     found = findings(play("--max-output-tokens", "50", honest=honest, relay=relay))["max_output_tokens"]
     assert found["verdict"] == "differs"
     assert found["detail"].startswith("honest: 0 of ")
@@ -130,7 +133,7 @@ def test_a_gateway_whose_replies_pass_the_limit_is_found_out(play: Play) -> None
 
 def test_without_usage_at_one_side_nothing_about_tokens_is_the_same(play: Play) -> None:
     silent = FaultScript.of([{"action": "usage", "kind": "missing"}])
-    run = play(honest=World(aliases={"m": "sim-think"}), relay=World(aliases={"m": "sim-think"}, faults=silent))
+    run = play(honest=Provider(aliases={"m": "sim-think"}), relay=Provider(aliases={"m": "sim-think"}, faults=silent))
     assert verdicts(run) == {
         "model_version": "same",
         "input_tokens": "inconclusive",
@@ -251,8 +254,8 @@ def test_replies_taken_over_from_another_run_are_left_out(tmp_path: Path) -> Non
 # Repeats
 
 
-def heard(question: int, repeat: int, text: str, temperature: float | None) -> Heard:
-    return Heard(
+def heard(question: int, repeat: int, text: str, temperature: float | None) -> AuditedReply:
+    return AuditedReply(
         place=f"d{question} turn 1",
         question=b"%d" % question,
         is_fixed=True,
@@ -261,20 +264,20 @@ def heard(question: int, repeat: int, text: str, temperature: float | None) -> H
         version=None,
         response_id=None,
         usage={},
-        most_output=None,
+        max_output_tokens=None,
         temperature=temperature,
         text=text.encode(),
     )
 
 
-def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0) -> Side:
+def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0) -> GatewayReplies:
     """So many questions asked twice, of which so many were answered with the same words."""
-    replies: Iterable[Heard] = (
+    replies: Iterable[AuditedReply] = (
         heard(question, repeat, "same" if question < identical else str(repeat), temperature)
         for question in range(pairs)
         for repeat in (1, 2)
     )
-    return Side(name=name, replies=list(replies))
+    return GatewayReplies(name=name, replies=list(replies))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,9 @@ def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0)
 def test_shares_of_identical_repeats_are_compared(
     one: int, other: int, pairs: int, temperature: float | None, verdict: str
 ) -> None:
-    found = look_at("identical_repeats", side("a", one, pairs, temperature), side("b", other, pairs, temperature))
+    found = evaluate_finding(
+        "identical_repeats", side("a", one, pairs, temperature), side("b", other, pairs, temperature)
+    )
     assert found.verdict == verdict
 
 
@@ -308,7 +313,7 @@ _sides = st.lists(
     st.tuples(st.integers(0, 4), st.integers(1, 3), _VERSIONS, _usages, st.none() | st.integers(1, 50))
 ).map(
     lambda drawn: [
-        Heard(
+        AuditedReply(
             place=f"d{question} turn 1",
             question=b"%d" % question,
             is_fixed=True,
@@ -317,7 +322,7 @@ _sides = st.lists(
             version=version,
             response_id=None,
             usage=usage,
-            most_output=most,
+            max_output_tokens=most,
             temperature=1.0,
             text=b"x",
         )
@@ -329,11 +334,15 @@ _FINDINGS = ("model_version", "input_tokens", "usage", "max_output_tokens", "ide
 
 @given(_sides, _sides)
 def test_sides_may_change_places_and_what_was_not_tested_is_never_the_same(
-    one: list[Heard], other: list[Heard]
+    one: list[AuditedReply], other: list[AuditedReply]
 ) -> None:
     for finding in _FINDINGS:  # all for each pair of sides: drawing the sides is what takes the time
-        found = look_at(finding, Side(name="a", replies=one), Side(name="b", replies=other))
-        turned = look_at(finding, Side(name="b", replies=other), Side(name="a", replies=one))
+        found = evaluate_finding(
+            finding, GatewayReplies(name="a", replies=one), GatewayReplies(name="b", replies=other)
+        )
+        turned = evaluate_finding(
+            finding, GatewayReplies(name="b", replies=other), GatewayReplies(name="a", replies=one)
+        )
         verdicts = [(each.verdict, each.tested, each.differing) for each in (found, turned)]
         assert verdicts[0] == verdicts[1], finding
         assert found.differing <= found.tested, finding
@@ -345,4 +354,4 @@ def test_sides_may_change_places_and_what_was_not_tested_is_never_the_same(
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1))
 def test_every_difference_has_words(counts: list[tuple[int, int]]) -> None:
-    assert counts_in_words(counts, "a", "b")
+    assert describe_counts(counts, "a", "b")

@@ -20,15 +20,15 @@ import convbatch as package
 from convbatch.cli import show
 from convbatch.config.loader import load_config
 from convbatch.errors import InputError, SetupError
-from convbatch.pricing import Period, PriceTable, Rate
+from convbatch.pricing import Period, PriceTable, TokenPrice
 from convbatch.reply import NO_USAGE, Failure, Usage
 from convbatch.reporting import render
 from convbatch.reporting.report import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
-from convbatch.reporting.repricing import repriced
+from convbatch.reporting.repricing import reprice
 from convbatch.results.judge_costs import JUDGES
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
 from tests.support.made_runs import GOOD, REAL, SEED_REPLY, MadeRun, dialogue
@@ -40,7 +40,7 @@ TOLD = Failure(kind="connection", message="broke off", usage=Usage(input_tokens=
 
 
 def prices(currency: str, given: int, taken: int) -> PriceTable:
-    period = Period(input=Rate(base=Decimal(given)), output=Rate(base=Decimal(taken)))
+    period = Period(input=TokenPrice(base=Decimal(given)), output=TokenPrice(base=Decimal(taken)))
     return PriceTable(currency=currency, source="by hand", periods=(period,))
 
 
@@ -168,7 +168,7 @@ def test_the_report_and_the_table_of_turns_agree_on_what_failed_attempts_cost(ma
 
 def test_the_closing_table_shows_what_was_spent_and_what_may_have_been(made: MadeRun) -> None:
     file = io.StringIO()
-    show.summary(load(made.write().path).summary(), file=file)
+    show.print_summary(load(made.write().path).summary(), file=file)
     text = " ".join(file.getvalue().split())
     assert "2 0 0 1 22 192 0.50 0.50 0.000426 USD" in text
     assert "2 0 0 0 22 192 0.50 0.50 0.00406 CNY" in text
@@ -178,14 +178,14 @@ def test_the_closing_table_shows_what_was_spent_and_what_may_have_been(made: Mad
 
 def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:
     file = io.StringIO()
-    show.runs([made.write()], file=file)
+    show.print_runs([made.write()], file=file)
     assert "0.00406 CNY" in file.getvalue()
     assert "0.000426 USD" in file.getvalue()
 
 
 def test_a_transcript_shows_what_each_reply_cost(made: MadeRun) -> None:
     file = io.StringIO()
-    show.transcript(load(made.write().path), "a", file=file)
+    show.print_transcript(load(made.write().path), "a", file=file)
     assert "22 in, 192 out (178 reasoning) · 0.000406 USD · 0.50 s" in " ".join(file.getvalue().split())
 
 
@@ -244,15 +244,15 @@ def test_a_reply_that_broke_and_was_asked_again_is_a_failed_attempt_that_was_bil
 
 
 def test_running_totals_of_a_reply_that_broke_off_are_no_cost_but_a_bound(
-    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:
     counts = {"promptTokenCount": 9, "candidatesTokenCount": 1, "totalTokenCount": 10}
     cut = json.dumps([{"candidates": [{"content": {"parts": [{"text": "half"}]}}], "usageMetadata": counts}])
     rule = {"match": {"attempt": 1}, "action": "body", "text": cut}
     data = write_dataset(tmp_path / "d.jsonl", 1, 1)
     for name, cap, code in (("capped", "0.0003USD", 4), ("free", "1USD", 0)):
-        world = World(faults=FaultScript.of([rule]))
-        (tmp_path / "convbatch.toml").write_text(config_for(simulator(world).url) + TWO_PRICES)
+        provider = Provider(faults=FaultScript.of([rule]))
+        (tmp_path / "convbatch.toml").write_text(config_for(simulator(provider).url) + TWO_PRICES)
         limits = ("--max-output-tokens", "90", "--max-cost", cap)
         done = convbatch("run", data, "-m", "sim-good@at-gemini", "-o", name, "--no-progress", *limits)
         assert done.code == code, done.err  # the worst case of the first call leaves no room for a second one
@@ -289,7 +289,7 @@ def test_the_prices_of_a_config_take_the_place_of_the_runs_own(made: MadeRun, tm
     assert resold["cost"] == SEED_CNY
     in_usd = report(run, config=config, currency="USD")
     assert in_usd["cost"].tolist() == pytest.approx([SEED_CNY / 8, SEED_CNY / 8], abs=1e-15)
-    anew, _ = repriced(run, load_config(config))
+    anew, _ = reprice(run, load_config(config))
     assert set(anew.turns["price_source"].dropna()) == {f"{config}:1 (a bill)", f"{config}:6 (a bill)"}
     assert records(report(run))[0]["cost"] == SEED_USD  # nothing of it stays
     assert set(load(run.path).turns["price_source"].dropna()) == {"by hand"}
@@ -460,17 +460,17 @@ currency = "CNY"
 
 
 def test_a_real_run_costs_what_the_ledger_says(
-    convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:
-    world = World(faults=FaultScript.of(FAULTS))
-    server = simulator(world)
+    provider = Provider(faults=FaultScript.of(FAULTS))
+    server = simulator(provider)
     (tmp_path / "convbatch.toml").write_text(config_for(server.url) + TWO_PRICES)
     data = write_dataset(tmp_path / "d.jsonl", 5, 3)
     models = ("-m", "sim-good@at-gemini", "-m", "sim-drift@at-gemini")
     done = convbatch("run", data, *models, "-o", "r", "--max-output-tokens", "64", "--no-progress")
     assert done.code == 0, done.err
     good, drift = records(report(tmp_path / "r"))
-    billed = [entry for entry in world.ledger.entries if entry.billed]
+    billed = [entry for entry in provider.ledger.entries if entry.billed]
     for row, model, factor in ((good, "sim-good", 1), (drift, "sim-drift", 10)):
         true = sum(
             (e.input_tokens or 0) * factor + (e.output_tokens or 0) * 2 * factor for e in billed if e.model == model

@@ -13,24 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.config.loader import read_config, shipped
-from convbatch.config.usage_log_form import BillForm
+from convbatch.config.loader import load_shipped_config, read_config
+from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.errors import InputError, SetupError
 from convbatch.reply import Failure, Reply, Usage
 from convbatch.reporting.render import to_markdown, to_terminal
 from convbatch.reporting.section import Section
 from convbatch.reporting.usage_log import reconcile
-from convbatch.reporting.usage_log_matching import Call, Pair, joined
-from convbatch.reporting.usage_log_reader import BillLine, read_bill
+from convbatch.reporting.usage_log_matching import Call, JoinedPair, join_lines_and_calls
+from convbatch.reporting.usage_log_reader import UsageLogLine, read_usage_log
 from convbatch.results.run import Run, load
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
 from tests.support.made_runs import STARTED_AT, MadeRun, dialogue
 
-FORMS = shipped().bills
+FORMS = load_shipped_config().usage_logs
 NEW_API = FORMS["new-api"]
 HEADER = "id,created_at,type,model_name,quota,prompt_tokens,completion_tokens,request_id"
 Cells = dict[str, Any]
@@ -79,7 +79,7 @@ def billed_lines(entries: Iterable[Entry], *, ids: bool = True) -> list[Cells]:
 
 
 @dataclasses.dataclass
-class Played:
+class BilledRun:
     """A finished run at a gateway, and what that gateway knows of it."""
 
     run: Run
@@ -87,29 +87,29 @@ class Played:
     folder: Path
 
 
-Play = Callable[..., Played]
+Play = Callable[..., BilledRun]
 
 
 @pytest.fixture
-def play(convbatch: Command, simulator: Callable[[World], Server], tmp_path: Path) -> Play:
-    def run(faults: Iterable[Mapping[str, Any]] = (), dialogues: int = 4, **world: Any) -> Played:
-        lab = World(gateway=True, faults=FaultScript.of(faults), **world)
+def play(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> Play:
+    def run(faults: Iterable[Mapping[str, Any]] = (), dialogues: int = 4, **world: Any) -> BilledRun:
+        lab = Provider(gateway=True, faults=FaultScript.of(faults), **world)
         server = simulator(lab)
         config = config_for(server.url, models='[run]\nmodels = ["sim-good@at-gemini"]', currency="CNY")
         (tmp_path / "convbatch.toml").write_text(config)
         dataset = write_dataset(tmp_path / "d.jsonl", dialogues, 3)
         done = convbatch("run", dataset, "-o", tmp_path / "out", "--no-progress", "--attempt-timeout", "5s")
         assert done.code in (0, 3), done.err
-        return Played(load(tmp_path / "out"), list(lab.ledger.entries), tmp_path)
+        return BilledRun(load(tmp_path / "out"), list(lab.ledger.entries), tmp_path)
 
     return run
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without"])
 def test_the_bill_of_an_undisturbed_run_is_all_the_same(play: Play, ids: bool) -> None:
-    played = play()
-    lines = billed_lines(played.entries, ids=ids)
-    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", lines), FORMS)
+    billed_run = play()
+    lines = billed_lines(billed_run.entries, ids=ids)
+    sections = reconcile([billed_run.run], write_bill(billed_run.folder / "bill.csv", lines), FORMS)
     assert totals(sections) == {"same": (12, 12)}
     assert listed(sections) == []
     assert any("no request id of ours" in note for note in sections[0].notes) is not ids
@@ -117,8 +117,8 @@ def test_the_bill_of_an_undisturbed_run_is_all_the_same(play: Play, ids: bool) -
 
 @pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without"])
 def test_exactly_what_was_changed_in_a_bill_is_found(play: Play, ids: bool) -> None:
-    played = play()
-    lines = billed_lines(played.entries, ids=ids)
+    billed_run = play()
+    lines = billed_lines(billed_run.entries, ids=ids)
     added = {**lines[0], "request_id": "of nobody" if ids else "", "prompt_tokens": 900, "completion_tokens": 800}
     counts = ("prompt_tokens", "completion_tokens")
     changed = lines[5]
@@ -129,7 +129,7 @@ def test_exactly_what_was_changed_in_a_bill_is_found(play: Play, ids: bool) -> N
     elsewhere = {**lines[2], "request_id": "x", "created_at": lines[2]["created_at"] - 86400}
     lines += [added, elsewhere, {**lines[1], "type": 1}]
     random.Random(3).shuffle(lines)
-    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", lines), FORMS)
+    sections = reconcile([billed_run.run], write_bill(billed_run.folder / "bill.csv", lines), FORMS)
     assert totals(sections) == {
         "same": (10, 10),
         "tokens differ": (1, 1),
@@ -145,7 +145,7 @@ def test_exactly_what_was_changed_in_a_bill_is_found(play: Play, ids: bool) -> N
 
 
 def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_their_own(play: Play) -> None:
-    played = play(
+    billed_run = play(
         [
             {"match": {"nth": 2}, "action": "reset", "when": "billed"},
             {"match": {"nth": 4}, "action": "reset", "when": "read"},
@@ -153,7 +153,9 @@ def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_t
             {"match": {"nth": 8}, "action": "error", "kind": "overloaded"},
         ]
     )
-    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", billed_lines(played.entries)), FORMS)
+    sections = reconcile(
+        [billed_run.run], write_bill(billed_run.folder / "bill.csv", billed_lines(billed_run.entries)), FORMS
+    )
     assert totals(sections) == {
         "same": (12, 12),
         "possibly paid: billed": (1, 1),
@@ -166,8 +168,10 @@ def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_t
 
 
 def test_replies_without_usage_are_never_called_the_same(play: Play) -> None:
-    played = play([{"match": {"turn": 2}, "action": "usage", "kind": "missing"}])
-    sections = reconcile([played.run], write_bill(played.folder / "bill.csv", billed_lines(played.entries)), FORMS)
+    billed_run = play([{"match": {"turn": 2}, "action": "usage", "kind": "missing"}])
+    sections = reconcile(
+        [billed_run.run], write_bill(billed_run.folder / "bill.csv", billed_lines(billed_run.entries)), FORMS
+    )
     assert totals(sections) == {"same": (8, 8), "billed, tokens not known": (4, 4)}
 
 
@@ -184,7 +188,7 @@ def replied(run: MadeRun, turn: int, given: int, taken: int, at: float = STARTED
     run.replied(run.ident(0, turn), reply, started_at=at, latency_s=2.0, **more)
 
 
-def bill_of(run: MadeRun, lines: Iterable[Cells], forms: Mapping[str, BillForm] = FORMS) -> list[Section]:
+def bill_of(run: MadeRun, lines: Iterable[Cells], forms: Mapping[str, UsageLogForm] = FORMS) -> list[Section]:
     folder = run.write()
     return reconcile([load(folder.path)], write_bill(run.path / "bill.csv", lines), forms)
 
@@ -324,7 +328,7 @@ _COUNTS = st.none() | st.integers(0, 40)
 _IDS = st.none() | st.sampled_from("abcd")
 _lines = st.lists(
     st.builds(
-        BillLine,
+        UsageLogLine,
         line=st.just(0),
         at=st.integers(0, 300).map(float),
         model=st.sampled_from(["m", "n"]),
@@ -365,7 +369,7 @@ _calls = st.lists(
 )
 
 
-def told(pairs: Iterable[Pair]) -> list[tuple[Any, ...]]:
+def told(pairs: Iterable[JoinedPair]) -> list[tuple[Any, ...]]:
     """What pairs say, without the numbers of lines."""
     return sorted(
         (
@@ -380,13 +384,13 @@ def told(pairs: Iterable[Pair]) -> list[tuple[Any, ...]]:
 
 @given(_lines, _calls, st.randoms(use_true_random=False))
 def test_the_order_of_lines_changes_nothing_and_nothing_is_used_twice(
-    lines: list[BillLine], calls: list[Call], chance: random.Random
+    lines: list[UsageLogLine], calls: list[Call], chance: random.Random
 ) -> None:
-    pairs = joined(lines, calls)
+    pairs = join_lines_and_calls(lines, calls)
     shuffled = [
         dataclasses.replace(line, line=number) for number, line in enumerate(chance.sample(lines, len(lines)), 2)
     ]
-    assert told(joined(shuffled, chance.sample(calls, len(calls)))) == told(pairs)
+    assert told(join_lines_and_calls(shuffled, chance.sample(calls, len(calls)))) == told(pairs)
     assert sorted(pair.line.line for pair in pairs if pair.line) == sorted(line.line for line in lines)
     assert sorted(pair.call.ident for pair in pairs if pair.call) == sorted(call.ident for call in calls)
     for pair in pairs:
@@ -408,7 +412,7 @@ def test_an_honest_bill_is_all_the_same(calls: list[Call], ids: bool, data: st.D
         for call in calls
     ]
     lines = [
-        BillLine(
+        UsageLogLine(
             line=number,
             at=data.draw(st.floats(call.begins - 60, call.ends + 60)),
             model=call.model,
@@ -423,14 +427,14 @@ def test_an_honest_bill_is_all_the_same(calls: list[Call], ids: bool, data: st.D
         dataclasses.replace(call, request_id=f"{call.request_id}{number}" if ids and call.request_id else None)
         for number, call in enumerate(honest)
     ]
-    assert {pair.outcome for pair in joined(lines, named)} <= {"same"}
+    assert {pair.outcome for pair in join_lines_and_calls(lines, named)} <= {"same"}
 
 
 # Reading
 
 
-def forms(text: str) -> Mapping[str, BillForm]:
-    return read_config(text, Path("convbatch.toml")).bills
+def forms(text: str) -> Mapping[str, UsageLogForm]:
+    return read_config(text, Path("convbatch.toml")).usage_logs
 
 
 OWN = """
@@ -454,9 +458,9 @@ def test_encodings_separators_and_line_ends_are_recognised(
 ) -> None:
     path = tmp_path / "bill.csv"
     path.write_bytes(OWN_TEXT.replace(",", separator).replace("\n", end).encode(encoding))
-    bill = read_bill(path, forms(OWN))
-    (only,) = bill.lines
-    assert bill.form.name == "own"
+    usage_log = read_usage_log(path, forms(OWN))
+    (only,) = usage_log.lines
+    assert usage_log.form.name == "own"
     assert (only.line, only.model, only.input_tokens, only.output_tokens, str(only.amount)) == (2, "甲", 1, 2, "0.5")
 
 
@@ -475,19 +479,19 @@ def test_encodings_separators_and_line_ends_are_recognised(
 def test_times_are_read_in_every_form(written: str, seconds: float, tmp_path: Path) -> None:
     path = tmp_path / "bill.csv"
     path.write_text(OWN_TEXT.replace("2026-01-31 12:00:05", written), encoding="utf-8")
-    assert read_bill(path, forms(OWN)).lines[0].at == seconds
+    assert read_usage_log(path, forms(OWN)).lines[0].at == seconds
 
 
 def test_local_times_are_utc_unless_the_form_says_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "bill.csv"
     path.write_text(OWN_TEXT, encoding="utf-8")
-    bill = read_bill(path, forms(OWN.replace('time_zone = "Asia/Shanghai"\n', "")))
-    assert (bill.lines[0].at, bill.has_local_times) == (1769860805.0, True)
+    usage_log = read_usage_log(path, forms(OWN.replace('time_zone = "Asia/Shanghai"\n', "")))
+    assert (usage_log.lines[0].at, usage_log.has_local_times) == (1769860805.0, True)
 
 
-def refusal(path: Path, known: Mapping[str, BillForm] = FORMS, name: str | None = None) -> str:
+def refusal(path: Path, known: Mapping[str, UsageLogForm] = FORMS, name: str | None = None) -> str:
     with pytest.raises((InputError, SetupError)) as caught:
-        read_bill(path, known, name)
+        read_usage_log(path, known, name)
     assert caught.value.exit_code == 2
     assert all(problem.hint for problem in caught.value.problems if "more problems" not in problem.what)
     return str(caught.value)
@@ -542,7 +546,7 @@ def test_all_bad_cells_are_reported_with_their_lines(tmp_path: Path) -> None:
 def test_a_thousand_bad_lines_are_reported_and_the_rest_counted(tmp_path: Path) -> None:
     path = write_bill(tmp_path / "bill.csv", [line(prompt_tokens="x")] * 1_005)
     with pytest.raises(InputError) as caught:
-        read_bill(path, FORMS)
+        read_usage_log(path, FORMS)
     assert len(caught.value.problems) == 1_001
     assert caught.value.problems[-1].what == "and 5 more problems"
 
@@ -557,7 +561,7 @@ def test_a_missing_column_is_named_with_its_nearest(tmp_path: Path) -> None:
 
 def test_an_optional_column_may_be_missing(tmp_path: Path) -> None:
     path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER.removesuffix(",request_id"))
-    assert read_bill(path, FORMS).lines[0].request_id is None
+    assert read_usage_log(path, FORMS).lines[0].request_id is None
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -569,7 +573,7 @@ def test_two_forms_that_fit_have_to_be_told_apart(tmp_path: Path) -> None:
     path = write_bill(tmp_path / "bill.csv", [line()])
     known = {**FORMS, "mine": dataclasses.replace(NEW_API, name="mine")}
     assert "the columns of several forms: new-api, mine" in refusal(path, known)
-    assert read_bill(path, known, "mine").form.name == "mine"
+    assert read_usage_log(path, known, "mine").form.name == "mine"
     assert "did you mean 'mine'" in refusal(path, known, "mone")
 
 
@@ -609,10 +613,10 @@ def test_a_wrong_form_is_explained_with_its_line(text: str, said: str) -> None:
 
 
 def test_the_report_holds_a_bill_against_the_run(play: Play, convbatch: Command) -> None:
-    played = play()
-    lines = billed_lines(played.entries)
+    billed_run = play()
+    lines = billed_lines(billed_run.entries)
     lines[3]["completion_tokens"] += 9
-    write_bill(played.folder / "log.csv", lines[:-1])
+    write_bill(billed_run.folder / "log.csv", lines[:-1])
     done = convbatch("report", "out", "--bill", "log.csv")
     assert done.code == 0, done.err
     for words in ("Bill log.csv", "tokens differ", "known, not billed", "new-api"):

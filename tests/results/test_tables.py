@@ -446,7 +446,8 @@ def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made:
         "import sys; from pathlib import Path; from convbatch.results import export; from convbatch.cli import show; "
         "from convbatch.results import run as tables;"
         "light = set(sys.modules);"
-        "run = tables.load(sys.argv[1]); tables.write_turns(run.folder); show.summary(run.summary(), file=sys.stderr);"
+        "run = tables.load(sys.argv[1]); tables.write_turns(run.folder);"
+        "show.print_summary(run.summary(), file=sys.stderr);"
         "[export.write_table(run.turn_rows(), Path(sys.argv[2] + end)) for end in ('.csv', '.json', '.parquet')];"
         "print(*light); print(*sys.modules)"
     )
@@ -497,7 +498,7 @@ def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path)
     code = (
         "import resource, sys; from pathlib import Path; from convbatch.journal import run_folder as folder; "
         "from convbatch.results import run as tables;"
-        "run = folder.RunFolder.open(Path(sys.argv[1])); tables.write_turns(run); tables.summary(run);"
+        "run = folder.RunFolder.open(Path(sys.argv[1])); tables.write_turns(run); tables.summarise_run(run);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks: list[int] = []

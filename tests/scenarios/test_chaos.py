@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.engine.client import AiohttpTransport, Sending
-from convbatch.simulator.provider import World
+from convbatch.engine.client import AiohttpTransport, OutgoingRequest
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
@@ -24,16 +24,16 @@ from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, po
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
-    seed: int, wire: str, tmp_path: Path, simulator: Callable[[World], Server], command: Command
+    seed: int, wire: str, tmp_path: Path, simulator: Callable[[Provider], Server], command: Command
 ) -> None:
     dataset = write_dataset(tmp_path / "d.jsonl", 100, 3)
-    world = World(script=Script.load(dataset), latency_s=0.01)
-    server = simulator(world)
+    provider = Provider(script=Script.load(dataset), latency_s=0.01)
+    server = simulator(provider)
     models = f'[run]\nmodels = ["sim-good@at-{wire}"]\n'
     (tmp_path / "calm.toml").write_text(config_for(server.url, wires=(wire,), models=models))
     assert command("run", "d.jsonl", "-c", "calm.toml", "-o", "calm").code == 0
     calm = cb.load(tmp_path / "calm").turns
-    world.ledger.entries.clear()
+    provider.ledger.entries.clear()
 
     with chaos(server.port, seed=seed, trouble=0.08) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
@@ -41,21 +41,21 @@ def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
         (tmp_path / "convbatch.toml").write_text(stormy)
         done = command("run", "d.jsonl", "-o", "out", "--deadline", "20s")
         assert done.code in (0, 3), done.err
-        hold_the_laws(world, tmp_path / "out")
+        hold_the_laws(provider, tmp_path / "out")
         assert len(proxy.struck) >= 6, proxy.struck
         storm = sum(proxy.struck.values())
         proxy.calm = True
         assert command("resume", "out").code == 0
     turns = cb.load(tmp_path / "out").turns
-    again = hold_the_laws(world, tmp_path / "out")
+    again = hold_the_laws(provider, tmp_path / "out")
     same_rows(calm, turns)
     assert statuses(turns) == {"ok": 300}
     print(f"\n{storm} troubles: {len(turns)} rows, {again} billed again, {possibly_paid(turns)} possibly paid")  # noqa: T201
 
 
-def hold_the_laws(world: World, out: Path) -> int:
+def hold_the_laws(provider: Provider, out: Path) -> int:
     """What the ledger must say, during the storm as well as after it; how often was paid again."""
-    heard = [entry for entry in world.ledger.entries if entry.history is not None]  # else: a request cut off
+    heard = [entry for entry in provider.ledger.entries if entry.history is not None]  # else: a request cut off
     assert no_history_crosses(heard)
     run = cb.load(out)
     again = every_bill_is_told(heard, run.turns)
@@ -99,8 +99,8 @@ async def test_a_reply_that_comes_twice_is_never_the_answer_to_the_next_question
         transport = AiohttpTransport()
         for number in range(5):
             question = b"question %d" % number
-            sending = Sending(method="POST", url=url, headers={}, body=question, timeout_s=5)
-            assert (await transport.send(sending)).body == question
+            outgoing = OutgoingRequest(method="POST", url=url, headers={}, body=question, timeout_s=5)
+            assert (await transport.send(outgoing)).body == question
             await asyncio.sleep(0.02)  # what a journal's sync takes on a slow disk
         await transport.close()
     assert len(connections) == 5, "a server that says things twice was asked on a connection it had used before"

@@ -17,62 +17,62 @@ from typing import Any
 
 import pytest
 
-from convbatch.engine.runner import Rules
+from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalDamaged
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
-from tests.support.played import KEY, Host, Played
-from tests.support.played_disk import Call, Kill, Trouble
-from tests.support.played_laws import Story, obeys, segments
-from tests.support.played_mix import dialogues
+from tests.support.virtual_disk import Call, Kill, Trouble
+from tests.support.virtual_run import KEY, Host, VirtualRun
+from tests.support.virtual_run_laws import Story, obeys, segments
+from tests.support.virtual_run_mix import dialogues
 
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # thousands of folders need no real disk
 
 
-def small(path: Path, seed: int = 0, count: int = 2, turns: int = 2) -> Played:
+def small(path: Path, seed: int = 0, count: int = 2, turns: int = 2) -> VirtualRun:
     """An honest server, and a run of few requests."""
     made = dialogues(random.Random(1), count, turns, scripted=0.0)
-    world = World(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
-    return Played(path / "run", [Host(world)], made, seed=seed, rules=Rules(concurrency=2))
+    provider = Provider(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
+    return VirtualRun(path / "run", [Host(provider)], made, seed=seed, rules=RunRules(concurrency=2))
 
 
 @contextmanager
-def another(seed: int = 0) -> Generator[Played]:
+def another(seed: int = 0) -> Generator[VirtualRun]:
     """The small run, in a folder that is gone afterwards."""
     with TemporaryDirectory(dir=IN_MEMORY) as folder:
         yield small(Path(folder), seed)
 
 
-def again(path: Path, calm: Played) -> Played:
+def again(path: Path, calm: VirtualRun) -> VirtualRun:
     """The finished tiny run once more, in a folder of its own: it was not played again, and may be damaged."""
-    played = small(path, count=1)
+    virtual_run = small(path, count=1)
     for name in ("run.json", "journal/000001.jsonl"):
-        (played.path / name).write_bytes((calm.path / name).read_bytes())
-    played.sat, played.sent, played.now = list(calm.sat), list(calm.sent), calm.now
-    played.platter.journal = list(calm.platter.journal)
-    return played
+        (virtual_run.path / name).write_bytes((calm.path / name).read_bytes())
+    virtual_run.ended, virtual_run.sent, virtual_run.now = list(calm.ended), list(calm.sent), calm.now
+    virtual_run.platter.journal = list(calm.platter.journal)
+    return virtual_run
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Played:
+def calm(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
     """The small run, undisturbed."""
-    played = small(tmp_path_factory.mktemp("calm"))
-    played.finish(most=1)
-    return played
+    virtual_run = small(tmp_path_factory.mktemp("calm"))
+    virtual_run.finish(most=1)
+    return virtual_run
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Played:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
     """One dialogue, undisturbed."""
-    played = small(tmp_path_factory.mktemp("tiny"), count=1)
-    played.finish(most=1)
-    return played
+    virtual_run = small(tmp_path_factory.mktemp("tiny"), count=1)
+    virtual_run.finish(most=1)
+    return virtual_run
 
 
-def ends_alike(played: Played, calm: Played) -> Story:
+def ends_alike(virtual_run: VirtualRun, calm: VirtualRun) -> Story:
     """Finish; all laws hold, and every row ends as in the undisturbed run."""
-    played.finish()
-    story = obeys(played, faultless=True)
+    virtual_run.finish()
+    story = obeys(virtual_run, faultless=True)
     assert story.ending_rows() == Story(calm).ending_rows()
     return story
 
@@ -81,30 +81,30 @@ def ends_alike(played: Played, calm: Played) -> Story:
 
 
 @pytest.mark.slow
-def test_a_kill_before_any_call_to_the_disk_loses_nothing(calm: Played):
-    calls = calm.sat[0].calls
+def test_a_kill_before_any_call_to_the_disk_loses_nothing(calm: VirtualRun):
+    calls = calm.ended[0].calls
     assert calls > 25
     for call in range(1, calls + 1):
-        with another() as played:
-            played.sit(kill=Kill(in_call=call))
-            assert played.sat[0].killed
-            ends_alike(played, calm)
+        with another() as virtual_run:
+            virtual_run.run_session(kill=Kill(in_call=call))
+            assert virtual_run.ended[0].killed
+            ends_alike(virtual_run, calm)
 
 
 @pytest.mark.slow
-def test_a_kill_before_any_call_of_a_recovery_loses_nothing(calm: Played):
-    with another() as played:
-        played.sit(kill=Kill(in_write=9))
-        played.sit()
-        calls = played.sat[1].calls
+def test_a_kill_before_any_call_of_a_recovery_loses_nothing(calm: VirtualRun):
+    with another() as virtual_run:
+        virtual_run.run_session(kill=Kill(in_write=9))
+        virtual_run.run_session()
+        calls = virtual_run.ended[1].calls
     assert calls > 15
     for call in range(1, calls + 1):
-        with another(seed=call) as played:
-            played.sit(kill=Kill(in_write=9))  # within a write: a torn line is to be mended
-            played.sit(kill=Kill(in_call=call))
-            played.sit(kill=Kill(in_call=call))
-            assert [sat.killed for sat in played.sat[:2]] == [True, True]
-            ends_alike(played, calm)
+        with another(seed=call) as virtual_run:
+            virtual_run.run_session(kill=Kill(in_write=9))  # within a write: a torn line is to be mended
+            virtual_run.run_session(kill=Kill(in_call=call))
+            virtual_run.run_session(kill=Kill(in_call=call))
+            assert [ended.killed for ended in virtual_run.ended[:2]] == [True, True]
+            ends_alike(virtual_run, calm)
 
 
 @pytest.mark.slow
@@ -112,15 +112,15 @@ def test_two_hundred_kills_at_random_moments_lose_nothing(tmp_path: Path):
     (tmp_path / "calm").mkdir()
     calm = small(tmp_path / "calm", count=150, turns=3)
     calm.finish(most=1)
-    played = small(tmp_path, count=150, turns=3)
+    virtual_run = small(tmp_path, count=150, turns=3)
     chance = random.Random(20261122)
     in_flight = 0
     for _ in range(200):
-        played.sit(kill=Kill(after_s=chance.uniform(0.0, 1.0)))
-        in_flight += played.sat[-1].in_flight > 0
-    assert all(sat.killed for sat in played.sat)
+        virtual_run.run_session(kill=Kill(after_s=chance.uniform(0.0, 1.0)))
+        in_flight += virtual_run.ended[-1].in_flight > 0
+    assert all(ended.killed for ended in virtual_run.ended)
     assert in_flight > 150
-    ends_alike(played, calm)
+    ends_alike(virtual_run, calm)
 
 
 # -- power cuts
@@ -128,13 +128,13 @@ def test_two_hundred_kills_at_random_moments_lose_nothing(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_power_cut_before_any_call_to_the_disk_loses_nothing_that_was_synced(calm: Played, seed: int):
-    for call in range(1, calm.sat[0].calls + 1):
-        with another(seed * 1000 + call) as played:
-            played.sit(kill=Kill(in_call=call, power=True))
-            assert played.sat[0].power_cut
-            salvage_if_need_be(played)
-            ends_alike(played, calm)
+def test_a_power_cut_before_any_call_to_the_disk_loses_nothing_that_was_synced(calm: VirtualRun, seed: int):
+    for call in range(1, calm.ended[0].calls + 1):
+        with another(seed * 1000 + call) as virtual_run:
+            virtual_run.run_session(kill=Kill(in_call=call, power=True))
+            assert virtual_run.ended[0].power_cut
+            salvage_if_need_be(virtual_run)
+            ends_alike(virtual_run, calm)
 
 
 @pytest.mark.slow
@@ -144,56 +144,56 @@ def test_power_cuts_in_a_row_lose_nothing_that_was_synced(tmp_path: Path, seed: 
     (tmp_path / "calm").mkdir()
     calm = small(tmp_path / "calm", count=10, turns=3)
     calm.finish(most=1)
-    played = small(tmp_path, seed, count=10, turns=3)
+    virtual_run = small(tmp_path, seed, count=10, turns=3)
     for _ in range(8):
-        salvage_if_need_be(played, kill=Kill(after_s=chance.uniform(0, 1.5), power=True))
-    salvage_if_need_be(played)
-    ends_alike(played, calm)
+        salvage_if_need_be(virtual_run, kill=Kill(after_s=chance.uniform(0, 1.5), power=True))
+    salvage_if_need_be(virtual_run)
+    ends_alike(virtual_run, calm)
 
 
 @pytest.mark.parametrize("call", range(1, 8))
-def test_a_segment_whose_name_was_not_durable_at_a_kill_is_named_by_the_next_process(calm: Played, call: int):
+def test_a_segment_whose_name_was_not_durable_at_a_kill_is_named_by_the_next_process(calm: VirtualRun, call: int):
     for seed in range(4):  # each loses other names
-        with another(seed) as played:
-            played.sit(kill=Kill(in_call=call))
-            played.sit(kill=Kill(after_s=0.8, power=True))
-            salvage_if_need_be(played)
-            ends_alike(played, calm)
+        with another(seed) as virtual_run:
+            virtual_run.run_session(kill=Kill(in_call=call))
+            virtual_run.run_session(kill=Kill(after_s=0.8, power=True))
+            salvage_if_need_be(virtual_run)
+            ends_alike(virtual_run, calm)
 
 
 def test_what_was_never_synced_is_really_lost_sometimes():
     """Or the tests above would try nothing."""
     lost = torn = 0
     for seed in range(30):
-        with another(seed) as played:
-            played.sit(kill=Kill(after_s=0.5, power=True))
-            records = Story(played).records
+        with another(seed) as virtual_run:
+            virtual_run.run_session(kill=Kill(after_s=0.5, power=True))
+            records = Story(virtual_run).records
             lost += any(not record.kept for record in records)
-            torn += any(b"\0" in path.read_bytes() for path in segments(played))
+            torn += any(b"\0" in path.read_bytes() for path in segments(virtual_run))
     assert lost > 5
     assert torn > 5
 
 
-def salvage_if_need_be(played: Played, **event: Any) -> None:
+def salvage_if_need_be(virtual_run: VirtualRun, **event: Any) -> None:
     """A sitting; what a power cut tore inside the journal is refused with its place, and set aside."""
-    refusal = refused(played, **event)
+    refusal = refused(virtual_run, **event)
     if refusal is not None:
-        assert any(sat.power_cut for sat in played.sat)
-        played.sit(salvage=True, **event)
+        assert any(ended.power_cut for ended in virtual_run.ended)
+        virtual_run.run_session(salvage=True, **event)
 
 
-def refused(played: Played, **event: Any) -> JournalDamaged | None:
+def refused(virtual_run: VirtualRun, **event: Any) -> JournalDamaged | None:
     """A sitting without `--salvage`, and how it was refused."""
-    before = [path.read_bytes() for path in segments(played)]
+    before = [path.read_bytes() for path in segments(virtual_run)]
     try:
-        played.sit(**event)
+        virtual_run.run_session(**event)
     except JournalDamaged as damaged:
         refusal = damaged
     else:
         return None
     assert "--salvage" in str(refusal)
     assert "000001.jsonl:" in str(refusal)
-    assert before == [path.read_bytes() for path in segments(played)], "a refusal changed the journal"
+    assert before == [path.read_bytes() for path in segments(virtual_run)], "a refusal changed the journal"
     return refusal
 
 
@@ -209,52 +209,52 @@ CODES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @pytest.mark.parametrize("code", CODES, ids=[errno.errorcode[code] for code in CODES])
 @pytest.mark.parametrize("call", CALLS)
 def test_the_nth_call_that_fails_is_exit_5_and_a_resume_ends_as_if_nothing_had_been(
-    calm: Played, call: Call, code: int, lasting: bool
+    calm: VirtualRun, call: Call, code: int, lasting: bool
 ):
     nth = 0
     for nth in range(1, 100):
-        with another(nth) as played:
-            ending = played.sit(trouble=Trouble(call=call, nth=nth, code=code, lasting=lasting))
-            broken = played.sat[0].broken
+        with another(nth) as virtual_run:
+            result = virtual_run.run_session(trouble=Trouble(call=call, nth=nth, code=code, lasting=lasting))
+            broken = virtual_run.ended[0].broken
             if broken is None:
-                assert ending is not None
-                assert ending.exit_code == 0
+                assert result is not None
+                assert result.exit_code == 0
                 break
             assert broken.exit_code == 5
-            assert f"convbatch resume {played.path}" in str(broken)
+            assert f"convbatch resume {virtual_run.path}" in str(broken)
             assert os.strerror(code) in str(broken)
-            obeys(played, finished=False)
-            ends_alike(played, calm)
+            obeys(virtual_run, finished=False)
+            ends_alike(virtual_run, calm)
     assert nth > (8 if call in ("write", "sync") else 2), "so few calls of this kind were made"
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_is_exit_5_at_any_size_and_a_resume_goes_on(calm: Played):
+def test_a_disk_that_fills_up_is_exit_5_at_any_size_and_a_resume_goes_on(calm: VirtualRun):
     needed = sum(len(path.read_bytes()) for path in segments(calm)) + 3000
     for room in range(0, needed, 150):
-        with another(room) as played:
-            ending = played.sit(room=room)
-            broken = played.sat[0].broken
-            assert (broken is None) == (ending is not None)
+        with another(room) as virtual_run:
+            result = virtual_run.run_session(room=room)
+            broken = virtual_run.ended[0].broken
+            assert (broken is None) == (result is not None)
             if broken is not None:
                 assert "No space left on device" in str(broken)
-                obeys(played, finished=False)
-            ends_alike(played, calm)
+                obeys(virtual_run, finished=False)
+            ends_alike(virtual_run, calm)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_writes_that_take_only_a_part_are_written_on(calm: Played, seed: int):
-    with another(seed) as played:
-        ending = played.sit(short=0.7)
-        assert ending is not None
-        assert ending.exit_code == 0
-        ends_alike(played, calm)
+def test_writes_that_take_only_a_part_are_written_on(calm: VirtualRun, seed: int):
+    with another(seed) as virtual_run:
+        result = virtual_run.run_session(short=0.7)
+        assert result is not None
+        assert result.exit_code == 0
+        ends_alike(virtual_run, calm)
 
 
 # -- damage that came afterwards
 
 
-def goes_on_after(tiny: Played, segment: bytes, *, must_refuse: bool | None, lines: int = 1) -> None:
+def goes_on_after(tiny: VirtualRun, segment: bytes, *, must_refuse: bool | None, lines: int = 1) -> None:
     """A run whose journal was replaced by this one ends as the undisturbed one, and pays again only for lost lines.
 
     Args:
@@ -264,25 +264,25 @@ def goes_on_after(tiny: Played, segment: bytes, *, must_refuse: bool | None, lin
         lines: How many were lost.
     """
     with TemporaryDirectory(dir=IN_MEMORY) as folder:
-        played = again(Path(folder), tiny)
-        segments(played)[0].write_bytes(segment)
-        refusal = refused(played)
+        virtual_run = again(Path(folder), tiny)
+        segments(virtual_run)[0].write_bytes(segment)
+        refusal = refused(virtual_run)
         assert must_refuse in (None, refusal is not None), f"refused: {refusal}"
-        ending = played.sit(salvage=True) if refusal is not None else played.sat[-1].ending
-        assert ending is not None
-        assert ending.exit_code == 0
-        assert Story(played).ending_rows() == Story(tiny).ending_rows()
-        assert sum(entry.billed for entry in played.ledger()) <= lines
+        result = virtual_run.run_session(salvage=True) if refusal is not None else virtual_run.ended[-1].result
+        assert result is not None
+        assert result.exit_code == 0
+        assert Story(virtual_run).ending_rows() == Story(tiny).ending_rows()
+        assert sum(entry.billed for entry in virtual_run.ledger()) <= lines
 
 
-def journal_of(tiny: Played) -> bytes:
+def journal_of(tiny: VirtualRun) -> bytes:
     (path,) = segments(tiny)
     return path.read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
-def test_a_journal_torn_at_any_byte_goes_on_from_there(tiny: Played, part: int):
+def test_a_journal_torn_at_any_byte_goes_on_from_there(tiny: VirtualRun, part: int):
     whole = journal_of(tiny)
     for cut in range(part, len(whole), 8):
         goes_on_after(tiny, whole[:cut], must_refuse=False, lines=2)
@@ -290,7 +290,7 @@ def test_a_journal_torn_at_any_byte_goes_on_from_there(tiny: Played, part: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
-def test_a_flipped_bit_is_refused_with_its_place_and_salvage_asks_only_its_turn_again(tiny: Played, part: int):
+def test_a_flipped_bit_is_refused_with_its_place_and_salvage_asks_only_its_turn_again(tiny: VirtualRun, part: int):
     whole = journal_of(tiny)
     chance = random.Random(part)
     last = whole.rfind(b"\n", 0, -1)
@@ -301,7 +301,7 @@ def test_a_flipped_bit_is_refused_with_its_place_and_salvage_asks_only_its_turn_
         goes_on_after(tiny, bytes(flipped), must_refuse=True if place < last else None)
 
 
-def test_a_missing_line_is_refused_with_its_place_and_salvage_asks_only_its_turn_again(tiny: Played):
+def test_a_missing_line_is_refused_with_its_place_and_salvage_asks_only_its_turn_again(tiny: VirtualRun):
     lines = journal_of(tiny).splitlines(keepends=True)
     for gone in range(1, len(lines) - 1):
         goes_on_after(tiny, b"".join(lines[:gone] + lines[gone + 1 :]), must_refuse=True)

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from convbatch.config.gateways import Limits
-from convbatch.engine.runner import Rules
-from convbatch.session.session import Ending
+from convbatch.engine.runner import RunRules
+from convbatch.session.session import SessionResult
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from tests.support.fault_cases import CASES, Plain
 from tests.support.faults import SHOWN_BY, table
-from tests.support.played import KEY, NOT_CONNECTED, Host, Played, Shift, Unreachable
-from tests.support.played_laws import Story, no_window_is_overfull, obeys
+from tests.support.virtual_run import KEY, NOT_CONNECTED, Host, Shift, Unreachable, VirtualRun
+from tests.support.virtual_run_laws import Story, no_window_is_overfull, obeys
 
 
 def text_of(turn: int, dialogue: int) -> str:
@@ -31,21 +31,21 @@ def texts(count: int, turns: int) -> list[Plain]:
     return [{"id": f"d{d}", "turns": [{"user": text_of(t, d)} for t in range(1, turns + 1)]} for d in range(count)]
 
 
-def world(*faults: Plain, latency_s: float = 0.2, **more: Any) -> World:
-    return World(keys={KEY}, latency_s=latency_s, faults=FaultScript.of(faults), **more)
+def world(*faults: Plain, latency_s: float = 0.2, **more: Any) -> Provider:
+    return Provider(keys={KEY}, latency_s=latency_s, faults=FaultScript.of(faults), **more)
 
 
-def play(path: Path, host: Host, *, count: int = 1, turns: int = 2, **rules: Any) -> tuple[Played, Ending]:
+def play(path: Path, host: Host, *, count: int = 1, turns: int = 2, **rules: Any) -> tuple[VirtualRun, SessionResult]:
     """One sitting of a small run at one host."""
-    played = Played(path / "run", [host], texts(count, turns), rules=Rules(**rules))
-    ending = played.sit()
-    assert ending is not None
-    return played, ending
+    virtual_run = VirtualRun(path / "run", [host], texts(count, turns), rules=RunRules(**rules))
+    result = virtual_run.run_session()
+    assert result is not None
+    return virtual_run, result
 
 
-def mend(played: Played) -> None:
-    for host in played.hosts:
-        host.world.faults = FaultScript()
+def mend(virtual_run: VirtualRun) -> None:
+    for host in virtual_run.hosts:
+        host.provider.faults = FaultScript()
         host.unreachable = host.stale = 0.0
 
 
@@ -56,15 +56,15 @@ def mend(played: Played) -> None:
 def test_a_fault_has_its_class_its_parking_and_its_exit_code(tmp_path: Path, name: str):
     case = CASES[name]
     host = Host(world(case.fault, latency_s=0.0), attempt_timeout_s=0.5 if case.hasty else 60.0)
-    played, ending = play(tmp_path, host, max_attempts=3)
+    virtual_run, result = play(tmp_path, host, max_attempts=3)
     story = obeys(
-        played, finished=False, honest_usage="usage" not in name, honest_bills=name != "200 with an error object"
+        virtual_run, finished=False, honest_usage="usage" not in name, honest_bills=name != "200 with an error object"
     )
     classes = [one.cls for one in story.by_row[0, "sim-good@north", 1, 1]]
     ended_well = case.status in ("ok", "blocked", "empty") or case.finish is not None
     assert classes == [case.cls] * (case.attempts - ended_well) + ["replied"] * ended_well
-    assert ending.exit_code == case.exit_code
-    assert bool(ending.parked) == case.parks
+    assert result.exit_code == case.exit_code
+    assert bool(result.suspended) == case.suspends
 
 
 # -- before anything is sent
@@ -80,28 +80,28 @@ NEVER: dict[Unreachable, tuple[str, int]] = {
 @pytest.mark.parametrize("why", NOT_CONNECTED)
 def test_what_was_never_sent_is_tried_again_costs_nothing_and_can_be_resumed(tmp_path: Path, why: Unreachable):
     kind, attempts = NEVER[why]
-    played, ending = play(tmp_path, Host(world(), unreachable=1.0, why=why), max_attempts=3)
-    story = obeys(played, finished=False)
+    virtual_run, result = play(tmp_path, Host(world(), unreachable=1.0, why=why), max_attempts=3)
+    story = obeys(virtual_run, finished=False)
     tries = story.by_row[0, "sim-good@north", 1, 1]
     assert [one.cls for one in tries] == ["not_sent"] * attempts
     assert {one.outcome.plain["error"]["kind"] for one in tries if one.outcome} == {kind}
-    assert (ending.exit_code, ending.parked, list(story.states.values())) == (3, {}, ["error", "skipped"])
-    mend(played)
-    assert played.finish(most=1).exit_code == 0
-    obeys(played, faultless=True)
+    assert (result.exit_code, result.suspended, list(story.states.values())) == (3, {}, ["error", "skipped"])
+    mend(virtual_run)
+    assert virtual_run.finish(most=1).exit_code == 0
+    obeys(virtual_run, faultless=True)
 
 
 # -- after sending
 
 
 def test_a_connection_that_was_just_closed_is_sent_once_more_and_told_as_possibly_paid(tmp_path: Path):
-    played, ending = play(tmp_path, Host(world(), stale=0.3), count=40)
-    story = obeys(played, finished=False)
+    virtual_run, result = play(tmp_path, Host(world(), stale=0.3), count=40)
+    story = obeys(virtual_run, finished=False)
     classes = Counter(tuple(one.cls for one in tries) for tries in story.by_row.values())
     assert set(classes) == {("replied",), ("ambiguous", "replied"), ("ambiguous", "ambiguous")}
     lost = classes["ambiguous", "ambiguous"]
-    assert (ending.exit_code, Counter(story.states.values())["error"]) == (3, lost)
-    assert sum(entry.billed for entry in played.ledger()) == 80 - lost - sum(
+    assert (result.exit_code, Counter(story.states.values())["error"]) == (3, lost)
+    assert sum(entry.billed for entry in virtual_run.ledger()) == 80 - lost - sum(
         state == "skipped" for state in story.states.values()
     )
 
@@ -119,28 +119,28 @@ def test_a_body_cut_at_any_byte_is_possibly_paid_and_asked_once_more(tmp_path: P
         {"match": {"contains": text_of(1, cut), "attempt": 1}, "action": "truncate", "bytes": cut, "framing": framing}
         for cut in range(size)
     ]
-    played, ending = play(tmp_path / "cut", Host(world(*cuts)), count=size, turns=1)
-    story = obeys(played, finished=False)
-    assert ending.exit_code == 0
-    for index, row in enumerate(story.played.planned):
+    virtual_run, result = play(tmp_path / "cut", Host(world(*cuts)), count=size, turns=1)
+    story = obeys(virtual_run, finished=False)
+    assert result.exit_code == 0
+    for index, row in enumerate(story.virtual_run.planned):
         first, second = story.by_row[row]
         assert (first.cls, second.cls) == ("ambiguous", "replied"), f"cut at byte {index}"
         assert first.outcome is not None
         kind = first.outcome.plain["error"]["kind"]
         assert kind == ("bad_response" if framing == "close" else "connection"), f"cut at byte {index}"
-    assert sum(entry.billed for entry in played.ledger()) == 2 * size, "billed, cut, and billed again"
+    assert sum(entry.billed for entry in virtual_run.ledger()) == 2 * size, "billed, cut, and billed again"
 
 
 def test_one_byte_a_second_is_read_to_its_end_by_whoever_has_the_patience(tmp_path: Path):
     drip = {"match": {"turn": 1}, "action": "drip", "bytes": 1, "seconds": 1.0}
-    patient, ending = play(tmp_path / "patient", Host(world(drip), attempt_timeout_s=600.0))
-    assert ending.exit_code == 0
+    patient, result = play(tmp_path / "patient", Host(world(drip), attempt_timeout_s=600.0))
+    assert result.exit_code == 0
     assert patient.sent[0].heard_at is not None
     assert patient.sent[0].heard_at - patient.sent[0].left_at > 200
     obeys(patient, faultless=True)
-    hasty, ending = play(tmp_path / "hasty", Host(world(drip), attempt_timeout_s=60.0))
+    hasty, result = play(tmp_path / "hasty", Host(world(drip), attempt_timeout_s=60.0))
     story = obeys(hasty, finished=False)
-    assert ending.exit_code == 3
+    assert result.exit_code == 3
     assert [one.cls for one in story.tries] == ["timeout"], "our own timeout: not again in this run"
     mend(hasty)
     assert hasty.finish(most=1).exit_code == 0, "but a resume may"
@@ -221,15 +221,15 @@ def test_a_429_is_waited_out_as_it_says_and_uses_up_no_attempt(tmp_path: Path, n
     headers, body, wait_s = HINTS[name]
     answer = {"action": "body", "status": 429, "text": json.dumps(body), "billed": False}
     refusal = {"match": {"nth": 1}, "headers": {"content-type": "application/json", **headers}, **answer}
-    played, ending = play(tmp_path, Host(world(refusal), delay_s=0.0), turns=1, max_attempts=1)
-    story = obeys(played, finished=False)
+    virtual_run, result = play(tmp_path, Host(world(refusal), delay_s=0.0), turns=1, max_attempts=1)
+    story = obeys(virtual_run, finished=False)
     if wait_s == PARKS:
-        assert (ending.exit_code, len(played.sent)) == (3, 1)
-        assert set(ending.parked) == {"sim-good@north"}
+        assert (result.exit_code, len(virtual_run.sent)) == (3, 1)
+        assert set(result.suspended) == {"sim-good@north"}
         return
     assert [one.cls for one in story.tries] == ["refused", "replied"]
-    assert (ending.exit_code, ending.parked) == (0, {})
-    first, second = played.sent
+    assert (result.exit_code, result.suspended) == (0, {})
+    first, second = virtual_run.sent
     assert first.heard_at is not None
     paused_s = second.left_at - first.heard_at
     least = 0.5 if wait_s is None else wait_s
@@ -241,50 +241,50 @@ def test_a_429_is_waited_out_as_it_says_and_uses_up_no_attempt(tmp_path: Path, n
 @pytest.mark.parametrize("hint", ["retry-info", "retry-after", "none"])
 def test_a_storm_of_429_costs_time_and_no_turn_and_speed_comes_back(tmp_path: Path, hint: str):
     storm = {"match": {"after_s": 10, "before_s": 70}, "action": "rate-limit", "hint": hint, "seconds": 4}
-    played, ending = play(tmp_path, Host(world(storm), delay_s=0.05), count=500, turns=3, max_attempts=1)
-    assert ending.exit_code == 0
-    story = obeys(played)
+    virtual_run, result = play(tmp_path, Host(world(storm), delay_s=0.05), count=500, turns=3, max_attempts=1)
+    assert result.exit_code == 0
+    story = obeys(virtual_run)
     assert set(story.states.values()) == {"ok"}
-    assert sum(entry.billed for entry in played.ledger()) == 1500, "a refusal is not paid"
-    began = played.sent[0].left_at
-    during = [sent for sent in played.sent if 12 <= sent.left_at - began < 70]
+    assert sum(entry.billed for entry in virtual_run.ledger()) == 1500, "a refusal is not paid"
+    began = virtual_run.sent[0].left_at
+    during = [sent for sent in virtual_run.sent if 12 <= sent.left_at - began < 70]
     assert len(during) <= 60 / 4 * 16, "the gate pauses, not each request by itself"
 
     def speed(since: float) -> int:
-        return sum(since <= sent.left_at - began < since + 4 for sent in played.sent)
+        return sum(since <= sent.left_at - began < since + 4 for sent in virtual_run.sent)
 
-    assert speed(played.sent[-1].left_at - began - 5) >= 0.7 * speed(5)
+    assert speed(virtual_run.sent[-1].left_at - began - 5) >= 0.7 * speed(5)
 
 
 @pytest.mark.slow
 def test_one_500_in_three_is_borne_and_nothing_is_paid_twice(tmp_path: Path):
     trouble = {"match": {"probability": 0.3}, "action": "error", "kind": "overloaded"}
-    played, ending = play(tmp_path, Host(world(trouble)), count=200, turns=3, max_attempts=5)
-    story = obeys(played, finished=False)
+    virtual_run, result = play(tmp_path, Host(world(trouble)), count=200, turns=3, max_attempts=5)
+    story = obeys(virtual_run, finished=False)
     failed = [row for row, state in story.states.items() if state == "error"]
     assert len(failed) <= 600 * 0.3**5 * 4
     assert all([one.cls for one in story.by_row[row]] == ["refused"] * 5 for row in failed)
-    assert ending.exit_code == (3 if failed else 0)
-    assert sum(entry.billed for entry in played.ledger()) == sum(state == "ok" for state in story.states.values())
+    assert result.exit_code == (3 if failed else 0)
+    assert sum(entry.billed for entry in virtual_run.ledger()) == sum(state == "ok" for state in story.states.values())
     refused = sum(one.cls == "refused" for one in story.tries)
     assert 0.2 < refused / len(story.tries) < 0.4
-    mend(played)
-    assert played.finish(most=1).exit_code == 0
-    assert sum(entry.billed for entry in played.ledger()) == 600
+    mend(virtual_run)
+    assert virtual_run.finish(most=1).exit_code == 0
+    assert sum(entry.billed for entry in virtual_run.ledger()) == 600
 
 
 def test_a_model_removed_in_mid_run_parks_after_three_probes_and_a_resume_goes_on(tmp_path: Path):
     removed = {"match": {"nth": "20-"}, "action": "error", "kind": "no_model"}
-    played, ending = play(tmp_path, Host(world(removed)), count=20, turns=3, concurrency=4)
-    assert ending.exit_code == 3
-    assert "there is no such model" in ending.parked["sim-good@north"]
-    story = obeys(played, finished=False)
+    virtual_run, result = play(tmp_path, Host(world(removed)), count=20, turns=3, concurrency=4)
+    assert result.exit_code == 3
+    assert "there is no such model" in result.suspended["sim-good@north"]
+    story = obeys(virtual_run, finished=False)
     assert "error" not in story.states.values()
-    refused = [sent.left_at for sent in played.sent if sent.status == 404]
+    refused = [sent.left_at for sent in virtual_run.sent if sent.status == 404]
     assert len(refused) <= 4 + 3, "what was in flight, and three probes"
-    mend(played)
-    assert played.finish(most=1).exit_code == 0
-    obeys(played, faultless=True)
+    mend(virtual_run)
+    assert virtual_run.finish(most=1).exit_code == 0
+    obeys(virtual_run, faultless=True)
 
 
 # -- what usage may say
@@ -298,11 +298,11 @@ USAGE: dict[str, tuple[int | None, int | None, str]] = {
 
 @pytest.mark.parametrize("kind", USAGE)
 def test_a_count_that_cannot_be_believed_is_unknown_and_never_zero(tmp_path: Path, kind: str):
-    played, ending = play(tmp_path, Host(world({"action": "usage", "kind": kind})), turns=1)
-    story = obeys(played, honest_usage=False)
-    usage = story.replies[played.planned[0]].plain["reply"]["usage"]
+    virtual_run, result = play(tmp_path, Host(world({"action": "usage", "kind": kind})), turns=1)
+    story = obeys(virtual_run, honest_usage=False)
+    usage = story.replies[virtual_run.planned[0]].plain["reply"]["usage"]
     assert (usage.get("input_tokens"), usage.get("output_tokens"), usage["source"]) == USAGE[kind]
-    assert ending.exit_code == 0
+    assert result.exit_code == 0
 
 
 # -- clocks
@@ -311,55 +311,55 @@ def test_a_count_that_cannot_be_believed_is_unknown_and_never_zero(tmp_path: Pat
 NIGHT_S = 9 * 3600.0
 
 
-def saturated(path: Path, **limits: Any) -> Played:
+def saturated(path: Path, **limits: Any) -> VirtualRun:
     """A minute's limit, and more to send than it allows."""
-    return Played(path / "run", [Host(world(), limits=Limits(**limits), delay_s=0.9)], texts(60, 3))
+    return VirtualRun(path / "run", [Host(world(), limits=Limits(**limits), delay_s=0.9)], texts(60, 3))
 
 
 @pytest.mark.parametrize("seconds", [NIGHT_S, -NIGHT_S, 90.0, -90.0], ids=lambda seconds: f"{seconds:+.0f}s")
 def test_a_wall_clock_that_is_set_makes_no_burst_and_loses_no_turn(tmp_path: Path, seconds: float):
-    played = saturated(tmp_path, rpm=60)
-    ending = played.sit(shifts=[Shift(40.0, "jump", seconds), Shift(70.0, "jump", -seconds / 2)])
-    assert ending is not None
-    assert ending.exit_code == 0
-    obeys(played, faultless=True)
-    assert played.sat[0].ended < 200, "and costs no time"
+    virtual_run = saturated(tmp_path, rpm=60)
+    result = virtual_run.run_session(shifts=[Shift(40.0, "jump", seconds), Shift(70.0, "jump", -seconds / 2)])
+    assert result is not None
+    assert result.exit_code == 0
+    obeys(virtual_run, faultless=True)
+    assert virtual_run.ended[0].ended < 200, "and costs no time"
 
 
 @pytest.mark.parametrize("kind", ["nap", "stop"])
 def test_a_laptop_that_slept_goes_on_without_a_burst_and_without_a_lost_turn(tmp_path: Path, kind: Any):
-    played = saturated(tmp_path, rpm=60)
-    ending = played.sit(shifts=[Shift(40.0, kind, NIGHT_S), Shift(100.0, kind, NIGHT_S)])
-    assert ending is not None
-    story = obeys(played, finished=False)
-    no_window_is_overfull(played.sent, 60, 60.0)
+    virtual_run = saturated(tmp_path, rpm=60)
+    result = virtual_run.run_session(shifts=[Shift(40.0, kind, NIGHT_S), Shift(100.0, kind, NIGHT_S)])
+    assert result is not None
+    story = obeys(virtual_run, finished=False)
+    no_window_is_overfull(virtual_run.sent, 60, 60.0)
     unsure = [one for one in story.tries if one.cls in ("ambiguous", "timeout")]
     assert unsure, "it slept in mid-request"
     if kind == "nap":  # connections are gone: possibly paid, and sent once more
-        assert ending.exit_code == 0
+        assert result.exit_code == 0
         assert {one.cls for one in unsure} == {"ambiguous"}
-    played.finish(most=1)
-    obeys(played)
-    assert sum(entry.billed for entry in played.ledger()) <= 180 + len(unsure)
+    virtual_run.finish(most=1)
+    obeys(virtual_run)
+    assert sum(entry.billed for entry in virtual_run.ledger()) <= 180 + len(unsure)
 
 
 @pytest.mark.parametrize("seconds", [NIGHT_S, -NIGHT_S])
 def test_a_clock_set_between_two_sittings_loses_no_turn(tmp_path: Path, seconds: float):
-    played = saturated(tmp_path, rpm=60)
-    played.sit(shifts=[Shift(20.0, "jump", seconds)], deadline_s=30.0)
-    played.finish(most=1)
-    obeys(played, faultless=True)
-    assert played.now < 3600 if seconds > 0 else played.now < 2 * NIGHT_S
+    virtual_run = saturated(tmp_path, rpm=60)
+    virtual_run.run_session(shifts=[Shift(20.0, "jump", seconds)], deadline_s=30.0)
+    virtual_run.finish(most=1)
+    obeys(virtual_run, faultless=True)
+    assert virtual_run.now < 3600 if seconds > 0 else virtual_run.now < 2 * NIGHT_S
 
 
 def test_a_day_that_ends_while_the_laptop_sleeps_is_a_new_day(tmp_path: Path):
-    played = saturated(tmp_path, rpd=50)
-    ending = played.sit(shifts=[Shift(30.0, "nap", 86_400.0)], deadline_s=600.0)
-    assert ending is not None
-    days = Counter(int(entry.arrived_at // 86_400) for entry in played.ledger())
+    virtual_run = saturated(tmp_path, rpd=50)
+    result = virtual_run.run_session(shifts=[Shift(30.0, "nap", 86_400.0)], deadline_s=600.0)
+    assert result is not None
+    days = Counter(int(entry.arrived_at // 86_400) for entry in virtual_run.ledger())
     assert len(days) == 2
     assert max(days.values()) <= 50
-    obeys(played, finished=False)
+    obeys(virtual_run, finished=False)
 
 
 # -- the list

@@ -2,7 +2,7 @@
 
 A small file system is mounted where an unprivileged user may do that; elsewhere a limit on the size of files says no at
 the same place. Every single call that can fail, and what a power cut leaves, is played with a disk made of values:
-`tests/journal/test_writer.py`, `test_played_runs.py`.
+`tests/journal/test_writer.py`, `test_virtual_runs.py`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, same_rows, statuses
 
 pytestmark = pytest.mark.slow
-Simulators = Callable[[World], Server]
+Simulators = Callable[[Provider], Server]
 NAMESPACE = ("unshare", "-rm")
 """A shell whose mounts nobody else sees, and which end with it."""
 
@@ -70,10 +70,10 @@ ROOMS = {"size of a file": LIMITED, **({"size of the disk": of_a_mount("size=140
 def test_a_full_disk_stops_the_run_and_with_room_it_ends_as_if_it_had_never_been_full(
     room: Room, tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
-    world = prepare(tmp_path, simulator)
+    provider = prepare(tmp_path, simulator)
     assert command("run", "d.jsonl", "-o", "calm").code == 0
     calm = cb.load(tmp_path / "calm").turns
-    world.ledger.entries.clear()
+    provider.ledger.entries.clear()
 
     codes = in_shell(
         room,
@@ -88,8 +88,8 @@ def test_a_full_disk_stops_the_run_and_with_room_it_ends_as_if_it_had_never_been
     assert "Traceback" not in said
     full, turns = cb.load(tmp_path / "full").turns, cb.load(tmp_path / "done").turns
     assert set(statuses(full)) == {"ok", "pending"}
-    again = every_bill_is_told(world.ledger.entries, turns)
-    assert no_history_crosses(world.ledger.entries) == len(world.ledger.entries)
+    again = every_bill_is_told(provider.ledger.entries, turns)
+    assert no_history_crosses(provider.ledger.entries) == len(provider.ledger.entries)
     assert again <= 2 * 16, "more was lost than what was in flight when the disk was found full, twice"
     same_rows(calm, turns)
 
@@ -99,7 +99,7 @@ def test_a_disk_without_room_for_the_tables_leaves_a_whole_journal(
     tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
     """Of 8 inodes the folder, the journal, its lock, the dataset and `run.json` leave too few for the tables."""
-    world = prepare(tmp_path, simulator)
+    provider = prepare(tmp_path, simulator)
     room = of_a_mount("size=50m,nr_inodes=8")
     steps = f"{room.little}; cb run d.jsonl -o disk/out; {room.more}; cb resume disk/out; cp -r disk/out done"
     assert in_shell(room, tmp_path, steps) == [5, 0]
@@ -107,30 +107,30 @@ def test_a_disk_without_room_for_the_tables_leaves_a_whole_journal(
     assert ".parquet: cannot write: No space left on device" in said
     assert "the journal is whole: any reader rebuilds the table from it" in said
     assert statuses(cb.load(tmp_path / "done").turns) == {"ok": 180}
-    assert world.ledger.billed == 180
+    assert provider.ledger.billed == 180
 
 
 @pytest.mark.skipif(
     not may_mount(), reason="the fast tests fail the first writes as well: tests/journal/test_run_folder.py"
 )
 def test_a_disk_that_is_full_before_the_start_is_left_as_it_was(tmp_path: Path, simulator: Simulators) -> None:
-    world = prepare(tmp_path, simulator)
+    provider = prepare(tmp_path, simulator)
     room = of_a_mount("size=8k")
     full = "head -c 8192 /dev/zero > disk/ballast"
     codes = in_shell(room, tmp_path, f"{room.little}; {full}; cb run d.jsonl -o disk/out; ls -A disk > left")
     assert codes == [5]
     assert "nothing was sent; free some space or name another folder with --out" in (tmp_path / "said").read_text()
     assert (tmp_path / "left").read_text() == "ballast\n"
-    assert world.ledger.requests == 0
+    assert provider.ledger.requests == 0
 
 
-def prepare(folder: Path, simulator: Simulators, *, latency_s: float = 0.02) -> World:
+def prepare(folder: Path, simulator: Simulators, *, latency_s: float = 0.02) -> Provider:
     dataset = write_dataset(folder / "d.jsonl", 60, 3)
-    world = World(script=Script.load(dataset), latency_s=latency_s)
+    provider = Provider(script=Script.load(dataset), latency_s=latency_s)
     models = '[run]\nmodels = ["sim-good@at-gemini"]\n'
-    (folder / "convbatch.toml").write_text(config_for(simulator(world).url, models=models))
+    (folder / "convbatch.toml").write_text(config_for(simulator(provider).url, models=models))
     (folder / "disk").mkdir()
-    return world
+    return provider
 
 
 def in_shell(room: Room, folder: Path, *lines: str) -> list[int]:
@@ -146,10 +146,10 @@ def in_shell(room: Room, folder: Path, *lines: str) -> list[int]:
 # --- somebody else at the folder -------------------------------------------------------------------------------------
 
 
-def at_work(folder: Path, world: World, start: Start, meddle: Callable[[Path], object]) -> tuple[int, str]:
+def at_work(folder: Path, provider: Provider, start: Start, meddle: Callable[[Path], object]) -> tuple[int, str]:
     """Meddle with the folder of a run in its middle; its exit code and what it said."""
     process = start("run", "d.jsonl", "-o", "out", "-j", "8")
-    wait_until(lambda: world.ledger.requests > 20)
+    wait_until(lambda: provider.ledger.requests > 20)
     meddle(folder / "out")
     _, err = process.communicate(timeout=30)
     assert b"Traceback" not in err
@@ -160,30 +160,30 @@ def at_work(folder: Path, world: World, start: Start, meddle: Callable[[Path], o
 def test_a_run_whose_folder_is_deleted_pays_for_no_more(
     what: str, tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, latency_s=0.2)
-    code, said = at_work(tmp_path, world, start, lambda out: shutil.rmtree(out / what))
+    provider = prepare(tmp_path, simulator, latency_s=0.2)
+    code, said = at_work(tmp_path, provider, start, lambda out: shutil.rmtree(out / what))
     assert code == 5
     assert "out/journal/000001.jsonl: cannot write: it was deleted while the run was at work" in said
-    assert world.ledger.requests <= 20 + 2 * 8
+    assert provider.ledger.requests <= 20 + 2 * 8
 
 
 def test_a_run_whose_folder_is_moved_goes_on_there(
     tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, latency_s=0.1)
-    code, said = at_work(tmp_path, world, start, lambda out: out.rename(tmp_path / "elsewhere"))
+    provider = prepare(tmp_path, simulator, latency_s=0.1)
+    code, said = at_work(tmp_path, provider, start, lambda out: out.rename(tmp_path / "elsewhere"))
     assert code == 5
     assert "the run folder was moved or deleted: put it back, or name the place where it is now" in said
     assert command("resume", "elsewhere").code == 0
     assert statuses(cb.load(tmp_path / "elsewhere").turns) == {"ok": 180}
-    assert world.ledger.billed == 180
+    assert provider.ledger.billed == 180
 
 
 def test_a_journal_that_somebody_shortened_is_not_a_finished_run(
     tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, latency_s=0.1)
-    code, said = at_work(tmp_path, world, start, lambda out: os.truncate(out / "journal" / "000001.jsonl", 3000))
+    provider = prepare(tmp_path, simulator, latency_s=0.1)
+    code, said = at_work(tmp_path, provider, start, lambda out: os.truncate(out / "journal" / "000001.jsonl", 3000))
     assert code == 3
     assert "turns are open; finish them with:\n  convbatch resume out" in said
     assert command("resume", "out").code in (0, 2)  # cut within a line it needs --salvage

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from convbatch.dataset.selection import copy_digest
-from convbatch.dialogue import MOST_REPEATS
+from convbatch.dialogue import MAX_REPEATS
 from convbatch.errors import SetupError
 from convbatch.journal.records import decode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.results.run import load, write_turns
-from convbatch.session.prepare import ResumeOptions, for_resume
+from convbatch.session.prepare import ResumeOptions, prepare_resume
 from tests.conftest import Command, write_dataset
 from tests.scenarios.test_bad_folders import said
 from tests.support.made_runs import MadeRun, dialogue
@@ -138,7 +138,7 @@ def test_a_forged_session_is_refused_as_well() -> None:
 @pytest.mark.usefixtures("folder")
 def test_endless_repeats_are_refused_before_anybody_counts_to_them() -> None:
     meta = json.loads(Path("run/run.json").read_bytes())
-    Path("run/run.json").write_bytes(orjson.dumps({**meta, "repeats": MOST_REPEATS + 1}))
+    Path("run/run.json").write_bytes(orjson.dumps({**meta, "repeats": MAX_REPEATS + 1}))
     for command in READERS:
         assert "'repeats' is missing or wrong" in said(*command)
     write_dataset(Path("d.jsonl"), 1, 1)
@@ -253,7 +253,7 @@ def point(folder: RunFolder, *, place: int | None = None, **gateway: Any) -> Non
     """Rewrite where a run's targets are."""
     path = folder.path / "run.json"
     meta = json.loads(path.read_bytes())
-    meta |= {"place": place or folder.place(), "settings": {}, "options": {"max_attempts": 5}, "simulator": None}
+    meta |= {"place": place or folder.inode(), "settings": {}, "options": {"max_attempts": 5}, "simulator": None}
     meta["dataset"]["sha256"] = copy_digest(folder.dataset)
     for target in meta["targets"]:
         target["gateway"].update(gateway)
@@ -262,7 +262,7 @@ def point(folder: RunFolder, *, place: int | None = None, **gateway: Any) -> Non
 
 def sends_to(name: str) -> str:
     """Where a resume would go; raises where it refuses."""
-    return for_resume(ResumeOptions(run=name)).targets[0].gateway.base_url
+    return prepare_resume(ResumeOptions(run=name)).targets[0].gateway.base_url
 
 
 @pytest.mark.usefixtures("keys")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from convbatch.cli.main import app
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import serve_in_thread
 from tests.conftest import Command, config_for
 
@@ -97,7 +97,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 is_reply = out == "a" or number % 2 == 1
                 body = {"status": 200, "text": replied(text)} if is_reply else {"status": 400, "text": refused(text)}
                 faults.append({"match": {"nth": number}, "action": "body", **body})
-            with serve_in_thread(World(faults=FaultScript.of(faults))) as server:
+            with serve_in_thread(Provider(faults=FaultScript.of(faults))) as server:
                 (here / "convbatch.toml").write_text(config_for(server.url))
                 done = CliRunner().invoke(app, ["run", "d.jsonl", "-m", "sim-good@at-gemini", "-o", out, "-j", "1"])
             assert done.exit_code in (0, 3), done.output

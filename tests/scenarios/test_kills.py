@@ -2,7 +2,7 @@
 
 CI kills 60 times; `KILLS=200 python -m pytest -n0 -m slow tests/scenarios/test_kills.py` does so more often. The same
 with every single call of the journal as the moment, and with power cuts, is played in virtual time:
-`test_played_runs.py`.
+`test_virtual_runs.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 import convbatch as cb
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry, read_ledger
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import Command, Start, config_for, wait_until, write_dataset
@@ -50,7 +50,7 @@ class Kills:
     folder: Path
     start: Start
     chance: random.Random
-    world: World | None = None
+    provider: Provider | None = None
     """Where the gateway lives in this process."""
     done: int = 0
     caught: int = 0
@@ -64,7 +64,7 @@ class Kills:
     def kill(self, victim: subprocess.Popen[bytes], within_s: float) -> None:
         """Kill it after a while."""
         time.sleep(self.chance.uniform(0, within_s))
-        self.caught += self.world is not None and self.world.in_flight > 0
+        self.caught += self.provider is not None and self.provider.in_flight > 0
         victim.kill()
         _, err = victim.communicate()
         assert victim.returncode == -9, f"the run ended before it was killed: {err.decode()}"
@@ -79,7 +79,7 @@ def configure(folder: Path, url: str, *, models: str = "") -> None:
 
 def calm_table(folder: Path, command: Command) -> Any:
     """The table of a run of the same dataset that nobody disturbs."""
-    with serve_in_thread(World(script=Script.load(folder / "d.jsonl"))) as server:
+    with serve_in_thread(Provider(script=Script.load(folder / "d.jsonl"))) as server:
         configure(folder, server.url)
         done = command("run", "d.jsonl", "-o", "calm", timeout=200)
     assert done.code == 0, done.err
@@ -107,19 +107,19 @@ def hold_all_laws(
     print(f"\n{kills} kills: {rows} rows, {billed} billed, {again} of them again, {told} told as possibly paid")  # noqa: T201
 
 
-def with_requests_in_flight(kills: Kills, world: World) -> None:
-    begun = world.ledger.requests
+def with_requests_in_flight(kills: Kills, provider: Provider) -> None:
+    begun = provider.ledger.requests
     victim = kills.begin()
-    wait_until(lambda: world.ledger.requests > begun)
+    wait_until(lambda: provider.ledger.requests > begun)
     kills.kill(victim, 0.25)
 
 
-def while_starting(kills: Kills, world: World) -> None:
+def while_starting(kills: Kills, provider: Provider) -> None:
     """In its first 300 ms the command imports, reads its configuration and copies the dataset."""
     kills.kill(kills.begin(), 0.3)
 
 
-def while_recovering(kills: Kills, world: World) -> None:
+def while_recovering(kills: Kills, provider: Provider) -> None:
     """From the moment the folder is locked: the journal is read and mended, then it goes on."""
     victim = kills.begin()
     pid = f"{victim.pid}\n".encode()
@@ -131,7 +131,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-Moment = Callable[[Kills, World], None]
+Moment = Callable[[Kills, Provider], None]
 LOOPS: dict[str, tuple[tuple[Moment, ...], int, list[Mapping[str, Any]]]] = {
     "requests in flight": ((with_requests_in_flight,), KILLS // 3, []),
     "starting and recovering": ((while_starting, while_recovering, with_requests_in_flight), KILLS // 3, []),
@@ -145,20 +145,20 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone(
     kills: int,
     faults: list[Mapping[str, Any]],
     tmp_path: Path,
-    simulator: Callable[[World], Server],
+    simulator: Callable[[Provider], Server],
     command: Command,
     start: Start,
 ) -> None:
     dataset = write_dataset(tmp_path / "d.jsonl", 8 * kills, 3)
     calm = calm_table(tmp_path, command)
-    world = World(script=Script.load(dataset), faults=FaultScript.of(faults), latency_s=(0.1, 0.5))
-    configure(tmp_path, simulator(world).url)
-    killer = Kills(tmp_path, start, random.Random(20261122), world)
+    provider = Provider(script=Script.load(dataset), faults=FaultScript.of(faults), latency_s=(0.1, 0.5))
+    configure(tmp_path, simulator(provider).url)
+    killer = Kills(tmp_path, start, random.Random(20261122), provider)
     while killer.done < kills:
-        moments[killer.done % len(moments)](killer, world)
+        moments[killer.done % len(moments)](killer, provider)
     assert killer.caught >= kills // 5
-    world.faults = FaultScript()
-    hold_all_laws(tmp_path, command, calm, lambda: world.ledger.entries, kills)
+    provider.faults = FaultScript()
+    hold_all_laws(tmp_path, command, calm, lambda: provider.ledger.entries, kills)
 
 
 def test_a_gateway_that_dies_with_the_run_is_accounted_for_as_well(
@@ -198,22 +198,22 @@ def test_a_gateway_that_dies_with_the_run_is_accounted_for_as_well(
 
 
 def test_a_budget_holds_however_often_the_run_is_killed(
-    tmp_path: Path, simulator: Callable[[World], Server], command: Command, start: Start
+    tmp_path: Path, simulator: Callable[[Provider], Server], command: Command, start: Start
 ) -> None:
     """What may have been paid is taken at its worst, so kills make the budget smaller, never the bill larger."""
     kills = 5  # many more, and what may have been paid leaves nothing of the budget to be killed for
     dataset = write_dataset(tmp_path / "d.jsonl", 100, 3)
-    world = World(script=Script.load(dataset), faults=FaultScript.of(FAULTS), latency_s=(0.05, 0.3))
+    provider = Provider(script=Script.load(dataset), faults=FaultScript.of(FAULTS), latency_s=(0.05, 0.3))
     price = "".join(f'[prices.at-{wire}."*"]\ncurrency = "USD"\ninput = 1\noutput = 1\n' for wire in WIRES)
     options = 'max_cost = "0.02USD"\n[run.settings]\nmax_output_tokens = 20\n'
-    configure(tmp_path, simulator(world).url, models=options + price)
-    killer = Kills(tmp_path, start, random.Random(3), world)
+    configure(tmp_path, simulator(provider).url, models=options + price)
+    killer = Kills(tmp_path, start, random.Random(3), provider)
     while killer.done < kills:
-        with_requests_in_flight(killer, world)
+        with_requests_in_flight(killer, provider)
     assert command("resume", "out", timeout=200).code == 4
-    spent = sum(entry.input_tokens or 0 for entry in world.ledger.entries if entry.billed)
-    spent += sum(entry.output_tokens or 0 for entry in world.ledger.entries if entry.billed)
+    spent = sum(entry.input_tokens or 0 for entry in provider.ledger.entries if entry.billed)
+    spent += sum(entry.output_tokens or 0 for entry in provider.ledger.entries if entry.billed)
     assert Decimal("0.005") < Decimal(spent) / 1_000_000 <= Decimal("0.02")
     turns = cb.load(tmp_path / "out").turns
-    every_bill_is_told(world.ledger.entries, turns)
+    every_bill_is_told(provider.ledger.entries, turns)
     assert statuses(turns)["pending"] > 0

@@ -15,20 +15,20 @@ from typing import Any
 import pytest
 
 import convbatch as cb
-from convbatch.config.gateways import Limits, Rate
-from convbatch.engine.runner import Rules
+from convbatch.config.gateways import Limits, RateLimit
+from convbatch.engine.runner import RunRules
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.limits import LimitModel
-from convbatch.simulator.limits import Limits as ServerLimits
-from convbatch.simulator.provider import World
+from convbatch.simulator.limits import ServerLimits as ServerLimits
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import config_for, write_dataset
 from tests.support.ledger_laws import most_in_any_window
-from tests.support.played import KEY, Host, Played, Sent
-from tests.support.played_disk import Kill
-from tests.support.played_laws import no_window_is_overfull, nothing_leaves_in_an_announced_pause, obeys
+from tests.support.virtual_disk import Kill
+from tests.support.virtual_run import KEY, Host, Sent, VirtualRun
+from tests.support.virtual_run_laws import no_window_is_overfull, nothing_leaves_in_an_announced_pause, obeys
 
 Plain = dict[str, Any]
 EVERY_MODEL: tuple[LimitModel, ...] = ("fixed", "sliding", "bucket", "quantised")
@@ -45,15 +45,15 @@ def made(count: int, turns: int = 3, words: int = 4) -> list[Plain]:
 
 def saturated(
     path: Path, limits: Limits, server: ServerLimits | None, dialogues: Sequence[Plain], **more: Any
-) -> Played:
+) -> VirtualRun:
     """A run that always has more to send than it may; one-way delays vary by all that the contract allows for."""
-    world = World(keys={KEY}, limits=server, latency_s=(0.2, 2.0), faults=more.pop("faults", None))
-    hosts = [Host(world, limits=limits, delay_s=0.999, attempt_timeout_s=600, **more)]
-    return Played(path / "run", hosts, dialogues, rules=Rules(concurrency=60), sync_s=0.005)
+    provider = Provider(keys={KEY}, limits=server, latency_s=(0.2, 2.0), faults=more.pop("faults", None))
+    hosts = [Host(provider, limits=limits, delay_s=0.999, attempt_timeout_s=600, **more)]
+    return VirtualRun(path / "run", hosts, dialogues, rules=RunRules(concurrency=60), sync_s=0.005)
 
 
-def refused(played: Played) -> int:
-    return sum(entry.status == 429 for entry in played.ledger())
+def refused(virtual_run: VirtualRun) -> int:
+    return sum(entry.status == 429 for entry in virtual_run.ledger())
 
 
 def used(sent: Sequence[Sent], window_s: float = 60.0) -> float:
@@ -68,53 +68,55 @@ def used(sent: Sequence[Sent], window_s: float = 60.0) -> float:
 @pytest.mark.parametrize("model", WITHOUT_PIECES)
 @pytest.mark.parametrize("rpm", [5, 20, 60, 240])
 def test_rpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, rpm: int, model: LimitModel):
-    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model=model), made(rpm if rpm < 100 else 200))
-    played.finish(most=1)
-    no_window_is_overfull(played.sent, rpm, 60.0)
-    assert refused(played) == 0
-    assert used(played.sent) >= 0.95 * rpm
-    obeys(played, faultless=True)
+    virtual_run = saturated(
+        tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model=model), made(rpm if rpm < 100 else 200)
+    )
+    virtual_run.finish(most=1)
+    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    assert refused(virtual_run) == 0
+    assert used(virtual_run.sent) >= 0.95 * rpm
+    obeys(virtual_run, faultless=True)
 
 
 @pytest.mark.parametrize("rpm", [60, 240])
 def test_pieces_of_a_minute_are_kept_to_where_they_are_told(tmp_path: Path, rpm: int):
-    rate = Rate(count=rpm // 6, window_s=10.0)
+    rate = RateLimit(count=rpm // 6, window_s=10.0)
     limits = Limits(rpm=rpm, rates=(rate,))
-    played = saturated(tmp_path, limits, ServerLimits(rpm=rpm, model="quantised"), made(rpm * 2 // 3))
-    played.finish(most=1)
-    no_window_is_overfull(played.sent, rpm, 60.0)
-    no_window_is_overfull(played.sent, rate.count, rate.window_s)
-    assert refused(played) == 0
-    assert used(played.sent, 10.0) >= 0.95 * rate.count * 10 / 11  # a second of jitter in each piece
+    virtual_run = saturated(tmp_path, limits, ServerLimits(rpm=rpm, model="quantised"), made(rpm * 2 // 3))
+    virtual_run.finish(most=1)
+    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    no_window_is_overfull(virtual_run.sent, rate.count, rate.window_s)
+    assert refused(virtual_run) == 0
+    assert used(virtual_run.sent, 10.0) >= 0.95 * rate.count * 10 / 11  # a second of jitter in each piece
 
 
 @pytest.mark.parametrize("rpm", [20, 60])
 def test_pieces_nobody_told_of_cost_pauses_and_nothing_else(tmp_path: Path, rpm: int):
-    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="quantised"), made(rpm))
-    played.finish(most=1)
-    no_window_is_overfull(played.sent, rpm, 60.0)
-    obeys(played)
-    assert sum(entry.billed for entry in played.ledger()) == len(played.planned)
+    virtual_run = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="quantised"), made(rpm))
+    virtual_run.finish(most=1)
+    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    obeys(virtual_run)
+    assert sum(entry.billed for entry in virtual_run.ledger()) == len(virtual_run.planned)
 
 
 def test_several_limits_hold_at_once(tmp_path: Path):
-    limits = Limits(rpm=100, rates=(Rate(count=30, window_s=10.0), Rate(count=7, window_s=1.0)))
-    played = saturated(tmp_path, limits, None, made(100))
-    played.finish(most=1)
+    limits = Limits(rpm=100, rates=(RateLimit(count=30, window_s=10.0), RateLimit(count=7, window_s=1.0)))
+    virtual_run = saturated(tmp_path, limits, None, made(100))
+    virtual_run.finish(most=1)
     for count, window_s in ((100, 60.0), (30, 10.0), (7, 1.0)):
-        no_window_is_overfull(played.sent, count, window_s)
-    assert used(played.sent) >= 0.95 * 100
+        no_window_is_overfull(virtual_run.sent, count, window_s)
+    assert used(virtual_run.sent) >= 0.95 * 100
 
 
 def test_two_names_of_one_quota_owner_share_its_limit(tmp_path: Path):
-    played = saturated(
+    virtual_run = saturated(
         tmp_path, Limits(rpm=60), ServerLimits(rpm=60, model="fixed"), made(30), also_named=("northern",)
     )
-    played.finish(most=1)
-    assert {target.name for target in played.targets} == {"sim-good@north", "sim-good@northern"}
-    no_window_is_overfull(played.sent, 60, 60.0)
-    assert refused(played) == 0
-    assert used(played.sent) >= 0.95 * 60
+    virtual_run.finish(most=1)
+    assert {target.name for target in virtual_run.targets} == {"sim-good@north", "sim-good@northern"}
+    no_window_is_overfull(virtual_run.sent, 60, 60.0)
+    assert refused(virtual_run) == 0
+    assert used(virtual_run.sent) >= 0.95 * 60
 
 
 # -- servers whose limits nobody told us, and the waits they ask for
@@ -122,25 +124,25 @@ def test_two_names_of_one_quota_owner_share_its_limit(tmp_path: Path):
 
 @pytest.mark.parametrize("model", EVERY_MODEL)
 def test_an_unknown_limit_is_found_out_and_every_announced_pause_is_sat_out(tmp_path: Path, model: LimitModel):
-    played = saturated(tmp_path, Limits(), ServerLimits(rpm=40, model=model), made(40))
-    played.finish(most=1)
-    story = obeys(played)  # no arrival in an announced pause among its laws
-    assert refused(played) > 0
-    assert any(sent.asks_to_wait_s for sent in played.sent)
-    assert sum(entry.billed for entry in played.ledger()) == len(story.states)
-    assert used(played.sent) >= 0.7 * 40
+    virtual_run = saturated(tmp_path, Limits(), ServerLimits(rpm=40, model=model), made(40))
+    virtual_run.finish(most=1)
+    story = obeys(virtual_run)  # no arrival in an announced pause among its laws
+    assert refused(virtual_run) > 0
+    assert any(sent.asks_to_wait_s for sent in virtual_run.sent)
+    assert sum(entry.billed for entry in virtual_run.ledger()) == len(story.states)
+    assert used(virtual_run.sent) >= 0.7 * 40
 
 
 @pytest.mark.parametrize("hint", ["retry-info", "retry-after", "retry-after-date", "text", "reset-headers"])
 def test_one_hint_pauses_the_whole_gate_once(tmp_path: Path, hint: str):
     storm = {"match": {"after_s": 3, "before_s": 5}, "action": "rate-limit", "hint": hint, "seconds": 45}
     faults = FaultScript.of([storm])
-    played = saturated(tmp_path, Limits(rpm=1200), None, made(60), faults=faults)
-    played.finish(most=1)
-    nothing_leaves_in_an_announced_pause(obeys(played))
-    heard = [sent.heard_at for sent in played.sent if sent.status == 429 and sent.heard_at is not None]
+    virtual_run = saturated(tmp_path, Limits(rpm=1200), None, made(60), faults=faults)
+    virtual_run.finish(most=1)
+    nothing_leaves_in_an_announced_pause(obeys(virtual_run))
+    heard = [sent.heard_at for sent in virtual_run.sent if sent.status == 429 and sent.heard_at is not None]
     assert len(heard) > 3
-    sent = sorted(one.left_at for one in played.sent)
+    sent = sorted(one.left_at for one in virtual_run.sent)
     gaps = [latter - former for former, latter in pairwise(sent) if latter - former > 5]
     assert len(gaps) == 1, "one episode, not as many pauses as there were refusals"
     assert gaps[0] <= 45 + max(heard) - min(heard) + 2
@@ -165,10 +167,10 @@ def most_tokens(entries: Sequence[Entry], window_s: float) -> int:
 @pytest.mark.parametrize("model", WITHOUT_PIECES)
 def test_tpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, model: LimitModel):
     tpm = 6_000
-    played = saturated(tmp_path, Limits(tpm=tpm), ServerLimits(tpm=tpm, model=model), made(60, words=12))
-    played.finish(most=1)
-    entries = played.ledger()
-    assert refused(played) == 0
+    virtual_run = saturated(tmp_path, Limits(tpm=tpm), ServerLimits(tpm=tpm, model=model), made(60, words=12))
+    virtual_run.finish(most=1)
+    entries = virtual_run.ledger()
+    assert refused(virtual_run) == 0
     assert most_tokens(entries, 60.0) <= tpm
     in_blocks: Counter[int] = Counter()  # tokens are free again after a window and a second of jitter
     for entry in entries:
@@ -176,73 +178,73 @@ def test_tpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, model: LimitM
     *full, _ = sorted(in_blocks)
     assert len(full) >= 5
     assert sum(in_blocks[block] for block in full) / len(full) >= 0.95 * tpm
-    obeys(played, faultless=True)
+    obeys(virtual_run, faultless=True)
 
 
 def test_what_a_message_costs_beside_its_words_is_reserved_too(tmp_path: Path):
     brief = [{"id": f"d{d}", "turns": [{"user": f"{d} {t}"} for t in range(6)]} for d in range(40)]
-    played = saturated(tmp_path, Limits(tpm=3000), None, brief)
-    played.finish(most=1)
-    assert most_tokens(played.ledger(), 60.0) <= 3000
+    virtual_run = saturated(tmp_path, Limits(tpm=3000), None, brief)
+    virtual_run.finish(most=1)
+    assert most_tokens(virtual_run.ledger(), 60.0) <= 3000
 
 
 def test_rpd_is_kept_to_across_kills_and_resumes_until_the_day_is_over(tmp_path: Path):
     rpd = 40
     limits = Limits(rpd=rpd, rpm=240)
-    played = saturated(tmp_path, limits, None, made(30))
+    virtual_run = saturated(tmp_path, limits, None, made(30))
     for kill in (Kill(after_s=1.5), Kill(after_s=3.0), Kill(in_write=20)):
-        played.sit(kill=kill)
-    played.finish(most=1)
+        virtual_run.run_session(kill=kill)
+    virtual_run.finish(most=1)
     days: dict[int, int] = {}
-    for entry in played.ledger():
+    for entry in virtual_run.ledger():
         day = int(entry.arrived_at // 86_400)
         days[day] = days.get(day, 0) + 1
     assert max(days.values()) == rpd
     assert len(days) >= 3
-    obeys(played, faultless=True)
+    obeys(virtual_run, faultless=True)
 
 
 @pytest.mark.parametrize("rpm", [2, 5, 20])
 def test_rpm_is_never_exceeded_across_kills_and_quick_resumes(tmp_path: Path, rpm: int):
-    played = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="sliding"), made(8))
+    virtual_run = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="sliding"), made(8))
     for kill in range(6):
-        played.sit(kill=Kill(after_s=20.0 + kill), gap_s=1.0)
-    played.finish(most=1)
-    no_window_is_overfull(played.sent, rpm, 60.0)
-    assert refused(played) == 0
-    obeys(played, faultless=True)
+        virtual_run.run_session(kill=Kill(after_s=20.0 + kill), gap_s=1.0)
+    virtual_run.finish(most=1)
+    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    assert refused(virtual_run) == 0
+    obeys(virtual_run, faultless=True)
 
 
 def test_tokens_of_a_killed_session_still_count(tmp_path: Path):
-    played = saturated(tmp_path, Limits(tpm=3000), ServerLimits(tpm=3000, model="sliding"), made(12))
+    virtual_run = saturated(tmp_path, Limits(tpm=3000), ServerLimits(tpm=3000, model="sliding"), made(12))
     for _ in range(3):
-        played.sit(kill=Kill(after_s=10.0), gap_s=1.0)
-    played.finish(most=1)
-    assert refused(played) == 0
-    assert most_tokens(played.ledger(), 60.0) <= 3000
+        virtual_run.run_session(kill=Kill(after_s=10.0), gap_s=1.0)
+    virtual_run.finish(most=1)
+    assert refused(virtual_run) == 0
+    assert most_tokens(virtual_run.ledger(), 60.0) <= 3000
 
 
 def test_an_announced_pause_outlives_the_session_that_heard_of_it(tmp_path: Path):
     faults = FaultScript.of([{"match": {"nth": 5}, "action": "rate-limit", "hint": "retry-info", "seconds": 300}])
-    played = saturated(tmp_path, Limits(rpm=600), None, made(10), faults=faults)
-    played.sit(kill=Kill(after_s=30.0), gap_s=1.0)
-    played.finish(most=1)
-    (heard_at,) = [sent.heard_at for sent in played.sent if sent.status == 429 and sent.heard_at is not None]
-    assert not [sent for sent in played.sent if heard_at < sent.left_at < heard_at + 300]
-    assert any(sent.left_at > heard_at for sent in played.sent)
+    virtual_run = saturated(tmp_path, Limits(rpm=600), None, made(10), faults=faults)
+    virtual_run.run_session(kill=Kill(after_s=30.0), gap_s=1.0)
+    virtual_run.finish(most=1)
+    (heard_at,) = [sent.heard_at for sent in virtual_run.sent if sent.status == 429 and sent.heard_at is not None]
+    assert not [sent for sent in virtual_run.sent if heard_at < sent.left_at < heard_at + 300]
+    assert any(sent.left_at > heard_at for sent in virtual_run.sent)
 
 
 # -- the same over real sockets, with time made small
 
 
-def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[World], Server]):
+def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[Provider], Server]):
     dataset = write_dataset(tmp_path / "d.jsonl", 14, 2)
-    world = World(script=Script.load(dataset), limits=ServerLimits(rpm=10, window_s=1.0, model="sliding"))
+    provider = Provider(script=Script.load(dataset), limits=ServerLimits(rpm=10, window_s=1.0, model="sliding"))
     config = tmp_path / "convbatch.toml"
-    config.write_text(config_for(simulator(world).url, rate=["10/1s"], jitter=0.25))
+    config.write_text(config_for(simulator(provider).url, rate=["10/1s"], jitter=0.25))
     run = cb.run(dataset, models="sim-good@at-gemini", config=config, out=tmp_path / "out")
     assert set(run.turns["status"]) == {"ok"}
-    assert [entry.status for entry in world.ledger.entries] == [200] * 28
-    assert most_in_any_window(world.ledger.entries, 1.0) <= 10
-    times = [entry.arrived_at for entry in world.ledger.entries]
+    assert [entry.status for entry in provider.ledger.entries] == [200] * 28
+    assert most_in_any_window(provider.ledger.entries, 1.0) <= 10
+    times = [entry.arrived_at for entry in provider.ledger.entries]
     assert 27 / (times[-1] - times[0]) >= 0.9 * 10 / 1.25

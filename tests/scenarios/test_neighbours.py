@@ -12,23 +12,23 @@ import pytest
 
 import convbatch as cb
 from convbatch.simulator.ledger import Ledger
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, statuses
 
 pytestmark = pytest.mark.slow
-Simulators = Callable[[World], Server]
+Simulators = Callable[[Provider], Server]
 MODELS = '[run]\nmodels = ["sim-good@at-gemini"]\n'
 DIALOGUES = 20_000 if int(os.environ.get("KILLS", "60")) >= 200 else 4_000
 
 
-def prepare(folder: Path, simulator: Simulators, *, dialogues: int, latency_s: float) -> World:
+def prepare(folder: Path, simulator: Simulators, *, dialogues: int, latency_s: float) -> Provider:
     dataset = write_dataset(folder / "d.jsonl", dialogues, 3)
-    world = World(script=Script.load(dataset), latency_s=latency_s)
-    (folder / "convbatch.toml").write_text(config_for(simulator(world).url, models=MODELS))
-    return world
+    provider = Provider(script=Script.load(dataset), latency_s=latency_s)
+    (folder / "convbatch.toml").write_text(config_for(simulator(provider).url, models=MODELS))
+    return provider
 
 
 def ends(processes: list[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
@@ -42,10 +42,10 @@ def ends(processes: list[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
 def test_of_eight_processes_at_one_folder_one_works_and_seven_are_refused(
     beginning: str, tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=40, latency_s=1.0)
+    provider = prepare(tmp_path, simulator, dialogues=40, latency_s=1.0)
     if beginning == "resume":
         victim = start("run", "d.jsonl", "-o", "out")
-        wait_until(lambda: world.ledger.requests > 30)
+        wait_until(lambda: provider.ledger.requests > 30)
         victim.kill()
         victim.communicate()
     args = ("resume", "out") if beginning == "resume" else ("run", "d.jsonl", "-o", "out")
@@ -55,15 +55,15 @@ def test_of_eight_processes_at_one_folder_one_works_and_seven_are_refused(
         assert "is in use by another process" in said or "is not empty" in said or "is in the way" in said
     turns = cb.load(tmp_path / "out").turns
     assert statuses(turns) == {"ok": 120}
-    every_bill_is_told(world.ledger.entries, turns)
+    every_bill_is_told(provider.ledger.entries, turns)
     if beginning == "run":
-        assert world.ledger.billed == 120
+        assert provider.ledger.billed == 120
 
 
 def test_eight_runs_at_one_gateway_do_not_get_in_each_others_way(
     tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=20, latency_s=0.02)
+    provider = prepare(tmp_path, simulator, dialogues=20, latency_s=0.02)
     ended = ends([start("run", "d.jsonl") for _ in range(8)])
     assert [code for code, _ in ended] == [0] * 8
     folders = list((tmp_path / "results").iterdir())
@@ -71,23 +71,23 @@ def test_eight_runs_at_one_gateway_do_not_get_in_each_others_way(
     for folder in folders:
         turns = cb.load(folder).turns
         assert (statuses(turns), set(turns["attempts"])) == ({"ok": 60}, {1})
-    assert world.ledger.billed == 8 * 60
-    assert no_history_crosses(world.ledger.entries) == 8 * 60
+    assert provider.ledger.billed == 8 * 60
+    assert no_history_crosses(provider.ledger.entries) == 8 * 60
 
 
 def test_eight_readers_beside_a_writer_see_a_run_and_leave_it_alone(
     tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=300, latency_s=0.2)
+    provider = prepare(tmp_path, simulator, dialogues=300, latency_s=0.2)
     writer = start("run", "d.jsonl", "-o", "out")
-    wait_until(lambda: world.ledger.requests > 30)
+    wait_until(lambda: provider.ledger.requests > 30)
     commands = [("table", "out"), ("show", "out"), ("report", "out"), ("table", "out", "--wide", "reply")]
     readers = [start(*command) for command in commands * 2]
     assert writer.poll() is None, "the run ended before the readers began"
     assert [code for code, _ in ends(readers)] == [0] * 8
     assert [code for code, _ in ends([writer])] == [0]
     turns = cb.load(tmp_path / "out").turns
-    assert (statuses(turns), set(turns["attempts"]), world.ledger.billed) == ({"ok": 900}, {1}, 900)
+    assert (statuses(turns), set(turns["attempts"]), provider.ledger.billed) == ({"ok": 900}, {1}, 900)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold a process to a size of its data")
@@ -99,27 +99,27 @@ def test_400_mb_of_memory_are_enough(dialogues: int, reply_chars: int, tmp_path:
             reply = f"{number} ".ljust(reply_chars, "x")
             file.write(f'{{"turns": [{{"user": "question {number}", "assistant": "{reply}"}}]}}\n')
     script = Script.load(tmp_path / "d.jsonl")
-    world = World(script=script, latency_s=0.02, ledger=Ledger(history=False, keep=False))
-    (tmp_path / "convbatch.toml").write_text(config_for(simulator(world).url, models=MODELS))
+    provider = Provider(script=script, latency_s=0.02, ledger=Ledger(history=False, keep=False))
+    (tmp_path / "convbatch.toml").write_text(config_for(simulator(provider).url, models=MODELS))
     cb_ = f'"{sys.executable}" -m convbatch'
     steps = f"ulimit -d 409600; {cb_} run d.jsonl -o out -j 64 && {cb_} resume out && {cb_} report out"
     done = subprocess.run(
         ["bash", "-c", steps], cwd=tmp_path, env=environment(), capture_output=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
-    assert world.ledger.billed == dialogues
+    assert provider.ledger.billed == dialogues
 
 
 def test_64_open_files_are_enough_or_it_is_said_how_many_are_needed(
     tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
     """Readers do with far fewer; a run says before it begins what its connections need."""
-    world = prepare(tmp_path, simulator, dialogues=4, latency_s=0)
+    provider = prepare(tmp_path, simulator, dialogues=4, latency_s=0)
     assert command("run", "d.jsonl", "-o", "out").code == 0
-    asked = world.ledger.requests
+    asked = provider.ledger.requests
     steps = 'ulimit -n 64; for a in "run d.jsonl -j 64 -o no" "table out" "show out" "report out"; do cb $a; done'
     line = f'cb() {{ "{sys.executable}" -m convbatch "$@" >/dev/null; echo $?; }}; {steps}'
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, check=False)
     assert done.stdout.split() == [b"2", b"0", b"0", b"0"]
     assert b"need 128 open files; this process may open 64\n  hint: lower -j" in done.stderr
-    assert (world.ledger.requests, (tmp_path / "no").exists()) == (asked, False)
+    assert (provider.ledger.requests, (tmp_path / "no").exists()) == (asked, False)

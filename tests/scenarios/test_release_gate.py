@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import convbatch as package
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Finished, environment
@@ -107,12 +107,12 @@ Play = Callable[[str, Path], Server]
 
 
 @pytest.fixture
-def next_version(tmp_path: Path, simulator: Callable[[World], Server]) -> Play:
+def next_version(tmp_path: Path, simulator: Callable[[Provider], Server]) -> Play:
     """`my-model-next` at `google`, played by a simulated model; and its dataset."""
 
     def start(model: str, dataset: Path) -> Server:
         shutil.copy(dataset, tmp_path / "my.jsonl")
-        server = simulator(World(script=Script.load(tmp_path / "my.jsonl"), aliases={"my-model-next": model}))
+        server = simulator(Provider(script=Script.load(tmp_path / "my.jsonl"), aliases={"my-model-next": model}))
         (tmp_path / "convbatch.toml").write_text(CONFIG.format(url=server.url))
         return server
 
@@ -139,7 +139,7 @@ def test_two_hundred_played_dialogues_of_the_drifting_model_are_a_regression_wit
     spoiled = {(row["dialogue"], row["turn"]) for row in rows if row["checks_failed"]}
     assert {(flip.dialogue, flip.turn) for flip in told.flips} == spoiled
     assert {flip.change for flip in told.flips} == {"harmful"}
-    first = told.judged[0].measured
+    first = told.judged[0].result
     assert (first.b, first.c) == (len({dialogue for dialogue, _ in spoiled}), 0)
     assert MANY / 5 < first.worse < MANY / 2
 
@@ -162,7 +162,7 @@ def test_the_shell_recipe_lets_pass_and_blocks_by_exit_code_alone(
     done = bash(recipe())
     assert done.code == code, done.err
     assert done.out.splitlines()[-1].startswith(said)
-    assert len(server.world.ledger.entries) == 2 * MANY
+    assert len(server.provider.ledger.entries) == 2 * MANY
     assert json.loads((tmp_path / "compare.json").read_text())["exit_code"] == code
     assert {"compare.md", "compare.xml"} <= {path.name for path in tmp_path.iterdir()}
 

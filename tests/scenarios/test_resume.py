@@ -11,41 +11,41 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, wait_until, write_dataset
 from tests.support.ledger_laws import no_history_crosses, possibly_paid, statuses
 
-Simulators = Callable[[World], Server]
+Simulators = Callable[[Provider], Server]
 
 
 def prepare(
     folder: Path, simulator: Simulators, *, dialogues: int, turns: int, latency_s: float, wires: tuple[str, ...]
-) -> World:
+) -> Provider:
     dataset = write_dataset(folder / "d.jsonl", dialogues, turns)
-    world = World(script=Script.load(dataset), latency_s=latency_s)
-    url = simulator(world).url
+    provider = Provider(script=Script.load(dataset), latency_s=latency_s)
+    url = simulator(provider).url
     models = ", ".join(f'"sim-good@at-{wire}"' for wire in wires)
     (folder / "convbatch.toml").write_text(config_for(url, wires=wires, models=f"[run]\nmodels = [{models}]\n"))
-    return world
+    return provider
 
 
 def test_resume_of_a_finished_run_asks_nothing(tmp_path: Path, simulator: Simulators, convbatch: Command) -> None:
-    world = prepare(tmp_path, simulator, dialogues=4, turns=3, latency_s=0, wires=("gemini",))
+    provider = prepare(tmp_path, simulator, dialogues=4, turns=3, latency_s=0, wires=("gemini",))
     assert convbatch("run", "d.jsonl", "-o", "out").code == 0
-    asked = world.ledger.requests
+    asked = provider.ledger.requests
     done = convbatch("resume", "out")
-    assert (done.code, world.ledger.requests) == (0, asked)
+    assert (done.code, provider.ledger.requests) == (0, asked)
 
 
 def test_a_killed_run_goes_on_inside_its_dialogues(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=40, turns=4, latency_s=0.05, wires=("gemini", "openai"))
+    provider = prepare(tmp_path, simulator, dialogues=40, turns=4, latency_s=0.05, wires=("gemini", "openai"))
     victim = start("run", "d.jsonl", "-o", "out", "-j", "8")
-    wait_until(lambda: world.ledger.requests > 60)
-    in_flight = world.in_flight
+    wait_until(lambda: provider.ledger.requests > 60)
+    in_flight = provider.in_flight
     victim.kill()
     victim.communicate()
     assert in_flight > 0
@@ -57,35 +57,35 @@ def test_a_killed_run_goes_on_inside_its_dialogues(
     after = cb.load(tmp_path / "out").turns
     assert done.code == 0, done.err
     assert statuses(after) == {"ok": 320}
-    assert world.ledger.billed <= 320 + 16
-    assert possibly_paid(after) >= world.ledger.billed - 320
-    assert no_history_crosses(world.ledger.entries) == world.ledger.requests
+    assert provider.ledger.billed <= 320 + 16
+    assert possibly_paid(after) >= provider.ledger.billed - 320
+    assert no_history_crosses(provider.ledger.entries) == provider.ledger.requests
 
 
 @pytest.mark.slow
 def test_first_interrupt_finishes_what_is_in_flight(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=60, turns=3, latency_s=0.2, wires=("gemini",))
+    provider = prepare(tmp_path, simulator, dialogues=60, turns=3, latency_s=0.2, wires=("gemini",))
     victim = start("run", "d.jsonl", "-o", "out", "-j", "8")
-    wait_until(lambda: world.ledger.requests > 12)
+    wait_until(lambda: provider.ledger.requests > 12)
     victim.send_signal(signal.SIGINT)
     _, err = victim.communicate(timeout=20)
     turns = cb.load(tmp_path / "out").turns
     assert victim.returncode == 130
     assert b"convbatch resume out" in err
-    assert statuses(turns)["ok"] == world.ledger.billed
+    assert statuses(turns)["ok"] == provider.ledger.billed
     assert possibly_paid(turns) == 0
     assert convbatch("resume", "out").code == 0
-    assert world.ledger.billed == 180
+    assert provider.ledger.billed == 180
 
 
 def test_second_interrupt_abandons_and_says_possibly_paid(tmp_path: Path, simulator: Simulators, start: Start) -> None:
-    world = prepare(tmp_path, simulator, dialogues=20, turns=2, latency_s=20, wires=("gemini",))
+    provider = prepare(tmp_path, simulator, dialogues=20, turns=2, latency_s=20, wires=("gemini",))
     victim = start("run", "d.jsonl", "-o", "out", "-j", "16")
-    wait_until(lambda: world.in_flight > 0)
+    wait_until(lambda: provider.in_flight > 0)
     time.sleep(0.2)
-    asked = world.in_flight
+    asked = provider.in_flight
     victim.send_signal(signal.SIGINT)
     time.sleep(0.3)
     victim.send_signal(signal.SIGINT)
@@ -98,10 +98,10 @@ def test_second_interrupt_abandons_and_says_possibly_paid(tmp_path: Path, simula
 def test_a_second_process_is_refused_at_once(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=20, turns=2, latency_s=0.5, wires=("gemini",))
+    provider = prepare(tmp_path, simulator, dialogues=20, turns=2, latency_s=0.5, wires=("gemini",))
     first = start("run", "d.jsonl", "-o", "out", "-j", "2")
     try:
-        wait_until(lambda: world.ledger.requests > 0)
+        wait_until(lambda: provider.ledger.requests > 0)
         second = convbatch("resume", "out")
         assert second.code == 2
         assert "in use by another process" in second.err
@@ -115,16 +115,16 @@ def test_errors_are_reopened_by_resume_and_left_with_no_retry_errors(
 ) -> None:
     from convbatch.simulator.fault_script import FaultScript
 
-    world = prepare(tmp_path, simulator, dialogues=6, turns=3, latency_s=0, wires=("gemini",))
+    provider = prepare(tmp_path, simulator, dialogues=6, turns=3, latency_s=0, wires=("gemini",))
     broken = {"match": {"turn": 2}, "action": "error", "kind": "bad_request"}
-    world.faults = FaultScript.of([broken], source="test")
+    provider.faults = FaultScript.of([broken], source="test")
     assert convbatch("run", "d.jsonl", "-o", "out").code == 3
     assert statuses(cb.load(tmp_path / "out").turns) == {"ok": 6, "error": 6, "skipped": 6}
-    world.faults = FaultScript()
+    provider.faults = FaultScript()
     assert convbatch("resume", "out", "--no-retry-errors").code == 3
     assert convbatch("resume", "out").code == 0
     assert statuses(cb.load(tmp_path / "out").turns) == {"ok": 18}
-    assert world.ledger.billed == 18
+    assert provider.ledger.billed == 18
 
 
 if os.name != "posix":

@@ -24,14 +24,14 @@ import pytest
 
 import convbatch as cb
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, statuses
 
 pytestmark = pytest.mark.slow
-Simulators = Callable[[World], Server]
+Simulators = Callable[[Provider], Server]
 INT = signal.SIGINT
 PACKAGE = Path(cb.__file__).parent
 BURSTS = int(os.environ.get("KILLS", "60")) // 5
@@ -44,9 +44,9 @@ def prepare(
     dialogues: int = 4,
     faults: list[Mapping[str, Any]] | None = None,
     **world: Any,
-) -> World:
+) -> Provider:
     dataset = write_dataset(folder / "d.jsonl", dialogues, 2)
-    made = World(script=Script.load(dataset), faults=FaultScript.of(faults or []), **world)
+    made = Provider(script=Script.load(dataset), faults=FaultScript.of(faults or []), **world)
     models = '[run]\nmodels = ["sim-good@at-gemini"]\n'
     (folder / "convbatch.toml").write_text(config_for(simulator(made).url, models=models))
     return made
@@ -68,14 +68,14 @@ def test_bursts_of_ctrl_c_at_any_moment_lose_nothing(
     tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
     """While it starts, while it runs, while it closes; one to three of them, milliseconds apart."""
-    world = prepare(tmp_path, simulator, dialogues=10 * BURSTS, latency_s=0.2)
+    provider = prepare(tmp_path, simulator, dialogues=10 * BURSTS, latency_s=0.2)
     chance = random.Random(4711)
     codes: list[int] = []
     for number in range(BURSTS):
-        begun, asked = (tmp_path / "out" / "run.json").exists(), world.ledger.requests
+        begun, asked = (tmp_path / "out" / "run.json").exists(), provider.ledger.requests
         process = start("resume", "out") if begun else start("run", "d.jsonl", "-o", "out")
         if number % 2 == 0:
-            wait_until(lambda asked=asked: world.ledger.requests > asked)
+            wait_until(lambda asked=asked: provider.ledger.requests > asked)
         time.sleep(chance.uniform(0, 0.5 if number % 2 == 0 else 1.0))
         for _ in range(chance.randint(1, 3)):
             process.send_signal(INT)
@@ -87,8 +87,8 @@ def test_bursts_of_ctrl_c_at_any_moment_lose_nothing(
     assert command("resume", "out", timeout=200).code == 0
     turns = cb.load(tmp_path / "out").turns
     assert statuses(turns) == {"ok": 20 * BURSTS}
-    every_bill_is_told(world.ledger.entries, turns)
-    assert no_history_crosses(world.ledger.entries) == len(world.ledger.entries)
+    every_bill_is_told(provider.ledger.entries, turns)
+    assert no_history_crosses(provider.ledger.entries) == len(provider.ledger.entries)
 
 
 def test_ctrl_c_while_libraries_are_loaded_ends_it_without_a_word(tmp_path: Path, start: Start) -> None:
@@ -104,9 +104,9 @@ def test_ctrl_c_while_libraries_are_loaded_ends_it_without_a_word(tmp_path: Path
 def test_the_third_ctrl_c_ends_it_as_any_program(
     gap_s: float, tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, latency_s=60)
+    provider = prepare(tmp_path, simulator, latency_s=60)
     process = start("run", "d.jsonl", "-o", "out")
-    wait_until(lambda: world.in_flight == 4)
+    wait_until(lambda: provider.in_flight == 4)
     for _ in range(3):
         process.send_signal(INT)
         time.sleep(gap_s)
@@ -127,9 +127,9 @@ WAITS: dict[str, Mapping[str, Any]] = {
 def test_whoever_only_waits_ends_at_once(
     number: signal.Signals, trouble: Mapping[str, Any], tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, faults=[trouble])
+    provider = prepare(tmp_path, simulator, faults=[trouble])
     process = start("run", "d.jsonl", "-o", "out", "--max-attempts", "50")
-    wait_until(lambda: world.ledger.requests >= 4 and world.in_flight == 0)
+    wait_until(lambda: provider.ledger.requests >= 4 and provider.in_flight == 0)
     time.sleep(0.3)
     process.send_signal(number)
     said = ended(process, within_s=3)
@@ -140,9 +140,9 @@ def test_whoever_only_waits_ends_at_once(
 
 
 def test_a_polite_end_takes_25_seconds_at_most(tmp_path: Path, simulator: Simulators, start: Start) -> None:
-    world = prepare(tmp_path, simulator, latency_s=60)
+    provider = prepare(tmp_path, simulator, latency_s=60)
     process = start("run", "d.jsonl", "-o", "out")
-    wait_until(lambda: world.in_flight == 4)
+    wait_until(lambda: provider.in_flight == 4)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     ended(process, within_s=40)
@@ -159,29 +159,29 @@ def suspended(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def test_a_suspended_run_goes_on_as_if_nothing_had_been(tmp_path: Path, simulator: Simulators, start: Start) -> None:
-    world = prepare(tmp_path, simulator, dialogues=60, latency_s=0.2)
+    provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.2)
     process = start("run", "d.jsonl", "-o", "out")
-    wait_until(lambda: world.ledger.requests > 30)
+    wait_until(lambda: provider.ledger.requests > 30)
     suspended(process, 3)
     ended(process, within_s=20)
     assert process.returncode == 0
     turns = cb.load(tmp_path / "out").turns
-    assert (statuses(turns), set(turns["attempts"]), world.ledger.billed) == ({"ok": 120}, {1}, 120)
+    assert (statuses(turns), set(turns["attempts"]), provider.ledger.billed) == ({"ok": 120}, {1}, 120)
 
 
 def test_replies_a_suspended_run_gave_up_waiting_for_are_told_as_possibly_paid(
     tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
-    world = prepare(tmp_path, simulator, dialogues=60, latency_s=0.3)
+    provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.3)
     process = start("run", "d.jsonl", "-o", "out", "--attempt-timeout", "1s")
-    wait_until(lambda: world.ledger.requests > 30)
+    wait_until(lambda: provider.ledger.requests > 30)
     suspended(process, 2.5)
     ended(process, within_s=90)  # so many timeouts at once look like a dead gateway: the next probe leaves after 30 s
     assert process.returncode in (0, 3)
-    every_bill_is_told(world.ledger.entries, cb.load(tmp_path / "out").turns)
+    every_bill_is_told(provider.ledger.entries, cb.load(tmp_path / "out").turns)
     assert command("resume", "out").code == 0
     turns = cb.load(tmp_path / "out").turns
-    every_bill_is_told(world.ledger.entries, turns)
+    every_bill_is_told(provider.ledger.entries, turns)
     assert statuses(turns) == {"ok": 120}
 
 
@@ -223,11 +223,11 @@ class Terminal:
 
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_in_a_terminal_stops_under_its_progress_bar(presses: int, tmp_path: Path, simulator: Simulators) -> None:
-    world = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5 if presses == 1 else 20)
+    provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5 if presses == 1 else 20)
     terminal = Terminal(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "8")
-    wait_until(lambda: world.in_flight >= 4 and b"turn/s" in terminal.look())
+    wait_until(lambda: provider.in_flight >= 4 and b"turn/s" in terminal.look())
     time.sleep(0.1)
-    in_flight = world.in_flight
+    in_flight = provider.in_flight
     for _ in range(presses):
         os.write(terminal.ours, b"\x03")
         time.sleep(0.2)
@@ -240,12 +240,12 @@ def test_ctrl_c_in_a_terminal_stops_under_its_progress_bar(presses: int, tmp_pat
 
 
 def test_a_terminal_that_is_closed_ends_the_run_in_good_order(tmp_path: Path, simulator: Simulators) -> None:
-    world = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5)
+    provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5)
     terminal = Terminal(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "8")
-    wait_until(lambda: world.ledger.requests > 16)
+    wait_until(lambda: provider.ledger.requests > 16)
     os.close(terminal.ours)
     assert terminal.process.wait(timeout=20) == 130
     assert state(tmp_path) == "interrupted"
     turns = cb.load(tmp_path / "out").turns
-    assert statuses(turns)["ok"] == world.ledger.billed > 16
+    assert statuses(turns)["ok"] == provider.ledger.billed > 16
     assert possibly_paid(turns) == 0

@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.checks.llm_rubric import Exchange, Question, Scene, finding, question
-from convbatch.checks.safe_regex import CannotJudge
-from convbatch.journal.records import Scan, decode_line
+from convbatch.checks.llm_rubric import Question, Scene, SceneTurn, finding, question
+from convbatch.checks.safe_regex import CheckError
+from convbatch.journal.records import JournalScan, decode_line
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Finished, config_for, environment
 from tests.engine.test_tls import OURS
@@ -45,7 +45,7 @@ HOSTILE = (
 
 @given(TEXT, TEXT, TEXT, TEXT, TEXT)
 def test_whatever_was_said_stays_in_its_string(rubric: str, system: str, user: str, reply: str, reference: str) -> None:
-    asked = question(rubric, Scene(system, [Exchange(user, None)], reply, reference))
+    asked = question(rubric, Scene(system, [SceneTurn(user, None)], reply, reference))
     asked.text.encode()
     read = json.loads(asked.text)
     assert read["id"] == asked.id
@@ -58,12 +58,12 @@ def test_another_word_anywhere_is_another_question(words: list[str], at: int, ot
     changed = [*words[:at], other, *words[at + 1 :]]
 
     def digest(rubric: str, user: str, reply: str, reference: str) -> str:
-        return question(rubric, Scene(None, [Exchange(user, None)], reply, reference)).digest
+        return question(rubric, Scene(None, [SceneTurn(user, None)], reply, reference)).digest
 
     assert (digest(*words) == digest(*changed)) == (words == changed)
 
 
-ASKED = question("is polite", Scene(None, [Exchange("hi", None)], "hello", None))
+ASKED = question("is polite", Scene(None, [SceneTurn("hi", None)], "hello", None))
 
 
 def answer(**plain: Any) -> str:
@@ -110,13 +110,13 @@ def test_an_answer_is_the_last_object_with_the_id_of_its_question(said: str, hol
     ],
 )
 def test_anything_else_is_no_opinion(said: str, why: str) -> None:
-    with pytest.raises(CannotJudge, match=why):
+    with pytest.raises(CheckError, match=why):
         finding(said, ASKED)
 
 
 @given(TEXT.map(lambda text: text.replace(ASKED.id, "")))
 def test_no_text_without_the_id_is_an_opinion(said: str) -> None:
-    with pytest.raises(CannotJudge):
+    with pytest.raises(CheckError):
         finding(said, ASKED)
 
 
@@ -141,11 +141,13 @@ PRICED = 'input = 1\noutput = 2\ncurrency = "USD"'
 class Lab:
     """A folder with a dataset, a config, and a gateway on loopback that plays models and judges."""
 
-    def __init__(self, path: Path, world: World, simulator: Callable[[World], Server], command: Command) -> None:
+    def __init__(
+        self, path: Path, provider: Provider, simulator: Callable[[Provider], Server], command: Command
+    ) -> None:
         self.path = path
-        self.world = world
+        self.provider = provider
         self.command = command
-        url = simulator(world).url
+        url = simulator(provider).url
         limited = '[gateways.at-{0}.models."sim-judge".settings]\nmax_output_tokens = 200\n'
         tables = "".join(f'{limited.format(wire)}[prices.at-{wire}."*"]\n{PRICED}\n' for wire in ("gemini", "openai"))
         (path / "convbatch.toml").write_text(config_for(url, wires=("gemini", "openai"), models=tables))
@@ -168,19 +170,19 @@ class Lab:
         return cb.load(self.path / "r")
 
     def asked(self, model: str = "sim-judge") -> int:
-        return sum(entry.model == model for entry in self.world.ledger.entries)
+        return sum(entry.model == model for entry in self.provider.ledger.entries)
 
     def cost(self, model: str) -> Decimal:
-        billed = [entry for entry in self.world.ledger.entries if entry.billed and entry.model == model]
+        billed = [entry for entry in self.provider.ledger.entries if entry.billed and entry.model == model]
         return sum((Decimal((e.input_tokens or 0) + 2 * (e.output_tokens or 0)) for e in billed), Decimal(0)) / 10**6
 
 
 @pytest.fixture
-def lab(tmp_path: Path, simulator: Callable[[World], Server], convbatch: Command) -> Callable[..., Lab]:
+def lab(tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command) -> Callable[..., Lab]:
     def make(script: list[Plain] = DIALOGUES, **more: Any) -> Lab:
         from convbatch.simulator.replies import Script
 
-        made = Lab(tmp_path, World(script=Script.of(script), **more), simulator, convbatch)
+        made = Lab(tmp_path, Provider(script=Script.of(script), **more), simulator, convbatch)
         made.write(script)
         return made
 
@@ -231,7 +233,7 @@ def test_the_judge_is_shown_what_the_model_had_before_it(lab: Callable[..., Lab]
     here = lab()
     here.run()
     here.check()
-    entries = [entry for entry in here.world.ledger.entries if entry.model == "sim-judge"]
+    entries = [entry for entry in here.provider.ledger.entries if entry.model == "sim-judge"]
     shown = [json.loads((entry.history or [])[-1][1]) for entry in entries]
     second = next(one for one in shown if one.get("reply") == "Forty-one.")
     assert second["system"] == "Be brief."
@@ -290,7 +292,7 @@ def test_an_empty_or_blocked_reply_is_shown_as_nothing_said(lab: Callable[..., L
     here.run(model="sim-safety@at-gemini")
     here.check()
     assert list(here.loaded.turns["status"]) == ["blocked"]
-    shown = [json.loads(e.history[-1][1]) for e in here.world.ledger.entries if e.model == "sim-judge" and e.history]
+    shown = [json.loads(e.history[-1][1]) for e in here.provider.ledger.entries if e.model == "sim-judge" and e.history]
     assert [one["reply"] for one in shown] == [""]
     assert list(here.loaded.verdicts["passed"]) == [False]
 
@@ -299,7 +301,7 @@ def test_in_script_history_the_judge_sees_the_scripted_words_before_a_turn(lab: 
     here = lab()
     here.run("--history", "script", model="sim-echo@at-gemini")
     here.check()
-    shown = [json.loads(e.history[-1][1]) for e in here.world.ledger.entries if e.model == "sim-judge" and e.history]
+    shown = [json.loads(e.history[-1][1]) for e in here.provider.ledger.entries if e.model == "sim-judge" and e.history]
     second = next(one for one in shown if one.get("reply") == "Minus one?")
     assert second["conversation"][0]["assistant"] == "It is forty-two."
     assert second["reference"] == "Forty-one."
@@ -375,7 +377,7 @@ def test_no_more_of_its_calls_are_in_flight_than_asked(lab: Callable[..., Lab]) 
     here = lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)], latency_s=0.03)
     here.run("-j", "1")
     here.check("-j", "2")
-    judged = [entry.in_flight for entry in here.world.ledger.entries if entry.model == "sim-judge"]
+    judged = [entry.in_flight for entry in here.provider.ledger.entries if entry.model == "sim-judge"]
     assert len(judged) == 12
     assert max(judged) == 2
 
@@ -504,11 +506,11 @@ def test_python_keeps_its_tables_when_the_judge_is_lost(lab: Callable[..., Lab],
 def test_a_certificate_lost_before_anything_is_sent_is_exit_2(lab: Callable[..., Lab]) -> None:
     judge = Unreachable(lab, lost=False)
     assert judge.lab.run().code == 0
-    asked = len(judge.lab.world.ledger.entries)
+    asked = len(judge.lab.provider.ledger.entries)
     judge.ca_file.unlink()
     done = judge.lab.check()
     assert (done.code, "ca_file cannot be read" in done.err) == (2, True)
-    assert len(judge.lab.world.ledger.entries) == asked
+    assert len(judge.lab.provider.ledger.entries) == asked
 
 
 async def test_python_takes_a_judge_too(lab: Callable[..., Lab]) -> None:
@@ -548,11 +550,11 @@ def test_a_judge_that_cannot_be_asked_is_said_before_anything_is_sent(
 ) -> None:
     here = lab()
     here.run()
-    sent = len(here.world.ledger.entries)
+    sent = len(here.provider.ledger.entries)
     done = here(*args)
     assert done.code == 2, done.err
     assert all(word in done.err for word in words), done.err
-    assert len(here.world.ledger.entries) == sent
+    assert len(here.provider.ledger.entries) == sent
     assert here.loaded.meta["judges"] == []
 
 
@@ -560,7 +562,7 @@ def test_the_journal_says_whose_question_it_was(lab: Callable[..., Lab]) -> None
     here = lab()
     here.run()
     here.check()
-    records = [decode_line(line.raw) for line in Scan(here.loaded.folder.segments()).lines()]
+    records = [decode_line(line.raw) for line in JournalScan(here.loaded.folder.segments()).lines()]
     judged = [record for record in records if record.get("role") == "judge" and record["kind"] != "stop"]
     assert {record["kind"] for record in judged} == {"intent", "outcome", "turn"}
     assert {(record["target"], record["of"]) for record in judged} == {("sim-judge@at-openai", "sim-good@at-gemini")}

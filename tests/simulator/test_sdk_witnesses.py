@@ -12,7 +12,7 @@ from google.genai import errors, types
 from google.genai.chats import Chat
 from openai.types.chat import ChatCompletionMessageParam
 
-from convbatch.simulator import FaultScript, Limits, Script, Server, World, serve_in_thread
+from convbatch.simulator import FaultScript, Provider, Script, Server, ServerLimits, serve_in_thread
 
 DATES = {
     "id": "dates",
@@ -30,8 +30,8 @@ ASKED = [str(turn["user"]) for turn in DATES["turns"] if isinstance(turn, dict)]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    world = World(script=Script.of([DATES]), keys={GOOD, LIMITED}, latency_s=0.0)
-    with serve_in_thread(world) as server:
+    provider = Provider(script=Script.of([DATES]), keys={GOOD, LIMITED}, latency_s=0.0)
+    with serve_in_thread(provider) as server:
         yield server
 
 
@@ -295,18 +295,18 @@ def test_openai_sdk_raises_on_429_and_obeys_the_hint(server: Server, clients: Cl
 
 @contextmanager
 def faults(server: Server, *rules: dict[str, object]) -> Generator[None]:
-    server.world.faults = FaultScript.of(rules)
+    server.provider.faults = FaultScript.of(rules)
     try:
         yield
     finally:
-        server.world.faults = FaultScript()
+        server.provider.faults = FaultScript()
 
 
 @contextmanager
 def under_limit(server: Server) -> Generator[None]:
     """Two requests in 0.3 s."""
-    server.world.set_limits(Limits(rpm=2, window_s=0.3))
+    server.provider.set_limits(ServerLimits(rpm=2, window_s=0.3))
     try:
         yield
     finally:
-        server.world.set_limits(None)
+        server.provider.set_limits(None)

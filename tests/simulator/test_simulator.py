@@ -32,19 +32,26 @@ from convbatch.simulator import (
     FaultError,
     FaultScript,
     Ledger,
-    Limits,
+    Provider,
     Request,
     Script,
     ScriptError,
     Server,
-    World,
+    ServerLimits,
     busiest_window,
     key_hash,
     read_ledger,
     serve_in_thread,
 )
 from convbatch.simulator.fault_script import ACTIONS, BODY_KINDS, REPLY_KINDS, USAGE_KINDS
-from convbatch.simulator.limits import Counter, FixedWindow, Gatekeeper, QuantisedWindow, SlidingWindow, TokenBucket
+from convbatch.simulator.limits import (
+    FixedWindow,
+    Gatekeeper,
+    LimitCounter,
+    QuantisedWindow,
+    SlidingWindow,
+    TokenBucket,
+)
 from convbatch.simulator.replies import count_tokens, cut_to_tokens, history_sha
 
 ROOT = Path(__file__).parents[2]
@@ -77,9 +84,9 @@ def request(
     return Request.of("POST", f"http://any{target}", headers or {}, content)
 
 
-def play(world: World, asked: Request, now: float = 0.0) -> Answer:
+def play(provider: Provider, asked: Request, now: float = 0.0) -> Answer:
     """Have a request answered and its answer delivered."""
-    answer = world.handle(asked, now)
+    answer = provider.handle(asked, now)
     answer.delivered(now)
     return answer
 
@@ -88,8 +95,8 @@ def plain(answer: Answer) -> Any:
     return json.loads(answer.content)
 
 
-def say(world: World, *texts: str, model: str = "sim-good", **config: Any) -> str:
-    reply = plain(play(world, request(gemini_body(*texts, **config), model=model)))
+def say(provider: Provider, *texts: str, model: str = "sim-good", **config: Any) -> str:
+    reply = plain(play(provider, request(gemini_body(*texts, **config), model=model)))
     return "".join(part.get("text", "") for part in reply["candidates"][0]["content"].get("parts", []))
 
 
@@ -113,14 +120,14 @@ DIALOGUES = [
 )
 def test_answers_depend_on_seed_model_and_history_alone(seed: int, texts: list[str]) -> None:
     asked = [request(gemini_body(*texts), model=model) for model in ("sim-good", "sim-drift", "sim-think")]
-    used, fresh = World(seed=seed), World(seed=seed)
+    used, fresh = Provider(seed=seed), Provider(seed=seed)
     play(used, request(gemini_body("something else before")))
 
     assert [play(used, r).content for r in asked] == [play(fresh, r).content for r in asked]
 
 
 def test_another_seed_gives_other_reply_ids() -> None:
-    ids = {plain(play(World(seed=seed), request(gemini_body("hi"))))["responseId"] for seed in range(5)}
+    ids = {plain(play(Provider(seed=seed), request(gemini_body("hi"))))["responseId"] for seed in range(5)}
 
     assert len(ids) == 5
 
@@ -138,18 +145,18 @@ def test_histories_share_a_digest_only_when_they_are_equal(
 
 
 def test_a_crossed_history_shows_in_the_next_reply() -> None:
-    world = World()
+    provider = Provider()
 
-    assert say(world, "hi", "my own words", "and now?") != say(world, "hi", "another's words", "and now?")
+    assert say(provider, "hi", "my own words", "and now?") != say(provider, "hi", "another's words", "and now?")
 
 
 def test_scripted_replies_are_found_whatever_the_model_said_before(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(DIALOGUES[0]).encode() + b"\r\n\r\n"))
-    world = World(script=Script.load(path))
+    provider = Provider(script=Script.load(path))
 
     replies = [
-        plain(play(world, request(gemini_body(*texts, system="Be brief."))))["candidates"][0]["content"]["parts"][0]
+        plain(play(provider, request(gemini_body(*texts, system="Be brief."))))["candidates"][0]["content"]["parts"][0]
         for texts in (["one"], ["one", "whatever", "two"], ["one", "x", "two", "y", "three"])
     ]
 
@@ -174,10 +181,10 @@ def test_a_line_that_is_no_dialogue_is_named(tmp_path: Path, line: str) -> None:
 def test_drift_spoils_about_one_dialogue_in_three_and_nothing_else() -> None:
     turns = [f"Question {n}: 今天是几号?" for n in range(600)]
     script = Script.of([{"turns": [{"user": turn, "assistant": f"It is day {n}."}]} for n, turn in enumerate(turns)])
-    world, again, other = World(script=script), World(script=script), World(script=script, seed=1)
+    provider, again, other = Provider(script=script), Provider(script=script), Provider(script=script, seed=1)
 
-    good = [say(world, turn) for turn in turns]
-    drift = [say(world, turn, model="sim-drift") for turn in turns]
+    good = [say(provider, turn) for turn in turns]
+    drift = [say(provider, turn, model="sim-drift") for turn in turns]
     spoiled = [one != two for one, two in zip(good, drift, strict=True)]
 
     assert drift == [say(again, turn, model="sim-drift") for turn in turns]
@@ -190,14 +197,14 @@ def test_drift_spoils_about_one_dialogue_in_three_and_nothing_else() -> None:
 
 
 def test_drift_spoils_a_dialogue_for_good_and_sometimes_stops_short() -> None:
-    world = World()
+    provider = Provider()
     finishes: set[str] = set()
     for n in range(60):
         texts = [f"dialogue {n}", "reply", "second turn"]
-        first = say(world, texts[0]) != say(world, texts[0], model="sim-drift")
-        second = say(world, *texts) != say(world, *texts, model="sim-drift")
+        first = say(provider, texts[0]) != say(provider, texts[0], model="sim-drift")
+        second = say(provider, *texts) != say(provider, *texts, model="sim-drift")
         assert first is second
-        reply = plain(play(world, request(gemini_body(texts[0]), model="sim-drift")))
+        reply = plain(play(provider, request(gemini_body(texts[0]), model="sim-drift")))
         finishes.add(reply["candidates"][0]["finishReason"])
 
     assert finishes == {"STOP", "MAX_TOKENS"}
@@ -220,10 +227,10 @@ def test_tokens_are_counted_by_a_plain_rule(text: str, tokens: int) -> None:
 
 
 def test_limits_and_stops_are_kept() -> None:
-    world = World(script=Script.of([{"turns": [{"user": "count", "assistant": "one, two, three, four, five"}]}]))
+    provider = Provider(script=Script.of([{"turns": [{"user": "count", "assistant": "one, two, three, four, five"}]}]))
 
     def told(**config: Any) -> tuple[str, str, int]:
-        reply = plain(play(world, request(gemini_body("count", **config))))
+        reply = plain(play(provider, request(gemini_body("count", **config))))
         candidate = reply["candidates"][0]
         usage = reply["usageMetadata"]
         assert usage["totalTokenCount"] == usage["promptTokenCount"] + usage.get("candidatesTokenCount", 0)
@@ -237,7 +244,7 @@ def test_limits_and_stops_are_kept() -> None:
 
 
 def test_thoughts_eat_the_limit_before_the_text_does() -> None:
-    reply = plain(play(World(), request(gemini_body("hi", maxOutputTokens=5), model="sim-think")))
+    reply = plain(play(Provider(), request(gemini_body("hi", maxOutputTokens=5), model="sim-think")))
 
     assert reply["candidates"][0]["content"] == {"role": "model"}
     assert reply["candidates"][0]["finishReason"] == "MAX_TOKENS"
@@ -248,32 +255,32 @@ def test_thoughts_eat_the_limit_before_the_text_does() -> None:
 def test_thinking_can_be_switched_off() -> None:
     body = gemini_body("hi", thinkingConfig={"thinkingBudget": 0, "includeThoughts": True})
 
-    assert "thoughtsTokenCount" not in plain(play(World(), request(body, model="sim-think")))["usageMetadata"]
+    assert "thoughtsTokenCount" not in plain(play(Provider(), request(body, model="sim-think")))["usageMetadata"]
 
 
 def test_the_seed_model_answers_exactly_the_recorded_body() -> None:
     recorded = json.loads((ROOT / "tests/bodies/gemini/ok_seed_dmxapi.json").read_bytes())
 
-    assert plain(play(World(), request(gemini_body("明天是几号"), model="sim-seed"))) == recorded
+    assert plain(play(Provider(), request(gemini_body("明天是几号"), model="sim-seed"))) == recorded
 
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
-@pytest.mark.parametrize("model", World().actor.models)
+@pytest.mark.parametrize("model", Provider().actor.models)
 def test_streamed_and_whole_replies_say_the_same(wire: str, model: str) -> None:
-    world = World()
+    provider = Provider()
     texts = ("你好, tell me more", "ok", "a bit longer, please: 明天是几号")
     if wire == "gemini":
-        whole = plain(play(world, request(gemini_body(*texts), model=model)))
+        whole = plain(play(provider, request(gemini_body(*texts), model=model)))
         url = f"/v1beta/models/{model}:streamGenerateContent"
-        events = sse(play(world, request(gemini_body(*texts), url=f"{url}?alt=sse")))
-        array = plain(play(world, request(gemini_body(*texts), url=url)))
+        events = sse(play(provider, request(gemini_body(*texts), url=f"{url}?alt=sse")))
+        array = plain(play(provider, request(gemini_body(*texts), url=url)))
         assert array == events
         said = [gemini_text(reply) for reply in ([whole], events)]
         usages = [whole["usageMetadata"], events[-1]["usageMetadata"]]
     else:
-        whole = plain(play(world, request(openai_body(*texts, model=model), wire=wire)))
+        whole = plain(play(provider, request(openai_body(*texts, model=model), wire=wire)))
         body = openai_body(*texts, model=model, stream=True, stream_options={"include_usage": True})
-        events = sse(play(world, request(body, wire=wire)))
+        events = sse(play(provider, request(body, wire=wire)))
         deltas = [choice["delta"] for event in events for choice in event["choices"]]
         said = [whole["choices"][0]["message"]["content"], "".join(delta.get("content") or "" for delta in deltas)]
         usages = [whole["usage"], events[-1]["usage"]]
@@ -295,7 +302,7 @@ def gemini_text(replies: list[Any]) -> str:
 
 
 def test_openai_stream_without_include_usage_has_none() -> None:
-    events = sse(play(World(), request(openai_body("hi", stream=True), wire="openai")))
+    events = sse(play(Provider(), request(openai_body("hi", stream=True), wire="openai")))
 
     assert all("usage" not in event for event in events)
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
@@ -304,22 +311,22 @@ def test_openai_stream_without_include_usage_has_none() -> None:
 # --- signatures -----------------------------------------------------------------------------------------------------
 
 
-def signed_turn(world: World) -> dict[str, Any]:
-    return plain(play(world, request(gemini_body("hi"), model="sim-signed")))["candidates"][0]["content"]
+def signed_turn(provider: Provider) -> dict[str, Any]:
+    return plain(play(provider, request(gemini_body("hi"), model="sim-signed")))["candidates"][0]["content"]
 
 
-def replay(world: World, turn: dict[str, Any]) -> tuple[int | None, str]:
+def replay(provider: Provider, turn: dict[str, Any]) -> tuple[int | None, str]:
     body = gemini_body("hi", "-", "and?")
     body["contents"][1] = turn
-    answer = play(world, request(body, model="sim-signed"))
+    answer = play(provider, request(body, model="sim-signed"))
     return answer.status, plain(answer).get("error", {}).get("message", "")
 
 
 def test_a_signed_turn_replayed_unchanged_is_accepted_again_and_again() -> None:
-    world = World()
+    provider = Provider()
     contents = gemini_body("hi")["contents"]
     for _ in range(4):
-        answer = play(world, request({"contents": contents}, model="sim-signed"))
+        answer = play(provider, request({"contents": contents}, model="sim-signed"))
         assert answer.status == 200
         contents += [plain(answer)["candidates"][0]["content"], {"role": "user", "parts": [{"text": "next"}]}]
 
@@ -339,37 +346,39 @@ def test_a_signed_turn_replayed_unchanged_is_accepted_again_and_again() -> None:
     ids=["dropped", "text altered", "signature altered", "parts reordered", "moved to another part"],
 )
 def test_a_changed_signed_turn_is_refused(change: Callable[[dict[str, Any]], object], complaint: str) -> None:
-    world = World()
-    turn = signed_turn(world)
+    provider = Provider()
+    turn = signed_turn(provider)
     change(turn)
 
-    status, message = replay(world, turn)
+    status, message = replay(provider, turn)
 
     assert status == 400
     assert complaint in message
 
 
 def test_a_scripted_turn_needs_no_signature() -> None:
-    assert replay(World(), {"role": "model", "parts": [{"text": "as the script says"}]})[0] == 200
+    assert replay(Provider(), {"role": "model", "parts": [{"text": "as the script says"}]})[0] == 200
 
 
 def test_a_signed_turn_of_another_dialogue_is_refused() -> None:
-    world = World()
-    foreign = plain(play(world, request(gemini_body("hello"), model="sim-signed")))["candidates"][0]["content"]
+    provider = Provider()
+    foreign = plain(play(provider, request(gemini_body("hello"), model="sim-signed")))["candidates"][0]["content"]
 
-    assert replay(world, foreign)[0] == 400
+    assert replay(provider, foreign)[0] == 400
 
 
 def test_signatures_on_the_openai_wire_travel_in_extra_content() -> None:
-    world = World()
-    message = plain(play(world, request(openai_body("hi", model="sim-signed"), wire="openai")))["choices"][0]["message"]
+    provider = Provider()
+    message = plain(play(provider, request(openai_body("hi", model="sim-signed"), wire="openai")))["choices"][0][
+        "message"
+    ]
     user = {"role": "user", "content": "and?"}
     body = openai_body("hi", model="sim-signed")
     body["messages"] += [message, user]
     bare = {**body, "messages": [body["messages"][0], {"role": "assistant", "content": message["content"]}, user]}
 
-    assert play(world, request(body, wire="openai")).status == 200
-    assert play(world, request(bare, wire="openai")).status == 400
+    assert play(provider, request(body, wire="openai")).status == 200
+    assert play(provider, request(bare, wire="openai")).status == 400
 
 
 # --- strictness -----------------------------------------------------------------------------------------------------
@@ -432,7 +441,7 @@ OPENAI_REFUSED: dict[str, tuple[Any, str]] = {
 def test_google_words_refuse_what_google_refuses(name: str) -> None:
     body, words = GEMINI_REFUSED[name]
 
-    answer = play(World(), request(body))
+    answer = play(Provider(), request(body))
 
     assert (answer.status, plain(answer)["error"]["status"]) == (400, "INVALID_ARGUMENT")
     assert words in plain(answer)["error"]["message"]
@@ -442,7 +451,7 @@ def test_google_words_refuse_what_google_refuses(name: str) -> None:
 def test_openai_words_refuse_what_openai_refuses(name: str) -> None:
     body, words = OPENAI_REFUSED[name]
 
-    answer = play(World(), request(body, wire="openai"))
+    answer = play(Provider(), request(body, wire="openai"))
 
     assert (answer.status, plain(answer)["error"]["type"]) == (400, "invalid_request_error")
     assert words in plain(answer)["error"]["message"]
@@ -455,20 +464,20 @@ def test_google_reads_snake_case_too() -> None:
         "generation_config": {"max_output_tokens": 1, "response_schema": {"max_items": 1}, "seed": 7},
         "safety_settings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
     }
-    world = World()
+    provider = Provider()
 
-    assert plain(play(world, request(body)))["candidates"][0]["finishReason"] == "MAX_TOKENS"
-    assert world.ledger.entries[0].history == [["system", "S"], ["user", "hi"]]
+    assert plain(play(provider, request(body)))["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    assert provider.ledger.entries[0].history == [["system", "S"], ["user", "hi"]]
 
 
 def test_openai_reads_all_that_is_allowed() -> None:
     body = openai_body("hi", temperature=0, seed=1, stop="x", max_completion_tokens=9, response_format={"type": "text"})
     body["messages"][0]["content"] = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
     body["messages"].insert(0, {"role": "developer", "content": "D"})
-    world = World()
+    provider = Provider()
 
-    assert play(world, request(body, wire="openai")).status == 200
-    assert world.ledger.entries[0].history == [["system", "D"], ["user", "hi"]]
+    assert play(provider, request(body, wire="openai")).status == 200
+    assert provider.ledger.entries[0].history == [["system", "D"], ["user", "hi"]]
 
 
 @pytest.mark.parametrize(
@@ -485,19 +494,19 @@ def test_openai_reads_all_that_is_allowed() -> None:
     ],
 )
 def test_only_the_real_paths_are_served(url: str, status: int) -> None:
-    assert play(World(), request(gemini_body("hi"), url=url)).status == status
+    assert play(Provider(), request(gemini_body("hi"), url=url)).status == status
 
 
 def test_an_alias_plays_a_simulated_model() -> None:
-    world = World(aliases={"gemini-2.5-flash": "sim-echo"})
+    provider = Provider(aliases={"gemini-2.5-flash": "sim-echo"})
 
-    assert say(world, "hello", model="gemini-2.5-flash") == "hello"
+    assert say(provider, "hello", model="gemini-2.5-flash") == "hello"
     with pytest.raises(ValueError, match="no simulated model 'sim-x'; known: sim-good"):
-        World(aliases={"a": "sim-x"})
+        Provider(aliases={"a": "sim-x"})
 
 
 def test_an_error_of_an_array_stream_comes_in_an_array() -> None:
-    answer = play(World(), request({}, url="/v1beta/models/sim-good:streamGenerateContent"))
+    answer = play(Provider(), request({}, url="/v1beta/models/sim-good:streamGenerateContent"))
 
     assert plain(answer)[0]["error"]["code"] == 400
 
@@ -525,39 +534,43 @@ def test_keys_are_found_where_each_wire_puts_them(name: str) -> None:
     wire, query, headers, status = KEY_PLACES[name]
     body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
     url = PATHS[wire].format(model="sim-good") + query
-    world = World(keys={"k1"})
+    provider = Provider(keys={"k1"})
 
-    assert play(world, request(body, url=url, headers=headers)).status == status
-    assert world.ledger.entries[0].billed is (status == 200)
+    assert play(provider, request(body, url=url, headers=headers)).status == status
+    assert provider.ledger.entries[0].billed is (status == 200)
 
 
 def test_the_ledger_knows_keys_by_their_hash_only() -> None:
-    world = World()
-    play(world, request(gemini_body("hi"), headers={"x-goog-api-key": "sk-secret-1"}))
+    provider = Provider()
+    play(provider, request(gemini_body("hi"), headers={"x-goog-api-key": "sk-secret-1"}))
 
-    entry = world.ledger.entries[0]
+    entry = provider.ledger.entries[0]
     assert entry.key == key_hash("sk-secret-1")
     assert "sk-secret-1" not in repr(entry)
 
 
 def test_a_revoked_key_and_an_empty_balance_refuse() -> None:
-    world = World(keys={"k1", "k2"})
+    provider = Provider(keys={"k1", "k2"})
     asked = {key: request(gemini_body("hi"), headers={"x-goog-api-key": key}) for key in ("k1", "k2")}
-    world.set_balance("k2", 1)
+    provider.set_balance("k2", 1)
 
-    statuses = [play(world, asked["k1"]).status, play(world, asked["k2"]).status, play(world, asked["k2"]).status]
-    world.revoke("k1")
+    statuses = [
+        play(provider, asked["k1"]).status,
+        play(provider, asked["k2"]).status,
+        play(provider, asked["k2"]).status,
+    ]
+    provider.revoke("k1")
 
     assert statuses == [200, 200, 429]
-    assert plain(play(world, asked["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+    assert plain(play(provider, asked["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
 
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 def test_a_gateway_words_errors_in_one_shape(wire: str) -> None:
     bodies: dict[str, Any] = {"gemini": gemini_body("hi"), "openai": openai_body("hi", model="sim-nope")}
-    world = World(keys={"k1"}, gateway=True)
-    denied = play(world, request(bodies[wire], wire=wire))
-    missing = play(world, request(bodies[wire], wire=wire, model="sim-nope", headers={"authorization": "k1"}))
+    provider = Provider(keys={"k1"}, gateway=True)
+    denied = play(provider, request(bodies[wire], wire=wire))
+    missing = play(provider, request(bodies[wire], wire=wire, model="sim-nope", headers={"authorization": "k1"}))
 
     assert (denied.status, plain(denied)["error"]["type"]) == (401, "new_api_error")
     assert (missing.status, plain(missing)["error"]["code"]) == (503, "model_not_found")
@@ -566,7 +579,7 @@ def test_a_gateway_words_errors_in_one_shape(wire: str) -> None:
 
 # --- limits: pure laws ----------------------------------------------------------------------------------------------
 
-COUNTERS: dict[str, Callable[[int, float], Counter]] = {
+COUNTERS: dict[str, Callable[[int, float], LimitCounter]] = {
     "fixed": FixedWindow,
     "sliding": SlidingWindow,
     "bucket": TokenBucket,
@@ -575,7 +588,7 @@ COUNTERS: dict[str, Callable[[int, float], Counter]] = {
 STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 4)), min_size=1, max_size=60)
 
 
-def admitted(counter: Counter, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
+def admitted(counter: LimitCounter, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
     now, taken = 1000.0, list[tuple[float, int]]()
     for pause, amount in steps:
         now += pause
@@ -650,7 +663,7 @@ def test_asking_again_when_told_is_admitted(name: str, steps: list[tuple[float, 
 
 
 def test_a_refused_request_uses_nothing_up_and_pairs_are_counted_apart() -> None:
-    gate = Gatekeeper(Limits(rpm=2, tpm=100, rpd=3, window_s=60.0))
+    gate = Gatekeeper(ServerLimits(rpm=2, tpm=100, rpd=3, window_s=60.0))
 
     assert gate.admit("k", "m", 90, 0.0) is None
     refusal = gate.admit("k", "m", 20, 1.0)
@@ -668,18 +681,18 @@ def test_a_refused_request_uses_nothing_up_and_pairs_are_counted_apart() -> None
 @pytest.mark.parametrize("wrong", [{"rpm": 0}, {"model": "leaky"}, {"window_s": 0}])
 def test_a_limit_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)) if "model" not in wrong else "known: fixed, sliding"):
-        Limits(**wrong)
+        ServerLimits(**wrong)
 
 
 @pytest.mark.parametrize("model", ["fixed", "sliding", "bucket", "quantised"])
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 def test_a_429_hints_at_the_true_moment(model: Any, wire: str) -> None:
-    world = World(limits=Limits(rpm=3, model=model, window_s=6.0, quanta=3))
+    provider = Provider(limits=ServerLimits(rpm=3, model=model, window_s=6.0, quanta=3))
     asked = request(gemini_body("hi") if wire == "gemini" else openai_body("hi"), wire=wire)
-    now, answer = 100.1, play(world, asked, 100.1)
+    now, answer = 100.1, play(provider, asked, 100.1)
     while answer.status == 200:
         now += 0.25
-        answer = play(world, asked, now)
+        answer = play(provider, asked, now)
     error = plain(answer)["error"]
     if wire == "gemini":
         wait = float(error["details"][1]["retryDelay"].removesuffix("s"))
@@ -689,29 +702,29 @@ def test_a_429_hints_at_the_true_moment(model: Any, wire: str) -> None:
         assert error["code"] == "rate_limit_exceeded"
 
     assert 0 < wait <= 6.0
-    assert play(world, asked, now + wait * 0.98).status == 429
-    assert play(world, asked, now + wait).status == 200
+    assert play(provider, asked, now + wait * 0.98).status == 429
+    assert play(provider, asked, now + wait).status == 200
 
 
 def test_a_day_limit_names_the_day() -> None:
-    world = World(limits=Limits(rpd=1))
-    play(world, request(gemini_body("hi")))
+    provider = Provider(limits=ServerLimits(rpd=1))
+    play(provider, request(gemini_body("hi")))
 
-    error = plain(play(world, request(gemini_body("hi"))))["error"]
+    error = plain(play(provider, request(gemini_body("hi"))))["error"]
 
     assert "PerDay" in error["details"][0]["violations"][0]["quotaId"]
 
 
 def test_tokens_are_counted_as_each_wire_does() -> None:
     """Google counts the input, OpenAI also the output that is asked for."""
-    google, openai = (World(limits=Limits(tpm=40)) for _ in range(2))
+    google, openai = (Provider(limits=ServerLimits(tpm=40)) for _ in range(2))
 
     assert play(google, request(gemini_body("hi", maxOutputTokens=1000))).status == 200
     assert play(openai, request(openai_body("hi", max_tokens=1000), wire="openai")).status == 429
 
 
 def test_openai_replies_tell_what_is_left() -> None:
-    headers = play(World(limits=Limits(rpm=10)), request(openai_body("hi"), wire="openai")).headers
+    headers = play(Provider(limits=ServerLimits(rpm=10)), request(openai_body("hi"), wire="openai")).headers
 
     assert headers["x-ratelimit-limit-requests"] == "10"
     assert headers["x-ratelimit-remaining-requests"] == "9"
@@ -721,13 +734,13 @@ def test_openai_replies_tell_what_is_left() -> None:
 # --- the fault script -----------------------------------------------------------------------------------------------
 
 
-def faulty(*rules: dict[str, Any], **world: Any) -> World:
-    return World(faults=FaultScript.of(rules), **world)
+def faulty(*rules: dict[str, Any], **world: Any) -> Provider:
+    return Provider(faults=FaultScript.of(rules), **world)
 
 
-def struck(world: World, *asked: Request, at: Callable[[int], float] = float) -> list[int]:
+def struck(provider: Provider, *asked: Request, at: Callable[[int], float] = float) -> list[int]:
     """Numbers, from 1, of the requests that met a fault."""
-    return [n for n, one in enumerate(asked, 1) if play(world, one, at(n)).status != 200]
+    return [n for n, one in enumerate(asked, 1) if play(provider, one, at(n)).status != 200]
 
 
 MATCHED: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -768,17 +781,17 @@ def test_a_rule_strikes_where_its_matchers_say(name: str) -> None:
 
 def test_attempts_are_counted_by_history() -> None:
     one, two = (request(gemini_body(text)) for text in ("one", "two"))
-    world = faulty({"match": {"attempt": 1}, "action": "error"})
+    provider = faulty({"match": {"attempt": 1}, "action": "error"})
 
-    assert struck(world, one, two, one, two, one) == [1, 2]
+    assert struck(provider, one, two, one, two, one) == [1, 2]
 
 
 def test_chance_does_not_depend_on_the_order_of_arrival() -> None:
     asked = {f"text {n}": request(gemini_body(f"text {n}")) for n in range(200)}
 
     def met(names: list[str], seed: int = 0) -> set[str]:
-        world = faulty({"match": {"probability": 0.25}, "action": "error"}, seed=seed)
-        return {name for name in names if play(world, asked[name]).status != 200}
+        provider = faulty({"match": {"probability": 0.25}, "action": "error"}, seed=seed)
+        return {name for name in names if play(provider, asked[name]).status != 200}
 
     forward = met(list(asked))
     assert forward == met(list(reversed(asked)))
@@ -787,9 +800,9 @@ def test_chance_does_not_depend_on_the_order_of_arrival() -> None:
 
 
 def test_the_first_matching_rule_is_applied() -> None:
-    world = faulty({"match": {"nth": 1}, "action": "error", "status": 503}, {"action": "error", "status": 500})
+    provider = faulty({"match": {"nth": 1}, "action": "error", "status": 503}, {"action": "error", "status": 500})
 
-    assert [play(world, request(gemini_body("hi"))).status for _ in range(2)] == [503, 500]
+    assert [play(provider, request(gemini_body("hi"))).status for _ in range(2)] == [503, 500]
 
 
 WRONG_RULES: dict[str, tuple[Any, str]] = {
@@ -862,22 +875,22 @@ def date(headers: dict[str, str]) -> float:
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("hint", HINTS)
 def test_a_429_bears_its_hint_and_no_other(hint: str, wire: str) -> None:
-    world = faulty({"action": "rate-limit", "hint": hint, "seconds": 12.4})
+    provider = faulty({"action": "rate-limit", "hint": hint, "seconds": 12.4})
     body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
 
-    answer = play(world, request(body, wire=wire), 1000.0)
+    answer = play(provider, request(body, wire=wire), 1000.0)
 
     headers = {name: value for name, value in answer.headers.items() if name not in {"content-type", "x-request-id"}}
     assert answer.status == 429
     assert HINTS[hint](headers, plain(answer)["error"])
     assert ("PerDay" in answer.content.decode()) is (hint == "per-day" and wire == "gemini")
-    assert not world.ledger.entries[0].billed
+    assert not provider.ledger.entries[0].billed
 
 
 def test_a_flattened_429_keeps_the_delay_in_its_text_alone() -> None:
-    world = faulty({"action": "rate-limit", "seconds": 12.482, "shape": "gateway"})
+    provider = faulty({"action": "rate-limit", "seconds": 12.482, "shape": "gateway"})
 
-    answer = play(world, request(gemini_body("hi")))
+    answer = play(provider, request(gemini_body("hi")))
 
     error = plain(answer)["error"]
     assert (error["type"], error["code"]) == ("upstream_error", 429)
@@ -904,16 +917,16 @@ def text_parts(reply: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("kind", REPLY_KINDS)
 def test_a_reply_of_another_kind_is_billed_and_adds_up(kind: str) -> None:
-    world = faulty({"action": "reply", "kind": kind})
+    provider = faulty({"action": "reply", "kind": kind})
 
-    reply = plain(play(world, request(gemini_body("hi"), model="sim-think")))
+    reply = plain(play(provider, request(gemini_body("hi"), model="sim-think")))
 
     usage = reply["usageMetadata"]
     assert REPLIES[kind](reply)
-    assert world.ledger.entries[0].billed
+    assert provider.ledger.entries[0].billed
     parts = [usage.get(name, 0) for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")]
     assert sum(parts) == usage["totalTokenCount"]
-    assert world.ledger.entries[0].output_tokens == sum(parts[1:])
+    assert provider.ledger.entries[0].output_tokens == sum(parts[1:])
 
 
 USAGES: dict[str, Callable[[dict[str, Any] | None, int], object]] = {
@@ -930,11 +943,11 @@ USAGES: dict[str, Callable[[dict[str, Any] | None, int], object]] = {
 
 @pytest.mark.parametrize("kind", USAGE_KINDS)
 def test_broken_usage_is_broken_and_the_ledger_knows_better(kind: str) -> None:
-    world = faulty({"action": "usage", "kind": kind})
+    provider = faulty({"action": "usage", "kind": kind})
 
-    usage = plain(play(world, request(gemini_body("hi")))).get("usageMetadata")
+    usage = plain(play(provider, request(gemini_body("hi")))).get("usageMetadata")
 
-    entry = world.ledger.entries[0]
+    entry = provider.ledger.entries[0]
     true = (entry.input_tokens or 0) + (entry.output_tokens or 0)
     assert USAGES[kind](usage, true)
     assert true > 0
@@ -957,13 +970,13 @@ BROKEN: dict[str, Callable[[bytes], object]] = {
 
 @pytest.mark.parametrize("kind", BODY_KINDS)
 def test_a_broken_body_comes_with_200_and_is_billed(kind: str) -> None:
-    world = faulty({"action": "broken", "kind": kind})
+    provider = faulty({"action": "broken", "kind": kind})
 
-    answer = play(world, request(gemini_body("hi")))
+    answer = play(provider, request(gemini_body("hi")))
 
     assert answer.status == 200
     assert BROKEN[kind](answer.content)
-    assert (world.ledger.entries[0].billed, world.ledger.entries[0].delivered) == (True, True)
+    assert (provider.ledger.entries[0].billed, provider.ledger.entries[0].delivered) == (True, True)
 
 
 # --- on a raw socket ------------------------------------------------------------------------------------------------
@@ -1018,22 +1031,22 @@ def talk(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serve_in_thread(World()) as server:
+    with serve_in_thread(Provider()) as server:
         yield server
 
 
 def strike(server: Server, rule: dict[str, Any], **how: Any) -> tuple[Wire, Any]:
     """One request under one rule, and its ledger entry once that is closed."""
-    world = server.world
-    world.faults = FaultScript.of([rule])
-    world.ledger.entries.clear()
+    provider = server.provider
+    provider.faults = FaultScript.of([rule])
+    provider.ledger.entries.clear()
     wire = talk(server, **how)
     for _ in range(200):
-        if world.ledger.entries and world.ledger.entries[0].delivered is not None:
+        if provider.ledger.entries and provider.ledger.entries[0].delivered is not None:
             break
         time.sleep(0.005)
-    world.faults = FaultScript()
-    return wire, world.ledger.entries[0]
+    provider.faults = FaultScript()
+    return wire, provider.ledger.entries[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1046,7 +1059,7 @@ class Case:
     how: dict[str, Any] | None = None
 
 
-WHOLE = len(play(World(), request(gemini_body("hi"))).content)
+WHOLE = len(play(Provider(), request(gemini_body("hi"))).content)
 STREAM = "/v1beta/models/sim-good:streamGenerateContent?alt=sse"
 CASES: dict[str, Case] = {
     "none": Case(
@@ -1187,7 +1200,7 @@ def test_each_fault_does_on_the_socket_what_it_says(server: Server, name: str) -
     assert case.holds(wire), wire
     assert (entry.billed, entry.delivered) == (case.billed, case.delivered)
     assert entry.fault == (None if name == "none" else case.rule["action"])
-    assert server.world.in_flight == 0
+    assert server.provider.in_flight == 0
 
 
 def test_every_action_is_tried() -> None:
@@ -1217,10 +1230,10 @@ def test_a_refusing_server_refuses_connections_for_a_while(server: Server) -> No
 
 @pytest.mark.parametrize(("action", "words"), [("revoke-key", b"API_KEY_INVALID"), ("drain-balance", b"credits")])
 def test_a_key_can_be_lost_for_good(action: str, words: bytes) -> None:
-    world = faulty({"match": {"nth": 2}, "action": action})
+    provider = faulty({"match": {"nth": 2}, "action": action})
     asked = [request(gemini_body("hi"), headers={"authorization": key}) for key in ("k1", "k1", "k1", "k2")]
 
-    answers = [play(world, one) for one in asked]
+    answers = [play(provider, one) for one in asked]
 
     assert [answer.status == 200 for answer in answers] == [True, False, False, True]
     assert all(words in answer.content for answer in answers[1:3])
@@ -1248,7 +1261,7 @@ def test_a_client_that_leaves_is_billed_but_not_delivered(server: Server) -> Non
 
 
 def test_a_client_that_leaves_in_mid_request_is_on_record_and_not_billed(server: Server) -> None:
-    server.world.ledger.entries.clear()
+    server.provider.ledger.entries.clear()
     with socket.create_connection((server.host, server.port)) as connection:
         head = (
             f"POST {PATHS['gemini'].format(model='sim-good')} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
@@ -1256,20 +1269,20 @@ def test_a_client_that_leaves_in_mid_request_is_on_record_and_not_billed(server:
         connection.sendall(head.encode())
         time.sleep(0.05)
     for _ in range(200):
-        if server.world.ledger.entries:
+        if server.provider.ledger.entries:
             break
         time.sleep(0.005)
 
-    entry = server.world.ledger.entries[0]
+    entry = server.provider.ledger.entries[0]
     assert (entry.billed, entry.delivered, entry.turn) == (False, False, 0)
-    assert server.world.in_flight == 0
+    assert server.provider.in_flight == 0
 
 
 def test_an_entry_tells_the_whole_story() -> None:
-    world = World()
-    play(world, request(gemini_body("one", "first", "two", system="S"), headers={"authorization": "k"}), 5.0)
+    provider = Provider()
+    play(provider, request(gemini_body("one", "first", "two", system="S"), headers={"authorization": "k"}), 5.0)
 
-    entry = world.ledger.entries[0]
+    entry = provider.ledger.entries[0]
     assert (entry.seq, entry.arrived_at, entry.finished_at) == (1, 5.0, 5.0)
     assert (entry.wire, entry.operation, entry.model, entry.turn) == ("gemini", "generate", "sim-good", 2)
     assert entry.history == [["system", "S"], ["user", "one"], ["model", "first"], ["user", "two"]]
@@ -1280,25 +1293,25 @@ def test_an_entry_tells_the_whole_story() -> None:
 
 def test_a_ledger_file_says_the_same_as_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    world = faulty({"match": {"every": 3}, "action": "reset"}, ledger=Ledger(path))
-    answers = [world.handle(request(gemini_body(f"hi {n}")), float(n)) for n in range(7)]
+    provider = faulty({"match": {"every": 3}, "action": "reset"}, ledger=Ledger(path))
+    answers = [provider.handle(request(gemini_body(f"hi {n}")), float(n)) for n in range(7)]
     for at, answer in enumerate(reversed(answers)):
         answer.delivered(100.0 + at)
-    open_answer = world.handle(request(gemini_body("still open")), 200.0)
-    world.ledger.close()
+    open_answer = provider.handle(request(gemini_body("still open")), 200.0)
+    provider.ledger.close()
 
-    assert read_ledger(path) == world.ledger.entries
+    assert read_ledger(path) == provider.ledger.entries
     assert read_ledger(path)[-1].delivered is None
-    assert [entry.in_flight for entry in world.ledger.entries][:3] == [1, 2, 3]
+    assert [entry.in_flight for entry in provider.ledger.entries][:3] == [1, 2, 3]
     assert open_answer.status == 200
 
 
 def test_a_torn_ledger_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    world = World(ledger=Ledger(path, history=False))
+    provider = Provider(ledger=Ledger(path, history=False))
     for n in range(3):
-        play(world, request(gemini_body(f"hi {n}")))
-    world.ledger.close()
+        play(provider, request(gemini_body(f"hi {n}")))
+    provider.ledger.close()
     path.write_bytes(path.read_bytes()[:-9])
 
     entries = read_ledger(path)
@@ -1317,8 +1330,8 @@ def test_the_busiest_window_is_found(times: list[float], window_s: float) -> Non
 
 
 async def test_five_hundred_clients_are_answered_at_once() -> None:
-    world = World(latency_s=0.3)
-    async with Server(world) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    provider = Provider(latency_s=0.3)
+    async with Server(provider) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         url = f"{server.url}{PATHS['gemini'].format(model='sim-echo')}"
 
         async def one(n: int) -> str:
@@ -1328,8 +1341,8 @@ async def test_five_hundred_clients_are_answered_at_once() -> None:
         replies = await asyncio.gather(*(one(n) for n in range(500)))
 
     assert replies == [f"client {n}" for n in range(500)]
-    assert world.most_in_flight > 300
-    assert all(entry.delivered for entry in world.ledger.entries)
+    assert provider.most_in_flight > 300
+    assert all(entry.delivered for entry in provider.ledger.entries)
 
 
 def test_a_running_simulator_can_be_questioned_and_given_faults(server: Server) -> None:
@@ -1337,7 +1350,7 @@ def test_a_running_simulator_can_be_questioned_and_given_faults(server: Server) 
         with urllib.request.urlopen(urllib.request.Request(server.url + path, data=body), timeout=5) as response:
             return json.loads(response.read())
 
-    server.world.ledger.entries.clear()
+    server.provider.ledger.entries.clear()
     assert call("/__faults__", b'[{"action": "error"}]') == {"rules": 1}
     assert b" 500 " in talk(server).head
     assert [entry["fault"] for entry in call("/__ledger__")["entries"]] == ["error"]
@@ -1348,7 +1361,7 @@ def test_a_running_simulator_can_be_questioned_and_given_faults(server: Server) 
 
 
 def test_the_port_that_is_taken_is_an_error(server: Server) -> None:
-    with pytest.raises(OSError, match="in use"), serve_in_thread(World(), port=server.port):
+    with pytest.raises(OSError, match="in use"), serve_in_thread(Provider(), port=server.port):
         pass
 
 

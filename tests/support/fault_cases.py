@@ -34,7 +34,7 @@ class Case:
     """Of every attempt that did not end well; `replied` where none did not."""
 
     @property
-    def parks(self) -> bool:
+    def suspends(self) -> bool:
         """Is the whole target given up for this sitting?"""
         return self.status == "pending"
 
@@ -55,7 +55,7 @@ def ever(**fault: Any) -> Plain:
 OK: Mapping[str, Any] = {"status": "ok", "then": "ok"}
 LOST: Mapping[str, Any] = {"attempts": 2, "paid": 2, "status": "error", "cls": "ambiguous"}
 """Possibly paid, sent once more, and lost again."""
-PARKED: Mapping[str, Any] = {"attempts": 1, "status": "pending", "then": "pending", "cls": "final"}
+SUSPENDED: Mapping[str, Any] = {"attempts": 1, "status": "pending", "then": "pending", "cls": "final"}
 REFUSED: Mapping[str, Any] = {"cls": "refused", "attempts": 3, "status": "error"}
 
 CASES: dict[str, Case] = {
@@ -158,11 +158,11 @@ CASES: dict[str, Case] = {
     # Lone surrogates are a reply; the simulator, like strict servers, takes no history that holds them.
     "lone surrogates": Case(fault=ever(action="broken", kind="surrogates"), attempts=1, status="ok", then="error"),
     # The target parks, its rows stay pending.
-    "wrong key": Case(fault=ever(action="error", kind="bad_key"), **PARKED),
-    "unknown model": Case(fault=ever(action="error", kind="no_model"), **PARKED),
-    "no channel": Case(fault=ever(action="no-channel"), **PARKED),
-    "no balance": Case(fault=ever(action="error", kind="no_balance"), **PARKED),
-    "day quota": Case(fault=ever(action="rate-limit", hint="per-day"), **PARKED),
+    "wrong key": Case(fault=ever(action="error", kind="bad_key"), **SUSPENDED),
+    "unknown model": Case(fault=ever(action="error", kind="no_model"), **SUSPENDED),
+    "no channel": Case(fault=ever(action="no-channel"), **SUSPENDED),
+    "no balance": Case(fault=ever(action="error", kind="no_balance"), **SUSPENDED),
+    "day quota": Case(fault=ever(action="rate-limit", hint="per-day"), **SUSPENDED),
     "year 9999": Case(
         fault=ever(action="rate-limit", hint="year-9999"), attempts=1, status="pending", then="pending", cls="refused"
     ),

@@ -1,7 +1,7 @@
 """Each fault a run must bear, in the words in which it was asked for, and the tests that show what becomes of it.
 
-`tests/scenarios/test_faults.py` sees to it that every test named here exists. Beside these tests, `played_mix.py` draws
-most of these faults at random, several at a time; `tests/scenarios/test_played_runs.py` plays 210 such seeds and
+`tests/scenarios/test_faults.py` sees to it that every test named here exists. Beside these tests, `virtual_run_mix.py`
+draws most of these faults at random, several at a time; `tests/scenarios/test_virtual_runs.py` plays 210 such seeds and
 `make torture` 10,000.
 """
 
@@ -85,7 +85,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     ),
     "SIGKILL at every journal call": (
         "test_damage.py::test_a_kill_before_any_call_to_the_disk_loses_nothing",
-        "test_played_runs.py::test_a_kill_within_any_write_loses_nothing_that_was_acknowledged",
+        "test_virtual_runs.py::test_a_kill_within_any_write_loses_nothing_that_was_acknowledged",
     ),
     "SIGKILL during recovery": ("test_damage.py::test_a_kill_before_any_call_of_a_recovery_loses_nothing",),
     "two and eight processes on one run": (

@@ -34,13 +34,13 @@ import orjson
 
 from convbatch.config.credentials import read_env_file
 from convbatch.config.gateways import resolve_targets
-from convbatch.config.loader import read_config, shipped
-from convbatch.dataset.jsonl import encoded
+from convbatch.config.loader import load_shipped_config, read_config
+from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.selection import convert, scan
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
 from convbatch.journal.index import Archive
-from convbatch.journal.records import Scan, decode_line, encode_line, seq_of
+from convbatch.journal.records import JournalScan, decode_line, encode_line, seq_of
 from convbatch.journal.run_folder import RunFolder
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.retry_after import duration_s, retry_after_s
@@ -57,7 +57,7 @@ from convbatch.reply import (
     reply_to_plain,
     status_of,
 )
-from convbatch.reporting.usage_log_reader import read_bill
+from convbatch.reporting.usage_log_reader import read_usage_log
 from convbatch.results.run import load
 from tests.support.made_runs import MadeRun, dialogue
 
@@ -347,7 +347,8 @@ def _datasets(data: bytes, rng: random.Random, folder: Path) -> None:
     dialogues = [item for item in items if isinstance(item, Dialogue)]
     for one in dialogues:
         must(
-            Dialogue.from_plain(orjson.loads(encoded(one.to_plain()))) == one, "a dialogue survives its canonical form"
+            Dialogue.from_plain(orjson.loads(encode_json_line(one.to_plain()))) == one,
+            "a dialogue survives its canonical form",
         )
         must(one.id and one.turns, "a dialogue has a name and turns")
     if len(dialogues) == len(items) and not packed:
@@ -408,7 +409,7 @@ def _journals(data: bytes, rng: random.Random, folder: Path) -> None:
     good = _run()[0]
     run = _run_folder(folder)
     (run.journal / "000001.jsonl").write_bytes(data)
-    seen = Scan(run.segments())
+    seen = JournalScan(run.segments())
     try:
         lines = [line.raw for line in seen.lines()]
     except SetupError as error:
@@ -458,7 +459,7 @@ def _told(run: RunFolder) -> None:
                 must(transcript.turns, "a transcript has turns")
             for target in archive.targets:
                 archive.has_reply(target)
-            archive.asked_to_wait_until(archive.targets)
+            archive.server_wait_until(archive.targets)
             archive.request_times(archive.targets, 0)
         read = load(run.path)
         rows = list(read.turn_rows().rows)
@@ -497,11 +498,14 @@ def _bills(data: bytes, rng: random.Random, folder: Path) -> None:
     path = folder / "bill.csv"
     path.write_bytes(data)
     with contextlib.suppress(ConvbatchError):
-        bill = read_bill(path, shipped().bills, rng.choice((None, "new-api")))
-        counts = [count for line in bill.lines for count in (line.input_tokens, line.output_tokens, line.amount)]
+        usage_log = read_usage_log(path, load_shipped_config().usage_logs, rng.choice((None, "new-api")))
+        counts = [count for line in usage_log.lines for count in (line.input_tokens, line.output_tokens, line.amount)]
         must(all(count is None or count >= 0 for count in counts), "counts are counts or unknown")
-        must(all(line.model for line in bill.lines), "a call has a model")
-        must(len(bill.lines) + bill.left_out <= data.count(b"\n") + data.count(b"\r") + 1, "no call from nowhere")
+        must(all(line.model for line in usage_log.lines), "a call has a model")
+        must(
+            len(usage_log.lines) + usage_log.left_out <= data.count(b"\n") + data.count(b"\r") + 1,
+            "no call from nowhere",
+        )
 
 
 _ENV = f"# keys\nexport A_KEY={CANARY}\nB_KEY=\"{CANARY}\\n\" # two\nC='{CANARY}'\n\nD = plain # note\n"

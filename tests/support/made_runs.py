@@ -17,7 +17,7 @@ from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.pricing import PriceTable
 from convbatch.reply import Failure, Reply, Usage, failure_to_plain, reply_to_plain, status_of
-from convbatch.system import Outside
+from convbatch.system import System
 
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
 REAL = "gemini-2.5-flash@google"
@@ -114,7 +114,7 @@ class MadeRun:
 
 async def append(folder: RunFolder, records: Iterable[Record], reason: str = "finished") -> None:
     """A session at the folder's journal: opens it, writes, closes."""
-    journal = Journal.open(folder, outside=Outside(), version="0.1.0")
+    journal = Journal.open(folder, system=System(), version="0.1.0")
     for record in records:
         journal.append(record)
     await journal.close({"reason": reason})

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.played_mix import judge
+from tests.support.virtual_run_mix import judge
 
 REPLAY = "python -m tests.support.torture --seeds 1 --first {} --trace"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -32,7 +32,7 @@ class Outcome:
     seed: int
     requests: int = 0
     turns: int = 0
-    sittings: int = 0
+    sessions: int = 0
     runs: int = 0
     broken: str | None = None
     """The traceback of what it broke."""
@@ -47,7 +47,7 @@ def play(seed: int) -> Outcome:
                 judged = judge(Path(folder), seed)
         except Exception:  # noqa: BLE001  # whatever it is, the next seed is played
             return Outcome(seed, broken=traceback.format_exc())
-        return Outcome(seed, judged.requests, judged.turns, judged.sittings, len(judged.plays))
+        return Outcome(seed, judged.requests, judged.turns, judged.sessions, len(judged.virtual_runs))
 
 
 def outcomes(first: int, seeds: int, processes: int) -> Iterator[Outcome]:
@@ -75,12 +75,12 @@ def main() -> int:
     asked = parser.parse_args()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` a run would ignore it, and the law about it would fail
     began = told = time.monotonic()
-    requests = turns = sittings = runs = 0
+    requests = turns = sessions = runs = 0
     failed: list[int] = []
     processes = min(asked.processes, asked.seeds)
     for number, outcome in enumerate(outcomes(asked.first, asked.seeds, processes), 1):
         requests, turns = requests + outcome.requests, turns + outcome.turns
-        sittings, runs = sittings + outcome.sittings, runs + outcome.runs
+        sessions, runs = sessions + outcome.sessions, runs + outcome.runs
         if outcome.broken is not None:
             failed.append(outcome.seed)
             law = outcome.broken if asked.trace else outcome.broken.strip().splitlines()[-1][:300]
@@ -90,7 +90,7 @@ def main() -> int:
             say(f"{number} of {asked.seeds} seeds, {len(failed)} failed")
     minutes = (time.monotonic() - began) / 60
     say(
-        f"{asked.seeds} seeds from {asked.first}: {len(failed)} failed; {runs} runs in {sittings} sittings, {turns} "
+        f"{asked.seeds} seeds from {asked.first}: {len(failed)} failed; {runs} runs in {sessions} sittings, {turns} "
         f"turns, {requests} requests in {minutes:.1f} min: {runs / minutes:,.0f} runs, {turns / minutes:,.0f} turns "
         f"and {requests / minutes:,.0f} requests a minute in {processes} process(es)"
     )

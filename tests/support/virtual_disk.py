@@ -2,7 +2,7 @@
 
 What a process writes lies in a cache until it is synced. A kill leaves the cache to the system, which writes it out in
 its own time; a power cut keeps, drops, tears or reorders whatever lies in it. The `Platter` outlives the processes, a
-`PlayedDisk` is one process's way to it.
+`VirtualDisk` is one process's way to it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Trouble:
 class Written:
     """Bytes that a process wrote to a file, and since when they would survive a power cut."""
 
-    sitting: int
+    session: int
     path: Path
     offset: int
     data: bytes
@@ -174,7 +174,7 @@ def _fates(count: int, chance: random.Random) -> list[str]:
     return chance.choices(["kept", "dropped", "torn"], k=count)
 
 
-class PlayedDisk(Disk):
+class VirtualDisk(Disk):
     """One process's disk: takes virtual time to sync, fails when told to, and dies with its process."""
 
     def __init__(
@@ -184,7 +184,7 @@ class PlayedDisk(Disk):
         power: Power,
         chance: random.Random,
         *,
-        sitting: int = 1,
+        session: int = 1,
         sync_s: float = 0.0,
         kill: Kill | None = None,
         trouble: Trouble | None = None,
@@ -198,7 +198,7 @@ class PlayedDisk(Disk):
             loop: Whose time it takes.
             power: Dies with it.
             chance: Of all that is drawn.
-            sitting: Number of the process.
+            session: Number of the process.
             sync_s: Syncs take up to this long.
             kill: When to cut the power.
             trouble: What fails.
@@ -213,7 +213,7 @@ class PlayedDisk(Disk):
         self._loop = loop
         self._power = power
         self._chance = chance
-        self._sitting = sitting
+        self._session = session
         self._longest_sync_s = sync_s
         self._kill = kill or Kill()
         self._trouble = trouble
@@ -272,7 +272,7 @@ class PlayedDisk(Disk):
         if self._may("sync_folder"):
             self._platter.named(folder)
 
-    async def aside(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         """Only syncs are done aside: they cover what was written when they began, and are done when they end."""
         self._covered = {path: self._platter.unsynced(path) for path in self._paths.values()}
         await asyncio.sleep(self._chance.random() * self._longest_sync_s)
@@ -305,7 +305,7 @@ class PlayedDisk(Disk):
         offset = os.fstat(fd).st_size
         done = super().write(fd, data)
         path = self._paths[fd]
-        self._platter.wrote(Written(sitting=self._sitting, path=path, offset=offset, data=data[:done]))
+        self._platter.wrote(Written(session=self._session, path=path, offset=offset, data=data[:done]))
         return done
 
     def _torn(self, data: bytes) -> int:

@@ -22,8 +22,8 @@ from convbatch.config.gateways import Limits
 from convbatch.dialogue import Dialogue
 from convbatch.results.run import load, read_rows
 from convbatch.simulator.ledger import Entry
-from tests.support.played import Played, Sent
-from tests.support.played_disk import Written
+from tests.support.virtual_disk import Written
+from tests.support.virtual_run import Sent, VirtualRun
 
 Row = tuple[int, str, int, int]
 """Dialogue index, target, repeat, turn."""
@@ -36,7 +36,7 @@ class Record:
     """One line of the journal, as a process wrote it."""
 
     plain: Mapping[str, Any]
-    sitting: int
+    session: int
     number: int
     """Its place among all that was ever written; `seq` is used again when a power cut took its line."""
     durable_at: float
@@ -49,9 +49,9 @@ class Record:
         """Whose it is."""
         return (self.plain["index"], self.plain["target"], self.plain["repeat"], self.plain["turn"])
 
-    def was_known_in(self, sitting: int) -> bool:
+    def was_known_in(self, session: int) -> bool:
         """Could that sitting know of it? A later one reads what is left."""
-        return self.kept or self.sitting == sitting
+        return self.kept or self.session == session
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class Try:
 class Story:
     """Everything that happened in a played run, in the journal's order."""
 
-    def __init__(self, played: Played) -> None:
-        self.played = played
-        self.records = list(_records(played))
+    def __init__(self, virtual_run: VirtualRun) -> None:
+        self.virtual_run = virtual_run
+        self.records = list(_records(virtual_run))
         self.tries = self._tries()
         self.by_row: dict[Row, list[Try]] = defaultdict(list)
         for one in self.tries:
@@ -102,19 +102,19 @@ class Story:
         return [record for record in self.records if record.plain["kind"] == kind]
 
     def _tries(self) -> list[Try]:
-        outcomes = {(o.sitting, o.row, o.plain["attempt"]): o for o in self.of_kind("outcome")}
+        outcomes = {(o.session, o.row, o.plain["attempt"]): o for o in self.of_kind("outcome")}
         sent: dict[int, list[Sent]] = defaultdict(list)
-        for one in self.played.sent:
-            sent[one.sitting].append(one)
+        for one in self.virtual_run.sent:
+            sent[one.session].append(one)
         tries: list[Try] = []
         begun: Counter[int] = Counter()
         for intent in self.of_kind("intent"):
-            number = begun[intent.sitting]
-            begun[intent.sitting] += 1
-            mine = sent[intent.sitting][number] if number < len(sent[intent.sitting]) else None
-            tries.append(Try(intent, mine, outcomes.get((intent.sitting, intent.row, intent.plain["attempt"]))))
-        for sitting, requests in sent.items():
-            assert len(requests) <= begun[sitting], f"a request left without an intent in sitting {sitting}"
+            number = begun[intent.session]
+            begun[intent.session] += 1
+            mine = sent[intent.session][number] if number < len(sent[intent.session]) else None
+            tries.append(Try(intent, mine, outcomes.get((intent.session, intent.row, intent.plain["attempt"]))))
+        for session, requests in sent.items():
+            assert len(requests) <= begun[session], f"a request left without an intent in sitting {session}"
         return tries
 
     def _fold(self, record: Record) -> None:
@@ -129,7 +129,7 @@ class Story:
     def ending_rows(self) -> dict[Row, tuple[str, Any]]:
         """For each row its state and, where one counts, its reply."""
         found: dict[Row, tuple[str, Any]] = {}
-        for row in self.played.planned:
+        for row in self.virtual_run.planned:
             record = self.replies.get(row)
             reply = None if record is None else record.plain["reply"]
             state = self.states.get(row, "pending")
@@ -145,23 +145,23 @@ def _state_of(reply: Mapping[str, Any]) -> str:
     return said or ("ok" if reply.get("text") or reply.get("tool_calls") else "empty")
 
 
-def _records(played: Played) -> Iterator[Record]:
-    left = {line.strip(b"\n") for path in segments(played) for line in path.read_bytes().split(b"\n")}
+def _records(virtual_run: VirtualRun) -> Iterator[Record]:
+    left = {line.strip(b"\n") for path in segments(virtual_run) for line in path.read_bytes().split(b"\n")}
     number = 0
-    for sitting, writes in groupby(played.platter.journal, key=lambda written: written.sitting):
+    for session, writes in groupby(virtual_run.platter.journal, key=lambda written: written.session):
         for line, durable_at in _lines(writes):
             plain = _whole(line)
             if plain is not None:
                 number += 1
                 if line in left:  # what a power cut left has reached the disk, synced or not
-                    cuts = (sat.ended for sat in played.sat[sitting - 1 :] if sat.power_cut)
+                    cuts = (ended.ended for ended in virtual_run.ended[session - 1 :] if ended.power_cut)
                     durable_at = min(durable_at, next(cuts, durable_at))
-                yield Record(plain, sitting, number, durable_at, line in left)
+                yield Record(plain, session, number, durable_at, line in left)
 
 
-def segments(played: Played) -> list[Path]:
+def segments(virtual_run: VirtualRun) -> list[Path]:
     """The files of the journal, in order."""
-    return sorted((played.path / "journal").glob("*.jsonl"))
+    return sorted((virtual_run.path / "journal").glob("*.jsonl"))
 
 
 def _lines(writes: Iterable[Written]) -> Iterator[tuple[bytes, float]]:
@@ -196,15 +196,15 @@ def every_answer_is_kept_once(story: Story) -> None:
     for one in story.tries:
         if one.sent is not None and one.sent.heard_at is not None:
             if one.outcome is None:
-                lost[one.sent.sitting] += 1
+                lost[one.sent.session] += 1
             elif one.sent.status is not None:
                 kept = one.outcome.plain.get("http_status")
                 assert kept == one.sent.status, f"heard {one.sent.status}, journaled {kept}: {one.intent.plain}"
-    for sitting, times in lost.items():
-        sat = story.played.sat[sitting - 1]
-        assert sat.killed or sat.broken, f"{times} answers were lost in sitting {sitting}: nothing happened to it"
-        most = 1 if sat.killed else _all_places(story)
-        assert times <= most, f"{times} answers were lost in sitting {sitting}: one kill tears one write"
+    for session, times in lost.items():
+        ended = story.virtual_run.ended[session - 1]
+        assert ended.killed or ended.broken, f"{times} answers were lost in sitting {session}: nothing happened to it"
+        most = 1 if ended.killed else _all_places(story)
+        assert times <= most, f"{times} answers were lost in sitting {session}: one kill tears one write"
 
 
 def what_was_synced_stands(story: Story) -> None:
@@ -212,8 +212,8 @@ def what_was_synced_stands(story: Story) -> None:
     for record in story.records:
         if not record.kept:
             assert record.durable_at == float("inf"), f"durable since {record.durable_at}, and gone: {record.plain}"
-            cut = any(sat.power_cut for sat in story.played.sat[record.sitting - 1 :])
-            assert cut, f"written in sitting {record.sitting} and gone without a power cut: {record.plain}"
+            cut = any(ended.power_cut for ended in story.virtual_run.ended[record.session - 1 :])
+            assert cut, f"written in sitting {record.session} and gone without a power cut: {record.plain}"
 
 
 def nothing_is_paid_in_silence(story: Story) -> None:
@@ -228,7 +228,7 @@ def nothing_is_paid_in_silence(story: Story) -> None:
             excepted = not one.intent.kept and (one.outcome is None or not one.outcome.kept)
             honest = excepted or one.kept_cls is None or one.kept_cls == "replied" or one.kept_cls in POSSIBLY_PAID
             assert honest, f"billed, but journaled as {one.cls}: {one.outcome}"
-    silent = [entry for entry in story.played.ledger() if entry.billed and id(entry) not in told]
+    silent = [entry for entry in story.virtual_run.ledger() if entry.billed and id(entry) not in told]
     assert not silent, f"{len(silent)} billed requests are in no journal: {silent[0]}"
 
 
@@ -237,24 +237,24 @@ def the_bill_is_bounded(story: Story, *, faultless: bool) -> None:
 
     In flight at a kill is what left and has no outcome in the journal: at most the places of all targets.
     """
-    billed = sum(entry.billed for entry in story.played.ledger())
+    billed = sum(entry.billed for entry in story.virtual_run.ledger())
     replied = sum(one.kept_cls == "replied" for one in story.tries)
     unsure = sum(one.kept_cls in POSSIBLY_PAID for one in story.tries)
-    cut_off = Counter(one.intent.sitting for one in story.tries if one.kept_cls is None)
-    for sitting, requests in cut_off.items():
-        _is_cut_off(story, sitting, requests)
+    cut_off = Counter(one.intent.session for one in story.tries if one.kept_cls is None)
+    for session, requests in cut_off.items():
+        _is_cut_off(story, session, requests)
     most = replied + unsure + cut_off.total()
     assert billed <= most, f"{billed} billed, {replied} replied + {unsure} unsure + {cut_off.total()} cut off"
     if faultless and not cut_off and not unsure:
-        assert billed == len(story.played.planned), f"{billed} billed for {len(story.played.planned)} turns"
+        assert billed == len(story.virtual_run.planned), f"{billed} billed for {len(story.virtual_run.planned)} turns"
 
 
-def _is_cut_off(story: Story, sitting: int, requests: int) -> None:
-    after = story.played.sat[sitting - 1 :]
-    sat = after[0]
+def _is_cut_off(story: Story, session: int, requests: int) -> None:
+    after = story.virtual_run.ended[session - 1 :]
+    ended = after[0]
     if not any(later.power_cut for later in after):  # which takes unsynced outcomes of an earlier one along
-        assert sat.killed or sat.broken, f"{requests} requests without an outcome in sitting {sitting}, and no kill"
-    assert requests <= _all_places(story), f"{requests} requests without an outcome in sitting {sitting}"
+        assert ended.killed or ended.broken, f"{requests} requests without an outcome in sitting {session}, and no kill"
+    assert requests <= _all_places(story), f"{requests} requests without an outcome in sitting {session}"
 
 
 def tokens_are_the_ledgers(story: Story) -> None:
@@ -276,7 +276,7 @@ def nothing_finished_is_asked_again(story: Story) -> None:
                 finished[record.row] = record
         elif record.plain["kind"] == "intent" and record.row in finished:
             former = finished[record.row]
-            assert not former.was_known_in(record.sitting), f"finished: {former.plain}, asked: {record.plain}"
+            assert not former.was_known_in(record.session), f"finished: {former.plain}, asked: {record.plain}"
 
 
 def ambiguous_tries_are_few(story: Story) -> None:
@@ -284,9 +284,9 @@ def ambiguous_tries_are_few(story: Story) -> None:
     per_turn: dict[tuple[Row, int], list[str]] = defaultdict(list)
     for one in story.tries:
         if one.cls in POSSIBLY_PAID:
-            per_turn[one.intent.row, one.intent.sitting].append(one.cls or "")
-    for (row, sitting), classes in per_turn.items():
-        assert len(classes) <= 2, f"{row} ended ambiguously {len(classes)} times in sitting {sitting}: {classes}"
+            per_turn[one.intent.row, one.intent.session].append(one.cls or "")
+    for (row, session), classes in per_turn.items():
+        assert len(classes) <= 2, f"{row} ended ambiguously {len(classes)} times in sitting {session}: {classes}"
         assert "timeout" not in classes[:-1], f"{row} was sent again after our own timeout: {classes}"
 
 
@@ -295,7 +295,7 @@ def ambiguous_tries_are_few(story: Story) -> None:
 
 def every_row_is_closed(story: Story) -> None:
     """Each planned row has a terminal state, and no other row has any."""
-    rows = set(story.played.planned)
+    rows = set(story.virtual_run.planned)
     assert rows == set(story.states), f"open or unknown rows: {sorted(rows ^ set(story.states))[:5]}"
     for row, state in story.states.items():
         if state in NEEDS_A_REPLY:
@@ -305,7 +305,7 @@ def every_row_is_closed(story: Story) -> None:
 def skipped_turns_stand_behind_an_end(story: Story) -> None:
     """In `live` history a turn is skipped if and only if one before it did not end ok; for finished runs."""
     ended: dict[tuple[int, str, int], Row] = {}
-    for row in story.played.planned:
+    for row in story.virtual_run.planned:
         plain = story.states[row]
         reply = story.replies.get(row)
         state = plain if plain != "replied" or reply is None or reply.plain["reply"].get("text") else "empty"
@@ -316,14 +316,14 @@ def skipped_turns_stand_behind_an_end(story: Story) -> None:
 
 def nothing_leaves_after_the_word_to_end(story: Story) -> None:
     """After a signal, a deadline or a cancellation no further request is sent in that sitting."""
-    for sent in story.played.sent:
-        told_at = story.played.sat[sent.sitting - 1].told_to_end_at
+    for sent in story.virtual_run.sent:
+        told_at = story.virtual_run.ended[sent.session - 1].told_to_end_at
         assert sent.left_at <= told_at + 1e-6, f"told to end at {told_at}, sent at {sent.left_at}"
 
 
-def one_terminal_state_a_sitting(story: Story) -> None:
+def one_terminal_state_a_session(story: Story) -> None:
     """No sitting decides about a row twice."""
-    turns = Counter((turn.row, turn.sitting) for turn in story.of_kind("turn"))
+    turns = Counter((turn.row, turn.session) for turn in story.of_kind("turn"))
     assert max(turns.values(), default=1) == 1, f"decided twice: {turns.most_common(1)}"
 
 
@@ -337,7 +337,7 @@ def histories_are_the_journals(story: Story) -> None:
 
 def _expected_history(story: Story, intent: Record) -> list[list[str]]:
     index, target, repeat, number = intent.row
-    dialogue = story.played.dialogues[index]
+    dialogue = story.virtual_run.dialogues[index]
     messages = [["system", dialogue.system]] if dialogue.system else []
     for at in range(1, number + 1):
         messages.append(["user", dialogue.turns[at - 1].user_text])
@@ -348,7 +348,7 @@ def _expected_history(story: Story, intent: Record) -> list[list[str]]:
 
 def _model_word(story: Story, dialogue: Dialogue, intent: Record, row: Row) -> str:
     turn = dialogue.turns[row[3] - 1]
-    if story.played.rules.history != "live" or not turn.ask:
+    if story.virtual_run.rules.history != "live" or not turn.ask:
         return turn.assistant or ""
     known = [outcome for outcome in _known_before(story, intent, row) if outcome.plain["class"] == "replied"]
     assert known, f"{intent.row} was asked before turn {row[3]} had a reply"
@@ -358,7 +358,7 @@ def _model_word(story: Story, dialogue: Dialogue, intent: Record, row: Row) -> s
 def _known_before(story: Story, intent: Record, row: Row) -> list[Record]:
     """Outcomes of a row that the process knew of when it wrote an intent."""
     outcomes = [one.outcome for one in story.by_row[row] if one.outcome is not None]
-    return [o for o in outcomes if o.number < intent.number and o.was_known_in(intent.sitting)]
+    return [o for o in outcomes if o.number < intent.number and o.was_known_in(intent.session)]
 
 
 def replies_are_durable_before_what_follows(story: Story) -> None:
@@ -376,20 +376,20 @@ def replies_are_durable_before_what_follows(story: Story) -> None:
 def places_are_kept_until_durable(story: Story) -> None:
     """No more requests of a target at once than it has places; a place is free when the outcome is durable."""
     for target in {one.intent.row[1] for one in story.tries}:
-        for sat in story.played.sat:
-            mine = [one for one in story.tries if one.intent.sitting == sat.number and one.intent.row[1] == target]
+        for ended in story.virtual_run.ended:
+            mine = [one for one in story.tries if one.intent.session == ended.number and one.intent.row[1] == target]
             most = _most_at_once(mine)
             assert most <= _places(story, target), f"{most} at once in flight at {target}"
 
 
 def _places(story: Story, target: str) -> int:
-    limit = next(t.gateway.limits.concurrency for t in story.played.targets if t.name == target)
-    asked = story.played.rules.concurrency
+    limit = next(t.gateway.limits.concurrency for t in story.virtual_run.targets if t.name == target)
+    asked = story.virtual_run.rules.concurrency
     return min(n for n in (asked, limit) if n is not None) if (asked, limit) != (None, None) else 16
 
 
 def _all_places(story: Story) -> int:
-    return sum(_places(story, target.name) for target in story.played.targets)
+    return sum(_places(story, target.name) for target in story.virtual_run.targets)
 
 
 def _most_at_once(tries: Iterable[Try]) -> int:
@@ -409,7 +409,7 @@ def one_request_at_a_time_a_conversation(story: Story) -> None:
     """Turns of one conversation never overlap, nor do tries of one turn."""
     by_conversation: dict[tuple[int, Any], list[Try]] = defaultdict(list)
     for one in story.tries:
-        by_conversation[one.intent.sitting, one.intent.row[:3]].append(one)
+        by_conversation[one.intent.session, one.intent.row[:3]].append(one)
     for tries in by_conversation.values():
         for former, latter in pairwise(tries):
             assert former.outcome is not None, f"asked while unanswered: {former.intent.plain}"
@@ -433,7 +433,7 @@ def no_limit_is_passed(story: Story) -> None:
     Where a power cut took the intents, or somebody set the clock forward, the next sitting cannot know what the one
     before has sent: there the counting begins anew.
     """
-    for tries in _by_gate(story):
+    for tries in _by_limiter(story):
         limits = _limits(story, tries)
         for count, window_s in [(limits.rpm, 60.0), *((rate.count, rate.window_s) for rate in limits.rates)]:
             if count is not None:
@@ -442,14 +442,14 @@ def no_limit_is_passed(story: Story) -> None:
 
 def no_token_limit_is_passed(story: Story) -> None:
     """The same for tokens, where replies say truly what they used."""
-    for tries in _by_gate(story):
+    for tries in _by_limiter(story):
         tpm = _limits(story, tries).tpm
         if tpm is not None:
             _no_minute_holds_more_tokens([one.entry for one in tries if one.entry is not None], tpm)
 
 
 def _limits(story: Story, tries: Sequence[Try]) -> Limits:
-    return next(t.gateway.limits for t in story.played.targets if t.name == tries[0].intent.row[1])
+    return next(t.gateway.limits for t in story.virtual_run.targets if t.name == tries[0].intent.row[1])
 
 
 def _no_minute_holds_more_tokens(entries: Iterable[Entry], tpm: int) -> None:
@@ -466,8 +466,8 @@ def _no_minute_holds_more_tokens(entries: Iterable[Entry], tpm: int) -> None:
 
 def nothing_leaves_in_an_announced_pause(story: Story) -> None:
     """From the moment a wait was heard until it is over nothing leaves for that quota owner, resumed or not."""
-    for tries in _by_gate(story):
-        left = sorted((one.sent.left_at, one.intent.sitting) for one in tries if one.sent is not None)
+    for tries in _by_limiter(story):
+        left = sorted((one.sent.left_at, one.intent.session) for one in tries if one.sent is not None)
         for told in tries:
             if told.sent is not None and told.sent.asks_to_wait_s is not None:
                 _pause_is_kept(story, told, left)
@@ -480,24 +480,24 @@ def _pause_is_kept(story: Story, told: Try, left: Sequence[tuple[float, int]]) -
     assert sent.asks_to_wait_s is not None
     # HTTP dates and decimal texts are rounded; the law is not about nanoseconds. A day is the most that is waited for.
     until = sent.heard_at + min(sent.asks_to_wait_s, 86_400.0) - 1e-6
-    first = bisect_right(left, (sent.heard_at, len(story.played.sat) + 1))
-    for left_at, sitting in left[first:]:
+    first = bisect_right(left, (sent.heard_at, len(story.virtual_run.ended) + 1))
+    for left_at, session in left[first:]:
         if left_at >= until:
             return
-        unknown = sitting != sent.sitting and (told.outcome is None or not told.outcome.kept)
+        unknown = session != sent.session and (told.outcome is None or not told.outcome.kept)
         assert unknown, f"told at {sent.heard_at} to wait {sent.asks_to_wait_s} s, sent again at {left_at}"
 
 
-def _by_gate(story: Story) -> list[list[Try]]:
+def _by_limiter(story: Story) -> list[list[Try]]:
     """What was asked of each quota owner, cut where a sitting could not know of those before it."""
-    owner = {target.name: target.quota_owner for target in story.played.targets}
-    epoch = list(accumulate(sat.power_cut or sat.clock_set_forward for sat in story.played.sat))
-    gates: dict[Any, list[Try]] = defaultdict(list)
+    owner = {target.name: target.quota_owner for target in story.virtual_run.targets}
+    epoch = list(accumulate(ended.power_cut or ended.clock_set_forward for ended in story.virtual_run.ended))
+    limiters: dict[Any, list[Try]] = defaultdict(list)
     for one in story.tries:
-        sitting = one.intent.sitting
+        session = one.intent.session
         # What is cut off here is cut before the sitting after the one it happened to.
-        gates[owner[one.intent.row[1]], 0 if sitting == 1 else epoch[sitting - 2]].append(one)
-    return list(gates.values())
+        limiters[owner[one.intent.row[1]], 0 if session == 1 else epoch[session - 2]].append(one)
+    return list(limiters.values())
 
 
 # -- the table
@@ -505,10 +505,10 @@ def _by_gate(story: Story) -> list[list[Try]]:
 
 def the_table_tells_the_story(story: Story) -> None:
     """One row for each planned turn, in order; every reply we hold in exactly one; attempts and doubts as they were."""
-    run = load(story.played.path)
+    run = load(story.virtual_run.path)
     rows = list(read_rows(run.turns_path, TOLD))
     keys = [(row[0], row[1], row[2], row[3]) for row in rows]
-    assert keys == sorted(story.played.planned), f"rows: {sorted(set(keys) ^ set(story.played.planned))[:5]}"
+    assert keys == sorted(story.virtual_run.planned), f"rows: {sorted(set(keys) ^ set(story.virtual_run.planned))[:5]}"
     for key, row in zip(keys, rows, strict=True):
         _row_is_told(story, key, dict(zip(TOLD, row, strict=True)))
 
@@ -554,7 +554,7 @@ ALWAYS = (
     what_was_synced_stands,
     nothing_finished_is_asked_again,
     ambiguous_tries_are_few,
-    one_terminal_state_a_sitting,
+    one_terminal_state_a_session,
     histories_are_the_journals,
     replies_are_durable_before_what_follows,
     places_are_kept_until_durable,
@@ -568,7 +568,7 @@ ALWAYS = (
 
 
 def obeys(
-    played: Played,
+    virtual_run: VirtualRun,
     *,
     finished: bool = True,
     faultless: bool = False,
@@ -578,13 +578,13 @@ def obeys(
     """The story, after all laws were held against it.
 
     Args:
-        played: What to judge.
+        virtual_run: What to judge.
         finished: It was played to its end.
         faultless: Servers and network did nothing wrong.
         honest_usage: No reply lied about its tokens.
         honest_bills: No server billed what it then called an error of its own.
     """
-    story = Story(played)
+    story = Story(virtual_run)
     for law in ALWAYS:
         law(story)
     if honest_bills:
@@ -595,6 +595,6 @@ def obeys(
         no_token_limit_is_passed(story)
     if finished:
         every_row_is_closed(story)
-        if played.rules.history == "live":
+        if virtual_run.rules.history == "live":
             skipped_turns_stand_behind_an_end(story)
     return story

@@ -1,6 +1,6 @@
 """Whole runs in virtual time, with whatever may go wrong drawn from a seed; a failing seed plays again exactly.
 
-To look at one: `python -m pytest tests/scenarios/test_played_runs.py -k seed-17`; for many more: `make torture`.
+To look at one: `python -m pytest tests/scenarios/test_virtual_runs.py -k seed-17`; for many more: `make torture`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from convbatch.engine.client import AiohttpTransport, NoAnswer, Sending, Transport
+from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest, Transport
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from convbatch.simulator.virtual_time import run
 from tests.conftest import environment
 from tests.support.ledger_laws import same_rows
-from tests.support.played import KEY, Host, Played, PlayedTransport, Sent
-from tests.support.played_disk import Kill, Power
-from tests.support.played_laws import Story, obeys
-from tests.support.played_mix import dialogues, disturbed, judge, stage
+from tests.support.virtual_disk import Kill, Power
+from tests.support.virtual_run import KEY, Host, Sent, VirtualRun, VirtualTransport
+from tests.support.virtual_run_laws import Story, obeys
+from tests.support.virtual_run_mix import dialogues, disturbed, judge, stage
 
 Plain = dict[str, Any]
 
@@ -48,25 +48,25 @@ def test_the_table_of_an_interrupted_run_is_that_of_an_undisturbed_one(tmp_path:
     (tmp_path / "calm").mkdir()
     calm, _ = stage(tmp_path / "calm", 17, faulty=False)
     calm.finish(most=1)
-    played, _ = stage(tmp_path, 17, faulty=False)
+    virtual_run, _ = stage(tmp_path, 17, faulty=False)
     # The third sits out the minute whose tokens the second had used.
     for kill in (Kill(after_s=1.0), Kill(in_write=20), Kill(after_s=70.0)):
-        played.sit(kill=kill)
-    played.finish()
-    assert all(sat.killed and sat.in_flight for sat in played.sat[:3])
-    same_rows(load(calm.path).turns, load(played.path).turns)
+        virtual_run.run_session(kill=kill)
+    virtual_run.finish()
+    assert all(ended.killed and ended.in_flight for ended in virtual_run.ended[:3])
+    same_rows(load(calm.path).turns, load(virtual_run.path).turns)
 
 
 @pytest.mark.parametrize("write", range(1, 14))
 def test_a_kill_within_any_write_loses_nothing_that_was_acknowledged(tmp_path: Path, write: int):
     made = dialogues(random.Random(1), 2, 2)
     for seed in range(4):  # each tears the write at another place
-        world = World(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
-        played = Played(tmp_path / f"{seed}" / "run", [Host(world)], made, seed=seed)
-        played.sit(kill=Kill(in_write=write))
-        assert played.sat[0].killed == (write <= 12)  # a whole run is that many writes
-        played.finish()
-        story = obeys(played, faultless=True)
+        provider = Provider(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
+        virtual_run = VirtualRun(tmp_path / f"{seed}" / "run", [Host(provider)], made, seed=seed)
+        virtual_run.run_session(kill=Kill(in_write=write))
+        assert virtual_run.ended[0].killed == (write <= 12)  # a whole run is that many writes
+        virtual_run.finish()
+        story = obeys(virtual_run, faultless=True)
         assert set(story.states.values()) <= {"ok", "replied"}
 
 
@@ -74,20 +74,20 @@ def test_a_kill_within_any_write_loses_nothing_that_was_acknowledged(tmp_path: P
 def test_no_turn_stays_skipped_behind_one_that_was_mended_before_a_kill(tmp_path: Path, write: int):
     made = dialogues(random.Random(1), 1, 3)
     refusal = {"match": {"count": 1}, "action": "error", "kind": "bad_request"}
-    world = World(script=Script.of(made), keys={KEY}, faults=FaultScript.of([refusal]))
-    played = Played(tmp_path / "run", [Host(world)], made, seed=write)
-    played.sit()
-    assert list(Story(played).states.values()) == ["error", "skipped", "skipped"]
-    played.sit(kill=Kill(in_write=write))
-    assert played.sat[1].killed
-    played.finish()
-    assert set(obeys(played).states.values()) <= {"ok", "replied"}
+    provider = Provider(script=Script.of(made), keys={KEY}, faults=FaultScript.of([refusal]))
+    virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], made, seed=write)
+    virtual_run.run_session()
+    assert list(Story(virtual_run).states.values()) == ["error", "skipped", "skipped"]
+    virtual_run.run_session(kill=Kill(in_write=write))
+    assert virtual_run.ended[1].killed
+    virtual_run.finish()
+    assert set(obeys(virtual_run).states.values()) <= {"ok", "replied"}
 
 
-def digest(played: Played) -> str:
+def digest(virtual_run: VirtualRun) -> str:
     """Of the journal's bytes, of all ledgers, and of when everything was sent and heard."""
-    journal = b"".join(path.read_bytes() for path in sorted((played.path / "journal").glob("*.jsonl")))
-    return hashlib.sha256(journal + repr((played.sent, played.ledger())).encode()).hexdigest()
+    journal = b"".join(path.read_bytes() for path in sorted((virtual_run.path / "journal").glob("*.jsonl")))
+    return hashlib.sha256(journal + repr((virtual_run.sent, virtual_run.ledger())).encode()).hexdigest()
 
 
 @pytest.mark.slow
@@ -152,8 +152,8 @@ TOLD_ALIKE: dict[str, Plain] = {
 }
 
 
-def world_with(rule: Plain) -> World:
-    return World(faults=FaultScript.of([{"match": {"count": 1}, **rule}]), keys={KEY})
+def world_with(rule: Plain) -> Provider:
+    return Provider(faults=FaultScript.of([{"match": {"count": 1}, **rule}]), keys={KEY})
 
 
 async def told(transport: Transport, base: str) -> list[Any]:
@@ -162,10 +162,10 @@ async def told(transport: Transport, base: str) -> list[Any]:
     url = f"{base}/v1beta/models/sim-echo:generateContent"
     headers = {"content-type": "application/json", "x-goog-api-key": KEY}
     for _ in range(2):
-        sending = Sending(method="POST", url=url, headers=headers, body=QUESTION, timeout_s=0.3)
+        outgoing = OutgoingRequest(method="POST", url=url, headers=headers, body=QUESTION, timeout_s=0.3)
         try:
-            answer = await transport.send(sending)
-        except NoAnswer as gone:
+            answer = await transport.send(outgoing)
+        except NoResponse as gone:
             heard.append((gone.kind, gone.sent, gone.own_timeout, gone.certificate, gone.status))
         else:
             heard.append((answer.status, answer.body))
@@ -183,7 +183,7 @@ async def test_the_played_network_tells_the_same_as_real_sockets(rule: Plain):
     async def play() -> list[Any]:
         loop = asyncio.get_running_loop()
         played = Host(world_with(rule), delay_s=0.01)
-        return await told(PlayedTransport(played, Power(loop), random.Random(1), 1, log), "https://north.test")
+        return await told(VirtualTransport(played, Power(loop), random.Random(1), 1, log), "https://north.test")
 
     with ThreadPoolExecutor(1) as aside:  # a loop of its own, in a thread of its own
         assert await asyncio.wrap_future(aside.submit(run, play())) == over_sockets

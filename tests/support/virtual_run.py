@@ -2,9 +2,9 @@
 
 Three things of the outside world are played: the clock (`VirtualLoop`), the network with the server behind it (`Host`:
 the simulator's brain behind delays, cut bodies and refused connections) and the disk with its power switch
-(`played_disk.py`). A kill unplugs disk and network at a virtual moment, before a call to the disk or in the middle of a
-write, and what is left of the process can touch neither any more. Clocks jump, laptops sleep, processes are stopped.
-Files are real files. Nothing here judges: what must hold afterwards is `played_laws.py`.
+(`virtual_disk.py`). A kill unplugs disk and network at a virtual moment, before a call to the disk or in the middle of
+a write, and what is left of the process can touch neither any more. Clocks jump, laptops sleep, processes are stopped.
+Files are real files. Nothing here judges: what must hold afterwards is `virtual_run_laws.py`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ import orjson
 
 from convbatch.config.gateways import Gateway, Limits, Target, target_to_plain
 from convbatch.dialogue import Dialogue
-from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoAnswer, NotSentCancelled, Sending
-from convbatch.engine.client import Answer as Heard
-from convbatch.engine.runner import Rules
+from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoResponse, NotSentCancelled, OutgoingRequest
+from convbatch.engine.client import HttpResponse as Heard
+from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalError
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import Money, PriceTable
-from convbatch.session.session import Ending, Sitting, sit
+from convbatch.session.session import SessionResult, SessionSpec, run_session_async
 from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry
-from convbatch.simulator.provider import World
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.virtual_time import VirtualClock, VirtualLoop
-from convbatch.system import Disk, Outside
-from tests.support.played_disk import Kill, Platter, PlayedDisk, Power, Trouble
+from convbatch.system import Disk, System
+from tests.support.virtual_disk import Kill, Platter, Power, Trouble, VirtualDisk
 
 EPOCH = 1_800_000_000.0
 KEY_ENV, KEY = "PLAYED_KEY", "sk-played-01"
-LONGEST_SITTING_S = 30 * 86_400.0
+MAX_SESSION_S = 30 * 86_400.0
 """Of virtual time; a sitting that takes longer is going round in circles."""
 
 
@@ -60,7 +60,7 @@ class _NumberedTask(asyncio.Task[Any]):
         return self is other
 
 
-class PlayedLoop(VirtualLoop):
+class SignalLoop(VirtualLoop):
     """Delivers signals at virtual moments to whoever asked for them."""
 
     def __init__(self, start: float) -> None:
@@ -89,7 +89,7 @@ class PlayedLoop(VirtualLoop):
 class Sent:
     """One request as the network saw it. Times are the loop's own."""
 
-    sitting: int
+    session: int
     host: str
     left_at: float
     arrived_at: float | None = None
@@ -119,7 +119,7 @@ class Host:
 
     def __init__(
         self,
-        world: World,
+        provider: Provider,
         *,
         name: str = "north",
         also_named: Sequence[str] = (),
@@ -135,7 +135,7 @@ class Host:
         """Set up a host.
 
         Args:
-            world: The provider; its ledger must keep histories.
+            provider: The provider; its ledger must keep histories.
             name: The gateway's name.
             also_named: Further gateways at the same address, with the same key: other names of one quota owner.
             wire: Its protocol.
@@ -147,7 +147,7 @@ class Host:
             stale: Share of requests written to a connection that the server has just closed: sent, and never read.
             attempt_timeout_s: The client's patience.
         """
-        self.world = world
+        self.provider = provider
         self.name = name
         self.delay_s = delay_s
         self.unreachable = unreachable
@@ -198,9 +198,9 @@ class Host:
     def _arrive(self, departed: _Departed) -> None:
         self._on_the_way.remove(departed)
         sent, at = departed.sent, EPOCH + departed.when + self.ahead_s
-        answer = self.world.handle(departed.request, at)
+        answer = self.provider.handle(departed.request, at)
         sent.arrived_at = departed.when
-        sent.entry = self.world.ledger.entries[-1]
+        sent.entry = self.provider.ledger.entries[-1]
         if departed.answer.cancelled():
             answer.lost(at)
         else:
@@ -215,49 +215,49 @@ class _Departed:
     answer: asyncio.Future[Answer]
 
 
-class PlayedTransport:
+class VirtualTransport:
     """A gateway's `Transport`: the same values and exceptions as over HTTP, from the simulator's brain."""
 
-    def __init__(self, host: Host, power: Power, chance: random.Random, sitting: int, log: list[Sent]) -> None:
+    def __init__(self, host: Host, power: Power, chance: random.Random, session: int, log: list[Sent]) -> None:
         self._host = host
         self._power = power
         self._chance = chance
-        self._sitting = sitting
+        self._session = session
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._open: dict[asyncio.Timeout, bool] = {}
         """Connections in use, and whether they were lost while nobody looked."""
 
-    async def send(self, sending: Sending) -> Heard:
+    async def send(self, outgoing: OutgoingRequest) -> Heard:
         """One request, one complete answer, in virtual time."""
         if not self._power.alive:
-            raise NoAnswer("connection", "no power", sent=False)
-        sent = Sent(sitting=self._sitting, host=self._host.name, left_at=self._loop.time())
+            raise NoResponse("connection", "no power", sent=False)
+        sent = Sent(session=self._session, host=self._host.name, left_at=self._loop.time())
         self._log.append(sent)
         partial = _Partial()
-        connection = asyncio.timeout(sending.timeout_s)
+        connection = asyncio.timeout(outgoing.timeout_s)
         self._open[connection] = True
         try:
             async with connection:
                 await self._connect()
-                heard = await self._exchange(sent, sending, partial)
+                response = await self._exchange(sent, outgoing, partial)
         except TimeoutError:
             self._heard(sent)
             if not self._open[connection]:
                 raise partial.gone("connection", "connection lost after sending") from None
-            raise NoAnswer(
+            raise NoResponse(
                 "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True,
                 status=partial.status, headers=partial.headers, partial=bytes(partial.body),
             ) from None  # fmt: skip
-        except NoAnswer:
+        except NoResponse:
             self._heard(sent)
             raise
         finally:
             del self._open[connection]
         if self._heard(sent):
-            sent.status = heard.status
-            sent.asks_to_wait_s = announced_wait_s(heard)
-        return heard
+            sent.status = response.status
+            sent.asks_to_wait_s = announced_wait_s(response)
+        return response
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -281,12 +281,12 @@ class PlayedTransport:
         if self._host.refuses(self._loop.time()) or self._chance.random() < self._host.unreachable:
             if self._host.why == "connect timeout":
                 await asyncio.sleep(CONNECT_TIMEOUT_S)
-            raise NoAnswer(sent=False, **NOT_CONNECTED[self._host.why])
+            raise NoResponse(sent=False, **NOT_CONNECTED[self._host.why])
         if self._chance.random() < self._host.stale:
-            raise NoAnswer("connection", "connection lost after sending", sent=True)
+            raise NoResponse("connection", "connection lost after sending", sent=True)
 
-    async def _exchange(self, sent: Sent, sending: Sending, partial: _Partial) -> Heard:
-        request = Request.of(sending.method, sending.url, sending.headers, sending.body or b"")
+    async def _exchange(self, sent: Sent, outgoing: OutgoingRequest, partial: _Partial) -> Heard:
+        request = Request.of(outgoing.method, outgoing.url, outgoing.headers, outgoing.body or b"")
         when = self._loop.time() + self._chance.random() * self._host.delay_s
         answer = await self._host.depart(sent, request, when)
         try:
@@ -338,8 +338,8 @@ class _Partial:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: bytearray = field(default_factory=bytearray)
 
-    def gone(self, kind: str, message: str) -> NoAnswer:
-        return NoAnswer(kind, message, sent=True, status=self.status, headers=self.headers, partial=bytes(self.body))
+    def gone(self, kind: str, message: str) -> NoResponse:
+        return NoResponse(kind, message, sent=True, status=self.status, headers=self.headers, partial=bytes(self.body))
 
 
 def _unpacked(body: bytes, partial: _Partial) -> bytes:
@@ -350,14 +350,14 @@ def _unpacked(body: bytes, partial: _Partial) -> bytes:
     return plain
 
 
-_SAID = re.compile(rb'"retryDelay":"([0-9.]+)s"|(?:re)?try (?:again )?in ([0-9.]+)s')
+_STATED_WAIT = re.compile(rb'"retryDelay":"([0-9.]+)s"|(?:re)?try (?:again )?in ([0-9.]+)s')
 
 
-def announced_wait_s(heard: Heard) -> float | None:
+def announced_wait_s(response: Heard) -> float | None:
     """The wait an answer announces, read independently of the package's own reader; None for none."""
-    if heard.status == 200:
+    if response.status == 200:
         return None
-    headers = heard.headers
+    headers = response.headers
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         said = headers.get(name, "")
         if re.fullmatch("[0-9.]{1,15}", said):
@@ -365,7 +365,7 @@ def announced_wait_s(heard: Heard) -> float | None:
     if re.fullmatch(r"\w{3}, [0-3]\d \w{3} \d{4} .*", headers.get("retry-after", "")):
         then, now = (email.utils.parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
         return (then - now).total_seconds() if then > now else None
-    if match := _SAID.search(heard.body):
+    if match := _STATED_WAIT.search(response.body):
         return float(match[1] or match[2])
     if headers.get("x-ratelimit-remaining-requests") == "0":
         return _go_seconds(headers["x-ratelimit-reset-requests"])
@@ -391,9 +391,9 @@ class Shift:
     seconds: float
 
 
-async def _cancelled(sitting: Coroutine[Any, Any, Ending], after_s: float | None) -> Ending | None:
+async def _cancelled(session: Coroutine[Any, Any, SessionResult], after_s: float | None) -> SessionResult | None:
     """A sitting's end; None when somebody awaited it no longer."""
-    playing = asyncio.ensure_future(sitting)
+    playing = asyncio.ensure_future(session)
     if after_s is not None:
         asyncio.get_running_loop().call_later(after_s, playing.cancel)
     try:
@@ -407,13 +407,13 @@ def _stopped_s(shifts: Iterable[Shift]) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sat:
+class EndedSession:
     """One sitting, afterwards."""
 
     number: int
     began: float
     ended: float
-    ending: Ending | None
+    result: SessionResult | None
     """None: killed, cancelled or without a disk."""
     killed: bool
     power_cut: bool
@@ -430,7 +430,7 @@ class Sat:
     """Within it, against the world's: a later one cannot tell how long ago it was."""
 
 
-class Played:
+class VirtualRun:
     """A run folder, the hosts it asks, and everything that happened; `sit` as often as you like."""
 
     def __init__(
@@ -440,7 +440,7 @@ class Played:
         dialogues: Iterable[Mapping[str, Any]],
         *,
         seed: int = 0,
-        rules: Rules | None = None,
+        rules: RunRules | None = None,
         sync_s: float = 0.02,
         prices: PriceTable | None = None,
     ) -> None:
@@ -458,12 +458,12 @@ class Played:
         self.prices = prices
         self.seed = seed
         self.hosts = tuple(hosts)
-        self.rules = rules or Rules()
+        self.rules = rules or RunRules()
         self.dialogues = [Dialogue.from_plain(plain) for plain in dialogues]
         self.targets = tuple(target for host in hosts for target in host.targets)
         self.sent: list[Sent] = []
         self.platter = Platter()
-        self.sat: list[Sat] = []
+        self.ended: list[EndedSession] = []
         self.now = 0.0
         self.clock_off_s = 0.0
         """How far the client's wall clock is from the loop's time."""
@@ -488,9 +488,9 @@ class Played:
 
     def ledger(self, host: str | None = None) -> list[Entry]:
         """What all servers, or one, recorded."""
-        return [e for played in self.hosts if host in (None, played.name) for e in played.world.ledger.entries]
+        return [e for played in self.hosts if host in (None, played.name) for e in played.provider.ledger.entries]
 
-    def sit(
+    def run_session(
         self,
         *,
         kill: Kill | None = None,
@@ -504,7 +504,7 @@ class Played:
         short: float = 0.0,
         salvage: bool = False,
         **rules: Any,
-    ) -> Ending | None:
+    ) -> SessionResult | None:
         """One sitting, from opening the folder to closing it or to the kill.
 
         Args:
@@ -523,24 +523,24 @@ class Played:
         Returns:
             How it ended; None when it was killed, cancelled or lost its disk.
         """
-        number = len(self.sat) + 1
+        number = len(self.ended) + 1
         chance = random.Random(f"{self.seed}/{number}")
-        begins = self.now + (gap_s if self.sat else 0.0)
-        ending = broken = None
-        with _Process(PlayedLoop(begins)) as process:
+        begins = self.now + (gap_s if self.ended else 0.0)
+        result = broken = None
+        with _Process(SignalLoop(begins)) as process:
             loop = process.loop
-            disk = PlayedDisk(
+            disk = VirtualDisk(
                 self.platter, loop, process.power, chance,
-                sitting=number, sync_s=self._sync_s, kill=kill, trouble=trouble, room=room, short=short,
+                session=number, sync_s=self._sync_s, kill=kill, trouble=trouble, room=room, short=short,
             )  # fmt: skip
             clock = VirtualClock(loop, EPOCH + self.clock_off_s)
-            transports: list[PlayedTransport] = []
+            transports: list[VirtualTransport] = []
 
-            async def main() -> Ending | None:
-                sitting = self._sitting(disk, salvage=salvage, max_cost=max_cost, **rules)
-                outside = Outside(clock=clock, random=chance, disk=disk)
+            async def main() -> SessionResult | None:
+                spec = self._session_spec(disk, salvage=salvage, max_cost=max_cost, **rules)
+                system = System(clock=clock, random=chance, disk=disk)
                 connect = self._network(process.power, transports)
-                return await _cancelled(sit(sitting, outside=outside, connect=connect), cancel_after_s)
+                return await _cancelled(run_session_async(spec, system=system, connect=connect), cancel_after_s)
 
             for at, sig in signals:
                 loop.call_later(at, loop.deliver, sig)
@@ -549,9 +549,9 @@ class Played:
             if kill is not None and kill.after_s is not None:
                 loop.call_later(kill.after_s, process.power.cut)
             try:
-                ending = process.run(main())
-                if ending is not None and ending.error is not None:
-                    stopped, ending = ending.error, None
+                result = process.run(main())
+                if result is not None and result.error is not None:
+                    stopped, result = result.error, None
                     raise stopped
             except JournalError as error:
                 if not disk.failed:
@@ -561,55 +561,55 @@ class Played:
                 self.now = loop.time()
                 killed = not process.power.alive
         told = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
-        self.sat.append(
-            Sat(
+        self.ended.append(
+            EndedSession(
                 number=number,
                 began=begins,
                 ended=self.now,
-                ending=ending,
+                result=result,
                 killed=killed,
                 power_cut=killed and kill is not None and kill.power,
                 broken=broken,
                 told_to_end_at=begins + min(told, default=float("inf")) + _stopped_s(shifts),
-                in_flight=sum(sent.sitting == number and sent.heard_at is None for sent in self.sent),
+                in_flight=sum(sent.session == number and sent.heard_at is None for sent in self.sent),
                 calls=disk.calls,
                 clock_set_forward=any(shift.kind == "jump" and shift.seconds > 0 for shift in shifts),
             )
         )
         for host in self.hosts:
             host.settle()
-        if self.sat[-1].power_cut:
+        if self.ended[-1].power_cut:
             self.platter.lose_power(chance)
-        return ending
+        return result
 
-    def _sitting(self, disk: PlayedDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> Sitting:
-        return Sitting(
+    def _session_spec(self, disk: VirtualDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> SessionSpec:
+        return SessionSpec(
             folder=RunFolder.open(self.path, disk=disk),
             meta=self.meta,
             targets=self.targets,
             env={KEY_ENV: KEY},
             rules=replace(self.rules, **rules),
-            resumed=bool(self.sat),
+            resumed=bool(self.ended),
             salvage=salvage,
             max_cost=max_cost,
             progress=False,
             notes=False,
         )
 
-    def _network(self, power: Power, transports: list[PlayedTransport]) -> Callable[[Gateway], PlayedTransport]:
+    def _network(self, power: Power, transports: list[VirtualTransport]) -> Callable[[Gateway], VirtualTransport]:
         hosts = {target.gateway.name: host for host in self.hosts for target in host.targets}
-        number = len(self.sat) + 1
+        number = len(self.ended) + 1
 
-        def connect(gateway: Gateway) -> PlayedTransport:
+        def connect(gateway: Gateway) -> VirtualTransport:
             # Chances of its own: what one gateway's network does depends on no other's.
             chance = random.Random(f"{self.seed}/{number}/{gateway.name}")
-            transports.append(PlayedTransport(hosts[gateway.name], power, chance, number, self.sent))
+            transports.append(VirtualTransport(hosts[gateway.name], power, chance, number, self.sent))
             return transports[-1]
 
         return connect
 
     def _shift(
-        self, shift: Shift, loop: PlayedLoop, clock: VirtualClock, transports: Sequence[PlayedTransport]
+        self, shift: Shift, loop: SignalLoop, clock: VirtualClock, transports: Sequence[VirtualTransport]
     ) -> None:
         match shift.kind:
             case "jump":
@@ -625,14 +625,14 @@ class Played:
             case "stop":
                 loop.leap(shift.seconds)
 
-    def finish(self, *, most: int = 12) -> Ending:
+    def finish(self, *, most: int = 12) -> SessionResult:
         """Sit until everything is done."""
-        ending = None
+        result = None
         for _ in range(most):
-            ending = self.sit(gap_s=60.0)
-            if ending is not None and ending.exit_code == 0:
-                return ending
-        raise AssertionError(f"still not finished after {most} more sittings: {ending}")
+            result = self.run_session(gap_s=60.0)
+            if result is not None and result.exit_code == 0:
+                return result
+        raise AssertionError(f"still not finished after {most} more sittings: {result}")
 
     def _meta(self, folder: RunFolder) -> dict[str, Any]:
         rows = len(self.planned)
@@ -665,15 +665,15 @@ class _Hasty(Disk):
 class _Process:
     """One process with its event loop; leaves nothing behind, however it ends."""
 
-    def __init__(self, loop: PlayedLoop) -> None:
+    def __init__(self, loop: SignalLoop) -> None:
         self.loop = loop
         self.power = Power(loop)
-        self._endless = loop.call_later(LONGEST_SITTING_S, loop.stop)
+        self._endless = loop.call_later(MAX_SESSION_S, loop.stop)
 
     def __enter__(self) -> _Process:
         return self
 
-    def run(self, main: Coroutine[Any, Any, Ending | None]) -> Ending | None:
+    def run(self, main: Coroutine[Any, Any, SessionResult | None]) -> SessionResult | None:
         """To the end; None when the power goes."""
         task = self.loop.create_task(main)
         try:

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convbatch.config.gateways import Limits, Rate
+from convbatch.config.gateways import Limits, RateLimit
 from convbatch.dialogue import HistoryMode
-from convbatch.engine.runner import Rules
+from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalDamaged
 from convbatch.simulator.fault_script import FaultScript
-from convbatch.simulator.limits import Limits as ServerLimits
-from convbatch.simulator.provider import World
+from convbatch.simulator.limits import ServerLimits as ServerLimits
+from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
-from tests.support.played import KEY, Host, Played, Shift
-from tests.support.played_disk import Call, Kill, Trouble
-from tests.support.played_laws import Story, obeys
+from tests.support.virtual_disk import Call, Kill, Trouble
+from tests.support.virtual_run import KEY, Host, Shift, VirtualRun
+from tests.support.virtual_run_laws import Story, obeys
 
 Plain = dict[str, Any]
 DIALOGUES, TURNS = 20, 3
@@ -123,7 +123,7 @@ LIMITS: tuple[tuple[Limits, ServerLimits | None], ...] = (
     (Limits(), ServerLimits(rpm=60, model="fixed")),
     (Limits(), ServerLimits(rpm=90, model="bucket")),
     (Limits(rpm=60), ServerLimits(rpm=60, model="sliding")),
-    (Limits(rates=(Rate(count=15, window_s=10.0),)), ServerLimits(rpm=90, model="quantised")),
+    (Limits(rates=(RateLimit(count=15, window_s=10.0),)), ServerLimits(rpm=90, model="quantised")),
     (Limits(rpm=240, tpm=3000, concurrency=5), None),
 )
 
@@ -143,7 +143,7 @@ def host(
     """A gateway with its provider."""
     limits, server = chance.choice(LIMITS)
     fast = chance.uniform(least_s, 0.5)
-    world = World(
+    provider = Provider(
         seed=chance.randrange(1000),
         script=script,
         keys={KEY},
@@ -153,7 +153,7 @@ def host(
         gateway=chance.random() < 0.3,
     )
     return Host(
-        world,
+        provider,
         name=name,
         wire=wire,
         models=chance.choice([["sim-good"], ["sim-good"], ["sim-signed"], ["sim-think"]]),
@@ -171,19 +171,19 @@ def tells_lies(seed: int) -> bool:
     return seed % 10 == 5
 
 
-def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[Played, random.Random]:
+def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[VirtualRun, random.Random]:
     """A run that is about to begin, everything in it drawn from the seed."""
     chance = random.Random(f"stage {seed}")
     history = chance.choice(HISTORIES)
     made = dialogues(chance, DIALOGUES, TURNS, scripted=0.5 if history == "live" else 1.0)
     script = Script.of(made)
     wires = {"north": "gemini", "south": "openai"}
-    played = Played(
+    virtual_run = VirtualRun(
         path / "run",
         [host(chance, name, wire, script, faulty=faulty, lying=tells_lies(seed)) for name, wire in wires.items()],
         made,
         seed=seed,
-        rules=Rules(
+        rules=RunRules(
             history=history,
             repeats=chance.choice([1, 1, 1, 1, 2]),
             concurrency=chance.choice([None, 2, 8]),
@@ -191,7 +191,7 @@ def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[Played, random
         ),
         sync_s=chance.choice([0.0, 0.01, 0.2]),
     )
-    return played, chance
+    return virtual_run, chance
 
 
 HISTORIES: tuple[HistoryMode, ...] = ("live", "live", "live", "script", "last")
@@ -232,41 +232,41 @@ DISASTERS: tuple[Callable[[random.Random], Plain], ...] = (
 )  # fmt: skip
 
 
-def sit_in_peace_or_not(played: Played, chance: random.Random, event: Plain) -> None:
+def run_session_disturbed(virtual_run: VirtualRun, chance: random.Random, event: Plain) -> None:
     """A sitting; damage that a power cut left inside the journal is set aside, as its message says."""
     gap_s = chance.uniform(2, 60)
     try:
-        played.sit(gap_s=gap_s, **event)
+        virtual_run.run_session(gap_s=gap_s, **event)
     except JournalDamaged:
-        assert any(sat.power_cut for sat in played.sat), "damage, and no power cut"
-        played.sit(gap_s=gap_s, salvage=True)
+        assert any(ended.power_cut for ended in virtual_run.ended), "damage, and no power cut"
+        virtual_run.run_session(gap_s=gap_s, salvage=True)
 
 
-def finish(played: Played) -> None:
+def finish(virtual_run: VirtualRun) -> None:
     """In peace to the end."""
-    for one in played.hosts:
-        one.world.faults = FaultScript()
+    for one in virtual_run.hosts:
+        one.provider.faults = FaultScript()
         one.unreachable = one.stale = 0.0
-    sit_in_peace_or_not(played, random.Random(0), {})
-    played.finish()
+    run_session_disturbed(virtual_run, random.Random(0), {})
+    virtual_run.finish()
 
 
-def disturbed(path: Path, seed: int) -> Played:
+def disturbed(path: Path, seed: int) -> VirtualRun:
     """A run with faults and up to five interruptions or disasters, then in peace to its end."""
-    played, chance = stage(path, seed)
+    virtual_run, chance = stage(path, seed)
     for _ in range(chance.randrange(6)):
-        sit_in_peace_or_not(played, chance, chance.choice([*EVENTS, *DISASTERS])(chance))
-    finish(played)
-    return played
+        run_session_disturbed(virtual_run, chance, chance.choice([*EVENTS, *DISASTERS])(chance))
+    finish(virtual_run)
+    return virtual_run
 
 
-def interrupted(path: Path, seed: int, times: int = 4) -> Played:
+def interrupted(path: Path, seed: int, times: int = 4) -> VirtualRun:
     """A run at honest servers, interrupted again and again."""
-    played, chance = stage(path, seed, faulty=False)
+    virtual_run, chance = stage(path, seed, faulty=False)
     for _ in range(times):
-        played.sit(gap_s=chance.uniform(2, 60), **chance.choice(EVENTS)(chance))
-    played.finish()
-    return played
+        virtual_run.run_session(gap_s=chance.uniform(2, 60), **chance.choice(EVENTS)(chance))
+    virtual_run.finish()
+    return virtual_run
 
 
 # -- what has to hold
@@ -276,22 +276,22 @@ def interrupted(path: Path, seed: int, times: int = 4) -> Played:
 class Judged:
     """A seed that was played and broke no law."""
 
-    plays: Sequence[Played]
+    virtual_runs: Sequence[VirtualRun]
 
     @property
     def requests(self) -> int:
         """All that were sent."""
-        return sum(len(played.sent) for played in self.plays)
+        return sum(len(virtual_run.sent) for virtual_run in self.virtual_runs)
 
     @property
-    def sittings(self) -> int:
+    def sessions(self) -> int:
         """All that were sat, killed ones included."""
-        return sum(len(played.sat) for played in self.plays)
+        return sum(len(virtual_run.ended) for virtual_run in self.virtual_runs)
 
     @property
     def turns(self) -> int:
         """All rows of their tables."""
-        return sum(len(played.planned) for played in self.plays)
+        return sum(len(virtual_run.planned) for virtual_run in self.virtual_runs)
 
 
 def judge(path: Path, seed: int) -> Judged:
@@ -306,12 +306,12 @@ def judge(path: Path, seed: int) -> Judged:
         case 1 | 4 | 7:
             return Judged(end_alike(path, seed))
         case _:
-            played = disturbed(path, seed)
-            obeys(played, honest_usage=not tells_lies(seed), honest_bills=not tells_lies(seed))
-            return Judged([played])
+            virtual_run = disturbed(path, seed)
+            obeys(virtual_run, honest_usage=not tells_lies(seed), honest_bills=not tells_lies(seed))
+            return Judged([virtual_run])
 
 
-def calm_play(path: Path, seed: int) -> tuple[Played, Story]:
+def calm_run(path: Path, seed: int) -> tuple[VirtualRun, Story]:
     """The same run, undisturbed."""
     (path / "calm").mkdir()
     calm, _ = stage(path / "calm", seed, faulty=False)
@@ -319,16 +319,16 @@ def calm_play(path: Path, seed: int) -> tuple[Played, Story]:
     return calm, obeys(calm, faultless=True)
 
 
-def end_alike(path: Path, seed: int) -> list[Played]:
+def end_alike(path: Path, seed: int) -> list[VirtualRun]:
     """Law: a run ends as an undisturbed one, whatever the number of its interruptions."""
-    calm, expected = calm_play(path, seed)
-    played = interrupted(path, seed, times=1 + seed % 7)
-    found = obeys(played, faultless=True)
+    calm, expected = calm_run(path, seed)
+    virtual_run = interrupted(path, seed, times=1 + seed % 7)
+    found = obeys(virtual_run, faultless=True)
     assert found.ending_rows() == expected.ending_rows(), "the interrupted run ended otherwise"
-    return [calm, played]
+    return [calm, virtual_run]
 
 
-def hold_up_nobody(path: Path, seed: int) -> list[Played]:
+def hold_up_nobody(path: Path, seed: int) -> list[VirtualRun]:
     """Law: beside a dead and a slow target a healthy one needs at most 5 % longer than alone."""
     alone, beside = (_healthy(path / name, seed, troubled=name == "beside") for name in ("alone", "beside"))
     times = [max(sent.heard_at or 0.0 for sent in each.sent if sent.host == "north") for each in (alone, beside)]
@@ -336,7 +336,7 @@ def hold_up_nobody(path: Path, seed: int) -> list[Played]:
     return [alone, beside]
 
 
-def _healthy(path: Path, seed: int, *, troubled: bool) -> Played:
+def _healthy(path: Path, seed: int, *, troubled: bool) -> VirtualRun:
     path.mkdir()
     chance = random.Random(f"healthy {seed}")
     made = dialogues(chance, DIALOGUES, TURNS)
@@ -344,15 +344,17 @@ def _healthy(path: Path, seed: int, *, troubled: bool) -> Played:
     healthy = host(chance, "north", "gemini", script, faulty=False, least_s=0.2)
     # Times of its own answers depend on their histories alone; those of a network would be drawn otherwise each time.
     healthy.delay_s = 0.01
-    slow = World(keys={KEY}, latency_s=chance.choice([5.0, 15.0]))
-    dead = World(keys={KEY}, faults=FaultScript.of([{"action": chance.choice(["error", "reset", "silence"])}]))
+    slow = Provider(keys={KEY}, latency_s=chance.choice([5.0, 15.0]))
+    dead = Provider(keys={KEY}, faults=FaultScript.of([{"action": chance.choice(["error", "reset", "silence"])}]))
     others = [
         Host(slow, name="south", wire="openai", attempt_timeout_s=20.0),
         Host(dead, name="east", unreachable=chance.choice([0.0, 1.0]), attempt_timeout_s=20.0),
     ]
-    played = Played(path / "run", [healthy, *(others if troubled else [])], made, seed=seed, rules=Rules(concurrency=8))
-    played.sit(deadline_s=3600)
-    story = obeys(played, finished=False)
-    mine = [row for row in played.planned if row[1] == healthy.targets[0].name]
+    virtual_run = VirtualRun(
+        path / "run", [healthy, *(others if troubled else [])], made, seed=seed, rules=RunRules(concurrency=8)
+    )
+    virtual_run.run_session(deadline_s=3600)
+    story = obeys(virtual_run, finished=False)
+    mine = [row for row in virtual_run.planned if row[1] == healthy.targets[0].name]
     assert all(story.states.get(row) in {"ok", "replied"} for row in mine), "the healthy target did not finish"
-    return played
+    return virtual_run
