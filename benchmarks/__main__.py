@@ -155,12 +155,12 @@ def speed(bench: Bench) -> list[Row]:
 
 
 def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting: float) -> list[Row]:
-    measured: dict[str, list[MeasuredRun]] = {"i": [], "ii": [], "us": []}
+    runs: dict[str, list[MeasuredRun]] = {"i": [], "ii": [], "us": []}
     for _ in bench.rounds():
-        measured["i"].append(bench.clients.bare(server, work, sync=False))
-        measured["us"].append(bench.clients.convbatch(server, work))
-        measured["ii"].append(bench.clients.bare(server, work, sync=True))
-    us, bare, synced = measured["us"], measured["i"], measured["ii"]
+        runs["i"].append(bench.clients.bare(server, work, sync=False))
+        runs["us"].append(bench.clients.convbatch(server, work))
+        runs["ii"].append(bench.clients.bare(server, work, sync=True))
+    us, bare, synced = runs["us"], runs["i"], runs["ii"]
     at = f"-j {work.concurrency}"
     loops = (("(i) bare loop", bare, None), ("(ii) + group fdatasync", synced, goal))
     rows: list[Row] = []
@@ -421,8 +421,8 @@ def _wall(one: MeasuredRun) -> float:
     return one.process.wall_s
 
 
-def _median(measured: Sequence[MeasuredRun], figure: Callable[[MeasuredRun], float]) -> float:
-    return statistics.median(map(figure, measured))
+def _median(runs: Sequence[MeasuredRun], figure: Callable[[MeasuredRun], float]) -> float:
+    return statistics.median(map(figure, runs))
 
 
 def _median_ratio(

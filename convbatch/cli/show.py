@@ -312,15 +312,15 @@ def _transcripts(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, 
     wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
     only = None if wanted is None else ("dialogue_index", wanted)
     rows = (_TurnRow(*row) for row in read_rows(run.turns_path, _TurnRow._fields, only=only))
-    turn_row = groupby(rows, key=lambda row: row.dialogue_index)
-    due = next(turn_row, None)
+    by_dialogue = groupby(rows, key=lambda row: row.dialogue_index)
+    due = next(by_dialogue, None)
     for index, dialogue in read_copy(run.folder.dataset):
         if due is None:
             return
         if due[0] == index:
             groups = groupby(due[1], key=lambda row: (row.target, row.repeat))
             yield dialogue, [_TranscriptColumn(*key, {row.turn: row for row in group}) for key, group in groups]
-            due = next(turn_row, None)
+            due = next(by_dialogue, None)
 
 
 def _index_of(run: Run, dialogue_id: str) -> int:

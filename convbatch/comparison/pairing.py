@@ -261,21 +261,21 @@ def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("li
 
 
 def _read_side(side_rows: SideRows) -> dict[str, Side]:
-    side: defaultdict[str, Side] = defaultdict(lambda: Side())
+    sides: defaultdict[str, Side] = defaultdict(lambda: Side())
     rows = [ComparedTurn(*row) for row in side_rows[0]]
     names = {row.target for row in rows}
     for row in rows:
         sample = (row.target if len(names) > 1 else "", row.repeat)
-        side[row.dialogue].turns.setdefault(row.turn, {})[sample] = row
+        sides[row.dialogue].turns.setdefault(row.turn, {})[sample] = row
     if side_rows[1] is None:
-        for one in side.values():
+        for one in sides.values():
             one.conversations = {sample: _conversation_from_turns(one, sample) for sample in one.samples}
     else:
         for values in side_rows[1]:
             one = ComparedConversation(*values)
-            if one.dialogue in side:
-                side[one.dialogue].conversations[one.target if len(names) > 1 else "", one.repeat] = one
-    return dict(side)
+            if one.dialogue in sides:
+                sides[one.dialogue].conversations[one.target if len(names) > 1 else "", one.repeat] = one
+    return dict(sides)
 
 
 def _conversation_from_turns(side: Side, sample: SampleKey) -> ComparedConversation:

@@ -177,7 +177,7 @@ class ObservedTurn:
 
 
 def fit_profile(observed: Sequence[ObservedTurn], source: str, dialogues: int) -> TargetProfile | None:
-    """Habits from what was seen; None when no reply says what it counted.
+    """Fit a profile to observed turns; None when no reply reports its token counts.
 
     Args:
         observed: Turns of one target.

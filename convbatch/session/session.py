@@ -113,7 +113,7 @@ async def run_session_async(
         connect: How requests travel to a gateway, called once for each quota owner; default: HTTP.
 
     Returns:
-        How it ended. An error after requests may have left is in `Ending.error`, so that no caller loses the tables.
+        How it ended. An error after requests may have left is in `SessionResult.error`: no caller loses the tables.
 
     Raises:
         SetupError: Nothing was sent: the folder is in use, or a setup that held when it was made no longer does.
