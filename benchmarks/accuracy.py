@@ -21,7 +21,8 @@ from convbatch.cli.dry_run import Forecast, forecast_targets
 from convbatch.estimation.estimator import Figures
 from convbatch.pricing import PriceTable
 from convbatch.reply import Usage
-from convbatch.session.prepare import RunOptions, prepare_dry_run
+from convbatch.session.options import RunOptions
+from convbatch.session.prepare import prepare_dry_run
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script

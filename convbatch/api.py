@@ -17,7 +17,8 @@ from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_m
 from convbatch.journal.run_folder import shell_quote
 from convbatch.results.run import Run, load, write_turns
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
-from convbatch.session.prepare import RunOptions, prepare_run
+from convbatch.session.options import RunOptions
+from convbatch.session.prepare import prepare_run
 from convbatch.session.session import SessionResult, SessionSpec, run_session, run_session_async
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.results.judge_costs import judge_totals
 from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
 from convbatch.results.run import RESULTS, Run, TargetSummary, read_rows, write_turns
-from convbatch.session.judge import JudgeOptions, prepare_judging
+from convbatch.session.judge import prepare_judging
+from convbatch.session.options import JudgeOptions
 from convbatch.session.session import SessionResult, SessionSpec, run_session
 
 FAILURES_SHOWN = 100

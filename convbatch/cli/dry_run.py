@@ -25,7 +25,8 @@ from convbatch.estimation.history import find_profile, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount
 from convbatch.session.cost_cap import price_config_example
-from convbatch.session.prepare import RESULTS, DryRun, RunOptions, prepare_dry_run
+from convbatch.session.options import RunOptions
+from convbatch.session.prepare import RESULTS, DryRun, prepare_dry_run
 
 _MINUTE_S = 60.0
 _HEADINGS = ("target", "", "calls", "input tokens", "output tokens", "cost")

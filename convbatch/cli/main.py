@@ -301,9 +301,9 @@ def run_command(
 
     Example: convbatch run datasets/quickstart.jsonl -m gemini-2.5-flash -g google -g dmxapi --rpm 60
     """
-    from convbatch.session import prepare
+    from convbatch.session import options as session_options
 
-    options = prepare.RunOptions(
+    options = session_options.RunOptions(
         datasets=tuple(dataset),
         models=tuple(model or ()),
         gateways=tuple(gateway or ()),
@@ -324,8 +324,8 @@ def run_command(
         thinking_budget=thinking_budget,
         params=tuple(param or ()),
         max_attempts=max_attempts,
-        attempt_timeout_s=prepare.parse_seconds(attempt_timeout, "--attempt-timeout"),
-        deadline_s=prepare.parse_seconds(deadline, "--deadline"),
+        attempt_timeout_s=session_options.parse_seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=session_options.parse_seconds(deadline, "--deadline"),
         reuse=reuse,
         max_cost=max_cost,
         fail_under=fail_under,
@@ -369,17 +369,17 @@ def resume(
 
     Example: convbatch resume latest
     """
-    from convbatch.session import prepare
+    from convbatch.session import options as session_options
 
-    options = prepare.ResumeOptions(
+    options = session_options.ResumeOptions(
         run=run,
         concurrency=concurrency,
         rpm=rpm,
         tpm=tpm,
         rpd=rpd,
         max_attempts=max_attempts,
-        attempt_timeout_s=prepare.parse_seconds(attempt_timeout, "--attempt-timeout"),
-        deadline_s=prepare.parse_seconds(deadline, "--deadline"),
+        attempt_timeout_s=session_options.parse_seconds(attempt_timeout, "--attempt-timeout"),
+        deadline_s=session_options.parse_seconds(deadline, "--deadline"),
         retry_errors=not no_retry_errors,
         salvage=salvage,
         max_cost=max_cost,
@@ -502,7 +502,7 @@ def check(
     Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
     """
     from convbatch.cli.check import run_check
-    from convbatch.session.judge import JudgeOptions
+    from convbatch.session.options import JudgeOptions
 
     asking = None
     if judge is not None:
@@ -697,7 +697,7 @@ def simulate(
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
-    from convbatch.session.prepare import parse_seconds
+    from convbatch.session.options import parse_seconds
     from convbatch.simulator.fault_script import FaultError
     from convbatch.simulator.limits import LimitModel
     from convbatch.simulator.replies import ScriptError

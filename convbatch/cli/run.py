@@ -21,7 +21,8 @@ from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.results.quality_gate import evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
-from convbatch.session.prepare import ResumeOptions, RunOptions, changed_sources, prepare_resume, prepare_run
+from convbatch.session.options import ResumeOptions, RunOptions
+from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import SessionResult, SessionSpec, run_session
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ import dataclasses
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch.config.gateways import Config, Overrides, Target, resolve_targets, target_from_plain, target_to_plain
@@ -20,6 +18,7 @@ from convbatch.engine.runner import RunRules
 from convbatch.errors import ConvbatchError, SetupError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.session.cost_cap import resolve_cap
+from convbatch.session.options import JudgeOptions
 from convbatch.session.preflight import check_reachable
 from convbatch.session.session import SessionResult, SessionSpec
 
@@ -27,21 +26,6 @@ if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
 
 _READ = ("targets", "history", "repeats", "planned", "options", "dataset", "rates", "judges")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeOptions:
-    """What `convbatch check` was asked about its judge."""
-
-    judge: str
-    config: Path | None = None
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    max_cost: str | None = None
-    """For the whole run, earlier sessions included; None = as before."""
-    progress: bool = True
-    env_file: Path | None = None
 
 
 def judge_target(name: str, config: Config, overrides: Overrides) -> Target:

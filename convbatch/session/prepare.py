@@ -7,7 +7,6 @@ is sent. How a sitting is played is `session.py`.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 import re
@@ -41,6 +40,7 @@ from convbatch.redaction import watch
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_plain, reading_run_json, wants_judge
+from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
 from convbatch.session.session import SessionSpec
 from convbatch.session.trust import require_trusted_endpoints
@@ -51,84 +51,6 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 HISTORIES: tuple[HistoryMode, ...] = ("live", "script", "last")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What `convbatch run` was asked; None = not said, the configuration or the default decides."""
-
-    datasets: tuple[Path, ...]
-    models: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    config: Path | None = None
-    out: Path | None = None
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    rpd: int | None = None
-    repeats: int | None = None
-    limit: int | None = None
-    ids: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    history: str | None = None
-    temperature: float | None = None
-    max_output_tokens: int | None = None
-    seed: int | None = None
-    thinking_budget: int | None = None
-    params: tuple[str, ...] = ()
-    max_attempts: int | None = None
-    attempt_timeout_s: float | None = None
-    deadline_s: float | None = None
-    reuse: str | None = None
-    max_cost: str | None = None
-    """`5USD`; a bare number where all targets bill one currency."""
-    fail_under: str | None = None
-    """`0.95` or `95%`: the share of dialogues that must pass."""
-    judge: str | None = None
-    """`model@gateway`: who judges the replies whose checks ask for it, once they have been received."""
-    progress: bool = True
-    env_file: Path | None = None
-    from_environment: tuple[str, ...] = ()
-    """Environment variables that stood in for options; printed in the plan."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeOptions:
-    """What `convbatch resume` was asked."""
-
-    run: str
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    rpd: int | None = None
-    max_attempts: int | None = None
-    attempt_timeout_s: float | None = None
-    deadline_s: float | None = None
-    retry_errors: bool = True
-    salvage: bool = False
-    max_cost: str | None = None
-    """For the whole run, earlier sessions included; None = as before."""
-    progress: bool = True
-    env_file: Path | None = None
-    from_environment: tuple[str, ...] = ()
-
-
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_seconds(text: str | None, option: str) -> float | None:
-    """A duration as people write it: 90, 90s, 1.5m, 2h.
-
-    Raises:
-        SetupError: Not a positive duration.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text)
-    value = float(match[1]) * _UNITS.get(match[2], math.nan) if match else math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise SetupError(f"{option} needs a duration", found=repr(text), hint="write 90s, 15m or 2h")
-    return value
 
 
 def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = True) -> SessionSpec:
@@ -232,7 +154,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     from convbatch.config.credentials import secrets_of, with_env_file
     from convbatch.dataset.selection import Selection
 
-    _refuse_numbers(options)
+    refuse_numbers(options)
     config = _load_config(options.config)
     overrides = Overrides(
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
@@ -381,22 +303,6 @@ def _parse_history(text: str) -> HistoryMode:
         if text == mode:
             return mode
     raise SetupError(f"unknown history mode {text!r}", hint=did_you_mean(text, HISTORIES))
-
-
-_COUNTS = ("concurrency", "rpm", "tpm", "rpd", "repeats", "limit", "max_attempts")
-_DURATIONS = ("attempt_timeout_s", "deadline_s")
-
-
-def _refuse_numbers(options: RunOptions) -> None:
-    """Counts and durations that mean nothing: from Python they come unchecked, and 0 must not mean the default."""
-    for name in (*_COUNTS, *_DURATIONS):
-        value: Any = getattr(options, name)
-        if value is None:
-            continue
-        least, kind = (1, int) if name in _COUNTS else (1e-9, (int, float))
-        if not isinstance(value, kind) or not least <= value < math.inf:
-            what = "a whole number of at least 1" if name in _COUNTS else "a number of seconds above 0"
-            raise SetupError(f"{name} must be {what}", found=repr(value), hint="leave it out for the default")
 
 
 def _command_line(options: RunOptions) -> Settings:

@@ -26,7 +26,7 @@ from convbatch.cli.run import run
 from convbatch.config.gateways import Limits
 from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest
 from convbatch.engine.runner import RunRules
-from convbatch.session.prepare import RunOptions
+from convbatch.session.options import RunOptions
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.http import Request
 from convbatch.simulator.ledger import Entry

@@ -24,7 +24,8 @@ from convbatch.errors import SetupError
 from convbatch.journal.records import decode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.results.run import load, write_turns
-from convbatch.session.prepare import ResumeOptions, prepare_resume
+from convbatch.session.options import ResumeOptions
+from convbatch.session.prepare import prepare_resume
 from tests.conftest import Command, write_dataset
 from tests.scenarios.test_bad_folders import said
 from tests.support.made_runs import MadeRun, dialogue
