@@ -22,7 +22,7 @@ from convbatch.comparison import render, stats
 from convbatch.comparison.compare import Comparison, ComparisonRules, compare_frames
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
-from tests.conftest import QUICKSTART, Command, environment
+from tests.conftest import QUICKSTART, Command, environment, examples
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
 Passes = Mapping[str, Sequence[bool | None]]
@@ -419,7 +419,7 @@ def test_a_single_dialogue_is_never_certain() -> None:
     assert low < 0 < high
 
 
-@settings(max_examples=40)  # each is two whole comparisons
+@settings(max_examples=examples(40))  # each is two whole comparisons
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]]) -> None:
     frame = side({f"d{n}": turns for n, turns in enumerate(passes)}).assign(output_tokens=7, score=0.5)
@@ -432,7 +432,7 @@ def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]
     assert len(told.flips) == 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=15))
 def test_swapping_the_sides_turns_every_difference_round(kinds: list[tuple[bool, bool]]) -> None:
     base, candidate = (side({f"d{n}": [kind[place]] for n, kind in enumerate(kinds)}) for place in (0, 1))
