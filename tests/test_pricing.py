@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.config.gateways import Config, resolve_targets
+from convbatch.config.gateways import Config
 from convbatch.config.list_prices import price_table
 from convbatch.config.loader import read_config
+from convbatch.config.targets import resolve_targets
 from convbatch.errors import InputError
 from convbatch.pricing import ExchangeRates, Money, Period, PriceTable, TokenPrice, display_amount, exact
 from convbatch.reply import Usage

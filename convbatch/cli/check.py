@@ -23,7 +23,7 @@ from convbatch.cli.run import be_verb, judge_lines, unused_judge_lines
 from convbatch.console.text import ignoring_broken_pipe, log_note
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Problems, Reader, count_of
-from convbatch.dataset.selection import read_copy
+from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Problem, SetupError
 from convbatch.exit_codes import ExitCode, worst

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.config.credentials import key_for, proxy_for, secrets_of, with_env_file
-from convbatch.config.gateways import Config, Gateway, Overrides, Target, resolve_targets
+from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config
+from convbatch.config.targets import resolve_targets
 from convbatch.console.text import printable_lines
 from convbatch.dialogue import Message, Settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean

@@ -18,7 +18,7 @@ from convbatch.cli import show
 from convbatch.cli.run import plan_lines
 from convbatch.config.gateways import Limits, Target, merge_limits
 from convbatch.dataset.reader import count_of
-from convbatch.dataset.selection import read_copy
+from convbatch.dataset.snapshot import read_copy
 from convbatch.engine.quota import derated_rate
 from convbatch.estimation.estimator import Estimate, Estimator, Figures
 from convbatch.estimation.history import find_profile, open_reused_replies

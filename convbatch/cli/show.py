@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from convbatch.console import tables
 from convbatch.console.text import printable
 from convbatch.dataset.reader import count_of
-from convbatch.dataset.selection import read_copy
+from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
 from convbatch.journal.run_folder import RunFolder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch.config.gateways import Target
-from convbatch.dataset.selection import read_copy
+from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Message, text_part
 from convbatch.errors import ConvbatchError
 from convbatch.estimation.estimator import (

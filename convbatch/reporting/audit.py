@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from convbatch.dataset.selection import read_copy
+from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Part, Settings, effective_settings
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.reporting.section import Section

@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from convbatch.dataset.selection import read_copy
+from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Place, SetupError
 from convbatch.journal.index import Archive, JudgeCall, Transcript, TurnHistory

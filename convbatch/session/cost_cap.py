@@ -100,7 +100,7 @@ def _refuse_unrelated(cap: Money, currencies: Mapping[str, str], exchange_rates:
 
 def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: Path) -> None:
     """Without a limit on output there is no worst case."""
-    from convbatch.dataset.selection import read_copy
+    from convbatch.dataset.snapshot import read_copy
 
     unlimited = 0
     places: list[str] = []

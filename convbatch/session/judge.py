@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from convbatch.config.gateways import Config, Overrides, Target, resolve_targets, target_from_plain, target_to_plain
+from convbatch.config.gateways import Config, Overrides, Target, target_from_plain, target_to_plain
+from convbatch.config.targets import resolve_targets
 from convbatch.dialogue import NO_SETTINGS
 from convbatch.engine.runner import RunRules
 from convbatch.errors import ConvbatchError, SetupError

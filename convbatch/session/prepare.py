@@ -19,16 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch import __version__
-from convbatch.config.gateways import (
-    NO_OVERRIDES,
-    Config,
-    Overrides,
-    Target,
-    parse_params,
-    resolve_targets,
-    target_from_plain,
-    target_to_plain,
-)
+from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_plain, target_to_plain
+from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.dataset.reader import count_of
 from convbatch.dialogue import MAX_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
 from convbatch.engine.runner import RunRules
@@ -46,7 +38,8 @@ from convbatch.session.session import SessionSpec
 from convbatch.session.trust import require_trusted_endpoints
 
 if TYPE_CHECKING:
-    from convbatch.dataset.selection import CopyReport, Selection
+    from convbatch.dataset.selection import Selection
+    from convbatch.dataset.snapshot import CopyReport
     from convbatch.pricing import Money
 
 RESULTS = Path("results")
@@ -249,7 +242,7 @@ def _previous_options(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[
 
 def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
     """Replies stand by dialogue and turn number: under other dialogues they would be answers to other questions."""
-    from convbatch.dataset.selection import copy_digest
+    from convbatch.dataset.snapshot import copy_digest
 
     if copy_digest(folder.dataset) != meta["dataset"].get("sha256"):
         raise SetupError(
@@ -277,7 +270,7 @@ def _previously_reused(meta: Mapping[str, Any]) -> RunFolder | None:
 
 def changed_sources(meta: Mapping[str, Any]) -> list[str]:
     """Original dataset files that are no longer what this run copied; one that is gone is not named."""
-    from convbatch.dataset.selection import fingerprint_source
+    from convbatch.dataset.snapshot import fingerprint_source
 
     changed: list[str] = []
     for source in meta["dataset"].get("sources", ()):
@@ -356,7 +349,7 @@ def _unsupported_setting(target: Target, settings: Settings) -> str | None:
 
 def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
     """As `_refuse_unsupported_settings`, for the settings of dialogues and turns; each combination is tried once."""
-    from convbatch.dataset.selection import read_copy
+    from convbatch.dataset.snapshot import read_copy
 
     tried: set[bytes] = set()
     problems: list[Problem] = []
@@ -383,7 +376,7 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
 @contextlib.contextmanager
 def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
     """The selected dialogues, checked, in a file that is gone afterwards; `run.json` without a name; the cap."""
-    from convbatch.dataset.selection import write_copy
+    from convbatch.dataset.snapshot import write_copy
     from convbatch.session.progress import ReadingBar
 
     _refuse_occupied(options.out)

@@ -442,7 +442,7 @@ async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str |
 
 
 def _plan(spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
-    from convbatch.dataset.selection import read_copy
+    from convbatch.dataset.snapshot import read_copy
     from convbatch.engine.plan import conversations
     from convbatch.session.judge_questions import judge_conversations
 

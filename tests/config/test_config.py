@@ -28,13 +28,11 @@ from convbatch.config.gateways import (
     gateway_to_plain,
     max_in_flight,
     merge_limits,
-    parse_params,
-    resolve_targets,
-    split_target,
     target_from_plain,
     target_to_plain,
 )
 from convbatch.config.loader import load_config, presets, read_config
+from convbatch.config.targets import parse_params, resolve_targets, split_target
 from convbatch.config.toml_positions import TomlPositions
 from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError

@@ -19,8 +19,9 @@ from convbatch.config.credentials import (
     secrets_of,
     with_env_file,
 )
-from convbatch.config.gateways import Gateway, resolve_targets
+from convbatch.config.gateways import Gateway
 from convbatch.config.loader import load_config, presets
+from convbatch.config.targets import resolve_targets
 from convbatch.dialogue import Message, Role, text_part
 from convbatch.errors import InputError, SetupError
 from convbatch.protocols import PROTOCOLS

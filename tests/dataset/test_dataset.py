@@ -16,16 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convbatch.dataset.schema import CHECK_ARGUMENTS
-from convbatch.dataset.selection import (
-    EVERYTHING,
-    Selection,
-    convert,
-    fingerprint_source,
-    load_dialogues,
-    read_copy,
-    scan,
-    write_copy,
-)
+from convbatch.dataset.selection import EVERYTHING, Selection, convert, load_dialogues, scan
+from convbatch.dataset.snapshot import fingerprint_source, read_copy, write_copy
 from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Settings, Turn, text_part
 from convbatch.errors import InputError, Problem, SetupError
 from convbatch.system import Disk

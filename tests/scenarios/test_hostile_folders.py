@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convbatch.dataset.selection import copy_digest
+from convbatch.dataset.snapshot import copy_digest
 from convbatch.dialogue import MAX_REPEATS
 from convbatch.errors import SetupError
 from convbatch.journal.records import decode_line

@@ -33,8 +33,8 @@ from typing import Any
 import orjson
 
 from convbatch.config.credentials import read_env_file
-from convbatch.config.gateways import resolve_targets
 from convbatch.config.loader import load_shipped_config, read_config
+from convbatch.config.targets import resolve_targets
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.selection import convert, scan
 from convbatch.dialogue import Dialogue

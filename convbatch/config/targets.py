@@ -1,0 +1,213 @@
+"""`-m`, `-g`, `-p` and the config → the targets of a run and the free fields of its request bodies.
+
+What a gateway is and how its tables are combined is `gateways.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target
+from convbatch.errors import Place, SetupError, did_you_mean, nearest
+from convbatch.redaction import display, looks_like_key
+
+SIMULATED_MODELS = ("sim-good@simulator", "sim-drift@simulator")
+
+
+def resolve_targets(
+    models: Sequence[str], gateways: Sequence[str], config: Config, overrides: Overrides = NO_OVERRIDES
+) -> tuple[Target, ...]:
+    """`-m`, `-g` and the config → targets, in the order given (models outside, gateways inside).
+
+    Raises:
+        SetupError: An unknown or unused gateway, a model without one, a target given twice, or nothing to ask.
+    """
+    for gateway in gateways:
+        if gateway not in config.gateways:
+            raise _unknown_gateway(gateway, config, what=f"unknown gateway {gateway!r}")
+    if not models and not gateways:
+        named = _configured_models(config)
+    elif not models:
+        raise SetupError(
+            f"-g {gateways[0]} is used by nothing: no -m says which model to ask there",
+            hint=f"add -m MODEL (`convbatch doctor -g {gateways[0]}` lists the models of a gateway)",
+        )
+    else:
+        named = [(pair, None) for text in models for pair in _expand_model(text, gateways, config)]
+        _refuse_unused(gateways, [gateway for (_, gateway), _ in named], models)
+    _refuse_duplicates(named)
+    return tuple(
+        Target(model=model, gateway=overrides.apply_to(config.gateways[gateway].for_model(model, run=config.run)))
+        for (model, gateway), _ in named
+    )
+
+
+_Pair = tuple[str, str]
+
+
+def split_target(text: str, known: Iterable[str]) -> tuple[str, str | None]:
+    """`model@gateway` → (model, gateway), split at the last `@` if a known gateway follows, else (text, None)."""
+    model, at, gateway = text.rpartition("@")
+    return (model, gateway) if at and gateway in frozenset(known) else (text, None)
+
+
+def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
+    if config.path is None:
+        simulated = [split_target(name, config.gateways) for name in SIMULATED_MODELS]
+        return [((model, gateway or "simulator"), None) for model, gateway in simulated]
+    if not config.run.models:
+        raise SetupError(
+            f"{config.path}: no models to ask: [run] has no `models`, and there is no -m",
+            hint='write models = ["MODEL@GATEWAY"] under [run], or add -m MODEL@GATEWAY '
+            f"(-m {SIMULATED_MODELS[0]} asks the built-in simulator)",
+        )
+    named: list[tuple[_Pair, Place | None]] = []
+    for text, place in zip(config.run.models, config.run.model_places, strict=True):
+        model, gateway = split_target(text, config.gateways)
+        if gateway is None:
+            raise _no_gateway(text, config, place=place)
+        named.append(((_model_name(model, text, place), gateway), place))
+    return named
+
+
+def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
+    """One -m: itself where it names its gateway, else once for every -g."""
+    model, gateway = split_target(text, config.gateways)
+    if gateway is not None:
+        return [(_model_name(model, text, None), gateway)]
+    if not gateways:
+        raise _no_gateway(text, config, place=None)
+    _, at, suffix = text.rpartition("@")
+    if at and nearest(suffix, config.gateways) is not None:
+        # `gemini@gogle -g google` is a typo far more often than a model whose name ends that way.
+        what = f"unknown gateway {suffix!r} in -m {text}"
+        raise _unknown_gateway(suffix, config, what=what, more=f"; a model of that name is {text}@GATEWAY")
+    return [(_model_name(text, text, None), gateway) for gateway in gateways]
+
+
+def _model_name(model: str, text: str, place: Place | None) -> str:
+    if not model or model != model.strip() or not model.isprintable():
+        raise SetupError(
+            f"{text!r} names no model", place=place, hint="write MODEL@GATEWAY without blanks around either name"
+        )
+    return model
+
+
+def _no_gateway(text: str, config: Config, *, place: Place | None) -> SetupError:
+    _, at, suffix = text.rpartition("@")
+    if at:
+        return _unknown_gateway(
+            suffix,
+            config,
+            what=f"unknown gateway {suffix!r} in {text!r}",
+            place=place,
+            more=f"; if {text!r} is the model's own name, write {text}@GATEWAY",
+        )
+    if place is not None:
+        hint = f'write "{text}@GATEWAY"'
+    else:
+        hint = f"write -m {text}@GATEWAY, or add -g GATEWAY"
+        usual = next((f"{text}@simulator" for name in SIMULATED_MODELS if name.startswith(f"{text}@")), None)
+        hint = f"did you mean -m {usual}? {hint}" if usual else hint
+    return SetupError(
+        f"the model {text!r} names no gateway",
+        place=place,
+        hint=f"{hint}; known gateways: {', '.join(sorted(config.gateways))}",
+    )
+
+
+def _unknown_gateway(name: str, config: Config, *, what: str, place: Place | None = None, more: str = "") -> SetupError:
+    own = f"; a gateway of your own is a [gateways.{name}] table in {config.path or 'convbatch.toml'}"
+    own = own if re.fullmatch(r"[\w.-]+", name) else ""
+    return SetupError(what, place=place, hint=did_you_mean(name, config.gateways) + more + own)
+
+
+def _refuse_unused(gateways: Sequence[str], used: Sequence[str], models: Sequence[str]) -> None:
+    for gateway in gateways:
+        if gateway not in used:
+            raise SetupError(
+                f"-g {gateway} is used by nothing: every -m names its own gateway",
+                found=" ".join(f"-m {model}" for model in models),
+                hint=f"drop -g {gateway}, or give a model without @: -m MODEL -g {gateway}",
+            )
+
+
+def _refuse_duplicates(named: Sequence[tuple[_Pair, Place | None]]) -> None:
+    counts = Counter(pair for pair, _ in named)
+    for pair, place in reversed(named):
+        if counts[pair] > 1:
+            raise SetupError(
+                f"the target {pair[0]}@{pair[1]} is given {counts[pair]} times",
+                place=place,
+                hint="name each target once; --repeats N asks the same target N times",
+            )
+
+
+def parse_params(params: Sequence[str]) -> dict[str, Any]:
+    """`-p a.b=value` options → one nested object for `Settings.extra`; a value is JSON where it parses, else text.
+
+    Raises:
+        SetupError: No `=`, an empty name in the path, broken JSON, or two options that contradict each other.
+    """
+    nested: dict[str, Any] = {}
+    for param in params:
+        path, equals, text = param.partition("=")
+        names = path.strip().split(".")
+        if not equals or not all(names):
+            raise SetupError(
+                f"-p {path if equals else display(param)} is no PATH=VALUE",
+                hint="write -p a.b=value: names separated by dots, then =, then JSON or text",
+            )
+        if looks_like_key(text):
+            raise SetupError(
+                f"-p {path.strip()} holds what looks like a key",
+                hint="a key never goes into a body or a run folder: name its variable in key_env (docs/gateways.md)",
+            )
+        _set_nested(nested, names, _param_value(path.strip(), text))
+    return nested
+
+
+def _param_value(path: str, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except ValueError:
+        if text.lstrip().startswith(("{", "[", '"')):
+            raise SetupError(
+                f"-p {path} starts like JSON but does not parse",
+                found=display(text),
+                hint="put single quotes around the whole option; to send it as text, write a JSON string",
+            ) from None
+        return text
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _no_constant(word)  # 1e999 would be sent as null
+
+
+def _set_nested(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    *parents, last = names
+    for depth, name in enumerate(parents, 1):
+        inner = nested.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise _contradiction(names[:depth], names)
+        nested = inner
+    if last in nested:
+        raise _contradiction(names, names)
+    nested[last] = value
+
+
+def _contradiction(first: Sequence[str], second: Sequence[str]) -> SetupError:
+    what = f"-p {'.'.join(second)} is given twice" if first == second else (
+        f"-p {'.'.join(second)} goes inside {'.'.join(first)}, which is given a value of its own"
+    )  # fmt: skip
+    return SetupError(what, hint="give each path of the request body once")
