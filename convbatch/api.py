@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean
 from convbatch.journal.run_folder import shell_quote
-from convbatch.results.run import Run, load, write_turns
+from convbatch.results.cache import write_turns
+from convbatch.results.run import Run, load
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
 from convbatch.session.options import RunOptions
 from convbatch.session.prepare import prepare_run

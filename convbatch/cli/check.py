@@ -28,9 +28,12 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Problem, SetupError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
+from convbatch.results.cache import write_turns
 from convbatch.results.judge_costs import judge_totals
+from convbatch.results.parquet import read_rows
 from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
-from convbatch.results.run import RESULTS, Run, TargetSummary, read_rows, write_turns
+from convbatch.results.run import RESULTS, Run
+from convbatch.results.summary import TargetSummary
 from convbatch.session.judge import prepare_judging
 from convbatch.session.options import JudgeOptions
 from convbatch.session.session import SessionResult, SessionSpec, run_session

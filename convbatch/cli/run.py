@@ -149,8 +149,9 @@ class Remaining(NamedTuple):
 def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
     """Write `turns.parquet` and print the table a target; the exit code of that, and what is left to ask."""
     from convbatch.cli import show
+    from convbatch.results.cache import write_turns
     from convbatch.results.judge_costs import judge_totals
-    from convbatch.results.run import load, write_turns
+    from convbatch.results.run import load
 
     code, left = ExitCode.OK, None
     try:
@@ -191,7 +192,7 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
 
 def _failure_lines(run: Run) -> list[str]:
     """Why turns failed, the commonest reasons first, each in the words of one of its turns."""
-    from convbatch.results.run import read_rows
+    from convbatch.results.parquet import read_rows
 
     counts: Counter[tuple[str, str]] = Counter()
     words: dict[tuple[str, str], str] = {}
@@ -206,7 +207,7 @@ def _failure_lines(run: Run) -> list[str]:
 
 def _count_behind_errors(run: Run) -> int:
     """Turns skipped behind a failed one: they are not open, but `resume` asks them, too."""
-    from convbatch.results.run import read_rows
+    from convbatch.results.parquet import read_rows
 
     rows = read_rows(run.turns_path, ("status", "error_message"))
     return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)

@@ -21,7 +21,9 @@ from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import Money, display_amount, exact
 from convbatch.results.export import csv_lines
-from convbatch.results.run import Rows, Run, TargetSummary, read_rows, side_by_side
+from convbatch.results.parquet import Rows, read_rows, side_by_side
+from convbatch.results.run import Run
+from convbatch.results.summary import TargetSummary
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

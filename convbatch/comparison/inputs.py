@@ -17,8 +17,10 @@ from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, Sid
 from convbatch.dialogue import SETTING_NAMES
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.run_folder import find_run
+from convbatch.results.columns import CONVERSATIONS
 from convbatch.results.conversations import current_judge, dialogues_with_checks
-from convbatch.results.run import CONVERSATIONS, RESULTS, Run, load, read_rows
+from convbatch.results.parquet import read_rows
+from convbatch.results.run import RESULTS, Run, load
 
 if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder

@@ -19,7 +19,9 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from convbatch.pricing import exact
-from convbatch.results.run import ATTEMPTS, Row, Run, read_rows
+from convbatch.results.columns import ATTEMPTS, Row
+from convbatch.results.parquet import read_rows
+from convbatch.results.run import Run
 
 TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens")
 

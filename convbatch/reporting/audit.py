@@ -20,7 +20,8 @@ from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Part, Settings, effective_settings
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.reporting.section import Section
-from convbatch.results.run import Column, Row, Rows
+from convbatch.results.columns import Column, Row
+from convbatch.results.parquet import Rows
 
 if TYPE_CHECKING:
     from convbatch.results.run import Run

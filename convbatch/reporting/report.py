@@ -23,8 +23,10 @@ from convbatch.reporting.aggregate import TOKENS, GroupTotals, ReportedAttempt, 
 from convbatch.reporting.audit import audit
 from convbatch.reporting.section import Section
 from convbatch.reporting.usage_log import reconcile
+from convbatch.results.columns import STATUSES, TURNS, Column, Row
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
-from convbatch.results.run import STATUSES, TURNS, Column, Row, Rows, Run, load
+from convbatch.results.parquet import Rows
+from convbatch.results.run import Run, load
 
 if TYPE_CHECKING:
     import pandas as pd

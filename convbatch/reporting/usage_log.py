@@ -37,7 +37,8 @@ from convbatch.reporting.usage_log_matching import (
     line_order,
 )
 from convbatch.reporting.usage_log_reader import UsageLog, read_usage_log
-from convbatch.results.run import ATTEMPTS, Column, Row, Rows
+from convbatch.results.columns import ATTEMPTS, Column, Row
+from convbatch.results.parquet import Rows
 
 if TYPE_CHECKING:
     from convbatch.results.run import Run

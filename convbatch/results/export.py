@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from convbatch.errors import SetupError, did_you_mean
-from convbatch.results.run import Arrow, Column, Dtype, Rows, schema
+from convbatch.results.columns import Column, Dtype
+from convbatch.results.parquet import Arrow, Rows, schema
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from convbatch.dataset.reader import count_of
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.pricing import Money, PriceTable
+from convbatch.results.columns import Column
 from convbatch.results.conversations import judges_by_name
 from convbatch.results.costs import paid_attempts, target_prices
-from convbatch.results.run import Column, Run
+from convbatch.results.run import Run
 
 JUDGES: tuple[Column, ...] = (
     Column("judge", "string", "`model@gateway`"),

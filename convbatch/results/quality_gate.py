@@ -14,7 +14,7 @@ from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError
 
 if TYPE_CHECKING:
-    from convbatch.results.run import TargetSummary
+    from convbatch.results.summary import TargetSummary
 
 _PASS_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
 

@@ -29,8 +29,9 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, SetupError
 from convbatch.pricing import ExchangeRates, Money
 from convbatch.reply import Failure, Reply, Usage
+from convbatch.results.cache import is_fresh, write_turns
 from convbatch.results.quality_gate import parse_pass_rate
-from convbatch.results.run import is_fresh, load, write_turns
+from convbatch.results.run import load
 from convbatch.results.verdicts import dialogue_pass, sum_verdicts
 from tests.conftest import QUICKSTART, Command
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue

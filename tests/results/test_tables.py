@@ -27,21 +27,11 @@ from convbatch.errors import JournalError, SetupError
 from convbatch.journal.records import encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.reply import NO_USAGE, Failure, Reply, ToolCall, Usage, reply_to_plain
+from convbatch.results.cache import is_fresh, turns_file, write_turns
+from convbatch.results.columns import ATTEMPTS, CONVERSATIONS, TURNS, VERDICTS, Column
 from convbatch.results.export import csv_lines, write_table
-from convbatch.results.run import (
-    ATTEMPTS,
-    BATCH_CHARS,
-    CONVERSATIONS,
-    TURNS,
-    VERDICTS,
-    Column,
-    Rows,
-    Run,
-    is_fresh,
-    load,
-    turns_file,
-    write_turns,
-)
+from convbatch.results.parquet import BATCH_CHARS, Rows
+from convbatch.results.run import Run, load
 from convbatch.system import Disk
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, STARTED_AT, MadeRun, append, dialogue
 
@@ -444,9 +434,9 @@ def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made:
     made.replied(made.ident(0, 1))
     code = (
         "import sys; from pathlib import Path; from convbatch.results import export; from convbatch.cli import show; "
-        "from convbatch.results import run as tables;"
+        "from convbatch.results import run as tables, cache;"
         "light = set(sys.modules);"
-        "run = tables.load(sys.argv[1]); tables.write_turns(run.folder);"
+        "run = tables.load(sys.argv[1]); cache.write_turns(run.folder);"
         "show.print_summary(run.summary(), file=sys.stderr);"
         "[export.write_table(run.turn_rows(), Path(sys.argv[2] + end)) for end in ('.csv', '.json', '.parquet')];"
         "print(*light); print(*sys.modules)"
@@ -497,8 +487,8 @@ def _big_run(path: Path, dialogues: int) -> RunFolder:
 def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from convbatch.journal import run_folder as folder; "
-        "from convbatch.results import run as tables;"
-        "run = folder.RunFolder.open(Path(sys.argv[1])); tables.write_turns(run); tables.summarise_run(run);"
+        "from convbatch.results import cache, run as tables;"
+        "run = folder.RunFolder.open(Path(sys.argv[1])); cache.write_turns(run); tables.summarise_run(run);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks: list[int] = []

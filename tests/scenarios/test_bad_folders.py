@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from convbatch.cli.main import app
 from convbatch.errors import SetupError
 from convbatch.journal.run_folder import RunFolder
-from convbatch.results.run import load, write_turns
+from convbatch.results.cache import write_turns
+from convbatch.results.run import load
 from tests.conftest import write_dataset
 from tests.support.made_runs import MadeRun, dialogue
 

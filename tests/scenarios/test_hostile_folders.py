@@ -23,7 +23,8 @@ from convbatch.dialogue import MAX_REPEATS
 from convbatch.errors import SetupError
 from convbatch.journal.records import decode_line
 from convbatch.journal.run_folder import RunFolder
-from convbatch.results.run import load, write_turns
+from convbatch.results.cache import write_turns
+from convbatch.results.run import load
 from convbatch.session.options import ResumeOptions
 from convbatch.session.prepare import prepare_resume
 from tests.conftest import Command, write_dataset

@@ -20,7 +20,8 @@ from typing import Any
 
 from convbatch.config.gateways import Limits
 from convbatch.dialogue import Dialogue
-from convbatch.results.run import load, read_rows
+from convbatch.results.parquet import read_rows
+from convbatch.results.run import load
 from convbatch.simulator.ledger import Entry
 from tests.support.virtual_disk import Written
 from tests.support.virtual_run import Sent, VirtualRun

@@ -1,0 +1,108 @@
+"""`turns.parquet` and `verdicts.parquet` of a run folder: written from the journal, stamped, and rebuilt when stale."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from convbatch.errors import JournalError, Place
+from convbatch.journal.index import Archive
+from convbatch.journal.run_folder import RunFolder, shell_quote
+from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row
+from convbatch.results.parquet import Rows, arrow_table, open_writer, schema, verdicts_beside
+from convbatch.results.rows import to_json, turn_rows
+
+_MARK = b"convbatch.journal"
+_VERSION = b"convbatch.contract"
+DAMAGED_PLACES = b"convbatch.damaged_places"
+SUSPENDED = b"convbatch.parked"
+PLAN_KEYS = ("targets", "history", "repeats", "judges")
+"""What of `run.json` every table needs."""
+_CHECKS = b"convbatch.checks"
+
+
+def write_turns(folder: RunFolder) -> Path:
+    """Write the tables from the journal, judging its replies: whole or not at all, in memory that does not grow.
+
+    Raises:
+        JournalError: The disk refused, or memory; the journal is whole and any reader can build the table from it.
+    """
+    import pyarrow as pa
+
+    try:
+        with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
+            _write(folder, folder.read_meta(*PLAN_KEYS), file, verdicts)
+    except (MemoryError, pa.ArrowException) as error:
+        hint = f"raise the limit on memory, then: convbatch table {shell_quote(folder.path)}"
+        what = f"the tables could not be made: {str(error) or 'not enough memory'}"
+        raise JournalError(what, place=Place(path=str(folder.turns)), hint=hint) from error
+    return folder.turns
+
+
+def is_fresh(folder: RunFolder) -> bool:
+    """Do both tables tell what the journal tells, in this version's columns and judged by the folder's checks?"""
+    stamp = _marks(folder)
+    tables = ((folder.turns, TURNS), (folder.verdicts, VERDICTS))
+    return all(stamp.items() <= _stamp_of(path, columns).items() for path, columns in tables)
+
+
+def _marks(folder: RunFolder) -> dict[bytes, bytes]:
+    """What the tables of a folder must be stamped with to be fresh."""
+    return {
+        _MARK: folder.journal_mark().encode(),
+        _VERSION: b"%d" % CONTRACT,
+        _CHECKS: folder.checks_mark().encode(),
+    }
+
+
+def _stamp_of(path: Path, columns: Sequence[Column]) -> dict[bytes, bytes]:
+    """What a table file says of itself; nothing where it is not this table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            found = pq.read_schema(file)
+    except (OSError, pa.ArrowException):
+        return {}
+    return (found.metadata or {}) if found.equals(schema(columns)) else {}
+
+
+@contextmanager
+def turns_file(folder: RunFolder) -> Generator[Path]:
+    """A fresh `turns.parquet`: the folder's own, rebuilt there where it is stale, or a temporary one if need be."""
+    if is_fresh(folder):
+        yield folder.turns
+        return
+    try:
+        path = write_turns(folder)
+    except JournalError:  # somebody else's folder, or a full disk: reading must still be possible
+        with scratch_file(folder, folder.read_meta(*PLAN_KEYS)) as path:
+            yield path
+    else:
+        yield path
+
+
+@contextmanager
+def scratch_file(folder: RunFolder, meta: Mapping[str, Any]) -> Generator[Path]:
+    """Write both tables into a temporary directory; yield the path of the `turns.parquet`."""
+    with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
+        path = Path(scratch, folder.turns.name)
+        with path.open("wb") as file, verdicts_beside(path).open("wb") as verdicts:
+            _write(folder, meta, file, verdicts)
+        yield path
+
+
+def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes], verdicts: IO[bytes]) -> None:
+    marks = _marks(folder)  # taken first: what a writer appends from here on makes the tables stale, never wrong
+    with Archive(folder) as archive:
+        stamp = {**marks, DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
+        with open_writer(file, TURNS, stamp) as turn_file, open_writer(verdicts, VERDICTS, marks) as verdict_file:
+            given: list[Row] = []
+            for batch in Rows(columns=TURNS, rows=turn_rows(folder, meta, archive, given, verdict_file)).batches():
+                turn_file.write_table(batch)
+            if given:
+                verdict_file.write_table(arrow_table(VERDICTS, given))

@@ -1,0 +1,233 @@
+"""Tables as Arrow and Parquet: rows go out and come back in batches, so memory does not grow with the run.
+
+pandas is imported only where somebody asks for a frame.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import orjson
+
+from convbatch.errors import Place, SetupError
+from convbatch.journal.run_folder import shell_quote
+from convbatch.results.columns import Column, Dtype, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Arrow: TypeAlias = Any
+"""A pyarrow object: its classes are not typed."""
+BATCH_ROWS = 2048
+BATCH_CHARS = 8 * 2**20
+"""A batch ends at whichever comes first; it is also a row group of the file."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A table on its way somewhere: its columns, and rows that can be read once."""
+
+    columns: Sequence[Column]
+    rows: Iterator[Row]
+
+    def batches(self) -> Iterator[Arrow]:
+        """The rows as Arrow tables, each bounded in rows and in text."""
+        for rows in _bounded(self.columns, self.rows):
+            yield arrow_table(self.columns, rows)
+            rows.clear()  # or they stay while the next ones are read
+
+    def frame(self) -> pd.DataFrame:
+        """All rows as a pandas frame."""
+        import pyarrow as pa
+
+        return _to_frame(pa.concat_tables([schema(self.columns).empty_table(), *self.batches()]))
+
+
+def schema(columns: Sequence[Column], metadata: Mapping[bytes, bytes] | None = None) -> Arrow:
+    """The Arrow schema of a table."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(column.name, _arrow_type(column.dtype)) for column in columns], metadata=metadata)
+
+
+def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None = None) -> Iterator[Row]:
+    """The named columns of a table file, row by row, one row group in memory at a time.
+
+    Args:
+        path: The file.
+        names: Columns, in the order wanted.
+        only: A number column and the value its rows must have; row groups that cannot have it are not read.
+    """
+    import pyarrow.parquet as pq
+
+    read = list(names) if only is None else [*names, only[0]]
+    with _open_table(path) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
+        groups = range(file.num_row_groups) if only is None else _groups_with(file, *only)
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=list(set(read))):
+            rows = zip(*(_cells(batch.column(name)) for name in read), strict=True)
+            yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
+
+
+def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row]:
+    """Any column of a table file spread over the targets: `WIDE_KEYS`, then a cell for each target."""
+    names = ("dialogue_index", "dialogue", "repeat", "turn", "target", value)
+    for (_, dialogue), group in groupby(read_rows(path, names), key=itemgetter(0, 1)):
+        cells: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
+        for _, _, repeat, turn, target, cell in group:
+            cells[repeat, turn][target] = cell
+        for (repeat, turn), row in sorted(cells.items()):
+            yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
+
+
+def verdicts_beside(turns: Path) -> Path:
+    """Path of the `verdicts.parquet` written together with this `turns.parquet`."""
+    return turns.with_name("verdicts.parquet")
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a whole table file as a pandas frame."""
+    import pyarrow.parquet as pq
+
+    with _open_table(path) as file:
+        return _to_frame(pq.read_table(file, page_checksum_verification=True))
+
+
+def read_stamp(path: Path) -> dict[bytes, bytes]:
+    """Read the metadata of a table file."""
+    import pyarrow.parquet as pq
+
+    with _open_table(path) as file:
+        return pq.read_schema(file).metadata or {}
+
+
+@contextmanager
+def _open_table(path: Path) -> Generator[IO[bytes]]:
+    """A table file whose damage is told as what it is; opened, for names mean more to pyarrow (`~`, URIs, UTF-8)."""
+    import pyarrow as pa
+
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise SetupError(
+            "the table cannot be read",
+            place=Place(path=str(path)),
+            found=str(error).strip().split("\n")[0][:200],
+            hint=f"remove it; the next command builds it anew from the journal: rm {shell_quote(path)}",
+        ) from error
+
+
+def _cells(array: Arrow) -> list[Any]:
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(array.type):
+        return array.to_pylist()
+    # Its own way to a datetime asks pandas first, and imports it for that.
+    ticks = array.cast(pa.int64()).to_pylist()
+    return [None if tick is None else _EPOCH + timedelta(microseconds=tick) for tick in ticks]
+
+
+def _groups_with(file: Arrow, name: str, value: int) -> Iterator[int]:
+    place = file.schema_arrow.get_field_index(name)
+    for number in range(file.num_row_groups):
+        found = file.metadata.row_group(number).column(place).statistics
+        if found is None or found.min <= value <= found.max:
+            yield number
+
+
+def open_writer(file: IO[bytes], columns: Sequence[Column], stamp: Mapping[bytes, bytes]) -> Arrow:
+    """Open a Parquet writer for these columns, with `stamp` as the file's metadata."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        file,
+        schema(columns, stamp),
+        compression="zstd",
+        write_page_checksum=True,
+        write_statistics=[column.name for column in columns if not column.is_long],  # pyright: ignore[reportArgumentType]  # names are accepted, its stub has only bool
+    )
+
+
+def _bounded(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[list[Row]]:
+    long = [number for number, column in enumerate(columns) if column.is_long and column.dtype == "string"]
+    batch: list[Row] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        for number in long:
+            chars += len(row[number] or "")
+        if len(batch) >= BATCH_ROWS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _arrow_type(dtype: Dtype) -> Arrow:
+    import pyarrow as pa
+
+    return {
+        "string": pa.string(),
+        "Int64": pa.int64(),
+        "Float64": pa.float64(),
+        "boolean": pa.bool_(),
+        "list[string]": pa.list_(pa.string()),
+        "timestamp[us, UTC]": pa.timestamp("us", tz="UTC"),
+    }[dtype]
+
+
+def arrow_table(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
+    """Rows as Arrow, by way of JSON: `pa.array` would import pandas, whose two seconds and 80 MB no run should pay."""
+    import pyarrow as pa
+
+    try:
+        return _parsed(columns, rows)
+    except (TypeError, pa.ArrowException):
+        # Gateways have sent both: a count beyond 64 bits says nothing, half a surrogate pair has no UTF-8.
+        return _parsed(columns, [tuple(map(_encodable, row)) for row in rows])
+
+
+def _parsed(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    names = [column.name for column in columns]
+    text = bytearray()  # and no list of lines: each one keeps the room orjson took for it, ten times its length
+    for row in rows:
+        cells = {name: cell for name, cell in zip(names, row, strict=True) if cell is not None}
+        text += orjson.dumps(cells, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    reading = arrow_json.ReadOptions(use_threads=False, block_size=len(text) + 1)
+    parsing = arrow_json.ParseOptions(explicit_schema=schema(columns), unexpected_field_behavior="error")
+    return arrow_json.read_json(pa.BufferReader(text), read_options=reading, parse_options=parsing)
+
+
+def _encodable(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(cell, int) and not -(2**63) <= cell < 2**63:
+        return None
+    return cell
+
+
+def _to_frame(table: Arrow) -> pd.DataFrame:
+    """Convert an Arrow table to a pandas frame with nullable dtypes."""
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+    def dtype(kind: Arrow) -> Any:
+        if pa.types.is_string(kind):
+            return pd.StringDtype()
+        return pd.ArrowDtype(kind) if pa.types.is_list(kind) else nullable.get(kind)
+
+    return table.replace_schema_metadata(None).to_pandas(types_mapper=dtype)
