@@ -20,7 +20,8 @@ from convbatch.results.run import Run, load
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
 from convbatch.session.options import RunOptions
 from convbatch.session.prepare import prepare_run
-from convbatch.session.session import SessionResult, SessionSpec, run_session, run_session_async
+from convbatch.session.session import run_session, run_session_async
+from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
     from convbatch.dialogue import HistoryMode

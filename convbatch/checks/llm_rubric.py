@@ -2,7 +2,7 @@
 
 Whatever was said is data: it stands in one JSON value, where no quote or line end of it can leave its string, and an
 answer counts only with the id of its question. The id is a digest of all the judge is shown, so a reply that holds the
-answer it wants cannot hold that id. How a judge is asked is `session/judge_questions.py`, what becomes of its answer
+answer it wants cannot hold that id. How a judge is asked is `session/judge.py`, what becomes of its answer
 `results/verdicts.py`.
 """
 

@@ -36,7 +36,8 @@ from convbatch.results.run import RESULTS, Run
 from convbatch.results.summary import TargetSummary
 from convbatch.session.judge import prepare_judging
 from convbatch.session.options import JudgeOptions
-from convbatch.session.session import SessionResult, SessionSpec, run_session
+from convbatch.session.session import run_session
+from convbatch.session.spec import SessionResult, SessionSpec
 
 FAILURES_SHOWN = 100
 PLACES_SHOWN = 20

@@ -23,7 +23,8 @@ from convbatch.results.quality_gate import evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
 from convbatch.session.options import ResumeOptions, RunOptions
 from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
-from convbatch.session.session import SessionResult, SessionSpec, run_session
+from convbatch.session.session import run_session
+from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import Limits

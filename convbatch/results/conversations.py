@@ -1,7 +1,7 @@
 """Dataset and journal of a run folder → every conversation of its plan, whether or not anything was ever sent.
 
 What a transcript is, is `journal/index.py`; what becomes of a conversation is for others to say: `run.py` makes rows of
-it, `session/judge_questions.py` questions.
+it, `session/judge.py` questions.
 """
 
 from __future__ import annotations

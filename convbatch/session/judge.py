@@ -1,13 +1,14 @@
-"""From `--judge` to a `SessionSpec` that asks it: who judges, with which key, at what price; nothing is sent.
+"""From `--judge` to a `SessionSpec` that asks it, and the questions that its session asks; nothing is sent here.
 
-How a sitting is played is `session.py`, what a judge is asked `judge_questions.py`.
+Judge calls pass the same limiter, retries and journal as any other call, with the role `judge`. The text of a question
+is `checks/llm_rubric.py`, which replies need one is `results/verdicts.py`, and the answers are read by `results/`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,12 @@ from convbatch.exit_codes import ExitCode, worst
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.options import JudgeOptions
 from convbatch.session.preflight import check_reachable
-from convbatch.session.session import SessionResult, SessionSpec
+from convbatch.session.spec import Role, SessionResult, SessionSpec
 
 if TYPE_CHECKING:
+    from convbatch.engine.plan import Conversation
+    from convbatch.engine.runner import Past
+    from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.run_folder import RunFolder
 
 _READ = ("targets", "history", "repeats", "planned", "options", "dataset", "rates", "judges")
@@ -97,8 +101,8 @@ def prepare_judging(folder: RunFolder, options: JudgeOptions) -> SessionSpec:
         targets=(judge,),
         env=with_env_file(os.environ, options.env_file),
         rules=RunRules(concurrency=options.concurrency or config.run.concurrency),
+        work=JudgeWork(),
         resumed=True,
-        judging=True,
         progress=options.progress,
     )
     return _check_ready(spec)
@@ -121,9 +125,9 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
             meta=meta,
             targets=(judge,),
             rules=rules,
+            work=JudgeWork(),
             resumed=True,
             salvage=False,
-            judging=True,
             reuse=None,
         )
     )
@@ -150,3 +154,60 @@ def _check_ready(spec: SessionSpec) -> SessionSpec:
         None,
     )
     return dataclasses.replace(spec, max_cost=cap)
+
+
+class JudgeWork:
+    """The questions to a judge about the replies of a run; the judge is the session's only target."""
+
+    role: Role = "judge"
+    unit = "question"
+
+    def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
+        """Yield a one-turn conversation for each question to the judge, in table order, answered ones included."""
+        from convbatch.checks.llm_rubric import SYSTEM
+        from convbatch.dialogue import Dialogue, Turn, text_part
+        from convbatch.engine.plan import Conversation, JudgedItem
+        from convbatch.results.conversations import stored_conversations
+        from convbatch.results.verdicts import questions_for_judge
+
+        assert past is not None  # replies are judged from the journal, so the session is a resumed one
+        for stored in stored_conversations(spec.folder, spec.meta, past):
+            for turn, question in questions_for_judge(stored.result):
+                yield Conversation(
+                    dialogue=Dialogue(
+                        id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=(text_part(question.text),)),)
+                    ),
+                    index=stored.head[2],
+                    target=target,
+                    repeat=stored.result.repeat,
+                    about=JudgedItem(stored.result.target, turn, question.digest),
+                )
+
+    def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
+        """Count the questions."""
+        return sum(1 for target in spec.targets for _ in self.plan(spec, target, past))
+
+    def past_turns(self, past: Archive) -> Past:
+        """Return a look-up of the earlier calls for a question, as the history of its conversation's one turn."""
+
+        def history_of(question: Conversation) -> Mapping[int, TurnHistory]:
+            about = question.about
+            assert about is not None
+            for call in past.judge_calls(question.index, about.target, question.repeat):
+                if (call.judge, call.turn, call.question) == (question.target.name, about.turn, about.asked):
+                    return {1: call.history}
+            return {}
+
+        return history_of
+
+    def recorded_targets(self, meta: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the judges of the run."""
+        return meta["judges"]
+
+    def initial_state(self, folder: RunFolder) -> str | None:
+        """Return the state as it is: a judge does not change how far the run is."""
+        return folder.read_meta().get("state")
+
+    def final_state(self, result: SessionResult) -> str | None:
+        """Return None: `run.json` stays as it is."""
+        return None

@@ -34,7 +34,7 @@ from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_plain, reading_run_json, wants_judge
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
-from convbatch.session.session import SessionSpec
+from convbatch.session.spec import SessionSpec
 from convbatch.session.trust import require_trusted_endpoints
 
 if TYPE_CHECKING:

@@ -198,7 +198,7 @@ def test_a_budget_that_comes_too_late_is_refused_and_not_remembered(tmp_path: Pa
     )
     virtual_run.run_session(signals=[(0.3, signal.SIGINT), (0.4, signal.SIGINT)])
     before = (tmp_path / "run" / "run.json").read_bytes()
-    with pytest.raises(cb.ConvbatchError, match="nothing says how much they cost"):
+    with pytest.raises(cb.ConvbatchError, match="their cost is unknown"):
         virtual_run.run_session(max_cost=usd(5))
     assert (tmp_path / "run" / "run.json").read_bytes() == before
     virtual_run.finish()

@@ -14,7 +14,7 @@ import pytest
 
 from convbatch.config.gateways import Limits
 from convbatch.engine.runner import RunRules
-from convbatch.session.session import SessionResult
+from convbatch.session.spec import SessionResult
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from tests.support.fault_cases import CASES, Plain

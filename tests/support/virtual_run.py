@@ -32,7 +32,8 @@ from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalError
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import Money, PriceTable
-from convbatch.session.session import SessionResult, SessionSpec, run_session_async
+from convbatch.session.session import run_session_async
+from convbatch.session.spec import SessionResult, SessionSpec
 from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.provider import Provider

@@ -1,0 +1,142 @@
+"""The values a session starts from and ends with: `SessionSpec`, `Work` and `SessionResult`.
+
+`prepare.py` and `judge.py` build a `SessionSpec`; `session.py` executes it. Nothing here reads options or sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from convbatch.config.gateways import Target
+    from convbatch.engine.plan import Conversation
+    from convbatch.engine.runner import Past, RunRules
+    from convbatch.errors import ConvbatchError
+    from convbatch.exit_codes import ExitCode
+    from convbatch.journal.index import Archive
+    from convbatch.journal.run_folder import RunFolder
+    from convbatch.pricing import Money
+
+Role = Literal["model", "judge"]
+
+
+class Work(Protocol):
+    """What a session asks: the turns of a run (`ModelWork`), or the questions to its judge (`judge.JudgeWork`)."""
+
+    @property
+    def role(self) -> Role:
+        """Role of the session in the journal."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What the progress bar counts, singular."""
+        ...
+
+    def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
+        """Return the conversations of one target in admission order, including those that are finished."""
+        ...
+
+    def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
+        """Count the turns or questions in the plans of all targets."""
+        ...
+
+    def past_turns(self, past: Archive) -> Past:
+        """Return a function that looks up what earlier sessions left of a conversation."""
+        ...
+
+    def recorded_targets(self, meta: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the entries of `run.json` that hold the prices of what is asked."""
+        ...
+
+    def initial_state(self, folder: RunFolder) -> str | None:
+        """Return the run's state to write into `run.json` before the first request."""
+        ...
+
+    def final_state(self, result: SessionResult) -> str | None:
+        """Return the run's state to write into `run.json` after the last request; None = leave `run.json` as it is."""
+        ...
+
+
+class ModelWork:
+    """The turns of the run's dataset, asked of its targets."""
+
+    role: Role = "model"
+    unit = "turn"
+
+    def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
+        """Return every dialogue of the run's dataset, repeated as the rules say."""
+        from convbatch.dataset.snapshot import read_copy
+        from convbatch.engine.plan import conversations
+
+        return conversations(read_copy(spec.folder.dataset), target, spec.rules.repeats)
+
+    def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
+        """Return the count that was taken when the run was planned."""
+        return spec.meta["planned"]["rows"]
+
+    def past_turns(self, past: Archive) -> Past:
+        """Return a look-up of the turns of a conversation's transcript."""
+        return lambda conversation: (
+            past.transcript(conversation.index, conversation.target.name, conversation.repeat).turns
+        )
+
+    def recorded_targets(self, meta: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the targets of the run."""
+        return meta["targets"]
+
+    def initial_state(self, folder: RunFolder) -> str | None:
+        """Return `running`."""
+        return "running"
+
+    def final_state(self, result: SessionResult) -> str | None:
+        """Return `finished`, `interrupted` or `incomplete`."""
+        if result.open_turns == 0:
+            return "finished"
+        return "interrupted" if result.reason == "interrupted" else "incomplete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """Everything decided before the first request of a session."""
+
+    folder: RunFolder
+    meta: Mapping[str, Any]
+    """Content of `run.json`."""
+    targets: tuple[Target, ...]
+    env: Mapping[str, str]
+    """Where keys come from; never written anywhere."""
+    rules: RunRules
+    work: Work = field(default_factory=ModelWork)
+    resumed: bool = False
+    salvage: bool = False
+    reuse: RunFolder | None = None
+    max_cost: Money | None = None
+    """Cap on the whole run, earlier sessions included."""
+    progress: bool = True
+    notes: bool = True
+    """Print notes to stderr; responses to signals are printed in any case."""
+    handle_signals: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResult:
+    """How a session ended."""
+
+    exit_code: ExitCode
+    reason: str
+    rows: int = 0
+    """Turns, or questions to a judge, in the plan."""
+    open_turns: int = 0
+    """Rows still `pending` or `error`."""
+    suspended: Mapping[str, str] = field(default_factory=dict)
+    """Reason of the suspension, by target name."""
+    budget: str | None = None
+    """Amount spent and cap, as text; None without a budget."""
+    larger_budget: Money | None = None
+    """A cap that lets the run continue."""
+    bugs: tuple[str, ...] = ()
+    error: ConvbatchError | None = None
+    """What stopped the session after requests may have been sent; None if nothing did."""

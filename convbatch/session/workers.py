@@ -1,0 +1,180 @@
+"""From a `SessionSpec` to its `TargetWorker`s: rate limiters, connections, clients, and what earlier sessions left.
+
+Targets that share a quota owner share a rate limiter and a connection pool. How a limiter waits is
+`engine/limiter.py`; what a client sends is `engine/client.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convbatch.config.gateways import Gateway, Limits, Target
+    from convbatch.engine.client import Transport
+    from convbatch.engine.limiter import RateLimiter
+    from convbatch.engine.runner import TargetWorker
+    from convbatch.journal.index import Archive
+    from convbatch.session.progress import Progress
+    from convbatch.session.spec import SessionSpec
+    from convbatch.system import System
+
+
+def http_transports(env: Mapping[str, str]) -> Callable[[Gateway], Transport]:
+    """Return a function that opens the HTTP transport to a gateway, through its proxy if there is one."""
+    from convbatch.config.credentials import proxy_for
+    from convbatch.engine.client import AiohttpTransport
+
+    def connect(gateway: Gateway) -> Transport:
+        return AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, env))
+
+    return connect
+
+
+async def build_workers(
+    spec: SessionSpec,
+    stack: AsyncExitStack,
+    system: System,
+    connect: Callable[[Gateway], Transport],
+    past: Archive | None,
+    progress: Progress,
+) -> list[TargetWorker]:
+    """Build a worker for each target, in the order of the spec.
+
+    Args:
+        spec: The session.
+        stack: Closes transports and the built-in simulator at the end of the session.
+        system: Clock of limiters and clients.
+        connect: Opens the transport to a gateway; called once for each quota owner.
+        past: The run's journal; None in its first session.
+        progress: Receives notes on changes of the rate.
+
+    Raises:
+        SetupError: A key is missing.
+    """
+    from convbatch.config.credentials import key_for, secrets_of
+    from convbatch.config.gateways import max_in_flight, merge_limits
+    from convbatch.engine.client import Client
+    from convbatch.engine.limiter import RateLimiter
+    from convbatch.engine.retry import TargetHealth
+    from convbatch.engine.runner import TargetWorker
+    from convbatch.redaction import Redactor, watch
+
+    secrets = secrets_of((target.gateway for target in spec.targets), spec.env)
+    watch(secrets)
+    redactor = Redactor(secrets)
+    simulator_url = await _embedded_simulator(spec, stack)
+    shared: dict[tuple[str, str, str], list[Target]] = {}
+    for target in spec.targets:
+        shared.setdefault(target.quota_owner, []).append(target)
+    workers: dict[str, TargetWorker] = {}
+    for targets in shared.values():
+        gateway = targets[0].gateway
+        limits = merge_limits(target.gateway.limits for target in targets)
+        cap = sum(max_in_flight(target.gateway.limits, spec.rules.concurrency) for target in targets)
+        names = _quota_sharers(spec, targets[0])
+        limiter = RateLimiter(
+            clock=system.clock,
+            concurrency=cap,
+            rates=_rates(limits),
+            tpm=limits.tpm,
+            rpd=limits.rpd,
+            rpd_resets=limits.rpd_resets,
+            used_today=_used_today(names, limits, past, system),
+            jitter_s=limits.jitter_s,
+            on_change=_named_notes(progress, targets[0].name),
+        )
+        if past is not None:
+            _carry_over(limiter, names, limits, past, system)
+        transport = connect(gateway)
+        stack.push_async_callback(transport.close)
+        for target in targets:
+            places = max_in_flight(target.gateway.limits, spec.rules.concurrency)
+            quiet = redactor.marking() if target.gateway.auth == "none" else redactor
+            workers[target.name] = TargetWorker(
+                target=target,
+                client=Client(
+                    target,
+                    key_for(target.gateway, spec.env),
+                    transport=transport,
+                    redactor=quiet,
+                    clock=system.clock,
+                    simulator_url=simulator_url,
+                ),
+                limiter=limiter,
+                health=TargetHealth(answered=_has_answered(past, target)),
+                places=places,
+                own_places=asyncio.Semaphore(places) if len(targets) > 1 else None,
+            )
+    return [workers[target.name] for target in spec.targets]
+
+
+def _has_answered(past: Archive | None, target: Target) -> bool:
+    return past is not None and past.has_reply(target.name)
+
+
+def _rates(limits: Limits) -> list[tuple[int, float]]:
+    rates = [(rate.count, rate.window_s) for rate in limits.rates]
+    return rates if limits.rpm is None else [(limits.rpm, 60.0), *rates]
+
+
+def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, past: Archive, system: System) -> None:
+    """Carry rate-limit state over from earlier sessions: at the server, their requests and its pauses still count."""
+    from convbatch.engine.limiter import MAX_HINT_S
+    from convbatch.engine.quota import seconds_until_drained
+
+    now = system.clock.wall()
+    # Unix seconds are stored with microsecond precision; the margin keeps a rounded wait from ending early.
+    left_s = past.server_wait_until(targets) - now + 0.01
+    limiter.block_for(min(left_s, MAX_HINT_S), "asked to wait before the resume")
+    rates = _rates(limits)
+    span_s = max([60.0, *(window_s for _, window_s in rates)]) + limits.jitter_s
+    times = past.request_times(targets, now - span_s)
+    if rates:
+        limiter.block_for(seconds_until_drained(times, now, rates, limits.jitter_s), "earlier requests still count")
+    if limits.tpm is not None and times:
+        # The token count of a killed session is incomplete, so the whole minute is waited out.
+        limiter.block_for(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
+
+
+def _quota_sharers(spec: SessionSpec, target: Target) -> list[str]:
+    """Names of the run's models and judges whose requests count against the same limits as this target's."""
+    from convbatch.config.gateways import target_from_plain
+
+    recorded = (*spec.meta["targets"], *(spec.meta.get("judges") or ()))
+    sharing = [plain["name"] for plain in recorded if target_from_plain(plain).quota_owner == target.quota_owner]
+    return list(dict.fromkeys(sharing))
+
+
+def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, system: System) -> int:
+    """Count the requests of this run folder since the quota day began."""
+    from convbatch.engine.quota import day_bounds
+
+    if past is None or limits.rpd is None:
+        return 0
+    begins, _ = day_bounds(limits.rpd_resets, system.clock.wall())
+    sent = past.requests_since(begins)
+    return sum(sent.get(target, 0) for target in targets)
+
+
+def _named_notes(progress: Progress, name: str) -> Callable[[str], None]:
+    return lambda text: progress.note(f"{name}: {text}")
+
+
+async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
+    if not any(target.simulated for target in spec.targets):
+        return None
+    from convbatch.simulator.ledger import Ledger
+    from convbatch.simulator.provider import Provider
+    from convbatch.simulator.replies import Script
+    from convbatch.simulator.server import Server
+
+    provider = Provider(
+        seed=(spec.meta.get("simulator") or {"seed": 0})["seed"],
+        script=Script.load(spec.folder.dataset),
+        ledger=Ledger(history=False, keep=False),
+    )
+    server = await stack.enter_async_context(Server(provider))
+    return server.url
