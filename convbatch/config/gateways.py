@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 
 from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
-from convbatch.errors import Place
+from convbatch.errors import Place, SetupError
+from convbatch.journal.manifest import ManifestGateway, ManifestTarget
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
+from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Endpoint
 
 TpmCounts = Literal["input", "input+max_output", "uncached_input"]
@@ -324,6 +326,42 @@ def target_to_plain(target: Target, prices: PriceTable | None = None) -> dict[st
 def target_from_plain(plain: Mapping[str, Any]) -> Target:
     """The reverse of `target_to_plain`; trusts its input."""
     return Target(model=plain["model"], gateway=gateway_from_plain(plain["gateway"]))
+
+
+def target_to_manifest(target: Target, prices: PriceTable | None = None) -> ManifestTarget:
+    """Return a target as `run.json` keeps it: all but keys; with its prices, so that its costs stay the same."""
+    return ManifestTarget(
+        name=target.name,
+        model=target.model,
+        simulated=target.simulated,
+        gateway=ManifestGateway.from_json(gateway_to_plain(target.gateway)),
+        prices=prices,
+    )
+
+
+def target_from_manifest(target: ManifestTarget) -> Target:
+    """Return the target that `run.json` describes.
+
+    Raises:
+        SetupError: It has a protocol or a gateway field that this version does not know.
+    """
+    plain = _without_nulls(target.gateway.to_json())
+    plain["limits"] = {"rates": [], **_without_nulls(plain["limits"])}
+    unknown = [
+        *([f"protocol {target.gateway.protocol!r}"] if target.gateway.protocol not in PROTOCOLS else []),
+        *(f"field {name!r}" for name in plain.keys() - _GATEWAY_FIELDS),
+        *(f"limit {name!r}" for name in plain["limits"].keys() - _LIMIT_FIELDS),
+    ]
+    if unknown:
+        raise SetupError(
+            f"run.json is not as convbatch wrote it: the gateway of {target.name} has the unknown {min(unknown)}",
+            hint="restore run.json from a copy, or use the version of convbatch that created the run",
+        )
+    return Target(model=target.model, gateway=gateway_from_plain(plain))
+
+
+def _without_nulls(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if value is not None}
 
 
 def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:

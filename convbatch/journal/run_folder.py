@@ -1,7 +1,7 @@
 """The run folder: its names, permissions, `run.json`, the lock, and finding one again.
 
 It decides where things lie and how a file gets there whole or not at all. What stands in the journal is `records.py`,
-what stands in the tables is `results/run.py`; `run.json` is carried as plain JSON and read by whoever wrote the key.
+what stands in the tables is `results/run.py`, what `run.json` says is `manifest.py`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.dialogue import MAX_REPEATS
 from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
+from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, MANIFEST_VERSION, Manifest, refuse_version
 from convbatch.pricing import is_exchange_rates, is_price_table
 from convbatch.system import Disk
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-MANIFEST_VERSION = 1
 LATEST = "latest"
-_META = "run.json"
 _SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
 
 
@@ -94,9 +93,9 @@ class RunFolder:
         if not path.is_dir():
             what = f"{path} is a file, not a run folder" if path.exists() else f"there is no run folder {path}"
             raise SetupError(what, hint="`convbatch runs` lists the run folders")
-        if not (path / _META).is_file():
+        if not (path / MANIFEST_NAME).is_file():
             hint = "a run folder holds run.json and journal/; `convbatch runs` lists the run folders"
-            raise SetupError(f"{path} is not a run folder: it has no {_META}", hint=hint)
+            raise SetupError(f"{path} is not a run folder: it has no {MANIFEST_NAME}", hint=hint)
         return cls(path=path, disk=disk or Disk())
 
     @property
@@ -162,7 +161,7 @@ class RunFolder:
                 hint="the run folder must be whole, and yours to read",
             ) from error
 
-    def refuse_lost_journal(self, meta: Mapping[str, Any]) -> None:
+    def refuse_lost_journal(self, manifest: Manifest | Mapping[str, Any]) -> None:
         """A run that was closed once had a journal; only one that was killed at its start may have none.
 
         Without it every turn would look as if it had never been asked, to readers and to whoever asks again.
@@ -170,10 +169,11 @@ class RunFolder:
         Raises:
             SetupError: It is gone.
         """
-        if meta.get("state", "running") == "running" or any(self._segment_sizes()):
+        state = manifest.state if isinstance(manifest, Manifest) else manifest.get("state", "running")
+        if state == "running" or any(self._segment_sizes()):
             return
         raise SetupError(
-            f"the journal of this run is gone (run.json calls the run {meta['state']})",
+            f"the journal of this run is gone (run.json calls the run {state})",
             place=Place(path=str(self.journal)),
             hint=f"restore journal/ from a copy ({self.turns.name} may still hold the last table); "
             "to pay for every turn again, run the dataset into a new folder",
@@ -200,6 +200,40 @@ class RunFolder:
                 hint="the run folder must be whole, and yours to read",
             ) from error
 
+    def read_manifest(self) -> Manifest:
+        """Read `run.json`.
+
+        Raises:
+            SetupError: It cannot be read, a newer version wrote it, or a key is missing or wrong.
+        """
+        return Manifest.from_json(self._load_json(), path=str(self.path / MANIFEST_NAME))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write `run.json`, whole or not at all.
+
+        Raises:
+            JournalError: It could not be written; the former one stays.
+        """
+        self._write_json(manifest.to_json())
+
+    def _load_json(self) -> Any:
+        self._refuse_traps()
+        path = self.path / MANIFEST_NAME
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            hint = "ask whoever made this run" if isinstance(error, PermissionError) else MANIFEST_HINT
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SetupError(
+                f"cannot read {MANIFEST_NAME}: {reason}", place=Place(path=str(path)), hint=hint
+            ) from error
+
+    def _write_json(self, plain: Mapping[str, Any]) -> None:
+        with self.replacing(MANIFEST_NAME) as file:
+            text = json.dumps(plain, ensure_ascii=False, indent=2)
+            # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
+            file.write(text.encode(errors="backslashreplace") + b"\n")
+
     def read_meta(self, *needed: str) -> dict[str, Any]:
         """What stands in `run.json`.
 
@@ -210,27 +244,13 @@ class RunFolder:
             SetupError: It cannot be read, is no JSON object, is of a newer version, or a needed key is not in it. Where
                 any is needed, the others that are there must be right, too.
         """
-        self._refuse_traps()
-        path = self.path / _META
-        try:
-            meta = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            hint = "ask whoever made this run" if isinstance(error, PermissionError) else _META_HINT
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise SetupError(f"cannot read {_META}: {reason}", place=Place(path=str(path)), hint=hint) from error
-        if not isinstance(meta, dict):
-            raise SetupError(f"{_META} is not a JSON object", place=Place(path=str(path)), hint=_META_HINT)
-        version = meta.get("v")
-        if isinstance(version, int) and version > MANIFEST_VERSION:
-            raise SetupError(
-                f"{_META} is of version {version}; this convbatch reads up to version {MANIFEST_VERSION}",
-                place=Place(path=str(path)),
-                hint=f"upgrade convbatch to {meta.get('convbatch') or 'the version that wrote it'}",
-            )
+        path = self.path / MANIFEST_NAME
+        meta = self._load_json()
+        refuse_version(meta, path=str(path))
         for key in dict.fromkeys((*needed, *(key for key in _SHAPES if needed and key in meta))):
             if not _SHAPES[key](meta.get(key)):
-                what = f"{_META} is not as convbatch wrote it: {key!r} is missing or wrong"
-                raise SetupError(what, place=Place(path=str(path)), hint=_META_HINT)
+                what = f"{MANIFEST_NAME} is not as convbatch wrote it: {key!r} is missing or wrong"
+                raise SetupError(what, place=Place(path=str(path)), hint=MANIFEST_HINT)
         return meta
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
@@ -239,10 +259,7 @@ class RunFolder:
         Raises:
             JournalError: It could not be written; the former one stands.
         """
-        with self.replacing(_META) as file:
-            text = json.dumps({"v": MANIFEST_VERSION, **meta}, ensure_ascii=False, indent=2)
-            # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
-            file.write(text.encode(errors="backslashreplace") + b"\n")
+        self._write_json({"v": MANIFEST_VERSION, **meta})
 
     @contextmanager
     def replacing(self, name: str) -> Generator[IO[bytes], None, None]:
@@ -290,7 +307,7 @@ class RunFolder:
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
-            for path in (self.path / _META, self.dataset):
+            for path in (self.path / MANIFEST_NAME, self.dataset):
                 path.unlink(missing_ok=True)
             self.journal.rmdir()
             self.path.rmdir()
@@ -299,10 +316,11 @@ class RunFolder:
         """A number that this folder keeps when it is renamed, and that no copy of it has: its inode."""
         return self.path.stat().st_ino
 
-    def is_original_location(self, meta: Mapping[str, Any]) -> bool:
+    def is_original_location(self, manifest: Manifest | Mapping[str, Any]) -> bool:
         """Did this user make it, on this disk? Nobody who sends a folder around knows the number it will get here."""
         there = self.path.stat()
-        return meta.get("place") == there.st_ino and there.st_uid == os.geteuid()
+        place = manifest.place if isinstance(manifest, Manifest) else manifest.get("place")
+        return place == there.st_ino and there.st_uid == os.geteuid()
 
     def take_lock(self) -> FolderLock:
         """Become the folder's one writer.
@@ -343,11 +361,11 @@ class RunFolder:
             os.close(fd)
         return False
 
-    def state(self, meta: Mapping[str, Any]) -> str:
+    def state(self, manifest: Manifest | Mapping[str, Any]) -> str:
         """The run's state as a reader should say it: a `running` that nobody runs was interrupted."""
         if self.is_in_use():
             return "running"
-        written = str(meta.get("state", "interrupted"))
+        written = manifest.state if isinstance(manifest, Manifest) else str(manifest.get("state", "interrupted"))
         return "interrupted" if written == "running" else written
 
     def _refuse_traps(self) -> None:
@@ -358,7 +376,7 @@ class RunFolder:
         inside: list[Path] = []
         with contextlib.suppress(OSError):  # not there, or not ours to read: who needs it says so
             inside = list(self.journal.iterdir())
-        for path in (self.path / _META, self.dataset, self.checks, self.turns, self.verdicts, *inside):
+        for path in (self.path / MANIFEST_NAME, self.dataset, self.checks, self.turns, self.verdicts, *inside):
             with contextlib.suppress(OSError):
                 mode = path.stat().st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -434,7 +452,7 @@ def list_runs(results: Path) -> list[RunFolder]:
         return []
     except OSError as error:
         raise SetupError(f"{results}/ cannot be read: {error.strerror}", hint="work in a folder of your own") from error
-    folders = [RunFolder(path=path) for path in places if _is_closed(path) or (path / _META).is_file()]
+    folders = [RunFolder(path=path) for path in places if _is_closed(path) or (path / MANIFEST_NAME).is_file()]
     return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
 
 
@@ -446,7 +464,7 @@ def find_run(text: str, results: Path) -> Path:
     """
     try:
         for path in (Path(text), results / text):
-            if _is_closed(path) or (path / _META).is_file():
+            if _is_closed(path) or (path / MANIFEST_NAME).is_file():
                 return path
     except OSError as error:
         raise SetupError(f"{text[:80]!r} can be no run: {error.strerror}", hint=_LISTED) from error
@@ -528,13 +546,12 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "judges": lambda value: value is None or (isinstance(value, list) and all(map(_is_target, value))),
 }
 """What makes a key of `run.json` right: it is a file, and files are edited."""
-_META_HINT = "restore run.json from a copy, or run the dataset again with --reuse of an intact run"
 
 
 def _is_closed(path: Path) -> bool:
     """Does it belong to somebody else, so that nothing in it can even be looked for?"""
     try:
-        (path / _META).exists()
+        (path / MANIFEST_NAME).exists()
     except PermissionError:
         return True
     return False
@@ -548,7 +565,7 @@ def _created_at(folder: RunFolder) -> str:
 
 
 def _occupied_hint(path: Path) -> str:
-    if (path / _META).is_file():
+    if (path / MANIFEST_NAME).is_file():
         return (
             f"to finish the run in it: convbatch resume {shell_quote(path)}; "
             "for a new run name another folder with --out"

@@ -105,6 +105,8 @@ class MadeRun:
             "dataset": {"dialogues": len(self.dialogues)},
             "history": self.history,
             "repeats": self.repeats,
+            "settings": {},
+            "options": {},
             "targets": [_target(name, self.prices.get(name)) for name in self.targets],
             "rates": dict(self.rates),
             "planned": {"rows": rows * len(self.targets), "per_target": rows},
