@@ -242,49 +242,28 @@ def _spread(pairs: Iterable[tuple[int, float, float]], dialogues: int) -> tuple[
     return min(1 - MIN_SPREAD, 1 / (1 + band)), 1 + band
 
 
-_PULL = 1e-3
-"""How strongly weights that the replies do not tell apart are drawn to the usual ones."""
+_PRIOR = 1e-3
+"""Relative strength with which weights that the replies do not distinguish are drawn to the default ones."""
 
 
 def _fit_weights(counted: Sequence[tuple[TextSize, int]]) -> TextSize:
-    """Weights that tell these counts best: least squares, none below 0, and the sum told exactly."""
-    free = [place for place in range(len(DEFAULT_WEIGHTS)) if any(sent[place] for sent, _ in counted)]
-    weights = _solved(counted, free)
-    while free and min(weights[place] for place in free) < 0:
-        free.remove(min(free, key=lambda place: weights[place]))
-        weights = _solved(counted, free)
-    told = sum(_dot(weights, sent) for sent, _ in counted)
-    real = sum(tokens for _, tokens in counted)
-    return weights.times(real / told) if told > 0 else DEFAULT_WEIGHTS
+    """Fit the weights to the reported counts: non-negative least squares, then scaled so that the sum is met exactly.
 
+    Each request is weighted by the inverse of its size, so that a long one counts no more than several short ones.
+    """
+    import numpy as np
+    from scipy.optimize import nnls
 
-def _solved(counted: Sequence[tuple[TextSize, int]], free: Sequence[int]) -> TextSize:
-    """Least squares over the free weights, the others 0; a long request counts no more than several short ones."""
-    matrix = [[0.0] * (len(free) + 1) for _ in free]
-    for sent, tokens in counted:
-        parts = [sent[place] for place in free]
-        share = 1 / max(1.0, _dot(DEFAULT_WEIGHTS, sent))
-        for row, mine in zip(matrix, parts, strict=True):
-            for column, its in enumerate((*parts, tokens)):
-                row[column] += share * mine * its
-    for index, place in enumerate(free):
-        pull = _PULL * matrix[index][index]
-        matrix[index][index] += pull
-        matrix[index][-1] += pull * DEFAULT_WEIGHTS[place]
-    found = _eliminated(matrix)
-    return TextSize(*(found[free.index(place)] if place in free else 0.0 for place in range(len(DEFAULT_WEIGHTS))))
-
-
-def _eliminated(matrix: list[list[float]]) -> list[float]:
-    """The solution of a small, symmetric, positive system: Gauss-Jordan."""
-    for index, row in enumerate(matrix):
-        head = row[index]
-        row[:] = [cell / head for cell in row]
-        for other in matrix:
-            if other is not row:
-                factor = other[index]
-                other[:] = [cell - factor * mine for cell, mine in zip(other, row, strict=True)]
-    return [row[-1] for row in matrix]
+    sizes = np.array([sent for sent, _ in counted])
+    tokens = np.array([tokens for _, tokens in counted], dtype=float)
+    defaults = np.array(DEFAULT_WEIGHTS)
+    scale = 1 / np.sqrt(np.maximum(1.0, sizes @ defaults))
+    rows = sizes * scale[:, np.newaxis]
+    prior = np.sqrt(_PRIOR * (rows**2).sum(axis=0))
+    fitted, _ = nnls(np.vstack([rows, np.diag(prior)]), np.concatenate([tokens * scale, prior * defaults]))
+    weights = TextSize(*map(float, fitted))
+    predicted = sum(_dot(weights, sent) for sent, _ in counted)
+    return weights.times(float(tokens.sum()) / predicted) if predicted > 0 else DEFAULT_WEIGHTS
 
 
 def _dot(weights: TextSize, text: TextSize) -> float:

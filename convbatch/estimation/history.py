@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convbatch.config.gateways import Target
 from convbatch.dataset.snapshot import read_copy
-from convbatch.dialogue import Dialogue, Message, text_part
+from convbatch.dialogue import Dialogue, HistoryMode, Message, text_part
 from convbatch.errors import ConvbatchError
 from convbatch.estimation.estimator import (
     EMPTY_TEXT,
@@ -64,17 +64,15 @@ def find_profile(target: Target, dialogues: int, reuse: RunFolder | None, result
     return default_profile(f"a guess, and a rough one: {where} tells of {target.name}")
 
 
-def _similar_targets(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str | None]]:
+def _similar_targets(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str]]:
     """Targets of a run to learn from with their models, the best first."""
-    models = {str(plain["name"]): plain.get("model") for plain in folder.read_meta("targets")["targets"]}
+    models = {known.name: known.model for known in folder.read_manifest().targets}
     if not nearest:
         return [(target.name, target.model)] if target.name in models else []
     return sorted(models.items(), key=lambda one: (one[0] != target.name, one[1] != target.model))
 
 
-def _fit_from_run(
-    folder: RunFolder, name: str, model: str | None, target: Target, dialogues: int
-) -> TargetProfile | None:
+def _fit_from_run(folder: RunFolder, name: str, model: str, target: Target, dialogues: int) -> TargetProfile | None:
     observed = list(islice(_observed_turns(folder, name), ENOUGH_TURNS))
     count = sum(one.output_tokens is not None for one in observed)
     replies = "1 reply" if count == 1 else f"{count:,} replies"
@@ -88,16 +86,18 @@ def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
     """The turns of one target that came to an end, in the order of the dataset."""
     from convbatch.journal.index import Archive
 
-    meta = folder.read_meta("history", "repeats")
+    manifest = folder.read_manifest()
     with Archive(folder) as archive:
         for index, dialogue in read_copy(folder.dataset):
-            for repeat in range(1, meta["repeats"] + 1):
+            for repeat in range(1, manifest.repeats + 1):
                 turns = archive.transcript(index, target, repeat).turns
                 if turns:
-                    yield from _observed_in(index, dialogue, turns, meta["history"])
+                    yield from _observed_in(index, dialogue, turns, manifest.history)
 
 
-def _observed_in(index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: Any) -> Iterator[ObservedTurn]:
+def _observed_in(
+    index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: HistoryMode
+) -> Iterator[ObservedTurn]:
     said = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
     asked = dialogue.asked(history)
     for number, turn in enumerate(dialogue.turns, 1):

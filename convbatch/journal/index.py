@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from convbatch.journal.records import Damage, JournalLine, JournalScan, read_record
-from convbatch.journal.run_folder import RunFolder, target_names
+from convbatch.journal.run_folder import RunFolder
 from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
 
 REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
@@ -213,9 +213,9 @@ class Archive:
             SetupError: No run folder, a newer convbatch wrote it, or its journal is gone or may not be read.
         """
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
-        meta = self.folder.read_meta()
-        self.folder.refuse_lost_journal(meta)
-        self.targets = target_names(meta)
+        manifest = self.folder.read_manifest()
+        self.folder.refuse_lost_journal(manifest)
+        self.targets = list(manifest.target_names)
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []

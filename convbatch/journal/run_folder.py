@@ -481,13 +481,6 @@ def find_run(text: str, results: Path) -> Path:
     raise _no_such_run(text, results, [folder.name for folder in runs])
 
 
-def target_names(meta: Mapping[str, Any]) -> list[str]:
-    """The targets' names in the order they were asked for; what has none is left out."""
-    targets = meta.get("targets")
-    named = [target for target in targets if isinstance(target, dict)] if isinstance(targets, list) else []
-    return [target["name"] for target in named if isinstance(target.get("name"), str)]
-
-
 def shell_quote(path: Path) -> str:
     """A path as a person has to type it; what begins with a dash would be read as an option."""
     text = str(path)

@@ -19,6 +19,7 @@ from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.system import Clock, Disk, RealClock, System
 from tests.conftest import examples
+from tests.support.made_runs import manifest_of
 
 A, B = "a" * 32, "b" * 32
 TARGETS = ["zulu@g", "alpha@g"]
@@ -77,7 +78,7 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder.create(tmp_path / "run", disk=QuickDisk())
-    folder.write_meta({"targets": [{"name": name} for name in TARGETS], "state": "running"})
+    folder.write_manifest(manifest_of(*TARGETS))
     return folder
 
 
@@ -331,7 +332,7 @@ def test_names_of_any_kind_and_keys_in_any_order_read_the_same(
     tmp_path_factory: pytest.TempPathFactory, dialogue: str, target: str, turn: int, shuffle: random.Random
 ) -> None:
     folder = RunFolder.create(tmp_path_factory.mktemp("any") / "run", disk=QuickDisk())
-    folder.write_meta({"targets": []})
+    folder.write_manifest(manifest_of("m@g"))
     lines: list[bytes] = []
     for index in (0, 1):
         for record in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gzip
 import json
@@ -16,8 +17,9 @@ import pytest
 from convbatch.errors import JournalError, SetupError
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, list_runs
 from convbatch.system import Disk
+from tests.support.made_runs import manifest_of
 
-META: dict[str, Any] = {"state": "running", "created_at": "2026-11-21T23:30:00Z", "targets": []}
+MANIFEST = manifest_of("m@g", created_at="2026-11-21T23:30:00Z")
 
 
 class FailingDisk(Disk):
@@ -42,9 +44,9 @@ class FailingDisk(Disk):
         super().replace(source, target)
 
 
-def made(path: Path, **meta: Any) -> RunFolder:
+def made(path: Path, **changes: Any) -> RunFolder:
     folder = RunFolder.create(path)
-    folder.write_meta({**META, **meta})
+    folder.write_manifest(dataclasses.replace(MANIFEST, **changes))
     return folder
 
 
@@ -72,7 +74,7 @@ def test_a_run_folder_is_made_where_there_is_nothing(tmp_path: Path, before: str
     if before == "empty":
         path.mkdir()
     made(path)
-    assert RunFolder.open(path).read_meta() == {"v": 1, **META}
+    assert RunFolder.open(path).read_manifest() == MANIFEST
 
 
 def _occupied(path: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_run_json_that_cannot_be_read_says_why_and_where(tmp_path: Path, text:
     folder = made(tmp_path / "run")
     (folder.path / "run.json").write_text(text)
     with pytest.raises(SetupError, match=says) as refused:
-        folder.read_meta()
+        folder.read_manifest()
     assert str(folder.path / "run.json") in str(refused.value)
 
 
@@ -168,7 +170,7 @@ def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, 
     made(tmp_path / "run")
     folder = RunFolder.open(tmp_path / "run", disk=FailingDisk(kind))
     with pytest.raises(JournalError, match="No space left on device"):
-        folder.write_meta({"state": "finished"})
+        folder.write_manifest(dataclasses.replace(MANIFEST, state="finished"))
     assert json.loads((folder.path / "run.json").read_text())["state"] == "running"
     assert not list(folder.path.glob(".*"))
 
@@ -177,7 +179,7 @@ def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, 
 def test_a_folder_whose_first_files_could_not_be_written_is_not_left_half_made(tmp_path: Path, kind: str) -> None:
     folder = RunFolder.create(tmp_path / "run", disk=FailingDisk(kind))
     with pytest.raises(JournalError, match="No space left on device") as refused, folder.creating():
-        folder.write_meta(META)
+        folder.write_manifest(MANIFEST)
     assert "hint: nothing was sent; free some space or name another folder" in str(refused.value)
     assert not folder.path.exists()
 
@@ -210,7 +212,7 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     (folder.path / f".run.json.{os.getpid()}.new").symlink_to(tmp_path / "victim")
     with pytest.raises(JournalError):
-        folder.write_meta(META)
+        folder.write_manifest(MANIFEST)
     assert (tmp_path / "victim").read_text() == "precious"
 
 

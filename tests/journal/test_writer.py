@@ -32,6 +32,7 @@ from convbatch.journal.records import JournalScan, decode_line, encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.system import Disk, System
+from tests.support.made_runs import manifest_of
 
 T = TypeVar("T")
 
@@ -168,7 +169,7 @@ def play(journal: Journal, conversations: int) -> None:
 
 def new_folder(path: Path) -> RunFolder:
     folder = RunFolder.create(path, disk=QuickDisk())
-    folder.write_meta({"targets": [{"name": "m@g"}], "state": "running"})
+    folder.write_manifest(manifest_of("m@g"))
     return folder
 
 

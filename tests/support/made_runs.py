@@ -13,6 +13,7 @@ import orjson
 
 from convbatch.config.gateways import Gateway, Target, target_to_plain
 from convbatch.dialogue import Dialogue
+from convbatch.journal.manifest import Manifest, ManifestTarget, PlannedRows
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.pricing import PriceTable
@@ -112,6 +113,12 @@ class MadeRun:
             "planned": {"rows": rows * len(self.targets), "per_target": rows},
             "checks": self.checks,
         }
+
+
+def manifest_of(*targets: str, **changes: Any) -> Manifest:
+    """A manifest with these targets and nothing special otherwise."""
+    read = tuple(ManifestTarget.from_json(_target(name, None)) for name in targets)
+    return Manifest(targets=read, history="live", repeats=1, planned=PlannedRows(rows=len(read)), **changes)
 
 
 async def append(folder: RunFolder, records: Iterable[Record], reason: str = "finished") -> None:
