@@ -1,8 +1,8 @@
-"""The read half's door: a journal's records found by conversation, by key and by time, and folded into `Transcript`s.
+"""Look up a journal's records by conversation, key and time, and fold them into `Transcript`s.
 
-The rules that turn records into a row's state stand in `TurnHistory` and nowhere else. Which rows there should be, and
-what a table shows of them, is `results/run.py`; what is asked again is `engine/runner.py`. Nothing is kept in memory
-but an index that SQLite moves to a temporary file when it grows.
+The rules that turn records into the state of a row are in `TurnHistory` and nowhere else. Which rows exist, and what a
+table shows of them, is `results/run.py`; what is asked again is `engine/runner.py`. Memory holds only an index, which
+SQLite moves to a temporary file when it grows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from convbatch.journal.run_folder import RunFolder
 from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
 
 REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
-"""States that need a complete reply, and that another run may take over."""
+"""States that need a complete reply, and that another run may reuse."""
 
 _INTENT, _OUTCOME, _TURN = range(3)
 _KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "turn": _TURN}
 _CACHE_KIB = 2 * 1024
 _Row = tuple[int | float | bytes | None, ...]
 
-# The head that `engine/runner.py` writes of a model's turn, in its order; whatever differs, such as a judge's, which
-# names its role before its key, is decoded whole and is only slower.
+# The first fields of a model's record, in the order in which `engine/runner.py` writes them. Any other line, such as a
+# judge's, which has its role before its key, is decoded completely, which is only slower.
 _HEAD = re.compile(
     rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":(\d{1,11}(?:\.\d{1,9})?),"index":(\d{1,18})'
     rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([ -!#-\[\]-~]*)","repeat":(\d{1,18}),"turn":(\d{1,18})'
@@ -44,7 +44,7 @@ CREATE TABLE records (
     attempt INTEGER, asked_at REAL, unsent INTEGER, segment INTEGER, start INTEGER, length INTEGER, key BLOB,
     judged INTEGER
 )"""
-"""`target` is who was asked; `judged` the target whose reply a judge was asked about, NULL in a model's own records."""
+"""`target` was asked; `judged` is the target whose reply a judge was asked about, NULL in a model's own records."""
 _BY_CONVERSATION = "CREATE INDEX conversation ON records (dialogue, target, repeat, seq)"
 _BY_KEY = "CREATE INDEX IF NOT EXISTS question ON records (key, repeat) WHERE key IS NOT NULL"
 _OF_CONVERSATION = (
@@ -69,7 +69,7 @@ _OF_KEY = (
 _SAME_ATTEMPT = (
     "o.dialogue = i.dialogue AND o.target = i.target AND o.repeat = i.repeat AND o.turn IS i.turn"
     f" AND o.attempt = i.attempt AND o.kind = {_OUTCOME}"
-    # A judge is asked many questions about one turn, and can be one of the models that are asked it.
+    # A judge is asked many questions about one turn, and can also be one of the models under test.
     " AND o.judged IS i.judged AND (o.judged IS NULL OR o.key = i.key)"
 )
 _OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
@@ -83,11 +83,11 @@ _UNSENT_SINCE = (
 
 @dataclass(slots=True, kw_only=True)
 class TurnHistory:
-    """What the journal tells of one turn, folded record by record: the latest record wins.
+    """State of one turn, folded from the journal record by record: the latest record wins.
 
-    A complete reply finishes a turn even where its `turn` record is missing; a `turn` record that needs a reply counts
-    for nothing where the reply was lost to damage. Another key is another question: what was kept for the former one is
-    no answer to it, but its attempts were made and count on.
+    A complete reply finishes a turn even where its `turn` record is missing; a `turn` record that needs a reply is
+    ignored where the reply was lost to damage. Another key is another question: the reply to the former key does not
+    answer it, but its attempts still count.
     """
 
     turn: int
@@ -97,7 +97,7 @@ class TurnHistory:
     """None = pending."""
     reason: str | None = None
     kept: dict[str, Any] | None = None
-    """The `outcome` record of the reply that counts, body included."""
+    """The `outcome` record of the current reply, body included."""
     last_failure: dict[str, Any] | None = None
     """The latest `outcome` record without a complete reply, for this key."""
     reused_from: str | None = None
@@ -106,10 +106,10 @@ class TurnHistory:
     attempts: int = 0
     """Requests made, over all sessions; the highest number an attempt carries."""
     in_flight_from: int | None = None
-    """With a writer at work: intents from this `seq` on may still be answered."""
+    """While a writer is active: intents from this `seq` on may still be answered."""
 
     def add(self, record: dict[str, Any]) -> None:
-        """Fold the next record of this turn in journal order."""
+        """Fold in the next record of this turn, in journal order."""
         key = record.get("key")
         if key is not None and key != self.key:
             self._ask_anew(key)
@@ -122,18 +122,18 @@ class TurnHistory:
                 self._add_turn(record)
 
     def finished(self, key: str) -> bool:
-        """Is there a terminal state for this very question?"""
+        """Return whether this question (key) has a terminal state."""
         return self.status is not None and self.key == key
 
     @property
     def open_intents(self) -> list[dict[str, Any]]:
-        """Requests that left and of which nothing is known, or nothing yet."""
+        """Requests that were sent and have no outcome, or none yet."""
         answered = {outcome["attempt"] for outcome in self.outcomes}
         return [intent for intent in self.intents if intent["attempt"] not in answered]
 
     @property
     def possibly_paid(self) -> int:
-        """Requests sent and never fully answered."""
+        """Number of requests sent and never fully answered, so possibly billed."""
         lost = [i for i in self.open_intents if self.in_flight_from is None or i["seq"] < self.in_flight_from]
         return len(lost) + sum(outcome["class"] in POSSIBLY_PAID for outcome in self.outcomes)
 
@@ -170,11 +170,11 @@ class TurnHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """One conversation with the replies it has so far."""
+    """One conversation with its replies so far."""
 
     index: int
     dialogue: str | None
-    """The dialogue's id; None when the journal knows nothing of this conversation."""
+    """The dialogue's id; None when the journal has no record of this conversation."""
     target: str
     repeat: int
     turns: dict[int, TurnHistory]
@@ -183,34 +183,35 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeCall:
-    """One question to a judge about a reply, or about a whole dialogue, and what became of it."""
+    """One question to a judge about a reply or a whole dialogue, with its outcome."""
 
     judge: str
-    """The target that was asked."""
+    """The judge's target name."""
     target: str
-    """Whose reply it is about."""
+    """The target whose reply is judged."""
     turn: int | None
-    """None: the whole dialogue."""
+    """None for a question about the whole dialogue."""
     question: str
     """Digest of the question (`rubric.Question.digest`)."""
     history: TurnHistory
 
 
 class Archive:
-    """A run folder's journal as it stood when this was opened; a writer may be at work meanwhile.
+    """Snapshot of a run folder's journal at the time of opening; a writer may be active meanwhile.
 
     Attributes:
-        runs: The `run` records, one for each session.
+        runs: The `run` records, one a session.
         stops: The `stop` records; a session that was killed has none.
-        targets: Target names, in the order of run.json.
-        damage: Places that could not be read, at most 1,000 of them; `damage_count` is how many there are.
+        targets: Target names in the order of run.json, then other names found in the journal.
+        damage: Places that could not be read, at most 1,000 of them; `damage_count` counts all.
     """
 
     def __init__(self, folder: RunFolder | Path) -> None:
         """Read the whole journal once.
 
         Raises:
-            SetupError: No run folder, a newer convbatch wrote it, or its journal is gone or may not be read.
+            SetupError: There is no run folder, a newer convbatch wrote it, its `run.json` is wrong, or its journal is
+                gone or may not be read.
         """
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
         manifest = self.folder.read_manifest()
@@ -220,7 +221,7 @@ class Archive:
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
         self.has_judge_calls = False
-        """Was a judge ever asked?"""
+        """Whether a judge was ever asked."""
         in_use = self.folder.is_in_use()
         scan = JournalScan(self.folder.segments())
         self._files: list[int] = []
@@ -245,37 +246,39 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        """Drop the index; records already handed out stay good."""
+        """Drop the index; records that were returned stay valid."""
         self._db.close()
         while self._files:
             os.close(self._files.pop())
 
     @property
     def session_count(self) -> int:
-        """How often the run was begun or resumed."""
+        """Number of sessions: the start of the run and every resume."""
         return len(self.runs)
 
     @property
     def suspended(self) -> dict[str, str]:
-        """Targets that the last session left parked, and why; none after a kill, and none while a session goes on."""
+        """Targets suspended at the end of the last session, with reasons; empty after a kill or during a session."""
         if not self.stops or self._session_start() is not None:
             return {}
-        last = {stop.get("role", "model"): stop for stop in self.stops}  # a judge's session says nothing of the models
+        last = {
+            stop.get("role", "model"): stop for stop in self.stops
+        }  # a judge's session does not change the state of models
         return {str(target): str(why) for stop in last.values() for target, why in stop.get("parked", {}).items()}
 
     def transcript(self, index: int, target: str, repeat: int) -> Transcript:
-        """One conversation; without turns when nothing of it was ever sent."""
+        """Return one conversation; it has no turns when none was ever sent."""
         number = self._numbers.get(target, -1)
         return self._fold(index, target, repeat, self._db.execute(_OF_CONVERSATION, (index, number, repeat)))
 
     def transcripts(self) -> Iterator[Transcript]:
-        """Every conversation that has a record, by dialogue, target in run.json's order, repeat; one at a time."""
+        """Yield every conversation that has a record, by dialogue, target in the order of run.json, and repeat."""
         rows = self._db.execute(_ALL_CONVERSATIONS)
         for (index, target, repeat), group in groupby(rows, key=lambda row: row[:3]):
             yield self._fold(index, self.targets[target], repeat, (row[3:] for row in group))
 
     def judge_calls(self, index: int, target: str, repeat: int) -> list[JudgeCall]:
-        """What judges were asked about one conversation, in the order of their first question."""
+        """Return all questions to judges about one conversation, in the order in which they were first asked."""
         rows = self._db.execute(_JUDGE_CALLS_OF, (index, self._numbers.get(target, -1), repeat))
         found: dict[tuple[Any, ...], JudgeCall] = {}
         for record in map(self._read, rows):
@@ -288,12 +291,12 @@ class Archive:
         return list(found.values())
 
     def all_judge_calls(self) -> Iterator[JudgeCall]:
-        """What judges were asked in this run, one conversation in memory at a time."""
+        """Yield all questions to judges in this run, with one conversation in memory at a time."""
         for index, target, repeat in self._db.execute(_JUDGED_CONVERSATIONS).fetchall():
             yield from self.judge_calls(index, self.targets[target], repeat)
 
     def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
-        """A turn that answers this very question with a complete reply, for `--reuse`; the first one in the dataset."""
+        """Return the first turn in the dataset with a complete reply to this question, for `--reuse`."""
         self._db.execute(_BY_KEY)
         for index, target, turn in self._db.execute(_OF_KEY, (bytes.fromhex(key), repeat)).fetchall():
             history = self.transcript(index, self.targets[target], repeat).turns[turn]
@@ -302,16 +305,16 @@ class Archive:
         return None
 
     def judges(self) -> list[str]:
-        """Everybody who was ever asked for an opinion."""
+        """Return the names of all judges that were ever asked."""
         return [self.targets[number] for (number,) in self._db.execute(_JUDGES).fetchall()]
 
     def has_reply(self, target: str) -> bool:
-        """Has this target ever given a complete reply in this run?"""
+        """Return whether this run has a complete reply from this target."""
         rows = self._db.execute(_OUTCOMES_OF_TARGET, (self._numbers.get(target, -1),))
         return any(self._read(row)["class"] == "replied" for row in rows)
 
     def requests_since(self, at: float) -> dict[str, int]:
-        """Requests since a moment (unix seconds) by target name, without those that never reached the wire."""
+        """Count requests since a moment (unix seconds) by target name, without those that were never sent."""
         counts: dict[str, int] = {}
         for sign, query in ((1, _ASKED_SINCE), (-1, _UNSENT_SINCE)):
             for target, count in self._db.execute(query, (at,)):
@@ -320,16 +323,16 @@ class Archive:
         return counts
 
     def request_times(self, targets: Iterable[str], since: float) -> list[float]:
-        """When requests to these targets were sent since a moment, unix seconds in journal order."""
+        """Return when requests to these targets were sent since a moment, in unix seconds and journal order."""
         numbers = [self._numbers[target] for target in targets if target in self._numbers]
         marks = ",".join("?" * len(numbers))
         query = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target IN ({marks})"
         return [at for (at,) in self._db.execute(f"{query} ORDER BY seq", (since, *numbers))]
 
     def server_wait_until(self, targets: Iterable[str]) -> float:
-        """The latest moment until which these targets' gateway asked to be left alone; 0 when it never did.
+        """Return the latest moment until which the gateway of these targets asked to wait; 0 when it never did.
 
-        Nothing is sent during such a wait, so the latest outcomes tell.
+        Nothing is sent during such a wait, so the latest outcomes are enough.
         """
         until = 0.0
         for target in targets:
@@ -375,7 +378,7 @@ class Archive:
                 yield row
 
     def _row_of_head(self, line: JournalLine, head: re.Match[bytes]) -> _Row | None:
-        """The row of a line whose head stands in the usual order; None when the whole record must be asked."""
+        """Return the row of a line with its fields in the usual order; None when the whole record must be decoded."""
         word, at, index, target, repeat, turn, key, attempt, cls = head.groups()
         kind = _KINDS[word.decode()]
         number = self._seen.get(target)

@@ -1,7 +1,7 @@
-"""What the fields of a journal's records must be: asked of every record that is read back.
+"""Types and ranges of the fields of journal records, checked for every record that is read.
 
-A checksum shows that a line is as somebody wrote it, not that convbatch did: run folders are sent around. What the
-records mean is `index.py`; fields that are not known here are carried along unasked.
+A checksum shows that a line is unchanged, not that convbatch wrote it: run folders are passed around. What the records
+mean is `index.py`; unknown fields are kept unchecked.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from convbatch.reply import USAGE_COUNTS, Status
 
 Predicate = Callable[[Any], bool]
 
-_MOST = 2**63
+_COUNT_LIMIT = 2**63
 _LATEST_S = 253_402_300_000.0
-"""The end of the year 9999: no calendar goes further."""
+"""The end of the year 9999, the last one of `datetime`."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -34,11 +34,11 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MOST
+    return type(value) is int and 0 <= value < _COUNT_LIMIT
 
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int  # of any size: gateways count as they like
+    return type(value) is int  # of any size: gateways may report any number
 
 
 def _is_moment(value: Any) -> bool:
@@ -72,7 +72,7 @@ def _are_calls(value: Any) -> bool:
 
 
 def _fits(fields: Mapping[str, Predicate], needed: tuple[str, ...] = (), *, only: bool = False) -> Predicate:
-    """An object whose known fields are right; `only`: and that has no others, because it becomes a value of ours."""
+    """Return a predicate for objects whose known fields are right; with `only`, other fields are refused."""
 
     def is_right(value: Any) -> bool:
         return isinstance(value, dict) and _wrong_field(value, fields, needed, only=only) is None
@@ -120,7 +120,7 @@ _is_failure = _fits(
 )
 _FIELDS: Mapping[str, Predicate] = {
     **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status"), _is_count),
-    "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge was asked about a whole dialogue
+    "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge is asked about a whole dialogue
     **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
     **dict.fromkeys(("kind", "dialogue", "target", "role", "class", "body", "body_b64", "of", "asked"), _is_text),
     **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),
@@ -144,7 +144,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def wrong_field(record: Any) -> str | None:
-    """The first field of a record that is missing, or not what convbatch writes there; None when all is well."""
+    """Return the first field of a record that is missing or wrong; None when all are right."""
     if not isinstance(record, dict):
         return "the whole record"
     kind = record.get("kind")
@@ -159,7 +159,7 @@ def wrong_field(record: Any) -> str | None:
 
 
 def _wrong_about(record: Mapping[str, Any]) -> str | None:
-    """A judge's records say of which target, and what was asked; a model's are about one turn."""
+    """Check that a judge's record names the judged target and the question, and a model's record a turn."""
     if "of" in record:
         return None if "asked" in record else "asked"
     return "turn" if record["turn"] is None else None

@@ -1,7 +1,7 @@
-"""What one line of the journal is: its bytes, its checksum, and how files of such lines read after any accident.
+"""Lines of the journal: their bytes and checksum, and how to read files of such lines after any accident.
 
-Both ends of the journal stand on this: `writer.py` appends such lines, `index.py` reads them. What the records mean
-(the fold into turns) is not known here, and nothing here opens a file for writing.
+`writer.py` appends such lines, `index.py` reads them. This module does not know what the records mean (the fold into
+turns) and opens no file for writing.
 """
 
 from __future__ import annotations
@@ -27,84 +27,84 @@ _TAIL = len(_CHECKSUM) + len("4294967295}\n")
 _HEAD = b'{"v":%d,"seq":' % RECORD_VERSION
 _RUN = b',"kind":"run",'
 _EXACT = b',"exact":true'
-"""Before the checksum of a line that orjson could not write: only the slow decoder keeps its integers exact."""
+"""Marker before the checksum of a line that orjson could not write: only `json` decodes its integers exactly."""
 _STARTS = re.compile(rb'\{"v":\d+,"seq":')
 _MAX_LISTED = 1000
-_MOST_DIGITS = 18
-"""Of a number: nineteen may be more than 64 bits hold."""
+_MAX_DIGITS = 18
+"""Of a record number: nineteen digits may exceed 64 bits."""
 
 
 def encode_line(seq: int, at: float, record: Mapping[str, Any]) -> bytes:
-    """One record as its line, newline included.
+    """Encode one record as a line, newline included.
 
     Args:
-        seq: Its number, consecutive over all segments of a run folder.
+        seq: Record number, consecutive over all segments of a run folder.
         at: Unix seconds UTC.
-        record: `kind` and whatever else belongs to it.
+        record: `kind` and the other fields.
     """
     value = {"v": RECORD_VERSION, "seq": seq, "kind": record["kind"], "at": at, **record}
     try:
         prefix = orjson.dumps(value)[:-1]
     except TypeError:
-        # What orjson refuses and a gateway may send all the same: integers beyond 64 bits, lone surrogates.
+        # orjson refuses integers beyond 64 bits and lone surrogates; a gateway may send both.
         prefix = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii")[:-1] + _EXACT
     return b'%b,"crc":%d}\n' % (prefix, zlib.crc32(prefix))
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """The record of an intact line, `crc` included; with or without its newline."""
+    """Decode the record of an intact line, `crc` included; the newline is optional."""
     if line.rfind(_EXACT + _CHECKSUM, -_TAIL - len(_EXACT)) < 0:
         return orjson.loads(line)
     return json.loads(line)
 
 
 def read_record(line: bytes) -> dict[str, Any]:
-    """As `decode_line`, for lines that anybody may have written.
+    """Decode a line and check its fields, because a valid checksum does not prove that convbatch wrote it.
 
     Raises:
-        SetupError: The checksum is right, and yet convbatch cannot have written this.
+        SetupError: The line has a valid checksum but convbatch cannot have written it.
     """
     try:
         record = decode_line(line)
     except (ValueError, RecursionError):
-        raise _not_ours(line, "no JSON") from None
+        raise _foreign_record(line, "not JSON") from None
     if (wrong := wrong_field(record)) is not None:
-        raise _not_ours(line, f"{wrong!r} is missing or wrong")
+        raise _foreign_record(line, f"{wrong!r} is missing or wrong")
     return record
 
 
-def _not_ours(line: bytes, found: str) -> SetupError:
+def _foreign_record(line: bytes, found: str) -> SetupError:
     number = _seq(line)
     return SetupError(
         f"record {number} of the journal is not as convbatch writes it"
         if number is not None
-        else "no journal's record",
-        found=f"{found}; its checksum is right, so it was written so",
-        hint="this run folder was made or changed by something else: ask whoever gave it to you",
+        else "not a record of a convbatch journal",
+        found=f"{found}; the checksum is valid, so it was written this way",
+        hint="another program created or changed this run folder: ask the person who gave it to you",
     )
 
 
 def seq_of(line: bytes) -> int | None:
-    """The number of an intact line of this version, newline included; None when a byte of it is wrong.
+    """Return the record number of a line, newline included; None when the line is damaged.
 
     Raises:
-        SetupError: The line is intact, and of a version this convbatch does not know.
+        SetupError: The line is intact and was written by a newer version.
     """
     cut = line.rfind(_CHECKSUM, -_TAIL)
     digits = line[cut + len(_CHECKSUM) : -2]
     if cut < 0 or line[-2:] != b"}\n" or not digits.isdigit() or int(digits) != zlib.crc32(line[:cut]):
         return None
     if not line.startswith(_HEAD):
-        return _refuse_other(line)
+        return _refuse_newer(line)
     return _seq(line)
 
 
 def _seq(line: bytes) -> int | None:
     digits = line[len(_HEAD) : line.find(b",", len(_HEAD))]
-    return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else None
+    return int(digits) if digits.isdigit() and len(digits) <= _MAX_DIGITS else None
 
 
-def _refuse_other(line: bytes) -> None:
+def _refuse_newer(line: bytes) -> None:
     version = re.match(rb'\{"v":(\d{1,9}),', line)
     if version is not None and int(version[1]) > RECORD_VERSION:
         raise SetupError(
@@ -114,19 +114,19 @@ def _refuse_other(line: bytes) -> None:
 
 
 class JournalLine(NamedTuple):
-    """An intact line and where it stands."""
+    """An intact line and its position."""
 
     seq: int
     segment: int
     """Position in the list of segments, from 0."""
     offset: int
     raw: bytes
-    """With its newline."""
+    """The bytes, newline included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One place where the journal cannot be trusted."""
+    """One damaged place in the journal."""
 
     place: Place
     what: str
@@ -137,30 +137,30 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Torn:
-    """A last line that was cut while it was written."""
+    """A last line that was cut off while it was written."""
 
     kept: int
     """Length of the segment up to and including its last intact record."""
     cut: int
-    """Bytes behind that."""
+    """Bytes after that."""
     needs_newline: bool
     """The last intact record lost its newline."""
 
 
 @dataclass(slots=True)
 class Gap:
-    """Numbers that no line carries, first and last included."""
+    """Missing record numbers, first and last included."""
 
     first: int
     last: int
     damage: Damage | None
-    """None when damaged lines in between explain it."""
+    """None when damaged lines explain the gap."""
 
 
 class JournalScan:
-    """One pass over the segments of a journal: iterate `lines()` to the end, then ask what was found.
+    """One pass over the segments of a journal: iterate `lines()` to the end, then read the findings.
 
-    Memory does not grow with the journal: a list of damage stops at 1,000 entries, the count goes on.
+    Memory does not grow with the journal: the list of damage stops at 1,000 entries, the count does not.
     """
 
     def __init__(self, segments: Sequence[Path]) -> None:
@@ -173,11 +173,11 @@ class JournalScan:
         self._bad_count = 0
         self._gaps: list[Gap] = []
         self._after_damage = False
-        """A damaged line stands between here and the last intact one."""
+        """Whether a damaged line follows the last intact one."""
         self._where = Place(path="")
 
     def lines(self) -> Iterator[JournalLine]:
-        """Every intact line with its due number, in order.
+        """Yield every intact line whose number is in sequence.
 
         Raises:
             OSError: A segment cannot be read.
@@ -196,34 +196,34 @@ class JournalScan:
                         yield JournalLine(seq, segment, offset, raw)
                     else:
                         self._where = Place(path=str(path), line=number)
-                        yield from self._look_closer(raw, seq, segment, offset)
+                        yield from self._examine(raw, seq, segment, offset)
                     offset += len(raw)
 
     @property
     def damage(self) -> list[Damage]:
-        """What is wrong and was not accepted by an earlier salvage."""
+        """Damage that no earlier salvage accepted."""
         found = self._bad + [gap.damage for gap in self.open_gaps if gap.damage is not None]
         return sorted(found, key=lambda damage: (damage.place.path, damage.place.line or 0))[:_MAX_LISTED]
 
     @property
     def damage_count(self) -> int:
-        """How many places are damaged, also beyond those listed."""
+        """Number of damaged places, including those beyond the list's end."""
         return self._bad_count + sum(gap.damage is not None for gap in self.open_gaps)
 
     @property
     def open_gaps(self) -> list[Gap]:
-        """Runs of missing numbers that no `run` record has accepted."""
+        """Gaps that no `run` record has accepted."""
         accepted = [gap for run in self.runs for gap in run.get("accepted_gaps", ())]
         return [g for g in self._gaps if not any(first <= g.first and g.last <= last for first, last in accepted)]
 
-    def _look_closer(self, raw: bytes, seq: int | None, segment: int, offset: int) -> Iterator[JournalLine]:
+    def _examine(self, raw: bytes, seq: int | None, segment: int, offset: int) -> Iterator[JournalLine]:
         if seq is not None:
             yield from self._out_of_step(JournalLine(seq, segment, offset, raw))
             return
         pieces = list(_intact_pieces(raw))
         last = segment == len(self.segments) - 1
         if last and not raw.endswith(b"\n") and self._may_be_torn(raw, [start for start, _ in pieces]):
-            # Only a writer that was stopped in a write leaves a line without an end, and only at the very end.
+            # A line without an end is only left by a writer that was stopped during a write, at the end of the journal.
             whole = len(pieces[0][1]) - 1 if pieces else 0
             self.torn = Torn(kept=offset + whole, cut=len(raw) - whole, needs_newline=bool(pieces))
         else:
@@ -234,16 +234,16 @@ class JournalScan:
                 yield from self._out_of_step(JournalLine(number, segment, offset + start, piece))
 
     def _may_be_torn(self, raw: bytes, starts: list[int]) -> bool:
-        # In a file without one whole record, anything but the start of one (or zeros, from a power cut) is not ours.
+        # In a file without a whole record, only the start of one (or zeros, from a power cut) can be a torn line.
         begun = self.next_seq > 0 or _HEAD.startswith(raw[: len(_HEAD)]) or not raw.strip(b"\0")
         return starts == [0] or (begun and not starts)
 
     def _out_of_step(self, line: JournalLine) -> Iterator[JournalLine]:
         if line.seq < self.next_seq:
-            self._damaged(line.segment, f"record {line.seq} stands here again, or out of its place")
+            self._damaged(line.segment, f"record {line.seq} is repeated or out of order")
             return
         if line.seq > self.next_seq:
-            what = f"record(s) {self.next_seq} to {line.seq - 1} before this line are missing"
+            what = f"records {self.next_seq} to {line.seq - 1} are missing before this line"
             damage = Damage(place=self._where, what=what) if not self._after_damage else None
             self._gaps.append(Gap(self.next_seq, line.seq - 1, damage))
         self._after_damage = False
@@ -262,7 +262,7 @@ class JournalScan:
 
 
 def _intact_pieces(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Whole records inside a damaged line: a newline that went bad glues two good ones together."""
+    """Yield whole records inside a damaged line: a damaged newline joins two good ones."""
     starts = [match.start() for match in _STARTS.finditer(raw)]
     for start, stop in pairwise([*starts, len(raw)]):
         end = raw.rfind(b"}", start, stop) + 1
@@ -275,13 +275,13 @@ def _name_damage(raw: bytes, readable: int) -> str:
     if not raw.strip():
         return "an empty line"
     if readable:
-        return f"the line is damaged; {readable} whole record(s) in it can still be read"
+        return f"the line is damaged; whole records in it that can still be read: {readable}"
     if not raw.endswith(b"\n"):
         return "the line is cut short, and is not the journal's last"
     return "the line does not match its checksum"
 
 
 def kept_body(outcome: Mapping[str, Any]) -> bytes:
-    """The body of a reply as it was received, from its `outcome` record."""
+    """Return the body of a reply as it was received, from its `outcome` record."""
     body = outcome.get("body")
     return base64.b64decode(outcome["body_b64"]) if body is None else body.encode("utf-8", "surrogatepass")

@@ -1,7 +1,7 @@
-"""The run folder: its names, permissions, `run.json`, the lock, and finding one again.
+"""The run folder: file names, permissions, atomic writes, the lock, and how to find a run.
 
-It decides where things lie and how a file gets there whole or not at all. What stands in the journal is `records.py`,
-what stands in the tables is `results/run.py`, what `run.json` says is `manifest.py`.
+It decides where files are and that each is written completely or not at all. The content of the journal is
+`records.py`, of the tables `results/run.py`, of `run.json` `manifest.py`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
-    """One run's folder; folders are 0700 and files 0600, whatever the umask says."""
+    """The folder of one run; folders are 0700 and files 0600, whatever the umask is."""
 
     path: Path
     disk: Disk = field(default_factory=Disk, repr=False, compare=False)
 
     @classmethod
     def create(cls, path: Path, *, disk: Disk | None = None) -> RunFolder:
-        """Make a new run folder at an absent or empty place.
+        """Create a new run folder at a path that is absent or an empty folder.
 
         Raises:
-            SetupError: Something is there already, or the place cannot be written.
+            SetupError: The folder is not empty, or cannot be written.
         """
         folder = cls(path=path, disk=disk or Disk())
         try:
@@ -60,7 +60,7 @@ class RunFolder:
 
     @classmethod
     def create_in(cls, results: Path, name: str, *, disk: Disk | None = None) -> RunFolder:
-        """Make `results/name`, or `name-2`, `name-3` … when another run was faster.
+        """Create `results/name`, or `name-2`, `name-3` … when the name is taken.
 
         Raises:
             SetupError: The results folder cannot be written.
@@ -83,10 +83,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, *, disk: Disk | None = None) -> RunFolder:
-        """An existing run folder.
+        """Open an existing run folder.
 
         Raises:
-            SetupError: There is none at that place.
+            SetupError: There is none at this path.
         """
         if _is_closed(path):
             raise SetupError(f"the run folder {path} may not be read", hint="run folders are private: ask its owner")
@@ -110,27 +110,27 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """The file whose lock the writer holds for its life; never replaced, so that the lock stays one."""
+        """The file that the writer locks; it is never replaced, because a new file would be a second lock."""
         return self.journal / "lock"
 
     @property
     def dataset(self) -> Path:
-        """Canonical copy of the selected dialogues; line i is dialogue index i."""
+        """Normalised copy of the selected dialogues; line i is dialogue index i."""
         return self.path / "dataset.jsonl.gz"
 
     @property
     def turns(self) -> Path:
-        """The table, one row per turn."""
+        """The table with one row per turn."""
         return self.path / "turns.parquet"
 
     @property
     def verdicts(self) -> Path:
-        """The table, one row per check."""
+        """The table with one row per check."""
         return self.path / "verdicts.parquet"
 
     @property
     def checks(self) -> Path:
-        """A copy like `dataset`, of dialogues whose checks are judged instead; absent until somebody edits checks."""
+        """A copy like `dataset` whose checks replace those of the run; absent until checks are edited."""
         return self.path / "checks.jsonl.gz"
 
     @property
@@ -139,7 +139,7 @@ class RunFolder:
         return self.path / "media"
 
     def segments(self) -> list[Path]:
-        """The journal's segments in order; empty before the first record."""
+        """Return the journal's segments in order; empty before the first record."""
         try:
             with self.reading_journal():
                 names = [entry for entry in self.journal.iterdir() if _SEGMENT.fullmatch(entry.name)]
@@ -149,7 +149,7 @@ class RunFolder:
 
     @contextmanager
     def reading_journal(self) -> Generator[None]:
-        """While the journal is read: a refusal of the disk becomes a `SetupError`; that it is not there does not."""
+        """Turn an OSError while the journal is read into a SetupError; FileNotFoundError passes."""
         try:
             yield
         except FileNotFoundError:
@@ -158,16 +158,16 @@ class RunFolder:
             raise SetupError(
                 f"the journal cannot be read: {error.strerror or error}",
                 place=Place(path=str(error.filename or self.journal)),
-                hint="the run folder must be whole, and yours to read",
+                hint="check that the run folder is complete and that you may read it",
             ) from error
 
     def refuse_lost_journal(self, manifest: Manifest | Mapping[str, Any]) -> None:
-        """A run that was closed once had a journal; only one that was killed at its start may have none.
+        """Refuse a run whose journal is lost; only a run that was killed at its start may have none.
 
-        Without it every turn would look as if it had never been asked, to readers and to whoever asks again.
+        Without a journal every turn would look as if it had never been asked, and a resume would ask all again.
 
         Raises:
-            SetupError: It is gone.
+            SetupError: The journal is missing or empty.
         """
         state = manifest.state if isinstance(manifest, Manifest) else manifest.get("state", "running")
         if state == "running" or any(self._segment_sizes()):
@@ -176,16 +176,16 @@ class RunFolder:
             f"the journal of this run is gone (run.json calls the run {state})",
             place=Place(path=str(self.journal)),
             hint=f"restore journal/ from a copy ({self.turns.name} may still hold the last table); "
-            "to pay for every turn again, run the dataset into a new folder",
+            "to ask and pay for every turn again, run the dataset into a new folder",
         )
 
     def journal_mark(self) -> str:
-        """Changes whenever the journal does: what was built from it can tell that it is stale."""
+        """Return a text that changes whenever the journal does, to detect stale tables."""
         sizes = self._segment_sizes()
         return f"{len(sizes)}:{sum(sizes)}"
 
     def checks_mark(self) -> str:
-        """Changes whenever `checks` does, as far as length and checksum of a gzip file can tell; `""` without one."""
+        """Return a text that changes with the length or gzip checksum of `checks`; `""` without the file."""
         try:
             with self.checks.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -197,7 +197,7 @@ class RunFolder:
             raise SetupError(
                 f"the checks of this run cannot be read: {error.strerror or error}",
                 place=Place(path=str(self.checks)),
-                hint="the run folder must be whole, and yours to read",
+                hint="check that the run folder is complete and that you may read it",
             ) from error
 
     def read_manifest(self) -> Manifest:
@@ -222,7 +222,7 @@ class RunFolder:
         try:
             return json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            hint = "ask whoever made this run" if isinstance(error, PermissionError) else MANIFEST_HINT
+            hint = "ask the owner of this run" if isinstance(error, PermissionError) else MANIFEST_HINT
             reason = error.strerror if isinstance(error, OSError) else error
             raise SetupError(
                 f"cannot read {MANIFEST_NAME}: {reason}", place=Place(path=str(path)), hint=hint
@@ -263,13 +263,13 @@ class RunFolder:
 
     @contextmanager
     def replacing(self, name: str) -> Generator[IO[bytes], None, None]:
-        """A file to write that takes its name when the block ends well, durable; else nothing has changed.
+        """Open a file that gets its name, durably, when the block succeeds; after an error nothing has changed.
 
         Raises:
-            JournalError: The disk refused.
+            JournalError: The disk reported an error.
         """
         target = self.path / name
-        # Readers rebuild tables too: two processes must not write one draft.
+        # Readers rebuild tables too: two processes must not write the same draft.
         draft = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
             fd = self.disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
@@ -290,10 +290,10 @@ class RunFolder:
 
     @contextmanager
     def creating(self) -> Generator[None]:
-        """While a new folder gets its first files: without all of them no command could use it, so none is left.
+        """Remove the new folder if an error occurs while its first files are written: no command could use it.
 
         Raises:
-            JournalError: The disk refused one of them.
+            JournalError: The disk reported an error.
         """
         try:
             yield
@@ -301,7 +301,7 @@ class RunFolder:
             self._remove()
             if isinstance(error, JournalError):
                 problem = error.problems[0]
-                hint = "nothing was sent; free some space or name another folder with --out DIR, then run it again"
+                hint = "nothing was sent; free some space or name another folder with --out DIR, then run again"
                 raise JournalError(problem.what, place=problem.place, hint=hint) from error
             raise
 
@@ -313,20 +313,20 @@ class RunFolder:
             self.path.rmdir()
 
     def inode(self) -> int:
-        """A number that this folder keeps when it is renamed, and that no copy of it has: its inode."""
+        """Return the folder's inode, which a rename keeps and no copy has."""
         return self.path.stat().st_ino
 
     def is_original_location(self, manifest: Manifest | Mapping[str, Any]) -> bool:
-        """Did this user make it, on this disk? Nobody who sends a folder around knows the number it will get here."""
+        """Return whether this user created the folder on this disk: a sender cannot know the inode it gets here."""
         there = self.path.stat()
         place = manifest.place if isinstance(manifest, Manifest) else manifest.get("place")
         return place == there.st_ino and there.st_uid == os.geteuid()
 
     def take_lock(self) -> FolderLock:
-        """Become the folder's one writer.
+        """Become the folder's only writer.
 
         Raises:
-            SetupError: Another process is at work here, or this place knows no locks.
+            SetupError: Another process uses the folder, or the file system has no locks.
             OSError: The lock file cannot be opened.
         """
         with contextlib.ExitStack() as stack:
@@ -336,19 +336,19 @@ class RunFolder:
                 pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
                 raise SetupError(
                     f"the run folder {self.path} is in use by another process" + (f" (pid {pid})" if pid else ""),
-                    hint="wait until it has ended, or stop it with Ctrl-C",
+                    hint="wait until it ends, or stop it with Ctrl-C",
                 )
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            # A second lock, for whoever only looks: a look takes it shared for an instant, and an instant can be waited
-            # for here, where it could not be told from a second writer on the first lock.
-            seen = self.disk.open(self.journal, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(self.disk.close, seen)
-            fcntl.flock(seen, fcntl.LOCK_EX)
+            # A second lock serves `is_in_use`, which takes it shared for an instant. The writer can wait for that
+            # instant here; on the first lock it could not tell it from a second writer.
+            folder = self.disk.open(self.journal, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(self.disk.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
             return FolderLock(stack.pop_all())
 
     def is_in_use(self) -> bool:
-        """Is a writer alive?"""
+        """Return whether a writer is active."""
         try:
             fd = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -362,19 +362,19 @@ class RunFolder:
         return False
 
     def state(self, manifest: Manifest | Mapping[str, Any]) -> str:
-        """The run's state as a reader should say it: a `running` that nobody runs was interrupted."""
+        """Return the run's state for readers: `running` without an active writer means interrupted."""
         if self.is_in_use():
             return "running"
         written = manifest.state if isinstance(manifest, Manifest) else str(manifest.get("state", "interrupted"))
         return "interrupted" if written == "running" else written
 
     def _refuse_traps(self) -> None:
-        """Run folders are sent around: a pipe would keep a reader waiting for ever, a link lead a writer elsewhere."""
-        found = "a run folder holds plain files and folders of its own"
+        """Refuse pipes, which would block a reader, and a linked journal, which would make a writer write elsewhere."""
+        found = "a run folder holds plain files and folders, and its journal is no link"
         if self.journal.is_symlink():
             raise _trap(self.journal, "is a link", found)
         inside: list[Path] = []
-        with contextlib.suppress(OSError):  # not there, or not ours to read: who needs it says so
+        with contextlib.suppress(OSError):  # absent or unreadable: reported where it is needed
             inside = list(self.journal.iterdir())
         for path in (self.path / MANIFEST_NAME, self.dataset, self.checks, self.turns, self.verdicts, *inside):
             with contextlib.suppress(OSError):
@@ -404,18 +404,18 @@ class RunFolder:
 
 
 class FolderLock:
-    """The right to write to a run folder, until it is released or the process ends."""
+    """The exclusive right to write to a run folder, until it is released or the process ends."""
 
     def __init__(self, locks: contextlib.ExitStack) -> None:
         self._locks = locks
 
     def release(self) -> None:
-        """Let the next writer in."""
+        """Release the lock."""
         self._locks.close()
 
 
 class _DescriptorFile(io.RawIOBase):
-    """A descriptor as a file object whose every write goes through the `Disk`; it does not own the descriptor."""
+    """A file object that writes to a descriptor through the `Disk`; it does not own the descriptor."""
 
     def __init__(self, disk: Disk, fd: int) -> None:
         super().__init__()
@@ -430,18 +430,18 @@ class _DescriptorFile(io.RawIOBase):
 
 
 def default_name(started_at: float, stem: str) -> str:
-    """`20261121T233000Z-quickstart`: sorts by time, safe as a file name and in `RUN:target`.
+    """Return a name like `20261121T233000Z-quickstart`: sorts by time, safe as a file name and in `RUN:target`.
 
     Args:
         started_at: Unix seconds UTC.
-        stem: The dataset's file name without its endings.
+        stem: The dataset's file name without its suffixes.
     """
     safe = re.sub(r"[^\w.-]+", "-", stem).strip("-._")[:40] or "run"
     return f"{datetime.fromtimestamp(started_at, UTC):%Y%m%dT%H%M%SZ}-{safe}"
 
 
 def list_runs(results: Path) -> list[RunFolder]:
-    """All run folders under `results`, oldest first by their own word of when they were created.
+    """Return all run folders under `results`, oldest first by the `created_at` of their run.json.
 
     Raises:
         SetupError: `results` may not be read.
@@ -451,23 +451,23 @@ def list_runs(results: Path) -> list[RunFolder]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise SetupError(f"{results}/ cannot be read: {error.strerror}", hint="work in a folder of your own") from error
+        raise SetupError(f"{results}/ cannot be read: {error.strerror}", hint="work in a folder you own") from error
     folders = [RunFolder(path=path) for path in places if _is_closed(path) or (path / MANIFEST_NAME).is_file()]
     return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
 
 
 def find_run(text: str, results: Path) -> Path:
-    """Where the run folder is that a person means: a path, a folder name under `results`, or `latest`.
+    """Return the path of a run folder given as a path, a folder name under `results`, or `latest`.
 
     Raises:
-        SetupError: No such run; the hint names the nearest.
+        SetupError: There is no such run; the hint names the nearest.
     """
     try:
         for path in (Path(text), results / text):
             if _is_closed(path) or (path / MANIFEST_NAME).is_file():
                 return path
     except OSError as error:
-        raise SetupError(f"{text[:80]!r} can be no run: {error.strerror}", hint=_LISTED) from error
+        raise SetupError(f"{text[:80]!r} cannot be a run: {error.strerror}", hint=_LISTED) from error
     runs = list_runs(results)
     if text == LATEST:
         if not runs:
@@ -477,30 +477,30 @@ def find_run(text: str, results: Path) -> Path:
         return runs[-1].path
     for path in (Path(text), results / text):
         if path.exists():
-            return RunFolder.open(path).path  # raises: it says what is wrong with it
+            return RunFolder.open(path).path  # raises with the reason
     raise _no_such_run(text, results, [folder.name for folder in runs])
 
 
 def shell_quote(path: Path) -> str:
-    """A path as a person has to type it; what begins with a dash would be read as an option."""
+    """Return a path as it is typed in a shell; a leading dash, which would start an option, is avoided."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
-    """The disk's refusal in words: what, where, and how to go on."""
-    mend = "free some space or mend the disk"
+    """Return the error for a failed write: what, where, and how to continue."""
+    remedy = "free some space or repair the disk"
     if isinstance(error, FileNotFoundError):
-        mend = "the run folder was moved or deleted: put it back, or name the place where it is now"
+        remedy = "the run folder was moved or deleted: put it back, or use its new path"
     return JournalError(
         f"cannot write: {error.strerror or error}",
         place=Place(path=str(path)),
-        hint=f"{mend}, then: convbatch resume {shell_quote(folder)}",
+        hint=f"{remedy}, then: convbatch resume {shell_quote(folder)}",
     )
 
 
 def _trap(path: Path, what: str, found: str) -> SetupError:
-    hint = "ask whoever gave you this run folder; convbatch made no such thing"
+    hint = "ask the person who gave you this run folder; convbatch does not create this"
     return SetupError(f"{path} {what}", found=found, hint=hint)
 
 
@@ -542,7 +542,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _is_closed(path: Path) -> bool:
-    """Does it belong to somebody else, so that nothing in it can even be looked for?"""
+    """Return whether the folder belongs to another user, so that nothing in it can be looked up."""
     try:
         (path / MANIFEST_NAME).exists()
     except PermissionError:

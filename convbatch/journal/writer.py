@@ -1,8 +1,8 @@
-"""The journal's one writer: append, sync in groups, mend a torn tail, set damage aside.
+"""The journal's only writer: append records, sync them in groups, repair a torn tail, set damaged lines aside.
 
-A record is written before `append` and `commit` go on, so it survives a kill; `commit` returns when it would survive a
-power cut too. The first failure of the disk ends the journal: nothing is ever called durable that may not be. What the
-records mean is not known here (`index.py` folds them), and nothing here needs more memory for a longer journal.
+A record is written before `append` and `commit` return, so it survives a kill; after `commit` it also survives a power
+cut. The first disk error ends the journal, so that nothing is reported as durable that may not be. This module does not
+know what records mean (`index.py` folds them), and its memory does not grow with the journal.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from convbatch.system import Disk, System
 SEGMENT_BYTES = 256 * 2**20
 _LISTED = 5
 _SETUP = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-"""Refusals that say something about the folder, not about the disk."""
+"""Errors that concern the folder, not the disk."""
 
 _WAKES_PER_ROUND = 8
-"""Hundreds woken in one go would build hundreds of requests before the first of them leaves."""
+"""Waking hundreds at once would build hundreds of requests before the first one is sent."""
 
 
 class Journal:
-    """Appends to a run folder's journal, from one thread: the event loop's.
+    """Append to a run folder's journal, from one thread only: that of the event loop.
 
     Attributes:
-        session: Number of this opening, from 1.
-        notes: What a person should know about the opening: a torn tail, damage set aside.
+        session: Number of this session, from 1.
+        notes: Messages about the opening: a torn tail, damage set aside.
     """
 
     session: int
@@ -53,7 +53,7 @@ class Journal:
         self._next_seq = found.next_seq
         self._waiters: list[asyncio.Future[None]] = []
         self._durable: deque[asyncio.Future[None]] = deque()
-        """Synced and not yet woken."""
+        """Waiters whose records are synced, not woken yet."""
         self._syncing: asyncio.Task[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
         self._closed = False
@@ -68,19 +68,19 @@ class Journal:
         salvage: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> Journal:
-        """Become the folder's writer: lock, verify every line, mend, and write the `run` record.
+        """Become the folder's writer: lock it, verify every line, repair the tail, and write the `run` record.
 
         Args:
             folder: The run folder; its journal may be empty.
             system: Clock and disk.
-            version: convbatch's own, for the `run` record.
-            salvage: Set damaged lines aside instead of refusing.
-            segment_bytes: A segment that has grown to this size is followed by a new one.
+            version: Version of convbatch, for the `run` record.
+            salvage: Set damaged lines aside instead of raising.
+            segment_bytes: Size at which a new segment is started.
 
         Raises:
-            SetupError: Another process is at work here, or a newer convbatch wrote this journal.
-            JournalDamaged: Lines are damaged or missing, and `salvage` was not asked for.
-            JournalError: The disk refused.
+            SetupError: Another process uses the folder, or a newer convbatch wrote this journal.
+            JournalDamaged: Lines are damaged or missing, and `salvage` is false.
+            JournalError: The disk reported an error.
         """
         disk = system.disk
         try:
@@ -105,20 +105,20 @@ class Journal:
         return journal
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record without waiting for the disk: it survives a kill, not a power cut.
+        """Write a record without a sync: it survives a kill, but not a power cut.
 
         Raises:
-            JournalError: The journal is broken, now or since earlier.
+            JournalError: This write or an earlier one failed.
         """
         self._write((record,))
 
     async def commit(self, *records: Mapping[str, Any]) -> None:
-        """Write records in one piece and return when they, and everything before them, are durable.
+        """Write records in one piece and return when they, and all earlier ones, are durable.
 
-        All that is written while one sync runs shares the next one.
+        All records that are written during a sync share the next one.
 
         Raises:
-            JournalError: They may not be durable; nothing can be written any more.
+            JournalError: They may not be durable; no further record can be written.
         """
         self._write(records)
         loop = asyncio.get_running_loop()
@@ -129,13 +129,13 @@ class Journal:
         await waiter
 
     async def close(self, stop: Mapping[str, Any] | None = None) -> None:
-        """Write the `stop` record, make everything durable and let the folder go; the folder is let go in any case.
+        """Write the `stop` record, sync, and release the folder; the folder is released even after an error.
 
         Args:
-            stop: Fields of the record: `reason`, perhaps `parked`.
+            stop: Fields of the record: `reason`, and `parked` for suspended targets.
 
         Raises:
-            JournalError: The journal is broken, or broke now.
+            JournalError: This write or an earlier one failed.
         """
         if self._closed:
             return
@@ -145,11 +145,11 @@ class Journal:
             self.release()
 
     def release(self) -> None:
-        """Let the folder go without a word, as a kill would; harmless when closed."""
+        """Release the folder without a `stop` record, as a kill would; does nothing when closed."""
         if self._closed:
             return
         self._closed = True
-        self._pool.shutdown(wait=True)  # a sync under way must not outlive its descriptor
+        self._pool.shutdown(wait=True)  # a running sync must not outlive its descriptor
         self._tail.close()
 
     def _begin(self, folder: RunFolder, found: _Opened, version: str) -> None:
@@ -184,10 +184,10 @@ class Journal:
         finally:
             self._syncing = None
             for waiter in (*group, *self._waiters):
-                waiter.cancel()  # of those still waiting: the loop is being torn down around us
+                waiter.cancel()  # only those that still wait: the loop is being closed
 
     def _wake(self, group: list[asyncio.Future[None]]) -> None:
-        """Wake those whose records are durable, a few in each round of the loop; meanwhile the next sync runs."""
+        """Wake waiters whose records are durable, a few in each round of the loop, while the next sync runs."""
         wakes_already = bool(self._durable)
         self._durable.extend(group)
         if not wakes_already:
@@ -209,7 +209,7 @@ class Journal:
 
 
 class _Tail:
-    """The segment that is written to: its descriptor, its length, and whether it may still be trusted."""
+    """The segment that is written: its descriptor, its length, and whether a write has failed."""
 
     def __init__(self, folder: RunFolder, disk: Disk, lock: FolderLock, path: Path) -> None:
         self._folder = folder
@@ -233,19 +233,19 @@ class _Tail:
         try:
             _write_all(self._disk, self._fd, block)
         except OSError as error:
-            # What did arrive stays: whole records of it count, and the next opening cuts the torn rest off.
+            # What was written stays: its whole records count, and the next opening cuts the torn rest off.
             raise self.fail(error) from error
         self.size += len(block)
 
     def sync(self) -> None:
         self._disk.sync(self._fd)
-        if os.fstat(self._fd).st_nlink == 0:  # the system goes on taking bytes that nobody will ever read
-            raise FileNotFoundError(errno.ENOENT, "it was deleted while the run was at work")
+        if os.fstat(self._fd).st_nlink == 0:  # the system still accepts bytes, but they are lost
+            raise FileNotFoundError(errno.ENOENT, "it was deleted during the run")
 
     def roll(self) -> None:
-        """Go on in a new segment; the old one is durable to its last byte first, so that only the last can be torn."""
+        """Start a new segment, after the old one is completely durable, so that only the last one can be torn."""
         if self._failure is not None:
-            return  # this one may be torn, so it has to stay the last
+            return  # this one may be torn, so it must stay the last
         self._disk.sync(self._fd)
         self._disk.close(self._fd)
         self._fd = -1
@@ -253,7 +253,7 @@ class _Tail:
         self._open(new=True)
 
     def fail(self, error: OSError) -> JournalError:
-        """Nothing is written from here on: after a failed sync no later one can be believed."""
+        """Refuse all further writes: after a failed sync, a later successful one proves nothing."""
         if self._failure is None:
             self._failure = error
         return self.broken()
@@ -272,14 +272,14 @@ class _Tail:
     def _open(self, *, new: bool) -> None:
         create = os.O_CREAT | os.O_EXCL if new else 0
         self._fd = self._disk.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | create)
-        # Also of a segment that is there already: whoever made it may have been killed before its name was durable.
+        # Also for an existing segment: its creator may have been killed before the name was durable.
         self._disk.sync_folder(self._folder.journal)
         self.size = os.fstat(self._fd).st_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
-    """What the opening pass found and did."""
+    """Result of the check at opening."""
 
     next_seq: int
     sessions: int
@@ -330,12 +330,12 @@ def _set_aside(folder: RunFolder, disk: Disk, damaged: set[int]) -> None:
         if segment in left:
             left.discard(segment)
             _rewrite(folder, disk, segments[segment], lines)
-    for segment in left:  # not one whole record in it
+    for segment in left:  # without a whole record
         _rewrite(folder, disk, segments[segment], iter(()))
 
 
 def _rewrite(folder: RunFolder, disk: Disk, path: Path, lines: Iterator[JournalLine]) -> None:
-    """Replace a segment by its intact lines; every other byte goes to a file beside it, durable before that."""
+    """Replace a segment by its intact lines, after all other bytes are durable in a file beside it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     bad = disk.open(path.with_suffix(".damaged"), flags)
     try:
@@ -357,7 +357,7 @@ def _write_all(disk: Disk, fd: int, block: bytes) -> None:
     while done < len(block):
         written = disk.write(fd, block[done:] if done else block)
         if written <= 0:
-            raise OSError("the disk takes no more bytes")
+            raise OSError("the disk accepts no more bytes")
         done += written
 
 
@@ -366,7 +366,7 @@ def _refuse_linked(folder: RunFolder, segment: Path) -> None:
     if links > 1:
         raise SetupError(
             f"{segment} has {links} hard links: appending to it would change the other copies of this run too",
-            hint=f"work on a copy of its own: cp -r {folder.path} NEW, then use NEW",
+            hint=f"work on a copy: cp -r {folder.path} NEW, then use NEW",
         )
 
 
@@ -380,7 +380,7 @@ def _damaged(folder: RunFolder, scan: JournalScan) -> JournalDamaged:
         listed.append(f"and {scan.damage_count - _LISTED} more")
     salvage = f"convbatch resume {shell_quote(folder.path)} --salvage"
     return JournalDamaged(
-        f"the journal cannot be continued: {_count(scan)} in it",
+        f"the journal cannot be continued: it has {_count(scan)}",
         place=scan.damage[0].place,
         found="\n    ".join(listed),
         hint=f"{salvage} sets the damaged lines aside and asks only their turns again",
@@ -389,7 +389,7 @@ def _damaged(folder: RunFolder, scan: JournalScan) -> JournalDamaged:
 
 def _no_journal(folder: RunFolder, scan: JournalScan) -> SetupError:
     return SetupError(
-        "this is no convbatch journal: there is not one whole record in it",
+        "this is not a convbatch journal: it has no whole record",
         place=scan.damage[0].place,
         found=scan.damage[0].what,
         hint=f"restore {folder.journal} from a copy, or run the dataset again into a new folder",
@@ -402,5 +402,5 @@ def _cannot_open(folder: RunFolder, error: OSError) -> SetupError | JournalError
     return SetupError(
         f"the journal cannot be opened: {error.strerror}",
         place=Place(path=str(error.filename or folder.journal)),
-        hint="the run folder must be whole, your own and writable",
+        hint="check that the run folder is complete, owned by you and writable",
     )

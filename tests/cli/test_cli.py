@@ -346,7 +346,7 @@ def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Pa
     hold.release()
     assert (done.code, sim.provider.ledger.requests, listing(out)) == (2, asked, before)
     assert f"the run folder out is in use by another process (pid {os.getpid()})" in done.err
-    assert "wait until it has ended" in done.err
+    assert "wait until it ends" in done.err
 
 
 def test_commands_in_hints_can_be_typed_as_they_stand(cli: Cli, finished_run: Path, tmp_path: Path) -> None:

@@ -407,12 +407,12 @@ def _without(number: int) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (_without(3), ":4: record(s) 3 to 3 before this line are missing"),
-        (b"".join([*LINES[:4], LINES[3], *LINES[4:]]), ":5: record 3 stands here again, or out of its place"),
+        (_without(3), ":4: records 3 to 3 are missing before this line"),
+        (b"".join([*LINES[:4], LINES[3], *LINES[4:]]), ":5: record 3 is repeated or out of order"),
         (b"".join([*LINES[:4], b"\n", *LINES[4:]]), ":5: an empty line"),
-        (b"".join([*LINES[:2], LINES[3], LINES[2], *LINES[4:]]), ":4: record 2 stands here again, or out of its place"),
+        (b"".join([*LINES[:2], LINES[3], LINES[2], *LINES[4:]]), ":4: record 2 is repeated or out of order"),
         (b"".join([*LINES[:2], b'{"hand": "made"}\n', *LINES[2:]]), ":3: the line does not match its checksum"),
-        (WHOLE.replace(b"\n", b"\r\n"), ":1: the line is damaged; 1 whole record(s) in it can still be read"),
+        (WHOLE.replace(b"\n", b"\r\n"), ":1: the line is damaged; whole records in it that can still be read: 1"),
     ],
     ids=["missing", "twice", "empty", "swapped", "foreign", "crlf"],
 )
@@ -476,7 +476,7 @@ def test_salvage_of_a_whole_journal_changes_nothing(folder: RunFolder) -> None:
 @pytest.mark.parametrize("salvage", [False, True])
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(folder: RunFolder, raw: bytes, *, salvage: bool) -> None:
     (folder.journal / "000001.jsonl").write_bytes(raw)
-    with pytest.raises(SetupError, match="no convbatch journal"):
+    with pytest.raises(SetupError, match="not a convbatch journal"):
         open_quick(folder, salvage=salvage)
     assert (folder.journal / "000001.jsonl").read_bytes() == raw
 

@@ -84,7 +84,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_ends_as_if_it_had_never_been
     )
     assert codes == [5, 5, 0, 0]
     said = (tmp_path / "said").read_text()
-    assert f"cannot write: {room.refusal}\n  hint: free some space or mend the disk, then: convbatch resume" in said
+    assert f"cannot write: {room.refusal}\n  hint: free some space or repair the disk, then: convbatch resume" in said
     assert "Traceback" not in said
     full, turns = cb.load(tmp_path / "full").turns, cb.load(tmp_path / "done").turns
     assert set(statuses(full)) == {"ok", "pending"}
@@ -163,7 +163,7 @@ def test_a_run_whose_folder_is_deleted_pays_for_no_more(
     provider = prepare(tmp_path, simulator, latency_s=0.2)
     code, said = at_work(tmp_path, provider, start, lambda out: shutil.rmtree(out / what))
     assert code == 5
-    assert "out/journal/000001.jsonl: cannot write: it was deleted while the run was at work" in said
+    assert "out/journal/000001.jsonl: cannot write: it was deleted during the run" in said
     assert provider.ledger.requests <= 20 + 2 * 8
 
 
@@ -173,7 +173,7 @@ def test_a_run_whose_folder_is_moved_goes_on_there(
     provider = prepare(tmp_path, simulator, latency_s=0.1)
     code, said = at_work(tmp_path, provider, start, lambda out: out.rename(tmp_path / "elsewhere"))
     assert code == 5
-    assert "the run folder was moved or deleted: put it back, or name the place where it is now" in said
+    assert "the run folder was moved or deleted: put it back, or use its new path" in said
     assert command("resume", "elsewhere").code == 0
     assert statuses(cb.load(tmp_path / "elsewhere").turns) == {"ok": 180}
     assert provider.ledger.billed == 180
