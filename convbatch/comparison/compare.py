@@ -1,7 +1,7 @@
-"""`compare`: did the candidate get worse? Paired rows → metrics, verdicts, slices, the turns that flipped.
+"""`compare`: whether the candidate got worse. Paired rows → metrics, verdicts, slices and flipped turns.
 
-The rules of the verdict stand here and nowhere else; they are on harm (a lower rate or score, more tokens, cost or
-time). What is paired is `pairing.py`, how a metric is measured `metrics.py`, how all this looks `render.py`.
+The rules of the verdict are here and nowhere else; they apply to harm (a lower rate or score, more tokens, cost or
+time). Pairing is `pairing.py`, measuring a metric `metrics.py`, output `render.py`.
 """
 
 from __future__ import annotations
@@ -51,42 +51,42 @@ FailOn = Literal["regression", "inconclusive"]
 RunReference: TypeAlias = "Run | str | Path | tuple[Run | str | Path, str]"
 
 MAX_LOST = 0.05
-"""Of all dialogues, those unmatched or pending; beyond it nothing is concluded."""
+"""Largest share of unmatched or pending dialogues; above it every verdict is inconclusive."""
 MARGIN, RATIO_MARGIN = 0.02, 0.05
 MIN_MARGIN = MIN_ALPHA = 1e-6
 MAX_ALPHA = 0.4
-"""Beyond these nobody asks anything, and the arithmetic runs out of digits."""
+"""Limits of margin and alpha: beyond them floating-point arithmetic is too inexact."""
 MIN_SLICE_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRules:
-    """What is asked of a comparison.
+    """Rules of a comparison: metric, margin, alpha, and what fails.
 
     Raises:
-        SetupError: An unknown metric; a margin or an alpha that can be none.
+        SetupError: The metric or `fail_on` is unknown, or margin or alpha is out of range.
     """
 
     metric: str | None = None
-    """The primary one; None = the first of `dialogue_pass`, `turn_pass`, `score` that there is."""
+    """The primary metric; None = the first available of `dialogue_pass`, `turn_pass`, `score`."""
     margin: float | None = None
-    """Harm that would still be accepted, of the primary metric's kind; None = 0.02, of ratios 0.05."""
+    """Accepted harm in the unit of the primary metric; None = 0.02, for ratios 0.05."""
     alpha: float = 0.05
     fail_on: FailOn | None = None
     strict: bool = False
-    """Is a regression within the margin a gate?"""
+    """Whether a regression within the margin fails too."""
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric not in METRICS:
             raise SetupError(f"unknown metric {self.metric!r}", hint=did_you_mean(self.metric, METRICS))
         if self.margin is not None and not MIN_MARGIN <= self.margin < 1:
             raise SetupError(
-                f"--margin must lie between {MIN_MARGIN:f} and 1, not {self.margin:g}",
-                hint="0.02 accepts 2 points of pass rate less",
+                f"--margin must be between {MIN_MARGIN:f} and 1, not {self.margin:g}",
+                hint="0.02 accepts a pass rate that is 2 points lower",
             )
         if not MIN_ALPHA <= self.alpha <= MAX_ALPHA:
             raise SetupError(
-                f"--alpha must lie between {MIN_ALPHA:f} and {MAX_ALPHA}, not {self.alpha:g}", hint="0.05 is usual"
+                f"--alpha must be between {MIN_ALPHA:f} and {MAX_ALPHA}, not {self.alpha:g}", hint="0.05 is usual"
             )
         if self.fail_on not in (None, "regression", "inconclusive"):
             raise SetupError(
@@ -94,14 +94,14 @@ class ComparisonRules:
             )
 
     def margin_of(self, metric: str, primary: str) -> float:
-        """The margin of a metric: the given one holds for the primary metric's kind."""
+        """Return a metric's margin: `margin` applies to all of the primary metric's kind, the default to the others."""
         is_ratio = metric in RATIO_METRICS
         if self.margin is not None and is_ratio == (primary in RATIO_METRICS):
             return self.margin
         return RATIO_MARGIN if is_ratio else MARGIN
 
     def exit_code(self, verdict: ComparisonVerdict) -> ExitCode:
-        """What the command ends with."""
+        """Return the exit code for a verdict of the primary metric."""
         if verdict == "regression" or (verdict == "regression-within-margin" and self.strict):
             return ExitCode.FAILED
         if verdict == "inconclusive":
@@ -117,38 +117,38 @@ class JudgedMetric:
     result: MetricResult
     margin: float
     p_adjusted: float | None
-    """By Holm over the metrics beside the primary one; that one's own p."""
+    """Holm-adjusted over all metrics but the primary one, whose p is not adjusted."""
     verdict: ComparisonVerdict
     coverage: Coverage
 
     @property
     def is_open(self) -> bool:
-        """Do too many dialogues tell of it on one side only?"""
+        """Whether too many dialogues have the metric on one side only."""
         return self.coverage.lost > MAX_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """A metric over a part of the dialogues or turns: exploratory, never a gate."""
+    """A metric over some of the dialogues or turns: exploratory, never a gate."""
 
     slice: str
     """`tag NAME`, `turn N` or `target NAME`."""
     result: MetricResult
     p_adjusted: float | None
-    """By Benjamini and Hochberg over all slices."""
+    """Adjusted by Benjamini and Hochberg over all slices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """A turn that passes on one side more often than on the other; or a dialogue by its own checks."""
+    """A turn, or a dialogue's own checks, with different pass rates on the two sides."""
 
     dialogue: str
     turn: int | None
-    """None: the dialogue's own checks."""
+    """None for the dialogue's own checks."""
     change: Literal["harmful", "improved"]
     base_pass: float
     candidate_pass: float
-    """Shares of the repeats."""
+    """As `base_pass`: share of the repeats that passed."""
     strictly_paired: bool
     base_status: str
     candidate_status: str
@@ -156,23 +156,23 @@ class Flip:
     base_reply: str | None
     candidate_reply: str | None
     base_reason: str | None
-    """What the failed checks said; None when all passed."""
+    """Reasons of the failed checks; None when all passed."""
     candidate_reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What came out of a comparison.
+    """Result of a comparison.
 
     Attributes:
-        verdict: Of the primary metric.
+        verdict: Verdict of the primary metric.
         primary: The metric that gates.
         base: The base run, with its target.
         candidate: As `base`.
-        pairs: What was paired, and what was not.
-        judged: Every metric there is, the primary one first.
-        unavailable: Metrics there are not, and why.
-        notes: What a reader must know beside the numbers.
+        pairs: Paired and unpaired dialogues.
+        judged: Every available metric, the primary one first.
+        unavailable: Reason by name of each metric that is not available.
+        notes: Facts that limit how the numbers can be read.
     """
 
     base: str
@@ -189,33 +189,33 @@ class Comparison:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0, 1 or 3, as the command ends."""
+        """Exit code of the command: 0, 1 or 3."""
         return self.rules.exit_code(self.verdict)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """One row a metric, the primary one first: columns as in `--json`, intervals as `ci95_low`, `ci95_high`."""
+        """One row per metric, the primary one first: columns as in `--json`, intervals as `ci95_low`, `ci95_high`."""
         return _frame(_flat(metric_record(one)) for one in self.judged)
 
     @cached_property
     def slices(self) -> pd.DataFrame:
-        """One row a tag, turn number or target; exploratory, `p_adjusted` by Benjamini and Hochberg."""
+        """One row per tag, turn number or target; exploratory, `p_adjusted` by Benjamini and Hochberg."""
         return _frame(_flat(slice_record(one)) for one in self.parts)
 
     @cached_property
     def flipped(self) -> pd.DataFrame:
-        """One row a turn that flipped, harmful first; columns: the fields of `Flip`."""
+        """One row per flipped turn, harmful first; columns: the fields of `Flip`."""
         import pandas as pd
 
         return pd.DataFrame([flip_record(one) for one in self.flips], columns=list(Flip.__slots__)).convert_dtypes()
 
     @cached_property
     def turns(self) -> pd.DataFrame:
-        """One row a paired turn, repeats averaged."""
+        """One row per paired turn, averaged over repeats."""
         return _frame(_turn_record(one, turn) for one in self.pairs.whole for turn in one.turns)
 
     def divergence(self) -> dict[int | None, int]:
-        """How many dialogues have their first differing reply at which turn; None: none differs."""
+        """Count dialogues by the turn of their first differing reply; None for those without one."""
         counts = Counter(one.diverges_at for one in self.pairs.whole)
         return {turn: counts[turn] for turn in sorted(counts, key=lambda turn: (turn is None, turn))}
 
@@ -236,10 +236,10 @@ def compare(
     Args:
         base: A run, its path or name, `RUN:target`, or a pair of run and target.
         candidate: As `base`.
-        metric: The one that gates; None = the first of `dialogue_pass`, `turn_pass`, `score` that there is.
-        margin: Harm that would still be accepted; None = 0.02, of ratios 0.05.
-        alpha: Of the gate.
-        strict: A regression within the margin fails as well.
+        metric: The metric that gates; None = the first available of `dialogue_pass`, `turn_pass`, `score`.
+        margin: Accepted harm; None = 0.02, for ratios 0.05.
+        alpha: Significance level of the gate.
+        strict: A regression within the margin fails too.
         fail_on: Which verdicts `exit_code` counts as failed: None = regression 1, inconclusive 3.
         allow_mismatch: Compare although dialogues, history or checks differ.
 
@@ -256,7 +256,7 @@ def compare(
 def compare_runs(
     base: RunReference, candidate: RunReference, rules: ComparisonRules, *, allow_mismatch: bool = False
 ) -> Comparison:
-    """As `compare`, by rules."""
+    """Compare two runs as `compare` does, with the options as `ComparisonRules`."""
     return _compare_inputs(load_inputs(base, candidate, allow_mismatch=allow_mismatch), rules)
 
 
@@ -272,16 +272,16 @@ def compare_frames(
     """Compare frames with (some of) the columns of `run.turns` and `run.conversations`; nothing is refused.
 
     Args:
-        base_turns: `dialogue` and `turn` are needed; what is absent is unknown.
+        base_turns: `dialogue` and `turn` are required; absent columns are unknown.
         candidate_turns: As `base_turns`.
-        base_conversations: For `dialogue_pass`; None: a dialogue passes when its turns do.
+        base_conversations: For `dialogue_pass`; if None, a dialogue passes when its turns do.
         candidate_conversations: As `base_conversations`.
-        history: How each side's history was made.
+        history: History mode of each side.
         rules: Metric, margin, alpha.
     """
     sides: list[SideRows] = [
-        (_rows(turns, TURN_COLUMNS), None if told is None else _rows(told, CONVERSATION_COLUMNS))
-        for turns, told in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
+        (_rows(turns, TURN_COLUMNS), None if conversations is None else _rows(conversations, CONVERSATION_COLUMNS))
+        for turns, conversations in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
     ]
     matched = ComparisonInputs(
         names=("base", "candidate"), sides=(sides[0], sides[1]), history=history, notes=(), reasons=({}, {})
@@ -301,7 +301,7 @@ def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ..
 def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Comparison:
     pairs = pair(*matched.sides, history=matched.history)
     if not pairs.whole and not pairs.pending:
-        raise SetupError("the runs have no dialogue in common", hint="both sides must play the same dataset")
+        raise SetupError("the runs have no dialogue in common", hint="both runs must be of the same dataset")
     results = {name: result for name in METRICS if (result := _measure(name, pairs.whole, rules, name))}
     primary = _primary(rules, results, pairs)
     if primary not in results:  # everything is pending
@@ -341,7 +341,7 @@ def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], pairs:
     usable = ", ".join(name for name in METRICS if name in results)
     raise SetupError(
         f"{wanted[0]} cannot be compared: {why_not(wanted[0], pairs.whole)}",
-        hint=f"compare on something else: --metric with one of {usable}" if usable else "nothing can be compared",
+        hint=f"choose another metric: --metric with one of {usable}" if usable else "nothing can be compared",
     )
 
 
@@ -359,21 +359,21 @@ def _judge(
         one, margin = results[name], rules.margin_of(name, primary)
         p = one.p if name == primary else adjusted.get(name)
         verdict = decide_verdict(one, p, alpha=rules.alpha, margin=margin)
-        told = JudgedMetric(
+        metric = JudgedMetric(
             result=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=coverage(name, pairs.whole)
         )
-        judged.append(replace(told, verdict="inconclusive") if told.is_open or pairs.lost > MAX_LOST else told)
+        judged.append(replace(metric, verdict="inconclusive") if metric.is_open or pairs.lost > MAX_LOST else metric)
     return judged
 
 
 def decide_verdict(result: MetricResult, p: float | None, *, alpha: float, margin: float) -> ComparisonVerdict:
-    """What a metric says.
+    """Decide the verdict of a metric.
 
     Args:
-        result: With its intervals at `alpha`.
-        p: Adjusted, where it is one of several.
-        alpha: Of the gate.
-        margin: Harm that would still be accepted.
+        result: The metric, with its intervals at `alpha`.
+        p: Its p, adjusted where several metrics are tested.
+        alpha: Significance level of the gate.
+        margin: Accepted harm.
     """
     if result.ci is None or result.harm_bound is None or p is None:
         return "inconclusive"
@@ -386,7 +386,7 @@ def decide_verdict(result: MetricResult, p: float | None, *, alpha: float, margi
     return "non-inferior" if within else "inconclusive"
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- slices ----------------------------------------------------------------------------------------------------------
 
 
 def _slices(primary: str, pairs: Pairs, rules: ComparisonRules) -> list[Slice]:
@@ -438,7 +438,7 @@ def _flip(
         (sample for sample in base if sample in candidate and base[sample].passed != candidate[sample].passed), None
     )
     one, other = (next(iter(samples.values())) if shown is None else samples[shown] for samples in (base, candidate))
-    said = [one.reply, other.reply, one.user] if isinstance(one, ComparedTurn) else [None, None, None]
+    texts = [one.reply, other.reply, one.user] if isinstance(one, ComparedTurn) else [None, None, None]
     return Flip(
         dialogue=dialogue,
         turn=turn,
@@ -448,9 +448,9 @@ def _flip(
         strictly_paired=strictly,
         base_status=one.status,
         candidate_status=other.status,
-        user=said[2],
-        base_reply=said[0],
-        candidate_reply=said[1],
+        user=texts[2],
+        base_reply=texts[0],
+        candidate_reply=texts[1],
         base_reason=reasons[0].get((dialogue, one.target, one.repeat, turn)),
         candidate_reason=reasons[1].get((dialogue, other.target, other.repeat, turn)),
     )
@@ -467,10 +467,10 @@ def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
         if one.is_open:
             yield (
                 f"{one.result.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
-                "one side only, in part or whole: nothing is concluded from the rest"
+                "one side only, wholly or in part: nothing is concluded from the rest"
             )
         elif missing:
-            yield f"{one.result.metric} leaves out {missing} of {len(pairs.whole)} dialogues that do not have it"
+            yield f"{one.result.metric} is missing on one side or both in {missing} of {len(pairs.whole)} dialogues"
         if one.result.draws is not None:
             yield f"{one.result.metric}: p is from {one.result.draws:,} random sign flips with a fixed seed"
 
@@ -479,20 +479,20 @@ def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
 
 
 def metric_record(one: JudgedMetric) -> dict[str, Any]:
-    """A metric with the keys of `--json`."""
+    """Return a metric with the keys of `--json`."""
     record = _result_record(one.result)
     judged = {"margin": one.margin, "p_adjusted": _to_json_value(one.p_adjusted), "verdict": one.verdict}
     return {**record, "uneven": one.coverage.uneven, **judged}
 
 
 def slice_record(one: Slice) -> dict[str, Any]:
-    """A slice with the keys of `--json`."""
+    """Return a slice with the keys of `--json`."""
     record = _result_record(one.result)
     return {"slice": one.slice, **record, "p_adjusted": _to_json_value(one.p_adjusted), "exploratory": True}
 
 
 def flip_record(one: Flip) -> dict[str, Any]:
-    """A flipped turn with the keys of `--json`."""
+    """Return a flipped turn with the keys of `--json`."""
     return {name: getattr(one, name) for name in Flip.__slots__}
 
 
@@ -506,7 +506,7 @@ def _result_record(one: MetricResult) -> dict[str, Any]:
 
 
 def _to_json_value(value: Any) -> Any:
-    """As it stands in JSON: intervals as lists, numbers without the noise of the last bits."""
+    """Return a JSON value: intervals as lists, numbers rounded to 12 places to hide floating-point noise."""
     if isinstance(value, tuple):
         return [_to_json_value(limit) for limit in value]
     return round(value, 12) if isinstance(value, float) else value

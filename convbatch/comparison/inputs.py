@@ -1,7 +1,7 @@
-"""Two runs → two sides that may be compared, or why not, and in what else they differ.
+"""Two runs → two comparable sides, or the reason why they are not, and their other differences.
 
-Which of a run's targets is meant is decided here, and what must be equal before numbers are made of it: the dialogues'
-content, the history mode, the checks. Settings may differ, for that is often what is compared; they are told.
+This module selects the targets of each run and decides what must be equal before numbers are compared: content of the
+dialogues, history mode and checks. Settings may differ, because they are often what is compared; they are reported.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
 
 MAX_EXAMPLES = 3
-"""Dialogues named where many differ."""
+"""How many dialogues a message names where many differ."""
 
 
 Reasons: TypeAlias = Mapping[tuple[str, str, int, int | None], str]
-"""(dialogue, target, repeat, turn) → what its failed checks said; turn None = the dialogue's own."""
+"""(dialogue, target, repeat, turn) → reasons of its failed checks; turn None = the dialogue's own checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonInputs:
-    """Two sides that may be compared."""
+    """Two comparable sides."""
 
     names: tuple[str, str]
-    """Run and target."""
+    """Run and target of each side."""
     sides: tuple[SideRows, SideRows]
     history: tuple[str, str]
     notes: Sequence[str]
-    """In what the sides differ, beside what is compared."""
+    """Differences of the sides that do not prevent the comparison."""
     reasons: tuple[Reasons, Reasons]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SelectedRun:
-    """A run and those of its targets that are meant."""
+    """A run and the selected targets."""
 
     run: Run
     targets: tuple[str, ...]
@@ -59,29 +59,29 @@ class _SelectedRun:
 
 
 def load_inputs(base: Any, candidate: Any, *, allow_mismatch: bool) -> ComparisonInputs:
-    """Find both runs and hold them against each other.
+    """Find both runs and check that they can be compared.
 
     Args:
         base: A `Run`, a path or name, `RUN:target`, or a pair of run and target.
         candidate: As `base`.
-        allow_mismatch: Tell differences of content, history or checks instead of refusing.
+        allow_mismatch: Report differences of content, history or checks instead of raising.
 
     Raises:
-        SetupError: No such run or target; several targets whose names differ; or a mismatch.
+        SetupError: There is no such run or target, several targets have different names, or there is a mismatch.
     """
     first, second = _select_run(base), _select_run(candidate)
     if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
         crowded = first if len(first.targets) > 1 else second
         raise SetupError(
-            "several targets, and not the same on both sides: "
+            "the runs have several targets, and different ones: "
             f"{', '.join(first.targets)} against {', '.join(second.targets)}",
-            hint=f"name one of each, e.g. {crowded.run.name}:{crowded.targets[0]}",
+            hint=f"name one target of each run, e.g. {crowded.run.name}:{crowded.targets[0]}",
         )
     differences = list(_mismatches(first.run, second.run))
     if differences and not allow_mismatch:
         raise SetupError(
-            "these runs did not do the same: " + "; ".join(differences),
-            hint="compare runs of the same dataset and history, or say --allow-mismatch to compare what they share",
+            "these runs cannot be compared: " + "; ".join(differences),
+            hint="compare runs of the same dataset and history, or use --allow-mismatch to compare what they share",
         )
     return ComparisonInputs(
         names=(first.name, second.name),
@@ -103,7 +103,7 @@ def _select_run(one: Any) -> _SelectedRun:
 
 
 def _split_run_and_target(text: str) -> tuple[Run, str | None]:
-    """`RUN` or `RUN:target`; it splits only where the whole is no run, at the first colon before which there is one."""
+    """Split `RUN:target` at the first colon after a valid run; a text that is a run as a whole is not split."""
     try:
         return load(text), None
     except SetupError as error:
@@ -135,7 +135,7 @@ def _side(chosen: _SelectedRun) -> SideRows:
 
 
 def _reasons(chosen: _SelectedRun) -> Reasons:
-    """What failed checks said."""
+    """Collect the reasons of failed checks."""
     rows = chosen.run.verdict_rows()
     names = [column.name for column in rows.columns]
     at = {name: names.index(name) for name in ("dialogue", "target", "repeat", "turn", "check", "passed", "reason")}
@@ -143,8 +143,8 @@ def _reasons(chosen: _SelectedRun) -> Reasons:
     for row in rows.rows:
         if row[at["passed"]] is False and row[at["target"]] in chosen.targets:
             key = (row[at["dialogue"]], row[at["target"]], row[at["repeat"]], row[at["turn"]])
-            said = f"{row[at['check']]}: {row[at['reason']]}"
-            reasons[key] = f"{reasons[key]}; {said}" if key in reasons else said
+            reason = f"{row[at['check']]}: {row[at['reason']]}"
+            reasons[key] = f"{reasons[key]}; {reason}" if key in reasons else reason
     return reasons
 
 
@@ -163,27 +163,27 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
         return
     first, second = _digests(base.folder), _digests(candidate.folder)
     both = first.keys() & second.keys()
-    for place, what in ((0, "other content"), (1, "other checks")):
+    for place, what in ((0, "different content"), (1, "different checks")):
         different = sorted(name for name in both if first[name][place] != second[name][place])
         if different:
             yield f"{len(different):,} of {len(both):,} shared dialogues have {what} ({_list_names(different)})"
 
 
 def _asks_a_judge(run: Run) -> bool:
-    """Does a check that holds need one? Edited checks may, where those the run began with did not."""
+    """Return whether a current check needs a judge; edited checks may, even if the original ones did not."""
     kinds = read_rows(run.verdicts_path, ("kind",))
     return any(kind.removeprefix("not_") == NEEDS_A_JUDGE for (kind,) in kinds)
 
 
 def _same_copy(base: Run, candidate: Run) -> bool:
-    """Surely the same dialogues, judged by the same checks."""
+    """Return whether both runs certainly have the same dialogues and checks."""
     first, second = (run.meta.get("dataset", {}).get("sha256") for run in (base, candidate))
     edited = base.folder.checks.exists() or candidate.folder.checks.exists()
     return first is not None and first == second and not edited
 
 
 def _digests(folder: RunFolder) -> dict[str, tuple[int, int, int]]:
-    """Of every dialogue: content, checks, settings; as hashes, so that memory does not grow with the texts."""
+    """Return hashes of content, checks and settings by dialogue, so that memory does not grow with the texts."""
     digests: dict[str, tuple[int, int, int]] = {}
     for _, dialogue, judged_by in dialogues_with_checks(folder):
         plain = dialogue.to_plain()
@@ -211,17 +211,17 @@ def _list_names(names: Sequence[str]) -> str:
 def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[str]:
     first, second = base.run, candidate.run
     if first.path == second.path and base.targets == candidate.targets:
-        yield "both sides are the same run: it is compared with itself"
+        yield "both sides are the same run and target, compared with itself"
     yield from _differing("", first.meta.get("settings", {}), second.meta.get("settings", {}))
     if first.meta["repeats"] != second.meta["repeats"]:
-        yield f"repeats: {first.meta['repeats']} against {second.meta['repeats']}; each side's are averaged"
+        yield f"repeats: {first.meta['repeats']} against {second.meta['repeats']}; each side is averaged"
     for one, other in zip(sorted(base.targets), sorted(candidate.targets), strict=True):
-        yield from _differing("of the gateway, ", _gateway_settings(first, one), _gateway_settings(second, other))
+        yield from _differing("gateway ", _gateway_settings(first, one), _gateway_settings(second, other))
     if not _same_copy(first, second) and first.path != second.path:
         left, right = _digests(first.folder), _digests(second.folder)
         different = sorted(name for name in left.keys() & right.keys() if left[name][2] != right[name][2])
         if different:
-            yield f"{len(different):,} dialogues have other settings of their own ({_list_names(different)})"
+            yield f"{len(different):,} dialogues have different settings of their own ({_list_names(different)})"
     for side, chosen in (("base", base), ("candidate", candidate)):
         simulated = [target for target in chosen.targets if target.endswith("@simulator")]
         if chosen.run.damaged_places:
@@ -238,7 +238,7 @@ def _gateway_settings(run: Run, target: str) -> Mapping[str, Any]:
 def _differing(where: str, base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterator[str]:
     for name in SETTING_NAMES:
         if base.get(name) != candidate.get(name):
-            yield f"setting {where}{name}: {_display_setting(base, name)} against {_display_setting(candidate, name)}"
+            yield f"{where}setting {name}: {_display_setting(base, name)} against {_display_setting(candidate, name)}"
 
 
 def _display_setting(settings: Mapping[str, Any], name: str) -> str:

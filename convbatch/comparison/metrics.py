@@ -1,7 +1,7 @@
-"""Paired dialogues → one metric: its estimate, intervals, test, and what could have been found.
+"""Paired dialogues → one metric: its estimate, intervals, test and detectable change.
 
-Which numbers of a dialogue make a metric, which test it gets and which side is harm stands here and nowhere else. The
-arithmetic is `stats.py`, what is called a regression `compare.py`.
+Only this module decides which numbers of a dialogue make a metric, which test it gets and which direction is harm. The
+arithmetic is `stats.py`, the rules of a verdict `compare.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PASS_METRICS = ("dialogue_pass", "turn_pass", "score")
 RATIO_METRICS = ("input_tokens", "output_tokens", "cost", "latency")
 METRICS = (*PASS_METRICS, *RATIO_METRICS)
 FEW = 20
-"""Scores of fewer dialogues get the sign-flip test: nothing speaks for a t distribution yet."""
+"""Scores of fewer dialogues get the sign-flip test, because a t distribution is not justified yet."""
 
 _NOTHING = 1e-12
 
@@ -27,7 +27,7 @@ Test = Literal["mcnemar_midp", "sign_flip_midp", "paired_t", "ratio_of_totals_t"
 
 
 class DialogueValue(NamedTuple):
-    """What one dialogue says of a metric: sums over as many paired values."""
+    """The metric of one dialogue: sums over `size` paired values."""
 
     base: float
     candidate: float
@@ -36,22 +36,22 @@ class DialogueValue(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
-    """One metric over paired dialogues. Intervals are of `ratio` where there is one, else of `difference`."""
+    """One metric over paired dialogues. Intervals are for `ratio` where there is one, else for `difference`."""
 
     metric: str
     dialogues: int
-    """Those that have the metric on both sides."""
+    """Number of dialogues that have the metric on both sides."""
     base: float
-    """A rate, a mean score, a total; of latency the geometric mean of the dialogues' means, in seconds."""
+    """A rate, a mean score or a total; for latency the geometric mean of the dialogues' means, in seconds."""
     candidate: float
     difference: float
     """Candidate minus base."""
     ratio: float | None
-    """Candidate to base; None for rates and scores."""
+    """Candidate divided by base; None for rates and scores."""
     ci95: Interval | None
     ci90: Interval | None
     ci: Interval | None
-    """Two-sided interval at `confidence`: what a regression or an improvement rests on."""
+    """Two-sided interval at `confidence`, which decides regressions and improvements."""
     confidence: float
     """1 - alpha."""
     one_sided: Interval | None
@@ -59,62 +59,62 @@ class MetricResult:
     p: float | None
     test: Test
     draws: int | None
-    """None: the p is exact or from a formula; else how many were drawn."""
+    """Number of random draws behind p; None where it is exact or from a formula."""
     b: int | None
-    """Dialogues that only the base passed; None where dialogues do not simply pass or fail."""
+    """Dialogues that only the base passed; None where a dialogue is not a single pass or fail."""
     c: int | None
     worse: int
     """Dialogues in which the candidate did worse."""
     better: int
     smallest_detectable: float | None
-    """Smallest change that this many dialogues find with power 0.8; of ratios as a share of the base."""
+    """Smallest change that this many dialogues detect with power 0.8; for ratios a share of the base."""
     dialogues_needed: int | None
-    """To find a change as large as the one seen."""
+    """Dialogues needed to detect a change as large as the observed one."""
     dialogues_for_margin: int | None
-    """To call a candidate that is as good as the base non-inferior."""
+    """Dialogues needed to call a candidate that equals the base non-inferior."""
 
     @property
     def is_ratio(self) -> bool:
-        """Is it judged by its ratio?"""
+        """Whether it is judged by its ratio."""
         return self.ratio is not None
 
     def harm(self, limit: float) -> float:
-        """How harmful this limit of an interval is: above 0 = the candidate is worse; a share for ratios."""
+        """Return the harm of a limit of an interval: above 0 = the candidate is worse; a share for ratios."""
         return limit - 1.0 if self.is_ratio else -limit
 
     def harms(self, interval: Interval) -> tuple[float, float]:
-        """An interval on the scale of `harm`: the least and the greatest harm it holds."""
+        """Return the least and the greatest harm in an interval."""
         low, high = sorted(map(self.harm, interval))
         return low, high
 
     @property
     def harm_bound(self) -> float | None:
-        """The greatest harm left possible, one-sided at `confidence`; None where the data give no interval."""
+        """Upper bound of the harm, one-sided at `confidence`; None where the data give no interval."""
         return None if self.one_sided is None else self.harms(self.one_sided)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestLevels:
-    """What is needed beside the pairs."""
+    """Alpha and margin of a metric."""
 
     alpha: float
     margin: float
-    """Of rates and scores: a difference; of ratios: a share."""
+    """A difference for rates and scores, a share for ratios."""
 
     @property
     def confidence(self) -> float:
-        """Of the interval a verdict rests on."""
+        """Confidence of the interval that decides the verdict."""
         return 1 - self.alpha
 
 
 def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int | None = None) -> MetricResult | None:
-    """A metric over these pairs.
+    """Measure a metric over these pairs.
 
     Args:
         metric: One of `METRICS`.
         pairs: Dialogues with nothing pending.
         scale: Alpha and margin.
-        turn: Only this turn of every dialogue.
+        turn: Measure only this turn of every dialogue.
 
     Returns:
         None when no dialogue has the metric on both sides.
@@ -128,16 +128,16 @@ def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int 
 def measure_values(
     metric: str, values: Sequence[DialogueValue], scale: TestLevels, *, passes_or_fails: bool = False
 ) -> MetricResult | None:
-    """A metric from what each dialogue says of it.
+    """Measure a metric from its value in each dialogue.
 
     Args:
         metric: One of `METRICS`.
-        values: One a dialogue.
+        values: One value per dialogue.
         scale: Alpha and margin.
-        passes_or_fails: Is every value a single pass or fail?
+        passes_or_fails: Whether every value is a single pass or fail.
 
     Returns:
-        None without values, or without a total to make a ratio of.
+        None without values, or for a ratio with a total of 0.
     """
     if not values:
         return None
@@ -147,31 +147,31 @@ def measure_values(
 
 
 class Coverage(NamedTuple):
-    """Of how many dialogues a metric tells."""
+    """Number of dialogues that have a metric."""
 
     either_side: int
-    """Those that have it on at least one side."""
+    """Dialogues that have it on at least one side."""
     uneven: int
-    """Those of them of which one side tells more than the other, or alone: what both tell may be chosen by failure."""
+    """Those of them with fewer values on one side, or none: failures may have selected what both sides share."""
 
     @property
     def lost(self) -> float:
-        """Share of the dialogues of which not all that is known can be compared."""
+        """Share of the dialogues of which some values cannot be compared."""
         return self.uneven / max(1, self.either_side)
 
 
 def coverage(metric: str, pairs: Sequence[Pair]) -> Coverage:
-    """How much of these dialogues the metric tells on both sides."""
-    told = [(_size(metric, pair), max(_size(metric, one) for one in pair.alone)) for pair in pairs]
-    return Coverage(sum(most > 0 for _, most in told), sum(most > both for both, most in told))
+    """Count the dialogues that have the metric on either side, and those where the sides are uneven."""
+    sizes = [(_size(metric, pair), max(_size(metric, side) for side in pair.alone)) for pair in pairs]
+    return Coverage(sum(larger > 0 for _, larger in sizes), sum(larger > both for both, larger in sizes))
 
 
 def why_not(metric: str, pairs: Sequence[Pair]) -> str:
-    """Why no dialogue has this metric, in words."""
+    """Explain why no dialogue has this metric."""
     if metric in PASS_METRICS:
         return "no dialogue has checks with a verdict on both sides"
     if any(_size(metric, pair) for pair in pairs):
-        return "a side's total is 0, and a ratio needs more"
+        return "one side's total is 0, so there is no ratio"
     if metric == "cost":
         currencies = {t.currency for one in pairs for side in (one.base, one.candidate) for t in _rows(side.turns)}
         if len(currencies - {None}) > 1:
@@ -180,7 +180,7 @@ def why_not(metric: str, pairs: Sequence[Pair]) -> str:
     return f"no turn has {'a latency' if metric == 'latency' else 'a count'} on both sides"
 
 
-# --- what one dialogue says ------------------------------------------------------------------------------------------
+# --- values of one dialogue ------------------------------------------------------------------------------------------
 
 
 def _size(metric: str, pair: Pair) -> float:
@@ -208,7 +208,7 @@ def _value(metric: str, pair: Pair, turn: int | None) -> DialogueValue | None:
 
 
 def _total(turns: Iterable[PairedTurn], value: Callable[[ComparedTurn], float | None]) -> DialogueValue | None:
-    """Sums over the turns that have the value on both sides, each averaged over its looks."""
+    """Sum the turns that have the value on both sides, each averaged over its samples."""
     base = candidate = 0.0
     size = 0
     for turn in turns:
@@ -219,7 +219,7 @@ def _total(turns: Iterable[PairedTurn], value: Callable[[ComparedTurn], float | 
 
 
 def _score(pair: Pair, turns: Sequence[PairedTurn], *, whole: bool) -> DialogueValue | None:
-    """Mean score of a dialogue: of its turns that have one, and of its own checks as one more."""
+    """Return the mean score of a dialogue over its scored turns and, as one more value, its own checks."""
     base, candidate = [], []
     for turn in turns:
         scored = any(t.score is not None for t in (*turn.base.values(), *turn.candidate.values()))
@@ -248,11 +248,11 @@ def _rows(turns: Mapping[int, Mapping[SampleKey, ComparedTurn]]) -> Iterable[Com
     return (turn for samples in turns.values() for turn in samples.values())
 
 
-# --- what all of them say --------------------------------------------------------------------------------------------
+# --- results over all dialogues --------------------------------------------------------------------------------------
 
 
 def _pass_or_fail(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult:
-    """One look at each dialogue: McNemar's mid-p and Tango's interval."""
+    """Measure single passes and fails: McNemar's mid-p and Tango's interval."""
     n = len(values)
     b = sum(value.base > value.candidate for value in values)
     c = sum(value.base < value.candidate for value in values)
@@ -287,7 +287,7 @@ def _pass_or_fail(metric: str, values: Sequence[DialogueValue], scale: TestLevel
 
 
 def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult:
-    """Rates of several looks or turns, and scores: the mean difference over dialogues."""
+    """Measure rates over several samples or turns, and scores: the mean difference over dialogues."""
     sums = [_beyond_rounding(value.candidate - value.base) for value in values]
     sizes = [value.size for value in values]
     total = math.fsum(sizes)
@@ -304,7 +304,7 @@ def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels)
         stats.mean_needed(estimate, alpha=scale.alpha),
         stats.mean_for_margin(estimate, scale.margin, alpha=scale.alpha),
     )
-    if estimate.se is None and abs(estimate.estimate) < _NOTHING:  # as for dialogues none of which differs
+    if estimate.se is None and abs(estimate.estimate) < _NOTHING:  # as where no dialogue differs
         smallest = stats.smallest_of_pairs(n, 0.0, alpha=scale.alpha)
         powers = (smallest, None, stats.pairs_for_margin(0.0, scale.margin, alpha=scale.alpha))
     return MetricResult(
@@ -333,7 +333,7 @@ def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels)
 
 
 def _beyond_rounding(difference: float) -> float:
-    """A difference that is more than what rounding leaves of equal means."""
+    """Return a difference, with rounding errors of equal means set to 0."""
     return 0.0 if abs(difference) < _NOTHING else difference
 
 
@@ -345,10 +345,10 @@ def _test(metric: str, sums: Sequence[float], estimate: Mean) -> tuple[float | N
 
 
 def _of_equal(estimate: Mean, level: float) -> Interval | None:
-    """An interval where every dialogue says the same and no spread can be seen, which is not to say there is none.
+    """Return an interval where all dialogues give the same value, so that no standard error can be estimated.
 
-    Values lie between 0 and 1, so Tango's interval of as many dialogues that all moved so (or did not move) holds,
-    on the scale of how far they moved.
+    Values are between 0 and 1, so Tango's interval for as many dialogues that all changed (or all did not) holds after
+    scaling by the size of the change.
     """
     if estimate.dialogues < 2:
         return None
@@ -363,7 +363,7 @@ def _of_equal(estimate: Mean, level: float) -> Interval | None:
 
 
 def _ratio(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult | None:
-    """Tokens and cost by their totals, latency by each dialogue's own ratio."""
+    """Measure tokens and cost by their totals, latency by the ratio of each dialogue."""
     base, candidate = [value.base for value in values], [value.candidate for value in values]
     if math.fsum(base) <= 0 or math.fsum(candidate) <= 0:
         return None
@@ -394,7 +394,7 @@ def _ratio(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> M
 
 
 class _Compared(NamedTuple):
-    """What tokens and times have in common."""
+    """Ratio of the two sides, from totals or from times."""
 
     base: float
     candidate: float
@@ -414,7 +414,7 @@ def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: TestLev
     p, draws = excess.p(), None
     test: Test = "ratio_of_totals_t"
     if ratio.has_spread and excess.se is None:
-        # Every dialogue has as many more, as from a longer hidden prompt: no spread for t, but signs tell.
+        # Every dialogue has the same excess, as from a longer hidden prompt: t has no spread, but the signs count.
         flipped = stats.sign_flip_midp([c - b for b, c in zip(base, candidate, strict=True)])
         p, test, draws = flipped.p, "sign_flip_midp", flipped.draws
     return _Compared(
@@ -455,5 +455,5 @@ def _of_times(base: Sequence[float], candidate: Sequence[float], scale: TestLeve
 
 
 def _exp(value: float) -> float:
-    """Finite, so that it can stand in JSON: two dialogues can have an interval of any width."""
+    """Return a finite exponential, as JSON needs: two dialogues can have an interval of any width."""
     return math.exp(min(max(value, -700.0), 700.0))

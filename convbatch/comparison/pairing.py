@@ -1,7 +1,7 @@
-"""Two sides' rows → paired dialogues and turns; repeats side by side, and where their conversations part.
+"""Rows of two sides → paired dialogues and turns, and the turn at which their conversations diverge.
 
-What is paired is said here: (dialogue, turn), with every repeat (and target, where several are compared) as one more
-look at the same thing. What is measured on the pairs is `metrics.py`; whether two runs may be paired, `inputs.py`.
+A pair is (dialogue, turn); every repeat (and target, where several are compared) is one more sample of it. What is
+measured on the pairs is `metrics.py`; whether two runs may be paired, `inputs.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TURN_COLUMNS = (
     "dialogue", "target", "repeat", "turn", "tags", "status", "user", "reply", "tool_calls", "input_tokens",
     "output_tokens", "cost", "currency", "latency_s", "checks_passed", "checks_failed", "score",
 )  # fmt: skip
-"""What is read of `turns`, in this order."""
+"""Columns read from `turns`, in this order."""
 CONVERSATION_COLUMNS = (
     "dialogue",
     "target",
@@ -29,13 +29,13 @@ CONVERSATION_COLUMNS = (
     "score",
     "dialogue_pass",
 )
-"""What is read of `conversations`, in this order."""
+"""Columns read from `conversations`, in this order."""
 SampleKey = tuple[str, int]
-"""Target ("" where one is compared with one) and repeat: one look at a dialogue."""
+"""Target ("" where each side has only one) and repeat: one sample of a dialogue."""
 
 
 class ComparedTurn(NamedTuple):
-    """A row of `turns`, as far as it is compared; in the order of `TURN_COLUMNS`."""
+    """The compared columns of a row of `turns`, in the order of `TURN_COLUMNS`."""
 
     dialogue: str
     target: str
@@ -57,17 +57,17 @@ class ComparedTurn(NamedTuple):
 
     @property
     def passed(self) -> bool | None:
-        """`turn_pass`: None without checks, and while the turn is pending."""
+        """Value of `turn_pass`: None without checks, and while the turn is pending."""
         return _passed(self.status, self.checks_passed, self.checks_failed)
 
     @property
     def visible_reply(self) -> tuple[str | None, str | None, bool]:
-        """What the next turn of a live conversation would see of this one."""
+        """What the next turn of a live conversation sees of this one: reply, tool calls, whether it failed."""
         return (self.reply, self.tool_calls, self.status in FAILED)
 
 
 class ComparedConversation(NamedTuple):
-    """A row of `conversations`, as far as it is compared; in the order of `CONVERSATION_COLUMNS`."""
+    """The compared columns of a row of `conversations`, in the order of `CONVERSATION_COLUMNS`."""
 
     dialogue: str
     target: str
@@ -80,7 +80,7 @@ class ComparedConversation(NamedTuple):
 
     @property
     def passed(self) -> bool | None:
-        """Do the dialogue's own checks pass? None without any."""
+        """Whether the dialogue's own checks pass; None without any."""
         return _passed(self.status, self.checks_passed, self.checks_failed)
 
 
@@ -92,69 +92,69 @@ def _passed(status: str, checks_passed: int | None, checks_failed: int | None) -
 
 @dataclass(slots=True, kw_only=True)
 class Side:
-    """One side of a dialogue: every look at it."""
+    """One side of a dialogue: all its samples."""
 
     turns: dict[int, dict[SampleKey, ComparedTurn]] = field(default_factory=dict[int, dict[SampleKey, ComparedTurn]])
     conversations: dict[SampleKey, ComparedConversation] = field(default_factory=dict[SampleKey, ComparedConversation])
 
     @property
     def pending(self) -> bool:
-        """Is anything of it still to come?"""
+        """Whether any turn is pending."""
         return any(turn.status == "pending" for samples in self.turns.values() for turn in samples.values())
 
     @property
     def samples(self) -> set[SampleKey]:
-        """Every look at it."""
+        """Keys of all samples."""
         return {sample for samples in self.turns.values() for sample in samples}
 
     def of_target(self, target: str) -> Side:
-        """The looks at one target only."""
+        """Return the samples of one target only."""
         turns = {
             n: {sample: turn for sample, turn in samples.items() if sample[0] == target}
             for n, samples in self.turns.items()
         }
-        told = {sample: one for sample, one in self.conversations.items() if sample[0] == target}
-        return Side(turns=turns, conversations=told)
+        conversations = {sample: one for sample, one in self.conversations.items() if sample[0] == target}
+        return Side(turns=turns, conversations=conversations)
 
     def dialogue_pass(self) -> float | None:
-        """Share of the looks in which the whole dialogue passed; None without checks."""
+        """Return the share of samples in which the whole dialogue passed; None without checks."""
         return mean(conversation.dialogue_pass for conversation in self.conversations.values())
 
 
 class PairedTurn(NamedTuple):
-    """A turn of both sides."""
+    """A turn with its samples on both sides."""
 
     number: int
     base: Mapping[SampleKey, ComparedTurn]
     candidate: Mapping[SampleKey, ComparedTurn]
     strictly: bool
-    """Was the same asked, history included?"""
+    """Whether both sides were sent the same, history included."""
 
 
 @dataclass(kw_only=True)
 class Pair:
-    """A dialogue that both sides played."""
+    """A dialogue that both sides have."""
 
     dialogue: str
     tags: tuple[str, ...]
     base: Side
     candidate: Side
     same_history: bool
-    """False: the sides' histories were made in different ways, so no turn is strictly paired."""
+    """False where the history modes differ, so that no turn is strictly paired."""
     is_live: bool
 
     @property
     def pending(self) -> bool:
-        """Is anything of it still to come, on either side?"""
+        """Whether any turn is pending on either side."""
         return self.base.pending or self.candidate.pending
 
     def of_target(self, target: str) -> Pair:
-        """The same dialogue at one target only."""
+        """Return the same pair with one target only."""
         return replace(self, base=self.base.of_target(target), candidate=self.candidate.of_target(target))
 
     @cached_property
     def alone(self) -> tuple[Pair, Pair]:
-        """Each side paired with itself, over the turns both asked: what it has to tell, whatever the other lacks."""
+        """Each side paired with itself over the turns both asked, to see what one side has and the other lacks."""
         base, candidate = (
             Side(turns={n: side.turns[n] for n in self._numbers}, conversations=side.conversations)
             for side in (self.base, self.candidate)
@@ -163,7 +163,7 @@ class Pair:
 
     @cached_property
     def diverges_at(self) -> int | None:
-        """The first turn whose replies differ, in any look both sides had; None when none does."""
+        """The first turn whose replies differ in any shared sample; None when none does."""
         for number in self._numbers:
             base, candidate = self.base.turns[number], self.candidate.turns[number]
             if any(
@@ -175,10 +175,10 @@ class Pair:
 
     @cached_property
     def turns(self) -> list[PairedTurn]:
-        """The turns both sides asked, in order."""
+        """The turns that both sides asked, in order."""
         last = math.inf
         if self.is_live:
-            # Looks without a counterpart have no history to share: they part at once.
+            # Samples without a counterpart share no history: they diverge at the first turn.
             shared = self.base.samples == self.candidate.samples
             last = (self.diverges_at or math.inf) if shared else min(self._numbers, default=0)
         return [
@@ -193,36 +193,36 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Everything that was paired, and what was not."""
+    """All pairs, and the dialogues without one."""
 
     whole: Sequence[Pair]
-    """Dialogues with nothing pending on either side: what is measured."""
+    """Dialogues with nothing pending on either side; only these are measured."""
     pending: Sequence[str]
     only_base: Sequence[str]
     only_candidate: Sequence[str]
     samples: int
-    """The most looks either side had at a dialogue: 1 = one target, one repeat."""
+    """Largest number of samples of a dialogue on either side: 1 = one target, one repeat."""
     failed_base: int
-    """Turns of the paired dialogues that ended in an error or were skipped behind one."""
+    """Turns of the paired dialogues that ended in an error or were skipped after one."""
     failed_candidate: int
     is_live: bool
     same_history: bool
-    """As of `Pair`."""
+    """As in `Pair`."""
 
     @property
     def turns(self) -> int:
-        """Paired turns."""
+        """Number of paired turns."""
         return sum(len(pair.turns) for pair in self.whole)
 
     @property
     def lost(self) -> float:
-        """Share of all dialogues that cannot be compared: unmatched or pending."""
+        """Share of all dialogues that cannot be compared because they are unmatched or pending."""
         lost = len(self.pending) + len(self.only_base) + len(self.only_candidate)
         return lost / max(1, lost + len(self.whole))
 
 
 SideRows = tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]] | None]
-"""Rows of `TURN_COLUMNS`, and of `CONVERSATION_COLUMNS`; None: there are no dialogue-level checks."""
+"""Rows of `TURN_COLUMNS` and of `CONVERSATION_COLUMNS`; None without dialogue-level checks."""
 
 
 def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("live", "live")) -> Pairs:
@@ -231,7 +231,7 @@ def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("li
     Args:
         base: Rows of one target, or of several.
         candidate: Rows of one target, or of several with the same names.
-        history: How each side's history was made.
+        history: History mode of each side.
     """
     first, second = _read_side(base), _read_side(candidate)
     both = [name for name in first if name in second]
@@ -294,6 +294,6 @@ def _failed(sides: Iterable[Side]) -> int:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the known values; None when none is."""
+    """Return the mean of the known values; None when none is known."""
     known = [float(value) for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None

@@ -1,6 +1,6 @@
-"""How a comparison looks: a plain sentence and tables in the terminal, Markdown for a pull request, JSON, JUnit XML.
+"""Output of a comparison: a sentence and tables on the terminal, Markdown for a pull request, JSON, JUnit XML.
 
-It decides wording and layout and nothing else. Every form begins with the verdict, because that is what is asked.
+It decides wording and layout only. Every form begins with the verdict.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from convbatch.results.export import replacing
 
 COMPARISON_SUFFIXES = (".md", ".json", ".xml")
 FLIPS_SHOWN = 10
-"""On a terminal; a Markdown page has room for more, JSON holds all."""
+"""Number on a terminal; a Markdown page has room for more, JSON has all."""
 FLIPS_WRITTEN = 30
 SLICES_SHOWN = 15
 REPLY_SHOWN, LINES_SHOWN = 400, 12
@@ -56,7 +56,7 @@ _SLICE_HEADINGS = ("slice", "metric", "dialogues", "base", "candidate", "change"
 def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
     """Print a comparison, the verdict first."""
     console = tables.console(file)
-    whole = not console.is_terminal  # a pipe gets whole lines, a terminal folds them between words
+    whole = not console.is_terminal  # whole lines for a pipe; on a terminal they are folded between words
     console.print(tables.single_line_text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=whole)
     for line in advice(comparison):
         console.print(tables.single_line_text(line), soft_wrap=whole)
@@ -71,14 +71,14 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
         console.print(tables.single_line_text(note), soft_wrap=whole)
     if slices := _slice_rows(comparison):
         console.print()
-        console.print(tables.single_line_text("Parts of it: exploratory, never a gate", "bold underline"))
+        console.print(tables.single_line_text("Slices: exploratory, never a gate", "bold underline"))
         _print_table(console, _SLICE_HEADINGS, slices, left=(0, 1))
     if comparison.flips:
         _print_flips(console, comparison.flips)
 
 
 def to_json(comparison: Comparison) -> bytes:
-    """The comparison as one object; its keys are a contract."""
+    """Return the comparison as one JSON object; its keys are a contract."""
     pairs = comparison.pairs
     content: dict[str, Any] = {
         "verdict": comparison.verdict,
@@ -111,27 +111,27 @@ def to_json(comparison: Comparison) -> bytes:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown, e.g. for a comment on a pull request."""
-    told = [f"## {md(printable(sentence(comparison)))}", *(md(line) for line in advice(comparison))]
-    told.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
+    """Return the comparison as Markdown, e.g. for a comment on a pull request."""
+    parts = [f"## {md(printable(sentence(comparison)))}", *(md(line) for line in advice(comparison))]
+    parts.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
     if comparison.judged:
-        told.append(_md_table(_headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6)))
-    told.append("\n".join(f"- {md(printable(note))}" for note in _footnotes(comparison)))
+        parts.append(_md_table(_headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6)))
+    parts.append("\n".join(f"- {md(printable(note))}" for note in _footnotes(comparison)))
     if slices := _slice_rows(comparison):
-        told += ["### Parts of it: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
+        parts += ["### Slices: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
     if comparison.flips:
-        told.append(f"### {_flips_title(comparison.flips)}")
-        told += [_md_flip(flip) for flip in comparison.flips[:FLIPS_WRITTEN]]
+        parts.append(f"### {_flips_title(comparison.flips)}")
+        parts += [_md_flip(flip) for flip in comparison.flips[:FLIPS_WRITTEN]]
         if len(comparison.flips) > FLIPS_WRITTEN:
-            told.append(f"… and {len(comparison.flips) - FLIPS_WRITTEN:,} more")
-    return "\n\n".join(part for part in told if part) + "\n"
+            parts.append(f"… and {len(comparison.flips) - FLIPS_WRITTEN:,} more")
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_junit(comparison: Comparison) -> bytes:
-    """The comparison as JUnit XML: every dialogue a test case, which fails when a turn of it flipped to worse.
+    """Return the comparison as JUnit XML: every dialogue is a test case, which fails when one of its turns got worse.
 
-    A dialogue that fails on both sides is no news and passes; what is pending or unmatched is skipped. The verdict is a
-    property of the suite: whether a build fails is for the exit code to say.
+    A dialogue that fails on both sides has not changed and passes; a pending or unmatched one is skipped. The verdict
+    is a property of the suite: the exit code decides whether a build fails.
     """
     flips: dict[str, list[Flip]] = {}
     for flip in comparison.flips:
@@ -140,16 +140,16 @@ def to_junit(comparison: Comparison) -> bytes:
     pairs = comparison.pairs
     names = [pair.dialogue for pair in pairs.whole]
     left_out = {name: "pending" for name in pairs.pending}
-    left_out |= {name: "only the base has it" for name in pairs.only_base}
-    left_out |= {name: "only the candidate has it" for name in pairs.only_candidate}
+    left_out |= {name: "only in the base" for name in pairs.only_base}
+    left_out |= {name: "only in the candidate" for name in pairs.only_candidate}
     counts = {"tests": len(names) + len(left_out), "failures": len(flips), "errors": 0, "skipped": len(left_out)}
     attributes = {"name": f"convbatch compare {comparison.base} {comparison.candidate}"}
     attributes |= {name: str(count) for name, count in counts.items()}
     root = ElementTree.Element("testsuites", _xml(attributes))
     suite = ElementTree.SubElement(root, "testsuite", _xml(attributes))
     properties = ElementTree.SubElement(suite, "properties")
-    told = {"verdict": comparison.verdict, "primary": comparison.primary, "exit_code": str(comparison.exit_code)}
-    for name, value in {**told, "summary": sentence(comparison)}.items():
+    result = {"verdict": comparison.verdict, "primary": comparison.primary, "exit_code": str(comparison.exit_code)}
+    for name, value in {**result, "summary": sentence(comparison)}.items():
         ElementTree.SubElement(properties, "property", _xml({"name": name, "value": value}))
     for name in (*names, *left_out):
         case = ElementTree.SubElement(suite, "testcase", _xml({"classname": comparison.candidate, "name": name}))
@@ -171,10 +171,10 @@ _WRITERS: Mapping[str, Callable[[Comparison], bytes]] = {
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write a comparison in the form its file name asks for: `.md`, `.json`, or `.xml` for JUnit.
+    """Write a comparison in the form that the file suffix selects: `.md`, `.json`, or `.xml` for JUnit.
 
     Raises:
-        SetupError: Another ending, or the place cannot be written.
+        SetupError: The suffix is unknown, or the file cannot be written.
     """
     check_suffix(path, COMPARISON_SUFFIXES)
     with replacing(path) as file:
@@ -185,7 +185,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def sentence(comparison: Comparison) -> str:
-    """The verdict in one plain sentence."""
+    """Return the verdict as one sentence."""
     head = comparison.verdict.upper().replace("-WITHIN-MARGIN", " WITHIN MARGIN")
     if not comparison.judged:
         return f"{head}: no dialogue is finished on both sides"
@@ -206,20 +206,22 @@ def sentence(comparison: Comparison) -> str:
 
 
 def _lost(comparison: Comparison) -> str:
-    """Why nothing is concluded although there are numbers."""
+    """Return why nothing is concluded although there are numbers; else an empty text."""
     if comparison.pairs.lost <= MAX_LOST and not comparison.judged[0].is_open:
         return ""
     return next(note for note in comparison.notes if "nothing is concluded" in note)
 
 
 def advice(comparison: Comparison) -> list[str]:
-    """What an inconclusive comparison could have found, and what it would take."""
+    """Return what an inconclusive comparison could have detected, and how many dialogues are needed."""
     if comparison.verdict != "inconclusive" or not comparison.judged or _lost(comparison):
         return []
     one = comparison.judged[0]
     result = one.result
     if result.dialogues_for_margin is None:
-        return ["All dialogues say the same, so nothing tells how far others would differ: more, or other, dialogues."]
+        return [
+            "All dialogues give the same result, so their spread is unknown: compare more, or different, dialogues."
+        ]
     n = result.dialogues
     smallest = "no difference at all"
     if result.smallest_detectable is not None:
@@ -230,12 +232,12 @@ def advice(comparison: Comparison) -> list[str]:
         f"{_dialogues(result.dialogues_for_margin)}."
     )
     if result.dialogues_needed is not None and result.dialogues_needed > n:
-        lines.append(f"To find a difference as large as the one seen takes about {result.dialogues_needed:,}.")
+        lines.append(f"To find a difference as large as the observed one takes about {result.dialogues_needed:,}.")
     return lines
 
 
 def _change(result: MetricResult) -> str:
-    """`from 90.0 % to 84.5 % (-5.5 points; 95 % interval -10.8 to -0.6; p = 0.029)`."""
+    """Return `from 90.0 % to 84.5 % (-5.5 points; 95 % interval -10.8 to -0.6; p = 0.029)`."""
     p = "" if result.p is None else f"; p {_p(result.p)}" if result.p < _MIN_P else f"; p = {_p(result.p)}"
     interval = (
         "interval unknown"
@@ -253,7 +255,7 @@ def _margin(one: JudgedMetric) -> str:
 
 
 def _within(one: JudgedMetric) -> str:
-    """`the margin of 2 points (at most 1.6 points worse, one-sided 95 %)`: what such a verdict rests on."""
+    """Return `the margin of 2 points (at most 1.6 points worse, one-sided 95 %)`, the basis of such a verdict."""
     result = one.result
     bound = _size(result, max(0.0, result.harm_bound or 0.0))
     return f"the margin of {_margin(one)} (at most {bound} worse, one-sided {_percent(result.confidence)})"
@@ -268,7 +270,7 @@ def _percent(share: float) -> str:
 
 
 def _size(result: MetricResult, size: float) -> str:
-    """A size without sign, in the metric's unit."""
+    """Format a size without sign, in the metric's unit."""
     if result.is_ratio:
         return f"{size * 100:.3g} %"
     return f"{size:.3g}" if result.metric == "score" else f"{size * 100:.3g} points"
@@ -291,7 +293,7 @@ def _difference(result: MetricResult) -> str:
 
 
 def _share(change: float) -> str:
-    """Per cent, in digits as long as they can be read: two dialogues can have an interval of any width."""
+    """Format a change in per cent, in exponential form when very large: an interval can have any width."""
     return f"{change * 100:+.1f}" if change < 1000 else f"{change * 100:+.1e}"
 
 
@@ -329,7 +331,7 @@ def _metric_cells(one: JudgedMetric) -> list[str]:
 
 
 def _slice_rows(comparison: Comparison) -> list[list[str]]:
-    """The most telling ones; those in which nothing differs say nothing."""
+    """Return the slices with the smallest p; those without any difference are left out."""
     moved = [one for one in comparison.parts if one.result.worse or one.result.better]
     rows = sorted(moved, key=lambda one: (one.p_adjusted is None, one.p_adjusted))[:SLICES_SHOWN]
     return [
@@ -366,28 +368,28 @@ def _facts(comparison: Comparison) -> Iterator[str]:
 def _footnotes(comparison: Comparison) -> Iterator[str]:
     if comparison.judged:
         result = comparison.judged[0].result
-        told = f"{comparison.primary} decides at alpha {comparison.rules.alpha:g}, by {_TESTS[result.test]}"
+        test = f"{comparison.primary} decides at alpha {comparison.rules.alpha:g}; {_TESTS[result.test]}"
         if result.b is not None:
-            told += f": {result.b:,} only the base passed, {result.c:,} only the candidate"
-        yield told + ("; p of the other metrics by Holm" if len(comparison.judged) > 1 else "")
+            test += f": {result.b:,} base-only, {result.c:,} candidate-only passes"
+        yield test + ("; other p-values Holm-adjusted" if len(comparison.judged) > 1 else "")
     if comparison.unavailable:
         yield "not compared: " + "; ".join(f"{name} ({why})" for name, why in comparison.unavailable.items())
     if not comparison.judged:
         return
     if not comparison.pairs.same_history:
-        yield "the sides' histories were made in different ways: no turn is strictly paired"
+        yield "the history modes of the sides differ: no turn is strictly paired"
     elif not comparison.pairs.is_live:
         return
     elif comparison.divergence().keys() == {None}:
         yield "live history: no reply differs, so every turn is strictly paired"
     else:
-        told = [
-            f"{count:,} at turn {turn}" if turn else f"{count:,} nowhere"
+        counts = [
+            f"at turn {turn} in {_dialogues(count)}" if turn else f"never in {_dialogues(count)}"
             for turn, count in comparison.divergence().items()
         ]
         yield (
-            f"live history: replies first differ {', '.join(told)}; later turns answer different histories and are not "
-            "strictly paired"
+            f"live history: replies first differ {', '.join(counts)}; later turns have different histories and are "
+            "not strictly paired"
         )
 
 
@@ -396,7 +398,7 @@ def _print_table(console: Any, headings: Sequence[str], rows: Sequence[Sequence[
         return
     grid = tables.make_table(*((name, "left" if n in left else "right") for n, name in enumerate(headings)))
     for name, column in zip(headings, grid.columns, strict=True):
-        column.no_wrap = name != _SLICE_HEADINGS[0]  # names of tags and targets may be long: only they are folded
+        column.no_wrap = name != _SLICE_HEADINGS[0]  # only names of tags and targets, which may be long, are folded
     for row in rows:
         grid.add_row(*(tables.single_line_text(cell, _STYLES.get(cell, "")) for cell in row))
     console.print(grid)
@@ -499,5 +501,5 @@ def _xml(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _xml_text(text: str) -> str:
-    """XML has no way to write most control characters: they are told as escapes, as on a terminal."""
+    """Escape control characters, most of which XML cannot represent, as on a terminal."""
     return printable_lines(text).replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")

@@ -1,8 +1,8 @@
-"""Numbers of paired dialogues → intervals, tests, effect sizes, and how many dialogues it would take.
+"""Numbers of paired dialogues → intervals, tests, effect sizes and sample sizes.
 
-Pure: no frames, no files, no clock; chance comes in as a seed. The unit is the dialogue throughout, because turns of
-one dialogue are not independent. What is harmful, which test a metric gets and what a verdict is called is
-`compare.py`. Distributions and root finding are scipy's; the paired score interval and the sign-flip test are here.
+Pure: no frames, files or clock; randomness is a seed. The unit is always the dialogue, because turns of one dialogue
+are not independent. Tests by metric are chosen in `metrics.py`, verdicts in `compare.py`. Distributions and root
+finding are scipy's; the paired score interval and the sign-flip test are here.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 POWER = 0.8
-"""What "detectable" and "needed" mean: found with this probability, at the metric's alpha."""
+"""Probability of detection behind "detectable" and "needed", at the metric's alpha."""
 EXACT_SUMS = 2**17
-"""The sign-flip test counts up to so many different sums; beyond, it draws."""
+"""Number of different sums up to which the sign-flip test counts all of them; above it, it draws at random."""
 EXACT_WORK = 2 * 10**7
-"""And so many sums over all dialogues: about a second."""
+"""The same limit for sums over all dialogues: about a second of work."""
 DRAWS, DRAWS_OF_MANY, MANY = 99_999, 9_999, 1_000
-"""How often it draws; fewer times where more than `MANY` dialogues differ, which takes as long."""
+"""Number of draws; smaller where more than `MANY` dialogues differ, which takes about as long."""
 _TIE = 1e-6
 MAX_DIALOGUES = 10**15
-"""A number of dialogues that nobody has; needing more is told as this."""
+"""Upper limit of a reported number of dialogues."""
 _NOISE = 1e-9
-"""A mean so much smaller than its standard error is 0, and what rounding left of it."""
+"""A mean below this multiple of its standard error is a rounding error of 0."""
 
 
 class Interval(NamedTuple):
@@ -40,11 +40,11 @@ class Mean:
 
     estimate: float
     se: float | None
-    """None from fewer than two dialogues, or when all of them say the same: there is no spread to go by."""
+    """None for fewer than two dialogues, or when all have the same value: no spread can be estimated."""
     dialogues: int
 
     def interval(self, level: float) -> Interval | None:
-        """Two-sided t interval; None without a standard error.
+        """Return the two-sided t interval; None without a standard error.
 
         Args:
             level: Coverage, e.g. 0.95.
@@ -55,7 +55,7 @@ class Mean:
         return Interval(self.estimate - half, self.estimate + half)
 
     def p(self) -> float | None:
-        """Two-sided p of the t test against 0; None without a standard error."""
+        """Return the two-sided p of the t test against 0; None without a standard error."""
         if self.se is None:
             return None
         from scipy.special import stdtr
@@ -64,15 +64,15 @@ class Mean:
 
 
 class SignFlip(NamedTuple):
-    """What the sign-flip test found, and how."""
+    """Result of the sign-flip test."""
 
     p: float
     draws: int | None
-    """None: every assignment of signs was counted; else so many were drawn."""
+    """Number of random draws; None where every assignment of signs was counted."""
 
 
 def mcnemar_midp(only_base: int, only_candidate: int) -> float:
-    """Twice the one-sided mid-p of McNemar's test: is a discordant pair as likely to be either kind?
+    """Return twice the one-sided mid-p of McNemar's test that both kinds of discordant pairs are equally likely.
 
     Args:
         only_base: Pairs that only the base passed.
@@ -93,7 +93,7 @@ def mcnemar_midp(only_base: int, only_candidate: int) -> float:
 
 
 def tango_interval(only_base: int, only_candidate: int, pairs: int, *, level: float) -> Interval:
-    """Score interval for the difference of two paired proportions, candidate minus base.
+    """Return the score interval for the difference of two paired proportions, candidate minus base.
 
     Args:
         only_base: Pairs that only the base passed.
@@ -102,8 +102,8 @@ def tango_interval(only_base: int, only_candidate: int, pairs: int, *, level: fl
         level: Coverage, e.g. 0.95.
 
     Returns:
-        Lower and upper limit in [-1, 1]; a difference of proportions, no unit. Never a single point, also without any
-        discordant pair: then it is z^2 / (n + z^2) to either side.
+        Lower and upper limit in [-1, 1]; a difference of proportions, no unit. It is never a single point: without
+        discordant pairs it extends z^2 / (n + z^2) to either side.
 
     Raises:
         ValueError: No pairs, or more discordant pairs than pairs.
@@ -124,30 +124,30 @@ def _tango_upper(gained: int, lost: int, n: int, level: float) -> float:
     z = _z(0.5 + level / 2)
 
     def short_of_bound(delta: float) -> float:
-        # q: the probability of a loss that is most likely when the difference is delta.
+        # q: the constrained maximum-likelihood probability of a loss when the difference is delta.
         b = -gained - lost + (2 * n - gained + lost) * delta
         q = (math.sqrt(max(0.0, b * b + 8 * n * lost * delta * (1 - delta))) - b) / (4 * n)
         variance = n * (2 * q + delta * (1 - delta))
         return gained - lost - n * delta + z * math.sqrt(max(0.0, variance))
 
-    # At the estimate itself and no losses or gains the function is 0 as well: begin beside it.
+    # Without losses or gains the function is also 0 at the estimate itself: start next to it.
     start = min((gained - lost) / n + 1e-12, 1.0)
     root: Any = brentq(short_of_bound, start, 1.0, xtol=1e-14, maxiter=500)
     return float(root)
 
 
 def cluster_mean(sums: Sequence[float], sizes: Sequence[float]) -> Mean:
-    """Mean of clustered values, each value counting the same, with a cluster-robust standard error.
+    """Return the mean of clustered values, equally weighted, with a cluster-robust standard error.
 
     The variance is the sandwich of a regression on a constant with the CR1 factor G / (G - 1); its other part,
     (N - 1) / (N - k), is 1 for a single coefficient.
 
     Args:
         sums: Sum of the values of each dialogue.
-        sizes: How many values each dialogue has, > 0.
+        sizes: Number of values of each dialogue, > 0.
 
     Returns:
-        The mean over all values; of `Mean.dialogues` dialogues.
+        The mean over all values.
 
     Source: Liang and Zeger 1986, Biometrika 73:13; CR1 and t(G - 1) as in Cameron and Miller 2015, Journal of Human
         Resources 50:317, section II.
@@ -158,10 +158,10 @@ def cluster_mean(sums: Sequence[float], sizes: Sequence[float]) -> Mean:
 
 
 def paired_mean(differences: Sequence[float]) -> Mean:
-    """Mean of one difference a dialogue: the paired t test.
+    """Return the mean of one difference per dialogue, as in the paired t test.
 
     Args:
-        differences: Candidate minus base, one a dialogue.
+        differences: Candidate minus base, one per dialogue.
 
     Source: Student 1908, Biometrika 6:1.
     """
@@ -170,20 +170,20 @@ def paired_mean(differences: Sequence[float]) -> Mean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """The ratio of two totals over the same dialogues, candidate to base; long dialogues count for what they are."""
+    """The ratio of two totals over the same dialogues, candidate to base; dialogues are weighted by their size."""
 
     base: float
-    """Mean of a dialogue, as `candidate`."""
+    """Mean over dialogues, as `candidate`."""
     candidate: float
     base_variance: float
-    """Of the mean, as the other two."""
+    """Variance of the mean; the other two likewise."""
     candidate_variance: float
     covariance: float
     dialogues: int
     difference: Mean
-    """Mean of the dialogues' own differences."""
+    """Mean of the differences within dialogues."""
     has_spread: bool
-    """False: fewer than two dialogues, or every one has the same ratio. There is nothing to go by then."""
+    """False for fewer than two dialogues, or when all have the same ratio: no interval can be estimated."""
 
     @property
     def estimate(self) -> float:
@@ -191,13 +191,13 @@ class Ratio:
         return self.candidate / self.base
 
     def interval(self, level: float) -> Interval | None:
-        """Every ratio r that the t test of candidate - r x base does not reject; never below 0.
+        """Return all ratios r that the t test of candidate - r x base does not reject; never below 0.
 
         Args:
             level: Coverage, e.g. 0.95.
 
         Returns:
-            None without spread, and where the base is so uneven that no ratio is too large.
+            None without spread, and where the base varies so much that the interval has no upper limit.
 
         Source: Fieller 1954, Journal of the Royal Statistical Society B 16:175.
         """
@@ -214,7 +214,7 @@ class Ratio:
 
     @property
     def excess(self) -> Mean:
-        """What the candidate has more, as a share of the base's mean; for tests and sample sizes."""
+        """Excess of the candidate as a share of the base's mean, for tests and sample sizes."""
         se = self.difference.se
         return Mean(
             estimate=self.estimate - 1.0,
@@ -224,17 +224,17 @@ class Ratio:
 
 
 def ratio_of_totals(base: Sequence[float], candidate: Sequence[float]) -> Ratio:
-    """Ratio of two totals over the same dialogues, by Fieller's method.
+    """Return the ratio of two totals over the same dialogues, by Fieller's method.
 
-    Of three ways tried by simulation (`benchmarks`) with uneven dialogues, this one keeps its coverage with 10 of them;
-    the delta method on the log scale has 90 % where it says 95, the jackknife 93.
+    Of three methods simulated (`benchmarks`) with 10 uneven dialogues, this one keeps its 95 % coverage; the delta
+    method on the log scale covers 90 %, the jackknife 93 %.
 
     Args:
-        base: Total of each dialogue at the base, >= 0.
-        candidate: Total of the same dialogues at the candidate.
+        base: Total of each dialogue on the base side, >= 0.
+        candidate: Totals of the same dialogues on the candidate side.
 
     Raises:
-        ValueError: A side's total is 0.
+        ValueError: The total of a side is 0.
     """
     n = len(base)
     first, second = math.fsum(base) / max(1, n), math.fsum(candidate) / max(1, n)
@@ -255,11 +255,11 @@ def ratio_of_totals(base: Sequence[float], candidate: Sequence[float]) -> Ratio:
 
 
 def mean_log_ratio(base: Sequence[float], candidate: Sequence[float]) -> Mean:
-    """Mean of the logarithms of each dialogue's own ratio, candidate to base: every dialogue counts the same.
+    """Return the mean of the logarithms of the dialogues' ratios, candidate to base, equally weighted.
 
     Args:
-        base: A mean of each dialogue, > 0.
-        candidate: The same dialogues at the candidate, > 0.
+        base: Mean of each dialogue, > 0.
+        candidate: Means of the same dialogues on the candidate side, > 0.
 
     Source: paired t test on logarithms; its exponential is the ratio of geometric means.
     """
@@ -267,27 +267,27 @@ def mean_log_ratio(base: Sequence[float], candidate: Sequence[float]) -> Mean:
 
 
 def _mean(estimate: float, influences: Sequence[float]) -> Mean:
-    """From each dialogue's linearised share in the estimate's error; the shares add up to 0."""
+    """Return a mean from each dialogue's linearised share in the error of the estimate; the shares add up to 0."""
     dialogues = len(influences)
     squares = math.fsum(e * e for e in influences)
-    # What rounding alone can leave: without this, equal values would have a spread of 1e-17 and a p of nothing.
+    # Rounding errors: without this, equal values would have a spread of 1e-17 and a p near 0.
     if dialogues < 2 or squares <= (1e-12 * max(1.0, abs(estimate)) / dialogues) ** 2 * dialogues:
         return Mean(estimate=estimate, se=None, dialogues=dialogues)
     return Mean(estimate=estimate, se=math.sqrt(dialogues / (dialogues - 1) * squares), dialogues=dialogues)
 
 
 def sign_flip_midp(values: Sequence[float], *, seed: int = 0) -> SignFlip:
-    """Twice the one-sided mid-p of the sign-flip permutation test: could each sum as well have the other sign?
+    """Return twice the one-sided mid-p of the sign-flip permutation test that every sum has either sign equally likely.
 
-    Exact as long as there are not too many different sums (always up to 17 values that are not 0; with values on a
-    grid, as pass rates are, for thousands). Of values that are all 1 or -1 it is McNemar's mid-p.
+    Exact unless there are too many different sums (always up to 17 non-zero values; with values on a grid, such as pass
+    rates, for thousands). For values that are all 1 or -1 it equals McNemar's mid-p.
 
     Args:
-        values: Candidate minus base, one sum a dialogue.
-        seed: Of the draws, where it has to draw.
+        values: Candidate minus base, one sum per dialogue.
+        seed: Seed of the random draws, where they are needed.
 
     Returns:
-        The p, and whether it was drawn.
+        The p, and the number of draws.
 
     Source: Fisher 1935, The Design of Experiments, section 21; mid-p: Lancaster 1961, Journal of the American
         Statistical Association 56:223.
@@ -299,7 +299,7 @@ def sign_flip_midp(values: Sequence[float], *, seed: int = 0) -> SignFlip:
     scaled = sorted((abs(value) / unit for value in moved), reverse=True)
     observed = abs(math.fsum(moved)) / unit
     if observed <= _TIE:
-        return SignFlip(1.0, None)  # twice the one-sided mid-p, which is a half
+        return SignFlip(1.0, None)  # twice the one-sided mid-p of 0.5
     return _counted(scaled, observed) or _drawn(scaled, observed, seed)
 
 
@@ -310,7 +310,7 @@ def _counted(values: Sequence[float], observed: float) -> SignFlip | None:
     work = 0
     for value in values:
         sums = np.concatenate([sums - value, sums + value])
-        # Equal sums come out apart by rounding: they are told by six places and kept with all.
+        # Rounding makes equal sums differ: compare six decimal places, keep all.
         _, first, which = np.unique(np.round(sums, 6), return_index=True, return_inverse=True)
         work += len(first)
         if len(first) > EXACT_SUMS or work > EXACT_WORK:
@@ -332,7 +332,9 @@ def _drawn(values: Sequence[float], observed: float, seed: int) -> SignFlip:
         signs = chance.integers(0, 2, size=(min(left, 1000), len(sizes)), dtype=np.int8) * 2 - 1
         far, near = _split_sizes(np.abs(signs @ sizes), observed)
         beyond, ties = beyond + int(far.sum()), ties + int(near.sum())
-    return SignFlip(min(1.0, (beyond + (ties + 1) / 2) / (draws + 1)), draws)  # what was observed is a draw as well
+    return SignFlip(
+        min(1.0, (beyond + (ties + 1) / 2) / (draws + 1)), draws
+    )  # the observed signs count as one more draw
 
 
 def _split_sizes(sizes: Any, observed: float) -> tuple[Any, Any]:
@@ -342,7 +344,7 @@ def _split_sizes(sizes: Any, observed: float) -> tuple[Any, Any]:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p of each hypothesis of a family, so that the chance of any false alarm is kept.
+    """Return the p-values adjusted for the family-wise error rate.
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6:65.
     """
@@ -355,7 +357,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
-    """Adjusted p of each hypothesis of a family, so that the expected share of false ones among the found is kept.
+    """Return the p-values adjusted for the false discovery rate.
 
     Source: Benjamini and Hochberg 1995, Journal of the Royal Statistical Society B 57:289.
     """
@@ -372,18 +374,18 @@ def _ascending(ps: Sequence[float]) -> Iterator[int]:
 
 
 def pairs_needed(difference: float, discordant: float, *, alpha: float, power: float = POWER) -> int | None:
-    """How many pairs McNemar's test needs to find this difference of proportions.
+    """Return the number of pairs that McNemar's test needs to detect this difference of proportions.
 
     n = (z(1 - alpha/2) sqrt(psi) + z(power) sqrt(psi - d^2))^2 / d^2, rounded up.
 
     Args:
         difference: d, of either sign.
-        discordant: psi, the share of pairs that differ; at least |d|, or taken as that.
+        discordant: psi, the share of pairs that differ; raised to |d| if smaller.
         alpha: Two-sided.
-        power: With which probability it is found.
+        power: Probability of detection.
 
     Returns:
-        None for a difference of 0: no number is enough.
+        None for a difference of 0, for which no number is enough.
 
     Source: Connor 1987, Biometrics 43:207; Miettinen 1968, Biometrics 24:339.
     """
@@ -395,16 +397,16 @@ def pairs_needed(difference: float, discordant: float, *, alpha: float, power: f
 
 
 def smallest_of_pairs(pairs: int, discordant: float, *, alpha: float, power: float = POWER) -> float | None:
-    """The smallest difference of proportions, in whole pairs, that `pairs_needed` says so many pairs will find.
+    """Return the smallest difference of proportions, in whole pairs, that this many pairs detect by `pairs_needed`.
 
     Args:
-        pairs: How many there are.
-        discordant: As of `pairs_needed`.
+        pairs: Number of pairs.
+        discordant: As in `pairs_needed`.
         alpha: Two-sided.
-        power: With which probability it is found.
+        power: Probability of detection.
 
     Returns:
-        A multiple of 1 / pairs; None when not even a difference of 1 would be found.
+        A multiple of 1 / pairs; None when not even a difference of 1 would be detected.
     """
     low, high = 0, pairs + 1
     while high - low > 1:  # the number needed falls as the difference grows
@@ -415,16 +417,16 @@ def smallest_of_pairs(pairs: int, discordant: float, *, alpha: float, power: flo
 
 
 def pairs_for_margin(discordant: float, margin: float, *, alpha: float, power: float = POWER) -> int:
-    """How many pairs it takes to call a candidate that is as good as the base non-inferior.
+    """Return the number of pairs needed to call a candidate that equals the base non-inferior.
 
-    The larger of (z(1 - alpha) + z(power))^2 psi / margin^2 and what the score interval needs without any discordant
-    pair, z(1 - alpha)^2 (1 - margin) / margin.
+    The larger of (z(1 - alpha) + z(power))^2 psi / margin^2 and the need of the score interval without discordant
+    pairs, z(1 - alpha)^2 (1 - margin) / margin.
 
     Args:
         discordant: psi, the share of pairs that differ.
         margin: > 0.
         alpha: One-sided.
-        power: With which probability.
+        power: Probability of this verdict.
 
     Source: Nam 1997, Biometrics 53:1422, at no difference; the second from `tango_interval`.
     """
@@ -434,17 +436,17 @@ def pairs_for_margin(discordant: float, margin: float, *, alpha: float, power: f
 
 
 def mean_needed(mean: Mean, *, alpha: float, power: float = POWER) -> int | None:
-    """How many dialogues a t test needs to find a difference as large as this estimate, with this spread.
+    """Return the number of dialogues that a t test needs to detect this estimate, with this spread.
 
     n = ((z(1 - alpha/2) + z(power)) s / d)^2, rounded up, at least 2; s^2 = n se^2.
 
     Args:
-        mean: The estimate at hand.
+        mean: The estimate.
         alpha: Two-sided.
-        power: With which probability it is found.
+        power: Probability of detection.
 
     Returns:
-        None when the estimate is 0 (but for rounding) or has no spread.
+        None when the estimate is 0 (up to rounding) or has no spread.
 
     Source: Chow, Shao, Wang 2008, Sample Size Calculations in Clinical Research, section 3.1.
     """
@@ -455,12 +457,12 @@ def mean_needed(mean: Mean, *, alpha: float, power: float = POWER) -> int | None
 
 
 def smallest_of_mean(mean: Mean, *, alpha: float, power: float = POWER) -> float | None:
-    """The smallest difference that so many dialogues with this spread will find: (t(1 - alpha/2) + t(power)) se.
+    """Return the smallest difference that this many dialogues detect: (t(1 - alpha/2) + t(power)) se.
 
     Args:
-        mean: The estimate at hand; t has its G - 1 degrees of freedom.
+        mean: The estimate; t has its G - 1 degrees of freedom.
         alpha: Two-sided.
-        power: With which probability it is found.
+        power: Probability of detection.
 
     Returns:
         Positive, in the unit of the estimate; None without a spread.
@@ -474,15 +476,15 @@ def smallest_of_mean(mean: Mean, *, alpha: float, power: float = POWER) -> float
 
 
 def mean_for_margin(mean: Mean, margin: float, *, alpha: float, power: float = POWER) -> int | None:
-    """How many dialogues it takes to call a candidate that is as good as the base non-inferior.
+    """Return the number of dialogues needed to call a candidate that equals the base non-inferior.
 
     n = ((z(1 - alpha) + z(power)) s / margin)^2, rounded up, at least 2.
 
     Args:
-        mean: The estimate at hand, for its spread.
+        mean: The estimate, for its spread.
         margin: > 0, in the unit of the estimate.
         alpha: One-sided.
-        power: With which probability.
+        power: Probability of this verdict.
 
     Returns:
         None without a spread.

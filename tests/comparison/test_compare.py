@@ -276,7 +276,7 @@ def test_latency_is_each_dialogue_s_own_ratio() -> None:
 def test_equal_totals_everywhere_are_inconclusive_and_have_no_interval() -> None:
     told = values("output_tokens", [100] * 50, [100] * 50)
     assert (told.verdict, told.judged[0].result.ci95, told.judged[0].result.p) == ("inconclusive", None, None)
-    assert "All dialogues say the same" in render.advice(told)[0]
+    assert "All dialogues give the same result" in render.advice(told)[0]
 
 
 def test_costs_in_two_currencies_are_not_compared() -> None:
@@ -589,8 +589,8 @@ def test_a_colon_in_a_run_s_name_is_no_target(make: Make) -> None:
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ({"dialogues": {"system": "Be brief."}}, "other content"),
-        ({"dialogues": {"checks": [{"contains": "x"}]}}, "other checks"),
+        ({"dialogues": {"system": "Be brief."}}, "different content"),
+        ({"dialogues": {"checks": [{"contains": "x"}]}}, "different checks"),
         ({"history": "script"}, "history live against script"),
     ],
     ids=["content", "checks", "history"],
@@ -606,13 +606,13 @@ def test_runs_that_did_not_do_the_same_are_refused_unless_allowed(make: Make, mo
 def test_tags_may_differ_and_settings_are_told(make: Make) -> None:
     base, candidate = make("a"), make("b", dialogues={"tags": ["new"], "settings": {"temperature": 0.5}})
     told = compare(base.path, candidate.path)
-    assert any("other settings" in note for note in told.notes)
+    assert any("different settings" in note for note in told.notes)
 
 
 def test_settings_are_not_told_to_differ_where_only_the_number_of_turns_does(make: Make) -> None:
     base, candidate = make("a"), make("b", dialogues={"turns": [{"user": "hello"}, {"user": "and?"}]})
     told = compare(base.path, candidate.path, allow_mismatch=True)
-    assert any("other content" in note for note in told.notes)
+    assert any("different content" in note for note in told.notes)
     assert not any("settings" in note for note in told.notes)
 
 
@@ -691,7 +691,7 @@ def test_checks_edited_after_the_run_are_other_checks(make: Make, convbatch: Com
     scripts = [dialogue(f"d{n}", "hello", checks=[{"contains": "no such text"}]).to_plain() for n in range(6)]
     edited.write_text("\n".join(map(json.dumps, scripts)))
     assert convbatch("check", "b", "--dataset", edited).code == 0
-    with pytest.raises(SetupError, match="other checks"):
+    with pytest.raises(SetupError, match="different checks"):
         package.compare(base.path, candidate.path)
 
 
