@@ -1,1 +1,1 @@
-"""Kinds of checks, and the question an LLM judge is asked."""
+"""Checks: the built-in kinds, and the questions for a judge model."""

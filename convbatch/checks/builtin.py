@@ -1,7 +1,7 @@
-"""One check and what was said → a verdict with its reason. Pure functions in the table `CHECKS`, one a kind.
+"""The built-in kinds of checks: one row in `CHECKS` for each, with its argument, its evaluation and its documentation.
 
-Nothing here knows a run, a file or a frame: which replies a check looks at, and what becomes of its verdict, is
-`results/verdicts.py`. Arguments are validated with the dataset (`dataset/schema.py`) and trusted here.
+Pure functions from a reply to a verdict. Which replies a check applies to and what becomes of its verdict is
+`results/verdicts.py`. Arguments are validated when a dataset is read (`dataset/schema.py`) and trusted afterwards.
 """
 
 from __future__ import annotations
@@ -9,63 +9,67 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, Overflow, localcontext
-from typing import Any, NamedTuple, TypeGuard
+from decimal import Overflow, localcontext
+from typing import Any, NamedTuple, TypeGuard, get_args
 
-from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json
-from convbatch.checks.safe_regex import SEARCH_LIMIT_S, CheckError, CheckTimeout, compile_pattern, quote_excerpt, search
+from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json, schema_problem
+from convbatch.checks.numbers import last_number
+from convbatch.checks.safe_regex import CheckError, CheckTimeout, pattern_problem, quote_excerpt, search
 from convbatch.dialogue import Dialogue
+from convbatch.errors import did_you_mean
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, Money, display_amount, exact, parse_money
+from convbatch.reply import FinishReason
 
 GROUP = "convbatch.checks"
 """The entry-point group of `python` checks."""
 NEEDS_A_JUDGE = "llm_rubric"
-"""The one kind whose verdict is another model's: `llm_rubric.py`."""
+"""The only kind that another model evaluates: `llm_rubric.py`."""
 CALL_LIMIT_S = 30.0
 MAX_TIMEOUTS = 3
-"""So often one check may run out of time before it is given up: a run must end."""
+"""After this many timeouts a check is not evaluated again, so that a run always ends."""
 SIMILAR_THRESHOLD = 0.8
 LONGEST_COMPARED = 2 * 10**9
-"""Characters of the one text times characters of the other: about a second."""
+"""Product of the lengths of two compared texts, in characters; about one second of CPU time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalledTool:
-    """A call the model made."""
+    """A tool call in a reply."""
 
     name: str
     arguments: Any
-    """Parsed, or the raw string where it is not JSON."""
+    """The parsed value; the raw string when it is not JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckInput:
-    """What a check looks at: one reply, or all replies of a dialogue. `python` checks are given this.
+    """The input of a check: one reply, or all replies of a dialogue. `python` checks receive it.
 
-    Of a whole dialogue, counts are sums and None when one of them is unknown.
+    For a whole dialogue, counts are sums, and None when one of them is unknown.
     """
 
     dialogue: Dialogue
-    """The script: its id, tags, `meta`, and turns with what was scripted."""
+    """The script: its id, tags, `meta`, and turns with their scripted replies."""
     target: str
     repeat: int
     turn: int | None
-    """From 1; None: the whole dialogue is looked at."""
+    """From 1; None for a whole dialogue."""
     user: str
-    """The message that was answered; of a dialogue, the last one."""
+    """The user message; the last one of a dialogue."""
     replies: tuple[str, ...]
-    """The text looked at: of one turn, or of all asked turns. `""` for a blocked or empty reply."""
+    """The text of one turn, or of all asked turns. `""` for a blocked or empty reply."""
     status: str
-    """`ok`, `blocked` or `empty`; of a dialogue, that of its last turn."""
+    """`ok`, `blocked` or `empty`; the status of the last turn of a dialogue."""
     assistant: str | None = None
     """The scripted reply to compare with; None without one, and for a whole dialogue."""
     finish_reason: str | None = None
-    """Of a dialogue, that of its last turn."""
+    """The finish reason of the last turn of a dialogue."""
     tool_calls: tuple[CalledTool, ...] = ()
     output_tokens: int | None = None
     latency_s: float | None = None
@@ -74,85 +78,107 @@ class CheckInput:
 
     @property
     def reply(self) -> str:
-        """The reply; of a dialogue, the last one."""
+        """The reply; the last one of a dialogue."""
         return self.replies[-1]
 
     @property
     def text(self) -> str:
-        """All that is looked at, a line end between two replies."""
+        """All replies, joined by newlines."""
         return "\n".join(self.replies)
 
 
 class Finding(NamedTuple):
-    """What a kind found, before `not_` turns it round."""
+    """The result of a kind before `not_` inverts it."""
 
     holds: bool
     reason: str
-    """A statement of fact that reads well whether the check passed or failed."""
+    """A statement of fact that is valid whether the check passed or failed."""
     score: float | None = None
-    """From 0 to 1 where there is more to tell than yes or no."""
+    """From 0 to 1; None when the result is only true or false."""
 
 
 class Verdict(NamedTuple):
-    """What a check says."""
+    """The result of a check."""
 
     passed: bool | None
-    """None: not judged."""
+    """None: not evaluated."""
     score: float | None
-    """From 0 to 1; None where it was not judged."""
+    """From 0 to 1; None when not evaluated."""
     reason: str
     error: str | None = None
-    """Why the check itself could not be carried out; it counts as not passed."""
+    """Why the check could not be evaluated; such a check counts as failed."""
 
 
 class Check(NamedTuple):
-    """A check of a dataset, taken apart."""
+    """A parsed check of a dataset."""
 
     name: str
-    """As the dataset calls it, else its kind."""
+    """The name in the dataset; by default the kind."""
     kind: str
-    """With its `not_`."""
+    """Includes the prefix `not_`."""
     argument: Any
     weight: float
 
     @property
     def plain_kind(self) -> str:
-        """Without `not_`."""
+        """The kind without `not_`."""
         return self.kind.removeprefix("not_")
 
 
+class CheckSite(NamedTuple):
+    """The place of a check in its dialogue, as far as an argument can depend on it."""
+
+    has_reference: bool
+    """Whether the turn has a scripted reply."""
+    tools: tuple[str, ...]
+    """Names of the tools that the dialogue declares."""
+
+
+class CheckKind(NamedTuple):
+    """A kind of check; everything that the dataset, the tables and the documentation need to know about it."""
+
+    name: str
+    argument: Callable[[Any], str | None]
+    """Returns None for a valid argument, else a description of valid ones."""
+    evaluate: Callable[[Any, CheckInput], Finding]
+    doc: str
+    """When the check passes, as in docs/checks.md."""
+    site_problem: Callable[[str, Any, CheckSite], tuple[str, str] | None] | None = None
+    """Takes the key in the dataset, the argument and the site; returns a problem with its hint when they do not fit."""
+
+
 def parse_check(check: Mapping[str, Any]) -> Check:
-    """A check as it stands in a dataset; trusts that it is well formed."""
+    """Parse a check of a dataset; trusts that it is well formed."""
     kind = next(key for key in check if key not in ("weight", "name"))
     return Check(name=check.get("name", kind), kind=kind, argument=check[kind], weight=float(check.get("weight", 1.0)))
 
 
 class CheckRunner:
-    """Gives verdicts, and remembers which checks keep running out of time."""
+    """Evaluates checks, and stops evaluating those that time out repeatedly."""
 
     def __init__(self) -> None:
         self._timeouts: Counter[str] = Counter()
 
     def verdict(self, check: Check, check_input: CheckInput) -> Verdict:
-        """What one check says of what was said; an exception of the check is its verdict's `error`, never ours."""
+        """Evaluate one check; an exception inside it becomes the verdict's `error` and is never raised."""
         kind = check.plain_kind
         key = f"{kind} {check.argument!r}"
         try:
             if self._timeouts[key] >= MAX_TIMEOUTS:
                 raise CheckError(f"not tried again: it ran out of time {MAX_TIMEOUTS} times")
-            finding = CHECKS[kind](check.argument, check_input)
+            finding = CHECKS[kind].evaluate(check.argument, check_input)
         except CheckTimeout as error:
             self._timeouts[key] += 1
             return error_verdict(str(error))
         except CheckError as error:
             return error_verdict(str(error))
-        except Exception as error:  # noqa: BLE001  # whatever a check meets in a reply is a verdict, not the end of a run
+        except Exception as error:  # noqa: BLE001  # any exception of a check is a verdict; it must not end the run
             return error_verdict(f"{type(error).__name__}: {error}")
         return to_verdict(check, finding)
 
 
 def to_verdict(check: Check, finding: Finding) -> Verdict:
-    """What was found, as the check has it."""
+    """Build the verdict of a check from a finding, inverted under `not_`."""
     return _plain_verdict(finding) if check.kind == check.plain_kind else _negated_verdict(finding)
 
 
@@ -167,12 +193,46 @@ def _negated_verdict(finding: Finding) -> Verdict:
 
 
 def error_verdict(why: str) -> Verdict:
-    """Of a check that could not be carried out; it counts as not passed."""
+    """Build the verdict of a check that could not be evaluated; it counts as failed."""
     why = " ".join(why.split())[:500]
     return Verdict(False, 0.0, f"the check could not be carried out: {why}", why)
 
 
+# Arguments. Each function returns None for a valid argument, else a description of valid ones.
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a JSON value is a text that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
+def _text_argument(value: Any) -> str | None:
+    return None if is_text(value) else 'text, e.g. "27"'
+
+
+def _true_argument(value: Any) -> str | None:
+    return None if value is True else "true (put not_ in front of the kind to negate)"
+
+
+def _length_argument(value: Any) -> str | None:
+    return None if is_number(value) and isinstance(value, int) and value >= 0 else "a whole number, 0 or more"
+
+
+def _texts_argument(value: Any) -> str | None:
+    valid = isinstance(value, list) and bool(value) and all(is_text(item) for item in value)
+    return None if valid else 'a list of texts, e.g. ["27", "twenty-seven"]'
+
+
 # Texts
+
+
+def _equals_argument(value: Any) -> str | None:
+    return None if isinstance(value, str) else 'text, e.g. "Paris"'
 
 
 def _equals(argument: str, check_input: CheckInput) -> Finding:
@@ -182,15 +242,15 @@ def _equals(argument: str, check_input: CheckInput) -> Finding:
 
 
 def _contains(argument: str, check_input: CheckInput) -> Finding:
-    return _has(argument, argument in check_input.text, check_input)
+    return _text_finding(argument, argument in check_input.text, check_input)
 
 
 def _icontains(argument: str, check_input: CheckInput) -> Finding:
-    return _has(argument, argument.casefold() in check_input.text.casefold(), check_input)
+    return _text_finding(argument, argument.casefold() in check_input.text.casefold(), check_input)
 
 
-def _has(wanted: str, has: bool, check_input: CheckInput) -> Finding:
-    if has:
+def _text_finding(wanted: str, found: bool, check_input: CheckInput) -> Finding:
+    if found:
         return Finding(True, f"has {quote_excerpt(wanted)}")
     return Finding(False, f"lacks {quote_excerpt(wanted)}: {quote_excerpt(check_input.text)}")
 
@@ -219,18 +279,24 @@ def _listed(texts: Sequence[str]) -> str:
 def _starts_with(argument: str, check_input: CheckInput) -> Finding:
     text = check_input.reply
     if text.startswith(argument):
-        return Finding(True, f"begins with {quote_excerpt(argument)}")
-    return Finding(
-        False, f"begins with {quote_excerpt(text[: max(len(argument), 20)])}, not with {quote_excerpt(argument)}"
-    )
+        return Finding(True, f"starts with {quote_excerpt(argument)}")
+    start = quote_excerpt(text[: max(len(argument), 20)])
+    return Finding(False, f"starts with {start}, not with {quote_excerpt(argument)}")
 
 
 def _max_length(argument: int, check_input: CheckInput) -> Finding:
     length = sum(map(len, check_input.replies))
-    return Finding(length <= argument, f"{length:,} characters, at most {argument:,} asked")
+    return Finding(length <= argument, f"{length:,} characters, limit {argument:,}")
 
 
 # Patterns and JSON
+
+
+def _regex_argument(value: Any) -> str | None:
+    if not is_text(value):
+        return r'a regular expression as text, e.g. "\\b27\\b"'
+    problem = pattern_problem(value)
+    return None if problem is None else f"a regular expression that compiles ({problem})"
 
 
 def _regex(argument: str, check_input: CheckInput) -> Finding:
@@ -250,116 +316,153 @@ def _is_json(argument: bool, check_input: CheckInput) -> Finding:
     return Finding(True, "is JSON")
 
 
+def _schema_argument(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return 'a JSON Schema object, e.g. {"type": "object"}'
+    problem = schema_problem(json.dumps(value))
+    return None if problem is None else f"a JSON Schema ({problem})"
+
+
 def _json_schema(argument: Mapping[str, Any], check_input: CheckInput) -> Finding:
     try:
         value = parse_reply_json(check_input.reply)
     except NotJson as error:
         return Finding(False, str(error))
-    found = first_violation(value, json.dumps(argument))
-    return Finding(True, "is as the JSON Schema asks") if found is None else Finding(False, found)
+    violation = first_violation(value, json.dumps(argument))
+    return Finding(True, "valid against the JSON Schema") if violation is None else Finding(False, violation)
 
 
-# Numbers
-
-_PLAIN_NUMBER = str.maketrans("０１２３４５６７８９＋－−﹣", "0123456789+---")
-_NUMBER = (
-    r"(?:(?<![\w)\]])[+-]|(?<=负)-?|)"  # a sign stands free: in 3-5 and A-1047 it is a dash
-    r"(?:(?:\d{1,3}(?:[,'’_\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])\.\d+)"
-    r"(?:[eE][+-]?\d{1,6}(?![\w.]))?"
-)
-_WIDE_MARK = r"(?<=[０-９])[，．](?=[０-９])"
+# Numbers and similarity
 
 
-def last_number(text: str) -> Decimal | None:
-    """The last number written in digits; None without one.
-
-    Thousands may be parted by commas, apostrophes, underscores or narrow spaces, digits may be full-width, and 负 is a
-    minus. A comma without three digits behind it parts two numbers.
-    """
-    found = None
-    narrow = compile_pattern(_WIDE_MARK).sub(lambda mark: "," if mark[0] == "，" else ".", text)
-    narrow = narrow.translate(_PLAIN_NUMBER)
-    try:
-        for each in compile_pattern(_NUMBER).finditer(narrow, timeout=SEARCH_LIMIT_S):
-            found = each
-    except TimeoutError:
-        raise CheckTimeout(f"no number was found within {SEARCH_LIMIT_S:g} s in {len(text):,} characters") from None
-    if found is None:
+def _number_argument(value: Any) -> str | None:
+    if is_number(value):
         return None
-    value = Decimal("".join(sign for sign in found[0] if sign in "+-.eE" or sign.isdecimal()))
-    return -value if narrow[: found.start()].endswith("负") and not found[0].startswith("-") else value
+    if isinstance(value, dict) and "value" in value and set(value) <= {"value", "tolerance"}:
+        tolerance = value.get("tolerance", 0)
+        if is_number(value["value"]) and is_number(tolerance) and tolerance >= 0:
+            return None
+    return 'a number or {"value": 8, "tolerance": 0.5}'
 
 
 def _number(argument: Any, check_input: CheckInput) -> Finding:
-    told = argument if isinstance(argument, dict) else {"value": argument}
-    wanted, tolerance = told["value"], told.get("tolerance", 0)
+    options = argument if isinstance(argument, dict) else {"value": argument}
+    value, tolerance = options["value"], options.get("tolerance", 0)
+    expected = f"{value} ± {tolerance}" if tolerance else f"{value}"
     found = last_number(check_input.text)
-    asked = f"{wanted} ± {tolerance}" if tolerance else f"{wanted}"
     if found is None:
-        return Finding(False, f"has no number, {asked} asked: {quote_excerpt(check_input.text)}")
+        return Finding(False, f"has no number, expected {expected}: {quote_excerpt(check_input.text)}")
     with localcontext() as context:
         context.prec = 60
         context.traps[Overflow] = False
-        near = abs(found - exact(wanted)) <= exact(tolerance)
-    return Finding(bool(near), f"the last number is {quote_excerpt(str(found))[1:-1]}, {asked} asked")
+        near = abs(found - exact(value)) <= exact(tolerance)
+    return Finding(bool(near), f"the last number is {quote_excerpt(str(found))[1:-1]}, expected {expected}")
 
 
-# Likeness
+def _similar_argument(value: Any) -> str | None:
+    if value is True or is_text(value) or (is_number(value) and 0 < value <= 1):
+        return None
+    if isinstance(value, dict) and value and set(value) <= {"to", "threshold"}:
+        threshold = value.get("threshold", SIMILAR_THRESHOLD)
+        if is_text(value.get("to", "x")) and is_number(threshold) and 0 < threshold <= 1:
+            return None
+    return 'true, a text, a threshold up to 1, or {"to": "…", "threshold": 0.8}'
+
+
+def _similar_site_problem(key: str, argument: Any, site: CheckSite) -> tuple[str, str] | None:
+    names_a_text = isinstance(argument, str) or (isinstance(argument, dict) and "to" in argument)
+    if site.has_reference or names_a_text:
+        return None
+    return f'"{key}" has nothing to compare with', 'add "assistant" to the turn, or give the text: {"to": "…"}'
 
 
 def _similar(argument: Any, check_input: CheckInput) -> Finding:
     from rapidfuzz import fuzz
 
-    told: Mapping[str, Any] = argument if isinstance(argument, dict) else {}
-    text: str | None = argument if isinstance(argument, str) else told.get("to", check_input.assistant)
-    threshold = told.get("threshold", SIMILAR_THRESHOLD)
+    options: Mapping[str, Any] = argument if isinstance(argument, dict) else {}
+    text: str | None = argument if isinstance(argument, str) else options.get("to", check_input.assistant)
+    threshold = options.get("threshold", SIMILAR_THRESHOLD)
     if isinstance(argument, int | float) and not isinstance(argument, bool):
         threshold = argument
     if text is None:
         raise CheckError('nothing to compare with: the turn has no "assistant"')
     if len(text) * len(check_input.reply) > LONGEST_COMPARED:
         raise CheckError(f"{len(check_input.reply):,} characters are too many to compare with {len(text):,}")
-    likeness = fuzz.ratio(check_input.reply, text) / 100
-    return Finding(likeness >= threshold, f"{likeness:.3f} like {quote_excerpt(text)}, {threshold:g} asked", likeness)
+    ratio = fuzz.ratio(check_input.reply, text) / 100
+    return Finding(
+        ratio >= threshold, f"similarity {ratio:.3f} to {quote_excerpt(text)}, threshold {threshold:g}", ratio
+    )
 
 
-# What came with the reply
+# Properties of the reply
+
+_FINISH_REASONS = get_args(FinishReason)
+
+
+def _finish_argument(value: Any) -> str | None:
+    words = value if isinstance(value, list) and value else [value]
+    return None if all(word in _FINISH_REASONS for word in words) else "one of " + ", ".join(_FINISH_REASONS)
 
 
 def _finish_reason(argument: Any, check_input: CheckInput) -> Finding:
     wanted = [argument] if isinstance(argument, str) else argument
-    return Finding(
-        check_input.finish_reason in wanted, f"finish reason {check_input.finish_reason}, {' or '.join(wanted)} asked"
-    )
+    reason = f"finish reason {check_input.finish_reason}, expected {' or '.join(wanted)}"
+    return Finding(check_input.finish_reason in wanted, reason)
+
+
+def _seconds_argument(value: Any) -> str | None:
+    return None if is_number(value) and value > 0 else "seconds, more than 0, e.g. 2.5"
 
 
 def _latency(argument: float, check_input: CheckInput) -> Finding:
     if check_input.latency_s is None:
-        raise CheckError("the latency is not known")
-    return Finding(check_input.latency_s <= argument, f"{check_input.latency_s:.3f} s, at most {argument:g} s asked")
+        raise CheckError("the latency is unknown")
+    return Finding(check_input.latency_s <= argument, f"{check_input.latency_s:.3f} s, limit {argument:g} s")
 
 
 def _output_tokens(argument: int, check_input: CheckInput) -> Finding:
-    if check_input.output_tokens is None:
-        raise CheckError("the gateway did not say how many output tokens there are")
-    return Finding(
-        check_input.output_tokens <= argument,
-        f"{check_input.output_tokens:,} output tokens, at most {argument:,} asked",
-    )
+    tokens = check_input.output_tokens
+    if tokens is None:
+        raise CheckError("the number of output tokens is unknown: the gateway did not report it")
+    return Finding(tokens <= argument, f"{tokens:,} output tokens, limit {argument:,}")
+
+
+_MONEY = re.compile(r"[0-9]+(\.[0-9]+)? ?[A-Z]{3}")
+
+
+def _cost_argument(value: Any) -> str | None:
+    valid = (is_number(value) and value >= 0) or (isinstance(value, str) and _MONEY.fullmatch(value) is not None)
+    return None if valid else 'an amount, 0 or more, e.g. 0.002 or "0.002USD"'
 
 
 def _cost(argument: Any, check_input: CheckInput) -> Finding:
     if check_input.cost is None:
-        raise CheckError("the cost is not known: no price, or no token count")
+        raise CheckError("the cost is unknown: no price, or no token count")
     amount, currency = parse_money(argument) or (None, None) if isinstance(argument, str) else (exact(argument), None)
-    assert amount is not None, argument  # dataset/schema.py has looked at it
+    assert amount is not None, argument  # `_cost_argument` has validated it
     cost: Money | None = check_input.cost
     if currency is not None:
         cost = check_input.rates.convert(check_input.cost, currency)
         if cost is None:
             pair = f"{check_input.cost.currency}/{currency}"
             raise CheckError(f"it cost {check_input.cost}, and [rates] has no {pair}")
-    return Finding(cost.amount <= amount, f"cost {cost}, at most {display_amount(amount)} {cost.currency} asked")
+    return Finding(cost.amount <= amount, f"cost {cost}, limit {display_amount(amount)} {cost.currency}")
+
+
+def _tool_call_argument(value: Any) -> str | None:
+    if value is True or is_text(value):
+        return None
+    if isinstance(value, dict) and is_text(value.get("name")) and set(value) <= {"name", "arguments"}:
+        return None if isinstance(value.get("arguments", {}), dict) else '"arguments" as an object'
+    return 'true, a function name, or {"name": "…", "arguments": {…}}'
+
+
+def _tool_call_site_problem(key: str, argument: Any, site: CheckSite) -> tuple[str, str] | None:
+    name: Any = argument["name"] if isinstance(argument, dict) else argument
+    if name is True or name in site.tools:
+        return None
+    hint = did_you_mean(name, site.tools) if site.tools else 'add "tools"'
+    return f"tools does not declare {quote_excerpt(name)}", hint
 
 
 def _tool_call(argument: Any, check_input: CheckInput) -> Finding:
@@ -370,33 +473,37 @@ def _tool_call(argument: Any, check_input: CheckInput) -> Finding:
     called = [call for call in check_input.tool_calls if call.name == wanted["name"]]
     if not called:
         return Finding(False, f"called {names}, not {wanted['name']}")
-    asked: Mapping[str, Any] = wanted.get("arguments", {})
-    if any(_contains_arguments(call.arguments, asked) for call in called):
+    required: Mapping[str, Any] = wanted.get("arguments", {})
+    if any(_contains_arguments(call.arguments, required) for call in called):
         return Finding(True, f"called {wanted['name']}")
-    return Finding(
-        False, f"called {wanted['name']} with {quote_excerpt(json.dumps(called[-1].arguments, ensure_ascii=False))}"
-    )
+    arguments = quote_excerpt(json.dumps(called[-1].arguments, ensure_ascii=False))
+    return Finding(False, f"called {wanted['name']} with {arguments}")
 
 
-def _contains_arguments(arguments: Any, asked: Mapping[str, Any]) -> bool:
-    """Do the arguments hold all that is asked? They may hold more."""
+def _contains_arguments(arguments: Any, required: Mapping[str, Any]) -> bool:
+    """Whether the arguments contain all required ones; others are allowed."""
     return isinstance(arguments, dict) and all(
-        key in arguments and _same(arguments[key], value) for key, value in asked.items()
+        key in arguments and _json_equal(arguments[key], value) for key, value in required.items()
     )
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON values: 1 is 1.0, and neither is true."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one == other
+def _json_equal(left: Any, right: Any) -> bool:
+    """Whether two values are equal as JSON: 1 equals 1.0, and neither equals true."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_json_equal(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_json_equal, left, right))
+    return left == right
 
 
-# Checks of the user's own
+def _llm_rubric(argument: str, check_input: CheckInput) -> Finding:
+    del argument, check_input
+    raise CheckError("a judge evaluates this check")
+
+
+# Custom checks
 
 
 @functools.cache
@@ -407,14 +514,14 @@ def _entry_points() -> Mapping[str, Any]:
 
 
 def is_installed(name: str) -> bool:
-    """Does an installed package bring this `python` check?"""
+    """Whether an installed package provides this `python` check."""
     return name in _entry_points()
 
 
 def missing_checks(names: Iterable[str]) -> list[str]:
-    """A note for each `python` check that no installed package brings."""
+    """Return a note for each `python` check that no installed package provides."""
     return [
-        f"note: no installed package brings the check {name!r} (entry points {GROUP}); its verdicts will be errors"
+        f"note: no installed package provides the check {name!r} (entry points {GROUP}); its verdicts will be errors"
         for name in names
         if not is_installed(name)
     ]
@@ -424,7 +531,7 @@ def missing_checks(names: Iterable[str]) -> list[str]:
 def _load_check(name: str) -> Callable[[CheckInput], Any]:
     if not is_installed(name):
         known = ", ".join(sorted(_entry_points())) or "none"
-        raise CheckError(f"no installed package brings {name!r} (entry points of {GROUP}: {known})")
+        raise CheckError(f"no installed package provides {name!r} (entry points of {GROUP}: {known})")
     check = _entry_points()[name].load()
     if not callable(check):
         raise CheckError(f"the entry point {name!r} is not a function")
@@ -436,44 +543,44 @@ def _python(argument: str, check_input: CheckInput) -> Finding:
 
 
 def _within_limit(check: Callable[[CheckInput], Any], check_input: CheckInput, name: str) -> Any:
-    """The check's answer; a thread of its own, since nothing else can be left behind when it does not come back."""
-    answer: list[Any] = []
-    trouble: list[BaseException] = []
+    """Call the check in a thread of its own, which is abandoned when it exceeds the time limit."""
+    answers: list[Any] = []
+    errors: list[BaseException] = []
 
     def call() -> None:
         try:
-            answer.append(_plain(check(check_input)))
-        except BaseException as error:  # noqa: BLE001  # `sys.exit()` in a check, too, is only a check gone wrong
-            trouble.append(error)
+            answers.append(_plain(check(check_input)))
+        except BaseException as error:  # noqa: BLE001  # `sys.exit()` in a check is an error of the check, too
+            errors.append(error)
 
     thread = threading.Thread(target=call, name=f"check {name}", daemon=True)
-    # Stdout is for data: what a check prints must not stand in somebody's JSON.
+    # Stdout is for data; output of a check must not get into it.
     with contextlib.redirect_stdout(sys.stderr):
         thread.start()
         thread.join(CALL_LIMIT_S)
-    if trouble:
-        raise CheckError(f"{type(trouble[0]).__name__}: {trouble[0]}")
-    if not answer:
+    if errors:
+        raise CheckError(f"{type(errors[0]).__name__}: {errors[0]}")
+    if not answers:
         raise CheckTimeout(f"{name!r} took longer than {CALL_LIMIT_S:g} s")
-    return answer[0]
+    return answers[0]
 
 
 def _plain(answer: Any) -> Any:
-    """Numbers of numpy, which are not quite Python's, as Python's; the same in a pair."""
+    """Convert numpy scalars to Python values, inside a tuple too."""
     if isinstance(answer, tuple):
         return tuple(map(_plain, answer))
     return answer.item() if type(answer).__module__ == "numpy" and hasattr(answer, "item") else answer
 
 
 def _as_finding(answer: Any, name: str) -> Finding:
-    """`True`, a score from 0 to 1 (1 passes), or either with a reason."""
+    """Convert a bool, a score from 0 to 1 (only 1 passes), or a pair of one of them and a reason."""
     value, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     if isinstance(value, bool):
-        return Finding(value, _reason_text(reason) or f"{name} says {'yes' if value else 'no'}")
+        return Finding(value, _reason_text(reason) or f"{name} returned {value}")
     if _is_score(value):
-        return Finding(bool(value == 1), _reason_text(reason) or f"{name} gives {value:g}", float(value))
+        return Finding(bool(value == 1), _reason_text(reason) or f"{name} returned {value:g}", float(value))
     raise CheckError(
-        f"{name!r} must answer True, False, a score from 0 to 1, or one of these and a reason, not {answer!r}"
+        f"{name!r} must return True, False, a score from 0 to 1, or one of these and a reason, not {answer!r}"
     )
 
 
@@ -485,23 +592,60 @@ def _reason_text(reason: Any) -> str:
     return "" if reason is None else " ".join(str(reason).split())[:500]
 
 
-CHECKS: dict[str, Callable[[Any, CheckInput], Finding]] = {
-    "equals": _equals,
-    "contains": _contains,
-    "icontains": _icontains,
-    "contains_any": _contains_any,
-    "contains_all": _contains_all,
-    "starts_with": _starts_with,
-    "regex": _regex,
-    "is_json": _is_json,
-    "json_schema": _json_schema,
-    "number": _number,
-    "similar": _similar,
-    "finish_reason": _finish_reason,
-    "max_length": _max_length,
-    "latency": _latency,
-    "output_tokens": _output_tokens,
-    "cost": _cost,
-    "tool_call": _tool_call,
-    "python": _python,
-}
+_KINDS = (
+    CheckKind("equals", _equals_argument, _equals, "the reply equals this text, ignoring outer white space"),
+    CheckKind("contains", _text_argument, _contains, "the reply contains this text"),
+    CheckKind("icontains", _text_argument, _icontains, "the same, ignoring case"),
+    CheckKind("contains_any", _texts_argument, _contains_any, "it contains at least one of the texts"),
+    CheckKind("contains_all", _texts_argument, _contains_all, "it contains all of them"),
+    CheckKind("starts_with", _text_argument, _starts_with, "it starts with this text"),
+    CheckKind(
+        "regex",
+        _regex_argument,
+        _regex,
+        "the pattern matches somewhere in it (`^`, `$`, `(?i)`, `(?s)` as in Python)",
+    ),
+    CheckKind(
+        "is_json",
+        _true_argument,
+        _is_json,
+        "the whole reply is one JSON value; one code fence around it is allowed",
+    ),
+    CheckKind("json_schema", _schema_argument, _json_schema, "it is JSON, valid against the JSON Schema"),
+    CheckKind(
+        "number",
+        _number_argument,
+        _number,
+        "the last number in it equals this one within the tolerance (default 0)",
+    ),
+    CheckKind(
+        "similar",
+        _similar_argument,
+        _similar,
+        "its similarity to the scripted `assistant`, or to the text, reaches the threshold (default 0.8)",
+        _similar_site_problem,
+    ),
+    CheckKind("finish_reason", _finish_argument, _finish_reason, "it has this finish reason"),
+    CheckKind("max_length", _length_argument, _max_length, "it has at most this many characters"),
+    CheckKind("latency", _seconds_argument, _latency, "it took at most this many seconds, without our own waiting"),
+    CheckKind(
+        "output_tokens", _length_argument, _output_tokens, "it used at most this many tokens, reasoning included"
+    ),
+    CheckKind(
+        "cost",
+        _cost_argument,
+        _cost,
+        "it cost at most this; a bare amount is in the target's currency, any other currency needs `[rates]`",
+    ),
+    CheckKind(
+        "tool_call",
+        _tool_call_argument,
+        _tool_call,
+        "any tool was called, this tool, or with at least these arguments",
+        _tool_call_site_problem,
+    ),
+    CheckKind(NEEDS_A_JUDGE, _text_argument, _llm_rubric, "another model says so: a judge"),
+    CheckKind("python", _text_argument, _python, "a function of an installed package says so: a custom check"),
+)
+CHECKS: Mapping[str, CheckKind] = {kind.name: kind for kind in _KINDS}
+"""All kinds by name, in the order of the documentation."""

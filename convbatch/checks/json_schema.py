@@ -1,6 +1,6 @@
-"""Replies as JSON, and JSON Schemas from datasets: read, looked through, held against each other.
+"""Parse replies as JSON, validate JSON Schemas of datasets, and validate replies against them.
 
-Nothing is fetched: a reference leads to another part of its schema, or is a fault. Searches in a schema have the time
+Nothing is fetched: a reference to anything but another part of the schema is a problem. Pattern searches have the time
 limit of `safe_regex.py`.
 """
 
@@ -11,8 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from convbatch.checks.safe_regex import CheckError, quote_excerpt, search
-from convbatch.checks.safe_regex import pattern_problem as pattern_fault
+from convbatch.checks.safe_regex import CheckError, pattern_problem, quote_excerpt, search
 
 MAX_JSON_CHARS = 4 * 2**20
 
@@ -22,15 +21,15 @@ class NotJson(Exception):
 
 
 def parse_reply_json(reply: str) -> Any:
-    """The whole reply as JSON; one code fence around it is allowed.
+    """Parse the whole reply as JSON; one code fence around it is allowed.
 
     Raises:
-        NotJson: It is none.
-        CannotJudge: It is too long to be read as one.
+        NotJson: The reply is not JSON.
+        CheckError: The reply is longer than `MAX_JSON_CHARS`.
     """
     text = reply.strip()
     if len(text) > MAX_JSON_CHARS:
-        raise CheckError(f"the reply has {len(text):,} characters; up to {MAX_JSON_CHARS:,} are read as JSON")
+        raise CheckError(f"the reply has {len(text):,} characters; at most {MAX_JSON_CHARS:,} are read as JSON")
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         head, _, body = text.partition("\n")
         if "`" not in head[3:]:
@@ -46,15 +45,15 @@ def _refuse_constant(name: str) -> Any:
 
 
 def first_violation(value: Any, schema: str) -> str | None:
-    """Where a value is not as a JSON Schema (as JSON text) asks, the likeliest reason; None when it is."""
+    """Return the most relevant violation of a JSON Schema (as JSON text) with its path; None for a valid value."""
     from jsonschema.exceptions import best_match
 
     try:
         error = best_match(_validator(schema).iter_errors(value))
     except RecursionError:
-        raise CheckError("the reply is nested too deeply to be held against the JSON Schema") from None
+        raise CheckError("the reply is nested too deeply to be validated against the JSON Schema") from None
     except OverflowError:
-        raise CheckError("the reply has a number too large to be held against the JSON Schema") from None
+        raise CheckError("the reply has a number too large to be validated against the JSON Schema") from None
     return None if error is None else f"at {error.json_path}: {quote_excerpt(str(error.message))}"
 
 
@@ -73,7 +72,7 @@ def _dialect(schema: Mapping[str, Any]) -> Any:
 
 
 class _Validators(dict[Any, Any]):
-    """Each dialect's validator with our own searches in it: its own would have no time limit."""
+    """Validator classes by dialect, with pattern searches that have a time limit."""
 
     def __missing__(self, dialect: Any) -> Any:
         from jsonschema.validators import extend
@@ -126,7 +125,7 @@ def _additional_properties_keyword(validator: Any, inner: Any, instance: Any, sc
 
 @functools.lru_cache(maxsize=128)
 def schema_problem(schema: str) -> str | None:
-    """Why a JSON Schema (as JSON text) is none, or none that can be judged with; None when it is fine."""
+    """Return why a JSON Schema (as JSON text) is invalid or not supported; None when it is usable."""
     from jsonschema.exceptions import SchemaError
 
     plain = json.loads(schema)
@@ -149,7 +148,7 @@ def _unknown_dialect(schema: Mapping[str, Any]) -> str | None:
     named = schema.get("$schema")
     if named is None or (isinstance(named, str) and find({"$schema": named}, default=None) is not None):
         return None
-    return f"$schema {quote_excerpt(str(named))} is no draft that is known; leave it out for 2020-12"
+    return f"$schema {quote_excerpt(str(named))} is not a known draft; leave it out for 2020-12"
 
 
 def _inner_problem(schema: Mapping[str, Any], dialect: Any) -> str | None:
@@ -164,24 +163,24 @@ def _inner_problem(schema: Mapping[str, Any], dialect: Any) -> str | None:
         resolver, part = due.pop()
         if isinstance(part.contents, dict):
             keys |= part.contents.keys()
-            fault = _pattern_problem_in(part.contents) or _reference_problem_in(part.contents, resolver)
-            if fault is not None:
-                return fault
+            problem = _pattern_problem_in(part.contents) or _reference_problem_in(part.contents, resolver)
+            if problem is not None:
+                return problem
             same_value[id(part.contents)] = set(map(id, _of_the_same_value(part.contents, resolver)))
         due += [(resolver.in_subresource(inner), inner) for inner in part.subresources()]
     if _has_a_loop(same_value):
-        return "a $ref leads back to itself before it looks at anything: no reply could be judged"
+        return "a $ref refers to itself without any other keyword between: no reply could be validated"
     if {"unevaluatedProperties", "patternProperties"} <= keys:
         return "unevaluatedProperties together with patternProperties is not supported"
     return None
 
 
 def _pattern_problem_in(part: Mapping[str, Any]) -> str | None:
-    named = [part["pattern"]] if "pattern" in part else []
-    for pattern in (*named, *part.get("patternProperties", ())):
-        fault = pattern_fault(pattern)
-        if fault is not None:
-            return f"the pattern {quote_excerpt(pattern)}: {fault}"
+    patterns = [part["pattern"]] if "pattern" in part else []
+    for pattern in (*patterns, *part.get("patternProperties", ())):
+        problem = pattern_problem(pattern)
+        if problem is not None:
+            return f"the pattern {quote_excerpt(pattern)}: {problem}"
     return None
 
 
@@ -194,7 +193,7 @@ def _reference_problem_in(part: Mapping[str, Any], resolver: Any) -> str | None:
             if isinstance(reference, str):
                 resolver.lookup(reference)
         except Unresolvable:
-            return f"{key} {quote_excerpt(str(reference))} leads nowhere, and nothing is fetched"
+            return f"{key} {quote_excerpt(str(reference))} refers to nothing in this schema, and nothing is fetched"
     return None
 
 
@@ -203,7 +202,7 @@ _INNER, _LISTS = ("not", "if", "then", "else"), ("allOf", "anyOf", "oneOf")
 
 
 def _of_the_same_value(part: Mapping[str, Any], resolver: Any) -> Iterator[Any]:
-    """The schemas that look at the very value this one looks at."""
+    """Yield the subschemas that apply to the same value as this schema."""
     for key in _REFERENCES:
         if isinstance(part.get(key), str):
             yield resolver.lookup(part[key]).contents
@@ -215,9 +214,9 @@ def _of_the_same_value(part: Mapping[str, Any], resolver: Any) -> Iterator[Any]:
 
 
 def _has_a_loop(leads_to: dict[int, set[int]]) -> bool:
-    """Takes away what leads nowhere further until nothing is left, or only loops."""
+    """Whether a graph has a cycle: remove nodes without successors until none or only cycles are left."""
     left = dict(leads_to)
-    while done := [one for one, others in left.items() if not others & left.keys()]:
-        for one in done:
-            del left[one]
+    while leaves := [node for node, successors in left.items() if not successors & left.keys()]:
+        for node in leaves:
+            del left[node]
     return bool(left)

@@ -1,8 +1,8 @@
-"""A rubric and what was said → the question to a judge; what the judge answers → a finding. Pure.
+"""Build the question for a judge from a rubric and a conversation, and read the judge's answer. Pure functions.
 
-Whatever was said is data: it stands in one JSON value, where no quote or line end of it can leave its string, and an
-answer counts only with the id of its question. The id is a digest of all the judge is shown, so a reply that holds the
-answer it wants cannot hold that id. How a judge is asked is `session/judge.py`, what becomes of its answer
+The conversation is data: it is inside one JSON value, which no quote or newline in it can end, and an answer counts
+only with the id of its question. The id is a digest of everything the judge gets, so a reply that contains the answer
+it wants cannot contain that id. Sending questions is `session/judge.py`; what becomes of an answer is
 `results/verdicts.py`.
 """
 
@@ -35,39 +35,39 @@ _MOST_OBJECTS = 200
 
 
 class SceneTurn(NamedTuple):
-    """One turn of what was said."""
+    """One turn of the conversation."""
 
     user: str
     assistant: str | None
-    """None: not answered yet."""
+    """None: no reply yet."""
 
 
 class Scene(NamedTuple):
-    """What a judge is shown."""
+    """The part of a run that a judge gets."""
 
     system: str | None
     conversation: Sequence[SceneTurn]
     reply: str | None
-    """None: the whole conversation is judged."""
+    """None: the judge evaluates the whole conversation."""
     reference: str | None
 
 
 class Question(NamedTuple):
-    """A question to a judge."""
+    """A question for a judge."""
 
     text: str
     """The user message: one JSON object."""
     digest: str
-    """32 hex digits of everything in it."""
+    """32 hex digits over the whole content."""
 
     @property
     def id(self) -> str:
-        """What the answer must repeat."""
+        """The id that the answer must repeat."""
         return self.digest[:_ID_LENGTH]
 
 
 def question(rubric: str, scene: Scene) -> Question:
-    """What to ask about a scene."""
+    """Build the question about a scene."""
     plain: dict[str, Any] = {"rubric": rubric}
     if scene.system:
         plain["system"] = scene.system
@@ -87,15 +87,15 @@ def _plain(turn: SceneTurn) -> Mapping[str, str]:
 
 
 def _json(value: Any) -> str:
-    # Half a surrogate pair has no UTF-8; its escape is what JSON writes for it.
+    # A lone surrogate has no UTF-8 encoding; JSON writes it as an escape.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def finding(answer: str, asked: Question) -> Finding:
-    """What a judge found.
+    """Read a judge's answer.
 
     Raises:
-        CannotJudge: Its answer has no object with the id of the question, or one without a verdict.
+        CheckError: The answer has no object with the id of the question, or one without a verdict.
     """
     found, rest = None, ""
     for value, end in _objects(answer):
@@ -104,8 +104,8 @@ def finding(answer: str, asked: Question) -> Finding:
     if found is None:
         raise CheckError(f"the judge's answer has no JSON object with the id of its question: {quote_excerpt(answer)}")
     if '"pass"' in rest:
-        # A judge that quotes a reply without escaping it lets the reply end the object with a verdict of its own.
-        raise CheckError(f'the judge\'s answer goes on with another "pass" behind its object: {quote_excerpt(answer)}')
+        # If the judge quotes a reply without escaping it, the reply can end the object with its own verdict.
+        raise CheckError(f'the judge\'s answer has another "pass" after its object: {quote_excerpt(answer)}')
     if not isinstance(found.get("pass"), bool):
         raise CheckError(f'the judge\'s answer has no "pass" that is true or false: {quote_excerpt(answer)}')
     score = found.get("score")
@@ -116,7 +116,7 @@ def finding(answer: str, asked: Question) -> Finding:
 
 
 def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """JSON objects that stand in a text one behind the other, whatever stands between them, and where each ends."""
+    """Yield the JSON objects in a text, with any text between them, and the position after each."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_repeats)
     at = 0
     text = text[:_LONGEST_ANSWER]
@@ -133,8 +133,8 @@ def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; one that says something twice says nothing: the second word may be that of a reply it quotes."""
+    """Build an object; refuse duplicate keys, because the second one may come from a quoted reply."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice in an object")
+        raise ValueError("an object has a duplicate key")
     return found

@@ -1,6 +1,7 @@
-"""Patterns from datasets, searched for in replies: two texts from outside, and neither may stop a run.
+"""Search for patterns of datasets in replies. Both are untrusted input, and neither may stop a run.
 
-`regex` knows what Python's own `re` knows, and a time limit. What it writes out when it compiles is bounded before.
+The library `regex` accepts the syntax of Python's `re` and has a time limit; the size of a compiled pattern is bounded
+before it is compiled.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ import warnings
 from typing import Any
 
 SEARCH_LIMIT_S = 1.0
-"""Of computing, as `regex` counts it: a busy machine does not change a verdict."""
+"""CPU time, as measured by `regex`, so that the load of the machine does not change a verdict."""
 MAX_UNROLLED = 100_000
-"""The library writes `(?:ab){50}` out fifty times when it compiles it."""
+"""Most atoms of a pattern with its counts expanded: `regex` compiles `(?:ab){50}` to fifty copies."""
 MAX_PATTERN_CHARS = 20_000
 _SHOWN = 80
 
 
 class CheckError(Exception):
-    """The check itself could not be carried out; its words become the verdict's `error`."""
+    """A check could not be evaluated; the message becomes the verdict's `error`."""
 
 
 class CheckTimeout(CheckError):
-    """It took too long."""
+    """A check exceeded its time limit."""
 
 
 def quote_excerpt(text: str) -> str:
-    """A text in a reason: one line, quoted, cut."""
+    """Return a text for a message: one line, quoted, truncated."""
     flat = " ".join(text[: 4 * _SHOWN].split())
     cut = flat if len(flat) <= _SHOWN and len(text) <= 4 * _SHOWN else flat[: _SHOWN - 1].rstrip() + "…"
     return f'"{cut}"'
@@ -35,17 +36,17 @@ def quote_excerpt(text: str) -> str:
 
 @functools.lru_cache(maxsize=512)
 def compile_pattern(pattern: str) -> Any:
-    """The pattern, ready to search."""
+    """Compile a pattern; cached."""
     import regex
 
     return regex.compile(pattern, regex.VERSION0)
 
 
 def search(pattern: str, text: str) -> Any:
-    """The first match, or None.
+    """Return the first match, or None.
 
     Raises:
-        OutOfTime: It took too long.
+        CheckTimeout: The search took longer than `SEARCH_LIMIT_S`.
     """
     try:
         return compile_pattern(pattern).search(text, timeout=SEARCH_LIMIT_S)
@@ -56,7 +57,7 @@ def search(pattern: str, text: str) -> Any:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Why this cannot be searched for; None when it can."""
+    """Return why a pattern is not accepted; None when it is."""
     import regex
 
     if len(pattern) > MAX_PATTERN_CHARS:
@@ -65,10 +66,9 @@ def pattern_problem(pattern: str) -> str | None:
         return f"nested counts multiply to more than {MAX_UNROLLED:,}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # re's views on the look of a set
-            re.compile(
-                pattern
-            )  # what only `regex` knows (recursion, above all) is not Python's, and can eat all memory
+            warnings.simplefilter("ignore")  # `re` warns about unusual character sets
+            # Refuses syntax that only `regex` has; its recursion, for example, can use all memory.
+            re.compile(pattern)
         compile_pattern(pattern)
     except (re.error, regex.error, RecursionError, OverflowError, ValueError, IndexError, KeyError) as error:
         return str(error) or type(error).__name__
@@ -76,7 +76,7 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def _unrolled_size(pattern: str) -> int:
-    """About how many atoms a pattern is when its counts are written out; generous, and never far too low."""
+    """Estimate the number of atoms of a pattern with its counts expanded; rather too high than too low."""
     import regex
 
     sums, last = [0], 0

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import (
@@ -26,12 +25,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12, and brings it
 
+from convbatch.checks.builtin import CHECKS, CheckSite, is_number, is_text
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.errors import Issue, did_you_mean
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
-FINISH_REASONS = ("stop", "length", "content_filter", "tool_call", "error", "other")
-_MONEY = re.compile(r"[0-9]+(\.[0-9]+)? ?[A-Z]{3}")
 
 
 # A pattern stays inside pydantic's own code; a Python validator here would cost more than all the rest.
@@ -394,125 +392,11 @@ def _tool_issues(dialogue: Mapping[str, Any]) -> list[Issue]:
     return issues
 
 
-# Checks: one kind key with its argument. Judging them is checks/builtin.py's business; here they must make sense.
+# Checks: one kind key with its argument. What a kind accepts is in its row of `checks/builtin.py`.
 
-_Problem = str | None
-"""How the argument should look, or None when it is fine."""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _text_argument(value: Any) -> _Problem:
-    return None if _is_text(value) else 'text, e.g. "27"'
-
-
-def _equals_argument(value: Any) -> _Problem:
-    return None if isinstance(value, str) else 'text, e.g. "Paris"'
-
-
-def _texts_argument(value: Any) -> _Problem:
-    fine = isinstance(value, list) and bool(value) and all(_is_text(item) for item in value)
-    return None if fine else 'a list of texts, e.g. ["27", "twenty-seven"]'
-
-
-def _regex_argument(value: Any) -> _Problem:
-    if not _is_text(value):
-        return r'a regular expression as text, e.g. "\\b27\\b"'
-    from convbatch.checks.safe_regex import pattern_problem
-
-    fault = pattern_problem(value)
-    return None if fault is None else f"a regular expression that compiles ({fault})"
-
-
-def _true_argument(value: Any) -> _Problem:
-    return None if value is True else "true (put not_ in front of the kind to negate)"
-
-
-def _schema_argument(value: Any) -> _Problem:
-    if not isinstance(value, dict):
-        return 'a JSON Schema object, e.g. {"type": "object"}'
-    from convbatch.checks.json_schema import schema_problem
-
-    fault = schema_problem(json.dumps(value))
-    return None if fault is None else f"a JSON Schema ({fault})"
-
-
-def _number_argument(value: Any) -> _Problem:
-    if _is_number(value):
-        return None
-    if isinstance(value, dict) and "value" in value and set(value) <= {"value", "tolerance"}:
-        tolerance = value.get("tolerance", 0)
-        if _is_number(value["value"]) and _is_number(tolerance) and tolerance >= 0:
-            return None
-    return 'a number or {"value": 8, "tolerance": 0.5}'
-
-
-def _similar_argument(value: Any) -> _Problem:
-    if value is True or _is_text(value) or (_is_number(value) and 0 < value <= 1):
-        return None
-    if isinstance(value, dict) and value and set(value) <= {"to", "threshold"}:
-        threshold = value.get("threshold", 0.8)
-        if _is_text(value.get("to", "x")) and _is_number(threshold) and 0 < threshold <= 1:
-            return None
-    return 'true, a text, a threshold up to 1, or {"to": "…", "threshold": 0.8}'
-
-
-def _finish_argument(value: Any) -> _Problem:
-    words = value if isinstance(value, list) and value else [value]
-    return None if all(word in FINISH_REASONS for word in words) else "one of " + ", ".join(FINISH_REASONS)
-
-
-def _length_argument(value: Any) -> _Problem:
-    return None if _is_number(value) and isinstance(value, int) and value >= 0 else "a whole number, 0 or more"
-
-
-def _seconds_argument(value: Any) -> _Problem:
-    return None if _is_number(value) and value > 0 else "seconds, more than 0, e.g. 2.5"
-
-
-def _cost_argument(value: Any) -> _Problem:
-    fine = (_is_number(value) and value >= 0) or (isinstance(value, str) and _MONEY.fullmatch(value) is not None)
-    return None if fine else 'an amount, 0 or more, e.g. 0.002 or "0.002USD"'
-
-
-def _tool_call_argument(value: Any) -> _Problem:
-    if value is True or _is_text(value):
-        return None
-    if isinstance(value, dict) and _is_text(value.get("name")) and set(value) <= {"name", "arguments"}:
-        return None if isinstance(value.get("arguments", {}), dict) else '"arguments" as an object'
-    return 'true, a function name, or {"name": "…", "arguments": {…}}'
-
-
-CHECK_ARGUMENTS: dict[str, Callable[[Any], _Problem]] = {
-    "equals": _equals_argument,
-    "contains": _text_argument,
-    "icontains": _text_argument,
-    "contains_any": _texts_argument,
-    "contains_all": _texts_argument,
-    "starts_with": _text_argument,
-    "regex": _regex_argument,
-    "is_json": _true_argument,
-    "json_schema": _schema_argument,
-    "number": _number_argument,
-    "similar": _similar_argument,
-    "finish_reason": _finish_argument,
-    "max_length": _length_argument,
-    "latency": _seconds_argument,
-    "output_tokens": _length_argument,
-    "cost": _cost_argument,
-    "tool_call": _tool_call_argument,
-    "llm_rubric": _text_argument,
-    "python": _text_argument,
-}
 MOST_WEIGHT = 1_000_000
-"""Sums of weights stay numbers."""
-_CHECK_KEYS = (*CHECK_ARGUMENTS, *(f"not_{kind}" for kind in CHECK_ARGUMENTS), "weight", "name")
+"""Keeps sums of weights finite."""
+_CHECK_KEYS = (*CHECKS, *(f"not_{kind}" for kind in CHECKS), "weight", "name")
 
 
 def _check_issues(
@@ -531,7 +415,7 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
     for key in check:
         if key in ("weight", "name"):
             continue
-        if key.removeprefix("not_") in CHECK_ARGUMENTS:
+        if key.removeprefix("not_") in CHECKS:
             kinds.append(key)
         else:
             faults.append((f"unknown check {display_json(key)}", _nearest_check(key)))
@@ -541,37 +425,28 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
     for key in kinds:
         faults += _argument_problems(key, check[key], dialogue, has_reply=has_reply)
     weight = check.get("weight", 1)
-    if not _is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
+    if not is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
         faults.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
-    if not _is_text(check.get("name", "x")):
+    if not is_text(check.get("name", "x")):
         faults.append(('"name" must be text', 'e.g. "name": "right date"'))
     return faults
 
 
 def _nearest_check(key: str) -> str:
     hint = did_you_mean(key.replace("-", "_"), _CHECK_KEYS)
-    known = ", ".join(sorted(CHECK_ARGUMENTS))
+    known = ", ".join(sorted(CHECKS))
     return hint.split("known: ")[0] + f"known: {known}, each also with not_ in front"
 
 
 def _argument_problems(
     key: str, argument: Any, dialogue: Mapping[str, Any], *, has_reply: bool
 ) -> list[tuple[str, str]]:
-    kind = key.removeprefix("not_")
-    wanted = CHECK_ARGUMENTS[kind](argument)
-    if wanted is not None:
-        return [(f'"{key}" takes {excerpt(wanted, 200)}', f'found {display_json(argument)}; e.g. {{"{key}": …}}')]
-    if kind == "similar" and not has_reply and not _names_a_text(argument):
-        return [(f'"{key}" has nothing to compare with', 'add "assistant" to the turn, or give the text: {"to": "…"}')]
-    if kind == "tool_call" and argument is not True:
-        name = argument["name"] if isinstance(argument, dict) else argument
-        names = [tool["name"] for tool in dialogue.get("tools", ())]
-        if name not in names:
-            return [
-                (f"tools does not declare {display_json(name)}", did_you_mean(name, names) if names else 'add "tools"')
-            ]
-    return []
-
-
-def _names_a_text(argument: Any) -> bool:
-    return isinstance(argument, str) or (isinstance(argument, dict) and "to" in argument)
+    kind = CHECKS[key.removeprefix("not_")]
+    expected = kind.argument(argument)
+    if expected is not None:
+        return [(f'"{key}" takes {excerpt(expected, 200)}', f'found {display_json(argument)}; e.g. {{"{key}": …}}')]
+    if kind.site_problem is None:
+        return []
+    tools = tuple(tool["name"] for tool in dialogue.get("tools", ()))
+    problem = kind.site_problem(key, argument, CheckSite(has_reference=has_reply, tools=tools))
+    return [] if problem is None else [problem]

@@ -5,6 +5,7 @@ import gc
 import gzip
 import json
 import os
+import re
 import string
 import tracemalloc
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convbatch.dataset.schema import CHECK_ARGUMENTS
+from convbatch.checks.builtin import CHECKS
 from convbatch.dataset.selection import EVERYTHING, Selection, convert, load_dialogues, scan
 from convbatch.dataset.snapshot import fingerprint_source, read_copy, write_copy
 from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Settings, Turn, text_part
@@ -732,5 +733,8 @@ def test_the_format_page_shows_a_dialogue_that_loads_and_names_every_key_and_che
     page = (QUICKSTART.parent.parent / "docs" / "dataset.md").read_text(encoding="utf-8")
     example = page.split("```json\n")[1].split("```")[0]
     assert load_dialogues([written(tmp_path, json.dumps(json.loads(example)))])[0].id == "dates-zh"
-    names = [*CHECK_ARGUMENTS, *SETTING_NAMES, *(field.name for field in dataclasses.fields(Dialogue))]
+    names = [*SETTING_NAMES, *(field.name for field in dataclasses.fields(Dialogue))]
     assert [name for name in names if f"`{name}`" not in page] == []
+    table = page.split("\n| kind | argument |\n", 1)[1].split("\n\n", 1)[0]
+    kinds = [kind for row in table.splitlines()[1:] for kind in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(kinds) == sorted(CHECKS)
