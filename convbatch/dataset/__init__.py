@@ -1,1 +1,1 @@
-"""Datasets: formats, schema, validation, selection."""
+"""Datasets: formats, schema, validation, selection, and the copy that a run keeps."""

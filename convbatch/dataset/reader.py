@@ -1,8 +1,8 @@
-"""Dataset files → dialogues, or every bad line at once with its place.
+"""Read dataset files: a stream of dialogues, and of all problems with their places.
 
-Decides which format a file has, that ids are unique over all files and that media stay beside their dataset. Reading
-bytes is `jsonl.py`, the shape of a dialogue `schema.py`, other formats `formats.py`; what is done with the dialogues
-is `selection.py`. Memory grows by one 64-bit digest a dialogue and by nothing else.
+Determines the format of each file, and checks that ids are unique over all files and that media files are inside the
+dataset's folder. Reading bytes is `jsonl.py`, validating a dialogue `schema.py`, other formats `formats/`; operations
+on the dialogues are in `selection.py`. Memory grows only by one 64-bit digest per dialogue.
 """
 
 from __future__ import annotations
@@ -17,30 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convbatch.dataset.formats import (
-    FORMAT_NAMES,
-    Format,
-    detect,
-    line_id,
-    to_canonical,
-    unknown_format,
-)
+from convbatch.dataset.formats.builder import DatasetFormat
+from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
 from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, Issue, Place, Problem
 
 PROBLEMS_KEPT = 1_000
-"""Problems an exception carries; a scan yields them all."""
+"""Most problems in one exception; a scan yields all of them."""
 DUPLICATES_LOCATED = 10_000
 _PROGRESS_LINES = 256
 
 ProgressCallback = Callable[[int, int, int], None]
-"""Called with bytes done, bytes in all, dialogues so far."""
+"""Called with the bytes read, the total bytes and the dialogues so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A dialogue and where it came from."""
+    """A dialogue with its file and line."""
 
     path: str
     line: int
@@ -49,20 +43,20 @@ class Located:
 
 @dataclass(slots=True)
 class Problems:
-    """Problems on their way into one error: the first thousand whole, the rest counted."""
+    """Collects problems for one error: keeps the first `PROBLEMS_KEPT` and counts the rest."""
 
     kept: list[Problem] = field(default_factory=list)
     more: int = 0
 
     def add(self, problem: Problem) -> None:
-        """Keep or count one more."""
+        """Keep or count one problem."""
         if len(self.kept) < PROBLEMS_KEPT:
             self.kept.append(problem)
         else:
             self.more += 1
 
     def extend(self, problems: Iterable[Problem]) -> None:
-        """Keep or count several."""
+        """Keep or count several problems."""
         for problem in problems:
             self.add(problem)
 
@@ -79,7 +73,7 @@ class Problems:
 
 
 def count_of(number: int, noun: str) -> str:
-    """A number with its noun, in the plural when it has to be."""
+    """Format a number with its noun, singular or plural."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -87,21 +81,21 @@ def count_of(number: int, noun: str) -> str:
 
 
 class Reader:
-    """Files → located dialogues and problems; the one place that knows a file's format and its ids."""
+    """Iterates over the dialogues and problems of several files; determines formats and ids."""
 
     def __init__(
         self,
         paths: Sequence[Path],
         *,
         on_progress: ProgressCallback | None = None,
-        only: Format | None = None,
+        only: DatasetFormat | None = None,
         reference: bool = False,
         documents: bool = False,
     ) -> None:
         self.blank_lines = 0
         self._paths = paths
         self._on_progress = on_progress
-        self._only: Format | None = only
+        self._only: DatasetFormat | None = only
         self._reference = reference
         self._documents = documents
         self._ids = _Ids()
@@ -117,7 +111,7 @@ class Reader:
                     what="the same file is given twice",
                     place=Place(path=str(path)),
                     found=f"also as {twice}",
-                    hint="name each dataset file once; --repeats plays every dialogue several times",
+                    hint="name each dataset file once; --repeats runs every dialogue several times",
                 )
                 continue
             read.append(path)
@@ -147,12 +141,12 @@ class Reader:
     def _line(self, line: JsonLine, file: _FileFormat) -> Located | list[Issue]:
         if line.issue is not None:
             return [line.issue]
-        kind = file.format_of(line)
-        if isinstance(kind, Issue):
-            return [kind]
-        named = file.name(line, kind)
+        form = file.format_of(line)
+        if isinstance(form, Issue):
+            return [form]
+        named = file.name(line, form)
         self._ids.add(named)
-        imported = to_canonical(line.value, kind, reference=self._reference)
+        imported = to_canonical(line.value, form, reference=self._reference)
         issues = imported.issues or _issues_of(imported.plain)
         if issues:
             return issues
@@ -187,7 +181,7 @@ class Reader:
             )
         if len(suspects) > len(located):
             more = len(suspects) - len(located)
-            yield Problem(what=f"{more} more ids are used more than once", hint="mend those listed above first")
+            yield Problem(what=f"{more} more ids are used more than once", hint="fix those listed above first")
 
     def _named_lines(self, paths: Iterable[Path]) -> Iterator[tuple[_FileFormat, JsonLine, str]]:
         for path in paths:
@@ -195,53 +189,53 @@ class Reader:
             file = _FileFormat(path, self._only, in_array=isinstance(lines, JsonArray))
             for line in lines:
                 if line.issue is None:
-                    kind = file.format_of(line)
-                    if not isinstance(kind, Issue):
-                        yield file, line, file.name(line, kind)
+                    form = file.format_of(line)
+                    if not isinstance(form, Issue):
+                        yield file, line, file.name(line, form)
 
     def ids(self) -> Iterator[str]:
-        """The ids of all lines that have a known form, reading the files again."""
+        """Yield the ids of all lines with a known format; reads the files again."""
         return (named for _, _, named in self._named_lines(self._paths))
 
 
 class _FileFormat:
-    """The format a file turned out to have: that of its first line."""
+    """The format of one file: the requested one, else that of its first line."""
 
-    def __init__(self, path: Path, only: Format | None, *, in_array: bool) -> None:
+    def __init__(self, path: Path, only: DatasetFormat | None, *, in_array: bool) -> None:
         self.shown = str(path)
         self.folder = path.parent
-        self._kind: Format | None = only
+        self._form: DatasetFormat | None = only
         self._first: int | None = None
         self._in_array = in_array
         name = path.name.removesuffix(".gz")
         self._stem = Path(name).stem or name
 
-    def format_of(self, line: JsonLine) -> Format | Issue:
-        """The form of a line, or why it cannot stand in this file."""
-        kind = detect(line.value)
-        if kind is None:
+    def format_of(self, line: JsonLine) -> DatasetFormat | Issue:
+        """Return the format of a line, or why the line is not allowed in this file."""
+        form = detect(line.value)
+        if form is None:
             return unknown_format(line.value)
-        if self._kind is None:
-            self._kind, self._first = kind, line.number
-        if kind == self._kind:
-            return kind
+        if self._form is None:
+            self._form, self._first = form, line.number
+        if form == self._form:
+            return form
         if self._first is None:
-            what = f"this is not the {FORMAT_NAMES[self._kind]} form that was asked for"
-            hint = "leave --from out to let each file say its own form"
+            what = f"the format of this line is {form.label}, not {self._form.label} as requested"
+            hint = "omit --from to detect the format of each file"
         else:
-            what = f"this line is {FORMAT_NAMES[kind]}, the file {FORMAT_NAMES[self._kind]}"
+            what = f"this line is {form.label}, the file {self._form.label}"
             hint = (
-                f"line {self._first} of this file is {FORMAT_NAMES[self._kind]}: one format a file; "
+                f"line {self._first} of this file is {self._form.label}: one format a file; "
                 "put the others into a file of their own"
             )
         return Issue(what=what, found="keys " + ", ".join(line.value), hint=hint)
 
-    def name(self, line: JsonLine, kind: Format) -> str:
-        """The id of a line; FILE:LINE when it has none."""
-        return line_id(line.value, kind) or f"{self._stem}:{line.number}"
+    def name(self, line: JsonLine, form: DatasetFormat) -> str:
+        """Return the id of a line; FILE:LINE when it has none."""
+        return line_id(line.value, form) or f"{self._stem}:{line.number}"
 
     def problem(self, line: JsonLine, issue: Issue) -> Problem:
-        """A flaw with its place."""
+        """Add the place to an issue."""
         if not self._in_array or line.number is None:
             return issue.at(self.shown, line.number)
         item = f"item {line.number}"
@@ -253,21 +247,21 @@ _DIGEST = 2**64 - 1
 
 
 class _Ids:
-    """Which ids were seen: eight bytes each, sorted one bucket at a time, so that finding doubles needs no second copy.
+    """Digests of all ids, eight bytes each, in buckets that are sorted one at a time to find duplicates in place.
 
-    Digests may collide; what they name is verified by reading the lines again.
+    Digests may collide; duplicates are verified by reading the lines again.
     """
 
     def __init__(self) -> None:
         self._buckets = [array("Q") for _ in range(256)]
 
     def add(self, name: str) -> None:
-        # Python's own string hash: 64 bits, keyed by a secret of this process, nearly free.
+        # Python's string hash: 64 bits, keyed with a secret of this process, and cached in the string.
         digest = hash(name) & _DIGEST
         self._buckets[digest & 0xFF].append(digest)
 
     def seen_twice(self) -> array[int]:
-        """The digests that came more than once, each once."""
+        """Return the digests that were added more than once, each once; empties the buckets."""
         twice = array("Q")
         for index, bucket in enumerate(self._buckets):
             self._buckets[index] = array("Q")
@@ -279,18 +273,18 @@ class _Ids:
 
 
 def _issues_of(plain: dict[str, Any]) -> list[Issue]:
-    from convbatch.dataset.schema import issues_of  # pydantic: only a command that reads a dataset pays for its import
+    from convbatch.dataset.schema import issues_of  # imports pydantic, which is slow: only when a dataset is read
 
     return issues_of(plain)
 
 
 def media_issues(dialogue: Dialogue, folder: Path) -> list[Issue]:
-    """What is wrong with the media files a dialogue names, relative to `folder`."""
+    """Return the issues of the media files that a dialogue names, relative to `folder`."""
     issues: list[Issue] = []
     for number, turn in enumerate(dialogue.turns, 1):
         for part in turn.user:
-            if part.path is not None and (fault := _path_problem(part.path, folder)) is not None:
-                what, hint = fault
+            if part.path is not None and (problem := _path_problem(part.path, folder)) is not None:
+                what, hint = problem
                 found = display_json({part.kind: part.path})
                 issues.append(Issue(what=f"{part.kind} {what}", field=f"turn {number}", found=found, hint=hint))
     return issues
@@ -301,7 +295,7 @@ def _path_problem(path: str, folder: Path) -> tuple[str, str] | None:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
         return "is a URL", "media are read from disk, never fetched: save the file beside the dataset"
     if "\0" in path or "\\" in path:
-        return "path has a character that paths here do not have", "use / between folder names"
+        return "path has a backslash or a null character", "use / between folder names"
     relative = Path(path)
     if relative.is_absolute() or path.startswith("~") or ".." in relative.parts:
         return "path leaves the dataset's folder", inside

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from convbatch.dataset.formats import FORMATS, Format
+from convbatch.dataset.formats.builder import DatasetFormat
+from convbatch.dataset.formats.registry import FORMATS
 from convbatch.dataset.jsonl import display_json, encode_json_line
 from convbatch.dataset.reader import Problems, ProgressCallback, Reader, media_issues
 from convbatch.dialogue import Dialogue
@@ -32,21 +33,21 @@ _TAGS_REMEMBERED = 1_000
 class DatasetScan:
     """One validating pass over dataset files: an iterator of dialogues and problems.
 
-    Problems with duplicate ids come last, when all ids are known. The counts are final when the iterator is exhausted.
+    Duplicate ids are reported last, when all ids are known. The counts are final when the iterator is exhausted.
     """
 
     def __init__(self, paths: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> None:
         self.dialogues = 0
-        """Well-formed dialogues."""
+        """Valid dialogues."""
         self.turns = 0
-        """Their turns that are asked."""
+        """Their asked turns."""
         self.problems = 0
         self._reader = Reader(paths, on_progress=on_progress)
         self._items = iter(self._reader)
 
     @property
     def blank_lines(self) -> int:
-        """Lines that were skipped because nothing is on them."""
+        """Blank lines, which are skipped."""
         return self._reader.blank_lines
 
     def __iter__(self) -> Iterator[Dialogue | Problem]:
@@ -66,8 +67,8 @@ def scan(paths: Sequence[Path], *, on_progress: ProgressCallback | None = None) 
     """Validate dataset files, streaming.
 
     Args:
-        paths: Files in any format of `importers.FORMATS`, plain or gzip.
-        on_progress: Called now and then with bytes done, bytes in all, dialogues so far.
+        paths: Files in any format of `formats/`, plain or gzip.
+        on_progress: Called regularly with the bytes read, the total bytes and the dialogues so far.
 
     Returns:
         An iterator of `Dialogue` and `Problem` in file order, with running counts.
@@ -76,10 +77,10 @@ def scan(paths: Sequence[Path], *, on_progress: ProgressCallback | None = None) 
 
 
 def load_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
-    """All dialogues of small files, in order.
+    """Load all dialogues of small files, in order.
 
     Raises:
-        InputError: Anything is wrong anywhere; holds every problem.
+        InputError: Any file has a problem; contains all problems.
     """
     dialogues: list[Dialogue] = []
     problems = Problems()
@@ -97,7 +98,7 @@ def load_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which dialogues a run takes: any of the ids (exact or glob), any of the tags, then the first `limit` of them."""
+    """Which dialogues a run includes: those with any of the ids (exact or glob) and any of the tags, up to `limit`."""
 
     ids: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -105,10 +106,10 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise SetupError(f"--limit {self.limit} takes no dialogue", hint="at least 1, or leave it out for all")
+            raise SetupError(f"--limit {self.limit} selects no dialogue", hint="at least 1, or omit it for all")
 
     def to_plain(self) -> dict[str, Any]:
-        """Only what is set, for the run's record."""
+        """Return the JSON form for `run.json`, without unset fields."""
         plain: dict[str, Any] = {"ids": list(self.ids), "tags": list(self.tags), "limit": self.limit}
         return {key: value for key, value in plain.items() if value}
 
@@ -178,20 +179,20 @@ def _nearest_ids(wanted: str, reader: Reader) -> str:
 
 
 def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: bool = False) -> int:
-    """Write a dataset in the canonical form.
+    """Write a dataset in the canonical format.
 
     Args:
         src: A file in any known format, or a `.json` array of dialogues (read whole, up to 512 MiB).
-        dst: `NAME.jsonl` or `NAME.jsonl.gz`; must not exist. Written aside and renamed, so it is whole or absent.
-        from_format: The format every line must have; None lets the file say.
-        reference: Take MT-Bench `reference` answers as scripted replies.
+        dst: `NAME.jsonl` or `NAME.jsonl.gz`; must not exist. Written to a temporary file first: complete or absent.
+        from_format: The format that every line must have; None: detected.
+        reference: Use MT-Bench `reference` answers as scripted replies.
 
     Returns:
         Dialogues written.
 
     Raises:
-        InputError: Anything is wrong in `src`; nothing is written.
-        SetupError: `dst` exists or cannot be written, or an unknown format.
+        InputError: `src` has problems; nothing is written.
+        SetupError: `dst` exists or cannot be written, or the format is unknown.
     """
     only = _known_format(from_format)
     _refuse_target(dst)
@@ -222,36 +223,33 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
 _MOVED = "media paths are relative to the dataset: write the new file into the same folder"
 
 
-def _known_format(name: str | None) -> Format | None:
-    if name is None:
-        return None
-    for known in FORMATS:
-        if known == name:
-            return known
+def _known_format(name: str | None) -> DatasetFormat | None:
+    if name is None or name in FORMATS:
+        return None if name is None else FORMATS[name]
     raise SetupError(f"unknown dataset format {name!r}", hint=did_you_mean(name, FORMATS))
 
 
 def _refuse_target(dst: Path) -> None:
     if not dst.name.endswith((".jsonl", ".jsonl.gz")):
-        raise SetupError(f"{dst} is no name for JSON lines", hint=f"e.g. {dst.with_suffix('.jsonl')}")
+        raise SetupError(f"{dst} is not a name for JSON lines", hint=f"e.g. {dst.with_suffix('.jsonl')}")
     try:
         is_there = dst.exists() or dst.is_symlink()
     except OSError as error:
         raise cannot_write(dst, error) from None
     if is_there:
-        raise SetupError(f"{dst} exists already", hint="remove it, or give another name: nothing is overwritten")
+        raise SetupError(f"{dst} exists already", hint="remove it, or use another name: nothing is overwritten")
     if not dst.parent.is_dir():
-        raise SetupError(f"{dst.parent} is no folder", hint=f"mkdir -p {dst.parent}")
+        raise SetupError(f"{dst.parent} is not a folder", hint=f"mkdir -p {dst.parent}")
 
 
 @contextlib.contextmanager
 def _output(path: Path, *, compressed: bool) -> Generator[BinaryIO | gzip.GzipFile]:
-    path.unlink(missing_ok=True)  # of a process that is gone; and a link that somebody laid there is not followed
+    path.unlink(missing_ok=True)  # left by a process that ended; also removes a link instead of following it
     with path.open("xb") as raw:
         if not compressed:
             yield raw
             return
-        # Without a name: this one is the temporary file's.
+        # Without a file name in the header: it would be that of the temporary file.
         with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
             yield packed
 

@@ -30,7 +30,7 @@ PLACES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A dataset file as it was when it was read."""
+    """A dataset file at the time when it was read."""
 
     path: str
     size: int
@@ -39,19 +39,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport:
-    """What `write_copy` wrote."""
+    """Properties of a copy that `write_copy` has written."""
 
     dialogues: int
     asked_turns: int
-    """Rows one target and repeat will have."""
+    """Rows for one target and repeat."""
     checks: int
-    """Those that will be judged under this history."""
+    """Checks that are evaluated under this history mode."""
     judges_needed: int
-    """How many of them ask for a judge's opinion."""
+    """How many of them need a judge."""
     python_checks: tuple[str, ...]
-    """Entry points that they name."""
+    """Entry points that `python` checks name."""
     sha256: str
-    """Of the canonical lines, uncompressed: the same for the same dialogues whatever format they came in."""
+    """Digest of the uncompressed canonical lines: equal for equal dialogues, independent of their format."""
     sources: tuple[Source, ...]
     dialogues_read: int
     blank_lines: int
@@ -67,24 +67,24 @@ def write_copy(
     on_progress: ProgressCallback | None = None,
     disk: Disk | None = None,
 ) -> CopyReport:
-    """Validate everything and write the selected dialogues, in one pass.
+    """Validate all files and write the selected dialogues, in one pass.
 
     Args:
         paths: Dataset files.
-        selection: Which dialogues to take.
-        out: The gzip file to write; must not exist. The same dialogues give the same bytes.
-        history: Decides which turns are asked and where a scripted reply is needed.
-        refuse_unsupported: Tools and media parts are problems, because no protocol carries them yet.
+        selection: Which dialogues to write.
+        out: The gzip file to write; must not exist. Equal dialogues give equal bytes.
+        history: Determines which turns are asked and where a scripted reply is required.
+        refuse_unsupported: Report tools and media parts as problems, because no protocol supports them yet.
         on_progress: As in `scan`.
         disk: File operations of the run folder.
 
     Raises:
-        InputError: Anything is wrong anywhere, or nothing is selected; `out` is gone then.
+        InputError: A file has problems, or nothing is selected; `out` is removed.
         SetupError: `out` cannot be written.
     """
     disk = disk or Disk()
     problems = Problems()
-    sieve = SelectionFilter(selection)
+    selected = SelectionFilter(selection)
     gaps = _MissingReplies(history)
     reader = Reader(paths, on_progress=on_progress)
     try:
@@ -96,13 +96,13 @@ def write_copy(
             for item in reader:
                 if isinstance(item, Problem):
                     problems.add(item)
-                elif sieve.takes(item.dialogue):
+                elif selected.takes(item.dialogue):
                     gaps.look(item)
                     if refuse_unsupported:
                         problems.extend(unsupported_features(item))
                     copy.write(item.dialogue, history)
             if not problems:
-                problems.extend(sieve.problems(reader))
+                problems.extend(selected.problems(reader))
                 problems.extend(gaps.problems())
             problems.raise_any()
     except OSError as error:
@@ -119,17 +119,17 @@ def write_copy(
         python_checks=tuple(sorted(copy.python_checks)),
         sha256=copy.sha256.hexdigest(),
         sources=tuple(fingerprint_source(path) for path in paths),
-        dialogues_read=sieve.seen,
+        dialogues_read=selected.seen,
         blank_lines=reader.blank_lines,
     )
 
 
 def read_copy(path: Path, *, with_key: str | None = None) -> Iterator[tuple[int, Dialogue]]:
-    """The dialogues of a canonical copy with their index from 0; trusts what `write_copy` wrote.
+    """Yield the dialogues of a canonical copy with their index from 0; trusts its content.
 
     Args:
         path: The copy.
-        with_key: Only dialogues whose line holds this key, perhaps in a text: a sieve that need not decode the rest.
+        with_key: Only dialogues whose line contains this key (or a text equal to it); other lines are not decoded.
 
     Raises:
         InputError: The copy is missing or damaged.
@@ -159,34 +159,34 @@ def _unreadable_copy(path: Path, line: int | None, error: Exception) -> InputErr
 
 def _copy_hint(path: Path) -> str:
     if path.name.startswith("checks"):
-        return "remove it to judge by the checks the run began with, or give other ones: convbatch check RUN --dataset"
+        return "remove it to use the checks of the start of the run, or replace it: convbatch check RUN --dataset FILE"
     return "start a new run from the original dataset with --reuse and this run's folder"
 
 
 def copy_digest(path: Path) -> str:
-    """Digest of a copy's lines, as `CopyReport.sha256`.
+    """Return the digest of a copy's lines, as in `CopyReport.sha256`.
 
     Raises:
         InputError: The copy is missing or damaged.
     """
     try:
         with gzip.open(path, "rb") as lines:
-            return hashlib.file_digest(lines, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]  # reads as any binary file
+            return hashlib.file_digest(lines, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]  # GzipFile reads like a binary file
     except (OSError, EOFError, ValueError) as error:
         raise _unreadable_copy(path, None, error) from None
 
 
 def fingerprint_source(path: Path) -> Source:
-    """Size and digest of a file, to tell later whether it has changed."""
+    """Return size and digest of a file, to detect later changes."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Source(path=str(path), size=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
 def unsupported_features(item: Located) -> Iterator[Problem]:
-    """What in a dialogue this version cannot replay."""
+    """Yield the problems of a dialogue that this version cannot replay."""
     dialogue = item.dialogue
-    hint = "are not replayed by this version; leave the dialogue out with --id or --tag, or remove them"
+    hint = "are not replayed by this version; exclude the dialogue with --id or --tag, or remove them"
     if dialogue.tools:
         names = ", ".join(str(tool["name"]) for tool in dialogue.tools)
         place = Place(path=item.path, line=item.line)
@@ -200,7 +200,7 @@ def unsupported_features(item: Located) -> Iterator[Problem]:
 
 
 class _MissingReplies:
-    """Turns whose scripted reply the history mode needs and does not find."""
+    """Collects turns without a scripted reply that the history mode requires."""
 
     def __init__(self, history: HistoryMode) -> None:
         self._history = history
@@ -236,7 +236,7 @@ class _MissingReplies:
 
 
 class _CanonicalFile:
-    """Canonical lines into a gzip file that depends on nothing but them."""
+    """Writes canonical lines to a gzip file whose bytes depend only on them."""
 
     def __init__(self, sink: _DiskFile) -> None:
         self.dialogues = 0
@@ -246,8 +246,8 @@ class _CanonicalFile:
         self.python_checks: set[str] = set()
         self.sha256 = hashlib.sha256()
         self._sink = sink
-        # No name and no time inside; level 1 keeps up with validation, higher ones would set its pace.
-        # Buffered, so that the gzip header is written inside the `with` that cleans up.
+        # No name and no time in the header. Level 1, because higher ones would be slower than validation.
+        # Buffered, so that the gzip header is written inside the `with` block that cleans up.
         self._buffer = io.BufferedWriter(sink)
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._buffer, mtime=0)
 
@@ -279,7 +279,9 @@ class _CanonicalFile:
                 self._buffer.flush()
                 self._sink.sync()
             else:
-                with contextlib.suppress(OSError):  # else the collector closes them, into a descriptor that is gone
+                with contextlib.suppress(
+                    OSError
+                ):  # otherwise garbage collection would close them and write to a closed descriptor
                     self._gzip.close()
                     self._buffer.close()
         finally:
@@ -288,7 +290,7 @@ class _CanonicalFile:
 
 
 class _DiskFile(io.RawIOBase):
-    """A file that writes through `Disk`, so that tests can make the disk fail."""
+    """A file that writes through `Disk`, so that tests can simulate disk errors."""
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
@@ -299,7 +301,7 @@ class _DiskFile(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         if self._fd is None:
-            return len(data)  # an abandoned gzip stream closes itself when it is collected
+            return len(data)  # a gzip stream that was given up is flushed when it is collected
         rest = memoryview(data)
         while rest:
             rest = rest[self._disk.write(self._fd, bytes(rest)) :]

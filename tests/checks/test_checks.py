@@ -626,7 +626,7 @@ def test_a_run_without_checks_is_refused_with_the_way_to_give_it_some(tmp_path: 
 def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     (copy / "checks.jsonl.gz").write_bytes(b"no gzip at all")
-    with pytest.raises(InputError, match="remove it to judge by the checks the run began with") as caught:
+    with pytest.raises(InputError, match="remove it to use the checks of the start of the run") as caught:
         cb.load(copy).summary()
     assert "checks.jsonl.gz" in str(caught.value)
     (copy / "checks.jsonl.gz").unlink()

@@ -547,7 +547,7 @@ def test_a_selection_that_takes_nothing_says_what_there_is(
 
 
 def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(SetupError, match="takes no dialogue"):
+    with pytest.raises(SetupError, match="selects no dialogue"):
         Selection(limit=0)
 
 
@@ -677,8 +677,8 @@ def test_convert_overwrites_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "form", "message"),
     [
-        ("out.txt", None, "no name for JSON lines"),
-        ("missing/out.jsonl", None, "is no folder"),
+        ("out.txt", None, "not a name for JSON lines"),
+        ("missing/out.jsonl", None, "is not a folder"),
         ("out.jsonl", "gemni", "unknown dataset format 'gemni'.*\n.*did you mean 'gemini'"),
     ],
 )
@@ -688,7 +688,7 @@ def test_convert_says_what_it_cannot_write(tmp_path: Path, target: str, form: st
 
 
 def test_convert_from_a_named_format_refuses_other_lines(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not the Gemini \(\"contents\"\) form that was asked for"):
+    with pytest.raises(InputError, match=r"not Gemini \(\"contents\"\) as requested"):
         convert(written(tmp_path, GOOD), tmp_path / "o.jsonl", from_format="gemini")
 
 

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from convbatch.dataset.formats import detect
+from convbatch.dataset.formats.registry import FORMATS, detect
 from convbatch.dataset.selection import convert, load_dialogues, scan
 from convbatch.dialogue import Dialogue, Message, Settings, text_part
 from convbatch.errors import Problem
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, Endpoint
+from tests.conftest import QUICKSTART
 
 
 def written(folder: Path, *lines: Any, name: str = "d.jsonl") -> Path:
@@ -335,10 +337,10 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "null",
     ),
     "no parts": ({"contents": [{"role": "user"}]}, 'd.jsonl:1: turn 1: "user" must not be empty', "a user message"),
-    "no messages": ({"messages": []}, "d.jsonl:1: no user turn in it", "at least one"),
+    "no messages": ({"messages": []}, "d.jsonl:1: no user turn", "at least one"),
     "only system": (
         {"messages": [{"role": "system", "content": "s"}]},
-        "d.jsonl:1: no user turn in it",
+        "d.jsonl:1: no user turn",
         "at least one",
     ),
     "messages no list": ({"messages": "hello"}, 'd.jsonl:1: "messages" must be a list of messages', "["),
@@ -366,7 +368,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "gemini call": (
         {"contents": [USER_TEXT, {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}]},
         "d.jsonl:1: turn 1: a part that cannot be imported",
-        "canonical form",
+        "canonical format",
     ),
     "unknown role": (
         {"messages": [{"role": "usr", "content": "u"}]},
@@ -405,7 +407,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "checks in a foreign line": (
         {"messages": [SAY_U], "checks": [{"contains": "x"}]},
-        'd.jsonl:1: "checks" in a line of the OpenAI ("messages") form',
+        'd.jsonl:1: "checks" in a line of the OpenAI ("messages") format',
         "convbatch convert",
     ),
     "sharegpt tools": (
@@ -499,4 +501,15 @@ def test_lines_of_public_datasets_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_format_is_known_by_its_keys(line: dict[str, Any], form: str | None) -> None:
-    assert detect(line) == form
+    found = detect(line)
+    assert (None if found is None else found.name) == form
+
+
+def test_the_page_lists_every_format_with_its_keys() -> None:
+    page = (QUICKSTART.parent.parent / "docs" / "dataset.md").read_text(encoding="utf-8")
+    table = page.split("\n| format | detected by |", 1)[1].split("\n\n", 1)[0]
+    rows = dict(re.findall(r"^\| ([\w-]+) \| (.*?) \|", table, re.MULTILINE))
+    foreign = [form for form in FORMATS.values() if form.name != "canonical"]
+    assert {form.label.split(" (")[0] for form in foreign} == set(rows) - {"---"}
+    for form in foreign:
+        assert [key for key in form.markers if key not in rows[form.label.split(" (")[0]]] == []

@@ -1,0 +1,220 @@
+"""What all dataset formats share: the row that describes a format, and the builder of a canonical dialogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeGuard
+
+from convbatch.dataset.jsonl import display_json
+from convbatch.errors import Issue, did_you_mean
+
+
+@dataclass(slots=True)
+class Imported:
+    """A dialogue in the canonical format, or the issues that prevent its conversion."""
+
+    plain: dict[str, Any]
+    issues: list[Issue] = field(default_factory=list)
+
+
+class DatasetFormat(NamedTuple):
+    """A format of dataset lines; everything that detection, `--from` and the reader need to know about it."""
+
+    name: str
+    """The name for `--from`."""
+    label: str
+    """The name in messages, with the key that identifies the format."""
+    markers: tuple[str, ...]
+    """Keys that identify the format, the most common first; used for suggestions."""
+    id_keys: tuple[str, ...]
+    """Keys that may hold the id of a line, in order of precedence."""
+    detect: Callable[[Mapping[str, Any]], bool]
+    """Whether a line has this format."""
+    read: Callable[[dict[str, Any], DialogueBuilder], None] | None
+    """Moves a line into a builder and removes the keys it has read; the rest is kept in `meta`. None: the canonical
+    format, which is used as it is."""
+    rank: int = 100
+    """When several formats match a line, the lowest rank applies."""
+
+
+class DialogueBuilder:
+    """Builds a canonical dialogue message by message and collects issues."""
+
+    def __init__(self, *, reference: bool = False) -> None:
+        self.reference = reference
+        """Whether reference answers become scripted replies; otherwise they stay in `meta`."""
+        self.plain: dict[str, Any] = {}
+        self.issues: list[Issue] = []
+        self._turns: list[dict[str, Any]] = []
+        self._last: Literal["user", "assistant"] | None = None
+        self._settings: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}
+        self._meta: dict[str, Any] = {}
+
+    @property
+    def place(self) -> str:
+        """The current turn, for messages."""
+        return f"turn {max(1, len(self._turns))}"
+
+    @property
+    def next_place(self) -> str:
+        """The turn that the next user message starts, for messages."""
+        return f"turn {len(self._turns) + 1}"
+
+    def issue(self, what: str, *, found: Any, hint: str, place: str | None = None) -> None:
+        """Add an issue; `found` is printed as JSON."""
+        self.issues.append(Issue(what=what, field=place, found=display_json(found), hint=hint))
+
+    def system(self, text: Any) -> None:
+        """Set the system text; allowed once, before the first turn."""
+        if text is None or text == "":
+            return
+        if not isinstance(text, str):
+            self.issue("the system text is not text", found=text, hint='a string, or parts of the form {"text": "…"}')
+        elif self._turns:
+            self.issue(
+                "a system message after the first turn",
+                place=self.place,
+                found=text,
+                hint="a dialogue has one system text, at its start: move it there, or into a user message",
+            )
+        elif "system" in self.plain:
+            self.issue("two system messages", found=text, hint="join them into one")
+        else:
+            self.plain["system"] = text
+
+    def user(self, content: Any) -> None:
+        """Add a user message: text, or canonical parts."""
+        self._turns.append({"user": content})
+        if self._last == "user":
+            self.issue(
+                "two user turns in a row",
+                place=self.place,
+                found=content,
+                hint="join them into one message, or put the reply between them",
+            )
+        self._last = "user"
+
+    def reply(self, text: str) -> None:
+        """Add a recorded reply; a blank one is ignored."""
+        if self._last is None:
+            self.issue(
+                "a reply before the first user turn",
+                place="turn 1",
+                found=text,
+                hint="a dialogue starts with a user message: remove the reply, or put the missing message before it",
+            )
+        elif self._last == "assistant":
+            self.issue("two replies in a row", place=self.place, found=text, hint="join them into one")
+        elif text.strip():
+            self._turns[-1]["assistant"] = text
+        self._last = "assistant"
+
+    def unsupported(self, role: str, message: Any) -> None:
+        """Report a tool step or an unknown role."""
+        if role in TOOL_ROLES:
+            self.issue(
+                f"a {display_json(role)} message: recorded tool steps cannot be replayed",
+                place=self.place,
+                found=message,
+                hint='write the dialogue in the canonical format with "tools" and "tool_results"',
+            )
+        else:
+            self.issue(
+                f"unknown role {display_json(role)}",
+                place=self.place,
+                found=message,
+                hint=did_you_mean(str(role), [*ROLES, *TOOL_ROLES]),
+            )
+
+    def refuse_part(self, part: Any, place: str) -> None:
+        """Report a part of a message that has no canonical form."""
+        self.issue(
+            "a part that cannot be imported",
+            place=place,
+            found=part,
+            hint="text and inline base64 data can; save remote files beside the dataset and use the canonical format",
+        )
+
+    def setting(self, name: str, value: Any) -> None:
+        """Set a generation setting by its canonical name; null means not set."""
+        if value is None or value == []:
+            return
+        if name in _WHOLE and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        self._settings[name] = value
+
+    def extra(self, name: str, value: Any) -> None:
+        """Keep a field of a request body that has no equivalent setting."""
+        if value is not None and value != {}:
+            self._extra[name] = value
+
+    def keep(self, rest: Mapping[str, Any]) -> None:
+        """Keep the keys that were not read: tags as tags, the rest in `meta`."""
+        for key, value in rest.items():
+            if key == "tags" and isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+                self.tag(*value)
+            elif key == "meta" and isinstance(value, dict):
+                self._meta.update(value)
+            else:
+                self._meta[key] = value
+
+    def tag(self, *tags: str) -> None:
+        """Add tags, without duplicates and blank ones."""
+        known = self.plain.setdefault("tags", [])
+        known += [tag for tag in tags if tag not in known and tag.strip()]
+
+    def result(self) -> Imported:
+        """Return the dialogue and its issues."""
+        if self._extra:
+            self._settings["extra"] = self._extra
+        self.plain["turns"] = self._turns
+        if not self._turns and not self.issues:
+            self.issue("no user turn", found=[], hint="a dialogue has at least one user message")
+        for key, value in (("settings", self._settings), ("meta", self._meta)):
+            if value:
+                self.plain[key] = value
+        if not self.plain.get("tags", True):
+            del self.plain["tags"]
+        return Imported(self.plain, self.issues)
+
+
+_WHOLE = ("top_k", "max_output_tokens", "seed", "thinking_budget")
+ROLES: Mapping[str, Literal["user", "assistant", "system"]] = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response")
+
+
+def has_key(value: Any, key: str) -> TypeGuard[dict[str, Any]]:
+    """Whether a value is an object with this key."""
+    return isinstance(value, dict) and key in value
+
+
+def take_list(rest: dict[str, Any], key: str, builder: DialogueBuilder) -> list[Any]:
+    """Remove a key from a line and return its list of messages; report any other value and return an empty list."""
+    value = rest.pop(key)
+    if isinstance(value, list):
+        return value
+    builder.issue(f'"{key}" must be a list of messages', found=value, hint=f'"{key}": [{{…}}, {{…}}]')
+    return []
+
+
+def tool_declaration(function: Any) -> Any:
+    """Convert a function declaration of OpenAI or Gemini to the canonical one; other keys are dropped."""
+    if not isinstance(function, dict):
+        return function
+    kept = {key: function[key] for key in ("name", "description", "parameters") if function.get(key) is not None}
+    if "parameters" not in kept and "parametersJsonSchema" in function:
+        kept["parameters"] = function["parametersJsonSchema"]
+    return kept

@@ -1,0 +1,167 @@
+"""The Gemini format: a request body with `contents`, in a line of its own or as the `request` of a batch line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, take_list, tool_declaration
+
+
+def _detect(line: Mapping[str, Any]) -> bool:
+    return "contents" in line or has_key(line.get("request"), "contents")
+
+
+_SETTINGS = {
+    "temperature": "temperature",
+    "topP": "top_p",
+    "topK": "top_k",
+    "maxOutputTokens": "max_output_tokens",
+    "stopSequences": "stop",
+    "seed": "seed",
+}
+_EXTRA = ("toolConfig", "cachedContent", "serviceTier", "store", "labels", "continuationToken")
+
+
+def _camel(key: str) -> str:
+    head, *tail = key.split("_")
+    return head + "".join(word[:1].upper() + word[1:] for word in tail)
+
+
+def _camel_keys(plain: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Rename known snake_case keys to camelCase: Google's SDKs write one, its REST reference the other."""
+    return {(camel if (camel := _camel(key)) in known else key): value for key, value in plain.items()}
+
+
+_BODY = ("contents", "systemInstruction", "generationConfig", "safetySettings", "tools", *_EXTRA)
+_CONFIG = (*_SETTINGS, "thinkingConfig", "responseMimeType", "responseSchema", "responseJsonSchema")
+_PART = ("text", "inlineData", "thought", "thoughtSignature")
+
+
+def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    if "contents" in rest:
+        body = _camel_keys(rest, _BODY)
+        rest.clear()
+    else:
+        body = _camel_keys(rest.pop("request"), _BODY)
+    _read_system(body.pop("systemInstruction", None), builder)
+    for content in take_list(body, "contents", builder):
+        if isinstance(content, dict):
+            _read_content(content, builder)
+        else:
+            hint = '{"role": "user", "parts": [{"text": "…"}]}'
+            builder.issue("a message must be an object", place=builder.place, found=content, hint=hint)
+    _read_config(body.pop("generationConfig", None), builder)
+    _read_safety(body.pop("safetySettings", None), builder)
+    _read_tools(body.pop("tools", None), builder)
+    for key in _EXTRA:
+        builder.extra(key, body.pop(key, None))
+    builder.keep(body)
+
+
+def _read_system(instruction: Any, builder: DialogueBuilder) -> None:
+    if isinstance(instruction, dict):
+        parts = instruction.get("parts")
+        parts = parts if isinstance(parts, list) else [parts]
+        values = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        texts = [value for value in values if isinstance(value, str)]
+        builder.system("\n".join(texts) if len(texts) == len(values) else instruction)
+    else:
+        builder.system(instruction)
+
+
+def _read_content(content: Mapping[str, Any], builder: DialogueBuilder) -> None:
+    role = content.get("role", "user")
+    parts = content.get("parts", [])
+    parts = parts if isinstance(parts, list) else [parts]
+    read = [_camel_keys(part, _PART) for part in parts if isinstance(part, dict)]
+    if len(read) != len(parts):
+        hint = '"parts": [{"text": "…"}]'
+        builder.issue("a part must be an object", place=builder.place, found=content, hint=hint)
+    elif role == "model":
+        builder.reply(_reply(read, builder))
+    elif role == "user":
+        builder.user(_user(read, builder))
+    else:
+        builder.unsupported(role, content)
+
+
+def _reply(parts: list[dict[str, Any]], builder: DialogueBuilder) -> str:
+    # Thoughts and signatures are valid only for the model and route that created them; elsewhere they are refused.
+    visible = [part for part in parts if not part.get("thought")]
+    for part in visible:
+        if not isinstance(part.get("text", ""), str) or set(part) - {"text", "thoughtSignature", "thought"}:
+            builder.refuse_part(part, builder.place)
+    return "".join(part["text"] for part in visible if isinstance(part.get("text"), str))
+
+
+def _user(parts: list[dict[str, Any]], builder: DialogueBuilder) -> Any:
+    canonical: list[dict[str, Any]] = []
+    for part in parts:
+        if set(part) == {"text"}:
+            canonical.append({"text": part["text"]})
+        elif set(part) == {"inlineData"} and isinstance(part["inlineData"], dict):
+            inline = _camel_keys(part["inlineData"], ("mimeType", "data"))
+            canonical.append({"data": inline.get("data"), "mime_type": inline.get("mimeType")})
+        else:
+            builder.refuse_part(part, builder.next_place)
+    return canonical[0]["text"] if len(canonical) == 1 and "text" in canonical[0] else canonical
+
+
+def _read_config(config: Any, builder: DialogueBuilder) -> None:
+    if config is None:
+        return
+    if not isinstance(config, dict):
+        builder.issue('"generationConfig" must be an object', found=config, hint='e.g. {"temperature": 0}')
+        return
+    config = {key: value for key, value in _camel_keys(config, _CONFIG).items() if value is not None}
+    for key, name in _SETTINGS.items():
+        builder.setting(name, config.pop(key, None))
+    thinking = config.get("thinkingConfig")
+    if isinstance(thinking, dict):
+        left = _camel_keys(thinking, ("thinkingBudget", "thinkingLevel"))
+        builder.setting("thinking_budget", left.pop("thinkingBudget", None))
+        builder.setting("thinking_level", left.pop("thinkingLevel", None))
+        config["thinkingConfig"] = left
+    if "responseJsonSchema" in config and config.get("responseMimeType") == "application/json":
+        builder.setting("response_schema", config.pop("responseJsonSchema"))
+        del config["responseMimeType"]
+    builder.extra("generationConfig", {key: value for key, value in config.items() if value != {}})
+
+
+def _read_safety(settings: Any, builder: DialogueBuilder) -> None:
+    if not settings:
+        return
+    rows: list[Any] = settings if isinstance(settings, list) else [settings]
+    if not all(has_key(row, "category") and set(row) == {"category", "threshold"} for row in rows):
+        builder.issue("safetySettings of an unknown form", found=settings, hint='[{"category": "…", "threshold": "…"}]')
+        return
+    builder.setting("safety", {row["category"]: row["threshold"] for row in rows})
+
+
+def _read_tools(tools: Any, builder: DialogueBuilder) -> None:
+    if not tools:
+        return
+    rows = [_camel_keys(row, ("functionDeclarations",)) if isinstance(row, dict) else {} for row in tools]
+    if not any("functionDeclarations" in row for row in rows):
+        builder.extra("tools", tools)  # server-side tools (search, code execution) are sent unchanged
+        return
+    if not all(set(row) == {"functionDeclarations"} and isinstance(row["functionDeclarations"], list) for row in rows):
+        builder.issue(
+            "function declarations mixed with other tools",
+            found=tools,
+            hint='put the functions into the canonical "tools" and the rest into "settings": {"extra": …}',
+        )
+        return
+    builder.plain["tools"] = [tool_declaration(function) for row in rows for function in row["functionDeclarations"]]
+
+
+FORMAT = DatasetFormat(
+    name="gemini",
+    label='Gemini ("contents")',
+    markers=("contents", "request"),
+    id_keys=("key", "id"),
+    detect=_detect,
+    read=_read,
+    rank=30,
+)

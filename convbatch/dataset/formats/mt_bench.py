@@ -1,0 +1,48 @@
+"""The MT-Bench format: `turns` of strings. `category` becomes a tag, `reference` scripted replies if requested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, take_list
+
+
+def _detect(line: Mapping[str, Any]) -> bool:
+    turns = line.get("turns")
+    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], str)
+
+
+def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    answers: list[Any] = []
+    turns = take_list(rest, "turns", builder)
+    if builder.reference and rest.get("reference") is not None:
+        answers = take_list(rest, "reference", builder)
+        if len(answers) > len(turns):
+            builder.issue("more reference answers than turns", found=answers, hint="one answer a turn, in order")
+    for number, text in enumerate(turns):
+        if not isinstance(text, str):
+            builder.issue(
+                "a turn that is not text among turns of text",
+                place=f"turn {number + 1}",
+                found=text,
+                hint='either all turns are strings (MT-Bench), or all are objects {"user": "…"}',
+            )
+            continue
+        builder.user(text)
+        answer = answers[number] if number < len(answers) else ""
+        builder.reply(answer if isinstance(answer, str) else "")
+    category = rest.get("category")
+    if isinstance(category, str):
+        builder.tag(rest.pop("category"))
+
+
+FORMAT = DatasetFormat(
+    name="mtbench",
+    label='MT-Bench ("turns" of strings)',
+    markers=("turns",),
+    id_keys=("question_id", "id"),
+    detect=_detect,
+    read=_read,
+    rank=10,
+)

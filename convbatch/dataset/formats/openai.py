@@ -1,0 +1,164 @@
+"""The OpenAI chat format: `messages` in a line of their own or inside the `body` of a batch request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from convbatch.dataset.formats.builder import (
+    ROLES,
+    DatasetFormat,
+    DialogueBuilder,
+    has_key,
+    take_list,
+    tool_declaration,
+)
+
+
+def _detect(line: Mapping[str, Any]) -> bool:
+    return "messages" in line or has_key(line.get("body"), "messages")
+
+
+_SETTINGS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "seed": "seed",
+    "reasoning_effort": "reasoning_effort",
+}
+_EXTRA = (
+    "audio",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "modalities",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "response_format",
+    "safety_identifier",
+    "service_tier",
+    "tool_choice",
+    "top_k",
+    "top_logprobs",
+    "verbosity",
+    "web_search_options",
+)
+"""Fields beside `messages` that go to `settings.extra`; in the body of a batch request all unknown fields do."""
+_NOT_REPLAYED = ("model", "stream", "stream_options")
+
+
+def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    body, is_request = rest, False
+    if "messages" not in rest:
+        body, is_request = dict(rest.pop("body")), True
+        for key in ("method", "url"):
+            rest.pop(key, None)
+    builder.system(body.pop("system", None))
+    for message in take_list(body, "messages", builder):
+        if isinstance(message, dict):
+            _read_message(message, builder)
+        else:
+            hint = '{"role": "user", "content": "…"}'
+            builder.issue("a message must be an object", place=builder.place, found=message, hint=hint)
+    _read_tools(body.pop("tools", None), builder)
+    _read_settings(body, builder, is_request=is_request)
+    if is_request:
+        builder.keep(body)
+
+
+def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
+    role = message.get("role", message.get("from"))
+    kind = ROLES.get(role) if isinstance(role, str) else None
+    if kind is None or message.get("tool_calls") or message.get("function_call"):
+        builder.unsupported("tool_call" if kind is not None else role or "", message)
+        return
+    content = message.get("content", message.get("value"))
+    if kind == "user":
+        builder.user(_parts(content, builder))
+        return
+    text = _text(content if content is not None else message.get("refusal"))
+    if text is None:
+        hint = '"content" of a reply or system message is text'
+        builder.issue("a message without text", place=builder.place, found=message, hint=hint)
+    elif kind == "assistant":
+        builder.reply(text)
+    else:
+        builder.system(text)
+
+
+def _text(content: Any) -> str | None:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        texts = [part.get("text", part.get("refusal")) for part in content]
+        return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    return None
+
+
+def _parts(content: Any, builder: DialogueBuilder) -> Any:
+    if not isinstance(content, list):
+        return content
+    parts = [_part(part, builder) for part in content]
+    return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
+
+
+def _part(part: Any, builder: DialogueBuilder) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
+        return {"text": part.get("text")}
+    if kind == "input_audio" and has_key(part.get("input_audio"), "data"):
+        audio = part["input_audio"]
+        return {"data": audio["data"], "mime_type": f"audio/{audio.get('format', 'wav')}"}
+    source: Any = None
+    if kind == "image_url":
+        source = part["image_url"].get("url") if has_key(part.get("image_url"), "url") else part.get("image_url")
+    elif kind == "file" and has_key(part.get("file"), "file_data"):
+        source = part["file"]["file_data"]
+    if isinstance(source, str) and (inline := _DATA_URL.fullmatch(source)):
+        return {"data": inline[2], "mime_type": inline[1]}
+    builder.refuse_part(part, builder.next_place)
+    return {"text": "…"}
+
+
+_DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)
+
+
+def _read_tools(tools: Any, builder: DialogueBuilder) -> None:
+    if not tools:
+        return
+    if not isinstance(tools, list) or not all(has_key(tool, "function") for tool in tools):
+        builder.issue("tools other than functions", found=tools, hint='{"type": "function", "function": {"name": "…"}}')
+        return
+    builder.plain["tools"] = [tool_declaration(tool["function"]) for tool in tools]
+
+
+def _read_settings(body: dict[str, Any], builder: DialogueBuilder, *, is_request: bool) -> None:
+    for key, name in _SETTINGS.items():
+        builder.setting(name, body.pop(key, None))
+    stop = body.pop("stop", None)
+    builder.setting("stop", [stop] if isinstance(stop, str) else stop)
+    wanted = body.get("response_format")
+    if has_key(wanted, "json_schema") and has_key(wanted["json_schema"], "schema"):
+        builder.setting("response_schema", wanted["json_schema"]["schema"])
+        strict = {key: value for key, value in wanted["json_schema"].items() if key == "strict"}
+        body["response_format"] = {"json_schema": strict} if strict else None
+    for key in list(body):
+        if key in _EXTRA or (is_request and key not in _NOT_REPLAYED):
+            builder.extra(key, body.pop(key))
+
+
+FORMAT = DatasetFormat(
+    name="openai",
+    label='OpenAI ("messages")',
+    markers=("messages", "body"),
+    id_keys=("custom_id", "id", "prompt_id"),
+    detect=_detect,
+    read=_read,
+    rank=40,
+)

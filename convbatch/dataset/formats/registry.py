@@ -1,0 +1,85 @@
+"""All dataset formats: which one a line has, its id, and its canonical form.
+
+A format is a module of this package with a row `FORMAT`; adding the module registers it. Recorded replies become
+`assistant`, and every user turn is asked. Keys without a canonical equivalent are kept in `meta`; anything that would
+change the dialogue if it were dropped (tool steps, remote files, two user turns in a row) is an issue. Whether the
+result is a valid dialogue is decided in `schema.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convbatch.dataset import formats
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, Imported
+from convbatch.errors import Issue, nearest
+
+
+def _declared() -> Iterator[DatasetFormat]:
+    for module in pkgutil.iter_modules(formats.__path__):
+        if module.name not in ("builder", "registry"):
+            yield importlib.import_module(f"{formats.__name__}.{module.name}").FORMAT
+
+
+FORMATS: Mapping[str, DatasetFormat] = {
+    form.name: form for form in sorted(_declared(), key=lambda form: (form.rank, form.name))
+}
+"""All formats by name, in the order in which detection tries them."""
+
+
+def detect(line: Mapping[str, Any]) -> DatasetFormat | None:
+    """Return the format of a line by its keys; None when no format matches."""
+    return next((form for form in FORMATS.values() if form.detect(line)), None)
+
+
+def unknown_format(line: Mapping[str, Any]) -> Issue:
+    """Describe a line that no format matches."""
+    markers = [marker for form in FORMATS.values() for marker in form.markers]
+    close = next((near for key in line if (near := nearest(key, markers)) is not None), None)
+    known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in FORMATS.values()))
+    hint = f"a dialogue has one of {known}; see docs/dataset.md"
+    if close is not None:
+        hint = f"did you mean {close!r}? {hint}"
+    return Issue(what="no dialogue on this line", found="keys " + ", ".join(map(str, line)) or "{}", hint=hint)
+
+
+def line_id(line: Mapping[str, Any], form: DatasetFormat) -> str | None:
+    """Return the id in a line, as text; None when it has none."""
+    if form.read is None:
+        named = line.get("id")
+        return named if isinstance(named, str) else None
+    for key in form.id_keys:
+        named = line.get(key)
+        if isinstance(named, str | int) and not isinstance(named, bool) and str(named).strip():
+            return str(named)
+    return None
+
+
+def to_canonical(line: Mapping[str, Any], form: DatasetFormat, *, reference: bool = False) -> Imported:
+    """Convert one line to the canonical format, without an id when the line has none.
+
+    Args:
+        line: The parsed line.
+        form: Its format.
+        reference: Use MT-Bench `reference` answers as scripted replies; otherwise they stay in `meta`.
+    """
+    if form.read is None:
+        return Imported(dict(line))
+    builder = DialogueBuilder(reference=reference)
+    for key in ("checks", "settings", "tool_results"):
+        if key in line:
+            builder.issue(
+                f'"{key}" in a line of the {form.label} format',
+                found={key: line[key]},
+                hint="only the canonical format has it: `convbatch convert IN OUT`, then add it there",
+            )
+    named = line_id(line, form)
+    if named is not None:
+        builder.plain["id"] = named
+    rest = {key: value for key, value in line.items() if key not in form.id_keys or str(value) != named}
+    form.read(rest, builder)
+    builder.keep(rest)
+    return builder.result()

@@ -1,0 +1,56 @@
+"""The ShareGPT format and its variants: `conversations` of `from` and `value`, or of `role` and `content`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convbatch.dataset.formats.builder import ROLES, DatasetFormat, DialogueBuilder, take_list
+
+
+def _detect(line: Mapping[str, Any]) -> bool:
+    return "conversations" in line or "conversation" in line
+
+
+def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    builder.system(rest.pop("system", None))
+    if rest.get("tools") in (None, "", "[]", []):
+        rest.pop("tools", None)
+    else:
+        builder.unsupported("tool", rest.pop("tools"))
+    key = "conversations" if "conversations" in rest else "conversation"
+    for message in take_list(rest, key, builder):
+        if not isinstance(message, dict):
+            builder.issue("a message must be an object", place=builder.place, found=message, hint=_EXAMPLE)
+            continue
+        role = message.get("from", message.get("role"))
+        text = message.get("value", message.get("content"))
+        _add_message(builder, role, text, message)
+
+
+_EXAMPLE = '{"from": "human", "value": "…"}'
+
+
+def _add_message(builder: DialogueBuilder, role: Any, text: Any, message: Mapping[str, Any]) -> None:
+    kind = ROLES.get(role) if isinstance(role, str) else None
+    if kind is None:
+        builder.unsupported("" if role is None else role, message)
+    elif not isinstance(text, str):
+        builder.issue("a message without text", place=builder.place, found=message, hint=_EXAMPLE)
+    elif kind == "user":
+        builder.user(text)
+    elif kind == "assistant":
+        builder.reply(text)
+    else:
+        builder.system(text)
+
+
+FORMAT = DatasetFormat(
+    name="sharegpt",
+    label='ShareGPT ("conversations")',
+    markers=("conversations", "conversation"),
+    id_keys=("id", "conversation_id", "conversation_hash"),
+    detect=_detect,
+    read=_read,
+    rank=50,
+)
