@@ -120,14 +120,6 @@ DEFAULT_IN_FLIGHT = 16
 DEFAULT_ATTEMPT_TIMEOUT_S = 600.0
 SIMULATOR_URL = "simulator:"
 
-# What a gateway of this protocol means when it says nothing; `None` leaves the choice to the protocol itself.
-PROTOCOL_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "gemini": {"auth": "x-goog-api-key", "api_version": "v1beta", "tpm_counts": "input"},
-    "openai": {"auth": "bearer", "tpm_counts": "input+max_output"},
-}
-# Keys that only one protocol reads; inherited by a gateway of another protocol they fall away.
-PROTOCOL_KEYS: Mapping[str, str] = {"api_version": "gemini", "max_output_tokens_field": "openai"}
-
 _GATEWAY_FIELDS = frozenset(f.name for f in dataclasses.fields(Gateway))
 _LIMIT_FIELDS = frozenset(f.name for f in dataclasses.fields(Limits))
 
@@ -248,18 +240,27 @@ class Overrides:
 NO_OVERRIDES = Overrides()
 
 
+def foreign_keys(protocol: str) -> Mapping[str, list[str]]:
+    """Return the configuration keys that have no meaning in a protocol, with the protocols that have them."""
+    owners: dict[str, list[str]] = {}
+    for name, wire in PROTOCOLS.items():
+        for key in wire.config.keys:
+            owners.setdefault(key, []).append(name)
+    return {key: names for key, names in owners.items() if protocol not in names}
+
+
 def build_gateway(
     name: str, values: Mapping[str, Any], *, settings: Settings = NO_SETTINGS, key_origin: str | None = None
 ) -> Gateway:
     """A gateway from checked values by field name, with its protocol's defaults filled in."""
     protocol: str = values["protocol"]
-    defaults = dict(PROTOCOL_DEFAULTS.get(protocol, {}))
+    rules = PROTOCOLS[protocol].config
+    defaults: dict[str, Any] = {"auth": rules.auth, "tpm_counts": rules.tpm_counts, "api_version": rules.api_version}
     if str(values["base_url"]).startswith(SIMULATOR_URL):
         defaults["auth"] = "none"
     merged = {**defaults, **values}
-    for key, owner in PROTOCOL_KEYS.items():
-        if protocol != owner:
-            merged.pop(key, None)
+    for key in foreign_keys(protocol):
+        merged.pop(key, None)  # inherited from a table with another protocol
     if merged.get("auth") == "none":
         merged.pop("key_env", None)
     limits = Limits(**{key: value for key, value in merged.items() if key in _LIMIT_FIELDS})

@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from convbatch.config.credentials import AUTH_SCHEMES, Carrier, is_loopback, parse_auth_scheme
-from convbatch.config.gateways import PROTOCOL_KEYS, SIMULATOR_URL, RateLimit, TpmCounts, build_gateway
+from convbatch.config.gateways import SIMULATOR_URL, RateLimit, TpmCounts, build_gateway, foreign_keys
 from convbatch.config.toml_positions import KeyPath
 from convbatch.dialogue import HistoryMode
 from convbatch.errors import did_you_mean
@@ -107,7 +107,7 @@ def _one_of(names: Sequence[str]) -> Validator:
 
 
 def _protocol(key: str, value: Any) -> str:
-    if value in LATER_PROTOCOLS:
+    if value in LATER_PROTOCOLS and value not in PROTOCOLS:
         raise InvalidValue(
             f"the protocol {value!r} is not built in this version", "built: " + ", ".join(sorted(PROTOCOLS))
         )
@@ -187,7 +187,9 @@ def _proxy(key: str, value: Any) -> str:
     return "none" if value == "none" else _url(key, value)
 
 
-_ENDPOINTS = re.compile(r"(/chat/completions|/completions|/responses|/messages|:(?:streamG|g)enerateContent)$")
+_ENDPOINTS = re.compile(
+    f"({'|'.join(re.escape(end) for wire in PROTOCOLS.values() for end in wire.config.endpoints)})$"
+)
 
 
 def _base_url(key: str, value: Any) -> str:
@@ -331,19 +333,18 @@ _Rule = Callable[[str, Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str
 def _rule_protocol_keys(
     name: str, values: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Iterator[tuple[str, InvalidValue]]:
-    for key, owner in PROTOCOL_KEYS.items():
-        if key in own and values["protocol"] != owner:
-            yield (
-                key,
-                InvalidValue(f"{key} has no place in the protocol {values['protocol']!r}", f"only {owner!r} reads it"),
-            )
+    for key, owners in foreign_keys(values["protocol"]).items():
+        if key in own:
+            hint = f"only {' and '.join(map(repr, owners))} reads it"
+            yield key, InvalidValue(f"{key} has no place in the protocol {values['protocol']!r}", hint)
 
 
 def _rule_version_in_url(
     name: str, values: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Iterator[tuple[str, InvalidValue]]:
     tail = re.search(r"/(v\d\w*)$", values["base_url"])
-    if values["protocol"] == "gemini" and tail and tail[1] != values.get("api_version", tail[1]):
+    versioned = PROTOCOLS[values["protocol"]].config.api_version is not None
+    if versioned and tail and tail[1] != values.get("api_version", tail[1]):
         hint = f'write base_url = "{values["base_url"][: tail.start()]}" and api_version = "{tail[1]}"'
         key = "base_url" if "base_url" in own else "protocol"
         yield key, InvalidValue(f"base_url ends with /{tail[1]}, and api_version is {values['api_version']}", hint)

@@ -27,7 +27,15 @@ from convbatch.protocols.decoding import first_of, raw_word, read_event, read_re
 from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.wire import Ask, CannotCarry, Draft, Endpoint, MalformedReply, WireRequest
+from convbatch.protocols.wire import (
+    Ask,
+    CannotCarry,
+    Draft,
+    Endpoint,
+    MalformedReply,
+    ProtocolConfig,
+    WireRequest,
+)
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 # https://ai.google.dev/api/generate-content#FinishReason and google-genai 3.4.0 types.py, read 2026-11-21.
@@ -76,6 +84,13 @@ class Gemini:
     """`WireProtocol` for generateContent; stateless."""
 
     name = "gemini"
+    config = ProtocolConfig(
+        auth="x-goog-api-key",
+        tpm_counts="input",
+        api_version="v1beta",
+        keys=("api_version",),
+        endpoints=(":generateContent", ":streamGenerateContent"),
+    )
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
         """Word a question; raises `CannotCarry`."""

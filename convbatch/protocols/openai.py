@@ -34,7 +34,7 @@ from convbatch.protocols.decoding import (
 from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, WireRequest, decode_json
+from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, ProtocolConfig, WireRequest, decode_json
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 # https://platform.openai.com/docs/api-reference/chat/object, read 2026-11-21; `error` is OpenRouter's
@@ -71,6 +71,13 @@ class OpenAI:
     """`WireProtocol` for chat completions; stateless."""
 
     name = "openai"
+    config = ProtocolConfig(
+        auth="bearer",
+        tpm_counts="input+max_output",
+        keys=("max_output_tokens_field",),
+        # The last two belong to other APIs of the same hosts.
+        endpoints=("/chat/completions", "/completions", "/responses", "/messages"),
+    )
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
         """Word a question; raises `CannotCarry`."""

@@ -89,10 +89,28 @@ class Draft:
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolConfig:
+    """How gateways of a protocol are configured: default values, keys and base URLs."""
+
+    auth: str
+    """Default of `auth`, the place of the key in a request."""
+    tpm_counts: str
+    """Default of `tpm_counts`, the tokens that count against a limit per minute."""
+    api_version: str | None = None
+    """Default of `api_version`; None: the protocol has no such key."""
+    keys: tuple[str, ...] = ()
+    """Configuration keys that have a meaning only in the protocols that list them."""
+    endpoints: tuple[str, ...]
+    """Ends of request URLs; a base URL that ends with one of them is a mistake."""
+
+
 class WireProtocol(Protocol):
-    """Five pure functions for replies, two for the list of models."""
+    """One wire format: five pure functions for replies, two for the list of models."""
 
     name: str
+    """The value of `protocol` in a gateway's table."""
+    config: ProtocolConfig
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
         """Word a question; raises `CannotCarry`."""

@@ -20,6 +20,7 @@ from typing import Any, cast, get_args
 import orjson
 
 from convbatch.simulator.replies import draw
+from convbatch.simulator.routes import WIRES
 from convbatch.simulator.wire import HintForm, as_list, as_object
 
 HEAD_MATCHERS = ("wire", "model", "key", "nth", "every", "probability", "after_s", "before_s", "count")
@@ -213,7 +214,7 @@ def _is_headers(value: object) -> bool:
 
 
 _MATCHERS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "wire": (lambda value: value in ("gemini", "openai"), "one of: gemini, openai"),
+    "wire": (lambda value: value in tuple(WIRES), "one of: " + ", ".join(WIRES)),
     "model": (_is_text, "a name or glob"),
     "key": (_is_text, "a key"),
     "nth": (_is_span, 'a number from 1, a list of them, "3-7" or "3-"'),

@@ -149,6 +149,8 @@ class GeminiWire:
     name = "gemini"
     content_type = "application/json; charset=UTF-8"
     counts_output_at_admission = False
+    sends_limit_headers = False
+    request_id_header: str | None = None
     usage_key = "usageMetadata"
     text_key = "text"
 

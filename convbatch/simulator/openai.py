@@ -159,6 +159,8 @@ class OpenAIWire:
     name = "openai"
     content_type = "application/json"
     counts_output_at_admission = True
+    sends_limit_headers = True
+    request_id_header: str | None = "x-request-id"
     usage_key = "usage"
     text_key = "content"
 

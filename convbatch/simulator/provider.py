@@ -296,7 +296,7 @@ class Provider:
         answer.wait_s = self._latency(reply_spec, arrival)
         if rule is not None:
             answer = fault_actions.spoil_answer(rule, answer, where.wire)
-        if self._gate is not None and where.wire.name == "openai":
+        if self._gate is not None and where.wire.sends_limit_headers:
             answer.headers.update(self._limit_headers(arrival, reply_spec, now))
         return self._send(arrival, answer, shown)
 
@@ -352,8 +352,8 @@ class Provider:
         headers = {"content-type": content_type}
         if self._gateway:
             headers["x-oneapi-request-id"] = _request_id(arrival)
-        elif arrival.route is not None and arrival.route.wire.name == "openai":
-            headers["x-request-id"] = f"req_{arrival.seq:012d}"
+        elif arrival.route is not None and arrival.route.wire.request_id_header is not None:
+            headers[arrival.route.wire.request_id_header] = f"req_{arrival.seq:012d}"
         return headers
 
     def _limit_headers(self, arrival: Arrival, reply_spec: ReplySpec, now: float) -> dict[str, str]:

@@ -9,6 +9,7 @@ from convbatch.simulator.gemini import GEMINI
 from convbatch.simulator.openai import OPENAI
 from convbatch.simulator.wire import Form, Route, Wire
 
+WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (GEMINI, OPENAI)}
 _GEMINI_PATH = re.compile(r"/(v1|v1beta)/models(?:/([^/:]+)(?::([A-Za-z]+))?)?")
 
 

@@ -104,6 +104,9 @@ class Wire(Protocol):
     name: str
     content_type: str
     counts_output_at_admission: bool
+    sends_limit_headers: bool
+    """Whether a response names the limits of its key and what is left of them."""
+    request_id_header: str | None
     usage_key: str
     text_key: str
     """The key whose string value is the visible text in whole replies and events."""
