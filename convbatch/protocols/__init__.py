@@ -1,4 +1,4 @@
-"""The table of wire formats: name → protocol."""
+"""The registry of protocols, by the value of `protocol` in a gateway's table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What every wire shares when it reads a success body: JSON or a reason why not, and which counts may be believed.
+"""Shared by all protocols for parsing success bodies: JSON or a description of the problem, and valid counts.
 
-Field names are each wire's own; what an error answer says is `error_mapping.py`.
+Field names belong to each protocol; error responses are `error_mapping.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from convbatch.reply import Usage
 
 DONE = "[DONE]"
 _MAX_COUNT = 2**53
-"""Beyond it a JSON number is no longer exact everywhere: no count of tokens, a fault."""
+"""Larger JSON numbers are not exact in every parser, and no count of tokens is that large."""
 _EXCERPT_BYTES = 8192
 _EXCERPT_CHARS = 200
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -26,11 +26,11 @@ _NOT_PRINTED = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd]+")
 
 
 def read_reply(body: bytes) -> Any:
-    """The JSON of a success body.
+    """Decode the JSON of a success body.
 
     Raises:
-        CutReply: Nothing, or JSON that stops before its end.
-        MalformedReply: Anything else that is no JSON; the message says what came instead.
+        CutReply: The body is empty, or truncated JSON.
+        MalformedReply: Any other body that is not JSON; the message describes it.
     """
     try:
         return decode_json(body)
@@ -39,10 +39,10 @@ def read_reply(body: bytes) -> Any:
 
 
 def read_event(event: SseEvent) -> list[Any] | None:
-    """The JSON values of one event: usually one, several when the whole array came at once, none for `[DONE]`.
+    """Decode the JSON values of one event: usually one, several for an array, none for `[DONE]`.
 
     Returns:
-        None when the data is no JSON: a line that was cut, or garbage.
+        None when the data is not JSON: a truncated line, or garbage.
     """
     data = event.data.strip()
     if data in ("", DONE):
@@ -55,7 +55,7 @@ def read_event(event: SseEvent) -> list[Any] | None:
 
 
 def body_excerpt(body: bytes) -> str:
-    """A short line of what a person would see of this body: no tags, scripts, control characters."""
+    """Return the start of the visible text of a body as one line, without tags, scripts and control characters."""
     text = body[:_EXCERPT_BYTES].decode("utf-8", "replace")
     if "<" in text:
         text = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
@@ -64,19 +64,19 @@ def body_excerpt(body: bytes) -> str:
 
 
 def word(value: Any) -> str | None:
-    """A non-empty string as it stands; gateways send "" where they know nothing."""
+    """Return a string; None for "", which gateways send for unknown values, and for other types."""
     return value if isinstance(value, str) and value else None
 
 
 def raw_word(value: Any) -> str | None:
-    """The gateway's own word for something, kept even where it is no string."""
+    """Return the gateway's own value as a string, whatever its type; None for null, objects and arrays."""
     if value is None or isinstance(value, dict | list):
         return None
     return str(value)
 
 
 def token_count(value: Any) -> int | None:
-    """A count that can be believed: a whole number from 0 to 2**53; None for anything else."""
+    """Return a whole number from 0 to 2**53; None for anything else."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int or not 0 <= value <= _MAX_COUNT:
@@ -85,14 +85,14 @@ def token_count(value: Any) -> int | None:
 
 
 def first_of(items: list[Any], what: str) -> Mapping[str, Any]:
-    """The choice to read: the one with index 0, else the first.
+    """Return the item to read: the one with index 0, else the first.
 
     Raises:
-        MalformedReply: The items are no objects.
+        MalformedReply: The items are not objects.
     """
     for item in items:
         if not isinstance(item, dict):
-            raise MalformedReply(f"{what} holds {type(item).__name__} instead of objects")
+            raise MalformedReply(f"{what} contains {type(item).__name__} instead of objects")
         if item.get("index") in (0, None):
             return item
     return items[0]
@@ -107,7 +107,7 @@ def usage_of(
     cache_write_input_tokens: int | None = None,
     reasoning_tokens: int | None = None,
 ) -> Usage:
-    """The usage of a reply that came with a usage object.
+    """Build the usage of a reply that has a usage object.
 
     `source` is `reported` when both input and output are known, else `partial` (`missing` is for replies without a
     usage object). `consistent` is None unless input, output and total are all known.
@@ -141,7 +141,7 @@ def _raise_malformed(body: bytes, error: str) -> NoReturn:
 
 
 def _is_cut(body: bytes) -> bool:
-    """Would more bytes have been needed: an open string, or more brackets opened than closed."""
+    """Whether JSON is truncated: an open string, or more opening than closing brackets."""
     rest = _STRING.sub(b"", body)
     if b'"' in rest:
         return True

@@ -1,6 +1,6 @@
-"""What every wire shares when it words a question: refusing what it cannot carry, and laying `extra` over the body.
+"""Shared by all protocols for building requests: refuse unsupported settings and parts, merge `extra` into the body.
 
-The fields themselves are each wire's own; nothing here knows their names.
+Field names belong to each protocol.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ STREAM_HEADERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def refuse_settings(settings: Settings, refused: Mapping[str, str], wire: str) -> None:
-    """Raise `CannotCarry` when a setting is set that this wire has no field for; names all of them at once."""
+def refuse_settings(settings: Settings, refused: Mapping[str, str], protocol: str) -> None:
+    """Raise `CannotCarry` with all settings that are set and have no field in this protocol."""
     named = [f"{name} ({instead})" for name, instead in refused.items() if getattr(settings, name) is not None]
     if named:
-        raise CannotCarry(f"the {wire} wire cannot carry {'; '.join(named)}")
+        raise CannotCarry(f"the {protocol} protocol cannot carry {'; '.join(named)}")
 
 
-def refuse_media(message: Message, wire: str) -> None:
-    """Raise `CannotCarry` when a message holds anything but text."""
+def refuse_media(message: Message, protocol: str) -> None:
+    """Raise `CannotCarry` when a message has a part that is not text."""
     for part in message.parts:
         if part.kind != "text":
             where = part.path or part.mime_type or "given in the line"
             raise CannotCarry(
-                f"the {wire} wire carries text only so far: a {message.role} message has a part of kind "
-                f"{part.kind!r} ({where}); leave the part out or the target away"
+                f"the {protocol} protocol supports only text: a {message.role} message has a part of kind "
+                f"{part.kind!r} ({where}); remove the part or the target"
             )
 
 
 def merge_extra(
     body: dict[str, Any], extra: Mapping[str, Any], reserved: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """The body with `extra` merged in, object by object; a field that is already built is never overridden.
+    """Merge `extra` into the body, object by object; never overrides a field that is already built.
 
     Args:
         body: The body as built; neither it nor `extra` is changed.
         extra: As the user wrote it.
-        reserved: Top-level fields that belong to convbatch even where it did not build them.
+        reserved: Top-level fields that only convbatch may set, even when it did not build them.
 
     Raises:
-        CannotCarry: `extra` names a built or reserved field, also in another spelling of it (`generation_config`
-            beside `generationConfig`: servers take both, and which one wins is anybody's guess).
+        CannotCarry: `extra` names a built or reserved field, also in another spelling (`generation_config` beside
+            `generationConfig`: servers accept both, and which one applies is undefined).
     """
     for key in extra:
         if key in reserved:

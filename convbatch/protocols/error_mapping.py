@@ -1,12 +1,12 @@
-"""What an error answer says → `Failure`: one reading for all protocols.
+"""Map error responses to `Failure`, in the same way for all protocols.
 
-One, because gateways answer in any shape on any route: an OpenAI error on a Gemini path, Google's array around an
-error, a vLLM error without its wrapper, a proxy's web page. Codes and texts decide before the HTTP status, since
-gateways remap statuses; types that new-api forks rename mean nothing here. Whether a failure is sent again is
-`engine/retry.py`'s decision: `retryable` only says that a second try may help.
+The same way, because gateways respond in any format on any route: an OpenAI error on a Gemini path, Google's array
+around an error, a vLLM error without its wrapper, a proxy's web page. Codes and texts take precedence over the HTTP
+status, because gateways remap statuses; error types that new-api forks rename are ignored. `engine/retry.py` decides
+whether to send again: `retryable` only means that another attempt may succeed.
 
-Order: quota or billing (by code, text, a daily window); a code or text with one meaning; the status. The source of the
-codes stands beside them (all read 2026-11-21).
+Order: quota or billing (by code, text, a daily window); a code or text with one meaning; the status. The source of
+each group of codes is beside it (all read 2026-11-21).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CODE_KINDS: Mapping[str, ErrorKind] = {
     "engine_overloaded_error": "overloaded", "server_overloaded": "overloaded", "timeout_error": "timeout",
     "content_filter": "content_filter", "content_policy_violation": "content_filter",
     "responsibleaipolicyviolation": "content_filter", "request_too_large": "invalid_request",
-    # new-api: the first channel failed and no other was left, so it is the gateway's trouble, not a wrong name
+    # new-api: the first channel failed and there was no other, so it is an error of the gateway, not a wrong name
     "get_channel_failed": "server_error", "prompt_blocked": "content_filter", "empty_response": "empty_response",
     "sensitive_words_detected": "content_filter", "api_not_implemented": "not_found",
     # https://www.alibabacloud.com/help/en/model-studio/error-code
@@ -65,7 +65,7 @@ _CODE_KINDS: Mapping[str, ErrorKind] = {
 }  # fmt: skip
 
 _BODY_STATUS: Mapping[str, int] = {
-    # What HTTP status an error inside a 200 would have had, for codes that say nothing beside a real status.
+    # The HTTP status that an error inside a 200 stands for; beside a real status these codes add nothing.
     "invalid_argument": 400, "invalid_request_error": 400, "aborted": 409, "internal": 500, "unknown": 500,
     "internal_error": 500, "internal_server_error": 500, "server_error": 500, "api_error": 500, "unimplemented": 501,
     "do_request_failed": 500, "service_unavailable": 503,
@@ -78,7 +78,7 @@ _STATUS_KINDS: Mapping[int, ErrorKind] = {
 }  # fmt: skip
 
 _MAY_PASS: frozenset[ErrorKind] = frozenset({"rate_limit", "overloaded", "server_error", "timeout", "empty_response"})
-"""Kinds a second try may mend; all others are final whatever `x-should-retry` says."""
+"""Kinds for which another attempt may succeed; all others are final, whatever `x-should-retry` says."""
 _BUSY: frozenset[ErrorKind] = frozenset({"overloaded", "server_error", "timeout"})
 
 _QUOTA_TEXT = re.compile(
@@ -105,26 +105,26 @@ _SCANNED_CHARS = 8000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ErrorDetails:
-    """What an error object says, whatever its shape."""
+    """The content of an error object of any format."""
 
     message: str
     scanned: str
-    """The message with quoted upstream texts, for the patterns and hints."""
+    """The message with quoted upstream texts; searched for patterns and hints."""
     code: str | int | None
     words: tuple[str, ...]
-    """Codes in lower case, the most telling first; the type is last."""
+    """Codes in lower case, the most specific first; the type is last."""
     inner_status: int | None
     quota_ids: str
     flagged: bool
 
 
 def classify_error(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """Read an answer whose status is no 200 (a 200 too, when it must be a failure). Never raises.
+    """Parse a response with a status other than 200 (or a 200 that is known to be a failure). Never raises.
 
     Args:
         status: The HTTP status.
-        headers: Names in lower case; `date` present, or dates in hints say nothing.
-        body: As received; JSON, a web page, text or nothing.
+        headers: Names in lower case; without `date`, dates in hints are ignored.
+        body: As received: JSON, a web page, text or nothing.
     """
     value = _json_or_none(body)
     error = _find_error(value)
@@ -136,13 +136,13 @@ def classify_error(status: int, headers: Mapping[str, str], body: bytes) -> Fail
 def error_in_body(
     value: Any, *, text: str | None = None, usage: Usage = NO_USAGE, finish_reason_raw: str | None = None
 ) -> ErrorInBody | None:
-    """The error that a success body or an event carries, as an exception to raise; None when it carries none.
+    """Return the error in a success body or an event, as an exception to raise; None when there is none.
 
     Args:
         value: The decoded body, event, or choice.
-        text: What had arrived of the reply.
-        usage: What had been counted.
-        finish_reason_raw: The gateway's own word beside the error.
+        text: The part of the reply received so far.
+        usage: The usage reported so far.
+        finish_reason_raw: The gateway's own finish reason beside the error.
     """
     error = _find_error(value) if _claims_error(value) else None
     if error is None:
@@ -153,19 +153,19 @@ def error_in_body(
 
 
 def empty_response(usage: Usage) -> ErrorInBody:
-    """A 200 that holds a reply's frame and no reply: neither a candidate nor a reason."""
-    message = "the gateway answered 200 with neither a candidate nor a reason why not"
+    """Build the error for a 200 with neither a candidate nor a block reason."""
+    message = "the gateway answered 200 with neither a candidate nor a block reason"
     return ErrorInBody(Failure(kind="empty_response", message=message, retryable=True, usage=usage))
 
 
 def stream_truncated(text: str | None, usage: Usage) -> ErrorInBody:
-    """A stream that ended, or stopped making sense, before it said that it was finished."""
+    """Build the error for a stream that ended, or became invalid, before a finish reason."""
     message = "the stream ended before a finish reason" if text else "the stream ended before any text"
     return ErrorInBody(Failure(kind="stream_truncated", message=message, retryable=True, usage=usage, text=text))
 
 
 def _claims_error(value: Any) -> bool:
-    """Is this, in a success body, an error object? Stricter than for an error status: a reply has other words too."""
+    """Whether a success body is an error object; stricter than for an error status: replies have similar keys."""
     if isinstance(value, list):
         return bool(value) and _claims_error(value[0])
     if not isinstance(value, dict):
@@ -189,11 +189,11 @@ def _failure(
     finish_reason_raw: str | None = None,
     is_json: bool = True,
 ) -> Failure:
-    """`status` None: an error in a 200 that names none; what its words do not tell is then a server's trouble."""
+    """Build a failure; `status` is None for an error in a 200 without one, which is then a server error by default."""
     hint = retry_after_s(headers, value, error.scanned)
     scope = _scope(error)
-    told = _kind_by_words(error, status)
-    kind = _kind(told or _kind_by_status(status or 500), status, scope, hint)
+    kind_by_words = _kind_by_words(error, status)
+    kind = _kind(kind_by_words or _kind_by_status(status or 500), status, scope, hint)
     if kind == "content_filter" and finish_reason_raw is None:
         finish_reason_raw = None if error.code is None else str(error.code)
     should_retry = _should_retry(headers)
@@ -207,7 +207,7 @@ def _failure(
         finish_reason_raw=finish_reason_raw,
         usage=usage,
         should_retry=should_retry,
-        structured=is_json and (status is not None or told is not None),
+        structured=is_json and (status is not None or kind_by_words is not None),
         text=text,
     )
 
@@ -223,12 +223,12 @@ def _unstructured(status: int, headers: Mapping[str, str], body: bytes) -> Failu
 def _kind(kind: ErrorKind, status: int | None, scope: Scope | None, hint: float | None) -> ErrorKind:
     if status == 429 and kind in _BUSY:
         return "rate_limit"
-    # A daily window that does not say when it opens again will not open while anybody waits.
+    # Waiting for a daily window without a reset time is pointless, so this is a quota error.
     return "quota" if kind == "rate_limit" and scope == "day" and hint is None else kind
 
 
 def _kind_by_words(error: _ErrorDetails, status: int | None) -> ErrorKind | None:
-    """What codes and texts alone say, money first."""
+    """Determine the kind from codes and texts alone, quota and billing first."""
     if any(code in _QUOTA_CODES for code in error.words) or "PerDay" in error.quota_ids:
         return "quota"
     if _QUOTA_TEXT.search(error.scanned):
@@ -243,7 +243,7 @@ def _kind_by_code(error: _ErrorDetails) -> ErrorKind | None:
         if code.startswith("throttling."):
             return "rate_limit"
         if code.startswith("channel:"):
-            return "server_error"  # the gateway's own accounts, not ours
+            return "server_error"  # an error of the gateway's own accounts
     return "content_filter" if error.flagged else None
 
 
@@ -268,7 +268,7 @@ def _kind_by_status(status: int) -> ErrorKind:
 
 
 def _retryable(kind: ErrorKind, status: int | None, should_retry: bool | None) -> bool:
-    conflict = status == 409 and kind == "invalid_request"  # the one 4xx that both SDKs send again
+    conflict = status == 409 and kind == "invalid_request"  # the only 4xx that both SDKs retry
     if kind not in _MAY_PASS and not conflict:
         return False
     return True if should_retry is None else should_retry
@@ -360,10 +360,10 @@ def _http_status(code: Any) -> int | None:
 
 
 def _with_provider(message: str, metadata: Mapping[str, Any]) -> str:
-    """OpenRouter hides what the upstream said in `metadata`: "Provider returned error" alone helps nobody."""
+    """Add the upstream error from OpenRouter's `metadata`; its own message is only "Provider returned error"."""
     raw = " ".join(_as_text(metadata.get("raw")).split())[:300]
-    told = ": ".join(part for part in (_as_text(metadata.get("provider_name")), raw) if part)
-    return f"{message} ({told})" if told else message
+    upstream = ": ".join(part for part in (_as_text(metadata.get("provider_name")), raw) if part)
+    return f"{message} ({upstream})" if upstream else message
 
 
 def _as_text(value: Any) -> str:

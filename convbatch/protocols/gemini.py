@@ -1,17 +1,17 @@
-"""The Gemini wire, `models/{model}:generateContent`: words a question, reads a whole or a streamed reply.
+"""The Gemini protocol, `models/{model}:generateContent`: builds requests, parses complete and streamed replies.
 
-Usage: `candidatesTokenCount` leaves thoughts out and `promptTokenCount` leaves out what server-side tools fed back, so
-input = prompt + toolUsePrompt and output = candidates + thoughts; cached tokens are inside the prompt already. A count
-of candidates that is absent is 0 only where the reported total proves it.
+Usage: `candidatesTokenCount` excludes thoughts and `promptTokenCount` excludes results of server-side tools, so
+input = prompt + toolUsePrompt and output = candidates + thoughts; the prompt includes cached tokens. An absent count
+of candidates is 0 only when the reported total proves it.
 
-A model's turn goes back into the history exactly as received, thoughts, signatures and unknown keys included; only a
-missing `role` is supplied, because the API would take such a turn for the user's. A turn without parts is sent as it
-stands: whether that is acceptable is for the gateway to say, and leaving it out would be another dialogue.
+A model's turn goes back into the history exactly as received, with thoughts, signatures and unknown keys; only a
+missing `role` is added, because the API would treat such a turn as the user's. A turn without parts is sent unchanged:
+the gateway decides whether it accepts that, and omitting the turn would change the dialogue.
 
-A stream is folded into one body of the whole form and read by the same function. Neighbouring text deltas become one
-part as long as neither carries anything but text and the same thought flag: signed parts are never merged.
+A stream is merged into one complete body, which the same function parses. Adjacent text deltas become one part if both
+have only text and the same thought flag; signed parts are never merged.
 
-Not here: where the key goes, media, tools, token counting (some gateways bill it).
+Not here: the place of the key, media, tools, token counting requests (some gateways bill them).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from convbatch.protocols.wire import (
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 # https://ai.google.dev/api/generate-content#FinishReason and google-genai 3.4.0 types.py, read 2026-11-21.
-# Whatever is not listed is `other`.
+# Any other value is `other`.
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -61,7 +61,7 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "MISSING_THOUGHT_SIGNATURE": "error",
     "PUP_LIMITED_DISABLED": "error",
 }
-_UNSAID = (None, "", "FINISH_REASON_UNSPECIFIED")
+_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
 
 # Setting → field of `generationConfig`. https://ai.google.dev/api/generate-content#GenerationConfig, read 2026-11-21.
 _CONFIG_FIELDS = (
@@ -93,7 +93,7 @@ class Gemini:
     )
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
-        """Word a question; raises `CannotCarry`."""
+        """Build the request for a question; raises `CannotCarry`."""
         body: dict[str, Any] = {"contents": [_content(message) for message in ask.messages]}
         if ask.system:
             body["systemInstruction"] = {"parts": [{"text": ask.system}]}
@@ -106,11 +106,11 @@ class Gemini:
         )
 
     def parse_response(self, body: bytes) -> Reply:
-        """Read a whole reply; also the array that streaming without `alt=sse` sends.
+        """Parse a complete reply; also the array that streaming without `alt=sse` returns.
 
         Raises:
-            MalformedReply: The body is no reply.
-            ErrorInBody: It carries an error, or neither a candidate nor a block reason, or is an array without an end.
+            MalformedReply: The body is not a reply.
+            ErrorInBody: The body has an error, neither a candidate nor a block reason, or is an incomplete array.
         """
         value = read_reply(body)
         if isinstance(value, list):
@@ -120,14 +120,14 @@ class Gemini:
         return _reply(value)
 
     def parse_event(self, draft: Draft, event: SseEvent) -> Draft:
-        """Fold one event; raises `ErrorInBody` with the partial text, `MalformedReply`."""
+        """Add one event to a draft; raises `ErrorInBody` with the partial text, `MalformedReply`."""
         values = read_event(event)
         if values is None:
             return draft if _is_finished(draft.state) else Draft(state={**draft.state, "cut": True})
         return _folded(draft, values)
 
     def finish(self, draft: Draft) -> Reply:
-        """Close a stream; raises `ErrorInBody` when it broke before its end, `MalformedReply` when it was no reply."""
+        """Build the reply at the end of a stream; raises `ErrorInBody` or `MalformedReply` if it is incomplete."""
         whole = draft.state.get("whole")
         if whole is None:
             raise stream_truncated(None, NO_USAGE)
@@ -136,16 +136,16 @@ class Gemini:
         return _reply(whole)
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-        """Read an error answer; never raises."""
+        """Parse an error response; never raises."""
         return classify_error(status, headers, body)
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
-        """The first page of models: up to 1000, the most the API gives; no known gateway lists more."""
+        """Build the request for the first page of models: 1000, the maximum; no known gateway lists more."""
         url = f"{_root(endpoint.base_url, endpoint.api_version)}/models?pageSize={_MODELS_PER_PAGE}"
         return WireRequest(method="GET", url=url, headers={})
 
     def parse_models(self, body: bytes) -> tuple[str, ...]:
-        """Names without `models/`, only those that can generate; some gateways answer in OpenAI's shape, read too."""
+        """Parse names without `models/`, only of models that generate; also the OpenAI form of some gateways."""
         value = read_reply(body)
         listed = value.get("models") or value.get("data") if isinstance(value, dict) else None
         if not isinstance(listed, list):
@@ -204,7 +204,7 @@ def _generate_url(base_url: str, api_version: str | None, model: str, stream: bo
 
 
 def _root(base_url: str, api_version: str | None) -> str:
-    """Base URL with its API version; one that is already at the end of the base URL is not added again."""
+    """Return the base URL with its API version, which is not added when the URL already ends with it."""
     base = base_url.rstrip("/")
     if _VERSION.search(base) and (api_version is None or base.endswith(f"/{api_version}")):
         return base
@@ -213,7 +213,7 @@ def _root(base_url: str, api_version: str | None) -> str:
 
 def _model_name(listed: Any) -> str | None:
     if not isinstance(listed, dict):
-        raise MalformedReply("a list of models that holds no objects")
+        raise MalformedReply("a list of models that contains no objects")
     methods = listed.get("supportedGenerationMethods")
     if isinstance(methods, list) and methods and "generateContent" not in methods:
         return None
@@ -236,7 +236,7 @@ def _reply(whole: Any) -> Reply:
     text, thought, calls, has_media = _read_content(content)
     raw = block if block is not None else raw_word((candidate or {}).get("finishReason"))
     finish: FinishReason = "content_filter" if block is not None else FINISH_REASONS.get(raw or "", "other")
-    if calls and (raw in _UNSAID or finish == "stop"):
+    if calls and (raw in _NO_REASON or finish == "stop"):
         finish = "tool_call"
     return Reply(
         text=text,
@@ -254,14 +254,14 @@ def _reply(whole: Any) -> Reply:
 
 
 def _candidate(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The candidate to read; None also where there is one that says nothing at all."""
+    """Return the candidate to read; None also when it has neither content nor finish reason."""
     candidates = whole.get("candidates")
     if not candidates:
         return None
     if not isinstance(candidates, list):
-        raise MalformedReply("candidates is no list")
+        raise MalformedReply("candidates is not a list")
     candidate = first_of(candidates, "candidates")
-    return None if candidate.get("content") is None and candidate.get("finishReason") in _UNSAID else candidate
+    return None if candidate.get("content") is None and candidate.get("finishReason") in _NO_REASON else candidate
 
 
 def _block_reason(whole: Mapping[str, Any], candidate: Mapping[str, Any] | None) -> str | None:
@@ -276,12 +276,12 @@ def _raise_without_candidate(whole: Mapping[str, Any]) -> NoReturn:
     if carried := error_in_body(whole):
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):
-        raise MalformedReply(f"a JSON object that is no reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
+        raise MalformedReply(f"a JSON object that is not a reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
     raise empty_response(_usage(whole.get("usageMetadata")))
 
 
 def _read_content(content: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
-    """Visible text, thought, calls, media of a candidate's content."""
+    """Return visible text, thought and tool calls of a candidate's content, and whether it has media."""
     if content is None:
         return None, None, (), False
     texts: list[str] = []
@@ -290,21 +290,21 @@ def _read_content(content: Any) -> tuple[str | None, str | None, tuple[ToolCall,
     has_media = False
     for part in _parts(content):
         is_thought = bool(part.get("thought"))
-        if isinstance(said := part.get("text"), str):
-            (thoughts if is_thought else texts).append(said)
+        if isinstance(text := part.get("text"), str):
+            (thoughts if is_thought else texts).append(text)
         if isinstance(call := part.get("functionCall"), dict):
             calls.append(_tool_call(call))
         if not is_thought and (part.get("inlineData") or part.get("fileData")):
             has_media = True
     text = "".join(texts)
-    # A call or a picture is the reply then; an empty text beside it is a leftover of streaming.
+    # The call or the media are the reply; an empty text beside them is a remainder of streaming.
     visible = None if not text and (calls or has_media) else text
     return visible, "".join(thoughts) if thoughts else None, tuple(calls), has_media
 
 
 def _parts(content: Any) -> list[Any]:
     if not isinstance(content, dict):
-        raise MalformedReply("a candidate whose content is no object")
+        raise MalformedReply("a candidate whose content is not an object")
     parts: Any = content.get("parts")
     if parts is None:
         return []
@@ -338,7 +338,7 @@ def _usage(counts: Any) -> Usage:
 
 
 def _addend(counts: Mapping[str, Any], name: str) -> int | None:
-    """A count that adds nothing where it is absent, and spoils the sum where it is there and cannot be believed."""
+    """Return a summand of a count: 0 when absent, None (which makes the sum unknown) when invalid."""
     value = counts.get(name)
     return 0 if value is None else token_count(value)
 
@@ -366,9 +366,9 @@ def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str,
         if key == "candidates":
             grown[key] = _with_candidates(grown.get(key) or [], value)
         elif isinstance(value, dict):
-            # Running totals and feedback: the last value of each field stands, nothing is summed up.
+            # Running totals and feedback: the last value of each field applies; nothing is added up.
             old = grown.get(key)
-            grown[key] = {**(old if isinstance(old, dict) else {}), **_said_fields(value)}
+            grown[key] = {**(old if isinstance(old, dict) else {}), **_non_null(value)}
         elif value not in (None, ""):
             grown[key] = value
     return grown
@@ -376,14 +376,14 @@ def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str,
 
 def _with_candidates(old: list[Any], new: Any) -> list[Any]:
     if not isinstance(new, list | None):
-        raise MalformedReply("candidates is no list")
+        raise MalformedReply("candidates is not a list")
     for item in new or ():
         if not isinstance(item, dict):
-            raise MalformedReply("candidates holds no objects")
+            raise MalformedReply("candidates contains no objects")
         if item.get("index") not in (0, None):
             continue
         before = old[0] if old else {}
-        candidate = {**before, **_said_fields(item)}
+        candidate = {**before, **_non_null(item)}
         if before.get("content") is not None and item.get("content") is not None:
             candidate["content"] = _with_content(before["content"], item["content"])
         elif item.get("content") is not None:
@@ -394,7 +394,7 @@ def _with_candidates(old: list[Any], new: Any) -> list[Any]:
 
 def _with_content(old: Mapping[str, Any], new: Any) -> dict[str, Any]:
     added = _parts(new)
-    content = {**old, **_said_fields(new)}
+    content = {**old, **_non_null(new)}
     if new.get("parts") is not None:
         parts: list[Any] = list(old.get("parts") or ())
         for part in added:
@@ -405,7 +405,7 @@ def _with_content(old: Mapping[str, Any], new: Any) -> dict[str, Any]:
 
 def _add_part(parts: list[Any], part: dict[str, Any]) -> None:
     if part == {"text": ""} and parts:
-        return  # the usual last delta; it carries nothing
+        return  # the usual last delta, without content
     if parts and _is_plain(part) and _is_plain(parts[-1]) and part.get("thought") == parts[-1].get("thought"):
         parts[-1] = {**parts[-1], "text": parts[-1]["text"] + part["text"]}
     else:
@@ -416,14 +416,14 @@ def _is_plain(part: Mapping[str, Any]) -> bool:
     return isinstance(part.get("text"), str) and part.keys() <= {"text", "thought"}
 
 
-def _said_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _non_null(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
 def _is_finished(state: Mapping[str, Any]) -> bool:
     whole = state.get("whole") or {}
     candidates = whole.get("candidates")
-    if candidates and candidates[0].get("finishReason") not in _UNSAID:
+    if candidates and candidates[0].get("finishReason") not in _NO_REASON:
         return True
     return _block_reason(whole, candidates[0] if candidates else None) is not None
 
@@ -434,6 +434,6 @@ def _partial_text(whole: Mapping[str, Any]) -> str | None:
 
 
 def _partial_usage(whole: Mapping[str, Any]) -> Usage:
-    """Counts of a stream that broke: running totals, so never more than `partial`."""
+    """Usage of an incomplete stream: its counts are running totals, so the source is at most `partial`."""
     usage = _usage(whole.get("usageMetadata"))
     return usage if usage.source == "missing" else usage._replace(source="partial")

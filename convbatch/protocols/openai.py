@@ -1,16 +1,15 @@
-"""The OpenAI wire, `chat/completions`, as OpenAI and the many servers that speak it word it.
+"""The OpenAI protocol, `chat/completions`, of OpenAI and the many compatible servers.
 
-Usage: `completion_tokens` includes reasoning and `prompt_tokens` includes cached tokens. A few vendors leave reasoning
-out; where the reported total is prompt + completion + reasoning, output is completion + reasoning.
+Usage: `completion_tokens` includes reasoning and `prompt_tokens` includes cached tokens. A few vendors exclude
+reasoning; when the reported total is prompt + completion + reasoning, output is completion + reasoning.
 
-A model's turn goes back into the history as received (`tool_calls`, `reasoning_content`, `reasoning_details`, unknown
-keys: DeepSeek and OpenRouter ask for theirs, the others ignore them) but for what the API refuses as input: an empty
-`tool_calls` list is left out, an `audio` object shrinks to its id, and a missing `role` is supplied.
+A model's turn goes back into the history as received (with `tool_calls`, `reasoning_content`, `reasoning_details` and
+unknown keys: DeepSeek and OpenRouter require theirs, others ignore them), except for what the API refuses as input: an
+empty `tool_calls` list is omitted, an `audio` object is reduced to its id, and a missing `role` is added.
 
-A stream is folded into one body of the whole form and read by the same function. `[DONE]` ends it as well as a finish
-reason does.
+A stream is merged into one complete body, which the same function parses. `[DONE]` or a finish reason ends it.
 
-Not here: where the key goes, media, tools; `api_version` has no place on this wire.
+Not here: the place of the key, media, tools; this protocol has no `api_version`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, Proto
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 # https://platform.openai.com/docs/api-reference/chat/object, read 2026-11-21; `error` is OpenRouter's
-# (https://openrouter.ai/docs/api-reference/overview). Whatever is not listed is `other`.
+# (https://openrouter.ai/docs/api-reference/overview). Any other value is `other`.
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -48,15 +47,15 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "error": "error",
 }
 MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
-"""Where a gateway names no other: OpenAI calls it deprecated, but most compatible servers know only this one."""
+"""Default: deprecated at OpenAI, but the only name that most compatible servers know."""
 
 # Settings whose field has the same name. https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-21.
 _SAME_NAME = ("temperature", "top_p", "seed", "reasoning_effort")
 _REFUSED = {
-    "top_k": 'not part of chat completions; a server that knows it takes extra = {"top_k": ...}',
-    "thinking_budget": 'use reasoning_effort, or what the server knows as extra, e.g. {"thinking_budget": ...}',
+    "top_k": 'not part of chat completions; for a server that knows it, use extra = {"top_k": ...}',
+    "thinking_budget": 'use reasoning_effort, or a field of the server in extra, e.g. {"thinking_budget": ...}',
     "thinking_level": "use reasoning_effort",
-    "safety": "only the gemini wire has it",
+    "safety": "only the gemini protocol has it",
 }
 _RESERVED = frozenset({"messages", "model", "stream", "stream_options"})
 
@@ -80,7 +79,7 @@ class OpenAI:
     )
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
-        """Word a question; raises `CannotCarry`."""
+        """Build the request for a question; raises `CannotCarry`."""
         messages: list[Any] = [_message(message) for message in ask.messages]
         if ask.system:
             messages.insert(0, {"role": "system", "content": ask.system})
@@ -97,16 +96,16 @@ class OpenAI:
         )
 
     def parse_response(self, body: bytes) -> Reply:
-        """Read a whole reply.
+        """Parse a complete reply.
 
         Raises:
-            MalformedReply: The body is no reply.
-            ErrorInBody: It carries an error, also inside its choice, or no choice.
+            MalformedReply: The body is not a reply.
+            ErrorInBody: The body or its choice has an error, or there is no choice.
         """
         return _reply(read_reply(body))
 
     def parse_event(self, draft: Draft, event: SseEvent) -> Draft:
-        """Fold one event; raises `ErrorInBody` with the partial text, `MalformedReply`."""
+        """Add one event to a draft; raises `ErrorInBody` with the partial text, `MalformedReply`."""
         if event.data.strip() == DONE:
             return Draft(state={**draft.state, "done": True})
         values = read_event(event)
@@ -115,7 +114,7 @@ class OpenAI:
         return _folded(draft, values)
 
     def finish(self, draft: Draft) -> Reply:
-        """Close a stream; raises `ErrorInBody` when it broke before its end, `MalformedReply` when it was no reply."""
+        """Build the reply at the end of a stream; raises `ErrorInBody` or `MalformedReply` if it is incomplete."""
         whole = draft.state.get("whole")
         if whole is None:
             raise stream_truncated(None, NO_USAGE)
@@ -124,15 +123,15 @@ class OpenAI:
         return _reply(_without_call_indexes(whole))
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-        """Read an error answer; never raises."""
+        """Parse an error response; never raises."""
         return classify_error(status, headers, body)
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
-        """All models at once: this route has no pages."""
+        """Build the request for all models; this route has no pages."""
         return WireRequest(method="GET", url=_url(endpoint.base_url, "models"), headers={})
 
     def parse_models(self, body: bytes) -> tuple[str, ...]:
-        """The ids of the list, which some servers send bare; raises `MalformedReply`."""
+        """Parse the ids of the list, which some servers send without the enclosing object; raises `MalformedReply`."""
         value = read_reply(body)
         listed = value.get("data") if isinstance(value, dict) else value
         if not isinstance(listed, list):
@@ -175,7 +174,7 @@ def _applied(body: dict[str, Any], settings: Settings, max_output_tokens_field: 
     if settings.stop:
         body["stop"] = list(settings.stop)
     if settings.response_schema is not None:
-        # Not `strict`: OpenAI refuses most ordinary schemas then; `extra` can add it.
+        # Not `strict`, with which OpenAI refuses most ordinary schemas; `extra` can add it.
         schema = {"name": "reply", "schema": settings.response_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body
@@ -188,7 +187,7 @@ def _url(base_url: str, route: str) -> str:
 
 def _model_name(listed: Any) -> str | None:
     if not isinstance(listed, dict):
-        raise MalformedReply("a list of models that holds no objects")
+        raise MalformedReply("a list of models that contains no objects")
     return word(listed.get("id")) or word(listed.get("name"))
 
 
@@ -226,12 +225,12 @@ def _reply(whole: Any) -> Reply:
 
 
 def _choice(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The choice to read; None also where there is one that says nothing at all."""
+    """Return the choice to read; None also when it has neither content nor finish reason."""
     choices = whole.get("choices")
     if not choices:
         return None
     if not isinstance(choices, list):
-        raise MalformedReply("choices is no list")
+        raise MalformedReply("choices is not a list")
     choice = first_of(choices, "choices")
     silent = choice.get("message") is None and not choice.get("finish_reason") and not choice.get("error")
     return None if silent else choice
@@ -254,16 +253,16 @@ def _raise_without_choice(whole: Mapping[str, Any]) -> NoReturn:
     if carried := error_in_body(whole):
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):
-        raise MalformedReply(f"a JSON object that is no reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
+        raise MalformedReply(f"a JSON object that is not a reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
     raise empty_response(_usage(whole.get("usage")))
 
 
 def _read_message(message: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
-    """Visible text, thought, calls, media of an assistant message."""
+    """Return visible text, thought and tool calls of an assistant message, and whether it has media."""
     if message is None:
         return None, None, (), False
     if not isinstance(message, dict):
-        raise MalformedReply("a choice whose message is no object")
+        raise MalformedReply("a choice whose message is not an object")
     thought = word(message.get("reasoning_content")) or word(message.get("reasoning"))
     has_media = bool(message.get("audio")) or bool(message.get("images"))
     content = message.get("content")
@@ -284,7 +283,7 @@ def _read_parts(parts: list[Any]) -> tuple[str, str | None, bool]:
             texts.append(part)
             continue
         if not isinstance(part, dict):
-            raise MalformedReply("a message whose content holds no parts")
+            raise MalformedReply("a message whose content contains no parts")
         kind = word(part.get("type"))
         if kind in _THOUGHT_PARTS:
             thoughts.append(_thinking_text(part))
@@ -296,7 +295,7 @@ def _read_parts(parts: list[Any]) -> tuple[str, str | None, bool]:
 
 
 def _thinking_text(part: Mapping[str, Any]) -> str:
-    """Mistral nests text parts under `thinking`; others put the text beside the type."""
+    """Return the text of a thinking part: Mistral nests parts under `thinking`, others have it beside `type`."""
     inner = part.get("thinking") or part.get("text") or part.get("reasoning")
     if isinstance(inner, list):
         return "".join(item["text"] for item in inner if isinstance(item, dict) and isinstance(item.get("text"), str))
@@ -309,7 +308,7 @@ def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
         old = message.get("function_call")
         return (_tool_call(None, old),) if isinstance(old, dict) else ()
     if not isinstance(listed, list) or not all(isinstance(call, dict) for call in listed):
-        raise MalformedReply("a message whose tool_calls is no list of calls")
+        raise MalformedReply("a message whose tool_calls is not a list of calls")
     return tuple(_tool_call(call.get("id"), call.get("function") or call.get("custom")) for call in listed)
 
 
@@ -318,7 +317,7 @@ def _tool_call(call_id: Any, function: Any) -> ToolCall:
         raise MalformedReply("a tool call without its function")
     arguments = function.get("arguments", function.get("input"))
     if isinstance(arguments, str):
-        with contextlib.suppress(MalformedReply):  # the model's own broken JSON is a result: kept as the string it is
+        with contextlib.suppress(MalformedReply):  # invalid JSON of the model is a result: kept as a string
             arguments = decode_json(arguments.encode("utf-8", "surrogatepass"))
     return ToolCall(id=word(call_id), name=word(function.get("name")) or "", arguments=arguments)
 
@@ -350,7 +349,7 @@ def _details(counts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
-    """The draft with more chunks; its state is `whole` (the body so far, in the whole form), `done` and `cut`."""
+    """Add chunks to a draft; its state has `whole` (the body so far, in the complete form), `done` and `cut`."""
     state = dict(draft.state)
     for chunk in chunks:
         whole: dict[str, Any] = state.get("whole") or {}
@@ -380,7 +379,7 @@ def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str,
         if key == "choices":
             grown[key] = _with_choices(grown.get(key) or [], value)
         elif key == "usage" and isinstance(value, dict):
-            # Running totals: the last value of each field stands, nothing is summed up.
+            # Running totals: the last value of each field applies; nothing is added up.
             old = grown.get(key)
             new = {name: count for name, count in value.items() if count is not None}
             grown[key] = {**(old if isinstance(old, dict) else {}), **new}
@@ -391,10 +390,10 @@ def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str,
 
 def _with_choices(old: list[Any], new: Any) -> list[Any]:
     if not isinstance(new, list | None):
-        raise MalformedReply("choices is no list")
+        raise MalformedReply("choices is not a list")
     for item in new or ():
         if not isinstance(item, dict):
-            raise MalformedReply("choices holds no objects")
+            raise MalformedReply("choices contains no objects")
         if item.get("index") not in (0, None):
             continue
         choice = dict(old[0]) if old else {}
@@ -409,7 +408,7 @@ def _with_choices(old: list[Any], new: Any) -> list[Any]:
 
 def _with_delta(message: Mapping[str, Any], delta: Any) -> dict[str, Any]:
     if not isinstance(delta, dict | None):
-        raise MalformedReply("a delta that is no object")
+        raise MalformedReply("a delta that is not an object")
     grown = dict(message)
     for key, value in (delta or {}).items():
         if value is None:
@@ -426,16 +425,16 @@ def _with_delta(message: Mapping[str, Any], delta: Any) -> dict[str, Any]:
 
 
 def _as_parts(value: Any) -> list[Any]:
-    """What stood before a list of parts began: parts, or a text that becomes the first of them."""
+    """Return the content before a list of parts: parts, or a text as the first part."""
     if isinstance(value, list):
         return value
     return [{"type": "text", "text": value}] if isinstance(value, str) and value else []
 
 
 def _with_calls(calls: list[Any], fragments: Any) -> list[Any]:
-    """Join the fragments of tool calls by `index`, which stays on them until the stream is closed."""
+    """Join the fragments of tool calls by `index`, which is removed at the end of the stream."""
     if not isinstance(fragments, list) or not all(isinstance(fragment, dict) for fragment in fragments):
-        raise MalformedReply("a delta whose tool_calls is no list of calls")
+        raise MalformedReply("a delta whose tool_calls is not a list of calls")
     grown = list(calls)
     for fragment in fragments:
         at = _position(grown, fragment)
@@ -450,7 +449,7 @@ def _position(calls: list[Any], fragment: Mapping[str, Any]) -> int:
     index, call_id = fragment.get("index"), fragment.get("id")
     if isinstance(index, int):
         return next((at for at, call in enumerate(calls) if call.get("index") == index), len(calls))
-    # Servers without an index send each call whole, or name it once and then send the rest of it.
+    # Servers without an index send complete calls, or the id once and then the rest of the call.
     if call_id and all(call.get("id") != call_id for call in calls):
         return len(calls)
     return max(len(calls) - 1, 0)
@@ -478,7 +477,7 @@ def _with_function(function: Mapping[str, Any], fragment: Mapping[str, Any]) -> 
 
 
 def _without_call_indexes(whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The body as it would have come in one piece: there, calls have no `index`."""
+    """Return the body without `index` in its calls, as in a response that is not streamed."""
     choices = whole.get("choices")
     message = choices[0].get("message") if choices else None
     if not choices or not message or not message.get("tool_calls"):
@@ -502,6 +501,6 @@ def _partial_text(whole: Mapping[str, Any]) -> str | None:
 
 
 def _partial_usage(whole: Mapping[str, Any]) -> Usage:
-    """Counts of a stream that broke: running totals, so never more than `partial`."""
+    """Usage of an incomplete stream: its counts are running totals, so the source is at most `partial`."""
     usage = _usage(whole.get("usage"))
     return usage if usage.source == "missing" else usage._replace(source="partial")

@@ -1,11 +1,10 @@
-"""How long a gateway asks us to wait, in every form seen on the wire; one number or None.
+"""Parse how long a gateway asks to wait, in all known forms, to seconds or None.
 
-Forms are tried in a fixed order, whatever the protocol (gateways pass each other's forms through), and the first that
-says something counts, it is not compared with the others: `retry-after-ms`, `retry-after`, Google's `RetryInfo`, a
-sentence in the message, the reset header of a dimension that is used up. Zero, negative, past and unreadable values say
-nothing. A hint is never cut short here, be it a date in the year 9999: what to do with a wait nobody can sit out is the
-gate's decision. There is no clock here: dates are read against the answer's own `date` header, and
-say nothing without one.
+Forms are tried in a fixed order, independent of the protocol (gateways forward each other's forms), and the first
+valid one is used: `retry-after-ms`, `retry-after`, Google's `RetryInfo`, a sentence in the message, the reset header of
+a dimension that is used up. Zero, negative, past and invalid values are ignored. A hint is never shortened, not even a
+date in the year 9999: the rate limiter decides how to handle a long wait. There is no clock here: dates are relative to
+the `date` header of the response, and ignored without one.
 
 Sources (read 2026-11-21): https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3 (Retry-After),
 https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto (RetryInfo),
@@ -33,7 +32,7 @@ _GO_DURATION = re.compile(rf"(?:{_NUMBER}(?:{_GO_UNIT}))+", re.ASCII)
 _GO_STEP = re.compile(rf"({_NUMBER})({_GO_UNIT})")
 _PLAIN_NUMBER = re.compile(rf"{_NUMBER}", re.ASCII)
 
-# In prose every repetition is bounded: a hostile message must not cost seconds.
+# In texts every repetition is bounded, so that a hostile message cannot take seconds.
 _STATED = r"(?<![0-9.])[0-9]{1,12}(?:\.[0-9]{1,12})?"
 _NEXT = r"[0-9]{1,12}(?:\.[0-9]{1,12})?"
 _ENGLISH_UNIT = (
@@ -62,15 +61,15 @@ _EPOCH_S = 1e9
 
 
 def retry_after_s(headers: Mapping[str, str], body: Any, message: str) -> float | None:
-    """The wait an answer asks for.
+    """Return the wait that a response asks for.
 
     Args:
-        headers: Names in lower case; `date` is what dates are read against.
+        headers: Names in lower case; dates are relative to `date`.
         body: The decoded JSON body, None when there is none.
         message: The error text, searched for a sentence such as "retry in 12.5s".
 
     Returns:
-        Seconds > 0, or None when nothing was said.
+        Seconds > 0, or None without a valid hint.
     """
     sources = (
         lambda: _milliseconds(headers.get("retry-after-ms")),
@@ -87,7 +86,7 @@ def retry_after_s(headers: Mapping[str, str], body: Any, message: str) -> float 
 
 
 def duration_s(text: str) -> float | None:
-    """A Go-style duration ("6m0s", "1.2s", "12ms") or a bare number of seconds; None for anything else."""
+    """Parse a Go duration ("6m0s", "1.2s", "12ms") or a plain number of seconds; None for anything else."""
     text = text.strip()
     if _PLAIN_NUMBER.fullmatch(text):
         return float(text)
@@ -112,7 +111,7 @@ def _unit_s(unit: str) -> float:
 
 
 def _milliseconds(value: str | None) -> float | None:
-    text = "" if value is None else value.strip()  # strip knows more blanks than float does
+    text = "" if value is None else value.strip()  # strip removes more kinds of white space than float
     return float(text) / 1000 if _PLAIN_NUMBER.fullmatch(text) else None
 
 
@@ -124,7 +123,7 @@ def _retry_after(value: str | None, headers: Mapping[str, str]) -> float | None:
 
 
 def _until(value: str, headers: Mapping[str, str]) -> float | None:
-    """Seconds from the answer's own date to a date given as HTTP date, RFC 3339 or seconds since 1970."""
+    """Return seconds from the `date` header to a date in HTTP or RFC 3339 format."""
     then, now = _date(value), _date(headers.get("date", ""))
     return None if then is None or now is None else then - now
 
@@ -137,7 +136,7 @@ def _date(text: str) -> float | None:
             if when.tzinfo is None:
                 when = when.replace(tzinfo=UTC)
             return when.timestamp()
-        except (ValueError, TypeError, IndexError, OverflowError):  # what parsedate raises depends on how bad it is
+        except (ValueError, TypeError, IndexError, OverflowError):  # parsedate raises different exceptions
             continue
     return None
 
@@ -163,7 +162,7 @@ def _details(body: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _proto_duration(value: Any) -> float | None:
-    """`google.protobuf.Duration`: "12s" in JSON; as an object where a gateway encoded it by hand."""
+    """Parse a `google.protobuf.Duration`: "12s" in JSON, or the object that some gateways send."""
     if isinstance(value, str):
         return duration_s(value)
     if isinstance(value, dict):
@@ -193,7 +192,7 @@ def _sentence(message: str) -> float | None:
 
 
 def _exhausted(headers: Mapping[str, str]) -> float | None:
-    """The longest reset among the dimensions whose remaining count is exactly 0 (Azure sends -1 for unknown)."""
+    """Return the longest reset of all dimensions whose remaining count is exactly 0 (Azure sends -1 for unknown)."""
     waits: list[float] = []
     for name, value in headers.items():
         reset = _reset_name(name)
@@ -206,7 +205,7 @@ def _exhausted(headers: Mapping[str, str]) -> float | None:
 
 
 def _reset_name(remaining: str) -> str | None:
-    """The header that says when the dimension of this `remaining` header starts anew."""
+    """Return the name of the reset header that belongs to a `remaining` header."""
     if "ratelimit" not in remaining or "remaining" not in remaining:
         return None
     return remaining.replace("remaining", "reset")

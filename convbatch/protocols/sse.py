@@ -1,9 +1,9 @@
-"""Bytes of an event stream in any chunks → `SseEvent`s; pure, knows no protocol.
+"""Parse an event stream, received in chunks of any size, to `SseEvent`s; independent of the protocol.
 
-Lines end at CR, LF or CRLF only (a raw U+2028 belongs to its line); comments and unknown fields are skipped; several
-`data` lines join with a newline; `[DONE]` is handed on, it is the protocols that know what it means. Two liberties over
-the standard, both because gateways need them: an event that the end of the body cut off is still handed on, and bare
-JSON lines without `data:` (how some gateways word an error in mid-stream) are one event up to the next empty line.
+Lines end at CR, LF or CRLF only (a raw U+2028 is part of its line); comments and unknown fields are skipped; several
+`data` lines are joined by newlines; `[DONE]` is returned like other data, for the protocols to interpret. Two
+extensions of the standard, which gateways require: an event that the end of the body truncates is still returned, and
+JSON lines without `data:` (some gateways send errors in a stream so) form one event up to the next empty line.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (read 2026-11-21).
 """
@@ -20,8 +20,8 @@ _BOM = b"\xef\xbb\xbf"
 class SseEvent:
     """One event: its name ("" when the stream gave none) and its data.
 
-    Bytes that are no UTF-8 survive in `data` as lone surrogates (`surrogateescape`), so that whoever decodes the data
-    sees them instead of a silently mended text.
+    Bytes that are not UTF-8 are kept in `data` as lone surrogates (`surrogateescape`), so that decoding the data can
+    detect them.
     """
 
     event: str
@@ -29,11 +29,11 @@ class SseEvent:
 
 
 class EventTooLong(ValueError):
-    """One event holds more bytes than allowed; the parser cannot be used any further."""
+    """One event is larger than allowed; the parser cannot be used any more."""
 
 
 class SseParser:
-    """Splits a stream into events; holds the unfinished line and the unfinished event between chunks."""
+    """Splits a stream into events; keeps the incomplete line and event between chunks."""
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes
@@ -46,10 +46,10 @@ class SseParser:
         self._bare = False
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
-        """Take the next bytes, cut anywhere, and hand back the events they complete.
+        """Process the next chunk, split anywhere, and return the events it completes.
 
         Raises:
-            EventTooLong: One event outgrew the limit.
+            EventTooLong: One event exceeds the limit.
         """
         if self._after_cr and chunk:
             self._after_cr = False
@@ -69,7 +69,7 @@ class SseParser:
         return events
 
     def close(self) -> list[SseEvent]:
-        """The body ended: hand back what was still open."""
+        """End the body and return the event that was still open."""
         events: list[SseEvent] = []
         if self._pieces:
             self._line(self._whole_line(b""), events)

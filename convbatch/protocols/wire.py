@@ -1,7 +1,7 @@
-"""The one interface between the tool and a wire format: plain values in, plain values out.
+"""The interface between convbatch and a wire format: plain values in, plain values out.
 
-Nothing under `protocols/` knows a socket, a clock, aiohttp, a key's source or a gateway by name. Where the key goes is
-the gateway's choice (`auth`), not the protocol's, so a `WireRequest` leaves here without it.
+Nothing in `protocols/` uses sockets, clocks, aiohttp, keys or names of gateways. The place of the key in a request is
+a property of the gateway (`auth`), so a `WireRequest` does not contain the key.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from convbatch.protocols.sse import SseEvent
 from convbatch.reply import Failure, Reply
 
 MAX_JSON_DEPTH = 256
-# Digits become 0, all else NUL: nineteen zeros in a row are then an integer that may not fit 64 bits.
+# Maps digits to 0 and all other bytes to NUL: nineteen zeros in a row then mark an integer that may not fit 64 bits.
 _DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
 
-class MalformedReply(Exception):  # a name from the contract, not an error a user mends
-    """A success body that is no reply: HTML, cut JSON, too deep, or an object of another kind."""
+class MalformedReply(Exception):  # internal; becomes a `Failure`
+    """A success body that is not a reply: HTML, truncated JSON, too deep, or another kind of object."""
 
     cut = False
-    """True where the body began as JSON and stopped before its end, or was empty: the same request may well succeed."""
+    """True when the body is truncated JSON or empty: the same request may succeed when it is sent again."""
 
 
 class CutReply(MalformedReply):
-    """A success body that stopped before its end."""
+    """A truncated success body."""
 
     cut = True
 
 
-class CannotCarry(Exception):  # the wire's limit, reported as an input error by whoever plans
-    """The wire has no way to carry a part or a setting; dropping it silently would make a comparison lie."""
+class CannotCarry(Exception):  # reported as an input error when the run is prepared
+    """The wire format has no field for a part or a setting; dropping it would make comparisons wrong."""
 
 
 class ErrorInBody(Exception):  # control flow inside the protocols
-    """A 200 that holds a failure: an error object, nothing at all, or a stream that broke.
+    """A response with status 200 that contains a failure: an error object, nothing, or an incomplete stream.
 
-    `failure.structured` is true only when the body says which failure it is (an inner HTTP code or a known word): such
-    a failure counts as that code, any other 200 is ambiguous. `status` is the inner HTTP code where there is one.
+    `failure.structured` is true only when the body identifies the failure (by an inner HTTP code or a known code): such
+    a failure is treated as that code, any other 200 is ambiguous. `status` is the inner HTTP code, if there is one.
     """
 
     def __init__(self, failure: Failure, *, status: int | None = None) -> None:
@@ -55,7 +55,7 @@ class ErrorInBody(Exception):  # control flow inside the protocols
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where to ask, as far as a protocol needs to know it."""
+    """The part of a gateway that a protocol needs to build a request."""
 
     base_url: str
     api_version: str | None = None
@@ -63,18 +63,18 @@ class Endpoint:
 
 
 class Ask(NamedTuple):
-    """One question: the model, the whole history, the settings."""
+    """One question: model, whole history, settings."""
 
     model: str
     messages: tuple[Message, ...]
-    """Ends with the user message that is asked now."""
+    """The last one is the user message to answer."""
     system: str | None = None
     settings: Settings = NO_SETTINGS
     stream: bool = False
 
 
 class WireRequest(NamedTuple):
-    """One HTTP request without its key; `json` None means a GET without a body."""
+    """One HTTP request without its key; `json` is None for a GET request without a body."""
 
     method: str
     url: str
@@ -84,7 +84,7 @@ class WireRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A streamed reply as far as it has come; `state` is the protocol's own and is never changed in place."""
+    """A partial streamed reply; `state` is private to the protocol and never changed in place."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -113,36 +113,36 @@ class WireProtocol(Protocol):
     config: ProtocolConfig
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
-        """Word a question; raises `CannotCarry`."""
+        """Build the request for a question; raises `CannotCarry`."""
         ...
 
     def parse_response(self, body: bytes) -> Reply:
-        """Read a whole success body; raises `MalformedReply` or `ErrorInBody`."""
+        """Parse a complete success body; raises `MalformedReply` or `ErrorInBody`."""
         ...
 
     def parse_event(self, draft: Draft, event: SseEvent) -> Draft:
-        """Fold one event of a stream; raises `ErrorInBody`, `MalformedReply`."""
+        """Add one event of a stream to a draft; raises `ErrorInBody`, `MalformedReply`."""
         ...
 
     def finish(self, draft: Draft) -> Reply:
-        """Close a stream; raises `ErrorInBody` when it broke before its end, the partial text in the failure."""
+        """Build the reply at the end of a stream; raises `ErrorInBody` with the partial text when it is incomplete."""
         ...
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-        """Read an error answer; header names are lower case. Never raises."""
+        """Parse an error response; header names are lower case. Never raises."""
         ...
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
-        """Ask for the list of models."""
+        """Build the request for the list of models."""
         ...
 
     def parse_models(self, body: bytes) -> tuple[str, ...]:
-        """Model names as one would give them to `-m`; raises `MalformedReply`."""
+        """Parse the list of models to names for `-m`; raises `MalformedReply`."""
         ...
 
 
 def decode_json(body: bytes) -> Any:
-    """JSON as received: big integers and lone surrogates survive.
+    """Decode JSON without loss: big integers and lone surrogates are kept.
 
     Raises:
         MalformedReply: Not JSON, not UTF-8, or nested deeper than `MAX_JSON_DEPTH`.
@@ -154,14 +154,14 @@ def decode_json(body: bytes) -> Any:
     else:
         if _LONG_NUMBER in body.translate(_DIGITS_TO_ZERO):
             value = _decode_slowly(body)  # orjson turns integers beyond 64 bits into floats
-    # Cheap guard first: only a body with that many openers can nest that deep.
+    # Cheap test first: only a body with that many opening brackets can be that deep.
     if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _deeper_than(value, MAX_JSON_DEPTH):
         raise MalformedReply(f"JSON nested deeper than {MAX_JSON_DEPTH} levels")
     return value
 
 
 def encode_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON; the slow path keeps what orjson refuses (big integers, lone surrogates)."""
+    """Encode compact UTF-8 JSON; the slow path handles what orjson refuses (big integers, lone surrogates)."""
     try:
         return orjson.dumps(value)
     except TypeError:

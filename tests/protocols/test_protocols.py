@@ -369,14 +369,14 @@ IMAGE = Part(kind="image", path="media/cat.png")
 @pytest.mark.parametrize(
     ("wire", "set_to", "said"),
     [
-        (GEMINI, {"reasoning_effort": "low"}, r"gemini wire cannot carry reasoning_effort \(use thinking_level"),
+        (GEMINI, {"reasoning_effort": "low"}, r"gemini protocol cannot carry reasoning_effort \(use thinking_level"),
         (GEMINI, {"thinking_budget": 1, "thinking_level": "LOW"}, "thinking_budget .* or thinking_level .* not both"),
         (GEMINI, {"extra": {"contents": []}}, "'contents'"),
         (GEMINI, {"seed": 1, "extra": {"generationConfig": {"seed": 2}}}, "overrides generationConfig.seed"),
         (GEMINI, {"seed": 1, "extra": {"generationConfig": 3}}, "overrides generationConfig,"),
         (GEMINI, {"seed": 1, "extra": {"generation_config": {}}}, "write it as 'generationConfig'"),
         (GEMINI, {"top_k": 1, "extra": {"generationConfig": {"top_k": 2}}}, "generationConfig.top_k, .* as 'topK'"),
-        (OPENAI, {"top_k": 1}, "openai wire cannot carry top_k .*extra"),
+        (OPENAI, {"top_k": 1}, "openai protocol cannot carry top_k .*extra"),
         (OPENAI, {"thinking_budget": 1}, "thinking_budget .*reasoning_effort"),
         (OPENAI, {"thinking_level": "LOW"}, "thinking_level .*reasoning_effort"),
         (OPENAI, {"safety": {"a": "b"}, "top_k": 1}, "top_k .*; safety .*gemini"),
