@@ -117,7 +117,7 @@ def test_reuse_takes_a_path() -> None:
         ({"deadline_s": -1}, "deadline_s must be a number of seconds above 0"),
         ({"attempt_timeout_s": float("nan")}, "attempt_timeout_s must be a number of seconds above 0"),
         ({"temperature": "hot"}, "--temperature must be a number"),
-        ({"params": "x"}, "-p 'x' is no PATH=VALUE"),
+        ({"params": "x"}, "-p 'x' is not PATH=VALUE"),
         ({"params": 'x={"a": 1e999}'}, "-p x starts like JSON but does not parse"),
         ({"history": "every"}, "unknown history mode 'every'"),
         ({"models": "m@gogle"}, "did you mean 'google'"),

@@ -1,7 +1,7 @@
-"""What is asked and where: gateway tables, models and options → `Gateway`, `Target`, `Limits`, `Settings`.
+"""Values of the configuration: `Config`, `Gateway`, `Target`, `Limits`, and how tables combine to a gateway.
 
-How the tables are written in TOML and what is wrong with a file is `loader.py`; keys are named here by their
-environment variable and never held (`credentials.py` fetches them); what a limit does is `engine/limiter.py`.
+Reading and validating TOML is `loader.py`. Keys appear here only as names of environment variables (`credentials.py`
+reads them); limits are enforced by `engine/limiter.py`.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a quota owner may be asked; None = no limit known."""
+    """The limits of a quota owner; None = no known limit."""
 
     rpm: int | None = None
     tpm: int | None = None
     tpm_counts: TpmCounts = "input"
     rpd: int | None = None
     rpd_resets: str = "00:00 UTC"
-    """Local time and IANA zone at which the day's count starts anew."""
+    """Local time and IANA zone at which the daily count resets."""
     rates: tuple[RateLimit, ...] = ()
-    """Further request windows; all limits hold."""
+    """Additional request windows; all limits apply."""
     concurrency: int | None = None
-    """In flight at the gateway, on top of `-j`."""
+    """Maximum of requests in flight at the gateway, in addition to `-j`."""
     jitter_s: float = 1.0
-    """By how much the one-way delay may vary without a window overflowing at the server (J of the derated rate)."""
+    """Variation of the one-way delay for which no window overflows at the server (J of the derated rate)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """Where models are served: one base URL, one protocol, one kind of auth."""
+    """An endpoint that serves models: one base URL, one protocol, one kind of auth."""
 
     name: str
     protocol: str
@@ -71,21 +71,21 @@ class Gateway:
     allow_http: bool = False
     max_output_tokens_field: str | None = None
     currency: str | None = None
-    """What it bills in."""
+    """The currency of its bills."""
     list_prices: bool = False
-    """Does it bill the provider's list price?"""
+    """Whether it bills the provider's list price."""
     price_multiplier: Decimal | None = None
-    """Of `currency` per USD of list price."""
+    """Amount of `currency` per USD of list price."""
     attempt_timeout_s: float = 600.0
     limits: Limits = Limits()
     settings: Settings = NO_SETTINGS
-    """The gateway's model settings over `[run.settings]`: the weakest two layers of a request."""
+    """Model settings of the gateway, merged over `[run.settings]`; all other settings override them."""
     key_origin: str | None = None
-    """Who asked for `key_env`, for messages: a preset, or `file:line`."""
+    """Where `key_env` is set, for messages: a preset, or `file:line`."""
 
     @property
     def endpoint(self) -> Endpoint:
-        """The part a protocol needs."""
+        """The part that a protocol needs."""
         return Endpoint(
             base_url=self.base_url,
             api_version=self.api_version,
@@ -95,7 +95,7 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model at a gateway; `gateway` already carries what its model table overrides."""
+    """A model at a gateway; `gateway` includes the overrides of its model table."""
 
     model: str
     gateway: Gateway
@@ -107,12 +107,12 @@ class Target:
 
     @property
     def quota_owner(self) -> tuple[str, str, str]:
-        """Whose limits a request counts against: host, key variable, model."""
+        """The owner of the limits that a request counts against: host, key variable, model."""
         return (urlsplit(self.gateway.base_url).netloc, self.gateway.key_env or "", self.model)
 
     @property
     def simulated(self) -> bool:
-        """Is this the built-in simulator?"""
+        """Whether this is the built-in simulator."""
         return self.gateway.base_url.startswith("simulator:")
 
 
@@ -125,39 +125,39 @@ _LIMIT_FIELDS = frozenset(f.name for f in dataclasses.fields(Limits))
 
 
 def matches(glob: str, model: str) -> bool:
-    """Does the glob name this model? Case counts."""
+    """Whether a glob matches a model name; case-sensitive."""
     return re.match(fnmatch.translate(glob), model) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTable:
-    """What a gateway does differently for the models a glob names."""
+    """Overrides of a gateway for the models that a glob matches."""
 
     glob: str
     values: Mapping[str, Any]
-    """Checked values by the field names of `Gateway` and `Limits`."""
+    """Validated values by the field names of `Gateway` and `Limits`."""
     settings: Settings = NO_SETTINGS
 
     def matches(self, model: str) -> bool:
-        """Does the glob name this model?"""
+        """Whether the glob matches this model name."""
         return matches(self.glob, model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTable:
-    """A gateway as written: a preset, a table of the config, or one laid over the other."""
+    """The table of a gateway: a preset, a table of the config, or one merged over the other."""
 
     name: str
     values: Mapping[str, Any]
-    """Checked values by the field names of `Gateway` and `Limits`."""
+    """Validated values by the field names of `Gateway` and `Limits`."""
     models: tuple[ModelTable, ...] = ()
     key_origin: str | None = None
 
     def for_model(self, model: str | None, *, run: RunTable | None = None) -> Gateway:
-        """The gateway as this model sees it; None = the gateway as such (for a list of models).
+        """Build the gateway for a model; None = without model tables (for the list of models).
 
-        Every matching model table applies, key by key; where two set the same key, the longer glob wins, and of two
-        equally long ones the later.
+        Every matching model table applies, key by key; if two set the same key, the longer glob applies, and the later
+        one of equally long globs.
         """
         values = dict(self.values)
         settings = NO_SETTINGS if run is None else run.settings
@@ -172,11 +172,11 @@ class GatewayTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTable:
-    """`[run]`: what the options of `run` say when the command line does not; None = not said."""
+    """`[run]`: defaults of the options of `run`; None = not set."""
 
     models: tuple[str, ...] = ()
     model_places: tuple[Place, ...] = ()
-    """Where each of `models` is written."""
+    """The place of each entry of `models`."""
     repeats: int | None = None
     history: HistoryMode | None = None
     concurrency: int | None = None
@@ -188,7 +188,7 @@ class RunTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceRow:
-    """What `[prices.GATEWAY."GLOB"]` says."""
+    """A table `[prices.GATEWAY."GLOB"]`."""
 
     gateway: str
     glob: str
@@ -197,7 +197,7 @@ class PriceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Presets with a config file laid over them."""
+    """Presets with a config file merged over them."""
 
     gateways: Mapping[str, GatewayTable]
     run: RunTable = RunTable()
@@ -205,21 +205,21 @@ class Config:
     exchange_rates: ExchangeRates = NO_EXCHANGE_RATES
     """`[rates]`."""
     usage_logs: Mapping[str, UsageLogForm] = field(default_factory=dict)
-    """`[bills]`: how usage logs are read, the known forms included."""
+    """`[bills]`: formats of usage logs, with the presets."""
     path: str | None = None
-    """The file, as it was named; None = presets only."""
+    """The path as given by the user; None = presets only."""
 
     def prices_of(self, target: Target) -> PriceTable | None:
-        """What `[prices]` says of a target: the longest glob that matches wins, of equally long ones the later."""
+        """Return the `[prices]` of a target: of the longest matching glob, the later one of equally long globs."""
         rows = [row for row in self.prices if row.gateway == target.gateway.name and matches(row.glob, target.model)]
         return None if not rows else max(reversed(rows), key=lambda row: len(row.glob)).table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """Options that stand over what presets and config say about each quota owner; None = not given.
+    """Options that override the limits in presets and config; None = not set.
 
-    `-j` is not among them: it says how much we want in flight, a gateway's `concurrency` what it bears
+    `-j` is not one of them: it is the wanted number of requests in flight, a gateway's `concurrency` is the maximum
     (`max_in_flight`).
     """
 
@@ -229,9 +229,9 @@ class Overrides:
     attempt_timeout_s: float | None = None
 
     def apply_to(self, gateway: Gateway) -> Gateway:
-        """The gateway with the given options laid over it."""
-        given = {name: value for name in ("rpm", "tpm", "rpd") if (value := getattr(self, name)) is not None}
-        changes: dict[str, Any] = {"limits": dataclasses.replace(gateway.limits, **given)} if given else {}
+        """Return the gateway with these options applied."""
+        limits = {name: value for name in ("rpm", "tpm", "rpd") if (value := getattr(self, name)) is not None}
+        changes: dict[str, Any] = {"limits": dataclasses.replace(gateway.limits, **limits)} if limits else {}
         if self.attempt_timeout_s is not None:
             changes["attempt_timeout_s"] = self.attempt_timeout_s
         return dataclasses.replace(gateway, **changes) if changes else gateway
@@ -252,7 +252,7 @@ def foreign_keys(protocol: str) -> Mapping[str, list[str]]:
 def build_gateway(
     name: str, values: Mapping[str, Any], *, settings: Settings = NO_SETTINGS, key_origin: str | None = None
 ) -> Gateway:
-    """A gateway from checked values by field name, with its protocol's defaults filled in."""
+    """Build a gateway from validated values by field name and the defaults of its protocol."""
     protocol: str = values["protocol"]
     rules = PROTOCOLS[protocol].config
     defaults: dict[str, Any] = {"auth": rules.auth, "tpm_counts": rules.tpm_counts, "api_version": rules.api_version}
@@ -270,7 +270,7 @@ def build_gateway(
 
 
 def merge_limits(several: Iterable[Limits]) -> Limits:
-    """All of them at once: for targets that share a quota owner (one host, key and model under two gateway names)."""
+    """Combine the limits of targets with the same quota owner (host, key and model under two gateway names)."""
     merged, *others = several
     for other in others:
         merged = Limits(
@@ -299,10 +299,10 @@ def _least(one: int | None, other: int | None) -> int | None:
 
 
 def max_in_flight(limits: Limits, requested: int | None) -> int:
-    """How many requests of one target may be in flight.
+    """Return how many requests of one target may be in flight.
 
     Args:
-        limits: The gateway's `concurrency` is a ceiling, and what is used when nobody asks for a number.
+        limits: The gateway's `concurrency` is the maximum, and the default.
         requested: `-j`, else `[run] concurrency`, else None.
     """
     if requested is None:
@@ -314,7 +314,7 @@ def max_in_flight(limits: Limits, requested: int | None) -> int:
 
 
 def target_to_plain(target: Target, prices: PriceTable | None = None) -> dict[str, Any]:
-    """JSON form for `run.json`: everything but keys; with its prices, so that costs never change later."""
+    """Return the JSON form for `run.json`, without keys, and with prices, so that costs never change later."""
     return {
         "name": target.name,
         "model": target.model,
@@ -325,7 +325,7 @@ def target_to_plain(target: Target, prices: PriceTable | None = None) -> dict[st
 
 
 def target_from_plain(plain: Mapping[str, Any]) -> Target:
-    """The reverse of `target_to_plain`; trusts its input."""
+    """Build a target from `target_to_plain`; trusts its input."""
     return Target(model=plain["model"], gateway=gateway_from_plain(plain["gateway"]))
 
 
@@ -366,7 +366,7 @@ def _without_nulls(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
-    """JSON form of a gateway, every field by its name."""
+    """Return the JSON form of a gateway, by field name."""
     plain: dict[str, Any] = {f.name: getattr(gateway, f.name) for f in dataclasses.fields(Gateway)}
     plain["headers"] = dict(gateway.headers)
     plain["query"] = dict(gateway.query)
@@ -379,7 +379,7 @@ def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
 
 
 def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
-    """The reverse of `gateway_to_plain`; trusts its input."""
+    """Build a gateway from `gateway_to_plain`; trusts its input."""
     values = dict(plain)
     limits = dict(values.pop("limits"))
     limits["rates"] = tuple(RateLimit(**rate) for rate in limits["rates"])

@@ -1,7 +1,7 @@
-"""Where a target's prices come from: the config's own tables first, else a provider's list, else nowhere.
+"""Find the prices of a target: in the config's own tables, else in the provider's price list.
 
-List prices are the data that ship with genai-prices; its updater is never started, so a run fetches nothing. A gateway
-that says nothing has no price: a wrong price is worse than none. How tokens become money is `pricing.py`.
+List prices are the data that genai-prices ships; its updater is never started, so nothing is fetched. A gateway without
+price keys has no price: a wrong price is worse than none. Computing costs is `pricing.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
 from convbatch.pricing import Period, PriceTable, TokenPrice
 
 LIST_CURRENCY = "USD"
-# Routers' names for a model with other generation settings, and another price: the list has no row for them.
+# Names of routers for a model with other generation settings at another price, which the list does not have.
 _RESELLERS_SUFFIX = re.compile(r"-(?:no)?thinking(?:-\d+)?$|-(?:minimal|low|medium|high|xhigh)$")
 _TIER_KEYS = ("service_tier", "serviceTier")
 _STANDARD_TIERS = ("auto", "default", "standard", "on_demand")
@@ -26,13 +26,13 @@ _STANDARD_TIERS = ("auto", "default", "standard", "on_demand")
 def price_table(
     target: Target, config: Config, today: datetime.date, command_line: Settings = NO_SETTINGS
 ) -> PriceTable | None:
-    """What this target's tokens cost, or None when nobody said.
+    """Return the prices of a target, or None when they are unknown.
 
     Args:
         target: The model and its gateway.
-        config: Its `[prices]`.
-        today: For the source: the day the prices were looked up.
-        command_line: `-p service_tier=...` asks for a tier with prices of its own.
+        config: Provides `[prices]`.
+        today: The day of the look-up, for the source.
+        command_line: Settings; `-p service_tier=...` selects a tier with its own prices.
     """
     own = config.prices_of(target)
     if own is not None:
@@ -55,7 +55,7 @@ def price_table(
 
 
 def list_price(target: Target, today: datetime.date, tier: str | None = None) -> PriceTable | None:
-    """The provider's list price in USD, as genai-prices has it; None for a model it does not know."""
+    """Return the provider's list price in USD from genai-prices; None for an unknown model."""
     from importlib.metadata import version
 
     from genai_prices.data_snapshot import get_snapshot
@@ -75,7 +75,7 @@ def list_price(target: Target, today: datetime.date, tier: str | None = None) ->
 
 
 def _providers(target: Target) -> list[tuple[str | None, str | None]]:
-    """(provider id, URL) to look a model up with: by the address, else, as for a reseller, by the model's name."""
+    """Return pairs of provider id and URL for the look-up: by address, else (for resellers) by the model's name."""
     return [(None, target.gateway.base_url), (None, None)]
 
 
@@ -98,7 +98,7 @@ def _periods(model: Any, tier: str | None) -> tuple[Period, ...] | None:
 
 
 def _of_tier(prices: Any, model: Any, tier: str | None) -> Mapping[str, Any] | None:
-    """The prices of a service tier; None when the list has none for it."""
+    """Return the prices of a service tier; None when the list has none for it."""
     if tier is None or tier in _STANDARD_TIERS:
         return vars(prices)
     for variant in model.price_variants or ():
@@ -108,9 +108,9 @@ def _of_tier(prices: Any, model: Any, tier: str | None) -> Mapping[str, Any] | N
 
 
 def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
-    """One row of the list; None when it is not by plain text tokens alone."""
-    given, taken = rates.get("input_mtok"), rates.get("output_mtok")
-    if given is None or taken is None or rates.get("output_reasoning_mtok") is not None:
+    """Convert one row of the list; None when it has prices other than those of text tokens."""
+    input_price, output_price = rates.get("input_mtok"), rates.get("output_mtok")
+    if input_price is None or output_price is None or rates.get("output_reasoning_mtok") is not None:
         return None
     cached, written = rates.get("cache_read_mtok"), rates.get("cache_write_mtok")
     begins = getattr(constraint, "start_date", None)
@@ -118,8 +118,8 @@ def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
     if constraint is not None and begins is None:
         daily = (_utc(constraint.start_time), _utc(constraint.end_time))
     return Period(
-        input=_rate(given),
-        output=_rate(taken),
+        input=_rate(input_price),
+        output=_rate(output_price),
         cached_input=None if cached is None else _rate(cached),
         cache_write_input=None if written is None else _rate(written),
         valid_from=begins,

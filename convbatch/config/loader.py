@@ -1,7 +1,7 @@
-"""A config file (TOML) → `Config`, or everything that is wrong with it, each with its line.
+"""Read a config file (TOML) to a `Config`, or report all its problems with their lines.
 
-Presets ship as `presets.toml` and are read by the same rules. Which keys there are and what makes a value right is
-`validators.py`; what the values mean is `gateways.py`. What looks like a secret is an error and in no message.
+Presets are shipped as `presets.toml` and read by the same rules. Keys and their validation are in `validators.py`,
+the meaning of values in `gateways.py`. Anything that looks like a secret is an error, and never part of a message.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ CONFIG_NAME = "convbatch.toml"
 
 
 def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Config:
-    """The config a command uses: the file named with `-c`, else `convbatch.toml` in `folder`, else presets only.
+    """Load the config of a command: the file of `-c`, else `convbatch.toml` in `folder`, else only the presets.
 
     Raises:
-        InputError: The file is missing or unreadable, or anything in it is wrong: all problems at once.
+        InputError: The file is missing, unreadable or invalid; contains all problems.
     """
     path = folder / CONFIG_NAME if explicit is None else explicit
     if explicit is None and not path.exists():
@@ -52,7 +52,7 @@ def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Confi
 
 
 def read_config(text: str, path: Path) -> Config:
-    """A config file's text → `Config`; `path` is for messages and for finding `ca_file`.
+    """Parse the text of a config file; `path` is for messages and for finding `ca_file`.
 
     Raises:
         InputError: As `load_config`.
@@ -65,25 +65,25 @@ def read_config(text: str, path: Path) -> Config:
 
 
 def presets() -> Mapping[str, GatewayTable]:
-    """The gateways that ship with convbatch."""
+    """Return the gateways that are shipped with convbatch."""
     return load_shipped_config().gateways
 
 
 @functools.cache
 def load_shipped_config() -> Config:
-    """What holds without a config file: gateways and forms of bills that ship with convbatch."""
+    """Load `presets.toml`: the gateways and formats of usage logs that are shipped with convbatch."""
     from importlib import resources
 
     text = resources.files("convbatch.config").joinpath("presets.toml").read_text(encoding="utf-8")
     reader = _Reader(text, Path("presets.toml"), is_preset=True)
     config = reader.config(Config(gateways={}))
     if reader.problems:
-        raise AssertionError(str(reader.problems[0]))  # shipped data; a test reads it
+        raise AssertionError(str(reader.problems[0]))  # shipped data, which a test reads
     return dataclasses.replace(config, path=None)
 
 
 def _relative(path: Path) -> Path:
-    """Relative to the working directory where it lies below it, as a person would write it."""
+    """Return a path relative to the working directory if it is below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
@@ -108,14 +108,14 @@ def _text_of(path: Path) -> str:
 
 
 class _Reader:
-    """Reads one file and collects what is wrong with it."""
+    """Reads one file and collects its problems."""
 
     def __init__(self, text: str, path: Path, *, is_preset: bool = False) -> None:
         self.problems: list[Problem] = []
         self._path = path
         self._is_preset = is_preset
         self._text = text
-        self._lines = TomlPositions("")  # until the text is known to be TOML
+        self._lines = TomlPositions("")  # until the text has been parsed
         self._secret: set[KeyPath] = set()
 
     def config(self, known: Config) -> Config:
@@ -147,7 +147,7 @@ class _Reader:
             problem = Problem(
                 what=f"not TOML: {what or str(error)}",
                 place=Place(path=str(self._path), line=number),
-                hint='texts stand in quotes: key = "value"; tables are [gateways.NAME]',
+                hint='write texts in quotes: key = "value"; tables are [gateways.NAME]',
             )
             raise InputError.of([problem]) from None
         except RecursionError:
@@ -165,7 +165,7 @@ class _Reader:
             own["ca_file"] = self._certificates(own["ca_file"], path)
         values = {**({} if preset is None else preset.values), **own}
         if "base_url" in own and "list_prices" not in own:
-            values.pop("list_prices", None)  # another address is another seller
+            values.pop("list_prices", None)  # another address may bill other prices
         if not self._has_basics(name, values, table, preset):
             return None
         sound = self._agrees(name, values, own, path)
@@ -192,7 +192,7 @@ class _Reader:
         self, name: str, values: Mapping[str, Any], table: Mapping[str, Any], preset: GatewayTable | None
     ) -> bool:
         missing = [key for key in ("protocol", "base_url") if key not in values]
-        absent = [key for key in missing if key not in table]  # what is there but wrong has its own message
+        absent = [key for key in missing if key not in table]  # invalid values have messages of their own
         if absent and preset is None:
             hint = 'e.g. protocol = "openai", base_url = "https://HOST/v1"; presets that can be changed: '
             known = () if self._is_preset else presets()
@@ -215,7 +215,7 @@ class _Reader:
         return ModelTable(glob=glob, values=own, settings=self._settings(table, path))
 
     def _agrees(self, name: str, values: Mapping[str, Any], own: Mapping[str, Any], path: KeyPath) -> bool:
-        """Do the keys of one table fit each other and what they are laid over?"""
+        """Whether the keys of one table are consistent with each other and with the table below; reports problems."""
         before = len(self.problems)
         for rule in RULES:
             for key, invalid in rule(name, values, own):
@@ -223,7 +223,7 @@ class _Reader:
         return len(self.problems) == before
 
     def _certificates(self, given: str, path: KeyPath) -> str:
-        """The CA file's absolute path; relative ones start at the config file's folder."""
+        """Return the absolute path of the CA file; relative paths start at the config file's folder."""
         import ssl
 
         file = (self._path.parent / Path(given).expanduser()).absolute()
@@ -231,7 +231,8 @@ class _Reader:
             ssl.create_default_context(cafile=str(file))
         except ssl.SSLError:
             self._add(
-                (*path, "ca_file"), InvalidValue("ca_file holds no certificate", "it must be a PEM file", found=given)
+                (*path, "ca_file"),
+                InvalidValue("ca_file contains no certificate", "it must be a PEM file", found=given),
             )
         except OSError as error:
             hint = f"the path is relative to {self._path.parent}/"
@@ -303,7 +304,7 @@ class _Reader:
         return Settings.from_plain(known) if len(self.problems) == before else NO_SETTINGS
 
     def _check_settings(self, plain: dict[str, Any], path: KeyPath) -> None:
-        # What a setting may hold is decided once, in the dataset's schema; pydantic is imported only for this.
+        # Settings have one schema, that of the dataset; pydantic is imported only when it is needed.
         from pydantic import TypeAdapter, ValidationError
 
         from convbatch.dataset.schema import SettingsForm
@@ -357,7 +358,7 @@ class _Reader:
             if key in known or self._is_secret((*path, key)):
                 continue
             if key in LATER_KEYS:
-                hint = "remove it: what would be ignored is refused"
+                hint = "remove it: keys without an effect are refused"
                 invalid = InvalidValue(f"{key!r} is not built in this version", hint)
             elif key == "settings":
                 hint = f'settings belong to models: [{_dotted(path)}.models."*".settings], or to all: [run.settings]'
@@ -369,12 +370,13 @@ class _Reader:
     # -- secrets
 
     def _refuse_secrets(self, document: Mapping[str, Any]) -> None:
-        """Anything that is a key by its name or its shape; later checks pass it by, so that no message shows it."""
+        """Report keys, by name or by form; later checks skip them, so that no message contains one."""
         for path, value in _leaves(document, ()):
             dated = isinstance(value, datetime.date | datetime.time) and path[0] != "prices"
             if dated or (isinstance(value, float) and not _finite(value)):
                 self._add(
-                    path, InvalidValue(f"{_dotted(path[-1:])} holds what JSON cannot carry", "write it as a text")
+                    path,
+                    InvalidValue(f"{_dotted(path[-1:])} has a value that JSON cannot represent", "write it as a text"),
                 )
             holder = secret_holder(path, value)
             if holder is None:
@@ -384,7 +386,7 @@ class _Reader:
                 "put the key into an environment variable (or an --env-file) and name it here: "
                 'key_env = "NAME", with auth = "bearer", "x-goog-api-key", "header:NAME", "query:NAME" ...'
             )
-            self._add(path, InvalidValue(f"{holder} holds a key; keys never stand in this file", hint))
+            self._add(path, InvalidValue(f"{holder} contains a key; keys are not allowed in this file", hint))
 
     def _is_secret(self, path: KeyPath) -> bool:
         return any(secret[: len(path)] == path for secret in self._secret)

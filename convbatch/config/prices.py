@@ -1,6 +1,6 @@
-"""The `[prices]` and `[rates]` tables of a config file → price tables and exchange rates.
+"""Build price tables and exchange rates from the `[prices]` and `[rates]` tables of a config file.
 
-Values only: lines and messages are put together by `loader.py`, what a price then does is `pricing.py`.
+Problems get their lines in `loader.py`; computing costs is `pricing.py`.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ ReportInvalid = Callable[[KeyPath, InvalidValue], None]
 
 
 def price_row(
-    rows: Any, path: KeyPath, billed_in: str | None, place: Callable[[KeyPath], object], complain: ReportInvalid
+    rows: Any, path: KeyPath, billed_in: str | None, place: Callable[[KeyPath], object], report: ReportInvalid
 ) -> PriceTable | None:
-    """`[prices.GATEWAY."GLOB"]`, or several of them with days from which they hold.
+    """Build the price table of `[prices.GATEWAY."GLOB"]`, or of a list of such tables with `valid_from`.
 
     Args:
-        rows: The table as parsed, or a list of tables.
-        path: Where it stands.
-        billed_in: The gateway's own currency.
-        place: A path's `file:line`, for the source.
-        complain: Told everything that is wrong.
+        rows: The parsed table, or a list of tables.
+        path: The path of the table.
+        billed_in: The gateway's currency.
+        place: Returns the `file:line` of a path, for the source.
+        report: Called with every problem.
 
     Returns:
-        None when anything is wrong.
+        None when there is a problem.
     """
     tables = cast(list[Any], rows) if isinstance(rows, list) else [rows]
     if not tables or not all(isinstance(table, dict) for table in tables):
-        complain(path, InvalidValue(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}]", found=rows))
+        report(path, InvalidValue(f"{_dotted(path)} must be a table", f"write [{_dotted(path)}]", found=rows))
         return None
-    faults: list[KeyPath] = []
+    invalid_paths: list[KeyPath] = []
 
     def note(where: KeyPath, invalid: InvalidValue) -> None:
-        faults.append(where)
-        complain(where, invalid)
+        invalid_paths.append(where)
+        report(where, invalid)
 
     periods = [_period(cast(Mapping[str, Any], table), path, note) for table in tables]
     currencies = {_currency(table, path, billed_in, note) for table in tables}
@@ -54,36 +54,34 @@ def price_row(
             path, InvalidValue("prices of one model in two currencies", "write the same currency in each of its tables")
         )
     _refuse_same_day(tables, path, note)
-    if faults:
+    if invalid_paths:
         return None
-    found = sorted((period for period in periods if period is not None), key=_beginning)
+    found = sorted((period for period in periods if period is not None), key=_first_day)
     source = ", ".join(_source(table, str(place(path))) for table in tables)
     return PriceTable(currency=str(currencies.pop()), source=source, periods=tuple(found))
 
 
-def build_exchange_rates(table: Any, complain: ReportInvalid) -> ExchangeRates:
-    """`[rates]`: `"USD/CNY" = 7.1` says that 1 USD is 7.1 CNY."""
+def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
+    """Build exchange rates from `[rates]`: `"USD/CNY" = 7.1` means that 1 USD is 7.1 CNY."""
     rates: dict[tuple[str, str], Decimal] = {}
-    example = 'write "USD/CNY" = 7.1, which says that 1 USD is 7.1 CNY'
+    example = 'write "USD/CNY" = 7.1, for 1 USD = 7.1 CNY'
     if not isinstance(table, dict):
-        complain(("rates",), InvalidValue("rates must be a table", f"below [rates] {example}", found=table))
+        report(("rates",), InvalidValue("rates must be a table", f"below [rates] {example}", found=table))
         return ExchangeRates({})
     for pair, value in cast(dict[str, Any], table).items():
         one, slash, other = pair.partition("/")
         if not slash or not CURRENCY.fullmatch(one) or not CURRENCY.fullmatch(other) or one == other:
-            complain(("rates", pair), InvalidValue(f"{pair!r} is no pair of currencies", example))
+            report(("rates", pair), InvalidValue(f"{pair!r} is not a pair of currencies", example))
             continue
         try:
             rate = amount(pair, value)
             if rate == 0:
                 raise InvalidValue(f"the rate {pair} must be more than 0", example, found=value)
         except InvalidValue as invalid:
-            complain(("rates", pair), invalid)
+            report(("rates", pair), invalid)
             continue
         if (other, one) in rates:
-            complain(
-                ("rates", pair), InvalidValue(f"{pair} is given a second time, the other way round", "keep one of them")
-            )
+            report(("rates", pair), InvalidValue(f"{pair} is given twice, in both directions", "keep one of them"))
         rates[one, other] = rate
     return ExchangeRates(rates)
 
@@ -133,7 +131,7 @@ def _steps(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> list
         if not isinstance(above, int) or isinstance(above, bool) or above < 1:
             note(
                 where,
-                InvalidValue("a tier needs the number of input tokens above which it holds", example, found=above),
+                InvalidValue("a tier needs the number of input tokens above which it applies", example, found=above),
             )
             continue
         for key in ("cached_input", "cache_write_input"):
@@ -147,14 +145,14 @@ def _steps(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> list
             note(where, InvalidValue(f"the tier above {above} changes no price", example))
         steps.append((above, prices))
     if len({above for above, _ in steps}) < len(steps):
-        note((*path, "tiers"), InvalidValue("two tiers begin at the same number of tokens", example))
+        note((*path, "tiers"), InvalidValue("two tiers start at the same number of tokens", example))
     return sorted(steps, key=lambda step: step[0])
 
 
 def _steps_of(
     key: str, base: Decimal, steps: Sequence[tuple[int, Mapping[str, Decimal]]]
 ) -> tuple[tuple[int, Decimal], ...]:
-    """The steps of one price; a tier that does not name it leaves it as it was below."""
+    """Return the steps of one price; a tier without it keeps the price of the tier below."""
     found: list[tuple[int, Decimal]] = []
     for above, prices in steps:
         before = found[-1][1] if found else base
@@ -198,10 +196,10 @@ def _day(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> dateti
 def _refuse_same_day(tables: Sequence[Mapping[str, Any]], path: KeyPath, note: ReportInvalid) -> None:
     days = [str(table.get("valid_from")) for table in tables]
     if len(set(days)) < len(days):
-        note(path, InvalidValue("two prices of one model hold from the same day", "give each table its valid_from"))
+        note(path, InvalidValue("two prices of one model apply from the same day", "give each table its valid_from"))
 
 
-def _beginning(period: Period) -> datetime.date:
+def _first_day(period: Period) -> datetime.date:
     return period.valid_from or datetime.date.min
 
 

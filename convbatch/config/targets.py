@@ -1,7 +1,4 @@
-"""`-m`, `-g`, `-p` and the config → the targets of a run and the free fields of its request bodies.
-
-What a gateway is and how its tables are combined is `gateways.py`.
-"""
+"""Resolve `-m`, `-g` and the config to targets, and parse the request fields of `-p`."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ SIMULATED_MODELS = ("sim-good@simulator", "sim-drift@simulator")
 def resolve_targets(
     models: Sequence[str], gateways: Sequence[str], config: Config, overrides: Overrides = NO_OVERRIDES
 ) -> tuple[Target, ...]:
-    """`-m`, `-g` and the config → targets, in the order given (models outside, gateways inside).
+    """Resolve `-m`, `-g` and the config to targets, in the given order (for each model, each gateway).
 
     Raises:
-        SetupError: An unknown or unused gateway, a model without one, a target given twice, or nothing to ask.
+        SetupError: An unknown or unused gateway, a model without one, a duplicate target, or no target.
     """
     for gateway in gateways:
         if gateway not in config.gateways:
@@ -34,7 +31,7 @@ def resolve_targets(
         named = _configured_models(config)
     elif not models:
         raise SetupError(
-            f"-g {gateways[0]} is used by nothing: no -m says which model to ask there",
+            f"-g {gateways[0]} is unused: no -m names a model to ask there",
             hint=f"add -m MODEL (`convbatch doctor -g {gateways[0]}` lists the models of a gateway)",
         )
     else:
@@ -51,7 +48,7 @@ _Pair = tuple[str, str]
 
 
 def split_target(text: str, known: Iterable[str]) -> tuple[str, str | None]:
-    """`model@gateway` → (model, gateway), split at the last `@` if a known gateway follows, else (text, None)."""
+    """Split `model@gateway` at the last `@` if a known gateway follows it; else return (text, None)."""
     model, at, gateway = text.rpartition("@")
     return (model, gateway) if at and gateway in frozenset(known) else (text, None)
 
@@ -76,7 +73,7 @@ def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
 
 
 def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
-    """One -m: itself where it names its gateway, else once for every -g."""
+    """Expand one -m: to its own gateway, else to every -g."""
     model, gateway = split_target(text, config.gateways)
     if gateway is not None:
         return [(_model_name(model, text, None), gateway)]
@@ -84,7 +81,7 @@ def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_P
         raise _no_gateway(text, config, place=None)
     _, at, suffix = text.rpartition("@")
     if at and nearest(suffix, config.gateways) is not None:
-        # `gemini@gogle -g google` is a typo far more often than a model whose name ends that way.
+        # `gemini@gogle -g google` is more likely a typo than a model name with an `@`.
         what = f"unknown gateway {suffix!r} in -m {text}"
         raise _unknown_gateway(suffix, config, what=what, more=f"; a model of that name is {text}@GATEWAY")
     return [(_model_name(text, text, None), gateway) for gateway in gateways]
@@ -131,7 +128,7 @@ def _refuse_unused(gateways: Sequence[str], used: Sequence[str], models: Sequenc
     for gateway in gateways:
         if gateway not in used:
             raise SetupError(
-                f"-g {gateway} is used by nothing: every -m names its own gateway",
+                f"-g {gateway} is unused: every -m names its own gateway",
                 found=" ".join(f"-m {model}" for model in models),
                 hint=f"drop -g {gateway}, or give a model without @: -m MODEL -g {gateway}",
             )
@@ -149,10 +146,10 @@ def _refuse_duplicates(named: Sequence[tuple[_Pair, Place | None]]) -> None:
 
 
 def parse_params(params: Sequence[str]) -> dict[str, Any]:
-    """`-p a.b=value` options → one nested object for `Settings.extra`; a value is JSON where it parses, else text.
+    """Parse `-p a.b=value` options to one nested object for `Settings.extra`; a value is JSON if it parses, else text.
 
     Raises:
-        SetupError: No `=`, an empty name in the path, broken JSON, or two options that contradict each other.
+        SetupError: No `=`, an empty name in the path, invalid JSON, or contradictory options.
     """
     nested: dict[str, Any] = {}
     for param in params:
@@ -160,13 +157,13 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
         names = path.strip().split(".")
         if not equals or not all(names):
             raise SetupError(
-                f"-p {path if equals else display(param)} is no PATH=VALUE",
+                f"-p {path if equals else display(param)} is not PATH=VALUE",
                 hint="write -p a.b=value: names separated by dots, then =, then JSON or text",
             )
         if looks_like_key(text):
             raise SetupError(
-                f"-p {path.strip()} holds what looks like a key",
-                hint="a key never goes into a body or a run folder: name its variable in key_env (docs/gateways.md)",
+                f"-p {path.strip()} contains what looks like a key",
+                hint="keys are not allowed in request bodies: name a variable in key_env (docs/gateways.md)",
             )
         _set_nested(nested, names, _param_value(path.strip(), text))
     return nested
@@ -191,7 +188,7 @@ def _no_constant(word: str) -> Any:
 
 def _finite(word: str) -> float:
     value = float(word)
-    return value if math.isfinite(value) else _no_constant(word)  # 1e999 would be sent as null
+    return value if math.isfinite(value) else _no_constant(word)  # 1e999 would become null
 
 
 def _set_nested(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:

@@ -1,6 +1,6 @@
-"""Where a key stands in a TOML file: the standard parser keeps no line numbers, so they are found again in the text.
+"""Find the line of a key in a TOML file, because the parser of the standard library keeps no line numbers.
 
-Only for text that has been parsed already: what is wrong with TOML is not seen here.
+Only for text that has been parsed before: invalid TOML is not detected.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _STRINGS = re.compile(r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*
 
 @dataclass(slots=True)
 class TomlPositions:
-    """Finds the line of a key or table again in TOML text that has already been parsed.
+    """Finds the line of a key or table in TOML text that has been parsed before.
 
-    It reads line by line: `[table]` headers and `key =` at the beginning of a line, dotted and quoted names included.
-    What stands inside a value of several lines is skipped, and a key inside an inline table has its table's line.
+    It reads line by line: `[table]` headers and `key =` at the start of a line, with dotted and quoted names. The
+    inside of a value of several lines is skipped, and a key in an inline table has the line of its table.
     """
 
     _found: dict[KeyPath, int]
@@ -34,7 +34,7 @@ class TomlPositions:
         self._text = text.split("\n")
         table: KeyPath = ()
         open_ = 0
-        # Strings and comments are blanked out first (line ends stay), so that brackets and signs in them do not count.
+        # Strings and comments are replaced by spaces first (newlines stay), so that characters in them do not count.
         for number, (line, bare) in enumerate(zip(self._text, _blanked(text), strict=True), 1):
             if open_ > 0:
                 open_ += _depth(bare)
@@ -51,7 +51,7 @@ class TomlPositions:
             self._found.setdefault(path[:length], number)
 
     def of(self, path: KeyPath, *, containing: str | None = None) -> int | None:
-        """The line of a key, else of its table; with `containing`, the first line from there that has it."""
+        """Return the line of a key, else of its table; with `containing`, the first line from there with that text."""
         line = next((self._found[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._found), None)
         if line is None or containing is None:
             return line

@@ -1,7 +1,7 @@
-"""What the columns of a gateway's usage log mean: `UsageLogForm`.
+"""The format of a gateway's usage log: `UsageLogForm`.
 
-A value; how such a file is read is `reporting/usage_log_reader.py`. How a form is written in a config file is
-`usage_logs.py`; the known ones ship in `presets.toml`.
+Reading such a file is `reporting/usage_log_reader.py`; its table in a config file is `usage_logs.py`; known formats are
+in `presets.toml`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 COLUMN_KEYS = ("request_id", "time", "model", "input_tokens", "output_tokens", "amount")
-"""Keys of a form whose value is a column's name."""
+"""Keys whose value is the name of a column."""
 NEEDED_KEYS = ("time", "model", "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLogForm:
-    """Which column of a usage log says what."""
+    """The meaning of the columns of a usage log."""
 
     name: str
     time: str
@@ -27,25 +27,25 @@ class UsageLogForm:
     request_id: str | None = None
     amount: str | None = None
     amount_per_unit: Decimal = Decimal(1)
-    """So many of what stands in `amount` are one unit of the currency."""
+    """How many units of the column `amount` are one unit of the currency."""
     currency: str | None = None
-    """None: the gateway's own."""
+    """None: the currency of the gateway."""
     time_zone: str = "UTC"
-    """Of times that name no offset."""
+    """The zone of times without an offset."""
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Column → the values of the lines that are calls; others (top-ups, errors) are no lines of the bill."""
+    """Column → the values of rows that are calls; other rows (top-ups, errors) are ignored."""
     gateways: tuple[str, ...] = ()
-    """Whose log it is; empty: of the only host the runs asked."""
+    """The gateways of the log; empty: the only host of the runs."""
     optional: tuple[str, ...] = ()
-    """Keys whose column a file may lack."""
+    """Keys whose column may be missing from a file."""
 
     @property
     def columns(self) -> dict[str, str]:
-        """Key → column, of those that are named."""
+        """Return the column of each key that has one."""
         return {key: column for key in COLUMN_KEYS if (column := getattr(self, key)) is not None}
 
     @property
     def needed(self) -> dict[str, str]:
-        """Key → column, of those a file must have; a column of `only` stands under `only`."""
+        """Return the required column of each key; columns of `only` have the key `only.COLUMN`."""
         columns = {key: column for key, column in self.columns.items() if key not in self.optional}
         return {**columns, **{f"only.{column}": column for column in self.only}}

@@ -1,6 +1,6 @@
-"""The `[bills.NAME]` tables of a config file: every key, and what makes its value right.
+"""Validation of the `[bills.NAME]` tables of a config file, which describe formats of usage logs.
 
-Checks for `loader.py`, as `validators.py`; what a form is used for is `reporting/usage_log.py`.
+Tables for `loader.py`, like `validators.py`; the formats are used by `reporting/usage_log.py`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def _per_unit(key: str, value: Any) -> Decimal:
 
 
 def _only(key: str, value: Any) -> dict[str, tuple[str, ...]]:
-    hint = "write only = { type = 2 }: a column and the value, or the list of values, of the lines that are calls"
+    hint = "write only = { type = 2 }: a column and the value, or the list of values, of rows that are calls"
     if not isinstance(value, dict) or not value:
         raise InvalidValue(f"{key} must be a table of columns", hint, found=value)
     wanted: dict[str, tuple[str, ...]] = {}
     for column, given in cast(dict[str, Any], value).items():
         values = cast(list[Any], given) if isinstance(given, list) else [given]
-        if not values or not all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
+        if not values or not all(isinstance(item, str | int) and not isinstance(item, bool) for item in values):
             raise InvalidValue(f"{key}.{column} must be a text or a whole number, or a list of them", hint, found=given)
-        wanted[column] = tuple(str(one).strip() for one in values)
+        wanted[column] = tuple(str(item).strip() for item in values)
     return wanted
 
 
@@ -50,15 +50,15 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
 
 
 def _keys(key: str, value: Any) -> tuple[str, ...]:
-    may = [name for name in COLUMN_KEYS if name not in NEEDED_KEYS]
-    hint = "list those of them whose column a file may lack: " + ", ".join(may)
+    allowed = [name for name in COLUMN_KEYS if name not in NEEDED_KEYS]
+    hint = "list keys whose column may be missing from a file: " + ", ".join(allowed)
     names = cast(list[Any], value) if isinstance(value, list) else None
-    if names is None or not all(name in may for name in names):
+    if names is None or not all(name in allowed for name in names):
         raise InvalidValue(f"{key} must be a list of keys", hint, found=value)
     return tuple(cast(list[str], names))
 
 
-# TOML key → the field of BillForm it fills, and its check.
+# TOML key → the field of UsageLogForm, and the validator.
 USAGE_LOG_KEYS: Mapping[str, tuple[str, Validator]] = {
     **{key: (key, _column) for key in COLUMN_KEYS},
     "time_zone": ("time_zone", zone),
@@ -73,14 +73,14 @@ USAGE_LOG_KEYS: Mapping[str, tuple[str, Validator]] = {
 def build_usage_log_form(
     name: str, own: Mapping[str, Any], preset: UsageLogForm | None, gateways: Sequence[str], *, written: Sequence[str]
 ) -> Iterator[UsageLogForm | tuple[str, InvalidValue]]:
-    """A form from checked values, laid over a preset of its name; or what does not fit together, by key.
+    """Yield the format built from validated values, merged over a preset; or else its problems with their keys.
 
     Args:
-        name: Of the form.
-        own: Checked values by field.
-        preset: What it is laid over.
-        gateways: The gateways there are.
-        written: The keys of the table, right or wrong.
+        name: The name of the format.
+        own: Validated values by field.
+        preset: The preset of the same name.
+        gateways: The known gateways.
+        written: The keys of the table, valid or not.
     """
     base = {} if preset is None else {key: getattr(preset, key) for key, _ in USAGE_LOG_KEYS.values()}
     values = {**base, **own}
@@ -91,12 +91,18 @@ def build_usage_log_form(
             if key not in written:
                 yield (
                     "",
-                    InvalidValue(f"the form {name!r} has no {key}", f'write {key} = "..." with the name of its column'),
+                    InvalidValue(
+                        f"the usage log format {name!r} has no {key}",
+                        f'write {key} = "..." with the name of its column',
+                    ),
                 )
     for gateway in own.get("gateways", ()):
         if gateway not in gateways:
             sound = False
-            yield "gateway", InvalidValue(f"a bill of an unknown gateway {gateway!r}", did_you_mean(gateway, gateways))
+            yield (
+                "gateway",
+                InvalidValue(f"a usage log of an unknown gateway {gateway!r}", did_you_mean(gateway, gateways)),
+            )
     for key in ("amount_per_unit", "currency"):
         if key in own and values.get("amount") is None and "amount" not in written:
             sound = False

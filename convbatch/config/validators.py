@@ -1,6 +1,6 @@
-"""Every key of a config file: what makes its value right, what fits beside it, and what gives a secret away.
+"""Validation of config files: each key's value, rules between keys, and detection of secrets.
 
-Tables of checks for `loader.py`, which knows files and lines; what a value then means is `gateways.py`.
+Tables for `loader.py`, which handles files and lines; the meaning of the values is in `gateways.py`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from convbatch.redaction import display, looks_like_key
 
 HISTORIES = get_args(HistoryMode)
 TPM_COUNTS = get_args(TpmCounts)
-# Words of the contract whose part is not built yet: accepting and ignoring them would be worse than refusing.
+# Planned keys and protocols; refused with a message of their own until they are implemented.
 LATER_KEYS = frozenset(("anthropic_version", "judge"))
 LATER_PROTOCOLS = ("anthropic", "responses")
 
 
-class InvalidValue(Exception):  # becomes a Problem as soon as its line is known
-    """What is wrong with one value."""
+class InvalidValue(Exception):  # becomes a `Problem` in `loader.py`
+    """A problem with one value, without its place."""
 
     def __init__(self, what: str, hint: str | None = None, *, found: object = None) -> None:
         super().__init__(what)
@@ -56,7 +56,7 @@ def _flag(key: str, value: Any) -> bool:
 def _count(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidValue(
-            f"{key} must be a whole number of at least 1", "leave the key out where there is no limit", found=value
+            f"{key} must be a whole number of at least 1", "omit the key if there is no limit", found=value
         )
     return value
 
@@ -70,21 +70,25 @@ def _seconds(key: str, value: Any) -> float:
 
 
 def currency(key: str, value: Any) -> str:
-    """An ISO 4217 code."""
+    """Validate an ISO 4217 code."""
     if not isinstance(value, str) or not CURRENCY.fullmatch(value):
-        raise InvalidValue(f"{key} must be a currency's three capital letters", f'write {key} = "CNY"', found=value)
+        raise InvalidValue(
+            f"{key} must be the three capital letters of a currency", f'write {key} = "CNY"', found=value
+        )
     return value
 
 
 def _multiplier(key: str, value: Any) -> Decimal:
     number = amount(key, value)
     if number == 0:
-        raise InvalidValue(f"{key} must be more than 0", "a gateway that bills nothing has [prices] of 0", found=value)
+        raise InvalidValue(
+            f"{key} must be more than 0", "for a gateway that bills nothing, write [prices] of 0", found=value
+        )
     return number
 
 
 def amount(key: str, value: Any) -> Decimal:
-    """A number of 0 or more, as it is written."""
+    """Validate a number of 0 or more; returns the exact decimal."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise InvalidValue(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
     return exact(value)
@@ -120,7 +124,7 @@ def _auth(key: str, value: Any) -> str:
     except ValueError:
         place = None
     if place is None:
-        hint = did_you_mean(str(value), AUTH_SCHEMES) + "; the key itself goes into the variable key_env names"
+        hint = did_you_mean(str(value), AUTH_SCHEMES) + "; the key itself is in the variable that key_env names"
         raise InvalidValue(f"unknown auth scheme {display(value)}", hint)
     if place.kind == "header" and place.name.lower() in _OWN_HEADERS:
         raise InvalidValue(
@@ -147,7 +151,7 @@ _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
 
 
 def _url(key: str, value: Any) -> str:
-    """A base URL without userinfo, query or fragment, normalised: it is part of every turn's key."""
+    """Validate and normalise a URL without userinfo, query or fragment; the base URL is part of every turn's key."""
     if value == SIMULATOR_URL and key == "base_url":
         return SIMULATOR_URL
     if not isinstance(value, str) or not value.strip():
@@ -156,12 +160,16 @@ def _url(key: str, value: Any) -> str:
     parts = _split_url(text)
     if parts is None or re.search(r"[\s\\]", text) or not text.isprintable():
         raise InvalidValue(
-            f"{key} is no URL", f'write {key} = "https://HOST/PATH"', found=None if re.search("[@?]", text) else value
+            f"{key} is not a URL",
+            f'write {key} = "https://HOST/PATH"',
+            found=None if re.search("[@?]", text) else value,
         )
     if parts.username is not None or parts.password is not None:
         raise InvalidValue(
             f"{key} has a user name or password in it",
-            "proxy credentials go into HTTPS_PROXY" if key == "proxy" else "keys go into a variable: auth and key_env",
+            "put proxy credentials into HTTPS_PROXY"
+            if key == "proxy"
+            else "put keys into a variable: auth and key_env",
         )
     if "?" in text or "#" in text:
         raise InvalidValue(
@@ -216,10 +224,10 @@ def _headers(key: str, value: Any) -> dict[str, str]:
         if name.lower() in _OWN_HEADERS:
             raise InvalidValue(f"the header {name} is set by convbatch", "remove it")
         if name.lower() in seen:
-            raise InvalidValue(f"the header {name} is given twice", "header names do not tell upper from lower case")
+            raise InvalidValue(f"the header {name} is given twice", "header names are not case-sensitive")
         if not headers[name].isascii():
             raise InvalidValue(
-                f"the value of the header {name} is not plain ASCII", "encode it as the gateway's manual says"
+                f"the value of the header {name} is not plain ASCII", "encode it as the gateway's manual describes"
             )
         seen.add(name.lower())
     return headers
@@ -265,7 +273,7 @@ def _resets(key: str, value: Any) -> str:
 
 
 def zone(key: str, value: Any) -> str:
-    """The IANA name of a time zone."""
+    """Validate the IANA name of a time zone."""
     import zoneinfo
 
     try:
@@ -283,7 +291,7 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(cast(list[str], items))
 
 
-# TOML key → the field of Gateway, Limits or RunTable it fills, and its check.
+# TOML key → the field of Gateway, Limits or RunTable, and the validator.
 _LIMITS: Mapping[str, tuple[str, Validator]] = {
     "rpm": ("rpm", _count),
     "tpm": ("tpm", _count),
@@ -335,8 +343,8 @@ def _rule_protocol_keys(
 ) -> Iterator[tuple[str, InvalidValue]]:
     for key, owners in foreign_keys(values["protocol"]).items():
         if key in own:
-            hint = f"only {' and '.join(map(repr, owners))} reads it"
-            yield key, InvalidValue(f"{key} has no place in the protocol {values['protocol']!r}", hint)
+            hint = f"it belongs to {' and '.join(map(repr, owners))}"
+            yield key, InvalidValue(f"{key} does not apply to the protocol {values['protocol']!r}", hint)
 
 
 def _rule_version_in_url(
@@ -359,7 +367,7 @@ def _rule_plain_http(
         yield (
             key,
             InvalidValue(
-                f"plain http to {parts.hostname}: keys and dialogues would travel unencrypted",
+                f"plain http to {parts.hostname}: keys and dialogues would be sent unencrypted",
                 "use https://, or write allow_http = true for a server in your own network",
             ),
         )
@@ -384,15 +392,15 @@ def _rule_carrier(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) 
     table, same = ("headers", str.lower) if place.kind == "header" else ("query", str)
     if place.kind != "none" and same(place.name) in {same(given) for given in values.get(table, {})}:
         what = f"{table} sets {place.name}, which carries the key"
-        yield table if table in own else "auth", InvalidValue(what, "remove it there: auth puts the key in its place")
+        yield table if table in own else "auth", InvalidValue(what, "remove it there: auth sets it")
 
 
 def _rule_prices(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, InvalidValue]]:
     if "price_multiplier" in own and "currency" not in values:
-        hint = 'write currency = "CNY": the multiplier says how much of it is billed for a list price of 1 USD'
+        hint = 'write currency = "CNY": the multiplier is the amount of it that is billed for a list price of 1 USD'
         yield "price_multiplier", InvalidValue("price_multiplier without currency", hint)
     if own.get("list_prices") and values.get("currency", "USD") != "USD" and "price_multiplier" not in values:
-        hint = f"say how much {values['currency']} is billed for 1 USD of list price: price_multiplier = 7.1"
+        hint = f"write how much {values['currency']} is billed for 1 USD of list price: price_multiplier = 7.1"
         yield "list_prices", InvalidValue(f"list prices are in USD, and this gateway bills {values['currency']}", hint)
 
 
@@ -413,7 +421,7 @@ _NOT_KEY_NAMES = frozenset(("key_env",))
 
 
 def secret_holder(path: KeyPath, value: Any) -> str | None:
-    """How to name a place that holds a key, or None; `path` says whether its name alone gives it away."""
+    """Describe a place that contains a key, by its name or its value; None for others."""
     if not isinstance(value, str) or not value.strip():
         return None
     name = path[-1]

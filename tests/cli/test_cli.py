@@ -151,15 +151,15 @@ BAD: dict[str, Bad] = {
         says=("1 turn in 1 dialogue without", "d.jsonl:1: turn 1", "--history live"),
     ),
     "unknown gateway": Bad(args=("-m", "m@gogle"), says=("unknown gateway 'gogle'", "did you mean 'google'")),
-    "unused gateway": Bad(args=("-m", "m@google", "-g", "here"), says=("-g here is used by nothing", "drop -g here")),
-    "gateway without model": Bad(args=("-g", "here"), says=("-g here is used by nothing", "add -m MODEL")),
+    "unused gateway": Bad(args=("-m", "m@google", "-g", "here"), says=("-g here is unused", "drop -g here")),
+    "gateway without model": Bad(args=("-g", "here"), says=("-g here is unused", "add -m MODEL")),
     "model without gateway": Bad(args=("-m", "gpt"), says=("'gpt' names no gateway", "-m gpt@GATEWAY")),
     "target twice": Bad(args=("-m", "a@here", "-m", "a@here"), says=("a@here is given 2 times", "--repeats")),
     "parameter too large": Bad(args=("-p", 'x={"a": 1e999}'), says=("-p x starts like JSON but does not", "hint:")),
     "temperature not a number": Bad(args=("--temperature", "nan"), says=("--temperature", "finite", "hint:")),
     "temperature negative": Bad(args=("--temperature", "-1"), says=("--temperature", "0", "hint:")),
     "seed too large": Bad(args=("--seed", "9" * 25), says=("--seed", "hint:")),
-    "parameter without value": Bad(args=("-p", "seed"), says=("-p 'seed' is no PATH=VALUE", "a.b=value")),
+    "parameter without value": Bad(args=("-p", "seed"), says=("-p 'seed' is not PATH=VALUE", "a.b=value")),
     "parameter over a built field": Bad(args=("-p", "contents=1"), says=("may not set 'contents'", "hint:")),
     "deadline": Bad(args=("--deadline", "soon"), says=("--deadline needs a duration", "found: 'soon'", "90s")),
     # config, keys, addresses
@@ -183,12 +183,14 @@ BAD: dict[str, Bad] = {
         says=("variable HERE_API_KEY is not set", "convbatch.toml:5", "export HERE_API_KEY=", "--env-file"),
     ),
     "literal key": Bad(
-        config=gateway("URL", auth="bearer", key_env=CANARY), says=("convbatch.toml:5: 'key_env' holds a key", "NAME")
+        config=gateway("URL", auth="bearer", key_env=CANARY),
+        says=("convbatch.toml:5: 'key_env' contains a key", "NAME"),
     ),
     "literal key in the address": Bad(
-        config=gateway(f"URL?key={CANARY}"), says=("convbatch.toml:3: 'base_url' holds a key", "environment variable")
+        config=gateway(f"URL?key={CANARY}"),
+        says=("convbatch.toml:3: 'base_url' contains a key", "environment variable"),
     ),
-    "wrong URL": Bad(config=gateway("htp:/x"), says=("convbatch.toml:3: base_url is no URL", "https://HOST/PATH")),
+    "wrong URL": Bad(config=gateway("htp:/x"), says=("convbatch.toml:3: base_url is not a URL", "https://HOST/PATH")),
     "no such host": Bad(
         config=gateway("https://nope.invalid"), says=("'nope.invalid' cannot be found", "here", "check base_url")
     ),

@@ -230,8 +230,8 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("wrong setting", '[run.settings]\n\ntemperature = "hot"\n', 3, "temperature should be a valid number"),
     ("setting range", "[run.settings]\ntop_p = 2\n", 2, "top_p should be less than or equal to 1"),
     ("inline setting", "[run]\nsettings = { seed = 1.5 }\n", 2, "seed should be a valid integer"),
-    ("nan", "[run.settings]\ntemperature = nan\n", 2, "JSON cannot carry"),
-    ("date", "[run.settings.extra]\nday = 2025-12-26\n", 2, "JSON cannot carry"),
+    ("nan", "[run.settings]\ntemperature = nan\n", 2, "JSON cannot represent"),
+    ("date", "[run.settings.extra]\nday = 2025-12-26\n", 2, "JSON cannot represent"),
     ("negative", "[gateways.google]\nrpm = -1\n", 2, "rpm must be a whole number of at least 1\n  found: -1"),
     ("zero", "[gateways.google]\ntpm = 0\n", 2, "tpm must be a whole number"),
     ("bool as number", "[gateways.google]\nrpd = true\n", 2, "found: true"),
@@ -254,18 +254,18 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("query twice", '[gateways.google]\nauth = "query:k"\nquery = { k = "v" }\n', 3, "query sets k"),
     ("key_env and none", '[gateways.google]\nauth = "none"\nkey_env = "K"\n', 3, 'key_env with auth = "none"'),
     ("no key_env", '[gateways.x]\nprotocol = "openai"\nbase_url = "https://h/v1"\n', 1, "key_env is missing"),
-    ("no scheme", '[gateways.google]\nbase_url = "example.com"\n', 2, "base_url is no URL\n  found: 'example.com'"),
-    ("no host", '[gateways.google]\nbase_url = "https://"\n', 2, "base_url is no URL"),
-    ("other scheme", '[gateways.google]\nbase_url = "ftp://h"\n', 2, "base_url is no URL"),
-    ("bad port", '[gateways.google]\nbase_url = "https://h:99999"\n', 2, "base_url is no URL"),
-    ("blank in URL", '[gateways.google]\nbase_url = "https://h/a b"\n', 2, "base_url is no URL"),
+    ("no scheme", '[gateways.google]\nbase_url = "example.com"\n', 2, "base_url is not a URL\n  found: 'example.com'"),
+    ("no host", '[gateways.google]\nbase_url = "https://"\n', 2, "base_url is not a URL"),
+    ("other scheme", '[gateways.google]\nbase_url = "ftp://h"\n', 2, "base_url is not a URL"),
+    ("bad port", '[gateways.google]\nbase_url = "https://h:99999"\n', 2, "base_url is not a URL"),
+    ("blank in URL", '[gateways.google]\nbase_url = "https://h/a b"\n', 2, "base_url is not a URL"),
     ("fragment", '[gateways.google]\nbase_url = "https://h/#x"\n', 2, "a query or a fragment"),
     ("endpoint", '[gateways.openai]\nbase_url = "https://h/v1/chat/completions"\n', 2, 'write base_url = "https://h/v1"'),
     ("generate", '[gateways.google]\nbase_url = "https://h/v1/models/m:generateContent"\n', 2, '"https://h/v1"'),
     ("version", '[gateways.google]\nbase_url = "https://h/v1"\n', 2, 'base_url = "https://h" and api_version = "v1"'),
     ("plain http", '[gateways.google]\nbase_url = "http://10.0.0.7:8000"\n', 2, "allow_http = true"),
     ("http for a model", '[gateways.google.models."*"]\nbase_url = "http://h"\n', 2, "plain http to h"),
-    ("not its protocol", '[gateways.openai]\napi_version = "v1"\n', 2, "api_version has no place"),
+    ("not its protocol", '[gateways.openai]\napi_version = "v1"\n', 2, "api_version does not apply"),
     ("not its field", '[gateways.google]\nmax_output_tokens_field = "n"\n', 2, "only 'openai' reads it"),
     ("no CA file", '[gateways.google]\nca_file = "nowhere.pem"\n', 2, "ca_file cannot be read"),
     ("own header", '[gateways.google]\nheaders = { Host = "h" }\n', 2, "the header Host is set by convbatch"),
@@ -329,7 +329,7 @@ def test_a_ca_file_without_certificates_is_refused_and_a_good_one_is_found_besid
     (tmp_path / "empty.pem").write_text("nothing")
     path = tmp_path / "convbatch.toml"
     path.write_text('[gateways.google]\nca_file = "empty.pem"\n')
-    with pytest.raises(InputError, match="holds no certificate"):
+    with pytest.raises(InputError, match="contains no certificate"):
         load_config(path)
     (tmp_path / "good.pem").write_text(CERTIFICATE)
     path.write_text('[gateways.google]\nca_file = "good.pem"\n')
@@ -374,7 +374,7 @@ def test_a_literal_key_is_refused_and_never_shown(text: str) -> None:
 
 def test_a_literal_key_error_points_to_key_env_and_auth() -> None:
     said = complaint('[gateways.google.headers]\nx-api-key = "v"\n')
-    assert "demo.toml:2: the header 'x-api-key' holds a key" in said
+    assert "demo.toml:2: the header 'x-api-key' contains a key" in said
     assert 'key_env = "NAME", with auth =' in said
 
 
@@ -474,9 +474,9 @@ def test_models_and_gateways_make_targets(models: list[str], gateways: list[str]
         (["m@gogle"], ["google"], "unknown gateway 'gogle' in -m m@gogle", "did you mean 'google'"),
         (["m"], ["gogle"], "unknown gateway 'gogle'", "did you mean 'google'"),
         (["m"], ["qqq"], "unknown gateway 'qqq'", "[gateways.qqq] table"),
-        (["m@google"], ["dmxapi"], "-g dmxapi is used by nothing", "-m MODEL -g dmxapi"),
-        (["m@google"], ["google", "dmxapi"], "-g dmxapi is used by nothing", "drop -g dmxapi"),
-        ([], ["google"], "-g google is used by nothing", "add -m MODEL"),
+        (["m@google"], ["dmxapi"], "-g dmxapi is unused", "-m MODEL -g dmxapi"),
+        (["m@google"], ["google", "dmxapi"], "-g dmxapi is unused", "drop -g dmxapi"),
+        ([], ["google"], "-g google is unused", "add -m MODEL"),
         (["m@google", "m@google"], [], "the target m@google is given 2 times", "--repeats"),
         (["m", "m@google"], ["google"], "given 2 times", "name each target once"),
         (["m"], ["google", "google"], "given 2 times", "name each target once"),
@@ -608,15 +608,15 @@ def test_params_become_nested_fields(params: list[str], expected: dict[str, Any]
 @pytest.mark.parametrize(
     ("params", "what"),
     [
-        (["a"], "is no PATH=VALUE"),
-        (["=1"], "is no PATH=VALUE"),
-        (["a..b=1"], "-p a..b is no PATH=VALUE"),
+        (["a"], "is not PATH=VALUE"),
+        (["=1"], "is not PATH=VALUE"),
+        (["a..b=1"], "-p a..b is not PATH=VALUE"),
         (["a={"], "-p a starts like JSON but does not parse"),
         (["a.b=1", "a.b=2"], "-p a.b is given twice"),
         (["a=1", "a.b=2"], "-p a.b goes inside a, which is given a value of its own"),
         (["a.b=1", "a=2"], "given twice"),
-        ([f"user={VALUE}"], "holds what looks like a key"),
-        ([VALUE], "is no PATH=VALUE"),
+        ([f"user={VALUE}"], "contains what looks like a key"),
+        ([VALUE], "is not PATH=VALUE"),
     ],
 )
 def test_params_that_cannot_be_are_explained(params: list[str], what: str) -> None:
