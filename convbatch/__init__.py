@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convbatch._version import __version__ as __version__
     from convbatch.api import replay as replay
     from convbatch.api import run as run
     from convbatch.checks.builtin import CheckInput as CheckInput
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
     from convbatch.results.run import Run as Run
     from convbatch.results.run import load as load
 
-__version__ = "0.1.0"
-
 _HOME = {
+    "__version__": "_version",
     "run": "api",
     "replay": "api",
     "load": "results.run",
@@ -57,7 +57,7 @@ _HOME = {
 }
 _RENAMED = {"Said": "CheckInput"}
 """Public names of earlier versions: they work, with a `DeprecationWarning`."""
-__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  # the names of the table above
+__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]  # the names of the table above
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,39 @@ def test_the_lock_holds_what_the_project_asks_for_and_comes_from_the_public_inde
     locked = {one["name"] for one in own["metadata"]["requires-dist"]}
     assert locked == {re.split(r"[^\w-]", one)[0] for one in asked}
     assert {urlsplit(url).hostname for url in re.findall(r'"(\w+://[^"]*)"', text_of("uv.lock"))} == PUBLIC_INDEX
+
+
+def third_party_imports() -> dict[str, str]:
+    """Top-level modules of other projects that the package imports at run time, each with a file that imports it."""
+    found: dict[str, str] = {}
+    for name in modules():
+        tree = ast.parse((PACKAGE / name).read_bytes())
+        only_typing = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if id(node) in only_typing:
+                continue
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            found |= {module.split(".")[0]: name for module in imported}
+    return {module: name for module, name in found.items() if module not in {*sys.stdlib_module_names, "convbatch"}}
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    distributions = importlib.metadata.packages_distributions()
+    declared = {re.split(r"[^\w-]", one)[0] for one in pyproject()["project"]["dependencies"]}
+    imports = third_party_imports()
+    assert {"aiohttp", "pandas", "rich"} <= imports.keys()
+    undeclared = {
+        module: name
+        for module, name in imports.items()
+        if declared.isdisjoint(owner.lower().replace("_", "-") for owner in distributions.get(module, ()))
+    }
+    assert undeclared == {}
 
 
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/simulator.md"])

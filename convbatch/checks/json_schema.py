@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from convbatch import strict_json
 from convbatch.checks.safe_regex import CheckError, pattern_problem, quote_excerpt, search
 
 MAX_JSON_CHARS = 4 * 2**20
@@ -35,13 +36,9 @@ def parse_reply_json(reply: str) -> Any:
         if "`" not in head[3:]:
             text = body[:-3].strip()
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return strict_json.parse(text)
+    except ValueError as error:
         raise NotJson(f"is not JSON ({error}): {quote_excerpt(reply)}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def first_violation(value: Any, schema: str) -> str | None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar, ca
 
 import typer
 
-from convbatch import __version__
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode
 
@@ -227,6 +226,8 @@ EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=
 
 def _version(value: bool) -> None:
     if value:
+        from convbatch._version import __version__
+
         print(f"convbatch {__version__}")  # noqa: T201
         raise typer.Exit
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from convbatch import strict_json
 from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target
 from convbatch.errors import Place, SetupError, did_you_mean, nearest
 from convbatch.redaction import display, looks_like_key
@@ -171,7 +170,7 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
 
 def _param_value(path: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return strict_json.parse(text, finite=True)  # 1e999 would be sent as null
     except ValueError:
         if text.lstrip().startswith(("{", "[", '"')):
             raise SetupError(
@@ -180,15 +179,6 @@ def _param_value(path: str, text: str) -> Any:
                 hint="put single quotes around the whole option; to send it as text, write a JSON string",
             ) from None
         return text
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _finite(word: str) -> float:
-    value = float(word)
-    return value if math.isfinite(value) else _no_constant(word)  # 1e999 would become null
 
 
 def _set_nested(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:

@@ -10,28 +10,25 @@ import errno
 import gzip
 import io
 import json
-import math
 import os
 import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import orjson
 
+from convbatch import strict_json
 from convbatch.errors import Issue
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 512 * 2**20
-MAX_JSON_DEPTH = 256
 _BUFFER_BYTES = 256 * 2**10
 _SNIFFED_BYTES = 8 * 2**10
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * 19
 _OTHER_MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xfe", "UTF-16 text"),
     (b"\xfe\xff", "UTF-16 text"),
@@ -271,7 +268,7 @@ def _may_lose_precision(text: bytes, value: Any) -> bool:
     # orjson keeps the last of two equal keys and turns integers beyond 64 bits into floats. A dropped pair loses its
     # colon, and \u003a is the only other way to spell one, so counting colons finds every duplicate without a hook on
     # every object (which would cost more than the whole validation).
-    if b"\\u003" in text or _LONG_NUMBER in text.translate(_DIGITS_ALIKE):
+    if b"\\u003" in text or strict_json.may_hold_big_integer(text):
         return True
     try:
         return text.count(b":") != orjson.dumps(value).count(b":")
@@ -291,57 +288,34 @@ def _parse_carefully(text: bytes) -> Any:
             )
         ) from None
     try:
-        value = json.loads(
-            decoded,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
-            parse_float=_finite_float,
-        )
-    except RecursionError:
-        raise RefusedValue(_too_deep()) from None
+        value = strict_json.parse(decoded, finite=True, int64=True, unique_keys=True)
     except json.JSONDecodeError as error:
         raise RefusedValue(_not_json(decoded, error)) from None
+    except strict_json.StrictJsonError as error:
+        raise RefusedValue(_broken_rule(error)) from None
     _refuse_surrogates(value)
     return value
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keyed = dict(pairs)
-    if len(keyed) == len(pairs):
-        return keyed
-    seen: set[str] = set()
-    twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-    raise RefusedValue(
-        Issue(
-            what=f"key {display_json(twice)} appears twice in one object",
-            found=display_json([value for key, value in pairs if key == twice]),
-            hint="keep one of them; JSON readers disagree about which one counts",
-        )
-    )
-
-
-def _refuse_constant(word: str) -> NoReturn:
-    raise RefusedValue(
-        Issue(what=f"{word} is not a JSON number", found=word, hint="leave the key out, or give a number")
-    )
-
-
-def _bounded_int(digits: str) -> int:
-    if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**64:
-        return value
-    raise RefusedValue(
-        Issue(what="a whole number beyond 64 bits", found=excerpt(digits, 60), hint="write it as text, in quotes")
-    )
-
-
-def _finite_float(digits: str) -> float:
-    value = float(digits)
-    if math.isfinite(value):
-        return value
-    raise RefusedValue(
-        Issue(what="a number too large for JSON readers", found=excerpt(digits, 60), hint="at most about 1e308")
-    )
+def _broken_rule(error: strict_json.StrictJsonError) -> Issue:
+    match error:
+        case strict_json.RepeatedKey(key=key, values=values):
+            return Issue(
+                what=f"key {display_json(key)} appears twice in one object",
+                found=display_json(values),
+                hint="keep one of them; JSON readers disagree about which one counts",
+            )
+        case strict_json.NotANumber(word=word):
+            hint = "leave the key out, or give a number"
+            return Issue(what=f"{word} is not a JSON number", found=word, hint=hint)
+        case strict_json.NumberTooLarge(digits=digits, is_integer=True):
+            hint = "write it as text, in quotes"
+            return Issue(what="a whole number beyond 64 bits", found=excerpt(digits, 60), hint=hint)
+        case strict_json.NumberTooLarge(digits=digits):
+            hint = "at most about 1e308"
+            return Issue(what="a number too large for JSON readers", found=excerpt(digits, 60), hint=hint)
+        case _:
+            return _too_deep()
 
 
 def _refuse_surrogates(value: Any) -> None:
@@ -394,29 +368,15 @@ def _too_long() -> Issue:
 
 def _too_deep() -> Issue:
     return Issue(
-        what=f"JSON nested deeper than {MAX_JSON_DEPTH} levels", hint="no dialogue needs that: mend its source"
+        what=f"JSON nested deeper than {strict_json.MAX_DEPTH} levels", hint="no dialogue needs that: mend its source"
     )
 
 
 def _refuse_depth(text: bytes, value: Any) -> None:
-    # Cheap guard first: only a text with that many openers can nest that deep.
-    if text.count(b"[") + text.count(b"{") > MAX_JSON_DEPTH and _depth_exceeds(value, MAX_JSON_DEPTH):
-        raise RefusedValue(_too_deep())
-
-
-def _depth_exceeds(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return False
-    return any(isinstance(item, dict | list) for item in level)
-
-
-def _children(item: Any) -> list[Any]:
-    if isinstance(item, dict):
-        return list(item.values())
-    return item if isinstance(item, list) else []
+    try:
+        strict_json.refuse_deep(text, value)
+    except strict_json.TooDeep:
+        raise RefusedValue(_too_deep()) from None
 
 
 def _not_text(head: bytes) -> Issue | None:

@@ -21,7 +21,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from convbatch import __version__
+from convbatch._version import __version__
 from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.engine.retry import attempt_class

@@ -16,11 +16,7 @@ import orjson
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.sse import SseEvent
 from convbatch.reply import Failure, Reply
-
-MAX_JSON_DEPTH = 256
-# Maps digits to 0 and all other bytes to NUL: nineteen zeros in a row then mark an integer that may not fit 64 bits.
-_DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
-_LONG_NUMBER = b"0" * 19
+from convbatch.strict_json import MAX_DEPTH, TooDeep, parse_received
 
 
 class MalformedReply(Exception):  # internal; becomes a `Failure`
@@ -142,22 +138,17 @@ class WireProtocol(Protocol):
 
 
 def decode_json(body: bytes) -> Any:
-    """Decode JSON without loss: big integers and lone surrogates are kept.
+    """Decode JSON as received: big integers and lone surrogates survive.
 
     Raises:
-        MalformedReply: Not JSON, not UTF-8, or nested deeper than `MAX_JSON_DEPTH`.
+        MalformedReply: Not JSON, not UTF-8, or nested too deeply.
     """
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        value = _decode_slowly(body)
-    else:
-        if _LONG_NUMBER in body.translate(_DIGITS_TO_ZERO):
-            value = _decode_slowly(body)  # orjson turns integers beyond 64 bits into floats
-    # Cheap test first: only a body with that many opening brackets can be that deep.
-    if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _deeper_than(value, MAX_JSON_DEPTH):
-        raise MalformedReply(f"JSON nested deeper than {MAX_JSON_DEPTH} levels")
-    return value
+        return parse_received(body)
+    except TooDeep:
+        raise MalformedReply(f"JSON nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise MalformedReply(f"not JSON: {str(error)[:200]}") from None
 
 
 def encode_json(value: Any) -> bytes:
@@ -166,28 +157,3 @@ def encode_json(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii")
-
-
-def _decode_slowly(body: bytes) -> Any:
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is not JSON")
-
-    try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise MalformedReply(f"not JSON: {str(error)[:200]}") from None
-
-
-def _deeper_than(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        nested: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                nested.extend(item.values())
-            elif isinstance(item, list):
-                nested.extend(item)
-        if not nested:
-            return False
-        level = nested
-    return any(isinstance(item, dict | list) for item in level)

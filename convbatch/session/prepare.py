@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbatch import __version__
+from convbatch._version import __version__
 from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_plain, target_to_plain
 from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.dataset.reader import count_of

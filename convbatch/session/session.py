@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, contextmanager, nullcontext
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from convbatch import __version__
+from convbatch._version import __version__
 from convbatch.errors import ConvbatchError, JournalError, SetupError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.session.signals import stop_on_signals

@@ -16,8 +16,8 @@ from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, Rate
 from convbatch.engine.quota import day_bounds, derated_rate
 from convbatch.simulator.limits import Gatekeeper, LimitModel
 from convbatch.simulator.limits import ServerLimits as ServerLimits
-from convbatch.simulator.virtual_time import VirtualClock, run
 from tests.conftest import examples
+from tests.support.virtual_time import VirtualClock, run
 
 QUICK = settings(max_examples=30, deadline=None)
 

@@ -23,7 +23,7 @@ from convbatch.engine.retry import (
     signal,
 )
 from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
-from convbatch.simulator.virtual_time import VirtualClock, run
+from tests.support.virtual_time import VirtualClock, run
 
 REPLY = Attempt(
     outcome=Reply(text="hi", finish_reason="stop", finish_reason_raw="STOP"), cls="replied", http_status=200

@@ -22,13 +22,13 @@ from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from convbatch.simulator.virtual_time import run
 from tests.conftest import environment
 from tests.support.ledger_laws import same_rows
 from tests.support.virtual_disk import Kill, Power
 from tests.support.virtual_run import KEY, Host, Sent, VirtualRun, VirtualTransport
 from tests.support.virtual_run_laws import Story, obeys
 from tests.support.virtual_run_mix import dialogues, disturbed, judge, stage
+from tests.support.virtual_time import run
 
 Plain = dict[str, Any]
 

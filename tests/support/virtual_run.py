@@ -37,9 +37,9 @@ from convbatch.session.spec import SessionResult, SessionSpec
 from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.provider import Provider
-from convbatch.simulator.virtual_time import VirtualClock, VirtualLoop
 from convbatch.system import Disk, System
 from tests.support.virtual_disk import Kill, Platter, Power, Trouble, VirtualDisk
+from tests.support.virtual_time import VirtualClock, VirtualLoop
 
 EPOCH = 1_800_000_000.0
 KEY_ENV, KEY = "PLAYED_KEY", "sk-played-01"

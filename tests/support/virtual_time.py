@@ -1,8 +1,8 @@
 """Virtual time: an asyncio event loop that jumps to the next timer instead of waiting for it.
 
-Whole runs play in milliseconds and come out the same each time: nothing here sleeps, reads a real clock, starts a
-thread or opens a socket. What is answered, and when, is decided elsewhere. Work for an executor runs in the loop's own
-thread, one round of the loop later, so that other tasks get their chance in between as they would in real life.
+Whole runs take milliseconds and are reproducible: nothing here sleeps, reads a real clock, starts a thread or opens a
+socket. Executor work runs in the loop's own thread, one iteration later, so that other ready tasks run first, as they
+may in real time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _LEAST_STEP_S = 2e-9
-"""Timers are due strictly later than now, or a timer that is set again for "now" would stop the clock for ever. More
-than the nanosecond within which asyncio runs timers early."""
+"""Minimum delay of a timer: a callback that reschedules itself for "now" must not stop the clock. More than the
+nanosecond by which asyncio may run timers early."""
 
 
 class VirtualDeadlock(RuntimeError):
@@ -27,7 +27,7 @@ class VirtualDeadlock(RuntimeError):
 
 
 class _NeverWaits(selectors.SelectSelector):
-    """Stands where asyncio would wait for sockets: tells the loop how long it would have waited, and returns."""
+    """Selector that reports the requested timeout to the loop and returns at once."""
 
     def __init__(self, idle: Callable[[float | None], None]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _NeverWaits(selectors.SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose `time()` moves only from timer to timer.
 
-    Raises `VirtualDeadlock` out of `run_until_complete` where a real loop would wait for ever.
+    `run_until_complete` raises `VirtualDeadlock` where a real loop would wait forever.
     """
 
     def __init__(self, start: float = 0.0) -> None:
@@ -54,18 +54,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(_NeverWaits(self._idle))
 
     def time(self) -> float:
-        """Virtual seconds; starts at `start`."""
+        """Return virtual seconds, counted from `start`."""
         return self._now
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As asyncio's, but never due at this very instant."""
+        """Schedule a callback as asyncio does, but never for the current instant."""
         soonest = self._now + max(_LEAST_STEP_S, 2 * math.ulp(self._now))
         return super().call_at(max(when, soonest), callback, *args, context=context)
 
     def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> asyncio.Future[T]:
-        """Run `func` in this thread in the next round of the loop; `executor` is not used."""
+        """Run `func` in this thread in the next iteration of the loop; `executor` is ignored."""
         future: asyncio.Future[T] = self.create_future()
         self.call_soon(_run_into, future, func, args)
         return future
@@ -85,7 +85,7 @@ def _run_into(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple
         return
     try:
         result = func(*args)
-    except Exception as error:  # noqa: BLE001  # whatever it is belongs to whoever awaits the future
+    except Exception as error:  # noqa: BLE001  # the awaiting task receives it
         future.set_exception(error)
     else:
         future.set_result(result)
@@ -97,38 +97,38 @@ def _where(task: asyncio.Task[Any]) -> str:
 
 
 class VirtualClock:
-    """The loop's time with the shape of `outside.Clock`; the wall clock can be made to jump."""
+    """The loop's time as a `system.Clock`; the wall clock can be made to jump."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, epoch: float = 1_800_000_000.0) -> None:
         self._loop = asyncio.get_running_loop() if loop is None else loop
         self._epoch = epoch
 
     def monotonic(self) -> float:
-        """The loop's own seconds."""
+        """Return the loop's time in seconds."""
         return self._loop.time()
 
     def wall(self) -> float:
-        """Unix seconds UTC: the epoch plus the loop's time, plus every jump so far."""
+        """Return Unix seconds UTC: the epoch plus the loop's time plus all jumps."""
         return self._epoch + self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep as asyncio does, which costs no real time here."""
+        """Sleep in virtual time."""
         await asyncio.sleep(seconds)
 
     def jump(self, seconds: float) -> None:
-        """Move the wall clock, forward or back, as a time server or a user would; `monotonic` does not notice."""
+        """Move the wall clock forward or back, as a time server would; `monotonic` is not affected."""
         self._epoch += seconds
 
 
 def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
-    """Run a coroutine to its end in virtual time, as `asyncio.run` does in real time.
+    """Run a coroutine to completion in virtual time, as `asyncio.run` does in real time.
 
     Args:
-        main: What to run; inside it `VirtualClock()` is the clock that goes with the loop.
-        start: The loop's first `time()`.
+        main: The coroutine; `VirtualClock()` inside it follows the loop.
+        start: First value of the loop's `time()`.
 
     Raises:
-        VirtualDeadlock: Everything waits for something that can no longer happen.
+        VirtualDeadlock: All tasks wait and no timer is scheduled.
     """
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(start)) as runner:
         return runner.run(main)

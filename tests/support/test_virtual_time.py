@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiolimiter import AsyncLimiter
 
-from convbatch.simulator.virtual_time import VirtualClock, VirtualDeadlock, run
 from convbatch.system import Clock
+from tests.support.virtual_time import VirtualClock, VirtualDeadlock, run
 
 
 def test_an_hour_passes_in_no_time_and_exactly():
