@@ -581,13 +581,14 @@ def report(
     from convbatch.console.text import printable_json
     from convbatch.reporting import render as reporting_render
     from convbatch.reporting.report import DEFAULT_BY, grouping, sections
+    from convbatch.results.export import check_suffix, write_content
 
     for path in out or ():
-        reporting_render.check_suffix(path)
+        check_suffix(path, reporting_render.REPORT_PARTS)
     keys = grouping(by or DEFAULT_BY)
     told = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
     for path in out or ():
-        reporting_render.write_report(told, keys, path)
+        write_content(reporting_render.report_content(told, keys), path)
     if json:
         typer.echo(printable_json(reporting_render.to_json(told, keys).decode()), nl=False)
     elif not out:
@@ -630,16 +631,16 @@ def compare(
     from convbatch.comparison import render as comparison_render
     from convbatch.comparison.compare import ComparisonRules, compare_runs
     from convbatch.console.text import ignoring_broken_pipe, printable_json
-    from convbatch.reporting import render as reporting_render
+    from convbatch.results.export import check_suffix, write_content
 
     for path in out or ():
-        reporting_render.check_suffix(path, comparison_render.COMPARISON_SUFFIXES)
+        check_suffix(path, comparison_render.COMPARISON_PARTS)
     rules = ComparisonRules(
         metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on)
     )
     told = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
     for path in out or ():
-        comparison_render.write_comparison(told, path)
+        write_content(comparison_render.comparison_content(told), path)
     with ignoring_broken_pipe():
         if json:
             typer.echo(printable_json(comparison_render.to_json(told).decode()), nl=False)

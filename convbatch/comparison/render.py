@@ -5,12 +5,9 @@ It decides wording and layout only. Every form begins with the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 from xml.etree import ElementTree
-
-import orjson
 
 from convbatch.comparison.compare import (
     MAX_LOST,
@@ -24,11 +21,12 @@ from convbatch.comparison.compare import (
 from convbatch.comparison.metrics import MetricResult
 from convbatch.comparison.stats import Interval
 from convbatch.console import tables
+from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable, printable_lines
-from convbatch.reporting.render import check_suffix, md, md_row
-from convbatch.results.export import replacing
+from convbatch.results.export import Content, Part, json_bytes
 
-COMPARISON_SUFFIXES = (".md", ".json", ".xml")
+COMPARISON_PARTS: tuple[Part, ...] = ("value", "markdown", "junit")
+"""What a comparison can be written as; `-o` is checked against them before a run is read."""
 FLIPS_SHOWN = 10
 """Number on a terminal; a Markdown page has room for more, JSON has all."""
 FLIPS_WRITTEN = 30
@@ -77,10 +75,24 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
         _print_flips(console, comparison.flips)
 
 
+def comparison_content(comparison: Comparison) -> Content:
+    """Return what a comparison can be written as: one object, a Markdown page, or JUnit XML."""
+    return {
+        "value": lambda: to_value(comparison),
+        "markdown": lambda: to_markdown(comparison),
+        "junit": lambda: to_junit(comparison),
+    }
+
+
 def to_json(comparison: Comparison) -> bytes:
+    """Return the comparison as JSON."""
+    return json_bytes(to_value(comparison))
+
+
+def to_value(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as one JSON object; its keys are a contract."""
     pairs = comparison.pairs
-    content: dict[str, Any] = {
+    return {
         "verdict": comparison.verdict,
         "exit_code": comparison.exit_code,
         "primary": comparison.primary,
@@ -107,7 +119,6 @@ def to_json(comparison: Comparison) -> bytes:
         "summary": sentence(comparison),
         "notes": list(comparison.notes),
     }
-    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -161,24 +172,6 @@ def to_junit(comparison: Comparison) -> bytes:
             failure.text = _xml_text("\n\n".join(map(_flip_text, flips[flip.dialogue])))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
-
-
-_WRITERS: Mapping[str, Callable[[Comparison], bytes]] = {
-    ".md": lambda comparison: to_markdown(comparison).encode(),
-    ".json": to_json,
-    ".xml": to_junit,
-}
-
-
-def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write a comparison in the form that the file suffix selects: `.md`, `.json`, or `.xml` for JUnit.
-
-    Raises:
-        SetupError: The suffix is unknown, or the file cannot be written.
-    """
-    check_suffix(path, COMPARISON_SUFFIXES)
-    with replacing(path) as file:
-        file.write(_WRITERS[path.suffix.lower()](comparison))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -7,30 +7,27 @@ columns that have nothing to say; files for programs carry every column. What is
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import orjson
-
 from convbatch.console import tables
+from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable
-from convbatch.errors import SetupError, did_you_mean
 from convbatch.pricing import display_amount, exact
 from convbatch.reporting.section import Section
-from convbatch.results.export import replacing, write_table
+from convbatch.results.export import Content, Part, json_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TOTAL = "total"
 MAIN_KEY, TOTALS_KEY = "usage", "totals"
-REPORT_SUFFIXES = (".md", ".csv", ".json", ".parquet")
+REPORT_PARTS: tuple[Part, ...] = ("rows", "value", "markdown")
+"""What a report can be written as; `-o` is checked against them before a run is read."""
 ROWS_SHOWN = 200
 """Of a table on a terminal."""
 ROWS_PIPED = 1_000
@@ -139,13 +136,27 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
         console.print()
 
 
+def report_content(sections: Sequence[Section], by: Sequence[str]) -> Content:
+    """Return what a report can be written as: its main table, one object, or a Markdown page."""
+    return {
+        "rows": lambda: sections[0].frame,
+        "value": lambda: to_value(sections, by),
+        "markdown": lambda: to_markdown(sections),
+    }
+
+
 def to_json(sections: Sequence[Section], by: Sequence[str]) -> bytes:
-    """The report as one object: `runs`, `by`, and each section by its key."""
+    """Return the report as JSON."""
+    return json_bytes(to_value(sections, by))
+
+
+def to_value(sections: Sequence[Section], by: Sequence[str]) -> dict[str, Any]:
+    """Return the report as one JSON object: `runs`, `by`, and each section by its key."""
     main = sections[0].frame
     content: dict[str, Any] = {"runs": list(dict.fromkeys(main["run"])), "by": list(by)}
     for section in sections:
         content[section.key] = {"title": section.title, "notes": list(section.notes), "rows": _records(section.frame)}
-    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+    return content
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
@@ -157,35 +168,6 @@ def to_markdown(sections: Sequence[Section]) -> str:
         parts.append("\n".join([*lines, *(md_row([md(cell) for cell in row]) for row in view.rows)]))
         parts += [_md_note(note) for note in view.notes]
     return "\n\n".join(parts) + "\n"
-
-
-def write_report(sections: Sequence[Section], by: Sequence[str], path: Path) -> None:
-    """Write a report in the form its file name asks for: whole as `.md` or `.json`, its main table else.
-
-    Raises:
-        SetupError: Another ending, or the place cannot be written.
-    """
-    check_suffix(path)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        write_table(sections[0].frame, path)
-        return
-    content = to_json(sections, by) if path.suffix.lower() == ".json" else to_markdown(sections).encode()
-    with replacing(path) as file:
-        file.write(content)
-
-
-def check_suffix(path: Path, endings: Sequence[str] = REPORT_SUFFIXES) -> None:
-    """Refuse a file name whose form is not known, before anything is computed.
-
-    Raises:
-        SetupError: It is not.
-    """
-    if path.suffix.lower() not in endings:
-        raise SetupError(
-            f"cannot tell the format of {path}",
-            found=path.suffix or "no ending",
-            hint=did_you_mean(path.suffix, endings),
-        )
 
 
 def _views(sections: Sequence[Section]) -> Iterator[_TableView]:
@@ -289,23 +271,6 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     import pyarrow as pa
 
     return pa.Table.from_pandas(frame, preserve_index=False).to_pylist()
-
-
-_MD_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~&"})
-
-
-def md(text: str) -> str:
-    """Text in a Markdown cell or line; a reply's `@name` and `#7` call nobody and link to nothing."""
-    return _CALLS.sub(r"\1&#8203;", text.translate(_MD_SPECIAL))
-
-
-_CALLS = re.compile(r"((?<![\w@])@|\\#)(?=\w)")
-"""Where a page of GitHub would notify a person or link to an issue; an empty space between breaks it."""
-
-
-def md_row(cells: Sequence[str]) -> str:
-    """A line of a Markdown table; the cells are Markdown."""
-    return "| " + " | ".join(cells) + " |"
 
 
 def _md_note(note: str) -> str:

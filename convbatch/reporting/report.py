@@ -1,12 +1,14 @@
 """What a run used and cost, in groups: one pass over its turns and attempts → the sections of a report.
 
 The columns of the main table are a contract and stand here. Sums of money are decimal and never mix currencies without
-a rate; what is not known is left out of a sum and counted. How sections look is `render.py`; where prices other than
-the run's own come from, `repricing.py`; no number of a turn is made here (`results/run.py`).
+a rate; what is not known is left out of a sum and counted. How sections look is `render.py`; no number of a
+turn is made here (`results/run.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import re
 from collections import Counter
@@ -16,6 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from convbatch.dialogue import Settings
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import CURRENCY, ExchangeRates, Money
@@ -30,6 +33,8 @@ from convbatch.results.run import Run, load
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from convbatch.config.gateways import Config, Target
 
 Runs: TypeAlias = Run | str | Path | Iterable[Run | str | Path]
 
@@ -274,13 +279,44 @@ def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run
     if config is None:
         return [(run, ExchangeRates.from_plain(run.meta.get("rates", {}))) for run in runs]
     from convbatch.config.loader import load_config
-    from convbatch.reporting.repricing import reprice
 
     prices = load_config(Path(config))
     return [reprice(run, prices) for run in runs]
 
 
-# From rows to tallies
+def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
+    """Return the run with the config's current prices, and the config's exchange rates.
+
+    A run keeps the prices of its day; this is for runs whose prices were missing or wrong.
+    """
+    from convbatch.config.list_prices import price_table
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    command_line = Settings.from_plain(run.meta.get("settings", {}))
+    prices = {
+        target["name"]: price_table(_with_current_billing(target, config), config, today, command_line)
+        for target in (*run.meta["targets"], *(run.meta.get("judges") or ()))
+    }
+    return run.at_prices(prices), config.exchange_rates
+
+
+_BILLING = ("currency", "list_prices", "price_multiplier")
+
+
+def _with_current_billing(plain: Mapping[str, Any], config: Config) -> Target:
+    """Return the target of the run with the billing keys that its gateway has in the config."""
+    from convbatch.config.gateways import target_from_plain
+
+    target = target_from_plain(plain)
+    table = config.gateways.get(target.gateway.name)
+    if table is None:
+        return target
+    now = table.for_model(target.model)
+    billing = {name: getattr(now, name) for name in _BILLING}
+    return dataclasses.replace(target, gateway=dataclasses.replace(target.gateway, **billing))
+
+
+# From rows to totals
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""A table as a file for other programs: CSV, JSON or Parquet.
+"""Output files: the registry of formats behind `table -o`, `report -o` and `compare -o`, and the writers of tables.
 
-CSV is made for spreadsheets: a byte order mark so that Excel reads Chinese, and cells that Excel would take for a
-formula held down with an apostrophe. JSON and Parquet carry every value unchanged. Which columns there are is
-`run.py`.
+A command offers its output in parts, a format writes one of them. CSV is made for spreadsheets: it starts with a byte
+order mark so that Excel reads Chinese, and a cell that Excel would read as a formula gets an apostrophe in front. JSON
+and Parquet carry every value unchanged. What a report or a comparison contains is decided where it is made.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -24,43 +25,88 @@ from convbatch.results.parquet import Arrow, Rows, schema
 if TYPE_CHECKING:
     import pandas as pd
 
-# The characters OWASP names for CSV injection, full-width forms included: spreadsheets in Chinese take them, too.
+# The characters that OWASP lists for CSV injection, with their full-width forms: Chinese spreadsheets accept those too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _QUOTED = frozenset('",\r\n')
 
 
-def write_table(table: Rows | pd.DataFrame, path: Path) -> None:
-    """Write a table in the form its file name asks for: `.csv`, `.json` or `.parquet`; whole or not at all.
+Part = Literal["rows", "value", "markdown", "junit"]
+Content = Mapping[Part, Callable[[], Any]]
+"""What a command can write: for each part a function that makes it. `rows` is a table (`Rows` or a frame), `value` one
+JSON value, `markdown` the text of a page, `junit` the bytes of JUnit XML."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """A file format of `-o`."""
+
+    suffix: str
+    doc: str
+    writers: Mapping[Part, Callable[[Any, IO[bytes]], object]]
+    """By the part of the content that they write; the first part that a command has is used."""
+
+
+def write_content(content: Content, path: Path) -> None:
+    """Write what a command has to a file, in the format of the file name's suffix; whole or not at all.
 
     Args:
-        table: Rows, or a frame; a named index goes out as leading columns.
-        path: The file to write; an older one is replaced.
+        content: The parts of the output; only the one that the format needs is made.
+        path: The file to write; an existing one is replaced.
 
     Raises:
-        SetupError: Another ending, or the place cannot be written.
+        SetupError: The suffix is not one of these parts' formats, or the file cannot be written.
     """
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
+    output_format = check_suffix(path, content)
+    part = next(filter(content.__contains__, output_format.writers))
+    made = content[part]()
+    with replacing(path) as file:
+        output_format.writers[part](made, file)
+
+
+def write_table(table: Rows | pd.DataFrame, path: Path) -> None:
+    """Write a table, e.g. as `.csv`, `.json` or `.parquet`.
+
+    Args:
+        table: Rows, or a frame; a named index becomes leading columns.
+        path: The file to write; an existing one is replaced.
+
+    Raises:
+        SetupError: The suffix is not a table format, or the file cannot be written.
+    """
+    write_content({"rows": lambda: table}, path)
+
+
+def check_suffix(path: Path, parts: Collection[Part]) -> OutputFormat:
+    """Return the format of a file name, so that a wrong name is refused before anything is computed.
+
+    Args:
+        path: The file to write.
+        parts: What the command can write.
+
+    Raises:
+        SetupError: None of these parts has a format with this suffix.
+    """
+    known = {each.suffix: each for each in FORMATS if not each.writers.keys().isdisjoint(parts)}
+    found = known.get(path.suffix.lower())
+    if found is None:
         raise SetupError(
             f"cannot tell the format of {path}",
             found=path.suffix or "no ending",
-            hint=did_you_mean(path.suffix, _WRITERS),
+            hint=did_you_mean(path.suffix, known),
         )
-    rows = table if isinstance(table, Rows) else _rows_of(table)
-    with replacing(path) as file:
-        write(rows, file)
+    return found
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[IO[bytes]]:
-    """A file that takes its name when it is whole, and leaves nothing behind when it does not get so far.
+    """Open a file that gets its name only when it is complete; a failure leaves nothing behind.
 
     Raises:
-        SetupError: The place cannot be written.
+        SetupError: The file cannot be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        draft.unlink(missing_ok=True)  # of a process that is gone; and a link that somebody laid there is not followed
+        draft.unlink(missing_ok=True)  # left by a process that was killed; also, a link planted there is not followed
         with draft.open("xb") as file:
             yield file
         draft.replace(path)
@@ -72,19 +118,25 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
 
 
 def csv_lines(rows: Rows) -> Iterator[str]:
-    """The table as CSV lines, header first. Null is an empty cell, an empty text is `""`."""
+    """Yield a table as CSV lines, header first. Null is an empty cell, an empty text is `""`."""
     yield ",".join(_quoted(_escape_formula(column.name)) for column in rows.columns) + "\n"
     for row in rows.rows:
         yield ",".join(map(_cell, row)) + "\n"
 
 
-def _write_csv(rows: Rows, file: IO[bytes]) -> None:
+def json_bytes(value: Any) -> bytes:
+    """Return a value as indented JSON with a newline at the end; times are UTC."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+
+
+def _write_csv(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
     file.write(b"\xef\xbb\xbf")
-    for line in csv_lines(rows):
+    for line in csv_lines(_rows_of(table)):
         file.write(line.encode())
 
 
-def _write_json(rows: Rows, file: IO[bytes]) -> None:
+def _write_json_rows(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
+    rows = _rows_of(table)
     names = [column.name for column in rows.columns]
     opening = b"[\n"
     for row in rows.rows:
@@ -93,19 +145,31 @@ def _write_json(rows: Rows, file: IO[bytes]) -> None:
     file.write(b"[]\n" if opening == b"[\n" else b"\n]\n")
 
 
-def _write_parquet(rows: Rows, file: IO[bytes]) -> None:
+def _write_parquet(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
     import pyarrow.parquet as pq
 
+    rows = _rows_of(table)
     with pq.ParquetWriter(file, schema(rows.columns), compression="zstd") as writer:
         for batch in rows.batches():
             writer.write_table(batch)
 
 
-_WRITERS: dict[str, Callable[[Rows, IO[bytes]], None]] = {
-    ".csv": _write_csv,
-    ".json": _write_json,
-    ".parquet": _write_parquet,
-}
+FORMATS = (
+    OutputFormat(suffix=".csv", doc="a table for spreadsheets", writers={"rows": _write_csv}),
+    OutputFormat(
+        suffix=".json",
+        doc="everything as one JSON value; a table as a list of objects",
+        writers={"value": lambda value, file: file.write(json_bytes(value)), "rows": _write_json_rows},
+    ),
+    OutputFormat(
+        suffix=".md",
+        doc="a Markdown page, e.g. for a pull request",
+        writers={"markdown": lambda page, file: file.write(page.encode())},
+    ),
+    OutputFormat(suffix=".parquet", doc="a table with its types", writers={"rows": _write_parquet}),
+    OutputFormat(suffix=".xml", doc="JUnit XML for CI", writers={"junit": lambda suite, file: file.write(suite)}),
+)
+"""Every format of `table -o`, `report -o` and `compare -o`."""
 
 
 def _cell(value: Any) -> str:
@@ -134,7 +198,9 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _rows_of(frame: pd.DataFrame) -> Rows:
+def _rows_of(frame: Rows | pd.DataFrame) -> Rows:
+    if isinstance(frame, Rows):
+        return frame
     import pyarrow as pa
 
     flat = frame.reset_index() if any(name is not None for name in frame.index.names) else frame

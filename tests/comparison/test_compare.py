@@ -22,6 +22,7 @@ from convbatch.comparison import render, stats
 from convbatch.comparison.compare import Comparison, ComparisonRules, compare_frames
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
+from convbatch.results.export import write_content
 from tests.conftest import QUICKSTART, Command, environment, examples
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
@@ -521,7 +522,7 @@ def test_a_terminal_folds_sentences_between_words_and_a_pipe_gets_them_whole(
 
 def test_an_unknown_ending_is_refused(told: Comparison, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="format"):
-        render.write_comparison(told, tmp_path / "x.html")
+        write_content(render.comparison_content(told), tmp_path / "x.html")
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

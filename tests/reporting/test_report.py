@@ -23,8 +23,7 @@ from convbatch.errors import InputError, SetupError
 from convbatch.pricing import Period, PriceTable, TokenPrice
 from convbatch.reply import NO_USAGE, Failure, Usage
 from convbatch.reporting import render
-from convbatch.reporting.report import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, sections
-from convbatch.reporting.repricing import reprice
+from convbatch.reporting.report import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, reprice, sections
 from convbatch.results.judge_costs import JUDGES
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript

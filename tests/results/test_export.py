@@ -1,0 +1,63 @@
+"""The registry of output formats: one row a format, for `table -o`, `report -o` and `compare -o`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from convbatch.comparison.compare import Comparison
+from convbatch.comparison.render import COMPARISON_PARTS, comparison_content
+from convbatch.errors import SetupError
+from convbatch.reporting.render import REPORT_PARTS, report_content
+from convbatch.results.export import FORMATS, Part, check_suffix, write_content
+from tests.conftest import Command
+
+TABLE_PARTS: tuple[Part, ...] = ("rows",)
+PARTS = {"table": TABLE_PARTS, "report": REPORT_PARTS, "compare": COMPARISON_PARTS}
+
+
+def suffixes(parts: Collection[Part]) -> set[str]:
+    return {each.suffix for each in FORMATS if not each.writers.keys().isdisjoint(parts)}
+
+
+def test_each_command_writes_the_formats_of_its_parts() -> None:
+    assert {name: suffixes(parts) for name, parts in PARTS.items()} == {
+        "table": {".csv", ".json", ".parquet"},
+        "report": {".csv", ".json", ".md", ".parquet"},
+        "compare": {".json", ".md", ".xml"},
+    }
+
+
+def test_what_is_checked_before_a_run_is_read_is_what_is_offered_after() -> None:
+    assert tuple(report_content([], [])) == REPORT_PARTS
+    assert tuple(comparison_content(cast("Comparison", None))) == COMPARISON_PARTS
+
+
+@pytest.mark.parametrize("command", PARTS)
+def test_the_help_of_a_command_names_each_of_its_formats(command: str, convbatch: Command) -> None:
+    words = convbatch(command, "--help").out
+    assert [suffix for suffix in sorted(suffixes(PARTS[command])) if suffix not in words] == []
+
+
+@pytest.mark.parametrize(("name", "parts"), [("x.md", TABLE_PARTS), ("x.csv", COMPARISON_PARTS), ("x", REPORT_PARTS)])
+def test_a_format_of_another_command_is_refused_with_the_known_ones(name: str, parts: tuple[Part, ...]) -> None:
+    with pytest.raises(SetupError, match="cannot tell the format") as caught:
+        check_suffix(Path(name), parts)
+    hint = caught.value.problems[0].hint or ""
+    assert [suffix for suffix in sorted(suffixes(parts)) if suffix not in hint] == []
+
+
+def test_only_the_part_that_a_format_needs_is_made(tmp_path: Path) -> None:
+    def never() -> Any:
+        raise AssertionError("not needed")
+
+    write_content({"rows": never, "value": lambda: {"a": 1}, "markdown": never}, tmp_path / "x.JSON")
+    assert (tmp_path / "x.JSON").read_bytes() == b'{\n  "a": 1\n}\n'
+
+
+def test_every_format_says_what_it_is() -> None:
+    assert all(each.doc and each.writers and each.suffix == each.suffix.lower() for each in FORMATS)
+    assert len({each.suffix for each in FORMATS}) == len(FORMATS)
