@@ -1,6 +1,6 @@
-"""A simulated provider: several wires, keys, limits, faults and a billing ledger; a program of its own.
+"""A simulated provider: several wires, keys, limits, faults and a billing ledger.
 
-It imports nothing from the rest of the package, so that what it says about a client can be believed.
+It imports nothing from the rest of the package, so it is an independent witness of what a client did.
 """
 
 from convbatch.simulator.fault_script import FaultError, FaultScript

@@ -1,7 +1,7 @@
-"""What each action of a fault script does to an answer. Which request it happens to is decided in `fault_script.py`.
+"""What each action of a fault script does to an answer. `fault_script.py` decides which requests it applies to.
 
-Pure: an action changes what the model said (`spoil_reply`), the plain reply (`spoil_usage`), or the answer's bytes and
-its way out (`spoil_answer`), or puts a refusal in place of all that (`replacement_answer`).
+Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`), or the bytes of the answer
+and how they are sent (`spoil_answer`), or replaces the answer with a refusal (`replacement_answer`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BLOCK = 64 * 1024
 
 
 def is_refusal(rule: Rule) -> bool:
-    """The action takes the place of an answer, so that limits and billing are never reached."""
+    """Return whether the action replaces the answer, so that limits and billing are never reached."""
     if rule.action in {"reset", "silence"}:
         return rule.options["when"] in {"arrival", "read"}
     return rule.action in {
@@ -35,13 +35,13 @@ def is_refusal(rule: Rule) -> bool:
 
 
 def bills(rule: Rule) -> bool:
-    """Whether a refusal is billed all the same."""
+    """Return whether a refusal is billed nevertheless."""
     billed: bool | None = rule.options.get("billed")
     return billed if billed is not None else rule.action == "body" and rule.options["status"] == 200
 
 
 def error_cause(rule: Rule, model: str | None) -> ErrorCause | None:
-    """The trouble a refusing action words in JSON; None for actions that are no error object."""
+    """Return the error that a refusing action reports in JSON; None for actions without an error object."""
     options = rule.options
     match rule.action:
         case "rate-limit":
@@ -60,7 +60,7 @@ def error_cause(rule: Rule, model: str | None) -> ErrorCause | None:
 
 
 def replacement_answer(rule: Rule) -> Answer:
-    """The answer of a refusing action that words no error object."""
+    """Return the answer of a refusing action that has no error object."""
     options = rule.options
     match rule.action:
         case "reset":
@@ -86,7 +86,7 @@ def _plain_error(rule: Rule) -> Answer:
             headers["content-type"] = "text/html"
             return Answer(status=status, headers=headers, pieces=[(0.0, _HTML.format(title=title).encode())])
         case "text":
-            headers["content-type"] = "application/json"  # labelled so by gateways whose body is plain text
+            headers["content-type"] = "application/json"  # some gateways label a plain text body like this
             return Answer(status=status, headers=headers, pieces=[(0.0, b"upstream connect error or disconnect")])
         case _:
             return Answer(status=status, headers=headers, pieces=[(0.0, b"")])
@@ -100,7 +100,7 @@ def _verbatim(rule: Rule) -> bytes:
 
 
 def spoil_reply(rule: Rule, reply: SimulatedReply) -> SimulatedReply:
-    """Action `reply`: an answer of another kind, with counts to match."""
+    """Apply the action `reply`: change the kind of reply, with matching token counts."""
     kind = rule.options["kind"]
     if kind == "length":
         text = reply.text[: len(reply.text) // 2]
@@ -121,7 +121,7 @@ def spoil_reply(rule: Rule, reply: SimulatedReply) -> SimulatedReply:
 
 
 def spoil_usage(rule: Rule, plain: dict[str, Any], wire: Wire) -> bytes:
-    """Action `usage`: a reply or stream event with broken counts, encoded."""
+    """Apply the action `usage`: encode a reply or stream event with broken token counts."""
     kind = rule.options["kind"]
     usage: dict[str, Any] | None = plain.get(wire.usage_key)
     if usage:
@@ -156,7 +156,7 @@ def _counts(value: Any, change: Callable[[int], object]) -> Any:
 
 
 def spoil_answer(rule: Rule, answer: Answer, wire: Wire) -> Answer:
-    """Everything that happens to a genuine answer on its way out; other actions leave it as it is."""
+    """Apply the actions that change how a complete answer is sent; other actions leave it unchanged."""
     spoiler = _SPOILERS.get(rule.action)
     return answer if spoiler is None else spoiler(rule, answer, wire)
 
@@ -175,7 +175,7 @@ def _silence(rule: Rule, answer: Answer, wire: Wire) -> Answer:
 
 
 def _begun(answer: Answer, size: int) -> Answer:
-    """The first bytes of an answer whose Content-Length tells of more."""
+    """Keep the first bytes of an answer, with a Content-Length that promises more."""
     content = answer.content
     promised = max(len(content), size + 1)
     return replace(answer, pieces=[(0.0, content[:size])], framing="length", promised=promised, whole=False)
@@ -238,7 +238,7 @@ _BROKEN: dict[str, Callable[[bytes, Wire], bytes]] = {
 
 
 def _mid_error(rule: Rule, answer: Answer, wire: Wire) -> Answer:
-    """Some stream events, then an error object as the last; a whole reply becomes the error object."""
+    """Replace the rest of a stream with an error object; a whole reply becomes the error object."""
     error = encode(wire.api_error(None, ErrorCause(kind="overloaded"), 0.0).body)
     pieces = list(answer.pieces)
     if answer.framing != "chunked":
@@ -260,7 +260,7 @@ def _gzip_bomb(rule: Rule, answer: Answer, wire: Wire) -> Answer:
 
 @functools.lru_cache(maxsize=4)
 def _bomb(mebibytes: int) -> bytes:
-    """So many MiB of blanks before an empty object, compressed."""
+    """Return an empty object after `mebibytes` MiB of spaces, compressed."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     block = b" " * 2**20
     packed = b"".join(packer.compress(block) for _ in range(mebibytes))

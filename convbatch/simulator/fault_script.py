@@ -1,12 +1,12 @@
-"""The fault script: which request meets which trouble.
+"""The fault script: which fault applies to which request.
 
-A script is a JSON array of rules, or one rule a line:
+A script is a JSON array of rules, or one rule per line:
 
     {"match": {"model": "sim-*", "every": 5}, "action": "rate-limit", "hint": "retry-info", "seconds": 1.5}
 
-The first rule that matches a request is applied to it. What an action does is `fault_actions.py`; this file knows what
-may be written, says so where it is not, and picks. Choices by `probability` depend on (seed, rule, model, history, try)
-alone, so that they are the same however requests overtake each other.
+The first rule that matches a request is applied. This module validates a script and picks the rule; `fault_actions.py`
+has the actions. A choice by `probability` depends only on (seed, rule, model, history, attempt), so it does not depend
+on the order in which concurrent requests arrive.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from convbatch.simulator.routes import WIRES
 from convbatch.simulator.wire import HintForm, as_list, as_object
 
 HEAD_MATCHERS = ("wire", "model", "key", "nth", "every", "probability", "after_s", "before_s", "count")
-"""What can be known before a request's body is read; the OpenAI wire names no model there."""
+"""Matchers that need only the request's head; on the OpenAI wire the model is not in it."""
 BODY_MATCHERS = ("model_nth", "turn", "attempt", "contains", "streamed")
 
 
 class FaultError(ValueError):
-    """A fault script with a rule that cannot be meant."""
+    """A fault script with an invalid rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a rule can ask about one request for a reply."""
+    """What a rule can match on, for one generate request."""
 
     wire: str
     key: str
     nth: int
-    """Number of this request among all for a reply, from 1."""
+    """Number of this request among all generate requests, from 1."""
     elapsed_s: float
     """Since the first request."""
     model: str | None = None
     model_nth: int = 0
     turn: int = 0
     attempt: int = 0
-    """How many times this history was asked of this model, this time included."""
+    """How many times this model has received this history, this time included."""
     text: str = ""
     """The last user message."""
     streamed: bool = False
@@ -55,23 +55,23 @@ class Facts:
 
 @dataclass(slots=True, kw_only=True)
 class Rule:
-    """One rule of a script, with how often it was met and applied."""
+    """One rule of a script, with counters of matches and applications."""
 
     number: int
     match: Mapping[str, Any]
     action: str
     options: Mapping[str, Any]
-    """Every option of the action; those not written have their default."""
+    """Every option of the action, with defaults filled in."""
     met: int = 0
     applied: int = 0
 
     @property
     def at_head(self) -> bool:
-        """Applied before the body of the request is read."""
+        """Whether the rule applies before the body of the request is read."""
         return self.action == "refuse" or (self.action == "reset" and self.options["when"] == "arrival")
 
     def holds(self, facts: Facts, seed: int) -> bool:
-        """Whether this rule applies now; counts the meeting."""
+        """Return whether this rule applies to a request; counts the match."""
         if not all(_HOLDS[name](self.match[name], facts) for name in self.match if name in _HOLDS):
             return False
         self.met += 1
@@ -86,16 +86,16 @@ class Rule:
 
 @dataclass(slots=True)
 class FaultScript:
-    """Rules in the order in which they are tried."""
+    """The rules, in the order in which they are tried."""
 
     rules: list[Rule] = field(default_factory=list[Rule])
 
     @classmethod
     def of(cls, rules: Iterable[Mapping[str, Any]], *, source: str = "faults") -> FaultScript:
-        """Check rules given as plain objects.
+        """Build a script from rules as plain objects.
 
         Raises:
-            FaultError: With every problem of every rule, one a line.
+            FaultError: Invalid rules: every problem of every rule, one per line.
         """
         problems: list[str] = []
         script = cls()
@@ -113,8 +113,8 @@ class FaultScript:
         """Read a JSON array or JSON lines; a `file` option is relative to the script.
 
         Raises:
-            FaultError: No JSON, or rules that cannot be meant.
-            OSError: A file that cannot be read.
+            FaultError: Not JSON, or invalid rules.
+            OSError: The file cannot be read.
         """
         path = Path(path)
         rules = _read(path)
@@ -124,7 +124,7 @@ class FaultScript:
         return cls.of(rules, source=str(path))
 
     def pick(self, facts: Facts, *, seed: int, at_head: bool = False) -> Rule | None:
-        """The first rule of this stage that applies."""
+        """Return the first rule of this stage (head or body) that applies."""
         for rule in self.rules:
             if rule.at_head is at_head and rule.holds(facts, seed):
                 return rule
@@ -132,7 +132,7 @@ class FaultScript:
 
     @property
     def counts_attempts(self) -> bool:
-        """Whether any rule has to know how often a history was asked."""
+        """Whether any rule needs the number of times a history was sent."""
         return any("attempt" in rule.match or "probability" in rule.match for rule in self.rules)
 
 
@@ -142,19 +142,19 @@ def _read(path: Path) -> list[Any]:
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError as error:
-            raise FaultError(f"{path}:{error.lineno}: no JSON: {error.msg}") from error
+            raise FaultError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     rules: list[Any] = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             try:
                 rules.append(orjson.loads(line))
             except orjson.JSONDecodeError as error:
-                raise FaultError(f"{path}:{number}: no JSON: {error.msg}") from error
+                raise FaultError(f"{path}:{number}: not JSON: {error.msg}") from error
     return rules
 
 
 def _span(value: Any, number: int) -> bool:
-    """`3`, `[3, 7]`, `"3-7"` and `"3-"`."""
+    """Return whether a number is in `3`, `[3, 7]`, `"3-7"` or `"3-"`."""
     if isinstance(value, str):
         low, _, high = value.partition("-")
         return int(low) <= number and (not high or number <= int(high))
@@ -283,11 +283,11 @@ ACTIONS: dict[str, dict[str, _Option]] = {
     # The connection.
     "reset": {
         "when": _choice("read", "arrival", "read", "billed", "body"),
-        "bytes": (20, _is_size, "bytes of the body sent before, with when = body"),
+        "bytes": (20, _is_size, "bytes of the body sent first, with when = body"),
     },
     "silence": {
         "when": _choice("read", "read", "billed", "body"),
-        "bytes": (20, _is_size, "bytes of the body sent before, with when = body"),
+        "bytes": (20, _is_size, "bytes of the body sent first, with when = body"),
         "seconds": (3600.0, _is_seconds, "seconds until the connection is closed"),
     },
     "truncate": {
@@ -295,11 +295,11 @@ ACTIONS: dict[str, dict[str, _Option]] = {
         "framing": _choice("length", "length", "chunked", "close"),
     },
     "drip": {
-        "bytes": (1, _is_count, "bytes sent at a time"),
-        "seconds": (0.05, _is_seconds, "seconds between two of them"),
+        "bytes": (1, _is_count, "bytes per piece"),
+        "seconds": (0.05, _is_seconds, "seconds between two pieces"),
     },
     "delay": {"seconds": _SECONDS},
-    "close-after": {"seconds": (0.0, _is_seconds, "seconds the idle connection lives on")},
+    "close-after": {"seconds": (0.0, _is_seconds, "seconds until the idle connection is closed")},
     "refuse": {"seconds": _SECONDS},
     # The reply.
     "reply": {"kind": _choice("no-candidates", *REPLY_KINDS)},
@@ -307,7 +307,7 @@ ACTIONS: dict[str, dict[str, _Option]] = {
     "broken": {"kind": _choice("empty-object", *BODY_KINDS)},
     "body": {
         "status": (200, _is_status, "an HTTP status"),
-        "headers": ({"content-type": "application/json"}, _is_headers, "an object of texts"),
+        "headers": ({"content-type": "application/json"}, _is_headers, "an object of strings"),
         "text": (None, _is_text, "text"),
         "file": (None, _is_text, "a file's path"),
         "base64": (None, _is_text, "base64"),
@@ -318,7 +318,7 @@ ACTIONS: dict[str, dict[str, _Option]] = {
     "endless-body": {},
     "endless-headers": {},
 }
-"""Each action with its options: default, test, and what is expected in words."""
+"""The options of each action: default, validator, and the expected value in words."""
 
 
 def _rule(number: int, plain: Any) -> Rule:
@@ -365,7 +365,7 @@ def _wrong_option(action: str, name: str, value: object) -> str | None:
 def _check_together(rule: Rule) -> None:
     early = [name for name in rule.match if name in BODY_MATCHERS]
     if rule.at_head and early:
-        raise FaultError(f"matcher {early[0]!r} needs the request's body, which this action does not wait for")
+        raise FaultError(f"matcher {early[0]!r} needs the request body, which this action does not read")
     if rule.action == "body":
         given = [name for name in ("text", "file", "base64") if rule.options[name] is not None]
         if len(given) != 1:

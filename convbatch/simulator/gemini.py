@@ -144,7 +144,7 @@ _DANGER = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH"
 
 
 class GeminiWire:
-    """See `speak.Wire`."""
+    """See `wire.Wire`."""
 
     name = "gemini"
     content_type = "application/json; charset=UTF-8"
@@ -155,7 +155,7 @@ class GeminiWire:
     text_key = "text"
 
     def parse_request(self, route: Route, body: Any) -> ReplySpec:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         fields = _object(body, "", _TOP)
         config = _checked(fields.get("generationConfig", {}), "generation_config", _CONFIG)
         thinking = _checked(config.get("thinkingConfig", {}), "generation_config.thinking_config", _THINKING)
@@ -176,7 +176,7 @@ class GeminiWire:
         return ReplySpec(parsed=parsed, form=route.form)
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         body: dict[str, Any] = {}
         if reply.finish == "prompt_blocked":
             body["promptFeedback"] = {"blockReason": "SAFETY", "safetyRatings": _DANGER}
@@ -184,13 +184,13 @@ class GeminiWire:
             body["candidates"] = [_candidate(reply, _parts(reply))]
         body[self.usage_key] = _usage(reply)
         if reply_spec.parsed.model == "sim-seed":
-            # The page's reply went through a gateway that writes nulls for what Google leaves out.
+            # The reply on the page came through a gateway, which writes null where Google omits a field.
             body["candidates"][0]["safetyRatings"] = None
             body = {"candidates": body["candidates"], "promptFeedback": {"safetyRatings": None}, **body}
         return _named(body, reply_spec, reply)
 
     def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         if reply.finish in {"prompt_blocked", "nothing"}:
             return [self.whole(reply_spec, reply)]
         parts: list[dict[str, Any]] = [{"text": piece, "thought": True} for piece in in_pieces(reply.thought or "", 2)]
@@ -199,20 +199,20 @@ class GeminiWire:
         last: dict[str, Any] = {"text": ""}
         if reply.signature is not None:
             last["thoughtSignature"] = reply.signature
-        # As Google does, the last event brings finishReason and usage with a part of no text.
+        # As at Google, the last event has finishReason and usage, and a part with empty text.
         ending = {"candidates": [_candidate(reply, [last] if parts or reply.signature else [])]}
         ending[self.usage_key] = _usage(reply)  # pyright: ignore[reportArgumentType]  # a JSON object of mixed values
         return [_named(event, reply_spec, reply) for event in [*events, ending]]
 
     def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         if reply_spec.form == "sse":
             return [b"data: " + event + b"\r\n\r\n" for event in events]
         pieces = [(b"[" if at == 0 else b",\r\n") + event for at, event in enumerate(events)]
         return [*pieces, b"]"]
 
     def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         status, words = _ERRORS[cause.kind]
         status = cause.status or status
         version = route.version if route else "v1beta"
@@ -230,7 +230,7 @@ class GeminiWire:
         )
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         size = int(query["pageSize"]) if query.get("pageSize", "").isdecimal() else 50
         start = int(query["pageToken"]) if query.get("pageToken", "").isdecimal() else 0
         end = start + max(1, min(size, 1000))
@@ -240,7 +240,7 @@ class GeminiWire:
         return page
 
     def show_model(self, model: str) -> dict[str, Any]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         return {
             "name": f"models/{model}",
             "version": "001",
@@ -269,7 +269,7 @@ def _snake(name: str) -> str:
 
 
 def _object(value: Any, where: str, known: set[str]) -> dict[str, Any]:
-    """A JSON object with its keys in camelCase; an unknown key is refused as protobuf's parser does."""
+    """Return a JSON object with camelCase keys; an unknown key is refused as by protobuf's parser."""
     plain = as_object(value)
     if plain is None:
         refuse("bad_request", f"Invalid value at '{where or 'request'}': expected an object.", field=where)
@@ -369,7 +369,7 @@ def _is_base64(value: object) -> bool:
 
 
 def _text_of(part: dict[str, Any]) -> str:
-    """Visible text; any other part leaves a mark, so that histories which differ in it differ."""
+    """Return the visible text; any other part adds a mark, so that histories with other parts differ."""
     if part.get("thought"):
         return ""
     if "text" in part:
@@ -383,7 +383,7 @@ def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> ReplayedTur
         return ReplayedTurn(index=index, text=text, signature=None, in_place=True)
     last = parts[signed[-1]]
     in_place = signed == [len(parts) - 1] and last.get("text") == ""
-    # A bytes field may come back in the URL-safe alphabet: google-genai decodes and encodes it anew.
+    # A bytes field may come back in the URL-safe alphabet: google-genai decodes and re-encodes it.
     signature = last["thoughtSignature"].translate(str.maketrans("-_", "+/"))
     return ReplayedTurn(index=index, text=text, signature=signature, in_place=in_place)
 
@@ -411,7 +411,7 @@ def _candidate(reply: SimulatedReply, parts: list[dict[str, Any]]) -> dict[str, 
 
 
 def _usage(reply: SimulatedReply) -> dict[str, Any]:
-    """Google leaves out what is zero; its candidates' count does not include thoughts."""
+    """Return usage as Google does: zero counts are omitted, the candidates' count excludes thoughts."""
     usage: dict[str, Any] = {"promptTokenCount": reply.input_tokens}
     if reply.visible_tokens:
         usage["candidatesTokenCount"] = reply.visible_tokens

@@ -1,8 +1,8 @@
-"""One HTTP exchange as values: what came in, and how the answer goes out byte by byte.
+"""One HTTP exchange as values: the request, and how the answer is sent byte by byte.
 
-An `Answer` says everything a transport must do, also the improper: stop in mid-body, reset, fall silent. The server
-does it on a socket; in virtual time an in-process transport does the same with `pieces` and its own clock. Whoever
-plays an answer ends it with exactly one of `delivered` and `lost`.
+An `Answer` describes everything a transport must do, including faults: stop in mid-body, reset, hang. The server does
+it on a socket; in virtual time an in-process transport does the same with `pieces` and its own clock. The transport
+ends every answer with exactly one call of `delivered` or `lost`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Literal
 Framing = Literal["length", "chunked", "close", "raw"]
 ConnectionEnd = Literal["keep", "close", "cut", "reset", "hang"]
 Piece = tuple[float, bytes]
-"""Seconds to wait before, and bytes to send."""
+"""Seconds to wait first, and bytes to send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a client sent. Header names are in lower case."""
+    """A client's request. Header names are lower case."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Request:
 
     @classmethod
     def of(cls, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Request:
-        """Build one from a URL, whatever its host."""
+        """Build a request from a URL; its host is ignored."""
         parts = urllib.parse.urlsplit(url)
         return cls(
             method=method,
@@ -43,45 +43,45 @@ class Request:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What goes back."""
+    """What is sent back."""
 
     status: int | None
     """None: nothing is sent before the ending, not even a status line."""
     headers: dict[str, str] = field(default_factory=dict[str, str])
     pieces: Iterable[Piece] = ()
-    """May have no end."""
+    """May be infinite."""
     wait_s: float = 0.0
     """Before the first byte."""
     framing: Framing = "length"
-    """How the client is told where the body ends; `raw`: the pieces are the whole reply, status line included."""
+    """How the client finds the end of the body; `raw`: the pieces are the whole response, status line included."""
     promised: int | None = None
-    """The Content-Length sent, where it is not the true one."""
+    """The Content-Length that is sent, if not the true one."""
     ending: ConnectionEnd = "keep"
-    """After the last piece: keep the connection; close it when idle; end it at once (`cut`); reset it; send nothing
+    """After the last piece: keep the connection, close it when idle, end it at once (`cut`), reset it, or send nothing
     more and end it later (`hang`)."""
     ending_wait_s: float = 0.0
-    """Before an ending `close`, and before the end of a `hang`."""
+    """Before the ending `close`, or until a `hang` ends."""
     refuse_s: float = 0.0
-    """From now on, and for so long, new connections are refused."""
+    """How long new connections are refused from now on."""
     whole: bool = True
-    """Played to its end, this is a complete reply."""
+    """Whether the pieces form a complete response."""
     on_end: Callable[[bool, float], None] | None = None
-    """Told once whether the answer was delivered, and when."""
+    """Called once with whether the answer was delivered, and the time."""
 
     @property
     def content(self) -> bytes:
-        """All pieces joined; never ask this of an answer without end."""
+        """All pieces joined; not for infinite answers."""
         return b"".join(piece for _, piece in self.pieces)
 
     def delivered(self, now: float) -> None:
-        """Everything was handed over and the connection stood."""
+        """Record that everything was sent while the connection was open."""
         self._end(self.whole, now)
 
     def lost(self, now: float) -> None:
-        """The client went away before."""
+        """Record that the client disconnected first."""
         self._end(False, now)
 
     def _end(self, delivered: bool, now: float) -> None:
-        tell, self.on_end = self.on_end, None
-        if tell is not None:
-            tell(delivered, now)
+        callback, self.on_end = self.on_end, None
+        if callback is not None:
+            callback(delivered, now)

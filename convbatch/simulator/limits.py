@@ -1,7 +1,7 @@
-"""When the simulated server says 429: pure, time comes in as an argument.
+"""When the simulated server answers 429. Pure: time is an argument.
 
-Four ways in which real servers count (`model`): `fixed` windows, a `sliding` log, a token `bucket`, and a limit
-`quantised` over small pieces of the window. Each counts per (key, model). A refused request uses nothing up.
+Four counting models of real servers (`model`): `fixed` windows, a `sliding` log, a token `bucket`, and a limit
+`quantised` over sub-windows. Each counts per (key, model). A refused request consumes nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ LimitModel = Literal["fixed", "sliding", "bucket", "quantised"]
 Dimension = Literal["requests", "tokens", "day"]
 
 _TICK = 1e-9
-"""Waiting exactly as long as told must be enough although now + (then - now) may round below then."""
+"""Tolerance: waiting exactly the announced time must be enough although now + (then - now) may round below then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What one key may do at one model; None is no limit."""
+    """Limits of one key at one model; None means no limit."""
 
     rpm: int | None = None
     tpm: int | None = None
     rpd: int | None = None
     model: LimitModel = "sliding"
     window_s: float = 60.0
-    """Length of the "minute", so that tests can scale time."""
+    """Length of the "minute"; tests shorten it."""
     day_s: float = 86_400.0
     quanta: int = 6
-    """Pieces of a window in the quantised model."""
+    """Sub-windows of a window in the quantised model."""
 
     def __post_init__(self) -> None:
         if self.model not in get_args(LimitModel):
@@ -49,22 +49,22 @@ class Refusal:
     dimension: Dimension
     limit: int
     retry_after_s: float
-    """Asking again then is admitted if nobody else came between; a request larger than the limit never is."""
+    """A retry after this time is admitted if no other request came first; a request larger than the limit never is."""
 
 
 class LimitCounter(Protocol):
     """One limit of one (key, model). `now` must not go back."""
 
     def wait(self, amount: int, now: float) -> float:
-        """0 if `amount` may be taken now, else seconds until it could be; takes nothing."""
+        """Return 0 if `amount` may be taken now, else the seconds until then; takes nothing."""
         ...
 
     def take(self, amount: int, now: float) -> None:
-        """Count `amount`, after `wait` said 0."""
+        """Count `amount`, after `wait` returned 0."""
         ...
 
     def left(self, now: float) -> int:
-        """What could be taken now."""
+        """Return how much could be taken now."""
         ...
 
 
@@ -99,7 +99,7 @@ class FixedWindow:
 
 
 class SlidingWindow:
-    """At most `limit` in every window (t - W, t], wherever it is laid."""
+    """At most `limit` in every window (t - W, t]."""
 
     def __init__(self, limit: int, window_s: float) -> None:
         self._limit = limit
@@ -135,7 +135,7 @@ class SlidingWindow:
 
 
 class TokenBucket:
-    """Full at first, refilled evenly: at most `limit` (1 + t / W) in any time t."""
+    """A bucket that starts full and refills evenly: at most `limit` (1 + t / W) in any time t."""
 
     def __init__(self, limit: int, window_s: float) -> None:
         self._limit = limit
@@ -166,7 +166,7 @@ class TokenBucket:
 
 
 class QuantisedWindow:
-    """The limit dealt out over `quanta` pieces of each window; what a piece does not use is lost."""
+    """The limit divided over `quanta` sub-windows of each window; the unused part of a sub-window is lost."""
 
     def __init__(self, limit: int, window_s: float, quanta: int) -> None:
         self._limit = limit
@@ -185,7 +185,7 @@ class QuantisedWindow:
         return (place + 1) * self._limit // self._quanta - place * self._limit // self._quanta
 
     def wait(self, amount: int, now: float) -> float:
-        """See `LimitCounter`. An amount no piece can hold is told to wait a whole window, in vain."""
+        """See `LimitCounter`. A request larger than one sub-window always gets a full-window wait."""
         self._turn(now)
         if self._used + amount <= self._share(self._index):
             return 0.0
@@ -206,14 +206,14 @@ class QuantisedWindow:
 
 
 class Gatekeeper:
-    """All limits of all (key, model) pairs: a request passes every one of its limits or uses up none."""
+    """All limits of all (key, model) pairs: a request passes all of its limits or consumes none."""
 
     def __init__(self, limits: ServerLimits) -> None:
         self.limits = limits
         self._counters: dict[tuple[str, str], list[tuple[Dimension, int, LimitCounter]]] = {}
 
     def admit(self, key: str, model: str, tokens: int, now: float) -> Refusal | None:
-        """Let one request in, or say which limit holds it longest."""
+        """Admit one request, or return the refusal of the limit with the longest wait."""
         counters = self._of(key, model)
         worst: Refusal | None = None
         for dimension, limit, counter in counters:
@@ -226,7 +226,7 @@ class Gatekeeper:
         return worst
 
     def left(self, key: str, model: str, now: float) -> dict[Dimension, tuple[int, int]]:
-        """For each limit what is left of it, and the limit."""
+        """Return what is left of each limit, and the limit."""
         return {dimension: (counter.left(now), limit) for dimension, limit, counter in self._of(key, model)}
 
     def _of(self, key: str, model: str) -> list[tuple[Dimension, int, LimitCounter]]:

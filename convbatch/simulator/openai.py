@@ -26,7 +26,7 @@ from convbatch.simulator.wire import (
 )
 
 CREATED = 1_795_000_000
-"""Fixed, because replies are the same every time."""
+"""Fixed, so that replies are reproducible."""
 
 _REFUSAL = "I can't help with that."
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
@@ -34,7 +34,7 @@ _MESSAGE = {
     "role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio", "annotations",
     "reasoning_content", "reasoning", "reasoning_details", "extra_content",
 }  # fmt: skip
-"""OpenAI's own and what compatible vendors want back."""
+"""OpenAI's own fields, and those that compatible vendors expect back."""
 _EFFORTS = {"none", "minimal", "low", "medium", "high", "xhigh", "max"}
 
 
@@ -154,7 +154,7 @@ _DIMENSIONS = {
 
 
 class OpenAIWire:
-    """See `speak.Wire`."""
+    """See `wire.Wire`."""
 
     name = "openai"
     content_type = "application/json"
@@ -165,7 +165,7 @@ class OpenAIWire:
     text_key = "content"
 
     def parse_request(self, route: Route, body: Any) -> ReplySpec:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         del route
         fields = _parameters(body)
         system, messages, replayed = _messages(fields["messages"])
@@ -187,7 +187,7 @@ class OpenAIWire:
         )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         message: dict[str, Any] = {"role": "assistant", "content": _content(reply), "refusal": None, "annotations": []}
         if reply.finish == "output_blocked":
             message["refusal"] = _REFUSAL
@@ -205,7 +205,7 @@ class OpenAIWire:
         }
 
     def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"reasoning_content": piece} for piece in in_pieces(reply.thought or "", 2)]
         deltas += [{"content": piece} for piece in in_pieces(reply.text)]
@@ -225,12 +225,12 @@ class OpenAIWire:
         return chunks
 
     def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         del reply_spec
         return [*(b"data: " + event + b"\n\n" for event in events), b"data: [DONE]\n\n"]
 
     def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         del route
         status, words, type_, code = _ERRORS[cause.kind]
         message = cause.message or words.format(model=cause.model)
@@ -242,18 +242,18 @@ class OpenAIWire:
             error["type"] = type_
             error["message"] = f"{message[:-1]} on {what}: Limit {cause.hint.limit}.{worded.text}"
         if worded.retry_delay is not None:
-            # As Google's own OpenAI-compatible route passes it on.
+            # As in Google's own OpenAI-compatible route.
             info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": worded.retry_delay}
             error["details"] = [info]
         return ApiError(status=cause.status or status, body={"error": error}, headers=dict(worded.headers))
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         del query
         return {"object": "list", "data": [self.show_model(model) for model in models]}
 
     def show_model(self, model: str) -> dict[str, Any]:
-        """See `speak.Wire`."""
+        """See `wire.Wire`."""
         return {"id": model, "object": "model", "created": CREATED, "owned_by": "simulator"}
 
 
@@ -365,7 +365,7 @@ def _content(reply: SimulatedReply) -> str | None:
 
 
 def _usage(reply: SimulatedReply) -> dict[str, Any]:
-    """OpenAI's completion count includes the reasoning."""
+    """Return usage as OpenAI does: the completion count includes reasoning."""
     usage: dict[str, Any] = {
         "prompt_tokens": reply.input_tokens,
         "completion_tokens": reply.output_tokens,

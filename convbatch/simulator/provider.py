@@ -1,8 +1,8 @@
-"""The simulator's brain: requests in, answers out, no sockets and no clock of its own.
+"""The core of the simulator: requests in, answers out, without sockets or a clock.
 
-Decides the order of things at a request: path, key, fault script, form, model, limits, then the reply and its bill.
-A reply is billed when it is made, before its first byte leaves: what happens on the way back does not refund it. The
-same world answers over HTTP (`server.py`) and in process, in virtual time: call `handle`, play the `Answer`, end it.
+It processes a request in this order: path, key, fault script, form, model, limits, then the reply and its billing. A
+reply is billed when it is made, before its first byte is sent; a later failure does not refund it. The same provider
+serves HTTP (`server.py`) and, in virtual time, callers in the process: call `handle`, send the `Answer`, end it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REQUEST_IDS = ("x-oneapi-request-id", "x-request-id")
 
 @dataclass(slots=True, kw_only=True)
 class Arrival:
-    """A request whose headers are in."""
+    """A request whose headers have been received."""
 
     seq: int
     at: float
@@ -55,16 +55,16 @@ class Arrival:
     query: Mapping[str, str]
     route: Route | None
     nth: int = 0
-    """Among the requests for a reply, from 1."""
+    """Number among the generate requests, from 1."""
     reply_spec: ReplySpec | None = None
     sha: str | None = None
     fault: Rule | None = None
     answer: Answer | None = None
-    """Already decided without the body."""
+    """Set if the answer was decided without the body."""
 
 
 class Provider:
-    """Everything the simulated provider knows: models, keys, limits, faults, and the ledger."""
+    """The state of the simulated provider: models, keys, limits, faults and the ledger."""
 
     def __init__(
         self,
@@ -85,17 +85,17 @@ class Provider:
         """Set up a provider.
 
         Args:
-            seed: Same seed, model and history: same answer.
+            seed: The same seed, model and history give the same reply.
             script: Scripted replies.
-            keys: The keys that are let in; None lets in any key and none.
-            limits: Per key and model; None is no limit.
-            faults: Rules that go wrong on purpose.
-            latency_s: Before the first byte of a reply; a range is drawn from, the same for the same history.
-            event_s: Between two events of a stream.
-            gateway: Word errors as a new-api gateway in front of the provider does.
-            hidden_system: A text that is put in front of every prompt in silence: counted, billed, and not obeyed.
-            varies: Each time a history is asked it is answered in other words, as at a temperature above 0.
-            aliases: Further model names, each with the simulated model that plays it.
+            keys: The accepted keys; None accepts any key, and none.
+            limits: Per key and model; None means no limit.
+            faults: Rules for deliberate faults.
+            latency_s: Seconds before the first byte of a reply; drawn from a range, the same for the same history.
+            event_s: Seconds between two events of a stream.
+            gateway: Report errors as a new-api gateway in front of the provider does.
+            hidden_system: Text silently put before every prompt: counted and billed, without effect on the reply.
+            varies: Vary the wording each time the same history is sent, as at a temperature above 0.
+            aliases: Additional model names, each with its simulated model.
             ledger: Where requests are recorded; default: in memory, with histories.
         """
         self.ledger = ledger if ledger is not None else Ledger()
@@ -121,24 +121,24 @@ class Provider:
         self._first_at: float | None = None
 
     def revoke(self, key: str) -> None:
-        """From now on this key is wrong."""
+        """Reject this key from now on."""
         self._revoked.add(key)
 
     def set_balance(self, key: str, tokens: int) -> None:
-        """What this key may still use; a reply is given while anything is left, and the last may overdraw it."""
+        """Set the tokens that a key may still use; replies continue while any are left, and the last may overdraw."""
         self._balances[key] = tokens
 
     def set_limits(self, limits: ServerLimits | None) -> None:
-        """Count anew, under these limits."""
+        """Replace the limits and reset all counters."""
         self._gate = None if limits is None else Gatekeeper(limits)
 
     def handle(self, request: Request, now: float) -> Answer:
-        """Answer a whole request that arrived at `now`, a clock that never goes back."""
+        """Answer a complete request that arrived at `now`; the clock must not go back."""
         arrival = self.arrive(request, now)
         return arrival.answer or self.answer(arrival, request.body, now)
 
     def arrive(self, head: Request, now: float) -> Arrival:
-        """Take note of a request whose headers are in; some faults strike before the body is read."""
+        """Register a request whose headers have been received; some faults apply before the body is read."""
         self._arrivals += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -163,7 +163,7 @@ class Provider:
         return arrival
 
     def answer(self, arrival: Arrival, body: bytes, now: float) -> Answer:
-        """Answer an arrival that is not answered yet."""
+        """Answer a request that `arrive` has not answered."""
         try:
             where = self._admit_key(arrival)
             if where.operation != "generate":
@@ -181,7 +181,7 @@ class Provider:
             return self._refusal(arrival, refused.cause, now)
 
     def abandon(self, arrival: Arrival, now: float) -> None:
-        """The client went away before its body was in."""
+        """Record that the client disconnected before its body was received."""
         self._send(arrival, Answer(status=None, whole=False)).lost(now)
 
     def _strike_at_head(self, arrival: Arrival, where: Route, now: float) -> None:
@@ -372,7 +372,7 @@ class Provider:
     def _send(
         self, arrival: Arrival, answer: Answer, reply: SimulatedReply | None = None, *, billed: bool | None = None
     ) -> Answer:
-        """Write the ledger and hand the answer over; with `said` a reply was made, and it is billed."""
+        """Write the ledger and return the answer; a `reply` is billed."""
         entry = self._entry(arrival, reply)
         entry.status = answer.status
         entry.request_id = next((answer.headers[name] for name in REQUEST_IDS if name in answer.headers), None)

@@ -1,7 +1,7 @@
-"""What a simulated model says: pure, and the same every time for (seed, model, history).
+"""The replies of the simulated models. Pure: the same for the same (seed, model, history).
 
-Decides the words, the finish and the token counts of a reply, and reads the scripted replies from a canonical dataset
-with its own few lines. Knows no wire, no socket and no clock: how a reply is worded for a client is `wire.py`.
+Decides the text, the finish and the token counts of a reply, and reads scripted replies from a canonical dataset. It
+knows no wire, socket or clock; `wire.py` and the modules of the wires encode a reply for a client.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing"
 
 PER_MESSAGE_TOKENS = 4
 PROMPT_TRIGGERS = ("bomb", "炸弹")
-"""`sim-safety` refuses a prompt with one of these words."""
+"""`sim-safety` blocks a prompt with one of these words."""
 OUTPUT_TRIGGERS = ("insult", "辱骂")
-"""`sim-safety` starts to answer these and is stopped."""
+"""`sim-safety` blocks its output to a prompt with one of these words."""
 SIGNED_MARK = "[signed] "
-"""Begins every reply of `sim-signed`, so that a replay without its signature can be told from a scripted turn."""
+"""Prefix of every reply of `sim-signed`: it distinguishes a replay without its signature from a scripted turn."""
 
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _DIGITS = re.compile("[0-9]{1,9}")
 
 
 class ScriptError(ValueError):
-    """A dataset line the simulator cannot take its replies from."""
+    """A dataset line that is not a canonical dialogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedTurn:
-    """A model turn in a history, as far as `sim-signed` cares."""
+    """What `sim-signed` checks of a model turn in a history."""
 
     index: int
-    """Its place in `Heard.messages`."""
+    """Index in `ParsedRequest.messages`."""
     text: str
     signature: str | None
     in_place: bool
-    """The signature sits where it was sent, on nothing but itself."""
+    """Whether the signature is on the part on which it was sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedRequest:
-    """What reaches the model, whatever wire it came by."""
+    """What reaches the model, the same for all wires."""
 
     model: str
     system: str = ""
     messages: tuple[tuple[str, str], ...]
-    """(role, text), role `user` or `model`; model messages in a row are one."""
+    """(role, text), role `user` or `model`; consecutive model messages are merged."""
     replayed: tuple[ReplayedTurn, ...] = ()
     max_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -65,19 +65,19 @@ class ParsedRequest:
 
     @property
     def user_texts(self) -> tuple[str, ...]:
-        """What the user said so far, in order."""
+        """The user messages so far, in order."""
         return tuple(text for role, text in self.messages if role == "user")
 
     @property
     def input_tokens(self) -> int:
-        """The whole prompt by the simulator's own count."""
+        """Tokens of the whole prompt, by `count_tokens`."""
         system = count_tokens(self.system) + PER_MESSAGE_TOKENS if self.system else 0
         return system + sum(count_tokens(text) + PER_MESSAGE_TOKENS for _, text in self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedReply:
-    """One reply with its true token counts; what a faulty wire makes of them is not known here."""
+    """One reply with its true token counts, before any fault is applied."""
 
     text: str
     finish: Finish = "stop"
@@ -90,12 +90,12 @@ class SimulatedReply:
 
     @property
     def output_tokens(self) -> int:
-        """Everything generated: visible and reasoning."""
+        """All generated tokens: visible and reasoning."""
         return self.visible_tokens + (self.reasoning_tokens or 0)
 
 
 def count_tokens(text: str) -> int:
-    """A plain estimate: one for each CJK character, one for each started four of all others."""
+    """Estimate the tokens of a text: one per CJK character, one per (started) four other characters."""
     if text.isascii():
         return -(-len(text) // 4)
     wide = len(_WIDE.findall(text))
@@ -103,13 +103,13 @@ def count_tokens(text: str) -> int:
 
 
 def cut_to_tokens(text: str, limit: int) -> str:
-    """The longest beginning of `text` that counts at most `limit` tokens."""
+    """Return the longest prefix of `text` with at most `limit` tokens."""
     length = bisect.bisect_right(range(len(text) + 1), limit, key=lambda n: count_tokens(text[:n])) - 1
     return text[: max(0, length)]
 
 
 def reword(reply: SimulatedReply, asked: int) -> SimulatedReply:
-    """The same reply in other words: what is said the so-many-th time, from 1, with an id of its own."""
+    """Vary a reply for the `asked`-th request with the same history, from 1: other text, other id."""
     if asked == 1 or not reply.text:
         return reply
     text = f"{reply.text} ({asked})"
@@ -117,13 +117,13 @@ def reword(reply: SimulatedReply, asked: int) -> SimulatedReply:
 
 
 def history_sha(system: str, messages: Iterable[tuple[str, str]]) -> str:
-    """32 hex digits that differ as soon as any message, role or the system text does."""
+    """Return 32 hex digits that identify the system text and all messages with their roles."""
     plain = orjson.dumps([system, [list(message) for message in messages]])
     return hashlib.sha256(plain).hexdigest()[:32]
 
 
 def draw(*fields: object) -> float:
-    """A number in [0, 1) that depends on nothing but `fields`."""
+    """Return a pseudo-random number in [0, 1) that depends only on `fields`."""
     return int.from_bytes(_digest(*fields)) / 2**64
 
 
@@ -132,11 +132,11 @@ def _digest(*fields: object) -> bytes:
 
 
 class Script:
-    """Scripted replies by what the user has said so far.
+    """Scripted replies, looked up by the system text and the user messages so far.
 
-    Found by the system text and the user texts alone, so that a live history finds its next line whatever the model
-    said before. Of two dialogues that begin alike the first in the file is played. Memory: one dict entry a scripted
-    turn, about 150 bytes and the reply's text.
+    The model's replies are no part of the key, so a live history finds its next reply whatever the model answered
+    before. Of two dialogues with the same beginning, the first in the file is used. Memory: one dict entry per scripted
+    turn, about 150 bytes plus the text of the reply.
     """
 
     def __init__(self) -> None:
@@ -150,8 +150,8 @@ class Script:
         """Read canonical datasets, plain or `.gz`.
 
         Raises:
-            ScriptError: A line that is no canonical dialogue; the message names file and line.
-            OSError: A file that cannot be read.
+            ScriptError: A line is not a canonical dialogue; the message has file and line.
+            OSError: A file cannot be read.
         """
         script = cls()
         for path in map(Path, paths):
@@ -166,14 +166,14 @@ class Script:
 
     @classmethod
     def of(cls, dialogues: Iterable[Mapping[str, Any]]) -> Script:
-        """The same from dialogues already read."""
+        """Build a script from dialogues as plain objects."""
         script = cls()
         for dialogue in dialogues:
             script.learn(dialogue)
         return script
 
     def learn(self, dialogue: Mapping[str, Any]) -> None:
-        """Add one canonical dialogue; turns without a scripted reply are only walked over."""
+        """Add one canonical dialogue; turns without a scripted reply are skipped."""
         link = _link(b"", dialogue.get("system") or "")
         for turn in dialogue["turns"]:
             link = _link(link, _user_text(turn["user"]))
@@ -181,7 +181,7 @@ class Script:
                 self._replies.setdefault(link, reply)
 
     def reply_to(self, system: str, user_texts: Iterable[str]) -> str | None:
-        """The scripted reply to the last of `user_texts`, None where there is none."""
+        """Return the scripted reply to the last of `user_texts`, None without one."""
         link = _link(b"", system)
         for text in user_texts:
             link = _link(link, text)
@@ -206,7 +206,7 @@ def _user_text(user: str | list[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What a model would say before stop sequences and limits."""
+    """A reply before stop sequences and limits are applied."""
 
     text: str
     finish: Finish = "stop"
@@ -215,20 +215,20 @@ class _Draft:
 
 
 class Actor:
-    """Plays the simulated models."""
+    """The simulated models."""
 
     def __init__(
         self, *, seed: int = 0, script: Script | None = None, aliases: Mapping[str, str] | None = None
     ) -> None:
-        """Set the cast.
+        """Set up the models.
 
         Args:
-            seed: Another seed draws other dialogues for `sim-drift` and other ids.
-            script: Scripted replies; none: every reply quotes the history.
-            aliases: Further model names, each with the simulated model that plays it.
+            seed: Selects the dialogues that `sim-drift` spoils, and the reply ids.
+            script: Scripted replies; without them every reply quotes the history.
+            aliases: Additional model names, each with its simulated model.
 
         Raises:
-            ValueError: An alias for a model that does not exist.
+            ValueError: An alias for an unknown model.
         """
         self.seed = seed
         self._script = script or Script()
@@ -239,15 +239,15 @@ class Actor:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Every name that is answered."""
+        """All model names, aliases included."""
         return (*_MODELS, *self._aliases)
 
     def base_model(self, model: str) -> str | None:
-        """The simulated model behind a name, None for an unknown name."""
+        """Return the simulated model of a name, None for an unknown name."""
         return model if model in _MODELS else self._aliases.get(model)
 
     def answer(self, parsed: ParsedRequest, sha: str) -> SimulatedReply:
-        """The reply to a history whose `history_sha` is `sha`; the model must be known."""
+        """Return the reply to a history with the `history_sha` `sha`; the model must be known."""
         player = self.base_model(parsed.model) or ""
         draft = _within_limits(_MODELS[player](self, parsed, sha), parsed)
         reply = SimulatedReply(
@@ -263,7 +263,7 @@ class Actor:
         return _as_in_the_seed(reply) if player == "sim-seed" else reply
 
     def broken_signature(self, parsed: ParsedRequest) -> str | None:
-        """What is wrong with the signed turns of a history sent to `sim-signed`; None when they came back unchanged."""
+        """Return what is wrong with the signed turns sent to `sim-signed`; None if they came back unchanged."""
         if self.base_model(parsed.model) != "sim-signed":
             return None
         for turn in parsed.replayed:
@@ -280,13 +280,13 @@ class Actor:
         return base64.b64encode(_digest(self.seed, model, sha, text) * 3).decode()
 
     def good(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """The scripted reply, else one that quotes the history."""
+        """Return the scripted reply, else one that quotes the history."""
         texts = parsed.user_texts
         scripted = self._script.reply_to(parsed.system, texts)
         return _Draft(_quote(texts, sha) if scripted is None else scripted)
 
     def drift(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """The same, spoiled in about one dialogue of three."""
+        """Return the reply of `good`, spoiled in about one dialogue of three."""
         draft = self.good(parsed, sha)
         first = parsed.user_texts[:1]
         if draw("drift", self.seed, parsed.model, *first) >= 1 / 3:
@@ -295,7 +295,7 @@ class Actor:
         return _SPOILS[kinds[int(draw("kind", self.seed, parsed.model, *first) * len(kinds))]](draft.text)
 
     def think(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """The good reply after some thought; the count is that of the thoughts, not of the summary shown."""
+        """Return the good reply with reasoning; the count is of the thoughts, not of the summary shown."""
         good = self.good(parsed, sha)
         if not parsed.thinking:
             return good
@@ -305,12 +305,12 @@ class Actor:
         return _Draft(good.text, thought=shown, reasoning_tokens=3 * count_tokens(thought) + 7)
 
     def echo(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """The last user text."""
+        """Return the last user message."""
         del sha
         return _Draft((parsed.user_texts or ("",))[-1])
 
     def safety(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """The good reply, except to trigger words."""
+        """Return the good reply, or a block for trigger words."""
         last = (parsed.user_texts or ("",))[-1].lower()
         if any(word in last for word in PROMPT_TRIGGERS):
             return _Draft("", "prompt_blocked")
@@ -319,20 +319,20 @@ class Actor:
         return self.good(parsed, sha)
 
     def empty(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """Content without text: a known intermittent behaviour of real models."""
+        """Return an empty text, as real models do intermittently."""
         del parsed, sha
         return _Draft("")
 
     def seed_reply(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """The reply of DMXAPI's documentation page, whatever was asked."""
+        """Return the reply of DMXAPI's documentation page to any prompt."""
         del parsed, sha
         return _Draft("明天是2025年12月27日。", reasoning_tokens=178)
 
     def judge(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """An opinion on a reply by a rubric, as an attentive model gives one that believes whatever is not quoted.
+        """Judge a reply by a rubric, as a model that obeys any instruction outside the quoted data.
 
-        What the rubric puts in quotes must stand in the reply; a rubric without quotes draws lots. Words that stand
-        outside the one JSON object of the message are taken for orders.
+        The quoted words of the rubric must be in the reply; without quotes the verdict is random. Words outside the one
+        JSON object of the message are obeyed as instructions.
         """
         message = (parsed.user_texts or ("",))[-1]
         asked, outside = _judged(message)
@@ -351,13 +351,13 @@ class Actor:
         return _Draft(_opinion(asked, reason, passes=not missing, score=score))
 
     def gullible(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """A judge that repeats whatever opinion it finds in the reply; without one it is as good as the other."""
+        """Judge by repeating any verdict found in the reply; without one, as `judge` does."""
         asked, _ = _judged((parsed.user_texts or ("",))[-1])
         found = _VERDICT.findall(str((asked or {}).get("reply", "")))
         return _Draft(found[-1]) if found else self.judge(parsed, sha)
 
     def signed(self, parsed: ParsedRequest, sha: str) -> _Draft:
-        """A reply of its own that has to come back with its signature."""
+        """Return a reply that has to be sent back with its signature."""
         return _Draft(SIGNED_MARK + _quote(parsed.user_texts, sha))
 
 
@@ -382,7 +382,7 @@ _VERDICT = re.compile(r"\{[^{}]*\"pass\"[^{}]*\}")
 
 
 def _judged(message: str) -> tuple[dict[str, Any] | None, str]:
-    """The JSON object a judge is shown, and the words that stand outside it."""
+    """Return the JSON object in a judge's prompt, and the words outside it."""
     begins = message.find("{")
     try:
         value, length = json.JSONDecoder().raw_decode(message[begins:]) if begins >= 0 else (None, 0)
@@ -421,7 +421,7 @@ def _as_in_the_seed(reply: SimulatedReply) -> SimulatedReply:
 
 
 def _within_limits(draft: _Draft, parsed: ParsedRequest) -> _Draft:
-    """Stop sequences first, then the output limit; thoughts eat of it before the text does."""
+    """Apply stop sequences, then the output limit; reasoning counts against it before the text."""
     text = draft.text
     cuts = [at for stop in parsed.stop if (at := text.find(stop)) >= 0]
     if cuts:

@@ -1,4 +1,4 @@
-"""Which wire a request speaks, what it wants, and the key it carries: all that method, path and headers tell."""
+"""The wire, the operation and the key of a request, from its method, path and headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GEMINI_PATH = re.compile(r"/(v1|v1beta)/models(?:/([^/:]+)(?::([A-Za-z]+))?)?")
 
 
 def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Route | None:
-    """Which wire and operation a request means; None for a path that is not served."""
+    """Return the wire and operation of a request; None for a path that is not served."""
     if path == "/v1/chat/completions":
         return Route(wire=OPENAI, operation="generate") if method == "POST" else None
     match = _GEMINI_PATH.fullmatch(path)
@@ -33,12 +33,12 @@ def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str
 
 
 def likely_wire(path: str) -> Wire:
-    """In whose words a path that is not served is refused."""
+    """Return the wire whose error format refuses a path that is not served."""
     return OPENAI if "/chat" in path or path.startswith("/openai") else GEMINI
 
 
 def key_of(wire: Wire, query: Mapping[str, str], headers: Mapping[str, str]) -> str:
-    """The key a request carries; empty when it carries none."""
+    """Return the key of a request; empty without one."""
     bare = headers.get("authorization", "")
     scheme, _, rest = bare.partition(" ")
     if scheme.lower() == "bearer":

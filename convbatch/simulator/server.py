@@ -1,9 +1,9 @@
-"""The simulator over HTTP: aiohttp reads requests and writes proper replies, the improper ones go to the raw socket.
+"""The simulator over HTTP: aiohttp reads requests and writes valid responses, faulty ones go to the raw socket.
 
-What is answered is `provider.py`; this file keeps its promises on the wire (resets, silence, cut bodies, endless
-headers, a port that refuses) and tells the ledger how each answer ended. aiohttp is imported when a server starts.
+`provider.py` decides the answers; this module sends them (with resets, hangs, cut bodies, endless headers, a refusing
+port) and records in the ledger how each ended. aiohttp is imported when a server starts.
 
-Beside the wires: GET /__health__, GET /__ledger__, POST /__faults__ (a JSON array of rules in place of the old ones).
+Besides the wires: GET /__health__, GET /__ledger__, POST /__faults__ (a JSON array of rules that replaces the script).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 s: closing sends a reset instead of an orderly end."""
+"""SO_LINGER on, 0 s: closing sends a reset instead of an orderly shutdown."""
 _BEFORE_RESET_S = 0.02
-"""Time for a client to read what was sent before a reset, which on some systems would discard it."""
+"""Time for the client to read what was sent: on some systems a reset discards it."""
 _BACKLOG = 4096
 _MOST_BUFFERED = 2**20
 
 
 class Server:
-    """A world at a port of this machine: `async with Server(world) as server: server.url`."""
+    """A provider on a local port: `async with Server(provider) as server: server.url`."""
 
     def __init__(self, provider: Provider, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Prepare a server; port 0 takes a free one."""
+        """Prepare a server; port 0 selects a free port."""
         self.provider = provider
         self.host = host
         self.port = port
@@ -59,11 +59,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Base URL without a slash at its end."""
+        """Base URL without a trailing slash."""
         return f"http://{self.host}:{self.port}"
 
     def now(self) -> float:
-        """The clock of this server's ledger and limits."""
+        """Return the time for the ledger and the limits."""
         return self._epoch + time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -93,7 +93,7 @@ class Server:
             self._listener = None
 
     def _refuse_for(self, seconds: float) -> None:
-        """Close the port, and connections as they become idle; open it again later."""
+        """Close the port and each connection once it is idle; reopen the port later."""
         if self._reopening is not None or self._web is None:
             return
         self._stop_listening()
@@ -115,7 +115,7 @@ class Server:
             method=request.method,
             path=request.path,
             query=request.query,
-            headers=request.headers,  # finds names in any case
+            headers=request.headers,  # case-insensitive
         )
         arrival = self.provider.arrive(head, self.now())
         answer = arrival.answer
@@ -128,7 +128,7 @@ class Server:
             answer = self.provider.answer(arrival, body, self.now())
         try:
             return await self._play(request, answer)
-        except asyncio.CancelledError:  # aiohttp's word for a client that went away
+        except asyncio.CancelledError:  # aiohttp cancels the handler when the client disconnects
             answer.lost(self.now())
             raise
 
@@ -157,7 +157,7 @@ class Server:
         return response
 
     async def _finish(self, request: web.BaseRequest, answer: Answer) -> None:
-        """Do what is left after the last piece."""
+        """Apply the ending of an answer after its last piece."""
         transport = request.transport
         if answer.ending == "hang":
             await asyncio.sleep(answer.ending_wait_s)
@@ -202,7 +202,7 @@ def _json(plain: object, *, status: int = 200) -> web.Response:
 
 
 async def _write(request: web.BaseRequest, answer: Answer, status: int) -> web.StreamResponse:
-    """Send headers and pieces as HTTP, and the proper end of the body where it has one."""
+    """Send headers and pieces as HTTP, and the end of the body unless the answer is cut."""
     from aiohttp import web
 
     pieces = answer.pieces
@@ -227,14 +227,14 @@ async def _write(request: web.BaseRequest, answer: Answer, status: int) -> web.S
 
 
 def _plain_head(answer: Answer, status: int) -> bytes:
-    """Headers of a body whose end is the end of the connection."""
+    """Return the head of a response whose body ends with the connection."""
     lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in {**answer.headers, "connection": "close"}.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 async def _write_raw(request: web.BaseRequest, answer: Answer, status: int) -> web.StreamResponse:
-    """Send pieces past aiohttp, which would mend what is meant to be odd; no faster than the client reads."""
+    """Send pieces past aiohttp, which would correct deliberate faults; no faster than the client reads."""
     from aiohttp import web
 
     transport = request.transport
@@ -253,7 +253,7 @@ async def _write_raw(request: web.BaseRequest, answer: Answer, status: int) -> w
 
 @contextlib.contextmanager
 def serve_in_thread(provider: Provider, *, host: str = "127.0.0.1", port: int = 0) -> Generator[Server]:
-    """A server with an event loop of its own in another thread, for code that blocks.
+    """Run a server in another thread with its own event loop, for blocking code.
 
     Raises:
         OSError: The port is taken.
@@ -303,11 +303,11 @@ def serve(
     seed: int = 0,
     gateway: bool = False,
 ) -> None:
-    """Run a simulator until SIGINT or SIGTERM; prints `simulator listening on URL` on stdout when it is ready.
+    """Run a simulator until SIGINT or SIGTERM; print `simulator listening on URL` on stdout when it is ready.
 
     Raises:
-        ScriptError: A dataset that cannot be read.
-        FaultError: A fault script with a mistake.
+        ScriptError: A dataset cannot be read.
+        FaultError: The fault script is invalid.
         ValueError: A limit below 1.
         OSError: The port is taken, or a file cannot be opened.
     """
@@ -324,12 +324,12 @@ def serve(
     try:
         import uvloop
 
-        uvloop.run(_serve_until_told(Server(provider, host=host, port=port)))
+        uvloop.run(_serve_until_signal(Server(provider, host=host, port=port)))
     finally:
         provider.ledger.close()
 
 
-async def _serve_until_told(server: Server) -> None:
+async def _serve_until_signal(server: Server) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

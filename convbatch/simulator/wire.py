@@ -1,8 +1,8 @@
-"""What all wires share: which one a request speaks, what can be wrong with it, and how a wait is announced.
+"""What all wires share: the interface `Wire`, error causes, and the forms of a retry hint.
 
-The wire formats themselves are `gemini.py` and `openai.py`, written from the providers' pages and sharing
-nothing with `convbatch/protocols`: the simulator is the independent witness. A gateway in front (new-api, as DMXAPI
-runs it) words its errors in its own way on every wire; that is here too.
+The wire formats themselves are `gemini.py` and `openai.py`, written from the providers' pages. They share nothing with
+`convbatch/protocols`: the simulator is the independent witness. A gateway in front (new-api, as DMXAPI runs it) has its
+own error format on every wire; that is here too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _YEAR_9999 = "Fri, 31 Dec 9999 23:59:59 GMT"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """How long to wait, and in which form that is said; no form = each wire's usual one."""
+    """How long to wait, and the form of the hint; without a form, the usual ones of the wire."""
 
     seconds: float
     form: HintForm | None = None
@@ -44,20 +44,20 @@ class Hint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCause:
-    """Why a request gets no reply; each wire has its own words for it."""
+    """Why a request gets no reply; each wire has its own error format for it."""
 
     kind: Kind
     message: str | None = None
-    """In place of the wire's usual words."""
+    """Replaces the wire's usual message."""
     field: str | None = None
     model: str | None = None
     hint: Hint | None = None
     status: int | None = None
-    """In place of the kind's usual status."""
+    """Replaces the usual status of the kind."""
 
 
-class RefusedRequest(Exception):  # carries a result out of nested checks, it is nobody's error
-    """A request that will not be answered."""
+class RefusedRequest(Exception):  # control flow: carries the cause out of nested checks
+    """A request that gets an error instead of a reply."""
 
     def __init__(self, cause: ErrorCause) -> None:
         super().__init__(cause.message or cause.kind)
@@ -66,7 +66,7 @@ class RefusedRequest(Exception):  # carries a result out of nested checks, it is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiError:
-    """An error reply before it is bytes."""
+    """An error reply before it is encoded."""
 
     status: int
     body: Any
@@ -75,7 +75,7 @@ class ApiError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What method and path say, before the body is read."""
+    """What is known from method and path, before the body is read."""
 
     wire: Wire
     operation: Operation
@@ -86,7 +86,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplySpec:
-    """A valid request for a reply."""
+    """A valid generate request."""
 
     parsed: ParsedRequest
     form: Form
@@ -94,12 +94,12 @@ class ReplySpec:
 
     @property
     def budgeted_output(self) -> int:
-        """Output tokens some servers reserve at admission."""
+        """Output tokens that some servers reserve at admission."""
         return self.parsed.max_output_tokens or 0
 
 
 class Wire(Protocol):
-    """One wire format, spoken from the server's side."""
+    """One wire format, from the server's side."""
 
     name: str
     content_type: str
@@ -109,82 +109,82 @@ class Wire(Protocol):
     request_id_header: str | None
     usage_key: str
     text_key: str
-    """The key whose string value is the visible text in whole replies and events."""
+    """Key whose string value is the visible text, in whole replies and events."""
 
     def parse_request(self, route: Route, body: Any) -> ReplySpec:
-        """Check a decoded body as strictly as the real server does; raises `RefusedRequest`."""
+        """Validate a decoded body as strictly as the real server; raises `RefusedRequest`."""
         ...
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
-        """The reply in one object."""
+        """Return the reply as one object."""
         ...
 
     def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
-        """The same reply as stream events."""
+        """Return the same reply as stream events."""
         ...
 
     def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
-        """Encoded events as pieces of a body."""
+        """Return encoded events as pieces of a body."""
         ...
 
     def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
-        """The error in the provider's own words."""
+        """Return the error in the provider's format."""
         ...
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
-        """The model list, or one page of it."""
+        """Return the model list, or one page of it."""
         ...
 
     def show_model(self, model: str) -> dict[str, Any]:
-        """One model of the list."""
+        """Return one model of the list."""
         ...
 
 
 def refuse(kind: Kind, message: str | None = None, *, field: str | None = None, model: str | None = None) -> NoReturn:
-    """Leave a check."""
+    """Raise `RefusedRequest`."""
     raise RefusedRequest(ErrorCause(kind=kind, message=message, field=field, model=model))
 
 
 def encode(plain: object) -> bytes:
-    """JSON bytes."""
+    """Encode as JSON."""
     return orjson.dumps(plain)
 
 
 def encode_oddly(plain: object) -> bytes:
-    """The same with what a good writer refuses: NaN, lone surrogates, numbers beyond 64 bits."""
+    """Encode as JSON, including what orjson refuses: NaN, lone surrogates, integers beyond 64 bits."""
     return json.dumps(plain, ensure_ascii=True).encode()
 
 
 def as_object(value: object) -> dict[str, Any] | None:
-    """The value if it is a JSON object."""
+    """Return the value if it is a JSON object, else None."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def as_list(value: object) -> list[Any] | None:
-    """The value if it is a JSON array."""
+    """Return the value if it is a JSON array, else None."""
     return cast("list[Any]", value) if isinstance(value, list) else None
 
 
 def in_pieces(text: str, most: int = 6) -> list[str]:
-    """A text as a stream would bring it: a few pieces that join to the whole; none for an empty text."""
+    """Split a text as a stream would: into at most `most` pieces, none for an empty text."""
     size = max(1, -(-len(text) // most))
     return [text[at : at + size] for at in range(0, len(text), size)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordedHint:
-    """A hint, worded."""
+    """A retry hint in the forms of a wire."""
 
     headers: dict[str, str] = field(default_factory=dict)
     text: str = ""
-    """Goes at the end of the message."""
+    """Appended to the message."""
     retry_delay: str | None = None
     """Value of google.rpc.RetryInfo."""
     per_day: bool = False
 
 
 def word_hint(hint: Hint, usual: Iterable[HintForm], now: float) -> WordedHint:
-    """Word a hint in its own form, else in the `usual` ones of a wire."""
+    """Write a hint in its own form, else in the `usual` forms of a wire."""
     headers: dict[str, str] = {}
     text = ""
     delay: str | None = None
@@ -204,7 +204,7 @@ def _with_headers(**headers: str) -> WordedHint:
 
 
 def go_duration(seconds: float) -> str:
-    """A duration as OpenAI's headers write it: `6m0s`, `1.2s`, `12ms`."""
+    """Return a duration in the format of OpenAI's headers: `6m0s`, `1.2s`, `12ms`."""
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     minutes, rest = divmod(seconds, 60)
@@ -248,7 +248,7 @@ _HINT_FORMS = {
 
 
 def gateway_error(original: ApiError, cause: ErrorCause, request_id: str) -> ApiError:
-    """The same trouble as a new-api gateway words it: OpenAI's shape on every wire, without status and details."""
+    """Return an error as a new-api gateway reports it: in OpenAI's shape on every wire, without details."""
     own = _GATEWAY_OWN.get(cause.kind)
     if own is not None:
         status, message, type_, code = own
@@ -257,7 +257,7 @@ def gateway_error(original: ApiError, cause: ErrorCause, request_id: str) -> Api
     else:
         status, type_, code = original.status, "upstream_error", original.status
         message = str(_message_in(original.body))
-        # Upstream headers and details do not survive the gateway, unless a fault script asks for just that form.
+        # The gateway drops upstream headers and details, unless a fault script asks for a form of hint.
         headers = original.headers if cause.hint is not None and cause.hint.form is not None else {}
     error = {"message": f"{message} (request id: {request_id})", "type": type_, "param": "", "code": code}
     return ApiError(status=cause.status or status, body={"error": error}, headers=headers)
@@ -275,4 +275,4 @@ _GATEWAY_OWN: dict[Kind, tuple[int, str, str, str]] = {
     "no_channel": (503, "分组 default 下模型 {model} 无可用渠道（distributor）", "new_api_error", "model_not_found"),
     "no_model": (503, "分组 default 下模型 {model} 无可用渠道（distributor）", "new_api_error", "model_not_found"),
 }
-"""Failures a gateway finds before it asks anybody. Source: new-api as described in its repository, 2026-08."""
+"""Failures that a gateway detects itself. Source: new-api as described in its repository, 2026-08."""

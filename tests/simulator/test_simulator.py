@@ -847,7 +847,7 @@ def test_fault_files_are_arrays_or_lines(tmp_path: Path) -> None:
     broken.write_text('{"action": "error"}\n{"action"\n')
 
     assert [len(FaultScript.load(path).rules) for path in (lines, array)] == [2, 1]
-    with pytest.raises(FaultError, match=r"g\.jsonl:2: no JSON"):
+    with pytest.raises(FaultError, match=r"g\.jsonl:2: not JSON"):
         FaultScript.load(broken)
 
 
