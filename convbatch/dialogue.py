@@ -1,7 +1,7 @@
-"""What is a script: the values of a dialogue, their plain-JSON form, and which settings a turn is asked with.
+"""Dialogues as values, their plain-JSON form, and the effective settings of a turn.
 
-Values only. Where a dialogue came from and whether a file is well formed is `dataset/selection.py`; how a message is
-worded for a gateway is `protocols/`. `from_plain` trusts its input: it reads what `dataset/selection.py` has validated.
+`dataset/` reads and validates files, `protocols/` encodes messages for a gateway. `from_plain` trusts its input: it
+reads what `dataset/` has validated.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ Role = Literal["user", "assistant"]
 PartKind = Literal["text", "image", "audio", "video", "document"]
 HistoryMode = Literal["live", "script", "last"]
 MAX_REPEATS = 10_000
-"""Of one dialogue: with more, a slip of a key (or a run folder made to harm) would keep every reader busy for days."""
+"""Per dialogue: with more, a typing error (or a malicious run folder) would keep every reader busy for days."""
 MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
 
 
 class Part(NamedTuple):
-    """A piece of a message: text, or media by path or by value."""
+    """Part of a message: text, or media by path or by value."""
 
     kind: PartKind
     text: str | None = None
     path: str | None = None
     """Relative to the dataset's folder."""
     data: str | None = None
-    """Base64, when the media is given in the line itself."""
+    """Base64, for media in the dataset line itself."""
     mime_type: str | None = None
 
 
 class Message(NamedTuple):
-    """One message of a history, as a protocol is asked to word it."""
+    """One message of a history, input of a protocol."""
 
     role: Role
     parts: tuple[Part, ...]
     raw: Any = None
-    """A model's own turn exactly as its protocol received it (`Reply.raw_turn`); replayed instead of `parts`."""
+    """The model's turn exactly as received (`Reply.raw_turn`); replayed instead of `parts`."""
 
     @property
     def text(self) -> str:
@@ -47,7 +47,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Generation settings; None means: not set, the gateway's default applies and nothing is sent."""
+    """Generation settings; None means that nothing is sent and the gateway's default applies."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -63,10 +63,10 @@ class Settings:
     safety: Mapping[str, str] | None = None
     """Gemini only: harm category to threshold."""
     extra: Mapping[str, Any] | None = None
-    """Merged into the request body as it stands; overriding a field convbatch builds is an error."""
+    """Merged unchanged into the request body; overriding a field that convbatch builds is an error."""
 
     def under(self, stronger: Settings) -> Settings:
-        """These settings with everything `stronger` sets laid over them; `extra` is merged at every depth."""
+        """Return these settings, overridden by what `stronger` sets; `extra` is merged at every depth."""
         if self is NO_SETTINGS:
             return stronger
         changes = {name: value for name in SETTING_NAMES if (value := getattr(stronger, name)) is not None}
@@ -77,7 +77,7 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
     def to_plain(self) -> dict[str, Any]:
-        """Only what is set, in field order."""
+        """Return the settings that are set, in field order."""
         plain: dict[str, Any] = {}
         for name in SETTING_NAMES:
             value = getattr(self, name)
@@ -87,7 +87,7 @@ class Settings:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Settings:
-        """The reverse of `to_plain`."""
+        """Build settings from the result of `to_plain`."""
         if not plain:
             return NO_SETTINGS
         values = dict(plain)
@@ -109,9 +109,9 @@ def effective_settings(
     config: Settings = NO_SETTINGS,
     repeat: int = 1,
 ) -> Settings:
-    """What one turn is asked with: command line > turn > dialogue > gateway's model > `[run.settings]`.
+    """Return the settings of one turn: command line > turn > dialogue > gateway's model > `[run.settings]`.
 
-    Repeat k sends the seed in force + k - 1, so that repeats differ and a run can be asked again exactly.
+    Repeat k sends the effective seed + k - 1, so that repeats differ and a run is reproducible.
     """
     settings = config
     for stronger in (target, dialogue, turn, command_line):
@@ -124,25 +124,25 @@ def effective_settings(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One user message with what is expected of the reply."""
+    """One user message, with the scripted reply and the checks of the reply."""
 
     user: tuple[Part, ...]
     assistant: str | None = None
     """The scripted reply."""
     ask: bool = True
-    """False: this exchange is given as context and never requested."""
+    """False: the turn is context only and never requested."""
     checks: tuple[Mapping[str, Any], ...] = ()
     settings: Settings = NO_SETTINGS
 
     @property
     def user_text(self) -> str:
-        """The text of the user message, joined without a separator; media leave no trace in it."""
+        """All text of the user message, joined without a separator; media are omitted."""
         return "".join(part.text or "" for part in self.user)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
-    """A script: optional system text and an ordered tuple of turns. Turn numbers for people start at 1."""
+    """A script: an optional system text and the turns in order. Turn numbers in output start at 1."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -155,12 +155,12 @@ class Dialogue:
     tool_results: Mapping[str, Any] = field(default_factory=dict)
 
     def asked(self, history: HistoryMode) -> tuple[int, ...]:
-        """Turn numbers (from 1) requested under this history mode: all with `ask`, or only the last of them."""
+        """Return the numbers (from 1) of the turns requested in this history mode: all with `ask`, or only the last."""
         numbers = tuple(n for n, turn in enumerate(self.turns, 1) if turn.ask)
         return numbers[-1:] if history == "last" else numbers
 
     def to_plain(self) -> dict[str, Any]:
-        """Canonical JSON form with the keys of the dataset contract; what is absent or default is left out."""
+        """Return the canonical JSON form of the dataset contract; absent and default values are omitted."""
         plain: dict[str, Any] = {"id": self.id}
         if self.system is not None:
             plain["system"] = self.system
@@ -181,7 +181,7 @@ class Dialogue:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Dialogue:
-        """The reverse of `to_plain`; trusts its input."""
+        """Build a dialogue from the result of `to_plain`; trusts its input."""
         return cls(
             id=plain["id"],
             system=plain.get("system"),
@@ -206,7 +206,7 @@ def _merge(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, 
 
 
 def text_part(text: str) -> Part:
-    """A text part."""
+    """Return a text part."""
     return Part(kind="text", text=text)
 
 

@@ -1,13 +1,13 @@
-"""What can go wrong that a user can mend.
+"""Errors that a user can fix.
 
-Every message has three parts: what, where (`Place`), how to mend (`hint`). What a gateway does wrong is not here:
-that is a result and lives in the tables as a `Failure` (see `reply.py`). A traceback on the terminal means our own bug.
+Every message has three parts: what, where (`Place`), how to fix it (`hint`). An error of a gateway is not an exception
+but a result in the tables, a `Failure` (see `reply.py`). A traceback on the terminal is a bug in convbatch.
 
     ConvbatchError            exit code 2 unless noted (`exit_codes.py`)
-    ├─ InputError             a file the user gave is wrong; carries one or many `Problem`s
-    ├─ SetupError             a missing key, an unknown name, an option that cannot work, a folder in use
+    ├─ InputError             a user's file is wrong; carries one or many `Problem`s
+    ├─ SetupError             a missing key, an unknown name, an invalid option, a folder in use
     ├─ JournalError           the journal could not be written: exit 5
-    └─ JournalDamaged         the journal cannot be trusted without `--salvage`
+    └─ JournalDamaged         the journal is damaged and cannot be used without `--salvage`
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from convbatch.exit_codes import ExitCode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a problem is: `path:line: field`, each part as far as it is known."""
+    """Where a problem is: `path:line: field`, as far as known."""
 
     path: str
     line: int | None = None
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong, and how to mend it."""
+    """One problem, its place, and how to fix it."""
 
     what: str
     place: Place | None = None
@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
-    """A problem seen by code that knows the value but not the file it came from."""
+    """A problem found by code that knows the value but not its file."""
 
     what: str
     field: str | None = None
@@ -62,14 +62,14 @@ class Issue:
     hint: str | None = None
 
     def at(self, path: str, line: int | None = None) -> Problem:
-        """The same problem with its place."""
+        """Return the problem with its place."""
         return Problem(
             what=self.what, place=Place(path=path, line=line, field=self.field), found=self.found, hint=self.hint
         )
 
 
 class ConvbatchError(Exception):
-    """Root of everything the command line prints without a traceback."""
+    """Base of all errors that the command line prints without a traceback."""
 
     exit_code = ExitCode.SETUP
 
@@ -81,7 +81,7 @@ class ConvbatchError(Exception):
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> Self:
-        """Bundle all that is wrong; `problems` must not be empty."""
+        """Bundle several problems; `problems` must not be empty."""
         error = cls(problems[0].what, place=problems[0].place, found=problems[0].found, hint=problems[0].hint)
         error.problems = tuple(problems)
         error.args = ("\n".join(str(problem) for problem in problems),)
@@ -89,31 +89,31 @@ class ConvbatchError(Exception):
 
 
 class InputError(ConvbatchError):
-    """A file the user gave cannot be used; holds every problem found, not only the first."""
+    """A user's file cannot be used; contains every problem found, not only the first."""
 
 
 class SetupError(ConvbatchError):
-    """The command cannot start as it was asked: a missing key, an unknown name, a folder in use."""
+    """The command cannot start: a missing key, an unknown name, a folder in use."""
 
 
 class JournalError(ConvbatchError):
-    """The journal could not be written (disk full, I/O error): the run stops, what was synced stands."""
+    """The journal could not be written (disk full, I/O error): the run stops, synced records are kept."""
 
     exit_code = ExitCode.JOURNAL
 
 
 class JournalDamaged(ConvbatchError):
-    """The journal has damage in its middle; `resume --salvage` sets it aside."""
+    """The journal is damaged before its end; `resume --salvage` sets the damage aside."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None when nothing is close."""
+    """Return the known name closest to `name`, None without a close one."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return close[0] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint: the nearest known name, and all of them."""
+    """Return a hint with the closest known name, and all known names."""
     names = sorted(known)
     close = nearest(name, names)
     listed = "known: " + ", ".join(names)

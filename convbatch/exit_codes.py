@@ -9,10 +9,10 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Why a command ended. Members are listed from the least to the most severe."""
+    """Exit code of a command. Members are listed from the least to the most severe."""
 
     OK = 0
-    """Everything that was asked for is done."""
+    """The command is complete."""
     SETUP = 2
     """The input or the setup is wrong; nothing was sent."""
     FAILED = 1

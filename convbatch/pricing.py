@@ -1,7 +1,7 @@
-"""Token counts and a price table → money. Pure: it knows neither where prices come from nor what becomes of the sum.
+"""Cost of token counts by a price table. Pure.
 
-Money is `Decimal` from the table to the total. What is not known (a count, a price, an exchange rate) makes the result
-None, never 0. Where prices come from is `config/list_prices.py`; which costs stand in which row is `results/run.py`.
+Money is `Decimal` from the table to the total. An unknown count, price or exchange rate makes the result None, never 0.
+`config/list_prices.py` finds the prices; `results/` adds the costs to rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CURRENCY = re.compile(r"[A-Z]{3}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Money:
-    """An amount of one currency."""
+    """An amount in one currency."""
 
     amount: Decimal
     currency: str
@@ -33,43 +33,43 @@ class Money:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPrice:
-    """A price per million tokens, in steps: a request whose input is above a boundary pays that step for all of it."""
+    """A price per million tokens, in steps: a request with input above a boundary pays that step for all its tokens."""
 
     base: Decimal
     steps: tuple[tuple[int, Decimal], ...] = ()
-    """(boundary in input tokens, price above it), boundaries ascending."""
+    """(boundary in input tokens, price above it), in ascending order."""
 
     def at(self, input_tokens: int) -> Decimal:
-        """The price for a request of this size."""
+        """Return the price for a request with this many input tokens."""
         place = bisect.bisect_left(self.steps, input_tokens, key=lambda step: step[0])
         return self.base if place == 0 else self.steps[place - 1][1]
 
     def times(self, factor: Decimal) -> TokenPrice:
-        """Every step times a factor."""
+        """Return the price with every step multiplied by a factor."""
         return TokenPrice(base=self.base * factor, steps=tuple((above, price * factor) for above, price in self.steps))
 
     def ceiling(self, input_tokens: int) -> Decimal:
-        """The highest price for a request of at most this size."""
+        """Return the highest price for a request with at most this many input tokens."""
         return max(self.base, *(price for above, price in self.steps if above < input_tokens), Decimal(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """Prices that hold from a day on, or in some hours of each day."""
+    """Prices valid from a day on, or in some hours of each day."""
 
     input: TokenPrice
     output: TokenPrice
     cached_input: TokenPrice | None = None
-    """None: cached tokens are billed as any other input."""
+    """None: cached tokens are billed as other input."""
     cache_write_input: TokenPrice | None = None
-    """None: as any other input."""
+    """None: as other input."""
     valid_from: date | None = None
-    """UTC; None = always."""
+    """UTC; None means always."""
     daily: tuple[time, time] | None = None
-    """UTC, from and until; may cross midnight. None = all day."""
+    """UTC, from and until; may cross midnight. None means all day."""
 
     def holds(self, moment: datetime) -> bool:
-        """Does it hold at this moment (UTC)?"""
+        """Return whether the prices are valid at this moment (UTC)."""
         if self.valid_from is not None and moment.date() < self.valid_from:
             return False
         if self.daily is None:
@@ -79,7 +79,7 @@ class Period:
         return begins <= now < ends if begins <= ends else (now >= begins or now < ends)
 
     def cost(self, counts: Usage) -> Decimal | None:
-        """What these counts cost; None when a count that is billed is unknown or the parts exceed the whole."""
+        """Return the cost of these counts; None if a billed count is unknown or the parts exceed the whole."""
         given, taken = counts.input_tokens, output_of(counts)
         if given is None or taken is None:
             return None
@@ -95,7 +95,7 @@ class Period:
         return total / MILLION
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """The most a request of at most this size can cost, however its tokens are counted."""
+        """Return the maximum cost of a request of at most this size, however its input tokens are classified."""
         rates = [rate for rate in (self.input, self.cached_input, self.cache_write_input) if rate is not None]
         total = input_tokens * max(rate.ceiling(input_tokens) for rate in rates)
         return (total + output_tokens * self.output.ceiling(input_tokens)) / MILLION
@@ -103,45 +103,45 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceTable:
-    """What one target's tokens cost; it stands in `run.json`, so that a run's costs never change by themselves."""
+    """Token prices of one target; stored in `run.json`, so that the costs of a run do not change later."""
 
     currency: str
     source: str
-    """Where the prices come from and of which day they are."""
+    """Origin and date of the prices."""
     periods: tuple[Period, ...]
-    """The last one that holds is taken; when none does, the tokens have no price."""
+    """The last valid one applies; without one, the tokens have no price."""
 
     def period(self, at: float) -> Period | None:
-        """The prices at a moment (unix seconds)."""
+        """Return the prices at a moment (Unix seconds), None without valid ones."""
         moment = datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
         return next((period for period in reversed(self.periods) if period.holds(moment)), None)
 
     def cost(self, counts: Usage, at: float) -> Decimal | None:
-        """What a reply cost, in `currency`.
+        """Return the cost of a reply in `currency`.
 
         Args:
-            counts: What the gateway reported.
-            at: When it was asked, unix seconds.
+            counts: Usage as reported by the gateway.
+            at: Time of the request, Unix seconds.
 
         Returns:
-            None when a count is missing or contradicts another, or no price held at the time.
+            None if a count is missing or contradicts another, or no price was valid at the time.
         """
         period = self.period(at)
         return None if period is None else period.cost(counts)
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """The most a request of at most this size can cost at any time, in `currency`."""
+        """Return the maximum cost of a request of at most this size at any time, in `currency`."""
         return max(period.ceiling(input_tokens, output_tokens) for period in self.periods)
 
     def source_at(self, at: float) -> str:
-        """`source`, with the day the price of that moment holds from where there are several."""
+        """Return `source`, with the first day of the prices of that moment if they have one."""
         period = self.period(at)
         if period is None or period.valid_from is None:
             return self.source
         return f"{self.source}, valid from {period.valid_from}"
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON form; prices as texts, which keep every digit."""
+        """Return the JSON form; prices are strings, which keep every digit."""
         return {
             "currency": self.currency,
             "source": self.source,
@@ -150,13 +150,13 @@ class PriceTable:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> PriceTable:
-        """The reverse of `to_plain`; trusts its input."""
+        """Read the result of `to_plain`; trusts its input."""
         periods = tuple(_period_from_plain(period) for period in plain["periods"])
         return cls(currency=plain["currency"], source=plain["source"], periods=periods)
 
 
 def is_price_table(plain: Any) -> bool:
-    """Is this what `PriceTable.to_plain` made? It stands in a file, and files are edited."""
+    """Return whether a value is valid output of `PriceTable.to_plain`; the file may have been edited."""
     try:
         table = PriceTable.from_plain(plain)
         rates = [rate for period in table.periods for name in _RATES if (rate := getattr(period, name)) is not None]
@@ -167,7 +167,7 @@ def is_price_table(plain: Any) -> bool:
 
 
 def is_exchange_rates(plain: Any) -> bool:
-    """Is this what `Exchange.to_plain` made?"""
+    """Return whether a value is valid output of `ExchangeRates.to_plain`."""
     try:
         exchange_rates = ExchangeRates.from_plain(plain)
         return (
@@ -183,7 +183,7 @@ def _is_price(price: Decimal) -> bool:
 
 
 def output_of(counts: Usage) -> int | None:
-    """Output tokens; where only input and a total were reported, as for a blocked prompt, what is left of the total."""
+    """Return the output tokens; total minus input if only those were reported, as for a blocked prompt."""
     if counts.output_tokens is not None or counts.input_tokens is None or counts.total_tokens is None:
         return counts.output_tokens
     rest = counts.total_tokens - counts.input_tokens
@@ -192,12 +192,12 @@ def output_of(counts: Usage) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRates:
-    """Exchange rates the user gave: `("USD", "CNY") → 7.1` says that 1 USD is 7.1 CNY."""
+    """Exchange rates from the config: `("USD", "CNY") → 7.1` means that 1 USD is 7.1 CNY."""
 
     rates: Mapping[tuple[str, str], Decimal]
 
     def convert(self, money: Money, currency: str) -> Money | None:
-        """The same amount in another currency, by a rate given for the two; None when none was."""
+        """Return an amount in another currency; None without a rate between the two."""
         if money.currency == currency:
             return money
         rate = self.rates.get((money.currency, currency))
@@ -209,12 +209,12 @@ class ExchangeRates:
         return Money(amount=money.amount * rate, currency=currency)
 
     def to_plain(self) -> dict[str, str]:
-        """JSON form: `{"USD/CNY": "7.1"}`."""
+        """Return the JSON form: `{"USD/CNY": "7.1"}`."""
         return {f"{one}/{other}": str(rate) for (one, other), rate in self.rates.items()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, str] | None) -> ExchangeRates:
-        """The reverse of `to_plain`; trusts its input."""
+        """Read the result of `to_plain`; trusts its input."""
         return cls({(pair[:3], pair[4:]): Decimal(rate) for pair, rate in (plain or {}).items()})
 
 
@@ -222,12 +222,12 @@ NO_EXCHANGE_RATES = ExchangeRates({})
 
 
 def exact(value: float) -> Decimal:
-    """A number as it is written: the float 0.3 is the price 0.3. Also undoes a cost's way through a float column."""
+    """Return a number as it is written: the float 0.3 is the price 0.3. Also restores a cost from a float column."""
     return Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
 
 
 def display_amount(amount: Decimal) -> str:
-    """An amount for people: cents, or four significant digits of what is less."""
+    """Format an amount: cents, or four significant digits for smaller ones."""
     places = 2 if amount == 0 or abs(amount) >= 10 else max(4, 3 - amount.adjusted())
     whole, _, rest = f"{amount:,.{places}f}".partition(".")
     return f"{whole}.{rest.rstrip('0').ljust(2, '0')}"
@@ -237,7 +237,7 @@ _MONEY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]{3})?\s*")
 
 
 def parse_money(text: str) -> tuple[Decimal, str | None] | None:
-    """`5USD`, `0.5 cny` or a bare `5` → amount and currency; None when it is neither."""
+    """Return amount and currency of `5USD`, `0.5 cny` or a bare `5`; None for anything else."""
     match = _MONEY.fullmatch(text)
     return None if match is None else (Decimal(match[1]), match[2].upper() if match[2] else None)
 

@@ -1,8 +1,8 @@
-"""What must never be seen: keys and proxy passwords, by value and by shape.
+"""Redaction of secrets (keys and proxy passwords), by value and by shape.
 
-One sink, `Redactor`, stands in front of every log, exception, journal and report. It knows values, not where they come
-from (`config/credentials.py`). `looks_like_key` and `display` are for values nobody has called a secret yet: a key
-pasted into a file.
+Every log, exception, journal and report passes a `Redactor`. It knows values, not where they come from
+(`config/credentials.py`). `looks_like_key` and `display` are for values that are not registered as secrets, such as a
+key pasted into a file.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 SHORTEST_IN_BODY = 12
-"""Shorter values are left in reply bodies: a key `ollama` must not rewrite replies."""
+"""Shorter values are not replaced in reply bodies: a key `ollama` must not change replies."""
 _SHORTEST_PART = 4
-"""Shorter values are found as whole words only: a key `x` must not blacken every x of a log."""
+"""Shorter values are found as whole words only: a key `x` must not redact every x of a log."""
 _SHORTEST_BASE64 = 6
 _SHORTEST_CUT = 6
-"""Of a key that was cut off: many keys begin with the same few letters."""
+"""Minimum length of a truncated key: many keys begin with the same few letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A value that must not be seen, and the name to show instead."""
+    """A secret value, and the name that is shown instead."""
 
     name: str
     value: str = field(repr=False)
 
 
 class Redactor:
-    """Replaces secrets by `[redacted:NAME]`: the values, and what JSON, URLs, HTML, base64 and hex make of them.
+    """Replaces secrets by `[redacted:NAME]`, also as encoded in JSON, URLs, HTML, base64 and hex.
 
-    It finds whole values: redact first and shorten afterwards.
+    It finds whole values only: redact before you truncate.
     """
 
     def __init__(self, secrets: Iterable[Secret] = (), *, rewrite_bodies: bool = True) -> None:
-        """Args: secrets: What to look for. rewrite_bodies: False = only mark bodies (gateways with auth "none")."""
-        # Longest first: where one value begins another, the longer is the one that stood there.
+        """Args: secrets: The secrets. rewrite_bodies: False only reports hits in bodies (gateways with auth "none")."""
+        # Longest first: if one value is a prefix of another, the longer one is meant.
         self._secrets = sorted({s for s in secrets if s.value}, key=lambda s: (-len(s.value), s.name))
         long = [s for s in self._secrets if len(s.value) >= SHORTEST_IN_BODY]
         self._short = [s.value.encode() for s in self._secrets if len(s.value) < SHORTEST_IN_BODY]
@@ -47,20 +47,20 @@ class Redactor:
         self._body = _Search(long)
 
     def marking(self) -> Redactor:
-        """The same secrets, but bodies are only marked: for gateways with auth "none"."""
+        """Return a redactor that only reports hits in bodies, for gateways with auth "none"."""
         return Redactor(self._secrets, rewrite_bodies=False)
 
     def text(self, text: str) -> str:
-        """A line for a log, an error, a header or a report, without any secret."""
+        """Return a text for a log, an error, a header or a report, without secrets."""
         if not self._secrets:
             return text
         plain = text.encode("utf-8", "surrogatepass")
         return self._text.replace(plain).decode("utf-8", "surrogatepass") if self._text.hits(plain) else text
 
     def body(self, body: bytes) -> tuple[bytes, bool]:
-        """A reply body without keys, and whether a value was seen and left where it stood.
+        """Return a reply body without keys, and whether a value was found and left in it.
 
-        Called on every reply: without a hit it costs a few substring searches and copies nothing.
+        Called for every reply: without a hit it costs a few substring searches and copies nothing.
         """
         left = any(value in body for value in self._short)
         body = self._without_cut_key(body)
@@ -71,7 +71,7 @@ class Redactor:
         return body, left
 
     def _without_cut_key(self, body: bytes) -> bytes:
-        """A body that stopped before its end, without the beginning of a key that it stopped in."""
+        """Return a truncated body without the beginning of a key at its end."""
         for secret in self._secrets if self._rewrite_bodies else ():
             value = _utf8(secret.value)
             begins = body.rfind(value[:_SHORTEST_CUT], -len(value)) if len(value) >= SHORTEST_IN_BODY else -1
@@ -81,7 +81,7 @@ class Redactor:
 
 
 class _Search:
-    """Some secrets in all their forms, with cheap tests in front of the one expression that finds and replaces them."""
+    """Search for secrets in all their encodings: cheap tests first, then one regular expression."""
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
         self._names: dict[str, bytes] = {}
@@ -105,12 +105,12 @@ class _Search:
     def hits(self, body: bytes) -> bool:
         for needle in self._needles:
             if needle in body:
-                # A value of one to three characters counts only as a word, which the expression knows.
+                # A value of one to three characters counts only as a whole word, which the expression checks.
                 return len(needle) >= _SHORTEST_PART or self._pattern.search(body) is not None
         return any(sign in body and self._hits_near(body, escape) for sign, escape in self._escapes)
 
     def _hits_near(self, body: bytes, escape: re.Pattern[bytes]) -> bool:
-        """The expression costs 100 ns a byte, so it looks only where a character of a secret stands escaped."""
+        """Search near each escaped character of a secret only: the expression costs 100 ns per byte."""
         done = 0
         for match in escape.finditer(body):
             if match.end() + self._reach <= done:
@@ -125,15 +125,15 @@ class _Search:
 
 
 _LONGEST_ESCAPE = 12
-"""Bytes that one escaped character takes up at most."""
+"""Maximum bytes of one escaped character."""
 _Escape = tuple[bytes, re.Pattern[bytes]]
 
 
 def _escapes_of(alphabet: Iterable[str]) -> tuple[_Escape, ...]:
-    r"""A sign and an expression for each way of escaping; without a match no escaped secret can stand in a text.
+    r"""Return a marker and an expression for each way of escaping; without a match a text has no escaped secret.
 
-    Only escapes of these characters count: Gemini writes every `<` and `'` as \u00.., prose is full of percent signs.
-    Each expression starts with fixed text, so that the search for it is a search for a few bytes.
+    Only escapes of these characters count: Gemini writes every `<` and `'` as \u00.., and prose has many percent signs.
+    Each expression starts with fixed text, which makes its search fast.
     """
     chars = list(alphabet)
     rests = {
@@ -153,7 +153,7 @@ def _escapes_of(alphabet: Iterable[str]) -> tuple[_Escape, ...]:
 
 
 def _any_escaping(value: str) -> bytes:
-    """An expression for the value with any of its characters escaped in any of the usual ways."""
+    """Return an expression for the value with any of its characters escaped in any usual way."""
     pattern = b"".join(_character(char) for char in value)
     if len(value) < _SHORTEST_PART:
         return rb"(?<![A-Za-z0-9_])" + pattern + rb"(?![A-Za-z0-9_])"
@@ -165,7 +165,7 @@ def _character(char: str) -> bytes:
 
 
 def _escaped(char: str) -> list[bytes]:
-    """Expressions for a character as URLs, JSON (also JSON inside JSON), HTML and source code write it."""
+    """Return expressions for a character as escaped in URLs, JSON (also nested JSON), HTML and source code."""
     pairs = [_utf16(char)[at : at + 2].hex() for at in range(0, len(_utf16(char)), 2)]
     forms = [
         b"".join(b"%" + _digits(f"{byte:02x}") for byte in _utf8(char)),
@@ -190,7 +190,7 @@ def _utf16(char: str) -> bytes:
 
 
 def _is_sign(char: str) -> bool:
-    """May this stand behind a backslash to mean itself? Not what keys are made of: it would cost every reply."""
+    """Return whether a backslash may escape this character; common characters of keys are excluded, for speed."""
     return char.isascii() and not char.isalnum() and char not in "-_."
 
 
@@ -203,7 +203,7 @@ def _digits(text: str) -> bytes:
 
 
 def _base64_cores(value: str) -> tuple[bytes, ...]:
-    """What base64 makes of the value at each of the three places it can begin (`user:KEY` puts it anywhere)."""
+    """Return the base64 of the value at each of the three possible offsets (as in `user:KEY`)."""
     cores: dict[bytes, None] = {}
     plain = _utf8(value)
     for offset in range(3):
@@ -216,7 +216,7 @@ def _base64_cores(value: str) -> tuple[bytes, ...]:
 
 
 def _hex_forms(value: str) -> tuple[bytes, ...]:
-    """The value as dumps and digests write bytes; of a very short one it would be any number."""
+    """Return the value in hex; nothing for a very short one, which would match any number."""
     digits = _utf8(value).hex()
     return (digits.encode(), digits.upper().encode()) if len(value) >= _SHORTEST_PART else ()
 
@@ -226,14 +226,14 @@ _sink: Redactor = Redactor()
 
 
 def watch(secrets: Iterable[Secret]) -> None:
-    """Keep these secrets out of everything this process prints through `redact`, from now on."""
-    global _sink  # one process has one stderr
+    """Register secrets that `redact` removes from now on, in the whole process."""
+    global _sink  # a process has one stderr
     _watched.update(dict.fromkeys(secrets))
     _sink = Redactor(_watched)
 
 
 def redact(text: str) -> str:
-    """Text for the terminal or a log without any watched secret."""
+    """Return a text for the terminal or a log without registered secrets."""
     return _sink.text(text)
 
 
@@ -245,12 +245,12 @@ _OPAQUE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{20,}")
 
 
 def looks_like_key(text: str) -> bool:
-    """Has this text the shape of a well-known kind of API key somewhere in it?"""
+    """Return whether a text contains something with the shape of a well-known kind of API key."""
     return _KEY_SHAPE.search(text) is not None
 
 
 def display(value: object) -> str:
-    """A value for a message: short, and never one that may be a secret."""
+    """Return a value for a message: short, and hidden if it may be a secret."""
     if isinstance(value, str):
         if looks_like_key(value) or _OPAQUE.fullmatch(value.strip()):
             return "(not shown: it may be a key)"

@@ -1,9 +1,9 @@
-"""What came back: the values of one answer, one failure, one HTTP try.
+"""Results as values: one reply, one failure, one HTTP attempt.
 
-Counts are inclusive (cached and reasoning tokens are inside input and output) and None where the gateway said nothing.
-How a wire format maps onto these is `protocols/`; whether something is sent again is `engine/retry.py`.
+Counts are inclusive (cached and reasoning tokens are part of input and output) and None if the gateway did not send
+them. `protocols/` maps a wire format to these values; `engine/retry.py` decides on retries.
 
-What is made anew for every turn is a `NamedTuple`, here and elsewhere: a frozen dataclass takes several times as long.
+A value created for every turn is a `NamedTuple`, here and elsewhere: a frozen dataclass takes several times as long.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ ErrorKind = Literal[
     "bad_response",
 ]  # fmt: skip
 AttemptClass = Literal["replied", "refused", "not_sent", "ambiguous", "timeout", "final", "abandoned"]
-"""Was it possibly paid? `replied`: a complete reply, paid. `refused`, `not_sent`, `final`: not paid.
-`ambiguous`, `timeout` (our own), `abandoned` (a second Ctrl-C): sent and never fully answered, possibly paid."""
+"""Whether an attempt was possibly paid. `replied`: a complete reply, paid. `refused`, `not_sent`, `final`: not paid.
+`ambiguous`, `timeout` (our own), `abandoned` (a second Ctrl-C): sent and not fully answered, possibly paid."""
 POSSIBLY_PAID: frozenset[str] = frozenset({"ambiguous", "timeout", "abandoned"})
 
 Status = Literal["pending", "skipped", "error", "blocked", "empty", "ok"]
 
 
 class Usage(NamedTuple):
-    """Token counts of one reply. A count the gateway did not send is None; 0 means it said zero."""
+    """Token counts of one reply. None means that the gateway did not send the count; 0 means that it sent zero."""
 
     input_tokens: int | None = None
     """Including cached tokens, cache writes and tool-use prompt."""
@@ -43,7 +43,7 @@ class Usage(NamedTuple):
     """As reported."""
     source: UsageSource = "missing"
     consistent: bool | None = None
-    """Does input + output equal the reported total? None without a total or without both counts."""
+    """Whether input + output equals the reported total; None without a total or without both counts."""
 
 
 NO_USAGE = Usage()
@@ -51,7 +51,7 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call the model asks for; `arguments` parsed, or the raw string when it is not JSON."""
+    """A tool call of the model; `arguments` are parsed, or the raw string if that is not JSON."""
 
     id: str | None
     name: str
@@ -59,10 +59,10 @@ class ToolCall:
 
 
 class Reply(NamedTuple):
-    """A complete answer, whatever its finish reason; a refusal is a reply."""
+    """A complete reply with any finish reason; a refusal is a reply."""
 
     text: str | None
-    """Visible text; "" = content present but empty, None = no content at all."""
+    """Visible text; "" means empty content, None means no content."""
     finish_reason: FinishReason
     finish_reason_raw: str | None
     thought: str | None = None
@@ -73,34 +73,34 @@ class Reply(NamedTuple):
     response_id: str | None = None
     has_media: bool = False
     raw_turn: Any = None
-    """The model's turn as received (Gemini `content`, OpenAI `message`), to go back into the history unchanged."""
+    """The model's turn as received (Gemini `content`, OpenAI `message`), to be replayed unchanged in the history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """No usable answer. Data, not an exception: what a gateway does wrong is a result."""
+    """No usable reply. Data, not an exception: an error of a gateway is a result."""
 
     kind: ErrorKind
     message: str
     code: str | int | None = None
     retryable: bool = False
-    """The wire's word that a second try may help; whether it is sent again is decided in `engine/retry.py`."""
+    """Whether the protocol says that a retry may help; `engine/retry.py` decides."""
     retry_after_s: float | None = None
     scope: Scope | None = None
-    """The quota window, when it can be told."""
+    """The quota window, if known."""
     finish_reason_raw: str | None = None
     usage: Usage = NO_USAGE
-    """Tokens that a failed attempt reported all the same."""
+    """Usage reported by a failed attempt."""
     should_retry: bool | None = None
-    """The gateway's own word (`x-should-retry`)."""
+    """The gateway's `x-should-retry` header."""
     structured: bool = False
-    """The body was a JSON error object: for 5xx the difference between refused and ambiguous."""
+    """Whether the body was a JSON error object; for 5xx this separates refused from ambiguous."""
     text: str | None = None
     """Partial text of a broken reply."""
 
 
 class Attempt(NamedTuple):
-    """One HTTP try for one turn, with a `Reply` or a `Failure`."""
+    """One HTTP attempt for one turn, with a `Reply` or a `Failure`."""
 
     outcome: Reply | Failure
     cls: AttemptClass
@@ -109,29 +109,29 @@ class Attempt(NamedTuple):
     started_at: float = 0.0
     """Unix seconds UTC."""
     latency_s: float | None = None
-    """From handing the request over to its last byte."""
+    """From sending the request to the last byte of the response."""
     ttft_s: float | None = None
     """Streams only: first non-empty thought or text."""
     body: bytes | None = None
-    """The response body as received (redacted); None when there was none."""
+    """The response body as received (redacted); None without one."""
     key_in_body: bool = False
-    """The key's value stood in the body and was left there (short keys, auth "none")."""
+    """Whether the body contains the key's value and was left unchanged (short keys, auth "none")."""
 
 
 def billed_usage(cls: str, kind: str | None, usage: Usage) -> Usage:
-    """What an attempt's counts say in all: nothing, where a reply broke off and they are running totals.
+    """Return the usage that is billed; unknown if a reply broke off, since its counts are running totals.
 
     Args:
         cls: The attempt's class.
-        kind: Of the failure; None = a complete reply.
-        usage: As reported.
+        kind: The failure's kind; None for a complete reply.
+        usage: The reported usage.
     """
     broke_off = cls in POSSIBLY_PAID and kind != "empty_response" and usage.source == "partial"
     return NO_USAGE if broke_off else usage
 
 
 def status_of(reply: Reply) -> Status:
-    """The row status of a complete reply; first match of the contract: error, blocked, empty, ok."""
+    """Return the row status of a complete reply: the first that applies of error, blocked, empty, ok."""
     if reply.finish_reason == "error":
         return "error"
     if reply.finish_reason == "content_filter":
@@ -142,7 +142,7 @@ def status_of(reply: Reply) -> Status:
 
 
 def usage_to_plain(usage: Usage) -> dict[str, Any]:
-    """Journal form; None is left out."""
+    """Return the journal form; None is omitted."""
     plain: dict[str, Any] = {"source": usage.source}
     for name in USAGE_COUNTS:
         value = getattr(usage, name)
@@ -160,7 +160,7 @@ USAGE_COUNTS = (
 
 
 def reply_to_plain(reply: Reply) -> dict[str, Any]:
-    """Journal form without `raw_turn`: that is parsed again from the kept body; None is left out."""
+    """Return the journal form without `raw_turn`, which is parsed again from the stored body; None is omitted."""
     plain: dict[str, Any] = {"finish_reason": reply.finish_reason, "usage": usage_to_plain(reply.usage)}
     for name in ("text", "thought", "finish_reason_raw", "blocked", "model_version", "response_id"):
         value = getattr(reply, name)
@@ -174,7 +174,7 @@ def reply_to_plain(reply: Reply) -> dict[str, Any]:
 
 
 def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
-    """The reverse of `reply_to_plain`; `raw_turn` stays None."""
+    """Build a reply from the result of `reply_to_plain`; `raw_turn` is None."""
     return Reply(
         text=plain.get("text"),
         finish_reason=plain["finish_reason"],
@@ -190,7 +190,7 @@ def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
 
 
 def failure_to_plain(failure: Failure) -> dict[str, Any]:
-    """Journal form; what is None, false or empty is left out."""
+    """Return the journal form; None, false and empty values are omitted."""
     plain: dict[str, Any] = {"kind": failure.kind, "message": failure.message}
     for name in ("code", "retry_after_s", "scope", "finish_reason_raw", "should_retry", "text"):
         value = getattr(failure, name)
@@ -205,7 +205,7 @@ def failure_to_plain(failure: Failure) -> dict[str, Any]:
 
 
 def failure_from_plain(plain: Mapping[str, Any]) -> Failure:
-    """The reverse of `failure_to_plain`."""
+    """Build a failure from the result of `failure_to_plain`."""
     values = dict(plain)
     if "usage" in values:
         values["usage"] = Usage(**values["usage"])

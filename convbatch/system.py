@@ -1,7 +1,7 @@
-"""The outside world as parameters: clock, randomness, disk.
+"""Clock, randomness and disk as parameters.
 
-Nothing in the package reads the time, sleeps, draws a random number or touches the run folder's files except through
-these, so that a whole run can be played in virtual time from one seed, and any disk operation can be made to fail.
+The package reads the time, sleeps, draws random numbers and changes the files of a run folder only through these, so
+that a test can execute a whole run in virtual time from one seed, and make any disk operation fail.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """Time for the run half. `monotonic` must tick with the running event loop's own `time()`."""
+    """Time for the run side. `monotonic` must advance with the `time()` of the running event loop."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds that never go back."""
         ...
 
     def wall(self) -> float:
-        """Unix seconds UTC; may jump."""
+        """Return Unix seconds UTC; may jump."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -37,14 +37,14 @@ class Clock(Protocol):
 
 
 class RealClock:
-    """The machine's own clock."""
+    """The system clock."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds that never go back."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Unix seconds UTC."""
+        """Return Unix seconds UTC."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
@@ -53,25 +53,25 @@ class RealClock:
 
 
 class Disk:
-    """The file operations the journal needs. Subclass to make the n-th of them fail, or to forget unsynced bytes."""
+    """The file operations of the journal. Tests subclass it to make the n-th fail, or to lose unsynced bytes."""
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        """A file descriptor; raises OSError."""
+        """Open a file and return its descriptor; raises OSError."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
     def write(self, fd: int, data: bytes) -> int:
-        """Bytes written, possibly fewer than given; raises OSError."""
+        """Write and return the number of bytes written, possibly fewer than given; raises OSError."""
         return os.write(fd, data)
 
     def sync(self, fd: int) -> None:
-        """Make everything written to `fd` so far durable; raises OSError."""
+        """Make all bytes written to `fd` durable; raises OSError."""
         if hasattr(os, "fdatasync"):
             os.fdatasync(fd)
         else:  # macOS has no fdatasync
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
 
     def truncate(self, fd: int, length: int) -> None:
-        """Cut a file; raises OSError."""
+        """Truncate a file; raises OSError."""
         os.ftruncate(fd, length)
 
     def close(self, fd: int) -> None:
@@ -79,11 +79,11 @@ class Disk:
         os.close(fd)
 
     def replace(self, source: Path, target: Path) -> None:
-        """Rename over; raises OSError."""
+        """Rename a file and replace the target; raises OSError."""
         source.replace(target)
 
     def sync_folder(self, folder: Path) -> None:
-        """Make names in a folder durable; raises OSError."""
+        """Make the names in a folder durable; raises OSError."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -91,7 +91,7 @@ class Disk:
             os.close(fd)
 
     def lock(self, fd: int) -> bool:
-        """Take the exclusive lock of an open file without waiting; False when another process holds it."""
+        """Take the exclusive lock of an open file without waiting; return False if another process holds it."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -99,13 +99,13 @@ class Disk:
         return True
 
     async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        """Run blocking `work` without stopping the event loop. In virtual time: run it inline."""
+        """Run blocking `work` without blocking the event loop; in virtual time it runs inline."""
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """Clock, randomness and disk in one value, handed down from the command line or a test."""
+    """Clock, randomness and disk in one value, passed down from the command line or a test."""
 
     clock: Clock = field(default_factory=RealClock)
     random: random.Random = field(default_factory=random.Random)

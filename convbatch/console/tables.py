@@ -1,6 +1,6 @@
-"""How a terminal is written to: its console, its plain tables, numbers and texts in a cell.
+"""Terminal output: the console, plain tables, and the numbers and texts in their cells.
 
-What is said in them is `cli/show.py` and `reporting/render.py`; all text from outside passes `printable` here.
+`cli/show.py` and `reporting/render.py` decide the content; all text from outside passes `printable` here.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SHOWN_OF_A_TEXT = 50_000
-"""Characters: nobody reads more on a terminal, and to lay out ten million takes minutes."""
+"""Characters: laying out ten million takes minutes."""
 NONE = "–"
-"""What stands where nothing is known."""
+"""Shown for an unknown value."""
 
 
 def console(file: IO[str] | None) -> Console:
-    """A console on a file, default stdout, in colours if that is a terminal that has any."""
+    """Return a console on a file, default stdout, with colours if the terminal has them."""
     from rich.console import Console
 
     class Pipe(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would end the process with a code of its own
 
-    # rich's own reading of NO_COLOR leaves bold and dim, which are escape sequences as well.
+    # rich's own handling of NO_COLOR keeps bold and dim, which are escape sequences as well.
     colors = None if os.environ.get("NO_COLOR") else "auto"
     return Pipe(file=file or sys.stdout, color_system=colors, highlight=False, markup=False, emoji=False)
 
 
 def make_table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
-    """An empty table; a heading may come with its column's justification."""
+    """Return an empty table; a heading may come with the justification of its column."""
     from rich import box
     from rich.table import Table
 
@@ -48,14 +48,14 @@ def make_table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
 
 
 def single_line_text(content: str, style: str = "") -> Text:
-    """One line of text from anywhere."""
+    """Return one line of untrusted text."""
     from rich.text import Text
 
     return Text(printable(content), style=style)
 
 
 def multiline_text(content: str, style: str = "") -> Text:
-    """Several lines. Tabs become blanks here: rich measures a tab as one place, and folds what it has made of it."""
+    """Return several lines of untrusted text, tabs expanded: rich would measure a tab as one column."""
     from rich.text import Text
 
     more = len(content) - SHOWN_OF_A_TEXT
@@ -65,7 +65,7 @@ def multiline_text(content: str, style: str = "") -> Text:
 
 
 def number_text(value: float | None) -> str:
-    """Counts in full up to seven places, seconds to what can be told apart; a dash for unknown."""
+    """Format a number: counts in full up to seven digits, seconds to two decimals below 10; a dash for None."""
     if value is None:
         return NONE
     if isinstance(value, int):

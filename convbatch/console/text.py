@@ -1,8 +1,8 @@
-r"""Text from outside, made safe for a terminal: what it shows is what is there.
+r"""Untrusted text made safe for a terminal.
 
-Replies, error messages and model names can hold escape sequences that recolour, retitle or rewrite a screen, and marks
-that turn the direction of a line. They are shown as `\x1b`, `\u202e`; nothing else is changed, least of all for files.
-And a terminal can be gone (closed, a full disk, `| head`): what is said to it never takes a paid run with it.
+Replies, error messages and model names can contain escape sequences that recolour, retitle or overwrite a screen, and
+marks that change the direction of a line. They are shown as `\x1b`, `\u202e`; nothing else is changed, and files are
+never changed. A terminal can be gone (closed, a full disk, `| head`): output to it never fails a paid run.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _UNSAFE_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\
 
 
 def printable(text: str) -> str:
-    r"""One line, whatever the text: control and direction characters as escapes, line ends as `\n`."""
+    r"""Return a text as one line: control and direction characters as escapes, line ends as `\n`."""
     return _UNSAFE.sub(_escape, text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, but line feeds and tabs stay."""
+    """Return a text as `printable` does, but keep line feeds and tabs."""
     return _UNSAFE_LINES.sub(_escape, text)
 
 
 def printable_json(text: str) -> str:
-    r"""JSON for stdout, which may be a terminal: the same values, and what `printable` escapes is written `\u..`."""
+    r"""Return JSON with the same values, in which the characters that `printable` escapes are written `\u..`."""
     return _UNSAFE_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
@@ -54,8 +54,8 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def log_note(text: str) -> None:
-    """A note on stderr, without secrets and safe for a terminal; lost when nobody can read it."""
-    from convbatch.redaction import redact  # `--help` does not pay for it
+    """Print a note on stderr, without secrets and safe for a terminal; drop it if stderr cannot be written."""
+    from convbatch.redaction import redact  # imported late: `--help` does not need it
 
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None where it was closed: `2>&-`
         with contextlib.suppress(OSError, ValueError):
@@ -63,17 +63,17 @@ def log_note(text: str) -> None:
 
 
 class RedactingStream:
-    """stderr without secrets, whoever writes to it: tracebacks of threads and of forgotten tasks, logging, warnings.
+    """A stderr that removes secrets from everything: tracebacks of threads and tasks, logging, warnings.
 
-    Messages of ours come through `log_note`; this is for what Python itself prints when something of ours breaks.
+    Our own messages go through `log_note`; this is for what Python itself prints.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Args: stream: The real one; everything but `write` is its own."""
+        """Args: stream: The real stream; everything but `write` is delegated to it."""
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Pieces come as Python makes them: the text of an exception is always one of them."""
+        """Write one piece; Python always writes the text of an exception as one piece."""
         from convbatch.redaction import redact
 
         self._stream.write(redact(text))
@@ -84,14 +84,14 @@ class RedactingStream:
 
 
 def drop_output() -> None:
-    """Give up on stdout: what is still in its buffer has nowhere to go, and Python would complain of it at exit."""
+    """Discard stdout: Python would report the rest of its buffer as an error at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def ignoring_broken_pipe() -> Generator[None]:
-    """Print for somebody who may go before the end (`| head`): a verdict keeps its exit code all the same."""
+    """Print to a reader that may close early (`| head`), so that the command keeps its exit code."""
     try:
         yield
         sys.stdout.flush()

@@ -19,6 +19,7 @@ import orjson
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Part, Settings, effective_settings
 from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.reporting.section import Section
 from convbatch.results.columns import Column, Row
 from convbatch.results.parquet import Rows
@@ -136,14 +137,13 @@ def _gateways_by_model(runs: Iterable[Run]) -> dict[str, dict[_GatewayKey, str]]
     """For each model its gateways with their names for people, of models that two or more of them served."""
     found: dict[str, dict[_GatewayKey, None]] = {}
     for run in runs:
-        for target in run.meta["targets"]:
-            found.setdefault(target["model"], {})[_gateway_key(target)] = None
+        for target in run.manifest.targets:
+            found.setdefault(target.model, {})[_gateway_key(target)] = None
     return {model: _display_names(list(places)) for model, places in found.items() if len(places) > 1}
 
 
-def _gateway_key(target: Mapping[str, Any]) -> _GatewayKey:
-    gateway = target["gateway"]
-    return gateway["name"], gateway.get("base_url", "")
+def _gateway_key(target: ManifestTarget) -> _GatewayKey:
+    return target.gateway.name, target.gateway.base_url
 
 
 def _display_names(places: Sequence[_GatewayKey]) -> dict[_GatewayKey, str]:
@@ -153,17 +153,17 @@ def _display_names(places: Sequence[_GatewayKey]) -> dict[_GatewayKey, str]:
 
 def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayReplies]]) -> int:
     """Sort the run's replies to their sides; how many are left out because another run received them."""
-    targets = [target for target in run.meta["targets"] if target["model"] in sides]
+    targets = [target for target in run.manifest.targets if target.model in sides]
     reused = 0
     if not targets:
         return 0
     with Archive(run.folder) as archive:
         for index, dialogue in read_copy(run.folder.dataset):
             for target in targets:
-                asked = _DialogueRequests(run.meta, target, dialogue)
-                side = sides[target["model"]][_gateway_key(target)]
-                for repeat in range(1, run.meta["repeats"] + 1):
-                    turns = archive.transcript(index, target["name"], repeat).turns
+                asked = _DialogueRequests(run.manifest, target, dialogue)
+                side = sides[target.model][_gateway_key(target)]
+                for repeat in range(1, run.manifest.repeats + 1):
+                    turns = archive.transcript(index, target.name, repeat).turns
                     kept = [(number, past) for number, past in turns.items() if past.kept is not None]
                     reused += sum(past.reused_from is not None for _, past in kept)
                     side.replies += [
@@ -177,13 +177,13 @@ def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayR
 class _DialogueRequests:
     """What a dialogue asked of a target, turn by turn."""
 
-    def __init__(self, meta: Mapping[str, Any], target: Mapping[str, Any], dialogue: Dialogue) -> None:
+    def __init__(self, manifest: Manifest, target: ManifestTarget, dialogue: Dialogue) -> None:
         self._dialogue = dialogue
-        self._history: str = meta["history"]
-        asked = dialogue.asked(meta["history"])
+        self._history = manifest.history
+        asked = dialogue.asked(manifest.history)
         self._first = asked[0] if asked else 0
-        self._command_line = Settings.from_plain(meta.get("settings", {}))
-        self._target = Settings.from_plain(target["gateway"].get("settings", {}))
+        self._command_line = manifest.settings
+        self._target = target.gateway.settings
         self._questions: dict[int, tuple[bytes, Settings]] = {}
 
     def audited_reply(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> AuditedReply:

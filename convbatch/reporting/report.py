@@ -18,8 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from convbatch.dialogue import Settings
 from convbatch.errors import SetupError, did_you_mean
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import CURRENCY, ExchangeRates, Money
 from convbatch.reporting.aggregate import TOKENS, GroupTotals, ReportedAttempt, ReportedTurn, Sizes, turns_with_attempts
@@ -269,7 +269,7 @@ def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> l
             run=run,
             exchange_rates=rates,
             currency=currency,
-            config=shell_quote(Path(config or run.meta.get("config") or "convbatch.toml")),
+            config=shell_quote(Path(config or run.manifest.config or "convbatch.toml")),
         )
         for label, (run, rates) in zip(labels, priced, strict=True)
     ]
@@ -277,7 +277,7 @@ def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> l
 
 def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run, ExchangeRates]]:
     if config is None:
-        return [(run, ExchangeRates.from_plain(run.meta.get("rates", {}))) for run in runs]
+        return [(run, run.manifest.rates) for run in runs]
     from convbatch.config.loader import load_config
 
     prices = load_config(Path(config))
@@ -292,10 +292,10 @@ def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
     from convbatch.config.list_prices import price_table
 
     today = datetime.datetime.now(datetime.UTC).date()
-    command_line = Settings.from_plain(run.meta.get("settings", {}))
+    manifest = run.manifest
     prices = {
-        target["name"]: price_table(_with_current_billing(target, config), config, today, command_line)
-        for target in (*run.meta["targets"], *(run.meta.get("judges") or ()))
+        target.name: price_table(_with_current_billing(target, config), config, today, manifest.settings)
+        for target in (*manifest.targets, *manifest.judges)
     }
     return run.at_prices(prices), config.exchange_rates
 
@@ -303,11 +303,11 @@ def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
 _BILLING = ("currency", "list_prices", "price_multiplier")
 
 
-def _with_current_billing(plain: Mapping[str, Any], config: Config) -> Target:
+def _with_current_billing(asked: ManifestTarget, config: Config) -> Target:
     """Return the target of the run with the billing keys that its gateway has in the config."""
-    from convbatch.config.gateways import target_from_plain
+    from convbatch.config.gateways import target_from_manifest
 
-    target = target_from_plain(plain)
+    target = target_from_manifest(asked)
     table = config.gateways.get(target.gateway.name)
     if table is None:
         return target
@@ -374,8 +374,8 @@ def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> 
     """In which order a key's values stand: targets as asked for, dialogues as in the dataset, the rest sorted."""
     asked: dict[str, list[str]] = {
         "target": list(run.targets),
-        "model": [target["model"] for target in run.meta["targets"]],
-        "gateway": ["simulator" if t["simulated"] else t["gateway"]["name"] for t in run.meta["targets"]],
+        "model": [target.model for target in run.manifest.targets],
+        "gateway": ["simulator" if t.simulated else t.gateway.name for t in run.manifest.targets],
     }
     ranks: list[dict[Any, int]] = []
     for place, key in enumerate(keys):
@@ -472,9 +472,7 @@ def _display_amounts(amounts: Mapping[str, Decimal]) -> str | None:
 
 
 def _notes(data: _ReportData, keys: Sequence[str]) -> Iterator[str]:
-    simulated = [
-        target["name"] for reported in data.runs for target in reported.run.meta["targets"] if target["simulated"]
-    ]
+    simulated = [target.name for reported in data.runs for target in reported.run.manifest.targets if target.simulated]
     if simulated:
         yield f"SIMULATED, no model was asked: {', '.join(dict.fromkeys(simulated))}"
     yield _what_is_spent(data)
@@ -540,12 +538,12 @@ def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
     """How much of what came back has no cost, why, and what to write where."""
     unpriced = unclear = 0
     lines: list[str] = []
-    for target in reported.run.meta["targets"]:
-        counts = data.targets[reported.label, target["name"]].counts
+    for target in reported.run.manifest.targets:
+        counts = data.targets[reported.label, target.name].counts
         answers = counts["unpriced"] + counts["failed_unpriced"]
-        if target.get("prices") is not None:
+        if target.prices is not None:
             unclear += answers
-        elif answers and not target["simulated"]:  # nobody expects a price of the simulator
+        elif answers and not target.simulated:  # nobody expects a price of the simulator
             unpriced += answers
             lines += _price_lines(target)
     if lines:
@@ -568,12 +566,11 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _price_lines(target: Mapping[str, Any]) -> list[str]:
-    gateway = target["gateway"]
-    billed_in = [] if gateway.get("currency") else ['currency = "<USD, CNY, ...>"']
+def _price_lines(target: ManifestTarget) -> list[str]:
+    billed_in = [] if target.gateway.currency else ['currency = "<USD, CNY, ...>"']
     return [
-        f"[prices.{_toml_key(gateway['name'])}.{json.dumps(target['model'], ensure_ascii=False)}]",
-        "input = <per million tokens>",  # no number: one that is copied unread would be a wrong price
+        f"[prices.{_toml_key(target.gateway.name)}.{json.dumps(target.model, ensure_ascii=False)}]",
+        "input = <per million tokens>",  # not a number: one that is copied unread would be a wrong price
         "output = <per million tokens>",
         *billed_in,
     ]

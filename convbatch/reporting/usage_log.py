@@ -19,6 +19,7 @@ from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.dataset.reader import count_of
 from convbatch.errors import Place, SetupError, did_you_mean
 from convbatch.journal.index import Archive
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import exact, output_of
 from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage
 from convbatch.reporting.section import Section
@@ -138,8 +139,8 @@ def _gateways(runs: Sequence[Run], usage_log: UsageLog) -> frozenset[str]:
     """The gateways the bill is of: those its form names, else all of the only host the runs asked."""
     hosts: dict[str, str] = {}
     for target in _targets(runs):
-        gateway = target["gateway"]
-        hosts[gateway["name"]] = urlsplit(gateway.get("base_url", "")).netloc or gateway["name"]
+        gateway = target.gateway
+        hosts[gateway.name] = urlsplit(gateway.base_url).netloc or gateway.name
     named = frozenset(usage_log.form.gateways) & hosts.keys()
     where = f"[bills.{usage_log.form.name}]"
     if usage_log.form.gateways and not named:
@@ -156,17 +157,17 @@ def _gateways(runs: Sequence[Run], usage_log: UsageLog) -> frozenset[str]:
     return named or frozenset(hosts)
 
 
-def _targets(runs: Iterable[Run]) -> Iterator[Mapping[str, Any]]:
-    """Whom the runs asked, judges included: their calls are on a bill, too."""
-    return (target for run in runs for target in (*run.meta["targets"], *(run.meta.get("judges") or ())))
+def _targets(runs: Iterable[Run]) -> Iterator[ManifestTarget]:
+    """Yield the targets and judges of the runs: judge calls are in a usage log, too."""
+    return (target for run in runs for target in (*run.manifest.targets, *run.manifest.judges))
 
 
 def _currency_of(runs: Sequence[Run], gateways: frozenset[str]) -> str | None:
-    """What the gateways bill in, where they agree; else what their prices are in."""
-    mine = [target for target in _targets(runs) if target["gateway"]["name"] in gateways]
-    said = {target["gateway"].get("currency") for target in mine} - {None}
-    said = said or {target["prices"]["currency"] for target in mine if target.get("prices")}
-    return said.pop() if len(said) == 1 else None
+    """Return the currency in which the gateways bill, else that of their prices; None if there are several."""
+    billed = [target for target in _targets(runs) if target.gateway.name in gateways]
+    currencies = {target.gateway.currency for target in billed} - {None}
+    currencies = currencies or {target.prices.currency for target in billed if target.prices is not None}
+    return currencies.pop() if len(currencies) == 1 else None
 
 
 _NAMES = tuple(column.name for column in ATTEMPTS)
@@ -174,7 +175,7 @@ _NAMES = tuple(column.name for column in ATTEMPTS)
 
 def _calls(run: Run, gateways: frozenset[str]) -> Iterator[Call]:
     """The run's attempts at these gateways, without those that never left."""
-    targets = {target["name"] for target in _targets([run]) if target["gateway"]["name"] in gateways}
+    targets = {target.name for target in _targets([run]) if target.gateway.name in gateways}
     for row in run.attempt_rows().rows:
         cells = dict(zip(_NAMES, row, strict=True))
         if cells["target"] in targets and cells["class"] != "not_sent" and cells["started_at"] is not None:

@@ -18,6 +18,7 @@ import orjson
 
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
+from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, find_run
 from convbatch.pricing import PriceTable
 from convbatch.results.cache import DAMAGED_PLACES, SUSPENDED, scratch_file, turns_file
@@ -58,6 +59,11 @@ class Run:
     def name(self) -> str:
         """The run's own name; the same when its folder has moved."""
         return str(self.meta.get("run", self.folder.name))
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """`run.json` as a typed value; after `at_prices` with those prices."""
+        return Manifest.from_json(self.meta)
 
     @cached_property
     def turns_path(self) -> Path:

@@ -280,7 +280,8 @@ def test_costs_are_compared_where_the_currency_is_the_bills(tmp_path: Path) -> N
     folder = run.write()
     meta = folder.read_meta()
     price = {"currency": "CNY", "source": "t", "periods": [{"input": "2", "output": "8"}]}
-    meta["targets"][0] |= {"prices": price, "gateway": {"name": "relay", "currency": "CNY"}}
+    meta["targets"][0]["prices"] = price
+    meta["targets"][0]["gateway"]["currency"] = "CNY"
     folder.write_meta(meta)
     lines = [
         line(prompt_tokens=1_000_000, completion_tokens=0, quota=1_000_000),  # 2 CNY, as we say

@@ -811,11 +811,11 @@ WRONG_RULES: dict[str, tuple[Any, str]] = {
     "unknown action": ({"action": "explode"}, "unknown action 'explode'"),
     "unknown matcher": ({"action": "error", "match": {"modle": "x"}}, "unknown matcher 'modle'; known: wire, model"),
     "unknown option": ({"action": "error", "after": 3}, "unknown option 'after' of action 'error'"),
-    "bad value": ({"action": "drip", "bytes": 0}, "option 'bytes': expected bytes sent at a time, found 0"),
+    "bad value": ({"action": "drip", "bytes": 0}, "option 'bytes': expected bytes per piece, found 0"),
     "bad hint": ({"action": "rate-limit", "hint": "soon"}, "expected one of: retry-info"),
     "bad span": ({"action": "error", "match": {"nth": "a-b"}}, "matcher 'nth'"),
     "bad chance": ({"action": "error", "match": {"probability": 2}}, "a number from 0 to 1"),
-    "too early": ({"action": "refuse", "match": {"turn": 1}}, "needs the request's body"),
+    "too early": ({"action": "refuse", "match": {"turn": 1}}, "needs the request body"),
     "body of what": ({"action": "body"}, "exactly one of: text, file, base64"),
     "no such file": ({"action": "body", "file": "/nowhere"}, "no such file: /nowhere"),
 }
