@@ -6,19 +6,21 @@ What is decided and how it is played is the same code as for `convbatch run`; on
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import inspect
+import textwrap
 import threading
 import warnings
 from collections.abc import Iterable
+from dataclasses import Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean
 from convbatch.journal.run_folder import shell_quote
 from convbatch.results.cache import write_turns
 from convbatch.results.run import Run, load
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
-from convbatch.session.options import RunOptions
+from convbatch.session.options import RunOptions, option_fields
 from convbatch.session.prepare import prepare_run
 from convbatch.session.session import run_session, run_session_async
 from convbatch.session.spec import SessionResult, SessionSpec
@@ -47,10 +49,7 @@ def run(
         gateways: As `-g`.
         history: `live` (default), `script` or `last`.
         progress: Show the progress bar and notes on stderr. What parked a target is in `Run.suspended` as well.
-        **options: As the command line's, by their long names with underscores: `out`, `config`, `concurrency`, `rpm`,
-            `tpm`, `rpd`, `repeats`, `limit`, `ids`, `tags`, `temperature`, `max_output_tokens`, `seed`,
-            `thinking_budget`, `params`, `max_attempts`, `attempt_timeout_s`, `deadline_s`, `reuse`, `max_cost`,
-            `judge`, `env_file`.
+        **options: Options of `convbatch run`, by the names of the fields of `RunOptions`: OPTIONS.
 
     Returns:
         The run, finished or not: `run.turns["status"]` says what became of every turn. A judge that could not be
@@ -107,35 +106,32 @@ async def replay(
 def _options(
     dataset: Paths, models: Names, gateways: Names, history: str | None, progress: bool, more: dict[str, Any]
 ) -> RunOptions:
-    paths = (dataset,) if isinstance(dataset, str | Path) else tuple(dataset)
     for name in more:
         if name not in _OPTIONS:
             raise SetupError(f"unknown option {name!r}", hint=did_you_mean(name, _OPTIONS))
-    for name in ("ids", "tags", "params"):
-        if name in more:
-            more[name] = _names(more[name])
-    for name in ("out", "config", "env_file"):
-        if more.get(name) is not None:
-            more[name] = Path(more[name])
+    given = {"models": models, "gateways": gateways, "history": history, "progress": progress, **more}
     return RunOptions(
-        datasets=tuple(Path(path) for path in paths),
-        models=_names(models),
-        gateways=_names(gateways),
-        history=history,
-        progress=progress,
-        **more,
+        datasets=tuple(map(Path, _items(dataset))),
+        **{name: _value(_FIELDS[name], value) for name, value in given.items()},
     )
 
 
-_NAMED = {"datasets", "models", "gateways", "history", "progress", "from_environment", "fail_under"}
-"""Parameters of their own, and what only a command line has: an exit code."""
-_OPTIONS = {field.name for field in dataclasses.fields(RunOptions)} - _NAMED
+_FIELDS = {field.name: field for field, spec in option_fields(RunOptions) if not spec.command_only}
+_OPTIONS = [name for name in _FIELDS if name not in {"datasets", *inspect.signature(run).parameters}]
+"""Options that are not parameters of their own."""
+if run.__doc__ is not None:  # None under `python -OO`
+    run.__doc__ = run.__doc__.replace("OPTIONS", textwrap.fill(", ".join(_OPTIONS), 100, subsequent_indent=" " * 12))
 
 
-def _names(given: Names) -> tuple[str, ...]:
-    if given is None:
-        return ()
-    return (given,) if isinstance(given, str) else tuple(given)
+def _value(field: Field[Any], value: Any) -> Any:
+    """Return the value in the type of its field: one name for a list of names, text for a path."""
+    if get_origin(field.type) is tuple:
+        return () if value is None else tuple(_items(value))
+    return Path(value) if value is not None and Path in get_args(field.type) else value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return (value,) if isinstance(value, str | Path) else value
 
 
 def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResult | None) -> Run:

@@ -8,7 +8,6 @@ to, so that every later reader judges by them. What a verdict is, is decided in 
 from __future__ import annotations
 
 import gzip
-import shlex
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,8 @@ from pathlib import Path
 import orjson
 
 from convbatch.cli import show
-from convbatch.cli.run import be_verb, judge_lines, unused_judge_lines
+from convbatch.cli.next_command import command_line, larger_budget, resume_line
+from convbatch.cli.plan_text import be_verb, judge_lines, unused_judge_lines
 from convbatch.console.text import ignoring_broken_pipe, log_note
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Problems, Reader, count_of
@@ -35,7 +35,7 @@ from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
 from convbatch.results.run import RESULTS, Run
 from convbatch.results.summary import TargetSummary
 from convbatch.session.judge import prepare_judging
-from convbatch.session.options import JudgeOptions
+from convbatch.session.options import CheckOptions
 from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
 
@@ -43,42 +43,35 @@ FAILURES_SHOWN = 100
 PLACES_SHOWN = 20
 
 
-def run_check(
-    text: str, datasets: Sequence[Path], *, fail_under: str | None = None, asking: JudgeOptions | None = None
-) -> ExitCode:
-    """Judge what a run has received, print a line per target and every failed check.
-
-    Args:
-        text: The run, as on the command line.
-        datasets: Files with edited checks; none: the run's own.
-        fail_under: The share of dialogues that must pass.
-        asking: Who is asked about replies whose checks need a judge; None = nobody, and what was said before holds.
+def run_check(options: CheckOptions) -> ExitCode:
+    """Judge the replies of a run again; print a line per target and every failed check.
 
     Returns:
-        The exit code: that of asking the judge where it is severer; 3 with an open or failed turn or a gate that
-        cannot be decided, 1 for a gate that failed, else 0.
+        The exit code, the worst of: that of the judge's session; 3 with an open or failed turn or a quality gate that
+        cannot be decided; 1 for a quality gate that failed; else 0.
 
     Raises:
         InputError: The edited dataset is not well formed, or not of the same dialogues.
         SetupError: There is nothing to judge.
     """
-    asked = parse_pass_rate(fail_under)
-    folder = RunFolder.open(find_run(text, RESULTS))
-    # A judge that cannot be asked is refused before the checks are another dataset's.
-    spec = None if asking is None else prepare_judging(folder, asking)
-    if datasets:
-        store_edited_checks(folder, datasets)
-    command = _command(folder, asking, fail_under)
+    fail_under = parse_pass_rate(options.fail_under)
+    folder = RunFolder.open(find_run(options.run, RESULTS))
+    # Prepared before the edited checks are stored: a judge that cannot be asked leaves the run folder as it was.
+    spec = None if options.judge is None else prepare_judging(folder, options.judge, options)
+    if options.datasets:
+        store_edited_checks(folder, options.datasets)
     if spec is None:
-        return _print_verdicts(folder, asked)
-    result = _run_judge(spec, command)
+        return _print_verdicts(folder, fail_under)
+    # The run folder stores the edited checks and the budget: the next command need not repeat them.
+    again = replace(options, run=str(folder.path), datasets=(), max_cost=None)
+    result = _run_judge(spec, command_line("check", again))
     code = result.exit_code
     try:
-        code = worst(code, _print_verdicts(folder, asked))
+        code = worst(code, _print_verdicts(folder, fail_under))
     except (ConvbatchError, OSError) as error:  # calls were paid for: how they ended is printed in any case
         log_note(f"error: the verdicts cannot be shown: {error}")
         code = worst(code, ExitCode.INCOMPLETE)
-    _say_what_is_open(result, command)
+    _log_what_is_open(result, again)
     return code
 
 
@@ -119,28 +112,11 @@ def _run_judge(spec: SessionSpec, command: str) -> SessionResult:
 def _with_command(error: JournalError, spec: SessionSpec, command: str) -> JournalError:
     """The same error, naming `check` as the command that goes on: `resume` asks no judge that its run began without."""
     problem = error.problems[0]
-    hint = (problem.hint or "").replace(f"convbatch resume {shell_quote(spec.folder.path)}", command)
+    hint = (problem.hint or "").replace(resume_line(spec.folder), command)
     return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
 
 
-def _command(folder: RunFolder, asking: JudgeOptions | None, fail_under: str | None) -> str:
-    """The command that goes on with this one: the edited checks are kept in the run, the budget in its run.json."""
-    if asking is None:
-        return ""
-    options = {
-        "--judge": asking.judge,
-        "-c": asking.config,
-        "--env-file": asking.env_file,
-        "-j": asking.concurrency,
-        "--rpm": asking.rpm,
-        "--tpm": asking.tpm,
-        "--fail-under": fail_under,
-    }
-    said = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
-    return " ".join(["convbatch check", shell_quote(folder.path), *said])
-
-
-def _say_what_is_open(result: SessionResult, command: str) -> None:
+def _log_what_is_open(result: SessionResult, again: CheckOptions) -> None:
     """What went wrong with the judge, what is still to be asked of it, and the command that does so."""
     for bug in result.bugs[:3]:
         log_note(bug)
@@ -155,9 +131,8 @@ def _say_what_is_open(result: SessionResult, command: str) -> None:
             f"{why}{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open; "
             "go on with:"
         )
-        larger = result.larger_budget
-        more = "" if larger is None or not why else f" --max-cost {larger.amount:f}{larger.currency}"
-        log_note(f"  {command}{more}")
+        max_cost = larger_budget(result) if why else None
+        log_note(f"  {command_line('check', replace(again, max_cost=max_cost))}")
 
 
 def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:

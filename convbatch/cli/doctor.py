@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.config.credentials import key_for, proxy_for, secrets_of, with_env_file
@@ -26,34 +25,27 @@ from convbatch.reply import Attempt, Reply
 
 if TYPE_CHECKING:
     from convbatch.engine.client import Client
+    from convbatch.session.options import DoctorOptions
 
 PROBE_TOKENS = 16
 MODELS_SHOWN = 40
 
 
-def run_doctor(
-    gateways: Sequence[str], models: Sequence[str], *, config: Path | None, env_file: Path | None
-) -> ExitCode:
-    """Look and tell.
-
-    Args:
-        gateways: Whose list of models to fetch; none = only configuration and keys.
-        models: Ask each of these for at most 16 tokens.
-        config: Configuration file, or None for the one in the working directory.
-        env_file: Further environment.
+def run_doctor(options: DoctorOptions) -> ExitCode:
+    """Print which keys are set; ask the named gateways for their models, and the named models for at most 16 tokens.
 
     Returns:
         The exit code: 0, 2 (key or configuration), 3 (a probe failed).
     """
-    loaded = load_config(config)
-    env = with_env_file(os.environ, env_file)
+    loaded = load_config(options.config)
+    env = with_env_file(os.environ, options.env_file)
     _print(f"config: {loaded.path or 'none (presets only)'}")
-    if models:
-        targets = resolve_targets(models, gateways, loaded, Overrides(attempt_timeout_s=60.0))
+    if options.models:
+        targets = resolve_targets(options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0))
         wanted = {target.gateway.name: target.gateway for target in targets}
     else:
         targets = ()
-        wanted = {name: _gateway_named(name, loaded) for name in gateways}
+        wanted = {name: _gateway_named(name, loaded) for name in options.gateways}
     watch(secrets_of(wanted.values(), env))
     code = ExitCode.OK
     for name in loaded.gateways:

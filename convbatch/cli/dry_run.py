@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from convbatch.cli import show
-from convbatch.cli.run import plan_lines
+from convbatch.cli.plan_text import plan_lines
 from convbatch.config.gateways import Limits, Target, merge_limits
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.snapshot import read_copy

@@ -14,12 +14,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, get_args
 
 import typer
 
+from convbatch.cli.options import option, takes
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode
+from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
 
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
@@ -151,77 +153,10 @@ def _drop_output() -> None:
     drop_output()
 
 
-def _split_env_list(ctx: typer.Context, param: Any, value: Any) -> Any:
-    """A list option given by its environment variable is comma-separated; on the command line it is repeated."""
-    variable = param.envvar
-    if value and ctx.get_parameter_source(param.name).name == "ENVIRONMENT":  # pyright: ignore[reportOptionalMemberAccess]  # None only for unknown names
-        return [item.strip() for item in os.environ[variable].split(",") if item.strip()]
-    return value
-
-
-def _list_option(*names: str, help: str, metavar: str = "TEXT", panel: str | None = None) -> Any:
-    variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).lstrip("-").upper().replace("-", "_")
-    return typer.Option(
-        *names,
-        help=help,
-        envvar=variable,
-        callback=_split_env_list,
-        metavar=metavar,
-        show_envvar=False,
-        rich_help_panel=panel,
-    )
-
-
-def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    variable = "CONVBATCH_" + next(n for n in names if n.startswith("--")).split("/")[0].lstrip("-").upper().replace(
-        "-", "_"
-    )
-    more = {"readable": False, **more}  # an unreadable file is better said where it is read
-    return typer.Option(*names, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
-
-
-WHAT, LIMITS, RETRY, OUTPUT = "What is asked", "Limits", "Retry and stopping", "Output"
-
 Datasets = Annotated[
     list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET", readable=False)
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
-Models = Annotated[
-    list[str] | None, _list_option("-m", "--model", help="model@gateway, or a model for every -g.", panel=WHAT)
-]
-Gateways = Annotated[
-    list[str] | None, _list_option("-g", "--gateway", help="Ask every -m that names no gateway here.", panel=WHAT)
-]
-ConfigOption = Annotated[
-    Path | None, _option("-c", "--config", help="Configuration; default: convbatch.toml here.", panel=WHAT)
-]
-Concurrency = Annotated[
-    int | None, _option("-j", "--concurrency", min=1, help="In flight per target; default 16.", panel=LIMITS)
-]
-Rpm = Annotated[int | None, _option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS)]
-Tpm = Annotated[int | None, _option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS)]
-Rpd = Annotated[int | None, _option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)]
-MaxAttempts = Annotated[
-    int | None, _option("--max-attempts", min=1, help="Unpaid tries per turn; default 5.", panel=RETRY)
-]
-AttemptTimeout = Annotated[
-    str | None, _option("--attempt-timeout", help="From send to last byte, e.g. 90s; default 600s.", panel=RETRY)
-]
-Deadline = Annotated[str | None, _option("--deadline", help="Stop admitting after this long, e.g. 2h.", panel=RETRY)]
-MaxCost = Annotated[
-    str | None,
-    _option("--max-cost", metavar="5USD", help="Cap for the whole run; exit 4 when it is reached.", panel=LIMITS),
-]
-FailUnder = Annotated[
-    str | None,
-    _option("--fail-under", metavar="RATE", help="Exit 1 when a target passes less of its dialogues, e.g. 0.95."),
-]
-JudgeOption = Annotated[
-    str | None,
-    _option("--judge", metavar="MODEL@GATEWAY", help="Ask this model about replies whose checks are an llm_rubric."),
-]
-NoProgress = Annotated[bool, _option("--no-progress", help="No bar and no status lines.", panel=OUTPUT)]
-EnvFile = Annotated[Path | None, _option("--env-file", help="Read keys from KEY=VALUE lines.", panel=WHAT)]
 
 
 def _version(value: bool) -> None:
@@ -243,163 +178,32 @@ def _root(
 
 @app.command(name="run")
 @guarded
-def run_command(
-    ctx: typer.Context,
-    dataset: Datasets,
-    model: Models = None,
-    gateway: Gateways = None,
-    config: ConfigOption = None,
-    out: Annotated[
-        Path | None,
-        _option("-o", "--out", help="An absent or empty folder; default results/<time>-<name>.", panel=OUTPUT),
-    ] = None,
-    concurrency: Concurrency = None,
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    rpd: Rpd = None,
-    repeats: Annotated[
-        int | None,
-        _option("--repeats", "--epochs", min=1, help="Play every dialogue this often; default 1.", panel=WHAT),
-    ] = None,
-    limit: Annotated[
-        int | None, _option("-n", "--limit", min=1, help="The first N dialogues after --id and --tag.", panel=WHAT)
-    ] = None,
-    ids: Annotated[
-        list[str] | None, _list_option("--id", help="Only this dialogue (globs allowed).", panel=WHAT)
-    ] = None,
-    tags: Annotated[list[str] | None, _list_option("--tag", help="Only dialogues with this tag.", panel=WHAT)] = None,
-    history: Annotated[
-        str | None,
-        _option("--history", help="Whose words are the model's: live, script or last; default live.", panel=WHAT),
-    ] = None,
-    temperature: Annotated[float | None, _option("--temperature", help="Sampling temperature.", panel=WHAT)] = None,
-    max_output_tokens: Annotated[
-        int | None, _option("--max-output-tokens", min=1, help="Limit of one reply.", panel=WHAT)
-    ] = None,
-    seed: Annotated[int | None, _option("--seed", help="Repeat k sends seed + k - 1.", panel=WHAT)] = None,
-    thinking_budget: Annotated[
-        int | None, _option("--thinking-budget", min=-1, help="Thinking tokens; -1 = dynamic (gemini).", panel=WHAT)
-    ] = None,
-    param: Annotated[
-        list[str] | None, _list_option("-p", "--param", help="a.b=value into the request body.", panel=WHAT)
-    ] = None,
-    max_attempts: MaxAttempts = None,
-    attempt_timeout: AttemptTimeout = None,
-    deadline: Deadline = None,
-    max_cost: MaxCost = None,
-    fail_under: FailUnder = None,
-    judge: JudgeOption = None,
-    reuse: Annotated[
-        str | None, _option("--reuse", metavar="RUN", help="Take over replies to the same questions.", panel=WHAT)
-    ] = None,
-    dry_run: Annotated[
-        bool, _option("--dry-run", help="Only plan: calls, tokens, cost, time; nothing is sent.", panel=OUTPUT)
-    ] = False,
-    no_progress: NoProgress = False,
-    env_file: EnvFile = None,
-) -> None:
+@takes(RunOptions)
+def run_command(options: RunOptions) -> ExitCode:
     """Replay dialogues, turn by turn, against one or more models.
 
     Example: convbatch run datasets/quickstart.jsonl -m gemini-2.5-flash -g google -g dmxapi --rpm 60
     """
-    from convbatch.session import options as session_options
-
-    options = session_options.RunOptions(
-        datasets=tuple(dataset),
-        models=tuple(model or ()),
-        gateways=tuple(gateway or ()),
-        config=config,
-        out=out,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        rpd=rpd,
-        repeats=repeats,
-        limit=limit,
-        ids=tuple(ids or ()),
-        tags=tuple(tags or ()),
-        history=history,
-        temperature=temperature,
-        max_output_tokens=max_output_tokens,
-        seed=seed,
-        thinking_budget=thinking_budget,
-        params=tuple(param or ()),
-        max_attempts=max_attempts,
-        attempt_timeout_s=session_options.parse_seconds(attempt_timeout, "--attempt-timeout"),
-        deadline_s=session_options.parse_seconds(deadline, "--deadline"),
-        reuse=reuse,
-        max_cost=max_cost,
-        fail_under=fail_under,
-        judge=judge,
-        progress=not no_progress,
-        env_file=env_file,
-        from_environment=_from_environment(ctx),
-    )
-    if dry_run:
+    if options.dry_run:
         from convbatch.cli.dry_run import print_dry_run
 
-        raise typer.Exit(print_dry_run(options))
+        return print_dry_run(options)
     from convbatch.cli.run import run
 
-    raise typer.Exit(run(options))
+    return run(options)
 
 
-@app.command()
+@app.command(name="resume")
 @guarded
-def resume(
-    ctx: typer.Context,
-    run: RunArgument,
-    concurrency: Concurrency = None,
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    rpd: Rpd = None,
-    max_attempts: MaxAttempts = None,
-    attempt_timeout: AttemptTimeout = None,
-    deadline: Deadline = None,
-    max_cost: MaxCost = None,
-    no_retry_errors: Annotated[
-        bool, _option("--no-retry-errors", help="Leave rows that ended in an error as they are.", panel=RETRY)
-    ] = False,
-    salvage: Annotated[
-        bool, _option("--salvage", help="Set damaged journal lines aside and re-open only their turns.", panel=RETRY)
-    ] = False,
-    no_progress: NoProgress = False,
-    env_file: EnvFile = None,
-) -> None:
+@takes(ResumeOptions)
+def resume_command(options: ResumeOptions) -> ExitCode:
     """Finish an interrupted or partly failed run; nothing finished is asked again.
 
     Example: convbatch resume latest
     """
-    from convbatch.session import options as session_options
-
-    options = session_options.ResumeOptions(
-        run=run,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        rpd=rpd,
-        max_attempts=max_attempts,
-        attempt_timeout_s=session_options.parse_seconds(attempt_timeout, "--attempt-timeout"),
-        deadline_s=session_options.parse_seconds(deadline, "--deadline"),
-        retry_errors=not no_retry_errors,
-        salvage=salvage,
-        max_cost=max_cost,
-        progress=not no_progress,
-        env_file=env_file,
-        from_environment=_from_environment(ctx),
-    )
     from convbatch.cli.run import resume
 
-    raise typer.Exit(resume(options))
-
-
-def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
-    names: list[str] = []
-    for param in ctx.command.params:
-        source = ctx.get_parameter_source(param.name or "")
-        if source is not None and source.name == "ENVIRONMENT":
-            names.append(f"{param.envvar}={os.environ[str(param.envvar)]}")
-    return tuple(names)
+    return resume(options)
 
 
 @app.command()
@@ -480,44 +284,15 @@ def table(
 
 @app.command()
 @guarded
-def check(
-    run: RunArgument,
-    dataset: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--dataset", metavar="FILE", help="Take the checks of this edited dataset, and keep them.", readable=False
-        ),
-    ] = None,
-    fail_under: FailUnder = None,
-    judge: JudgeOption = None,
-    config: ConfigOption = None,
-    concurrency: Concurrency = None,
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    max_cost: MaxCost = None,
-    no_progress: NoProgress = False,
-    env_file: EnvFile = None,
-) -> None:
-    """Judge stored replies again. No model is called, but for a --judge; the options below are for its calls.
+@takes(CheckOptions)
+def check(options: CheckOptions) -> ExitCode:
+    """Judge stored replies again. Only a --judge is called; the options below the first panel are for its calls.
 
     Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
     """
     from convbatch.cli.check import run_check
-    from convbatch.session.options import JudgeOptions
 
-    asking = None
-    if judge is not None:
-        asking = JudgeOptions(
-            judge=judge,
-            config=config,
-            concurrency=concurrency,
-            rpm=rpm,
-            tpm=tpm,
-            max_cost=max_cost,
-            progress=not no_progress,
-            env_file=env_file,
-        )
-    raise typer.Exit(run_check(run, tuple(dataset or ()), fail_under=fail_under, asking=asking))
+    return run_check(options)
 
 
 @app.command(name="show")
@@ -602,21 +377,22 @@ def compare(
     candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="A run, or RUN:target.")],
     metric: Annotated[
         str | None,
-        _option(
+        option(
             "--metric", help="The one that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
         ),
     ] = None,
     margin: Annotated[
-        float | None, _option("--margin", help="Harm still accepted; default 0.02, of tokens, cost, latency 0.05.")
+        float | None,
+        option("--margin", help="Harm still accepted; default 0.02, of tokens, cost, latency 0.05."),
     ] = None,
-    alpha: Annotated[float, _option("--alpha", help="Level of the gate.")] = 0.05,
+    alpha: Annotated[float, option("--alpha", help="Level of the gate.")] = 0.05,
     fail_on: Annotated[
         str | None,
-        _option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
+        option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
     ] = None,
-    strict: Annotated[bool, _option("--strict", help="A regression within the margin fails as well.")] = False,
+    strict: Annotated[bool, option("--strict", help="A regression within the margin fails as well.")] = False,
     allow_mismatch: Annotated[
-        bool, _option("--allow-mismatch", help="Compare although dialogues, history or checks differ.")
+        bool, option("--allow-mismatch", help="Compare although dialogues, history or checks differ.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     out: Annotated[
@@ -662,19 +438,15 @@ def runs() -> None:
 
 @app.command()
 @guarded
-def doctor(
-    gateway: Gateways = None,
-    model: Models = None,
-    config: ConfigOption = None,
-    env_file: EnvFile = None,
-) -> None:
+@takes(DoctorOptions)
+def doctor(options: DoctorOptions) -> ExitCode:
     """Check configuration and keys, list a gateway's models; with -m ask for at most 16 tokens.
 
     Example: convbatch doctor -g google
     """
     from convbatch.cli.doctor import run_doctor
 
-    raise typer.Exit(run_doctor(tuple(gateway or ()), tuple(model or ()), config=config, env_file=env_file))
+    return run_doctor(options)
 
 
 @app.command()
@@ -699,7 +471,6 @@ def simulate(
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
-    from convbatch.session.options import parse_seconds
     from convbatch.simulator.fault_script import FaultError
     from convbatch.simulator.limits import LimitModel
     from convbatch.simulator.replies import ScriptError

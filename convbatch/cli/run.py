@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from convbatch.checks.builtin import missing_checks
-from convbatch.config.gateways import Target, max_in_flight
+from convbatch.cli.next_command import command_line, larger_budget, resume_line
+from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
 from convbatch.errors import ConvbatchError, JournalError
@@ -27,9 +27,6 @@ from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
-    from convbatch.config.gateways import Limits
-    from convbatch.engine.runner import RunRules
-    from convbatch.pricing import Money
     from convbatch.results.run import Run
 
 REASONS_SHOWN = 3
@@ -47,13 +44,13 @@ def resume(options: ResumeOptions) -> ExitCode:
     """`convbatch resume`: the exit code."""
     spec = prepare_resume(options)
     head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.meta['planned']['rows'], 'row')} in all"
-    _log_lines([head, *_endpoint_lines(spec, options.from_environment)])
+    _log_lines([head, *endpoint_lines(spec, options.from_environment)])
     for path in changed_sources(spec.meta):
+        reusing = RunOptions(datasets=(Path(path),), reuse=str(spec.folder.path))
         _log_lines(
             [
                 f"note: {path} has changed since this run copied it; the run goes on with its copy",
-                f"      for the new content: convbatch run {shell_quote(Path(path))} "
-                f"--reuse {_display_folder(spec.folder)}",
+                f"      for the new content: {command_line('run', reusing)}",
             ]
         )
     return _finish(spec)
@@ -71,9 +68,7 @@ def _finish(spec: SessionSpec) -> ExitCode:
         _log_error(error)
         return ExitCode.JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply: between them it is the runner's
-        _log_lines(
-            ["interrupted; what is open can be finished with:", f"  convbatch resume {_display_folder(spec.folder)}"]
-        )
+        _log_lines(["interrupted; what is open can be finished with:", f"  {resume_line(spec.folder)}"])
         return ExitCode.INTERRUPTED
     judge_result = _run_judge(spec, result)
     results = [result] if judge_result is None else [result, judge_result]
@@ -113,20 +108,6 @@ def judge_error_lines(spec: SessionSpec, error: ConvbatchError) -> list[str]:
     """What kept the judge of a run from being asked about all its replies."""
     judge = spec.meta["options"].get("judge")
     return [f"note: the judge {judge} could not be asked; the replies are kept", *_complaints(error)]
-
-
-def unused_judge_lines(result: SessionResult) -> list[str]:
-    """What is said where a judge was named for nothing."""
-    return [] if result.rows else ["note: the judge has nothing to judge: no reply that came has an llm_rubric check"]
-
-
-def judge_lines(judge_spec: SessionSpec) -> list[str]:
-    """Who is asked for an opinion, and where."""
-    judge = judge_spec.targets[0]
-    lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judge_spec)}"]
-    if judge_spec.max_cost is not None:
-        lines.append(f"  at most {judge_spec.max_cost} in all, what the run has spent included")
-    return lines
 
 
 @contextmanager
@@ -214,82 +195,6 @@ def _count_behind_errors(run: Run) -> int:
     return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)
 
 
-class Planned(Protocol):
-    """A sitting, or one that only stands on paper."""
-
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        """What stands in `run.json`."""
-        ...
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """Who is asked."""
-        ...
-
-    @property
-    def max_cost(self) -> Money | None:
-        """The cap on what it may cost."""
-        ...
-
-    @property
-    def rules(self) -> RunRules:
-        """How it is played."""
-        ...
-
-
-def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
-    """The plan as a person reads it before anything is sent."""
-    meta = planned.meta
-    dataset = meta["dataset"]
-    repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
-    asked = f"{count_of(dataset['dialogues'], 'dialogue')}, {count_of(dataset['asked_turns'], 'turn')}"
-    targets = count_of(len(planned.targets), "target")
-    rows = count_of(meta["planned"]["rows"], "row")
-    lines = [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
-    lines += _endpoint_lines(planned, options.from_environment)
-    if meta["config"] is None and not options.models:
-        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
-    if meta["checks"]:
-        lines.append(f"  {count_of(meta['checks'], 'check')} to judge")
-    if meta.get("judges_needed"):
-        judge = meta["options"]["judge"]
-        lines.append(
-            f"  {meta['judges_needed']} of them are an llm_rubric"
-            + (", and get no verdict without a --judge" if judge is None else f", for the judge {judge}")
-        )
-    lines += [f"  {note}" for note in missing_checks(meta.get("python_checks", ()))]
-    return lines
-
-
-def _endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[str]:
-    """Where requests go, under which limits, and what the environment had to say."""
-    lines = [f"  {target.name}: {_target_line(target, session)}" for target in session.targets]
-    for target in session.targets:
-        if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
-            lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
-    if session.max_cost is not None:
-        lines.append(f"  at most {session.max_cost} in all: the worst case of a call is set aside before it leaves")
-    if from_environment:
-        lines.append(f"  options from the environment: {', '.join(from_environment)}")
-    return lines
-
-
-def _target_line(target: Target, session: Planned) -> str:
-    gateway = target.gateway
-    parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
-    parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")
-    parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
-    return ", ".join(parts)
-
-
-def _limits_text(limits: Limits) -> str:
-    named = (("rpm", limits.rpm), ("tpm", limits.tpm), ("rpd", limits.rpd))
-    parts = [f"{name} {value}" for name, value in named if value is not None]
-    parts += [f"{rate.count}/{rate.window_s:g}s" for rate in limits.rates]
-    return ", ".join(parts)
-
-
 def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
     shown = _display_folder(spec.folder)
     result = results[-1]
@@ -298,12 +203,11 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
     questions = _open_questions(result) if len(results) > 1 else ""
     if remaining.open or questions:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(result.reason, "")
-        more = ""
-        if result.reason == "budget" and result.larger_budget is not None:
+        budget = larger_budget(result) if result.reason == "budget" else None
+        if budget is not None:
             why = f"budget reached ({result.budget}): "
-            more = f" --max-cost {result.larger_budget.amount:f}{result.larger_budget.currency}"
         lines.append(f"{why}{_open_text(spec, remaining, questions)}; finish them with:")
-        lines.append(f"  convbatch resume {shown}{more}")
+        lines.append(f"  {resume_line(spec.folder, budget)}")
     else:
         several = len(spec.targets) > 1
         lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
@@ -325,11 +229,6 @@ def _open_text(spec: SessionSpec, remaining: Remaining, questions: str) -> str:
     return f"{remaining.open} of {rows} {be_verb(remaining.open)} open{also}" + (
         f", and {questions}" if questions else ""
     )
-
-
-def be_verb(count: int) -> str:
-    """The verb for so many."""
-    return "is" if count == 1 else "are"
 
 
 def _display_folder(folder: RunFolder) -> str:

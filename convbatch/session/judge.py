@@ -66,7 +66,7 @@ def reading_run_json(folder: RunFolder) -> Generator[None]:
         ) from None
 
 
-def prepare_judging(folder: RunFolder, options: JudgeOptions) -> SessionSpec:
+def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> SessionSpec:
     """A sitting that asks this judge about what a run has received; from now on its opinion counts.
 
     Raises:
@@ -81,7 +81,7 @@ def prepare_judging(folder: RunFolder, options: JudgeOptions) -> SessionSpec:
         for plain in (*meta["targets"], *(meta.get("judges") or ())):
             target_from_plain(plain)
     config = load_config(options.config)
-    judge = judge_target(options.judge, config, Overrides(rpm=options.rpm, tpm=options.tpm))
+    judge = judge_target(name, config, Overrides(rpm=options.rpm, tpm=options.tpm))
     plain = judge_to_plain(judge, config, datetime.now(UTC))
     others = {one["name"]: one for one in meta.get("judges") or ()}
     former = others.pop(judge.name, None)

@@ -1,99 +1,266 @@
-"""The options of a run, a resumed run and a judge, as they were given; None = not given.
+"""The options of `run`, `resume`, `check` and `doctor`: each is declared here, and only here.
 
-Whether they can work together is checked in `prepare.py` and `judge.py`.
+A field carries how its option is written: names, help, panel, smallest value. `cli/options.py` derives the parameters
+of a command from the fields, `api.py` its keyword arguments, `cli/next_command.py` the text of a command to print.
+Whether options can work together is checked in `prepare.py` and `judge.py`. Nothing here imports Typer.
+
+Options that several commands share are a base class, so that all fields of a command are read and passed flat.
+None = not given: the configuration, the run folder or a default decides.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: `cli/options.py` and `api.py` need the types of the fields, not their text.
 
+import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbatch.errors import SetupError
 
+REQUEST, LIMITS, RETRY, OUTPUT = PANELS = ("Request", "Limits", "Retry and stopping", "Output")
+"""Panels of `--help`, in their order; options without one come first."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What `convbatch run` was asked; None = not said, the configuration or the default decides."""
 
-    datasets: tuple[Path, ...]
-    models: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    config: Path | None = None
-    out: Path | None = None
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    rpd: int | None = None
-    repeats: int | None = None
-    limit: int | None = None
-    ids: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    history: str | None = None
-    temperature: float | None = None
-    max_output_tokens: int | None = None
-    seed: int | None = None
-    thinking_budget: int | None = None
-    params: tuple[str, ...] = ()
-    max_attempts: int | None = None
-    attempt_timeout_s: float | None = None
-    deadline_s: float | None = None
-    reuse: str | None = None
-    max_cost: str | None = None
-    """`5USD`; a bare number where all targets bill one currency."""
-    fail_under: str | None = None
-    """`0.95` or `95%`: the share of dialogues that must pass."""
-    judge: str | None = None
-    """`model@gateway`: who judges the replies whose checks ask for it, once they have been received."""
-    progress: bool = True
-    env_file: Path | None = None
+class OptionSpec(NamedTuple):
+    """How an option is written on the command line."""
+
+    names: tuple[str, ...]
+    """As typed, e.g. `("-j", "--concurrency")`; empty for a positional argument."""
+    help: str
+    panel: str | None = None
+    metavar: str | None = None
+    min: int | None = None
+    seconds: bool = False
+    """The value is a duration, written `90s` or `2h` on the command line and in seconds in Python."""
+    has_variable: bool = True
+    """An environment variable CONVBATCH_… can set the option."""
+    command_only: bool = False
+    """Not accepted by `convbatch.run` and `convbatch.replay`."""
+
+    @property
+    def long_name(self) -> str:
+        """The first name with two dashes."""
+        return next(name for name in self.names if name.startswith("--"))
+
+
+def option(*names: str, default: Any = None, **spec: Any) -> Any:
+    """Return a dataclass field with an `OptionSpec` of these names and attributes."""
+    return field(default=default, metadata={"option": OptionSpec(names, **spec)})
+
+
+def argument(**spec: Any) -> dict[str, OptionSpec]:
+    """Return the metadata of a field that is a required positional argument."""
+    return {"option": OptionSpec((), **spec)}
+
+
+def option_fields(options: Any) -> list[tuple["dataclasses.Field[Any]", OptionSpec]]:
+    """Return the fields of a class of options, or of an instance, that can be given, each with its spec."""
+    return [(each, each.metadata["option"]) for each in dataclasses.fields(options) if "option" in each.metadata]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """Which models to ask, and through which gateways."""
+
+    models: tuple[str, ...] = option(
+        "-m", "--model", default=(), help="model@gateway, or a model for every -g.", panel=REQUEST
+    )
+    gateways: tuple[str, ...] = option(
+        "-g", "--gateway", default=(), help="A gateway for every -m that names none.", panel=REQUEST
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """Where the configuration is."""
+
+    config: Path | None = option(
+        "-c", "--config", help="Configuration file; default: convbatch.toml here.", panel=REQUEST
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """Where keys are, beside the environment."""
+
+    env_file: Path | None = option("--env-file", help="Read keys from KEY=VALUE lines of this file.", panel=REQUEST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogueOptions:
+    """Which dialogues are replayed, how often, and with which history."""
+
+    ids: tuple[str, ...] = option("--id", default=(), help="Only this dialogue (globs allowed).", panel=REQUEST)
+    tags: tuple[str, ...] = option("--tag", default=(), help="Only dialogues with this tag.", panel=REQUEST)
+    limit: int | None = option(
+        "-n", "--limit", min=1, help="Only the first N dialogues after --id and --tag.", panel=REQUEST
+    )
+    repeats: int | None = option(
+        "--repeats", "--epochs", min=1, help="Replay every dialogue this often; default 1.", panel=REQUEST
+    )
+    history: str | None = option(
+        "--history", help="Source of the model's earlier turns: live, script or last; default live.", panel=REQUEST
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingOptions:
+    """Settings of the model, before those of targets, dialogues and turns."""
+
+    temperature: float | None = option("--temperature", help="Sampling temperature.", panel=REQUEST)
+    max_output_tokens: int | None = option(
+        "--max-output-tokens", min=1, help="Most output tokens of one reply.", panel=REQUEST
+    )
+    seed: int | None = option("--seed", help="Repeat k sends seed + k - 1.", panel=REQUEST)
+    thinking_budget: int | None = option(
+        "--thinking-budget", min=-1, help="Thinking tokens; -1 = dynamic (gemini).", panel=REQUEST
+    )
+    params: tuple[str, ...] = option(
+        "-p", "--param", default=(), help="Another field of the request body: a.b=value.", panel=REQUEST
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """How much may be asked at a time, per minute, and in all."""
+
+    concurrency: int | None = option(
+        "-j", "--concurrency", min=1, help="Requests in flight per target; default 16.", panel=LIMITS
+    )
+    rpm: int | None = option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS)
+    tpm: int | None = option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS)
+    max_cost: str | None = option(
+        "--max-cost", metavar="5USD", help="Cost cap of the whole run; exit 4 when reached.", panel=LIMITS
+    )
+    """`5USD`; a bare number where all targets bill in one currency. Includes the cost of earlier sessions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DailyLimitOptions:
+    """How much may be asked per day."""
+
+    rpd: int | None = option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryOptions:
+    """When an attempt, a turn and the whole run are given up."""
+
+    max_attempts: int | None = option("--max-attempts", min=1, help="Unpaid attempts per turn; default 5.", panel=RETRY)
+    attempt_timeout_s: float | None = option(
+        "--attempt-timeout", seconds=True, help="From sending to the last byte, e.g. 90s; default 600s.", panel=RETRY
+    )
+    deadline_s: float | None = option(
+        "--deadline", seconds=True, help="Start no request after this time, e.g. 2h.", panel=RETRY
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictOptions:
+    """Who judges the replies, and how many dialogues must pass."""
+
+    judge: str | None = option("--judge", metavar="MODEL@GATEWAY", help="Judge llm_rubric checks with this model.")
+    """Asked about the replies of a run once all of them have been received."""
+    fail_under: str | None = option(
+        "--fail-under",
+        metavar="RATE",
+        help="Exit 1 when a target passes a smaller share of its dialogues, e.g. 0.95.",
+        command_only=True,
+    )
+    """`0.95` or `95%`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is printed while a run goes on."""
+
+    progress: bool = option("--no-progress", default=True, help="No progress bar and no status lines.", panel=OUTPUT)
+
+
+# Base classes are listed last to first: that is the order in which dataclasses collect their fields.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(
+    OutputOptions,
+    VerdictOptions,
+    RetryOptions,
+    DailyLimitOptions,
+    LimitOptions,
+    SettingOptions,
+    DialogueOptions,
+    KeyOptions,
+    ConfigOptions,
+    TargetOptions,
+):
+    """Options of `convbatch run`."""
+
+    datasets: tuple[Path, ...] = field(
+        metadata=argument(metavar="DATASET", help="JSONL files of dialogues, plain or .gz.")
+    )
+    reuse: str | None = option(
+        "--reuse", metavar="RUN", help="Reuse this run's replies to identical requests.", panel=REQUEST
+    )
+    out: Path | None = option(
+        "-o", "--out", help="Run folder, absent or empty; default results/<time>-<name>.", panel=OUTPUT
+    )
+    dry_run: bool = option(
+        "--dry-run",
+        default=False,
+        help="Print plan, calls, tokens, cost and time; send nothing.",
+        panel=OUTPUT,
+        command_only=True,
+    )
     from_environment: tuple[str, ...] = ()
-    """Environment variables that stood in for options; printed in the plan."""
+    """`NAME=value` of the environment variables that set an option; printed in the plan."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeOptions:
-    """What `convbatch resume` was asked."""
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions):
+    """Options of `convbatch resume`."""
 
-    run: str
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    rpd: int | None = None
-    max_attempts: int | None = None
-    attempt_timeout_s: float | None = None
-    deadline_s: float | None = None
-    retry_errors: bool = True
-    salvage: bool = False
-    max_cost: str | None = None
-    """For the whole run, earlier sessions included; None = as before."""
-    progress: bool = True
-    env_file: Path | None = None
+    run: str = field(metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`."))
+    retry_errors: bool = option(
+        "--no-retry-errors", default=True, help="Leave turns that ended in an error as they are.", panel=RETRY
+    )
+    salvage: bool = option(
+        "--salvage", default=False, help="Set damaged journal lines aside; ask only their turns again.", panel=RETRY
+    )
     from_environment: tuple[str, ...] = ()
+    """As in `RunOptions`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeOptions:
-    """What `convbatch check` was asked about its judge."""
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(OutputOptions, LimitOptions, KeyOptions, ConfigOptions):
+    """How the judge of a finished run is called."""
 
-    judge: str
-    config: Path | None = None
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    max_cost: str | None = None
-    """For the whole run, earlier sessions included; None = as before."""
-    progress: bool = True
-    env_file: Path | None = None
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(JudgeOptions, VerdictOptions):
+    """Options of `convbatch check`."""
+
+    run: str = field(metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`."))
+    datasets: tuple[Path, ...] = option(
+        "--dataset",
+        default=(),
+        metavar="FILE",
+        help="Judge by the checks of this edited dataset, and store them in the run folder.",
+        has_variable=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(KeyOptions, ConfigOptions, TargetOptions):
+    """Options of `convbatch doctor`."""
 
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_seconds(text: str | None, option: str) -> float | None:
-    """A duration as people write it: 90, 90s, 1.5m, 2h.
+    """Return the seconds of a duration as people write it: 90, 90s, 1.5m, 2h.
 
     Raises:
         SetupError: Not a positive duration.
@@ -107,17 +274,21 @@ def parse_seconds(text: str | None, option: str) -> float | None:
     return value
 
 
-_COUNTS = ("concurrency", "rpm", "tpm", "rpd", "repeats", "limit", "max_attempts")
-_DURATIONS = ("attempt_timeout_s", "deadline_s")
-
-
 def refuse_numbers(options: RunOptions) -> None:
-    """Counts and durations that mean nothing: from Python they come unchecked, and 0 must not mean the default."""
-    for name in (*_COUNTS, *_DURATIONS):
-        value: Any = getattr(options, name)
-        if value is None:
+    """Check counts and durations: from Python they arrive unchecked, and 0 must not mean the default.
+
+    Raises:
+        SetupError: A count is not a whole number or too small, or a duration is not above 0 s.
+    """
+    settings = {each.name for each in dataclasses.fields(SettingOptions)}  # checked as the settings of a dataset are
+    for each, spec in option_fields(options):
+        value: Any = getattr(options, each.name)
+        if value is None or each.name in settings:
             continue
-        least, kind = (1, int) if name in _COUNTS else (1e-9, (int, float))
-        if not isinstance(value, kind) or not least <= value < math.inf:
-            what = "a whole number of at least 1" if name in _COUNTS else "a number of seconds above 0"
-            raise SetupError(f"{name} must be {what}", found=repr(value), hint="leave it out for the default")
+        if spec.seconds and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            problem = "a number of seconds above 0"
+        elif spec.min is not None and not (isinstance(value, int) and value >= spec.min):
+            problem = f"a whole number of at least {spec.min}"
+        else:
+            continue
+        raise SetupError(f"{each.name} must be {problem}", found=repr(value), hint="leave it out for the default")

@@ -33,6 +33,7 @@ from convbatch.results.cache import is_fresh, write_turns
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.results.run import load
 from convbatch.results.verdicts import dialogue_pass, sum_verdicts
+from convbatch.session.options import CheckOptions
 from tests.conftest import QUICKSTART, Command
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 
@@ -499,7 +500,7 @@ def test_turns_and_verdicts_tell_the_same(quickstart: Path) -> None:
 def test_judging_twice_gives_the_same(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     before = cb.load(copy).verdicts
-    assert run_check(str(copy), ()) == 0
+    assert run_check(CheckOptions(run=str(copy))) == 0
     pd.testing.assert_frame_equal(before, cb.load(copy).verdicts)
 
 
@@ -578,7 +579,7 @@ def test_edited_checks_are_taken_and_kept_for_every_later_reader(quickstart: Pat
     def change(by_id: dict[str, Any]) -> None:
         by_id["logic-en"]["turns"][0] |= {"assistant": "It is Carl.", "checks": [{"similar": 1, "name": "as scripted"}]}
 
-    assert run_check(str(copy), [edited(tmp_path, change)]) == 0
+    assert run_check(CheckOptions(run=str(copy), datasets=(edited(tmp_path, change),))) == 0
     run = cb.load(copy)
     [row] = run.verdicts.query("dialogue == 'logic-en' and turn == 1 and target == @GOOD").to_dict("records")
     assert (row["check"], row["passed"]) == ("as scripted", False)
@@ -586,7 +587,7 @@ def test_edited_checks_are_taken_and_kept_for_every_later_reader(quickstart: Pat
     assert good_passes(copy) == 27
     (copy / "turns.parquet").unlink()
     assert good_passes(copy) == 27
-    assert run_check(str(copy), [QUICKSTART]) == 0
+    assert run_check(CheckOptions(run=str(copy), datasets=(QUICKSTART,))) == 0
     assert good_passes(copy) == 28
 
 
@@ -600,7 +601,7 @@ def _other_user(by_id: dict[str, Any]) -> None:
 def test_checks_of_other_dialogues_are_refused_with_count_and_places(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     with pytest.raises(InputError) as caught:
-        run_check(str(copy), [edited(tmp_path, _other_user)])
+        run_check(CheckOptions(run=str(copy), datasets=(edited(tmp_path, _other_user),)))
     text = str(caught.value)
     for words in ('turn 2: "user"', "system text", "3 turns in the run, 2 here", "'poem-zh'", "4 dialogues of the run"):
         assert words in text
@@ -613,14 +614,14 @@ def test_a_bad_line_of_an_edited_dataset_is_told_with_its_place(quickstart: Path
         by_id["logic-en"]["turns"][0]["checks"] = [{"regex": "("}]
 
     with pytest.raises(InputError, match="regular expression that compiles"):
-        run_check(str(quickstart), [edited(tmp_path, change)])
+        run_check(CheckOptions(run=str(quickstart), datasets=(edited(tmp_path, change),)))
 
 
 def test_a_run_without_checks_is_refused_with_the_way_to_give_it_some(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q"})
     run.replied(run.ident(0, 1))
     with pytest.raises(SetupError, match="no checks to judge"):
-        run_check(str(run.write().path), ())
+        run_check(CheckOptions(run=str(run.write().path)))
 
 
 def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path, tmp_path: Path) -> None:
@@ -638,7 +639,7 @@ def test_what_a_model_says_reaches_the_terminal_only_in_safe_form(
 ) -> None:
     run = made(tmp_path, {"user": "q", "checks": [{"contains": "x"}]})
     run.replied(run.ident(0, 1), reply("\x1b]0;evil\x07 \u202eevil"))
-    assert run_check(str(run.write().path), ()) == 0
+    assert run_check(CheckOptions(run=str(run.write().path))) == 0
     printed = capsys.readouterr().out
     assert "failed: d, turn 1" in printed
     assert not {"\x1b", "\x07", "\u202e"} & set(printed)
@@ -649,7 +650,7 @@ def test_a_folder_that_cannot_be_written_is_judged_all_the_same(tmp_path: Path) 
     run.replied(run.ident(0, 1), reply("x"))
     folder = run.write()
     (folder.verdicts / "in the way").mkdir(parents=True)
-    assert run_check(str(folder.path), (), fail_under="0") == 0
+    assert run_check(CheckOptions(run=str(folder.path), fail_under="0")) == 0
 
 
 # Checks of the user's own

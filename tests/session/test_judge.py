@@ -612,7 +612,7 @@ def test_the_command_that_goes_on_says_all_that_was_said(lab: Callable[..., Lab]
     (here.path / "convbatch.toml").rename(here.path / "my conf.toml")
     (here.path / "keys").write_text("A_KEY=1\n")
     here.run("-c", "my conf.toml")
-    more = ("-c", "my conf.toml", "--env-file", "keys", "-j", "2", "--rpm", "6000", "--fail-under", "0.5")
+    more = ("--fail-under", "0.5", "-c", "my conf.toml", "--env-file", "keys", "-j", "2", "--rpm", "6000")
     done = here.check(*more, "--max-cost", "0.004USD")
     assert done.code == 4, done.err
     command = shlex.split(done.err.strip().splitlines()[-1])

@@ -1,0 +1,131 @@
+"""From the options of `session/options.py` to the parameters of a command, and from their values back to options.
+
+An option can be set by an environment variable: CONVBATCH_ and its long name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import MISSING
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
+
+import typer
+
+from convbatch.session.options import PANELS, OptionSpec, option_fields, parse_seconds
+
+if TYPE_CHECKING:
+    from dataclasses import Field
+
+    from convbatch.exit_codes import ExitCode
+
+OptionsT = TypeVar("OptionsT")
+
+
+def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Callable[..., None]]:
+    """Return a decorator that makes a command out of a function of its options.
+
+    Typer reads the parameters from the signature, which is derived from the fields of `kind`. The exit code that the
+    function returns ends the command.
+    """
+
+    def decorate(body: Callable[[OptionsT], ExitCode]) -> Callable[..., None]:
+        @functools.wraps(body)
+        def command(ctx: typer.Context, **values: Any) -> None:
+            raise typer.Exit(body(_read_options(kind, ctx, values)))
+
+        derived = [_from_field(field, spec) for field, spec in _by_panel(kind)]
+        parameters = [_parameter("ctx", typer.Context), *derived]
+        command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]  # PEP 362
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
+
+
+def option(*names: str, help: str, **more: Any) -> Any:
+    """Return a Typer option that an environment variable can set as well."""
+    return _option(OptionSpec(names, help), **more)
+
+
+def _by_panel(kind: type) -> list[tuple[Field[Any], OptionSpec]]:
+    """Fields by panel: `--help` prints panels in the order in which their first option comes."""
+    panels = (None, *PANELS)
+    return sorted(option_fields(kind), key=lambda pair: panels.index(pair[1].panel))
+
+
+def _from_field(field: Field[Any], spec: OptionSpec) -> inspect.Parameter:
+    if not spec.names:
+        info = typer.Argument(metavar=spec.metavar, help=spec.help, readable=False)
+        return _parameter(field.name, Annotated[_cli_type(field, spec), info])
+    more: dict[str, Any] = {"metavar": spec.metavar, "min": spec.min}
+    if _is_list(field):
+        more["metavar"] = spec.metavar or "TEXT"
+        more["callback"] = _split_variable if spec.has_variable else None
+    default = None if _is_list(field) or not isinstance(field.default, bool) else False
+    return _parameter(field.name, Annotated[_cli_type(field, spec), _option(spec, **more)], default)
+
+
+def _option(spec: OptionSpec, **more: Any) -> Any:
+    variable = "CONVBATCH_" + spec.long_name.lstrip("-").upper().replace("-", "_")
+    return typer.Option(
+        *spec.names,
+        help=spec.help,
+        envvar=variable if spec.has_variable else None,
+        show_envvar=False,
+        rich_help_panel=spec.panel,
+        readable=False,  # the reader of the file has the better message
+        **more,
+    )
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _is_list(field: Field[Any]) -> bool:
+    return get_origin(field.type) is tuple
+
+
+def _cli_type(field: Field[Any], spec: OptionSpec) -> Any:
+    if spec.seconds:
+        return str | None
+    if _is_list(field):
+        items: Any = list[get_args(field.type)[0]]
+        return items if field.default is MISSING else items | None
+    return field.type
+
+
+def _read_options(kind: type[OptionsT], ctx: typer.Context, values: dict[str, Any]) -> OptionsT:
+    """Return the options that these values of a command's parameters stand for."""
+    given = {field.name: _from_cli(field, spec, values[field.name]) for field, spec in option_fields(kind)}
+    if hasattr(kind, "from_environment"):
+        given["from_environment"] = _from_environment(ctx)
+    return kind(**given)
+
+
+def _from_cli(field: Field[Any], spec: OptionSpec, value: Any) -> Any:
+    if spec.seconds:
+        return parse_seconds(value, spec.long_name)
+    if _is_list(field):
+        return tuple(value or ())
+    return not value if field.default is True else value  # a flag that switches off: --no-progress
+
+
+def _split_variable(ctx: typer.Context, param: Any, value: Any) -> Any:
+    """Split the value of an environment variable at commas; on the command line a list option is repeated instead."""
+    if value and ctx.get_parameter_source(param.name).name == "ENVIRONMENT":  # pyright: ignore[reportOptionalMemberAccess]  # None only for unknown names
+        return [item.strip() for item in os.environ[param.envvar].split(",") if item.strip()]
+    return value
+
+
+def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
+    """Return `NAME=value` of every environment variable that set an option."""
+    names: list[str] = []
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        if source is not None and source.name == "ENVIRONMENT":
+            names.append(f"{param.envvar}={os.environ[str(param.envvar)]}")
+    return tuple(names)

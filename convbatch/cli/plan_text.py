@@ -1,0 +1,112 @@
+"""The plan of a run, a dry run or a judge, as lines of text: what is asked, where, under which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from convbatch.checks.builtin import missing_checks
+from convbatch.config.gateways import Target, max_in_flight
+from convbatch.dataset.reader import count_of
+
+if TYPE_CHECKING:
+    from convbatch.config.gateways import Limits
+    from convbatch.engine.runner import RunRules
+    from convbatch.pricing import Money
+    from convbatch.session.options import RunOptions
+    from convbatch.session.spec import SessionResult, SessionSpec
+
+
+class Planned(Protocol):
+    """A sitting, or one that only stands on paper."""
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What stands in `run.json`."""
+        ...
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Who is asked."""
+        ...
+
+    @property
+    def max_cost(self) -> Money | None:
+        """The cap on what it may cost."""
+        ...
+
+    @property
+    def rules(self) -> RunRules:
+        """How it is played."""
+        ...
+
+
+def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
+    """The plan as a person reads it before anything is sent."""
+    meta = planned.meta
+    dataset = meta["dataset"]
+    repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
+    asked = f"{count_of(dataset['dialogues'], 'dialogue')}, {count_of(dataset['asked_turns'], 'turn')}"
+    targets = count_of(len(planned.targets), "target")
+    rows = count_of(meta["planned"]["rows"], "row")
+    lines = [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
+    lines += endpoint_lines(planned, options.from_environment)
+    if meta["config"] is None and not options.models:
+        lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
+    if meta["checks"]:
+        lines.append(f"  {count_of(meta['checks'], 'check')} to judge")
+    if meta.get("judges_needed"):
+        judge = meta["options"]["judge"]
+        lines.append(
+            f"  {meta['judges_needed']} of them are an llm_rubric"
+            + (", and get no verdict without a --judge" if judge is None else f", for the judge {judge}")
+        )
+    lines += [f"  {note}" for note in missing_checks(meta.get("python_checks", ()))]
+    return lines
+
+
+def endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[str]:
+    """Where requests go, under which limits, and what the environment had to say."""
+    lines = [f"  {target.name}: {_target_line(target, session)}" for target in session.targets]
+    for target in session.targets:
+        if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
+            lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
+    if session.max_cost is not None:
+        lines.append(f"  at most {session.max_cost} in all: the worst case of a call is set aside before it leaves")
+    if from_environment:
+        lines.append(f"  options from the environment: {', '.join(from_environment)}")
+    return lines
+
+
+def judge_lines(judge_spec: SessionSpec) -> list[str]:
+    """Who is asked for an opinion, and where."""
+    judge = judge_spec.targets[0]
+    lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judge_spec)}"]
+    if judge_spec.max_cost is not None:
+        lines.append(f"  at most {judge_spec.max_cost} in all, what the run has spent included")
+    return lines
+
+
+def unused_judge_lines(result: SessionResult) -> list[str]:
+    """What is said where a judge was named for nothing."""
+    return [] if result.rows else ["note: the judge has nothing to judge: no reply that came has an llm_rubric check"]
+
+
+def _target_line(target: Target, session: Planned) -> str:
+    gateway = target.gateway
+    parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
+    parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")
+    parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
+    return ", ".join(parts)
+
+
+def _limits_text(limits: Limits) -> str:
+    named = (("rpm", limits.rpm), ("tpm", limits.tpm), ("rpd", limits.rpd))
+    parts = [f"{name} {value}" for name, value in named if value is not None]
+    parts += [f"{rate.count}/{rate.window_s:g}s" for rate in limits.rates]
+    return ", ".join(parts)
+
+
+def be_verb(count: int) -> str:
+    """Return "is" or "are" for this count."""
+    return "is" if count == 1 else "are"
