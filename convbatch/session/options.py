@@ -60,7 +60,10 @@ def option_fields(options: Any) -> list[tuple["dataclasses.Field[Any]", OptionSp
     return [(each, each.metadata["option"]) for each in dataclasses.fields(options) if "option" in each.metadata]
 
 
-@dataclass(frozen=True, kw_only=True)
+# Shared options, without methods of their own: `--help` imports this file, and each generated method takes time.
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class TargetOptions:
     """Which models to ask, and through which gateways."""
 
@@ -72,7 +75,7 @@ class TargetOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConfigOptions:
     """Where the configuration is."""
 
@@ -81,14 +84,14 @@ class ConfigOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class KeyOptions:
     """Where keys are, beside the environment."""
 
     env_file: Path | None = option("--env-file", help="Read keys from KEY=VALUE lines of this file.", panel=REQUEST)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class DialogueOptions:
     """Which dialogues are replayed, how often, and with which history."""
 
@@ -105,7 +108,7 @@ class DialogueOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SettingOptions:
     """Settings of the model, before those of targets, dialogues and turns."""
 
@@ -122,7 +125,7 @@ class SettingOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LimitOptions:
     """How much may be asked at a time, per minute, and in all."""
 
@@ -137,14 +140,14 @@ class LimitOptions:
     """`5USD`; a bare number where all targets bill in one currency. Includes the cost of earlier sessions."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class DailyLimitOptions:
     """How much may be asked per day."""
 
     rpd: int | None = option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryOptions:
     """When an attempt, a turn and the whole run are given up."""
 
@@ -157,7 +160,7 @@ class RetryOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class VerdictOptions:
     """Who judges the replies, and how many dialogues must pass."""
 
@@ -172,7 +175,7 @@ class VerdictOptions:
     """`0.95` or `95%`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class OutputOptions:
     """What is printed while a run goes on."""
 
@@ -182,7 +185,7 @@ class OutputOptions:
 # Base classes are listed last to first: that is the order in which dataclasses collect their fields.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RunOptions(
     OutputOptions,
     VerdictOptions,
@@ -217,7 +220,7 @@ class RunOptions(
     """`NAME=value` of the environment variables that set an option; printed in the plan."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions):
     """Options of `convbatch resume`."""
 
@@ -232,12 +235,12 @@ class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions
     """As in `RunOptions`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class JudgeOptions(OutputOptions, LimitOptions, KeyOptions, ConfigOptions):
     """How the judge of a finished run is called."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CheckOptions(JudgeOptions, VerdictOptions):
     """Options of `convbatch check`."""
 
@@ -251,7 +254,7 @@ class CheckOptions(JudgeOptions, VerdictOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DoctorOptions(KeyOptions, ConfigOptions, TargetOptions):
     """Options of `convbatch doctor`."""
 
