@@ -1,10 +1,10 @@
-"""convbatch: replay scripted dialogues against language models, and compare what comes back.
+"""convbatch: replay scripted dialogues against language models, and compare the replies.
 
     run = convbatch.run("dialogues.jsonl", models=["gemini-2.5-flash@google"])
     run.turns                      # a pandas frame, one row per turn
     run.wide("reply")              # the targets side by side
 
-Every public name has this one import path; everything heavy is imported when it is first used.
+Every public name is imported from here; its module is loaded on first use.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HOME = {
     "SetupError": "errors",
 }
 _RENAMED = {"Said": "CheckInput"}
-"""Public names of earlier versions: they work, with a `DeprecationWarning`."""
+"""Public names of earlier versions and their new names; using one issues a `DeprecationWarning`."""
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]  # the names of the table above
 
 

@@ -1,6 +1,6 @@
-"""The Python door: `run` and `replay` take what the command line takes and hand back the run to be read.
+"""The Python API: `run` and `replay` accept the options of `convbatch run` and return the run.
 
-What is decided and how it is played is the same code as for `convbatch run`; only printing is left out.
+They execute the same code as the command; only printing is left out.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ def run(
     progress: bool = False,
     **options: Any,
 ) -> Run:
-    """Replay a dataset and wait for it.
+    """Replay a dataset and wait until it is done.
 
     Args:
         dataset: A JSONL file of dialogues, or several.
-        models: `model@gateway`, or names for all of `gateways`; None asks the config, else the built-in simulator.
-        gateways: As `-g`.
+        models: `model@gateway`, or names for all of `gateways`; None = those of the config, or the built-in simulator.
+        gateways: Gateways for models that name none.
         history: `live` (default), `script` or `last`.
-        progress: Show the progress bar and notes on stderr. What parked a target is in `Run.suspended` as well.
+        progress: Show the progress bar and notes on stderr. `Run.suspended` has the suspended targets in any case.
         **options: Options of `convbatch run`, by the names of the fields of `RunOptions`: OPTIONS.
 
     Returns:
-        The run, finished or not: `run.turns["status"]` says what became of every turn. A judge that could not be
-        asked after the replies had arrived is a `UserWarning`; its verdicts are open.
+        The run, finished or not: `run.turns["status"]` has the state of every turn. If the judge could not be asked
+        after the replies had arrived, a `UserWarning` is issued and the verdicts are open.
 
     Raises:
-        ConvbatchError: As the command line would say it before anything is sent; or, after the tables were written,
-            what stopped the run: the journal could not be written, the run's copy of the dataset cannot be read.
-        KeyboardInterrupt: After Ctrl-C, when what was in flight is kept and the table is written.
-        RuntimeError: In a running event loop (use `replay`), or after a bug of ours.
+        ConvbatchError: Options, files or keys are wrong and nothing was sent; or, after the tables were written, the
+            journal could not be written or the run's copy of the dataset could not be read.
+        KeyboardInterrupt: Ctrl-C was pressed; replies in flight were kept and the table was written.
+        RuntimeError: An event loop is running (use `replay`), or convbatch has a bug.
     """
     try:
         asyncio.get_running_loop()
@@ -88,9 +88,9 @@ async def replay(
     progress: bool = False,
     **options: Any,
 ) -> Run:
-    """As `run`, inside a running event loop; signals are left to whoever owns it.
+    """Do the same as `run` inside a running event loop; signals are left to its owner.
 
-    Cancelling the task abandons what is in flight; it is journaled as possibly paid and the run can be resumed.
+    Cancelling the task abandons requests in flight; they are journaled as possibly paid, and the run can be resumed.
     """
     run_options = _options(dataset, models, gateways, history, progress, options)
     spec = prepare_run(run_options, handle_signals=False, notes=progress)
@@ -109,16 +109,16 @@ def _options(
     for name in more:
         if name not in _OPTIONS:
             raise SetupError(f"unknown option {name!r}", hint=did_you_mean(name, _OPTIONS))
-    given = {"models": models, "gateways": gateways, "history": history, "progress": progress, **more}
+    values = {"models": models, "gateways": gateways, "history": history, "progress": progress, **more}
     return RunOptions(
         datasets=tuple(map(Path, _items(dataset))),
-        **{name: _value(_FIELDS[name], value) for name, value in given.items()},
+        **{name: _value(_FIELDS[name], value) for name, value in values.items()},
     )
 
 
 _FIELDS = {field.name: field for field, spec in option_fields(RunOptions) if not spec.command_only}
 _OPTIONS = [name for name in _FIELDS if name not in {"datasets", *inspect.signature(run).parameters}]
-"""Options that are not parameters of their own."""
+"""Names that `**options` accepts."""
 if run.__doc__ is not None:  # None under `python -OO`
     run.__doc__ = run.__doc__.replace("OPTIONS", textwrap.fill(", ".join(_OPTIONS), 100, subsequent_indent=" " * 12))
 
@@ -135,7 +135,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResult | None) -> Run:
-    """Write the tables, then raise what stopped the run, or warn of what the judge lacked."""
+    """Write the tables; then raise the error that stopped the run, or warn that the judge could not be asked."""
     error = result.error or (None if judged is None else judged.error)
     try:
         write_turns(spec.folder)
@@ -143,7 +143,7 @@ def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResu
         error = error or unwritten
     last = judged or result
     if bugs := (*result.bugs, *last.bugs):
-        raise RuntimeError(f"a bug in convbatch; what was received is in {spec.folder.path}\n{bugs[0]}")
+        raise RuntimeError(f"a bug in convbatch; the received replies are in {spec.folder.path}\n{bugs[0]}")
     if last.reason == "interrupted" and spec.handle_signals:
         raise KeyboardInterrupt
     if error is not None and (result.error is not None or isinstance(error, JournalError)):
@@ -151,7 +151,7 @@ def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResu
     if error is not None:
         warnings.warn(
             f"the judge could not be asked; the replies are kept: {error}\n"
-            f"  the questions to it are open; ask them with: convbatch resume {shell_quote(spec.folder.path)}",
+            f"  its questions are open; ask them with: convbatch resume {shell_quote(spec.folder.path)}",
             stacklevel=3,
         )
     return load(spec.folder.path)

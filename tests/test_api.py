@@ -1,4 +1,4 @@
-"""The Python door as DESIGN 6 documents it: run, replay, load; errors; a notebook's loop; cancellation."""
+"""The Python API as DESIGN 6 documents it: run, replay, load; errors; a notebook's loop; cancellation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_nothing_is_printed_unless_it_is_asked_for(progress: bool, capfd: pytest
     assert list(run.suspended) == ["no-such-model@here"]
     said = capfd.readouterr()
     assert said.out == ""
-    assert ("is parked" in said.err) == progress
+    assert ("is suspended" in said.err) == progress
     assert progress or said.err == ""
 
 

@@ -1,8 +1,7 @@
-"""`convbatch check`: stored replies judged again, by the run's own checks or by those of an edited dataset.
+"""`convbatch check`: judge stored replies again, by the run's own checks or by those of an edited dataset.
 
-Nothing is sent but to a judge that was named. Edited checks are kept in the run folder, beside the dataset they belong
-to, so that every later reader judges by them. What a verdict is, is decided in `results/verdicts.py` and
-`checks/builtin.py`.
+Requests are sent only to a judge that `--judge` names. Edited checks are stored in the run folder, beside the dataset,
+so that every later reader judges by them. Verdicts are computed in `results/verdicts.py` and `checks/builtin.py`.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def run_check(options: CheckOptions) -> ExitCode:
     code = result.exit_code
     try:
         code = worst(code, _print_verdicts(folder, fail_under))
-    except (ConvbatchError, OSError) as error:  # calls were paid for: how they ended is printed in any case
+    except (ConvbatchError, OSError) as error:  # calls were paid for: their result is printed in any case
         log_note(f"error: the verdicts cannot be shown: {error}")
         code = worst(code, ExitCode.INCOMPLETE)
     _log_what_is_open(result, again)
@@ -76,16 +75,16 @@ def run_check(options: CheckOptions) -> ExitCode:
 
 
 def _print_verdicts(folder: RunFolder, fail_under: str | None) -> ExitCode:
-    """Write the tables of a run, print its verdicts, return the exit code they stand for."""
+    """Write the tables of a run, print its verdicts, return the exit code."""
     try:
         write_turns(folder)
     except JournalError:
-        log_note("note: the run folder cannot be written; what it says of itself is shown")
+        log_note("note: the run folder cannot be written; the verdicts are not stored")
     run = Run(folder)
     totals = run.summary()
     counts = _count_verdicts(run)
     if not counts:
-        hint = "add some to the dataset, and name it: convbatch check RUN --dataset FILE"
+        hint = "add checks to the dataset, then: convbatch check RUN --dataset FILE"
         raise SetupError(f"{shell_quote(folder.path)} has no checks to judge", hint=hint)
     with ignoring_broken_pipe():
         _print(run, totals, counts)
@@ -110,26 +109,26 @@ def _run_judge(spec: SessionSpec, command: str) -> SessionResult:
 
 
 def _with_command(error: JournalError, spec: SessionSpec, command: str) -> JournalError:
-    """The same error, naming `check` as the command that goes on: `resume` asks no judge that its run began without."""
+    """Return the error with `check` as the next command: `resume` asks no judge that the run was not started with."""
     problem = error.problems[0]
     hint = (problem.hint or "").replace(resume_line(spec.folder), command)
     return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
 
 
 def _log_what_is_open(result: SessionResult, again: CheckOptions) -> None:
-    """What went wrong with the judge, what is still to be asked of it, and the command that does so."""
+    """Print what went wrong with the judge, how many questions are open, and the command that asks them."""
     for bug in result.bugs[:3]:
         log_note(bug)
         log_note("this is a bug in convbatch; the question stays open and what was received is kept")
     for problem in () if result.error is None else result.error.problems:
         log_note(f"error: {problem}")
     for target, reason in result.suspended.items():
-        log_note(f"{target} is parked: {reason}")
+        log_note(f"{target} is suspended: {reason}")
     if result.open_turns:
         why = {"interrupted": "interrupted: ", "budget": f"budget reached ({result.budget}): "}.get(result.reason, "")
         log_note(
             f"{why}{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open; "
-            "go on with:"
+            "continue with:"
         )
         max_cost = larger_budget(result) if why else None
         log_note(f"  {command_line('check', replace(again, max_cost=max_cost))}")
@@ -141,7 +140,7 @@ def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitC
     for line in () if quality_gate is None else quality_gate.lines:
         log_note(line)
     if is_open:
-        log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` goes on with it")
+        log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` continues it")
     if is_open or (quality_gate is not None and quality_gate.passed is None):
         return ExitCode.INCOMPLETE
     return ExitCode.FAILED if quality_gate is not None and not quality_gate.passed else ExitCode.OK
@@ -151,10 +150,10 @@ def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitC
 
 
 def store_edited_checks(folder: RunFolder, datasets: Sequence[Path]) -> None:
-    """Keep the checks of an edited dataset in the run folder, for dialogues that are otherwise the same.
+    """Store the checks of an edited dataset in the run folder; its dialogues must otherwise be the same.
 
     Raises:
-        InputError: Something is wrong in the files, or a dialogue of the run is not in them as it was asked.
+        InputError: The files are not well formed, or a dialogue of the run is missing or differs in them.
         JournalError: The folder cannot be written.
     """
     with closing(sqlite3.connect("", isolation_level=None)) as edited:  # moves to a temporary file when it is large
@@ -175,8 +174,8 @@ def store_edited_checks(folder: RunFolder, datasets: Sequence[Path]) -> None:
 
 def _refusal(count: int) -> Problem:
     return Problem(
-        what=f"{count_of(count, 'dialogue')} of the run differ from the edited dataset; its checks are not taken",
-        hint="only checks and scripted replies may differ; for other questions: convbatch run NEW.jsonl --reuse RUN",
+        what=f"{count_of(count, 'dialogue')} of the run differ from the edited dataset; its checks are not used",
+        hint="only checks and scripted replies may differ; for other changes: convbatch run NEW.jsonl --reuse RUN",
     )
 
 
@@ -195,7 +194,7 @@ def _store(edited: sqlite3.Connection, datasets: Sequence[Path]) -> None:
 
 
 def _counterpart(edited: sqlite3.Connection, dialogue: Dialogue) -> tuple[bytes, Problem | None]:
-    """The line of the same dialogue in the edited dataset, or what keeps it from being the same."""
+    """Return the line of the same dialogue in the edited dataset, or the problem that prevents its use."""
     query = "SELECT path, number, line FROM dialogues WHERE id = ?"
     row = edited.execute(query, (encode_json_line(dialogue.id),)).fetchone()
     if row is None:
@@ -209,25 +208,25 @@ def _counterpart(edited: sqlite3.Connection, dialogue: Dialogue) -> tuple[bytes,
 
 
 def _difference(asked: Dialogue, edited: Dialogue) -> str | None:
-    """What was asked otherwise; checks, scripted replies, tags and the like may change."""
+    """Return the first difference in what is asked; checks, scripted replies, tags and the like may change."""
     if asked.system != edited.system:
-        return "the system text was another one"
+        return "the system text differs"
     if len(asked.turns) != len(edited.turns):
         return f"{count_of(len(asked.turns), 'turn')} in the run, {len(edited.turns)} here"
-    for number, (one, other) in enumerate(zip(asked.turns, edited.turns, strict=True), 1):
-        if one.user != other.user:
-            return f'turn {number}: "user" was another one'
-        if one.ask != other.ask:
-            return f'turn {number}: "ask" was {str(one.ask).lower()}'
+    for number, (before, after) in enumerate(zip(asked.turns, edited.turns, strict=True), 1):
+        if before.user != after.user:
+            return f'turn {number}: "user" differs'
+        if before.ask != after.ask:
+            return f'turn {number}: "ask" was {str(before.ask).lower()}'
     return None
 
 
-# What is printed
+# Output
 
 
 @dataclass(slots=True)
 class _TargetVerdicts:
-    """The verdicts of one target."""
+    """Counts of the verdicts of one target."""
 
     passed: int = 0
     failed: int = 0
@@ -274,7 +273,7 @@ def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _TargetV
 
 
 def _failures(run: Run, failed: int) -> Iterator[str]:
-    """Failed checks in the table's order, with their reasons."""
+    """Yield a line per failed check, in the order of the table, with its reason."""
     names = ("passed", "dialogue", "turn", "target", "repeat", "check", "reason")
     repeats = run.meta["repeats"] > 1
     shown = 0
@@ -295,7 +294,7 @@ def _notes(totals: Sequence[TargetSummary], counts: dict[str, _TargetVerdicts]) 
         for reason, number in count.reasons.items():
             yield f"note: {target}: {count_of(number, 'check')} without a verdict: {reason}"
         if count.errors:
-            yield f"note: {target}: {count_of(count.errors, 'check')} could not be carried out; they count as failed"
+            yield f"note: {target}: {count_of(count.errors, 'check')} could not run; they count as failed"
     simulated = [total.target for total in totals if total.simulated]
     if simulated:
         yield f"SIMULATED, no model was asked: {', '.join(simulated)}"

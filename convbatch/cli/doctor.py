@@ -1,7 +1,7 @@
-"""`convbatch doctor`: is what a run needs there? Configuration, keys, a gateway's list of models, one tiny question.
+"""`convbatch doctor`: check what a run needs: configuration, keys, a gateway's list of models, one short request.
 
-It never counts tokens through a gateway (some bill that as a generation), and asks nothing that costs unless a model is
-named.
+It never counts tokens through a gateway (some bill that as a generation), and sends nothing that costs unless a model
+is named.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], env: Ma
     code = ExitCode.OK
     for gateway in gateways:
         if gateway.base_url.startswith("simulator:"):
-            _print(f"{gateway.name}: built in; `convbatch run` starts it by itself")
+            _print(f"{gateway.name}: built in; `convbatch run` starts it")
             continue
         code = worst(code, await _list_models(gateway, env))
         for target in targets:

@@ -1,7 +1,7 @@
-"""`run --dry-run`: the plan, what it will come to, and how long the limits make it; nothing is sent, nothing kept.
+"""`run --dry-run`: print the plan, its calls, tokens and cost, and the shortest time that the limits allow.
 
-All of it goes to stdout. What a target will do is `estimation/estimator.py`, what is known of it
-`estimation/history.py`.
+Nothing is sent or stored; everything goes to stdout. Estimates come from `estimation/estimator.py`, the behaviour of a
+target in earlier runs from `estimation/history.py`.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ _HEADINGS = ("target", "", "calls", "input tokens", "output tokens", "cost")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What one target will do, and how that is known."""
+    """Estimate for one target, and its source."""
 
     target: Target
     plain: Mapping[str, Any]
-    """The target as it would stand in `run.json`."""
+    """The target as `run.json` would store it."""
     prices: PriceTable | None
     estimate: Estimate
     source: str
 
     @property
     def unpriced(self) -> bool:
-        """Can nobody say what it costs?"""
+        """Whether the cost is unknown."""
         return self.estimate.expected.cost is None
 
 
 def print_dry_run(options: RunOptions) -> ExitCode:
-    """`convbatch run --dry-run`: the exit code."""
+    """Print the plan and forecast of a run; return the exit code."""
     with prepare_dry_run(options) as plan:
         forecasts = forecast_targets(plan)
         show.print_lines(["dry run: nothing is sent and no folder is made", *plan_lines(plan, options)])
@@ -61,7 +61,7 @@ def print_dry_run(options: RunOptions) -> ExitCode:
 
 
 def forecast_targets(plan: DryRun) -> list[Forecast]:
-    """Every target's estimate, in the plan's order."""
+    """Return the forecast of every target, in the order of the plan."""
     found: list[Forecast] = []
     with open_reused_replies(plan.reuse) as reusable:
         for target, plain in zip(plan.targets, plan.meta["targets"], strict=True):
@@ -83,7 +83,7 @@ def forecast_targets(plan: DryRun) -> list[Forecast]:
 
 
 def _before_a_run(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
-    """What is missing, and how long the limits alone make it."""
+    """Return lines on missing keys and on the shortest time that the limits allow."""
     lines = [f"  no key yet: {name} is not set; a run needs it" for name in plan.missing_keys]
     owners: dict[tuple[str, str, str], list[Forecast]] = {}
     for one in forecasts:
@@ -98,7 +98,7 @@ def _before_a_run(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
 
 
 def shortest(limits: Limits, figures: Figures) -> str | None:
-    """The shortest time the limits allow, by the one that holds up most; None when none does."""
+    """Return the shortest time the limits allow and the limit that decides it; None if it is below a second."""
     rates = [(rate.count, rate.window_s) for rate in limits.rates]
     found: list[tuple[float, str]] = []
     if limits.rpm is not None:
@@ -139,7 +139,7 @@ def _cost(prices: PriceTable | None, cost: Decimal | None) -> str:
 
 
 def _sums(forecasts: Sequence[Forecast]) -> list[str]:
-    """One line a currency, where there is something to add."""
+    """Return a line per currency with the sum over its targets, if there are several targets."""
     priced: dict[str, list[Forecast]] = {}
     for one in forecasts:
         if one.prices is not None and not one.unpriced:
@@ -158,7 +158,7 @@ def _sum_line(currency: str, some: Sequence[Forecast]) -> str:
     parts = [f"low {_amount(total.low)}", f"expected {_amount(total.expected)}", f"high {_amount(total.high)}"]
     if total.upper_bound is not None:
         parts.append(f"at most {_amount(total.upper_bound)}")
-    return f"all that is billed in {currency}: {', '.join(parts)}"
+    return f"total billed in {currency}: {', '.join(parts)}"
 
 
 def _amount(figures: Figures) -> str:
@@ -166,7 +166,7 @@ def _amount(figures: Figures) -> str:
 
 
 def _budget(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
-    """Will the cap do? Amounts are added by the rates without which there would be no cap."""
+    """Return a line if the cap may be too small. A cap implies exchange rates between all currencies of the run."""
     cap = plan.max_cost
     if cap is None:
         return []
@@ -178,8 +178,8 @@ def _budget(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     if expected is None or high is None or high <= cap.amount:
         return []
     if expected > cap.amount:
-        return [f"the budget of {cap} will not do: {Money(amount=expected, currency=cap.currency)} are expected"]
-    return [f"the budget of {cap} may not do: up to {Money(amount=high, currency=cap.currency)}"]
+        return [f"the budget of {cap} is too small: {Money(amount=expected, currency=cap.currency)} expected"]
+    return [f"the budget of {cap} may be too small: up to {Money(amount=high, currency=cap.currency)}"]
 
 
 def _in_one_currency(
@@ -197,7 +197,7 @@ def _in_one_currency(
 
 
 def _notes(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
-    """What a reader must know to read the figures right."""
+    """Return what a reader must know to interpret the figures."""
     by_source: dict[str, list[str]] = {}
     for one in forecasts:
         by_source.setdefault(one.source, []).append(one.target.name)
@@ -212,15 +212,15 @@ def _notes(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
         most = plan.meta["judges_needed"] * plan.meta["repeats"] * len(forecasts)
         lines.append(f"judge {judge}: at most {count_of(most, 'question')}, not in these figures")
     if any(one.prices is not None for one in forecasts):
-        lines.append("input is counted at its full price: what a gateway reads from a cache costs less")
+        lines.append("input is counted at full price; cached input costs less")
     if any(one.estimate.upper_bound is None for one in forecasts):
-        lines.append('no "at most" where nothing limits a reply: --max-output-tokens N, or max_output_tokens')
+        lines.append('no "at most" without a limit on replies: set --max-output-tokens N or max_output_tokens')
     return lines
 
 
 def _price_line(one: Forecast) -> str:
     name = one.target.name
     if one.prices is not None:
-        return f"{name}: no price of {one.prices.source} holds now"
+        return f"{name}: no price of {one.prices.source} is valid now"
     example = price_config_example(one.plain)
-    return f"{name}: no price is known; to have one, add to the config, above its tables: {example}"
+    return f"{name}: no known price; add one to the config, above its tables: {example}"

@@ -1,7 +1,7 @@
-"""The commands: parse, call one function, print. No logic worth testing without Typer lives here.
+"""The commands: parse, call one function, print; and the process around them: streams, signals, exit codes.
 
-Everything heavy (pandas, pyarrow, aiohttp, pydantic) is imported inside the command that needs it, so `--help` costs
-what a bare Typer app costs.
+Heavy modules (pandas, pyarrow, aiohttp, pydantic) are imported inside the command that needs them, so that `--help` is
+as fast as that of a bare Typer app.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its locals would show keys
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help=(
-        "Replay scripted multi-turn dialogues against language models and collect what comes back.\n\n"
+        "Replay scripted multi-turn dialogues against language models and collect the replies.\n\n"
         "Try it without a key, against the built-in simulator:\n\n"
         "    convbatch run datasets/quickstart.jsonl\n\n"
-        "then, with the folder it names: convbatch table latest --wide reply"
+        "then look at the replies: convbatch table latest --wide reply"
     ),
 )
 
 
 def main() -> None:
-    """Everything from the command line to the exit code; `__main__.py` calls it."""
+    """Run the command line and exit with its code; called by `__main__.py`."""
     _repair_std_streams()
     _install_signal_handlers()
     try:
         app()
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)  # another Ctrl-C while the first one was being answered
+        sys.exit(ExitCode.INTERRUPTED)  # a second Ctrl-C while the first one was being handled
     except SystemExit as end:
-        for number in TERMINATION_SIGNALS:  # all is done and said: what comes now must not change the exit code
+        for number in TERMINATION_SIGNALS:  # everything is printed: a late signal must not change the exit code
             signal.signal(number, signal.SIG_IGN)
-        # Small outputs leave their buffer only now, and Python would turn a failure into an exit code of its own.
+        # Small outputs are flushed only now, and Python would turn a failure here into an exit code of its own.
         try:
             sys.stdout.flush()
         except OSError as error:
@@ -69,10 +69,10 @@ def main() -> None:
 
 
 def _repair_std_streams() -> None:
-    """Make the three standard streams usable, whatever the process was given; to be called before any file is opened.
+    """Make the three standard streams usable; must be called before any file is opened.
 
-    A closed one (`>&-`) becomes /dev/null: else the next file opened, perhaps the journal, would take its number and be
-    printed into. A character that the locale cannot write (GBK, ASCII) is escaped instead of ending the program.
+    A closed stream (`>&-`) becomes /dev/null: otherwise the next file opened, perhaps the journal, would get its number
+    and receive the output. A character that the locale cannot encode (GBK, ASCII) is escaped instead of raising.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -89,9 +89,9 @@ def _repair_std_streams() -> None:
 
 
 def _install_signal_handlers() -> None:
-    """SIGTERM and a closed terminal end the program as Ctrl-C does: drafts are removed, and a table is told from none.
+    """Make SIGTERM and SIGHUP end the program as Ctrl-C does, so that temporary files are removed.
 
-    While requests are in flight the session has its own rules; what is ignored (`nohup`) stays so.
+    While requests are in flight the session has its own handlers. A signal that is ignored (`nohup`) stays ignored.
     """
     for number in TERMINATION_SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -99,7 +99,7 @@ def _install_signal_handlers() -> None:
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """One place where exceptions become exit codes: ours without a traceback, a bug with one and exit 70."""
+    """Turn exceptions into exit codes: `ConvbatchError` without a traceback, a bug with one and exit 70."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -110,7 +110,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             _log_text("convbatch: interrupted")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except Exception as error:  # noqa: BLE001  # the process's edge: what is not known here is our bug
+        except Exception as error:  # noqa: BLE001  # the edge of the process: an unexpected exception is a bug
             raise typer.Exit(_report_error(error)) from None
 
     return run
@@ -120,13 +120,13 @@ _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def _report_error(error: Exception) -> ExitCode:
-    """Say what went wrong; the exit code."""
+    """Print what went wrong; return the exit code."""
     if isinstance(error, ConvbatchError):
         for problem in error.problems:
             _log_text(f"error: {problem}")
         return error.exit_code
     if isinstance(error, BrokenPipeError):
-        _drop_output()  # whoever read our output has gone (`convbatch table … | head`): not an error
+        _drop_output()  # the reader of our output has exited (`convbatch table … | head`): not an error
         return ExitCode.OK
     if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS and error.filename is None:
         _drop_output()
@@ -210,9 +210,9 @@ def resume_command(options: ResumeOptions) -> ExitCode:
 @guarded
 def validate(
     dataset: Datasets,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: counts and every problem.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object: counts and every problem.")] = False,
 ) -> None:
-    """Check dataset files: every problem, with its place and how to mend it. Exit 2 when there is any.
+    """Check dataset files; print every problem with its place and a fix. Exit 2 if there is any.
 
     Example: convbatch validate datasets/quickstart.jsonl
     """
@@ -225,15 +225,15 @@ def validate(
 @guarded
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A file of dialogues in any known form.", readable=False)
+        Path, typer.Argument(metavar="IN", help="A file of dialogues in any known format.", readable=False)
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
-    from_format: Annotated[str | None, typer.Option("--from", help="Insist on this form instead of looking.")] = None,
+    from_format: Annotated[str | None, typer.Option("--from", help="Format of IN; default: detected.")] = None,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Take MT-Bench reference answers as scripted replies.")
+        bool, typer.Option("--reference", help="Use MT-Bench reference answers as scripted replies.")
     ] = False,
 ) -> None:
-    """Turn dialogues of another form (Gemini, OpenAI, ShareGPT, MT-Bench) into the canonical one.
+    """Convert dialogues of another format (Gemini, OpenAI, ShareGPT, MT-Bench) to the canonical one.
 
     Example: convbatch convert mt_bench_questions.jsonl mt.jsonl
     """
@@ -265,7 +265,7 @@ def table(
         Path | None, typer.Option("-o", "--out", help="Write FILE.csv, FILE.parquet or FILE.json instead.")
     ] = None,
 ) -> None:
-    """The rows of a run, or with --wide the same dialogue side by side across targets.
+    """Print the rows of a run, or with --wide the targets side by side.
 
     Example: convbatch table latest --wide reply
     """
@@ -286,7 +286,7 @@ def table(
 @guarded
 @takes(CheckOptions)
 def check(options: CheckOptions) -> ExitCode:
-    """Judge stored replies again. Only a --judge is called; the options below the first panel are for its calls.
+    """Judge stored replies again. Nothing is sent except to a --judge; all other panels are options for its calls.
 
     Example: convbatch check latest --dataset my-edited.jsonl --fail-under 0.95
     """
@@ -305,7 +305,7 @@ def show_command(
     ] = False,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
 ) -> None:
-    """Transcripts in the terminal, targets side by side.
+    """Print transcripts, the targets side by side.
 
     Example: convbatch show latest dates-zh
     """
@@ -329,7 +329,7 @@ def report(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("-c", "--config", help="Take prices and rates of this file instead of the run's own."),
+        typer.Option("-c", "--config", help="Use prices and rates of this file instead of the run's own."),
     ] = None,
     currency: Annotated[
         str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")
@@ -345,11 +345,12 @@ def report(
         ),
     ] = None,
     bill_form: Annotated[
-        str | None, typer.Option("--bill-form", metavar="NAME", help="Its form: new-api, or a [bills.NAME] table.")
+        str | None,
+        typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Usage, cost, time, finish reasons and errors of runs, in groups.
+    """Print usage, cost, time, finish reasons and errors of runs, in groups.
 
     Example: convbatch report latest --by target,turn
     """
@@ -361,13 +362,13 @@ def report(
     for path in out or ():
         check_suffix(path, reporting_render.REPORT_PARTS)
     keys = grouping(by or DEFAULT_BY)
-    told = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
+    report_sections = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
     for path in out or ():
-        write_content(reporting_render.report_content(told, keys), path)
+        write_content(reporting_render.report_content(report_sections, keys), path)
     if json:
-        typer.echo(printable_json(reporting_render.to_json(told, keys).decode()), nl=False)
+        typer.echo(printable_json(reporting_render.to_json(report_sections, keys).decode()), nl=False)
     elif not out:
-        reporting_render.to_terminal(told)
+        reporting_render.to_terminal(report_sections)
 
 
 @app.command()
@@ -378,29 +379,29 @@ def compare(
     metric: Annotated[
         str | None,
         option(
-            "--metric", help="The one that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
+            "--metric", help="Metric that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
         ),
     ] = None,
     margin: Annotated[
         float | None,
-        option("--margin", help="Harm still accepted; default 0.02, of tokens, cost, latency 0.05."),
+        option("--margin", help="Largest accepted loss; default 0.02; for tokens, cost and latency 0.05."),
     ] = None,
-    alpha: Annotated[float, option("--alpha", help="Level of the gate.")] = 0.05,
+    alpha: Annotated[float, option("--alpha", help="Significance level.")] = 0.05,
     fail_on: Annotated[
         str | None,
         option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
     ] = None,
-    strict: Annotated[bool, option("--strict", help="A regression within the margin fails as well.")] = False,
+    strict: Annotated[bool, option("--strict", help="Fail on a regression within the margin as well.")] = False,
     allow_mismatch: Annotated[
-        bool, option("--allow-mismatch", help="Compare although dialogues, history or checks differ.")
+        bool, option("--allow-mismatch", help="Compare even if dialogues, history or checks differ.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         list[Path] | None,
         typer.Option("-o", "--out", help="Write FILE.md, .json, or .xml (JUnit) as well; repeatable."),
     ] = None,
 ) -> None:
-    """Did the candidate get worse? Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
+    """Test whether the candidate is worse than the base. Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
 
     Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator
     """
@@ -414,21 +415,21 @@ def compare(
     rules = ComparisonRules(
         metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on)
     )
-    told = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+    comparison = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
     for path in out or ():
-        write_content(comparison_render.comparison_content(told), path)
+        write_content(comparison_render.comparison_content(comparison), path)
     with ignoring_broken_pipe():
         if json:
-            typer.echo(printable_json(comparison_render.to_json(told).decode()), nl=False)
+            typer.echo(printable_json(comparison_render.to_json(comparison).decode()), nl=False)
         else:
-            comparison_render.to_terminal(told)
-    raise typer.Exit(told.exit_code)
+            comparison_render.to_terminal(comparison)
+    raise typer.Exit(comparison.exit_code)
 
 
 @app.command()
 @guarded
 def runs() -> None:
-    """Run folders under results/ with their state and how far they are."""
+    """List the run folders under results/ with their state and progress."""
     from convbatch.cli import show
     from convbatch.journal.run_folder import list_runs
     from convbatch.results.run import RESULTS
@@ -452,22 +453,26 @@ def doctor(options: DoctorOptions) -> ExitCode:
 @app.command()
 @guarded
 def simulate(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
-    latency: Annotated[str, typer.Option("--latency", help="Before a reply, e.g. 50ms.")] = "0",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 0,
+    latency: Annotated[str, typer.Option("--latency", help="Delay before a reply, e.g. 50ms.")] = "0",
     rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="Requests per minute, per key and model.")] = None,
     tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="Tokens per minute, per key and model.")] = None,
     rpd: Annotated[int | None, typer.Option("--rpd", min=1, help="Requests per day, per key and model.")] = None,
     limit_model: Annotated[
-        str, typer.Option("--limit-model", help="How the server counts: fixed | sliding | bucket | quantised.")
+        str, typer.Option("--limit-model", help="How limits are counted: fixed | sliding | bucket | quantised.")
     ] = "sliding",
-    faults: Annotated[Path | None, typer.Option("--faults", help="A script of what goes wrong when.")] = None,
-    script: Annotated[
-        list[Path] | None, typer.Option("--script", help="Datasets whose scripted replies sim-good gives.")
+    faults: Annotated[
+        Path | None, typer.Option("--faults", help="A fault script: which requests fail, and how.")
     ] = None,
-    ledger: Annotated[Path | None, typer.Option("--ledger", help="Write every request here as JSON lines.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, model and history: same answer.")] = 0,
+    script: Annotated[
+        list[Path] | None, typer.Option("--script", help="Datasets with the scripted replies of sim-good.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="Write every request to this file, as JSON lines.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed, model and history give the same reply.")] = 0,
 ) -> None:
-    """Run the simulator as a server that speaks the Gemini and OpenAI wires; ends with Ctrl-C.
+    """Run the simulator as a server of the Gemini and OpenAI protocols; ends with Ctrl-C.
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """

@@ -1,4 +1,4 @@
-"""The command to go on with, as text that can be pasted into a shell."""
+"""The next command, as text that can be pasted into a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a run, a dry run or a judge, as lines of text: what is asked, where, under which limits."""
+"""Lines of text that describe the plan of a run, a dry run or a judge: what is asked, where, under which limits."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 
 class Planned(Protocol):
-    """A sitting, or one that only stands on paper."""
+    """A session or a dry run."""
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """What stands in `run.json`."""
+        """Content of `run.json`."""
         ...
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Who is asked."""
+        """Targets to ask."""
         ...
 
     @property
     def max_cost(self) -> Money | None:
-        """The cap on what it may cost."""
+        """Cost cap of the whole run."""
         ...
 
     @property
     def rules(self) -> RunRules:
-        """How it is played."""
+        """Concurrency, retries, history mode and the like."""
         ...
 
 
 def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
-    """The plan as a person reads it before anything is sent."""
+    """Return the plan of a run, to be read before anything is sent."""
     meta = planned.meta
     dataset = meta["dataset"]
     repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
@@ -66,30 +66,32 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
 
 
 def endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[str]:
-    """Where requests go, under which limits, and what the environment had to say."""
+    """Return where requests go, under which limits, and which options the environment set."""
     lines = [f"  {target.name}: {_target_line(target, session)}" for target in session.targets]
     for target in session.targets:
         if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
             lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
     if session.max_cost is not None:
-        lines.append(f"  at most {session.max_cost} in all: the worst case of a call is set aside before it leaves")
+        lines.append(
+            f"  cost cap {session.max_cost}: the highest possible cost of a request is reserved before it is sent"
+        )
     if from_environment:
         lines.append(f"  options from the environment: {', '.join(from_environment)}")
     return lines
 
 
 def judge_lines(judge_spec: SessionSpec) -> list[str]:
-    """Who is asked for an opinion, and where."""
+    """Return which judge is asked, where, and within which cost cap."""
     judge = judge_spec.targets[0]
     lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judge_spec)}"]
     if judge_spec.max_cost is not None:
-        lines.append(f"  at most {judge_spec.max_cost} in all, what the run has spent included")
+        lines.append(f"  cost cap {judge_spec.max_cost}, including what the run has spent")
     return lines
 
 
 def unused_judge_lines(result: SessionResult) -> list[str]:
-    """What is said where a judge was named for nothing."""
-    return [] if result.rows else ["note: the judge has nothing to judge: no reply that came has an llm_rubric check"]
+    """Return a note if the judge of this session had nothing to judge."""
+    return [] if result.rows else ["note: the judge has nothing to judge: no received reply has an llm_rubric check"]
 
 
 def _target_line(target: Target, session: Planned) -> str:

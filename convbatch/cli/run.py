@@ -1,6 +1,6 @@
-"""What a person sees before and after a sitting: the plan, the closing table, the exact next command, the exit code.
+"""`convbatch run` and `resume`: print the plan, run the session and its judge, print closing table and next command.
 
-The sitting itself is `session/session.py`. The plan and all notes go to stderr, the closing table to stdout.
+The session itself is `session/session.py`. The plan and all notes go to stderr, the closing table to stdout.
 """
 
 from __future__ import annotations
@@ -30,26 +30,28 @@ if TYPE_CHECKING:
     from convbatch.results.run import Run
 
 REASONS_SHOWN = 3
+BUGS_SHOWN = 3
+REBUILT = "the journal is complete: the next command that reads the run rebuilds the table"
 _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 
 def run(options: RunOptions) -> ExitCode:
-    """`convbatch run`: the exit code."""
+    """Prepare and run a new run; return the exit code."""
     spec = prepare_run(options)
     _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
     return _finish(spec)
 
 
 def resume(options: ResumeOptions) -> ExitCode:
-    """`convbatch resume`: the exit code."""
+    """Prepare and run another session of a run; return the exit code."""
     spec = prepare_resume(options)
-    head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.meta['planned']['rows'], 'row')} in all"
+    head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.meta['planned']['rows'], 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
     for path in changed_sources(spec.meta):
         reusing = RunOptions(datasets=(Path(path),), reuse=str(spec.folder.path))
         _log_lines(
             [
-                f"note: {path} has changed since this run copied it; the run goes on with its copy",
+                f"note: {path} has changed since this run copied it; the run continues with its copy",
                 f"      for the new content: {command_line('run', reusing)}",
             ]
         )
@@ -57,36 +59,36 @@ def resume(options: ResumeOptions) -> ExitCode:
 
 
 def _finish(spec: SessionSpec) -> ExitCode:
-    """Play a sitting and its judge, print what came of it; return the exit code.
+    """Run a session and then its judge, print the results, return the exit code.
 
-    Once `play` has returned, replies may have been paid for: whatever goes wrong from then on is printed beside the
-    tables and never instead of them.
+    Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
+    never instead of them.
     """
     try:
         result = run_session(spec)
     except JournalError as error:  # nothing was sent
         _log_error(error)
         return ExitCode.JOURNAL
-    except KeyboardInterrupt:  # before the first request or after the last reply: between them it is the runner's
-        _log_lines(["interrupted; what is open can be finished with:", f"  {resume_line(spec.folder)}"])
+    except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
+        _log_lines(["interrupted; finish the open turns with:", f"  {resume_line(spec.folder)}"])
         return ExitCode.INTERRUPTED
     judge_result = _run_judge(spec, result)
     results = [result] if judge_result is None else [result, judge_result]
-    for bug in [bug for one in results for bug in one.bugs][:3]:
+    for bug in [bug for each in results for bug in each.bugs][:BUGS_SHOWN]:
         _log_lines([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
     if result.error is not None:
         _log_error(result.error)
     with _ignore_hangup() if results[-1].reason == "interrupted" else nullcontext():
         code, remaining = _closing_table(spec)
-    # The sitting counts the rows it came to see; one that was stopped early has not come to see all that are finished,
-    # and of a journal that somebody else has shortened it does not know.
+    # The table counts better than the session: a session that stopped early has not seen every finished row, and does
+    # not notice when another program shortens the journal.
     remaining = remaining or Remaining(result.open_turns, 0)
     _log_lines(_closing_lines(spec, results, remaining))
-    return worst(*(one.exit_code for one in results), code, ExitCode.INCOMPLETE if remaining.open else ExitCode.OK)
+    return worst(*(each.exit_code for each in results), code, ExitCode.INCOMPLETE if remaining.open else ExitCode.OK)
 
 
 def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None:
-    """Ask the judge of a run about its replies; None where there is none to ask."""
+    """Ask the judge of a run about its replies; return None if there is nothing to ask or no judge."""
     try:
         judge_spec = prepare_judging_after(spec, result)
         if judge_spec is None:
@@ -105,14 +107,14 @@ def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None
 
 
 def judge_error_lines(spec: SessionSpec, error: ConvbatchError) -> list[str]:
-    """What kept the judge of a run from being asked about all its replies."""
+    """Return the reason why the judge of a run was not asked about all its replies."""
     judge = spec.meta["options"].get("judge")
     return [f"note: the judge {judge} could not be asked; the replies are kept", *_complaints(error)]
 
 
 @contextmanager
 def _ignore_hangup() -> Generator[None]:
-    """A terminal that closes says so twice; the second time shall not cost the table."""
+    """Ignore SIGHUP: a closing terminal sends it twice, and the second one must not cost the closing table."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -121,7 +123,7 @@ def _ignore_hangup() -> Generator[None]:
 
 
 class Remaining(NamedTuple):
-    """What a `resume` would ask."""
+    """Number of turns that a `resume` would ask."""
 
     open: int
     behind_errors: int
@@ -129,23 +131,23 @@ class Remaining(NamedTuple):
 
 
 def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
-    """Write `turns.parquet` and print the table a target; the exit code of that, and what is left to ask."""
+    """Write `turns.parquet` and print a table with a row per target; return the exit code of that and what remains."""
     from convbatch.cli import show
     from convbatch.results.cache import write_turns
     from convbatch.results.judge_costs import judge_totals
     from convbatch.results.run import load
 
-    code, left = ExitCode.OK, None
+    code, remaining = ExitCode.OK, None
     try:
         try:
             write_turns(spec.folder)
         except JournalError as error:
             _log_error(error)
-            _log_lines(["the journal is whole: any reader rebuilds the table from it"])
+            _log_lines([REBUILT])
             code = worst(code, ExitCode.JOURNAL)
         run = load(spec.folder.path)
         totals = run.summary()
-        left = Remaining(sum(total.pending + total.error for total in totals), 0)
+        remaining = Remaining(sum(total.pending + total.error for total in totals), 0)
         show.print_summary(totals)
         show.print_lines([str(total) for total in judge_totals(run)])
         fail_under = spec.meta["options"].get("fail_under")
@@ -156,39 +158,37 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
         if any(total.error for total in totals):
             _log_lines(_failure_lines(run))
             if any(total.skipped for total in totals):
-                left = left._replace(behind_errors=_count_behind_errors(run))
+                remaining = remaining._replace(behind_errors=_count_behind_errors(run))
     except KeyboardInterrupt:
-        _log_lines(
-            ["interrupted while the table was written; the journal is whole: any reader rebuilds the table from it"]
-        )
+        _log_lines(["interrupted while the table was written", REBUILT])
         code = worst(code, ExitCode.INTERRUPTED)
     except OSError as error:
         drop_output()
         if not isinstance(error, BrokenPipeError):
             _log_lines([f"the closing table could not be printed: {error.strerror}"])
-    except ConvbatchError as error:  # somebody else was at the folder meanwhile
+    except ConvbatchError as error:  # another program changed the folder meanwhile
         _log_error(error)
         code = worst(code, ExitCode.JOURNAL)
-    return code, left
+    return code, remaining
 
 
 def _failure_lines(run: Run) -> list[str]:
-    """Why turns failed, the commonest reasons first, each in the words of one of its turns."""
+    """Return why turns failed, the most frequent reasons first, each with the message of one of its turns."""
     from convbatch.results.parquet import read_rows
 
     counts: Counter[tuple[str, str]] = Counter()
-    words: dict[tuple[str, str], str] = {}
+    messages: dict[tuple[str, str], str] = {}
     for status, target, kind, text in read_rows(run.turns_path, ("status", "target", "error_kind", "error_message")):
         if status == "error":
             counts[target, kind] += 1
-            words.setdefault((target, kind), " ".join((text or "").split())[:160])
+            messages.setdefault((target, kind), " ".join((text or "").split())[:160])
     common = [(target, kind, count) for (target, kind), count in counts.most_common(REASONS_SHOWN)]
-    lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {words[target, kind]}" for target, kind, n in common]
+    lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {messages[target, kind]}" for target, kind, n in common]
     return [*lines, f"see them all: convbatch show {_display_folder(run.folder)} --failed"]
 
 
 def _count_behind_errors(run: Run) -> int:
-    """Turns skipped behind a failed one: they are not open, but `resume` asks them, too."""
+    """Count turns skipped behind a failed one: they are not open, but `resume` asks them as well."""
     from convbatch.results.parquet import read_rows
 
     rows = read_rows(run.turns_path, ("status", "error_message"))
@@ -196,10 +196,10 @@ def _count_behind_errors(run: Run) -> int:
 
 
 def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
-    shown = _display_folder(spec.folder)
+    folder = _display_folder(spec.folder)
     result = results[-1]
-    lines = [f"{target} is parked: {reason}" for one in results for target, reason in one.suspended.items()]
-    lines.append(f"run folder: {shown}")
+    lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
+    lines.append(f"run folder: {folder}")
     questions = _open_questions(result) if len(results) > 1 else ""
     if remaining.open or questions:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(result.reason, "")
@@ -210,7 +210,7 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
         lines.append(f"  {resume_line(spec.folder, budget)}")
     else:
         several = len(spec.targets) > 1
-        lines.append(f"next: convbatch table {shown}{' --wide reply' if several else ''}")
+        lines.append(f"next: convbatch table {folder}{' --wide reply' if several else ''}")
     return lines
 
 

@@ -1,7 +1,7 @@
-"""Runs in the terminal: the closing table, rows, targets side by side, transcripts, the list of runs.
+"""Print runs: the closing table, rows, targets side by side, transcripts, the list of runs.
 
-It decides layout and nothing else: every number comes from `results/run.py`. All text from outside passes `printable`
-on its way to a screen; a table that goes into a pipe or a file is plain CSV instead, for the next program.
+Only layout is decided here: every number comes from `results/`. External text passes `printable` before it reaches a
+terminal. A table that goes to a pipe or a file is plain CSV instead.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 CHUNK_ROWS = 200
-"""Rows laid out together; later ones keep the first chunk's columns, so that memory does not grow with the table."""
+"""Rows laid out together; later chunks keep the widths of the first, so that memory does not grow with the table."""
 WIDE_CELL_LINES = 4
 SIDE_BY_SIDE_WIDTH = 36
-"""Narrower columns than this are stacked."""
+"""Columns narrower than this are stacked."""
 _STYLES = {
     "ok": "green",
     "blocked": "yellow",
@@ -48,12 +48,12 @@ _CAPS = {
     "dialogue": 0.17, "target": 0.25, "repeat": 0.1, "turn": 0.1, "status": 0.1, "finish_reason": 0.12,
     "output_tokens": 0.1, "latency_s": 0.1,
 }  # fmt: skip
-"""The columns before the reply, each with the share of the screen it may take."""
+"""Columns before the reply, each with the largest share of the screen width it may have."""
 
 
 def state_notes(run: Run) -> list[str]:
-    """What a reader of a run must know beside its rows: damage in the journal, parked targets."""
-    notes = [f"note: {target} is parked: {reason}" for target, reason in run.suspended.items()]
+    """Return notes on damage in the journal and on suspended targets."""
+    notes = [f"note: {target} is suspended: {reason}" for target, reason in run.suspended.items()]
     if run.damaged_places:
         what = f"note: {run.damaged_places} damaged places in the journal are left out"
         notes.insert(0, f"{what}; `convbatch resume --salvage`")
@@ -61,17 +61,17 @@ def state_notes(run: Run) -> list[str]:
 
 
 def print_summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = None) -> None:
-    """The closing table, one line a target, and below it whatever else a reader must know.
+    """Print the closing table, a row per target, and notes below it.
 
     Args:
-        summaries: From `tables.summarise_run`.
+        summaries: From `Run.summary`.
         file: Where to print; default stdout.
     """
     console = tables.console(file)
     table = tables.make_table("target", *((name, "right") for name in _SUMMARY))
     priced = any(total.spent is not None or not total.simulated for total in summaries)
     currencies = {total.currency for total in summaries if total.currency is not None}
-    if priced:  # the simulator costs nothing, and a column of dashes says nothing
+    if priced:  # the simulator costs nothing: a column of dashes would be noise
         table.add_column(
             tables.single_line_text(currencies.copy().pop() if len(currencies) == 1 else "cost", "bold"),
             justify="right",
@@ -95,7 +95,7 @@ def print_summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = 
 
 
 def print_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
-    """A table of texts and figures; from the third column on it is figures."""
+    """Print a table whose first two columns are text and whose other columns are figures."""
     grid = tables.make_table(*headings[:2], *((name, "right") for name in headings[2:]))
     for row in rows:
         grid.add_row(*map(tables.single_line_text, row))
@@ -103,14 +103,14 @@ def print_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, fil
 
 
 def print_lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
-    """Lines of their own, not wrapped."""
+    """Print lines without wrapping them."""
     console = tables.console(file)
     for text in texts:
         console.print(tables.single_line_text(text), soft_wrap=True)
 
 
 def print_table(run: Run, *, file: IO[str] | None = None) -> None:
-    """The rows of a run: the most telling columns on a terminal, all of them as CSV anywhere else."""
+    """Print the rows of a run: the most important columns on a terminal, all columns as CSV elsewhere."""
     if not _is_terminal(file):
         _print_csv(run.turn_rows(), file)
         return
@@ -124,10 +124,10 @@ def print_table(run: Run, *, file: IO[str] | None = None) -> None:
 
 
 def print_wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None:
-    """The targets side by side: cut to a few lines a cell on a terminal, whole as CSV anywhere else.
+    """Print the targets side by side: a few lines per cell on a terminal, whole cells as CSV elsewhere.
 
     Raises:
-        SetupError: There is no such wide form.
+        SetupError: `value` is not a column of the wide table.
     """
     rows = run.wide_rows(value)
     if not _is_terminal(file):
@@ -152,7 +152,7 @@ def print_transcript(
     target: str | None = None,
     file: IO[str] | None = None,
 ) -> int:
-    """What was said, dialogue by dialogue, the targets side by side where the terminal is wide enough.
+    """Print transcripts, dialogue by dialogue, the targets side by side if the terminal is wide enough.
 
     Args:
         run: The run.
@@ -162,7 +162,7 @@ def print_transcript(
         file: Where to print; default stdout.
 
     Returns:
-        How many dialogues were printed.
+        The number of dialogues printed.
 
     Raises:
         SetupError: No such dialogue or target in this run.
@@ -172,15 +172,15 @@ def print_transcript(
     console = tables.console(file)
     printed = 0
     for dialogue, columns in _transcripts(run, dialogue_id):
-        kept = [column for column in columns if target in (None, column.target) and (not failed or column.has_failed)]
-        if kept:
-            _print_dialogue(console, dialogue, kept, run.targets)
+        chosen = [column for column in columns if target in (None, column.target) and (not failed or column.has_failed)]
+        if chosen:
+            _print_dialogue(console, dialogue, chosen, run.targets)
             printed += 1
     return printed
 
 
 def print_runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
-    """Run folders, one a line: state, done of planned, failed, cost, targets. A folder that cannot be read says why."""
+    """Print a line per run folder: state, progress, cost, targets; or why the folder cannot be read."""
     console = tables.console(file)
     grid = tables.make_table(
         "run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), ("cost", "right"), "targets"
@@ -204,7 +204,7 @@ _SUMMARY: dict[str, Callable[[TargetSummary], float | None]] = {
 
 
 def _lacks_price(total: TargetSummary) -> bool:
-    """Nobody expects a price of the simulator, unless some of its replies have one."""
+    """Whether costs are missing; for the simulator only if some of its replies have a price."""
     return bool(total.unpriced) and (total.spent is not None or not total.simulated)
 
 
@@ -222,7 +222,7 @@ def _possibly_paid(total: TargetSummary) -> str:
 
 def _notes(total: TargetSummary) -> Iterator[str]:
     answered = total.turns - total.skipped - total.pending
-    said = [
+    notes = [
         f"{total.pending:,} pending" if total.pending else "",
         f"{total.skipped:,} skipped" if total.skipped else "",
         f"{total.reused:,} reused" if total.reused else "",
@@ -231,10 +231,10 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",
         f"{count_of(total.undecided, 'dialogue')} neither passed nor failed" if total.undecided else "",
         f"{total.reasoning_tokens:,} of the output tokens are reasoning" if total.reasoning_tokens else "",
-        f"{total.unpriced:,} without a cost (`convbatch report` says why)" if _lacks_price(total) else "",
+        f"{total.unpriced:,} without a cost (see `convbatch report`)" if _lacks_price(total) else "",
     ]
-    if any(said):
-        yield f"{total.target}: " + ", ".join(filter(None, said))
+    if any(notes):
+        yield f"{total.target}: " + ", ".join(filter(None, notes))
 
 
 def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
@@ -254,13 +254,13 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         f"{sum(total.error for total in totals):,}",
         _spent_by_currency(totals),
         tables.single_line_text(
-            ", ".join(f"{target} (parked)" if target in suspended else target for target in run.targets)
+            ", ".join(f"{target} (suspended)" if target in suspended else target for target in run.targets)
         ),
     )
 
 
 def _spent_by_currency(totals: Sequence[TargetSummary]) -> Text:
-    """One currency a line."""
+    """Return the cost of a run, a line per currency."""
     from rich.text import Text
 
     spent: dict[str, Decimal] = {}
@@ -272,7 +272,7 @@ def _spent_by_currency(totals: Sequence[TargetSummary]) -> Text:
 
 
 class _TurnRow(NamedTuple):
-    """One row of the table, as far as a transcript shows it."""
+    """The columns of a row that a transcript shows."""
 
     dialogue_index: int
     target: str
@@ -298,7 +298,7 @@ class _TurnRow(NamedTuple):
 
 
 class _TranscriptColumn(NamedTuple):
-    """What one target said in one repeat of a dialogue."""
+    """The replies of one target in one repeat of a dialogue."""
 
     target: str
     repeat: int
@@ -310,7 +310,7 @@ class _TranscriptColumn(NamedTuple):
 
 
 def _transcripts(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
-    """Each dialogue with what was said to it; of only one, when it is named."""
+    """Yield each dialogue, or the named one, with the replies to it."""
     wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
     only = None if wanted is None else ("dialogue_index", wanted)
     rows = (_TurnRow(*row) for row in read_rows(run.turns_path, _TurnRow._fields, only=only))
@@ -330,7 +330,7 @@ def _index_of(run: Run, dialogue_id: str) -> int:
     for index, dialogue in read_copy(run.folder.dataset):
         if dialogue.id == dialogue_id:
             return index
-        if len(names) < 10_000:  # enough to guess from
+        if len(names) < 10_000:  # enough for a suggestion
             names.append(dialogue.id)
     close = nearest(dialogue_id, names)
     examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
@@ -390,18 +390,17 @@ def _reply(column: _TranscriptColumn, turn_row: _TurnRow) -> Text:
 
 
 def _facts(turn_row: _TurnRow) -> str:
-    """Status, reason, tokens, cost, time: what stands below a reply."""
+    """Return the line below a reply: status, reason, tokens, cost, time."""
     reason = turn_row.finish_reason
     if reason is not None and turn_row.finish_reason_raw not in (None, reason, reason.upper()):
         reason = f"{reason} ({turn_row.finish_reason_raw})"
-    given, taken = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
-    given, taken = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
+    input_tokens, output_tokens = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
     thinking = f" ({turn_row.reasoning_tokens:,} reasoning)" if turn_row.reasoning_tokens else ""
     facts = [
         turn_row.status,
         reason,
         ": ".join(part for part in (turn_row.error_kind, turn_row.error_message) if part is not None),
-        None if reason is None else f"{given} in, {taken} out{thinking}",
+        None if reason is None else f"{input_tokens} in, {output_tokens} out{thinking}",
         None if turn_row.cost is None else f"{display_amount(exact(turn_row.cost))} {turn_row.currency}",
         None if turn_row.latency_s is None else f"{tables.number_text(turn_row.latency_s)} s",
         f"{turn_row.attempts} attempts" if turn_row.attempts > 1 else None,
@@ -412,7 +411,7 @@ def _facts(turn_row: _TurnRow) -> str:
 
 
 def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
-    """A table of one-line rows whose last column takes what room is left."""
+    """Print a table of one-line rows; the last column gets the remaining width."""
     headings = {"finish_reason": "finish", "output_tokens": "out", "latency_s": "s", "repeat": "rep"}
     right = {"repeat", "turn", "output_tokens", "latency_s"}
     widths: list[int] = []
@@ -441,7 +440,7 @@ def _widths(room: int, names: Sequence[str], rows: Sequence[Sequence[str]]) -> l
 
 
 def _with_reason(row: Sequence[Any]) -> Sequence[Any]:
-    """The row without its last cell, which speaks where there is no reply."""
+    """Return the row without its last cell, the error message, which replaces a missing reply."""
     *cells, reply, reason = row
     return [*cells, reason if reply is None and reason is not None else reply]
 
@@ -455,7 +454,7 @@ def _is_terminal(file: IO[str] | None) -> bool:
 
 
 def _line(label: str, text: str, style: str) -> Table:
-    """A label and its text, which is wrapped beside it."""
+    """Return a label with its text, which is wrapped beside it."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 1, 0, 0))
@@ -472,7 +471,7 @@ def _indented(content: RenderableType) -> RenderableType:
 
 
 def _wide_cell(cell: Any, status: Any, room: int) -> Text:
-    """A cell of the wide table; where there is no value, the row's status stands for it."""
+    """Return a cell of the wide table; the status of the row if there is no value."""
     if cell is None:
         return (
             tables.single_line_text(tables.NONE)

@@ -1,6 +1,6 @@
-"""`convbatch validate`: every problem of a dataset as it is found, then counts.
+"""`convbatch validate`: print every problem of a dataset as it is found, then counts.
 
-What a problem is, is decided in `dataset/reader.py`; here it is printed, in memory that does not grow with the file.
+`dataset/reader.py` finds the problems. Without --json, memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from convbatch.session.progress import ReadingBar
 
 
 def run_validate(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
-    """Print what is wrong with dataset files.
+    """Print the problems of dataset files.
 
     Args:
         paths: Dataset files.
@@ -49,8 +49,8 @@ def run_validate(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
     if not found.problems and not found.dialogues:
         counts["problems"] = 1
     if as_json:
-        told = {"valid": not counts["problems"], **counts, "listed": listed, "notes": notes}
-        print(printable_json(json.dumps(told, ensure_ascii=False)))  # noqa: T201
+        result = {"valid": not counts["problems"], **counts, "listed": listed, "notes": notes}
+        print(printable_json(json.dumps(result, ensure_ascii=False)))  # noqa: T201
     elif not found.problems:
         print(f"{count_of(found.dialogues, 'dialogue')}, {count_of(found.turns, 'turn')} to ask: valid")  # noqa: T201
     else:

@@ -485,7 +485,7 @@ class Runner:
             for other in self._workers:
                 if other.limiter is worker.limiter:  # the same host, key and model under another gateway's name
                     other.suspended = reason
-            self._listener.note(f"{worker.target.name} is parked: {reason}")
+            self._listener.note(f"{worker.target.name} is suspended: {reason}")
 
     async def _wait(self, seconds: float) -> bool:
         """Back off; False when the run stopped meanwhile."""

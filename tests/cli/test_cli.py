@@ -570,7 +570,7 @@ def test_blocked_and_empty_are_results(cli: Cli, asked: Path) -> None:
 def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -> None:
     done = cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "out")
     assert done.code == 3
-    assert "no-such-model@here is parked: there is no such model" in done.err
+    assert "no-such-model@here is suspended: there is no such model" in done.err
     assert "took before" not in done.err  # it never did
     assert statuses(cb.load("out").turns) == {"ok": 8, "pending": 8}
 
@@ -578,8 +578,8 @@ def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -
 def test_every_reader_says_that_a_target_is_parked_and_why(cli: Cli, asked: Path) -> None:
     cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "results/r")
     for command in (("table", "r"), ("table", "r", "--wide", "reply"), ("show", "r", "d00000")):
-        assert "note: no-such-model@here is parked: there is no such model" in cli(*command).err
-    assert "no-such-model@here (parked), sim-good@here" in " ".join(cli("runs").out.split())
+        assert "note: no-such-model@here is suspended: there is no such model" in cli(*command).err
+    assert "no-such-model@here (suspended), sim-good@here" in " ".join(cli("runs").out.split())
     assert list(cb.load("results/r").suspended) == ["no-such-model@here"]
 
 
@@ -654,7 +654,7 @@ def test_a_table_that_cannot_be_written_is_exit_5_and_is_printed_all_the_same(
     done = cli("resume", "out")
     assert done.code == 5, done.err
     assert "out/turns.parquet: cannot write: Is a directory" in done.err
-    assert "the journal is whole: any reader rebuilds the table from it" in done.err
+    assert "the journal is complete: the next command that reads the run rebuilds the table" in done.err
     assert "sim-good@here  8" in done.out
     assert cli("table", "out").out.count("\n") == 9
 
@@ -744,5 +744,5 @@ def test_a_short_key_is_not_seen_in_messages_either(cli: Cli, sim: Sim, asked: P
     body = {"error": {"code": 401, "message": "no such key: sk9short7", "status": "UNAUTHENTICATED"}}
     sim.provider.faults = FaultScript.of([{"action": "body", "status": 401, "text": json.dumps(body)}], source="test")
     done = cli("run", "d.jsonl", "-o", "out", HERE_KEY="sk9short7")
-    assert "sim-good@here is parked: the key is refused (no such key: [redacted:HERE_KEY])" in done.err
+    assert "sim-good@here is suspended: the key is refused (no such key: [redacted:HERE_KEY])" in done.err
     assert "sk9short7" not in "".join((done.out, done.err, cli("table", "out").out, cli("show", "out").out))

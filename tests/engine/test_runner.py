@@ -385,7 +385,7 @@ def test_a_wrong_model_parks_at_once_and_the_other_target_finishes(
     assert statuses(turns[turns["model"] == "sim-godo"]) == {"pending": 40}
     assert sum(entry.model == "sim-godo" for entry in provider.ledger.entries) <= 8, "only what was in flight"
     told = capsys.readouterr().err
-    assert "sim-godo@at-gemini is parked: there is no such model" in told
+    assert "sim-godo@at-gemini is suspended: there is no such model" in told
     assert "convbatch doctor -g" in told
 
 

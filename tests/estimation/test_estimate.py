@@ -482,20 +482,18 @@ def test_sums_are_by_currency_and_a_target_without_a_price_says_what_to_add(cli:
     )
     done = cli("run", QUICKSTART, "-m", "x@a", "-m", "x@b", "-m", "y@b", "--max-output-tokens", "99", "--dry-run")
     assert done.code == 0
-    assert "all that is billed in EUR: low " in done.out
-    assert "all that is billed in CNY: low " in done.out
+    assert "total billed in EUR: low " in done.out
+    assert "total billed in CNY: low " in done.out
     assert "1 of 3 targets without a price: not in these sums" in done.out
-    assert (
-        "y@b: no price is known; to have one, add to the config, above its tables: prices.b.y = { currency" in done.out
-    )
+    assert "y@b: no known price; add one to the config, above its tables: prices.b.y = { currency" in done.out
     assert table(done.out)["y@b", "at most"][3] == "–"
 
 
 def test_a_budget_that_will_not_do_is_said_before(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid"))
     args = ("run", QUICKSTART, "-m", "sim-good@here", "--max-output-tokens", "99", "--dry-run", "--max-cost")
-    assert "the budget of 0.001 CNY will not do: " in cli(*args, "0.001").out
-    assert "the budget of" not in cli(*args, "1000CNY").out.replace("at most 1,000.00 CNY in all", "")
+    assert "the budget of 0.001 CNY is too small: " in cli(*args, "0.001").out
+    assert "the budget of" not in cli(*args, "1000CNY").out.replace("cost cap 1,000.00 CNY", "")
     refused = cli(*args, "1USD")
     assert (refused.code, refused.out) == (2, "")
     assert "--max-cost is in USD, and sim-good@here bills CNY" in refused.err

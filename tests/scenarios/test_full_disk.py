@@ -105,7 +105,7 @@ def test_a_disk_without_room_for_the_tables_leaves_a_whole_journal(
     assert in_shell(room, tmp_path, steps) == [5, 0]
     said = (tmp_path / "said").read_text()
     assert ".parquet: cannot write: No space left on device" in said
-    assert "the journal is whole: any reader rebuilds the table from it" in said
+    assert "the journal is complete: the next command that reads the run rebuilds the table" in said
     assert statuses(cb.load(tmp_path / "done").turns) == {"ok": 180}
     assert provider.ledger.billed == 180
 
