@@ -109,7 +109,7 @@ def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None
 def judge_error_lines(spec: SessionSpec, error: ConvbatchError) -> list[str]:
     """Return the reason why the judge of a run was not asked about all its replies."""
     judge = spec.meta["options"].get("judge")
-    return [f"note: the judge {judge} could not be asked; the replies are kept", *_complaints(error)]
+    return [f"note: the judge {judge} could not be asked; the replies are kept", *_error_lines(error)]
 
 
 @contextmanager
@@ -241,8 +241,8 @@ def _log_lines(lines: Sequence[str]) -> None:
 
 
 def _log_error(error: ConvbatchError) -> None:
-    _log_lines(_complaints(error))
+    _log_lines(_error_lines(error))
 
 
-def _complaints(error: ConvbatchError) -> list[str]:
+def _error_lines(error: ConvbatchError) -> list[str]:
     return [f"error: {problem}" for problem in error.problems]
