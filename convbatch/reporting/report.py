@@ -87,7 +87,7 @@ ERRORS: tuple[Column, ...] = (
     Column("attempts", "Int64", "failed tries of this kind, also of turns that were answered in the end"),
     Column("turns", "Int64", "turns with status `error` for this reason"),
     Column("pending", "Int64", "turns with status `pending` whose last failure it is"),
-    Column("example", "string", "the first message, cut to 160 characters; null when there is none", True),
+    Column("example", "string", "the first message, cut to 160 characters; null when there is none", is_long=True),
 )
 """Behind `run` and the keys."""
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
 from convbatch.errors import JournalError, Place
 from convbatch.journal.index import Archive
 from convbatch.journal.run_folder import RunFolder, shell_quote
-from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row
-from convbatch.results.parquet import Rows, arrow_table, open_writer, schema, verdicts_beside
-from convbatch.results.rows import to_json, turn_rows
+from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row, row_builder
+from convbatch.results.parquet import BATCH_ROWS, Arrow, Rows, arrow_table, open_writer, read_rows, schema
+from convbatch.results.rows import StoredVerdict, judged_conversations, to_json
 
 _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
@@ -22,6 +24,7 @@ SUSPENDED = b"convbatch.parked"
 PLAN_KEYS = ("targets", "history", "repeats", "judges")
 """What of `run.json` every table needs."""
 _CHECKS = b"convbatch.checks"
+_CONVERSATION_KEY = ("dialogue_index", "target", "repeat")
 
 
 def write_turns(folder: RunFolder) -> Path:
@@ -96,13 +99,48 @@ def scratch_file(folder: RunFolder, meta: Mapping[str, Any]) -> Generator[Path]:
         yield path
 
 
+def verdicts_beside(turns: Path) -> Path:
+    """Return the path of the `verdicts.parquet` that belongs to a `turns.parquet`."""
+    return turns.with_name("verdicts.parquet")
+
+
+def read_conversations(turns: Path, names: Sequence[str]) -> Iterator[tuple[list[Row], list[StoredVerdict]]]:
+    """Read both table files conversation by conversation.
+
+    Args:
+        turns: The `turns.parquet`; its `verdicts.parquet` is beside it.
+        names: Columns of the rows of `turns`, in the order wanted; `dialogue_index`, `target` and `repeat` among them.
+    """
+    key = itemgetter(*(names.index(name) for name in _CONVERSATION_KEY))
+    verdict_rows = read_rows(verdicts_beside(turns), (*_CONVERSATION_KEY, *StoredVerdict._fields))
+    verdicts = groupby(verdict_rows, key=itemgetter(0, 1, 2))
+    due = next(verdicts, None)
+    for conversation, rows in groupby(read_rows(turns, names), key=key):
+        found: list[StoredVerdict] = []
+        if due is not None and due[0] == conversation:
+            found = [StoredVerdict(*row[3:]) for row in due[1]]
+            due = next(verdicts, None)
+        yield list(rows), found
+
+
 def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes], verdicts: IO[bytes]) -> None:
     marks = _marks(folder)  # taken first: what a writer appends from here on makes the tables stale, never wrong
     with Archive(folder) as archive:
         stamp = {**marks, DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
         with open_writer(file, TURNS, stamp) as turn_file, open_writer(verdicts, VERDICTS, marks) as verdict_file:
-            given: list[Row] = []
-            for batch in Rows(columns=TURNS, rows=turn_rows(folder, meta, archive, given, verdict_file)).batches():
+            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive, verdict_file)).batches():
                 turn_file.write_table(batch)
-            if given:
-                verdict_file.write_table(arrow_table(VERDICTS, given))
+
+
+def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive, verdict_file: Arrow) -> Iterator[Row]:
+    """Yield the rows of `turns`; write those of `verdicts` to their file meanwhile, batch by batch."""
+    turn_row, verdict_row = row_builder(TURNS), row_builder(VERDICTS)
+    verdict_rows: list[Row] = []
+    for turns, verdicts in judged_conversations(folder, meta, archive):
+        verdict_rows += map(verdict_row, verdicts)
+        if len(verdict_rows) >= BATCH_ROWS:
+            verdict_file.write_table(arrow_table(VERDICTS, verdict_rows))
+            verdict_rows.clear()
+        yield from map(turn_row, turns)
+    if verdict_rows:
+        verdict_file.write_table(arrow_table(VERDICTS, verdict_rows))

@@ -21,8 +21,17 @@ from convbatch.pricing import ExchangeRates, PriceTable
 from convbatch.results.costs import target_prices
 from convbatch.results.verdicts import ConversationResult
 
-Head = tuple[str, str, int, str, str, str, int]
-"""`run dialogue dialogue_index target model gateway repeat`: the columns that all tables begin with."""
+
+class ConversationId(NamedTuple):
+    """Which conversation a row is about: the columns that all tables begin with."""
+
+    run: str
+    dialogue: str
+    dialogue_index: int
+    target: str
+    model: str
+    gateway: str
+    repeat: int
 
 
 class StoredConversation(NamedTuple):
@@ -30,7 +39,7 @@ class StoredConversation(NamedTuple):
 
     dialogue: Dialogue
     prices: PriceTable | None
-    head: Head
+    id: ConversationId
     turns: Mapping[int, TurnHistory]
     """By turn number; those without a record are absent."""
     asked: Mapping[int, TurnHistory]
@@ -65,8 +74,8 @@ def stored_conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Ar
                     rates=rates,
                     judge_calls={(one.turn, one.question): one for one in judge_calls if one.judge == judge},
                 )
-                head = (run, dialogue.id, index, name, target["model"], gateway, repeat)
-                yield StoredConversation(dialogue, prices[name], head, turns, asked, tuple(judge_calls), result)
+                key = ConversationId(run, dialogue.id, index, name, target["model"], gateway, repeat)
+                yield StoredConversation(dialogue, prices[name], key, turns, asked, tuple(judge_calls), result)
 
 
 def current_judge(meta: Mapping[str, Any]) -> str | None:

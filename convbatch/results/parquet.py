@@ -88,11 +88,6 @@ def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row
             yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
 
 
-def verdicts_beside(turns: Path) -> Path:
-    """Path of the `verdicts.parquet` written together with this `turns.parquet`."""
-    return turns.with_name("verdicts.parquet")
-
-
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a whole table file as a pandas frame."""
     import pyarrow.parquet as pq

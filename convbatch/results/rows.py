@@ -1,15 +1,17 @@
-"""Journal and dataset of a run folder → the rows of its tables, made one dialogue at a time."""
+"""Journal and dataset of a run folder → the sources of table rows, made one conversation at a time.
+
+A source is what the functions of a table's columns (`columns.py`) read. Nothing here knows which columns there are.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -18,123 +20,184 @@ from convbatch.checks.builtin import CheckRunner
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import PriceTable
-from convbatch.reply import POSSIBLY_PAID, USAGE_COUNTS, Usage, billed_usage
-from convbatch.results.columns import CONVERSATIONS, STATUSES, TURNS, VERDICTS, WORST_FIRST, Row
-from convbatch.results.conversations import gateway_of, judges_by_name, stored_conversations
+from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
+from convbatch.results.conversations import (
+    ConversationId,
+    StoredConversation,
+    gateway_of,
+    judges_by_name,
+    stored_conversations,
+)
 from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent, target_prices
-from convbatch.results.parquet import BATCH_ROWS, Arrow, arrow_table, read_rows, verdicts_beside
-from convbatch.results.verdicts import CheckOutcome, dialogue_pass, evaluate_checks, sum_verdicts
+from convbatch.results.verdicts import CheckOutcome, VerdictTotals, dialogue_pass, evaluate_checks, sum_verdicts
 
 N = TypeVar("N", int, float, Decimal)
-_SHORT = tuple(column.name for column in TURNS if not column.is_long)
+WORST_FIRST = ("pending", "error", "blocked", "empty", "skipped", "ok")
+"""Order in which one turn's status decides its conversation's; `skipped` comes after its causes."""
 
 
-def turn_rows(
-    folder: RunFolder, meta: Mapping[str, Any], archive: Archive, given: list[Row], verdict_file: Arrow
-) -> Iterator[Row]:
-    """The rows of `turns`; those of `verdicts` go to their file meanwhile, the last of them stay in `given`."""
-    check_runner = CheckRunner()
-    for stored in stored_conversations(folder, meta, archive):
-        dialogue = stored.dialogue
-        verdicts = {
-            turn: list(many) for turn, many in groupby(evaluate_checks(stored.result, check_runner), attrgetter("turn"))
-        }
-        given += (_verdict_row(stored.head, one) for many in verdicts.values() for one in many)
-        if len(given) >= BATCH_ROWS:
-            verdict_file.write_table(arrow_table(VERDICTS, given))
-            given.clear()
-        for number, past in stored.asked.items():
-            yield (
-                *stored.head,
-                number,
-                list(dialogue.tags),
-                *_turn_cells(past, dialogue.turns[number - 1].user_text, stored.prices),
-                *sum_verdicts(
-                    (one.verdict.passed, one.verdict.score, one.check.weight) for one in verdicts.get(number, ())
-                ),
-            )
+class TurnCosts(NamedTuple):
+    """Costs of one turn in the currency of its prices; a field is None as the column of its name is null."""
+
+    cost: float | None = None
+    currency: str | None = None
+    price_source: str | None = None
+    failed_cost: float | None = None
+    possibly_paid_bound: float | None = None
 
 
-def _verdict_row(head: Row, outcome: CheckOutcome) -> Row:
-    check, judge_call = outcome.check, outcome.judge_call
-    kept = None if judge_call is None else judge_call.history.kept
-    answer = None if kept is None else kept["reply"].get("text")
-    judge = None if judge_call is None else judge_call.judge
-    return (*head, outcome.turn, check.name, check.kind, check.weight, *outcome.verdict, judge, answer)
+class TurnError(NamedTuple):
+    """Why a turn has no reply, or its last attempt none."""
+
+    kind: str | None = None
+    message: str | None = None
 
 
-def _turn_cells(past: TurnHistory, user: str, prices: PriceTable | None) -> Row:
-    """`status` to `reused_from`."""
-    reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
-    usage: Mapping[str, Any] = reply.get("usage", {})
-    mine = [outcome for outcome in past.outcomes if outcome.get("key") == past.key]
-    last: Mapping[str, Any] = past.kept or (mine[-1] if mine else {})
-    return (
-        past.status or "pending",
-        user,
-        reply.get("text"),
-        reply.get("thought"),
-        to_json(reply["tool_calls"]) if reply.get("tool_calls") else None,
-        1 if reply else None,
-        reply.get("finish_reason"),
-        reply.get("finish_reason_raw"),
-        reply.get("blocked"),
-        *(usage.get(name) for name in USAGE_COUNTS),
-        usage.get("source"),
-        usage.get("consistent"),
-        *_costs(prices, past),
-        reply.get("model_version"),
-        reply.get("response_id"),
-        last.get("request_id"),
-        last.get("http_status"),
-        past.attempts,
-        past.possibly_paid,
-        sum_known(_waited_s(outcome, "limiter_wait_s") for outcome in past.outcomes),
-        sum_known(_waited_s(outcome, "retry_wait_s") for outcome in past.outcomes),
-        last.get("latency_s"),
-        last.get("ttft_s"),
-        _to_datetime(last.get("started_at")),
-        *_error_cells(past, reply),
-        past.reused_from,
-    )
+class AskedTurn(NamedTuple):
+    """Source of a row of `turns`."""
+
+    id: ConversationId
+    turn: int
+    tags: Sequence[str]
+    user: str
+    past: TurnHistory
+    reply: Mapping[str, Any]
+    """The complete reply as journaled; empty without one."""
+    usage: Mapping[str, Any]
+    last: Mapping[str, Any]
+    """Record of the reply, or of the last finished attempt; empty without one."""
+    costs: TurnCosts
+    error: TurnError
+    verdicts: VerdictTotals
+    """Of the checks on this turn."""
 
 
-def _cost(prices: PriceTable | None, record: Mapping[str, Any] | None) -> tuple[float | None, str | None, str | None]:
-    """`cost`, `currency` and `price_source`.
+class CheckVerdict(NamedTuple):
+    """Source of a row of `verdicts`."""
 
-    A float carries 15 digits of a decimal there and back (`pricing.exact`), so sums are made without its errors.
-    """
-    cost = attempt_cost(prices, record)
-    if cost is None or prices is None or record is None:
-        return None, None, None
-    return float(cost), prices.currency, prices.source_at(record["started_at"])
+    id: ConversationId
+    outcome: CheckOutcome
 
+    @property
+    def judge(self) -> str | None:
+        """Name of the judge that was asked."""
+        return None if self.outcome.judge_call is None else self.outcome.judge_call.judge
 
-def _costs(prices: PriceTable | None, past: TurnHistory) -> Row:
-    """`cost` to `possibly_paid_bound`."""
-    cost, currency, source = _cost(prices, past.kept)
-    if prices is None:
-        return None, None, None, None, None
-    bills = [_attempt_cost(attempt, past, prices) for attempt in _attempt_records(past) if attempt is not past.kept]
-    failed = _float(sum_known(bill.cost for bill in bills))
-    unknown = [bill.bound for bill in bills if bill.is_possibly_paid and bill.cost is None]
-    bound = None
-    if past.possibly_paid and None not in unknown:
-        bound = float(sum_known(unknown) or 0)
-    if currency is None and (failed is not None or bound is not None):
-        currency = prices.currency
-    return cost, currency, source, failed, bound
+    @property
+    def judge_reply(self) -> str | None:
+        """Text of the judge's answer."""
+        kept = None if self.outcome.judge_call is None else self.outcome.judge_call.history.kept
+        return None if kept is None else kept["reply"].get("text")
 
 
-class _AttemptCost(NamedTuple):
-    """What one attempt cost, or can have cost."""
+class AttemptCost(NamedTuple):
+    """Cost of one attempt, or its upper bound."""
 
     is_possibly_paid: bool
     cost: Decimal | None
     bound: Decimal | None
 
 
-def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> _AttemptCost:
+class Attempt(NamedTuple):
+    """Source of a row of `attempts`: an `outcome` record, or an `intent` record that has none."""
+
+    id: ConversationId
+    turn: int | None
+    judged: str | None
+    record: Mapping[str, Any]
+    reply: Mapping[str, Any]
+    failure: Mapping[str, Any]
+    usage: Usage
+    costs: AttemptCost
+    currency: str | None
+    started_at: float | None
+
+
+class StoredVerdict(NamedTuple):
+    """A row of `verdicts.parquet`, as far as sums need it."""
+
+    turn: int | None
+    passed: bool | None
+    score: float | None
+    weight: float
+
+
+class ConversationTurns:
+    """Source of a row of `conversations`: its rows of `turns`, column by column, and its verdicts."""
+
+    def __init__(self, cells: Mapping[str, Sequence[Any]], verdicts: Sequence[StoredVerdict], history: str) -> None:
+        self.cells = cells
+        self.id = ConversationId(*(cells[name][0] for name in ConversationId._fields))
+        self.tags: Sequence[str] = cells["tags"][0]
+        self.history = history
+        self.statuses = Counter[str](cells["status"])
+        self.verdicts = sum_verdicts(verdict[1:] for verdict in verdicts if verdict.turn is None)
+        """Of the checks on the whole dialogue."""
+        self.dialogue_pass = dialogue_pass(cells["status"], [verdict.passed for verdict in verdicts])
+
+    @property
+    def tokens_unknown(self) -> int:
+        """Turns with a reply whose input or output count is unknown."""
+        return sum(map(is_uncounted, *(self.cells[n] for n in ("finish_reason", "input_tokens", "output_tokens"))))
+
+    def known(self, name: str) -> list[Any]:
+        """Return the values of a column that are not null."""
+        return [value for value in self.cells[name] if value is not None]
+
+
+def judged_conversations(
+    folder: RunFolder, meta: Mapping[str, Any], archive: Archive
+) -> Iterator[tuple[Iterator[AskedTurn], list[CheckVerdict]]]:
+    """Read every conversation of the plan in the order of the tables: sources of its turns, and of its verdicts."""
+    check_runner = CheckRunner()
+    for stored in stored_conversations(folder, meta, archive):
+        outcomes = list(evaluate_checks(stored.result, check_runner))
+        yield _asked_turns(stored, outcomes), [CheckVerdict(stored.id, outcome) for outcome in outcomes]
+
+
+def _asked_turns(stored: StoredConversation, outcomes: Iterable[CheckOutcome]) -> Iterator[AskedTurn]:
+    by_turn = {turn: list(group) for turn, group in groupby(outcomes, attrgetter("turn"))}
+    for number, past in stored.asked.items():
+        reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
+        mine = [outcome for outcome in past.outcomes if outcome.get("key") == past.key]
+        yield AskedTurn(
+            id=stored.id,
+            turn=number,
+            tags=stored.dialogue.tags,
+            user=stored.dialogue.turns[number - 1].user_text,
+            past=past,
+            reply=reply,
+            usage=reply.get("usage", {}),
+            last=past.kept or (mine[-1] if mine else {}),
+            costs=_turn_costs(stored.prices, past),
+            error=_turn_error(past, reply),
+            verdicts=sum_verdicts(
+                (outcome.verdict.passed, outcome.verdict.score, outcome.check.weight)
+                for outcome in by_turn.get(number, ())
+            ),
+        )
+
+
+def _turn_costs(prices: PriceTable | None, past: TurnHistory) -> TurnCosts:
+    """Sum up exactly; a float carries 15 digits of a decimal there and back (`pricing.exact`)."""
+    if prices is None:
+        return TurnCosts()
+    cost = attempt_cost(prices, past.kept)
+    source = None if cost is None or past.kept is None else prices.source_at(past.kept["started_at"])
+    others = [_attempt_cost(record, past, prices) for record in _attempt_records(past) if record is not past.kept]
+    failed = sum_known(other.cost for other in others)
+    bounds = [other.bound for other in others if other.is_possibly_paid and other.cost is None]
+    bound = (sum_known(bounds) or Decimal(0)) if past.possibly_paid and None not in bounds else None
+    return TurnCosts(
+        cost=to_float(cost),
+        currency=None if cost is None and failed is None and bound is None else prices.currency,
+        price_source=source,
+        failed_cost=to_float(failed),
+        possibly_paid_bound=to_float(bound),
+    )
+
+
+def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> AttemptCost:
     if attempt["kind"] == "intent":
         possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
     else:
@@ -143,7 +206,7 @@ def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTa
     bound = (
         attempt_cost_bound(prices, find_intent(past, attempt["attempt"])) if possibly_paid and cost is None else None
     )
-    return _AttemptCost(possibly_paid, cost, bound)
+    return AttemptCost(possibly_paid, cost, bound)
 
 
 def _attempt_records(past: TurnHistory) -> list[dict[str, Any]]:
@@ -153,73 +216,72 @@ def _attempt_records(past: TurnHistory) -> list[dict[str, Any]]:
     return sorted([*made, *waiting.values()], key=itemgetter("attempt", "seq"))
 
 
-def _float(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
-
-
-def _error_cells(past: TurnHistory, reply: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """`error_kind` and `error_message`."""
+def _turn_error(past: TurnHistory, reply: Mapping[str, Any]) -> TurnError:
     if past.status == "skipped":
-        return None, past.reason
+        return TurnError(None, past.reason)
     if past.status not in (None, "error"):
-        return None, None
+        return TurnError()
     if reply:
-        return "malformed_output", past.reason or f"the generation broke: {reply.get('finish_reason_raw')}"
+        return TurnError("malformed_output", past.reason or f"the generation broke: {reply.get('finish_reason_raw')}")
     if past.last_failure is not None:
         failure = past.last_failure["error"]
-        return failure["kind"], failure["message"]
-    return None, past.reason
+        return TurnError(failure["kind"], failure["message"])
+    return TurnError(None, past.reason)
 
 
-def attempt_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Row]:
-    """Read the rows of `attempts`."""
+def attempts(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Attempt]:
+    """Read every attempt in the order of the tables: a conversation's own first, then those of its judges."""
     judges = {name: (judge, target_prices(judge)) for name, judge in judges_by_name(meta, archive).items()}
     for stored in stored_conversations(folder, meta, archive):
         for number, past in stored.turns.items():
-            for attempt in _attempt_records(past):
-                yield (*stored.head, number, *_attempt_cells(attempt, past, stored.prices, None))
-        run, dialogue, index, *_, repeat = stored.head
+            for record in _attempt_records(past):
+                yield _attempt(stored.id, number, record, past, stored.prices)
         for judge_call in stored.judge_calls:
             judge, prices = judges[judge_call.judge]
-            head = (run, dialogue, index, judge_call.judge, judge["model"], gateway_of(judge), repeat)
-            for attempt in _attempt_records(judge_call.history):
-                yield (*head, judge_call.turn, *_attempt_cells(attempt, judge_call.history, prices, judge_call.target))
+            judge_id = stored.id._replace(target=judge_call.judge, model=judge["model"], gateway=gateway_of(judge))
+            for record in _attempt_records(judge_call.history):
+                made = _attempt(judge_id, judge_call.turn, record, judge_call.history, prices)
+                yield made._replace(judged=judge_call.target)
 
 
-def _attempt_cells(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None, judged: str | None) -> Row:
-    """`attempt` to `request_id`, of an `outcome` record or of an `intent` that has none."""
-    reply: Mapping[str, Any] = attempt.get("reply", {})
-    failure: Mapping[str, Any] = attempt.get("error", {})
+def _attempt(
+    conversation: ConversationId,
+    turn: int | None,
+    record: Mapping[str, Any],
+    past: TurnHistory,
+    prices: PriceTable | None,
+) -> Attempt:
+    reply: Mapping[str, Any] = record.get("reply", {})
+    failure: Mapping[str, Any] = record.get("error", {})
     usage = Usage(**(reply or failure).get("usage", {}))
-    usage = billed_usage(attempt.get("class", ""), failure.get("kind"), usage)
-    bill = _attempt_cost(attempt, past, prices)
-    return (
-        attempt["attempt"],
-        attempt.get("role", "model"),
-        judged,
-        attempt.get("class"),
-        bill.is_possibly_paid,
-        attempt.get("http_status"),
-        reply.get("finish_reason"),
-        failure.get("kind"),
-        failure.get("message"),
-        failure.get("text"),
-        *(getattr(usage, name) for name in USAGE_COUNTS),
-        _float(bill.cost),
-        _float(bill.bound),
-        None if prices is None or (bill.cost is None and bill.bound is None) else prices.currency,
-        _waited_s(attempt, "limiter_wait_s"),
-        _waited_s(attempt, "retry_wait_s"),
-        attempt.get("latency_s"),
-        attempt.get("ttft_s"),
-        _to_datetime(attempt["at"] if attempt["kind"] == "intent" else attempt.get("started_at")),
-        attempt.get("request_id"),
+    costs = _attempt_cost(record, past, prices)
+    return Attempt(
+        id=conversation,
+        turn=turn,
+        judged=None,
+        record=record,
+        reply=reply,
+        failure=failure,
+        usage=billed_usage(record.get("class", ""), failure.get("kind"), usage),
+        costs=costs,
+        currency=None if prices is None or (costs.cost is None and costs.bound is None) else prices.currency,
+        started_at=record["at"] if record["kind"] == "intent" else record.get("started_at"),
     )
 
 
-def _waited_s(record: Mapping[str, Any], name: str) -> float | None:
-    """A wait of a finished attempt: the journal leaves out those of no time at all. Null for a lost or reused one."""
+def waited_s(record: Mapping[str, Any], name: str) -> float | None:
+    """Return a wait of a finished attempt, which the journal omits when zero; None for a lost or reused one."""
     return record.get(name, 0.0) if record["kind"] == "outcome" and record["attempt"] else None
+
+
+def worst_status(statuses: Mapping[str, int]) -> str:
+    """Return a conversation's status from how often each status occurs."""
+    return next(status for status in WORST_FIRST if statuses.get(status))
+
+
+def is_uncounted(finish_reason: str | None, input_tokens: int | None, output_tokens: int | None) -> bool:
+    """Return whether there is a reply whose input or output count is unknown."""
+    return finish_reason is not None and (input_tokens is None or output_tokens is None)
 
 
 def to_json(value: Any) -> str:
@@ -239,61 +301,11 @@ def sum_known(values: Iterable[N | None]) -> N | None:
     return total
 
 
-def _to_datetime(seconds: float | None) -> datetime | None:
+def to_float(amount: Decimal | None) -> float | None:
+    """Convert an amount; None stays None."""
+    return None if amount is None else float(amount)
+
+
+def to_datetime(seconds: float | None) -> datetime | None:
+    """Convert seconds since 1970 to an aware time; None stays None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-CONVERSATION_KEY = ("dialogue_index", "target", "repeat")
-
-
-def verdict_groups(path: Path) -> Generator[list[Row], tuple[int, str, int]]:
-    """Send a conversation's key, in the table's order; get its verdicts as (turn, passed, score, weight)."""
-    names = (*CONVERSATION_KEY, "turn", "passed", "score", "weight")
-    groups = groupby(read_rows(verdicts_beside(path), names), key=itemgetter(0, 1, 2))
-    due = next(groups, None)
-    found: list[Row] = []
-    while True:
-        wanted = yield found
-        found = []
-        if due is not None and due[0] == wanted:
-            found = [row[3:] for row in due[1]]
-            due = next(groups, None)
-
-
-def conversation_rows(path: Path, history: str) -> Iterator[Row]:
-    """Read the rows of `conversations` from the two table files."""
-    key = itemgetter(*(_SHORT.index(name) for name in CONVERSATION_KEY))
-    verdicts = verdict_groups(path)
-    next(verdicts)
-    for conversation, rows in groupby(read_rows(path, _SHORT), key=key):
-        cells = dict(zip(_SHORT, zip(*rows, strict=True), strict=True))
-        given = verdicts.send(conversation)
-        yield (
-            *(cells[column.name][0] for column in CONVERSATIONS[:8]),
-            history,
-            *_statuses(cells["status"]),
-            *(
-                sum_known(cells[name])
-                for name in ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
-            ),
-            sum(map(is_uncounted, cells["finish_reason"], cells["input_tokens"], cells["output_tokens"])),
-            sum(cells["attempts"]),
-            sum(cells["possibly_paid"]),
-            sum(source is not None for source in cells["reused_from"]),
-            *(sum_known(cells[name]) for name in ("latency_s", "limiter_wait_s", "retry_wait_s")),
-            [response for response in cells["response_id"] if response is not None],
-            *sum_verdicts(row[1:] for row in given if row[0] is None),
-            dialogue_pass(cells["status"], [row[1] for row in given]),
-        )
-
-
-def _statuses(statuses: Sequence[str]) -> Row:
-    """`status` to `pending` of a conversation."""
-    counts = Counter(statuses)
-    worst = next(status for status in WORST_FIRST if counts[status])
-    return (worst, len(statuses), *(counts[status] for status in STATUSES))
-
-
-def is_uncounted(finish_reason: str | None, given: int | None, taken: int | None) -> bool:
-    """A reply came, and it is not known what it used."""
-    return finish_reason is not None and (given is None or taken is None)

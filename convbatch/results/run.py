@@ -21,17 +21,34 @@ from convbatch.journal.index import Archive
 from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, find_run
 from convbatch.pricing import PriceTable
-from convbatch.results.cache import DAMAGED_PLACES, SUSPENDED, scratch_file, turns_file
-from convbatch.results.columns import ATTEMPTS, CONVERSATIONS, TURNS, VERDICTS, WIDE, WIDE_KEYS, Column, Row
-from convbatch.results.parquet import Rows, read_frame, read_rows, read_stamp, side_by_side, verdicts_beside
-from convbatch.results.rows import attempt_rows, conversation_rows
+from convbatch.results.cache import (
+    DAMAGED_PLACES,
+    SUSPENDED,
+    read_conversations,
+    scratch_file,
+    turns_file,
+    verdicts_beside,
+)
+from convbatch.results.columns import (
+    ATTEMPTS,
+    CONVERSATIONS,
+    TURNS,
+    VERDICTS,
+    WIDE,
+    WIDE_KEYS,
+    Column,
+    Row,
+    row_builder,
+)
+from convbatch.results.parquet import Rows, read_frame, read_rows, read_stamp, side_by_side
+from convbatch.results.rows import ConversationTurns, attempts
 from convbatch.results.summary import TargetSummary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = Path("results")
-_NAMES = tuple(column.name for column in TURNS)
+_SHORT = tuple(column.name for column in TURNS if not column.is_long)
 
 
 class Run:
@@ -137,7 +154,7 @@ class Run:
 
     def turn_rows(self) -> Rows:
         """The rows of `turns`, one batch in memory at a time."""
-        return Rows(columns=TURNS, rows=read_rows(self.turns_path, _NAMES))
+        return Rows(columns=TURNS, rows=read_rows(self.turns_path, tuple(column.name for column in TURNS)))
 
     def verdict_rows(self) -> Rows:
         """The rows of `verdicts`, one batch in memory at a time."""
@@ -145,15 +162,19 @@ class Run:
 
     def conversation_rows(self) -> Rows:
         """The rows of `conversations`, one batch in memory at a time."""
-        rows = conversation_rows(self.turns_path, str(self.meta["history"]))
-        return Rows(columns=CONVERSATIONS, rows=rows)
+        history = str(self.meta["history"])
+        conversations = (
+            ConversationTurns(dict(zip(_SHORT, zip(*rows, strict=True), strict=True)), verdicts, history)
+            for rows, verdicts in read_conversations(self.turns_path, _SHORT)
+        )
+        return Rows(columns=CONVERSATIONS, rows=map(row_builder(CONVERSATIONS), conversations))
 
     def attempt_rows(self) -> Rows:
         """The rows of `attempts`, one conversation in memory at a time."""
 
         def rows() -> Iterator[Row]:
             with Archive(self.folder) as archive:
-                yield from attempt_rows(self.folder, self.meta, archive)
+                yield from map(row_builder(ATTEMPTS), attempts(self.folder, self.meta, archive))
 
         return Rows(columns=ATTEMPTS, rows=rows())
 
@@ -178,7 +199,10 @@ class Run:
         if value not in WIDE:
             raise SetupError(f"the table has no wide form of {value!r}", hint=did_you_mean(value, WIDE))
         keys = [column for column in TURNS if column.name in WIDE_KEYS]
-        columns = [*keys, *(Column(name, WIDE[value], f"`{value}` of this target", True) for name in self.targets)]
+        columns = [
+            *keys,
+            *(Column(name, WIDE[value], f"`{value}` of this target", is_long=True) for name in self.targets),
+        ]
         return Rows(columns=columns, rows=side_by_side(self.turns_path, value, self.targets))
 
 

@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from convbatch.pricing import exact
+from convbatch.results.cache import read_conversations
 from convbatch.results.columns import STATUSES, Row
-from convbatch.results.parquet import read_rows
-from convbatch.results.rows import CONVERSATION_KEY, is_uncounted, sum_known, verdict_groups
+from convbatch.results.rows import is_uncounted, sum_known
 from convbatch.results.verdicts import dialogue_pass
 
 _LATENCY_STEP = math.log(1.01)
@@ -142,15 +140,10 @@ class _TargetCounts:
 def summarise(path: Path, meta: Mapping[str, Any]) -> list[TargetSummary]:
     """Sum up a `turns.parquet` by target."""
     tallies = {target["name"]: _TargetCounts() for target in meta["targets"]}
-    key = itemgetter(*(_TargetCounts.READS.index(name) for name in CONVERSATION_KEY))
-    verdicts = verdict_groups(path)
-    next(verdicts)
-    for conversation, rows in groupby(read_rows(path, _TargetCounts.READS), key=key):
-        mine, statuses = tallies[conversation[1]], list[str]()
+    for rows, verdicts in read_conversations(path, _TargetCounts.READS):
+        mine = tallies[rows[0][0]]
         for row in rows:
             mine.add(row)
-            statuses.append(row[1])
-        given = verdicts.send(conversation)
-        if given:
-            mine.add_conversation(dialogue_pass(statuses, [passed for _, passed, _, _ in given]))
+        if verdicts:
+            mine.add_conversation(dialogue_pass([row[1] for row in rows], [verdict.passed for verdict in verdicts]))
     return [tallies[target["name"]].close(target) for target in meta["targets"]]

@@ -177,7 +177,7 @@ class JudgeWork:
                     dialogue=Dialogue(
                         id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=(text_part(question.text),)),)
                     ),
-                    index=stored.head[2],
+                    index=stored.id.dialogue_index,
                     target=target,
                     repeat=stored.result.repeat,
                     about=JudgedItem(stored.result.target, turn, question.digest),

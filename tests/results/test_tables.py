@@ -500,7 +500,7 @@ def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path)
 
 
 def test_batches_bound_the_text_in_memory_not_only_the_rows() -> None:
-    columns = [Column("reply", "string", "", True)]
+    columns = [Column("reply", "string", "", is_long=True)]
 
     def batches(count: int) -> Iterator[Any]:
         return Rows(columns=columns, rows=((f"{number:08192}",) for number in range(count))).batches()
