@@ -22,10 +22,11 @@ from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import CURRENCY, ExchangeRates, Money
-from convbatch.reporting.aggregate import TOKENS, GroupTotals, ReportedAttempt, ReportedTurn, Sizes, turns_with_attempts
+from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
 from convbatch.reporting.section import Section
 from convbatch.reporting.usage_log import reconcile
+from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, GroupTotals
 from convbatch.results.columns import STATUSES, TURNS, Column, Row
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
 from convbatch.results.parquet import Rows
@@ -334,7 +335,7 @@ class _ReportData:
     """By run label, target and turn."""
 
     def add(
-        self, label: str, turn: ReportedTurn, attempts: Sequence[ReportedAttempt], kept: ReportedAttempt | None
+        self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], kept: CountedAttempt | None
     ) -> None:
         """Count a turn wherever it belongs but in the groups asked for."""
         self.totals[label].add(turn, attempts, kept)
@@ -361,7 +362,7 @@ def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str]) -> _R
     return data
 
 
-def _groups_of(turn: ReportedTurn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _groups_of(turn: CountedTurn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """A turn's groups: several where its dialogue has several tags and they are asked for."""
     if "tag" not in keys:
         yield tuple(getattr(turn, key) for key in keys)
@@ -443,8 +444,8 @@ def _cells(totals: GroupTotals, reported: _ReportedRun) -> Row:
         **{name: _amount(money[name], currency) for name in _MONEY},
         "currency": currency,
         "costs": _display_amounts(money["spent"]),
-        "p50_latency_s": totals.latency(0.50),
-        "p95_latency_s": totals.latency(0.95),
+        "p50_latency_s": totals.latencies.percentile(0.50),
+        "p95_latency_s": totals.latencies.percentile(0.95),
         "limiter_wait_s": totals.waits.get("limiter_wait_s"),
         "retry_wait_s": totals.waits.get("retry_wait_s"),
     }

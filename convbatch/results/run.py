@@ -150,7 +150,7 @@ class Run:
 
     def summary(self) -> list[TargetSummary]:
         """What became of each target's turns, in the order of `targets`."""
-        return summarise(self.turns_path, self.meta)
+        return summarise(self.turns_path, self.meta["targets"])
 
     def turn_rows(self) -> Rows:
         """The rows of `turns`, one batch in memory at a time."""
