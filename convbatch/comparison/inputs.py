@@ -18,7 +18,7 @@ from convbatch.dialogue import SETTING_NAMES
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.run_folder import find_run
 from convbatch.results.columns import CONVERSATIONS
-from convbatch.results.conversations import current_judge, dialogues_with_checks
+from convbatch.results.conversations import dialogues_with_checks
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import RESULTS, Run, load
 
@@ -156,7 +156,8 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
         return
     if base.meta["history"] != candidate.meta["history"]:
         yield f"history {base.meta['history']} against {candidate.meta['history']}"
-    judges = [current_judge(run.meta) for run in (base, candidate) if _asks_a_judge(run)]
+    current = [run.manifest.current_judge for run in (base, candidate) if _asks_a_judge(run)]
+    judges = [None if judge is None else judge.name for judge in current]
     if len(set(judges)) > 1:
         yield f"judged by {judges[0] or 'no judge'} against {judges[1] or 'no judge'}"
     if _same_copy(base, candidate):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from convbatch.errors import JournalError, Place
 from convbatch.journal.index import Archive
+from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row, row_builder
 from convbatch.results.parquet import BATCH_ROWS, Arrow, Rows, arrow_table, open_writer, read_rows, schema
@@ -21,8 +22,6 @@ _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 DAMAGED_PLACES = b"convbatch.damaged_places"
 SUSPENDED = b"convbatch.parked"
-PLAN_KEYS = ("targets", "history", "repeats", "judges")
-"""What of `run.json` every table needs."""
 _CHECKS = b"convbatch.checks"
 _CONVERSATION_KEY = ("dialogue_index", "target", "repeat")
 
@@ -37,7 +36,7 @@ def write_turns(folder: RunFolder) -> Path:
 
     try:
         with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
-            _write(folder, folder.read_meta(*PLAN_KEYS), file, verdicts)
+            _write(folder, folder.read_manifest(), file, verdicts)
     except (MemoryError, pa.ArrowException) as error:
         hint = f"raise the limit on memory, then: convbatch table {shell_quote(folder.path)}"
         what = f"the tables could not be made: {str(error) or 'not enough memory'}"
@@ -83,19 +82,19 @@ def turns_file(folder: RunFolder) -> Generator[Path]:
     try:
         path = write_turns(folder)
     except JournalError:  # somebody else's folder, or a full disk: reading must still be possible
-        with scratch_file(folder, folder.read_meta(*PLAN_KEYS)) as path:
+        with scratch_file(folder, folder.read_manifest()) as path:
             yield path
     else:
         yield path
 
 
 @contextmanager
-def scratch_file(folder: RunFolder, meta: Mapping[str, Any]) -> Generator[Path]:
+def scratch_file(folder: RunFolder, manifest: Manifest) -> Generator[Path]:
     """Write both tables into a temporary directory; yield the path of the `turns.parquet`."""
     with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
         path = Path(scratch, folder.turns.name)
         with path.open("wb") as file, verdicts_beside(path).open("wb") as verdicts:
-            _write(folder, meta, file, verdicts)
+            _write(folder, manifest, file, verdicts)
         yield path
 
 
@@ -123,20 +122,20 @@ def read_conversations(turns: Path, names: Sequence[str]) -> Iterator[tuple[list
         yield list(rows), found
 
 
-def _write(folder: RunFolder, meta: Mapping[str, Any], file: IO[bytes], verdicts: IO[bytes]) -> None:
+def _write(folder: RunFolder, manifest: Manifest, file: IO[bytes], verdicts: IO[bytes]) -> None:
     marks = _marks(folder)  # taken first: what a writer appends from here on makes the tables stale, never wrong
     with Archive(folder) as archive:
         stamp = {**marks, DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
         with open_writer(file, TURNS, stamp) as turn_file, open_writer(verdicts, VERDICTS, marks) as verdict_file:
-            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, meta, archive, verdict_file)).batches():
+            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, manifest, archive, verdict_file)).batches():
                 turn_file.write_table(batch)
 
 
-def _turn_rows(folder: RunFolder, meta: Mapping[str, Any], archive: Archive, verdict_file: Arrow) -> Iterator[Row]:
+def _turn_rows(folder: RunFolder, manifest: Manifest, archive: Archive, verdict_file: Arrow) -> Iterator[Row]:
     """Yield the rows of `turns`; write those of `verdicts` to their file meanwhile, batch by batch."""
     turn_row, verdict_row = row_builder(TURNS), row_builder(VERDICTS)
     verdict_rows: list[Row] = []
-    for turns, verdicts in judged_conversations(folder, meta, archive):
+    for turns, verdicts in judged_conversations(folder, manifest, archive):
         verdict_rows += map(verdict_row, verdicts)
         if len(verdict_rows) >= BATCH_ROWS:
             verdict_file.write_table(arrow_table(VERDICTS, verdict_rows))

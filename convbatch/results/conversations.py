@@ -9,16 +9,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from operator import itemgetter
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple
 
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Place, SetupError
 from convbatch.journal.index import Archive, JudgeCall, Transcript, TurnHistory
+from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.run_folder import RunFolder, shell_quote
-from convbatch.pricing import ExchangeRates, PriceTable
-from convbatch.results.costs import target_prices
+from convbatch.pricing import PriceTable
 from convbatch.results.verdicts import ConversationResult
 
 
@@ -50,47 +50,41 @@ class StoredConversation(NamedTuple):
     """The same, as checks look at it."""
 
 
-def stored_conversations(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[StoredConversation]:
+def stored_conversations(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterator[StoredConversation]:
     """Every conversation of the plan by (dialogue index, target name, repeat)."""
-    run = str(meta.get("run", folder.name))
-    targets = sorted(meta["targets"], key=itemgetter("name"))
-    prices = {target["name"]: target_prices(target) for target in targets}
-    rates = ExchangeRates.from_plain(meta.get("rates", {}))
-    judge = current_judge(meta)
+    run = manifest.run or folder.name
+    targets = sorted(manifest.targets, key=attrgetter("name"))
+    judge = manifest.current_judge
     for index, dialogue, judged_by, found in _dialogues_with_transcripts(folder, archive):
         for target in targets:
-            name, gateway = target["name"], gateway_of(target)
-            for repeat in range(1, meta["repeats"] + 1):
+            name, gateway = target.name, gateway_of(target)
+            for repeat in range(1, manifest.repeats + 1):
                 turns = found[name, repeat].turns if (name, repeat) in found else {}
-                asked = {n: turns.get(n) or TurnHistory(turn=n) for n in dialogue.asked(meta["history"])}
+                asked = {n: turns.get(n) or TurnHistory(turn=n) for n in dialogue.asked(manifest.history)}
                 judge_calls = archive.judge_calls(index, name, repeat) if archive.has_judge_calls else []
                 result = ConversationResult(
                     dialogue=judged_by,
                     target=name,
                     repeat=repeat,
                     turns=asked,
-                    history=meta["history"],
-                    prices=prices[name],
-                    rates=rates,
-                    judge_calls={(one.turn, one.question): one for one in judge_calls if one.judge == judge},
+                    history=manifest.history,
+                    prices=target.prices,
+                    rates=manifest.rates,
+                    judge_calls={
+                        (one.turn, one.question): one for one in judge_calls if judge and one.judge == judge.name
+                    },
                 )
-                key = ConversationId(run, dialogue.id, index, name, target["model"], gateway, repeat)
-                yield StoredConversation(dialogue, prices[name], key, turns, asked, tuple(judge_calls), result)
+                key = ConversationId(run, dialogue.id, index, name, target.model, gateway, repeat)
+                yield StoredConversation(dialogue, target.prices, key, turns, asked, tuple(judge_calls), result)
 
 
-def current_judge(meta: Mapping[str, Any]) -> str | None:
-    """Whose opinion counts: the judge that was named last; None where there was never one."""
-    judges = meta.get("judges") or ()
-    return judges[-1]["name"] if judges else None
-
-
-def judges_by_name(meta: Mapping[str, Any], archive: Archive) -> dict[str, Mapping[str, Any]]:
+def judges_by_name(manifest: Manifest, archive: Archive) -> dict[str, ManifestTarget]:
     """The judges of `run.json` by name.
 
     Raises:
         SetupError: The journal has opinions of another one; nothing would say what those cost.
     """
-    named = {judge["name"]: judge for judge in meta.get("judges") or ()}
+    named = {judge.name: judge for judge in manifest.judges}
     lost = [name for name in archive.judges() if name not in named]
     if lost:
         raise SetupError(
@@ -102,9 +96,9 @@ def judges_by_name(meta: Mapping[str, Any], archive: Archive) -> dict[str, Mappi
     return named
 
 
-def gateway_of(target: Mapping[str, Any]) -> str:
+def gateway_of(target: ManifestTarget) -> str:
     """What the column `gateway` says of a target of `run.json`."""
-    return "simulator" if target["simulated"] else target["gateway"]["name"]
+    return "simulator" if target.simulated else target.gateway.name
 
 
 def dialogues_with_checks(folder: RunFolder) -> Iterator[tuple[int, Dialogue, Dialogue]]:

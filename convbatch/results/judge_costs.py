@@ -5,16 +5,16 @@ What a judge said of which reply stands in `run.verdicts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from convbatch.dataset.reader import count_of
 from convbatch.journal.index import Archive, TurnHistory
-from convbatch.pricing import Money, PriceTable
+from convbatch.journal.manifest import ManifestTarget
+from convbatch.pricing import Money
 from convbatch.results.columns import Column
 from convbatch.results.conversations import judges_by_name
-from convbatch.results.costs import paid_attempts, target_prices
+from convbatch.results.costs import paid_attempts
 from convbatch.results.run import Run
 
 JUDGES: tuple[Column, ...] = (
@@ -62,19 +62,19 @@ class JudgeTotal(NamedTuple):
 
 def judge_totals(run: Run) -> list[JudgeTotal]:
     """Every judge a run has asked, in the order they were named first."""
-    if not run.meta.get("judges"):
+    if not run.manifest.judges:
         return []
     with Archive(run.folder) as archive:
-        sums = {name: _JudgeSums(judge) for name, judge in judges_by_name(run.meta, archive).items()}
+        sums = {name: _JudgeSums(judge) for name, judge in judges_by_name(run.manifest, archive).items()}
         for judge_call in archive.all_judge_calls():
             sums[judge_call.judge].add(judge_call.history)
     return [one.total() for one in sums.values()]
 
 
 class _JudgeSums:
-    def __init__(self, judge: Mapping[str, Any]) -> None:
+    def __init__(self, judge: ManifestTarget) -> None:
         self._judge = judge
-        self._prices: PriceTable | None = target_prices(judge)
+        self._prices = judge.prices
         self._questions = self._answered = self._attempts = self._possibly_paid = 0
         self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
         self._cost: Decimal | None = None
@@ -97,8 +97,8 @@ class _JudgeSums:
 
     def total(self) -> JudgeTotal:
         return JudgeTotal(
-            judge=self._judge["name"],
-            is_simulated=self._judge["simulated"],
+            judge=self._judge.name,
+            is_simulated=self._judge.simulated,
             questions=self._questions,
             answered=self._answered,
             attempts=self._attempts,

@@ -18,6 +18,7 @@ import orjson
 
 from convbatch.checks.builtin import CheckRunner
 from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
@@ -28,7 +29,7 @@ from convbatch.results.conversations import (
     judges_by_name,
     stored_conversations,
 )
-from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent, target_prices
+from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent
 from convbatch.results.verdicts import CheckOutcome, VerdictTotals, dialogue_pass, evaluate_checks, sum_verdicts
 
 N = TypeVar("N", int, float, Decimal)
@@ -146,11 +147,11 @@ class ConversationTurns:
 
 
 def judged_conversations(
-    folder: RunFolder, meta: Mapping[str, Any], archive: Archive
+    folder: RunFolder, manifest: Manifest, archive: Archive
 ) -> Iterator[tuple[Iterator[AskedTurn], list[CheckVerdict]]]:
     """Read every conversation of the plan in the order of the tables: sources of its turns, and of its verdicts."""
     check_runner = CheckRunner()
-    for stored in stored_conversations(folder, meta, archive):
+    for stored in stored_conversations(folder, manifest, archive):
         outcomes = list(evaluate_checks(stored.result, check_runner))
         yield _asked_turns(stored, outcomes), [CheckVerdict(stored.id, outcome) for outcome in outcomes]
 
@@ -229,18 +230,18 @@ def _turn_error(past: TurnHistory, reply: Mapping[str, Any]) -> TurnError:
     return TurnError(None, past.reason)
 
 
-def attempts(folder: RunFolder, meta: Mapping[str, Any], archive: Archive) -> Iterator[Attempt]:
+def attempts(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterator[Attempt]:
     """Read every attempt in the order of the tables: a conversation's own first, then those of its judges."""
-    judges = {name: (judge, target_prices(judge)) for name, judge in judges_by_name(meta, archive).items()}
-    for stored in stored_conversations(folder, meta, archive):
+    judges = judges_by_name(manifest, archive)
+    for stored in stored_conversations(folder, manifest, archive):
         for number, past in stored.turns.items():
             for record in _attempt_records(past):
                 yield _attempt(stored.id, number, record, past, stored.prices)
         for judge_call in stored.judge_calls:
-            judge, prices = judges[judge_call.judge]
-            judge_id = stored.id._replace(target=judge_call.judge, model=judge["model"], gateway=gateway_of(judge))
+            judge = judges[judge_call.judge]
+            judge_id = stored.id._replace(target=judge.name, model=judge.model, gateway=gateway_of(judge))
             for record in _attempt_records(judge_call.history):
-                made = _attempt(judge_id, judge_call.turn, record, judge_call.history, prices)
+                made = _attempt(judge_id, judge_call.turn, record, judge_call.history, judge.prices)
                 yield made._replace(judged=judge_call.target)
 
 

@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,15 +57,15 @@ class Run:
 
     Attributes:
         path: The run folder.
-        meta: What stands in `run.json`.
+        manifest: The content of `run.json`.
         targets: Target names in the order they were asked for.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.path = folder.path
-        self.meta: dict[str, Any] = folder.read_meta("targets", "history", "repeats", "planned", "rates", "judges")
-        self.targets: tuple[str, ...] = tuple(target["name"] for target in self.meta["targets"])
+        self.manifest = folder.read_manifest()
+        self.targets = self.manifest.target_names
         self._is_repriced = False
         self._file = ExitStack()
         weakref.finalize(self, self._file.close)
@@ -72,10 +73,15 @@ class Run:
     def __repr__(self) -> str:
         return f"<convbatch.Run {self.path}>"
 
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """The content of `run.json` as plain JSON."""
+        return self.manifest.to_json()
+
     @property
     def name(self) -> str:
         """The run's own name; the same when its folder has moved."""
-        return str(self.meta.get("run", self.folder.name))
+        return self.manifest.run or self.folder.name
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -86,7 +92,7 @@ class Run:
     def turns_path(self) -> Path:
         """A `turns.parquet` that tells what the journal tells; outside the folder when that cannot be written."""
         if self._is_repriced:  # the folder's own table has the prices of the run
-            return self._file.enter_context(scratch_file(self.folder, self.meta))
+            return self._file.enter_context(scratch_file(self.folder, self.manifest))
         return self._file.enter_context(turns_file(self.folder))
 
     @property
@@ -150,7 +156,7 @@ class Run:
 
     def summary(self) -> list[TargetSummary]:
         """What became of each target's turns, in the order of `targets`."""
-        return summarise(self.turns_path, self.meta["targets"])
+        return summarise(self.turns_path, self.manifest.targets)
 
     def turn_rows(self) -> Rows:
         """The rows of `turns`, one batch in memory at a time."""
@@ -162,9 +168,8 @@ class Run:
 
     def conversation_rows(self) -> Rows:
         """The rows of `conversations`, one batch in memory at a time."""
-        history = str(self.meta["history"])
         conversations = (
-            ConversationTurns(dict(zip(_SHORT, zip(*rows, strict=True), strict=True)), verdicts, history)
+            ConversationTurns(dict(zip(_SHORT, zip(*rows, strict=True), strict=True)), verdicts, self.manifest.history)
             for rows, verdicts in read_conversations(self.turns_path, _SHORT)
         )
         return Rows(columns=CONVERSATIONS, rows=map(row_builder(CONVERSATIONS), conversations))
@@ -174,19 +179,18 @@ class Run:
 
         def rows() -> Iterator[Row]:
             with Archive(self.folder) as archive:
-                yield from map(row_builder(ATTEMPTS), attempts(self.folder, self.meta, archive))
+                yield from map(row_builder(ATTEMPTS), attempts(self.folder, self.manifest, archive))
 
         return Rows(columns=ATTEMPTS, rows=rows())
 
     def at_prices(self, prices: Mapping[str, PriceTable | None]) -> Run:
         """The same run with its costs at other prices, by target name; nothing in its folder changes."""
         other = Run(self.folder)
-        plain = {name: None if table is None else table.to_plain() for name, table in prices.items()}
-        asked = {
-            role: [{**target, "prices": plain[target["name"]]} for target in self.meta.get(role) or ()]
-            for role in ("targets", "judges")
-        }
-        other.meta = {**self.meta, **asked}
+        other.manifest = replace(
+            self.manifest,
+            targets=tuple(replace(target, prices=prices[target.name]) for target in self.manifest.targets),
+            judges=tuple(replace(judge, prices=prices[judge.name]) for judge in self.manifest.judges),
+        )
         other._is_repriced = True
         return other
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.results.aggregate import CountedTurn, GroupTotals, LatencySteps
 from convbatch.results.cache import read_conversations
 from convbatch.results.columns import STATUSES
@@ -59,9 +59,9 @@ class TargetSummary:
     """Conversations with checks that neither passed nor failed yet."""
 
 
-def summarise(turns: Path, targets: Sequence[Mapping[str, Any]]) -> list[TargetSummary]:
+def summarise(turns: Path, targets: Sequence[ManifestTarget]) -> list[TargetSummary]:
     """Sum up a `turns.parquet` and its `verdicts.parquet` by target, in the order of `targets`."""
-    totals = {target["name"]: GroupTotals(LatencySteps()) for target in targets}
+    totals = {target.name: GroupTotals(LatencySteps()) for target in targets}
     for rows, verdicts in read_conversations(turns, CountedTurn._fields):
         counted = [CountedTurn(*row) for row in rows]
         group = totals[counted[0].target]
@@ -70,16 +70,16 @@ def summarise(turns: Path, targets: Sequence[Mapping[str, Any]]) -> list[TargetS
         if verdicts:
             statuses = [turn.status for turn in counted]
             group.add_conversation(dialogue_pass(statuses, [verdict.passed for verdict in verdicts]))
-    return [_summary(target, totals[target["name"]]) for target in targets]
+    return [_summary(target, totals[target.name]) for target in targets]
 
 
-def _summary(target: Mapping[str, Any], totals: GroupTotals) -> TargetSummary:
+def _summary(target: ManifestTarget, totals: GroupTotals) -> TargetSummary:
     """Return a target's row; a target has one currency, that of its prices."""
     currency = next((currency for amounts in totals.money.values() for currency in amounts), None)
     counts, money = totals.counts, totals.money
     return TargetSummary(
-        target=target["name"],
-        simulated=target["simulated"],
+        target=target.name,
+        simulated=target.simulated,
         **{name: counts[name] for name in _COUNTS},
         input_tokens=totals.tokens.get("input_tokens"),
         output_tokens=totals.tokens.get("output_tokens"),

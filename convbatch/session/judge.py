@@ -167,11 +167,12 @@ class JudgeWork:
         from convbatch.checks.llm_rubric import SYSTEM
         from convbatch.dialogue import Dialogue, Turn, text_part
         from convbatch.engine.plan import Conversation, JudgedItem
+        from convbatch.journal.manifest import Manifest
         from convbatch.results.conversations import stored_conversations
         from convbatch.results.verdicts import questions_for_judge
 
         assert past is not None  # replies are judged from the journal, so the session is a resumed one
-        for stored in stored_conversations(spec.folder, spec.meta, past):
+        for stored in stored_conversations(spec.folder, Manifest.from_json(spec.meta), past):
             for turn, question in questions_for_judge(stored.result):
                 yield Conversation(
                     dialogue=Dialogue(

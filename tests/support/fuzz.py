@@ -40,6 +40,7 @@ from convbatch.dataset.selection import convert, scan
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
 from convbatch.journal.index import Archive
+from convbatch.journal.manifest import Manifest
 from convbatch.journal.records import JournalScan, decode_line, encode_line, seq_of
 from convbatch.journal.run_folder import RunFolder
 from convbatch.protocols import PROTOCOLS
@@ -463,7 +464,8 @@ def _told(run: RunFolder) -> None:
             archive.request_times(archive.targets, 0)
         read = load(run.path)
         rows = list(read.turn_rows().rows)
-        must(len(rows) == read.meta["planned"]["rows"] or read.meta != json.loads(_run()[1]), "one row for each turn")
+        is_changed = read.manifest != Manifest.from_json(json.loads(_run()[1]))
+        must(is_changed or len(rows) == read.manifest.planned.rows, "one row for each turn")
         list(read.attempt_rows().rows)
         read.summary()
 
