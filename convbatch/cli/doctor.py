@@ -7,12 +7,11 @@ is named.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from convbatch.config.credentials import key_for, proxy_for, secrets_of, with_env_file
+from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config
 from convbatch.config.targets import resolve_targets
@@ -20,7 +19,7 @@ from convbatch.console.text import printable_lines
 from convbatch.dialogue import Message, Settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, worst
-from convbatch.redaction import Redactor, redact, watch
+from convbatch.redaction import redact
 from convbatch.reply import Attempt, Reply
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
         The exit code: 0, 2 (key or configuration), 3 (a probe failed).
     """
     loaded = load_config(options.config)
-    env = with_env_file(os.environ, options.env_file)
     _print(f"config: {loaded.path or 'none (presets only)'}")
     if options.models:
         targets = resolve_targets(options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0))
@@ -46,15 +44,18 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
     else:
         targets = ()
         wanted = {name: _gateway_named(name, loaded) for name in options.gateways}
-    watch(secrets_of(wanted.values(), env))
+    checked = [
+        wanted.get(name) or table.for_model(None)
+        for name, table in loaded.gateways.items()
+        if not wanted or name in wanted
+    ]
+    credentials = Credentials.load((*checked, *(target.gateway for target in targets)), env_file=options.env_file)
     code = ExitCode.OK
-    for name in loaded.gateways:
-        if not wanted or name in wanted:
-            gateway = wanted.get(name) or loaded.gateways[name].for_model(None)
-            code = worst(code, _print_key(gateway, env, asked=name in wanted))
+    for gateway in checked:
+        code = worst(code, _print_key(gateway, credentials, asked=bool(wanted)))
     if code or not wanted:
         return code
-    return asyncio.run(_probe(list(wanted.values()), targets, env))
+    return asyncio.run(_probe(list(wanted.values()), targets, credentials))
 
 
 def _gateway_named(name: str, config: Config) -> Gateway:
@@ -63,9 +64,9 @@ def _gateway_named(name: str, config: Config) -> Gateway:
     return config.gateways[name].for_model(None)
 
 
-def _print_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> ExitCode:
+def _print_key(gateway: Gateway, credentials: Credentials, *, asked: bool) -> ExitCode:
     try:
-        key = key_for(gateway, env)
+        key = credentials.key(gateway)
     except ConvbatchError as error:
         problem = error.problems[0]
         if not asked:
@@ -78,21 +79,21 @@ def _print_key(gateway: Gateway, env: Mapping[str, str], *, asked: bool) -> Exit
     return ExitCode.OK
 
 
-async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], env: Mapping[str, str]) -> ExitCode:
+async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], credentials: Credentials) -> ExitCode:
     code = ExitCode.OK
     for gateway in gateways:
         if gateway.base_url.startswith("simulator:"):
             _print(f"{gateway.name}: built in; `convbatch run` starts it")
             continue
-        code = worst(code, await _list_models(gateway, env))
+        code = worst(code, await _list_models(gateway, credentials))
         for target in targets:
             if target.gateway.name == gateway.name:
-                code = worst(code, await _send_probe(target, env))
+                code = worst(code, await _send_probe(target, credentials))
     return code
 
 
-async def _list_models(gateway: Gateway, env: Mapping[str, str]) -> ExitCode:
-    async with _client(Target(model="-", gateway=gateway), env) as client:
+async def _list_models(gateway: Gateway, credentials: Credentials) -> ExitCode:
+    async with _client(Target(model="-", gateway=gateway), credentials) as client:
         found = await client.models()
     if isinstance(found, Attempt):
         _print(f"{gateway.name}: no list of models: {_describe_attempt(found)}")
@@ -105,7 +106,7 @@ async def _list_models(gateway: Gateway, env: Mapping[str, str]) -> ExitCode:
     return ExitCode.OK
 
 
-async def _send_probe(target: Target, env: Mapping[str, str]) -> ExitCode:
+async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
     from convbatch.protocols.wire import Ask
 
     question = Ask(
@@ -113,7 +114,7 @@ async def _send_probe(target: Target, env: Mapping[str, str]) -> ExitCode:
         messages=(Message(role="user", parts=(text_part("Say OK."),)),),
         settings=Settings(max_output_tokens=PROBE_TOKENS),
     )
-    async with _client(target, env) as client:
+    async with _client(target, credentials) as client:
         attempt = await client.attempt(question)
     if not isinstance(attempt.outcome, Reply):
         _print(f"{target.name}: {_describe_attempt(attempt)}")
@@ -127,18 +128,18 @@ async def _send_probe(target: Target, env: Mapping[str, str]) -> ExitCode:
 
 
 @asynccontextmanager
-async def _client(target: Target, env: Mapping[str, str]) -> AsyncGenerator[Client]:
+async def _client(target: Target, credentials: Credentials) -> AsyncGenerator[Client]:
     from convbatch.engine.client import AiohttpTransport, Client
     from convbatch.system import RealClock
 
     gateway = target.gateway
-    transport = AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, env))
+    transport = AiohttpTransport(ca_file=gateway.ca_file, proxy=credentials.proxy(gateway))
     try:
         yield Client(
             target,
-            key_for(gateway, env),
+            credentials.key(gateway),
             transport=transport,
-            redactor=Redactor(secrets_of([gateway], env)),
+            redactor=credentials.redactor(),
             clock=RealClock(),
         )
     finally:

@@ -1,22 +1,90 @@
-"""Keys: where they come from, and how one enters a request.
+"""Keys and proxies: `Credentials` reads them from the environment, `apply_auth` puts a key into a request.
 
-`key_for` fetches, `apply_auth` places, `proxy_for` finds the way out. Which gateway uses which variable and scheme is
-`gateways.py`; what is sent is `engine/client.py`; how none ever leaves by another way is `redaction.py`.
+Which gateway uses which variable and scheme is `gateways.py`; what is sent is `engine/client.py`; how keys stay out of
+logs, journals and reports is `redaction.py`.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from convbatch.config.gateways import Gateway
 from convbatch.errors import InputError, Place, Problem, SetupError, nearest
-from convbatch.redaction import Secret
+from convbatch.redaction import Redactor, Secret, watch
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The environment that keys and proxies are read from, and the secrets that were found in it.
+
+    Made by `load`, which also registers the secrets with the redactor, and handed down to whatever sends requests. No
+    value is part of its repr.
+    """
+
+    env: Mapping[str, str] = field(repr=False)
+    secrets: tuple[Secret, ...] = ()
+
+    @classmethod
+    def load(
+        cls, gateways: Iterable[Gateway], *, env_file: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Credentials:
+        """Read the environment and register the secrets of these gateways with the redactor.
+
+        Args:
+            gateways: Every gateway that requests may be sent to.
+            env_file: Further `KEY=VALUE` lines; variables that are set take precedence.
+            env: The environment; default: that of the process.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        return cls(with_env_file(os.environ if env is None else env, env_file)).covering(gateways)
+
+    def covering(self, gateways: Iterable[Gateway]) -> Credentials:
+        """Return the same credentials with the secrets of further gateways, registered with the redactor."""
+        secrets = tuple(dict.fromkeys((*self.secrets, *secrets_of(gateways, self.env))))
+        watch(secrets)
+        return Credentials(self.env, secrets)
+
+    def redactor(self) -> Redactor:
+        """Return a redactor of all secrets."""
+        return Redactor(self.secrets)
+
+    def key(self, gateway: Gateway) -> str | None:
+        """Return the gateway's key; raises `SetupError` as `key_for` does."""
+        return key_for(gateway, self.env)
+
+    def proxy(self, gateway: Gateway) -> str | None:
+        """Return the proxy for the gateway's base URL; raises `SetupError` as `proxy_for` does."""
+        return proxy_for(gateway.base_url, gateway, self.env)
+
+    def missing(self, gateways: Iterable[Gateway]) -> tuple[str, ...]:
+        """Return the names of the variables that these gateways need and that are not set or blank."""
+        names = dict.fromkeys(gateway.key_env for gateway in gateways)
+        return tuple(name for name in names if name is not None and not self.env.get(name, "").strip())
+
+    def require_keys(self, gateways: Iterable[Gateway]) -> None:
+        """Check that every key is there; reports all missing or unusable keys at once.
+
+        Raises:
+            SetupError: As `key_for`, with one problem for each variable.
+        """
+        problems: dict[str, Problem] = {}
+        for gateway in gateways:
+            try:
+                self.key(gateway)
+            except SetupError as error:
+                problems.setdefault(gateway.key_env or gateway.name, error.problems[0])
+        if problems:
+            raise SetupError.of(tuple(problems.values()))
+
 
 # --- placing a key ---------------------------------------------------------------------------------------------------
 
@@ -25,7 +93,7 @@ AUTH_SCHEMES = ("bearer", "raw", "x-goog-api-key", "x-api-key", "header:NAME", "
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """What carries a key: a header or a query parameter of this name, with a word in front."""
+    """The place of a key in a request: a header or a query parameter of this name, with a prefix."""
 
     kind: Literal["header", "query", "none"]
     name: str = ""
@@ -45,7 +113,7 @@ _QUERY_NAME = re.compile(r"[A-Za-z0-9._~-]+")
 
 @functools.cache
 def parse_auth_scheme(scheme: str) -> Carrier:
-    """What an auth scheme means; raises ValueError for one that does not exist."""
+    """Parse an auth scheme; raises ValueError for an unknown one."""
     kind, colon, name = scheme.partition(":")
     if kind == "header" and _HEADER_NAME.fullmatch(name):
         return Carrier("header", name)
@@ -57,11 +125,11 @@ def parse_auth_scheme(scheme: str) -> Carrier:
 
 
 def apply_auth(url: str, headers: Mapping[str, str], scheme: str, key: str | None) -> tuple[str, dict[str, str]]:
-    """The URL and headers with the key in its place.
+    """Return the URL and headers with the key added.
 
     Args:
-        url: Complete and already encoded; a query parameter goes behind those it has.
-        headers: A header of the carrier's name is replaced, whatever its case.
+        url: Complete and already encoded; a query parameter is appended to its query.
+        headers: A header with the carrier's name is replaced; the name is compared without case.
         scheme: One of `AUTH_SCHEMES`.
         key: None only with `none`.
 
@@ -86,20 +154,20 @@ def apply_auth(url: str, headers: Mapping[str, str], scheme: str, key: str | Non
 
 
 def key_for(gateway: Gateway, env: Mapping[str, str]) -> str | None:
-    """The gateway's key, without blanks around it; None when the gateway wants none.
+    """Return the gateway's key, without blanks around it; None if the gateway needs no key.
 
-    Blanks and line ends around a value are never part of a key (`$(cat key.txt)`, mounted secrets), so they are cut.
+    Blanks and line ends around a value (`$(cat key.txt)`, mounted secrets) are never part of a key and are removed.
 
     Raises:
-        SetupError: The variable is missing, empty, or holds what cannot be a key. The value is never in the message.
+        SetupError: The variable is missing or empty, or its value cannot be a key. The value is never in the message.
     """
     if gateway.auth == "none":
         return None
-    origin = f"asked for by {gateway.key_origin or f'gateway {gateway.name}'}"
+    origin = f"required by {gateway.key_origin or f'gateway {gateway.name}'}"
     if gateway.key_env is None:
         raise SetupError(
             f"the gateway {gateway.name!r} has auth = {gateway.auth!r} but no key_env",
-            hint='name the variable that holds the key: key_env = "NAME"; without a key: auth = "none"',
+            hint='name the variable that holds the key: key_env = "NAME"; if no key is needed: auth = "none"',
         )
     value = env.get(gateway.key_env)
     if value is None or not value.strip():
@@ -116,27 +184,6 @@ def key_for(gateway: Gateway, env: Mapping[str, str]) -> str | None:
     return value.strip()
 
 
-def keys_for(gateways: Iterable[Gateway], env: Mapping[str, str]) -> dict[str, str]:
-    """Every key these gateways need, by its variable's name; all that is missing is reported at once.
-
-    Raises:
-        SetupError: As `key_for`, with one problem for each variable.
-    """
-    keys: dict[str, str] = {}
-    problems: dict[str, Problem] = {}
-    for gateway in gateways:
-        try:
-            key = key_for(gateway, env)
-        except SetupError as error:
-            problems.setdefault(gateway.key_env or gateway.name, error.problems[0])
-        else:
-            if key is not None and gateway.key_env is not None:
-                keys[gateway.key_env] = key
-    if problems:
-        raise SetupError.of(tuple(problems.values()))
-    return keys
-
-
 def _how_to_set(name: str, env: Mapping[str, str]) -> str:
     hint = f"export {name}=..., or write {name}=... into a file and add --env-file FILE"
     similar = nearest(name, (other for other in env if other != name and re.search("KEY|TOKEN", other, re.IGNORECASE)))
@@ -146,17 +193,17 @@ def _how_to_set(name: str, env: Mapping[str, str]) -> str:
 
 
 def _key_problem(value: str) -> tuple[str, str] | None:
-    """What is wrong with a value, without saying it."""
+    """Return why a value cannot be a key and a hint, without the value itself; None if it can."""
     if re.match(r"(?i)bearer\s", value):
         return "starts with the word Bearer", 'set the bare key; auth = "bearer" adds the word'
     if re.search(r"\s", value):
-        return "has blanks or line ends inside", "a key is one word: were two keys pasted, or a whole file?"
+        return "contains blanks or line ends", "a key has none: were two keys pasted, or a whole file?"
     if value[0] in "\"'" or value[-1] in "\"'":
-        return "stands in quotation marks", "remove the quotation marks (docker --env-file keeps them)"
+        return "is in quotation marks", "remove the quotation marks (docker --env-file keeps them)"
     bad = next((char for char in value if not "!" <= char <= "~"), None)
     if bad is not None:
         return (
-            f"has a character that cannot stand in a header (U+{ord(bad):04X}, position {value.index(bad) + 1})",
+            f"has a character that cannot be in a header (U+{ord(bad):04X}, position {value.index(bad) + 1})",
             "keys are plain ASCII: copy it again from the gateway's site",
         )
     return None
@@ -169,12 +216,12 @@ _ENV_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    r"""`KEY=VALUE` lines: comments, `export`, single quotes (as they stand) and double quotes (\n, \", \\).
+    r"""Read `KEY=VALUE` lines with comments, `export`, single quotes (verbatim) and double quotes (\n, \", \\).
 
-    Nothing is expanded, and no value ever reaches a message.
+    Variables are not expanded, and no value is ever part of a message.
 
     Raises:
-        InputError: The file cannot be read, or a line is no assignment; all such lines at once.
+        InputError: The file cannot be read, or lines are not assignments; all such lines are reported at once.
     """
     values: dict[str, str] = {}
     problems: list[Problem] = []
@@ -186,12 +233,12 @@ def read_env_file(path: Path) -> dict[str, str]:
         match = _ENV_LINE.fullmatch(line)
         value = None if match is None else _env_value(match["value"])
         if match is None:
-            problems.append(Problem(what="this line is no KEY=VALUE", place=place, hint="write NAME=value, one a line"))
+            problems.append(Problem(what="this line is not KEY=VALUE", place=place, hint="write NAME=value"))
         elif value is None:
-            what = f"the value of {match['name']} has a quotation mark that is not closed, or text behind it"
-            problems.append(Problem(what=what, place=place, hint="close it on the same line, or leave the quotes out"))
+            what = f"the value of {match['name']} has a quotation mark that is not closed, or text after it"
+            problems.append(Problem(what=what, place=place, hint="close it on the same line, or remove the quotes"))
         elif match["name"] in values:
-            problems.append(Problem(what=f"{match['name']} is set twice", place=place, hint="keep one of the lines"))
+            problems.append(Problem(what=f"{match['name']} is set twice", place=place, hint="remove one of the lines"))
         else:
             values[match["name"]] = value
     if problems:
@@ -200,7 +247,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def with_env_file(env: Mapping[str, str], path: Path | None) -> dict[str, str]:
-    """The environment with a file under it: a variable that is set and not blank stands before the file's."""
+    """Merge an env file into the environment; a variable that is set and not blank takes precedence."""
     from_file = {} if path is None else read_env_file(path)
     return {**from_file, **{name: value for name, value in env.items() if value.strip() or name not in from_file}}
 
@@ -222,7 +269,7 @@ def _env_text(path: Path) -> str:
 
 
 def _env_value(text: str) -> str | None:
-    """The value of one line; None when its quotes do not close."""
+    """Parse the value of one line; None if its quotes are not closed."""
     if text.startswith('"'):
         match = _ENV_DOUBLE.fullmatch(text)
         return match and re.sub(r"\\(.)", lambda m: _ENV_ESCAPES.get(m[1], m[1]), match["text"])
@@ -232,14 +279,14 @@ def _env_value(text: str) -> str | None:
     return re.sub(r"(^|\s)#.*", "", text).strip()
 
 
-# --- the way out -----------------------------------------------------------------------------------------------------
+# --- proxies ---------------------------------------------------------------------------------------------------------
 
 
 _PORTS = {"http": 80, "https": 443}
 
 
 def is_loopback(host: str) -> bool:
-    """Is this host name or address the machine itself?"""
+    """Return whether this host name or address is the machine itself."""
     import ipaddress
 
     host = host.lower().rstrip(".")
@@ -252,13 +299,13 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(url: str, gateway: Gateway, env: Mapping[str, str]) -> str | None:
-    """The proxy for a URL, credentials included, or None for a direct connection.
+    """Return the proxy for a URL, with its user and password, or None for a direct connection.
 
-    The gateway's own `proxy` stands first (`"none"` = direct), then HTTPS_PROXY / HTTP_PROXY in lower or upper case
-    unless NO_PROXY names the host. Loopback is proxied only when the gateway says so. `~/.netrc` is never read.
+    The gateway's own `proxy` comes first (`"none"` = direct), then HTTPS_PROXY / HTTP_PROXY in lower or upper case,
+    unless NO_PROXY names the host. Loopback uses a proxy only if the gateway sets one. `~/.netrc` is never read.
 
     Raises:
-        SetupError: The variable holds no http:// or https:// proxy.
+        SetupError: The variable's value is not an http:// or https:// proxy.
     """
     if gateway.proxy is not None:
         return None if gateway.proxy == "none" else gateway.proxy
@@ -278,7 +325,7 @@ def proxy_for(url: str, gateway: Gateway, env: Mapping[str, str]) -> str | None:
         proxy = f"http://{proxy}"
     if not _is_proxy(proxy):
         raise SetupError(
-            f"the environment variable {variable} names no http:// or https:// proxy",
+            f"the environment variable {variable} is not an http:// or https:// proxy",
             hint=f"write {variable}=http://HOST:PORT (socks is not supported), or unset it",
         )
     return proxy
@@ -288,7 +335,7 @@ def _is_proxy(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is none; or a password with a bare `/`
+    except ValueError:  # unclosed brackets, an invalid port, or a password with an unescaped `/`
         return False
 
 
@@ -302,7 +349,7 @@ def _proxy_variable(scheme: str, env: Mapping[str, str]) -> str | None:
 
 
 def _bypasses_proxy(host: str, port: int | None, env: Mapping[str, str]) -> bool:
-    """Does NO_PROXY name the host: `*`, a domain with or without its dot, `host:port`, an address or a network?"""
+    """Return whether NO_PROXY names the host: `*`, a domain with or without its dot, `host:port`, address, network."""
     for entry in env.get("no_proxy", env.get("NO_PROXY", "")).lower().split(","):
         name = entry.strip().removeprefix("*").removeprefix(".")
         if entry.strip() == "*" or (name and _matches_entry(name, host, port)):
@@ -322,7 +369,7 @@ def _matches_entry(name: str, host: str, port: int | None) -> bool:
 
 
 def secrets_of(gateways: Iterable[Gateway], env: Mapping[str, str]) -> tuple[Secret, ...]:
-    """What requests to these gateways carry that must not be seen: keys and proxy credentials."""
+    """Return the keys and proxy credentials that requests to these gateways carry."""
     found: dict[Secret, None] = {}
     for gateway in gateways:
         value = env.get(gateway.key_env or "", "").strip()

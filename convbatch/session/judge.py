@@ -7,12 +7,12 @@ is `checks/llm_rubric.py`, which replies need one is `results/verdicts.py`, and 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Config, Overrides, Target, target_from_plain, target_to_plain
 from convbatch.config.targets import resolve_targets
 from convbatch.dialogue import NO_SETTINGS
@@ -73,7 +73,6 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
         SetupError: A judge that cannot be asked, or a `run.json` that cannot be used.
         InputError: A configuration that cannot be read.
     """
-    from convbatch.config.credentials import with_env_file
     from convbatch.config.loader import load_config
 
     meta = folder.read_meta(*_READ)
@@ -99,7 +98,7 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
         folder=folder,
         meta=meta,
         targets=(judge,),
-        env=with_env_file(os.environ, options.env_file),
+        credentials=Credentials.load([judge.gateway], env_file=options.env_file),
         rules=RunRules(concurrency=options.concurrency or config.run.concurrency),
         work=JudgeWork(),
         resumed=True,
@@ -124,6 +123,7 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
             spec,
             meta=meta,
             targets=(judge,),
+            credentials=spec.credentials.covering([judge.gateway]),
             rules=rules,
             work=JudgeWork(),
             resumed=True,
@@ -145,7 +145,7 @@ def wants_judge(meta: Mapping[str, Any]) -> bool:
 
 def _check_ready(spec: SessionSpec) -> SessionSpec:
     """The sitting, once it is sure that its judge can be asked within the budget."""
-    check_reachable(spec.targets, spec.rules.concurrency, spec.env)
+    check_reachable(spec.targets, spec.rules.concurrency, spec.credentials)
     cap = resolve_cap(
         spec.meta["options"].get("max_cost"),
         {**spec.meta, "targets": [one for one in spec.meta["targets"] if one.get("prices") is not None]},

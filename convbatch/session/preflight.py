@@ -8,31 +8,31 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
-from convbatch.config.credentials import keys_for, proxy_for
+from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Target, max_in_flight
 from convbatch.errors import SetupError
 
 
-def check_reachable(targets: Sequence[Target], concurrency: int | None, env: Mapping[str, str]) -> None:
+def check_reachable(targets: Sequence[Target], concurrency: int | None, credentials: Credentials) -> None:
     """Keys, hosts, and room for connections.
 
     Raises:
         SetupError: One of them is missing.
     """
     _make_room_for_sockets(targets, concurrency)
-    keys_for((target.gateway for target in targets), env)
-    _refuse_unresolved(targets, env)
+    credentials.require_keys(target.gateway for target in targets)
+    _refuse_unresolved(targets, credentials)
 
 
-def _refuse_unresolved(targets: Iterable[Target], env: Mapping[str, str]) -> None:
+def _refuse_unresolved(targets: Iterable[Target], credentials: Credentials) -> None:
     """A host that has no address is a mistake in the configuration, or no network: known now, not after 15 minutes."""
     looked_up: set[str] = set()
     for target in targets:
         gateway = target.gateway
-        proxy = proxy_for(gateway.base_url, gateway, env)
+        proxy = credentials.proxy(gateway)
         host = urlsplit(proxy or gateway.base_url).hostname  # behind a proxy it is the proxy that looks the host up
         if host is None or host in looked_up:
             continue

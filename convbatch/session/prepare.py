@@ -7,7 +7,6 @@ is sent. How a sitting is played is `session.py`.
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch._version import __version__
+from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_plain, target_to_plain
 from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.dataset.reader import count_of
@@ -28,7 +28,6 @@ from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mea
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
-from convbatch.redaction import watch
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_plain, reading_run_json, wants_judge
@@ -55,7 +54,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         JournalError: The disk refused the first files; nothing of the folder stays.
     """
     checked = _check_options(options)
-    check_reachable(checked.all_targets, checked.rules.concurrency, checked.env)
+    check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     with _dataset(options, checked) as (copy, meta, cap):
         folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
         with folder.creating():
@@ -67,7 +66,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         folder=folder,
         meta=meta,
         targets=checked.targets,
-        env=checked.env,
+        credentials=checked.credentials,
         rules=checked.rules,
         reuse=checked.reuse,
         max_cost=cap,
@@ -101,17 +100,13 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
         SetupError: As `prepare_run`, also for a variable that holds what cannot be a key.
         InputError: As `prepare_run`.
     """
-    from convbatch.config.credentials import keys_for, proxy_for
-
     checked = _check_options(options)
-    missing = {
-        target.gateway.key_env: None
-        for target in checked.all_targets
-        if target.gateway.key_env is not None and not checked.env.get(target.gateway.key_env, "").strip()
-    }
-    keys_for((target.gateway for target in checked.all_targets if target.gateway.key_env not in missing), checked.env)
-    for target in checked.all_targets:
-        proxy_for(target.gateway.base_url, target.gateway, checked.env)  # raises where it cannot be one
+    credentials = checked.credentials
+    gateways = [target.gateway for target in checked.all_targets]
+    missing = credentials.missing(gateways)
+    credentials.require_keys(gateway for gateway in gateways if gateway.key_env not in missing)
+    for gateway in gateways:
+        credentials.proxy(gateway)  # raises for an unusable proxy
     with _dataset(options, checked) as (copy, meta, cap):
         yield DryRun(
             dataset=copy,
@@ -120,7 +115,7 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
             rules=checked.rules,
             reuse=checked.reuse,
             max_cost=cap,
-            missing_keys=tuple(missing),
+            missing_keys=missing,
         )
 
 
@@ -130,7 +125,7 @@ class _CheckedOptions:
 
     config: Config
     targets: tuple[Target, ...]
-    env: Mapping[str, str]
+    credentials: Credentials
     rules: RunRules
     selection: Selection
     reuse: RunFolder | None
@@ -144,7 +139,6 @@ class _CheckedOptions:
 
 
 def _check_options(options: RunOptions) -> _CheckedOptions:
-    from convbatch.config.credentials import secrets_of, with_env_file
     from convbatch.dataset.selection import Selection
 
     refuse_numbers(options)
@@ -153,8 +147,9 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
     )
     targets = resolve_targets(options.models, options.gateways, config, overrides)
-    env = with_env_file(os.environ, options.env_file)
-    watch(secrets_of((target.gateway for target in targets), env))
+    judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
+    gateways = [target.gateway for target in (*targets, *([] if judge is None else [judge]))]
+    credentials = Credentials.load(gateways, env_file=options.env_file)
     command_line = _command_line(options)
     _refuse_unsupported_settings(targets, command_line)
     rules = RunRules(
@@ -165,7 +160,6 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         command_line=command_line,
         deadline_s=options.deadline_s,
     )
-    judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
     if rules.repeats > MAX_REPEATS:
         raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MAX_REPEATS:,} are played")
     reuse = None if options.reuse is None else _open_reusable(options.reuse)
@@ -173,7 +167,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     return _CheckedOptions(
         config=config,
         targets=targets,
-        env=env,
+        credentials=credentials,
         rules=rules,
         selection=selection,
         reuse=reuse,
@@ -188,8 +182,6 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     Raises:
         SetupError: No such run, missing keys, or a `run.json` that cannot be used.
     """
-    from convbatch.config.credentials import secrets_of, with_env_file
-
     folder = RunFolder.open(find_run(options.run, RESULTS))
     meta = folder.read_meta(
         "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates",
@@ -201,10 +193,9 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     judges = judges[-1:] if wants_judge(meta) else []
     folder.refuse_lost_journal(meta)
     _refuse_another_dataset(folder, meta)
-    env = with_env_file(os.environ, options.env_file)
-    watch(secrets_of((target.gateway for target in (*targets, *judges)), env))
+    credentials = Credentials.load((target.gateway for target in (*targets, *judges)), env_file=options.env_file)
     require_trusted_endpoints(folder, meta, (*targets, *judges))
-    check_reachable((*targets, *judges), rules.concurrency, env)
+    check_reachable((*targets, *judges), rules.concurrency, credentials)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     billed = meta if judges else {**meta, "judges": []}  # of a judge that is not asked only what it was paid counts
     cap = resolve_cap(max_cost, billed, targets, rules.command_line, folder.dataset)
@@ -212,7 +203,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         folder=folder,
         meta={**meta, "options": {**meta["options"], "max_cost": max_cost}},
         targets=targets,
-        env=env,
+        credentials=credentials,
         rules=rules,
         resumed=True,
         salvage=options.salvage,

@@ -98,7 +98,7 @@ async def run_session_async(
         reuse = None
         if spec.reuse is not None:
             reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse)))
-        workers = await build_workers(spec, stack, system, connect or http_transports(spec.env), past, progress)
+        workers = await build_workers(spec, stack, system, connect or http_transports(spec.credentials), past, progress)
         for worker in workers:
             worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)
         runner = Runner(

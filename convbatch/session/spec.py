@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from convbatch.config.credentials import Credentials
     from convbatch.config.gateways import Target
     from convbatch.engine.plan import Conversation
     from convbatch.engine.runner import Past, RunRules
@@ -106,8 +107,8 @@ class SessionSpec:
     meta: Mapping[str, Any]
     """Content of `run.json`."""
     targets: tuple[Target, ...]
-    env: Mapping[str, str]
-    """Where keys come from; never written anywhere."""
+    credentials: Credentials
+    """Keys and proxies of all targets."""
     rules: RunRules
     work: Work = field(default_factory=ModelWork)
     resumed: bool = False

@@ -7,11 +7,12 @@ Targets that share a quota owner share a rate limiter and a connection pool. How
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convbatch.config.credentials import Credentials
     from convbatch.config.gateways import Gateway, Limits, Target
     from convbatch.engine.client import Transport
     from convbatch.engine.limiter import RateLimiter
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from convbatch.system import System
 
 
-def http_transports(env: Mapping[str, str]) -> Callable[[Gateway], Transport]:
+def http_transports(credentials: Credentials) -> Callable[[Gateway], Transport]:
     """Return a function that opens the HTTP transport to a gateway, through its proxy if there is one."""
-    from convbatch.config.credentials import proxy_for
     from convbatch.engine.client import AiohttpTransport
 
     def connect(gateway: Gateway) -> Transport:
-        return AiohttpTransport(ca_file=gateway.ca_file, proxy=proxy_for(gateway.base_url, gateway, env))
+        return AiohttpTransport(ca_file=gateway.ca_file, proxy=credentials.proxy(gateway))
 
     return connect
 
@@ -54,17 +54,13 @@ async def build_workers(
     Raises:
         SetupError: A key is missing.
     """
-    from convbatch.config.credentials import key_for, secrets_of
     from convbatch.config.gateways import max_in_flight, merge_limits
     from convbatch.engine.client import Client
     from convbatch.engine.limiter import RateLimiter
     from convbatch.engine.retry import TargetHealth
     from convbatch.engine.runner import TargetWorker
-    from convbatch.redaction import Redactor, watch
 
-    secrets = secrets_of((target.gateway for target in spec.targets), spec.env)
-    watch(secrets)
-    redactor = Redactor(secrets)
+    redactor = spec.credentials.redactor()
     simulator_url = await _embedded_simulator(spec, stack)
     shared: dict[tuple[str, str, str], list[Target]] = {}
     for target in spec.targets:
@@ -97,7 +93,7 @@ async def build_workers(
                 target=target,
                 client=Client(
                     target,
-                    key_for(target.gateway, spec.env),
+                    spec.credentials.key(target.gateway),
                     transport=transport,
                     redactor=quiet,
                     clock=system.clock,

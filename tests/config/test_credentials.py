@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.config.credentials import (
+    Credentials,
     apply_auth,
     key_for,
-    keys_for,
     proxy_for,
     read_env_file,
     secrets_of,
@@ -26,7 +26,7 @@ from convbatch.dialogue import Message, Role, text_part
 from convbatch.errors import InputError, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask
-from convbatch.redaction import Redactor, Secret
+from convbatch.redaction import Redactor, Secret, redact
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 URL = "https://host/v1/models/m:generateContent"
@@ -145,12 +145,12 @@ def test_a_key_comes_from_its_variable_without_the_blanks_around_it() -> None:
         (None, "MY_KEY is not set", "export MY_KEY=..., or write MY_KEY=... into a file and add --env-file FILE"),
         ("", "MY_KEY is set but empty", "export MY_KEY"),
         (" \n", "MY_KEY is set but empty", "export MY_KEY"),
-        ("ab cd-hidden", "has blanks or line ends inside", "one word"),
-        ("ab\ncd-hidden", "has blanks or line ends inside", "one word"),
+        ("ab cd-hidden", "contains blanks or line ends", "a key has none"),
+        ("ab\ncd-hidden", "contains blanks or line ends", "a key has none"),
         ("Bearer cd-hidden", "starts with the word Bearer", 'auth = "bearer" adds'),
-        ('"cd-hidden"', "stands in quotation marks", "remove"),
+        ('"cd-hidden"', "is in quotation marks", "remove"),
         ("cd-hidden\u201d", "U+201D, position 10", "plain ASCII"),
-        ("cd-hidden\xa0x", "has blanks", "one word"),
+        ("cd-hidden\xa0x", "contains blanks", "a key has none"),
         ("钥匙-hidden", "U+94A5, position 1", "plain ASCII"),
         ("cd-hidden\x00", "U+0000", "plain ASCII"),
     ],
@@ -162,7 +162,7 @@ def test_a_key_that_cannot_be_sent_is_explained_without_showing_it(value: str | 
     problem = caught.value.problems[0]
     assert what in problem.what
     assert hint in (problem.hint or "")
-    assert problem.found == "asked for by x.toml:3"
+    assert problem.found == "required by x.toml:3"
     assert "hidden" not in str(caught.value)
 
 
@@ -170,7 +170,7 @@ def test_a_missing_key_names_the_preset_and_a_variable_that_may_be_meant() -> No
     google = presets()["google"].for_model("m")
     with pytest.raises(SetupError) as caught:
         key_for(google, {"GOOGLE_API_KEY": KEY, "HOME": "/"})
-    assert "asked for by the preset 'google'" in str(caught.value)
+    assert "required by the preset 'google'" in str(caught.value)
     assert 'write key_env = "GOOGLE_API_KEY"' in str(caught.value)
     assert KEY not in str(caught.value)
 
@@ -178,11 +178,32 @@ def test_a_missing_key_names_the_preset_and_a_variable_that_may_be_meant() -> No
 def test_all_missing_keys_are_reported_at_once_and_each_once() -> None:
     asked = [presets()[name].for_model("m") for name in ("google", "dmxapi", "dmxapi-openai", "local", "openai")]
     with pytest.raises(SetupError) as caught:
-        keys_for(asked, {"OPENAI_API_KEY": KEY})
+        Credentials({"OPENAI_API_KEY": KEY}).require_keys(asked)
     assert re.findall(r"variable (\w+) is not set", str(caught.value)) == ["GEMINI_API_KEY", "DMXAPI_API_KEY"]
     assert len(caught.value.problems) == 2
     env = {"OPENAI_API_KEY": "one", "GEMINI_API_KEY": "two", "DMXAPI_API_KEY": "three"}
-    assert keys_for(asked, env) == env
+    credentials = Credentials(env)
+    credentials.require_keys(asked)
+    assert [credentials.key(one) for one in asked] == ["two", "three", "three", None, "one"]
+
+
+def test_missing_variables_are_listed_once_and_blank_ones_are_missing() -> None:
+    asked = [presets()[name].for_model("m") for name in ("google", "dmxapi", "dmxapi-openai", "local", "openai")]
+    credentials = Credentials({"OPENAI_API_KEY": KEY, "GEMINI_API_KEY": " "})
+    assert credentials.missing(asked) == ("GEMINI_API_KEY", "DMXAPI_API_KEY")
+
+
+def test_loading_registers_the_secrets_and_shows_none(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("MY_KEY=sk-loaded-from-a-file\nUNUSED=another-value-here\n")
+    credentials = Credentials.load([gateway()], env_file=path, env={"HTTPS_PROXY": "http://user:pass-word@p:1"})
+    assert credentials.key(gateway()) == "sk-loaded-from-a-file"
+    assert credentials.proxy(gateway()) == "http://user:pass-word@p:1"
+    line = "sent sk-loaded-from-a-file through user:pass-word@p"
+    assert redact(line) == "sent [redacted:MY_KEY] through [redacted:HTTPS_PROXY]@p"
+    assert credentials.redactor().text(line) == redact(line)
+    for value in ("sk-loaded", "another", "pass-word"):
+        assert value not in repr(credentials)
 
 
 # --- env files
@@ -288,7 +309,7 @@ def test_the_gateways_own_proxy_stands_over_the_environment_even_for_loopback() 
     ],
 )
 def test_a_proxy_that_cannot_be_used_names_its_variable_not_its_value(value: str) -> None:
-    with pytest.raises(SetupError, match="HTTPS_PROXY names no") as caught:
+    with pytest.raises(SetupError, match="HTTPS_PROXY is not an http") as caught:
         proxy_for("https://h/", gateway(), {"HTTPS_PROXY": value})
     assert "hidden" not in str(caught.value)
 

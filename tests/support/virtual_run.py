@@ -24,6 +24,7 @@ from typing import Any, Literal, NoReturn
 
 import orjson
 
+from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Gateway, Limits, Target, target_to_plain
 from convbatch.dialogue import Dialogue
 from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoResponse, NotSentCancelled, OutgoingRequest
@@ -588,7 +589,7 @@ class VirtualRun:
             folder=RunFolder.open(self.path, disk=disk),
             meta=self.meta,
             targets=self.targets,
-            env={KEY_ENV: KEY},
+            credentials=Credentials.load((target.gateway for target in self.targets), env={KEY_ENV: KEY}),
             rules=replace(self.rules, **rules),
             resumed=bool(self.ended),
             salvage=salvage,
