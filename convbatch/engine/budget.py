@@ -1,7 +1,7 @@
-"""A cap on what a run may cost: the worst case of each call is set aside before it leaves, and settled after.
+"""A cap on the cost of a run: the worst case of each call is reserved before it is sent, and settled afterwards.
 
-So the cap is never passed, whatever is in flight, as long as gateways keep to `max_output_tokens` and to the prices
-that were named. What a call can cost is `pricing.py`; who asks is `runner.py`. It knows neither clock nor journal.
+The cap is never exceeded, whatever is in flight, as long as gateways respect `max_output_tokens` and the configured
+prices. The cost of a call is `pricing.py`; the caller is `runner.py`. Nothing here uses a clock or the journal.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _ROUNDED_UP = Context(prec=2, rounding=ROUND_UP)
 
 
 class BudgetReached(LimiterClosed):
-    """The next call might pass the cap, and nothing in flight can make room for it any more."""
+    """The next call could exceed the cap, and no call in flight can free enough of it."""
 
 
 class Reservation:
-    """Money set aside for one call."""
+    """Money reserved for one call."""
 
     __slots__ = ("_budget", "amount", "is_sent")
 
@@ -29,44 +29,44 @@ class Reservation:
         self._budget = budget
         self.amount = amount
         self.is_sent = False
-        """From here on it may be paid, and is spent in full unless somebody knows better."""
+        """The call may be paid from now on; its full amount is spent unless `settle` sets a lower cost."""
 
     def settle(self, cost: Decimal | None) -> None:
-        """What the call really cost; None (unknown) = all that was set aside. A second time does nothing."""
+        """Replace the reservation by the cost; None (unknown) = the full amount. A second call has no effect."""
         self._budget.settled(self.amount, self.amount if cost is None else cost)
         self.amount = Decimal(0)
         self.is_sent = False
 
     def close(self) -> None:
-        """Settle what nobody has settled: in full when it was sent, else for nothing."""
+        """Settle if that has not happened: in full if the call was sent, else at zero."""
         if self.amount:
             self.settle(None if self.is_sent else Decimal(0))
 
 
 class Budget:
-    """The cap, what is spent, and what is set aside; callers are served in the order of their coming.
+    """The cap, the amount spent, and the amount reserved; callers are served first come, first served.
 
     Args:
-        cap: All that may be spent.
-        spent: What earlier sessions spent, or may have spent, in the currency of the cap.
+        cap: The most that may be spent.
+        spent: The amount that earlier sessions spent, or may have spent, in the currency of the cap.
     """
 
     def __init__(self, cap: Money, spent: Decimal = Decimal(0)) -> None:
         self.cap = cap
         self.spent = spent
-        """Including what may have been paid without an answer, at its worst."""
+        """Includes the worst case of calls that were possibly paid but got no answer."""
         self.lacked: Decimal | None = None
-        """What the first call that was not let through might have cost."""
+        """Worst-case cost of the first call that was refused."""
         self._reserved = Decimal(0)
         self._queue: deque[tuple[Decimal, asyncio.Future[None]]] = deque()
         self._closed: LimiterClosed | None = None
 
     async def reserve(self, amount: Decimal) -> Reservation:
-        """Wait until this much can be spent without passing the cap.
+        """Wait until this amount can be reserved without exceeding the cap.
 
         Raises:
-            BudgetReached: It cannot, and nothing is in flight that may turn out cheaper than feared.
-            GateClosed: `close` was called, before or meanwhile.
+            BudgetReached: The amount does not fit, and nothing in flight can free more.
+            LimiterClosed: `close` was called, before or during the wait.
         """
         if self._closed is not None:
             raise self._closed
@@ -77,18 +77,18 @@ class Budget:
         return Reservation(self, amount)
 
     def settled(self, reserved: Decimal, cost: Decimal) -> None:
-        """Exchange what was set aside for what was spent."""
+        """Replace a reserved amount by the amount spent."""
         self._reserved -= reserved
         self.spent += cost
         self._serve()
 
     def close(self) -> None:
-        """Serve nobody any more."""
+        """Reject all waiting and future reservations."""
         self._end(LimiterClosed("closed"))
 
     @property
     def larger(self) -> Money:
-        """A cap with which the run would go on: twice as much, or as much as the next call needs at least."""
+        """A cap that lets the run continue: twice this one, or more if the next call needs it."""
         least = _ROUNDED_UP.plus(self.spent + (self.lacked or 0))
         return Money(amount=max(2 * self.cap.amount, least), currency=self.cap.currency)
 
@@ -107,7 +107,7 @@ class Budget:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self.settled(amount, Decimal(0))  # it was served and cancelled in the same breath
+                self.settled(amount, Decimal(0))  # served and cancelled in the same round of the event loop
             else:
                 self._queue.remove((amount, place))
                 self._serve()

@@ -1,7 +1,7 @@
-"""The only client of aiohttp: send one question, hand back an `Attempt`.
+"""The only user of aiohttp: send one request, return an `Attempt`.
 
-Here are sockets, timeouts, proxies, certificates and byte caps. What a body means is the protocol's, whether an attempt
-was possibly paid is `retry.py`'s, and when it may leave is the gate's. It knows no provider by name.
+This file has sockets, timeouts, proxies, certificates and size limits. The protocol decides what a body means,
+`retry.py` whether an attempt was possibly paid, and the rate limiter when it is sent. It knows no provider by name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from convbatch.reply import Attempt, Failure, Reply
 from convbatch.system import Clock
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Decoded; beyond it a reply is unreadable."""
+"""Limit on a decoded body; a larger one is unreadable."""
 CONNECT_TIMEOUT_S = 10.0
 _LARGE_BODY = 512 * 1024
 _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
@@ -41,7 +41,7 @@ REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-ge
 
 
 class OutgoingRequest(NamedTuple):
-    """One HTTP request as it leaves, key included; never journaled, never printed."""
+    """One HTTP request as it is sent, including the key; never journaled, never printed."""
 
     method: str
     url: str
@@ -51,15 +51,15 @@ class OutgoingRequest(NamedTuple):
 
 
 class HttpResponse(NamedTuple):
-    """One complete HTTP answer; `body` is decoded, header lookup ignores case."""
+    """One complete HTTP response; `body` is decoded, header names are compared without case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-class NoResponse(Exception):  # an outcome of sending, turned into a Failure at once
-    """No complete answer came."""
+class NoResponse(Exception):  # becomes a Failure at once
+    """No complete response arrived."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class NoResponse(Exception):  # an outcome of sending, turned into a Failure at 
 
 
 class Transport(Protocol):
-    """How a request reaches a server: aiohttp, or the simulator's brain in the same process."""
+    """How a request reaches a server: aiohttp, or a simulated provider in the same process."""
 
     async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
-        """One request, one complete answer; raises `NoResponse`."""
+        """Send one request and return the complete response; raises `NoResponse`."""
         ...
 
     async def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         ...
 
 
@@ -99,12 +99,12 @@ _progress: contextvars.ContextVar[list[bool]] = contextvars.ContextVar("convbatc
 
 
 class _NotingConnector(aiohttp.TCPConnector):
-    """Notes that a request has its connection, the moment from which bytes may leave.
+    """Connector that records when a request gets its connection, from which moment bytes may be sent.
 
-    And it hands out no connection on which something came that nobody had asked for, such as a reply delivered twice:
-    it would be read as the answer to the next question, perhaps of another dialogue. aiohttp looks only when a
-    connection is given back, too early for what comes a moment later. Where that happened once, no connection is used
-    twice from then on: a copy that is late by more than the pause between two questions cannot be told from an answer.
+    It also never reuses a connection on which unrequested bytes arrived, such as a reply delivered twice: they would be
+    read as the response to the next request, possibly of another dialogue. aiohttp checks only when a connection is
+    returned, which is too early for bytes that arrive a moment later. After the first such event no connection is
+    reused at all: a late copy that arrives during the next request cannot be distinguished from its response.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -129,24 +129,24 @@ class _NotingConnector(aiohttp.TCPConnector):
 def _trusting(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one: readable when the config was loaded, and not any more
+    except OSError as error:  # includes ssl.SSLError; the file was readable when the config was loaded
         raise SetupError(
             f"ca_file cannot be read: {error.strerror or error}",
             place=Place(path=ca_file),
-            hint="restore the PEM file, or take ca_file out of the config",
+            hint="restore the PEM file, or remove ca_file from the config",
         ) from None
 
 
 class AiohttpTransport:
-    """A connection pool of its own, so that a slow gateway never holds a connection another one needs."""
+    """A transport with its own connection pool, so that a slow gateway never holds another one's connections."""
 
     def __init__(self, *, ca_file: str | None = None, proxy: str | None = None) -> None:
         context: ssl.SSLContext | bool = True
         if ca_file is not None:
             context = _trusting(ca_file)
         self._proxy = proxy
-        # limit=0: how many may be in flight is the gate's decision, made once. Redirects, cookies, netrc and automatic
-        # decompression stay off: each of them has leaked keys or memory in the field.
+        # limit=0: only the rate limiter decides how many requests are in flight. Redirects, cookies, netrc and
+        # automatic decompression stay off: each of them has leaked keys or memory in other clients.
         self._session = aiohttp.ClientSession(
             connector=_NotingConnector(limit=0, ssl=context, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -157,7 +157,7 @@ class AiohttpTransport:
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
     async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
-        """One request; raises `NoResponse` with what is known about whether it left."""
+        """Send one request; raises `NoResponse`, which tells whether it may have been sent."""
         connected = [False]
         _progress.set(connected)
         seen: list[aiohttp.ClientResponse] = []
@@ -206,16 +206,16 @@ class AiohttpTransport:
 
 
 class NotSentCancelled(asyncio.CancelledError):
-    """Cancelled while no byte had left yet."""
+    """Cancelled before any byte was sent."""
 
 
 class _Unreadable(Exception):  # internal signal
-    """The body is over the cap or cannot be decompressed."""
+    """The body is too large or cannot be decompressed."""
 
 
 def _payload(body: bytes | None) -> Any:
     if body is not None and len(body) > _LARGE_BODY:
-        return io.BytesIO(body)  # aiohttp warns about large bytes: they would be written in one go
+        return io.BytesIO(body)  # aiohttp warns about large `bytes`, which it writes at once
     return body
 
 
@@ -254,7 +254,7 @@ _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aio
 def _no_response(
     error: Exception, connected: bool, status: int | None, headers: Mapping[str, str] | None, partial: bytes
 ) -> NoResponse:
-    """Sort what aiohttp raises. Its texts may show URLs and headers: only kinds and the system's reasons are used."""
+    """Classify an exception of aiohttp by its type and system error; its text may contain URLs and headers."""
     known: dict[str, Any] = {"status": status, "headers": headers, "partial": partial}
     if isinstance(error, _CERTIFICATE):
         return NoResponse("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
@@ -282,12 +282,12 @@ def _reason(error: BaseException) -> str:
 
 
 _KeyedAddress = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
-"""Headers as the protocol gave them, and the address and headers with the key that they became."""
+"""Headers from the protocol, and the URL and headers with the key that were derived from them."""
 _NO_KEYED_ADDRESS: _KeyedAddress = (None, "", {})
 
 
 class Client:
-    """Asks one target; keeps nothing between attempts but the connection pool it was given."""
+    """Sends requests to one target; keeps no state between attempts except the transport's connections."""
 
     def __init__(
         self,
@@ -299,15 +299,15 @@ class Client:
         clock: Clock,
         simulator_url: str | None = None,
     ) -> None:
-        """Prepare to ask.
+        """Create a client.
 
         Args:
-            target: Whom.
-            key: Its key; None where the gateway wants none.
-            transport: How requests travel.
-            redactor: Keeps keys out of bodies and messages.
-            clock: Time.
-            simulator_url: Where the embedded simulator listens; only for targets of the `simulator:` address.
+            target: The target.
+            key: Its key; None if the gateway needs none.
+            transport: Sends the requests.
+            redactor: Removes keys from bodies and messages.
+            clock: Measures latency.
+            simulator_url: URL of the built-in simulator; only for targets at `simulator:`.
         """
         self._target = target
         self._simulator_url = simulator_url
@@ -320,11 +320,11 @@ class Client:
         self._keyed_addresses: dict[str, _KeyedAddress] = {}
 
     def read_again(self, body: bytes) -> Reply:
-        """The reply a kept body holds, with its raw turn; for histories rebuilt from the journal."""
+        """Parse a stored body into a reply with its raw turn; for histories rebuilt from the journal."""
         return self._protocol.parse_response(body)
 
     async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
-        """Names of the models the gateway lists, or the failed attempt."""
+        """Return the names of the models that the gateway lists, or the failed attempt."""
         started, begun = self._clock.wall(), self._clock.monotonic()
         request = self._protocol.build_models_request(self._endpoint)
         try:
@@ -340,13 +340,13 @@ class Client:
         return self._attempt_with_error(response, started, begun)
 
     async def attempt(self, ask: Ask) -> Attempt:
-        """Send one question once.
+        """Send one request once.
 
         Returns:
-            The attempt, with a `Reply` or a `Failure`; waits in the gate and before a retry are the caller's to add.
+            The attempt, with a `Reply` or a `Failure`; waits for the limiter and before a retry are not included.
 
         Raises:
-            CannotCarry: The protocol has no way to word the question.
+            CannotCarry: The protocol cannot express the request.
         """
         request = self._protocol.build_request(ask, self._endpoint)
         outgoing = self._sending(request, self._target.gateway.attempt_timeout_s)
@@ -373,12 +373,12 @@ class Client:
         return self._attempt(reply, "replied", response, started, begun, body=body, left=left or joined)
 
     def _without_keys(self, reply: Reply, body: bytes) -> tuple[Reply, bool]:
-        """What a body tells in pieces can be a key only when they are joined; one that was searched whole cannot."""
+        """Redact texts that a stream delivered in pieces: a key may be visible only after they are joined."""
         texts: dict[str, str] = {}
         left = False
         for name in ("text", "thought"):
-            said: str | None = getattr(reply, name)
-            plain = b"" if not said else said.encode("utf-8", "surrogatepass")
+            text: str | None = getattr(reply, name)
+            plain = b"" if not text else text.encode("utf-8", "surrogatepass")
             if plain not in body:
                 clean, joined = self._redactor.body(plain)
                 left = left or joined
@@ -386,7 +386,7 @@ class Client:
         return reply._replace(**texts) if texts else reply, left
 
     def _sending(self, request: WireRequest, timeout_s: float) -> OutgoingRequest:
-        # A target asks at the same address with the same headers, one object, every time: worked out once.
+        # A target uses the same URL and the same headers object every time, so the result is cached.
         asked_with, url, headers = self._keyed_addresses.get(request.url, _NO_KEYED_ADDRESS)
         if asked_with is not request.headers:
             url, headers = self._keyed_address(request)
@@ -395,7 +395,7 @@ class Client:
         return OutgoingRequest(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
 
     def _keyed_address(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
-        """The address with its query, and the headers with the key."""
+        """Return the URL with its query, and the headers with the key."""
         gateway = self._target.gateway
         headers = {**_OWN_HEADERS, **request.headers, **gateway.headers}
         url = request.url
@@ -409,7 +409,7 @@ class Client:
     def _attempt_with_error(self, response: HttpResponse, started: float, begun: float) -> Attempt:
         body, left = self._redactor.body(response.body)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        # An HTTP-date hint is read against the server's own clock; without one, against ours.
+        # An HTTP-date hint is relative to the server's clock; without a Date header, to ours.
         headers.setdefault("date", email.utils.formatdate(self._clock.wall(), usegmt=True))
         if 300 <= response.status < 400:
             failure = Failure(
@@ -422,7 +422,7 @@ class Client:
         return self._attempt(failure, cls, response, started, begun, body=body, left=left)
 
     def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
-        failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoAnswer is raised with these kinds only
+        failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only
         cls = attempt_class(
             failure, http_status=gone.status, sent=gone.sent, own_timeout=gone.own_timeout, certificate=gone.certificate
         )
@@ -441,7 +441,7 @@ class Client:
         body: bytes | None = None,
         left: bool = False,
     ) -> Attempt:
-        if isinstance(outcome, Failure):  # shown in tables and notes: here a key under 12 characters is one as well
+        if isinstance(outcome, Failure):  # shown in tables and notes, where keys under 12 characters are redacted, too
             outcome = replace(outcome, message=self._redactor.text(outcome.message))
         return Attempt(
             outcome=outcome,

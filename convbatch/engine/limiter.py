@@ -1,11 +1,11 @@
-"""When may the next request leave: one `RateLimiter` per quota owner, in front of every first try and every retry.
+"""When the next request may be sent: one `RateLimiter` per quota owner, used by every attempt.
 
-Callers are let through in the order of their coming, past the shared pause (and the breaker), tokens, the day, the
-places in flight and last the request rate. Nothing is taken while waiting: all of it is taken in one step at the moment
-of passing, so a cancelled waiter has nothing to give back and nothing can change between passing and sending.
+Callers are admitted first come, first served. They wait for the shared pause, the circuit breaker, the tokens, the day,
+the places in flight and last the request rate, in this order. A waiting caller holds none of these: all are taken in
+one step on admission, so a cancelled waiter has nothing to return and nothing changes between admission and sending.
 
-The gate does not know what an answer means or whether it was paid: it is told a `Signal` (`retry.py` finds the word).
-It draws no random numbers and reads no clock but the one it is given.
+The limiter does not know what a response means or whether it was paid: `report` takes a `Signal`, which `retry.py`
+derives. It draws no random numbers and reads only the clock it is given.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from aiolimiter import AsyncLimiter
 from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
-"""What became of an admitted request. `replied`: a complete reply. `answered`: refused for its own sake (400 ...), so
-the gateway works. `throttled`: a 429 that is no quota. `server_error`: 5xx. `transport_failure`: no HTTP answer.
-`doubtful`: key, model or channel refused though they worked before. `unclear`: tells nothing about the gateway."""
+"""Result of an admitted request. `replied`: a complete reply. `answered`: the request itself was refused (400 ...), so
+the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error`: 5xx. `transport_failure`: no HTTP
+answer. `doubtful`: key, model or channel refused though they worked before. `unclear`: no evidence either way."""
 
 MAX_HINT_S = 24 * 3600.0
 _MAX_BACKOFF_S = 60.0
@@ -33,40 +33,40 @@ _FIRST_PROBE_S = 30.0
 _MAX_PROBE_S = 300.0
 _TOKEN_WINDOW_S = 60.0
 _MIN_TIMER_S = 0.001
-"""uvloop counts whole milliseconds and would spin on anything shorter."""
+"""uvloop's timers have a resolution of 1 ms; anything shorter would busy-wait."""
 _DAY_CHECK_S = 60.0
-"""The wait for a reset is looked at again this often, because the wall clock may jump."""
+"""Interval at which the wait for a reset is checked again, because the wall clock may jump."""
 _RATE_SLACK_S = 1e-6
-"""Added to the time of the next slot, so that rounding never finds it a hair too early."""
+"""Added to the time of the next slot, so that rounding never makes it too early."""
 
 _Obstacle = tuple[Literal["pause", "breaker", "tokens", "day", "concurrency", "rate"], float | None]
-"""What stands in the way, and the monotonic time at which to look again; None when something must happen first."""
+"""What a caller waits for, and the monotonic time of the next check; None if an event must happen first."""
 _BUSY: _Obstacle = ("concurrency", None)
 _PROBE_IN_FLIGHT: _Obstacle = ("breaker", None)
 
 
 class Clock(Protocol):
-    """What the gate needs of `outside.Clock`; `monotonic` ticks with the event loop's own time."""
+    """The part of `system.Clock` that the limiter uses; `monotonic` must be the event loop's time."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds that never decrease."""
         ...
 
     def wall(self) -> float:
-        """Unix seconds UTC; may jump."""
+        """Return Unix seconds; may jump."""
         ...
 
 
 class LimiterClosed(Exception):
-    """Nobody is admitted any more."""
+    """The limiter admits no more callers."""
 
 
 class LimiterStalled(LimiterClosed):
-    """The gateway asked for a wait so long that it amounts to a no (more than 24 hours): the target should park."""
+    """The gateway asked for a wait of more than 24 hours: the target should be suspended."""
 
 
 class Permit:
-    """Leave to send one request now, and a place in flight until `release`."""
+    """Permission to send one request now, and a place in flight until `release`."""
 
     __slots__ = ("_booking", "_held", "_limiter", "is_probe", "sent_at", "waited_s")
 
@@ -77,32 +77,32 @@ class Permit:
         self._booking = booking
         self._held = True
         self.sent_at = sent_at
-        """The clock's monotonic seconds at which it was given."""
+        """Monotonic seconds at the time of admission."""
         self.waited_s = waited_s
-        """Our own waiting in the gate."""
+        """Seconds spent waiting for admission."""
         self.is_probe = is_probe
-        """Given by an open breaker, to see how things stand."""
+        """Admitted by an open breaker, to test the gateway."""
 
     def settle(self, tokens: int | None) -> None:
-        """Replace the estimate by what was really used; None (unknown) lets the estimate stand."""
+        """Replace the estimate by the tokens used; None (unknown) keeps the estimate."""
         if tokens is not None and self._booking is not None:
             self._limiter.amend(self._booking, tokens)
 
     def refund(self, *, never_left: bool = False) -> None:
-        """Give back its tokens: the request was refused. With `never_left` its place in the day's count too."""
+        """Return the tokens of a refused request; with `never_left` also its place in the day's count."""
         self.settle(0)
         if never_left:
             self._limiter.uncount()
 
     def release(self) -> None:
-        """Give back the place in flight; a second time does nothing."""
+        """Return the place in flight; a second call has no effect."""
         if self._held:
             self._held = False
             self._limiter.released(self)
 
 
 class _Pause:
-    """The pause all share, and the episodes of 429 that cause it."""
+    """The shared pause, and the episodes of 429 that cause it."""
 
     def __init__(self) -> None:
         self.until = -math.inf
@@ -113,14 +113,14 @@ class _Pause:
         self._announced_s = 0.0
 
     def throttled(self, sent_at: float, hint_s: float, now: float) -> bool:
-        """Take in a 429; True when it begins a new episode."""
+        """Record a 429; return whether it begins a new episode."""
         if sent_at <= self.episode_began:
-            # Sent before the pause began: the same news once more. It may lengthen the pause, not count twice.
+            # Sent before the pause began, so it belongs to the same episode: it may extend the pause.
             self.announced(hint_s, "429", now)
             return False
         self.episode_began = now
-        # A hint is taken at its word the first time. If that did not help, our own doubling is the least we wait, so
-        # that a gateway which always says "0.1 s" is not asked ten times a second for ever.
+        # The first hint of a series is used as it is. If it did not help, the pause is at least our own doubling
+        # one, so that a gateway which always hints 0.1 s does not get ten requests a second forever.
         doubled = self._in_a_row if hint_s <= 0 else self._in_a_row - 1
         self._in_a_row = min(self._in_a_row + 1, 64)
         if doubled >= 0:
@@ -129,27 +129,27 @@ class _Pause:
         return True
 
     def replied(self, sent_at: float) -> bool:
-        """Take in a success; True when it is news, sent after the latest episode began."""
+        """Record a success; return whether it was sent after the latest episode began."""
         if sent_at <= self.episode_began:
             return False
         self._in_a_row = 0
         return True
 
     def announced(self, hint_s: float, why: str, now: float) -> None:
-        """The gateway said how long to wait."""
+        """Pause for as long as the gateway asked."""
         if hint_s > 0:
             self._extend(now + hint_s, why)
             self.known_until(now + hint_s, now)
 
     def known_until(self, until: float, now: float) -> None:
-        """Nothing can be sent before, as we were told; overlapping spans count once."""
+        """Count the time until then as announced waiting; overlapping spans count once."""
         begins = max(now, self._announced_until)
         if until > begins:
             self._announced_s += until - begins
             self._announced_until = until
 
     def announced_s(self, now: float) -> float:
-        """Seconds of announced waiting so far."""
+        """Return the seconds of announced waiting so far."""
         return self._announced_s - max(0.0, self._announced_until - now)
 
     def _extend(self, until: float, why: str) -> None:
@@ -159,10 +159,10 @@ class _Pause:
 
 
 class _Window:
-    """How many may be in flight: all at once where a rate is configured, else found out by slow start.
+    """Number of places in flight: the cap if a rate is configured, else found by slow start.
 
-    A round is as many successes as there are places. A clean one doubles the window up to the cap until the first 429;
-    from then on an episode of 429 takes a fifth away and a clean round gives one place back.
+    A round is as many successes as there are places. Until the first 429, a round without 429 doubles the window up to
+    the cap; from then on, an episode of 429 removes a fifth and a round without 429 adds one place.
     """
 
     def __init__(self, cap: int, *, adaptive: bool) -> None:
@@ -170,16 +170,16 @@ class _Window:
         self._adaptive = adaptive
         self._doubling = True
         self._clean = 0
-        # Half: a smaller start is gentler, but each doubling more costs a round trip at the head of every run.
+        # Half: with a smaller start, every run would begin with more rounds of doubling.
         self.size = math.ceil(cap / 2) if adaptive else cap
 
     @property
     def is_narrow(self) -> bool:
-        """Smaller than what was asked for?"""
+        """Whether the window is smaller than the cap."""
         return self.size < self._cap
 
     def replied(self) -> str | None:
-        """Count a success; a round is clean after as many of them as there are places."""
+        """Count a success; return a note if the window grows."""
         self._clean += 1
         if self._clean < self.size:
             return None
@@ -189,7 +189,7 @@ class _Window:
         return f"in flight {before} → {self.size}"
 
     def throttled(self) -> str | None:
-        """A new episode of 429."""
+        """Record a new episode of 429; return a note if the window is adaptive."""
         if not self._adaptive:
             return None
         self._doubling = False
@@ -200,21 +200,21 @@ class _Window:
 
 
 class _Breaker:
-    """Open after many failures in a row; then one probe at a time, further and further apart, until one goes well."""
+    """Circuit breaker: after many failures in a row, admits single probes at growing intervals until one succeeds."""
 
     def __init__(self) -> None:
         self.probe_at: float | None = None
-        """When the next probe may leave; None while closed."""
+        """When the next probe may be sent; None while closed."""
         self.probe: Permit | None = None
-        """On its way, verdict unknown."""
+        """The probe in flight."""
         self._gap_s = _FIRST_PROBE_S
         self._transport = 0
         self._server = 0
         self._doubted_at = -math.inf
-        """When it was opened because the gateway refused what it had taken before."""
+        """When it opened because the gateway rejected what it had accepted before."""
 
     def record(self, signal: Signal, permit: Permit, now: float) -> str | None:
-        """Take in a verdict; a text when the breaker opens or closes."""
+        """Record a signal; return a note when the breaker opens or closes."""
         self._count(signal)
         if self.probe_at is None:
             return self._open(signal, now)
@@ -224,7 +224,7 @@ class _Breaker:
             return "the gateway answers again"
         if permit is self.probe:
             self.probe = None
-            if signal == "throttled":  # up again; its pause says when to ask next
+            if signal == "throttled":  # the gateway works; the pause decides when to send next
                 self.probe_at = now
             else:
                 self._gap_s = min(2 * self._gap_s, _MAX_PROBE_S)
@@ -244,8 +244,8 @@ class _Breaker:
 
     def _open(self, signal: Signal, now: float) -> str | None:
         if signal == "doubtful":
-            self._doubted_at = now  # a late reply to an older question says nothing of a key revoked since
-            why = "the gateway refuses what it took before"
+            self._doubted_at = now  # a late reply to an older request is no evidence about a key revoked since
+            why = "the gateway rejects what it accepted before"
         elif self._transport >= _TRANSPORT_FAILURES:
             why = f"{self._transport} requests in a row without an HTTP answer"
         elif self._server >= _SERVER_ERRORS:
@@ -267,19 +267,19 @@ class _Waiter:
 
 
 class RateLimiter:
-    """All limits of one quota owner, and the line of those who wait for them.
+    """All limits of one quota owner, and the queue of callers that wait for them.
 
     Args:
         clock: Must tick with the running event loop.
         concurrency: Most requests in flight, at least 1.
-        rates: Request limits as (count, window in seconds); all hold. Without any, slow start: the window opens at
-            half of `concurrency` and doubles after a clean round; see `_Window`.
-        tpm: Tokens per minute; which tokens of a turn count is the caller's to say.
+        rates: Request limits as (count, window in seconds); all apply. Without any, slow start: the window begins at
+            half of `concurrency` and doubles after a round without 429; see `_Window`.
+        tpm: Tokens per minute; the caller decides which tokens of a turn count.
         rpd: Requests per day.
-        rpd_resets: When the quota day begins, see `quota.day_bounds`.
-        used_today: Requests sent since then, before this gate was made.
-        jitter_s: One-way delays vary by less than this, else a window at the server may overflow.
-        on_change: Told in a few words when the window narrows or widens and the breaker opens or closes.
+        rpd_resets: Start of the quota day, see `quota.day_bounds`.
+        used_today: Requests sent since then, before this limiter was created.
+        jitter_s: One-way delays must vary by less than this, else a window at the server may overflow.
+        on_change: Called with a short note when the window shrinks or grows and the breaker opens or closes.
     """
 
     def __init__(
@@ -321,47 +321,47 @@ class RateLimiter:
 
     @property
     def in_flight(self) -> int:
-        """Permits not yet released."""
+        """Number of permits not yet released."""
         return self._in_flight
 
     @property
     def places(self) -> int:
-        """How many may be in flight at present."""
+        """Number of requests that may be in flight at present."""
         return self._window.size
 
     @property
     def waiting(self) -> int:
-        """How many stand in line."""
+        """Number of callers in the queue."""
         return len(self._queue)
 
     @property
     def used_today(self) -> int | None:
-        """Requests counted against the day; None without a daily limit."""
+        """Requests counted for the day; None without a daily limit."""
         return None if self._day is None else self._day.used
 
     @property
     def stalled(self) -> str | None:
-        """Why nobody will be admitted for more than a day; None normally."""
+        """Why no caller will be admitted for more than a day; None normally."""
         return str(self._closed) if isinstance(self._closed, LimiterStalled) else None
 
     def held_s(self) -> float:
-        """Seconds so far in which it was known that nothing could be sent: announced pauses and a used-up day."""
+        """Return the seconds so far of announced pauses and used-up days, in which nothing could be sent."""
         return self._pause.announced_s(self._clock.monotonic())
 
     def block_for(self, seconds: float, why: str) -> None:
-        """Admit nobody for so long: what an earlier session sent or was told still counts."""
+        """Admit no callers for this long, because of requests or pauses of an earlier session."""
         self._pause.announced(seconds, why, self._clock.monotonic())
 
     async def admit(self, tokens: int = 0) -> Permit:
-        """Wait for one's turn; the request must be sent at once, without another `await` in between.
+        """Wait for admission; the caller must send the request at once, without another `await` in between.
 
         Args:
-            tokens: What the turn will count against the token limit, as well as can be told beforehand. More than the
-                whole budget waits until nothing else is counted and then goes alone.
+            tokens: Estimate of what the turn counts against the token limit. A turn larger than the whole limit is
+                admitted alone, when nothing else is counted.
 
         Raises:
-            GateStalled: The gateway asked for a wait of more than a day, before or meanwhile.
-            GateClosed: `close` was called, before or meanwhile.
+            LimiterStalled: The gateway asked for a wait of more than a day, before or during the wait.
+            LimiterClosed: `close` was called, before or during the wait.
         """
         self._raise_if_closed()
         if self._queue or self._obstacle(tokens) is not None:
@@ -369,13 +369,13 @@ class RateLimiter:
         return await self._pass(tokens, 0.0)
 
     def report(self, signal: Signal, permit: Permit, *, retry_after_s: float | None = None) -> None:
-        """Tell what became of a request, before its `release`; nothing is told of one that was cancelled.
+        """Record the result of a request, before its `release`; a cancelled request is not reported.
 
         Args:
             signal: What happened.
-            permit: Under which it was sent; its time tells new from old news.
-            retry_after_s: The gateway's wish, if it had one. It pauses the whole gate whatever the signal, and is never
-                cut short; later and longer ones extend the pause.
+            permit: The request's permit; its time tells whether the signal is newer than the current pause.
+            retry_after_s: The wait that the gateway asked for, if any. It pauses all callers whatever the signal, and
+                is never shortened; a longer one extends the pause.
         """
         now = self._clock.monotonic()
         hint_s = _usable(retry_after_s)
@@ -392,14 +392,14 @@ class RateLimiter:
         self._call_next()
 
     def why_waiting(self) -> str | None:
-        """Why the first in line waits, in a few words; None when nobody does, or only for a place in a full window."""
+        """Return why the first caller waits, as a short text; None if no one waits, or only for a full window."""
         if not self._queue or (obstacle := self._obstacle(self._queue[0].tokens)) is None:
             return None
         match obstacle:
             case ("pause", _):
                 return f"{self._pause.why}, {_span(self._pause.until - self._now)}"
             case ("breaker", None):
-                return "breaker: probe on its way"
+                return "breaker: probe in flight"
             case ("breaker", probe_at):
                 return f"breaker: probe in {_span(probe_at - self._now)}"
             case ("tokens", _):
@@ -412,13 +412,13 @@ class RateLimiter:
                 return f"request rate {self._rate_text}"
 
     def close(self) -> None:
-        """Admit nobody any more; everyone in line is turned away. Permits given stay good."""
+        """Reject all waiting and future callers. Existing permits stay valid."""
         if self._closed is None:
-            self._reject_waiters(LimiterClosed("the gate is closed"))
+            self._reject_waiters(LimiterClosed("the rate limiter is closed"))
 
     def _raise_if_closed(self) -> None:
         if self._closed is not None:
-            raise type(self._closed)(*self._closed.args)  # one each: a shared one would collect everyone's traceback
+            raise type(self._closed)(*self._closed.args)  # new: a shared one would collect all tracebacks
 
     def _reject_waiters(self, reason: LimiterClosed) -> None:
         self._closed = reason
@@ -429,28 +429,28 @@ class RateLimiter:
             if waiter.event is not None and not waiter.event.done():
                 waiter.event.set_result(None)
 
-    # What permits do.
+    # Called by permits.
 
     def amend(self, booking: Booking, tokens: int) -> None:
-        """For `Permit.settle`."""
+        """Implement `Permit.settle`."""
         if self._ledger is not None:
             self._ledger.amend(booking, tokens)
             self._call_next()
 
     def uncount(self) -> None:
-        """For `Permit.refund`."""
+        """Implement `Permit.refund`."""
         if self._day is not None and self._day.used > 0:
             self._day.used -= 1
             self._call_next()
 
     def released(self, permit: Permit) -> None:
-        """For `Permit.release`."""
+        """Implement `Permit.release`."""
         self._in_flight -= 1
-        if permit is self._breaker.probe:  # a probe without a verdict: the next in line may be one at once
+        if permit is self._breaker.probe:  # a probe without a signal: the next caller may be a probe at once
             self._breaker.probe = None
         self._call_next()
 
-    # The line: everyone has a bell; whoever is called looks for himself whether he may pass.
+    # The queue: each waiter has an event; a waiter that is woken checks by itself whether it may pass.
 
     async def _wait_in_queue(self, tokens: int) -> Permit:
         entered = self._clock.monotonic()
@@ -480,10 +480,11 @@ class RateLimiter:
             self._called -= 1
 
     def _call_next(self) -> None:
-        """Ring for the next who may pass, or set the timer for when to look again.
+        """Wake the next waiter that may pass, or set the timer for the next check.
 
-        Those called but not yet awake stand in front. Many replies are released in one go when their group is synced,
-        so each release calls one more: one at a time would cost a round of the event loop for every admission.
+        Waiters that were woken but did not run yet are at the head of the queue. Many permits are released together
+        when a group of records is synced, so each release wakes one more waiter: waking only one at a time would cost a
+        round of the event loop for every admission.
         """
         if not self._queue or self._closed is not None:
             return
@@ -516,7 +517,7 @@ class RateLimiter:
         self._call_next()
 
     def _obstacle(self, tokens: int) -> _Obstacle | None:
-        """The first thing in the way, in the order of the contract; remembers when it looked."""
+        """Return the first obstacle, in the order of the module's docstring; sets `_now`."""
         now = self._now = self._clock.monotonic()
         if now < self._pause.until:
             return ("pause", self._pause.until)
@@ -538,7 +539,7 @@ class RateLimiter:
         return None
 
     async def _pass(self, tokens: int, waited_s: float) -> Permit:
-        """Take everything at once; to be called only where `_obstacle` has just found nothing."""
+        """Take everything in one step; call it only right after `_obstacle` returned None."""
         if self._rate is not None:
             await self._rate.acquire()  # it has capacity, so this returns without suspending
         now = self._now
@@ -559,7 +560,7 @@ class RateLimiter:
 
 
 def _usable(retry_after_s: float | None) -> float:
-    """Zero for no hint and for one that says nothing: none, negative, not a number."""
+    """Return the hint in seconds; zero if it is missing, negative or not a number."""
     return retry_after_s if retry_after_s is not None and retry_after_s > 0 else 0.0
 
 
@@ -570,9 +571,9 @@ def _rate_text(rate: tuple[int, float]) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A duration for people, rounded up."""
+    """Format a duration for people, rounded up."""
     if seconds == math.inf:
-        return "for ever"
+        return "forever"
     if seconds <= 120:
         return f"{math.ceil(seconds)} s"
     if seconds <= 2 * 3600:

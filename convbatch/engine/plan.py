@@ -1,6 +1,6 @@
-"""Dialogues x targets x repeats → `Conversation`s; the key that says which question a turn asks, and its greatest size.
+"""Dialogues x targets x repeats → `Conversation`s; the key of a turn (`TurnKeys`) and its size bound (`TokenBound`).
 
-Order is fixed: dialogues in file order, and within a dialogue its repeats; every target walks the same order by itself.
+Order is fixed: dialogues in file order, the repeats of a dialogue together; each target follows this order on its own.
 Nothing here waits, sends or reads a file.
 """
 
@@ -17,42 +17,42 @@ from convbatch.protocols.wire import encode_json
 
 
 class JudgedItem(NamedTuple):
-    """What a question to a judge is about."""
+    """The reply, or the dialogue, that a question to a judge is about."""
 
     target: str
-    """Whose reply is judged."""
+    """Name of the target whose reply is judged."""
     turn: int | None
-    """None: all of the dialogue."""
+    """None = the whole dialogue."""
     asked: str
     """Digest of the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """One dialogue played at one target, repeat k: the unit of the plan and of concurrency."""
+    """One dialogue at one target, repeat k: the unit of the plan and of concurrency."""
 
     dialogue: Dialogue
     index: int
-    """Position of the dialogue in the run's own dataset, from 0."""
+    """Position of the dialogue in the run's copy of the dataset, from 0."""
     target: Target
     repeat: int
     """From 1."""
     about: JudgedItem | None = None
-    """Only of a question to a judge; `index` and `repeat` are then those of what it is about."""
+    """Only for a question to a judge; `index` and `repeat` are then those of the judged conversation."""
 
 
 def conversations(dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int) -> Iterator[Conversation]:
-    """Every conversation of one target in admission order; lazily, so that memory does not grow with the dataset."""
+    """Yield every conversation of one target in admission order, so that memory does not grow with the dataset."""
     for index, dialogue in dialogues:
         for repeat in range(1, repeats + 1):
             yield Conversation(dialogue=dialogue, index=index, target=target, repeat=repeat)
 
 
 class TurnKeys:
-    """The running digest of one conversation: what was sent so far decides the key of each turn.
+    """Running digest of one conversation: the key of a turn covers everything sent up to it.
 
-    A key covers wire identity (protocol, base URL, model), system, tools, every message up to and including the turn's
-    user message, and that turn's effective settings; not gateway names, keys, limits or prices.
+    That is wire identity (protocol, base URL, model), system, tools, every message up to and including the turn's
+    user message, and that turn's effective settings; not gateway names, API keys, limits or prices.
     """
 
     def __init__(self, target: Target, dialogue: Dialogue) -> None:
@@ -70,8 +70,8 @@ class TurnKeys:
             self._feed([message.role, [[p.kind, p.text, p.path, p.data, p.mime_type] for p in message.parts]])
 
     def key(self, settings: Settings) -> str:
-        """The key of the turn whose user message was added last, 32 hex digits."""
-        if settings is not self._settings:  # most often all turns share one object
+        """Return the key of the turn whose user message was added last, 32 hex digits."""
+        if settings is not self._settings:  # usually all turns share one object
             self._settings, self._encoded_settings = settings, encode_json(settings.to_plain())
         state = self._state.copy()
         state.update(self._encoded_settings)
@@ -84,10 +84,10 @@ class TurnKeys:
 
 
 class TokenBound:
-    """The most tokens the next request of a conversation can have: what a bill for it cannot exceed.
+    """Upper bound on the tokens of a conversation's next request, and so on what it can cost.
 
-    No text has more tokens than UTF-8 bytes. A count the gateway reported goes before ours, for it also holds what was
-    put in front of our words.
+    No text has more tokens than UTF-8 bytes. If the gateway reported a larger count, that count is used: it includes
+    what the gateway puts in front of the messages.
     """
 
     def __init__(self, system: str | None) -> None:
@@ -96,24 +96,24 @@ class TokenBound:
         self._since = 0
 
     def add(self, text: str) -> None:
-        """A message stands in the history."""
+        """Add the text of a message in the history."""
         size = _FRAME + text_bytes(text)
         self._bytes += size
         self._since += size
 
     def counted(self, tokens: int) -> None:
-        """All that stands in the history by now has at most so many tokens."""
-        self._counted, self._since = tokens, _FRAME  # a reply that is replayed gets a frame, too
+        """Set the gateway's count for everything added so far."""
+        self._counted, self._since = tokens, _FRAME  # the reply becomes a message, with a frame of its own
 
     def max_input(self, settings: Settings) -> int:
-        """Tokens of a request with all that was added."""
+        """Return the bound for a request that contains everything added so far."""
         schema = 0 if settings.response_schema is None else text_bytes(str(settings.response_schema))
         by_count = 0 if self._counted is None else self._counted + self._since
         return max(self._bytes, by_count) + schema
 
 
 def max_output_bound(settings: Settings) -> int | None:
-    """The most tokens a request can bring back; None when nothing limits them, or it asks for several replies."""
+    """Return the most output tokens of a request; None if they are not limited, or if it asks for several replies."""
     extra = settings.extra or {}
     inner = extra.get("generationConfig", {})
     several = any(isinstance(found, dict) and not _SEVERAL.isdisjoint(found) for found in (extra, inner))
@@ -121,11 +121,11 @@ def max_output_bound(settings: Settings) -> int | None:
 
 
 _SEVERAL = frozenset(("n", "candidateCount", "candidate_count"))
-"""Body fields that ask for several replies at once: each is billed, and the limit is of one."""
+"""Body fields that ask for several replies at once: each is billed, and the limit applies to each."""
 _FRAME = 16
-"""Tokens that may stand around a message to say whose it is."""
+"""Tokens that may surround a message to mark its role."""
 
 
 def text_bytes(text: str) -> int:
-    """Length in UTF-8."""
+    """Return the length in UTF-8 bytes."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,6 +1,6 @@
-"""What is left of a quota: the derated request rate, the tokens of the last minute, the requests of the day.
+"""Arithmetic of quotas: the derated request rate, the tokens of the last minute, the requests of the day.
 
-Arithmetic only: nothing here waits, and who comes first is `limiter.py`'s.
+Nothing here waits; the order of requests is decided by `limiter.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo
 
 
 def derated_rate(rates: Sequence[tuple[int, float]], jitter_s: float) -> tuple[int, float]:
-    """Burst and rate under which no window at the server sees more than its limit.
+    """Return a burst and a rate that never exceed the limit in any window at the server.
 
-    A leaky bucket lets at most b + r D requests through in any span D. Requests that arrive within one window of W
-    seconds left within less than W + J, so with r = (N + 1 - b) / (W + J) there are fewer than N + 1 of them.
+    A leaky bucket lets at most b + r D requests pass in any span D. Requests that arrive within a window of W seconds
+    were sent within less than W + J, so with r = (N + 1 - b) / (W + J) there are fewer than N + 1 of them.
 
     Args:
-        rates: Limits as (count N, window W in seconds); all of them hold.
-        jitter_s: J, by how much the one-way delay may vary; delays differ by less than this.
+        rates: Limits as (count N, window W in seconds); all of them apply.
+        jitter_s: J, in seconds; one-way delays differ by less than this.
 
     Returns:
         Burst b in requests and rate r in requests per second.
@@ -34,11 +34,11 @@ def derated_rate(rates: Sequence[tuple[int, float]], jitter_s: float) -> tuple[i
 def seconds_until_drained(
     times: Iterable[float], now: float, rates: Sequence[tuple[int, float]], jitter_s: float
 ) -> float:
-    """Seconds until a bucket that saw these requests is empty, so that a new one, empty too, carries its law on.
+    """Return the seconds until a leaky bucket that passed these requests is empty and can be replaced by a new one.
 
     Args:
-        times: When requests were sent by somebody before, unix seconds in any order.
-        now: Unix seconds; what seems to lie behind it (a clock set back) counts as just now.
+        times: When earlier sessions sent requests, Unix seconds in any order.
+        now: Unix seconds; times later than this (the clock was set back) count as now.
         rates: As for `derated_rate`.
         jitter_s: As for `derated_rate`.
     """
@@ -51,17 +51,17 @@ def seconds_until_drained(
 
 
 def day_bounds(resets: str, wall: float) -> tuple[float, float]:
-    """The quota day around a moment.
+    """Return the start and end of the quota day that contains a moment.
 
     Args:
-        resets: "HH:MM Zone", e.g. "00:00 America/Los_Angeles": local time at which the count starts anew.
+        resets: "HH:MM Zone", e.g. "00:00 America/Los_Angeles": local time at which the count restarts.
         wall: Unix seconds.
 
     Returns:
         Unix seconds of the latest reset at or before `wall`, and of the next one. A day may have 23 or 25 hours.
 
     Raises:
-        ValueError: Not a time of day and a zone that is known.
+        ValueError: Not a time of day and a known zone.
     """
     at, zone = _parse_resets(resets)
     today = datetime.fromtimestamp(wall, zone).date()
@@ -73,13 +73,13 @@ def _parse_resets(resets: str) -> tuple[time, ZoneInfo]:
     clock_time, _, zone = resets.strip().partition(" ")
     try:
         return time.fromisoformat(clock_time), ZoneInfo(zone.strip())
-    except (ValueError, KeyError, OSError) as error:  # an unknown zone is a KeyError, a folder's name an OSError
+    except (ValueError, KeyError, OSError) as error:  # KeyError: unknown zone; OSError: name of a folder
         raise ValueError(f"{resets!r} is not a time and a zone such as '00:00 America/Los_Angeles'") from error
 
 
 @dataclass(slots=True, eq=False)
 class Booking:
-    """Tokens that one request counts: an estimate, or what it really used once that is known."""
+    """Tokens that one request counts: first an estimate, then the reported usage."""
 
     tokens: int
     at: float
@@ -88,7 +88,7 @@ class Booking:
 
 
 class TokenWindow:
-    """Tokens of the last `span_s` seconds against a budget."""
+    """Tokens of the last `span_s` seconds, against a limit."""
 
     def __init__(self, budget: int, span_s: float) -> None:
         self._budget = budget
@@ -97,7 +97,7 @@ class TokenWindow:
         self._total = 0
 
     def full_until(self, tokens: int, now: float) -> float | None:
-        """None when the turn fits, or would be alone; else the earliest moment at which that may change by itself."""
+        """Return None if the turn fits, or nothing else is counted; else the next time at which tokens expire."""
         booked = self._booked
         while booked and now >= booked[0].at + self._span_s:
             gone = booked.popleft()
@@ -108,14 +108,14 @@ class TokenWindow:
         return booked[0].at + self._span_s
 
     def book(self, tokens: int, now: float) -> Booking:
-        """Count tokens from now on."""
+        """Count tokens from `now` on."""
         booking = Booking(tokens, now)
         self._booked.append(booking)
         self._total += tokens
         return booking
 
     def amend(self, booking: Booking, tokens: int) -> None:
-        """Replace what a booking counts; one that has left the window changes nothing any more."""
+        """Replace the tokens of a booking; has no effect on the window after it expired."""
         if booking.counts:
             self._total += tokens - booking.tokens
         booking.tokens = tokens
@@ -132,13 +132,13 @@ class Day:
         self._begins, self._ends = day_bounds(resets, wall)
 
     def wait_s(self, wall: float, in_flight: int) -> float | None:
-        """None while something is left; else seconds to the next reset. Looked at before every request."""
-        # Whoever waits for the reset waits a little longer: the server's clock decides, and it may be behind ours.
+        """Return None while requests are left, else the seconds to the next reset; called before every request."""
+        # The wait includes a margin: the server's clock decides, and it may be behind ours.
         over = self._ends + (self._grace_s if self.used >= self._rpd else 0.0)
         if not self._begins <= wall < over:
             if wall >= over:
-                self.used = in_flight  # sent before the reset, but perhaps counted after it
-            # Before the day's begin: the clock was set back. The count stands, only its end is found anew.
+                self.used = in_flight  # sent before the reset, but possibly counted after it
+            # Before the start of the day, the clock was set back: the count stays, only the bounds are computed again.
             self._begins, self._ends = day_bounds(self._resets, wall)
         if self.used < self._rpd:
             return None

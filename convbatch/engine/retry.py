@@ -1,17 +1,17 @@
-"""Was it possibly paid, and what now: send again, give up, or park the whole target.
+"""What follows an attempt: was it possibly paid, and is it sent again, given up, or the whole target suspended.
 
-Pure decisions over values; times and random draws are arguments. Three things are kept apart, because three things
-depend on them:
+Pure decisions over values; times and random draws are arguments. There are three separate decisions:
 
-- `attempt_class` says what an attempt may have cost. It goes into the journal and decides what may be sent again.
-- `next_step` says what becomes of the turn.
-- `TargetHealth` says what becomes of the target.
+- `attempt_class`: what an attempt may have cost. It is journaled and decides what may be sent again.
+- `next_step`: how the turn continues.
+- `TargetHealth`: whether the target is suspended.
 
-The runner's order after each attempt is `standing.note`, `next_step`, `gate.report(signal(...))`, journal, release.
-Doubt is the one place where they meet. A target that has answered before and now refuses the key or the model may have
-had a hiccup (gateways lose their channels for a minute) or may be gone. The turn is then neither failed nor parked: it
-is sent again through the gate, which is told `doubtful` and lets nothing but probes through. A probe that is answered
-opens the gate; three that say the same park the target. A refusal costs nothing, so asking again is free.
+After each attempt the runner calls `health.note`, `next_step`, `limiter.report(signal(...))`, the journal, `release`.
+The three meet in one case, doubt: a target that has answered before and now refuses the key or the model may have a
+short outage (gateways lose their channels for a minute) or may be gone. The turn then neither fails nor suspends the
+target. It is sent again through the limiter, which gets the signal `doubtful` and admits only probes. A probe that is
+answered closes the breaker; after three with the same refusal the target is suspended. A refusal costs nothing, so
+sending again is free.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Literal
 from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
-"""The words `limiter.RateLimiter.report` takes."""
+"""The signals of `limiter.RateLimiter.report`."""
 
 BASE_S = 1.0
 MAX_BACKOFF_S = 60.0
 AMBIGUOUS_RESENDS = 1
 MAX_THROTTLED = 100
-"""A turn refused this often by 429 is the trouble itself (larger than the gateway ever takes), not bad luck."""
+"""A turn that gets 429 this often is itself the cause: it is larger than the gateway ever accepts."""
 PROBES_BEFORE_SUSPENDING = 3
 SUSPEND_AFTER_S = 15 * 60.0
 MIN_FAILURES = 3
@@ -48,14 +48,14 @@ _WORDS_FOR_500 = frozenset({"internal", "server_error", "api_error", "internal_e
 def attempt_class(
     failure: Failure, *, http_status: int | None, sent: bool, own_timeout: bool = False, certificate: bool = False
 ) -> AttemptClass:
-    """What a failed attempt may have cost.
+    """Classify a failed attempt by what it may have cost.
 
     Args:
-        failure: As the protocol classified it, or made by the client for want of an answer.
-        http_status: None when no status line came.
-        sent: Whether the request's first byte may have left.
-        own_timeout: We stopped waiting.
-        certificate: The server's certificate was refused, so nothing was sent whatever else is known.
+        failure: As the protocol classified it, or made by the client if there was no answer.
+        http_status: None if no status line arrived.
+        sent: Whether the first byte of the request may have been sent.
+        own_timeout: Whether the attempt timeout ended it.
+        certificate: Whether the server's certificate was refused, so that nothing was sent.
     """
     if not sent or certificate:
         return "not_sent"
@@ -74,10 +74,10 @@ def _by_status(status: int, kind: ErrorKind, *, structured: bool) -> AttemptClas
     if status == 429 and kind not in _PERMANENT:
         return "refused"
     if status < 500 or (structured and (kind in _PERMANENT or status == 501)):
-        # Gateways word a wrong model name as 503 and may map any status: where there is an error object, its kind
-        # stands before its status.
+        # Gateways report a wrong model name as 503 and may map any status: if there is an error object, its kind
+        # takes precedence over the status.
         return "final"
-    # `empty_response` as a 500 is new-api's word for "the upstream generated, and billed, nothing we can pass on".
+    # new-api's `empty_response` with a 500: the upstream generated, and billed, something that it cannot pass on.
     if status in _REFUSED_5XX and structured and kind != "empty_response":
         return "refused"
     return "ambiguous"
@@ -85,7 +85,7 @@ def _by_status(status: int, kind: ErrorKind, *, structured: bool) -> AttemptClas
 
 def _inside_a_success(failure: Failure) -> AttemptClass:
     if failure.text or failure.usage.source != "missing":
-        return "ambiguous"  # it broke while it was generating
+        return "ambiguous"  # it failed during generation
     if failure.kind in _PERMANENT:
         return "final"
     status = _inner_status(failure)
@@ -93,7 +93,7 @@ def _inside_a_success(failure: Failure) -> AttemptClass:
 
 
 def _inner_status(failure: Failure) -> int | None:
-    """The status an error object inside a 200 speaks of; None when it cannot be told."""
+    """Return the HTTP status that an error object inside a 200 stands for; None if unknown."""
     code = failure.code
     if isinstance(code, str) and code.isdecimal():
         code = int(code)
@@ -110,14 +110,14 @@ def _inner_status(failure: Failure) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryState:
-    """What a turn has been through in this session; kills and earlier sessions do not count."""
+    """Failures of a turn in this session; kills and earlier sessions do not count."""
 
     counted: int = 0
     """Failures that use up `--max-attempts`."""
     ambiguous: int = 0
     throttled: int = 0
     doubted_at: float | None = None
-    """When this turn was first refused by a target that had answered before."""
+    """When this turn was first refused by a target that had answered before, monotonic seconds."""
 
 
 INITIAL_RETRY_STATE = RetryState()
@@ -125,7 +125,7 @@ INITIAL_RETRY_STATE = RetryState()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendAgain:
-    """Wait, then pass the gate again; the gate holds announced pauses by itself."""
+    """Wait, then ask the limiter again; announced pauses are the limiter's."""
 
     wait_s: float
     retry_state: RetryState
@@ -151,19 +151,19 @@ Step = SendAgain | GiveUp | SuspendTarget
 def next_step(
     attempt: Attempt, retry_state: RetryState, health: TargetHealth, *, max_attempts: int, now: float, draw: float
 ) -> Step | None:
-    """What becomes of a turn after an attempt that `standing` has noted.
+    """Decide how a turn continues after an attempt that `health` has noted.
 
     Args:
-        attempt: The latest one. A `not_sent` one is sent again only if its failure is `retryable`: certificate errors
-            are not, they stay as they are.
-        retry_state: Of this turn, before this attempt.
-        health: Of the turn's target.
-        max_attempts: Failures after which a turn is given up; 429 and doubt do not count.
+        attempt: The latest attempt. A `not_sent` one is sent again only if its failure is `retryable`, which
+            certificate errors are not.
+        retry_state: State of this turn before the attempt.
+        health: Health of the turn's target.
+        max_attempts: Number of failures after which a turn is given up; 429 and doubt do not count.
         now: Monotonic seconds.
         draw: Uniform in [0, 1).
 
     Returns:
-        None after a complete reply: there is nothing to decide.
+        The step; None after a complete reply.
     """
     if isinstance(attempt.outcome, Reply):
         return None
@@ -225,12 +225,12 @@ def _is_throttled(attempt: Attempt, failure: Failure) -> bool:
 
 
 def _hint(failure: Failure) -> float:
-    """Seconds the gateway asked for; zero for none, negative and NaN."""
+    """Return the seconds that the gateway asked for; zero if missing, negative or NaN."""
     return failure.retry_after_s if failure.retry_after_s is not None and failure.retry_after_s > 0 else 0.0
 
 
 def signal(attempt: Attempt, step: Step | None) -> Signal:
-    """What an attempt tells the gate, given what was decided for its turn."""
+    """Return the limiter's signal for an attempt, given the decision for its turn."""
     if isinstance(attempt.outcome, Reply):
         return "replied"
     failure = attempt.outcome
@@ -238,7 +238,7 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
         case "refused" if _is_throttled(attempt, failure):
             return "throttled"
         case "final":
-            # A turn given up on its own account says nothing against the gateway; parked, nothing is left to doubt.
+            # A turn that is given up is no evidence against the gateway; after a suspension no doubt is left.
             return "doubtful" if failure.kind in _DOUBT and isinstance(step, SendAgain) else "answered"
         case "not_sent" if failure.kind not in _PERMANENT:
             return "transport_failure"
@@ -253,35 +253,35 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
 
 
 class TargetHealth:
-    """How a target stands in this run, and whether it is parked.
+    """Failures and successes of a target in this run, and whether it is suspended.
 
-    Parked at once: quota or balance used up; a wait of more than 24 hours asked for; a key or model refused by a target
-    that has never answered. After three in a row: probes that say the same (see the module's docstring), or permission
-    denied before any answer (once could be a word filter at the first prompt). After 15 minutes, at least 3 failures
-    and no success in them: anything else; time that the gate was told to wait (`held_s`) does not count.
+    Suspended at once: quota or balance used up; a requested wait of more than 24 hours; a key or model refused by a
+    target that has never answered. After three in a row: probes with the same refusal (see the module's docstring), or
+    permission denied before any answer (a single one could be a word filter on the first prompt). After 15 minutes with
+    at least 3 failures and no success: anything else; time in which the limiter had to wait (`held_s`) does not count.
     """
 
     def __init__(self, *, answered: bool = False) -> None:
         self.answered = answered
-        """Has it ever given a complete reply in this run, earlier sessions included?"""
+        """Whether the target has ever given a complete reply in this run, earlier sessions included."""
         self.suspend_reason: str | None = None
-        """A sentence for people, with how to mend it; final for this session."""
+        """Reason and remedy, as text; final for this session."""
         self.newest_success_at = float("-inf")
-        """When the latest request that got a reply was sent, monotonic."""
+        """When the latest request that got a reply was sent, monotonic seconds."""
         self._failures = 0
         self._failing_since = 0.0
         self._same_kind: ErrorKind | None = None
         self._same = 0
 
     def note(self, attempt: Attempt, *, sent_at: float, is_probe: bool, now: float, held_s: float) -> None:
-        """Take in an attempt.
+        """Record an attempt.
 
         Args:
             attempt: Any but an abandoned one.
             sent_at: `Permit.sent_at`.
             is_probe: `Permit.is_probe`.
             now: Monotonic seconds.
-            held_s: `Gate.held_s()`.
+            held_s: `RateLimiter.held_s()`.
         """
         if isinstance(attempt.outcome, Reply):
             self.answered = True
@@ -333,7 +333,7 @@ _REFUSED: dict[ErrorKind, str] = {
 }
 _REMEDY: dict[ErrorKind, str] = {
     "auth": "check that the key belongs to this gateway",
-    "permission": "see what the key may do",
+    "permission": "check the permissions of the key",
     "not_found": "compare the name with the gateway's list (`convbatch doctor -g`)",
 }
 

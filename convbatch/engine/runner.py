@@ -1,7 +1,7 @@
-"""Play conversations turn by turn; the only owner of tasks and cancellation.
+"""Run conversations turn by turn; the only owner of tasks and cancellation.
 
-What may leave when is the gate's, whether it leaves again is `retry.py`'s, what it means is the protocol's and what is
-kept is the journal's: this file only puts them in order. A reply is durable before anything that follows from it.
+The rate limiter decides when a request is sent, `retry.py` whether it is sent again, the protocol what a response means
+and the journal what is stored: this file puts them in order. A reply is durable before anything that follows from it.
 """
 
 from __future__ import annotations
@@ -52,61 +52,61 @@ from convbatch.system import System
 
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 YIELD_EVERY = 64
-"""Conversations already finished that a worker passes before it lets the others go on."""
+"""Number of finished conversations that a worker skips before it yields to the event loop."""
 FRAME_TOKENS = 4
-"""What a message counts beside its words, at most: its role and its bounds."""
+"""The most tokens that a message counts in addition to its text: its role and delimiters."""
 STARTED_AT_ONCE = 8
-"""Hundreds started in one go would open hundreds of connections before the first request leaves."""
+"""Tasks started between two yields: hundreds would open hundreds of connections before the first request is sent."""
 
 
 class PastTurn(Protocol):
-    """What an earlier session left of one turn (`archive.TurnHistory`)."""
+    """One turn in earlier sessions (`journal.index.TurnHistory`)."""
 
     status: Status | None
     attempts: int
 
     @property
     def kept(self) -> Mapping[str, Any] | None:
-        """The `outcome` record of the reply that counts."""
+        """The `outcome` record of the reply that counts, if there is one."""
         ...
 
     def finished(self, key: str) -> bool:
-        """Is there a terminal state for this very question?"""
+        """Return whether the turn with exactly this key has a terminal state."""
         ...
 
 
 Past = Callable[[Conversation], Mapping[int, PastTurn]]
-"""What earlier sessions left of a conversation, by turn number."""
+"""Look-up of a conversation's turns in earlier sessions, by turn number."""
 
 
 class ReplySource(Protocol):
-    """Another run whose replies may be taken over (`archive.Archive`)."""
+    """Another run whose replies may be reused (`journal.index.Archive`)."""
 
     def turn_by_key(self, key: str, repeat: int) -> Any:
-        """A finished turn with this key, or None."""
+        """Return a finished turn with this key, or None."""
         ...
 
 
 class Listener(Protocol):
-    """Who is told what has become durable; called on the event loop, must not block."""
+    """Receiver of durable results and notes; called on the event loop, must not block."""
 
     def turn_done(self, target: str, status: Status, *, before: bool) -> None:
-        """A row reached a terminal state; `before`: in an earlier session."""
+        """Record that a row reached a terminal state; `before`: in an earlier session."""
         ...
 
     def note(self, text: str) -> None:
-        """Something a person watching should know."""
+        """Show a note to the user."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRules:
-    """How a run is played; the same for all its targets."""
+    """Options that apply to all targets of a run."""
 
     history: HistoryMode = "live"
     repeats: int = 1
     concurrency: int | None = None
-    """`-j`; None = what each gateway bears."""
+    """`-j`; None = the limit of each gateway."""
     max_attempts: int = 5
     command_line: Settings = NO_SETTINGS
     retry_errors: bool = True
@@ -115,20 +115,20 @@ class RunRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetShare:
-    """What a target's calls take from the budget of the run."""
+    """A target's access to the budget of the run."""
 
     budget: Budget
     prices: PriceTable
     factor: Decimal
-    """Of the budget's currency for one of the prices' currency."""
+    """Exchange rate from price currency to budget currency."""
 
     async def reserve(self, size: Mapping[str, int]) -> Reservation:
-        """Set the worst case of a call aside; raises `BudgetReached`."""
+        """Reserve the worst case of a call; raises `BudgetReached`."""
         worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
         return await self.budget.reserve(worst * self.factor)
 
     def settle(self, reservation: Reservation, attempt: Attempt) -> None:
-        """Take what the attempt cost: nothing when it was surely not paid, the worst when it may have been."""
+        """Settle the cost of the attempt: zero if it was certainly not paid, the worst case if that is unknown."""
         kind = attempt.outcome.kind if isinstance(attempt.outcome, Failure) else None
         cost = self.prices.cost(billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at)
         if cost is None and attempt.cls in ("refused", "not_sent", "final"):
@@ -138,7 +138,7 @@ class BudgetShare:
 
 @dataclass(slots=True, kw_only=True)
 class TargetWorker:
-    """Everything one target needs; targets share nothing but journal and budget."""
+    """Everything one target needs; targets share only journal and budget, and a rate limiter if they share a quota."""
 
     target: Target
     client: Client
@@ -147,14 +147,15 @@ class TargetWorker:
     places: int
     """Most requests in flight."""
     own_places: asyncio.Semaphore | None = None
-    """Only where targets share a gate: keeps one of them from taking the places of all."""
+    """Set only if targets share a rate limiter: keeps one of them from taking all places."""
     budget_share: BudgetShare | None = None
-    """Only where the run has a budget."""
+    """Set only if the run has a budget."""
     suspended: str | None = None
+    """Reason of the suspension."""
     counts: Counter[Status] = field(default_factory=Counter)
 
     async def admit(self, tokens: int) -> Permit:
-        """Pass the gate; raises `LimiterClosed`."""
+        """Wait for admission; raises `LimiterClosed`."""
         if self.own_places is None:
             return await self.limiter.admit(tokens)
         await self.own_places.acquire()
@@ -165,14 +166,14 @@ class TargetWorker:
             raise
 
     def release(self, permit: Permit) -> None:
-        """Give back a place in flight."""
+        """Return a place in flight."""
         permit.release()
         if self.own_places is not None:
             self.own_places.release()
 
 
 class TurnEnd(NamedTuple):
-    """A turn's terminal state and, where there is one, its reply."""
+    """Terminal state of a turn, with its reply if there is one."""
 
     status: Status
     reply: Reply | None
@@ -180,7 +181,7 @@ class TurnEnd(NamedTuple):
 
 
 class Runner:
-    """One sitting at a plan: plays what is open, stops when told, never loses a reply it has received."""
+    """Runs the open turns of a plan in one session; can be stopped, and never loses a received reply."""
 
     def __init__(
         self,
@@ -204,19 +205,19 @@ class Runner:
         self._tasks: list[asyncio.Task[None]] = []
         self.reason: StopReason = "finished"
         self.bugs: list[str] = []
-        """Tracebacks of our own failures, one a conversation; a run with any of them exits 70."""
+        """Tracebacks of internal errors, at most one per conversation; a run with any exits with 70."""
 
     @property
     def workers(self) -> tuple[TargetWorker, ...]:
-        """The targets as they stand."""
+        """The workers, with their counts and suspensions so far."""
         return self._workers
 
     async def run(self, plans: Mapping[str, Iterator[Conversation]]) -> None:
-        """Play each target's conversations until all are done, parked, or `stop` is called.
+        """Run each target's conversations until all are done or suspended, or `stop` is called.
 
         Raises:
-            JournalError: The journal could not be written; what was acknowledged before stands.
-            InputError: The run's own dataset copy cannot be read to its end.
+            JournalError: The journal could not be written; records committed before remain valid.
+            InputError: The run's copy of the dataset cannot be read to its end.
         """
         timer: asyncio.TimerHandle | None = None
         if self._rules.deadline_s is not None:
@@ -226,7 +227,7 @@ class Runner:
                 for worker in self._workers:
                     group.create_task(self._start(worker, plans[worker.target.name], group))
         except BaseExceptionGroup as failures:
-            # The journal's word first: it may be why the others failed.
+            # JournalError first: it may have caused the others.
             for kind in (JournalError, ConvbatchError):
                 known, _ = failures.split(kind)
                 if known is not None:
@@ -237,7 +238,7 @@ class Runner:
                 timer.cancel()
 
     def stop(self, reason: StopReason) -> None:
-        """Admit nothing more; what is in flight is finished and kept."""
+        """Admit no more requests; those in flight finish and are stored."""
         if self.reason == "finished" or reason == "interrupted":
             self.reason = reason
         self._stopping.set()
@@ -247,13 +248,13 @@ class Runner:
                 worker.budget_share.budget.close()
 
     def abandon(self) -> None:
-        """Give up what is in flight; it is journaled as possibly paid."""
+        """Cancel the requests in flight; they are journaled as possibly paid."""
         self.stop("interrupted")
         for task in self._tasks:
             task.cancel()
 
     async def _start(self, worker: TargetWorker, plan: Iterator[Conversation], group: asyncio.TaskGroup) -> None:
-        # Twice as many conversations as places in flight: one is always ready when a place comes free.
+        # Twice as many conversations as places in flight, so that one is always ready when a place becomes free.
         for number in range(1, 2 * worker.places + 1):
             self._tasks.append(group.create_task(self._work(worker, plan)))
             if number % STARTED_AT_ONCE == 0:
@@ -275,7 +276,7 @@ class Runner:
                 return
             except LimiterClosed:
                 return
-            except Exception:  # noqa: BLE001  # the conversation's edge: one bug must not take paid neighbours down
+            except Exception:  # noqa: BLE001  # outermost frame of a conversation: a bug must not end the others, which may be paid
                 self.bugs.append(traceback.format_exc())
                 self._listener.note(f"internal error in dialogue {conversation.dialogue.id!r}; it stays pending")
             if passed % YIELD_EVERY == 0:
@@ -312,14 +313,14 @@ class Runner:
         )
 
     def _past_end(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd | None:
-        """What an earlier session found out, if it still answers this very question."""
+        """Return the terminal state from an earlier session, if it has exactly this key."""
         past = state.past.get(number)
         if past is None or not past.finished(key) or past.status is None:
             return None
         if past.status == "error" and self._rules.retry_errors:
             return None
         if past.status == "skipped" and state.ended is None:
-            return None  # the turn it was skipped behind has been asked again and went well
+            return None  # the failed turn before it was sent again and succeeded
         reply = None if past.kept is None else _kept_reply(worker.client, past.kept)
         self._count(worker, past.status, before=True)
         return TurnEnd(status=past.status, reply=reply)
@@ -362,7 +363,7 @@ class Runner:
     async def _ask(
         self, worker: TargetWorker, state: _ConversationState, number: int, key: str, settings: Settings
     ) -> TurnEnd | None:
-        """Ask until there is a terminal state; None when the turn stays pending (stopped or parked)."""
+        """Send the turn until it has a terminal state; None if it stays pending (stopped or suspended)."""
         ask = Ask(
             model=worker.target.model,
             messages=tuple(state.history),
@@ -394,7 +395,7 @@ class Runner:
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
                 if end is not None:
                     records.append(self._turn_record(state, number, key, end))
-                # The place in flight is given away only when the reply is durable.
+                # The place in flight is released only after the reply is durable.
                 await self._journal.commit(*records)
             finally:
                 _close(reservation)
@@ -413,8 +414,8 @@ class Runner:
     async def _send(
         self, worker: TargetWorker, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
     ) -> Attempt:
-        # No await between here and the send: the rate was acquired a moment ago, and an intent written earlier would
-        # call a request possibly paid that only ever waited.
+        # No await between here and the send: the rate was acquired just before, and an earlier intent would mark a
+        # request as possibly paid that was only waiting.
         self._journal.append({"kind": "intent", **ident, **size})
         started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
@@ -441,7 +442,7 @@ class Runner:
     def _decide(
         self, worker: TargetWorker, attempt: Attempt, permit: Permit, retry_state: RetryState, settings: Settings
     ) -> SendAgain | GiveUp | SuspendTarget | None:
-        """What becomes of the turn; tells standing and gate on the way. None for a complete reply."""
+        """Decide how the turn continues, and update health, permit and limiter. None for a complete reply."""
         now = self._system.clock.monotonic()
         worker.health.note(
             attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=worker.limiter.held_s()
@@ -459,7 +460,7 @@ class Runner:
         elif attempt.cls in ("refused", "not_sent", "final"):
             permit.refund(never_left=attempt.cls == "not_sent")
         if isinstance(step, SuspendTarget):
-            # now: the report settles the doubt, and would let the others go before this is durable
+            # before the report: it ends the doubt, and would admit other turns before this record is durable
             worker.limiter.close()
         hint = None if isinstance(attempt.outcome, Reply) else attempt.outcome.retry_after_s
         worker.limiter.report(signal(attempt, step), permit, retry_after_s=hint)
@@ -483,12 +484,12 @@ class Runner:
         if worker.suspended is None:
             worker.limiter.close()
             for other in self._workers:
-                if other.limiter is worker.limiter:  # the same host, key and model under another gateway's name
+                if other.limiter is worker.limiter:  # the same host, key and model under the name of another gateway
                     other.suspended = reason
             self._listener.note(f"{worker.target.name} is suspended: {reason}")
 
     async def _wait(self, seconds: float) -> bool:
-        """Back off; False when the run stopped meanwhile."""
+        """Wait out a backoff; return False if the run was stopped during it."""
         if seconds <= 0:
             return not self._stopping.is_set()
         sleep = asyncio.ensure_future(self._system.clock.sleep(seconds))
@@ -502,7 +503,7 @@ class Runner:
 
 
 class _ConversationState:
-    """One conversation while it is played: its history, its keys, and what earlier sittings know of it."""
+    """State of a running conversation: its history, its keys, and its turns in earlier sessions."""
 
     def __init__(self, conversation: Conversation, rules: RunRules, past: Past | None) -> None:
         self.conversation = conversation
@@ -510,10 +511,10 @@ class _ConversationState:
         self.history: list[Message] = []
         self.keys = TurnKeys(conversation.target, conversation.dialogue)
         self.ended: str | None = None
-        """Why the dialogue goes no further."""
+        """Why the dialogue was ended early."""
         self.past: Mapping[int, PastTurn] = {}
         self.measured: Usage | None = None
-        """Of the latest reply."""
+        """Usage of the latest reply."""
         self._token_bound = TokenBound(conversation.dialogue.system)
         self._live = rules.history == "live"
         if past is not None:
@@ -521,11 +522,11 @@ class _ConversationState:
 
     @property
     def role(self) -> str:
-        """In whose name the calls are made: that of the run's model, or of a judge."""
+        """Role of the calls in the journal."""
         return "model" if self.conversation.about is None else "judge"
 
     def settled(self, *, retry_errors: bool) -> list[Status] | None:
-        """The rows' states when nothing is left to ask, else None; a judge's question may be another one by now."""
+        """Return the rows' states if all are terminal, else None; None for a judge, whose question may have changed."""
         if self.conversation.about is not None:
             return None
         states: list[Status] = []
@@ -535,22 +536,22 @@ class _ConversationState:
             if past is None or past.status is None or (retry_errors and past.status == "error"):
                 return None
             if past.status == "skipped" and not ended:
-                return None  # a sitting asked the turn it was skipped behind again, and was killed before this one
+                return None  # a session resent the failed turn before it, and was killed before this one
             ended = ended or past.status != "ok"
             states.append(past.status)
         return states
 
     def turns(self) -> Iterator[tuple[int, Turn]]:
-        """Every turn, its user message already in the history; what is given as the model's word is added behind it."""
+        """Yield every turn after adding its user message to the history; a scripted reply is added after it."""
         for number, turn in enumerate(self.conversation.dialogue.turns, 1):
             self._add(Message(role="user", parts=turn.user))
             yield number, turn
-            given = not self._live or number not in self.asked
-            if given and turn.assistant is not None:
+            is_scripted = not self._live or number not in self.asked
+            if is_scripted and turn.assistant is not None:
                 self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
 
     def advance(self, number: int, end: TurnEnd) -> None:
-        """Carry a terminal state into the history, or end the dialogue: nothing is replayed on a broken history."""
+        """Add a reply to the history, or end the dialogue: no turn is sent after a failed one."""
         if end.reply is not None:
             self.measured = end.reply.usage
         if self._live and self.ended is None:
@@ -567,14 +568,14 @@ class _ConversationState:
             self._add(Message(role="assistant", parts=text, raw=end.reply.raw_turn))
 
     def _count(self, reply: Reply | None) -> None:
-        """What the gateway counted; of a reply that is not replayed only what it was a reply to."""
+        """Update the token bound from reported usage; outside live mode only the input count applies."""
         usage = NO_USAGE if reply is None else reply.usage
         output = usage.output_tokens if self._live else 0
         if usage.input_tokens is not None and output is not None:
             self._token_bound.counted(usage.input_tokens + output)
 
     def ident(self, number: int) -> dict[str, Any]:
-        """What names a turn in every record; `journal/index.py` reads these keys fastest in this order."""
+        """Return the fields that identify a turn in a record; `journal/index.py` reads them fastest in this order."""
         conversation, about = self.conversation, self.conversation.about
         ident = {
             "index": conversation.index,
@@ -588,7 +589,7 @@ class _ConversationState:
         return ident
 
     def token_bounds(self, settings: Settings) -> dict[str, int]:
-        """The most tokens the next request can have, and its reply where that is limited."""
+        """Return the most tokens of the next request, and of its reply if that is limited."""
         size = {"most_input_tokens": self._token_bound.max_input(settings)}
         limit = max_output_bound(settings)
         if limit is not None:
@@ -620,7 +621,7 @@ def _terminal(attempt: Attempt, step: SendAgain | GiveUp | SuspendTarget | None)
 
 
 def _kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
-    """A kept reply with its raw turn, parsed again from the kept body."""
+    """Return a stored reply with its raw turn, parsed again from the stored body."""
     return client.read_again(kept_body(record))
 
 
@@ -651,12 +652,12 @@ def _outcome_record(
 
 
 def _reserve(limits: Limits, state: _ConversationState, settings: Settings) -> int:
-    """Tokens a turn will count, as well as can be told: the previous turn's usage tells the history's size."""
+    """Estimate the tokens that a turn counts against the limit, from the usage of the previous turn if it is known."""
     if limits.tpm is None:
         return 0
     known = state.measured
     if known is not None and known.input_tokens is not None and known.output_tokens is not None:
-        # The reply was counted as output; as a message of the history it has a frame of its own.
+        # The previous reply was counted as output; as a message of the history it has a frame of its own.
         tokens = known.input_tokens + known.output_tokens + FRAME_TOKENS + _rough_tokens(state.history[-1:])
     else:
         tokens = _rough_tokens(state.history) + _rough_text(state.conversation.dialogue.system or "")
@@ -666,7 +667,7 @@ def _reserve(limits: Limits, state: _ConversationState, settings: Settings) -> i
 
 
 def _counted(limits: Limits, usage: Usage, settings: Settings) -> int | None:
-    """Tokens a reply really counted against the limit; None when the gateway did not say."""
+    """Return the tokens that a reply counted against the limit; None if the gateway did not report them."""
     if usage.input_tokens is None:
         return None
     if limits.tpm_counts == "uncached_input":
@@ -678,7 +679,7 @@ def _counted(limits: Limits, usage: Usage, settings: Settings) -> int | None:
 
 
 _USUAL_OUTPUT = 512
-"""Reserved for a first reply without a limit on output; settled to the truth a moment later."""
+"""Reserved for a first reply without a limit on output; replaced by the reported usage."""
 
 
 def _usual_output(known: Usage | None) -> int:

@@ -514,7 +514,7 @@ def _missing(reported: _ReportedRun) -> Iterator[str]:
         where = _count(damaged, "damaged place")
         yield f"{reported.label}: {where} in the journal left out; `convbatch resume --salvage`"
     for target, reason in reported.run.suspended.items():
-        yield f"{reported.label}: {target} is parked: {reason}"
+        yield f"{reported.label}: {target} is suspended: {reason}"
 
 
 def _mixed(reported: _ReportedRun, currencies: Sequence[str]) -> Iterator[str]:

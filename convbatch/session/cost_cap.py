@@ -1,6 +1,6 @@
-"""`--max-cost` → a cap, or what is missing for one: a price, an exchange rate, a limit on output.
+"""`--max-cost` → a cap, or an error that names what is missing for one: a price, an exchange rate, a limit on output.
 
-A cap that cannot be kept is refused before anything is sent. How it is kept is `engine/budget.py`.
+A cap that cannot be guaranteed is refused before anything is sent. How it is enforced is `engine/budget.py`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SHOWN = 5
 def resolve_cap(
     text: str | None, meta: Mapping[str, Any], targets: Sequence[Target], command_line: Settings, copy: Path | None
 ) -> Money | None:
-    """The cap a run was given, once it is sure that it can be kept.
+    """Return the cap of a run after checking that it can be guaranteed.
 
     Args:
-        text: `5USD`; a bare number where all targets bill one currency. None = no cap.
-        meta: Of `run.json`: prices of the targets and of the judge, and rates.
-        targets: What is asked.
-        command_line: Settings over all others.
-        copy: The run's dataset; None where only a judge is asked.
+        text: `5USD`; a bare number if all targets bill one currency. None = no cap.
+        meta: Content of `run.json`: prices of the targets and of the judge, and rates.
+        targets: The targets of the session.
+        command_line: Settings that take precedence over all others.
+        copy: The run's dataset; None if only a judge is asked.
 
     Raises:
-        SetupError: It cannot be kept; says what to add.
+        SetupError: It cannot be guaranteed; the hint names what to add.
     """
     if text is None:
         return None
@@ -52,7 +52,7 @@ def resolve_cap(
 
 
 def price_config_example(target: Mapping[str, Any]) -> str:
-    """The lines of a config file that give a target of `run.json` a price, as an example."""
+    """Return an example of the config line that gives a target of `run.json` a price."""
     gateway = target["gateway"]
     currency = "" if gateway.get("currency") else ' currency = "USD",'
     table = f"prices.{_quoted(gateway['name'])}.{_quoted(target['model'])}"
@@ -64,13 +64,13 @@ def _quoted(name: str) -> str:
 
 
 def _currencies(meta: Mapping[str, Any]) -> dict[str, str]:
-    """What each target bills, by target name."""
+    """Return the currency of each target, by target name; raises `SetupError` for a target without prices."""
     found: dict[str, str] = {}
     for target in (*meta["targets"], *(meta.get("judges") or ())[-1:]):
         prices = target_prices(target)
         if prices is None:
             raise SetupError(
-                f"--max-cost needs a price for {target['name']}, and there is none",
+                f"--max-cost needs a price for {target['name']}, which has none",
                 hint=f"add a line to the config, above its tables: {price_config_example(target)}",
             )
         found[target["name"]] = prices.currency
@@ -99,7 +99,7 @@ def _refuse_unrelated(cap: Money, currencies: Mapping[str, str], exchange_rates:
 
 
 def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: Path) -> None:
-    """Without a limit on output there is no worst case."""
+    """Refuse turns without a limit on output, because their worst-case cost is unlimited."""
     from convbatch.dataset.snapshot import read_copy
 
     unlimited = 0
@@ -125,8 +125,8 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
                 places += [f"{dialogue.id!r} turn {number} at {name}" for name in bare]
     if unlimited:
         raise SetupError(
-            f"--max-cost needs a worst case for every call; {count_of(unlimited, 'turn')} set no max_output_tokens, "
-            "or ask for several replies at once",
+            f"--max-cost needs a worst-case cost for every call; {count_of(unlimited, 'turn')} set no "
+            "max_output_tokens, or ask for several replies at once",
             found="; ".join(places[:SHOWN]) + ("; ..." if unlimited > SHOWN else ""),
             hint="add --max-output-tokens N, or max_output_tokens under [run.settings]",
         )
@@ -137,6 +137,6 @@ def _refuse_unlimited_judge(plain: Mapping[str, Any]) -> None:
     if max_output_bound(Settings.from_plain(gateway.get("settings", {}))) is None:
         table = f"gateways.{_quoted(gateway['name'])}.models.{json.dumps(plain['model'])}.settings"
         raise SetupError(
-            f"--max-cost needs a worst case for every call, and nothing limits what the judge {plain['name']} writes",
+            f"--max-cost needs a worst-case cost for every call; the judge {plain['name']} has no limit on output",
             hint=f"add to the config: [{table}] max_output_tokens = 1000",
         )

@@ -34,16 +34,16 @@ _READ = ("targets", "history", "repeats", "planned", "options", "dataset", "rate
 
 
 def judge_target(name: str, config: Config, overrides: Overrides) -> Target:
-    """The judge of this name.
+    """Return the judge with this name.
 
     Raises:
-        SetupError: No such gateway, or none is named.
+        SetupError: The gateway is unknown or missing.
     """
     return resolve_targets((name,), (), config, overrides)[0]
 
 
 def judge_to_plain(judge: Target, config: Config, day: datetime) -> dict[str, Any]:
-    """A judge as `run.json` names it, with its prices."""
+    """Return a judge's entry in `run.json`, with its prices."""
     from convbatch.config.list_prices import price_table
 
     return target_to_plain(judge, price_table(judge, config, day.date(), NO_SETTINGS))
@@ -51,7 +51,7 @@ def judge_to_plain(judge: Target, config: Config, day: datetime) -> dict[str, An
 
 @contextmanager
 def reading_run_json(folder: RunFolder) -> Generator[None]:
-    """While targets are read from `run.json`: it is a file, and files are edited.
+    """Report damage in the targets of `run.json`, which users may have edited.
 
     Raises:
         SetupError: Something in them is missing or wrong.
@@ -67,11 +67,11 @@ def reading_run_json(folder: RunFolder) -> Generator[None]:
 
 
 def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> SessionSpec:
-    """A sitting that asks this judge about what a run has received; from now on its opinion counts.
+    """Prepare a session that asks this judge about the replies of a run; from then on its verdicts count.
 
     Raises:
-        SetupError: A judge that cannot be asked, or a `run.json` that cannot be used.
-        InputError: A configuration that cannot be read.
+        SetupError: The judge or `run.json` cannot be used.
+        InputError: The configuration cannot be read.
     """
     from convbatch.config.loader import load_config
 
@@ -85,7 +85,7 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
     others = {one["name"]: one for one in meta.get("judges") or ()}
     former = others.pop(judge.name, None)
     if former is not None and former.get("prices") is not None:
-        plain["prices"] = former["prices"]  # as a run's own: what was paid stays what it was; `report -c` reprices
+        plain["prices"] = former["prices"]  # the cost of earlier calls does not change; `report -c` reprices
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
     rates = {**config.exchange_rates.to_plain(), **(meta.get("rates") or {})}
     meta = {
@@ -108,7 +108,7 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
 
 
 def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSpec | None:
-    """What follows a run, or its resume, that has a judge; None without one, and where the run was stopped before.
+    """Prepare the judge's session after a run or resume; None without a judge, or if the run was stopped.
 
     Raises:
         SetupError: As `prepare_judging`.
@@ -134,17 +134,17 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
 
 
 def judge_not_asked(error: ConvbatchError) -> SessionResult:
-    """How judging ended when the judge could not be asked after the replies of its run had arrived."""
+    """Return the result for a judge that could not be asked after the replies of its run had arrived."""
     return SessionResult(exit_code=worst(ExitCode.INCOMPLETE, error.exit_code), reason="error", error=error)
 
 
 def wants_judge(meta: Mapping[str, Any]) -> bool:
-    """Was the run itself begun with a judge?"""
+    """Return whether the run was started with a judge."""
     return bool(meta["options"].get("judge") and meta.get("judges"))
 
 
 def _check_ready(spec: SessionSpec) -> SessionSpec:
-    """The sitting, once it is sure that its judge can be asked within the budget."""
+    """Return the session with its cap, after the preflight checks."""
     check_reachable(spec.targets, spec.rules.concurrency, spec.credentials)
     cap = resolve_cap(
         spec.meta["options"].get("max_cost"),

@@ -1,6 +1,7 @@
-"""What must be at hand before anything is sent: keys, addresses of hosts, and room for as many connections.
+"""Checks before the first request: keys, host names, and the limit on open files.
 
-Each is a mistake in a configuration, or no network: better known now than after 15 minutes of failing requests.
+A failure is a mistake in the configuration, or a missing network: it is reported at once instead of after 15 minutes of
+failed requests.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from convbatch.errors import SetupError
 
 
 def check_reachable(targets: Sequence[Target], concurrency: int | None, credentials: Credentials) -> None:
-    """Keys, hosts, and room for connections.
+    """Check the keys and hosts of these targets, and raise the limit on open files if necessary.
 
     Raises:
-        SetupError: One of them is missing.
+        SetupError: A key is missing, a host cannot be resolved, or the limit on open files is too low.
     """
     _make_room_for_sockets(targets, concurrency)
     credentials.require_keys(target.gateway for target in targets)
@@ -28,12 +29,12 @@ def check_reachable(targets: Sequence[Target], concurrency: int | None, credenti
 
 
 def _refuse_unresolved(targets: Iterable[Target], credentials: Credentials) -> None:
-    """A host that has no address is a mistake in the configuration, or no network: known now, not after 15 minutes."""
+    """Refuse host names that cannot be resolved."""
     looked_up: set[str] = set()
     for target in targets:
         gateway = target.gateway
         proxy = credentials.proxy(gateway)
-        host = urlsplit(proxy or gateway.base_url).hostname  # behind a proxy it is the proxy that looks the host up
+        host = urlsplit(proxy or gateway.base_url).hostname  # a proxy resolves the gateway's host itself
         if host is None or host in looked_up:
             continue
         looked_up.add(host)
@@ -51,25 +52,25 @@ def _refuse_unresolved(targets: Iterable[Target], credentials: Credentials) -> N
 
 
 _OTHER_FILES = 64
-"""Journal, dataset, index, libraries: what a run has open besides its connections, with room to spare."""
+"""Open files of a run besides its connections: journal, dataset, index, libraries; with a margin."""
 
 
 def _make_room_for_sockets(targets: Iterable[Target], concurrency: int | None) -> None:
-    """Each request in flight is an open file, of which systems grant 256 or 1,024 until they are asked for more.
+    """Raise the soft limit on open files: each request in flight needs one, and the default is often 256 or 1,024.
 
-    Without room every connection fails, and it looks as if the gateway were down.
+    Above the limit every connection fails, which looks as if the gateway were down.
     """
     needed = _OTHER_FILES
     for target in targets:
-        ends = 2 if target.simulated else 1  # of the built-in simulator both ends are ours
+        ends = 2 if target.simulated else 1  # the built-in simulator's end of the connection is ours, too
         needed += ends * max_in_flight(target.gateway.limits, concurrency)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise SetupError(
-            f"so many requests in flight need {needed} open files; this process may open {hard}",
+            f"this many requests in flight need {needed} open files; this process may open {hard}",
             hint=f"lower -j, or raise the limit: ulimit -n {needed}",
         )
-    with contextlib.suppress(OSError, ValueError):  # macOS has a further limit that it does not tell
+    with contextlib.suppress(OSError, ValueError):  # macOS has a further limit that cannot be read
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,7 +1,7 @@
 """From options to a `SessionSpec`: everything that can be wrong is found here, before the first request.
 
-Configuration, keys, dataset and folder are read and checked in the order that wastes least of a person's time; nothing
-is sent. How a sitting is played is `session.py`.
+Configuration, keys, dataset and folder are read and checked, the fastest checks first; nothing is sent. How a session
+is executed is `session.py`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ HISTORIES: tuple[HistoryMode, ...] = ("live", "script", "last")
 
 
 def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool = True) -> SessionSpec:
-    """A new run: folder made, dataset copied into it, nothing sent.
+    """Prepare a new run: create its folder and copy the dataset into it; nothing is sent.
 
     Raises:
-        SetupError: Names, limits, keys or folders that cannot work.
+        SetupError: Names, limits, keys or folders that cannot be used.
         InputError: A dataset or configuration that cannot be read.
-        JournalError: The disk refused the first files; nothing of the folder stays.
+        JournalError: The first files cannot be written; the folder is removed.
     """
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
@@ -78,26 +78,26 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """A run that is only planned: checked like one that is sent, and without a folder."""
+    """A planned run: checked like a real one, but without a folder."""
 
     dataset: Path
-    """The selected dialogues, as a run would keep them; gone when the rehearsal ends."""
+    """The selected dialogues, as a run would copy them; deleted when the dry run ends."""
     meta: Mapping[str, Any]
-    """What would stand in `run.json`."""
+    """Content that `run.json` would have."""
     targets: tuple[Target, ...]
     rules: RunRules
     reuse: RunFolder | None
     max_cost: Money | None
     missing_keys: tuple[str, ...]
-    """Environment variables a run would need and does not find."""
+    """Environment variables that a run would need and that are not set."""
 
 
 @contextlib.contextmanager
 def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
-    """The same run on paper: no folder is made, no name looked up, and keys may be missing.
+    """Prepare a run without creating its folder or resolving host names; keys may be missing.
 
     Raises:
-        SetupError: As `prepare_run`, also for a variable that holds what cannot be a key.
+        SetupError: As `prepare_run`, also for a variable whose value cannot be a key.
         InputError: As `prepare_run`.
     """
     checked = _check_options(options)
@@ -121,7 +121,7 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CheckedOptions:
-    """What the options and the configuration say, checked."""
+    """Options and configuration after all checks."""
 
     config: Config
     targets: tuple[Target, ...]
@@ -134,7 +134,7 @@ class _CheckedOptions:
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
-        """With the judge, where there is one."""
+        """The targets, and the judge if there is one."""
         return self.targets if self.judge is None else (*self.targets, self.judge)
 
 
@@ -161,7 +161,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         deadline_s=options.deadline_s,
     )
     if rules.repeats > MAX_REPEATS:
-        raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MAX_REPEATS:,} are played")
+        raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MAX_REPEATS:,} are possible")
     reuse = None if options.reuse is None else _open_reusable(options.reuse)
     selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
     return _CheckedOptions(
@@ -177,10 +177,10 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
 
 
 def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> SessionSpec:
-    """An existing run: everything but keys comes from its folder.
+    """Prepare to continue an existing run: everything except keys comes from its folder.
 
     Raises:
-        SetupError: No such run, missing keys, or a `run.json` that cannot be used.
+        SetupError: The run does not exist, keys are missing, or `run.json` cannot be used.
     """
     folder = RunFolder.open(find_run(options.run, RESULTS))
     meta = folder.read_meta(
@@ -197,7 +197,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     require_trusted_endpoints(folder, meta, (*targets, *judges))
     check_reachable((*targets, *judges), rules.concurrency, credentials)
     max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
-    billed = meta if judges else {**meta, "judges": []}  # of a judge that is not asked only what it was paid counts
+    billed = meta if judges else {**meta, "judges": []}  # for a judge that is not asked, only past costs count
     cap = resolve_cap(max_cost, billed, targets, rules.command_line, folder.dataset)
     return SessionSpec(
         folder=folder,
@@ -215,7 +215,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
 
 
 def _previous_options(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tuple[Target, ...], RunRules]:
-    """What `run.json` says was asked, with the options that may change laid over it."""
+    """Return targets and rules from `run.json`, with the options that may change on a resume."""
     overrides = Overrides(
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
     )
@@ -232,12 +232,12 @@ def _previous_options(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[
 
 
 def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
-    """Replies stand by dialogue and turn number: under other dialogues they would be answers to other questions."""
+    """Refuse a changed copy of the dataset: replies are stored by dialogue and turn number and would not fit it."""
     from convbatch.dataset.snapshot import copy_digest
 
     if copy_digest(folder.dataset) != meta["dataset"].get("sha256"):
         raise SetupError(
-            "the run's own copy of its dataset is not the one this run began with",
+            "the run's copy of its dataset is not the one it started with",
             place=Place(path=str(folder.dataset)),
             hint="restore it from a copy; for a changed dataset: "
             f"convbatch run NEW.jsonl --reuse {shell_quote(folder.path)}",
@@ -251,7 +251,7 @@ def _open_reusable(text: str) -> RunFolder:
 
 
 def _previously_reused(meta: Mapping[str, Any]) -> RunFolder | None:
-    """The run whose replies this one takes over; what was taken over is here already, so it may be gone by now."""
+    """Return the run whose replies this one reuses; None if it is gone: replies reused so far are stored here."""
     path = meta["options"].get("reuse")
     try:
         return None if path is None else RunFolder.open(Path(path))
@@ -260,13 +260,13 @@ def _previously_reused(meta: Mapping[str, Any]) -> RunFolder | None:
 
 
 def changed_sources(meta: Mapping[str, Any]) -> list[str]:
-    """Original dataset files that are no longer what this run copied; one that is gone is not named."""
+    """Return the original dataset files that changed since this run copied them, except deleted ones."""
     from convbatch.dataset.snapshot import fingerprint_source
 
     changed: list[str] = []
     for source in meta["dataset"].get("sources", ()):
         path = Path(source["path"])
-        with contextlib.suppress(OSError):  # gone, or not ours to read: the run has its own copy
+        with contextlib.suppress(OSError):  # deleted or unreadable: the run has its own copy
             if path.is_file() and fingerprint_source(path).sha256 != source["sha256"]:
                 changed.append(source["path"])
     return changed
@@ -295,7 +295,7 @@ def _command_line(options: RunOptions) -> Settings:
     named = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
     for issue in issues_of(
         {"turns": [{"user": "?"}], "settings": named}
-    ):  # one rule for all places a setting comes from
+    ):  # the same rules as for settings in a dataset
         raise SetupError(_as_option(issue.what), found=issue.found, hint=_as_option(issue.hint or ""))
     extra = parse_params(options.params)
     return Settings(
@@ -311,12 +311,12 @@ _SETTINGS = ("temperature", "max_output_tokens", "seed", "thinking_budget")
 
 
 def _as_option(text: str) -> str:
-    """A message about a dataset's setting, about the option of that name."""
+    """Rewrite a message about a dataset's setting to name the option instead."""
     return re.sub(r'"(?:settings\.)?(\w+)":?', lambda name: "--" + name[1].replace("_", "-"), text)
 
 
 def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settings) -> None:
-    """Settings a target's protocol has no words for are an error now, not a failed row later."""
+    """Refuse settings that a target's protocol cannot express; later they would be failed rows."""
     for target in targets:
         limit = _unsupported_setting(
             target, effective_settings(command_line=command_line, target=target.gateway.settings)
@@ -325,7 +325,7 @@ def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settin
             raise SetupError(f"{target.name}: {limit}", hint=_UNSUPPORTED_HINT)
 
 
-_UNSUPPORTED_HINT = "leave the setting out, or ask this target in a run of its own"
+_UNSUPPORTED_HINT = "remove the setting, or ask this target in a separate run"
 
 
 def _unsupported_setting(target: Target, settings: Settings) -> str | None:
@@ -339,7 +339,7 @@ def _unsupported_setting(target: Target, settings: Settings) -> str | None:
 
 
 def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
-    """As `_refuse_unsupported_settings`, for the settings of dialogues and turns; each combination is tried once."""
+    """Refuse settings of dialogues and turns that a protocol cannot express; each combination is checked once."""
     from convbatch.dataset.snapshot import read_copy
 
     tried: set[bytes] = set()
@@ -366,7 +366,7 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
 
 @contextlib.contextmanager
 def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
-    """The selected dialogues, checked, in a file that is gone afterwards; `run.json` without a name; the cap."""
+    """Yield the checked dialogues in a temporary file, the content of `run.json` without its name, and the cap."""
     from convbatch.dataset.snapshot import write_copy
     from convbatch.session.progress import ReadingBar
 
@@ -383,26 +383,26 @@ def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[P
 
 
 def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool) -> None:
-    """A gate that nothing can decide is better known before anything is paid."""
+    """Refuse a quality gate that cannot be decided, before anything is paid."""
     if fail_under is None:
         return
     if not report.checks:
         raise SetupError("--fail-under: the selected dialogues have no checks", hint="see docs/checks.md")
     if report.judges_needed and not has_judge:
         raise SetupError(
-            f"--fail-under: no judge is named for {count_of(report.judges_needed, 'llm_rubric check')}",
-            hint="name one with --judge MODEL@GATEWAY, or leave the gate to: convbatch check RUN --judge ...",
+            f"--fail-under: there is no judge for {count_of(report.judges_needed, 'llm_rubric check')}",
+            hint="add --judge MODEL@GATEWAY, or evaluate the gate later: convbatch check RUN --judge ...",
         )
 
 
 def _refuse_occupied(out: Path | None) -> None:
-    # A large dataset takes a minute to validate: a folder that cannot be used is better known before.
+    # Checked first, because a large dataset takes a minute to validate.
     try:
         free = out is None or not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    except OSError:  # a name too long, a folder that may not be read
+    except OSError:  # a name that is too long, or an unreadable folder
         free = False
     if out is not None and not free:
-        RunFolder.create(out)  # raises: it says what is wrong with it
+        RunFolder.create(out)  # raises the error that describes the problem
 
 
 def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
@@ -413,7 +413,7 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
 
 
 def _meta(checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None) -> dict[str, Any]:
-    """What `run.json` says, without the run's name."""
+    """Return the content of `run.json` without the run's name."""
     config, targets, rules, reuse = checked.config, checked.targets, checked.rules, checked.reuse
     per_target = report.asked_turns * rules.repeats
     return {

@@ -1,6 +1,6 @@
-"""What stderr shows while a run goes on: a bar on a terminal, else one line every 30 s. It says why it waits.
+"""Progress on stderr: a bar on a terminal, else one line every 30 s, with the reason for waiting.
 
-Nothing is counted here before it is durable: the runner calls `turn_done` after the journal's sync.
+Only durable rows are counted: the runner calls `turn_done` after the journal's sync.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SHOWN: tuple[Status, ...] = ("blocked", "empty", "error", "skipped")
 
 
 class _TolerantStream:
-    """A stream whose failures do not matter: a closed terminal or pipe must not take a paid run with it."""
+    """A stream that ignores its errors: a closed terminal or pipe must not end a paid run."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream  # None where a program has no stderr
+        self._stream = stream  # None if the process has no stderr
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -87,42 +87,42 @@ class Progress:
             self._bar.update(1)
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print a permanent line, if notes are enabled."""
         if self._notes:
             self.answer(text)
 
     def answer(self, text: str) -> None:
-        """One line that stays, also where no notes are wanted: somebody at the keyboard is waiting for it."""
+        """Print a permanent line even if notes are disabled: it responds to what the user just did."""
         line = f"convbatch: {printable(redact(text))}"
         if self._bar is not None:
             self._bar.write(line, file=self._stream)
         else:
-            print(line, file=self._stream, flush=True)  # stderr notes are this class's job
+            print(line, file=self._stream, flush=True)  # this class writes to stderr
 
     def refresh(self, now: float, waits: Sequence[str]) -> None:
-        """Show counts and reasons for waiting; called a few times a second with a monotonic time."""
+        """Show counts and reasons for waiting; called several times a second with a monotonic time."""
         if not self._enabled:
             return
-        said = [f"{self._counts[status]} {status}" for status in _SHOWN if self._counts[status]]
-        said += [printable(wait) for wait in waits]
+        parts = [f"{self._counts[status]} {status}" for status in _SHOWN if self._counts[status]]
+        parts += [printable(wait) for wait in waits]
         if self._bar is not None:
-            self._bar.set_postfix_str("; ".join(said), refresh=True)
+            self._bar.set_postfix_str("; ".join(parts), refresh=True)
             return
         if self._last_line == 0.0:
             self._last_line = now
         if now - self._last_line >= PLAIN_EVERY_S:
             self._last_line = now
             done = sum(self._counts.values())
-            self.note("; ".join([f"{done} of {self._total} turns", *said]))
+            self.note("; ".join([f"{done} of {self._total} turns", *parts]))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 class ReadingBar:
-    """A bar in bytes while a large dataset is read; nothing for files that are read before anyone could look."""
+    """Progress bar in bytes while a large dataset is read; not shown for small files."""
 
     def __init__(self, *, enabled: bool = True, stream: TextIO | None = None) -> None:
         self._stream = _tolerant(stream)
@@ -130,7 +130,7 @@ class ReadingBar:
         self._bar: tqdm[Any] | None = None
 
     def show(self, done: int, total: int, dialogues: int) -> None:
-        """Bytes done, bytes in all, dialogues so far."""
+        """Update the bar with bytes read, bytes in total, and dialogues so far."""
         if not self._enabled or total < 4_000_000:
             return
         if self._bar is None:

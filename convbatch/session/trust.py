@@ -1,8 +1,7 @@
-"""May a run folder have a key sent where it says? A `run.json` names addresses and key variables, and can be anybody's.
+"""Which endpoints of a run folder may receive keys: a `run.json` names URLs and key variables, and may be from anyone.
 
-A folder that lies where this user made it is believed. One that came from elsewhere gets a key only for a way that a
-preset or this user's own `convbatch.toml` pairs with that key, or that does not leave the machine. What the keys are is
-`config/credentials.py`; nothing here reads one.
+A folder that is still where this user created it is trusted. A folder from elsewhere gets a key only for an endpoint
+that a preset or this user's own `convbatch.toml` pairs with that key, or that is on this machine. No key is read here.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from convbatch.errors import Place, Problem, SetupError
 from convbatch.journal.run_folder import RunFolder
 
 _Endpoint = tuple[str, str | None, str | None, str | None]
-"""Who can read a key under way: scheme, host and port; the key's variable; the proxy; who may vouch for the host."""
+"""Everything that decides who can read a key: scheme, host and port; the key's variable; the proxy; the CA file."""
 
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
-"""Nothing in it that two readers of URLs could understand differently (`http://a\\@b`)."""
+"""Matches only hosts that all URL parsers read alike (not `http://a\\@b`)."""
 
 
 def require_trusted_endpoints(folder: RunFolder, meta: Mapping[str, Any], targets: Iterable[Target]) -> None:
-    """Refuse to send keys where nobody but the folder says they belong.
+    """Refuse to send keys to endpoints that only the run folder names.
 
     Raises:
-        SetupError: The folder came from elsewhere, and a key would take a way that is not known here.
-        InputError: The `convbatch.toml` that might vouch for it cannot be read.
+        SetupError: The folder was created elsewhere, and a key would be sent to an unknown endpoint.
+        InputError: The `convbatch.toml` that could name the endpoint cannot be read.
     """
-    strange = [target for target in targets if _sends_key(target.gateway)]
+    untrusted = [target for target in targets if _sends_key(target.gateway)]
     if folder.is_original_location(meta):
         return
     for config in (load_shipped_config, load_config):
-        strange = [target for target in strange if not _is_trusted(target, config())] if strange else []
-    if not strange:
+        untrusted = [target for target in untrusted if not _is_trusted(target, config())] if untrusted else []
+    if not untrusted:
         return
     place = Place(path=str(folder.path / "run.json"))
-    problems = {_endpoint(target.gateway): _problem(target, place) for target in strange}
+    problems = {_endpoint(target.gateway): _problem(target, place) for target in untrusted}
     raise SetupError.of(list(problems.values()))
 
 
@@ -66,12 +65,12 @@ def _endpoint(gateway: Gateway) -> _Endpoint:
 
 def _problem(target: Target, place: Place) -> Problem:
     host, key_env, proxy, ca_file = _endpoint(target.gateway)
-    by = f" by the proxy {proxy}" if proxy else ""
-    certified = f", certified by {ca_file}" if ca_file else ""
+    by = f" through the proxy {proxy}" if proxy else ""
+    certified = f", with the CA file {ca_file}" if ca_file else ""
     return Problem(
-        what=f"this run folder did not begin here, and would have the key {key_env} sent to {host}{by}{certified}",
+        what=f"this run folder was created elsewhere; refusing to send {key_env} to {host}{by}{certified}",
         place=place,
-        found=f"target {target.name}; no preset and no convbatch.toml here sends that key there",
-        hint=f'if it belongs there, say so in convbatch.toml: [gateways.NAME] base_url = "{host}...", '
+        found=f"target {target.name}; no preset and no convbatch.toml here sends this key to this host",
+        hint=f'if the key belongs there, add the gateway to convbatch.toml: [gateways.NAME] base_url = "{host}...", '
         f'key_env = "{key_env}"; docs: SECURITY.md',
     )

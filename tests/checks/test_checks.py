@@ -546,7 +546,7 @@ def test_a_rate_is_a_share_or_a_percentage() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("checks", "words"),
-    [([], "have no checks"), ([{"llm_rubric": "is polite"}], "no judge is named for 1 llm_rubric check")],
+    [([], "have no checks"), ([{"llm_rubric": "is polite"}], "there is no judge for 1 llm_rubric check")],
 )
 def test_a_gate_that_nothing_can_decide_is_refused_before_anything_is_sent(
     checks: list[Any], words: str, convbatch: Command, tmp_path: Path

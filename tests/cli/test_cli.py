@@ -567,7 +567,7 @@ def test_blocked_and_empty_are_results(cli: Cli, asked: Path) -> None:
     assert set(statuses(cb.load("out").turns)) == {"blocked", "empty", "skipped"}
 
 
-def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -> None:
+def test_a_suspended_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -> None:
     done = cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "out")
     assert done.code == 3
     assert "no-such-model@here is suspended: there is no such model" in done.err
@@ -575,7 +575,7 @@ def test_a_parked_target_is_exit_3_and_the_others_go_on(cli: Cli, asked: Path) -
     assert statuses(cb.load("out").turns) == {"ok": 8, "pending": 8}
 
 
-def test_every_reader_says_that_a_target_is_parked_and_why(cli: Cli, asked: Path) -> None:
+def test_every_reader_says_that_a_target_is_suspended_and_why(cli: Cli, asked: Path) -> None:
     cli("run", "d.jsonl", "-m", "no-such-model@here", "-m", "sim-good@here", "-o", "results/r")
     for command in (("table", "r"), ("table", "r", "--wide", "reply"), ("show", "r", "d00000")):
         assert "note: no-such-model@here is suspended: there is no such model" in cli(*command).err
@@ -583,7 +583,7 @@ def test_every_reader_says_that_a_target_is_parked_and_why(cli: Cli, asked: Path
     assert list(cb.load("results/r").suspended) == ["no-such-model@here"]
 
 
-def test_a_target_that_came_back_is_parked_no_more(cli: Cli, sim: Sim, asked: Path) -> None:
+def test_a_target_that_came_back_is_suspended_no_more(cli: Cli, sim: Sim, asked: Path) -> None:
     sim.provider.faults = FaultScript.of([{"action": "error", "kind": "no_balance"}], source="test")
     assert cli("run", "d.jsonl", "-o", "out").code == 3
     assert list(cb.load("out").suspended) == ["sim-good@here"]

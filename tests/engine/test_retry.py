@@ -396,7 +396,7 @@ def test_a_success_ends_the_silence():
     assert health.suspend_reason is None
 
 
-def test_turns_of_a_parked_target_stay_open_unless_they_failed_for_their_own_sake():
+def test_turns_of_a_suspended_target_stay_open_unless_they_failed_for_their_own_sake():
     health = an_answered_target()
     note(health, failed("quota", 402))
     assert isinstance(decide(failed("server_error", 503), health=health), SuspendTarget)

@@ -144,7 +144,7 @@ def test_endless_repeats_are_refused_before_anybody_counts_to_them() -> None:
     for command in READERS:
         assert "'repeats' is missing or wrong" in said(*command)
     write_dataset(Path("d.jsonl"), 1, 1)
-    assert "at most 10,000 are played" in said("run", "d.jsonl", "--repeats", "10001")
+    assert "at most 10,000 are possible" in said("run", "d.jsonl", "--repeats", "10001")
 
 
 @pytest.mark.usefixtures("folder")
@@ -271,19 +271,19 @@ def sends_to(name: str) -> str:
 @pytest.mark.parametrize(
     ("gateway", "told"),
     [
-        ({}, "have the key MY_KEY sent to https://gateway.invalid by the proxy http://127.0.0.1:9"),
+        ({}, "refusing to send MY_KEY to https://gateway.invalid through the proxy http://127.0.0.1:9"),
         (
             {"base_url": f"{GOOGLE}.evil.example", "key_env": "GEMINI_API_KEY", "proxy": None},
             "googleapis.com.evil.example",
         ),
         ({"base_url": "http://evil.example\\@127.0.0.1", "proxy": None}, "evil.example"),
-        ({"base_url": "http://127.0.0.1:9/v1"}, "by the proxy http://127.0.0.1:9"),
-        ({"base_url": GOOGLE, "key_env": "GEMINI_API_KEY"}, "by the proxy http://127.0.0.1:9"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, "through the proxy http://127.0.0.1:9"),
+        ({"base_url": GOOGLE, "key_env": "GEMINI_API_KEY"}, "through the proxy http://127.0.0.1:9"),
         (
             {"base_url": GOOGLE, "key_env": "GEMINI_API_KEY", "proxy": None, "ca_file": "/x/ca.pem"},
-            "certified by /x/ca",
+            "with the CA file /x/ca",
         ),
-        ({"base_url": GOOGLE, "key_env": "AWS_SECRET_ACCESS_KEY", "proxy": None}, "key AWS_SECRET_ACCESS_KEY sent to"),
+        ({"base_url": GOOGLE, "key_env": "AWS_SECRET_ACCESS_KEY", "proxy": None}, "send AWS_SECRET_ACCESS_KEY to"),
     ],
     ids=[
         "host",
@@ -300,7 +300,7 @@ def test_a_folder_from_elsewhere_has_no_key_sent_where_nobody_here_sends_it(gate
     shutil.copytree("run", "sent")
     before = Path("sent/journal/000001.jsonl").read_bytes()
     text = said("resume", "sent")
-    assert "this run folder did not begin here" in text
+    assert "this run folder was created elsewhere" in text
     assert told in text
     assert "0123456789" not in text
     assert Path("sent/journal/000001.jsonl").read_bytes() == before
@@ -317,7 +317,7 @@ def test_a_folder_that_was_only_renamed_is_believed() -> None:
 def test_a_folder_of_another_user_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     begun(**MINE)
     os.chown("run", os.geteuid() + 1, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: -1)
-    with pytest.raises(SetupError, match="did not begin here"):
+    with pytest.raises(SetupError, match="was created elsewhere"):
         sends_to("run")
 
 
