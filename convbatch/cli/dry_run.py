@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from convbatch.cli import show
 from convbatch.cli.plan_text import plan_lines
@@ -23,6 +22,7 @@ from convbatch.engine.quota import derated_rate
 from convbatch.estimation.estimator import Estimate, Estimator, Figures
 from convbatch.estimation.history import find_profile, open_reused_replies
 from convbatch.exit_codes import ExitCode
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
@@ -37,11 +37,15 @@ class Forecast:
     """Estimate for one target, and its source."""
 
     target: Target
-    plain: Mapping[str, Any]
-    """The target as `run.json` would store it."""
-    prices: PriceTable | None
+    recorded: ManifestTarget
+    """The target's entry in `run.json`, with its prices."""
     estimate: Estimate
     source: str
+
+    @property
+    def prices(self) -> PriceTable | None:
+        """The target's prices; None if unknown."""
+        return self.recorded.prices
 
     @property
     def unpriced(self) -> bool:
@@ -64,13 +68,12 @@ def forecast_targets(plan: DryRun) -> list[Forecast]:
     """Return the forecast of every target, in the order of the plan."""
     found: list[Forecast] = []
     with open_reused_replies(plan.reuse) as reusable:
-        for target, plain in zip(plan.targets, plan.meta["targets"], strict=True):
-            prices = None if plain["prices"] is None else PriceTable.from_plain(plain["prices"])
-            profile = find_profile(target, plan.meta["dataset"]["dialogues"], plan.reuse, RESULTS)
+        for target, recorded in zip(plan.targets, plan.manifest.targets, strict=True):
+            profile = find_profile(target, plan.manifest.dataset.dialogues, plan.reuse, RESULTS)
             estimator = Estimator(
                 target=target,
                 profile=profile,
-                prices=prices,
+                prices=recorded.prices,
                 at=time.time(),
                 history=plan.rules.history,
                 repeats=plan.rules.repeats,
@@ -78,7 +81,7 @@ def forecast_targets(plan: DryRun) -> list[Forecast]:
                 reusable=reusable(target),
             )
             estimate = estimator.all_of(dialogue for _, dialogue in read_copy(plan.dataset))
-            found.append(Forecast(target=target, plain=plain, prices=prices, estimate=estimate, source=profile.source))
+            found.append(Forecast(target=target, recorded=recorded, estimate=estimate, source=profile.source))
     return found
 
 
@@ -170,7 +173,7 @@ def _budget(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     cap = plan.max_cost
     if cap is None:
         return []
-    exchange_rates = ExchangeRates.from_plain(plan.meta["rates"])
+    exchange_rates = plan.manifest.rates
     expected = _in_one_currency(
         ((one.prices, one.estimate.expected) for one in forecasts), cap.currency, exchange_rates
     )
@@ -207,9 +210,9 @@ def _notes(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
             reused = count_of(one.estimate.reused, "turn")
             lines.append(f"{one.target.name}: {reused} reused from {plan.reuse.name}, not in the figures")
     lines += [_price_line(one) for one in forecasts if one.unpriced and not one.target.simulated]
-    judge = plan.meta["options"]["judge"]
+    judge = plan.manifest.options.judge
     if judge is not None:
-        most = plan.meta["judges_needed"] * plan.meta["repeats"] * len(forecasts)
+        most = plan.manifest.judges_needed * plan.manifest.repeats * len(forecasts)
         lines.append(f"judge {judge}: at most {count_of(most, 'question')}, not in these figures")
     if any(one.prices is not None for one in forecasts):
         lines.append("input is counted at full price; cached input costs less")
@@ -222,5 +225,5 @@ def _price_line(one: Forecast) -> str:
     name = one.target.name
     if one.prices is not None:
         return f"{name}: no price of {one.prices.source} is valid now"
-    example = price_config_example(one.plain)
+    example = price_config_example(one.recorded)
     return f"{name}: no known price; add one to the config, above its tables: {example}"

@@ -45,9 +45,9 @@ def run(options: RunOptions) -> ExitCode:
 def resume(options: ResumeOptions) -> ExitCode:
     """Prepare and run another session of a run; return the exit code."""
     spec = prepare_resume(options)
-    head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.meta['planned']['rows'], 'row')}"
+    head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
-    for path in changed_sources(spec.meta):
+    for path in changed_sources(spec.manifest):
         reusing = RunOptions(datasets=(Path(path),), reuse=str(spec.folder.path))
         _log_lines(
             [

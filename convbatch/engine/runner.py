@@ -50,6 +50,7 @@ from convbatch.reply import (
 )
 from convbatch.system import System
 
+DEFAULT_MAX_ATTEMPTS = 5
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 YIELD_EVERY = 64
 """Number of finished conversations that a worker skips before it yields to the event loop."""
@@ -107,7 +108,7 @@ class RunRules:
     repeats: int = 1
     concurrency: int | None = None
     """`-j`; None = the limit of each gateway."""
-    max_attempts: int = 5
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
     command_line: Settings = NO_SETTINGS
     retry_errors: bool = True
     deadline_s: float | None = None

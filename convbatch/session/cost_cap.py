@@ -8,27 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from convbatch.config.gateways import Target
 from convbatch.dataset.reader import count_of
 from convbatch.dialogue import Settings, effective_settings
 from convbatch.engine.plan import max_output_bound
 from convbatch.errors import SetupError
+from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.pricing import ExchangeRates, Money, parse_money
-from convbatch.results.costs import target_prices
 
 SHOWN = 5
 
 
 def resolve_cap(
-    text: str | None, meta: Mapping[str, Any], targets: Sequence[Target], command_line: Settings, copy: Path | None
+    text: str | None, manifest: Manifest, targets: Sequence[Target], command_line: Settings, copy: Path | None
 ) -> Money | None:
     """Return the cap of a run after checking that it can be guaranteed.
 
     Args:
         text: `5USD`; a bare number if all targets bill one currency. None = no cap.
-        meta: Content of `run.json`: prices of the targets and of the judge, and rates.
+        manifest: Holds the prices of the targets and of the current judge, and exchange rates.
         targets: The targets of the session.
         command_line: Settings that take precedence over all others.
         copy: The run's dataset; None if only a judge is asked.
@@ -41,21 +40,20 @@ def resolve_cap(
     money = parse_money(text)
     if money is None or money[0] <= 0:
         raise SetupError("--max-cost needs an amount of money", found=repr(text), hint="write 5USD or 0.50CNY")
-    currencies = _currencies(meta)
+    currencies = _currencies(manifest)
     cap = Money(amount=money[0], currency=money[1] or _single_currency(currencies, text))
-    _refuse_unrelated(cap, currencies, ExchangeRates.from_plain(meta.get("rates", {})))
+    _refuse_unrelated(cap, currencies, manifest.rates)
     if copy is not None:
         _refuse_unlimited(targets, command_line, copy)
-    for plain in (meta.get("judges") or ())[-1:]:
-        _refuse_unlimited_judge(plain)
+    if manifest.current_judge is not None:
+        _refuse_unlimited_judge(manifest.current_judge)
     return cap
 
 
-def price_config_example(target: Mapping[str, Any]) -> str:
+def price_config_example(target: ManifestTarget) -> str:
     """Return an example of the config line that gives a target of `run.json` a price."""
-    gateway = target["gateway"]
-    currency = "" if gateway.get("currency") else ' currency = "USD",'
-    table = f"prices.{_quoted(gateway['name'])}.{_quoted(target['model'])}"
+    currency = "" if target.gateway.currency else ' currency = "USD",'
+    table = f"prices.{_quoted(target.gateway.name)}.{_quoted(target.model)}"
     return f"{table} = {{{currency} input = 0.30, output = 2.50 }}  # per million tokens"
 
 
@@ -63,17 +61,16 @@ def _quoted(name: str) -> str:
     return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else json.dumps(name)
 
 
-def _currencies(meta: Mapping[str, Any]) -> dict[str, str]:
+def _currencies(manifest: Manifest) -> dict[str, str]:
     """Return the currency of each target, by target name; raises `SetupError` for a target without prices."""
     found: dict[str, str] = {}
-    for target in (*meta["targets"], *(meta.get("judges") or ())[-1:]):
-        prices = target_prices(target)
-        if prices is None:
+    for target in (*manifest.targets, *manifest.judges[-1:]):
+        if target.prices is None:
             raise SetupError(
-                f"--max-cost needs a price for {target['name']}, which has none",
+                f"--max-cost needs a price for {target.name}, which has none",
                 hint=f"add a line to the config, above its tables: {price_config_example(target)}",
             )
-        found[target["name"]] = prices.currency
+        found[target.name] = target.prices.currency
     return found
 
 
@@ -132,11 +129,10 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
         )
 
 
-def _refuse_unlimited_judge(plain: Mapping[str, Any]) -> None:
-    gateway = plain["gateway"]
-    if max_output_bound(Settings.from_plain(gateway.get("settings", {}))) is None:
-        table = f"gateways.{_quoted(gateway['name'])}.models.{json.dumps(plain['model'])}.settings"
+def _refuse_unlimited_judge(judge: ManifestTarget) -> None:
+    if max_output_bound(judge.gateway.settings) is None:
+        table = f"gateways.{_quoted(judge.gateway.name)}.models.{json.dumps(judge.model)}.settings"
         raise SetupError(
-            f"--max-cost needs a worst-case cost for every call; the judge {plain['name']} has no limit on output",
+            f"--max-cost needs a worst-case cost for every call; the judge {judge.name} has no limit on output",
             hint=f"add to the config: [{table}] max_output_tokens = 1000",
         )

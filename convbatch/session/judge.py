@@ -6,19 +6,20 @@ is `checks/llm_rubric.py`, which replies need one is `results/verdicts.py`, and 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convbatch.config.credentials import Credentials
-from convbatch.config.gateways import Config, Overrides, Target, target_from_plain, target_to_plain
+from convbatch.config.gateways import Config, Overrides, Target, target_from_manifest, target_to_manifest
 from convbatch.config.targets import resolve_targets
 from convbatch.dialogue import NO_SETTINGS
 from convbatch.engine.runner import RunRules
-from convbatch.errors import ConvbatchError, SetupError
+from convbatch.errors import ConvbatchError
 from convbatch.exit_codes import ExitCode, worst
+from convbatch.journal.manifest import Manifest, ManifestTarget
+from convbatch.pricing import ExchangeRates
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.options import JudgeOptions
 from convbatch.session.preflight import check_reachable
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.run_folder import RunFolder
 
-_READ = ("targets", "history", "repeats", "planned", "options", "dataset", "rates", "judges")
-
 
 def judge_target(name: str, config: Config, overrides: Overrides) -> Target:
     """Return the judge with this name.
@@ -42,28 +41,11 @@ def judge_target(name: str, config: Config, overrides: Overrides) -> Target:
     return resolve_targets((name,), (), config, overrides)[0]
 
 
-def judge_to_plain(judge: Target, config: Config, day: datetime) -> dict[str, Any]:
+def judge_to_manifest(judge: Target, config: Config, day: datetime) -> ManifestTarget:
     """Return a judge's entry in `run.json`, with its prices."""
     from convbatch.config.list_prices import price_table
 
-    return target_to_plain(judge, price_table(judge, config, day.date(), NO_SETTINGS))
-
-
-@contextmanager
-def reading_run_json(folder: RunFolder) -> Generator[None]:
-    """Report damage in the targets of `run.json`, which users may have edited.
-
-    Raises:
-        SetupError: Something in them is missing or wrong.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SetupError(
-            f"the run.json of {folder.path} is not as convbatch wrote it",
-            found=f"{type(error).__name__}: {error}"[:200],
-            hint="restore run.json from a copy, or run the dataset again with --reuse of an intact run",
-        ) from None
+    return target_to_manifest(judge, price_table(judge, config, day.date(), NO_SETTINGS))
 
 
 def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> SessionSpec:
@@ -75,28 +57,26 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
     """
     from convbatch.config.loader import load_config
 
-    meta = folder.read_meta(*_READ)
-    with reading_run_json(folder):
-        for plain in (*meta["targets"], *(meta.get("judges") or ())):
-            target_from_plain(plain)
+    manifest = folder.read_manifest()
+    for recorded in (*manifest.targets, *manifest.judges):
+        target_from_manifest(recorded)  # raises for one that this version does not know
     config = load_config(options.config)
     judge = judge_target(name, config, Overrides(rpm=options.rpm, tpm=options.tpm))
-    plain = judge_to_plain(judge, config, datetime.now(UTC))
-    others = {one["name"]: one for one in meta.get("judges") or ()}
+    entry = judge_to_manifest(judge, config, datetime.now(UTC))
+    others = {other.name: other for other in manifest.judges}
     former = others.pop(judge.name, None)
-    if former is not None and former.get("prices") is not None:
-        plain["prices"] = former["prices"]  # the cost of earlier calls does not change; `report -c` reprices
-    max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
-    rates = {**config.exchange_rates.to_plain(), **(meta.get("rates") or {})}
-    meta = {
-        **meta,
-        "judges": [*others.values(), plain],
-        "rates": rates,
-        "options": {**meta["options"], "max_cost": max_cost},
-    }
+    if former is not None and former.prices is not None:
+        entry = replace(entry, prices=former.prices)  # the cost of earlier calls does not change; `report -c` reprices
+    max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
+    manifest = replace(
+        manifest,
+        judges=(*others.values(), entry),
+        rates=ExchangeRates({**config.exchange_rates.rates, **manifest.rates.rates}),
+        options=replace(manifest.options, max_cost=max_cost),
+    )
     spec = SessionSpec(
         folder=folder,
-        meta=meta,
+        manifest=manifest,
         targets=(judge,),
         credentials=Credentials.load([judge.gateway], env_file=options.env_file),
         rules=RunRules(concurrency=options.concurrency or config.run.concurrency),
@@ -113,15 +93,15 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
     Raises:
         SetupError: As `prepare_judging`.
     """
-    if result.reason not in ("finished", "incomplete") or not wants_judge(spec.meta):
+    if result.reason not in ("finished", "incomplete") or not wants_judge(spec.manifest):
         return None
-    meta = spec.folder.read_meta(*_READ)
+    manifest = spec.folder.read_manifest()
     rules = RunRules(concurrency=spec.rules.concurrency, max_attempts=spec.rules.max_attempts)
-    judge = target_from_plain(meta["judges"][-1])
+    judge = target_from_manifest(manifest.judges[-1])
     return _check_ready(
-        dataclasses.replace(
+        replace(
             spec,
-            meta=meta,
+            manifest=manifest,
             targets=(judge,),
             credentials=spec.credentials.covering([judge.gateway]),
             rules=rules,
@@ -138,22 +118,22 @@ def judge_not_asked(error: ConvbatchError) -> SessionResult:
     return SessionResult(exit_code=worst(ExitCode.INCOMPLETE, error.exit_code), reason="error", error=error)
 
 
-def wants_judge(meta: Mapping[str, Any]) -> bool:
+def wants_judge(manifest: Manifest) -> bool:
     """Return whether the run was started with a judge."""
-    return bool(meta["options"].get("judge") and meta.get("judges"))
+    return bool(manifest.options.judge and manifest.judges)
 
 
 def _check_ready(spec: SessionSpec) -> SessionSpec:
     """Return the session with its cap, after the preflight checks."""
     check_reachable(spec.targets, spec.rules.concurrency, spec.credentials)
     cap = resolve_cap(
-        spec.meta["options"].get("max_cost"),
-        {**spec.meta, "targets": [one for one in spec.meta["targets"] if one.get("prices") is not None]},
+        spec.manifest.options.max_cost,
+        replace(spec.manifest, targets=tuple(one for one in spec.manifest.targets if one.prices is not None)),
         spec.targets,
         NO_SETTINGS,
         None,
     )
-    return dataclasses.replace(spec, max_cost=cap)
+    return replace(spec, max_cost=cap)
 
 
 class JudgeWork:
@@ -172,7 +152,7 @@ class JudgeWork:
         from convbatch.results.verdicts import questions_for_judge
 
         assert past is not None  # replies are judged from the journal, so the session is a resumed one
-        for stored in stored_conversations(spec.folder, Manifest.from_json(spec.meta), past):
+        for stored in stored_conversations(spec.folder, spec.manifest, past):
             for turn, question in questions_for_judge(stored.result):
                 yield Conversation(
                     dialogue=Dialogue(
@@ -201,13 +181,13 @@ class JudgeWork:
 
         return history_of
 
-    def recorded_targets(self, meta: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    def recorded_targets(self, manifest: Manifest) -> Sequence[ManifestTarget]:
         """Return the judges of the run."""
-        return meta["judges"]
+        return manifest.judges
 
-    def initial_state(self, folder: RunFolder) -> str | None:
+    def initial_state(self, folder: RunFolder) -> str:
         """Return the state as it is: a judge does not change how far the run is."""
-        return folder.read_meta().get("state")
+        return folder.read_manifest().state
 
     def final_state(self, result: SessionResult) -> str | None:
         """Return None: `run.json` stays as it is."""

@@ -11,26 +11,35 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch._version import __version__
 from convbatch.config.credentials import Credentials
-from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_plain, target_to_plain
+from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_manifest, target_to_manifest
 from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.dataset.reader import count_of
 from convbatch.dialogue import MAX_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
-from convbatch.engine.runner import RunRules
+from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
+from convbatch.journal.manifest import (
+    Manifest,
+    ManifestDataset,
+    ManifestOptions,
+    ManifestSource,
+    ManifestTarget,
+    PlannedRows,
+    SimulatorSetup,
+)
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
-from convbatch.session.judge import judge_target, judge_to_plain, reading_run_json, wants_judge
+from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import SessionSpec
@@ -55,16 +64,16 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     """
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
-    with _dataset(options, checked) as (copy, meta, cap):
-        folder = _new_folder(options, datetime.fromisoformat(meta["created_at"]))
+    with _dataset(options, checked) as (copy, manifest, cap):
+        folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
             with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
                 shutil.copyfileobj(source, kept, 1 << 20)
-            meta = {"run": folder.name, "place": folder.inode(), **meta}
-            folder.write_meta(meta)
+            manifest = replace(manifest, run=folder.name, place=folder.inode())
+            folder.write_manifest(manifest)
     return SessionSpec(
         folder=folder,
-        meta=meta,
+        manifest=manifest,
         targets=checked.targets,
         credentials=checked.credentials,
         rules=checked.rules,
@@ -82,7 +91,7 @@ class DryRun:
 
     dataset: Path
     """The selected dialogues, as a run would copy them; deleted when the dry run ends."""
-    meta: Mapping[str, Any]
+    manifest: Manifest
     """Content that `run.json` would have."""
     targets: tuple[Target, ...]
     rules: RunRules
@@ -90,6 +99,11 @@ class DryRun:
     max_cost: Money | None
     missing_keys: tuple[str, ...]
     """Environment variables that a run would need and that are not set."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The manifest in its JSON form."""
+        return self.manifest.to_json()
 
 
 @contextlib.contextmanager
@@ -107,10 +121,10 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
     credentials.require_keys(gateway for gateway in gateways if gateway.key_env not in missing)
     for gateway in gateways:
         credentials.proxy(gateway)  # raises for an unusable proxy
-    with _dataset(options, checked) as (copy, meta, cap):
+    with _dataset(options, checked) as (copy, manifest, cap):
         yield DryRun(
             dataset=copy,
-            meta=meta,
+            manifest=manifest,
             targets=checked.targets,
             rules=checked.rules,
             reuse=checked.reuse,
@@ -156,7 +170,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         history=_parse_history(options.history or config.run.history or "live"),
         repeats=options.repeats or config.run.repeats or 1,
         concurrency=options.concurrency or config.run.concurrency,
-        max_attempts=options.max_attempts or config.run.max_attempts or 5,
+        max_attempts=options.max_attempts or config.run.max_attempts or DEFAULT_MAX_ATTEMPTS,
         command_line=command_line,
         deadline_s=options.deadline_s,
     )
@@ -183,59 +197,55 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         SetupError: The run does not exist, keys are missing, or `run.json` cannot be used.
     """
     folder = RunFolder.open(find_run(options.run, RESULTS))
-    meta = folder.read_meta(
-        "targets", "history", "repeats", "planned", "settings", "options", "dataset", "simulator", "checks", "rates",
-        "judges",
-    )  # fmt: skip
-    with reading_run_json(folder):
-        targets, rules = _previous_options(options, meta)
-        judges = [target_from_plain(plain) for plain in meta.get("judges") or ()]
-    judges = judges[-1:] if wants_judge(meta) else []
-    folder.refuse_lost_journal(meta)
-    _refuse_another_dataset(folder, meta)
+    manifest = folder.read_manifest()
+    targets, rules = _previous_options(options, manifest)
+    judges = [target_from_manifest(judge) for judge in manifest.judges]
+    judges = judges[-1:] if wants_judge(manifest) else []
+    folder.refuse_lost_journal(manifest)
+    _refuse_another_dataset(folder, manifest)
     credentials = Credentials.load((target.gateway for target in (*targets, *judges)), env_file=options.env_file)
-    require_trusted_endpoints(folder, meta, (*targets, *judges))
+    require_trusted_endpoints(folder, manifest, (*targets, *judges))
     check_reachable((*targets, *judges), rules.concurrency, credentials)
-    max_cost = meta["options"].get("max_cost") if options.max_cost is None else options.max_cost
-    billed = meta if judges else {**meta, "judges": []}  # for a judge that is not asked, only past costs count
+    max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
+    billed = manifest if judges else replace(manifest, judges=())  # an unused judge needs no cap
     cap = resolve_cap(max_cost, billed, targets, rules.command_line, folder.dataset)
     return SessionSpec(
         folder=folder,
-        meta={**meta, "options": {**meta["options"], "max_cost": max_cost}},
+        manifest=replace(manifest, options=replace(manifest.options, max_cost=max_cost)),
         targets=targets,
         credentials=credentials,
         rules=rules,
         resumed=True,
         salvage=options.salvage,
-        reuse=_previously_reused(meta),
+        reuse=_previously_reused(manifest),
         max_cost=cap,
         progress=options.progress,
         handle_signals=handle_signals,
     )
 
 
-def _previous_options(options: ResumeOptions, meta: Mapping[str, Any]) -> tuple[tuple[Target, ...], RunRules]:
+def _previous_options(options: ResumeOptions, manifest: Manifest) -> tuple[tuple[Target, ...], RunRules]:
     """Return targets and rules from `run.json`, with the options that may change on a resume."""
     overrides = Overrides(
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
     )
     rules = RunRules(
-        history=_parse_history(meta["history"]),
-        repeats=meta["repeats"],
-        concurrency=options.concurrency or meta["options"].get("concurrency"),
-        max_attempts=options.max_attempts or meta["options"]["max_attempts"],
-        command_line=Settings.from_plain(meta["settings"]),
+        history=manifest.history,
+        repeats=manifest.repeats,
+        concurrency=options.concurrency or manifest.options.concurrency,
+        max_attempts=options.max_attempts or manifest.options.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        command_line=manifest.settings,
         retry_errors=options.retry_errors,
         deadline_s=options.deadline_s,
     )
-    return tuple(_apply_overrides(overrides, target_from_plain(plain)) for plain in meta["targets"]), rules
+    return tuple(_apply_overrides(overrides, target_from_manifest(one)) for one in manifest.targets), rules
 
 
-def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
+def _refuse_another_dataset(folder: RunFolder, manifest: Manifest) -> None:
     """Refuse a changed copy of the dataset: replies are stored by dialogue and turn number and would not fit it."""
     from convbatch.dataset.snapshot import copy_digest
 
-    if copy_digest(folder.dataset) != meta["dataset"].get("sha256"):
+    if copy_digest(folder.dataset) != manifest.dataset.sha256:
         raise SetupError(
             "the run's copy of its dataset is not the one it started with",
             place=Place(path=str(folder.dataset)),
@@ -246,29 +256,29 @@ def _refuse_another_dataset(folder: RunFolder, meta: Mapping[str, Any]) -> None:
 
 def _open_reusable(text: str) -> RunFolder:
     folder = RunFolder.open(find_run(text, RESULTS))
-    folder.refuse_lost_journal(folder.read_meta("targets"))
+    folder.refuse_lost_journal(folder.read_manifest())
     return folder
 
 
-def _previously_reused(meta: Mapping[str, Any]) -> RunFolder | None:
+def _previously_reused(manifest: Manifest) -> RunFolder | None:
     """Return the run whose replies this one reuses; None if it is gone: replies reused so far are stored here."""
-    path = meta["options"].get("reuse")
+    path = manifest.options.reuse
     try:
         return None if path is None else RunFolder.open(Path(path))
     except SetupError:
         return None
 
 
-def changed_sources(meta: Mapping[str, Any]) -> list[str]:
+def changed_sources(manifest: Manifest) -> list[str]:
     """Return the original dataset files that changed since this run copied them, except deleted ones."""
     from convbatch.dataset.snapshot import fingerprint_source
 
     changed: list[str] = []
-    for source in meta["dataset"].get("sources", ()):
-        path = Path(source["path"])
+    for source in manifest.dataset.sources:
+        path = Path(source.path)
         with contextlib.suppress(OSError):  # deleted or unreadable: the run has its own copy
-            if path.is_file() and fingerprint_source(path).sha256 != source["sha256"]:
-                changed.append(source["path"])
+            if path.is_file() and fingerprint_source(path).sha256 != source.sha256:
+                changed.append(source.path)
     return changed
 
 
@@ -365,8 +375,8 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
 
 
 @contextlib.contextmanager
-def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[Path, dict[str, Any], Money | None]]:
-    """Yield the checked dialogues in a temporary file, the content of `run.json` without its name, and the cap."""
+def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[Path, Manifest, Money | None]]:
+    """Yield the checked dialogues in a temporary file, the manifest without the run's name, and the cap."""
     from convbatch.dataset.snapshot import write_copy
     from convbatch.session.progress import ReadingBar
 
@@ -378,8 +388,8 @@ def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[P
             _refuse_unsupported_dialogues(copy, checked.targets, checked.rules.command_line)
         max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
         _refuse_gate(checked.fail_under, report, has_judge=checked.judge is not None)
-        meta = _meta(checked, report, datetime.now(UTC), max_cost)
-        yield copy, meta, resolve_cap(max_cost, meta, checked.targets, checked.rules.command_line, copy)
+        manifest = _manifest(checked, report, datetime.now(UTC), max_cost)
+        yield copy, manifest, resolve_cap(max_cost, manifest, checked.targets, checked.rules.command_line, copy)
 
 
 def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool) -> None:
@@ -412,46 +422,49 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 
 
-def _meta(checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None) -> dict[str, Any]:
-    """Return the content of `run.json` without the run's name."""
+def _manifest(checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None) -> Manifest:
+    """Return the manifest without the run's name and place."""
     config, targets, rules, reuse = checked.config, checked.targets, checked.rules, checked.reuse
     per_target = report.asked_turns * rules.repeats
-    return {
-        "convbatch": __version__,
-        "python": platform.python_version(),
-        "created_at": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "state": "running",
-        "config": config.path,
-        "dataset": {
-            "sources": [{"path": s.path, "size": s.size, "sha256": s.sha256} for s in report.sources],
-            "sha256": report.sha256,
-            "dialogues": report.dialogues,
-            "asked_turns": report.asked_turns,
-            "selection": checked.selection.to_plain(),
-        },
-        "history": rules.history,
-        "repeats": rules.repeats,
-        "settings": rules.command_line.to_plain(),
-        "options": {
-            "concurrency": rules.concurrency,
-            "max_attempts": rules.max_attempts,
-            "reuse": None if reuse is None else str(reuse.path.resolve()),
-            "max_cost": max_cost,
-            "fail_under": checked.fail_under,
-            "judge": None if checked.judge is None else checked.judge.name,
-        },
-        "targets": _priced(config, targets, rules.command_line, started),
-        "judges": [] if checked.judge is None else [judge_to_plain(checked.judge, config, started)],
-        "rates": config.exchange_rates.to_plain(),
-        "planned": {"rows": per_target * len(targets), "per_target": per_target},
-        "simulator": {"seed": 0} if any(target.simulated for target in targets) else None,
-        "checks": report.checks,
-        "judges_needed": report.judges_needed,
-        "python_checks": list(report.python_checks),
-    }
+    return Manifest(
+        convbatch=__version__,
+        python=platform.python_version(),
+        created_at=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        config=config.path,
+        dataset=ManifestDataset(
+            sources=tuple(ManifestSource(path=s.path, size=s.size, sha256=s.sha256) for s in report.sources),
+            sha256=report.sha256,
+            dialogues=report.dialogues,
+            asked_turns=report.asked_turns,
+            selection=checked.selection.to_plain(),
+        ),
+        history=rules.history,
+        repeats=rules.repeats,
+        settings=rules.command_line,
+        options=ManifestOptions(
+            concurrency=rules.concurrency,
+            max_attempts=rules.max_attempts,
+            reuse=None if reuse is None else str(reuse.path.resolve()),
+            max_cost=max_cost,
+            fail_under=checked.fail_under,
+            judge=None if checked.judge is None else checked.judge.name,
+        ),
+        targets=_priced(config, targets, rules.command_line, started),
+        judges=() if checked.judge is None else (judge_to_manifest(checked.judge, config, started),),
+        rates=config.exchange_rates,
+        planned=PlannedRows(rows=per_target * len(targets), per_target=per_target),
+        simulator=SimulatorSetup(seed=0) if any(target.simulated for target in targets) else None,
+        checks=report.checks,
+        judges_needed=report.judges_needed,
+        python_checks=tuple(report.python_checks),
+    )
 
 
-def _priced(config: Config, targets: Sequence[Target], command_line: Settings, started: datetime) -> list[Any]:
+def _priced(
+    config: Config, targets: Sequence[Target], command_line: Settings, started: datetime
+) -> tuple[ManifestTarget, ...]:
     from convbatch.config.list_prices import price_table
 
-    return [target_to_plain(target, price_table(target, config, started.date(), command_line)) for target in targets]
+    return tuple(
+        target_to_manifest(target, price_table(target, config, started.date(), command_line)) for target in targets
+    )

@@ -10,8 +10,9 @@ import asyncio
 import gc
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convbatch._version import __version__
 from convbatch.errors import ConvbatchError, JournalError, SetupError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from convbatch.engine.plan import Conversation
     from convbatch.engine.runner import BudgetShare, Runner
     from convbatch.journal.index import Archive, TurnHistory
+    from convbatch.journal.manifest import Manifest, ManifestTarget
     from convbatch.pricing import PriceTable
     from convbatch.session.progress import Progress
     from convbatch.system import System
@@ -87,7 +89,7 @@ async def run_session_async(
         stack.callback(journal.release)
         past = stack.enter_context(Archive(spec.folder)) if spec.resumed else None
         budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
-        spec.folder.write_meta({**spec.meta, "state": work.initial_state(spec.folder)})
+        spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder)))
         rows = work.count_rows(spec, past)
         progress = Progress(rows, enabled=spec.progress, notes=spec.notes, unit=work.unit)
         stack.callback(progress.close)
@@ -121,7 +123,7 @@ async def run_session_async(
             state = work.final_state(result)
             if state is not None:
                 # Written before the lock is released, so that no reader sees a closed run in the state `running`.
-                spec.folder.write_meta({**spec.meta, "state": state})
+                spec.folder.write_manifest(replace(spec.manifest, state=state))
             await journal.close({"role": work.role, "reason": result.reason, "parked": dict(result.suspended)})
         except JournalError as failed:
             result = _session_result(rows, runner, budget, error or failed)
@@ -144,7 +146,7 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
         SetupError: An earlier call may have been paid, and there is no upper bound on its cost.
     """
     from convbatch.engine.budget import Budget
-    from convbatch.results.costs import paid_attempts, target_prices
+    from convbatch.results.costs import paid_attempts
 
     if spec.max_cost is None:
         return None
@@ -152,9 +154,9 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
     if past is None:
         return budget
     unbounded = 0
-    for plain, history in _all_turns(spec.meta, past):
-        prices = target_prices(plain)
-        if prices is None and plain.get("simulated"):
+    for target, history in _all_turns(spec.manifest, past):
+        prices = None if target is None else target.prices
+        if prices is None and target is not None and target.simulated:
             continue
         factor = None if prices is None else _exchange_factor(spec, prices, budget)
         for attempt in paid_attempts(history, prices):
@@ -172,23 +174,21 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
     return budget
 
 
-def _all_turns(meta: Mapping[str, Any], past: Archive) -> Iterator[tuple[Mapping[str, Any], TurnHistory]]:
+def _all_turns(manifest: Manifest, past: Archive) -> Iterator[tuple[ManifestTarget | None, TurnHistory]]:
     """Yield every turn and judge call of the run, each with its target's or judge's entry in `run.json`."""
-    targets = {plain["name"]: plain for plain in meta["targets"]}
-    judges = {plain["name"]: plain for plain in meta.get("judges") or ()}
+    targets = {target.name: target for target in manifest.targets}
+    judges = {judge.name: judge for judge in manifest.judges}
     for transcript in past.transcripts():
         for history in transcript.turns.values():
-            yield targets.get(transcript.target, {}), history
+            yield targets.get(transcript.target), history
     for judge_call in past.all_judge_calls():
-        yield judges.get(judge_call.judge, {}), judge_call.history
+        yield judges.get(judge_call.judge), judge_call.history
 
 
 def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
     from convbatch.engine.runner import BudgetShare
-    from convbatch.results.costs import target_prices
 
-    recorded = spec.work.recorded_targets(spec.meta)
-    prices = target_prices(next(plain for plain in recorded if plain["name"] == target.name))
+    prices = next(one.prices for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
     assert prices is not None, target.name  # resolve_cap refuses a budget without prices
     factor = _exchange_factor(spec, prices, budget)
     assert factor is not None, target.name  # and one without exchange rates
@@ -197,10 +197,9 @@ def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetSh
 
 def _exchange_factor(spec: SessionSpec, prices: PriceTable, budget: Budget) -> Decimal | None:
     """Exchange rate from price currency to budget currency; None if the run has no such rate."""
-    from convbatch.pricing import ExchangeRates, Money
+    from convbatch.pricing import Money
 
-    rates = ExchangeRates.from_plain(spec.meta.get("rates", {}))
-    unit = rates.convert(Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency)
+    unit = spec.manifest.rates.convert(Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency)
     return None if unit is None else unit.amount
 
 

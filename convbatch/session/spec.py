@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convbatch.errors import ConvbatchError
     from convbatch.exit_codes import ExitCode
     from convbatch.journal.index import Archive
+    from convbatch.journal.manifest import Manifest, ManifestTarget
     from convbatch.journal.run_folder import RunFolder
     from convbatch.pricing import Money
 
@@ -48,11 +49,11 @@ class Work(Protocol):
         """Return a function that looks up what earlier sessions left of a conversation."""
         ...
 
-    def recorded_targets(self, meta: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    def recorded_targets(self, manifest: Manifest) -> Sequence[ManifestTarget]:
         """Return the entries of `run.json` that hold the prices of what is asked."""
         ...
 
-    def initial_state(self, folder: RunFolder) -> str | None:
+    def initial_state(self, folder: RunFolder) -> str:
         """Return the run's state to write into `run.json` before the first request."""
         ...
 
@@ -76,7 +77,7 @@ class ModelWork:
 
     def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
         """Return the count that was taken when the run was planned."""
-        return spec.meta["planned"]["rows"]
+        return spec.manifest.planned.rows
 
     def past_turns(self, past: Archive) -> Past:
         """Return a look-up of the turns of a conversation's transcript."""
@@ -84,11 +85,11 @@ class ModelWork:
             past.transcript(conversation.index, conversation.target.name, conversation.repeat).turns
         )
 
-    def recorded_targets(self, meta: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    def recorded_targets(self, manifest: Manifest) -> Sequence[ManifestTarget]:
         """Return the targets of the run."""
-        return meta["targets"]
+        return manifest.targets
 
-    def initial_state(self, folder: RunFolder) -> str | None:
+    def initial_state(self, folder: RunFolder) -> str:
         """Return `running`."""
         return "running"
 
@@ -104,7 +105,7 @@ class SessionSpec:
     """Everything decided before the first request of a session."""
 
     folder: RunFolder
-    meta: Mapping[str, Any]
+    manifest: Manifest
     """Content of `run.json`."""
     targets: tuple[Target, ...]
     credentials: Credentials
@@ -120,6 +121,11 @@ class SessionSpec:
     notes: bool = True
     """Print notes to stderr; responses to signals are printed in any case."""
     handle_signals: bool = True
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The manifest in its JSON form."""
+        return self.manifest.to_json()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,14 @@ that a preset or this user's own `convbatch.toml` pairs with that key, or that i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from convbatch.config.credentials import is_loopback
 from convbatch.config.gateways import Config, Gateway, Target
 from convbatch.config.loader import load_config, load_shipped_config
 from convbatch.errors import Place, Problem, SetupError
+from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder
 
 _Endpoint = tuple[str, str | None, str | None, str | None]
@@ -25,7 +25,7 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
 """Matches only hosts that all URL parsers read alike (not `http://a\\@b`)."""
 
 
-def require_trusted_endpoints(folder: RunFolder, meta: Mapping[str, Any], targets: Iterable[Target]) -> None:
+def require_trusted_endpoints(folder: RunFolder, manifest: Manifest, targets: Iterable[Target]) -> None:
     """Refuse to send keys to endpoints that only the run folder names.
 
     Raises:
@@ -33,7 +33,7 @@ def require_trusted_endpoints(folder: RunFolder, meta: Mapping[str, Any], target
         InputError: The `convbatch.toml` that could name the endpoint cannot be read.
     """
     untrusted = [target for target in targets if _sends_key(target.gateway)]
-    if folder.is_original_location(meta):
+    if folder.is_original_location(manifest):
         return
     for config in (load_shipped_config, load_config):
         untrusted = [target for target in untrusted if not _is_trusted(target, config())] if untrusted else []

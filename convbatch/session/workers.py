@@ -137,10 +137,10 @@ def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, pa
 
 def _quota_sharers(spec: SessionSpec, target: Target) -> list[str]:
     """Names of the run's models and judges whose requests count against the same limits as this target's."""
-    from convbatch.config.gateways import target_from_plain
+    from convbatch.config.gateways import target_from_manifest
 
-    recorded = (*spec.meta["targets"], *(spec.meta.get("judges") or ()))
-    sharing = [plain["name"] for plain in recorded if target_from_plain(plain).quota_owner == target.quota_owner]
+    recorded = (*spec.manifest.targets, *spec.manifest.judges)
+    sharing = [one.name for one in recorded if target_from_manifest(one).quota_owner == target.quota_owner]
     return list(dict.fromkeys(sharing))
 
 
@@ -168,7 +168,7 @@ async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str |
     from convbatch.simulator.server import Server
 
     provider = Provider(
-        seed=(spec.meta.get("simulator") or {"seed": 0})["seed"],
+        seed=0 if spec.manifest.simulator is None else spec.manifest.simulator.seed,
         script=Script.load(spec.folder.dataset),
         ledger=Ledger(history=False, keep=False),
     )

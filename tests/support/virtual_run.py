@@ -31,6 +31,7 @@ from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoRespons
 from convbatch.engine.client import HttpResponse as Heard
 from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalError
+from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import Money, PriceTable
 from convbatch.session.session import run_session_async
@@ -587,7 +588,7 @@ class VirtualRun:
     def _session_spec(self, disk: VirtualDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> SessionSpec:
         return SessionSpec(
             folder=RunFolder.open(self.path, disk=disk),
-            meta=self.meta,
+            manifest=Manifest.from_json(self.meta),
             targets=self.targets,
             credentials=Credentials.load((target.gateway for target in self.targets), env={KEY_ENV: KEY}),
             rules=replace(self.rules, **rules),
