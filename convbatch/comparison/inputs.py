@@ -14,7 +14,7 @@ import orjson
 
 from convbatch.checks.builtin import NEEDS_A_JUDGE
 from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, SideRows
-from convbatch.dialogue import SETTING_NAMES
+from convbatch.dialogue import SETTING_NAMES, Settings
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.run_folder import find_run
 from convbatch.results.columns import CONVERSATIONS
@@ -86,7 +86,7 @@ def load_inputs(base: Any, candidate: Any, *, allow_mismatch: bool) -> Compariso
     return ComparisonInputs(
         names=(first.name, second.name),
         sides=(_side(first), _side(second)),
-        history=(first.run.meta["history"], second.run.meta["history"]),
+        history=(first.run.manifest.history, second.run.manifest.history),
         notes=(*(f"allowed: {one}" for one in differences), *_other_differences(first, second)),
         reasons=(_reasons(first), _reasons(second)),
     )
@@ -154,10 +154,9 @@ def _reasons(chosen: _SelectedRun) -> Reasons:
 def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
     if base.path == candidate.path:
         return
-    if base.meta["history"] != candidate.meta["history"]:
-        yield f"history {base.meta['history']} against {candidate.meta['history']}"
-    current = [run.manifest.current_judge for run in (base, candidate) if _asks_a_judge(run)]
-    judges = [None if judge is None else judge.name for judge in current]
+    if base.manifest.history != candidate.manifest.history:
+        yield f"history {base.manifest.history} against {candidate.manifest.history}"
+    judges = [_judge_name(run) for run in (base, candidate) if _asks_a_judge(run)]
     if len(set(judges)) > 1:
         yield f"judged by {judges[0] or 'no judge'} against {judges[1] or 'no judge'}"
     if _same_copy(base, candidate):
@@ -170,6 +169,11 @@ def _mismatches(base: Run, candidate: Run) -> Iterator[str]:
             yield f"{len(different):,} of {len(both):,} shared dialogues have {what} ({_list_names(different)})"
 
 
+def _judge_name(run: Run) -> str | None:
+    judge = run.manifest.current_judge
+    return None if judge is None else judge.name
+
+
 def _asks_a_judge(run: Run) -> bool:
     """Return whether a current check needs a judge; edited checks may, even if the original ones did not."""
     kinds = read_rows(run.verdicts_path, ("kind",))
@@ -178,7 +182,7 @@ def _asks_a_judge(run: Run) -> bool:
 
 def _same_copy(base: Run, candidate: Run) -> bool:
     """Return whether both runs certainly have the same dialogues and checks."""
-    first, second = (run.meta.get("dataset", {}).get("sha256") for run in (base, candidate))
+    first, second = (run.manifest.dataset.sha256 for run in (base, candidate))
     edited = base.folder.checks.exists() or candidate.folder.checks.exists()
     return first is not None and first == second and not edited
 
@@ -213,9 +217,9 @@ def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[
     first, second = base.run, candidate.run
     if first.path == second.path and base.targets == candidate.targets:
         yield "both sides are the same run and target, compared with itself"
-    yield from _differing("", first.meta.get("settings", {}), second.meta.get("settings", {}))
-    if first.meta["repeats"] != second.meta["repeats"]:
-        yield f"repeats: {first.meta['repeats']} against {second.meta['repeats']}; each side is averaged"
+    yield from _differing("", first.manifest.settings, second.manifest.settings)
+    if first.manifest.repeats != second.manifest.repeats:
+        yield f"repeats: {first.manifest.repeats} against {second.manifest.repeats}; each side is averaged"
     for one, other in zip(sorted(base.targets), sorted(candidate.targets), strict=True):
         yield from _differing("gateway ", _gateway_settings(first, one), _gateway_settings(second, other))
     if not _same_copy(first, second) and first.path != second.path:
@@ -231,16 +235,16 @@ def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[
             yield f"SIMULATED {side}, no model was asked: {', '.join(simulated)}"
 
 
-def _gateway_settings(run: Run, target: str) -> Mapping[str, Any]:
-    plain = next(one for one in run.meta["targets"] if one["name"] == target)
-    return plain["gateway"].get("settings") or {}
+def _gateway_settings(run: Run, target: str) -> Settings:
+    return next(known.gateway.settings for known in run.manifest.targets if known.name == target)
 
 
-def _differing(where: str, base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterator[str]:
+def _differing(where: str, base: Settings, candidate: Settings) -> Iterator[str]:
     for name in SETTING_NAMES:
-        if base.get(name) != candidate.get(name):
-            yield f"{where}setting {name}: {_display_setting(base, name)} against {_display_setting(candidate, name)}"
+        first, second = getattr(base, name), getattr(candidate, name)
+        if first != second:
+            yield f"{where}setting {name}: {_display_setting(first)} against {_display_setting(second)}"
 
 
-def _display_setting(settings: Mapping[str, Any], name: str) -> str:
-    return orjson.dumps(settings[name]).decode() if name in settings else "not set"
+def _display_setting(value: Any) -> str:
+    return "not set" if value is None else orjson.dumps(value).decode()
