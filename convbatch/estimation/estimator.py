@@ -1,8 +1,8 @@
-"""What a plan will cost before anything is sent: calls, tokens and money, low, expected, high and at most.
+"""Estimate calls, tokens and cost of a plan before anything is sent: low, expected, high and upper bound.
 
-Arithmetic only. It walks every dialogue as the runner will, counts the growing history, and knows of a target what
-`TargetProfile` says: learned from an earlier run's replies, or guessed. Where replies are found is `history.py`; what
-of it is shown is `cli/dry_run.py`. How far it is off is measured in docs/cost.md.
+Arithmetic only. It walks every dialogue as the runner will and counts the growing history; a `TargetProfile` describes
+the target, learned from an earlier run's replies or from defaults. Replies are found in `history.py`, output is
+`cli/dry_run.py`. The accuracy is measured in docs/cost.md.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from convbatch.pricing import MILLION, Period, PriceTable, exact
 SCENARIOS = ("low", "expected", "high")
 _HIGH = SCENARIOS.index("high")
 MIN_SPREAD = 0.1
-"""Low and high are at least 10 % away from what is expected, however alike the replies were."""
+"""Low and high are at least 10 % away from the expected value, however similar the replies were."""
 MIN_SAMPLES = 10
-"""Replies at one place of a dialogue that make a mean of their own."""
+"""Replies at one turn number that are enough for a mean of their own."""
 FEW_DIALOGUES = 5
-"""Fewer say nothing about how much dialogues differ."""
+"""With fewer dialogues their variation is not known."""
 
 _WIDE = re.compile(
     "[\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
@@ -44,18 +44,18 @@ _WIDE = re.compile(
 
 
 class TextSize(NamedTuple):
-    """How much text there is, in what a count of tokens is made of; of several texts the sum."""
+    """Size of one or several texts, in the units that determine token counts."""
 
     other: float = 0.0
-    """Four characters each, of all scripts but the wide ones."""
+    """Groups of four characters, of all scripts but the wide ones."""
     wide: float = 0.0
     """Characters of Chinese, Japanese and Korean."""
     messages: float = 0.0
     requests: float = 0.0
-    """1 for what is sent, 0 for a text: some gateways put words of their own in front of every request."""
+    """1 for a request, 0 for a text: some gateways add hidden text to every request."""
 
     def plus(self, text: TextSize) -> TextSize:
-        """Both together."""
+        """Return the sum of both."""
         return TextSize(
             self.other + text.other,
             self.wide + text.wide,
@@ -64,7 +64,7 @@ class TextSize(NamedTuple):
         )
 
     def times(self, factor: float) -> TextSize:
-        """So much of it."""
+        """Return a multiple."""
         return TextSize(self.other * factor, self.wide * factor, self.messages * factor, self.requests * factor)
 
 
@@ -74,47 +74,47 @@ _ONE_REQUEST = TextSize(requests=1)
 
 
 def size_of(text: str) -> TextSize:
-    """One message with this text."""
+    """Return the size of one message with this text."""
     wide = 0 if text.isascii() else len(_WIDE.findall(text))
     return TextSize((len(text) - wide) / 4, wide, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedReply:
-    """A reply not yet given."""
+    """A predicted reply."""
 
     text: TextSize
-    """What of it comes back in the history."""
+    """The part that is sent back in the history."""
     output_tokens: float
-    """With reasoning."""
+    """Including reasoning tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetProfile:
-    """How a target counts and answers."""
+    """How a target counts tokens and how long its replies are."""
 
     weights: TextSize
     """Tokens for each part of a `TextSize`."""
     replies: Mapping[int, ExpectedReply]
-    """By turn number; 0 stands for all other turns. Empty: nothing is known of its replies."""
+    """By turn number; 0 for all other turns. Empty when nothing is known about its replies."""
     ends: float = 0.0
-    """The share of turns after which a live dialogue goes no further (blocked, empty, failed)."""
+    """Share of turns after which a live dialogue ends (blocked, empty, failed)."""
     text_spread: tuple[float, float]
-    """Factors from expected to low and to high, for the tokens of a text."""
+    """Factors from expected to low and high, for the tokens of a text."""
     reply_spread: tuple[float, float]
     """The same for the length of replies."""
     reasoning_tokens: float = 0.0
-    """In the high scenario each reply has so many tokens more, which do not come back: nobody heard it think yet."""
+    """Extra tokens of each reply in the high scenario, not sent back: whether the model reasons is unknown."""
     source: str
-    """Where this is known from."""
+    """Origin of the profile, for messages."""
     learned: bool
 
     def tokens(self, text: TextSize) -> float:
-        """Tokens of a text."""
+        """Return the tokens of a text."""
         return _dot(self.weights, text)
 
     def reply_to(self, number: int, turn: Turn) -> ExpectedReply:
-        """The reply to a turn: as long as others were at this place; else the scripted one, else `DEFAULT_REPLY`."""
+        """Predict the reply to a turn: the mean of others at this turn, else the scripted one, else `DEFAULT_REPLY`."""
         known = self.replies.get(number) or self.replies.get(0)
         if known is not None:
             return known
@@ -123,22 +123,22 @@ class TargetProfile:
 
 
 DEFAULT_SPREAD = 0.25, 4.0
-"""The spread of replies nobody has heard."""
+"""Spread of replies of an unknown target."""
 DEFAULT_REASONING_TOKENS = 1000.0
-"""What a model may think before a reply, if nobody knows whether it thinks."""
+"""Reasoning tokens assumed where it is unknown whether a model reasons."""
 DEFAULT_WEIGHTS = TextSize(1.0, 0.8, 4.0, 0.0)
-"""Tokens a model counts for the parts of a text, as a rule."""
+"""Usual tokens per unit of a `TextSize`."""
 DEFAULT_REPLY = TextSize(400, 0, 1)
-"""A reply of which nothing is known: 400 tokens, where models write 100 to 1,600."""
+"""An unknown reply: 400 tokens, where models write 100 to 1,600."""
 
 
 def _without_framing(text: TextSize) -> TextSize:
-    """Its words alone, without what frames a message."""
+    """Return the text alone, without the overhead of a message."""
     return TextSize(text.other, text.wide)
 
 
 def default_profile(source: str) -> TargetProfile:
-    """What is assumed of a target that nobody has heard yet."""
+    """Return the assumptions about a target without earlier replies."""
     return TargetProfile(
         weights=DEFAULT_WEIGHTS,
         replies={},
@@ -151,7 +151,7 @@ def default_profile(source: str) -> TargetProfile:
 
 
 def profile_for_other_model(profile: TargetProfile) -> TargetProfile:
-    """The same where only another model was heard: words are counted alike, but nobody knows how this one answers."""
+    """Adapt a profile learned from another model: tokens count alike, but the replies of this one are unknown."""
     return replace(
         profile, text_spread=(0.75, 1.4), reply_spread=DEFAULT_SPREAD, reasoning_tokens=DEFAULT_REASONING_TOKENS
     )
@@ -162,55 +162,55 @@ def profile_for_other_model(profile: TargetProfile) -> TargetProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedTurn:
-    """A turn of an earlier run that came to an end."""
+    """A finished turn of an earlier run."""
 
     dialogue: int
     turn: int
     sent: TextSize
-    """The whole request."""
+    """Size of the whole request."""
     reply: TextSize
     input_tokens: int | None = None
     output_tokens: int | None = None
-    """None: not reported, or no reply at all."""
+    """None where it was not reported, or without a reply."""
     ended: bool = False
-    """A live dialogue went no further."""
+    """Whether a live dialogue ended here."""
 
 
 def fit_profile(observed: Sequence[ObservedTurn], source: str, dialogues: int) -> TargetProfile | None:
-    """Fit a profile to observed turns; None when no reply reports its token counts.
+    """Fit a profile to observed turns; None when no reply reported its counts.
 
     Args:
         observed: Turns of one target.
-        source: Where they are from, for people.
-        dialogues: How many are to be estimated: few of them may be unlike the mean of many.
+        source: Their origin, for messages.
+        dialogues: Number of dialogues to estimate: a few of them can differ more from the mean than many.
     """
-    given = [(one.dialogue, one.sent, one.input_tokens) for one in observed if one.input_tokens is not None]
-    taken = [one for one in observed if one.output_tokens is not None]
-    if not given or not taken:
+    requests = [(one.dialogue, one.sent, one.input_tokens) for one in observed if one.input_tokens is not None]
+    replied = [one for one in observed if one.output_tokens is not None]
+    if not requests or not replied:
         return None
-    weights = _fit_weights([(sent, tokens) for _, sent, tokens in given])
-    replies = _replies(taken)
-    counted = [(dialogue, _dot(weights, sent), tokens) for dialogue, sent, tokens in given]
-    spoken = [(one.dialogue, _reply_at(replies, one.turn).output_tokens, one.output_tokens or 0) for one in taken]
+    weights = _fit_weights([(sent, tokens) for _, sent, tokens in requests])
+    replies = _replies(replied)
+    inputs = [(dialogue, _dot(weights, sent), tokens) for dialogue, sent, tokens in requests]
+    outputs = [(one.dialogue, _reply_at(replies, one.turn).output_tokens, one.output_tokens or 0) for one in replied]
     return TargetProfile(
         weights=weights,
         replies=replies,
         ends=sum(one.ended for one in observed) / len(observed),
-        text_spread=_spread(counted, dialogues),
-        reply_spread=_spread(spoken, dialogues),
+        text_spread=_spread(inputs, dialogues),
+        reply_spread=_spread(outputs, dialogues),
         source=source,
         learned=True,
     )
 
 
-def _replies(taken: Sequence[ObservedTurn]) -> dict[int, ExpectedReply]:
-    """Mean replies: of each turn number that has enough of them, and under 0 of the others, or else of all."""
+def _replies(replied: Sequence[ObservedTurn]) -> dict[int, ExpectedReply]:
+    """Return mean replies of each turn number with enough of them, and under 0 of the others or, if few, of all."""
     by_turn: dict[int, list[ObservedTurn]] = {}
-    for one in taken:
+    for one in replied:
         by_turn.setdefault(one.turn, []).append(one)
     means = {turn: _mean(some) for turn, some in by_turn.items() if len(some) >= MIN_SAMPLES}
     rest = [one for turn, some in by_turn.items() if turn not in means for one in some]
-    means[0] = _mean(rest if len(rest) >= MIN_SAMPLES else taken)
+    means[0] = _mean(rest if len(rest) >= MIN_SAMPLES else replied)
     return means
 
 
@@ -226,13 +226,18 @@ def _mean(some: Sequence[ObservedTurn]) -> ExpectedReply:
 
 
 def _spread(pairs: Iterable[tuple[int, float, float]], dialogues: int) -> tuple[float, float]:
-    """Factors to low and high: two standard errors of a sum over so many dialogues, from (dialogue, told, real)."""
-    told: dict[int, float] = {}
+    """Return factors to low and high, two standard errors of a sum, from (dialogue, predicted, actual) values.
+
+    Args:
+        pairs: Values of observed turns.
+        dialogues: Number of dialogues in the sum.
+    """
+    predicted: dict[int, float] = {}
     error: dict[int, float] = {}
-    for dialogue, expected, real in pairs:
-        told[dialogue] = told.get(dialogue, 0.0) + expected
-        error[dialogue] = error.get(dialogue, 0.0) + real - expected
-    count, total = len(told), sum(told.values())
+    for dialogue, expected, actual in pairs:
+        predicted[dialogue] = predicted.get(dialogue, 0.0) + expected
+        error[dialogue] = error.get(dialogue, 0.0) + actual - expected
+    count, total = len(predicted), sum(predicted.values())
     if total <= 0:
         return 1 - MIN_SPREAD, 1 + MIN_SPREAD
     deviation = math.sqrt(sum(e * e for e in error.values()) * count / max(1, count - 1)) / total * math.sqrt(count)
@@ -243,11 +248,11 @@ def _spread(pairs: Iterable[tuple[int, float, float]], dialogues: int) -> tuple[
 
 
 _PRIOR = 1e-3
-"""Relative strength with which weights that the replies do not distinguish are drawn to the default ones."""
+"""Relative strength of the pull towards the default weights, for weights that the replies do not distinguish."""
 
 
 def _fit_weights(counted: Sequence[tuple[TextSize, int]]) -> TextSize:
-    """Fit the weights to the reported counts: non-negative least squares, then scaled so that the sum is met exactly.
+    """Fit the weights to the reported counts by non-negative least squares, then scale them to the exact sum.
 
     Each request is weighted by the inverse of its size, so that a long one counts no more than several short ones.
     """
@@ -280,16 +285,16 @@ def _dot(weights: TextSize, text: TextSize) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a number of requests comes to."""
+    """Totals of a number of requests."""
 
     calls: float = 0.0
     input_tokens: float = 0.0
     output_tokens: float = 0.0
     cost: Decimal | None = Decimal(0)
-    """None: no price is known."""
+    """None where no price is known."""
 
     def plus(self, other: Figures) -> Figures:
-        """Both together; an unknown cost makes the sum unknown."""
+        """Return the sum of both; an unknown cost makes the sum unknown."""
         cost = None if self.cost is None or other.cost is None else self.cost + other.cost
         return Figures(
             calls=self.calls + other.calls,
@@ -299,7 +304,7 @@ class Figures:
         )
 
     def times(self, factor: float) -> Figures:
-        """So much of it."""
+        """Return a multiple."""
         if factor == 1:
             return self
         return Figures(
@@ -312,18 +317,18 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one target will do with the plan, or with a part of it."""
+    """Estimate for one target over the plan or a part of it."""
 
     low: Figures = Figures()
     expected: Figures = Figures()
     high: Figures = Figures()
     upper_bound: Figures | None = Figures()
-    """Every request at its worst; None where nothing limits a reply."""
+    """Every request at its maximum; None where nothing limits a reply."""
     reused: int = 0
-    """Turns that are taken over from another run and not sent."""
+    """Turns whose replies are reused from another run and not requested."""
 
     def plus(self, other: Estimate) -> Estimate:
-        """Both together."""
+        """Return the sum of both."""
         return Estimate(
             low=self.low.plus(other.low),
             expected=self.expected.plus(other.expected),
@@ -340,42 +345,42 @@ EMPTY_ESTIMATE = Estimate()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReusedReply:
-    """A reply another run has already: nothing is sent for its turn."""
+    """A reply of another run, so that nothing is sent for its turn."""
 
     message: Message
-    """As it goes back into the history."""
+    """The reply as a message of the history."""
     ends: bool
-    """A live dialogue goes no further behind it."""
+    """Whether a live dialogue ends after it."""
 
 
 ReuseLookup = Callable[[str, int], ReusedReply | None]
-"""(key, repeat) → the reply that can be taken over."""
+"""(key, repeat) → the reply that can be reused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
-    """One target with what is known of it."""
+    """Estimates dialogues for one target."""
 
     target: Target
     profile: TargetProfile
     prices: PriceTable | None
     at: float
-    """Unix seconds: prices of this moment hold."""
+    """Moment whose prices apply, in unix seconds."""
     history: HistoryMode = "live"
     repeats: int = 1
     command_line: Settings = NO_SETTINGS
     reusable: ReuseLookup | None = None
 
     def period(self) -> Period | None:
-        """The prices that hold; None when nobody named one."""
+        """Return the prices that apply; None without prices."""
         return None if self.prices is None else self.prices.period(self.at)
 
     def all_of(self, dialogues: Iterable[Dialogue]) -> Estimate:
-        """The estimate of these dialogues, each with all its repeats."""
+        """Estimate these dialogues, each with all repeats."""
         return functools.reduce(Estimate.plus, map(self.one, dialogues), EMPTY_ESTIMATE)
 
     def one(self, dialogue: Dialogue) -> Estimate:
-        """The estimate of one dialogue."""
+        """Estimate one dialogue with all repeats."""
         if self.reusable is not None:
             walks = (_EstimateWalk(self, dialogue, repeat).walked() for repeat in range(1, self.repeats + 1))
             return functools.reduce(Estimate.plus, walks)
@@ -384,10 +389,10 @@ class Estimator:
 
 
 class _EstimateWalk:
-    """One dialogue played on paper, request by request, in every scenario at once."""
+    """A simulated run of one dialogue, request by request, in all scenarios at once."""
 
     def __init__(self, estimator: Estimator, dialogue: Dialogue, repeat: int) -> None:
-        self._given = estimator
+        self._estimator = estimator
         self._dialogue = dialogue
         self._repeat = repeat
         self._live = estimator.history == "live"
@@ -395,39 +400,39 @@ class _EstimateWalk:
         self._period = estimator.period()
         self._history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
         self._answered = [EMPTY_TEXT] * len(SCENARIOS)
-        """Live replies not known yet, by scenario."""
+        """Predicted live replies, by scenario."""
         self._token_bound = TokenBound(dialogue.system)
         self._keys = None if estimator.reusable is None else TurnKeys(estimator.target, dialogue)
-        """None as soon as the history holds a reply that nobody knows yet."""
-        self._goes_on = 1.0
-        """How likely the dialogue comes this far."""
+        """None once the history has a predicted reply, because its key is unknown."""
+        self._reached = 1.0
+        """Probability that the dialogue reaches this turn."""
 
     def walked(self) -> Estimate:
-        """The whole dialogue."""
+        """Return the estimate of the whole dialogue."""
         total = EMPTY_ESTIMATE
         for number, turn in enumerate(self._dialogue.turns, 1):
             self._add(Message(role="user", parts=turn.user))
             if number in self._asked:
                 settings = self._settings(turn)
-                taken = self._taken(settings)
-                if taken is None:
+                reused = self._reused(settings)
+                if reused is None:
                     total = total.plus(self._ask(number, turn, settings))
                 else:
                     total = replace(total, reused=total.reused + 1)
-                    if self._live and taken.ends:
+                    if self._live and reused.ends:
                         return total
                     if self._live:
-                        self._add(taken.message)
+                        self._add(reused.message)
             if turn.assistant is not None and not (self._live and number in self._asked):
                 self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
         return total
 
     def _settings(self, turn: Turn) -> Settings:
         return effective_settings(
-            command_line=self._given.command_line,
+            command_line=self._estimator.command_line,
             turn=turn.settings,
             dialogue=self._dialogue.settings,
-            target=self._given.target.gateway.settings,
+            target=self._estimator.target.gateway.settings,
             repeat=self._repeat,
         )
 
@@ -437,65 +442,69 @@ class _EstimateWalk:
         if self._keys is not None:
             self._keys.add(message)
 
-    def _taken(self, settings: Settings) -> ReusedReply | None:
-        if self._keys is None or self._given.reusable is None:
+    def _reused(self, settings: Settings) -> ReusedReply | None:
+        if self._keys is None or self._estimator.reusable is None:
             return None
-        return self._given.reusable(self._keys.key(settings), self._repeat)
+        return self._estimator.reusable(self._keys.key(settings), self._repeat)
 
     def _ask(self, number: int, turn: Turn, settings: Settings) -> Estimate:
-        reply = self._given.profile.reply_to(number, turn)
+        reply = self._estimator.profile.reply_to(number, turn)
         requests = [self._request(scenario, reply, settings) for scenario in range(len(SCENARIOS))]
         low, expected, high = _in_order(requests)
-        most = self._upper_bound(settings, high)
+        upper_bound = self._upper_bound(settings, high)
         if self._live:
             self._history_text = self._history_text.plus(_ONE_MESSAGE)
             self._keys = None
-        sure = max(0.0, 2 * self._goes_on - 1)  # as far below what is expected as all turns are above it
-        estimate = Estimate(low=low.times(sure), expected=expected.times(self._goes_on), high=high, upper_bound=most)
+        certain = max(0.0, 2 * self._reached - 1)  # as far below the expected value as all turns are above it
+        estimate = Estimate(
+            low=low.times(certain), expected=expected.times(self._reached), high=high, upper_bound=upper_bound
+        )
         if self._live:
-            self._goes_on *= 1 - self._given.profile.ends
+            self._reached *= 1 - self._estimator.profile.ends
         return estimate
 
     def _request(self, scenario: int, reply: ExpectedReply, settings: Settings) -> Figures:
-        profile = self._given.profile
+        profile = self._estimator.profile
         text_factor = (profile.text_spread[0], 1.0, profile.text_spread[1])[scenario]
         factor = (profile.reply_spread[0], 1.0, profile.reply_spread[1])[scenario]
         sent = self._history_text.plus(self._answered[scenario]).plus(_ONE_REQUEST)
-        given = profile.tokens(sent) * text_factor
+        input_tokens = profile.tokens(sent) * text_factor
         limit = settings.max_output_tokens
         if limit is not None and reply.output_tokens * factor > limit:
             factor = limit / reply.output_tokens
-        taken = reply.output_tokens * factor + (profile.reasoning_tokens if scenario == _HIGH else 0.0)
+        output_tokens = reply.output_tokens * factor + (profile.reasoning_tokens if scenario == _HIGH else 0.0)
         if limit is not None:
-            taken = min(taken, limit)
+            output_tokens = min(output_tokens, limit)
         if self._live:
             words = _without_framing(reply.text).times(factor)
             self._answered[scenario] = self._answered[scenario].plus(words)
-        cost = None if self._period is None else _cost(self._period, given, taken)
-        return Figures(calls=1, input_tokens=given, output_tokens=taken, cost=cost)
+        cost = None if self._period is None else _cost(self._period, input_tokens, output_tokens)
+        return Figures(calls=1, input_tokens=input_tokens, output_tokens=output_tokens, cost=cost)
 
     def _upper_bound(self, settings: Settings, high: Figures) -> Figures | None:
         limit = max_output_bound(settings)
         if limit is None:
             return None
-        given = max(self._token_bound.max_input(settings), math.ceil(high.input_tokens))
+        input_tokens = max(self._token_bound.max_input(settings), math.ceil(high.input_tokens))
         if self._live:
-            self._token_bound.counted(given + limit)
+            self._token_bound.counted(input_tokens + limit)
         cost = None
-        if self._given.prices is not None and high.cost is not None:
-            cost = max(self._given.prices.ceiling(given, limit), high.cost)
-        return Figures(calls=1, input_tokens=given, output_tokens=limit, cost=cost)
+        if self._estimator.prices is not None and high.cost is not None:
+            cost = max(self._estimator.prices.ceiling(input_tokens, limit), high.cost)
+        return Figures(calls=1, input_tokens=input_tokens, output_tokens=limit, cost=cost)
 
 
-def _cost(period: Period, given: float, taken: float) -> Decimal:
-    """Of a request of this mean size; all its input at the full price."""
-    size = math.ceil(given)
-    total = exact(round(given, 3)) * period.input.at(size) + exact(round(taken, 3)) * period.output.at(size)
+def _cost(period: Period, input_tokens: float, output_tokens: float) -> Decimal:
+    """Return the cost of a request of this mean size, with all input at the full price."""
+    size = math.ceil(input_tokens)
+    total = exact(round(input_tokens, 3)) * period.input.at(size) + exact(round(output_tokens, 3)) * period.output.at(
+        size
+    )
     return total / MILLION
 
 
 def _in_order(requests: Sequence[Figures]) -> tuple[Figures, Figures, Figures]:
-    """Low, expected, high; where a larger request costs less, as behind a tier that is cheaper, by what is expected."""
+    """Return low, expected and high, limited to the expected cost where a larger request is in a cheaper tier."""
     low, expected, high = requests
     if expected.cost is None or low.cost is None or high.cost is None:
         return low, expected, high

@@ -1,6 +1,6 @@
-"""What earlier runs tell of a target: their replies → `TargetProfile`, and replies that another run may take over.
+"""Learn from earlier runs: replies of a target → `TargetProfile`, and replies that another run may reuse.
 
-It reads run folders and nothing else. What is made of it is `estimator.py`.
+It reads run folders and nothing else. The estimate is made in `estimator.py`.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ if TYPE_CHECKING:
     from convbatch.journal.index import Archive, TurnHistory
 
 NEWEST = 20
-"""So many runs are looked at for replies of the same target."""
+"""Number of runs that are searched for replies of the same target."""
 ENOUGH_TURNS = 20_000
-"""More tell nothing new."""
+"""Limit of turns read from a run; more do not improve the profile."""
 
 
 def find_profile(target: Target, dialogues: int, reuse: RunFolder | None, results: Path) -> TargetProfile:
-    """What is known of a target, from the run that is reused, else from the newest one that has replies of it.
+    """Return the profile of a target, learned from the reused run, else from the newest run with replies of it.
 
     Args:
         target: The target.
-        dialogues: How many are to be estimated.
-        reuse: Only this run is looked at, and where it does not know the target, the nearest to it in there.
-        results: The folder of runs.
+        dialogues: Number of dialogues to estimate.
+        reuse: If given, only this run is searched; where it lacks the target, its most similar target is used.
+        results: Folder of all runs.
     """
     runs = [reuse] if reuse is not None else reversed(list_runs(results)[-NEWEST:])
     for folder in runs:
         try:
             like = _similar_targets(target, folder, nearest=reuse is not None)
-            tries = (_fit_from_run(folder, name, model, target, dialogues) for name, model in like)
-            found = next(filter(None, tries), None)
+            profiles = (_fit_from_run(folder, name, model, target, dialogues) for name, model in like)
+            found = next(filter(None, profiles), None)
         except (ConvbatchError, OSError):
-            continue  # of a run that cannot be read nothing is known; `--reuse` of it is refused elsewhere
+            continue  # an unreadable run teaches nothing; `--reuse` of it is refused elsewhere
         if found is not None:
             return found
-    where = "no run that can be read" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
-    return default_profile(f"a guess, and a rough one: {where} tells of {target.name}")
+    missing = "no earlier run" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
+    return default_profile(f"rough estimate: {missing} of {target.name} to learn from")
 
 
 def _similar_targets(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str]]:
-    """Targets of a run to learn from with their models, the best first."""
+    """Return names and models of a run's targets to learn from, the most similar first."""
     models = {known.name: known.model for known in folder.read_manifest().targets}
     if not nearest:
         return [(target.name, target.model)] if target.name in models else []
@@ -76,14 +76,14 @@ def _fit_from_run(folder: RunFolder, name: str, model: str, target: Target, dial
     observed = list(islice(_observed_turns(folder, name), ENOUGH_TURNS))
     count = sum(one.output_tokens is not None for one in observed)
     replies = "1 reply" if count == 1 else f"{count:,} replies"
-    whose = "" if name == target.name else f" of {name}"
-    whose += "" if model == target.model else ", another model"
-    found = fit_profile(observed, f"learned from {shell_quote(folder.path)} ({replies}{whose})", dialogues)
+    origin = "" if name == target.name else f" of {name}"
+    origin += "" if model == target.model else ", another model"
+    found = fit_profile(observed, f"learned from {shell_quote(folder.path)} ({replies}{origin})", dialogues)
     return found if found is None or model == target.model else profile_for_other_model(found)
 
 
 def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
-    """The turns of one target that came to an end, in the order of the dataset."""
+    """Yield the finished turns of one target, in the order of the dataset."""
     from convbatch.journal.index import Archive
 
     manifest = folder.read_manifest()
@@ -98,19 +98,19 @@ def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
 def _observed_in(
     index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: HistoryMode
 ) -> Iterator[ObservedTurn]:
-    said = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
+    history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
     asked = dialogue.asked(history)
     for number, turn in enumerate(dialogue.turns, 1):
-        said = said.plus(size_of(turn.user_text))
+        history_text = history_text.plus(size_of(turn.user_text))
         past = turns.get(number)
         if number in asked and past is not None and past.status not in (None, "skipped"):
-            yield _observe(index, past, said._replace(requests=1), live=history == "live")
+            yield _observe(index, past, history_text._replace(requests=1), live=history == "live")
         own = history == "live" and number in asked
         reply = _text_of(past) if own else turn.assistant
         if reply is not None:
-            said = said.plus(size_of(reply))
+            history_text = history_text.plus(size_of(reply))
         elif own:
-            return  # nothing is replayed on a broken history
+            return  # without a reply, later turns were not asked
 
 
 def _observe(index: int, past: TurnHistory, sent: TextSize, *, live: bool) -> ObservedTurn:
@@ -130,12 +130,12 @@ def _text_of(past: TurnHistory | None) -> str | None:
     return None if past is None or past.kept is None else past.kept["reply"].get("text")
 
 
-# --- replies that are taken over -------------------------------------------------------------------------------------
+# --- reused replies --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def open_reused_replies(reuse: RunFolder | None) -> Generator[Callable[[Target], ReuseLookup | None]]:
-    """Another run's replies, found as `engine/runner.py` finds them: for each target a way to look them up."""
+    """Open another run's replies and return a lookup by target that finds the same replies as `engine/runner.py`."""
     if reuse is None:
         yield lambda _: None
         return

@@ -198,7 +198,7 @@ class ManifestOptions:
     concurrency: int | None = None
     max_attempts: int | None = None
     reuse: str | None = None
-    """Path of the run folder whose replies were taken over."""
+    """Path of the run folder whose replies were reused."""
     max_cost: str | None = None
     fail_under: str | None = None
     judge: str | None = None

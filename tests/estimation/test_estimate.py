@@ -370,7 +370,7 @@ def test_nothing_is_sent_and_no_folder_appears(cli: Cli, sim: Sim, tmp_path: Pat
     assert table(done.out)["sim-good@here", "expected"][0] == 2 * turns
     assert table(done.out)["sim-good@here", "low"][3].endswith(" CNY")
     assert "sim-good@here: at least " in done.out
-    assert "a guess, and a rough one" in done.out
+    assert "rough estimate: no earlier run of" in done.out
 
 
 def test_keys_may_be_missing_and_are_named(cli: Cli, tmp_path: Path) -> None:
