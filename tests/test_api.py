@@ -175,7 +175,7 @@ async def test_a_cancelled_replay_says_what_was_possibly_paid_and_can_be_resumed
     with pytest.raises(asyncio.CancelledError):
         await task
     run = cb.load("out")
-    assert run.folder.state(run.meta) == "interrupted"
+    assert run.folder.state(run.manifest) == "interrupted"
     assert statuses(run.turns) == {"pending": 6}
     assert list(run.turns["possibly_paid"]) == [1, 0] * 3
     assert set(run.attempts["class"]) == {"abandoned"}

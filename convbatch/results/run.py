@@ -57,7 +57,7 @@ class Run:
 
     Attributes:
         path: The run folder.
-        manifest: The content of `run.json`.
+        manifest: The content of `run.json`, with other prices after `at_prices`.
         targets: Target names in the order they were asked for.
     """
 
@@ -82,11 +82,6 @@ class Run:
     def name(self) -> str:
         """The run's own name; the same when its folder has moved."""
         return self.manifest.run or self.folder.name
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """`run.json` as a typed value; after `at_prices` with those prices."""
-        return Manifest.from_json(self.meta)
 
     @cached_property
     def turns_path(self) -> Path:

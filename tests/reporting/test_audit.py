@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +233,10 @@ def test_one_name_at_two_addresses_is_two_gateways(tmp_path: Path) -> None:
         run = MadeRun(tmp_path / f"run{number}", [dialogue("d", "q")], targets=["m@relay"])
         run.replied(run.ident(0, 1), reply(100 * number))
         folder = run.write()
-        meta = folder.read_meta()
-        meta["targets"][0]["gateway"]["base_url"] = f"https://host{number}.example"
-        folder.write_meta(meta)
+        manifest = folder.read_manifest()
+        [target] = manifest.targets
+        gateway = replace(target.gateway, base_url=f"https://host{number}.example")
+        folder.write_manifest(replace(manifest, targets=(replace(target, gateway=gateway),)))
         runs.append(load(folder.path))
     found = findings(runs)["input_tokens"]
     assert (found["one"], found["other"]) == ("relay at https://host1.example", "relay at https://host2.example")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from convbatch.config.loader import load_shipped_config, read_config
 from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.errors import InputError, SetupError
+from convbatch.pricing import PriceTable
 from convbatch.reply import Failure, Reply, Usage
 from convbatch.reporting.render import to_markdown, to_terminal
 from convbatch.reporting.section import Section
@@ -278,11 +279,13 @@ def test_costs_are_compared_where_the_currency_is_the_bills(tmp_path: Path) -> N
     replied(run, 1, 1_000_000, 0)
     replied(run, 2, 500_000, 0)
     folder = run.write()
-    meta = folder.read_meta()
-    price = {"currency": "CNY", "source": "t", "periods": [{"input": "2", "output": "8"}]}
-    meta["targets"][0]["prices"] = price
-    meta["targets"][0]["gateway"]["currency"] = "CNY"
-    folder.write_meta(meta)
+    manifest = folder.read_manifest()
+    [target] = manifest.targets
+    prices = PriceTable.from_plain({"currency": "CNY", "source": "t", "periods": [{"input": "2", "output": "8"}]})
+    gateway = dataclasses.replace(target.gateway, name="relay", currency="CNY")
+    folder.write_manifest(
+        dataclasses.replace(manifest, targets=(dataclasses.replace(target, prices=prices, gateway=gateway),))
+    )
     lines = [
         line(prompt_tokens=1_000_000, completion_tokens=0, quota=1_000_000),  # 2 CNY, as we say
         line(prompt_tokens=500_000, completion_tokens=0, quota=750_000),  # 1.5 CNY, and we say 1

@@ -555,7 +555,7 @@ def test_a_judge_that_cannot_be_asked_is_said_before_anything_is_sent(
     assert done.code == 2, done.err
     assert all(word in done.err for word in words), done.err
     assert len(here.provider.ledger.entries) == sent
-    assert here.loaded.meta["judges"] == []
+    assert here.loaded.manifest.judges == ()
 
 
 def test_the_journal_says_whose_question_it_was(lab: Callable[..., Lab]) -> None:

@@ -93,7 +93,7 @@ class MadeRun:
         folder = RunFolder.create(self.path)
         with gzip.open(folder.dataset, "wb", compresslevel=1) as copy:
             copy.writelines(orjson.dumps(dialogue.to_plain()) + b"\n" for dialogue in self.dialogues)
-        folder.write_meta(self.meta(folder))
+        folder.write_manifest(Manifest.from_json(self.meta(folder)))
         asyncio.run(append(folder, self.records))
         return folder
 
