@@ -19,7 +19,6 @@ import orjson
 
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
-from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, find_run
 from convbatch.pricing import PriceTable
 from convbatch.results.cache import (
