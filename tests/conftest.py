@@ -1,4 +1,4 @@
-"""What tests share: the simulator on a loopback port, the command here or as a process, and no way to the network."""
+"""Shared fixtures: the simulator on a loopback port, the command in this process or its own, and no network access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from convbatch.cli.main import app
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread
-from tests.support.canary import CANARY, CANARY_ENV, heard, left_behind
+from tests.support.canary import CANARY, CANARY_ENV, find_key, find_leaks
 
 QUICKSTART = Path(__file__).parent.parent / "datasets" / "quickstart.jsonl"
 LOOPBACK = ("127.", "::1", "localhost")
@@ -41,21 +41,21 @@ def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_refuse_the_network)
 
-# Without compiled files, collecting takes three times as long, and so does each of the many commands that tests start.
+# Without compiled files, collection and each command that a test starts take three times as long.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Typer builds the command line anew for every `CliRunner.invoke`, which takes longer than most commands themselves.
-setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))  # noqa: B010  # private, and for tests alone
+# Typer rebuilds the command line for every `CliRunner.invoke`, which takes longer than most commands.
+setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))  # noqa: B010  # private API, used by tests only
 
-# A gate must not depend on luck: with CI set, properties try the same examples every time; a developer's runs explore.
-# No example has a deadline: what a clock says depends on what else the machine does.
+# CI must be reproducible: with CI set, properties use the same examples every time; local runs explore.
+# No deadline per example: timing depends on the load of the machine.
 for name, number in {"fast": 25, "full": 100}.items():
     settings.register_profile(name, max_examples=number, derandomize=bool(os.environ.get("CI")), deadline=None)
 
 
 def examples(full: int) -> int:
-    """The number of examples a property tries: all of `full` under `-m slow`, a quarter of it in the fast suite."""
+    """Return the number of examples of a property: all of `full` under `-m slow`, a quarter of it in the fast suite."""
     return full * settings().max_examples // 100
 
 
@@ -64,37 +64,37 @@ def _is_fast(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples properties try, where the command line does not (`--hypothesis-profile`)."""
+    """Choose the number of examples of properties unless the command line does (`--hypothesis-profile`)."""
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("fast" if _is_fast(config) else "full")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Run every property among the slow proofs too, with all its examples."""
+    """Mark every property as slow too, so that it also runs with all its examples."""
     if not _is_fast(item.config) and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
         item.add_marker("slow")
 
 
-# The collected suite is a large heap, and Python walks all of it on every full collection.
+# The collected suite is a large heap, and Python traverses all of it on every full collection.
 gc.set_threshold(20_000, 20, 20)
 
-# Every run has this key, in this process and in those it starts. What it left behind is searched for it: files when the
-# session ends, stdout and stderr of every command at once, what a test printed or raised with its report.
+# Every run has this key, in this process and in the processes it starts. Its traces are searched for: in files at the
+# end of the session, in stdout and stderr of every command at once, in what a test printed or raised with its report.
 os.environ[CANARY_ENV] = CANARY
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_key_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # by pytest
     yield
-    found = list(left_behind(tmp_path_factory.getbasetemp()))
-    assert not found, "a key was left behind:\n" + "\n".join(found)
+    found = list(find_leaks(tmp_path_factory.getbasetemp()))
+    assert not found, "a key was found in:\n" + "\n".join(found)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     told = [text for _, text in report.sections] + [report.longreprtext]
-    if report.outcome != "failed" and (name := heard("\n".join(told).encode("utf-8", "replace"))) is not None:
+    if report.outcome != "failed" and (name := find_key("\n".join(told).encode("utf-8", "replace"))) is not None:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} printed the canary key, as {name}"
     return report
@@ -102,7 +102,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -113,7 +113,7 @@ Command = Callable[..., Finished]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """An environment without keys, proxies or options of the person who runs the tests; with the canary."""
+    """Return an environment without the developer's keys, proxies and options, and with the canary."""
     kept = {
         k: v
         for k, v in os.environ.items()
@@ -124,9 +124,9 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def convbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command in an empty folder, as `convbatch("run", "d.jsonl", KEY="…")`: in this process, which saves a start.
+    """Run the command in this process, in an empty folder, as `convbatch("run", "d.jsonl", KEY="…")`; fast.
 
-    What is about processes, signals, streams or exit codes beyond the command's own takes `command`.
+    Tests of processes, signals, streams or exit codes of the interpreter use `command`.
     """
     monkeypatch.chdir(tmp_path)
     for name in set(os.environ) - set(environment()):
@@ -135,7 +135,7 @@ def convbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     def run(*args: str | Path, cwd: Path = tmp_path, **env: str) -> Finished:
         with contextlib.chdir(cwd):
             done = CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": "120", **env})
-        assert heard(f"{done.stdout}\n{done.stderr}".encode()) is None, f"convbatch {args} printed the canary key"
+        assert find_key(f"{done.stdout}\n{done.stderr}".encode()) is None, f"convbatch {args} printed the canary key"
         return Finished(done.exit_code, done.stdout, done.stderr)
 
     return run
@@ -143,7 +143,7 @@ def convbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """The command as a user starts it: a process of its own, in an empty folder."""
+    """Run the command as a user does: in its own process, in an empty folder."""
 
     def run(*args: str | Path, cwd: Path = tmp_path, timeout: float = 60, **env: str) -> Finished:
         done = subprocess.run(
@@ -155,7 +155,7 @@ def command(tmp_path: Path) -> Command:
             stdin=subprocess.DEVNULL,
             check=False,
         )
-        assert heard(done.stdout + b"\n" + done.stderr) is None, f"convbatch {args} printed the canary key"
+        assert find_key(done.stdout + b"\n" + done.stderr) is None, f"convbatch {args} printed the canary key"
         return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
@@ -166,9 +166,9 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start the command and leave it running; what still runs when the test ends is ended."""
+    """Start the command in the background; processes still running at the end of the test are killed."""
     with ExitStack() as stack:
-        former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+        former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also when the tests run under nohup
         stack.callback(signal.signal, signal.SIGHUP, former)
 
         def begin(
@@ -190,25 +190,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def wait_until(claim: Callable[[], bool], *, seconds: float = 20) -> None:
-    """Look again and again; fails when it does not come true in time."""
+    """Poll until the condition holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not claim():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition did not hold in time"
         time.sleep(0.002)
 
 
 @pytest.fixture
 def simulator() -> Iterator[Callable[[Provider], Server]]:
-    """Start simulators that end with the test."""
+    """Start simulators that stop at the end of the test."""
     with ExitStack() as stack:
         yield lambda provider: stack.enter_context(serve_in_thread(provider))
 
 
 def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = "", **keys: Any) -> str:
-    """A configuration with a gateway `sim-<wire>` for each wire at this simulator."""
+    """Return a configuration with a gateway `at-<wire>` at this simulator for each wire."""
     tables: list[str] = []
     for wire in wires:
-        # Another host name: the same host, key and model would be one quota owner, with one gate for both wires.
+        # Another host name: the same host, key and model would be one quota owner with one rate limiter for both.
         base = f"{url.replace('127.0.0.1', 'localhost')}/v1" if wire == "openai" else url
         own = {"auth": {"gemini": "x-goog-api-key", "openai": "bearer"}[wire], "key_env": CANARY_ENV}
         values: dict[str, Any] = {"protocol": wire, "base_url": base, **own, **keys}
@@ -220,7 +220,7 @@ def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = 
 
 
 def write_dataset(path: Path, dialogues: int, turns: int, *, scripted: bool = True) -> Path:
-    """Small dialogues whose every text names its dialogue and turn, so that a crossed history shows."""
+    """Write small dialogues whose texts name their dialogue and turn, so that mixed-up histories are detected."""
     with path.open("w", encoding="utf-8") as file:
         for d in range(dialogues):
             lines: list[dict[str, Any]] = []

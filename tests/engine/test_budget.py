@@ -98,7 +98,7 @@ def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(s
     rows = run.attempts.set_index(["dialogue_index", "target", "repeat", "turn", "attempt"])
     told, rest = Decimal(0), Decimal(0)
     held = 0
-    for one in story.tries:
+    for one in story.attempts:
         cost = Decimal(0) if one.entry is None else true_cost(one.entry)
         row = rows.loc[(*one.intent.row, one.intent.plain["attempt"])]
         if one.cls == "replied":
@@ -119,7 +119,7 @@ def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(s
         <= everything
         <= kept
         + told
-        + sum((true_cost(one.entry) for one in story.tries if one.cls == "replied" and one.entry), Decimal(0))
+        + sum((true_cost(one.entry) for one in story.attempts if one.cls == "replied" and one.entry), Decimal(0))
     )
 
 

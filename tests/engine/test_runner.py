@@ -51,7 +51,7 @@ def model_of(name: str) -> str:
 
 
 def target_of(name: str) -> str:
-    return f"{model_of(name)}@{'hasty' if CASES[name].hasty else 'at-gemini'}"
+    return f"{model_of(name)}@{'hasty' if CASES[name].short_timeout else 'at-gemini'}"
 
 
 def faults_of_cases(elsewhere: str) -> FaultScript:
@@ -571,7 +571,7 @@ def test_a_healthy_target_runs_beside_a_broken_one_as_fast_as_alone(tmp_path: Pa
         run = played(tmp_path / folder, Host(provider, delay_s=0.01), *others, rules=RunRules(concurrency=8), count=60)
         run.run_session(deadline_s=120)
         assert provider.ledger.billed == 180
-        return max(sent.heard_at or 0 for sent in run.sent if sent.host == "north")
+        return max(sent.resolved_at or 0 for sent in run.sent if sent.host == "north")
 
     (tmp_path / "alone").mkdir()
     (tmp_path / "beside").mkdir()
@@ -617,7 +617,7 @@ def test_a_kill_never_uses_up_the_ambiguous_resend(tmp_path: Path):
     result = run.run_session()
     assert result is not None
     assert result.exit_code == 0
-    assert len(obeys(run).tries) == 5
+    assert len(obeys(run).attempts) == 5
     row: Any = cb.load(run.path).turns.iloc[0]
     assert (row["attempts"], row["possibly_paid"], row["status"]) == (5, 4, "ok")
 
@@ -637,7 +637,7 @@ def test_an_interrupt_finishes_what_is_in_flight_and_a_second_abandons_it(tmp_pa
     assert 12 <= spans[1] < 12.5
     assert 35 <= spans[2] < 35.5, "SIGTERM gives what is in flight 25 s"
     story = obeys(run, finished=False)
-    by_session = Counter((one.intent.session, one.cls) for one in story.tries)
+    by_session = Counter((one.intent.session, one.cls) for one in story.attempts)
     assert by_session[1, "replied"] > 0
     assert by_session[2, "abandoned"] > 0
     assert by_session[3, "abandoned"] > 0

@@ -1,4 +1,4 @@
-"""Run folders that came to harm: moved, edited, half lost, named oddly. It is said in words; nothing good is lost."""
+"""Damaged run folders: moved, edited, incomplete, oddly named. Errors are explained, and intact data is kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READERS = ("table", "show")
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
         if name.startswith("CONVBATCH_"):
@@ -41,8 +41,8 @@ def folder() -> RunFolder:
     return folder
 
 
-def said(*args: str | Path, code: int = 2) -> str:
-    """What the command says; it must end with `code`, and never in a traceback."""
+def output_of(*args: str | Path, code: int = 2) -> str:
+    """Return the output of the command; check that it exits with `code` and without a traceback."""
     done = CliRunner().invoke(app, list(map(str, args)))
     assert (done.exit_code, "Traceback" in done.output) == (code, False), done.output
     return done.output
@@ -66,18 +66,18 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("key", [*EDITS, "no target", "no flag", "a number"])
 @pytest.mark.parametrize("command", [*READERS, "resume"])
-def test_an_edited_run_json_is_refused_with_the_key_that_is_wrong(command: str, key: str) -> None:
+def test_an_edited_run_json_is_refused_with_the_wrong_key(command: str, key: str) -> None:
     more: dict[str, Callable[[dict[str, Any]], object]] = {
         "no target": lambda meta: meta.update(targets=[]),
         "no flag": lambda meta: meta["targets"][0].pop("simulated"),
         "a number": lambda meta: meta["targets"].append(3),
     }
     _edit({**EDITS, **more}[key])
-    assert f"'{key if key in EDITS else 'targets'}' is missing or wrong" in said(command, "run")
+    assert f"'{key if key in EDITS else 'targets'}' is missing or wrong" in output_of(command, "run")
 
 
 @pytest.mark.parametrize("loss", ["folder", "segment", "content"])
-def test_a_lost_journal_is_not_taken_for_a_run_that_asked_nothing(folder: RunFolder, loss: str) -> None:
+def test_a_lost_journal_is_not_read_as_a_run_without_requests(folder: RunFolder, loss: str) -> None:
     table = folder.turns.read_bytes()
     [segment] = folder.segments()
     if loss == "folder":
@@ -87,42 +87,42 @@ def test_a_lost_journal_is_not_taken_for_a_run_that_asked_nothing(folder: RunFol
     else:
         segment.write_bytes(b"")
     for command in READERS:
-        assert "the journal of this run is gone" in said(command, "run")
+        assert "the journal of this run is gone" in output_of(command, "run")
     assert folder.turns.read_bytes() == table
 
 
-def test_replies_are_not_taken_over_from_a_run_whose_journal_is_gone(folder: RunFolder) -> None:
+def test_replies_are_not_reused_from_a_run_without_a_journal(folder: RunFolder) -> None:
     shutil.rmtree(folder.journal)
     write_dataset(Path("d.jsonl"), 1, 1)
-    assert "the journal of this run is gone" in said("run", "d.jsonl", "--reuse", "run", "-o", "new")
+    assert "the journal of this run is gone" in output_of("run", "d.jsonl", "--reuse", "run", "-o", "new")
     assert not Path("new").exists()
 
 
 @pytest.mark.parametrize("command", READERS)
-def test_a_journal_that_cannot_be_read_is_no_bug_of_ours(folder: RunFolder, command: str) -> None:
+def test_an_unreadable_journal_is_reported_as_an_error_not_a_bug(folder: RunFolder, command: str) -> None:
     (folder.journal / "000002.jsonl").mkdir()
-    assert "run/journal/000002.jsonl: the journal cannot be read: Is a directory" in said(command, "run")
+    assert "run/journal/000002.jsonl: the journal cannot be read: Is a directory" in output_of(command, "run")
 
 
 def test_a_file_in_place_of_the_journal_is_refused(folder: RunFolder) -> None:
     shutil.rmtree(folder.journal)
     folder.journal.touch()
-    assert "run/journal: the journal cannot be read: Not a directory" in said("table", "run")
+    assert "run/journal: the journal cannot be read: Not a directory" in output_of("table", "run")
 
 
 @pytest.mark.parametrize("command", [("table", "run"), ("show", "run"), ("table", "run", "-o", "t.csv")])
-def test_a_table_that_is_damaged_inside_names_the_way_to_a_new_one(folder: RunFolder, command: tuple[str, ...]) -> None:
+def test_the_error_for_a_damaged_table_says_how_to_rebuild_it(folder: RunFolder, command: tuple[str, ...]) -> None:
     content = bytearray(folder.turns.read_bytes())
     content[200:500] = bytes(300)
     folder.turns.write_bytes(content)
-    text = said(*command)
+    text = output_of(*command)
     assert "run/turns.parquet: the table cannot be read" in text
     assert "rm run/turns.parquet" in text
     folder.turns.unlink()
-    said(*command, code=0)
+    output_of(*command, code=0)
 
 
-def test_one_wrong_bit_in_the_table_is_found(folder: RunFolder) -> None:
+def test_one_flipped_bit_in_the_table_is_detected(folder: RunFolder) -> None:
     content = bytearray(folder.turns.read_bytes())
     content[content.index("今天是2025".encode()) + 12] ^= 1
     folder.turns.write_bytes(content)
@@ -130,16 +130,16 @@ def test_one_wrong_bit_in_the_table_is_found(folder: RunFolder) -> None:
         _ = load("run").turns
 
 
-def test_a_transcript_says_when_the_journal_is_damaged(folder: RunFolder) -> None:
+def test_a_transcript_reports_a_damaged_journal(folder: RunFolder) -> None:
     [segment] = folder.segments()
     segment.write_bytes(segment.read_bytes().replace(b"2025", b"2026", 1))
     folder.turns.unlink()
-    assert "damaged places in the journal are left out" in said("show", "run", code=0)
+    assert "damaged places in the journal are left out" in output_of("show", "run", code=0)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("name", ["~", "~root", "with space", "-dash", "新", b"bad\xff"], ids=repr)
-def test_a_run_moved_to_an_odd_place_reads_as_before(name: str | bytes) -> None:
+def test_a_run_moved_to_an_odd_path_can_be_read(name: str | bytes) -> None:
     Path("run").rename(os.fsdecode(name))
     Path(os.fsdecode(name), "turns.parquet").unlink()
     run = load(os.fsdecode(name))
@@ -148,10 +148,10 @@ def test_a_run_moved_to_an_odd_place_reads_as_before(name: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["~odd", "-dash", b"bad\xff"], ids=repr)
-def test_a_run_into_an_odd_place_ends_well_and_names_a_command_that_works(name: str | bytes) -> None:
+def test_a_run_into_an_odd_path_succeeds_and_prints_a_working_command(name: str | bytes) -> None:
     out = os.fsdecode(name)
     write_dataset(Path("d.jsonl"), 1, 1)
-    text = said("run", "d.jsonl", f"--out={out}", code=0)
+    text = output_of("run", "d.jsonl", f"--out={out}", code=0)
     assert "could not be printed" not in text
     assert Path(out, "turns.parquet").is_file()
     assert out != "-dash" or "convbatch table ./-dash" in text
@@ -172,6 +172,6 @@ LONG = "a" * 300
     ],
     ids=lambda args: " ".join(args)[:30],
 )
-def test_a_name_no_file_can_have_is_refused_in_words(args: tuple[str, ...]) -> None:
+def test_a_file_name_that_is_too_long_is_refused_with_an_explanation(args: tuple[str, ...]) -> None:
     write_dataset(Path("d.jsonl"), 1, 1)
-    assert "File name too long" in said(*args).replace("\n", " ")
+    assert "File name too long" in output_of(*args).replace("\n", " ")

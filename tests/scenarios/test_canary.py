@@ -1,6 +1,6 @@
-"""A gateway that says the key back in every way it can think of, and commands that break with one in their hands.
+"""A gateway that echoes the key in many forms, and commands that crash while they hold a key.
 
-That no other test leaves a key behind is seen to in `conftest.py`; here everything is done to make it happen.
+`conftest.py` checks that no other test leaks a key; the tests here provoke a leak.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from convbatch.config.credentials import read_env_file
 from convbatch.errors import InputError
 from convbatch.redaction import Redactor, Secret
 from tests.conftest import Command, environment, write_dataset
-from tests.support.canary import CANARY, CANARY_ENV, FORMS, heard, layers, left_behind
+from tests.support.canary import CANARY, CANARY_ENV, FORMS, find_key, find_leaks, layers
 
 MARK = f"[redacted:{CANARY_ENV}]"
 
 
 @dataclass(frozen=True)
 class Echo:
-    """One answer that holds the key."""
+    """One answer that contains the key."""
 
     body: str | bytes
     status: int = 400
     headers: tuple[tuple[str, str], ...] = ()
     reason: str = "Bad Request"
     length: int | None = None
-    """Said to be longer than it is: the connection ends inside."""
+    """Declared Content-Length, when larger than the body: the connection ends early."""
 
 
 def error(message: str, **more: object) -> str:
@@ -52,8 +52,8 @@ def error(message: str, **more: object) -> str:
 
 def reply(*texts: str, **more: object) -> str:
     parts = [{"text": text} for text in texts]
-    told = {"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}], **more}
-    return json.dumps(told, ensure_ascii=False)
+    body = {"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}], **more}
+    return json.dumps(body, ensure_ascii=False)
 
 
 def encoded(prefix: str) -> str:
@@ -77,24 +77,24 @@ ECHOES: dict[str, Echo] = {
     "cut off inside the key": Echo(error(CANARY)[: error(CANARY).index("/9f+x&=%") + 6], length=400),
     "in a reply": Echo(reply(f"your key is {CANARY}"), 200),
     "in two parts of a reply": Echo(reply(CANARY[:13], CANARY[13:]), 200),
-    "in what a reply says of itself": Echo(reply("ok", modelVersion=CANARY, responseId=CANARY), 200),
+    "in the metadata of a reply": Echo(reply("ok", modelVersion=CANARY, responseId=CANARY), 200),
     "as a finish reason": Echo(reply("ok").replace("STOP", json.dumps(CANARY)[1:-1]), 200),
-    "in a reply that is none": Echo(json.dumps({"candidates": CANARY, CANARY: []}), 200),
-    "in an encoding nobody knows": Echo(CANARY, 200, (("Content-Encoding", CANARY),)),
+    "in a malformed reply": Echo(json.dumps({"candidates": CANARY, CANARY: []}), 200),
+    "as an unknown encoding": Echo(CANARY, 200, (("Content-Encoding", CANARY),)),
 }
 
 
 @pytest.fixture
 def gateway() -> Iterator[tuple[str, list[str]]]:
-    """A server that gives one echo after the other; and what it was sent as a key."""
+    """Start a server that sends the echoes one after the other; yield its URL and the keys it receives."""
     sent: list[str] = []
-    left = list(ECHOES.values())
+    remaining = list(ECHOES.values())
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             sent.append(self.headers.get("authorization", "") or urllib.parse.unquote(self.path.partition("key=")[2]))
             self.rfile.read(int(self.headers["content-length"]))
-            echo = left.pop(0) if left else Echo(error(CANARY))
+            echo = remaining.pop(0) if remaining else Echo(error(CANARY))
             body = echo.body.encode() if isinstance(echo.body, str) else echo.body
             self.send_response(echo.status, echo.reason)
             for name, value in (("Content-Type", "application/json"), *echo.headers):
@@ -116,7 +116,7 @@ def gateway() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def configured(path: Path, url: str, auth: str) -> None:
+def configure(path: Path, url: str, auth: str) -> None:
     lines = [
         "[gateways.echo]",
         'protocol = "gemini"',
@@ -127,7 +127,7 @@ def configured(path: Path, url: str, auth: str) -> None:
     (path / "convbatch.toml").write_text("\n".join([*lines, "[run]", 'models = ["m@echo"]', ""]))
 
 
-READING = (
+READING_COMMANDS = (
     *(
         ("table", "out", *more)
         for more in ((), ("--wide", "reply"), ("-o", "t.csv"), ("-o", "t.json"), ("-o", "t.parquet"))
@@ -146,11 +146,11 @@ READING = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("auth", ["raw", "query:key"])
-def test_a_gateway_that_says_the_key_back_is_heard_by_nobody(
+def test_a_key_echoed_by_the_gateway_appears_in_no_output_or_file(
     gateway: tuple[str, list[str]], convbatch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, auth: str
 ) -> None:
     url, sent = gateway
-    configured(tmp_path, url, auth)
+    configure(tmp_path, url, auth)
     write_dataset(tmp_path / "d.jsonl", len(ECHOES), 1)
     lines = [
         {**json.loads(line), "checks": [{"contains": "x"}]} for line in (tmp_path / "d.jsonl").read_text().splitlines()
@@ -158,50 +158,50 @@ def test_a_gateway_that_says_the_key_back_is_heard_by_nobody(
     (tmp_path / "checked.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     done = convbatch("run", "d.jsonl", "-o", "out", "-j", "1", "--max-attempts", "1")
     assert done.code == 3, done.err
-    assert set(sent[: len(ECHOES)]) == {CANARY}, "the gateway knows the key it says back"
+    assert set(sent[: len(ECHOES)]) == {CANARY}, "the gateway received the key that it echoes"
     monkeypatch.chdir(tmp_path)
-    for command in READING:
+    for command in READING_COMMANDS:
         read = CliRunner().invoke(app, command)
         assert read.exit_code in (0, 1, 2, 3), read.output
-        assert heard(read.output.encode()) is None, command
+        assert find_key(read.output.encode()) is None, command
     table = (tmp_path / "t.csv").read_text()
-    assert table.count(MARK) >= 8, "it said it, and it was heard by us"
-    assert not list(left_behind(tmp_path))
+    assert table.count(MARK) >= 8, "the echoes were received and redacted"
+    assert not list(find_leaks(tmp_path))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("pack", [str.encode, lambda text: gzip.compress(text.encode())], ids=["as it is", "packed"])
-def test_the_search_hears_every_form(tmp_path: Path, form: str, pack: Callable[[str], bytes]) -> None:
-    path = tmp_path / "song"
+@pytest.mark.parametrize("pack", [str.encode, lambda text: gzip.compress(text.encode())], ids=["plain", "packed"])
+def test_the_search_finds_every_form(tmp_path: Path, form: str, pack: Callable[[str], bytes]) -> None:
+    path = tmp_path / "file"
     path.write_bytes(pack(f"before {FORMS[form](CANARY)} after"))
-    assert any(heard(content) for _, content in layers(path))
+    assert any(find_key(content) for _, content in layers(path))
     path.unlink()
 
 
-@settings(deadline=None)  # a clock tells of the machine, not of the redactor
+@settings(deadline=None)  # timing depends on the machine
 @given(
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=12, max_size=60), st.sampled_from(list(FORMS))
 )
-def test_no_key_of_any_characters_passes_in_any_form(key: str, form: str) -> None:
+def test_keys_of_any_characters_are_redacted_in_every_form(key: str, form: str) -> None:
     redactor = Redactor([Secret("K", key)])
-    told = f"( {FORMS[form](key)} )"
-    assert "[redacted:K]" in redactor.text(told)
-    assert heard(redactor.body(told.encode())[0], {FORMS[form](key).encode(): form}) is None
+    text = f"( {FORMS[form](key)} )"
+    assert "[redacted:K]" in redactor.text(text)
+    assert find_key(redactor.body(text.encode())[0], {FORMS[form](key).encode(): form}) is None
 
 
 @given(st.integers(6, len(CANARY) - 1))
-def test_a_body_that_stops_inside_a_key_does_not_show_its_beginning(size: int) -> None:
+def test_a_body_that_ends_inside_a_key_does_not_show_its_beginning(size: int) -> None:
     body = b'{"error": "' + CANARY[:size].encode()
     assert Redactor([Secret("K", CANARY)]).body(body) == (b'{"error": "[redacted:K]', False)
 
 
-# --- what breaks -----------------------------------------------------------------------------------------------------
+# --- crashes ---------------------------------------------------------------------------------------------------------
 
 CRASHES = {
     "a bug in a command": "raise RuntimeError(f'cannot send {key}') from ValueError({key: key})",
     "a bug in a thread": "import threading; t = threading.Thread(target=lambda: {}[key]); t.start(); t.join()",
-    "a bug while an object goes": "type('X', (), {'__del__': lambda self: {}[key]})()",
-    "a task nobody waits for": (
+    "a bug in a finalizer": "type('X', (), {'__del__': lambda self: {}[key]})()",
+    "a task that is never awaited": (
         "import asyncio, gc\nasync def fail(): raise RuntimeError(key)\n"
         "async def main(): asyncio.ensure_future(fail()); await asyncio.sleep(0)\nasyncio.run(main()); gc.collect()"
     ),
@@ -211,8 +211,8 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("crash", CRASHES)
-def test_what_python_says_of_a_bug_holds_no_key(crash: str, tmp_path: Path) -> None:
-    """The real entry point, with a command that breaks while a key is in its hands."""
+def test_python_tracebacks_and_warnings_contain_no_key(crash: str, tmp_path: Path) -> None:
+    """Run the real entry point with a command that crashes while it holds a key."""
     lines = CRASHES[crash].replace("\n", "\n    ")
     script = f"""
 import os, sys
@@ -233,14 +233,14 @@ cli.main()
         [sys.executable, "-c", script], env=environment(), capture_output=True, cwd=tmp_path, check=False
     )
     assert MARK in done.stderr.decode()
-    assert heard(done.stderr + done.stdout) is None
+    assert find_key(done.stderr + done.stdout) is None
     assert done.returncode == (70 if crash == "a bug in a command" else 0)
 
 
 @pytest.mark.parametrize(
     "line", ["KEY {}", "KEY='{}", 'KEY="{}"x', "{}", "export {}", "A={}\nA={}", "={}", 'KEY="{}\\'], ids=repr
 )
-def test_a_bad_line_of_an_env_file_is_named_and_not_shown(tmp_path: Path, line: str) -> None:
+def test_a_bad_line_of_an_env_file_is_reported_without_its_content(tmp_path: Path, line: str) -> None:
     path = tmp_path / ".env"
     path.write_text(line.replace("{}", "sk-envfile-9f3a77"))
     with pytest.raises(InputError) as caught:
@@ -254,9 +254,9 @@ PROXIED = "http://user:{}@127.0.0.1:9"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "in the config"])
-def test_a_proxys_password_is_no_more_seen_than_a_key(convbatch: Command, tmp_path: Path, variable: str) -> None:
+def test_a_proxy_password_is_redacted_like_a_key(convbatch: Command, tmp_path: Path, variable: str) -> None:
     proxy = PROXIED.format(urllib.parse.quote(CANARY, safe=""))
-    configured(tmp_path, "https://gateway.invalid", "bearer")
+    configure(tmp_path, "https://gateway.invalid", "bearer")
     write_dataset(tmp_path / "d.jsonl", 1, 1)
     env = {variable: proxy}
     if variable == "in the config":
@@ -270,4 +270,4 @@ def test_a_proxys_password_is_no_more_seen_than_a_key(convbatch: Command, tmp_pa
         assert convbatch(*command, CANARY_KEY="sk-some-other-key-77", **env).code in (2, 3)
     if (tmp_path / "convbatch.toml").exists():
         (tmp_path / "convbatch.toml").unlink()
-    assert not list(left_behind(tmp_path))
+    assert not list(find_leaks(tmp_path))

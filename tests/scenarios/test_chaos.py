@@ -1,4 +1,4 @@
-"""A network in trouble between the command and the gateway, over real sockets: nothing is lost, crossed or hidden."""
+"""A faulty network between the command and the gateway, over real sockets: no reply is lost, mixed up or hidden."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
 from tests.support.chaos_proxy import chaos
-from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, same_rows, statuses
+from tests.support.ledger_laws import check_bills, check_histories, possibly_paid, same_rows, statuses
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
+def test_a_resume_after_network_faults_ends_like_an_undisturbed_run(
     seed: int, wire: str, tmp_path: Path, simulator: Callable[[Provider], Server], command: Command
 ) -> None:
     dataset = write_dataset(tmp_path / "d.jsonl", 100, 3)
@@ -35,38 +35,38 @@ def test_after_a_storm_a_resume_ends_as_a_run_on_a_calm_day(
     calm = cb.load(tmp_path / "calm").turns
     provider.ledger.entries.clear()
 
-    with chaos(server.port, seed=seed, trouble=0.08) as proxy:
+    with chaos(server.port, seed=seed, fault_rate=0.08) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
-        stormy = config_for(url, wires=(wire,), models=models, attempt_timeout=5)
-        (tmp_path / "convbatch.toml").write_text(stormy)
+        faulty_config = config_for(url, wires=(wire,), models=models, attempt_timeout=5)
+        (tmp_path / "convbatch.toml").write_text(faulty_config)
         done = command("run", "d.jsonl", "-o", "out", "--deadline", "20s")
         assert done.code in (0, 3), done.err
-        hold_the_laws(provider, tmp_path / "out")
-        assert len(proxy.struck) >= 6, proxy.struck
-        storm = sum(proxy.struck.values())
+        check_ledger(provider, tmp_path / "out")
+        assert len(proxy.fault_counts) >= 6, proxy.fault_counts
+        faults = sum(proxy.fault_counts.values())
         proxy.calm = True
         assert command("resume", "out").code == 0
     turns = cb.load(tmp_path / "out").turns
-    again = hold_the_laws(provider, tmp_path / "out")
+    again = check_ledger(provider, tmp_path / "out")
     same_rows(calm, turns)
     assert statuses(turns) == {"ok": 300}
-    print(f"\n{storm} troubles: {len(turns)} rows, {again} billed again, {possibly_paid(turns)} possibly paid")  # noqa: T201
+    print(f"\n{faults} faults: {len(turns)} rows, {again} billed again, {possibly_paid(turns)} possibly paid")  # noqa: T201
 
 
-def hold_the_laws(provider: Provider, out: Path) -> int:
-    """What the ledger must say, during the storm as well as after it; how often was paid again."""
-    heard = [entry for entry in provider.ledger.entries if entry.history is not None]  # else: a request cut off
-    assert no_history_crosses(heard)
+def check_ledger(provider: Provider, out: Path) -> int:
+    """Check the ledger, during the faults as well as after them; return the number of requests paid again."""
+    complete = [entry for entry in provider.ledger.entries if entry.history is not None]  # None: the request was cut
+    assert check_histories(complete)
     run = cb.load(out)
-    again = every_bill_is_told(heard, run.turns)
+    again = check_bills(complete, run.turns)
     ambiguous = sum(cls in ("ambiguous", "timeout") for cls in run.attempts["class"].dropna())
-    assert sum(entry.billed for entry in heard) <= len(run.turns) + ambiguous
+    assert sum(entry.billed for entry in complete) <= len(run.turns) + ambiguous
     return again
 
 
 @asynccontextmanager
-async def parrot(*, late_s: float, connections: list[asyncio.StreamWriter]) -> AsyncGenerator[str]:
-    """A server that answers with the question, and `late_s` later says it again though nobody asked."""
+async def repeating_server(*, late_s: float, connections: list[asyncio.StreamWriter]) -> AsyncGenerator[str]:
+    """Start a server that answers with the question, and sends the answer a second time `late_s` later."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
@@ -93,9 +93,9 @@ async def parrot(*, late_s: float, connections: list[asyncio.StreamWriter]) -> A
 
 
 @pytest.mark.parametrize("late_s", [0.0, 0.005])
-async def test_a_reply_that_comes_twice_is_never_the_answer_to_the_next_question(late_s: float) -> None:
+async def test_a_duplicated_reply_is_never_taken_for_the_next_answer(late_s: float) -> None:
     connections: list[asyncio.StreamWriter] = []
-    async with parrot(late_s=late_s, connections=connections) as url:
+    async with repeating_server(late_s=late_s, connections=connections) as url:
         transport = AiohttpTransport()
         for number in range(5):
             question = b"question %d" % number
@@ -103,4 +103,4 @@ async def test_a_reply_that_comes_twice_is_never_the_answer_to_the_next_question
             assert (await transport.send(outgoing)).body == question
             await asyncio.sleep(0.02)  # what a journal's sync takes on a slow disk
         await transport.close()
-    assert len(connections) == 5, "a server that says things twice was asked on a connection it had used before"
+    assert len(connections) == 5, "a connection with an unexpected second answer was reused"

@@ -1,6 +1,6 @@
-"""Nothing that others wrote makes a reader crash, hang, or take damage for good: some hundred bent inputs each.
+"""External data never makes a reader crash, hang, or accept damage: some hundred mutated inputs each.
 
-A million of them: `make fuzz`. What is done to inputs and what must hold is `tests/support/fuzz.py`.
+`make fuzz` runs a million of them. `tests/support/fuzz.py` defines the mutations and the laws.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fuzz import READERS, WEIGHTS, Reader, attack, attacks, bent
+from tests.support.fuzz import READERS, WEIGHTS, Reader, attack, attacks, mutated
 
 FAST, SLOW = 120, 2_000
-"""Inputs of one reader; those that cost more get fewer (`WEIGHTS`)."""
-NAMED = [pytest.param(reader, id=reader.name) for reader in READERS]
+"""Inputs per reader; slow readers get fewer (`WEIGHTS`)."""
+READER_PARAMS = [pytest.param(reader, id=reader.name) for reader in READERS]
 SEED = 1 if os.environ.get("CI") else random.SystemRandom().randrange(10**9)
-"""A gate must not depend on luck: with CI set it is the same every time; a developer's runs explore."""
+"""CI must be reproducible: with CI set the seed is fixed; local runs explore."""
 
 
-def fallen(reader: Reader, inputs: int) -> list[str]:
+def findings_of(reader: Reader, inputs: int) -> list[str]:
     [(_, count, found)] = attacks([reader], round(inputs * WEIGHTS.get(reader.name, 1.0)), SEED)
     assert count >= 30
     return [str(one) for one in found]
 
 
-@pytest.mark.parametrize("reader", NAMED)
-def test_a_reader_stands_bent_input(reader: Reader) -> None:
-    assert not fallen(reader, FAST)
+@pytest.mark.parametrize("reader", READER_PARAMS)
+def test_a_reader_handles_mutated_input(reader: Reader) -> None:
+    assert not findings_of(reader, FAST)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", NAMED)
-def test_a_reader_stands_thousands_of_bent_inputs(reader: Reader) -> None:
-    assert not fallen(reader, SLOW)
+@pytest.mark.parametrize("reader", READER_PARAMS)
+def test_a_reader_handles_thousands_of_mutated_inputs(reader: Reader) -> None:
+    assert not findings_of(reader, SLOW)
 
 
-def test_an_input_is_made_again_from_its_seed_and_number() -> None:
+def test_an_input_is_reproduced_from_its_seed_and_number() -> None:
     seeds = READERS[0].seeds()
-    first, second = (bent(seeds[0], random.Random("dataset:1:7"), seeds) for _ in range(2))
+    first, second = (mutated(seeds[0], random.Random("dataset:1:7"), seeds) for _ in range(2))
     assert first == second != seeds[0]
 
 
-def test_a_reader_that_crashes_is_found_out_with_the_command_that_shows_it(tmp_path: Path) -> None:
+def test_a_crashing_reader_is_reported_with_the_command_that_reproduces_it(tmp_path: Path) -> None:
     def brittle(data: bytes, rng: random.Random, folder: Path) -> None:
         del rng, folder
         data.decode("ascii")

@@ -1,4 +1,4 @@
-"""Datasets and replies that want to do something to files, terminals, spreadsheets, pages. They are texts."""
+"""Datasets and replies that try to act on files, terminals, spreadsheets and pages are treated as plain text."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ IDS = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def is_quiet(text: str) -> bool:
-    """Nothing that moves a cursor or turns a direction."""
+def is_printable(text: str) -> bool:
+    """Return whether the text has no characters that move a cursor or change the text direction."""
     return not [
         char
         for char in text.replace("\n", "")
@@ -59,22 +59,22 @@ def is_quiet(text: str) -> bool:
     ]
 
 
-def replied(text: str) -> str:
+def reply_body(text: str) -> str:
     parts = [{"text": text}]
-    told = {
+    body = {
         "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": text[:40]}],
         "modelVersion": text,
     }
-    return json.dumps(told)
+    return json.dumps(body)
 
 
-def refused(text: str) -> str:
+def error_body(text: str) -> str:
     return json.dumps({"error": {"code": 400, "message": text, "status": text}})
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which two runs were made of hostile dialogues, answered by hostile replies and errors."""
+def hostile_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a folder with two runs of hostile dialogues, answered by hostile replies and errors."""
     here = tmp_path_factory.mktemp("hostile") / "inner" / "here"
     here.mkdir(parents=True)
     lines = [
@@ -95,53 +95,55 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             faults: list[dict[str, Any]] = []
             for number, text in enumerate(HOSTILE, 1):
                 is_reply = out == "a" or number % 2 == 1
-                body = {"status": 200, "text": replied(text)} if is_reply else {"status": 400, "text": refused(text)}
+                body = (
+                    {"status": 200, "text": reply_body(text)} if is_reply else {"status": 400, "text": error_body(text)}
+                )
                 faults.append({"match": {"nth": number}, "action": "body", **body})
             with serve_in_thread(Provider(faults=FaultScript.of(faults))) as server:
                 (here / "convbatch.toml").write_text(config_for(server.url))
                 done = CliRunner().invoke(app, ["run", "d.jsonl", "-m", "sim-good@at-gemini", "-o", out, "-j", "1"])
             assert done.exit_code in (0, 3), done.output
-            assert is_quiet(done.output)
+            assert is_printable(done.output)
         yield here
     finally:
         os.chdir(before)
 
 
-def said(*args: str, codes: tuple[int, ...] = (0, 1, 3)) -> str:
+def output_of(*args: str, codes: tuple[int, ...] = (0, 1, 3)) -> str:
     done = CliRunner().invoke(app, list(args), env={"COLUMNS": "100"})
     assert done.exit_code in codes, done.output
     assert "Traceback" not in done.output
     return done.output
 
 
-SHOWN = (
+SHOWING_COMMANDS = (
     *(("show", "a", *more) for more in ((), ("../../x",), ("--failed",), ("=1+1",))), ("show", "b", "--failed"),
     *(("report", run, *more) for run in ("a", "b") for more in ((), ("--by", "tag"), ("--by", "dialogue"))),
     ("compare", "a", "b"), ("check", "a"), ("runs",), ("doctor",), ("run", "d.jsonl", "--dry-run", "-m", "x@at-gemini"),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", SHOWN, ids=" ".join)
-def test_a_terminal_is_shown_texts_and_nothing_else(played: Path, command: tuple[str, ...]) -> None:
-    assert played.is_dir()
-    assert is_quiet(said(*command))
+@pytest.mark.parametrize("command", SHOWING_COMMANDS, ids=" ".join)
+def test_a_terminal_receives_only_printable_text(hostile_runs: Path, command: tuple[str, ...]) -> None:
+    assert hostile_runs.is_dir()
+    assert is_printable(output_of(*command))
 
 
 @pytest.mark.parametrize("command", [("table", "a"), ("table", "b"), ("table", "a", "--wide", "reply")], ids=" ".join)
-def test_no_cell_of_a_spreadsheet_is_a_formula(played: Path, command: tuple[str, ...]) -> None:
-    out = played / "cells.csv"
-    said(*command, "-o", str(out))
-    for text in (out.read_text(encoding="utf-8-sig"), said(*command)):
+def test_no_cell_of_a_spreadsheet_is_a_formula(hostile_runs: Path, command: tuple[str, ...]) -> None:
+    out = hostile_runs / "cells.csv"
+    output_of(*command, "-o", str(out))
+    for text in (out.read_text(encoding="utf-8-sig"), output_of(*command)):
         csv.field_size_limit(10**7)
         cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
         assert len(cells) > 20
         assert not [cell for cell in cells if cell.startswith(FORMULA) and not re.fullmatch(r"-?[0-9.e+-]+", cell)]
 
 
-def test_files_for_programs_hold_every_text_unchanged(played: Path) -> None:
-    said("table", "a", "-o", str(played / "t.json"))
-    said("table", "a", "-o", str(played / "t.parquet"))
-    rows = json.loads((played / "t.json").read_bytes())
+def test_json_and_parquet_tables_keep_every_text_unchanged(hostile_runs: Path) -> None:
+    output_of("table", "a", "-o", str(hostile_runs / "t.json"))
+    output_of("table", "a", "-o", str(hostile_runs / "t.parquet"))
+    rows = json.loads((hostile_runs / "t.json").read_bytes())
     assert [row["user"] for row in rows] == [
         text.encode("utf-16", "surrogatepass").decode("utf-16") for text in HOSTILE
     ]
@@ -149,51 +151,51 @@ def test_files_for_programs_hold_every_text_unchanged(played: Path) -> None:
     assert load("a").turns["reply"].tolist() == [row["reply"] for row in rows]
 
 
-def test_pages_and_reports_hold_no_markup_of_others(played: Path) -> None:
+def test_markdown_reports_contain_no_foreign_markup(hostile_runs: Path) -> None:
     for command in (("report", "a", "--by", "tag"), ("report", "b", "--by", "dialogue"), ("compare", "a", "b")):
-        page = played / "page.md"
-        said(*command, "-o", str(page))
+        page = hostile_runs / "page.md"
+        output_of(*command, "-o", str(page))
         text = page.read_text()
         outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         assert not re.search(r"(?<!\\)<(?:script|img|b>|!)|(?<!\\)\[x\]", outside)
-        assert is_quiet(text)
+        assert is_printable(text)
 
 
-def test_junit_is_xml_of_ours_only(played: Path) -> None:
-    said("compare", "a", "b", "-o", str(played / "j.xml"))
-    tags = {element.tag for element in ElementTree.fromstring((played / "j.xml").read_bytes()).iter()}
+def test_junit_xml_contains_only_known_elements(hostile_runs: Path) -> None:
+    output_of("compare", "a", "b", "-o", str(hostile_runs / "j.xml"))
+    tags = {element.tag for element in ElementTree.fromstring((hostile_runs / "j.xml").read_bytes()).iter()}
     assert tags <= {"testsuites", "testsuite", "properties", "property", "testcase", "failure", "skipped"}
 
 
-def test_json_for_a_terminal_has_no_control_characters_and_the_same_texts(played: Path) -> None:
-    assert played.is_dir()
+def test_json_on_a_terminal_has_no_control_characters(hostile_runs: Path) -> None:
+    assert hostile_runs.is_dir()
     for command in (
         ("report", "a", "--by", "tag", "--json"),
         ("compare", "a", "b", "--json"),
         ("validate", "d.jsonl", "--json"),
     ):
-        text = said(*command)
-        assert is_quiet(text), command
+        text = output_of(*command)
+        assert is_printable(text), command
         json.loads(text)
 
 
-def test_nothing_was_made_outside_of_the_folders_that_were_named(played: Path) -> None:
-    assert sorted(path.name for path in played.parent.parent.iterdir()) == ["inner"]
-    assert sorted(path.name for path in played.parent.iterdir()) == ["here"]
-    inside = {path.name for path in (played / "a").rglob("*")}
+def test_no_file_is_created_outside_of_the_named_folders(hostile_runs: Path) -> None:
+    assert sorted(path.name for path in hostile_runs.parent.parent.iterdir()) == ["inner"]
+    assert sorted(path.name for path in hostile_runs.parent.iterdir()) == ["here"]
+    inside = {path.name for path in (hostile_runs / "a").rglob("*")}
     known = {"run.json", "dataset.jsonl.gz", "journal", "000001.jsonl", "lock", "turns.parquet", "verdicts.parquet"}
     assert inside == known
-    assert not (played / "owned").exists()
+    assert not (hostile_runs / "owned").exists()
 
 
-def test_convert_keeps_hostile_texts_and_names_no_file_after_them(played: Path) -> None:
-    said("convert", "d.jsonl", "n.jsonl", codes=(0,))
-    again = [json.loads(line) for line in (played / "n.jsonl").read_text().split("\n")[:-1]]
+def test_convert_keeps_hostile_texts_unchanged(hostile_runs: Path) -> None:
+    output_of("convert", "d.jsonl", "n.jsonl", codes=(0,))
+    again = [json.loads(line) for line in (hostile_runs / "n.jsonl").read_text().split("\n")[:-1]]
     assert [line["turns"][0]["user"] for line in again] == list(HOSTILE)
-    (played / "n.jsonl").unlink()
+    (hostile_runs / "n.jsonl").unlink()
 
 
-# --- what is no dataset ----------------------------------------------------------------------------------------------
+# --- paths that are not datasets --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", [("validate",), ("run", "-o", "out"), ("convert", "new.jsonl")], ids=" ".join)
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a device", "link to itself"])
-def test_what_is_no_file_is_refused_and_never_waited_for(cwd: Path, command: tuple[str, ...], kind: str) -> None:
+def test_a_path_that_is_not_a_file_is_refused_without_waiting(cwd: Path, command: tuple[str, ...], kind: str) -> None:
     path = cwd / "d.jsonl"
     match kind:
         case "pipe":
@@ -219,21 +221,21 @@ def test_what_is_no_file_is_refused_and_never_waited_for(cwd: Path, command: tup
         case _:
             path.symlink_to(path)
     name, *rest = command
-    assert "error: " in said(name, str(path), *rest, codes=(1, 2))
+    assert "error: " in output_of(name, str(path), *rest, codes=(1, 2))
     assert not (cwd / "out").exists()
 
 
 @pytest.mark.parametrize(
     "where", ["../secret", "/etc/passwd", "link", "~/x", "file:///etc/passwd", "http://h/x", "pipe", "a/../../x"]
 )
-def test_media_paths_stay_in_the_datasets_folder(cwd: Path, where: str) -> None:
+def test_media_paths_cannot_leave_the_folder_of_the_dataset(cwd: Path, where: str) -> None:
     inner = cwd / "data"
     inner.mkdir()
     (inner / "link").symlink_to("../secret")
     os.mkfifo(inner / "pipe")
     line = {"id": "a", "turns": [{"user": [{"text": "x"}, {"image": where}]}]}
     (inner / "d.jsonl").write_text(json.dumps(line) + "\n")
-    text = said("validate", "data/d.jsonl", codes=(1, 2))
+    text = output_of("validate", "data/d.jsonl", codes=(1, 2))
     assert "data/d.jsonl:1: turn 1: image" in text
     assert "do not show" not in text
 
@@ -251,15 +253,13 @@ BOMBS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_line_that_is_a_bomb_is_a_line_with_a_problem(cwd: Path, bomb: str) -> None:
+def test_a_resource_bomb_in_a_line_is_reported_as_a_problem(cwd: Path, bomb: str) -> None:
     (cwd / "d.jsonl").write_text(BOMBS[bomb] + "\n")
-    assert "d.jsonl:1: " in said("validate", "d.jsonl", codes=(1, 2))
+    assert "d.jsonl:1: " in output_of("validate", "d.jsonl", codes=(1, 2))
 
 
 @pytest.mark.slow
-def test_ten_thousand_turns_and_ten_megabytes_are_a_long_dialogue_and_nothing_worse(
-    command: Command, tmp_path: Path
-) -> None:
+def test_a_dialogue_of_ten_thousand_turns_and_a_turn_of_ten_megabytes_work(command: Command, tmp_path: Path) -> None:
     turns = [{"user": f"{number}", "assistant": "x"} for number in range(10_000)]
     lines = [
         {"id": "long", "turns": turns},

@@ -1,7 +1,7 @@
-"""Limits as the servers see them: whole runs under four ways of counting, in virtual time, and one over real sockets.
+"""Limits as servers see them: whole runs with four ways of counting, in virtual time, and one over real sockets.
 
-Whatever a server counts, its own ledger must show no window with more than the client was told it may send, and all
-but a little of it used.
+For each way of counting, the server's ledger must show no window above the configured limit, and nearly all of the
+limit used.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import config_for, write_dataset
-from tests.support.ledger_laws import most_in_any_window
+from tests.support.ledger_laws import max_in_any_window
 from tests.support.virtual_disk import Kill
 from tests.support.virtual_run import KEY, Host, Sent, VirtualRun
-from tests.support.virtual_run_laws import no_window_is_overfull, nothing_leaves_in_an_announced_pause, obeys
+from tests.support.virtual_run_laws import no_request_is_sent_during_an_announced_wait, no_window_exceeds, obeys
 
 Plain = dict[str, Any]
 EVERY_MODEL: tuple[LimitModel, ...] = ("fixed", "sliding", "bucket", "quantised")
-WITHOUT_PIECES = EVERY_MODEL[:3]
-"""A gateway that counts pieces of a minute needs to be told so with `rate`."""
+WITHOUT_SUB_WINDOWS = EVERY_MODEL[:3]
+"""A gateway that counts sub-windows of a minute needs a `rate` in the configuration."""
 
 
 def made(count: int, turns: int = 3, words: int = 4) -> list[Plain]:
@@ -46,7 +46,7 @@ def made(count: int, turns: int = 3, words: int = 4) -> list[Plain]:
 def saturated(
     path: Path, limits: Limits, server: ServerLimits | None, dialogues: Sequence[Plain], **more: Any
 ) -> VirtualRun:
-    """A run that always has more to send than it may; one-way delays vary by all that the contract allows for."""
+    """Prepare a run that always has more to send than allowed; one-way delays vary by the largest allowed jitter."""
     provider = Provider(keys={KEY}, limits=server, latency_s=(0.2, 2.0), faults=more.pop("faults", None))
     hosts = [Host(provider, limits=limits, delay_s=0.999, attempt_timeout_s=600, **more)]
     return VirtualRun(path / "run", hosts, dialogues, rules=RunRules(concurrency=60), sync_s=0.005)
@@ -56,8 +56,8 @@ def refused(virtual_run: VirtualRun) -> int:
     return sum(entry.status == 429 for entry in virtual_run.ledger())
 
 
-def used(sent: Sequence[Sent], window_s: float = 60.0) -> float:
-    """Arrivals in one window, on average over the whole run."""
+def mean_per_window(sent: Sequence[Sent], window_s: float = 60.0) -> float:
+    """Return the average number of arrivals per window over the whole run."""
     arrivals = sorted(one.arrived_at for one in sent if one.arrived_at is not None)
     return (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]) * window_s
 
@@ -65,36 +65,38 @@ def used(sent: Sequence[Sent], window_s: float = 60.0) -> float:
 # -- requests
 
 
-@pytest.mark.parametrize("model", WITHOUT_PIECES)
+@pytest.mark.parametrize("model", WITHOUT_SUB_WINDOWS)
 @pytest.mark.parametrize("rpm", [5, 20, 60, 240])
-def test_rpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, rpm: int, model: LimitModel):
+def test_rpm_is_never_exceeded_and_nearly_used_up(tmp_path: Path, rpm: int, model: LimitModel):
     virtual_run = saturated(
         tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model=model), made(rpm if rpm < 100 else 200)
     )
     virtual_run.finish(most=1)
-    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    no_window_exceeds(virtual_run.sent, rpm, 60.0)
     assert refused(virtual_run) == 0
-    assert used(virtual_run.sent) >= 0.95 * rpm
+    assert mean_per_window(virtual_run.sent) >= 0.95 * rpm
     obeys(virtual_run, faultless=True)
 
 
 @pytest.mark.parametrize("rpm", [60, 240])
-def test_pieces_of_a_minute_are_kept_to_where_they_are_told(tmp_path: Path, rpm: int):
+def test_configured_sub_windows_of_a_minute_are_never_exceeded(tmp_path: Path, rpm: int):
     rate = RateLimit(count=rpm // 6, window_s=10.0)
     limits = Limits(rpm=rpm, rates=(rate,))
     virtual_run = saturated(tmp_path, limits, ServerLimits(rpm=rpm, model="quantised"), made(rpm * 2 // 3))
     virtual_run.finish(most=1)
-    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
-    no_window_is_overfull(virtual_run.sent, rate.count, rate.window_s)
+    no_window_exceeds(virtual_run.sent, rpm, 60.0)
+    no_window_exceeds(virtual_run.sent, rate.count, rate.window_s)
     assert refused(virtual_run) == 0
-    assert used(virtual_run.sent, 10.0) >= 0.95 * rate.count * 10 / 11  # a second of jitter in each piece
+    assert (
+        mean_per_window(virtual_run.sent, 10.0) >= 0.95 * rate.count * 10 / 11
+    )  # a second of jitter in each sub-window
 
 
 @pytest.mark.parametrize("rpm", [20, 60])
-def test_pieces_nobody_told_of_cost_pauses_and_nothing_else(tmp_path: Path, rpm: int):
+def test_unknown_sub_windows_cost_waits_but_no_turn(tmp_path: Path, rpm: int):
     virtual_run = saturated(tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model="quantised"), made(rpm))
     virtual_run.finish(most=1)
-    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    no_window_exceeds(virtual_run.sent, rpm, 60.0)
     obeys(virtual_run)
     assert sum(entry.billed for entry in virtual_run.ledger()) == len(virtual_run.planned)
 
@@ -104,8 +106,8 @@ def test_several_limits_hold_at_once(tmp_path: Path):
     virtual_run = saturated(tmp_path, limits, None, made(100))
     virtual_run.finish(most=1)
     for count, window_s in ((100, 60.0), (30, 10.0), (7, 1.0)):
-        no_window_is_overfull(virtual_run.sent, count, window_s)
-    assert used(virtual_run.sent) >= 0.95 * 100
+        no_window_exceeds(virtual_run.sent, count, window_s)
+    assert mean_per_window(virtual_run.sent) >= 0.95 * 100
 
 
 def test_two_names_of_one_quota_owner_share_its_limit(tmp_path: Path):
@@ -114,45 +116,45 @@ def test_two_names_of_one_quota_owner_share_its_limit(tmp_path: Path):
     )
     virtual_run.finish(most=1)
     assert {target.name for target in virtual_run.targets} == {"sim-good@north", "sim-good@northern"}
-    no_window_is_overfull(virtual_run.sent, 60, 60.0)
+    no_window_exceeds(virtual_run.sent, 60, 60.0)
     assert refused(virtual_run) == 0
-    assert used(virtual_run.sent) >= 0.95 * 60
+    assert mean_per_window(virtual_run.sent) >= 0.95 * 60
 
 
-# -- servers whose limits nobody told us, and the waits they ask for
+# -- servers with unknown limits, and the waits they announce
 
 
 @pytest.mark.parametrize("model", EVERY_MODEL)
-def test_an_unknown_limit_is_found_out_and_every_announced_pause_is_sat_out(tmp_path: Path, model: LimitModel):
+def test_an_unknown_limit_is_learned_and_every_announced_wait_is_kept(tmp_path: Path, model: LimitModel):
     virtual_run = saturated(tmp_path, Limits(), ServerLimits(rpm=40, model=model), made(40))
     virtual_run.finish(most=1)
-    story = obeys(virtual_run)  # no arrival in an announced pause among its laws
+    story = obeys(virtual_run)  # its laws include: no arrival during an announced wait
     assert refused(virtual_run) > 0
     assert any(sent.asks_to_wait_s for sent in virtual_run.sent)
     assert sum(entry.billed for entry in virtual_run.ledger()) == len(story.states)
-    assert used(virtual_run.sent) >= 0.7 * 40
+    assert mean_per_window(virtual_run.sent) >= 0.7 * 40
 
 
 @pytest.mark.parametrize("hint", ["retry-info", "retry-after", "retry-after-date", "text", "reset-headers"])
-def test_one_hint_pauses_the_whole_gate_once(tmp_path: Path, hint: str):
+def test_many_hints_pause_the_rate_limiter_once(tmp_path: Path, hint: str):
     storm = {"match": {"after_s": 3, "before_s": 5}, "action": "rate-limit", "hint": hint, "seconds": 45}
     faults = FaultScript.of([storm])
     virtual_run = saturated(tmp_path, Limits(rpm=1200), None, made(60), faults=faults)
     virtual_run.finish(most=1)
-    nothing_leaves_in_an_announced_pause(obeys(virtual_run))
-    heard = [sent.heard_at for sent in virtual_run.sent if sent.status == 429 and sent.heard_at is not None]
-    assert len(heard) > 3
+    no_request_is_sent_during_an_announced_wait(obeys(virtual_run))
+    refusals = [sent.resolved_at for sent in virtual_run.sent if sent.status == 429 and sent.resolved_at is not None]
+    assert len(refusals) > 3
     sent = sorted(one.left_at for one in virtual_run.sent)
     gaps = [latter - former for former, latter in pairwise(sent) if latter - former > 5]
-    assert len(gaps) == 1, "one episode, not as many pauses as there were refusals"
-    assert gaps[0] <= 45 + max(heard) - min(heard) + 2
+    assert len(gaps) == 1, "one wait, not one per 429 response"
+    assert gaps[0] <= 45 + max(refusals) - min(refusals) + 2
 
 
 # -- tokens and days
 
 
-def most_tokens(entries: Sequence[Entry], window_s: float) -> int:
-    """The largest number of input tokens admitted in any window."""
+def max_tokens(entries: Sequence[Entry], window_s: float) -> int:
+    """Return the largest number of input tokens admitted in any window."""
     admitted = [(entry.arrived_at, entry.input_tokens or 0) for entry in entries if entry.billed]
     most = begin = total = 0
     for at, tokens in admitted:
@@ -164,14 +166,14 @@ def most_tokens(entries: Sequence[Entry], window_s: float) -> int:
     return most
 
 
-@pytest.mark.parametrize("model", WITHOUT_PIECES)
-def test_tpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, model: LimitModel):
+@pytest.mark.parametrize("model", WITHOUT_SUB_WINDOWS)
+def test_tpm_is_never_exceeded_and_nearly_used_up(tmp_path: Path, model: LimitModel):
     tpm = 6_000
     virtual_run = saturated(tmp_path, Limits(tpm=tpm), ServerLimits(tpm=tpm, model=model), made(60, words=12))
     virtual_run.finish(most=1)
     entries = virtual_run.ledger()
     assert refused(virtual_run) == 0
-    assert most_tokens(entries, 60.0) <= tpm
+    assert max_tokens(entries, 60.0) <= tpm
     in_blocks: Counter[int] = Counter()  # tokens are free again after a window and a second of jitter
     for entry in entries:
         in_blocks[int((entry.arrived_at - entries[0].arrived_at) // 61)] += entry.input_tokens or 0
@@ -181,14 +183,14 @@ def test_tpm_is_never_exceeded_and_all_but_used_up(tmp_path: Path, model: LimitM
     obeys(virtual_run, faultless=True)
 
 
-def test_what_a_message_costs_beside_its_words_is_reserved_too(tmp_path: Path):
+def test_token_overhead_of_messages_is_reserved(tmp_path: Path):
     brief = [{"id": f"d{d}", "turns": [{"user": f"{d} {t}"} for t in range(6)]} for d in range(40)]
     virtual_run = saturated(tmp_path, Limits(tpm=3000), None, brief)
     virtual_run.finish(most=1)
-    assert most_tokens(virtual_run.ledger(), 60.0) <= 3000
+    assert max_tokens(virtual_run.ledger(), 60.0) <= 3000
 
 
-def test_rpd_is_kept_to_across_kills_and_resumes_until_the_day_is_over(tmp_path: Path):
+def test_rpd_is_never_exceeded_across_kills_and_resumes(tmp_path: Path):
     rpd = 40
     limits = Limits(rpd=rpd, rpm=240)
     virtual_run = saturated(tmp_path, limits, None, made(30))
@@ -210,7 +212,7 @@ def test_rpm_is_never_exceeded_across_kills_and_quick_resumes(tmp_path: Path, rp
     for kill in range(6):
         virtual_run.run_session(kill=Kill(after_s=20.0 + kill), gap_s=1.0)
     virtual_run.finish(most=1)
-    no_window_is_overfull(virtual_run.sent, rpm, 60.0)
+    no_window_exceeds(virtual_run.sent, rpm, 60.0)
     assert refused(virtual_run) == 0
     obeys(virtual_run, faultless=True)
 
@@ -221,20 +223,22 @@ def test_tokens_of_a_killed_session_still_count(tmp_path: Path):
         virtual_run.run_session(kill=Kill(after_s=10.0), gap_s=1.0)
     virtual_run.finish(most=1)
     assert refused(virtual_run) == 0
-    assert most_tokens(virtual_run.ledger(), 60.0) <= 3000
+    assert max_tokens(virtual_run.ledger(), 60.0) <= 3000
 
 
-def test_an_announced_pause_outlives_the_session_that_heard_of_it(tmp_path: Path):
+def test_an_announced_wait_is_kept_by_the_next_session(tmp_path: Path):
     faults = FaultScript.of([{"match": {"nth": 5}, "action": "rate-limit", "hint": "retry-info", "seconds": 300}])
     virtual_run = saturated(tmp_path, Limits(rpm=600), None, made(10), faults=faults)
     virtual_run.run_session(kill=Kill(after_s=30.0), gap_s=1.0)
     virtual_run.finish(most=1)
-    (heard_at,) = [sent.heard_at for sent in virtual_run.sent if sent.status == 429 and sent.heard_at is not None]
-    assert not [sent for sent in virtual_run.sent if heard_at < sent.left_at < heard_at + 300]
-    assert any(sent.left_at > heard_at for sent in virtual_run.sent)
+    (resolved_at,) = [
+        sent.resolved_at for sent in virtual_run.sent if sent.status == 429 and sent.resolved_at is not None
+    ]
+    assert not [sent for sent in virtual_run.sent if resolved_at < sent.left_at < resolved_at + 300]
+    assert any(sent.left_at > resolved_at for sent in virtual_run.sent)
 
 
-# -- the same over real sockets, with time made small
+# -- the same over real sockets, with short windows
 
 
 def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[Provider], Server]):
@@ -245,6 +249,6 @@ def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[
     run = cb.run(dataset, models="sim-good@at-gemini", config=config, out=tmp_path / "out")
     assert set(run.turns["status"]) == {"ok"}
     assert [entry.status for entry in provider.ledger.entries] == [200] * 28
-    assert most_in_any_window(provider.ledger.entries, 1.0) <= 10
+    assert max_in_any_window(provider.ledger.entries, 1.0) <= 10
     times = [entry.arrived_at for entry in provider.ledger.entries]
     assert 27 / (times[-1] - times[0]) >= 0.9 * 10 / 1.25

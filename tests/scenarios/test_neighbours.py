@@ -1,4 +1,4 @@
-"""Several processes at a run folder, at a gateway, and on a machine with little to give."""
+"""Several processes at one run folder or gateway, and runs with little memory or few open files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
-from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, statuses
+from tests.support.ledger_laws import check_bills, check_histories, statuses
 
 pytestmark = pytest.mark.slow
 Simulators = Callable[[Provider], Server]
@@ -31,15 +31,15 @@ def prepare(folder: Path, simulator: Simulators, *, dialogues: int, latency_s: f
     return provider
 
 
-def ends(processes: list[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
-    """Exit codes, and what was said."""
-    said = [process.communicate(timeout=60)[1].decode() for process in processes]
-    assert not [text for text in said if "Traceback" in text]
-    return list(zip((process.returncode for process in processes), said, strict=True))
+def results_of(processes: list[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
+    """Return exit codes and stderr."""
+    errors = [process.communicate(timeout=60)[1].decode() for process in processes]
+    assert not [text for text in errors if "Traceback" in text]
+    return list(zip((process.returncode for process in processes), errors, strict=True))
 
 
 @pytest.mark.parametrize("beginning", ["run", "resume"])
-def test_of_eight_processes_at_one_folder_one_works_and_seven_are_refused(
+def test_one_of_eight_processes_at_a_folder_runs_and_seven_are_refused(
     beginning: str, tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
     provider = prepare(tmp_path, simulator, dialogues=40, latency_s=1.0)
@@ -49,22 +49,22 @@ def test_of_eight_processes_at_one_folder_one_works_and_seven_are_refused(
         victim.kill()
         victim.communicate()
     args = ("resume", "out") if beginning == "resume" else ("run", "d.jsonl", "-o", "out")
-    ended = sorted(ends([start(*args) for _ in range(8)]))
+    ended = sorted(results_of([start(*args) for _ in range(8)]))
     assert [code for code, _ in ended] == [0] + [2] * 7
-    for _, said in ended[1:]:
-        assert "is in use by another process" in said or "is not empty" in said or "is in the way" in said
+    for _, errors in ended[1:]:
+        assert "is in use by another process" in errors or "is not empty" in errors or "is in the way" in errors
     turns = cb.load(tmp_path / "out").turns
     assert statuses(turns) == {"ok": 120}
-    every_bill_is_told(provider.ledger.entries, turns)
+    check_bills(provider.ledger.entries, turns)
     if beginning == "run":
         assert provider.ledger.billed == 120
 
 
-def test_eight_runs_at_one_gateway_do_not_get_in_each_others_way(
+def test_eight_runs_at_one_gateway_do_not_disturb_each_other(
     tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
     provider = prepare(tmp_path, simulator, dialogues=20, latency_s=0.02)
-    ended = ends([start("run", "d.jsonl") for _ in range(8)])
+    ended = results_of([start("run", "d.jsonl") for _ in range(8)])
     assert [code for code, _ in ended] == [0] * 8
     folders = list((tmp_path / "results").iterdir())
     assert len(folders) == 8
@@ -72,28 +72,28 @@ def test_eight_runs_at_one_gateway_do_not_get_in_each_others_way(
         turns = cb.load(folder).turns
         assert (statuses(turns), set(turns["attempts"])) == ({"ok": 60}, {1})
     assert provider.ledger.billed == 8 * 60
-    assert no_history_crosses(provider.ledger.entries) == 8 * 60
+    assert check_histories(provider.ledger.entries) == 8 * 60
 
 
-def test_eight_readers_beside_a_writer_see_a_run_and_leave_it_alone(
-    tmp_path: Path, simulator: Simulators, start: Start
-) -> None:
+def test_eight_readers_can_read_a_run_while_it_is_written(tmp_path: Path, simulator: Simulators, start: Start) -> None:
     provider = prepare(tmp_path, simulator, dialogues=300, latency_s=0.2)
     writer = start("run", "d.jsonl", "-o", "out")
     wait_until(lambda: provider.ledger.requests > 30)
     commands = [("table", "out"), ("show", "out"), ("report", "out"), ("table", "out", "--wide", "reply")]
     readers = [start(*command) for command in commands * 2]
     assert writer.poll() is None, "the run ended before the readers began"
-    assert [code for code, _ in ends(readers)] == [0] * 8
-    assert [code for code, _ in ends([writer])] == [0]
+    assert [code for code, _ in results_of(readers)] == [0] * 8
+    assert [code for code, _ in results_of([writer])] == [0]
     turns = cb.load(tmp_path / "out").turns
     assert (statuses(turns), set(turns["attempts"]), provider.ledger.billed) == ({"ok": 900}, {1}, 900)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold a process to a size of its data")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not enforce a limit on the data size")
 @pytest.mark.parametrize(("dialogues", "reply_chars"), [(DIALOGUES, 20), (100, 300_000)], ids=["many", "large replies"])
-def test_400_mb_of_memory_are_enough(dialogues: int, reply_chars: int, tmp_path: Path, simulator: Simulators) -> None:
-    """64 in flight; the kernel refuses whatever goes beyond. A run, the table it writes, and a report."""
+def test_400_mb_of_memory_are_sufficient(
+    dialogues: int, reply_chars: int, tmp_path: Path, simulator: Simulators
+) -> None:
+    """64 requests in flight; the kernel enforces the limit on the run, its table, and a report."""
     with (tmp_path / "d.jsonl").open("w") as file:
         for number in range(dialogues):
             reply = f"{number} ".ljust(reply_chars, "x")
@@ -110,10 +110,10 @@ def test_400_mb_of_memory_are_enough(dialogues: int, reply_chars: int, tmp_path:
     assert provider.ledger.billed == dialogues
 
 
-def test_64_open_files_are_enough_or_it_is_said_how_many_are_needed(
+def test_64_open_files_are_sufficient_or_the_error_says_how_many_are_needed(
     tmp_path: Path, simulator: Simulators, command: Command
 ) -> None:
-    """Readers do with far fewer; a run says before it begins what its connections need."""
+    """Readers need far fewer; a run reports before it starts how many its connections need."""
     provider = prepare(tmp_path, simulator, dialogues=4, latency_s=0)
     assert command("run", "d.jsonl", "-o", "out").code == 0
     asked = provider.ledger.requests

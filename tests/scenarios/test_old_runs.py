@@ -1,7 +1,7 @@
-"""A run folder made by an earlier version reads, compares and resumes as it did then.
+"""Run folders of earlier versions can be read, compared and resumed with the same results.
 
-The folders and what the earlier version printed about them lie in `old_runs/`. Sentences are not compared: they may be
-reworded. Names, numbers, texts of dialogues and replies are.
+`old_runs/` has the folders and the earlier version's output. Sentences are not compared, because they may be reworded;
+names, numbers, and texts of dialogues and replies are.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def expected(tmp_path: Path) -> Path:
     """Unpack the folders into the working directory, and return the folder of the earlier version's output."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
-    # The settings are in the run folders. A config with the same ones would hide it if they were not read from there.
+    # The settings are in the run folders. A config with the same settings would hide a failure to read them there.
     (tmp_path / "convbatch.toml").rename(tmp_path / "made.toml")
     return tmp_path / "expected"
 
 
 def without(value: Any, names: set[str]) -> Any:
-    """The same JSON value without the keys of these names."""
+    """Return the JSON value without the keys of these names."""
     match value:
         case dict():
             return {name: without(item, names) for name, item in value.items() if name not in names}
@@ -83,7 +83,7 @@ def test_a_finished_folder_has_the_same_rows_and_verdicts(expected: Path, convba
     assert verdicts("old-finished") == stored(expected / "finished-verdicts.json")
 
 
-def test_tables_that_are_built_anew_are_the_same(expected: Path, convbatch: Command) -> None:
+def test_rebuilt_tables_are_the_same(expected: Path, convbatch: Command) -> None:
     for kept in Path("old-finished").glob("*.parquet"):
         kept.unlink()
     assert table(convbatch, "old-finished") == stored(expected / "finished-table.json")
@@ -104,7 +104,7 @@ def test_reports_are_the_same(expected: Path, convbatch: Command, folder: str, b
     assert without(json.loads(done.out), PROSE) == stored(expected / file)
 
 
-def test_targets_compare_the_same(expected: Path, convbatch: Command) -> None:
+def test_comparisons_are_the_same(expected: Path, convbatch: Command) -> None:
     done = convbatch("compare", f"old-finished:{GOOD}", f"old-finished:{DRIFT}", "--json")
     assert done.code == INCONCLUSIVE, done.err
     assert without(json.loads(done.out), PROSE) == stored(expected / "finished-compare.json")
@@ -116,7 +116,7 @@ def test_transcripts_show_the_same_words(expected: Path, convbatch: Command) -> 
     assert done.out.split() == (expected / "finished-show.txt").read_text("utf-8").split()
 
 
-def test_resume_of_a_finished_folder_asks_only_what_failed(expected: Path, convbatch: Command) -> None:
+def test_resume_of_a_finished_folder_repeats_only_failed_turns(expected: Path, convbatch: Command) -> None:
     before = records("old-finished")
     done = convbatch("resume", "old-finished", "--no-progress")
     assert done.code == INCOMPLETE, done.err
@@ -147,7 +147,7 @@ def test_an_interrupted_folder_resumes_to_the_same_rows(expected: Path, convbatc
     masked = PROSE | MEASURED
     after = stored(expected / "resumed-table.json", masked=masked)
     assert table(convbatch, "old-interrupted", masked=masked) == after
-    # The judge draws lots for the rubric `polite`, by the wording of its question.
+    # The simulated judge answers the rubric `polite` at random, seeded by the wording of its question.
     by_words = [row for row in verdicts("old-interrupted", masked=PROSE | {"judge_reply"}) if row["check"] != "polite"]
     kept = stored(expected / "resumed-verdicts.json", masked=PROSE | {"judge_reply"})
     assert by_words == [row for row in kept if row["check"] != "polite"]

@@ -1,7 +1,7 @@
-"""Release gates as the pages have them: 200 played dialogues, the shell recipe and the workflow, run as they stand.
+"""Release gates as documented: 200 simulated dialogues, the shell recipe and the workflow, run unchanged.
 
-The version to release is `my-model-next` at the preset `google`, as in the pages; a config file leads that preset to a
-simulator, which knows the name as an alias. Of the workflow only `gh` is a stand-in, for there is no network.
+The version to release is `my-model-next` at the preset `google`, as in the documentation; a config file points that
+preset to a simulator, which has the name as an alias. Only `gh` of the workflow is replaced, for there is no network.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ case "$1 $2" in
   *) exit 64 ;;
 esac
 """
-"""What the workflow asks of GitHub, with a folder for the releases."""
+"""A replacement of GitHub's command with the subcommands of the workflow; releases are in a folder."""
 
 
 def write_dialogues(path: Path, count: int) -> Path:
-    """Sums, asked twice, with checks that hold for what is scripted."""
+    """Write dialogues of two sums, with checks that the scripted replies pass."""
     lines: list[dict[str, Any]] = []
     for n in range(count):
         asked = [(f"What is {n} and {more}?", n + more) for more in (1_000, 2_000)]
@@ -65,7 +65,7 @@ def write_dialogues(path: Path, count: int) -> Path:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PATH: `convbatch` as an installed package brings it, and `gh`."""
+    """Make a folder for PATH with `convbatch`, as installed by the package, and `gh`."""
     folder = tmp_path_factory.mktemp("bin")
     for name, text in (("convbatch", f'#!/bin/sh\nexec {sys.executable} -m convbatch "$@"\n'), ("gh", GH)):
         (folder / name).write_text(text)
@@ -75,7 +75,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bash(tmp_path: Path, commands: Path) -> Callable[..., Finished]:
-    """A script run by bash in the test's folder."""
+    """Run a script with bash in the test's folder."""
 
     def run(script: str, *options: str, **env: str) -> Finished:
         known = environment(GEMINI_API_KEY="no-key-but-long-enough", RELEASES=str(tmp_path / "releases"), **env)
@@ -89,9 +89,9 @@ def bash(tmp_path: Path, commands: Path) -> Callable[..., Finished]:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two hundred dialogues, played by `sim-good` (twice) and by `sim-drift`."""
-    folder = tmp_path_factory.mktemp("played")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make runs of 200 dialogues with `sim-good` (twice) and `sim-drift`."""
+    folder = tmp_path_factory.mktemp("runs")
     write_dialogues(folder / "my.jsonl", MANY)
     for name, model in (("base", "sim-good"), ("again", "sim-good"), ("drift", "sim-drift")):
         _play(folder, model, name)
@@ -103,12 +103,12 @@ def _play(folder: Path, model: str, name: str) -> None:
     subprocess.run([sys.executable, "-m", "convbatch", *asked], cwd=folder, env=environment(), check=True)
 
 
-Play = Callable[[str, Path], Server]
+StartVersion = Callable[[str, Path], Server]
 
 
 @pytest.fixture
-def next_version(tmp_path: Path, simulator: Callable[[Provider], Server]) -> Play:
-    """`my-model-next` at `google`, played by a simulated model; and its dataset."""
+def next_version(tmp_path: Path, simulator: Callable[[Provider], Server]) -> StartVersion:
+    """Start `my-model-next` at `google` as a simulated model, with its dataset."""
 
     def start(model: str, dataset: Path) -> Server:
         shutil.copy(dataset, tmp_path / "my.jsonl")
@@ -122,24 +122,24 @@ def next_version(tmp_path: Path, simulator: Callable[[Provider], Server]) -> Pla
 # 200 dialogues
 
 
-def test_two_hundred_played_dialogues_against_a_second_playing_are_non_inferior(played: Path) -> None:
+def test_a_second_run_of_the_same_model_is_non_inferior(runs: Path) -> None:
     for candidate in ("base", "again"):
-        told = package.compare(played / "base", played / candidate)
-        assert (told.verdict, told.exit_code, told.primary) == ("non-inferior", 0, "dialogue_pass")
-        assert (len(told.pairs.whole), told.pairs.turns) == (MANY, 2 * MANY)
-        assert len(told.flips) == 0
+        result = package.compare(runs / "base", runs / candidate)
+        assert (result.verdict, result.exit_code, result.primary) == ("non-inferior", 0, "dialogue_pass")
+        assert (len(result.pairs.whole), result.pairs.turns) == (MANY, 2 * MANY)
+        assert len(result.flips) == 0
 
 
-def test_two_hundred_played_dialogues_of_the_drifting_model_are_a_regression_with_its_turns_listed(
-    played: Path,
+def test_a_run_of_the_drifting_model_is_a_regression_with_its_turns_listed(
+    runs: Path,
 ) -> None:
-    told = package.compare(played / "base", played / "drift")
-    assert (told.verdict, told.exit_code) == ("regression", 1)
-    rows: list[dict[str, Any]] = package.load(played / "drift").turns.to_dict("records")
+    result = package.compare(runs / "base", runs / "drift")
+    assert (result.verdict, result.exit_code) == ("regression", 1)
+    rows: list[dict[str, Any]] = package.load(runs / "drift").turns.to_dict("records")
     spoiled = {(row["dialogue"], row["turn"]) for row in rows if row["checks_failed"]}
-    assert {(flip.dialogue, flip.turn) for flip in told.flips} == spoiled
-    assert {flip.change for flip in told.flips} == {"harmful"}
-    first = told.judged[0].result
+    assert {(flip.dialogue, flip.turn) for flip in result.flips} == spoiled
+    assert {flip.change for flip in result.flips} == {"harmful"}
+    first = result.judged[0].result
     assert (first.b, first.c) == (len({dialogue for dialogue, _ in spoiled}), 0)
     assert MANY / 5 < first.worse < MANY / 2
 
@@ -154,11 +154,17 @@ def recipe() -> str:
 
 
 @pytest.mark.parametrize(("model", "said", "code"), [("sim-good", "release", 0), ("sim-drift", "blocked", 1)])
-def test_the_shell_recipe_lets_pass_and_blocks_by_exit_code_alone(
-    model: str, said: str, code: int, played: Path, next_version: Play, bash: Callable[..., Finished], tmp_path: Path
+def test_the_shell_recipe_releases_or_blocks_by_exit_code(
+    model: str,
+    said: str,
+    code: int,
+    runs: Path,
+    next_version: StartVersion,
+    bash: Callable[..., Finished],
+    tmp_path: Path,
 ) -> None:
-    shutil.copytree(played / "base", tmp_path / "base")
-    server = next_version(model, played / "my.jsonl")
+    shutil.copytree(runs / "base", tmp_path / "base")
+    server = next_version(model, runs / "my.jsonl")
     done = bash(recipe())
     assert done.code == code, done.err
     assert done.out.splitlines()[-1].startswith(said)
@@ -167,19 +173,19 @@ def test_the_shell_recipe_lets_pass_and_blocks_by_exit_code_alone(
     assert {"compare.md", "compare.xml"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_shell_recipe_never_judges_the_candidate_of_an_earlier_time(
-    played: Path, next_version: Play, bash: Callable[..., Finished], tmp_path: Path
+def test_the_shell_recipe_never_compares_an_old_candidate(
+    runs: Path, next_version: StartVersion, bash: Callable[..., Finished], tmp_path: Path
 ) -> None:
-    shutil.copytree(played / "base", tmp_path / "base")
-    shutil.copytree(played / "again", tmp_path / "candidate")
-    next_version("sim-drift", played / "my.jsonl")
+    shutil.copytree(runs / "base", tmp_path / "base")
+    shutil.copytree(runs / "again", tmp_path / "candidate")
+    next_version("sim-drift", runs / "my.jsonl")
     done = bash(recipe())
     assert (done.code, done.out.splitlines()[-1]) == (2, "the candidate did not run")
     assert "candidate" in done.err
 
 
-def test_the_shell_recipe_does_not_release_what_cannot_be_told_or_compared(
-    next_version: Play, bash: Callable[..., Finished], tmp_path: Path
+def test_the_shell_recipe_does_not_release_an_inconclusive_or_incomparable_candidate(
+    next_version: StartVersion, bash: Callable[..., Finished], tmp_path: Path
 ) -> None:
     next_version("sim-good", write_dialogues(tmp_path / "few.jsonl", FEW))
     _play(tmp_path, "sim-good", "base")
@@ -195,50 +201,50 @@ def test_the_shell_recipe_does_not_release_what_cannot_be_told_or_compared(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the workflow, as far as it runs something or asks for a condition."""
+    """A step of the workflow: its command and its condition."""
 
     run: str
     condition: str
 
 
 def steps() -> list[Step]:
-    """Read as plain text: a step is an item of `steps:`, its keys stand at one depth."""
+    """Parse the workflow as plain text: a step is an item of `steps:`, its keys have one depth."""
     _, _, text = WORKFLOW.read_text(encoding="utf-8").partition("\n    steps:\n")
     found: list[Step] = []
     for item in re.split(r"^      - ", text, flags=re.M)[1:]:
         keys = dict(re.findall(r"^([\w-]+): (.*)$", item.replace("\n        ", "\n"), re.M))
-        assert keys.get("run") != "|", "this reader knows commands of one line"
+        assert keys.get("run") != "|", "this parser supports one-line commands only"
         found.append(Step(run=keys.get("run", ""), condition=keys.get("if", "success()")))
     return found
 
 
 def run_workflow(bash: Callable[..., Finished], folder: Path) -> bool:
-    """Every step in order, as GitHub runs them: `bash -e`, and after a failure only those that always run."""
+    """Run the steps as GitHub does: with `bash -e`, and after a failure only those with `always()`."""
     succeeded = True
     for step in steps():
         due = succeeded or "always()" in step.condition
         due = due and all((folder / name).exists() for name in re.findall(r"hashFiles\('(.+?)'\)", step.condition))
-        if due and step.run and step.run != "pip install .":  # what is installed there is on PATH here
+        if due and step.run and step.run != "pip install .":  # the package is already on PATH
             done = bash(step.run.replace("${{ github.event.pull_request.number }}", "7"), "-e")
             succeeded = succeeded and done.code == 0
     return succeeded
 
 
 @pytest.mark.parametrize(("model", "verdict"), [("sim-good", "NON-INFERIOR"), ("sim-drift", "REGRESSION")])
-def test_the_workflow_compares_comments_and_stops_only_a_regression(
-    model: str, verdict: str, played: Path, next_version: Play, bash: Callable[..., Finished], tmp_path: Path
+def test_the_workflow_comments_and_fails_only_for_a_regression(
+    model: str, verdict: str, runs: Path, next_version: StartVersion, bash: Callable[..., Finished], tmp_path: Path
 ) -> None:
     (tmp_path / "releases" / "base-run").mkdir(parents=True)
     with tarfile.open(tmp_path / "releases" / "base-run" / "base.tar.gz", "w:gz") as archive:
-        archive.add(played / "base", "base")
-    next_version(model, played / "my.jsonl")
+        archive.add(runs / "base", "base")
+    next_version(model, runs / "my.jsonl")
     assert run_workflow(bash, tmp_path) is (model == "sim-good")
     comment = (tmp_path / "releases" / "comment-on-7.md").read_text(encoding="utf-8")
     assert comment.startswith(f"## {verdict}: ")
     assert {path.name for path in tmp_path.glob("compare.*")} == {"compare.md", "compare.xml", "compare.json"}
 
 
-def test_the_workflow_s_steps_are_all_seen() -> None:
+def test_all_steps_of_the_workflow_are_parsed() -> None:
     text = WORKFLOW.read_text(encoding="utf-8")
     assert [bool(step.run) for step in steps()].count(True) == len(re.findall(r"\brun:", text))
     assert len(steps()) == text.count("\n      - ")

@@ -1,4 +1,4 @@
-"""Stop anywhere, resume, end where an undisturbed run ends: nothing is lost, nothing is paid twice in silence."""
+"""Interrupted and resumed runs end like an undisturbed run: no reply is lost, and repeated payments are reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, wait_until, write_dataset
-from tests.support.ledger_laws import no_history_crosses, possibly_paid, statuses
+from tests.support.ledger_laws import check_histories, possibly_paid, statuses
 
 Simulators = Callable[[Provider], Server]
 
@@ -31,7 +31,7 @@ def prepare(
     return provider
 
 
-def test_resume_of_a_finished_run_asks_nothing(tmp_path: Path, simulator: Simulators, convbatch: Command) -> None:
+def test_resume_of_a_finished_run_sends_no_request(tmp_path: Path, simulator: Simulators, convbatch: Command) -> None:
     provider = prepare(tmp_path, simulator, dialogues=4, turns=3, latency_s=0, wires=("gemini",))
     assert convbatch("run", "d.jsonl", "-o", "out").code == 0
     asked = provider.ledger.requests
@@ -39,7 +39,7 @@ def test_resume_of_a_finished_run_asks_nothing(tmp_path: Path, simulator: Simula
     assert (done.code, provider.ledger.requests) == (0, asked)
 
 
-def test_a_killed_run_goes_on_inside_its_dialogues(
+def test_a_killed_run_continues_inside_its_dialogues(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
     provider = prepare(tmp_path, simulator, dialogues=40, turns=4, latency_s=0.05, wires=("gemini", "openai"))
@@ -59,11 +59,11 @@ def test_a_killed_run_goes_on_inside_its_dialogues(
     assert statuses(after) == {"ok": 320}
     assert provider.ledger.billed <= 320 + 16
     assert possibly_paid(after) >= provider.ledger.billed - 320
-    assert no_history_crosses(provider.ledger.entries) == provider.ledger.requests
+    assert check_histories(provider.ledger.entries) == provider.ledger.requests
 
 
 @pytest.mark.slow
-def test_first_interrupt_finishes_what_is_in_flight(
+def test_the_first_interrupt_finishes_requests_in_flight(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
     provider = prepare(tmp_path, simulator, dialogues=60, turns=3, latency_s=0.2, wires=("gemini",))
@@ -80,7 +80,9 @@ def test_first_interrupt_finishes_what_is_in_flight(
     assert provider.ledger.billed == 180
 
 
-def test_second_interrupt_abandons_and_says_possibly_paid(tmp_path: Path, simulator: Simulators, start: Start) -> None:
+def test_the_second_interrupt_abandons_requests_in_flight_as_possibly_paid(
+    tmp_path: Path, simulator: Simulators, start: Start
+) -> None:
     provider = prepare(tmp_path, simulator, dialogues=20, turns=2, latency_s=20, wires=("gemini",))
     victim = start("run", "d.jsonl", "-o", "out", "-j", "16")
     wait_until(lambda: provider.in_flight > 0)
@@ -110,7 +112,7 @@ def test_a_second_process_is_refused_at_once(
         first.communicate()
 
 
-def test_errors_are_reopened_by_resume_and_left_with_no_retry_errors(
+def test_resume_repeats_errors_unless_no_retry_errors_is_given(
     tmp_path: Path, simulator: Simulators, convbatch: Command
 ) -> None:
     from convbatch.simulator.fault_script import FaultScript

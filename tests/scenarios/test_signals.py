@@ -1,6 +1,6 @@
-"""Signals at moments nobody chooses: whatever they cut short, the exit code says so and a resume goes on from there.
+"""Signals at random times: the exit code reports every interruption, and a resume continues from there.
 
-What a single signal means, and a second one, is in `tests/cli/test_cli.py` and `test_resume.py`.
+`tests/cli/test_cli.py` and `test_resume.py` test the meaning of a first and a second signal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
-from tests.support.ledger_laws import every_bill_is_told, no_history_crosses, possibly_paid, statuses
+from tests.support.ledger_laws import check_bills, check_histories, possibly_paid, statuses
 
 pytestmark = pytest.mark.slow
 Simulators = Callable[[Provider], Server]
@@ -43,10 +43,10 @@ def prepare(
     *,
     dialogues: int = 4,
     faults: list[Mapping[str, Any]] | None = None,
-    **world: Any,
+    **provider_options: Any,
 ) -> Provider:
     dataset = write_dataset(folder / "d.jsonl", dialogues, 2)
-    made = Provider(script=Script.load(dataset), faults=FaultScript.of(faults or []), **world)
+    made = Provider(script=Script.load(dataset), faults=FaultScript.of(faults or []), **provider_options)
     models = '[run]\nmodels = ["sim-good@at-gemini"]\n'
     (folder / "convbatch.toml").write_text(config_for(simulator(made).url, models=models))
     return made
@@ -56,18 +56,18 @@ def state(folder: Path) -> str:
     return json.loads((folder / "out" / "run.json").read_bytes())["state"]
 
 
-def ended(process: subprocess.Popen[bytes], *, within_s: float) -> str:
-    """What it said until it ended."""
+def stderr_of(process: subprocess.Popen[bytes], *, within_s: float) -> str:
+    """Wait for the process to end and return its stderr."""
     _, err = process.communicate(timeout=within_s)
-    said = err.decode()
-    assert str(PACKAGE) not in said, said  # Python's own start, before any line of ours, is not ours to mend
-    return said
+    text = err.decode()
+    assert str(PACKAGE) not in text, text  # tracebacks of Python's startup, before our code, are allowed
+    return text
 
 
-def test_bursts_of_ctrl_c_at_any_moment_lose_nothing(
+def test_bursts_of_ctrl_c_at_random_times_lose_no_reply(
     tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
-    """While it starts, while it runs, while it closes; one to three of them, milliseconds apart."""
+    """One to three signals, milliseconds apart, during start, run and shutdown."""
     provider = prepare(tmp_path, simulator, dialogues=10 * BURSTS, latency_s=0.2)
     chance = random.Random(4711)
     codes: list[int] = []
@@ -80,28 +80,28 @@ def test_bursts_of_ctrl_c_at_any_moment_lose_nothing(
         for _ in range(chance.randint(1, 3)):
             process.send_signal(INT)
             time.sleep(chance.uniform(0, 0.15))
-        ended(process, within_s=20)
+        stderr_of(process, within_s=20)
         codes.append(process.returncode)
     assert set(codes) <= {130, -INT}, codes
     assert codes.count(130) > BURSTS // 2
     assert command("resume", "out", timeout=200).code == 0
     turns = cb.load(tmp_path / "out").turns
     assert statuses(turns) == {"ok": 20 * BURSTS}
-    every_bill_is_told(provider.ledger.entries, turns)
-    assert no_history_crosses(provider.ledger.entries) == len(provider.ledger.entries)
+    check_bills(provider.ledger.entries, turns)
+    assert check_histories(provider.ledger.entries) == len(provider.ledger.entries)
 
 
-def test_ctrl_c_while_libraries_are_loaded_ends_it_without_a_word(tmp_path: Path, start: Start) -> None:
+def test_ctrl_c_during_imports_ends_the_command_without_output(tmp_path: Path, start: Start) -> None:
     (tmp_path / "typer.py").write_text("import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(60)\n")
     process = start("--help", PYTHONPATH=f"{tmp_path}:{PACKAGE.parent}")
     wait_until((tmp_path / "loading").exists)
     process.send_signal(INT)
-    assert ended(process, within_s=5) == ""
+    assert stderr_of(process, within_s=5) == ""
     assert process.returncode == -INT
 
 
 @pytest.mark.parametrize("gap_s", [0.0, 0.3], ids=["at once", "slowly"])
-def test_the_third_ctrl_c_ends_it_as_any_program(
+def test_the_third_ctrl_c_ends_the_command_at_once(
     gap_s: float, tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
     provider = prepare(tmp_path, simulator, latency_s=60)
@@ -110,83 +110,85 @@ def test_the_third_ctrl_c_ends_it_as_any_program(
     for _ in range(3):
         process.send_signal(INT)
         time.sleep(gap_s)
-    ended(process, within_s=5)
+    stderr_of(process, within_s=5)
     assert process.returncode == 130
     assert possibly_paid(cb.load(tmp_path / "out").turns) == 4
 
 
 WAITS: dict[str, Mapping[str, Any]] = {
-    "in a 429 pause": {"action": "rate-limit", "seconds": 600},
-    "before another try": {"action": "error", "kind": "overloaded", "retry_after": "600"},
-    "for a gateway that is gone": {"action": "reset", "when": "arrival"},
+    "rate limit wait": {"action": "rate-limit", "seconds": 600},
+    "backoff": {"action": "error", "kind": "overloaded", "retry_after": "600"},
+    "unreachable gateway": {"action": "reset", "when": "arrival"},
 }
 
 
-@pytest.mark.parametrize("trouble", WAITS.values(), ids=WAITS.keys())
+@pytest.mark.parametrize("fault", WAITS.values(), ids=WAITS.keys())
 @pytest.mark.parametrize("number", [INT, signal.SIGTERM], ids=["Ctrl-C", "TERM"])
-def test_whoever_only_waits_ends_at_once(
-    number: signal.Signals, trouble: Mapping[str, Any], tmp_path: Path, simulator: Simulators, start: Start
+def test_a_run_that_only_waits_ends_at_once_on_a_signal(
+    number: signal.Signals, fault: Mapping[str, Any], tmp_path: Path, simulator: Simulators, start: Start
 ) -> None:
-    provider = prepare(tmp_path, simulator, faults=[trouble])
+    provider = prepare(tmp_path, simulator, faults=[fault])
     process = start("run", "d.jsonl", "-o", "out", "--max-attempts", "50")
     wait_until(lambda: provider.ledger.requests >= 4 and provider.in_flight == 0)
     time.sleep(0.3)
     process.send_signal(number)
-    said = ended(process, within_s=3)
+    text = stderr_of(process, within_s=3)
     assert process.returncode == 130
-    assert "interrupted: " in said
-    assert said.endswith("finish them with:\n  convbatch resume out\n")
+    assert "interrupted: " in text
+    assert text.endswith("finish them with:\n  convbatch resume out\n")
     assert state(tmp_path) == "interrupted"
 
 
-def test_a_polite_end_takes_25_seconds_at_most(tmp_path: Path, simulator: Simulators, start: Start) -> None:
+def test_sigterm_ends_the_run_within_25_seconds(tmp_path: Path, simulator: Simulators, start: Start) -> None:
     provider = prepare(tmp_path, simulator, latency_s=60)
     process = start("run", "d.jsonl", "-o", "out")
     wait_until(lambda: provider.in_flight == 4)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    ended(process, within_s=40)
+    stderr_of(process, within_s=40)
     assert 24 < time.monotonic() - begun < 32
     assert process.returncode == 130
     assert possibly_paid(cb.load(tmp_path / "out").turns) == 4
 
 
-def suspended(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """A laptop that is closed and opened again."""
+def suspend(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Suspend the process, as closing a laptop does."""
     process.send_signal(signal.SIGSTOP)
     time.sleep(seconds)
     process.send_signal(signal.SIGCONT)
 
 
-def test_a_suspended_run_goes_on_as_if_nothing_had_been(tmp_path: Path, simulator: Simulators, start: Start) -> None:
+def test_a_stopped_process_continues_without_extra_attempts(
+    tmp_path: Path, simulator: Simulators, start: Start
+) -> None:
     provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.2)
     process = start("run", "d.jsonl", "-o", "out")
     wait_until(lambda: provider.ledger.requests > 30)
-    suspended(process, 3)
-    ended(process, within_s=20)
+    suspend(process, 3)
+    stderr_of(process, within_s=20)
     assert process.returncode == 0
     turns = cb.load(tmp_path / "out").turns
     assert (statuses(turns), set(turns["attempts"]), provider.ledger.billed) == ({"ok": 120}, {1}, 120)
 
 
-def test_replies_a_suspended_run_gave_up_waiting_for_are_told_as_possibly_paid(
+def test_replies_that_timed_out_while_the_process_was_stopped_are_possibly_paid(
     tmp_path: Path, simulator: Simulators, command: Command, start: Start
 ) -> None:
     provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.3)
     process = start("run", "d.jsonl", "-o", "out", "--attempt-timeout", "1s")
     wait_until(lambda: provider.ledger.requests > 30)
-    suspended(process, 2.5)
-    ended(process, within_s=90)  # so many timeouts at once look like a dead gateway: the next probe leaves after 30 s
+    suspend(process, 2.5)
+    stderr_of(process, within_s=90)  # many timeouts at once look like a dead gateway: the next probe is sent after 30 s
     assert process.returncode in (0, 3)
-    every_bill_is_told(provider.ledger.entries, cb.load(tmp_path / "out").turns)
+    check_bills(provider.ledger.entries, cb.load(tmp_path / "out").turns)
     assert command("resume", "out").code == 0
     turns = cb.load(tmp_path / "out").turns
-    every_bill_is_told(provider.ledger.entries, turns)
+    check_bills(provider.ledger.entries, turns)
     assert statuses(turns) == {"ok": 120}
 
 
 class Terminal:
-    """The command in a terminal of its own, as its foreground job."""
+    """The command as the foreground job of its own terminal."""
 
     def __init__(self, folder: Path, *args: str) -> None:
         self.ours, theirs = pty.openpty()
@@ -200,29 +202,31 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # no thread of ours holds a lock
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # safe: no other thread holds a lock
         )
         os.close(theirs)
 
     def look(self) -> bytes:
-        """Everything shown so far."""
+        """Return everything shown so far."""
         os.set_blocking(self.ours, False)
         try:
             while piece := os.read(self.ours, 65536):
                 self.shown += piece
-        except OSError:  # nothing new, or the other end is closed
+        except OSError:  # no new output, or the other end is closed
             pass
         return self.shown
 
     def end(self) -> int:
-        """Look on until it has ended; the exit code."""
+        """Read output until the process ends; return the exit code."""
         wait_until(lambda: bool(self.look()) and self.process.poll() is not None)
         self.look()
         return self.process.returncode
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_in_a_terminal_stops_under_its_progress_bar(presses: int, tmp_path: Path, simulator: Simulators) -> None:
+def test_ctrl_c_in_a_terminal_stops_the_run_and_its_progress_bar(
+    presses: int, tmp_path: Path, simulator: Simulators
+) -> None:
     provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5 if presses == 1 else 20)
     terminal = Terminal(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "8")
     wait_until(lambda: provider.in_flight >= 4 and b"turn/s" in terminal.look())
@@ -239,7 +243,7 @@ def test_ctrl_c_in_a_terminal_stops_under_its_progress_bar(presses: int, tmp_pat
     assert possibly_paid(cb.load(tmp_path / "out").turns) == (0 if presses == 1 else in_flight)
 
 
-def test_a_terminal_that_is_closed_ends_the_run_in_good_order(tmp_path: Path, simulator: Simulators) -> None:
+def test_closing_the_terminal_interrupts_the_run_cleanly(tmp_path: Path, simulator: Simulators) -> None:
     provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5)
     terminal = Terminal(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "8")
     wait_until(lambda: provider.ledger.requests > 16)

@@ -1,6 +1,6 @@
-"""Whole runs in virtual time, with whatever may go wrong drawn from a seed; a failing seed plays again exactly.
+"""Whole runs in virtual time, with all faults drawn from a seed; a failing seed can be repeated exactly.
 
-To look at one: `python -m pytest tests/scenarios/test_virtual_runs.py -k seed-17`; for many more: `make torture`.
+For one seed: `python -m pytest tests/scenarios/test_virtual_runs.py -k seed-17`; for many more: `make torture`.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from tests.support.ledger_laws import same_rows
 from tests.support.virtual_disk import Kill, Power
 from tests.support.virtual_run import KEY, Host, Sent, VirtualRun, VirtualTransport
 from tests.support.virtual_run_laws import Story, obeys
-from tests.support.virtual_run_mix import dialogues, disturbed, judge, stage
+from tests.support.virtual_run_mix import check_seed, dialogues, disturbed, prepare
 from tests.support.virtual_time import run
 
 Plain = dict[str, Any]
 
 
 @pytest.mark.parametrize("seed", range(10), ids=lambda seed: f"seed-{seed}")
-def test_a_run_obeys_all_laws_whatever_happens_to_it(tmp_path: Path, seed: int):
-    judge(tmp_path, seed)
+def test_a_run_with_random_faults_obeys_all_laws(tmp_path: Path, seed: int):
+    check_seed(tmp_path, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 210), ids=lambda seed: f"seed-{seed}")
-def test_two_hundred_more_runs_obey_all_laws(tmp_path: Path, seed: int):
-    judge(tmp_path, seed)
+def test_two_hundred_more_runs_with_random_faults_obey_all_laws(tmp_path: Path, seed: int):
+    check_seed(tmp_path, seed)
 
 
-def test_the_table_of_an_interrupted_run_is_that_of_an_undisturbed_one(tmp_path: Path):
+def test_an_interrupted_run_has_the_table_of_an_undisturbed_run(tmp_path: Path):
     (tmp_path / "calm").mkdir()
-    calm, _ = stage(tmp_path / "calm", 17, faulty=False)
+    calm, _ = prepare(tmp_path / "calm", 17, faulty=False)
     calm.finish(most=1)
-    virtual_run, _ = stage(tmp_path, 17, faulty=False)
-    # The third sits out the minute whose tokens the second had used.
+    virtual_run, _ = prepare(tmp_path, 17, faulty=False)
+    # The third session first waits for the minute whose tokens the second one used.
     for kill in (Kill(after_s=1.0), Kill(in_write=20), Kill(after_s=70.0)):
         virtual_run.run_session(kill=kill)
     virtual_run.finish()
@@ -58,20 +58,20 @@ def test_the_table_of_an_interrupted_run_is_that_of_an_undisturbed_one(tmp_path:
 
 
 @pytest.mark.parametrize("write", range(1, 14))
-def test_a_kill_within_any_write_loses_nothing_that_was_acknowledged(tmp_path: Path, write: int):
+def test_a_kill_within_any_write_loses_no_acknowledged_record(tmp_path: Path, write: int):
     made = dialogues(random.Random(1), 2, 2)
-    for seed in range(4):  # each tears the write at another place
+    for seed in range(4):  # each seed tears the write at another place
         provider = Provider(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
         virtual_run = VirtualRun(tmp_path / f"{seed}" / "run", [Host(provider)], made, seed=seed)
         virtual_run.run_session(kill=Kill(in_write=write))
-        assert virtual_run.ended[0].killed == (write <= 12)  # a whole run is that many writes
+        assert virtual_run.ended[0].killed == (write <= 12)  # a whole run has 12 writes
         virtual_run.finish()
         story = obeys(virtual_run, faultless=True)
         assert set(story.states.values()) <= {"ok", "replied"}
 
 
 @pytest.mark.parametrize("write", range(2, 8))
-def test_no_turn_stays_skipped_behind_one_that_was_mended_before_a_kill(tmp_path: Path, write: int):
+def test_no_turn_stays_skipped_after_a_turn_that_was_repaired_before_a_kill(tmp_path: Path, write: int):
     made = dialogues(random.Random(1), 1, 3)
     refusal = {"match": {"count": 1}, "action": "error", "kind": "bad_request"}
     provider = Provider(script=Script.of(made), keys={KEY}, faults=FaultScript.of([refusal]))
@@ -85,16 +85,16 @@ def test_no_turn_stays_skipped_behind_one_that_was_mended_before_a_kill(tmp_path
 
 
 def digest(virtual_run: VirtualRun) -> str:
-    """Of the journal's bytes, of all ledgers, and of when everything was sent and heard."""
+    """Return a digest of the journal, of all ledgers, and of all times of requests and answers."""
     journal = b"".join(path.read_bytes() for path in sorted((virtual_run.path / "journal").glob("*.jsonl")))
     return hashlib.sha256(journal + repr((virtual_run.sent, virtual_run.ledger())).encode()).hexdigest()
 
 
 @pytest.mark.slow
-def test_a_seed_plays_again_exactly_in_any_process(tmp_path: Path):
-    seed = 46  # one with a power cut, a kill, a signal, a cancelled sitting and faults to the end
+def test_a_seed_repeats_exactly_in_another_process(tmp_path: Path):
+    seed = 46  # has a power cut, a kill, a signal, a cancelled session and faults to the end
     program = (
-        "import sys; from pathlib import Path; from tests.scenarios.test_played_runs import digest, disturbed;"
+        "import sys; from pathlib import Path; from tests.scenarios.test_virtual_runs import digest, disturbed;"
         f"print(digest(disturbed(Path(sys.argv[1]), {seed})))"
     )
     (tmp_path / "other").mkdir()
@@ -109,7 +109,7 @@ def test_a_seed_plays_again_exactly_in_any_process(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_torture_plays_the_seeds_it_is_told_to(tmp_path: Path):
+def test_torture_runs_the_given_seeds(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.torture", "--first", "3", "-j", "2"],
         env=environment(SEEDS="4"),
@@ -121,12 +121,12 @@ def test_torture_plays_the_seeds_it_is_told_to(tmp_path: Path):
     assert done.stdout.startswith(b"4 seeds from 3: 0 failed; ")
 
 
-# -- the harness itself: its network tells the client what real sockets would
+# -- the virtual network returns the same results as real sockets
 
 
 QUESTION = b'{"contents":[{"role":"user","parts":[{"text":"hello"}]}]}'
 
-TOLD_ALIKE: dict[str, Plain] = {
+NETWORK_RULES: dict[str, Plain] = {
     "whole": {"action": "delay", "seconds": 0.01},
     "429": {"action": "rate-limit", "hint": "retry-info"},
     "html": {"action": "error", "kind": "bad_gateway", "body": "html"},
@@ -152,13 +152,13 @@ TOLD_ALIKE: dict[str, Plain] = {
 }
 
 
-def world_with(rule: Plain) -> Provider:
+def provider_with(rule: Plain) -> Provider:
     return Provider(faults=FaultScript.of([{"match": {"count": 1}, **rule}]), keys={KEY})
 
 
-async def told(transport: Transport, base: str) -> list[Any]:
-    """What a client is told of two questions in a row."""
-    heard: list[Any] = []
+async def results_of(transport: Transport, base: str) -> list[Any]:
+    """Return the results of two requests in a row."""
+    results: list[Any] = []
     url = f"{base}/v1beta/models/sim-echo:generateContent"
     headers = {"content-type": "application/json", "x-goog-api-key": KEY}
     for _ in range(2):
@@ -166,25 +166,27 @@ async def told(transport: Transport, base: str) -> list[Any]:
         try:
             answer = await transport.send(outgoing)
         except NoResponse as gone:
-            heard.append((gone.kind, gone.sent, gone.own_timeout, gone.certificate, gone.status))
+            results.append((gone.kind, gone.sent, gone.own_timeout, gone.certificate, gone.status))
         else:
-            heard.append((answer.status, answer.body))
-    return heard
+            results.append((answer.status, answer.body))
+    return results
 
 
-@pytest.mark.parametrize("rule", TOLD_ALIKE.values(), ids=TOLD_ALIKE)
-async def test_the_played_network_tells_the_same_as_real_sockets(rule: Plain):
-    async with Server(world_with(rule)) as server:
+@pytest.mark.parametrize("rule", NETWORK_RULES.values(), ids=NETWORK_RULES)
+async def test_the_virtual_network_gives_the_same_results_as_real_sockets(rule: Plain):
+    async with Server(provider_with(rule)) as server:
         real = AiohttpTransport()
-        over_sockets = await told(real, server.url)
+        over_sockets = await results_of(real, server.url)
         await real.close()
     log: list[Sent] = []
 
     async def play() -> list[Any]:
         loop = asyncio.get_running_loop()
-        played = Host(world_with(rule), delay_s=0.01)
-        return await told(VirtualTransport(played, Power(loop), random.Random(1), 1, log), "https://north.test")
+        host = Host(provider_with(rule), delay_s=0.01)
+        return await results_of(VirtualTransport(host, Power(loop), random.Random(1), 1, log), "https://north.test")
 
-    with ThreadPoolExecutor(1) as aside:  # a loop of its own, in a thread of its own
+    with ThreadPoolExecutor(1) as aside:  # its own loop, in its own thread
         assert await asyncio.wrap_future(aside.submit(run, play())) == over_sockets
-    assert [sent.status for sent in log] == [told[0] if isinstance(told[0], int) else None for told in over_sockets]
+    assert [sent.status for sent in log] == [
+        result[0] if isinstance(result[0], int) else None for result in over_sockets
+    ]

@@ -1,6 +1,6 @@
-"""A key that sings: every run of the command in the tests has it, and nothing that is left behind may hold it.
+"""The canary key: every run of the command in the tests has it, and no file or output may contain it afterwards.
 
-`SPELLINGS` are made with the standard library alone: they are a witness beside `convbatch/redaction.py`, not its echo.
+`SPELLINGS` uses the standard library alone, so that it checks `convbatch/redaction.py` independently.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 
 CANARY_ENV = "CANARY_KEY"
 CANARY = "sk-C4n4ry/9f+x&=%<'\"\\~Q7wK2mZ0"
-"""With every character that JSON, URLs, HTML and base64 write otherwise."""
+"""Contains every character that JSON, URLs, HTML and base64 escape."""
 
 
 def _at(offset: int, encode: Callable[[bytes], bytes], value: str) -> str:
-    """What base64 makes of the value behind `offset` other bytes, without what depends on its neighbours."""
+    """Return the base64 of the value after `offset` bytes, without the characters that depend on its neighbours."""
     whole = encode(b"\0" * offset + value.encode()).decode()
     return whole[(0, 2, 3)[offset] : (offset + len(value)) * 8 // 6]
 
@@ -49,28 +49,28 @@ FORMS: Mapping[str, Callable[[str], str]] = {
 
 
 def spellings(key: str = CANARY) -> dict[bytes, str]:
-    """Every way to write a key, with its name."""
+    """Map every spelling of a key to the name of its form."""
     return {form(key).encode(): name for name, form in reversed([*FORMS.items()])}
 
 
 SPELLINGS = spellings()
-HALF = CANARY[:20].encode()
-"""A key that was cut off is as good as a whole one to whoever guesses the rest."""
+KEY_PREFIX = CANARY[:20].encode()
+"""A truncated key counts as a leak: the rest could be guessed."""
 
 
-def heard(content: bytes, known: Mapping[bytes, str] = SPELLINGS) -> str | None:
-    """In which spelling a key stands in these bytes; None = it does not."""
-    if known is SPELLINGS and HALF in content:
+def find_key(content: bytes, known: Mapping[bytes, str] = SPELLINGS) -> str | None:
+    """Return the name of the form in which these bytes contain a key, or None."""
+    if known is SPELLINGS and KEY_PREFIX in content:
         return "plain, perhaps cut"
     return next((name for spelling, name in known.items() if spelling in content), None)
 
 
 def layers(path: Path, searched: set[bytes] | None = None) -> Iterator[tuple[str, bytes]]:
-    """A file's bytes, and what they hold packed: gzip members, Parquet cells, SQLite rows.
+    """Yield a file's bytes and its decoded contents: gzip members, Parquet cells, SQLite rows.
 
-    Nothing comes of bytes whose digest is in `searched`, to which the others are added.
+    Skips content whose digest is in `searched`, and adds the digests of all other content to it.
     """
-    with contextlib.suppress(OSError):  # a pipe, a folder without rights: nothing was written there
+    with contextlib.suppress(OSError):  # a pipe, or a folder without permission: nothing was written there
         if path.is_file():
             content = path.read_bytes()
             if searched is not None:
@@ -79,10 +79,10 @@ def layers(path: Path, searched: set[bytes] | None = None) -> Iterator[tuple[str
                     return
                 searched.add(digest)
             yield str(path), content
-            yield from _inside(path, content)
+            yield from _decoded(path, content)
 
 
-def _inside(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
+def _decoded(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
     if content.startswith(b"\x1f\x8b"):
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(io.BytesIO(content)) as file:
             yield f"{path} (unpacked)", file.read(64 * 2**20)
@@ -100,12 +100,12 @@ def _inside(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"{path} (rows)", "\n".join(db.iterdump()).encode("utf-8", "replace")
 
 
-def left_behind(folder: Path) -> Iterator[str]:
-    """Where under a folder the canary is heard, names of files included; what two files hold is searched once."""
+def find_leaks(folder: Path) -> Iterator[str]:
+    """Yield every place below a folder that contains the canary, file names included; equal files are searched once."""
     searched: set[bytes] = set()
     for path in folder.rglob("*"):
-        if (name := heard(bytes(str(path.relative_to(folder)), "utf-8", "surrogateescape"))) is not None:
+        if (name := find_key(bytes(str(path.relative_to(folder)), "utf-8", "surrogateescape"))) is not None:
             yield f"{path}: the file's name, as {name}"
         for where, content in layers(path, searched):
-            if (name := heard(content)) is not None:
+            if (name := find_key(content)) is not None:
                 yield f"{where}: as {name}"

@@ -1,8 +1,8 @@
-"""A TCP proxy that does to connections what networks, proxies and tired gateways do; drawn from a seed.
+"""A TCP proxy that disturbs connections as networks, proxies and overloaded gateways do; drawn from a seed.
 
-It knows nothing of HTTP: it passes bytes on late, in dribbles, twice, in part or not at all, ends connections by FIN or
-RST, or closes one direction only. What the client sends is never doubled: a proxy that asks twice makes the gateway
-bill twice, and no client can know.
+It does not parse HTTP: it delays bytes, sends them one by one, twice, in part or not at all, ends connections by FIN or
+RST, or closes one direction only. Client bytes are never duplicated: a proxy that repeats a request makes the gateway
+bill twice, and no client can detect it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 _RESET = struct.pack("ii", 1, 0)
-_MOST_READ = 64 * 1024
+_MAX_READ = 64 * 1024
 _KINDS = ("delay", "dribble", "cut", "reset", "half", "duplicate", "refuse")
 
 
-class _Way(NamedTuple):
+class _Pipe(NamedTuple):
     """One end of a connection."""
 
     reader: asyncio.StreamReader
@@ -31,80 +31,80 @@ class _Way(NamedTuple):
 
 
 class ChaosProxy:
-    """Stands before a port; `calm` may be set at any time, and then everything passes."""
+    """Proxy in front of a port; set `calm` at any time to forward everything unchanged."""
 
-    def __init__(self, port: int, *, seed: int, trouble: float) -> None:
+    def __init__(self, port: int, *, seed: int, fault_rate: float) -> None:
         """Prepare a proxy.
 
         Args:
-            port: Of the server behind it.
-            seed: What happens to the n-th chunk of the n-th connection.
-            trouble: Probability that something happens to a chunk.
+            port: Port of the server behind it.
+            seed: Decides the fault of the n-th chunk of the n-th connection.
+            fault_rate: Probability of a fault per chunk.
         """
         self.port = 0
         self.calm = False
-        self.struck: Counter[str] = Counter()
-        """How often each kind of trouble was made."""
+        self.fault_counts: Counter[str] = Counter()
+        """Number of faults of each kind."""
         self._behind = port
         self._chance = random.Random(seed)
-        self._trouble = trouble
+        self._fault_rate = fault_rate
 
     async def serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        """One connection, to its end."""
+        """Forward one connection until it ends."""
         chance = random.Random(self._chance.random())
-        if self._strikes(chance, ("refuse",), self._trouble / 4):
+        if self._draw_fault(chance, ("refuse",), self._fault_rate / 4):
             _reset(to_client)
             return
         server, to_server = await asyncio.open_connection("127.0.0.1", self._behind)
-        there, back = _Way(client, to_server), _Way(server, to_client)
+        there, back = _Pipe(client, to_server), _Pipe(server, to_client)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass_on(there, back, chance, asks=True))
-                group.create_task(self._pass_on(back, there, chance, asks=False))
+                group.create_task(self._pass_on(there, back, chance, to_server_side=True))
+                group.create_task(self._pass_on(back, there, chance, to_server_side=False))
         except* (OSError, EOFError):
-            pass  # either end went away, or was sent away
+            pass  # either end closed the connection, or the proxy did
         finally:
             to_server.close()
             to_client.close()
 
-    async def _pass_on(self, way: _Way, other: _Way, chance: random.Random, *, asks: bool) -> None:
-        kinds = ("delay", "dribble", "cut", "reset", "half") if asks else _KINDS[:-1]
-        while data := await way.reader.read(_MOST_READ):
-            match self._strikes(chance, kinds, self._trouble):
+    async def _pass_on(self, pipe: _Pipe, other: _Pipe, chance: random.Random, *, to_server_side: bool) -> None:
+        kinds = ("delay", "dribble", "cut", "reset", "half") if to_server_side else _KINDS[:-1]
+        while data := await pipe.reader.read(_MAX_READ):
+            match self._draw_fault(chance, kinds, self._fault_rate):
                 case "delay":
                     await asyncio.sleep(chance.uniform(0, 0.2))
                 case "dribble":
-                    data = await _dribble(way.writer, data, chance)
+                    data = await _dribble(pipe.writer, data, chance)
                 case "cut":
-                    way.writer.write(data[: chance.randrange(len(data))])
+                    pipe.writer.write(data[: chance.randrange(len(data))])
                     raise EOFError
                 case "reset":
-                    way.writer.write(data[: chance.randrange(len(data))])
-                    _reset(way.writer)
+                    pipe.writer.write(data[: chance.randrange(len(data))])
+                    _reset(pipe.writer)
                     _reset(other.writer)
                     raise EOFError
                 case "half":
-                    way.writer.write(data[: chance.randrange(len(data))])
+                    pipe.writer.write(data[: chance.randrange(len(data))])
                     break
                 case "duplicate":
-                    way.writer.write(data)
-                    await way.writer.drain()
+                    pipe.writer.write(data)
+                    await pipe.writer.drain()
                 case _:
                     pass
-            way.writer.write(data)
-            await way.writer.drain()
-        way.writer.write_eof()
+            pipe.writer.write(data)
+            await pipe.writer.drain()
+        pipe.writer.write_eof()
 
-    def _strikes(self, chance: random.Random, kinds: tuple[str, ...], probability: float) -> str | None:
+    def _draw_fault(self, chance: random.Random, kinds: tuple[str, ...], probability: float) -> str | None:
         if self.calm or chance.random() >= probability:
             return None
         kind = chance.choice(kinds)
-        self.struck[kind] += 1
+        self.fault_counts[kind] += 1
         return kind
 
 
 async def _dribble(writer: asyncio.StreamWriter, data: bytes, chance: random.Random) -> bytes:
-    """Send some bytes one by one, slowly; what is left."""
+    """Send some bytes one by one, slowly, and return the rest."""
     slow = min(len(data), chance.randrange(1, 40))
     for at in range(slow):
         writer.write(data[at : at + 1])
@@ -119,12 +119,12 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextmanager
-def chaos(port: int, *, seed: int, trouble: float) -> Generator[ChaosProxy]:
-    """A proxy before this port, in a thread of its own."""
-    proxy = ChaosProxy(port, seed=seed, trouble=trouble)
+def chaos(port: int, *, seed: int, fault_rate: float) -> Generator[ChaosProxy]:
+    """Run a proxy in front of this port, in its own thread."""
+    proxy = ChaosProxy(port, seed=seed, fault_rate=fault_rate)
     started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
 
-    connections: set[asyncio.Task[None]] = set()  # asyncio itself forgets them while they wait
+    connections: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references to tasks
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(proxy.serve(reader, writer))

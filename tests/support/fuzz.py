@@ -1,11 +1,11 @@
-"""Bent and hostile input for everything that reads what others wrote: datasets, replies, hints, journals, config files.
+"""Mutated and hostile input for every reader of external data: datasets, replies, hints, journals, config files.
 
     python -m tests.support.fuzz --inputs 1000000 --seed 1       all readers in turn; `make fuzz`
     python -m tests.support.fuzz --only journal --seed 1 --replay 4711
 
-Each input is made from (reader, seed, number) alone, so what is printed on a failure makes it again. A reader may
-refuse in the words it documents; every other exception fails, and so do a law that does not hold and an input that
-takes seconds. Which words those are, and what must hold for what was accepted, stands in the functions of `READERS`.
+Each input depends only on (reader, seed, number), so the command printed on a failure reproduces it. A reader may raise
+its documented exceptions; any other exception fails, and so do a broken law and an input that takes seconds. The
+functions of `READERS` define the documented exceptions and the laws for accepted input.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ from tests.support.made_runs import MadeRun, dialogue
 ROOT = Path(__file__).parents[1]
 BODIES = ROOT / "bodies"
 SLOWEST_S = 3.0
-"""Of CPU time, for one input. Inputs are some kilobytes: what takes longer grows faster than its input."""
+"""Limit of CPU time for one input. Inputs are some kilobytes: a longer time means superlinear growth."""
 CANARY = "sk-Canary/9f3a+Q7&x=w"
 
-# --- what is done to an input ----------------------------------------------------------------------------------------
+# --- mutations of an input -------------------------------------------------------------------------------------------
 
 HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**53, 2**63, 10**30, -(10**30), 1e308, 0.1, float("nan"), float("inf"), "", " ", "\0",
@@ -83,22 +83,22 @@ TOKENS: tuple[bytes, ...] = (
 )  # fmt: skip
 
 
-def bent(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """One to four changes, each of bytes or, where the text or one of its lines is JSON, of its values."""
+def mutated(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """Apply one to four changes, each to bytes or, when the text or one of its lines is JSON, to its values."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         change = rng.random()
         if change < 0.5:
             with contextlib.suppress(RecursionError):  # deep enough already
-                data = _with_json_bent(data, rng)
+                data = _with_json_mutated(data, rng)
         elif change < 0.95 or not data:
-            data = _with_bytes_bent(data, rng)
+            data = _with_bytes_mutated(data, rng)
         else:
             other = rng.choice(others)
             data = data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other) + 1) :]
     return data
 
 
-def _with_bytes_bent(data: bytes, rng: random.Random) -> bytes:
+def _with_bytes_mutated(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(data) + 1)
     end = min(len(data), at + rng.choice((1, 1, 2, 8, 64, 4096)))
     match rng.randrange(6):
@@ -116,7 +116,7 @@ def _with_bytes_bent(data: bytes, rng: random.Random) -> bytes:
             return data[:at] + rng.choice(TOKENS) + data[at:]
 
 
-def _with_json_bent(data: bytes, rng: random.Random) -> bytes:
+def _with_json_mutated(data: bytes, rng: random.Random) -> bytes:
     lines = data.split(b"\n")
     whole = len(lines) == 1 or rng.random() < 0.2
     number = 0 if whole else rng.randrange(len(lines))
@@ -127,21 +127,21 @@ def _with_json_bent(data: bytes, rng: random.Random) -> bytes:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        return _with_bytes_bent(data, rng)
+        return _with_bytes_mutated(data, rng)
     head, lines[number] = line[:start], b""
-    new = head + json.dumps(bent_value(value, rng), ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    new = head + json.dumps(mutated_value(value, rng), ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     if whole:
         return new
     lines[number] = new
     return b"\n".join(lines)
 
 
-def bent_value(value: Any, rng: random.Random) -> Any:
-    """The same JSON value with one thing changed somewhere in it."""
+def mutated_value(value: Any, rng: random.Random) -> Any:
+    """Return the JSON value with one change at a random place."""
     if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
-        return _another(value, rng)
+        return _replacement(value, rng)
     if isinstance(value, list):
-        return _bent_list(value, rng)
+        return _mutated_list(value, rng)
     copy = dict(value)
     key = rng.choice(list(copy))
     match rng.randrange(8):
@@ -150,11 +150,11 @@ def bent_value(value: Any, rng: random.Random) -> Any:
         case 1:
             copy[rng.choice((key + "s", key.upper(), "", "x", "\ud800", "__proto__"))] = copy.pop(key)
         case _:
-            copy[key] = bent_value(copy[key], rng)
+            copy[key] = mutated_value(copy[key], rng)
     return copy
 
 
-def _bent_list(value: list[Any], rng: random.Random) -> list[Any]:
+def _mutated_list(value: list[Any], rng: random.Random) -> list[Any]:
     at = rng.randrange(len(value))
     match rng.randrange(6):
         case 0:
@@ -164,10 +164,10 @@ def _bent_list(value: list[Any], rng: random.Random) -> list[Any]:
         case 2:
             return [*value[:at], *reversed(value[at:])]
         case _:
-            return [*value[:at], bent_value(value[at], rng), *value[at + 1 :]]
+            return [*value[:at], mutated_value(value[at], rng), *value[at + 1 :]]
 
 
-def _another(value: Any, rng: random.Random) -> Any:
+def _replacement(value: Any, rng: random.Random) -> Any:
     match rng.randrange(10):
         case 0:
             return [value]
@@ -185,11 +185,11 @@ def _another(value: Any, rng: random.Random) -> Any:
             return rng.choice(HOSTILE)
 
 
-# --- who reads it ----------------------------------------------------------------------------------------------------
+# --- readers ---------------------------------------------------------------------------------------------------------
 
 
 class LawBroken(AssertionError):
-    """What was accepted is not what it must be."""
+    """An accepted input breaks a law of its reader."""
 
 
 def must(holds: object, law: str) -> None:
@@ -199,7 +199,7 @@ def must(holds: object, law: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """One reader under attack: good inputs to begin with, and a function that raises what must not happen."""
+    """A reader under test: valid seed inputs, and a function that raises when the reader misbehaves."""
 
     name: str
     seeds: Callable[[], Sequence[bytes]]
@@ -217,22 +217,25 @@ def _replies(wire: str) -> Callable[[bytes, random.Random, Path], None]:
         del rng, folder
         with contextlib.suppress(MalformedReply, ErrorInBody):
             reply = protocol.parse_response(data)
-            must(json.loads(data.decode("utf-8-sig")) != {}, "only JSON is a reply")
+            must(json.loads(data.decode("utf-8-sig")) != {}, "only JSON is accepted as a reply")
             _sound_reply(reply)
         with contextlib.suppress(MalformedReply):
-            must(all(type(name) is str for name in protocol.parse_models(data)), "names of models are texts")
+            must(all(type(name) is str for name in protocol.parse_models(data)), "model names are strings")
 
     return read
 
 
 def _sound_reply(reply: Reply) -> None:
-    """A reply that the journal and the tables can hold."""
+    """Check that the journal and the tables can store the reply."""
     must(status_of(reply) in ("ok", "blocked", "empty", "error"), "a reply has a status")
     counts = [getattr(reply.usage, name) for name in USAGE_COUNTS]
-    must(all(n is None or (type(n) is int and n >= 0) for n in counts), f"counts are counts or unknown: {counts}")
+    must(
+        all(n is None or (type(n) is int and n >= 0) for n in counts),
+        f"token counts are non-negative integers or unknown: {counts}",
+    )
     record = _through_the_journal({"class": "replied", "reply": reply_to_plain(reply)})
-    must(type(reply.text) in (str, type(None)), "text is text")
-    must(reply_from_plain(record["reply"]) == reply._replace(raw_turn=None), "the journal gives back what it was given")
+    must(type(reply.text) in (str, type(None)), "the text of a reply is a string or None")
+    must(reply_from_plain(record["reply"]) == reply._replace(raw_turn=None), "a reply survives the journal")
 
 
 _OUTCOME = {"kind": "outcome", "index": 0, "dialogue": "d", "target": "m@g", "repeat": 1, "turn": 1, "attempt": 1}
@@ -312,8 +315,8 @@ def _failures(wire: str) -> Callable[[bytes, random.Random, Path], None]:
 
 
 def _headers(rng: random.Random) -> dict[str, str]:
-    said = {name: _sentence(rng) for name in _HEADERS if rng.random() < 0.4}
-    return {"date": rng.choice(_DATES), "content-type": "application/json", **said}
+    hints = {name: _sentence(rng) for name in _HEADERS if rng.random() < 0.4}
+    return {"date": rng.choice(_DATES), "content-type": "application/json", **hints}
 
 
 def _sentence(rng: random.Random) -> str:
@@ -321,18 +324,18 @@ def _sentence(rng: random.Random) -> str:
 
 
 def _sound_failure(failure: Failure) -> None:
-    must(failure.retry_after_s is None or 0 < failure.retry_after_s < 1e300, "a wait is a time to come, or none")
-    must(failure.message, "a failure says something")
+    must(failure.retry_after_s is None or 0 < failure.retry_after_s < 1e300, "a wait is positive and finite, or None")
+    must(failure.message, "a failure has a message")
     record = _through_the_journal({"class": "final", "error": failure_to_plain(failure)})
-    must(failure_from_plain(record["error"]) == failure, "the journal gives back what it was given")
+    must(failure_from_plain(record["error"]) == failure, "a failure survives the journal")
 
 
 def _hints(data: bytes, rng: random.Random, folder: Path) -> None:
     del folder
     text = data.decode("utf-8", "replace") + _sentence(rng) * rng.choice((1, 1, 300))
     for wait in (retry_after_s(_headers(rng), None, text), retry_after_s({"retry-after": text}, [text], "")):
-        must(wait is None or 0 < wait < 1e300, f"a wait is a time to come, or none: {wait}")
-    must((duration_s(text) or 0.0) >= 0, "a duration is none or positive")
+        must(wait is None or 0 < wait < 1e300, f"a wait is positive and finite, or None: {wait}")
+    must((duration_s(text) or 0.0) >= 0, "a duration is None or not negative")
 
 
 def _datasets(data: bytes, rng: random.Random, folder: Path) -> None:
@@ -341,22 +344,25 @@ def _datasets(data: bytes, rng: random.Random, folder: Path) -> None:
     if packed:
         data = gzip.compress(data, 1)
         if rng.random() < 0.5:
-            data = _with_bytes_bent(data, rng)
+            data = _with_bytes_mutated(data, rng)
     path.write_bytes(data)
     seen = scan([path])
     items = list(seen)
     dialogues = [item for item in items if isinstance(item, Dialogue)]
-    for one in dialogues:
+    for item in dialogues:
         must(
-            Dialogue.from_plain(orjson.loads(encode_json_line(one.to_plain()))) == one,
+            Dialogue.from_plain(orjson.loads(encode_json_line(item.to_plain()))) == item,
             "a dialogue survives its canonical form",
         )
-        must(one.id and one.turns, "a dialogue has a name and turns")
+        must(item.id and item.turns, "a dialogue has an id and turns")
     if len(dialogues) == len(items) and not packed:
         lines = data.count(b"\n") + (not data.endswith(b"\n"))
-        must(len(dialogues) + seen.blank_lines == lines, "a line is a dialogue, blank, or a problem")
+        must(len(dialogues) + seen.blank_lines == lines, "each line is a dialogue, blank, or a problem")
     for problem in items:
-        must(not isinstance(problem, Problem) or (problem.what and len(str(problem)) < 20_000), "a problem is short")
+        must(
+            not isinstance(problem, Problem) or (problem.what and len(str(problem)) < 20_000),
+            "a problem has a short message",
+        )
     if rng.random() < 0.1:
         _converts(path, folder / "new.jsonl", len(items) == len(dialogues) and bool(items))
 
@@ -366,10 +372,10 @@ def _converts(source: Path, target: Path, good: bool) -> None:
     try:
         written = convert(source, target)
     except InputError:
-        must(not target.exists(), "what is refused leaves nothing behind")
-        must(not good, "what validates converts")
+        must(not target.exists(), "a refused conversion leaves no file")
+        must(not good, "a valid dataset can be converted")
     else:
-        must(target.read_bytes().count(b"\n") == written, "every dialogue is a line")
+        must(target.read_bytes().count(b"\n") == written, "every dialogue is written as one line")
 
 
 # Run folders
@@ -377,7 +383,7 @@ def _converts(source: Path, target: Path, good: bool) -> None:
 
 @cache
 def _run() -> tuple[tuple[bytes, ...], bytes]:
-    """A good run: its journal, line by line, and its run.json."""
+    """Return the journal lines and the run.json of a valid run."""
     with tempfile.TemporaryDirectory(prefix="convbatch-fuzz-") as scratch:
         checks = [{"contains": "2025"}]
         made = MadeRun(
@@ -395,7 +401,7 @@ def _run() -> tuple[tuple[bytes, ...], bytes]:
 
 
 def _run_folder(folder: Path) -> RunFolder:
-    """The good run's folder, made once for each scratch folder; journal and run.json are written anew by each input."""
+    """Open the valid run, made once per scratch folder; each input overwrites its journal and run.json."""
     path = folder / "run"
     if not path.exists():
         dialogues = [dialogue("a", "one", "two", checks=[{"contains": "2025"}]), dialogue("b", "three", tags=["t"])]
@@ -406,7 +412,7 @@ def _run_folder(folder: Path) -> RunFolder:
 
 
 def _journals(data: bytes, rng: random.Random, folder: Path) -> None:
-    """Bytes bent: what is read is what was written, and what is missing is said."""
+    """Check a journal with mutated bytes: no false lines are read, and missing lines are reported."""
     good = _run()[0]
     run = _run_folder(folder)
     (run.journal / "000001.jsonl").write_bytes(data)
@@ -416,16 +422,16 @@ def _journals(data: bytes, rng: random.Random, folder: Path) -> None:
     except SetupError as error:
         must("of version" in str(error), str(error))
         return
-    must(set(lines) <= set(good), "no line is read that was not written")
+    must(set(lines) <= set(good), "only written lines are read")
     must(lines == sorted(lines, key=good.index), "lines keep their order")
     silent = not seen.damage_count and seen.torn is None
     must(not silent or data == b"".join(good[: len(lines)]), "damage is reported")
     if rng.random() < 0.2 and data:
-        _told(run)
+        _read_everything(run)
 
 
 def _records(data: bytes, rng: random.Random, folder: Path) -> None:
-    """Values bent and checksums right: a journal that somebody wrote with care."""
+    """Check a journal with mutated values and valid checksums, as an attacker would write it."""
     run = _run_folder(folder)
     lines: list[bytes] = []
     for number, line in enumerate(data.split(b"\n")):
@@ -439,20 +445,20 @@ def _records(data: bytes, rng: random.Random, folder: Path) -> None:
                 )
                 lines.append(b'%b,"crc":%d}\n' % (body, zlib.crc32(body)))
     (run.journal / "000001.jsonl").write_bytes(b"".join(lines))
-    _told(run)
+    _read_everything(run)
 
 
 def _metas(data: bytes, rng: random.Random, folder: Path) -> None:
-    """`run.json` bent."""
+    """Check a mutated `run.json`."""
     del rng
     run = _run_folder(folder)
     (run.journal / "000001.jsonl").write_bytes(b"".join(_run()[0]))
     (run.path / "run.json").write_bytes(data)
-    _told(run)
+    _read_everything(run)
 
 
-def _told(run: RunFolder) -> None:
-    """Everything a reader can ask of a run folder; it may be refused in words."""
+def _read_everything(run: RunFolder) -> None:
+    """Read everything in a run folder; only documented errors may be raised."""
     run.turns.unlink(missing_ok=True)
     with contextlib.suppress(ConvbatchError):
         with Archive(run) as archive:
@@ -470,7 +476,7 @@ def _told(run: RunFolder) -> None:
         read.summary()
 
 
-# Files a user names
+# Files that a user names
 
 
 def _configs(data: bytes, rng: random.Random, folder: Path) -> None:
@@ -481,7 +487,7 @@ def _configs(data: bytes, rng: random.Random, folder: Path) -> None:
         config = read_config(text, folder / "convbatch.toml")
         resolve_targets((), (), config)
     except ConvbatchError as error:
-        must(CANARY not in "\n".join(map(str, error.problems)), "what looks like a key is not shown")
+        must(CANARY not in "\n".join(map(str, error.problems)), "a literal key is not shown")
 
 
 def _config_seeds() -> list[bytes]:
@@ -502,11 +508,11 @@ def _bills(data: bytes, rng: random.Random, folder: Path) -> None:
     with contextlib.suppress(ConvbatchError):
         usage_log = read_usage_log(path, load_shipped_config().usage_logs, rng.choice((None, "new-api")))
         counts = [count for line in usage_log.lines for count in (line.input_tokens, line.output_tokens, line.amount)]
-        must(all(count is None or count >= 0 for count in counts), "counts are counts or unknown")
-        must(all(line.model for line in usage_log.lines), "a call has a model")
+        must(all(count is None or count >= 0 for count in counts), "counts are not negative or unknown")
+        must(all(line.model for line in usage_log.lines), "each call has a model")
         must(
             len(usage_log.lines) + usage_log.left_out <= data.count(b"\n") + data.count(b"\r") + 1,
-            "no call from nowhere",
+            "there are no more calls than lines",
         )
 
 
@@ -520,11 +526,11 @@ def _env_files(data: bytes, rng: random.Random, folder: Path) -> None:
     try:
         values = read_env_file(path)
     except InputError as error:
-        told = "\n".join(map(str, error.problems))
-        must(CANARY[3:12] not in told, "no value is in a message")
-        must(".env:" in told, "a message names the line")
+        text = "\n".join(map(str, error.problems))
+        must(CANARY[3:12] not in text, "no message contains a value")
+        must(".env:" in text, "a message names the line")
     else:
-        must(all(name.isidentifier() for name in values), "names are names")
+        must(all(name.isidentifier() for name in values), "names are identifiers")
 
 
 _SPELLINGS: tuple[Callable[[str], str], ...] = (
@@ -554,12 +560,12 @@ def _redactors(data: bytes, rng: random.Random, folder: Path) -> None:
     spelled = rng.choice(_SPELLINGS)(rng.choice((key, CANARY)))
     at = rng.randrange(len(data) + 1)
     if data[at - 1 : at] in (b"\\", b"%", b"&", b"#", b"0", b"u"):
-        at = len(data)  # else what stands before it would change what it says
+        at = len(data)  # otherwise the preceding byte would change the decoded value
     clean, _ = redactor.body(data[:at] + b" " + spelled.encode() + b" " + data[at:])
-    must(spelled.encode() not in clean and b"[redacted:" in clean, f"no spelling passes: {spelled}")
-    must(redactor.body(clean) == (clean, False), "what is clean stays as it is")
+    must(spelled.encode() not in clean and b"[redacted:" in clean, f"every spelling is redacted: {spelled}")
+    must(redactor.body(clean) == (clean, False), "redacted text does not change again")
     plain, _ = redactor.body(data)
-    must(plain == data or b"[redacted:" in plain, "without a key nothing changes")
+    must(plain == data or b"[redacted:" in plain, "text without a key does not change")
 
 
 _SENTENCES = (
@@ -599,8 +605,10 @@ def _dataset_seeds() -> list[bytes]:
             ]
         },
     ]
-    said = [{"role": role, "parts": [{"text": text}]} for role, text in (("user", "a"), ("model", "b"), ("user", "c"))]
-    gemini = {"contents": said, "systemInstruction": {"parts": [{"text": "s"}]}}
+    contents = [
+        {"role": role, "parts": [{"text": text}]} for role, text in (("user", "a"), ("model", "b"), ("user", "c"))
+    ]
+    gemini = {"contents": contents, "systemInstruction": {"parts": [{"text": "s"}]}}
     openai = {
         "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "a"}]}]
     }
@@ -632,15 +640,15 @@ READERS: tuple[Reader, ...] = (
     Reader(name="redactor", seeds=_all_bodies, read=_redactors),
 )
 WEIGHTS = {"record": 0.25, "run-json": 0.25, "journal": 0.3, "config": 0.5, "redactor": 0.3}
-"""Of those whose inputs cost much more than others'."""
+"""Shares of readers whose inputs take much longer than others."""
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fallen:
-    """An input that did what none may."""
+class Finding:
+    """An input that made its reader misbehave."""
 
     reader: str
     seed: int
@@ -653,60 +661,60 @@ class Fallen:
         return f"{self.what}\n  input: {self.data[:300]!r} ({len(self.data)} bytes)\n  again: {again}"
 
 
-def attack(reader: Reader, seed: int, number: int, folder: Path, seeds: Sequence[bytes]) -> Fallen | None:
-    """Give one input to one reader."""
+def attack(reader: Reader, seed: int, number: int, folder: Path, seeds: Sequence[bytes]) -> Finding | None:
+    """Run one reader on one input; return a finding when it misbehaves."""
     rng = random.Random(f"{reader.name}:{seed}:{number}")
-    data = bent(rng.choice(seeds), rng, seeds) if rng.random() < 0.97 else rng.randbytes(rng.randrange(200))
+    data = mutated(rng.choice(seeds), rng, seeds) if rng.random() < 0.97 else rng.randbytes(rng.randrange(200))
     begun = time.process_time()
     try:
         reader.read(data, rng, folder)
-    except Exception:  # noqa: BLE001  # whatever it is, it is what we look for
+    except Exception:  # noqa: BLE001  # any exception is a finding
         what = traceback.format_exc(limit=-6)
-        return Fallen(reader=reader.name, seed=seed, number=number, what=what, data=data)
+        return Finding(reader=reader.name, seed=seed, number=number, what=what, data=data)
     spent = time.process_time() - begun
     if spent > SLOWEST_S:
         what = f"one input took {spent:.1f} s"
-        return Fallen(reader=reader.name, seed=seed, number=number, what=what, data=data)
+        return Finding(reader=reader.name, seed=seed, number=number, what=what, data=data)
     return None
 
 
-def attacks(readers: Sequence[Reader], inputs: int, seed: int) -> Iterator[tuple[Reader, int, list[Fallen]]]:
-    """For each reader: how many inputs it was given and, at most five of a kind, which it did not stand."""
+def attacks(readers: Sequence[Reader], inputs: int, seed: int) -> Iterator[tuple[Reader, int, list[Finding]]]:
+    """Yield for each reader its number of inputs and its findings, at most five of a kind."""
     shares = [WEIGHTS.get(reader.name, 1.0) for reader in readers]
     for reader, share in zip(readers, shares, strict=True):
         seeds = reader.seeds()
-        fallen: dict[str, list[Fallen]] = {}
+        findings: dict[str, list[Finding]] = {}
         count = max(1, round(inputs * share / sum(shares)))
         with tempfile.TemporaryDirectory(prefix="convbatch-fuzz-") as scratch:
             for number in range(count):
-                if (one := attack(reader, seed, number, Path(scratch), seeds)) is not None:
-                    same = re.sub(r"[0-9]+", "0", one.what.strip().rpartition("\n")[2])[:60]
-                    fallen.setdefault(same, []).append(one)
-        yield reader, count, [one for many in fallen.values() for one in many[:5]]
+                if (item := attack(reader, seed, number, Path(scratch), seeds)) is not None:
+                    same = re.sub(r"[0-9]+", "0", item.what.strip().rpartition("\n")[2])[:60]
+                    findings.setdefault(same, []).append(item)
+        yield reader, count, [item for many in findings.values() for item in many[:5]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.support.fuzz", description=__doc__.split("\n\n", 1)[0] if __doc__ else ""
     )
-    parser.add_argument("--inputs", type=int, default=100_000, help="over all readers")
+    parser.add_argument("--inputs", type=int, default=100_000, help="total over all readers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=[reader.name for reader in READERS], action="append")
     parser.add_argument("--replay", type=int, metavar="N", help="only input N of the reader named with --only")
-    asked = parser.parse_args()
-    readers = [reader for reader in READERS if not asked.only or reader.name in asked.only]
-    if asked.replay is not None:
+    args = parser.parse_args()
+    readers = [reader for reader in READERS if not args.only or reader.name in args.only]
+    if args.replay is not None:
         with tempfile.TemporaryDirectory(prefix="convbatch-fuzz-") as scratch:
-            one = attack(readers[0], asked.seed, asked.replay, Path(scratch), readers[0].seeds())
-        print(one or "it stands")
-        return 1 if one else 0
+            item = attack(readers[0], args.seed, args.replay, Path(scratch), readers[0].seeds())
+        print(item or "ok")
+        return 1 if item else 0
     total = failed = 0
-    for reader, count, fallen in attacks(readers, asked.inputs, asked.seed):
-        total, failed = total + count, failed + len(fallen)
-        print(f"{reader.name:16} {count:8,} inputs  {'stands' if not fallen else 'FALLS'}", flush=True)
-        for one in fallen:
-            print(one, flush=True)
-    print(f"{total:,} inputs, seed {asked.seed}: {'all stand' if not failed else 'see above'}")
+    for reader, count, findings in attacks(readers, args.inputs, args.seed):
+        total, failed = total + count, failed + len(findings)
+        print(f"{reader.name:16} {count:8,} inputs  {'ok' if not findings else 'FAILED'}", flush=True)
+        for item in findings:
+            print(item, flush=True)
+    print(f"{total:,} inputs, seed {args.seed}: {'all ok' if not failed else 'see above'}")
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""What the simulator's ledger must say after any run, whatever happened on the way."""
+"""Checks of the simulator's ledger that hold after any run, with any faults and interruptions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from convbatch.simulator.ledger import Entry
 _NAMED = re.compile(r"(?:question|answer) (\d+) of dialogue (\d+)")
 
 
-def no_history_crosses(entries: Iterable[Entry]) -> int:
-    """Every request holds turns of one dialogue only, all of them, in order; the number of requests looked at.
+def check_histories(entries: Iterable[Entry]) -> int:
+    """Check that every request holds all turns of a single dialogue, in order; return the number of requests checked.
 
-    For datasets of `conftest.write_dataset` played by `sim-good`, where every text names its dialogue and turn.
+    Works for datasets of `conftest.write_dataset` answered by `sim-good`, where every text names its dialogue and turn.
     """
-    looked = 0
+    checked = 0
     for entry in entries:
         assert entry.history is not None
         named = [_NAMED.search(text) for role, text in entry.history if role != "system"]
@@ -26,47 +26,47 @@ def no_history_crosses(entries: Iterable[Entry]) -> int:
         dialogue = places[0][0]
         turns = [turn for turn in range(1, entry.turn + 1) for _ in range(2)][:-1]
         assert places == [(dialogue, turn) for turn in turns], entry.history
-        looked += 1
-    return looked
+        checked += 1
+    return checked
 
 
-def most_in_any_window(entries: Iterable[Entry], window_s: float) -> int:
-    """The largest number of arrivals in any half-open window of this length."""
+def max_in_any_window(entries: Iterable[Entry], window_s: float) -> int:
+    """Return the largest number of arrivals in any half-open window of this length."""
     times = sorted(entry.arrived_at for entry in entries)
-    most = begin = 0
+    largest = begin = 0
     for end, at in enumerate(times):
         while times[begin] <= at - window_s:
             begin += 1
-        most = max(most, end - begin + 1)
-    return most
+        largest = max(largest, end - begin + 1)
+    return largest
 
 
-Asked = tuple[str, int, int]
-"""Wire, dialogue and turn of a request: a row, for targets `sim-good@at-WIRE` played once."""
+TurnKey = tuple[str, int, int]
+"""Wire, dialogue and turn of a request; identifies a row for targets `sim-good@at-WIRE` with one repeat."""
 
 
-def asked_of(entry: Entry) -> Asked:
-    """Which turn of `conftest.write_dataset` a request was for."""
+def turn_of_entry(entry: Entry) -> TurnKey:
+    """Return which turn of `conftest.write_dataset` a request is for."""
     assert entry.history is not None
     named = _NAMED.search(entry.history[-1][1])
     assert named, entry.history
     return entry.wire, int(named[2]), int(named[1])
 
 
-def every_bill_is_told(entries: Iterable[Entry], turns: Any) -> int:
-    """No row was billed more often than it says; what it says of tokens is the ledger's. How often was paid again.
+def check_bills(entries: Iterable[Entry], turns: Any) -> int:
+    """Check bills and token counts of the table against the ledger; return the number of requests paid more than once.
 
-    A row owns up to its reply and to each request that is possibly paid.
+    A row accounts for its reply and for each possibly paid attempt.
     """
-    bills: dict[Asked, list[Entry]] = defaultdict(list)
+    bills: dict[TurnKey, list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.billed:
-            bills[asked_of(entry)].append(entry)
-    told: dict[Asked, Any] = {
+            bills[turn_of_entry(entry)].append(entry)
+    rows: dict[TurnKey, Any] = {
         (row.gateway.removeprefix("at-"), row.dialogue_index, row.turn): row for row in turns.itertuples()
     }
-    assert bills.keys() <= told.keys()
-    for place, row in told.items():
+    assert bills.keys() <= rows.keys()
+    for place, row in rows.items():
         replied = row.status in ("ok", "blocked", "empty")
         billed = bills.get(place, [])
         assert replied <= len(billed) <= replied + row.possibly_paid, (place, billed, row)
@@ -76,20 +76,20 @@ def every_bill_is_told(entries: Iterable[Entry], turns: Any) -> int:
 
 
 def same_rows(one: Any, other: Any) -> None:
-    """Two `turns` frames tell the same, timing and attempts aside."""
-    apart = [
+    """Check that two `turns` frames are equal apart from timing and attempts."""
+    ignored = [
         "run", "attempts", "possibly_paid", "limiter_wait_s", "retry_wait_s", "latency_s", "ttft_s", "started_at",
         "request_id", "response_id", "error_kind", "error_message",
     ]  # fmt: skip
-    left, right = one.drop(columns=apart), other.drop(columns=apart)
+    left, right = one.drop(columns=ignored), other.drop(columns=ignored)
     assert left.equals(right), left.compare(right)
 
 
 def statuses(frame: Any) -> Mapping[str, int]:
-    """Rows by status."""
+    """Count rows by status."""
     return Counter(frame["status"])
 
 
 def possibly_paid(frame: Any) -> int:
-    """Requests of a `turns` frame that were sent and never fully answered."""
+    """Return the number of possibly paid attempts in a `turns` frame."""
     return int(frame["possibly_paid"].sum())

@@ -1,4 +1,4 @@
-"""Run folders made by hand for tests of the read half: real files, written by the real journal, no run behind them."""
+"""Run folders made by hand for tests of the read half: real files written by the real journal, without a run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dialogue(name: str, *users: str, tags: Sequence[str] = (), **more: Any) -> D
 
 @dataclass
 class MadeRun:
-    """A run folder in the making: say what happened, then `write()`."""
+    """Builder of a run folder: add records, then call `write()`."""
 
     path: Path
     dialogues: Sequence[Dialogue]
@@ -79,13 +79,13 @@ class MadeRun:
         self.records.append({"kind": "turn", **ident, "status": status, **more})
 
     def replied(self, ident: Record, reply: Reply = SEED_REPLY, attempt: int = 1, **more: Any) -> None:
-        """A call that was answered, with everything the runner writes about it."""
+        """Add the records of an answered call, as the runner writes them."""
         self.intent(ident, attempt)
         self.outcome(ident, attempt, cls="replied", http_status=200, reply=reply_to_plain(reply), **more)
         self.turn(ident, status_of(reply))
 
     def failed(self, ident: Record, failure: Failure, attempt: int = 1, *, cls: str, **more: Any) -> None:
-        """A try that was not answered; without a `turn` record, so the row is pending."""
+        """Add a failed attempt without a `turn` record, so that the row is pending."""
         self.intent(ident, attempt)
         self.outcome(ident, attempt, cls=cls, error=failure_to_plain(failure), **more)
 
@@ -122,7 +122,7 @@ def manifest_of(*targets: str, **changes: Any) -> Manifest:
 
 
 async def append(folder: RunFolder, records: Iterable[Record], reason: str = "finished") -> None:
-    """A session at the folder's journal: opens it, writes, closes."""
+    """Open the folder's journal as a session, write the records and close it."""
     journal = Journal.open(folder, system=System(), version="0.1.0")
     for record in records:
         journal.append(record)

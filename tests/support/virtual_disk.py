@@ -1,8 +1,8 @@
-"""The disk of a played run: real files, a book of what would survive a power cut, and every way a disk can fail.
+"""The disk of a virtual run: real files, a record of what would survive a power cut, and every kind of disk failure.
 
-What a process writes lies in a cache until it is synced. A kill leaves the cache to the system, which writes it out in
-its own time; a power cut keeps, drops, tears or reorders whatever lies in it. The `Platter` outlives the processes, a
-`VirtualDisk` is one process's way to it.
+Written data is in a cache until it is synced. After a kill the system still writes the cache to the disk; a power cut
+keeps, drops, tears or reorders its content. The `Platter` outlives the processes, and each process accesses it through
+its own `VirtualDisk`.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ Call = Literal["open", "write", "sync", "truncate", "replace", "sync_folder"]
 
 
 class Power:
-    """Is the process alive? Once cut, nothing it does reaches a disk or a network."""
+    """Power switch of a process; once cut, the process can no longer reach the disk or the network."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.alive = True
         self._loop = loop
 
     def cut(self) -> None:
-        """As SIGKILL does: at once, and without a word to anybody."""
+        """Stop the process immediately and without notice, as SIGKILL does."""
         self.alive = False
         self._loop.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """How a process dies: at a moment of its sitting, before its n-th call to the disk, or within its n-th write."""
+    """When a process is killed: at a time of its session, before its n-th disk call, or within its n-th write."""
 
     after_s: float | None = None
     in_write: int | None = None
-    """From 1; only a part of it arrives."""
+    """Counted from 1; only a part of this write arrives."""
     in_call: int | None = None
-    """From 1; of any kind."""
+    """Counted from 1; calls of any kind."""
     power: bool = False
-    """The whole machine goes: unsynced writes are left to chance."""
+    """Power cut of the whole machine: the fate of unsynced writes is random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """The n-th call of one kind fails, and perhaps all after it."""
+    """A disk failure: the n-th call of one kind fails, and all later ones when `lasting`."""
 
     call: Call
     nth: int
-    """From 1."""
+    """Counted from 1."""
     code: int
     lasting: bool = True
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Written:
-    """Bytes that a process wrote to a file, and since when they would survive a power cut."""
+    """Bytes written to a file, and the time since when they would survive a power cut."""
 
     session: int
     path: Path
@@ -71,19 +71,19 @@ class Written:
 
     @property
     def end(self) -> int:
-        """Where in the file they end."""
+        """Return the offset of their end in the file."""
         return self.offset + len(self.data)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class _Named:
-    """A name that a folder does not yet hold for sure."""
+class _UnsyncedName:
+    """A directory entry that is not durable yet."""
 
     path: Path
     source: Path | None = None
-    """It was renamed from there; None: created."""
+    """Old path of a renamed file; None for a new file."""
     former: bytes | None = None
-    """What had this name before."""
+    """Content of the file that was replaced."""
 
     def undo(self) -> None:
         if self.source is not None:
@@ -95,66 +95,66 @@ class _Named:
 
 
 class Platter:
-    """What outlives the processes."""
+    """Disk state that outlives the processes."""
 
     def __init__(self) -> None:
         self.journal: list[Written] = []
-        """Every write to the journal's segments, in order, whatever became of it."""
+        """Every write to the journal's segments, in order, lost ones included."""
         self._unsynced: dict[Path, list[Written]] = {}
-        self._unsure: list[_Named] = []
+        self._unsynced_names: list[_UnsyncedName] = []
 
     def unsynced(self, path: Path) -> list[Written]:
-        """What has been written to a file and not synced yet."""
+        """Return the unsynced writes of a file."""
         return list(self._unsynced.get(path, ()))
 
     def wrote(self, written: Written) -> None:
-        """Bytes have arrived in the cache."""
+        """Record bytes that arrived in the cache."""
         self._unsynced.setdefault(written.path, []).append(written)
         if written.path.parent.name == "journal" and written.path.suffix == ".jsonl":
             self.journal.append(written)
 
     def synced(self, path: Path, covered: list[Written], now: float) -> None:
-        """These bytes are durable."""
+        """Record that these bytes are durable."""
         for written in covered:
             written.durable_at = min(written.durable_at, now)
         self._unsynced[path] = [w for w in self._unsynced.get(path, ()) if w.durable_at > now]
 
     def truncated(self, path: Path, length: int) -> None:
-        """What lies behind that length is gone."""
+        """Record that a file was truncated to this length."""
         for written in self._unsynced.get(path, ()):
             written.data = written.data[: max(0, length - written.offset)]
 
     def created(self, path: Path) -> None:
-        """A new file, whose name is in the cache only."""
-        self._unsure.append(_Named(path=path))
+        """Record a new file, whose name is only in the cache."""
+        self._unsynced_names.append(_UnsyncedName(path=path))
 
     def renamed(self, source: Path, target: Path) -> None:
-        """`source` is about to take the name of `target`."""
+        """Record that `source` is about to replace `target`."""
         former = target.read_bytes() if target.exists() else None
         self._unsynced[target] = self._unsynced.pop(source, [])
-        self._unsure = [named for named in self._unsure if named.path != source]
-        self._unsure.append(_Named(path=target, source=source, former=former))
+        self._unsynced_names = [named for named in self._unsynced_names if named.path != source]
+        self._unsynced_names.append(_UnsyncedName(path=target, source=source, former=former))
 
     def named(self, folder: Path) -> None:
-        """The names in a folder are durable."""
-        self._unsure = [named for named in self._unsure if named.path.parent != folder]
+        """Record that the names in a folder are durable."""
+        self._unsynced_names = [named for named in self._unsynced_names if named.path.parent != folder]
 
     def lose_power(self, chance: random.Random) -> None:
-        """Leave to chance whatever lies in the cache."""
+        """Keep, drop or tear each unsynced write and name at random."""
         for path, pending in self._unsynced.items():
             if pending and path.exists():
                 _tear(path, pending, chance)
         self._unsynced.clear()
-        for named in self._unsure[::-1][: chance.randint(0, len(self._unsure))]:
+        for named in self._unsynced_names[::-1][: chance.randint(0, len(self._unsynced_names))]:
             named.undo()
-        self._unsure.clear()
+        self._unsynced_names.clear()
 
 
 def _tear(path: Path, pending: list[Written], chance: random.Random) -> None:
-    """Of the unsynced writes of a file some arrive whole, some in part, some not; what is missing reads as zeros."""
+    """Keep, tear or drop the unsynced writes of a file; missing bytes read as zeros."""
     content = bytearray(path.read_bytes())
     size = min(pending[0].offset, len(content))
-    fates = _fates(len(pending), chance)
+    fates = _draw_fates(len(pending), chance)
     for written, fate in zip(pending, fates, strict=True):
         arrived = {"kept": len(written.data), "dropped": 0}.get(fate, chance.randrange(len(written.data) + 1))
         end = min(written.end, len(content))
@@ -162,12 +162,12 @@ def _tear(path: Path, pending: list[Written], chance: random.Random) -> None:
         if arrived:
             size = written.offset + arrived
     if chance.random() < 0.3:
-        size = len(content)  # the new length had arrived, not what belongs there
+        size = len(content)  # the new length arrived, the data did not
     path.write_bytes(content[:size])
 
 
-def _fates(count: int, chance: random.Random) -> list[str]:
-    """In order up to some point, as most file systems do; or each as it pleases."""
+def _draw_fates(count: int, chance: random.Random) -> list[str]:
+    """Keep writes in order up to a random point, as most file systems do, or decide for each one independently."""
     if chance.random() < 0.5:
         whole = chance.randint(0, count)
         return [*["kept"] * whole, *["torn"] * (whole < count), *["dropped"] * (count - whole - 1)]
@@ -175,7 +175,7 @@ def _fates(count: int, chance: random.Random) -> list[str]:
 
 
 class VirtualDisk(Disk):
-    """One process's disk: takes virtual time to sync, fails when told to, and dies with its process."""
+    """Disk of one process: syncs take virtual time, calls fail as configured, and it stops with its process."""
 
     def __init__(
         self,
@@ -191,24 +191,24 @@ class VirtualDisk(Disk):
         room: int | None = None,
         short: float = 0.0,
     ) -> None:
-        """Plug it in.
+        """Connect a process to the platter.
 
         Args:
-            platter: Where everything ends up.
-            loop: Whose time it takes.
-            power: Dies with it.
-            chance: Of all that is drawn.
+            platter: Shared disk state.
+            loop: Event loop that provides the virtual time.
+            power: Power switch of the process.
+            chance: Source of all random draws.
             session: Number of the process.
-            sync_s: Syncs take up to this long.
+            sync_s: Longest duration of a sync.
             kill: When to cut the power.
-            trouble: What fails.
+            trouble: Which calls fail.
             room: Bytes until the disk is full.
-            short: Share of writes that take only a part of what they are given.
+            short: Share of writes that accept only a part of their bytes.
         """
         self.calls = 0
         self.writes = 0
         self.failed = False
-        """Has any call been refused?"""
+        """True once a call has failed."""
         self._platter = platter
         self._loop = loop
         self._power = power
@@ -224,8 +224,8 @@ class VirtualDisk(Disk):
         self._covered: dict[Path, list[Written]] = {}
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        if not self._may("open"):
-            return os.memfd_create("nowhere")  # the dead go on for a moment, and change nothing
+        if not self._can_call("open"):
+            return os.memfd_create("nowhere")  # a killed process still runs its last steps, without effect
         is_new = bool(flags & os.O_CREAT) and not path.exists()
         fd = super().open(path, flags, mode)
         self._paths[fd] = path
@@ -236,44 +236,44 @@ class VirtualDisk(Disk):
         return fd
 
     def write(self, fd: int, data: bytes) -> int:
-        if not self._may("write") or fd not in self._paths:
+        if not self._can_call("write") or fd not in self._paths:
             return len(data)
         self.writes += 1
         if self.writes == self._kill.in_write:
-            self._put(fd, data[: self._torn(data)])
+            self._store(fd, data[: self._torn_size(data)])
             self._power.cut()
             return len(data)
         if self._short and self._chance.random() < self._short:
             data = data[: self._chance.randint(1, len(data))]
         if self._room is not None:
             if data and not self._room:
-                raise self._refusal(28)  # ENOSPC
+                raise self._failure(28)  # ENOSPC
             data = data[: self._room]
             self._room -= len(data)
-        return self._put(fd, data)
+        return self._store(fd, data)
 
     def sync(self, fd: int) -> None:
-        if self._may("sync") and fd in self._paths:
+        if self._can_call("sync") and fd in self._paths:
             path = self._paths[fd]
             covered = self._covered.pop(path, None)
             self._platter.synced(path, self._platter.unsynced(path) if covered is None else covered, self._loop.time())
 
     def truncate(self, fd: int, length: int) -> None:
-        if self._may("truncate") and fd in self._paths:
+        if self._can_call("truncate") and fd in self._paths:
             super().truncate(fd, length)
             self._platter.truncated(self._paths[fd], length)
 
     def replace(self, source: Path, target: Path) -> None:
-        if self._may("replace"):
+        if self._can_call("replace"):
             self._platter.renamed(source, target)
             super().replace(source, target)
 
     def sync_folder(self, folder: Path) -> None:
-        if self._may("sync_folder"):
+        if self._can_call("sync_folder"):
             self._platter.named(folder)
 
     async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        """Only syncs are done aside: they cover what was written when they began, and are done when they end."""
+        """Run a sync; it covers the bytes written before it began and takes effect when it ends."""
         self._covered = {path: self._platter.unsynced(path) for path in self._paths.values()}
         await asyncio.sleep(self._chance.random() * self._longest_sync_s)
         return work()
@@ -282,8 +282,8 @@ class VirtualDisk(Disk):
         self._paths.pop(fd, None)
         super().close(fd)
 
-    def _may(self, call: Call) -> bool:
-        """Is the process alive to make this call? Raises OSError where the disk refuses it."""
+    def _can_call(self, call: Call) -> bool:
+        """Return whether the process is alive to make this call; raise OSError where the disk fails it."""
         if not self._power.alive:
             return False
         self.calls += 1
@@ -294,20 +294,20 @@ class VirtualDisk(Disk):
         if trouble is not None and call == trouble.call:
             self._struck += 1
             if self._struck == trouble.nth or (trouble.lasting and self._struck > trouble.nth):
-                raise self._refusal(trouble.code)
+                raise self._failure(trouble.code)
         return True
 
-    def _refusal(self, code: int) -> OSError:
+    def _failure(self, code: int) -> OSError:
         self.failed = True
         return OSError(code, os.strerror(code))
 
-    def _put(self, fd: int, data: bytes) -> int:
+    def _store(self, fd: int, data: bytes) -> int:
         offset = os.fstat(fd).st_size
         done = super().write(fd, data)
         path = self._paths[fd]
         self._platter.wrote(Written(session=self._session, path=path, offset=offset, data=data[:done]))
         return done
 
-    def _torn(self, data: bytes) -> int:
-        """Anywhere, or where it is most delicate: nothing, all but the last byte, between two lines."""
+    def _torn_size(self, data: bytes) -> int:
+        """Choose how many bytes of a torn write arrive: random, or an edge case (none, all but one, whole lines)."""
         return self._chance.choice([0, len(data) - 1, data.find(b"\n", 0, -1) + 1, self._chance.randrange(len(data))])

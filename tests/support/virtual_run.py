@@ -1,10 +1,10 @@
-"""Whole runs in virtual time from one seed: the real session, runner, gate, client, journal and folder.
+"""Whole runs in virtual time from one seed: the real session, runner, rate limiter, client, journal and folder.
 
-Three things of the outside world are played: the clock (`VirtualLoop`), the network with the server behind it (`Host`:
-the simulator's brain behind delays, cut bodies and refused connections) and the disk with its power switch
-(`virtual_disk.py`). A kill unplugs disk and network at a virtual moment, before a call to the disk or in the middle of
-a write, and what is left of the process can touch neither any more. Clocks jump, laptops sleep, processes are stopped.
-Files are real files. Nothing here judges: what must hold afterwards is `virtual_run_laws.py`.
+Three parts of the environment are simulated: the clock (`VirtualLoop`), the network and its servers (`Host`: the
+simulator's provider behind delays, cut bodies and refused connections) and the disk with its power switch
+(`virtual_disk.py`). A kill disconnects disk and network at a virtual time, before a disk call or in the middle of a
+write; after it the process can use neither. Clocks jump, laptops sleep, processes are stopped. Files are real files.
+This module checks nothing; the laws are in `virtual_run_laws.py`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ import orjson
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Gateway, Limits, Target, target_to_plain
 from convbatch.dialogue import Dialogue
-from convbatch.engine.client import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, NoResponse, NotSentCancelled, OutgoingRequest
-from convbatch.engine.client import HttpResponse as Heard
+from convbatch.engine.client import (
+    CONNECT_TIMEOUT_S,
+    MAX_BODY_BYTES,
+    HttpResponse,
+    NoResponse,
+    NotSentCancelled,
+    OutgoingRequest,
+)
 from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalError
 from convbatch.journal.manifest import Manifest
@@ -44,13 +50,13 @@ from tests.support.virtual_disk import Kill, Platter, Power, Trouble, VirtualDis
 from tests.support.virtual_time import VirtualClock, VirtualLoop
 
 EPOCH = 1_800_000_000.0
-KEY_ENV, KEY = "PLAYED_KEY", "sk-played-01"
+KEY_ENV, KEY = "VIRTUAL_RUN_KEY", "sk-virtual-run-01"
 MAX_SESSION_S = 30 * 86_400.0
-"""Of virtual time; a sitting that takes longer is going round in circles."""
+"""Virtual time; a longer session is an endless loop."""
 
 
 class _NumberedTask(asyncio.Task[Any]):
-    """Stands in sets by its number, not by its address: task groups are cancelled in one order in every process."""
+    """Task that hashes by number instead of address, so that every process cancels task groups in the same order."""
 
     def __init__(self, *args: Any, number: int, **more: Any) -> None:
         self._number = number
@@ -64,7 +70,7 @@ class _NumberedTask(asyncio.Task[Any]):
 
 
 class SignalLoop(VirtualLoop):
-    """Delivers signals at virtual moments to whoever asked for them."""
+    """Virtual loop that delivers signals at virtual times to their handlers."""
 
     def __init__(self, start: float) -> None:
         super().__init__(start)
@@ -79,31 +85,31 @@ class SignalLoop(VirtualLoop):
         return self._on_signal.pop(sig, None) is not None
 
     def leap(self, seconds: float) -> None:
-        """The process stands still for so long, like a stopped one; then everything is due at once."""
+        """Stop the process for this long, as SIGSTOP does; afterwards all elapsed timers are due at once."""
         self._now += seconds
 
     def deliver(self, sig: int) -> None:
-        """A signal arrives; one nobody asked for is ignored: the sitting is over."""
+        """Deliver a signal; without a handler it is ignored, because the session is over."""
         if sig in self._on_signal:
             self._on_signal[sig]()
 
 
 @dataclass(slots=True, kw_only=True)
 class Sent:
-    """One request as the network saw it. Times are the loop's own."""
+    """One request as seen by the network. Times are loop times."""
 
     session: int
     host: str
     left_at: float
     arrived_at: float | None = None
     entry: Entry | None = None
-    """What the server's ledger says of it; None when it never got there."""
-    heard_at: float | None = None
-    """When the client learned its fate; None when it was killed or had gone away before."""
+    """Entry in the server's ledger; None when the request never arrived."""
+    resolved_at: float | None = None
+    """When the client received the answer or an error; None when it was killed or gave up before."""
     status: int | None = None
-    """Of a complete answer handed to the client."""
+    """HTTP status of a complete answer that the client received."""
     asks_to_wait_s: float | None = None
-    """The wait that answer announces."""
+    """Wait that this answer announces."""
 
 
 Unreachable = Literal["refused", "dns", "connect timeout", "no tls", "certificate"]
@@ -114,11 +120,11 @@ NOT_CONNECTED: Mapping[Unreachable, Mapping[str, Any]] = {
     "no tls": {"kind": "connection", "message": "could not connect: SSLError: wrong version number"},
     "certificate": {"kind": "connection", "message": "certificate refused: self-signed", "certificate": True},
 }
-"""What `AiohttpTransport` says of each; `tests/engine/test_connections.py` holds it to that."""
+"""What `AiohttpTransport` reports for each reason; checked by `tests/engine/test_connections.py`."""
 
 
 class Host:
-    """One gateway: a simulated provider and the network in front of it. Outlives the processes that ask it."""
+    """One gateway: a simulated provider and the network in front of it. Outlives its client processes."""
 
     def __init__(
         self,
@@ -142,13 +148,13 @@ class Host:
             name: The gateway's name.
             also_named: Further gateways at the same address, with the same key: other names of one quota owner.
             wire: Its protocol.
-            models: Whom to ask there.
-            limits: What the client is told of it.
+            models: Models to call.
+            limits: Limits in the client's configuration.
             delay_s: One-way delays to the server are drawn from [0, delay_s).
             unreachable: Share of connections that fail before anything is sent.
-            why: They fail.
+            why: Reason of these failures.
             stale: Share of requests written to a connection that the server has just closed: sent, and never read.
-            attempt_timeout_s: The client's patience.
+            attempt_timeout_s: Attempt timeout of the client.
         """
         self.provider = provider
         self.name = name
@@ -156,7 +162,7 @@ class Host:
         self.unreachable = unreachable
         self.why: Unreachable = why
         self.ahead_s = 0.0
-        """Of the loop's time: the world goes on while a laptop sleeps, and its loop does not notice."""
+        """Server time minus loop time: servers go on while a laptop sleeps and its loop does not."""
         self.stale = stale
         base = f"https://{name}.test" + ("/v1" if wire == "openai" else "")
         gateway = Gateway(
@@ -173,33 +179,33 @@ class Host:
             Target(model=model, gateway=replace(gateway, name=each)) for each in (name, *also_named) for model in models
         )
         self._refuses_until = -1.0
-        self._on_the_way: list[_Departed] = []
-        """In no order; each has a timer of its own."""
+        self._in_transit: list[_Departed] = []
+        """Requests in transit, in no order; each has its own timer."""
 
     def refuses(self, now: float) -> bool:
-        """Are new connections refused?"""
+        """Return whether new connections are refused."""
         return now < self._refuses_until
 
     def refuse_until(self, when: float) -> None:
-        """For action `refuse`."""
+        """Refuse new connections until this time; for the action `refuse`."""
         self._refuses_until = when
 
     def depart(self, sent: Sent, request: Request, when: float) -> asyncio.Future[Answer]:
-        """Put a request on its way: it arrives at `when`, whoever is still there to hear of it."""
+        """Send a request that arrives at `when`, even if its client is gone by then."""
         loop = asyncio.get_running_loop()
         departed = _Departed(when, sent, request, loop.create_future())
-        self._on_the_way.append(departed)
+        self._in_transit.append(departed)
         loop.call_at(when, self._arrive, departed)
         return departed.answer
 
     def settle(self) -> None:
-        """Let what is still on its way arrive: its sender is gone."""
-        for departed in sorted(self._on_the_way, key=lambda departed: departed.when):
+        """Deliver all requests in transit; their client is gone."""
+        for departed in sorted(self._in_transit, key=lambda departed: departed.when):
             departed.answer.cancel()
             self._arrive(departed)
 
     def _arrive(self, departed: _Departed) -> None:
-        self._on_the_way.remove(departed)
+        self._in_transit.remove(departed)
         sent, at = departed.sent, EPOCH + departed.when + self.ahead_s
         answer = self.provider.handle(departed.request, at)
         sent.arrived_at = departed.when
@@ -219,7 +225,7 @@ class _Departed:
 
 
 class VirtualTransport:
-    """A gateway's `Transport`: the same values and exceptions as over HTTP, from the simulator's brain."""
+    """A gateway's `Transport` backed by the simulator's provider: the same values and exceptions as over HTTP."""
 
     def __init__(self, host: Host, power: Power, chance: random.Random, session: int, log: list[Sent]) -> None:
         self._host = host
@@ -229,10 +235,10 @@ class VirtualTransport:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._open: dict[asyncio.Timeout, bool] = {}
-        """Connections in use, and whether they were lost while nobody looked."""
+        """Connections in use; False for one that was lost while the machine slept."""
 
-    async def send(self, outgoing: OutgoingRequest) -> Heard:
-        """One request, one complete answer, in virtual time."""
+    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
+        """Send one request and return its complete answer, in virtual time."""
         if not self._power.alive:
             raise NoResponse("connection", "no power", sent=False)
         sent = Sent(session=self._session, host=self._host.name, left_at=self._loop.time())
@@ -245,7 +251,7 @@ class VirtualTransport:
                 await self._connect()
                 response = await self._exchange(sent, outgoing, partial)
         except TimeoutError:
-            self._heard(sent)
+            self._resolve(sent)
             if not self._open[connection]:
                 raise partial.gone("connection", "connection lost after sending") from None
             raise NoResponse(
@@ -253,27 +259,27 @@ class VirtualTransport:
                 status=partial.status, headers=partial.headers, partial=bytes(partial.body),
             ) from None  # fmt: skip
         except NoResponse:
-            self._heard(sent)
+            self._resolve(sent)
             raise
         finally:
             del self._open[connection]
-        if self._heard(sent):
+        if self._resolve(sent):
             sent.status = response.status
             sent.asks_to_wait_s = announced_wait_s(response)
         return response
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing; there is no connection pool."""
 
     def sever(self) -> None:
-        """All connections are gone, as after a night."""
+        """Break all connections, as a long sleep of the machine does."""
         for connection in self._open:
             self._open[connection] = False
             connection.reschedule(self._loop.time())
 
-    def _heard(self, sent: Sent) -> bool:
+    def _resolve(self, sent: Sent) -> bool:
         if self._power.alive:
-            sent.heard_at = self._loop.time()
+            sent.resolved_at = self._loop.time()
         return self._power.alive
 
     async def _connect(self) -> None:
@@ -288,12 +294,12 @@ class VirtualTransport:
         if self._chance.random() < self._host.stale:
             raise NoResponse("connection", "connection lost after sending", sent=True)
 
-    async def _exchange(self, sent: Sent, outgoing: OutgoingRequest, partial: _Partial) -> Heard:
+    async def _exchange(self, sent: Sent, outgoing: OutgoingRequest, partial: _Partial) -> HttpResponse:
         request = Request.of(outgoing.method, outgoing.url, outgoing.headers, outgoing.body or b"")
         when = self._loop.time() + self._chance.random() * self._host.delay_s
         answer = await self._host.depart(sent, request, when)
         try:
-            body = await self._play(answer, partial)
+            body = await self._receive(answer, partial)
         except BaseException:
             answer.lost(EPOCH + self._loop.time())
             raise
@@ -302,14 +308,14 @@ class VirtualTransport:
             body = _unpacked(body, partial)
         await asyncio.sleep(0.001 + self._chance.random() * 0.02)
         assert answer.status is not None
-        return Heard(status=answer.status, headers=partial.headers, body=body)
+        return HttpResponse(status=answer.status, headers=partial.headers, body=body)
 
-    async def _play(self, answer: Answer, partial: _Partial) -> bytes:
+    async def _receive(self, answer: Answer, partial: _Partial) -> bytes:
         await asyncio.sleep(answer.wait_s)
         if answer.refuse_s > 0:
             self._host.refuse_until(self._loop.time() + answer.refuse_s)
         if answer.status is None or answer.framing == "raw":
-            await self._end_badly(answer, partial)
+            await self._fail(answer, partial)
         assert answer.status is not None
         partial.status = answer.status
         partial.headers = self._headers(answer)
@@ -321,9 +327,9 @@ class VirtualTransport:
                 raise partial.gone("bad_response", "the response body is too large")
         if answer.ending in {"keep", "close"} or (answer.ending == "cut" and answer.framing == "close"):
             return bytes(partial.body)
-        await self._end_badly(answer, partial)
+        await self._fail(answer, partial)
 
-    async def _end_badly(self, answer: Answer, partial: _Partial) -> NoReturn:
+    async def _fail(self, answer: Answer, partial: _Partial) -> NoReturn:
         if answer.ending == "hang":
             await asyncio.sleep(answer.ending_wait_s)
         raise partial.gone("connection", "connection lost after sending")
@@ -335,7 +341,7 @@ class VirtualTransport:
 
 @dataclass(slots=True)
 class _Partial:
-    """What has come of an answer so far."""
+    """The part of an answer received so far."""
 
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -356,15 +362,15 @@ def _unpacked(body: bytes, partial: _Partial) -> bytes:
 _STATED_WAIT = re.compile(rb'"retryDelay":"([0-9.]+)s"|(?:re)?try (?:again )?in ([0-9.]+)s')
 
 
-def announced_wait_s(response: Heard) -> float | None:
-    """The wait an answer announces, read independently of the package's own reader; None for none."""
+def announced_wait_s(response: HttpResponse) -> float | None:
+    """Return the wait that an answer announces, or None; independent of the package's own reader."""
     if response.status == 200:
         return None
     headers = response.headers
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        said = headers.get(name, "")
-        if re.fullmatch("[0-9.]{1,15}", said):
-            return float(said) * unit_s
+        value = headers.get(name, "")
+        if re.fullmatch("[0-9.]{1,15}", value):
+            return float(value) * unit_s
     if re.fullmatch(r"\w{3}, [0-3]\d \w{3} \d{4} .*", headers.get("retry-after", "")):
         then, now = (email.utils.parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
         return (then - now).total_seconds() if then > now else None
@@ -382,11 +388,10 @@ def _go_seconds(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Time plays a trick on a process.
+    """A disturbance of a process's clocks.
 
-    `jump`: somebody sets its wall clock. `nap`: the machine is suspended; the world and its own wall clock go on, its
-    monotonic clock does not, and all connections are gone. `stop`: the process is stopped; every clock goes on without
-    it.
+    `jump`: the wall clock is set. `nap`: the machine is suspended; servers and its wall clock go on, its monotonic
+    clock does not, and all connections break. `stop`: the process is stopped; all clocks go on.
     """
 
     after_s: float
@@ -395,12 +400,12 @@ class Shift:
 
 
 async def _cancelled(session: Coroutine[Any, Any, SessionResult], after_s: float | None) -> SessionResult | None:
-    """A sitting's end; None when somebody awaited it no longer."""
-    playing = asyncio.ensure_future(session)
+    """Return the result of a session, or None when it was cancelled after `after_s`."""
+    task = asyncio.ensure_future(session)
     if after_s is not None:
-        asyncio.get_running_loop().call_later(after_s, playing.cancel)
+        asyncio.get_running_loop().call_later(after_s, task.cancel)
     try:
-        return await playing
+        return await task
     except asyncio.CancelledError:
         return None
 
@@ -411,30 +416,30 @@ def _stopped_s(shifts: Iterable[Shift]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedSession:
-    """One sitting, afterwards."""
+    """A finished session."""
 
     number: int
     began: float
     ended: float
     result: SessionResult | None
-    """None: killed, cancelled or without a disk."""
+    """None when it was killed, cancelled or stopped by a disk error."""
     killed: bool
     power_cut: bool
-    """Killed, and the machine with it."""
+    """Killed by a power cut of the machine."""
     broken: JournalError | None
-    """What it said of its disk."""
-    told_to_end_at: float
-    """First signal, deadline or cancellation; infinite for none."""
+    """Its disk error."""
+    stop_requested_at: float
+    """Time of the first signal, deadline or cancellation; infinite for none."""
     in_flight: int
-    """Requests whose fate nobody had heard when it ended."""
+    """Requests without an answer or error when it ended."""
     calls: int
-    """It made to its disk."""
+    """Number of its disk calls."""
     clock_set_forward: bool
-    """Within it, against the world's: a later one cannot tell how long ago it was."""
+    """Its wall clock was set forward: a later session cannot tell how long ago it was."""
 
 
 class VirtualRun:
-    """A run folder, the hosts it asks, and everything that happened; `sit` as often as you like."""
+    """A run folder, its hosts, and everything that happened; call `run_session` any number of times."""
 
     def __init__(
         self,
@@ -447,16 +452,16 @@ class VirtualRun:
         sync_s: float = 0.02,
         prices: PriceTable | None = None,
     ) -> None:
-        """Furnish the folder; nothing is asked yet.
+        """Create the folder; no request is sent yet.
 
         Args:
-            path: Where; its last part is the run's name.
-            hosts: Whom to ask.
-            dialogues: In the canonical form.
-            seed: Of everything that is drawn outside the hosts' worlds.
-            rules: As for a real run.
-            sync_s: Syncs take up to this long.
-            prices: Of all targets.
+            path: Run folder; its last part is the run's name.
+            hosts: Gateways to call.
+            dialogues: Dialogues in canonical form.
+            seed: Seed of everything random outside the providers.
+            rules: Rules as for a real run.
+            sync_s: Longest duration of a sync.
+            prices: Prices of all targets.
         """
         self.prices = prices
         self.seed = seed
@@ -469,10 +474,10 @@ class VirtualRun:
         self.ended: list[EndedSession] = []
         self.now = 0.0
         self.clock_off_s = 0.0
-        """How far the client's wall clock is from the loop's time."""
+        """The client's wall clock minus the loop's time."""
         self._sync_s = sync_s
         self.path = path
-        folder = RunFolder.create(path, disk=_Hasty())
+        folder = RunFolder.create(path, disk=_NoSyncDisk())
         with gzip.open(folder.dataset, "wb", compresslevel=1) as copy:
             copy.writelines(orjson.dumps(dialogue.to_plain()) + b"\n" for dialogue in self.dialogues)
         self.meta = self._meta(folder)
@@ -480,7 +485,7 @@ class VirtualRun:
 
     @property
     def planned(self) -> list[tuple[int, str, int, int]]:
-        """Every row there must be: (dialogue index, target, repeat, turn)."""
+        """Return every expected row as (dialogue index, target, repeat, turn)."""
         return [
             (index, target.name, repeat, turn)
             for index, dialogue in enumerate(self.dialogues)
@@ -490,8 +495,8 @@ class VirtualRun:
         ]
 
     def ledger(self, host: str | None = None) -> list[Entry]:
-        """What all servers, or one, recorded."""
-        return [e for played in self.hosts if host in (None, played.name) for e in played.provider.ledger.entries]
+        """Return the ledger entries of all hosts, or of one."""
+        return [e for each in self.hosts if host in (None, each.name) for e in each.provider.ledger.entries]
 
     def run_session(
         self,
@@ -508,23 +513,23 @@ class VirtualRun:
         salvage: bool = False,
         **rules: Any,
     ) -> SessionResult | None:
-        """One sitting, from opening the folder to closing it or to the kill.
+        """Run one session, from opening the folder to closing it or to the kill.
 
         Args:
-            kill: When the process dies.
-            signals: What arrives when, in seconds of the sitting.
-            shifts: What happens to the clocks.
-            cancel_after_s: Cancel the whole sitting, as whoever awaits `convbatch.replay` may.
-            gap_s: Time between the sitting before and this one; longer than any request is on its way.
+            kill: When the process is killed.
+            signals: Signals and their times in seconds of the session.
+            shifts: Disturbances of the clocks.
+            cancel_after_s: When to cancel the session, as a caller that awaits `convbatch.replay` can.
+            gap_s: Time since the previous session; longer than any request is in transit.
             max_cost: The budget of the whole run.
-            trouble: What fails at the disk.
+            trouble: Disk failure.
             room: Bytes until the disk is full.
-            short: Share of writes that take only a part of their bytes.
-            salvage: As the option.
+            short: Share of writes that accept only a part of their bytes.
+            salvage: Value of `--salvage`.
             **rules: Changes to the rules.
 
         Returns:
-            How it ended; None when it was killed, cancelled or lost its disk.
+            Its result; None when it was killed, cancelled or stopped by a disk error.
         """
         number = len(self.ended) + 1
         chance = random.Random(f"{self.seed}/{number}")
@@ -563,7 +568,7 @@ class VirtualRun:
             finally:
                 self.now = loop.time()
                 killed = not process.power.alive
-        told = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
+        stops = [at for at, _ in signals] + [at for at in (cancel_after_s, rules.get("deadline_s")) if at is not None]
         self.ended.append(
             EndedSession(
                 number=number,
@@ -573,8 +578,8 @@ class VirtualRun:
                 killed=killed,
                 power_cut=killed and kill is not None and kill.power,
                 broken=broken,
-                told_to_end_at=begins + min(told, default=float("inf")) + _stopped_s(shifts),
-                in_flight=sum(sent.session == number and sent.heard_at is None for sent in self.sent),
+                stop_requested_at=begins + min(stops, default=float("inf")) + _stopped_s(shifts),
+                in_flight=sum(sent.session == number and sent.resolved_at is None for sent in self.sent),
                 calls=disk.calls,
                 clock_set_forward=any(shift.kind == "jump" and shift.seconds > 0 for shift in shifts),
             )
@@ -604,7 +609,7 @@ class VirtualRun:
         number = len(self.ended) + 1
 
         def connect(gateway: Gateway) -> VirtualTransport:
-            # Chances of its own: what one gateway's network does depends on no other's.
+            # Its own random source: one gateway's network must not depend on another's.
             chance = random.Random(f"{self.seed}/{number}/{gateway.name}")
             transports.append(VirtualTransport(hosts[gateway.name], power, chance, number, self.sent))
             return transports[-1]
@@ -629,13 +634,13 @@ class VirtualRun:
                 loop.leap(shift.seconds)
 
     def finish(self, *, most: int = 12) -> SessionResult:
-        """Sit until everything is done."""
+        """Run sessions until everything is done."""
         result = None
         for _ in range(most):
             result = self.run_session(gap_s=60.0)
             if result is not None and result.exit_code == 0:
                 return result
-        raise AssertionError(f"still not finished after {most} more sittings: {result}")
+        raise AssertionError(f"still not finished after {most} more sessions: {result}")
 
     def _meta(self, folder: RunFolder) -> dict[str, Any]:
         rows = len(self.planned)
@@ -655,8 +660,8 @@ class VirtualRun:
         }
 
 
-class _Hasty(Disk):
-    """Virtual time waits for no disk."""
+class _NoSyncDisk(Disk):
+    """Disk without syncs, for setting up folders."""
 
     def sync(self, fd: int) -> None:
         pass
@@ -666,7 +671,7 @@ class _Hasty(Disk):
 
 
 class _Process:
-    """One process with its event loop; leaves nothing behind, however it ends."""
+    """One process with its event loop; cleans up after any kind of end."""
 
     def __init__(self, loop: SignalLoop) -> None:
         self.loop = loop
@@ -677,22 +682,22 @@ class _Process:
         return self
 
     def run(self, main: Coroutine[Any, Any, SessionResult | None]) -> SessionResult | None:
-        """To the end; None when the power goes."""
+        """Run to the end; return None when the power is cut."""
         task = self.loop.create_task(main)
         try:
             return self.loop.run_until_complete(task)
         except Exception as stopped:
             if not self.power.alive:
-                return None  # whatever a dead process would have said
+                return None  # exceptions of a killed process do not count
             if not isinstance(stopped, RuntimeError):
                 raise
             if self.loop.time() < self._endless.when():
                 raise
             stuck = "\n".join(sorted(str(task) for task in asyncio.all_tasks(self.loop)))
-            raise AssertionError(f"this sitting goes on for ever:\n{stuck}") from stopped
+            raise AssertionError(f"this session does not end:\n{stuck}") from stopped
 
     def __exit__(self, *exc: object) -> None:
-        # A dead process does nothing any more; here its tasks must be taken apart, unplugged, to free what they hold.
+        # A killed process does nothing more; its tasks are cancelled without disk and network to free their resources.
         self.power.alive = False
         self.loop.set_exception_handler(lambda loop, context: None)
         while left := asyncio.all_tasks(self.loop):

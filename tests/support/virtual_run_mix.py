@@ -1,8 +1,8 @@
-"""Runs drawn from a seed: what is asked of whom, what goes wrong at servers, network, disk and clocks, and what then
-has to hold. 20 dialogues of 3 turns at two gateways each; the same seed plays again exactly.
+"""Runs drawn from a seed: dialogues, targets, faults of servers, network, disk and clocks, and the laws to check.
 
-Of ten seeds six meet everything at once (one of them servers that lie about usage), three are only interrupted and must
-end as if they had not been, and one has a healthy target beside a dead and a slow one, and must be as fast as alone.
+Each run has 20 dialogues of 3 turns at two gateways; the same seed repeats exactly. Of ten seeds six have faults of all
+kinds (one of them servers that misreport usage), three are only interrupted and must end like an undisturbed run, and
+one has a healthy target beside a dead and a slow one, which must not slow it down.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DIALOGUES, TURNS = 20, 3
 
 
 def dialogues(chance: random.Random, count: int, turns: int, *, scripted: float = 0.5) -> list[Plain]:
-    """Small dialogues whose every text names its dialogue and turn; a share of the replies is scripted."""
+    """Return small dialogues whose texts name their dialogue and turn; a share of the replies is scripted."""
     made: list[Plain] = []
     for d in range(count):
         plain: Plain = {"id": f"d{d:03}", "turns": []}
@@ -48,7 +48,7 @@ def dialogues(chance: random.Random, count: int, turns: int, *, scripted: float 
     return made
 
 
-# -- what may go wrong at a server
+# -- faults of a server
 
 HINTS = (
     "retry-info", "retry-after", "retry-after-ms", "retry-after-date", "text", "text-try-again", "reset-headers",
@@ -86,33 +86,33 @@ FAULTS: tuple[Callable[[random.Random], Plain], ...] = (
     lambda c: {"action": c.choice(["endless-body", "gzip-bomb"])},
     lambda c: {"action": "refuse", "seconds": c.uniform(1, 40)},
 )  # fmt: skip
-"""Each rule with its own share of requests and its own end."""
+"""Each rule gets its own share of requests and its own count."""
 
-LIES: tuple[Callable[[random.Random], Plain], ...] = (
+USAGE_FAULTS: tuple[Callable[[random.Random], Plain], ...] = (
     lambda c: {"action": "usage", "kind": c.choice(["missing", "partial", "negative", "huge"])},
     lambda c: {"action": "usage", "kind": c.choice(["zero", "text", "nan", "inconsistent"])},
     lambda c: {"action": "broken", "kind": "error-object"},
 )  # fmt: skip
-"""After these nobody can tell what was really used or billed."""
+"""After these faults the real usage and bill are unknown to the client."""
 
 
-def rules(chance: random.Random, *, lying: bool = False) -> list[Plain]:
-    """Up to four faults, each for a share of the requests and at most some times."""
+def rules(chance: random.Random, *, false_usage: bool = False) -> list[Plain]:
+    """Draw up to four faults, each for a share of the requests and a limited number of times."""
     drawn: list[Plain] = []
-    if lying:
-        drawn.append({"match": {"probability": 0.2}, **chance.choice(LIES)(chance)})
+    if false_usage:
+        drawn.append({"match": {"probability": 0.2}, **chance.choice(USAGE_FAULTS)(chance)})
     for _ in range(chance.choice([0, 1, 2, 4])):
         match: Plain = {"probability": chance.choice([0.05, 0.2, 0.6]), "count": chance.choice([1, 3, 10, 40])}
         if chance.random() < 0.2:
             match["after_s"] = chance.uniform(0, 10)
         rule = chance.choice(FAULTS)(chance)
         if rule["action"] in {"endless-body", "gzip-bomb"}:
-            match["count"] = 1  # 64 MiB take their time
+            match["count"] = 1  # 64 MiB take long
         if rule["action"] == "refuse" or rule.get("when") == "arrival":
             match = {"every": chance.randint(5, 40), "count": match["count"]}
         if rule.get("kind") in {"surrogates", "length"}:
-            # Nothing follows there: strict servers take no history with lone surrogates, nor with a text that was cut
-            # after it was signed, however often they are asked.
+            # Only in the last turn: strict servers always reject a history with lone surrogates, or with a text that
+            # was cut after it was signed.
             match["turn"] = TURNS
         drawn.append({"match": match, **rule})
     return drawn
@@ -127,7 +127,7 @@ LIMITS: tuple[tuple[Limits, ServerLimits | None], ...] = (
     (Limits(rpm=240, tpm=3000, concurrency=5), None),
 )
 
-WHY_NOT = ("refused", "refused", "dns", "connect timeout", "no tls")
+UNREACHABLE_REASONS = ("refused", "refused", "dns", "connect timeout", "no tls")
 
 
 def host(
@@ -137,10 +137,10 @@ def host(
     script: Script,
     *,
     faulty: bool,
-    lying: bool = False,
+    false_usage: bool = False,
     least_s: float = 0.01,
 ) -> Host:
-    """A gateway with its provider."""
+    """Return a gateway with its provider."""
     limits, server = chance.choice(LIMITS)
     fast = chance.uniform(least_s, 0.5)
     provider = Provider(
@@ -148,7 +148,7 @@ def host(
         script=script,
         keys={KEY},
         limits=server,
-        faults=FaultScript.of(rules(chance, lying=lying)) if faulty else None,
+        faults=FaultScript.of(rules(chance, false_usage=false_usage)) if faulty else None,
         latency_s=(fast, fast * chance.choice([1, 3, 10])),
         gateway=chance.random() < 0.3,
     )
@@ -160,19 +160,19 @@ def host(
         limits=limits,
         delay_s=chance.choice([0.01, 0.3, 0.99]),
         unreachable=chance.choice([0.0, 0.0, 0.05, 0.3]) if faulty else 0.0,
-        why=chance.choice(WHY_NOT),
+        why=chance.choice(UNREACHABLE_REASONS),
         stale=chance.choice([0.0, 0.0, 0.1]) if faulty else 0.0,
         attempt_timeout_s=20.0,
     )
 
 
-def tells_lies(seed: int) -> bool:
-    """Do its servers lie about what was used and billed? Then no law can hold them to it."""
+def misreports_usage(seed: int) -> bool:
+    """Return whether the servers of this seed misreport usage and bills; the laws about them do not apply then."""
     return seed % 10 == 5
 
 
-def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[VirtualRun, random.Random]:
-    """A run that is about to begin, everything in it drawn from the seed."""
+def prepare(path: Path, seed: int, *, faulty: bool = True) -> tuple[VirtualRun, random.Random]:
+    """Prepare a run with everything drawn from the seed."""
     chance = random.Random(f"stage {seed}")
     history = chance.choice(HISTORIES)
     made = dialogues(chance, DIALOGUES, TURNS, scripted=0.5 if history == "live" else 1.0)
@@ -180,7 +180,10 @@ def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[VirtualRun, ra
     wires = {"north": "gemini", "south": "openai"}
     virtual_run = VirtualRun(
         path / "run",
-        [host(chance, name, wire, script, faulty=faulty, lying=tells_lies(seed)) for name, wire in wires.items()],
+        [
+            host(chance, name, wire, script, faulty=faulty, false_usage=misreports_usage(seed))
+            for name, wire in wires.items()
+        ],
         made,
         seed=seed,
         rules=RunRules(
@@ -196,7 +199,7 @@ def stage(path: Path, seed: int, *, faulty: bool = True) -> tuple[VirtualRun, ra
 
 HISTORIES: tuple[HistoryMode, ...] = ("live", "live", "live", "script", "last")
 
-# -- how a sitting may end before its time, and what else may happen to it
+# -- interruptions and disasters of a session
 
 
 def _signals(*at: tuple[float, signal.Signals]) -> Plain:
@@ -232,107 +235,107 @@ DISASTERS: tuple[Callable[[random.Random], Plain], ...] = (
 )  # fmt: skip
 
 
-def run_session_disturbed(virtual_run: VirtualRun, chance: random.Random, event: Plain) -> None:
-    """A sitting; damage that a power cut left inside the journal is set aside, as its message says."""
+def run_session_with(virtual_run: VirtualRun, chance: random.Random, event: Plain) -> None:
+    """Run a session; with --salvage if a power cut damaged the journal."""
     gap_s = chance.uniform(2, 60)
     try:
         virtual_run.run_session(gap_s=gap_s, **event)
     except JournalDamaged:
-        assert any(ended.power_cut for ended in virtual_run.ended), "damage, and no power cut"
+        assert any(ended.power_cut for ended in virtual_run.ended), "the journal is damaged without a power cut"
         virtual_run.run_session(gap_s=gap_s, salvage=True)
 
 
 def finish(virtual_run: VirtualRun) -> None:
-    """In peace to the end."""
+    """Finish the run without further faults."""
     for one in virtual_run.hosts:
         one.provider.faults = FaultScript()
         one.unreachable = one.stale = 0.0
-    run_session_disturbed(virtual_run, random.Random(0), {})
+    run_session_with(virtual_run, random.Random(0), {})
     virtual_run.finish()
 
 
 def disturbed(path: Path, seed: int) -> VirtualRun:
-    """A run with faults and up to five interruptions or disasters, then in peace to its end."""
-    virtual_run, chance = stage(path, seed)
+    """Run with faults and up to five interruptions or disasters, then finish without faults."""
+    virtual_run, chance = prepare(path, seed)
     for _ in range(chance.randrange(6)):
-        run_session_disturbed(virtual_run, chance, chance.choice([*EVENTS, *DISASTERS])(chance))
+        run_session_with(virtual_run, chance, chance.choice([*EVENTS, *DISASTERS])(chance))
     finish(virtual_run)
     return virtual_run
 
 
 def interrupted(path: Path, seed: int, times: int = 4) -> VirtualRun:
-    """A run at honest servers, interrupted again and again."""
-    virtual_run, chance = stage(path, seed, faulty=False)
+    """Run with faultless servers and several interruptions."""
+    virtual_run, chance = prepare(path, seed, faulty=False)
     for _ in range(times):
         virtual_run.run_session(gap_s=chance.uniform(2, 60), **chance.choice(EVENTS)(chance))
     virtual_run.finish()
     return virtual_run
 
 
-# -- what has to hold
+# -- laws
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A seed that was played and broke no law."""
+class SeedResult:
+    """Result of a seed that broke no law."""
 
     virtual_runs: Sequence[VirtualRun]
 
     @property
     def requests(self) -> int:
-        """All that were sent."""
+        """Return the number of requests sent."""
         return sum(len(virtual_run.sent) for virtual_run in self.virtual_runs)
 
     @property
     def sessions(self) -> int:
-        """All that were sat, killed ones included."""
+        """Return the number of sessions, killed ones included."""
         return sum(len(virtual_run.ended) for virtual_run in self.virtual_runs)
 
     @property
     def turns(self) -> int:
-        """All rows of their tables."""
+        """Return the number of rows of all tables."""
         return sum(len(virtual_run.planned) for virtual_run in self.virtual_runs)
 
 
-def judge(path: Path, seed: int) -> Judged:
-    """Play a seed and hold every law against it.
+def check_seed(path: Path, seed: int) -> SeedResult:
+    """Run a seed and check every law.
 
     Raises:
-        AssertionError: With the law that was broken.
+        AssertionError: A law is broken.
     """
     match seed % 10:
         case 0:
-            return Judged(hold_up_nobody(path, seed))
+            return SeedResult(check_healthy_target(path, seed))
         case 1 | 4 | 7:
-            return Judged(end_alike(path, seed))
+            return SeedResult(check_interrupted_run(path, seed))
         case _:
             virtual_run = disturbed(path, seed)
-            obeys(virtual_run, honest_usage=not tells_lies(seed), honest_bills=not tells_lies(seed))
-            return Judged([virtual_run])
+            obeys(virtual_run, honest_usage=not misreports_usage(seed), honest_bills=not misreports_usage(seed))
+            return SeedResult([virtual_run])
 
 
 def calm_run(path: Path, seed: int) -> tuple[VirtualRun, Story]:
-    """The same run, undisturbed."""
+    """Run the seed undisturbed."""
     (path / "calm").mkdir()
-    calm, _ = stage(path / "calm", seed, faulty=False)
+    calm, _ = prepare(path / "calm", seed, faulty=False)
     calm.finish(most=1)
     return calm, obeys(calm, faultless=True)
 
 
-def end_alike(path: Path, seed: int) -> list[VirtualRun]:
-    """Law: a run ends as an undisturbed one, whatever the number of its interruptions."""
+def check_interrupted_run(path: Path, seed: int) -> list[VirtualRun]:
+    """Check the law: an interrupted run ends like an undisturbed one, for any number of interruptions."""
     calm, expected = calm_run(path, seed)
     virtual_run = interrupted(path, seed, times=1 + seed % 7)
     found = obeys(virtual_run, faultless=True)
-    assert found.ending_rows() == expected.ending_rows(), "the interrupted run ended otherwise"
+    assert found.ending_rows() == expected.ending_rows(), "the interrupted run ended differently"
     return [calm, virtual_run]
 
 
-def hold_up_nobody(path: Path, seed: int) -> list[VirtualRun]:
-    """Law: beside a dead and a slow target a healthy one needs at most 5 % longer than alone."""
+def check_healthy_target(path: Path, seed: int) -> list[VirtualRun]:
+    """Check the law: beside a dead and a slow target a healthy one takes at most 5 % longer than alone."""
     alone, beside = (_healthy(path / name, seed, troubled=name == "beside") for name in ("alone", "beside"))
-    times = [max(sent.heard_at or 0.0 for sent in each.sent if sent.host == "north") for each in (alone, beside)]
-    assert times[1] <= 1.05 * times[0], f"alone {times[0]} s, beside a dead and a slow one {times[1]} s"
+    times = [max(sent.resolved_at or 0.0 for sent in each.sent if sent.host == "north") for each in (alone, beside)]
+    assert times[1] <= 1.05 * times[0], f"alone {times[0]} s, beside a dead and a slow target {times[1]} s"
     return [alone, beside]
 
 
@@ -342,7 +345,7 @@ def _healthy(path: Path, seed: int, *, troubled: bool) -> VirtualRun:
     made = dialogues(chance, DIALOGUES, TURNS)
     script = Script.of(made)
     healthy = host(chance, "north", "gemini", script, faulty=False, least_s=0.2)
-    # Times of its own answers depend on their histories alone; those of a network would be drawn otherwise each time.
+    # Answer times depend only on the histories; network delays would be drawn differently in the two runs.
     healthy.delay_s = 0.01
     slow = Provider(keys={KEY}, latency_s=chance.choice([5.0, 15.0]))
     dead = Provider(keys={KEY}, faults=FaultScript.of([{"action": chance.choice(["error", "reset", "silence"])}]))
