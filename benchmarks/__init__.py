@@ -1,1 +1,1 @@
-"""How fast, how lean: `python -m benchmarks` prints one table of ratios against yardsticks of the same run."""
+"""Benchmarks of speed and memory: `python -m benchmarks` prints one table of ratios to baselines of the same run."""

@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: one table, every figure as a ratio against a yardstick measured in the same minutes.
+"""`python -m benchmarks`: one table, every figure as a ratio to a baseline measured in the same run.
 
-Clients take turns (A, B, C, A, B, C ...), each ratio is taken within a round, and the table shows medians over the
-rounds, because neighbours on the machine come and go. What is measured and how it is meant: README.md beside this file.
+Clients alternate (A, B, C, A, B, C ...), each ratio is taken within a round, and the table shows medians over the
+rounds, because the load of the machine varies. README.md in this folder defines the figures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from pathlib import Path
 from benchmarks.accuracy import accuracy
 from benchmarks.alarms import alarms
 from benchmarks.clients import Clients, MeasuredRun, Work
-from benchmarks.measure import ROOT, Cores, Failed, Server, environment, measured, push_forward, sync_time_s, workplace
+from benchmarks.measure import (
+    ROOT,
+    Cores,
+    Failed,
+    Server,
+    environment,
+    measured,
+    raise_priority,
+    sync_time_s,
+    workplace,
+)
 
 MIB = 2**20
 BYTES_A_DIALOGUE = 16
@@ -30,7 +40,7 @@ LATENCY_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure."""
+    """One row of the table: a figure and its baseline."""
 
     what: str
     against: str
@@ -47,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured."""
+    """Sizes of the measurements."""
 
     speed: tuple[int, int] = (1000, 5)
     makespan: tuple[int, int, int] = (2000, 5, 400)
@@ -55,7 +65,7 @@ class Size:
     validate: tuple[int, int] = (100_000, 1_000_000)
     rounds: int = 7
     budget_s: float = 75.0
-    """For the rounds of one section; three rounds are always played."""
+    """Time limit for the rounds of one section; there are always at least three."""
     helps: int = 15
     providers: int = 2000
 
@@ -76,8 +86,10 @@ QUICK = Size(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("-q", "--quick", action="store_true", help="small counts: a smoke test, not a measurement")
-    parser.add_argument("-f", "--folder", type=Path, help="where journals are written [the temporary folder]")
-    parser.add_argument("-s", "--section", choices=list(SECTIONS), action="append", help="only this one (repeatable)")
+    parser.add_argument("-f", "--folder", type=Path, help="folder for journals [the temporary folder]")
+    parser.add_argument(
+        "-s", "--section", choices=list(SECTIONS), action="append", help="only this section (repeatable)"
+    )
     parser.add_argument("datasets", nargs="*", type=Path, help="for `estimate`: files of dialogues [the quickstart]")
     args = parser.parse_args()
     begun = time.perf_counter()
@@ -85,7 +97,7 @@ def main() -> int:
         bench = Bench(folder, QUICK if args.quick else FULL, [path.resolve() for path in args.datasets])
         try:
             for name in args.section or SECTIONS:
-                bench.tell(name)
+                bench.print_progress(name)
                 bench.rows += SECTIONS[name](bench)
         except Failed as failed:
             print(f"error: {failed}", file=sys.stderr)
@@ -95,7 +107,7 @@ def main() -> int:
 
 
 class Bench:
-    """What the sections share."""
+    """State shared by the sections."""
 
     def __init__(self, folder: Path, size: Size, datasets: Sequence[Path] = ()) -> None:
         self.size = size
@@ -106,31 +118,31 @@ class Bench:
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self._load = os.getloadavg()[0]
-        self._pushed = push_forward()
+        self._has_priority = raise_priority()
 
-    def tell(self, text: str) -> None:
+    def print_progress(self, text: str) -> None:
         print(f"benchmarks: {text} ...", file=sys.stderr, flush=True)
 
     def rounds(self) -> Iterator[int]:
-        """Numbers of rounds, until there are enough or the time is up."""
+        """Yield round numbers until there are enough or the time is up."""
         begun = time.perf_counter()
         for number in range(self.size.rounds):
             if number >= 3 and time.perf_counter() - begun > self.size.budget_s:
-                self.notes.append(f"only {number} rounds of a section fitted into {self.size.budget_s:.0f} s")
+                self.notes.append(f"only {number} rounds of a section within {self.size.budget_s:.0f} s")
                 return
             yield number
 
     def report(self, *, quick: bool, took_s: float) -> str:
-        head = ("what", "against", "yardstick", "convbatch", "ratio", "goal", "")
+        head = ("what", "against", "baseline", "convbatch", "ratio", "goal", "")
         table = _table([head, *(row.cells() for row in self.rows)])
         sync_us = sync_time_s(self.folder) * 1e6
         lines = [
-            *(["QUICK: counts too small for figures to be quoted", ""] if quick else []),
+            *(["QUICK: counts are too small for meaningful figures", ""] if quick else []),
             table,
             "",
             f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {self.cores}",
-            f"load average at the start {self._load:.1f} (0 would be a quiet machine), "
-            + ("everything measured runs with a raised priority" if self._pushed else "no raised priority (not root)")
+            f"load average at the start {self._load:.1f} (0 on an idle machine), "
+            + ("measured processes have a raised priority" if self._has_priority else "no raised priority (not root)")
             + f"; took {took_s:.0f} s",
             f"journals in {self.folder.parent}, append 4 KiB + fdatasync: {sync_us:.0f} µs (median)",
             *self.notes,
@@ -142,7 +154,7 @@ class Bench:
 
 
 def speed(bench: Bench) -> list[Row]:
-    """Turns a second and CPU a turn at zero latency, against both bare loops."""
+    """Measure turns per second and CPU per turn at zero latency, against both bare loops."""
     rows: list[Row] = []
     dialogues, turns = bench.size.speed
     with Server(bench.cores.server) as server:
@@ -193,8 +205,8 @@ def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting:
 
     rows.append(
         Row(
-            what=f"  the same, whole process less the run of 1 dialogue, {at}",
-            against="(ii), while it plays",
+            what=f"  the same, whole process minus a run of 1 dialogue, {at}",
+            against="(ii), while sending",
             theirs=f"{_median(synced, _cpu):.3f}",
             ours=f"{_median(us, whole):.3f}",
             ratio=_median(us, whole) / _median(synced, _cpu),
@@ -202,8 +214,8 @@ def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting:
     )
     rows.append(
         Row(
-            what=f"wall s from start to prompt, {at}",
-            against="(ii), its own process",
+            what=f"wall s from start to exit, {at}",
+            against="(ii), whole process",
             theirs=f"{_median(synced, _wall):.2f}",
             ours=f"{_median(us, _wall):.2f}",
             ratio=_median_ratio(us, synced, _wall),
@@ -215,7 +227,7 @@ def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting:
 
 
 def makespan(bench: Bench) -> list[Row]:
-    """First request to last synced reply, against turns x latency / concurrency."""
+    """Measure first request to last synced reply, against turns x latency / concurrency."""
     dialogues, turns, concurrency = bench.size.makespan
     work = Work(dialogues, turns, concurrency)
     ideal = work.requests * LATENCY_S / concurrency
@@ -229,8 +241,8 @@ def makespan(bench: Bench) -> list[Row]:
     ratio = _median(us, _span) / ideal
     busy = _median(us, _cpu) / 1000 * work.requests
     bench.notes.append(
-        f"makespan: the ideal asks for {work.requests / ideal:,.0f} turns/s, so for {busy / ideal:.0%} of convbatch's"
-        " processor at this run's CPU time a turn"
+        f"makespan: the ideal needs {work.requests / ideal:,.0f} turns/s, which takes {busy / ideal:.0%} of a CPU"
+        " at this run's CPU time per turn"
     )
     return [
         Row(
@@ -253,29 +265,27 @@ def makespan(bench: Bench) -> list[Row]:
 
 
 def memory(bench: Bench) -> list[Row]:
-    """Peak memory of `run` (one turn a dialogue) and `validate`, small and large."""
+    """Measure peak memory of `run` with one turn per dialogue, small and large."""
     few, many = bench.size.memory
     rows: list[Row] = []
     with Server(bench.cores.server) as server:
         small = bench.clients.convbatch(server, Work(few, 1, 64))
         large = bench.clients.convbatch(server, Work(many, 1, 64))
     rows.append(
-        _growth(
-            "run, while it plays", few, many, small.process.peak_at(small.ended), large.process.peak_at(large.ended)
-        )
+        _growth("run, while sending", few, many, small.process.peak_at(small.ended), large.process.peak_at(large.ended))
     )
     rows.append(_growth("run, whole process", few, many, small.process.peak_bytes, large.process.peak_bytes))
     bench.notes.append(
-        f"run of {many:,} dialogues x 1 turn: {large.span_s:.0f} s of replay, {large.process.wall_s:.0f} s in all"
+        f"run of {many:,} dialogues x 1 turn: {large.span_s:.0f} s of requests, {large.process.wall_s:.0f} s in total"
     )
     return rows
 
 
 def validate(bench: Bench) -> list[Row]:
-    """Peak memory of `convbatch validate`."""
+    """Measure peak memory of `convbatch validate`, small and large."""
     few, many = bench.size.validate
     small, large = bench.clients.validate(few), bench.clients.validate(many)
-    bench.notes.append(f"validate: {many / large.wall_s:,.0f} dialogues/s at {many:,}, start included")
+    bench.notes.append(f"validate: {many / large.wall_s:,.0f} dialogues/s at {many:,}, startup included")
     return [_growth("validate", few, many, small.peak_bytes, large.peak_bytes)]
 
 
@@ -283,7 +293,7 @@ def _growth(what: str, few: int, many: int, small: int, large: int) -> Row:
     more = many - few
     allowed = small * (1 + SLACK) + BYTES_A_DIALOGUE * more
     return Row(
-        what=f"peak MiB, {what}, {many:,} dialogues: {(large - small) / more:+.0f} B a dialogue",
+        what=f"peak MiB, {what}, {many:,} dialogues: {(large - small) / more:+.0f} B per dialogue",
         against=f"{few:,} dialogues",
         theirs=f"{small / MIB:.1f}",
         ours=f"{large / MIB:.1f}",
@@ -294,7 +304,7 @@ def _growth(what: str, few: int, many: int, small: int, large: int) -> Row:
 
 
 def show_help(bench: Bench) -> list[Row]:
-    """`--help` against a Typer app with as many commands."""
+    """Measure `--help` against a Typer app with as many commands."""
     commands = _count_commands(bench)
     ours = [sys.executable, "-m", "convbatch", "--help"]
     bare = [sys.executable, str(ROOT / "benchmarks" / "bare_typer.py"), str(commands), "--help"]
@@ -318,7 +328,7 @@ def show_help(bench: Bench) -> list[Row]:
 
 
 def estimate(bench: Bench) -> list[Row]:
-    """What `run --dry-run` says, against the simulator's ledger."""
+    """Compare the estimates of `run --dry-run` with the simulator's ledger."""
     return [
         Row(
             what=f"{off.figure}, {off.dataset}, {off.target}, learned from {off.learned}",
@@ -332,7 +342,7 @@ def estimate(bench: Bench) -> list[Row]:
 
 
 def compare(bench: Bench) -> list[Row]:
-    """False alarms and coverage of `compare`, in worlds whose truth is known."""
+    """Measure false alarms and coverage of `compare` on simulated data with known effects."""
     providers = bench.size.providers
     rows: list[Row] = []
     for one in alarms(providers):
@@ -359,10 +369,10 @@ def compare(bench: Bench) -> list[Row]:
                 goal=">= 94%",
                 met=share >= 0.95 - POINT,
             )
-            for what, share in (("intervals that hold", one.coverage), ("bounds on harm that hold", one.bound))
+            for what, share in (("coverage of intervals", one.coverage), ("coverage of harm bounds", one.bound))
         ]
     error = (0.05 * 0.95 / providers) ** 0.5
-    bench.notes.append(f"compare: {providers:,} worlds a figure, standard error {error:.2%}")
+    bench.notes.append(f"compare: {providers:,} data sets per figure, standard error {error:.2%}")
     return rows
 
 
@@ -398,7 +408,7 @@ def _note_ceiling(bench: Bench, server: Server) -> None:
         server.expected += int(sent)
     bench.notes.append(
         f"the server answers at least {rates[0]:,.0f} requests/s over 64 connections, {rates[1]:,.0f} over 512"
-        " (asked by a client that does not read what it gets)"
+        " (measured with a client that does not parse the replies)"
     )
 
 

@@ -1,9 +1,9 @@
-"""How far `run --dry-run` is off: its estimates held against the simulator's billing ledger.
+"""Accuracy of `run --dry-run`: its estimates against the simulator's billing ledger.
 
-Each file of dialogues is played by `convbatch run` against a simulator that gives the recorded replies, where there
-are any, over a gateway with prices; before that it is estimated with nothing to learn from, from the first ten
-dialogues, and from a whole run of another model. The simulator counts tokens by a rule of its own, so the first column
-says little about real models; what is learned is learned without knowing that rule.
+`convbatch run` sends each file of dialogues to a simulator that gives the recorded replies, if any, at a gateway with
+prices. The estimates are made without history, from the first ten dialogues, and from a whole run of another model. The
+simulator counts tokens by its own rule, so estimates without history say little about real models; the others are
+learned without knowledge of that rule.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ QUICKSTART = ROOT / "datasets" / "quickstart.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Off:
-    """An estimate of one figure beside what the ledger says."""
+class Estimate:
+    """An estimate of one figure and its value in the ledger."""
 
     dataset: str
     target: str
@@ -60,12 +60,12 @@ class Off:
 
     @property
     def ratio(self) -> float:
-        """1 = not off at all."""
+        """Return expected / real; 1 is exact."""
         return self.expected / self.real
 
 
-def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Off]:
-    """Every estimate of every file."""
+def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Estimate]:
+    """Yield every estimate of every file."""
     for path in datasets or [QUICKSTART]:
         canonical = folder / f"{path.stem}.canonical.jsonl"
         _convbatch("convert", path, canonical, cwd=folder)
@@ -77,19 +77,19 @@ def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Off]:
             yield from _of_one(path.stem, canonical, config, place, server)
 
 
-def _of_one(name: str, dataset: Path, config: Path, place: Path, server: Server) -> Iterator[Off]:
-    def play(model: str, out: str, *more: str | Path) -> list[Entry]:
+def _of_one(name: str, dataset: Path, config: Path, place: Path, server: Server) -> Iterator[Estimate]:
+    def send(model: str, out: str, *more: str | Path) -> list[Entry]:
         begins = len(server.provider.ledger.entries)
         asked = ("run", dataset, "-m", f"{model}@bench", "-c", config, "-o", place / out, "-j", "64", *more)
         _convbatch(*asked, "--no-progress", cwd=place)
         return server.provider.ledger.entries[begins:]
 
-    play(OTHER, OTHER)
+    send(OTHER, OTHER)
     for model in MODELS:
         first = place / f"{model}-first"
-        play(model, first.name, "-n", str(FIRST))
-        rest = play(model, f"{model}-rest", "--reuse", first)
-        whole = play(model, f"{model}-whole")
+        send(model, first.name, "-n", str(FIRST))
+        rest = send(model, f"{model}-rest", "--reuse", first)
+        whole = send(model, f"{model}-whole")
         for learned, reuse, real in (
             ("nothing", None, whole),
             (f"first {FIRST} dialogues", first, rest),
@@ -100,7 +100,7 @@ def _of_one(name: str, dataset: Path, config: Path, place: Path, server: Server)
             if forecast.estimate.high.calls != len(real):
                 raise Failed(f"{forecast.estimate.high.calls} calls were estimated, {len(real)} were sent")
             for figure, estimated, billed in _FIGURES:
-                yield Off(
+                yield Estimate(
                     dataset=name,
                     target=model,
                     learned=learned,
@@ -120,7 +120,7 @@ def _forecast(dataset: Path, model: str, config: Path, reuse: Path | None, place
         reuse=None if reuse is None else str(reuse),
         progress=False,
     )
-    with contextlib.chdir(place), prepare_dry_run(options) as plan:  # no results/ here: nothing to learn from by itself
+    with contextlib.chdir(place), prepare_dry_run(options) as plan:  # no results/ here: no history to find by default
         (forecast,) = forecast_targets(plan)
     return forecast
 

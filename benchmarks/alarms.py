@@ -1,9 +1,9 @@
-"""How often `compare` sees what is not there, and how often its intervals hold what is.
+"""False alarm rate of `compare`, and coverage of its intervals.
 
-Worlds are drawn whose truth is known: dialogues of six turns, each with a difficulty of its own (logit, sd 1.5) and one
-of its own for each version (sd 1), which is what makes the turns of a dialogue stand and fall together. In half of the
-worlds both versions are the same; in the other half the candidate is worse by half a logit, with 1.2 times the tokens
-and time. Everything goes through the metrics of the command itself.
+Data with known effects is simulated: dialogues of six turns, each with a difficulty (logit, sd 1.5) and a deviation for
+each version (sd 1), which correlates the turns of a dialogue. In half of the data sets both versions are the same; in
+the other half the candidate is worse by half a logit, with 1.2 times the tokens and time. The metrics are those of the
+command.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ CASES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What was counted for one metric and size."""
+    """Rates of one metric and size."""
 
     metric: str
     repeats: int
     dialogues: int
     alarms: float
-    """Share of equal worlds with p <= 0.05, to either side."""
+    """Share of data sets without an effect that have p <= 0.05, two-sided."""
     turn_alarms: float | None
-    """The same by McNemar's test over turns, which `compare` never does."""
+    """The same for McNemar's test over turns, which `compare` never uses."""
     coverage: float
-    """Share of unequal worlds whose 95 % interval holds the truth, of those that have one."""
+    """Share of 95 % intervals that contain the true effect, in data sets with an effect."""
     bound: float
-    """Share of unequal worlds whose one-sided 95 % bound on harm holds it."""
+    """Share of one-sided 95 % bounds on harm that contain it, in data sets with an effect."""
 
 
 def alarms(providers: int) -> Iterator[Rates]:
-    """Every metric at every size, from so many equal and so many unequal worlds."""
+    """Yield rates of every metric at every size, from `providers` data sets without and with an effect each."""
     for dialogues in DIALOGUES:
         for metric, repeats in CASES:
             chance = np.random.default_rng([dialogues, repeats, CASES.index((metric, repeats))])
@@ -54,7 +54,7 @@ def alarms(providers: int) -> Iterator[Rates]:
 
 def _rates(metric: str, repeats: int, dialogues: int, providers: int, chance: np.random.Generator) -> Rates:
     truth = _truth(metric)
-    false = by_turns = held = bounded = said = 0
+    false = by_turns = held = bounded = intervals = 0
     for _ in range(providers):
         base, candidate = (_side(metric, chance, *one, repeats) for one in _versions(chance, dialogues, worse=False))
         found = _measured(metric, base, candidate)
@@ -63,7 +63,7 @@ def _rates(metric: str, repeats: int, dialogues: int, providers: int, chance: np
         base, candidate = (_side(metric, chance, *one, repeats) for one in _versions(chance, dialogues, worse=True))
         found = _measured(metric, base, candidate)
         if found.ci95 is not None and found.one_sided is not None:
-            said += 1
+            intervals += 1
             held += found.ci95.low <= truth <= found.ci95.high
             bounded += found.harm(truth) <= found.harms(found.one_sided)[1]
     return Rates(
@@ -72,17 +72,17 @@ def _rates(metric: str, repeats: int, dialogues: int, providers: int, chance: np
         dialogues=dialogues,
         alarms=false / providers,
         turn_alarms=by_turns / providers if metric == "turn_pass" else None,
-        coverage=held / said,
-        bound=bounded / said,
+        coverage=held / intervals,
+        bound=bounded / intervals,
     )
 
 
 Array = np.ndarray
-"""Of (dialogue, repeat, turn), or of dialogues."""
+"""Axes (dialogue, repeat, turn), or (dialogue,)."""
 
 
 def _versions(chance: np.random.Generator, dialogues: int, *, worse: bool) -> Iterator[tuple[Array, float]]:
-    """The logit of every dialogue at the base and at the candidate, and what tokens and time are multiplied with."""
+    """Yield for base and candidate the logit of every dialogue, and the factor of tokens and time."""
     shared = MEAN + chance.normal(0, DIALOGUE_SD, dialogues)
     for shift, factor in ((0.0, 1.0), (WORSE, MORE) if worse else (0.0, 1.0)):
         yield shared + chance.normal(0, VERSION_SD, dialogues) - shift, factor
@@ -95,7 +95,7 @@ def _side(metric: str, chance: np.random.Generator, logits: Array, factor: float
         return chance.random(shape) < _expit(logit)
     if metric == "score":
         return _expit(logit + chance.normal(0, SCORE_SD, shape))
-    # Dialogues that are easier are longer; but of a worse candidate's sizes only `factor` is to be seen.
+    # Easier dialogues are longer; but a worse candidate must differ in size by `factor` only.
     length = logit if factor == 1.0 else logit + WORSE
     return factor * np.exp(4 + TOKEN_SD * (length + chance.normal(0, 1, shape)))
 
@@ -111,7 +111,7 @@ def _measured(metric: str, base: Array, candidate: Array) -> MetricResult:
 
 
 def _values(metric: str, side: Array) -> Array:
-    """What each dialogue says: repeats averaged, then the turns as the metric has it."""
+    """Return the value of each dialogue: the mean of repeats, then the turns combined as the metric does."""
     if metric == "dialogue_pass":
         return side.all(axis=2).mean(axis=1)
     turns = side.mean(axis=1)
@@ -123,7 +123,7 @@ def _mcnemar_over_turns(base: Array, candidate: Array) -> float:
 
 
 def _truth(metric: str) -> float:
-    """What an unequal world is drawn from, by quadrature over the logits."""
+    """Return the true effect in a data set with an effect, by quadrature over the logits."""
     if metric in ("output_tokens", "latency"):
         return MORE
     spread = math.hypot(DIALOGUE_SD, VERSION_SD, SCORE_SD if metric == "score" else 0.0)

@@ -1,9 +1,9 @@
-"""The yardstick: the least a Python program with aiohttp, orjson and uvloop can do for the same dialogues.
+"""The baseline: the minimal Python program with aiohttp, orjson and uvloop for the same dialogues.
 
-No limits, no retries, no checks of what came back: post, read, append the model's turn, write one JSONL line. With
-`--sync` a reply is durable before the next turn of its dialogue is sent: all that waits is written in one piece and
-synced once, in a thread. Prints one JSON object: when the first request was about to leave, and when the last reply was
-handed to the file (with `--sync`: when it was on the disk).
+No limits, no retries, no checks of replies: post, read, append the model's turn, write one JSONL line. With `--sync` a
+reply is durable before the next turn of its dialogue is sent: all waiting lines are written at once and synced once, in
+a thread. Prints one JSON object: the time before the first request, and the time when the last reply was written to the
+file (with `--sync`: when it was durable).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ HEADERS = {"Content-Type": "application/json", "x-goog-api-key": KEY}
 
 
 class Sink(Protocol):
-    """Where lines go."""
+    """Destination of lines."""
 
     async def put(self, line: bytes) -> None:
-        """Return when the dialogue may go on."""
+        """Write a line; return when the dialogue may continue."""
         ...
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Release all resources."""
         ...
 
 
@@ -54,7 +54,7 @@ class Buffered:
 
 
 class Synced:
-    """Whatever waits goes out in one write and one fdatasync; nobody goes on before."""
+    """File with group commit: all waiting lines share one write and one fdatasync, for which their dialogues wait."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--sync", action="store_true", help="durable before the dialogue goes on")
+    parser.add_argument("--sync", action="store_true", help="make each reply durable before the dialogue continues")
     sys.stdout.buffer.write(orjson.dumps(uvloop.run(_play(parser.parse_args()))))
 
 

@@ -1,4 +1,4 @@
-"""The yardstick of `--help`: a Typer app with as many commands as ours and nothing else.
+"""The baseline of `--help`: a Typer app with as many commands as convbatch and nothing else.
 
 `python bare_typer.py COUNT --help`
 """

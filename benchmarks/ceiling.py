@@ -1,7 +1,6 @@
-"""How fast the gateway of the benchmarks is: requests prepared beforehand, replies only counted.
+"""Speed of the benchmark gateway: requests are prepared in advance, replies are only counted.
 
-What this does in a second bounds from below what the server can do; no client that builds questions and reads replies
-comes near.
+The rate is a lower bound of the server's capacity; a client that builds requests and parses replies is much slower.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from benchmarks.server import ANSWER
 
 
 class _Tally:
-    """What all connections share."""
+    """State shared by all connections."""
 
     def __init__(self, requests: int) -> None:
         self.to_send = requests

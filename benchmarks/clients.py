@@ -1,4 +1,4 @@
-"""The clients that are compared: `convbatch run` as a user starts it, and the bare loops."""
+"""The compared clients: `convbatch run` as a user starts it, and the bare loops."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ key_env = "BENCH_KEY"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredRun:
-    """One client that has played all dialogues."""
+    """A finished run of one client over all dialogues."""
 
     turns: int
     began: float
-    """Unix seconds; the first request."""
+    """Unix seconds; first request."""
     ended: float
-    """Unix seconds; the last reply is durable (with the unsynced loop: handed to the file)."""
+    """Unix seconds; last reply durable (for the unsynced loop: written to the file)."""
     process: Measured
     server_cpu_s: float
 
@@ -38,19 +38,19 @@ class MeasuredRun:
 
     @property
     def rate(self) -> float:
-        """Turns a second."""
+        """Return turns per second."""
         return self.turns / self.span_s
 
     @property
     def cpu_per_1000(self) -> float:
-        """CPU seconds for 1,000 turns while they were played."""
+        """Return CPU seconds per 1,000 turns between first request and last reply."""
         cpu_s = self.process.cpu_between(self.began, self.ended)
         return (self.process.cpu_s if cpu_s is None else cpu_s) / self.turns * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How much is played, and how many at once."""
+    """Number of dialogues and turns, and concurrency."""
 
     dialogues: int
     turns: int
@@ -62,14 +62,14 @@ class Work:
 
 
 class Clients:
-    """Plays work at a server; everything it writes is gone afterwards."""
+    """Runs work against a server and removes the files of each run."""
 
     def __init__(self, folder: Path, cores: Cores) -> None:
         self._folder = folder
         self._cores = cores
 
     def bare(self, server: Server, work: Work, *, sync: bool) -> MeasuredRun:
-        """The bare loop: yardstick (i), with `sync` (ii)."""
+        """Run the bare loop: baseline (i), with `sync` baseline (ii)."""
         out = self._folder / "bare.jsonl"
         command = [sys.executable, "-m", "benchmarks.bare", server.url, str(out)]
         command += ["--dialogues", str(work.dialogues), "--turns", str(work.turns)]
@@ -86,7 +86,7 @@ class Clients:
         )
 
     def convbatch(self, server: Server, work: Work) -> MeasuredRun:
-        """A real `convbatch run`: validation, plan, gate, journal, table and closing words included."""
+        """Run a real `convbatch run`, with validation, plan, rate limiter, journal, table and summary."""
         config = self._folder / "bench.toml"
         config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
         out = self._folder / "run"
@@ -95,29 +95,29 @@ class Clients:
         before = server.cpu_s()
         process = measured(command, self._folder, self._cores.client, environment(BENCH_KEY=KEY))
         server.expected += work.requests
-        began, ended = _played(out, work.requests)
+        began, ended = _run_times(out, work.requests)
         shutil.rmtree(out)
         return MeasuredRun(
             turns=work.requests, began=began, ended=ended, process=process, server_cpu_s=server.cpu_s() - before
         )
 
     def validate(self, dialogues: int) -> Measured:
-        """`convbatch validate` on a dataset of one turn a dialogue."""
+        """Run `convbatch validate` on a dataset of one turn per dialogue."""
         command = [sys.executable, "-m", "convbatch", "validate", str(self.dataset(dialogues, 1))]
         return measured(command, self._folder, self._cores.client, environment())
 
     def dataset(self, dialogues: int, turns: int) -> Path:
-        """The dataset of this size; written once."""
+        """Return the path of the dataset of this size; written once."""
         path = self._folder / f"d{dialogues}x{turns}.jsonl"
         if not path.exists():
             write_dataset(path, dialogues, turns)
         return path
 
 
-def _played(run: Path, turns: int) -> tuple[float, float]:
-    """When the first request left and when the last reply was durable, from the journal; every turn must be `ok`.
+def _run_times(run: Path, turns: int) -> tuple[float, float]:
+    """Return from the journal when the first request was sent and the last reply was durable; all turns must be `ok`.
 
-    The `stop` record is written when the sync of the last reply has come back, so its time is a bound from above.
+    The `stop` record is written after the sync of the last reply, so its time is an upper bound.
     """
     began = ended = 0.0
     ok = 0

@@ -1,8 +1,7 @@
-"""Processes under measurement: started on a processor of their own, watched while they run, asked afterwards.
+"""Measured processes: pinned to one CPU, sampled while they run, with totals at the end.
 
-CPU time is what the kernel booked to the process and all its threads. Peak memory is the highest resident set. How far
-a process had come at a given moment is told by samples from `/proc`; where there is none (macOS) only whole figures
-exist.
+CPU time is the kernel's figure for the process and all its threads. Peak memory is the largest resident set. Samples
+from `/proc` give the values at a given time; without `/proc` (macOS) there are only totals.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Failed(Exception):
-    """A measured process did not do what it was started for: its figures would mean nothing."""
+    """A measured process did not complete its work, so its figures are invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A process at one moment."""
+    """CPU time and memory of a process at one time."""
 
     at: float
     """Unix seconds."""
@@ -43,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A process that has ended well."""
+    """Figures of a process that succeeded."""
 
     wall_s: float
     cpu_s: float
@@ -52,13 +51,13 @@ class Measured:
     stdout: str
 
     def cpu_between(self, began: float, ended: float) -> float | None:
-        """CPU seconds from one moment to another, between samples taken every 20 ms; None without samples."""
+        """Return CPU seconds between two times, interpolated between samples every 20 ms; None without samples."""
         if not self.samples:
             return None
         return self._cpu_at(ended) - self._cpu_at(began)
 
     def peak_at(self, moment: float) -> int:
-        """Peak memory up to a moment."""
+        """Return peak memory up to a time."""
         return next((sample.peak_bytes for sample in self.samples if sample.at >= moment), self.peak_bytes)
 
     def _cpu_at(self, moment: float) -> float:
@@ -74,7 +73,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which processors clients and server are bound to; None where nothing can be bound."""
+    """CPUs that clients and server are pinned to; None where pinning is not possible."""
 
     client: int | None
     server: int | None
@@ -88,12 +87,12 @@ class Cores:
 
     def __str__(self) -> str:
         if self.client is None:
-            return "clients and server share what processors there are (nothing could be pinned)"
+            return "clients and server share all CPUs (pinning is not possible)"
         return f"clients pinned to CPU {self.client}, server and watcher to CPU {self.server}"
 
 
-def push_forward() -> bool:
-    """Ask for more of the processors than neighbours get, for this process and all it starts; only root may."""
+def raise_priority() -> bool:
+    """Raise the priority of this process and of those it starts; return whether it was allowed (root only)."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     except PermissionError:
@@ -103,7 +102,7 @@ def push_forward() -> bool:
 
 @contextmanager
 def bound_to(core: int | None) -> Generator[None]:
-    """Processes started inside inherit the binding."""
+    """Pin this process to a CPU; processes started inside inherit it."""
     if core is None:
         yield
         return
@@ -116,7 +115,7 @@ def bound_to(core: int | None) -> Generator[None]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The caller's, without options of ours, and with this checkout in front."""
+    """Return the caller's environment without convbatch options, and with this checkout first on the path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CONVBATCH_")}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
@@ -124,10 +123,10 @@ def environment(**more: str) -> dict[str, str]:
 def measured(
     command: Sequence[str], cwd: Path, core: int | None, env: dict[str, str], *, watch: bool = True
 ) -> Measured:
-    """Run a command to its end.
+    """Run a command and return its figures.
 
     Raises:
-        Failed: It ended with an error, or took longer than `LONGEST_S`.
+        Failed: It failed, or took longer than `LONGEST_S`.
     """
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         began = time.perf_counter()
@@ -141,7 +140,7 @@ def measured(
         else:
             _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)  # it is gone: nobody may wait for it again
+        process.returncode = os.waitstatus_to_exitcode(status)  # already reaped: Popen must not wait for it again
         stdout.seek(0)
         if process.returncode:
             stderr.seek(0)
@@ -156,7 +155,7 @@ def measured(
 
 
 def cpu_of(pid: int) -> float:
-    """CPU seconds of a running process so far, ended threads included; 0 where the kernel does not tell."""
+    """Return CPU seconds of a running process, ended threads included; 0 without `/proc`."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -187,7 +186,7 @@ def _peak_of(pid: int) -> int:
 
 
 class Server:
-    """The gateway of the benchmarks as a process of its own."""
+    """The benchmark gateway in its own process."""
 
     def __init__(self, core: int | None, latency_s: float = 0.0) -> None:
         command = [sys.executable, "-m", "benchmarks.server", "--latency", str(latency_s)]
@@ -199,13 +198,13 @@ class Server:
         self.port = int(self._process.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}"
         self.expected = 0
-        """How many requests whoever measures has sent; checked at the end."""
+        """Requests sent by all clients; checked at the end."""
 
     def cpu_s(self) -> float:
         return cpu_of(self._process.pid)
 
     def close(self) -> None:
-        """End it; raises `Failed` when it has answered another number of requests than were sent."""
+        """Stop the server; raise `Failed` when it answered more or fewer requests than were sent."""
         out, _ = self._process.communicate()
         if int(out) != self.expected:
             raise Failed(f"the server has answered {int(out)} requests, expected were {self.expected}")
@@ -223,7 +222,7 @@ class Server:
 
 @contextmanager
 def workplace(parent: Path | None) -> Generator[Path]:
-    """A folder that is gone afterwards; on the disk whose syncs are to be measured."""
+    """Make a temporary folder on the disk whose syncs are measured."""
     folder = Path(tempfile.mkdtemp(prefix="convbatch-bench-", dir=parent))
     try:
         yield folder
@@ -232,15 +231,15 @@ def workplace(parent: Path | None) -> Generator[Path]:
 
 
 def sync_time_s(folder: Path, times: int = 200) -> float:
-    """The median time of appending 4 KiB and making it durable."""
+    """Return the median time to append 4 KiB and make it durable."""
     path = folder / "sync-probe"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    taken: list[float] = []
+    times_s: list[float] = []
     for _ in range(times):
         begun = time.perf_counter()
         os.write(fd, b"x" * 4096)
         (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(fd)
-        taken.append(time.perf_counter() - begun)
+        times_s.append(time.perf_counter() - begun)
     os.close(fd)
     path.unlink()
-    return sorted(taken)[times // 2]
+    return sorted(times_s)[times // 2]

@@ -1,8 +1,8 @@
-"""The gateway of the benchmarks: one fixed Gemini reply to whatever is posted, much faster than any client here.
+"""The benchmark gateway: answers every POST with one fixed Gemini reply, much faster than any client here.
 
-No HTTP library: a request is its head, up to the blank line, and as many bytes as `Content-Length` says. What is asked
-is never looked at. It prints its port, serves until its stdin closes, and then prints how many requests it has
-answered, so that who measures can tell that all the work was done.
+It uses no HTTP library: a request is a head, up to the blank line, and `Content-Length` bytes, which are not parsed. It
+prints its port, serves until its stdin closes, and then prints the number of answered requests, so that the benchmark
+can check that all work was done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import cast
 
 import uvloop
 
-# The seed's reply, in the words of the Gemini wire.
+# The reply of the seed document, in Gemini format.
 BODY = """{
   "candidates": [
     {
@@ -45,7 +45,7 @@ _LENGTH = b"content-length:"
 
 
 class _Server:
-    """What all connections share."""
+    """State shared by all connections."""
 
     def __init__(self, latency_s: float) -> None:
         self.latency_s = latency_s
@@ -76,7 +76,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _whole_requests(data: bytes) -> tuple[int, bytes]:
-    """How many complete requests stand in front, and what comes behind them."""
+    """Count the complete requests at the start of the data; return the count and the rest."""
     count = start = 0
     while (head := data.find(_END_OF_HEAD, start)) >= 0:
         end = head + len(_END_OF_HEAD) + _content_length(data[start : head + 2])
@@ -102,7 +102,7 @@ async def _serve(latency_s: float) -> None:
     server = await loop.create_server(lambda: _Connection(state), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     closed = asyncio.Event()
-    loop.add_reader(sys.stdin, closed.set)  # nothing is ever written to it, so readable means closed
+    loop.add_reader(sys.stdin, closed.set)  # stdin is never written to, so readable means closed
     await closed.wait()
     print(state.answered, flush=True)
 
