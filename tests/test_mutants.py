@@ -1,6 +1,6 @@
-"""The tests are tested: each mutant of `mutants/mutants.toml` puts one bug in, and the tests it names must fail for it.
+"""Tests of the tests: each mutant of `mutants/mutants.toml` introduces one bug, and its listed tests must fail.
 
-`make mutants` tries them all, each in a copy of the project.
+`make mutants` runs all of them, each in a copy of the project.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Box:
 
 
 def located(test: str) -> str:
-    """The path of a test, wherever below tests/ its file is."""
+    """Return the path of a test anywhere below tests/."""
     found = [path for path, text in TEXTS.items() if f"def {test}(" in text]
     assert len(found) == 1, f"{len(found)} files with a test named {test}"
     return f"{found[0]}::{test}"

@@ -1,4 +1,4 @@
-"""Presets, config files, targets and settings: what is asked of whom, and what a wrong file says."""
+"""Presets, config files, targets and settings, and the errors of wrong files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def names(targets: tuple[Target, ...]) -> list[str]:
     return [target.name for target in targets]
 
 
-def complaint(text: str) -> str:
+def error_text(text: str) -> str:
     with pytest.raises(InputError) as caught:
         config_of(text)
     return str(caught.value)
@@ -93,7 +93,7 @@ def test_presets_carry_no_invented_limits() -> None:
         ("simulator", "simulator:", "none", None, "input", "00:00 UTC"),
     ],
 )  # fmt: skip
-def test_a_preset_knows_where_and_how(
+def test_a_preset_has_its_endpoint_and_authentication(
     name: str, base_url: str, auth: str, key_env: str | None, tpm_counts: str, resets: str
 ) -> None:
     gateway = presets()[name].for_model("any")
@@ -106,12 +106,12 @@ def test_the_presets_file_ships_in_the_package_and_is_plain_toml() -> None:
     assert set(tomllib.loads(text)["gateways"]) == set(presets())
 
 
-def test_openai_is_asked_with_the_newer_name_of_the_output_limit() -> None:
+def test_openai_requests_use_the_newer_name_of_the_output_limit() -> None:
     assert presets()["openai"].for_model("gpt").max_output_tokens_field == "max_completion_tokens"
     assert presets()["deepseek"].for_model("x").max_output_tokens_field is None
 
 
-# --- what a file changes
+# --- overrides in a config file
 
 
 def test_a_table_with_a_presets_name_changes_only_what_it_sets() -> None:
@@ -130,14 +130,14 @@ def test_a_table_with_a_presets_name_changes_only_what_it_sets() -> None:
 OWN = '[gateways.lab]\nprotocol = "openai"\nbase_url = "HTTPS://Lab.Example:8443/v1/"\nkey_env = "LAB_KEY"\n'
 
 
-def test_a_gateway_of_ones_own_needs_protocol_and_base_url_and_gets_defaults() -> None:
+def test_a_user_defined_gateway_needs_protocol_and_base_url_and_gets_defaults() -> None:
     gateway = gateway_of(OWN, "lab")
     assert (gateway.base_url, gateway.auth) == ("https://lab.example:8443/v1", "bearer")
     assert gateway.limits.tpm_counts == "input+max_output"
-    assert "has no protocol and no base_url" in complaint('[gateways.lab]\nkey_env = "X"\n')
+    assert "has no protocol and no base_url" in error_text('[gateways.lab]\nkey_env = "X"\n')
 
 
-def test_a_changed_protocol_drops_what_only_the_old_one_reads() -> None:
+def test_a_changed_protocol_drops_keys_of_the_old_one() -> None:
     text = '[gateways.dmxapi.models."claude*"]\nprotocol = "openai"\nbase_url = "https://www.dmxapi.cn/v1"\n'
     config = config_of(text)
     changed = config.gateways["dmxapi"].for_model("claude-x")
@@ -188,23 +188,23 @@ def test_the_longest_glob_wins_key_by_key(model: str, rpm: int, tpm: int | None,
         ('[gateways.google]\nattempt_timeout = 30\n[gateways.google.models."m*"]\nattempt_timeout = 5\n', 5.0),
     ],
 )
-def test_the_nearest_attempt_timeout_stands(text: str, seconds: float) -> None:
+def test_the_most_specific_attempt_timeout_applies(text: str, seconds: float) -> None:
     assert gateway_of(text, "google").attempt_timeout_s == seconds
 
 
-def test_run_says_what_the_options_say_otherwise() -> None:
+def test_the_run_table_sets_defaults_of_options() -> None:
     run = config_of('[run]\nrepeats = 3\nhistory = "last"\nconcurrency = 8\nmax_attempts = 2\n').run
     assert (run.repeats, run.history, run.concurrency, run.max_attempts) == (3, "last", 8, 2)
 
 
-def test_a_bom_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+def test_a_bom_and_windows_line_endings_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "convbatch.toml"
     path.write_bytes("\ufeff[gateways.google]\r\nrpm = 7\r\nrpmm = 8\r\n".encode())
     with pytest.raises(InputError, match=r"convbatch\.toml:3: unknown key 'rpmm'"):
         load_config(path)
 
 
-def test_the_config_of_the_folder_is_found_and_a_named_one_stands_before_it(tmp_path: Path) -> None:
+def test_the_config_of_the_folder_is_found_and_a_named_one_takes_precedence(tmp_path: Path) -> None:
     assert load_config(folder=tmp_path).path is None
     (tmp_path / "convbatch.toml").write_text("[gateways.google]\nrpm = 7\n")
     (tmp_path / "other.toml").write_text("[gateways.google]\nrpm = 8\n")
@@ -212,7 +212,7 @@ def test_the_config_of_the_folder_is_found_and_a_named_one_stands_before_it(tmp_
     assert load_config(tmp_path / "other.toml", folder=tmp_path).gateways["google"].for_model("m").limits.rpm == 8
 
 
-# --- what a wrong file says
+# --- errors of wrong files
 
 WRONG: list[tuple[str, str, int, str]] = [
     ("protocol", '[gateways.google]\nprotocol = "gemni"\n', 2,
@@ -286,16 +286,16 @@ WRONG: list[tuple[str, str, int, str]] = [
 
 
 @pytest.mark.parametrize(("text", "line", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_a_wrong_file_says_what_where_and_how(text: str, line: int, words: str) -> None:
-    said = complaint(text)
-    assert said.startswith(f"demo.toml:{line}: ")
-    assert words in said
-    assert "hint: " in said
+def test_a_wrong_file_is_reported_with_problem_place_and_hint(text: str, line: int, words: str) -> None:
+    error = error_text(text)
+    assert error.startswith(f"demo.toml:{line}: ")
+    assert words in error
+    assert "hint: " in error
 
 
 def test_all_problems_of_a_file_are_reported_in_order() -> None:
-    said = complaint('[run]\nhistory = "x"\n[gateways.google]\nrpm = 0\nauth = "y"\n[gateways.openai]\nnew = 1\n')
-    assert [line.split(": ")[0] for line in said.splitlines() if line.startswith("demo")] == [
+    error = error_text('[run]\nhistory = "x"\n[gateways.google]\nrpm = 0\nauth = "y"\n[gateways.openai]\nnew = 1\n')
+    assert [line.split(": ")[0] for line in error.splitlines() if line.startswith("demo")] == [
         "demo.toml:2", "demo.toml:4", "demo.toml:5", "demo.toml:7",
     ]  # fmt: skip
 
@@ -325,7 +325,7 @@ XOaCDJw2p2YAMFlnxLCzdVYECsbhzK4G
 """
 
 
-def test_a_ca_file_without_certificates_is_refused_and_a_good_one_is_found_beside_the_config(tmp_path: Path) -> None:
+def test_a_ca_file_without_certificates_is_refused_and_a_valid_one_beside_the_config_is_found(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
     path = tmp_path / "convbatch.toml"
     path.write_text('[gateways.google]\nca_file = "empty.pem"\n')
@@ -365,20 +365,20 @@ SECRETS = [
 
 @pytest.mark.parametrize("text", SECRETS)
 def test_a_literal_key_is_refused_and_never_shown(text: str) -> None:
-    said = complaint(text)
-    assert said.count("demo.toml:") == 1
-    assert "short" not in said
-    assert VALUE[:12] not in said
-    assert "AIza" not in said
+    error = error_text(text)
+    assert error.count("demo.toml:") == 1
+    assert "short" not in error
+    assert VALUE[:12] not in error
+    assert "AIza" not in error
 
 
 def test_a_literal_key_error_points_to_key_env_and_auth() -> None:
-    said = complaint('[gateways.google.headers]\nx-api-key = "v"\n')
-    assert "demo.toml:2: the header 'x-api-key' contains a key" in said
-    assert 'key_env = "NAME", with auth =' in said
+    error = error_text('[gateways.google.headers]\nx-api-key = "v"\n')
+    assert "demo.toml:2: the header 'x-api-key' contains a key" in error
+    assert 'key_env = "NAME", with auth =' in error
 
 
-def test_request_fields_that_only_sound_like_keys_are_let_through() -> None:
+def test_request_fields_with_key_like_names_are_accepted() -> None:
     settings = config_of('[run.settings.extra]\nprompt_cache_key = "team-a"\n').run.settings
     assert settings.extra == {"prompt_cache_key": "team-a"}
 
@@ -420,7 +420,7 @@ y = 2
         (("nothing",), None),
     ],
 )
-def test_the_line_of_a_key_is_found_again(path: tuple[str, ...], line: int | None) -> None:
+def test_the_line_of_a_key_is_found(path: tuple[str, ...], line: int | None) -> None:
     tomllib.loads(AWKWARD)
     assert TomlPositions(AWKWARD).of(path) == line
 
@@ -485,7 +485,7 @@ def test_models_and_gateways_make_targets(models: list[str], gateways: list[str]
         ([""], ["google"], "names no model", "MODEL@GATEWAY"),
     ],
 )
-def test_targets_that_cannot_be_are_explained(models: list[str], gateways: list[str], what: str, hint: str) -> None:
+def test_invalid_targets_are_explained(models: list[str], gateways: list[str], what: str, hint: str) -> None:
     with pytest.raises(SetupError) as caught:
         resolve_targets(models, gateways, PRESETS)
     problem = caught.value.problems[0]
@@ -494,13 +494,13 @@ def test_targets_that_cannot_be_are_explained(models: list[str], gateways: list[
     assert caught.value.exit_code == 2
 
 
-def test_a_target_splits_at_the_last_at_whose_suffix_is_a_known_gateway() -> None:
+def test_a_target_splits_at_the_last_at_sign_before_a_known_gateway() -> None:
     assert split_target("a@b@google", ["google"]) == ("a@b", "google")
     assert split_target("a@google@b", ["google"]) == ("a@google@b", None)
     assert split_target("plain", ["google"]) == ("plain", None)
 
 
-def test_without_models_and_config_the_simulator_is_asked() -> None:
+def test_without_models_and_config_the_simulator_is_the_default() -> None:
     targets = resolve_targets([], [], PRESETS)
     assert names(targets) == ["sim-good@simulator", "sim-drift@simulator"]
     assert all(target.simulated for target in targets)
@@ -525,7 +525,7 @@ def test_a_wrong_model_in_the_config_has_its_own_line() -> None:
         resolve_targets([], [], config_of('[run]\nmodels = ["b"]\n'))
 
 
-def test_options_stand_over_every_targets_limits() -> None:
+def test_options_override_the_limits_of_every_target() -> None:
     config = config_of('[gateways.google]\nrpm = 60\ntpm = 5\n[gateways.google.models."m"]\nrpm = 7\n')
     overrides = Overrides(rpm=3, rpd=11, attempt_timeout_s=2.0)
     (target,) = resolve_targets(["m@google"], [], config, overrides)
@@ -535,12 +535,12 @@ def test_options_stand_over_every_targets_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bears", "asked", "expected"), [(None, None, 16), (64, None, 64), (64, 8, 8), (4, 100, 4), (None, 100, 100)]
+    ("limit", "option", "expected"), [(None, None, 16), (64, None, 64), (64, 8, 8), (4, 100, 4), (None, 100, 100)]
 )
-def test_in_flight_is_what_is_asked_within_what_the_gateway_bears(
-    bears: int | None, asked: int | None, expected: int
+def test_concurrency_is_the_option_capped_by_the_gateway_limit(
+    limit: int | None, option: int | None, expected: int
 ) -> None:
-    assert max_in_flight(Limits(concurrency=bears), asked) == expected
+    assert max_in_flight(Limits(concurrency=limit), option) == expected
 
 
 def test_targets_of_one_quota_owner_share_the_strictest_limits() -> None:
@@ -569,8 +569,8 @@ def test_the_strongest_layer_that_sets_a_value_decides(layers: list[Settings]) -
     config, target, dialogue, turn, command_line = layers
     settings = effective_settings(command_line=command_line, turn=turn, dialogue=dialogue, target=target, config=config)
     for name in ("temperature", "seed", "max_output_tokens", "stop"):
-        said = [value for layer in layers if (value := getattr(layer, name)) is not None]
-        assert getattr(settings, name) == (said[-1] if said else None)
+        values = [value for layer in layers if (value := getattr(layer, name)) is not None]
+        assert getattr(settings, name) == (values[-1] if values else None)
 
 
 @pytest.mark.parametrize(("repeat", "seed"), [(1, 7), (2, 8), (5, 11)])
@@ -619,7 +619,7 @@ def test_params_become_nested_fields(params: list[str], expected: dict[str, Any]
         ([VALUE], "is not PATH=VALUE"),
     ],
 )
-def test_params_that_cannot_be_are_explained(params: list[str], what: str) -> None:
+def test_invalid_params_are_explained(params: list[str], what: str) -> None:
     with pytest.raises(SetupError) as caught:
         parse_params(params)
     assert what in str(caught.value)
@@ -666,7 +666,7 @@ def test_a_target_survives_run_json(gateway: Gateway, model: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
-def test_an_example_config_loads_and_every_target_can_be_asked(path: Path) -> None:
+def test_an_example_config_loads_and_its_targets_can_build_requests(path: Path) -> None:
     targets = resolve_targets([], [], load_config(path))
     assert targets
     messages = (Message(role="user", parts=(text_part("?"),)),)
@@ -703,7 +703,7 @@ def test_config_is_imported_without_the_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_errors_of_this_part_end_the_command_with_2() -> None:
+def test_config_errors_have_exit_code_2() -> None:
     assert {InputError.exit_code, SetupError.exit_code, ConvbatchError.exit_code} == {2}
 
 

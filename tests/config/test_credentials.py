@@ -1,4 +1,4 @@
-"""Keys: fetched from the environment, put where the gateway wants them; proxies; the two published requests."""
+"""Keys from the environment and their place in a request; proxies; the two published requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gateway(auth: str = "bearer", key_env: str | None = "MY_KEY", proxy: str | N
     )
 
 
-# --- placing
+# --- placement
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_none_sends_no_key() -> None:
     assert apply_auth(URL, {"Accept": "a"}, "none", None) == (URL, {"Accept": "a"})
 
 
-def test_a_query_key_is_encoded_and_goes_behind_the_other_parameters() -> None:
+def test_a_query_key_is_encoded_and_follows_the_other_parameters() -> None:
     url, _ = apply_auth("https://h/p?alt=sse", {}, "query:key", "a+b/c&d=é")
     assert url == "https://h/p?alt=sse&key=a%2Bb%2Fc%26d%3D%C3%A9"
 
@@ -131,10 +131,10 @@ def test_the_published_requests_are_reproduced(
     assert json.loads(json.dumps(request.json)) == expected
 
 
-# --- fetching
+# --- reading
 
 
-def test_a_key_comes_from_its_variable_without_the_blanks_around_it() -> None:
+def test_a_key_is_read_from_its_variable_and_stripped() -> None:
     assert key_for(gateway(), {"MY_KEY": f" {KEY}\n"}) == KEY
     assert key_for(gateway("none"), {}) is None
 
@@ -166,7 +166,7 @@ def test_a_key_that_cannot_be_sent_is_explained_without_showing_it(value: str | 
     assert "hidden" not in str(caught.value)
 
 
-def test_a_missing_key_names_the_preset_and_a_variable_that_may_be_meant() -> None:
+def test_a_missing_key_error_names_the_preset_and_a_similar_variable() -> None:
     google = presets()["google"].for_model("m")
     with pytest.raises(SetupError) as caught:
         key_for(google, {"GOOGLE_API_KEY": KEY, "HOME": "/"})
@@ -209,7 +209,7 @@ def test_loading_registers_the_secrets_and_shows_none(tmp_path: Path) -> None:
 # --- env files
 
 
-def test_an_env_file_is_read_as_people_write_them(tmp_path: Path) -> None:
+def test_usual_forms_of_env_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_bytes(
         b"\xef\xbb\xbf# comment\r\n\r\nA=1\r\nexport B = two words # note\r\nC='x # $A \\n'\r\n"
@@ -220,17 +220,17 @@ def test_an_env_file_is_read_as_people_write_them(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_every_bad_line_of_an_env_file_is_named_without_its_value(tmp_path: Path) -> None:
+def test_every_bad_line_of_an_env_file_is_reported_without_its_value(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text('hidden\nA=\'hidden\nB="hidden" more\n1C=hidden\nOK=1\nOK=hidden\n')
     with pytest.raises(InputError) as caught:
         read_env_file(path)
-    said = str(caught.value)
-    assert re.findall(r"\.env:(\d+):", said) == ["1", "2", "3", "4", "6"]
-    assert "hidden" not in said
+    error = str(caught.value)
+    assert re.findall(r"\.env:(\d+):", error) == ["1", "2", "3", "4", "6"]
+    assert "hidden" not in error
 
 
-def test_an_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_env_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.env: the env file cannot be read"):
         read_env_file(tmp_path / "no.env")
     (tmp_path / "bad.env").write_bytes(b"A=1\nB=\xff\n")
@@ -238,7 +238,7 @@ def test_an_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_env_file(tmp_path / "bad.env")
 
 
-def test_the_environment_stands_over_the_env_file_unless_it_is_blank(tmp_path: Path) -> None:
+def test_the_environment_takes_precedence_over_the_env_file_unless_blank(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("A=file\nB=file\nC=file\n")
     assert with_env_file({"A": "env", "B": " ", "D": ""}, path) == {"A": "env", "B": "file", "C": "file", "D": ""}
@@ -246,7 +246,7 @@ def test_the_environment_stands_over_the_env_file_unless_it_is_blank(tmp_path: P
 
 
 @given(st.text(st.characters(exclude_characters="'\n\r", exclude_categories=["Cs", "Cc", "Zl", "Zp"])))
-def test_a_value_in_single_quotes_is_read_as_it_stands(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
+def test_a_value_in_single_quotes_is_read_unchanged(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
     path = tmp_path_factory.getbasetemp() / "law.env"
     path.write_text(f"A='{value}'\n", encoding="utf-8")
     assert read_env_file(path) == {"A": value}
@@ -286,11 +286,11 @@ PROXIED: list[tuple[str, str, dict[str, str], str | None]] = [
 
 
 @pytest.mark.parametrize(("url", "env", "expected"), [case[1:] for case in PROXIED], ids=[case[0] for case in PROXIED])
-def test_the_environments_proxy_is_honoured(url: str, env: dict[str, str], expected: str | None) -> None:
+def test_the_proxy_of_the_environment_is_used(url: str, env: dict[str, str], expected: str | None) -> None:
     assert proxy_for(url, gateway(), env) == expected
 
 
-def test_the_gateways_own_proxy_stands_over_the_environment_even_for_loopback() -> None:
+def test_the_gateways_proxy_takes_precedence_even_for_loopback() -> None:
     env = {"HTTPS_PROXY": "http://q", "NO_PROXY": "*"}
     assert proxy_for("http://127.0.0.1/", gateway(proxy=PROXY), env) == PROXY
     assert proxy_for("https://h/", gateway(proxy="none"), {"HTTPS_PROXY": PROXY}) is None
@@ -314,7 +314,7 @@ def test_a_proxy_that_cannot_be_used_names_its_variable_not_its_value(value: str
     assert "hidden" not in str(caught.value)
 
 
-def test_secrets_are_keys_in_use_and_proxy_credentials() -> None:
+def test_secrets_include_keys_in_use_and_proxy_credentials() -> None:
     env = {
         "MY_KEY": f" {KEY} ",
         "OTHER_KEY": "unused",

@@ -1,4 +1,4 @@
-"""What a terminal shows is what is there, whatever a gateway sends."""
+"""Text from gateways is printed as it is, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_lines_keep_line_feeds_and_tabs_only() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_nothing_that_moves_a_cursor_or_breaks_an_encoder_is_left(text: str) -> None:
+def test_output_never_moves_the_cursor_or_breaks_an_encoder(text: str) -> None:
     for shown in (printable(text), printable_lines(text).replace("\n", "").replace("\t", "")):
         shown.encode("utf-8")
         assert not [char for char in shown if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]

@@ -54,7 +54,7 @@ def check(value: Any) -> str:
     return turn(checks=[value])
 
 
-# Each row: one line, and pieces its only problem must contain: what, found, hint.
+# Each row: a line, and the expected parts of its only problem: what, found, hint.
 BAD_LINES: dict[str, tuple[str, list[str]]] = {
     "unknown key": (dialogue(sistem="x"), ['d.jsonl:1: unknown key "sistem"', 'found: {"sistem": "x"}', "'system'"]),
     "unknown turn key": (turn(asistant="x"), ['turn 1: unknown key "asistant"', "did you mean 'assistant'?"]),
@@ -176,9 +176,7 @@ BAD_LINES: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("line", "pieces"), BAD_LINES.values(), ids=BAD_LINES.keys())
-def test_a_bad_line_is_named_with_what_is_wrong_where_and_how_to_mend_it(
-    tmp_path: Path, line: str, pieces: list[str]
-) -> None:
+def test_a_bad_line_is_reported_with_problem_place_and_hint(tmp_path: Path, line: str, pieces: list[str]) -> None:
     problems = problems_in(tmp_path, line)
     assert len(problems) == 1, problems
     assert problems[0].startswith("d.jsonl:1: ")
@@ -187,7 +185,7 @@ def test_a_bad_line_is_named_with_what_is_wrong_where_and_how_to_mend_it(
         assert piece in problems[0]
 
 
-# Each row: a file's bytes, its place as printed, pieces of its only problem.
+# Each row: a file's bytes, its place as printed, expected parts of its only problem.
 BAD_FILES: dict[str, tuple[bytes, str, list[str]]] = {
     "empty": (b"", "d.jsonl: ", ["the file is empty", "one JSON dialogue a line"]),
     "blank": (b"\n \r\n\n", "d.jsonl: ", ["every line is blank"]),
@@ -210,9 +208,7 @@ BAD_FILES: dict[str, tuple[bytes, str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("content", "place", "pieces"), BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_a_bad_file_is_named_once_with_how_to_mend_it(
-    tmp_path: Path, content: bytes, place: str, pieces: list[str]
-) -> None:
+def test_a_bad_file_is_reported_once_with_a_hint(tmp_path: Path, content: bytes, place: str, pieces: list[str]) -> None:
     path = written(tmp_path, content)
     problems = problems_of(path)
     assert len(problems) == 1, problems
@@ -222,7 +218,7 @@ def test_a_bad_file_is_named_once_with_how_to_mend_it(
         assert piece in problems[0]
 
 
-def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_names_similar_files(tmp_path: Path) -> None:
     written(tmp_path, GOOD, "real.jsonl")
     assert problems_of(tmp_path / "rael.jsonl") == [
         f"{tmp_path}/rael.jsonl: no such file\n  hint: in {tmp_path}: real.jsonl"
@@ -243,13 +239,13 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_says_so(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     path.chmod(0)
     assert "permission denied" in problems_of(path)[0]
 
 
-def test_a_line_of_enormous_length_is_refused_in_bounded_memory_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_huge_line_is_refused_in_bounded_memory_and_the_next_is_read(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(65):
@@ -274,7 +270,7 @@ def test_every_bad_line_is_reported_and_good_ones_are_read(tmp_path: Path) -> No
     assert sum(isinstance(item, Dialogue) for item in items) == 1
 
 
-def test_rules_of_sound_turns_are_reported_beside_a_broken_turn(tmp_path: Path) -> None:
+def test_problems_of_valid_turns_are_reported_beside_a_broken_turn(tmp_path: Path) -> None:
     problems = problems_in(tmp_path, '{"turns": [{"user": 5}, {"user": "u", "ask": false}, {"user": "v"}]}')
     assert [problem.split("\n")[0] for problem in problems] == [
         'd.jsonl:1: turn 1: "user" must be text or a list of parts',
@@ -296,7 +292,7 @@ def test_rules_of_sound_turns_are_reported_beside_a_broken_turn(tmp_path: Path) 
         ),
     ],
 )
-def test_line_ends_byte_order_mark_and_compression_make_no_difference(tmp_path: Path, content: bytes) -> None:
+def test_line_endings_byte_order_mark_and_compression_make_no_difference(tmp_path: Path, content: bytes) -> None:
     dialogues = load_dialogues([written(tmp_path, content)])
     assert [d.id for d in dialogues] == ["a", "b"]
     assert dialogues[0].turns == (Turn(user=(text_part("Hello"),), assistant="Hi"),)
@@ -324,7 +320,7 @@ def test_ids_used_twice_are_errors_with_both_places_over_all_files(tmp_path: Pat
     ]
 
 
-def test_files_of_one_name_clash_when_their_lines_have_no_ids(tmp_path: Path) -> None:
+def test_files_with_one_name_conflict_if_their_lines_have_no_ids(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     paths = [written(tmp_path, dialogue()), written(tmp_path / "x", dialogue())]
     [problem] = problems_of(*paths)
@@ -348,7 +344,7 @@ def test_a_file_mixing_formats_names_the_format_of_its_first_line(tmp_path: Path
     assert all("line 1 of this file is canonical" in problem for problem in problems)
 
 
-def test_media_beside_the_dataset_is_accepted_and_links_out_of_it_are_not(tmp_path: Path) -> None:
+def test_media_beside_the_dataset_is_accepted_and_links_outside_are_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "media").mkdir(parents=True)
     (home / "media" / "cat.png").write_bytes(b"x")
@@ -387,7 +383,7 @@ def test_load_raises_all_problems_at_once_and_at_most_a_thousand(tmp_path: Path)
     assert caught.value.exit_code == 2
 
 
-def test_progress_ends_with_everything_done(tmp_path: Path) -> None:
+def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     path = written(tmp_path, "".join(dialogue(id=str(n)) + "\n" for n in range(2_000)))
     calls: list[tuple[int, int, int]] = []
     for _ in scan([path], on_progress=lambda *call: calls.append(call)):
@@ -398,7 +394,7 @@ def test_progress_ends_with_everything_done(tmp_path: Path) -> None:
     assert calls[-1] == (size, size, 2_000)
 
 
-# Laws
+# Properties
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip()))
 json_values = st.recursive(
@@ -454,19 +450,19 @@ def test_any_dialogue_written_in_canonical_form_is_read_back_equal(
 
 @settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.text(string.printable, max_size=80).map(str.encode))
-def test_any_bytes_at_all_give_problems_and_never_an_exception(tmp_path: Path, content: bytes) -> None:
+def test_arbitrary_bytes_give_problems_and_never_an_exception(tmp_path: Path, content: bytes) -> None:
     assert all(isinstance(item, Dialogue | Problem) for item in scan([written(tmp_path, content)]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("many", [8_000, 200_000])
-def test_validating_grows_by_at_most_sixteen_bytes_a_dialogue(tmp_path: Path, many: int) -> None:
+def test_validation_memory_grows_by_at_most_sixteen_bytes_per_dialogue(tmp_path: Path, many: int) -> None:
     def lines(count: int) -> Iterator[str]:
         return (f'{{"id":"d-{n}","turns":[{{"user":"Hello {n}"}}]}}\n' for n in range(count))
 
     few = 1_000
     peaks: list[int] = []
-    # The first pays for imports and caches; of the others the lesser counts: when garbage is collected is chance.
+    # The first run includes imports and caches; the smaller of the others counts, because garbage collection varies.
     for count in (few, few, few, many, many):
         path = written(tmp_path, "".join(lines(count)))
         gc.collect()
@@ -499,7 +495,7 @@ def test_the_copy_holds_the_selected_dialogues_in_order_with_their_index(tmp_pat
     assert out.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_copy_of_the_same_dialogues_is_the_same_whatever_the_source_looked_like(tmp_path: Path) -> None:
+def test_the_copy_of_the_same_dialogues_is_independent_of_the_source_form(tmp_path: Path) -> None:
     other = written(tmp_path, b"\xef\xbb\xbf" + QUICKSTART.read_bytes().replace(b"\n", b"\r\n\r\n"))
     one = write_copy([QUICKSTART], EVERYTHING, tmp_path / "1.gz", "live")
     two = write_copy([other], EVERYTHING, tmp_path / "2.gz", "live")
@@ -518,7 +514,9 @@ def test_the_copy_of_the_same_dialogues_is_the_same_whatever_the_source_looked_l
         pytest.param(Selection(ids=("*-1",), limit=1), ["x-1"], id="limit after id"),
     ],
 )
-def test_a_selection_takes_by_id_tag_and_then_count(tmp_path: Path, selection: Selection, taken: list[str]) -> None:
+def test_a_selection_filters_by_id_and_tag_and_then_limits(
+    tmp_path: Path, selection: Selection, taken: list[str]
+) -> None:
     tags = {"x-1": ["zh"], "x-2": ["en"], "y-1": ["fr"], "y[1]": ["fr"]}
     path = written(tmp_path, "\n".join(dialogue(id=name, tags=tag) for name, tag in tags.items()))
     assert [d.id for d in copy_of([path], tmp_path / "c.gz", selection)] == taken
@@ -537,7 +535,7 @@ def test_a_selection_takes_by_id_tag_and_then_count(tmp_path: Path, selection: S
         ),
     ],
 )
-def test_a_selection_that_takes_nothing_says_what_there_is(
+def test_an_empty_selection_is_reported_with_the_available_values(
     tmp_path: Path, selection: Selection, pieces: list[str]
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -552,9 +550,7 @@ def test_a_limit_below_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("history", "asked"), [("live", 4), ("last", 2), ("script", 4)])
-def test_asked_turns_are_counted_as_the_history_mode_asks_them(
-    tmp_path: Path, history: HistoryMode, asked: int
-) -> None:
+def test_requested_turns_depend_on_the_history_mode(tmp_path: Path, history: HistoryMode, asked: int) -> None:
     turns = [
         {"user": "a", "assistant": "x", "checks": [{"contains": "x"}]},
         {"user": "b", "checks": [{"contains": "x"}]},
@@ -581,7 +577,7 @@ def test_scripted_history_without_replies_is_refused_with_a_count_and_places(
     assert not (tmp_path / "c.gz").exists()
 
 
-def test_the_last_asked_turn_needs_no_scripted_reply(tmp_path: Path) -> None:
+def test_the_last_requested_turn_needs_no_scripted_reply(tmp_path: Path) -> None:
     turns = [{"user": "a", "assistant": "x", "ask": False}, {"user": "b"}]
     assert len(copy_of([written(tmp_path, dialogue(turns=turns))], tmp_path / "c.gz", EVERYTHING, "script")) == 1
 
@@ -656,7 +652,7 @@ def test_convert_reads_json_arrays_and_single_objects(tmp_path: Path, indent: in
     assert [d.id for d in load_dialogues([tmp_path / "a.jsonl"])] == ["a:1", "a:2"]
 
 
-def test_convert_names_the_item_of_an_array_that_is_wrong(tmp_path: Path) -> None:
+def test_convert_names_the_wrong_item_of_an_array(tmp_path: Path) -> None:
     source = written(tmp_path, '[{"turns": ["x"]},\n {"turns": ["", "y"]}, 5]', "a.json")
     with pytest.raises(InputError) as caught:
         convert(source, tmp_path / "a.jsonl")
@@ -682,12 +678,12 @@ def test_convert_overwrites_nothing(tmp_path: Path) -> None:
         ("out.jsonl", "gemni", "unknown dataset format 'gemni'.*\n.*did you mean 'gemini'"),
     ],
 )
-def test_convert_says_what_it_cannot_write(tmp_path: Path, target: str, form: str | None, message: str) -> None:
+def test_convert_reports_unsupported_targets(tmp_path: Path, target: str, form: str | None, message: str) -> None:
     with pytest.raises(SetupError, match=message):
         convert(QUICKSTART, tmp_path / target, from_format=form)
 
 
-def test_convert_from_a_named_format_refuses_other_lines(tmp_path: Path) -> None:
+def test_convert_with_a_given_format_refuses_other_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not Gemini \(\"contents\"\) as requested"):
         convert(written(tmp_path, GOOD), tmp_path / "o.jsonl", from_format="gemini")
 
@@ -701,10 +697,10 @@ def test_convert_into_another_folder_refuses_media_that_would_be_lost(tmp_path: 
     assert convert(path, tmp_path / "o.jsonl") == 1
 
 
-# What ships
+# Shipped datasets
 
 
-def test_quickstart_has_what_its_readme_promises() -> None:
+def test_quickstart_matches_its_readme() -> None:
     dialogues = load_dialogues([QUICKSTART])
     assert 24 <= len(dialogues) <= 30
     assert all(2 <= len(d.turns) <= 8 for d in dialogues)

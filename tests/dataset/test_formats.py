@@ -37,7 +37,7 @@ def spoken(dialogue: Dialogue) -> list[tuple[str, str | None]]:
 
 
 def replayed(dialogue: Dialogue, protocol: str) -> Any:
-    """The request body of `--history last`."""
+    """Return the request body of `--history last`."""
     messages: list[Message] = []
     for turn in dialogue.turns:
         messages.append(Message(role="user", parts=turn.user))
@@ -113,7 +113,7 @@ def test_a_recorded_openai_body_is_replayed_as_the_same_json(tmp_path: Path, lin
     assert body == OPENAI_FULL
 
 
-def test_recorded_replies_become_scripted_replies_and_every_user_turn_is_asked(tmp_path: Path) -> None:
+def test_recorded_replies_become_scripted_replies_and_every_user_turn_is_requested(tmp_path: Path) -> None:
     dialogue = imported(tmp_path, DMXAPI_SEED)
     assert dialogue.id == "d:1"
     assert spoken(dialogue) == [("今天是几号", "今天是2025年12月26日"), ("明天是几号", None)]
@@ -310,13 +310,13 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("line", "canonical"), FORMS.values(), ids=FORMS.keys())
-def test_a_foreign_line_becomes_this_canonical_dialogue(
+def test_a_foreign_line_is_converted_to_a_canonical_dialogue(
     tmp_path: Path, line: dict[str, Any], canonical: dict[str, Any]
 ) -> None:
     assert imported(tmp_path, line).to_plain() == {"id": "d:1", **canonical}
 
 
-# Each row: a line of another format, the first line of its only problem, a piece of its hint.
+# Each row: a line of another format, the first line of its only problem, a part of its hint.
 FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "two users": ({"contents": [USER_TEXT, USER_TEXT]}, "d.jsonl:1: turn 2: two user turns in a row", "join them"),
     "two users, openai": ({"messages": [SAY_U, SAY_U]}, "d.jsonl:1: turn 2: two user turns in a row", "join them"),
@@ -421,7 +421,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize(("line", "first", "hint"), FLAWS.values(), ids=FLAWS.keys())
-def test_a_foreign_line_that_would_lose_something_is_refused_with_its_place(
+def test_a_foreign_line_that_would_lose_content_is_refused_with_its_place(
     tmp_path: Path, line: dict[str, Any], first: str, hint: str
 ) -> None:
     problems = problems_in(tmp_path, line)
@@ -439,7 +439,7 @@ def test_all_flaws_of_a_foreign_line_are_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_reference_answers_are_scripted_replies_only_when_asked_for(tmp_path: Path) -> None:
+def test_reference_answers_become_scripted_replies_only_on_request(tmp_path: Path) -> None:
     line = {"question_id": 1, "turns": ["a", "b"], "reference": ["x", ""]}
     source = written(tmp_path, line)
     convert(source, tmp_path / "without.jsonl")
@@ -457,7 +457,7 @@ def test_a_converted_dataset_reads_as_the_original(tmp_path: Path, line: dict[st
     assert load_dialogues([tmp_path / "out.jsonl"]) == load_dialogues([source])
 
 
-# CrossWOZ (thu-coai/CrossWOZ, Apache-2.0) and MT-Bench (lm-sys/FastChat, Apache-2.0), one line of each, the first cut.
+# CrossWOZ (thu-coai/CrossWOZ, Apache-2.0) and MT-Bench (lm-sys/FastChat, Apache-2.0), one line each; the first is cut.
 CROSSWOZ_LINE = {
     "id": "crosswoz-11290",
     "conversations": [
@@ -500,7 +500,7 @@ def test_lines_of_public_datasets_are_read(tmp_path: Path) -> None:
         ({}, None),
     ],
 )
-def test_a_format_is_known_by_its_keys(line: dict[str, Any], form: str | None) -> None:
+def test_a_format_is_recognised_by_its_keys(line: dict[str, Any], form: str | None) -> None:
     found = detect(line)
     assert (None if found is None else found.name) == form
 

@@ -26,7 +26,7 @@ class Edit:
     function: str
     """`module:qualified name` of a function or of a module-level constant."""
     replace: str | None
-    """None: the whole body of the function, or the value of the constant."""
+    """None for the whole body of the function, or the value of the constant."""
     by: str
 
     @property
@@ -45,7 +45,7 @@ class Mutant:
 
 
 def read_mutants() -> list[Mutant]:
-    """Every mutant of the table, in its order."""
+    """Return every mutant of the table, in order."""
     rows: list[dict[str, Any]] = tomllib.loads(TABLE.read_text("utf-8"))["mutants"]
     return [
         Mutant(
@@ -61,7 +61,7 @@ def read_mutants() -> list[Mutant]:
 
 
 def apply(mutant: Mutant, root: Path) -> dict[Path, str]:
-    """The changed source of each file that the mutant edits; no file is written.
+    """Return the changed source of each file that the mutant edits; no file is written.
 
     Raises:
         LookupError: A module or function does not exist, or the text to replace does not occur exactly once.
@@ -74,7 +74,7 @@ def apply(mutant: Mutant, root: Path) -> dict[Path, str]:
 
 
 def file_of(module: str, root: Path) -> Path:
-    """The source file of a module below `root`."""
+    """Return the source file of a module below `root`."""
     stem = root.joinpath(*module.split("."))
     for path in (stem.with_suffix(".py"), stem / "__init__.py"):
         if path.exists():
@@ -83,14 +83,14 @@ def file_of(module: str, root: Path) -> Path:
 
 
 def edited(source: str, edit: Edit) -> str:
-    """The source after one edit, without comments and formatting."""
+    """Return the source after one edit, without comments and formatting."""
     tree = ast.parse(source)
     _replace(_definition(tree, edit.function), edit)
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
 def _definition(tree: ast.Module, function: str) -> Named:
-    """The function or constant of that qualified name; a property's getter stands before its setter."""
+    """Return the function or constant of that qualified name; for a property, its getter."""
     scope: ast.AST = tree
     found: ast.AST = tree
     for name in function.partition(":")[2].split("."):
@@ -134,7 +134,7 @@ def _replace_body(node: Named, by: str) -> None:
 
 
 def _readings(replace: str, by: str) -> Iterator[tuple[Nodes, Nodes]]:
-    """What a replacement can mean: nodes to look for, and nodes to put there."""
+    """A replacement: nodes to find, and nodes to put in their place."""
     if replace.startswith("case "):
         yield _cases(replace), _cases(by)
         return
@@ -171,12 +171,12 @@ def _keyword(statements: list[ast.stmt]) -> ast.keyword | None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Some neighbouring children of a node."""
+    """Adjacent children of a node."""
 
     parent: ast.AST
     field: str
     span: slice | None
-    """None: the field holds one node, not a list."""
+    """None when the field is one node, not a list."""
 
     def fill(self, new: Nodes) -> None:
         if self.span is None:

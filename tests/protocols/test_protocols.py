@@ -1,4 +1,4 @@
-"""Recorded bodies in → replies and failures out; questions in → exact requests out; laws on arbitrary input."""
+"""Recorded bodies to replies and failures; turns to exact requests; properties of arbitrary input."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def outcome(fixture: Mapping[str, Any], chunks: list[bytes] | None = None) -> Re
 
 
 def chosen(wanted: str) -> list[Any]:
-    """Fixtures of one kind: `reply`, `failure`, `stream` (both), as pytest parameters."""
+    """Return fixtures of one kind as pytest parameters: `reply`, `failure`, `stream` (both)."""
 
     def kind(fixture: Mapping[str, Any]) -> str:
         error, finish_raw = fixture["expected"]["error"], fixture["expected"]["finish_raw"]
-        # A generation that broke inside a complete reply is a reply whose finish reason says so.
+        # A generation that failed inside a complete reply is a reply with finish reason `error`.
         return "reply" if error is None or (error["kind"] == "malformed_output" and finish_raw) else "failure"
 
     return [
@@ -106,7 +106,7 @@ def test_every_recorded_body_is_read_by_a_test() -> None:
 
 
 @pytest.mark.parametrize("fixture", chosen("reply"))
-def test_a_recorded_reply_is_read_as_its_expected_fields(fixture: dict[str, Any]) -> None:
+def test_a_recorded_reply_has_the_expected_fields(fixture: dict[str, Any]) -> None:
     expected, reply = fixture["expected"], outcome(fixture)
     assert isinstance(reply, Reply)
     assert {
@@ -125,7 +125,7 @@ def test_a_recorded_reply_is_read_as_its_expected_fields(fixture: dict[str, Any]
     assert json.dumps(reply.raw_turn).count('"thoughtSignature"') == expected.get("signatures", 0)
 
 
-# Not fields of a reply: what the row's status says, what a response header says, what only the raw body holds.
+# Not fields of a reply: the status of the row, a response header, content of the raw body only.
 NOT_OF_A_REPLY = {
     "complete", "error", "request_id", "signatures", "empty", "resumable", "cost", "refusal", "split_think",
 }  # fmt: skip
@@ -182,13 +182,13 @@ def test_the_seed_reply_counts_22_in_192_out_178_of_them_reasoning_214_in_all() 
     assert (reply.finish_reason, reply.text, status_of(reply)) == ("stop", "明天是2025年12月27日。", "ok")
 
 
-def test_a_web_page_with_status_200_is_no_reply_and_the_message_says_what_came() -> None:
+def test_a_web_page_with_status_200_is_malformed_and_the_message_describes_it() -> None:
     with pytest.raises(MalformedReply, match=r"web page instead of JSON \('Console'\): is base_url right") as caught:
         GEMINI.parse_response((BODIES / "gemini/ok_200_html.html").read_bytes())
     assert not caught.value.cut
 
 
-# --- questions -------------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 DATES = (user("今天是几号"), assistant("今天是2025年12月26日"), user("明天是几号"))
 DOGS = (
@@ -254,7 +254,7 @@ def test_a_gemini_url_is_built_from_any_base(
 
 
 @pytest.mark.parametrize("base_url", ["https://api.openai.com/v1", "https://api.openai.com/v1/"])
-def test_an_openai_question_has_its_system_message_first_and_nothing_unset(base_url: str) -> None:
+def test_an_openai_request_starts_with_the_system_message_and_omits_unset_fields(base_url: str) -> None:
     request = OPENAI.build_request(Ask(model="m", messages=DATES, system="Be brief."), Endpoint(base_url=base_url))
     assert (request.method, request.url) == ("POST", "https://api.openai.com/v1/chat/completions")
     assert request.json == {
@@ -268,14 +268,14 @@ def test_an_openai_question_has_its_system_message_first_and_nothing_unset(base_
     }
 
 
-def test_a_streamed_openai_question_asks_for_its_usage() -> None:
+def test_a_streamed_openai_request_asks_for_usage() -> None:
     request = OPENAI.build_request(Ask(model="m", messages=(user("x"),), stream=True), LOCAL)
     assert request.json["stream"] is True
     assert request.json["stream_options"] == {"include_usage": True}
     assert request.headers["Accept"] == "text/event-stream"
 
 
-def test_several_text_parts_stay_several_parts() -> None:
+def test_text_parts_are_not_merged() -> None:
     message = Message(role="user", parts=(text_part("a"), text_part("b")))
     ask = Ask(model="m", messages=(message,))
     assert body_of(GEMINI, ask)["contents"] == [{"role": "user", "parts": [{"text": "a"}, {"text": "b"}]}]
@@ -357,7 +357,7 @@ def test_every_setting_has_its_openai_field(set_to: dict[str, Any], added: dict[
     assert body_of(OPENAI, ask) == plain | added
 
 
-def test_the_field_for_the_output_limit_is_the_gateways_choice() -> None:
+def test_the_gateway_sets_the_field_of_the_output_limit() -> None:
     ask = Ask(model="m", messages=(user("x"),), settings=Settings(max_output_tokens=5))
     assert body_of(OPENAI, ask, OPENAI_COM)["max_completion_tokens"] == 5
     assert "max_tokens" not in body_of(OPENAI, ask, OPENAI_COM)
@@ -367,7 +367,7 @@ IMAGE = Part(kind="image", path="media/cat.png")
 
 
 @pytest.mark.parametrize(
-    ("wire", "set_to", "said"),
+    ("wire", "set_to", "message"),
     [
         (GEMINI, {"reasoning_effort": "low"}, r"gemini protocol cannot carry reasoning_effort \(use thinking_level"),
         (GEMINI, {"thinking_budget": 1, "thinking_level": "LOW"}, "thinking_budget .* or thinking_level .* not both"),
@@ -386,8 +386,10 @@ IMAGE = Part(kind="image", path="media/cat.png")
         (OPENAI, {"max_output_tokens": 5, "extra": {"max_tokens": 6}}, "overrides max_tokens"),
     ],
 )
-def test_what_the_wire_cannot_carry_is_refused_by_name(wire: WireProtocol, set_to: dict[str, Any], said: str) -> None:
-    with pytest.raises(CannotCarry, match=said):
+def test_settings_that_the_protocol_cannot_carry_are_refused_by_name(
+    wire: WireProtocol, set_to: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CannotCarry, match=message):
         wire.build_request(Ask(model="m", messages=(user("x"),), settings=Settings(**set_to)), LOCAL)
 
 
@@ -398,7 +400,7 @@ def test_media_is_refused_and_never_dropped(wire: WireProtocol) -> None:
         wire.build_request(Ask(model="m", messages=(message,)), LOCAL)
 
 
-def test_building_a_question_changes_neither_its_settings_nor_its_extra() -> None:
+def test_building_a_request_changes_neither_settings_nor_extra() -> None:
     extra = {"generationConfig": {"responseJsonSchema": {"title": "T"}, "candidateCount": 1}}
     chosen_settings = Settings(response_schema=dict(SCHEMA), extra=extra)
     before = encode_json(chosen_settings.to_plain())
@@ -413,7 +415,7 @@ ODD_CONTENT = rb"""{"zeta":1,"parts":[{"text":"a","thought":true,"thoughtSignatu
 {"functionCall":{"id":"7","name":"f","args":{"n":12345678901234567890123}}},{"text":"\ud800 ok"}],"role":"model"}"""
 
 
-def test_a_gemini_turn_goes_back_exactly_as_received() -> None:
+def test_a_gemini_turn_is_sent_back_exactly_as_received() -> None:
     body = b'{"candidates":[{"content":' + ODD_CONTENT + b',"finishReason":"STOP"}]}'
     raw = GEMINI.parse_response(body).raw_turn
     sent = body_of(GEMINI, Ask(model="m", messages=(user("x"), assistant("not this", raw), user("y"))))
@@ -430,7 +432,7 @@ def test_a_gemini_turn_goes_back_exactly_as_received() -> None:
     ],
     ids=["no parts", "empty parts", "no role"],
 )
-def test_an_odd_gemini_turn_goes_back_with_nothing_but_its_role_supplied(received: Any, sent: Any) -> None:
+def test_an_odd_gemini_turn_is_sent_back_with_only_the_role_added(received: Any, sent: Any) -> None:
     ask = Ask(model="m", messages=(user("x"), assistant("", received), user("y")))
     assert body_of(GEMINI, ask)["contents"][1] == sent
 
@@ -452,7 +454,7 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
         ),
     ],
 )
-def test_an_openai_turn_goes_back_as_received_but_for_what_the_api_refuses(received: Any, sent: Any) -> None:
+def test_an_openai_turn_is_sent_back_without_fields_that_the_api_rejects(received: Any, sent: Any) -> None:
     whole = {"choices": [{"message": received, "finish_reason": "stop"}]}
     raw = OPENAI.parse_response(encode_json(whole)).raw_turn
     assert raw == received
@@ -495,7 +497,7 @@ def openai_reply(message: Any, finish: Any = "stop", **fields: Any) -> Reply:
         ("12", None, None, "missing", None),
     ],
 )
-def test_gemini_counts_are_added_up_only_where_they_are_known(
+def test_gemini_counts_are_added_only_if_known(
     sent: Any, input_tokens: int | None, output_tokens: int | None, source: str, consistent: bool | None
 ) -> None:
     usage = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata=sent).usage
@@ -504,7 +506,7 @@ def test_gemini_counts_are_added_up_only_where_they_are_known(
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True, "7", [7], {"n": 7}, 2**53 + 1, 10**40, 1e300])
-def test_a_count_that_cannot_be_believed_is_unknown(count: Any) -> None:
+def test_an_implausible_count_is_unknown(count: Any) -> None:
     gemini = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": count})
     openai = openai_reply({"content": "a"}, usage={"prompt_tokens": count, "completion_tokens": 3})
     for usage in (gemini.usage, openai.usage):
@@ -529,7 +531,7 @@ def test_a_count_that_cannot_be_believed_is_unknown(count: Any) -> None:
         ({"prompt_tokens": 3, "prompt_tokens_details": "?", "completion_tokens_details": []}, {"input_tokens": 3}),
     ],
 )
-def test_openai_counts_come_from_where_each_vendor_puts_them(sent: dict[str, Any], known: dict[str, Any]) -> None:
+def test_openai_counts_are_read_from_the_fields_of_each_vendor(sent: dict[str, Any], known: dict[str, Any]) -> None:
     usage = openai_reply({"content": "a"}, usage=sent).usage
     assert {name: getattr(usage, name) for name in known} == known
 
@@ -559,7 +561,7 @@ def test_openai_counts_come_from_where_each_vendor_puts_them(sent: dict[str, Any
         ({"candidates": [candidate({"text": "t", "thought": True}, finish="MAX_TOKENS")]}, "length", None, ""),
     ],
 )  # fmt: skip
-def test_odd_gemini_replies_keep_what_they_say(body: Any, finish: str, blocked: str | None, text: str | None) -> None:
+def test_odd_gemini_replies_keep_their_content(body: Any, finish: str, blocked: str | None, text: str | None) -> None:
     reply = gemini_reply(**body)
     assert (reply.finish_reason, reply.blocked, reply.text) == (finish, blocked, text)
 
@@ -587,7 +589,7 @@ def test_odd_gemini_replies_keep_what_they_say(body: Any, finish: str, blocked: 
         (None, "length", "length", None, None),
     ],
 )  # fmt: skip
-def test_odd_openai_replies_keep_what_they_say(
+def test_odd_openai_replies_keep_their_content(
     message: Any, finish_raw: Any, finish: str, text: str | None, thought: str | None
 ) -> None:
     reply = openai_reply(message, finish_raw)
@@ -599,7 +601,7 @@ def test_odd_openai_replies_keep_what_they_say(
     ("arguments", "read"),
     [('{"a":1}', {"a": 1}), ('{"a":', '{"a":'), ("", ""), ("NaN", "NaN"), ({"a": 1}, {"a": 1}), ("\ud800", "\ud800")],
 )
-def test_tool_arguments_are_parsed_or_kept_as_they_are(arguments: Any, read: Any) -> None:
+def test_tool_arguments_are_parsed_or_kept_unchanged(arguments: Any, read: Any) -> None:
     call = {"id": "", "function": {"name": "f", "arguments": arguments}}
     (only,) = openai_reply({"content": None, "tool_calls": [call]}, "tool_calls").tool_calls
     assert (only.id, only.name, only.arguments) == (None, "f", read)
@@ -635,7 +637,7 @@ def test_tool_arguments_are_parsed_or_kept_as_they_are(arguments: Any, read: Any
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else "",
 )
-def test_a_body_that_is_no_reply_is_malformed_and_a_cut_one_is_told_apart(body: bytes, cut: bool) -> None:
+def test_a_body_that_is_not_a_reply_is_malformed_and_a_cut_one_is_marked(body: bytes, cut: bool) -> None:
     for wire in PROTOCOLS.values():
         with pytest.raises(MalformedReply) as caught:
             wire.parse_response(body)
@@ -671,7 +673,7 @@ def test_a_byte_order_mark_before_the_reply_is_ignored() -> None:
         (OPENAI, {"choices": [{"message": None, "finish_reason": None}]}, "empty_response", None, False),
     ],
 )  # fmt: skip
-def test_an_error_inside_a_200_counts_as_its_inner_code(
+def test_an_error_inside_a_200_has_its_inner_code(
     wire: WireProtocol, body: Any, kind: str, status: int | None, structured: bool
 ) -> None:
     with pytest.raises(ErrorInBody) as caught:
@@ -684,7 +686,7 @@ def test_an_error_inside_a_200_counts_as_its_inner_code(
 
 
 def classify(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Failure:
-    """Read by both wires, which must agree: gateways answer in any shape on any route."""
+    """Classify an error with both protocols, which must agree: gateways use any format on any route."""
     raw = body if isinstance(body, bytes) else encode_json(body)
     one, other = (wire.classify_error(status, headers or {}, raw) for wire in (GEMINI, OPENAI))
     assert one == other
@@ -721,7 +723,7 @@ def error(**fields: Any) -> dict[str, Any]:
         (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "overloaded", True),
         (599, b"", "server_error", True),
         (204, b"", "bad_response", False),
-        # money, wherever it is said
+        # balance errors in all forms
         (429, error(type="insufficient_quota", code=None), "quota", False),
         (403, {"type": "error", "error": {"type": "new_api_error", "message": "用户额度不足"}}, "quota", False),
         (403, error(type="v_api_error", code="insufficient_user_quota"), "quota", False),
@@ -763,7 +765,7 @@ def error(**fields: Any) -> dict[str, Any]:
         (400, error(message="API key not valid. Please pass a valid API key.", code=400), "auth", False),
     ],
 )  # fmt: skip
-def test_error_answers_are_classified(status: int, body: Any, kind: str, retryable: bool) -> None:
+def test_error_responses_are_classified(status: int, body: Any, kind: str, retryable: bool) -> None:
     failure = classify(status, body)
     assert (failure.kind, failure.retryable) == (kind, retryable)
 
@@ -809,10 +811,10 @@ def test_structured_means_that_the_body_is_a_json_error_object(body: Any, struct
         ),
     ],
 )
-def test_the_message_is_what_a_person_would_read(body: Any, message: str | None) -> None:
-    said = classify(502, body).message
-    assert message is None or said == message
-    assert "\n" not in said
+def test_the_message_is_the_readable_text_of_the_error(body: Any, message: str | None) -> None:
+    read = classify(502, body).message
+    assert message is None or read == message
+    assert "\n" not in read
 
 
 @pytest.mark.parametrize(
@@ -826,7 +828,7 @@ def test_the_message_is_what_a_person_would_read(body: Any, message: str | None)
         (500, "perhaps", "server_error", None, True),
     ],
 )
-def test_x_should_retry_is_kept_and_never_revives_a_final_failure(
+def test_x_should_retry_is_kept_and_never_makes_a_final_failure_retryable(
     status: int, word: str, kind: str, should_retry: bool | None, retryable: bool
 ) -> None:
     failure = classify(status, error(), {"x-should-retry": word})
@@ -847,7 +849,7 @@ def test_the_window_of_a_limit_is_read_from_the_text(message: str, scope: str | 
     assert classify(400, error(message=message)).scope is None
 
 
-def test_an_upstream_error_quoted_by_openrouter_gives_its_hint() -> None:
+def test_the_hint_of_an_upstream_error_is_read_from_openrouter_errors() -> None:
     raw = '{"error": {"details": [{"retryDelay": "31s"}]}}'
     failure = classify(429, error(code=429, metadata={"raw": raw}))
     assert (failure.kind, failure.retry_after_s) == ("rate_limit", 31.0)
@@ -856,7 +858,7 @@ def test_an_upstream_error_quoted_by_openrouter_gives_its_hint() -> None:
 # --- lists of models -------------------------------------------------------------------------------------------------
 
 
-def test_the_lists_of_models_are_asked_for_and_read() -> None:
+def test_model_lists_are_requested_and_read() -> None:
     assert GEMINI.build_models_request(GOOGLE).url == f"{GOOGLE.base_url}/v1beta/models?pageSize=1000"
     assert OPENAI.build_models_request(OPENAI_COM).url == "https://api.openai.com/v1/models"
     assert OPENAI.build_models_request(OPENAI_COM).json is None
@@ -866,14 +868,14 @@ def test_the_lists_of_models_are_asked_for_and_read() -> None:
     assert OPENAI.parse_models(b'[{"id": "a"}]') == ("a",)
 
 
-def test_models_that_cannot_generate_are_left_out_of_the_gemini_list() -> None:
+def test_gemini_models_that_cannot_generate_are_omitted() -> None:
     methods = {"supportedGenerationMethods": ["embedContent"]}
     body = encode_json({"models": [{"name": "models/e", **methods}, {"name": "models/g"}, {"name": ""}]})
     assert GEMINI.parse_models(body) == ("g",)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"7", b'{"data": 5, "models": 5}', b'{"data": [5]}', b"[5]"])
-def test_what_is_no_list_of_models_is_malformed(body: bytes) -> None:
+def test_a_body_that_is_not_a_model_list_is_malformed(body: bytes) -> None:
     for wire in PROTOCOLS.values():
         with pytest.raises(MalformedReply):
             wire.parse_models(body)
@@ -895,7 +897,7 @@ def folded(wire: WireProtocol, stream: list[SseEvent]) -> Reply:
     return wire.finish(draft)
 
 
-def test_folding_an_event_never_changes_the_draft_it_started_from() -> None:
+def test_folding_an_event_never_changes_the_previous_draft() -> None:
     for fixture in (p.values[0] for p in chosen("stream") if "error" not in str(p.id)):
         assert isinstance(fixture, dict)
         wire, parser = PROTOCOLS[fixture["protocol"]], SseParser()
@@ -915,7 +917,7 @@ def test_a_stream_without_an_event_is_truncated(wire: WireProtocol) -> None:
     assert (caught.value.failure.kind, caught.value.failure.text) == ("stream_truncated", None)
 
 
-def test_a_line_that_is_no_json_breaks_a_stream_only_before_its_end() -> None:
+def test_an_invalid_json_line_breaks_a_stream_only_before_its_end() -> None:
     head = {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hi"}]}}]}
     last = {"candidates": [{"finishReason": "STOP"}]}
     assert folded(GEMINI, events(head, last, "{oops")).text == "Hi"
@@ -924,7 +926,7 @@ def test_a_line_that_is_no_json_breaks_a_stream_only_before_its_end() -> None:
     assert (caught.value.failure.kind, caught.value.failure.text) == ("stream_truncated", "Hi")
 
 
-def test_a_bare_json_error_in_mid_stream_is_found() -> None:
+def test_a_bare_json_error_inside_a_stream_is_found() -> None:
     head = b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]}}]}\n\n'
     bare = b'{\n  "error": {\n    "code": 503,\n    "message": "busy",\n    "status": "UNAVAILABLE"\n  }\n}\n'
     with pytest.raises(ErrorInBody) as caught:
@@ -951,12 +953,12 @@ def test_signed_parts_of_a_stream_are_never_merged() -> None:
     assert (reply.text, reply.raw_turn) == ("abc", {"role": "model", "parts": parts})
 
 
-def test_a_done_mark_ends_an_openai_stream_without_a_finish_reason() -> None:
+def test_a_done_marker_ends_an_openai_stream_without_a_finish_reason() -> None:
     reply = folded(OPENAI, events({"choices": [{"delta": {"content": "Hi"}}]}, "[DONE]"))
     assert (reply.text, reply.finish_reason, reply.finish_reason_raw) == ("Hi", "other", None)
 
 
-def test_tool_calls_without_an_index_are_told_apart_by_their_ids() -> None:
+def test_tool_calls_without_an_index_are_distinguished_by_id() -> None:
     def call(call_id: str | None, name: str | None, arguments: str) -> dict[str, Any]:
         function = {"name": name, "arguments": arguments}
         return {"choices": [{"delta": {"tool_calls": [{"id": call_id, "function": function}]}}]}
@@ -974,7 +976,7 @@ def test_list_content_of_a_stream_is_joined_as_its_parts() -> None:
     assert reply.text == "abc"
 
 
-def test_what_comes_late_on_a_tool_call_is_kept_for_the_replay() -> None:
+def test_late_fields_of_a_tool_call_are_kept_for_the_replay() -> None:
     def chunk(**call: Any) -> dict[str, Any]:
         return {"choices": [{"delta": {"tool_calls": [{"index": 0, **call}]}}]}
 
@@ -998,7 +1000,7 @@ def test_what_comes_late_on_a_tool_call_is_kept_for_the_replay() -> None:
         (OPENAI, {"choices": [{"delta": {"tool_calls": 5}}]}),
     ],
 )
-def test_a_chunk_of_another_shape_is_malformed(wire: WireProtocol, chunk: Any) -> None:
+def test_a_chunk_of_unexpected_shape_is_malformed(wire: WireProtocol, chunk: Any) -> None:
     with pytest.raises(MalformedReply):
         folded(wire, events(chunk))
 
@@ -1013,7 +1015,7 @@ PIECES = st.one_of(
 
 @given(st.lists(PIECES, min_size=1, max_size=6), st.data())
 @settings(max_examples=examples(150), deadline=None)
-def test_a_gemini_stream_is_the_same_reply_however_its_text_is_cut(parts: list[dict[str, Any]], data: Any) -> None:
+def test_a_gemini_stream_gives_the_same_reply_for_any_split_of_its_text(parts: list[dict[str, Any]], data: Any) -> None:
     def one(part: dict[str, Any]) -> dict[str, Any]:
         return {"candidates": [{"content": {"role": "model", "parts": [part]}}]}
 
@@ -1033,7 +1035,7 @@ def test_a_gemini_stream_is_the_same_reply_however_its_text_is_cut(parts: list[d
 
 @given(texts, st.none() | texts.filter(bool), st.lists(texts, max_size=3), st.data())
 @settings(max_examples=examples(150), deadline=None)
-def test_an_openai_stream_is_the_same_reply_as_the_whole_body(
+def test_an_openai_stream_gives_the_same_reply_as_the_whole_body(
     content: str, reasoning: str | None, calls: list[str], data: Any
 ) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": content}
@@ -1062,7 +1064,7 @@ def test_an_openai_stream_is_the_same_reply_as_the_whole_body(
     assert folded(OPENAI, events(*chunks, "[DONE]")) == OPENAI.parse_response(encode_json(whole))
 
 
-# --- laws on arbitrary input -----------------------------------------------------------------------------------------
+# --- properties of arbitrary input -----------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -1090,8 +1092,8 @@ def with_value(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 @st.composite
-def spoiled_bodies(draw: st.DrawFn) -> Any:
-    """A recorded body with one to three of its values replaced by anything."""
+def mutated_bodies(draw: st.DrawFn) -> Any:
+    """Draw a recorded body with one to three values replaced."""
     value = draw(st.sampled_from(SAMPLES))
     for _ in range(draw(st.integers(1, 3))):
         value = with_value(value, draw(st.sampled_from(paths_of(value))), draw(JSON))
@@ -1109,9 +1111,9 @@ def check_reply(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize("wire", PROTOCOLS.values(), ids=PROTOCOLS)
-@given(value=spoiled_bodies())
+@given(value=mutated_bodies())
 @settings(max_examples=examples(150), deadline=None)
-def test_a_spoiled_body_gives_a_reply_or_one_of_two_exceptions(wire: WireProtocol, value: Any) -> None:
+def test_a_mutated_body_gives_a_reply_or_one_of_two_exceptions(wire: WireProtocol, value: Any) -> None:
     body = encode_json(value)
     for read in (wire.parse_response, lambda raw: streamed(wire, [b"data: " + raw])):
         try:
@@ -1131,14 +1133,14 @@ def test_a_spoiled_body_gives_a_reply_or_one_of_two_exceptions(wire: WireProtoco
     ),
 )
 @settings(max_examples=examples(300), deadline=None)
-def test_no_bytes_and_no_headers_make_the_error_reader_raise(body: bytes, status: int, headers: dict[str, str]) -> None:
+def test_classify_error_never_raises(body: bytes, status: int, headers: dict[str, str]) -> None:
     failure = classify(status, body, headers)
     assert failure.retry_after_s is None or failure.retry_after_s > 0
 
 
 @given(st.binary(max_size=120))
 @settings(max_examples=examples(300), deadline=None)
-def test_no_bytes_make_the_readers_raise_anything_else(body: bytes) -> None:
+def test_arbitrary_bytes_raise_only_documented_exceptions(body: bytes) -> None:
     for wire in PROTOCOLS.values():
         for read in (wire.parse_response, lambda raw, wire=wire: streamed(wire, [raw])):
             with pytest.raises((MalformedReply, ErrorInBody)):
@@ -1147,7 +1149,7 @@ def test_no_bytes_make_the_readers_raise_anything_else(body: bytes) -> None:
 
 @given(st.sampled_from(SAMPLES), st.data())
 @settings(max_examples=examples(200), deadline=None)
-def test_a_body_cut_anywhere_is_known_to_be_cut(value: Any, data: Any) -> None:
+def test_a_body_cut_at_any_byte_is_detected_as_cut(value: Any, data: Any) -> None:
     body = encode_json(value)
     short = body[: data.draw(st.integers(0, len(body) - 1))]
     for wire in PROTOCOLS.values():

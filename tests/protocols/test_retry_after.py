@@ -1,4 +1,4 @@
-"""Every form in which a gateway asks to wait → one number of seconds."""
+"""Every form of a retry hint is parsed to a number of seconds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def retry_info(delay: Any) -> dict[str, Any]:
         ({}, None),
     ],
 )
-def test_retry_after_headers_are_read(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_headers_are_parsed(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, None, "") == seconds
 
 
@@ -93,7 +93,7 @@ def test_retry_after_headers_are_read(headers: dict[str, str], seconds: float | 
         ({"ratelimit-remaining": "0", "ratelimit-reset": "3"}, 3.0),
     ],
 )
-def test_reset_headers_count_only_for_what_is_used_up(headers: dict[str, str], seconds: float | None) -> None:
+def test_reset_headers_count_only_for_exhausted_limits(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, None, "") == (None if seconds is None else pytest.approx(seconds))
 
 
@@ -125,7 +125,7 @@ def test_retry_info_is_read(delay: Any, seconds: float | None) -> None:
 @pytest.mark.parametrize(
     "body", [None, [], {}, "text", {"error": "text"}, {"error": {"details": "x"}}, {"error": {"details": [1, None]}}]
 )
-def test_a_body_without_details_says_nothing(body: Any) -> None:
+def test_a_body_without_details_has_no_hint(body: Any) -> None:
     assert retry_after_s({}, body, "") is None
 
 
@@ -168,7 +168,7 @@ def test_a_sentence_in_the_message_is_read(message: str, seconds: float | None) 
     assert retry_after_s({}, None, message) == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_the_first_form_that_says_something_counts() -> None:
+def test_the_first_form_with_a_hint_is_used() -> None:
     headers = {
         "retry-after-ms": "1200",
         "retry-after": "2",
@@ -176,15 +176,15 @@ def test_the_first_form_that_says_something_counts() -> None:
         "x-ratelimit-reset-tokens": "5s",
     }
     body, message = retry_info("3s"), "retry in 4s"
-    said: list[float | None] = []
+    waits: list[float | None] = []
     for gone in (None, "retry-after-ms", "retry-after"):
         headers.pop(gone or "", None)
-        said.append(retry_after_s(headers, body, message))
-    said += [retry_after_s(headers, None, message), retry_after_s(headers, None, "")]
-    assert said == [1.2, 2.0, 3.0, 4.0, 5.0]
+        waits.append(retry_after_s(headers, body, message))
+    waits += [retry_after_s(headers, None, message), retry_after_s(headers, None, "")]
+    assert waits == [1.2, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_a_form_that_says_nothing_leaves_the_word_to_the_next() -> None:
+def test_a_form_without_a_hint_falls_back_to_the_next() -> None:
     assert retry_after_s({"retry-after-ms": "0", "retry-after": "never"}, retry_info("?"), "retry in 4s") == 4.0
 
 
@@ -209,7 +209,7 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
     ],
     ids=lambda message: message[:8],
 )
-def test_a_hostile_message_costs_no_time(message: str) -> None:
+def test_a_hostile_message_is_parsed_quickly(message: str) -> None:
     begun = time.perf_counter()
     retry_after_s({"retry-after": message[:8000]}, retry_info(message[:8000]), message)
     assert time.perf_counter() - begun < 0.5
@@ -231,6 +231,6 @@ BODIES = st.recursive(
 @given(HEADERS, BODIES, st.text(alphabet='0123456789.smhd retryafin:秒后="', max_size=40))
 @example({"retry-after-ms": "0\x1f"}, None, "")
 @settings(max_examples=examples(400), deadline=None)
-def test_a_hint_is_a_finite_wait_or_nothing(headers: dict[str, str], body: Any, message: str) -> None:
+def test_a_hint_is_a_finite_wait_or_none(headers: dict[str, str], body: Any, message: str) -> None:
     seconds = retry_after_s(headers, body, message)
     assert seconds is None or 0 < seconds < float("inf")

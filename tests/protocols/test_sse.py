@@ -1,4 +1,4 @@
-"""Bytes of an event stream, cut anywhere → the same events."""
+"""An event stream split at any byte gives the same events."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def test_an_event_keeps_its_name_and_the_next_one_does_not_inherit_it() -> None:
     ]
 
 
-def test_a_character_cut_between_two_chunks_is_whole_again() -> None:
+def test_a_character_split_between_two_chunks_is_joined() -> None:
     stream = "data: 你好\n\n".encode()
     for at in range(len(stream)):
         assert data_of(stream[:at], stream[at:]) == ["你好"]
 
 
-def test_a_line_end_cut_between_cr_and_lf_is_one_line_end() -> None:
+def test_a_line_ending_split_between_cr_and_lf_is_one_line_ending() -> None:
     assert data_of(b"data: a\r", b"", b"\ndata: b\r", b"\n\r", b"\n") == ["a\nb"]
     assert data_of(b"data: a\r", b"\rdata: b\n\n") == ["a", "b"]
 
 
-def test_an_event_is_handed_on_as_soon_as_its_empty_line_came() -> None:
+def test_an_event_is_returned_as_soon_as_its_empty_line_arrives() -> None:
     parser = SseParser()
     assert parser.feed(b"data: a\n") == []
     assert parser.feed(b"\r") == [SseEvent(event="", data="a")]
@@ -91,7 +91,7 @@ def test_an_event_is_handed_on_as_soon_as_its_empty_line_came() -> None:
     ],
     ids=["one line", "one line in pieces", "many lines", "a comment", "bare lines"],
 )
-def test_an_event_without_an_end_does_not_grow_for_ever(chunks: list[bytes]) -> None:
+def test_an_event_without_an_end_is_bounded(chunks: list[bytes]) -> None:
     parser = SseParser(max_event_bytes=100)
 
     def feed_all() -> None:
@@ -102,7 +102,7 @@ def test_an_event_without_an_end_does_not_grow_for_ever(chunks: list[bytes]) -> 
         feed_all()
 
 
-def test_many_events_in_little_room_are_no_problem() -> None:
+def test_many_small_events_are_accepted() -> None:
     parser = SseParser(max_event_bytes=20)
     for _ in range(100):
         assert parser.feed(b"data: 1234") == []
@@ -139,6 +139,6 @@ def test_any_chunking_gives_the_same_events(stream: bytes, data: st.DataObject) 
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1), max_size=5))
-def test_what_is_written_as_events_is_read_back(lines: list[str]) -> None:
+def test_written_events_are_read_back(lines: list[str]) -> None:
     stream = "".join(f"data: {line}\r\n\r\n" for line in lines).encode()
     assert data_of(stream) == lines

@@ -33,13 +33,13 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     ),
     "body cut at every byte": (
         "test_faults.py::test_a_body_cut_at_any_byte_is_possibly_paid_and_sent_once_more",
-        "test_protocols.py::test_a_body_cut_anywhere_is_known_to_be_cut",
+        "test_protocols.py::test_a_body_cut_at_any_byte_is_detected_as_cut",
         *_cases("truncated", "truncated chunks", "truncated without a length"),
     ),
     "one byte a second": ("test_faults.py::test_one_byte_per_second_is_read_to_the_end_within_the_attempt_timeout",),
     "silence": _cases("silence", "silence in the body"),
     # Limits.
-    "30 forms of the rate-limit hint": (_HINTS, "test_retry_after.py::test_a_hint_is_a_finite_wait_or_nothing"),
+    "30 forms of the rate-limit hint": (_HINTS, "test_retry_after.py::test_a_hint_is_a_finite_wait_or_none"),
     "garbage, past, negative": (_HINTS,),
     "year 9999": (_HINTS, *_cases("year 9999")),
     "per-day with a short delay": (_HINTS, *_cases("day quota")),
