@@ -93,8 +93,8 @@ def _no_key_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    told = [text for _, text in report.sections] + [report.longreprtext]
-    if report.outcome != "failed" and (name := find_key("\n".join(told).encode("utf-8", "replace"))) is not None:
+    texts = [text for _, text in report.sections] + [report.longreprtext]
+    if report.outcome != "failed" and (name := find_key("\n".join(texts).encode("utf-8", "replace"))) is not None:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} printed the canary key, as {name}"
     return report

@@ -135,11 +135,11 @@ def test_a_body_cut_at_any_byte_is_possibly_paid_and_sent_once_more(tmp_path: Pa
 
 def test_one_byte_per_second_is_read_to_the_end_within_the_attempt_timeout(tmp_path: Path):
     drip = {"match": {"turn": 1}, "action": "drip", "bytes": 1, "seconds": 1.0}
-    patient, result = run_once(tmp_path / "patient", Host(provider_with(drip), attempt_timeout_s=600.0))
+    finished, result = run_once(tmp_path / "finished", Host(provider_with(drip), attempt_timeout_s=600.0))
     assert result.exit_code == 0
-    assert patient.sent[0].resolved_at is not None
-    assert patient.sent[0].resolved_at - patient.sent[0].left_at > 200
-    obeys(patient, faultless=True)
+    assert finished.sent[0].resolved_at is not None
+    assert finished.sent[0].resolved_at - finished.sent[0].left_at > 200
+    obeys(finished, faultless=True)
     timed_out, result = run_once(tmp_path / "timed_out", Host(provider_with(drip), attempt_timeout_s=60.0))
     story = obeys(timed_out, finished=False)
     assert result.exit_code == 3
@@ -262,8 +262,8 @@ def test_many_429_responses_lose_no_turn_and_the_rate_recovers(tmp_path: Path, h
 
 @pytest.mark.slow
 def test_with_30_percent_of_5xx_no_turn_is_paid_twice(tmp_path: Path):
-    trouble = {"match": {"probability": 0.3}, "action": "error", "kind": "overloaded"}
-    virtual_run, result = run_once(tmp_path, Host(provider_with(trouble)), count=200, turns=3, max_attempts=5)
+    overloaded = {"match": {"probability": 0.3}, "action": "error", "kind": "overloaded"}
+    virtual_run, result = run_once(tmp_path, Host(provider_with(overloaded)), count=200, turns=3, max_attempts=5)
     story = obeys(virtual_run, finished=False)
     failed = [row for row, state in story.states.items() if state == "error"]
     assert len(failed) <= 600 * 0.3**5 * 4

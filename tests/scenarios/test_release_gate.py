@@ -94,11 +94,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     write_dialogues(folder / "my.jsonl", MANY)
     for name, model in (("base", "sim-good"), ("again", "sim-good"), ("drift", "sim-drift")):
-        _play(folder, model, name)
+        _run_model(folder, model, name)
     return folder
 
 
-def _play(folder: Path, model: str, name: str) -> None:
+def _run_model(folder: Path, model: str, name: str) -> None:
     asked = ("run", "my.jsonl", "-m", f"{model}@simulator", "--history", "script", "-o", name, "--no-progress")
     subprocess.run([sys.executable, "-m", "convbatch", *asked], cwd=folder, env=environment(), check=True)
 
@@ -153,10 +153,10 @@ def recipe() -> str:
     return found
 
 
-@pytest.mark.parametrize(("model", "said", "code"), [("sim-good", "release", 0), ("sim-drift", "blocked", 1)])
+@pytest.mark.parametrize(("model", "output", "code"), [("sim-good", "release", 0), ("sim-drift", "blocked", 1)])
 def test_the_shell_recipe_releases_or_blocks_by_exit_code(
     model: str,
-    said: str,
+    output: str,
     code: int,
     runs: Path,
     next_version: StartVersion,
@@ -167,7 +167,7 @@ def test_the_shell_recipe_releases_or_blocks_by_exit_code(
     server = next_version(model, runs / "my.jsonl")
     done = bash(recipe())
     assert done.code == code, done.err
-    assert done.out.splitlines()[-1].startswith(said)
+    assert done.out.splitlines()[-1].startswith(output)
     assert len(server.provider.ledger.entries) == 2 * MANY
     assert json.loads((tmp_path / "compare.json").read_text())["exit_code"] == code
     assert {"compare.md", "compare.xml"} <= {path.name for path in tmp_path.iterdir()}
@@ -188,7 +188,7 @@ def test_the_shell_recipe_does_not_release_an_inconclusive_or_incomparable_candi
     next_version: StartVersion, bash: Callable[..., Finished], tmp_path: Path
 ) -> None:
     next_version("sim-good", write_dialogues(tmp_path / "few.jsonl", FEW))
-    _play(tmp_path, "sim-good", "base")
+    _run_model(tmp_path, "sim-good", "base")
     done = bash(recipe())
     assert (done.code, done.out.splitlines()[-1]) == (1, "not enough dialogues to tell: ask a person")
     shutil.rmtree(tmp_path / "base")

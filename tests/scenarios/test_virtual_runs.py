@@ -180,13 +180,13 @@ async def test_the_virtual_network_gives_the_same_results_as_real_sockets(rule: 
         await real.close()
     log: list[Sent] = []
 
-    async def play() -> list[Any]:
+    async def over_virtual_network() -> list[Any]:
         loop = asyncio.get_running_loop()
         host = Host(provider_with(rule), delay_s=0.01)
         return await results_of(VirtualTransport(host, Power(loop), random.Random(1), 1, log), "https://north.test")
 
-    with ThreadPoolExecutor(1) as aside:  # its own loop, in its own thread
-        assert await asyncio.wrap_future(aside.submit(run, play())) == over_sockets
+    with ThreadPoolExecutor(1) as pool:  # its own loop, in its own thread
+        assert await asyncio.wrap_future(pool.submit(run, over_virtual_network())) == over_sockets
     assert [sent.status for sent in log] == [
         result[0] if isinstance(result[0], int) else None for result in over_sockets
     ]

@@ -494,7 +494,7 @@ def _config_seeds() -> list[bytes]:
     return [path.read_bytes() for path in sorted((ROOT.parent / "configs").glob("*.toml"))]
 
 
-_BILL = (
+_USAGE_LOG = (
     "id,created_at,type,model_name,quota,prompt_tokens,completion_tokens,request_id\n"
     "1,1780000001,2,gemini-2.5-flash,500,22,192,r-1\n"
     '2,1780000002,2,"gpt-4o, ""mini""",1000,22,,\n'
@@ -502,8 +502,8 @@ _BILL = (
 )
 
 
-def _bills(data: bytes, rng: random.Random, folder: Path) -> None:
-    path = folder / "bill.csv"
+def _usage_logs(data: bytes, rng: random.Random, folder: Path) -> None:
+    path = folder / "usage.csv"
     path.write_bytes(data)
     with contextlib.suppress(ConvbatchError):
         usage_log = read_usage_log(path, load_shipped_config().usage_logs, rng.choice((None, "new-api")))
@@ -635,7 +635,11 @@ READERS: tuple[Reader, ...] = (
     Reader(name="record", seeds=lambda: [b"".join(_run()[0])], read=_records),
     Reader(name="run-json", seeds=lambda: [_run()[1].replace(b"\n", b" ")], read=_metas),
     Reader(name="config", seeds=_config_seeds, read=_configs),
-    Reader(name="bill", seeds=lambda: [_BILL.encode(), _BILL.replace(",", ";").encode("utf-16")], read=_bills),
+    Reader(
+        name="usage-log",
+        seeds=lambda: [_USAGE_LOG.encode(), _USAGE_LOG.replace(",", ";").encode("utf-16")],
+        read=_usage_logs,
+    ),
     Reader(name="env-file", seeds=lambda: [_ENV.encode()], read=_env_files),
     Reader(name="redactor", seeds=_all_bodies, read=_redactors),
 )
