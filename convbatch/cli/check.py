@@ -275,7 +275,7 @@ def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _TargetV
 def _failures(run: Run, failed: int) -> Iterator[str]:
     """Yield a line per failed check, in the order of the table, with its reason."""
     names = ("passed", "dialogue", "turn", "target", "repeat", "check", "reason")
-    repeats = run.meta["repeats"] > 1
+    repeats = run.manifest.repeats > 1
     shown = 0
     for passed, dialogue, turn, target, repeat, check, reason in read_rows(run.verdicts_path, names):
         if passed is not False:

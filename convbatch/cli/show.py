@@ -115,7 +115,7 @@ def print_table(run: Run, *, file: IO[str] | None = None) -> None:
         _print_csv(run.turn_rows(), file)
         return
     console = tables.console(file)
-    hidden = {"repeat"} if run.meta["repeats"] == 1 else set[str]()
+    hidden = {"repeat"} if run.manifest.repeats == 1 else set[str]()
     if console.width < 100:
         hidden.add("latency_s")
     names = [name for name in (*_CAPS, "reply") if name not in hidden]
@@ -241,7 +241,7 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
     try:
         run = Run(folder)
         totals = run.summary()
-        state = folder.state(run.meta)
+        state = folder.state(run.manifest)
         suspended = run.suspended
     except (ConvbatchError, OSError, KeyError) as error:
         reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)

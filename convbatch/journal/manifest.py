@@ -351,7 +351,7 @@ class Manifest:
         Raises:
             SetupError: It is not a JSON object, a newer version wrote it, or a key is missing or wrong.
         """
-        refuse_version(plain, path=path)
+        _refuse_version(plain, path=path)
         try:
             return cls._from_fields(_Fields(plain))
         except _WrongField as error:
@@ -415,7 +415,7 @@ class Manifest:
         }
 
 
-def refuse_version(plain: Any, *, path: str) -> None:
+def _refuse_version(plain: Any, *, path: str) -> None:
     """Refuse the content of a `run.json` that is not a JSON object, or that a newer version wrote.
 
     Raises:

@@ -14,17 +14,15 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from convbatch.dialogue import MAX_REPEATS
-from convbatch.errors import ConvbatchError, JournalError, Place, SetupError, nearest
-from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, MANIFEST_VERSION, Manifest, refuse_version
-from convbatch.pricing import is_exchange_rates, is_price_table
+from convbatch.errors import JournalError, Place, SetupError, nearest
+from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, Manifest
 from convbatch.system import Disk
 
 if TYPE_CHECKING:
@@ -161,7 +159,7 @@ class RunFolder:
                 hint="check that the run folder is complete and that you may read it",
             ) from error
 
-    def refuse_lost_journal(self, manifest: Manifest | Mapping[str, Any]) -> None:
+    def refuse_lost_journal(self, manifest: Manifest) -> None:
         """Refuse a run whose journal is lost; only a run that was killed at its start may have none.
 
         Without a journal every turn would look as if it had never been asked, and a resume would ask all again.
@@ -169,11 +167,10 @@ class RunFolder:
         Raises:
             SetupError: The journal is missing or empty.
         """
-        state = manifest.state if isinstance(manifest, Manifest) else manifest.get("state", "running")
-        if state == "running" or any(self._segment_sizes()):
+        if manifest.state == "running" or any(self._segment_sizes()):
             return
         raise SetupError(
-            f"the journal of this run is gone (run.json calls the run {state})",
+            f"the journal of this run is gone (run.json calls the run {manifest.state})",
             place=Place(path=str(self.journal)),
             hint=f"restore journal/ from a copy ({self.turns.name} may still hold the last table); "
             "to ask and pay for every turn again, run the dataset into a new folder",
@@ -206,7 +203,7 @@ class RunFolder:
         Raises:
             SetupError: It cannot be read, a newer version wrote it, or a key is missing or wrong.
         """
-        return Manifest.from_json(self._load_json(), path=str(self.path / MANIFEST_NAME))
+        return Manifest.from_json(self._read_json(), path=str(self.path / MANIFEST_NAME))
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write `run.json`, whole or not at all.
@@ -214,9 +211,20 @@ class RunFolder:
         Raises:
             JournalError: It could not be written; the former one stays.
         """
-        self._write_json(manifest.to_json())
+        with self.replacing(MANIFEST_NAME) as file:
+            text = json.dumps(manifest.to_json(), ensure_ascii=False, indent=2)
+            # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
+            file.write(text.encode(errors="backslashreplace") + b"\n")
 
-    def _load_json(self) -> Any:
+    def created_at(self) -> str:
+        """Return when `run.json` says that the run was created, even if another key is wrong; `""` if unknown."""
+        try:
+            plain = self._read_json()
+        except SetupError:
+            return ""
+        return str(plain.get("created_at", "")) if isinstance(plain, dict) else ""
+
+    def _read_json(self) -> Any:
         self._refuse_traps()
         path = self.path / MANIFEST_NAME
         try:
@@ -227,39 +235,6 @@ class RunFolder:
             raise SetupError(
                 f"cannot read {MANIFEST_NAME}: {reason}", place=Place(path=str(path)), hint=hint
             ) from error
-
-    def _write_json(self, plain: Mapping[str, Any]) -> None:
-        with self.replacing(MANIFEST_NAME) as file:
-            text = json.dumps(plain, ensure_ascii=False, indent=2)
-            # A path need not be text: its odd bytes are lone surrogates in Python, and `\udcff` is JSON's word for one.
-            file.write(text.encode(errors="backslashreplace") + b"\n")
-
-    def read_meta(self, *needed: str) -> dict[str, Any]:
-        """What stands in `run.json`.
-
-        Args:
-            needed: Keys the caller cannot do without.
-
-        Raises:
-            SetupError: It cannot be read, is no JSON object, is of a newer version, or a needed key is not in it. Where
-                any is needed, the others that are there must be right, too.
-        """
-        path = self.path / MANIFEST_NAME
-        meta = self._load_json()
-        refuse_version(meta, path=str(path))
-        for key in dict.fromkeys((*needed, *(key for key in _SHAPES if needed and key in meta))):
-            if not _SHAPES[key](meta.get(key)):
-                what = f"{MANIFEST_NAME} is not as convbatch wrote it: {key!r} is missing or wrong"
-                raise SetupError(what, place=Place(path=str(path)), hint=MANIFEST_HINT)
-        return meta
-
-    def write_meta(self, meta: Mapping[str, Any]) -> None:
-        """Write `run.json`, whole or not at all; `v` is added.
-
-        Raises:
-            JournalError: It could not be written; the former one stands.
-        """
-        self._write_json({"v": MANIFEST_VERSION, **meta})
 
     @contextmanager
     def replacing(self, name: str) -> Generator[IO[bytes], None, None]:
@@ -316,11 +291,10 @@ class RunFolder:
         """Return the folder's inode, which a rename keeps and no copy has."""
         return self.path.stat().st_ino
 
-    def is_original_location(self, manifest: Manifest | Mapping[str, Any]) -> bool:
+    def is_original_location(self, manifest: Manifest) -> bool:
         """Return whether this user created the folder on this disk: a sender cannot know the inode it gets here."""
         there = self.path.stat()
-        place = manifest.place if isinstance(manifest, Manifest) else manifest.get("place")
-        return place == there.st_ino and there.st_uid == os.geteuid()
+        return manifest.place == there.st_ino and there.st_uid == os.geteuid()
 
     def take_lock(self) -> FolderLock:
         """Become the folder's only writer.
@@ -361,12 +335,11 @@ class RunFolder:
             os.close(fd)
         return False
 
-    def state(self, manifest: Manifest | Mapping[str, Any]) -> str:
+    def state(self, manifest: Manifest) -> str:
         """Return the run's state for readers: `running` without an active writer means interrupted."""
         if self.is_in_use():
             return "running"
-        written = manifest.state if isinstance(manifest, Manifest) else str(manifest.get("state", "interrupted"))
-        return "interrupted" if written == "running" else written
+        return "interrupted" if manifest.state == "running" else manifest.state
 
     def _refuse_traps(self) -> None:
         """Refuse pipes, which would block a reader, and a linked journal, which would make a writer write elsewhere."""
@@ -453,7 +426,7 @@ def list_runs(results: Path) -> list[RunFolder]:
     except OSError as error:
         raise SetupError(f"{results}/ cannot be read: {error.strerror}", hint="work in a folder you own") from error
     folders = [RunFolder(path=path) for path in places if _is_closed(path) or (path / MANIFEST_NAME).is_file()]
-    return sorted(folders, key=lambda folder: (_created_at(folder), folder.name))
+    return sorted(folders, key=lambda folder: (folder.created_at(), folder.name))
 
 
 def find_run(text: str, results: Path) -> Path:
@@ -504,43 +477,6 @@ def _trap(path: Path, what: str, found: str) -> SetupError:
     return SetupError(f"{path} {what}", found=found, hint=hint)
 
 
-def _are_targets(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_target, value))
-
-
-def _is_target(value: Any) -> bool:
-    match value:
-        case {"name": str(name), "model": str(model), "simulated": bool(), "gateway": {"name": str(gateway)}}:
-            is_text = not any("\ud800" <= char <= "\udfff" for char in name + model + gateway)  # half a character
-            return is_text and (value.get("prices") is None or is_price_table(value["prices"]))
-        case _:
-            return False
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-_SHAPES: Mapping[str, Callable[[Any], bool]] = {
-    "targets": _are_targets,
-    "history": lambda value: value in ("live", "script", "last"),
-    "repeats": lambda value: _is_count(value) and 0 < value <= MAX_REPEATS,
-    "planned": lambda value: _is_object(value) and _is_count(value.get("rows")),
-    "simulator": lambda value: value is None or (_is_object(value) and isinstance(value.get("seed"), int)),
-    "checks": _is_count,
-    "settings": _is_object,
-    "options": _is_object,
-    "dataset": _is_object,
-    "rates": lambda value: value is None or is_exchange_rates(value),
-    "judges": lambda value: value is None or (isinstance(value, list) and all(map(_is_target, value))),
-}
-"""What makes a key of `run.json` right: it is a file, and files are edited."""
-
-
 def _is_closed(path: Path) -> bool:
     """Return whether the folder belongs to another user, so that nothing in it can be looked up."""
     try:
@@ -548,13 +484,6 @@ def _is_closed(path: Path) -> bool:
     except PermissionError:
         return True
     return False
-
-
-def _created_at(folder: RunFolder) -> str:
-    try:
-        return str(folder.read_meta().get("created_at", ""))
-    except ConvbatchError:
-        return ""
 
 
 def _occupied_hint(path: Path) -> str:
