@@ -1,7 +1,7 @@
-"""JSON lines from a file: bytes → (line number, object), or what is wrong with that line.
+"""Read JSON lines from a file: each line as an object, or as an issue with its line number.
 
-Decides what a readable file is (regular, UTF-8 with or without BOM, LF or CRLF, plain or gzip, one object a line, no
-duplicate keys, numbers JSON can keep). It does not know what a dialogue is.
+Defines the accepted files: regular, UTF-8 with or without BOM, LF or CRLF, plain or gzip, one object per line, no
+duplicate keys, numbers that JSON can represent. Dialogues are not known here.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _OTHER_MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-class RefusedValue(Exception):  # carries a flaw up to the loop that knows the line
-    """A value that cannot be used, with what is wrong with it."""
+class RefusedValue(Exception):  # caught in the loop that knows the line
+    """A value that cannot be used, with its issue."""
 
     def __init__(self, issue: Issue) -> None:
         super().__init__(issue.what)
@@ -51,18 +51,18 @@ class RefusedValue(Exception):  # carries a flaw up to the loop that knows the l
 
 @dataclass(frozen=True, slots=True)
 class JsonLine:
-    """One line that is not blank; `flaw` set means `value` is not."""
+    """One line that is not blank; `value` is empty when `issue` is set."""
 
     number: int | None
-    """From 1; None when the flaw is the whole file's. In an array: the item's position."""
+    """From 1; in an array, the position of the item. None when the issue concerns the whole file."""
     value: dict[str, Any]
     issue: Issue | None = None
 
 
 class JsonLines:
-    """The lines of one file, read once from start to end in constant memory.
+    """Iterates over the lines of one file in constant memory.
 
-    `consumed` counts the file's own bytes (compressed ones for gzip), `blank_lines` the lines that were skipped.
+    `consumed` counts bytes of the file (compressed for gzip), `blank_lines` the skipped lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,14 +104,14 @@ class JsonLines:
             yield JsonLine(number + 1, {}, _broken_stream(error))
             return
         if empty:
-            what = "the file is empty" if number == 0 else "no dialogue in it: every line is blank"
+            what = "the file is empty" if number == 0 else "no dialogue: every line is blank"
             yield JsonLine(None, {}, Issue(what=what, hint="one JSON dialogue a line; see docs/dataset.md"))
 
 
 class JsonArray:
-    """The items of a file that is one JSON array, or its one object; read whole into memory.
+    """Iterates over the items of a file that is one JSON array or one object; reads the whole file into memory.
 
-    Same face as `JsonLines`, so that whoever reads dialogues need not care.
+    Has the same interface as `JsonLines`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +126,7 @@ class JsonArray:
                 self.consumed = raw.tell()
             if len(content) > MAX_ARRAY_BYTES:
                 what = f"a JSON array of more than {MAX_ARRAY_BYTES // 2**20} MiB"
-                raise RefusedValue(Issue(what=what, hint="make JSON lines of it: jq -c '.[]' IN.json > OUT.jsonl"))
+                raise RefusedValue(Issue(what=what, hint="convert it to JSON lines: jq -c '.[]' IN.json > OUT.jsonl"))
             value = parse_value(content)
         except RefusedValue as refusal:
             yield JsonLine(None, {}, refusal.issue)
@@ -147,7 +147,7 @@ class JsonArray:
 
 
 def is_one_document(path: Path) -> bool:
-    """Whether a file is one JSON array, or one object over several lines, and not JSON lines."""
+    """Whether a file is one JSON array, or one object over several lines, instead of JSON lines."""
     try:
         with open_regular(path) as raw, decompressed(raw) as text:
             first = b""
@@ -155,17 +155,17 @@ def is_one_document(path: Path) -> bool:
                 first = line.removeprefix(_BOM)
             return _opens_a_document(first)
     except (RefusedValue, EOFError, zlib.error, OSError):
-        return False  # reading it as lines will say what is wrong
+        return False  # reading it as lines reports the problem
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 
     Raises:
-        Refused: Missing, a folder, a pipe or device, or unreadable.
+        RefusedValue: The file is missing, a folder, a pipe or device, or unreadable.
     """
     try:
-        # Looked at before it is opened: opening a FIFO would wait for a writer.
+        # Checked before opening, because opening a FIFO would wait for a writer.
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             return path.open("rb", buffering=0)
@@ -184,17 +184,17 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def decompressed(raw: BinaryIO) -> BinaryIO:
-    """The text bytes behind an open file, buffered; gzip is known by its first bytes, not by its name.
+    """Return a buffered reader of the uncompressed bytes; gzip is detected by its first bytes, not by its name.
 
     Raises:
-        Refused: The content is not text.
+        RefusedValue: The content is not text.
         EOFError, zlib.error, OSError: The first block cannot be read.
     """
     head = raw.read(_SNIFFED_BYTES)
     raw.seek(0)
     text: BinaryIO
     if head.startswith(_GZIP_MAGIC):
-        text = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # GzipFile is a raw reader in all but its stub
+        text = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # GzipFile is a raw reader at runtime, but not in its stub
         head = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
     else:
         text = io.BufferedReader(raw, _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # an unbuffered file is a RawIOBase
@@ -204,11 +204,11 @@ def decompressed(raw: BinaryIO) -> BinaryIO:
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """One JSON object, read strictly.
+    """Parse one JSON object strictly.
 
     Raises:
-        Refused: Not JSON, not UTF-8, not an object, duplicate keys, nested too deep, or a number or text that could not
-            be written back unchanged.
+        RefusedValue: Not JSON, not UTF-8, not an object, duplicate keys, nested too deep, or a number or text that
+            cannot be written back unchanged.
     """
     value = parse_value(line)
     if not isinstance(value, dict):
@@ -217,7 +217,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def parse_value(text: bytes) -> Any:
-    """One JSON value of any kind, read as strictly as `parse_object`."""
+    """Parse one JSON value of any kind as strictly as `parse_object`."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -229,31 +229,31 @@ def parse_value(text: bytes) -> Any:
 
 
 def encode_json_line(value: Any) -> bytes:
-    """A value as one line of JSON with its newline."""
+    """Encode a value as one line of JSON with a newline."""
     try:
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # orjson writes 254 levels, two fewer than are read
+    except TypeError:  # orjson encodes only 254 levels, two fewer than are read
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def excerpt(text: str, limit: int = 120) -> str:
-    """The start of a text, for a message."""
+    """Truncate a text for a message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def display_json(value: Any) -> str:
-    """A value as JSON, cut short, for a message."""
+    """Format a value as truncated JSON for a message."""
     return excerpt(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def skip_line(text: BinaryIO) -> None:
-    """Read on to the end of the line without keeping it."""
+    """Read to the end of the line and discard it."""
     while (rest := text.readline(_BUFFER_BYTES)) and not rest.endswith(b"\n"):
         pass
 
 
 def _opens_a_document(line: bytes) -> bool:
-    # An array or an indented object: one problem says so, not one for each of its lines.
+    # An array or an indented object is one problem, not one for each line.
     return line.lstrip().startswith(b"[") or line.strip() == b"{"
 
 
@@ -265,14 +265,14 @@ def _parsed(number: int, line: bytes) -> JsonLine:
 
 
 def _may_lose_precision(text: bytes, value: Any) -> bool:
-    # orjson keeps the last of two equal keys and turns integers beyond 64 bits into floats. A dropped pair loses its
-    # colon, and \u003a is the only other way to spell one, so counting colons finds every duplicate without a hook on
-    # every object (which would cost more than the whole validation).
+    # orjson keeps the last of two equal keys and converts integers beyond 64 bits to floats. A dropped pair loses its
+    # colon, and \u003a is its only other spelling, so counting colons finds every duplicate without a hook for every
+    # object (which would take longer than the whole validation).
     if b"\\u003" in text or strict_json.may_hold_big_integer(text):
         return True
     try:
         return text.count(b":") != orjson.dumps(value).count(b":")
-    except TypeError:  # orjson writes 254 levels and reads 1024
+    except TypeError:  # orjson encodes 254 levels and decodes 1024
         return True
 
 
@@ -303,17 +303,17 @@ def _broken_rule(error: strict_json.StrictJsonError) -> Issue:
             return Issue(
                 what=f"key {display_json(key)} appears twice in one object",
                 found=display_json(values),
-                hint="keep one of them; JSON readers disagree about which one counts",
+                hint="keep one of them; JSON parsers disagree about which one applies",
             )
         case strict_json.NotANumber(word=word):
-            hint = "leave the key out, or give a number"
+            hint = "omit the key, or write a number"
             return Issue(what=f"{word} is not a JSON number", found=word, hint=hint)
         case strict_json.NumberTooLarge(digits=digits, is_integer=True):
             hint = "write it as text, in quotes"
             return Issue(what="a whole number beyond 64 bits", found=excerpt(digits, 60), hint=hint)
         case strict_json.NumberTooLarge(digits=digits):
             hint = "at most about 1e308"
-            return Issue(what="a number too large for JSON readers", found=excerpt(digits, 60), hint=hint)
+            return Issue(what="a number too large for JSON parsers", found=excerpt(digits, 60), hint=hint)
         case _:
             return _too_deep()
 
@@ -337,12 +337,12 @@ def _not_json(line: str, error: json.JSONDecodeError) -> Issue:
         return Issue(
             what="not one JSON object on this line",
             found=excerpt(line.strip()),
-            hint="a JSON array or an indented file: `convbatch convert IN.json OUT.jsonl` makes JSON lines of it",
+            hint="a JSON array or an indented file: `convbatch convert IN.json OUT.jsonl` converts it to JSON lines",
         )
     body = line.rstrip()
     if error.pos >= len(body) or error.msg.startswith("Unterminated string"):
         hint = "copy the file again, or delete this line" if body == line else "one whole JSON object a line"
-        what = "the line ends in the middle of its JSON" + (": the file looks cut off" if body == line else "")
+        what = "the line ends in the middle of its JSON" + (": the file looks truncated" if body == line else "")
         return Issue(what=what, found="…" + body[-60:] if len(body) > 60 else body, hint=hint)
     return Issue(
         what=f"not JSON: {error.msg} at character {error.colno}",
@@ -353,7 +353,7 @@ def _not_json(line: str, error: json.JSONDecodeError) -> Issue:
 
 def _not_an_object(value: Any) -> Issue:
     if isinstance(value, list):
-        hint = "a JSON array of dialogues: `convbatch convert IN.json OUT.jsonl` makes JSON lines of it"
+        hint = "a JSON array of dialogues: `convbatch convert IN.json OUT.jsonl` converts it to JSON lines"
     else:
         hint = 'one JSON object a line: {"id": …, "turns": […]}'
     return Issue(what="not a JSON object", found=display_json(value), hint=hint)
@@ -362,13 +362,13 @@ def _not_an_object(value: Any) -> Issue:
 def _too_long() -> Issue:
     return Issue(
         what=f"line longer than {MAX_LINE_BYTES // 2**20} MiB",
-        hint="one dialogue a line; large media belong into files beside the dataset, named by path",
+        hint="one dialogue a line; put large media into files beside the dataset and name their paths",
     )
 
 
 def _too_deep() -> Issue:
     return Issue(
-        what=f"JSON nested deeper than {strict_json.MAX_DEPTH} levels", hint="no dialogue needs that: mend its source"
+        what=f"JSON nested deeper than {strict_json.MAX_DEPTH} levels", hint="no dialogue needs that: fix its source"
     )
 
 
@@ -405,7 +405,7 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> Issue:
 
 def _broken_stream(error: Exception) -> Issue:
     if isinstance(error, EOFError):
-        return Issue(what="the gzip file is cut off in the middle", hint="copy or download it again")
+        return Issue(what="the gzip file is truncated", hint="copy or download it again")
     if isinstance(error, zlib.error | gzip.BadGzipFile):
         return Issue(what="the gzip file is damaged", found=excerpt(str(error)), hint="copy or download it again")
     return Issue(what="reading failed", found=excerpt(str(error)), hint="is the disk or the network share all right?")

@@ -1,7 +1,7 @@
-"""What a well-formed dialogue is: one canonical JSON value → everything that is wrong with it.
+"""Validate a dialogue in the canonical format: one JSON value to a list of all its issues.
 
-The shapes are pydantic's business (importing this file costs its import time: do it where a dataset is read, not at the
-top of a module); the rules between keys are plain functions below. Files are not looked at here, not even for media.
+Pydantic validates types and keys (importing this module imports pydantic, which is slow: import it where a dataset is
+read, not at the top of a module); rules between keys are functions below. No files are read, not even media.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import (
     with_config,
 )
 from pydantic_core import ErrorDetails
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12, and brings it
+from typing_extensions import TypedDict  # before Python 3.12 pydantic requires this one instead of typing.TypedDict
 
 from convbatch.checks.builtin import CHECKS, CheckSite, is_number, is_text
 from convbatch.dataset.jsonl import display_json, excerpt
@@ -32,14 +32,14 @@ from convbatch.errors import Issue, did_you_mean
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
-# A pattern stays inside pydantic's own code; a Python validator here would cost more than all the rest.
+# A pattern is validated in pydantic's compiled code; a Python function here would take longer than all the rest.
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @with_config(_STRICT)
 class PartForm(TypedDict, total=False):
-    """One piece of a user message; which keys go together is checked by `_part_flaw`."""
+    """One part of a user message; `_part_problem` checks which keys go together."""
 
     text: str
     image: Text
@@ -52,7 +52,7 @@ class PartForm(TypedDict, total=False):
 
 @with_config(_STRICT)
 class SettingsForm(TypedDict, total=False):
-    """Generation settings. Bounds refuse only what no gateway accepts."""
+    """Generation settings. Bounds refuse only values that no gateway accepts."""
 
     temperature: Annotated[Finite, Field(ge=0)]
     top_p: Annotated[Finite, Field(ge=0, le=1)]
@@ -117,7 +117,7 @@ _ADAPTER: TypeAdapter[DialogueForm] = TypeAdapter(DialogueForm)
 
 
 def issues_of(value: Mapping[str, Any]) -> list[Issue]:
-    """Everything that is wrong with one canonical dialogue, in the order of its turns; empty when it is well formed."""
+    """Return all issues of one canonical dialogue, in the order of its turns; empty when it is valid."""
     try:
         _ADAPTER.validate_python(value)
     except ValidationError as error:
@@ -130,7 +130,7 @@ def _issues_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails])
     broken_keys = {detail["loc"][0] for detail in details if detail["loc"][0] != "turns"}
     whole_turns = all(len(detail["loc"]) > 1 for detail in details if detail["loc"][0] == "turns")
     if "tools" in broken_keys or not whole_turns:
-        return issues  # the rules between keys would only repeat what is already said
+        return issues  # the rules between keys would only repeat these issues
     sound = {key: item for key, item in value.items() if key not in broken_keys}
     broken_turns = frozenset(cast(int, detail["loc"][1]) for detail in details if detail["loc"][0] == "turns")
     return issues + _rule_issues(sound, broken_turns=broken_turns)
@@ -156,7 +156,7 @@ def _rule_issues(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> l
     return issues
 
 
-# Shapes: pydantic's errors in our words.
+# Types and keys: pydantic's errors as issues.
 
 _KNOWN: tuple[tuple[type, str], ...] = (
     (DialogueForm, "dialogue"),
@@ -214,7 +214,7 @@ _TURN_EXAMPLE = 'a turn is {"user": "…"}, with "assistant", "checks", "setting
 
 
 def _split(loc: tuple[int | str, ...]) -> tuple[str | None, tuple[int | str, ...]]:
-    # The tag of the user union stands in pydantic's path but not in the file.
+    # Pydantic's path contains the tag of the user union, which is not in the file.
     if len(loc) >= 2 and loc[0] == "turns" and isinstance(loc[1], int):
         rest = loc[2:]
         if rest[:1] == ("user",) and rest[1:2] in (("text",), ("parts",)):
@@ -314,7 +314,7 @@ def _turn_issues(turn: dict[str, Any], number: int, dialogue: Mapping[str, Any])
                     what='"ask": false without "assistant"',
                     field=place,
                     found=display_json(turn),
-                    hint='an exchange that is given as context needs its reply: add "assistant": "…"',
+                    hint='a turn that is only context needs its reply: add "assistant": "…"',
                 )
             )
         if turn.get("checks"):
@@ -344,7 +344,7 @@ def _user_issues(parts: Sequence[dict[str, Any]], place: str) -> list[Issue]:
                 what='"user" must not be blank',
                 field=place,
                 found=display_json(parts),
-                hint="a user message says something",
+                hint="a user message has text",
             )
         )
     return issues
@@ -359,13 +359,16 @@ def _part_problem(part: dict[str, Any]) -> tuple[str, str]:
         return ("a part of no kind" if not kinds else f"a part of {len(kinds)} kinds at once"), _PART_FORMS
     if kinds[0] != "data":
         if "mime_type" in part:
-            return f'"mime_type" beside "{kinds[0]}"', '"mime_type" belongs to "data"; a file is known by its content'
+            return (
+                f'"mime_type" beside "{kinds[0]}"',
+                '"mime_type" belongs to "data"; the type of a file is detected from its content',
+            )
         return "", ""
     mime_type = part.get("mime_type")
     if mime_type is None:
         return '"data" without "mime_type"', 'e.g. {"data": "iVBORw0…", "mime_type": "image/png"}'
     if not re.fullmatch(r"[\w.+-]+/[\w.+-]+(;.*)?", mime_type):
-        return '"mime_type" is no MIME type', 'e.g. "image/png"'
+        return '"mime_type" is not a MIME type', 'e.g. "image/png"'
     try:
         base64.b64decode(part["data"], validate=True)
     except (binascii.Error, ValueError):
@@ -404,13 +407,13 @@ def _check_issues(
 ) -> list[Issue]:
     issues: list[Issue] = []
     for number, check in enumerate(checks, 1):
-        for fault, hint in _check_problems(check, dialogue, has_reply=has_reply):
-            issues.append(Issue(what=f"check {number}: {fault}", field=place, found=display_json(check), hint=hint))
+        for problem, hint in _check_problems(check, dialogue, has_reply=has_reply):
+            issues.append(Issue(what=f"check {number}: {problem}", field=place, found=display_json(check), hint=hint))
     return issues
 
 
 def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
-    faults: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
     kinds: list[str] = []
     for key in check:
         if key in ("weight", "name"):
@@ -418,18 +421,18 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
         if key.removeprefix("not_") in CHECKS:
             kinds.append(key)
         else:
-            faults.append((f"unknown check {display_json(key)}", _nearest_check(key)))
-    if len(kinds) != 1 and not faults:
+            problems.append((f"unknown check {display_json(key)}", _nearest_check(key)))
+    if len(kinds) != 1 and not problems:
         what = "no kind" if not kinds else "more than one kind: " + ", ".join(kinds)
-        faults.append((what, 'one kind a check, e.g. {"contains": "27"}; write several checks as several objects'))
+        problems.append((what, 'one kind a check, e.g. {"contains": "27"}; write several checks as several objects'))
     for key in kinds:
-        faults += _argument_problems(key, check[key], dialogue, has_reply=has_reply)
+        problems += _argument_problems(key, check[key], dialogue, has_reply=has_reply)
     weight = check.get("weight", 1)
     if not is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
-        faults.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
+        problems.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
     if not is_text(check.get("name", "x")):
-        faults.append(('"name" must be text', 'e.g. "name": "right date"'))
-    return faults
+        problems.append(('"name" must be text', 'e.g. "name": "right date"'))
+    return problems
 
 
 def _nearest_check(key: str) -> str:

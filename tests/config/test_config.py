@@ -266,7 +266,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("plain http", '[gateways.google]\nbase_url = "http://10.0.0.7:8000"\n', 2, "allow_http = true"),
     ("http for a model", '[gateways.google.models."*"]\nbase_url = "http://h"\n', 2, "plain http to h"),
     ("not its protocol", '[gateways.openai]\napi_version = "v1"\n', 2, "api_version does not apply"),
-    ("not its field", '[gateways.google]\nmax_output_tokens_field = "n"\n', 2, "only 'openai' reads it"),
+    ("not its field", '[gateways.google]\nmax_output_tokens_field = "n"\n', 2, "belongs to 'openai'"),
     ("no CA file", '[gateways.google]\nca_file = "nowhere.pem"\n', 2, "ca_file cannot be read"),
     ("own header", '[gateways.google]\nheaders = { Host = "h" }\n', 2, "the header Host is set by convbatch"),
     ("header name", '[gateways.google]\nheaders = { "a b" = "h" }\n', 2, "no header name"),
