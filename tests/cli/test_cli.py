@@ -120,7 +120,7 @@ BAD: dict[str, Bad] = {
     "binary": Bad(data=b"\x89PNG\r\n\x1a\n\0\0", says=("d.jsonl: is a binary file", "found:", "JSON lines in UTF-8")),
     "other encoding": Bad(data='{"id":"é"}\n'.encode("latin-1"), says=("d.jsonl:1: not UTF-8", "iconv")),
     "truncated": Bad(data=TWO[:-20], says=("d.jsonl:2: the line ends in the middle", "copy the file again")),
-    "truncated gzip": Bad(name="d.jsonl.gz", data=GZIPPED[:-20], says=("d.jsonl.gz", "is truncated", "copy or download")),
+    "truncated gzip": Bad(name="d.jsonl.gz", data=GZIPPED[:-20], says=("d.jsonl.gz", "truncated", "copy or download")),
     "damaged gzip": Bad(name="d.jsonl.gz", data=GZIPPED[:-8] + b"\0" * 8, says=("d.jsonl.gz", "damaged", "hint:")),
     "duplicate id": Bad(data=line() * 2, says=('d.jsonl:2: id "a" is used twice', "first used at d.jsonl:1", "rename")),
     "mixed formats": Bad(
