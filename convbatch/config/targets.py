@@ -89,7 +89,7 @@ def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_P
 def _model_name(model: str, text: str, place: Place | None) -> str:
     if not model or model != model.strip() or not model.isprintable():
         raise SetupError(
-            f"{text!r} names no model", place=place, hint="write MODEL@GATEWAY without blanks around either name"
+            f"{text!r} has no model name", place=place, hint="write MODEL@GATEWAY without blanks around either name"
         )
     return model
 
@@ -111,7 +111,7 @@ def _no_gateway(text: str, config: Config, *, place: Place | None) -> SetupError
         usual = next((f"{text}@simulator" for name in SIMULATED_MODELS if name.startswith(f"{text}@")), None)
         hint = f"did you mean -m {usual}? {hint}" if usual else hint
     return SetupError(
-        f"the model {text!r} names no gateway",
+        f"the model {text!r} has no gateway",
         place=place,
         hint=f"{hint}; known gateways: {', '.join(sorted(config.gateways))}",
     )

@@ -220,7 +220,7 @@ def _headers(key: str, value: Any) -> dict[str, str]:
     seen: set[str] = set()
     for name in headers:
         if not _HEADER.fullmatch(name):
-            raise InvalidValue(f"{name!r} is no header name", 'write headers = { "X-Name" = "value" }')
+            raise InvalidValue(f"{name!r} is not a header name", 'write headers = { "X-Name" = "value" }')
         if name.lower() in _OWN_HEADERS:
             raise InvalidValue(f"the header {name} is set by convbatch", "remove it")
         if name.lower() in seen:
@@ -381,8 +381,8 @@ def _rule_key(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> I
         yield (
             "auth" if "auth" in own else "key_env",
             InvalidValue(
-                f"the gateway {name!r} names no key: key_env is missing (auth is {gateway.auth!r})",
-                'write key_env = "NAME" for the variable that holds the key, or auth = "none" if none is needed',
+                f"the gateway {name!r} has no key: key_env is missing (auth is {gateway.auth!r})",
+                'write key_env = "NAME" for the variable that contains the key, or auth = "none" if none is needed',
             ),
         )
 

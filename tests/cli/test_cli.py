@@ -153,7 +153,7 @@ BAD: dict[str, Bad] = {
     "unknown gateway": Bad(args=("-m", "m@gogle"), says=("unknown gateway 'gogle'", "did you mean 'google'")),
     "unused gateway": Bad(args=("-m", "m@google", "-g", "here"), says=("-g here is unused", "drop -g here")),
     "gateway without model": Bad(args=("-g", "here"), says=("-g here is unused", "add -m MODEL")),
-    "model without gateway": Bad(args=("-m", "gpt"), says=("'gpt' names no gateway", "-m gpt@GATEWAY")),
+    "model without gateway": Bad(args=("-m", "gpt"), says=("'gpt' has no gateway", "-m gpt@GATEWAY")),
     "target twice": Bad(args=("-m", "a@here", "-m", "a@here"), says=("a@here is given 2 times", "--repeats")),
     "parameter too large": Bad(args=("-p", 'x={"a": 1e999}'), says=("-p x starts like JSON but does not", "hint:")),
     "temperature not a number": Bad(args=("--temperature", "nan"), says=("--temperature", "finite", "hint:")),

@@ -269,7 +269,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("not its field", '[gateways.google]\nmax_output_tokens_field = "n"\n', 2, "belongs to 'openai'"),
     ("no CA file", '[gateways.google]\nca_file = "nowhere.pem"\n', 2, "ca_file cannot be read"),
     ("own header", '[gateways.google]\nheaders = { Host = "h" }\n', 2, "the header Host is set by convbatch"),
-    ("header name", '[gateways.google]\nheaders = { "a b" = "h" }\n', 2, "no header name"),
+    ("header name", '[gateways.google]\nheaders = { "a b" = "h" }\n', 2, "not a header name"),
     ("header split", '[gateways.google]\nheaders = { A = "h\\r\\nB: c" }\n', 2, "headers.A must be a text"),
     ("headers", "[gateways.google]\nheaders = 3\n", 2, "headers must be a table"),
     ("gateway name", '[gateways."a@b"]\nprotocol = "openai"\n', 1, "cannot be a gateway's name"),
@@ -468,8 +468,8 @@ def test_models_and_gateways_make_targets(models: list[str], gateways: list[str]
 @pytest.mark.parametrize(
     ("models", "gateways", "what", "hint"),
     [
-        (["m"], [], "the model 'm' names no gateway", "-m m@GATEWAY, or add -g GATEWAY"),
-        (["sim-good"], [], "names no gateway", "did you mean -m sim-good@simulator"),
+        (["m"], [], "the model 'm' has no gateway", "-m m@GATEWAY, or add -g GATEWAY"),
+        (["sim-good"], [], "has no gateway", "did you mean -m sim-good@simulator"),
         (["m@gogle"], [], "unknown gateway 'gogle' in 'm@gogle'", "did you mean 'google'"),
         (["m@gogle"], ["google"], "unknown gateway 'gogle' in -m m@gogle", "did you mean 'google'"),
         (["m"], ["gogle"], "unknown gateway 'gogle'", "did you mean 'google'"),
@@ -480,9 +480,9 @@ def test_models_and_gateways_make_targets(models: list[str], gateways: list[str]
         (["m@google", "m@google"], [], "the target m@google is given 2 times", "--repeats"),
         (["m", "m@google"], ["google"], "given 2 times", "name each target once"),
         (["m"], ["google", "google"], "given 2 times", "name each target once"),
-        (["@google"], [], "names no model", "MODEL@GATEWAY"),
-        (["m @google"], [], "names no model", "without blanks"),
-        ([""], ["google"], "names no model", "MODEL@GATEWAY"),
+        (["@google"], [], "has no model name", "MODEL@GATEWAY"),
+        (["m @google"], [], "has no model name", "without blanks"),
+        ([""], ["google"], "has no model name", "MODEL@GATEWAY"),
     ],
 )
 def test_invalid_targets_are_explained(models: list[str], gateways: list[str], what: str, hint: str) -> None:
@@ -521,7 +521,7 @@ def test_a_wrong_model_in_the_config_has_its_own_line() -> None:
     config = config_of('[run]\nmodels = [\n  "a@google",\n  "b@gogle",\n]\n')
     with pytest.raises(SetupError, match=r"demo\.toml:4: unknown gateway 'gogle' in 'b@gogle'"):
         resolve_targets([], [], config)
-    with pytest.raises(SetupError, match=r"demo\.toml:2: the model 'b' names no gateway"):
+    with pytest.raises(SetupError, match=r"demo\.toml:2: the model 'b' has no gateway"):
         resolve_targets([], [], config_of('[run]\nmodels = ["b"]\n'))
 
 
