@@ -1,7 +1,7 @@
-"""Do two gateways sell the same? Replies to the same questions of one model, held against each other.
+"""Audit of gateways that serve the same model: comparison of their replies to the same requests.
 
-Simple rules, stated in docs/audit.md: each finding `differs`, is the `same`, or is `inconclusive` with the reason. What
-could not be tested is never the same. What the calls cost is not looked at.
+The rules are in docs/audit.md: each finding `differs`, is the `same`, or is `inconclusive` with the reason. What could
+not be tested is never `same`. Costs are not compared.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 AuditVerdict = Literal["differs", "same", "inconclusive"]
 
 MIN_TESTED = 3
-"""`same` needs so many replies (at each side), prompts or turns that could be tested."""
+"""`same` needs at least this many testable replies (on each side), prompts or turns."""
 MIN_PAIRS = 20
-"""Pairs of repeats at each side; fewer say nothing about a cache."""
+"""Pairs of repeats on each side that are needed to detect a cache."""
 PAIRS_APART, PAIRS_ALIKE = 0.4, 0.2
-"""Shares of identical pairs: so far apart they differ, so close they are the same."""
+"""Difference between the shares of identical pairs: `differs` from the first, `same` up to the second."""
 REASONING_MISSING, REASONING_ODD = 0.5, 0.1
-"""Share of turns on which reasoning is missing at one side only: above the first it differs, up to the second not."""
+"""Share of turns with reasoning on one side only: `differs` above the first, `same` up to the second."""
 MAX_EXAMPLES = 3
 
 FINDINGS: tuple[Column, ...] = (
-    Column("model", "string", "asked for at both"),
-    Column("one", "string", "a gateway"),
-    Column("other", "string", "another"),
-    Column("finding", "string", "what was looked at"),
+    Column("model", "string", "requested at both gateways"),
+    Column("one", "string", "first gateway"),
+    Column("other", "string", "second gateway"),
+    Column("finding", "string", "what was compared"),
     Column("verdict", "string", "`differs`, `same` or `inconclusive`"),
     Column("tested", "Int64", "replies, prompts, turns or pairs that could be tested"),
-    Column("differing", "Int64", "how many of them are not as they should be"),
+    Column("differing", "Int64", "how many of them differ or are wrong"),
     Column("detail", "string", "in words"),
     Column("examples", "string", "up to three turns that differ"),
 )
@@ -54,46 +54,46 @@ FINDINGS: tuple[Column, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditedReply:
-    """One reply, as far as it can be compared."""
+    """What the audit compares of one reply."""
 
     place: str
-    """Where to look: dialogue and turn."""
+    """Dialogue and turn, for messages."""
     question: bytes
-    """Digest of what was asked: the same for the same turn of the same dialogue under the same settings."""
+    """Digest of the request: equal for the same turn of the same dialogue with the same settings."""
     is_fixed: bool
-    """Its whole prompt was given beforehand, so that it is the same at every gateway."""
+    """Whether the prompt contains no live reply, so that it is the same at every gateway."""
     series: tuple[str, int, int]
-    """run, dialogue index and turn: its repeats are of one series."""
+    """Run, dialogue index and turn; the repeats of a turn form a series."""
     repeat: int
     version: str | None
     response_id: str | None
     usage: Mapping[str, Any]
     max_output_tokens: int | None
-    """What `max_output_tokens` asked for."""
+    """The requested limit."""
     temperature: float | None
     text: bytes | None
-    """Digest of the visible text; None where there is none."""
+    """Digest of the visible text; None without text."""
 
     def count(self, name: str) -> int | None:
-        """One of the usage counts."""
+        """Return one of the usage counts."""
         return self.usage.get(name)
 
 
 @dataclass(slots=True, kw_only=True)
 class GatewayReplies:
-    """What one gateway gave for one model."""
+    """The replies of one gateway for one model."""
 
     name: str
     replies: list[AuditedReply] = field(default_factory=list)
 
     def fixed(self) -> Iterator[AuditedReply]:
-        """Replies to prompts that are the same everywhere."""
+        """Yield the replies to prompts that are the same at every gateway."""
         return (reply for reply in self.replies if reply.is_fixed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFinding:
-    """One row, before it knows whose it is."""
+    """One row, without model and gateways."""
 
     verdict: AuditVerdict
     tested: int
@@ -103,13 +103,13 @@ class AuditFinding:
 
 
 def audit(runs: Sequence[Run]) -> Section | None:
-    """Hold gateways that served the same model against each other.
+    """Compare the gateways that served the same model.
 
     Args:
-        runs: One run or several; a gateway's replies of all of them count together.
+        runs: One run or several; the replies of a gateway in all of them are combined.
 
     Returns:
-        A row for each finding about each two gateways; None when no model was served by two.
+        A row per finding and pair of gateways; None if no model was served by two.
     """
     runs = list({run.path.resolve(): run for run in runs}.values())
     asked = _gateways_by_model(runs)
@@ -119,22 +119,24 @@ def audit(runs: Sequence[Run]) -> Section | None:
     reused = sum(_collect_replies(run, sides) for run in runs)
     frame = Rows(columns=FINDINGS, rows=_rows(sides)).frame()
     notes = [
-        f"`same` needs at least {MIN_TESTED} replies, prompts or turns that could be tested, and {MIN_PAIRS} pairs of "
-        "repeats at each side; `inconclusive` is no clean bill",
+        f"`same` needs at least {MIN_TESTED} testable replies, prompts or turns, and {MIN_PAIRS} pairs of repeats on "
+        "each side; `inconclusive` does not mean `same`",
     ]
     if reused:
-        notes.append(f"left out: {reused} taken over from other runs; give those runs, too")
+        notes.append(
+            f"left out: {reused} {'reply' if reused == 1 else 'replies'} reused from other runs; add those runs"
+        )
     return Section(key="audit", title="Gateway audit", frame=frame, notes=tuple(notes))
 
 
-# --- what was heard
+# --- replies
 
 _GatewayKey = tuple[str, str]
 """Gateway and base URL."""
 
 
 def _gateways_by_model(runs: Iterable[Run]) -> dict[str, dict[_GatewayKey, str]]:
-    """For each model its gateways with their names for people, of models that two or more of them served."""
+    """Return, for each model served by two or more gateways, the gateways and their display names."""
     found: dict[str, dict[_GatewayKey, None]] = {}
     for run in runs:
         for target in run.manifest.targets:
@@ -152,7 +154,7 @@ def _display_names(places: Sequence[_GatewayKey]) -> dict[_GatewayKey, str]:
 
 
 def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayReplies]]) -> int:
-    """Sort the run's replies to their sides; how many are left out because another run received them."""
+    """Add the replies of a run to their sides; return how many are left out because another run received them."""
     targets = [target for target in run.manifest.targets if target.model in sides]
     reused = 0
     if not targets:
@@ -175,7 +177,7 @@ def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayR
 
 
 class _DialogueRequests:
-    """What a dialogue asked of a target, turn by turn."""
+    """The requests of one dialogue to one target, by turn."""
 
     def __init__(self, manifest: Manifest, target: ManifestTarget, dialogue: Dialogue) -> None:
         self._dialogue = dialogue
@@ -187,7 +189,7 @@ class _DialogueRequests:
         self._questions: dict[int, tuple[bytes, Settings]] = {}
 
     def audited_reply(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> AuditedReply:
-        """The kept reply of a turn."""
+        """Return the reply of a turn that counts."""
         kept: Mapping[str, Any] = past.kept or {}
         reply = kept["reply"]
         question, settings = self._question(number)
@@ -223,7 +225,7 @@ class _DialogueRequests:
                 [[_part(part) for part in turn.user], turn.assistant if self._is_given(at, number) else None]
                 for at, turn in enumerate(turns, 1)
             ]
-            asked = dataclasses.replace(settings, seed=None)  # repeats differ in it, and it is no part of a prompt
+            asked = dataclasses.replace(settings, seed=None)  # repeats differ in it, and it is not part of a prompt
             plain = [dialogue.system, list(dialogue.tools), dialogue.tool_results, given, asked.to_plain()]
             head = b"" if self._is_fixed(number) else b"live"
             text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS, default=_plain)
@@ -231,7 +233,7 @@ class _DialogueRequests:
         return self._questions[number]
 
     def _is_given(self, at: int, number: int) -> bool:
-        """Does the model's turn at this place come from the script?"""
+        """Return whether the model's turn at this place comes from the script."""
         return at < number and (self._history != "live" or not self._dialogue.turns[at - 1].ask)
 
 
@@ -243,7 +245,7 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
-# --- what follows from it
+# --- findings
 
 
 def _rows(sides: Mapping[str, Mapping[_GatewayKey, GatewayReplies]]) -> Iterator[Row]:
@@ -265,17 +267,17 @@ def _rows(sides: Mapping[str, Mapping[_GatewayKey, GatewayReplies]]) -> Iterator
 
 
 def evaluate_finding(finding: str, one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """One finding about two gateways."""
+    """Evaluate one finding for two gateways."""
     return _FINDERS[finding](one, other)
 
 
 def _model_version(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Did both name the same model in their replies?"""
+    """Compare the model names in the replies."""
     replies = [*one.replies, *other.replies]
     named = [{reply.version for reply in side.replies} - {None} for side in (one, other)]
     detail = "; ".join(f"{side.name}: {_versions(side)}" for side in (one, other))
     if not one.replies or not other.replies:
-        return AuditFinding(verdict="inconclusive", tested=0, detail=f"no reply at both; {detail}")
+        return AuditFinding(verdict="inconclusive", tested=0, detail=f"no replies at both; {detail}")
     if not named[0] and not named[1]:
         return AuditFinding(verdict="inconclusive", tested=0, detail="no reply of either names its model")
     common = named[0] & named[1]
@@ -289,7 +291,7 @@ def _versions(side: GatewayReplies) -> str:
 
 
 def _input_tokens(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Were identical prompts counted alike?"""
+    """Compare the input counts of identical prompts."""
     counts = [_inputs(side) for side in (one, other)]
     both = [question for question in counts[0] if question in counts[1]]
     if not both:
@@ -298,13 +300,13 @@ def _input_tokens(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     highest = [(max(counts[0][question][0]), max(counts[1][question][0])) for question in both]
     detail = f"{len(both)} identical prompts counted by both"
     if odd:
-        detail = f"{detail}; {len(odd)} not alike: {describe_counts(highest, one.name, other.name)}"
+        detail = f"{detail}; {len(odd)} differ: {describe_counts(highest, one.name, other.name)}"
     places = [counts[0][question][1] for question in odd]
     return _verdict(len(both), len(odd), detail, places, enough=len(both) >= MIN_TESTED)
 
 
 def _inputs(side: GatewayReplies) -> dict[bytes, tuple[set[int], str]]:
-    """Question → the counts of its input, and where it stands."""
+    """Return, by request, the input counts and the place."""
     found: dict[bytes, tuple[set[int], str]] = {}
     for reply in side.fixed():
         count = reply.count("input_tokens")
@@ -314,33 +316,33 @@ def _inputs(side: GatewayReplies) -> dict[bytes, tuple[set[int], str]]:
 
 
 def describe_counts(counts: Sequence[tuple[int, int]], one: str, other: str) -> str:
-    """How the counts of identical prompts lie to each other, the higher side first."""
+    """Describe how the counts of identical prompts differ, the higher side first."""
     if sum(b for _, b in counts) < sum(a for a, _ in counts):
         counts, one, other = [(b, a) for a, b in counts], other, one
     more = [b - a for a, b in counts]
     if not any(more):
-        return "the counts of one prompt vary between its repeats"
+        return "the counts of one prompt vary between repeats"
     factor = sum(b for _, b in counts) / max(1, sum(a for a, _ in counts))
     is_constant = len(set(more)) == 1
     is_factor = all(abs(b - factor * a) <= max(1.0, 0.02 * b) for a, b in counts)
     has_lengths = max(a for a, _ in counts) >= 1.25 * min(a for a, _ in counts) + 2
     if is_constant and not has_lengths:
-        return f"{other} counts {more[0]} more on each ({factor:.2f} times): too alike in length to tell which"
+        return f"{other} counts {more[0]} more on each ({factor:.2f} times): too similar in length to tell which"
     if is_constant:
-        return f"{other} counts {more[0]} more on each: constant, as a hidden system prompt makes it"
+        return f"{other} counts {more[0]} more on each: constant, as with a hidden system prompt"
     if is_factor and has_lengths:
-        return f"{other} counts {factor:.2f} times as many on each: a factor, as inflated billing makes it"
+        return f"{other} counts {factor:.2f} times as many on each: a factor, as with inflated billing"
     middle = sorted(more)[len(more) // 2]
     return f"{other} counts {min(more):+d} to {max(more):+d}, median {middle:+d} ({factor:.2f} times in all)"
 
 
 def _usage(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Do the counts of each reply add up?"""
+    """Check that the counts of each reply add up."""
     return _check_each_reply(one, other, _adds_up, "that do not add up", "whose counts could be added up")
 
 
 def _adds_up(reply: AuditedReply) -> bool | None:
-    """None: nothing to add up."""
+    """Return whether the counts add up; None if there is nothing to add."""
     parts = (("cached_input_tokens", "input_tokens"), ("reasoning_tokens", "output_tokens"))
     known = [
         (part, whole)
@@ -355,12 +357,12 @@ def _adds_up(reply: AuditedReply) -> bool | None:
 
 
 def _max_output(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Was `max_output_tokens` obeyed?"""
+    """Check that `max_output_tokens` was obeyed."""
     found = _check_each_reply(one, other, _is_within, "above their limit", "with a limit and a count of output")
     thoughts = sum(_exceeds_by_reasoning(reply) for side in (one, other) for reply in side.replies)
     if not thoughts:
         return found
-    return dataclasses.replace(found, detail=f"{found.detail}; {thoughts} are above it by their reasoning alone")
+    return dataclasses.replace(found, detail=f"{found.detail}; {thoughts} exceed it by reasoning alone")
 
 
 def _is_within(reply: AuditedReply) -> bool | None:
@@ -376,7 +378,7 @@ def _exceeds_by_reasoning(reply: AuditedReply) -> bool:
 def _check_each_reply(
     one: GatewayReplies, other: GatewayReplies, holds: Callable[[AuditedReply], bool | None], broken: str, testable: str
 ) -> AuditFinding:
-    """A claim each reply fulfils or not, whatever the other side says."""
+    """Check a property of each reply, independently of the other side."""
     tested: list[int] = []
     odd: list[AuditedReply] = []
     words: list[str] = []
@@ -392,7 +394,7 @@ def _check_each_reply(
 
 
 def _repeats(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Are replies at a temperature above 0 served twice?"""
+    """Compare the shares of identical repeats at a temperature above 0, which indicate a cache."""
     warm, cold, unknown = _temperatures((one, other))
     if not warm:
         reason = f"no repeats at a temperature known to be above 0 ({cold} replies at 0, {unknown} at the default)"
@@ -419,7 +421,7 @@ def _repeats(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
 
 
 def _temperatures(sides: Iterable[GatewayReplies]) -> tuple[int, int, int]:
-    """Replies asked for at a temperature above 0, at 0, and at a default nobody knows."""
+    """Count the replies at a temperature above 0, at 0, and at an unknown default."""
     known = [reply.temperature for side in sides for reply in side.fixed()]
     unknown = sum(temperature is None for temperature in known)
     cold = sum(temperature == 0 for temperature in known)
@@ -430,7 +432,7 @@ _ReplyPair = tuple[AuditedReply, AuditedReply]
 
 
 def _pairs(side: GatewayReplies) -> dict[bytes, list[_ReplyPair]]:
-    """Question → replies to it in repeat k and k + 1 of one run, at a temperature above 0."""
+    """Return, by request, pairs of replies in repeats k and k + 1 of one run, at a temperature above 0."""
     series: dict[tuple[Any, ...], dict[int, AuditedReply]] = {}
     for reply in side.fixed():
         if reply.temperature and reply.text is not None:
@@ -451,7 +453,7 @@ def _same_ids(pairs: Iterable[_ReplyPair]) -> str:
 
 
 def _reasoning(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Did both think, on the same turns?"""
+    """Compare on which turns the two sides used reasoning."""
     thought = [_reasoned(side) for side in (one, other)]
     both = [question for question in thought[0] if question in thought[1]]
     tested = [question for question in both if thought[0][question][0] or thought[1][question][0]]
@@ -474,7 +476,7 @@ def _reasoning(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
 
 
 def _reasoned(side: GatewayReplies) -> dict[bytes, tuple[bool, str]]:
-    """Question → did any reply to it count reasoning tokens, and where it stands; only where output was counted."""
+    """Return, by request with an output count, whether a reply had reasoning tokens, and the place."""
     found: dict[bytes, tuple[bool, str]] = {}
     for reply in side.replies:
         if reply.count("output_tokens") is not None:
@@ -488,7 +490,7 @@ def _finding(tested: int, odd: Sequence[AuditedReply], detail: str, *, enough: b
 
 
 def _verdict(tested: int, differing: int, detail: str, places: Iterable[str], *, enough: bool) -> AuditFinding:
-    """Anything that differs, differs; nothing that does is `same` only where enough was tested."""
+    """Return `differs` for any difference, else `same` if enough was tested, else `inconclusive`."""
     verdict: AuditVerdict = "differs" if differing else "same" if enough else "inconclusive"
     shown = tuple(itertools.islice(dict.fromkeys(places), MAX_EXAMPLES))
     if verdict == "inconclusive":
@@ -504,4 +506,4 @@ _FINDERS: Mapping[str, Callable[[GatewayReplies, GatewayReplies], AuditFinding]]
     "identical_repeats": _repeats,
     "reasoning_tokens": _reasoning,
 }
-"""Finding → how it is looked for."""
+"""The function of each finding."""

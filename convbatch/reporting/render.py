@@ -1,7 +1,7 @@
-"""How a report looks: its sections in the terminal, as Markdown, as JSON, and its main table as CSV or Parquet.
+"""Output of a report: sections on the terminal, as Markdown and as JSON; `results/export.py` writes the files.
 
-It decides layout and nothing else. On paper and screen the wide main table is told in narrow ones, without the
-columns that have nothing to say; files for programs carry every column. What is in a section is decided by its maker.
+It decides layout only. On the terminal and in Markdown the wide main table is split into narrow ones without empty
+columns; files for programs have every column.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ MAIN_KEY, TOTALS_KEY = "usage", "totals"
 REPORT_PARTS: tuple[Part, ...] = ("rows", "value", "markdown")
 """What a report can be written as; `-o` is checked against them before a run is read."""
 ROWS_SHOWN = 200
-"""Of a table on a terminal."""
+"""Maximum rows of a table on a terminal."""
 ROWS_PIPED = 1_000
-"""Of one on a stdout that is no terminal: to lay out a hundred thousand takes many minutes."""
+"""Maximum rows on a stdout that is not a terminal: laying out a hundred thousand takes many minutes."""
 _BOLD = ("SIMULATED",)
-"""Notes that begin so must not be overlooked."""
+"""Notes with this prefix are printed in bold."""
 
 
 class _ViewColumn(NamedTuple):
-    """A column of the main table on paper."""
+    """A column of the main table on the terminal and in Markdown."""
 
     column: str
     heading: str
     always: bool = False
-    """Also where it is empty or 0 in every row."""
+    """Whether to show the column even if it is empty or 0 in every row."""
 
 
 _MAIN_VIEWS: tuple[tuple[str, tuple[_ViewColumn, ...]], ...] = (
@@ -94,18 +94,18 @@ _MAIN_VIEWS: tuple[tuple[str, tuple[_ViewColumn, ...]], ...] = (
     ),
 )
 _NOTED = "Cost"
-"""Below which of them the notes stand."""
+"""The view that has the notes below it."""
 _FIRST_OF_MAIN = "turns"
 _HEADINGS = {"input_tokens": "input", "mean_input_tokens": "mean", "median_input_tokens": "median"}
 _RIGHT = ("costs",)
-"""Texts that are amounts."""
+"""Text columns that contain amounts."""
 _QUIET = ("reused", "pending", "tokens_unknown")
-"""Columns of other sections that are left away on paper where they have nothing to say."""
+"""Columns of other sections that are omitted if they are empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TableView:
-    """A table as it is read: texts only."""
+    """A table as texts."""
 
     title: str
     headings: Sequence[str]
@@ -115,7 +115,7 @@ class _TableView:
 
 
 def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> None:
-    """Print a report."""
+    """Print a report on a terminal."""
     console = tables.console(file)
     for view in map(_with_run_headings, _views(sections)):
         grid = tables.make_table(
@@ -160,7 +160,7 @@ def to_value(sections: Sequence[Section], by: Sequence[str]) -> dict[str, Any]:
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """The report as a Markdown page."""
+    """Return the report as a Markdown page."""
     parts = ["# Report"]
     for view in _views(sections):
         parts.append(f"## {view.title}")
@@ -205,12 +205,12 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_Tabl
 
 
 def _first_rows(rows: Sequence[Sequence[str]], most: int) -> Sequence[Sequence[str]]:
-    """As many as are shown, and every total."""
+    """Return the first rows, and every total."""
     return [*rows[:most], *(row for row in rows[most:] if row[0].strip() == _TOTAL)]
 
 
 def _with_run_headings(view: _TableView) -> _TableView:
-    """Runs as lines of their own: in a column their long names would take the room of everything else."""
+    """Move run names to lines of their own: in a column, long names would take most of the width."""
     if view.headings[0] != "run" or len(view.headings) == 1 or view.numeric[1]:
         return view
     rows: list[Sequence[str]] = []
@@ -257,7 +257,7 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, float) and column.endswith(_MONEY_ENDS):
-        currency = None if row.get("costs") else row.get("currency")  # what was spent has it already
+        currency = None if row.get("costs") else row.get("currency")  # `costs` includes the currency
         return display_amount(exact(value)) + (f" {currency}" if currency else "")
     if isinstance(value, list):
         return printable(", ".join(map(str, value)))
@@ -267,7 +267,7 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with plain values; null is None."""
+    """Return the rows with plain values; null is None."""
     import pyarrow as pa
 
     return pa.Table.from_pandas(frame, preserve_index=False).to_pylist()

@@ -1,8 +1,7 @@
-"""What a run used and cost, in groups: one pass over its turns and attempts → the sections of a report.
+"""Usage and cost of runs in groups: one pass over turns and attempts to the sections of a report.
 
-The columns of the main table are a contract and stand here. Sums of money are decimal and never mix currencies without
-a rate; what is not known is left out of a sum and counted. How sections look is `render.py`; no number of a
-turn is made here (`results/run.py`).
+The columns of the main table are a contract. Sums of money are decimal and never mix currencies without a rate; an
+unknown value is not in the sum but counted. `render.py` writes sections; `results/` computes the values of a turn.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 Runs: TypeAlias = Run | str | Path | Iterable[Run | str | Path]
 
 KEYS = ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat")
-"""What turns can be grouped by."""
+"""The keys of `--by`."""
 DEFAULT_BY = ("target",)
 
 _MONEY = ("cost", "failed_cost", "spent", "reused_cost", "possibly_paid_bound")
@@ -48,60 +47,60 @@ _MONEY = ("cost", "failed_cost", "spent", "reused_cost", "possibly_paid_bound")
 USAGE: tuple[Column, ...] = (
     Column("turns", "Int64", "turns asked"),
     *(Column(name, "Int64", f"turns with status `{name}`") for name in STATUSES),
-    Column("reused", "Int64", "turns whose reply was taken over from another run: in no other sum but `reused_cost`"),
-    Column("attempts", "Int64", "tries, over all sessions"),
-    Column("retries", "Int64", "tries beyond the first of their turn"),
-    Column("input_tokens", "Int64", "of replies this run received; sum of the known counts, null when none is known"),
+    Column("reused", "Int64", "turns with a reply reused from another run: only in the sum `reused_cost`"),
+    Column("attempts", "Int64", "HTTP attempts, in all sessions"),
+    Column("retries", "Int64", "attempts after the first of their turn"),
+    Column("input_tokens", "Int64", "of replies received by this run; sum of the known counts, null if none is known"),
     Column("cached_input_tokens", "Int64", "part of input; as `input_tokens`"),
     Column("cache_write_input_tokens", "Int64", "part of input; as `input_tokens`"),
     Column("output_tokens", "Int64", "including reasoning; as `input_tokens`"),
     Column("reasoning_tokens", "Int64", "part of output; as `input_tokens`"),
     Column("tokens_unknown", "Int64", "replies whose input or output count is unknown: not in the sums"),
-    Column("cost", "Float64", "of replies this run received; null when none is known, or in several currencies"),
+    Column("cost", "Float64", "of replies received by this run; null when none is known, or in several currencies"),
     Column("failed_cost", "Float64", "of failed attempts that reported usage; null as `cost`"),
     Column("spent", "Float64", "`cost` + `failed_cost`; null as `cost`"),
     Column("currency", "string", "of every amount of the row; null when none is known, or `spent` is in several"),
     Column("costs", "string", "`spent` for people, each currency by itself: `0.12 USD + 3.40 CNY`"),
     Column("unpriced", "Int64", "replies this run received whose cost is unknown: not in `cost`"),
-    Column("reused_cost", "Float64", "what the reused replies cost the run that asked for them; null as `cost`"),
-    Column("failed_attempts_billed", "Int64", "attempts that reported usage and gave no reply that counts"),
-    Column("possibly_paid", "Int64", "attempts that were sent and never fully answered"),
-    Column("possibly_paid_bound", "Float64", "the most those cost of which a bound is known; null as `cost`"),
+    Column("reused_cost", "Float64", "cost of the reused replies in their run; null as `cost`"),
+    Column("failed_attempts_billed", "Int64", "attempts that reported usage without a reply that counts"),
+    Column("possibly_paid", "Int64", "attempts that were sent and not fully answered"),
+    Column("possibly_paid_bound", "Float64", "maximum cost of those with a known bound; null as `cost`"),
     Column("possibly_paid_unbounded", "Int64", "possibly paid attempts with neither a cost nor a bound"),
-    Column("p50_latency_s", "Float64", "median latency of replies this run received, nearest rank; null without one"),
+    Column("p50_latency_s", "Float64", "median latency of replies received by this run, nearest rank; null if none"),
     Column("p95_latency_s", "Float64", "as `p50_latency_s`"),
-    Column("limiter_wait_s", "Float64", "seconds in our own gate, all attempts; null without a finished attempt"),
+    Column("limiter_wait_s", "Float64", "seconds in the rate limiter, all attempts; null without a finished attempt"),
     Column("retry_wait_s", "Float64", "seconds of backoff, all attempts; null without a finished attempt"),
 )  # fmt: skip
-"""The main table, behind `run` and the keys it is grouped by."""
+"""Columns of the main table, after `run` and the keys."""
 
 FINISH_REASONS: tuple[Column, ...] = (
     Column("finish_reason", "string", "`stop length content_filter tool_call error other`"),
-    Column("finish_reason_raw", "string", "the gateway's own word; null when it said none"),
-    Column("replies", "Int64", "complete replies that this run received and that count"),
-    Column("reused", "Int64", "replies taken over from another run"),
+    Column("finish_reason_raw", "string", "the gateway's own value; null without one"),
+    Column("replies", "Int64", "complete replies received by this run that count"),
+    Column("reused", "Int64", "replies reused from another run"),
 )
-"""Behind `run` and the keys."""
+"""Columns after `run` and the keys."""
 
 ERRORS: tuple[Column, ...] = (
-    Column("error_kind", "string", "as in `attempts`; `malformed_output`: the generation broke; `lost`: in a kill"),
-    Column("attempts", "Int64", "failed tries of this kind, also of turns that were answered in the end"),
+    Column("error_kind", "string", "as in `attempts`; `malformed_output`: generation failed; `lost`: killed"),
+    Column("attempts", "Int64", "failed attempts of this kind, also of turns that were answered later"),
     Column("turns", "Int64", "turns with status `error` for this reason"),
-    Column("pending", "Int64", "turns with status `pending` whose last failure it is"),
-    Column("example", "string", "the first message, cut to 160 characters; null when there is none", is_long=True),
+    Column("pending", "Int64", "turns with status `pending` and this last failure"),
+    Column("example", "string", "the first message, cut to 160 characters; null without one", is_long=True),
 )
-"""Behind `run` and the keys."""
+"""Columns after `run` and the keys."""
 
 GROWTH: tuple[Column, ...] = (
     Column("target", "string", "`model@gateway`"),
     Column("turn", "Int64", "from 1"),
-    Column("replies", "Int64", "replies this run received"),
+    Column("replies", "Int64", "replies received by this run"),
     Column("input_tokens", "Int64", "sum of the known counts; null when none is known"),
     Column("mean_input_tokens", "Float64", "of the known counts; null when none is known"),
     Column("median_input_tokens", "Float64", "as `mean_input_tokens`"),
-    Column("tokens_unknown", "Int64", "replies whose input count is unknown: in none of the three"),
+    Column("tokens_unknown", "Int64", "replies whose input count is unknown: not in the three columns before"),
 )
-"""Behind `run`: how the history that is sent along grows from turn to turn."""
+"""Columns after `run`: how the history that is sent grows from turn to turn."""
 
 _RUN = Column("run", "string", "name of the run; its path, where several have the same name")
 _NUMBERS = {"turn", "repeat"}
@@ -110,19 +109,20 @@ _NUMBERS = {"turn", "repeat"}
 def report(
     runs: Runs, by: str | Iterable[str] = DEFAULT_BY, *, config: str | Path | None = None, currency: str | None = None
 ) -> pd.DataFrame:
-    """Usage and cost in groups: the main table of `convbatch report`.
+    """Return usage and cost in groups: the main table of `convbatch report`.
 
     Args:
-        runs: A run, or several to stand side by side; also by path or name.
+        runs: One or several runs, as `Run`, path or name.
         by: Any of `model gateway target tag dialogue turn repeat`.
-        config: Take the prices and rates of this config file in place of the run's own.
+        config: Use the prices and rates of this config file instead of the run's own.
         currency: Convert all amounts into this currency by `[rates]`.
 
     Returns:
-        One row per run and group; columns: `run`, the keys, `USAGE`. A dialogue with several tags is in each of them.
+        One row per run and group; columns: `run`, the keys, `USAGE`. With `tag`, a dialogue is in the row of each
+        of its tags.
 
     Raises:
-        SetupError: An unknown key, the same run twice, no rate to a currency.
+        SetupError: An unknown key, the same run twice, or no rate to a currency.
         InputError: The config is wrong.
     """
     keys = grouping(by)
@@ -139,19 +139,19 @@ def sections(
     bill: Path | None = None,
     bill_form: str | None = None,
 ) -> list[Section]:
-    """All parts of a report.
+    """Return all sections of a report.
 
     Args:
-        runs: As of `report`, like `by`, `config` and `currency`.
-        by: What to group by.
-        config: Prices and rates; with `bill` also its forms, else those of the config in the working directory.
-        currency: Of all amounts.
-        bill: A gateway's usage log (CSV) to hold against the journals.
-        bill_form: Its form, by name; None = found out.
+        runs: As for `report`.
+        by: As for `report`.
+        config: As for `report`; also has the usage log forms, default: the config in the working directory.
+        currency: As for `report`.
+        bill: A gateway's usage log (CSV) to match with the journals.
+        bill_form: Name of its form; None detects it.
 
     Raises:
-        SetupError: As `report`; or the form of the bill cannot be told.
-        InputError: The config or the bill cannot be used.
+        SetupError: As for `report`, or the form of the usage log is unclear.
+        InputError: The config or the usage log cannot be used.
     """
     keys = grouping(by)
     reported_runs = _load_runs(runs, config, currency)
@@ -172,7 +172,7 @@ def sections(
 
 
 def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
-    """What judges were asked: not the models' usage, but on the same bill."""
+    """Yield the section on judge calls, which are billed but are not usage of the models."""
     totals = [(reported, total) for reported in reported_runs for total in judge_totals(reported.run)]
     if totals:
         columns = [Column("run", "string", "name of the run"), *JUDGES]
@@ -201,7 +201,7 @@ def _billed(runs: Sequence[Run], bill: Path, form: str | None, config: str | Pat
 
 
 def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
-    """`--by` in its forms, comma-separated and repeated → keys, each once.
+    """Return the keys of `--by`, which may be comma-separated and repeated; each once.
 
     Raises:
         SetupError: An unknown key.
@@ -216,18 +216,18 @@ def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReportedRun:
-    """A run as it is to be reported."""
+    """A run with the options of the report."""
 
     label: str
     run: Run
     exchange_rates: ExchangeRates
     currency: str | None
-    """Into which amounts are converted."""
+    """Amounts are converted into it; None keeps their currency."""
     config: str
-    """Where prices are to be written."""
+    """Config file to which prices can be added."""
 
     def converted(self, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:
-        """Amounts by currency, in the wanted one where there is one."""
+        """Return amounts by currency, converted into `currency` if it is set."""
         if self.currency is None:
             return dict(amounts)
         found = (self.exchange_rates.convert(Money(amount=amounts[c], currency=c), self.currency) for c in amounts)
@@ -235,10 +235,10 @@ class _ReportedRun:
         return {self.currency: sum(known, Decimal(0))} if known else {}
 
     def refuse_missing_rates(self, total: GroupTotals) -> None:
-        """Say which rates are missing, all at once.
+        """Refuse missing exchange rates.
 
         Raises:
-            SetupError: One is.
+            SetupError: A rate is missing; lists all missing ones.
         """
         found = sorted({currency for amounts in total.money.values() for currency in amounts})
         missing = [c for c in found if self.currency and not self.converted({c: Decimal(1)})]
@@ -252,7 +252,7 @@ class _ReportedRun:
 
 def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> list[_ReportedRun]:
     if currency is not None and not CURRENCY.fullmatch(currency):
-        raise SetupError(f"{currency!r} is no currency", hint="write its three capital letters, such as USD or CNY")
+        raise SetupError(f"{currency!r} is not a currency", hint="write its three capital letters, such as USD or CNY")
     several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     loaded = [run if isinstance(run, Run) else load(run) for run in several]
     if not loaded:
@@ -322,7 +322,7 @@ def _with_current_billing(asked: ManifestTarget, config: Config) -> Target:
 
 @dataclass(slots=True, kw_only=True)
 class _ReportData:
-    """Everything counted in one pass over each run."""
+    """All totals, from one pass over each run."""
 
     runs: Sequence[_ReportedRun]
     groups: dict[tuple[Any, ...], GroupTotals] = field(default_factory=dict)
@@ -337,7 +337,7 @@ class _ReportData:
     def add(
         self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], kept: CountedAttempt | None
     ) -> None:
-        """Count a turn wherever it belongs but in the groups asked for."""
+        """Count a turn in everything but the requested groups."""
         self.totals[label].add(turn, attempts, kept)
         self.targets[label, turn.target].add(turn, attempts, kept)
         if turn.is_received:
@@ -363,7 +363,7 @@ def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str]) -> _R
 
 
 def _groups_of(turn: CountedTurn, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """A turn's groups: several where its dialogue has several tags and they are asked for."""
+    """Yield the groups of a turn: one per tag if grouped by tag, else one."""
     if "tag" not in keys:
         yield tuple(getattr(turn, key) for key in keys)
         return
@@ -372,7 +372,7 @@ def _groups_of(turn: CountedTurn, keys: Sequence[str]) -> Iterator[tuple[Any, ..
 
 
 def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> list[dict[Any, int]]:
-    """In which order a key's values stand: targets as asked for, dialogues as in the dataset, the rest sorted."""
+    """Return the sort order of the values of each key: targets as given, dialogues as in the dataset, others sorted."""
     asked: dict[str, list[str]] = {
         "target": list(run.targets),
         "model": [target.model for target in run.manifest.targets],
@@ -389,7 +389,7 @@ def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> 
     return ranks
 
 
-# From tallies to frames
+# From totals to frames
 
 
 def _usage(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
@@ -435,7 +435,7 @@ def _key_column(key: str) -> Column:
 
 
 def _cells(totals: GroupTotals, reported: _ReportedRun) -> Row:
-    """The columns `USAGE`."""
+    """Return the cells of the columns `USAGE`."""
     money = {name: reported.converted(totals.money[name]) for name in _MONEY}
     currency = _currency_of(money)
     cells: dict[str, Any] = {
@@ -453,13 +453,13 @@ def _cells(totals: GroupTotals, reported: _ReportedRun) -> Row:
 
 
 def _currency_of(money: Mapping[str, Mapping[str, Decimal]]) -> str | None:
-    """The one currency of what was spent; of all other amounts, where nothing was."""
+    """Return the single currency of what was spent, else of all other amounts; None if there are several."""
     found = set(money["spent"]) or {currency for amounts in money.values() for currency in amounts}
     return found.pop() if len(found) == 1 else None
 
 
 def _amount(amounts: Mapping[str, Decimal], currency: str | None) -> float | None:
-    """The sum, if all of it is in this currency."""
+    """Return the sum if all of it is in this currency."""
     return float(amounts[currency]) if currency is not None and set(amounts) == {currency} else None
 
 
@@ -469,7 +469,7 @@ def _display_amounts(amounts: Mapping[str, Decimal]) -> str | None:
     return " + ".join(str(Money(amount=amounts[currency], currency=currency)) for currency in sorted(amounts))
 
 
-# What a reader must know
+# Notes
 
 
 def _notes(data: _ReportData, keys: Sequence[str]) -> Iterator[str]:
@@ -486,7 +486,7 @@ def _notes(data: _ReportData, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _what_is_spent(data: _ReportData) -> str:
-    """What is in the sums, and how much is not."""
+    """Return the note on what the sums include and exclude."""
     counts: Counter[str] = Counter()
     for _, total in _each(data):
         counts.update(total.counts)
@@ -508,7 +508,7 @@ def _what_is_spent(data: _ReportData) -> str:
 
 
 def _missing(reported: _ReportedRun) -> Iterator[str]:
-    """What the run cannot tell."""
+    """Yield notes on damage and suspended targets."""
     damaged = reported.run.damaged_places
     if damaged:
         where = _count(damaged, "damaged place")
@@ -536,7 +536,7 @@ def _each(data: _ReportData) -> Iterator[tuple[_ReportedRun, GroupTotals]]:
 
 
 def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
-    """How much of what came back has no cost, why, and what to write where."""
+    """Yield notes on replies without a cost: how many, why, and which prices to add to the config."""
     unpriced = unclear = 0
     lines: list[str] = []
     for target in reported.run.manifest.targets:
@@ -544,7 +544,7 @@ def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
         answers = counts["unpriced"] + counts["failed_unpriced"]
         if target.prices is not None:
             unclear += answers
-        elif answers and not target.simulated:  # nobody expects a price of the simulator
+        elif answers and not target.simulated:  # the simulator has no price
             unpriced += answers
             lines += _price_lines(target)
     if lines:

@@ -1,6 +1,6 @@
-"""A part of a report: one frame, its title, and what a reader must know to read it right.
+"""A section of a report: one frame, its title, and notes.
 
-How sections look in a terminal, Markdown or JSON is `render.py`; what is in them is made by whoever found it out.
+`render.py` writes sections to a terminal, Markdown or JSON; `report.py`, `audit.py` and `usage_log.py` make them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Section:
     """One table of a report."""
 
     key: str
-    """Its name in JSON, a word of the contract."""
+    """Its name in JSON; part of the contract."""
     title: str
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
-    """Sentences that stand below it: what is not known, not comparable, not included."""
+    """Sentences below the table: what is unknown, not comparable or not included."""

@@ -1,6 +1,6 @@
-"""A gateway's bill against the journal: which calls and lines there are to join, and what is shown of it.
+"""A gateway's usage log compared with the journal, as sections of a report.
 
-How a usage log is read is `usage_log_reader.py`, which call is which line `usage_log_matching.py`.
+`usage_log_reader.py` reads the log, `usage_log_matching.py` matches its lines with calls.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ if TYPE_CHECKING:
     from convbatch.results.run import Run
 
 UNLISTED_OUTCOMES = frozenset((SAME, FAILED_FREE, OUTSIDE))
-"""As it should be, or none of our business: in the totals only."""
+"""Outcomes that are correct or not about these runs: in the totals only."""
 
 USAGE_LOG_TOTALS: tuple[Column, ...] = (
-    Column("outcome", "string", "what became of calls and lines"),
-    Column("lines", "Int64", "lines of the bill"),
+    Column("outcome", "string", "result of the matching"),
+    Column("lines", "Int64", "lines of the usage log"),
     Column("calls", "Int64", "calls of the runs"),
     Column("input_tokens", "Int64", "ours, of calls whose count is known; null when none is"),
-    Column("billed_input", "Int64", "of the lines; null when none says"),
+    Column("billed_input", "Int64", "of the lines; null when none has it"),
     Column("output_tokens", "Int64", "ours, as above"),
     Column("billed_output", "Int64", "of the lines, as above"),
-    Column("cost", "Float64", "ours, of calls with a price in the bill's currency; null when none has"),
-    Column("billed", "Float64", "amounts of the lines; null when none has"),
-    Column("difference", "Float64", "amount minus cost, of calls that have both; null when none has"),
-    Column("currency", "string", "of the three; null when nobody said"),
+    Column("cost", "Float64", "ours, of calls with a price in the log's currency; null when none has one"),
+    Column("billed", "Float64", "amounts of the lines; null when none has one"),
+    Column("difference", "Float64", "amount minus cost, of calls with both; null when none has both"),
+    Column("currency", "string", "of the three; null when unknown"),
 )
 USAGE_LOG_LINES: tuple[Column, ...] = (
     Column("outcome", "string", "as in the totals"),
-    Column("joined_by", "string", "`request id`, `time and tokens` or `time`; null for a line or call alone"),
-    Column("line", "Int64", "of the file; null for a call without one"),
+    Column("joined_by", "string", "`request id`, `time and tokens` or `time`; null for an unmatched line or call"),
+    Column("line", "Int64", "of the file; null for a call without a line"),
     Column("time", "timestamp[us, UTC]", "of the line, else of the call's start"),
     Column("model", "string", "as billed, else as asked"),
     Column("request_id", "string", "of the line, else of the call"),
-    Column("run", "string", "null for a line without a call, as all up to `attempt`"),
+    Column("run", "string", "null for a line without a call, like all columns up to `attempt`"),
     Column("dialogue", "string", "of the call"),
     Column("target", "string", "of the call"),
     Column("repeat", "Int64", "of the call"),
@@ -79,7 +79,7 @@ USAGE_LOG_LINES: tuple[Column, ...] = (
     Column("output_tokens", "Int64", "ours, reasoning included"),
     Column("billed_output", "Int64", "of the line"),
     Column("output_difference", "Int64", "billed minus ours"),
-    Column("cost", "Float64", "ours, in the bill's currency; null without a price in it"),
+    Column("cost", "Float64", "ours, in the log's currency; null without a price in it"),
     Column("billed", "Float64", "amount of the line"),
     Column("difference", "Float64", "amount minus cost"),
     Column("currency", "string", "of the three"),
@@ -89,23 +89,23 @@ USAGE_LOG_LINES: tuple[Column, ...] = (
 def reconcile(
     runs: Sequence[Run], path: Path, forms: Mapping[str, UsageLogForm], form: str | None = None
 ) -> list[Section]:
-    """Hold a usage log against what the runs' journals say.
+    """Compare a usage log with the journals of runs.
 
     Args:
-        runs: The runs whose calls the log should have.
+        runs: The runs whose calls should be in the log.
         path: The log, CSV.
         forms: Known forms (`Config.usage_logs`).
-        form: Which of them it has; None = found out.
+        form: Name of the log's form; None detects it.
 
     Returns:
-        Totals by outcome, and every line or call that is not as it should be.
+        Totals by outcome, and every line or call with a difference.
 
     Raises:
         InputError: The log cannot be used.
-        SetupError: The form, or the gateway it is the bill of, cannot be told.
+        SetupError: The form or the gateway of the log is unclear.
     """
     usage_log = read_usage_log(path, forms, form)
-    runs = list({run.path.resolve(): run for run in runs}.values())  # a run named twice has its calls once
+    runs = list({run.path.resolve(): run for run in runs}.values())  # count the calls of a run given twice once
     gateways = _gateways(runs, usage_log)
     calls = [call for run in runs for call in _calls(run, gateways)]
     spans = [span for run in runs for span in _spans(run, calls)]
@@ -132,11 +132,11 @@ def reconcile(
     ]
 
 
-# --- whose bill, and of when
+# --- gateways and calls
 
 
 def _gateways(runs: Sequence[Run], usage_log: UsageLog) -> frozenset[str]:
-    """The gateways the bill is of: those its form names, else all of the only host the runs asked."""
+    """Return the gateways of the log: those of its form, else all gateways of the runs if they have one host."""
     hosts: dict[str, str] = {}
     for target in _targets(runs):
         gateway = target.gateway
@@ -174,7 +174,7 @@ _NAMES = tuple(column.name for column in ATTEMPTS)
 
 
 def _calls(run: Run, gateways: frozenset[str]) -> Iterator[Call]:
-    """The run's attempts at these gateways, without those that never left."""
+    """Yield the attempts of a run at these gateways, except those that were not sent."""
     targets = {target.name for target in _targets([run]) if target.gateway.name in gateways}
     for row in run.attempt_rows().rows:
         cells = dict(zip(_NAMES, row, strict=True))
@@ -203,7 +203,7 @@ def _call(cells: Mapping[str, Any]) -> Call:
 
 
 def _spans(run: Run, calls: Iterable[Call]) -> list[tuple[float, float]]:
-    """From the first call to the last of each sitting: between two of them others may have used the key."""
+    """Return the time from the first to the last call of each session; others may use the key between sessions."""
     with Archive(run.folder) as archive:
         starts = [record["at"] for record in archive.runs]
     sessions: defaultdict[int, list[Call]] = defaultdict(list)
@@ -216,7 +216,7 @@ def _spans(run: Run, calls: Iterable[Call]) -> list[tuple[float, float]]:
     ]
 
 
-# --- what is shown
+# --- rows and notes
 
 
 def _order(pair: JoinedPair) -> tuple[Any, ...]:
@@ -225,17 +225,17 @@ def _order(pair: JoinedPair) -> tuple[Any, ...]:
 
 
 class _PairRows:
-    """Pairs as rows; money in the bill's currency."""
+    """Builds rows from pairs; money in the currency of the log."""
 
     def __init__(self, currency: str | None) -> None:
         self._currency = currency
 
     def cost(self, call: Call | None) -> Decimal | None:
-        """What we say a call cost, in the bill's currency."""
+        """Return our cost of a call, if it is in the currency of the log."""
         return call.cost if call is not None and call.currency == self._currency else None
 
     def line(self, pair: JoinedPair) -> Row:
-        """A row of `USAGE_LOG_LINES`."""
+        """Return a row of `USAGE_LOG_LINES`."""
         line, call = pair.line, pair.call
         cost = self.cost(call)
         billed = None if line is None else line.amount
@@ -263,7 +263,7 @@ class _PairRows:
         )
 
     def totals(self, pairs: Iterable[JoinedPair]) -> Iterator[Row]:
-        """Rows of `USAGE_LOG_TOTALS`, in the order of `OUTCOMES`."""
+        """Yield the rows of `USAGE_LOG_TOTALS`, in the order of `OUTCOMES`."""
         groups = group_by(pairs, attrgetter("outcome"))
         for outcome in OUTCOMES:
             mine: list[JoinedPair] = groups.get(outcome, [])

@@ -1,7 +1,6 @@
-"""Which line of a bill is which call: joined by request id, else by model, time and tokens; each at most once.
+"""Matching of usage log lines with calls, by request id, else by model, time and tokens; each at most once.
 
-The rules, with their tolerances, stand in docs/audit.md. Pure: where lines and calls come from, and what is shown of
-the pairs, is `usage_log.py`.
+The rules and tolerances are in docs/audit.md. Pure: `usage_log.py` provides the lines and calls and shows the pairs.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from typing import Any
 from convbatch.reporting.usage_log_reader import UsageLogLine
 
 TOLERANCE_S = 60.0
-"""A line's time may lie this far before a call's start or after its end: clocks differ, logs round."""
+"""Maximum time of a line before the start or after the end of its call: clocks differ, logs round."""
 CLOSE_S = 2.0
-"""Clocks that agree; where counts differ, such pairs go before others."""
+"""Pairs this close in time are preferred if their counts differ."""
 LOST_S = 600.0
-"""A call whose end is not known may have ended this long after its start."""
+"""Assumed maximum duration of a call whose end is unknown."""
 TOKENS_FACTOR = 2
 TOKENS_APART = 16
-"""Where both counts differ, a line and a call of one model and time belong together within factor and distance."""
+"""If both counts differ, a line and a call of one model and time match only within this factor and distance."""
 LOOKED_AT = 32
-"""So many calls that ended before a line, and as many after it, are looked at where its counts fit none exactly."""
+"""Number of calls before and after a line that are considered if its counts match none exactly."""
 
 SAME = "same"
 DIFFER = "tokens differ"
@@ -47,7 +46,7 @@ OUTCOMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
-    """One attempt that reached the gateway, or may have."""
+    """One attempt that reached, or may have reached, the gateway."""
 
     ident: tuple[str, str, str, int, int, int]
     """run, dialogue, target, repeat, turn, attempt."""
@@ -56,7 +55,7 @@ class Call:
     model: str
     begins: float
     ends: float
-    """The latest moment it can have ended at."""
+    """Latest possible end."""
     request_id: str | None
     input_tokens: int | None
     output_tokens: int | None
@@ -65,11 +64,11 @@ class Call:
 
     @property
     def is_counted(self) -> bool:
-        """Are both its counts known?"""
+        """Whether both counts are known."""
         return self.input_tokens is not None and self.output_tokens is not None
 
     def is_near(self, line: UsageLogLine) -> bool:
-        """Can the line be of this call, as far as its time goes?"""
+        """Return whether the time of a line fits this call."""
         return self.begins - TOLERANCE_S <= line.at <= self.ends + TOLERANCE_S
 
 
@@ -84,7 +83,7 @@ class JoinedPair:
 
 
 def join_lines_and_calls(lines: Iterable[UsageLogLine], calls: Iterable[Call]) -> list[JoinedPair]:
-    """Every line and every call, once, with its counterpart where there is one; the order given is of no weight."""
+    """Return every line and call once, matched if possible; independent of the order of the arguments."""
     join = _Join(lines, calls)
     join.by_request_id()
     for may_join in join.rounds():
@@ -98,17 +97,17 @@ _Eligibility = tuple[Callable[[UsageLogLine], bool], Callable[[Call], bool]]
 
 
 class _Join:
-    """What is joined so far, and what is left."""
+    """The pairs so far, and the lines and calls that are left."""
 
     def __init__(self, lines: Iterable[UsageLogLine], calls: Iterable[Call]) -> None:
-        # In the order of what they say, so that the order in a file decides nothing.
+        # Sorted by content, so that the order in a file has no effect.
         self._lines = dict.fromkeys(sorted(lines, key=line_order))
         self._calls = dict.fromkeys(sorted(calls, key=lambda call: (call.begins, call.ident)))
         self._pairs: list[JoinedPair] = []
         self._ids_meet = False
 
     def by_request_id(self) -> None:
-        """The same id is the same call; of several lines with it, the likest."""
+        """Join lines and calls with the same id; of several lines, the most similar one."""
         named = group_by(self._calls, attrgetter("request_id"))
         found: list[tuple[UsageLogLine, Call]] = []
         for line in self._lines:
@@ -118,16 +117,16 @@ class _Join:
         self._join(iter(found), "request id")
 
     def rounds(self) -> list[_Eligibility]:
-        """Which lines may be joined with which calls by what they say.
+        """Return which lines may be joined with which calls without a common id.
 
-        Once ids of both have met, they are of one kind: a line with another id is of another call.
+        If some ids matched, both sides use the same ids: a line with another id belongs to another call.
         """
         if not self._ids_meet:
             return [(_any, _any)]
         return [(_has_id, _has_no_id), (_has_no_id, _any)]
 
     def take(self, step: _Step, may_join: _Eligibility) -> None:
-        """Join what a step finds among what is left."""
+        """Join the matches of a step among the lines and calls that are left."""
         of_lines, of_calls = may_join
         lines = [line for line in self._lines if of_lines(line) and step.takes_line(line)]
         calls = [call for call in self._calls if of_calls(call) and step.takes_call(call)]
@@ -135,7 +134,7 @@ class _Join:
             self._join(step.find(lines, calls), step.name)
 
     def result(self) -> list[JoinedPair]:
-        """The pairs, and what stands alone."""
+        """Return the pairs, and the unmatched lines and calls."""
         alone = [JoinedPair(line=line, outcome=UNKNOWN) for line in self._lines]
         alone += [JoinedPair(call=call, outcome=_ALONE[call.kind]) for call in self._calls]
         return [*self._pairs, *alone]
@@ -179,7 +178,7 @@ def _is_counted(line: UsageLogLine) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One way to find counterparts among what is left."""
+    """One way to match the lines and calls that are left."""
 
     name: str
     takes_line: Callable[[UsageLogLine], bool]
@@ -188,7 +187,7 @@ class _Step:
 
 
 def _in_time(key: Callable[[UsageLogLine | Call], Any]) -> Callable[[Sequence[UsageLogLine], Sequence[Call]], _Matches]:
-    """Join as many as possible of what has the same key: each line with the call whose time runs out first."""
+    """Match as many lines and calls with equal keys as possible: each line with the call whose time ends first."""
 
     def find(lines: Sequence[UsageLogLine], calls: Sequence[Call]) -> _Matches:
         groups = group_by(calls, key)
@@ -210,7 +209,7 @@ def _in_time(key: Callable[[UsageLogLine | Call], Any]) -> Callable[[Sequence[Us
 def _most_similar(
     *keys: Callable[[UsageLogLine | Call], Any],
 ) -> Callable[[Sequence[UsageLogLine], Sequence[Call]], _Matches]:
-    """Pairs that agree in any of the keys and are near in time, the nearest and then the likest in tokens first."""
+    """Match lines and calls with any equal key that are close in time, the most similar pairs first."""
 
     def find(lines: Sequence[UsageLogLine], calls: Sequence[Call]) -> _Matches:
         ended = sorted(calls, key=attrgetter("ends"))
@@ -227,7 +226,7 @@ def _most_similar(
 
 
 def _around(calls: Sequence[Call], line: UsageLogLine) -> Iterator[Call]:
-    """The calls that ended nearest to a line, as far as they can be its own."""
+    """Yield the calls that ended closest to a line and may be its own."""
     middle = bisect.bisect_left(calls, line.at, key=attrgetter("ends"))
     for call in calls[max(0, middle - LOOKED_AT) : middle + LOOKED_AT]:
         if call.is_near(line) and _is_alike(line, call):
@@ -258,7 +257,7 @@ _BY_TIME = (
 
 
 def _is_alike(line: UsageLogLine, call: Call) -> bool:
-    """One count the same, or both not far from each other."""
+    """Return whether one count is equal, or both are close."""
     counts = ((line.input_tokens or 0, call.input_tokens or 0), (line.output_tokens or 0, call.output_tokens or 0))
     if any(billed == ours for billed, ours in counts):
         return True
@@ -266,7 +265,7 @@ def _is_alike(line: UsageLogLine, call: Call) -> bool:
 
 
 def _token_distance(line: UsageLogLine, call: Call) -> int:
-    """By how many tokens they differ, as far as both are known."""
+    """Return the difference in tokens, of the counts that are known on both sides."""
     counts = ((line.input_tokens, call.input_tokens), (line.output_tokens, call.output_tokens))
     return sum(abs(billed - ours) for billed, ours in counts if billed is not None and ours is not None)
 
@@ -281,13 +280,13 @@ def _dissimilarity(line: UsageLogLine, call: Call) -> tuple[bool, int, float]:
 
 
 def line_order(line: UsageLogLine) -> tuple[Any, ...]:
-    """What a line says comes first, where it stands last."""
+    """Return a sort key: content first, line number last."""
     counts = tuple(-1 if count is None else count for count in (line.input_tokens, line.output_tokens))
     return (line.at, line.model, line.request_id or "", *counts, line.amount or Decimal(0), line.line)
 
 
 def group_by(them: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
-    """Key → those that have it, in their order."""
+    """Group items by a key, in their order."""
     groups: dict[Any, list[Any]] = {}
     for one in them:
         groups.setdefault(key(one), []).append(one)

@@ -1,6 +1,6 @@
-"""A gateway's usage log (CSV) → the lines of a bill, or everything that is wrong with the file.
+"""Reader of a gateway's usage log (CSV): its lines, or everything that is wrong with the file.
 
-Encoding and separator are found out, the form may be. What is billed twice or not at all is `usage_log.py`.
+Encoding and separator are detected, and the form unless it is named. `usage_log.py` compares the lines with calls.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mea
 from convbatch.redaction import display
 
 PROBLEMS_KEPT = 1_000
-"""Problems an exception carries, as for a dataset; the rest is counted."""
+"""Maximum problems in an exception, as for a dataset; the rest is counted."""
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 _MILLISECONDS_FROM = 1e11
-"""A Unix time above this is in milliseconds: in seconds it would be the year 5138."""
+"""A Unix time from here on is in milliseconds: in seconds it would be the year 5138."""
 _FIRST_YEAR = 1970
 _TIMES = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y-%m-%d %H:%M")
-"""What spreadsheets make of a time, beside ISO 8601."""
+"""Time formats of spreadsheets, besides ISO 8601."""
 _MOST_DIGITS = 18
 _COUNT = re.compile(r"[0-9]{1,15}(?:\.0+)?")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -36,10 +36,10 @@ _EXPORT = "export the usage log as CSV, saved as UTF-8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLogLine:
-    """One call as the gateway billed it; None = the log does not say."""
+    """One call as billed by the gateway; None if the log has no value."""
 
     line: int
-    """Of the file, from 1."""
+    """Line number in the file, from 1."""
     at: float
     """Unix seconds."""
     model: str
@@ -52,16 +52,16 @@ class UsageLogLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLog:
-    """A usage log, read."""
+    """The content of a usage log."""
 
     path: Path
     form: UsageLogForm
     lines: tuple[UsageLogLine, ...]
     left_out: int
-    """Lines that are no calls, by the form's `only`."""
+    """Number of lines that are not calls, by the form's `only`."""
     encoding: str
     has_local_times: bool
-    """Some of its times named no offset: the form's time zone was taken."""
+    """Whether some times had no offset, so that the form's time zone was used."""
 
 
 def read_usage_log(path: Path, forms: Mapping[str, UsageLogForm], name: str | None = None) -> UsageLog:
@@ -70,11 +70,11 @@ def read_usage_log(path: Path, forms: Mapping[str, UsageLogForm], name: str | No
     Args:
         path: The CSV file.
         forms: Known forms.
-        name: Which of them it has; None = the one whose columns are all there.
+        name: The form of the log; None selects the one whose columns are all present.
 
     Raises:
-        InputError: What is wrong with the file, every line of it.
-        SetupError: No such form, or it has to be named.
+        InputError: The file is wrong; lists every wrong line.
+        SetupError: An unknown form, or one has to be named.
     """
     if name is not None and name not in forms:
         raise SetupError(f"no bill has the form {name!r}", hint=_form_hint(name, forms))
@@ -90,7 +90,7 @@ def _form_hint(name: str, forms: Mapping[str, UsageLogForm]) -> str:
 
 
 def _text_of(path: Path) -> tuple[str, str]:
-    """The file's text, and the encoding it was in."""
+    """Return the text of a file, and its encoding."""
     place = Place(path=str(path))
     try:
         raw = path.read_bytes()
@@ -122,7 +122,7 @@ def _decoded(raw: bytes, encodings: Sequence[str], place: Place) -> tuple[str, s
 
 
 class _Sheet:
-    """The cells of a CSV file with their lines, and what is wrong with it as such."""
+    """The cells of a CSV file with their lines, and the problems found."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
@@ -134,7 +134,7 @@ class _Sheet:
         self.header = [name.strip() for name in headers[self.separator]]
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line, cells) below the header; rows with too few or too many cells are problems."""
+        """Yield (line, cells) below the header; a row with too few or too many cells is a problem."""
         records = self._records(self.separator)
         next(records, None)
         for line, cells in records:
@@ -144,10 +144,12 @@ class _Sheet:
                 yield line, cells
             else:
                 found = f"{len(cells)} cells under {len(self.header)} columns"
-                self.add_problem(line, "the line does not fit the header", found, "quote cells that hold the separator")
+                self.add_problem(
+                    line, "the line does not match the header", found, "quote cells that contain a separator"
+                )
 
     def add_problem(self, line: int, what: str, found: str | None, hint: str) -> None:
-        """Note a problem of a line; the first thousand whole."""
+        """Add a problem of a line; after the first thousand they are only counted."""
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(
                 Problem(what=what, place=Place(path=str(self.path), line=line), found=found, hint=hint)
@@ -156,7 +158,7 @@ class _Sheet:
             self.more += 1
 
     def refuse_missing(self, form: UsageLogForm) -> None:
-        """Every column the form needs has to be there, once."""
+        """Raise InputError unless every column of the form is present once."""
         for key, column in form.needed.items():
             if column not in self.header:
                 hint = (
@@ -166,12 +168,12 @@ class _Sheet:
                 self.add_problem(1, what, self.display_header, hint)
         for column in (*form.columns.values(), *form.only):
             if self.header.count(column) > 1:
-                what = f"the column {column!r} is there {self.header.count(column)} times"
+                what = f"the column {column!r} occurs {self.header.count(column)} times"
                 self.add_problem(1, what, self.display_header, "keep one of them")
         self.refuse_any()
 
     def refuse_any(self) -> None:
-        """Raise what was complained of."""
+        """Raise InputError if there are problems."""
         if self.more:
             self.problems.append(Problem(what=f"and {self.more} more problems", place=Place(path=str(self.path))))
         if self.problems:
@@ -179,7 +181,7 @@ class _Sheet:
 
     @property
     def display_header(self) -> str:
-        """The columns there are, for messages."""
+        """The columns of the file, for messages."""
         return ", ".join(map(display, self.header[:20])) + (", ..." if len(self.header) > 20 else "")
 
     def _first(self, separator: str) -> list[str]:
@@ -221,7 +223,7 @@ def _form_of(sheet: _Sheet, forms: Mapping[str, UsageLogForm]) -> UsageLogForm:
 
 
 class _LineParser:
-    """The lines of a sheet under a form."""
+    """Parses the rows of a sheet by a form."""
 
     def __init__(self, sheet: _Sheet, form: UsageLogForm) -> None:
         self._sheet = sheet
@@ -231,7 +233,7 @@ class _LineParser:
         self._places = {name: number for number, name in enumerate(sheet.header)}
 
     def usage_log(self, encoding: str) -> UsageLog:
-        """All lines, or every problem of them."""
+        """Return all lines; raises InputError with every problem."""
         lines: list[UsageLogLine] = []
         left_out = 0
         for number, cells in self._sheet.rows():
@@ -260,7 +262,7 @@ class _LineParser:
         at = self._time(number, self._cell("time", cells))
         model = self._cell("model", cells)
         if not model:
-            self._add_problem(number, "model", "names no model", model, "every line of a call names one; see `only`")
+            self._add_problem(number, "model", "has no model", model, "every call has a model; see `only`")
         given = self._count(number, "input_tokens", cells)
         taken = self._count(number, "output_tokens", cells)
         amount = self._amount(number, cells)
@@ -292,7 +294,7 @@ class _LineParser:
         if _COUNT.fullmatch(cell):
             return int(cell.partition(".")[0])
         self._add_problem(
-            number, key, "is no number of tokens", cell, "a whole number of 0 or more, without separators"
+            number, key, "is not a number of tokens", cell, "a whole number of 0 or more, without separators"
         )
         return None
 
@@ -301,12 +303,12 @@ class _LineParser:
         if not cell:
             return None
         try:
-            amount = Decimal("NaN" if "_" in cell else cell)  # to Python 1_0 is ten
+            amount = Decimal("NaN" if "_" in cell else cell)  # Decimal reads 1_0 as ten
         except InvalidOperation:
             amount = Decimal("NaN")
         if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:
             self._add_problem(
-                number, "amount", "is no number", cell, "a number such as 0.0012, without a currency sign"
+                number, "amount", "is not a number", cell, "a number such as 0.0012, without a currency sign"
             )
             return None
         return amount / self._form.amount_per_unit
@@ -320,12 +322,12 @@ class _LineParser:
             moment = None if moment.year < _FIRST_YEAR else moment.timestamp()
         if moment is None:
             hint = 'Unix seconds, "2026-01-31 12:00:05" or "2026-01-31T12:00:05Z"'
-            self._add_problem(number, "time", "is no time", cell, hint)
+            self._add_problem(number, "time", "is not a time", cell, hint)
         return moment
 
 
 def _moment(cell: str) -> float | datetime | None:
-    """Unix seconds, or a time as written; None when it is neither."""
+    """Return Unix seconds or a time, None for anything else."""
     if _NUMBER.fullmatch(cell):
         number = float(cell)
         seconds = number / 1000 if number >= _MILLISECONDS_FROM else number

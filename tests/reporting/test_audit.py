@@ -105,7 +105,7 @@ def test_a_relay_that_cheats_in_every_way_is_found_out(play: Play) -> None:
         "identical_repeats": "differs",
         "reasoning_tokens": "differs",
     }
-    assert "relay counts 15 more on each: constant, as a hidden system prompt" in found["input_tokens"]["detail"]
+    assert "relay counts 15 more on each: constant, as with a hidden system prompt" in found["input_tokens"]["detail"]
     assert found["input_tokens"]["differing"] == DIALOGUES
     assert found["input_tokens"]["examples"] == "d0 turn 1; d1 turn 1; d2 turn 1"
     assert found["usage"]["detail"].endswith("relay: 10 of 60 that do not add up")
@@ -129,7 +129,7 @@ def test_a_gateway_whose_replies_pass_the_limit_is_found_out(play: Play) -> None
     found = findings(play("--max-output-tokens", "50", honest=honest, relay=relay))["max_output_tokens"]
     assert found["verdict"] == "differs"
     assert found["detail"].startswith("honest: 0 of ")
-    assert "relay: 10 of 10 above their limit; 10 are above it by their reasoning alone" in found["detail"]
+    assert "relay: 10 of 10 above their limit; 10 exceed it by reasoning alone" in found["detail"]
 
 
 def test_without_usage_at_one_side_nothing_about_tokens_is_the_same(play: Play) -> None:
@@ -186,11 +186,15 @@ def test_versions_by_hand(
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ([10, 20, 40], [15, 30, 60], "b counts 1.50 times as many on each: a factor, as inflated billing makes it"),
+        ([10, 20, 40], [15, 30, 60], "b counts 1.50 times as many on each: a factor, as with inflated billing"),
         ([15, 30, 60], [10, 20, 40], "a counts 1.50 times as many on each"),
         ([11, 20, 40], [17, 30, 60], "b counts 1.51 times as many on each"),
-        ([10, 20, 40], [67, 77, 97], "b counts 57 more on each: constant, as a hidden system prompt makes it"),
-        ([20, 20, 21], [30, 30, 31], "b counts 10 more on each (1.49 times): too alike in length to tell which"),
+        ([10, 20, 40], [67, 77, 97], "b counts 57 more on each: constant, as with a hidden system prompt"),
+        (
+            [20, 20, 21],
+            [30, 30, 31],
+            "b counts 10 more on each (1.49 times): too similar in length to tell which",
+        ),
         ([10, 20, 40], [10, 90, 43], "b counts +0 to +70, median +3 (2.04 times in all)"),
     ],
 )
@@ -249,7 +253,7 @@ def test_replies_taken_over_from_another_run_are_left_out(tmp_path: Path) -> Non
     run.replied(run.ident(0, 1, "m@b"), reply(), attempt=0, reused_from="an earlier one")
     section = audit([load(run.write().path)])
     assert section is not None
-    assert "left out: 1 taken over" in section.notes[1]
+    assert "left out: 1 reply reused" in section.notes[1]
     assert set(section.frame["verdict"]) == {"inconclusive"}
 
 

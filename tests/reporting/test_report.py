@@ -311,7 +311,7 @@ def test_the_config_says_anew_what_its_gateway_bills(made: MadeRun, tmp_path: Pa
         (("--by", "targt"), "did you mean 'target'?"),
         (("--by", "target,colour"), "'colour'"),
         (("--currency", "EUR"), '"CNY/EUR" = <EUR for 1 CNY>, "USD/EUR" = <EUR for 1 USD>'),
-        (("--currency", "yuan"), "is no currency"),
+        (("--currency", "yuan"), "is not a currency"),
         (("-c", "nowhere.toml"), "nowhere.toml"),
         (("-o", "x.html"), "cannot tell the format of x.html"),
         (("-o", "missing/x.md"), "cannot write missing/x.md"),

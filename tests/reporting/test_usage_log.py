@@ -512,7 +512,7 @@ def refusal(path: Path, known: Mapping[str, UsageLogForm] = FORMS, name: str | N
         (b"\xff\xfea", "neither UTF-8 nor GB18030"),
         (b"hello\nworld\n", "bill.csv:1: the bill has the columns of no known form"),
         (HEADER.encode() + b"\n", "the bill has no lines"),
-        (HEADER.encode() + b"\n1,2,2\n", "bill.csv:2: the line does not fit the header"),
+        (HEADER.encode() + b"\n1,2,2\n", "bill.csv:2: the line does not match the header"),
     ],
     ids=["empty", "only a mark", "xlsx", "binary", "latin", "half utf-16", "no form", "no lines", "short line"],
 )
@@ -537,12 +537,12 @@ def test_all_bad_cells_are_reported_with_their_lines(tmp_path: Path) -> None:
     ]
     text = refusal(write_bill(tmp_path / "bill.csv", bad))
     for said in (
-        "bill.csv:3: created_at is no time\n  found: 'yesterday'",
-        "bill.csv:4: prompt_tokens is no number of tokens\n  found: 'many'",
-        "bill.csv:4: completion_tokens is no number of tokens\n  found: '-1'",
-        "bill.csv:5: model_name names no model",
-        "bill.csv:6: quota is no number",
-        "bill.csv:7: created_at is no time\n  found: an empty cell",
+        "bill.csv:3: created_at is not a time\n  found: 'yesterday'",
+        "bill.csv:4: prompt_tokens is not a number of tokens\n  found: 'many'",
+        "bill.csv:4: completion_tokens is not a number of tokens\n  found: '-1'",
+        "bill.csv:5: model_name has no model",
+        "bill.csv:6: quota is not a number",
+        "bill.csv:7: created_at is not a time\n  found: an empty cell",
     ):
         assert said in text
 
@@ -570,7 +570,7 @@ def test_an_optional_column_may_be_missing(tmp_path: Path) -> None:
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER + ",quota")
-    assert "the column 'quota' is there 2 times" in refusal(path)
+    assert "the column 'quota' occurs 2 times" in refusal(path)
 
 
 def test_two_forms_that_fit_have_to_be_told_apart(tmp_path: Path) -> None:
