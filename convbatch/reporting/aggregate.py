@@ -1,4 +1,4 @@
-"""A run's turns with their attempts, in one pass in the order of the tables, and the growth of its input.
+"""A run's turns joined with their attempts, in one pass in table order; and input tokens by turn.
 
 The sums themselves are `results/aggregate.py`; which groups there are and what the sums are called is `report.py`.
 """

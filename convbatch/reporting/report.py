@@ -60,7 +60,7 @@ USAGE: tuple[Column, ...] = (
     Column("failed_cost", "Float64", "of failed attempts that reported usage; null as `cost`"),
     Column("spent", "Float64", "`cost` + `failed_cost`; null as `cost`"),
     Column("currency", "string", "of every amount of the row; null when none is known, or `spent` is in several"),
-    Column("costs", "string", "`spent` for people, each currency by itself: `0.12 USD + 3.40 CNY`"),
+    Column("costs", "string", "`spent` as text, per currency: `0.12 USD + 3.40 CNY`"),
     Column("unpriced", "Int64", "replies this run received whose cost is unknown: not in `cost`"),
     Column("reused_cost", "Float64", "cost of the reused replies in their run; null as `cost`"),
     Column("failed_attempts_billed", "Int64", "attempts that reported usage without a reply that counts"),

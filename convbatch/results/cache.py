@@ -27,10 +27,10 @@ _CONVERSATION_KEY = ("dialogue_index", "target", "repeat")
 
 
 def write_turns(folder: RunFolder) -> Path:
-    """Write the tables from the journal, judging its replies: whole or not at all, in memory that does not grow.
+    """Write both tables from the journal and evaluate the checks; whole or not at all, in bounded memory.
 
     Raises:
-        JournalError: The disk refused, or memory; the journal is whole and any reader can build the table from it.
+        JournalError: The disk or memory is full; the journal is intact and any reader can rebuild the tables from it.
     """
     import pyarrow as pa
 
@@ -38,21 +38,21 @@ def write_turns(folder: RunFolder) -> Path:
         with folder.replacing(folder.turns.name) as file, folder.replacing(folder.verdicts.name) as verdicts:
             _write(folder, folder.read_manifest(), file, verdicts)
     except (MemoryError, pa.ArrowException) as error:
-        hint = f"raise the limit on memory, then: convbatch table {shell_quote(folder.path)}"
-        what = f"the tables could not be made: {str(error) or 'not enough memory'}"
+        hint = f"raise the memory limit, then: convbatch table {shell_quote(folder.path)}"
+        what = f"the tables could not be written: {str(error) or 'not enough memory'}"
         raise JournalError(what, place=Place(path=str(folder.turns)), hint=hint) from error
     return folder.turns
 
 
 def is_fresh(folder: RunFolder) -> bool:
-    """Do both tables tell what the journal tells, in this version's columns and judged by the folder's checks?"""
+    """Return whether both tables match the journal, this version's columns and the folder's current checks."""
     stamp = _marks(folder)
     tables = ((folder.turns, TURNS), (folder.verdicts, VERDICTS))
     return all(stamp.items() <= _stamp_of(path, columns).items() for path, columns in tables)
 
 
 def _marks(folder: RunFolder) -> dict[bytes, bytes]:
-    """What the tables of a folder must be stamped with to be fresh."""
+    """Return the metadata that fresh tables of this folder have."""
     return {
         _MARK: folder.journal_mark().encode(),
         _VERSION: b"%d" % CONTRACT,
@@ -61,7 +61,7 @@ def _marks(folder: RunFolder) -> dict[bytes, bytes]:
 
 
 def _stamp_of(path: Path, columns: Sequence[Column]) -> dict[bytes, bytes]:
-    """What a table file says of itself; nothing where it is not this table."""
+    """Read the metadata of a table file; empty where it does not have these columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,13 +75,13 @@ def _stamp_of(path: Path, columns: Sequence[Column]) -> dict[bytes, bytes]:
 
 @contextmanager
 def turns_file(folder: RunFolder) -> Generator[Path]:
-    """A fresh `turns.parquet`: the folder's own, rebuilt there where it is stale, or a temporary one if need be."""
+    """Yield a fresh `turns.parquet`: the folder's own, rebuilt if stale, or a temporary one if unwritable."""
     if is_fresh(folder):
         yield folder.turns
         return
     try:
         path = write_turns(folder)
-    except JournalError:  # somebody else's folder, or a full disk: reading must still be possible
+    except JournalError:  # a folder of another user, or a full disk: reading must still work
         with scratch_file(folder, folder.read_manifest()) as path:
             yield path
     else:
@@ -108,7 +108,7 @@ def read_conversations(turns: Path, names: Sequence[str]) -> Iterator[tuple[list
 
     Args:
         turns: The `turns.parquet`; its `verdicts.parquet` is beside it.
-        names: Columns of the rows of `turns`, in the order wanted; `dialogue_index`, `target` and `repeat` among them.
+        names: Columns of the `turns` rows, in the order wanted; `dialogue_index`, `target` and `repeat` among them.
     """
     key = itemgetter(*(names.index(name) for name in _CONVERSATION_KEY))
     verdict_rows = read_rows(verdicts_beside(turns), (*_CONVERSATION_KEY, *StoredVerdict._fields))
@@ -123,7 +123,7 @@ def read_conversations(turns: Path, names: Sequence[str]) -> Iterator[tuple[list
 
 
 def _write(folder: RunFolder, manifest: Manifest, file: IO[bytes], verdicts: IO[bytes]) -> None:
-    marks = _marks(folder)  # taken first: what a writer appends from here on makes the tables stale, never wrong
+    marks = _marks(folder)  # read first: records appended from here on make the tables stale, never wrong
     with Archive(folder) as archive:
         stamp = {**marks, DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
         with open_writer(file, TURNS, stamp) as turn_file, open_writer(verdicts, VERDICTS, marks) as verdict_file:

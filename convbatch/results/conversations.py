@@ -1,4 +1,4 @@
-"""Dataset and journal of a run folder → every conversation of its plan, whether or not anything was ever sent.
+"""Dataset and journal of a run folder → every conversation of its plan, whether or not anything was sent.
 
 What a transcript is, is `journal/index.py`; what becomes of a conversation is for others to say: `run.py` makes rows of
 it, `session/judge.py` questions.
@@ -23,7 +23,7 @@ from convbatch.results.verdicts import ConversationResult
 
 
 class ConversationId(NamedTuple):
-    """Which conversation a row is about: the columns that all tables begin with."""
+    """Which conversation a row is about: the first columns of every table."""
 
     run: str
     dialogue: str
@@ -35,7 +35,7 @@ class ConversationId(NamedTuple):
 
 
 class StoredConversation(NamedTuple):
-    """One dialogue at one target, repeat k, as a run folder keeps it."""
+    """One dialogue at one target, repeat k, as a run folder holds it."""
 
     dialogue: Dialogue
     prices: PriceTable | None
@@ -43,15 +43,15 @@ class StoredConversation(NamedTuple):
     turns: Mapping[int, TurnHistory]
     """By turn number; those without a record are absent."""
     asked: Mapping[int, TurnHistory]
-    """Of every turn that is asked, in order."""
+    """Every turn that is asked, in order."""
     judge_calls: tuple[JudgeCall, ...]
-    """Of all judges that were ever asked about it."""
+    """Calls to all judges about it."""
     result: ConversationResult
-    """The same, as checks look at it."""
+    """The same conversation as the input of its checks."""
 
 
 def stored_conversations(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterator[StoredConversation]:
-    """Every conversation of the plan by (dialogue index, target name, repeat)."""
+    """Read every conversation of the plan, ordered by dialogue index, target name and repeat."""
     run = manifest.run or folder.name
     targets = sorted(manifest.targets, key=attrgetter("name"))
     judge = manifest.current_judge
@@ -79,16 +79,16 @@ def stored_conversations(folder: RunFolder, manifest: Manifest, archive: Archive
 
 
 def judges_by_name(manifest: Manifest, archive: Archive) -> dict[str, ManifestTarget]:
-    """The judges of `run.json` by name.
+    """Return the judges of `run.json` by name.
 
     Raises:
-        SetupError: The journal has opinions of another one; nothing would say what those cost.
+        SetupError: The journal has calls to another judge, whose prices are unknown.
     """
     named = {judge.name: judge for judge in manifest.judges}
     lost = [name for name in archive.judges() if name not in named]
     if lost:
         raise SetupError(
-            f"run.json is not as convbatch wrote it: it does not name the judge {lost[0]}, whom the journal knows",
+            f"run.json is not as convbatch wrote it: it does not name the judge {lost[0]}, which is in the journal",
             place=Place(path=str(archive.folder.path / "run.json")),
             hint="restore run.json from a copy, or name the judge again: "
             f"convbatch check {shell_quote(archive.folder.path)} --judge {shlex.quote(lost[0])}",
@@ -97,12 +97,12 @@ def judges_by_name(manifest: Manifest, archive: Archive) -> dict[str, ManifestTa
 
 
 def gateway_of(target: ManifestTarget) -> str:
-    """What the column `gateway` says of a target of `run.json`."""
+    """Return the value of the column `gateway` for a target."""
     return "simulator" if target.simulated else target.gateway.name
 
 
 def dialogues_with_checks(folder: RunFolder) -> Iterator[tuple[int, Dialogue, Dialogue]]:
-    """Index and dialogue, and the dialogue with the checks that hold."""
+    """Yield the index, the dialogue, and the dialogue with its current checks."""
     if not folder.checks.exists():
         for index, dialogue in read_copy(folder.dataset):
             yield index, dialogue, dialogue
@@ -116,7 +116,7 @@ def dialogues_with_checks(folder: RunFolder) -> Iterator[tuple[int, Dialogue, Di
 def _dialogues_with_transcripts(
     folder: RunFolder, archive: Archive
 ) -> Iterator[tuple[int, Dialogue, Dialogue, Mapping[tuple[str, int], Transcript]]]:
-    """As `dialogues_with_checks`, with what was journaled of each by target and repeat."""
+    """Yield as `dialogues_with_checks`, with the transcripts of each dialogue by target and repeat."""
     journaled = groupby(archive.transcripts(), key=lambda transcript: transcript.index)
     due = next(journaled, None)
     for index, dialogue, judged_by in dialogues_with_checks(folder):

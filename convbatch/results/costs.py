@@ -1,7 +1,7 @@
-"""What the records of a run say it cost: each attempt known exactly, bounded, or not at all.
+"""Costs of attempts by their journal records: known exactly, bounded, or unknown.
 
-The one place that decides it, for the tables and for a budget that goes on where an earlier session stopped. What a
-count of tokens costs is `pricing.py`.
+The one place that decides this, for the tables and for a budget that continues from an earlier session. What a number
+of tokens costs is `pricing.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 
 
 def target_prices(target: Mapping[str, Any]) -> PriceTable | None:
-    """The prices a target of `run.json` was asked at; None when nobody named one, or before there were any."""
+    """Read the prices of a target of `run.json`; None where no price was known."""
     plain = target.get("prices")
     return None if plain is None else PriceTable.from_plain(plain)
 
 
 def attempt_cost(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Decimal | None:
-    """What an attempt cost by the tokens it reported, complete or not; None when that cannot be told."""
+    """Return the cost of an attempt by the usage it reported, complete or not; None when it is unknown."""
     if prices is None or outcome is None or outcome.get("started_at") is None:
         return None
     error = outcome.get("error", {})
@@ -33,30 +33,30 @@ def attempt_cost(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -
 
 
 def attempt_cost_bound(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> Decimal | None:
-    """The most an attempt can have cost; None when nothing says how much it may have written."""
+    """Return the upper bound of an attempt's cost; None without a limit on its tokens."""
     if prices is None or intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
         return None
     return prices.ceiling(intent["most_input_tokens"], intent["max_output_tokens"])
 
 
 def find_intent(past: TurnHistory, attempt: int) -> dict[str, Any] | None:
-    """The record written before an attempt left; None where it was lost."""
+    """Return the record written before an attempt was sent; None where it is lost."""
     return next((intent for intent in past.intents if intent["attempt"] == attempt), None)
 
 
 class AttemptSpending(NamedTuple):
-    """What one attempt cost that was or may have been paid."""
+    """Cost of one attempt that was or may have been paid."""
 
     cost: Decimal | None
     bound: Decimal | None = None
-    """Where the cost is not known: the most it can have been; None when that is not known either."""
+    """Upper bound where the cost is unknown; None when there is no bound either."""
 
 
 def paid_attempts(past: TurnHistory, prices: PriceTable | None) -> Iterator[AttemptSpending]:
-    """Every attempt that was or may have been paid by this run."""
+    """Yield every attempt that this run paid or may have paid."""
     for outcome in past.outcomes:
         if outcome["attempt"] == 0:
-            continue  # taken over from another run
+            continue  # reused from another run
         cost = attempt_cost(prices, outcome)
         if cost is not None:
             yield AttemptSpending(cost)

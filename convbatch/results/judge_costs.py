@@ -1,6 +1,6 @@
-"""What judges were asked in a run, and what that used and cost: apart from the models' own calls, and never in them.
+"""Usage and cost of a run's judges, separate from the models' own calls and never part of their sums.
 
-What a judge said of which reply stands in `run.verdicts`.
+The judges' answers are in `run.verdicts`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from convbatch.results.run import Run
 
 JUDGES: tuple[Column, ...] = (
     Column("judge", "string", "`model@gateway`"),
-    Column("questions", "Int64", "what it was asked, each question once"),
+    Column("questions", "Int64", "distinct questions"),
     Column("answered", "Int64", "of them"),
     Column("attempts", "Int64", "HTTP attempts, in all sessions"),
     Column("possibly_paid", "Int64", "attempts that were sent and not fully answered"),
     Column("input_tokens", "Int64", "sum of the known counts of its answers; null when none is known"),
     Column("output_tokens", "Int64", "as above"),
     Column("cost", "Float64", "of attempts whose cost is known; null when none is"),
-    Column("at_most", "Float64", "what the others can have cost beyond it; null when that is unknown of any"),
+    Column("at_most", "Float64", "upper bound of the others' cost; null when any of them has no bound"),
     Column("currency", "string", "of both; null when both are"),
 )
 
@@ -47,10 +47,9 @@ class JudgeTotal(NamedTuple):
     currency: str | None
 
     def __str__(self) -> str:
-        said = (
-            f"judge {self.judge}{' (SIMULATED)' if self.is_simulated else ''}: {count_of(self.questions, 'question')}"
-        )
-        parts = [f"{said}, {self.answered:,} answered, {self.attempts:,} attempts"]
+        name = f"judge {self.judge}{' (SIMULATED)' if self.is_simulated else ''}"
+        questions = count_of(self.questions, "question")
+        parts = [f"{name}: {questions}, {self.answered:,} answered, {self.attempts:,} attempts"]
         if self.input_tokens is not None or self.output_tokens is not None:
             parts.append(f"{self.input_tokens or 0:,} input and {self.output_tokens or 0:,} output tokens")
         if self.cost is not None and self.currency is not None:
@@ -61,7 +60,7 @@ class JudgeTotal(NamedTuple):
 
 
 def judge_totals(run: Run) -> list[JudgeTotal]:
-    """Every judge a run has asked, in the order they were named first."""
+    """Return the sums of every judge of a run, in the order they were first named."""
     if not run.manifest.judges:
         return []
     with Archive(run.folder) as archive:

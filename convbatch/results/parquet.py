@@ -1,6 +1,6 @@
-"""Tables as Arrow and Parquet: rows go out and come back in batches, so memory does not grow with the run.
+"""Tables as Arrow and Parquet: rows are written and read in batches, so memory does not grow with the run.
 
-pandas is imported only where somebody asks for a frame.
+pandas is imported only to make a frame.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A table on its way somewhere: its columns, and rows that can be read once."""
+    """A table as a stream: its columns, and rows that can be read once."""
 
     columns: Sequence[Column]
     rows: Iterator[Row]
 
     def batches(self) -> Iterator[Arrow]:
-        """The rows as Arrow tables, each bounded in rows and in text."""
+        """Yield the rows as Arrow tables, each bounded in rows and in text."""
         for rows in _bounded(self.columns, self.rows):
             yield arrow_table(self.columns, rows)
-            rows.clear()  # or they stay while the next ones are read
+            rows.clear()  # frees them before the next ones are read
 
     def frame(self) -> pd.DataFrame:
-        """All rows as a pandas frame."""
+        """Return all rows as a pandas frame."""
         import pyarrow as pa
 
         return _to_frame(pa.concat_tables([schema(self.columns).empty_table(), *self.batches()]))
 
 
 def schema(columns: Sequence[Column], metadata: Mapping[bytes, bytes] | None = None) -> Arrow:
-    """The Arrow schema of a table."""
+    """Return the Arrow schema of a table."""
     import pyarrow as pa
 
     return pa.schema([pa.field(column.name, _arrow_type(column.dtype)) for column in columns], metadata=metadata)
 
 
 def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None = None) -> Iterator[Row]:
-    """The named columns of a table file, row by row, one row group in memory at a time.
+    """Read columns of a table file row by row, with one row group in memory at a time.
 
     Args:
         path: The file.
         names: Columns, in the order wanted.
-        only: A number column and the value its rows must have; row groups that cannot have it are not read.
+        only: An integer column and the value its rows must have; row groups without the value are not read.
     """
     import pyarrow.parquet as pq
 
@@ -78,7 +78,7 @@ def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None 
 
 
 def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row]:
-    """Any column of a table file spread over the targets: `WIDE_KEYS`, then a cell for each target."""
+    """Spread a column of a table file over the targets; yield `WIDE_KEYS`, then a cell for each target."""
     names = ("dialogue_index", "dialogue", "repeat", "turn", "target", value)
     for (_, dialogue), group in groupby(read_rows(path, names), key=itemgetter(0, 1)):
         cells: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
@@ -106,7 +106,7 @@ def read_stamp(path: Path) -> dict[bytes, bytes]:
 
 @contextmanager
 def _open_table(path: Path) -> Generator[IO[bytes]]:
-    """A table file whose damage is told as what it is; opened, for names mean more to pyarrow (`~`, URIs, UTF-8)."""
+    """Open a table file and report damage as SetupError; yield a handle because pyarrow treats paths as URIs."""
     import pyarrow as pa
 
     try:
@@ -117,7 +117,7 @@ def _open_table(path: Path) -> Generator[IO[bytes]]:
             "the table cannot be read",
             place=Place(path=str(path)),
             found=str(error).strip().split("\n")[0][:200],
-            hint=f"remove it; the next command builds it anew from the journal: rm {shell_quote(path)}",
+            hint=f"remove it; the next command rebuilds it from the journal: rm {shell_quote(path)}",
         ) from error
 
 
@@ -126,7 +126,7 @@ def _cells(array: Arrow) -> list[Any]:
 
     if not pa.types.is_timestamp(array.type):
         return array.to_pylist()
-    # Its own way to a datetime asks pandas first, and imports it for that.
+    # pyarrow's own conversion to datetime imports pandas.
     ticks = array.cast(pa.int64()).to_pylist()
     return [None if tick is None else _EPOCH + timedelta(microseconds=tick) for tick in ticks]
 
@@ -181,13 +181,13 @@ def _arrow_type(dtype: Dtype) -> Arrow:
 
 
 def arrow_table(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
-    """Rows as Arrow, by way of JSON: `pa.array` would import pandas, whose two seconds and 80 MB no run should pay."""
+    """Convert rows to Arrow through JSON: `pa.array` would import pandas, which takes two seconds and 80 MB."""
     import pyarrow as pa
 
     try:
         return _parsed(columns, rows)
     except (TypeError, pa.ArrowException):
-        # Gateways have sent both: a count beyond 64 bits says nothing, half a surrogate pair has no UTF-8.
+        # Gateways have sent both: a meaningless count beyond 64 bits, and a lone surrogate, which has no UTF-8.
         return _parsed(columns, [tuple(map(_encodable, row)) for row in rows])
 
 
@@ -196,7 +196,7 @@ def _parsed(columns: Sequence[Column], rows: Sequence[Row]) -> Arrow:
     from pyarrow import json as arrow_json
 
     names = [column.name for column in columns]
-    text = bytearray()  # and no list of lines: each one keeps the room orjson took for it, ten times its length
+    text = bytearray()  # no list of lines: each keeps the buffer orjson allocated for it, ten times its length
     for row in rows:
         cells = {name: cell for name, cell in zip(names, row, strict=True) if cell is not None}
         text += orjson.dumps(cells, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)

@@ -1,6 +1,6 @@
-"""`--fail-under`: the share of dialogues that must pass, as people write it, and whether a run reaches it.
+"""`--fail-under`: parse the share of dialogues that must pass, and decide whether a run reaches it.
 
-A gate is decided for whole runs only: with an open turn or a check without a verdict it neither passes nor fails.
+The gate is decided for complete runs only: with an open turn or a check without a verdict it neither passes nor fails.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PASS_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
 
 
 class QualityGate(NamedTuple):
-    """What became of a gate."""
+    """Result of the gate."""
 
     passed: bool | None
     """None: not decided."""
     lines: list[str]
-    """What to say of it."""
+    """Text to print."""
 
 
 def parse_pass_rate(text: str | float | None) -> str | None:
-    """A share as people write it, 0.95 or 95%, in its plain form.
+    """Parse a share written as 0.95 or 95%; return it as a plain decimal.
 
     Raises:
         SetupError: Not a share from 0 to 1.
@@ -45,7 +45,7 @@ def parse_pass_rate(text: str | float | None) -> str | None:
 
 
 def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str) -> QualityGate:
-    """Does every target pass its share of dialogues? Dialogues without checks do not count."""
+    """Return whether every target passes its share of dialogues; dialogues without checks do not count."""
     if any(total.pending or total.error or total.undecided or not total.judged for total in totals):
         return QualityGate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
     failed = [

@@ -223,7 +223,7 @@ def _turn_error(past: TurnHistory, reply: Mapping[str, Any]) -> TurnError:
     if past.status not in (None, "error"):
         return TurnError()
     if reply:
-        return TurnError("malformed_output", past.reason or f"the generation broke: {reply.get('finish_reason_raw')}")
+        return TurnError("malformed_output", past.reason or f"the generation failed: {reply.get('finish_reason_raw')}")
     if past.last_failure is not None:
         failure = past.last_failure["error"]
         return TurnError(failure["kind"], failure["message"])

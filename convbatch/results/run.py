@@ -1,4 +1,4 @@
-"""`Run` and `load`: a run folder, read as tables.
+"""`Run` and `load`: the tables of a run folder.
 
 Which columns there are is `columns.py`, how journal and dataset become rows `rows.py`. How a table is written as CSV or
 JSON is `export.py`, how it looks in a terminal `cli/show.py`; what a journal line means is `journal/index.py`.
@@ -52,12 +52,12 @@ _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 
 
 class Run:
-    """A run folder, read: frames are built on first use and kept.
+    """The tables and sums of a run folder; frames are built on first use and cached.
 
     Attributes:
         path: The run folder.
         manifest: The content of `run.json`, with other prices after `at_prices`.
-        targets: Target names in the order they were asked for.
+        targets: Target names in the order of the command line.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -79,29 +79,29 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's own name; the same when its folder has moved."""
+        """The run's own name, which stays when its folder is moved."""
         return self.manifest.run or self.folder.name
 
     @cached_property
     def turns_path(self) -> Path:
-        """A `turns.parquet` that tells what the journal tells; outside the folder when that cannot be written."""
-        if self._is_repriced:  # the folder's own table has the prices of the run
+        """A `turns.parquet` that matches the journal; a temporary one where the folder cannot be written."""
+        if self._is_repriced:  # the folder's own table has the original prices
             return self._file.enter_context(scratch_file(self.folder, self.manifest))
         return self._file.enter_context(turns_file(self.folder))
 
     @property
     def verdicts_path(self) -> Path:
-        """The `verdicts.parquet` that was written with `turns_path`."""
+        """The `verdicts.parquet` that belongs to `turns_path`."""
         return verdicts_beside(self.turns_path)
 
     @property
     def damaged_places(self) -> int:
-        """Places of the journal that could not be read and were skipped."""
+        """Number of unreadable places in the journal, which were skipped."""
         return int(self._stamp.get(DAMAGED_PLACES, b"0"))
 
     @property
     def suspended(self) -> dict[str, str]:
-        """Targets whose open turns wait for a person, and why: what the last session said of them when it ended."""
+        """Suspended targets and why, as the last session recorded them when it ended."""
         return orjson.loads(self._stamp.get(SUSPENDED, b"{}"))
 
     @property
@@ -116,7 +116,7 @@ class Run:
 
     @cached_property
     def turns(self) -> pd.DataFrame:
-        """One row per dialogue x target x repeat x asked turn, whatever happened to it; columns: `TURNS`."""
+        """One row per dialogue x target x repeat x asked turn, whatever its status; columns: `TURNS`."""
         return read_frame(self.turns_path)
 
     @cached_property
@@ -131,11 +131,11 @@ class Run:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """One row per HTTP try, in the order of `turns`; columns: `ATTEMPTS`."""
+        """One row per HTTP attempt, in the order of `turns`; columns: `ATTEMPTS`."""
         return self.attempt_rows().frame()
 
     def wide(self, value: str = "reply") -> pd.DataFrame:
-        """The targets side by side: one row per (dialogue, repeat, turn), one column per target.
+        """Put the targets side by side: one row per (dialogue, repeat, turn), one column per target.
 
         Args:
             value: `reply`, `finish_reason`, `output_tokens` or `cost`.
@@ -144,24 +144,24 @@ class Run:
             A frame whose index is (dialogue, repeat, turn) in the dataset's order.
 
         Raises:
-            SetupError: Another value.
+            SetupError: Unknown value.
         """
         return self.wide_rows(value).frame().set_index(list(WIDE_KEYS))
 
     def summary(self) -> list[TargetSummary]:
-        """What became of each target's turns, in the order of `targets`."""
+        """Sum up each target's turns, in the order of `targets`."""
         return summarise(self.turns_path, self.manifest.targets)
 
     def turn_rows(self) -> Rows:
-        """The rows of `turns`, one batch in memory at a time."""
+        """Return the rows of `turns`, with one batch in memory at a time."""
         return Rows(columns=TURNS, rows=read_rows(self.turns_path, tuple(column.name for column in TURNS)))
 
     def verdict_rows(self) -> Rows:
-        """The rows of `verdicts`, one batch in memory at a time."""
+        """Return the rows of `verdicts`, with one batch in memory at a time."""
         return Rows(columns=VERDICTS, rows=read_rows(self.verdicts_path, tuple(column.name for column in VERDICTS)))
 
     def conversation_rows(self) -> Rows:
-        """The rows of `conversations`, one batch in memory at a time."""
+        """Return the rows of `conversations`, with one batch in memory at a time."""
         conversations = (
             ConversationTurns(dict(zip(_SHORT, zip(*rows, strict=True), strict=True)), verdicts, self.manifest.history)
             for rows, verdicts in read_conversations(self.turns_path, _SHORT)
@@ -169,7 +169,7 @@ class Run:
         return Rows(columns=CONVERSATIONS, rows=map(row_builder(CONVERSATIONS), conversations))
 
     def attempt_rows(self) -> Rows:
-        """The rows of `attempts`, one conversation in memory at a time."""
+        """Return the rows of `attempts`, with one conversation in memory at a time."""
 
         def rows() -> Iterator[Row]:
             with Archive(self.folder) as archive:
@@ -178,7 +178,7 @@ class Run:
         return Rows(columns=ATTEMPTS, rows=rows())
 
     def at_prices(self, prices: Mapping[str, PriceTable | None]) -> Run:
-        """The same run with its costs at other prices, by target name; nothing in its folder changes."""
+        """Return the same run with its costs at other prices, by target name; its folder does not change."""
         other = Run(self.folder)
         other.manifest = replace(
             self.manifest,
@@ -189,10 +189,10 @@ class Run:
         return other
 
     def wide_rows(self, value: str = "reply") -> Rows:
-        """The rows of `wide`, keys first, one batch in memory at a time.
+        """Return the rows of `wide`, keys first, with one batch in memory at a time.
 
         Raises:
-            SetupError: Another value than `wide` knows.
+            SetupError: Unknown value.
         """
         if value not in WIDE:
             raise SetupError(f"the table has no wide form of {value!r}", hint=did_you_mean(value, WIDE))
@@ -205,10 +205,10 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """A finished, interrupted or running run, to be read.
+    """Open a run for reading, whether finished, interrupted or running.
 
     Args:
-        path: Of the run folder; or its name under `results/`, or `latest`.
+        path: Path of the run folder, its name under `results/`, or `latest`.
 
     Raises:
         SetupError: There is no such run.
@@ -217,5 +217,5 @@ def load(path: str | Path) -> Run:
 
 
 def summarise_run(folder: RunFolder) -> list[TargetSummary]:
-    """What became of each target's turns, in the order they were asked for; memory does not grow with the run."""
+    """Sum up each target's turns, in the order of the command line; memory does not grow with the run."""
     return Run(folder).summary()

@@ -18,9 +18,9 @@ _COUNTS = ("turns", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSummary:
-    """What became of one target's turns.
+    """Sums of one target's turns.
 
-    Tokens and latencies are of the replies this run received itself: reused ones are not its spend.
+    Tokens, latencies and costs are of replies this run received itself, without reused ones.
     """
 
     target: str
@@ -37,23 +37,23 @@ class TargetSummary:
     output_tokens: int | None
     reasoning_tokens: int | None
     tokens_unknown: int
-    """Replies whose input or output count is unknown, so missing in the sums."""
+    """Replies whose input or output count is unknown, so not in the sums."""
     attempts: int
     possibly_paid: int
     reused: int
     p50_latency_s: float | None
-    """Nearest rank, within 0.5 %: latencies are counted in steps of 1 %, so that memory does not grow with the run."""
+    """Nearest rank, within 0.5 % (`aggregate.LatencySteps`)."""
     p95_latency_s: float | None
     spent: Decimal | None
-    """What the replies received and the failed attempts cost, as far as it is known; None when nothing is."""
+    """Known cost of received replies and failed attempts; None when none is known."""
     currency: str | None
-    """Of `spent` and `at_most`."""
+    """Currency of `spent` and `at_most`."""
     unpriced: int
-    """Replies received whose cost is unknown, so missing in `spent`."""
+    """Received replies whose cost is unknown, so not in `spent`."""
     at_most: Decimal | None
-    """What the possibly paid attempts can have cost beyond `spent`; None when that is unknown of any."""
+    """Upper bound of the possibly paid attempts' cost, beyond `spent`; None when any of them has no bound."""
     judged: int
-    """Conversations that passed or failed: those with checks, and all of them judged."""
+    """Conversations that passed or failed: those with checks that are all judged."""
     passed: int
     undecided: int
     """Conversations with checks that neither passed nor failed yet."""

@@ -1,9 +1,9 @@
-"""Stored replies and the checks of their dialogue → verdicts, and what they add up to for a turn and a dialogue.
+"""Stored replies and the checks of their dialogue → verdicts, and their sums for a turn and a dialogue.
 
-Decides which replies a check looks at: `ok`, `blocked` and `empty` turns are judged (the latter two as `""`), on
-`error` and `skipped` ones a check fails, on `pending` ones it has no verdict yet. Which question a rubric puts to a
-judge, and which of its answers holds, is decided here, too. What a check says is `checks/builtin.py` and
-`checks/llm_rubric.py`; the table they stand in is `run.py`.
+Decides which replies a check gets: `ok`, `blocked` and `empty` turns are judged (the last two as `""`), on `error` and
+`skipped` turns every check fails, on `pending` ones it has no verdict yet. Also decides which question a rubric asks a
+judge, and which answer counts. What a check means is `checks/builtin.py` and `checks/llm_rubric.py`; the columns of the
+table are `columns.py`.
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ NOT_ASKED = "no judge has been asked about it"
 
 
 class ConversationResult(NamedTuple):
-    """A conversation as it came out, with the script whose checks are judged."""
+    """The replies of a conversation, with the dialogue whose checks are evaluated."""
 
     dialogue: Dialogue
     target: str
     repeat: int
     turns: Mapping[int, TurnHistory]
-    """Of every asked turn, in order."""
+    """Every asked turn, in order."""
     history: HistoryMode
     prices: PriceTable | None
     rates: ExchangeRates
     judge_calls: Mapping[tuple[int | None, str], JudgeCall]
-    """What the judge was asked, by turn (None: the whole dialogue) and digest of the question."""
+    """Calls to the current judge, by turn (None: the whole dialogue) and digest of the question."""
 
 
 class CheckOutcome(NamedTuple):
-    """A verdict and the check it is of."""
+    """A check and its verdict."""
 
     turn: int | None
-    """None: of the whole dialogue."""
+    """None: the check is on the whole dialogue."""
     check: Check
     verdict: Verdict
     judge_call: JudgeCall | None = None
-    """Of a rubric's check: what the judge was asked."""
+    """Call to the judge; only for `llm_rubric` checks."""
 
 
 class VerdictTotals(NamedTuple):
-    """What verdicts add up to; all None where nothing was judged."""
+    """Sums of verdicts; all None where nothing was judged."""
 
     passed: int | None
     failed: int | None
     score: float | None
-    """Weighted mean; None also where nothing has weight."""
+    """Weighted mean; None also where all weights are 0."""
 
 
 def evaluate_checks(result: ConversationResult, check_runner: CheckRunner) -> Iterator[CheckOutcome]:
-    """Turn by turn in order, then of the whole dialogue."""
+    """Evaluate all checks: turn by turn in order, then those on the whole dialogue."""
     for number, checks, past in _check_scopes(result):
         trouble = _no_reply_verdict(past.items())
         check_input = None if trouble else _check_input(result, list(past), number)
@@ -86,7 +86,7 @@ def evaluate_checks(result: ConversationResult, check_runner: CheckRunner) -> It
 
 
 def questions_for_judge(result: ConversationResult) -> Iterator[tuple[int | None, llm_rubric.Question]]:
-    """What a judge has to be asked: each question once, with the turn it is about (None: the whole dialogue)."""
+    """Yield each question to the judge once, with the turn it is about (None: the whole dialogue)."""
     for number, checks, past in _check_scopes(result):
         rubrics = dict.fromkeys(
             check.argument for check in map(parse_check, checks) if check.plain_kind == NEEDS_A_JUDGE
@@ -99,7 +99,7 @@ def questions_for_judge(result: ConversationResult) -> Iterator[tuple[int | None
 def _check_scopes(
     result: ConversationResult,
 ) -> Iterator[tuple[int | None, Sequence[Mapping[str, Any]], Mapping[int, TurnHistory]]]:
-    """Where there are checks: turn, checks, and the turns they look at; the whole dialogue last, as None."""
+    """Yield turn number, its checks and the turns they read; the whole dialogue last, as None."""
     for number, past in result.turns.items():
         checks = result.dialogue.turns[number - 1].checks
         if checks:
@@ -109,7 +109,7 @@ def _check_scopes(
 
 
 def _judge_outcome(result: ConversationResult, number: int | None, check: Check) -> CheckOutcome:
-    """A verdict by what the judge said, if it was asked."""
+    """Return the verdict by the judge's answer, if there is one."""
     asked = llm_rubric.question(check.argument, _scene(result, number))
     judge_call = result.judge_calls.get((number, asked.digest))
     if judge_call is None:
@@ -134,7 +134,7 @@ def _judge_outcome(result: ConversationResult, number: int | None, check: Check)
 
 
 def _scene(result: ConversationResult, number: int | None) -> llm_rubric.Scene:
-    """What a judge is shown of a turn, or of the whole dialogue."""
+    """Return what a judge is shown of a turn, or of the whole dialogue."""
     last = max(result.turns) if number is None else number
     turns = [
         llm_rubric.SceneTurn(turn.user_text, _assistant_text(result, at, is_whole=number is None))
@@ -148,20 +148,20 @@ def _scene(result: ConversationResult, number: int | None) -> llm_rubric.Scene:
 
 
 def _assistant_text(result: ConversationResult, at: int, *, is_whole: bool) -> str | None:
-    """The assistant's words in a turn: those it said, or those that stood in the history it was shown."""
+    """Return the assistant's text of a turn: its reply, or the scripted text that was sent as history."""
     if at in result.turns and (is_whole or result.history == "live"):
         return _reply_text(result, at)
     return result.dialogue.turns[at - 1].assistant
 
 
 def _reply_text(result: ConversationResult, number: int) -> str:
-    """What a turn said; nothing where it was blocked or empty."""
+    """Return the text of a reply; empty where the turn is blocked or empty."""
     past = result.turns[number]
     return (past.kept or {})["reply"].get("text") or "" if past.status == "ok" else ""
 
 
 def sum_verdicts(verdicts: Iterable[tuple[bool | None, float | None, float]]) -> VerdictTotals:
-    """Add up (passed, score, weight); what was not judged is left out."""
+    """Add up (passed, score, weight); checks without a verdict are left out."""
     judged = [(passed, score or 0.0, weight) for passed, score, weight in verdicts if passed is not None]
     if not judged:
         return VerdictTotals(None, None, None)
@@ -172,14 +172,14 @@ def sum_verdicts(verdicts: Iterable[tuple[bool | None, float | None, float]]) ->
 
 
 def dialogue_pass(statuses: Sequence[str], passes: Sequence[bool | None]) -> bool | None:
-    """Did a conversation pass?
+    """Return whether a conversation passed.
 
     Args:
-        statuses: Of its turns.
-        passes: Of all checks of its turns and of itself; None where one was not judged.
+        statuses: Status of each of its turns.
+        passes: Verdict of each check on its turns and on the whole dialogue; None = not judged.
 
     Returns:
-        None without any check, while a turn is pending, and where only a check without a verdict could decide.
+        None without checks, while a turn is pending, and where it depends on a check without a verdict.
     """
     if not passes or "pending" in statuses:
         return None
@@ -189,7 +189,7 @@ def dialogue_pass(statuses: Sequence[str], passes: Sequence[bool | None]) -> boo
 
 
 def _no_reply_verdict(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | None:
-    """The verdict of every check, where there is no reply to judge."""
+    """Return the verdict that every check gets where there is no reply to judge; None where there is one."""
     statuses = {number: past.status or "pending" for number, past in turns}
     for number, status in statuses.items():
         if status == "pending":
@@ -201,7 +201,7 @@ def _no_reply_verdict(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | Non
 
 
 def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int | None) -> CheckInput:
-    """What the named turns said; they all have a reply."""
+    """Collect the replies of these turns, which all have one, for the checks on `turn`."""
     kept = [result.turns[number].kept or {} for number in numbers]
     replies: list[Mapping[str, Any]] = [record["reply"] for record in kept]
     last = result.dialogue.turns[numbers[-1] - 1]
@@ -231,7 +231,7 @@ def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int |
 
 
 def _total(values: Iterable[T | None]) -> T | None:
-    """The sum; None when any is unknown."""
+    """Return the sum; None when any value is unknown."""
     known = list(values)
     total: T | None = None
     for value in known:

@@ -147,7 +147,6 @@ class JudgeWork:
         from convbatch.checks.llm_rubric import SYSTEM
         from convbatch.dialogue import Dialogue, Turn, text_part
         from convbatch.engine.plan import Conversation, JudgedItem
-        from convbatch.journal.manifest import Manifest
         from convbatch.results.conversations import stored_conversations
         from convbatch.results.verdicts import questions_for_judge
 
