@@ -310,23 +310,7 @@ def max_in_flight(limits: Limits, requested: int | None) -> int:
     return requested if limits.concurrency is None else min(requested, limits.concurrency)
 
 
-# --- plain form ------------------------------------------------------------------------------------------------------
-
-
-def target_to_plain(target: Target, prices: PriceTable | None = None) -> dict[str, Any]:
-    """Return the JSON form for `run.json`, without keys, and with prices, so that costs never change later."""
-    return {
-        "name": target.name,
-        "model": target.model,
-        "simulated": target.simulated,
-        "gateway": gateway_to_plain(target.gateway),
-        "prices": None if prices is None else prices.to_plain(),
-    }
-
-
-def target_from_plain(plain: Mapping[str, Any]) -> Target:
-    """Build a target from `target_to_plain`; trusts its input."""
-    return Target(model=plain["model"], gateway=gateway_from_plain(plain["gateway"]))
+# --- run.json ------------------------------------------------------------------------------------------------------------
 
 
 def target_to_manifest(target: Target, prices: PriceTable | None = None) -> ManifestTarget:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any, Self, TypeVar
 
 from convbatch.dialogue import MAX_REPEATS, NO_SETTINGS, SETTING_NAMES, HistoryMode, Settings
@@ -543,7 +544,10 @@ def _is_text_map(value: Any) -> bool:
 
 
 def _is_decimal(value: Any) -> bool:
-    return isinstance(value, str) and value.replace(".", "", 1).isascii() and value.replace(".", "", 1).isdigit()
+    try:
+        return isinstance(value, str) and Decimal(value).is_finite()
+    except InvalidOperation:
+        return False
 
 
 def _is_rate_limit(value: Any) -> bool:

@@ -15,12 +15,6 @@ from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 
 
-def target_prices(target: Mapping[str, Any]) -> PriceTable | None:
-    """Read the prices of a target of `run.json`; None where no price was known."""
-    plain = target.get("prices")
-    return None if plain is None else PriceTable.from_plain(plain)
-
-
 def attempt_cost(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Decimal | None:
     """Return the cost of an attempt by the usage it reported, complete or not; None when it is unknown."""
     if prices is None or outcome is None or outcome.get("started_at") is None:

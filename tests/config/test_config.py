@@ -28,14 +28,15 @@ from convbatch.config.gateways import (
     gateway_to_plain,
     max_in_flight,
     merge_limits,
-    target_from_plain,
-    target_to_plain,
+    target_from_manifest,
+    target_to_manifest,
 )
 from convbatch.config.loader import load_config, presets, read_config
 from convbatch.config.targets import parse_params, resolve_targets, split_target
 from convbatch.config.toml_positions import TomlPositions
 from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask
 
@@ -656,9 +657,10 @@ _GATEWAYS = st.builds(
 @given(_GATEWAYS, st.text())
 def test_a_target_survives_run_json(gateway: Gateway, model: str) -> None:
     target = Target(model=model, gateway=gateway)
-    plain = json.loads(json.dumps(target_to_plain(target)))
-    assert target_from_plain(plain) == target
-    assert plain["name"] == target.name
+    plain = json.loads(json.dumps(target_to_manifest(target).to_json()))
+    manifest = ManifestTarget.from_json(plain)
+    assert target_from_manifest(manifest) == target
+    assert manifest.name == target.name
     assert gateway_from_plain(gateway_to_plain(gateway)) == gateway
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import signal
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from convbatch.dialogue import Settings
 from convbatch.engine.budget import Budget, BudgetReached, Reservation
 from convbatch.engine.limiter import LimiterClosed
 from convbatch.engine.runner import RunRules
-from convbatch.pricing import Money, Period, PriceTable, TokenPrice, exact
+from convbatch.pricing import ExchangeRates, Money, Period, PriceTable, TokenPrice, exact
 from convbatch.reply import Usage
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
@@ -183,7 +184,8 @@ def test_one_dear_target_is_counted_in_the_budgets_own_currency(tmp_path: Path) 
     provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     yuan = PriceTable(currency="CNY", source="this test", periods=PRICES.periods)
     virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=yuan)
-    virtual_run.meta["rates"] = {"USD/CNY": "10"}
+    rates = ExchangeRates({("USD", "CNY"): Decimal(10)})
+    virtual_run.manifest = dataclasses.replace(virtual_run.manifest, rates=rates)
     result = virtual_run.run_session(max_cost=usd("0.001"))
     assert result is not None
     assert result.exit_code == 4

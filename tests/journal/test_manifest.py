@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convbatch.config.gateways import target_from_manifest, target_from_plain, target_to_manifest
+from convbatch.config.gateways import Gateway, Limits, RateLimit, target_from_manifest, target_to_manifest
 from convbatch.dialogue import MAX_REPEATS, Settings
 from convbatch.errors import SetupError
 from convbatch.journal.manifest import (
@@ -243,7 +243,16 @@ def test_values_are_typed() -> None:
     assert target.prices is not None
     assert target.prices.periods[0].input == TokenPrice(base=Decimal("0.30"))
     assert target.gateway.settings == Settings(temperature=0.5, stop=("END",))
-    assert target_from_manifest(target) == target_from_plain(good()["targets"][0])
+    assert target_from_manifest(target).gateway == Gateway(
+        name="google",
+        protocol="gemini",
+        base_url="https://google.example",
+        currency="USD",
+        headers={"x-a": "b"},
+        price_multiplier=Decimal("7.1"),
+        limits=Limits(rpm=5, rates=(RateLimit(count=5, window_s=60.0),)),
+        settings=Settings(temperature=0.5, stop=("END",)),
+    )
 
 
 Edit = Callable[[dict[str, Any]], object]

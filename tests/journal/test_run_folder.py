@@ -219,11 +219,11 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
 def test_a_run_that_nobody_runs_any_more_was_interrupted(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     lock = folder.take_lock()
-    assert folder.state({"state": "running"}) == "running"
-    assert folder.state({"state": "incomplete"}) == "running"
+    assert folder.state(dataclasses.replace(MANIFEST, state="running")) == "running"
+    assert folder.state(dataclasses.replace(MANIFEST, state="incomplete")) == "running"
     lock.release()
-    assert folder.state({"state": "running"}) == "interrupted"
-    assert folder.state({"state": "finished"}) == "finished"
+    assert folder.state(dataclasses.replace(MANIFEST, state="running")) == "interrupted"
+    assert folder.state(dataclasses.replace(MANIFEST, state="finished")) == "finished"
 
 
 def test_the_journal_mark_changes_with_the_journal(tmp_path: Path) -> None:

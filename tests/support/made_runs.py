@@ -11,12 +11,12 @@ from typing import Any
 
 import orjson
 
-from convbatch.config.gateways import Gateway, Target, target_to_plain
-from convbatch.dialogue import Dialogue
-from convbatch.journal.manifest import Manifest, ManifestTarget, PlannedRows
+from convbatch.config.gateways import Gateway, Target, target_to_manifest
+from convbatch.dialogue import Dialogue, HistoryMode
+from convbatch.journal.manifest import Manifest, ManifestDataset, ManifestTarget, PlannedRows
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
-from convbatch.pricing import PriceTable
+from convbatch.pricing import ExchangeRates, PriceTable
 from convbatch.reply import Failure, Reply, Usage, failure_to_plain, reply_to_plain, status_of
 from convbatch.system import System
 
@@ -49,7 +49,7 @@ class MadeRun:
     dialogues: Sequence[Dialogue]
     targets: Sequence[str] = (REAL,)
     repeats: int = 1
-    history: str = "live"
+    history: HistoryMode = "live"
     state: str = "finished"
     checks: int = 0
     prices: Mapping[str, PriceTable] = field(default_factory=dict)
@@ -93,32 +93,30 @@ class MadeRun:
         folder = RunFolder.create(self.path)
         with gzip.open(folder.dataset, "wb", compresslevel=1) as copy:
             copy.writelines(orjson.dumps(dialogue.to_plain()) + b"\n" for dialogue in self.dialogues)
-        folder.write_manifest(Manifest.from_json(self.meta(folder)))
+        folder.write_manifest(self.manifest(folder))
         asyncio.run(append(folder, self.records))
         return folder
 
-    def meta(self, folder: RunFolder) -> Record:
-        rows = sum(len(d.asked(self.history)) for d in self.dialogues) * self.repeats  # pyright: ignore[reportArgumentType]  # as in run.json
-        return {
-            "run": folder.name,
-            "created_at": "2026-11-21T23:30:00Z",
-            "state": self.state,
-            "dataset": {"dialogues": len(self.dialogues)},
-            "history": self.history,
-            "repeats": self.repeats,
-            "settings": {},
-            "options": {},
-            "targets": [_target(name, self.prices.get(name)) for name in self.targets],
-            "rates": dict(self.rates),
-            "planned": {"rows": rows * len(self.targets), "per_target": rows},
-            "checks": self.checks,
-        }
+    def manifest(self, folder: RunFolder) -> Manifest:
+        rows = sum(len(d.asked(self.history)) for d in self.dialogues) * self.repeats
+        return Manifest(
+            run=folder.name,
+            created_at="2026-11-21T23:30:00Z",
+            state=self.state,
+            dataset=ManifestDataset(dialogues=len(self.dialogues)),
+            history=self.history,
+            repeats=self.repeats,
+            targets=tuple(_target(name, self.prices.get(name)) for name in self.targets),
+            rates=ExchangeRates.from_plain(self.rates),
+            planned=PlannedRows(rows=rows * len(self.targets), per_target=rows),
+            checks=self.checks,
+        )
 
 
 def manifest_of(*targets: str, **changes: Any) -> Manifest:
     """A manifest with these targets and nothing special otherwise."""
-    read = tuple(ManifestTarget.from_json(_target(name, None)) for name in targets)
-    return Manifest(targets=read, history="live", repeats=1, planned=PlannedRows(rows=len(read)), **changes)
+    recorded = tuple(_target(name, None) for name in targets)
+    return Manifest(targets=recorded, history="live", repeats=1, planned=PlannedRows(rows=len(recorded)), **changes)
 
 
 async def append(folder: RunFolder, records: Iterable[Record], reason: str = "finished") -> None:
@@ -129,8 +127,8 @@ async def append(folder: RunFolder, records: Iterable[Record], reason: str = "fi
     await journal.close({"reason": reason})
 
 
-def _target(name: str, prices: PriceTable | None) -> Record:
+def _target(name: str, prices: PriceTable | None) -> ManifestTarget:
     model, _, at = name.rpartition("@")
     base_url = "simulator:" if at == "simulator" else f"https://{at}.example"
     gateway = Gateway(name=at, protocol="gemini", base_url=base_url, auth="none")
-    return target_to_plain(Target(model=model, gateway=gateway), prices)
+    return target_to_manifest(Target(model=model, gateway=gateway), prices)

@@ -25,7 +25,7 @@ from typing import Any, Literal, NoReturn
 import orjson
 
 from convbatch.config.credentials import Credentials
-from convbatch.config.gateways import Gateway, Limits, Target, target_to_plain
+from convbatch.config.gateways import Gateway, Limits, Target, target_to_manifest
 from convbatch.dialogue import Dialogue
 from convbatch.engine.client import (
     CONNECT_TIMEOUT_S,
@@ -37,7 +37,7 @@ from convbatch.engine.client import (
 )
 from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalError
-from convbatch.journal.manifest import Manifest
+from convbatch.journal.manifest import Manifest, ManifestDataset, ManifestOptions, PlannedRows
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import Money, PriceTable
 from convbatch.session.session import run_session_async
@@ -480,8 +480,8 @@ class VirtualRun:
         folder = RunFolder.create(path, disk=_NoSyncDisk())
         with gzip.open(folder.dataset, "wb", compresslevel=1) as copy:
             copy.writelines(orjson.dumps(dialogue.to_plain()) + b"\n" for dialogue in self.dialogues)
-        self.meta = self._meta(folder)
-        folder.write_meta(self.meta)
+        self.manifest = self._manifest(folder)
+        folder.write_manifest(self.manifest)
 
     @property
     def planned(self) -> list[tuple[int, str, int, int]]:
@@ -593,7 +593,7 @@ class VirtualRun:
     def _session_spec(self, disk: VirtualDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> SessionSpec:
         return SessionSpec(
             folder=RunFolder.open(self.path, disk=disk),
-            manifest=Manifest.from_json(self.meta),
+            manifest=self.manifest,
             targets=self.targets,
             credentials=Credentials.load((target.gateway for target in self.targets), env={KEY_ENV: KEY}),
             rules=replace(self.rules, **rules),
@@ -642,22 +642,19 @@ class VirtualRun:
                 return result
         raise AssertionError(f"still not finished after {most} more sessions: {result}")
 
-    def _meta(self, folder: RunFolder) -> dict[str, Any]:
+    def _manifest(self, folder: RunFolder) -> Manifest:
         rows = len(self.planned)
-        return {
-            "run": folder.name,
-            "created_at": "2027-01-15T08:00:00Z",
-            "state": "running",
-            "dataset": {"sources": [], "dialogues": len(self.dialogues)},
-            "history": self.rules.history,
-            "repeats": self.rules.repeats,
-            "settings": self.rules.command_line.to_plain(),
-            "options": {"concurrency": self.rules.concurrency, "max_attempts": self.rules.max_attempts},
-            "targets": [target_to_plain(target, self.prices) for target in self.targets],
-            "planned": {"rows": rows, "per_target": rows // max(1, len(self.targets))},
-            "simulator": None,
-            "checks": 0,
-        }
+        return Manifest(
+            run=folder.name,
+            created_at="2027-01-15T08:00:00Z",
+            dataset=ManifestDataset(dialogues=len(self.dialogues)),
+            history=self.rules.history,
+            repeats=self.rules.repeats,
+            settings=self.rules.command_line,
+            options=ManifestOptions(concurrency=self.rules.concurrency, max_attempts=self.rules.max_attempts),
+            targets=tuple(target_to_manifest(target, self.prices) for target in self.targets),
+            planned=PlannedRows(rows=rows, per_target=rows // max(1, len(self.targets))),
+        )
 
 
 class _NoSyncDisk(Disk):
