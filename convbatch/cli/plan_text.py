@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from convbatch.checks.builtin import missing_checks
 from convbatch.config.gateways import Target, max_in_flight
@@ -12,6 +12,7 @@ from convbatch.dataset.reader import count_of
 if TYPE_CHECKING:
     from convbatch.config.gateways import Limits
     from convbatch.engine.runner import RunRules
+    from convbatch.journal.manifest import Manifest
     from convbatch.pricing import Money
     from convbatch.session.options import RunOptions
     from convbatch.session.spec import SessionResult, SessionSpec
@@ -21,7 +22,7 @@ class Planned(Protocol):
     """A session or a dry run."""
 
     @property
-    def meta(self) -> Mapping[str, Any]:
+    def manifest(self) -> Manifest:
         """Content of `run.json`."""
         ...
 
@@ -43,25 +44,24 @@ class Planned(Protocol):
 
 def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
     """Return the plan of a run, to be read before anything is sent."""
-    meta = planned.meta
-    dataset = meta["dataset"]
-    repeats = f" x {meta['repeats']} repeats" if meta["repeats"] > 1 else ""
-    asked = f"{count_of(dataset['dialogues'], 'dialogue')}, {count_of(dataset['asked_turns'], 'turn')}"
+    manifest, dataset = planned.manifest, planned.manifest.dataset
+    repeats = f" x {manifest.repeats} repeats" if manifest.repeats > 1 else ""
+    asked = f"{count_of(dataset.dialogues, 'dialogue')}, {count_of(dataset.asked_turns, 'turn')}"
     targets = count_of(len(planned.targets), "target")
-    rows = count_of(meta["planned"]["rows"], "row")
-    lines = [f"{asked} x {targets}{repeats} = {rows}; history {meta['history']}"]
+    rows = count_of(manifest.planned.rows, "row")
+    lines = [f"{asked} x {targets}{repeats} = {rows}; history {manifest.history}"]
     lines += endpoint_lines(planned, options.from_environment)
-    if meta["config"] is None and not options.models:
+    if manifest.config is None and not options.models:
         lines.append("  no -m and no convbatch.toml: asking the built-in SIMULATOR, nothing is sent anywhere")
-    if meta["checks"]:
-        lines.append(f"  {count_of(meta['checks'], 'check')} to judge")
-    if meta.get("judges_needed"):
-        judge = meta["options"]["judge"]
+    if manifest.checks:
+        lines.append(f"  {count_of(manifest.checks, 'check')} to judge")
+    if manifest.judges_needed:
+        judge = manifest.options.judge
         lines.append(
-            f"  {meta['judges_needed']} of them are an llm_rubric"
+            f"  {manifest.judges_needed} of them are an llm_rubric"
             + (", and get no verdict without a --judge" if judge is None else f", for the judge {judge}")
         )
-    lines += [f"  {note}" for note in missing_checks(meta.get("python_checks", ()))]
+    lines += [f"  {note}" for note in missing_checks(manifest.python_checks)]
     return lines
 
 

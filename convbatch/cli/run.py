@@ -108,7 +108,7 @@ def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None
 
 def judge_error_lines(spec: SessionSpec, error: ConvbatchError) -> list[str]:
     """Return the reason why the judge of a run was not asked about all its replies."""
-    judge = spec.meta["options"].get("judge")
+    judge = spec.manifest.options.judge
     return [f"note: the judge {judge} could not be asked; the replies are kept", *_error_lines(error)]
 
 
@@ -150,7 +150,7 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
         remaining = Remaining(sum(total.pending + total.error for total in totals), 0)
         show.print_summary(totals)
         show.print_lines([str(total) for total in judge_totals(run)])
-        fail_under = spec.meta["options"].get("fail_under")
+        fail_under = spec.manifest.options.fail_under
         if fail_under is not None:
             quality_gate = evaluate_gate(totals, fail_under)
             _log_lines(quality_gate.lines)
@@ -225,7 +225,7 @@ def _open_text(spec: SessionSpec, remaining: Remaining, questions: str) -> str:
     if not remaining.open:
         return questions
     also = f" and {remaining.behind_errors} more skipped behind failed ones" if remaining.behind_errors else ""
-    rows = count_of(spec.meta["planned"]["rows"], "turn")
+    rows = count_of(spec.manifest.planned.rows, "turn")
     return f"{remaining.open} of {rows} {be_verb(remaining.open)} open{also}" + (
         f", and {questions}" if questions else ""
     )

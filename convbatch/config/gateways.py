@@ -310,7 +310,7 @@ def max_in_flight(limits: Limits, requested: int | None) -> int:
     return requested if limits.concurrency is None else min(requested, limits.concurrency)
 
 
-# --- run.json ------------------------------------------------------------------------------------------------------------
+# --- run.json ---------------------------------------------------------------------------------------------------------
 
 
 def target_to_manifest(target: Target, prices: PriceTable | None = None) -> ManifestTarget:

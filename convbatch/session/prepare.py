@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convbatch._version import __version__
 from convbatch.config.credentials import Credentials
@@ -99,11 +99,6 @@ class DryRun:
     max_cost: Money | None
     missing_keys: tuple[str, ...]
     """Environment variables that a run would need and that are not set."""
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """The manifest in its JSON form."""
-        return self.manifest.to_json()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from convbatch.config.credentials import Credentials
@@ -121,11 +121,6 @@ class SessionSpec:
     notes: bool = True
     """Print notes to stderr; responses to signals are printed in any case."""
     handle_signals: bool = True
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """The manifest in its JSON form."""
-        return self.manifest.to_json()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
