@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, g
 
 import typer
 
-from convbatch.cli.options import option, takes
+from convbatch.cli.options import takes, typer_option
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
@@ -378,22 +378,22 @@ def compare(
     candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="A run, or RUN:target.")],
     metric: Annotated[
         str | None,
-        option(
+        typer_option(
             "--metric", help="Metric that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
         ),
     ] = None,
     margin: Annotated[
         float | None,
-        option("--margin", help="Largest accepted loss; default 0.02; for tokens, cost and latency 0.05."),
+        typer_option("--margin", help="Largest accepted loss; default 0.02; for tokens, cost and latency 0.05."),
     ] = None,
-    alpha: Annotated[float, option("--alpha", help="Significance level.")] = 0.05,
+    alpha: Annotated[float, typer_option("--alpha", help="Significance level.")] = 0.05,
     fail_on: Annotated[
         str | None,
-        option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
+        typer_option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
     ] = None,
-    strict: Annotated[bool, option("--strict", help="Fail on a regression within the margin as well.")] = False,
+    strict: Annotated[bool, typer_option("--strict", help="Fail on a regression within the margin as well.")] = False,
     allow_mismatch: Annotated[
-        bool, option("--allow-mismatch", help="Compare even if dialogues, history or checks differ.")
+        bool, typer_option("--allow-mismatch", help="Compare even if dialogues, history or checks differ.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[

@@ -45,7 +45,7 @@ def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Ca
     return decorate
 
 
-def option(*names: str, help: str, **more: Any) -> Any:
+def typer_option(*names: str, help: str, **more: Any) -> Any:
     """Return a Typer option that an environment variable can set as well."""
     return _option(OptionSpec(names, help), **more)
 

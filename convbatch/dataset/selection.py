@@ -213,7 +213,7 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
         problems.raise_any()
         aside.replace(dst)
     except OSError as error:
-        raise cannot_write(dst, error) from None
+        raise output_error(dst, error) from None
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -235,7 +235,7 @@ def _refuse_target(dst: Path) -> None:
     try:
         is_there = dst.exists() or dst.is_symlink()
     except OSError as error:
-        raise cannot_write(dst, error) from None
+        raise output_error(dst, error) from None
     if is_there:
         raise SetupError(f"{dst} exists already", hint="remove it, or use another name: nothing is overwritten")
     if not dst.parent.is_dir():
@@ -254,7 +254,7 @@ def _output(path: Path, *, compressed: bool) -> Generator[BinaryIO | gzip.GzipFi
             yield packed
 
 
-def cannot_write(path: Path, error: OSError) -> SetupError:
+def output_error(path: Path, error: OSError) -> SetupError:
     """Build the error for a file that cannot be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return SetupError(f"cannot write {path}: {reason}", hint="a folder you may write to, with room left")

@@ -20,7 +20,7 @@ import orjson
 from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, parse_check
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Located, Problems, ProgressCallback, Reader, count_of
-from convbatch.dataset.selection import Selection, SelectionFilter, cannot_write
+from convbatch.dataset.selection import Selection, SelectionFilter, output_error
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.errors import InputError, Place, Problem
 from convbatch.system import Disk
@@ -90,7 +90,7 @@ def write_copy(
     try:
         copy = _CanonicalFile(_DiskFile(disk, out))
     except OSError as error:
-        raise cannot_write(out, error) from None
+        raise output_error(out, error) from None
     try:
         with copy:
             for item in reader:
@@ -107,7 +107,7 @@ def write_copy(
             problems.raise_any()
     except OSError as error:
         out.unlink(missing_ok=True)
-        raise cannot_write(out, error) from None
+        raise output_error(out, error) from None
     except BaseException:
         out.unlink(missing_ok=True)
         raise

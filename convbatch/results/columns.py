@@ -220,7 +220,7 @@ ATTEMPTS: tuple[Column, ...] = (
         lambda a: to_datetime(a.started_at)),
     Column("request_id", "string", "null without one", lambda a: a.record.get("request_id")),
 )  # fmt: skip
-"""Filled from `rows.Attempt`."""
+"""Filled from `rows.AttemptRecord`."""
 
 VERDICTS: tuple[Column, ...] = (
     *_ID,

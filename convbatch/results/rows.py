@@ -99,7 +99,7 @@ class AttemptCost(NamedTuple):
     bound: Decimal | None
 
 
-class Attempt(NamedTuple):
+class AttemptRecord(NamedTuple):
     """Source of a row of `attempts`: an `outcome` record, or an `intent` record that has none."""
 
     id: ConversationId
@@ -230,7 +230,7 @@ def _turn_error(past: TurnHistory, reply: Mapping[str, Any]) -> TurnError:
     return TurnError(None, past.reason)
 
 
-def attempts(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterator[Attempt]:
+def attempts(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterator[AttemptRecord]:
     """Read every attempt in the order of the tables: a conversation's own first, then those of its judges."""
     judges = judges_by_name(manifest, archive)
     for stored in stored_conversations(folder, manifest, archive):
@@ -251,12 +251,12 @@ def _attempt(
     record: Mapping[str, Any],
     past: TurnHistory,
     prices: PriceTable | None,
-) -> Attempt:
+) -> AttemptRecord:
     reply: Mapping[str, Any] = record.get("reply", {})
     failure: Mapping[str, Any] = record.get("error", {})
     usage = Usage(**(reply or failure).get("usage", {}))
     costs = _attempt_cost(record, past, prices)
-    return Attempt(
+    return AttemptRecord(
         id=conversation,
         turn=turn,
         judged=None,
