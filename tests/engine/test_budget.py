@@ -1,4 +1,4 @@
-"""What runs cost and may cost, held against the ledgers of the servers they asked."""
+"""Costs and budgets of runs, compared with the ledgers of the servers that answered them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def usd(amount: object) -> Money:
 
 
 def true_cost(entry: Entry, prices: PriceTable = PRICES) -> Decimal:
-    """What a server's own counts cost."""
+    """Return the cost of a request by the server's own token counts."""
     if not entry.billed:
         return Decimal(0)
     cost = prices.cost(Usage(input_tokens=entry.input_tokens, output_tokens=entry.output_tokens or 0), 0.0)
@@ -73,10 +73,10 @@ FAULTS = (
     {"match": {"probability": 0.03}, "action": "error", "kind": "overloaded"},
     {"match": {"probability": 0.02}, "action": "rate-limit", "hint": "retry-after", "seconds": 3},
 )
-"""One request in five."""
+"""Fault rules that apply to one request in five."""
 
 
-def troubled(path: Path, seed: int, count: int = 25) -> VirtualRun:
+def faulty_run(path: Path, seed: int, count: int = 25) -> VirtualRun:
     providers = [
         Provider(keys={KEY}, seed=seed, faults=FaultScript.of(list(FAULTS)), latency_s=(0.05, 0.5)) for _ in range(2)
     ]
@@ -88,8 +88,8 @@ def troubled(path: Path, seed: int, count: int = 25) -> VirtualRun:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(seed: int, tmp_path: Path) -> None:
-    virtual_run = troubled(tmp_path / "run", seed)
+def test_costs_equal_the_ledger_and_possibly_paid_attempts_stay_within_their_bound(seed: int, tmp_path: Path) -> None:
+    virtual_run = faulty_run(tmp_path / "run", seed)
     chance = random.Random(seed)
     for _ in range(3):
         virtual_run.run_session(kill=Kill(after_s=chance.uniform(0.5, 6)))
@@ -97,29 +97,29 @@ def test_costs_are_the_ledgers_and_the_rest_of_its_bill_is_within_what_is_told(s
     story = obeys(virtual_run)
     run = cb.load(tmp_path / "run")
     rows = run.attempts.set_index(["dialogue_index", "target", "repeat", "turn", "attempt"])
-    told, rest = Decimal(0), Decimal(0)
-    held = 0
+    bound, unanswered_cost = Decimal(0), Decimal(0)
+    replied = 0
     for one in story.attempts:
         cost = Decimal(0) if one.entry is None else true_cost(one.entry)
         row = rows.loc[(*one.intent.row, one.intent.plain["attempt"])]
         if one.cls == "replied":
             assert abs(exact(float(row["cost"])) - cost) < Decimal("1e-9")
-            held += 1
+            replied += 1
         elif row["possibly_paid"]:
-            told += exact(float(row["cost_bound"]))
-            rest += cost
+            bound += exact(float(row["cost_bound"]))
+            unanswered_cost += cost
             assert cost <= exact(float(row["cost_bound"]))
         else:
             assert cost == 0
-    assert held >= len(virtual_run.planned) / 2
-    assert 0 < rest <= told
-    kept = sum((exact(float(cost)) for cost in run.turns["cost"].dropna()), Decimal(0))
-    everything = sum(map(true_cost, virtual_run.ledger()), Decimal(0))
+    assert replied >= len(virtual_run.planned) / 2
+    assert 0 < unanswered_cost <= bound
+    table_cost = sum((exact(float(cost)) for cost in run.turns["cost"].dropna()), Decimal(0))
+    ledger_cost = sum(map(true_cost, virtual_run.ledger()), Decimal(0))
     assert (
-        kept
-        <= everything
-        <= kept
-        + told
+        table_cost
+        <= ledger_cost
+        <= table_cost
+        + bound
         + sum((true_cost(one.entry) for one in story.attempts if one.cls == "replied" and one.entry), Decimal(0))
     )
 
@@ -129,9 +129,9 @@ def spent(virtual_run: VirtualRun) -> Decimal:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_budget_is_never_passed_whatever_happens(seed: int, tmp_path: Path) -> None:
+def test_a_budget_is_never_exceeded_despite_faults_and_interruptions(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
-    virtual_run = troubled(tmp_path / "run", seed, count=30)
+    virtual_run = faulty_run(tmp_path / "run", seed, count=30)
     cap = usd(chance.choice(["0.004", "0.01", "0.02"]))
     virtual_run.run_session(kill=Kill(after_s=chance.uniform(0.3, 5)), max_cost=cap)
     virtual_run.run_session(signals=[(chance.uniform(0.3, 5), signal.SIGINT)], max_cost=cap)
@@ -144,7 +144,7 @@ def test_a_budget_is_never_passed_whatever_happens(seed: int, tmp_path: Path) ->
     obeys(virtual_run)
 
 
-def test_a_budget_is_all_but_used_up(tmp_path: Path) -> None:
+def test_a_run_stops_only_when_less_than_one_request_is_left_of_its_budget(tmp_path: Path) -> None:
     provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(200), rules=LIMITED, prices=PRICES)
     result = virtual_run.run_session(max_cost=usd("0.01"))
@@ -154,7 +154,7 @@ def test_a_budget_is_all_but_used_up(tmp_path: Path) -> None:
     assert Decimal("0.01") - worst < spent(virtual_run) <= Decimal("0.01")
 
 
-def test_a_budget_that_suffices_costs_no_time(tmp_path: Path) -> None:
+def test_a_sufficient_budget_costs_no_time(tmp_path: Path) -> None:
     ends: list[float] = []
     for name, cap in (("free", None), ("capped", usd(5))):
         provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
@@ -166,7 +166,7 @@ def test_a_budget_that_suffices_costs_no_time(tmp_path: Path) -> None:
     assert ends[0] == ends[1]
 
 
-def test_a_larger_budget_goes_on_where_the_smaller_one_stopped(tmp_path: Path) -> None:
+def test_a_resume_with_a_larger_budget_continues_where_the_smaller_one_stopped(tmp_path: Path) -> None:
     provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=PRICES)
     virtual_run.run_session(max_cost=usd("0.004"))
@@ -180,7 +180,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_stopped(tmp_path: Path) -
     obeys(virtual_run, faultless=True)
 
 
-def test_one_dear_target_is_counted_in_the_budgets_own_currency(tmp_path: Path) -> None:
+def test_costs_in_another_currency_are_converted_to_the_currency_of_the_budget(tmp_path: Path) -> None:
     provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     yuan = PriceTable(currency="CNY", source="this test", periods=PRICES.periods)
     virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=yuan)
@@ -193,7 +193,7 @@ def test_one_dear_target_is_counted_in_the_budgets_own_currency(tmp_path: Path) 
     assert Decimal("0.005") < in_yuan <= Decimal("0.01")
 
 
-def test_a_budget_that_comes_too_late_is_refused_and_not_remembered(tmp_path: Path) -> None:
+def test_a_budget_added_after_requests_of_unknown_cost_is_refused_and_not_stored(tmp_path: Path) -> None:
     provider = Provider(keys={KEY}, latency_s=(0.5, 0.9))
     virtual_run = VirtualRun(
         tmp_path / "run", [Host(provider)], dialogues(10), rules=RunRules(concurrency=8), prices=PRICES
@@ -209,8 +209,8 @@ def test_a_budget_that_comes_too_late_is_refused_and_not_remembered(tmp_path: Pa
 Step = tuple[str, int]
 
 
-async def served(waiting: list[asyncio.Task[Reservation]], held: list[Reservation]) -> bool:
-    """Move those who need not wait any more; has anybody heard that the budget is reached?"""
+async def collect_finished(waiting: list[asyncio.Task[Reservation]], held: list[Reservation]) -> bool:
+    """Move finished reservations from `waiting` to `held`; return whether a caller got `BudgetReached`."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     reached = False
@@ -227,8 +227,8 @@ async def served(waiting: list[asyncio.Task[Reservation]], held: list[Reservatio
     cap=st.integers(1, 60),
     steps=st.lists(st.tuples(st.sampled_from(["reserve", "settle", "refuse", "cancel", "forget"]), st.integers(1, 20))),
 )
-def test_whatever_callers_do_the_cap_holds_and_nobody_waits_in_vain(cap: int, steps: list[Step]) -> None:
-    async def play() -> None:
+def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever(cap: int, steps: list[Step]) -> None:
+    async def main() -> None:
         budget = Budget(usd(cap))
         waiting: list[asyncio.Task[Reservation]] = []
         held: list[Reservation] = []
@@ -245,16 +245,16 @@ def test_whatever_callers_do_the_cap_holds_and_nobody_waits_in_vain(cap: int, st
                 elif step == "forget":
                     reservation.is_sent = True
                 reservation.close()
-            reached = await served(waiting, held) or reached
+            reached = await collect_finished(waiting, held) or reached
             assert budget.spent + sum(one.amount for one in held) <= cap
-            assert not waiting or held, "somebody waits, and nothing is in flight that could make room"
+            assert not waiting or held, "a caller waits although no reservation is held"
             assert not (reached and waiting)
         budget.close()
         for task in waiting:
             with pytest.raises(LimiterClosed):
                 await task
 
-    asyncio.run(play())
+    asyncio.run(main())
 
 
 PRICED = '[prices.at-gemini."*"]\ncurrency = "USD"\ninput = 0.3\noutput = 2.5\n'
@@ -279,9 +279,9 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
     assert Decimal("0.002") < cost <= Decimal("0.006")
     assert "budget reached" in run.err
     assert "convbatch resume out --max-cost 0.012USD" in run.err
-    asked = len(provider.ledger.entries)
+    requests = len(provider.ledger.entries)
     again = convbatch("resume", "out")
-    assert (again.code, len(provider.ledger.entries)) == (4, asked)
+    assert (again.code, len(provider.ledger.entries)) == (4, requests)
     pending = cb.load(tmp_path / "out").turns["status"].isin(["pending", "error"]).sum()
     assert f"{pending} of 180 turns are open" in again.err
     assert convbatch("resume", "out", "--max-cost", "1USD").code in (0, 3)
@@ -289,13 +289,13 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
 
 REFUSED = [
     ("no money", ["--max-cost", "much"], "", "needs an amount of money"),
-    ("an empty word", ["--max-cost", ""], "PRICE", "needs an amount of money"),
+    ("an empty text", ["--max-cost", ""], "PRICE", "needs an amount of money"),
     ("nothing", ["--max-cost", "0USD"], "", "needs an amount of money"),
     ("no price", ["--max-cost", "5USD"], "", "needs a price for sim-good@simulator"),
     ("no limit on output", ["--max-cost", "5USD"], "PRICE", "set no max_output_tokens"),
     ("several replies", ["--max-cost", "5", "--max-output-tokens", "9", "-p", "generationConfig.candidateCount=3"],
      "PRICE", "several replies at once"),
-    ("a currency nobody bills", ["--max-cost", "5EUR", "--max-output-tokens", "9"], "PRICE", "is in EUR"),
+    ("a currency that no price uses", ["--max-cost", "5EUR", "--max-output-tokens", "9"], "PRICE", "is in EUR"),
     ("two currencies, none named", ["--max-cost", "5", "--max-output-tokens", "9", "-m", "sim-drift@simulator"],
      "TWO", "names no currency"),
     ("one of two without a rate", ["--max-cost", "5USD", "--max-output-tokens", "9", "-m", "sim-drift@simulator"],
@@ -304,7 +304,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "prices", "what"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
-def test_a_budget_that_cannot_be_kept_is_refused_before_anything_is_sent(
+def test_a_budget_that_cannot_be_guaranteed_is_refused_before_any_request(
     options: list[str], prices: str, what: str, convbatch: Command, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "d.jsonl", 2, 2)
@@ -318,7 +318,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_before_anything_is_sent(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_in_the_config_holds_and_a_resume_remembers_it(convbatch: Command, tmp_path: Path) -> None:
+def test_a_budget_of_the_config_holds_for_the_run_and_its_resume(convbatch: Command, tmp_path: Path) -> None:
     write_dataset(tmp_path / "d.jsonl", 10, 2)
     (tmp_path / "convbatch.toml").write_text(
         '[run]\nmodels = ["sim-good@simulator"]\nmax_cost = "0.00005USD"\n[run.settings]\nmax_output_tokens = 9\n'
@@ -326,7 +326,7 @@ def test_a_budget_in_the_config_holds_and_a_resume_remembers_it(convbatch: Comma
     )
     done = convbatch("run", "d.jsonl", "-o", "small", "--max-cost", "0.0000001")
     assert done.code == 4
-    resume = done.err.rstrip().rpartition("convbatch ")[2].split()  # its own advice leads on
+    resume = done.err.rstrip().rpartition("convbatch ")[2].split()  # the printed command
     assert convbatch(*resume).code == 4
     assert "ok" in cb.load(tmp_path / "small").turns["status"].tolist()
     assert convbatch("run", "d.jsonl", "-o", "out").code == 4

@@ -1,6 +1,6 @@
-"""Connections that never come about, over real sockets: names, ports, handshakes, certificates. Nothing is sent.
+"""Failed connections over real sockets: names, ports, handshakes, certificates. The request is never sent.
 
-`played.NOT_CONNECTED` tells runs in virtual time the same; here it is held to what the client really says.
+Virtual runs simulate these failures from `virtual_run.NOT_CONNECTED`; these tests compare it with the real client.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BODY = b'{"contents":[]}'
 NOW = datetime.now(UTC)
 
 
-def certified(path: Path, *, name: str = "localhost", until: datetime = NOW + timedelta(days=1)) -> Path:
-    """A self-signed certificate with its key, made for one test."""
+def self_signed(path: Path, *, name: str = "localhost", until: datetime = NOW + timedelta(days=1)) -> Path:
+    """Write a self-signed certificate and its key to one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     made = (
@@ -50,11 +50,11 @@ def certified(path: Path, *, name: str = "localhost", until: datetime = NOW + ti
 
 @asynccontextmanager
 async def listening(certificate: Path | None) -> AsyncGenerator[tuple[int, bytearray]]:
-    """A port that answers nothing but its own name, and what it was sent."""
-    heard = bytearray()
+    """Serve `{}` on a free port; yield the port and the bytes received so far."""
+    received = bytearray()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.extend(await reader.read(65_536))
+        received.extend(await reader.read(65_536))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
         writer.close()
 
@@ -64,80 +64,80 @@ async def listening(certificate: Path | None) -> AsyncGenerator[tuple[int, bytea
         context.load_cert_chain(certificate)
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
     async with server:
-        yield server.sockets[0].getsockname()[1], heard
+        yield server.sockets[0].getsockname()[1], received
 
 
-async def said(url: str, *, ca_file: Path | None = None) -> NoResponse | None:
-    """What became of a question; None when it was answered."""
+async def failure_of(url: str, *, ca_file: Path | None = None) -> NoResponse | None:
+    """Send a request; return the failure, or None when it was answered."""
     transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file))
     try:
         await transport.send(OutgoingRequest(method="POST", url=url, headers={}, body=BODY, timeout_s=30))
-    except NoResponse as gone:
-        return gone
+    except NoResponse as failure:
+        return failure
     finally:
         await transport.close()
     return None
 
 
-def is_as_played(gone: NoResponse | None, why: Unreachable) -> None:
-    assert gone is not None
-    played = NOT_CONNECTED[why]
-    assert (gone.kind, gone.certificate) == (played["kind"], played.get("certificate", False))
-    assert (gone.sent, gone.own_timeout, gone.status) == (False, False, None)
-    assert str(gone).partition(":")[0] == str(played["message"]).partition(":")[0]
+def check_failure(failure: NoResponse | None, why: Unreachable) -> None:
+    assert failure is not None
+    expected = NOT_CONNECTED[why]
+    assert (failure.kind, failure.certificate) == (expected["kind"], expected.get("certificate", False))
+    assert (failure.sent, failure.own_timeout, failure.status) == (False, False, None)
+    assert str(failure).partition(":")[0] == str(expected["message"]).partition(":")[0]
 
 
-async def test_a_name_that_is_unknown_was_never_sent():
-    is_as_played(await said("http://no-such-name.localhost:9/"), "dns")
+async def test_a_request_to_an_unknown_host_name_is_not_sent():
+    check_failure(await failure_of("http://no-such-name.localhost:9/"), "dns")
 
 
-async def test_a_port_where_nobody_listens_was_never_sent_to():
-    is_as_played(await said("http://127.0.0.1:9/"), "refused")
+async def test_a_request_to_a_port_without_a_server_is_not_sent():
+    check_failure(await failure_of("http://127.0.0.1:9/"), "refused")
 
 
 @pytest.mark.slow
-async def test_a_server_that_does_not_accept_was_never_sent():
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen(0)
-        port = deaf.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]  # they fill the line
+async def test_a_request_to_a_server_that_accepts_no_connection_is_not_sent():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port = server.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]  # fill the backlog
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
-        is_as_played(await said(f"http://127.0.0.1:{port}/"), "connect timeout")
+        check_failure(await failure_of(f"http://127.0.0.1:{port}/"), "connect timeout")
         for one in waiting:
             one.close()
 
 
 def expired(path: Path) -> Path:
-    return certified(path, until=NOW - timedelta(days=1))
+    return self_signed(path, until=NOW - timedelta(days=1))
 
 
-def of_another(path: Path) -> Path:
-    return certified(path, name="elsewhere.test")
+def for_another_host(path: Path) -> Path:
+    return self_signed(path, name="elsewhere.test")
 
 
 WRONG: dict[str, tuple[Callable[[Path], Path] | None, bool, Unreachable]] = {
-    # Name: the server's certificate, whether we trust its maker, and what it is like.
-    "of an unknown maker": (certified, False, "certificate"),
+    # Name: the server's certificate, whether its issuer is trusted, and the expected failure.
+    "unknown issuer": (self_signed, False, "certificate"),
     "expired": (expired, True, "certificate"),
-    "of another name": (of_another, True, "certificate"),
-    "no TLS at all": (None, False, "no tls"),
+    "another host name": (for_another_host, True, "certificate"),
+    "no TLS": (None, False, "no tls"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_what_is_wrong_with_tls_is_told_and_nothing_is_sent(tmp_path: Path, wrong: str):
+async def test_a_tls_failure_is_reported_and_nothing_is_sent(tmp_path: Path, wrong: str):
     make, trusted, why = WRONG[wrong]
     certificate = None if make is None else make(tmp_path / "server.pem")
-    async with listening(certificate) as (port, heard):
-        is_as_played(await said(f"https://localhost:{port}/", ca_file=certificate if trusted else None), why)
-        assert BODY not in heard
+    async with listening(certificate) as (port, received):
+        check_failure(await failure_of(f"https://localhost:{port}/", ca_file=certificate if trusted else None), why)
+        assert BODY not in received
 
 
-async def test_an_authority_of_ones_own_is_trusted_when_it_is_named(tmp_path: Path):
-    certificate = certified(tmp_path / "server.pem")
-    async with listening(certificate) as (port, heard):
-        assert await said(f"https://localhost:{port}/", ca_file=certificate) is None
-        assert BODY in heard
+async def test_a_self_signed_certificate_is_trusted_as_ca_file(tmp_path: Path):
+    certificate = self_signed(tmp_path / "server.pem")
+    async with listening(certificate) as (port, received):
+        assert await failure_of(f"https://localhost:{port}/", ca_file=certificate) is None
+        assert BODY in received

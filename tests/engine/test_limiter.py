@@ -23,14 +23,14 @@ QUICK = settings(max_examples=30, deadline=None)
 
 
 async def take(limiter: RateLimiter, tokens: int = 0) -> Permit:
-    """Pass the gate and give the place in flight back at once."""
+    """Get a permit and release it at once."""
     permit = await limiter.admit(tokens)
     permit.release()
     return permit
 
 
 async def saturate(limiter: RateLimiter, until: float, *, tokens: Callable[[], int] = lambda: 0) -> list[Permit]:
-    """One caller that always wants the next permit."""
+    """Take permits one after the other until this time and return them."""
     permits: list[Permit] = []
     while True:
         permit = await take(limiter, tokens())
@@ -40,7 +40,7 @@ async def saturate(limiter: RateLimiter, until: float, *, tokens: Callable[[], i
 
 
 def most_in_window(arrivals: Sequence[float], window_s: float) -> int:
-    """The fullest half-open window of that length, wherever it begins."""
+    """Return the largest number of arrivals in any half-open window of this length."""
     ordered = sorted(arrivals)
     best = first = 0
     for last, at in enumerate(ordered):
@@ -70,7 +70,7 @@ def in_virtual_time(test: Callable[[VirtualClock], Awaitable[Any]]) -> Any:
 def test_no_window_at_the_server_holds_more_than_the_limit(count: int, window_s: float, jitter_s: float, seed: int):
     rng = random.Random(seed)
 
-    async def play(clock: VirtualClock) -> list[float]:
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, window_s)], jitter_s=jitter_s)
         arrivals: list[float] = []
         idle_s = rng.choice([0.0, 0.0, window_s / 50, 2 * window_s])
@@ -81,7 +81,7 @@ def test_no_window_at_the_server_holds_more_than_the_limit(count: int, window_s:
                 await asyncio.sleep(rng.random() * idle_s)
         return arrivals
 
-    assert most_in_window(in_virtual_time(play), window_s) <= count
+    assert most_in_window(in_virtual_time(scenario), window_s) <= count
 
 
 @QUICK
@@ -89,53 +89,53 @@ def test_no_window_at_the_server_holds_more_than_the_limit(count: int, window_s:
     limits=st.lists(st.tuples(st.integers(1, 400), st.sampled_from([1.0, 5.0, 10.0, 60.0])), min_size=2, max_size=4),
     seed=st.integers(0, 2**32),
 )
-def test_several_limits_hold_all_at_once(limits: list[tuple[int, float]], seed: int):
+def test_several_limits_hold_at_the_same_time(limits: list[tuple[int, float]], seed: int):
     rng = random.Random(seed)
 
-    async def play(clock: VirtualClock) -> list[float]:
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=10_000, rates=limits, jitter_s=0.5)
         return [(await take(limiter)).sent_at + rng.random() * 0.4999 for _ in range(500)]
 
-    arrivals = in_virtual_time(play)
+    arrivals = in_virtual_time(scenario)
     assert all(most_in_window(arrivals, window_s) <= count for count, window_s in limits)
 
 
 @pytest.mark.parametrize("count", [20, 40, 60, 100, 300, 599, 600, 1199, 1200, 3000])
 def test_every_minute_uses_95_percent_of_the_limit_at_saturation(count: int):
-    async def play(clock: VirtualClock) -> list[float]:
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
         return [permit.sent_at for permit in await saturate(limiter, until=130.0)]
 
-    sent = in_virtual_time(play)
+    sent = in_virtual_time(scenario)
     used = [sum(begin <= at < begin + 60.0 for at in sent) for begin in (0.0, 13.7, 41.3, 60.0, 69.9)]
     assert min(used) >= 0.95 * count
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 19])
-def test_small_limits_use_95_percent_in_the_long_run(count: int):
-    async def play(clock: VirtualClock) -> int:
+def test_small_limits_are_used_to_95_percent_over_200_minutes(count: int):
+    async def scenario(clock: VirtualClock) -> int:
         limiter = RateLimiter(clock=clock, concurrency=10, rates=[(count, 60.0)])
         return len(await saturate(limiter, until=200 * 60.0))
 
-    assert in_virtual_time(play) >= 0.95 * 200 * count
+    assert in_virtual_time(scenario) >= 0.95 * 200 * count
 
 
 @pytest.mark.parametrize("count", [60, 600])
 @pytest.mark.parametrize(
     ("model", "jitter_s"),
-    # Pieces of ten seconds need a `rate` of their own, unless delays hardly vary.
+    # A server that counts in sub-windows of ten seconds needs its own `rate`, unless delays hardly vary.
     [("fixed", 1.0), ("sliding", 1.0), ("bucket", 1.0), ("quantised", 0.1)],
 )
-def test_no_server_model_refuses_anything(model: LimitModel, jitter_s: float, count: int):
+def test_no_server_model_refuses_a_request(model: LimitModel, jitter_s: float, count: int):
     rng = random.Random(count)
 
-    async def play(clock: VirtualClock) -> list[float]:
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
         permits = await saturate(limiter, until=300.0)
         return sorted(permit.sent_at + rng.random() * jitter_s for permit in permits)
 
     server = Gatekeeper(ServerLimits(rpm=count, model=model))
-    arrivals = in_virtual_time(play)
+    arrivals = in_virtual_time(scenario)
     assert [at for at in arrivals if server.admit("key", "model", 0, at) is not None] == []
     assert len(arrivals) >= 0.95 * 5 * count
 
@@ -151,13 +151,13 @@ def test_no_server_model_refuses_anything(model: LimitModel, jitter_s: float, co
         ([(1200, 60.0), (30, 1.0)], 1.0, 1, 15.0),
     ],
 )
-def test_burst_and_rate_are_the_contract_s(
+def test_burst_and_rate_follow_from_the_limit_and_the_jitter(
     rates: list[tuple[int, float]], jitter_s: float, burst: int, per_second: float
 ):
     assert derated_rate(rates, jitter_s) == (burst, pytest.approx(per_second))
 
 
-# -- the line
+# -- the queue
 
 
 @QUICK
@@ -166,10 +166,10 @@ def test_burst_and_rate_are_the_contract_s(
     rate=st.sampled_from([(), ((30, 60.0),)]),
     concurrency=st.integers(1, 5),
 )
-def test_callers_pass_in_the_order_of_their_coming(
+def test_callers_are_admitted_first_come_first_served(
     tokens: list[int], rate: tuple[tuple[int, float], ...], concurrency: int
 ):
-    async def play(clock: VirtualClock) -> list[int]:
+    async def scenario(clock: VirtualClock) -> list[int]:
         limiter = RateLimiter(clock=clock, concurrency=concurrency, rates=rate, tpm=100)
         passed: list[int] = []
 
@@ -184,26 +184,26 @@ def test_callers_pass_in_the_order_of_their_coming(
                 group.create_task(caller(number, amount))
         return passed
 
-    assert in_virtual_time(play) == list(range(len(tokens)))
+    assert in_virtual_time(scenario) == list(range(len(tokens)))
 
 
 @settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32), rate=st.booleans(), tpm=st.booleans())
-def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool):
+def test_cancelled_waiters_hold_no_resources(seed: int, rate: bool, tpm: bool):
     rng = random.Random(seed)
 
-    async def play(clock: VirtualClock) -> None:
+    async def scenario(clock: VirtualClock) -> None:
         limiter = RateLimiter(
             clock=clock, concurrency=4, rates=[(120, 60.0)] if rate else [], tpm=500 if tpm else None, rpd=10_000
         )
         admitted = 0
-        most = 0
+        max_in_flight = 0
 
         async def caller() -> None:
-            nonlocal admitted, most
+            nonlocal admitted, max_in_flight
             permit = await limiter.admit(rng.randrange(100))
             admitted += 1
-            most = max(most, limiter.in_flight)
+            max_in_flight = max(max_in_flight, limiter.in_flight)
             try:
                 await asyncio.sleep(rng.random() * 3)
                 limiter.report(rng.choice(["replied", "replied", "answered", "throttled"]), permit)
@@ -220,16 +220,16 @@ def test_cancelled_waiters_leave_nothing_behind(seed: int, rate: bool, tpm: bool
                 rng.choice(tasks).cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (limiter.in_flight, limiter.waiting, limiter.used_today) == (0, 0, admitted)
-        assert most <= 4
-        # After all that the gate still works, at once or after its pause and its windows have passed.
+        assert max_in_flight <= 4
+        # The rate limiter still works when its pause and its windows have passed.
         await clock.sleep(200)
         assert (await asyncio.wait_for(take(limiter, 500), timeout=1)).waited_s == 0
 
-    in_virtual_time(play)
+    in_virtual_time(scenario)
 
 
-def test_a_large_turn_is_not_starved_by_small_ones():
-    async def play(clock: VirtualClock) -> tuple[float, float]:
+def test_small_turns_do_not_starve_a_large_one():
+    async def scenario(clock: VirtualClock) -> tuple[float, float]:
         limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(6000, 60.0)], tpm=100)
         for _ in range(10):
             await take(limiter, 10)
@@ -240,24 +240,24 @@ def test_a_large_turn_is_not_starved_by_small_ones():
         done = await asyncio.gather(large, *small)
         return done[0].sent_at, min(permit.sent_at for permit in done[1:])
 
-    large_at, small_at = in_virtual_time(play)
-    assert large_at == pytest.approx(61.0 + 8, abs=0.1)  # when nine of the ten no longer count
+    large_at, small_at = in_virtual_time(scenario)
+    assert large_at == pytest.approx(61.0 + 8, abs=0.1)  # nine of the ten no longer count
     assert small_at >= large_at
 
 
-def test_nobody_waits_where_there_is_nothing_to_wait_for():
-    async def play(clock: VirtualClock) -> None:
+def test_admission_does_not_suspend_when_no_limit_applies():
+    async def scenario(clock: VirtualClock) -> None:
         limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600_000, 60.0)], tpm=10**6, rpd=10**6)
         admission = limiter.admit(10)
         with pytest.raises(StopIteration) as passed:  # it never suspended
             admission.send(None)
         assert isinstance(passed.value.value, Permit)
 
-    in_virtual_time(play)
+    in_virtual_time(scenario)
 
 
-def test_many_releases_at_once_let_as_many_pass():
-    async def play(clock: VirtualClock) -> list[int]:
+def test_each_released_permit_admits_one_waiter():
+    async def scenario(clock: VirtualClock) -> list[int]:
         limiter = RateLimiter(clock=clock, concurrency=16)
         held = [await limiter.admit() for _ in range(8)]
         waiting = [asyncio.create_task(limiter.admit()) for _ in range(24)]
@@ -266,18 +266,18 @@ def test_many_releases_at_once_let_as_many_pass():
         for _ in range(3):
             for permit in held:
                 permit.release()
-            await asyncio.sleep(0)  # one round of the loop is enough for all eight
+            await asyncio.sleep(0)  # one iteration of the event loop admits all eight
             done = [task for task in waiting if task.done()]
             held = [task.result() for task in done]
             waiting = [task for task in waiting if not task.done()]
             passed.append(len(done))
         return passed
 
-    assert in_virtual_time(play) == [8, 8, 8]
+    assert in_virtual_time(scenario) == [8, 8, 8]
 
 
-def test_whoever_leaves_the_head_of_the_line_lets_the_next_be_looked_at():
-    async def play(clock: VirtualClock) -> float:
+def test_cancelling_the_first_waiter_admits_the_next():
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=10, tpm=100)
         await take(limiter, 60)
         large = asyncio.create_task(limiter.admit(90))
@@ -286,20 +286,20 @@ def test_whoever_leaves_the_head_of_the_line_lets_the_next_be_looked_at():
         large.cancel()
         return (await small).sent_at
 
-    assert in_virtual_time(play) == pytest.approx(1.0)
+    assert in_virtual_time(scenario) == pytest.approx(1.0)
 
 
-def test_the_line_moves_on_while_permits_are_held():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_waiters_are_admitted_while_permits_are_held():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=10, rates=[(60, 60.0)])
         permits = await asyncio.gather(*(limiter.admit() for _ in range(4)))
         return [permit.sent_at for permit in permits]
 
-    assert in_virtual_time(play) == pytest.approx([0, 61 / 60, 122 / 60, 183 / 60], abs=1e-3)
+    assert in_virtual_time(scenario) == pytest.approx([0, 61 / 60, 122 / 60, 183 / 60], abs=1e-3)
 
 
-def test_release_twice_gives_one_place_back():
-    async def play(clock: VirtualClock) -> int:
+def test_a_second_release_of_a_permit_has_no_effect():
+    async def scenario(clock: VirtualClock) -> int:
         limiter = RateLimiter(clock=clock, concurrency=2, rates=[(600, 60.0)])
         first = await limiter.admit()
         await limiter.admit()
@@ -307,15 +307,15 @@ def test_release_twice_gives_one_place_back():
         first.release()
         return limiter.in_flight
 
-    assert in_virtual_time(play) == 1
+    assert in_virtual_time(scenario) == 1
 
 
-def test_waiting_is_told_on_the_permit():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_a_permit_records_how_long_its_caller_waited():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=2, rates=[(60, 60.0)])
         return [(await take(limiter)).waited_s for _ in range(3)]
 
-    assert in_virtual_time(play) == [0.0, pytest.approx(61 / 60, abs=1e-3), pytest.approx(61 / 60, abs=1e-3)]
+    assert in_virtual_time(scenario) == [0.0, pytest.approx(61 / 60, abs=1e-3), pytest.approx(61 / 60, abs=1e-3)]
 
 
 # -- tokens
@@ -330,7 +330,7 @@ def test_no_minute_at_the_server_holds_more_tokens_than_the_limit(turns: list[tu
     rng = random.Random(seed)
     budget = 500
 
-    async def play(clock: VirtualClock) -> list[tuple[float, int]]:
+    async def scenario(clock: VirtualClock) -> list[tuple[float, int]]:
         limiter = RateLimiter(clock=clock, concurrency=1000, tpm=budget)
         arrivals: list[tuple[float, int]] = []
 
@@ -347,18 +347,18 @@ def test_no_minute_at_the_server_holds_more_tokens_than_the_limit(turns: list[tu
                 group.create_task(caller(estimate, share))
         return arrivals
 
-    arrivals = in_virtual_time(play)
+    arrivals = in_virtual_time(scenario)
     for begin, _ in arrivals:
         assert sum(tokens for at, tokens in arrivals if begin <= at < begin + 60.0) <= budget
 
 
-def test_a_turn_larger_than_the_budget_goes_alone():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_a_turn_larger_than_the_token_limit_is_sent_alone_in_its_window():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
         tasks = [asyncio.create_task(take(limiter, tokens)) for tokens in (50, 5000, 10)]
         return [(await task).sent_at for task in tasks]
 
-    first, alone, after = in_virtual_time(play)
+    first, alone, after = in_virtual_time(scenario)
     assert first == 0.0
     assert alone == pytest.approx(61.0, abs=0.01)
     assert after == pytest.approx(122.0, abs=0.01)
@@ -369,12 +369,12 @@ def test_a_turn_larger_than_the_budget_goes_alone():
     [
         pytest.param(lambda permit: permit.settle(40), 5.0, id="settled lower: at once"),
         pytest.param(lambda permit: permit.refund(), 5.0, id="refunded: at once"),
-        pytest.param(lambda permit: permit.settle(None), 61.0, id="unknown: the estimate stands"),
+        pytest.param(lambda permit: permit.settle(None), 61.0, id="unknown: the estimate counts"),
         pytest.param(lambda permit: permit.settle(300), 61.0, id="settled higher"),
     ],
 )
-def test_what_was_really_used_counts(afterwards: Callable[[Permit], None], next_at: float):
-    async def play(clock: VirtualClock) -> float:
+def test_used_tokens_replace_the_estimate(afterwards: Callable[[Permit], None], next_at: float):
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
         permit = await take(limiter, 90)
         waiting = asyncio.create_task(take(limiter, 50))
@@ -382,21 +382,21 @@ def test_what_was_really_used_counts(afterwards: Callable[[Permit], None], next_
         afterwards(permit)
         return (await waiting).sent_at
 
-    assert in_virtual_time(play) == pytest.approx(next_at, abs=0.01)
+    assert in_virtual_time(scenario) == pytest.approx(next_at, abs=0.01)
 
 
-def test_tokens_count_for_the_jitter_longer_than_a_minute():
-    async def play(clock: VirtualClock) -> float:
+def test_tokens_count_for_a_minute_plus_the_jitter():
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
         await take(limiter, 90)
         await clock.sleep(60.5)
         return (await take(limiter, 50)).sent_at
 
-    assert in_virtual_time(play) == pytest.approx(61.0, abs=0.01)
+    assert in_virtual_time(scenario) == pytest.approx(61.0, abs=0.01)
 
 
-def test_settling_after_the_minute_changes_nothing():
-    async def play(clock: VirtualClock) -> float:
+def test_settling_a_permit_after_its_window_has_no_effect():
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=100, rates=[(6000, 60.0)], tpm=100)
         late = await limiter.admit(90)
         await clock.sleep(70)
@@ -404,7 +404,7 @@ def test_settling_after_the_minute_changes_nothing():
         late.settle(1)
         return (await take(limiter, 50)).sent_at
 
-    assert in_virtual_time(play) == pytest.approx(131.0, abs=0.01)
+    assert in_virtual_time(scenario) == pytest.approx(131.0, abs=0.01)
 
 
 # -- the day
@@ -428,7 +428,7 @@ def test_settling_after_the_minute_changes_nothing():
             "2026-03-08T00:00:00-08:00",
             "2026-03-09T00:00:00-07:00",
         ),
-        # 02:30 does not exist on 2026-03-08: an hour later by the clock, the same moment.
+        # 02:30 does not exist on 2026-03-08; the reset is at 03:30, the same moment.
         (
             "02:30 America/Los_Angeles",
             "2026-03-08T01:00:00-08:00",
@@ -447,7 +447,7 @@ def test_the_quota_day_follows_the_zone(resets: str, now: str, begins: str, ends
     wall=st.floats(1.5e9, 2.2e9),
     resets=st.sampled_from(["00:00 America/Los_Angeles", "02:30 Europe/Berlin", "23:59 Asia/Shanghai", "01:00 UTC"]),
 )
-def test_quota_days_follow_each_other_without_a_gap(wall: float, resets: str):
+def test_quota_days_are_contiguous(wall: float, resets: str):
     begins, ends = day_bounds(resets, wall)
     assert begins <= wall < ends
     assert 23 * 3600 <= ends - begins <= 25 * 3600
@@ -455,7 +455,7 @@ def test_quota_days_follow_each_other_without_a_gap(wall: float, resets: str):
 
 
 @pytest.mark.parametrize("resets", ["midnight", "25:00 UTC", "00:00", "00:00 Mars/Olympus", "00:00 America", ""])
-def test_a_reset_that_cannot_be_read_is_refused(resets: str):
+def test_an_invalid_quota_reset_is_refused(resets: str):
     with pytest.raises(ValueError, match="is not a time and a zone"):
         day_bounds(resets, 1.8e9)
 
@@ -463,7 +463,7 @@ def test_a_reset_that_cannot_be_read_is_refused(resets: str):
 EVENING = datetime(2026, 11, 21, 22, 0, tzinfo=UTC).timestamp()
 
 
-def test_a_used_up_day_waits_for_the_reset_and_says_so():
+def test_a_used_up_day_quota_waits_for_the_reset_and_names_it():
     async def main() -> tuple[str | None, float, int | None, float]:
         clock = VirtualClock(epoch=EVENING)
         limiter = RateLimiter(
@@ -479,7 +479,7 @@ def test_a_used_up_day_waits_for_the_reset_and_says_so():
 
     why, sent_at, used, held_s = run(main())
     assert why == "day quota until 00:00 UTC"
-    assert sent_at == pytest.approx(7201.0, abs=0.01)  # and the jitter: the server's clock may be behind
+    assert sent_at == pytest.approx(7201.0, abs=0.01)  # plus the jitter: the server's clock may be behind
     assert used == 1
     assert held_s == pytest.approx(7201.0, abs=0.2)
 
@@ -488,7 +488,7 @@ def test_a_used_up_day_waits_for_the_reset_and_says_so():
     ("jump_s", "sent_at"),
     [pytest.param(3600, 3601.0, id="forward"), pytest.param(-3600, 10_801.0, id="back")],
 )
-def test_the_day_s_end_follows_a_wall_clock_that_jumps(jump_s: float, sent_at: float):
+def test_the_end_of_the_quota_day_follows_jumps_of_the_wall_clock(jump_s: float, sent_at: float):
     async def main() -> float:
         clock = VirtualClock(epoch=EVENING)
         limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=1)
@@ -501,11 +501,11 @@ def test_the_day_s_end_follows_a_wall_clock_that_jumps(jump_s: float, sent_at: f
     assert run(main()) == pytest.approx(sent_at, abs=0.01)
 
 
-def test_a_clock_set_back_over_midnight_does_not_lose_a_day():
+def test_a_clock_set_back_by_a_year_does_not_block_requests_for_a_year():
     async def main() -> float:
         clock = VirtualClock(epoch=EVENING)
         limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=2)
-        clock.jump(365 * 86_400)  # a dead battery, say
+        clock.jump(365 * 86_400)  # e.g. a dead battery
         await take(limiter)
         clock.jump(-365 * 86_400)
         await take(limiter)
@@ -514,7 +514,7 @@ def test_a_clock_set_back_over_midnight_does_not_lose_a_day():
     assert run(main()) == pytest.approx(7201.0, abs=2)
 
 
-def test_requests_in_flight_over_the_reset_count_for_the_new_day():
+def test_requests_in_flight_at_the_reset_count_for_the_new_day():
     async def main() -> int | None:
         clock = VirtualClock(epoch=EVENING)
         limiter = RateLimiter(clock=clock, concurrency=8, rates=[(600, 60.0)], rpd=100)
@@ -527,22 +527,22 @@ def test_requests_in_flight_over_the_reset_count_for_the_new_day():
     assert run(main()) == 4
 
 
-def test_a_request_that_never_left_is_not_counted():
-    async def play(clock: VirtualClock) -> int | None:
+def test_an_unsent_request_does_not_count_against_the_day_quota():
+    async def scenario(clock: VirtualClock) -> int | None:
         limiter = RateLimiter(clock=clock, concurrency=8, rpd=100)
         permit = await limiter.admit()
         permit.refund(never_left=True)
         permit.release()
         return limiter.used_today
 
-    assert in_virtual_time(play) == 0
+    assert in_virtual_time(scenario) == 0
 
 
 # -- in flight
 
 
 def test_slow_start_doubles_each_clean_round_up_to_the_cap():
-    async def play(clock: VirtualClock) -> tuple[list[str], list[int]]:
+    async def scenario(clock: VirtualClock) -> tuple[list[str], list[int]]:
         changes: list[str] = []
         limiter = RateLimiter(clock=clock, concurrency=16, on_change=changes.append)
         seen: list[int] = []
@@ -560,20 +560,20 @@ def test_slow_start_doubles_each_clean_round_up_to_the_cap():
                 group.create_task(caller())
         return changes, seen
 
-    changes, seen = in_virtual_time(play)
+    changes, seen = in_virtual_time(scenario)
     assert changes == ["in flight 8 → 16"]
     assert (max(seen[:8]), max(seen)) == (8, 16)
 
 
-def test_a_configured_rate_opens_all_places_at_once():
-    async def play(clock: VirtualClock) -> int:
+def test_a_configured_rate_disables_slow_start():
+    async def scenario(clock: VirtualClock) -> int:
         return RateLimiter(clock=clock, concurrency=16, rates=[(600, 60.0)]).places
 
-    assert in_virtual_time(play) == 16
+    assert in_virtual_time(scenario) == 16
 
 
 def test_slow_start_costs_little_at_400_in_flight():
-    async def play(clock: VirtualClock) -> float:
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=400)
 
         async def caller() -> None:
@@ -589,11 +589,11 @@ def test_slow_start_costs_little_at_400_in_flight():
         return clock.monotonic()
 
     ideal_s = 2000 * 5 * 0.2 / 400
-    assert in_virtual_time(play) <= 1.05 * ideal_s
+    assert in_virtual_time(scenario) <= 1.05 * ideal_s
 
 
-def test_a_429_narrows_the_window_once_per_episode_and_clean_rounds_widen_it_by_one():
-    async def play(clock: VirtualClock) -> list[str]:
+def test_a_burst_of_429_reduces_concurrency_once_and_each_clean_round_adds_one():
+    async def scenario(clock: VirtualClock) -> list[str]:
         changes: list[str] = []
         limiter = RateLimiter(clock=clock, concurrency=40, on_change=changes.append)
         permits = [await limiter.admit() for _ in range(3)]
@@ -607,11 +607,11 @@ def test_a_429_narrows_the_window_once_per_episode_and_clean_rounds_widen_it_by_
             permit.release()
         return changes
 
-    assert in_virtual_time(play) == ["429: in flight 20 → 16", "in flight 16 → 17", "in flight 17 → 18"]
+    assert in_virtual_time(scenario) == ["429: in flight 20 → 16", "in flight 16 → 17", "in flight 17 → 18"]
 
 
-def test_the_window_never_closes():
-    async def play(clock: VirtualClock) -> int:
+def test_concurrency_never_falls_below_one():
+    async def scenario(clock: VirtualClock) -> int:
         limiter = RateLimiter(clock=clock, concurrency=1)
         for _ in range(5):
             permit = await limiter.admit()
@@ -619,7 +619,7 @@ def test_the_window_never_closes():
             permit.release()
         return limiter.places
 
-    assert in_virtual_time(play) == 1
+    assert in_virtual_time(scenario) == 1
 
 
 # -- pauses
@@ -628,7 +628,7 @@ def test_the_window_never_closes():
 async def _sent_after(
     limiter: RateLimiter, clock: VirtualClock, signals: Sequence[tuple[Signal, float | None]]
 ) -> list[float]:
-    """Send one request after the other, each ending as told; how long each had to wait."""
+    """Send one request per signal, one after the other; return how long each waited, in seconds."""
     waits: list[float] = []
     for signal, hint in signals:
         permit = await limiter.admit()
@@ -646,30 +646,32 @@ async def _sent_after(
         pytest.param(
             [("throttled", None), ("throttled", None), ("replied", None), ("throttled", None), ("replied", None)],
             [0, 1, 2, 0, 1],
-            id="a success starts anew",
+            id="a success resets the doubling",
         ),
-        pytest.param([("throttled", 34.0), ("replied", None)], [0, 34], id="a hint is taken at its word"),
-        pytest.param([("throttled", 0.2), ("replied", None)], [0, 0.2], id="short hints too"),
-        pytest.param([("throttled", 0.2)] * 5, [0, 0.2, 1, 2, 4], id="a hint that does not help gives way to doubling"),
+        pytest.param([("throttled", 34.0), ("replied", None)], [0, 34], id="a hint is followed exactly"),
+        pytest.param([("throttled", 0.2), ("replied", None)], [0, 0.2], id="a short hint too"),
+        pytest.param(
+            [("throttled", 0.2)] * 5, [0, 0.2, 1, 2, 4], id="a hint that does not help is replaced by doubling"
+        ),
         pytest.param([("throttled", 100.0)] * 4, [0, 100, 100, 100], id="doubling never shortens a hint"),
-        pytest.param([("throttled", 0.0)] * 3, [0, 1, 2], id="zero is no hint"),
-        pytest.param([("throttled", -5.0)] * 3, [0, 1, 2], id="nor is a negative one"),
-        pytest.param([("throttled", math.nan)] * 3, [0, 1, 2], id="nor is NaN"),
-        pytest.param([("server_error", 7.0), ("replied", None)], [0, 7], id="a hint on a 5xx pauses all the same"),
-        pytest.param([("replied", 3.0), ("replied", None)], [0, 3], id="and on a reply"),
-        pytest.param([("server_error", None), ("replied", None)], [0, 0], id="a 5xx without a hint does not"),
-        pytest.param([("throttled", 86_400.0), ("replied", None)], [0, 86_400], id="a whole day is believed"),
+        pytest.param([("throttled", 0.0)] * 3, [0, 1, 2], id="zero is not a hint"),
+        pytest.param([("throttled", -5.0)] * 3, [0, 1, 2], id="a negative number is not a hint"),
+        pytest.param([("throttled", math.nan)] * 3, [0, 1, 2], id="NaN is not a hint"),
+        pytest.param([("server_error", 7.0), ("replied", None)], [0, 7], id="a hint of a 5xx pauses too"),
+        pytest.param([("replied", 3.0), ("replied", None)], [0, 3], id="a hint of a reply pauses too"),
+        pytest.param([("server_error", None), ("replied", None)], [0, 0], id="a 5xx without a hint does not pause"),
+        pytest.param([("throttled", 86_400.0), ("replied", None)], [0, 86_400], id="a hint of one day is accepted"),
     ],
 )
-def test_how_long_the_gate_pauses(signals: list[tuple[Signal, float | None]], waits: list[float]):
-    async def play(clock: VirtualClock) -> list[float]:
+def test_the_pause_follows_the_hint_or_doubles(signals: list[tuple[Signal, float | None]], waits: list[float]):
+    async def scenario(clock: VirtualClock) -> list[float]:
         return await _sent_after(RateLimiter(clock=clock, concurrency=1), clock, signals)
 
-    assert in_virtual_time(play) == pytest.approx(waits, abs=0.002)
+    assert in_virtual_time(scenario) == pytest.approx(waits, abs=0.002)
 
 
-def test_many_refusals_of_one_burst_are_one_pause():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_a_burst_of_429_causes_a_single_pause():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
         burst = [await limiter.admit() for _ in range(50)]
         for permit in burst:
@@ -679,11 +681,11 @@ def test_many_refusals_of_one_burst_are_one_pause():
         return [(await take(limiter)).sent_at]
 
     # The first refusal came at 0.01 s and pauses 1 s; the other 49 add nothing.
-    assert in_virtual_time(play) == [pytest.approx(1.01, abs=0.01)]
+    assert in_virtual_time(scenario) == [pytest.approx(1.01, abs=0.01)]
 
 
-def test_a_later_longer_hint_extends_the_pause_and_a_shorter_one_does_not_cut_it():
-    async def play(clock: VirtualClock) -> float:
+def test_a_longer_hint_extends_the_pause_and_a_shorter_one_does_not_reduce_it():
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=50, rates=[(100_000, 60.0)])
         burst = [await limiter.admit() for _ in range(3)]
         waiting = asyncio.create_task(take(limiter))
@@ -692,31 +694,31 @@ def test_a_later_longer_hint_extends_the_pause_and_a_shorter_one_does_not_cut_it
             await clock.sleep(1)
         return (await waiting).sent_at
 
-    assert in_virtual_time(play) == pytest.approx(31.0, abs=0.002)
+    assert in_virtual_time(scenario) == pytest.approx(31.0, abs=0.002)
 
 
-def test_a_success_sent_before_the_pause_does_not_end_the_row_of_429():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_a_success_sent_before_the_pause_does_not_reset_the_doubling():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=8, rates=[(100_000, 60.0)])
         waits: list[float] = []
         for _ in range(3):
             slow, refused = await limiter.admit(), await limiter.admit()
             waits.append(round(slow.waited_s, 2))
             limiter.report("throttled", refused)
-            limiter.report("replied", slow)  # it was on its way when the limit was hit
+            limiter.report("replied", slow)  # was in flight when the limit was reached
             refused.release()
             slow.release()
         return waits
 
-    assert in_virtual_time(play) == [0, 1, 2]
+    assert in_virtual_time(scenario) == [0, 1, 2]
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), rate=st.booleans())
-def test_nothing_leaves_during_a_pause(seed: int, rate: bool):
+def test_no_request_is_sent_during_a_pause(seed: int, rate: bool):
     rng = random.Random(seed)
 
-    async def play(clock: VirtualClock) -> tuple[list[float], list[tuple[float, float]]]:
+    async def scenario(clock: VirtualClock) -> tuple[list[float], list[tuple[float, float]]]:
         limiter = RateLimiter(clock=clock, concurrency=6, rates=[(600, 60.0)] if rate else [])
         sent: list[float] = []
         pauses: list[tuple[float, float]] = []
@@ -739,12 +741,12 @@ def test_nothing_leaves_during_a_pause(seed: int, rate: bool):
                 group.create_task(caller())
         return sent, pauses
 
-    sent, pauses = in_virtual_time(play)
+    sent, pauses = in_virtual_time(scenario)
     assert not [(at, pause) for at in sent for pause in pauses if pause[0] < at < pause[1]]
 
 
 def test_the_rate_holds_across_a_pause():
-    async def play(clock: VirtualClock) -> list[float]:
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=100, rates=[(1200, 60.0)])
         sent: list[float] = []
         for number in range(3000):
@@ -755,13 +757,13 @@ def test_the_rate_holds_across_a_pause():
             permit.release()
         return sent
 
-    sent = in_virtual_time(play)
+    sent = in_virtual_time(scenario)
     assert most_in_window(sent, 61.0) <= 1200
 
 
 @pytest.mark.parametrize("hint", [86_401.0, 1e12, math.inf])
-def test_a_wait_of_more_than_a_day_turns_everybody_away(hint: float):
-    async def play(clock: VirtualClock) -> str | None:
+def test_a_requested_wait_of_more_than_a_day_rejects_all_callers(hint: float):
+    async def scenario(clock: VirtualClock) -> str | None:
         limiter = RateLimiter(clock=clock, concurrency=1, rates=[(600, 60.0)])
         permit = await limiter.admit()
         waiting = asyncio.create_task(take(limiter))
@@ -776,11 +778,11 @@ def test_a_wait_of_more_than_a_day_turns_everybody_away(hint: float):
         assert clock.monotonic() == pytest.approx(1.0)
         return limiter.stalled
 
-    assert "asks to wait" in in_virtual_time(play)
+    assert "asks to wait" in in_virtual_time(scenario)
 
 
-def test_announced_waiting_counts_overlaps_once_and_only_as_far_as_it_has_come():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_announced_waiting_counts_overlaps_once_and_only_elapsed_time():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=5)
         one, two = [await take(limiter) for _ in range(2)]
         limiter.report("throttled", one, retry_after_s=10)
@@ -793,14 +795,14 @@ def test_announced_waiting_counts_overlaps_once_and_only_as_far_as_it_has_come()
         await clock.sleep(60)
         return [*seen, limiter.held_s()]
 
-    assert in_virtual_time(play) == pytest.approx([5.0, 15.0, 15.0])
+    assert in_virtual_time(scenario) == pytest.approx([5.0, 15.0, 15.0])
 
 
 # -- the breaker
 
 
 def _probe_times(signals: list[Signal], probes: list[Signal]) -> tuple[list[float], list[bool], list[str]]:
-    async def play(clock: VirtualClock) -> tuple[list[float], list[bool], list[str]]:
+    async def scenario(clock: VirtualClock) -> tuple[list[float], list[bool], list[str]]:
         changes: list[str] = []
         limiter = RateLimiter(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)], on_change=changes.append)
         for permit, signal in zip([await limiter.admit() for _ in signals], signals, strict=True):
@@ -824,7 +826,7 @@ def _probe_times(signals: list[Signal], probes: list[Signal]) -> tuple[list[floa
                 group.create_task(caller(number))
         return times, kinds, changes
 
-    return in_virtual_time(play)
+    return in_virtual_time(scenario)
 
 
 @pytest.mark.parametrize(
@@ -836,9 +838,9 @@ def _probe_times(signals: list[Signal], probes: list[Signal]) -> tuple[list[floa
         pytest.param(["doubtful"], id="one refusal of key or model"),
     ],
 )
-def test_a_broken_gateway_is_probed_further_and_further_apart(signals: list[Signal]):
+def test_a_broken_gateway_is_probed_at_growing_intervals(signals: list[Signal]):
     times, kinds, changes = _probe_times(signals, ["server_error"] * 5)
-    # 30 s, then 60, 120, 240, 300 and 300 after each verdict; the last one goes well and all the others follow.
+    # 30 s, then 60, 120, 240, 300 and 300 after each failed probe; the last probe succeeds and admits all others.
     assert times == pytest.approx([30, 90, 210, 450, 750, 1050, 1050, 1050], abs=0.02)
     assert kinds == [True] * 6 + [False] * 2
     assert changes[-1] == "the gateway answers again"
@@ -847,24 +849,24 @@ def test_a_broken_gateway_is_probed_further_and_further_apart(signals: list[Sign
 @pytest.mark.parametrize(
     "signals",
     [
-        pytest.param(["transport_failure"] * 4, id="four"),
+        pytest.param(["transport_failure"] * 4, id="four failures"),
         pytest.param(["transport_failure"] * 4 + ["replied"] + ["transport_failure"] * 4, id="a reply between"),
         pytest.param(["transport_failure"] * 4 + ["answered"] + ["transport_failure"] * 4, id="an answer between"),
         pytest.param(["server_error"] * 19, id="nineteen 5xx"),
-        pytest.param(["server_error"] * 19 + ["replied", "server_error"], id="twenty, not straight"),
-        pytest.param(["unclear"] * 40, id="unclear ones"),
+        pytest.param(["server_error"] * 19 + ["replied", "server_error"], id="twenty 5xx with a reply between"),
+        pytest.param(["unclear"] * 40, id="unclear results"),
         pytest.param(["server_error", "transport_failure"] * 9, id="failures with an answer between"),
         pytest.param(["transport_failure"] * 4 + ["throttled"] + ["transport_failure"] * 4, id="a 429 between"),
     ],
 )
-def test_fewer_failures_leave_the_gate_open(signals: list[Signal]):
+def test_fewer_failures_do_not_open_the_breaker(signals: list[Signal]):
     _, kinds, changes = _probe_times(signals, [])
     assert (kinds, changes) == ([False] * 3, [])
 
 
 @pytest.mark.parametrize("good", ["replied", "answered"])
-def test_a_straggler_that_succeeds_closes_the_breaker(good: Signal):
-    async def play(clock: VirtualClock) -> float:
+def test_a_late_success_of_an_earlier_request_closes_the_breaker(good: Signal):
+    async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
         permits = [await limiter.admit() for _ in range(6)]
         for permit in permits[:5]:
@@ -874,11 +876,11 @@ def test_a_straggler_that_succeeds_closes_the_breaker(good: Signal):
         limiter.report(good, permits[5])
         return (await waiting).sent_at
 
-    assert in_virtual_time(play) == pytest.approx(3.0)
+    assert in_virtual_time(scenario) == pytest.approx(3.0)
 
 
-def test_a_probe_that_is_cancelled_makes_room_for_the_next():
-    async def play(clock: VirtualClock) -> list[float]:
+def test_a_cancelled_probe_is_replaced_by_the_next_caller():
+    async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=64, rates=[(60_000_000, 60.0)])
         limiter.report("doubtful", await take(limiter))
         first = await limiter.admit()
@@ -887,16 +889,16 @@ def test_a_probe_that_is_cancelled_makes_room_for_the_next():
         first.release()
         return [first.sent_at, (await waiting).sent_at]
 
-    assert in_virtual_time(play) == pytest.approx([30.0, 35.0])
+    assert in_virtual_time(scenario) == pytest.approx([30.0, 35.0])
 
 
-def test_a_throttled_probe_waits_for_its_pause_and_not_for_the_next_doubling():
+def test_after_a_throttled_probe_the_next_one_waits_for_the_pause_only():
     times, kinds, _ = _probe_times(["doubtful"], ["throttled"])
     assert times == pytest.approx([30, 31, 31, 31], abs=0.02)
     assert kinds == [True, True, False, False]
 
 
-# -- why it waits, and the end
+# -- reasons for waiting, and closing
 
 
 @pytest.mark.parametrize(
@@ -917,8 +919,10 @@ def test_a_throttled_probe_waits_for_its_pause_and_not_for_the_next_doubling():
         pytest.param({}, [("doubtful", None)], "breaker: probe in 30 s", id="breaker"),
     ],
 )
-def test_the_gate_says_why_it_waits(limits: dict[str, Any], before: list[tuple[Signal, float | None]], why: str):
-    async def play(clock: VirtualClock) -> tuple[str | None, str | None]:
+def test_the_rate_limiter_reports_why_it_waits(
+    limits: dict[str, Any], before: list[tuple[Signal, float | None]], why: str
+):
+    async def scenario(clock: VirtualClock) -> tuple[str | None, str | None]:
         limiter = RateLimiter(clock=clock, concurrency=4, **limits)
         for signal, hint in before:
             permit = await limiter.admit(100)
@@ -927,16 +931,16 @@ def test_the_gate_says_why_it_waits(limits: dict[str, Any], before: list[tuple[S
         idle = limiter.why_waiting()
         waiting = asyncio.create_task(limiter.admit(100))
         await asyncio.sleep(0)
-        said = limiter.why_waiting()
+        reason = limiter.why_waiting()
         waiting.cancel()
-        return idle, said
+        return idle, reason
 
-    assert in_virtual_time(play) == (None, why)
+    assert in_virtual_time(scenario) == (None, why)
 
 
-def test_a_full_window_is_no_reason_worth_telling_unless_it_is_narrow():
-    async def play(clock: VirtualClock) -> list[str | None]:
-        said: list[str | None] = []
+def test_full_concurrency_is_reported_only_when_it_was_reduced():
+    async def scenario(clock: VirtualClock) -> list[str | None]:
+        reasons: list[str | None] = []
         for limiter in (
             RateLimiter(clock=clock, concurrency=2, rates=[(6000, 60.0)]),
             RateLimiter(clock=clock, concurrency=4),
@@ -945,16 +949,16 @@ def test_a_full_window_is_no_reason_worth_telling_unless_it_is_narrow():
                 await limiter.admit()
             waiting = asyncio.create_task(limiter.admit())
             await clock.sleep(1)
-            said.append(limiter.why_waiting())
+            reasons.append(limiter.why_waiting())
             waiting.cancel()
-        return said
+        return reasons
 
-    assert in_virtual_time(play) == [None, "2 in flight for now"]
+    assert in_virtual_time(scenario) == [None, "2 in flight for now"]
 
 
 @pytest.mark.parametrize("limits", [{}, {"rates": [(1, 60.0)]}, {"tpm": 1}, {"rpd": 1}], ids=str)
-def test_closing_turns_everybody_away_at_once_and_permits_stay_good(limits: dict[str, Any]):
-    async def play(clock: VirtualClock) -> list[str]:
+def test_closing_rejects_all_waiters_at_once_and_permits_stay_valid(limits: dict[str, Any]):
+    async def scenario(clock: VirtualClock) -> list[str]:
         limiter = RateLimiter(clock=clock, concurrency=1, **limits)
         permit = await limiter.admit(5)
         waiting = [asyncio.create_task(limiter.admit(5)) for _ in range(4)]
@@ -968,11 +972,11 @@ def test_closing_turns_everybody_away_at_once_and_permits_stay_good(limits: dict
         assert (limiter.in_flight, limiter.waiting) == (0, 0)
         return [type(error).__name__ for error in ended]
 
-    assert in_virtual_time(play) == [LimiterClosed.__name__] * 5
+    assert in_virtual_time(scenario) == [LimiterClosed.__name__] * 5
 
 
-def test_the_same_play_twice_is_the_same():
-    def play() -> list[float]:
+def test_admission_times_are_reproducible():
+    def admission_times() -> list[float]:
         rng = random.Random(7)
 
         async def inner(clock: VirtualClock) -> list[float]:
@@ -994,6 +998,6 @@ def test_the_same_play_twice_is_the_same():
 
         return in_virtual_time(inner)
 
-    first = play()
-    assert first == play()
+    first = admission_times()
+    assert first == admission_times()
     assert all(earlier <= later for earlier, later in pairwise(first))

@@ -31,10 +31,10 @@ REPLY = Attempt(
 
 
 def failed(kind: ErrorKind, status: int | None = None, *, sent: bool = True, **more: Any) -> Attempt:
-    """An attempt as the client makes it: the class comes from `attempt_class`."""
+    """Return a failed attempt as the client builds it: `attempt_class` determines its class."""
     own = {name: more.pop(name) for name in ("own_timeout", "certificate") if name in more}
     fields: dict[str, Any] = {"retryable": True, "structured": True, **more}
-    failure = Failure(kind=kind, message="what the gateway said", **fields)
+    failure = Failure(kind=kind, message="message of the gateway", **fields)
     cls = attempt_class(failure, http_status=status, sent=sent, **own)
     return Attempt(outcome=failure, cls=cls, http_status=status)
 
@@ -55,9 +55,9 @@ def decide(
     return next_step(attempt, retry_state, health or an_answered_target(), **values)
 
 
-# -- was it possibly paid?
+# -- classes of attempts
 
-HTML = {"structured": False}
+UNSTRUCTURED = {"structured": False}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ HTML = {"structured": False}
         ("connection", None, {"certificate": True}, "not_sent"),
         # Refused.
         ("rate_limit", 429, {}, "refused"),
-        ("rate_limit", 429, HTML, "refused"),
+        ("rate_limit", 429, UNSTRUCTURED, "refused"),
         ("overloaded", 429, {}, "refused"),
         ("server_error", 500, {}, "refused"),
         ("overloaded", 503, {}, "refused"),
@@ -80,26 +80,26 @@ HTML = {"structured": False}
         ("server_error", 502, {}, "ambiguous"),
         ("timeout", 504, {}, "ambiguous"),
         *[("server_error", status, {}, "ambiguous") for status in (520, 521, 522, 523, 524)],
-        ("server_error", 500, HTML, "ambiguous"),
-        ("overloaded", 503, HTML, "ambiguous"),
-        ("overloaded", 529, HTML, "ambiguous"),
+        ("server_error", 500, UNSTRUCTURED, "ambiguous"),
+        ("overloaded", 503, UNSTRUCTURED, "ambiguous"),
+        ("overloaded", 529, UNSTRUCTURED, "ambiguous"),
         ("server_error", 507, {}, "ambiguous"),
         ("empty_response", 500, {}, "ambiguous"),
         ("connection", None, {}, "ambiguous"),
-        ("connection", 200, HTML, "ambiguous"),
-        ("bad_response", 200, HTML, "ambiguous"),
-        ("stream_truncated", 200, HTML, "ambiguous"),
+        ("connection", 200, UNSTRUCTURED, "ambiguous"),
+        ("bad_response", 200, UNSTRUCTURED, "ambiguous"),
+        ("stream_truncated", 200, UNSTRUCTURED, "ambiguous"),
         ("empty_response", 200, {}, "ambiguous"),
-        ("connection", 503, HTML, "ambiguous"),
+        ("connection", 503, UNSTRUCTURED, "ambiguous"),
         # Our own timeout.
         ("timeout", None, {"own_timeout": True}, "timeout"),
         ("timeout", 200, {"own_timeout": True}, "timeout"),
         # Final.
-        ("bad_response", 302, HTML, "final"),
+        ("bad_response", 302, UNSTRUCTURED, "final"),
         ("invalid_request", 400, {}, "final"),
         ("invalid_request", 409, {}, "final"),
         ("auth", 400, {}, "final"),
-        ("auth", 401, HTML, "final"),
+        ("auth", 401, UNSTRUCTURED, "final"),
         ("quota", 402, {}, "final"),
         ("permission", 403, {}, "final"),
         ("not_found", 404, {}, "final"),
@@ -113,7 +113,9 @@ HTML = {"structured": False}
     ],
     ids=str,
 )
-def test_the_class_of_an_answer(kind: ErrorKind, status: int | None, more: dict[str, Any], cls: AttemptClass):
+def test_an_attempt_has_the_class_of_its_failure(
+    kind: ErrorKind, status: int | None, more: dict[str, Any], cls: AttemptClass
+):
     assert failed(kind, status, **more).cls == cls
 
 
@@ -142,13 +144,13 @@ def test_the_class_of_an_answer(kind: ErrorKind, status: int | None, more: dict[
     ],
     ids=str,
 )
-def test_an_error_object_inside_a_200_counts_as_its_inner_code(
+def test_an_error_object_inside_a_200_is_classified_by_its_inner_code(
     kind: ErrorKind, code: str | int | None, more: dict[str, Any], cls: AttemptClass
 ):
     assert failed(kind, 200, code=code, **more).cls == cls
 
 
-# -- what becomes of the turn
+# -- next step of the turn
 
 
 @pytest.mark.parametrize(
@@ -162,14 +164,14 @@ def test_an_error_object_inside_a_200_counts_as_its_inner_code(
         pytest.param(
             failed("bad_response", 200, structured=False), RetryState(counted=1, ambiguous=1), id="unreadable"
         ),
-        pytest.param(failed("rate_limit", 429), RetryState(throttled=1), id="429 uses up nothing"),
+        pytest.param(failed("rate_limit", 429), RetryState(throttled=1), id="429 uses up no attempt"),
         pytest.param(failed("rate_limit", 200, code=429), RetryState(throttled=1), id="429 inside a 200"),
         pytest.param(
             failed("rate_limit", 429, should_retry=False), RetryState(throttled=1), id="429: the pause decides"
         ),
     ],
 )
-def test_these_are_sent_again(attempt: Attempt, retry_state: RetryState):
+def test_a_retryable_failure_is_sent_again(attempt: Attempt, retry_state: RetryState):
     step = decide(attempt)
     assert isinstance(step, SendAgain)
     assert step.retry_state == retry_state
@@ -179,23 +181,29 @@ def test_these_are_sent_again(attempt: Attempt, retry_state: RetryState):
     ("attempt", "reason"),
     [
         pytest.param(failed("connection", sent=False, retryable=False), "not sent again", id="certificate"),
-        pytest.param(failed("invalid_request", sent=False), "not sent again", id="cannot be worded"),
+        pytest.param(failed("invalid_request", sent=False), "not sent again", id="cannot be encoded"),
         pytest.param(failed("timeout", own_timeout=True), "attempt timeout", id="own timeout"),
         pytest.param(failed("invalid_request", 400), "not sent again", id="400"),
         pytest.param(failed("bad_response", 302), "not sent again", id="redirect"),
-        pytest.param(failed("server_error", 500, should_retry=False), "not sent again", id="told not to, 500"),
-        pytest.param(failed("server_error", 502, should_retry=False), "not sent again", id="told not to, 502"),
-        pytest.param(failed("invalid_request", 409, should_retry=True), "not sent again", id="told to, but final"),
+        pytest.param(
+            failed("server_error", 500, should_retry=False), "not sent again", id="x-should-retry: false, 500"
+        ),
+        pytest.param(
+            failed("server_error", 502, should_retry=False), "not sent again", id="x-should-retry: false, 502"
+        ),
+        pytest.param(
+            failed("invalid_request", 409, should_retry=True), "not sent again", id="x-should-retry: true, but final"
+        ),
         pytest.param(failed("connection")._replace(cls="abandoned"), "not sent again", id="abandoned"),
     ],
 )
-def test_these_are_not(attempt: Attempt, reason: str):
+def test_a_final_failure_is_given_up(attempt: Attempt, reason: str):
     step = decide(attempt)
     assert isinstance(step, GiveUp)
     assert reason in step.reason
 
 
-def test_a_complete_reply_leaves_nothing_to_decide():
+def test_a_complete_reply_needs_no_next_step():
     assert decide(REPLY) is None
 
 
@@ -209,7 +217,7 @@ def test_a_turn_is_given_up_after_max_attempts(attempt: Attempt, max_attempts: i
     assert sent == max_attempts
 
 
-def test_an_ambiguous_attempt_is_sent_once_more_and_no_more_even_with_others_between():
+def test_a_turn_is_sent_only_once_more_after_an_ambiguous_attempt():
     attempts = [failed("connection"), failed("server_error", 500), failed("rate_limit", 429), failed("connection")]
     retry_state = RetryState()
     steps: list[Step | None] = []
@@ -219,7 +227,7 @@ def test_an_ambiguous_attempt_is_sent_once_more_and_no_more_even_with_others_bet
     assert [type(step) for step in steps] == [SendAgain, SendAgain, SendAgain, GiveUp]
 
 
-def test_429_never_uses_up_attempts_but_not_without_end():
+def test_429_uses_up_no_attempts_but_is_limited():
     retry_state, sent = RetryState(), 1
     while isinstance(step := decide(failed("rate_limit", 429), retry_state), SendAgain):
         retry_state, sent = step.retry_state, sent + 1
@@ -237,13 +245,13 @@ def test_backoff_is_full_jitter_up_to_a_minute(counted: int, draw: float):
 @pytest.mark.parametrize(
     ("hint", "wait_s"), [(30.0, 30.0), (0.1, 0.5), (0.0, 0.5), (-3.0, 0.5), (math.nan, 0.5), (None, 0.5)]
 )
-def test_a_hint_on_a_5xx_is_waited_for(hint: float | None, wait_s: float):
+def test_a_hint_of_a_5xx_sets_the_wait(hint: float | None, wait_s: float):
     step = decide(failed("overloaded", 503, retry_after_s=hint))
     assert isinstance(step, SendAgain)
     assert step.wait_s == wait_s
 
 
-# -- what the gate is told
+# -- signals to the rate limiter
 
 
 @pytest.mark.parametrize(
@@ -271,11 +279,11 @@ def test_a_hint_on_a_5xx_is_waited_for(hint: float | None, wait_s: float):
         (failed("not_found", 503), "doubtful"),
     ],
 )
-def test_the_gate_is_told(attempt: Attempt, word: Signal):
+def test_each_outcome_sends_its_signal_to_the_rate_limiter(attempt: Attempt, word: Signal):
     assert signal(attempt, decide(attempt)) == word
 
 
-# -- what becomes of the target
+# -- suspension of the target
 
 
 def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, *, probe: bool = False, held_s: float = 0.0) -> None:
@@ -284,7 +292,7 @@ def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, *, probe: bool
 
 @pytest.mark.parametrize("answered", [False, True])
 @pytest.mark.parametrize(
-    ("attempt", "says"),
+    ("attempt", "reason"),
     [
         (failed("quota", 429), "quota or balance is used up"),
         (failed("quota", 402), "quota or balance is used up"),
@@ -293,45 +301,45 @@ def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, *, probe: bool
     ],
     ids=["429", "402", "25 h", "inf"],
 )
-def test_a_target_without_quota_parks_at_once(answered: bool, attempt: Attempt, says: str):
+def test_a_target_without_quota_is_suspended_at_once(answered: bool, attempt: Attempt, reason: str):
     health = TargetHealth(answered=answered)
     note(health, attempt)
-    assert says in (health.suspend_reason or "")
+    assert reason in (health.suspend_reason or "")
     assert decide(attempt, health=health) == SuspendTarget(reason=health.suspend_reason or "")
 
 
 @pytest.mark.parametrize(
-    ("attempt", "says"),
+    ("attempt", "reason"),
     [
-        (failed("auth", 401), "the key is refused (what the gateway said)"),
+        (failed("auth", 401), "the key is refused (message of the gateway)"),
         (failed("not_found", 404), "no such model"),
         (failed("not_found", 503), "no channel"),
     ],
     ids=["key", "model", "channel"],
 )
-def test_a_target_that_never_answered_parks_at_the_first_refusal(attempt: Attempt, says: str):
+def test_a_target_that_never_answered_is_suspended_at_the_first_refusal(attempt: Attempt, reason: str):
     health = TargetHealth()
     note(health, attempt)
-    assert says in (health.suspend_reason or "")
+    assert reason in (health.suspend_reason or "")
     assert isinstance(decide(attempt, health=health), SuspendTarget)
 
 
-def test_permission_denied_parks_only_when_nothing_else_ever_came():
+def test_permission_denied_suspends_only_a_target_that_never_answered():
     attempt = failed("permission", 403)
-    fresh, seasoned = TargetHealth(), an_answered_target()
-    for health in (fresh, seasoned):
+    fresh, answered = TargetHealth(), an_answered_target()
+    for health in (fresh, answered):
         for _ in range(2):
             note(health, attempt)
             assert isinstance(decide(attempt, health=health), GiveUp)
         note(health, attempt)
     assert isinstance(decide(attempt, health=fresh), SuspendTarget)
-    assert isinstance(decide(attempt, health=seasoned), GiveUp)
+    assert isinstance(decide(attempt, health=answered), GiveUp)
 
 
-def test_after_an_answer_three_probes_must_say_the_same():
+def test_after_an_answer_three_probes_must_fail_alike_to_suspend_a_target():
     health = an_answered_target()
     attempt = failed("auth", 401)
-    for _ in range(50):  # all that was in flight when the key was revoked
+    for _ in range(50):  # requests in flight when the key was revoked
         note(health, attempt)
     for _ in range(2):
         note(health, attempt, probe=True)
@@ -341,27 +349,28 @@ def test_after_an_answer_three_probes_must_say_the_same():
 
 
 @pytest.mark.parametrize("between", [REPLY, failed("not_found", 404)], ids=["a reply", "another refusal"])
-def test_probes_that_differ_do_not_park(between: Attempt):
+def test_probes_with_different_results_do_not_suspend_a_target(between: Attempt):
     health = an_answered_target()
     for attempt in (failed("auth", 401), failed("auth", 401), between, failed("auth", 401), failed("auth", 401)):
         note(health, attempt, probe=True)
     assert health.suspend_reason is None
 
 
-def test_a_doubted_turn_is_sent_again_and_uses_up_no_attempts():
+def test_a_turn_whose_target_is_in_doubt_is_sent_again_without_using_up_attempts():
     health = an_answered_target()
     note(health, failed("auth", 401), 20.0)
     step = decide(failed("auth", 401), health=health, now=20.0, max_attempts=1)
     assert step == SendAgain(wait_s=0.0, retry_state=RetryState(doubted_at=20.0))
 
 
-def test_a_turn_refused_again_while_others_are_answered_is_its_own_trouble():
+def test_a_turn_refused_again_while_others_are_answered_is_given_up():
     health = an_answered_target()
     attempt = failed("not_found", 404)
     note(health, attempt, 20.0)
     doubted = decide(attempt, health=health, now=20.0)
     assert isinstance(doubted, SendAgain)
-    health.note(REPLY, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)  # sent before the doubt: proves nothing
+    # Sent before the doubt, so it proves nothing.
+    health.note(REPLY, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)
     assert isinstance(decide(attempt, doubted.retry_state, health, now=22.0), SendAgain)
     health.note(REPLY, sent_at=25.0, is_probe=True, now=26.0, held_s=0.0)
     step = decide(attempt, doubted.retry_state, health, now=30.0)
@@ -376,17 +385,17 @@ def test_a_turn_refused_again_while_others_are_answered_is_its_own_trouble():
         pytest.param([0, 450, 900], 0, True, id="15 minutes"),
         pytest.param([0, 900], 0, False, id="two failures are too few"),
         pytest.param([0, 450, 1000], 101, False, id="announced pauses do not count"),
-        pytest.param([0, 450, 1001], 101, True, id="but the rest does"),
+        pytest.param([0, 450, 1001], 101, True, id="the rest of the time counts"),
     ],
 )
-def test_silence_parks_a_target(times: list[float], held: float, suspended: bool):
+def test_a_target_without_a_reply_for_15_minutes_is_suspended(times: list[float], held: float, suspended: bool):
     health = an_answered_target()
     for number, at in enumerate(times):
         note(health, failed("server_error", 503), 100.0 + at, held_s=7000 + (held if number else 0))
     assert (health.suspend_reason is not None) is suspended
 
 
-def test_a_success_ends_the_silence():
+def test_a_success_restarts_the_15_minutes():
     health = an_answered_target()
     for at in (0, 400, 800):
         note(health, failed("server_error", 503), at)
@@ -396,7 +405,7 @@ def test_a_success_ends_the_silence():
     assert health.suspend_reason is None
 
 
-def test_turns_of_a_suspended_target_stay_open_unless_they_failed_for_their_own_sake():
+def test_turns_of_a_suspended_target_stay_pending_unless_their_own_failure_is_final():
     health = an_answered_target()
     note(health, failed("quota", 402))
     assert isinstance(decide(failed("server_error", 503), health=health), SuspendTarget)
@@ -405,18 +414,18 @@ def test_turns_of_a_suspended_target_stay_open_unless_they_failed_for_their_own_
     assert isinstance(decide(failed("timeout", own_timeout=True), health=health), GiveUp)
 
 
-def test_a_park_reason_is_one_short_line():
+def test_a_suspend_reason_is_one_short_line():
     health = TargetHealth()
     note(health, REPLY._replace(outcome=Failure(kind="quota", message="a\nb " * 500), cls="final", http_status=402))
     assert "\n" not in (health.suspend_reason or "\n")
     assert len(health.suspend_reason or "") < 300
 
 
-# -- gate, standing and turns together, in the order the runner keeps
+# -- rate limiter, target health and turns together, called in the same order as by the runner
 
 
 class _Gateway:
-    """Answers by the clock: refuses the key within `refuses`, else replies after a second."""
+    """A gateway that answers after a second; it refuses the key during `refuses`, in seconds of the clock."""
 
     def __init__(self, clock: VirtualClock, refuses: tuple[float, float]) -> None:
         self._clock = clock
@@ -449,7 +458,7 @@ async def _turn(limiter: RateLimiter, health: TargetHealth, gateway: _Gateway, c
         retry_state = step.retry_state
 
 
-def _play(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str], list[float]]:
+def _run_turns(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str], list[float]]:
     async def main() -> tuple[list[str], list[float]]:
         clock = VirtualClock()
         limiter = RateLimiter(clock=clock, concurrency=4, rates=[(6000, 60.0)])
@@ -466,13 +475,13 @@ def _play(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str], lis
     return run(main())
 
 
-def test_a_hiccup_of_the_key_costs_time_but_no_turn():
-    ended, arrivals = _play(refuses=(5.0, 50.0))
+def test_a_temporarily_refused_key_costs_time_but_no_turn():
+    ended, arrivals = _run_turns(refuses=(5.0, 50.0))
     assert ended == ["ok"] * 60
-    assert len([at for at in arrivals if 7 < at < 50]) == 1  # the probe at half a minute
+    assert len([at for at in arrivals if 7 < at < 50]) == 1  # the probe after 30 s
 
 
-def test_a_revoked_key_parks_the_target_and_fails_no_turn():
-    ended, arrivals = _play(refuses=(5.0, math.inf))
+def test_a_revoked_key_suspends_the_target_and_fails_no_turn():
+    ended, arrivals = _run_turns(refuses=(5.0, math.inf))
     assert set(ended) == {"ok", "pending"}
     assert len([at for at in arrivals if at > 7]) == 3

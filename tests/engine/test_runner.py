@@ -1,6 +1,6 @@
-"""What a run sends, sends again, gives up and keeps: over real HTTP, and where it would take minutes in virtual time.
+"""What a run sends, retries, gives up and stores: over real HTTP, or in virtual time where it would take minutes.
 
-The ledger of the simulator is the witness: what it saw is held against what the tables tell.
+The tables of each run are compared with the ledger of the simulator.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.support.virtual_run_laws import Story, obeys
 
 Simulators = Callable[[Provider], Server]
 
-# -- the table of retries: one target a case, all in one run, none in another's way
+# -- faults and retries: one target per case, all in one run
 
 
 def model_of(name: str) -> str:
@@ -66,7 +66,7 @@ def faults_of_cases(elsewhere: str) -> FaultScript:
 
 @dataclass(frozen=True, slots=True)
 class CaseRun:
-    """The one run of all cases, afterwards."""
+    """Result of the run of all cases."""
 
     rows: Mapping[tuple[str, int], Mapping[str, Any]]
     """By target and turn."""
@@ -109,11 +109,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_class_of_outcome_is_sent_again_as_often_as_the_contract_says(cases: CaseRun, name: str):
+def test_each_fault_has_its_attempts_status_and_possibly_paid_count(cases: CaseRun, name: str):
     case = CASES[name]
     first, second = (cases.rows[target_of(name), turn] for turn in (1, 2))
-    told = (first["attempts"], first["possibly_paid"], first["status"], second["status"])
-    assert told == (case.attempts, case.paid, case.status, case.then)
+    found = (first["attempts"], first["possibly_paid"], first["status"], second["status"])
+    assert found == (case.attempts, case.paid, case.status, case.then)
     assert len(cases.asked[model_of(name)]) == case.attempts + second["attempts"]
     if case.kind is not None:
         assert first["error_kind"] == case.kind
@@ -124,13 +124,13 @@ def test_each_class_of_outcome_is_sent_again_as_often_as_the_contract_says(cases
         assert first["reply"] is None
 
 
-def test_what_was_possibly_paid_covers_every_bill(cases: CaseRun):
+def test_possibly_paid_attempts_cover_every_billed_request(cases: CaseRun):
     for name in CASES:
         rows = [cases.rows[target_of(name), turn] for turn in (1, 2)]
         billed = sum(entry.billed for entry in cases.asked[model_of(name)])
         replied = sum(row["status"] in ("ok", "blocked", "empty") or row["finish_reason"] == "error" for row in rows)
-        lying = name == "200 with an error object"  # a reply was made and billed, an error was sent: nobody can tell
-        assert lying or billed <= replied + sum(row["possibly_paid"] for row in rows), name
+        undetectable = name == "200 with an error object"  # a billed reply sent as an error; no client can detect it
+        assert undetectable or billed <= replied + sum(row["possibly_paid"] for row in rows), name
 
 
 def test_a_redirect_is_not_followed(cases: CaseRun):
@@ -138,13 +138,13 @@ def test_a_redirect_is_not_followed(cases: CaseRun):
     assert "redirect" in cases.rows[target_of("redirect"), 1]["error_message"]
 
 
-def test_skipped_turns_name_the_reason(cases: CaseRun):
+def test_a_skipped_turn_names_its_reason(cases: CaseRun):
     row = cases.rows[target_of("blocked prompt"), 2]
     assert (row["attempts"], row["reply"]) == (0, None)
     assert "turn 1 ended blocked" in row["error_message"]
 
 
-def test_every_target_beside_the_broken_ones_was_answered_in_time(cases: CaseRun):
+def test_a_healthy_target_among_broken_ones_is_answered_in_time(cases: CaseRun):
     row = cases.rows[target_of("nothing wrong"), 2]
     assert row["latency_s"] < 2
 
@@ -157,7 +157,7 @@ async def test_an_endless_body_is_given_up_at_the_cap():
     with serve_in_thread(provider) as server:
         transport = AiohttpTransport()
         with pytest.raises(NoResponse, match="larger than 64 MiB") as caught:
-            await transport.send(question(server))
+            await transport.send(hello_request(server))
         await transport.close()
     assert (caught.value.kind, caught.value.sent, caught.value.own_timeout) == ("bad_response", True, False)
     assert len(caught.value.partial) < 66 * 2**20
@@ -169,14 +169,14 @@ async def test_a_gzip_bomb_is_capped_in_memory():
         transport = AiohttpTransport()
         tracemalloc.start()
         with pytest.raises(NoResponse, match="decompresses to more than 64 MiB"):
-            await transport.send(question(server))
+            await transport.send(hello_request(server))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         await transport.close()
     assert most < 150 * 2**20
 
 
-def question(server: Server) -> OutgoingRequest:
+def hello_request(server: Server) -> OutgoingRequest:
     return OutgoingRequest(
         method="POST",
         url=f"{server.url}/v1beta/models/sim-good:generateContent",
@@ -186,11 +186,11 @@ def question(server: Server) -> OutgoingRequest:
     )
 
 
-# -- what is on the wire
+# -- requests
 
 
-class Listening(Provider):
-    """A provider that also keeps what the ledger does not: headers, queries and bodies."""
+class RecordingProvider(Provider):
+    """A provider that also records headers, queries and bodies, which the ledger omits."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
@@ -212,7 +212,7 @@ def dataset_of(path: Path, *dialogues: Plain) -> Path:
 
 
 def ask(folder: Path, server: Server, dataset: Path, *, wire: str = "gemini", **more: Any) -> Any:
-    """A run of one target with its own folder; the tables."""
+    """Run one target in a new run folder and return the table of turns."""
     config = folder / "convbatch.toml"
     config.write_text(config_for(server.url, wires=(wire,)) + more.pop("toml", ""))
     target = f"{more.pop('model', 'sim-good')}@at-{wire}"
@@ -233,8 +233,8 @@ GIVEN = [["system", "Be brief."], ["user", "given"], ["model", "as context"], ["
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("history", ["live", "script", "last"])
-def test_the_history_is_what_its_mode_says(tmp_path: Path, simulator: Simulators, history: str, wire: str):
-    provider = Provider()  # knows no script: its replies are never the scripted ones
+def test_a_request_holds_the_history_of_its_mode(tmp_path: Path, simulator: Simulators, history: str, wire: str):
+    provider = Provider()  # has no script, so its replies differ from the scripted ones
     turns = ask(tmp_path, simulator(provider), dataset_of(tmp_path / "d.jsonl", CONTEXT), wire=wire, history=history)
     replied = turns["reply"].tolist()
     sent = [entry.history for entry in provider.ledger.entries]
@@ -244,21 +244,24 @@ def test_the_history_is_what_its_mode_says(tmp_path: Path, simulator: Simulators
     assert turns["turn"].tolist() == ([3] if history == "last" else [2, 3])
 
 
-def test_repeats_are_conversations_of_their_own_and_count_the_seed_up(tmp_path: Path, simulator: Simulators):
-    world = Listening()
+def test_each_repeat_is_a_separate_conversation_with_the_next_seed(tmp_path: Path, simulator: Simulators):
+    provider = RecordingProvider()
     dataset = write_dataset(tmp_path / "d.jsonl", 2, 2)
-    turns = ask(tmp_path, simulator(world), dataset, repeats=3, seed=7)
+    turns = ask(tmp_path, simulator(provider), dataset, repeats=3, seed=7)
     assert Counter(turns["repeat"]) == {1: 4, 2: 4, 3: 4}
-    assert Counter(body["generationConfig"]["seed"] for body in world.bodies) == {7: 4, 8: 4, 9: 4}
-    assert world.ledger.billed == 12
+    assert Counter(body["generationConfig"]["seed"] for body in provider.bodies) == {7: 4, 8: 4, 9: 4}
+    assert provider.ledger.billed == 12
 
 
-def test_settings_of_turn_dialogue_model_and_run_stand_over_each_other(tmp_path: Path, simulator: Simulators):
-    world = Listening()
+def test_settings_override_in_the_order_turn_dialogue_model_run(tmp_path: Path, simulator: Simulators):
+    provider = RecordingProvider()
     dialogue: Plain = {
         "id": "d",
         "settings": {"temperature": 0.2, "top_k": 3},
-        "turns": [{"user": "plain"}, {"user": "own", "settings": {"temperature": 0.3, "stop": ["END"]}}],
+        "turns": [
+            {"user": "without settings"},
+            {"user": "with settings", "settings": {"temperature": 0.3, "stop": ["END"]}},
+        ],
     }
     toml = """
         [gateways.at-gemini.models."sim-*"]
@@ -269,8 +272,8 @@ def test_settings_of_turn_dialogue_model_and_run_stand_over_each_other(tmp_path:
         max_output_tokens = 64
     """
     dataset = dataset_of(tmp_path / "d.jsonl", dialogue)
-    ask(tmp_path, simulator(world), dataset, toml=toml, max_output_tokens=50)
-    asked = [body["generationConfig"] for body in world.bodies]
+    ask(tmp_path, simulator(provider), dataset, toml=toml, max_output_tokens=50)
+    asked = [body["generationConfig"] for body in provider.bodies]
     both = {"topP": 0.5, "topK": 3, "maxOutputTokens": 50}
     assert asked == [
         {"temperature": 0.2, **both},
@@ -278,21 +281,21 @@ def test_settings_of_turn_dialogue_model_and_run_stand_over_each_other(tmp_path:
     ]
 
 
-def test_nothing_is_sent_that_nobody_set(tmp_path: Path, simulator: Simulators):
-    world = Listening()
-    ask(tmp_path, simulator(world), dataset_of(tmp_path / "d.jsonl", {"id": "d", "turns": [{"user": "hello"}]}))
-    assert world.bodies == [{"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}]
+def test_only_settings_that_are_set_are_sent(tmp_path: Path, simulator: Simulators):
+    provider = RecordingProvider()
+    ask(tmp_path, simulator(provider), dataset_of(tmp_path / "d.jsonl", {"id": "d", "turns": [{"user": "hello"}]}))
+    assert provider.bodies == [{"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}]
 
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
-def test_model_turns_go_back_unchanged_signatures_and_all(tmp_path: Path, simulator: Simulators, wire: str):
+def test_model_turns_are_sent_back_unchanged_with_their_signatures(tmp_path: Path, simulator: Simulators, wire: str):
     provider = Provider()
     dataset = write_dataset(tmp_path / "d.jsonl", 3, 4, scripted=False)
     turns = ask(tmp_path, simulator(provider), dataset, model="sim-signed", wire=wire)
     assert statuses(turns) == {"ok": 12}, "sim-signed answers 400 to a signature that is missing or moved"
 
 
-def test_the_reply_of_the_seed_document_counts_as_it_says(tmp_path: Path, simulator: Simulators):
+def test_the_recorded_seed_reply_has_its_documented_token_counts(tmp_path: Path, simulator: Simulators):
     (row,) = ask(
         tmp_path,
         simulator(Provider()),
@@ -305,10 +308,10 @@ def test_the_reply_of_the_seed_document_counts_as_it_says(tmp_path: Path, simula
     assert row["reply"] == "明天是2025年12月27日。"
 
 
-# -- which dialogues, and which of them again
+# -- selection and reuse
 
 
-def test_limit_id_and_tag_choose_dialogues(tmp_path: Path, simulator: Simulators):
+def test_limit_id_and_tag_select_dialogues(tmp_path: Path, simulator: Simulators):
     provider = Provider()
     server = simulator(provider)
     kinds = [(kind, n) for n in range(3) for kind in ("a", "b")]
@@ -323,7 +326,7 @@ def test_limit_id_and_tag_choose_dialogues(tmp_path: Path, simulator: Simulators
     assert provider.ledger.requests == 7
 
 
-def test_reuse_pays_only_for_what_changed(tmp_path: Path, simulator: Simulators):
+def test_reuse_sends_only_changed_turns_and_the_turns_after_them(tmp_path: Path, simulator: Simulators):
     provider = Provider()
     server = simulator(provider)
     former: list[Plain] = [
@@ -342,13 +345,13 @@ def test_reuse_pays_only_for_what_changed(tmp_path: Path, simulator: Simulators)
     assert second[kept]["reply"].tolist() == first[kept]["reply"].tolist()
 
     third = ask(tmp_path, server, dataset, out="third", reuse=str(tmp_path / "second"))
-    assert provider.ledger.billed == paid + 2, "a run of nothing but reused replies asks nothing"
+    assert provider.ledger.billed == paid + 2, "a run that reuses all replies sends no request"
     assert third["reply"].tolist() == second["reply"].tolist()
     hotter = ask(tmp_path, server, dataset, out="fourth", reuse=str(tmp_path / "second"), temperature=1.0)
-    assert hotter["reused_from"].isna().all(), "another setting is another question"
+    assert hotter["reused_from"].isna().all(), "changed settings prevent reuse"
 
 
-# -- ends
+# -- ends of a run
 
 
 def exit_code(folder: Path, server: Server, dataset: Path, *models: str, **more: Any) -> int:
@@ -358,7 +361,7 @@ def exit_code(folder: Path, server: Server, dataset: Path, *models: str, **more:
     return run(RunOptions(datasets=(dataset,), models=named, config=config, out=folder / "out", progress=False, **more))
 
 
-def test_a_deadline_leaves_the_rest_pending_and_says_how_to_go_on(
+def test_a_deadline_leaves_the_rest_pending_and_prints_the_resume_command(
     tmp_path: Path, simulator: Simulators, capsys: pytest.CaptureFixture[str]
 ):
     provider = Provider(latency_s=0.4)
@@ -369,11 +372,11 @@ def test_a_deadline_leaves_the_rest_pending_and_says_how_to_go_on(
     assert statuses(turns)["ok"] == provider.ledger.billed > 0
     assert statuses(turns)["pending"] == 60 - provider.ledger.billed
     assert int(turns["possibly_paid"].sum()) == 0
-    assert "deadline reached" in (told := capsys.readouterr().err)
-    assert f"convbatch resume {tmp_path / 'out'}" in told
+    assert "deadline reached" in (printed := capsys.readouterr().err)
+    assert f"convbatch resume {tmp_path / 'out'}" in printed
 
 
-def test_a_wrong_model_parks_at_once_and_the_other_target_finishes(
+def test_a_target_with_an_unknown_model_is_suspended_at_once_and_the_other_finishes(
     tmp_path: Path, simulator: Simulators, capsys: pytest.CaptureFixture[str]
 ):
     provider = Provider()
@@ -383,14 +386,14 @@ def test_a_wrong_model_parks_at_once_and_the_other_target_finishes(
     assert code == 3
     assert statuses(turns[turns["model"] == "sim-good"]) == {"ok": 40}
     assert statuses(turns[turns["model"] == "sim-godo"]) == {"pending": 40}
-    assert sum(entry.model == "sim-godo" for entry in provider.ledger.entries) <= 8, "only what was in flight"
-    told = capsys.readouterr().err
-    assert "sim-godo@at-gemini is suspended: there is no such model" in told
-    assert "convbatch doctor -g" in told
+    assert sum(entry.model == "sim-godo" for entry in provider.ledger.entries) <= 8, "only requests in flight"
+    printed = capsys.readouterr().err
+    assert "sim-godo@at-gemini is suspended: there is no such model" in printed
+    assert "convbatch doctor -g" in printed
 
 
 @pytest.mark.parametrize(("kind", "code"), [("prompt-blocked", 0), ("empty", 0), ("malformed-call", 3)])
-def test_blocked_and_empty_are_results_a_broken_generation_is_not(
+def test_blocked_and_empty_replies_are_results_but_a_broken_generation_is_an_error(
     tmp_path: Path, simulator: Simulators, kind: str, code: int
 ):
     provider = Provider(faults=FaultScript.of([{"match": {"turn": 2}, "action": "reply", "kind": kind}]))
@@ -398,7 +401,7 @@ def test_blocked_and_empty_are_results_a_broken_generation_is_not(
     assert exit_code(tmp_path, simulator(provider), dataset, "sim-good") == code
 
 
-def test_nobody_at_the_port_costs_attempts_and_no_money(tmp_path: Path):
+def test_a_refused_connection_uses_attempts_and_is_not_paid(tmp_path: Path):
     dataset = write_dataset(tmp_path / "d.jsonl", 1, 1)
     config = tmp_path / "convbatch.toml"
     config.write_text(config_for("http://127.0.0.1:9"))
@@ -426,8 +429,8 @@ SPELLINGS = tuple(
 )
 
 
-def everything_in(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every file's bytes, compressed ones also as what they hold."""
+def contents_of(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield the bytes of every file, and the decoded content of compressed files."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path, path.read_bytes()
@@ -438,7 +441,7 @@ def everything_in(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 @pytest.mark.parametrize("auth", ["query:key", "raw", "bearer", "x-goog-api-key", "header:X-Own-Key"])
-def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
+def test_a_key_reaches_the_server_as_configured_but_no_file_or_stream(
     tmp_path: Path,
     simulator: Simulators,
     capfd: pytest.CaptureFixture[str],
@@ -461,9 +464,9 @@ def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
         {"match": {"nth": 4}, "action": "redirect", "location": f"http://127.0.0.1:9/?key={CANARY}"},
         {"match": {"nth": [5, 6]}, "action": "reset"},
     ]
-    world = Listening(faults=FaultScript.of(faults))
+    provider = RecordingProvider(faults=FaultScript.of(faults))
     config = tmp_path / "convbatch.toml"
-    config.write_text(config_for(simulator(world).url, auth=auth, key_env="CANARY_KEY"))
+    config.write_text(config_for(simulator(provider).url, auth=auth, key_env="CANARY_KEY"))
     options = RunOptions(
         datasets=(write_dataset(tmp_path / "d.jsonl", 6, 1),),
         models=("sim-echo@at-gemini",),
@@ -480,23 +483,23 @@ def test_a_key_reaches_the_server_as_told_and_no_file_nor_stream(
             "x-goog-api-key": head.headers.get("x-goog-api-key"),
             "header:X-Own-Key": head.headers.get("x-own-key"),
         }[auth]
-        for head in world.heads
+        for head in provider.heads
     ]
     assert set(sent) == {CANARY}
-    assert all((auth == "query:key") == ("key" in head.query) for head in world.heads)
-    told = capfd.readouterr()
-    streams = [(Path("stdout"), told.out.encode()), (Path("stderr"), told.err.encode())]
-    looked = [*everything_in(tmp_path / "out"), *streams]
-    assert len(looked) >= 8
-    for path, content in looked:
+    assert all((auth == "query:key") == ("key" in head.query) for head in provider.heads)
+    printed = capfd.readouterr()
+    streams = [(Path("stdout"), printed.out.encode()), (Path("stderr"), printed.err.encode())]
+    contents = [*contents_of(tmp_path / "out"), *streams]
+    assert len(contents) >= 8
+    for path, content in contents:
         for spelling in SPELLINGS:
             assert spelling not in content, f"{spelling} is in {path}"
 
 
-# -- what takes minutes, in virtual time
+# -- in virtual time
 
 
-def played(path: Path, *hosts: Host, count: int = 20, turns: int = 3, **more: Any) -> VirtualRun:
+def virtual_run(path: Path, *hosts: Host, count: int = 20, turns: int = 3, **more: Any) -> VirtualRun:
     texts = [
         {"id": f"d{d}", "turns": [{"user": f"question {t} of dialogue {d}"} for t in range(1, turns + 1)]}
         for d in range(count)
@@ -504,13 +507,13 @@ def played(path: Path, *hosts: Host, count: int = 20, turns: int = 3, **more: An
     return VirtualRun(path / "run", hosts, texts, **more)
 
 
-def quiet(faults: list[Plain] | None = None, **more: Any) -> Provider:
+def provider_with(faults: list[Plain] | None = None, **more: Any) -> Provider:
     return Provider(keys={KEY}, latency_s=0.5, faults=FaultScript.of(faults or []), **more)
 
 
-def test_a_key_revoked_in_mid_run_parks_after_three_probes_and_the_other_target_finishes(tmp_path: Path):
-    north = quiet([{"match": {"nth": 20}, "action": "revoke-key"}])
-    run = played(tmp_path, Host(north), Host(quiet(), name="south"), rules=RunRules(concurrency=4))
+def test_a_key_revoked_during_a_run_suspends_its_target_after_three_probes_and_the_other_finishes(tmp_path: Path):
+    north = provider_with([{"match": {"nth": 20}, "action": "revoke-key"}])
+    run = virtual_run(tmp_path, Host(north), Host(provider_with(), name="south"), rules=RunRules(concurrency=4))
     result = run.run_session()
     assert result is not None
     assert result.exit_code == 3
@@ -519,15 +522,15 @@ def test_a_key_revoked_in_mid_run_parks_after_three_probes_and_the_other_target_
     story = obeys(run, finished=False)
     assert Counter(state for row, state in story.states.items() if row[1] == "sim-good@south") == {"ok": 60}
     refused = [sent.left_at for sent in run.sent if sent.host == "north" and sent.status != 200]
-    assert len(refused) <= 4 + 3, "what was in flight, and three probes"
+    assert len(refused) <= 4 + 3, "requests in flight, and three probes"
     waits = [latter - former for former, latter in pairwise(refused) if latter - former > 5]
     assert [wait // 30 for wait in waits] == [1, 2, 4]
     assert "error" not in story.states.values()
 
 
 def test_no_channel_for_two_minutes_loses_no_turn(tmp_path: Path):
-    provider = quiet([{"match": {"after_s": 5, "before_s": 125}, "action": "no-channel"}])
-    run = played(tmp_path, Host(provider), rules=RunRules(concurrency=4))
+    provider = provider_with([{"match": {"after_s": 5, "before_s": 125}, "action": "no-channel"}])
+    run = virtual_run(tmp_path, Host(provider), rules=RunRules(concurrency=4))
     result = run.run_session()
     assert result is not None
     assert result.exit_code == 0
@@ -535,9 +538,9 @@ def test_no_channel_for_two_minutes_loses_no_turn(tmp_path: Path):
     assert sum(entry.fault == "no-channel" for entry in provider.ledger.entries) <= 4 + 3
 
 
-def test_a_balance_that_is_used_up_parks_at_once(tmp_path: Path):
-    provider = quiet([{"match": {"nth": 20}, "action": "drain-balance"}])
-    run = played(tmp_path, Host(provider), rules=RunRules(concurrency=4))
+def test_a_used_up_balance_suspends_its_target_at_once(tmp_path: Path):
+    provider = provider_with([{"match": {"nth": 20}, "action": "drain-balance"}])
+    run = virtual_run(tmp_path, Host(provider), rules=RunRules(concurrency=4))
     result = run.run_session()
     assert result is not None
     assert "quota or balance is used up" in result.suspended["sim-good@north"]
@@ -546,8 +549,8 @@ def test_a_balance_that_is_used_up_parks_at_once(tmp_path: Path):
     assert "error" not in story.states.values()
 
 
-def test_a_dead_gateway_is_asked_ever_less_and_parks_after_a_quarter_of_an_hour(tmp_path: Path):
-    run = played(tmp_path, Host(quiet(), unreachable=1.0), Host(quiet(), name="south"), count=60)
+def test_a_dead_gateway_gets_fewer_and_fewer_requests_and_is_suspended_after_15_minutes(tmp_path: Path):
+    run = virtual_run(tmp_path, Host(provider_with(), unreachable=1.0), Host(provider_with(), name="south"), count=60)
     result = run.run_session()
     assert result is not None
     assert "no reply in" in result.suspended["sim-good@north"]
@@ -561,14 +564,16 @@ def test_a_dead_gateway_is_asked_ever_less_and_parks_after_a_quarter_of_an_hour(
 @pytest.mark.parametrize("trouble", ["dead", "slow", "refusing"])
 def test_a_healthy_target_runs_beside_a_broken_one_as_fast_as_alone(tmp_path: Path, trouble: str):
     broken = {
-        "dead": Host(quiet(), name="south", unreachable=1.0),
-        "slow": Host(quiet([{"action": "delay", "seconds": 20}]), name="south"),
-        "refusing": Host(quiet([{"action": "error", "kind": "overloaded"}]), name="south"),
+        "dead": Host(provider_with(), name="south", unreachable=1.0),
+        "slow": Host(provider_with([{"action": "delay", "seconds": 20}]), name="south"),
+        "refusing": Host(provider_with([{"action": "error", "kind": "overloaded"}]), name="south"),
     }[trouble]
 
     def makespan(folder: str, *others: Host) -> float:
-        provider = quiet()
-        run = played(tmp_path / folder, Host(provider, delay_s=0.01), *others, rules=RunRules(concurrency=8), count=60)
+        provider = provider_with()
+        run = virtual_run(
+            tmp_path / folder, Host(provider, delay_s=0.01), *others, rules=RunRules(concurrency=8), count=60
+        )
         run.run_session(deadline_s=120)
         assert provider.ledger.billed == 180
         return max(sent.resolved_at or 0 for sent in run.sent if sent.host == "north")
@@ -578,9 +583,9 @@ def test_a_healthy_target_runs_beside_a_broken_one_as_fast_as_alone(tmp_path: Pa
     assert makespan("beside", broken) <= 1.05 * makespan("alone")
 
 
-def test_refusals_by_429_use_up_no_attempts(tmp_path: Path):
+def test_429_responses_use_up_no_attempts(tmp_path: Path):
     storm = {"match": {"attempt": "1-7"}, "action": "rate-limit", "hint": "retry-info", "seconds": 3}
-    run = played(tmp_path, Host(quiet([storm])), rules=RunRules(max_attempts=2), count=1, turns=2)
+    run = virtual_run(tmp_path, Host(provider_with([storm])), rules=RunRules(max_attempts=2), count=1, turns=2)
     result = run.run_session()
     assert result is not None
     assert result.exit_code == 0
@@ -589,8 +594,8 @@ def test_refusals_by_429_use_up_no_attempts(tmp_path: Path):
 
 
 def test_server_errors_are_given_up_after_max_attempts_with_growing_pauses(tmp_path: Path):
-    provider = quiet([{"action": "error"}])
-    run = played(tmp_path, Host(provider, delay_s=0.0), rules=RunRules(max_attempts=5), count=1, turns=2)
+    provider = provider_with([{"action": "error"}])
+    run = virtual_run(tmp_path, Host(provider, delay_s=0.0), rules=RunRules(max_attempts=5), count=1, turns=2)
     run.run_session()
     story = Story(run)
     assert [story.states[row] for row in run.planned] == ["error", "skipped"]
@@ -600,18 +605,18 @@ def test_server_errors_are_given_up_after_max_attempts_with_growing_pauses(tmp_p
     assert all(pause <= 2**n + 0.2 for n, pause in enumerate(pauses))
 
 
-def test_script_history_goes_on_behind_an_error(tmp_path: Path):
+def test_script_history_continues_after_an_error(tmp_path: Path):
     refusal = {"match": {"turn": 2}, "action": "error", "kind": "bad_request"}
     texts: list[Plain] = [{"id": "d", "turns": [{"user": f"q{t}", "assistant": f"a{t}"} for t in range(1, 4)]}]
-    run = VirtualRun(tmp_path / "run", [Host(quiet([refusal]))], texts, rules=RunRules(history="script"))
+    run = VirtualRun(tmp_path / "run", [Host(provider_with([refusal]))], texts, rules=RunRules(history="script"))
     run.run_session()
     assert list(Story(run).states.values()) == ["ok", "error", "ok"]
     obeys(run, finished=False)
 
 
 def test_a_kill_never_uses_up_the_ambiguous_resend(tmp_path: Path):
-    provider = quiet([{"match": {"attempt": "1-4"}, "action": "delay", "seconds": 30}])
-    run = played(tmp_path, Host(provider), rules=RunRules(max_attempts=1), count=1, turns=1)
+    provider = provider_with([{"match": {"attempt": "1-4"}, "action": "delay", "seconds": 30}])
+    run = virtual_run(tmp_path, Host(provider), rules=RunRules(max_attempts=1), count=1, turns=1)
     for _ in range(4):
         run.run_session(kill=Kill(after_s=5))
     result = run.run_session()
@@ -622,9 +627,9 @@ def test_a_kill_never_uses_up_the_ambiguous_resend(tmp_path: Path):
     assert (row["attempts"], row["possibly_paid"], row["status"]) == (5, 4, "ok")
 
 
-def test_an_interrupt_finishes_what_is_in_flight_and_a_second_abandons_it(tmp_path: Path):
-    provider = quiet([{"action": "delay", "seconds": 50}])
-    run = played(tmp_path, Host(provider, limits=Limits(concurrency=3)))
+def test_an_interrupt_finishes_requests_in_flight_and_a_second_abandons_them(tmp_path: Path):
+    provider = provider_with([{"action": "delay", "seconds": 50}])
+    run = virtual_run(tmp_path, Host(provider, limits=Limits(concurrency=3)))
     first = run.run_session(signals=[(10, signal.SIGINT)])
     second = run.run_session(signals=[(10, signal.SIGINT), (12, signal.SIGINT)])
     third = run.run_session(signals=[(10, signal.SIGTERM)])
@@ -635,7 +640,7 @@ def test_an_interrupt_finishes_what_is_in_flight_and_a_second_abandons_it(tmp_pa
     spans = [ended.ended - ended.began for ended in run.ended]
     assert 50 < spans[0] < 55
     assert 12 <= spans[1] < 12.5
-    assert 35 <= spans[2] < 35.5, "SIGTERM gives what is in flight 25 s"
+    assert 35 <= spans[2] < 35.5, "SIGTERM gives requests in flight 25 s"
     story = obeys(run, finished=False)
     by_session = Counter((one.intent.session, one.cls) for one in story.attempts)
     assert by_session[1, "replied"] > 0
@@ -643,9 +648,9 @@ def test_an_interrupt_finishes_what_is_in_flight_and_a_second_abandons_it(tmp_pa
     assert by_session[3, "abandoned"] > 0
 
 
-def test_stopping_at_any_moment_and_going_on_sends_nothing_twice(tmp_path: Path):
+def test_interrupts_at_random_times_send_no_request_twice(tmp_path: Path):
     chance = random.Random(5)
-    run = played(tmp_path, Host(quiet()), rules=RunRules(concurrency=4), count=10)
+    run = virtual_run(tmp_path, Host(provider_with()), rules=RunRules(concurrency=4), count=10)
     for _ in range(6):
         run.run_session(signals=[(chance.uniform(0.1, 4), signal.SIGINT)])
     run.finish(most=1)

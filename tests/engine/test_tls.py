@@ -1,4 +1,4 @@
-"""Certificates are always looked at, redirects never followed: by servers that lie about who they are."""
+"""Certificates are always verified and redirects never followed, whatever a server or proxy answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """Somebody who signs certificates."""
+    """A certificate authority."""
 
     name: x509.Name
     key: ec.EllipticCurvePrivateKey
@@ -37,12 +37,12 @@ class Authority:
         )
 
     def sign(self, path: Path, host: str, *, ends: datetime.timedelta = DAY, own: bool = False) -> Path:
-        """A certificate for a host, with its key in one file; `own` = the authority's certificate of itself."""
+        """Write a certificate for a host and its key to one file; `own`: the authority's own certificate."""
         key = self.key if own else ec.generate_private_key(ec.SECP256R1())
         subject = self.name if own else x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-        begun = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
         dated = (
-            begun.serial_number(x509.random_serial_number())
+            builder.serial_number(x509.random_serial_number())
             .not_valid_before(NOW - 30 * DAY)
             .not_valid_after(NOW + ends)
         )
@@ -65,13 +65,13 @@ def ca_file(tmp_path: Path) -> Path:
 
 @dataclass
 class Listener:
-    """A server that keeps what it hears, with TLS where it has a certificate."""
+    """A server that records request heads; uses TLS if it has a certificate."""
 
     certificate: Path | None = None
     answer: bytes = OK
     endless: bytes = b""
-    """Said again and again, until the other side has enough."""
-    heard: list[bytes] = field(default_factory=list)
+    """Sent repeatedly until the client disconnects."""
+    received: list[bytes] = field(default_factory=list)
     port: int = 0
 
     @contextlib.asynccontextmanager
@@ -80,13 +80,13 @@ class Listener:
         if self.certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate)
-        async with await asyncio.start_server(self._one, "127.0.0.1", 0, ssl=context) as server:
+        async with await asyncio.start_server(self._answer, "127.0.0.1", 0, ssl=context) as server:
             self.port = server.sockets[0].getsockname()[1]
             yield self
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            self.heard.append(await reader.readuntil(b"\r\n\r\n"))
+            self.received.append(await reader.readuntil(b"\r\n\r\n"))
             writer.write(self.answer)
             while self.endless:
                 writer.write(self.endless)
@@ -108,59 +108,59 @@ async def ask(
         await transport.close()
 
 
-async def test_an_own_authority_is_believed_where_it_is_named(tmp_path: Path, ca_file: Path) -> None:
+async def test_a_certificate_of_a_configured_authority_is_accepted(tmp_path: Path, ca_file: Path) -> None:
     async with Listener(OURS.sign(tmp_path / "good.pem", "localhost")).serving() as server:
         assert (await ask(f"https://localhost:{server.port}/", ca_file=ca_file)).status == 200
         with pytest.raises(NoResponse, match="certificate refused"):
             await ask(f"https://localhost:{server.port}/")
-    assert len(server.heard) == 1
+    assert len(server.received) == 1
 
 
-LIARS = {
+WRONG = {
     "another host": lambda path: OURS.sign(path, "gateway.example"),
     "expired": lambda path: OURS.sign(path, "localhost", ends=-DAY),
     "another authority": lambda path: THEIRS.sign(path, "localhost"),
-    "signed by itself": lambda path: THEIRS.sign(path, "localhost", own=True),
+    "self-signed": lambda path: THEIRS.sign(path, "localhost", own=True),
 }
 
 
-@pytest.mark.parametrize("liar", LIARS)
-async def test_a_server_that_is_not_who_it_says_hears_no_key(tmp_path: Path, ca_file: Path, liar: str) -> None:
-    async with Listener(LIARS[liar](tmp_path / "liar.pem")).serving() as server:
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_server_with_a_wrong_certificate_receives_no_key(tmp_path: Path, ca_file: Path, wrong: str) -> None:
+    async with Listener(WRONG[wrong](tmp_path / "server.pem")).serving() as server:
         with pytest.raises(NoResponse, match="certificate refused") as caught:
             await ask(f"https://localhost:{server.port}/", ca_file=ca_file)
     assert (caught.value.sent, caught.value.certificate) == (False, True)
-    assert not server.heard
+    assert not server.received
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_leads_nobody_anywhere_with_or_without_the_key(status: int) -> None:
+async def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
     async with Listener().serving() as elsewhere:
         there = f"http://localhost:{elsewhere.port}/?key=x"
         refresh = f'Refresh: 0; url={there}\r\nSet-Cookie: a=b\r\nAlt-Svc: h2=":{elsewhere.port}"\r\n'
         head = f"HTTP/1.1 {status} Go\r\nLocation: {there}\r\n{refresh}Content-Length: 0\r\n\r\n"
         async with Listener(answer=head.encode()).serving() as server:
             assert (await ask(f"http://127.0.0.1:{server.port}/")).status == status
-    assert (len(server.heard), elsewhere.heard) == (1, [])
+    assert (len(server.received), elsewhere.received) == (1, [])
 
 
-async def test_a_proxy_hears_where_to_and_not_the_key() -> None:
-    """What is said inside the tunnel needs the host's own certificate; a proxy that answers itself has none."""
+async def test_a_proxy_receives_the_host_name_but_not_the_key() -> None:
+    """The key is sent only inside the tunnel, after the host's certificate was verified; a proxy has none for it."""
     async with Listener(answer=b"HTTP/1.1 200 Connected\r\n\r\n").serving() as proxy:
         with pytest.raises(NoResponse) as caught:
             await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
     assert caught.value.sent is False
-    assert proxy.heard[0].startswith(b"CONNECT gateway.example:443 ")
-    assert CANARY.encode() not in b"".join(proxy.heard)
+    assert proxy.received[0].startswith(b"CONNECT gateway.example:443 ")
+    assert CANARY.encode() not in b"".join(proxy.received)
 
 
 @pytest.mark.parametrize("status", ["407 Who are you", "302 Go\r\nLocation: http://127.0.0.1:9/", "200 OK\r\nX: "])
-async def test_a_proxy_that_refuses_or_redirects_is_no_answer(status: str) -> None:
+async def test_an_answer_of_the_proxy_itself_is_not_a_response(status: str) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     async with Listener(answer=answer).serving() as proxy:
         with pytest.raises(NoResponse) as caught:
             await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
-    assert CANARY.encode() not in b"".join(proxy.heard)
+    assert CANARY.encode() not in b"".join(proxy.received)
     assert CANARY not in str(caught.value)
 
 
@@ -173,7 +173,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_a_head_without_an_end_is_given_up_soon(what: str) -> None:
+async def test_an_endless_response_head_is_given_up_within_the_timeout(what: str) -> None:
     begin, endless = ENDLESS[what]
     async with Listener(answer=begin, endless=endless).serving() as server:
         begun = asyncio.get_running_loop().time()

@@ -8,7 +8,7 @@ of these faults at random, several at a time; `tests/scenarios/test_virtual_runs
 from __future__ import annotations
 
 _ALONE = "test_faults.py::test_each_fault_has_its_class_suspension_and_exit_code"
-_OVER_SOCKETS = "test_runner.py::test_each_class_of_outcome_is_sent_again_as_often_as_the_contract_says"
+_OVER_SOCKETS = "test_runner.py::test_each_fault_has_its_attempts_status_and_possibly_paid_count"
 _NEVER_SENT = "test_faults.py::test_an_unsent_request_is_retried_is_not_paid_and_can_be_resumed"
 _HINTS = "test_faults.py::test_the_wait_of_a_429_is_kept_and_uses_no_attempt"
 _NTH = "test_damage.py::test_a_failing_nth_disk_call_is_exit_5_and_a_resume_ends_like_an_undisturbed_run"
@@ -22,10 +22,13 @@ def _cases(*names: str) -> tuple[str, ...]:
 
 TESTS_OF: dict[str, tuple[str, ...]] = {
     # The connection.
-    "DNS": (_NEVER_SENT, "test_connections.py::test_a_name_that_is_unknown_was_never_sent"),
-    "refused": (_NEVER_SENT, "test_runner.py::test_nobody_at_the_port_costs_attempts_and_no_money"),
-    "connect timeout": (_NEVER_SENT, "test_connections.py::test_a_server_that_does_not_accept_was_never_sent"),
-    "TLS failures": (_NEVER_SENT, "test_connections.py::test_what_is_wrong_with_tls_is_told_and_nothing_is_sent"),
+    "DNS": (_NEVER_SENT, "test_connections.py::test_a_request_to_an_unknown_host_name_is_not_sent"),
+    "refused": (_NEVER_SENT, "test_runner.py::test_a_refused_connection_uses_attempts_and_is_not_paid"),
+    "connect timeout": (
+        _NEVER_SENT,
+        "test_connections.py::test_a_request_to_a_server_that_accepts_no_connection_is_not_sent",
+    ),
+    "TLS failures": (_NEVER_SENT, "test_connections.py::test_a_tls_failure_is_reported_and_nothing_is_sent"),
     "reset before, during and after the request": _cases("reset on arrival", "reset when read", "reset in the body"),
     "billed then dropped": _cases("reset when billed"),
     "keep-alive race": (
@@ -45,7 +48,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "per-day with a short delay": (_HINTS, *_cases("day quota")),
     "a 429 storm with recovery": (
         "test_faults.py::test_many_429_responses_lose_no_turn_and_the_rate_recovers",
-        "test_runner.py::test_refusals_by_429_use_up_no_attempts",
+        "test_runner.py::test_429_responses_use_up_no_attempts",
     ),
     "unknown limits": (
         "test_limits_end_to_end.py::test_an_unknown_limit_is_learned_and_every_announced_wait_is_kept",
@@ -54,9 +57,9 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     # Servers and accounts.
     "5xx at 30 %": ("test_faults.py::test_with_30_percent_of_5xx_no_turn_is_paid_twice",),
     "key revoked in mid-run": (
-        "test_runner.py::test_a_key_revoked_in_mid_run_parks_after_three_probes_and_the_other_target_finishes",
+        "test_runner.py::test_a_key_revoked_during_a_run_suspends_its_target_after_three_probes_and_the_other_finishes",
     ),
-    "balance gone in mid-run": ("test_runner.py::test_a_balance_that_is_used_up_parks_at_once",),
+    "balance gone in mid-run": ("test_runner.py::test_a_used_up_balance_suspends_its_target_at_once",),
     "model removed in mid-run": (
         "test_faults.py::test_a_model_removed_during_a_run_is_suspended_after_three_probes_and_a_resume_finishes",
     ),
@@ -154,7 +157,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "wall clock jumps": (
         "test_faults.py::test_setting_the_wall_clock_causes_no_burst_and_loses_no_turn",
         "test_faults.py::test_setting_the_clock_between_two_sessions_loses_no_turn",
-        "test_limiter.py::test_the_day_s_end_follows_a_wall_clock_that_jumps",
+        "test_limiter.py::test_the_end_of_the_quota_day_follows_jumps_of_the_wall_clock",
     ),
     "a suspended laptop": (
         "test_faults.py::test_a_run_continues_after_a_laptop_sleep_without_a_burst_or_a_lost_turn",
