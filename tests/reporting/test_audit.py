@@ -1,4 +1,4 @@
-"""Two gateways that serve one model: what an audit finds, and what it must not call the same."""
+"""Audits of gateways that serve one model: detected differences, and findings that must not be `same`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import Command
 from tests.support.canary import CANARY_ENV
 from tests.support.made_runs import MadeRun, dialogue
 
-HIDDEN = "You are a helpful assistant of the relay."  # 41 characters: 11 tokens, and 4 for the message
+HIDDEN = "You are a helpful assistant of the relay."  # 41 characters: 11 tokens, plus 4 for the message
 DIALOGUES = 10
 
 
@@ -38,11 +38,11 @@ def verdicts(runs: Run | Sequence[Run]) -> dict[str, str]:
 
 # Real runs at two simulators
 
-Play = Callable[..., Run]
+RunAt = Callable[..., Run]
 
 
 def long_and_short(path: Path) -> Path:
-    """Dialogues whose first prompts are of many lengths."""
+    """Write dialogues whose first prompts have different lengths."""
     lines = [
         {"id": f"d{d}", "turns": [{"user": f"question {d} " + "on and on " * d}, {"user": "and why?"}]}
         for d in range(DIALOGUES)
@@ -52,8 +52,8 @@ def long_and_short(path: Path) -> Path:
 
 
 @pytest.fixture
-def play(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> Play:
-    """Run the model `m` at the worlds given, gateway by gateway; `options` are of the command."""
+def run_at(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> RunAt:
+    """Run the model `m` at these providers, one gateway each, with these options of the command."""
 
     def run(*options: str, out: str = "out", **providers: Provider) -> Run:
         tables = [
@@ -63,10 +63,10 @@ def play(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: 
         ]
         config = tmp_path / f"{out}.toml"
         config.write_text("".join(tables))
-        asked = [word for name in providers for word in ("-g", name)]
+        gateways = [word for name in providers for word in ("-g", name)]
         dataset = long_and_short(tmp_path / "d.jsonl")
         done = convbatch(
-            "run", dataset, "-c", config, "-m", "m", *asked, "-o", tmp_path / out, "--no-progress", *options
+            "run", dataset, "-c", config, "-m", "m", *gateways, "-o", tmp_path / out, "--no-progress", *options
         )
         assert done.code == 0, done.err
         return load(tmp_path / out)
@@ -74,9 +74,9 @@ def play(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: 
     return run
 
 
-def test_two_honest_gateways_are_the_same(play: Play) -> None:
+def test_two_honest_gateways_have_the_same_findings(run_at: RunAt) -> None:
     honest, relay = (Provider(aliases={"m": "sim-think"}, varies=True, seed=seed) for seed in (1, 2))
-    run = play("--repeats", "3", "--temperature", "0.7", "--max-output-tokens", "4000", honest=honest, relay=relay)
+    run = run_at("--repeats", "3", "--temperature", "0.7", "--max-output-tokens", "4000", honest=honest, relay=relay)
     found = findings(run)
     assert {row["verdict"] for row in found.values()} == {"same"}
     assert {name: row["tested"] for name, row in found.items()} == {
@@ -90,13 +90,12 @@ def test_two_honest_gateways_are_the_same(play: Play) -> None:
     assert sum(row["differing"] for row in found.values()) == 0
 
 
-def test_a_relay_that_cheats_in_every_way_is_found_out(play: Play) -> None:
+def test_every_manipulation_of_a_relay_is_detected(run_at: RunAt) -> None:
     honest = Provider(aliases={"m": "sim-think"}, varies=True)
     broken = FaultScript.of([{"match": {"every": 6}, "action": "usage", "kind": "inconsistent"}])
-    relay = Provider(
-        aliases={"m": "sim-good"}, hidden_system=HIDDEN, faults=broken
-    )  # a cache: the same words each time
-    found = findings(play("--repeats", "3", "--temperature", "0.7", honest=honest, relay=relay))
+    # Not `varies`: the same text each time, as from a cache.
+    relay = Provider(aliases={"m": "sim-good"}, hidden_system=HIDDEN, faults=broken)
+    found = findings(run_at("--repeats", "3", "--temperature", "0.7", honest=honest, relay=relay))
     assert {name: row["verdict"] for name, row in found.items()} == {
         "model_version": "same",
         "input_tokens": "differs",
@@ -114,9 +113,9 @@ def test_a_relay_that_cheats_in_every_way_is_found_out(play: Play) -> None:
     assert found["reasoning_tokens"]["detail"] == "honest: on 20 of 20 turns; relay: on 0 of 20 turns"
 
 
-def test_two_runs_given_together_are_audited_as_one(play: Play) -> None:
-    first = play(out="first", honest=Provider(aliases={"m": "sim-good"}))
-    second = play(out="second", relay=Provider(aliases={"m": "sim-good"}, hidden_system=HIDDEN))
+def test_two_runs_are_audited_together(run_at: RunAt) -> None:
+    first = run_at(out="first", honest=Provider(aliases={"m": "sim-good"}))
+    second = run_at(out="second", relay=Provider(aliases={"m": "sim-good"}, hidden_system=HIDDEN))
     assert audit([first]) is None
     assert audit([second]) is None
     found = findings([first, second])
@@ -124,17 +123,17 @@ def test_two_runs_given_together_are_audited_as_one(play: Play) -> None:
     assert found["model_version"]["verdict"] == "same"
 
 
-def test_a_gateway_whose_replies_pass_the_limit_is_found_out(play: Play) -> None:
+def test_replies_above_the_output_limit_are_detected(run_at: RunAt) -> None:
     honest, relay = Provider(aliases={"m": "sim-think"}), Provider(aliases={"m": "sim-seed"})
-    found = findings(play("--max-output-tokens", "50", honest=honest, relay=relay))["max_output_tokens"]
+    found = findings(run_at("--max-output-tokens", "50", honest=honest, relay=relay))["max_output_tokens"]
     assert found["verdict"] == "differs"
     assert found["detail"].startswith("honest: 0 of ")
     assert "relay: 10 of 10 above their limit; 10 exceed it by reasoning alone" in found["detail"]
 
 
-def test_without_usage_at_one_side_nothing_about_tokens_is_the_same(play: Play) -> None:
+def test_without_usage_of_one_gateway_all_token_findings_are_inconclusive(run_at: RunAt) -> None:
     silent = FaultScript.of([{"action": "usage", "kind": "missing"}])
-    run = play(honest=Provider(aliases={"m": "sim-think"}), relay=Provider(aliases={"m": "sim-think"}, faults=silent))
+    run = run_at(honest=Provider(aliases={"m": "sim-think"}), relay=Provider(aliases={"m": "sim-think"}, faults=silent))
     assert verdicts(run) == {
         "model_version": "same",
         "input_tokens": "inconclusive",
@@ -145,11 +144,11 @@ def test_without_usage_at_one_side_nothing_about_tokens_is_the_same(play: Play) 
     }
 
 
-# By hand
+# Hand-made runs
 
 
 def made(path: Path, one: Sequence[Reply], other: Sequence[Reply], targets: Sequence[str] = ("m@a", "m@b")) -> Run:
-    """A run in which each reply answers the only turn of a dialogue of its own."""
+    """Return a run with one dialogue of one turn per reply."""
     run = MadeRun(path, [dialogue(f"d{n}", f"question {n}") for n in range(len(one))], targets=list(targets))
     for target, replies in zip(targets, (one, other), strict=True):
         for index, reply in enumerate(replies):
@@ -157,8 +156,8 @@ def made(path: Path, one: Sequence[Reply], other: Sequence[Reply], targets: Sequ
     return load(run.write().path)
 
 
-def reply(given: int | None = 100, version: str | None = "m-1", **usage: Any) -> Reply:
-    counts = Usage(input_tokens=given, output_tokens=usage.pop("output_tokens", 10), **usage)
+def reply(input_tokens: int | None = 100, version: str | None = "m-1", **usage: Any) -> Reply:
+    counts = Usage(input_tokens=input_tokens, output_tokens=usage.pop("output_tokens", 10), **usage)
     return Reply(text="x", finish_reason="stop", finish_reason_raw=None, usage=counts, model_version=version)
 
 
@@ -175,7 +174,7 @@ def reply(given: int | None = 100, version: str | None = "m-1", **usage: Any) ->
         (["m-1"] * 3, [], "inconclusive", 0),
     ],
 )
-def test_versions_by_hand(
+def test_model_versions_are_compared(
     one: list[str | None], other: list[str | None], verdict: str, differing: int, tmp_path: Path
 ) -> None:
     run = made(tmp_path / "run", [reply(version=v) for v in one], [reply(version=v) for v in other])
@@ -184,7 +183,7 @@ def test_versions_by_hand(
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "said"),
+    ("one", "other", "message"),
     [
         ([10, 20, 40], [15, 30, 60], "b counts 1.50 times as many on each: a factor, as with inflated billing"),
         ([15, 30, 60], [10, 20, 40], "a counts 1.50 times as many on each"),
@@ -198,13 +197,15 @@ def test_versions_by_hand(
         ([10, 20, 40], [10, 90, 43], "b counts +0 to +70, median +3 (2.04 times in all)"),
     ],
 )
-def test_differences_of_input_are_told_in_words(one: list[int], other: list[int], said: str, tmp_path: Path) -> None:
+def test_differences_of_input_tokens_are_described(
+    one: list[int], other: list[int], message: str, tmp_path: Path
+) -> None:
     found = findings(made(tmp_path / "run", [reply(n) for n in one], [reply(n) for n in other]))["input_tokens"]
     assert found["verdict"] == "differs"
-    assert said in found["detail"]
+    assert message in found["detail"]
 
 
-def test_a_count_nobody_gave_is_no_test(tmp_path: Path) -> None:
+def test_an_unknown_token_count_is_not_tested(tmp_path: Path) -> None:
     run = made(tmp_path / "run", [reply(10), reply(20), reply(None)], [reply(10), reply(20), reply(30)])
     found = findings(run)["input_tokens"]
     assert (found["verdict"], found["tested"]) == ("inconclusive", 2)
@@ -221,17 +222,17 @@ def test_a_count_nobody_gave_is_no_test(tmp_path: Path) -> None:
         ({"total_tokens": 111, "consistent": False}, 3),
     ],
 )
-def test_counts_that_do_not_add_up_are_found_by_hand(usage: dict[str, Any], odd: int, tmp_path: Path) -> None:
+def test_inconsistent_token_counts_are_found(usage: dict[str, Any], odd: int, tmp_path: Path) -> None:
     sound = reply(total_tokens=110, consistent=True)
     found = findings(made(tmp_path / "run", [sound] * 3, [reply(**usage)] * 3))["usage"]
     assert (found["verdict"], found["differing"]) == ("differs" if odd else "same", odd)
 
 
-def test_one_gateway_alone_is_no_audit(tmp_path: Path) -> None:
+def test_a_single_gateway_gives_no_audit(tmp_path: Path) -> None:
     assert audit([made(tmp_path / "run", [reply()], [reply()], targets=("m@a", "n@b"))]) is None
 
 
-def test_one_name_at_two_addresses_is_two_gateways(tmp_path: Path) -> None:
+def test_one_name_with_two_addresses_is_two_gateways(tmp_path: Path) -> None:
     runs: list[Run] = []
     for number in (1, 2):
         run = MadeRun(tmp_path / f"run{number}", [dialogue("d", "q")], targets=["m@relay"])
@@ -247,10 +248,10 @@ def test_one_name_at_two_addresses_is_two_gateways(tmp_path: Path) -> None:
     assert found["verdict"] == "differs"
 
 
-def test_replies_taken_over_from_another_run_are_left_out(tmp_path: Path) -> None:
+def test_reused_replies_are_left_out(tmp_path: Path) -> None:
     run = MadeRun(tmp_path / "run", [dialogue("d", "q")], targets=["m@a", "m@b"])
     run.replied(run.ident(0, 1, "m@a"), reply())
-    run.replied(run.ident(0, 1, "m@b"), reply(), attempt=0, reused_from="an earlier one")
+    run.replied(run.ident(0, 1, "m@b"), reply(), attempt=0, reused_from="an earlier run")
     section = audit([load(run.write().path)])
     assert section is not None
     assert "left out: 1 reply reused" in section.notes[1]
@@ -260,7 +261,7 @@ def test_replies_taken_over_from_another_run_are_left_out(tmp_path: Path) -> Non
 # Repeats
 
 
-def heard(question: int, repeat: int, text: str, temperature: float | None) -> AuditedReply:
+def audited_reply(question: int, repeat: int, text: str, temperature: float | None) -> AuditedReply:
     return AuditedReply(
         place=f"d{question} turn 1",
         question=b"%d" % question,
@@ -277,9 +278,9 @@ def heard(question: int, repeat: int, text: str, temperature: float | None) -> A
 
 
 def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0) -> GatewayReplies:
-    """So many questions asked twice, of which so many were answered with the same words."""
+    """Return `pairs` questions asked twice each; `identical` of them have the same reply both times."""
     replies: Iterable[AuditedReply] = (
-        heard(question, repeat, "same" if question < identical else str(repeat), temperature)
+        audited_reply(question, repeat, "same" if question < identical else str(repeat), temperature)
         for question in range(pairs)
         for repeat in (1, 2)
     )
@@ -308,7 +309,7 @@ def test_shares_of_identical_repeats_are_compared(
     assert found.verdict == verdict
 
 
-# Laws
+# Properties
 
 _VERSIONS = st.sampled_from(["m-1", "m-2", None])
 _COUNTS = st.none() | st.integers(0, 50)
@@ -328,28 +329,28 @@ _sides = st.lists(
             version=version,
             response_id=None,
             usage=usage,
-            max_output_tokens=most,
+            max_output_tokens=max_output_tokens,
             temperature=1.0,
             text=b"x",
         )
-        for question, repeat, version, usage, most in drawn
+        for question, repeat, version, usage, max_output_tokens in drawn
     ]
 )
 _FINDINGS = ("model_version", "input_tokens", "usage", "max_output_tokens", "identical_repeats", "reasoning_tokens")
 
 
 @given(_sides, _sides)
-def test_sides_may_change_places_and_what_was_not_tested_is_never_the_same(
+def test_findings_are_symmetric_and_untested_findings_are_never_the_same(
     one: list[AuditedReply], other: list[AuditedReply]
 ) -> None:
-    for finding in _FINDINGS:  # all for each pair of sides: drawing the sides is what takes the time
+    for finding in _FINDINGS:  # all in one example, because drawing the sides is slow
         found = evaluate_finding(
             finding, GatewayReplies(name="a", replies=one), GatewayReplies(name="b", replies=other)
         )
-        turned = evaluate_finding(
+        swapped = evaluate_finding(
             finding, GatewayReplies(name="b", replies=other), GatewayReplies(name="a", replies=one)
         )
-        verdicts = [(each.verdict, each.tested, each.differing) for each in (found, turned)]
+        verdicts = [(each.verdict, each.tested, each.differing) for each in (found, swapped)]
         assert verdicts[0] == verdicts[1], finding
         assert found.differing <= found.tested, finding
         if not one or not other or found.tested < 3:
@@ -359,5 +360,5 @@ def test_sides_may_change_places_and_what_was_not_tested_is_never_the_same(
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1))
-def test_every_difference_has_words(counts: list[tuple[int, int]]) -> None:
+def test_every_difference_has_a_description(counts: list[tuple[int, int]]) -> None:
     assert describe_counts(counts, "a", "b")

@@ -1,4 +1,4 @@
-"""Reports: frames a hand computes, the law of totals, a real run against the ledger, every form of output."""
+"""Reports: hand-computed frames, totals, a real run compared with the ledger, every output format."""
 
 from __future__ import annotations
 
@@ -35,28 +35,30 @@ from tests.support.made_runs import GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 RESOLD = "qwen-plus@dmxapi"
 TIMEOUT = Failure(kind="timeout", message="no answer in 600 s")
-TOLD = Failure(kind="connection", message="broke off", usage=Usage(input_tokens=10, output_tokens=5, source="reported"))
+BROKEN_OFF = Failure(
+    kind="connection", message="broke off", usage=Usage(input_tokens=10, output_tokens=5, source="reported")
+)
 
 
-def prices(currency: str, given: int, taken: int) -> PriceTable:
-    period = Period(input=TokenPrice(base=Decimal(given)), output=TokenPrice(base=Decimal(taken)))
+def prices(currency: str, input_price: int, output_price: int) -> PriceTable:
+    period = Period(input=TokenPrice(base=Decimal(input_price)), output=TokenPrice(base=Decimal(output_price)))
     return PriceTable(currency=currency, source="by hand", periods=(period,))
 
 
 USD, CNY = prices("USD", 1, 2), prices("CNY", 10, 20)
 SEED_USD = 0.000406  # 22 x 1 + 192 x 2
 SEED_CNY = 0.00406
-TOLD_USD = 0.00002  # 10 x 1 + 5 x 2
+BROKEN_OFF_USD = 0.00002  # 10 x 1 + 5 x 2
 BOUND_USD = 0.002  # 1000 x 1 + 500 x 2
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> MadeRun:
-    """Two dialogues of two turns at two targets, with everything that can be told apart."""
+    """Two dialogues of two turns at two targets, with every case that a report distinguishes."""
     dialogues = [dialogue("a", "1", "2", tags=["x", "y"]), dialogue("=b", "1", "2")]
     made = MadeRun(tmp_path / "r", dialogues, targets=(REAL, RESOLD), prices={REAL: USD, RESOLD: CNY})
     first = made.ident(0, 1)
-    made.failed(first, TOLD, cls="ambiguous")  # paid for, and told so
+    made.failed(first, BROKEN_OFF, cls="ambiguous")  # paid, with reported usage
     made.replied(first, attempt=2)
     lost = made.ident(0, 2)
     made.intent(lost, most_input_tokens=1000, max_output_tokens=500)
@@ -67,7 +69,7 @@ def made(tmp_path: Path) -> MadeRun:
     made.outcome(reused, 0, cls="replied", http_status=200, reply=_plain(), reused_from="older")
     made.turn(reused, "ok", reused_from="older")
     made.replied(made.ident(0, 2, RESOLD))
-    made.intent(made.ident(1, 1, RESOLD))  # killed: no limit was set, so no bound
+    made.intent(made.ident(1, 1, RESOLD))  # killed; without an output limit there is no bound
     return made
 
 
@@ -81,27 +83,27 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
-def test_a_report_says_what_a_hand_computes(made: MadeRun) -> None:
+def test_a_report_equals_hand_computed_values(made: MadeRun) -> None:
     real, resold = records(report(made.write().path))
     assert real == {
         "run": "r", "target": REAL, "turns": 4, "ok": 2, "blocked": 0, "empty": 0, "error": 1, "skipped": 0,
         "pending": 1, "reused": 0, "attempts": 4, "retries": 1, "input_tokens": 22, "cached_input_tokens": None,
         "cache_write_input_tokens": None, "output_tokens": 192, "reasoning_tokens": 178, "tokens_unknown": 1,
-        "cost": SEED_USD, "failed_cost": TOLD_USD, "spent": 0.000426, "currency": "USD", "costs": "0.000426 USD",
+        "cost": SEED_USD, "failed_cost": BROKEN_OFF_USD, "spent": 0.000426, "currency": "USD", "costs": "0.000426 USD",
         "unpriced": 1, "reused_cost": None, "failed_attempts_billed": 1, "possibly_paid": 2,
         "possibly_paid_bound": BOUND_USD, "possibly_paid_unbounded": 0, "p50_latency_s": 0.5, "p95_latency_s": 0.5,
         "limiter_wait_s": 1.0, "retry_wait_s": 0.0,
     }  # fmt: skip
     assert resold["reused"] == 1
     assert resold["attempts"] == 2
-    assert (resold["input_tokens"], resold["output_tokens"]) == (22, 192)  # the reused reply is in no sum
+    assert (resold["input_tokens"], resold["output_tokens"]) == (22, 192)  # excludes the reused reply
     assert (resold["cost"], resold["spent"], resold["currency"]) == (SEED_CNY, SEED_CNY, "CNY")
     assert resold["reused_cost"] == SEED_CNY
     assert (resold["possibly_paid"], resold["possibly_paid_bound"], resold["possibly_paid_unbounded"]) == (1, None, 1)
     assert (resold["ok"], resold["pending"], resold["unpriced"]) == (2, 2, 0)
 
 
-def test_two_currencies_stand_side_by_side_and_are_never_added(made: MadeRun) -> None:
+def test_amounts_in_two_currencies_are_listed_and_never_added(made: MadeRun) -> None:
     [row] = records(report(made.write().path, by=[]))
     assert (row["cost"], row["spent"], row["currency"]) == (None, None, None)
     assert row["costs"] == "0.00406 CNY + 0.000426 USD"
@@ -112,7 +114,7 @@ def test_a_rate_of_the_run_converts_every_amount(made: MadeRun) -> None:
     [row] = records(report(made.write().path, by=[], currency="CNY"))
     assert row["currency"] == "CNY"
     assert row["spent"] == pytest.approx(0.00406 + 7 * 0.000426, abs=1e-15)
-    assert row["failed_cost"] == pytest.approx(7 * TOLD_USD, abs=1e-15)
+    assert row["failed_cost"] == pytest.approx(7 * BROKEN_OFF_USD, abs=1e-15)
     assert row["possibly_paid_bound"] == pytest.approx(7 * BOUND_USD, abs=1e-15)
 
 
@@ -146,17 +148,17 @@ def test_a_dialogue_with_two_tags_counts_in_each_and_once_in_the_total(made: Mad
     assert any("several tags" in note for note in found["usage"].notes)
 
 
-def test_groups_stand_in_the_order_asked_for(made: MadeRun) -> None:
+def test_groups_are_sorted_by_the_requested_keys(made: MadeRun) -> None:
     frame = report(made.write().path, "target,dialogue,turn")
     places = list(zip(frame["target"], frame["dialogue"], frame["turn"], strict=True))
     assert places == list(itertools.product((REAL, RESOLD), ("a", "=b"), (1, 2)))
 
 
-def test_the_report_and_the_table_of_turns_agree_on_what_failed_attempts_cost(made: MadeRun) -> None:
+def test_the_report_and_the_table_of_turns_agree_on_the_cost_of_failed_attempts(made: MadeRun) -> None:
     run = load(made.write().path)
     turns = run.turns
-    assert turns["failed_cost"].dropna().tolist() == [TOLD_USD]
-    assert turns["possibly_paid_bound"].dropna().tolist() == [0.0, BOUND_USD]  # the first one's cost is known
+    assert turns["failed_cost"].dropna().tolist() == [BROKEN_OFF_USD]
+    assert turns["possibly_paid_bound"].dropna().tolist() == [0.0, BOUND_USD]  # the cost of the first one is known
     assert set(turns["currency"].dropna()) == {"USD", "CNY"}
     real, resold = run.summary()
     assert (real.spent, real.currency, real.unpriced, real.at_most) == (
@@ -165,7 +167,7 @@ def test_the_report_and_the_table_of_turns_agree_on_what_failed_attempts_cost(ma
     assert (resold.spent, resold.at_most) == (Decimal("0.00406"), None)
 
 
-def test_the_closing_table_shows_what_was_spent_and_what_may_have_been(made: MadeRun) -> None:
+def test_the_summary_shows_spending_and_possibly_paid_attempts(made: MadeRun) -> None:
     file = io.StringIO()
     show.print_summary(load(made.write().path).summary(), file=file)
     text = " ".join(file.getvalue().split())
@@ -188,10 +190,10 @@ def test_a_transcript_shows_what_each_reply_cost(made: MadeRun) -> None:
     assert "22 in, 192 out (178 reasoning) · 0.000406 USD · 0.50 s" in " ".join(file.getvalue().split())
 
 
-# Other parts
+# Other sections
 
 
-def test_the_parts_beside_the_table_say_what_a_hand_computes(made: MadeRun) -> None:
+def test_the_other_sections_equal_hand_computed_values(made: MadeRun) -> None:
     found = {section.key: records(section.frame) for section in sections(made.write().path)}
     assert list(found) == ["usage", "totals", "finish_reasons", "errors", "growth"]
     assert found["finish_reasons"] == [
@@ -221,7 +223,7 @@ def test_growth_has_mean_and_median_of_the_known_counts(tmp_path: Path) -> None:
     assert frame["median_input_tokens"].tolist() == [20.0, 40.0]
 
 
-def test_latencies_are_of_replies_received_nearest_rank(tmp_path: Path) -> None:
+def test_latency_percentiles_use_the_nearest_rank(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", *["x"] * 20)])
     for turn in range(1, 21):
         made.replied(made.ident(0, turn), latency_s=float(turn))
@@ -229,7 +231,7 @@ def test_latencies_are_of_replies_received_nearest_rank(tmp_path: Path) -> None:
     assert (row["p50_latency_s"], row["p95_latency_s"]) == (10.0, 19.0)
 
 
-def test_a_reply_that_broke_and_was_asked_again_is_a_failed_attempt_that_was_billed(tmp_path: Path) -> None:
+def test_a_retried_broken_generation_is_a_billed_failed_attempt(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "x")], prices={REAL: USD})
     ident = made.ident(0, 1)
     made.replied(ident, SEED_REPLY._replace(finish_reason="error", finish_reason_raw="MALFORMED_FUNCTION_CALL"))
@@ -242,7 +244,7 @@ def test_a_reply_that_broke_and_was_asked_again_is_a_failed_attempt_that_was_bil
     assert (error["error_kind"], error["attempts"], error["turns"]) == ("malformed_output", 1, 0)
 
 
-def test_running_totals_of_a_reply_that_broke_off_are_no_cost_but_a_bound(
+def test_partial_usage_of_a_truncated_reply_raises_the_bound_and_is_not_a_cost(
     convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:
     counts = {"promptTokenCount": 9, "candidatesTokenCount": 1, "totalTokenCount": 10}
@@ -254,7 +256,7 @@ def test_running_totals_of_a_reply_that_broke_off_are_no_cost_but_a_bound(
         (tmp_path / "convbatch.toml").write_text(config_for(simulator(provider).url) + TWO_PRICES)
         limits = ("--max-output-tokens", "90", "--max-cost", cap)
         done = convbatch("run", data, "-m", "sim-good@at-gemini", "-o", name, "--no-progress", *limits)
-        assert done.code == code, done.err  # the worst case of the first call leaves no room for a second one
+        assert done.code == code, done.err  # 4: the bound of the first call leaves no budget for a second one
         [row] = records(report(tmp_path / name))
         assert (row["possibly_paid"], row["possibly_paid_unbounded"]) == (1, 0)
         assert (row["failed_attempts_billed"], row["failed_cost"]) == (0, None)
@@ -264,7 +266,7 @@ def test_running_totals_of_a_reply_that_broke_off_are_no_cost_but_a_bound(
 # Prices that are missing, and prices of a config
 
 
-def test_a_turn_without_a_price_is_counted_and_the_lines_to_add_are_named(made: MadeRun) -> None:
+def test_a_turn_without_a_price_is_counted_and_the_missing_config_lines_are_named(made: MadeRun) -> None:
     made.prices = {REAL: USD}
     path = made.write().path
     [usage, *_] = sections(path)
@@ -276,7 +278,7 @@ def test_a_turn_without_a_price_is_counted_and_the_lines_to_add_are_named(made: 
     assert "1 reused reply" in notes
 
 
-def test_the_prices_of_a_config_take_the_place_of_the_runs_own(made: MadeRun, tmp_path: Path) -> None:
+def test_prices_of_a_config_replace_the_prices_of_the_run(made: MadeRun, tmp_path: Path) -> None:
     made.prices = {REAL: USD}
     run = load(made.write().path)
     config = tmp_path / "prices.toml"
@@ -288,13 +290,13 @@ def test_the_prices_of_a_config_take_the_place_of_the_runs_own(made: MadeRun, tm
     assert resold["cost"] == SEED_CNY
     in_usd = report(run, config=config, currency="USD")
     assert in_usd["cost"].tolist() == pytest.approx([SEED_CNY / 8, SEED_CNY / 8], abs=1e-15)
-    anew, _ = reprice(run, load_config(config))
-    assert set(anew.turns["price_source"].dropna()) == {f"{config}:1 (a bill)", f"{config}:6 (a bill)"}
-    assert records(report(run))[0]["cost"] == SEED_USD  # nothing of it stays
+    repriced, _ = reprice(run, load_config(config))
+    assert set(repriced.turns["price_source"].dropna()) == {f"{config}:1 (a bill)", f"{config}:6 (a bill)"}
+    assert records(report(run))[0]["cost"] == SEED_USD  # the config does not change the run
     assert set(load(run.path).turns["price_source"].dropna()) == {"by hand"}
 
 
-def test_the_config_says_anew_what_its_gateway_bills(made: MadeRun, tmp_path: Path) -> None:
+def test_a_config_replaces_multiplier_and_currency_of_a_gateway(made: MadeRun, tmp_path: Path) -> None:
     config = tmp_path / "prices.toml"
     config.write_text("[gateways.google]\nprice_multiplier = 5\ncurrency = 'CNY'\n")
     [real, _] = records(report(made.write().path, config=config))
@@ -302,11 +304,11 @@ def test_the_config_says_anew_what_its_gateway_bills(made: MadeRun, tmp_path: Pa
     assert real["currency"] == "CNY"
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "message"),
     [
         (("--by", "targt"), "did you mean 'target'?"),
         (("--by", "target,colour"), "'colour'"),
@@ -321,31 +323,31 @@ def test_the_config_says_anew_what_its_gateway_bills(made: MadeRun, tmp_path: Pa
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_reported_is_refused_with_exit_2(
-    made: MadeRun, convbatch: Command, args: tuple[str, ...], says: str
+def test_invalid_arguments_are_refused_with_exit_2(
+    made: MadeRun, convbatch: Command, args: tuple[str, ...], message: str
 ) -> None:
     made.write()
     done = convbatch("report", "r", *args)
     assert done.code == 2
-    assert says in done.err
+    assert message in done.err
     assert done.out == ""
 
 
-def test_nothing_but_runs_can_be_reported(tmp_path: Path) -> None:
+def test_a_report_needs_a_run_and_an_existing_config(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no run to report"):
         report([])
     with pytest.raises(InputError):
         report(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path, config=tmp_path / "none.toml")
 
 
-def test_keys_come_repeated_comma_separated_and_once() -> None:
+def test_group_keys_may_be_repeated_or_comma_separated_and_count_once() -> None:
     assert grouping(["target, turn", "turn", "tag"]) == ("target", "turn", "tag")
 
 
 # Several runs
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_are_distinguished_by_their_paths(tmp_path: Path) -> None:
     paths = [MadeRun(tmp_path / place / "r", [dialogue("d", "x")]).write().path for place in ("one", "two")]
     frame = report([load(path) for path in paths])
     assert frame["run"].tolist() == [str(path) for path in paths]
@@ -353,23 +355,23 @@ def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> 
     assert report([*paths, third])["run"].tolist() == [*map(str, paths), "s"]
 
 
-# Forms
+# Output formats
 
 
 def test_the_command_and_python_give_the_same_frame(made: MadeRun, convbatch: Command) -> None:
     path = made.write().path
     done = convbatch("report", "r", "--by", "target", "--by", "turn", "--json")
     assert (done.code, done.err) == (0, "")
-    told = json.loads(done.out)
-    assert list(told) == ["runs", "by", "usage", "totals", "finish_reasons", "errors", "growth"]
-    assert (told["runs"], told["by"]) == (["r"], ["target", "turn"])
-    assert list(told["usage"]) == ["title", "notes", "rows"]
+    plain = json.loads(done.out)
+    assert list(plain) == ["runs", "by", "usage", "totals", "finish_reasons", "errors", "growth"]
+    assert (plain["runs"], plain["by"]) == (["r"], ["target", "turn"])
+    assert list(plain["usage"]) == ["title", "notes", "rows"]
     frame = package.report(path, by=["target", "turn"])
-    assert list(told["usage"]["rows"][0]) == ["run", "target", "turn", *(column.name for column in USAGE)]
-    assert told["usage"]["rows"] == records(frame)
+    assert list(plain["usage"]["rows"][0]) == ["run", "target", "turn", *(column.name for column in USAGE)]
+    assert plain["usage"]["rows"] == records(frame)
 
 
-def test_every_form_of_output_is_written_at_once(made: MadeRun, convbatch: Command, tmp_path: Path) -> None:
+def test_every_output_format_is_written_in_one_call(made: MadeRun, convbatch: Command, tmp_path: Path) -> None:
     made.write()
     outs = [word for end in ("md", "csv", "json", "parquet") for word in ("-o", f"x.{end}")]
     done = convbatch("report", "r", "--by", "dialogue", *outs)
@@ -378,11 +380,11 @@ def test_every_form_of_output_is_written_at_once(made: MadeRun, convbatch: Comma
     for title in ("Turns", "Tokens", "Cost", "Time", "Finish reasons", "Errors", "Input tokens by turn"):
         assert f"## {title}\n" in page
     rows = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text("utf-8-sig"))))
-    assert [row["dialogue"] for row in rows] == ["a", "'=b"]  # or a spreadsheet would calculate it
+    assert [row["dialogue"] for row in rows] == ["a", "'=b"]  # quoted, so that a spreadsheet does not evaluate it
     frame = report(tmp_path / "r", "dialogue")
     assert pd.read_parquet(tmp_path / "x.parquet")["turns"].tolist() == frame["turns"].tolist()
-    told = json.loads((tmp_path / "x.json").read_bytes())
-    assert [row["costs"] or "" for row in told["usage"]["rows"]] == [row["costs"] for row in rows]
+    plain = json.loads((tmp_path / "x.json").read_bytes())
+    assert [row["costs"] or "" for row in plain["usage"]["rows"]] == [row["costs"] for row in rows]
 
 
 @pytest.mark.parametrize("columns", [80, 140])
@@ -400,35 +402,35 @@ def test_a_terminal_shows_the_first_rows_of_many_and_the_total(tmp_path: Path) -
         def isatty(self) -> bool:
             return True
 
-    told = sections(MadeRun(tmp_path / "r", [dialogue(f"d{n}", "x") for n in range(210)]).write().path, "dialogue")
+    found = sections(MadeRun(tmp_path / "r", [dialogue(f"d{n}", "x") for n in range(210)]).write().path, "dialogue")
     terminal, pipe = Terminal(), io.StringIO()
-    render.to_terminal(told, file=terminal)
-    render.to_terminal(told, file=pipe)
+    render.to_terminal(found, file=terminal)
+    render.to_terminal(found, file=pipe)
     assert "… and 10 more rows: -o report.md, .json or .csv" in terminal.getvalue()
     for text, rows in ((terminal.getvalue(), 200), (pipe.getvalue(), 210)):
         assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*d\d+", text, re.MULTILINE)) == 4 * rows
         assert len(re.findall(r"^(?:\x1b\[[0-9;]*m)*total", text, re.MULTILINE)) == 4
 
 
-def test_text_from_outside_reaches_neither_the_terminal_nor_markdown_raw(tmp_path: Path) -> None:
+def test_external_text_is_escaped_in_the_terminal_and_in_markdown(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("\x1b[2Jboo|`<b>", "x")])
     made.failed(made.ident(0, 1), Failure(kind="timeout", message="\x1b[31m| evil \u202e"), cls="timeout")
-    told = sections(made.write().path, "dialogue")
+    found = sections(made.write().path, "dialogue")
     file = io.StringIO()
-    render.to_terminal(told, file=file)
-    page = render.to_markdown(told)
+    render.to_terminal(found, file=file)
+    page = render.to_markdown(found)
     assert set("\x1b\u202e").isdisjoint(file.getvalue() + page)
     assert r"boo\|\`\<b\>" in page
 
 
-def test_simulated_targets_are_named_as_such(tmp_path: Path) -> None:
+def test_simulated_targets_are_marked(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(GOOD,))
     made.replied(made.ident(0, 1))
-    told = sections(made.write().path)
+    found = sections(made.write().path)
     file = io.StringIO()
-    render.to_terminal(told, file=file)
+    render.to_terminal(found, file=file)
     assert f"SIMULATED, no model was asked: {GOOD}" in file.getvalue()
-    assert f"SIMULATED, no model was asked: {GOOD}" in render.to_markdown(told)
+    assert f"SIMULATED, no model was asked: {GOOD}" in render.to_markdown(found)
 
 
 def test_the_page_names_every_column() -> None:
@@ -458,7 +460,7 @@ currency = "CNY"
 """
 
 
-def test_a_real_run_costs_what_the_ledger_says(
+def test_costs_of_a_real_run_agree_with_the_ledger(
     convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:
     provider = Provider(faults=FaultScript.of(FAULTS))
@@ -471,19 +473,19 @@ def test_a_real_run_costs_what_the_ledger_says(
     good, drift = records(report(tmp_path / "r"))
     billed = [entry for entry in provider.ledger.entries if entry.billed]
     for row, model, factor in ((good, "sim-good", 1), (drift, "sim-drift", 10)):
-        true = sum(
+        actual = sum(
             (e.input_tokens or 0) * factor + (e.output_tokens or 0) * 2 * factor for e in billed if e.model == model
         )
-        least = row["spent"] * 1e6
-        most = least + (row["possibly_paid_bound"] or 0) * 1e6
+        lower = row["spent"] * 1e6
+        upper = lower + (row["possibly_paid_bound"] or 0) * 1e6
         assert row["turns"] == 15
         assert row["possibly_paid_unbounded"] == 0
-        assert least - 1e-6 <= true
-        assert row["unpriced"] or true <= most + 1e-6  # a reply without counts is billed all the same
+        assert lower - 1e-6 <= actual
+        assert row["unpriced"] or actual <= upper + 1e-6  # a reply without counts is billed too
     assert good["unpriced"] + drift["unpriced"] == 1
     assert good["failed_attempts_billed"] + drift["failed_attempts_billed"] == 2
     assert good["possibly_paid"] + drift["possibly_paid"] == 4
-    told = convbatch("report", "r", "--currency", "CNY", "--json")
-    [total] = json.loads(told.out)["totals"]["rows"]
+    done_cny = convbatch("report", "r", "--currency", "CNY", "--json")
+    [total] = json.loads(done_cny.out)["totals"]["rows"]
     assert total["spent"] == pytest.approx(7 * good["spent"] + drift["spent"], abs=1e-12)
-    assert "SIMULATED" not in told.out  # a gateway like any other
+    assert "SIMULATED" not in done_cny.out  # configured as an ordinary gateway

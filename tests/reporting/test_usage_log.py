@@ -1,4 +1,4 @@
-"""Usage logs against journals: what is read, what is refused, and which call is which line."""
+"""Usage logs compared with journals: reading, refusals, and matching lines with calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADER = "id,created_at,type,model_name,quota,prompt_tokens,completion_tokens,re
 Cells = dict[str, Any]
 
 
-def write_bill(path: Path, lines: Iterable[Cells], header: str = HEADER) -> Path:
+def write_usage_log(path: Path, lines: Iterable[Cells], header: str = HEADER) -> Path:
     rows = [",".join(str(line.get(name, "")) for name in header.split(",")) for line in lines]
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
@@ -49,7 +49,7 @@ def line(**cells: Any) -> Cells:
 
 
 def totals(sections: list[Section]) -> dict[str, tuple[int, int]]:
-    """outcome → (lines, calls)."""
+    """Return the numbers of lines and calls by outcome."""
     frame = sections[0].frame
     return {row["outcome"]: (row["lines"], row["calls"]) for row in frame.to_dict("records")}
 
@@ -58,11 +58,11 @@ def listed(sections: list[Section]) -> list[dict[str, Any]]:
     return sections[1].frame.to_dict("records")
 
 
-# A real run, and bills made from the simulator's ledger
+# Real runs, and usage logs made from the simulator's ledger
 
 
 def billed_lines(entries: Iterable[Entry], *, ids: bool = True) -> list[Cells]:
-    """What a new-api gateway's log would say of these requests."""
+    """Return the lines of a new-api gateway's log for these requests."""
     return [
         {
             "id": entry.seq,
@@ -81,56 +81,56 @@ def billed_lines(entries: Iterable[Entry], *, ids: bool = True) -> list[Cells]:
 
 @dataclasses.dataclass
 class BilledRun:
-    """A finished run at a gateway, and what that gateway knows of it."""
+    """A finished run and the ledger of its gateway."""
 
     run: Run
     entries: list[Entry]
     folder: Path
 
 
-Play = Callable[..., BilledRun]
+RunBilled = Callable[..., BilledRun]
 
 
 @pytest.fixture
-def play(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> Play:
-    def run(faults: Iterable[Mapping[str, Any]] = (), dialogues: int = 4, **world: Any) -> BilledRun:
-        lab = Provider(gateway=True, faults=FaultScript.of(faults), **world)
-        server = simulator(lab)
+def run_billed(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> RunBilled:
+    def run(faults: Iterable[Mapping[str, Any]] = (), dialogues: int = 4, **provider_options: Any) -> BilledRun:
+        provider = Provider(gateway=True, faults=FaultScript.of(faults), **provider_options)
+        server = simulator(provider)
         config = config_for(server.url, models='[run]\nmodels = ["sim-good@at-gemini"]', currency="CNY")
         (tmp_path / "convbatch.toml").write_text(config)
         dataset = write_dataset(tmp_path / "d.jsonl", dialogues, 3)
         done = convbatch("run", dataset, "-o", tmp_path / "out", "--no-progress", "--attempt-timeout", "5s")
         assert done.code in (0, 3), done.err
-        return BilledRun(load(tmp_path / "out"), list(lab.ledger.entries), tmp_path)
+        return BilledRun(load(tmp_path / "out"), list(provider.ledger.entries), tmp_path)
 
     return run
 
 
-@pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without"])
-def test_the_bill_of_an_undisturbed_run_is_all_the_same(play: Play, ids: bool) -> None:
-    billed_run = play()
+@pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without request ids"])
+def test_all_lines_of_an_undisturbed_run_match(run_billed: RunBilled, ids: bool) -> None:
+    billed_run = run_billed()
     lines = billed_lines(billed_run.entries, ids=ids)
-    sections = reconcile([billed_run.run], write_bill(billed_run.folder / "bill.csv", lines), FORMS)
+    sections = reconcile([billed_run.run], write_usage_log(billed_run.folder / "bill.csv", lines), FORMS)
     assert totals(sections) == {"same": (12, 12)}
     assert listed(sections) == []
     assert any("no request id of ours" in note for note in sections[0].notes) is not ids
 
 
-@pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without"])
-def test_exactly_what_was_changed_in_a_bill_is_found(play: Play, ids: bool) -> None:
-    billed_run = play()
+@pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without request ids"])
+def test_each_changed_line_of_a_usage_log_is_found(run_billed: RunBilled, ids: bool) -> None:
+    billed_run = run_billed()
     lines = billed_lines(billed_run.entries, ids=ids)
-    added = {**lines[0], "request_id": "of nobody" if ids else "", "prompt_tokens": 900, "completion_tokens": 800}
+    added = {**lines[0], "request_id": "unknown" if ids else "", "prompt_tokens": 900, "completion_tokens": 800}
     counts = ("prompt_tokens", "completion_tokens")
     changed = lines[5]
-    # Of the same size: else nobody could tell without ids which of the two the changed line was.
+    # Remove a line of the same size; otherwise the changed line would be ambiguous without ids.
     alike = [one for one in lines if one is not changed and all(one[name] == changed[name] for name in counts)]
     removed = lines.pop(lines.index(alike[0]))
     changed["prompt_tokens"] += 57
     elsewhere = {**lines[2], "request_id": "x", "created_at": lines[2]["created_at"] - 86400}
     lines += [added, elsewhere, {**lines[1], "type": 1}]
     random.Random(3).shuffle(lines)
-    sections = reconcile([billed_run.run], write_bill(billed_run.folder / "bill.csv", lines), FORMS)
+    sections = reconcile([billed_run.run], write_usage_log(billed_run.folder / "bill.csv", lines), FORMS)
     assert totals(sections) == {
         "same": (10, 10),
         "tokens differ": (1, 1),
@@ -145,8 +145,8 @@ def test_exactly_what_was_changed_in_a_bill_is_found(play: Play, ids: bool) -> N
     assert ids is (free["request_id"] == removed["request_id"])
 
 
-def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_their_own(play: Play) -> None:
-    billed_run = play(
+def test_billed_calls_without_an_answer_and_billed_refusals_have_their_own_outcomes(run_billed: RunBilled) -> None:
+    billed_run = run_billed(
         [
             {"match": {"nth": 2}, "action": "reset", "when": "billed"},
             {"match": {"nth": 4}, "action": "reset", "when": "read"},
@@ -155,7 +155,7 @@ def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_t
         ]
     )
     sections = reconcile(
-        [billed_run.run], write_bill(billed_run.folder / "bill.csv", billed_lines(billed_run.entries)), FORMS
+        [billed_run.run], write_usage_log(billed_run.folder / "bill.csv", billed_lines(billed_run.entries)), FORMS
     )
     assert totals(sections) == {
         "same": (12, 12),
@@ -168,10 +168,10 @@ def test_billed_calls_that_never_answered_and_billed_refusals_have_outcomes_of_t
     assert {row["joined_by"] for row in listed(sections) if row["outcome"] == "failed: billed"} == {"request id"}
 
 
-def test_replies_without_usage_are_never_called_the_same(play: Play) -> None:
-    billed_run = play([{"match": {"turn": 2}, "action": "usage", "kind": "missing"}])
+def test_replies_without_usage_never_count_as_the_same(run_billed: RunBilled) -> None:
+    billed_run = run_billed([{"match": {"turn": 2}, "action": "usage", "kind": "missing"}])
     sections = reconcile(
-        [billed_run.run], write_bill(billed_run.folder / "bill.csv", billed_lines(billed_run.entries)), FORMS
+        [billed_run.run], write_usage_log(billed_run.folder / "bill.csv", billed_lines(billed_run.entries)), FORMS
     )
     assert totals(sections) == {"same": (8, 8), "billed, tokens not known": (4, 4)}
 
@@ -183,21 +183,23 @@ def made(path: Path, *, model: str = "m", **more: Any) -> MadeRun:
     return MadeRun(path, [dialogue("d", "one", "two", "three")], targets=[f"{model}@relay"], **more)
 
 
-def replied(run: MadeRun, turn: int, given: int, taken: int, at: float = STARTED_AT, **more: Any) -> None:
-    usage = Usage(input_tokens=given, output_tokens=taken, source="reported")
+def replied(
+    run: MadeRun, turn: int, input_tokens: int, output_tokens: int, at: float = STARTED_AT, **more: Any
+) -> None:
+    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, source="reported")
     reply = Reply(text="x", finish_reason="stop", finish_reason_raw=None, usage=usage)
     run.replied(run.ident(0, turn), reply, started_at=at, latency_s=2.0, **more)
 
 
-def bill_of(run: MadeRun, lines: Iterable[Cells], forms: Mapping[str, UsageLogForm] = FORMS) -> list[Section]:
+def reconcile_run(run: MadeRun, lines: Iterable[Cells], forms: Mapping[str, UsageLogForm] = FORMS) -> list[Section]:
     folder = run.write()
-    return reconcile([load(folder.path)], write_bill(run.path / "bill.csv", lines), forms)
+    return reconcile([load(folder.path)], write_usage_log(run.path / "bill.csv", lines), forms)
 
 
-def test_a_line_and_its_call_are_the_same_by_hand(tmp_path: Path) -> None:
+def test_a_line_with_the_tokens_of_its_call_is_the_same(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192)
-    sections = bill_of(run, [line()])
+    sections = reconcile_run(run, [line()])
     assert totals(sections) == {"same": (1, 1)}
     (row,) = sections[0].frame.to_dict("records")
     assert (row["input_tokens"], row["billed_input"], row["output_tokens"], row["billed_output"]) == (22, 22, 192, 192)
@@ -207,24 +209,24 @@ def test_a_line_and_its_call_are_the_same_by_hand(tmp_path: Path) -> None:
 def test_a_call_billed_twice_is_found(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192, request_id="a")
-    sections = bill_of(run, [line(request_id="a"), line(request_id="a")])
+    sections = reconcile_run(run, [line(request_id="a"), line(request_id="a")])
     assert totals(sections) == {"same": (1, 1), "billed, unknown to us": (1, 0)}
 
 
-def test_a_line_with_our_request_id_is_ours_whatever_its_clock_says(tmp_path: Path) -> None:
+def test_a_line_with_our_request_id_matches_at_any_time(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192, request_id="a", at=1_780_000_000.0)
-    sections = bill_of(run, [line(request_id="a", created_at=1_780_000_000 + 8 * 3600)])
+    sections = reconcile_run(run, [line(request_id="a", created_at=1_780_000_000 + 8 * 3600)])
     assert totals(sections) == {"same": (1, 1)}
 
 
 @pytest.mark.slow
-def test_small_amounts_are_told_to_their_digits_on_paper_and_a_long_list_is_cut_on_stdout(
+def test_small_amounts_keep_their_digits_in_markdown_and_a_long_list_is_cut_on_stdout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192)
-    sections = bill_of(run, [line(quota="3210"), *[line(model_name="m-max")] * 1_200])
+    sections = reconcile_run(run, [line(quota="3210"), *[line(model_name="m-max")] * 1_200])
     assert "0.00642" in to_markdown(sections)
     to_terminal(sections)
     assert "… and 200 more rows: -o report.md" in capsys.readouterr().out
@@ -233,16 +235,16 @@ def test_small_amounts_are_told_to_their_digits_on_paper_and_a_long_list_is_cut_
 def test_another_model_under_our_request_id_is_found(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192, request_id="a")
-    assert totals(bill_of(run, [line(request_id="a", model_name="m-max")])) == {
+    assert totals(reconcile_run(run, [line(request_id="a", model_name="m-max")])) == {
         "same": (0, 0),
         "billed as another model": (1, 1),
     }
 
 
-def test_without_ids_models_are_never_mixed(tmp_path: Path) -> None:
+def test_without_request_ids_a_line_matches_only_calls_of_its_model(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192)
-    sections = bill_of(run, [line(model_name="m-max")])
+    sections = reconcile_run(run, [line(model_name="m-max")])
     assert totals(sections) == {"same": (0, 0), "billed, unknown to us": (1, 0), "known, not billed": (0, 1)}
     assert any("models these runs did not ask there: m-max" in note for note in sections[0].notes)
 
@@ -251,30 +253,34 @@ def test_without_ids_models_are_never_mixed(tmp_path: Path) -> None:
     ("seconds", "outcome"),
     [(-61, "outside the runs' time"), (-60, "same"), (62, "same"), (63, "outside the runs' time")],
 )
-def test_a_line_may_lie_a_minute_before_the_start_or_after_the_end(seconds: int, outcome: str, tmp_path: Path) -> None:
+def test_a_line_matches_up_to_a_minute_before_the_start_or_after_the_end(
+    seconds: int, outcome: str, tmp_path: Path
+) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192, at=1_780_000_000.0)
-    sections = bill_of(run, [line(created_at=1_780_000_000 + seconds)])
+    sections = reconcile_run(run, [line(created_at=1_780_000_000 + seconds)])
     assert totals(sections)[outcome][0] == 1
 
 
-def test_a_line_with_other_tokens_goes_to_the_call_of_its_time_and_not_to_a_likelier_one(tmp_path: Path) -> None:
+def test_a_line_with_other_tokens_matches_the_call_of_its_time(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 100, 192, at=1_780_000_000.0)
     replied(run, 2, 125, 192, at=1_780_000_030.0)
     lines = [line(created_at=1_780_000_001, prompt_tokens=130), line(created_at=1_780_000_031, prompt_tokens=163)]
-    found = [(row["turn"], row["input_difference"]) for row in listed(bill_of(run, lines))]
+    found = [(row["turn"], row["input_difference"]) for row in listed(reconcile_run(run, lines))]
     assert found == [(1, 30), (2, 38)]
 
 
-@pytest.mark.parametrize(("given_", "outcome"), [(216, "tokens differ"), (217, "billed, unknown to us")])
-def test_a_line_is_of_no_call_more_than_twice_its_size_and_sixteen(given_: int, outcome: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("input_tokens", "outcome"), [(216, "tokens differ"), (217, "billed, unknown to us")])
+def test_a_line_with_more_than_twice_the_tokens_plus_16_matches_no_call(
+    input_tokens: int, outcome: str, tmp_path: Path
+) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 100, 192)
-    assert outcome in totals(bill_of(run, [line(prompt_tokens=given_, completion_tokens=193)]))
+    assert outcome in totals(reconcile_run(run, [line(prompt_tokens=input_tokens, completion_tokens=193)]))
 
 
-def test_costs_are_compared_where_the_currency_is_the_bills(tmp_path: Path) -> None:
+def test_costs_are_compared_only_in_the_currency_of_the_usage_log(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 1_000_000, 0)
     replied(run, 2, 500_000, 0)
@@ -287,10 +293,11 @@ def test_costs_are_compared_where_the_currency_is_the_bills(tmp_path: Path) -> N
         dataclasses.replace(manifest, targets=(dataclasses.replace(target, prices=prices, gateway=gateway),))
     )
     lines = [
-        line(prompt_tokens=1_000_000, completion_tokens=0, quota=1_000_000),  # 2 CNY, as we say
-        line(prompt_tokens=500_000, completion_tokens=0, quota=750_000),  # 1.5 CNY, and we say 1
+        line(prompt_tokens=1_000_000, completion_tokens=0, quota=1_000_000),  # 2 CNY, equal to the cost in the run
+        line(prompt_tokens=500_000, completion_tokens=0, quota=750_000),  # 1.5 CNY; the cost in the run is 1
     ]
-    (row,) = reconcile([load(folder.path)], write_bill(tmp_path / "b.csv", lines), FORMS)[0].frame.to_dict("records")
+    sections = reconcile([load(folder.path)], write_usage_log(tmp_path / "b.csv", lines), FORMS)
+    (row,) = sections[0].frame.to_dict("records")
     assert (row["cost"], row["billed"], row["difference"], row["currency"]) == (3.0, 3.5, 0.5, "CNY")
     in_usd = {"new-api": dataclasses.replace(NEW_API, currency="USD")}
     section = reconcile([load(folder.path)], tmp_path / "b.csv", in_usd)[0]
@@ -298,11 +305,11 @@ def test_costs_are_compared_where_the_currency_is_the_bills(tmp_path: Path) -> N
     assert any("2 of 2 calls have no price in USD" in note for note in section.notes)
 
 
-def test_a_run_of_two_hosts_needs_to_be_told_whose_bill_it_is(tmp_path: Path) -> None:
+def test_a_run_with_two_gateways_needs_the_gateway_of_the_usage_log(tmp_path: Path) -> None:
     run = MadeRun(tmp_path / "run", [dialogue("d", "one")], targets=["m@relay", "m@other"])
     run.replied(run.ident(0, 1))
     with pytest.raises(SetupError, match=r"may be of any of the gateways other, relay"):
-        bill_of(run, [line()])
+        reconcile_run(run, [line()])
     named = {"new-api": dataclasses.replace(NEW_API, gateways=("relay",))}
     assert totals(reconcile([load(run.path)], run.path / "bill.csv", named)) == {"same": (1, 1)}
     wrong = {"new-api": dataclasses.replace(NEW_API, gateways=("relais",))}
@@ -310,23 +317,23 @@ def test_a_run_of_two_hosts_needs_to_be_told_whose_bill_it_is(tmp_path: Path) ->
         reconcile([load(run.path)], run.path / "bill.csv", wrong)
 
 
-def test_a_run_named_twice_has_its_calls_once(tmp_path: Path) -> None:
+def test_calls_of_a_run_given_twice_count_once(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     replied(run, 1, 22, 192)
     folder = run.write()
-    bill = write_bill(tmp_path / "b.csv", [line()])
-    assert totals(reconcile([load(folder.path), load(folder.path)], bill, FORMS)) == {"same": (1, 1)}
+    usage_log = write_usage_log(tmp_path / "b.csv", [line()])
+    assert totals(reconcile([load(folder.path), load(folder.path)], usage_log, FORMS)) == {"same": (1, 1)}
 
 
-def test_a_refused_call_that_nobody_billed_is_not_listed(tmp_path: Path) -> None:
+def test_an_unbilled_refused_call_is_not_listed(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     run.failed(run.ident(0, 1), Failure(kind="rate_limit", message="slow down"), cls="refused")
-    sections = bill_of(run, [line(created_at=5)])
+    sections = reconcile_run(run, [line(created_at=5)])
     assert totals(sections) == {"same": (0, 0), "failed: not billed": (0, 1), "outside the runs' time": (1, 0)}
     assert listed(sections) == []
 
 
-# Laws of joining
+# Properties of matching
 
 _COUNTS = st.none() | st.integers(0, 40)
 _IDS = st.none() | st.sampled_from("abcd")
@@ -363,18 +370,18 @@ _calls = st.lists(
             begins=float(at),
             ends=float(at + took + (600 if kind == "lost" else 0)),
             request_id=id_,
-            input_tokens=given_,
-            output_tokens=taken,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
             cost=None,
             currency=None,
         )
-        for number, (kind, model, at, took, id_, given_, taken) in enumerate(drawn, 1)
+        for number, (kind, model, at, took, id_, input_tokens, output_tokens) in enumerate(drawn, 1)
     ]
 )
 
 
-def told(pairs: Iterable[JoinedPair]) -> list[tuple[Any, ...]]:
-    """What pairs say, without the numbers of lines."""
+def comparable(pairs: Iterable[JoinedPair]) -> list[tuple[Any, ...]]:
+    """Return the pairs in a comparable form without line numbers."""
     return sorted(
         (
             pair.outcome,
@@ -387,14 +394,14 @@ def told(pairs: Iterable[JoinedPair]) -> list[tuple[Any, ...]]:
 
 
 @given(_lines, _calls, st.randoms(use_true_random=False))
-def test_the_order_of_lines_changes_nothing_and_nothing_is_used_twice(
+def test_pairs_do_not_depend_on_the_order_of_lines_and_use_each_line_and_call_once(
     lines: list[UsageLogLine], calls: list[Call], chance: random.Random
 ) -> None:
     pairs = join_lines_and_calls(lines, calls)
     shuffled = [
         dataclasses.replace(line, line=number) for number, line in enumerate(chance.sample(lines, len(lines)), 2)
     ]
-    assert told(join_lines_and_calls(shuffled, chance.sample(calls, len(calls)))) == told(pairs)
+    assert comparable(join_lines_and_calls(shuffled, chance.sample(calls, len(calls)))) == comparable(pairs)
     assert sorted(pair.line.line for pair in pairs if pair.line) == sorted(line.line for line in lines)
     assert sorted(pair.call.ident for pair in pairs if pair.call) == sorted(call.ident for call in calls)
     for pair in pairs:
@@ -408,8 +415,8 @@ def test_the_order_of_lines_changes_nothing_and_nothing_is_used_twice(
 
 
 @given(_calls, st.booleans(), st.data())
-def test_an_honest_bill_is_all_the_same(calls: list[Call], ids: bool, data: st.DataObject) -> None:
-    honest = [
+def test_all_lines_of_a_correct_usage_log_match(calls: list[Call], ids: bool, data: st.DataObject) -> None:
+    billed_calls = [
         dataclasses.replace(
             call, kind="replied", input_tokens=call.input_tokens or 0, output_tokens=call.output_tokens or 0
         )
@@ -425,11 +432,11 @@ def test_an_honest_bill_is_all_the_same(calls: list[Call], ids: bool, data: st.D
             output_tokens=call.output_tokens,
             amount=None,
         )
-        for number, call in enumerate(honest)
+        for number, call in enumerate(billed_calls)
     ]
     named = [
         dataclasses.replace(call, request_id=f"{call.request_id}{number}" if ids and call.request_id else None)
-        for number, call in enumerate(honest)
+        for number, call in enumerate(billed_calls)
     ]
     assert {pair.outcome for pair in join_lines_and_calls(lines, named)} <= {"same"}
 
@@ -457,7 +464,7 @@ OWN_TEXT = "时间,模型,输入,输出,费用\n2026-01-31 12:00:05,甲,1,2,0.5\
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "gbk", "utf-16"])
 @pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_encodings_separators_and_line_ends_are_recognised(
+def test_encodings_separators_and_line_ends_are_detected(
     encoding: str, separator: str, end: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "bill.csv"
@@ -480,13 +487,13 @@ def test_encodings_separators_and_line_ends_are_recognised(
         ("2026/1/31 20:00:05", 1769860805.0),
     ],
 )
-def test_times_are_read_in_every_form(written: str, seconds: float, tmp_path: Path) -> None:
+def test_times_are_read_in_every_format(written: str, seconds: float, tmp_path: Path) -> None:
     path = tmp_path / "bill.csv"
     path.write_text(OWN_TEXT.replace("2026-01-31 12:00:05", written), encoding="utf-8")
     assert read_usage_log(path, forms(OWN)).lines[0].at == seconds
 
 
-def test_local_times_are_utc_unless_the_form_says_otherwise(tmp_path: Path) -> None:
+def test_local_times_are_utc_unless_the_format_has_a_time_zone(tmp_path: Path) -> None:
     path = tmp_path / "bill.csv"
     path.write_text(OWN_TEXT, encoding="utf-8")
     usage_log = read_usage_log(path, forms(OWN.replace('time_zone = "Asia/Shanghai"\n', "")))
@@ -502,7 +509,7 @@ def refusal(path: Path, known: Mapping[str, UsageLogForm] = FORMS, name: str | N
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "bill.csv: the bill is empty"),
         (b"\xef\xbb\xbf\r\n", "bill.csv: the bill is empty"),
@@ -514,15 +521,25 @@ def refusal(path: Path, known: Mapping[str, UsageLogForm] = FORMS, name: str | N
         (HEADER.encode() + b"\n", "the bill has no lines"),
         (HEADER.encode() + b"\n1,2,2\n", "bill.csv:2: the line does not match the header"),
     ],
-    ids=["empty", "only a mark", "xlsx", "binary", "latin", "half utf-16", "no form", "no lines", "short line"],
+    ids=[
+        "empty",
+        "only a byte order mark",
+        "xlsx",
+        "binary",
+        "latin",
+        "half utf-16",
+        "unknown format",
+        "no lines",
+        "short line",
+    ],
 )
-def test_what_is_no_bill_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_usage_log_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bill.csv"
     path.write_bytes(content)
-    assert said in refusal(path)
+    assert message in refusal(path)
 
 
-def test_a_bill_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_usage_log_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "none.csv")
 
 
@@ -535,8 +552,8 @@ def test_all_bad_cells_are_reported_with_their_lines(tmp_path: Path) -> None:
         line(quota="¥5"),
         line(created_at=""),
     ]
-    text = refusal(write_bill(tmp_path / "bill.csv", bad))
-    for said in (
+    text = refusal(write_usage_log(tmp_path / "bill.csv", bad))
+    for message in (
         "bill.csv:3: created_at is not a time\n  found: 'yesterday'",
         "bill.csv:4: prompt_tokens is not a number of tokens\n  found: 'many'",
         "bill.csv:4: completion_tokens is not a number of tokens\n  found: '-1'",
@@ -544,19 +561,19 @@ def test_all_bad_cells_are_reported_with_their_lines(tmp_path: Path) -> None:
         "bill.csv:6: quota is not a number",
         "bill.csv:7: created_at is not a time\n  found: an empty cell",
     ):
-        assert said in text
+        assert message in text
 
 
-def test_a_thousand_bad_lines_are_reported_and_the_rest_counted(tmp_path: Path) -> None:
-    path = write_bill(tmp_path / "bill.csv", [line(prompt_tokens="x")] * 1_005)
+def test_the_first_thousand_bad_lines_are_reported_and_the_rest_counted(tmp_path: Path) -> None:
+    path = write_usage_log(tmp_path / "bill.csv", [line(prompt_tokens="x")] * 1_005)
     with pytest.raises(InputError) as caught:
         read_usage_log(path, FORMS)
     assert len(caught.value.problems) == 1_001
     assert caught.value.problems[-1].what == "and 5 more problems"
 
 
-def test_a_missing_column_is_named_with_its_nearest(tmp_path: Path) -> None:
-    path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER.replace("prompt_tokens", "prompt_token"))
+def test_a_missing_column_is_named_with_its_closest_match(tmp_path: Path) -> None:
+    path = write_usage_log(tmp_path / "bill.csv", [line()], header=HEADER.replace("prompt_tokens", "prompt_token"))
     text = refusal(path, name="new-api")
     assert "bill.csv:1: the bill has no column 'prompt_tokens', which the form 'new-api' needs for input_tokens" in text
     assert "did you mean 'prompt_token'?" in text
@@ -564,17 +581,17 @@ def test_a_missing_column_is_named_with_its_nearest(tmp_path: Path) -> None:
 
 
 def test_an_optional_column_may_be_missing(tmp_path: Path) -> None:
-    path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER.removesuffix(",request_id"))
+    path = write_usage_log(tmp_path / "bill.csv", [line()], header=HEADER.removesuffix(",request_id"))
     assert read_usage_log(path, FORMS).lines[0].request_id is None
 
 
-def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    path = write_bill(tmp_path / "bill.csv", [line()], header=HEADER + ",quota")
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
+    path = write_usage_log(tmp_path / "bill.csv", [line()], header=HEADER + ",quota")
     assert "the column 'quota' occurs 2 times" in refusal(path)
 
 
-def test_two_forms_that_fit_have_to_be_told_apart(tmp_path: Path) -> None:
-    path = write_bill(tmp_path / "bill.csv", [line()])
+def test_a_usage_log_that_matches_two_formats_needs_the_name_of_one(tmp_path: Path) -> None:
+    path = write_usage_log(tmp_path / "bill.csv", [line()])
     known = {**FORMS, "mine": dataclasses.replace(NEW_API, name="mine")}
     assert "the columns of several forms: new-api, mine" in refusal(path, known)
     assert read_usage_log(path, known, "mine").form.name == "mine"
@@ -584,13 +601,13 @@ def test_two_forms_that_fit_have_to_be_told_apart(tmp_path: Path) -> None:
 # The config
 
 
-def test_a_form_with_a_presets_name_changes_only_what_it_sets() -> None:
+def test_a_format_with_the_name_of_a_preset_changes_only_the_keys_it_sets() -> None:
     known = forms('[bills.new-api]\ngateway = "dmxapi"\ncurrency = "USD"\n')
     assert known["new-api"] == dataclasses.replace(NEW_API, gateways=("dmxapi",), currency="USD")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('[bills.x]\nmodel = "m"', "convbatch.toml:1: the usage log format 'x' has no time"),
         ('[bills.new-api]\ntimes = "t"', "convbatch.toml:2: unknown key 'times' in [bills.new-api]"),
@@ -606,21 +623,21 @@ def test_a_form_with_a_presets_name_changes_only_what_it_sets() -> None:
         (OWN.replace('amount = "费用"\n', ""), "currency without amount"),
     ],
 )
-def test_a_wrong_form_is_explained_with_its_line(text: str, said: str) -> None:
+def test_an_invalid_format_is_reported_with_its_line(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         forms(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert all(problem.hint for problem in caught.value.problems)
 
 
 # The command
 
 
-def test_the_report_holds_a_bill_against_the_run(play: Play, convbatch: Command) -> None:
-    billed_run = play()
+def test_the_report_compares_a_usage_log_with_the_run(run_billed: RunBilled, convbatch: Command) -> None:
+    billed_run = run_billed()
     lines = billed_lines(billed_run.entries)
     lines[3]["completion_tokens"] += 9
-    write_bill(billed_run.folder / "log.csv", lines[:-1])
+    write_usage_log(billed_run.folder / "log.csv", lines[:-1])
     done = convbatch("report", "out", "--bill", "log.csv")
     assert done.code == 0, done.err
     for words in ("Bill log.csv", "tokens differ", "known, not billed", "new-api"):
@@ -638,9 +655,9 @@ def test_the_report_holds_a_bill_against_the_run(play: Play, convbatch: Command)
         ("missing.csv", None, [], "missing.csv"),
         ("form.csv", b"a,b\n1,2\n", ["--bill-form", "new-apy"], "new-api"),
     ],
-    ids=["no known columns", "binary", "no file", "no such form"],
+    ids=["no known columns", "binary", "no file", "unknown format"],
 )
-def test_a_bill_that_cannot_be_read_is_exit_2(
+def test_an_unreadable_usage_log_is_exit_2(
     name: str, content: bytes | None, options: list[str], what: str, convbatch: Command, tmp_path: Path
 ) -> None:
     MadeRun(tmp_path / "out", [dialogue("d", "hi")]).write()
