@@ -1,4 +1,4 @@
-"""The reader: how records fold into turns, how they are found, and what damage and a live writer do to it."""
+"""The journal reader: folding records into turns, finding them, damage, and reading beside a writer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TARGETS = ["zulu@g", "alpha@g"]
 
 
 class QuickDisk(Disk):
-    """Syncs nothing: nothing here is about power cuts."""
+    """A disk without syncs, because no test here cuts the power."""
 
     def sync(self, fd: int) -> None:
         pass
@@ -36,7 +36,7 @@ class QuickDisk(Disk):
 
 
 class SetClock(RealClock):
-    """A wall clock that stands where it is put."""
+    """A wall clock that is set by the test."""
 
     now = 1000.0
 
@@ -69,10 +69,10 @@ def ended(status: str, reason: str | None = None, **where: Any) -> dict[str, Any
 
 
 def judged(record: dict[str, Any]) -> dict[str, Any]:
-    """The same asked of a judge about the turn, in the order in which it is written."""
-    place = {name: record[name] for name in ("kind", "index", "dialogue", "target", "repeat", "turn")}
+    """Return the record as a judge call about the same turn, with its keys in the order of the writer."""
+    identity = {name: record[name] for name in ("kind", "index", "dialogue", "target", "repeat", "turn")}
     of = {"target": "judge@g", "role": "judge", "of": record["target"], "asked": "f" * 32}
-    return {**place, **of, **{name: value for name, value in record.items() if name not in ("target", "role")}}
+    return {**identity, **of, **{name: value for name, value in record.items() if name not in ("target", "role")}}
 
 
 @pytest.fixture
@@ -82,8 +82,10 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def keep(folder: RunFolder, *records: dict[str, Any], clock: Clock | None = None, stop: bool = True) -> Journal:
-    """Write records in one session; with `stop` the session is over."""
+def write_session(
+    folder: RunFolder, *records: dict[str, Any], clock: Clock | None = None, stop: bool = True
+) -> Journal:
+    """Write records in one session; end the session unless `stop` is false."""
     system = System(clock=clock or RealClock(), disk=QuickDisk())
     journal = Journal.open(folder, system=system, version="0.1")
     for record in records:
@@ -103,29 +105,29 @@ def fold(*records: dict[str, Any]) -> TurnHistory:
 
 STATES: dict[str, tuple[list[dict[str, Any]], str | None, int, int]] = {
     # records: status (None = pending), attempts, possibly paid
-    "nothing but an intent": ([intent()], None, 1, 1),
+    "only an intent": ([intent()], None, 1, 1),
     "a reply and its turn": ([intent(), replied(), ended("ok")], "ok", 1, 0),
     "a reply whose turn record was lost": ([intent(), replied()], "ok", 1, 0),
     "an empty reply whose turn record was lost": ([intent(), replied(text=None, finish="length")], "empty", 1, 0),
     "a refusal whose turn record was lost": ([intent(), replied(finish="content_filter")], "blocked", 1, 0),
     "a broken generation": ([intent(), replied(finish="error"), ended("error")], "error", 1, 0),
-    "a reply whose intent a power cut took": ([replied(), ended("ok")], "ok", 1, 0),
-    "a turn whose reply was lost to damage": ([intent(), ended("ok")], None, 1, 1),
+    "a reply whose intent was lost in a power cut": ([replied(), ended("ok")], "ok", 1, 0),
+    "a turn whose reply was lost by damage": ([intent(), ended("ok")], None, 1, 1),
     "refused, not ended": ([intent(), failed("refused")], None, 1, 0),
     "refused, then answered": ([intent(), failed("refused"), intent(2), replied(2), ended("ok")], "ok", 2, 0),
     "ambiguous, then answered": ([intent(), failed("ambiguous"), intent(2), replied(2), ended("ok")], "ok", 2, 1),
     "our own timeout": ([intent(), failed("timeout"), ended("error", "timed out")], "error", 1, 1),
     "abandoned by a second Ctrl-C": ([intent(), failed("abandoned")], None, 1, 1),
     "killed twice, then answered": ([intent(1), intent(2), intent(3), replied(3), ended("ok")], "ok", 3, 2),
-    "an error that resume opened again": ([intent(), failed("final"), ended("error"), intent(2)], None, 2, 1),
-    "an error that went well the second time": (
+    "an error that resume sends again": ([intent(), failed("final"), ended("error"), intent(2)], None, 2, 1),
+    "an error, then answered": (
         [intent(), failed("final"), ended("error"), intent(2), replied(2), ended("ok")], "ok", 2, 0,
     ),
     "skipped": ([ended("skipped", "turn 1 ended blocked")], "skipped", 0, 0),
-    "skipped, then opened again": ([ended("skipped"), intent(key=B), replied(key=B), ended("ok", key=B)], "ok", 1, 0),
-    "taken over from another run": ([{**replied(0), "reused_from": "r"}, ended("ok")], "ok", 0, 0),
-    "a reply stands, whatever was asked once more": ([intent(), replied(), intent(2)], "ok", 2, 1),
-    "an answer to another question": ([intent(), replied(), ended("ok"), intent(2, key=B)], None, 2, 1),
+    "skipped, then answered": ([ended("skipped"), intent(key=B), replied(key=B), ended("ok", key=B)], "ok", 1, 0),
+    "reused from another run": ([{**replied(0), "reused_from": "r"}, ended("ok")], "ok", 0, 0),
+    "a reply, then a further intent": ([intent(), replied(), intent(2)], "ok", 2, 1),
+    "a reply to another key": ([intent(), replied(), ended("ok"), intent(2, key=B)], None, 2, 1),
 }  # fmt: skip
 
 
@@ -137,9 +139,9 @@ def test_records_fold_into_a_state(
     assert (history.status, history.attempts, history.possibly_paid) == (status, attempts, possibly_paid)
 
 
-def test_a_judges_calls_are_no_part_of_the_turn_they_are_about(folder: RunFolder) -> None:
-    asked = [judged(record) for record in (intent(), replied(), ended("ok"), intent(2))]
-    keep(folder, intent(), replied(), ended("ok"), *asked)
+def test_judge_calls_are_not_part_of_the_turn_that_they_judge(folder: RunFolder) -> None:
+    calls = [judged(record) for record in (intent(), replied(), ended("ok"), intent(2))]
+    write_session(folder, intent(), replied(), ended("ok"), *calls)
     with Archive(folder) as archive:
         (turn,) = archive.transcript(0, "zulu@g", 1).turns.values()
         assert (turn.status, turn.attempts, turn.possibly_paid) == ("ok", 1, 0)
@@ -154,22 +156,22 @@ def test_a_judges_calls_are_no_part_of_the_turn_they_are_about(folder: RunFolder
         assert archive.requests_since(0.0) == {"zulu@g": 1, "judge@g": 2}
 
 
-def test_a_question_that_never_left_takes_no_other_off_the_day(folder: RunFolder) -> None:
-    asked = [judged({**record, "turn": turn}) for turn in (1, None) for record in (intent(), intent(key=B))]
+def test_an_unsent_judge_call_reduces_the_day_count_only_by_itself(folder: RunFolder) -> None:
+    calls = [judged({**record, "turn": turn}) for turn in (1, None) for record in (intent(), intent(key=B))]
     unsent = [judged({**failed("not_sent"), "turn": turn}) for turn in (1, None)]
-    keep(folder, intent(target="judge@g"), *asked, *unsent)
+    write_session(folder, intent(target="judge@g"), *calls, *unsent)
     with Archive(folder) as archive:
         assert archive.requests_since(0.0) == {"judge@g": 3}
 
 
-def test_only_the_very_question_counts_as_finished() -> None:
+def test_a_turn_is_finished_only_for_the_same_key() -> None:
     history = fold(intent(), replied(), ended("ok"))
     assert history.finished(A)
     assert not history.finished(B)
     assert not fold(intent()).finished(A)
 
 
-def test_a_turn_keeps_its_reply_with_the_body_and_its_last_failure() -> None:
+def test_a_turn_stores_its_reply_with_the_body_and_its_last_failure() -> None:
     history = fold(intent(), failed("refused"), intent(2), replied(2, text="there"), ended("ok"))
     assert history.kept is not None
     assert (history.kept["reply"]["text"], history.kept["body"]) == ("there", "{}")
@@ -177,43 +179,43 @@ def test_a_turn_keeps_its_reply_with_the_body_and_its_last_failure() -> None:
     assert history.last_failure["attempt"] == 1
 
 
-def test_a_reply_to_a_former_question_is_not_kept_for_the_new_one() -> None:
+def test_a_reply_to_an_earlier_key_is_not_used_for_the_new_key() -> None:
     assert fold(intent(), replied(), ended("ok"), intent(2, key=B), failed("final", 2, key=B)).kept is None
 
 
-def test_the_reason_of_a_skip_and_the_source_of_a_reuse_come_through() -> None:
+def test_the_reason_of_a_skip_and_the_source_of_a_reuse_are_read() -> None:
     assert fold(ended("skipped", "turn 1 ended blocked")).reason == "turn 1 ended blocked"
     assert fold({**replied(0), "reused_from": "older"}, ended("ok")).reused_from == "older"
 
 
-def test_conversations_come_by_dialogue_then_target_as_configured_then_repeat(folder: RunFolder) -> None:
-    wanted = [(i, target, repeat) for i in (0, 1, 2, 10) for target in TARGETS for repeat in (1, 2)]
-    mixed = random.Random(1).sample(wanted, len(wanted))
-    keep(folder, *(replied(index=i, target=target, repeat=repeat) for i, target, repeat in mixed))
+def test_conversations_are_sorted_by_dialogue_configured_target_and_repeat(folder: RunFolder) -> None:
+    expected = [(i, target, repeat) for i in (0, 1, 2, 10) for target in TARGETS for repeat in (1, 2)]
+    mixed = random.Random(1).sample(expected, len(expected))
+    write_session(folder, *(replied(index=i, target=target, repeat=repeat) for i, target, repeat in mixed))
     with Archive(folder) as archive:
-        assert [(t.index, t.target, t.repeat) for t in archive.transcripts()] == wanted
+        assert [(t.index, t.target, t.repeat) for t in archive.transcripts()] == expected
         assert all(t.dialogue == f"d{t.index}" for t in archive.transcripts())
 
 
-def test_one_conversation_is_found_with_its_turns_in_order(folder: RunFolder) -> None:
-    keep(folder, replied(turn=2), replied(turn=1), replied(index=1), replied(target="alpha@g", turn=9))
+def test_a_conversation_is_found_with_its_turns_in_order(folder: RunFolder) -> None:
+    write_session(folder, replied(turn=2), replied(turn=1), replied(index=1), replied(target="alpha@g", turn=9))
     with Archive(folder.path) as archive:
         assert list(archive.transcript(0, "zulu@g", 1).turns) == [1, 2]
         assert archive.transcript(0, "zulu@g", 2).turns == {}
-        assert archive.transcript(0, "unheard@of", 1).dialogue is None
+        assert archive.transcript(0, "unknown@g", 1).dialogue is None
 
 
-def test_sessions_and_their_ends_are_told(folder: RunFolder) -> None:
-    keep(folder, intent())
-    keep(folder, intent(2), stop=False).release()
+def test_sessions_and_their_ends_are_counted(folder: RunFolder) -> None:
+    write_session(folder, intent())
+    write_session(folder, intent(2), stop=False).release()
     with Archive(folder) as archive:
         assert (archive.session_count, len(archive.stops)) == (2, 1)
         assert archive.runs[1]["run"] == folder.name
 
 
-def test_requests_are_counted_by_target_since_a_moment_without_those_never_sent(folder: RunFolder) -> None:
+def test_sent_requests_are_counted_per_target_since_a_time(folder: RunFolder) -> None:
     clock = SetClock()
-    journal = keep(folder, intent(), intent(index=1), clock=clock, stop=False)
+    journal = write_session(folder, intent(), intent(index=1), clock=clock, stop=False)
     clock.now = 2000.0
     for record in (
         failed("not_sent"), intent(2), failed("not_sent", 2), intent(3), replied(3), intent(index=2),
@@ -229,7 +231,7 @@ def test_requests_are_counted_by_target_since_a_moment_without_those_never_sent(
 
 def test_a_turn_is_found_by_key_and_repeat_only_with_a_complete_reply(folder: RunFolder) -> None:
     c = "c" * 32
-    keep(
+    write_session(
         folder,
         *(intent(), replied(text="reuse me"), ended("ok")),
         *(intent(index=1, key=B), failed("final", index=1, key=B), ended("error", index=1, key=B)),
@@ -245,15 +247,15 @@ def test_a_turn_is_found_by_key_and_repeat_only_with_a_complete_reply(folder: Ru
         ] * 4
 
 
-def test_a_target_that_ever_answered_is_told_from_one_that_never_did(folder: RunFolder) -> None:
-    keep(folder, failed("final"), failed("refused", target="alpha@g"), replied(2, target="alpha@g"))
+def test_has_reply_is_true_only_for_targets_that_answered(folder: RunFolder) -> None:
+    write_session(folder, failed("final"), failed("refused", target="alpha@g"), replied(2, target="alpha@g"))
     with Archive(folder) as archive:
-        assert [archive.has_reply(target) for target in ("zulu@g", "alpha@g", "unheard@of")] == [False, True, False]
+        assert [archive.has_reply(target) for target in ("zulu@g", "alpha@g", "unknown@g")] == [False, True, False]
 
 
-def test_a_reader_beside_a_writer_sees_whole_lines_and_calls_nothing_in_flight_lost(folder: RunFolder) -> None:
-    keep(folder, intent(), stop=False).release()
-    journal = keep(folder, intent(2), intent(index=1), stop=False)
+def test_a_reader_beside_a_writer_sees_complete_lines_and_no_lost_requests(folder: RunFolder) -> None:
+    write_session(folder, intent(), stop=False).release()
+    journal = write_session(folder, intent(2), intent(index=1), stop=False)
     with folder.segments()[0].open("ab") as segment:
         segment.write(encode_line(99, 1.0, replied(2))[:70])
         segment.flush()
@@ -266,8 +268,10 @@ def test_a_reader_beside_a_writer_sees_whole_lines_and_calls_nothing_in_flight_l
         assert archive.transcript(0, "zulu@g", 1).turns[1].possibly_paid == 2
 
 
-def test_a_damaged_line_is_skipped_with_its_place_and_the_rest_is_read(folder: RunFolder) -> None:
-    keep(folder, *(record for i in range(5) for record in (intent(index=i), replied(index=i), ended("ok", index=i))))
+def test_a_damaged_line_is_skipped_and_reported_and_the_rest_is_read(folder: RunFolder) -> None:
+    write_session(
+        folder, *(record for i in range(5) for record in (intent(index=i), replied(index=i), ended("ok", index=i)))
+    )
     segment = folder.segments()[0]
     raw = segment.read_bytes()
     segment.write_bytes(raw.replace(b'"index":2,"dialogue":"d2"', b'"index":2,"dialogue":"dX"', 1))
@@ -277,8 +281,8 @@ def test_a_damaged_line_is_skipped_with_its_place_and_the_rest_is_read(folder: R
         assert [t.turns[1].status for t in archive.transcripts()] == ["ok"] * 5
 
 
-def test_a_foreign_line_does_not_hide_a_record_missing_further_on(folder: RunFolder) -> None:
-    keep(folder, *(intent(index=i) for i in range(5)))
+def test_a_foreign_line_does_not_hide_a_missing_record_after_it(folder: RunFolder) -> None:
+    write_session(folder, *(intent(index=i) for i in range(5)))
     segment = folder.segments()[0]
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(b"".join([*lines[:2], b"rubbish\n", *lines[2:4], *lines[5:]]))
@@ -286,8 +290,8 @@ def test_a_foreign_line_does_not_hide_a_record_missing_further_on(folder: RunFol
         assert [damage.place.line for damage in archive.damage] == [3, 6]
 
 
-def test_what_lies_glued_in_a_damaged_line_is_read_all_the_same(folder: RunFolder) -> None:
-    keep(folder, intent(), replied(), ended("ok"))
+def test_records_joined_into_one_damaged_line_are_read(folder: RunFolder) -> None:
+    write_session(folder, intent(), replied(), ended("ok"))
     segment = folder.segments()[0]
     segment.write_bytes(segment.read_bytes().replace(b"}\n{", b"}J{", 2))
     with Archive(folder) as archive:
@@ -296,8 +300,8 @@ def test_what_lies_glued_in_a_damaged_line_is_read_all_the_same(folder: RunFolde
         assert (history.status, len(history.intents)) == ("ok", 1)
 
 
-def test_a_list_of_damage_is_bounded_and_its_count_is_not(folder: RunFolder) -> None:
-    keep(folder, intent())
+def test_the_list_of_damage_is_bounded_but_its_count_is_complete(folder: RunFolder) -> None:
+    write_session(folder, intent())
     with folder.segments()[0].open("ab") as segment:
         segment.write(b"rubbish\n" * 5000)
     with Archive(folder) as archive:
@@ -310,13 +314,13 @@ def test_a_folder_without_records_is_an_empty_archive(folder: RunFolder) -> None
         assert (archive.session_count, archive.requests_since(0.0), archive.damage) == (0, {}, [])
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="is not a run folder"):
         Archive(tmp_path)
 
 
-def test_a_closed_archive_leaves_no_descriptor_behind(folder: RunFolder) -> None:
-    keep(folder, intent())
+def test_a_closed_archive_leaves_no_open_file(folder: RunFolder) -> None:
+    write_session(folder, intent())
     before = sorted(path.name for path in Path("/dev/fd").iterdir())
     for _ in range(3):
         Archive(folder).close()
@@ -328,7 +332,7 @@ name = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 @given(dialogue=name, target=name, turn=st.integers(1, 10**6), shuffle=st.randoms(use_true_random=False))
 @settings(max_examples=examples(60), deadline=None)
-def test_names_of_any_kind_and_keys_in_any_order_read_the_same(
+def test_arbitrary_names_and_any_order_of_json_keys_are_read(
     tmp_path_factory: pytest.TempPathFactory, dialogue: str, target: str, turn: int, shuffle: random.Random
 ) -> None:
     folder = RunFolder.create(tmp_path_factory.mktemp("any") / "run", disk=QuickDisk())
@@ -355,7 +359,7 @@ def test_names_of_any_kind_and_keys_in_any_order_read_the_same(
         assert archive.requests_since(5.0) == {target: 2}
 
 
-def test_reading_holds_one_conversation_at_a_time(folder: RunFolder) -> None:
+def test_reading_keeps_one_conversation_in_memory_at_a_time(folder: RunFolder) -> None:
     lines = [encode_line(0, 1.0, {"kind": "run", "session": 1})]
     lines += [
         encode_line(seq, 1.0, replied(index=seq // 4, turn=seq % 4 + 1, text="x" * 900)) for seq in range(1, 4_000)

@@ -125,7 +125,7 @@ manifests = st.builds(
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # one example is a whole run.json
 @given(manifests)
-def test_what_is_written_is_read_back(manifest: Manifest) -> None:
+def test_a_written_manifest_is_read_back(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
 

@@ -1,4 +1,4 @@
-"""The run folder: made, found, told apart, and written whole or not at all."""
+"""Run folders: creating, finding and recognising them, and writing files completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANIFEST = manifest_of("m@g", created_at="2026-11-21T23:30:00Z")
 
 
 class FailingDisk(Disk):
-    """One kind of operation fails."""
+    """A disk on which one kind of operation fails."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -54,7 +54,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_folders_are_0700_and_files_0600_whatever_the_umask_says(tmp_path: Path) -> None:
+def test_folders_are_0700_and_files_0600_with_any_umask(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o755)
     former = os.umask(0)
     try:
@@ -69,7 +69,7 @@ def test_folders_are_0700_and_files_0600_whatever_the_umask_says(tmp_path: Path)
 
 
 @pytest.mark.parametrize("before", ["absent", "deep", "empty"])
-def test_a_run_folder_is_made_where_there_is_nothing(tmp_path: Path, before: str) -> None:
+def test_a_run_folder_is_created_in_an_absent_or_empty_place(tmp_path: Path, before: str) -> None:
     path = tmp_path / "a" / "b" if before == "deep" else tmp_path / "run"
     if before == "empty":
         path.mkdir()
@@ -91,7 +91,7 @@ def _another_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "says", "hint"),
+    ("prepare", "message", "hint"),
     [
         (_occupied, "is not empty", "name an absent or empty folder with --out"),
         (_a_file, "is in the way", "--out DIR"),
@@ -99,16 +99,16 @@ def _another_run(path: Path) -> None:
     ],
     ids=["occupied", "a file", "another run"],
 )
-def test_an_occupied_place_is_refused_and_left_alone(tmp_path: Path, prepare: Any, says: str, hint: str) -> None:
+def test_an_occupied_place_is_refused_and_unchanged(tmp_path: Path, prepare: Any, message: str, hint: str) -> None:
     prepare(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(SetupError, match=says) as refused:
+    with pytest.raises(SetupError, match=message) as refused:
         RunFolder.create(tmp_path / "run")
     assert hint in str(refused.value)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_place_that_cannot_be_written_is_a_matter_of_setup() -> None:
+def test_a_place_without_write_access_is_a_setup_error() -> None:
     with pytest.raises(SetupError, match="cannot create the run folder /proc/here: "):
         RunFolder.create(Path("/proc/here"))
     with pytest.raises(SetupError, match="cannot create the run folder"):
@@ -135,38 +135,38 @@ def test_default_names_sort_by_time_and_are_safe_in_a_path(stem: str, name: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("nowhere", "there is no run folder"),
         ("file", "is a file, not a run folder"),
         ("other", "is not a run folder: it has no run.json"),
     ],
 )
-def test_what_is_no_run_folder_is_told_apart(tmp_path: Path, text: str, says: str) -> None:
+def test_a_path_that_is_not_a_run_folder_is_refused_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "other").mkdir()
-    with pytest.raises(SetupError, match=says):
+    with pytest.raises(SetupError, match=message):
         RunFolder.open(tmp_path / text)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("{", "cannot read run.json"),
         ("[]", "run.json is not a JSON object"),
         ('{"v": 2, "convbatch": "9.1"}', "run.json is of version 2"),
     ],
 )
-def test_a_run_json_that_cannot_be_read_says_why_and_where(tmp_path: Path, text: str, says: str) -> None:
+def test_an_unreadable_run_json_is_reported_with_reason_and_path(tmp_path: Path, text: str, message: str) -> None:
     folder = made(tmp_path / "run")
     (folder.path / "run.json").write_text(text)
-    with pytest.raises(SetupError, match=says) as refused:
+    with pytest.raises(SetupError, match=message) as refused:
         folder.read_manifest()
     assert str(folder.path / "run.json") in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["write", "sync", "replace"])
-def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, kind: str) -> None:
+def test_a_failed_write_leaves_the_previous_file(tmp_path: Path, kind: str) -> None:
     made(tmp_path / "run")
     folder = RunFolder.open(tmp_path / "run", disk=FailingDisk(kind))
     with pytest.raises(JournalError, match="No space left on device"):
@@ -176,7 +176,7 @@ def test_a_file_that_could_not_be_written_leaves_the_former_one(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", ["write", "sync", "replace"])
-def test_a_folder_whose_first_files_could_not_be_written_is_not_left_half_made(tmp_path: Path, kind: str) -> None:
+def test_a_folder_is_removed_when_its_first_files_cannot_be_written(tmp_path: Path, kind: str) -> None:
     folder = RunFolder.create(tmp_path / "run", disk=FailingDisk(kind))
     with pytest.raises(JournalError, match="No space left on device") as refused, folder.creating():
         folder.write_manifest(MANIFEST)
@@ -184,7 +184,7 @@ def test_a_folder_whose_first_files_could_not_be_written_is_not_left_half_made(t
     assert not folder.path.exists()
 
 
-def test_an_interrupt_while_the_first_files_are_written_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_folder_is_removed_when_its_creation_is_interrupted(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.dataset.touch()
     with pytest.raises(KeyboardInterrupt), folder.creating():
@@ -192,22 +192,22 @@ def test_an_interrupt_while_the_first_files_are_written_leaves_nothing_behind(tm
     assert not folder.path.exists()
 
 
-def test_a_block_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_write_block_that_raises_leaves_no_file(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    rows: list[Any] = [b"half", "a row that is no bytes"]
+    rows: list[Any] = [b"half", "not bytes"]
     with pytest.raises(TypeError), folder.replacing("turns.parquet") as file:
         file.writelines(rows)
     assert sorted(path.name for path in folder.path.iterdir()) == ["journal", "run.json"]
 
 
-def test_a_compressed_file_can_be_written_through(tmp_path: Path) -> None:
+def test_a_compressed_file_can_be_written(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     with folder.replacing("dataset.jsonl.gz") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
         packed.write(b"line\n" * 1000)
     assert gzip.decompress(folder.dataset.read_bytes()) == b"line\n" * 1000
 
 
-def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
+def test_a_planted_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     (tmp_path / "victim").write_text("precious")
     (folder.path / f".run.json.{os.getpid()}.new").symlink_to(tmp_path / "victim")
@@ -216,7 +216,7 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_a_run_that_nobody_runs_any_more_was_interrupted(tmp_path: Path) -> None:
+def test_an_unlocked_run_in_state_running_was_interrupted(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     lock = folder.take_lock()
     assert folder.state(dataclasses.replace(MANIFEST, state="running")) == "running"
@@ -226,7 +226,7 @@ def test_a_run_that_nobody_runs_any_more_was_interrupted(tmp_path: Path) -> None
     assert folder.state(dataclasses.replace(MANIFEST, state="finished")) == "finished"
 
 
-def test_the_journal_mark_changes_with_the_journal(tmp_path: Path) -> None:
+def test_the_journal_mark_changes_when_the_journal_changes(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     marks = [folder.journal_mark()]
     for number in (1, 2):
@@ -235,7 +235,7 @@ def test_the_journal_mark_changes_with_the_journal(tmp_path: Path) -> None:
     assert len(set(marks)) == 3
 
 
-def test_segments_come_in_order_and_alone(tmp_path: Path) -> None:
+def test_segments_are_listed_in_order_without_other_files(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     for name in ("000002.jsonl", "000001.jsonl", "1000000.jsonl", "000001.damaged", "lock", ".000001.jsonl.new"):
         (folder.journal / name).touch()
@@ -252,7 +252,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("results")
 
 
-def test_runs_are_listed_oldest_first_and_nothing_else(results: Path) -> None:
+def test_only_runs_are_listed_oldest_first(results: Path) -> None:
     assert [folder.name for folder in list_runs(results)] == ["b-first", "a-second"]
     assert list_runs(Path("nowhere")) == []
 
@@ -267,24 +267,24 @@ def test_runs_are_listed_oldest_first_and_nothing_else(results: Path) -> None:
         ("./elsewhere/", "elsewhere"),
     ],
 )
-def test_a_run_is_found_by_path_by_name_and_as_latest(results: Path, text: str, path: str) -> None:
+def test_a_run_is_found_by_path_name_or_latest(results: Path, text: str, path: str) -> None:
     assert find_run(text, results) == Path(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("b-frist", "did you mean b-first"),
         ("zzz", "there is no run 'zzz', neither as a path nor under results/"),
         ("notes", "results/notes is not a run folder"),
     ],
 )
-def test_a_run_that_is_not_there_is_named_with_the_nearest(results: Path, text: str, says: str) -> None:
-    with pytest.raises(SetupError, match=says):
+def test_a_missing_run_is_refused_with_the_closest_match(results: Path, text: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message):
         find_run(text, results)
 
 
-def test_latest_of_nothing_says_how_to_start(tmp_path: Path) -> None:
+def test_latest_without_runs_prints_a_command_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"convbatch run datasets/quickstart\.jsonl"):
         find_run("latest", tmp_path)
 

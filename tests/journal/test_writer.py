@@ -1,4 +1,4 @@
-"""The writer: what it promises about kills, power cuts, failing disks, damage and second writers."""
+"""The journal writer: guarantees for kills, power cuts, failing disks, damage and second writers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class QuickDisk(Disk):
-    """Syncs nothing and waits for nobody: for laws that need many journals and no durability."""
+    """A disk without syncs and waits, for properties that need many journals and no durability."""
 
     def sync(self, fd: int) -> None:
         pass
@@ -51,17 +51,17 @@ class QuickDisk(Disk):
 
 
 class LazyDisk(QuickDisk):
-    """Knows which bytes and names are durable; a sync aside lasts some turns of the loop and covers what was before."""
+    """A disk that tracks durable bytes and names; a sync takes five loop iterations and covers earlier bytes only."""
 
     def __init__(self) -> None:
         self.syncs = 0
         self.durable: dict[Path, int] = {}
         self.named: set[Path] = set()
         self._paths: dict[int, Path] = {}
-        self._dark = False
+        self._is_off = False
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        self._need_power()
+        self._check_power()
         fd = super().open(path, flags, mode)
         self._paths[fd] = path
         if not path.is_dir():
@@ -69,11 +69,11 @@ class LazyDisk(QuickDisk):
         return fd
 
     def write(self, fd: int, data: bytes) -> int:
-        self._need_power()
+        self._check_power()
         return super().write(fd, data)
 
     def sync(self, fd: int) -> None:
-        self._need_power()
+        self._check_power()
         self.syncs += 1
         self.durable[self._paths[fd]] = os.fstat(fd).st_size
 
@@ -90,8 +90,8 @@ class LazyDisk(QuickDisk):
         return result
 
     def cut_power(self, rng: random.Random) -> None:
-        """Drop what is not durable; of the unsynced bytes of a file a random beginning may have reached the disk."""
-        self._dark = True
+        """Drop all that is not durable, except a random prefix of the unsynced bytes of each file."""
+        self._is_off = True
         for path, synced in self.durable.items():
             if path.suffix == ".jsonl":
                 if path not in self.named:
@@ -99,13 +99,13 @@ class LazyDisk(QuickDisk):
                 else:
                     os.truncate(path, rng.randint(synced, path.stat().st_size))
 
-    def _need_power(self) -> None:
-        if self._dark:
+    def _check_power(self) -> None:
+        if self._is_off:
             raise OSError(errno.EIO, "the power is off")
 
 
 class FaultDisk(QuickDisk):
-    """Fails for good from its n-th operation of one kind on; a failing write may have taken some bytes before."""
+    """A disk whose n-th and later operations of one kind fail; the first failing write may store some bytes."""
 
     def __init__(self, kind: str, nth: int, code: int, *, short: int = 0) -> None:
         self._kind = kind
@@ -161,7 +161,7 @@ def turn_record(index: int, turn: int = 1) -> dict[str, Any]:
     return {"kind": "turn", **ident(index, turn), "status": "ok"}
 
 
-def play(journal: Journal, conversations: int) -> None:
+def append_conversations(journal: Journal, conversations: int) -> None:
     for index in range(conversations):
         for record in (intent(index), outcome(index), turn_record(index)):
             journal.append(record)
@@ -187,7 +187,7 @@ def records(folder: RunFolder) -> list[dict[str, Any]]:
 
 @contextmanager
 def journal_of(raw: bytes) -> Generator[RunFolder, None, None]:
-    """A run folder whose only segment holds these bytes."""
+    """Create a temporary run folder with one segment of these bytes."""
     with tempfile.TemporaryDirectory() as place:
         folder = new_folder(Path(place) / "run")
         (folder.journal / "000001.jsonl").write_bytes(raw)
@@ -199,20 +199,20 @@ def folder(tmp_path: Path) -> RunFolder:
     return new_folder(tmp_path / "run")
 
 
-def _written(conversations: int) -> bytes:
+def _journal_bytes(conversations: int) -> bytes:
     with tempfile.TemporaryDirectory() as place:
         folder = new_folder(Path(place) / "run")
         journal = open_quick(folder)
-        play(journal, conversations)
+        append_conversations(journal, conversations)
         journal.release()
         return (folder.journal / "000001.jsonl").read_bytes()
 
 
-WHOLE = _written(4)
+WHOLE = _journal_bytes(4)
 LINES = WHOLE.splitlines(keepends=True)
 
 
-async def test_every_record_comes_back_in_order_with_consecutive_numbers(folder: RunFolder) -> None:
+async def test_records_are_read_back_in_order_with_consecutive_numbers(folder: RunFolder) -> None:
     journal = open_quick(folder)
     journal.append(intent(0))
     await journal.commit(outcome(0), turn_record(0))
@@ -235,11 +235,11 @@ async def test_every_record_comes_back_in_order_with_consecutive_numbers(folder:
     ],
     ids=repr,
 )
-def test_values_no_gateway_should_send_survive_exactly(value: Any) -> None:
+def test_unusual_values_are_read_back_unchanged(value: Any) -> None:
     assert decode_line(encode_line(7, 1.5, {"kind": "outcome", "value": value}))["value"] == value
 
 
-async def test_each_opening_is_a_session_of_its_own(folder: RunFolder) -> None:
+async def test_each_opening_starts_a_new_session(folder: RunFolder) -> None:
     for session in (1, 2, 3):
         journal = open_quick(folder)
         assert journal.session == session
@@ -247,7 +247,7 @@ async def test_each_opening_is_a_session_of_its_own(folder: RunFolder) -> None:
     assert [record["session"] for record in records(folder) if record["kind"] == "run"] == [1, 2, 3]
 
 
-async def test_records_of_one_commit_stand_together(folder: RunFolder) -> None:
+async def test_records_of_one_commit_are_adjacent(folder: RunFolder) -> None:
     disk = LazyDisk()
     journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     await asyncio.gather(*(journal.commit(outcome(index), turn_record(index)) for index in range(20)))
@@ -256,7 +256,7 @@ async def test_records_of_one_commit_stand_together(folder: RunFolder) -> None:
     assert all(found[i] == ("outcome", found[i + 1][1]) for i in range(0, 40, 2))
 
 
-async def test_what_waits_for_a_running_sync_shares_the_next_one(folder: RunFolder) -> None:
+async def test_commits_that_wait_for_a_running_sync_share_the_next_one(folder: RunFolder) -> None:
     disk = LazyDisk()
     journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     before = disk.syncs
@@ -271,7 +271,7 @@ async def test_what_waits_for_a_running_sync_shares_the_next_one(folder: RunFold
     assert disk.syncs - before <= 2 * rounds
 
 
-async def test_a_commit_returns_only_after_a_sync_that_began_behind_its_bytes(folder: RunFolder) -> None:
+async def test_a_commit_returns_only_after_a_sync_that_began_after_its_write(folder: RunFolder) -> None:
     disk = LazyDisk()
     journal = Journal.open(folder, system=System(disk=disk), version="0.1")
     segment = folder.journal / "000001.jsonl"
@@ -293,32 +293,32 @@ async def test_a_commit_returns_only_after_a_sync_that_began_behind_its_bytes(fo
     assert late == []
 
 
-def test_an_append_has_been_written_when_it_returns(folder: RunFolder) -> None:
+def test_append_writes_the_record_before_it_returns(folder: RunFolder) -> None:
     journal = open_quick(folder)
     journal.append(intent(3))
     assert records(folder)[-1]["index"] == 3
     journal.release()
 
 
-async def test_a_cancelled_caller_takes_neither_its_record_nor_its_neighbours_along(folder: RunFolder) -> None:
+async def test_a_cancelled_caller_loses_neither_its_record_nor_those_of_others(folder: RunFolder) -> None:
     journal = Journal.open(folder, system=System(disk=LazyDisk()), version="0.1")
-    given_up, patient = asyncio.create_task(journal.commit(outcome(0))), asyncio.create_task(journal.commit(outcome(1)))
+    cancelled, other = asyncio.create_task(journal.commit(outcome(0))), asyncio.create_task(journal.commit(outcome(1)))
     await asyncio.sleep(0)
-    given_up.cancel()
-    await patient
+    cancelled.cancel()
+    await other
     await journal.close({"reason": "interrupted"})
     assert [record.get("index") for record in records(folder)] == [None, 0, 1, None]
 
 
-async def test_letting_go_during_a_sync_ends_in_silence_whoever_else_waits(folder: RunFolder) -> None:
-    """As after a failed write: its run is torn down while another record is being synced and a third waits."""
+async def test_a_release_during_a_sync_reports_no_error_to_the_event_loop(folder: RunFolder) -> None:
+    """As after a failed write: the run is cancelled while one record is being synced and another waits."""
 
     class SlowDisk(Disk):
         def sync(self, fd: int) -> None:
             time.sleep(0.02)
 
-    complaints: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    loop_errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: loop_errors.append(context))
     journal = Journal.open(folder, system=System(disk=SlowDisk()), version="0.1")
     waiting = [asyncio.create_task(journal.commit(outcome(0)))]
     await asyncio.sleep(0.005)
@@ -330,10 +330,10 @@ async def test_letting_go_during_a_sync_ends_in_silence_whoever_else_waits(folde
     journal.release()
     await asyncio.sleep(0.03)
     gc.collect()
-    assert complaints == []
+    assert loop_errors == []
 
 
-async def test_segments_roll_and_read_as_one_journal(folder: RunFolder) -> None:
+async def test_several_segments_are_read_as_one_journal(folder: RunFolder) -> None:
     journal = open_quick(folder, segment_bytes=2000)
     for index in range(30):
         journal.append(intent(index))
@@ -349,7 +349,7 @@ async def test_segments_roll_and_read_as_one_journal(folder: RunFolder) -> None:
 @given(cut=st.integers(0, len(WHOLE)))
 @example(cut=len(WHOLE) - 1)
 @settings(deadline=None)
-def test_a_journal_cut_at_any_byte_holds_a_prefix_and_goes_on(cut: int) -> None:
+def test_a_journal_cut_at_any_byte_holds_a_prefix_and_can_be_continued(cut: int) -> None:
     with journal_of(WHOLE[:cut]) as folder:
         whole_lines = WHOLE[:cut].count(b"\n")
         journal = open_quick(folder)
@@ -373,7 +373,7 @@ def test_a_torn_last_line_is_reported_with_its_size(folder: RunFolder) -> None:
     )
 
 
-def test_zeros_that_a_power_cut_left_at_the_end_are_a_torn_line(folder: RunFolder) -> None:
+def test_zeros_at_the_end_after_a_power_cut_are_a_torn_line(folder: RunFolder) -> None:
     (folder.journal / "000001.jsonl").write_bytes(WHOLE + bytes(4096))
     journal = open_quick(folder)
     journal.release()
@@ -382,10 +382,10 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_a_torn_line(folder: RunFolde
 
 @given(place=st.integers(0, len(WHOLE) - len(LINES[-1]) - 1), bit=st.integers(0, 7))
 @settings(max_examples=120 * settings().max_examples // 100, deadline=None)
-def test_any_flipped_bit_inside_is_found_and_salvage_loses_only_that_line(place: int, bit: int) -> None:
+def test_any_flipped_bit_is_found_and_salvage_loses_only_that_line(place: int, bit: int) -> None:
     flipped = bytearray(WHOLE)
     flipped[place] ^= 1 << bit
-    hit = WHOLE[:place].count(b"\n")
+    damaged_line = WHOLE[:place].count(b"\n")
     with journal_of(bytes(flipped)) as folder:
         with pytest.raises(JournalDamaged, match=r"000001\.jsonl:"):
             open_quick(folder)
@@ -394,20 +394,23 @@ def test_any_flipped_bit_inside_is_found_and_salvage_loses_only_that_line(place:
         journal = open_quick(folder, salvage=True)
         journal.release()
         lost = set(range(len(LINES))) - set(seqs(folder)[:-1])
-        assert lost <= {hit}
+        assert lost <= {damaged_line}
         scan = JournalScan(folder.segments())
         assert list(scan.lines())
-        assert (scan.damage, scan.runs[-1].get("accepted_gaps", [])) == ([], [[hit, hit]] if lost else [])
+        assert (scan.damage, scan.runs[-1].get("accepted_gaps", [])) == (
+            [],
+            [[damaged_line, damaged_line]] if lost else [],
+        )
 
 
-def _without(number: int) -> bytes:
+def _journal_without(number: int) -> bytes:
     return b"".join(LINES[:number] + LINES[number + 1 :])
 
 
 @pytest.mark.parametrize(
-    ("raw", "says"),
+    ("raw", "message"),
     [
-        (_without(3), ":4: records 3 to 3 are missing before this line"),
+        (_journal_without(3), ":4: records 3 to 3 are missing before this line"),
         (b"".join([*LINES[:4], LINES[3], *LINES[4:]]), ":5: record 3 is repeated or out of order"),
         (b"".join([*LINES[:4], b"\n", *LINES[4:]]), ":5: an empty line"),
         (b"".join([*LINES[:2], LINES[3], LINES[2], *LINES[4:]]), ":4: record 2 is repeated or out of order"),
@@ -416,16 +419,18 @@ def _without(number: int) -> bytes:
     ],
     ids=["missing", "twice", "empty", "swapped", "foreign", "crlf"],
 )
-def test_damage_is_refused_with_its_place_and_the_way_out(folder: RunFolder, raw: bytes, says: str) -> None:
+def test_damage_is_refused_with_its_position_and_the_salvage_command(
+    folder: RunFolder, raw: bytes, message: str
+) -> None:
     (folder.journal / "000001.jsonl").write_bytes(raw)
     with pytest.raises(JournalDamaged) as refused:
         open_quick(folder)
-    assert says in str(refused.value)
+    assert message in str(refused.value)
     assert f"convbatch resume {folder.path} --salvage" in str(refused.value)
     assert (folder.journal / "000001.jsonl").read_bytes() == raw
 
 
-def test_salvage_keeps_what_it_sets_aside_and_says_so(folder: RunFolder) -> None:
+def test_salvage_keeps_damaged_lines_in_a_file_and_reports_it(folder: RunFolder) -> None:
     bad = LINES[5].replace(b'"d1"', b'"dX"')
     (folder.journal / "000001.jsonl").write_bytes(b"".join([*LINES[:5], bad, *LINES[6:]]))
     journal = open_quick(folder, salvage=True)
@@ -435,7 +440,7 @@ def test_salvage_keeps_what_it_sets_aside_and_says_so(folder: RunFolder) -> None
     assert "000001.jsonl:6" in journal.notes[0]
 
 
-def test_what_salvage_sets_aside_is_durable_before_the_segment_is_replaced(folder: RunFolder) -> None:
+def test_damaged_lines_are_durable_in_their_file_before_the_segment_is_replaced(folder: RunFolder) -> None:
     aside = folder.journal / "000001.damaged"
 
     class WatchedDisk(LazyDisk):
@@ -448,12 +453,12 @@ def test_what_salvage_sets_aside_is_durable_before_the_segment_is_replaced(folde
 
     disk = WatchedDisk()
     (folder.journal / "000001.jsonl").write_bytes(b"".join([*LINES[:5], b"rubbish\n", *LINES[5:]]))
-    here = RunFolder.open(folder.path, disk=disk)
-    Journal.open(here, system=System(disk=disk), version="0.1", salvage=True).release()
+    reopened = RunFolder.open(folder.path, disk=disk)
+    Journal.open(reopened, system=System(disk=disk), version="0.1", salvage=True).release()
     assert disk.seen == "rubbish\n"
 
 
-def test_a_missing_segment_is_damage_that_salvage_accepts_for_good(folder: RunFolder) -> None:
+def test_a_missing_segment_is_damage_that_salvage_accepts_permanently(folder: RunFolder) -> None:
     for number, part in enumerate((LINES[:4], LINES[4:8], LINES[8:]), 1):
         (folder.journal / f"{number:06}.jsonl").write_bytes(b"".join(part))
     (folder.journal / "000002.jsonl").unlink()
@@ -464,7 +469,7 @@ def test_a_missing_segment_is_damage_that_salvage_accepts_for_good(folder: RunFo
     assert len(seqs(folder)) == len(LINES) - 4 + 2
 
 
-def test_salvage_of_a_whole_journal_changes_nothing(folder: RunFolder) -> None:
+def test_salvage_of_an_intact_journal_changes_nothing(folder: RunFolder) -> None:
     (folder.journal / "000001.jsonl").write_bytes(WHOLE)
     journal = open_quick(folder, salvage=True)
     journal.release()
@@ -474,7 +479,7 @@ def test_salvage_of_a_whole_journal_changes_nothing(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("raw", [b"hello\nworld\n", b"\x89PNG\r\n\x1a\n....", b'{"v": 1}\n', b"no newline at all"])
 @pytest.mark.parametrize("salvage", [False, True])
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(folder: RunFolder, raw: bytes, *, salvage: bool) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(folder: RunFolder, raw: bytes, *, salvage: bool) -> None:
     (folder.journal / "000001.jsonl").write_bytes(raw)
     with pytest.raises(SetupError, match="not a convbatch journal"):
         open_quick(folder, salvage=salvage)
@@ -496,7 +501,7 @@ def test_a_hard_linked_segment_is_not_appended_to(folder: RunFolder, tmp_path: P
         open_quick(folder)
 
 
-def test_a_segment_that_is_a_symbolic_link_is_not_followed(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_segment_that_is_a_symbolic_link_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(WHOLE)
     (folder.journal / "000001.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SetupError, match="cannot be opened"):
@@ -504,7 +509,7 @@ def test_a_segment_that_is_a_symbolic_link_is_not_followed(folder: RunFolder, tm
     assert (tmp_path / "elsewhere").read_bytes() == WHOLE
 
 
-async def test_of_a_write_that_broke_off_whole_records_still_count(folder: RunFolder) -> None:
+async def test_complete_records_of_an_incomplete_write_are_kept(folder: RunFolder) -> None:
     into_the_second = len(encode_line(1, 1e9 + 1 / 3, outcome(0))) + 30
     disk = FaultDisk("write", 1, errno.ENOSPC, short=into_the_second)
     journal = Journal.open(folder, system=System(disk=disk), version="0.1")
@@ -516,7 +521,7 @@ async def test_of_a_write_that_broke_off_whole_records_still_count(folder: RunFo
 
 
 async def _commit_until_broken(folder: RunFolder, disk: Disk, *, at_once: int) -> list[tuple[int, int]]:
-    """Which (index, turn) were acknowledged before the disk failed."""
+    """Return the (index, turn) pairs that were acknowledged before the disk failed."""
     acknowledged: list[tuple[int, int]] = []
     journal = Journal.open(folder, system=System(disk=disk), version="0.1", segment_bytes=1500)
 
@@ -546,7 +551,7 @@ async def _commit_until_broken(folder: RunFolder, disk: Disk, *, at_once: int) -
     short=st.sampled_from([0, 1, 50, 300]),
     at_once=st.integers(1, 4),
 )
-@example(kind="write", nth=38, code=errno.ENOSPC, short=50, at_once=3)  # broke off just before the segment was full
+@example(kind="write", nth=38, code=errno.ENOSPC, short=50, at_once=3)  # fails just before the segment is full
 @settings(max_examples=120 * settings().max_examples // 100, deadline=None)
 def test_a_failing_disk_never_costs_an_acknowledged_record(
     kind: str, nth: int, code: int, short: int, at_once: int
@@ -555,7 +560,7 @@ def test_a_failing_disk_never_costs_an_acknowledged_record(
         folder = new_folder(Path(place) / "run")
         acknowledged: list[tuple[int, int]] = []
         disk = FaultDisk(kind, nth, code, short=short)
-        with contextlib.suppress(JournalError):  # of the opening; what it acknowledged is nothing
+        with contextlib.suppress(JournalError):  # the opening failed: no record was acknowledged
             acknowledged = asyncio.run(_commit_until_broken(folder, disk, at_once=at_once))
         open_quick(folder).release()
         kept = {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"}
@@ -563,7 +568,9 @@ def test_a_failing_disk_never_costs_an_acknowledged_record(
 
 
 @pytest.mark.parametrize(("kind", "code"), [("write", errno.ENOSPC), ("sync", errno.EIO)])
-async def test_a_broken_journal_says_what_where_and_how_to_go_on(folder: RunFolder, kind: str, code: int) -> None:
+async def test_a_write_failure_is_reported_with_its_cause_file_and_resume_command(
+    folder: RunFolder, kind: str, code: int
+) -> None:
     journal = Journal.open(folder, system=System(disk=FaultDisk(kind, 2, code)), version="0.1")
     await journal.commit(outcome(0))
     with pytest.raises(JournalError) as broken:
@@ -575,7 +582,7 @@ async def test_a_broken_journal_says_what_where_and_how_to_go_on(folder: RunFold
     assert broken.value.exit_code == 5
 
 
-async def test_after_a_failed_sync_no_later_sync_is_believed(folder: RunFolder) -> None:
+async def test_after_a_failed_sync_every_later_commit_fails(folder: RunFolder) -> None:
     class FailsOnce(FaultDisk):
         def sync(self, fd: int) -> None:
             if self._left == 0:
@@ -609,7 +616,7 @@ def test_a_power_cut_keeps_every_acknowledged_record_and_needs_no_salvage(seed: 
                 await journal.commit(outcome(index, turn), turn_record(index, turn))
                 acknowledged.add((index, turn))
 
-        async def until_the_lights_go_out() -> None:
+        async def until_the_power_cut() -> None:
             tasks = [asyncio.create_task(one_conversation(index)) for index in range(5)]
             for _ in range(rng.randint(0, 120)):
                 await asyncio.sleep(0)
@@ -617,7 +624,7 @@ def test_a_power_cut_keeps_every_acknowledged_record_and_needs_no_salvage(seed: 
             for task in tasks:
                 task.cancel()
 
-        asyncio.run(until_the_lights_go_out())
+        asyncio.run(until_the_power_cut())
         journal.release()
         open_quick(folder).release()
         assert {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"} >= acknowledged
@@ -645,7 +652,7 @@ def _python(program: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_second_process_is_refused_at_once_and_told_which_one_is_first(folder: RunFolder) -> None:
+def test_a_second_process_is_refused_at_once_with_the_pid_of_the_first(folder: RunFolder) -> None:
     with _python(HOLD, str(folder.path)) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -657,7 +664,7 @@ def test_a_second_process_is_refused_at_once_and_told_which_one_is_first(folder:
     open_quick(folder).release()
 
 
-def test_a_second_writer_in_the_same_process_is_refused_too(folder: RunFolder) -> None:
+def test_a_second_writer_in_the_same_process_is_refused(folder: RunFolder) -> None:
     journal = open_quick(folder)
     with pytest.raises(SetupError, match="in use"):
         open_quick(folder)
@@ -665,7 +672,7 @@ def test_a_second_writer_in_the_same_process_is_refused_too(folder: RunFolder) -
     open_quick(folder).release()
 
 
-def test_people_who_only_look_never_keep_a_writer_out(folder: RunFolder) -> None:
+def test_checking_whether_a_folder_is_in_use_never_blocks_a_writer(folder: RunFolder) -> None:
     open_quick(folder).release()
     done = threading.Event()
 
@@ -708,7 +715,7 @@ asyncio.run(main())
 """
 
 
-def test_a_writer_killed_again_and_again_loses_nothing_it_acknowledged(folder: RunFolder) -> None:
+def test_a_writer_killed_repeatedly_loses_no_acknowledged_record(folder: RunFolder) -> None:
     acknowledged: set[tuple[int, int]] = set()
     rng = random.Random(5)
     for kill in range(4):
@@ -725,7 +732,7 @@ def test_a_writer_killed_again_and_again_loses_nothing_it_acknowledged(folder: R
     assert seqs(folder) == list(range(len(seqs(folder))))
 
 
-async def test_closing_a_broken_journal_lets_the_folder_go_all_the_same(folder: RunFolder) -> None:
+async def test_closing_a_broken_journal_releases_the_folder(folder: RunFolder) -> None:
     journal = Journal.open(folder, system=System(disk=FaultDisk("write", 1, errno.ENOSPC)), version="0.1")
     with pytest.raises(JournalError):
         await journal.close({"reason": "finished"})
@@ -733,7 +740,7 @@ async def test_closing_a_broken_journal_lets_the_folder_go_all_the_same(folder: 
     open_quick(folder).release()
 
 
-def test_a_folder_without_write_permission_is_a_matter_of_setup(folder: RunFolder) -> None:
+def test_a_missing_journal_folder_is_a_setup_error(folder: RunFolder) -> None:
     shutil.rmtree(folder.journal)
     with pytest.raises(SetupError, match="cannot be opened"):
         open_quick(folder)

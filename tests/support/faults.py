@@ -128,11 +128,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     ),
     "torn tail at every byte": (
         "test_damage.py::test_a_journal_torn_at_any_byte_continues_from_there",
-        "test_writer.py::test_a_journal_cut_at_any_byte_holds_a_prefix_and_goes_on",
+        "test_writer.py::test_a_journal_cut_at_any_byte_holds_a_prefix_and_can_be_continued",
     ),
     "bit flips, and --salvage": (
         "test_damage.py::test_a_flipped_bit_is_refused_with_its_position_and_salvage_repeats_only_its_turn",
-        "test_writer.py::test_any_flipped_bit_inside_is_found_and_salvage_loses_only_that_line",
+        "test_writer.py::test_any_flipped_bit_is_found_and_salvage_loses_only_that_line",
     ),
     "a missing interior line, and --salvage": (
         "test_damage.py::test_a_missing_line_is_refused_with_its_position_and_salvage_repeats_only_its_turn",
@@ -140,7 +140,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "the n-th write, fsync, open, rename failing with EIO, ENOSPC, EDQUOT, EFBIG": (
         _NTH,
         "test_writer.py::test_a_failing_disk_never_costs_an_acknowledged_record",
-        "test_writer.py::test_after_a_failed_sync_no_later_sync_is_believed",
+        "test_writer.py::test_after_a_failed_sync_every_later_commit_fails",
     ),
     "short writes": ("test_damage.py::test_short_writes_are_continued",),
     "a disk that fills up": (
