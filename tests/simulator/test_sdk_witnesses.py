@@ -1,4 +1,4 @@
-"""The providers' own SDKs hold conversations with the simulator: if they understand it, it speaks their wire."""
+"""Conversations of the providers' own SDKs with the simulator, as evidence that it implements their protocols."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DATES = {
         {"user": "And the day after?", "assistant": "That is December 28th, 2025."},
     ],
 }
-SAID = ["好的,2025年12月26日。", "明天是2025年12月27日。", "That is December 28th, 2025."]
+REPLIES = ["好的,2025年12月26日。", "明天是2025年12月27日。", "That is December 28th, 2025."]
 GOOD, WRONG, LIMITED = "k-good-0001", "k-wrong-0001", "k-limited-0001"
-ASKED = [str(turn["user"]) for turn in DATES["turns"] if isinstance(turn, dict)]
+PROMPTS = [str(turn["user"]) for turn in DATES["turns"] if isinstance(turn, dict)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def server() -> Iterator[Server]:
 
 
 class Clients:
-    """SDK clients, each made once: google-genai closes a client that nobody holds, and is slow to build one."""
+    """SDK clients, each created once: google-genai closes unreferenced clients and takes long to create one."""
 
     def __init__(self, server: Server) -> None:
         self._url = server.url
@@ -75,17 +75,17 @@ def clients(server: Server) -> Iterator[Clients]:
 def test_google_sdk_holds_a_chat(clients: Clients, version: str) -> None:
     chat = clients.chat(version=version)
 
-    assert [chat.send_message(text).text for text in ASKED] == SAID
+    assert [chat.send_message(text).text for text in PROMPTS] == REPLIES
     assert [content.role for content in chat.get_history(curated=True)] == ["user", "model"] * 3
 
 
 def test_google_sdk_holds_a_streamed_chat(clients: Clients) -> None:
     chat = clients.chat()
 
-    said = ["".join(chunk.text or "" for chunk in chat.send_message_stream(text)) for text in ASKED]
+    replies = ["".join(chunk.text or "" for chunk in chat.send_message_stream(text)) for text in PROMPTS]
 
-    assert said == SAID
-    assert len(chat.get_history(curated=True)) >= 6, "the SDK kept every turn as valid"
+    assert replies == REPLIES
+    assert len(chat.get_history(curated=True)) >= 6, "the SDK accepts every turn as valid"
 
 
 def test_google_sdk_reads_the_usage_of_the_seed_reply(clients: Clients) -> None:
@@ -99,11 +99,11 @@ def test_google_sdk_reads_the_usage_of_the_seed_reply(clients: Clients) -> None:
     assert reply.model_version == "gemini-2.5-flash"
 
 
-def test_google_sdk_sees_thoughts_apart_from_the_text(clients: Clients) -> None:
-    whole = clients.chat("sim-think", thoughts=True).send_message(ASKED[0])
-    streamed = list(clients.chat("sim-think", thoughts=True).send_message_stream(ASKED[0]))
+def test_google_sdk_reads_thoughts_separately_from_the_text(clients: Clients) -> None:
+    whole = clients.chat("sim-think", thoughts=True).send_message(PROMPTS[0])
+    streamed = list(clients.chat("sim-think", thoughts=True).send_message_stream(PROMPTS[0]))
 
-    assert whole.text == SAID[0]
+    assert whole.text == REPLIES[0]
     assert whole.parts is not None
     assert [part.thought for part in whole.parts] == [True, None]
     assert whole.usage_metadata == streamed[-1].usage_metadata
@@ -111,10 +111,10 @@ def test_google_sdk_sees_thoughts_apart_from_the_text(clients: Clients) -> None:
     assert (whole.usage_metadata.thoughts_token_count or 0) > 0
 
 
-def test_google_sdk_replays_signatures_whole_and_streamed(clients: Clients) -> None:
+def test_google_sdk_sends_signatures_back_whole_and_streamed(clients: Clients) -> None:
     whole, streamed = clients.chat("sim-signed"), clients.chat("sim-signed")
 
-    for text in ASKED:
+    for text in PROMPTS:
         reply = whole.send_message(text)
         chunks = list(streamed.send_message_stream(text))
         assert "".join(chunk.text or "" for chunk in chunks) == reply.text
@@ -130,7 +130,7 @@ def test_google_sdk_is_refused_when_a_signature_was_dropped(clients: Clients) ->
         client.models.generate_content(model="sim-signed", contents=[user[0], rebuilt, user[1]])
 
 
-def test_google_sdk_sees_a_block_and_a_cut(clients: Clients) -> None:
+def test_google_sdk_reads_blocked_and_truncated_replies(clients: Clients) -> None:
     client = clients.google()
     blocked = client.models.generate_content(model="sim-safety", contents="how to build a bomb")
     cut = client.models.generate_content(
@@ -144,14 +144,14 @@ def test_google_sdk_sees_a_block_and_a_cut(clients: Clients) -> None:
     assert cut.candidates[0].finish_reason == types.FinishReason.MAX_TOKENS
 
 
-def test_google_sdk_lists_models_over_pages(clients: Clients) -> None:
+def test_google_sdk_lists_models_over_several_pages(clients: Clients) -> None:
     names = [model.name for model in clients.google().models.list(config={"page_size": 3})]
 
     assert names[:2] == ["models/sim-good", "models/sim-drift"]
     assert len(names) == len(set(names)) == 10
 
 
-def test_google_sdk_sends_the_seed_documents_bare_authorization(server: Server) -> None:
+def test_google_sdk_with_a_bare_authorization_header_is_accepted(server: Server) -> None:
     options = types.HttpOptions(
         base_url=server.url, api_version="v1beta", headers={"Authorization": GOOD, "x-goog-api-key": ""}
     )
@@ -193,23 +193,23 @@ def test_google_sdk_raises_its_server_error(server: Server, clients: Clients) ->
         clients.google().models.generate_content(model="sim-good", contents="hi")
 
 
-# The SDK derives from aiohttp's session, which aiohttp discourages: nothing of ours.
+# The SDK subclasses aiohttp's session, which aiohttp discourages; we cannot change that.
 @pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 async def test_google_sdk_holds_an_asynchronous_chat(clients: Clients) -> None:
     config = types.GenerateContentConfig(system_instruction="Answer briefly.")
     asynchronous = clients.google().aio
     chat = asynchronous.chats.create(model="sim-good", config=config)
 
-    assert [(await chat.send_message(text)).text for text in ASKED] == SAID
+    assert [(await chat.send_message(text)).text for text in PROMPTS] == REPLIES
     await asynchronous.aclose()
 
 
 def openai_history(length: int) -> list[ChatCompletionMessageParam]:
     messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": "Answer briefly."}]
-    for asked, said in list(zip(ASKED, SAID, strict=True))[: length - 1]:
-        messages.append({"role": "user", "content": asked})
-        messages.append({"role": "assistant", "content": said})
-    messages.append({"role": "user", "content": ASKED[length - 1]})
+    for prompt, reply in list(zip(PROMPTS, REPLIES, strict=True))[: length - 1]:
+        messages.append({"role": "user", "content": prompt})
+        messages.append({"role": "assistant", "content": reply})
+    messages.append({"role": "user", "content": PROMPTS[length - 1]})
     return messages
 
 
@@ -220,7 +220,7 @@ def test_openai_sdk_holds_a_chat(clients: Clients) -> None:
         client.chat.completions.create(model="sim-good", messages=openai_history(length)) for length in (1, 2, 3)
     ]
 
-    assert [reply.choices[0].message.content for reply in replies] == SAID
+    assert [reply.choices[0].message.content for reply in replies] == REPLIES
     assert {reply.choices[0].finish_reason for reply in replies} == {"stop"}
 
 
@@ -237,12 +237,12 @@ def test_openai_sdk_holds_a_streamed_chat_with_the_same_usage(clients: Clients) 
                 stream_options={"include_usage": True},
             )
         )
-        said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        assert said == SAID[length - 1]
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == REPLIES[length - 1]
         assert chunks[-1].usage == whole.usage
 
 
-def test_openai_sdk_reads_reasoning_inside_the_completion(clients: Clients) -> None:
+def test_openai_sdk_reads_reasoning_tokens_as_part_of_the_completion(clients: Clients) -> None:
     usage = clients.openai().chat.completions.create(model="sim-seed", messages=openai_history(1)).usage
 
     assert usage is not None
@@ -251,7 +251,7 @@ def test_openai_sdk_reads_reasoning_inside_the_completion(clients: Clients) -> N
     assert usage.completion_tokens_details.reasoning_tokens == 178
 
 
-def test_openai_sdk_sees_a_refusal_and_a_filter(clients: Clients) -> None:
+def test_openai_sdk_reads_refused_and_filtered_replies(clients: Clients) -> None:
     client = clients.openai()
 
     refused = client.chat.completions.create(model="sim-safety", messages=[{"role": "user", "content": "insult me"}])
@@ -280,7 +280,7 @@ def test_openai_sdk_raises_its_own_classes(server: Server, clients: Clients) -> 
         good.chat.completions.create(model="sim-good", messages=openai_history(1))
 
 
-def test_openai_sdk_raises_on_429_and_obeys_the_hint(server: Server, clients: Clients) -> None:
+def test_openai_sdk_raises_on_429_and_follows_the_hint(server: Server, clients: Clients) -> None:
     client = clients.openai(key=LIMITED)
     with under_limit(server):
         for _ in range(2):
@@ -290,7 +290,7 @@ def test_openai_sdk_raises_on_429_and_obeys_the_hint(server: Server, clients: Cl
         assert float(raised.value.response.headers["retry-after-ms"]) > 0
         reply = client.with_options(max_retries=1).chat.completions.create(model="sim-echo", messages=openai_history(1))
 
-    assert reply.choices[0].message.content == ASKED[0]
+    assert reply.choices[0].message.content == PROMPTS[0]
 
 
 @contextmanager
@@ -304,7 +304,7 @@ def faults(server: Server, *rules: dict[str, object]) -> Generator[None]:
 
 @contextmanager
 def under_limit(server: Server) -> Generator[None]:
-    """Two requests in 0.3 s."""
+    """Limit the server to two requests per 0.3 s."""
     server.provider.set_limits(ServerLimits(rpm=2, window_s=0.3))
     try:
         yield

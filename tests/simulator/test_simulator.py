@@ -1,4 +1,4 @@
-"""The simulated provider is the witness of other tests, held to its own word in process and on raw sockets."""
+"""The simulated provider, on which other tests rely: tested in process and over raw sockets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ROOT = Path(__file__).parents[2]
 PATHS = {"gemini": "/v1beta/models/{model}:generateContent", "openai": "/v1/chat/completions"}
 
 
-# --- asking a world in process ------------------------------------------------------------------------------------
+# --- requests in process ---------------------------------------------------------------------------------------------
 
 
 def gemini_body(*texts: str, system: str = "", **config: Any) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def request(
     return Request.of("POST", f"http://any{target}", headers or {}, content)
 
 
-def play(provider: Provider, asked: Request, now: float = 0.0) -> Answer:
-    """Have a request answered and its answer delivered."""
-    answer = provider.handle(asked, now)
+def answer_to(provider: Provider, http_request: Request, now: float = 0.0) -> Answer:
+    """Return the answer to a request, marked as delivered."""
+    answer = provider.handle(http_request, now)
     answer.delivered(now)
     return answer
 
@@ -95,12 +95,12 @@ def plain(answer: Answer) -> Any:
     return json.loads(answer.content)
 
 
-def say(provider: Provider, *texts: str, model: str = "sim-good", **config: Any) -> str:
-    reply = plain(play(provider, request(gemini_body(*texts, **config), model=model)))
+def reply_text(provider: Provider, *texts: str, model: str = "sim-good", **config: Any) -> str:
+    reply = plain(answer_to(provider, request(gemini_body(*texts, **config), model=model)))
     return "".join(part.get("text", "") for part in reply["candidates"][0]["content"].get("parts", []))
 
 
-# --- what is said ---------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 DIALOGUES = [
     {
@@ -118,16 +118,16 @@ DIALOGUES = [
 @given(
     seed=st.integers(0, 3), texts=st.lists(st.text(max_size=20), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
 )
-def test_answers_depend_on_seed_model_and_history_alone(seed: int, texts: list[str]) -> None:
+def test_answers_depend_only_on_seed_model_and_history(seed: int, texts: list[str]) -> None:
     asked = [request(gemini_body(*texts), model=model) for model in ("sim-good", "sim-drift", "sim-think")]
     used, fresh = Provider(seed=seed), Provider(seed=seed)
-    play(used, request(gemini_body("something else before")))
+    answer_to(used, request(gemini_body("something else before")))
 
-    assert [play(used, r).content for r in asked] == [play(fresh, r).content for r in asked]
+    assert [answer_to(used, r).content for r in asked] == [answer_to(fresh, r).content for r in asked]
 
 
-def test_another_seed_gives_other_reply_ids() -> None:
-    ids = {plain(play(Provider(seed=seed), request(gemini_body("hi"))))["responseId"] for seed in range(5)}
+def test_another_seed_gives_different_reply_ids() -> None:
+    ids = {plain(answer_to(Provider(seed=seed), request(gemini_body("hi"))))["responseId"] for seed in range(5)}
 
     assert len(ids) == 5
 
@@ -144,33 +144,37 @@ def test_histories_share_a_digest_only_when_they_are_equal(
     assert (history_sha(system, one) == history_sha(prompt, other)) is same
 
 
-def test_a_crossed_history_shows_in_the_next_reply() -> None:
+def test_a_different_history_gives_a_different_reply() -> None:
     provider = Provider()
 
-    assert say(provider, "hi", "my own words", "and now?") != say(provider, "hi", "another's words", "and now?")
+    assert reply_text(provider, "hi", "my own words", "and now?") != reply_text(
+        provider, "hi", "another's words", "and now?"
+    )
 
 
-def test_scripted_replies_are_found_whatever_the_model_said_before(tmp_path: Path) -> None:
+def test_scripted_replies_are_found_by_the_user_turns_only(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(DIALOGUES[0]).encode() + b"\r\n\r\n"))
     provider = Provider(script=Script.load(path))
 
     replies = [
-        plain(play(provider, request(gemini_body(*texts, system="Be brief."))))["candidates"][0]["content"]["parts"][0]
-        for texts in (["one"], ["one", "whatever", "two"], ["one", "x", "two", "y", "three"])
+        plain(answer_to(provider, request(gemini_body(*texts, system="Be brief."))))["candidates"][0]["content"][
+            "parts"
+        ][0]
+        for texts in (["one"], ["one", "anything", "two"], ["one", "x", "two", "y", "three"])
     ]
 
     assert [reply["text"] for reply in replies[:2]] == ["first", "second"]
     assert replies[2]["text"].startswith('Turn 3: you said "three"')
 
 
-def test_a_script_is_not_found_under_another_system_text() -> None:
+def test_a_scripted_reply_is_not_found_with_another_system_text() -> None:
     assert Script.of(DIALOGUES).reply_to("Be long.", ["one"]) is None
     assert Script.of(DIALOGUES).reply_to("Be brief.", ["one"]) == "first"
 
 
 @pytest.mark.parametrize("line", ["{", '{"turns": [{}]}', '{"messages": []}', "[]", '{"turns": [{"user": 3}]}'])
-def test_a_line_that_is_no_dialogue_is_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_script_line_is_reported_with_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text('{"turns": []}\n' + line + "\n")
 
@@ -178,33 +182,33 @@ def test_a_line_that_is_no_dialogue_is_named(tmp_path: Path, line: str) -> None:
         Script.load(path)
 
 
-def test_drift_spoils_about_one_dialogue_in_three_and_nothing_else() -> None:
+def test_sim_drift_changes_about_one_dialogue_in_three() -> None:
     turns = [f"Question {n}: 今天是几号?" for n in range(600)]
     script = Script.of([{"turns": [{"user": turn, "assistant": f"It is day {n}."}]} for n, turn in enumerate(turns)])
     provider, again, other = Provider(script=script), Provider(script=script), Provider(script=script, seed=1)
 
-    good = [say(provider, turn) for turn in turns]
-    drift = [say(provider, turn, model="sim-drift") for turn in turns]
-    spoiled = [one != two for one, two in zip(good, drift, strict=True)]
+    good = [reply_text(provider, turn) for turn in turns]
+    drift = [reply_text(provider, turn, model="sim-drift") for turn in turns]
+    changed = [one != two for one, two in zip(good, drift, strict=True)]
 
-    assert drift == [say(again, turn, model="sim-drift") for turn in turns]
-    assert drift != [say(other, turn, model="sim-drift") for turn in turns]
-    assert 0.27 < sum(spoiled) / len(turns) < 0.40
+    assert drift == [reply_text(again, turn, model="sim-drift") for turn in turns]
+    assert drift != [reply_text(other, turn, model="sim-drift") for turn in turns]
+    assert 0.27 < sum(changed) / len(turns) < 0.40
     assert good == [f"It is day {n}." for n in range(600)]
     kinds = {text if "day" not in text else re.sub("[0-9]+", "#", text) for text in drift}
     assert {"It is day #.", "I", "It is d"} & kinds
     assert any("更愿意" in text for text in drift), "some dialogues change their language"
 
 
-def test_drift_spoils_a_dialogue_for_good_and_sometimes_stops_short() -> None:
+def test_sim_drift_changes_all_turns_of_a_dialogue_and_truncates_some() -> None:
     provider = Provider()
     finishes: set[str] = set()
     for n in range(60):
         texts = [f"dialogue {n}", "reply", "second turn"]
-        first = say(provider, texts[0]) != say(provider, texts[0], model="sim-drift")
-        second = say(provider, *texts) != say(provider, *texts, model="sim-drift")
+        first = reply_text(provider, texts[0]) != reply_text(provider, texts[0], model="sim-drift")
+        second = reply_text(provider, *texts) != reply_text(provider, *texts, model="sim-drift")
         assert first is second
-        reply = plain(play(provider, request(gemini_body(texts[0]), model="sim-drift")))
+        reply = plain(answer_to(provider, request(gemini_body(texts[0]), model="sim-drift")))
         finishes.add(reply["candidates"][0]["finishReason"])
 
     assert finishes == {"STOP", "MAX_TOKENS"}
@@ -222,29 +226,29 @@ def test_a_text_cut_to_tokens_is_the_longest_that_fits(text: str, limit: int) ->
 @pytest.mark.parametrize(
     ("text", "tokens"), [("", 0), ("abc", 1), ("abcde", 2), ("今天", 2), ("今天abcde", 4), ("é", 1)]
 )
-def test_tokens_are_counted_by_a_plain_rule(text: str, tokens: int) -> None:
+def test_tokens_are_counted_by_a_simple_rule(text: str, tokens: int) -> None:
     assert count_tokens(text) == tokens
 
 
-def test_limits_and_stops_are_kept() -> None:
+def test_output_limits_and_stop_sequences_are_respected() -> None:
     provider = Provider(script=Script.of([{"turns": [{"user": "count", "assistant": "one, two, three, four, five"}]}]))
 
-    def told(**config: Any) -> tuple[str, str, int]:
-        reply = plain(play(provider, request(gemini_body("count", **config))))
+    def reply_to(**config: Any) -> tuple[str, str, int]:
+        reply = plain(answer_to(provider, request(gemini_body("count", **config))))
         candidate = reply["candidates"][0]
         usage = reply["usageMetadata"]
         assert usage["totalTokenCount"] == usage["promptTokenCount"] + usage.get("candidatesTokenCount", 0)
         text = candidate["content"].get("parts", [{"text": ""}])[0]["text"]
         return text, candidate["finishReason"], usage.get("candidatesTokenCount", 0)
 
-    assert told() == ("one, two, three, four, five", "STOP", 7)
-    assert told(maxOutputTokens=2) == ("one, two", "MAX_TOKENS", 2)
-    assert told(maxOutputTokens=7) == ("one, two, three, four, five", "STOP", 7)
-    assert told(stopSequences=["four", ", three"]) == ("one, two", "STOP", 2)
+    assert reply_to() == ("one, two, three, four, five", "STOP", 7)
+    assert reply_to(maxOutputTokens=2) == ("one, two", "MAX_TOKENS", 2)
+    assert reply_to(maxOutputTokens=7) == ("one, two, three, four, five", "STOP", 7)
+    assert reply_to(stopSequences=["four", ", three"]) == ("one, two", "STOP", 2)
 
 
-def test_thoughts_eat_the_limit_before_the_text_does() -> None:
-    reply = plain(play(Provider(), request(gemini_body("hi", maxOutputTokens=5), model="sim-think")))
+def test_thoughts_use_the_output_limit_before_the_text() -> None:
+    reply = plain(answer_to(Provider(), request(gemini_body("hi", maxOutputTokens=5), model="sim-think")))
 
     assert reply["candidates"][0]["content"] == {"role": "model"}
     assert reply["candidates"][0]["finishReason"] == "MAX_TOKENS"
@@ -252,45 +256,45 @@ def test_thoughts_eat_the_limit_before_the_text_does() -> None:
     assert "candidatesTokenCount" not in reply["usageMetadata"]
 
 
-def test_thinking_can_be_switched_off() -> None:
+def test_thinking_can_be_disabled() -> None:
     body = gemini_body("hi", thinkingConfig={"thinkingBudget": 0, "includeThoughts": True})
 
-    assert "thoughtsTokenCount" not in plain(play(Provider(), request(body, model="sim-think")))["usageMetadata"]
+    assert "thoughtsTokenCount" not in plain(answer_to(Provider(), request(body, model="sim-think")))["usageMetadata"]
 
 
-def test_the_seed_model_answers_exactly_the_recorded_body() -> None:
+def test_sim_seed_returns_the_recorded_body() -> None:
     recorded = json.loads((ROOT / "tests/bodies/gemini/ok_seed_dmxapi.json").read_bytes())
 
-    assert plain(play(Provider(), request(gemini_body("明天是几号"), model="sim-seed"))) == recorded
+    assert plain(answer_to(Provider(), request(gemini_body("明天是几号"), model="sim-seed"))) == recorded
 
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("model", Provider().actor.models)
-def test_streamed_and_whole_replies_say_the_same(wire: str, model: str) -> None:
+def test_streamed_and_whole_replies_are_equal(wire: str, model: str) -> None:
     provider = Provider()
     texts = ("你好, tell me more", "ok", "a bit longer, please: 明天是几号")
     if wire == "gemini":
-        whole = plain(play(provider, request(gemini_body(*texts), model=model)))
+        whole = plain(answer_to(provider, request(gemini_body(*texts), model=model)))
         url = f"/v1beta/models/{model}:streamGenerateContent"
-        events = sse(play(provider, request(gemini_body(*texts), url=f"{url}?alt=sse")))
-        array = plain(play(provider, request(gemini_body(*texts), url=url)))
+        events = sse(answer_to(provider, request(gemini_body(*texts), url=f"{url}?alt=sse")))
+        array = plain(answer_to(provider, request(gemini_body(*texts), url=url)))
         assert array == events
-        said = [gemini_text(reply) for reply in ([whole], events)]
+        replies = [gemini_text(reply) for reply in ([whole], events)]
         usages = [whole["usageMetadata"], events[-1]["usageMetadata"]]
     else:
-        whole = plain(play(provider, request(openai_body(*texts, model=model), wire=wire)))
+        whole = plain(answer_to(provider, request(openai_body(*texts, model=model), wire=wire)))
         body = openai_body(*texts, model=model, stream=True, stream_options={"include_usage": True})
-        events = sse(play(provider, request(body, wire=wire)))
+        events = sse(answer_to(provider, request(body, wire=wire)))
         deltas = [choice["delta"] for event in events for choice in event["choices"]]
-        said = [whole["choices"][0]["message"]["content"], "".join(delta.get("content") or "" for delta in deltas)]
+        replies = [whole["choices"][0]["message"]["content"], "".join(delta.get("content") or "" for delta in deltas)]
         usages = [whole["usage"], events[-1]["usage"]]
 
-    assert said[0] == said[1]
+    assert replies[0] == replies[1]
     assert usages[0] == usages[1]
 
 
 def sse(answer: Answer) -> list[Any]:
-    """Events of a stream, read with a few lines of this test's own."""
+    """Return the events of a stream; parsed here, independently of the package."""
     assert answer.headers["content-type"] == "text/event-stream"
     data = [line.removeprefix("data: ") for line in answer.content.decode().splitlines() if line]
     return [json.loads(item) for item in data if item != "[DONE]"]
@@ -301,8 +305,8 @@ def gemini_text(replies: list[Any]) -> str:
     return "".join(part["text"] for part in parts if not part.get("thought"))
 
 
-def test_openai_stream_without_include_usage_has_none() -> None:
-    events = sse(play(Provider(), request(openai_body("hi", stream=True), wire="openai")))
+def test_an_openai_stream_without_include_usage_has_no_usage() -> None:
+    events = sse(answer_to(Provider(), request(openai_body("hi", stream=True), wire="openai")))
 
     assert all("usage" not in event for event in events)
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
@@ -312,27 +316,27 @@ def test_openai_stream_without_include_usage_has_none() -> None:
 
 
 def signed_turn(provider: Provider) -> dict[str, Any]:
-    return plain(play(provider, request(gemini_body("hi"), model="sim-signed")))["candidates"][0]["content"]
+    return plain(answer_to(provider, request(gemini_body("hi"), model="sim-signed")))["candidates"][0]["content"]
 
 
 def replay(provider: Provider, turn: dict[str, Any]) -> tuple[int | None, str]:
     body = gemini_body("hi", "-", "and?")
     body["contents"][1] = turn
-    answer = play(provider, request(body, model="sim-signed"))
+    answer = answer_to(provider, request(body, model="sim-signed"))
     return answer.status, plain(answer).get("error", {}).get("message", "")
 
 
-def test_a_signed_turn_replayed_unchanged_is_accepted_again_and_again() -> None:
+def test_signed_turns_sent_back_unchanged_are_accepted() -> None:
     provider = Provider()
     contents = gemini_body("hi")["contents"]
     for _ in range(4):
-        answer = play(provider, request({"contents": contents}, model="sim-signed"))
+        answer = answer_to(provider, request({"contents": contents}, model="sim-signed"))
         assert answer.status == 200
         contents += [plain(answer)["candidates"][0]["content"], {"role": "user", "parts": [{"text": "next"}]}]
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "expected"),
     [
         (lambda turn: turn["parts"].pop(), "missing its thought_signature"),
         (lambda turn: turn["parts"][0].update(text=turn["parts"][0]["text"] + " "), "Corrupted thought signature"),
@@ -345,7 +349,7 @@ def test_a_signed_turn_replayed_unchanged_is_accepted_again_and_again() -> None:
     ],
     ids=["dropped", "text altered", "signature altered", "parts reordered", "moved to another part"],
 )
-def test_a_changed_signed_turn_is_refused(change: Callable[[dict[str, Any]], object], complaint: str) -> None:
+def test_a_changed_signed_turn_is_refused(change: Callable[[dict[str, Any]], object], expected: str) -> None:
     provider = Provider()
     turn = signed_turn(provider)
     change(turn)
@@ -353,23 +357,23 @@ def test_a_changed_signed_turn_is_refused(change: Callable[[dict[str, Any]], obj
     status, message = replay(provider, turn)
 
     assert status == 400
-    assert complaint in message
+    assert expected in message
 
 
 def test_a_scripted_turn_needs_no_signature() -> None:
-    assert replay(Provider(), {"role": "model", "parts": [{"text": "as the script says"}]})[0] == 200
+    assert replay(Provider(), {"role": "model", "parts": [{"text": "scripted reply"}]})[0] == 200
 
 
 def test_a_signed_turn_of_another_dialogue_is_refused() -> None:
     provider = Provider()
-    foreign = plain(play(provider, request(gemini_body("hello"), model="sim-signed")))["candidates"][0]["content"]
+    foreign = plain(answer_to(provider, request(gemini_body("hello"), model="sim-signed")))["candidates"][0]["content"]
 
     assert replay(provider, foreign)[0] == 400
 
 
-def test_signatures_on_the_openai_wire_travel_in_extra_content() -> None:
+def test_openai_signatures_are_in_extra_content() -> None:
     provider = Provider()
-    message = plain(play(provider, request(openai_body("hi", model="sim-signed"), wire="openai")))["choices"][0][
+    message = plain(answer_to(provider, request(openai_body("hi", model="sim-signed"), wire="openai")))["choices"][0][
         "message"
     ]
     user = {"role": "user", "content": "and?"}
@@ -377,15 +381,15 @@ def test_signatures_on_the_openai_wire_travel_in_extra_content() -> None:
     body["messages"] += [message, user]
     bare = {**body, "messages": [body["messages"][0], {"role": "assistant", "content": message["content"]}, user]}
 
-    assert play(provider, request(body, wire="openai")).status == 200
-    assert play(provider, request(bare, wire="openai")).status == 400
+    assert answer_to(provider, request(body, wire="openai")).status == 200
+    assert answer_to(provider, request(bare, wire="openai")).status == 400
 
 
-# --- strictness -----------------------------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------------------------
 
 USER = {"role": "user", "parts": [{"text": "hi"}]}
 GEMINI_REFUSED: dict[str, tuple[Any, str]] = {
-    "no JSON": (b"{", "Invalid JSON payload"),
+    "not JSON": (b"{", "Invalid JSON payload"),
     "not an object": ([], "expected an object"),
     "lone surrogate": (b'{"contents":[{"parts":[{"text":"\\ud800"}]}]}', "Invalid JSON payload"),
     "no contents": ({}, "contents is not specified"),
@@ -402,9 +406,9 @@ GEMINI_REFUSED: dict[str, tuple[Any, str]] = {
     "empty part": ({"contents": [{"role": "user", "parts": [{}]}]}, "required oneof field 'data'"),
     "text is a number": ({"contents": [{"parts": [{"text": 3}]}]}, "(TYPE_STRING), 3"),
     "ends with the model": ({"contents": [USER, {**USER, "role": "model"}]}, "end with a user turn"),
-    "many": ({"contents": [USER], "generationConfig": {"maxOutputTokens": "many"}}, '(TYPE_INT32), "many"'),
+    "limit is a text": ({"contents": [USER], "generationConfig": {"maxOutputTokens": "many"}}, '(TYPE_INT32), "many"'),
     "zero tokens": ({"contents": [USER], "generationConfig": {"maxOutputTokens": 0}}, "max_output_tokens"),
-    "hot": ({"contents": [USER], "generationConfig": {"temperature": 2.1}}, "temperature"),
+    "temperature above 2": ({"contents": [USER], "generationConfig": {"temperature": 2.1}}, "temperature"),
     "six stops": ({"contents": [USER], "generationConfig": {"stopSequences": list("abcdef")}}, "stop_sequences"),
     "budget and level": (
         {"contents": [USER], "generationConfig": {"thinkingConfig": {"thinkingBudget": 1, "thinkingLevel": "LOW"}}},
@@ -414,7 +418,7 @@ GEMINI_REFUSED: dict[str, tuple[Any, str]] = {
     "signature": ({"contents": [{"parts": [{"text": "", "thoughtSignature": "?"}]}]}, "Base64 decoding failed"),
 }
 OPENAI_REFUSED: dict[str, tuple[Any, str]] = {
-    "no JSON": (b"", "Could not parse"),
+    "not JSON": (b"", "Could not parse"),
     "no model": ({"messages": [{"role": "user", "content": "hi"}]}, "parameter: 'model'"),
     "no messages": ({"model": "sim-good"}, "parameter: 'messages'"),
     "empty messages": ({"model": "sim-good", "messages": []}, "empty array"),
@@ -429,7 +433,7 @@ OPENAI_REFUSED: dict[str, tuple[Any, str]] = {
         {"model": "sim-good", "messages": [{"role": "user", "content": [{"text": "hi"}]}]},
         "messages[0].content[0]",
     ),
-    "hot": (openai_body("hi", temperature=3), "'temperature'"),
+    "temperature above 2": (openai_body("hi", temperature=3), "'temperature'"),
     "bool for number": (openai_body("hi", max_tokens=True), "'max_tokens'"),
     "five stops": (openai_body("hi", stop=list("abcde")), "'stop'"),
     "both limits": (openai_body("hi", max_tokens=1, max_completion_tokens=1), "same time"),
@@ -438,26 +442,26 @@ OPENAI_REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", GEMINI_REFUSED)
-def test_google_words_refuse_what_google_refuses(name: str) -> None:
+def test_invalid_gemini_requests_are_refused(name: str) -> None:
     body, words = GEMINI_REFUSED[name]
 
-    answer = play(Provider(), request(body))
+    answer = answer_to(Provider(), request(body))
 
     assert (answer.status, plain(answer)["error"]["status"]) == (400, "INVALID_ARGUMENT")
     assert words in plain(answer)["error"]["message"]
 
 
 @pytest.mark.parametrize("name", OPENAI_REFUSED)
-def test_openai_words_refuse_what_openai_refuses(name: str) -> None:
+def test_invalid_openai_requests_are_refused(name: str) -> None:
     body, words = OPENAI_REFUSED[name]
 
-    answer = play(Provider(), request(body, wire="openai"))
+    answer = answer_to(Provider(), request(body, wire="openai"))
 
     assert (answer.status, plain(answer)["error"]["type"]) == (400, "invalid_request_error")
     assert words in plain(answer)["error"]["message"]
 
 
-def test_google_reads_snake_case_too() -> None:
+def test_gemini_fields_may_be_snake_case() -> None:
     body = {
         "contents": [USER],
         "system_instruction": {"parts": [{"text": "S"}]},
@@ -466,17 +470,17 @@ def test_google_reads_snake_case_too() -> None:
     }
     provider = Provider()
 
-    assert plain(play(provider, request(body)))["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    assert plain(answer_to(provider, request(body)))["candidates"][0]["finishReason"] == "MAX_TOKENS"
     assert provider.ledger.entries[0].history == [["system", "S"], ["user", "hi"]]
 
 
-def test_openai_reads_all_that_is_allowed() -> None:
+def test_all_supported_openai_fields_are_accepted() -> None:
     body = openai_body("hi", temperature=0, seed=1, stop="x", max_completion_tokens=9, response_format={"type": "text"})
     body["messages"][0]["content"] = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
     body["messages"].insert(0, {"role": "developer", "content": "D"})
     provider = Provider()
 
-    assert play(provider, request(body, wire="openai")).status == 200
+    assert answer_to(provider, request(body, wire="openai")).status == 200
     assert provider.ledger.entries[0].history == [["system", "D"], ["user", "hi"]]
 
 
@@ -493,20 +497,20 @@ def test_openai_reads_all_that_is_allowed() -> None:
         ("/", 404),
     ],
 )
-def test_only_the_real_paths_are_served(url: str, status: int) -> None:
-    assert play(Provider(), request(gemini_body("hi"), url=url)).status == status
+def test_only_documented_paths_are_served(url: str, status: int) -> None:
+    assert answer_to(Provider(), request(gemini_body("hi"), url=url)).status == status
 
 
-def test_an_alias_plays_a_simulated_model() -> None:
+def test_an_alias_selects_a_simulated_model() -> None:
     provider = Provider(aliases={"gemini-2.5-flash": "sim-echo"})
 
-    assert say(provider, "hello", model="gemini-2.5-flash") == "hello"
+    assert reply_text(provider, "hello", model="gemini-2.5-flash") == "hello"
     with pytest.raises(ValueError, match="no simulated model 'sim-x'; known: sim-good"):
         Provider(aliases={"a": "sim-x"})
 
 
-def test_an_error_of_an_array_stream_comes_in_an_array() -> None:
-    answer = play(Provider(), request({}, url="/v1beta/models/sim-good:streamGenerateContent"))
+def test_an_error_of_an_array_stream_is_in_an_array() -> None:
+    answer = answer_to(Provider(), request({}, url="/v1beta/models/sim-good:streamGenerateContent"))
 
     assert plain(answer)[0]["error"]["code"] == 400
 
@@ -524,60 +528,60 @@ KEY_PLACES: dict[str, tuple[str, str, dict[str, str], int]] = {
     "openai bearer": ("openai", "", {"Authorization": "Bearer k1"}, 200),
     "openai raw": ("openai", "", {"Authorization": "k1"}, 200),
     "openai x-api-key": ("openai", "", {"X-Api-Key": "k1"}, 200),
-    "openai query is no place": ("openai", "?key=k1", {}, 401),
+    "openai query is ignored": ("openai", "?key=k1", {}, 401),
     "openai bad": ("openai", "", {"Authorization": "Bearer bad"}, 401),
 }
 
 
 @pytest.mark.parametrize("name", KEY_PLACES)
-def test_keys_are_found_where_each_wire_puts_them(name: str) -> None:
+def test_a_key_is_read_from_each_documented_place(name: str) -> None:
     wire, query, headers, status = KEY_PLACES[name]
     body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
     url = PATHS[wire].format(model="sim-good") + query
     provider = Provider(keys={"k1"})
 
-    assert play(provider, request(body, url=url, headers=headers)).status == status
+    assert answer_to(provider, request(body, url=url, headers=headers)).status == status
     assert provider.ledger.entries[0].billed is (status == 200)
 
 
-def test_the_ledger_knows_keys_by_their_hash_only() -> None:
+def test_the_ledger_stores_only_the_hash_of_a_key() -> None:
     provider = Provider()
-    play(provider, request(gemini_body("hi"), headers={"x-goog-api-key": "sk-secret-1"}))
+    answer_to(provider, request(gemini_body("hi"), headers={"x-goog-api-key": "sk-secret-1"}))
 
     entry = provider.ledger.entries[0]
     assert entry.key == key_hash("sk-secret-1")
     assert "sk-secret-1" not in repr(entry)
 
 
-def test_a_revoked_key_and_an_empty_balance_refuse() -> None:
+def test_a_revoked_key_and_an_empty_balance_are_refused() -> None:
     provider = Provider(keys={"k1", "k2"})
     asked = {key: request(gemini_body("hi"), headers={"x-goog-api-key": key}) for key in ("k1", "k2")}
     provider.set_balance("k2", 1)
 
     statuses = [
-        play(provider, asked["k1"]).status,
-        play(provider, asked["k2"]).status,
-        play(provider, asked["k2"]).status,
+        answer_to(provider, asked["k1"]).status,
+        answer_to(provider, asked["k2"]).status,
+        answer_to(provider, asked["k2"]).status,
     ]
     provider.revoke("k1")
 
     assert statuses == [200, 200, 429]
-    assert plain(play(provider, asked["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+    assert plain(answer_to(provider, asked["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
 
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
-def test_a_gateway_words_errors_in_one_shape(wire: str) -> None:
+def test_a_gateway_uses_one_error_format_for_both_wires(wire: str) -> None:
     bodies: dict[str, Any] = {"gemini": gemini_body("hi"), "openai": openai_body("hi", model="sim-nope")}
     provider = Provider(keys={"k1"}, gateway=True)
-    denied = play(provider, request(bodies[wire], wire=wire))
-    missing = play(provider, request(bodies[wire], wire=wire, model="sim-nope", headers={"authorization": "k1"}))
+    denied = answer_to(provider, request(bodies[wire], wire=wire))
+    missing = answer_to(provider, request(bodies[wire], wire=wire, model="sim-nope", headers={"authorization": "k1"}))
 
     assert (denied.status, plain(denied)["error"]["type"]) == (401, "new_api_error")
     assert (missing.status, plain(missing)["error"]["code"]) == (503, "model_not_found")
     assert "(request id: " in plain(missing)["error"]["message"]
 
 
-# --- limits: pure laws ----------------------------------------------------------------------------------------------
+# --- rate limits --------------------------------------------------------------------------------------------------
 
 COUNTERS: dict[str, Callable[[int, float], LimitCounter]] = {
     "fixed": FixedWindow,
@@ -589,26 +593,26 @@ STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 4)), min_size=1, max
 
 
 def admitted(counter: LimitCounter, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    now, taken = 1000.0, list[tuple[float, int]]()
+    now, admissions = 1000.0, list[tuple[float, int]]()
     for pause, amount in steps:
         now += pause
         if counter.wait(amount, now) == 0:
             counter.take(amount, now)
-            taken.append((now, amount))
-    return taken
+            admissions.append((now, amount))
+    return admissions
 
 
-def most_in(taken: list[tuple[float, int]], window_s: float) -> int:
-    return max((sum(a for t, a in taken if start - window_s < t <= start) for start, _ in taken), default=0)
+def max_in_window(admissions: list[tuple[float, int]], window_s: float) -> int:
+    return max((sum(a for t, a in admissions if start - window_s < t <= start) for start, _ in admissions), default=0)
 
 
 @given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60))
 def test_a_fixed_window_never_admits_more_than_its_limit(
     steps: list[tuple[float, int]], limit: int, window_s: float
 ) -> None:
-    taken = admitted(FixedWindow(limit, window_s), steps)
-    windows = {int((time + 1e-9) // window_s): 0 for time, _ in taken}
-    for moment, amount in taken:
+    admissions = admitted(FixedWindow(limit, window_s), steps)
+    windows = {int((time + 1e-9) // window_s): 0 for time, _ in admissions}
+    for moment, amount in admissions:
         windows[int((moment + 1e-9) // window_s)] += amount
 
     assert all(total <= limit for total in windows.values())
@@ -618,26 +622,26 @@ def test_a_fixed_window_never_admits_more_than_its_limit(
 def test_a_sliding_window_never_admits_more_than_its_limit(
     steps: list[tuple[float, int]], limit: int, window_s: float
 ) -> None:
-    assert most_in(admitted(SlidingWindow(limit, window_s), steps), window_s - 1e-6) <= limit
+    assert max_in_window(admitted(SlidingWindow(limit, window_s), steps), window_s - 1e-6) <= limit
 
 
 @given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60), span=st.floats(0.1, 200))
-def test_a_bucket_never_admits_more_than_its_fill_and_refill(
+def test_a_bucket_never_admits_more_than_its_capacity_and_refill(
     steps: list[tuple[float, int]], limit: int, window_s: float, span: float
 ) -> None:
-    taken = admitted(TokenBucket(limit, window_s), steps)
+    admissions = admitted(TokenBucket(limit, window_s), steps)
 
-    assert most_in(taken, span) <= limit * (1 + span / window_s) + 1e-6
+    assert max_in_window(admissions, span) <= limit * (1 + span / window_s) + 1e-6
 
 
 @given(steps=STEPS, limit=st.integers(1, 12), window_s=st.floats(0.5, 60))
-def test_quanta_never_admit_more_than_the_limit_in_a_window_nor_than_their_share(
+def test_sub_windows_never_admit_more_than_their_share_or_the_limit_of_the_window(
     steps: list[tuple[float, int]], limit: int, window_s: float
 ) -> None:
-    taken = admitted(QuantisedWindow(limit, window_s, 6), steps)
+    admissions = admitted(QuantisedWindow(limit, window_s, 6), steps)
     quantum_s = window_s / min(6, limit)
     by_quantum: dict[int, int] = {}
-    for moment, amount in taken:
+    for moment, amount in admissions:
         index = int((moment + 1e-9) // quantum_s)
         by_quantum[index] = by_quantum.get(index, 0) + amount
 
@@ -649,7 +653,7 @@ def test_quanta_never_admit_more_than_the_limit_in_a_window_nor_than_their_share
 
 @pytest.mark.parametrize("name", COUNTERS)
 @given(steps=STEPS, limit=st.integers(4, 12))
-def test_asking_again_when_told_is_admitted(name: str, steps: list[tuple[float, int]], limit: int) -> None:
+def test_a_request_after_the_hinted_wait_is_admitted(name: str, steps: list[tuple[float, int]], limit: int) -> None:
     counter = COUNTERS[name](limit, 10.0)
     now = 1000.0
     for pause, _ in steps:
@@ -662,37 +666,37 @@ def test_asking_again_when_told_is_admitted(name: str, steps: list[tuple[float, 
         counter.take(1, now)
 
 
-def test_a_refused_request_uses_nothing_up_and_pairs_are_counted_apart() -> None:
-    gate = Gatekeeper(ServerLimits(rpm=2, tpm=100, rpd=3, window_s=60.0))
+def test_a_refused_request_uses_no_quota_and_each_key_and_model_has_its_own() -> None:
+    limits = Gatekeeper(ServerLimits(rpm=2, tpm=100, rpd=3, window_s=60.0))
 
-    assert gate.admit("k", "m", 90, 0.0) is None
-    refusal = gate.admit("k", "m", 20, 1.0)
+    assert limits.admit("k", "m", 90, 0.0) is None
+    refusal = limits.admit("k", "m", 20, 1.0)
     assert refusal is not None
     assert (refusal.dimension, refusal.limit, refusal.retry_after_s) == ("tokens", 100, 59.0)
-    assert gate.admit("k", "m", 10, 1.0) is None
-    assert gate.admit("k", "other", 90, 1.0) is None
-    assert gate.admit("k2", "m", 90, 1.0) is None
-    assert gate.admit("k", "m", 10, 61.5) is None
-    day = gate.admit("k", "m", 10, 130.0)
+    assert limits.admit("k", "m", 10, 1.0) is None
+    assert limits.admit("k", "other", 90, 1.0) is None
+    assert limits.admit("k2", "m", 90, 1.0) is None
+    assert limits.admit("k", "m", 10, 61.5) is None
+    day = limits.admit("k", "m", 10, 130.0)
     assert day is not None
     assert (day.dimension, day.retry_after_s) == ("day", 86_400 - 130)
 
 
-@pytest.mark.parametrize("wrong", [{"rpm": 0}, {"model": "leaky"}, {"window_s": 0}])
-def test_a_limit_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong)) if "model" not in wrong else "known: fixed, sliding"):
-        ServerLimits(**wrong)
+@pytest.mark.parametrize("options", [{"rpm": 0}, {"model": "leaky"}, {"window_s": 0}])
+def test_an_invalid_limit_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options)) if "model" not in options else "known: fixed, sliding"):
+        ServerLimits(**options)
 
 
 @pytest.mark.parametrize("model", ["fixed", "sliding", "bucket", "quantised"])
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
-def test_a_429_hints_at_the_true_moment(model: Any, wire: str) -> None:
+def test_a_429_hints_at_the_exact_wait(model: Any, wire: str) -> None:
     provider = Provider(limits=ServerLimits(rpm=3, model=model, window_s=6.0, quanta=3))
     asked = request(gemini_body("hi") if wire == "gemini" else openai_body("hi"), wire=wire)
-    now, answer = 100.1, play(provider, asked, 100.1)
+    now, answer = 100.1, answer_to(provider, asked, 100.1)
     while answer.status == 200:
         now += 0.25
-        answer = play(provider, asked, now)
+        answer = answer_to(provider, asked, now)
     error = plain(answer)["error"]
     if wire == "gemini":
         wait = float(error["details"][1]["retryDelay"].removesuffix("s"))
@@ -702,29 +706,29 @@ def test_a_429_hints_at_the_true_moment(model: Any, wire: str) -> None:
         assert error["code"] == "rate_limit_exceeded"
 
     assert 0 < wait <= 6.0
-    assert play(provider, asked, now + wait * 0.98).status == 429
-    assert play(provider, asked, now + wait).status == 200
+    assert answer_to(provider, asked, now + wait * 0.98).status == 429
+    assert answer_to(provider, asked, now + wait).status == 200
 
 
-def test_a_day_limit_names_the_day() -> None:
+def test_a_day_limit_is_named_per_day() -> None:
     provider = Provider(limits=ServerLimits(rpd=1))
-    play(provider, request(gemini_body("hi")))
+    answer_to(provider, request(gemini_body("hi")))
 
-    error = plain(play(provider, request(gemini_body("hi"))))["error"]
+    error = plain(answer_to(provider, request(gemini_body("hi"))))["error"]
 
     assert "PerDay" in error["details"][0]["violations"][0]["quotaId"]
 
 
-def test_tokens_are_counted_as_each_wire_does() -> None:
-    """Google counts the input, OpenAI also the output that is asked for."""
+def test_token_limits_are_counted_as_each_provider_does() -> None:
+    """Google counts the input, OpenAI also the requested maximum output."""
     google, openai = (Provider(limits=ServerLimits(tpm=40)) for _ in range(2))
 
-    assert play(google, request(gemini_body("hi", maxOutputTokens=1000))).status == 200
-    assert play(openai, request(openai_body("hi", max_tokens=1000), wire="openai")).status == 429
+    assert answer_to(google, request(gemini_body("hi", maxOutputTokens=1000))).status == 200
+    assert answer_to(openai, request(openai_body("hi", max_tokens=1000), wire="openai")).status == 429
 
 
-def test_openai_replies_tell_what_is_left() -> None:
-    headers = play(Provider(limits=ServerLimits(rpm=10)), request(openai_body("hi"), wire="openai")).headers
+def test_openai_replies_have_headers_with_the_remaining_limit() -> None:
+    headers = answer_to(Provider(limits=ServerLimits(rpm=10)), request(openai_body("hi"), wire="openai")).headers
 
     assert headers["x-ratelimit-limit-requests"] == "10"
     assert headers["x-ratelimit-remaining-requests"] == "9"
@@ -734,13 +738,13 @@ def test_openai_replies_tell_what_is_left() -> None:
 # --- the fault script -----------------------------------------------------------------------------------------------
 
 
-def faulty(*rules: dict[str, Any], **world: Any) -> Provider:
-    return Provider(faults=FaultScript.of(rules), **world)
+def provider_with_faults(*rules: dict[str, Any], **options: Any) -> Provider:
+    return Provider(faults=FaultScript.of(rules), **options)
 
 
-def struck(provider: Provider, *asked: Request, at: Callable[[int], float] = float) -> list[int]:
-    """Numbers, from 1, of the requests that met a fault."""
-    return [n for n, one in enumerate(asked, 1) if play(provider, one, at(n)).status != 200]
+def affected_requests(provider: Provider, *requests: Request, at: Callable[[int], float] = float) -> list[int]:
+    """Return the numbers, from 1, of the requests that a rule applied to."""
+    return [n for n, one in enumerate(requests, 1) if answer_to(provider, one, at(n)).status != 200]
 
 
 MATCHED: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -765,7 +769,7 @@ MATCHED: dict[str, tuple[dict[str, Any], list[int]]] = {
 
 
 @pytest.mark.parametrize("name", MATCHED)
-def test_a_rule_strikes_where_its_matchers_say(name: str) -> None:
+def test_a_rule_applies_to_the_requests_that_it_matches(name: str) -> None:
     match, expected = MATCHED[name]
     asked = [
         request(
@@ -776,37 +780,39 @@ def test_a_rule_strikes_where_its_matchers_say(name: str) -> None:
         for n in range(1, 11)
     ]
 
-    assert struck(faulty({"match": match, "action": "error"}), *asked) == expected
+    assert affected_requests(provider_with_faults({"match": match, "action": "error"}), *asked) == expected
 
 
-def test_attempts_are_counted_by_history() -> None:
-    one, two = (request(gemini_body(text)) for text in ("one", "two"))
-    provider = faulty({"match": {"attempt": 1}, "action": "error"})
+def test_attempts_are_counted_per_history() -> None:
+    first, second = (request(gemini_body(text)) for text in ("one", "two"))
+    provider = provider_with_faults({"match": {"attempt": 1}, "action": "error"})
 
-    assert struck(provider, one, two, one, two, one) == [1, 2]
+    assert affected_requests(provider, first, second, first, second, first) == [1, 2]
 
 
-def test_chance_does_not_depend_on_the_order_of_arrival() -> None:
+def test_probability_does_not_depend_on_the_order_of_arrival() -> None:
     asked = {f"text {n}": request(gemini_body(f"text {n}")) for n in range(200)}
 
-    def met(names: list[str], seed: int = 0) -> set[str]:
-        provider = faulty({"match": {"probability": 0.25}, "action": "error"}, seed=seed)
-        return {name for name in names if play(provider, asked[name]).status != 200}
+    def affected_texts(names: list[str], seed: int = 0) -> set[str]:
+        provider = provider_with_faults({"match": {"probability": 0.25}, "action": "error"}, seed=seed)
+        return {name for name in names if answer_to(provider, asked[name]).status != 200}
 
-    forward = met(list(asked))
-    assert forward == met(list(reversed(asked)))
-    assert forward != met(list(asked), seed=1)
+    forward = affected_texts(list(asked))
+    assert forward == affected_texts(list(reversed(asked)))
+    assert forward != affected_texts(list(asked), seed=1)
     assert 30 < len(forward) < 72
 
 
 def test_the_first_matching_rule_is_applied() -> None:
-    provider = faulty({"match": {"nth": 1}, "action": "error", "status": 503}, {"action": "error", "status": 500})
+    provider = provider_with_faults(
+        {"match": {"nth": 1}, "action": "error", "status": 503}, {"action": "error", "status": 500}
+    )
 
-    assert [play(provider, request(gemini_body("hi"))).status for _ in range(2)] == [503, 500]
+    assert [answer_to(provider, request(gemini_body("hi"))).status for _ in range(2)] == [503, 500]
 
 
 WRONG_RULES: dict[str, tuple[Any, str]] = {
-    "no object": (3, "expected an object"),
+    "not an object": (3, "expected an object"),
     "no action": ({}, "unknown action None; known: rate-limit"),
     "unknown action": ({"action": "explode"}, "unknown action 'explode'"),
     "unknown matcher": ({"action": "error", "match": {"modle": "x"}}, "unknown matcher 'modle'; known: wire, model"),
@@ -815,14 +821,14 @@ WRONG_RULES: dict[str, tuple[Any, str]] = {
     "bad hint": ({"action": "rate-limit", "hint": "soon"}, "expected one of: retry-info"),
     "bad span": ({"action": "error", "match": {"nth": "a-b"}}, "matcher 'nth'"),
     "bad chance": ({"action": "error", "match": {"probability": 2}}, "a number from 0 to 1"),
-    "too early": ({"action": "refuse", "match": {"turn": 1}}, "needs the request body"),
-    "body of what": ({"action": "body"}, "exactly one of: text, file, base64"),
+    "matcher needs the body": ({"action": "refuse", "match": {"turn": 1}}, "needs the request body"),
+    "body without source": ({"action": "body"}, "exactly one of: text, file, base64"),
     "no such file": ({"action": "body", "file": "/nowhere"}, "no such file: /nowhere"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_RULES)
-def test_a_rule_that_cannot_be_meant_is_explained(name: str) -> None:
+def test_an_invalid_rule_is_reported_with_its_reason(name: str) -> None:
     rule, words = WRONG_RULES[name]
 
     with pytest.raises(FaultError) as raised:
@@ -832,7 +838,7 @@ def test_a_rule_that_cannot_be_meant_is_explained(name: str) -> None:
     assert words in str(raised.value)
 
 
-def test_all_mistakes_of_a_script_are_told_at_once() -> None:
+def test_all_errors_of_a_fault_script_are_reported_at_once() -> None:
     with pytest.raises(FaultError) as raised:
         FaultScript.of([{"action": "x"}, {"action": "drip", "bytes": 0, "y": 1}])
 
@@ -874,11 +880,11 @@ def date(headers: dict[str, str]) -> float:
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 @pytest.mark.parametrize("hint", HINTS)
-def test_a_429_bears_its_hint_and_no_other(hint: str, wire: str) -> None:
-    provider = faulty({"action": "rate-limit", "hint": hint, "seconds": 12.4})
+def test_a_429_has_only_the_requested_hint(hint: str, wire: str) -> None:
+    provider = provider_with_faults({"action": "rate-limit", "hint": hint, "seconds": 12.4})
     body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
 
-    answer = play(provider, request(body, wire=wire), 1000.0)
+    answer = answer_to(provider, request(body, wire=wire), 1000.0)
 
     headers = {name: value for name, value in answer.headers.items() if name not in {"content-type", "x-request-id"}}
     assert answer.status == 429
@@ -887,10 +893,10 @@ def test_a_429_bears_its_hint_and_no_other(hint: str, wire: str) -> None:
     assert not provider.ledger.entries[0].billed
 
 
-def test_a_flattened_429_keeps_the_delay_in_its_text_alone() -> None:
-    provider = faulty({"action": "rate-limit", "seconds": 12.482, "shape": "gateway"})
+def test_a_429_of_a_gateway_has_the_delay_only_in_its_text() -> None:
+    provider = provider_with_faults({"action": "rate-limit", "seconds": 12.482, "shape": "gateway"})
 
-    answer = play(provider, request(gemini_body("hi")))
+    answer = answer_to(provider, request(gemini_body("hi")))
 
     error = plain(answer)["error"]
     assert (error["type"], error["code"]) == ("upstream_error", 429)
@@ -916,10 +922,10 @@ def text_parts(reply: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", REPLY_KINDS)
-def test_a_reply_of_another_kind_is_billed_and_adds_up(kind: str) -> None:
-    provider = faulty({"action": "reply", "kind": kind})
+def test_a_reply_of_each_kind_is_billed_with_consistent_usage(kind: str) -> None:
+    provider = provider_with_faults({"action": "reply", "kind": kind})
 
-    reply = plain(play(provider, request(gemini_body("hi"), model="sim-think")))
+    reply = plain(answer_to(provider, request(gemini_body("hi"), model="sim-think")))
 
     usage = reply["usageMetadata"]
     assert REPLIES[kind](reply)
@@ -942,10 +948,10 @@ USAGES: dict[str, Callable[[dict[str, Any] | None, int], object]] = {
 
 
 @pytest.mark.parametrize("kind", USAGE_KINDS)
-def test_broken_usage_is_broken_and_the_ledger_knows_better(kind: str) -> None:
-    provider = faulty({"action": "usage", "kind": kind})
+def test_invalid_usage_is_sent_and_the_ledger_has_the_true_counts(kind: str) -> None:
+    provider = provider_with_faults({"action": "usage", "kind": kind})
 
-    usage = plain(play(provider, request(gemini_body("hi")))).get("usageMetadata")
+    usage = plain(answer_to(provider, request(gemini_body("hi")))).get("usageMetadata")
 
     entry = provider.ledger.entries[0]
     true = (entry.input_tokens or 0) + (entry.output_tokens or 0)
@@ -969,10 +975,10 @@ BROKEN: dict[str, Callable[[bytes], object]] = {
 
 
 @pytest.mark.parametrize("kind", BODY_KINDS)
-def test_a_broken_body_comes_with_200_and_is_billed(kind: str) -> None:
-    provider = faulty({"action": "broken", "kind": kind})
+def test_a_broken_body_has_status_200_and_is_billed(kind: str) -> None:
+    provider = provider_with_faults({"action": "broken", "kind": kind})
 
-    answer = play(provider, request(gemini_body("hi")))
+    answer = answer_to(provider, request(gemini_body("hi")))
 
     assert answer.status == 200
     assert BROKEN[kind](answer.content)
@@ -983,12 +989,12 @@ def test_a_broken_body_comes_with_200_and_is_billed(kind: str) -> None:
 
 
 @dataclass(frozen=True)
-class Wire:
-    """What a client without any library got."""
+class RawResponse:
+    """Bytes that a raw socket received."""
 
     raw: bytes
     ending: str
-    """`closed`, `reset`, or `open` when nothing more came."""
+    """`closed`, `reset`, or `open` when the connection stayed open."""
     seconds: float
 
     @property
@@ -1006,9 +1012,9 @@ def raw_request(host: str, *, path: str = PATHS["gemini"], more: str = "") -> by
     return f"{head}{more}\r\n{content}".encode()
 
 
-def talk(
+def send_raw(
     server: Server, *, path: str = PATHS["gemini"], most: int = 2**22, wait_s: float = 0.2, keep: bool = False
-) -> Wire:
+) -> RawResponse:
     begun = time.monotonic()
     received = b""
     with socket.create_connection((server.host, server.port), timeout=5) as connection:
@@ -1026,7 +1032,7 @@ def talk(
             ending = "reset"
         except TimeoutError:
             pass
-    return Wire(received, ending, time.monotonic() - begun)
+    return RawResponse(received, ending, time.monotonic() - begun)
 
 
 @pytest.fixture(scope="module")
@@ -1035,12 +1041,12 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def strike(server: Server, rule: dict[str, Any], **how: Any) -> tuple[Wire, Any]:
-    """One request under one rule, and its ledger entry once that is closed."""
+def send_under_rule(server: Server, rule: dict[str, Any], **how: Any) -> tuple[RawResponse, Any]:
+    """Send a request under one rule; return the response and the finished ledger entry."""
     provider = server.provider
     provider.faults = FaultScript.of([rule])
     provider.ledger.entries.clear()
-    wire = talk(server, **how)
+    wire = send_raw(server, **how)
     for _ in range(200):
         if provider.ledger.entries and provider.ledger.entries[0].delivered is not None:
             break
@@ -1053,13 +1059,13 @@ def strike(server: Server, rule: dict[str, Any], **how: Any) -> tuple[Wire, Any]
 class Case:
     rule: dict[str, Any]
     ending: str = "closed"
-    holds: Callable[[Wire], object]
+    holds: Callable[[RawResponse], object]
     billed: bool = True
     delivered: bool = True
     how: dict[str, Any] | None = None
 
 
-WHOLE = len(play(Provider(), request(gemini_body("hi"))).content)
+WHOLE = len(answer_to(Provider(), request(gemini_body("hi"))).content)
 STREAM = "/v1beta/models/sim-good:streamGenerateContent?alt=sse"
 CASES: dict[str, Case] = {
     "none": Case(
@@ -1191,10 +1197,10 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_fault_does_on_the_socket_what_it_says(server: Server, name: str) -> None:
+def test_each_fault_has_its_effect_on_the_socket(server: Server, name: str) -> None:
     case = CASES[name]
 
-    wire, entry = strike(server, case.rule, **(case.how or {}))
+    wire, entry = send_under_rule(server, case.rule, **(case.how or {}))
 
     assert wire.ending == case.ending
     assert case.holds(wire), wire
@@ -1203,19 +1209,19 @@ def test_each_fault_does_on_the_socket_what_it_says(server: Server, name: str) -
     assert server.provider.in_flight == 0
 
 
-def test_every_action_is_tried() -> None:
+def test_every_action_has_a_test() -> None:
     elsewhere = {"refuse", "revoke-key", "drain-balance"}
 
     assert {case.rule["action"] for case in CASES.values()} | elsewhere == set(ACTIONS)
 
 
-def test_a_refusing_server_refuses_connections_for_a_while(server: Server) -> None:
-    wire, entry = strike(server, {"match": {"count": 1}, "action": "refuse", "seconds": 0.2})
+def test_connections_are_refused_for_the_configured_time(server: Server) -> None:
+    wire, entry = send_under_rule(server, {"match": {"count": 1}, "action": "refuse", "seconds": 0.2})
     refused = False
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
-            again = talk(server)
+            again = send_raw(server)
             break
         except ConnectionRefusedError:
             refused = True
@@ -1229,21 +1235,21 @@ def test_a_refusing_server_refuses_connections_for_a_while(server: Server) -> No
 
 
 @pytest.mark.parametrize(("action", "words"), [("revoke-key", b"API_KEY_INVALID"), ("drain-balance", b"credits")])
-def test_a_key_can_be_lost_for_good(action: str, words: bytes) -> None:
-    provider = faulty({"match": {"nth": 2}, "action": action})
+def test_a_key_can_be_revoked_or_lose_its_balance_permanently(action: str, words: bytes) -> None:
+    provider = provider_with_faults({"match": {"nth": 2}, "action": action})
     asked = [request(gemini_body("hi"), headers={"authorization": key}) for key in ("k1", "k1", "k1", "k2")]
 
-    answers = [play(provider, one) for one in asked]
+    answers = [answer_to(provider, one) for one in asked]
 
     assert [answer.status == 200 for answer in answers] == [True, False, False, True]
     assert all(words in answer.content for answer in answers[1:3])
 
 
-def test_a_recorded_body_is_served_as_it_is(server: Server) -> None:
+def test_a_recorded_body_is_served_unchanged(server: Server) -> None:
     path = ROOT / "tests/bodies/gemini/err_429_rpm_retryinfo.json"
     headers = {"content-type": "application/json; charset=UTF-8"}
 
-    wire, _ = strike(server, {"action": "body", "status": 429, "file": str(path), "headers": headers})
+    wire, _ = send_under_rule(server, {"action": "body", "status": 429, "file": str(path), "headers": headers})
 
     assert b" 429 " in wire.head
     assert wire.body == path.read_bytes()
@@ -1252,15 +1258,15 @@ def test_a_recorded_body_is_served_as_it_is(server: Server) -> None:
 # --- the ledger -----------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_leaves_is_billed_but_not_delivered(server: Server) -> None:
-    wire, entry = strike(server, {"action": "delay", "seconds": 30}, wait_s=0.05)
+def test_a_request_whose_client_disconnects_is_billed_but_not_delivered(server: Server) -> None:
+    wire, entry = send_under_rule(server, {"action": "delay", "seconds": 30}, wait_s=0.05)
 
     assert wire.raw == b""
     assert (entry.billed, entry.delivered) == (True, False)
     assert entry.finished_at - entry.arrived_at < 5
 
 
-def test_a_client_that_leaves_in_mid_request_is_on_record_and_not_billed(server: Server) -> None:
+def test_an_incomplete_request_is_in_the_ledger_and_not_billed(server: Server) -> None:
     server.provider.ledger.entries.clear()
     with socket.create_connection((server.host, server.port)) as connection:
         head = (
@@ -1278,9 +1284,9 @@ def test_a_client_that_leaves_in_mid_request_is_on_record_and_not_billed(server:
     assert server.provider.in_flight == 0
 
 
-def test_an_entry_tells_the_whole_story() -> None:
+def test_a_ledger_entry_has_all_fields_of_a_request() -> None:
     provider = Provider()
-    play(provider, request(gemini_body("one", "first", "two", system="S"), headers={"authorization": "k"}), 5.0)
+    answer_to(provider, request(gemini_body("one", "first", "two", system="S"), headers={"authorization": "k"}), 5.0)
 
     entry = provider.ledger.entries[0]
     assert (entry.seq, entry.arrived_at, entry.finished_at) == (1, 5.0, 5.0)
@@ -1291,9 +1297,9 @@ def test_an_entry_tells_the_whole_story() -> None:
     assert entry.input_tokens == 4 * 4 + 1 + 1 + 2 + 1
 
 
-def test_a_ledger_file_says_the_same_as_the_memory(tmp_path: Path) -> None:
+def test_the_ledger_file_equals_the_ledger_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    provider = faulty({"match": {"every": 3}, "action": "reset"}, ledger=Ledger(path))
+    provider = provider_with_faults({"match": {"every": 3}, "action": "reset"}, ledger=Ledger(path))
     answers = [provider.handle(request(gemini_body(f"hi {n}")), float(n)) for n in range(7)]
     for at, answer in enumerate(reversed(answers)):
         answer.delivered(100.0 + at)
@@ -1306,11 +1312,11 @@ def test_a_ledger_file_says_the_same_as_the_memory(tmp_path: Path) -> None:
     assert open_answer.status == 200
 
 
-def test_a_torn_ledger_line_is_left_out(tmp_path: Path) -> None:
+def test_a_torn_ledger_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     provider = Provider(ledger=Ledger(path, history=False))
     for n in range(3):
-        play(provider, request(gemini_body(f"hi {n}")))
+        answer_to(provider, request(gemini_body(f"hi {n}")))
     provider.ledger.close()
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -1321,15 +1327,15 @@ def test_a_torn_ledger_line_is_left_out(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 100), max_size=40), st.floats(0.1, 50))
 def test_the_busiest_window_is_found(times: list[float], window_s: float) -> None:
-    brute = max((sum(end - window_s < one <= end for one in times) for end in times), default=0)
+    expected = max((sum(end - window_s < one <= end for one in times) for end in times), default=0)
 
-    assert busiest_window(times, window_s) == brute
+    assert busiest_window(times, window_s) == expected
 
 
 # --- the server and the command -------------------------------------------------------------------------------------
 
 
-async def test_five_hundred_clients_are_answered_at_once() -> None:
+async def test_five_hundred_concurrent_clients_are_answered() -> None:
     provider = Provider(latency_s=0.3)
     async with Server(provider) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         url = f"{server.url}{PATHS['gemini'].format(model='sim-echo')}"
@@ -1345,14 +1351,14 @@ async def test_five_hundred_clients_are_answered_at_once() -> None:
     assert all(entry.delivered for entry in provider.ledger.entries)
 
 
-def test_a_running_simulator_can_be_questioned_and_given_faults(server: Server) -> None:
+def test_a_running_simulator_returns_its_ledger_and_accepts_faults(server: Server) -> None:
     def call(path: str, body: bytes | None = None) -> Any:
         with urllib.request.urlopen(urllib.request.Request(server.url + path, data=body), timeout=5) as response:
             return json.loads(response.read())
 
     server.provider.ledger.entries.clear()
     assert call("/__faults__", b'[{"action": "error"}]') == {"rules": 1}
-    assert b" 500 " in talk(server).head
+    assert b" 500 " in send_raw(server).head
     assert [entry["fault"] for entry in call("/__ledger__")["entries"]] == ["error"]
     assert call("/__health__")["ok"] is True
     assert call("/__faults__", b"[]") == {"rules": 0}
@@ -1360,7 +1366,7 @@ def test_a_running_simulator_can_be_questioned_and_given_faults(server: Server) 
         call("/__faults__", b'[{"action": "explode"}]')
 
 
-def test_the_port_that_is_taken_is_an_error(server: Server) -> None:
+def test_a_port_in_use_is_an_error(server: Server) -> None:
     with pytest.raises(OSError, match="in use"), serve_in_thread(Provider(), port=server.port):
         pass
 
@@ -1384,7 +1390,7 @@ def post(url: str) -> bytes:
         return response.read()
 
 
-def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_the_command_serves_until_sigterm(tmp_path: Path) -> None:
     script, faults, ledger = tmp_path / "d.jsonl", tmp_path / "f.jsonl", tmp_path / "l.jsonl"
     script.write_text('{"turns": [{"user": "hi", "assistant": "scripted"}]}\n')
     faults.write_text('{"match": {"nth": 2}, "action": "error"}\n')
@@ -1419,7 +1425,7 @@ def test_calls_in_flight_at_a_kill_are_in_the_ledger(tmp_path: Path) -> None:
     assert (entry.billed, entry.delivered) == (True, None)
 
 
-def test_the_simulator_imports_nothing_of_ours_and_aiohttp_only_when_it_serves() -> None:
+def test_the_simulator_does_not_import_the_tool_and_loads_aiohttp_only_to_serve() -> None:
     folder = ROOT / "convbatch/simulator"
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

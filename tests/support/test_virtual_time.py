@@ -13,7 +13,7 @@ from convbatch.system import Clock
 from tests.support.virtual_time import VirtualClock, VirtualDeadlock, run
 
 
-def test_an_hour_passes_in_no_time_and_exactly():
+def test_an_hour_of_virtual_time_passes_at_once_and_exactly():
     async def main() -> float:
         await asyncio.sleep(3600)
         return asyncio.get_running_loop().time()
@@ -49,7 +49,7 @@ def test_timeouts_fire_in_virtual_time():
     assert run(main(), start=1000.0) == pytest.approx(1120.0)
 
 
-def test_a_deadlock_is_an_error_that_names_who_waits():
+def test_a_deadlock_is_an_error_that_names_the_waiting_task():
     async def never() -> None:
         await asyncio.Event().wait()
 
@@ -155,5 +155,5 @@ def _interleaved() -> Coroutine[Any, Any, list[tuple[str, float]]]:
     return main()
 
 
-def test_two_plays_of_one_program_are_the_same():
+def test_two_executions_of_a_program_are_equal():
     assert run(_interleaved()) == run(_interleaved())
