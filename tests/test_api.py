@@ -1,4 +1,4 @@
-"""The Python API as DESIGN 6 documents it: run, replay, load; errors; a notebook's loop; cancellation."""
+"""The Python API: run, replay and load; errors; running event loops; cancellation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.ledger_laws import statuses
 
 @dataclass(frozen=True, slots=True)
 class Sim:
-    """A simulator all tests share, and a configuration that names it `here`."""
+    """A simulator shared by all tests."""
 
     provider: Provider
     url: str
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sim: Sim) -> Path:
     return tmp_path
 
 
-def test_run_returns_the_run_as_frames(folder: Path) -> None:
+def test_run_returns_data_frames(folder: Path) -> None:
     run = cb.run("d.jsonl", models=["sim-good@here", "sim-drift@here"], out=folder / "out")
     assert statuses(run.turns) == {"ok": 12}
     assert len(run.conversations) == 6
@@ -63,16 +63,16 @@ def test_run_returns_the_run_as_frames(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_nothing_is_printed_unless_it_is_asked_for(progress: bool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_without_progress(progress: bool, capfd: pytest.CaptureFixture[str]) -> None:
     run = cb.run("d.jsonl", models="no-such-model@here", progress=progress)
     assert list(run.suspended) == ["no-such-model@here"]
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert ("is suspended" in said.err) == progress
-    assert progress or said.err == ""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert ("is suspended" in printed.err) == progress
+    assert progress or printed.err == ""
 
 
-def test_no_wait_is_a_wait_of_zero_and_not_an_unknown_one() -> None:
+def test_waits_of_sent_turns_are_zero_and_not_null() -> None:
     run = cb.run("d.jsonl", models="sim-good@here", out="out")
     waits = ["limiter_wait_s", "retry_wait_s"]
     assert run.turns[waits].notna().to_numpy().all()
@@ -81,14 +81,14 @@ def test_no_wait_is_a_wait_of_zero_and_not_an_unknown_one() -> None:
     assert cb.run("d.jsonl", models="sim-good@here", reuse="out").turns[waits].isna().to_numpy().all()
 
 
-def test_one_name_is_as_good_as_a_list_and_the_config_is_found() -> None:
+def test_one_model_may_be_a_text_and_the_config_is_found() -> None:
     by_name = cb.run("d.jsonl", models="sim-good@here", ids="d00001", out="a")
     by_config = cb.run(["d.jsonl"], ids=["d00001"], out="b")
     assert by_name.targets == by_config.targets == ("sim-good@here",)
     assert len(by_name.turns) == len(by_config.turns) == 2
 
 
-def test_load_finds_a_run_by_path_by_name_and_latest() -> None:
+def test_load_finds_a_run_by_path_name_or_latest() -> None:
     run = cb.run("d.jsonl")
     assert run.path.parent == Path("results")
     assert {cb.load(where).name for where in (run.path, str(run.path), run.name, "latest")} == {run.name}
@@ -106,7 +106,7 @@ def test_reuse_takes_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"modles": "x"}, "unknown option 'modles'"),
         ({"deadline": "5s"}, "did you mean 'deadline_s'"),
@@ -126,23 +126,23 @@ def test_reuse_takes_a_path() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_work_raises_before_anything_is_sent(options: dict[str, Any], says: str, sim: Sim) -> None:
-    asked = sim.provider.ledger.requests
+def test_invalid_options_raise_before_any_request(options: dict[str, Any], message: str, sim: Sim) -> None:
+    requests_before = sim.provider.ledger.requests
     with pytest.raises(cb.ConvbatchError) as caught:
         cb.run("d.jsonl", **options)
-    assert says in str(caught.value)
-    assert sim.provider.ledger.requests == asked
+    assert message in str(caught.value)
+    assert sim.provider.ledger.requests == requests_before
     assert not Path("results").exists()
 
 
-def test_a_bad_dataset_raises_with_every_problem() -> None:
+def test_an_invalid_dataset_raises_with_every_problem() -> None:
     Path("d.jsonl").write_text("{}\n[]\n")
     with pytest.raises(cb.InputError) as caught:
         cb.run("d.jsonl")
     assert [problem.place.line for problem in caught.value.problems if problem.place is not None] == [1, 2]
 
 
-def test_load_of_nothing_raises() -> None:
+def test_load_without_runs_raises() -> None:
     with pytest.raises(cb.SetupError, match="there is no run under results/ yet"):
         cb.load("latest")
 
@@ -155,14 +155,14 @@ async def test_run_in_a_running_loop_names_replay() -> None:
         cb.run("d.jsonl")
 
 
-async def test_replays_run_side_by_side_in_a_running_loop(sim: Sim) -> None:
-    asked = sim.provider.ledger.requests
+async def test_replays_run_concurrently_in_a_running_loop(sim: Sim) -> None:
+    requests_before = sim.provider.ledger.requests
     runs = await asyncio.gather(cb.replay("d.jsonl", out="a"), cb.replay("d.jsonl", out="b", history="last"))
     assert [len(run.turns) for run in runs] == [6, 3]
-    assert sim.provider.ledger.requests == asked + 9
+    assert sim.provider.ledger.requests == requests_before + 9
 
 
-async def test_a_cancelled_replay_says_what_was_possibly_paid_and_can_be_resumed(
+async def test_a_cancelled_replay_records_possibly_paid_attempts(
     folder: Path, simulator: Callable[[Provider], Server]
 ) -> None:
     provider = Provider(latency_s=60)
@@ -189,7 +189,7 @@ def test_run_works_outside_the_main_thread() -> None:
     assert statuses(found[0].turns) == {"ok": 6}
 
 
-def test_ctrl_c_keeps_what_is_in_flight_and_raises(folder: Path, simulator: Callable[[Provider], Server]) -> None:
+def test_ctrl_c_finishes_requests_in_flight_and_raises(folder: Path, simulator: Callable[[Provider], Server]) -> None:
     provider = Provider(latency_s=0.5)
     (folder / "convbatch.toml").write_text(config(simulator(provider).url))
     code = "import convbatch\ntry: convbatch.run('d.jsonl', out='out')\nexcept KeyboardInterrupt: print('raised')"
@@ -205,7 +205,7 @@ def test_ctrl_c_keeps_what_is_in_flight_and_raises(folder: Path, simulator: Call
     assert statuses(cb.load("out").turns) == {"ok": 3, "pending": 3}
 
 
-def test_a_programs_own_signal_handlers_are_given_back() -> None:
+def test_signal_handlers_of_the_program_are_restored() -> None:
     def own(number: int, frame: object) -> None: ...
 
     before = signal.signal(signal.SIGTERM, own)
@@ -216,7 +216,7 @@ def test_a_programs_own_signal_handlers_are_given_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_the_package_exports_what_it_says() -> None:
+def test_all_exported_names_exist() -> None:
     for name in cb.__all__:
         assert getattr(cb, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_it"):

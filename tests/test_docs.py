@@ -1,4 +1,4 @@
-"""What the pages say is so: commands run as shown, and every option, link, rule and figure of exit exists."""
+"""The documentation agrees with the code: output of commands, options, links, fault rules and exit codes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PAGES = sorted(
     if path.is_file()
 )
 OTHER_TOOLS = {"--group", "--extra", "--check"}
-"""Options of pip, uv and the like."""
+"""Options of pip, uv and other tools."""
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -68,7 +68,7 @@ def fences(page: str, language: str) -> list[str]:
 
 @functools.cache
 def commands() -> dict[str, set[str]]:
-    """Every command with its options, as `--help` has them."""
+    """Return the options of every command."""
     group = cast("Any", typer.main.get_command(main.app))
     return {
         name: {
@@ -83,7 +83,7 @@ def commands() -> dict[str, set[str]]:
 
 @dataclasses.dataclass
 class Step:
-    """A command of a console block with the lines shown under it."""
+    """A command of a console block and the lines shown below it."""
 
     command: str
     shown: list[str]
@@ -105,7 +105,7 @@ def steps(page: str) -> Iterator[Step]:
 
 
 def on_a_terminal(argv: list[str], cwd: Path) -> tuple[int, str]:
-    """Run a command whose stdout is a terminal of 80 columns without colours; what both streams said."""
+    """Run a command with stdout on a terminal of 80 columns; return its exit code, and stdout followed by stderr."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
     env = environment(TERM="dumb", NO_COLOR="1", COLUMNS="80")
@@ -113,23 +113,23 @@ def on_a_terminal(argv: list[str], cwd: Path) -> tuple[int, str]:
         argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE
     ) as process:
         os.close(theirs)
-        said = b""
+        output = b""
         while True:
             try:
                 piece = os.read(ours, 65536)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux raises when the other end is closed
                 break
             if not piece:
                 break
-            said += piece
+            output += piece
         os.close(ours)
         assert process.stderr is not None
-        said += process.stderr.read()
-    return process.returncode, said.decode().replace("\r\n", "\n")
+        output += process.stderr.read()
+    return process.returncode, output.decode().replace("\r\n", "\n")
 
 
-def without_what_varies(line: str) -> str:
-    """Times, latencies and how far a stopped run came differ each time; widths follow them."""
+def normalised(line: str) -> str:
+    """Replace times, latencies, progress counts and column widths, which differ between runs."""
     line = re.sub(r"\d{8}T\d{6}Z", "TIME", line)
     line = re.sub(r"\b\d+\.\d\d\b", "0.00", line)
     line = re.sub(r"\b\d+ of (\d+) turns", r"N of \1 turns", line)
@@ -138,34 +138,34 @@ def without_what_varies(line: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md"])
-def test_commands_print_what_the_page_shows(page: str, tmp_path: Path) -> None:
+def test_commands_of_a_page_print_its_output(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
-    played = list(steps(page))
-    assert played
+    page_steps = list(steps(page))
+    assert page_steps
     code = 0
-    for number, step in enumerate(played):
+    for number, step in enumerate(page_steps):
         if step.command == "echo $?":
             assert step.shown == [str(code)]
             continue
         program, *args = shlex.split(step.command)
         assert program == "convbatch"
-        code, said = on_a_terminal([sys.executable, "-m", "convbatch", *args], tmp_path)
-        if played[number + 1 : number + 2] == [] or played[number + 1].command != "echo $?":
-            assert code == 0, f"{step.command}\n{said}"
-        lines = {without_what_varies(line) for line in said.splitlines()}
+        code, output = on_a_terminal([sys.executable, "-m", "convbatch", *args], tmp_path)
+        if page_steps[number + 1 : number + 2] == [] or page_steps[number + 1].command != "echo $?":
+            assert code == 0, f"{step.command}\n{output}"
+        lines = {normalised(line) for line in output.splitlines()}
         for line in step.shown:
-            assert line == "…" or without_what_varies(line) in lines, f"{step.command}: not printed: {line}\n{said}"
+            assert line == "…" or normalised(line) in lines, f"{step.command}: not printed: {line}\n{output}"
 
 
 @pytest.mark.parametrize("language", ["console", "python", "json"])
-def test_both_readmes_show_the_same(language: str) -> None:
+def test_both_readmes_have_the_same_code_blocks(language: str) -> None:
     english, chinese = (fences(page, language) for page in READMES)
     assert english == chinese
     assert english
 
 
-def test_both_readmes_begin_with_the_same_two_commands() -> None:
+def test_both_readmes_start_with_the_same_two_commands() -> None:
     two = [
         "pip install . && convbatch run datasets/quickstart.jsonl\n",
         "pip install '.[test]' && python -m pytest\n",
@@ -173,7 +173,7 @@ def test_both_readmes_begin_with_the_same_two_commands() -> None:
     assert [fences(page, "sh")[:2] for page in READMES] == [two, two]
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     (code,) = fences("README.md", "python")
@@ -184,14 +184,14 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     assert "sim-drift@simulator" in done.stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_no_large_library() -> None:
     code = (
         "import sys\n"
         "from convbatch.cli.main import app\n"
         "app(['--help'], standalone_mode=False)\n"
-        "heavy = ('pandas', 'numpy', 'pyarrow', 'aiohttp', 'aiolimiter', 'tqdm', 'uvloop', 'sqlite3')\n"
+        "large = ('pandas', 'numpy', 'pyarrow', 'aiohttp', 'aiolimiter', 'tqdm', 'uvloop', 'sqlite3')\n"
         "ours = [name for name in sys.modules if name.startswith('convbatch.')]\n"
-        "print('LOADED', *[name for name in heavy if name in sys.modules], *sorted(ours))\n"
+        "print('LOADED', *[name for name in large if name in sys.modules], *sorted(ours))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     loaded = "cli", "cli.main", "cli.options", "errors", "exit_codes", "session", "session.options"
@@ -210,19 +210,19 @@ def test_every_option_in_the_pages_exists() -> None:
     assert [(page, option) for page, option in option_mentions() if option not in known] == []
 
 
-def test_every_option_is_in_the_pages() -> None:
+def test_every_option_is_documented() -> None:
     mentioned = {option for _, option in option_mentions()}
     known = {option for options in commands().values() for option in options if option.startswith("--")}
     assert known - mentioned - {"--help"} == set()
 
 
-def test_the_list_of_commands_is_the_one_of_help() -> None:
+def test_the_documented_list_of_commands_equals_help() -> None:
     listed = re.findall(r"^\| `convbatch (\w+)", text_of("docs/README.md"), re.MULTILINE)
     assert listed == list(commands())
 
 
 def quoted_commands() -> list[tuple[str, str]]:
-    """Every `convbatch …` that a page quotes, in a block or in a line."""
+    """Return every `convbatch …` command of a page, in code blocks and inline."""
     found: list[tuple[str, str]] = []
     for page in PAGES:
         text = text_of(page)
@@ -234,16 +234,16 @@ def quoted_commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), quoted_commands())
-def test_a_quoted_command_knows_its_options(page: str, line: str) -> None:
+def test_a_quoted_command_has_only_existing_options(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     known = {**commands(), "--version": set[str](), "--help": set[str](), "COMMAND": set[str]()}
     assert words[0] in known, page
-    given = {word.split("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
-    assert given - known[words[0]] - {"--help"} == set(), page
+    used = {word.split("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
+    assert used - known[words[0]] - {"--help"} == set(), page
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_every_link_has_an_existing_target(page: str) -> None:
     for link in _LINK.findall(_FENCE.sub("", text_of(page))):
         if link.startswith("https://"):
             continue
@@ -256,7 +256,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
             assert anchor in slugs, link
 
 
-def test_the_exit_codes_are_those_of_the_code() -> None:
+def test_documented_exit_codes_equal_the_enum() -> None:
     for page in (*READMES, "docs/run.md"):
         assert {int(code) for code in re.findall(r"^\| (\d+) \|", text_of(page), re.MULTILINE)} == set(ExitCode), page
 
@@ -265,13 +265,13 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fences(page, "toml")])
-def test_a_quoted_configuration_is_one(page: str) -> None:
+def test_a_quoted_configuration_is_valid(page: str) -> None:
     for block in fences(page, "toml"):
         assert read_config(block, Path(page)).gateways
 
 
 @pytest.mark.parametrize("page", [*READMES, "docs/dataset.md", "docs/checks.md"])
-def test_a_quoted_dialogue_is_one(page: str, tmp_path: Path) -> None:
+def test_a_quoted_dialogue_is_valid(page: str, tmp_path: Path) -> None:
     dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
     file = tmp_path / "d.jsonl"
     file.write_text("".join(json.dumps(dialogue) + "\n" for dialogue in dialogues))
@@ -282,12 +282,12 @@ def test_a_quoted_dialogue_is_one(page: str, tmp_path: Path) -> None:
 
 
 def simulator_rows(first: str) -> set[str]:
-    """Names in the first column of the table whose first heading is `first`."""
+    """Return the names in the first column of the table whose first heading is `first`."""
     table = text_of("docs/simulator.md").split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0]
     return {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])}
 
 
-def test_the_fault_rules_of_the_page_are_accepted() -> None:
+def test_the_fault_rules_of_the_page_are_valid() -> None:
     (block,) = (block for block in fences("docs/simulator.md", "json") if '"action"' in block)
     rules = [json.loads(line) for line in block.splitlines()]
     assert len(FaultScript.of(rules).rules) == len(rules)

@@ -1,7 +1,6 @@
-"""What a process loads: reading needs nothing that sends, running no pandas, the simulator nothing of ours.
+"""Modules that a process loads: no network code for reading, no pandas for a run, no tool code for the simulator.
 
-Which file may import which is checked without running anything, by import-linter (`make lint`); here is what really
-gets loaded.
+import-linter (`make lint`) checks the import statements; these tests check `sys.modules` of real processes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ READERS = [("table", "out"), ("table", "out", "--wide", "reply"), ("show", "out"
 
 
 def loaded_by(code: str, folder: Path) -> set[str]:
-    """Names of the modules that a process has loaded at its end."""
+    """Return the names of the modules that a process has loaded at its end."""
     report = "\nimport sys; print('LOADED', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code + report],
@@ -41,22 +40,22 @@ def command(*args: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
-    """A folder with one finished run, and what running it loaded."""
-    folder = tmp_path_factory.mktemp("played")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """Return a folder with one finished run, and the modules that the run loaded."""
+    folder = tmp_path_factory.mktemp("finished_run")
     dataset = str(ROOT / "datasets" / "quickstart.jsonl")
     return folder, loaded_by(command("run", dataset, "-n", "2", "-o", "out", "--no-progress"), folder)
 
 
-def test_a_run_loads_no_pandas(played: tuple[Path, set[str]]) -> None:
-    _, loaded = played
+def test_a_run_loads_no_pandas(finished_run: tuple[Path, set[str]]) -> None:
+    _, loaded = finished_run
     assert "convbatch.engine.runner" in loaded
     assert "pandas" not in loaded
 
 
 @pytest.mark.parametrize("args", READERS, ids=" ".join)
-def test_reading_loads_nothing_that_can_send(args: tuple[str, ...], played: tuple[Path, set[str]]) -> None:
-    folder, _ = played
+def test_read_commands_load_no_module_that_sends(args: tuple[str, ...], finished_run: tuple[Path, set[str]]) -> None:
+    folder, _ = finished_run
     loaded = loaded_by(command(*args), folder)
     sends = {"aiohttp", "aiolimiter", "uvloop"}
     sends |= {
@@ -76,7 +75,7 @@ def test_reading_loads_nothing_that_can_send(args: tuple[str, ...], played: tupl
     assert loaded & sends == set()
 
 
-def test_the_simulator_loads_nothing_of_the_tool(tmp_path: Path) -> None:
+def test_the_simulator_loads_no_module_of_the_tool(tmp_path: Path) -> None:
     loaded = loaded_by("import convbatch.simulator.server", tmp_path)
     ours = {name for name in loaded if name.startswith("convbatch.") and not name.startswith("convbatch.simulator")}
     assert ours == set()

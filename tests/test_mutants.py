@@ -45,12 +45,12 @@ def located(test: str) -> str:
     return f"{found[0]}::{test}"
 
 
-def test_there_are_enough_bugs_to_try() -> None:
+def test_there_are_at_least_30_mutants() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_applies_to_the_code_and_names_tests_that_exist(mutant: Mutant) -> None:
+def test_a_mutant_changes_the_code_and_names_existing_tests(mutant: Mutant) -> None:
     for path, source in apply(mutant, ROOT).items():
         compile(source, path, "exec")
         assert ast.dump(ast.parse(source)) != ast.dump(ast.parse(path.read_text("utf-8"))), "it changes nothing"
@@ -73,7 +73,7 @@ def test_a_mutant_applies_to_the_code_and_names_tests_that_exist(mutant: Mutant)
         ("LIMIT", "3", "5", "LIMIT = 5\n"),
     ],
 )
-def test_an_edit_replaces_what_it_names(function: str, replace: str | None, by: str, expected: str) -> None:
+def test_an_edit_replaces_the_named_code(function: str, replace: str | None, by: str, expected: str) -> None:
     assert expected in edited(SOURCE, Edit(function=f"m:{function}", replace=replace, by=by))
 
 
@@ -81,20 +81,20 @@ def test_an_edit_replaces_what_it_names(function: str, replace: str | None, by: 
     ("function", "replace"),
     [("Box.put", "self.empty"), ("Box.put", "thing"), ("Box.take", "thing"), ("Box", "thing"), ("MISSING", "3")],
 )
-def test_an_edit_that_does_not_fit_exactly_once_is_an_error(function: str, replace: str) -> None:
+def test_an_edit_without_exactly_one_match_is_an_error(function: str, replace: str) -> None:
     with pytest.raises(LookupError):
         edited(SOURCE, Edit(function=f"m:{function}", replace=replace, by="None"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_deliberate_bug_is_caught(mutant: Mutant) -> None:
-    # Not below pytest's own folder: what is left there is searched for the canary key, which the copied tests hold.
+def test_a_mutant_fails_its_tests(mutant: Mutant) -> None:
+    # Not in pytest's folder, which is searched for the canary key: the copied tests contain it.
     with tempfile.TemporaryDirectory() as aside:
-        try_tests_on(mutant, Path(aside))
+        check_that_tests_fail(mutant, Path(aside))
 
 
-def try_tests_on(mutant: Mutant, folder: Path) -> None:
+def check_that_tests_fail(mutant: Mutant, folder: Path) -> None:
     for part in ("convbatch", "tests", "datasets", "configs", "docs"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md"):

@@ -1,4 +1,4 @@
-"""Hand-computed costs, and the arithmetic against genai-prices' own."""
+"""Costs compared with hand-computed values and with genai-prices."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ BY_MULTIPLIER = "[gateways.dmxapi]\nprice_multiplier = 5\n"
 
 HAND_COMPUTED = [
     # 22 x 0.30 + 192 x 2.50 (178 of them reasoning, billed as output)
-    ("the seed's reply at list prices", "gemini-2.5-flash@google",
+    ("the seed reply at list prices", "gemini-2.5-flash@google",
      Usage(input_tokens=22, output_tokens=192, reasoning_tokens=178, total_tokens=214), "", usd("0.0004866")),
     # 200,000 x 1.25 + 1,000 x 10
     ("at the boundary of a tier", "gemini-2.5-pro@google",
      Usage(input_tokens=200_000, output_tokens=1_000), "", usd("0.26")),
     # 200,001 x 2.50 + 1,000 x 15
-    ("one token above it", "gemini-2.5-pro@google",
+    ("one token above the boundary of a tier", "gemini-2.5-pro@google",
      Usage(input_tokens=200_001, output_tokens=1_000), "", usd("0.5150025")),
     # 2,000 x 0.30 + 8,000 x 0.03 + 100 x 2.50
-    ("cached input at its own price, and once", "gemini-2.5-flash@google",
+    ("cached input at its own price, counted once", "gemini-2.5-flash@google",
      Usage(input_tokens=10_000, cached_input_tokens=8_000, output_tokens=100), "", usd("0.00109")),
     # 1,000 x 1.25 + 500 x 10 (400 of them reasoning)
     ("an OpenAI reply with reasoning", "gpt-5@openai",
@@ -90,15 +90,15 @@ HAND_COMPUTED = [
     ("a price of 0 is a price", "llama@local", Usage(input_tokens=9, output_tokens=9),
      '[prices.local."*"]\ninput = 0\noutput = 0\ncurrency = "USD"\n', usd("0")),
     ("a reseller has no list price", "gemini-2.5-flash@dmxapi", Usage(input_tokens=9, output_tokens=9), "", None),
-    ("a router's suffix has none, multiplier or not", "gemini-2.5-pro-thinking-512@dmxapi",
+    ("a router's suffix has no list price despite a multiplier", "gemini-2.5-pro-thinking-512@dmxapi",
      Usage(input_tokens=9, output_tokens=9), BY_MULTIPLIER, None),
-    ("another address is another seller", "gemini-2.5-flash@google", Usage(input_tokens=9, output_tokens=9),
+    ("another base URL has no list price", "gemini-2.5-flash@google", Usage(input_tokens=9, output_tokens=9),
      '[gateways.google]\nbase_url = "https://relay.example"\n', None),
-    ("unknown to the list", "gemini-nothing-like-it@google", Usage(input_tokens=9, output_tokens=9), "", None),
-    ("a service tier the list does not know", "gemini-2.5-flash@google", Usage(input_tokens=9, output_tokens=9),
+    ("a model without a list price", "gemini-nothing-like-it@google", Usage(input_tokens=9, output_tokens=9), "", None),
+    ("a service tier without a list price", "gemini-2.5-flash@google", Usage(input_tokens=9, output_tokens=9),
      '[gateways.google.models."*".settings.extra]\nserviceTier = "moon"\n', None),
     ("an unknown count", "gemini-2.5-flash@google", Usage(input_tokens=9), "", None),
-    ("more cached than there was", "gemini-2.5-flash@google",
+    ("more cached than input tokens", "gemini-2.5-flash@google",
      Usage(input_tokens=9, cached_input_tokens=10, output_tokens=1), "", None),
 ]  # fmt: skip
 
@@ -108,28 +108,34 @@ HAND_COMPUTED = [
     [case[1:] for case in HAND_COMPUTED],
     ids=[case[0] for case in HAND_COMPUTED],
 )
-def test_a_reply_costs_what_a_hand_computes(model: str, usage: Usage, text: str, expected: Money | None) -> None:
+def test_the_cost_of_a_reply_equals_the_hand_computed_cost(
+    model: str, usage: Usage, text: str, expected: Money | None
+) -> None:
     assert cost(model, usage, text) == expected
 
 
 @given(
     model=st.sampled_from(["gemini-2.5-pro", "gemini-2.5-flash", "gemini-3-flash-preview"]),
-    given_=st.integers(0, 400_000),
+    input_tokens=st.integers(0, 400_000),
     cached=st.integers(0, 400_000),
-    taken=st.integers(0, 100_000),
+    output_tokens=st.integers(0, 100_000),
 )
-def test_list_prices_cost_what_genai_prices_says(model: str, given_: int, cached: int, taken: int) -> None:
+def test_costs_at_list_prices_equal_those_of_genai_prices(
+    model: str, input_tokens: int, cached: int, output_tokens: int
+) -> None:
     from genai_prices import Usage as TheirUsage
     from genai_prices import calc_price
 
-    cached = min(cached, given_)
+    cached = min(cached, input_tokens)
     theirs = calc_price(
-        TheirUsage(input_tokens=given_, cache_read_tokens=cached, output_tokens=taken),
+        TheirUsage(input_tokens=input_tokens, cache_read_tokens=cached, output_tokens=output_tokens),
         model,
         provider_id="google",
         genai_request_timestamp=datetime.datetime.fromtimestamp(NOW, datetime.UTC),
     )
-    ours = cost(f"{model}@google", Usage(input_tokens=given_, cached_input_tokens=cached, output_tokens=taken))
+    ours = cost(
+        f"{model}@google", Usage(input_tokens=input_tokens, cached_input_tokens=cached, output_tokens=output_tokens)
+    )
     assert ours is not None
     assert ours.amount == theirs.total_price
 
@@ -158,21 +164,23 @@ sizes = st.integers(0, 400_000)
 
 
 @given(tables)
-def test_a_price_table_survives_its_plain_form(table: PriceTable) -> None:
+def test_a_price_table_round_trips_through_plain_values(table: PriceTable) -> None:
     assert PriceTable.from_plain(table.to_plain()) == table
 
 
-@given(table=tables, fresh=sizes, cached=sizes, written=sizes, taken=sizes, room=sizes)
+@given(table=tables, fresh=sizes, cached=sizes, written=sizes, output_tokens=sizes, room=sizes)
 def test_no_request_costs_more_than_the_ceiling(
-    table: PriceTable, fresh: int, cached: int, written: int, taken: int, room: int
+    table: PriceTable, fresh: int, cached: int, written: int, output_tokens: int, room: int
 ) -> None:
     whole = fresh + cached + written
-    usage = Usage(input_tokens=whole, cached_input_tokens=cached, cache_write_input_tokens=written, output_tokens=taken)
+    usage = Usage(
+        input_tokens=whole, cached_input_tokens=cached, cache_write_input_tokens=written, output_tokens=output_tokens
+    )
     found = table.cost(usage, NOW)
-    assert found is None or found <= table.ceiling(whole + room, taken + room)
+    assert found is None or found <= table.ceiling(whole + room, output_tokens + room)
 
 
-def test_the_latest_price_that_had_begun_holds() -> None:
+def test_the_latest_valid_price_applies() -> None:
     table = priced(
         "m@dmxapi",
         """
@@ -191,7 +199,7 @@ def test_the_latest_price_that_had_begun_holds() -> None:
     assert "valid from 2026-11-22" in table.source_at(NOW)
 
 
-def test_prices_by_the_hour_may_cross_midnight() -> None:
+def test_daily_price_periods_may_cross_midnight() -> None:
     night = Period(
         input=TokenPrice(base=Decimal(1)),
         output=TokenPrice(base=Decimal(1)),
@@ -201,7 +209,7 @@ def test_prices_by_the_hour_may_cross_midnight() -> None:
     assert [night.holds(day.replace(hour=hour)) for hour in (21, 22, 0, 5, 6)] == [False, True, True, True, False]
 
 
-def test_a_rate_holds_in_both_directions_and_no_rate_is_made_up() -> None:
+def test_a_rate_applies_in_both_directions_and_missing_rates_give_none() -> None:
     exchange_rates = ExchangeRates({("USD", "CNY"): Decimal("7.1")})
     assert exchange_rates.convert(usd("2"), "CNY") == cny("14.2")
     assert exchange_rates.convert(cny("14.2"), "USD") == usd("2")
@@ -210,7 +218,7 @@ def test_a_rate_holds_in_both_directions_and_no_rate_is_made_up() -> None:
 
 
 @given(st.decimals(0, 10**6, places=9))
-def test_a_cost_comes_back_exactly_from_a_float_column(amount: Decimal) -> None:
+def test_a_cost_is_read_back_exactly_from_a_float_column(amount: Decimal) -> None:
     assert exact(float(amount)) == amount
 
 
@@ -226,7 +234,7 @@ def test_a_cost_comes_back_exactly_from_a_float_column(amount: Decimal) -> None:
         ("0.00001", "0.00001"),
     ],
 )
-def test_amounts_are_shown_short_and_never_as_zero_when_they_are_not(amount: str, text: str) -> None:
+def test_amounts_are_rounded_but_small_ones_never_to_zero(amount: str, text: str) -> None:
     assert display_amount(Decimal(amount)) == text
 
 
@@ -241,8 +249,8 @@ WRONG = [
     ("gateway", "[prices.gogle.m]\ninput = 1\noutput = 1\n", 1, "unknown gateway 'gogle'"),
     ("no glob", "[prices.google]\ninput = 1\noutput = 1\n", 2, "must be a table"),
     ("tier", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ input = 2 }]\n", 4, "above which it applies"),
-    ("idle tier", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ above = 5 }]\n", 4, "changes no price"),
-    ("tier of nothing", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ above = 5, cached_input = 2 }]\n", 4,
+    ("empty tier", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ above = 5 }]\n", 4, "changes no price"),
+    ("tier without base", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ above = 5, cached_input = 2 }]\n", 4,
      "its table does not"),
     ("day", '[prices.google.m]\ninput = 1\noutput = 1\nvalid_from = "soon"\n', 4, "must be a day"),
     ("same day", "[[prices.google.m]]\ninput = 1\noutput = 1\n[[prices.google.m]]\ninput = 2\noutput = 1\n", 1,
@@ -256,7 +264,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "line", "what"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_a_wrong_price_says_what_and_where(text: str, line: int, what: str) -> None:
+def test_an_invalid_price_is_reported_with_its_line(text: str, line: int, what: str) -> None:
     with pytest.raises(InputError) as caught:
         config(text)
     problem = caught.value.problems[0]

@@ -1,4 +1,4 @@
-"""What the project's own files say about each other is so, and nothing in them belongs to one machine."""
+"""The project files are consistent with each other, and none depends on one machine."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_every_name_in_the_architecture_exists() -> None:
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", source)] == []
 
 
-def test_every_module_says_what_it_is_for() -> None:
-    silent = [name for name in modules() if not ast.get_docstring(ast.parse((PACKAGE / name).read_bytes()))]
-    assert silent == []
+def test_every_module_has_a_docstring() -> None:
+    undocumented = [name for name in modules() if not ast.get_docstring(ast.parse((PACKAGE / name).read_bytes()))]
+    assert undocumented == []
 
 
-# One version, one list of tools
+# Version and tools
 
 
-def test_the_changelog_tells_of_this_version() -> None:
+def test_the_changelog_has_an_entry_for_this_version() -> None:
     assert re.search(rf"^## \[{re.escape(convbatch.__version__)}\]", text_of("CHANGELOG.md"), re.MULTILINE)
 
 
@@ -65,8 +65,8 @@ def test_every_make_target_in_the_pages_exists() -> None:
 
 
 def test_ci_runs_the_two_commands_of_the_readme() -> None:
-    wanted = re.findall(r'^from_readme "(.*)"$', text_of(".ci/run"), re.MULTILINE)
-    found = [next(line for line in text_of("README.md").splitlines() if start in line) for start in wanted]
+    starts = re.findall(r'^from_readme "(.*)"$', text_of(".ci/run"), re.MULTILINE)
+    found = [next(line for line in text_of("README.md").splitlines() if start in line) for start in starts]
     assert found == [
         "pip install . && convbatch run datasets/quickstart.jsonl",
         "pip install '.[test]' && python -m pytest",
@@ -79,7 +79,7 @@ def test_hooks_use_the_linter_of_the_project() -> None:
     assert hooks.count(f'"{ruff}"') == hooks.count("ruff==") > 0
 
 
-def test_the_lock_holds_what_the_project_asks_for_and_comes_from_the_public_index() -> None:
+def test_the_lock_file_has_all_requirements_and_uses_the_public_index() -> None:
     lock = tomllib.loads(text_of("uv.lock"))
     (own,) = (package for package in lock["package"] if package["name"] == "convbatch")
     project = pyproject()["project"]
@@ -92,7 +92,7 @@ def test_the_lock_holds_what_the_project_asks_for_and_comes_from_the_public_inde
 
 
 def third_party_imports() -> dict[str, str]:
-    """Top-level modules of other projects that the package imports at run time, each with a file that imports it."""
+    """Return third-party top-level modules that the package imports at run time, each with a file that imports it."""
     found: dict[str, str] = {}
     for name in modules():
         tree = ast.parse((PACKAGE / name).read_bytes())
@@ -111,7 +111,7 @@ def third_party_imports() -> dict[str, str]:
     return {module: name for module, name in found.items() if module not in {*sys.stdlib_module_names, "convbatch"}}
 
 
-def test_every_package_that_is_imported_is_declared() -> None:
+def test_every_imported_package_is_declared() -> None:
     distributions = importlib.metadata.packages_distributions()
     declared = {re.split(r"[^\w-]", one)[0] for one in pyproject()["project"]["dependencies"]}
     imports = third_party_imports()
@@ -125,12 +125,12 @@ def test_every_package_that_is_imported_is_declared() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/simulator.md"])
-def test_every_file_a_page_names_exists(page: str) -> None:
+def test_every_file_named_in_a_page_exists(page: str) -> None:
     named = set(re.findall(r"`((?:convbatch|tests|docs|configs|datasets|benchmarks)/[\w./-]*)`", text_of(page)))
     assert [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()] == []
 
 
-# Nothing of one machine
+# No machine-specific files
 
 
 def tracked() -> list[Path]:
@@ -140,8 +140,8 @@ def tracked() -> list[Path]:
     return [path for name in done.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def test_no_file_names_a_path_of_one_machine() -> None:
-    """A home folder or a checkout's place in a committed file works for nobody else."""
+def test_no_file_contains_a_machine_specific_path() -> None:
+    """A home folder or the path of a checkout in a committed file does not exist on other machines."""
     place = re.compile(rb"(?<![\w.~])/(?:root|home/\w+|Users/\w+|work|tmp/\w+)/[\w.-]")
     found = [str(path.relative_to(ROOT)) for path in tracked() if place.search(path.read_bytes())]
     assert found == []

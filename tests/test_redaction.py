@@ -1,4 +1,4 @@
-"""No key is ever seen: by value in every form a text can give it, and by shape where nobody has named it yet."""
+"""Redaction of known keys in every encoding, and of unknown keys by their shape."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_secret_is_found_in_every_form(form: str, value: str) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=4, max_size=40), st.data())
-def test_no_mixture_of_escapes_hides_a_key(value: str, data: st.DataObject) -> None:
+def test_a_key_in_any_mixture_of_escapes_is_found(value: str, data: st.DataObject) -> None:
     forms = ("{}", "%{:02x}", "%{:02X}", "\\u{:04x}", "&#{};", "&#x{:x};")
     picks = data.draw(st.lists(st.sampled_from(forms), min_size=len(value), max_size=len(value)))
     written = "".join(char if form == "{}" else form.format(ord(char)) for form, char in zip(picks, value, strict=True))
@@ -75,7 +75,7 @@ def test_no_mixture_of_escapes_hides_a_key(value: str, data: st.DataObject) -> N
 
 
 @given(st.binary(min_size=12, max_size=40), st.binary(max_size=9), st.binary(max_size=9), st.booleans())
-def test_base64_hides_no_key_wherever_it_begins(value: bytes, before: bytes, after: bytes, urlsafe: bool) -> None:
+def test_a_key_in_base64_is_found_at_any_offset(value: bytes, before: bytes, after: bytes, urlsafe: bool) -> None:
     secret = value.hex()
     encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
     body, _ = Redactor([Secret("K", secret)]).body(encode(before + secret.encode() + after))
@@ -83,7 +83,7 @@ def test_base64_hides_no_key_wherever_it_begins(value: bytes, before: bytes, aft
 
 
 @given(st.text())
-def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
+def test_text_without_a_secret_is_unchanged(text: str) -> None:
     redactor = Redactor([Secret("MY_KEY", KEY)])
     assert redactor.text(text) == text
     body = text.encode("utf-8", "surrogatepass")
@@ -91,13 +91,13 @@ def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
     assert redactor.body(body)[0] is body
 
 
-def test_lone_surrogates_and_broken_utf_8_pass_through() -> None:
+def test_lone_surrogates_and_invalid_utf_8_are_kept() -> None:
     redactor = Redactor([Secret("MY_KEY", KEY)])
     assert redactor.text(f"\ud800{KEY}\udfff") == "\ud800[redacted:MY_KEY]\udfff"
     assert redactor.body(b"\xff" + KEY.encode() + b"\xfe") == (b"\xff[redacted:MY_KEY]\xfe", False)
 
 
-def test_short_values_are_left_in_bodies_and_marked_but_not_in_logs() -> None:
+def test_short_values_are_kept_in_bodies_and_flagged_but_removed_from_logs() -> None:
     redactor = Redactor([Secret("LOCAL_KEY", "ollama")])
     body = b'{"text": "I run on ollama."}'
     assert redactor.body(body) == (body, True)
@@ -105,19 +105,19 @@ def test_short_values_are_left_in_bodies_and_marked_but_not_in_logs() -> None:
     assert redactor.text("Authorization: ollama") == "Authorization: [redacted:LOCAL_KEY]"
 
 
-def test_a_value_of_three_characters_is_found_as_a_word_only() -> None:
+def test_a_value_of_three_characters_is_found_only_as_a_whole_word() -> None:
     redactor = Redactor([Secret("K", "abc")])
     assert redactor.text("key abc, abcd, xabc, abc") == "key [redacted:K], abcd, xabc, [redacted:K]"
 
 
-def test_a_marking_redactor_leaves_bodies_and_says_so() -> None:
+def test_a_marking_redactor_keeps_bodies_and_flags_them() -> None:
     redactor = Redactor([Secret("MY_KEY", KEY)]).marking()
     body = f"a {KEY}".encode()
     assert redactor.body(body) == (body, True)
     assert redactor.text(f"a {KEY}") == "a [redacted:MY_KEY]"
 
 
-def test_the_longer_of_two_keys_that_begin_alike_is_the_one_named() -> None:
+def test_of_two_keys_with_a_common_prefix_the_longer_one_is_named() -> None:
     redactor = Redactor([Secret("SHORT", "sk-a1B2c3D4e5"), Secret("LONG", KEY)])
     assert redactor.text(f"{KEY} sk-a1B2c3D4e5") == "[redacted:LONG] [redacted:SHORT]"
 
@@ -128,16 +128,16 @@ def test_a_replacement_is_not_searched_again() -> None:
     )
 
 
-def test_nothing_to_hide_changes_nothing() -> None:
+def test_without_secrets_nothing_changes() -> None:
     assert Redactor().text("sk-x") == "sk-x"
     assert Redactor([Secret("EMPTY", "")]).body(b"sk-x") == (b"sk-x", False)
 
 
-def test_a_secret_does_not_show_in_its_own_repr() -> None:
+def test_the_repr_of_a_secret_does_not_contain_it() -> None:
     assert KEY not in repr(Secret("MY_KEY", KEY))
 
 
-def test_what_is_watched_is_kept_out_of_everything_printed() -> None:
+def test_watched_secrets_are_redacted() -> None:
     assert redact("only-for-this-test") == "only-for-this-test"
     watch([Secret("WATCHED", "only-for-this-test")])
     watch([Secret("OTHER", "another-for-this-test")])
@@ -145,7 +145,7 @@ def test_what_is_watched_is_kept_out_of_everything_printed() -> None:
 
 
 @pytest.mark.parametrize("filler", [b"%41", b"\\u0041", b"&#65;", b"a", b"%zz", b"sk-a1B2c3D4"])
-def test_a_hostile_body_costs_time_in_proportion_to_its_size_only(filler: bytes) -> None:
+def test_the_time_for_a_hostile_body_is_linear_in_its_size(filler: bytes) -> None:
     redactor = Redactor([Secret("K", KEY), Secret("L", "AIzaSyA" + "x1" * 16)])
     body = filler * (400_000 // len(filler)) + b"\n"
     begun = time.perf_counter()
@@ -157,7 +157,7 @@ def test_a_hostile_body_costs_time_in_proportion_to_its_size_only(filler: bytes)
     "text",
     ["sk-" + "a1" * 10, "use AIzaSyA1234567890abcdefghijk now", "gsk_" + "a1" * 12, "Bearer abcdefgh1", "sk-*********"],
 )
-def test_the_shape_of_a_key_is_known_and_never_shown(text: str) -> None:
+def test_a_text_shaped_like_a_key_is_recognised_and_not_displayed(text: str) -> None:
     assert looks_like_key(text)
     assert text not in display(text)
 
@@ -165,14 +165,14 @@ def test_the_shape_of_a_key_is_known_and_never_shown(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["gemini-2.5-flash", "risk-assessment-tasks", "https://h/v1", "GEMINI_API_KEY", "sk-x"]
 )
-def test_ordinary_words_are_no_keys(text: str) -> None:
+def test_ordinary_words_are_not_keys(text: str) -> None:
     assert not looks_like_key(text)
     assert display(text) == repr(text)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [(True, "true"), (3, "3"), ([1], "a list"), ({"a": 1}, "a table"), ("x" * 90, repr("x" * 77 + "..."))],
 )
-def test_a_value_is_shown_shortly(value: object, said: str) -> None:
-    assert display(value) == said
+def test_a_value_is_displayed_in_short_form(value: object, expected: str) -> None:
+    assert display(value) == expected

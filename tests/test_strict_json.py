@@ -1,4 +1,4 @@
-"""Strict JSON: what each rule refuses, and what a gateway's body may hold."""
+"""Strict JSON: the rules, and parsing of bodies received from gateways."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def nested(levels: int) -> bytes:
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_words_that_are_no_json_numbers_are_always_refused(word: str) -> None:
+def test_nan_and_infinity_are_always_refused(word: str) -> None:
     with pytest.raises(strict_json.NotANumber, match=word) as caught:
         strict_json.parse(f'{{"a": {word}}}')
     assert caught.value.word == word
@@ -30,13 +30,13 @@ def test_words_that_are_no_json_numbers_are_always_refused(word: str) -> None:
         ('{"a": 1, "b": 2, "a": 3}', {"unique_keys": True}, strict_json.RepeatedKey),
     ],
 )
-def test_each_rule_refuses_what_is_read_without_it(text: str, rule: dict[str, Any], error: type[ValueError]) -> None:
+def test_each_rule_refuses_only_its_own_violation(text: str, rule: dict[str, Any], error: type[ValueError]) -> None:
     assert strict_json.parse(text) == json.loads(text)
     with pytest.raises(error):
         strict_json.parse(text, **rule)
 
 
-def test_a_repeated_key_comes_with_all_its_values() -> None:
+def test_a_repeated_key_is_reported_with_all_its_values() -> None:
     with pytest.raises(strict_json.RepeatedKey) as caught:
         strict_json.parse('[{"a": 1, "b": 2, "a": 3}]', unique_keys=True)
     assert (caught.value.key, caught.value.values) == ("a", [1, 3])
@@ -48,7 +48,7 @@ def test_every_64_bit_integer_is_kept(number: int) -> None:
     assert strict_json.parse_received(str(number).encode()) == number
 
 
-def test_a_syntax_error_says_where() -> None:
+def test_a_syntax_error_has_its_position() -> None:
     with pytest.raises(json.JSONDecodeError) as caught:
         strict_json.parse('{"a": }')
     assert caught.value.pos == 6
@@ -65,12 +65,12 @@ def test_a_body_is_kept_as_received() -> None:
     assert strict_json.parse_received(body) == {"n": 2**70, "half": "\ud83d", "twice": 2}
 
 
-def test_a_body_has_a_limit_of_depth() -> None:
+def test_a_body_has_a_maximum_depth() -> None:
     strict_json.parse_received(nested(strict_json.MAX_RECEIVED_DEPTH))
     with pytest.raises(strict_json.TooDeep):
         strict_json.parse_received(nested(strict_json.MAX_RECEIVED_DEPTH + 1))
 
 
-def test_brackets_in_a_text_are_no_depth() -> None:
+def test_brackets_in_a_string_do_not_count_as_depth() -> None:
     text = b'["' + b"[" * 1000 + b'"]'
     strict_json.refuse_deep(text, json.loads(text))
