@@ -83,11 +83,11 @@ def test_the_lock_file_has_all_requirements_and_uses_the_public_index() -> None:
     lock = tomllib.loads(text_of("uv.lock"))
     (own,) = (package for package in lock["package"] if package["name"] == "convbatch")
     project = pyproject()["project"]
-    asked = list(project["dependencies"])
+    requirements = list(project["dependencies"])
     for extra in project["optional-dependencies"].values():
-        asked += extra
+        requirements += extra
     locked = {one["name"] for one in own["metadata"]["requires-dist"]}
-    assert locked == {re.split(r"[^\w-]", one)[0] for one in asked}
+    assert locked == {re.split(r"[^\w-]", one)[0] for one in requirements}
     assert {urlsplit(url).hostname for url in re.findall(r'"(\w+://[^"]*)"', text_of("uv.lock"))} == PUBLIC_INDEX
 
 

@@ -39,7 +39,7 @@ async def saturate(limiter: RateLimiter, until: float, *, tokens: Callable[[], i
         permits.append(permit)
 
 
-def most_in_window(arrivals: Sequence[float], window_s: float) -> int:
+def max_in_window(arrivals: Sequence[float], window_s: float) -> int:
     """Return the largest number of arrivals in any half-open window of this length."""
     ordered = sorted(arrivals)
     best = first = 0
@@ -81,7 +81,7 @@ def test_no_window_at_the_server_holds_more_than_the_limit(count: int, window_s:
                 await asyncio.sleep(rng.random() * idle_s)
         return arrivals
 
-    assert most_in_window(in_virtual_time(scenario), window_s) <= count
+    assert max_in_window(in_virtual_time(scenario), window_s) <= count
 
 
 @QUICK
@@ -97,7 +97,7 @@ def test_several_limits_hold_at_the_same_time(limits: list[tuple[int, float]], s
         return [(await take(limiter)).sent_at + rng.random() * 0.4999 for _ in range(500)]
 
     arrivals = in_virtual_time(scenario)
-    assert all(most_in_window(arrivals, window_s) <= count for count, window_s in limits)
+    assert all(max_in_window(arrivals, window_s) <= count for count, window_s in limits)
 
 
 @pytest.mark.parametrize("count", [20, 40, 60, 100, 300, 599, 600, 1199, 1200, 3000])
@@ -758,7 +758,7 @@ def test_the_rate_holds_across_a_pause():
         return sent
 
     sent = in_virtual_time(scenario)
-    assert most_in_window(sent, 61.0) <= 1200
+    assert max_in_window(sent, 61.0) <= 1200
 
 
 @pytest.mark.parametrize("hint", [86_401.0, 1e12, math.inf])

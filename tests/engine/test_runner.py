@@ -70,7 +70,7 @@ class CaseRun:
 
     rows: Mapping[tuple[str, int], Mapping[str, Any]]
     """By target and turn."""
-    asked: Mapping[str, list[Entry]]
+    requests: Mapping[str, list[Entry]]
     """Ledger entries by model."""
     elsewhere: Provider
 
@@ -102,10 +102,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
             max_attempts=3,
         )
         plain = run.turns.astype(object).where(run.turns.notna(), None).to_dict("records")
-    asked: dict[str, list[Entry]] = {model_of(name): [] for name in CASES}
+    requests: dict[str, list[Entry]] = {model_of(name): [] for name in CASES}
     for entry in provider.ledger.entries:
-        asked[entry.model or ""].append(entry)
-    return CaseRun({(row["target"], row["turn"]): row for row in plain}, asked, elsewhere)
+        requests[entry.model or ""].append(entry)
+    return CaseRun({(row["target"], row["turn"]): row for row in plain}, requests, elsewhere)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -114,7 +114,7 @@ def test_each_fault_has_its_attempts_status_and_possibly_paid_count(cases: CaseR
     first, second = (cases.rows[target_of(name), turn] for turn in (1, 2))
     found = (first["attempts"], first["possibly_paid"], first["status"], second["status"])
     assert found == (case.attempts, case.paid, case.status, case.then)
-    assert len(cases.asked[model_of(name)]) == case.attempts + second["attempts"]
+    assert len(cases.requests[model_of(name)]) == case.attempts + second["attempts"]
     if case.kind is not None:
         assert first["error_kind"] == case.kind
     if case.finish is not None:
@@ -127,7 +127,7 @@ def test_each_fault_has_its_attempts_status_and_possibly_paid_count(cases: CaseR
 def test_possibly_paid_attempts_cover_every_billed_request(cases: CaseRun):
     for name in CASES:
         rows = [cases.rows[target_of(name), turn] for turn in (1, 2)]
-        billed = sum(entry.billed for entry in cases.asked[model_of(name)])
+        billed = sum(entry.billed for entry in cases.requests[model_of(name)])
         replied = sum(row["status"] in ("ok", "blocked", "empty") or row["finish_reason"] == "error" for row in rows)
         undetectable = name == "200 with an error object"  # a billed reply sent as an error; no client can detect it
         assert undetectable or billed <= replied + sum(row["possibly_paid"] for row in rows), name
@@ -170,10 +170,10 @@ async def test_a_gzip_bomb_is_capped_in_memory():
         tracemalloc.start()
         with pytest.raises(NoResponse, match="decompresses to more than 64 MiB"):
             await transport.send(hello_request(server))
-        _, most = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         await transport.close()
-    assert most < 150 * 2**20
+    assert peak < 150 * 2**20
 
 
 def hello_request(server: Server) -> OutgoingRequest:
@@ -273,9 +273,9 @@ def test_settings_override_in_the_order_turn_dialogue_model_run(tmp_path: Path, 
     """
     dataset = dataset_of(tmp_path / "d.jsonl", dialogue)
     ask(tmp_path, simulator(provider), dataset, toml=toml, max_output_tokens=50)
-    asked = [body["generationConfig"] for body in provider.bodies]
+    configs = [body["generationConfig"] for body in provider.bodies]
     both = {"topP": 0.5, "topK": 3, "maxOutputTokens": 50}
-    assert asked == [
+    assert configs == [
         {"temperature": 0.2, **both},
         {"temperature": 0.3, "stopSequences": ["END"], **both},
     ]
@@ -555,8 +555,8 @@ def test_a_dead_gateway_gets_fewer_and_fewer_requests_and_is_suspended_after_15_
     assert result is not None
     assert "no reply in" in result.suspended["sim-good@north"]
     assert 900 <= run.ended[0].ended - run.ended[0].began <= 1500
-    asked = [sent for sent in run.sent if sent.host == "north"]
-    assert len(asked) <= 16 + 10
+    attempts = [sent for sent in run.sent if sent.host == "north"]
+    assert len(attempts) <= 16 + 10
     states = obeys(run, finished=False).states
     assert sum(row[1] == "sim-good@south" and state == "ok" for row, state in states.items()) == 180
 

@@ -1,4 +1,4 @@
-"""Certificates are always verified and redirects never followed, whatever a server or proxy answers."""
+"""Certificates are always verified; redirects of servers and proxies are never followed."""
 
 from __future__ import annotations
 

@@ -119,11 +119,11 @@ DIALOGUES = [
     seed=st.integers(0, 3), texts=st.lists(st.text(max_size=20), min_size=1, max_size=5).filter(lambda t: len(t) % 2)
 )
 def test_answers_depend_only_on_seed_model_and_history(seed: int, texts: list[str]) -> None:
-    asked = [request(gemini_body(*texts), model=model) for model in ("sim-good", "sim-drift", "sim-think")]
+    requests = [request(gemini_body(*texts), model=model) for model in ("sim-good", "sim-drift", "sim-think")]
     used, fresh = Provider(seed=seed), Provider(seed=seed)
     answer_to(used, request(gemini_body("something else before")))
 
-    assert [answer_to(used, r).content for r in asked] == [answer_to(fresh, r).content for r in asked]
+    assert [answer_to(used, r).content for r in requests] == [answer_to(fresh, r).content for r in requests]
 
 
 def test_another_seed_gives_different_reply_ids() -> None:
@@ -555,18 +555,18 @@ def test_the_ledger_stores_only_the_hash_of_a_key() -> None:
 
 def test_a_revoked_key_and_an_empty_balance_are_refused() -> None:
     provider = Provider(keys={"k1", "k2"})
-    asked = {key: request(gemini_body("hi"), headers={"x-goog-api-key": key}) for key in ("k1", "k2")}
+    requests = {key: request(gemini_body("hi"), headers={"x-goog-api-key": key}) for key in ("k1", "k2")}
     provider.set_balance("k2", 1)
 
     statuses = [
-        answer_to(provider, asked["k1"]).status,
-        answer_to(provider, asked["k2"]).status,
-        answer_to(provider, asked["k2"]).status,
+        answer_to(provider, requests["k1"]).status,
+        answer_to(provider, requests["k2"]).status,
+        answer_to(provider, requests["k2"]).status,
     ]
     provider.revoke("k1")
 
     assert statuses == [200, 200, 429]
-    assert plain(answer_to(provider, asked["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+    assert plain(answer_to(provider, requests["k1"]))["error"]["details"][0]["reason"] == "API_KEY_INVALID"
 
 
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
@@ -692,11 +692,11 @@ def test_an_invalid_limit_is_refused(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 def test_a_429_hints_at_the_exact_wait(model: Any, wire: str) -> None:
     provider = Provider(limits=ServerLimits(rpm=3, model=model, window_s=6.0, quanta=3))
-    asked = request(gemini_body("hi") if wire == "gemini" else openai_body("hi"), wire=wire)
-    now, answer = 100.1, answer_to(provider, asked, 100.1)
+    http_request = request(gemini_body("hi") if wire == "gemini" else openai_body("hi"), wire=wire)
+    now, answer = 100.1, answer_to(provider, http_request, 100.1)
     while answer.status == 200:
         now += 0.25
-        answer = answer_to(provider, asked, now)
+        answer = answer_to(provider, http_request, now)
     error = plain(answer)["error"]
     if wire == "gemini":
         wait = float(error["details"][1]["retryDelay"].removesuffix("s"))
@@ -706,8 +706,8 @@ def test_a_429_hints_at_the_exact_wait(model: Any, wire: str) -> None:
         assert error["code"] == "rate_limit_exceeded"
 
     assert 0 < wait <= 6.0
-    assert answer_to(provider, asked, now + wait * 0.98).status == 429
-    assert answer_to(provider, asked, now + wait).status == 200
+    assert answer_to(provider, http_request, now + wait * 0.98).status == 429
+    assert answer_to(provider, http_request, now + wait).status == 200
 
 
 def test_a_day_limit_is_named_per_day() -> None:
@@ -771,7 +771,7 @@ MATCHED: dict[str, tuple[dict[str, Any], list[int]]] = {
 @pytest.mark.parametrize("name", MATCHED)
 def test_a_rule_applies_to_the_requests_that_it_matches(name: str) -> None:
     match, expected = MATCHED[name]
-    asked = [
+    requests = [
         request(
             gemini_body(*(["before", "reply"] if n in {5, 6} else []), f"text {n}"),
             model="sim-good" if n % 2 else "sim-echo",
@@ -780,7 +780,7 @@ def test_a_rule_applies_to_the_requests_that_it_matches(name: str) -> None:
         for n in range(1, 11)
     ]
 
-    assert affected_requests(provider_with_faults({"match": match, "action": "error"}), *asked) == expected
+    assert affected_requests(provider_with_faults({"match": match, "action": "error"}), *requests) == expected
 
 
 def test_attempts_are_counted_per_history() -> None:
@@ -791,15 +791,15 @@ def test_attempts_are_counted_per_history() -> None:
 
 
 def test_probability_does_not_depend_on_the_order_of_arrival() -> None:
-    asked = {f"text {n}": request(gemini_body(f"text {n}")) for n in range(200)}
+    requests = {f"text {n}": request(gemini_body(f"text {n}")) for n in range(200)}
 
     def affected_texts(names: list[str], seed: int = 0) -> set[str]:
         provider = provider_with_faults({"match": {"probability": 0.25}, "action": "error"}, seed=seed)
-        return {name for name in names if answer_to(provider, asked[name]).status != 200}
+        return {name for name in names if answer_to(provider, requests[name]).status != 200}
 
-    forward = affected_texts(list(asked))
-    assert forward == affected_texts(list(reversed(asked)))
-    assert forward != affected_texts(list(asked), seed=1)
+    forward = affected_texts(list(requests))
+    assert forward == affected_texts(list(reversed(requests)))
+    assert forward != affected_texts(list(requests), seed=1)
     assert 30 < len(forward) < 72
 
 
@@ -1013,7 +1013,7 @@ def raw_request(host: str, *, path: str = PATHS["gemini"], more: str = "") -> by
 
 
 def send_raw(
-    server: Server, *, path: str = PATHS["gemini"], most: int = 2**22, wait_s: float = 0.2, keep: bool = False
+    server: Server, *, path: str = PATHS["gemini"], max_bytes: int = 2**22, wait_s: float = 0.2, keep: bool = False
 ) -> RawResponse:
     begun = time.monotonic()
     received = b""
@@ -1022,7 +1022,7 @@ def send_raw(
         connection.settimeout(wait_s)
         ending = "open"
         try:
-            while len(received) < most:
+            while len(received) < max_bytes:
                 piece = connection.recv(65536)
                 if not piece:
                     ending = "closed"
@@ -1184,14 +1184,14 @@ CASES: dict[str, Case] = {
     ),
     "endless-body": Case(
         rule={"action": "endless-body"}, ending="open", holds=lambda wire: len(wire.raw) >= 2**21, delivered=False,
-        how={"most": 2**21},
+        how={"max_bytes": 2**21},
     ),
     "endless-headers": Case(
         rule={"action": "endless-headers"},
         ending="open",
         holds=lambda wire: len(wire.raw) >= 2**20 and b"\r\n\r\n" not in wire.raw,
         delivered=False,
-        how={"most": 2**20},
+        how={"max_bytes": 2**20},
     ),
 }  # fmt: skip
 
@@ -1237,9 +1237,9 @@ def test_connections_are_refused_for_the_configured_time(server: Server) -> None
 @pytest.mark.parametrize(("action", "words"), [("revoke-key", b"API_KEY_INVALID"), ("drain-balance", b"credits")])
 def test_a_key_can_be_revoked_or_lose_its_balance_permanently(action: str, words: bytes) -> None:
     provider = provider_with_faults({"match": {"nth": 2}, "action": action})
-    asked = [request(gemini_body("hi"), headers={"authorization": key}) for key in ("k1", "k1", "k1", "k2")]
+    requests = [request(gemini_body("hi"), headers={"authorization": key}) for key in ("k1", "k1", "k1", "k2")]
 
-    answers = [answer_to(provider, one) for one in asked]
+    answers = [answer_to(provider, one) for one in requests]
 
     assert [answer.status == 200 for answer in answers] == [True, False, False, True]
     assert all(words in answer.content for answer in answers[1:3])
@@ -1385,8 +1385,8 @@ def running(**options: object) -> Generator[tuple[subprocess.Popen[str], str]]:
 
 
 def post(url: str) -> bytes:
-    asked = urllib.request.Request(url, data=json.dumps(gemini_body("hi")).encode())
-    with urllib.request.urlopen(asked, timeout=5) as response:
+    http_request = urllib.request.Request(url, data=json.dumps(gemini_body("hi")).encode())
+    with urllib.request.urlopen(http_request, timeout=5) as response:
         return response.read()
 
 

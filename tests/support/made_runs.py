@@ -114,7 +114,7 @@ class MadeRun:
 
 
 def manifest_of(*targets: str, **changes: Any) -> Manifest:
-    """A manifest with these targets and nothing special otherwise."""
+    """Return a minimal manifest with these targets."""
     recorded = tuple(_target(name, None) for name in targets)
     return Manifest(targets=recorded, history="live", repeats=1, planned=PlannedRows(rows=len(recorded)), **changes)
 

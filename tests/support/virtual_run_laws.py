@@ -228,8 +228,8 @@ def every_billed_request_is_journaled(story: Story) -> None:
         if one.entry is not None and one.entry.billed:
             journaled.add(id(one.entry))
             excepted = not one.intent.kept and (one.outcome is None or not one.outcome.kept)
-            honest = excepted or one.kept_cls is None or one.kept_cls == "replied" or one.kept_cls in POSSIBLY_PAID
-            assert honest, f"billed, but journaled as {one.cls}: {one.outcome}"
+            is_reported = excepted or one.kept_cls is None or one.kept_cls == "replied" or one.kept_cls in POSSIBLY_PAID
+            assert is_reported, f"billed, but journaled as {one.cls}: {one.outcome}"
     missing = [entry for entry in story.virtual_run.ledger() if entry.billed and id(entry) not in journaled]
     assert not missing, f"{len(missing)} billed requests are not in the journal: {missing[0]}"
 
