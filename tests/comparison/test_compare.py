@@ -1,4 +1,4 @@
-"""Comparisons: frames made by hand, what is refused, exit codes, every form of output, real simulated runs."""
+"""Tests of comparisons: hand-made frames, refused input, exit codes, output formats, and simulated runs."""
 
 from __future__ import annotations
 
@@ -42,32 +42,35 @@ def row(name: str, turn: int = 1, passed: bool | None = None, **more: Any) -> di
 
 
 def side(passes: Passes, **more: Any) -> pd.DataFrame:
-    """One row a turn: does it pass?"""
+    """Build a frame with one row per turn from the results of its checks."""
     return pd.DataFrame([row(name, n, one, **more) for name, turns in passes.items() for n, one in enumerate(turns, 1)])
 
 
 def table(b: int, c: int, both: int, neither: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Frames of one-turn dialogues with this 2 x 2 table."""
+    """Build base and candidate frames of one-turn dialogues with this 2 x 2 table."""
     kinds = [(True, False)] * b + [(False, True)] * c + [(True, True)] * both + [(False, False)] * neither
     base, candidate = (side({f"d{n}": [kind[place]] for n, kind in enumerate(kinds)}) for place in (0, 1))
     return base, candidate
 
 
 def values(metric: str, base: Sequence[float | None], candidate: Sequence[float | None]) -> Comparison:
-    """One-turn dialogues with these values of a column."""
+    """Compare one-turn dialogues with these values of a column."""
     column = {"latency": "latency_s"}.get(metric, metric)
-    frames = [pd.DataFrame([{**row(f"d{n}"), column: one} for n, one in enumerate(told)]) for told in (base, candidate)]
+    frames = [
+        pd.DataFrame([{**row(f"d{n}"), column: value} for n, value in enumerate(numbers)])
+        for numbers in (base, candidate)
+    ]
     return compare_frames(*frames, rules=ComparisonRules(metric=metric))
 
 
-def test_the_example_of_the_contract_is_printed_as_it_stands_there() -> None:
-    told = json.loads(render.to_json(compare_frames(*table(18, 7, 162, 13))))
-    assert (told["verdict"], told["exit_code"], told["primary"]) == ("regression", 1, "dialogue_pass")
-    assert told["pairs"] == {
+def test_json_output_matches_the_example_of_the_contract() -> None:
+    document = json.loads(render.to_json(compare_frames(*table(18, 7, 162, 13))))
+    assert (document["verdict"], document["exit_code"], document["primary"]) == ("regression", 1, "dialogue_pass")
+    assert document["pairs"] == {
         "dialogues": 200, "turns": 200, "only_base": 0, "only_candidate": 0, "failed_base": 0, "failed_candidate": 0,
         "pending": 0,
     }  # fmt: skip
-    metric = told["metrics"][0]
+    metric = document["metrics"][0]
     assert metric.keys() >= CONTRACT
     assert (metric["base"], metric["candidate"], metric["difference"]) == (0.9, 0.845, -0.055)
     assert metric["ci95"] == pytest.approx([-0.108008, -0.006450], abs=5e-7)
@@ -92,7 +95,9 @@ def test_the_example_of_the_contract_is_printed_as_it_stands_there() -> None:
         (30, 0, 30, None, "regression"),
     ],
 )
-def test_tables_get_the_verdict_the_rules_give(b: int, c: int, n: int, margin: float | None, verdict: str) -> None:
+def test_each_contingency_table_gets_the_expected_verdict(
+    b: int, c: int, n: int, margin: float | None, verdict: str
+) -> None:
     assert compare_frames(*table(b, c, n - b - c), rules=ComparisonRules(margin=margin)).verdict == verdict
 
 
@@ -106,7 +111,9 @@ def test_tables_get_the_verdict_the_rules_give(b: int, c: int, n: int, margin: f
         ("improved", 0, 0, 0, 0),
     ],
 )
-def test_exit_codes(verdict: Any, plain: int, regression: int, inconclusive: int, strict: int) -> None:
+def test_each_verdict_has_its_exit_code(
+    verdict: Any, plain: int, regression: int, inconclusive: int, strict: int
+) -> None:
     assert ComparisonRules().exit_code(verdict) == plain
     assert ComparisonRules(fail_on="regression").exit_code(verdict) == regression
     assert ComparisonRules(fail_on="inconclusive").exit_code(verdict) == inconclusive
@@ -122,70 +129,70 @@ def test_exit_codes(verdict: Any, plain: int, regression: int, inconclusive: int
     ],
     ids=str,
 )  # fmt: skip
-def test_rules_that_can_be_none_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_rules_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SetupError):
         ComparisonRules(**wrong)
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.2, 0.4])
-def test_at_another_alpha_the_interval_a_verdict_rests_on_is_told(alpha: float) -> None:
-    told = compare_frames(*table(18, 7, 162, 13), rules=ComparisonRules(alpha=alpha, margin=0.3))
-    metric = json.loads(render.to_json(told))["metrics"][0]
+def test_another_alpha_reports_the_interval_that_decides_the_verdict(alpha: float) -> None:
+    comparison = compare_frames(*table(18, 7, 162, 13), rules=ComparisonRules(alpha=alpha, margin=0.3))
+    metric = json.loads(render.to_json(comparison))["metrics"][0]
     assert metric["confidence"] == pytest.approx(1 - alpha)
     assert metric["ci"] == pytest.approx(stats.tango_interval(18, 7, 200, level=1 - alpha))
     assert metric["ci95"] == pytest.approx([-0.108008, -0.006450], abs=5e-7)
     assert metric["harm_bound"] == pytest.approx(-stats.tango_interval(18, 7, 200, level=1 - 2 * alpha).low)
     assert metric["verdict"] == ("non-inferior" if alpha < 0.028959 else "regression-within-margin")
     percent = f"{100 * (1 - alpha):.7g} %"
-    assert f"{percent} interval {metric['ci'][0] * 100:+.1f} to {metric['ci'][1] * 100:+.1f}" in _summary(told)
-    assert f"at most {metric['harm_bound'] * 100:.3g} points worse, one-sided {percent}" in _summary(told)
-    assert f"| {percent} interval |" in render.to_markdown(told)
-    assert told.metrics.to_dict("list")["ci_low"][0] == pytest.approx(metric["ci"][0])
+    assert f"{percent} interval {metric['ci'][0] * 100:+.1f} to {metric['ci'][1] * 100:+.1f}" in _summary(comparison)
+    assert f"at most {metric['harm_bound'] * 100:.3g} points worse, one-sided {percent}" in _summary(comparison)
+    assert f"| {percent} interval |" in render.to_markdown(comparison)
+    assert comparison.metrics.to_dict("list")["ci_low"][0] == pytest.approx(metric["ci"][0])
 
 
-def _summary(told: Comparison) -> str:
-    return json.loads(render.to_json(told))["summary"]
+def _summary(comparison: Comparison) -> str:
+    return json.loads(render.to_json(comparison))["summary"]
 
 
-def test_means_that_are_equal_but_for_rounding_are_equal() -> None:
-    told = values("score", [0.3, 0.2, 0.7], [0.1 + 0.2, 0.2, 0.7])
-    assert (told.judged[0].result.worse, told.judged[0].result.better) == (0, 0)
-    told = values("score", [0.5, 0.5, 0.5], [0.6, 0.7, 0.2])  # +0.1, +0.2, -0.3: what is left of them is 5e-17
-    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_needed"] is None
+def test_means_equal_up_to_rounding_count_as_equal() -> None:
+    comparison = values("score", [0.3, 0.2, 0.7], [0.1 + 0.2, 0.2, 0.7])
+    assert (comparison.judged[0].result.worse, comparison.judged[0].result.better) == (0, 0)
+    comparison = values("score", [0.5, 0.5, 0.5], [0.6, 0.7, 0.2])  # +0.1 + 0.2 - 0.3 is 5e-17
+    assert json.loads(render.to_json(comparison))["metrics"][0]["dialogues_needed"] is None
 
 
-def test_two_dialogues_may_have_an_interval_of_any_width_and_nobody_reads_its_300_digits() -> None:
-    told = values("latency", [1.0, 1.0], [1.0, 1e9])
-    assert len(render.sentence(told)) < 200
-    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_for_margin"] > 0
+def test_a_very_wide_interval_is_printed_in_a_short_sentence() -> None:
+    comparison = values("latency", [1.0, 1.0], [1.0, 1e9])
+    assert len(render.sentence(comparison)) < 200
+    assert json.loads(render.to_json(comparison))["metrics"][0]["dialogues_for_margin"] > 0
 
 
-def test_needing_more_dialogues_than_there_are_numbers_for_is_told_all_the_same() -> None:
-    told = values("output_tokens", [1, 2, 3], [10**15, 1, 1])
-    assert json.loads(render.to_json(told))["metrics"][0]["dialogues_for_margin"] == stats.MAX_DIALOGUES
+def test_the_number_of_dialogues_needed_is_capped() -> None:
+    comparison = values("output_tokens", [1, 2, 3], [10**15, 1, 1])
+    assert json.loads(render.to_json(comparison))["metrics"][0]["dialogues_for_margin"] == stats.MAX_DIALOGUES
 
 
-def test_a_given_margin_is_of_the_primary_metric_s_kind() -> None:
+def test_a_given_margin_applies_to_metrics_of_the_primary_kind() -> None:
     assert ComparisonRules(margin=0.1).margin_of("score", "dialogue_pass") == 0.1
     assert ComparisonRules(margin=0.1).margin_of("cost", "dialogue_pass") == 0.05
     assert ComparisonRules(margin=0.1).margin_of("cost", "latency") == 0.1
     assert ComparisonRules(margin=0.1).margin_of("turn_pass", "latency") == 0.02
 
 
-def test_turns_are_judged_by_dialogues_and_never_by_mcnemar() -> None:
+def test_turn_pass_is_clustered_by_dialogue_and_not_tested_by_mcnemar() -> None:
     base = side({"a": [True, True, True], "b": [True], "c": [True, True], "d": [False, True]})
     candidate = side({"a": [False, False, True], "b": [True], "c": [True, False], "d": [True, True]})
-    told = compare_frames(base, candidate).judged
-    turn_pass = next(one.result for one in told if one.result.metric == "turn_pass")
+    judged = compare_frames(base, candidate).judged
+    turn_pass = next(one.result for one in judged if one.result.metric == "turn_pass")
     assert (turn_pass.base, turn_pass.candidate, turn_pass.difference) == (7 / 8, 5 / 8, -2 / 8)
     # e = d - mean n: -2 + 0.75, 0 + 0.25, -1 + 0.5, 1 + 0.5; se^2 = 4/3 x (1.5625 + 0.0625 + 0.25 + 2.25) / 64
     half = 3.182446305284263 * (4 / 3 * 4.125 / 64) ** 0.5
     assert turn_pass.ci95 == pytest.approx((max(-1.0, -0.25 - half), -0.25 + half), abs=1e-6)
-    # -2 - 1 + 1 = -2: of the 8 sums of signs of 2, 1, 1 two are 4, and four are 2, of either sign.
+    # The sum is -2 - 1 + 1 = -2. Of the 8 signed sums of 2, 1, 1 two have absolute value 4 and four have 2.
     assert (turn_pass.test, turn_pass.p) == ("sign_flip_midp", pytest.approx((2 + 4 / 2) / 8))
 
 
-def test_repeats_are_averaged_and_get_the_interval_of_their_spread() -> None:
+def test_repeats_are_averaged_and_their_interval_follows_their_spread() -> None:
     base = pd.concat([side({f"d{n}": [True] for n in range(6)}, repeat=k) for k in (1, 2)])
     candidate = pd.concat([side({f"d{n}": [n < 4 or (n == 4 and k == 1)] for n in range(6)}, repeat=k) for k in (1, 2)])
     one = compare_frames(base, candidate).judged[0].result
@@ -196,7 +203,7 @@ def test_repeats_are_averaged_and_get_the_interval_of_their_spread() -> None:
     assert one.p == pytest.approx(2 / 4 / 2)
 
 
-def test_a_run_of_repeats_that_all_agree_claims_no_certainty() -> None:
+def test_repeats_that_all_agree_still_have_an_interval() -> None:
     base = pd.concat([side({f"d{n}": [True] for n in range(10)}, repeat=k) for k in (1, 2)])
     same = compare_frames(base, base)
     assert same.verdict == "inconclusive"
@@ -208,7 +215,7 @@ def test_a_run_of_repeats_that_all_agree_claims_no_certainty() -> None:
     assert -1 < high < 0
 
 
-def test_few_scores_are_flipped_and_many_are_paired_by_t() -> None:
+def test_few_scores_use_sign_flips_and_many_use_the_paired_t_test() -> None:
     chance = random.Random(5)
     for count, test in ((12, "sign_flip_midp"), (40, "paired_t")):
         base = [chance.random() for _ in range(count)]
@@ -217,15 +224,15 @@ def test_few_scores_are_flipped_and_many_are_paired_by_t() -> None:
         assert found.result.ci95 is not None
 
 
-def test_a_failed_turn_has_no_score_and_counts_as_none_passed() -> None:
+def test_a_failed_turn_counts_as_score_0_and_not_passed() -> None:
     base = pd.DataFrame([row("a", passed=True, score=0.9), row("b", passed=True, score=0.8)])
     candidate = pd.DataFrame([row("a", passed=False, status="error", score=None), row("b", passed=True, score=0.8)])
-    told = {one.result.metric: one.result for one in compare_frames(base, candidate).judged}
-    assert (told["score"].base, told["score"].candidate) == pytest.approx((0.85, 0.4))
-    assert told["dialogue_pass"].b == 1
+    results = {one.result.metric: one.result for one in compare_frames(base, candidate).judged}
+    assert (results["score"].base, results["score"].candidate) == pytest.approx((0.85, 0.4))
+    assert results["dialogue_pass"].b == 1
 
 
-def test_a_dialogue_with_a_failed_turn_does_not_pass_though_its_checks_do() -> None:
+def test_a_dialogue_with_a_failed_turn_fails_even_if_its_checks_pass() -> None:
     base = side({"a": [True, None], "b": [True, None]})
     candidate = pd.DataFrame([row("a", 1, True), row("a", 2, None, status="error"), row("b", 1, True), row("b", 2)])
     comparison = compare_frames(base, candidate)
@@ -234,25 +241,25 @@ def test_a_dialogue_with_a_failed_turn_does_not_pass_though_its_checks_do() -> N
 
 
 def test_tokens_are_compared_by_their_totals() -> None:
-    told = values("output_tokens", [100, 110, 120], [120, 115, 140])
-    result = told.judged[0].result
+    comparison = values("output_tokens", [100, 110, 120], [120, 115, 140])
+    result = comparison.judged[0].result
     assert (result.base, result.candidate, result.ratio) == (330, 375, pytest.approx(375 / 330))
     # Variances of the means 110 and 125: 200 / 6 and 350 / 6, covariance 200 / 6; t(2, 0.975).
     t2 = 4.302652729911275**2
     a, b, c = 110**2 - t2 * 200 / 6, 110 * 125 - t2 * 200 / 6, 125**2 - t2 * 350 / 6
     root = (b * b - a * c) ** 0.5
     assert result.ci95 == pytest.approx(((b - root) / a, (b + root) / a), abs=1e-9)
-    assert json.loads(render.to_json(told))["metrics"][0]["ratio"] == pytest.approx(375 / 330)
+    assert json.loads(render.to_json(comparison))["metrics"][0]["ratio"] == pytest.approx(375 / 330)
 
 
-def test_tokens_that_grow_alike_everywhere_are_seen_though_they_have_no_spread() -> None:
+def test_a_constant_increase_of_tokens_without_spread_is_a_regression() -> None:
     base = [100 + n for n in range(12)]
     found = values("input_tokens", base, [one + 10 for one in base])
     assert (found.verdict, found.judged[0].result.test) == ("regression", "sign_flip_midp")
     assert found.judged[0].result.p == pytest.approx(2**-12)
 
 
-def test_more_tokens_are_harm_and_fewer_are_not() -> None:
+def test_more_tokens_are_a_regression_and_fewer_are_an_improvement() -> None:
     base = [100 + n for n in range(40)]
     more = [one * (1.3 + n % 3 / 50) for n, one in enumerate(base)]
     assert values("output_tokens", base, more).verdict == "regression"
@@ -261,51 +268,55 @@ def test_more_tokens_are_harm_and_fewer_are_not() -> None:
     assert values("output_tokens", base, near).verdict == "non-inferior"
 
 
-def test_turns_without_a_count_on_either_side_are_left_out_of_both_totals() -> None:
+def test_a_turn_without_a_token_count_on_one_side_is_left_out_of_both_totals() -> None:
     base = pd.DataFrame([row("a", 1, output_tokens=10), row("a", 2, output_tokens=20), row("b", output_tokens=7)])
     candidate = pd.DataFrame([row("a", 1, output_tokens=12), row("a", 2), row("b", output_tokens=8)])
-    told = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens")).judged[0].result
-    assert (told.base, told.candidate) == (17, 20)
+    result = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens")).judged[0].result
+    assert (result.base, result.candidate) == (17, 20)
 
 
-def test_latency_is_each_dialogue_s_own_ratio() -> None:
+def test_latency_is_compared_by_the_ratio_of_each_dialogue() -> None:
     result = values("latency", [1.0, 4.0, 2.0], [2.0, 4.0, 4.0]).judged[0].result
     assert (result.base, result.candidate) == (pytest.approx(2.0), pytest.approx(2.0 * 4 ** (1 / 3)))
     assert (result.ratio, result.test) == (pytest.approx(4 ** (1 / 3)), "log_ratio_t")
 
 
-def test_equal_totals_everywhere_are_inconclusive_and_have_no_interval() -> None:
-    told = values("output_tokens", [100] * 50, [100] * 50)
-    assert (told.verdict, told.judged[0].result.ci95, told.judged[0].result.p) == ("inconclusive", None, None)
-    assert "All dialogues give the same result" in render.advice(told)[0]
+def test_equal_token_counts_are_inconclusive_and_have_no_interval() -> None:
+    comparison = values("output_tokens", [100] * 50, [100] * 50)
+    assert (comparison.verdict, comparison.judged[0].result.ci95, comparison.judged[0].result.p) == (
+        "inconclusive",
+        None,
+        None,
+    )
+    assert "All dialogues give the same result" in render.advice(comparison)[0]
 
 
 def test_costs_in_two_currencies_are_not_compared() -> None:
     base = pd.DataFrame([row("a", cost=1.0, currency="USD", output_tokens=1)])
     candidate = pd.DataFrame([row("a", cost=7.0, currency="CNY", output_tokens=1)])
-    told = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens"))
-    assert told.unavailable["cost"] == "the sides are in different currencies: CNY, USD"
+    comparison = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens"))
+    assert comparison.unavailable["cost"] == "the sides are in different currencies: CNY, USD"
 
 
-def test_one_metric_decides_and_the_p_of_the_others_is_holm_s() -> None:
+def test_the_primary_metric_decides_and_other_p_values_are_holm_adjusted() -> None:
     chance = random.Random(1)
     base = pd.DataFrame([row(f"d{n}", passed=True, output_tokens=100, input_tokens=50) for n in range(30)])
     candidate = base.assign(
         output_tokens=[100 + chance.randint(0, 3) for _ in range(30)],
         input_tokens=[50 + chance.randint(-1, 2) for _ in range(30)],
     )
-    told = {one.result.metric: one for one in compare_frames(base, candidate).judged}
-    assert next(iter(told)) == "dialogue_pass"
-    raw = {name: one.result.p or 1.0 for name, one in told.items() if name != "dialogue_pass"}
+    by_metric = {one.result.metric: one for one in compare_frames(base, candidate).judged}
+    assert next(iter(by_metric)) == "dialogue_pass"
+    raw = {name: one.result.p or 1.0 for name, one in by_metric.items() if name != "dialogue_pass"}
     smallest = min(raw, key=lambda name: raw[name])
-    assert told[smallest].p_adjusted == pytest.approx(min(1.0, raw[smallest] * len(raw)))
+    assert by_metric[smallest].p_adjusted == pytest.approx(min(1.0, raw[smallest] * len(raw)))
 
 
 def test_slices_by_tag_and_turn_are_exploratory_and_adjusted() -> None:
     base, candidate = table(18, 7, 175)
     tags = [["x", "y"] if n < 40 else ["y"] for n in range(200)]
-    told = compare_frames(base.assign(tags=tags), candidate.assign(tags=tags))
-    found = json.loads(render.to_json(told))["slices"]
+    comparison = compare_frames(base.assign(tags=tags), candidate.assign(tags=tags))
+    found = json.loads(render.to_json(comparison))["slices"]
     assert [one["slice"] for one in found] == ["tag x", "tag y"]
     assert all(one["exploratory"] for one in found)
     assert found[1]["b"] == 18
@@ -316,27 +327,27 @@ def test_slices_by_tag_and_turn_are_exploratory_and_adjusted() -> None:
     ]
 
 
-def test_flipped_turns_come_harmful_first_with_both_replies() -> None:
+def test_flipped_turns_list_harmful_ones_first_with_both_replies() -> None:
     base = side({"a": [False, True], "b": [True, True]}, user="why?")
     candidate = side({"a": [True, True], "b": [True, False]}, user="why?")
-    told = compare_frames(base, candidate).flipped
-    assert list(told["change"]) == ["harmful", "improved"]
-    assert list(told[["dialogue", "turn"]].itertuples(index=False, name=None)) == [("b", 2), ("a", 1)]
-    assert (told["base_reply"][0], told["candidate_reply"][0]) == ("b 2 True", "b 2 False")
+    flipped = compare_frames(base, candidate).flipped
+    assert list(flipped["change"]) == ["harmful", "improved"]
+    assert list(flipped[["dialogue", "turn"]].itertuples(index=False, name=None)) == [("b", 2), ("a", 1)]
+    assert (flipped["base_reply"][0], flipped["candidate_reply"][0]) == ("b 2 True", "b 2 False")
 
 
 def test_live_histories_are_strictly_paired_up_to_the_first_reply_that_differs() -> None:
     base = side({"a": [True, True, True], "b": [True, True]})
     candidate = side({"a": [True, False, True], "b": [True, True]})
-    told = compare_frames(base, candidate, history=("live", "live"))
-    assert told.divergence() == {2: 1, None: 1}
-    assert list(told.turns["strictly_paired"]) == [True, True, False, True, True]
+    comparison = compare_frames(base, candidate, history=("live", "live"))
+    assert comparison.divergence() == {2: 1, None: 1}
+    assert list(comparison.turns["strictly_paired"]) == [True, True, False, True, True]
     assert list(compare_frames(base, candidate).turns["strictly_paired"]) == [True] * 5
 
 
 @pytest.mark.parametrize("metric", ["dialogue_pass", "turn_pass", "score", "output_tokens", "cost", "latency"])
-def test_what_one_side_alone_has_in_more_than_a_twentieth_of_the_dialogues_concludes_nothing(metric: str) -> None:
-    def told(lost: int) -> Comparison:
+def test_a_metric_known_on_one_side_only_in_over_5_percent_of_dialogues_is_inconclusive(metric: str) -> None:
+    def comparison_with_unknown(count: int) -> Comparison:
         base, candidate = (
             pd.DataFrame(
                 [
@@ -347,59 +358,59 @@ def test_what_one_side_alone_has_in_more_than_a_twentieth_of_the_dialogues_concl
             )
             for passed, least in ((True, 0.2), (False, 0.4))
         )
-        unknown = pd.DataFrame([row(f"d{n}") for n in range(lost)])
-        return compare_frames(base, pd.concat([unknown, candidate.iloc[lost:]]), rules=ComparisonRules(metric=metric))
+        unknown = pd.DataFrame([row(f"d{n}") for n in range(count)])
+        return compare_frames(base, pd.concat([unknown, candidate.iloc[count:]]), rules=ComparisonRules(metric=metric))
 
-    few, many = told(5), told(6)
+    few, many = comparison_with_unknown(5), comparison_with_unknown(6)
     assert (few.verdict, few.exit_code, few.judged[0].coverage) == ("regression", 1, (100, 5))
     assert (many.verdict, many.exit_code) == ("inconclusive", 3)
     assert json.loads(render.to_json(many))["metrics"][0]["uneven"] == 6
     assert f"{metric}: 6 of 100 dialogues have it on one side only" in render.sentence(many)
 
 
-def test_a_turn_that_failed_on_one_side_leaves_its_dialogue_s_tokens_uneven() -> None:
+def test_a_turn_that_failed_on_one_side_makes_the_tokens_of_its_dialogue_uneven() -> None:
     base = pd.DataFrame([row("a", 1, output_tokens=10), row("a", 2, output_tokens=20), row("b", output_tokens=7)])
     candidate = pd.DataFrame([row("a", 1, output_tokens=12), row("a", 2, status="error"), row("b", output_tokens=8)])
-    told = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens")).judged[0]
-    assert (told.coverage.uneven, told.coverage.either_side, told.verdict) == (1, 2, "inconclusive")
+    judged = compare_frames(base, candidate, rules=ComparisonRules(metric="output_tokens")).judged[0]
+    assert (judged.coverage.uneven, judged.coverage.either_side, judged.verdict) == (1, 2, "inconclusive")
 
 
-def test_totals_of_0_are_told_as_such() -> None:
+def test_a_metric_with_total_0_is_unavailable() -> None:
     base = pd.DataFrame([row("a", passed=True, output_tokens=0)])
     assert "total is 0" in compare_frames(base, base).unavailable["output_tokens"]
 
 
-def test_histories_made_in_different_ways_pair_no_turn_strictly() -> None:
+def test_runs_with_different_history_modes_have_no_strictly_paired_turn() -> None:
     base = side({"a": [True, True], "b": [True, True]})
     page = render.to_markdown(compare_frames(base, base, history=("live", "script")))
     assert "no turn is strictly paired" in page
     assert "every turn is strictly paired" not in page
 
 
-def test_too_many_unmatched_or_pending_dialogues_conclude_nothing() -> None:
+def test_too_many_unmatched_or_pending_dialogues_are_inconclusive() -> None:
     base, candidate = table(30, 0, 70)
     assert compare_frames(base, candidate.iloc[5:]).verdict == "regression"
     lost = compare_frames(base, candidate.iloc[6:])
     assert (lost.verdict, lost.exit_code, len(lost.pairs.only_base)) == ("inconclusive", 3, 6)
     pending = candidate.assign(status=["pending" if n < 6 else "ok" for n in range(100)])
-    told = compare_frames(base, pending)
-    assert (told.verdict, len(told.pairs.pending)) == ("inconclusive", 6)
-    assert "unmatched or pending" in render.sentence(told)
+    comparison = compare_frames(base, pending)
+    assert (comparison.verdict, len(comparison.pairs.pending)) == ("inconclusive", 6)
+    assert "unmatched or pending" in render.sentence(comparison)
 
 
-def test_a_run_of_which_nothing_is_finished_is_inconclusive() -> None:
+def test_a_run_without_a_finished_turn_is_inconclusive() -> None:
     base, _ = table(1, 1, 8)
-    told = compare_frames(base, base.assign(status="pending"))
-    assert (told.verdict, told.exit_code, told.judged) == ("inconclusive", 3, ())
+    comparison = compare_frames(base, base.assign(status="pending"))
+    assert (comparison.verdict, comparison.exit_code, comparison.judged) == ("inconclusive", 3, ())
     for form in (render.to_json, render.to_junit, render.to_markdown):
-        assert "inconclusive" in _text(form(told)).lower()
+        assert "inconclusive" in _text(form(comparison)).lower()
 
 
 def _text(content: str | bytes) -> str:
     return content if isinstance(content, str) else content.decode()
 
 
-def test_without_checks_other_metrics_are_named() -> None:
+def test_a_comparison_without_checks_is_refused_and_names_other_metrics() -> None:
     base = pd.DataFrame([row("a", output_tokens=3)])
     with pytest.raises(SetupError, match="no dialogue has checks") as caught:
         compare_frames(base, base)
@@ -413,49 +424,52 @@ def test_runs_without_a_dialogue_in_common_are_refused() -> None:
         compare_frames(side({"a": [True]}), side({"b": [True]}))
 
 
-def test_a_single_dialogue_is_never_certain() -> None:
-    told = compare_frames(side({"a": [True]}), side({"a": [False]}))
-    assert told.verdict == "inconclusive"
-    low, high = told.judged[0].result.ci95 or (0, 0)
+def test_a_single_dialogue_is_inconclusive() -> None:
+    comparison = compare_frames(side({"a": [True]}), side({"a": [False]}))
+    assert comparison.verdict == "inconclusive"
+    low, high = comparison.judged[0].result.ci95 or (0, 0)
     assert low < 0 < high
 
 
-@settings(max_examples=examples(40))  # each is two whole comparisons
+@settings(max_examples=examples(40))  # each example makes whole comparisons
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]]) -> None:
     frame = side({f"d{n}": turns for n, turns in enumerate(passes)}).assign(output_tokens=7, score=0.5)
-    told = compare_frames(frame, frame)
-    assert told.verdict in ("inconclusive", "non-inferior")
-    for one in told.judged:
+    comparison = compare_frames(frame, frame)
+    assert comparison.verdict in ("inconclusive", "non-inferior")
+    for one in comparison.judged:
         assert one.result.difference == 0
         assert one.result.p in (None, 1.0)
         assert one.result.ci95 is None or one.result.ci95.low < 0 < one.result.ci95.high
-    assert len(told.flips) == 0
+    assert len(comparison.flips) == 0
 
 
 @settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=15))
-def test_swapping_the_sides_turns_every_difference_round(kinds: list[tuple[bool, bool]]) -> None:
+def test_swapping_the_sides_negates_the_difference(kinds: list[tuple[bool, bool]]) -> None:
     base, candidate = (side({f"d{n}": [kind[place]] for n, kind in enumerate(kinds)}) for place in (0, 1))
-    there, back = compare_frames(base, candidate).judged[0].result, compare_frames(candidate, base).judged[0].result
-    assert there.difference == pytest.approx(-back.difference)
-    assert (there.b, there.c, there.p) == (back.c, back.b, back.p)
+    forward, backward = (
+        compare_frames(base, candidate).judged[0].result,
+        compare_frames(candidate, base).judged[0].result,
+    )
+    assert forward.difference == pytest.approx(-backward.difference)
+    assert (forward.b, forward.c, forward.p) == (backward.c, backward.b, backward.p)
 
 
-# --- forms -----------------------------------------------------------------------------------------------------------
+# --- output formats ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def told() -> Comparison:
-    """A comparison with flips, hostile texts and an unmatched dialogue."""
+def comparison() -> Comparison:
+    """Return a comparison with flips, hostile texts and an unmatched dialogue."""
     hostile = "x\x1b[31m\x00 <b>|`"
     base = side({"a|b": [True, True], "c": [True, False], "d": [True]}, user=hostile)
     candidate = side({"a|b": [True, False], "c": [True, True]}, user=hostile).assign(reply=hostile)
     return compare_frames(base, candidate, history=("live", "live"))
 
 
-def test_junit_has_a_test_case_for_every_dialogue_and_fails_those_that_got_worse(told: Comparison) -> None:
-    root = ElementTree.fromstring(render.to_junit(told))
+def test_junit_has_a_test_case_for_every_dialogue_and_fails_those_that_got_worse(comparison: Comparison) -> None:
+    root = ElementTree.fromstring(render.to_junit(comparison))
     suite = root[0]
     assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
         "tests": "3", "failures": "1", "errors": "0", "skipped": "1",
@@ -467,8 +481,8 @@ def test_junit_has_a_test_case_for_every_dialogue_and_fails_those_that_got_worse
     assert "\\x1b[31m" in str(failure.text)
 
 
-def test_markdown_begins_with_the_verdict_and_no_text_breaks_its_tables(told: Comparison) -> None:
-    page = render.to_markdown(told)
+def test_markdown_starts_with_the_verdict_and_escapes_text_in_its_tables(comparison: Comparison) -> None:
+    page = render.to_markdown(comparison)
     assert page.startswith("## INCONCLUSIVE: ")
     assert "<b>" not in page
     assert "\x1b" not in page
@@ -476,56 +490,56 @@ def test_markdown_begins_with_the_verdict_and_no_text_breaks_its_tables(told: Co
     assert set(widths) <= {4, 8}
 
 
-def test_the_terminal_says_the_verdict_first_and_shows_no_control_characters(
-    told: Comparison, capsys: pytest.CaptureFixture[str]
+def test_the_terminal_shows_the_verdict_first_and_no_control_characters(
+    comparison: Comparison, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    render.to_terminal(told)
+    render.to_terminal(comparison)
     out = capsys.readouterr().out
     assert out.startswith("INCONCLUSIVE: ")
     assert "\x1b" not in out
     assert "Flipped: 1 to worse, 1 to better" in out
 
 
-def test_a_reply_of_several_lines_stands_as_such_beside_the_other_and_calls_nobody(
+def test_multi_line_replies_are_shown_side_by_side_without_mentions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = pd.DataFrame([row("a", passed=True, reply="one\ntwo"), row("b", passed=True)])
     code = "@property\ndef a(self): # see #12\n\treturn 'x@y' &#64;all" + "\n" * 30 + "end"
     candidate = pd.DataFrame([row("a", passed=False, reply=code), row("b", passed=True)])
-    told = compare_frames(base, candidate)
-    page = render.to_markdown(told)
+    comparison = compare_frames(base, candidate)
+    page = render.to_markdown(comparison)
     assert "| reply | one<br>two | @&#8203;property<br>def a(self): \\# see \\#&#8203;12<br>" in page
     assert r"x@y' \&\#&#8203;64;all" in page
-    render.to_terminal(told)
-    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    start = next(n for n, line in enumerate(shown) if line.startswith("one"))
-    assert shown[start].endswith("@property")
-    assert shown[start + 1].startswith("two")
-    assert "def a(self)" in shown[start + 1]
-    assert len([line for line in shown[start:] if not line.strip()]) < render.LINES_SHOWN
+    render.to_terminal(comparison)
+    printed_lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    start = next(n for n, line in enumerate(printed_lines) if line.startswith("one"))
+    assert printed_lines[start].endswith("@property")
+    assert printed_lines[start + 1].startswith("two")
+    assert "def a(self)" in printed_lines[start + 1]
+    assert len([line for line in printed_lines[start:] if not line.strip()]) < render.LINES_SHOWN
 
 
-def test_a_terminal_folds_sentences_between_words_and_a_pipe_gets_them_whole(
+def test_sentences_are_wrapped_between_words_on_a_terminal_and_not_in_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = compare_frames(*table(1, 0, 27))
-    sentence = render.sentence(told)
-    render.to_terminal(told)
+    comparison = compare_frames(*table(1, 0, 27))
+    sentence = render.sentence(comparison)
+    render.to_terminal(comparison)
     assert capsys.readouterr().out.splitlines()[0].rstrip() == sentence
     for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80"), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
-    render.to_terminal(told)
+    render.to_terminal(comparison)
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
     assert len(lines[0]) <= 80
     assert f"{lines[0]} {lines[1]}" == sentence
 
 
-def test_an_unknown_ending_is_refused(told: Comparison, tmp_path: Path) -> None:
+def test_an_unknown_file_suffix_is_refused(comparison: Comparison, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="format"):
-        write_content(render.comparison_content(told), tmp_path / "x.html")
+        write_content(render.comparison_content(comparison), tmp_path / "x.html")
 
 
-# --- runs ------------------------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 Make = Callable[..., MadeRun]
 
@@ -536,7 +550,7 @@ def compare(base: Any, candidate: Any, **more: Any) -> Comparison:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Runs of six one-turn dialogues with these output tokens."""
+    """Return a function that makes a run of six one-turn dialogues with these output tokens."""
 
     def run(
         name: str, tokens: Sequence[int] = (10, 20, 30, 40, 50, 60), targets: Sequence[str] = (REAL,), **more: Any
@@ -554,16 +568,16 @@ def make(tmp_path: Path) -> Make:
     return run
 
 
-def test_one_target_on_each_side_pairs_whatever_the_names(make: Make, convbatch: Command) -> None:
+def test_one_target_on_each_side_is_paired_regardless_of_names(make: Make, convbatch: Command) -> None:
     make("a")
     make("b", UNEVEN, targets=["qwen-plus@dmxapi"])
     done = convbatch("compare", "a", "b", "--metric", "output_tokens", "--json")
-    told = json.loads(done.out)
-    assert (done.code, told["base"], told["candidate"]) == (3, f"a:{REAL}", "b:qwen-plus@dmxapi")
-    assert told["metrics"][0]["ratio"] == pytest.approx(216 / 210)
+    document = json.loads(done.out)
+    assert (done.code, document["base"], document["candidate"]) == (3, f"a:{REAL}", "b:qwen-plus@dmxapi")
+    assert document["metrics"][0]["ratio"] == pytest.approx(216 / 210)
 
 
-def test_several_targets_need_the_same_names_or_one_of_each(make: Make) -> None:
+def test_several_targets_need_the_same_names_or_a_choice_of_one(make: Make) -> None:
     many, one = make("a", targets=[GOOD, DRIFT]).path, make("b").path
     with pytest.raises(SetupError, match="several targets") as caught:
         compare(many, one)
@@ -573,14 +587,14 @@ def test_several_targets_need_the_same_names_or_one_of_each(make: Make) -> None:
     assert [part.slice for part in compare(many, many).parts] == [f"target {DRIFT}", f"target {GOOD}"]
 
 
-def test_a_target_that_is_not_in_the_run_is_named_with_those_that_are(make: Make) -> None:
+def test_an_unknown_target_is_refused_with_the_known_ones(make: Make) -> None:
     path = make("a").path
     with pytest.raises(SetupError, match="did you mean") as caught:
         compare(f"{path}:gemini-2.5-flsh@google", path)
     assert REAL in str(caught.value)
 
 
-def test_a_colon_in_a_run_s_name_is_no_target(make: Make) -> None:
+def test_a_colon_in_a_run_name_does_not_start_a_target(make: Make) -> None:
     path = make("a:b").path
     assert compare(path, f"{path}:{REAL}").pairs.turns == 6
     with pytest.raises(SetupError, match="nowhere"):
@@ -596,7 +610,7 @@ def test_a_colon_in_a_run_s_name_is_no_target(make: Make) -> None:
     ],
     ids=["content", "checks", "history"],
 )
-def test_runs_that_did_not_do_the_same_are_refused_unless_allowed(make: Make, more: dict[str, Any], what: str) -> None:
+def test_runs_with_different_inputs_are_refused_unless_allowed(make: Make, more: dict[str, Any], what: str) -> None:
     base, candidate = make("a").path, make("b", **more).path
     with pytest.raises(SetupError, match=what) as caught:
         compare(base, candidate)
@@ -604,21 +618,21 @@ def test_runs_that_did_not_do_the_same_are_refused_unless_allowed(make: Make, mo
     assert any(what in note for note in compare(base, candidate, allow_mismatch=True).notes)
 
 
-def test_tags_may_differ_and_settings_are_told(make: Make) -> None:
+def test_different_tags_are_allowed_and_different_settings_are_noted(make: Make) -> None:
     base, candidate = make("a"), make("b", dialogues={"tags": ["new"], "settings": {"temperature": 0.5}})
-    told = compare(base.path, candidate.path)
-    assert any("different settings" in note for note in told.notes)
+    comparison = compare(base.path, candidate.path)
+    assert any("different settings" in note for note in comparison.notes)
 
 
-def test_settings_are_not_told_to_differ_where_only_the_number_of_turns_does(make: Make) -> None:
+def test_a_different_number_of_turns_is_not_noted_as_different_settings(make: Make) -> None:
     base, candidate = make("a"), make("b", dialogues={"turns": [{"user": "hello"}, {"user": "and?"}]})
-    told = compare(base.path, candidate.path, allow_mismatch=True)
-    assert any("different content" in note for note in told.notes)
-    assert not any("settings" in note for note in told.notes)
+    comparison = compare(base.path, candidate.path, allow_mismatch=True)
+    assert any("different content" in note for note in comparison.notes)
+    assert not any("settings" in note for note in comparison.notes)
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_concludes_nothing(make: Make, convbatch: Command) -> None:
+def test_an_unfinished_run_is_inconclusive(make: Make, convbatch: Command) -> None:
     make("a")
     make("b", [10, 20, 30, 40])
     done = convbatch("compare", "a", "b", "--metric", "output_tokens")
@@ -628,7 +642,7 @@ def test_an_unfinished_run_concludes_nothing(make: Make, convbatch: Command) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--margin", "2"), ("--alpha", "0.7"), ("--metric", "quality"), ("-o", "x.html")])
-def test_options_that_cannot_work_end_with_2(make: Make, convbatch: Command, options: Sequence[str]) -> None:
+def test_invalid_options_exit_with_2(make: Make, convbatch: Command, options: Sequence[str]) -> None:
     make("a")
     done = convbatch("compare", "a", "a", *options)
     assert done.code == 2
@@ -636,7 +650,7 @@ def test_options_that_cannot_work_end_with_2(make: Make, convbatch: Command, opt
 
 
 @pytest.mark.slow
-def test_files_are_written_beside_what_is_printed(make: Make, convbatch: Command, tmp_path: Path) -> None:
+def test_output_files_are_written_in_addition_to_stdout(make: Make, convbatch: Command, tmp_path: Path) -> None:
     make("a")
     make("b", UNEVEN)
     outs = [part for name in ("x.md", "x.json", "x.xml") for part in ("-o", name)]
@@ -648,31 +662,31 @@ def test_files_are_written_beside_what_is_printed(make: Make, convbatch: Command
     assert (tmp_path / "x.md").read_text().startswith("## INCONCLUSIVE")
 
 
-def test_from_python_a_comparison_has_its_frames(make: Make) -> None:
+def test_a_comparison_from_python_has_frames(make: Make) -> None:
     base, candidate = make("a"), make("b", UNEVEN)
-    told = compare(package.load(base.path), (candidate.path, REAL))
-    assert told.verdict == "inconclusive"
-    first: dict[str, Any] = told.metrics.to_dict("records")[0]
+    comparison = compare(package.load(base.path), (candidate.path, REAL))
+    assert comparison.verdict == "inconclusive"
+    first: dict[str, Any] = comparison.metrics.to_dict("records")[0]
     assert first["metric"] == "output_tokens"
     assert first["ci95_low"] < first["ratio"] < first["ci95_high"]
-    assert len(told.turns) == 6
-    assert list(told.flipped.columns)[:3] == ["dialogue", "turn", "change"]
-    assert len(told.slices) == 0
+    assert len(comparison.turns) == 6
+    assert list(comparison.flipped.columns)[:3] == ["dialogue", "turn", "change"]
+    assert len(comparison.slices) == 0
 
 
 @pytest.mark.slow
-def test_the_drifting_model_is_a_regression_and_the_good_one_none(convbatch: Command, tmp_path: Path) -> None:
+def test_the_drifting_model_is_a_regression_and_the_good_model_is_not(convbatch: Command, tmp_path: Path) -> None:
     assert convbatch("run", QUICKSTART, "--no-progress", "-o", "q").code == 0
     done = convbatch("compare", f"q:{GOOD}", f"q:{DRIFT}", "--json", "-o", "x.xml")
-    told = json.loads(done.out)
-    assert (done.code, told["verdict"], told["primary"]) == (1, "regression", "dialogue_pass")
+    document = json.loads(done.out)
+    assert (done.code, document["verdict"], document["primary"]) == (1, "regression", "dialogue_pass")
     run = package.load(tmp_path / "q")
     drifted = run.turns[(run.turns["target"] == DRIFT) & (run.turns["checks_failed"] > 0)]
-    flipped = {(one["dialogue"], one["turn"]) for one in told["flipped"] if one["turn"] is not None}
+    flipped = {(one["dialogue"], one["turn"]) for one in document["flipped"] if one["turn"] is not None}
     assert flipped == set(zip(drifted["dialogue"], drifted["turn"], strict=True))
-    assert all(one["change"] == "harmful" and one["candidate_reason"] for one in told["flipped"])
+    assert all(one["change"] == "harmful" and one["candidate_reason"] for one in document["flipped"])
     failing = run.conversations[(run.conversations["target"] == DRIFT) & (run.conversations["dialogue_pass"] == False)]  # noqa: E712
-    assert told["metrics"][0]["b"] == len(failing)
+    assert document["metrics"][0]["b"] == len(failing)
     itself = package.compare((run, GOOD), (run, GOOD))
     assert (itself.verdict, itself.exit_code) == ("inconclusive", 3)
     assert package.compare((run, GOOD), (run, GOOD), fail_on="regression").exit_code == 0
@@ -684,7 +698,7 @@ def test_two_hundred_dialogues_compared_with_themselves_are_non_inferior() -> No
 
 
 @pytest.mark.slow
-def test_checks_edited_after_the_run_are_other_checks(make: Make, convbatch: Command, tmp_path: Path) -> None:
+def test_checks_edited_after_the_run_count_as_different_checks(make: Make, convbatch: Command, tmp_path: Path) -> None:
     base = make("a", dialogues={"checks": [{"contains": "2025"}]})
     candidate = make("b", dialogues={"checks": [{"contains": "2025"}]})
     assert package.compare(base.path, candidate.path).primary == "dialogue_pass"
@@ -702,7 +716,7 @@ def test_checks_edited_after_the_run_are_other_checks(make: Make, convbatch: Com
     [("compare out:sim-good@simulator out:sim-drift@simulator", 1), ("check out --fail-under 1", 1)],
     ids=["compare", "check"],
 )
-def test_a_reader_that_leaves_early_does_not_turn_a_verdict_into_success(
+def test_a_closed_pipe_does_not_change_the_exit_code_of_a_verdict(
     command: str, code: int, convbatch: Command, tmp_path: Path
 ) -> None:
     assert convbatch("run", QUICKSTART, "-o", "out").code == 0

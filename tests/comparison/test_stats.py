@@ -1,4 +1,4 @@
-"""Statistics against published values, closed forms, laws, and second ways to the same number."""
+"""Tests of the statistics against published values, closed forms, properties, and independent calculations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEAR = 1e-6
 SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
 """Student 1908: hours of sleep gained, one drug against the other."""
 MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
-"""Darwin's maize, crossed against self-fertilised, as Fisher 1935 has it."""
+"""Darwin's maize, crossed against self-fertilised, from Fisher 1935."""
 FAMILY = [
     0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0
 ]  # fmt: skip
@@ -29,7 +29,7 @@ differences = st.lists(st.integers(-5, 5), min_size=1, max_size=12)
 totals = st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=2, max_size=30)
 
 
-def test_the_example_of_the_contract_comes_out_digit_by_digit() -> None:
+def test_statistics_match_the_example_of_the_contract() -> None:
     assert stats.mcnemar_midp(18, 7) == pytest.approx(0.028959, abs=5e-7)
     low, high = stats.tango_interval(18, 7, 200, level=0.95)
     assert (low, high) == (pytest.approx(-0.108008, abs=5e-7), pytest.approx(-0.006450, abs=5e-7))
@@ -47,7 +47,7 @@ def test_airway_data_give_the_published_interval_and_mid_p() -> None:
 
 @pytest.mark.parametrize(("b", "c", "n"), [(18, 7, 200), (7, 1, 21), (0, 3, 10), (5, 5, 10), (1, 0, 44), (40, 20, 160)])
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
-def test_a_score_limit_is_where_the_score_of_the_constrained_maximum_is_z(b: int, c: int, n: int, level: float) -> None:
+def test_the_score_at_each_tango_limit_equals_the_normal_quantile(b: int, c: int, n: int, level: float) -> None:
     for sign, limit in zip((1, -1), stats.tango_interval(b, c, n, level=level), strict=True):
         lost = _constrained_maximum(b, c, n, limit)
         score = (c - b - n * limit) / math.sqrt(n * (2 * lost + limit - limit * limit))
@@ -55,7 +55,7 @@ def test_a_score_limit_is_where_the_score_of_the_constrained_maximum_is_z(b: int
 
 
 def _constrained_maximum(b: int, c: int, n: int, difference: float) -> float:
-    """The chance of a loss that makes the table most likely when the difference is fixed, by golden section."""
+    """Return the loss probability with the maximum likelihood for a fixed difference, by golden-section search."""
 
     def log_likelihood(lost: float) -> float:
         cells = ((b, lost), (c, lost + difference), (n - b - c, 1 - 2 * lost - difference))
@@ -70,7 +70,7 @@ def _constrained_maximum(b: int, c: int, n: int, difference: float) -> float:
 
 
 @pytest.mark.parametrize("pairs", [1, 8, 200])
-def test_without_a_discordant_pair_the_interval_is_as_wide_as_the_closed_form_says(pairs: int) -> None:
+def test_the_interval_without_discordant_pairs_matches_the_closed_form(pairs: int) -> None:
     z2 = 1.959963984540054**2
     low, high = stats.tango_interval(0, 0, pairs, level=0.95)
     assert (-low, high) == (pytest.approx(z2 / (pairs + z2), abs=NEAR), pytest.approx(z2 / (pairs + z2), abs=NEAR))
@@ -83,7 +83,7 @@ def test_impossible_tables_are_refused(b: int, c: int, n: int) -> None:
 
 
 @given(tables)
-def test_swapping_the_sides_turns_the_interval_round_and_leaves_the_p(table: tuple[int, int, int]) -> None:
+def test_swapping_the_sides_negates_the_interval_and_keeps_the_p_value(table: tuple[int, int, int]) -> None:
     b, c, same = table
     low, high = stats.tango_interval(b, c, b + c + same, level=0.95)
     back_low, back_high = stats.tango_interval(c, b, b + c + same, level=0.95)
@@ -92,7 +92,7 @@ def test_swapping_the_sides_turns_the_interval_round_and_leaves_the_p(table: tup
 
 
 @given(tables)
-def test_an_interval_holds_its_estimate_and_every_narrower_interval(table: tuple[int, int, int]) -> None:
+def test_an_interval_contains_its_estimate_and_the_interval_of_a_lower_level(table: tuple[int, int, int]) -> None:
     b, c, same = table
     n = b + c + same
     wide, narrow = stats.tango_interval(b, c, n, level=0.95), stats.tango_interval(b, c, n, level=0.9)
@@ -101,12 +101,12 @@ def test_an_interval_holds_its_estimate_and_every_narrower_interval(table: tuple
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
-def test_one_more_loss_never_speaks_for_the_candidate(b: int, c: int) -> None:
+def test_one_more_loss_never_raises_the_upper_limit(b: int, c: int) -> None:
     few, more = stats.tango_interval(b, c, 100, level=0.95), stats.tango_interval(b + 1, c, 100, level=0.95)
     assert more.high <= few.high + 1e-9
 
 
-def test_student_s_sleep_data_give_his_t() -> None:
+def test_the_paired_t_test_matches_the_sleep_data_of_student() -> None:
     # R, ?sleep: paired t = 4.0621, p = 0.002833, 95 % 0.7001142 to 2.4598858.
     mean = stats.paired_mean(SLEEP)
     interval = mean.interval(0.95)
@@ -116,7 +116,7 @@ def test_student_s_sleep_data_give_his_t() -> None:
     assert tuple(interval) == (pytest.approx(0.7001142, abs=1e-6), pytest.approx(2.4598858, abs=1e-6))
 
 
-def test_a_clustered_mean_has_the_sandwich_of_its_rows() -> None:
+def test_the_standard_error_of_a_clustered_mean_matches_the_sandwich_estimator() -> None:
     clusters: list[list[float]] = [[1, 0, -1], [0], [0, 0, -1, -1], [1, 1], [0, -1]]
     rows = list(itertools.chain.from_iterable(clusters))
     mean = math.fsum(rows) / len(rows)
@@ -127,17 +127,17 @@ def test_a_clustered_mean_has_the_sandwich_of_its_rows() -> None:
     assert (found.estimate, found.se, found.dialogues) == (pytest.approx(mean), pytest.approx(se), 5)
 
 
-def test_fisher_s_maize_has_his_count() -> None:
-    # Fisher 1935, section 21: of 32768 totals 835 exceed 314 and 28 equal it; as many on the other side.
+def test_the_sign_flip_p_value_matches_the_maize_count_of_fisher() -> None:
+    # Fisher 1935, section 21: of 32768 totals 835 exceed 314 and 28 equal it; the other side has as many.
     assert stats.sign_flip_midp(MAIZE) == (pytest.approx(2 * (835 + 28 / 2) / 32768, abs=1e-12), None)
 
 
 @given(differences)
-def test_sign_flips_are_counted_as_by_hand(values: list[int]) -> None:
+def test_the_sign_flip_p_value_matches_full_enumeration(values: list[int]) -> None:
     sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in _all_signs(len(values))]
     observed = abs(sum(values))
     by_hand = sum((one > observed) + (one == observed) / 2 for one in sums) / len(sums)
-    # In the middle each side's mid-p is a half.
+    # At a sum of 0 the mid-p of each side is 0.5.
     assert stats.sign_flip_midp(values).p == pytest.approx(by_hand if observed else 1.0, abs=1e-9)
 
 
@@ -146,18 +146,18 @@ def _all_signs(count: int) -> list[tuple[int, ...]]:
 
 
 @given(st.integers(0, 25), st.integers(0, 25))
-def test_sign_flips_of_single_turns_are_mcnemar_s(b: int, c: int) -> None:
+def test_sign_flips_of_single_turns_equal_mcnemar(b: int, c: int) -> None:
     assert stats.sign_flip_midp([-1.0] * b + [1.0] * c).p == pytest.approx(stats.mcnemar_midp(b, c), abs=1e-9)
 
 
 @given(differences, st.sampled_from([1 / 3, 0.1, 7.0]))
-def test_a_unit_changes_no_sign_flip(values: list[int], unit: float) -> None:
+def test_the_sign_flip_p_value_does_not_depend_on_the_unit(values: list[int], unit: float) -> None:
     assert stats.sign_flip_midp([value * unit for value in values]).p == pytest.approx(
         stats.sign_flip_midp(values).p, abs=1e-9
     )
 
 
-def test_many_uneven_values_are_drawn_near_the_exact_p_and_alike_every_time() -> None:
+def test_sampled_sign_flips_are_close_to_the_t_test_and_reproducible() -> None:
     values = [math.sin(n) + 0.25 for n in range(60)]
     first = stats.sign_flip_midp(values)
     assert first.draws == stats.DRAWS
@@ -171,19 +171,19 @@ def test_rates_on_a_grid_are_counted_exactly_for_many_dialogues() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.0, 0.0]])
-def test_no_difference_is_no_evidence(values: list[float]) -> None:
+def test_no_difference_has_p_value_1(values: list[float]) -> None:
     assert stats.sign_flip_midp(values) == (1.0, None)
 
 
 @pytest.mark.parametrize("values", [[0.25], [0.1] * 7, [0.0] * 5, [1 / 3] * 300])
-def test_equal_values_have_no_spread_and_claim_none(values: list[float]) -> None:
+def test_equal_values_have_no_standard_error_interval_or_p_value(values: list[float]) -> None:
     mean = stats.paired_mean(values)
     assert (mean.se, mean.interval(0.95), mean.p()) == (None, None, None)
     assert (stats.mean_needed(mean, alpha=0.05), stats.smallest_of_mean(mean, alpha=0.05)) == (None, None)
     assert stats.mean_for_margin(mean, 0.02, alpha=0.05) is None
 
 
-def test_a_limit_of_a_ratio_of_totals_is_where_the_t_test_of_its_residuals_turns() -> None:
+def test_residuals_at_a_limit_of_a_ratio_have_the_p_value_of_its_level() -> None:
     base, candidate = [100.0, 220.0, 150.0, 310.0, 90.0], [130.0, 240.0, 160.0, 330.0, 125.0]
     found = stats.ratio_of_totals(base, candidate)
     assert found.estimate == pytest.approx(985 / 870)
@@ -193,7 +193,7 @@ def test_a_limit_of_a_ratio_of_totals_is_where_the_t_test_of_its_residuals_turns
             assert stats.paired_mean(residuals).p() == pytest.approx(1 - level, abs=1e-9)
 
 
-def test_a_ratio_over_an_uneven_base_may_have_no_upper_limit_and_says_so() -> None:
+def test_a_ratio_over_an_uneven_base_may_have_no_interval() -> None:
     assert stats.ratio_of_totals([1, 1, 1000], [1, 2, 1500]).interval(0.95) is None
 
 
@@ -212,7 +212,7 @@ def test_the_inverse_ratio_has_the_inverse_interval(pairs: list[tuple[int, int]]
 
 
 @given(totals, st.integers(2, 50))
-def test_a_dearer_unit_changes_no_ratio(pairs: list[tuple[int, int]], unit: int) -> None:
+def test_a_ratio_does_not_depend_on_the_unit(pairs: list[tuple[int, int]], unit: int) -> None:
     base, candidate = [b for b, _ in pairs], [c for _, c in pairs]
     one = stats.ratio_of_totals(base, candidate)
     other = stats.ratio_of_totals([b * unit for b in base], [c * unit for c in candidate])
@@ -220,12 +220,12 @@ def test_a_dearer_unit_changes_no_ratio(pairs: list[tuple[int, int]], unit: int)
     assert one.excess.se == pytest.approx(other.excess.se, abs=1e-9)
 
 
-def test_a_total_of_nothing_has_no_ratio() -> None:
+def test_a_ratio_over_a_zero_total_is_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         stats.ratio_of_totals([0, 0], [1, 2])
 
 
-def test_the_family_of_benjamini_and_hochberg_gives_their_four_and_holm_s_three() -> None:
+def test_adjusted_p_values_match_the_example_of_benjamini_and_hochberg() -> None:
     assert sum(p <= 0.05 for p in stats.benjamini_hochberg(FAMILY)) == 4
     assert sum(p <= 0.05 for p in stats.holm(FAMILY)) == 3
     # By hand: 15 x 0.0001, 14 x 0.0004, 13 x 0.0019; 15 x 0.0095 / 4.
@@ -234,7 +234,7 @@ def test_the_family_of_benjamini_and_hochberg_gives_their_four_and_holm_s_three(
 
 
 @given(ps)
-def test_adjusting_never_helps_and_keeps_the_order(found: list[float]) -> None:
+def test_adjusted_p_values_are_not_smaller_and_keep_their_order(found: list[float]) -> None:
     for adjust in (stats.holm, stats.benjamini_hochberg):
         adjusted = adjust(found)
         assert all(p <= q + 1e-12 <= 1 + 1e-9 for p, q in zip(found, adjusted, strict=True))
@@ -260,18 +260,18 @@ def test_larger_differences_need_fewer_pairs(steps: int, discordant: float, pair
         assert (stats.pairs_needed(found - 1 / pairs, discordant, alpha=0.05) or 0) > pairs
 
 
-def test_too_few_pairs_can_find_nothing_and_no_difference_needs_no_number() -> None:
+def test_power_figures_are_none_for_too_few_pairs_or_no_difference() -> None:
     assert stats.smallest_of_pairs(2, 0.0, alpha=0.05) is None
     assert stats.pairs_needed(0.0, 0.1, alpha=0.05) is None
 
 
-def test_without_discordant_pairs_the_number_for_a_margin_is_where_the_interval_falls_within_it() -> None:
+def test_the_smallest_number_of_concordant_pairs_for_a_margin_is_exact() -> None:
     needed = stats.pairs_for_margin(0.0, 0.02, alpha=0.05)
     assert stats.tango_interval(0, 0, needed, level=0.9).high <= 0.02
     assert stats.tango_interval(0, 0, needed - 1, level=0.9).high > 0.02
 
 
-def test_the_number_for_a_margin_is_the_textbook_s() -> None:
+def test_dialogues_for_a_margin_match_the_textbook_formula() -> None:
     # (1.644854 + 0.841621)^2 x 0.125 / 0.02^2 = 1932.05
     assert stats.pairs_for_margin(0.125, 0.02, alpha=0.05) == 1933
     # s = 0.5, d = 0.1: (1.959964 + 0.841621)^2 x 25 = 196.2; margin 0.1: (1.644854 + 0.841621)^2 x 25 = 154.6
