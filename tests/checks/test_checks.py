@@ -1,4 +1,4 @@
-"""Kinds by tables of cases, laws over all of them, and verdicts through real runs against the simulator."""
+"""Tests of checks: cases of every kind, properties of all kinds, and verdicts of runs against the simulator."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ONLY_X = {"patternProperties": {"^x": {"type": "integer"}}, "additionalPropertie
 CALLS = (CalledTool(name="now", arguments={"zone": "上海", "round": 1, "list": [1, True]}),)
 
 
-def said(*replies: str, **more: Any) -> CheckInput:
+def input_of(*replies: str, **more: Any) -> CheckInput:
     known: dict[str, Any] = {
         "dialogue": dialogue("d", "今天是几号"), "target": REAL, "repeat": 1, "turn": 1, "user": "今天是几号",
         "status": "ok", "assistant": "明天是2025年12月27日。", "finish_reason": "stop", "output_tokens": 14,
@@ -53,9 +53,9 @@ def said(*replies: str, **more: Any) -> CheckInput:
     return CheckInput(**{**known, **more}, replies=replies)
 
 
-def verdict(check: dict[str, Any], spoken: CheckInput) -> Verdict:
+def verdict(check: dict[str, Any], check_input: CheckInput) -> Verdict:
     assert issues_of({"turns": [{"user": "x", "assistant": "y", "checks": [check]}], "tools": [{"name": "now"}]}) == []
-    return CheckRunner().verdict(parse_check(check), spoken)
+    return CheckRunner().verdict(parse_check(check), check_input)
 
 
 TEXTS = [
@@ -128,7 +128,7 @@ NUMBERS = [
     ({"number": 1}, "1e999999", False),
     ({"number": 27}, "明天是2025年12月27日。", True),
 ]
-LIKENESS = [
+SIMILARITY = [
     ({"similar": True}, "明天是2025年12月27日", True),
     ({"similar": True}, "我不知道", False),
     ({"similar": "Lisbon"}, "Lisbon", True),
@@ -137,7 +137,7 @@ LIKENESS = [
     ({"similar": 0.1}, "明天", True),
     ({"similar": 1}, "明天是2025年12月27日。", True),
 ]
-COMPANY = [
+METADATA = [
     ({"finish_reason": "stop"}, {}, True),
     ({"finish_reason": ["length", "stop"]}, {}, True),
     ({"finish_reason": "content_filter"}, {}, False),
@@ -159,45 +159,45 @@ COMPANY = [
     ({"tool_call": {"name": "now", "arguments": {"round": 1.0, "list": [1, True]}}}, {"tool_calls": CALLS}, True),
     ({"tool_call": {"name": "now", "arguments": {"list": [1]}}}, {"tool_calls": CALLS}, False),
 ]
-CASES = [(check, said(text), holds) for check, text, holds in [*TEXTS, *JSON, *NUMBERS, *LIKENESS]] + [
-    (check, said("今天", **more), holds) for check, more, holds in COMPANY
+CASES = [(check, input_of(text), holds) for check, text, holds in [*TEXTS, *JSON, *NUMBERS, *SIMILARITY]] + [
+    (check, input_of("今天", **more), holds) for check, more, holds in METADATA
 ]
 
 
-@pytest.mark.parametrize(("check", "spoken", "holds"), CASES, ids=lambda value: repr(value)[:60])
-def test_a_check_holds_or_not_and_its_negation_is_the_reverse(
-    check: dict[str, Any], spoken: CheckInput, holds: bool
+@pytest.mark.parametrize(("check", "check_input", "holds"), CASES, ids=lambda value: repr(value)[:60])
+def test_a_check_passes_as_expected_and_its_negation_is_the_opposite(
+    check: dict[str, Any], check_input: CheckInput, holds: bool
 ) -> None:
-    straight = verdict(check, spoken)
-    turned = verdict({f"not_{kind}": argument for kind, argument in check.items()}, spoken)
-    assert (straight.passed, turned.passed) == (holds, not holds)
-    assert straight.score is not None
-    assert turned.score is not None
-    assert straight.score + turned.score == pytest.approx(1)
-    assert straight.reason == turned.reason
-    assert straight.reason
-    assert straight.error is turned.error is None
+    plain = verdict(check, check_input)
+    negated = verdict({f"not_{kind}": argument for kind, argument in check.items()}, check_input)
+    assert (plain.passed, negated.passed) == (holds, not holds)
+    assert plain.score is not None
+    assert negated.score is not None
+    assert plain.score + negated.score == pytest.approx(1)
+    assert plain.reason == negated.reason
+    assert plain.reason
+    assert plain.error is negated.error is None
 
 
-def test_every_kind_has_cases() -> None:
+def test_every_check_kind_has_cases() -> None:
     assert {next(iter(check)) for check, _, _ in CASES} == set(CHECKS) - {"python", "llm_rubric"}
 
 
 @pytest.mark.parametrize("check", [{"cost": 1}, {"output_tokens": 9}, {"latency": 1}, {"similar": True}])
-def test_what_is_not_known_is_an_error_and_fails_both_ways(check: dict[str, Any]) -> None:
-    spoken = said("x", cost=None, output_tokens=None, latency_s=None, assistant=None)
+def test_a_check_of_an_unknown_value_is_an_error_and_fails_even_when_negated(check: dict[str, Any]) -> None:
+    check_input = input_of("x", cost=None, output_tokens=None, latency_s=None, assistant=None)
     for one in (check, {f"not_{kind}": argument for kind, argument in check.items()}):
-        found = verdict(one, spoken)
+        found = verdict(one, check_input)
         assert (found.passed, found.score) == (False, 0.0)
         assert found.error
         assert found.error in found.reason
 
 
 def test_a_cost_in_a_currency_without_a_rate_is_an_error_that_names_the_pair() -> None:
-    assert "USD/CNY" in str(verdict({"cost": "1CNY"}, said("x")).error)
+    assert "USD/CNY" in str(verdict({"cost": "1CNY"}, input_of("x")).error)
 
 
-# Patterns and schemas that would hang or reach out
+# Patterns and schemas that would hang or access the network
 
 LOOPS = [
     {"$ref": "#"},
@@ -207,7 +207,7 @@ LOOPS = [
     {"$dynamicAnchor": "x", "$dynamicRef": "#x"},
     {"dependentSchemas": {"x": {"if": {"$ref": "#"}}}},
 ]
-NO_SCHEMAS = [
+UNUSABLE_SCHEMAS = [
     ({"$schema": 5}, "not a known draft"),
     ({"$schema": "https://example.com/mine"}, "not a known draft"),
     ({"$dynamicRef": "https://example.com/x"}, "$dynamicRef"),
@@ -215,8 +215,8 @@ NO_SCHEMAS = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "words"), NO_SCHEMAS)
-def test_a_schema_that_could_judge_nothing_is_refused_with_its_line(schema: Any, words: str) -> None:
+@pytest.mark.parametrize(("schema", "words"), UNUSABLE_SCHEMAS)
+def test_an_unusable_json_schema_is_refused(schema: Any, words: str) -> None:
     [issue] = issues_of({"turns": [{"user": "x", "checks": [{"json_schema": schema}]}]})
     assert words in issue.what
 
@@ -225,21 +225,21 @@ TREE = {"type": "array", "items": {"$ref": "#"}}
 
 
 @pytest.mark.parametrize("schema", [TREE, {"$defs": {"tree": TREE | {"items": {"$ref": "#/$defs/tree"}}}, **TREE}])
-def test_a_schema_that_goes_deeper_with_every_reference_is_none_of_those(schema: Any) -> None:
-    assert verdict({"json_schema": schema}, said("[" * 50 + "]" * 50)).passed is True
+def test_a_recursive_schema_that_descends_into_the_value_is_accepted(schema: Any) -> None:
+    assert verdict({"json_schema": schema}, input_of("[" * 50 + "]" * 50)).passed is True
 
 
 @pytest.mark.parametrize(
     ("schema", "reply", "words"),
     [(TREE, "[" * 900 + "]" * 900, "too deeply"), ({"multipleOf": 0.5}, "1e400", "too large")],
 )
-def test_a_reply_that_no_schema_can_be_held_against_is_an_error_in_words(schema: Any, reply: str, words: str) -> None:
-    found = verdict({"json_schema": schema}, said(reply))
+def test_a_reply_that_cannot_be_validated_against_a_schema_is_an_error(schema: Any, reply: str, words: str) -> None:
+    found = verdict({"json_schema": schema}, input_of(reply))
     assert (found.passed, words in str(found.error)) == (False, True)
 
 
 @pytest.mark.parametrize("weight", [1e308, 1_000_001, -1, True, "2"])
-def test_a_weight_that_would_leave_no_score_is_refused(weight: Any) -> None:
+def test_a_weight_out_of_range_is_refused(weight: Any) -> None:
     [issue] = issues_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
     assert '"weight" must be a number from 0 to 1,000,000' in issue.what
 
@@ -248,10 +248,10 @@ HANGS = r"^(([a-z])+.)+[A-Z]([a-z])+$"
 
 
 @pytest.mark.slow
-def test_a_pattern_that_backtracks_for_ever_is_an_error_and_is_given_up() -> None:
+def test_a_pattern_with_endless_backtracking_is_an_error_and_is_not_tried_again() -> None:
     check_runner, check = CheckRunner(), parse_check({"not_regex": HANGS})
     began = time.process_time()
-    found = [check_runner.verdict(check, said("a" * 5000 + "!")) for _ in range(MAX_TIMEOUTS + 20)]
+    found = [check_runner.verdict(check, input_of("a" * 5000 + "!")) for _ in range(MAX_TIMEOUTS + 20)]
     assert time.process_time() - began < (MAX_TIMEOUTS + 1) * SEARCH_LIMIT_S
     assert {one.passed for one in found} == {False}
     assert "took longer" in str(found[0].error)
@@ -272,7 +272,7 @@ def test_a_pattern_that_backtracks_for_ever_is_an_error_and_is_given_up() -> Non
         ({"not_json_schema": {"patternProperties": {"(?:a{1000}){1000}": {}}}}, "nested counts"),
     ],
 )
-def test_a_pattern_or_schema_that_cannot_be_judged_is_a_line_error(check: dict[str, Any], words: str) -> None:
+def test_an_invalid_pattern_or_schema_is_an_error_of_its_line(check: dict[str, Any], words: str) -> None:
     [issue] = issues_of({"turns": [{"user": "x", "checks": [check]}]})
     assert issue.field == "turn 1"
     assert words in issue.what
@@ -281,45 +281,45 @@ def test_a_pattern_or_schema_that_cannot_be_judged_is_a_line_error(check: dict[s
 @pytest.mark.parametrize(
     "pattern", [r"\d{4}-\d{2}-\d{2}", r"[{}]{3}", r"a{,3}", r"(?P<x>a){2}(?P=x)", r"\{1000\}{1000}"]
 )
-def test_an_everyday_pattern_is_accepted(pattern: str) -> None:
+def test_a_common_pattern_is_accepted(pattern: str) -> None:
     assert issues_of({"turns": [{"user": "x", "checks": [{"regex": pattern}]}]}) == []
 
 
-def test_a_pattern_that_runs_out_of_time_fails_with_an_error() -> None:
-    found = verdict({"not_regex": HANGS}, said("a" * 5000 + "!"))
+def test_a_pattern_that_times_out_fails_with_an_error() -> None:
+    found = verdict({"not_regex": HANGS}, input_of("a" * 5000 + "!"))
     assert found.passed is False
     assert "took longer" in str(found.error)
 
 
-# Laws
+# Properties
 
 
 @pytest.mark.slow
 @given(st.text(), st.text(min_size=1))
-def test_any_text_against_any_text_gives_a_bounded_score_twice_the_same(reply: str, wanted: str) -> None:
+def test_text_checks_give_a_bounded_and_reproducible_score(reply: str, wanted: str) -> None:
     for kind in ("equals", "contains", "icontains", "starts_with", "similar"):
-        spoken = said(reply)
-        one, other = (CheckRunner().verdict(parse_check({name: wanted}), spoken) for name in (kind, f"not_{kind}"))
-        assert one == CheckRunner().verdict(parse_check({kind: wanted}), spoken)
+        check_input = input_of(reply)
+        one, other = (CheckRunner().verdict(parse_check({name: wanted}), check_input) for name in (kind, f"not_{kind}"))
+        assert one == CheckRunner().verdict(parse_check({kind: wanted}), check_input)
         assert one.passed is not other.passed
         assert one.score is not None
         assert 0 <= one.score <= 1
 
 
 @given(st.text())
-def test_no_reply_upsets_a_check(reply: str) -> None:
+def test_no_reply_causes_an_error_in_a_check(reply: str) -> None:
     for check in ({"number": 8}, {"is_json": True}, {"json_schema": CITY}, {"regex": r"\w+\s*$"}):
-        assert CheckRunner().verdict(parse_check(check), said(reply)).error is None
+        assert CheckRunner().verdict(parse_check(check), input_of(reply)).error is None
 
 
 @given(st.integers(-(10**12), 10**12), st.text(alphabet="年月 abc，。"))
-def test_the_last_number_is_found_however_it_is_written(number: int, text: str) -> None:
+def test_the_last_number_is_found_in_every_notation(number: int, text: str) -> None:
     for form in (f"{number}", f"{number:,}", f"{number:_}"):
-        assert CheckRunner().verdict(parse_check({"number": number}), said(f"7 {text} {form}{text}")).passed, form
+        assert CheckRunner().verdict(parse_check({"number": number}), input_of(f"7 {text} {form}{text}")).passed, form
 
 
 @given(st.lists(st.tuples(st.sampled_from([True, False, None]), st.floats(0, 1), st.floats(0, 9))))
-def test_a_tally_counts_what_was_judged_and_its_score_stays_between_0_and_1(rows: list[Any]) -> None:
+def test_summed_verdicts_count_judged_checks_and_their_score_is_between_0_and_1(rows: list[Any]) -> None:
     total = sum_verdicts(rows)
     judged = [row for row in rows if row[0] is not None]
     assert (total.passed is None) == (not judged)
@@ -328,7 +328,7 @@ def test_a_tally_counts_what_was_judged_and_its_score_stays_between_0_and_1(rows
     assert total.score is None or -1e-9 <= total.score <= 1 + 1e-9
 
 
-def test_the_score_is_the_weighted_mean_and_nothing_without_weight() -> None:
+def test_the_score_is_the_weighted_mean_and_none_without_weight() -> None:
     assert sum_verdicts([(True, 1.0, 3.0), (False, 0.0, 1.0)]) == (1, 1, 0.75)
     assert sum_verdicts([(True, 1.0, 0.0)]) == (1, 0, None)
     assert sum_verdicts([]) == sum_verdicts([(None, None, 1.0)]) == (None, None, None)
@@ -348,7 +348,7 @@ def test_the_score_is_the_weighted_mean_and_nothing_without_weight() -> None:
         (["ok"], [False, None], False),
     ],
 )
-def test_a_dialogue_passes_when_all_its_checks_do(
+def test_a_dialogue_passes_when_all_its_checks_pass(
     statuses: list[str], passes: list[Any], expected: bool | None
 ) -> None:
     assert dialogue_pass(statuses, passes) is expected
@@ -373,7 +373,7 @@ def passed(run: MadeRun) -> list[Any]:
 BOTH = [{"contains": "x"}, {"not_contains": "x"}]
 
 
-def test_a_blocked_reply_is_judged_as_empty_text_whatever_was_shown_of_it(tmp_path: Path) -> None:
+def test_a_blocked_reply_is_judged_as_empty_text_even_with_partial_text(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q", "checks": [*BOTH, {"finish_reason": "content_filter"}, {"equals": ""}]})
     run.replied(run.ident(0, 1), reply("x half", "content_filter", blocked="output"))
     assert passed(run) == [False, True, True, True]
@@ -385,7 +385,7 @@ def test_an_empty_reply_is_judged_as_empty_text(tmp_path: Path) -> None:
     assert passed(run) == [False, True]
 
 
-def test_checks_fail_on_error_and_skipped_rows_whether_negated_or_not(tmp_path: Path) -> None:
+def test_checks_fail_on_error_and_skipped_rows_even_when_negated(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q", "checks": BOTH}, {"user": "r", "checks": BOTH}, checks=BOTH)
     run.failed(run.ident(0, 1), Failure(kind="timeout", message="no answer"), cls="timeout")
     run.turn(run.ident(0, 1), "error")
@@ -409,7 +409,7 @@ def test_pending_turns_have_no_verdict_and_leave_the_dialogue_open(tmp_path: Pat
     assert load(run.path).turns["checks_passed"].isna().tolist() == [False, True]
 
 
-def test_a_check_on_the_dialogue_searches_all_replies_and_adds_up(tmp_path: Path) -> None:
+def test_a_dialogue_check_searches_all_replies_and_sums_their_figures(tmp_path: Path) -> None:
     checks = [
         {"contains": "first"}, {"not_contains": "first"}, {"equals": "second"}, {"max_length": 11}, {"max_length": 10},
         {"output_tokens": 384}, {"output_tokens": 383}, {"latency": 1.0}, {"latency": 0.9},
@@ -423,7 +423,7 @@ def test_a_check_on_the_dialogue_searches_all_replies_and_adds_up(tmp_path: Path
     assert load(run.path).turns["checks_passed"].isna().tolist() == [True, True]
 
 
-def test_a_dialogues_own_checks_stand_behind_its_turns_with_their_names_and_weights(tmp_path: Path) -> None:
+def test_dialogue_checks_follow_turn_checks_with_their_names_and_weights(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q", "checks": [{"contains": "x", "name": "has x", "weight": 2}]}, checks=BOTH)
     run.replied(run.ident(0, 1), reply("x"))
     frame = load(run.write().path).verdicts
@@ -433,7 +433,7 @@ def test_a_dialogues_own_checks_stand_behind_its_turns_with_their_names_and_weig
     assert frame["turn"].isna().tolist() == [False, True, True]
 
 
-def test_an_unknown_count_of_tokens_fails_a_bound_instead_of_counting_as_none(tmp_path: Path) -> None:
+def test_an_unknown_token_count_fails_a_bound_instead_of_counting_as_zero(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q", "checks": [{"output_tokens": 9}]})
     run.replied(run.ident(0, 1), reply("x", usage=Usage(source="missing")))
     [row] = load(run.write().path).verdicts.to_dict("records")
@@ -441,7 +441,7 @@ def test_an_unknown_count_of_tokens_fails_a_bound_instead_of_counting_as_none(tm
     assert "did not report" in row["error"]
 
 
-def test_verdicts_that_are_gone_or_older_than_the_journal_are_made_anew(tmp_path: Path) -> None:
+def test_missing_verdicts_are_rebuilt(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q", "checks": BOTH})
     run.replied(run.ident(0, 1), reply("x"))
     folder = run.write()
@@ -487,7 +487,7 @@ def test_sim_good_passes_all_of_the_quickstart_and_sim_drift_does_not(quickstart
     assert set(run.verdicts["score"]) == {0.0, 1.0}
 
 
-def test_turns_and_verdicts_tell_the_same(quickstart: Path) -> None:
+def test_turn_rows_and_verdicts_agree(quickstart: Path) -> None:
     run = cb.load(quickstart)
     counted: Counter[Any] = Counter()
     for row in run.verdicts.dropna(subset=["turn"]).to_dict("records"):
@@ -497,7 +497,7 @@ def test_turns_and_verdicts_tell_the_same(quickstart: Path) -> None:
         assert (row["checks_passed"], row["checks_failed"]) == (passed, failed)
 
 
-def test_judging_twice_gives_the_same(quickstart: Path, tmp_path: Path) -> None:
+def test_judging_twice_gives_the_same_verdicts(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     before = cb.load(copy).verdicts
     assert run_check(CheckOptions(run=str(copy))) == 0
@@ -505,7 +505,7 @@ def test_judging_twice_gives_the_same(quickstart: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_gate_is_decided_by_exit_code_alone(convbatch: Command, tmp_path: Path) -> None:
+def test_the_quality_gate_decides_the_exit_code(convbatch: Command, tmp_path: Path) -> None:
     base = ("run", QUICKSTART, "--tag", "code", "--no-progress")
     good = convbatch(*base, "-m", "sim-good@simulator", "-o", "good", "--fail-under", "1")
     assert (good.code, "gate: passed" in good.err, " 2/2" in good.out) == (0, True, True)
@@ -518,7 +518,7 @@ def test_a_gate_is_decided_by_exit_code_alone(convbatch: Command, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_incomplete_run_neither_passes_nor_fails_until_resume_has_finished_it(convbatch: Command) -> None:
+def test_the_quality_gate_of_an_incomplete_run_is_open_until_resume_finishes_it(convbatch: Command) -> None:
     base = ("run", QUICKSTART, "--tag", "code", "-m", "sim-drift@simulator", "--no-progress", "-o", "out")
     cut = convbatch(*base, "--fail-under", "0.9", "--rpm", "60", "--deadline", "1s")
     assert (cut.code, "gate: not decided" in cut.err) == (3, True)
@@ -527,12 +527,12 @@ def test_an_incomplete_run_neither_passes_nor_fails_until_resume_has_finished_it
 
 
 @pytest.mark.parametrize("text", ["1.01", "-0.1", "nan", "inf", "", "half", "101%", "0,9"])
-def test_a_rate_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_pass_rate_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="--fail-under needs a share"):
         parse_pass_rate(text)
 
 
-def test_a_rate_is_a_share_or_a_percentage() -> None:
+def test_a_pass_rate_is_a_share_or_a_percentage() -> None:
     assert [parse_pass_rate(text) for text in ("0.95", "95%", "1", ".5", "0", None)] == [
         "0.95",
         "0.95",
@@ -548,7 +548,7 @@ def test_a_rate_is_a_share_or_a_percentage() -> None:
     ("checks", "words"),
     [([], "have no checks"), ([{"llm_rubric": "is polite"}], "there is no judge for 1 llm_rubric check")],
 )
-def test_a_gate_that_nothing_can_decide_is_refused_before_anything_is_sent(
+def test_a_quality_gate_without_decidable_checks_is_refused_before_any_request(
     checks: list[Any], words: str, convbatch: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "d.jsonl").write_text(json.dumps({"id": "d", "turns": [{"user": "q", "checks": checks}]}))
@@ -573,7 +573,7 @@ def edited(tmp_path: Path, change: Any) -> Path:
     return path
 
 
-def test_edited_checks_are_taken_and_kept_for_every_later_reader(quickstart: Path, tmp_path: Path) -> None:
+def test_edited_checks_are_stored_and_used_by_later_commands(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
 
     def change(by_id: dict[str, Any]) -> None:
@@ -598,7 +598,9 @@ def _other_user(by_id: dict[str, Any]) -> None:
     by_id["poem-zh"]["id"] = "poem"
 
 
-def test_checks_of_other_dialogues_are_refused_with_count_and_places(quickstart: Path, tmp_path: Path) -> None:
+def test_checks_of_different_dialogues_are_refused_with_their_number_and_places(
+    quickstart: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     with pytest.raises(InputError) as caught:
         run_check(CheckOptions(run=str(copy), datasets=(edited(tmp_path, _other_user),)))
@@ -609,7 +611,7 @@ def test_checks_of_other_dialogues_are_refused_with_count_and_places(quickstart:
     assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in quickstart.iterdir())
 
 
-def test_a_bad_line_of_an_edited_dataset_is_told_with_its_place(quickstart: Path, tmp_path: Path) -> None:
+def test_an_invalid_line_of_an_edited_dataset_is_an_input_error(quickstart: Path, tmp_path: Path) -> None:
     def change(by_id: dict[str, Any]) -> None:
         by_id["logic-en"]["turns"][0]["checks"] = [{"regex": "("}]
 
@@ -617,14 +619,14 @@ def test_a_bad_line_of_an_edited_dataset_is_told_with_its_place(quickstart: Path
         run_check(CheckOptions(run=str(quickstart), datasets=(edited(tmp_path, change),)))
 
 
-def test_a_run_without_checks_is_refused_with_the_way_to_give_it_some(tmp_path: Path) -> None:
+def test_a_check_of_a_run_without_checks_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q"})
     run.replied(run.ident(0, 1))
     with pytest.raises(SetupError, match="no checks to judge"):
         run_check(CheckOptions(run=str(run.write().path)))
 
 
-def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path, tmp_path: Path) -> None:
+def test_damaged_stored_checks_are_an_error_with_a_remedy(quickstart: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quickstart, tmp_path / "copy"))
     (copy / "checks.jsonl.gz").write_bytes(b"no gzip at all")
     with pytest.raises(InputError, match="remove it to use the checks of the start of the run") as caught:
@@ -634,9 +636,7 @@ def test_kept_checks_that_are_damaged_are_told_with_the_way_out(quickstart: Path
     assert good_passes(copy) == 28
 
 
-def test_what_a_model_says_reaches_the_terminal_only_in_safe_form(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_output_is_escaped_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path, {"user": "q", "checks": [{"contains": "x"}]})
     run.replied(run.ident(0, 1), reply("\x1b]0;evil\x07 \u202eevil"))
     assert run_check(CheckOptions(run=str(run.write().path))) == 0
@@ -645,7 +645,7 @@ def test_what_a_model_says_reaches_the_terminal_only_in_safe_form(
     assert not {"\x1b", "\x07", "\u202e"} & set(printed)
 
 
-def test_a_folder_that_cannot_be_written_is_judged_all_the_same(tmp_path: Path) -> None:
+def test_a_run_whose_verdicts_cannot_be_written_is_still_judged(tmp_path: Path) -> None:
     run = made(tmp_path, {"user": "q", "checks": BOTH})
     run.replied(run.ident(0, 1), reply("x"))
     folder = run.write()
@@ -653,11 +653,11 @@ def test_a_folder_that_cannot_be_written_is_judged_all_the_same(tmp_path: Path) 
     assert run_check(CheckOptions(run=str(folder.path), fail_under="0")) == 0
 
 
-# Checks of the user's own
+# Custom checks
 
 
 def install(site: Path) -> Path:
-    """What `pip install` does with the example: its module, and its entry points beside it."""
+    """Install the example as `pip install` does: its module and its entry points."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text("utf-8"))
     (info := site / "shop_checks-0.1.0.dist-info").mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-checks\nVersion: 0.1.0\n")
@@ -670,11 +670,11 @@ def install(site: Path) -> Path:
     (info / "entry_points.txt").write_text("[convbatch.checks]\n" + "\n".join(lines) + "\n")
     shutil.copy(EXAMPLE / "shop_checks.py", site)
     (site / "trouble.py").write_text(
-        "import sys\ndef raises(said): raise ValueError('no\\nway')\ndef leaves(said): sys.exit(3)\n"
-        "def babbles(said): return 'yes'\ndef prints(said): print('noise'); return True\n"
-        "def numpys(said):\n    import numpy\n    return numpy.float64(0.25), numpy.str_('a quarter')\n"
+        "import sys\ndef raises(check_input): raise ValueError('no\\nway')\ndef leaves(check_input): sys.exit(3)\n"
+        "def babbles(check_input): return 'yes'\ndef prints(check_input): print('noise'); return True\n"
+        "def numpys(check_input):\n    import numpy\n    return numpy.float64(0.25), numpy.str_('a quarter')\n"
         "class Unspeakable(Exception):\n    def __str__(self): raise ValueError('no words')\n"
-        "def unspeakable(said): raise Unspeakable\n"
+        "def unspeakable(check_input): raise Unspeakable\n"
     )
     return site
 
@@ -689,42 +689,47 @@ NAMES = (
     "babbles",
     "unspeakable",
     "gone",
-    "nobodys",
+    "not_installed",
 )
 
 
 @pytest.mark.slow
-def test_the_example_package_judges_and_whatever_goes_wrong_in_one_is_an_error(
-    command: Command, tmp_path: Path
-) -> None:
+def test_installed_checks_run_and_their_faults_are_errors(command: Command, tmp_path: Path) -> None:
     checks: list[dict[str, Any]] = [{"python": name} for name in NAMES]
     script = {"id": "d", "turns": [{"user": "2加2？", "assistant": "答案是 4。", "checks": checks}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script, ensure_ascii=False), "utf-8")
     path = f"{install(tmp_path / 'site')}:{ROOT}"
     done = command("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress", PYTHONPATH=path)
     assert done.code == 0, done.err
-    assert "no installed package provides the check 'nobodys'" in done.err
+    assert "no installed package provides the check 'not_installed'" in done.err
     assert "'gone'" not in done.err
     found = cb.load(tmp_path / "out").verdicts.to_dict("records")
     assert [row["passed"] for row in found] == [True, True, True, *[False] * 7]
     assert found[0]["reason"] == "every number was given"
     assert ([row["score"] for row in found[2:4]], found[3]["reason"]) == ([1.0, 0.25], "a quarter")
     assert ("noise" in done.out, "noise" in done.err) == (False, True)
-    told = ("ValueError: no way", "SystemExit: 3", "'babbles' must return", "no words", "gone", "no installed package")
-    assert [words in str(row["error"]) for words, row in zip(told, found[4:], strict=True)] == [True] * 6
+    errors = (
+        "ValueError: no way",
+        "SystemExit: 3",
+        "'babbles' must return",
+        "no words",
+        "gone",
+        "no installed package",
+    )
+    assert [words in str(row["error"]) for words, row in zip(errors, found[4:], strict=True)] == [True] * 6
 
 
 @pytest.mark.slow
-def test_validate_notes_a_check_that_nobody_brings(convbatch: Command, tmp_path: Path) -> None:
-    script = {"id": "d", "turns": [{"user": "q", "checks": [{"not_python": "nobodys"}]}]}
+def test_validate_notes_a_check_that_no_package_provides(convbatch: Command, tmp_path: Path) -> None:
+    script = {"id": "d", "turns": [{"user": "q", "checks": [{"not_python": "not_installed"}]}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script))
     done = convbatch("validate", "d.jsonl")
-    assert (done.code, "'nobodys'" in done.err) == (0, True)
-    assert "nobodys" in json.loads(convbatch("validate", "d.jsonl", "--json").out)["notes"][0]
+    assert (done.code, "'not_installed'" in done.err) == (0, True)
+    assert "not_installed" in json.loads(convbatch("validate", "d.jsonl", "--json").out)["notes"][0]
 
 
 @pytest.mark.slow
-def test_a_rubric_is_said_to_have_no_verdict_at_run_and_at_check(convbatch: Command, tmp_path: Path) -> None:
+def test_run_and_check_note_that_a_rubric_without_a_judge_has_no_verdict(convbatch: Command, tmp_path: Path) -> None:
     script = {"id": "d", "turns": [{"user": "q", "checks": [{"llm_rubric": "is polite"}, {"max_length": 9999}]}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(script))
     done = convbatch("run", "d.jsonl", "-m", "sim-good@simulator", "-o", "out", "--no-progress")
@@ -735,7 +740,7 @@ def test_a_rubric_is_said_to_have_no_verdict_at_run_and_at_check(convbatch: Comm
     assert convbatch("check", "out", "--fail-under", "0").code == 3
 
 
-def test_the_page_shows_every_kind_and_its_examples_are_well_formed() -> None:
+def test_the_docs_list_every_check_kind_with_valid_examples() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (`\{.*?) \| ", (ROOT / "docs" / "checks.md").read_text("utf-8"), re.MULTILINE)
     assert [kind for kind, _ in rows] == list(CHECKS)
     tools = [{"name": "now"}]
@@ -748,13 +753,13 @@ def test_the_page_shows_every_kind_and_its_examples_are_well_formed() -> None:
             )
 
 
-def test_the_page_says_of_every_kind_what_its_row_says() -> None:
+def test_the_docs_describe_every_check_kind_as_the_registry_does() -> None:
     page = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", (ROOT / "docs" / "checks.md").read_text("utf-8"))
     rows = re.findall(r"^\| `(\w+)` \| `\{.*\}` \| (.*) \|$", page, re.MULTILINE)
     assert rows == [(kind.name, kind.doc) for kind in CHECKS.values()]
 
 
-def test_judging_needs_neither_schema_nor_likeness_library_where_no_check_asks_for_one(
+def test_judging_imports_optional_libraries_only_for_checks_that_need_them(
     tmp_path: Path,
 ) -> None:
     run = made(tmp_path, {"user": "q", "checks": BOTH})
