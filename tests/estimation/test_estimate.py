@@ -1,4 +1,4 @@
-"""What `run --dry-run` says: hand-computed cases, laws, and the command against the simulator's ledger."""
+"""Tests of `run --dry-run`: hand-computed cases, properties, and the command against the simulator's ledger."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PRICES = PriceTable(
     source="by hand",
     periods=(Period(input=TokenPrice(base=Decimal(1)), output=TokenPrice(base=Decimal(10))),),
 )
-HABITS = TargetProfile(
+PROFILE = TargetProfile(
     weights=TextSize(1.0, 1.0, 4.0, 0.0),
     replies={0: ExpectedReply(text=TextSize(6, 0, 1), output_tokens=10)},
     text_spread=(0.9, 1.1),
@@ -63,7 +63,7 @@ def dialogue(*turns: tuple[str, str | None], **more: object) -> Dialogue:
     return Dialogue.from_plain({"id": "d", "turns": plain, **more})
 
 
-def estimator(profile: TargetProfile = HABITS, history: HistoryMode = "live", limit: int | None = None) -> Estimator:
+def estimator(profile: TargetProfile = PROFILE, history: HistoryMode = "live", limit: int | None = None) -> Estimator:
     return Estimator(
         target=TARGET,
         profile=profile,
@@ -84,8 +84,8 @@ def figures(of: Figures | None) -> tuple[float, float, float, float]:
 # --- hand-computed
 
 
-def test_a_history_grows_by_the_replies_that_are_expected() -> None:
-    # 8 letters are 2 tokens and 4 for the message: 6; then 6 + reply (6 + 4) + 6 = 22.
+def test_a_live_history_grows_by_the_expected_replies() -> None:
+    # 8 letters are 2 tokens, the message adds 4: 6. Then 6 + reply (6 + 4) + 6 = 22.
     found = estimator().one(dialogue(("abcdefgh", None), ("abcdefgh", None)))
     assert figures(found.expected) == (2, 28, 20, 28 + 200)
     # Low: replies half as long: 0.9 x 6, 0.9 x (6 + 3 + 4 + 6). High: twice: 1.1 x 6, 1.1 x (6 + 12 + 4 + 6).
@@ -94,50 +94,50 @@ def test_a_history_grows_by_the_replies_that_are_expected() -> None:
     assert found.upper_bound is None
 
 
-def test_a_scripted_history_grows_by_its_own_replies_and_only_asked_turns_are_calls() -> None:
-    told = dialogue(("abcdefgh", "abcd"), ("abcdefgh", "abcd"), ("abcdefgh", None), system="ab")
+def test_a_scripted_history_grows_by_scripted_replies_and_only_asked_turns_are_calls() -> None:
+    script = dialogue(("abcdefgh", "abcd"), ("abcdefgh", "abcd"), ("abcdefgh", None), system="ab")
     # System 0.5 + 4, user 6, reply 5: 10.5; 10.5 + 5 + 6; 21.5 + 5 + 6.
-    assert figures(estimator(history="script").one(told).expected)[:3] == (3, 10.5 + 21.5 + 32.5, 30)
-    assert figures(estimator(history="last").one(told).expected)[:3] == (1, 32.5, 10)
+    assert figures(estimator(history="script").one(script).expected)[:3] == (3, 10.5 + 21.5 + 32.5, 30)
+    assert figures(estimator(history="last").one(script).expected)[:3] == (1, 32.5, 10)
 
 
 def test_a_reply_is_never_expected_to_be_longer_than_its_limit() -> None:
     found = estimator(limit=5).one(dialogue(("abcdefgh", None), ("abcdefgh", None)))
-    # Half of the reply comes back: 6 + (3 + 4) + 6 = 19. Low is at the limit as well, high too.
+    # Half of the reply is sent back: 6 + (3 + 4) + 6 = 19. Low and high are at the limit as well.
     assert figures(found.expected) == (2, 25, 10, 25 + 100)
     assert [found.low.output_tokens, found.high.output_tokens] == [10, 10]
 
 
-def test_at_most_is_every_byte_a_token_and_every_reply_as_long_as_it_may_be() -> None:
+def test_the_upper_bound_counts_a_token_per_byte_and_replies_at_their_limit() -> None:
     found = estimator(limit=5).one(dialogue(("abcdefgh", None), ("今天", None)))
     # 16 for the frame of the request, 16 + 8 for the message: 40. Then 40 + 5 + 16 of the reply's frame + 16 + 6.
     assert figures(found.upper_bound) == (2, 40 + 83, 10, 123 + 100)
 
 
-def test_what_nobody_has_heard_is_guessed_and_a_scripted_reply_says_how_long_it_will_be() -> None:
+def test_the_default_profile_is_a_guess_that_uses_the_length_of_scripted_replies() -> None:
     found = estimator(default_profile("?")).one(dialogue(("今天几号啊", "abcd" * 20)))
-    # Five characters of 0.8 tokens and 4 for the message; 20 tokens of reply.
+    # Five characters of 0.8 tokens, and 4 tokens for the message; the reply has 20 tokens.
     assert figures(found.expected)[:3] == (1, 8, 20)
     assert figures(found.low)[:3] == (1, 4.8, 5)
-    assert figures(found.high)[:3] == (1, 13.6, 80 + 1000)  # it may think
+    assert figures(found.high)[:3] == (1, 13.6, 80 + 1000)  # reasoning may be added
     assert figures(estimator(default_profile("?")).one(dialogue(("今天几号啊", None))).expected)[2] == 400
 
 
 def test_dialogues_that_end_early_make_fewer_calls() -> None:
-    found = estimator(replace(HABITS, ends=0.5)).one(dialogue(("a", None), ("a", None), ("a", None)))
+    found = estimator(replace(PROFILE, ends=0.5)).one(dialogue(("a", None), ("a", None), ("a", None)))
     assert [found.low.calls, found.expected.calls, found.high.calls] == [1, 1.75, 3]
     scripted = dialogue(("a", "a"), ("a", "a"), ("a", None))
-    assert estimator(replace(HABITS, ends=0.5), "script").one(scripted).low.calls == 3
+    assert estimator(replace(PROFILE, ends=0.5), "script").one(scripted).low.calls == 3
 
 
-def test_a_tier_holds_for_the_request_that_is_above_it() -> None:
+def test_a_price_tier_applies_to_the_requests_above_it() -> None:
     tiered = Period(input=TokenPrice(base=Decimal(1), steps=((20, Decimal(2)),)), output=TokenPrice(base=Decimal(0)))
-    given = replace(estimator(), prices=replace(PRICES, periods=(tiered,)))
-    found = given.one(dialogue(("abcdefgh", None), ("abcdefgh", None)))  # 6 and 22 tokens
+    tiered_estimator = replace(estimator(), prices=replace(PRICES, periods=(tiered,)))
+    found = tiered_estimator.one(dialogue(("abcdefgh", None), ("abcdefgh", None)))  # 6 and 22 tokens
     assert found.expected.cost == Decimal(6 + 2 * 22) / 1_000_000
 
 
-def test_without_a_price_tokens_are_known_and_cost_is_not() -> None:
+def test_an_estimate_without_a_price_has_tokens_but_no_cost() -> None:
     found = replace(estimator(limit=5), prices=None).one(dialogue(("a", None)))
     assert (found.expected.input_tokens, found.expected.cost) == (4.25, None)
     assert found.upper_bound is not None
@@ -153,7 +153,7 @@ def seen(dialogue: int, turn: int, sent: TextSize, tokens: int, output: int = 10
     )
 
 
-def test_what_a_gateway_counts_for_text_characters_messages_and_requests_is_found_out() -> None:
+def test_token_weights_of_characters_messages_and_requests_are_fitted() -> None:
     sent = [TextSize(10 + 7 * n % 31, 5 * n % 17, 1 + n % 5, 1) for n in range(60)]
     real = [round(2 * text.other + 3 * text.wide + 5 * text.messages + 40) for text in sent]
     profile = fit_profile([seen(n, 1, *pair) for n, pair in enumerate(zip(sent, real, strict=True))], "?", 60)
@@ -161,7 +161,7 @@ def test_what_a_gateway_counts_for_text_characters_messages_and_requests_is_foun
     assert profile.weights == pytest.approx((2, 3, 5, 40), rel=0.05)
 
 
-def test_means_are_of_each_turn_where_there_are_enough_and_of_the_others_together() -> None:
+def test_reply_means_are_per_turn_with_enough_samples_and_pooled_otherwise() -> None:
     some = [seen(n, 1, TextSize(10, 0, 1, 1), 14, output=100) for n in range(10)]
     some += [seen(n, 2 + n % 2, TextSize(10, 0, 1, 1), 14, output=20) for n in range(10)]
     profile = fit_profile(some, "?", 10)
@@ -169,7 +169,7 @@ def test_means_are_of_each_turn_where_there_are_enough_and_of_the_others_togethe
     assert {turn: mean.output_tokens for turn, mean in profile.replies.items()} == {1: 100, 0: 20}
 
 
-def test_low_and_high_are_two_standard_errors_of_the_sum_and_never_nearer_than_a_tenth() -> None:
+def test_low_and_high_are_two_standard_errors_and_at_least_10_percent_away() -> None:
     alike = [seen(n, 1, TextSize(10, 0, 1, 1), 14, output=100) for n in range(10)]
     profile = fit_profile(alike, "?", 10)
     assert profile is not None
@@ -182,7 +182,7 @@ def test_low_and_high_are_two_standard_errors_of_the_sum_and_never_nearer_than_a
     assert profile.reply_spread == pytest.approx((1 / (1 + band), 1 + band), rel=1e-4)
 
 
-def test_replies_without_counts_teach_nothing() -> None:
+def test_replies_without_token_counts_give_no_profile() -> None:
     assert (
         fit_profile([ObservedTurn(dialogue=0, turn=1, sent=TextSize(1, 0, 1, 1), reply=TextSize(1, 0, 1))], "?", 1)
         is None
@@ -197,17 +197,19 @@ def test_replies_without_counts_teach_nothing() -> None:
         max_size=30,
     )
 )
-def test_what_is_learned_tells_the_sum_of_what_it_was_learned_from(some: list[tuple[int, int, int, int]]) -> None:
-    told = [
+def test_a_fitted_profile_reproduces_the_sum_of_its_samples(some: list[tuple[int, int, int, int]]) -> None:
+    samples = [
         seen(n, 1, TextSize(other, wide, messages, 1), tokens) for n, (other, wide, messages, tokens) in enumerate(some)
     ]
-    profile = fit_profile(told, "?", len(told))
+    profile = fit_profile(samples, "?", len(samples))
     assert profile is not None
     assert min(profile.weights) >= 0
-    assert sum(profile.tokens(one.sent) for one in told) == pytest.approx(sum(one.input_tokens or 0 for one in told))
+    assert sum(profile.tokens(one.sent) for one in samples) == pytest.approx(
+        sum(one.input_tokens or 0 for one in samples)
+    )
 
 
-# --- laws
+# --- properties
 
 TEXTS = st.text(st.sampled_from("ab 今天。\n"), min_size=1, max_size=40)
 TURNS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
@@ -258,30 +260,30 @@ def parts(of: Figures) -> tuple[float, float, float, float]:
 
 
 @given(estimators(), DIALOGUES)
-def test_low_is_at_most_expected_is_at_most_high_is_at_most_the_most(given: Estimator, some: list[Dialogue]) -> None:
-    found = [parts(figures) for figures in rows(given.all_of(some))]
+def test_low_expected_high_and_upper_bound_are_in_order(drawn: Estimator, some: list[Dialogue]) -> None:
+    found = [parts(figures) for figures in rows(drawn.all_of(some))]
     for less, more in pairwise(found):
         assert all(a <= b + 1e-9 * max(1, b) for a, b in zip(less, more, strict=True))
 
 
 @given(estimators(), DIALOGUES, DIALOGUES)
 def test_an_estimate_is_the_sum_of_its_dialogues_and_repeats(
-    given: Estimator, some: list[Dialogue], others: list[Dialogue]
+    drawn: Estimator, some: list[Dialogue], others: list[Dialogue]
 ) -> None:
-    whole = [parts(figures) for figures in rows(given.all_of([*some, *others]))]
-    halves = [parts(figures) for figures in rows(given.all_of(some).plus(given.all_of(others)))]
-    once = replace(given, repeats=1).all_of(some)
-    repeated = [parts(figures) for figures in rows(given.all_of(some))]
-    for sums, found in ((whole, halves), ([tuple(x * given.repeats for x in parts(f)) for f in rows(once)], repeated)):
+    whole = [parts(figures) for figures in rows(drawn.all_of([*some, *others]))]
+    halves = [parts(figures) for figures in rows(drawn.all_of(some).plus(drawn.all_of(others)))]
+    once = replace(drawn, repeats=1).all_of(some)
+    repeated = [parts(figures) for figures in rows(drawn.all_of(some))]
+    for sums, found in ((whole, halves), ([tuple(x * drawn.repeats for x in parts(f)) for f in rows(once)], repeated)):
         assert [pytest.approx(row) for row in sums] == found
     # More dialogues never cost less.
-    fewer = [parts(figures) for figures in rows(given.all_of(some))]
-    for less, more in zip(fewer, whole, strict=False):  # without a limit on replies the whole has no "at most"
+    fewer = [parts(figures) for figures in rows(drawn.all_of(some))]
+    for less, more in zip(fewer, whole, strict=False):  # without a limit on replies there is no "at most"
         assert all(a <= b + 1e-9 * max(1, b) for a, b in zip(less, more, strict=True))
 
 
 @given(st.text())
-def test_a_text_has_no_more_parts_than_characters(text: str) -> None:
+def test_the_size_of_a_text_counts_every_character_once(text: str) -> None:
     size = size_of(text)
     assert size.wide + 4 * size.other == len(text)
     assert 0 <= sum(w * p for w, p in zip(DEFAULT_WEIGHTS, size, strict=True)) <= len(text) + 4
@@ -314,7 +316,7 @@ Cli = Callable[..., Finished]
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """`convbatch ARGS` in an empty folder, without keys and options of the person who runs the tests."""
+    """Return a function that runs `convbatch ARGS` in an empty folder, without keys and options of the environment."""
     monkeypatch.chdir(tmp_path)
     for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)
@@ -348,24 +350,24 @@ Row = tuple[int, int, int, str]
 
 
 def table(out: str) -> dict[tuple[str, str], Row]:
-    """(target, row) → calls, input tokens, output tokens, cost."""
+    """Parse the printed table: (target, row) → calls, input tokens, output tokens, cost."""
     found: dict[tuple[str, str], Row] = {}
     target = ""
     for line in out.splitlines():
         match = re.fullmatch(r"(\S*@\S*)?\s+(low|expected|high|at most)\s+([\d,]+)\s+([\d,]+)\s+([\d,]+)\s+(.*)", line)
         if match is not None:
             target = match[1] or target
-            calls, given, taken = (int(match[number].replace(",", "")) for number in (3, 4, 5))
-            found[target, match[2]] = (calls, given, taken, match[6].strip())
+            calls, input_tokens, output_tokens = (int(match[number].replace(",", "")) for number in (3, 4, 5))
+            found[target, match[2]] = (calls, input_tokens, output_tokens, match[6].strip())
     return found
 
 
-def test_nothing_is_sent_and_no_folder_appears(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+def test_a_dry_run_sends_nothing_and_creates_no_folder(cli: Cli, sim: Sim, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
-    before, asked = listing(tmp_path), len(sim.provider.ledger.entries)
+    before, sent_before = listing(tmp_path), len(sim.provider.ledger.entries)
     done = cli("run", QUICKSTART, "-m", "sim-good@here", "--repeats", "2", "-n", "3", "--rpm", "10", "--dry-run")
     assert (done.code, done.err) == (0, "")
-    assert (listing(tmp_path), len(sim.provider.ledger.entries)) == (before, asked)
+    assert (listing(tmp_path), len(sim.provider.ledger.entries)) == (before, sent_before)
     turns = int(re.search(r"3 dialogues, (\d+) turns x 1 target x 2 repeats", done.out)[1])  # pyright: ignore[reportOptionalSubscript]
     assert table(done.out)["sim-good@here", "expected"][0] == 2 * turns
     assert table(done.out)["sim-good@here", "low"][3].endswith(" CNY")
@@ -373,7 +375,7 @@ def test_nothing_is_sent_and_no_folder_appears(cli: Cli, sim: Sim, tmp_path: Pat
     assert "rough estimate: no earlier run of" in done.out
 
 
-def test_keys_may_be_missing_and_are_named(cli: Cli, tmp_path: Path) -> None:
+def test_a_dry_run_names_missing_keys_and_succeeds(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid", auth="raw", key_env="A_KEY"))
     done = cli("run", QUICKSTART, "-m", "sim-good@here", "--dry-run", A_KEY="")
     assert done.code == 0
@@ -387,14 +389,14 @@ WRONG = {
     "a folder that is not empty": (QUICKSTART, "-o", "full"),
     "no such run": (QUICKSTART, "--reuse", "nothing"),
     "no such dialogue": (QUICKSTART, "--id", "nothing"),
-    "no script to go by": ("bare.jsonl", "--history", "script"),
-    "a setting nobody knows": (QUICKSTART, "--temperature", "-3"),
-    "what cannot be a key": (QUICKSTART, "-m", "gemini-2.5-flash@google"),
+    "no scripted replies": ("bare.jsonl", "--history", "script"),
+    "an invalid setting": (QUICKSTART, "--temperature", "-3"),
+    "an invalid key": (QUICKSTART, "-m", "gemini-2.5-flash@google"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_a_run_refuses_a_dry_run_refuses_in_the_same_words(name: str, cli: Cli, tmp_path: Path) -> None:
+def test_a_dry_run_refuses_invalid_input_with_the_message_of_a_run(name: str, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     (tmp_path / "bare.jsonl").write_text('{"turns": [{"user": "a"}, {"user": "b"}]}\n')
@@ -405,7 +407,7 @@ def test_what_a_run_refuses_a_dry_run_refuses_in_the_same_words(name: str, cli: 
 
 
 @pytest.mark.parametrize("history", ["live", "script"])
-def test_a_run_that_is_reused_whole_is_estimated_at_no_call(history: str, cli: Cli, sim: Sim, tmp_path: Path) -> None:
+def test_a_completely_reused_run_is_estimated_at_no_calls(history: str, cli: Cli, sim: Sim, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
     scripted = tmp_path / "d.jsonl"
     scripted.write_text(json.dumps({"id": "a", "turns": [{"user": "one", "assistant": "1"}, {"user": "two"}]}) + "\n")
@@ -418,22 +420,22 @@ def test_a_run_that_is_reused_whole_is_estimated_at_no_call(history: str, cli: C
     assert table(more.out)["sim-signed@here", "high"][0] == 2  # the third repeat
 
 
-def test_a_scripted_run_is_estimated_by_itself_within_two_percent(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+def test_a_scripted_run_predicts_its_repetition_within_two_percent(cli: Cli, sim: Sim, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
     args = ("run", QUICKSTART, "-m", "sim-good@here", "--history", "script", "--tag", "zh", "--tag", "memory")
-    asked = len(sim.provider.ledger.entries)
+    sent_before = len(sim.provider.ledger.entries)
     assert cli(*args, "-o", "results/earlier").code == 0
-    entries = sim.provider.ledger.entries[asked:]
+    entries = sim.provider.ledger.entries[sent_before:]
     done = cli(*args, "--dry-run")
-    calls, given, taken, _ = table(done.out)["sim-good@here", "expected"]
+    calls, input_tokens, output_tokens, _ = table(done.out)["sim-good@here", "expected"]
     assert calls == len(entries)
-    assert given == pytest.approx(sum(entry.input_tokens or 0 for entry in entries), rel=0.02)
-    assert taken == pytest.approx(sum(entry.output_tokens or 0 for entry in entries), rel=0.02)
+    assert input_tokens == pytest.approx(sum(entry.input_tokens or 0 for entry in entries), rel=0.02)
+    assert output_tokens == pytest.approx(sum(entry.output_tokens or 0 for entry in entries), rel=0.02)
     assert f"learned from results/earlier ({len(entries)} replies)" in done.out
 
 
 @pytest.mark.parametrize("history", ["live", "script"])
-def test_no_request_is_larger_than_its_intent_said_nor_all_of_them_than_the_most(
+def test_requests_stay_within_their_token_bounds_and_the_estimated_upper_bound(
     history: str, cli: Cli, sim: Sim, tmp_path: Path
 ) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
@@ -449,13 +451,13 @@ def test_no_request_is_larger_than_its_intent_said_nor_all_of_them_than_the_most
         "--tag",
         "zh",
     )
-    most = table(cli(*args, "--dry-run").out)["sim-think@here", "at most"]
-    asked = len(sim.provider.ledger.entries)
+    upper_bound = table(cli(*args, "--dry-run").out)["sim-think@here", "at most"]
+    sent_before = len(sim.provider.ledger.entries)
     assert cli(*args, "-o", "out").code == 0
-    entries = sim.provider.ledger.entries[asked:]
-    assert most[0] == len(entries) > 0
-    assert most[1] >= sum(entry.input_tokens or 0 for entry in entries)
-    assert most[2] >= sum(entry.output_tokens or 0 for entry in entries)
+    entries = sim.provider.ledger.entries[sent_before:]
+    assert upper_bound[0] == len(entries) > 0
+    assert upper_bound[1] >= sum(entry.input_tokens or 0 for entry in entries)
+    assert upper_bound[2] >= sum(entry.output_tokens or 0 for entry in entries)
     lines = (tmp_path / "out" / "journal" / "000001.jsonl").read_bytes().splitlines()
     records = [json.loads(line) for line in lines]
     sizes = {(r["index"], r["turn"]): r["most_input_tokens"] for r in records if r["kind"] == "intent"}
@@ -464,7 +466,7 @@ def test_no_request_is_larger_than_its_intent_said_nor_all_of_them_than_the_most
     assert all(sizes[place] >= usage["input_tokens"] for place, usage in usages.items())
 
 
-def test_the_run_that_is_reused_teaches_of_its_nearest_target(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+def test_a_reused_run_provides_the_profile_of_its_nearest_target(cli: Cli, sim: Sim, tmp_path: Path) -> None:
     other = config(sim.url).replace("here", "there")
     (tmp_path / "convbatch.toml").write_text(f"{config(sim.url)}\n{other}")
     assert cli("run", QUICKSTART, "-n", "4", "-m", "sim-good@here", "-m", "sim-think@here", "-o", "first").code == 0
@@ -473,7 +475,7 @@ def test_the_run_that_is_reused_teaches_of_its_nearest_target(cli: Cli, sim: Sim
     assert "replies of sim-good@here, another model)" in cli(*args, "sim-drift@there").out
 
 
-def test_sums_are_by_currency_and_a_target_without_a_price_says_what_to_add(cli: Cli, tmp_path: Path) -> None:
+def test_totals_are_per_currency_and_a_missing_price_has_a_hint(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(
         '[gateways.a]\nprotocol = "gemini"\nbase_url = "https://a.invalid"\nauth = "none"\n'
         '[gateways.b]\nprotocol = "gemini"\nbase_url = "https://b.invalid"\nauth = "none"\n'
@@ -489,7 +491,7 @@ def test_sums_are_by_currency_and_a_target_without_a_price_says_what_to_add(cli:
     assert table(done.out)["y@b", "at most"][3] == "–"
 
 
-def test_a_budget_that_will_not_do_is_said_before(cli: Cli, tmp_path: Path) -> None:
+def test_a_dry_run_reports_a_budget_that_is_too_small(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid"))
     args = ("run", QUICKSTART, "-m", "sim-good@here", "--max-output-tokens", "99", "--dry-run", "--max-cost")
     assert "the budget of 0.001 CNY is too small: " in cli(*args, "0.001").out
@@ -499,7 +501,7 @@ def test_a_budget_that_will_not_do_is_said_before(cli: Cli, tmp_path: Path) -> N
     assert "--max-cost is in USD, and sim-good@here bills CNY" in refused.err
 
 
-def test_limits_say_the_shortest_time() -> None:
+def test_rate_limits_give_the_shortest_possible_duration() -> None:
     figures = Figures(calls=600, input_tokens=50_000, output_tokens=10_000)
     # 60 a minute, derated to 60 / 61 s: 599 more after the first.
     assert shortest(Limits(rpm=60), figures) == f"at least {599 * 61 / 60 / 60:.0f} min, by the request rate"
