@@ -1,4 +1,4 @@
-"""The registry of output formats: one row a format, for `table -o`, `report -o` and `compare -o`."""
+"""Tests of the registry of output formats of `table -o`, `report -o` and `compare -o`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_command_writes_the_formats_of_its_parts() -> None:
     }
 
 
-def test_what_is_checked_before_a_run_is_read_is_what_is_offered_after() -> None:
+def test_the_parts_checked_before_reading_a_run_are_the_parts_offered() -> None:
     assert tuple(report_content([], [])) == REPORT_PARTS
     assert tuple(comparison_content(cast("Comparison", None))) == COMPARISON_PARTS
 
@@ -50,7 +50,7 @@ def test_a_format_of_another_command_is_refused_with_the_known_ones(name: str, p
     assert [suffix for suffix in sorted(suffixes(parts)) if suffix not in hint] == []
 
 
-def test_only_the_part_that_a_format_needs_is_made(tmp_path: Path) -> None:
+def test_only_the_part_that_a_format_needs_is_computed(tmp_path: Path) -> None:
     def never() -> Any:
         raise AssertionError("not needed")
 
@@ -58,6 +58,6 @@ def test_only_the_part_that_a_format_needs_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "x.JSON").read_bytes() == b'{\n  "a": 1\n}\n'
 
 
-def test_every_format_says_what_it_is() -> None:
+def test_every_format_has_a_description_and_a_unique_suffix() -> None:
     assert all(each.doc and each.writers and each.suffix == each.suffix.lower() for each in FORMATS)
     assert len({each.suffix for each in FORMATS}) == len(FORMATS)

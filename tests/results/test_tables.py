@@ -1,3 +1,5 @@
+"""Tests of the result tables: rows, columns, files, memory and imports."""
+
 from __future__ import annotations
 
 import asyncio
@@ -45,7 +47,7 @@ def reply(text: str | None, finish: Any = "stop", **more: Any) -> Reply:
 
 
 def row_of(run: MadeRun, **where: Any) -> dict[str, Any]:
-    """The one row of the run's table, or the one that `where` names."""
+    """Return the only row of the run's table whose cells equal `where`."""
     rows: list[dict[str, Any]] = load(run.write().path).turns.to_dict("records")
     [row] = [row for row in rows if all(row[name] == value for name, value in where.items())]
     return {name: None if _is_null(value) else value for name, value in row.items()}
@@ -60,7 +62,7 @@ def made(tmp_path: Path) -> MadeRun:
     return MadeRun(tmp_path / "run", [dialogue("d", "今天是几号")])
 
 
-def test_the_seed_reply_is_a_row_with_22_192_178_214_tokens_and_consistent(made: MadeRun) -> None:
+def test_the_seed_reply_becomes_a_row_with_its_consistent_token_counts(made: MadeRun) -> None:
     made.replied(made.ident(0, 1), request_id="q-1")
     row = row_of(made)
     counts = [row[f"{name}_tokens"] for name in ("input", "output", "reasoning", "total")]
@@ -77,15 +79,15 @@ def test_the_seed_reply_is_a_row_with_22_192_178_214_tokens_and_consistent(made:
     ("answer", "expected"),
     [
         pytest.param(reply("cut", "length"), ("ok", "cut", "length"), id="cut text is ok and length"),
-        pytest.param(reply("", "length"), ("empty", "", "length"), id="thoughts ate the limit"),
+        pytest.param(reply("", "length"), ("empty", "", "length"), id="reasoning used up the limit"),
         pytest.param(reply(None), ("empty", None, "stop"), id="no content at all"),
         pytest.param(
             reply(None, "content_filter", blocked="prompt"), ("blocked", None, "content_filter"), id="blocked"
         ),
-        pytest.param(reply("half", "error"), ("error", "half", "error"), id="the generation broke"),
+        pytest.param(reply("half", "error"), ("error", "half", "error"), id="generation failed"),
     ],
 )
-def test_a_complete_reply_keeps_its_text_and_finish_reason_whatever_its_status(
+def test_a_complete_reply_keeps_its_text_and_finish_reason_in_every_status(
     made: MadeRun, answer: Reply, expected: tuple[str, str | None, str]
 ) -> None:
     made.replied(made.ident(0, 1), answer)
@@ -102,7 +104,7 @@ def test_unknown_token_counts_are_null_and_a_reported_zero_is_zero(made: MadeRun
     assert row["output_tokens"] is row["total_tokens"] is row["usage_consistent"] is None
 
 
-def test_a_failed_turn_says_why_and_has_neither_reply_nor_finish_reason(made: MadeRun) -> None:
+def test_a_failed_turn_has_an_error_and_neither_reply_nor_finish_reason(made: MadeRun) -> None:
     ident = made.ident(0, 1)
     made.failed(ident, OVERLOADED, 1, cls="refused", http_status=503)
     made.failed(ident, BROKEN, 2, cls="timeout")
@@ -114,14 +116,14 @@ def test_a_failed_turn_says_why_and_has_neither_reply_nor_finish_reason(made: Ma
         assert row[name] is None, name
 
 
-def test_a_parked_row_is_pending_and_carries_its_last_failure(made: MadeRun) -> None:
+def test_a_row_of_a_suspended_target_is_pending_and_has_its_last_failure(made: MadeRun) -> None:
     made.failed(made.ident(0, 1), Failure(kind="quota", message="balance is used up"), cls="final", http_status=403)
     row = row_of(made)
     assert (row["status"], row["error_kind"], row["error_message"]) == ("pending", "quota", "balance is used up")
     assert (row["http_status"], row["attempts"], row["possibly_paid"]) == (403, 1, 0)
 
 
-def test_a_row_that_was_never_sent_is_pending_and_all_null(made: MadeRun) -> None:
+def test_an_unsent_row_is_pending_and_its_results_are_null(made: MadeRun) -> None:
     row = row_of(made)
     assert (row["status"], row["attempts"], row["possibly_paid"], row["tags"]) == ("pending", 0, 0, [])
     for name in ("reply", "latency_s", "limiter_wait_s", "started_at", "error_kind", "error_message", "http_status"):
@@ -134,7 +136,7 @@ def test_an_intent_without_outcome_is_possibly_paid_and_pending(made: MadeRun) -
     assert (row["status"], row["attempts"], row["possibly_paid"]) == ("pending", 1, 1)
 
 
-def test_a_skipped_row_says_behind_what(tmp_path: Path) -> None:
+def test_a_skipped_row_names_the_turn_that_caused_it(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "run", [dialogue("d", "one", "two")])
     made.replied(made.ident(0, 1), reply(None, "content_filter", blocked="output"))
     made.turn(made.ident(0, 2), "skipped", reason="turn 1 ended blocked")
@@ -163,7 +165,7 @@ def test_tool_calls_are_a_json_list(made: MadeRun) -> None:
     assert json.loads(row["tool_calls"]) == [{"id": None, "name": "now", "arguments": {"zone": "上海"}}]
 
 
-def test_what_no_column_can_hold_becomes_null_or_a_replacement_character(made: MadeRun) -> None:
+def test_values_that_no_column_can_hold_become_null_or_a_replacement_character(made: MadeRun) -> None:
     calls = (ToolCall(id=None, name="f", arguments=2**70),)
     usage = Usage(input_tokens=2**80, output_tokens=3, source="reported")
     made.replied(made.ident(0, 1), reply("half \ud83d", usage=usage, tool_calls=calls))
@@ -172,7 +174,7 @@ def test_what_no_column_can_hold_becomes_null_or_a_replacement_character(made: M
     assert json.loads(row["tool_calls"])[0]["arguments"] == 2**70
 
 
-def test_every_planned_row_is_there_once_and_in_order(tmp_path: Path) -> None:
+def test_every_planned_row_occurs_once_and_in_order(tmp_path: Path) -> None:
     context = {"id": "z", "turns": [{"user": "a", "assistant": "b", "ask": False}, {"user": "c"}, {"user": "d"}]}
     made = MadeRun(
         tmp_path / "run",
@@ -180,7 +182,7 @@ def test_every_planned_row_is_there_once_and_in_order(tmp_path: Path) -> None:
         targets=(GOOD, DRIFT),
         repeats=2,
     )
-    made.replied(made.ident(2, 1, GOOD, repeat=2))  # journal order is no table order
+    made.replied(made.ident(2, 1, GOOD, repeat=2))  # the order of the journal differs from that of the table
     made.replied(made.ident(0, 1, DRIFT))
     turns = load(made.write().path).turns
     keys = list(turns[["dialogue_index", "target", "repeat", "turn"]].itertuples(index=False, name=None))
@@ -195,7 +197,7 @@ def test_every_planned_row_is_there_once_and_in_order(tmp_path: Path) -> None:
     assert list(turns["dialogue"].unique()) == ["y", "z", "x"]
 
 
-def test_last_history_has_one_row_a_dialogue(tmp_path: Path) -> None:
+def test_last_history_has_one_row_per_dialogue(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "run", [dialogue("d", "one", "two", "three")], history="last")
     assert list(load(made.write().path).turns["turn"]) == [3]
 
@@ -224,7 +226,7 @@ def test_a_parquet_copy_reads_back_as_the_same_frame(made: MadeRun, tmp_path: Pa
     assert pq.read_table(tmp_path / "rows.parquet").replace_schema_metadata(None).equals(plain)
 
 
-def test_the_table_is_fresh_until_the_journal_grows_and_is_rebuilt_then(made: MadeRun) -> None:
+def test_the_table_is_rebuilt_when_the_journal_grows(made: MadeRun) -> None:
     folder = made.write()
     assert not is_fresh(folder)
     write_turns(folder)
@@ -262,7 +264,7 @@ def test_a_folder_that_cannot_be_written_is_read_through_a_temporary_table(made:
     assert not folder.turns.exists()
 
 
-def test_a_writer_whose_disk_is_full_says_so_and_leaves_the_former_table(made: MadeRun) -> None:
+def test_a_full_disk_is_an_error_and_keeps_the_previous_table(made: MadeRun) -> None:
     folder = made.write()
     before = write_turns(folder).read_bytes()
     with pytest.raises(JournalError, match="No space left"):
@@ -270,7 +272,7 @@ def test_a_writer_whose_disk_is_full_says_so_and_leaves_the_former_table(made: M
     assert folder.turns.read_bytes() == before
 
 
-def test_damage_in_the_journal_is_counted_for_the_reader(made: MadeRun) -> None:
+def test_damaged_places_in_the_journal_are_counted(made: MadeRun) -> None:
     made.replied(made.ident(0, 1))
     folder = made.write()
     [segment] = folder.segments()
@@ -280,7 +282,7 @@ def test_damage_in_the_journal_is_counted_for_the_reader(made: MadeRun) -> None:
     assert run.turns["status"].tolist() == ["pending"]
 
 
-def test_conversations_sum_what_is_known_and_count_what_is_not(tmp_path: Path) -> None:
+def test_conversations_sum_known_tokens_and_count_unknown_ones(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "run", [dialogue("d", "1", "2", "3", "4", tags=["zh"]), dialogue("e", "1")])
     made.replied(made.ident(0, 1))
     made.replied(made.ident(0, 2), reply("x", usage=Usage(input_tokens=8, source="partial"), response_id=None))
@@ -295,7 +297,7 @@ def test_conversations_sum_what_is_known_and_count_what_is_not(tmp_path: Path) -
     assert _is_null(second["latency_s"])
 
 
-def test_attempts_has_one_row_a_try_also_of_those_whose_outcome_was_lost(made: MadeRun) -> None:
+def test_every_attempt_has_a_row_even_if_its_outcome_was_lost(made: MadeRun) -> None:
     ident = made.ident(0, 1)
     made.failed(ident, replace(OVERLOADED, usage=Usage(input_tokens=7, source="partial")), 1, cls="refused")
     made.intent(ident, 2)
@@ -309,7 +311,7 @@ def test_attempts_has_one_row_a_try_also_of_those_whose_outcome_was_lost(made: M
     assert frame["started_at"].notna().tolist() == [True] * 3
 
 
-def test_wide_puts_the_targets_side_by_side_in_the_order_they_were_asked_for(tmp_path: Path) -> None:
+def test_the_wide_table_has_a_column_per_target_in_the_given_order(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "run", [dialogue("b", "1", "2"), dialogue("a", "1")], targets=(GOOD, DRIFT), repeats=2)
     for turn in (1, 2):
         made.replied(made.ident(0, turn, GOOD), reply(f"good {turn}"))
@@ -325,7 +327,7 @@ def test_wide_puts_the_targets_side_by_side_in_the_order_they_were_asked_for(tmp
         run.wide("replies")
 
 
-def test_the_summary_counts_each_target_and_never_takes_unknown_for_zero(tmp_path: Path) -> None:
+def test_the_summary_counts_each_target_and_distinguishes_unknown_from_zero(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "run", [dialogue("d", "1", "2"), dialogue("e", "1")], targets=(REAL, GOOD))
     made.replied(made.ident(0, 1))
     made.replied(made.ident(0, 2), reply("x", usage=Usage(input_tokens=8, source="partial")))
@@ -354,7 +356,7 @@ def test_percentiles_are_nearest_rank_within_half_a_percent(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
-def test_csv_holds_down_what_a_spreadsheet_would_calculate(start: str) -> None:
+def test_csv_escapes_cells_that_a_spreadsheet_would_calculate(start: str) -> None:
     [_, line] = csv_lines(Rows(columns=[Column("reply", "string", "")], rows=iter([(f"{start}1+1",)])))
     assert line.strip('"').startswith(f"'{start}")
 
@@ -370,7 +372,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(st.lists(CELLS, min_size=1, max_size=4))
-def test_csv_reads_back_as_it_was_written_but_for_the_apostrophe(cells: list[str]) -> None:
+def test_csv_reads_back_as_written_except_for_the_apostrophe(cells: list[str]) -> None:
     columns = [Column("text", "string", "")] * len(cells)
     text = "".join(csv_lines(Rows(columns=columns, rows=iter([tuple(cells)]))))
     [_, back] = csv.reader(io.StringIO(text, newline=""))
@@ -390,7 +392,7 @@ def test_excel_sees_a_byte_order_mark_and_pandas_reads_the_file_back(made: MadeR
     ]
 
 
-def test_json_has_an_object_a_row_with_nulls_and_lists(made: MadeRun, tmp_path: Path) -> None:
+def test_json_has_an_object_per_row_with_nulls_and_lists(made: MadeRun, tmp_path: Path) -> None:
     made.replied(made.ident(0, 1))
     run = load(made.write().path)
     write_table(run.turn_rows(), tmp_path / "x.json")
@@ -406,7 +408,7 @@ def test_an_empty_table_is_an_empty_json_list(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "x.json").read_bytes()) == []
 
 
-def test_a_wide_frame_goes_out_with_its_keys_first(made: MadeRun, tmp_path: Path) -> None:
+def test_a_wide_table_is_written_with_its_keys_first(made: MadeRun, tmp_path: Path) -> None:
     made.replied(made.ident(0, 1))
     run = load(made.write().path)
     write_table(run.wide(), tmp_path / "frame.csv")
@@ -430,7 +432,7 @@ def test_the_docs_list_every_column_with_its_dtype_and_meaning_in_order() -> Non
     assert listed == [(*column[:3],) for column in (*TURNS, *CONVERSATIONS, *ATTEMPTS, *VERDICTS)]
 
 
-def test_neither_pandas_nor_the_run_half_is_needed_to_write_read_and_print(made: MadeRun, tmp_path: Path) -> None:
+def test_reading_writing_and_printing_tables_need_neither_pandas_nor_the_engine(made: MadeRun, tmp_path: Path) -> None:
     made.replied(made.ident(0, 1))
     code = (
         "import sys; from pathlib import Path; from convbatch.results import export; from convbatch.cli import show; "
@@ -484,7 +486,7 @@ def _big_run(path: Path, dialogues: int) -> RunFolder:
 
 
 @pytest.mark.slow
-def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path) -> None:
+def test_memory_for_writing_the_table_does_not_grow_with_the_run(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from convbatch.journal import run_folder as folder; "
         "from convbatch.results import cache, run as tables;"
@@ -496,7 +498,8 @@ def test_writing_the_table_needs_no_more_memory_for_a_longer_run(tmp_path: Path)
         folder = _big_run(tmp_path / str(size), size)
         command = [sys.executable, "-c", code, str(folder.path)]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024)
-    assert peaks[1] - peaks[0] < 20 * 2**20  # the archive's index keeps 16 MiB of cache; the rows alone would be 90
+    # The index of the archive has a cache of 16 MiB; the additional rows alone would need 90 MiB.
+    assert peaks[1] - peaks[0] < 20 * 2**20
 
 
 def test_batches_bound_the_text_in_memory_not_only_the_rows() -> None:
@@ -505,7 +508,7 @@ def test_batches_bound_the_text_in_memory_not_only_the_rows() -> None:
     def batches(count: int) -> Iterator[Any]:
         return Rows(columns=columns, rows=((f"{number:08192}",) for number in range(count))).batches()
 
-    assert [len(batch) for batch in batches(1)] == [1]  # imports what is imported once
+    assert [len(batch) for batch in batches(1)] == [1]  # the first call does the imports
     tracemalloc.start()
     count = sum(len(batch) for batch in batches(8_000))
     peak = tracemalloc.get_traced_memory()[1]
