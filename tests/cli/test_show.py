@@ -1,3 +1,5 @@
+"""Tests of what `table`, `show` and `runs` print on a terminal and in a pipe."""
+
 from __future__ import annotations
 
 import io
@@ -56,7 +58,7 @@ def printed(file: io.StringIO) -> list[str]:
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
-def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run) -> None:
+def test_the_summary_has_a_line_per_target_and_fits_80_columns(run: Run) -> None:
     file = io.StringIO()
     show.print_summary(run.summary(), file=file)
     lines = printed(file)
@@ -71,14 +73,14 @@ def test_the_closing_table_has_a_line_a_target_and_fits_eighty_columns(run: Run)
     assert "\x1b" not in file.getvalue()
 
 
-def test_a_target_without_a_single_known_count_shows_a_dash_and_not_zero(tmp_path: Path) -> None:
+def test_a_target_without_known_counts_shows_a_dash_instead_of_zero(tmp_path: Path) -> None:
     file = io.StringIO()
     show.print_summary(load(MadeRun(tmp_path / "r", [dialogue("d", "x")]).write().path).summary(), file=file)
     assert printed(file)[1].split() == [REAL, "0", "0", "0", "0", "–", "–", "–", "–", "–"]
     assert printed(file)[2] == f"{REAL}: 1 pending"
 
 
-def test_long_target_names_are_folded_and_not_cut(tmp_path: Path) -> None:
+def test_long_target_names_are_wrapped_and_not_truncated(tmp_path: Path) -> None:
     name = "a-model-with-a-name-that-is-longer-than-half-a-screen-is-wide@gateway"
     file = io.StringIO()
     show.print_summary(
@@ -91,9 +93,7 @@ def test_long_target_names_are_folded_and_not_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "print_it", [show.print_table, show.print_wide, show.print_transcript], ids=["table", "wide", "transcript"]
 )
-def test_nothing_from_outside_reaches_the_terminal_raw(
-    run: Run, print_it: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_external_text_is_escaped_on_the_terminal(run: Run, print_it: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(print_it)
     monkeypatch.setenv("NO_COLOR", "1")
     file = Terminal()
@@ -110,7 +110,7 @@ def test_colours_are_used_on_a_terminal_only(run: Run) -> None:
     assert "\x1b" not in pipe.getvalue()
 
 
-def test_the_table_is_short_lines_on_a_terminal_and_whole_csv_in_a_pipe(run: Run) -> None:
+def test_the_table_is_abbreviated_on_a_terminal_and_full_csv_in_a_pipe(run: Run) -> None:
     terminal, pipe = Terminal(), io.StringIO()
     show.print_table(run, file=terminal)
     show.print_table(run, file=pipe)
@@ -131,7 +131,7 @@ def test_a_table_of_many_rows_has_one_heading(tmp_path: Path) -> None:
     assert sum("status" in line for line in lines) == 1
 
 
-def test_wide_on_a_terminal_says_why_a_cell_is_empty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wide_table_on_a_terminal_shows_why_a_cell_is_empty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal, pipe = Terminal(), io.StringIO()
     show.print_wide(run, file=terminal)
@@ -147,7 +147,7 @@ def test_wide_on_a_terminal_says_why_a_cell_is_empty(run: Run, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("columns", "side_by_side"), [("120", True), ("60", False)])
-def test_targets_stand_side_by_side_where_there_is_room(
+def test_targets_are_side_by_side_on_a_wide_terminal(
     run: Run, columns: str, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -159,7 +159,7 @@ def test_targets_stand_side_by_side_where_there_is_room(
     assert "d2" not in file.getvalue()
 
 
-def test_a_transcript_says_why_a_turn_has_no_reply(run: Run) -> None:
+def test_a_transcript_shows_why_a_turn_has_no_reply(run: Run) -> None:
     file = io.StringIO()
     show.print_transcript(run, "d2", file=file)
     text = " ".join(file.getvalue().split())
@@ -167,29 +167,29 @@ def test_a_transcript_says_why_a_turn_has_no_reply(run: Run) -> None:
         assert words in text
 
 
-def test_failed_and_target_narrow_a_transcript(run: Run) -> None:
+def test_failed_and_target_filter_a_transcript(run: Run) -> None:
     file = io.StringIO()
     assert show.print_transcript(run, failed=True, file=file) == 1
-    assert GOOD not in file.getvalue()  # it was blocked, which is a result
+    assert GOOD not in file.getvalue()  # a blocked reply is a result, not a failure
     assert show.print_transcript(run, target=GOOD, file=file) == 2
     assert show.print_transcript(run, failed=True, target=GOOD, file=file) == 0
 
 
-def test_every_repeat_is_shown_and_named(tmp_path: Path) -> None:
+def test_every_repeat_is_shown_with_its_number(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(DRIFT,), repeats=2)
     file = io.StringIO()
     show.print_transcript(load(made.write().path), file=file)
     assert f"{DRIFT} (repeat 2)" in file.getvalue()
 
 
-def test_an_unknown_dialogue_or_target_is_refused_with_the_nearest(run: Run) -> None:
+def test_an_unknown_dialogue_or_target_is_refused_with_the_closest_name(run: Run) -> None:
     with pytest.raises(SetupError, match="did you mean 'dates-zh'"):
         show.print_transcript(run, "dates-zn", file=io.StringIO())
     with pytest.raises(SetupError, match=f"did you mean '{GOOD}'"):
         show.print_transcript(run, target="sim-god@simulator", file=io.StringIO())
 
 
-def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_path: Path) -> None:
+def test_runs_lists_state_progress_and_unreadable_runs(run: Run, tmp_path: Path) -> None:
     broken = MadeRun(tmp_path / "broken", [dialogue("d", "x")]).write()
     (broken.path / "run.json").write_text("{")
     waiting = MadeRun(tmp_path / "waiting", [dialogue("d", "x")], state="interrupted").write()
@@ -201,7 +201,7 @@ def test_runs_lists_state_and_progress_and_what_cannot_be_read(run: Run, tmp_pat
     assert words[15:17] == ["broken", "unreadable"]
 
 
-def test_a_tab_does_not_fold_the_text_around_it(tmp_path: Path) -> None:
+def test_a_tab_does_not_wrap_the_text_around_it(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
     made.replied(made.ident(0, 1), SEED_REPLY._replace(text="all:\n\tmake"))
     file = io.StringIO()

@@ -107,9 +107,9 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "test_signals.py::test_closing_the_terminal_interrupts_the_run_cleanly",
     ),
     "closed stdout and stderr": (
-        "test_cli.py::test_a_run_ends_well_when_nobody_can_read_what_it_says",
-        "test_cli.py::test_a_run_outlives_the_reader_of_its_notes",
-        "test_cli.py::test_output_that_finds_no_room_is_said_and_is_no_bug",
+        "test_cli.py::test_a_run_succeeds_with_closed_or_full_output_streams",
+        "test_cli.py::test_a_run_continues_when_the_reader_of_stderr_exits",
+        "test_cli.py::test_output_to_a_full_device_is_an_error_and_not_a_crash",
     ),
     "file-descriptor limit 64": (
         "test_neighbours.py::test_64_open_files_are_sufficient_or_the_error_says_how_many_are_needed",
@@ -145,7 +145,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "short writes": ("test_damage.py::test_short_writes_are_continued",),
     "a disk that fills up": (
         "test_damage.py::test_a_disk_that_fills_up_at_any_size_is_exit_5_and_a_resume_finishes_the_run",
-        "test_cli.py::test_a_journal_that_finds_no_room_is_exit_5_and_resume_finishes",
+        "test_cli.py::test_a_journal_at_the_file_size_limit_is_exit_5_and_a_resume_finishes",
         "test_full_disk.py::test_a_full_disk_stops_the_run_and_a_resume_with_space_ends_like_an_undisturbed_run",
     ),
     "the run folder deleted, moved, shortened": (
@@ -164,7 +164,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "test_faults.py::test_a_new_day_begins_when_the_old_one_ends_during_a_sleep",
     ),
     "the dataset edited or deleted between run and resume": (
-        "test_cli.py::test_resume_goes_on_with_its_copy_whatever_became_of_the_dataset",
+        "test_cli.py::test_resume_uses_its_copy_when_the_dataset_is_changed_or_removed",
     ),
 }
 
