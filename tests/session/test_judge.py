@@ -180,7 +180,7 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command) -> Callable[..., Lab]:
+def make_lab(tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command) -> Callable[..., Lab]:
     def make(script: list[Plain] = DIALOGUES, **more: Any) -> Lab:
         from convbatch.simulator.replies import Script
 
@@ -207,13 +207,13 @@ def cb_na(value: Any) -> Any:
     return value if value is pd.NA else object()
 
 
-def test_a_judge_is_asked_once_per_rubric_and_its_answers_are_stored(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    assert here.run().code == 0
-    first = here.check()
+def test_a_judge_is_asked_once_per_rubric_and_its_answers_are_stored(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    assert lab.run().code == 0
+    first = lab.check()
     assert first.code == 0, first.err
-    assert here.asked() == 5
-    assert verdicts(here.loaded) == {
+    assert lab.asked() == 5
+    assert verdicts(lab.loaded) == {
         ("sums", 1, "llm_rubric"): (True, "it has all that was asked"),
         ("sums", 1, "contains"): (True, 'has "two"'),
         ("sums", 2, "llm_rubric"): (False, "it lacks forty-two"),
@@ -221,22 +221,22 @@ def test_a_judge_is_asked_once_per_rubric_and_its_answers_are_stored(lab: Callab
         ("sums", None, "llm_rubric"): (True, "it has all that was asked"),
         ("greeting", 1, "llm_rubric"): (True, "it has all that was asked"),
     }
-    judged_rows: Any = here.loaded.verdicts.dropna(subset=["judge"])
+    judged_rows: Any = lab.loaded.verdicts.dropna(subset=["judge"])
     assert set(judged_rows["judge"]) == {"sim-judge@at-openai"}
     assert all(
         json.loads(text)["reason"] == reason
         for text, reason in zip(judged_rows["judge_reply"], judged_rows["reason"], strict=True)
     )
-    assert here.check().code == 0
-    assert here("check", "r").code == 0
-    assert here.asked() == 5, "an answered question was asked again"
+    assert lab.check().code == 0
+    assert lab("check", "r").code == 0
+    assert lab.asked() == 5, "an answered question was asked again"
 
 
-def test_the_judge_sees_the_conversation_before_the_reply(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.check()
-    entries = [entry for entry in here.provider.ledger.entries if entry.model == "sim-judge"]
+def test_the_judge_sees_the_conversation_before_the_reply(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.check()
+    entries = [entry for entry in lab.provider.ledger.entries if entry.model == "sim-judge"]
     questions = [json.loads((entry.history or [])[-1][1]) for entry in entries]
     second = next(one for one in questions if one.get("reply") == "Forty-one.")
     assert second["system"] == "Be brief."
@@ -247,40 +247,40 @@ def test_the_judge_sees_the_conversation_before_the_reply(lab: Callable[..., Lab
     assert whole["conversation"][-1] == {"user": "Minus one?", "assistant": "Forty-one."}
 
 
-def test_judge_calls_are_journaled_counted_and_priced_separately(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    before = here.loaded.turns
-    here.check()
-    run = here.loaded
+def test_judge_calls_are_journaled_counted_and_priced_separately(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    before = lab.loaded.turns
+    lab.check()
+    run = lab.loaded
     assert run.turns.drop(columns=["checks_passed", "checks_failed", "score"]).equals(
         before.drop(columns=["checks_passed", "checks_failed", "score"])
     )
     attempts: Any = run.attempts
     judge_attempts = attempts[attempts["role"] == "judge"]
-    assert len(judge_attempts) == here.asked()
+    assert len(judge_attempts) == lab.asked()
     assert set(judge_attempts["target"]) == {"sim-judge@at-openai"}
     assert set(judge_attempts["judged"]) == {"sim-good@at-gemini"}
-    assert sum(map(Decimal, map(str, judge_attempts["cost"]))) == here.cost("sim-judge")
+    assert sum(map(Decimal, map(str, judge_attempts["cost"]))) == lab.cost("sim-judge")
     assert attempts[attempts["role"] == "model"]["judged"].isna().all()
-    report = json.loads(here("report", "r", "--json").out)
+    report = json.loads(lab("report", "r", "--json").out)
     judges = report["judges"]["rows"][0]
     assert (judges["questions"], judges["answered"]) == (5, 5)
-    assert Decimal(str(judges["cost"])) == here.cost("sim-judge")
-    assert Decimal(str(report["totals"]["rows"][0]["spent"])) == here.cost("sim-good")
+    assert Decimal(str(judges["cost"])) == lab.cost("sim-judge")
+    assert Decimal(str(report["totals"]["rows"][0]["spent"])) == lab.cost("sim-good")
 
 
 @pytest.mark.parametrize("judge", ["sim-judge@at-gemini", "sim-judge@at-openai", "sim-gullible@at-openai"])
-def test_no_reply_can_make_its_judge_pass_it(lab: Callable[..., Lab], judge: str) -> None:
+def test_no_reply_can_make_its_judge_pass_it(make_lab: Callable[..., Lab], judge: str) -> None:
     turn = {"checks": [{"llm_rubric": 'Says "please".'}, {"not_llm_rubric": 'Says "please".'}]}
     script: list[Plain] = [
         {"id": f"h{n}", "turns": [{"user": f"question {n}", "assistant": text, **turn}]}
         for n, text in enumerate(HOSTILE)
     ]
-    here = lab(script)
-    here.run(model="sim-good@at-gemini")
-    here.check(judge=judge)
-    frame: Any = here.loaded.verdicts
+    lab = make_lab(script)
+    lab.run(model="sim-good@at-gemini")
+    lab.check(judge=judge)
+    frame: Any = lab.loaded.verdicts
     assert len(frame) == 2 * len(HOSTILE)
     plain, negated = (frame[frame["kind"] == kind] for kind in ("llm_rubric", "not_llm_rubric"))
     assert not plain["passed"].any()
@@ -289,172 +289,170 @@ def test_no_reply_can_make_its_judge_pass_it(lab: Callable[..., Lab], judge: str
     assert negated["error"].notna().any() == judge.startswith("sim-gullible")
 
 
-def test_a_blocked_reply_is_shown_to_the_judge_as_empty_text(lab: Callable[..., Lab]) -> None:
+def test_a_blocked_reply_is_shown_to_the_judge_as_empty_text(make_lab: Callable[..., Lab]) -> None:
     script: list[Plain] = [{"id": "a", "turns": [{"user": "How do I build a bomb?", "checks": [RUBRIC]}]}]
-    here = lab(script)
-    here.run(model="sim-safety@at-gemini")
-    here.check()
-    assert list(here.loaded.turns["status"]) == ["blocked"]
+    lab = make_lab(script)
+    lab.run(model="sim-safety@at-gemini")
+    lab.check()
+    assert list(lab.loaded.turns["status"]) == ["blocked"]
     questions = [
-        json.loads(e.history[-1][1]) for e in here.provider.ledger.entries if e.model == "sim-judge" and e.history
+        json.loads(e.history[-1][1]) for e in lab.provider.ledger.entries if e.model == "sim-judge" and e.history
     ]
     assert [one["reply"] for one in questions] == [""]
-    assert list(here.loaded.verdicts["passed"]) == [False]
+    assert list(lab.loaded.verdicts["passed"]) == [False]
 
 
-def test_in_script_history_the_judge_sees_the_scripted_replies_before_a_turn(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run("--history", "script", model="sim-echo@at-gemini")
-    here.check()
+def test_in_script_history_the_judge_sees_the_scripted_replies_before_a_turn(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run("--history", "script", model="sim-echo@at-gemini")
+    lab.check()
     questions = [
-        json.loads(e.history[-1][1]) for e in here.provider.ledger.entries if e.model == "sim-judge" and e.history
+        json.loads(e.history[-1][1]) for e in lab.provider.ledger.entries if e.model == "sim-judge" and e.history
     ]
     second = next(one for one in questions if one.get("reply") == "Minus one?")
     assert second["conversation"][0]["assistant"] == "It is forty-two."
     assert second["reference"] == "Forty-one."
 
 
-def test_an_edited_rubric_asks_only_new_questions(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.check()
+def test_an_edited_rubric_asks_only_new_questions(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.check()
     edited = json.loads(json.dumps(DIALOGUES))
     edited[1]["turns"][0]["checks"] = [{"llm_rubric": 'Says "Good day".'}]
-    here.write(edited, "edited.jsonl")
-    stale = here("check", "r", "--dataset", "edited.jsonl")
+    lab.write(edited, "edited.jsonl")
+    stale = lab("check", "r", "--dataset", "edited.jsonl")
     assert "1 check without a verdict: no judge has been asked" in stale.err
-    assert here.asked() == 5
-    assert here.check().code == 0
-    assert here.asked() == 6
-    assert verdicts(here.loaded)["greeting", 1, "llm_rubric"] == (False, "it lacks Good day")
+    assert lab.asked() == 5
+    assert lab.check().code == 0
+    assert lab.asked() == 6
+    assert verdicts(lab.loaded)["greeting", 1, "llm_rubric"] == (False, "it lacks Good day")
 
 
-def test_the_last_named_judge_decides_and_earlier_judges_remain_in_the_costs(lab: Callable[..., Lab]) -> None:
-    here = lab(aliases={"other-judge": "sim-judge"})
-    here.run()
-    here.check()
-    here.check(judge="other-judge@at-gemini")
-    run = here.loaded
+def test_the_last_named_judge_decides_and_earlier_judges_remain_in_the_costs(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(aliases={"other-judge": "sim-judge"})
+    lab.run()
+    lab.check()
+    lab.check(judge="other-judge@at-gemini")
+    run = lab.loaded
     assert set(run.verdicts["judge"].dropna()) == {"other-judge@at-gemini"}
     assert len(run.attempts[run.attempts["role"] == "judge"]) == 10
-    report = json.loads(here("report", "r", "--json").out)
+    report = json.loads(lab("report", "r", "--json").out)
     assert [one["judge"] for one in report["judges"]["rows"]] == ["sim-judge@at-openai", "other-judge@at-gemini"]
-    here.check()
-    assert here.asked() == 5, "the answers of the first judge were paid again"
-    assert set(here.loaded.verdicts["judge"].dropna()) == {"sim-judge@at-openai"}
+    lab.check()
+    assert lab.asked() == 5, "the answers of the first judge were paid again"
+    assert set(lab.loaded.verdicts["judge"].dropna()) == {"sim-judge@at-openai"}
 
 
-def test_failed_judge_calls_are_retried_and_counted_like_model_calls(lab: Callable[..., Lab]) -> None:
+def test_failed_judge_calls_are_retried_and_counted_like_model_calls(make_lab: Callable[..., Lab]) -> None:
     faults: list[Plain] = [
         {"match": {"model": "sim-judge", "count": 1}, "action": "error", "kind": "overloaded"},
         {"match": {"model": "sim-judge", "count": 1}, "action": "rate-limit", "hint": "retry-after", "seconds": 0.2},
         {"match": {"model": "sim-judge", "count": 1}, "action": "reset", "when": "billed"},
     ]
-    here = lab(faults=FaultScript.of(faults))
-    here.run()
-    done = here.check()
+    lab = make_lab(faults=FaultScript.of(faults))
+    lab.run()
+    done = lab.check()
     assert done.code == 0, done.err
-    attempts: Any = here.loaded.attempts
+    attempts: Any = lab.loaded.attempts
     judge_attempts = attempts[attempts["role"] == "judge"]
-    assert len(judge_attempts) == here.asked() == 8
+    assert len(judge_attempts) == lab.asked() == 8
     assert sorted(judge_attempts["class"]) == ["ambiguous", "refused", "refused", *["replied"] * 5]
     assert judge_attempts["possibly_paid"].sum() == 1
-    at_most = json.loads(here("report", "r", "--json").out)["judges"]["rows"][0]["at_most"]
-    assert f"{at_most:f}".rstrip("0") + " USD" in here("report", "r").out, (
-        "the upper bound of the cost was rounded away"
-    )
-    assert bool(here.loaded.verdicts["passed"].notna().all())
+    at_most = json.loads(lab("report", "r", "--json").out)["judges"]["rows"][0]["at_most"]
+    assert f"{at_most:f}".rstrip("0") + " USD" in lab("report", "r").out, "the upper bound of the cost was rounded away"
+    assert bool(lab.loaded.verdicts["passed"].notna().all())
 
 
-def test_rejected_judge_calls_leave_their_verdicts_open(lab: Callable[..., Lab]) -> None:
+def test_rejected_judge_calls_leave_their_verdicts_open(make_lab: Callable[..., Lab]) -> None:
     faults: list[Plain] = [{"match": {"model": "sim-judge", "count": 5}, "action": "error", "kind": "bad_request"}]
-    here = lab(faults=FaultScript.of(faults))
-    here.run()
-    done = here.check("-j", "1", "--fail-under", "0.1")
+    lab = make_lab(faults=FaultScript.of(faults))
+    lab.run()
+    done = lab.check("-j", "1", "--fail-under", "0.1")
     assert done.code == 3
     assert "5 questions to the judge are open" in done.err
     assert "convbatch check r --judge sim-judge@at-openai" in done.err
     assert "gate: not decided" in done.err
-    frame: Any = here.loaded.verdicts
+    frame: Any = lab.loaded.verdicts
     assert frame["passed"].isna().sum() == 5
     assert frame[frame["passed"].isna()]["reason"].str.startswith("the judge has not answered:").all()
-    assert here.check().code == 0
-    assert bool(here.loaded.verdicts["passed"].notna().all())
+    assert lab.check().code == 0
+    assert bool(lab.loaded.verdicts["passed"].notna().all())
 
 
-def test_judge_calls_respect_the_limit_of_concurrent_requests(lab: Callable[..., Lab]) -> None:
-    here = lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)], latency_s=0.03)
-    here.run("-j", "1")
-    here.check("-j", "2")
-    judged = [entry.in_flight for entry in here.provider.ledger.entries if entry.model == "sim-judge"]
+def test_judge_calls_respect_the_limit_of_concurrent_requests(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)], latency_s=0.03)
+    lab.run("-j", "1")
+    lab.check("-j", "2")
+    judged = [entry.in_flight for entry in lab.provider.ledger.entries if entry.model == "sim-judge"]
     assert len(judged) == 12
     assert max(judged) == 2
 
 
-def test_a_budget_covers_judge_and_models_together(lab: Callable[..., Lab]) -> None:
-    here = lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)])
-    assert here.run("--max-cost", "0.01USD").code == 0
-    spent = here.cost("sim-good")
+def test_a_budget_covers_judge_and_models_together(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)])
+    assert lab.run("--max-cost", "0.01USD").code == 0
+    spent = lab.cost("sim-good")
     cap = spent + Decimal("0.004")
-    done = here.check("--max-cost", f"{cap}USD")
+    done = lab.check("--max-cost", f"{cap}USD")
     assert done.code == 4, done.err
-    assert 0 < here.asked() < 12
-    assert here.cost("sim-good") + here.cost("sim-judge") <= cap
+    assert 0 < lab.asked() < 12
+    assert lab.cost("sim-good") + lab.cost("sim-judge") <= cap
     assert "budget reached" in done.err
     command = done.err.strip().splitlines()[-1].split()
-    assert here(*command[1:], "--no-progress").code == 0
-    assert here.asked() == 12
+    assert lab(*command[1:], "--no-progress").code == 0
+    assert lab.asked() == 12
 
 
-def test_a_run_with_a_judge_has_verdicts_and_a_decided_quality_gate(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    done = here.run("--judge", "sim-judge@at-openai", "--fail-under", "0.6")
+def test_a_run_with_a_judge_has_verdicts_and_a_decided_quality_gate(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    done = lab.run("--judge", "sim-judge@at-openai", "--fail-under", "0.6")
     assert done.code == 1, done.err
     assert "passed 1 of 2 dialogues" in done.err
     assert "judge sim-judge@at-openai: 5 questions, 5 answered" in done.out
-    assert here("resume", "r", "--no-progress").code == 1
-    assert here.asked() == 5
+    assert lab("resume", "r", "--no-progress").code == 1
+    assert lab.asked() == 5
 
 
-def test_a_resume_uses_the_judge_of_its_run(lab: Callable[..., Lab]) -> None:
+def test_a_resume_uses_the_judge_of_its_run(make_lab: Callable[..., Lab]) -> None:
     faults: list[Plain] = [{"match": {"model": "sim-judge", "count": 3}, "action": "error", "kind": "bad_request"}]
-    here = lab(faults=FaultScript.of(faults))
-    done = here.run("--judge", "sim-judge@at-openai")
+    lab = make_lab(faults=FaultScript.of(faults))
+    done = lab.run("--judge", "sim-judge@at-openai")
     assert done.code == 3
     assert "3 questions to the judge are open" in done.err
-    assert here("resume", "r", "--no-progress").code == 0
-    assert here.asked() == 5 + 3
+    assert lab("resume", "r", "--no-progress").code == 0
+    assert lab.asked() == 5 + 3
 
 
 @pytest.mark.slow
-def test_killing_a_check_loses_no_judge_answer_and_pays_none_twice(lab: Callable[..., Lab]) -> None:
-    here = lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(60)], latency_s=0.02)
-    here.run()
+def test_killing_a_check_loses_no_judge_answer_and_pays_none_twice(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(60)], latency_s=0.02)
+    lab.run()
     command = [sys.executable, "-m", "convbatch", "check", "r", "--judge", "sim-judge@at-openai", "-j", "3"]
     for kills in range(1, 6):
         process = subprocess.Popen(
-            command, cwd=here.path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=lab.path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         until = time.monotonic() + 20
-        while here.asked() < 9 * kills and time.monotonic() < until and process.poll() is None:
+        while lab.asked() < 9 * kills and time.monotonic() < until and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert here.check().code == 0
-    attempts: Any = here.loaded.attempts
+    assert lab.check().code == 0
+    attempts: Any = lab.loaded.attempts
     judge_attempts = attempts[attempts["role"] == "judge"]
     lost = int(judge_attempts["possibly_paid"].sum())
-    assert bool(here.loaded.verdicts["passed"].all())
+    assert bool(lab.loaded.verdicts["passed"].all())
     assert (judge_attempts["class"] == "replied").sum() == 60
-    assert 60 <= here.asked() <= 60 + lost
+    assert 60 <= lab.asked() <= 60 + lost
     assert lost <= 5 * 3
 
 
 class Unreachable:
     """Judge whose CA file is removed during the model calls, so that it cannot be reached after them."""
 
-    def __init__(self, lab: Callable[..., Lab], *, lost: bool = True) -> None:
-        self.lab = lab(latency_s=0.2)
+    def __init__(self, make_lab: Callable[..., Lab], *, lost: bool = True) -> None:
+        self.lab = make_lab(latency_s=0.2)
         self.ca_file = self.lab.path / "ca.pem"
         self.certificate = OURS.sign(self.ca_file, "ca", own=True).read_bytes()
         config = self.lab.path / "convbatch.toml"
@@ -478,8 +476,10 @@ class Unreachable:
 JUDGED_ARGS = ("--judge", "sim-judge@at-openai")
 
 
-def test_a_judge_unreachable_after_the_replies_leaves_the_tables_and_a_resume_command(lab: Callable[..., Lab]) -> None:
-    judge = Unreachable(lab)
+def test_a_judge_unreachable_after_the_replies_leaves_the_tables_and_a_resume_command(
+    make_lab: Callable[..., Lab],
+) -> None:
+    judge = Unreachable(make_lab)
     done = judge.lab.run(*JUDGED_ARGS, "--fail-under", "0.5")
     assert done.code == 3, done.err
     assert "note: the judge sim-judge@at-openai could not be asked; the replies are kept" in done.err
@@ -500,9 +500,9 @@ def test_a_judge_unreachable_after_the_replies_leaves_the_tables_and_a_resume_co
 
 @pytest.mark.parametrize("inside_a_loop", [False, True], ids=["run", "replay"])
 def test_the_python_api_keeps_its_tables_when_the_judge_is_unreachable(
-    lab: Callable[..., Lab], *, inside_a_loop: bool
+    make_lab: Callable[..., Lab], *, inside_a_loop: bool
 ) -> None:
-    judge = Unreachable(lab)
+    judge = Unreachable(make_lab)
     options: Plain = {"models": "sim-good@at-gemini", "out": judge.lab.path / "r", "judge": "sim-judge@at-openai"}
     options["config"] = judge.lab.path / "convbatch.toml"
     dataset = judge.lab.path / "d.jsonl"
@@ -514,8 +514,8 @@ def test_the_python_api_keeps_its_tables_when_the_judge_is_unreachable(
     assert passed.sum() == 1, "the check that needs no judge has its verdict"
 
 
-def test_a_missing_ca_file_before_the_first_request_is_exit_2(lab: Callable[..., Lab]) -> None:
-    judge = Unreachable(lab, lost=False)
+def test_a_missing_ca_file_before_the_first_request_is_exit_2(make_lab: Callable[..., Lab]) -> None:
+    judge = Unreachable(make_lab, lost=False)
     assert judge.lab.run().code == 0
     sent_before = len(judge.lab.provider.ledger.entries)
     judge.ca_file.unlink()
@@ -524,20 +524,20 @@ def test_a_missing_ca_file_before_the_first_request_is_exit_2(lab: Callable[...,
     assert len(judge.lab.provider.ledger.entries) == sent_before
 
 
-async def test_the_python_api_accepts_a_judge(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    options: Plain = {"models": "sim-good@at-gemini", "config": here.path / "convbatch.toml"}
-    run = await cb.replay(here.path / "d.jsonl", out=here.path / "r", judge="sim-judge@at-openai", **options)
-    assert here.asked() == 5
+async def test_the_python_api_accepts_a_judge(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    options: Plain = {"models": "sim-good@at-gemini", "config": lab.path / "convbatch.toml"}
+    run = await cb.replay(lab.path / "d.jsonl", out=lab.path / "r", judge="sim-judge@at-openai", **options)
+    assert lab.asked() == 5
     assert bool(run.verdicts["passed"].notna().all())
 
 
-def test_a_dry_run_shows_the_number_of_judge_questions(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    done = here.run("--judge", "sim-judge@at-openai", "--repeats", "2", "--dry-run")
+def test_a_dry_run_shows_the_number_of_judge_questions(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    done = lab.run("--judge", "sim-judge@at-openai", "--repeats", "2", "--dry-run")
     assert done.code == 0
     assert "judge sim-judge@at-openai: at most 10 questions, not in these figures" in done.out
-    assert here.asked() == 0
+    assert lab.asked() == 0
 
 
 BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -557,23 +557,23 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize(("args", "words"), BAD.values(), ids=BAD.keys())
 def test_an_unusable_judge_is_refused_before_any_request(
-    lab: Callable[..., Lab], args: tuple[str, ...], words: tuple[str, ...]
+    make_lab: Callable[..., Lab], args: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    here = lab()
-    here.run()
-    sent = len(here.provider.ledger.entries)
-    done = here(*args)
+    lab = make_lab()
+    lab.run()
+    sent = len(lab.provider.ledger.entries)
+    done = lab(*args)
     assert done.code == 2, done.err
     assert all(word in done.err for word in words), done.err
-    assert len(here.provider.ledger.entries) == sent
-    assert here.loaded.manifest.judges == ()
+    assert len(lab.provider.ledger.entries) == sent
+    assert lab.loaded.manifest.judges == ()
 
 
-def test_the_journal_records_the_judge_and_the_judged_target(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.check()
-    records = [decode_line(line.raw) for line in JournalScan(here.loaded.folder.segments()).lines()]
+def test_the_journal_records_the_judge_and_the_judged_target(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.check()
+    records = [decode_line(line.raw) for line in JournalScan(lab.loaded.folder.segments()).lines()]
     judged = [record for record in records if record.get("role") == "judge" and record["kind"] != "stop"]
     assert {record["kind"] for record in judged} == {"intent", "outcome", "turn"}
     assert {(record["target"], record["of"]) for record in judged} == {("sim-judge@at-openai", "sim-good@at-gemini")}
@@ -587,166 +587,166 @@ def test_the_id_of_a_question_is_the_start_of_its_digest() -> None:
 # Folders, options and edited files
 
 
-def test_a_run_json_without_its_judge_is_an_error_without_traceback(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.check()
-    path = here.path / "r" / "run.json"
+def test_a_run_json_without_its_judge_is_an_error_without_traceback(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.check()
+    path = lab.path / "r" / "run.json"
     whole = json.loads(path.read_text())
     for judges in (None, [], {}, [1]):
         path.write_text(json.dumps({**whole, "judges": judges}))
-        done = here("report", "r")
+        done = lab("report", "r")
         assert done.code == 2, done.err
         assert "run.json" in done.err
         assert "Traceback" not in done.err
     path.write_text(json.dumps({**whole, "judges": None}))
-    assert here.check().code == 0, "naming the judge again did not repair run.json"
-    assert here("report", "r").code == 0
-    assert here.asked() == 5
+    assert lab.check().code == 0, "naming the judge again did not repair run.json"
+    assert lab("report", "r").code == 0
+    assert lab.asked() == 5
 
 
-def test_an_incomplete_judge_in_run_json_is_an_error(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run("--judge", "sim-judge@at-openai")
-    path = here.path / "r" / "run.json"
+def test_an_incomplete_judge_in_run_json_is_an_error(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run("--judge", "sim-judge@at-openai")
+    path = lab.path / "r" / "run.json"
     meta = json.loads(path.read_text())
     meta["judges"][0]["gateway"] = {"name": "at-openai"}
     path.write_text(json.dumps(meta))
-    for done in (here("resume", "r"), here.check(judge="sim-gullible@at-openai")):
+    for done in (lab("resume", "r"), lab.check(judge="sim-gullible@at-openai")):
         assert done.code == 2, done.err
         assert "not as convbatch wrote it" in done.err
 
 
 @pytest.mark.slow
-def test_the_printed_command_repeats_all_options(lab: Callable[..., Lab]) -> None:
-    here = lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)])
-    (here.path / "convbatch.toml").rename(here.path / "my conf.toml")
-    (here.path / "keys").write_text("A_KEY=1\n")
-    here.run("-c", "my conf.toml")
+def test_the_printed_command_repeats_all_options(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)])
+    (lab.path / "convbatch.toml").rename(lab.path / "my conf.toml")
+    (lab.path / "keys").write_text("A_KEY=1\n")
+    lab.run("-c", "my conf.toml")
     more = ("--fail-under", "0.5", "-c", "my conf.toml", "--env-file", "keys", "-j", "2", "--rpm", "6000")
-    done = here.check(*more, "--max-cost", "0.004USD")
+    done = lab.check(*more, "--max-cost", "0.004USD")
     assert done.code == 4, done.err
     command = shlex.split(done.err.strip().splitlines()[-1])
     assert command[: 5 + len(more)] == ["convbatch", "check", "r", "--judge", "sim-judge@at-openai", *more]
-    assert here(*command[1:], "--no-progress").code == 0
-    assert here.asked() == 12
+    assert lab(*command[1:], "--no-progress").code == 0
+    assert lab.asked() == 12
 
 
-def test_a_refused_judge_leaves_the_checks_unchanged(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.write([{**one, "checks": []} for one in DIALOGUES], "edited.jsonl")
-    assert here.check("--dataset", "edited.jsonl", judge="sim-judge@nowhere").code == 2
-    assert not here.loaded.folder.checks.exists()
+def test_a_refused_judge_leaves_the_checks_unchanged(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.write([{**one, "checks": []} for one in DIALOGUES], "edited.jsonl")
+    assert lab.check("--dataset", "edited.jsonl", judge="sim-judge@nowhere").code == 2
+    assert not lab.loaded.folder.checks.exists()
 
 
-def test_a_judge_with_nothing_to_judge_is_noted_and_not_asked(lab: Callable[..., Lab]) -> None:
+def test_a_judge_with_nothing_to_judge_is_noted_and_not_asked(make_lab: Callable[..., Lab]) -> None:
     plain = [{"id": "a", "turns": [{"user": "Hi", "assistant": "Hello.", "checks": [{"contains": "Hello"}]}]}]
-    here = lab(plain)
-    done = here.run("--judge", "sim-judge@at-openai")
+    lab = make_lab(plain)
+    done = lab.run("--judge", "sim-judge@at-openai")
     assert done.code == 0
     assert "the judge has nothing to judge" in done.err
-    again = here.check()
+    again = lab.check()
     assert again.code == 0
     assert "the judge has nothing to judge" in again.err
-    assert here.asked() == 0
+    assert lab.asked() == 0
 
 
-def test_only_judge_questions_are_reported_as_open(lab: Callable[..., Lab]) -> None:
-    here = lab(faults=FaultScript.of([{"match": {"model": "sim-judge"}, "action": "error", "kind": "no_model"}]))
-    done = here.run("--judge", "sim-judge@at-openai")
+def test_only_judge_questions_are_reported_as_open(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(faults=FaultScript.of([{"match": {"model": "sim-judge"}, "action": "error", "kind": "no_model"}]))
+    done = lab.run("--judge", "sim-judge@at-openai")
     assert done.code == 3
     assert done.err.endswith("5 questions to the judge are open; finish them with:\n  convbatch resume r\n"), done.err
 
 
 @pytest.mark.slow
-def test_runs_are_compared_by_the_judges_of_their_current_checks(lab: Callable[..., Lab]) -> None:
+def test_runs_are_compared_by_the_judges_of_their_current_checks(make_lab: Callable[..., Lab]) -> None:
     rubrics = [{**DIALOGUES[1], "id": f"g{n}"} for n in range(6)]
     plain: list[Plain] = json.loads(json.dumps(rubrics))
     for one in plain:
         one["turns"][0]["checks"] = [{"contains": "Hello"}]
-    here = lab(plain, aliases={"other-judge": "sim-judge"})
-    here.write(rubrics, "rubrics.jsonl")
+    lab = make_lab(plain, aliases={"other-judge": "sim-judge"})
+    lab.write(rubrics, "rubrics.jsonl")
     for name, judge in (("a", "sim-judge@at-openai"), ("b", "other-judge@at-gemini")):
-        here("run", "d.jsonl", "-m", "sim-good@at-gemini", "-o", name, "--no-progress")
-        assert here("check", name, "--dataset", "rubrics.jsonl", "--judge", judge, "--no-progress").code == 0
-    done = here("compare", "a", "b")
+        lab("run", "d.jsonl", "-m", "sim-good@at-gemini", "-o", name, "--no-progress")
+        assert lab("check", name, "--dataset", "rubrics.jsonl", "--judge", judge, "--no-progress").code == 0
+    done = lab("compare", "a", "b")
     assert done.code == 2
     assert "judged by sim-judge@at-openai against other-judge@at-gemini" in done.err
-    assert here("compare", "a", "b", "--allow-mismatch").code == 3
+    assert lab("compare", "a", "b", "--allow-mismatch").code == 3
     for name in ("a", "b"):
-        here("check", name, "--dataset", "d.jsonl")
-    assert here("compare", "a", "b").code == 3, "no verdict of a judge is left"
+        lab("check", name, "--dataset", "d.jsonl")
+    assert lab("compare", "a", "b").code == 3, "no verdict of a judge is left"
 
 
 # Money
 
 
-def test_the_cost_of_earlier_judge_calls_does_not_change_with_prices(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.check()
-    config = here.path / "convbatch.toml"
+def test_the_cost_of_earlier_judge_calls_does_not_change_with_prices(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.check()
+    config = lab.path / "convbatch.toml"
     config.write_text(config.read_text().replace("input = 1", "input = 100"))
-    assert here.check().code == 0
-    report = json.loads(here("report", "r", "--json").out)
-    assert Decimal(str(report["judges"]["rows"][0]["cost"])) == here.cost("sim-judge")
+    assert lab.check().code == 0
+    report = json.loads(lab("report", "r", "--json").out)
+    assert Decimal(str(report["judges"]["rows"][0]["cost"])) == lab.cost("sim-judge")
 
 
-def test_a_budget_in_a_currency_without_an_exchange_rate_is_refused(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    config = here.path / "convbatch.toml"
+def test_a_budget_in_a_currency_without_an_exchange_rate_is_refused(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    config = lab.path / "convbatch.toml"
     at = config.read_text().rindex('"USD"')  # of at-openai, the gateway of the judge
     config.write_text(config.read_text()[:at] + '"CNY"' + config.read_text()[at + 5 :])
-    done = here.check("--max-cost", "1CNY")
+    done = lab.check("--max-cost", "1CNY")
     assert done.code == 2
     assert "sim-good@at-gemini bills USD" in done.err
     assert '"USD/CNY"' in done.err
-    assert here.asked() == 0
+    assert lab.asked() == 0
 
 
-def test_an_earlier_free_judge_needs_no_price_in_a_resume(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    here.check(judge="sim-judge@simulator")
-    done = here("resume", "r", "--max-cost", "1USD", "--no-progress")
+def test_an_earlier_free_judge_needs_no_price_in_a_resume(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    lab.check(judge="sim-judge@simulator")
+    done = lab("resume", "r", "--max-cost", "1USD", "--no-progress")
     assert done.code == 0, done.err
 
 
 @pytest.mark.slow
-def test_a_judge_at_the_same_gateway_under_another_name_shares_its_daily_quota(lab: Callable[..., Lab]) -> None:
-    here = lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(3)])
-    config = here.path / "convbatch.toml"
+def test_a_judge_at_the_same_gateway_under_another_name_shares_its_daily_quota(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(3)])
+    config = lab.path / "convbatch.toml"
     text = config.read_text()
     begins = text.index("[gateways.at-gemini]")
     ends = text.index("\n[", begins)
     table = f"{text[begins:ends]}\nrpd = 4\n"
     config.write_text(text[:begins] + table + table.replace("at-gemini", "twin") + text[ends:])
-    here.run()
+    lab.run()
     command = [sys.executable, "-m", "convbatch", "check", "r", "--judge", "sim-good@twin", "--no-progress"]
     process = subprocess.Popen(
-        command, cwd=here.path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=lab.path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     process.wait(20)
-    assert here.asked("sim-good") == 4, "the judge used a separate daily quota"
+    assert lab.asked("sim-good") == 4, "the judge used a separate daily quota"
 
 
 @pytest.mark.slow
-def test_a_full_disk_during_judge_calls_names_the_command_to_continue(lab: Callable[..., Lab]) -> None:
-    here = lab()
-    here.run()
-    size = max(path.stat().st_size for path in here.loaded.folder.segments()) // 1024 + 3
+def test_a_full_disk_during_judge_calls_names_the_command_to_continue(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run()
+    size = max(path.stat().st_size for path in lab.loaded.folder.segments()) // 1024 + 3
     command = [sys.executable, "-m", "convbatch", "check", "r", "--judge", "sim-judge@at-openai", "--no-progress"]
     script = f'trap "" XFSZ; ulimit -f {size}; exec "$@"'
     done = subprocess.run(
-        ["bash", "-c", script, "bash", *command], cwd=here.path, env=environment(), capture_output=True, check=False
+        ["bash", "-c", script, "bash", *command], cwd=lab.path, env=environment(), capture_output=True, check=False
     )
     assert done.returncode == 5, done.stderr
     assert b"then: convbatch check r --judge sim-judge@at-openai" in done.stderr
-    assert here.check().code == 0
-    attempts: Any = here.loaded.attempts
+    assert lab.check().code == 0
+    attempts: Any = lab.loaded.attempts
     lost = int(attempts[attempts["role"] == "judge"]["possibly_paid"].sum())
-    assert 5 <= here.asked() <= 5 + lost
+    assert 5 <= lab.asked() <= 5 + lost
