@@ -97,6 +97,10 @@ class Failure:
     """Whether the body was a JSON error object; for 5xx this separates refused from ambiguous."""
     text: str | None = None
     """Partial text of a broken reply."""
+    blocked: Blocked | None = None
+    """Of kind `content_filter`: what was refused, the prompt or the output."""
+    no_model: bool = False
+    """Whether the body shows that no model was asked (a web page): nothing was paid, whatever the status."""
 
 
 class Attempt(NamedTuple):
@@ -116,6 +120,8 @@ class Attempt(NamedTuple):
     """The response body as received (redacted); None without one."""
     key_in_body: bool = False
     """Whether the body contains the key's value and was left unchanged (short keys, auth "none")."""
+    wire_note: str | None = None
+    """What was odd about an answer that was read all the same; None if nothing was."""
 
 
 def billed_usage(cls: str, kind: str | None, usage: Usage) -> Usage:
@@ -192,11 +198,11 @@ def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
 def failure_to_plain(failure: Failure) -> dict[str, Any]:
     """Return the journal form; None, false and empty values are omitted."""
     plain: dict[str, Any] = {"kind": failure.kind, "message": failure.message}
-    for name in ("code", "retry_after_s", "scope", "finish_reason_raw", "should_retry", "text"):
+    for name in ("code", "retry_after_s", "scope", "finish_reason_raw", "should_retry", "text", "blocked"):
         value = getattr(failure, name)
         if value is not None:
             plain[name] = value
-    for name in ("retryable", "structured"):
+    for name in ("retryable", "structured", "no_model"):
         if getattr(failure, name):
             plain[name] = True
     if failure.usage.source != "missing":

@@ -27,7 +27,8 @@ from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.engine.retry import attempt_class
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, CutReply, ErrorInBody, MalformedReply, WireRequest, encode_json
+from convbatch.protocols.reading import read_answer
+from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply
 from convbatch.system import Clock
@@ -319,9 +320,9 @@ class Client:
         self._endpoint = target.gateway.endpoint
         self._keyed_addresses: dict[str, _KeyedAddress] = {}
 
-    def read_again(self, body: bytes) -> Reply:
-        """Parse a stored body into a reply with its raw turn; for histories rebuilt from the journal."""
-        return self._protocol.parse_response(body)
+    def read_again(self, status: int, body: bytes) -> Reply | Failure:
+        """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""
+        return read_answer(self._protocol, status, {}, body).outcome
 
     async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
         """Return the names of the models that the gateway lists, or the failed attempt."""
@@ -337,7 +338,7 @@ class Client:
             except MalformedReply as malformed:
                 failure = Failure(kind="bad_response", message=f"no list of models: {malformed}")
                 return self._attempt(failure, "final", response, started, begun)
-        return self._attempt_with_error(response, started, begun)
+        return self._attempt_with_answer(response, started, begun)
 
     async def attempt(self, ask: Ask) -> Attempt:
         """Send one request once.
@@ -355,22 +356,7 @@ class Client:
             response = await self._transport.send(outgoing)
         except NoResponse as gone:
             return self._attempt_without_response(gone, started, begun)
-        if response.status != 200:
-            return self._attempt_with_error(response, started, begun)
-        body, left = self._redactor.body(response.body)
-        try:
-            reply = self._protocol.parse_response(body)
-        except ErrorInBody as inner:
-            cls = attempt_class(inner.failure, http_status=200, sent=True)
-            return self._attempt(inner.failure, cls, response, started, begun, body=body, left=left)
-        except MalformedReply as malformed:
-            failure = Failure(
-                kind="bad_response", message=f"unreadable reply: {malformed}", retryable=isinstance(malformed, CutReply)
-            )
-            cls = attempt_class(failure, http_status=200, sent=True)
-            return self._attempt(failure, cls, response, started, begun, body=body, left=left)
-        reply, joined = self._without_keys(reply, body)
-        return self._attempt(reply, "replied", response, started, begun, body=body, left=left or joined)
+        return self._attempt_with_answer(response, started, begun)
 
     def _without_keys(self, reply: Reply, body: bytes) -> tuple[Reply, bool]:
         """Redact texts that a stream delivered in pieces: a key may be visible only after they are joined."""
@@ -406,20 +392,24 @@ class Client:
         url, headers = apply_auth(url, headers, gateway.auth, self._key)
         return url, CIMultiDict(headers)
 
-    def _attempt_with_error(self, response: HttpResponse, started: float, begun: float) -> Attempt:
+    def _attempt_with_answer(self, response: HttpResponse, started: float, begun: float) -> Attempt:
         body, left = self._redactor.body(response.body)
+        headers = self._headers(response) if response.status != 200 else {}
+        answer = read_answer(self._protocol, response.status, headers, body)
+        outcome = answer.outcome
+        if isinstance(outcome, Failure):
+            cls = attempt_class(outcome, http_status=response.status, sent=True)
+        else:
+            cls = "replied"
+            outcome, joined = self._without_keys(outcome, body)
+            left = left or joined
+        return self._attempt(outcome, cls, response, started, begun, body=body, left=left, note=answer.note)
+
+    def _headers(self, response: HttpResponse) -> dict[str, str]:
         headers = {name.lower(): value for name, value in response.headers.items()}
         # An HTTP-date hint is relative to the server's clock; without a Date header, to ours.
         headers.setdefault("date", email.utils.formatdate(self._clock.wall(), usegmt=True))
-        if 300 <= response.status < 400:
-            failure = Failure(
-                kind="bad_response",
-                message=f"the gateway answered {response.status} with a redirect, which is never followed",
-            )
-        else:
-            failure = self._protocol.classify_error(response.status, headers, body)
-        cls = attempt_class(failure, http_status=response.status, sent=True)
-        return self._attempt(failure, cls, response, started, begun, body=body, left=left)
+        return headers
 
     def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
         failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only
@@ -440,6 +430,7 @@ class Client:
         *,
         body: bytes | None = None,
         left: bool = False,
+        note: str | None = None,
     ) -> Attempt:
         if isinstance(outcome, Failure):  # shown in tables and notes, where keys under 12 characters are redacted, too
             outcome = replace(outcome, message=self._redactor.text(outcome.message))
@@ -452,6 +443,7 @@ class Client:
             latency_s=self._clock.monotonic() - begun,
             body=body,
             key_in_body=left,
+            wire_note=note,
         )
 
     def _request_id(self, headers: Mapping[str, str]) -> str | None:

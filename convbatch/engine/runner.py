@@ -45,6 +45,7 @@ from convbatch.reply import (
     Usage,
     billed_usage,
     failure_to_plain,
+    reply_from_plain,
     reply_to_plain,
     status_of,
 )
@@ -605,6 +606,7 @@ class _ConversationState:
 
 _REUSED_FIELDS = (
     "http_status", "request_id", "started_at", "latency_s", "ttft_s", "reply", "body", "body_b64", "key_in_body",
+    "wire_note",
 )  # fmt: skip
 
 
@@ -622,15 +624,16 @@ def _terminal(attempt: Attempt, step: SendAgain | GiveUp | SuspendTarget | None)
 
 
 def _kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
-    """Return a stored reply with its raw turn, parsed again from the stored body."""
-    return client.read_again(kept_body(record))
+    """Return a stored reply with its raw turn, read again from the stored body."""
+    again = client.read_again(record.get("http_status", 200), kept_body(record))
+    return again if isinstance(again, Reply) else reply_from_plain(record["reply"])
 
 
 def _outcome_record(
     ident: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
 ) -> dict[str, Any]:
     record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
-    for name in ("http_status", "request_id", "latency_s", "ttft_s"):
+    for name in ("http_status", "request_id", "latency_s", "ttft_s", "wire_note"):
         value = getattr(attempt, name)
         if value is not None:
             record[name] = value

@@ -109,8 +109,8 @@ _is_reply = _fits(
 )
 _is_failure = _fits(
     {
-        **dict.fromkeys(("kind", "message", "scope", "finish_reason_raw", "text"), _is_text),
-        **dict.fromkeys(("should_retry", "retryable", "structured"), _is_flag),
+        **dict.fromkeys(("kind", "message", "scope", "finish_reason_raw", "text", "blocked"), _is_text),
+        **dict.fromkeys(("should_retry", "retryable", "structured", "no_model"), _is_flag),
         "code": lambda code: isinstance(code, str | int),
         "retry_after_s": _is_duration,
         "usage": _is_usage,
@@ -122,7 +122,9 @@ _FIELDS: Mapping[str, Predicate] = {
     **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status"), _is_count),
     "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge is asked about a whole dialogue
     **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
-    **dict.fromkeys(("kind", "dialogue", "target", "role", "class", "body", "body_b64", "of", "asked"), _is_text),
+    **dict.fromkeys(
+        ("kind", "dialogue", "target", "role", "class", "body", "body_b64", "of", "asked", "wire_note"), _is_text
+    ),
     **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),
     **dict.fromkeys(("at", "started_at"), _is_moment),
     **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_duration),

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from convbatch.results.rows import sum_known, to_datetime, to_float, to_json, waited_s, worst_status
 
-CONTRACT = 5
+CONTRACT = 6
 """Version of the columns below and of their values; a table file of another version is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -113,6 +113,8 @@ TURNS: tuple[Column, ...] = (
     Column("request_id", "string", "of the last attempt; null when there was none", lambda t: t.last.get("request_id")),
     Column("http_status", "Int64", "of the last attempt; null when no response came",
         lambda t: t.last.get("http_status")),
+    Column("wire_note", "string", "what was odd about the last answer, which was read all the same; null when nothing "
+        "was", lambda t: t.last.get("wire_note"), is_long=True),
     Column("attempts", "Int64", "attempts of this turn over all sessions; 0 for a reused reply",
         lambda t: t.past.attempts),
     Column("possibly_paid", "Int64", "attempts that were sent but got no complete answer",
@@ -191,6 +193,8 @@ ATTEMPTS: tuple[Column, ...] = (
         lambda a: a.record.get("class")),
     Column("possibly_paid", "boolean", "sent but got no complete answer", lambda a: a.costs.is_possibly_paid),
     Column("http_status", "Int64", "null when no response came", lambda a: a.record.get("http_status")),
+    Column("wire_note", "string", "what was odd about an answer that was read all the same; null when nothing was",
+        lambda a: a.record.get("wire_note"), is_long=True),
     Column("finish_reason", "string", "of a complete reply; null otherwise", lambda a: a.reply.get("finish_reason")),
     Column("error_kind", "string", "null for a complete reply and for a lost attempt", lambda a: a.failure.get("kind")),
     Column("error_message", "string", "as `error_kind`", lambda a: a.failure.get("message"), is_long=True),

@@ -19,7 +19,12 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 ANSWERS = Path(__file__).parent.parent / "field_answers"
-CASES: dict[str, dict[str, Any]] = json.loads((ANSWERS / "index.json").read_text("utf-8"))
+CASES: dict[str, dict[str, Any]] = {
+    name: case
+    for index in sorted(ANSWERS.glob("*.json"))
+    for name, case in json.loads(index.read_text("utf-8")).items()
+}
+"""Of all index files: `index.json` and others, whose cases may have `answers` (`status`, `headers`, `body`) for `files`."""
 MODEL = "asked-model"
 
 
@@ -50,7 +55,8 @@ class AnswerServer(ThreadingTCPServer):
             before = len(self.requests[name])
             self.requests[name].append((time.monotonic(), body))
         second = _gets_second(serve.get("file2_when", ""), before, body)
-        return (self.folder / case["files"][second]).read_bytes(), bool(serve.get("close"))
+        answer = case["answers"][second] if "answers" in case else (self.folder / case["files"][second]).read_bytes()
+        return answer if isinstance(answer, bytes) else _built(answer), bool(serve.get("close"))
 
 
 class _Connection(BaseRequestHandler):
@@ -74,6 +80,15 @@ class _Connection(BaseRequestHandler):
             self.request.sendall(answer)
             if close:
                 return
+
+
+def _built(answer: Mapping[str, Any]) -> bytes:
+    """Return the bytes of an answer given as status, headers and body: text, or JSON."""
+    body: Any = answer["body"]
+    content = body.encode() if isinstance(body, str) else json.dumps(body, ensure_ascii=False).encode()
+    headers = {"Content-Type": "application/json", **answer.get("headers", {}), "Content-Length": str(len(content))}
+    lines = [f"HTTP/1.1 {answer['status']} Status", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + content
 
 
 def _gets_second(when: str, before: int, body: Mapping[str, Any]) -> bool:
