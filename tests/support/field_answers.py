@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     for index in sorted(ANSWERS.glob("*.json"))
     for name, case in json.loads(index.read_text("utf-8")).items()
 }
-"""Of all index files: `index.json` and others, whose cases may have `answers` (`status`, `headers`, `body`) for `files`."""
+"""Of all index files; a case may have `answers` (`status`, `headers`, `body`) in place of `files`."""
 MODEL = "asked-model"
 
 
