@@ -21,6 +21,8 @@ ARCHIVE = TESTS / "old_runs" / "v0.1.0" / "runs.tar.gz"
 
 PROSE = {"title", "notes", "summary", "reason", "base_reason", "candidate_reason"}
 MEASURED = {"latency_s", "limiter_wait_s", "retry_wait_s", "started_at"}
+LATER = {"wire_note", "served_as_asked"}
+"""Columns of later versions."""
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
 INCOMPLETE, INCONCLUSIVE = 3, 3
 
@@ -53,7 +55,7 @@ def stored(path: Path, *, masked: set[str] = PROSE) -> Any:
 def table(convbatch: Command, folder: str, *, masked: set[str] = PROSE) -> Any:
     done = convbatch("table", folder, "-o", f"{folder}.json")
     assert done.code == 0, done.err
-    return stored(Path(f"{folder}.json"), masked=masked)
+    return stored(Path(f"{folder}.json"), masked=masked | LATER)
 
 
 def verdicts(folder: str, *, masked: set[str] = PROSE) -> Any:
