@@ -225,7 +225,7 @@ def _reply(whole: Any) -> Reply:
     if not isinstance(whole, dict):
         raise MalformedReply(f"a JSON {type(whole).__name__} instead of a reply")
     candidate = _candidate(whole)
-    if "error" in whole and (
+    if candidate is not None and (
         carried := error_in_body(whole, text=_partial_text(whole), usage=_usage(whole.get("usageMetadata")))
     ):
         raise carried

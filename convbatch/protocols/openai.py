@@ -237,14 +237,12 @@ def _choice(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _raise_carried(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
-    for holder in (whole, choice):
-        if holder.get("error") and (
-            carried := error_in_body(
-                holder,
-                text=_partial_text({"choices": [choice]}),
-                usage=_usage(whole.get("usage")),
-                finish_reason_raw=raw_word(choice.get("finish_reason")),
-            )
+    for holder in (whole, {"error": choice.get("error"), "choices": [choice]}):
+        if carried := error_in_body(
+            holder,
+            text=_partial_text({"choices": [choice]}),
+            usage=_usage(whole.get("usage")),
+            finish_reason_raw=raw_word(choice.get("finish_reason")),
         ):
             raise carried
 

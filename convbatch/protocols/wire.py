@@ -39,8 +39,8 @@ class CannotCarry(Exception):  # reported as an input error when the run is prep
 class ErrorInBody(Exception):  # control flow inside the protocols
     """A response with status 200 that contains a failure: an error object, nothing, or an incomplete stream.
 
-    `failure.structured` is true only when the body identifies the failure (by an inner HTTP code or a known code): such
-    a failure is treated as that code, any other 200 is ambiguous. `status` is the inner HTTP code, if there is one.
+    `failure.structured` is true when the body is an error object: such a failure is treated as its inner code says, any
+    other 200 is ambiguous. `status` is the inner HTTP code, if there is one.
     """
 
     def __init__(self, failure: Failure, *, status: int | None = None) -> None:

@@ -661,13 +661,13 @@ def test_a_byte_order_mark_before_the_reply_is_ignored() -> None:
         (GEMINI, {"promptFeedback": {"safetyRatings": None}}, "empty_response", None, False),
         (OPENAI, {"error": {"code": "rate_limit_exceeded", "message": "m"}}, "rate_limit", None, True),
         (OPENAI, {"error": {"code": "insufficient_user_quota", "message": "m"}}, "quota", None, True),
-        (OPENAI, {"error": {"code": "bad_response", "message": "m"}}, "server_error", None, False),
-        (OPENAI, {"error": "something broke"}, "server_error", None, False),
+        (OPENAI, {"error": {"code": "bad_response", "message": "m"}}, "server_error", None, True),
+        (OPENAI, {"error": "something broke"}, "server_error", None, True),
         (OPENAI, {"error": {"code": "429", "message": "m"}}, "rate_limit", 429, True),
         (OPENAI, {"object": "error", "message": "m", "code": 400}, "invalid_request", 400, True),
         (GEMINI, {"error": {"code": 500}, "candidates": [candidate({"text": "a"})]}, "server_error", 500, True),
         (OPENAI, [{"error": {"code": 500, "message": "m"}}], "server_error", 500, True),
-        (OPENAI, {"success": False, "message": "m"}, "server_error", None, False),
+        (OPENAI, {"success": False, "message": "m"}, "server_error", None, True),
         (OPENAI, {"choices": [{"error": {"code": 402, "message": "m"}}]}, "quota", 402, True),
         (OPENAI, {"choices": None, "usage": None}, "empty_response", None, False),
         (OPENAI, {"choices": [{"message": None, "finish_reason": None}]}, "empty_response", None, False),
@@ -846,7 +846,7 @@ def test_x_should_retry_is_kept_and_never_makes_a_final_failure_retryable(
 )
 def test_the_window_of_a_limit_is_read_from_the_text(message: str, scope: str | None) -> None:
     assert classify(429, error(message=message)).scope == scope
-    assert classify(400, error(message=message)).scope is None
+    assert classify(404, error(message=message)).scope is None
 
 
 def test_the_hint_of_an_upstream_error_is_read_from_openrouter_errors() -> None:
