@@ -26,6 +26,7 @@ from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.decoding import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
 from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
+from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
@@ -37,31 +38,6 @@ from convbatch.protocols.wire import (
     WireRequest,
 )
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
-
-# https://ai.google.dev/api/generate-content#FinishReason and google-genai 3.4.0 types.py, read 2026-11-21.
-# Any other value is `other`.
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "CONTINUATION": "length",
-    "SAFETY": "content_filter",
-    "BLOCKLIST": "content_filter",
-    "PROHIBITED_CONTENT": "content_filter",
-    "SPII": "content_filter",
-    "RECITATION": "content_filter",
-    "ESCALATION": "content_filter",
-    "MODEL_ARMOR": "content_filter",
-    "IMAGE_SAFETY": "content_filter",
-    "IMAGE_PROHIBITED_CONTENT": "content_filter",
-    "IMAGE_RECITATION": "content_filter",
-    "MALFORMED_FUNCTION_CALL": "error",
-    "UNEXPECTED_TOOL_CALL": "error",
-    "TOO_MANY_TOOL_CALLS": "error",
-    "MALFORMED_RESPONSE": "error",
-    "MISSING_THOUGHT_SIGNATURE": "error",
-    "PUP_LIMITED_DISABLED": "error",
-}
-_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
 
 # Setting → field of `generationConfig`. https://ai.google.dev/api/generate-content#GenerationConfig, read 2026-11-21.
 _CONFIG_FIELDS = (
@@ -235,8 +211,8 @@ def _reply(whole: Any) -> Reply:
     content = None if candidate is None else candidate.get("content")
     text, thought, calls, has_media = _read_content(content)
     raw = block if block is not None else raw_word((candidate or {}).get("finishReason"))
-    finish: FinishReason = "content_filter" if block is not None else FINISH_REASONS.get(raw or "", "other")
-    if calls and (raw in _NO_REASON or finish == "stop"):
+    finish: FinishReason = "content_filter" if block is not None else finish_reason_of(raw)
+    if calls and (not is_finish(raw) or finish == "stop"):
         finish = "tool_call"
     return Reply(
         text=text,
@@ -261,7 +237,7 @@ def _candidate(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(candidates, list):
         raise MalformedReply("candidates is not a list")
     candidate = first_of(candidates, "candidates")
-    return None if candidate.get("content") is None and candidate.get("finishReason") in _NO_REASON else candidate
+    return None if candidate.get("content") is None and not is_finish(candidate.get("finishReason")) else candidate
 
 
 def _block_reason(whole: Mapping[str, Any], candidate: Mapping[str, Any] | None) -> str | None:
@@ -423,7 +399,7 @@ def _non_null(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _is_finished(state: Mapping[str, Any]) -> bool:
     whole = state.get("whole") or {}
     candidates = whole.get("candidates")
-    if candidates and candidates[0].get("finishReason") not in _NO_REASON:
+    if candidates and is_finish(candidates[0].get("finishReason")):
         return True
     return _block_reason(whole, candidates[0] if candidates else None) is not None
 

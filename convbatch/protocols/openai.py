@@ -23,7 +23,6 @@ from convbatch.dialogue import Message, Settings
 from convbatch.protocols.decoding import (
     DONE,
     first_of,
-    raw_word,
     read_event,
     read_reply,
     token_count,
@@ -32,20 +31,11 @@ from convbatch.protocols.decoding import (
 )
 from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
+from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, ProtocolConfig, WireRequest, decode_json
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
-# https://platform.openai.com/docs/api-reference/chat/object, read 2026-11-21; `error` is OpenRouter's
-# (https://openrouter.ai/docs/api-reference/overview). Any other value is `other`.
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_call",
-    "function_call": "tool_call",
-    "content_filter": "content_filter",
-    "error": "error",
-}
 MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
 """Default: deprecated at OpenAI, but the only name that most compatible servers know."""
 
@@ -60,6 +50,7 @@ _REFUSED = {
 _RESERVED = frozenset({"messages", "model", "stream", "stream_options"})
 
 _REPLY_KEYS = frozenset({"choices", "usage"})
+_OTHER_FINISH_KEYS = ("finishReason", "stop_reason", "done_reason")
 _TEXT_KEYS = frozenset({"content", "reasoning", "reasoning_content", "refusal"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
 _TEXT_PARTS = frozenset({"text", "output_text"})
@@ -202,12 +193,12 @@ def _reply(whole: Any) -> Reply:
     _raise_carried(whole, choice)
     message = choice.get("message")
     text, thought, calls, has_media = _read_message(message)
-    raw = raw_word(choice.get("finish_reason"))
+    raw = _finish_word(choice)
     refused = bool(message) and bool(message.get("refusal"))
-    finish: FinishReason = FINISH_REASONS.get(raw or "", "other")
+    finish: FinishReason = finish_reason_of(raw)
     if refused:
         finish = "content_filter"
-    elif calls and (not raw or finish == "stop"):
+    elif calls and (not is_finish(raw) or finish == "stop"):
         finish = "tool_call"
     return Reply(
         text=None if not text and (calls or has_media or refused) else text,
@@ -232,8 +223,18 @@ def _choice(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(choices, list):
         raise MalformedReply("choices is not a list")
     choice = first_of(choices, "choices")
-    silent = choice.get("message") is None and not choice.get("finish_reason") and not choice.get("error")
+    silent = choice.get("message") is None and not is_finish(choice.get("finish_reason")) and not choice.get("error")
     return None if silent else choice
+
+
+def _finish_word(choice: Mapping[str, Any]) -> str | None:
+    """Return the finish reason in the gateway's words; under another name only where it has none of its own."""
+    own = deciding_word(choice.get(name) for name in ("finish_reason", "native_finish_reason"))
+    if is_finish(own):
+        return own
+    # vLLM's `stop_reason` may also be the text or the token that ended the reply.
+    other = deciding_word(choice.get(name) for name in _OTHER_FINISH_KEYS)
+    return own if finish_reason_of(other) == "other" else other
 
 
 def _raise_carried(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
@@ -242,7 +243,7 @@ def _raise_carried(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
             holder,
             text=_partial_text({"choices": [choice]}),
             usage=_usage(whole.get("usage")),
-            finish_reason_raw=raw_word(choice.get("finish_reason")),
+            finish_reason_raw=_finish_word(choice),
         ):
             raise carried
 
@@ -366,7 +367,7 @@ def _raise_in_stream(grown: Mapping[str, Any], chunk: Mapping[str, Any]) -> None
             holder,
             text=_partial_text(grown),
             usage=_partial_usage(grown),
-            finish_reason_raw=raw_word(choices[0].get("finish_reason")),
+            finish_reason_raw=_finish_word(choices[0]),
         ):
             raise carried
 
@@ -398,7 +399,7 @@ def _with_choices(old: list[Any], new: Any) -> list[Any]:
         for key, value in item.items():
             if key in ("delta", "message"):
                 choice["message"] = _with_delta(choice.get("message") or {}, value)
-            elif value is not None:
+            elif value is not None and (key != "finish_reason" or is_finish(value) or not choice.get(key)):
                 choice[key] = value
         old = [choice]
     return old
@@ -486,7 +487,7 @@ def _without_call_indexes(whole: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_finished(state: Mapping[str, Any]) -> bool:
     choices = (state.get("whole") or {}).get("choices")
-    return bool(state.get("done")) or bool(choices and choices[0].get("finish_reason"))
+    return bool(state.get("done")) or bool(choices and is_finish(choices[0].get("finish_reason")))
 
 
 def _partial_text(whole: Mapping[str, Any]) -> str | None:

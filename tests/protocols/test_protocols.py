@@ -570,9 +570,9 @@ def test_odd_gemini_replies_keep_their_content(body: Any, finish: str, blocked: 
     ("message", "finish_raw", "finish", "text", "thought"),
     [
         ({"content": "a"}, "", "other", "a", None),
-        ({"content": "a"}, "eos", "other", "a", None),
+        ({"content": "a"}, "eos", "stop", "a", None),
         ({"content": "a"}, "error", "error", "a", None),
-        ({"content": "a"}, "insufficient_system_resource", "other", "a", None),
+        ({"content": "a"}, "insufficient_system_resource", "error", "a", None),
         ({"content": None, "tool_calls": [CALL]}, "stop", "tool_call", None, None),
         ({"content": "", "tool_calls": [CALL]}, "tool_calls", "tool_call", None, None),
         ({"content": None, "function_call": {"name": "f"}}, "function_call", "tool_call", None, None),
