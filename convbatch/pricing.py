@@ -79,9 +79,9 @@ class Period:
         return begins <= now < ends if begins <= ends else (now >= begins or now < ends)
 
     def cost(self, counts: Usage) -> Decimal | None:
-        """Return the cost of these counts; None if a billed count is unknown or the parts exceed the whole."""
+        """Return the cost of these counts; None if a billed count is unknown or they contradict each other."""
         given, taken = counts.input_tokens, output_of(counts)
-        if given is None or taken is None:
+        if given is None or taken is None or counts.consistent is False:
             return None
         cached = counts.cached_input_tokens or 0
         written = counts.cache_write_input_tokens or 0

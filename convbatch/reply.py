@@ -1,7 +1,7 @@
 """Results as values: one reply, one failure, one HTTP attempt.
 
 Counts are inclusive (cached and reasoning tokens are part of input and output) and None if the gateway did not send
-them. `protocols/` maps a wire format to these values; `engine/retry.py` decides on retries.
+them or they cannot be right. `protocols/` maps a wire format to these values; `engine/retry.py` decides on retries.
 
 A value created for every turn is a `NamedTuple`, here and elsewhere: a frozen dataclass takes several times as long.
 """
@@ -30,7 +30,7 @@ Status = Literal["pending", "skipped", "error", "blocked", "empty", "ok"]
 
 
 class Usage(NamedTuple):
-    """Token counts of one reply. None means that the gateway did not send the count; 0 means that it sent zero."""
+    """Token counts of one reply. None means that the gateway did not send the count, or an impossible one."""
 
     input_tokens: int | None = None
     """Including cached tokens, cache writes and tool-use prompt."""
@@ -43,7 +43,8 @@ class Usage(NamedTuple):
     """As reported."""
     source: UsageSource = "missing"
     consistent: bool | None = None
-    """Whether input + output equals the reported total; None without a total or without both counts."""
+    """Whether the counts agree; False if one was impossible, or input + output is not the total; None if that cannot be
+    told, without a total or without both counts. Counts that do not agree have no cost."""
 
 
 NO_USAGE = Usage()

@@ -17,6 +17,7 @@ from convbatch.reply import Usage
 DONE = "[DONE]"
 _MAX_COUNT = 2**53
 """Larger JSON numbers are not exact in every parser, and no count of tokens is that large."""
+_COUNT_DIGITS = len(str(_MAX_COUNT))
 _EXCERPT_BYTES = 8192
 _EXCERPT_CHARS = 200
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -75,11 +76,16 @@ def raw_word(value: Any) -> str | None:
     return str(value)
 
 
-def token_count(value: Any) -> int | None:
-    """Return a whole number from 0 to 2**53; None for anything else."""
+def signed_count(value: Any) -> int | None:
+    """Return a whole number up to 2**53, also one written as a string of digits; None for anything else.
+
+    It may be negative: `usage_of` decides what is impossible.
+    """
+    if isinstance(value, str) and len(value) <= _COUNT_DIGITS and value.isascii() and value.isdigit():
+        value = int(value)
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
+    if type(value) is not int or not -_MAX_COUNT <= value <= _MAX_COUNT:
         return None
     return value
 
@@ -106,25 +112,66 @@ def usage_of(
     cached_input_tokens: int | None = None,
     cache_write_input_tokens: int | None = None,
     reasoning_tokens: int | None = None,
+    was_read: bool = False,
+    has_output: bool = False,
 ) -> Usage:
-    """Build the usage of a reply that has a usage object.
+    """Build the usage of a reply that has a usage object, without the counts that cannot be right.
+
+    A part is never negative or larger than its whole, cached and written tokens together are not larger than the input,
+    and the total is not smaller than input or output. The whole of an impossible part is unknown too: which of the two
+    is wrong cannot be told. A total of 0 beside other counts was not filled in.
 
     `source` is `reported` when both input and output are known, else `partial` (`missing` is for replies without a
-    usage object). `consistent` is None unless input, output and total are all known.
+    usage object). `consistent` is False if a count was impossible or the total is not input + output, else None unless
+    all three are known.
+
+    Args:
+        input_tokens: Including cached and written tokens.
+        output_tokens: Including reasoning.
+        total_tokens: As reported.
+        cached_input_tokens: Part of the input.
+        cache_write_input_tokens: Part of the input.
+        reasoning_tokens: Part of the output.
+        was_read: Whether a model has read the question: then the input is not 0.
+        has_output: Whether a reply has text, thought, tool calls or media: then the output is not 0.
     """
-    known = input_tokens is not None and output_tokens is not None
+    is_zero = total_tokens == 0 and (was_read or has_output or bool(input_tokens) or bool(output_tokens))
+    given = _parts_of(input_tokens, cached_input_tokens, cache_write_input_tokens, is_positive=was_read)
+    taken = _parts_of(output_tokens, reasoning_tokens, is_positive=has_output)
+    given_tokens, cached, written = given or (None, None, None)
+    taken_tokens, reasoning = taken or (None, None)
+    known = given_tokens is not None and taken_tokens is not None
+    if given_tokens is not None and taken_tokens is not None:
+        least = max(given_tokens, taken_tokens)
+    else:
+        least = (was_read if given_tokens is None else given_tokens) + (
+            has_output if taken_tokens is None else taken_tokens
+        )
+    is_cut = total_tokens is not None and not is_zero and total_tokens < least
+    total = None if is_zero or is_cut else total_tokens
+    consistent: bool | None = None
+    if given is None or taken is None or is_cut:
+        consistent = False
+    elif given_tokens is not None and taken_tokens is not None and total is not None:
+        consistent = given_tokens + taken_tokens == total
     return Usage(
-        input_tokens=input_tokens,
-        cached_input_tokens=cached_input_tokens,
-        cache_write_input_tokens=cache_write_input_tokens,
-        output_tokens=output_tokens,
-        reasoning_tokens=reasoning_tokens,
-        total_tokens=total_tokens,
+        input_tokens=given_tokens,
+        cached_input_tokens=cached,
+        cache_write_input_tokens=written,
+        output_tokens=taken_tokens,
+        reasoning_tokens=reasoning,
+        total_tokens=total,
         source="reported" if known else "partial",
-        consistent=None
-        if input_tokens is None or output_tokens is None or total_tokens is None
-        else input_tokens + output_tokens == total_tokens,
+        consistent=consistent,
     )
+
+
+def _parts_of(whole: int | None, *parts: int | None, is_positive: bool) -> tuple[int | None, ...] | None:
+    """Return a count and its parts; None if one of them is impossible."""
+    known = [part for part in parts if part is not None]
+    if any(part < 0 for part in known) or (whole is not None and (whole < 0 or sum(known) > whole)):
+        return None
+    return None if whole == 0 and is_positive else (whole, *parts)
 
 
 def _raise_malformed(body: bytes, error: str) -> NoReturn:

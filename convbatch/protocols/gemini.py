@@ -23,7 +23,15 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
-from convbatch.protocols.decoding import first_of, raw_word, read_event, read_reply, token_count, usage_of, word
+from convbatch.protocols.decoding import (
+    first_of,
+    raw_word,
+    read_event,
+    read_reply,
+    signed_count,
+    usage_of,
+    word,
+)
 from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
@@ -210,6 +218,7 @@ def _reply(whole: Any) -> Reply:
         _raise_without_candidate(whole)
     content = None if candidate is None else candidate.get("content")
     text, thought, calls, has_media = _read_content(content)
+    has_output = bool(text or thought or calls or has_media)
     raw = block if block is not None else raw_word((candidate or {}).get("finishReason"))
     finish: FinishReason = "content_filter" if block is not None else finish_reason_of(raw)
     if calls and (not is_finish(raw) or finish == "stop"):
@@ -221,7 +230,11 @@ def _reply(whole: Any) -> Reply:
         thought=thought,
         tool_calls=calls,
         blocked=None if finish != "content_filter" else "output" if block is None else "prompt",
-        usage=_usage(whole.get("usageMetadata")),
+        usage=_usage(
+            whole.get("usageMetadata"),
+            was_read=finish != "content_filter" or has_output,
+            has_output=has_output,
+        ),
         model_version=word(whole.get("modelVersion")),
         response_id=word(whole.get("responseId")),
         has_media=has_media,
@@ -253,7 +266,7 @@ def _raise_without_candidate(whole: Mapping[str, Any]) -> NoReturn:
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):
         raise MalformedReply(f"a JSON object that is not a reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
-    raise empty_response(_usage(whole.get("usageMetadata")))
+    raise empty_response(_usage(whole.get("usageMetadata"), was_read=True))
 
 
 def _read_content(content: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
@@ -294,33 +307,38 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(id=word(call.get("id")), name=word(call.get("name")) or "", arguments={} if args is None else args)
 
 
-def _usage(counts: Any) -> Usage:
+def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> Usage:
     if not isinstance(counts, dict) or not counts:
         return NO_USAGE
-    prompt = token_count(counts.get("promptTokenCount"))
-    total = token_count(counts.get("totalTokenCount"))
+    prompt = signed_count(counts.get("promptTokenCount"))
+    total = signed_count(counts.get("totalTokenCount"))
     input_tokens = _sum(prompt, _addend(counts, "toolUsePromptTokenCount"))
     thoughts = _addend(counts, "thoughtsTokenCount")
-    candidates = token_count(counts.get("candidatesTokenCount"))
+    candidates = signed_count(counts.get("candidatesTokenCount"))
     if counts.get("candidatesTokenCount") is None and total is not None and total == _sum(input_tokens, thoughts):
         candidates = 0
     return usage_of(
         input_tokens=input_tokens,
-        cached_input_tokens=token_count(counts.get("cachedContentTokenCount")),
+        cached_input_tokens=signed_count(counts.get("cachedContentTokenCount")),
         output_tokens=_sum(candidates, thoughts),
-        reasoning_tokens=token_count(counts.get("thoughtsTokenCount")),
+        reasoning_tokens=signed_count(counts.get("thoughtsTokenCount")),
         total_tokens=total,
+        was_read=was_read,
+        has_output=has_output,
     )
 
 
 def _addend(counts: Mapping[str, Any], name: str) -> int | None:
     """Return a summand of a count: 0 when absent, None (which makes the sum unknown) when invalid."""
     value = counts.get(name)
-    return 0 if value is None else token_count(value)
+    return 0 if value is None else signed_count(value)
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else one + other
+    """Return a sum; None if a summand is unknown, and the negative summand if there is one, for `usage_of` to judge."""
+    if one is None or other is None:
+        return None
+    return min(one, other) if min(one, other) < 0 else one + other
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:

@@ -1,7 +1,7 @@
 """The OpenAI protocol, `chat/completions`, of OpenAI and the many compatible servers.
 
 Usage: `completion_tokens` includes reasoning and `prompt_tokens` includes cached tokens. A few vendors exclude
-reasoning; when the reported total is prompt + completion + reasoning, output is completion + reasoning.
+reasoning, or what was read from a cache and written to it; they are added where the reported total proves that.
 
 A model's turn goes back into the history as received (with `tool_calls`, `reasoning_content`, `reasoning_details` and
 unknown keys: DeepSeek and OpenRouter require theirs, others ignore them), except for what the API refuses as input: an
@@ -25,7 +25,7 @@ from convbatch.protocols.decoding import (
     first_of,
     read_event,
     read_reply,
-    token_count,
+    signed_count,
     usage_of,
     word,
 )
@@ -50,6 +50,19 @@ _REFUSED = {
 _RESERVED = frozenset({"messages", "model", "stream", "stream_options"})
 
 _REPLY_KEYS = frozenset({"choices", "usage"})
+# Counts under the names of OpenAI's two APIs, DeepSeek, Kimi, Anthropic (as LiteLLM and others pass them on) and
+# new-api; read 2026-11-26.
+_INPUT_KEYS = ("prompt_tokens", "input_tokens")
+_OUTPUT_KEYS = ("completion_tokens", "output_tokens")
+_CACHED_KEYS = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens", "cache_read_tokens")
+_WRITTEN_KEYS = (
+    "cache_write_tokens",
+    "cache_creation_tokens",
+    "cached_creation_tokens",
+    "cache_creation_input_tokens",
+    "cache_write_input_tokens",
+)
+_REASONING_KEYS = ("reasoning_tokens", "thinking_tokens")
 _OTHER_FINISH_KEYS = ("finishReason", "stop_reason", "done_reason")
 _TEXT_KEYS = frozenset({"content", "reasoning", "reasoning_content", "refusal"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
@@ -193,6 +206,7 @@ def _reply(whole: Any) -> Reply:
     _raise_carried(whole, choice)
     message = choice.get("message")
     text, thought, calls, has_media = _read_message(message)
+    has_output = bool(text or thought or calls or has_media)
     raw = _finish_word(choice)
     refused = bool(message) and bool(message.get("refusal"))
     finish: FinishReason = finish_reason_of(raw)
@@ -207,7 +221,11 @@ def _reply(whole: Any) -> Reply:
         thought=thought,
         tool_calls=calls,
         blocked="output" if finish == "content_filter" else None,
-        usage=_usage(whole.get("usage")),
+        usage=_usage(
+            whole.get("usage"),
+            was_read=finish != "content_filter" or has_output,
+            has_output=has_output,
+        ),
         model_version=word(whole.get("model")),
         response_id=word(whole.get("id")),
         has_media=has_media,
@@ -253,7 +271,7 @@ def _raise_without_choice(whole: Mapping[str, Any]) -> NoReturn:
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):
         raise MalformedReply(f"a JSON object that is not a reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
-    raise empty_response(_usage(whole.get("usage")))
+    raise empty_response(_usage(whole.get("usage"), was_read=True))
 
 
 def _read_message(message: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
@@ -321,30 +339,50 @@ def _tool_call(call_id: Any, function: Any) -> ToolCall:
     return ToolCall(id=word(call_id), name=word(function.get("name")) or "", arguments=arguments)
 
 
-def _usage(counts: Any) -> Usage:
+def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> Usage:
     if not isinstance(counts, dict) or not counts:
         return NO_USAGE
-    prompt_details = _details(counts, "prompt_tokens_details")
-    cached = prompt_details.get("cached_tokens")
-    reasoning = token_count(_details(counts, "completion_tokens_details").get("reasoning_tokens"))
-    prompt = token_count(counts.get("prompt_tokens"))
-    output = token_count(counts.get("completion_tokens"))
-    total = token_count(counts.get("total_tokens"))
-    if reasoning and prompt is not None and output is not None and total == prompt + output + reasoning:
-        output += reasoning
+    prompt, output = _count(counts, _INPUT_KEYS), _count(counts, _OUTPUT_KEYS)
+    total = signed_count(counts.get("total_tokens"))
+    input_details = _details(counts, "prompt_tokens_details", "input_tokens_details")
+    output_details = _details(counts, "completion_tokens_details", "output_tokens_details")
+    cached = _part((input_details, "cached_tokens"), *((counts, name) for name in _CACHED_KEYS))
+    written = _part(*((holder, name) for holder in (input_details, counts) for name in _WRITTEN_KEYS))
+    reasoning = _part(*((holder, name) for holder in (output_details, counts) for name in _REASONING_KEYS))
+    if prompt is not None and output is not None and min(prompt, output) >= 0:
+        apart = max(cached or 0, 0) + max(written or 0, 0)
+        beside = max(reasoning or 0, 0)
+        missing = (total or 0) - prompt - output
+        if beside and missing in (beside, beside + apart):
+            output, missing = output + beside, missing - beside
+        # Anthropic's own form has no total, and its input excludes what was read from the cache or written to it.
+        if apart and (missing == apart or (total is None and "prompt_tokens" not in counts)):
+            prompt += apart
     return usage_of(
         input_tokens=prompt,
-        cached_input_tokens=token_count(counts.get("prompt_cache_hit_tokens") if cached is None else cached),
-        cache_write_input_tokens=token_count(prompt_details.get("cache_write_tokens")),
+        cached_input_tokens=cached,
+        cache_write_input_tokens=written,
         output_tokens=output,
         reasoning_tokens=reasoning,
         total_tokens=total,
+        was_read=was_read,
+        has_output=has_output,
     )
 
 
-def _details(counts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    details = counts.get(name)
-    return details if isinstance(details, dict) else {}
+def _count(counts: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """Return the count under one of the names; gateways that know several fill in the others with 0."""
+    known = [count for name in names if (count := signed_count(counts.get(name))) is not None]
+    return next((count for count in known if count), known[0] if known else None)
+
+
+def _part(*places: tuple[Mapping[str, Any], str]) -> int | None:
+    """Return the count at the first place that has a value; it may be negative."""
+    return next((signed_count(holder[name]) for holder, name in places if holder.get(name) is not None), None)
+
+
+def _details(counts: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((details for name in names if isinstance(details := counts.get(name), dict)), {})
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:

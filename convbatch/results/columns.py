@@ -96,8 +96,8 @@ TURNS: tuple[Column, ...] = (
     Column("total_tokens", "Int64", "as reported; null = not reported", lambda t: t.usage.get("total_tokens")),
     Column("usage_source", "string", "`reported`, `partial` or `missing`; null without a complete reply",
         lambda t: t.usage.get("source")),
-    Column("usage_consistent", "boolean", "is input + output the reported total? null when one of the three is",
-        lambda t: t.usage.get("consistent")),
+    Column("usage_consistent", "boolean", "do the counts agree? false: one was impossible (and is null), or input + "
+        "output is not the total; the reply then has no cost", lambda t: t.usage.get("consistent")),
     Column("cost", "Float64", "of the final reply; null without a price, or when a count it needs is unknown",
         lambda t: t.costs.cost),
     Column("currency", "string", "of all three costs; null when all three are", lambda t: t.costs.currency),

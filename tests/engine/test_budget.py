@@ -19,9 +19,11 @@ import convbatch as cb
 from convbatch.dialogue import Settings
 from convbatch.engine.budget import Budget, BudgetReached, Reservation
 from convbatch.engine.limiter import LimiterClosed
-from convbatch.engine.runner import RunRules
+from convbatch.engine.runner import BudgetShare, RunRules
 from convbatch.pricing import ExchangeRates, Money, Period, PriceTable, TokenPrice, exact
-from convbatch.reply import Usage
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import encode_json
+from convbatch.reply import Attempt, Usage
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.provider import Provider
@@ -285,6 +287,32 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
     pending = cb.load(tmp_path / "out").turns["status"].isin(["pending", "error"]).sum()
     assert f"{pending} of 180 turns are open" in again.err
     assert convbatch("resume", "out", "--max-cost", "1USD").code in (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "spent"),
+    [
+        # 50 x 0.3 + 10 x 2.5
+        ({"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}, "40"),
+        # the worst case: 100 x 0.6 + 20 x 3.5
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, "130"),
+        ({"prompt_tokens": 50, "completion_tokens": 0, "total_tokens": 50}, "130"),
+        ({"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 90}, "130"),
+        ({"prompt_tokens": 50, "completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 11}}, "130"),
+        ({"prompt_tokens": 50, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 51}}, "130"),
+    ],
+)
+def test_a_reply_with_impossible_counts_is_settled_at_the_worst_case(counts: Plain, spent: str) -> None:
+    body = encode_json({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": counts})
+    attempt = Attempt(outcome=PROTOCOLS["openai"].parse_response(body), cls="replied")
+
+    async def settled() -> Decimal:
+        share = BudgetShare(budget=Budget(usd(1)), prices=PRICES, factor=Decimal(1))
+        reservation = await share.reserve({"most_input_tokens": 100, "max_output_tokens": 20})
+        share.settle(reservation, attempt)
+        return share.budget.spent
+
+    assert asyncio.run(settled()) == Decimal(spent) / 1_000_000
 
 
 REFUSED = [

@@ -483,13 +483,19 @@ def openai_reply(message: Any, finish: Any = "stop", **fields: Any) -> Reply:
         ({"promptTokenCount": 5, "candidatesTokenCount": 2, "totalTokenCount": 7}, 5, 2, "reported", True),
         ({"promptTokenCount": 5, "candidatesTokenCount": 2, "totalTokenCount": 9}, 5, 2, "reported", False),
         ({"promptTokenCount": 5, "candidatesTokenCount": 2}, 5, 2, "reported", None),
-        ({"promptTokenCount": 5, "totalTokenCount": 5}, 5, 0, "reported", True),
+        ({"promptTokenCount": 5, "totalTokenCount": 5}, 5, None, "partial", False),
         ({"promptTokenCount": 5, "totalTokenCount": 6}, 5, None, "partial", None),
         ({"promptTokenCount": 5, "thoughtsTokenCount": 4, "totalTokenCount": 9}, 5, 4, "reported", True),
-        ({"promptTokenCount": 5, "toolUsePromptTokenCount": 3, "totalTokenCount": 8}, 8, 0, "reported", True),
+        (
+            {"promptTokenCount": 5, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 9},
+            8,
+            1,
+            "reported",
+            True,
+        ),
         ({"promptTokenCount": 5}, 5, None, "partial", None),
-        ({"candidatesTokenCount": 5, "totalTokenCount": 5}, None, 5, "partial", None),
-        ({"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": -1}, 5, None, "partial", None),
+        ({"candidatesTokenCount": 5, "totalTokenCount": 5}, None, 5, "partial", False),
+        ({"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": -1}, 5, None, "partial", False),
         ({"promptTokenCount": 5, "candidatesTokenCount": 2.0}, 5, 2, "reported", None),
         ({"promptTokenCount": "many", "candidatesTokenCount": 2}, None, 2, "partial", None),
         ({}, None, None, "missing", None),
@@ -505,7 +511,7 @@ def test_gemini_counts_are_added_only_if_known(
     assert usage.consistent is consistent
 
 
-@pytest.mark.parametrize("count", [-1, 1.5, True, "7", [7], {"n": 7}, 2**53 + 1, 10**40, 1e300])
+@pytest.mark.parametrize("count", [1.5, True, "7.", "-7", "٧", "7" * 17, [7], {"n": 7}, 2**53 + 1, 10**40, 1e300])
 def test_an_implausible_count_is_unknown(count: Any) -> None:
     gemini = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": count})
     openai = openai_reply({"content": "a"}, usage={"prompt_tokens": count, "completion_tokens": 3})

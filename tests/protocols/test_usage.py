@@ -1,0 +1,206 @@
+"""Token counts: what is read under which name, and what cannot be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.pricing import Period, TokenPrice, exact
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import encode_json
+from convbatch.reply import USAGE_COUNTS, Reply, Usage
+
+PRICE = Period(input=TokenPrice(base=exact(1)), output=TokenPrice(base=exact(10)))
+
+
+def openai(usage: Any, content: str | None = "hello", finish: str = "stop") -> Usage:
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish}
+    return _usage_in("openai", {"choices": [choice], "usage": usage})
+
+
+def gemini(usage: Any, text: str = "hello", finish: str = "STOP") -> Usage:
+    candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": finish}
+    return _usage_in("gemini", {"candidates": [candidate], "usageMetadata": usage})
+
+
+def _usage_in(protocol: str, body: Any) -> Usage:
+    reply = PROTOCOLS[protocol].parse_response(encode_json(body))
+    assert isinstance(reply, Reply)
+    return reply.usage
+
+
+def total(prompt: Any, completion: Any, whole: Any, **more: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": whole, **more}
+
+
+IMPOSSIBLE: dict[str, tuple[Usage, dict[str, int | None]]] = {
+    "all zero": (openai(total(0, 0, 0)), {"input_tokens": None, "output_tokens": None, "total_tokens": None}),
+    "text, no output": (openai(total(20, 0, 20)), {"input_tokens": 20, "output_tokens": None}),
+    "question, no input": (openai(total(0, 5, 5)), {"input_tokens": None, "output_tokens": 5}),
+    "text, output unknown, all of the total is input": (
+        openai({"prompt_tokens": 20, "total_tokens": 20}), {"input_tokens": 20, "output_tokens": None}),
+    "reasoning above output": (
+        openai(total(21, 10, 31, completion_tokens_details={"reasoning_tokens": 60})),
+        {"input_tokens": 21, "output_tokens": None, "reasoning_tokens": None}),
+    "reasoning without output": (
+        openai(total(21, 0, 21, completion_tokens_details={"reasoning_tokens": 60}), content=""),
+        {"input_tokens": 21, "output_tokens": None, "reasoning_tokens": None}),
+    "cached above input": (
+        openai(total(20, 5, 25, prompt_tokens_details={"cached_tokens": 21})),
+        {"input_tokens": None, "cached_input_tokens": None, "output_tokens": 5}),
+    "cached and written above input": (
+        openai(total(20, 5, 25, prompt_tokens_details={"cached_tokens": 15, "cache_write_tokens": 6})),
+        {"input_tokens": None, "cached_input_tokens": None, "cache_write_input_tokens": None}),
+    "negative input": (openai(total(-20, 5, 25)), {"input_tokens": None, "output_tokens": 5}),
+    "negative output": (openai(total(20, -5, 25)), {"input_tokens": 20, "output_tokens": None}),
+    "negative total": (openai(total(20, 5, -25)), {"input_tokens": 20, "total_tokens": None}),
+    "negative cached": (openai(total(20, 5, 25, cached_tokens=-1)), {"cached_input_tokens": None}),
+    "total below input": (openai(total(20, 5, 15)), {"input_tokens": 20, "output_tokens": 5, "total_tokens": None}),
+    "total is not the sum": (openai(total(20, 5, 22)), {"input_tokens": 20, "output_tokens": 5, "total_tokens": 22}),
+    "more in the total": (openai(total(20, 5, 95)), {"input_tokens": 20, "output_tokens": 5, "total_tokens": 95}),
+    "gemini, all zero": (
+        gemini({"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}),
+        {"input_tokens": None, "output_tokens": None}),
+    "gemini, cached above prompt": (
+        gemini({"promptTokenCount": 9, "candidatesTokenCount": 1, "totalTokenCount": 10,
+                "cachedContentTokenCount": 8192}),
+        {"input_tokens": None, "cached_input_tokens": None, "output_tokens": 1}),
+    "gemini, negative thoughts": (
+        gemini({"promptTokenCount": 9, "candidatesTokenCount": 5, "thoughtsTokenCount": -2, "totalTokenCount": 12}),
+        {"input_tokens": 9, "output_tokens": None, "reasoning_tokens": None}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("usage", "known"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_counts_that_cannot_be_right_are_unknown_and_have_no_cost(usage: Usage, known: dict[str, int | None]) -> None:
+    assert {name: getattr(usage, name) for name in known} == known
+    assert usage.consistent is False
+    assert PRICE.cost(usage) is None
+
+
+POSSIBLE: dict[str, tuple[Usage, dict[str, Any]]] = {
+    "a total of 0 is not filled in": (openai(total(20, 5, 0)), {"total_tokens": None, "consistent": None}),
+    "an empty reply has no output": (openai(total(20, 0, 20), content=""), {"output_tokens": 0, "consistent": True}),
+    "a prompt that no model read": (
+        openai(total(0, 0, 0), content=None, finish="content_filter"),
+        {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0, "consistent": True}),
+    "reasoning is all of the output": (
+        openai(total(20, 5, 25, completion_tokens_details={"reasoning_tokens": 5}), content=""),
+        {"output_tokens": 5, "reasoning_tokens": 5, "consistent": True}),
+    "xAI excludes reasoning": (
+        openai(total(20, 5, 85, completion_tokens_details={"reasoning_tokens": 60})),
+        {"output_tokens": 65, "reasoning_tokens": 60, "consistent": True}),
+    "all of the prompt is cached": (
+        openai(total(20, 5, 25, prompt_cache_hit_tokens=20, prompt_cache_miss_tokens=0)),
+        {"input_tokens": 20, "cached_input_tokens": 20, "consistent": True}),
+    "Kimi": (openai(total(29567, 21, 29588, cached_tokens=29534)), {"cached_input_tokens": 29534, "consistent": True}),
+    "Anthropic's names inside the prompt": (
+        openai(total(2112, 5, 2117, cache_read_input_tokens=2000, cache_creation_input_tokens=100)),
+        {"input_tokens": 2112, "cached_input_tokens": 2000, "cache_write_input_tokens": 100, "consistent": True}),
+    "Anthropic's names beside the prompt": (
+        openai(total(12, 5, 2117, cache_read_input_tokens=2000, cache_creation_input_tokens=100)),
+        {"input_tokens": 2112, "cached_input_tokens": 2000, "cache_write_input_tokens": 100, "consistent": True}),
+    "Anthropic's own form": (
+        openai({"input_tokens": 12, "output_tokens": 5, "cache_read_input_tokens": 2000}),
+        {"input_tokens": 2012, "cached_input_tokens": 2000, "output_tokens": 5, "consistent": None}),
+    "reasoning and cache beside their wholes": (
+        openai(total(12, 5, 177, cached_tokens=100, completion_tokens_details={"reasoning_tokens": 60})),
+        {"input_tokens": 112, "output_tokens": 65, "consistent": True}),
+    "the names of the Responses API": (
+        openai({"input_tokens": 20, "output_tokens": 5, "total_tokens": 25,
+                "input_tokens_details": {"cached_tokens": 8}, "output_tokens_details": {"reasoning_tokens": 3}}),
+        {"input_tokens": 20, "cached_input_tokens": 8, "output_tokens": 5, "reasoning_tokens": 3, "consistent": True}),
+    "new-api's names": (
+        openai(total(20, 5, 25, input_tokens=0, output_tokens=0, input_tokens_details=None,
+                     prompt_tokens_details={"cached_tokens": 3, "cached_creation_tokens": 4})),
+        {"input_tokens": 20, "cached_input_tokens": 3, "cache_write_input_tokens": 4, "output_tokens": 5}),
+    "strings of digits": (openai(total("20", "5", "25")), {"input_tokens": 20, "output_tokens": 5, "consistent": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("usage", "known"), POSSIBLE.values(), ids=POSSIBLE)
+def test_counts_are_read_under_the_names_and_rules_of_each_vendor(usage: Usage, known: dict[str, Any]) -> None:
+    assert {name: getattr(usage, name) for name in known} == known
+    assert usage.consistent is not False
+    assert PRICE.cost(usage) is not None
+
+
+counts = st.none() | st.integers(-3, 12) | st.sampled_from([0, 10**15, 2.0, 2.5, "3", "-3", "x", True, [1]])
+openai_usages = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(
+            ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"), counts
+        ),
+        **dict.fromkeys(("cached_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"), counts),
+        "prompt_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"cached_tokens": counts, "cache_write_tokens": counts}),
+        "completion_tokens_details": st.none() | st.fixed_dictionaries({"reasoning_tokens": counts}),
+    },
+)
+gemini_usages = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount",
+         "cachedContentTokenCount", "toolUsePromptTokenCount"),
+        counts,
+    ),
+)  # fmt: skip
+
+
+def obeys_the_invariants(usage: Usage, *, has_text: bool) -> None:
+    known = {name: count for name in USAGE_COUNTS if (count := getattr(usage, name)) is not None}
+    assert all(type(count) is int and count >= 0 for count in known.values())
+    if usage.input_tokens is not None:
+        assert usage.input_tokens > 0
+        assert (usage.cached_input_tokens or 0) + (usage.cache_write_input_tokens or 0) <= usage.input_tokens
+    if usage.output_tokens is not None:
+        assert (usage.reasoning_tokens or 0) <= usage.output_tokens
+        assert usage.output_tokens > 0 or not has_text
+    if usage.total_tokens is not None:
+        assert usage.total_tokens >= max(usage.input_tokens or 0, usage.output_tokens or 0)
+    if usage.consistent is True:
+        assert known["input_tokens"] + known["output_tokens"] == known["total_tokens"]
+    if usage.consistent is None:
+        assert not {"input_tokens", "output_tokens", "total_tokens"} <= known.keys()
+    if usage.source != "missing":
+        assert (usage.source == "reported") is ({"input_tokens", "output_tokens"} <= known.keys())
+    if usage.consistent is False:
+        assert PRICE.cost(usage) is None
+
+
+@given(sent=openai_usages, text=st.sampled_from(["", "hello"]))
+def test_no_openai_usage_has_an_impossible_count(sent: dict[str, Any], text: str) -> None:
+    obeys_the_invariants(openai(sent, content=text), has_text=bool(text))
+
+
+@given(sent=gemini_usages, text=st.sampled_from(["", "hello"]))
+def test_no_gemini_usage_has_an_impossible_count(sent: dict[str, Any], text: str) -> None:
+    obeys_the_invariants(gemini(sent, text=text), has_text=bool(text))
+
+
+@given(
+    st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 1), st.booleans()
+)  # fmt: skip
+def test_true_counts_are_read_as_they_are(
+    prompt: int, output: int, cached: float, reasoning: float, named: bool
+) -> None:
+    cached_tokens, reasoning_tokens = int(prompt * cached), int(output * reasoning)
+    more: dict[str, Any] = (
+        {"prompt_tokens_details": {"cached_tokens": cached_tokens}} if named else {"cached_tokens": cached_tokens}
+    )
+    sent = total(
+        prompt, output, prompt + output, completion_tokens_details={"reasoning_tokens": reasoning_tokens}, **more
+    )
+    assert openai(sent) == Usage(
+        input_tokens=prompt,
+        cached_input_tokens=cached_tokens,
+        output_tokens=output,
+        reasoning_tokens=reasoning_tokens,
+        total_tokens=prompt + output,
+        source="reported",
+        consistent=True,
+    )
