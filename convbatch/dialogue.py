@@ -7,7 +7,7 @@ reads what `dataset/` has validated.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -76,6 +76,14 @@ class Settings:
             changes["extra"] = _merge(self.extra, stronger.extra)
         return dataclasses.replace(self, **changes)
 
+    def without(self, names: Collection[str]) -> Settings:
+        """Return these settings with the named ones not set, also under the same name in `extra`."""
+        changes: dict[str, Any] = {name: None for name in names if getattr(self, name) is not None}
+        if self.extra and not self.extra.keys().isdisjoint(names):
+            left = {key: value for key, value in self.extra.items() if key not in names}
+            changes.setdefault("extra", left or None)
+        return dataclasses.replace(self, **changes) if changes else self
+
     def to_plain(self) -> dict[str, Any]:
         """Return the settings that are set, in field order."""
         plain: dict[str, Any] = {}
@@ -108,10 +116,12 @@ def effective_settings(
     target: Settings = NO_SETTINGS,
     config: Settings = NO_SETTINGS,
     repeat: int = 1,
+    unset: Collection[str] = (),
 ) -> Settings:
     """Return the settings of one turn: command line > turn > dialogue > gateway's model > `[run.settings]`.
 
-    Repeat k sends the effective seed + k - 1, so that repeats differ and a run is reproducible.
+    Repeat k sends the effective seed + k - 1, so that repeats differ and a run is reproducible. What is in `unset` is
+    never sent, whatever sets it.
     """
     settings = config
     for stronger in (target, dialogue, turn, command_line):
@@ -119,7 +129,7 @@ def effective_settings(
             settings = settings.under(stronger)
     if settings.seed is not None and repeat > 1:
         settings = dataclasses.replace(settings, seed=settings.seed + repeat - 1)
-    return settings
+    return settings.without(unset) if unset else settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,7 @@ async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
     question = Ask(
         model=target.model,
         messages=(Message(role="user", parts=(text_part("Say OK."),)),),
-        settings=Settings(max_output_tokens=PROBE_TOKENS),
+        settings=Settings(max_output_tokens=PROBE_TOKENS).without(target.gateway.unset),
     )
     async with _client(target, credentials) as client:
         attempt = await client.attempt(question)

@@ -71,6 +71,8 @@ def endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[st
     for target in session.targets:
         if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
             lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
+        if target.gateway.unset:
+            lines.append(f"  {target.name}: never sends {', '.join(target.gateway.unset)} (unset)")
     if session.max_cost is not None:
         lines.append(
             f"  cost cap {session.max_cost}: the highest possible cost of a request is reserved before it is sent"

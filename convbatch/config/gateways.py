@@ -80,6 +80,8 @@ class Gateway:
     limits: Limits = Limits()
     settings: Settings = NO_SETTINGS
     """Model settings of the gateway, merged over `[run.settings]`; all other settings override them."""
+    unset: tuple[str, ...] = ()
+    """Names of settings that are never sent, whatever sets them."""
     key_origin: str | None = None
     """Where `key_env` is set, for messages: a preset, or `file:line`."""
 
@@ -345,6 +347,10 @@ def target_from_manifest(target: ManifestTarget) -> Target:
     return Target(model=target.model, gateway=gateway_from_plain(plain))
 
 
+_OMITTED_DEFAULTS = ("unset",)
+"""Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
+
+
 def _without_nulls(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if value is not None}
 
@@ -357,6 +363,10 @@ def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
     plain["limits"] = {f.name: getattr(gateway.limits, f.name) for f in dataclasses.fields(Limits)}
     plain["limits"]["rates"] = [{"count": rate.count, "window_s": rate.window_s} for rate in gateway.limits.rates]
     plain["settings"] = gateway.settings.to_plain()
+    plain["unset"] = list(gateway.unset)
+    for key in _OMITTED_DEFAULTS:
+        if not plain[key]:
+            del plain[key]
     if gateway.price_multiplier is not None:
         plain["price_multiplier"] = str(gateway.price_multiplier)
     return plain
@@ -370,4 +380,5 @@ def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     settings = Settings.from_plain(values.pop("settings"))
     if values.get("price_multiplier") is not None:
         values["price_multiplier"] = Decimal(values["price_multiplier"])
+    values["unset"] = tuple(values.get("unset", ()))
     return Gateway(limits=Limits(**limits), settings=settings, **values)

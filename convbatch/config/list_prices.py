@@ -38,7 +38,7 @@ def price_table(
     if own is not None:
         return own
     gateway = target.gateway
-    tier = _tier_of(effective_settings(command_line=command_line, target=gateway.settings))
+    tier = _tier_of(effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset))
     if gateway.price_multiplier is not None:
         listed = None if _RESELLERS_SUFFIX.search(target.model) else list_price(target, today, tier)
         currency = gateway.currency or LIST_CURRENCY

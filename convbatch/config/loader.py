@@ -82,6 +82,28 @@ def load_shipped_config() -> Config:
     return dataclasses.replace(config, path=None)
 
 
+def place_of_model_key(config: Config, gateway: str, model: str, key: str) -> Place | None:
+    """Return where the config file sets a key for a model; None if a preset sets it, or the file is gone.
+
+    Args:
+        config: The config that was read from the file.
+        gateway: Name of the gateway.
+        model: Name of the model: the model table that decides is the one with the longest glob.
+        key: A key of a model table that has the same name in `Gateway`.
+    """
+    if config.path is None:
+        return None
+    try:
+        lines = TomlPositions(Path(config.path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    matching = [table for table in config.gateways[gateway].models if table.matches(model) and key in table.values]
+    globs = [table.glob for table in sorted(matching, key=lambda table: len(table.glob), reverse=True)]
+    paths = [*(("gateways", gateway, "models", glob, key) for glob in globs), ("gateways", gateway, key)]
+    found = next((line for path in paths if (line := lines.of(path)) is not None), None)
+    return Place(path=config.path, line=found)
+
+
 def _relative(path: Path) -> Path:
     """Return a path relative to the working directory if it is below it."""
     here = Path.cwd()

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from convbatch.config.credentials import AUTH_SCHEMES, Carrier, is_loopback, parse_auth_scheme
 from convbatch.config.gateways import SIMULATOR_URL, RateLimit, TpmCounts, build_gateway, foreign_keys
 from convbatch.config.toml_positions import KeyPath
-from convbatch.dialogue import HistoryMode
+from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, exact, parse_money
 from convbatch.protocols import PROTOCOLS
@@ -291,6 +291,16 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(cast(list[str], items))
 
 
+def _settings(key: str, value: Any) -> tuple[str, ...]:
+    names = cast(list[Any], value) if isinstance(value, list) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise InvalidValue(f"{key} must be a list of settings", f'write {key} = ["temperature"]', found=value)
+    for name in names:
+        if name not in SETTING_NAMES:
+            raise InvalidValue(f"unknown setting {display(name)} in {key}", did_you_mean(name, SETTING_NAMES))
+    return tuple(dict.fromkeys(cast(list[str], names)))
+
+
 # TOML key → the field of Gateway, Limits or RunTable, and the validator.
 _LIMITS: Mapping[str, tuple[str, Validator]] = {
     "rpm": ("rpm", _count),
@@ -308,6 +318,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "api_version": ("api_version", _text),
     "auth": ("auth", _auth),
     "max_output_tokens_field": ("max_output_tokens_field", _text),
+    "unset": ("unset", _settings),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "currency": ("currency", currency),
     "list_prices": ("list_prices", _flag),

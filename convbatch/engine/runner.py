@@ -312,6 +312,7 @@ class Runner:
             dialogue=conversation.dialogue.settings,
             target=worker.target.gateway.settings,
             repeat=conversation.repeat,
+            unset=worker.target.gateway.unset,
         )
 
     def _past_end(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd | None:

@@ -434,6 +434,7 @@ class _EstimateWalk:
             dialogue=self._dialogue.settings,
             target=self._estimator.target.gateway.settings,
             repeat=self._repeat,
+            unset=self._estimator.target.gateway.unset,
         )
 
     def _add(self, message: Message) -> None:

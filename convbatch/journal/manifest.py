@@ -35,6 +35,8 @@ class ManifestGateway:
     """What it bills in."""
     settings: Settings = NO_SETTINGS
     """The gateway's own model settings, under those of the command line."""
+    unset: tuple[str, ...] = ()
+    """Settings that are never sent, whatever sets them."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """The remaining fields of `config.gateways.Gateway` in their JSON form, of the right types."""
 
@@ -58,6 +60,7 @@ class ManifestGateway:
             base_url=fields.required("base_url", _TEXT),
             currency=fields.optional("currency", _TEXT),
             settings=_settings(fields.required("settings", _OBJECT), "settings"),
+            unset=tuple(fields.optional("unset", _SETTING_LIST, ())),
             other=fields.rest(),
         )
 
@@ -69,6 +72,7 @@ class ManifestGateway:
             "base_url": self.base_url,
             "currency": self.currency,
             "settings": self.settings.to_plain(),
+            **({"unset": list(self.unset)} if self.unset else {}),
             **self.other,
         }
 
@@ -561,6 +565,9 @@ def _is_rate_limit(value: Any) -> bool:
 _TEXT = _Kind("text", _is_text)
 _PATH = _Kind("text", lambda value: isinstance(value, str))  # a path may hold bytes that are not text
 _TEXTS = _Kind("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value)))
+_SETTING_LIST = _Kind(
+    "a list of settings", lambda value: isinstance(value, list) and all(one in SETTING_NAMES for one in value)
+)
 _TEXT_MAP = _Kind("an object of texts", _is_text_map)
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _WHOLE = _Kind("a whole number", _is_whole)

@@ -185,7 +185,7 @@ class _DialogueRequests:
         asked = dialogue.asked(manifest.history)
         self._first = asked[0] if asked else 0
         self._command_line = manifest.settings
-        self._target = target.gateway.settings
+        self._gateway = target.gateway
         self._questions: dict[int, tuple[bytes, Settings]] = {}
 
     def audited_reply(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> AuditedReply:
@@ -219,7 +219,8 @@ class _DialogueRequests:
                 command_line=self._command_line,
                 turn=turns[-1].settings,
                 dialogue=dialogue.settings,
-                target=self._target,
+                target=self._gateway.settings,
+                unset=self._gateway.unset,
             )
             given = [
                 [[_part(part) for part in turn.user], turn.assistant if self._is_given(at, number) else None]

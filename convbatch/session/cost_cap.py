@@ -113,6 +113,7 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
                         turn=turn.settings,
                         dialogue=dialogue.settings,
                         target=target.gateway.settings,
+                        unset=target.gateway.unset,
                     )
                 )
                 is None
@@ -121,18 +122,27 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
             if len(places) < SHOWN:
                 places += [f"{dialogue.id!r} turn {number} at {name}" for name in bare]
     if unlimited:
+        never = next((t.gateway.name for t in targets if "max_output_tokens" in t.gateway.unset), None)
         raise SetupError(
             f"--max-cost needs a worst-case cost for every call; {count_of(unlimited, 'turn')} set no "
             "max_output_tokens, or ask for several replies at once",
             found="; ".join(places[:SHOWN]) + ("; ..." if unlimited > SHOWN else ""),
-            hint="add --max-output-tokens N, or max_output_tokens under [run.settings]",
+            hint="add --max-output-tokens N, or max_output_tokens under [run.settings]"
+            if never is None
+            else _unset_hint(never),
         )
 
 
 def _refuse_unlimited_judge(judge: ManifestTarget) -> None:
-    if max_output_bound(judge.gateway.settings) is None:
-        table = f"gateways.{_quoted(judge.gateway.name)}.models.{json.dumps(judge.model)}.settings"
+    gateway = judge.gateway
+    if max_output_bound(gateway.settings.without(gateway.unset)) is None:
+        table = f"gateways.{_quoted(gateway.name)}.models.{json.dumps(judge.model)}.settings"
+        never = "max_output_tokens" in gateway.unset
         raise SetupError(
             f"--max-cost needs a worst-case cost for every call; the judge {judge.name} has no limit on output",
-            hint=f"add to the config: [{table}] max_output_tokens = 1000",
+            hint=_unset_hint(gateway.name) if never else f"add to the config: [{table}] max_output_tokens = 1000",
         )
+
+
+def _unset_hint(gateway: str) -> str:
+    return f"remove max_output_tokens from `unset` of the gateway {gateway!r}, or run without --max-cost"

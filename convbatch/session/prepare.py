@@ -40,6 +40,7 @@ from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
+from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import SessionSpec
@@ -323,9 +324,9 @@ def _as_option(text: str) -> str:
 def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settings) -> None:
     """Refuse settings that a target's protocol cannot express; later they would be failed rows."""
     for target in targets:
-        limit = _unsupported_setting(
-            target, effective_settings(command_line=command_line, target=target.gateway.settings)
-        )
+        gateway = target.gateway
+        settings = effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset)
+        limit = _unsupported_setting(target, settings)
         if limit is not None:
             raise SetupError(f"{target.name}: {limit}", hint=_UNSUPPORTED_HINT)
 
@@ -357,6 +358,7 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
                     turn=turn.settings,
                     dialogue=dialogue.settings,
                     target=target.gateway.settings,
+                    unset=target.gateway.unset,
                 )
                 fingerprint = encode_json([target.name, settings.to_plain()])
                 if fingerprint in tried:
@@ -381,6 +383,7 @@ def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[P
         with ReadingBar(enabled=options.progress) as bar:
             report = write_copy(options.datasets, checked.selection, copy, checked.rules.history, on_progress=bar.show)
             _refuse_unsupported_dialogues(copy, checked.targets, checked.rules.command_line)
+            refuse_needed_unset(checked.config, checked.targets, checked.rules, copy)
         max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
         _refuse_gate(checked.fail_under, report, has_judge=checked.judge is not None)
         manifest = _manifest(checked, report, datetime.now(UTC), max_cost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -34,7 +35,7 @@ from convbatch.config.gateways import (
 from convbatch.config.loader import load_config, presets, read_config
 from convbatch.config.targets import parse_params, resolve_targets, split_target
 from convbatch.config.toml_positions import TomlPositions
-from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
+from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.protocols import PROTOCOLS
@@ -268,6 +269,9 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("http for a model", '[gateways.google.models."*"]\nbase_url = "http://h"\n', 2, "plain http to h"),
     ("not its protocol", '[gateways.openai]\napi_version = "v1"\n', 2, "api_version does not apply"),
     ("not its field", '[gateways.google]\nmax_output_tokens_field = "n"\n', 2, "belongs to 'openai'"),
+    ("unset", '[gateways.openai]\nunset = ["temprature"]\n', 2,
+     "unknown setting 'temprature' in unset\n  hint: did you mean 'temperature'? known: extra, max_output_tokens"),
+    ("unset for a model", '[gateways.openai.models."o*"]\nunset = "seed"\n', 2, "unset must be a list of settings"),
     ("no CA file", '[gateways.google]\nca_file = "nowhere.pem"\n', 2, "ca_file cannot be read"),
     ("own header", '[gateways.google]\nheaders = { Host = "h" }\n', 2, "the header Host is set by convbatch"),
     ("header name", '[gateways.google]\nheaders = { "a b" = "h" }\n', 2, "not a header name"),
@@ -581,6 +585,28 @@ def test_repeat_k_sends_the_seed_in_force_plus_k_minus_1(repeat: int, seed: int)
     assert effective_settings(repeat=repeat) is NO_SETTINGS
 
 
+@given(st.lists(_SETTINGS, min_size=5, max_size=5), st.lists(st.sampled_from(SETTING_NAMES), max_size=3))
+def test_what_is_unset_is_never_set_and_the_rest_stays(layers: list[Settings], unset: list[str]) -> None:
+    command_line, turn, dialogue, target, config = layers
+    layered = functools.partial(
+        effective_settings, command_line=command_line, turn=turn, dialogue=dialogue, target=target, config=config
+    )
+    plain = layered(unset=unset).to_plain()
+    expected = {name: value for name, value in layered().to_plain().items() if name not in unset}
+    assert plain == expected
+
+
+def test_unset_also_drops_the_same_field_of_extra() -> None:
+    settings = Settings(temperature=1, extra={"temperature": 2, "top_k": 3})
+    assert settings.without(["temperature"]) == Settings(extra={"top_k": 3})
+    assert Settings(extra={"seed": 3}).without(["seed"]) == NO_SETTINGS
+
+
+def test_the_longest_glob_decides_what_is_unset() -> None:
+    text = OWN + 'unset = ["top_p"]\n[gateways.lab.models."gpt*"]\nunset = ["temperature"]\n'
+    assert [gateway_of(text, "lab", model).unset for model in ("qwen", "gpt-9")] == [("top_p",), ("temperature",)]
+
+
 def test_extra_is_merged_at_every_depth() -> None:
     settings = effective_settings(
         config=Settings(extra={"a": {"b": 1, "c": {"d": 1}}, "e": 1}),
@@ -650,6 +676,7 @@ _GATEWAYS = st.builds(
         jitter_s=st.floats(0, 10),
     ),
     settings=_SETTINGS,
+    unset=st.lists(st.sampled_from(SETTING_NAMES), max_size=2).map(tuple),
     key_origin=st.none() | st.text(),
 )
 
