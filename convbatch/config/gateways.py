@@ -21,7 +21,7 @@ from convbatch.errors import Place, SetupError
 from convbatch.journal.manifest import ManifestGateway, ManifestTarget
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Endpoint
+from convbatch.protocols.wire import Endpoint, SystemRole
 
 TpmCounts = Literal["input", "input+max_output", "uncached_input"]
 
@@ -70,6 +70,8 @@ class Gateway:
     ca_file: str | None = None
     allow_http: bool = False
     max_output_tokens_field: str | None = None
+    system_role: SystemRole | None = None
+    """Role of the system text; None = the protocol's own."""
     currency: str | None = None
     """The currency of its bills."""
     list_prices: bool = False
@@ -92,6 +94,7 @@ class Gateway:
             base_url=self.base_url,
             api_version=self.api_version,
             max_output_tokens_field=self.max_output_tokens_field,
+            system_role=self.system_role,
         )
 
 
@@ -263,6 +266,8 @@ def build_gateway(
     merged = {**defaults, **values}
     for key in foreign_keys(protocol):
         merged.pop(key, None)  # inherited from a table with another protocol
+    if merged.get("system_role") not in rules.system_roles:
+        merged.pop("system_role", None)
     if merged.get("auth") == "none":
         merged.pop("key_env", None)
     limits = Limits(**{key: value for key, value in merged.items() if key in _LIMIT_FIELDS})
@@ -347,7 +352,7 @@ def target_from_manifest(target: ManifestTarget) -> Target:
     return Target(model=target.model, gateway=gateway_from_plain(plain))
 
 
-_OMITTED_DEFAULTS = ("unset",)
+_OMITTED_DEFAULTS = ("system_role", "unset")
 """Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
 
 

@@ -19,10 +19,12 @@ from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, exact, parse_money
 from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import SystemRole
 from convbatch.redaction import display, looks_like_key
 
 HISTORIES = get_args(HistoryMode)
 TPM_COUNTS = get_args(TpmCounts)
+SYSTEM_ROLES = get_args(SystemRole)
 # Planned keys and protocols; refused with a message of their own until they are implemented.
 LATER_KEYS = frozenset(("anthropic_version", "judge"))
 LATER_PROTOCOLS = ("anthropic", "responses")
@@ -318,6 +320,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "api_version": ("api_version", _text),
     "auth": ("auth", _auth),
     "max_output_tokens_field": ("max_output_tokens_field", _text),
+    "system_role": ("system_role", _one_of(SYSTEM_ROLES)),
     "unset": ("unset", _settings),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "currency": ("currency", currency),
@@ -356,6 +359,10 @@ def _rule_protocol_keys(
         if key in own:
             hint = f"it belongs to {' and '.join(map(repr, owners))}"
             yield key, InvalidValue(f"{key} does not apply to the protocol {values['protocol']!r}", hint)
+    roles = PROTOCOLS[values["protocol"]].config.system_roles
+    if own.get("system_role", roles[0]) not in roles:
+        what = f"system_role {own['system_role']!r} does not apply to the protocol {values['protocol']!r}"
+        yield "system_role", InvalidValue(what, f"known there: {', '.join(roles)}")
 
 
 def _rule_version_in_url(

@@ -52,14 +52,18 @@ class TurnKeys:
     """Running digest of one conversation: the key of a turn covers everything sent up to it.
 
     That is wire identity (protocol, base URL, model), system, tools, every message up to and including the turn's
-    user message, and that turn's effective settings; not gateway names, API keys, limits or prices.
+    user message, and that turn's effective settings; not gateway names, API keys, limits or prices. Keys of the gateway
+    that shape the request are part of the identity where they are set and change it.
     """
 
     def __init__(self, target: Target, dialogue: Dialogue) -> None:
         self._state = hashlib.blake2b(digest_size=16)
         self._settings: Settings | None = None
         self._encoded_settings = b""
-        identity = [target.gateway.protocol, target.gateway.base_url, target.gateway.api_version, target.model]
+        gateway = target.gateway
+        identity: list[Any] = [gateway.protocol, gateway.base_url, gateway.api_version, target.model]
+        if dialogue.system and gateway.system_role not in (None, "system"):
+            identity.append({"system_role": gateway.system_role})
         self._feed([identity, dialogue.system, [dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)])
 
     def add(self, message: Message) -> None:

@@ -399,6 +399,8 @@ class _EstimateWalk:
         self._asked = frozenset(dialogue.asked(estimator.history))
         self._period = estimator.period()
         self._history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
+        if estimator.target.gateway.system_role == "user":  # no message of its own
+            self._history_text = _without_framing(self._history_text)
         self._answered = [EMPTY_TEXT] * len(SCENARIOS)
         """Predicted live replies, by scenario."""
         self._token_bound = TokenBound(dialogue.system)

@@ -598,6 +598,7 @@ _GATEWAY: Mapping[str, _Kind] = {
     "ca_file": _PATH,
     "allow_http": _FLAG,
     "max_output_tokens_field": _TEXT,
+    "system_role": _Kind("system, developer or user", lambda value: value in ("system", "developer", "user")),
     "list_prices": _FLAG,
     "price_multiplier": _DECIMAL,
     "attempt_timeout_s": _SECONDS,

@@ -5,11 +5,11 @@ Field names belong to each protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from convbatch.dialogue import Message, Settings
+from convbatch.dialogue import Message, Settings, text_part
 from convbatch.protocols.wire import CannotCarry
 
 JSON_HEADERS: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
@@ -34,6 +34,20 @@ def refuse_media(message: Message, protocol: str) -> None:
                 f"the {protocol} protocol supports only text: a {message.role} message has a part of kind "
                 f"{part.kind!r} ({where}); remove the part or the target"
             )
+
+
+def put_system_into_user(messages: Sequence[Message], system: str) -> tuple[Message, ...]:
+    """Return the messages with the system text, an empty line behind it, in front of the first user message."""
+    at = next((at for at, message in enumerate(messages) if message.role == "user"), None)
+    if at is None:
+        return (Message(role="user", parts=(text_part(system),)), *messages)
+    first, *others = messages[at].parts or (text_part(""),)
+    parts = (
+        (text_part(f"{system}\n\n{first.text or ''}"), *others)
+        if first.kind == "text"
+        else (text_part(system), first, *others)
+    )
+    return (*messages[:at], messages[at]._replace(parts=parts), *messages[at + 1 :])
 
 
 def merge_extra(

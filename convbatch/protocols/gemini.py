@@ -32,7 +32,14 @@ from convbatch.protocols.decoding import (
     usage_of,
     word,
 )
-from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
+from convbatch.protocols.encoding import (
+    JSON_HEADERS,
+    STREAM_HEADERS,
+    merge_extra,
+    put_system_into_user,
+    refuse_media,
+    refuse_settings,
+)
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.sse import SseEvent
@@ -78,8 +85,10 @@ class Gemini:
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
         """Build the request for a question; raises `CannotCarry`."""
-        body: dict[str, Any] = {"contents": [_content(message) for message in ask.messages]}
-        if ask.system:
+        in_user = bool(ask.system) and endpoint.system_role == "user"
+        messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
+        body: dict[str, Any] = {"contents": [_content(message) for message in messages]}
+        if ask.system and not in_user:
             body["systemInstruction"] = {"parts": [{"text": ask.system}]}
         body = _applied(body, ask.settings)
         return WireRequest(

@@ -29,7 +29,14 @@ from convbatch.protocols.decoding import (
     usage_of,
     word,
 )
-from convbatch.protocols.encoding import JSON_HEADERS, STREAM_HEADERS, merge_extra, refuse_media, refuse_settings
+from convbatch.protocols.encoding import (
+    JSON_HEADERS,
+    STREAM_HEADERS,
+    merge_extra,
+    put_system_into_user,
+    refuse_media,
+    refuse_settings,
+)
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.sse import SseEvent
@@ -78,15 +85,19 @@ class OpenAI:
         auth="bearer",
         tpm_counts="input+max_output",
         keys=("max_output_tokens_field",),
+        system_roles=("system", "developer", "user"),
         # The last two belong to other APIs of the same hosts.
         endpoints=("/chat/completions", "/completions", "/responses", "/messages"),
     )
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
         """Build the request for a question; raises `CannotCarry`."""
-        messages: list[Any] = [_message(message) for message in ask.messages]
-        if ask.system:
-            messages.insert(0, {"role": "system", "content": ask.system})
+        asked, role = ask.messages, endpoint.system_role or "system"
+        if ask.system and role == "user":
+            asked = put_system_into_user(asked, ask.system)
+        messages: list[Any] = [_message(message) for message in asked]
+        if ask.system and role != "user":
+            messages.insert(0, {"role": role, "content": ask.system})
         body: dict[str, Any] = {"model": ask.model, "messages": messages}
         if ask.stream:
             body["stream"] = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
@@ -17,6 +17,8 @@ from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.sse import SseEvent
 from convbatch.reply import Failure, Reply
 from convbatch.strict_json import MAX_DEPTH, TooDeep, parse_received
+
+SystemRole = Literal["system", "developer", "user"]
 
 
 class MalformedReply(Exception):  # internal; becomes a `Failure`
@@ -56,6 +58,8 @@ class Endpoint:
     base_url: str
     api_version: str | None = None
     max_output_tokens_field: str | None = None
+    system_role: SystemRole | None = None
+    """Role of the system text; `user`: it stands in front of the first user message."""
 
 
 class Ask(NamedTuple):
@@ -97,6 +101,8 @@ class ProtocolConfig:
     """Default of `api_version`; None: the protocol has no such key."""
     keys: tuple[str, ...] = ()
     """Configuration keys that have a meaning only in the protocols that list them."""
+    system_roles: tuple[SystemRole, ...] = ("system", "user")
+    """Values of `system_role` that the protocol can express."""
     endpoints: tuple[str, ...]
     """Ends of request URLs; a base URL that ends with one of them is a mistake."""
 

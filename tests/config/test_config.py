@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -269,6 +268,10 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("http for a model", '[gateways.google.models."*"]\nbase_url = "http://h"\n', 2, "plain http to h"),
     ("not its protocol", '[gateways.openai]\napi_version = "v1"\n', 2, "api_version does not apply"),
     ("not its field", '[gateways.google]\nmax_output_tokens_field = "n"\n', 2, "belongs to 'openai'"),
+    ("system_role", '[gateways.openai]\nsystem_role = "user_"\n', 2,
+     "unknown system_role 'user_'\n  hint: did you mean 'user'? known: developer, system, user"),
+    ("developer at gemini", '[gateways.google.models."*"]\nsystem_role = "developer"\n', 2,
+     "system_role 'developer' does not apply to the protocol 'gemini'\n  hint: known there: system, user"),
     ("unset", '[gateways.openai]\nunset = ["temprature"]\n', 2,
      "unknown setting 'temprature' in unset\n  hint: did you mean 'temperature'? known: extra, max_output_tokens"),
     ("unset for a model", '[gateways.openai.models."o*"]\nunset = "seed"\n', 2, "unset must be a list of settings"),
@@ -580,7 +583,7 @@ def test_the_strongest_layer_that_sets_a_value_decides(layers: list[Settings]) -
 
 @pytest.mark.parametrize(("repeat", "seed"), [(1, 7), (2, 8), (5, 11)])
 def test_repeat_k_sends_the_seed_in_force_plus_k_minus_1(repeat: int, seed: int) -> None:
-    layers = {"turn": Settings(seed=7), "dialogue": Settings(seed=100)}
+    layers: dict[str, Any] = {"turn": Settings(seed=7), "dialogue": Settings(seed=100)}
     assert effective_settings(**layers, repeat=repeat).seed == seed
     assert effective_settings(repeat=repeat) is NO_SETTINGS
 
@@ -588,11 +591,11 @@ def test_repeat_k_sends_the_seed_in_force_plus_k_minus_1(repeat: int, seed: int)
 @given(st.lists(_SETTINGS, min_size=5, max_size=5), st.lists(st.sampled_from(SETTING_NAMES), max_size=3))
 def test_what_is_unset_is_never_set_and_the_rest_stays(layers: list[Settings], unset: list[str]) -> None:
     command_line, turn, dialogue, target, config = layers
-    layered = functools.partial(
-        effective_settings, command_line=command_line, turn=turn, dialogue=dialogue, target=target, config=config
-    )
-    plain = layered(unset=unset).to_plain()
-    expected = {name: value for name, value in layered().to_plain().items() if name not in unset}
+    layer: dict[str, Any] = {
+        "command_line": command_line, "turn": turn, "dialogue": dialogue, "target": target, "config": config,
+    }  # fmt: skip
+    plain = effective_settings(**layer, unset=unset).to_plain()
+    expected = {name: value for name, value in effective_settings(**layer).to_plain().items() if name not in unset}
     assert plain == expected
 
 
@@ -676,6 +679,7 @@ _GATEWAYS = st.builds(
         jitter_s=st.floats(0, 10),
     ),
     settings=_SETTINGS,
+    system_role=st.sampled_from([None, "system", "developer", "user"]),
     unset=st.lists(st.sampled_from(SETTING_NAMES), max_size=2).map(tuple),
     key_origin=st.none() | st.text(),
 )

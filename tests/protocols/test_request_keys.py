@@ -1,0 +1,70 @@
+"""Keys of a gateway that say how a request is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from convbatch.config.gateways import Gateway, Target
+from convbatch.dialogue import Dialogue, Message, Part, Settings, Turn, text_part
+from convbatch.engine.plan import TurnKeys
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import Ask, Endpoint
+
+GEMINI, OPENAI = PROTOCOLS["gemini"], PROTOCOLS["openai"]
+
+
+def user(*texts: str) -> Message:
+    return Message(role="user", parts=tuple(map(text_part, texts)))
+
+
+ASSISTANT = Message(role="assistant", parts=(text_part("Hello."),), raw={"role": "assistant", "content": "Hello."})
+
+
+def key_of(*, system: str | None = None, settings: Settings | None = None, **gateway: Any) -> str:
+    target = Target(model="m", gateway=Gateway(name="g", protocol="openai", base_url="https://h/v1", **gateway))
+    keys = TurnKeys(target, Dialogue(id="d", system=system, turns=(Turn(user=user("Hi").parts),)))
+    keys.add(user("Hi"))
+    return keys.key(settings or Settings())
+
+
+# --- system_role
+
+
+@pytest.mark.parametrize(
+    ("role", "system", "sent"),
+    [
+        (None, "Be brief.", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]),
+        ("system", "Be brief.", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]),
+        ("developer", "Be brief.", [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]),
+        ("user", "Be brief.", [{"role": "user", "content": "Be brief.\n\nHi"}]),
+        ("user", None, [{"role": "user", "content": "Hi"}]),
+    ],
+)
+def test_the_system_text_has_the_role_that_the_gateway_names(role: Any, system: str | None, sent: Any) -> None:
+    ask = Ask(model="m", messages=(user("Hi"), ASSISTANT, user("And?")), system=system)
+    body = OPENAI.build_request(ask, Endpoint(base_url="https://h/v1", system_role=role)).json
+    assert body["messages"] == [*sent, ASSISTANT.raw, {"role": "user", "content": "And?"}]
+
+
+def test_a_system_text_in_the_first_user_message_keeps_its_parts() -> None:
+    ask = Ask(model="m", messages=(user("Hi", "there"),), system="Be brief.")
+    endpoint = Endpoint(base_url="https://h", system_role="user")
+    assert OPENAI.build_request(ask, endpoint).json["messages"][0]["content"] == [
+        {"type": "text", "text": "Be brief.\n\nHi"}, {"type": "text", "text": "there"},
+    ]  # fmt: skip
+    assert GEMINI.build_request(ask, endpoint).json == {
+        "contents": [{"role": "user", "parts": [{"text": "Be brief.\n\nHi"}, {"text": "there"}]}]
+    }
+    from convbatch.protocols.encoding import put_system_into_user
+
+    picture = Part(kind="image", path="a.png")
+    (merged,) = put_system_into_user((Message(role="user", parts=(picture,)),), "Be brief.")
+    assert merged.parts == (text_part("Be brief."), picture)
+
+
+def test_the_role_changes_a_turns_key_only_where_it_changes_the_request() -> None:
+    assert key_of(system="S", system_role="user") != key_of(system="S")
+    assert key_of(system="S", system_role="system") == key_of(system="S")
+    assert key_of(system_role="user") == key_of()
