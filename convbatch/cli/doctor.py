@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from convbatch.config.credentials import Credentials
+from convbatch.config.credentials import Credentials, variables_of
 from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config
 from convbatch.config.targets import resolve_targets
@@ -65,17 +65,19 @@ def _gateway_named(name: str, config: Config) -> Gateway:
 
 
 def _print_key(gateway: Gateway, credentials: Credentials, *, asked: bool) -> ExitCode:
+    variables = " and ".join(variables_of(gateway))
     try:
-        key = credentials.key(gateway)
+        credentials.require_keys([gateway])
     except ConvbatchError as error:
-        problem = error.problems[0]
         if not asked:
-            _print(f"{gateway.name}: {gateway.key_env or 'key'} is not set")
+            missing = " and ".join(credentials.missing([gateway]))
+            _print(f"{gateway.name}: {missing or variables} is not set")
             return ExitCode.OK
-        _print(f"{gateway.name}: {problem.what}")
-        _print(f"  hint: {problem.hint}")
+        for problem in error.problems:
+            _print(f"{gateway.name}: {problem.what}")
+            _print(f"  hint: {problem.hint}")
         return ExitCode.SETUP
-    _print(f"{gateway.name}: " + ("needs no key" if key is None else f"{gateway.key_env} is set"))
+    _print(f"{gateway.name}: " + (f"{variables} is set" if variables else "needs no key"))
     return ExitCode.OK
 
 
@@ -138,6 +140,7 @@ async def _client(target: Target, credentials: Credentials) -> AsyncGenerator[Cl
         yield Client(
             target,
             credentials.key(gateway),
+            secret_headers=credentials.secret_headers(gateway),
             transport=transport,
             redactor=credentials.redactor(),
             clock=RealClock(),

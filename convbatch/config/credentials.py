@@ -6,18 +6,20 @@ logs, journals and reports is `redaction.py`.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from convbatch.config.gateways import Gateway
+from convbatch.config.gateways import Gateway, SecretHeader
 from convbatch.errors import InputError, Place, Problem, SetupError, nearest
-from convbatch.redaction import Redactor, Secret, watch
+from convbatch.redaction import SHORTEST_IN_BODY, Redactor, Secret, watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +63,48 @@ class Credentials:
         """Return the gateway's key; raises `SetupError` as `key_for` does."""
         return key_for(gateway, self.env)
 
+    def secret_headers(self, gateway: Gateway) -> dict[str, str]:
+        """Return the gateway's secret headers with their values; raises `SetupError` as `secret_header_value` does."""
+        return {name: secret_header_value(name, header, self.env) for name, header in gateway.secret_headers.items()}
+
     def proxy(self, gateway: Gateway) -> str | None:
         """Return the proxy for the gateway's base URL; raises `SetupError` as `proxy_for` does."""
         return proxy_for(gateway.base_url, gateway, self.env)
 
     def missing(self, gateways: Iterable[Gateway]) -> tuple[str, ...]:
         """Return the names of the variables that these gateways need and that are not set or blank."""
-        names = dict.fromkeys(gateway.key_env for gateway in gateways)
-        return tuple(name for name in names if name is not None and not self.env.get(name, "").strip())
+        names = dict.fromkeys(name for gateway in gateways for name in variables_of(gateway))
+        return tuple(name for name in names if not self.env.get(name, "").strip())
 
-    def require_keys(self, gateways: Iterable[Gateway]) -> None:
-        """Check that every key is there; reports all missing or unusable keys at once.
+    def require_keys(self, gateways: Iterable[Gateway], *, except_for: Collection[str] = ()) -> None:
+        """Check that every key and secret header is there; reports all missing or unusable ones at once.
+
+        Args:
+            gateways: The gateways.
+            except_for: Names of variables that may be missing.
 
         Raises:
-            SetupError: As `key_for`, with one problem for each variable.
+            SetupError: As `key_for` and `secret_header_value`, with one problem for each variable.
         """
         problems: dict[str, Problem] = {}
         for gateway in gateways:
-            try:
-                self.key(gateway)
-            except SetupError as error:
-                problems.setdefault(gateway.key_env or gateway.name, error.problems[0])
+            checks = {gateway.key_env or gateway.name: functools.partial(self.key, gateway)}
+            for name, header in gateway.secret_headers.items():
+                checks.setdefault(header.env, functools.partial(secret_header_value, name, header, self.env))
+            for variable, check in checks.items():
+                try:
+                    if variable not in except_for:
+                        check()
+                except SetupError as error:
+                    problems.setdefault(variable, error.problems[0])
         if problems:
             raise SetupError.of(tuple(problems.values()))
+
+
+def variables_of(gateway: Gateway) -> tuple[str, ...]:
+    """Return the names of the variables that requests to a gateway need."""
+    names = (gateway.key_env, *(header.env for header in gateway.secret_headers.values()))
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 # --- placing a key ---------------------------------------------------------------------------------------------------
@@ -182,6 +203,36 @@ def key_for(gateway: Gateway, env: Mapping[str, str]) -> str | None:
         what, hint = problem
         raise SetupError(f"the value of {gateway.key_env} {what}", found=origin, hint=hint)
     return value.strip()
+
+
+_SCHEME_AND_VALUE = re.compile(r"(?i)(?P<scheme>bearer|basic|token|api-?key|key)\s+(?P<value>\S.*)")
+
+
+def secret_header_value(name: str, header: SecretHeader, env: Mapping[str, str]) -> str:
+    """Return the value of a secret header, with its prefix and without blanks around the variable's value.
+
+    Raises:
+        SetupError: The variable is missing or empty, or its value cannot be sent. The value is never in the message.
+    """
+    origin = f"required by the secret header {name}" + (f" in {header.origin}" if header.origin else "")
+    value = env.get(header.env, "").strip()
+    if not value:
+        state = "is set but empty" if header.env in env else "is not set"
+        raise SetupError(
+            f"no value for the header {name}: the environment variable {header.env} {state}",
+            found=origin,
+            hint=f"export {header.env}=..., or write {header.env}=... into a file and add --env-file FILE",
+        )
+    what, hint = None, "copy the value again from the gateway's site"
+    if any(not " " <= char <= "~" for char in value):
+        what, hint = "has characters that cannot be in a header", "it must be one line of plain ASCII"
+    elif value[0] in "\"'" or value[-1] in "\"'":
+        what, hint = "is in quotation marks", "remove the quotation marks (docker --env-file keeps them)"
+    elif header.prefix and _SCHEME_AND_VALUE.fullmatch(value):
+        what, hint = "starts with a scheme word", f"set the bare value: prefix = {header.prefix!r} adds the word"
+    if what is not None:
+        raise SetupError(f"the value of {header.env} {what}", found=origin, hint=hint)
+    return header.prefix + value
 
 
 def _how_to_set(name: str, env: Mapping[str, str]) -> str:
@@ -375,10 +426,29 @@ def secrets_of(gateways: Iterable[Gateway], env: Mapping[str, str]) -> tuple[Sec
         value = env.get(gateway.key_env or "", "").strip()
         if gateway.auth != "none" and gateway.key_env is not None and value:
             found[Secret(gateway.key_env, value)] = None
+        for header in gateway.secret_headers.values():
+            found.update(dict.fromkeys(_header_secrets(header, env.get(header.env, "").strip())))
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
         for secret in _proxy_secrets(name.upper(), env.get(name, "").strip()):
             found[secret] = None
     return tuple(found)
+
+
+def _header_secrets(header: SecretHeader, value: str) -> Iterator[Secret]:
+    """Yield the value of a secret header, without its scheme word too, and the user and password of a Basic one."""
+    if not value:
+        return
+    yield Secret(header.env, value)
+    scheme = _SCHEME_AND_VALUE.fullmatch(f"{header.prefix}{value}")
+    if scheme is None:
+        return
+    yield Secret(header.env, scheme["value"])
+    if scheme["scheme"].lower() == "basic":
+        with contextlib.suppress(ValueError):
+            plain = base64.b64decode(scheme["value"], validate=True).decode()
+            for part in dict.fromkeys((plain, plain.partition(":")[2])):
+                if len(part) >= SHORTEST_IN_BODY:
+                    yield Secret(header.env, part)
 
 
 def _proxy_secrets(name: str, proxy: str) -> tuple[Secret, ...]:

@@ -53,6 +53,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecretHeader:
+    """A header whose value is a secret in an environment variable, sent in addition to the key."""
+
+    env: str
+    """The variable's name."""
+    prefix: str = ""
+    """Sent before the value, for example `Bearer `."""
+    origin: str | None = None
+    """Where it is set, for messages: `file:line`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """An endpoint that serves models: one base URL, one protocol, one kind of auth."""
 
@@ -64,6 +76,7 @@ class Gateway:
     """bearer | raw | x-goog-api-key | x-api-key | header:NAME | query:NAME | none."""
     key_env: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    secret_headers: Mapping[str, SecretHeader] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     proxy: str | None = None
     """Overrides HTTPS_PROXY / HTTP_PROXY."""
@@ -86,6 +99,11 @@ class Gateway:
     """Names of settings that are never sent, whatever sets them."""
     key_origin: str | None = None
     """Where `key_env` is set, for messages: a preset, or `file:line`."""
+
+    @property
+    def key_name(self) -> str:
+        """What identifies the account: the key's variable, or those of the secret headers where there is no key."""
+        return self.key_env or " ".join(sorted({header.env for header in self.secret_headers.values()}))
 
     @property
     def endpoint(self) -> Endpoint:
@@ -113,7 +131,7 @@ class Target:
     @property
     def quota_owner(self) -> tuple[str, str, str]:
         """The owner of the limits that a request counts against: host, key variable, model."""
-        return (urlsplit(self.gateway.base_url).netloc, self.gateway.key_env or "", self.model)
+        return (urlsplit(self.gateway.base_url).netloc, self.gateway.key_name, self.model)
 
     @property
     def simulated(self) -> bool:
@@ -364,6 +382,7 @@ def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
     """Return the JSON form of a gateway, by field name."""
     plain: dict[str, Any] = {f.name: getattr(gateway, f.name) for f in dataclasses.fields(Gateway)}
     plain["headers"] = dict(gateway.headers)
+    plain["secret_headers"] = {name: dataclasses.asdict(header) for name, header in gateway.secret_headers.items()}
     plain["query"] = dict(gateway.query)
     plain["limits"] = {f.name: getattr(gateway.limits, f.name) for f in dataclasses.fields(Limits)}
     plain["limits"]["rates"] = [{"count": rate.count, "window_s": rate.window_s} for rate in gateway.limits.rates]
@@ -383,6 +402,8 @@ def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     limits = dict(values.pop("limits"))
     limits["rates"] = tuple(RateLimit(**rate) for rate in limits["rates"])
     settings = Settings.from_plain(values.pop("settings"))
+    secret_headers: Mapping[str, Any] = values.pop("secret_headers", {})
+    values["secret_headers"] = {name: SecretHeader(**header) for name, header in secret_headers.items()}
     if values.get("price_multiplier") is not None:
         values["price_multiplier"] = Decimal(values["price_multiplier"])
     values["unset"] = tuple(values.get("unset", ()))

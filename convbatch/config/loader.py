@@ -185,6 +185,9 @@ class _Reader:
         own = self._checked(table, path, GATEWAY_KEYS, also=("models",))
         if "ca_file" in own:
             own["ca_file"] = self._certificates(own["ca_file"], path)
+        for header, secret in own.get("secret_headers", {}).items():
+            origin = str(self._place((*path, "secret_headers", header)))
+            own["secret_headers"][header] = dataclasses.replace(secret, origin=origin)
         values = {**({} if preset is None else preset.values), **own}
         if "base_url" in own and "list_prices" not in own:
             values.pop("list_prices", None)  # another address may bill other prices

@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from convbatch.config.credentials import AUTH_SCHEMES, Carrier, is_loopback, parse_auth_scheme
-from convbatch.config.gateways import SIMULATOR_URL, RateLimit, TpmCounts, build_gateway, foreign_keys
+from convbatch.config.gateways import SIMULATOR_URL, RateLimit, SecretHeader, TpmCounts, build_gateway, foreign_keys
 from convbatch.config.toml_positions import KeyPath
 from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
@@ -140,11 +140,11 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def _variable(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidValue(f"{key} must be the name of an environment variable", 'write key_env = "NAME"', found=value)
+        raise InvalidValue(f"{key} must be the name of an environment variable", f'write {key} = "NAME"', found=value)
     if not _VARIABLE.fullmatch(value) or (len(value) >= 20 and re.search("[a-z]", value) and re.search("[0-9]", value)):
         raise InvalidValue(
             f"{key} must be the name of an environment variable; this looks like a key itself",
-            'put the key into a variable (export NAME=...) and write key_env = "NAME"',
+            f'put the key into a variable (export NAME=...) and write {key} = "NAME"',
         )
     return value
 
@@ -233,6 +233,34 @@ def _headers(key: str, value: Any) -> dict[str, str]:
             )
         seen.add(name.lower())
     return headers
+
+
+def _secret_headers(key: str, value: Any) -> dict[str, SecretHeader]:
+    example = f'write {key} = {{ X-Name = "VARIABLE" }}, or {{ X-Name = {{ env = "VARIABLE", prefix = "Basic " }} }}'
+    if not isinstance(value, dict):
+        raise InvalidValue(f"{key} must be a table of header names and variables", example, found=value)
+    table = cast(dict[str, Any], value)
+    _headers(key, dict.fromkeys(table, ""))
+    return {name: _secret_header(f"{key}.{name}", item, example) for name, item in table.items()}
+
+
+def _secret_header(key: str, value: Any, example: str) -> SecretHeader:
+    if isinstance(value, str):
+        return SecretHeader(env=_variable(key, value))
+    table = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    for name in table:
+        if name not in ("env", "prefix"):
+            raise InvalidValue(f"unknown key {display(name)} in {key}", did_you_mean(name, ("env", "prefix")))
+    if "env" not in table:
+        raise InvalidValue(f"{key} must be the name of an environment variable", example)
+    prefix = table.get("prefix", "")
+    if not isinstance(prefix, str) or not prefix.isascii() or not prefix.isprintable() or len(prefix) > 40:
+        raise InvalidValue(f"{key}.prefix must be a word that is sent before the value", 'write prefix = "Basic "')
+    if prefix and prefix[-1].isalnum():
+        raise InvalidValue(
+            f"{key}.prefix must end with a blank or a sign: the value follows at once", f'write prefix = "{prefix} "'
+        )
+    return SecretHeader(env=_variable(f"{key}.env", table["env"]), prefix=prefix)
 
 
 def _texts(key: str, value: Any) -> dict[str, str]:
@@ -332,6 +360,7 @@ GATEWAY_KEYS: Mapping[str, tuple[str, Validator]] = {
     **MODEL_KEYS,
     "key_env": ("key_env", _variable),
     "headers": ("headers", _headers),
+    "secret_headers": ("secret_headers", _secret_headers),
     "query": ("query", _texts),
     "proxy": ("proxy", _proxy),
     "ca_file": ("ca_file", _text),
@@ -411,6 +440,15 @@ def _rule_carrier(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) 
     if place.kind != "none" and same(place.name) in {same(given) for given in values.get(table, {})}:
         what = f"{table} sets {place.name}, which carries the key"
         yield table if table in own else "auth", InvalidValue(what, "remove it there: auth sets it")
+    plain = {name.lower() for name in values.get("headers", {})}
+    for name in values.get("secret_headers", {}):
+        key = "secret_headers" if "secret_headers" in own else "headers"
+        if name.lower() in plain:
+            yield key, InvalidValue(f"the header {name} is in headers and in secret_headers", "remove one of the two")
+        elif place.kind == "header" and name.lower() == place.name.lower():
+            key = key if "secret_headers" in own else "auth"
+            hint = 'remove it, or write auth = "none" if no other key is sent'
+            yield key, InvalidValue(f"secret_headers sets {name}, which carries the key", hint)
 
 
 def _rule_prices(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, InvalidValue]]:
@@ -446,6 +484,7 @@ def secret_holder(path: KeyPath, value: Any) -> str | None:
     in_query = "query" in path[-2:-1]
     in_header = "headers" in path[-2:-1]
     in_table = len(path) >= 3 and path[0] == "gateways" and not in_query and not in_header and "settings" not in path
+    in_table = in_table and "secret_headers" not in path[2:3]  # its values are names of variables
     named = name not in _NOT_KEY_NAMES and _KEY_NAME.fullmatch(name) is not None
     if named and (in_query or in_header or in_table or len(path) <= 2):
         return f"the {'query parameter' if in_query else 'header' if in_header else 'key'} {name!r}"

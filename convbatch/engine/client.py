@@ -295,6 +295,7 @@ class Client:
         target: Target,
         key: str | None,
         *,
+        secret_headers: Mapping[str, str] | None = None,
         transport: Transport,
         redactor: Redactor,
         clock: Clock,
@@ -305,6 +306,7 @@ class Client:
         Args:
             target: The target.
             key: Its key; None if the gateway needs none.
+            secret_headers: Headers with further secrets, sent with each request.
             transport: Sends the requests.
             redactor: Removes keys from bodies and messages.
             clock: Measures latency.
@@ -313,6 +315,7 @@ class Client:
         self._target = target
         self._simulator_url = simulator_url
         self._key = key
+        self._secret_headers = secret_headers or {}
         self._transport = transport
         self._redactor = redactor
         self._clock = clock
@@ -383,7 +386,7 @@ class Client:
     def _keyed_address(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
         """Return the URL with its query, and the headers with the key."""
         gateway = self._target.gateway
-        headers = {**_OWN_HEADERS, **request.headers, **gateway.headers}
+        headers = {**_OWN_HEADERS, **request.headers, **gateway.headers, **self._secret_headers}
         url = request.url
         if self._simulator_url is not None and url.startswith(SIMULATOR_URL):
             url = self._simulator_url + url.removeprefix(SIMULATOR_URL)

@@ -547,6 +547,18 @@ def _is_text_map(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
+def _is_secret_headers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_secret_header, value.values()))
+
+
+def _is_secret_header(value: Any) -> bool:
+    match value:
+        case {"env": env, "prefix": prefix, "origin": origin, **rest}:
+            return not rest and _is_text(env) and _is_text(prefix) and (origin is None or isinstance(origin, str))
+        case _:
+            return False
+
+
 def _is_decimal(value: Any) -> bool:
     try:
         return isinstance(value, str) and Decimal(value).is_finite()
@@ -587,12 +599,14 @@ _RATES = _Kind("an object of exchange rates", is_exchange_rates)
 _RATE_LIMITS = _Kind(
     "a list of {count, window_s}", lambda value: isinstance(value, list) and all(map(_is_rate_limit, value))
 )
+_SECRET_HEADERS = _Kind("an object of {env, prefix, origin}", _is_secret_headers)
 
 _GATEWAY: Mapping[str, _Kind] = {
     "api_version": _TEXT,
     "auth": _TEXT,
     "key_env": _TEXT,
     "headers": _TEXT_MAP,
+    "secret_headers": _SECRET_HEADERS,
     "query": _TEXT_MAP,
     "proxy": _TEXT,
     "ca_file": _PATH,

@@ -114,7 +114,7 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
     credentials = checked.credentials
     gateways = [target.gateway for target in checked.all_targets]
     missing = credentials.missing(gateways)
-    credentials.require_keys(gateway for gateway in gateways if gateway.key_env not in missing)
+    credentials.require_keys(gateways, except_for=missing)
     for gateway in gateways:
         credentials.proxy(gateway)  # raises for an unusable proxy
     with _dataset(options, checked) as (copy, manifest, cap):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from convbatch.config.credentials import is_loopback
@@ -17,8 +18,23 @@ from convbatch.errors import Place, Problem, SetupError
 from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder
 
-_Endpoint = tuple[str, str | None, str | None, str | None]
-"""Everything that decides who can read a key: scheme, host and port; the key's variable; the proxy; the CA file."""
+
+class _Endpoint(NamedTuple):
+    """Everything that decides who can read which secret."""
+
+    host: str
+    """Scheme, host and port."""
+    key_env: str | None
+    secret_headers: tuple[tuple[str, str], ...]
+    """Name in lower case and variable of each."""
+    proxy: str | None
+    ca_file: str | None
+
+    @property
+    def secrets(self) -> str:
+        """The names of the variables whose values are sent."""
+        names = [name for name in (self.key_env, *(env for _, env in self.secret_headers)) if name is not None]
+        return " and ".join(dict.fromkeys(names))
 
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
@@ -45,7 +61,7 @@ def require_trusted_endpoints(folder: RunFolder, manifest: Manifest, targets: It
 
 
 def _sends_key(gateway: Gateway) -> bool:
-    if gateway.auth == "none" or gateway.key_env is None:
+    if (gateway.auth == "none" or gateway.key_env is None) and not gateway.secret_headers:
         return False
     parts = urlsplit(gateway.base_url)
     is_here = _HOST.fullmatch(parts.netloc) is not None and is_loopback(parts.hostname or "")
@@ -60,17 +76,33 @@ def _is_trusted(target: Target, config: Config) -> bool:
 
 def _endpoint(gateway: Gateway) -> _Endpoint:
     parts = urlsplit(gateway.base_url)
-    return f"{parts.scheme}://{parts.netloc}".lower(), gateway.key_env, gateway.proxy, gateway.ca_file
+    return _Endpoint(
+        host=f"{parts.scheme}://{parts.netloc}".lower(),
+        key_env=gateway.key_env,
+        secret_headers=tuple(sorted((name.lower(), header.env) for name, header in gateway.secret_headers.items())),
+        proxy=gateway.proxy,
+        ca_file=gateway.ca_file,
+    )
 
 
 def _problem(target: Target, place: Place) -> Problem:
-    host, key_env, proxy, ca_file = _endpoint(target.gateway)
-    by = f" through the proxy {proxy}" if proxy else ""
-    certified = f", with the CA file {ca_file}" if ca_file else ""
+    endpoint = _endpoint(target.gateway)
+    by = f" through the proxy {endpoint.proxy}" if endpoint.proxy else ""
+    certified = f", with the CA file {endpoint.ca_file}" if endpoint.ca_file else ""
     return Problem(
-        what=f"this run folder was created elsewhere; refusing to send {key_env} to {host}{by}{certified}",
+        what=f"this run folder was created elsewhere; refusing to send {endpoint.secrets} to {endpoint.host}{by}"
+        f"{certified}",
         place=place,
         found=f"target {target.name}; no preset and no convbatch.toml here sends this key to this host",
-        hint=f'if the key belongs there, add the gateway to convbatch.toml: [gateways.NAME] base_url = "{host}...", '
-        f'key_env = "{key_env}"; docs: SECURITY.md',
+        hint=f"if the key belongs there, add the gateway to convbatch.toml: [gateways.NAME] base_url = "
+        f'"{endpoint.host}...", {_key_setting(endpoint)}; docs: SECURITY.md',
     )
+
+
+def _key_setting(endpoint: _Endpoint) -> str:
+    """Return the keys of a gateway's table that name these secrets."""
+    parts = [] if endpoint.key_env is None else [f'key_env = "{endpoint.key_env}"']
+    if endpoint.secret_headers:
+        headers = ", ".join(f'"{name}" = "{env}"' for name, env in endpoint.secret_headers)
+        parts.append(f"secret_headers = {{ {headers} }}")
+    return ", ".join(parts)

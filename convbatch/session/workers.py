@@ -88,12 +88,14 @@ async def build_workers(
         stack.push_async_callback(transport.close)
         for target in targets:
             places = max_in_flight(target.gateway.limits, spec.rules.concurrency)
-            quiet = redactor.marking() if target.gateway.auth == "none" else redactor
+            is_open = target.gateway.auth == "none" and not target.gateway.secret_headers
+            quiet = redactor.marking() if is_open else redactor
             workers[target.name] = TargetWorker(
                 target=target,
                 client=Client(
                     target,
                     spec.credentials.key(target.gateway),
+                    secret_headers=spec.credentials.secret_headers(target.gateway),
                     transport=transport,
                     redactor=quiet,
                     clock=system.clock,

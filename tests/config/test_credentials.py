@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -19,7 +21,7 @@ from convbatch.config.credentials import (
     secrets_of,
     with_env_file,
 )
-from convbatch.config.gateways import Gateway
+from convbatch.config.gateways import Gateway, SecretHeader
 from convbatch.config.loader import load_config, presets
 from convbatch.config.targets import resolve_targets
 from convbatch.dialogue import Message, Role, text_part
@@ -250,6 +252,39 @@ def test_a_value_in_single_quotes_is_read_unchanged(tmp_path_factory: pytest.Tem
     path = tmp_path_factory.getbasetemp() / "law.env"
     path.write_text(f"A='{value}'\n", encoding="utf-8")
     assert read_env_file(path) == {"A": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "prefix", "problem"),
+    [
+        (None, "", "is not set"),
+        (" ", "", "is set but empty"),
+        ("Bearer abcdef", "Bearer ", "starts with a scheme word"),
+        ("two\nlines", "", "cannot be in a header"),
+        ('"quoted"', "", "quotation marks"),
+        ("schlüssel", "", "cannot be in a header"),
+    ],
+)
+def test_a_secret_header_that_cannot_be_sent_is_explained_without_showing_it(
+    value: str | None, prefix: str, problem: str
+) -> None:
+    header = SecretHeader(env="EXTRA", prefix=prefix, origin="x.toml:7")
+    given = dataclasses.replace(gateway("none", None), secret_headers={"X-A": header})
+    with pytest.raises(SetupError, match=f"EXTRA .*{problem}") as caught:
+        Credentials({} if value is None else {"EXTRA": value}).require_keys([given])
+    assert "required by the secret header X-A in x.toml:7" in str(caught.value)
+    assert value is None or not value.strip() or value not in str(caught.value)
+
+
+def test_the_parts_of_a_secret_header_are_secrets_too() -> None:
+    basic = base64.b64encode(b"user:correct-horse-battery").decode()
+    headers = {"A": SecretHeader(env="A", prefix="Basic "), "B": SecretHeader(env="B"), "C": SecretHeader(env="C")}
+    given = dataclasses.replace(gateway("none", None), secret_headers=headers)
+    env = {"A": basic, "B": "Bearer token-of-b-1234", "C": "plain-of-c-1234"}
+    assert Credentials(env).secret_headers(given) == {"A": f"Basic {basic}", "B": env["B"], "C": env["C"]}
+    redactor = Redactor(secrets_of([given], env))
+    shown = redactor.text(f"{basic} correct-horse-battery token-of-b-1234 plain-of-c-1234")
+    assert shown == "[redacted:A] [redacted:A] [redacted:B] [redacted:C]"
 
 
 # --- proxies
