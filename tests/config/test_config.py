@@ -70,7 +70,8 @@ def error_text(text: str) -> str:
 def test_only_gateways_whose_protocol_is_built_are_presets() -> None:
     assert set(presets()) == {
         "google", "dmxapi", "dmxapi-openai", "dmxapi-com", "dmxapi-com-openai", "openai", "openrouter", "deepseek",
-        "dashscope", "local", "simulator",
+        "dashscope", "siliconflow", "siliconflow-com", "zhipu", "zai", "moonshot", "moonshot-ai", "ark", "qianfan",
+        "hunyuan", "minimax", "minimax-io", "new-api", "local", "simulator",
     }  # fmt: skip
     assert {table.for_model(None).protocol for table in presets().values()} <= set(PROTOCOLS)
 
@@ -92,6 +93,9 @@ def test_presets_carry_no_invented_limits() -> None:
          "00:00 UTC"),
         ("openai", "https://api.openai.com/v1", "bearer", "OPENAI_API_KEY", "input+max_output", "00:00 UTC"),
         ("local", "http://127.0.0.1:8000/v1", "none", None, "input+max_output", "00:00 UTC"),
+        ("zhipu", "https://open.bigmodel.cn/api/paas/v4", "bearer", "ZHIPUAI_API_KEY", "input+max_output", "00:00 UTC"),
+        ("ark", "https://ark.cn-beijing.volces.com/api/v3", "bearer", "ARK_API_KEY", "input+max_output", "00:00 UTC"),
+        ("new-api", "http://127.0.0.1:3000/v1", "bearer", "NEW_API_KEY", "input+max_output", "00:00 UTC"),
         ("simulator", "simulator:", "none", None, "input", "00:00 UTC"),
     ],
 )  # fmt: skip
@@ -111,6 +115,15 @@ def test_the_presets_file_ships_in_the_package_and_is_plain_toml() -> None:
 def test_openai_requests_use_the_newer_name_of_the_output_limit() -> None:
     assert presets()["openai"].for_model("gpt").max_output_tokens_field == "max_completion_tokens"
     assert presets()["deepseek"].for_model("x").max_output_tokens_field is None
+
+
+def test_no_two_sites_share_a_key_variable_unless_they_are_one_site() -> None:
+    hosts: dict[str, set[str]] = {}
+    for table in presets().values():
+        gateway = table.for_model(None)
+        if gateway.key_env is not None:
+            hosts.setdefault(gateway.key_env, set()).add(gateway.base_url.split("/")[2])
+    assert {variable: found for variable, found in hosts.items() if len(found) > 1} == {}
 
 
 # --- overrides in a config file
