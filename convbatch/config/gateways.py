@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -99,6 +99,8 @@ class Gateway:
     """Names of settings that are never sent, whatever sets them."""
     key_origin: str | None = None
     """Where `key_env` is set, for messages: a preset, or `file:line`."""
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Asked model → names under which the gateway may serve it (`served_model.py`)."""
 
     @property
     def key_name(self) -> str:
@@ -186,7 +188,9 @@ class GatewayTable:
         settings = NO_SETTINGS if run is None else run.settings
         matching = [] if model is None else [table for table in self.models if table.matches(model)]
         for table in sorted(matching, key=lambda table: len(table.glob)):
+            aliases = {**values.get("aliases", {}), **table.values.get("aliases", {})}
             values.update(table.values)
+            values.update({"aliases": aliases} if aliases else {})
             settings = settings.under(table.settings)
         if run is not None and run.attempt_timeout_s is not None:
             values.setdefault("attempt_timeout_s", run.attempt_timeout_s)
@@ -384,6 +388,7 @@ def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
     plain["headers"] = dict(gateway.headers)
     plain["secret_headers"] = {name: dataclasses.asdict(header) for name, header in gateway.secret_headers.items()}
     plain["query"] = dict(gateway.query)
+    plain["aliases"] = {asked: list(served) for asked, served in gateway.aliases.items()}
     plain["limits"] = {f.name: getattr(gateway.limits, f.name) for f in dataclasses.fields(Limits)}
     plain["limits"]["rates"] = [{"count": rate.count, "window_s": rate.window_s} for rate in gateway.limits.rates]
     plain["settings"] = gateway.settings.to_plain()

@@ -331,6 +331,23 @@ def _settings(key: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cast(list[str], names)))
 
 
+def _aliases(key: str, value: Any) -> dict[str, tuple[str, ...]]:
+    example = 'write aliases = { "ASKED" = "SERVED" }, or a list of served names'
+    if not isinstance(value, dict) or not value:
+        raise InvalidValue(f"{key} must be a table of model names", example, found=value)
+    aliases: dict[str, tuple[str, ...]] = {}
+    for asked, served in cast(dict[str, Any], value).items():
+        names = cast(list[Any], served) if isinstance(served, list) else [served]
+        if not asked.strip() or not names or not all(_is_name(name) for name in names):
+            raise InvalidValue(f"{key}.{asked!r} must be a model name or a list of them", example, found=served)
+        aliases[asked] = tuple(names)
+    return aliases
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
 # TOML key → the field of Gateway, Limits or RunTable, and the validator.
 _LIMITS: Mapping[str, tuple[str, Validator]] = {
     "rpm": ("rpm", _count),
@@ -354,6 +371,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "currency": ("currency", currency),
     "list_prices": ("list_prices", _flag),
     "price_multiplier": ("price_multiplier", _multiplier),
+    "aliases": ("aliases", _aliases),
     **_LIMITS,
 }
 GATEWAY_KEYS: Mapping[str, tuple[str, Validator]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Self, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from convbatch.dialogue import MAX_REPEATS, NO_SETTINGS, SETTING_NAMES, HistoryMode, Settings
 from convbatch.errors import Place, SetupError
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable, is_exchange_rates, is_price_table
+from convbatch.served_model import Aliases
 
 _T = TypeVar("_T")
 
@@ -37,6 +38,8 @@ class ManifestGateway:
     """The gateway's own model settings, under those of the command line."""
     unset: tuple[str, ...] = ()
     """Settings that are never sent, whatever sets them."""
+    aliases: Aliases = field(default_factory=dict[str, Sequence[str]])
+    """Asked model → names under which the gateway may serve it."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """The remaining fields of `config.gateways.Gateway` in their JSON form, of the right types."""
 
@@ -61,6 +64,7 @@ class ManifestGateway:
             currency=fields.optional("currency", _TEXT),
             settings=_settings(fields.required("settings", _OBJECT), "settings"),
             unset=tuple(fields.optional("unset", _SETTING_LIST, ())),
+            aliases=fields.optional("aliases", _ALIASES, {}),
             other=fields.rest(),
         )
 
@@ -73,6 +77,7 @@ class ManifestGateway:
             "currency": self.currency,
             "settings": self.settings.to_plain(),
             **({"unset": list(self.unset)} if self.unset else {}),
+            **({"aliases": self.aliases} if self.aliases else {}),
             **self.other,
         }
 
@@ -587,6 +592,10 @@ _COUNT = _Kind("a whole number from 0", lambda value: _is_whole(value) and value
 _POSITIVE = _Kind("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
 _NUMBER = _Kind("a number", _is_number)
 _SECONDS = _Kind("a number of seconds", lambda value: _is_number(value) and value >= 0)
+_ALIASES = _Kind(
+    "an object of lists of texts",
+    lambda value: isinstance(value, dict) and all(map(_TEXTS.holds, value.values())),
+)
 _DECIMAL = _Kind("a decimal number as text", _is_decimal)
 _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 _LIST = _Kind("a list", lambda value: isinstance(value, list))
