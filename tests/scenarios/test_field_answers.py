@@ -33,10 +33,10 @@ class Played:
 
 
 def play(folder: Path, server: AnswerServer, names: list[str]) -> Run:
-    """Run the cases of one shape as targets of one run, with a request at a time for each of two dialogues."""
+    """Run the cases of one shape as targets of one run, each with its own model and so its own limits."""
     return convbatch.run(
         write_dialogues(folder, server.cases[names[0]].get("run", {})),
-        models=[f"{MODEL}@{name}" for name in names],
+        models=[f"{MODEL}-{name}@{name}" for name in names],
         config=write_config(folder, server, names),
         out=folder / "run",
         concurrency=2,
