@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import email.utils
+import inspect
 import io
 import ssl
 import weakref
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import aiohttp
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from convbatch._version import __version__
@@ -27,6 +27,7 @@ from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.engine.retry import attempt_class
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.reading import read_answer
 from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
@@ -35,6 +36,8 @@ from convbatch.system import Clock
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Limit on a decoded body; a larger one is unreadable."""
+MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADERS = 1000
 CONNECT_TIMEOUT_S = 10.0
 _LARGE_BODY = 512 * 1024
 _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
@@ -57,6 +60,8 @@ class HttpResponse(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    notes: tuple[str, ...] = ()
+    """What was odd about its encoding."""
 
 
 class NoResponse(Exception):  # becomes a Failure at once
@@ -73,6 +78,7 @@ class NoResponse(Exception):  # becomes a Failure at once
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         partial: bytes = b"",
+        notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -82,6 +88,9 @@ class NoResponse(Exception):  # becomes a Failure at once
         self.status = status
         self.headers = headers or {}
         self.partial = partial
+        """What arrived of the body, decoded as far as possible."""
+        self.notes = notes
+        """What was odd about its encoding."""
 
 
 class Transport(Protocol):
@@ -138,6 +147,12 @@ def _trusting(ca_file: str) -> ssl.SSLContext:
         ) from None
 
 
+# Releases of aiohttp without this parameter have no limit.
+_LIMIT_OF_HEADERS: dict[str, Any] = (
+    {"max_headers": MAX_HEADERS} if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters else {}
+)
+
+
 class AiohttpTransport:
     """A transport with its own connection pool, so that a slow gateway never holds another one's connections."""
 
@@ -153,6 +168,9 @@ class AiohttpTransport:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            **_LIMIT_OF_HEADERS,
         )
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
@@ -175,16 +193,17 @@ class AiohttpTransport:
             ) as response:
                 seen.append(response)
                 await _read(response, partial)
-                body = _decoded(bytes(partial), response.headers.get("Content-Encoding", ""))
-                return HttpResponse(status=response.status, headers=response.headers, body=body)
+                unpacked = _unpacked(bytes(partial), response.headers)
+                if unpacked.is_cut:
+                    partial[:] = unpacked.body
+                    raise _Unreadable("the compressed response body ends too early")
+                return HttpResponse(response.status, response.headers, unpacked.body, unpacked.notes)
         except asyncio.CancelledError as cancelled:
             if not connected[0]:
                 raise NotSentCancelled from cancelled
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, ValueError) as error:
-            status = seen[0].status if seen else None
-            headers = seen[0].headers if seen else None
-            raise _no_response(error, connected[0], status, headers, bytes(partial)) from error
+            raise _no_response(error, connected[0], seen[0] if seen else None, bytes(partial)) from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -222,53 +241,78 @@ def _payload(body: bytes | None) -> Any:
 
 async def _read(response: aiohttp.ClientResponse, into: bytearray) -> None:
     content = response.content
-    while chunk := await content.readany():
-        into += chunk
-        if len(into) > MAX_BODY_BYTES:
-            raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+    try:
+        while chunk := await content.readany():
+            into += chunk
+            if len(into) > MAX_BODY_BYTES:
+                raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+    except (aiohttp.ClientError, OSError):
+        # What arrived before the connection broke can no longer be read: aiohttp raises first.
+        for chunk in tuple(content._buffer):  # pyright: ignore[reportPrivateUsage]  # there is no public way
+            into += chunk
+        raise
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity") or not body:
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise _Unreadable(f"the response body has an unknown content encoding {encoding[:40]!r}")
-    for window in (47, -15):  # 47: gzip or zlib by header; some servers send deflate without its header
-        try:
-            decoder = zlib.decompressobj(window)
-            plain = decoder.decompress(body, MAX_BODY_BYTES)
-        except zlib.error:
-            continue
-        if decoder.unconsumed_tail:
-            raise _Unreadable(f"the response body decompresses to more than {MAX_BODY_BYTES // 2**20} MiB")
-        if not decoder.eof:
-            raise _Unreadable("the compressed response body ends too early")
-        return plain
-    raise _Unreadable("the response body cannot be decompressed")
+def _unpacked(body: bytes, headers: CIMultiDictProxy[str]) -> Unpacked:
+    encoding = ",".join(headers.getall("Content-Encoding", ()))
+    try:
+        return unpack(body, encoding, headers.get("Content-Type", ""), max_bytes=MAX_BODY_BYTES)
+    except CannotUnpack as error:
+        raise _Unreadable(str(error)) from None
 
 
 _CERTIFICATE = (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)
+_BROKEN_RULES = (
+    # the words of aiohttp and llhttp, which quote the response after them
+    (f"Got more than {MAX_HEADER_BYTES} bytes", f"a header is longer than {MAX_HEADER_BYTES // 1024} KiB"),
+    ("Too many headers received", f"it has more than {MAX_HEADERS:,} headers"),
+    ("Content-Length", "its Transfer-Encoding and Content-Length contradict each other or are invalid"),
+    ("Transfer-Encoding", "its Transfer-Encoding is invalid"),
+    ("chunk size", "its chunked Transfer-Encoding is broken"),
+)
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
 def _no_response(
-    error: Exception, connected: bool, status: int | None, headers: Mapping[str, str] | None, partial: bytes
+    error: Exception, connected: bool, response: aiohttp.ClientResponse | None, partial: bytes
 ) -> NoResponse:
     """Classify an exception of aiohttp by its type and system error; its text may contain URLs and headers."""
-    known: dict[str, Any] = {"status": status, "headers": headers, "partial": partial}
     if isinstance(error, _CERTIFICATE):
         return NoResponse("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
     if isinstance(error, _NEVER_SENT) or not connected:
         kind = "timeout" if isinstance(error, TimeoutError) else "connection"
         return NoResponse(kind, f"could not connect: {_reason(error)}", sent=False)
+    known = _known_so_far(error, response, partial)
     if isinstance(error, _Unreadable):
         return NoResponse("bad_response", str(error), sent=True, **known)
     if isinstance(error, TimeoutError):
         return NoResponse(
             "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True, **known
         )
+    if (broken := _broken_rule(error)) is not None:
+        return NoResponse("bad_response", f"the response cannot be read: {broken}", sent=True, **known)
     return NoResponse("connection", f"connection lost after sending: {_reason(error)}", sent=True, **known)
+
+
+def _known_so_far(error: Exception, response: aiohttp.ClientResponse | None, partial: bytes) -> dict[str, Any]:
+    """Return what is known of a response that broke off, its body decoded as far as possible."""
+    if response is None:
+        return {}
+    notes: tuple[str, ...] = ()
+    if not isinstance(error, _Unreadable):
+        try:
+            unpacked = _unpacked(partial, response.headers)
+        except _Unreadable:
+            pass
+        else:
+            partial, notes = unpacked.body, unpacked.notes
+    return {"status": response.status, "headers": response.headers, "partial": partial, "notes": notes}
+
+
+def _broken_rule(error: Exception) -> str | None:
+    """Name the rule of HTTP that a response broke, so that aiohttp refused it; None for another error."""
+    text = f"{getattr(error, 'message', '')} {error.__cause__ or ''}"
+    return next((said for words, said in _BROKEN_RULES if words in text), None)
 
 
 def _reason(error: BaseException) -> str:
@@ -280,6 +324,11 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:200]
     return type(error).__name__
+
+
+def _is_whole(outcome: Reply | Failure, status: int) -> bool:
+    """Whether an answer that broke off holds all that matters: a reply, or an error object."""
+    return isinstance(outcome, Reply) or (outcome.structured and outcome.kind != "stream_truncated" and status >= 400)
 
 
 _KeyedAddress = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
@@ -400,13 +449,14 @@ class Client:
         headers = self._headers(response) if response.status != 200 else {}
         answer = read_answer(self._protocol, response.status, headers, body)
         outcome = answer.outcome
+        note = "; ".join(filter(None, (*response.notes, answer.note))) or None
         if isinstance(outcome, Failure):
             cls = attempt_class(outcome, http_status=response.status, sent=True)
         else:
             cls = "replied"
             outcome, joined = self._without_keys(outcome, body)
             left = left or joined
-        return self._attempt(outcome, cls, response, started, begun, body=body, left=left, note=answer.note)
+        return self._attempt(outcome, cls, response, started, begun, body=body, left=left, note=note)
 
     def _headers(self, response: HttpResponse) -> dict[str, str]:
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -415,6 +465,11 @@ class Client:
         return headers
 
     def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
+        if gone.status is not None and gone.partial:
+            response = HttpResponse(gone.status, gone.headers, gone.partial, (*gone.notes, f"whole, although {gone}"))
+            attempt = self._attempt_with_answer(response, started, begun)
+            if _is_whole(attempt.outcome, gone.status):
+                return attempt
         failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only
         cls = attempt_class(
             failure, http_status=gone.status, sent=gone.sent, own_timeout=gone.own_timeout, certificate=gone.certificate

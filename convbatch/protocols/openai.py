@@ -98,9 +98,9 @@ class OpenAI:
         messages: list[Any] = [_message(message) for message in asked]
         if ask.system and role != "user":
             messages.insert(0, {"role": role, "content": ask.system})
-        body: dict[str, Any] = {"model": ask.model, "messages": messages}
+        # `stream` always: some servers stream unless it is false.
+        body: dict[str, Any] = {"model": ask.model, "messages": messages, "stream": ask.stream}
         if ask.stream:
-            body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         body = _applied(body, ask.settings, endpoint.max_output_tokens_field or MAX_OUTPUT_TOKENS_FIELD)
         return WireRequest(

@@ -1,17 +1,47 @@
 """Read one complete HTTP answer: is it a reply, a refusal of the content, or a failure?
 
 The same for all protocols and for stored bodies. A status does not decide what an answer is, its body does: a reply is
-a reply under any status, and a refusal of the content is a result, whether it comes as a reply or as an error.
+a reply under any status, and a refusal of the content is a result, whether it comes as a reply or as an error. The
+usual body takes the short way; only one in which the protocol finds no reply is searched for one (`envelope.py`,
+`shapes.py`), and the row then says what was odd.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from convbatch.protocols.wire import CutReply, ErrorInBody, MalformedReply, WireProtocol
+from convbatch.protocols.decoding import body_excerpt, read_event
+from convbatch.protocols.envelope import Found, find, may_become_stream
+from convbatch.protocols.shapes import read_shape, read_stream_shape
+from convbatch.protocols.wire import (
+    Draft,
+    ErrorInBody,
+    MalformedReply,
+    WireProtocol,
+    decode_json,
+    encode_json,
+)
 from convbatch.reply import Failure, Reply
+
+_PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"')
+_ASKED_ALL_THE_SAME = re.compile(
+    r"time[d -]*out|upstream|bad gateway|gateway error|\b50[0-9]\b|\b52[0-9]\b|\breset\b|internal (?:server )?error"
+    r"|overload|disconnect|超时",
+    re.IGNORECASE,
+)
+_NO_ENDPOINT = re.compile(
+    r"unexpected endpoint|unknown (?:endpoint|url|path|route)|page not found|cannot (?:get|post) /|no (?:such )?route\b"
+    r"|invalid url \(|endpoint not found|route not found",
+    re.IGNORECASE,
+)
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+
+
+_Read = Reply | Failure | MalformedReply
 
 
 class Answer(NamedTuple):
@@ -33,20 +63,160 @@ def read_answer(protocol: WireProtocol, status: int, headers: Mapping[str, str],
     """
     if 300 <= status < 400:
         return Answer(_redirected(status, headers))
-    if status >= 300 or status < 200:
-        failure = protocol.classify_error(status, headers, body)
-        return Answer(_refused(failure) if failure.kind == "content_filter" else failure)
-    return Answer(_in_success(protocol, body))
+    if 200 <= status < 300:
+        return _with_status(_in_success(protocol, body), status)
+    if any(part in body for part in _PARTS_OF_REPLIES):
+        answer = _in_success(protocol, body)
+        if isinstance(answer.outcome, Reply) and answer.outcome.finish_reason_raw:
+            return _with_status(answer, status)
+    return _in_error(protocol, status, headers, body)
 
 
-def _in_success(protocol: WireProtocol, body: bytes) -> Reply | Failure:
+def _with_status(answer: Answer, status: int) -> Answer:
+    return answer if status == 200 else _noted(answer, f"HTTP status {status}")
+
+
+def _noted(answer: Answer, *notes: str) -> Answer:
+    said = dict.fromkeys([*notes, *(answer.note.split("; ") if answer.note else ())])
+    return answer._replace(note="; ".join(said) or None)
+
+
+def _in_success(protocol: WireProtocol, body: bytes) -> Answer:
+    read = _strictly(protocol, body)
+    if isinstance(read, Reply) and not _is_hollow(read):
+        return Answer(read, "a byte order mark before the JSON" if body[:1] == b"\xef" else None)
+    try:
+        value = decode_json(body)
+    except MalformedReply:
+        try:
+            return _in_envelope(protocol, body, find(body))
+        except ValueError:  # no JSON, several different values, or nested too deeply
+            return Answer(_failure(body, read))
+    return _in_value(protocol, body, value, read)
+
+
+def _in_value(protocol: WireProtocol, body: bytes, value: Any, read: _Read) -> Answer:
+    """Look in a value in which the protocol found no content for a reply of another shape."""
+    if not isinstance(read, Reply) or _is_hollow(read):
+        shaped = read_shape(protocol, value)
+        if shaped is not None:
+            return Answer(*shaped)
+    return Answer(_failure(body, read))
+
+
+def _is_hollow(reply: Reply) -> bool:
+    """Whether a reply ended by itself without any content: perhaps the content is elsewhere in the body."""
+    return not (reply.text or reply.thought or reply.tool_calls or reply.has_media or reply.blocked)
+
+
+def _in_envelope(protocol: WireProtocol, body: bytes, found: Found) -> Answer:
+    """Read what an envelope contained."""
+    if not found.events:
+        read = _strictly(protocol, encode_json(found.value))
+        return _noted(_in_value(protocol, body, found.value, read), *found.notes)
+    values = [value for event in found.events for value in read_event(event) or ()]
+    wholes = [value for index, value in enumerate(values) if _is_whole(value) and value not in values[:index]]
+    if len(wholes) > 1:
+        return Answer(_unreadable(body, MalformedReply(f"{len(wholes)} different replies in one body")))
+    if len(wholes) == 1:
+        return _noted(Answer(_failure(body, _strictly(protocol, encode_json(wholes[0])))), *found.notes)
+    read = _folded(protocol, found)
+    if not isinstance(read, Reply) or _is_hollow(read):
+        shaped = read_stream_shape(protocol, values)
+        if shaped is not None:
+            return _noted(Answer(*shaped), *found.notes)
+        if len(values) == 1:
+            return _noted(_in_value(protocol, body, values[0], read), *found.notes)
+    return _noted(Answer(_failure(body, read)), *found.notes)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole chat completion rather than a piece of a stream."""
+    choices = value.get("choices") if isinstance(value, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and bool(first.get("message")) and bool(first.get("finish_reason"))
+
+
+def _strictly(protocol: WireProtocol, body: bytes) -> _Read:
     try:
         return protocol.parse_response(body)
     except ErrorInBody as inner:
-        return _refused(inner.failure) if inner.failure.kind == "content_filter" else inner.failure
+        return inner.failure
     except MalformedReply as malformed:
-        retryable = isinstance(malformed, CutReply)
-        return Failure(kind="bad_response", message=f"unreadable reply: {malformed}", retryable=retryable)
+        return malformed
+
+
+def _folded(protocol: WireProtocol, found: Found) -> _Read:
+    draft = Draft()
+    try:
+        for event in found.events:
+            draft = protocol.parse_event(draft, event)
+        return protocol.finish(draft)
+    except ErrorInBody as inner:
+        return inner.failure
+    except MalformedReply as malformed:
+        return malformed
+
+
+def _failure(body: bytes, read: _Read) -> Reply | Failure:
+    if isinstance(read, Reply):
+        return read
+    if isinstance(read, MalformedReply):
+        return _unreadable(body, read)
+    if read.kind == "content_filter":
+        return _refused(read)
+    if not read.text and read.usage.source == "missing" and _NO_ENDPOINT.search(read.message):
+        message = f"{read.message} (no model was asked: check base_url)"
+        return replace(read, kind="bad_response", message=message, no_model=True, retryable=False)
+    return read
+
+
+def _unreadable(body: bytes, malformed: MalformedReply) -> Failure:
+    if not malformed.cut and _is_page(body):
+        kind = "a web page" if body.lstrip()[:1] == b"<" else "plain text"
+        message = f"{kind} instead of JSON ({body_excerpt(body)!r}): no model was asked, check base_url"
+        return Failure(kind="bad_response", message=message, no_model=True)
+    return Failure(kind="bad_response", message=f"unreadable reply: {malformed}", retryable=malformed.cut)
+
+
+def _is_page(body: bytes) -> bool:
+    """Whether a body is a page or text of a server that asked no model; not so the page of a proxy that lost one."""
+    start = body.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:1] in b'{["' or may_become_stream(body) or _CONTROLS.search(body, 0, 4096):
+        return False
+    try:
+        decode_json(body)
+    except MalformedReply:
+        return _ASKED_ALL_THE_SAME.search(body_excerpt(body)) is None
+    return False  # a number, or another JSON value: nothing is known about it
+
+
+def _in_error(protocol: WireProtocol, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    body, notes = _cleaned(body)
+    failure = protocol.classify_error(status, headers, body)
+    outcome = _refused(failure) if failure.kind == "content_filter" else failure
+    return _noted(Answer(outcome), *notes)
+
+
+def _cleaned(body: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """Return the JSON of an error, if the strict reader would not find it, and what was odd."""
+    start = body[:1]
+    if start in (b"", b"<"):
+        return body, ()
+    try:
+        decode_json(body)
+    except MalformedReply:
+        pass
+    else:
+        return body, ()
+    try:
+        found = find(body, after_text=False)
+    except ValueError:
+        return body, ()
+    for event in found.events:
+        for value in read_event(event) or ():
+            return encode_json(value), found.notes
+    return (encode_json(found.value), found.notes) if not found.events else (body, ())
 
 
 def _refused(failure: Failure) -> Reply:
@@ -62,7 +232,11 @@ def _refused(failure: Failure) -> Reply:
 
 def _redirected(status: int, headers: Mapping[str, str]) -> Failure:
     """Return the failure of a redirect; of its location, host and path are named: a query may hold a key."""
-    location = urlsplit(headers.get("location", ""))
-    where = f" to {location.netloc}{location.path}" if location.netloc or location.path else ""
+    try:
+        location = urlsplit(headers.get("location", ""))
+    except ValueError:
+        location = urlsplit("")
+    host = location.netloc.rpartition("@")[2]  # a user's name and password may stand before it
+    where = f" to {host}{location.path}" if host or location.path else ""
     message = f"the gateway answered {status} with a redirect{where}, which is never followed"
     return Failure(kind="bad_response", message=message, no_model=True)

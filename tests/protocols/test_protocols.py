@@ -265,6 +265,7 @@ def test_an_openai_request_starts_with_the_system_message_and_omits_unset_fields
             {"role": "assistant", "content": "今天是2025年12月26日"},
             {"role": "user", "content": "明天是几号"},
         ],
+        "stream": False,
     }
 
 
@@ -352,7 +353,7 @@ def test_a_gemini_system_text_is_an_instruction_without_a_role() -> None:
     ],
 )
 def test_every_setting_has_its_openai_field(set_to: dict[str, Any], added: dict[str, Any]) -> None:
-    plain = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    plain = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False}
     ask = Ask(model="m", messages=(user("x"),), settings=Settings(**set_to))
     assert body_of(OPENAI, ask) == plain | added
 

@@ -1,0 +1,305 @@
+"""Read a reply that comes in a shape other than the wire's own: inside a wrapper, or as another API writes it.
+
+Only for bodies in which the protocol found no reply, so that its own shape always comes first. Other shapes are turned
+into a chat completion, and that is parsed. Such a reply has no raw turn to replay: what is replayed is its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from convbatch.protocols.decoding import word
+from convbatch.protocols.gemini import Gemini
+from convbatch.protocols.openai import OpenAI
+from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.wire import Draft, ErrorInBody, MalformedReply, WireProtocol, decode_json, encode_json
+from convbatch.reply import Reply
+
+_WRAPPERS = ("data", "result", "response", "body", "output", "completion")
+_NO_ERROR = frozenset({None, "", 0, 200, "0", "200", "success", "SUCCESS", "Success", "ok", "OK"})
+_TEXT_KEYS = ("text", "content", "output_text", "value", "answer", "response", "message")
+_OPENAI = OpenAI()
+_GEMINI = Gemini()
+_MAX_WRAPPERS = 3
+
+
+def read_shape(protocol: WireProtocol, value: Any) -> tuple[Reply, str] | None:
+    """Read a decoded body in another shape.
+
+    Returns:
+        The reply and what its shape was; None if there is no complete reply in a known shape.
+    """
+    notes: list[str] = []
+    inner, usage = value, None
+    for _ in range(_MAX_WRAPPERS):
+        unwrapped = _unwrapped(inner)
+        if unwrapped is None:
+            break
+        usage = usage or inner.get("usage") if isinstance(inner, dict) else usage
+        inner, where = unwrapped
+        notes.append(where)
+    if not isinstance(inner, dict) or inner.get("error"):
+        return None
+    if usage and not inner.get("usage"):
+        inner = {**inner, "usage": usage}
+    read = _read(protocol, inner)
+    if read is None or not _has_content(read[0]):
+        return None
+    reply, note = read
+    notes += [note] if note else []
+    return (reply, "; ".join(notes)) if notes else None
+
+
+def read_stream_shape(protocol: WireProtocol, values: Iterable[Any]) -> tuple[Reply, str] | None:
+    """Read the decoded events of a stream of another API; None if it is not complete, or not known."""
+    values = [value for value in values if isinstance(value, dict)]
+    for value in reversed(values):
+        if value.get("type") in ("response.completed", "response.incomplete") and "response" in value:
+            return read_shape(protocol, value["response"])
+    if any(value.get("type") == "message_start" for value in values):
+        message = _anthropic_message(values)
+        return None if message is None else read_shape(protocol, message)
+    if protocol.name != "gemini" and any("candidates" in value for value in values):
+        return _folded(_GEMINI, values, "a stream in the shape of Gemini")
+    if protocol.name != "openai" and any("choices" in value for value in values):
+        return _folded(_OPENAI, values, "a stream in the shape of chat completions")
+    return None
+
+
+def _folded(protocol: WireProtocol, values: list[dict[str, Any]], note: str) -> tuple[Reply, str] | None:
+    draft = Draft()
+    try:
+        for value in values:
+            draft = protocol.parse_event(draft, SseEvent(event="", data=encode_json(value).decode("utf-8")))
+        return protocol.finish(draft)._replace(raw_turn=None), note
+    except (MalformedReply, ErrorInBody):
+        return None
+
+
+def _unwrapped(value: Any) -> tuple[Any, str] | None:
+    """Return what a wrapper contains, and where; None if the value is none."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        return value[0], "the reply is inside an array"
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        return _decoded(value, "the reply is JSON inside a JSON string")
+    if not isinstance(value, dict) or any(name in value for name in ("choices", "candidates")):
+        return None
+    if value.get("error") or value.get("success") is False or not _is_no_error(value.get("code")):
+        return None
+    for name in _WRAPPERS:
+        inner = value.get(name)
+        if isinstance(inner, str) and inner.lstrip()[:1] == "{":
+            return _decoded(inner, f"the reply is JSON inside {name!r}")
+        if isinstance(inner, dict) and any(key in inner for key in ("choices", "candidates", "output", *_WRAPPERS)):
+            return inner, f"the reply is inside {name!r}"
+        if isinstance(inner, dict) and name == "output" and isinstance(inner.get("text"), str):
+            return {"choices": [inner]}, "a reply in the shape of DashScope"
+    return None
+
+
+def _decoded(text: str, note: str) -> tuple[Any, str] | None:
+    try:
+        return decode_json(text.encode("utf-8", "surrogatepass")), note
+    except MalformedReply:
+        return None
+
+
+def _is_no_error(code: Any) -> bool:
+    return not isinstance(code, dict | list) and code in _NO_ERROR
+
+
+def _has_content(reply: Reply) -> bool:
+    is_ended = bool(reply.finish_reason_raw) or bool(reply.text)
+    return is_ended and bool(
+        reply.text or reply.tool_calls or reply.has_media or reply.blocked or reply.finish_reason_raw
+    )
+
+
+def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | None] | None:
+    try:
+        if "candidates" in value:
+            if protocol.name == "gemini":
+                return protocol.parse_response(encode_json(value)), None
+            return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), "a reply in the shape of Gemini"
+        if "choices" in value:
+            whole, note = _usual_choices(value)
+            reply = _OPENAI.parse_response(encode_json(whole))
+            if protocol.name == "openai":
+                return reply, note
+            return reply._replace(raw_turn=None), "; ".join(
+                filter(None, ["a reply in the shape of chat completions", note])
+            )
+        foreign = _as_completion(value)
+        if foreign is None:
+            return None
+        whole, note = foreign
+        return _OPENAI.parse_response(encode_json(whole))._replace(raw_turn=None), note
+    except (MalformedReply, ErrorInBody):
+        return None
+
+
+def _usual_choices(value: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return a completion with its first choice in the usual form, and what the form was."""
+    choices = value["choices"]
+    first: Any = choices if isinstance(choices, dict) else choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(first, dict):
+        return value, None
+    message, note = _message_of(first)
+    if isinstance(choices, dict):
+        note = note or "choices is one object instead of a list"
+    return ({**value, "choices": [{**first, "message": message}]}, note) if note else (value, None)
+
+
+def _message_of(choice: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    message = choice.get("message")
+    if isinstance(message, str):
+        return _assistant(message), "the message is a text"
+    if isinstance(message, dict) and message:
+        content, note = _content_of(message.get("content"))
+        return ({**message, "content": content}, note) if note else (message, None)
+    delta = choice.get("delta")
+    if isinstance(delta, dict) and delta:
+        content, note = _content_of(delta.get("content"))
+        return {
+            "role": "assistant",
+            **delta,
+            "content": content,
+        }, f"delta in place of message{f', {note}' if note else ''}"
+    if isinstance(choice.get("text"), str):
+        return _assistant(choice["text"]), "text in place of message"
+    return {}, None
+
+
+def _content_of(content: Any) -> tuple[Any, str | None]:
+    """Return a content as text if it is neither text nor a list of parts."""
+    if content is None or isinstance(content, str | list):
+        return content, None
+    if not isinstance(content, dict):
+        return encode_json(content).decode("utf-8"), f"the content is a JSON {type(content).__name__}"
+    if isinstance(parts := content.get("parts"), list):
+        texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        return "".join(texts), "the content is a JSON object with parts"
+    texts = [content[key] for key in _TEXT_KEYS if isinstance(content.get(key), str)]
+    if len(texts) == 1:
+        return texts[0], "the content is a JSON object; its text was read"
+    return encode_json(content).decode("utf-8"), "the content is a JSON object, read as JSON text"
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _as_completion(value: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Return the chat completion that a body of another API stands for, and the API's name."""
+    if isinstance(value.get("output"), list) and value.get("status", "completed") in ("completed", "incomplete"):
+        return _of_responses(value), "a reply in the shape of the Responses API"
+    if isinstance(value.get("content"), list) and (value.get("type") == "message" or "stop_reason" in value):
+        return _of_anthropic(value), "a reply in the shape of Anthropic Messages"
+    message = value.get("message")
+    if isinstance(message, dict) and message.get("role") == "assistant" and value.get("done", True) is True:
+        content, _ = _content_of(message.get("content"))
+        reason = value.get("done_reason") or value.get("finish_reason")
+        usage = value.get("usage") or {
+            "prompt_tokens": value.get("prompt_eval_count"),
+            "completion_tokens": value.get("eval_count"),
+        }
+        return _completion(value, {**message, "content": content}, reason, usage), "a message without choices"
+    return None
+
+
+def _completion(value: Mapping[str, Any], message: dict[str, Any], reason: Any, usage: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return {"id": value.get("id"), "model": value.get("model"), "choices": [choice], "usage": usage}
+
+
+def _of_responses(value: Mapping[str, Any]) -> dict[str, Any]:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    refusal: str | None = None
+    for item in _objects(value["output"]):
+        if item.get("type") == "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            calls.append({"id": item.get("call_id"), "type": "function", "function": function})
+            continue
+        for part in _objects(item.get("content")) if item.get("type", "message") == "message" else ():
+            texts.append(word(part.get("text")) or "")
+            refusal = word(part.get("refusal")) or refusal
+        if item.get("type") == "reasoning":
+            thoughts += [word(part.get("text")) or "" for part in _objects(item.get("summary"))]
+    details = value.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
+    message: dict[str, Any] = {**_assistant("".join(texts)), "tool_calls": calls}
+    message |= {"reasoning_content": "".join(thoughts)} if thoughts else {}
+    message |= {"refusal": refusal} if refusal else {}
+    if not reason:
+        reason = "tool_calls" if calls else "stop"
+    elif reason == "max_output_tokens":
+        reason = "length"
+    return _completion(value, message, reason, _usage_of(value.get("usage"), cached_apart=False))
+
+
+def _of_anthropic(value: Mapping[str, Any]) -> dict[str, Any]:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for block in _objects(value["content"]):
+        texts.append(word(block.get("text")) or "")
+        thoughts.append(word(block.get("thinking")) or "")
+        if block.get("type") == "tool_use":
+            function = {"name": block.get("name"), "arguments": encode_json(block.get("input")).decode("utf-8")}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+    message: dict[str, Any] = {**_assistant("".join(texts)), "tool_calls": calls}
+    message |= {"reasoning_content": "".join(thoughts)} if any(thoughts) else {}
+    usage = _usage_of(value.get("usage"), cached_apart=True)
+    return _completion(value, message, value.get("stop_reason"), usage)
+
+
+def _usage_of(counts: Any, *, cached_apart: bool) -> dict[str, Any] | None:
+    """Return counts under the names of chat completions; `cached_apart`: the input excludes cached tokens."""
+    if not isinstance(counts, dict) or "input_tokens" not in counts:
+        return counts if isinstance(counts, dict) else None
+    cached, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
+    prompt = counts["input_tokens"]
+    if cached_apart and isinstance(prompt, int):
+        prompt += sum(count for count in (cached, written) if isinstance(count, int))
+    details = counts.get("input_tokens_details")
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": counts.get("output_tokens"),
+        "total_tokens": counts.get("total_tokens"),
+        "prompt_tokens_details": details
+        if isinstance(details, dict)
+        else {"cached_tokens": cached, "cache_write_tokens": written},
+        "completion_tokens_details": counts.get("output_tokens_details"),
+    }
+
+
+def _anthropic_message(values: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Fold the events of a stream of Anthropic Messages; None if it has no end."""
+    message: dict[str, Any] = {}
+    blocks: dict[Any, dict[str, Any]] = {}
+    for value in values:
+        match value.get("type"), value.get("message"), value.get("content_block"), value.get("delta"):
+            case "message_start", dict() as start, _, _:
+                message = dict(start)
+            case "content_block_start", _, dict() as block, _:
+                blocks[value.get("index")] = dict(block)
+            case "content_block_delta", _, _, dict() as delta:
+                block = blocks.setdefault(value.get("index"), {})
+                for name in ("text", "thinking"):
+                    if isinstance(delta.get(name), str):
+                        block[name] = (block.get(name) or "") + delta[name]
+            case "message_delta", _, _, dict() as delta:
+                counts = {**(message.get("usage") or {}), **(value.get("usage") or {})}
+                message |= {"stop_reason": delta.get("stop_reason"), "usage": counts}
+            case "error", _, _, _:
+                return None
+            case _:
+                pass
+    return {**message, "type": "message", "content": list(blocks.values())} if message.get("stop_reason") else None
+
+
+def _objects(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
