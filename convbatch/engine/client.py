@@ -7,6 +7,7 @@ This file has sockets, timeouts, proxies, certificates and size limits. The prot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import email.utils
 import inspect
@@ -28,7 +29,7 @@ from convbatch.engine.retry import attempt_class
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
-from convbatch.protocols.reading import read_answer
+from convbatch.protocols.reading import Answer, read_answer
 from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply
@@ -311,8 +312,10 @@ def _known_so_far(error: Exception, response: aiohttp.ClientResponse | None, par
 
 def _broken_rule(error: Exception) -> str | None:
     """Name the rule of HTTP that a response broke, so that aiohttp refused it; None for another error."""
-    text = f"{getattr(error, 'message', '')} {error.__cause__ or ''}"
-    return next((said for words, said in _BROKEN_RULES if words in text), None)
+    if not isinstance(error, aiohttp.ClientResponseError):
+        return None
+    known = next((said for words, said in _BROKEN_RULES if words in error.message), None)
+    return known or f"it is not HTTP as it should be ({error.message.partition(':')[0][:60]})"
 
 
 def _reason(error: BaseException) -> str:
@@ -324,6 +327,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:200]
     return type(error).__name__
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(filter(None, notes)) or None
 
 
 def _is_whole(outcome: Reply | Failure, status: int) -> bool:
@@ -375,6 +382,21 @@ class Client:
     def read_again(self, status: int, body: bytes) -> Reply | Failure:
         """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""
         return read_answer(self._protocol, status, {}, body).outcome
+
+    def read_unread(self, status: int, stored: bytes) -> tuple[Answer, bytes]:
+        """Read a stored answer, whose headers are gone, in which an earlier version found no reply.
+
+        Returns:
+            The answer, and the body to store with it.
+        """
+        notes: tuple[str, ...] = ()
+        with contextlib.suppress(CannotUnpack):
+            stored, notes, _ = unpack(stored, "", "", max_bytes=MAX_BODY_BYTES)
+        body, _ = self._redactor.body(stored)
+        outcome, note = read_answer(self._protocol, status, {}, body, is_cut=True)
+        if isinstance(outcome, Reply):
+            outcome, _ = self._without_keys(outcome, body)
+        return Answer(outcome, _joined(*notes, note)), body
 
     async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
         """Return the names of the models that the gateway lists, or the failed attempt."""
@@ -444,12 +466,14 @@ class Client:
         url, headers = apply_auth(url, headers, gateway.auth, self._key)
         return url, CIMultiDict(headers)
 
-    def _attempt_with_answer(self, response: HttpResponse, started: float, begun: float) -> Attempt:
+    def _attempt_with_answer(
+        self, response: HttpResponse, started: float, begun: float, *, is_cut: bool = False
+    ) -> Attempt:
         body, left = self._redactor.body(response.body)
         headers = self._headers(response) if response.status != 200 else {}
-        answer = read_answer(self._protocol, response.status, headers, body)
+        answer = read_answer(self._protocol, response.status, headers, body, is_cut=is_cut)
         outcome = answer.outcome
-        note = "; ".join(filter(None, (*response.notes, answer.note))) or None
+        note = _joined(*response.notes, answer.note)
         if isinstance(outcome, Failure):
             cls = attempt_class(outcome, http_status=response.status, sent=True)
         else:
@@ -467,7 +491,7 @@ class Client:
     def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
         if gone.status is not None and gone.partial:
             response = HttpResponse(gone.status, gone.headers, gone.partial, (*gone.notes, f"whole, although {gone}"))
-            attempt = self._attempt_with_answer(response, started, begun)
+            attempt = self._attempt_with_answer(response, started, begun, is_cut=True)
             if _is_whole(attempt.outcome, gone.status):
                 return attempt
         failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only

@@ -76,6 +76,10 @@ class PastTurn(Protocol):
         """Return whether the turn with exactly this key has a terminal state."""
         ...
 
+    def unread_answers(self, key: str) -> Iterable[Mapping[str, Any]]:
+        """Return the `outcome` records of answers to this question in which no reply was found, newest first."""
+        ...
+
 
 Past = Callable[[Conversation], Mapping[int, PastTurn]]
 """Look-up of a conversation's turns in earlier sessions, by turn number."""
@@ -296,7 +300,9 @@ class Runner:
                 continue
             settings = self._settings(worker, conversation, turn)
             key = state.keys.key(settings)
-            end = self._past_end(worker, state, number, key) or await self._reuse_reply(worker, state, number, key)
+            end = self._past_end(worker, state, number, key)
+            end = end or await self._read_stored(worker, state, number, key)
+            end = end or await self._reuse_reply(worker, state, number, key)
             if end is None and state.ended is not None:
                 end = await self._skip(worker, state, number, key)
             if end is None:
@@ -327,6 +333,35 @@ class Runner:
         reply = None if past.kept is None else _kept_reply(worker.client, past.kept)
         self._count(worker, past.status, before=True)
         return TurnEnd(status=past.status, reply=reply)
+
+    async def _read_stored(
+        self, worker: TargetWorker, state: _ConversationState, number: int, key: str
+    ) -> TurnEnd | None:
+        """Read answers of earlier sessions by today's rules: a reply found in one was paid, and is not bought again."""
+        past = state.past.get(number)
+        if past is None or state.ended is not None or past.status not in (None, "error"):
+            return None
+        for stored in past.unread_answers(key):
+            (reply, note), body = worker.client.read_unread(stored["http_status"], kept_body(stored))
+            if not isinstance(reply, Reply) or status_of(reply) == "error":
+                continue
+            end = TurnEnd(status=status_of(reply), reply=reply)
+            outcome = {
+                **state.ident(number),
+                "key": key,
+                "attempt": stored["attempt"],
+                "role": state.role,
+                "class": "replied",
+                **{field: stored[field] for field in _READ_AGAIN_FIELDS if field in stored},
+                "reply": reply_to_plain(reply),
+                **_body_fields(body),
+                "wire_note": "; ".join(filter(None, (note, "read again from the journal"))),
+                "read_again": True,
+            }
+            await self._journal.commit({"kind": "outcome", **outcome}, self._turn_record(state, number, key, end))
+            self._count(worker, end.status)
+            return end
+        return None
 
     async def _reuse_reply(
         self, worker: TargetWorker, state: _ConversationState, number: int, key: str
@@ -605,10 +640,9 @@ class _ConversationState:
         self._token_bound.add(message.text)
 
 
-_REUSED_FIELDS = (
-    "http_status", "request_id", "started_at", "latency_s", "ttft_s", "reply", "body", "body_b64", "key_in_body",
-    "wire_note",
-)  # fmt: skip
+_ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", "ttft_s", "key_in_body")
+_REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note")
+_READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
 
 
 def _close(reservation: Reservation | None) -> None:
@@ -649,11 +683,15 @@ def _outcome_record(
     else:
         record["error"] = failure_to_plain(attempt.outcome)
     if attempt.body is not None:
-        try:
-            record["body"] = attempt.body.decode("utf-8")
-        except UnicodeDecodeError:
-            record["body_b64"] = base64.b64encode(attempt.body).decode("ascii")
+        record |= _body_fields(attempt.body)
     return record
+
+
+def _body_fields(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"body_b64": base64.b64encode(body).decode("ascii")}
 
 
 def _reserve(limits: Limits, state: _ConversationState, settings: Settings) -> int:

@@ -30,7 +30,8 @@ from convbatch.estimation.estimator import (
 from convbatch.journal.records import kept_body
 from convbatch.journal.run_folder import RunFolder, list_runs, shell_quote
 from convbatch.protocols import PROTOCOLS
-from convbatch.reply import reply_from_plain, status_of
+from convbatch.protocols.reading import read_answer
+from convbatch.reply import Reply, reply_from_plain, status_of
 
 if TYPE_CHECKING:
     from convbatch.journal.index import Archive, TurnHistory
@@ -153,7 +154,8 @@ def _reuse_lookup(archive: Archive, target: Target) -> ReuseLookup:
         if found is None or found.kept is None:
             return None
         reply = reply_from_plain(found.kept["reply"])
-        raw = protocol.parse_response(kept_body(found.kept)).raw_turn
+        again = read_answer(protocol, found.kept.get("http_status", 200), {}, kept_body(found.kept)).outcome
+        raw = again.raw_turn if isinstance(again, Reply) else None
         return ReusedReply(
             message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=raw),
             ends=status_of(reply) != "ok" or reply.finish_reason == "tool_call",

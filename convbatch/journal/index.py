@@ -125,6 +125,19 @@ class TurnHistory:
         """Return whether this question (key) has a terminal state."""
         return self.status is not None and self.key == key
 
+    def unread_answers(self, key: str) -> list[dict[str, Any]]:
+        """Return answers to this question (key) that were stored without a reply since the latest one, newest first.
+
+        A later version may find a reply in their bodies.
+        """
+        found: list[dict[str, Any]] = []
+        for outcome in reversed(self.outcomes):
+            if outcome["class"] == "replied":
+                break
+            if outcome.get("key") == key and "http_status" in outcome and ("body" in outcome or "body_b64" in outcome):
+                found.append(outcome)
+        return found if self.key == key else []
+
     @property
     def open_intents(self) -> list[dict[str, Any]]:
         """Requests that were sent and have no outcome, or none yet."""
@@ -148,6 +161,9 @@ class TurnHistory:
             self.status = self.reason = self.kept = None
 
     def _add_outcome(self, record: dict[str, Any]) -> None:
+        if record.get("read_again"):  # the same attempt, whose body turned out to be a reply
+            read = record["attempt"], record.get("key")
+            self.outcomes = [other for other in self.outcomes if (other["attempt"], other.get("key")) != read]
         self.outcomes.append(record)
         self.attempts = max(self.attempts, record["attempt"])
         if record["class"] != "replied":

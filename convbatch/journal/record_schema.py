@@ -129,7 +129,7 @@ _FIELDS: Mapping[str, Predicate] = {
     **dict.fromkeys(("at", "started_at"), _is_moment),
     **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_duration),
     "key": _is_key,
-    "key_in_body": _is_flag,
+    **dict.fromkeys(("key_in_body", "read_again"), _is_flag),
     "status": _is_status,
     "reply": _is_reply,
     "error": _is_failure,

@@ -52,7 +52,9 @@ class Answer(NamedTuple):
     """What was odd about it; None if nothing was."""
 
 
-def read_answer(protocol: WireProtocol, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+def read_answer(
+    protocol: WireProtocol, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False
+) -> Answer:
     """Read an answer; never raises.
 
     Args:
@@ -60,13 +62,14 @@ def read_answer(protocol: WireProtocol, status: int, headers: Mapping[str, str],
         status: The HTTP status.
         headers: Names in lower case; empty for a stored body.
         body: Decoded as its headers say.
+        is_cut: Whether more may have followed: the connection broke, or it is not known that it did not.
     """
     if 300 <= status < 400:
         return Answer(_redirected(status, headers))
     if 200 <= status < 300:
-        return _with_status(_in_success(protocol, body), status)
+        return _with_status(_in_success(protocol, body, is_cut), status)
     if any(part in body for part in _PARTS_OF_REPLIES):
-        answer = _in_success(protocol, body)
+        answer = _in_success(protocol, body, is_cut)
         if isinstance(answer.outcome, Reply) and answer.outcome.finish_reason_raw:
             return _with_status(answer, status)
     return _in_error(protocol, status, headers, body)
@@ -81,7 +84,7 @@ def _noted(answer: Answer, *notes: str) -> Answer:
     return answer._replace(note="; ".join(said) or None)
 
 
-def _in_success(protocol: WireProtocol, body: bytes) -> Answer:
+def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
     read = _strictly(protocol, body)
     if isinstance(read, Reply) and not _is_hollow(read):
         return Answer(read, "a byte order mark before the JSON" if body[:1] == b"\xef" else None)
@@ -89,7 +92,7 @@ def _in_success(protocol: WireProtocol, body: bytes) -> Answer:
         value = decode_json(body)
     except MalformedReply:
         try:
-            return _in_envelope(protocol, body, find(body))
+            return _in_envelope(protocol, body, find(body), is_cut)
         except ValueError:  # no JSON, several different values, or nested too deeply
             return Answer(_failure(body, read))
     return _in_value(protocol, body, value, read)
@@ -109,7 +112,7 @@ def _is_hollow(reply: Reply) -> bool:
     return not (reply.text or reply.thought or reply.tool_calls or reply.has_media or reply.blocked)
 
 
-def _in_envelope(protocol: WireProtocol, body: bytes, found: Found) -> Answer:
+def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool) -> Answer:
     """Read what an envelope contained."""
     if not found.events:
         read = _strictly(protocol, encode_json(found.value))
@@ -120,6 +123,9 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found) -> Answer:
         return Answer(_unreadable(body, MalformedReply(f"{len(wholes)} different replies in one body")))
     if len(wholes) == 1:
         return _noted(Answer(_failure(body, _strictly(protocol, encode_json(wholes[0])))), *found.notes)
+    if is_cut and sum(map(_says_finished, values)) > 1:
+        # some gateways repeat the finish reason in every event, so that the first does not show the end
+        return Answer(_unreadable(body, MalformedReply("an event stream without a certain end")))
     read = _folded(protocol, found)
     if not isinstance(read, Reply) or _is_hollow(read):
         shaped = read_stream_shape(protocol, values)
@@ -128,6 +134,12 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found) -> Answer:
         if len(values) == 1:
             return _noted(_in_value(protocol, body, values[0], read), *found.notes)
     return _noted(Answer(_failure(body, read)), *found.notes)
+
+
+def _says_finished(value: Any) -> bool:
+    candidates = value.get("candidates") if isinstance(value, dict) else None
+    first = candidates[0] if isinstance(candidates, list) and candidates else None
+    return isinstance(first, dict) and bool(first.get("finishReason"))
 
 
 def _is_whole(value: Any) -> bool:
