@@ -248,7 +248,7 @@ LENGTH_TEXT = _texts(
 NOT_A_LENGTH_TEXT = _texts(
     # a limit per minute, or a setting
     r"tokens? per (?:min|day|hour)|\btpm\b|rate[ _-]?limit|\brange of max_(?:completion_)?tokens"
-    r"|invalid '?user'?|(?:^|\W)max_(?:completion_|output_|new_)?tokens\b.{0,30}(?:must be|should be|cannot exceed|less than"
+    r"|invalid '?user'?|(?<!\+ .)\bmax_(?:completion_|output_|new_)?tokens\b.{0,30}(?:must be|should be|cannot exceed|less than"
     r"|greater than|at most|supports at most)",
 )
 TOO_MUCH_ASKED = re.compile(r"\((\d{1,12}) > (\d{1,12}) - \d{1,12}\)")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from convbatch.protocols.error_mapping import classify_error
-from convbatch.protocols.wire import encode_json
-from convbatch.reply import Failure
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import ErrorInBody, encode_json
+from convbatch.reply import NO_USAGE, Failure
 
 
 def classify(status: int, body: Any) -> Failure:
@@ -121,3 +122,133 @@ def test_a_refusal_of_the_content_is_known_by_its_words(status: int, body: Any, 
 def test_an_error_that_only_mentions_a_filter_is_no_refusal(status: int, body: Any, kind: str) -> None:
     failure = classify(status, body)
     assert (failure.kind, failure.blocked) == (kind, None)
+
+
+IN_SUCCESS: list[tuple[Any, str, str]] = [
+    # MiniMax
+    ({"base_resp": {"status_code": 1004, "status_msg": "login fail: Please carry the API secret key"}}, "auth", "login fail: Please carry the API secret key"),
+    ({"choices": None, "usage": {"total_tokens": 0}, "base_resp": {"status_code": 1002, "status_msg": "rate limit exceeded(RPM)"}}, "rate_limit", "rate limit exceeded(RPM)"),
+    ({"choices": [], "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, "quota", "insufficient balance"),
+    ({"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, "auth", "invalid api key"),
+    ({"base_resp": {"status_code": 2013, "status_msg": "invalid params, context window exceeds limit"}}, "context_length", "context window"),
+    ({"base_resp": {"status_code": 2013, "status_msg": "invalid params"}}, "invalid_request", "invalid params"),
+    ({"base_resp": {"status_code": 1027, "status_msg": "output new_sensitive"}}, "content_filter", "output new_sensitive"),
+    ({"base_resp": {"status_code": 2056, "status_msg": "usage limit exceeded"}}, "quota", "usage limit exceeded"),
+    ({"base_resp": {"status_code": 1013, "status_msg": "unknown error"}}, "server_error", "unknown error"),
+    # code with msg or message
+    ({"code": 500, "msg": "系统繁忙，请稍后再试", "data": None, "success": False}, "server_error", "系统繁忙"),
+    ({"code": 401, "msg": "无效的令牌"}, "auth", "无效的令牌"),
+    ({"code": 429, "message": "Too many requests"}, "rate_limit", "Too many"),
+    ({"code": -1, "msg": "余额不足，请充值"}, "quota", "余额不足"),
+    ({"code": 20012, "message": "Model does not exist. Please check it carefully.", "data": None}, "not_found", "Model does not"),
+    ({"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, "quota", "balance"),
+    ({"code": 50505, "message": "Model service overloaded. Please try again later.", "data": None}, "overloaded", "overloaded"),
+    ({"code": 1301, "msg": "m", "success": False}, "content_filter", "m"),
+    ({"code": 11200, "message": "auth no license", "sid": "s"}, "auth", "license"),
+    # Spark, Tencent, Ark, Baidu
+    ({"header": {"code": 11200, "message": "AppIdNoAuthError", "sid": "x"}}, "auth", "AppIdNoAuthError"),
+    ({"header": {"code": 10014, "message": "m", "sid": "x"}}, "content_filter", "m"),
+    ({"header": {"code": 11202, "message": "m"}}, "rate_limit", "m"),
+    ({"header": {"code": 11201, "message": "m"}}, "quota", "m"),
+    ({"header": {"code": 10907, "message": "m"}}, "context_length", "m"),
+    ({"Response": {"Error": {"Code": "FailedOperation.ResourcePackExhausted", "Message": "m"}, "RequestId": "r"}}, "quota", "m"),
+    ({"Response": {"Error": {"Code": "RequestLimitExceeded", "Message": "m"}}}, "rate_limit", "m"),
+    ({"Response": {"Error": {"Code": "AuthFailure.SignatureFailure", "Message": "m"}}}, "auth", "m"),
+    ({"Response": {"Error": {"Code": "InvalidParameterValue.Model", "Message": "m"}}}, "not_found", "m"),
+    ({"ResponseMetadata": {"RequestId": "r", "Error": {"CodeN": 100010, "Code": "AccountOverdueError", "Message": "m"}}}, "quota", "m"),
+    ({"error_code": 110, "error_msg": "Access token invalid or no longer valid"}, "auth", "Access token"),
+    ({"error_code": 17, "error_msg": "Open api daily request limit reached"}, "quota", "daily"),
+    ({"error_code": 18, "error_msg": "Open api qps request limit reached"}, "rate_limit", "qps"),
+    ({"error_code": 336103, "error_msg": "Prompt tokens too long"}, "context_length", "too long"),
+    ({"error_code": 336003, "error_msg": "the max input characters is 8000"}, "context_length", "8000"),
+    ({"error_code": 336003, "error_msg": "top_p must be in (0, 1]"}, "invalid_request", "top_p"),
+    ({"id": "as-1", "result": "", "need_clear_history": True, "ban_round": 0, "error_msg": "m"}, "content_filter", "m"),
+    # lone texts and other objects
+    ({"detail": "Invalid API key"}, "auth", "Invalid API key"),
+    ({"detail": [{"loc": ["body", "messages"], "msg": "field required", "type": "missing"}]}, "invalid_request", "field required"),
+    ({"detail": "Not Found"}, "not_found", "Not Found"),
+    ({"status": "error", "message": "upstream quota exceeded"}, "quota", "upstream quota"),
+    ({"status": "fail", "msg": "服务繁忙"}, "overloaded", "服务繁忙"),
+    ({"status": 500, "message": "m"}, "server_error", "m"),
+    ({"success": False, "message": "model not found"}, "not_found", "model not found"),
+    ({"success": False, "errors": [{"code": 5007, "message": "No such model @cf/x or task"}], "result": {}}, "not_found", "No such model"),
+    ({"errors": ["something broke"]}, "server_error", "something broke"),
+    ({"errorCode": "E1", "errorMsg": "something broke"}, "server_error", "something broke"),
+    ({"errcode": 40001, "errmsg": "invalid credential"}, "auth", "invalid credential"),
+    ({"ret": -1, "msg": "something broke"}, "server_error", "something broke"),
+    ({"Error": {"Code": "Throttling", "Message": "m"}}, "rate_limit", "m"),
+    ({"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError", "code": 404}, "not_found", "does not exist"),
+    ({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "overloaded", "Overloaded"),
+    ({"error": "Unexpected endpoint or method. (POST /chat/completions)"}, "not_found", "Unexpected endpoint"),
+    ({"error": {"code": "1261", "message": "Prompt 超长"}}, "context_length", "Prompt 超长"),
+    ({"__type": "com.amazon.coral.service#ThrottlingException", "message": "Too many tokens, please wait before trying again."}, "rate_limit", "Too many"),
+    ({"message": "something broke"}, "server_error", "something broke"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "kind", "said"), IN_SUCCESS, ids=range(len(IN_SUCCESS)))
+def test_an_error_in_a_200_keeps_its_message_and_has_the_kind_of_its_code(body: Any, kind: str, said: str) -> None:
+    for wire in PROTOCOLS.values():
+        with pytest.raises(ErrorInBody) as caught:
+            wire.parse_response(encode_json(body))
+        failure = caught.value.failure
+        assert (failure.kind, failure.structured, failure.usage) == (kind, True, NO_USAGE)
+        assert said in failure.message
+
+
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"base_resp": {"status_code": 0, "status_msg": ""}},
+        {"base_resp": {"status_code": 0, "status_msg": "success"}},
+        {"code": 0, "message": "Success", "sid": "s"},
+        {"code": 200, "msg": "success"},
+        {"code": "", "message": ""},
+        {"header": {"code": 0, "message": "Success"}},
+        {"error": {"message": "", "type": "", "param": "", "code": None}},
+        {"error": {"code": 0, "message": "ok"}},
+        {"error": {"code": "", "message": None, "type": "none"}},
+        {"error": {}},
+        {"error": None},
+        {"error": ""},
+        {"errors": []},
+        {"error_code": 0, "error_msg": ""},
+        {"success": True, "message": "done"},
+        {"status": "success", "detail": "cached"},
+        {"message": "from cache"},
+        {"code": 17, "msg": "another field of a gateway"},
+        {"type": "message", "detail": "x"},
+        {"contentFilter": [{"level": 3, "role": "assistant"}]},
+        {"need_clear_history": False, "ban_round": 0},
+    ],
+    ids=repr,
+)
+def test_a_reply_with_keys_of_an_error_beside_it_stays_a_reply(beside: dict[str, Any]) -> None:
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    reply = PROTOCOLS["openai"].parse_response(encode_json({"choices": [CHOICE], "usage": usage, **beside}))
+    assert (reply.text, reply.finish_reason, reply.usage.output_tokens) == ("hello", "stop", 1)
+    candidate = {"content": {"parts": [{"text": "hello"}]}, "finishReason": "STOP"}
+    assert PROTOCOLS["gemini"].parse_response(encode_json({"candidates": [candidate], **beside})).text == "hello"
+
+
+def test_a_refusal_beside_an_empty_choice_of_minimax_is_the_prompt_s() -> None:
+    empty = {**CHOICE, "message": {"role": "assistant", "content": ""}}
+    body = {
+        "choices": [empty],
+        "usage": {"total_tokens": 30},
+        "base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"},
+    }
+    with pytest.raises(ErrorInBody) as caught:
+        PROTOCOLS["openai"].parse_response(encode_json(body))
+    failure = caught.value.failure
+    assert (failure.kind, failure.blocked, failure.usage.total_tokens) == ("content_filter", "prompt", 30)
+
+
+def test_an_error_beside_text_keeps_the_text() -> None:
+    body = {"choices": [CHOICE], "base_resp": {"status_code": 1027, "status_msg": "output new_sensitive"}}
+    with pytest.raises(ErrorInBody) as caught:
+        PROTOCOLS["openai"].parse_response(encode_json(body))
+    assert (caught.value.failure.text, caught.value.failure.blocked) == ("hello", "output")
