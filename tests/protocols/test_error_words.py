@@ -252,3 +252,156 @@ def test_an_error_beside_text_keeps_the_text() -> None:
     with pytest.raises(ErrorInBody) as caught:
         PROTOCOLS["openai"].parse_response(encode_json(body))
     assert (caught.value.failure.text, caught.value.failure.blocked) == ("hello", "output")
+
+
+BY_WORDS: list[tuple[int, Any, str]] = [
+    # quota: SiliconFlow, Ark, Moonshot, LiteLLM, xAI
+    (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, "quota"),
+    (403, error("The request failed because your account has an overdue balance.", code="AccountOverdueError", type="Forbidden"), "quota"),
+    (429, error("Your account [2] has reached the set inference limit for the [m] model", code="SetLimitExceeded", type="TooManyRequests"), "quota"),
+    (429, error("Your account [2] has exhausted its free trial quota", code="QuotaExceeded"), "quota"),
+    (429, error("You exceeded your current token quota: <org> 1, please check your account balance", type="exceeded_current_quota_error"), "quota"),
+    (403, error("Your account xx is not active, organization xx exceeded current quota, please check your plan and billing details", type="exceeded_current_quota_error"), "quota"),
+    (429, error("Your account org-x is suspended, please check your plan and billing details", type="x"), "quota"),
+    (403, error("Your account org-x <ak-y> is suspended due to insufficient balance, please recharge your account"), "quota"),
+    (403, {"error": {"type": "permission_error", "message": "You've reached your usage limit for this billing cycle. Your quota will be refreshed in the next cycle."}, "type": "error"}, "quota"),
+    (400, error("Budget has been exceeded! Current cost: 10.1, Max budget: 10.0", type="budget_exceeded", code="400"), "quota"),
+    (429, error("ExceededBudget: User=x over budget. Spend=1, Budget=0.5", type="budget_exceeded"), "quota"),
+    (403, {"code": "The caller does not have permission to execute the specified operation", "error": "Your newly created team doesn't have any credits yet. You can purchase credits on https://console.x.ai"}, "quota"),
+    (429, {"code": "Some resource has been exhausted", "error": "Your team has either used all available credits or reached its monthly spending limit."}, "quota"),
+    # quota: MiniMax on its compatible wires, Zhipu, DeepSeek, OpenRouter, DashScope, Tencent, Cloudflare, Google, OpenAI
+    (429, {"error": {"http_code": "429", "message": "insufficient balance (1008)", "type": "insufficient_balance_error"}}, "quota"),
+    (500, {"type": "error", "error": {"type": "api_error", "message": "insufficient balance (1008)"}}, "quota"),
+    (429, error("usage limit exceeded, 5-hour usage limit reached for Token Plan Starter (0/0 used), resets at 2026-05-15T15:00:00Z (2056)", type="rate_limit_error"), "quota"),
+    (429, {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试"}}, "quota"),
+    (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}, "quota"),
+    (429, {"error": {"code": "1308", "message": "已达到 5 小时的使用上限。您的限额将在 2026-08-25 07:41:44 重置。"}}, "quota"),
+    (429, {"error": {"code": "1309", "message": "您的套餐已到期"}}, "quota"),
+    (429, {"error": {"code": "1304", "message": "m"}}, "quota"),
+    (402, error("Insufficient Balance", type="unknown_error", code="invalid_request_error"), "quota"),
+    (402, error("This request requires more credits, or fewer max_tokens.", code=402), "quota"),
+    (402, error("Prompt tokens limit exceeded: 64128 > 6964.", code=402), "quota"),
+    (400, error("Access denied, please make sure your account is in good standing.", code="Arrearage", type="Arrearage"), "quota"),
+    (403, error("The free tier of the model has been exhausted. If you wish to continue access the model on a paid basis", code="AllocationQuota.FreeTierOnly"), "quota"),
+    (400, {"Response": {"Error": {"Code": "ResourceInsufficient.ChargeResourceExhaust", "Message": "m"}}}, "quota"),
+    (429, {"success": False, "errors": [{"code": 3036, "message": "You have used up your daily free allocation of 10,000 neurons"}]}, "quota"),
+    (403, error("This API method requires billing to be enabled.", status="PERMISSION_DENIED", code=403), "quota"),
+    (429, error("Your prepayment credits are depleted.", status="RESOURCE_EXHAUSTED", code=429), "quota"),
+    (429, error("You exceeded your current quota, please check your plan and billing details.", type="upstream_error", code=""), "quota"),
+    (403, {"code": "INSUFFICIENT_BALANCE", "message": "Insufficient account balance"}, "quota"),
+    (402, error("Free quota used (30 requests / 5h). Resets at 10:00 UTC.", type="insufficient_quota", code="free_quota_exceeded"), "quota"),
+    (401, {"error_code": "ModelArts.81005", "error_msg": "The free quota has been used up."}, "quota"),
+    (429, {"type": "error", "error": {"type": "rate_limit_error", "message": "m", "details": {"error_code": "contract_spend_limit_reached"}}}, "quota"),
+    # a limit per minute is none
+    (429, error("You exceeded your current quota, please check your plan and billing details.", status="RESOURCE_EXHAUSTED", code=429), "rate_limit"),
+    (429, error("You exceeded your current quota. Please retry in 12s.", code=429), "rate_limit"),
+    (429, error("Quota exceeded for aiplatform.googleapis.com/generate_content_requests_per_minute_per_project", code=429), "rate_limit"),
+    (429, error("Rate limit exceeded: limit 20 requests. Purchase credits to raise it."), "rate_limit"),
+    (429, {"error": {"code": "1302", "message": "您当前使用该API的并发数过高，请降低并发，或联系客服增加限额"}}, "rate_limit"),
+    (429, {"error": {"code": "1305", "message": "API 请求过多，请稍后重试"}}, "rate_limit"),
+    (429, error("Service tier capacity exceeded for this model.", code="3505", type="invalid_request_error"), "rate_limit"),
+    (429, error("Rate limit reached for RPM", code="rpm_rate_limit_exceeded", type="rate_limit_exceeded"), "rate_limit"),
+    (403, error("API rate limit exceeded for user"), "rate_limit"),
+    (500, error("rate limit exceeded(RPM) (1002)", type="api_error"), "rate_limit"),
+    (413, error("Request too large for model `x` in organization `o` on tokens per minute (TPM): Limit 6000, Requested 8000", code="rate_limit_exceeded", type="tokens"), "rate_limit"),
+    # key: Moonshot, LiteLLM, xAI, Ark, Zhipu, Google, OpenAI, DashScope, Spark, Baidu, AWS, DeepSeek
+    (401, error("Incorrect API key provided", type="incorrect_api_key_error"), "auth"),
+    (400, error("No connected db.", type="no_db_connection", code="400"), "auth"),
+    (400, error("Authentication Error, Invalid proxy server token passed. Received API Key = sk-...", type="auth_error", code="400"), "auth"),
+    (400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***. You can obtain an API key from https://console.x.ai."}, "auth"),
+    (401, error("The API key in the request is missing or invalid.", code="AuthenticationError"), "auth"),
+    (401, {"error": {"code": "1002", "message": "Authorization Token非法，请确认Authorization Token正确传递。"}}, "auth"),
+    (400, error("m", code=400, status="INVALID_ARGUMENT", details=[{"reason": "API_KEY_INVALID"}]), "auth"),
+    (400, error("API key expired. Please renew the API key.", code=400), "auth"),
+    (403, error("Permission denied: Consumer 'api_key:x' has been suspended.", code=403, status="PERMISSION_DENIED"), "auth"),
+    (403, error("m", code="account_deactivated"), "auth"),
+    (401, error("Incorrect API key provided.", code="invalid_api_key"), "auth"),
+    (401, {"code": "InvalidApiKey", "message": "Invalid API-key provided."}, "auth"),
+    (500, {"code": 11200, "message": "AppIdNoAuthError", "sid": "s"}, "auth"),
+    (403, {"__type": "UnrecognizedClientException", "message": "The security token included in the request is invalid."}, "auth"),
+    (401, error("Authentication Fails, Your api key: ****1234 is invalid", type="authentication_error"), "auth"),
+    (403, {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]}, "auth"),
+    (500, error("该令牌状态不可用 (request id: 1)", type="one_api_error"), "auth"),
+    (400, {"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, "auth"),
+    # permission
+    (403, error("m", code="Model.AccessDenied"), "permission"),
+    (403, {"error_code": 6, "error_msg": "No permission to access data"}, "permission"),
+    (403, {"code": "permission-denied", "error": "m"}, "permission"),
+    (403, error("m", code="no_permission"), "permission"),
+    (403, {"__type": "AccessDeniedException", "message": "You are not authorized"}, "permission"),
+    (401, error("key not allowed to access model. This key can only access models=['a']", type="key_model_access_denied"), "permission"),
+    # model
+    (400, {"code": 20012, "message": "Model does not exist. Please check it carefully.", "data": None}, "not_found"),
+    (403, {"code": 30003, "message": "Model disabled.", "data": None}, "not_found"),
+    (400, error("/chat/completions: Invalid model name passed in model=x. Call `/v1/models` to view available models", type="invalid_request_error", code="400"), "not_found"),
+    (404, error("The model or endpoint x does not exist or you do not have access to it.", code="InvalidEndpointOrModel.NotFound"), "not_found"),
+    (404, error("Your account 2 has not activated the model x.", code="ModelNotOpen"), "not_found"),
+    (400, error("m", code="InvalidEndpoint.ClosedEndpoint"), "not_found"),
+    (404, error("Not found the model x or Permission denied", type="resource_not_found_error"), "not_found"),
+    (400, {"object": "error", "message": "Invalid model: x", "type": "invalid_model", "code": "1500"}, "not_found"),
+    (400, error("x/y is not a valid model ID", code=400), "not_found"),
+    (404, error("No endpoints found for x/y.", code=404), "not_found"),
+    (400, error("Model Not Exist", type="invalid_request_error", code="invalid_request_error"), "not_found"),
+    (400, {"error": {"code": "1211", "message": "模型不存在，请检查模型代码。"}}, "not_found"),
+    (400, error("The model `x` has been decommissioned and is no longer supported.", code="model_decommissioned"), "not_found"),
+    (400, error("Unable to access model x. Please visit https://api.together.ai/models", type="invalid_request_error"), "not_found"),
+    (404, {"error": {"message": "model \"x\" not found, try pulling it first", "type": "api_error"}}, "not_found"),
+    (404, error("No models loaded. Please load a model in the developer page"), "not_found"),
+    (400, error("The provided model identifier is invalid."), "not_found"),
+    (404, error("The API deployment for this resource does not exist.", code="DeploymentNotFound"), "not_found"),
+    (400, error("The requested model is not supported.", code="model_not_supported"), "not_found"),
+    (400, {"success": False, "errors": [{"code": 5007, "message": "No such model"}]}, "not_found"),
+    (503, error("No available channel for model x under group default", code="model_not_found"), "not_found"),
+    (404, {"type": "error", "error": {"type": "not_found_error", "message": "model: claude-x"}}, "not_found"),
+    (400, {"error": {"message": "invalid model", "code": "invalid_model", "type": "invalid_request_error"}}, "not_found"),
+    (500, error("模型 x 已下线，请更换模型"), "not_found"),
+    # none of these
+    (400, error("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."), "invalid_request"),
+    (400, error("This model does not support image input"), "invalid_request"),
+    (400, error("该模型不支持 temperature 参数"), "invalid_request"),
+    (400, error("Thinking level is not supported for this model.", status="INVALID_ARGUMENT"), "invalid_request"),
+    (400, error("tools is not supported by this model"), "invalid_request"),
+    (400, error("Invalid model output format: expected json"), "invalid_request"),
+    (400, error("Unexpected token '<' in JSON at position 0"), "invalid_request"),
+    (400, error("messages 中 user 和 assistant 角色需交替出现", type="invalid_request_error", code="1001", id="x"), "invalid_request"),
+    (400, {"code": 20015, "message": "The parameter is invalid.", "data": None}, "invalid_request"),
+    (500, error("The server had an error while processing your request", type="server_error"), "server_error"),
+    (400, {"status": 1001, "message": "bad field"}, "invalid_request"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), BY_WORDS, ids=range(len(BY_WORDS)))
+def test_quota_limits_keys_and_models_are_told_apart_by_words(status: int, body: Any, kind: str) -> None:
+    assert classify(status, body).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "no_model"),
+    [
+        (404, b"404 page not found", True),
+        (404, b"", True),
+        (404, b"<html><h1>Not Found</h1></html>", True),
+        (405, {"detail": "Method Not Allowed"}, True),
+        (404, {"detail": "Not Found"}, True),
+        (404, error("Resource not found", code="404"), True),
+        (404, error("Invalid URL (POST /v1/v1/chat/completions)", type="invalid_request_error"), True),
+        (404, {"message": "no Route matched with those values"}, True),
+        (404, {"timestamp": 1, "status": 404, "error": "Not Found", "path": "/v1/chat/completions"}, True),
+        (404, error("Unknown request URL: POST /v1/chat. Please check the URL for typos.", code="unknown_url"), True),
+        (404, error("The model `x` does not exist", code="model_not_found"), False),
+        (404, {"error": "model 'x' not found, try pulling it first"}, False),
+        (404, error("m"), False),
+        (502, b"<html>Bad Gateway</html>", False),
+        (403, b"<html>Forbidden</html>", False),
+    ],
+)  # fmt: skip
+def test_a_path_that_does_not_exist_asked_no_model(status: int, body: Any, no_model: bool) -> None:
+    failure = classify(status, body)
+    assert failure.no_model is no_model
+    assert failure.kind == "not_found" or not no_model
+
+
+def test_an_unexpected_endpoint_inside_a_200_asked_no_model() -> None:
+    with pytest.raises(ErrorInBody) as caught:
+        PROTOCOLS["openai"].parse_response(b'{"error": "Unexpected endpoint or method. (POST /chat/completions)"}')
+    assert caught.value.failure.no_model
