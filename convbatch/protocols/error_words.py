@@ -231,7 +231,7 @@ LENGTH_TEXT = _texts(
     r"context|context (?:length|window|size) (?:is|of) only|context (?:length|window|size) (?:\w+ ){0,2}exceed"
     r"|context (?:the )?overflow|greater than the context length|exceed(?:s|ed)? (?:\w+ )?context limit"
     r"|larger than the max\w* context|longer than the (?:model.s |maximum )(?:context|model|input)|prompt (?:is )?too long"
-    r"|exceeded max context|too large for (?:the )?model with|prompts? exceeds? (?:the )?(?:max|length)|context_length_exceeded",
+    r"|exceeded max context|too large for (?:the )?model with|prompts? exceeds? (?:the )?(?:max|length)|context_length_exceeded|ContextWindowExceeded",
     # Google, Bedrock, Kimi, xAI, Groq, Cerebras, Cohere, Copilot, SiliconFlow, GitHub Models, Together
     r"input token count.{0,60}(?:exceeds|but model only)|input is too long|exceeded model token limit|maximum prompt length"
     r"|reduce the length of (?:the|your) (?:messages|prompt|input)|current length is.{0,40}limit is|too many (?:input )?tokens"

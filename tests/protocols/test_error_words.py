@@ -405,3 +405,86 @@ def test_an_unexpected_endpoint_inside_a_200_asked_no_model() -> None:
     with pytest.raises(ErrorInBody) as caught:
         PROTOCOLS["openai"].parse_response(b'{"error": "Unexpected endpoint or method. (POST /chat/completions)"}')
     assert caught.value.failure.no_model
+
+
+TOO_LONG: list[tuple[int, Any]] = [
+    (400, error("Invalid request: Your request exceeded model token limit: 8192", type="invalid_request_error")),
+    (400, error("Your request exceeded model token limit: 262144 (requested: 274948)", type="invalid_request_error")),
+    (400, {"object": "error", "message": "The input (40960 tokens) is longer than the model's context length (32768 tokens).", "type": "BadRequestError", "code": 400}),
+    (400, {"object": "error", "message": "Requested token count exceeds the model's maximum context length of 32768 tokens. You requested a total of 40000 tokens", "code": 400}),
+    (400, error("Input length (40000 tokens) exceeds the maximum allowed length (32768 tokens).")),
+    (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens and 100 `max_new_tokens`", "error_type": "validation"}),
+    (422, {"error": "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000", "error_type": "validation"}),
+    (400, {"error": {"code": "1261", "message": "Prompt exceeds max length"}}),
+    (400, {"error": {"message": "Prompt 超长", "type": "upstream_error", "code": "1261"}}),
+    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 213462 tokens > 200000 maximum"}}),
+    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "input length and `max_tokens` exceed context limit: 190000 + 21000 > 200000, decrease input length or `max_tokens` and try again"}}),
+    (400, error("The input token count (1196265) exceeds the maximum number of tokens allowed (1048575).", code=400, status="INVALID_ARGUMENT")),
+    (500, error("The input token count (9) exceeds the maximum number of tokens", code=500, status="INTERNAL")),
+    (400, error("Unable to submit request because the input token count is 1100000 but model only supports up to 1048576.", code=400)),
+    (400, error("<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]", code="invalid_parameter_error")),
+    (400, {"code": "InvalidParameter", "message": "Total message token length exceed model limit (10000000 tokens)."}),
+    (400, error("Total tokens of image and text exceed max message tokens. Request id: 1", code="InvalidParameter")),
+    (400, {"error": {"type": "invalid_request_error", "message": "invalid params, context window exceeds limit (2013)"}}),
+    (400, {"object": "error", "message": "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length", "type": "invalid_request_prompt", "code": "3051"}),
+    (400, {"message": "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received 5000."}),
+    (400, error("Please reduce the length of the messages or completion.", code="context_length_exceeded")),
+    (400, error("the request exceeds the available context size, try increasing it", type="exceed_context_size_error", code=400)),
+    (500, error("the request exceeds the available context size. try increasing the context size", type="server_error", code=500)),
+    (500, error("Context size has been exceeded.", code=500)),
+    (400, {"error": "prompt too long; exceeded max context length by 4 tokens"}),
+    (400, {"error": "the input length exceeds the context length"}),
+    (400, error("This endpoint's maximum context length is 32768 tokens. However, you requested about 40000 tokens", code=400)),
+    (400, {"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you requested 5020 tokens", "code": 400}),
+    (400, {"object": "error", "message": "'max_tokens' or 'max_completion_tokens' is too large: 500. This model's maximum context length is 4096 tokens and your request has 4000 input tokens (500 > 4096 - 4000).", "code": 400}),
+    (400, {"object": "error", "message": "The decoder prompt (length 5000) is longer than the maximum model length of 4096.", "code": 400}),
+    (400, {"object": "error", "message": "You passed 5000 input tokens. However, the model's context length is only 4096 tokens", "code": 400}),
+    (400, {"error": "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context length of only 4096 tokens"}),
+    (400, {"error": "The number of tokens to keep from the initial prompt is greater than the context length"}),
+    (400, {"message": "Input is too long for requested model."}),
+    (400, {"error_code": 336103, "error_msg": "Prompt tokens too long"}),
+    (400, error("prompt tokens too long", type="invalid_request_error", code="prompt_tokens_too_long")),
+    (413, error("Request body too large for gpt-4o model. Max size: 8000 tokens.", code="tokens_limit_reached")),
+    (400, error("Your input exceeds the context window of this model. Please adjust your input and try again.")),
+    (400, error("m", code="model_max_prompt_tokens_exceeded")),
+    (400, error("prompt token count of 140000 exceeds the limit of 128000")),
+    (400, {"code": "Client specified an invalid argument", "error": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."}),
+    (400, error("Please reduce the length of the messages or completion. Current length is 8500 while limit is 8192")),
+    (400, {"code": 20015, "message": "length of prompt_tokens (33000) must be less than max_seq_len (32768).", "data": None}),
+    (400, error("Requested input length 5000 exceeds maximum input length 4095")),
+    (400, error("输入内容过长，超出模型上下文限制")),
+    (400, error("litellm.ContextWindowExceededError: litellm.BadRequestError: too long", code="400")),
+    (400, error("Provider returned error", code=400, metadata={"raw": '{"error":{"message":"prompt is too long: 2 tokens > 1 maximum"}}'})),
+    (400, error("Invalid 'messages[0].content': string too long. Expected a string with maximum length 1048576", code="string_above_max_length")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body"), TOO_LONG, ids=range(len(TOO_LONG)))
+def test_a_dialogue_that_does_not_fit_has_its_own_kind(status: int, body: Any) -> None:
+    failure = classify(status, body)
+    assert (failure.kind, failure.retryable) == ("context_length", False)
+    with pytest.raises(ErrorInBody) as caught:
+        PROTOCOLS["openai"].parse_response(encode_json(body))
+    assert caught.value.failure.kind == "context_length"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, error("max_tokens is too large: 100000. This model supports at most 16384 completion tokens"), "invalid_request"),
+        (400, error("max_tokens must be less than or equal to 8192"), "invalid_request"),
+        (400, error("Range of max_tokens should be [1, 8192]", code="invalid_parameter_error"), "invalid_request"),
+        (422, {"error": "Input validation error: `max_new_tokens` must be <= 512. Given: 1000"}, "invalid_request"),
+        (400, {"object": "error", "message": "'max_tokens' is too large: 5000. This model's maximum context length is 4096 tokens and your request has 20 input tokens (5000 > 4096 - 20).", "code": 400}, "invalid_request"),
+        (400, error("Invalid 'user': string too long. Expected a string with maximum length 64", code="string_above_max_length"), "invalid_request"),
+        (429, error("Request too large for gpt-4 on tokens per min (TPM): Limit 10000, Requested 20000. The input or output tokens must be reduced"), "rate_limit"),
+        (400, error("tokens per minute (TPM) limit: input is too long for your tier"), "rate_limit"),
+        (413, {"type": "error", "error": {"type": "request_too_large", "message": "Request exceeds the maximum size"}}, "invalid_request"),
+        (413, b"<h1>413 Request Entity Too Large</h1>", "invalid_request"),
+        (429, {"message": "Too many tokens, please wait before trying again."}, "rate_limit"),
+        (400, error("thinking.budget_tokens must be less than max_tokens"), "invalid_request"),
+        (400, error("Unsupported value: 'reasoning_effort' length"), "invalid_request"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_is_not_the_context_s_is_no_context_length(status: int, body: Any, kind: str) -> None:
+    assert classify(status, body).kind == kind
