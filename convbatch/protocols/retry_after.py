@@ -1,16 +1,21 @@
 """Parse how long a gateway asks to wait, in all known forms, to seconds or None.
 
 Forms are tried in a fixed order, independent of the protocol (gateways forward each other's forms), and the first
-valid one is used: `retry-after-ms`, `retry-after`, Google's `RetryInfo`, a sentence in the message, the reset header of
-a dimension that is used up. Zero, negative, past and invalid values are ignored. A hint is never shortened, not even a
-date in the year 9999: the rate limiter decides how to handle a long wait. There is no clock here: dates are relative to
-the `date` header of the response, and ignored without one.
+valid one is used: `retry-after-ms`, `retry-after`, a number of seconds or Google's `RetryInfo` in the body, a duration
+in the message, a date in the message, the reset header of a dimension that is used up, the same headers of an upstream
+that the body quotes (OpenRouter). Zero, negative, past and invalid values are ignored. A hint is never shortened, not
+even a date in the year 9999: the rate limiter decides how to handle a long wait. There is no clock here: dates are
+relative to the `date` header of the response, and ignored without one.
+
+A date in a message often has no zone. In a Chinese text it is read as Beijing time (what Zhipu means), else as UTC,
+which is not earlier than the time that a vendor east of Greenwich means.
 
 Sources (read 2026-11-21): https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3 (Retry-After),
 https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto (RetryInfo),
 https://platform.openai.com/docs/guides/rate-limits (x-ratelimit-*, durations such as "6m0s"),
 https://docs.anthropic.com/en/api/rate-limits (anthropic-ratelimit-*, RFC 3339),
-https://openrouter.ai/docs/api-reference/limits (x-ratelimit-reset, milliseconds since 1970).
+https://openrouter.ai/docs/api-reference/limits (x-ratelimit-reset, milliseconds since 1970; error.metadata.headers),
+https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers (RateLimit, in its versions 06 and 09).
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import email.utils
 import math
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 _UNIT_S: dict[str, float] = {
@@ -40,10 +45,11 @@ _ENGLISH_UNIT = (
     r"|(?:ms|s|m|h|d)(?=[0-9])"
 )
 _ENGLISH = re.compile(
-    r"(?:retry|try\s+again|retrying|wait|resets?)[\s_-]+(?:again\s+)?(?:(?:in|after|for)\s+)?(?:about\s+|another\s+)?"
+    r"(?:retry|try\s+again|retrying|wait|resets?|available|another\s+request)[\s_-]+(?:again\s+)?(?:(?:in|after|for)\s+)?(?:about\s+|another\s+)?"
     rf"((?:{_NEXT}\s?(?:{_ENGLISH_UNIT}),?\s?(?:and\s)?){{1,5}})",
     re.IGNORECASE,
 )
+_WORDED = re.compile(rf"(?:{_NEXT}\s?(?:{_ENGLISH_UNIT}),?\s?(?:and\s)?){{1,5}}", re.IGNORECASE)
 _ENGLISH_STEP = re.compile(rf"({_NEXT})\s?({_ENGLISH_UNIT})", re.IGNORECASE)
 _CHINESE_UNIT = "毫秒|秒钟|秒|分钟|分|小时|天"
 _CHINESE_STEPS = rf"\s?(?:{_CHINESE_UNIT})\s?(?:{_NEXT}\s?(?:{_CHINESE_UNIT})\s?){{0,4}}"
@@ -55,6 +61,25 @@ _QUOTED = re.compile(
     rf"(?:\s?({_ENGLISH_UNIT})|(?!\s?[0-9A-Za-z-]|\.[0-9]))",
     re.IGNORECASE,
 )
+# A date in a sentence counts only beside a word that says that something ends or begins again then.
+_MOMENT = re.compile(
+    r"(?<!\d)(\d{4})(?:-|/|年)(\d{1,2})(?:-|/|月)(\d{1,2})日?"
+    r"(?:(?:T|\s|\sat\s|,\s)\s?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d{1,9})?)?"
+    r"\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}(?!\d)|)(?![0-9A-Za-z_:])|(?![0-9A-Za-z_:]|\s?\d|\sat\s\d|,\s\d))",
+    re.IGNORECASE,
+)
+_HTTP_DATE = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} (?:GMT|UTC|[+-]\d{4})")
+_CLOCK = re.compile(r"(?<![\d:-])(\d{1,2}):(\d{2})(?::(\d{2}))?\s?([ap]m)?\s?(?:UTC|GMT|Z)\b", re.IGNORECASE)
+_BEFORE_MOMENT = re.compile(
+    r"(?:reset|again|retry|available|regain|restor|recover|resum|refresh|renew|until|unblock|lift|expires?|重置|恢复|刷新|解除|等到)"
+    r"[^.;。；]{0,40}$",
+    re.IGNORECASE,
+)
+_AFTER_MOMENT = re.compile(r"^\s?(?:时|点)?(?:之?后|以后)?.{0,6}(?:重置|恢复|刷新|解除|解封|再试|重试|更新)|^\s?(?:之?后|以后)")
+_CHINESE_CHARACTER = re.compile("[\u4e00-\u9fff]")
+_BEIJING = timezone(timedelta(hours=8))
+_ASKED_SECONDS = ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds", "retry_after_s")
+_RATE_LIMIT_PARAMETER = re.compile(r"\b(r|t|remaining|reset)\s?=\s?(\d{1,12})\b", re.IGNORECASE)
 _TEXT_LIMIT = 8_000
 _EPOCH_MS = 1e11
 _EPOCH_S = 1e9
@@ -74,9 +99,12 @@ def retry_after_s(headers: Mapping[str, str], body: Any, message: str) -> float 
     sources = (
         lambda: _milliseconds(headers.get("retry-after-ms")),
         lambda: _retry_after(headers.get("retry-after"), headers),
+        lambda: _asked_in_body(body),
         lambda: _retry_info(body),
         lambda: _sentence(message),
+        lambda: _moment(message, headers),
         lambda: _exhausted(headers),
+        lambda: _quoted_headers(body, headers),
     )
     for source in sources:
         seconds = _sane(source())
@@ -116,10 +144,34 @@ def _milliseconds(value: str | None) -> float | None:
 
 
 def _retry_after(value: str | None, headers: Mapping[str, str]) -> float | None:
+    """Read a number of seconds, a duration in words, or a date; of doubled values the longest."""
     if value is None:
         return None
-    seconds = duration_s(value)
-    return _until(value, headers) if seconds is None else seconds
+    value = value.strip().strip('"')
+    dates = _HTTP_DATE.findall(value)
+    if len(dates) > 1:
+        return _longest([_until(date, headers) for date in dates])
+    seconds = _stated_duration(value)
+    if seconds is None:
+        seconds = _until(value, headers)
+    if seconds is not None or "," not in value:
+        return seconds
+    return _longest([_stated_duration(part) for part in value.split(",")])
+
+
+def _longest(waits: list[float | None]) -> float | None:
+    """Return the longest wait; None when one of them is not readable."""
+    known = [wait for wait in waits if wait is not None]
+    return max(known) if known and len(known) == len(waits) else None
+
+
+def _stated_duration(text: str) -> float | None:
+    """Parse a Go duration, a plain number, or a number with a unit in words: "30 seconds"."""
+    text = text.strip()
+    seconds = duration_s(text)
+    if seconds is None and len(text) <= 80 and _WORDED.fullmatch(text):
+        return _sum(_ENGLISH_STEP.findall(text))
+    return seconds
 
 
 def _until(value: str, headers: Mapping[str, str]) -> float | None:
@@ -147,6 +199,44 @@ def _retry_info(body: Any) -> float | None:
             seconds = _proto_duration(detail["retryDelay"])
             if seconds is not None:
                 return seconds
+    return None
+
+
+def _asked_in_body(body: Any) -> float | None:
+    """Return the seconds in a field of the error, or of its metadata, that is named after the header."""
+    for holder in _error_objects(body):
+        for key in _ASKED_SECONDS:
+            value = holder.get(key)
+            seconds = duration_s(value) if isinstance(value, str) else _number(value)
+            if _sane(seconds) is not None:
+                return seconds
+    return None
+
+
+def _error_objects(body: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the error, its metadata, and the body around it."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    if not isinstance(body, dict):
+        return
+    error = body.get("error")
+    if isinstance(error, dict):
+        yield error
+        if isinstance(error.get("metadata"), dict):
+            yield error["metadata"]
+    yield body
+
+
+def _quoted_headers(body: Any, headers: Mapping[str, str]) -> float | None:
+    """Return the wait that the headers of an upstream ask for, which OpenRouter puts into `metadata.headers`."""
+    for holder in _error_objects(body):
+        quoted = holder.get("headers")
+        if isinstance(quoted, dict):
+            named = {str(name).lower(): str(value) for name, value in quoted.items()}
+            named["date"] = headers.get("date", named.get("date", ""))
+            waits = (_milliseconds(named.get("retry-after-ms")), _retry_after(named.get("retry-after"), named))
+            found = next((wait for wait in waits if _sane(wait) is not None), None)
+            return _exhausted(named) if found is None else found
     return None
 
 
@@ -191,6 +281,59 @@ def _sentence(message: str) -> float | None:
     return None
 
 
+def _moment(message: str, headers: Mapping[str, str]) -> float | None:
+    """Return seconds to a date or a time of day (UTC) that a sentence names as the end of a limit."""
+    now = _date(headers.get("date", ""))
+    message = message[:_TEXT_LIMIT]
+    if now is None or not any(character.isdigit() for character in message):
+        return None
+    for found in _MOMENT.finditer(message):
+        if _ends_a_limit(message, found):
+            zone = _BEIJING if _CHINESE_CHARACTER.search(message) else UTC
+            then = _moment_s(found, zone)
+            return None if then is None else then - now
+    for found in _HTTP_DATE.finditer(message):
+        if _ends_a_limit(message, found):
+            return _until(found[0], headers)
+    for found in _CLOCK.finditer(message):
+        if _ends_a_limit(message, found):
+            return _next_time_of_day(found, now)
+    return None
+
+
+def _ends_a_limit(message: str, found: re.Match[str]) -> bool:
+    before, after = message[max(0, found.start() - 60) : found.start()], message[found.end() : found.end() + 20]
+    return bool(_BEFORE_MOMENT.search(before) or _AFTER_MOMENT.search(after))
+
+
+def _moment_s(found: re.Match[str], zone: tzinfo) -> float | None:
+    """Return Unix seconds of a date with or without time; its own zone counts, else `zone`."""
+    year, month, day, hour, minute, second, stated = found.groups()
+    if stated:
+        zone = UTC if stated.upper() in ("Z", "UTC", "GMT") else _offset(stated)
+    try:
+        when = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=zone)
+        return when.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _offset(stated: str) -> tzinfo:
+    sign = -1 if stated[0] == "-" else 1
+    minutes = sign * (int(stated[1:3]) * 60 + int(stated[-2:]))
+    return timezone(timedelta(minutes=minutes)) if abs(minutes) < 24 * 60 else UTC
+
+
+def _next_time_of_day(found: re.Match[str], now: float) -> float | None:
+    hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
+    half = (found[4] or "").lower()
+    if half:
+        hour = hour % 12 + (12 if half == "pm" else 0)
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    return (hour * 3600 + minute * 60 + second - now) % 86400
+
+
 def _exhausted(headers: Mapping[str, str]) -> float | None:
     """Return the longest reset of all dimensions whose remaining count is exactly 0 (Azure sends -1 for unknown)."""
     waits: list[float] = []
@@ -201,7 +344,18 @@ def _exhausted(headers: Mapping[str, str]) -> float | None:
         wait = _sane(_reset_s(headers.get(reset), headers))
         if wait is not None:
             waits.append(wait)
+    waits += _exhausted_policies(headers.get("ratelimit", ""))
     return max(waits, default=None)
+
+
+def _exhausted_policies(value: str) -> Iterator[float]:
+    """Yield the resets of used-up policies in a `RateLimit` field: `"default";r=0;t=30`, `remaining=0, reset=30`."""
+    value = value[:_TEXT_LIMIT]
+    for item in [value] if "remaining" in value.lower() else value.split(","):
+        stated = {name.lower(): int(number) for name, number in _RATE_LIMIT_PARAMETER.findall(item)}
+        remaining, reset = stated.get("r", stated.get("remaining")), stated.get("t", stated.get("reset"))
+        if remaining == 0 and reset:
+            yield float(reset)
 
 
 def _reset_name(remaining: str) -> str | None:

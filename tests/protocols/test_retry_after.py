@@ -29,6 +29,15 @@ def retry_info(delay: Any) -> dict[str, Any]:
         ({"retry-after": "120"}, 120.0),
         ({"retry-after": " 1.5 "}, 1.5),
         ({"retry-after": "12s"}, 12.0),
+        ({"retry-after": "30 seconds"}, 30.0),
+        ({"retry-after": "1 minute"}, 60.0),
+        ({"retry-after": "1 minute and 30 secs"}, 90.0),
+        ({"retry-after": '"30"'}, 30.0),
+        ({"retry-after": "30, 30"}, 30.0),
+        ({"retry-after": "5,5"}, 5.0),
+        ({"retry-after": "5, 20 seconds"}, 20.0),
+        ({"retry-after": "5, never"}, None),
+        ({**NOW, "retry-after": "Sat, 21 Nov 2026 23:30:34 GMT, Sat, 21 Nov 2026 23:30:40 GMT"}, 40.0),
         ({**NOW, "retry-after": "Sat, 21 Nov 2026 23:30:34 GMT"}, 34.0),
         ({**NOW, "retry-after": "Saturday, 21-Nov-26 23:30:34 GMT"}, 34.0),
         ({**NOW, "retry-after": "Sat Nov 21 23:30:34 2026"}, 34.0),
@@ -91,6 +100,13 @@ def test_retry_after_headers_are_parsed(headers: dict[str, str], seconds: float 
         ({**NOW, "x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{NOW_S - 5}"}, None),
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{NOW_S + 5}"}, None),
         ({"ratelimit-remaining": "0", "ratelimit-reset": "3"}, 3.0),
+        ({"ratelimit": '"default";r=0;t=30'}, 30.0),
+        ({"ratelimit": '"default";r=5;t=30'}, None),
+        ({"ratelimit": '"minute";r=0;t=30, "day";r=5;t=9000'}, 30.0),
+        ({"ratelimit": '"minute";r=0;t=30,"day";r=0;t=9000'}, 9000.0),
+        ({"ratelimit": "limit=100, remaining=0, reset=30"}, 30.0),
+        ({"ratelimit": "limit=100, remaining=1, reset=30"}, None),
+        ({"ratelimit": "later"}, None),
     ],
 )
 def test_reset_headers_count_only_for_exhausted_limits(headers: dict[str, str], seconds: float | None) -> None:
@@ -145,6 +161,8 @@ def test_a_body_without_details_has_no_hint(body: Any) -> None:
         ("try again in 1 minute and 30 seconds", 90.0),
         ("try again in 1 hour, 2 minutes", 3720.0),
         ("the limit resets in 45 sec", 45.0),
+        ("You can make another request in 8 seconds", 8.0),
+        ("available again in 2 minutes", 120.0),
         ("Retry-After: 7", 7.0),
         ("retry_after=3", 3.0),
         ('upstream said {"retryDelay": "12s"}', 12.0),
@@ -166,6 +184,68 @@ def test_a_body_without_details_has_no_hint(body: Any) -> None:
 )
 def test_a_sentence_in_the_message_is_read(message: str, seconds: float | None) -> None:
     assert retry_after_s({}, None, message) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("usage limit exceeded, 5-hour usage limit reached, resets at 2026-11-21T23:31:00Z (2056)", 60.0),
+        ("Your limit will reset at 2026-11-21 23:31:00", 60.0),
+        ("Your limit will reset at 2026-11-21 23:31", 60.0),
+        ("available again at 2026-11-22 07:31:00 +0800 CST", 60.0),
+        ("limit resets on 2026-11-22", 1800.0),
+        ("You will regain access on 2026-11-22 at 00:00 UTC.", 1800.0),
+        ("Try again after Sat, 21 Nov 2026 23:31:00 GMT", 60.0),
+        ("Free quota used (30 requests / 5h). Resets at 23:45 UTC.", 900.0),
+        ("Resets at 1:30 AM UTC", 7200.0),
+        ("已达到 5 小时的使用上限。您的限额将在 2026-11-22 07:31:00 重置。", 60.0),
+        ("您的限额将于2026-11-22 07:31:00重置", 60.0),
+        ("请于 2026年11月22日 07:31 后重试", 60.0),
+        ("2026/11/22 07:31:00 恢复使用", 60.0),
+        ("将于 2026-11-21T23:31:00Z 恢复", 60.0),
+        ("Your limit will reset at 2026-11-21 23:29:00", None),
+        ("Your limit was set on 2026-11-22 07:31:00", None),
+        ("Model gpt-x-2026-11-22 is rate limited, try again later", None),
+        ("try again in version 2027-99-99", None),
+        ("Resets at 25:00 UTC", None),
+        ("Resets at 23:45", None),
+    ],
+)
+def test_a_date_in_the_message_counts_from_the_date_of_the_response(message: str, seconds: float | None) -> None:
+    assert retry_after_s(NOW, None, message) == (None if seconds is None else pytest.approx(seconds))
+    assert retry_after_s({}, None, message) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        (NOW, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{NOW_S + 5}000"}, 5.0),
+        (NOW, {"X-RateLimit-Remaining": 0, "X-RateLimit-Reset": (NOW_S + 5) * 1000}, 5.0),
+        ({}, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{NOW_S + 5}000", "Date": NOW["date"]}, 5.0),
+        ({}, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{NOW_S + 5}000"}, None),
+        ({}, {"Retry-After": "7"}, 7.0),
+        (NOW, {"X-RateLimit-Remaining": "3", "X-RateLimit-Reset": f"{NOW_S + 5}000"}, None),
+        ({}, ["Retry-After: 7"], None),
+    ],
+)
+def test_headers_that_openrouter_quotes_are_read(headers: dict[str, str], body: Any, seconds: float | None) -> None:
+    error = {"error": {"message": "m", "code": 429, "metadata": {"headers": body, "provider_name": None}}}
+    assert retry_after_s(headers, error, "") == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ({"error": {"retry_after": 3}}, 3.0),
+        ({"error": {"message": "m"}, "retry_after": "2.5"}, 2.5),
+        ({"error": {"metadata": {"retry_after_seconds": 12}}}, 12.0),
+        ({"retryAfterSeconds": 0}, None),
+        ({"retry_after": None}, None),
+        ({"retry_after": True}, None),
+    ],
+)
+def test_seconds_in_the_body_are_read(body: Any, seconds: float | None) -> None:
+    assert retry_after_s({}, body, "") == seconds
 
 
 def test_the_first_form_with_a_hint_is_used() -> None:
@@ -206,29 +286,37 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
         "wait 1m" * 9000,
         "等1分 " * 9000,
         "retry-after" * 9000,
+        "resets at 2026-11-22 " * 900,
+        "resets 2026-11-22T11:11" * 900,
+        "0:00 " * 2000,
     ],
     ids=lambda message: message[:8],
 )
 def test_a_hostile_message_is_parsed_quickly(message: str) -> None:
     begun = time.perf_counter()
-    retry_after_s({"retry-after": message[:8000]}, retry_info(message[:8000]), message)
+    retry_after_s({**NOW, "retry-after": message[:8000], "ratelimit": message}, retry_info(message[:8000]), message)
     assert time.perf_counter() - begun < 0.5
 
 
 HEADERS = st.dictionaries(
-    st.sampled_from(["retry-after", "retry-after-ms", "date", "x-ratelimit-remaining", "x-ratelimit-reset"]),
-    st.text(max_size=20) | st.sampled_from(["0", "1e9", "99999999999", NOW["date"]]),
+    st.sampled_from(["retry-after", "retry-after-ms", "date", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit"]),
+    st.text(max_size=20) | st.sampled_from(["0", "1e9", "99999999999", NOW["date"], "1 second, 2", '"d";r=0;t=1']),
 )
 BODIES = st.recursive(
     st.none() | st.integers() | st.floats() | st.text(max_size=6),
     lambda inner: (
         st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(["error", "details", "retryDelay", "seconds"]), inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["error", "details", "retryDelay", "seconds", "metadata", "headers", "retry_after"]), inner, max_size=2)
     ),
 )
 
 
-@given(HEADERS, BODIES, st.text(alphabet='0123456789.smhd retryafin:秒后="', max_size=40))
+@given(
+    HEADERS,
+    BODIES,
+    st.text(alphabet='0123456789.smhd retryafin:秒后="', max_size=40)
+    | st.from_regex(r"resets at \d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2})?[+-]?\d{0,4}", fullmatch=True),
+)
 @example({"retry-after-ms": "0\x1f"}, None, "")
 @settings(max_examples=examples(400), deadline=None)
 def test_a_hint_is_a_finite_wait_or_none(headers: dict[str, str], body: Any, message: str) -> None:
