@@ -23,7 +23,8 @@ from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
 """Result of an admitted request. `replied`: a complete reply. `answered`: the request itself was refused (400 ...), so
 the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error`: 5xx. `transport_failure`: no HTTP
-answer. `doubtful`: key, model or channel refused though they worked before. `unclear`: no evidence either way."""
+answer. `doubtful`: key, model or channel refused though they worked before, or one dialogue after the other in the same
+way. `unclear`: no evidence either way."""
 
 MAX_HINT_S = 24 * 3600.0
 _MAX_BACKOFF_S = 60.0

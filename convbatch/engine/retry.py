@@ -7,11 +7,11 @@ Pure decisions over values; times and random draws are arguments. There are thre
 - `TargetHealth`: whether the target is suspended.
 
 After each attempt the runner calls `health.note`, `next_step`, `limiter.report(signal(...))`, the journal, `release`.
-The three meet in one case, doubt: a target that has answered before and now refuses the key or the model may have a
-short outage (gateways lose their channels for a minute) or may be gone. The turn then neither fails nor suspends the
-target. It is sent again through the limiter, which gets the signal `doubtful` and admits only probes. A probe that is
-answered closes the breaker; after three with the same refusal the target is suspended. A refusal costs nothing, so
-sending again is free.
+The three meet in one case, doubt: a target that has answered before and now refuses the key or the model, or three
+dialogues in a row in the same way, may have a short outage (gateways lose their channels for a minute) or may be gone.
+The turn then neither fails nor suspends the target. It is sent again through the limiter, which gets the signal
+`doubtful` and admits only probes. A probe that is answered closes the breaker; after three with the same refusal the
+target is suspended. A refusal costs nothing, so sending again is free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply
+from convbatch.engine.refusals import RefusedDialogues, refusal_of
+from convbatch.reply import USAGE_COUNTS, Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
 """The signals of `limiter.RateLimiter.report`."""
@@ -40,9 +41,10 @@ _PERMANENT: frozenset[ErrorKind] = frozenset(
 _DOUBT: frozenset[ErrorKind] = frozenset({"auth", "not_found"})
 _SUSPENDING: frozenset[ErrorKind] = frozenset({*_DOUBT, "quota", "permission"})
 _SERVER_KINDS: frozenset[ErrorKind] = frozenset({"overloaded", "server_error"})
+_PASSING: frozenset[ErrorKind] = frozenset({"rate_limit", *_SERVER_KINDS})
+"""Kinds of an error object in which the gateway refuses the request for now."""
 _REFUSED_5XX = frozenset({500, 503, 529})
 _ALWAYS_AMBIGUOUS = frozenset({408, 502, 504, *range(520, 525)})
-_WORDS_FOR_500 = frozenset({"internal", "server_error", "api_error", "internal_error", "internal_server_error"})
 
 
 def attempt_class(
@@ -63,6 +65,8 @@ def attempt_class(
         return "timeout"
     if http_status is None:
         return "ambiguous"
+    if failure.no_model and http_status < 500 and failure.kind not in _PASSING:
+        return "final"
     if 200 <= http_status < 300:
         return _inside_a_success(failure)
     return _by_status(http_status, failure.kind, structured=failure.structured)
@@ -84,28 +88,26 @@ def _by_status(status: int, kind: ErrorKind, *, structured: bool) -> AttemptClas
 
 
 def _inside_a_success(failure: Failure) -> AttemptClass:
-    if failure.text or failure.usage.source != "missing":
+    if failure.text or _has_tokens(failure.usage):
         return "ambiguous"  # it failed during generation
     if failure.kind in _PERMANENT:
         return "final"
-    status = _inner_status(failure)
-    return "ambiguous" if status is None else _by_status(status, failure.kind, structured=True)
+    status = _inner_status(failure.code)
+    if status is not None:
+        return _by_status(status, failure.kind, structured=True)
+    return "refused" if failure.kind in _PASSING else "ambiguous"
 
 
-def _inner_status(failure: Failure) -> int | None:
-    """Return the HTTP status that an error object inside a 200 stands for; None if unknown."""
-    code = failure.code
+def _has_tokens(usage: Usage) -> bool:
+    """Whether any token was counted; gateways put a usage of zeros beside an error."""
+    return any(getattr(usage, name) for name in USAGE_COUNTS)
+
+
+def _inner_status(code: str | int | None) -> int | None:
+    """Return the HTTP status that an error object inside a 200 gives as its code; None if it gives another code."""
     if isinstance(code, str) and code.isdecimal():
         code = int(code)
-    if isinstance(code, int) and 400 <= code < 600:
-        return code
-    if failure.kind == "rate_limit":
-        return 429
-    if failure.kind == "overloaded":
-        return 503
-    if isinstance(code, str) and code.lower() in _WORDS_FOR_500:
-        return 500
-    return None
+    return code if isinstance(code, int) and 400 <= code < 600 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,8 @@ def next_step(
     if isinstance(attempt.outcome, Reply):
         return None
     step = _step(attempt, attempt.outcome, retry_state, health, max_attempts=max_attempts, now=now, draw=draw)
-    if health.suspend_reason is not None and (isinstance(step, SendAgain) or attempt.outcome.kind in _SUSPENDING):
+    is_of_target = attempt.outcome.kind in _SUSPENDING or health.refuses_all(attempt)
+    if health.suspend_reason is not None and (isinstance(step, SendAgain) or is_of_target):
         return SuspendTarget(reason=health.suspend_reason)
     return step
 
@@ -184,7 +187,7 @@ def _step(
     draw: float,
 ) -> SendAgain | GiveUp:
     match attempt.cls:
-        case "final" if failure.kind in _DOUBT:
+        case "final" if failure.kind in _DOUBT or health.refuses_all(attempt):
             return _doubt(failure, retry_state, health, now)
         case "refused" if _is_throttled(attempt, failure):
             if retry_state.throttled + 1 >= MAX_THROTTLED:
@@ -239,7 +242,7 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
             return "throttled"
         case "final":
             # A turn that is given up is no evidence against the gateway; after a suspension no doubt is left.
-            return "doubtful" if failure.kind in _DOUBT and isinstance(step, SendAgain) else "answered"
+            return "doubtful" if isinstance(step, SendAgain) else "answered"
         case "not_sent" if failure.kind not in _PERMANENT:
             return "transport_failure"
         case "timeout":
@@ -256,9 +259,10 @@ class TargetHealth:
     """Failures and successes of a target in this run, and whether it is suspended.
 
     Suspended at once: quota or balance used up; a requested wait of more than 24 hours; a key or model refused by a
-    target that has never answered. After three in a row: probes with the same refusal (see the module's docstring), or
-    permission denied before any answer (a single one could be a word filter on the first prompt). After 15 minutes with
-    at least 3 failures and no success: anything else; time in which the limiter had to wait (`held_s`) does not count.
+    target that has never answered. After three without an answer between them: probes with the same refusal (see the
+    module's docstring); before any answer, permission denied (a single one could be a word filter on the first prompt),
+    or dialogues refused in the same way. After 15 minutes with at least 3 failures and no success: anything else; time
+    in which the limiter had to wait (`held_s`) does not count.
     """
 
     def __init__(self, *, answered: bool = False) -> None:
@@ -270,14 +274,18 @@ class TargetHealth:
         """When the latest request that got a reply was sent, monotonic seconds."""
         self._failures = 0
         self._failing_since = 0.0
-        self._same_kind: ErrorKind | None = None
-        self._same = 0
+        self._refused_last: object = None
+        self._refused_in_a_row = 0
+        self._refused = RefusedDialogues()
 
-    def note(self, attempt: Attempt, *, sent_at: float, is_probe: bool, now: float, held_s: float) -> None:
+    def note(
+        self, attempt: Attempt, *, dialogue: int, sent_at: float, is_probe: bool, now: float, held_s: float
+    ) -> None:
         """Record an attempt.
 
         Args:
             attempt: Any but an abandoned one.
+            dialogue: Position of its dialogue in the dataset.
             sent_at: `Permit.sent_at`.
             is_probe: `Permit.is_probe`.
             now: Monotonic seconds.
@@ -286,37 +294,51 @@ class TargetHealth:
         if isinstance(attempt.outcome, Reply):
             self.answered = True
             self.newest_success_at = max(self.newest_success_at, sent_at)
-            self._failures = self._same = 0
+            self._failures = self._refused_in_a_row = 0
+            self._refused.clear()
             return
         failure = attempt.outcome
+        if (refusal := refusal_of(attempt)) is not None:
+            self._refused.add(refusal, dialogue)
         if self.suspend_reason is not None or (attempt.cls == "not_sent" and failure.kind in _PERMANENT):
             return
         if self._failures == 0:
             self._failing_since = now - held_s
         self._failures += 1
-        self.suspend_reason = self._refusal(failure, is_probe) or self._silence(failure, now - held_s)
+        self.suspend_reason = self._refusal(attempt, failure, is_probe) or self._silence(failure, now - held_s)
 
-    def _refusal(self, failure: Failure, is_probe: bool) -> str | None:
+    def refuses_all(self, attempt: Attempt) -> bool:
+        """Return whether the target refuses dialogue after dialogue in the way of this attempt."""
+        refusal = refusal_of(attempt)
+        return refusal is not None and self._refused.has_many(refusal)
+
+    def _refusal(self, attempt: Attempt, failure: Failure, is_probe: bool) -> str | None:
         if failure.kind == "quota":
             return f"quota or balance is used up ({_error_excerpt(failure)}): top up or wait for the reset, then resume"
         if _hint(failure) > MAX_HINT_S:
             return f"the gateway asks to wait for more than a day ({_error_excerpt(failure)}): resume later"
-        if failure.kind in _DOUBT:
-            enough = not self.answered or (is_probe and self._in_a_row(failure.kind) >= PROBES_BEFORE_SUSPENDING)
-        elif failure.kind == "permission" and not self.answered:
-            enough = self._in_a_row("permission") >= PROBES_BEFORE_SUSPENDING
-        else:
+        if not self._is_gone(attempt, failure.kind, is_probe):
             return None
-        return (
-            f"{_REFUSED[failure.kind]} ({_error_excerpt(failure)}): {_REMEDY[failure.kind]}, then resume"
-            if enough
-            else None
-        )
+        what = _REFUSED.get(failure.kind, "the gateway refuses every request in the same way")
+        remedy = _REMEDY.get(failure.kind, "mend what it names")
+        return f"{what} ({_error_excerpt(failure)}): {remedy}, then resume"
 
-    def _in_a_row(self, kind: ErrorKind) -> int:
-        self._same = self._same + 1 if kind == self._same_kind else 1
-        self._same_kind = kind
-        return self._same
+    def _is_gone(self, attempt: Attempt, kind: ErrorKind, is_probe: bool) -> bool:
+        """Return whether the target as a whole is refused, for good."""
+        refuses_all = self.refuses_all(attempt)
+        if kind == "permission" and not self.answered:
+            return self._in_a_row(kind) >= PROBES_BEFORE_SUSPENDING or refuses_all
+        if kind not in _DOUBT and not refuses_all:
+            return False
+        if not self.answered:
+            return True
+        same = kind if kind in _DOUBT else refusal_of(attempt)
+        return is_probe and self._in_a_row(same) >= PROBES_BEFORE_SUSPENDING
+
+    def _in_a_row(self, refusal: object) -> int:
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refusal == self._refused_last else 1
+        self._refused_last = refusal
+        return self._refused_in_a_row
 
     def _silence(self, failure: Failure, outside_pauses: float) -> str | None:
         silent_s = outside_pauses - self._failing_since

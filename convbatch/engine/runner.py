@@ -428,7 +428,7 @@ class Runner:
                 attempt = await self._send(worker, ask, ident, size, permit)
                 if worker.budget_share is not None and reservation is not None:
                     worker.budget_share.settle(reservation, attempt)
-                step = self._decide(worker, attempt, permit, retry_state, settings)
+                step = self._decide(worker, state, attempt, permit, retry_state, settings)
                 end = _terminal(attempt, step)
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
                 if end is not None:
@@ -478,12 +478,23 @@ class Runner:
         return attempt
 
     def _decide(
-        self, worker: TargetWorker, attempt: Attempt, permit: Permit, retry_state: RetryState, settings: Settings
+        self,
+        worker: TargetWorker,
+        state: _ConversationState,
+        attempt: Attempt,
+        permit: Permit,
+        retry_state: RetryState,
+        settings: Settings,
     ) -> SendAgain | GiveUp | SuspendTarget | None:
         """Decide how the turn continues, and update health, permit and limiter. None for a complete reply."""
         now = self._system.clock.monotonic()
         worker.health.note(
-            attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=worker.limiter.held_s()
+            attempt,
+            dialogue=state.conversation.index,
+            sent_at=permit.sent_at,
+            is_probe=permit.is_probe,
+            now=now,
+            held_s=worker.limiter.held_s(),
         )
         step = next_step(
             attempt,

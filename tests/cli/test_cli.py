@@ -565,7 +565,7 @@ def test_a_failed_turn_is_exit_3_with_its_reason_and_the_next_command(cli: Cli, 
     sim.provider.faults = FaultScript.of(
         [{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test"
     )
-    done = cli("run", "d.jsonl", "-o", "a run")
+    done = cli("run", "d.jsonl", "-o", "a run", "-j", "1")
     assert done.code == 3
     assert "sim-good@here: 4 turns failed, invalid_request: " in done.err
     assert "convbatch show 'a run' --failed" in done.err
@@ -709,7 +709,7 @@ def test_a_moved_run_folder_can_be_resumed(where: str, cli: Cli, sim: Sim, workd
     sim.provider.faults = FaultScript.of(
         [{"match": {"turn": 2}, "action": "error", "kind": "bad_request"}], source="test"
     )
-    assert cli("run", "d.jsonl", "-o", "first").code == 3
+    assert cli("run", "d.jsonl", "-o", "first", "-j", "1").code == 3
     sim.provider.faults = FaultScript()
     (workdir / "elsewhere").mkdir()
     (workdir / "first").rename(workdir / "elsewhere" / "out")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import count
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.engine.limiter import RateLimiter
+from convbatch.engine.refusals import refusal_of
 from convbatch.engine.retry import (
     MAX_THROTTLED,
     GiveUp,
@@ -33,15 +35,15 @@ REPLY = Attempt(
 def failed(kind: ErrorKind, status: int | None = None, *, sent: bool = True, **more: Any) -> Attempt:
     """Return a failed attempt as the client builds it: `attempt_class` determines its class."""
     own = {name: more.pop(name) for name in ("own_timeout", "certificate") if name in more}
-    fields: dict[str, Any] = {"retryable": True, "structured": True, **more}
-    failure = Failure(kind=kind, message="message of the gateway", **fields)
+    fields: dict[str, Any] = {"message": "message of the gateway", "retryable": True, "structured": True, **more}
+    failure = Failure(kind=kind, **fields)
     cls = attempt_class(failure, http_status=status, sent=sent, **own)
     return Attempt(outcome=failure, cls=cls, http_status=status)
 
 
 def an_answered_target() -> TargetHealth:
     health = TargetHealth()
-    health.note(REPLY, sent_at=0.0, is_probe=False, now=1.0, held_s=0.0)
+    health.note(REPLY, dialogue=0, sent_at=0.0, is_probe=False, now=1.0, held_s=0.0)
     return health
 
 
@@ -94,8 +96,14 @@ UNSTRUCTURED = {"structured": False}
         # Our own timeout.
         ("timeout", None, {"own_timeout": True}, "timeout"),
         ("timeout", 200, {"own_timeout": True}, "timeout"),
-        # Final.
+        # No model was asked: final under any status that says so.
         ("bad_response", 302, UNSTRUCTURED, "final"),
+        ("bad_response", 200, {**UNSTRUCTURED, "no_model": True}, "final"),
+        ("bad_response", 404, {**UNSTRUCTURED, "no_model": True}, "final"),
+        ("rate_limit", 429, {**UNSTRUCTURED, "no_model": True}, "refused"),
+        ("overloaded", 200, {"no_model": True}, "refused"),
+        ("bad_response", 502, {**UNSTRUCTURED, "no_model": True}, "ambiguous"),
+        # Final.
         ("invalid_request", 400, {}, "final"),
         ("invalid_request", 409, {}, "final"),
         ("auth", 400, {}, "final"),
@@ -136,15 +144,24 @@ def test_an_attempt_has_the_class_of_its_failure(
         ("server_error", 502, {}, "ambiguous"),
         ("timeout", "DEADLINE_EXCEEDED", {}, "ambiguous"),
         ("timeout", 504, {}, "ambiguous"),
-        ("server_error", "bad_response", {}, "ambiguous"),
-        ("server_error", None, {}, "ambiguous"),
-        ("server_error", 0, {}, "ambiguous"),
+        # Without an HTTP status as its code, by its kind: the gateway answered with an error, so no model did.
+        ("server_error", "bad_response", {}, "refused"),
+        ("server_error", None, {"structured": False}, "refused"),
+        ("server_error", 11200, {}, "refused"),
+        ("rate_limit", 1002, {}, "refused"),
+        ("auth", 1004, {}, "final"),
+        ("invalid_request", 336003, {}, "final"),
+        ("timeout", 1001, {}, "ambiguous"),
+        # A usage of zeros is no generation, one token is.
+        ("rate_limit", 1002, {"usage": Usage(input_tokens=0, total_tokens=0, source="partial")}, "refused"),
+        ("quota", 1008, {"usage": Usage(output_tokens=0, source="partial")}, "final"),
+        ("quota", 1008, {"usage": Usage(total_tokens=1, source="partial")}, "ambiguous"),
         ("overloaded", "UNAVAILABLE", {"text": "half a rep"}, "ambiguous"),
         ("server_error", 500, {"usage": Usage(output_tokens=3, source="partial")}, "ambiguous"),
     ],
     ids=str,
 )
-def test_an_error_object_inside_a_200_is_classified_by_its_inner_code(
+def test_an_error_object_inside_a_200_is_classified_by_its_code_or_kind(
     kind: ErrorKind, code: str | int | None, more: dict[str, Any], cls: AttemptClass
 ):
     assert failed(kind, 200, code=code, **more).cls == cls
@@ -286,8 +303,13 @@ def test_each_outcome_sends_its_signal_to_the_rate_limiter(attempt: Attempt, wor
 # -- suspension of the target
 
 
-def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, *, probe: bool = False, held_s: float = 0.0) -> None:
-    health.note(attempt, sent_at=at - 1, is_probe=probe, now=at, held_s=held_s)
+DIALOGUES = count(1)
+
+
+def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, **more: Any) -> None:
+    """Record an attempt; of a dialogue of its own, unless `dialogue` says which."""
+    values: dict[str, Any] = {"dialogue": next(DIALOGUES), "is_probe": False, "held_s": 0.0, **more}
+    health.note(attempt, sent_at=at - 1, now=at, **values)
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -324,16 +346,121 @@ def test_a_target_that_never_answered_is_suspended_at_the_first_refusal(attempt:
     assert isinstance(decide(attempt, health=health), SuspendTarget)
 
 
-def test_permission_denied_suspends_only_a_target_that_never_answered():
-    attempt = failed("permission", 403)
-    fresh, answered = TargetHealth(), an_answered_target()
-    for health in (fresh, answered):
-        for _ in range(2):
-            note(health, attempt)
-            assert isinstance(decide(attempt, health=health), GiveUp)
+def test_permission_denied_suspends_a_target_that_never_answered_whatever_the_words():
+    health = TargetHealth()
+    for words in ("not for you", "nor for you"):
+        note(health, failed("permission", 403, message=words))
+        assert isinstance(decide(failed("permission", 403), health=health), GiveUp)
+    note(health, failed("permission", 403, message="nor for them"))
+    assert isinstance(decide(failed("permission", 403), health=health), SuspendTarget)
+
+
+# -- dialogues refused in the same way, in words that no table lists
+
+UNLISTED = [
+    failed("invalid_request", 400, message="Feature gate closed for tenant 4711"),
+    failed("permission", 403, message="Feature gate closed for tenant 4711"),
+    failed("bad_response", 200, message="a web page", structured=False, no_model=True),
+    failed("bad_response", 307, message="a redirect", structured=False, no_model=True),
+    failed("server_error", 501, message="not built"),
+]
+any_unlisted = st.sampled_from(UNLISTED)
+
+
+@given(attempt=any_unlisted)
+def test_three_dialogues_refused_alike_suspend_a_target_that_never_answered(attempt: Attempt):
+    health = TargetHealth()
+    for _ in range(2):
         note(health, attempt)
-    assert isinstance(decide(attempt, health=fresh), SuspendTarget)
-    assert isinstance(decide(attempt, health=answered), GiveUp)
+        assert isinstance(decide(attempt, health=health), GiveUp)
+    note(health, attempt)
+    step = decide(attempt, health=health)
+    assert isinstance(step, SuspendTarget)
+    assert "refuses every request in the same way" in step.reason or "permission" in step.reason
+
+
+@given(attempt=any_unlisted)
+def test_after_an_answer_three_dialogues_refused_alike_need_three_probes_to_suspend_a_target(attempt: Attempt):
+    health = an_answered_target()
+    for _ in range(2):
+        note(health, attempt)
+        assert isinstance(decide(attempt, health=health), GiveUp)
+    note(health, attempt)
+    step = decide(attempt, health=health)
+    assert isinstance(step, SendAgain)
+    assert signal(attempt, step) == "doubtful"
+    for _ in range(2):
+        note(health, attempt, is_probe=True)
+        assert isinstance(decide(attempt, health=health), SendAgain)
+    note(health, attempt, is_probe=True)
+    assert isinstance(decide(attempt, health=health), SuspendTarget)
+
+
+@given(attempts=st.lists(st.tuples(any_unlisted, st.booleans()), min_size=5, max_size=30), answer_at=st.integers(2, 4))
+def test_no_refusal_suspends_a_target_that_answers_in_between(attempts: list[tuple[Attempt, bool]], answer_at: int):
+    health = an_answered_target()
+    for number, (attempt, is_probe) in enumerate(attempts):
+        note(health, REPLY if number % answer_at == 0 else attempt, number, is_probe=is_probe)
+    if answer_at < 4:
+        assert not any(health.refuses_all(attempt) for attempt in UNLISTED)
+    assert health.suspend_reason is None
+
+
+@given(attempt=any_unlisted, times=st.integers(1, 20))
+def test_one_dialogue_does_not_speak_for_its_target(attempt: Attempt, times: int):
+    # In `script` history every turn of a dialogue may be refused for its first image, and so may every repeat.
+    health = TargetHealth()
+    for _ in range(times):
+        for dialogue in (1, 2):
+            note(health, attempt, dialogue=dialogue)
+    assert not health.refuses_all(attempt)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("context_length", 400), ("content_filter", 403), ("server_error", 500), ("rate_limit", 429)]
+)
+def test_what_one_dialogue_contains_or_what_passes_never_counts_as_refused_alike(kind: ErrorKind, status: int):
+    health = TargetHealth()
+    for _ in range(10):
+        note(health, failed(kind, status))
+    assert not health.refuses_all(failed(kind, status))
+    assert health.suspend_reason is None
+
+
+@given(st.permutations(["image is no PNG", "no tool named f", "turn is empty", "seed is negative", "turn is long"]))
+def test_dialogues_refused_in_words_of_their_own_are_results(messages: list[str]):
+    health = TargetHealth()
+    for message in messages:
+        attempt = failed("invalid_request", 400, message=message)
+        note(health, attempt)
+        assert isinstance(decide(attempt, health=health), GiveUp)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("no access (request id: 20261127aB3)", "no access (request id: 20261127xY9)", True),
+        ("Team 12 is out of 10.5 units", "Team 7 is out of 3 units", True),
+        ("cannot take 'Hello, who are you?' here", "cannot take 'What time is it?' here", True),
+        ("see https://a.example/1/x", "see https://a.example/2/y", True),
+        ("余额 10 元，无法使用", "余额 5 元，无法使用", True),
+        ("请求abc1被拒绝", "请求xyz2被拒绝", True),
+        ("Unsupported value: 'temperature'", "Unsupported value: 'top_p'", False),
+        ("no such tool", "no such part", False),
+        ("模型未开通", "参数不正确", False),
+        ("", "", True),
+    ],
+)
+def test_refusals_are_alike_if_their_words_are_but_for_what_depends_on_the_request(one: str, other: str, alike: bool):
+    first, second = (failed("invalid_request", 400, message=text) for text in (one, other))
+    assert (refusal_of(first) == refusal_of(second)) is alike
+    assert refusal_of(first) != refusal_of(failed("invalid_request", 422, message=one))
+
+
+@given(st.text(max_size=600))
+def test_any_message_can_be_compared(message: str):
+    attempt = failed("invalid_request", 400, message=message)
+    assert refusal_of(attempt) == refusal_of(attempt)
 
 
 def test_after_an_answer_three_probes_must_fail_alike_to_suspend_a_target():
@@ -342,9 +469,9 @@ def test_after_an_answer_three_probes_must_fail_alike_to_suspend_a_target():
     for _ in range(50):  # requests in flight when the key was revoked
         note(health, attempt)
     for _ in range(2):
-        note(health, attempt, probe=True)
+        note(health, attempt, is_probe=True)
     assert health.suspend_reason is None
-    note(health, attempt, probe=True)
+    note(health, attempt, is_probe=True)
     assert "key is refused" in (health.suspend_reason or "")
 
 
@@ -352,7 +479,7 @@ def test_after_an_answer_three_probes_must_fail_alike_to_suspend_a_target():
 def test_probes_with_different_results_do_not_suspend_a_target(between: Attempt):
     health = an_answered_target()
     for attempt in (failed("auth", 401), failed("auth", 401), between, failed("auth", 401), failed("auth", 401)):
-        note(health, attempt, probe=True)
+        note(health, attempt, is_probe=True)
     assert health.suspend_reason is None
 
 
@@ -370,9 +497,9 @@ def test_a_turn_refused_again_while_others_are_answered_is_given_up():
     doubted = decide(attempt, health=health, now=20.0)
     assert isinstance(doubted, SendAgain)
     # Sent before the doubt, so it proves nothing.
-    health.note(REPLY, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)
+    health.note(REPLY, dialogue=0, sent_at=19.0, is_probe=False, now=21.0, held_s=0.0)
     assert isinstance(decide(attempt, doubted.retry_state, health, now=22.0), SendAgain)
-    health.note(REPLY, sent_at=25.0, is_probe=True, now=26.0, held_s=0.0)
+    health.note(REPLY, dialogue=0, sent_at=25.0, is_probe=True, now=26.0, held_s=0.0)
     step = decide(attempt, doubted.retry_state, health, now=30.0)
     assert isinstance(step, GiveUp)
     assert signal(attempt, step) == "answered"
@@ -425,21 +552,24 @@ def test_a_suspend_reason_is_one_short_line():
 
 
 class _Gateway:
-    """A gateway that answers after a second; it refuses the key during `refuses`, in seconds of the clock."""
+    """A gateway that answers after a second; it refuses during `refuses`, in seconds of the clock."""
 
-    def __init__(self, clock: VirtualClock, refuses: tuple[float, float]) -> None:
+    def __init__(self, clock: VirtualClock, refuses: tuple[float, float], refusal: Attempt) -> None:
         self._clock = clock
         self._refuses = refuses
+        self._refusal = refusal
         self.arrivals: list[float] = []
 
     async def ask(self) -> Attempt:
         self.arrivals.append(self._clock.monotonic())
         refused = self._refuses[0] <= self._clock.monotonic() < self._refuses[1]
         await self._clock.sleep(1)
-        return failed("auth", 401) if refused else REPLY
+        return self._refusal if refused else REPLY
 
 
-async def _turn(limiter: RateLimiter, health: TargetHealth, gateway: _Gateway, clock: VirtualClock) -> str:
+async def _turn(
+    limiter: RateLimiter, health: TargetHealth, gateway: _Gateway, clock: VirtualClock, dialogue: int
+) -> str:
     retry_state = RetryState()
     while True:
         if health.suspend_reason is not None:
@@ -447,7 +577,14 @@ async def _turn(limiter: RateLimiter, health: TargetHealth, gateway: _Gateway, c
         permit = await limiter.admit()
         attempt = await gateway.ask()
         now = clock.monotonic()
-        health.note(attempt, sent_at=permit.sent_at, is_probe=permit.is_probe, now=now, held_s=limiter.held_s())
+        health.note(
+            attempt,
+            dialogue=dialogue,
+            sent_at=permit.sent_at,
+            is_probe=permit.is_probe,
+            now=now,
+            held_s=limiter.held_s(),
+        )
         step = next_step(attempt, retry_state, health, max_attempts=5, now=now, draw=0.5)
         limiter.report(signal(attempt, step), permit)
         permit.release()
@@ -458,12 +595,12 @@ async def _turn(limiter: RateLimiter, health: TargetHealth, gateway: _Gateway, c
         retry_state = step.retry_state
 
 
-def _run_turns(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str], list[float]]:
+def _run_turns(refuses: tuple[float, float], refusal: Attempt, turns: int = 60) -> tuple[list[str], list[float]]:
     async def main() -> tuple[list[str], list[float]]:
         clock = VirtualClock()
         limiter = RateLimiter(clock=clock, concurrency=4, rates=[(6000, 60.0)])
-        health, gateway = TargetHealth(), _Gateway(clock, refuses)
-        tasks = [asyncio.create_task(_turn(limiter, health, gateway, clock)) for _ in range(turns)]
+        health, gateway = TargetHealth(), _Gateway(clock, refuses, refusal)
+        tasks = [asyncio.create_task(_turn(limiter, health, gateway, clock, n)) for n in range(turns)]
         while health.suspend_reason is None and not all(task.done() for task in tasks):
             await clock.sleep(1)
         for task in tasks:
@@ -476,12 +613,27 @@ def _run_turns(refuses: tuple[float, float], turns: int = 60) -> tuple[list[str]
 
 
 def test_a_temporarily_refused_key_costs_time_but_no_turn():
-    ended, arrivals = _run_turns(refuses=(5.0, 50.0))
+    ended, arrivals = _run_turns((5.0, 50.0), failed("auth", 401))
     assert ended == ["ok"] * 60
     assert len([at for at in arrivals if 7 < at < 50]) == 1  # the probe after 30 s
 
 
 def test_a_revoked_key_suspends_the_target_and_fails_no_turn():
-    ended, arrivals = _run_turns(refuses=(5.0, math.inf))
+    ended, arrivals = _run_turns((5.0, math.inf), failed("auth", 401))
     assert set(ended) == {"ok", "pending"}
     assert len([at for at in arrivals if at > 7]) == 3
+
+
+@pytest.mark.parametrize("refusal", UNLISTED, ids=lambda attempt: f"{attempt.outcome.kind}-{attempt.http_status}")
+def test_unlisted_refusals_in_mid_run_fail_two_turns_and_suspend_the_target(refusal: Attempt):
+    ended, arrivals = _run_turns((5.0, math.inf), refusal)
+    assert (ended.count("error"), set(ended)) == (2, {"ok", "error", "pending"})
+    assert len([at for at in arrivals if at >= 5]) <= 4 + 4  # those in flight, one more before the third, three probes
+    assert max(arrivals) < 240
+
+
+@pytest.mark.parametrize("refusal", UNLISTED, ids=lambda attempt: f"{attempt.outcome.kind}-{attempt.http_status}")
+def test_a_short_spell_of_unlisted_refusals_fails_two_turns_and_no_other(refusal: Attempt):
+    ended, arrivals = _run_turns((5.0, 30.0), refusal)
+    assert (ended.count("error"), ended.count("ok")) == (2, 58)
+    assert len([at for at in arrivals if 8 < at < 36.9]) == 1

@@ -120,7 +120,7 @@ def test_resume_repeats_errors_unless_no_retry_errors_is_given(
     provider = prepare(tmp_path, simulator, dialogues=6, turns=3, latency_s=0, wires=("gemini",))
     broken = {"match": {"turn": 2}, "action": "error", "kind": "bad_request"}
     provider.faults = FaultScript.of([broken], source="test")
-    assert convbatch("run", "d.jsonl", "-o", "out").code == 3
+    assert convbatch("run", "d.jsonl", "-o", "out", "-j", "1").code == 3
     assert statuses(cb.load(tmp_path / "out").turns) == {"ok": 6, "error": 6, "skipped": 6}
     provider.faults = FaultScript()
     assert convbatch("resume", "out", "--no-retry-errors").code == 3
