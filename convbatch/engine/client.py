@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -25,7 +26,9 @@ from yarl import URL
 from convbatch._version import __version__
 from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
+from convbatch.dialogue import Message, text_part
 from convbatch.engine.retry import attempt_class
+from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
@@ -378,6 +381,12 @@ class Client:
         self._protocol = PROTOCOLS[target.gateway.protocol]
         self._endpoint = target.gateway.endpoint
         self._keyed_addresses: dict[str, _KeyedAddress] = {}
+
+    def address(self) -> Address:
+        """Return where the requests of this target go, without a key."""
+        hello = Message(role="user", parts=(text_part("hello"),))
+        url = self._protocol.build_request(Ask(model=self._target.model, messages=(hello,)), self._endpoint).url
+        return Address(base_url=self._target.gateway.base_url, path=urlsplit(url).path)
 
     def read_again(self, status: int, body: bytes) -> Reply | Failure:
         """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from convbatch.engine.refusals import RefusedDialogues, refusal_of
+from convbatch.engine.suspension import Address, excerpt, suspension
 from convbatch.reply import USAGE_COUNTS, Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
@@ -41,7 +42,8 @@ _PERMANENT: frozenset[ErrorKind] = frozenset(
 _DOUBT: frozenset[ErrorKind] = frozenset({"auth", "not_found"})
 _SUSPENDING: frozenset[ErrorKind] = frozenset({*_DOUBT, "quota", "permission"})
 _SERVER_KINDS: frozenset[ErrorKind] = frozenset({"overloaded", "server_error"})
-_PASSING: frozenset[ErrorKind] = frozenset({"rate_limit", *_SERVER_KINDS})
+_BUSY: frozenset[ErrorKind] = frozenset({"rate_limit", "overloaded"})
+_PASSING: frozenset[ErrorKind] = frozenset({*_BUSY, *_SERVER_KINDS})
 """Kinds of an error object in which the gateway refuses the request for now."""
 _REFUSED_5XX = frozenset({500, 503, 529})
 _ALWAYS_AMBIGUOUS = frozenset({408, 502, 504, *range(520, 525)})
@@ -65,7 +67,7 @@ def attempt_class(
         return "timeout"
     if http_status is None:
         return "ambiguous"
-    if failure.no_model and http_status < 500 and failure.kind not in _PASSING:
+    if failure.no_model and http_status < 500 and failure.kind not in _BUSY:
         return "final"
     if 200 <= http_status < 300:
         return _inside_a_success(failure)
@@ -265,7 +267,8 @@ class TargetHealth:
     in which the limiter had to wait (`held_s`) does not count.
     """
 
-    def __init__(self, *, answered: bool = False) -> None:
+    def __init__(self, *, answered: bool = False, address: Address | None = None) -> None:
+        self._address = address
         self.answered = answered
         """Whether the target has ever given a complete reply in this run, earlier sessions included."""
         self.suspend_reason: str | None = None
@@ -314,14 +317,12 @@ class TargetHealth:
 
     def _refusal(self, attempt: Attempt, failure: Failure, is_probe: bool) -> str | None:
         if failure.kind == "quota":
-            return f"quota or balance is used up ({_error_excerpt(failure)}): top up or wait for the reset, then resume"
+            return suspension(failure, attempt.http_status, self._address)
         if _hint(failure) > MAX_HINT_S:
-            return f"the gateway asks to wait for more than a day ({_error_excerpt(failure)}): resume later"
+            return f"the gateway asks to wait for more than a day ({excerpt(failure)}): resume later"
         if not self._is_gone(attempt, failure.kind, is_probe):
             return None
-        what = _REFUSED.get(failure.kind, "the gateway refuses every request in the same way")
-        remedy = _REMEDY.get(failure.kind, "mend what it names")
-        return f"{what} ({_error_excerpt(failure)}): {remedy}, then resume"
+        return suspension(failure, attempt.http_status, self._address)
 
     def _is_gone(self, attempt: Attempt, kind: ErrorKind, is_probe: bool) -> bool:
         """Return whether the target as a whole is refused, for good."""
@@ -344,22 +345,4 @@ class TargetHealth:
         silent_s = outside_pauses - self._failing_since
         if silent_s < SUSPEND_AFTER_S or self._failures < MIN_FAILURES:
             return None
-        excerpt = _error_excerpt(failure)
-        return f"no reply in {silent_s / 60:.0f} minutes, {self._failures} failures ({excerpt}): resume later"
-
-
-_REFUSED: dict[ErrorKind, str] = {
-    "auth": "the key is refused",
-    "permission": "permission is denied",
-    "not_found": "there is no such model, or no channel for it",
-}
-_REMEDY: dict[ErrorKind, str] = {
-    "auth": "check that the key belongs to this gateway",
-    "permission": "check the permissions of the key",
-    "not_found": "compare the name with the gateway's list (`convbatch doctor -g`)",
-}
-
-
-def _error_excerpt(failure: Failure) -> str:
-    text = " ".join(failure.message.split())
-    return text if len(text) <= 160 else text[:159] + "…"
+        return f"no reply in {silent_s / 60:.0f} minutes, {self._failures} failures ({excerpt(failure)}): resume later"

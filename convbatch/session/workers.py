@@ -90,19 +90,20 @@ async def build_workers(
             places = max_in_flight(target.gateway.limits, spec.rules.concurrency)
             is_open = target.gateway.auth == "none" and not target.gateway.secret_headers
             quiet = redactor.marking() if is_open else redactor
+            client = Client(
+                target,
+                spec.credentials.key(target.gateway),
+                secret_headers=spec.credentials.secret_headers(target.gateway),
+                transport=transport,
+                redactor=quiet,
+                clock=system.clock,
+                simulator_url=simulator_url,
+            )
             workers[target.name] = TargetWorker(
                 target=target,
-                client=Client(
-                    target,
-                    spec.credentials.key(target.gateway),
-                    secret_headers=spec.credentials.secret_headers(target.gateway),
-                    transport=transport,
-                    redactor=quiet,
-                    clock=system.clock,
-                    simulator_url=simulator_url,
-                ),
+                client=client,
                 limiter=limiter,
-                health=TargetHealth(answered=_has_answered(past, target)),
+                health=TargetHealth(answered=_has_answered(past, target), address=client.address()),
                 places=places,
                 own_places=asyncio.Semaphore(places) if len(targets) > 1 else None,
             )

@@ -1,0 +1,109 @@
+"""Why a target is suspended, as text: what the gateway refuses, and what to change.
+
+A refusal of the address names `base_url` and the path that was asked, one of the model its name, and one of a setting
+the key of the config that avoids it. When a target is suspended is `retry.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from convbatch.reply import ErrorKind, Failure
+
+_EXCERPT_CHARS = 160
+_NEW_RUN = "then start a new run"
+_RESUME = "then resume"
+
+
+class Address(NamedTuple):
+    """Where the requests of a target go."""
+
+    base_url: str
+    path: str
+
+
+def suspension(failure: Failure, http_status: int | None, address: Address | None) -> str:
+    """Return the reason for suspending a target that gave this refusal, and the remedy."""
+    if failure.no_model:
+        return _line(failure, "no model is asked at this address", f"{_correct(address)}, {_NEW_RUN}")
+    if failure.kind == "not_found" and http_status in (404, 405) and not _NAMES_A_MODEL.search(failure.message):
+        remedy = f"{_correct(address)}, or the name of the model, {_NEW_RUN}"
+        return _line(failure, "the gateway has no such path or no such model", remedy)
+    if failure.kind in _REMEDY:
+        return _line(failure, *_REMEDY[failure.kind])
+    remedy = _way_out(failure.message) or "change what it names and start a new run, or resume once it is accepted"
+    return _line(failure, "the gateway refuses every request in the same way", remedy)
+
+
+def excerpt(failure: Failure) -> str:
+    """Return the start of a failure's message as one line."""
+    text = " ".join(failure.message.split())
+    return text if len(text) <= _EXCERPT_CHARS else text[: _EXCERPT_CHARS - 1] + "…"
+
+
+def _line(failure: Failure, what: str, remedy: str) -> str:
+    return f"{what} ({excerpt(failure)}): {remedy}"
+
+
+def _correct(address: Address | None) -> str:
+    if address is None:
+        return "correct base_url"
+    return f"correct base_url ({address.base_url}; {address.path} was asked)"
+
+
+_REMEDY: Mapping[ErrorKind, tuple[str, str]] = {
+    "quota": ("quota or balance is used up", "top up or wait for the reset, then resume"),
+    "auth": ("the key is refused", f"check that the key belongs to this gateway, {_RESUME}"),
+    "permission": ("permission is denied", f"check the permissions of the key, {_RESUME}"),
+    "not_found": (
+        "there is no such model, or no channel for it",
+        f"compare the name with the gateway's list (`convbatch doctor -g`), {_RESUME}",
+    ),
+}
+_NAMES_A_MODEL = re.compile(r"model|模型|channel|渠道|deployment|engine", re.IGNORECASE)
+_SETTINGS = re.compile(
+    r"(?P<temperature>temperature)|(?P<top_p>\btop_?p\b)|(?P<top_k>\btop_?k\b)|(?P<seed>\bseed\b)"
+    r"|(?P<max_output_tokens>max_?(?:completion|output|new)?_?tokens)|(?P<stop>[\"'`]stop[\"'`]|stop_?sequences?)"
+    r"|(?P<reasoning_effort>reasoning[._]effort)|(?P<thinking_budget>thinking_?budget)"
+    r"|(?P<thinking_level>thinking_?level)|(?P<response_schema>response_?(?:format|schema)|json_schema)"
+    r"|(?P<safety>safety_?settings?)",
+    re.IGNORECASE,
+)
+_WAYS_OUT = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), change)
+    for pattern, change in (
+        ("enable_thinking", "set enable_thinking in the settings (extra = {enable_thinking = false})"),
+        (
+            r"(?:only|must|need).{0,30}\bstream|\bstream(?:ing)?\b.{0,30}(?:only|must|required)|enable the stream"
+            r"|[仅只]支持流式",
+            "it answers only streamed requests, which are not sent: use another model, or another gateway to it",
+        ),
+        (
+            r"reasoning_content|reasoning_details|thought[ _]?signature|thinking block|encrypted_content",
+            'set replay = "content" for this model',
+        ),
+        ("max_tokens.*max_completion_tokens", 'set max_output_tokens_field = "max_completion_tokens" for this model'),
+    )
+)
+"""What a refusal says → the change of the config that avoids it; the first that fits."""
+_ROLES = re.compile(
+    r"\bsystem[ _-]?(?:role|message|instruction|prompt)|(?:role|['\"`])\W{0,3}(?:system|developer)\b"
+    r"|developer (?:role|message|instruction)|roles? must alternate|only .{0,40}\broles? (?:are|is) supported|系统角色",
+    re.IGNORECASE,
+)
+
+
+def _way_out(message: str) -> str | None:
+    """Return the change that avoids a refusal of a setting, a role or a replayed field; None if unknown."""
+    for pattern, change in _WAYS_OUT:
+        if pattern.search(message):
+            return f"{change}, {_NEW_RUN}"
+    setting = _SETTINGS.search(message)
+    if setting is not None:
+        name = setting.lastgroup
+        return f'change {name}, or set unset = ["{name}"] for this model, {_NEW_RUN}'
+    if _ROLES.search(message):
+        return f'set system_role = "user" for this model, or remove the system text, {_NEW_RUN}'
+    return None
