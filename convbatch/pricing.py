@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -18,6 +18,8 @@ from convbatch.reply import Usage
 
 MILLION = Decimal(1_000_000)
 CURRENCY = re.compile(r"[A-Z]{3}")
+RATES = ("input", "output", "cached_input", "cache_write_input", "cache_write_1h_input", "output_image")
+"""The prices of a `Period`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,10 @@ class Period:
     """None: cached tokens are billed as other input."""
     cache_write_input: TokenPrice | None = None
     """None: as other input."""
+    cache_write_1h_input: TokenPrice | None = None
+    """Cache writes kept for one hour. None: as other input, unknown beside a price of cache writes."""
+    output_image: TokenPrice | None = None
+    """None: unknown."""
     valid_from: date | None = None
     """UTC; None means always."""
     daily: tuple[time, time] | None = None
@@ -79,26 +85,51 @@ class Period:
         return begins <= now < ends if begins <= ends else (now >= begins or now < ends)
 
     def cost(self, counts: Usage) -> Decimal | None:
-        """Return the cost of these counts; None if a billed count is unknown or they contradict each other."""
+        """Return the cost of these counts; None if a count or price is unknown, or counts contradict each other."""
         given, taken = counts.input_tokens, output_of(counts)
         if given is None or taken is None or counts.consistent is False:
             return None
-        cached = counts.cached_input_tokens or 0
-        written = counts.cache_write_input_tokens or 0
-        fresh = given - cached - written
-        if min(fresh, cached, written, taken) < 0:
+        priced = (*self._input_parts(counts, given), *self._output_parts(counts, taken))
+        total = Decimal(0)
+        for tokens, rate in priced:
+            if tokens < 0 or (rate is None and tokens):
+                return None
+            if rate is not None:
+                total += tokens * rate.at(given)
+        if counts.has_uncounted_media and self.output_image != self.output:
             return None
-        price = self.input.at(given)
-        total = fresh * price + taken * self.output.at(given)
-        total += cached * (price if self.cached_input is None else self.cached_input.at(given))
-        total += written * (price if self.cache_write_input is None else self.cache_write_input.at(given))
         return total / MILLION
 
+    def _input_parts(self, counts: Usage, given: int) -> Iterator[tuple[int, TokenPrice | None]]:
+        """Yield the input tokens of each price; None where the price is unknown."""
+        cached = counts.cached_input_tokens or 0
+        written, hourly = counts.cache_write_input_tokens or 0, counts.cache_write_1h_input_tokens or 0
+        yield given - cached - written, self.input
+        yield cached, self.cached_input or self.input
+        yield written - hourly, self.cache_write_input or self.input
+        yield hourly, self.cache_write_1h_input or (None if self.cache_write_input else self.input)
+
+    def _output_parts(self, counts: Usage, taken: int) -> Iterator[tuple[int, TokenPrice | None]]:
+        images = counts.output_image_tokens or 0
+        yield taken - images, self.output
+        yield images, self.output_image
+
     def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """Return the maximum cost of a request of at most this size, however its input tokens are classified."""
-        rates = [rate for rate in (self.input, self.cached_input, self.cache_write_input) if rate is not None]
-        total = input_tokens * max(rate.ceiling(input_tokens) for rate in rates)
-        return (total + output_tokens * self.output.ceiling(input_tokens)) / MILLION
+        """Return the maximum cost of a request of at most this size, however its tokens are classified."""
+        given = (self.input, self.cached_input, self.cache_write_input, self.cache_write_1h_input)
+        total = input_tokens * max(rate.ceiling(input_tokens) for rate in given if rate is not None)
+        taken = (self.output, self.output_image)
+        total += output_tokens * max(rate.ceiling(input_tokens) for rate in taken if rate is not None)
+        return total / MILLION
+
+    def dearest_output(self, input_tokens: int) -> Decimal:
+        """Return the highest price of output for a request with this many input tokens."""
+        return max(rate.at(input_tokens) for rate in (self.output, self.output_image) if rate is not None)
+
+    def times(self, factor: Decimal) -> Period:
+        """Return the period with every price multiplied by a factor."""
+        rates = {name: getattr(self, name) for name in RATES}
+        return replace(self, **{name: rate.times(factor) for name, rate in rates.items() if rate is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +190,7 @@ def is_price_table(plain: Any) -> bool:
     """Return whether a value is valid output of `PriceTable.to_plain`; the file may have been edited."""
     try:
         table = PriceTable.from_plain(plain)
-        rates = [rate for period in table.periods for name in _RATES if (rate := getattr(period, name)) is not None]
+        rates = [rate for period in table.periods for name in RATES if (rate := getattr(period, name)) is not None]
         prices = [price for rate in rates for price in (rate.base, *(price for _, price in rate.steps))]
         return bool(prices) and all(_is_price(price) for price in prices) and table.to_plain() == plain
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
@@ -183,9 +214,11 @@ def _is_price(price: Decimal) -> bool:
 
 
 def output_of(counts: Usage) -> int | None:
-    """Return the output tokens; total minus input if only those were reported, as for a blocked prompt."""
+    """Return the output tokens; total minus input if only those are known, as for a blocked prompt."""
     if counts.output_tokens is not None or counts.input_tokens is None or counts.total_tokens is None:
         return counts.output_tokens
+    if counts.consistent is False:
+        return None
     rest = counts.total_tokens - counts.input_tokens
     return rest if rest >= 0 else None
 
@@ -255,11 +288,8 @@ def _token_price_from_plain(plain: Any) -> TokenPrice:
     return TokenPrice(base=Decimal(plain["base"]), steps=steps)
 
 
-_RATES = ("input", "output", "cached_input", "cache_write_input")
-
-
 def _period_to_plain(period: Period) -> dict[str, Any]:
-    rates = {name: getattr(period, name) for name in _RATES}
+    rates = {name: getattr(period, name) for name in RATES}
     plain: dict[str, Any] = {name: _token_price_to_plain(rate) for name, rate in rates.items() if rate is not None}
     if period.valid_from is not None:
         plain["valid_from"] = period.valid_from.isoformat()
@@ -269,7 +299,7 @@ def _period_to_plain(period: Period) -> dict[str, Any]:
 
 
 def _period_from_plain(plain: Mapping[str, Any]) -> Period:
-    rates = {name: _token_price_from_plain(plain[name]) for name in _RATES if name in plain}
+    rates = {name: _token_price_from_plain(plain[name]) for name in RATES if name in plain}
     begins = date.fromisoformat(plain["valid_from"]) if "valid_from" in plain else None
     daily = tuple(time.fromisoformat(moment) for moment in plain.get("daily", ()))
     return Period(**rates, valid_from=begins, daily=(daily[0], daily[1]) if daily else None)

@@ -45,6 +45,12 @@ class Usage(NamedTuple):
     consistent: bool | None = None
     """Whether the counts agree; False if one was impossible, or input + output is not the total; None if that cannot be
     told, without a total or without both counts. Counts that do not agree have no cost."""
+    cache_write_1h_input_tokens: int | None = None
+    """Part of the cache writes, for one hour, which some providers bill at another price."""
+    output_image_tokens: int | None = None
+    """Part of the output."""
+    has_uncounted_media: bool = False
+    """Whether the output has media whose tokens the counts do not tell apart from those of text."""
 
 
 NO_USAGE = Usage()
@@ -151,12 +157,12 @@ def status_of(reply: Reply) -> Status:
 def usage_to_plain(usage: Usage) -> dict[str, Any]:
     """Return the journal form; None is omitted."""
     plain: dict[str, Any] = {"source": usage.source}
-    for name in USAGE_COUNTS:
+    for name in (*USAGE_COUNTS, *PRICED_PARTS, "consistent"):
         value = getattr(usage, name)
         if value is not None:
             plain[name] = value
-    if usage.consistent is not None:
-        plain["consistent"] = usage.consistent
+    if usage.has_uncounted_media:
+        plain["has_uncounted_media"] = True
     return plain
 
 
@@ -164,6 +170,8 @@ USAGE_COUNTS = (
     "input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens",
     "total_tokens",
 )  # fmt: skip
+PRICED_PARTS = ("cache_write_1h_input_tokens", "output_image_tokens")
+"""Counts that only prices need; they are in the journal and not in the tables."""
 
 
 def reply_to_plain(reply: Reply) -> dict[str, Any]:

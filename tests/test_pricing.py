@@ -55,6 +55,13 @@ cache_write_input = 2.5
 output = 8.0
 """
 BY_MULTIPLIER = "[gateways.dmxapi]\nprice_multiplier = 5\n"
+CLAUDE = """
+[gateways.claude]
+protocol = "openai"
+base_url = "https://api.anthropic.com/v1"
+auth = "none"
+list_prices = true
+"""
 
 HAND_COMPUTED = [
     # 22 x 0.30 + 192 x 2.50 (178 of them reasoning, billed as output)
@@ -89,6 +96,43 @@ HAND_COMPUTED = [
      Usage(input_tokens=1_000, total_tokens=1_000), "", usd("0.0003")),
     ("a price of 0 is a price", "llama@local", Usage(input_tokens=9, output_tokens=9),
      '[prices.local."*"]\ninput = 0\noutput = 0\ncurrency = "USD"\n', usd("0")),
+    # 1,000 x 2 + 200 x 12 + 1,120 x 120
+    ("an image at its own price", "gemini-3-pro-image@google",
+     Usage(input_tokens=1_000, output_tokens=1_320, output_image_tokens=1_120), "", usd("0.1388")),
+    ("an image of a model without a price for it", "gemini-2.5-flash@google",
+     Usage(input_tokens=1_000, output_tokens=1_320, output_image_tokens=1_120), "", None),
+    ("no image of a model without a price for it", "gemini-2.5-flash@google",
+     Usage(input_tokens=1_000_000, output_tokens=0, output_image_tokens=0), "", usd("0.3")),
+    ("an image that is not counted apart from text", "gemini-3-pro-image@google",
+     Usage(input_tokens=1_000, output_tokens=1_320, has_uncounted_media=True), "", None),
+    # 1,000 x 2 + 1,320 x 8
+    ("an image billed as text, as the config says", "gemini-2.5-flash@dmxapi",
+     Usage(input_tokens=1_000, output_tokens=1_320, has_uncounted_media=True), BY_TABLE + "output_image = 8\n",
+     cny("0.01256")),
+    # 5 x (1,000 x 2 + 200 x 12 + 1,120 x 120)
+    ("an image by multiplier", "gemini-3-pro-image@dmxapi",
+     Usage(input_tokens=1_000, output_tokens=1_320, output_image_tokens=1_120), BY_MULTIPLIER, cny("0.694")),
+    # 1,000 x 0.1 + 2,000 x 0.01 + 3,000 x 0.125 + 4,000 x 0.2 + 100 x 0.5
+    ("cache writes for an hour at their own price", "claude-haiku-5-5@claude",
+     Usage(input_tokens=10_000, cached_input_tokens=2_000, cache_write_input_tokens=7_000,
+           cache_write_1h_input_tokens=4_000, output_tokens=100), CLAUDE, usd("0.001345")),
+    # five times as much above 100,000: 100,001 x 0.5 + 100 x 2.5
+    ("above the boundary of 100,000", "claude-haiku-5-5@claude",
+     Usage(input_tokens=100_001, output_tokens=100), CLAUDE, usd("0.0502505")),
+    # input twice, output one and a half times as much above 272,000: 272,001 x 5 + 1,000 x 22.5
+    ("above the boundary of 272,000", "gpt-5.4@openai",
+     Usage(input_tokens=272_001, output_tokens=1_000), "", usd("1.382505")),
+    ("an hour's cache writes without their price", "gemini-2.5-pro@dmxapi",
+     Usage(input_tokens=10, cache_write_input_tokens=5, cache_write_1h_input_tokens=5, output_tokens=1),
+     BY_TABLE, None),
+    # 10 x 7 + 1 x 9
+    ("an hour's cache writes as other input", "gemini-2.5-flash@google",
+     Usage(input_tokens=10, cache_write_input_tokens=5, cache_write_1h_input_tokens=5, output_tokens=1),
+     '[prices.google."*"]\ninput = 7\noutput = 9\n', usd("0.000079")),
+    ("counts that contradict each other", "gemini-2.5-flash@google",
+     Usage(input_tokens=22, output_tokens=192, total_tokens=220, consistent=False), "", None),
+    ("a total that would hide the contradiction", "gemini-2.5-flash@google",
+     Usage(input_tokens=21, total_tokens=31, consistent=False), "", None),
     ("a reseller has no list price", "gemini-2.5-flash@dmxapi", Usage(input_tokens=9, output_tokens=9), "", None),
     ("a router's suffix has no list price despite a multiplier", "gemini-2.5-pro-thinking-512@dmxapi",
      Usage(input_tokens=9, output_tokens=9), BY_MULTIPLIER, None),
@@ -115,27 +159,52 @@ def test_the_cost_of_a_reply_equals_the_hand_computed_cost(
 
 
 @given(
-    model=st.sampled_from(["gemini-2.5-pro", "gemini-2.5-flash", "gemini-3-flash-preview"]),
-    input_tokens=st.integers(0, 400_000),
-    cached=st.integers(0, 400_000),
+    model=st.sampled_from(
+        [
+            ("gemini-2.5-pro", "google", "google"),
+            ("gemini-3-flash-preview", "google", "google"),
+            ("gemini-3-pro-image", "google", "google"),
+            ("gpt-5.4", "openai", "openai"),
+            ("claude-haiku-5-5", "claude", "anthropic"),
+        ]
+    ),
+    counts=st.tuples(st.integers(0, 400_000), st.integers(0, 400_000), st.integers(0, 400_000)),
+    hour=st.floats(0, 1),
     output_tokens=st.integers(0, 100_000),
+    image=st.floats(0, 1),
 )
 def test_costs_at_list_prices_equal_those_of_genai_prices(
-    model: str, input_tokens: int, cached: int, output_tokens: int
+    model: tuple[str, str, str], counts: tuple[int, int, int], hour: float, output_tokens: int, image: float
 ) -> None:
     from genai_prices import Usage as TheirUsage
     from genai_prices import calc_price
 
-    cached = min(cached, input_tokens)
+    name, gateway, provider = model
+    fresh, cached, written = counts
+    written = written if gateway == "claude" else 0  # the list has no price for other models' writes
+    written_1h, images = int(written * hour), int(output_tokens * image) if "image" in name else 0
     theirs = calc_price(
-        TheirUsage(input_tokens=input_tokens, cache_read_tokens=cached, output_tokens=output_tokens),
-        model,
-        provider_id="google",
+        TheirUsage(
+            input_tokens=fresh + cached + written,
+            cache_read_tokens=cached,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written_1h,
+            output_tokens=output_tokens,
+            output_image_tokens=images,
+        ),
+        name,
+        provider_id=provider,
         genai_request_timestamp=datetime.datetime.fromtimestamp(NOW, datetime.UTC),
     )
-    ours = cost(
-        f"{model}@google", Usage(input_tokens=input_tokens, cached_input_tokens=cached, output_tokens=output_tokens)
+    usage = Usage(
+        input_tokens=fresh + cached + written,
+        cached_input_tokens=cached,
+        cache_write_input_tokens=written,
+        cache_write_1h_input_tokens=written_1h,
+        output_tokens=output_tokens,
+        output_image_tokens=images,
     )
+    ours = cost(f"{name}@{gateway}", usage, CLAUDE)
     assert ours is not None
     assert ours.amount == theirs.total_price
 
@@ -151,6 +220,8 @@ periods = st.builds(
     output=rates,
     cached_input=st.none() | rates,
     cache_write_input=st.none() | rates,
+    cache_write_1h_input=st.none() | rates,
+    output_image=st.none() | rates,
     valid_from=st.none() | st.dates(datetime.date(2026, 1, 1), datetime.date(2026, 12, 31)),
     daily=st.none() | st.tuples(st.times(), st.times()),
 )
@@ -168,16 +239,29 @@ def test_a_price_table_round_trips_through_plain_values(table: PriceTable) -> No
     assert PriceTable.from_plain(table.to_plain()) == table
 
 
-@given(table=tables, fresh=sizes, cached=sizes, written=sizes, output_tokens=sizes, room=sizes)
+@given(
+    table=tables,
+    given_tokens=st.tuples(sizes, sizes, sizes, sizes),
+    taken=st.tuples(sizes, sizes),
+    has_media=st.booleans(),
+    room=sizes,
+)
 def test_no_request_costs_more_than_the_ceiling(
-    table: PriceTable, fresh: int, cached: int, written: int, output_tokens: int, room: int
+    table: PriceTable, given_tokens: tuple[int, int, int, int], taken: tuple[int, int], has_media: bool, room: int
 ) -> None:
-    whole = fresh + cached + written
+    fresh, cached, written, hourly = given_tokens
+    text, images = taken
     usage = Usage(
-        input_tokens=whole, cached_input_tokens=cached, cache_write_input_tokens=written, output_tokens=output_tokens
+        input_tokens=fresh + cached + written + hourly,
+        cached_input_tokens=cached,
+        cache_write_input_tokens=written + hourly,
+        cache_write_1h_input_tokens=hourly,
+        output_tokens=text + images,
+        output_image_tokens=images,
+        has_uncounted_media=has_media,
     )
     found = table.cost(usage, NOW)
-    assert found is None or found <= table.ceiling(whole + room, output_tokens + room)
+    assert found is None or found <= table.ceiling(sum(given_tokens) + room, text + images + room)
 
 
 def test_the_latest_valid_price_applies() -> None:

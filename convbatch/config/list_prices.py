@@ -20,6 +20,14 @@ LIST_CURRENCY = "USD"
 # Names of routers for a model with other generation settings at another price, which the list does not have.
 _RESELLERS_SUFFIX = re.compile(r"-(?:no)?thinking(?:-\d+)?$|-(?:minimal|low|medium|high|xhigh)$")
 _TIER_KEYS = ("service_tier", "serviceTier")
+# Our prices of other tokens than plain text → the list's. Those of audio, video and searches are not used: no cost is
+# computed for a reply with media that is not counted as images.
+_LIST_KEYS: Mapping[str, str] = {
+    "cached_input": "cache_read_mtok",
+    "cache_write_input": "cache_write_mtok",
+    "cache_write_1h_input": "cache_write_1h_mtok",
+    "output_image": "output_image_mtok",
+}
 _STANDARD_TIERS = ("auto", "default", "standard", "on_demand")
 
 
@@ -47,7 +55,7 @@ def price_table(
         return PriceTable(
             currency=currency,
             source=f"{listed.source} x {gateway.price_multiplier} {currency}",
-            periods=tuple(_times(period, gateway.price_multiplier) for period in listed.periods),
+            periods=tuple(period.times(gateway.price_multiplier) for period in listed.periods),
         )
     if gateway.list_prices and gateway.currency in (None, LIST_CURRENCY):
         return list_price(target, today, tier)
@@ -112,7 +120,7 @@ def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
     input_price, output_price = rates.get("input_mtok"), rates.get("output_mtok")
     if input_price is None or output_price is None or rates.get("output_reasoning_mtok") is not None:
         return None
-    cached, written = rates.get("cache_read_mtok"), rates.get("cache_write_mtok")
+    named = {name: _rate(price) for name, key in _LIST_KEYS.items() if (price := rates.get(key)) is not None}
     begins = getattr(constraint, "start_date", None)
     daily = None
     if constraint is not None and begins is None:
@@ -120,8 +128,7 @@ def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
     return Period(
         input=_rate(input_price),
         output=_rate(output_price),
-        cached_input=None if cached is None else _rate(cached),
-        cache_write_input=None if written is None else _rate(written),
+        **named,
         valid_from=begins,
         daily=daily,
     )
@@ -138,14 +145,3 @@ def _utc(moment: datetime.time) -> datetime.time:
         return moment
     day = datetime.datetime.combine(datetime.date(1970, 1, 1), moment)
     return day.astimezone(datetime.UTC).time()
-
-
-def _times(period: Period, factor: Decimal) -> Period:
-    return Period(
-        input=period.input.times(factor),
-        output=period.output.times(factor),
-        cached_input=None if period.cached_input is None else period.cached_input.times(factor),
-        cache_write_input=None if period.cache_write_input is None else period.cache_write_input.times(factor),
-        valid_from=period.valid_from,
-        daily=period.daily,
-    )

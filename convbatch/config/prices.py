@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from convbatch.config.validators import InvalidValue, amount, currency
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, ExchangeRates, Period, PriceTable, TokenPrice
 
-RATE_KEYS = ("input", "cached_input", "cache_write_input", "output")
+RATE_KEYS = ("input", "cached_input", "cache_write_input", "cache_write_1h_input", "output", "output_image")
 ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source")
 TIER_KEYS = ("above", *RATE_KEYS)
 
@@ -98,13 +99,8 @@ def _period(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> Per
     if "input" not in rates or "output" not in rates:
         return None
     stepped = {key: TokenPrice(base=rate, steps=_steps_of(key, rate, steps)) for key, rate in rates.items()}
-    return Period(
-        input=stepped["input"],
-        output=stepped["output"],
-        cached_input=stepped.get("cached_input"),
-        cache_write_input=stepped.get("cache_write_input"),
-        valid_from=_day(table, path, note),
-    )
+    period = Period(input=stepped["input"], output=stepped["output"], valid_from=_day(table, path, note))
+    return replace(period, **stepped)
 
 
 def _price(table: Mapping[str, Any], key: str, path: KeyPath, note: ReportInvalid) -> Decimal | None:
@@ -134,7 +130,7 @@ def _steps(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> list
                 InvalidValue("a tier needs the number of input tokens above which it applies", example, found=above),
             )
             continue
-        for key in ("cached_input", "cache_write_input"):
+        for key in RATE_KEYS:
             if key in tier and key not in table:
                 note(
                     where,

@@ -498,11 +498,10 @@ class _EstimateWalk:
 
 
 def _cost(period: Period, input_tokens: float, output_tokens: float) -> Decimal:
-    """Return the cost of a request of this mean size, with all input at the full price."""
+    """Return the cost of a request of this mean size: all input at the full price, all output at the highest price."""
     size = math.ceil(input_tokens)
-    total = exact(round(input_tokens, 3)) * period.input.at(size) + exact(round(output_tokens, 3)) * period.output.at(
-        size
-    )
+    total = exact(round(input_tokens, 3)) * period.input.at(size)
+    total += exact(round(output_tokens, 3)) * period.dearest_output(size)
     return total / MILLION
 
 

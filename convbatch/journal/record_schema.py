@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from convbatch.reply import USAGE_COUNTS, Status
+from convbatch.reply import PRICED_PARTS, USAGE_COUNTS, Status
 
 Predicate = Callable[[Any], bool]
 
@@ -94,7 +94,14 @@ def _wrong_field(
 
 
 _CALL_KEYS = {"id", "name", "arguments"}
-_is_usage = _fits({**dict.fromkeys(USAGE_COUNTS, _is_whole), "source": _is_text, "consistent": _is_flag}, only=True)
+_is_usage = _fits(
+    {
+        **dict.fromkeys((*USAGE_COUNTS, *PRICED_PARTS), _is_whole),
+        **dict.fromkeys(("consistent", "has_uncounted_media"), _is_flag),
+        "source": _is_text,
+    },
+    only=True,
+)
 _is_reply = _fits(
     {
         **dict.fromkeys(

@@ -104,74 +104,57 @@ def first_of(items: list[Any], what: str) -> Mapping[str, Any]:
     return items[0]
 
 
-def usage_of(
-    *,
-    input_tokens: int | None,
-    output_tokens: int | None,
-    total_tokens: int | None,
-    cached_input_tokens: int | None = None,
-    cache_write_input_tokens: int | None = None,
-    reasoning_tokens: int | None = None,
-    was_read: bool = False,
-    has_output: bool = False,
-) -> Usage:
-    """Build the usage of a reply that has a usage object, without the counts that cannot be right.
+def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False) -> Usage:
+    """Return the usage of a reply that has a usage object, without the counts that cannot be right.
 
-    A part is never negative or larger than its whole, cached and written tokens together are not larger than the input,
-    and the total is not smaller than input or output. The whole of an impossible part is unknown too: which of the two
-    is wrong cannot be told. A total of 0 beside other counts was not filled in.
+    A part is never negative or larger than its whole, all parts together are not larger than it, and the total is not
+    smaller than input or output. The whole of an impossible part is unknown too: which of the two is wrong cannot be
+    told. A total of 0 beside other counts was not filled in.
 
     `source` is `reported` when both input and output are known, else `partial` (`missing` is for replies without a
     usage object). `consistent` is False if a count was impossible or the total is not input + output, else None unless
     all three are known.
 
     Args:
-        input_tokens: Including cached and written tokens.
-        output_tokens: Including reasoning.
-        total_tokens: As reported.
-        cached_input_tokens: Part of the input.
-        cache_write_input_tokens: Part of the input.
-        reasoning_tokens: Part of the output.
+        counts: As sent, under our names, and inclusive: input with cached and written tokens, output with reasoning.
         was_read: Whether a model has read the question: then the input is not 0.
         has_output: Whether a reply has text, thought, tool calls or media: then the output is not 0.
     """
-    is_zero = total_tokens == 0 and (was_read or has_output or bool(input_tokens) or bool(output_tokens))
-    given = _parts_of(input_tokens, cached_input_tokens, cache_write_input_tokens, is_positive=was_read)
-    taken = _parts_of(output_tokens, reasoning_tokens, is_positive=has_output)
-    given_tokens, cached, written = given or (None, None, None)
-    taken_tokens, reasoning = taken or (None, None)
-    known = given_tokens is not None and taken_tokens is not None
-    if given_tokens is not None and taken_tokens is not None:
-        least = max(given_tokens, taken_tokens)
+    is_right = True
+    if not _is_possible(counts, _INPUT_COUNTS, is_positive=was_read) or not _is_possible(counts, _WRITTEN_COUNTS):
+        counts, is_right = _without(counts, (*_INPUT_COUNTS, *_WRITTEN_COUNTS)), False
+    if not _is_possible(counts, _OUTPUT_COUNTS, is_positive=has_output):
+        counts, is_right = _without(counts, _OUTPUT_COUNTS), False
+    given, taken, total = counts.input_tokens, counts.output_tokens, counts.total_tokens
+    if total == 0 and (was_read or has_output or given or taken):
+        counts, total = counts._replace(total_tokens=None), None
+    if given is not None and taken is not None:
+        least = max(given, taken)
     else:
-        least = (was_read if given_tokens is None else given_tokens) + (
-            has_output if taken_tokens is None else taken_tokens
-        )
-    is_cut = total_tokens is not None and not is_zero and total_tokens < least
-    total = None if is_zero or is_cut else total_tokens
-    consistent: bool | None = None
-    if given is None or taken is None or is_cut:
-        consistent = False
-    elif given_tokens is not None and taken_tokens is not None and total is not None:
-        consistent = given_tokens + taken_tokens == total
-    return Usage(
-        input_tokens=given_tokens,
-        cached_input_tokens=cached,
-        cache_write_input_tokens=written,
-        output_tokens=taken_tokens,
-        reasoning_tokens=reasoning,
-        total_tokens=total,
-        source="reported" if known else "partial",
-        consistent=consistent,
-    )
+        least = (was_read if given is None else given) + (has_output if taken is None else taken)
+    if total is not None and total < least:
+        counts, total, is_right = counts._replace(total_tokens=None), None, False
+    is_known = given is not None and taken is not None
+    consistent = None if given is None or taken is None or total is None else given + taken == total
+    return counts._replace(source="reported" if is_known else "partial", consistent=consistent if is_right else False)
 
 
-def _parts_of(whole: int | None, *parts: int | None, is_positive: bool) -> tuple[int | None, ...] | None:
-    """Return a count and its parts; None if one of them is impossible."""
+# A count and its parts, which do not overlap.
+_INPUT_COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens")
+_WRITTEN_COUNTS = ("cache_write_input_tokens", "cache_write_1h_input_tokens")
+_OUTPUT_COUNTS = ("output_tokens", "reasoning_tokens", "output_image_tokens")
+
+
+def _is_possible(counts: Usage, names: tuple[str, ...], *, is_positive: bool = False) -> bool:
+    whole, *parts = (getattr(counts, name) for name in names)
     known = [part for part in parts if part is not None]
-    if any(part < 0 for part in known) or (whole is not None and (whole < 0 or sum(known) > whole)):
-        return None
-    return None if whole == 0 and is_positive else (whole, *parts)
+    if any(part < 0 for part in known) or (whole == 0 and is_positive):
+        return False
+    return whole is None or (whole >= 0 and sum(known) <= whole)
+
+
+def _without(counts: Usage, names: tuple[str, ...]) -> Usage:
+    return counts._replace(**dict.fromkeys(names))
 
 
 def _raise_malformed(body: bytes, error: str) -> NoReturn:

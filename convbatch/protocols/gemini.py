@@ -243,6 +243,7 @@ def _reply(whole: Any) -> Reply:
             whole.get("usageMetadata"),
             was_read=finish != "content_filter" or has_output,
             has_output=has_output,
+            has_media=has_media,
         ),
         model_version=word(whole.get("modelVersion")),
         response_id=word(whole.get("responseId")),
@@ -316,7 +317,7 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(id=word(call.get("id")), name=word(call.get("name")) or "", arguments={} if args is None else args)
 
 
-def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> Usage:
+def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has_media: bool = False) -> Usage:
     if not isinstance(counts, dict) or not counts:
         return NO_USAGE
     prompt = signed_count(counts.get("promptTokenCount"))
@@ -326,15 +327,29 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> 
     candidates = signed_count(counts.get("candidatesTokenCount"))
     if counts.get("candidatesTokenCount") is None and total is not None and total == _sum(input_tokens, thoughts):
         candidates = 0
-    return usage_of(
+    images, others = _media_tokens(counts)
+    sent = Usage(
         input_tokens=input_tokens,
         cached_input_tokens=signed_count(counts.get("cachedContentTokenCount")),
         output_tokens=_sum(candidates, thoughts),
         reasoning_tokens=signed_count(counts.get("thoughtsTokenCount")),
         total_tokens=total,
-        was_read=was_read,
-        has_output=has_output,
+        output_image_tokens=images,
+        has_uncounted_media=bool(others) or (has_media and not images),
     )
+    return usage_of(sent, was_read=was_read, has_output=has_output)
+
+
+def _media_tokens(counts: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the output tokens of images, and those of other media; None where no modality is named."""
+    details = counts.get("candidatesTokensDetails")
+    tokens: dict[str, int] = {}
+    for item in details if isinstance(details, list) else ():
+        if isinstance(item, dict) and (count := signed_count(item.get("tokenCount"))) is not None:
+            modality = str(item.get("modality")).upper()
+            kind = modality if modality in ("TEXT", "IMAGE") else "other"
+            tokens[kind] = tokens.get(kind, 0) + count
+    return tokens.get("IMAGE"), tokens.get("other")
 
 
 def _addend(counts: Mapping[str, Any], name: str) -> int | None:

@@ -236,6 +236,7 @@ def _reply(whole: Any) -> Reply:
             whole.get("usage"),
             was_read=finish != "content_filter" or has_output,
             has_output=has_output,
+            has_media=has_media,
         ),
         model_version=word(whole.get("model")),
         response_id=word(whole.get("id")),
@@ -350,7 +351,7 @@ def _tool_call(call_id: Any, function: Any) -> ToolCall:
     return ToolCall(id=word(call_id), name=word(function.get("name")) or "", arguments=arguments)
 
 
-def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> Usage:
+def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has_media: bool = False) -> Usage:
     if not isinstance(counts, dict) or not counts:
         return NO_USAGE
     prompt, output = _count(counts, _INPUT_KEYS), _count(counts, _OUTPUT_KEYS)
@@ -358,7 +359,7 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> 
     input_details = _details(counts, "prompt_tokens_details", "input_tokens_details")
     output_details = _details(counts, "completion_tokens_details", "output_tokens_details")
     cached = _part((input_details, "cached_tokens"), *((counts, name) for name in _CACHED_KEYS))
-    written = _part(*((holder, name) for holder in (input_details, counts) for name in _WRITTEN_KEYS))
+    written, written_1h = _written(counts, input_details)
     reasoning = _part(*((holder, name) for holder in (output_details, counts) for name in _REASONING_KEYS))
     if prompt is not None and output is not None and min(prompt, output) >= 0:
         apart = max(cached or 0, 0) + max(written or 0, 0)
@@ -369,16 +370,30 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False) -> 
         # Anthropic's own form has no total, and its input excludes what was read from the cache or written to it.
         if apart and (missing == apart or (total is None and "prompt_tokens" not in counts)):
             prompt += apart
-    return usage_of(
+    images = _part((output_details, "image_tokens"))
+    sent = Usage(
         input_tokens=prompt,
         cached_input_tokens=cached,
         cache_write_input_tokens=written,
+        cache_write_1h_input_tokens=written_1h,
         output_tokens=output,
         reasoning_tokens=reasoning,
         total_tokens=total,
-        was_read=was_read,
-        has_output=has_output,
+        output_image_tokens=images,
+        has_uncounted_media=bool(_part((output_details, "audio_tokens"))) or (has_media and not images),
     )
+    return usage_of(sent, was_read=was_read, has_output=has_output)
+
+
+def _written(counts: Mapping[str, Any], details: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the cache writes, and the part of them that is kept for one hour."""
+    apart = _details(counts, "cache_creation") or _details(details, "cache_creation_token_details")
+    five_minutes = _part((apart, "ephemeral_5m_input_tokens"), (counts, "claude_cache_creation_5_m_tokens"))
+    hour = _part((apart, "ephemeral_1h_input_tokens"), (counts, "claude_cache_creation_1_h_tokens"))
+    written = _part(*((holder, name) for holder in (details, counts) for name in _WRITTEN_KEYS))
+    if written is None and not (five_minutes is None and hour is None):
+        written = (five_minutes or 0) + (hour or 0)
+    return written, hour
 
 
 def _count(counts: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

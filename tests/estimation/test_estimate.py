@@ -33,7 +33,7 @@ from convbatch.estimation.estimator import (
     fit_profile,
     size_of,
 )
-from convbatch.pricing import Period, PriceTable, TokenPrice
+from convbatch.pricing import Period, PriceTable, TokenPrice, exact
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
@@ -135,6 +135,18 @@ def test_a_price_tier_applies_to_the_requests_above_it() -> None:
     tiered_estimator = replace(estimator(), prices=replace(PRICES, periods=(tiered,)))
     found = tiered_estimator.one(dialogue(("abcdefgh", None), ("abcdefgh", None)))  # 6 and 22 tokens
     assert found.expected.cost == Decimal(6 + 2 * 22) / 1_000_000
+
+
+def test_an_estimate_counts_output_at_the_price_of_images_where_a_model_has_one() -> None:
+    (period,) = PRICES.periods
+    with_images = replace(PRICES, periods=(replace(period, output_image=TokenPrice(base=Decimal(120))),))
+    text = estimator(limit=5).one(dialogue(("a", None)))
+    image = replace(estimator(limit=5), prices=with_images).one(dialogue(("a", None)))
+    for one, other in ((text.expected, image.expected), (text.upper_bound, image.upper_bound)):
+        assert one is not None
+        assert other is not None
+        assert one.cost is not None
+        assert other.cost == one.cost + exact(one.output_tokens) * (120 - 10) / 1_000_000
 
 
 def test_an_estimate_without_a_price_has_tokens_but_no_cost() -> None:

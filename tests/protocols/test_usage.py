@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from convbatch.pricing import Period, TokenPrice, exact
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import encode_json
-from convbatch.reply import USAGE_COUNTS, Reply, Usage
+from convbatch.reply import PRICED_PARTS, USAGE_COUNTS, Reply, Usage, usage_to_plain
 
 PRICE = Period(input=TokenPrice(base=exact(1)), output=TokenPrice(base=exact(10)))
 
@@ -128,6 +128,55 @@ def test_counts_are_read_under_the_names_and_rules_of_each_vendor(usage: Usage, 
     assert PRICE.cost(usage) is not None
 
 
+def test_image_tokens_and_hourly_cache_writes_are_read_for_their_prices() -> None:
+    details = {"image_tokens": 1120, "reasoning_tokens": 100, "audio_tokens": 0}
+    image = openai(total(20, 1300, 1320, completion_tokens_details=details))
+    assert (image.output_image_tokens, image.has_uncounted_media) == (1120, False)
+    parts = {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 70}
+    hourly = openai(total(120, 5, 125, cache_creation_input_tokens=100, cache_creation=parts))
+    assert (hourly.cache_write_input_tokens, hourly.cache_write_1h_input_tokens) == (100, 70)
+    summed = openai(total(120, 5, 125, prompt_tokens_details={"cache_creation_token_details": parts}))
+    assert (summed.cache_write_input_tokens, summed.cache_write_1h_input_tokens) == (100, 70)
+    routed = openai(total(120, 5, 125, claude_cache_creation_1_h_tokens=70, claude_cache_creation_5_m_tokens=30))
+    assert (routed.cache_write_input_tokens, routed.cache_write_1h_input_tokens) == (100, 70)
+    for usage in (image, hourly, summed, routed):
+        assert usage.consistent is True
+        assert Usage(**usage_to_plain(usage)) == usage
+
+
+@pytest.mark.parametrize(
+    ("details", "images", "is_uncounted"),
+    [
+        ([{"modality": "IMAGE", "tokenCount": 1290}, {"modality": "TEXT", "tokenCount": 10}], 1290, False),
+        ([{"modality": "AUDIO", "tokenCount": 900}, {"modality": "IMAGE", "tokenCount": 400}], 400, True),
+        ([{"modality": "TEXT", "tokenCount": 1300}], None, True),
+        ([{"modality": "IMAGE"}, "?"], None, True),
+        (None, None, True),
+    ],
+)
+def test_the_image_tokens_of_a_gemini_reply_are_told_apart(
+    details: Any, images: int | None, is_uncounted: bool
+) -> None:
+    content = {"role": "model", "parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]}
+    counted = {"promptTokenCount": 20, "candidatesTokenCount": 1300, "totalTokenCount": 1320}
+    body = {
+        "candidates": [{"content": content, "finishReason": "STOP"}],
+        "usageMetadata": {**counted, "candidatesTokensDetails": details},
+    }
+    usage = _usage_in("gemini", body)
+    assert (usage.output_tokens, usage.consistent) == (1300, True)
+    assert (usage.output_image_tokens, usage.has_uncounted_media) == (images, is_uncounted)
+    assert Usage(**usage_to_plain(usage)) == usage
+    assert PRICE.cost(usage) is None
+
+
+def test_more_image_than_output_tokens_are_impossible() -> None:
+    usage = openai(total(20, 5, 25, completion_tokens_details={"image_tokens": 6}))
+    assert (usage.output_tokens, usage.output_image_tokens, usage.consistent) == (None, None, False)
+    more = openai(total(20, 5, 25, cache_creation_input_tokens=3, cache_creation={"ephemeral_1h_input_tokens": 4}))
+    assert (more.input_tokens, more.cache_write_input_tokens, more.consistent) == (None, None, False)
+
+
 counts = st.none() | st.integers(-3, 12) | st.sampled_from([0, 10**15, 2.0, 2.5, "3", "-3", "x", True, [1]])
 openai_usages = st.fixed_dictionaries(
     {},
@@ -138,7 +187,9 @@ openai_usages = st.fixed_dictionaries(
         **dict.fromkeys(("cached_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"), counts),
         "prompt_tokens_details": st.none()
         | st.fixed_dictionaries({}, optional={"cached_tokens": counts, "cache_write_tokens": counts}),
-        "completion_tokens_details": st.none() | st.fixed_dictionaries({"reasoning_tokens": counts}),
+        "completion_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"reasoning_tokens": counts, "image_tokens": counts}),
+        "cache_creation": st.none() | st.fixed_dictionaries({"ephemeral_1h_input_tokens": counts}),
     },
 )
 gemini_usages = st.fixed_dictionaries(
@@ -152,13 +203,13 @@ gemini_usages = st.fixed_dictionaries(
 
 
 def obeys_the_invariants(usage: Usage, *, has_text: bool) -> None:
-    known = {name: count for name in USAGE_COUNTS if (count := getattr(usage, name)) is not None}
+    known = {name: count for name in (*USAGE_COUNTS, *PRICED_PARTS) if (count := getattr(usage, name)) is not None}
     assert all(type(count) is int and count >= 0 for count in known.values())
     if usage.input_tokens is not None:
         assert usage.input_tokens > 0
         assert (usage.cached_input_tokens or 0) + (usage.cache_write_input_tokens or 0) <= usage.input_tokens
     if usage.output_tokens is not None:
-        assert (usage.reasoning_tokens or 0) <= usage.output_tokens
+        assert (usage.reasoning_tokens or 0) + (usage.output_image_tokens or 0) <= usage.output_tokens
         assert usage.output_tokens > 0 or not has_text
     if usage.total_tokens is not None:
         assert usage.total_tokens >= max(usage.input_tokens or 0, usage.output_tokens or 0)
