@@ -10,7 +10,7 @@ from convbatch.config.gateways import Target, max_in_flight
 from convbatch.dataset.reader import count_of
 
 if TYPE_CHECKING:
-    from convbatch.config.gateways import Limits
+    from convbatch.config.gateways import Gateway, Limits
     from convbatch.engine.runner import RunRules
     from convbatch.journal.manifest import Manifest
     from convbatch.pricing import Money
@@ -71,8 +71,8 @@ def endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[st
     for target in session.targets:
         if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
             lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
-        if target.gateway.unset:
-            lines.append(f"  {target.name}: never sends {', '.join(target.gateway.unset)} (unset)")
+        if ways := _request_line(target.gateway):
+            lines.append(f"  {target.name}: {ways}")
     if session.max_cost is not None:
         lines.append(
             f"  cost cap {session.max_cost}: the highest possible cost of a request is reserved before it is sent"
@@ -102,6 +102,15 @@ def _target_line(target: Target, session: Planned) -> str:
     parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")
     parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
     return ", ".join(parts)
+
+
+def _request_line(gateway: Gateway) -> str:
+    """Return how requests and replies differ from what the protocol does by itself."""
+    ways = [f"never sends {', '.join(gateway.unset)} (unset)"] if gateway.unset else []
+    for key in ("system_role", "replay", "thinking_tags"):
+        if (value := getattr(gateway, key)) is not None:
+            ways.append(f"{key} {value}")
+    return ", ".join(ways)
 
 
 def _limits_text(limits: Limits) -> str:

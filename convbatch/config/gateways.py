@@ -21,7 +21,8 @@ from convbatch.errors import Place, SetupError
 from convbatch.journal.manifest import ManifestGateway, ManifestTarget
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Endpoint, SystemRole
+from convbatch.protocols.thinking_tags import parse_thinking_tags
+from convbatch.protocols.wire import Endpoint, Replay, SystemRole
 
 TpmCounts = Literal["input", "input+max_output", "uncached_input"]
 
@@ -85,6 +86,10 @@ class Gateway:
     max_output_tokens_field: str | None = None
     system_role: SystemRole | None = None
     """Role of the system text; None = the protocol's own."""
+    replay: Replay | None = None
+    """What of a model's turn goes back into the history; None = `exact`, with the ways out that the docs name."""
+    thinking_tags: str | None = None
+    """Tags around thoughts in the text of a reply."""
     currency: str | None = None
     """The currency of its bills."""
     list_prices: bool = False
@@ -115,6 +120,8 @@ class Gateway:
             api_version=self.api_version,
             max_output_tokens_field=self.max_output_tokens_field,
             system_role=self.system_role,
+            replay=self.replay,
+            thinking_tags=self.thinking_tags,
         )
 
 
@@ -364,6 +371,7 @@ def target_from_manifest(target: ManifestTarget) -> Target:
     unknown = [
         *([f"protocol {target.gateway.protocol!r}"] if target.gateway.protocol not in PROTOCOLS else []),
         *(f"field {name!r}" for name in plain.keys() - _GATEWAY_FIELDS),
+        *([f"thinking_tags {plain['thinking_tags']!r}"] if not _is_tags(plain.get("thinking_tags")) else []),
         *(f"limit {name!r}" for name in plain["limits"].keys() - _LIMIT_FIELDS),
     ]
     if unknown:
@@ -374,7 +382,14 @@ def target_from_manifest(target: ManifestTarget) -> Target:
     return Target(model=target.model, gateway=gateway_from_plain(plain))
 
 
-_OMITTED_DEFAULTS = ("system_role", "unset")
+def _is_tags(written: str | None) -> bool:
+    try:
+        return written is None or bool(parse_thinking_tags(written))
+    except ValueError:
+        return False
+
+
+_OMITTED_DEFAULTS = ("system_role", "replay", "thinking_tags", "unset")
 """Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
 
 

@@ -19,12 +19,14 @@ from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, exact, parse_money
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import SystemRole
+from convbatch.protocols.thinking_tags import parse_thinking_tags
+from convbatch.protocols.wire import Replay, SystemRole
 from convbatch.redaction import display, looks_like_key
 
 HISTORIES = get_args(HistoryMode)
 TPM_COUNTS = get_args(TpmCounts)
 SYSTEM_ROLES = get_args(SystemRole)
+REPLAYS = get_args(Replay)
 # Planned keys and protocols; refused with a message of their own until they are implemented.
 LATER_KEYS = frozenset(("anthropic_version", "judge"))
 LATER_PROTOCOLS = ("anthropic", "responses")
@@ -321,6 +323,15 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(cast(list[str], items))
 
 
+def _tags(key: str, value: Any) -> str:
+    try:
+        parse_thinking_tags(value if isinstance(value, str) and value.isprintable() else "")
+    except ValueError:
+        hint = 'write the opening tag, thinking_tags = "<think>", or both: "<|START_THINKING|> <|END_THINKING|>"'
+        raise InvalidValue(f"{key} must be an opening tag, or both tags", hint, found=value) from None
+    return " ".join(cast(str, value).split())
+
+
 def _settings(key: str, value: Any) -> tuple[str, ...]:
     names = cast(list[Any], value) if isinstance(value, list) else None
     if names is None or not all(isinstance(name, str) for name in names):
@@ -366,6 +377,8 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "auth": ("auth", _auth),
     "max_output_tokens_field": ("max_output_tokens_field", _text),
     "system_role": ("system_role", _one_of(SYSTEM_ROLES)),
+    "replay": ("replay", _one_of(REPLAYS)),
+    "thinking_tags": ("thinking_tags", _tags),
     "unset": ("unset", _settings),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "currency": ("currency", currency),

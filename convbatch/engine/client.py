@@ -33,6 +33,7 @@ from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.reading import Answer, read_answer
+from convbatch.protocols.replay import as_configured
 from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply
@@ -390,7 +391,13 @@ class Client:
 
     def read_again(self, status: int, body: bytes) -> Reply | Failure:
         """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""
-        return read_answer(self._protocol, status, {}, body).outcome
+        answer = self._read(status, {}, body)
+        outcome = answer.outcome
+        return outcome if isinstance(outcome, Failure) else self._without_keys(outcome, body)[0]
+
+    def _read(self, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False) -> Answer:
+        answer = read_answer(self._protocol, status, headers, body, is_cut=is_cut)
+        return answer._replace(outcome=as_configured(answer.outcome, self._protocol, self._endpoint))
 
     def read_unread(self, status: int, stored: bytes) -> tuple[Answer, bytes]:
         """Read a stored answer, whose headers are gone, in which an earlier version found no reply.
@@ -402,7 +409,7 @@ class Client:
         with contextlib.suppress(CannotUnpack):
             stored, notes, _ = unpack(stored, "", "", max_bytes=MAX_BODY_BYTES)
         body, _ = self._redactor.body(stored)
-        outcome, note = read_answer(self._protocol, status, {}, body, is_cut=True)
+        outcome, note = self._read(status, {}, body, is_cut=True)
         if isinstance(outcome, Reply):
             outcome, _ = self._without_keys(outcome, body)
         return Answer(outcome, _joined(*notes, note)), body
@@ -480,7 +487,7 @@ class Client:
     ) -> Attempt:
         body, left = self._redactor.body(response.body)
         headers = self._headers(response) if response.status != 200 else {}
-        answer = read_answer(self._protocol, response.status, headers, body, is_cut=is_cut)
+        answer = self._read(response.status, headers, body, is_cut=is_cut)
         outcome = answer.outcome
         note = _joined(*response.notes, answer.note)
         if isinstance(outcome, Failure):

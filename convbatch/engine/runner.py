@@ -384,6 +384,8 @@ class Runner:
             "reused_from": reused_from,
         }
         reply = _kept_reply(worker.client, kept)
+        if worker.target.gateway.thinking_tags is not None:
+            outcome["reply"] = reply_to_plain(reply)  # the other run may have read the same body with other tags
         end = TurnEnd(status=status_of(reply), reply=reply)
         await self._journal.commit(
             {"kind": "outcome", **outcome},
@@ -615,6 +617,9 @@ class _ConversationState:
         else:
             text = (text_part(end.reply.text or ""),)
             self._add(Message(role="assistant", parts=text, raw=end.reply.raw_turn))
+            gateway = self.conversation.target.gateway
+            if gateway.thinking_tags is not None and gateway.replay == "exact":
+                self._token_bound.add(end.reply.thought or "")  # goes back in the text that `raw_turn` keeps
 
     def _count(self, reply: Reply | None) -> None:
         """Update the token bound from reported usage; outside live mode only the input count applies."""

@@ -31,6 +31,7 @@ from convbatch.journal.records import kept_body
 from convbatch.journal.run_folder import RunFolder, list_runs, shell_quote
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.reading import read_answer
+from convbatch.protocols.replay import as_configured
 from convbatch.reply import Reply, reply_from_plain, status_of
 
 if TYPE_CHECKING:
@@ -147,17 +148,18 @@ def open_reused_replies(reuse: RunFolder | None) -> Generator[Callable[[Target],
 
 
 def _reuse_lookup(archive: Archive, target: Target) -> ReuseLookup:
-    protocol = PROTOCOLS[target.gateway.protocol]
+    protocol, endpoint = PROTOCOLS[target.gateway.protocol], target.gateway.endpoint
 
     def look_up(key: str, repeat: int) -> ReusedReply | None:
         found = archive.turn_by_key(key, repeat)
         if found is None or found.kept is None:
             return None
-        reply = reply_from_plain(found.kept["reply"])
         again = read_answer(protocol, found.kept.get("http_status", 200), {}, kept_body(found.kept)).outcome
-        raw = again.raw_turn if isinstance(again, Reply) else None
+        reply = as_configured(again, protocol, endpoint)
+        if not isinstance(reply, Reply):
+            reply = reply_from_plain(found.kept["reply"])
         return ReusedReply(
-            message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=raw),
+            message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=reply.raw_turn),
             ends=status_of(reply) != "ok" or reply.finish_reason == "tool_call",
         )
 

@@ -42,6 +42,7 @@ from convbatch.protocols.encoding import (
 )
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
+from convbatch.protocols.gemini_turn import GeminiTurn
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
@@ -50,6 +51,7 @@ from convbatch.protocols.wire import (
     Endpoint,
     MalformedReply,
     ProtocolConfig,
+    TurnFormat,
     WireRequest,
 )
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
@@ -75,6 +77,7 @@ class Gemini:
     """`WireProtocol` for generateContent; stateless."""
 
     name = "gemini"
+    turns: TurnFormat = GeminiTurn()
     config = ProtocolConfig(
         auth="x-goog-api-key",
         tpm_counts="input",

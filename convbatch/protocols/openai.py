@@ -39,8 +39,18 @@ from convbatch.protocols.encoding import (
 )
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
+from convbatch.protocols.openai_turn import OpenAITurn
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.wire import Ask, Draft, Endpoint, MalformedReply, ProtocolConfig, WireRequest, decode_json
+from convbatch.protocols.wire import (
+    Ask,
+    Draft,
+    Endpoint,
+    MalformedReply,
+    ProtocolConfig,
+    TurnFormat,
+    WireRequest,
+    decode_json,
+)
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
 
 MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
@@ -81,6 +91,7 @@ class OpenAI:
     """`WireProtocol` for chat completions; stateless."""
 
     name = "openai"
+    turns: TurnFormat = OpenAITurn()
     config = ProtocolConfig(
         auth="bearer",
         tpm_counts="input+max_output",

@@ -19,6 +19,7 @@ from convbatch.reply import Failure, Reply
 from convbatch.strict_json import MAX_DEPTH, TooDeep, parse_received
 
 SystemRole = Literal["system", "developer", "user"]
+Replay = Literal["exact", "content"]
 
 
 class MalformedReply(Exception):  # internal; becomes a `Failure`
@@ -60,6 +61,10 @@ class Endpoint:
     max_output_tokens_field: str | None = None
     system_role: SystemRole | None = None
     """Role of the system text; `user`: it stands in front of the first user message."""
+    replay: Replay | None = None
+    """What of a model's turn goes back into the history; None: all of it, but not what stands in `thinking_tags`."""
+    thinking_tags: str | None = None
+    """The tags around thoughts in the text, as `thinking_tags.parse_thinking_tags` reads them."""
 
 
 class Ask(NamedTuple):
@@ -107,12 +112,25 @@ class ProtocolConfig:
     """Ends of request URLs; a base URL that ends with one of them is a mistake."""
 
 
+class TurnFormat(Protocol):
+    """How a model's turn of a wire format is cut down before it goes back; input of another shape is kept."""
+
+    def skip_text(self, turn: Any, count: int) -> Any:
+        """Return the turn without the first `count` characters of its visible text."""
+        ...
+
+    def only_content(self, turn: Any) -> Any:
+        """Return the turn without reasoning, signatures and annotations."""
+        ...
+
+
 class WireProtocol(Protocol):
     """One wire format: five pure functions for replies, two for the list of models."""
 
     name: str
     """The value of `protocol` in a gateway's table."""
     config: ProtocolConfig
+    turns: TurnFormat
 
     def build_request(self, ask: Ask, endpoint: Endpoint) -> WireRequest:
         """Build the request for a question; raises `CannotCarry`."""

@@ -42,8 +42,11 @@ def plan_of(options: RunOptions) -> tuple[Manifest, str]:
 
 def test_a_setting_that_is_never_sent_is_in_the_plan_and_in_run_json(tmp_path: Path) -> None:
     dialogue = {"turns": [{"user": "Hi", "settings": {"temperature": 1, "top_k": 3}}]}
-    manifest, text = plan_of(options_of(tmp_path, 'unset = ["temperature", "top_k"]', dialogue))
-    assert "m1@lab: never sends temperature, top_k (unset)" in text
+    table = 'unset = ["temperature", "top_k"]\nreplay = "content"\nthinking_tags = "<think>"\nsystem_role = "user"'
+    manifest, text = plan_of(options_of(tmp_path, table, dialogue))
+    assert (
+        "m1@lab: never sends temperature, top_k (unset), system_role user, replay content, thinking_tags <thi" in text
+    )
     assert Manifest.from_json(manifest.to_json()).targets[0].gateway.unset == ("temperature", "top_k")
 
 

@@ -103,6 +103,8 @@ def _gets_second(when: str, before: int, body: Mapping[str, Any]) -> bool:
             return body.get("stream") is False
         case "no_system":
             return not any(message.get("role") == "system" for message in messages) and "systemInstruction" not in body
+        case "holds":
+            return argument in json.dumps(body)
         case "replays":
             return any(argument in message for message in messages if message.get("role") == "assistant")
         case _:

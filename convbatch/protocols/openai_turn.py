@@ -1,0 +1,85 @@
+"""The assistant message of a chat completion, as it goes back into the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_TEXT_PARTS = frozenset({None, "text", "output_text"})
+_THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+_CALL_KEYS = ("id", "type", "function", "custom")
+
+
+class OpenAITurn:
+    """`TurnFormat` of chat completions; stateless."""
+
+    def skip_text(self, turn: Any, count: int) -> Any:
+        """Return the message without the first characters of its text; empty parts are omitted."""
+        if not isinstance(turn, dict):
+            return turn
+        content = turn.get("content")
+        if isinstance(content, str):
+            return {**turn, "content": content[count:]}
+        if not isinstance(content, list):
+            return turn
+        parts: list[Any] = []
+        for part in content:
+            text = _text_of(part)
+            if text is None:
+                parts.append(part)
+                continue
+            kept, count = text[count:], max(0, count - len(text))
+            if kept or not text:
+                parts.append(kept if isinstance(part, str) else {**part, "text": kept})
+        return {**turn, "content": parts}
+
+    def only_content(self, turn: Any) -> Any:
+        """Return the message with nothing but role, text, media and tool calls.
+
+        A list with only text parts becomes a string, which every server takes; so does the transcript of an audio
+        reply, whose id is valid only for a while.
+        """
+        if not isinstance(turn, dict):
+            return turn
+        audio = turn.get("audio")
+        content = _content_of(turn.get("content"))
+        if not content and isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
+            content = audio["transcript"]
+        message: dict[str, Any] = {"role": turn.get("role") or "assistant", "content": content}
+        calls = turn.get("tool_calls")
+        if isinstance(calls, list) and calls:
+            message["tool_calls"] = [_bare_call(call) for call in calls]
+        elif turn.get("function_call"):
+            message["function_call"] = turn["function_call"]
+        if content is None and message.keys() <= {"role", "content"}:
+            message["content"] = ""
+        return message
+
+
+def _text_of(part: Any) -> str | None:
+    """Return the visible text of a part; None for a part of another kind."""
+    if isinstance(part, str):
+        return part
+    is_text = isinstance(part, dict) and part.get("type") in _TEXT_PARTS and isinstance(part.get("text"), str)
+    return part["text"] if is_text else None
+
+
+def _content_of(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    kept: list[Any] = []
+    for part in content:
+        text = _text_of(part)
+        if text is not None:
+            kept.append({"type": "text", "text": text})
+        elif isinstance(part, dict) and part.get("type") not in _THOUGHT_PARTS:
+            kept.append(part)
+    if all(part.get("type") == "text" for part in kept):
+        return "".join(part["text"] for part in kept)
+    return kept
+
+
+def _bare_call(call: Any) -> Any:
+    if not isinstance(call, Mapping):
+        return call
+    return {key: call[key] for key in _CALL_KEYS if key in call}
