@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +99,22 @@ def test_thoughts_between_tags_are_judged_and_sent_back_only_without_the_key(pla
     assert played.sent("think-tags")[2] == {"role": "assistant", "content": "hello"}
     assert "<think>" in played.rows("think-tags--plain")[0]["reply"]
     assert "<think>" in (played.run.folder.path / "journal" / "000001.jsonl").read_text("utf-8")
+
+
+def test_a_reused_reply_is_read_with_the_tags_of_the_new_run(played: Played, tmp_path: Path) -> None:
+    name, asked = "think-tags--plain", len(played.server.requests["think-tags--plain"])
+    again = convbatch.run(
+        write_dialogues(tmp_path, {"turns": 2, "system": True}),
+        models=[f"{MODEL}@{name}"],
+        config=write_config(tmp_path, played.server, [name], KEYS["think-tags"]),
+        out=tmp_path / "again",
+        reuse=played.run.folder.path,
+    )
+    rows: Any = again.turns
+    assert list(rows["reply"]) == ["hello", "again"]
+    assert rows["thought"].iloc[0] == "The user wants hello. The answer is 42."
+    assert list(rows["reused_from"].notna()) == [True, False]  # the history of the second turn is another one
+    assert len(played.server.requests[name]) == asked + 1
 
 
 def test_the_system_text_travels_in_the_first_user_message(played: Played) -> None:
