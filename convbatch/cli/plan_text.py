@@ -107,7 +107,7 @@ def _target_line(target: Target, session: Planned) -> str:
 def _request_line(gateway: Gateway) -> str:
     """Return how requests and replies differ from what the protocol does by itself."""
     ways = [f"never sends {', '.join(gateway.unset)} (unset)"] if gateway.unset else []
-    for key in ("system_role", "replay", "thinking_tags"):
+    for key in ("path", "seed_field", "system_role", "replay", "thinking_tags"):
         if (value := getattr(gateway, key)) is not None:
             ways.append(f"{key} {value}")
     return ", ".join(ways)

@@ -84,6 +84,10 @@ class Gateway:
     ca_file: str | None = None
     allow_http: bool = False
     max_output_tokens_field: str | None = None
+    path: str | None = None
+    """Path of a generation below `base_url`; None = the protocol's own."""
+    seed_field: str | None = None
+    """Field of the body that carries the seed."""
     system_role: SystemRole | None = None
     """Role of the system text; None = the protocol's own."""
     replay: Replay | None = None
@@ -119,6 +123,8 @@ class Gateway:
             base_url=self.base_url,
             api_version=self.api_version,
             max_output_tokens_field=self.max_output_tokens_field,
+            path=self.path,
+            seed_field=self.seed_field,
             system_role=self.system_role,
             replay=self.replay,
             thinking_tags=self.thinking_tags,
@@ -196,7 +202,7 @@ class GatewayTable:
         matching = [] if model is None else [table for table in self.models if table.matches(model)]
         for table in sorted(matching, key=lambda table: len(table.glob)):
             aliases = {**values.get("aliases", {}), **table.values.get("aliases", {})}
-            values.update(table.values)
+            values = merge_tables(values, table.values)
             values.update({"aliases": aliases} if aliases else {})
             settings = settings.under(table.settings)
         if run is not None and run.attempt_timeout_s is not None:
@@ -272,6 +278,23 @@ class Overrides:
 
 
 NO_OVERRIDES = Overrides()
+
+
+_BOUND_TO_PROTOCOL = ("path", "seed_field")
+
+
+def merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a table over those of the table below it.
+
+    A path and a field of the body do not outlive a change of the protocol, a path not one of the base URL either.
+    """
+    kept = dict(below)
+    if above.get("protocol", below.get("protocol")) != below.get("protocol"):
+        for key in _BOUND_TO_PROTOCOL:
+            kept.pop(key, None)
+    if above.get("base_url", below.get("base_url")) != below.get("base_url"):
+        kept.pop("path", None)
+    return {**kept, **above}
 
 
 def foreign_keys(protocol: str) -> Mapping[str, list[str]]:
@@ -389,7 +412,7 @@ def _is_tags(written: str | None) -> bool:
         return False
 
 
-_OMITTED_DEFAULTS = ("system_role", "replay", "thinking_tags", "unset")
+_OMITTED_DEFAULTS = ("path", "seed_field", "system_role", "replay", "thinking_tags", "unset")
 """Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from convbatch.config.gateways import Config, GatewayTable, ModelTable, PriceRow, RunTable
+from convbatch.config.gateways import Config, GatewayTable, ModelTable, PriceRow, RunTable, merge_tables
 from convbatch.config.prices import build_exchange_rates, price_row
 from convbatch.config.toml_positions import KeyPath, TomlPositions
 from convbatch.config.usage_log_form import UsageLogForm
@@ -188,7 +188,7 @@ class _Reader:
         for header, secret in own.get("secret_headers", {}).items():
             origin = str(self._place((*path, "secret_headers", header)))
             own["secret_headers"][header] = dataclasses.replace(secret, origin=origin)
-        values = {**({} if preset is None else preset.values), **own}
+        values = merge_tables({} if preset is None else preset.values, own)
         if "base_url" in own and "list_prices" not in own:
             values.pop("list_prices", None)  # another address may bill other prices
         if not self._has_basics(name, values, table, preset):
@@ -236,7 +236,7 @@ class _Reader:
             return None
         own = self._checked(table, path, MODEL_KEYS, also=("settings",))
         if check:
-            self._agrees(name, {**gateway, **own}, own, path)
+            self._agrees(name, merge_tables(gateway, own), own, path)
         return ModelTable(glob=glob, values=own, settings=self._settings(table, path))
 
     def _agrees(self, name: str, values: Mapping[str, Any], own: Mapping[str, Any], path: KeyPath) -> bool:

@@ -19,6 +19,7 @@ from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, exact, parse_money
 from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.encoding import MODEL_PLACEHOLDER
 from convbatch.protocols.thinking_tags import parse_thinking_tags
 from convbatch.protocols.wire import Replay, SystemRole
 from convbatch.redaction import display, looks_like_key
@@ -323,6 +324,28 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(cast(list[str], items))
 
 
+def _path(key: str, value: Any) -> str:
+    """Validate a path below the base URL; without its leading slash, so that both spellings are one identity."""
+    text = _text(key, value).lstrip("/")
+    hint = f'write {key} = "v2/chat/completions", to be appended to base_url'
+    if "://" in text or text != value.lstrip("/").strip() or str(value).startswith("//"):
+        raise InvalidValue(f"{key} must be a path below base_url, without a host", hint, found=value)
+    if "?" in text or "#" in text:
+        hint = 'parameters of every URL go into query = { "api-version" = "..." }'
+        raise InvalidValue(f"{key} has a query or a fragment", hint, found=value)
+    if not text or re.search(r"[\s\\]", text) or ".." in text.split("/"):
+        raise InvalidValue(f"{key} is not a path", hint, found=value)
+    if re.search(r"[{}]", text.replace(MODEL_PLACEHOLDER, "")):
+        raise InvalidValue(f"{key} has a placeholder other than {MODEL_PLACEHOLDER}", hint, found=value)
+    return text
+
+
+def _field(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        raise InvalidValue(f"{key} must be the name of a field", f'write {key} = "random_seed"', found=value)
+    return value
+
+
 def _tags(key: str, value: Any) -> str:
     try:
         parse_thinking_tags(value if isinstance(value, str) and value.isprintable() else "")
@@ -377,6 +400,8 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "auth": ("auth", _auth),
     "max_output_tokens_field": ("max_output_tokens_field", _text),
     "system_role": ("system_role", _one_of(SYSTEM_ROLES)),
+    "path": ("path", _path),
+    "seed_field": ("seed_field", _field),
     "replay": ("replay", _one_of(REPLAYS)),
     "thinking_tags": ("thinking_tags", _tags),
     "unset": ("unset", _settings),

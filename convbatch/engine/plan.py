@@ -62,8 +62,12 @@ class TurnKeys:
         self._encoded_settings = b""
         gateway = target.gateway
         identity: list[Any] = [gateway.protocol, gateway.base_url, gateway.api_version, target.model]
+        shape = {"path": gateway.path} if gateway.path is not None else {}
         if dialogue.system and gateway.system_role not in (None, "system"):
-            identity.append({"system_role": gateway.system_role})
+            shape["system_role"] = gateway.system_role
+        if shape:
+            identity.append(shape)
+        self._seed_field = gateway.seed_field
         self._feed([identity, dialogue.system, [dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)])
 
     def add(self, message: Message) -> None:
@@ -76,7 +80,10 @@ class TurnKeys:
     def key(self, settings: Settings) -> str:
         """Return the key of the turn whose user message was added last, 32 hex digits."""
         if settings is not self._settings:  # usually all turns share one object
-            self._settings, self._encoded_settings = settings, encode_json(settings.to_plain())
+            plain = settings.to_plain()
+            if self._seed_field is not None and settings.seed is not None:
+                plain["seed_field"] = self._seed_field
+            self._settings, self._encoded_settings = settings, encode_json(plain)
         state = self._state.copy()
         state.update(self._encoded_settings)
         return state.hexdigest()

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from convbatch.dialogue import Message, Settings, text_part
 from convbatch.protocols.wire import CannotCarry
 
+MODEL_PLACEHOLDER = "{model}"
 JSON_HEADERS: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
 STREAM_HEADERS: Mapping[str, str] = MappingProxyType(
     {"Content-Type": "application/json", "Accept": "text/event-stream"}
@@ -34,6 +36,24 @@ def refuse_media(message: Message, protocol: str) -> None:
                 f"the {protocol} protocol supports only text: a {message.role} message has a part of kind "
                 f"{part.kind!r} ({where}); remove the part or the target"
             )
+
+
+PATH_SAFE = "/:@!$&'()*+,;=~"
+"""Characters of a model's name that need no escape in a path."""
+
+
+def path_url(base_url: str, path: str, model: str) -> str:
+    """Return the URL of a configured `path` below the base URL."""
+    named = path.replace(MODEL_PLACEHOLDER, quote(model, safe=PATH_SAFE))
+    return f"{base_url.rstrip('/')}/{named.lstrip('/')}"
+
+
+def set_seed(fields: dict[str, Any], seed: int, seed_field: str | None) -> None:
+    """Set the seed in a field that the protocol does not use for anything else; raises `CannotCarry`."""
+    name = seed_field or "seed"
+    if name in fields:
+        raise CannotCarry(f"seed_field names {name!r}, a field that convbatch builds itself: name the gateway's own")
+    fields[name] = seed
 
 
 def put_system_into_user(messages: Sequence[Message], system: str) -> tuple[Message, ...]:

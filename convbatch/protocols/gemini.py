@@ -34,11 +34,14 @@ from convbatch.protocols.decoding import (
 )
 from convbatch.protocols.encoding import (
     JSON_HEADERS,
+    PATH_SAFE,
     STREAM_HEADERS,
     merge_extra,
+    path_url,
     put_system_into_user,
     refuse_media,
     refuse_settings,
+    set_seed,
 )
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
@@ -62,14 +65,12 @@ _CONFIG_FIELDS = (
     ("top_p", "topP"),
     ("top_k", "topK"),
     ("max_output_tokens", "maxOutputTokens"),
-    ("seed", "seed"),
 )
 _REFUSED = {"reasoning_effort": "use thinking_level, or thinking_budget for the 2.5 models"}
 _RESERVED = frozenset({"contents"})
 
 _REPLY_KEYS = frozenset({"candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId"})
 _VERSION = re.compile(r"/v[0-9]+[a-z0-9]*$")
-_PATH_SAFE = "/:@!$&'()*+,;=~"
 _MODELS_PER_PAGE = 1000
 
 
@@ -93,10 +94,12 @@ class Gemini:
         body: dict[str, Any] = {"contents": [_content(message) for message in messages]}
         if ask.system and not in_user:
             body["systemInstruction"] = {"parts": [{"text": ask.system}]}
-        body = _applied(body, ask.settings)
+        body = _applied(body, ask.settings, endpoint.seed_field)
         return WireRequest(
             method="POST",
-            url=_generate_url(endpoint.base_url, endpoint.api_version, ask.model, ask.stream),
+            url=_generate_url(endpoint.base_url, endpoint.api_version, ask.model, ask.stream)
+            if endpoint.path is None
+            else _path_url(endpoint.base_url, endpoint.path, ask.model, ask.stream),
             headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
             json=body,
         )
@@ -158,7 +161,7 @@ def _content(message: Message) -> Any:
     return {"role": role, "parts": [{"text": part.text or ""} for part in message.parts]}
 
 
-def _applied(body: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _applied(body: dict[str, Any], settings: Settings, seed_field: str | None) -> dict[str, Any]:
     if settings is NO_SETTINGS:
         return body
     refuse_settings(settings, _REFUSED, "gemini")
@@ -174,6 +177,8 @@ def _applied(body: dict[str, Any], settings: Settings) -> dict[str, Any]:
         config["responseJsonSchema"] = settings.response_schema
     if thinking := _thinking(settings):
         config["thinkingConfig"] = thinking
+    if settings.seed is not None:
+        set_seed(config, settings.seed, seed_field)
     if config:
         body["generationConfig"] = config
     if settings.safety:
@@ -196,7 +201,13 @@ def _thinking(settings: Settings) -> dict[str, Any]:
 def _generate_url(base_url: str, api_version: str | None, model: str, stream: bool) -> str:
     name = model if model.startswith("tunedModels/") else f"models/{model.removeprefix('models/')}"
     method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    return f"{_root(base_url, api_version)}/{quote(name, safe=_PATH_SAFE)}:{method}"
+    return f"{_root(base_url, api_version)}/{quote(name, safe=PATH_SAFE)}:{method}"
+
+
+def _path_url(base_url: str, path: str, model: str, stream: bool) -> str:
+    """Return the URL of a configured path, which has no API version added; a stream asks for the other method."""
+    url = path_url(base_url, path, model)
+    return f"{url.replace(':generateContent', ':streamGenerateContent')}?alt=sse" if stream else url
 
 
 def _root(base_url: str, api_version: str | None) -> str:

@@ -33,9 +33,11 @@ from convbatch.protocols.encoding import (
     JSON_HEADERS,
     STREAM_HEADERS,
     merge_extra,
+    path_url,
     put_system_into_user,
     refuse_media,
     refuse_settings,
+    set_seed,
 )
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
@@ -57,7 +59,7 @@ MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
 """Default: deprecated at OpenAI, but the only name that most compatible servers know."""
 
 # Settings whose field has the same name. https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-21.
-_SAME_NAME = ("temperature", "top_p", "seed", "reasoning_effort")
+_SAME_NAME = ("temperature", "top_p", "reasoning_effort")
 _REFUSED = {
     "top_k": 'not part of chat completions; for a server that knows it, use extra = {"top_k": ...}',
     "thinking_budget": 'use reasoning_effort, or a field of the server in extra, e.g. {"thinking_budget": ...}',
@@ -113,10 +115,12 @@ class OpenAI:
         body: dict[str, Any] = {"model": ask.model, "messages": messages, "stream": ask.stream}
         if ask.stream:
             body["stream_options"] = {"include_usage": True}
-        body = _applied(body, ask.settings, endpoint.max_output_tokens_field or MAX_OUTPUT_TOKENS_FIELD)
+        body = _applied(body, ask.settings, endpoint)
         return WireRequest(
             method="POST",
-            url=_url(endpoint.base_url, "chat/completions"),
+            url=_url(endpoint.base_url, "chat/completions")
+            if endpoint.path is None
+            else path_url(endpoint.base_url, endpoint.path, ask.model),
             headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
             json=body,
         )
@@ -189,20 +193,22 @@ def _replayed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return message
 
 
-def _applied(body: dict[str, Any], settings: Settings, max_output_tokens_field: str) -> dict[str, Any]:
+def _applied(body: dict[str, Any], settings: Settings, endpoint: Endpoint) -> dict[str, Any]:
     refuse_settings(settings, _REFUSED, "openai")
     for name in _SAME_NAME:
         value = getattr(settings, name)
         if value is not None:
             body[name] = value
     if settings.max_output_tokens is not None:
-        body[max_output_tokens_field] = settings.max_output_tokens
+        body[endpoint.max_output_tokens_field or MAX_OUTPUT_TOKENS_FIELD] = settings.max_output_tokens
     if settings.stop:
         body["stop"] = list(settings.stop)
     if settings.response_schema is not None:
         # Not `strict`, with which OpenAI refuses most ordinary schemas; `extra` can add it.
         schema = {"name": "reply", "schema": settings.response_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if settings.seed is not None:
+        set_seed(body, settings.seed, endpoint.seed_field)
     return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body
 
 

@@ -59,6 +59,10 @@ class Endpoint:
     base_url: str
     api_version: str | None = None
     max_output_tokens_field: str | None = None
+    path: str | None = None
+    """Path of a generation below the base URL, with `{model}` for the model's name; None: the protocol's own."""
+    seed_field: str | None = None
+    """Field of the body that carries the seed; None: `seed`."""
     system_role: SystemRole | None = None
     """Role of the system text; `user`: it stands in front of the first user message."""
     replay: Replay | None = None

@@ -161,6 +161,16 @@ def test_a_changed_protocol_drops_keys_of_the_old_one() -> None:
     assert (kept.protocol, kept.api_version, kept.limits.tpm_counts) == ("gemini", "v1beta", "input")
 
 
+def test_a_path_does_not_outlive_another_protocol_or_base_url() -> None:
+    text = OWN + 'path = "v2/chat"\nseed_field = "random_seed"\n[gateways.lab.models."other*"]\n'
+    assert gateway_of(text + "rpm = 5\n", "lab", "other").path == "v2/chat"
+    moved = gateway_of(text + 'base_url = "https://h"\n', "lab", "other")
+    assert (moved.path, moved.seed_field) == (None, "random_seed")
+    assert gateway_of(text + 'base_url = "https://h"\npath = "/v3/chat"\n', "lab", "other").path == "v3/chat"
+    changed = gateway_of(text + 'protocol = "gemini"\nbase_url = "https://h"\n', "lab", "other")
+    assert (changed.path, changed.seed_field) == (None, None)
+
+
 GLOBS = """
 [gateways.google]
 rpm = 100
@@ -286,6 +296,14 @@ WRONG: list[tuple[str, str, int, str]] = [
      "unknown system_role 'user_'\n  hint: did you mean 'user'? known: developer, system, user"),
     ("developer at gemini", '[gateways.google.models."*"]\nsystem_role = "developer"\n', 2,
      "system_role 'developer' does not apply to the protocol 'gemini'\n  hint: known there: system, user"),
+    ("path host", '[gateways.openai]\npath = "https://h/v2"\n', 2, "path must be a path below base_url, without a"),
+    ("path slashes", '[gateways.openai]\npath = "//h/v2"\n', 2, "path must be a path below base_url, without a host"),
+    ("path query", '[gateways.openai]\npath = "v2?a=b"\n', 2, "path has a query or a fragment\n  found: 'v2?a=b'"),
+    ("path up", '[gateways.openai.models."*"]\npath = "../v2"\n', 2, "path is not a path"),
+    ("path blank", '[gateways.openai]\npath = "v2/chat completions"\n', 2, "path is not a path"),
+    ("path root", '[gateways.openai]\npath = "/"\n', 2, "path is not a path"),
+    ("path place", '[gateways.openai]\npath = "v2/{name}"\n', 2, "path has a placeholder other than {model}"),
+    ("seed_field", '[gateways.openai]\nseed_field = "random seed"\n', 2, 'write seed_field = "random_seed"'),
     ("replay", '[gateways.openai]\nreplay = "contents"\n', 2, "did you mean 'content'? known: content, exact"),
     ("tags", '[gateways.openai]\nthinking_tags = "think"\n', 2, 'write the opening tag, thinking_tags = "<think>"'),
     ("closing tag", '[gateways.google]\nthinking_tags = "</think>"\n', 2, "must be an opening tag, or both tags"),
@@ -715,6 +733,8 @@ _GATEWAYS = st.builds(
     ),
     settings=_SETTINGS,
     system_role=st.sampled_from([None, "system", "developer", "user"]),
+    path=st.sampled_from([None, "v2/{model}/chat"]),
+    seed_field=st.sampled_from([None, "random_seed"]),
     replay=st.sampled_from([None, "exact", "content"]),
     thinking_tags=st.sampled_from([None, "<think>", "[THINK] [/THINK]"]),
     unset=st.lists(st.sampled_from(SETTING_NAMES), max_size=2).map(tuple),

@@ -10,7 +10,7 @@ from convbatch.config.gateways import Gateway, Target
 from convbatch.dialogue import Dialogue, Message, Part, Settings, Turn, text_part
 from convbatch.engine.plan import TurnKeys
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, Endpoint
+from convbatch.protocols.wire import Ask, CannotCarry, Endpoint
 
 GEMINI, OPENAI = PROTOCOLS["gemini"], PROTOCOLS["openai"]
 
@@ -68,3 +68,52 @@ def test_the_role_changes_a_turns_key_only_where_it_changes_the_request() -> Non
     assert key_of(system="S", system_role="user") != key_of(system="S")
     assert key_of(system="S", system_role="system") == key_of(system="S")
     assert key_of(system_role="user") == key_of()
+
+
+# --- path and seed_field
+
+
+@pytest.mark.parametrize(
+    ("protocol", "base_url", "path", "model", "stream", "url"),
+    [
+        ("openai", "https://h/api/", "/v2/chat/completions", "m", False, "https://h/api/v2/chat/completions"),
+        ("openai", "https://h", "openai/deployments/{model}/chat/completions", "gpt 9", True,
+         "https://h/openai/deployments/gpt%209/chat/completions"),
+        ("openai", "https://h", "ai/run/{model}", "@cf/meta/llama", False, "https://h/ai/run/@cf/meta/llama"),
+        ("gemini", "https://h", "v1beta1/publishers/google/models/{model}:generateContent", "gemini-9", False,
+         "https://h/v1beta1/publishers/google/models/gemini-9:generateContent"),
+        ("gemini", "https://h", "v1/models/{model}:generateContent", "gemini-9", True,
+         "https://h/v1/models/gemini-9:streamGenerateContent?alt=sse"),
+    ],
+)  # fmt: skip
+def test_a_path_is_appended_to_the_base_url(
+    protocol: str, base_url: str, path: str, model: str, stream: bool, url: str
+) -> None:
+    ask = Ask(model=model, messages=(user("Hi"),), stream=stream)
+    assert PROTOCOLS[protocol].build_request(ask, Endpoint(base_url=base_url, path=path)).url == url
+
+
+def test_the_seed_travels_in_the_field_that_the_gateway_names() -> None:
+    ask = Ask(model="m", messages=(user("Hi"),), settings=Settings(seed=7))
+    endpoint = Endpoint(base_url="https://h", seed_field="random_seed")
+    openai, gemini = (wire.build_request(ask, endpoint).json for wire in (OPENAI, GEMINI))
+    assert (openai["random_seed"], gemini["generationConfig"]) == (7, {"random_seed": 7})
+    assert "seed" not in openai
+
+
+@pytest.mark.parametrize("field", ["messages", "temperature", "max_tokens"])
+def test_a_field_that_has_another_meaning_cannot_carry_the_seed(field: str) -> None:
+    ask = Ask(model="m", messages=(user("Hi"),), settings=Settings(seed=7, temperature=1, max_output_tokens=9))
+    with pytest.raises(CannotCarry, match=f"seed_field names '{field}'"):
+        OPENAI.build_request(ask, Endpoint(base_url="https://h", seed_field=field))
+
+
+def test_path_and_seed_field_change_a_turns_key_only_where_they_change_the_request() -> None:
+    seeded = Settings(seed=7)
+    assert key_of(path="v2/chat") != key_of()
+    assert key_of(seed_field="random_seed") == key_of()
+    assert key_of(seed_field="random_seed", settings=seeded) != key_of(settings=seeded)
+
+
+def test_the_key_of_an_ordinary_turn_stays_the_same() -> None:
+    assert key_of(system="S", settings=Settings(temperature=1)) == "cdff7db1b498fb147e1fe27856981dca"
