@@ -12,6 +12,7 @@ import html
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 SHORTEST_IN_BODY = 12
 """Shorter values are not replaced in reply bodies: a key `ollama` must not change replies."""
@@ -38,46 +39,74 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[Secret] = (), *, rewrite_bodies: bool = True) -> None:
         """Args: secrets: The secrets. rewrite_bodies: False only reports hits in bodies (gateways with auth "none")."""
-        # Longest first: if one value is a prefix of another, the longer one is meant.
-        self._secrets = sorted({s for s in secrets if s.value}, key=lambda s: (-len(s.value), s.name))
-        long = [s for s in self._secrets if len(s.value) >= SHORTEST_IN_BODY]
-        self._short = [s.value.encode() for s in self._secrets if len(s.value) < SHORTEST_IN_BODY]
+        self._shared = _Shared(_Known.of(secrets))
         self._rewrite_bodies = rewrite_bodies
-        self._text = _Search(self._secrets)
-        self._body = _Search(long)
 
     def marking(self) -> Redactor:
-        """Return a redactor that only reports hits in bodies, for gateways with auth "none"."""
-        return Redactor(self._secrets, rewrite_bodies=False)
+        """Return a redactor that only reports hits in bodies, for gateways with auth "none"; shares all secrets."""
+        marking = Redactor(rewrite_bodies=False)
+        marking._shared = self._shared
+        return marking
+
+    def add(self, secret: Secret) -> None:
+        """Redact this secret, too, from now on; may be called from another thread."""
+        self._shared.known = _Known.of((*self._shared.known.secrets, secret))
 
     def text(self, text: str) -> str:
         """Return a text for a log, an error, a header or a report, without secrets."""
-        if not self._secrets:
+        known = self._shared.known
+        if not known.secrets:
             return text
         plain = text.encode("utf-8", "surrogatepass")
-        return self._text.replace(plain).decode("utf-8", "surrogatepass") if self._text.hits(plain) else text
+        return known.text.replace(plain).decode("utf-8", "surrogatepass") if known.text.hits(plain) else text
 
     def body(self, body: bytes) -> tuple[bytes, bool]:
         """Return a reply body without keys, and whether a value was found and left in it.
 
         Called for every reply: without a hit it costs a few substring searches and copies nothing.
         """
-        left = any(value in body for value in self._short)
+        known = self._shared.known
+        left = any(value in body for value in known.short)
         body = self._without_cut_key(body)
-        if self._body.hits(body):
+        if known.body.hits(body):
             if self._rewrite_bodies:
-                return self._body.replace(body), left
+                return known.body.replace(body), left
             return body, True
         return body, left
 
     def _without_cut_key(self, body: bytes) -> bytes:
         """Return a truncated body without the beginning of a key at its end."""
-        for secret in self._secrets if self._rewrite_bodies else ():
+        for secret in self._shared.known.secrets if self._rewrite_bodies else ():
             value = _utf8(secret.value)
             begins = body.rfind(value[:_SHORTEST_CUT], -len(value)) if len(value) >= SHORTEST_IN_BODY else -1
             if begins >= 0 and value.startswith(body[begins:]):
                 return body[:begins] + f"[redacted:{secret.name}]".encode()
         return body
+
+
+class _Known(NamedTuple):
+    """Secrets, and the searches for them."""
+
+    secrets: tuple[Secret, ...]
+    short: tuple[bytes, ...]
+    """Values that are not replaced in bodies."""
+    text: _Search
+    body: _Search
+
+    @classmethod
+    def of(cls, secrets: Iterable[Secret]) -> Self:
+        # Longest first: if one value is a prefix of another, the longer one is meant.
+        ordered = tuple(sorted({s for s in secrets if s.value}, key=lambda s: (-len(s.value), s.name)))
+        long = [s for s in ordered if len(s.value) >= SHORTEST_IN_BODY]
+        short = tuple(s.value.encode() for s in ordered if len(s.value) < SHORTEST_IN_BODY)
+        return cls(ordered, short, _Search(ordered), _Search(long))
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What a redactor knows, shared with its marking copies; replaced as a whole."""
+
+    known: _Known
 
 
 class _Search:
@@ -238,7 +267,7 @@ def redact(text: str) -> str:
 
 
 _KEY_SHAPE = re.compile(
-    r"(?<![A-Za-z0-9])(?:sk-[\w*-]{8,}|AIza[\w-]{16,}|AQ\.[\w-]{20,}|(?:gsk|hf|ghp|xai|pk|rk)[-_][A-Za-z0-9]{16,}"
+    r"(?<![A-Za-z0-9])(?:sk-[\w*-]{8,}|AIza[\w-]{16,}|AQ\.[\w-]{20,}|ya29\.[\w.-]{8,}|(?:gsk|hf|ghp|xai|pk|rk)[-_][A-Za-z0-9]{16,}"
     r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{10,}\.[\w-]{10,}|(?:Bearer|Basic)\s+\S{8,})"
 )
 _OPAQUE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{20,}")
@@ -247,6 +276,14 @@ _OPAQUE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{20,}")
 def looks_like_key(text: str) -> bool:
     """Return whether a text contains something with the shape of a well-known kind of API key."""
     return _KEY_SHAPE.search(text) is not None
+
+
+_OPAQUE_WORD = re.compile(r"(?<![\w/+=-])(?=[\w+=-]*\d)(?=[\w+=-]*[A-Za-z])[\w+=-]{24,}(?![\w/])")
+
+
+def hide_key_shapes(text: str) -> str:
+    """Return a text of another program without what looks like a key or another long random word."""
+    return _OPAQUE_WORD.sub("(hidden)", _KEY_SHAPE.sub("(hidden)", text))
 
 
 def display(value: object) -> str:

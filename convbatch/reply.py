@@ -129,6 +129,8 @@ class Attempt(NamedTuple):
     """Whether the body contains the key's value and was left unchanged (short keys, auth "none")."""
     wire_note: str | None = None
     """What was odd about an answer that was read all the same; None if nothing was."""
+    renews_key: bool = False
+    """Whether the key was refused and the gateway's key command prints another one before the next attempt."""
 
 
 def billed_usage(cls: str, kind: str | None, usage: Usage) -> Usage:

@@ -29,7 +29,9 @@ _DATED = re.compile(rf"-(?:{_DATE}|0\d\d)")
 _DATED_PREVIEW = re.compile(rf"-(?:preview|exp)-{_DATE}")
 _QUANTISATION = re.compile(r"[-._](?:ud-)?(?:i?q\d\w*|b?f(?:p?\d+)\w*|mxfp\d\w*|int\d+)")
 
-_VENDOR = re.compile(r"(?:(?:us|eu|apac|jp|au|ca|global|us-gov)\.)?(?:ai21|amazon|anthropic|cohere|meta|mistral|openai)\.")
+_VENDOR = re.compile(
+    r"(?:(?:us|eu|apac|jp|au|ca|global|us-gov)\.)?(?:ai21|amazon|anthropic|cohere|meta|mistral|openai)\."
+)
 _REVISION = re.compile(r"-v\d+:\d+$")  # Bedrock: claude-3-5-sonnet-20241022-v2:0
 _ROUTE = re.compile(r":(?:free|nitro|floor|online|extended|exacto|latest|beta|default)$")
 _WEIGHTS = re.compile(r"(?:-\d{5}-of-\d{5})?\.(?:gguf|ggml|safetensors)$")

@@ -66,18 +66,21 @@ def _gateway_named(name: str, config: Config) -> Gateway:
 
 def _print_key(gateway: Gateway, credentials: Credentials, *, asked: bool) -> ExitCode:
     variables = " and ".join(variables_of(gateway))
+    command = credentials.key_command(gateway)
     try:
-        credentials.require_keys([gateway])
+        credentials.require_keys([gateway]) if asked else credentials.require_variables([gateway])
     except ConvbatchError as error:
         if not asked:
             missing = " and ".join(credentials.missing([gateway]))
             _print(f"{gateway.name}: {missing or variables} is not set")
             return ExitCode.OK
         for problem in error.problems:
-            _print(f"{gateway.name}: {problem.what}")
-            _print(f"  hint: {problem.hint}")
+            _print(f"{gateway.name}: {problem}")
         return ExitCode.SETUP
-    _print(f"{gateway.name}: " + (f"{variables} is set" if variables else "needs no key"))
+    parts = [f"{variables} is set"] if variables else []
+    if command is not None:
+        parts.append("key_command printed a key" if asked else "key_command is not run without -g")
+    _print(f"{gateway.name}: {', '.join(parts) or 'needs no key'}")
     return ExitCode.OK
 
 
@@ -139,7 +142,7 @@ async def _client(target: Target, credentials: Credentials) -> AsyncGenerator[Cl
     try:
         yield Client(
             target,
-            credentials.key(gateway),
+            credentials.key_command(gateway) or credentials.key(gateway),
             secret_headers=credentials.secret_headers(gateway),
             transport=transport,
             redactor=credentials.redactor(),

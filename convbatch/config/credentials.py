@@ -11,15 +11,18 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from convbatch.config.gateways import Gateway, SecretHeader
 from convbatch.errors import InputError, Place, Problem, SetupError, nearest
 from convbatch.redaction import SHORTEST_IN_BODY, Redactor, Secret, watch
+
+if TYPE_CHECKING:
+    from convbatch.config.key_command import KeyCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Credentials:
 
     env: Mapping[str, str] = field(repr=False)
     secrets: tuple[Secret, ...] = ()
+    commands: _KeyCommands = field(default_factory=lambda: _KeyCommands(), repr=False, compare=False)
 
     @classmethod
     def load(
@@ -53,15 +57,35 @@ class Credentials:
         """Return the same credentials with the secrets of further gateways, registered with the redactor."""
         secrets = tuple(dict.fromkeys((*self.secrets, *secrets_of(gateways, self.env))))
         watch(secrets)
-        return Credentials(self.env, secrets)
+        return Credentials(self.env, secrets, self.commands)
 
     def redactor(self) -> Redactor:
-        """Return a redactor of all secrets."""
-        return Redactor(self.secrets)
+        """Return a redactor of all secrets, also of the tokens that key commands will print."""
+        redactor = Redactor((*self.secrets, *self.commands.secrets))
+        self.commands.redactors.append(redactor)
+        return redactor
 
     def key(self, gateway: Gateway) -> str | None:
-        """Return the gateway's key; raises `SetupError` as `key_for` does."""
-        return key_for(gateway, self.env)
+        """Return the gateway's key, of its key command the current token.
+
+        Raises:
+            SetupError: As `key_for`, or the key command fails.
+        """
+        command = self.key_command(gateway)
+        return key_for(gateway, self.env) if command is None else command.token.value
+
+    def key_command(self, gateway: Gateway) -> KeyCommand | None:
+        """Return the command that prints the gateway's key, shared by gateways with the same one; None without one."""
+        from convbatch.config.key_command import KeyCommand
+
+        command = gateway.key_command
+        if command is None or gateway.auth == "none":
+            return None
+        if command not in self.commands.by_command:
+            self.commands.by_command[command] = KeyCommand(
+                command, self.env, origin=gateway.key_origin, on_token=self.commands.add_secret
+            )
+        return self.commands.by_command[command]
 
     def secret_headers(self, gateway: Gateway) -> dict[str, str]:
         """Return the gateway's secret headers with their values; raises `SetupError` as `secret_header_value` does."""
@@ -76,8 +100,18 @@ class Credentials:
         names = dict.fromkeys(name for gateway in gateways for name in variables_of(gateway))
         return tuple(name for name in names if not self.env.get(name, "").strip())
 
-    def require_keys(self, gateways: Iterable[Gateway], *, except_for: Collection[str] = ()) -> None:
-        """Check that every key and secret header is there; reports all missing or unusable ones at once.
+    def require_keys(self, gateways: Iterable[Gateway]) -> None:
+        """Check that every key and secret header is there, and run the key commands, last.
+
+        Raises:
+            SetupError: As `require_variables`; else as `key`, with one problem for each command.
+        """
+        gateways = tuple(gateways)
+        self.require_variables(gateways)
+        _report_all({str(one.key_command): functools.partial(self.key, one) for one in gateways if one.key_command})
+
+    def require_variables(self, gateways: Iterable[Gateway], *, except_for: Collection[str] = ()) -> None:
+        """Check that every variable has a usable value; reports all missing or unusable ones at once.
 
         Args:
             gateways: The gateways.
@@ -86,19 +120,40 @@ class Credentials:
         Raises:
             SetupError: As `key_for` and `secret_header_value`, with one problem for each variable.
         """
-        problems: dict[str, Problem] = {}
+        checks: dict[str, Callable[[], object]] = {}
         for gateway in gateways:
-            checks = {gateway.key_env or gateway.name: functools.partial(self.key, gateway)}
+            if gateway.key_command is None:
+                checks.setdefault(gateway.key_env or gateway.name, functools.partial(key_for, gateway, self.env))
             for name, header in gateway.secret_headers.items():
                 checks.setdefault(header.env, functools.partial(secret_header_value, name, header, self.env))
-            for variable, check in checks.items():
-                try:
-                    if variable not in except_for:
-                        check()
-                except SetupError as error:
-                    problems.setdefault(variable, error.problems[0])
-        if problems:
-            raise SetupError.of(tuple(problems.values()))
+        _report_all({name: check for name, check in checks.items() if name not in except_for})
+
+
+def _report_all(checks: Mapping[str, Callable[[], object]]) -> None:
+    """Run all checks and raise the problems of all that fail."""
+    problems: list[Problem] = []
+    for check in checks.values():
+        try:
+            check()
+        except SetupError as error:
+            problems.append(error.problems[0])
+    if problems:
+        raise SetupError.of(problems)
+
+
+@dataclass(slots=True)
+class _KeyCommands:
+    """The key commands in use, what they printed, and the redactors that must know it."""
+
+    by_command: dict[tuple[str, ...], KeyCommand] = field(default_factory=dict)
+    secrets: list[Secret] = field(default_factory=list)
+    redactors: list[Redactor] = field(default_factory=list)
+
+    def add_secret(self, secret: Secret) -> None:
+        self.secrets.append(secret)
+        watch([secret])
+        for redactor in self.redactors:
+            redactor.add(secret)
 
 
 def variables_of(gateway: Gateway) -> tuple[str, ...]:
@@ -198,7 +253,7 @@ def key_for(gateway: Gateway, env: Mapping[str, str]) -> str | None:
             found=origin,
             hint=_how_to_set(gateway.key_env, env),
         )
-    problem = _key_problem(value.strip())
+    problem = key_problem(value.strip())
     if problem is not None:
         what, hint = problem
         raise SetupError(f"the value of {gateway.key_env} {what}", found=origin, hint=hint)
@@ -243,7 +298,7 @@ def _how_to_set(name: str, env: Mapping[str, str]) -> str:
     return hint
 
 
-def _key_problem(value: str) -> tuple[str, str] | None:
+def key_problem(value: str) -> tuple[str, str] | None:
     """Return why a value cannot be a key and a hint, without the value itself; None if it can."""
     if re.match(r"(?i)bearer\s", value):
         return "starts with the word Bearer", 'set the bare key; auth = "bearer" adds the word'

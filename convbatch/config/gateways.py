@@ -76,6 +76,8 @@ class Gateway:
     auth: str = "bearer"
     """bearer | raw | x-goog-api-key | x-api-key | header:NAME | query:NAME | none."""
     key_env: str | None = None
+    key_command: tuple[str, ...] | None = None
+    """Program and arguments of a command that prints a short-lived key; in place of `key_env`."""
     headers: Mapping[str, str] = field(default_factory=dict)
     secret_headers: Mapping[str, SecretHeader] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
@@ -107,14 +109,15 @@ class Gateway:
     unset: tuple[str, ...] = ()
     """Names of settings that are never sent, whatever sets them."""
     key_origin: str | None = None
-    """Where `key_env` is set, for messages: a preset, or `file:line`."""
+    """Where `key_env` or `key_command` is set, for messages: a preset, or `file:line`."""
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Asked model → names under which the gateway may serve it (`served_model.py`)."""
 
     @property
     def key_name(self) -> str:
-        """What identifies the account: the key's variable, or those of the secret headers where there is no key."""
-        return self.key_env or " ".join(sorted({header.env for header in self.secret_headers.values()}))
+        """What identifies the account: the key's variable or command; else the variables of the secret headers."""
+        headers = sorted({header.env for header in self.secret_headers.values()})
+        return self.key_env or " ".join(self.key_command or headers)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -322,9 +325,10 @@ def build_gateway(
         merged.pop("system_role", None)
     if merged.get("auth") == "none":
         merged.pop("key_env", None)
+        merged.pop("key_command", None)
     limits = Limits(**{key: value for key, value in merged.items() if key in _LIMIT_FIELDS})
     own = {key: value for key, value in merged.items() if key in _GATEWAY_FIELDS}
-    origin = key_origin if own.get("key_env") else None
+    origin = key_origin if own.get("key_env") or own.get("key_command") else None
     return Gateway(name=name, limits=limits, settings=settings, key_origin=origin, **own)
 
 
@@ -424,6 +428,7 @@ def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
     """Return the JSON form of a gateway, by field name."""
     plain: dict[str, Any] = {f.name: getattr(gateway, f.name) for f in dataclasses.fields(Gateway)}
     plain["headers"] = dict(gateway.headers)
+    plain["key_command"] = None if gateway.key_command is None else list(gateway.key_command)
     plain["secret_headers"] = {name: dataclasses.asdict(header) for name, header in gateway.secret_headers.items()}
     plain["query"] = dict(gateway.query)
     plain["aliases"] = {asked: list(served) for asked, served in gateway.aliases.items()}
@@ -447,6 +452,7 @@ def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     settings = Settings.from_plain(values.pop("settings"))
     secret_headers: Mapping[str, Any] = values.pop("secret_headers", {})
     values["secret_headers"] = {name: SecretHeader(**header) for name, header in secret_headers.items()}
+    values["key_command"] = tuple(values.get("key_command") or ()) or None
     if values.get("price_multiplier") is not None:
         values["price_multiplier"] = Decimal(values["price_multiplier"])
     values["unset"] = tuple(values.get("unset", ()))

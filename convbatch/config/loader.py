@@ -188,7 +188,12 @@ class _Reader:
         for header, secret in own.get("secret_headers", {}).items():
             origin = str(self._place((*path, "secret_headers", header)))
             own["secret_headers"][header] = dataclasses.replace(secret, origin=origin)
+        if "key_command" in own:
+            own["key_command"] = self._from_here(own["key_command"])
         values = merge_tables({} if preset is None else preset.values, own)
+        for key, other in (("key_env", "key_command"), ("key_command", "key_env")):
+            if key in own and other not in own:
+                values.pop(other, None)  # of the preset
         if "base_url" in own and "list_prices" not in own:
             values.pop("list_prices", None)  # another address may bill other prices
         if not self._has_basics(name, values, table, preset):
@@ -209,9 +214,17 @@ class _Reader:
     def _key_origin(self, name: str, own: Mapping[str, Any], preset: GatewayTable | None) -> str | None:
         if self._is_preset:
             return f"the preset {name!r}"
-        if "key_env" in own or preset is None:
-            return str(self._place(("gateways", name, "key_env")))
+        if "key_env" in own or "key_command" in own or preset is None:
+            key = "key_command" if "key_command" in own else "key_env"
+            return str(self._place(("gateways", name, key)))
         return preset.key_origin
+
+    def _from_here(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a command with the path of its program absolute; relative paths start at the config file's folder."""
+        program, *arguments = command
+        if "/" in program:
+            program = str((self._path.parent / Path(program).expanduser()).absolute())
+        return (program, *arguments)
 
     def _has_basics(
         self, name: str, values: Mapping[str, Any], table: Mapping[str, Any], preset: GatewayTable | None

@@ -152,6 +152,16 @@ def _variable(key: str, value: Any) -> str:
     return value
 
 
+def _command(key: str, value: Any) -> tuple[str, ...]:
+    items = cast(list[Any], value) if isinstance(value, list) else []
+    example = f'write {key} = ["gcloud", "auth", "print-access-token"]'
+    if isinstance(value, str):
+        raise InvalidValue(f"{key} must be a list of a program and its arguments: no shell reads it", example)
+    if not items or not all(isinstance(item, str) and item.isprintable() for item in items) or not items[0].strip():
+        raise InvalidValue(f"{key} must be a list of a program and its arguments", example, found=value)
+    return tuple(cast(list[str], items))
+
+
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
 
 
@@ -415,6 +425,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
 GATEWAY_KEYS: Mapping[str, tuple[str, Validator]] = {
     **MODEL_KEYS,
     "key_env": ("key_env", _variable),
+    "key_command": ("key_command", _command),
     "headers": ("headers", _headers),
     "secret_headers": ("secret_headers", _secret_headers),
     "query": ("query", _texts),
@@ -478,9 +489,14 @@ def _rule_plain_http(
 
 def _rule_key(name: str, values: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, InvalidValue]]:
     gateway = build_gateway(name, values)
-    if gateway.auth == "none" and own.get("key_env"):
-        yield "key_env", InvalidValue('key_env with auth = "none": no key is sent', "remove one of the two")
-    if gateway.auth != "none" and gateway.key_env is None and not ("auth" in own and own.get("auth") is None):
+    for key in ("key_env", "key_command"):
+        if gateway.auth == "none" and own.get(key):
+            yield key, InvalidValue(f'{key} with auth = "none": no key is sent', "remove one of the two")
+    if own.get("key_env") and own.get("key_command"):
+        hint = "remove one of the two: the key is in a variable, or a command prints it"
+        yield "key_command", InvalidValue("key_env and key_command are both set", hint)
+    has_key = gateway.key_env is not None or gateway.key_command is not None
+    if gateway.auth != "none" and not has_key and not ("auth" in own and own.get("auth") is None):
         yield (
             "auth" if "auth" in own else "key_env",
             InvalidValue(

@@ -27,6 +27,7 @@ from convbatch._version import __version__
 from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.dialogue import Message, text_part
+from convbatch.config.key_command import KeyCommand, Token
 from convbatch.engine.retry import attempt_class
 from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
@@ -342,9 +343,9 @@ def _is_whole(outcome: Reply | Failure, status: int) -> bool:
     return isinstance(outcome, Reply) or (outcome.structured and outcome.kind != "stream_truncated" and status >= 400)
 
 
-_KeyedAddress = tuple[Mapping[str, str] | None, str, Mapping[str, str]]
-"""Headers from the protocol, and the URL and headers with the key that were derived from them."""
-_NO_KEYED_ADDRESS: _KeyedAddress = (None, "", {})
+_KeyedAddress = tuple[Mapping[str, str] | None, str | None, str, Mapping[str, str]]
+"""Headers from the protocol and the key, and the URL and headers that were derived from them."""
+_NO_KEYED_ADDRESS: _KeyedAddress = (None, None, "", {})
 
 
 class Client:
@@ -353,7 +354,7 @@ class Client:
     def __init__(
         self,
         target: Target,
-        key: str | None,
+        key: str | KeyCommand | None,
         *,
         secret_headers: Mapping[str, str] | None = None,
         transport: Transport,
@@ -365,7 +366,7 @@ class Client:
 
         Args:
             target: The target.
-            key: Its key; None if the gateway needs none.
+            key: Its key, or the command that prints it; None if the gateway needs none.
             secret_headers: Headers with further secrets, sent with each request.
             transport: Sends the requests.
             redactor: Removes keys from bodies and messages.
@@ -374,7 +375,8 @@ class Client:
         """
         self._target = target
         self._simulator_url = simulator_url
-        self._key = key
+        self._key = None if isinstance(key, KeyCommand) else key
+        self._key_command = key if isinstance(key, KeyCommand) else None
         self._secret_headers = secret_headers or {}
         self._transport = transport
         self._redactor = redactor
@@ -388,6 +390,20 @@ class Client:
         hello = Message(role="user", parts=(text_part("hello"),))
         url = self._protocol.build_request(Ask(model=self._target.model, messages=(hello,)), self._endpoint).url
         return Address(base_url=self._target.gateway.base_url, path=urlsplit(url).path)
+
+    @property
+    def needs_new_key(self) -> bool:
+        """Whether `renew_key` must be awaited before the next attempt."""
+        return self._key_command is not None and self._key_command.is_due
+
+    async def renew_key(self) -> None:
+        """Run the key command if its token was refused or is about to expire.
+
+        Raises:
+            SetupError: The command failed, hung, or printed no token.
+        """
+        if self._key_command is not None:
+            await self._key_command.renew_if_due()
 
     def read_again(self, status: int, body: bytes) -> Reply | Failure:
         """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""
@@ -419,7 +435,8 @@ class Client:
         started, begun = self._clock.wall(), self._clock.monotonic()
         request = self._protocol.build_models_request(self._endpoint)
         try:
-            response = await self._transport.send(self._sending(request, timeout_s))
+            key = self._key if self._key_command is None else self._key_command.token.value
+            response = await self._transport.send(self._sending(request, key, timeout_s))
         except NoResponse as gone:
             return self._attempt_without_response(gone, started, begun)
         if response.status == 200:
@@ -440,13 +457,25 @@ class Client:
             CannotCarry: The protocol cannot express the request.
         """
         request = self._protocol.build_request(ask, self._endpoint)
-        outgoing = self._sending(request, self._target.gateway.attempt_timeout_s)
+        token = None if self._key_command is None else self._key_command.token
+        key = self._key if token is None else token.value
+        outgoing = self._sending(request, key, self._target.gateway.attempt_timeout_s)
         started, begun = self._clock.wall(), self._clock.monotonic()
         try:
             response = await self._transport.send(outgoing)
         except NoResponse as gone:
             return self._attempt_without_response(gone, started, begun)
-        return self._attempt_with_answer(response, started, begun)
+        attempt = self._attempt_with_answer(response, started, begun)
+        return attempt if token is None else self._with_verdict_on(token, attempt)
+
+    def _with_verdict_on(self, token: Token, attempt: Attempt) -> Attempt:
+        """Tell the key command whether its token was accepted; a refused one may be replaced."""
+        assert self._key_command is not None
+        if isinstance(attempt.outcome, Reply):
+            self._key_command.accepted(token.number)
+        elif attempt.outcome.kind == "auth":
+            return attempt._replace(renews_key=self._key_command.refused(token.number))
+        return attempt
 
     def _without_keys(self, reply: Reply, body: bytes) -> tuple[Reply, bool]:
         """Redact texts that a stream delivered in pieces: a key may be visible only after they are joined."""
@@ -461,16 +490,16 @@ class Client:
                 texts[name] = clean.decode("utf-8", "surrogatepass")
         return reply._replace(**texts) if texts else reply, left
 
-    def _sending(self, request: WireRequest, timeout_s: float) -> OutgoingRequest:
-        # A target uses the same URL and the same headers object every time, so the result is cached.
-        asked_with, url, headers = self._keyed_addresses.get(request.url, _NO_KEYED_ADDRESS)
-        if asked_with is not request.headers:
-            url, headers = self._keyed_address(request)
-            self._keyed_addresses[request.url] = (request.headers, url, headers)
+    def _sending(self, request: WireRequest, key: str | None, timeout_s: float) -> OutgoingRequest:
+        # A target uses the same URL, the same headers object and mostly the same key, so the result is cached.
+        asked_with, keyed_with, url, headers = self._keyed_addresses.get(request.url, _NO_KEYED_ADDRESS)
+        if asked_with is not request.headers or keyed_with != key:
+            url, headers = self._keyed_address(request, key)
+            self._keyed_addresses[request.url] = (request.headers, key, url, headers)
         body = None if request.json is None else encode_json(request.json)
         return OutgoingRequest(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
 
-    def _keyed_address(self, request: WireRequest) -> tuple[str, Mapping[str, str]]:
+    def _keyed_address(self, request: WireRequest, key: str | None) -> tuple[str, Mapping[str, str]]:
         """Return the URL with its query, and the headers with the key."""
         gateway = self._target.gateway
         headers = {**_OWN_HEADERS, **request.headers, **gateway.headers, **self._secret_headers}
@@ -479,7 +508,7 @@ class Client:
             url = self._simulator_url + url.removeprefix(SIMULATOR_URL)
         if gateway.query:
             url = str(URL(url, encoded=True).extend_query(dict(gateway.query)))
-        url, headers = apply_auth(url, headers, gateway.auth, self._key)
+        url, headers = apply_auth(url, headers, gateway.auth, key)
         return url, CIMultiDict(headers)
 
     def _attempt_with_answer(

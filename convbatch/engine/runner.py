@@ -31,7 +31,7 @@ from convbatch.engine.retry import (
     next_step,
     signal,
 )
-from convbatch.errors import ConvbatchError, JournalError
+from convbatch.errors import ConvbatchError, JournalError, SetupError
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
 from convbatch.pricing import PriceTable
@@ -416,12 +416,10 @@ class Runner:
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
-            try:
-                permit = await worker.admit(_reserve(worker.target.gateway.limits, state, settings))
-            except BaseException:
-                _close(reservation)
-                raise
+            admitted = await self._admit(worker, size, _reserve(worker.target.gateway.limits, state, settings))
+            if admitted is None:
+                return None
+            reservation, permit = admitted
             try:
                 attempts += 1
                 ident = {**state.ident(number), "key": key, "attempt": attempts, "role": state.role}
@@ -450,6 +448,24 @@ class Runner:
             retry_state, backoff_s = step.retry_state, step.wait_s
             if not await self._wait(backoff_s):
                 return None
+
+    async def _admit(
+        self, worker: TargetWorker, size: Mapping[str, int], tokens: int
+    ) -> tuple[Reservation | None, Permit] | None:
+        """Reserve the cost of a request and wait for admission, with a valid key; None if there is no key."""
+        while not worker.client.needs_new_key or await self._renew_key(worker):
+            reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
+            try:
+                permit = await worker.admit(tokens)
+            except BaseException:
+                _close(reservation)
+                raise
+            if not worker.client.needs_new_key:
+                return reservation, permit
+            permit.refund(never_left=True)  # the key was refused or expired during the wait
+            _close(reservation)
+            worker.release(permit)
+        return None
 
     async def _send(
         self, worker: TargetWorker, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
@@ -489,6 +505,11 @@ class Runner:
         settings: Settings,
     ) -> SendAgain | GiveUp | SuspendTarget | None:
         """Decide how the turn continues, and update health, permit and limiter. None for a complete reply."""
+        if attempt.renews_key:
+            # A refusal of an old token says nothing about the account; nothing was paid.
+            permit.refund()
+            worker.limiter.report("answered", permit)
+            return SendAgain(wait_s=0.0, retry_state=retry_state)
         now = self._system.clock.monotonic()
         worker.health.note(
             attempt,
@@ -538,6 +559,17 @@ class Runner:
                 if other.limiter is worker.limiter:  # the same host, key and model under the name of another gateway
                     other.suspended = reason
             self._listener.note(f"{worker.target.name} is suspended: {reason}")
+
+    async def _renew_key(self, worker: TargetWorker) -> bool:
+        """Fetch a new key; if that fails, suspend the target and return False."""
+        try:
+            await worker.client.renew_key()
+        except SetupError as error:
+            problem = error.problems[0]
+            found = " ".join((problem.found or "no output on stderr").split())
+            self._suspend(worker, f"no key: {problem.what} ({found}): mend the command, then resume")
+            return False
+        return True
 
     async def _wait(self, seconds: float) -> bool:
         """Wait out a backoff; return False if the run was stopped during it."""

@@ -614,6 +614,7 @@ _GATEWAY: Mapping[str, _Kind] = {
     "api_version": _TEXT,
     "auth": _TEXT,
     "key_env": _TEXT,
+    "key_command": _TEXTS,
     "headers": _TEXT_MAP,
     "secret_headers": _SECRET_HEADERS,
     "query": _TEXT_MAP,

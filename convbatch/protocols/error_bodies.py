@@ -27,8 +27,20 @@ _BARE_KEYS = frozenset(
     {"message", "msg", "detail", "requestid", "traceid", "timestamp", "path", "hint", "documentationurl", "title"}
 )
 """Keys that may stand beside a lone message in a 200 that is an error."""
-_CONTENT_KEYS = ("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "refusal", "audio", "images", "parts")
-_SUCCESS = frozenset({"", "0", "200", "ok", "success", "succeed", "succeeded", "successful", "成功", "none", "null", "20000"})
+_CONTENT_KEYS = (
+    "content",
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+    "audio",
+    "images",
+    "parts",
+)
+_SUCCESS = frozenset(
+    {"", "0", "200", "ok", "success", "succeed", "succeeded", "successful", "成功", "none", "null", "20000"}
+)
 _FAILED = frozenset({"error", "errors", "fail", "failed", "failure"})
 
 

@@ -57,7 +57,9 @@ REFUSAL_CODES = _codes(
     " ContentPolicyViolationError guardrail_violation guardrail_intervened hooks_failed PROMPT_THREAT_DETECTED"
     " content_blocked content_moderation moderation_failed sensitive flagged",
 )
-REFUSAL_CODE_FORMS = re.compile(r"(?:input|output)(?:text|image|video|audio)?(?:sensitivecontentdetected|riskdetection)")
+REFUSAL_CODE_FORMS = re.compile(
+    r"(?:input|output)(?:text|image|video|audio)?(?:sensitivecontentdetected|riskdetection)"
+)
 """Volcengine Ark: the refused side and medium are part of the code."""
 
 REFUSAL_TEXT = _texts(
@@ -106,7 +108,9 @@ NOT_A_REFUSAL_TEXT = _texts(
     r"|频繁|余额|欠费|令牌|密钥",
 )  # fmt: skip
 PROMPT_SIDE_TEXT = _texts(r"\b(?:prompts?|inputs?|messages?|requests?|question)\b|输入|提问|提示词|请求|用户")
-OUTPUT_SIDE_TEXT = _texts(r"\b(?:outputs?|responses?|generated|generation|completion|answer|candidate)\b|输出|生成|回复|回答")
+OUTPUT_SIDE_TEXT = _texts(
+    r"\b(?:outputs?|responses?|generated|generation|completion|answer|candidate)\b|输出|生成|回复|回答"
+)
 ADVICE_TEXT = _texts(
     # what to do about it, which names the prompt whatever was refused; and the ids at the end
     r"(?:please|try|consider)\b.{0,60}(?:modify|rephras|chang|adjust|revis|edit|different|avoid|again|anew)[^.]*"

@@ -75,7 +75,9 @@ _BEFORE_MOMENT = re.compile(
     r"[^.;。；]{0,40}$",
     re.IGNORECASE,
 )
-_AFTER_MOMENT = re.compile(r"^\s?(?:时|点)?(?:之?后|以后)?.{0,6}(?:重置|恢复|刷新|解除|解封|再试|重试|更新)|^\s?(?:之?后|以后)")
+_AFTER_MOMENT = re.compile(
+    r"^\s?(?:时|点)?(?:之?后|以后)?.{0,6}(?:重置|恢复|刷新|解除|解封|再试|重试|更新)|^\s?(?:之?后|以后)"
+)
 _CHINESE_CHARACTER = re.compile("[\u4e00-\u9fff]")
 _BEIJING = timezone(timedelta(hours=8))
 _ASKED_SECONDS = ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds", "retry_after_s")
@@ -312,7 +314,9 @@ def _moment_s(found: re.Match[str], zone: tzinfo) -> float | None:
     if stated:
         zone = UTC if stated.upper() in ("Z", "UTC", "GMT") else _offset(stated)
     try:
-        when = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=zone)
+        when = datetime(
+            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=zone
+        )
         return when.timestamp()
     except (ValueError, OverflowError):
         return None

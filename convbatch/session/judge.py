@@ -24,6 +24,7 @@ from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.options import JudgeOptions
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import Role, SessionResult, SessionSpec
+from convbatch.session.trust import remember_commands
 
 if TYPE_CHECKING:
     from convbatch.engine.plan import Conversation
@@ -84,7 +85,9 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
         resumed=True,
         progress=options.progress,
     )
-    return _check_ready(spec)
+    spec = _check_ready(spec)
+    remember_commands([judge.gateway])
+    return spec
 
 
 def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSpec | None:

@@ -44,7 +44,7 @@ from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import SessionSpec
-from convbatch.session.trust import require_trusted_endpoints
+from convbatch.session.trust import remember_commands, require_trusted_endpoints
 
 if TYPE_CHECKING:
     from convbatch.dataset.selection import Selection
@@ -65,6 +65,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     """
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
+    remember_commands(target.gateway for target in checked.all_targets)
     with _dataset(options, checked) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
@@ -114,7 +115,7 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
     credentials = checked.credentials
     gateways = [target.gateway for target in checked.all_targets]
     missing = credentials.missing(gateways)
-    credentials.require_keys(gateways, except_for=missing)
+    credentials.require_variables(gateways, except_for=missing)  # key commands are not run
     for gateway in gateways:
         credentials.proxy(gateway)  # raises for an unusable proxy
     with _dataset(options, checked) as (copy, manifest, cap):

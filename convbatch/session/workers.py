@@ -92,7 +92,7 @@ async def build_workers(
             quiet = redactor.marking() if is_open else redactor
             client = Client(
                 target,
-                spec.credentials.key(target.gateway),
+                spec.credentials.key_command(target.gateway) or spec.credentials.key(target.gateway),
                 secret_headers=spec.credentials.secret_headers(target.gateway),
                 transport=transport,
                 redactor=quiet,

@@ -152,6 +152,15 @@ def test_a_user_defined_gateway_needs_protocol_and_base_url_and_gets_defaults() 
     assert "has no protocol and no base_url" in error_text('[gateways.lab]\nkey_env = "X"\n')
 
 
+def test_a_command_replaces_the_variable_of_a_preset_and_its_program_is_found_beside_the_config() -> None:
+    config = config_of('[gateways.google]\nkey_command = ["./token.sh", "./x"]\n', Path("configs/demo.toml"))
+    gateway = config.gateways["google"].for_model("m")
+    assert gateway.key_env is None
+    assert gateway.key_command == (str(Path("configs/token.sh").absolute()), "./x")
+    assert gateway.key_origin == "configs/demo.toml:2"
+    assert gateway_of('[gateways.google]\nkey_command = ["gcloud", "a"]\n', "google").key_command == ("gcloud", "a")
+
+
 def test_a_changed_protocol_drops_keys_of_the_old_one() -> None:
     text = '[gateways.dmxapi.models."claude*"]\nprotocol = "openai"\nbase_url = "https://www.dmxapi.cn/v1"\n'
     config = config_of(text)
@@ -278,6 +287,12 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("auth twice", '[gateways.google]\nheaders = { X-Goog-Api-Key = "" }\n', 2, "carries the key"),
     ("query twice", '[gateways.google]\nauth = "query:k"\nquery = { k = "v" }\n', 3, "query sets k"),
     ("key_env and none", '[gateways.google]\nauth = "none"\nkey_env = "K"\n', 3, 'key_env with auth = "none"'),
+    ("key_command and none", '[gateways.google]\nauth = "none"\nkey_command = ["a"]\n', 3, "key_command with auth"),
+    ("key_command and key_env", '[gateways.google]\nkey_env = "K"\nkey_command = ["a"]\n', 3, "are both set"),
+    ("key_command text", '[gateways.google]\nkey_command = "gcloud auth"\n', 2, "no shell reads it"),
+    ("key_command empty", "[gateways.google]\nkey_command = []\n", 2, "must be a list of a program and its arguments"),
+    ("key_command items", '[gateways.google]\nkey_command = ["a", 1]\n', 2, "must be a list of a program"),
+    ("key_command of a model", '[gateways.google.models."*"]\nkey_command = ["a"]\n', 2, "unknown key 'key_command'"),
     ("no key_env", '[gateways.x]\nprotocol = "openai"\nbase_url = "https://h/v1"\n', 1, "key_env is missing"),
     ("no scheme", '[gateways.google]\nbase_url = "example.com"\n', 2, "base_url is not a URL\n  found: 'example.com'"),
     ("no host", '[gateways.google]\nbase_url = "https://"\n', 2, "base_url is not a URL"),
@@ -410,6 +425,7 @@ SECRETS = [
     '[gateways.google]\nbase_url = "https://h/?key=short-hidden"\n',
     '[gateways.google]\nbase_url = "htps://h/?key=short-hidden"\n',
     f'[gateways.google]\nsecret_headers = {{ X-A = "{VALUE}" }}\n',
+    f'[gateways.google]\nkey_command = ["echo", "{VALUE}"]\n',
     '[gateways.google]\nsecret_headers = { X-Api-Key = "a1b2c3d4e5f6a7b8c9d0short" }\n',
     f'[gateways.google]\nsecret_headers = {{ X-A = {{ env = "K", prefix = "{VALUE} " }} }}\n',
     '[gateways.google]\nproxy = "http://user:short-hidden@proxy:3128"\n',
@@ -716,6 +732,7 @@ _GATEWAYS = st.builds(
     base_url=st.text(),
     api_version=st.none() | st.text(),
     key_env=st.none() | st.text(),
+    key_command=st.none() | st.lists(st.text(), min_size=1, max_size=3).map(tuple),
     headers=st.dictionaries(st.text(), st.text(), max_size=2),
     secret_headers=st.dictionaries(
         st.text(), st.builds(SecretHeader, env=st.text(), prefix=st.text(), origin=st.none() | st.text()), max_size=2
