@@ -52,6 +52,8 @@ def match_served(asked: str, served: str, aliases: Aliases = NO_ALIASES) -> Serv
         served: The name in the reply, e.g. `gpt-4o-2024-08-06`.
         aliases: The `aliases` of the gateway.
     """
+    if asked == served:
+        return "same"
     wanted, found = canonical_name(asked), canonical_name(served)
     if wanted == found:
         return "same"

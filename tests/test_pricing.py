@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.config.gateways import Config
-from convbatch.config.list_prices import price_table
+from convbatch.config.list_prices import price_table, served_price_table
 from convbatch.config.loader import read_config
 from convbatch.config.targets import resolve_targets
 from convbatch.errors import InputError
@@ -156,6 +156,40 @@ def test_the_cost_of_a_reply_equals_the_hand_computed_cost(
     model: str, usage: Usage, text: str, expected: Money | None
 ) -> None:
     assert cost(model, usage, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "served", "text", "expected"),
+    [
+        ("gemini-2.5-pro@google", "gemini-3.8-flash", "", "google/gemini-3.8-flash"),
+        ("gemini-2.5-pro@google", "models/gemini-3.8-flash", "", "google/gemini-3.8-flash"),
+        ("prod@openai", "gpt-4o-2024-08-06", "", "openai/gpt-4o"),
+        ("gemini-2.5-pro@dmxapi", "gemini-3.8-flash", BY_MULTIPLIER, "google/gemini-3.8-flash"),
+        ("gpt-4o@openai", "gpt-4o-2024-08-06", "", None),  # the same price
+        ("gemini-2.5-pro@google", "gemini-nothing-like-it", "", None),
+        ("gemini-2.5-pro@google", "x" * 10_000, "", None),
+        ("gemini-2.5-pro@dmxapi", "gemini-3.8-flash", "", None),  # a reseller without a multiplier
+        ("gemini-2.5-pro@dmxapi", "gemini-3.8-flash", BY_TABLE, None),  # its own price
+        ("gemini-2.5-pro-thinking-512@dmxapi", "gemini-2.5-pro", BY_MULTIPLIER, None),
+    ],
+)
+def test_the_list_price_of_the_model_that_answered_applies_where_it_differs(
+    model: str, served: str, text: str, expected: str | None
+) -> None:
+    read = config(text)
+    (target,) = resolve_targets([model], [], read)
+    table = served_price_table(target, priced(model, text), served, TODAY)
+    assert (None if table is None else table.source.split(", ")[1]) == expected
+    assert table is None or table.source.endswith(", as served")
+
+
+def test_prices_that_name_a_model_exactly_apply_to_its_replies() -> None:
+    read = config(
+        '[prices.dmxapi."*"]\ninput = 1\noutput = 1\n[prices.dmxapi.b]\ninput = 2\noutput = 2\n'
+        '[prices.dmxapi.c]\ninput = 3\noutput = 3\ncurrency = "USD"\n'
+    )
+    (target,) = resolve_targets(["a@dmxapi"], [], read)
+    assert list(read.served_prices_of(target, price_table(target, read, TODAY))) == ["b"]
 
 
 @given(

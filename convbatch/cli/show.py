@@ -235,6 +235,7 @@ def _notes(total: TargetSummary) -> Iterator[str]:
     ]
     if any(notes):
         yield f"{total.target}: " + ", ".join(filter(None, notes))
+    yield from total.served_notes
 
 
 def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:

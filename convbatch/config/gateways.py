@@ -257,6 +257,20 @@ class Config:
         rows = [row for row in self.prices if row.gateway == target.gateway.name and matches(row.glob, target.model)]
         return None if not rows else max(reversed(rows), key=lambda row: len(row.glob)).table
 
+    def served_prices_of(self, target: Target, asked: PriceTable | None) -> dict[str, PriceTable | None]:
+        """Return the `[prices]` of this gateway that name a model exactly, for replies served by it instead.
+
+        Only those in the currency of the asked model's prices: a target has one currency.
+        """
+        return {
+            row.glob: row.table
+            for row in self.prices
+            if row.gateway == target.gateway.name
+            and row.glob != target.model
+            and not set(row.glob) & set("*?[")
+            and (asked is None or asked.currency == row.table.currency)
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
@@ -376,7 +390,9 @@ def max_in_flight(limits: Limits, requested: int | None) -> int:
 # --- run.json ---------------------------------------------------------------------------------------------------------
 
 
-def target_to_manifest(target: Target, prices: PriceTable | None = None) -> ManifestTarget:
+def target_to_manifest(
+    target: Target, prices: PriceTable | None = None, served_prices: Mapping[str, PriceTable | None] | None = None
+) -> ManifestTarget:
     """Return a target as `run.json` keeps it: all but keys; with its prices, so that its costs stay the same."""
     return ManifestTarget(
         name=target.name,
@@ -384,6 +400,7 @@ def target_to_manifest(target: Target, prices: PriceTable | None = None) -> Mani
         simulated=target.simulated,
         gateway=ManifestGateway.from_json(gateway_to_plain(target.gateway)),
         prices=prices,
+        served_prices=served_prices or {},
     )
 
 

@@ -6,6 +6,7 @@ price keys has no price: a wrong price is worse than none. Computing costs is `p
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
 from convbatch.pricing import Period, PriceTable, TokenPrice
 
 LIST_CURRENCY = "USD"
+_LIST = "genai-prices"
+_LONGEST_NAME = 200
 # Names of routers for a model with other generation settings at another price, which the list does not have.
 _RESELLERS_SUFFIX = re.compile(r"-(?:no)?thinking(?:-\d+)?$|-(?:minimal|low|medium|high|xhigh)$")
 _TIER_KEYS = ("service_tier", "serviceTier")
@@ -45,6 +48,38 @@ def price_table(
     own = config.prices_of(target)
     if own is not None:
         return own
+    return _billed_list_price(target, today, command_line)
+
+
+def served_price_table(
+    target: Target, asked: PriceTable | None, served: str, today: datetime.date, command_line: Settings = NO_SETTINGS
+) -> PriceTable | None:
+    """Return the list prices of the model that answered, where they apply and differ from those of the asked one.
+
+    Args:
+        target: The asked model and its gateway.
+        asked: Its prices; `[prices]` apply whatever model answers.
+        served: The model name in the reply.
+        today: As for `price_table`.
+        command_line: As for `price_table`.
+
+    Returns:
+        None where the prices of the asked model apply.
+    """
+    is_own = asked is not None and not asked.source.startswith(_LIST)
+    if served == target.model or is_own or len(served) > _LONGEST_NAME or _RESELLERS_SUFFIX.search(target.model):
+        return None
+    for name in dict.fromkeys((served, served.rpartition("/")[2])):
+        listed = _billed_list_price(dataclasses.replace(target, model=name), today, command_line)
+        if listed is not None and asked is not None and listed.periods == asked.periods:
+            return None
+        if listed is not None:
+            return dataclasses.replace(listed, source=f"{listed.source}, as served")
+    return None
+
+
+def _billed_list_price(target: Target, today: datetime.date, command_line: Settings) -> PriceTable | None:
+    """Return what the gateway bills by the provider's list; None if it does not, or the model is not in the list."""
     gateway = target.gateway
     tier = _tier_of(effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset))
     if gateway.price_multiplier is not None:
@@ -77,7 +112,7 @@ def list_price(target: Target, today: datetime.date, tier: str | None = None) ->
         periods = _periods(model, tier)
         if periods is None:
             return None
-        source = f"genai-prices {version('genai-prices')}, {provider.id}/{model.id}, {today}"
+        source = f"{_LIST} {version('genai-prices')}, {provider.id}/{model.id}, {today}"
         return PriceTable(currency=LIST_CURRENCY, source=source, periods=periods)
     return None
 

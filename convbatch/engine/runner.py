@@ -133,10 +133,18 @@ class BudgetShare:
         worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
         return await self.budget.reserve(worst * self.factor)
 
-    def settle(self, reservation: Reservation, attempt: Attempt) -> None:
-        """Settle the cost of the attempt: zero if it was certainly not paid, the worst case if that is unknown."""
+    def settle(self, reservation: Reservation, attempt: Attempt, as_served: PriceTable | None = None) -> None:
+        """Settle the cost of the attempt: zero if it was certainly not paid, the worst case if that is unknown.
+
+        Args:
+            reservation: The worst case, at the prices of the asked model.
+            attempt: The call.
+            as_served: Prices of the model that answered, in the same currency; None = those of the asked one.
+        """
         kind = attempt.outcome.kind if isinstance(attempt.outcome, Failure) else None
-        cost = self.prices.cost(billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at)
+        cost = (as_served or self.prices).cost(
+            billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at
+        )
         if cost is None and attempt.cls in ("refused", "not_sent", "final"):
             cost = Decimal(0)
         reservation.settle(None if cost is None else cost * self.factor)
@@ -156,9 +164,16 @@ class TargetWorker:
     """Set only if targets share a rate limiter: keeps one of them from taking all places."""
     budget_share: BudgetShare | None = None
     """Set only if the run has a budget."""
+    find_prices: Callable[[str], PriceTable | None] = lambda served: None
+    """Prices of a reply by the model name in it; None = those of the asked model."""
     suspended: str | None = None
     """Reason of the suspension."""
     counts: Counter[Status] = field(default_factory=Counter)
+
+    def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
+        """Return the prices of the model that answered; None if those of the asked model apply."""
+        served = outcome.model_version if isinstance(outcome, Reply) else None
+        return self.find_prices(served) if served else None
 
     async def admit(self, tokens: int) -> Permit:
         """Wait for admission; raises `LimiterClosed`."""
@@ -354,6 +369,7 @@ class Runner:
                 "class": "replied",
                 **{field: stored[field] for field in _READ_AGAIN_FIELDS if field in stored},
                 "reply": reply_to_plain(reply),
+                **_price_fields(worker.prices_as_served(reply)),
                 **_body_fields(body),
                 "wire_note": "; ".join(filter(None, (note, "read again from the journal"))),
                 "read_again": True,
@@ -426,11 +442,13 @@ class Runner:
                 if reservation is not None:
                     reservation.is_sent = True
                 attempt = await self._send(worker, ask, ident, size, permit)
+                prices = worker.prices_as_served(attempt.outcome)
                 if worker.budget_share is not None and reservation is not None:
-                    worker.budget_share.settle(reservation, attempt)
+                    worker.budget_share.settle(reservation, attempt, prices)
                 step = self._decide(worker, state, attempt, permit, retry_state, settings)
                 end = _terminal(attempt, step)
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
+                records[0] |= _price_fields(prices)
                 if end is not None:
                     records.append(self._turn_record(state, number, key, end))
                 # The place in flight is released only after the reply is durable.
@@ -689,8 +707,12 @@ class _ConversationState:
 
 
 _ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", "ttft_s", "key_in_body")
-_REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note")
+_REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
 _READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
+
+
+def _price_fields(prices: PriceTable | None) -> dict[str, Any]:
+    return {} if prices is None else {"prices": prices.to_plain()}
 
 
 def _close(reservation: Reservation | None) -> None:

@@ -93,6 +93,8 @@ class ManifestTarget:
     gateway: ManifestGateway
     prices: PriceTable | None = None
     """None where no price was known."""
+    served_prices: Mapping[str, PriceTable | None] = field(default_factory=dict[str, PriceTable | None])
+    """Prices of replies that name this model instead of the asked one; before those in the journal."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """Keys of another version."""
 
@@ -111,6 +113,10 @@ class ManifestTarget:
             simulated=fields.required("simulated", _FLAG),
             gateway=fields.nested("gateway", ManifestGateway.from_json),
             prices=None if prices is None else PriceTable.from_plain(prices),
+            served_prices={
+                name: PriceTable.from_plain(table)
+                for name, table in fields.optional("served_prices", _PRICES_BY_NAME, {}).items()
+            },
             other=fields.rest(),
         )
 
@@ -122,8 +128,13 @@ class ManifestTarget:
             "simulated": self.simulated,
             "gateway": self.gateway.to_json(),
             "prices": None if self.prices is None else self.prices.to_plain(),
+            **self._served_prices_to_json(),
             **self.other,
         }
+
+    def _served_prices_to_json(self) -> dict[str, Any]:
+        plain = {name: table.to_plain() for name, table in self.served_prices.items() if table is not None}
+        return {"served_prices": plain} if plain else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -604,6 +615,10 @@ _REPEATS = _Kind(
     f"a whole number from 1 to {MAX_REPEATS}", lambda value: _is_whole(value) and 1 <= value <= MAX_REPEATS
 )
 _PRICES = _Kind("a price table", is_price_table)
+_PRICES_BY_NAME = _Kind(
+    "an object of price tables",
+    lambda value: isinstance(value, dict) and all(map(is_price_table, value.values())),
+)
 _RATES = _Kind("an object of exchange rates", is_exchange_rates)
 _RATE_LIMITS = _Kind(
     "a list of {count, window_s}", lambda value: isinstance(value, list) and all(map(_is_rate_limit, value))

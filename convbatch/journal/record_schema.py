@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from convbatch.pricing import is_price_table
 from convbatch.reply import PRICED_PARTS, USAGE_COUNTS, Status
 
 Predicate = Callable[[Any], bool]
@@ -141,6 +142,7 @@ _FIELDS: Mapping[str, Predicate] = {
     "reply": _is_reply,
     "error": _is_failure,
     "parked": _is_suspended,
+    "prices": is_price_table,
     "accepted_gaps": _are_gaps,
 }
 _HEAD = ("seq", "kind", "at")

@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convbatch.errors import SetupError, did_you_mean
+from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
-from convbatch.pricing import CURRENCY, ExchangeRates, Money
+from convbatch.pricing import CURRENCY, ExchangeRates, Money, PriceTable
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
 from convbatch.reporting.section import Section
@@ -28,8 +29,9 @@ from convbatch.reporting.usage_log import reconcile
 from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, GroupTotals
 from convbatch.results.columns import STATUSES, TURNS, Column, Row
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
-from convbatch.results.parquet import Rows
+from convbatch.results.parquet import Rows, read_rows
 from convbatch.results.run import Run, load
+from convbatch.results.served import served_counts, served_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +92,16 @@ ERRORS: tuple[Column, ...] = (
     Column("example", "string", "the first message, cut to 160 characters; null without one", is_long=True),
 )
 """Columns after `run` and the keys."""
+
+SERVED: tuple[Column, ...] = (
+    Column("target", "string", "`model@gateway`"),
+    Column("asked", "string", "the requested model"),
+    Column("served", "string", "the model name in the replies; null without one"),
+    Column("replies", "Int64", "complete replies, reused ones too"),
+    Column("share", "Float64", "of the target's replies"),
+    Column("served_as_asked", "boolean", "is it the requested model, its dated form or an alias? null without a name"),
+)
+"""Columns after `run`: which models answered."""
 
 GROWTH: tuple[Column, ...] = (
     Column("target", "string", "`model@gateway`"),
@@ -164,11 +176,40 @@ def sections(
         Section(key="totals", title="Total", frame=_totals(data)),
         Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(data, keys)),
         Section(key="errors", title="Errors", frame=_errors(data, keys)),
+        *_served(data),
         Section(key="growth", title="Input tokens by turn", frame=_growth(data)),
         *_judges(reported_runs),
         *([] if audited is None else [audited]),
         *billed,
     ]
+
+
+def _served(data: _ReportData) -> Iterator[Section]:
+    """Yield the section on who answered, if any reply names its model otherwise than the request did."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    differs = False
+    for reported in data.runs:
+        for target in reported.run.manifest.targets:
+            counts = served_counts(target, data.targets[reported.label, target.name].served)
+            total = sum(count.replies for count in counts)
+            differs = differs or any(count.served not in (None, target.model) for count in counts)
+            notes += [f"{reported.label}: {note}" for note in served_notes(target, counts)]
+            rows += [
+                (
+                    reported.label,
+                    target.name,
+                    target.model,
+                    count.served,
+                    count.replies,
+                    count.replies / total,
+                    count.as_asked,
+                )
+                for count in counts
+            ]
+    if differs:
+        frame = Rows(columns=[_RUN, *SERVED], rows=iter(rows)).frame()
+        yield Section(key="served", title="Who answered", frame=frame, notes=tuple(notes))
 
 
 def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
@@ -290,15 +331,35 @@ def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
 
     A run keeps the prices of its day; this is for runs whose prices were missing or wrong.
     """
-    from convbatch.config.list_prices import price_table
+    from convbatch.config.list_prices import price_table, served_price_table
 
     today = datetime.datetime.now(datetime.UTC).date()
     manifest = run.manifest
-    prices = {
-        target.name: price_table(_with_current_billing(target, config), config, today, manifest.settings)
-        for target in (*manifest.targets, *manifest.judges)
-    }
-    return run.at_prices(prices), config.exchange_rates
+    names = _served_names(run)
+    prices: dict[str, PriceTable | None] = {}
+    served: dict[str, dict[str, PriceTable | None]] = {}
+    for recorded in (*manifest.targets, *manifest.judges):
+        target = _with_current_billing(recorded, config)
+        asked = prices[recorded.name] = price_table(target, config, today, manifest.settings)
+        exact = config.served_prices_of(target, asked)
+        served[recorded.name] = exact | {
+            name: served_price_table(target, asked, name, today, manifest.settings) or asked
+            for name in names[recorded.name] - exact.keys()
+        }
+    return run.at_prices(prices, served), config.exchange_rates
+
+
+def _served_names(run: Run) -> Mapping[str, set[str]]:
+    """Return the model names in the replies of every target and judge."""
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for target, served in read_rows(run.turns_path, ("target", "model_version")):
+        names[target].update([served] if served else [])
+    if run.manifest.judges:
+        with Archive(run.folder) as archive:
+            for judge_call in archive.all_judge_calls():
+                replies = (outcome.get("reply", {}) for outcome in judge_call.history.outcomes)
+                names[judge_call.judge].update(reply["model_version"] for reply in replies if "model_version" in reply)
+    return names
 
 
 _BILLING = ("currency", "list_prices", "price_multiplier")

@@ -46,6 +46,7 @@ class CountedTurn(NamedTuple):
     possibly_paid_bound: float | None
     attempts: int
     possibly_paid: int
+    model_version: str | None
     latency_s: float | None
     started_at: datetime | None
     error_kind: str | None
@@ -155,6 +156,7 @@ class GroupTotals:
         money: By kind of cost, then by currency; `spent` = `cost` + `failed_cost`.
         waits: Seconds, by column name; absent without a finished attempt.
         finish: Replies by finish reason, ours and the gateway's own.
+        served: Replies, reused ones too, by the model name in them; None without one.
         errors: By error kind.
         passes: Conversations with checks by whether they passed; None = undecided.
         latencies: Of replies this run received.
@@ -166,6 +168,7 @@ class GroupTotals:
         self.money: defaultdict[str, dict[str, Decimal]] = defaultdict(dict)
         self.waits: dict[str, float] = {}
         self.finish: defaultdict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
+        self.served: Counter[str | None] = Counter()
         self.errors: defaultdict[str, _ErrorGroup] = defaultdict(_ErrorGroup)
         self.passes: Counter[bool | None] = Counter()
         self.latencies = latencies or Latencies()
@@ -199,6 +202,7 @@ class GroupTotals:
         if turn.finish_reason is not None:
             whose = "reused" if turn.reused_from is not None else "replies"
             self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += 1
+            self.served[turn.model_version] += 1
         if turn.error_kind is not None:
             self._add_end(turn, kept)
         if attempts is None:

@@ -109,6 +109,7 @@ TURNS: tuple[Column, ...] = (
         "null without one, or without a limit", lambda t: t.costs.possibly_paid_bound),
     Column("model_version", "string", "the model name in the reply; null without one",
         lambda t: t.reply.get("model_version")),
+    Column("served_as_asked", "boolean", "is it the requested model, its dated form or an alias? null without a name"),
     Column("response_id", "string", "of the reply; null when there was none", lambda t: t.reply.get("response_id")),
     Column("request_id", "string", "of the last attempt; null when there was none", lambda t: t.last.get("request_id")),
     Column("http_status", "Int64", "of the last attempt; null when no response came",

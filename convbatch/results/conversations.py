@@ -18,7 +18,6 @@ from convbatch.errors import Place, SetupError
 from convbatch.journal.index import Archive, JudgeCall, Transcript, TurnHistory
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.run_folder import RunFolder, shell_quote
-from convbatch.pricing import PriceTable
 from convbatch.results.verdicts import ConversationResult
 
 
@@ -38,7 +37,7 @@ class StoredConversation(NamedTuple):
     """One dialogue at one target, repeat k, as a run folder holds it."""
 
     dialogue: Dialogue
-    prices: PriceTable | None
+    target: ManifestTarget
     id: ConversationId
     turns: Mapping[int, TurnHistory]
     """By turn number; those without a record are absent."""
@@ -68,14 +67,14 @@ def stored_conversations(folder: RunFolder, manifest: Manifest, archive: Archive
                     repeat=repeat,
                     turns=asked,
                     history=manifest.history,
-                    prices=target.prices,
+                    recorded=target,
                     rates=manifest.rates,
                     judge_calls={
                         (one.turn, one.question): one for one in judge_calls if judge and one.judge == judge.name
                     },
                 )
                 key = ConversationId(run, dialogue.id, index, name, target.model, gateway, repeat)
-                yield StoredConversation(dialogue, target.prices, key, turns, asked, tuple(judge_calls), result)
+                yield StoredConversation(dialogue, target, key, turns, asked, tuple(judge_calls), result)
 
 
 def judges_by_name(manifest: Manifest, archive: Archive) -> dict[str, ManifestTarget]:

@@ -11,13 +11,45 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from convbatch.journal.index import TurnHistory
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
+from convbatch.served_model import match_served
 
 
-def attempt_cost(prices: PriceTable | None, outcome: Mapping[str, Any] | None) -> Decimal | None:
+def prices_of(target: ManifestTarget, outcome: Mapping[str, Any]) -> PriceTable | None:
+    """Return the prices of an attempt: of the model that served its reply where they are known, else of the asked one.
+
+    The session that received the reply looked them up and stored them in its record, so they do not change later.
+    """
+    served = _served_name(outcome)
+    if served is not None and served in target.served_prices:
+        return target.served_prices[served]
+    return PriceTable.from_plain(outcome["prices"]) if "prices" in outcome else target.prices
+
+
+def price_source(target: ManifestTarget, outcome: Mapping[str, Any]) -> str | None:
+    """Return the source of an attempt's prices; names the served model if another one was priced, None if unpriced."""
+    prices, served = prices_of(target, outcome), _served_name(outcome)
+    if prices is None:
+        return None
+    source = prices.source_at(outcome["started_at"])
+    if prices is not target.prices or not served:
+        return source
+    is_known = match_served(target.model, served, target.gateway.aliases) in ("same", "dated", "alias")
+    return source if is_known else f"{source}; served by {served}, priced as {target.model}"
+
+
+def _served_name(outcome: Mapping[str, Any]) -> str | None:
+    return outcome.get("reply", {}).get("model_version")
+
+
+def attempt_cost(target: ManifestTarget | None, outcome: Mapping[str, Any] | None) -> Decimal | None:
     """Return the cost of an attempt by the usage it reported, complete or not; None when it is unknown."""
-    if prices is None or outcome is None or outcome.get("started_at") is None:
+    if target is None or outcome is None or outcome.get("started_at") is None:
+        return None
+    prices = prices_of(target, outcome)
+    if prices is None:
         return None
     error = outcome.get("error", {})
     usage = outcome.get("reply", error).get("usage")
@@ -46,12 +78,13 @@ class AttemptSpending(NamedTuple):
     """Upper bound where the cost is unknown; None when there is no bound either."""
 
 
-def paid_attempts(past: TurnHistory, prices: PriceTable | None) -> Iterator[AttemptSpending]:
-    """Yield every attempt that this run paid or may have paid."""
+def paid_attempts(past: TurnHistory, target: ManifestTarget | None) -> Iterator[AttemptSpending]:
+    """Yield every attempt that this run paid or may have paid; without a target, no cost is known."""
+    prices = None if target is None else target.prices
     for outcome in past.outcomes:
         if outcome["attempt"] == 0:
             continue  # reused from another run
-        cost = attempt_cost(prices, outcome)
+        cost = attempt_cost(target, outcome)
         if cost is not None:
             yield AttemptSpending(cost)
         elif outcome["class"] == "replied" or outcome["class"] in POSSIBLY_PAID:

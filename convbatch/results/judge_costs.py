@@ -14,7 +14,7 @@ from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import Money
 from convbatch.results.columns import Column
 from convbatch.results.conversations import judges_by_name
-from convbatch.results.costs import paid_attempts
+from convbatch.results.costs import paid_attempts, prices_of
 from convbatch.results.run import Run
 
 JUDGES: tuple[Column, ...] = (
@@ -73,7 +73,7 @@ def judge_totals(run: Run) -> list[JudgeTotal]:
 class _JudgeSums:
     def __init__(self, judge: ManifestTarget) -> None:
         self._judge = judge
-        self._prices = judge.prices
+        self._currency = None if judge.prices is None else judge.prices.currency
         self._questions = self._answered = self._attempts = self._possibly_paid = 0
         self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
         self._cost: Decimal | None = None
@@ -85,10 +85,13 @@ class _JudgeSums:
         self._attempts += history.attempts
         self._possibly_paid += history.possibly_paid
         for outcome in history.outcomes:
+            served = prices_of(self._judge, outcome)
+            if self._currency is None and served is not None:
+                self._currency = served.currency
             for name, count in outcome.get("reply", {}).get("usage", {}).items():
                 if name in self._tokens:
                     self._tokens[name] = (self._tokens[name] or 0) + count
-        for one in paid_attempts(history, self._prices):
+        for one in paid_attempts(history, self._judge):
             if one.cost is not None:
                 self._cost = (self._cost or Decimal(0)) + one.cost
             else:
@@ -105,6 +108,6 @@ class _JudgeSums:
             input_tokens=self._tokens["input_tokens"],
             output_tokens=self._tokens["output_tokens"],
             cost=self._cost,
-            at_most=self._at_most if self._prices is not None else None,
-            currency=None if self._prices is None else self._prices.currency,
+            at_most=self._at_most if self._judge.prices is not None else None,
+            currency=self._currency,
         )

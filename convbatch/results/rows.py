@@ -18,9 +18,8 @@ import orjson
 
 from convbatch.checks.builtin import CheckRunner
 from convbatch.journal.index import Archive, TurnHistory
-from convbatch.journal.manifest import Manifest
+from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.run_folder import RunFolder
-from convbatch.pricing import PriceTable
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 from convbatch.results.conversations import (
     ConversationId,
@@ -29,8 +28,9 @@ from convbatch.results.conversations import (
     judges_by_name,
     stored_conversations,
 )
-from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent
+from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent, price_source, prices_of
 from convbatch.results.verdicts import CheckOutcome, VerdictTotals, dialogue_pass, evaluate_checks, sum_verdicts
+from convbatch.served_model import served_as_asked
 
 N = TypeVar("N", int, float, Decimal)
 WORST_FIRST = ("pending", "error", "blocked", "empty", "skipped", "ok")
@@ -67,6 +67,8 @@ class AskedTurn(NamedTuple):
     usage: Mapping[str, Any]
     last: Mapping[str, Any]
     """Record of the reply, or of the last finished attempt; empty without one."""
+    served_as_asked: bool | None
+    """None where the reply names no model."""
     costs: TurnCosts
     error: TurnError
     verdicts: VerdictTotals
@@ -170,7 +172,10 @@ def _asked_turns(stored: StoredConversation, outcomes: Iterable[CheckOutcome]) -
             reply=reply,
             usage=reply.get("usage", {}),
             last=past.kept or (mine[-1] if mine else {}),
-            costs=_turn_costs(stored.prices, past),
+            served_as_asked=served_as_asked(
+                stored.target.model, reply.get("model_version"), stored.target.gateway.aliases
+            ),
+            costs=_turn_costs(stored.target, past),
             error=_turn_error(past, reply),
             verdicts=sum_verdicts(
                 (outcome.verdict.passed, outcome.verdict.score, outcome.check.weight)
@@ -179,13 +184,14 @@ def _asked_turns(stored: StoredConversation, outcomes: Iterable[CheckOutcome]) -
         )
 
 
-def _turn_costs(prices: PriceTable | None, past: TurnHistory) -> TurnCosts:
+def _turn_costs(target: ManifestTarget, past: TurnHistory) -> TurnCosts:
     """Sum up exactly; a float carries 15 digits of a decimal there and back (`pricing.exact`)."""
+    prices = target.prices if past.kept is None else prices_of(target, past.kept) or target.prices
     if prices is None:
         return TurnCosts()
-    cost = attempt_cost(prices, past.kept)
-    source = None if cost is None or past.kept is None else prices.source_at(past.kept["started_at"])
-    others = [_attempt_cost(record, past, prices) for record in _attempt_records(past) if record is not past.kept]
+    cost = attempt_cost(target, past.kept)
+    source = None if cost is None or past.kept is None else price_source(target, past.kept)
+    others = [_attempt_cost(record, past, target) for record in _attempt_records(past) if record is not past.kept]
     failed = sum_known(other.cost for other in others)
     bounds = [other.bound for other in others if other.is_possibly_paid and other.cost is None]
     bound = (sum_known(bounds) or Decimal(0)) if past.possibly_paid and None not in bounds else None
@@ -198,15 +204,15 @@ def _turn_costs(prices: PriceTable | None, past: TurnHistory) -> TurnCosts:
     )
 
 
-def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, prices: PriceTable | None) -> AttemptCost:
+def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, target: ManifestTarget) -> AttemptCost:
     if attempt["kind"] == "intent":
         possibly_paid = past.in_flight_from is None or attempt["seq"] < past.in_flight_from
     else:
         possibly_paid = attempt["class"] in POSSIBLY_PAID
-    cost = attempt_cost(prices, attempt)
-    bound = (
-        attempt_cost_bound(prices, find_intent(past, attempt["attempt"])) if possibly_paid and cost is None else None
-    )
+    cost = attempt_cost(target, attempt)
+    bound = None
+    if possibly_paid and cost is None:
+        bound = attempt_cost_bound(target.prices, find_intent(past, attempt["attempt"]))
     return AttemptCost(possibly_paid, cost, bound)
 
 
@@ -236,12 +242,12 @@ def attempts(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterato
     for stored in stored_conversations(folder, manifest, archive):
         for number, past in stored.turns.items():
             for record in _attempt_records(past):
-                yield _attempt(stored.id, number, record, past, stored.prices)
+                yield _attempt(stored.id, number, record, past, stored.target)
         for judge_call in stored.judge_calls:
             judge = judges[judge_call.judge]
             judge_id = stored.id._replace(target=judge.name, model=judge.model, gateway=gateway_of(judge))
             for record in _attempt_records(judge_call.history):
-                made = _attempt(judge_id, judge_call.turn, record, judge_call.history, judge.prices)
+                made = _attempt(judge_id, judge_call.turn, record, judge_call.history, judge)
                 yield made._replace(judged=judge_call.target)
 
 
@@ -250,12 +256,13 @@ def _attempt(
     turn: int | None,
     record: Mapping[str, Any],
     past: TurnHistory,
-    prices: PriceTable | None,
+    target: ManifestTarget,
 ) -> AttemptRecord:
     reply: Mapping[str, Any] = record.get("reply", {})
     failure: Mapping[str, Any] = record.get("error", {})
     usage = Usage(**(reply or failure).get("usage", {}))
-    costs = _attempt_cost(record, past, prices)
+    costs = _attempt_cost(record, past, target)
+    prices = prices_of(target, record) or target.prices
     return AttemptRecord(
         id=conversation,
         turn=turn,

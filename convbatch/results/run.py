@@ -19,6 +19,7 @@ import orjson
 
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import RunFolder, find_run
 from convbatch.pricing import PriceTable
 from convbatch.results.cache import (
@@ -177,13 +178,24 @@ class Run:
 
         return Rows(columns=ATTEMPTS, rows=rows())
 
-    def at_prices(self, prices: Mapping[str, PriceTable | None]) -> Run:
-        """Return the same run with its costs at other prices, by target name; its folder does not change."""
+    def at_prices(
+        self, prices: Mapping[str, PriceTable | None], served: Mapping[str, Mapping[str, PriceTable | None]]
+    ) -> Run:
+        """Return the same run with its costs at other prices; its folder does not change.
+
+        Args:
+            prices: By target name.
+            served: By target name and the model name in a reply, before those in the journal.
+        """
         other = Run(self.folder)
+
+        def priced(one: ManifestTarget) -> ManifestTarget:
+            return replace(one, prices=prices[one.name], served_prices=served[one.name])
+
         other.manifest = replace(
             self.manifest,
-            targets=tuple(replace(target, prices=prices[target.name]) for target in self.manifest.targets),
-            judges=tuple(replace(judge, prices=prices[judge.name]) for judge in self.manifest.judges),
+            targets=tuple(map(priced, self.manifest.targets)),
+            judges=tuple(map(priced, self.manifest.judges)),
         )
         other._is_repriced = True
         return other

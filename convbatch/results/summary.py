@@ -11,6 +11,7 @@ from convbatch.journal.manifest import ManifestTarget
 from convbatch.results.aggregate import CountedTurn, GroupTotals, LatencySteps
 from convbatch.results.cache import read_conversations
 from convbatch.results.columns import STATUSES
+from convbatch.results.served import served_counts, served_notes
 from convbatch.results.verdicts import dialogue_pass
 
 _COUNTS = ("turns", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused", "unpriced")
@@ -57,6 +58,8 @@ class TargetSummary:
     passed: int
     undecided: int
     """Conversations with checks that neither passed nor failed yet."""
+    served_notes: tuple[str, ...] = ()
+    """Which other models answered, with counts."""
 
 
 def summarise(turns: Path, targets: Sequence[ManifestTarget]) -> list[TargetSummary]:
@@ -92,4 +95,5 @@ def _summary(target: ManifestTarget, totals: GroupTotals) -> TargetSummary:
         judged=totals.passes[True] + totals.passes[False],
         passed=totals.passes[True],
         undecided=totals.passes[None],
+        served_notes=tuple(served_notes(target, served_counts(target, totals.served))),
     )

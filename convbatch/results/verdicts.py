@@ -27,8 +27,9 @@ from convbatch.checks.builtin import (
 from convbatch.checks.safe_regex import CheckError
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.journal.index import JudgeCall, TurnHistory
-from convbatch.pricing import ExchangeRates, Money, PriceTable
-from convbatch.results.costs import attempt_cost
+from convbatch.journal.manifest import ManifestTarget
+from convbatch.pricing import ExchangeRates, Money
+from convbatch.results.costs import attempt_cost, prices_of
 
 T = TypeVar("T", int, float, Decimal)
 JUDGED = ("ok", "blocked", "empty")
@@ -44,7 +45,8 @@ class ConversationResult(NamedTuple):
     turns: Mapping[int, TurnHistory]
     """Every asked turn, in order."""
     history: HistoryMode
-    prices: PriceTable | None
+    recorded: ManifestTarget
+    """The target's entry in `run.json`, for its prices."""
     rates: ExchangeRates
     judge_calls: Mapping[tuple[int | None, str], JudgeCall]
     """Calls to the current judge, by turn (None: the whole dialogue) and digest of the question."""
@@ -207,7 +209,8 @@ def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int |
     last = result.dialogue.turns[numbers[-1] - 1]
     status = result.turns[numbers[-1]].status
     assert status is not None
-    amount = _total(attempt_cost(result.prices, record) for record in kept)
+    amount = _total(attempt_cost(result.recorded, record) for record in kept)
+    prices = prices_of(result.recorded, kept[-1])
     return CheckInput(
         dialogue=result.dialogue,
         target=result.target,
@@ -225,7 +228,7 @@ def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int |
         ),
         output_tokens=_total(reply["usage"].get("output_tokens") for reply in replies),
         latency_s=_total(record.get("latency_s") for record in kept),
-        cost=None if amount is None or result.prices is None else Money(amount=amount, currency=result.prices.currency),
+        cost=None if amount is None or prices is None else Money(amount=amount, currency=prices.currency),
         rates=result.rates,
     )
 

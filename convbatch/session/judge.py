@@ -46,7 +46,8 @@ def judge_to_manifest(judge: Target, config: Config, day: datetime) -> ManifestT
     """Return a judge's entry in `run.json`, with its prices."""
     from convbatch.config.list_prices import price_table
 
-    return target_to_manifest(judge, price_table(judge, config, day.date(), NO_SETTINGS))
+    prices = price_table(judge, config, day.date(), NO_SETTINGS)
+    return target_to_manifest(judge, prices, config.served_prices_of(judge, prices))
 
 
 def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> SessionSpec:
@@ -67,7 +68,9 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
     others = {other.name: other for other in manifest.judges}
     former = others.pop(judge.name, None)
     if former is not None and former.prices is not None:
-        entry = replace(entry, prices=former.prices)  # the cost of earlier calls does not change; `report -c` reprices
+        entry = replace(
+            entry, prices=former.prices, served_prices=former.served_prices
+        )  # the cost of earlier calls does not change; `report -c` reprices
     max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
     manifest = replace(
         manifest,

@@ -464,6 +464,7 @@ def _priced(
 ) -> tuple[ManifestTarget, ...]:
     from convbatch.config.list_prices import price_table
 
+    found = ((target, price_table(target, config, started.date(), command_line)) for target in targets)
     return tuple(
-        target_to_manifest(target, price_table(target, config, started.date(), command_line)) for target in targets
+        target_to_manifest(target, prices, config.served_prices_of(target, prices)) for target, prices in found
     )

@@ -159,7 +159,7 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
         if prices is None and target is not None and target.simulated:
             continue
         factor = None if prices is None else _exchange_factor(spec, prices, budget)
-        for attempt in paid_attempts(history, prices):
+        for attempt in paid_attempts(history, target):
             cost = attempt.bound if attempt.cost is None else attempt.cost
             if cost is None or factor is None:
                 unbounded += 1

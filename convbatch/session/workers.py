@@ -7,8 +7,10 @@ Targets that share a quota owner share a rate limiter and a connection pool. How
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from convbatch.engine.limiter import RateLimiter
     from convbatch.engine.runner import TargetWorker
     from convbatch.journal.index import Archive
+    from convbatch.pricing import PriceTable
     from convbatch.session.progress import Progress
     from convbatch.session.spec import SessionSpec
     from convbatch.system import System
@@ -105,9 +108,26 @@ async def build_workers(
                 limiter=limiter,
                 health=TargetHealth(answered=_has_answered(past, target), address=client.address()),
                 places=places,
+                find_prices=_prices_as_served(spec, target, system),
                 own_places=asyncio.Semaphore(places) if len(targets) > 1 else None,
             )
     return [workers[target.name] for target in spec.targets]
+
+
+def _prices_as_served(spec: SessionSpec, target: Target, system: System) -> Callable[[str], PriceTable | None]:
+    """Return a function that looks up the prices of the model that a reply names, if they are not the target's."""
+    recorded = next(one for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
+
+    @functools.lru_cache(maxsize=256)
+    def look_up(served: str) -> PriceTable | None:
+        from convbatch.config.list_prices import served_price_table
+
+        if served in recorded.served_prices:
+            return recorded.served_prices[served]
+        today = datetime.fromtimestamp(system.clock.wall(), UTC).date()
+        return served_price_table(target, recorded.prices, served, today, spec.rules.command_line)
+
+    return look_up
 
 
 def _has_answered(past: Archive | None, target: Target) -> bool:

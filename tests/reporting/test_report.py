@@ -23,7 +23,18 @@ from convbatch.errors import InputError, SetupError
 from convbatch.pricing import Period, PriceTable, TokenPrice
 from convbatch.reply import NO_USAGE, Failure, Usage
 from convbatch.reporting import render
-from convbatch.reporting.report import ERRORS, FINISH_REASONS, GROWTH, KEYS, USAGE, grouping, report, reprice, sections
+from convbatch.reporting.report import (
+    ERRORS,
+    FINISH_REASONS,
+    GROWTH,
+    KEYS,
+    SERVED,
+    USAGE,
+    grouping,
+    report,
+    reprice,
+    sections,
+)
 from convbatch.results.judge_costs import JUDGES
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript
@@ -76,7 +87,7 @@ def made(tmp_path: Path) -> MadeRun:
 def _plain() -> dict[str, Any]:
     from convbatch.reply import reply_to_plain
 
-    return reply_to_plain(SEED_REPLY)
+    return reply_to_plain(SEED_REPLY._replace(model_version="qwen-plus"))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -435,7 +446,7 @@ def test_simulated_targets_are_marked(tmp_path: Path) -> None:
 
 def test_the_page_names_every_column() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    assert listed == [(*column[:3],) for column in (*USAGE, *FINISH_REASONS, *ERRORS, *GROWTH, *JUDGES)]
+    assert listed == [(*column[:3],) for column in (*USAGE, *FINISH_REASONS, *ERRORS, *SERVED, *GROWTH, *JUDGES)]
 
 
 # A real run

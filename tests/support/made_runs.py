@@ -18,6 +18,7 @@ from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.pricing import ExchangeRates, PriceTable
 from convbatch.reply import Failure, Reply, Usage, failure_to_plain, reply_to_plain, status_of
+from convbatch.results.run import Run, load
 from convbatch.system import System
 
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
@@ -79,7 +80,9 @@ class MadeRun:
         self.records.append({"kind": "turn", **ident, "status": status, **more})
 
     def replied(self, ident: Record, reply: Reply = SEED_REPLY, attempt: int = 1, **more: Any) -> None:
-        """Add the records of an answered call, as the runner writes them."""
+        """Add the records of an answered call, as the runner writes them; the asked model answers by default."""
+        if reply.model_version == SEED_REPLY.model_version:
+            reply = reply._replace(model_version=ident["target"].rpartition("@")[0])
         self.intent(ident, attempt)
         self.outcome(ident, attempt, cls="replied", http_status=200, reply=reply_to_plain(reply), **more)
         self.turn(ident, status_of(reply))
@@ -111,6 +114,15 @@ class MadeRun:
             planned=PlannedRows(rows=rows * len(self.targets), per_target=rows),
             checks=self.checks,
         )
+
+
+def run_served_by(folder: Path, target: str, *served: str | None, length: int = 10) -> Run:
+    """Make a run of one-turn dialogues, one for each model that answered."""
+    made = MadeRun(folder, [dialogue(f"d{n}", "x") for n in range(len(served))], targets=(target,))
+    for index, name in enumerate(served):
+        usage = Usage(input_tokens=9, output_tokens=length + index, source="reported")
+        made.replied(made.ident(index, 1), SEED_REPLY._replace(model_version=name, usage=usage))
+    return load(made.write().path)
 
 
 def manifest_of(*targets: str, **changes: Any) -> Manifest:
