@@ -393,7 +393,11 @@ def compare(
     ] = None,
     strict: Annotated[bool, typer_option("--strict", help="Fail on a regression within the margin as well.")] = False,
     allow_mismatch: Annotated[
-        bool, typer_option("--allow-mismatch", help="Compare even if dialogues, history or checks differ.")
+        bool,
+        typer_option(
+            "--allow-mismatch",
+            help="Compare even if dialogues, history or checks differ, or one model served both sides.",
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from convbatch.comparison import stats
-from convbatch.comparison.inputs import ComparisonInputs, Reasons, load_inputs
+from convbatch.comparison.inputs import NO_SERVED_MODELS, ComparisonInputs, Reasons, ServedModels, load_inputs
 from convbatch.comparison.metrics import (
     METRICS,
     PASS_METRICS,
@@ -186,6 +186,14 @@ class Comparison:
     flips: Sequence[Flip]
     unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: Sequence[str] = ()
+    served: ServedModels = NO_SERVED_MODELS
+    """Which models answered."""
+    allow_mismatch: bool = False
+
+    @property
+    def is_void(self) -> bool:
+        """Whether nothing is concluded because one model served both sides under two names."""
+        return self.served.one_model is not None and not self.allow_mismatch
 
     @property
     def exit_code(self) -> ExitCode:
@@ -241,7 +249,7 @@ def compare(
         alpha: Significance level of the gate.
         strict: A regression within the margin fails too.
         fail_on: Which verdicts `exit_code` counts as failed: None = regression 1, inconclusive 3.
-        allow_mismatch: Compare although dialogues, history or checks differ.
+        allow_mismatch: Compare although dialogues, history or checks differ, or one model served both sides.
 
     Returns:
         The verdict and the frames behind it.
@@ -309,6 +317,8 @@ def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Compar
     else:
         again = {name: result for name in results if (result := _measure(name, pairs.whole, rules, primary))}
         judged = _judge(again, primary, rules, pairs)
+    if matched.served.one_model is not None and not matched.allow_mismatch:
+        judged = [replace(one, verdict="inconclusive") for one in judged]
     return Comparison(
         base=matched.names[0],
         candidate=matched.names[1],
@@ -321,6 +331,8 @@ def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Compar
         flips=sorted(_flips(pairs, matched.reasons), key=lambda flip: flip.change != "harmful"),
         unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in results},
         notes=(*matched.notes, *_notes(pairs, judged)),
+        served=matched.served,
+        allow_mismatch=matched.allow_mismatch,
     )
 
 

@@ -6,9 +6,10 @@ dialogues, history mode and checks. Settings may differ, because they are often 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
@@ -21,6 +22,8 @@ from convbatch.results.columns import CONVERSATIONS
 from convbatch.results.conversations import dialogues_with_checks
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import RESULTS, Run, load
+from convbatch.results.served import served_counts, served_notes
+from convbatch.served_model import canonical_name
 
 if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
@@ -31,6 +34,61 @@ MAX_EXAMPLES = 3
 
 Reasons: TypeAlias = Mapping[tuple[str, str, int, int | None], str]
 """(dialogue, target, repeat, turn) → reasons of its failed checks; turn None = the dialogue's own checks."""
+
+
+class AnsweredBy(NamedTuple):
+    """Replies of one side by the model that was asked and the one that answered."""
+
+    asked: str
+    served: str | None
+    """None: the replies name no model."""
+    replies: int
+    as_asked: bool | None
+    """None as `served`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModels:
+    """Which models answered on each side."""
+
+    base: Sequence[AnsweredBy] = ()
+    candidate: Sequence[AnsweredBy] = ()
+
+    @property
+    def one_model(self) -> str | None:
+        """The one model that gave every reply of both sides, although they asked for two; None otherwise."""
+        shared = self._shared
+        is_all = all(canonical_name(one.served or "") in shared for one in (*self.base, *self.candidate))
+        return self._first_name(shared) if is_all and len(shared) == 1 and self._asked_differs else None
+
+    @property
+    def partly_one_model(self) -> str | None:
+        """A model that gave some replies of both sides, although they asked for two."""
+        return self._first_name(self._shared) if self._asked_differs and self.one_model is None else None
+
+    def count(self, side: Sequence[AnsweredBy], model: str) -> tuple[int, int]:
+        """Return how many replies of a side are of this model, and how many there are."""
+        name = canonical_name(model)
+        of_model = sum(one.replies for one in side if one.served and canonical_name(one.served) == name)
+        return of_model, sum(one.replies for one in side)
+
+    @property
+    def _asked_differs(self) -> bool:
+        base, candidate = ({canonical_name(one.asked) for one in side} for side in (self.base, self.candidate))
+        return base.isdisjoint(candidate)
+
+    @property
+    def _shared(self) -> set[str]:
+        base, candidate = (
+            {canonical_name(one.served) for one in side if one.served} for side in (self.base, self.candidate)
+        )
+        return base & candidate
+
+    def _first_name(self, names: set[str]) -> str | None:
+        return next((one.served for one in self.base if one.served and canonical_name(one.served) in names), None)
+
+
+NO_SERVED_MODELS = ServedModels()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +102,8 @@ class ComparisonInputs:
     notes: Sequence[str]
     """Differences of the sides that do not prevent the comparison."""
     reasons: tuple[Reasons, Reasons]
+    served: ServedModels = NO_SERVED_MODELS
+    allow_mismatch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +143,21 @@ def load_inputs(base: Any, candidate: Any, *, allow_mismatch: bool) -> Compariso
             "these runs cannot be compared: " + "; ".join(differences),
             hint="compare runs of the same dataset and history, or use --allow-mismatch to compare what they share",
         )
+    answered = _answered_by(first), _answered_by(second)
+    served = ServedModels(base=answered[0].counts, candidate=answered[1].counts)
+    notes = (
+        *(f"allowed: {one}" for one in differences),
+        *_served_notes(served, answered, allow_mismatch=allow_mismatch),
+        *_other_differences(first, second),
+    )
     return ComparisonInputs(
         names=(first.name, second.name),
         sides=(_side(first), _side(second)),
         history=(first.run.manifest.history, second.run.manifest.history),
-        notes=(*(f"allowed: {one}" for one in differences), *_other_differences(first, second)),
+        notes=notes,
         reasons=(_reasons(first), _reasons(second)),
+        served=served,
+        allow_mismatch=allow_mismatch,
     )
 
 
@@ -208,6 +277,46 @@ def _digest(value: Any) -> int:
 
 def _list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_EXAMPLES]) + (", …" if len(names) > MAX_EXAMPLES else "")
+
+
+# --- who answered ----------------------------------------------------------------------------------------------------
+
+
+class _Answered(NamedTuple):
+    counts: tuple[AnsweredBy, ...]
+    notes: tuple[str, ...]
+    """On replies of models that were not asked."""
+
+
+def _answered_by(chosen: _SelectedRun) -> _Answered:
+    names = ("target", "finish_reason", "model_version")
+    replies: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
+    for target, finish_reason, served in read_rows(chosen.run.turns_path, names):
+        if finish_reason is not None and target in chosen.targets:
+            replies[target][served] += 1
+    recorded = [one for one in chosen.run.manifest.targets if one.name in replies]
+    counted = [(one, served_counts(one, replies[one.name])) for one in recorded]
+    return _Answered(
+        tuple(AnsweredBy(one.model, n.served, n.replies, n.as_asked) for one, counts in counted for n in counts),
+        tuple(note for one, counts in counted for note in served_notes(one, counts)),
+    )
+
+
+def _served_notes(
+    served: ServedModels, answered: tuple[_Answered, _Answered], *, allow_mismatch: bool
+) -> Iterator[str]:
+    if served.one_model is not None:
+        what = f"both sides were served by one model, {served.one_model}, under two names"
+        yield f"allowed: {what}" if allow_mismatch else f"{what}: nothing is concluded (--allow-mismatch compares them)"
+    elif served.partly_one_model is not None:
+        model = served.partly_one_model
+        base, candidate = (
+            f"{count:,} of {total:,} replies"
+            for count, total in (served.count(side, model) for side in (served.base, served.candidate))
+        )
+        yield f"one model, {model}, served {base} of the base and {candidate} of the candidate"
+    for side, one in zip(("base", "candidate"), answered, strict=True):
+        yield from (f"{side}: {note}" for note in one.notes)
 
 
 # --- what may differ -------------------------------------------------------------------------------------------------

@@ -116,6 +116,11 @@ def to_value(comparison: Comparison) -> dict[str, Any]:
         "first_divergence": [{"turn": turn, "dialogues": n} for turn, n in comparison.divergence().items()]
         if pairs.is_live
         else None,
+        "served": {
+            "base": [one._asdict() for one in comparison.served.base],
+            "candidate": [one._asdict() for one in comparison.served.candidate],
+            "one_model": comparison.served.one_model,
+        },
         "summary": sentence(comparison),
         "notes": list(comparison.notes),
     }
@@ -200,7 +205,7 @@ def sentence(comparison: Comparison) -> str:
 
 def _lost(comparison: Comparison) -> str:
     """Return why nothing is concluded although there are numbers; else an empty text."""
-    if comparison.pairs.lost <= MAX_LOST and not comparison.judged[0].is_open:
+    if comparison.pairs.lost <= MAX_LOST and not comparison.judged[0].is_open and not comparison.is_void:
         return ""
     return next(note for note in comparison.notes if "nothing is concluded" in note)
 
