@@ -473,4 +473,5 @@ def gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     if values.get("price_multiplier") is not None:
         values["price_multiplier"] = Decimal(values["price_multiplier"])
     values["unset"] = tuple(values.get("unset", ()))
+    values["aliases"] = {asked: tuple(served) for asked, served in values.get("aliases", {}).items()}
     return Gateway(limits=Limits(**limits), settings=settings, **values)

@@ -180,6 +180,14 @@ def test_a_path_does_not_outlive_another_protocol_or_base_url() -> None:
     assert (changed.path, changed.seed_field) == (None, None)
 
 
+def test_aliases_of_model_tables_add_to_those_of_the_gateway() -> None:
+    text = 'aliases = { a = "b", c = ["d", "e*"] }\n[gateways.lab.models."prod*"]\naliases = { prod = "f", a = "g" }\n'
+    config = config_of(OWN + text)
+    lab = config.gateways["lab"]
+    assert lab.for_model("m").aliases == {"a": ("b",), "c": ("d", "e*")}
+    assert lab.for_model("prod").aliases == {"a": ("g",), "c": ("d", "e*"), "prod": ("f",)}
+
+
 GLOBS = """
 [gateways.google]
 rpm = 100
@@ -342,6 +350,10 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("secret twice", '[gateways.google]\nheaders = { a = "1" }\nsecret_headers = { A = "K" }\n', 3,
      "is in headers and in secret_headers"),
     ("secret is the key", '[gateways.google]\nsecret_headers = { X-Goog-Api-Key = "K" }\n', 2, "carries the key"),
+    ("no aliases", '[gateways.google]\naliases = "m"\n', 2, "aliases must be a table of model names"),
+    ("alias", '[gateways.google.models."*"]\naliases = { prod = ["m", 3] }\n', 2, "must be a model name or a list"),
+    ("no served name", "[gateways.google]\naliases = { prod = [] }\n", 2, "aliases.'prod' must be a model name"),
+    ("aliases at the run", '[run]\naliases = { a = "b" }\n', 2, "unknown key 'aliases'"),
     ("gateway name", '[gateways."a@b"]\nprotocol = "openai"\n', 1, "cannot be a gateway's name"),
     ("models no list", '[run]\nmodels = "m@google"\n', 2, "models must be a list"),
     ("history", '[run]\nhistory = "liv"\n', 2, "unknown history 'liv'\n  hint: did you mean 'live'"),
@@ -756,6 +768,7 @@ _GATEWAYS = st.builds(
     thinking_tags=st.sampled_from([None, "<think>", "[THINK] [/THINK]"]),
     unset=st.lists(st.sampled_from(SETTING_NAMES), max_size=2).map(tuple),
     key_origin=st.none() | st.text(),
+    aliases=st.dictionaries(st.text(), st.lists(st.text(), min_size=1, max_size=2).map(tuple), max_size=2),
 )
 
 
