@@ -1,6 +1,6 @@
 """convbatch: replay scripted dialogues against language models, and compare the replies.
 
-    run = convbatch.run("dialogues.jsonl", models=["gemini-2.5-flash@google"])
+    run = convbatch.run("dialogues.jsonl", models=["gemini-3.5-flash-lite@google"])
     run.turns                      # a pandas frame, one row per turn
     run.wide("reply")              # the targets side by side
 

@@ -182,7 +182,7 @@ def _root(
 def run_command(options: RunOptions) -> ExitCode:
     """Replay dialogues, turn by turn, against one or more models.
 
-    Example: convbatch run datasets/quickstart.jsonl -m gemini-2.5-flash -g google -g dmxapi --rpm 60
+    Example: convbatch run datasets/quickstart.jsonl -m gemini-3.5-flash-lite -g google -g dmxapi --rpm 60
     """
     if options.dry_run:
         from convbatch.cli.dry_run import print_dry_run
