@@ -212,6 +212,14 @@ class JudgeCall:
     history: TurnHistory
 
 
+def _connect(database: str) -> sqlite3.Connection:
+    db = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    db.execute("PRAGMA journal_mode = OFF")
+    db.execute("PRAGMA synchronous = OFF")
+    return db
+
+
 class Archive:
     """Snapshot of a run folder's journal at the time of opening; a writer may be active meanwhile.
 
@@ -239,13 +247,12 @@ class Archive:
         self.has_judge_calls = False
         """Whether a judge was ever asked."""
         in_use = self.folder.is_in_use()
-        scan = JournalScan(self.folder.segments())
         self._files: list[int] = []
         # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db = _connect("")
         try:
             with self.folder.reading_journal():
-                self._index(scan)
+                scan = self._index()
                 self._files.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in scan.segments)
         except BaseException:
             self.close()
@@ -375,15 +382,25 @@ class Archive:
         segment, start, length = row
         return read_record(os.pread(self._files[segment], length, start))
 
-    def _index(self, scan: JournalScan) -> None:
-        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
+    def _index(self) -> JournalScan:
+        """Index the journal; in memory if the temporary file cannot be written, because /tmp is often small."""
+        try:
+            return self._fill()
+        except sqlite3.OperationalError:
+            self._db.close()
+            self.stops.clear()
+            self._db = _connect(":memory:")
+            self._db.execute("PRAGMA temp_store = MEMORY")
+            return self._fill()
+
+    def _fill(self) -> JournalScan:
+        scan = JournalScan(self.folder.segments())
         self._db.execute(_TABLE)
         self._db.execute("BEGIN")
         self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(scan))
         self._db.execute("COMMIT")
         self._db.execute(_BY_CONVERSATION)
+        return scan
 
     def _rows(self, scan: JournalScan) -> Iterator[_Row]:
         for line in scan.lines():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +23,7 @@ _VERSION = b"convbatch.contract"
 DAMAGED_PLACES = b"convbatch.damaged_places"
 SUSPENDED = b"convbatch.parked"
 _CHECKS = b"convbatch.checks"
+_SHARED_MEMORY = Path("/dev/shm")
 _CONVERSATION_KEY = ("dialogue_index", "target", "repeat")
 
 
@@ -90,12 +91,26 @@ def turns_file(folder: RunFolder) -> Generator[Path]:
 
 @contextmanager
 def scratch_file(folder: RunFolder, manifest: Manifest) -> Generator[Path]:
-    """Write both tables into a temporary directory; yield the path of the `turns.parquet`."""
-    with tempfile.TemporaryDirectory(prefix="convbatch-") as scratch:
-        path = Path(scratch, folder.turns.name)
-        with path.open("wb") as file, verdicts_beside(path).open("wb") as verdicts:
-            _write(folder, manifest, file, verdicts)
+    """Write both tables into a temporary directory; yield the path of the `turns.parquet`.
+
+    If that directory has no space either, as on a machine with one disk, shared memory is used where there is any.
+    """
+    with ExitStack() as stack:
+        try:
+            path = _write_into(stack, None, folder, manifest)
+        except OSError:
+            if not _SHARED_MEMORY.is_dir():
+                raise
+            path = _write_into(stack, _SHARED_MEMORY, folder, manifest)
         yield path
+
+
+def _write_into(stack: ExitStack, parent: Path | None, folder: RunFolder, manifest: Manifest) -> Path:
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="convbatch-", dir=parent))
+    path = Path(scratch, folder.turns.name)
+    with path.open("wb") as file, verdicts_beside(path).open("wb") as verdicts:
+        _write(folder, manifest, file, verdicts)
+    return path
 
 
 def verdicts_beside(turns: Path) -> Path:

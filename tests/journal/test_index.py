@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import tracemalloc
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -375,3 +377,27 @@ def test_reading_keeps_one_conversation_in_memory_at_a_time(folder: RunFolder) -
     finally:
         tracemalloc.stop()
     assert peak < 2 * 2**20 < size, os.fspath(folder.path)
+
+
+@pytest.fixture
+def no_temporary_files() -> Generator[None]:
+    """Make every write to a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def large_journal(folder: RunFolder) -> RunFolder:
+    """A journal whose index is larger than the cache of SQLite."""
+    lines = [encode_line(seq, 1.0, replied(index=seq)) for seq in range(40_000)]
+    (folder.journal / "000001.jsonl").write_bytes(b"".join(lines))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large_journal", "no_temporary_files")
+def test_a_full_disk_for_temporary_files_does_not_prevent_reading(folder: RunFolder) -> None:
+    with Archive(folder) as archive:
+        assert archive.transcript(39_999, "zulu@g", 1).turns[1].status == "ok"
