@@ -58,7 +58,7 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
     if manifest.judges_needed:
         judge = manifest.options.judge
         lines.append(
-            f"  {manifest.judges_needed} of them are an llm_rubric"
+            f"  {manifest.judges_needed} of them {be_verb(manifest.judges_needed)} an llm_rubric"
             + (", and get no verdict without a --judge" if judge is None else f", for the judge {judge}")
         )
     lines += [f"  {note}" for note in missing_checks(manifest.python_checks)]

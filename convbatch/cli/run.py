@@ -20,7 +20,7 @@ from convbatch.errors import ConvbatchError, JournalError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.results.quality_gate import evaluate_gate
-from convbatch.session.judge import judge_not_asked, prepare_judging_after
+from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
 from convbatch.session.options import ResumeOptions, RunOptions
 from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import run_session
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 REASONS_SHOWN = 3
 BUGS_SHOWN = 3
-REBUILT = "the journal is complete: the next command that reads the run rebuilds the table"
+REBUILT = "the next command that reads the run rebuilds the table from its journal"
 _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 
@@ -82,9 +82,11 @@ def _finish(spec: SessionSpec) -> ExitCode:
         code, remaining = _closing_table(spec)
     # The table counts better than the session: a session that stopped early has not seen every finished row, and does
     # not notice when another program shortens the journal.
-    remaining = remaining or Remaining(result.open_turns, 0)
+    if remaining is None:
+        remaining = Remaining(result.open_turns, unjudged=judge_result is None and wants_judge(spec.manifest))
     _log_lines(_closing_lines(spec, results, remaining))
-    return worst(*(each.exit_code for each in results), code, ExitCode.INCOMPLETE if remaining.open else ExitCode.OK)
+    is_open = remaining.open or remaining.unjudged
+    return worst(*(each.exit_code for each in results), code, ExitCode.INCOMPLETE if is_open else ExitCode.OK)
 
 
 def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None:
@@ -126,8 +128,10 @@ class Remaining(NamedTuple):
     """Number of turns that a `resume` would ask."""
 
     open: int
-    behind_errors: int
+    behind_errors: int = 0
     """Skipped because an earlier turn failed."""
+    unjudged: bool = False
+    """A reply has an `llm_rubric`, and the run's judge has not answered about it."""
 
 
 def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
@@ -147,7 +151,10 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
             code = worst(code, ExitCode.JOURNAL)
         run = load(spec.folder.path)
         totals = run.summary()
-        remaining = Remaining(sum(total.pending + total.error for total in totals), 0)
+        remaining = Remaining(
+            sum(total.pending + total.error for total in totals),
+            unjudged=wants_judge(spec.manifest) and _has_open_question(run),
+        )
         show.print_summary(totals)
         show.print_lines([str(total) for total in judge_totals(run)])
         fail_under = spec.manifest.options.fail_under
@@ -195,12 +202,24 @@ def _count_behind_errors(run: Run) -> int:
     return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)
 
 
+def _has_open_question(run: Run) -> bool:
+    """Return whether the judge of a run still has to answer about a received reply."""
+    from convbatch.checks.builtin import NEEDS_A_JUDGE
+    from convbatch.results.parquet import read_rows
+
+    rows = read_rows(run.verdicts_path, ("kind", "passed", "reason"))
+    return any(
+        passed is None and kind.endswith(NEEDS_A_JUDGE) and not reason.endswith(" is pending")
+        for kind, passed, reason in rows
+    )
+
+
 def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
     folder = _display_folder(spec.folder)
     result = results[-1]
     lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
     lines.append(f"run folder: {folder}")
-    questions = _open_questions(result) if len(results) > 1 else ""
+    questions = _open_questions(results, remaining)
     if remaining.open or questions:
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(result.reason, "")
         budget = larger_budget(result) if result.reason == "budget" else None
@@ -214,11 +233,12 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
     return lines
 
 
-def _open_questions(judged: SessionResult) -> str:
-    if judged.error is not None and not judged.rows:  # not asked, hence not counted
-        return "the questions to the judge are open"
-    count = judged.open_turns
-    return f"{count_of(count, 'question')} to the judge {be_verb(count)} open" if count else ""
+def _open_questions(results: Sequence[SessionResult], remaining: Remaining) -> str:
+    """Return how many questions to the judge are open; without a number if no session counted them."""
+    count = results[-1].open_turns if len(results) > 1 else 0
+    if count:
+        return f"{count_of(count, 'question')} to the judge {be_verb(count)} open"
+    return "the questions to the judge are open" if remaining.unjudged else ""
 
 
 def _open_text(spec: SessionSpec, remaining: Remaining, questions: str) -> str:

@@ -669,7 +669,7 @@ def test_a_table_that_cannot_be_written_is_exit_5_and_is_still_printed(
     done = cli("resume", "out")
     assert done.code == 5, done.err
     assert "out/turns.parquet: cannot write: Is a directory" in done.err
-    assert "the journal is complete: the next command that reads the run rebuilds the table" in done.err
+    assert "the next command that reads the run rebuilds the table from its journal" in done.err
     assert "sim-good@here  8" in done.out
     assert cli("table", "out").out.count("\n") == 9
 

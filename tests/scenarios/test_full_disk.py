@@ -105,7 +105,7 @@ def test_a_disk_without_space_for_the_tables_leaves_a_complete_journal(
     assert in_shell(room, tmp_path, steps) == [5, 0]
     stderr = (tmp_path / "stderr").read_text()
     assert ".parquet: cannot write: No space left on device" in stderr
-    assert "the journal is complete: the next command that reads the run rebuilds the table" in stderr
+    assert "the next command that reads the run rebuilds the table from its journal" in stderr
     assert statuses(cb.load(tmp_path / "done").turns) == {"ok": 180}
     assert provider.ledger.billed == 180
 

@@ -424,6 +424,15 @@ def test_a_resume_uses_the_judge_of_its_run(make_lab: Callable[..., Lab]) -> Non
     assert lab.asked() == 5 + 3
 
 
+def test_a_run_that_ends_before_its_judge_is_asked_is_incomplete(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([DIALOGUES[1]], latency_s=0.3)
+    done = lab.run("--judge", "sim-judge@at-openai", "--deadline", "0.1s")
+    assert set(lab.loaded.turns["status"]) == {"ok"}
+    assert lab.asked() == 0
+    assert done.err.endswith("the questions to the judge are open; finish them with:\n  convbatch resume r\n"), done.err
+    assert done.code == 3
+
+
 @pytest.mark.slow
 def test_killing_a_check_loses_no_judge_answer_and_pays_none_twice(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(60)], latency_s=0.02)
