@@ -70,21 +70,22 @@ def _finish(spec: SessionSpec) -> ExitCode:
         _log_error(error)
         return ExitCode.JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
-        _log_lines(["interrupted; finish the open turns with:", f"  {resume_line(spec.folder)}"])
-        return ExitCode.INTERRUPTED
+        result = SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     judge_result = _run_judge(spec, result)
     results = [result] if judge_result is None else [result, judge_result]
     for bug in [bug for each in results for bug in each.bugs][:BUGS_SHOWN]:
         _log_lines([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
     if result.error is not None:
         _log_error(result.error)
-    with _ignore_hangup() if results[-1].reason == "interrupted" else nullcontext():
+    # A closing terminal sends SIGHUP twice, and the second one must not cost the closing table.
+    with _ignoring(signal.SIGHUP) if results[-1].reason == "interrupted" else nullcontext():
         code, remaining = _closing_table(spec)
     # The table counts better than the session: a session that stopped early has not seen every finished row, and does
     # not notice when another program shortens the journal.
     if remaining is None:
         remaining = Remaining(result.open_turns, unjudged=judge_result is None and wants_judge(spec.manifest))
-    _log_lines(_closing_lines(spec, results, remaining))
+    with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        _log_lines(_closing_lines(spec, results, remaining))
     is_open = remaining.open or remaining.unjudged
     return worst(*(each.exit_code for each in results), code, ExitCode.INCOMPLETE if is_open else ExitCode.OK)
 
@@ -115,13 +116,14 @@ def judge_error_lines(spec: SessionSpec, error: ConvbatchError) -> list[str]:
 
 
 @contextmanager
-def _ignore_hangup() -> Generator[None]:
-    """Ignore SIGHUP: a closing terminal sends it twice, and the second one must not cost the closing table."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def _ignoring(*numbers: signal.Signals) -> Generator[None]:
+    """Ignore these signals."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 class Remaining(NamedTuple):
@@ -136,13 +138,13 @@ class Remaining(NamedTuple):
 
 def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
     """Write `turns.parquet` and print a table with a row per target; return the exit code of that and what remains."""
-    from convbatch.cli import show
-    from convbatch.results.cache import write_turns
-    from convbatch.results.judge_costs import judge_totals
-    from convbatch.results.run import load
-
     code, remaining = ExitCode.OK, None
     try:
+        from convbatch.cli import show
+        from convbatch.results.cache import write_turns
+        from convbatch.results.judge_costs import judge_totals
+        from convbatch.results.run import load
+
         try:
             write_turns(spec.folder)
         except JournalError as error:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from convbatch.engine.runner import BudgetShare, Runner
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.manifest import Manifest, ManifestTarget
+    from convbatch.journal.writer import Journal
     from convbatch.pricing import PriceTable
     from convbatch.session.progress import Progress
     from convbatch.system import System
@@ -112,22 +113,26 @@ async def run_session_async(
             past=None if past is None else work.past_turns(past),
             reuse=reuse,
         )
-        with (
-            stop_on_signals(runner, progress) if spec.handle_signals else nullcontext(),
-            _refreshing(progress, runner, budget) if spec.progress else nullcontext(),
-        ):
+        async with stop_on_signals(runner, progress) if spec.handle_signals else nullcontext():
             plans = {worker.target.name: work.plan(spec, worker.target, past) for worker in workers}
-            error = await _run_all(runner, plans)
-        result = _session_result(rows, runner, budget, error)
-        try:
-            state = work.final_state(result)
-            if state is not None:
-                # Written before the lock is released, so that no reader sees a closed run in the state `running`.
-                spec.folder.write_manifest(replace(spec.manifest, state=state))
-            await journal.close({"role": work.role, "reason": result.reason, "parked": dict(result.suspended)})
-        except JournalError as failed:
-            result = _session_result(rows, runner, budget, error or failed)
+            with _refreshing(progress, runner, budget) if spec.progress else nullcontext():
+                error = await _run_all(runner, plans)
+            result = _session_result(rows, runner, budget, error)
+            try:
+                await _close(spec, journal, result)
+            except JournalError as failed:
+                result = _session_result(rows, runner, budget, error or failed)
+    if runner.reason == "interrupted" != result.reason:  # after the last reply
+        return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
     return result
+
+
+async def _close(spec: SessionSpec, journal: Journal, result: SessionResult) -> None:
+    state = spec.work.final_state(result)
+    if state is not None:
+        # Written before the lock is released, so that no reader sees a closed run in the state `running`.
+        spec.folder.write_manifest(replace(spec.manifest, state=state))
+    await journal.close({"role": spec.work.role, "reason": result.reason, "parked": dict(result.suspended)})
 
 
 async def _run_all(runner: Runner, plans: Mapping[str, Iterator[Conversation]]) -> ConvbatchError | None:

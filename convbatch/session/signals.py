@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SIGTERM_GRACE_S = 25.0
 
 
-@contextmanager
-def stop_on_signals(runner: Runner, progress: Progress) -> Generator[None]:
+@asynccontextmanager
+async def stop_on_signals(runner: Runner, progress: Progress) -> AsyncGenerator[None]:
     """Stop the runner on SIGINT, SIGTERM and SIGHUP.
 
     After the first signal, requests in flight finish; after SIGTERM and SIGHUP they have at most 25 s. The second
@@ -51,6 +51,10 @@ def stop_on_signals(runner: Runner, progress: Progress) -> Generator[None]:
         loop.add_signal_handler(number, on_signal, number)
     try:
         yield
+        for _ in range(
+            3
+        ):  # iterations in which the loop delivers a signal that has arrived; it would be lost otherwise
+            await asyncio.sleep(0)
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)
