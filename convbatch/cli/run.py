@@ -28,6 +28,7 @@ from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
     from convbatch.results.run import Run
+    from convbatch.results.summary import TargetSummary
 
 REASONS_SHOWN = 3
 BUGS_SHOWN = 3
@@ -140,9 +141,7 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
     """Write `turns.parquet` and print a table with a row per target; return the exit code of that and what remains."""
     code, remaining = ExitCode.OK, None
     try:
-        from convbatch.cli import show
         from convbatch.results.cache import write_turns
-        from convbatch.results.judge_costs import judge_totals
         from convbatch.results.run import load
 
         try:
@@ -157,8 +156,7 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
             sum(total.pending + total.error for total in totals),
             unjudged=wants_judge(spec.manifest) and _has_open_question(run),
         )
-        show.print_summary(totals)
-        show.print_lines([str(total) for total in judge_totals(run)])
+        _print_closing_table(run, totals)
         fail_under = spec.manifest.options.fail_under
         if fail_under is not None:
             quality_gate = evaluate_gate(totals, fail_under)
@@ -171,14 +169,28 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
     except KeyboardInterrupt:
         _log_lines(["interrupted while the table was written", REBUILT])
         code = worst(code, ExitCode.INTERRUPTED)
-    except OSError as error:
-        drop_output()
-        if not isinstance(error, BrokenPipeError):
-            _log_lines([f"the closing table could not be printed: {error.strerror}"])
+    except OSError as error:  # no space for the table, not even for a temporary one
+        _log_lines([f"the closing table could not be made: {error.strerror}"])
+        code = worst(code, ExitCode.JOURNAL)
     except ConvbatchError as error:  # another program changed the folder meanwhile
         _log_error(error)
         code = worst(code, ExitCode.JOURNAL)
     return code, remaining
+
+
+def _print_closing_table(run: Run, totals: Sequence[TargetSummary]) -> None:
+    """Print the table on stdout; a closed or full stdout does not change the result of the run."""
+    from convbatch.cli import show
+    from convbatch.results.judge_costs import judge_totals
+
+    judges = [str(total) for total in judge_totals(run)]
+    try:
+        show.print_summary(totals)
+        show.print_lines(judges)
+    except OSError as error:
+        drop_output()
+        if not isinstance(error, BrokenPipeError):
+            _log_lines([f"the closing table could not be printed: {error.strerror}"])
 
 
 def _failure_lines(run: Run) -> list[str]:

@@ -459,6 +459,15 @@ def test_a_closed_pipe_does_not_hide_an_incomplete_run(workdir: Path, sim: Sim) 
     assert "convbatch resume out" in done.err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["| true", ">/dev/full"])
+def test_lost_output_does_not_hide_a_failed_quality_gate(lost: str, workdir: Path) -> None:
+    (workdir / "d.jsonl").write_text(line(turns=[{"user": "Hi", "checks": [{"equals": "something else"}]}]))
+    done = shell(f"convbatch run d.jsonl -o out --fail-under 1 {lost}; exit ${{PIPESTATUS[0]}}", workdir)
+    assert done.code == 1
+    assert "gate: sim-good@here passed 0 of 1 dialogue, less than --fail-under 1" in done.err
+
+
 @pytest.mark.parametrize("command", ["table .", pytest.param("show .", marks=SLOW), pytest.param("runs", marks=SLOW)])
 def test_reading_commands_end_quietly_when_the_pipe_is_closed(command: str, finished_run: Path) -> None:
     done = shell(f"convbatch {command} | true; exit ${{PIPESTATUS[0]}}", finished_run)
