@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from convbatch.protocols.error_words import Vendor, plain
+from convbatch.protocols.error_codes import Vendor, plain
 from convbatch.protocols.wire import encode_json
 from convbatch.reply import Blocked
 
@@ -256,7 +256,7 @@ def _reported(named: Mapping[str, Any], details: list[Mapping[str, Any]]) -> lis
     status = named.get("status")
     stated = [reason, status if isinstance(status, str) and status.lower() not in _FAILED else None]
     stated += [named.get(key) for key in _CODE_KEYS]
-    return [item for item in stated if _is_code(item)]
+    return [item for item in stated if isinstance(item, str | int) and not isinstance(item, bool)]
 
 
 def _nested_codes(named: Mapping[str, Any], details: list[Mapping[str, Any]]) -> Iterator[Any]:

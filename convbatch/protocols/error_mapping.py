@@ -6,7 +6,8 @@ status, because gateways remap statuses; error types that new-api forks rename a
 whether to send again: `retryable` only means that another attempt may succeed.
 
 Order: quota by code; a refusal by code; quota by text; a code with one meaning; a refusal, then the other causes by
-text; a code that only names a class; the status. The tables are `error_words.py`.
+text; a code that only names a class; the status. The tables are `error_codes.py` and
+`error_words.py`.
 """
 
 from __future__ import annotations
@@ -16,35 +17,37 @@ from typing import Any
 
 from convbatch.protocols.decoding import body_excerpt
 from convbatch.protocols.error_bodies import ErrorDetails, claims_error, find_error
+from convbatch.protocols.error_codes import (
+    BODY_STATUS,
+    CODE_KINDS,
+    GENERIC_KINDS,
+    LONG_WINDOW_NUMBERS,
+    NUMBER_KINDS,
+    OUTPUT_NUMBERS,
+    QUOTA_CODES,
+    REFUSAL_CODE_FORMS,
+    REFUSAL_CODES,
+    plain,
+)
 from convbatch.protocols.error_words import (
     ADVICE_TEXT,
-    BODY_STATUS,
     BUSY_TEXT,
-    CODE_KINDS,
     DAY_TEXT,
-    GENERIC_KINDS,
     KEY_TEXT,
     LENGTH_TEXT,
-    LONG_WINDOW_NUMBERS,
     MINUTE_TEXT,
     NO_CHANNEL_TEXT,
     NO_MODEL_TEXT,
     NOT_A_LENGTH_TEXT,
     NOT_A_REFUSAL_TEXT,
-    NUMBER_KINDS,
-    OUTPUT_NUMBERS,
     OUTPUT_SIDE_TEXT,
     PATH_TEXT,
     PROMPT_SIDE_TEXT,
-    QUOTA_CODES,
     QUOTA_TEXT,
     RATE_TEXT,
-    REFUSAL_CODE_FORMS,
-    REFUSAL_CODES,
     REFUSAL_TEXT,
     TOO_MUCH_ASKED,
     WEAK_QUOTA_TEXT,
-    plain,
 )
 from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.wire import ErrorInBody, MalformedReply, decode_json
@@ -170,7 +173,7 @@ def _kind_by_words(
     if "PerDay" in error.quota_ids or any(form in QUOTA_CODES for form in _forms(error.words)):
         return "quota"
     by_number = NUMBER_KINDS.get(error.number) if error.number is not None else None
-    if by_number == "content_filter" or error.refused is not None or any(map(_is_refusal_code, error.words)):
+    if _is_refusal_number(error) or error.refused is not None or any(map(_is_refusal_code, error.words)):
         return "content_filter"
     if QUOTA_TEXT.search(error.scanned):
         return "quota"
@@ -189,6 +192,10 @@ def _forms(words: tuple[str, ...]) -> Iterator[str]:
         while "." in word:
             word = word.rpartition(".")[0]
             yield word
+
+
+def _is_refusal_number(error: ErrorDetails) -> bool:
+    return error.number is not None and NUMBER_KINDS.get(error.number) == "content_filter"
 
 
 def _is_refusal_code(word: str) -> bool:
@@ -262,7 +269,7 @@ def _refused_side(error: ErrorDetails, text: str | None) -> Blocked:
 def _refusal_word(error: ErrorDetails) -> str:
     """Return the gateway's own word for a refusal: its code, unless that only names a class of errors."""
     refusing = (name for name in error.names if _is_refusal_code(plain(name)))
-    number = str(error.number[1]) if NUMBER_KINDS.get(error.number or ("zhipu", 0)) == "content_filter" else None
+    number = None if error.number is None or not _is_refusal_number(error) else str(error.number[1])
     telling = (name for name in error.names if not _is_generic(name))
     return next(refusing, None) or number or next(telling, None) or error.message[:_WORD_CHARS]
 

@@ -299,14 +299,20 @@ def test_a_hostile_message_is_parsed_quickly(message: str) -> None:
 
 
 HEADERS = st.dictionaries(
-    st.sampled_from(["retry-after", "retry-after-ms", "date", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit"]),
+    st.sampled_from(
+        ["retry-after", "retry-after-ms", "date", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit"]
+    ),
     st.text(max_size=20) | st.sampled_from(["0", "1e9", "99999999999", NOW["date"], "1 second, 2", '"d";r=0;t=1']),
 )
 BODIES = st.recursive(
     st.none() | st.integers() | st.floats() | st.text(max_size=6),
     lambda inner: (
         st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(["error", "details", "retryDelay", "seconds", "metadata", "headers", "retry_after"]), inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["error", "details", "retryDelay", "seconds", "metadata", "headers", "retry_after"]),
+            inner,
+            max_size=2,
+        )
     ),
 )
 
