@@ -166,7 +166,8 @@ BODY_STATUS: Mapping[str, int] = {
     for status, codes in {
         # The HTTP status that an error inside a 200 stands for; beside a real status these codes add nothing.
         400: "invalid_argument invalid_request_error BadRequestError bad_request InvalidParameter"
-        " invalid_parameter_error InvalidParameterValue ValidationException validation_error unsupported_value unsupported_parameter",
+        " invalid_parameter_error InvalidParameterValue ValidationException validation_error"
+        " unsupported_value unsupported_parameter",
         409: "aborted",
         500: "internal unknown internal_error internal_server_error InternalServerError server_error api_error"
         " do_request_failed",

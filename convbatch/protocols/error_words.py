@@ -243,7 +243,8 @@ _MODEL_NAME = r"\bmodels?(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w.
 _GONE = (
     r"(?:(?:is|was|are|has been|have been|does|do|did|could|can|currently)\s*){0,3}(?:not (?:exists?|found|available|"
     r"supported|valid|a valid|be found|activated|deployed|loaded|accessible|open|installed|recogni[sz]ed)|n't exist"
-    r"|n.t be found|invalid\b|disabled|deprecated|decommissioned|retired|no longer (?:available|supported)|cannot be found)"
+    r"|n.t be found|invalid\b|disabled|deprecated|decommissioned|retired|no longer (?:available|supported)"
+    r"|cannot be found)"
 )
 NO_MODEL_TEXT = _texts(
     rf"{_MODEL_NAME}{_GONE}(?!.{{0,3}} (?:for|with|by|in) (?:this|the) (?:parameter|setting|tool))",
