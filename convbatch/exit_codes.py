@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     """A quality gate failed: `--fail-under`, or a regression."""
     INCOMPLETE = 3
-    """A turn is pending or failed, a comparison is inconclusive, a probe failed, or a deadline passed."""
+    """A turn has no result (pending or failed), a comparison is inconclusive, a probe failed, or a deadline passed."""
     BUDGET = 4
     """`--max-cost` is reached."""
     INTERRUPTED = 130

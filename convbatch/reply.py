@@ -25,6 +25,8 @@ AttemptClass = Literal["replied", "refused", "not_sent", "ambiguous", "timeout",
 """Whether an attempt was possibly paid. `replied`: a complete reply, paid. `refused`, `not_sent`, `final`: not paid.
 `ambiguous`, `timeout` (our own), `abandoned` (a second Ctrl-C): sent and not fully answered, possibly paid."""
 POSSIBLY_PAID: frozenset[str] = frozenset({"ambiguous", "timeout", "abandoned"})
+RESULT_KINDS: frozenset[str] = frozenset({"context_length"})
+"""Failures that are results: the dialogue no longer fits the model, however often it is asked."""
 
 Status = Literal["pending", "skipped", "error", "blocked", "empty", "ok"]
 
@@ -154,6 +156,16 @@ def status_of(reply: Reply) -> Status:
     if not (reply.text or reply.tool_calls or reply.has_media):
         return "empty"
     return "ok"
+
+
+def is_open(status: str | None, error_kind: str | None) -> bool:
+    """Return whether a row still lacks a result: it is pending, or failed in a way that another attempt may mend.
+
+    Args:
+        status: Its status; None = pending.
+        error_kind: Kind of the failure that ended it; None if a reply did.
+    """
+    return status in (None, "pending") or (status == "error" and error_kind not in RESULT_KINDS)
 
 
 def usage_to_plain(usage: Usage) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _log_what_is_open(result: SessionResult, again: CheckOptions) -> None:
 
 
 def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:
-    is_open = any(total.pending or total.error for total in totals)
+    is_open = any(total.open for total in totals)
     quality_gate = None if fail_under is None else evaluate_gate(totals, fail_under)
     for line in () if quality_gate is None else quality_gate.lines:
         log_note(line)

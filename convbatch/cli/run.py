@@ -19,6 +19,7 @@ from convbatch.dataset.reader import count_of
 from convbatch.errors import ConvbatchError, JournalError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, shell_quote
+from convbatch.reply import is_open
 from convbatch.results.quality_gate import evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
 from convbatch.session.options import ResumeOptions, RunOptions
@@ -153,7 +154,7 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
         run = load(spec.folder.path)
         totals = run.summary()
         remaining = Remaining(
-            sum(total.pending + total.error for total in totals),
+            sum(total.open for total in totals),
             unjudged=wants_judge(spec.manifest) and _has_open_question(run),
         )
         _print_closing_table(run, totals)
@@ -212,8 +213,15 @@ def _count_behind_errors(run: Run) -> int:
     """Count turns skipped behind a failed one: they are not open, but `resume` asks them as well."""
     from convbatch.results.parquet import read_rows
 
-    rows = read_rows(run.turns_path, ("status", "error_message"))
-    return sum(status == "skipped" and (reason or "").endswith(" ended error") for status, reason in rows)
+    columns = ("dialogue_index", "target", "repeat", "status", "error_kind")
+    failed: tuple[int, str, int] | None = None
+    behind = 0
+    for index, target, repeat, status, kind in read_rows(run.turns_path, columns):
+        conversation = (index, target, repeat)
+        if status == "error" and is_open(status, kind):
+            failed = conversation
+        behind += status == "skipped" and conversation == failed
+    return behind
 
 
 def _has_open_question(run: Run) -> bool:

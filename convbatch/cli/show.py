@@ -222,8 +222,10 @@ def _possibly_paid(total: TargetSummary) -> str:
 
 def _notes(total: TargetSummary) -> Iterator[str]:
     answered = total.turns - total.skipped - total.pending
+    unfit = total.error + total.pending - total.open
     notes = [
         f"{total.pending:,} pending" if total.pending else "",
+        f"{unfit:,} failed for good: the dialogue no longer fits the model" if unfit else "",
         f"{total.skipped:,} skipped" if total.skipped else "",
         f"{total.reused:,} reused" if total.reused else "",
         f"{total.attempts:,} attempts" if total.attempts > answered - total.reused else "",
@@ -243,6 +245,8 @@ def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
         run = Run(folder)
         totals = run.summary()
         state = folder.state(run.manifest)
+        if state == "incomplete" and not any(total.open for total in totals):
+            state = "finished"
         suspended = run.suspended
     except (ConvbatchError, OSError, KeyError) as error:
         reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)

@@ -38,6 +38,7 @@ from convbatch.pricing import PriceTable
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.reply import (
     NO_USAGE,
+    RESULT_KINDS,
     Attempt,
     Failure,
     Reply,
@@ -45,6 +46,7 @@ from convbatch.reply import (
     Usage,
     billed_usage,
     failure_to_plain,
+    is_open,
     reply_from_plain,
     reply_to_plain,
     status_of,
@@ -66,6 +68,11 @@ class PastTurn(Protocol):
 
     status: Status | None
     attempts: int
+
+    @property
+    def error_kind(self) -> str | None:
+        """Kind of the latest failure; None without one, and where there is a reply."""
+        ...
 
     @property
     def kept(self) -> Mapping[str, Any] | None:
@@ -169,6 +176,8 @@ class TargetWorker:
     suspended: str | None = None
     """Reason of the suspension."""
     counts: Counter[Status] = field(default_factory=Counter)
+    closed: int = 0
+    """Number of rows that have a result."""
 
     def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
         """Return the prices of the model that answered; None if those of the asked model apply."""
@@ -199,6 +208,8 @@ class TurnEnd(NamedTuple):
     status: Status
     reply: Reply | None
     reason: str | None = None
+    error_kind: str | None = None
+    """Of a turn that a failure ended."""
 
 
 class Runner:
@@ -307,8 +318,8 @@ class Runner:
         state = _ConversationState(conversation, self._rules, self._past)
         settled = state.settled(retry_errors=self._rules.retry_errors)
         if settled is not None:
-            for status in settled:
-                self._count(worker, status, before=True)
+            for end in settled:
+                self._count(worker, end, before=True)
             return
         for number, turn in state.turns():
             if number not in state.asked:
@@ -341,13 +352,14 @@ class Runner:
         past = state.past.get(number)
         if past is None or not past.finished(key) or past.status is None:
             return None
-        if past.status == "error" and self._rules.retry_errors:
+        if self._rules.retry_errors and is_open(past.status, past.error_kind):
             return None
         if past.status == "skipped" and state.ended is None:
             return None  # the failed turn before it was sent again and succeeded
         reply = None if past.kept is None else _kept_reply(worker.client, past.kept)
-        self._count(worker, past.status, before=True)
-        return TurnEnd(status=past.status, reply=reply)
+        end = TurnEnd(status=past.status, reply=reply, error_kind=past.error_kind)
+        self._count(worker, end, before=True)
+        return end
 
     async def _read_stored(
         self, worker: TargetWorker, state: _ConversationState, number: int, key: str
@@ -407,13 +419,13 @@ class Runner:
             {"kind": "outcome", **outcome},
             self._turn_record(state, number, key, end, reused_from=reused_from),
         )
-        self._count(worker, end.status)
+        self._count(worker, end)
         return end
 
     async def _skip(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd:
         end = TurnEnd(status="skipped", reply=None, reason=state.ended)
         await self._journal.commit(self._turn_record(state, number, key, end))
-        self._count(worker, "skipped")
+        self._count(worker, end)
         return end
 
     async def _ask(
@@ -457,7 +469,7 @@ class Runner:
                 _close(reservation)
                 worker.release(permit)
             if end is not None:
-                self._count(worker, end.status)
+                self._count(worker, end)
                 return end
             if not isinstance(step, SendAgain):
                 assert isinstance(step, SuspendTarget)
@@ -566,9 +578,10 @@ class Runner:
             record["reused_from"] = reused_from
         return record
 
-    def _count(self, worker: TargetWorker, status: Status, *, before: bool = False) -> None:
-        worker.counts[status] += 1
-        self._listener.turn_done(worker.target.name, status, before=before)
+    def _count(self, worker: TargetWorker, end: TurnEnd, *, before: bool = False) -> None:
+        worker.counts[end.status] += 1
+        worker.closed += not is_open(end.status, end.error_kind)
+        self._listener.turn_done(worker.target.name, end.status, before=before)
 
     def _suspend(self, worker: TargetWorker, reason: str) -> None:
         if worker.suspended is None:
@@ -626,21 +639,21 @@ class _ConversationState:
         """Role of the calls in the journal."""
         return "model" if self.conversation.about is None else "judge"
 
-    def settled(self, *, retry_errors: bool) -> list[Status] | None:
-        """Return the rows' states if all are terminal, else None; None for a judge, whose question may have changed."""
+    def settled(self, *, retry_errors: bool) -> list[TurnEnd] | None:
+        """Return how the rows ended if all are terminal, else None; None for a judge: its question may have changed."""
         if self.conversation.about is not None:
             return None
-        states: list[Status] = []
+        ends: list[TurnEnd] = []
         ended = False
         for number in sorted(self.asked):
             past = self.past.get(number)
-            if past is None or past.status is None or (retry_errors and past.status == "error"):
+            if past is None or past.status is None or (retry_errors and is_open(past.status, past.error_kind)):
                 return None
             if past.status == "skipped" and not ended:
                 return None  # a session resent the failed turn before it, and was killed before this one
             ended = ended or past.status != "ok"
-            states.append(past.status)
-        return states
+            ends.append(TurnEnd(status=past.status, reply=None, error_kind=past.error_kind))
+        return ends
 
     def turns(self) -> Iterator[tuple[int, Turn]]:
         """Yield every turn after adding its user message to the history; a scripted reply is added after it."""
@@ -661,7 +674,8 @@ class _ConversationState:
 
     def _advance_live(self, number: int, end: TurnEnd) -> None:
         if end.status != "ok" or end.reply is None:
-            self.ended = f"turn {number} ended {end.status}"
+            why = f" ({end.error_kind})" if end.error_kind in RESULT_KINDS else ""
+            self.ended = f"turn {number} ended {end.status}{why}"
         elif end.reply.finish_reason == "tool_call":
             self.ended = f"turn {number} ended in a tool call without a scripted result"
         else:
@@ -724,7 +738,7 @@ def _terminal(attempt: Attempt, step: SendAgain | GiveUp | SuspendTarget | None)
     if isinstance(attempt.outcome, Reply):
         return TurnEnd(status=status_of(attempt.outcome), reply=attempt.outcome)
     if isinstance(step, GiveUp):
-        return TurnEnd(status="error", reply=None, reason=step.reason)
+        return TurnEnd(status="error", reply=None, reason=step.reason, error_kind=attempt.outcome.kind)
     return None
 
 

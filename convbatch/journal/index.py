@@ -139,6 +139,11 @@ class TurnHistory:
         return found if self.key == key else []
 
     @property
+    def error_kind(self) -> str | None:
+        """Kind of the latest failure; None without one, and where there is a reply."""
+        return None if self.kept is not None or self.last_failure is None else self.last_failure["error"]["kind"]
+
+    @property
     def open_intents(self) -> list[dict[str, Any]]:
         """Requests that were sent and have no outcome, or none yet."""
         answered = {outcome["attempt"] for outcome in self.outcomes}

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from convbatch.pricing import exact
+from convbatch.reply import is_open
 
 TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens")
 _LATENCY_STEP = math.log(1.01)
@@ -191,6 +192,7 @@ class GroupTotals:
             kept: Which of them gave the final reply.
         """
         self.counts.update((turn.status, "turns"))
+        self.counts["open"] += is_open(turn.status, turn.error_kind)
         self.counts["attempts"] += turn.attempts
         self.counts["retries"] += max(0, turn.attempts - 1)
         self.counts["possibly_paid"] += turn.possibly_paid

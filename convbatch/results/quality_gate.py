@@ -46,7 +46,7 @@ def parse_pass_rate(text: str | float | None) -> str | None:
 
 def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str) -> QualityGate:
     """Return whether every target passes its share of dialogues; dialogues without checks do not count."""
-    if any(total.pending or total.error or total.undecided or not total.judged for total in totals):
+    if any(total.open or total.undecided or not total.judged for total in totals):
         return QualityGate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
     failed = [
         f"gate: {total.target} passed {total.passed} of {count_of(total.judged, 'dialogue')}, "

@@ -14,7 +14,7 @@ from convbatch.results.columns import STATUSES
 from convbatch.results.served import served_counts, served_notes
 from convbatch.results.verdicts import dialogue_pass
 
-_COUNTS = ("turns", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused", "unpriced")
+_COUNTS = ("turns", "open", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused", "unpriced")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class TargetSummary:
     error: int
     skipped: int
     pending: int
+    open: int
+    """Turns without a result, which `resume` asks: pending ones, and failed ones that another attempt may mend."""
     input_tokens: int | None
     """Sum of the known counts; None when none is known."""
     output_tokens: int | None

@@ -29,6 +29,7 @@ from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.journal.index import JudgeCall, TurnHistory
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money
+from convbatch.reply import is_open
 from convbatch.results.costs import attempt_cost, prices_of
 
 T = TypeVar("T", int, float, Decimal)
@@ -117,14 +118,13 @@ def _judge_outcome(result: ConversationResult, number: int | None, check: Check)
     if judge_call is None:
         return CheckOutcome(number, check, Verdict(None, None, NOT_ASKED))
     past = judge_call.history
-    if past.status in (None, "error"):
+    if is_open(past.status, past.error_kind):
         failure = {} if past.last_failure is None else past.last_failure["error"]
         why = " ".join(str(failure.get("message", "its answer was lost")).split())[:200]
         return CheckOutcome(number, check, Verdict(None, None, f"the judge has not answered: {why}"), judge_call)
-    assert past.kept is not None  # other states need a reply
     try:
-        if past.status != "ok":
-            raise CheckError(f"the judge gave no answer: {past.status}")
+        if past.status != "ok" or past.kept is None:
+            raise CheckError(f"the judge gave no answer: {past.error_kind or past.status}")
         return CheckOutcome(
             number,
             check,

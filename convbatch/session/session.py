@@ -209,7 +209,7 @@ def _exchange_factor(spec: SessionSpec, prices: PriceTable, budget: Budget) -> D
 
 
 def _session_result(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchError | None) -> SessionResult:
-    closed = sum(n for worker in runner.workers for status, n in worker.counts.items() if status != "error")
+    closed = sum(worker.closed for worker in runner.workers)
     suspended = {worker.target.name: worker.suspended for worker in runner.workers if worker.suspended is not None}
     reason: str = runner.reason
     if reason == "finished" and closed < rows:

@@ -132,7 +132,7 @@ class SessionResult:
     rows: int = 0
     """Turns, or questions to a judge, in the plan."""
     open_turns: int = 0
-    """Rows still `pending` or `error`."""
+    """Rows without a result: still `pending`, or `error` (unless the dialogue no longer fits the model)."""
     suspended: Mapping[str, str] = field(default_factory=dict)
     """Reason of the suspension, by target name."""
     budget: str | None = None
