@@ -16,7 +16,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 import typer.main
@@ -24,7 +24,9 @@ import typer.main
 from convbatch.cli import main
 from convbatch.config.loader import read_config
 from convbatch.dataset import selection
+from convbatch.engine.suspension import suspension
 from convbatch.exit_codes import ExitCode
+from convbatch.reply import AttemptClass, ErrorKind, Failure
 from convbatch.simulator.fault_script import (
     ACTIONS,
     BODY_KINDS,
@@ -316,3 +318,17 @@ def test_the_page_lists_every_kind() -> None:
     text = text_of("docs/simulator.md")
     kinds = (*REPLY_KINDS, *USAGE_KINDS, *BODY_KINDS, *ERROR_KINDS)
     assert [kind for kind in kinds if f"`{kind}`" not in text] == []
+
+
+def test_the_page_of_errors_explains_every_kind_class_and_suspension() -> None:
+    page = text_of("docs/errors.md")
+    for kind in get_args(ErrorKind):
+        assert f"| [`{kind}`](#{kind}) |" in page
+        assert f"\n### {kind}\n" in page
+    assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == set(get_args(ErrorKind))
+    for cls in get_args(AttemptClass):
+        assert f"| `{cls}` |" in page
+    suspensions = page.split("\n## Suspended targets\n")[1]
+    for kind in get_args(ErrorKind):
+        failure = Failure(kind=kind, message="m", no_model=kind == "bad_response")
+        assert f"| {suspension(failure, None, None).partition(' (m)')[0]} |" in suspensions

@@ -27,7 +27,9 @@ class Address(NamedTuple):
 def suspension(failure: Failure, http_status: int | None, address: Address | None) -> str:
     """Return the reason for suspending a target that gave this refusal, and the remedy."""
     if failure.no_model:
-        return _line(failure, "no model is asked at this address", f"{_correct(address)}, {_NEW_RUN}")
+        is_path = failure.kind == "not_found"
+        what = "the gateway has no such path" if is_path else "no model is asked at this address"
+        return _line(failure, what, f"{_correct(address)}, {_NEW_RUN}")
     if failure.kind == "not_found" and http_status in (404, 405) and not _NAMES_A_MODEL.search(failure.message):
         remedy = f"{_correct(address)}, or the name of the model, {_NEW_RUN}"
         return _line(failure, "the gateway has no such path or no such model", remedy)

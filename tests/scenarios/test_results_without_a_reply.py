@@ -17,14 +17,14 @@ from convbatch.cli.main import app
 from convbatch.comparison.render import to_value
 from tests.support.field_answers import MODEL, AnswerServer, serve_answers, write_config, write_dialogues
 
-REPLY = {
+REPLY: dict[str, Any] = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
     "model": MODEL,
     "usage": {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25},
 }
 TOO_LONG = {
     "error": {
-        "message": "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens.",
+        "message": "This model's maximum context length is 4096 tokens, your messages resulted in 5000 tokens.",
         "type": "invalid_request_error",
         "code": "context_length_exceeded",
     }
@@ -95,14 +95,17 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[convbatc
         yield run(folder, server, {"dialogues": 40}), server
 
 
-def run(folder: Path, server: AnswerServer, shape: dict[str, Any], **options: Any) -> convbatch.Run:
+def run(
+    folder: Path, server: AnswerServer, shape: dict[str, Any], places: int = 4, deadline_s: float = 10
+) -> convbatch.Run:
     names = list(server.cases)
     return convbatch.run(
         write_dialogues(folder, shape),
         models=[f"{MODEL}@{name}" for name in names],
         config=write_config(folder, server, names),
         out=folder / "run",
-        **{"concurrency": 4, "deadline_s": 10, **options},
+        concurrency=places,
+        deadline_s=deadline_s,
     )
 
 
@@ -223,6 +226,6 @@ def empty_account(folder: Path, refusal: dict[str, Any], places: int) -> tuple[A
     """Run 30 dialogues at a gateway that answers eight requests; return the run and how many more were sent."""
     case = {"wire": "openai", "serve": {"file2_when": "request_after:8"}, "answers": [answer(REPLY), refusal]}
     with serve_answers({"one": case}) as server:
-        finished = run(folder, server, {"dialogues": 30}, concurrency=places, deadline_s=1)
+        finished = run(folder, server, {"dialogues": 30}, places, deadline_s=1)
         assert finished.turns["possibly_paid"].sum() == 0
         return finished, len(server.requests["one"]) - 8
