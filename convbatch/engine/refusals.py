@@ -50,23 +50,37 @@ def _common_words(message: str) -> str:
 
 
 class RefusedDialogues:
-    """The dialogues refused since the last answer, by their refusal."""
+    """The dialogues refused since the last answer, by their refusal.
+
+    Requests count in the order in which they were sent: a late answer to an older request says nothing of a refusal.
+    """
 
     def __init__(self) -> None:
-        self._dialogues: dict[Refusal, set[int]] = {}
+        self._sent_at: dict[Refusal, dict[int, float]] = {}
+        """When the refused request of each dialogue was sent."""
+        self._answered_at = float("-inf")
 
-    def add(self, refusal: Refusal, dialogue: int) -> None:
+    def add(self, refusal: Refusal, dialogue: int, sent_at: float) -> None:
         """Record a refusal of a dialogue."""
-        if len(self._dialogues) > _MAX_KEPT:
-            self._dialogues.clear()
-        dialogues = self._dialogues.setdefault(refusal, set())
-        if len(dialogues) < ALIKE:
-            dialogues.add(dialogue)
+        if sent_at < self._answered_at:
+            return
+        if len(self._sent_at) > _MAX_KEPT:
+            self._sent_at.clear()
+        dialogues = self._sent_at.setdefault(refusal, {})
+        dialogues[dialogue] = max(sent_at, dialogues.get(dialogue, sent_at))
+        if len(dialogues) > ALIKE:
+            del dialogues[min(dialogues, key=dialogues.__getitem__)]
 
-    def clear(self) -> None:
-        """Forget all: the target has answered."""
-        self._dialogues.clear()
+    def answered(self, sent_at: float) -> None:
+        """Forget the refusals of requests that were sent before this one, which was answered."""
+        self._answered_at = max(self._answered_at, sent_at)
+        for refusal, dialogues in [*self._sent_at.items()]:
+            kept = {dialogue: at for dialogue, at in dialogues.items() if at > self._answered_at}
+            if kept:
+                self._sent_at[refusal] = kept
+            else:
+                del self._sent_at[refusal]
 
     def has_many(self, refusal: Refusal) -> bool:
         """Return whether so many dialogues got this refusal that it is one of the target."""
-        return len(self._dialogues.get(refusal, ())) >= ALIKE
+        return len(self._sent_at.get(refusal, ())) >= ALIKE

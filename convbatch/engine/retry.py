@@ -298,11 +298,11 @@ class TargetHealth:
             self.answered = True
             self.newest_success_at = max(self.newest_success_at, sent_at)
             self._failures = self._refused_in_a_row = 0
-            self._refused.clear()
+            self._refused.answered(sent_at)
             return
         failure = attempt.outcome
         if (refusal := refusal_of(attempt)) is not None:
-            self._refused.add(refusal, dialogue)
+            self._refused.add(refusal, dialogue, sent_at)
         if self.suspend_reason is not None or (attempt.cls == "not_sent" and failure.kind in _PERMANENT):
             return
         if self._failures == 0:

@@ -405,6 +405,25 @@ def test_no_refusal_suspends_a_target_that_answers_in_between(attempts: list[tup
     assert health.suspend_reason is None
 
 
+@given(
+    events=st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 4)), max_size=20),
+    refusal=any_unlisted,
+)
+def test_what_counts_are_the_dialogues_refused_after_the_newest_answered_request(
+    events: list[tuple[bool, int, int]], refusal: Attempt
+):
+    # Events arrive in any order of sending: (answered?, when it was sent, dialogue).
+    health = an_answered_target()
+    for is_answer, sent_at, dialogue in events:
+        attempt = REPLY if is_answer else refusal
+        health.note(
+            attempt, dialogue=dialogue, sent_at=sent_at + 0.5 * (not is_answer), is_probe=False, now=20, held_s=0
+        )
+    newest = max((sent_at for is_answer, sent_at, _ in events if is_answer), default=-1)
+    refused = {dialogue for is_answer, sent_at, dialogue in events if not is_answer and sent_at >= newest}
+    assert health.refuses_all(refusal) is (len(refused) >= 3)
+
+
 @given(attempt=any_unlisted, times=st.integers(1, 20))
 def test_one_dialogue_does_not_speak_for_its_target(attempt: Attempt, times: int):
     # In `script` history every turn of a dialogue may be refused for its first image, and so may every repeat.

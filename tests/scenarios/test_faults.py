@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,22 @@ def test_a_model_removed_during_a_run_is_suspended_after_three_probes_and_a_resu
     remove_faults(virtual_run)
     assert virtual_run.finish(most=1).exit_code == 0
     obeys(virtual_run, faultless=True)
+
+
+def test_dialogues_refused_alike_during_a_run_suspend_the_target_after_three_probes(tmp_path: Path):
+    closed = {"match": {"nth": "20-"}, "action": "error", "kind": "permission"}
+    virtual_run, result = run_once(tmp_path, Host(provider_with(closed)), count=20, turns=3, concurrency=4)
+    assert result.exit_code == 3
+    assert "permission is denied" in result.suspended["sim-good@north"]
+    story = obeys(virtual_run, finished=False)
+    refused = sorted(sent.left_at for sent in virtual_run.sent if sent.status == 403)
+    assert list(story.states.values()).count("error") == 2, "the first two; the third waits for a probe"
+    assert len(refused) <= 4 + 2 + 3, "requests in flight, one after each failed turn, and three probes"
+    gaps = [after - before for before, after in pairwise(refused[-4:])]
+    assert all(gap >= wait_s for gap, wait_s in zip(gaps, (30, 60, 120), strict=True))
+    remove_faults(virtual_run)
+    assert virtual_run.finish(most=1).exit_code == 0
+    obeys(virtual_run, honest_bills=True)
 
 
 # -- usage counts
