@@ -77,17 +77,19 @@ def raw_word(value: Any) -> str | None:
 
 
 def signed_count(value: Any) -> int | None:
-    """Return a whole number up to 2**53, also one written as a string of digits; None for anything else.
+    """Return a number as a count, also one written as a string of digits; None for anything that is no number.
 
-    It may be negative: `usage_of` decides what is impossible.
+    Returns:
+        A negative count as it is, and -1 for a number that is no count (1.5, more than 2**53): `usage_of` removes what
+        is impossible, and it is not the same as a count that was not sent.
     """
     if isinstance(value, str) and len(value) <= _COUNT_DIGITS and value.isascii() and value.isdigit():
         value = int(value)
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is not int or not -_MAX_COUNT <= value <= _MAX_COUNT:
+    if type(value) is float:
+        value = int(value) if value.is_integer() else -1
+    if type(value) is not int:
         return None
-    return value
+    return value if -_MAX_COUNT <= value <= _MAX_COUNT else -1
 
 
 def first_of(items: list[Any], what: str) -> Mapping[str, Any]:

@@ -82,7 +82,7 @@ _WRITTEN_KEYS = (
     "cache_write_input_tokens",
 )
 _REASONING_KEYS = ("reasoning_tokens", "thinking_tokens")
-_OTHER_FINISH_KEYS = ("finishReason", "stop_reason", "done_reason")
+_OTHER_FINISH_KEYS = ("finishReason", "finish_details", "stop_reason", "done_reason")
 _TEXT_KEYS = frozenset({"content", "reasoning", "reasoning_content", "refusal"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
 _TEXT_PARTS = frozenset({"text", "output_text"})
@@ -250,7 +250,7 @@ def _reply(whole: Any) -> Reply:
         tool_calls=calls,
         blocked="output" if finish == "content_filter" else None,
         usage=_usage(
-            whole.get("usage"),
+            _sent_usage(whole, choice),
             was_read=finish != "content_filter" or has_output,
             has_output=has_output,
             has_media=has_media,
@@ -366,6 +366,11 @@ def _tool_call(call_id: Any, function: Any) -> ToolCall:
         with contextlib.suppress(MalformedReply):  # invalid JSON of the model is a result: kept as a string
             arguments = decode_json(arguments.encode("utf-8", "surrogatepass"))
     return ToolCall(id=word(call_id), name=word(function.get("name")) or "", arguments=arguments)
+
+
+def _sent_usage(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> Any:
+    """Return the usage object; Kimi's streams have it in the choice."""
+    return whole.get("usage") or choice.get("usage")
 
 
 def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has_media: bool = False) -> Usage:

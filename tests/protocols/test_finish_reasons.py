@@ -97,6 +97,7 @@ def test_the_words_named_in_the_docs_have_the_documented_meaning() -> None:
         ({"finish_reason": "", "stop_reason": None}, "other", ""),
         ({"finishReason": "MAX_TOKENS"}, "length", "MAX_TOKENS"),
         ({"finish_reason": {"type": "length", "length": 5}}, "length", "length"),
+        ({"finish_details": {"type": "max_tokens"}}, "length", "max_tokens"),
         ({"finish_reason": ["stop"]}, "other", None),
         ({"finish_reason": "banana"}, "other", "banana"),
         ({}, "other", None),

@@ -512,12 +512,22 @@ def test_gemini_counts_are_added_only_if_known(
     assert usage.consistent is consistent
 
 
-@pytest.mark.parametrize("count", [1.5, True, "7.", "-7", "٧", "7" * 17, [7], {"n": 7}, 2**53 + 1, 10**40, 1e300])
-def test_an_implausible_count_is_unknown(count: Any) -> None:
+@pytest.mark.parametrize("count", [True, "7.", "-7", "٧", "7" * 17, [7], {"n": 7}])
+def test_a_count_that_is_no_number_is_unknown(count: Any) -> None:
     gemini = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": count})
     openai = openai_reply({"content": "a"}, usage={"prompt_tokens": count, "completion_tokens": 3})
     for usage in (gemini.usage, openai.usage):
         assert (usage.input_tokens, usage.source, usage.consistent) == (None, "partial", None)
+
+
+@pytest.mark.parametrize("count", [-1, -0.5, 1.5, 2**53 + 1, 2**64 - 6, 10**40, 1e300])
+def test_an_implausible_count_is_unknown(count: Any) -> None:
+    gemini = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": count})
+    openai = openai_reply({"content": "a"}, usage={"prompt_tokens": count, "completion_tokens": 3})
+    for usage in (gemini.usage, openai.usage):
+        assert (usage.input_tokens, usage.source, usage.consistent) == (None, "partial", False)
+    hidden = openai_reply({"content": "a"}, usage={"prompt_tokens": 20, "completion_tokens": count, "total_tokens": 25})
+    assert (hidden.usage.output_tokens, hidden.usage.consistent) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,12 @@ def test_counts_are_read_under_the_names_and_rules_of_each_vendor(usage: Usage, 
     assert PRICE.cost(usage) is not None
 
 
+def test_the_usage_of_a_kimi_stream_stands_in_its_choice() -> None:
+    choice = {"message": {"content": "hello"}, "finish_reason": "stop", "usage": total(20, 5, 25, cached_tokens=8)}
+    usage = _usage_in("openai", {"choices": [choice]})
+    assert (usage.input_tokens, usage.cached_input_tokens, usage.consistent) == (20, 8, True)
+
+
 def test_image_tokens_and_hourly_cache_writes_are_read_for_their_prices() -> None:
     details = {"image_tokens": 1120, "reasoning_tokens": 100, "audio_tokens": 0}
     image = openai(total(20, 1300, 1320, completion_tokens_details=details))
