@@ -433,7 +433,9 @@ def _is_tags(written: str | None) -> bool:
         return False
 
 
-_OMITTED_DEFAULTS = ("path", "seed_field", "system_role", "replay", "thinking_tags", "unset")
+_OMITTED_DEFAULTS = (
+    "aliases", "key_command", "path", "replay", "secret_headers", "seed_field", "system_role", "thinking_tags", "unset",
+)  # fmt: skip
 """Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
 
 
