@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from convbatch.protocols.decoding import body_excerpt, read_event
 from convbatch.protocols.envelope import Found, find, may_become_stream
 from convbatch.protocols.shapes import read_shape, read_stream_shape
+from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Draft,
     ErrorInBody,
@@ -95,6 +96,9 @@ def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
             return _in_envelope(protocol, body, find(body), is_cut)
         except ValueError:  # no JSON, several different values, or nested too deeply
             return Answer(_failure(body, read))
+    if isinstance(value, list) and len(value) > 1 and protocol.name != "gemini":  # whose streams may be arrays
+        events = tuple(SseEvent(event="", data=encode_json(item).decode("utf-8")) for item in value)
+        return _in_envelope(protocol, body, Found(events=events, notes=("an array of stream events",)), is_cut)
     return _in_value(protocol, body, value, read)
 
 
@@ -122,7 +126,8 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
     if len(wholes) > 1:
         return Answer(_unreadable(body, MalformedReply(f"{len(wholes)} different replies in one body")))
     if len(wholes) == 1:
-        return _noted(Answer(_failure(body, _strictly(protocol, encode_json(wholes[0])))), *found.notes)
+        read = _strictly(protocol, encode_json(wholes[0]))
+        return _noted(_in_value(protocol, body, wholes[0], read), *found.notes)
     if is_cut and sum(map(_says_finished, values)) > 1:
         # some gateways repeat the finish reason in every event, so that the first does not show the end
         return Answer(_unreadable(body, MalformedReply("an event stream without a certain end")))
@@ -195,12 +200,17 @@ def _is_page(body: bytes) -> bool:
     """Whether a body is a page or text of a server that asked no model; not so the page of a proxy that lost one."""
     start = body.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] in b'{["' or may_become_stream(body) or _CONTROLS.search(body, 0, 4096):
-        return False
+        return False  # a cut body may begin like this
     try:
         decode_json(body)
+        return False  # a number, or another JSON value: nothing is known about it
     except MalformedReply:
-        return _ASKED_ALL_THE_SAME.search(body_excerpt(body)) is None
-    return False  # a number, or another JSON value: nothing is known about it
+        pass
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return start[:1] == b"<"
+    return _ASKED_ALL_THE_SAME.search(body_excerpt(body)) is None
 
 
 def _in_error(protocol: WireProtocol, status: int, headers: Mapping[str, str], body: bytes) -> Answer:

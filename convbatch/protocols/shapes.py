@@ -124,6 +124,7 @@ def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | N
             return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), "a reply in the shape of Gemini"
         if "choices" in value:
             whole, note = _usual_choices(value)
+            whole = {**whole, "usage": _usage_of(whole.get("usage"), cached_apart=False)}
             reply = _OPENAI.parse_response(encode_json(whole))
             if protocol.name == "openai":
                 return reply, note
@@ -158,6 +159,8 @@ def _message_of(choice: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     if isinstance(message, dict) and message:
         content, note = _content_of(message.get("content"))
         return ({**message, "content": content}, note) if note else (message, None)
+    if not choice.get("finish_reason"):
+        return {}, None  # a piece of a stream has the same two forms
     delta = choice.get("delta")
     if isinstance(delta, dict) and delta:
         content, note = _content_of(delta.get("content"))

@@ -52,7 +52,7 @@ def rewrite(journal: Path, stored: Mapping[str, Mapping[str, Any]]) -> None:
 
 def test_a_reply_in_the_body_of_an_old_journal_is_not_asked_again(tmp_path: Path) -> None:
     names = {f"d{number}": name for number, name in enumerate(STORED)}
-    case = {
+    case: dict[str, Any] = {
         "wire": "openai",
         "run": {"dialogues": len(STORED), "turns": 2},
         "serve": {"file2_when": f"request_after:{len(STORED)}"},
