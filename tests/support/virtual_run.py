@@ -314,7 +314,9 @@ class VirtualTransport:
         await asyncio.sleep(answer.wait_s)
         if answer.refuse_s > 0:
             self._host.refuse_until(self._loop.time() + answer.refuse_s)
-        if answer.status is None or answer.framing == "raw":
+        if answer.framing == "raw":
+            raise partial.gone("bad_response", "the response cannot be read")
+        if answer.status is None:
             await self._fail(answer, partial)
         assert answer.status is not None
         partial.status = answer.status
