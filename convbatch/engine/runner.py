@@ -387,7 +387,7 @@ class Runner:
                 "read_again": True,
             }
             await self._journal.commit({"kind": "outcome", **outcome}, self._turn_record(state, number, key, end))
-            self._count(worker, end.status)
+            self._count(worker, end)
             return end
         return None
 
