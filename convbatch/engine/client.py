@@ -26,8 +26,8 @@ from yarl import URL
 from convbatch._version import __version__
 from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
-from convbatch.dialogue import Message, text_part
 from convbatch.config.key_command import KeyCommand, Token
+from convbatch.dialogue import Message, text_part
 from convbatch.engine.retry import attempt_class
 from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
