@@ -46,15 +46,18 @@ REFUSAL_TEXT = _texts(
     "|sensitive|moderation|harm|policy|content|security|guardrail|unsafe|toxic|violence|risk))",
     "sensitive words that violate",
     # DeepSeek, Moonshot, DashScope, Ark, MiniMax, xAI, StepFun, new-api
-    "content exists risk",
+    r"content (?:exists risk|risks? (?:\w+ )?detected)",
     "considered high risk",
     "inappropriate content",
     r"may contain (?:\w+ ){0,2}(?:sensitive|violation|violence|inappropriate|harmful|unsafe|illegal)",
     "new_sensitive",
     r"(?:input|output|prompt|text|message)s? (?:\w+ ){0,2}(?:contains?|includes?) (?:\w+ ){0,2}(?:sensitive"
-    "|prohibited|inappropriate|unsafe|harmful|banned|forbidden|illegal|offensive)",
+    "|prohibited|disallowed|inappropriate|unsafe|harmful|banned|forbidden|illegal|offensive)",
     "machine outputted is blocked",
     "sensitive words? (?:detected|found|hit)",
+    r"(?:unsafe|sensitive|prohibited|disallowed|harmful|nsfw|explicit|illegal) (?:or \w+ )?content (?:\w+ )?"
+    "(?:detected|found|in (?:the )?(?:input|prompt|output|generation))",
+    "content (?:was |is |has been )?blocked",
     # OpenRouter, LiteLLM, Portkey, Bedrock, Llama Guard
     "(?:input|prompt|output|content|message)s? (?:was |were |has been |is )?flagged",
     "requires moderation",
@@ -71,6 +74,7 @@ REFUSAL_TEXT = _texts(
     "违规(?:内容|信息|词|文本)",
     "内容.{0,6}(?:违规|违法)",
     "涉嫌违[规法]",
+    "相关法律法规",
     "违反.{0,12}(?:政策|法律|法规|规定|规范|准则)",
     "内容.{0,6}(?:不合规|存在风险|有风险|风险提示)",
     "(?:输入|输出|提问|提示词|文本|内容).{0,10}(?:不合规|风险|不当|不良|敏感|违规|非法)",
@@ -114,7 +118,7 @@ OUTPUT_SIDE_TEXT = _texts(
     "输出",
     "生成",
     "回复",
-    "回答",
+    "(?<!无法)回答",
 )
 ADVICE_TEXT = _texts(
     # what to do about it, which names the prompt whatever was refused; and the ids at the end
@@ -169,6 +173,7 @@ QUOTA_TEXT = _texts(
     "预扣费",
 )
 WEAK_QUOTA_TEXT = _texts(
+    r"reached (?:\w+ ){0,5}quota",
     # Also said of a limit per minute (Google): counts only without a hint, a minute, or words of a rate limit.
     r"exceeded (?:your |the )?(?:\w+ ){0,3}quota",
     r"quota (?:\w+ ){0,3}(?:exceeded|exhausted|used up|reached)",
@@ -243,7 +248,7 @@ _MODEL_NAME = r"\bmodels?(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w.
 _GONE = (
     r"(?:(?:is|was|are|has been|have been|does|do|did|could|can|currently)\s*){0,3}(?:not (?:exists?|found|available|"
     r"supported|valid|a valid|be found|activated|deployed|loaded|accessible|open|installed|recogni[sz]ed)|n't exist"
-    r"|n.t be found|invalid\b|disabled|deprecated|decommissioned|retired|no longer (?:available|supported)"
+    r"|n.t be found|discontinued|invalid\b|disabled|deprecated|decommissioned|retired|no longer (?:available|supported)"
     r"|cannot be found)"
 )
 NO_MODEL_TEXT = _texts(
@@ -258,7 +263,8 @@ NO_MODEL_TEXT = _texts(
     r"(?:deployment|endpoint|engine)\b.{0,60}(?:does not exist|not found|doesn.t exist)",
     r"not the name of an? \w*model",
     "(?:no|not have) access to (?:the )?model",
-    "not found the model",
+    "(?:not found the|could not find|can.t find) model",
+    "(?:未找到|找不到).{0,3}模型",
     "模型.{0,24}(?:不存在|未找到|找不到|不可用|已?下[线架]|未开通|没有开通)",
     "(?:不存在|未知|无效|不支持)(?:的|该|此)?.{0,2}模型",
     "模型名称?.{0,4}(?:错误|无效|有误|不正确)",
@@ -280,6 +286,7 @@ PATH_TEXT = _texts(
     "the requested url",
 )
 KEY_TEXT = _texts(
+    r"api[ _-]?key (?:\w+ ){0,3}(?:leaked|compromised)",
     r"api[ _-]?keys? (?:\w+ ){0,2}?(?:not valid|invalid|expired|revoked|disabled|not found|not exist|missing)",
     r"(?:incorrect|invalid|wrong|bad|missing|expired|revoked|malformed|unknown|no|not a valid) (?:\w+ ){0,2}"
     "(?:api[ _-]?key|access[ _-]?token|auth(?:entication|orization)? (?:token|header|key)|credentials?"
@@ -306,6 +313,15 @@ KEY_TEXT = _texts(
     "验证不正确",
 )
 LENGTH_TEXT = _texts(
+    # any server
+    r"(?:input|prompt|total|number of input)[ _]tokens?\b.{0,40}exceed",
+    "token limit exceeded",
+    "(?:conversation|messages?|dialogue) (?:is |are )?too long",
+    "(?:shorten|reduce|trim) (?:your|the) (?:prompt|input|messages|conversation)",
+    r"max_(?:num|input)_tokens",
+    r"limited to \d+ tokens,? (?:but )?you requested",
+    "总?长度.{0,6}(?:超|过长)",
+    "tokens?.{0,6}超[过出].{0,8}(?:限制|上限|最大)",
     # OpenAI, OpenRouter, vLLM, Fireworks, Mistral, llama.cpp, LM Studio, Ollama
     "(?:maximum|max|available|model.s) (?:context|model) (?:length|size|window|limit)",
     "exceeds? (?:the |max )?(?:model.s )?context",
@@ -355,6 +371,8 @@ LENGTH_TEXT = _texts(
     "tokens?.{0,6}(?:超限|过长|超出上限)",
 )
 NOT_A_LENGTH_TEXT = _texts(
+    r"\b(?:daily|monthly|quota)\b",
+    "max_(?:completion_|output_)?tokens.{0,6}(?:超|不能|必须|应)",
     # a limit per minute, or a setting
     "tokens? per (?:min|day|hour)",
     r"\btpm\b",
