@@ -271,11 +271,11 @@ NO_MODEL_TEXT = _texts(
 )
 PATH_TEXT = _texts(
     # the server has no such path: no model was named or asked
-    r"\b404 page not found",
+    "page not found",
     r"invalid url \(",
     "cannot (?:post|get) /",
     "unexpected endpoint",
-    "no route(?:s)? (?:matched|found)",
+    r"no (?:such )?routes?\b",
     "no static resource",
     "no handler found",
     r"(?:route|url|path|endpoint|uri)\b.{0,80}(?:was )?not found",

@@ -34,11 +34,6 @@ _ASKED_ALL_THE_SAME = re.compile(
     r"|overload|disconnect|超时",
     re.IGNORECASE,
 )
-_NO_ENDPOINT = re.compile(
-    r"unexpected endpoint|unknown (?:endpoint|url|path|route)|page not found|cannot (?:get|post) /|no (?:such )?route\b"
-    r"|invalid url \(|endpoint not found|route not found",
-    re.IGNORECASE,
-)
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -182,7 +177,7 @@ def _failure(body: bytes, read: _Read) -> Reply | Failure:
         return _unreadable(body, read)
     if read.kind == "content_filter":
         return _refused(read)
-    if not read.text and read.usage.source == "missing" and _NO_ENDPOINT.search(read.message):
+    if read.no_model and not read.text and read.usage.source == "missing":
         message = f"{read.message} (no model was asked: check base_url)"
         return replace(read, kind="bad_response", message=message, no_model=True, retryable=False)
     return read
