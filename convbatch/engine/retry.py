@@ -46,6 +46,8 @@ _BUSY: frozenset[ErrorKind] = frozenset({"rate_limit", "overloaded"})
 _PASSING: frozenset[ErrorKind] = frozenset({*_BUSY, *_SERVER_KINDS})
 """Kinds of an error object in which the gateway refuses the request for now."""
 _REFUSED_5XX = frozenset({500, 503, 529})
+_REMAPPED_429 = frozenset({400, 403})
+"""Statuses with which some gateways answer a request that a rate limit refuses; its error object says so."""
 _ALWAYS_AMBIGUOUS = frozenset({408, 502, 504, *range(520, 525)})
 
 
@@ -78,6 +80,8 @@ def _by_status(status: int, kind: ErrorKind, *, structured: bool) -> AttemptClas
     if status in _ALWAYS_AMBIGUOUS or status < 200:
         return "ambiguous"
     if status == 429 and kind not in _PERMANENT:
+        return "refused"
+    if status in _REMAPPED_429 and structured and kind == "rate_limit":
         return "refused"
     if status < 500 or (structured and (kind in _PERMANENT or status == 501)):
         # Gateways report a wrong model name as 503 and may map any status: if there is an error object, its kind

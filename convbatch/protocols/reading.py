@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from convbatch.protocols.decoding import body_excerpt, read_event
 from convbatch.protocols.envelope import Found, find, may_become_stream
+from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.shapes import read_shape, read_stream_shape
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
@@ -26,7 +27,7 @@ from convbatch.protocols.wire import (
     decode_json,
     encode_json,
 )
-from convbatch.reply import Failure, Reply
+from convbatch.reply import ErrorKind, Failure, Reply
 
 _PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"')
 _ASKED_ALL_THE_SAME = re.compile(
@@ -34,6 +35,7 @@ _ASKED_ALL_THE_SAME = re.compile(
     r"|overload|disconnect|超时",
     re.IGNORECASE,
 )
+_MAY_END: frozenset[ErrorKind] = frozenset({"rate_limit", "quota", "overloaded", "server_error"})
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -63,7 +65,7 @@ def read_answer(
     if 300 <= status < 400:
         return Answer(_redirected(status, headers))
     if 200 <= status < 300:
-        return _with_status(_in_success(protocol, body, is_cut), status)
+        return _with_hint(_with_status(_in_success(protocol, body, is_cut), status), headers)
     if any(part in body for part in _PARTS_OF_REPLIES):
         answer = _in_success(protocol, body, is_cut)
         if isinstance(answer.outcome, Reply) and answer.outcome.finish_reason_raw:
@@ -73,6 +75,19 @@ def read_answer(
 
 def _with_status(answer: Answer, status: int) -> Answer:
     return answer if status == 200 else _noted(answer, f"HTTP status {status}")
+
+
+def _with_hint(answer: Answer, headers: Mapping[str, str]) -> Answer:
+    """Add the wait that the headers ask for, or a date relative to theirs, to an error inside a success."""
+    failure = answer.outcome
+    if isinstance(failure, Reply) or failure.retry_after_s is not None or failure.kind not in _MAY_END:
+        return answer
+    wait_s = retry_after_s(headers, None, failure.message)
+    if wait_s is None:
+        return answer
+    if failure.kind == "quota" and failure.scope == "day":  # a limit of a window, whose end is now known
+        failure = replace(failure, kind="rate_limit", retryable=True)
+    return answer._replace(outcome=replace(failure, retry_after_s=wait_s))
 
 
 def _noted(answer: Answer, *notes: str) -> Answer:

@@ -72,6 +72,10 @@ UNSTRUCTURED = {"structured": False}
         # Refused.
         ("rate_limit", 429, {}, "refused"),
         ("rate_limit", 429, UNSTRUCTURED, "refused"),
+        ("rate_limit", 403, {}, "refused"),
+        ("rate_limit", 400, {}, "refused"),
+        ("rate_limit", 403, UNSTRUCTURED, "final"),
+        ("rate_limit", 413, {}, "final"),
         ("overloaded", 429, {}, "refused"),
         ("server_error", 500, {}, "refused"),
         ("overloaded", 503, {}, "refused"),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.error_bodies import claims_error, find_error
 from convbatch.protocols.error_mapping import classify_error, error_in_body
+from convbatch.protocols.reading import read_answer
 from convbatch.protocols.wire import ErrorInBody, encode_json
 from convbatch.reply import NO_USAGE, Failure, failure_from_plain, failure_to_plain
 from tests.conftest import examples
@@ -244,3 +245,24 @@ def test_a_hostile_message_is_classified_quickly(part: str) -> None:
     begun = time.perf_counter()
     classify(400, error(part * 4000))
     assert time.perf_counter() - begun < 2
+
+
+NOW = {"date": "Sat, 21 Nov 2026 23:30:00 GMT"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "number", "said", "kind", "wait_s"),
+    [
+        ({"retry-after": "7"}, 1002, "rate limit exceeded(RPM)", "rate_limit", 7.0),
+        (NOW, 2056, "usage limit exceeded, resets at 2026-11-21T23:31:00Z", "rate_limit", 60.0),
+        ({}, 2056, "usage limit exceeded, resets at 2026-11-21T23:31:00Z", "quota", None),
+        ({"retry-after": "7"}, 1004, "login fail", "auth", None),
+    ],
+)
+def test_an_error_in_a_200_has_the_wait_of_its_headers(
+    headers: dict[str, str], number: int, said: str, kind: str, wait_s: float | None
+) -> None:
+    body = encode_json({"base_resp": {"status_code": number, "status_msg": said}})
+    failure = read_answer(PROTOCOLS["openai"], 200, headers, body).outcome
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.retry_after_s) == (kind, wait_s)
