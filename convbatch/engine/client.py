@@ -464,8 +464,9 @@ class Client:
         try:
             response = await self._transport.send(outgoing)
         except NoResponse as gone:
-            return self._attempt_without_response(gone, started, begun)
-        attempt = self._attempt_with_answer(response, started, begun)
+            attempt = self._attempt_without_response(gone, started, begun)
+        else:
+            attempt = self._attempt_with_answer(response, started, begun)
         return attempt if token is None else self._with_verdict_on(token, attempt)
 
     def _with_verdict_on(self, token: Token, attempt: Attempt) -> Attempt:
