@@ -16,7 +16,7 @@ from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config
 from convbatch.config.targets import resolve_targets
 from convbatch.console.text import printable_lines
-from convbatch.dialogue import Message, Settings, text_part
+from convbatch.dialogue import Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.redaction import redact
@@ -34,7 +34,7 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
     """Print which keys are set; ask the named gateways for their models, and the named models for at most 16 tokens.
 
     Returns:
-        The exit code: 0, 2 (key or configuration), 3 (a probe failed).
+        The exit code: 0, 2 (configuration, or a key that is missing or refused), 3 (a probe failed).
     """
     loaded = load_config(options.config)
     _print(f"config: {loaded.path or 'none (presets only)'}")
@@ -90,19 +90,25 @@ async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], credent
         if gateway.base_url.startswith("simulator:"):
             _print(f"{gateway.name}: built in; `convbatch run` starts it")
             continue
-        code = worst(code, await _list_models(gateway, credentials))
-        for target in targets:
-            if target.gateway.name == gateway.name:
-                code = worst(code, await _send_probe(target, credentials))
+        asked = [target for target in targets if target.gateway.name == gateway.name]
+        code = worst(code, await _list_models(gateway, credentials, decides=not asked))
+        for target in asked:
+            code = worst(code, await _send_probe(target, credentials))
     return code
 
 
-async def _list_models(gateway: Gateway, credentials: Credentials) -> ExitCode:
+async def _list_models(gateway: Gateway, credentials: Credentials, *, decides: bool) -> ExitCode:
+    """Print the gateway's list of models; unless it decides, and where a gateway has none, it is never a failure."""
     async with _client(Target(model="-", gateway=gateway), credentials) as client:
         found = await client.models()
     if isinstance(found, Attempt):
         _print(f"{gateway.name}: no list of models: {_describe_attempt(found)}")
-        return ExitCode.INCOMPLETE
+        if not decides:
+            return ExitCode.OK
+        if _has_no_list(found):
+            _print("  hint: not every gateway has one; -m MODEL tests the key with a short request")
+            return ExitCode.OK
+        return _print_hint(found, gateway)
     _print(f"{gateway.name}: {len(found)} models")
     for model in found[:MODELS_SHOWN]:
         _print(f"  {model}@{gateway.name}")
@@ -114,22 +120,50 @@ async def _list_models(gateway: Gateway, credentials: Credentials) -> ExitCode:
 async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
     from convbatch.protocols.wire import Ask
 
+    gateway = target.gateway
+    short = Settings(max_output_tokens=PROBE_TOKENS)
+    settings = effective_settings(command_line=short, target=gateway.settings, unset=gateway.unset)
     question = Ask(
         model=target.model,
         messages=(Message(role="user", parts=(text_part("Say OK."),)),),
-        settings=Settings(max_output_tokens=PROBE_TOKENS).without(target.gateway.unset),
+        settings=settings,
     )
     async with _client(target, credentials) as client:
         attempt = await client.attempt(question)
     if not isinstance(attempt.outcome, Reply):
         _print(f"{target.name}: {_describe_attempt(attempt)}")
-        return ExitCode.INCOMPLETE
+        return _print_hint(attempt, gateway)
     reply = attempt.outcome
     usage = reply.usage
     counts = f"input {_known(usage.input_tokens)}, output {_known(usage.output_tokens)}"
     _print(f"{target.name}: answered in {attempt.latency_s:.2f} s, {reply.finish_reason_raw}, {counts} tokens")
     _print(f"  served as {reply.model_version or 'unknown'}: {(reply.text or '')[:200]!r}")
+    if attempt.wire_note is not None:
+        _print(f"  note: {attempt.wire_note}")
     return ExitCode.OK
+
+
+_KEY_REFUSED = frozenset(("auth", "permission"))
+_NO_LIST = frozenset(("not_found", "bad_response", "invalid_request"))
+
+
+def _has_no_list(attempt: Attempt) -> bool:
+    """Whether the answer only says that there is no list of models: no such path, or something else than a list."""
+    failure = attempt.outcome
+    if isinstance(failure, Reply):
+        return True
+    return attempt.http_status in (200, 400, 404, 405, 410, 501) and failure.kind in _NO_LIST
+
+
+def _print_hint(attempt: Attempt, gateway: Gateway) -> ExitCode:
+    """Print what to do about a failure; return 2 if the key is refused, else 3."""
+    failure = attempt.outcome
+    if isinstance(failure, Reply) or failure.kind not in _KEY_REFUSED:
+        return ExitCode.INCOMPLETE
+    source = " and ".join(variables_of(gateway)) or ("key_command" if gateway.key_command else None)
+    refused = "the gateway wants a key: set auth and key_env" if source is None else f"the key of {source} is refused"
+    _print(f"  hint: {refused}; check that it belongs to {gateway.base_url}")
+    return ExitCode.SETUP
 
 
 @asynccontextmanager

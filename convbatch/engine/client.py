@@ -443,6 +443,9 @@ class Client:
             try:
                 return self._protocol.parse_models(response.body)
             except MalformedReply as malformed:
+                attempt = self._attempt_with_answer(response, started, begun)
+                if isinstance(attempt.outcome, Failure) and attempt.outcome.kind != "bad_response":
+                    return attempt  # an error object in a 200
                 failure = Failure(kind="bad_response", message=f"no list of models: {malformed}")
                 return self._attempt(failure, "final", response, started, begun)
         return self._attempt_with_answer(response, started, begun)

@@ -1,0 +1,96 @@
+"""`convbatch doctor -g`: what a gateway answers to the list of models and to a short request, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Command
+from tests.support.gateway_server import Answer, Received, completion, serve_gateway
+
+MODELS: Answer = 200, {"data": [{"id": "m"}]}
+REPLY: Answer = 200, completion("OK")
+NO_LIST: Answer = 404, {"error": {"message": "Not Found"}}
+WRONG_KEY: Answer = 401, {"error": {"message": "Invalid API key provided", "code": "invalid_api_key"}}
+
+
+def refused(message: str, **more: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **more}}
+
+
+def doctor(convbatch: Command, folder: Path, models: Answer, reply: Answer, *args: str) -> tuple[int, str, list[str]]:
+    """Return the exit code, the output, and the paths that were asked."""
+
+    def answer(request: Received) -> Answer:
+        return models if request.method == "GET" else reply
+
+    with serve_gateway(answer) as gateway:
+        (folder / "convbatch.toml").write_text(
+            f'[gateways.g]\nprotocol = "openai"\nbase_url = "{gateway.url}/v1"\nkey_env = "G_KEY"\n'
+        )
+        done = convbatch("doctor", "-g", "g", *args, G_KEY="secret-of-g-1234")
+        return done.code, done.out, [request.path for request in gateway.requests]
+
+
+@pytest.mark.parametrize(
+    ("models", "reply", "code"),
+    [
+        (MODELS, REPLY, 0),
+        (NO_LIST, REPLY, 0),
+        ((405, refused("Method Not Allowed")), REPLY, 0),
+        ((200, "<!doctype html><html>a page</html>"), REPLY, 0),
+        ((403, refused("Missing scopes: api.model.read")), REPLY, 0),
+        ((500, "oops"), REPLY, 0),
+        (MODELS, WRONG_KEY, 2),
+        (NO_LIST, WRONG_KEY, 2),
+        (MODELS, (403, refused("You do not have access")), 2),
+        (MODELS, (400, refused("API key not valid.", status="INVALID_ARGUMENT")), 2),
+        (MODELS, (200, {"base_resp": {"status_code": 1004, "status_msg": "login fail"}}), 2),
+        (MODELS, (401, "Unauthorized"), 2),
+        (MODELS, (404, refused("The model `m` does not exist", code="model_not_found")), 3),
+        (MODELS, (402, refused("Insufficient Balance")), 3),
+        (MODELS, (503, refused("overloaded")), 3),
+    ],
+)
+def test_the_short_request_decides_where_a_model_is_named(
+    convbatch: Command, tmp_path: Path, models: Answer, reply: Answer, code: int
+) -> None:
+    found, output, asked = doctor(convbatch, tmp_path, models, reply, "-m", "m")
+    assert found == code, output
+    assert asked == ["/v1/models", "/v1/chat/completions"]
+    assert ("the key of G_KEY is refused" in output) == (code == 2)
+
+
+@pytest.mark.parametrize(
+    ("models", "code"),
+    [
+        (MODELS, 0),
+        (NO_LIST, 0),
+        ((200, "<html>a page</html>"), 0),
+        ((200, {"data": "none"}), 0),
+        (WRONG_KEY, 2),
+        ((200, {"base_resp": {"status_code": 1004, "status_msg": "login fail"}}), 2),
+        ((403, refused("no permission")), 2),
+        ((500, refused("oops")), 3),
+        ((429, refused("slow down")), 3),
+    ],
+)
+def test_without_a_model_the_list_decides_unless_there_is_none(
+    convbatch: Command, tmp_path: Path, models: Answer, code: int
+) -> None:
+    found, output, asked = doctor(convbatch, tmp_path, models, REPLY)
+    assert found == code, output
+    assert asked == ["/v1/models"]
+    assert ("-m MODEL tests the key" in output) == (code == 0 and models is not MODELS)
+
+
+def test_a_gateway_that_cannot_be_reached_is_a_failed_probe(convbatch: Command, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(
+        '[gateways.g]\nprotocol = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nauth = "none"\n'
+    )
+    for more in ((), ("-m", "m")):
+        done = convbatch("doctor", "-g", "g", *more)
+        assert done.code == 3
+        assert "could not connect" in done.out
