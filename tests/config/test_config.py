@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convbatch.config.credentials import Credentials, variables_of
 from convbatch.config.gateways import (
     NO_OVERRIDES,
     Config,
@@ -795,9 +797,39 @@ def test_an_example_config_loads_and_its_targets_can_build_requests(path: Path) 
         PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
 
 
-def test_the_readme_of_the_examples_lists_every_example() -> None:
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_the_readme_of_the_examples_lists_every_example_with_its_variables(path: Path) -> None:
     text = (CONFIGS / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{path.name}`" in text for path in CONFIGS.glob("*.toml"))
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{path.name}` "))
+    gateways = [target.gateway for target in resolve_targets([], [], load_config(path))]
+    variables = {name for gateway in gateways for name in variables_of(gateway)}
+    assert set(re.findall(r"`([A-Z_]+)`", row)) == variables
+    credentials = Credentials(dict.fromkeys(variables, "fake-key-0123456789"))
+    credentials.require_variables(gateways)
+    for gateway in gateways:
+        if gateway.key_command is None:
+            assert (credentials.key(gateway) is None) == (gateway.auth == "none")
+
+
+@pytest.mark.parametrize(
+    ("file", "gateway", "url"),
+    [
+        ("azure", "azure", "https://RESOURCE.openai.azure.com/openai/v1/chat/completions"),
+        ("azure", "azure-classic", "https://RESOURCE.openai.azure.com/openai/deployments/m/chat/completions"),
+        ("vertex", "vertex-express",
+         "https://aiplatform.googleapis.com/v1/publishers/google/models/m:generateContent"),
+        ("vertex", "vertex", "https://aiplatform.googleapis.com/v1/projects/PROJECT/locations/global/publishers/google"
+         "/models/m:generateContent"),
+        ("in-front", "cloudflare", "https://gateway.ai.cloudflare.com/v1/ACCOUNT/GATEWAY/openai/chat/completions"),
+        ("zhipu", "zhipu", "https://open.bigmodel.cn/api/paas/v4/chat/completions"),
+        ("ark", "ark", "https://ark.cn-beijing.volces.com/api/v3/chat/completions"),
+    ],
+)  # fmt: skip
+def test_an_example_sends_requests_to_the_gateways_url(file: str, gateway: str, url: str) -> None:
+    found = load_config(CONFIGS / f"{file}.toml").gateways[gateway].for_model("m")
+    ask = Ask(model="m", messages=(Message(role="user", parts=(text_part("?"),)),))
+    asked = PROTOCOLS[found.protocol].build_request(ask, found.endpoint).url
+    assert asked.lower() == url.lower()
 
 
 def test_the_examples_together_show_every_key() -> None:
