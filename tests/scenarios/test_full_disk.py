@@ -110,6 +110,17 @@ def test_a_disk_without_space_for_the_tables_leaves_a_complete_journal(
     assert provider.ledger.billed == 180
 
 
+@pytest.mark.skipif(not may_mount() or not Path("/dev/shm").is_dir(), reason="needs shared memory and a mount")
+def test_a_machine_whose_only_disk_is_full_still_prints_the_closing_table(
+    tmp_path: Path, simulator: Simulators
+) -> None:
+    prepare(tmp_path, simulator)
+    room = mounted("size=140k")
+    assert in_shell(room, tmp_path, f"{room.shrink}; export TMPDIR=$PWD/disk; cb run d.jsonl -o disk/out") == [5]
+    assert "sim-good@at-gemini" in (tmp_path / "out").read_text()
+    assert "turns are open; finish them with:\n  convbatch resume disk/out" in (tmp_path / "stderr").read_text()
+
+
 @pytest.mark.skipif(
     not may_mount(), reason="the fast tests fail the first writes as well: tests/journal/test_run_folder.py"
 )
