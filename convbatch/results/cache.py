@@ -23,6 +23,7 @@ _VERSION = b"convbatch.contract"
 DAMAGED_PLACES = b"convbatch.damaged_places"
 SUSPENDED = b"convbatch.parked"
 _CHECKS = b"convbatch.checks"
+_TARGETS = b"convbatch.targets"
 _SHARED_MEMORY = Path("/dev/shm")
 _CONVERSATION_KEY = ("dialogue_index", "target", "repeat")
 
@@ -46,18 +47,19 @@ def write_turns(folder: RunFolder) -> Path:
 
 
 def is_fresh(folder: RunFolder) -> bool:
-    """Return whether both tables match the journal, this version's columns and the folder's current checks."""
-    stamp = _marks(folder)
+    """Return whether both tables match journal, targets and current checks, and have this version's columns."""
+    stamp = _marks(folder, folder.read_manifest())
     tables = ((folder.turns, TURNS), (folder.verdicts, VERDICTS))
     return all(stamp.items() <= _stamp_of(path, columns).items() for path, columns in tables)
 
 
-def _marks(folder: RunFolder) -> dict[bytes, bytes]:
+def _marks(folder: RunFolder, manifest: Manifest) -> dict[bytes, bytes]:
     """Return the metadata that fresh tables of this folder have."""
     return {
         _MARK: folder.journal_mark().encode(),
         _VERSION: b"%d" % CONTRACT,
         _CHECKS: folder.checks_mark().encode(),
+        _TARGETS: to_json(list(manifest.target_names)).encode(),
     }
 
 
@@ -138,7 +140,7 @@ def read_conversations(turns: Path, names: Sequence[str]) -> Iterator[tuple[list
 
 
 def _write(folder: RunFolder, manifest: Manifest, file: IO[bytes], verdicts: IO[bytes]) -> None:
-    marks = _marks(folder)  # read first: records appended from here on make the tables stale, never wrong
+    marks = _marks(folder, manifest)  # read first: records appended from here on make the tables stale, never wrong
     with Archive(folder) as archive:
         stamp = {**marks, DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
         with open_writer(file, TURNS, stamp) as turn_file, open_writer(verdicts, VERDICTS, marks) as verdict_file:

@@ -240,6 +240,15 @@ def test_the_table_is_rebuilt_when_the_journal_grows(made: MadeRun) -> None:
     assert is_fresh(folder)
 
 
+def test_the_table_is_rebuilt_when_run_json_names_other_targets(made: MadeRun) -> None:
+    folder = made.write()
+    manifest = folder.read_manifest()
+    write_turns(folder)
+    folder.write_manifest(replace(manifest, targets=(replace(manifest.targets[0], name="other@g"),)))
+    assert not is_fresh(folder)
+    assert [total.target for total in load(folder.path).summary()] == ["other@g"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1"])
 def test_a_broken_table_file_is_rebuilt(made: MadeRun, content: bytes) -> None:
     folder = made.write()
