@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from convbatch.results.aggregate import CountedAttempt, CountedTurn
-from convbatch.results.columns import ATTEMPTS, Row
+from convbatch.results.columns import ATTEMPTS
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import Run
 
@@ -59,9 +59,22 @@ class Sizes:
         else:
             self.known.append(input_tokens)
 
-    def cells(self) -> Row:
-        """`replies` to `tokens_unknown` of `GROWTH`."""
-        if not self.known:
-            return self.unknown, None, None, None, self.unknown
-        total, middle = sum(self.known), statistics.median(self.known)
-        return len(self.known) + self.unknown, total, total / len(self.known), float(middle), self.unknown
+    @property
+    def replies(self) -> int:
+        """Number of replies."""
+        return len(self.known) + self.unknown
+
+    @property
+    def total(self) -> int | None:
+        """Sum of the known counts; None without any."""
+        return sum(self.known) if self.known else None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the known counts; None without any."""
+        return sum(self.known) / len(self.known) if self.known else None
+
+    @property
+    def median(self) -> float | None:
+        """Median of the known counts; None without any."""
+        return float(statistics.median(self.known)) if self.known else None

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
@@ -26,8 +26,8 @@ from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
 from convbatch.reporting.section import Section
 from convbatch.reporting.usage_log import reconcile
-from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, GroupTotals
-from convbatch.results.columns import STATUSES, TURNS, Column, Row
+from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, ErrorGroup, GroupTotals
+from convbatch.results.columns import STATUSES, TURNS, Column, Row, row_builder
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
 from convbatch.results.parquet import Rows, read_rows
 from convbatch.results.run import Run, load
@@ -76,22 +76,48 @@ USAGE: tuple[Column, ...] = (
 )  # fmt: skip
 """Columns of the main table, after `run` and the keys."""
 
+
+class _FinishCount(NamedTuple):
+    """Source of a row of the finish reasons."""
+
+    finish_reason: str
+    finish_reason_raw: str | None
+    counts: Mapping[str, int]
+
+
+class _ErrorCount(NamedTuple):
+    """Source of a row of the errors."""
+
+    error_kind: str
+    group: ErrorGroup
+
+
+class _TurnSizes(NamedTuple):
+    """Source of a row of the input tokens by turn."""
+
+    target: str
+    turn: int
+    sizes: Sizes
+
+
 FINISH_REASONS: tuple[Column, ...] = (
     Column("finish_reason", "string", "`stop length content_filter tool_call error other`"),
     Column("finish_reason_raw", "string", "the gateway's own value; null without one"),
-    Column("replies", "Int64", "complete replies received by this run that count"),
-    Column("reused", "Int64", "replies reused from another run"),
+    Column("replies", "Int64", "complete replies received by this run that count", lambda f: f.counts["replies"]),
+    Column("reused", "Int64", "replies reused from another run", lambda f: f.counts["reused"]),
 )
-"""Columns after `run` and the keys."""
+"""Columns after `run` and the keys; filled from `_FinishCount`."""
 
 ERRORS: tuple[Column, ...] = (
     Column("error_kind", "string", "as in `attempts`; `malformed_output`: generation failed; `lost`: killed"),
-    Column("attempts", "Int64", "failed attempts of this kind, also of turns that were answered later"),
-    Column("turns", "Int64", "turns with status `error` for this reason"),
-    Column("pending", "Int64", "turns with status `pending` and this last failure"),
-    Column("example", "string", "the first message, cut to 160 characters; null without one", is_long=True),
-)
-"""Columns after `run` and the keys."""
+    Column("attempts", "Int64", "failed attempts of this kind, also of turns that were answered later",
+        lambda e: e.group.attempts),
+    Column("turns", "Int64", "turns with status `error` for this reason", lambda e: e.group.turns),
+    Column("pending", "Int64", "turns with status `pending` and this last failure", lambda e: e.group.pending),
+    Column("example", "string", "the first message, cut to 160 characters; null without one",
+        lambda e: e.group.example, is_long=True),
+)  # fmt: skip
+"""Columns after `run` and the keys; filled from `_ErrorCount`."""
 
 SERVED: tuple[Column, ...] = (
     Column("target", "string", "`model@gateway`"),
@@ -106,13 +132,14 @@ SERVED: tuple[Column, ...] = (
 GROWTH: tuple[Column, ...] = (
     Column("target", "string", "`model@gateway`"),
     Column("turn", "Int64", "from 1"),
-    Column("replies", "Int64", "replies received by this run"),
-    Column("input_tokens", "Int64", "sum of the known counts; null when none is known"),
-    Column("mean_input_tokens", "Float64", "of the known counts; null when none is known"),
-    Column("median_input_tokens", "Float64", "as `mean_input_tokens`"),
-    Column("tokens_unknown", "Int64", "replies whose input count is unknown: not in the three columns before"),
-)
-"""Columns after `run`: how the history that is sent grows from turn to turn."""
+    Column("replies", "Int64", "replies received by this run", lambda t: t.sizes.replies),
+    Column("input_tokens", "Int64", "sum of the known counts; null when none is known", lambda t: t.sizes.total),
+    Column("mean_input_tokens", "Float64", "of the known counts; null when none is known", lambda t: t.sizes.mean),
+    Column("median_input_tokens", "Float64", "as `mean_input_tokens`", lambda t: t.sizes.median),
+    Column("tokens_unknown", "Int64", "replies whose input count is unknown: not in the three columns before",
+        lambda t: t.sizes.unknown),
+)  # fmt: skip
+"""Columns after `run`: how the history that is sent grows from turn to turn; filled from `_TurnSizes`."""
 
 _RUN = Column("run", "string", "name of the run; its path, where several have the same name")
 _NUMBERS = {"turn", "repeat"}
@@ -466,27 +493,33 @@ def _totals(data: _ReportData) -> pd.DataFrame:
 
 
 def _finish_reasons(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
+    row = row_builder(FINISH_REASONS)
+
     def rows() -> Iterator[Row]:
         for group, totals in data.groups.items():
             for words, counts in sorted(totals.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
-                yield (*group, *words, counts["replies"], counts["reused"])
+                yield (*group, *row(_FinishCount(*words, counts)))
 
     return Rows(columns=[_RUN, *map(_key_column, keys), *FINISH_REASONS], rows=rows()).frame()
 
 
 def _errors(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
+    row = row_builder(ERRORS)
+
     def rows() -> Iterator[Row]:
         for group, totals in data.groups.items():
-            for kind, trouble in sorted(totals.errors.items(), key=lambda item: (-item[1].attempts, item[0])):
-                yield (*group, kind, trouble.attempts, trouble.turns, trouble.pending, trouble.example)
+            for error in sorted(totals.errors.items(), key=lambda item: (-item[1].attempts, item[0])):
+                yield (*group, *row(_ErrorCount(*error)))
 
     return Rows(columns=[_RUN, *map(_key_column, keys), *ERRORS], rows=rows()).frame()
 
 
 def _growth(data: _ReportData) -> pd.DataFrame:
+    row = row_builder(GROWTH)
     places = {place: number for number, place in enumerate(data.targets)}
     found = sorted(data.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
-    return Rows(columns=[_RUN, *GROWTH], rows=((*place, *sizes.cells()) for place, sizes in found)).frame()
+    rows = ((label, *row(_TurnSizes(target, turn, sizes))) for (label, target, turn), sizes in found)
+    return Rows(columns=[_RUN, *GROWTH], rows=rows).frame()
 
 
 def _key_column(key: str) -> Column:
@@ -539,7 +572,7 @@ def _notes(data: _ReportData, keys: Sequence[str]) -> Iterator[str]:
         yield f"SIMULATED, no model was asked: {', '.join(dict.fromkeys(simulated))}"
     yield _what_is_spent(data)
     if "tag" in keys:
-        yield "A dialogue with several tags is in each of their rows; totals are computed from the turns."
+        yield "A dialogue with several tags is in the row of each tag, but only once in the totals."
     for reported, total in _each(data):
         yield from _missing(reported)
         yield from _mixed(reported, sorted(reported.converted(total.money["spent"])))
@@ -562,10 +595,10 @@ def _what_is_spent(data: _ReportData) -> str:
         left_out.append(f"{counts['unpriced']:,} of {_count(counts['received'], 'reply', 'replies')} without a cost")
     if counts["failed_unpriced"]:
         left_out.append(f"{_count(counts['failed_unpriced'], 'failed attempt')} without a cost")
-    what = "Spent is the cost of the replies that this run received and that count"
+    what = "`spent` is the cost of the replies that this run received and that count"
     if counts["failed_attempts_billed"]:
-        what += f", and of {_count(counts['failed_attempts_billed'], 'failed attempt')} that reported usage"
-    return f"{what}. Not in it: {'; '.join(left_out)}." if left_out else f"{what}: all is in it."
+        what += f" and of {_count(counts['failed_attempts_billed'], 'failed attempt')} that reported usage"
+    return f"{what}. Not included: {'; '.join(left_out)}." if left_out else f"{what}; nothing is left out."
 
 
 def _missing(reported: _ReportedRun) -> Iterator[str]:
@@ -573,7 +606,7 @@ def _missing(reported: _ReportedRun) -> Iterator[str]:
     damaged = reported.run.damaged_places
     if damaged:
         where = _count(damaged, "damaged place")
-        yield f"{reported.label}: {where} in the journal left out; `convbatch resume --salvage`"
+        yield f"{reported.label}: {where} in the journal left out; to ask these turns again: `convbatch resume --salvage`"
     for target, reason in reported.run.suspended.items():
         yield f"{reported.label}: {target} is suspended: {reason}"
 
@@ -584,11 +617,11 @@ def _mixed(reported: _ReportedRun, currencies: Sequence[str]) -> Iterator[str]:
     one, other = currencies[:2]
     unit = Money(amount=Decimal(1), currency=one)
     if reported.exchange_rates.convert(unit, other) is not None:
-        yield f"{reported.label}: {one} and {other} are not added; --currency {other} converts them by [rates]."
+        yield f"{reported.label}: {one} and {other} are not added up; --currency {other} converts them by [rates]."
     else:
         yield (
-            f"{reported.label}: {one} and {other} are not added, since [rates] of the config has no "
-            f'"{one}/{other}". With one: --currency {other} -c {reported.config}'
+            f"{reported.label}: {one} and {other} are not added up, because [rates] of the config has no "
+            f'"{one}/{other}". With that rate: --currency {other} -c {reported.config}'
         )
 
 
@@ -612,15 +645,15 @@ def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
         yield "\n".join(
             [
                 f"{reported.label}: {_count(unpriced, 'answer')} without a price. "
-                f"To name it, add to {reported.config}:",
+                f"To set a price, add to {reported.config}:",
                 *lines,
                 f"then: convbatch report {shell_quote(reported.run.path)} -c {reported.config}",
             ]
         )
     if unclear:
         yield (
-            f"{reported.label}: {_count(unclear, 'answer')} of targets with a price without a cost: a count is missing "
-            "or contradicts another, or no price held when it was asked."
+            f"{reported.label}: {_count(unclear, 'answer')} without a cost although the target has a price: a token count "
+            "is missing or contradicts another, or no price was valid at that time."
         )
 
 

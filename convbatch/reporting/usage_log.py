@@ -128,7 +128,7 @@ def reconcile(
     title = f"Bill {path.name}"
     return [
         Section(key="bill", title=title, frame=totals, notes=notes),
-        Section(key="bill_lines", title=f"{title}: what is not the same", frame=listed),
+        Section(key="bill_lines", title=f"{title}: differences", frame=listed),
     ]
 
 
@@ -145,14 +145,14 @@ def _gateways(runs: Sequence[Run], usage_log: UsageLog) -> frozenset[str]:
     where = f"[bills.{usage_log.form.name}]"
     if usage_log.form.gateways and not named:
         hint = f"{did_you_mean(usage_log.form.gateways[0], hosts)}; or name another form with --bill-form"
-        what = f"no run given asked the gateway that {where} is a bill of"
+        what = f"none of the given runs sent a request to the gateway of {where}"
         raise SetupError(
             what, place=Place(path=str(usage_log.path)), found=", ".join(usage_log.form.gateways), hint=hint
         )
     if not usage_log.form.gateways and len(set(hosts.values())) > 1:
         names = ", ".join(sorted(hosts))
-        hint = f'say it in the config: {where} gateway = "{min(hosts)}"'
-        what = f"the bill may be of any of the gateways {names}"
+        hint = f'name the gateway in the config: {where} gateway = "{min(hosts)}"'
+        what = f"cannot tell which gateway this bill is from: the runs use {names}"
         raise SetupError(what, place=Place(path=str(usage_log.path)), hint=hint)
     return named or frozenset(hosts)
 
@@ -311,10 +311,10 @@ def _notes(
     form = usage_log.form
     names = ", ".join(sorted(gateways))
     yield f"{count_of(len(usage_log.lines), 'line')} of {names}, read as {form.name!r} ({usage_log.encoding})" + (
-        f"; no calls by its `only`: {count_of(usage_log.left_out, 'further line')}" if usage_log.left_out else ""
+        f"; {count_of(usage_log.left_out, 'other line')} excluded by `only`" if usage_log.left_out else ""
     )
     if usage_log.has_local_times:
-        yield f"times without an offset are taken as {form.time_zone} (`time_zone` in [bills.{form.name}])"
+        yield f"times without an offset are read as {form.time_zone} (`time_zone` in [bills.{form.name}])"
     yield from _joining_notes(pairs, calls)
     yield from _money_notes(usage_log, calls, currency)
 
@@ -323,12 +323,12 @@ def _joining_notes(pairs: Sequence[JoinedPair], calls: Sequence[Call]) -> Iterat
     ways = Counter(pair.joined_by for pair in pairs if pair.joined_by is not None)
     if ways["time and tokens"]:
         count = count_of(ways["time and tokens"], "line")
-        yield f"{count} with no request id of ours: joined by model, time (within {TOLERANCE_S:g} s) and tokens"
+        yield f"{count} without a matching request id: matched by model, time (within {TOLERANCE_S:g} s) and tokens"
     if ways["time"]:
-        yield f"{count_of(ways['time'], 'line')} joined by model and time alone: its tokens, or ours, are not known"
+        yield f"{count_of(ways['time'], 'line')} matched by model and time only: a token count is unknown"
     outside = sum(pair.outcome == OUTSIDE for pair in pairs)
     if outside:
-        where = "outside the time of these runs: other use of the key, or other runs; not looked at"
+        where = "outside the time of these runs, from other runs or other programs with this key: not compared"
         yield f"{count_of(outside, 'line')} {where}"
     asked = {call.model for call in calls}
     others = Counter(pair.line.model for pair in pairs if pair.outcome == UNKNOWN and pair.line is not None)
@@ -336,19 +336,19 @@ def _joining_notes(pairs: Sequence[JoinedPair], calls: Sequence[Call]) -> Iterat
     if strange:
         listed = ", ".join(sorted(strange))
         count = count_of(sum(strange.values()), "line")
-        yield f"of the unknown, {count} of models these runs did not ask there: {listed}"
+        yield f"{count} with outcome `{UNKNOWN}` for models that these runs did not use: {listed}"
 
 
 def _money_notes(usage_log: UsageLog, calls: Sequence[Call], currency: str | None) -> Iterator[str]:
     if all(line.amount is None for line in usage_log.lines):
         return
     if currency is None:
-        yield f"the amounts' currency is not known: write currency in [bills.{usage_log.form.name}]"
+        yield f"the currency of the amounts is unknown: set `currency` in [bills.{usage_log.form.name}]"
         return
     replied = [call for call in calls if call.kind == "replied"]
     without = [call for call in replied if call.cost is None or call.currency != currency]
     if without:
         target = without[0].ident[2]
         model, _, gateway = target.rpartition("@")
-        hint = f'[prices.{gateway}."{model}"] in the config of the next run gives them one'
+        hint = f'set one under [prices.{gateway}."{model}"] in the config, for later runs'
         yield f"{len(without)} of {len(replied)} calls have no price in {currency}: {hint}"

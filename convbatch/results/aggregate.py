@@ -134,7 +134,7 @@ def _kind_of(attempt: CountedAttempt) -> str | None:
 
 
 @dataclass(slots=True)
-class _ErrorGroup:
+class ErrorGroup:
     """One kind of error in one group."""
 
     attempts: int = 0
@@ -170,7 +170,7 @@ class GroupTotals:
         self.waits: dict[str, float] = {}
         self.finish: defaultdict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
         self.served: Counter[str | None] = Counter()
-        self.errors: defaultdict[str, _ErrorGroup] = defaultdict(_ErrorGroup)
+        self.errors: defaultdict[str, ErrorGroup] = defaultdict(ErrorGroup)
         self.passes: Counter[bool | None] = Counter()
         self.latencies = latencies or Latencies()
 

@@ -113,7 +113,7 @@ def test_all_lines_of_an_undisturbed_run_match(run_billed: RunBilled, ids: bool)
     sections = reconcile([billed_run.run], write_usage_log(billed_run.folder / "bill.csv", lines), FORMS)
     assert totals(sections) == {"same": (12, 12)}
     assert listed(sections) == []
-    assert any("no request id of ours" in note for note in sections[0].notes) is not ids
+    assert any("without a matching request id" in note for note in sections[0].notes) is not ids
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["with request ids", "without request ids"])
@@ -246,7 +246,7 @@ def test_without_request_ids_a_line_matches_only_calls_of_its_model(tmp_path: Pa
     replied(run, 1, 22, 192)
     sections = reconcile_run(run, [line(model_name="m-max")])
     assert totals(sections) == {"same": (0, 0), "billed, unknown to us": (1, 0), "known, not billed": (0, 1)}
-    assert any("models these runs did not ask there: m-max" in note for note in sections[0].notes)
+    assert any("models that these runs did not use: m-max" in note for note in sections[0].notes)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_costs_are_compared_only_in_the_currency_of_the_usage_log(tmp_path: Path
 def test_a_run_with_two_gateways_needs_the_gateway_of_the_usage_log(tmp_path: Path) -> None:
     run = MadeRun(tmp_path / "run", [dialogue("d", "one")], targets=["m@relay", "m@other"])
     run.replied(run.ident(0, 1))
-    with pytest.raises(SetupError, match=r"may be of any of the gateways other, relay"):
+    with pytest.raises(SetupError, match=r"which gateway this bill is from: the runs use other, relay"):
         reconcile_run(run, [line()])
     named = {"new-api": dataclasses.replace(NEW_API, gateways=("relay",))}
     assert totals(reconcile([load(run.path)], run.path / "bill.csv", named)) == {"same": (1, 1)}
