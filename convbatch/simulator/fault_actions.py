@@ -40,6 +40,11 @@ def bills(rule: Rule) -> bool:
     return billed if billed is not None else rule.action == "body" and rule.options["status"] == 200
 
 
+def asks_no_model(rule: Rule) -> bool:
+    """Return whether the answer is a page or text of a server that has no model; it is not billed."""
+    return rule.action == "broken" and rule.options["kind"] in {"html", "text"}
+
+
 def error_cause(rule: Rule, model: str | None) -> ErrorCause | None:
     """Return the error that a refusing action reports in JSON; None for actions without an error object."""
     options = rule.options

@@ -298,7 +298,7 @@ class Provider:
             answer = fault_actions.spoil_answer(rule, answer, where.wire)
         if self._gate is not None and where.wire.sends_limit_headers:
             answer.headers.update(self._limit_headers(arrival, reply_spec, now))
-        return self._send(arrival, answer, shown)
+        return self._send(arrival, answer, None if rule is not None and fault_actions.asks_no_model(rule) else shown)
 
     def _worded(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, reply: SimulatedReply) -> Answer:
         wire, rule = where.wire, arrival.fault

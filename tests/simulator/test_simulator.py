@@ -974,15 +974,18 @@ BROKEN: dict[str, Callable[[bytes], object]] = {
 }
 
 
+PAGES = {"text", "html"}
+
+
 @pytest.mark.parametrize("kind", BODY_KINDS)
-def test_a_broken_body_has_status_200_and_is_billed(kind: str) -> None:
+def test_a_broken_body_has_status_200_and_is_billed_if_a_model_was_asked(kind: str) -> None:
     provider = provider_with_faults({"action": "broken", "kind": kind})
 
     answer = answer_to(provider, request(gemini_body("hi")))
 
     assert answer.status == 200
     assert BROKEN[kind](answer.content)
-    assert (provider.ledger.entries[0].billed, provider.ledger.entries[0].delivered) == (True, True)
+    assert (provider.ledger.entries[0].billed, provider.ledger.entries[0].delivered) == (kind not in PAGES, True)
 
 
 # --- on a raw socket ------------------------------------------------------------------------------------------------

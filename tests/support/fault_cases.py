@@ -55,6 +55,7 @@ def always(**fault: Any) -> Plain:
 OK: Mapping[str, Any] = {"status": "ok", "then": "ok"}
 LOST: Mapping[str, Any] = {"attempts": 2, "paid": 2, "status": "error", "cls": "ambiguous"}
 """Possibly paid, sent again once, and lost again."""
+NO_MODEL: Mapping[str, Any] = {"attempts": 1, "status": "error", "cls": "final"}
 SUSPENDED: Mapping[str, Any] = {"attempts": 1, "status": "pending", "then": "pending", "cls": "final"}
 REFUSED: Mapping[str, Any] = {"cls": "refused", "attempts": 3, "status": "error"}
 
@@ -90,7 +91,7 @@ CASES: dict[str, Case] = {
     "truncated chunks": Case(fault=always(action="truncate", framing="chunked"), **LOST),
     "truncated without a length": Case(fault=always(action="truncate", framing="close"), kind="bad_response", **LOST),
     "no candidates": Case(fault=always(action="reply", kind="no-candidates"), kind="empty_response", **LOST),
-    "html 200": Case(fault=always(action="broken", kind="html"), kind="bad_response", **LOST),
+    "html 200": Case(fault=always(action="broken", kind="html"), kind="bad_response", **NO_MODEL),
     "empty 200": Case(fault=always(action="broken", kind="empty"), kind="bad_response", **LOST),
     "array 200": Case(fault=always(action="broken", kind="array"), kind="bad_response", **LOST),
     "empty object 200": Case(fault=always(action="broken", kind="empty-object"), kind="bad_response", **LOST),
@@ -100,7 +101,7 @@ CASES: dict[str, Case] = {
     "not utf-8 200": Case(
         fault=always(action="broken", kind="not-utf8"), attempts=1, status="empty", finish="stop", then="skipped"
     ),
-    "text 200": Case(fault=always(action="broken", kind="text"), kind="bad_response", **LOST),
+    "text 200": Case(fault=always(action="broken", kind="text"), kind="bad_response", **NO_MODEL),
     "cut json 200": Case(fault=always(action="broken", kind="cut-json"), kind="bad_response", **LOST),
     "deep json 200": Case(fault=always(action="broken", kind="deep"), kind="bad_response", **LOST),
     "twice json 200": Case(fault=always(action="broken", kind="twice"), attempts=1, **OK),
