@@ -34,7 +34,7 @@ from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.reading import Answer, read_answer
-from convbatch.protocols.replay import as_configured
+from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
 from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply
@@ -429,6 +429,16 @@ class Client:
         if isinstance(outcome, Reply):
             outcome, _ = self._without_keys(outcome, body)
         return Answer(outcome, _joined(*notes, note)), body
+
+    def without_refused_signatures(self, ask: Ask, attempt: Attempt) -> Ask | None:
+        """Return the question to ask instead after signatures in its history were refused; else None."""
+        if attempt.cls != "final":
+            return None
+        return without_refused_signatures(ask, attempt.outcome, self._protocol, self._endpoint)
+
+    def without_signatures(self, ask: Ask) -> Ask:
+        """Return the question without signatures in its history."""
+        return without_signatures(ask, self._protocol)
 
     async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
         """Return the names of the models that the gateway lists, or the failed attempt."""

@@ -35,6 +35,7 @@ from convbatch.errors import ConvbatchError, JournalError, SetupError
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
 from convbatch.pricing import PriceTable
+from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.reply import (
     NO_USAGE,
@@ -432,12 +433,7 @@ class Runner:
         self, worker: TargetWorker, state: _ConversationState, number: int, key: str, settings: Settings
     ) -> TurnEnd | None:
         """Send the turn until it has a terminal state; None if it stays pending (stopped or suspended)."""
-        ask = Ask(
-            model=worker.target.model,
-            messages=tuple(state.history),
-            system=state.conversation.dialogue.system,
-            settings=settings,
-        )
+        ask = state.question(worker, settings)
         size = state.token_bounds(settings)
         retry_state = INITIAL_RETRY_STATE
         past = state.past.get(number)
@@ -453,11 +449,12 @@ class Runner:
                 ident = {**state.ident(number), "key": key, "attempt": attempts, "role": state.role}
                 if reservation is not None:
                     reservation.is_sent = True
-                attempt = await self._send(worker, ask, ident, size, permit)
+                attempt = state.noted(await self._send(worker, ask, ident, size, permit))
+                bare = worker.client.without_refused_signatures(ask, attempt)
                 prices = worker.prices_as_served(attempt.outcome)
                 if worker.budget_share is not None and reservation is not None:
                     worker.budget_share.settle(reservation, attempt, prices)
-                step = self._decide(worker, state, attempt, permit, retry_state, settings)
+                step = self._decide(worker, state, attempt, permit, retry_state, settings, asks_again=bare is not None)
                 end = _terminal(attempt, step)
                 records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
                 records[0] |= _price_fields(prices)
@@ -476,6 +473,8 @@ class Runner:
                 self._suspend(worker, step.reason)
                 return None
             retry_state, backoff_s = step.retry_state, step.wait_s
+            if bare is not None:
+                ask, state.leaves_out_signatures = bare, True
             if not await self._wait(backoff_s):
                 return None
 
@@ -533,10 +532,12 @@ class Runner:
         permit: Permit,
         retry_state: RetryState,
         settings: Settings,
+        *,
+        asks_again: bool = False,
     ) -> SendAgain | GiveUp | SuspendTarget | None:
         """Decide how the turn continues, and update health, permit and limiter. None for a complete reply."""
-        if attempt.renews_key:
-            # A refusal of an old token says nothing about the account; nothing was paid.
+        if attempt.renews_key or asks_again:
+            # A refusal of an old token, or of this history, says nothing about the account; nothing was paid.
             permit.refund()
             worker.limiter.report("answered", permit)
             return SendAgain(wait_s=0.0, retry_state=retry_state)
@@ -627,6 +628,8 @@ class _ConversationState:
         self.ended: str | None = None
         """Why the dialogue was ended early."""
         self.past: Mapping[int, PastTurn] = {}
+        self.leaves_out_signatures = False
+        """Whether the gateway refused signatures of this conversation; its keys stay those of turns as received."""
         self.measured: Usage | None = None
         """Usage of the latest reply."""
         self._token_bound = TokenBound(conversation.dialogue.system)
@@ -691,6 +694,22 @@ class _ConversationState:
         output = usage.output_tokens if self._live else 0
         if usage.input_tokens is not None and output is not None:
             self._token_bound.counted(usage.input_tokens + output)
+
+    def question(self, worker: TargetWorker, settings: Settings) -> Ask:
+        """Return the question whose user message was added last."""
+        ask = Ask(
+            model=worker.target.model,
+            messages=tuple(self.history),
+            system=self.conversation.dialogue.system,
+            settings=settings,
+        )
+        return worker.client.without_signatures(ask) if self.leaves_out_signatures else ask
+
+    def noted(self, attempt: Attempt) -> Attempt:
+        """Return an attempt with what is odd about the history that it was sent with."""
+        if not self.leaves_out_signatures:
+            return attempt
+        return attempt._replace(wire_note="; ".join(filter(None, (attempt.wire_note, WITHOUT_SIGNATURES))))
 
     def ident(self, number: int) -> dict[str, Any]:
         """Return the fields that identify a turn in a record; `journal/index.py` reads them fastest in this order."""

@@ -14,6 +14,8 @@ _SAID = frozenset(
     }
 )  # fmt: skip
 
+_SIGNED = frozenset({"thoughtSignature", "thought_signature"})
+
 
 class GeminiTurn:
     """`TurnFormat` of generateContent; stateless."""
@@ -46,6 +48,21 @@ class GeminiTurn:
         ]
         whole = [part for part in said if part and part != {"text": ""}]
         return {"role": turn.get("role") or "model", "parts": whole or [{"text": ""}]}
+
+    def without_signatures(self, turn: Any) -> Any:
+        """Return the content without signatures; a part that only carried one is omitted."""
+        parts = _parts_of(turn)
+        if parts is None:
+            return turn
+        bare: list[Any] = []
+        for part in parts:
+            if not isinstance(part, dict) or _SIGNED.isdisjoint(part):
+                bare.append(part)
+                continue
+            rest = {key: value for key, value in part.items() if key not in _SIGNED}
+            if rest and rest != {"text": ""}:
+                bare.append(rest)
+        return {**turn, "parts": bare or [{"text": ""}]}
 
 
 def _parts_of(turn: Any) -> list[Any] | None:

@@ -7,6 +7,13 @@ from typing import Any
 
 _TEXT_PARTS = frozenset({None, "text", "output_text"})
 _THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+# Of a message, a part or a call: Google's compatible route, OpenRouter, LiteLLM, and servers in front of Claude.
+_SIGNED = frozenset(
+    {
+        "extra_content", "reasoning_details", "thinking_blocks", "provider_specific_fields", "reasoning_signature",
+        "signature", "thought_signature", "thought_signatures", "thoughtSignature", "encrypted_content",
+    }
+)  # fmt: skip
 _CALL_KEYS = ("id", "type", "function", "custom")
 
 
@@ -54,6 +61,28 @@ class OpenAITurn:
         if content is None and message.keys() <= {"role", "content"}:
             message["content"] = ""
         return message
+
+    def without_signatures(self, turn: Any) -> Any:
+        """Return the message without signed fields, and without thoughts whose signature is part of them."""
+        if not isinstance(turn, dict):
+            return turn
+        bare = _unsigned(turn)
+        if isinstance(content := turn.get("content"), list):
+            bare["content"] = [_unsigned(part) for part in content if not _is_signed_thought(part)]
+        if isinstance(calls := turn.get("tool_calls"), list):
+            bare["tool_calls"] = [_unsigned(call) for call in calls]
+        return bare
+
+
+def _unsigned(fields: Any) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    return {key: value for key, value in fields.items() if key not in _SIGNED}
+
+
+def _is_signed_thought(part: Any) -> bool:
+    is_thought = isinstance(part, dict) and part.get("type") in _THOUGHT_PARTS
+    return is_thought and (part["type"] == "redacted_thinking" or not _SIGNED.isdisjoint(part))
 
 
 def _text_of(part: Any) -> str | None:

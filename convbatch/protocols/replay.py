@@ -3,18 +3,40 @@
 Without a key a turn goes back exactly as received. `thinking_tags` takes thoughts out of the text, and out of the
 history unless `replay = "exact"` is written; `replay = "content"` sends only what the model said. The body in the
 journal stays as received, so that a turn can be read again in any of these ways.
+
+Where `replay` is not written, a signature that the gateway refuses is left out and the question asked once more: the
+reply says so, because the model saw another history. `replay = "exact"` never does that.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from convbatch.protocols.thinking_tags import parse_thinking_tags, split_thoughts
-from convbatch.protocols.wire import Endpoint, WireProtocol
+from convbatch.protocols.wire import Ask, Endpoint, WireProtocol
 from convbatch.reply import Failure, Reply
+
+WITHOUT_SIGNATURES = "signatures in the history were refused and left out"
+"""Note on replies to a question that was asked again without signatures."""
+_SIGNATURE = re.compile(
+    r"(?:thought|thinking|reasoning)[\s_-]*signature|signature`? in [`'\"]?thinking|encrypted[ _]content",
+    re.IGNORECASE,
+)
+_WRONG = re.compile(
+    r"corrupt|invalid|not valid|malformed|mismatch|expired|could not be|cannot be|can't be|failed to|decoding failed"
+    r"|different conversation",
+    re.IGNORECASE,
+)
+_FIELD = re.compile(r"reasoning_content|reasoning_details", re.IGNORECASE)
+_HINT = '; replay = "content" for this gateway or model sends neither reasoning nor signatures back'
 
 
 def as_configured(outcome: Reply | Failure, protocol: WireProtocol, endpoint: Endpoint) -> Reply | Failure:
     """Return a reply with its thoughts apart from its text, and with the turn that goes back into the history."""
-    if isinstance(outcome, Failure) or (endpoint.thinking_tags is None and endpoint.replay != "content"):
+    if isinstance(outcome, Failure):
+        return _with_hint(outcome, endpoint)
+    if endpoint.thinking_tags is None and endpoint.replay != "content":
         return outcome
     reply, turn = outcome, outcome.raw_turn
     if endpoint.thinking_tags is not None and reply.text:
@@ -34,3 +56,37 @@ def _without_thoughts(reply: Reply, thought: str | None, text: str) -> Reply:
         thought = f"{known}\n\n{thought}"
     has_other = bool(reply.tool_calls) or reply.has_media
     return reply._replace(text=text or (None if has_other else ""), thought=known if thought is None else thought)
+
+
+def without_refused_signatures(
+    ask: Ask, outcome: Reply | Failure, protocol: WireProtocol, endpoint: Endpoint
+) -> Ask | None:
+    """Return the question without signatures in its history, if their refusal is why it was not answered.
+
+    None where `replay` is written, and where the history has no signature: the refusal would be the same.
+    """
+    if isinstance(outcome, Reply) or endpoint.replay is not None or not _refuses_signatures(outcome):
+        return None
+    bare = without_signatures(ask, protocol)
+    return None if bare.messages == ask.messages else bare
+
+
+def without_signatures(ask: Ask, protocol: WireProtocol) -> Ask:
+    """Return the question without signatures in its history."""
+    messages = tuple(
+        message if message.raw is None else message._replace(raw=protocol.turns.without_signatures(message.raw))
+        for message in ask.messages
+    )
+    return ask._replace(messages=messages)
+
+
+def _refuses_signatures(failure: Failure) -> bool:
+    said = f"{failure.message} {failure.code or ''}"
+    is_refusal = failure.kind == "invalid_request" and "missing" not in said
+    return is_refusal and bool(_SIGNATURE.search(said)) and bool(_WRONG.search(said))
+
+
+def _with_hint(failure: Failure, endpoint: Endpoint) -> Failure:
+    """Return a refusal of what the history contains with the way out, unless that is taken already."""
+    refused = _refuses_signatures(failure) or (failure.kind == "invalid_request" and _FIELD.search(failure.message))
+    return replace(failure, message=failure.message + _HINT) if refused and endpoint.replay != "content" else failure

@@ -127,6 +127,10 @@ class TurnFormat(Protocol):
         """Return the turn without reasoning, signatures and annotations."""
         ...
 
+    def without_signatures(self, turn: Any) -> Any:
+        """Return the turn without signatures and encrypted reasoning; the same turn if it has none."""
+        ...
+
 
 class WireProtocol(Protocol):
     """One wire format: five pure functions for replies, two for the list of models."""

@@ -10,7 +10,9 @@ from convbatch.config.gateways import Gateway, Target
 from convbatch.dialogue import Dialogue, Message, Part, Settings, Turn, text_part
 from convbatch.engine.plan import TurnKeys
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, CannotCarry, Endpoint
+from convbatch.protocols.replay import as_configured, without_refused_signatures
+from convbatch.protocols.wire import Ask, CannotCarry, Endpoint, Replay
+from convbatch.reply import ErrorKind, Failure
 
 GEMINI, OPENAI = PROTOCOLS["gemini"], PROTOCOLS["openai"]
 
@@ -117,3 +119,91 @@ def test_path_and_seed_field_change_a_turns_key_only_where_they_change_the_reque
 
 def test_the_key_of_an_ordinary_turn_stays_the_same() -> None:
     assert key_of(system="S", settings=Settings(temperature=1)) == "cdff7db1b498fb147e1fe27856981dca"
+
+
+# --- refused signatures
+
+
+WORDS = [
+    "Corrupted thought signature.",
+    "Invalid thought signature",
+    "Unable to submit request because Thought signature is not valid.. Learn more: https://h",
+    'Provider returned error ({"error": {"message": "Corrupted thought signature."}})',
+    "Invalid value at 'contents[1].parts[0].thought_signature' (TYPE_BYTES), Base64 decoding failed for \"x\"",
+    "messages.1.content.0: Invalid `signature` in `thinking` block",
+    "The encrypted content gAAA could not be verified.",
+]
+SIGNED = Message(role="assistant", parts=(), raw={"role": "model", "parts": [{"text": "a", "thoughtSignature": "x"}]})
+
+
+def asked_again(
+    message: str, kind: ErrorKind = "invalid_request", replay: Replay | None = None, turn: Message = SIGNED
+) -> Ask | None:
+    ask = Ask(model="m", messages=(user("Hi"), turn, user("And?")))
+    endpoint = Endpoint(base_url="https://h", replay=replay)
+    return without_refused_signatures(ask, Failure(kind=kind, message=message), GEMINI, endpoint)
+
+
+@pytest.mark.parametrize("message", WORDS)
+def test_a_question_whose_signatures_are_refused_is_asked_without_them(message: str) -> None:
+    again = asked_again(message)
+    assert again is not None
+    assert again.messages[1].raw == {"role": "model", "parts": [{"text": "a"}]}
+    assert again.messages[::2] == (user("Hi"), user("And?"))
+    assert asked_again(message, turn=again.messages[1]) is None
+    assert asked_again(message, "server_error") is None
+    assert (asked_again(message, replay="exact"), asked_again(message, replay="content")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Function call is missing a thought_signature in functionCall parts. This is invalid.",
+        "Invalid value at 'contents[0].parts[0].text'",
+        "temperature: invalid value",
+    ],
+)
+def test_other_refusals_do_not_touch_the_history(message: str) -> None:
+    assert asked_again(message) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "replay", "hinted"),
+    [
+        ("Corrupted thought signature.", "exact", True),
+        ("Extra inputs are not permitted: messages.1.assistant.reasoning_content", None, True),
+        ("Extra inputs are not permitted: messages.1.assistant.reasoning_content", "content", False),
+        ("temperature: invalid value", None, False),
+    ],
+)
+def test_a_refused_history_is_reported_with_the_way_out(message: str, replay: Any, hinted: bool) -> None:
+    failure = Failure(kind="invalid_request", message=message)
+    read = as_configured(failure, OPENAI, Endpoint(base_url="https://h", replay=replay))
+    assert isinstance(read, Failure)
+    assert ('replay = "content"' in read.message) == hinted
+    assert read.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "signed", "bare"),
+    [
+        ("gemini",
+         {"parts": [{"text": "a", "thought": True}, {"text": "b", "thoughtSignature": "x"},
+                    {"functionCall": {"name": "f"}, "thought_signature": "x"}, {"text": "", "thoughtSignature": "x"}]},
+         {"parts": [{"text": "a", "thought": True}, {"text": "b"}, {"functionCall": {"name": "f"}}]}),
+        ("gemini", {"parts": [{"text": "", "thoughtSignature": "x"}]}, {"parts": [{"text": ""}]}),
+        ("openai", {"content": "a", "reasoning": "r", "reasoning_details": [{"data": "x"}]},
+         {"content": "a", "reasoning": "r"}),
+        ("openai",
+         {"content": None, "tool_calls": [{"id": "c", "extra_content": {"google": {"thought_signature": "x"}}}]},
+         {"content": None, "tool_calls": [{"id": "c"}]}),
+        ("openai",
+         {"content": [{"type": "thinking", "thinking": "t", "signature": "x"}, {"type": "redacted_thinking"},
+                      {"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a", "signature": "x"}]},
+         {"content": [{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a"}]}),
+        ("openai", {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "a"}),
+        ("gemini", None, None), ("openai", None, None), ("gemini", {"parts": 3}, {"parts": 3}),
+    ],
+)  # fmt: skip
+def test_signatures_are_left_out_and_everything_else_stays(protocol: str, signed: Any, bare: Any) -> None:
+    assert PROTOCOLS[protocol].turns.without_signatures(signed) == bare

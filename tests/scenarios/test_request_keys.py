@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import convbatch
@@ -28,10 +29,12 @@ KEYS = {
     "think-tag-of-mistral": 'thinking_tags = "[THINK]"',
     "mistral-reasoning-content-422": 'replay = "content"',
     "reasoning-details-refused": 'replay = "content"',
+    "signature-corrupted": 'replay = "content"',
     "gemma-no-system": 'system_role = "user"',
     "gemma-no-instruction": 'system_role = "user"',
 }
 """The key that a case needs."""
+EXACT = 'replay = "exact"'
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ class Played:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     folder = tmp_path_factory.mktemp("request-keys")
     cases = {f"{name}{way}": CASES[name] for name in KEYS for way in ("", "--plain")}
+    cases["signature-corrupted--exact"] = CASES["signature-corrupted"]
     with serve_answers(cases) as server:
-        tables = [write_config(folder, server, [name], KEYS.get(name, "")).read_text("utf-8") for name in cases]
+        tables = [
+            write_config(folder, server, [name], KEYS.get(name, EXACT * name.endswith("exact"))).read_text("utf-8")
+            for name in cases
+        ]
         config = folder / "convbatch.toml"
         config.write_text("\n".join(tables), "utf-8")
         run = convbatch.run(
-            write_dialogues(folder, {"turns": 2, "system": True}),
+            write_dialogues(folder, {"turns": 3, "system": True}),
             models=[f"{MODEL}@{name}" for name in cases],
             config=config,
             out=folder / "run",
@@ -72,12 +79,12 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 @pytest.mark.parametrize("name", KEYS)
 def test_with_its_key_both_turns_are_answered(played: Played, name: str) -> None:
     rows = played.rows(name)
-    assert [(row["status"], row["error_message"]) for row in rows] == [("ok", None)] * 2
+    assert [(row["status"], row["error_message"]) for row in rows] == [("ok", None)] * 3
     assert rows[0]["reply"] == "hello"
     assert not any(word in rows[1]["reply"] for word in ("think", "THINK"))
 
 
-@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if "system_role" not in key])
+@pytest.mark.parametrize("name", [name for name in KEYS if CASES[name]["wire"] == "openai" and "system" not in name])
 def test_without_the_key_a_turn_goes_back_exactly_as_received(played: Played, name: str) -> None:
     case = CASES[name]
     body = case["answers"][0]["body"] if "answers" in case else json_body((ANSWERS / case["files"][0]).read_bytes())
@@ -92,13 +99,28 @@ def json_body(answer: bytes) -> Any:
 
 
 def test_thoughts_between_tags_are_judged_and_sent_back_only_without_the_key(played: Played) -> None:
-    first, second = played.rows("think-tags")
-    assert (first["thought"], second["thought"], second["reply"]) == (
-        "The user wants hello. The answer is 42.", None, "again",
+    first, second, third = played.rows("think-tags")
+    assert (first["thought"], second["thought"], second["reply"], third["reply"]) == (
+        "The user wants hello. The answer is 42.", None, "again", "again",
     )  # fmt: skip
     assert played.sent("think-tags")[2] == {"role": "assistant", "content": "hello"}
     assert "<think>" in played.rows("think-tags--plain")[0]["reply"]
     assert "<think>" in (played.run.folder.path / "journal" / "000001.jsonl").read_text("utf-8")
+
+
+def test_refused_signatures_are_left_out_once_and_noted_unless_exact_is_written(played: Played) -> None:
+    first, second, third = played.rows("signature-corrupted--plain")
+    assert [(row["status"], row["attempts"]) for row in (first, second, third)] == [("ok", 1), ("ok", 2), ("ok", 1)]
+    assert pd.isna(first["wire_note"])
+    assert {second["wire_note"], third["wire_note"]} == {"signatures in the history were refused and left out"}
+    assert second["possibly_paid"] == 0
+    bodies = [json.dumps(body) for _, body in played.server.requests["signature-corrupted--plain"]]
+    assert ["AAAA" in body for body in bodies] == [False, True, False, False]
+
+    first, second, third = played.rows("signature-corrupted--exact")
+    assert (second["status"], second["attempts"], third["status"]) == ("error", 1, "skipped")
+    assert 'replay = "content"' in second["error_message"]
+    assert len(played.server.requests["signature-corrupted"]) == 3  # no signature was sent
 
 
 def test_a_reused_reply_is_read_with_the_tags_of_the_new_run(played: Played, tmp_path: Path) -> None:
