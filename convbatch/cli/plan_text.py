@@ -86,6 +86,8 @@ def judge_lines(judge_spec: SessionSpec) -> list[str]:
     """Return which judge is asked, where, and within which cost cap."""
     judge = judge_spec.targets[0]
     lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judge_spec)}"]
+    if ways := _request_line(judge.gateway):
+        lines.append(f"  {judge.name}: {ways}")
     if judge_spec.max_cost is not None:
         lines.append(f"  cost cap {judge_spec.max_cost}, including what the run has spent")
     return lines

@@ -17,6 +17,7 @@ from convbatch.checks.builtin import NEEDS_A_JUDGE
 from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, SideRows
 from convbatch.dialogue import SETTING_NAMES, Settings
 from convbatch.errors import SetupError, did_you_mean
+from convbatch.journal.manifest import ManifestGateway
 from convbatch.journal.run_folder import find_run
 from convbatch.results.columns import CONVERSATIONS
 from convbatch.results.conversations import dialogues_with_checks
@@ -330,7 +331,9 @@ def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[
     if first.manifest.repeats != second.manifest.repeats:
         yield f"repeats: {first.manifest.repeats} against {second.manifest.repeats}; each side is averaged"
     for one, other in zip(sorted(base.targets), sorted(candidate.targets), strict=True):
-        yield from _differing("gateway ", _gateway_settings(first, one), _gateway_settings(second, other))
+        left_gateway, right_gateway = _gateway(first, one), _gateway(second, other)
+        yield from _differing("gateway ", left_gateway.settings, right_gateway.settings)
+        yield from _differing_keys(left_gateway, right_gateway)
     if not _same_copy(first, second) and first.path != second.path:
         left, right = _digests(first.folder), _digests(second.folder)
         different = sorted(name for name in left.keys() & right.keys() if left[name][2] != right[name][2])
@@ -344,8 +347,18 @@ def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[
             yield f"SIMULATED {side}, no model was asked: {', '.join(simulated)}"
 
 
-def _gateway_settings(run: Run, target: str) -> Settings:
-    return next(known.gateway.settings for known in run.manifest.targets if known.name == target)
+def _gateway(run: Run, target: str) -> ManifestGateway:
+    return next(known.gateway for known in run.manifest.targets if known.name == target)
+
+
+def _differing_keys(base: ManifestGateway, candidate: ManifestGateway) -> Iterator[str]:
+    """Yield the keys that change what a model sees, or which part of a reply is judged."""
+    if set(base.unset) != set(candidate.unset):
+        yield f"gateway key unset: {_display_setting(base.unset)} against {_display_setting(candidate.unset)}"
+    for key in ("system_role", "replay", "thinking_tags"):
+        first, second = base.other.get(key), candidate.other.get(key)
+        if first != second:
+            yield f"gateway key {key}: {_display_setting(first)} against {_display_setting(second)}"
 
 
 def _differing(where: str, base: Settings, candidate: Settings) -> Iterator[str]:

@@ -624,6 +624,17 @@ def test_different_tags_are_allowed_and_different_settings_are_noted(make: Make)
     assert any("different settings" in note for note in comparison.notes)
 
 
+def test_keys_that_change_what_a_model_sees_are_noted(make: Make) -> None:
+    base, candidate = make("a"), make("b")
+    manifest = json.loads((candidate.path / "run.json").read_text("utf-8"))
+    manifest["targets"][0]["gateway"] |= {"replay": "content", "unset": ["seed"], "path": "v2/chat"}
+    (candidate.path / "run.json").write_text(json.dumps(manifest), "utf-8")
+    notes = compare(base.path, candidate.path).notes
+    assert [note for note in notes if note.startswith("gateway key")] == [
+        'gateway key unset: [] against ["seed"]', 'gateway key replay: not set against "content"',
+    ]  # fmt: skip
+
+
 def test_a_different_number_of_turns_is_not_noted_as_different_settings(make: Make) -> None:
     base, candidate = make("a"), make("b", dialogues={"turns": [{"user": "hello"}, {"user": "and?"}]})
     comparison = compare(base.path, candidate.path, allow_mismatch=True)
