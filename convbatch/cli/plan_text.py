@@ -107,8 +107,14 @@ def _target_line(target: Target, session: Planned) -> str:
 
 
 def _request_line(gateway: Gateway) -> str:
-    """Return how requests and replies differ from what the protocol does by itself."""
-    ways = [f"never sends {', '.join(gateway.unset)} (unset)"] if gateway.unset else []
+    """Return how requests and replies differ from what the protocol does by itself, and the sources of secrets."""
+    ways: list[str] = []
+    if gateway.key_command is not None:
+        from convbatch.config.key_command import display_command
+
+        ways.append(f"key from the command {display_command(gateway.key_command)}")
+    ways += [f"secret header {name} from {header.env}" for name, header in gateway.secret_headers.items()]
+    ways += [f"never sends {', '.join(gateway.unset)} (unset)"] if gateway.unset else []
     for key in ("path", "seed_field", "system_role", "replay", "thinking_tags"):
         if (value := getattr(gateway, key)) is not None:
             ways.append(f"{key} {value}")

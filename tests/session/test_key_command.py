@@ -57,6 +57,7 @@ def test_an_expired_token_is_replaced_once_and_no_turn_is_lost(convbatch: Comman
         configure(tmp_path, gateway)
         done = convbatch("run", "d.jsonl", "-m", "m@short", "-o", "out", "-j", "4")
         assert done.code == 0, done.err
+        assert "m@short: key from the command /bin/sh -c" in done.err
     turns = cb.load(tmp_path / "out").turns
     assert set(turns["status"]) == {"ok"}
     assert set(turns["possibly_paid"]) == {0}

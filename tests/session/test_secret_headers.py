@@ -38,6 +38,7 @@ def test_secret_headers_are_sent_and_never_stored_or_shown(convbatch: Command, t
 
         done = convbatch("run", "d.jsonl", "-m", "m@front", "-o", "out", "-n", "1", TEAM_KEY=" team-secret-1234\n")
         assert done.code == 0, done.err
+        assert "m@front: secret header Helicone-Auth from CANARY_KEY, secret header X-Team from TEAM_KEY" in done.err
         assert gateway.sent("Helicone-Auth") == [f"Bearer {CANARY}"]
         assert gateway.sent("X-Team") == ["team-secret-1234"]
         assert gateway.sent("Authorization") == [None]
