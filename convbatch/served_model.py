@@ -33,7 +33,7 @@ _VENDOR = re.compile(
     r"(?:(?:us|eu|apac|jp|au|ca|global|us-gov)\.)?(?:ai21|amazon|anthropic|cohere|meta|mistral|openai)\."
 )
 _REVISION = re.compile(r"-v\d+:\d+$")  # Bedrock: claude-3-5-sonnet-20241022-v2:0
-_ROUTE = re.compile(r":(?:free|nitro|floor|online|extended|exacto|latest|beta|default)$")
+_ROUTE = re.compile(r":(?:free|nitro|floor|online|extended|exacto|thinking|latest|beta|default)$")
 _WEIGHTS = re.compile(r"(?:-\d{5}-of-\d{5})?\.(?:gguf|ggml|safetensors)$")
 _CLAUDE = re.compile(r"claude-(\d+(?:-\d{1,2})?)-([a-z]+)(?![a-z])")
 _VERSION = re.compile(r"v?\d+|preview|exp")
@@ -77,6 +77,7 @@ def canonical_name(name: str) -> str:
     text = re.sub(r"(?<=\d)\.(?=\d)", "-", _ROUTE.sub("", text))
     text = re.sub(r"^gpt-35(?=-|$)", "gpt-3-5", text)  # Azure allows no dots
     text = _CLAUDE.sub(r"claude-\2-\1", text, count=1)  # claude-3-5-sonnet, claude-sonnet-4-5
+    text = re.sub(r"^(claude-[a-z]+-\d)-0(?=-|$)", r"\1", text)  # claude-sonnet-4-0 is claude-sonnet-4-20250514
     return text or name.strip().casefold()
 
 

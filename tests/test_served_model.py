@@ -57,6 +57,8 @@ CASES: list[tuple[str, str, ServedMatch]] = [
     ("anthropic/claude-sonnet-4.5", "anthropic/claude-4.5-sonnet-20250929", "dated"),
     ("claude-sonnet-4-5", "claude-sonnet-4-5@20250929", "dated"),
     ("claude-3-5-sonnet", "us.anthropic.claude-3-5-sonnet-20241022-v2:0", "dated"),
+    ("claude-sonnet-4-0", "claude-sonnet-4-20250514", "dated"),
+    ("anthropic/claude-3.7-sonnet:thinking", "anthropic/claude-3-7-sonnet-20250219", "dated"),
     ("claude-3-5-sonnet-latest", "claude-3-5-sonnet-20241022", "latest"),
     ("claude-3-5-sonnet-latest", "claude-3-7-sonnet-20250219", "other"),
     ("claude-3-5-sonnet", "claude-3-5-haiku-20241022", "other"),

@@ -31,7 +31,8 @@ from convbatch.results.columns import STATUSES, TURNS, Column, Row, row_builder
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
 from convbatch.results.parquet import Rows, read_rows
 from convbatch.results.run import Run, load
-from convbatch.results.served import served_counts, served_notes
+from convbatch.results.served import ServedCount, served_counts, served_notes
+from convbatch.served_model import Aliases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,6 +223,7 @@ def _served(data: _ReportData) -> Iterator[Section]:
             total = sum(count.replies for count in counts)
             differs = differs or any(count.served not in (None, target.model) for count in counts)
             notes += [f"{reported.label}: {note}" for note in served_notes(target, counts)]
+            notes += _alias_hint(reported, target, counts)
             rows += [
                 (
                     reported.label,
@@ -239,14 +241,25 @@ def _served(data: _ReportData) -> Iterator[Section]:
         yield Section(key="served", title="Who answered", frame=frame, notes=tuple(notes))
 
 
+def _alias_hint(reported: _ReportedRun, target: ManifestTarget, counts: Sequence[ServedCount]) -> Iterator[str]:
+    """Yield the config line for a target all of whose replies have one other name, such as a deployment."""
+    if len(counts) == 1 and counts[0].match == "other":
+        asked, served = (json.dumps(str(name), ensure_ascii=False) for name in (target.model, counts[0].served))
+        yield (
+            f"If this is the same model: aliases = {{ {asked} = {served} }} in "
+            f"[gateways.{_toml_key(target.gateway.name)}] of {reported.config}, then report with -c {reported.config}"
+        )
+
+
 def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
     """Yield the section on judge calls, which are billed but are not usage of the models."""
     totals = [(reported, total) for reported in reported_runs for total in judge_totals(reported.run)]
     if totals:
         columns = [Column("run", "string", "name of the run"), *JUDGES]
         frame = Rows(columns=columns, rows=(_judge_cells(reported, total) for reported, total in totals)).frame()
+        notes = [f"{reported.label}: {note}" for reported, total in totals for note in total.served_notes]
         yield Section(
-            key="judges", title="Judges", frame=frame, notes=("Not in the sums above, but on the same bill.",)
+            key="judges", title="Judges", frame=frame, notes=("Not in the sums above, but on the same bill.", *notes)
         )
 
 
@@ -354,7 +367,7 @@ def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run
 
 
 def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
-    """Return the run with the config's current prices, and the config's exchange rates.
+    """Return the run with the config's current prices and aliases, and the config's exchange rates.
 
     A run keeps the prices of its day; this is for runs whose prices were missing or wrong.
     """
@@ -365,15 +378,17 @@ def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
     names = _served_names(run)
     prices: dict[str, PriceTable | None] = {}
     served: dict[str, dict[str, PriceTable | None]] = {}
+    aliases: dict[str, Aliases] = {}
     for recorded in (*manifest.targets, *manifest.judges):
         target = _with_current_billing(recorded, config)
+        aliases[recorded.name] = target.gateway.aliases
         asked = prices[recorded.name] = price_table(target, config, today, manifest.settings)
         exact = config.served_prices_of(target, asked)
         served[recorded.name] = exact | {
             name: served_price_table(target, asked, name, today, manifest.settings) or asked
             for name in names[recorded.name] - exact.keys()
         }
-    return run.at_prices(prices, served), config.exchange_rates
+    return run.at_prices(prices, served, aliases), config.exchange_rates
 
 
 def _served_names(run: Run) -> Mapping[str, set[str]]:
@@ -389,11 +404,11 @@ def _served_names(run: Run) -> Mapping[str, set[str]]:
     return names
 
 
-_BILLING = ("currency", "list_prices", "price_multiplier")
+_BILLING = ("currency", "list_prices", "price_multiplier", "aliases")
 
 
 def _with_current_billing(asked: ManifestTarget, config: Config) -> Target:
-    """Return the target of the run with the billing keys that its gateway has in the config."""
+    """Return the target of the run with the billing keys and aliases that its gateway has in the config."""
     from convbatch.config.gateways import target_from_manifest
 
     target = target_from_manifest(asked)

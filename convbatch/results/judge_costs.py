@@ -5,6 +5,7 @@ The judges' answers are in `run.verdicts`.
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from convbatch.results.columns import Column
 from convbatch.results.conversations import judges_by_name
 from convbatch.results.costs import paid_attempts, prices_of
 from convbatch.results.run import Run
+from convbatch.results.served import served_counts, served_notes
 
 JUDGES: tuple[Column, ...] = (
     Column("judge", "string", "`model@gateway`"),
@@ -45,6 +47,8 @@ class JudgeTotal(NamedTuple):
     cost: Decimal | None
     at_most: Decimal | None
     currency: str | None
+    served_notes: tuple[str, ...] = ()
+    """Which other models answered, with counts."""
 
     def __str__(self) -> str:
         name = f"judge {self.judge}{' (SIMULATED)' if self.is_simulated else ''}"
@@ -56,7 +60,7 @@ class JudgeTotal(NamedTuple):
             parts.append(str(Money(amount=self.cost, currency=self.currency)))
         if self.possibly_paid:
             parts.append(f"{self.possibly_paid:,} possibly paid")
-        return ", ".join(parts)
+        return "; ".join([", ".join(parts), *self.served_notes])
 
 
 def judge_totals(run: Run) -> list[JudgeTotal]:
@@ -74,6 +78,7 @@ class _JudgeSums:
     def __init__(self, judge: ManifestTarget) -> None:
         self._judge = judge
         self._currency = None if judge.prices is None else judge.prices.currency
+        self._served: Counter[str | None] = Counter()
         self._questions = self._answered = self._attempts = self._possibly_paid = 0
         self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
         self._cost: Decimal | None = None
@@ -82,6 +87,8 @@ class _JudgeSums:
     def add(self, history: TurnHistory) -> None:
         self._questions += 1
         self._answered += history.kept is not None
+        if history.kept is not None:
+            self._served[history.kept["reply"].get("model_version")] += 1
         self._attempts += history.attempts
         self._possibly_paid += history.possibly_paid
         for outcome in history.outcomes:
@@ -110,4 +117,5 @@ class _JudgeSums:
             cost=self._cost,
             at_most=self._at_most if self._judge.prices is not None else None,
             currency=self._currency,
+            served_notes=tuple(served_notes(self._judge, served_counts(self._judge, self._served))),
         )

@@ -44,6 +44,7 @@ from convbatch.results.columns import (
 from convbatch.results.parquet import Rows, read_frame, read_rows, read_stamp, side_by_side
 from convbatch.results.rows import ConversationTurns, attempts
 from convbatch.results.summary import TargetSummary, summarise
+from convbatch.served_model import Aliases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,18 +180,24 @@ class Run:
         return Rows(columns=ATTEMPTS, rows=rows())
 
     def at_prices(
-        self, prices: Mapping[str, PriceTable | None], served: Mapping[str, Mapping[str, PriceTable | None]]
+        self,
+        prices: Mapping[str, PriceTable | None],
+        served: Mapping[str, Mapping[str, PriceTable | None]] | None = None,
+        aliases: Mapping[str, Aliases] | None = None,
     ) -> Run:
         """Return the same run with its costs at other prices; its folder does not change.
 
         Args:
             prices: By target name.
             served: By target name and the model name in a reply, before those in the journal.
+            aliases: By target name; a target without an entry keeps its own.
         """
         other = Run(self.folder)
 
         def priced(one: ManifestTarget) -> ManifestTarget:
-            return replace(one, prices=prices[one.name], served_prices=served[one.name])
+            gateway = replace(one.gateway, aliases=(aliases or {}).get(one.name, one.gateway.aliases))
+            served_prices = (served or {}).get(one.name, {})
+            return replace(one, gateway=gateway, prices=prices[one.name], served_prices=served_prices)
 
         other.manifest = replace(
             self.manifest,

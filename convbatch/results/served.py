@@ -12,7 +12,8 @@ from convbatch.journal.manifest import ManifestTarget
 from convbatch.served_model import ServedMatch, match_served
 
 NAMES_SHOWN = 3
-"""Names in a note; a gateway may invent any number."""
+LONGEST_NAME = 100
+"""Names in a note, and characters of each: a gateway may invent any number of any length."""
 
 
 class ServedCount(NamedTuple):
@@ -55,7 +56,11 @@ def _served_by(counts: Sequence[ServedCount], total: int) -> str:
     verb = "was" if replies == 1 else "were"
     head = f"{replies:,} of {total:,} replies {verb} served by"
     if len(counts) == 1:
-        return f"{head} {counts[0].served}"
-    names = [f"{count.served} ({count.replies:,})" for count in counts[:NAMES_SHOWN]]
+        return f"{head} {_cut(counts[0].served)}"
+    names = [f"{_cut(count.served)} ({count.replies:,})" for count in counts[:NAMES_SHOWN]]
     more = len(counts) - NAMES_SHOWN
     return f"{head} {', '.join(names)}" + (f" and {more:,} other names" if more > 0 else "")
+
+
+def _cut(name: str | None) -> str:
+    return (name or "")[:LONGEST_NAME] + ("…" if len(name or "") > LONGEST_NAME else "")

@@ -59,6 +59,17 @@ def test_a_run_served_as_asked_has_no_note_and_no_section(tmp_path: Path) -> Non
     assert "served" not in [section.key for section in sections(run)]
 
 
+def test_an_alias_of_a_config_is_what_the_report_proposes_and_then_applies(tmp_path: Path) -> None:
+    run = run_served_by(tmp_path / "r", "prod@azure", "gpt-4o-2024-08-06")
+    hint = next(section for section in sections(run) if section.key == "served").notes[1]
+    assert 'aliases = { "prod" = "gpt-4o-2024-08-06" } in [gateways.azure] of convbatch.toml' in hint
+    gateway = '[gateways.azure]\nprotocol = "openai"\nbase_url = "https://azure.example"\nauth = "none"\n'
+    alias = 'aliases = { "prod" = "gpt-4o-2024-08-06" }\n'
+    (tmp_path / "new.toml").write_text(gateway + alias, "utf-8")
+    again = {section.key: section for section in sections(run, config=tmp_path / "new.toml")}
+    assert (again["served"].notes, again["served"].frame["served_as_asked"].tolist()) == ((), [True])
+
+
 def test_the_model_behind_a_latest_name_is_named(tmp_path: Path) -> None:
     run = run_served_by(tmp_path / "r", "gemini-flash-latest@google", "gemini-3.8-flash")
     assert run.turns["served_as_asked"].tolist() == [True]
