@@ -85,7 +85,8 @@ def _finish(spec: SessionSpec) -> ExitCode:
     # The table counts better than the session: a session that stopped early has not seen every finished row, and does
     # not notice when another program shortens the journal.
     if remaining is None:
-        remaining = Remaining(result.open_turns, unjudged=judge_result is None and wants_judge(spec.manifest))
+        judged = judge_result is not None and judge_result.error is None
+        remaining = Remaining(result.open_turns, unjudged=wants_judge(spec.manifest) and not judged)
     with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         _log_lines(_closing_lines(spec, results, remaining))
     is_open = remaining.open or remaining.unjudged

@@ -621,7 +621,7 @@ def _missing(reported: _ReportedRun) -> Iterator[str]:
     damaged = reported.run.damaged_places
     if damaged:
         where = _count(damaged, "damaged place")
-        yield f"{reported.label}: {where} in the journal left out; to ask these turns again: `convbatch resume --salvage`"
+        yield f"{reported.label}: {where} in the journal left out; `convbatch resume --salvage` asks these turns again"
     for target, reason in reported.run.suspended.items():
         yield f"{reported.label}: {target} is suspended: {reason}"
 
@@ -667,8 +667,8 @@ def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
         )
     if unclear:
         yield (
-            f"{reported.label}: {_count(unclear, 'answer')} without a cost although the target has a price: a token count "
-            "is missing or contradicts another, or no price was valid at that time."
+            f"{reported.label}: {_count(unclear, 'answer')} without a cost although the target has a price: a token "
+            "count is missing or contradicts another, or no price was valid at that time."
         )
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from convbatch.results.run import Run
 
 UNLISTED_OUTCOMES = frozenset((SAME, FAILED_FREE, OUTSIDE))
-"""Outcomes that are correct or not about these runs: in the totals only."""
+"""Outcomes that are as expected, or that do not belong to these runs: counted in the totals, not listed."""
 
 USAGE_LOG_TOTALS: tuple[Column, ...] = (
     Column("outcome", "string", "result of the matching"),

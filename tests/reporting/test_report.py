@@ -282,7 +282,9 @@ def test_a_turn_without_a_price_is_counted_and_the_missing_config_lines_are_name
     path = made.write().path
     [usage, *_] = sections(path)
     notes = "\n".join(usage.notes)
-    assert '1 answer without a price. To set a price, add to convbatch.toml:\n[prices.dmxapi."qwen-plus"]\ninput' in notes
+    assert (
+        '1 answer without a price. To set a price, add to convbatch.toml:\n[prices.dmxapi."qwen-plus"]\ninput' in notes
+    )
     assert f"then: convbatch report {path} -c convbatch.toml" in notes
     assert "1 answer without a cost although the target has a price" in notes
     assert "2 of 3 replies without a cost" in notes

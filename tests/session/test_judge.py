@@ -433,6 +433,22 @@ def test_a_run_that_ends_before_its_judge_is_asked_is_incomplete(make_lab: Calla
     assert done.code == 3
 
 
+def test_a_judge_that_cannot_be_asked_is_open_even_if_no_table_can_be_made(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab([DIALOGUES[1]], latency_s=0.2)
+
+    def remove_dataset_copy() -> None:
+        while not lab.asked("sim-good"):
+            time.sleep(0.01)
+        (lab.path / "r" / "dataset.jsonl.gz").unlink()
+
+    remover = threading.Thread(target=remove_dataset_copy, daemon=True)
+    remover.start()
+    done = lab.run("--judge", "sim-judge@at-openai")
+    remover.join()
+    assert lab.asked() == 0
+    assert done.err.endswith("finish them with:\n  convbatch resume r\n"), done.err
+
+
 @pytest.mark.slow
 def test_killing_a_check_loses_no_judge_answer_and_pays_none_twice(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(60)], latency_s=0.02)
