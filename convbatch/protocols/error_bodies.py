@@ -82,7 +82,7 @@ def find_error(value: Any) -> ErrorDetails | None:
 def claims_error(value: Any) -> bool:
     """Whether a success body or an event is an error object beyond doubt."""
     if isinstance(value, list):
-        return bool(value) and claims_error(value[0])
+        value = value[0] if value else None
     if not isinstance(value, dict):
         return False
     if "choices" in value or "candidates" in value:
@@ -113,7 +113,26 @@ def _find(value: Any, depth: int) -> ErrorDetails | None:
 
 def _wrapped(value: Mapping[str, Any]) -> Iterator[_Found]:
     """Yield the error objects that have a key or a shape of their own; an empty object is none."""
-    error = value.get("error") or value.get("Error") or value.get("fault")
+    yield from _under_error(value)
+    errors = value.get("errors")
+    if isinstance(errors, dict) and errors:
+        yield _Found(error=errors)
+    if isinstance(errors, list) and isinstance(first := _first(errors), dict):
+        yield _Found(error=first, vendor="cloudflare")
+    for name, vendor in _NUMBERED_OBJECTS.items():
+        inner = value.get(name)
+        if isinstance(inner, dict) and _is_failure_code(_code(inner)):
+            yield _Found(error=inner, vendor=vendor)
+    for holder in (value.get("Response"), value.get("ResponseMetadata"), value):
+        for name in ("Error", "ErrorMsg"):
+            inner = holder.get(name) if isinstance(holder, dict) else None
+            if isinstance(inner, dict) and inner:
+                yield _Found(error=inner)
+    yield from _under_detail(value.get("detail"))
+
+
+def _under_error(value: Mapping[str, Any]) -> Iterator[_Found]:
+    error = value.get("error") or value.get("fault")
     vendor: Vendor | None = None
     if isinstance(error, list):
         error, vendor = _first(error), "cloudflare"
@@ -123,17 +142,12 @@ def _wrapped(value: Mapping[str, Any]) -> Iterator[_Found]:
         yield _Found(error=error, vendor=vendor or _vendor_of_wrapped(error))
     elif isinstance(error, str) and error:
         yield _Found(error=_with_text(value, error))
-    errors = value.get("errors")
-    if isinstance(errors, list) and isinstance(first := _first(errors), dict):
-        yield _Found(error=first, vendor="cloudflare")
-    for name, vendor in _NUMBERED_OBJECTS.items():
-        inner = value.get(name)
-        if isinstance(inner, dict) and _is_failure_code(_code(inner)):
-            yield _Found(error=inner, vendor=vendor)
-    for name in ("Response", "ResponseMetadata"):
-        inner = value.get(name)
-        if isinstance(inner, dict) and isinstance(inner.get("Error"), dict) and inner["Error"]:
-            yield _Found(error=inner["Error"])
+
+
+def _under_detail(detail: Any) -> Iterator[_Found]:
+    if isinstance(detail, dict) and detail:
+        text = detail.get("error")
+        yield _Found(error=_with_text(detail, text) if isinstance(text, str) and text else detail)
 
 
 _NUMBERED_OBJECTS: Mapping[str, Vendor] = {"base_resp": "minimax", "BaseResp": "minimax", "header": "spark"}
@@ -164,7 +178,7 @@ def _is_flat_error(value: Mapping[str, Any]) -> bool:
     text = next((named[key] for key in _MESSAGE_KEYS if named.get(key)), None)
     if not isinstance(text, str):
         return isinstance(text, list) and _is_validation(text)
-    if named.get("object") == "error" or named.get("success") is False or named.get("ok") is False:
+    if named.get("object") == "error" or named.get("success") is False or named.get("error") is True:
         return True
     status = named.get("status")
     failed = isinstance(status, str) and status.lower() in _FAILED

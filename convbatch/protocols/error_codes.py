@@ -122,7 +122,8 @@ CODE_KINDS: Mapping[str, ErrorKind] = _kinds(
             " RateLimitExceeded ModelAccountRpmRateLimitExceeded ModelAccountTpmRateLimitExceeded"
             " AccountRateLimitExceeded"
             " RequestBurstTooFast InflightBatchsizeExceeded RequestLimitExceeded LimitExceeded ThrottlingException"
-            " rpm_rate_limit_exceeded tpm_rate_limit_exceeded rate_limit_reached_error ramp_limit_exceeded"
+            " rpm_rate_limit_exceeded tpm_rate_limit_exceeded"
+            " FailedOperation.EngineServerLimitExceeded rate_limit_reached_error ramp_limit_exceeded"
             " ModelArts.81101 ModelArts.81103 too_many_requests_error concurrency_limit_exceeded"
         ),
         "overloaded": (
@@ -197,7 +198,7 @@ _NUMBER_GROUPS: Mapping[Vendor, Mapping[ErrorKind, tuple[int, ...]]] = {
         "quota": (1113, 1309),
         "not_found": (1211, 1221, 1222),
         "permission": (1220, 1311, 1313),
-        "content_filter": (1300, 1301),
+        "content_filter": (1301,),
         "context_length": (1261,),
         "rate_limit": (1302, 1303, 1304, 1305, 1308, 1310, 1312),
         "server_error": (1120, 1230, 1234),

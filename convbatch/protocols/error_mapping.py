@@ -156,7 +156,9 @@ def _failure(
 
 def _unstructured(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     message = body_excerpt(body) or f"HTTP {status} without a body"
-    return _failure(ErrorDetails(message=message, scanned=message), status, headers, None, is_json=False)
+    # The words of a page are a proxy's: "content blocked" is then not a refusal of the dialogue.
+    scanned = "" if body.lstrip()[:1] == b"<" else message
+    return _failure(ErrorDetails(message=message, scanned=scanned), status, headers, None, is_json=False)
 
 
 def _kind(kind: ErrorKind, status: int | None, scope: Scope | None, hint: float | None) -> ErrorKind:
@@ -180,7 +182,7 @@ def _kind_by_words(
     if by_number not in (None, "invalid_request"):
         return by_number
     kind = _kind_by_code(error) or _kind_by_text(error, status)
-    if kind is None and _says_quota(error, hint, scope):
+    if kind is None and (status or 400) < 500 and _says_quota(error, hint, scope):
         kind = "quota"
     return kind or by_number or next((GENERIC_KINDS[word] for word in error.words if word in GENERIC_KINDS), None)
 

@@ -58,6 +58,7 @@ REFUSAL_TEXT = _texts(
     r"(?:unsafe|sensitive|prohibited|disallowed|harmful|nsfw|explicit|illegal) (?:or \w+ )?content (?:\w+ )?"
     "(?:detected|found|in (?:the )?(?:input|prompt|output|generation))",
     "content (?:was |is |has been )?blocked",
+    "call blocked by policy",
     # OpenRouter, LiteLLM, Portkey, Bedrock, Llama Guard
     "(?:input|prompt|output|content|message)s? (?:was |were |has been |is )?flagged",
     "requires moderation",
@@ -252,7 +253,8 @@ _GONE = (
     r"|cannot be found)"
 )
 NO_MODEL_TEXT = _texts(
-    rf"{_MODEL_NAME}{_GONE}(?!.{{0,3}} (?:for|with|by|in) (?:this|the) (?:parameter|setting|tool))",
+    rf"{_MODEL_NAME}{_GONE}(?!.{{0,3}} (?:for|with|by|in) (?:this|the) (?:parameter|setting|tool))"
+    r"(?!.{0,30}\b(?:region|country|location)\b)",
     # LiteLLM, Mistral, OpenRouter, Together, LM Studio, Cloudflare, Azure
     r"(?:not a valid|invalid|unknown|unrecogni[sz]ed|unsupported|no such|non-?existent) model\b"
     r"(?! (?:parameter|setting|config|output|response|behaviou?r|argument|type))",
@@ -287,6 +289,7 @@ PATH_TEXT = _texts(
 )
 KEY_TEXT = _texts(
     r"api[ _-]?key (?:\w+ ){0,3}(?:leaked|compromised)",
+    r"\btoken (?:has |is )?(?:expired|invalid)\b",
     r"api[ _-]?keys? (?:\w+ ){0,2}?(?:not valid|invalid|expired|revoked|disabled|not found|not exist|missing)",
     r"(?:incorrect|invalid|wrong|bad|missing|expired|revoked|malformed|unknown|no|not a valid) (?:\w+ ){0,2}"
     "(?:api[ _-]?key|access[ _-]?token|auth(?:entication|orization)? (?:token|header|key)|credentials?"
