@@ -27,17 +27,10 @@ _BARE_KEYS = frozenset(
     {"message", "msg", "detail", "requestid", "traceid", "timestamp", "path", "hint", "documentationurl", "title"}
 )
 """Keys that may stand beside a lone message in a 200 that is an error."""
-_CONTENT_KEYS = (
-    "content",
-    "tool_calls",
-    "function_call",
-    "reasoning_content",
-    "reasoning",
-    "refusal",
-    "audio",
-    "images",
-    "parts",
+_ERROR_KEYS = frozenset(
+    "error errors fault base_resp BaseResp header Response ResponseMetadata Error ErrorMsg detail".split()
 )
+"""Keys under which an error object stands."""
 _SUCCESS = frozenset(
     {"", "0", "200", "ok", "success", "succeed", "succeeded", "successful", "成功", "none", "null", "20000"}
 )
@@ -85,6 +78,8 @@ def claims_error(value: Any) -> bool:
         value = value[0] if value else None
     if not isinstance(value, dict):
         return False
+    if (value.get("choices") or value.get("candidates")) and _ERROR_KEYS.isdisjoint(value):
+        return False  # the usual reply, or a part of one
     if "choices" in value or "candidates" in value:
         if any(_states_failure(found.error) for found in _wrapped(value)):
             return True

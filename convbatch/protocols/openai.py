@@ -448,7 +448,7 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
 
 def _raise_in_stream(grown: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
     choices = grown.get("choices") or [{}]
-    for holder in (chunk, choices[0]):
+    for holder in (chunk, choices[0]) if choices[0].get("error") else (chunk,):
         if carried := error_in_body(
             holder,
             text=_partial_text(grown),

@@ -221,7 +221,7 @@ BODIES = st.recursive(
 
 
 @given(BODIES, st.integers(200, 599))
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_any_body_has_a_kind_that_survives_the_journal(body: Any, status: int) -> None:
     failure = classify(status, encode_json(body))
     assert (failure.blocked is None) is (failure.kind != "content_filter")
@@ -232,7 +232,7 @@ def test_any_body_has_a_kind_that_survives_the_journal(body: Any, status: int) -
 
 
 @given(BODIES)
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_text_in_a_choice_is_a_reply_unless_something_else_claims_an_error(body: Any) -> None:
     beside = body if isinstance(body, dict) else {}
     whole = {**beside, "choices": [CHOICE]}
@@ -240,10 +240,10 @@ def test_text_in_a_choice_is_a_reply_unless_something_else_claims_an_error(body:
     assert claims or not claims_error(whole)
 
 
-@pytest.mark.parametrize("part", ["prompt was blocked for ", "model ", "[{"], ids=["blocked", "model", "brackets"])
-def test_a_hostile_message_is_classified_quickly(part: str) -> None:
+def test_a_hostile_message_is_classified_quickly() -> None:
     begun = time.perf_counter()
-    classify(400, error(part * 4000))
+    classify(400, error("prompt was blocked for " * 4000))
+    classify(400, error("[{" * 4000))
     assert time.perf_counter() - begun < 2
 
 
