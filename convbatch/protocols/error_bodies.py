@@ -28,7 +28,8 @@ _BARE_KEYS = frozenset(
 )
 """Keys that may stand beside a lone message in a 200 that is an error."""
 _ERROR_KEYS = frozenset(
-    "error errors fault base_resp BaseResp header Response ResponseMetadata Error ErrorMsg detail".split()
+    {"error", "errors", "fault", "base_resp", "BaseResp", "header", "Response", "ResponseMetadata", "Error"}
+    | {"ErrorMsg", "detail"}
 )
 """Keys under which an error object stands."""
 _SUCCESS = frozenset(

@@ -43,6 +43,7 @@ from convbatch.protocols.encoding import (
     refuse_settings,
     set_seed,
 )
+from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_turn import GeminiTurn
@@ -232,8 +233,10 @@ def _reply(whole: Any) -> Reply:
     if not isinstance(whole, dict):
         raise MalformedReply(f"a JSON {type(whole).__name__} instead of a reply")
     candidate = _candidate(whole)
-    if candidate is not None and (
-        carried := error_in_body(whole, text=_partial_text(whole), usage=_usage(whole.get("usageMetadata")))
+    if (
+        candidate is not None
+        and claims_error(whole)
+        and (carried := error_in_body(whole, text=_partial_text(whole), usage=_usage(whole.get("usageMetadata"))))
     ):
         raise carried
     block = _block_reason(whole, candidate)
@@ -386,7 +389,9 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
         whole: dict[str, Any] = state.get("whole") or {}
         if not isinstance(chunk, dict):
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
-        if carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole)):
+        if claims_error(chunk) and (
+            carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole))
+        ):
             raise carried
         state["whole"] = _with_chunk(whole, chunk)
     return Draft(state=state)

@@ -39,6 +39,7 @@ from convbatch.protocols.encoding import (
     refuse_settings,
     set_seed,
 )
+from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.openai_turn import OpenAITurn
@@ -286,11 +287,13 @@ def _finish_word(choice: Mapping[str, Any]) -> str | None:
 
 def _raise_carried(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
     for holder in (whole, {"error": choice.get("error"), "choices": [choice]}):
-        if carried := error_in_body(
-            holder,
-            text=_partial_text({"choices": [choice]}),
-            usage=_usage(whole.get("usage")),
-            finish_reason_raw=_finish_word(choice),
+        if claims_error(holder) and (
+            carried := error_in_body(
+                holder,
+                text=_partial_text({"choices": [choice]}),
+                usage=_usage(whole.get("usage")),
+                finish_reason_raw=_finish_word(choice),
+            )
         ):
             raise carried
 
@@ -449,11 +452,13 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
 def _raise_in_stream(grown: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
     choices = grown.get("choices") or [{}]
     for holder in (chunk, choices[0]) if choices[0].get("error") else (chunk,):
-        if carried := error_in_body(
-            holder,
-            text=_partial_text(grown),
-            usage=_partial_usage(grown),
-            finish_reason_raw=_finish_word(choices[0]),
+        if claims_error(holder) and (
+            carried := error_in_body(
+                holder,
+                text=_partial_text(grown),
+                usage=_partial_usage(grown),
+                finish_reason_raw=_finish_word(choices[0]),
+            )
         ):
             raise carried
 
