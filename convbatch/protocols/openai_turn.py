@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from convbatch.protocols.decoding import word
+
 _TEXT_PARTS = frozenset({None, "text", "output_text"})
 _THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 # Of a message, a part or a call: Google's compatible route, OpenRouter, LiteLLM, and servers in front of Claude.
@@ -81,15 +83,18 @@ def _unsigned(fields: Any) -> Any:
 
 
 def _is_signed_thought(part: Any) -> bool:
-    is_thought = isinstance(part, dict) and part.get("type") in _THOUGHT_PARTS
-    return is_thought and (part["type"] == "redacted_thinking" or not _SIGNED.isdisjoint(part))
+    return _is_thought(part) and (part["type"] == "redacted_thinking" or not _SIGNED.isdisjoint(part))
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and word(part.get("type")) in _THOUGHT_PARTS
 
 
 def _text_of(part: Any) -> str | None:
     """Return the visible text of a part; None for a part of another kind."""
     if isinstance(part, str):
         return part
-    is_text = isinstance(part, dict) and part.get("type") in _TEXT_PARTS and isinstance(part.get("text"), str)
+    is_text = isinstance(part, dict) and word(part.get("type")) in _TEXT_PARTS and isinstance(part.get("text"), str)
     return part["text"] if is_text else None
 
 
@@ -101,7 +106,7 @@ def _content_of(content: Any) -> Any:
         text = _text_of(part)
         if text is not None:
             kept.append({"type": "text", "text": text})
-        elif isinstance(part, dict) and part.get("type") not in _THOUGHT_PARTS:
+        elif isinstance(part, dict) and not _is_thought(part):
             kept.append(part)
     if all(part.get("type") == "text" for part in kept):
         return "".join(part["text"] for part in kept)

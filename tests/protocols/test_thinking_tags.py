@@ -220,3 +220,28 @@ def test_a_turn_of_another_shape_does_no_harm(protocol: str, turn: Any) -> None:
     turns = PROTOCOLS[protocol].turns
     turns.skip_text(turn, 3)
     turns.only_content(turn)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | st.sampled_from(["", "<think>a</think>b", "thinking", "text"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["type", "text", "thought", "thoughtSignature", "signature", "content", "parts", "tool_calls",
+                         "audio", "transcript", "role", "functionCall"]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(json_values, st.sampled_from([None, "exact", "content"]))
+def test_any_turn_can_be_cut_down(turn: Any, replay: Replay | None) -> None:
+    for wire in PROTOCOLS.values():
+        reply = Reply(text="<think>a</think>b", finish_reason="stop", finish_reason_raw="stop", raw_turn=turn)
+        read = as_configured(reply, wire, tagged(replay))
+        assert isinstance(read, Reply)
+        encode_json([read.raw_turn, wire.turns.without_signatures(turn)])
+        if replay == "exact":
+            assert read.raw_turn == turn
+        assert wire.turns.only_content(wire.turns.only_content(turn)) == wire.turns.only_content(turn)
+        assert wire.turns.without_signatures(wire.turns.without_signatures(turn)) == wire.turns.without_signatures(turn)
