@@ -85,13 +85,14 @@ def parse_tolerantly(text: str, start: int = 0) -> tuple[Any, int, tuple[str, ..
     words: list[str] = []
     notes: list[str] = []
     try:
-        value, end = json.JSONDecoder(parse_constant=words.append).raw_decode(text, start)
+        try:
+            value, end = json.JSONDecoder(parse_constant=words.append).raw_decode(text, start)
+        except json.JSONDecodeError:
+            words.clear()
+            value, end = json.JSONDecoder(strict=False, parse_constant=words.append).raw_decode(text, start)
+            notes.append("raw control characters in a string")
     except RecursionError:
         raise TooDeep from None
-    except json.JSONDecodeError:
-        words.clear()
-        value, end = json.JSONDecoder(strict=False, parse_constant=words.append).raw_decode(text, start)
-        notes.append("raw control characters in a string")
     refuse_deep(text[start:end].encode("utf-8", "surrogatepass"), value, MAX_RECEIVED_DEPTH)
     notes += [f"{word} read as null" for word in dict.fromkeys(words)]
     return value, end, tuple(notes)

@@ -211,6 +211,7 @@ NOT_ONE: dict[str, tuple[str | bytes, str]] = {
     "a page of a proxy that gave up": ("<html><title>504 Gateway Time-out</title></html>", "504"),
     "text of a proxy that gave up": ("upstream request timeout", "timeout"),
     "compressed with something": (bytes(range(1, 99)), ""),
+    "nested too deeply": ('{"a": "\t", "choices": ' + "[" * 100_000, ""),
 }
 
 
