@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import email.utils
+import functools
 import inspect
 import io
 import ssl
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -28,6 +30,7 @@ from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.config.key_command import KeyCommand, Token
 from convbatch.dialogue import Message, text_part
+from convbatch.engine.raw_response import RawResponse, read_raw
 from convbatch.engine.retry import attempt_class
 from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
@@ -45,6 +48,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 1000
 CONNECT_TIMEOUT_S = 10.0
+_KEPT_BYTES = 1024 * 1024
 _LARGE_BODY = 512 * 1024
 _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
@@ -111,7 +115,21 @@ class Transport(Protocol):
         ...
 
 
-_progress: contextvars.ContextVar[list[bool]] = contextvars.ContextVar("convbatch_sending_connected")
+_progress: contextvars.ContextVar[list[Any]] = contextvars.ContextVar("convbatch_sending_connected")
+"""The connection of the request that is being sent, when there is one."""
+
+
+class _KeepingHandler(ResponseHandler):
+    """Keeps the beginning of what arrives, for a response that aiohttp refuses to read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.received = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        if len(self.received) < _KEPT_BYTES:
+            self.received += data
+        super().data_received(data)
 
 
 class _NotingConnector(aiohttp.TCPConnector):
@@ -125,6 +143,7 @@ class _NotingConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._factory = functools.partial(_KeepingHandler, loop=self._loop)
         self._used: weakref.WeakSet[Any] = weakref.WeakSet()
         self._trusts_used = True
 
@@ -134,7 +153,9 @@ class _NotingConnector(aiohttp.TCPConnector):
             connection.close()
             connection = await super().connect(*args, **kwargs)
         self._used.add(protocol)
-        _progress.get()[0] = True
+        if isinstance(protocol, _KeepingHandler):
+            protocol.received.clear()
+        _progress.get().append(protocol)
         return connection
 
     def _is_clean(self, used: Any) -> bool:
@@ -183,8 +204,8 @@ class AiohttpTransport:
 
     async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
         """Send one request; raises `NoResponse`, which tells whether it may have been sent."""
-        connected = [False]
-        _progress.set(connected)
+        connections: list[Any] = []
+        _progress.set(connections)
         seen: list[aiohttp.ClientResponse] = []
         partial = bytearray()
         try:
@@ -205,11 +226,15 @@ class AiohttpTransport:
                     raise _Unreadable("the compressed response body ends too early")
                 return HttpResponse(response.status, response.headers, unpacked.body, unpacked.notes)
         except asyncio.CancelledError as cancelled:
-            if not connected[0]:
+            if not connections:
                 raise NotSentCancelled from cancelled
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, ValueError) as error:
-            raise _no_response(error, connected[0], seen[0] if seen else None, bytes(partial)) from error
+            response: aiohttp.ClientResponse | RawResponse | None = seen[0] if seen else None
+            if response is None and isinstance(error, aiohttp.ClientResponseError) and connections:
+                response = _refused_response(error, connections[-1])
+                partial += b"" if response is None else response.body
+            raise _no_response(error, bool(connections), response, bytes(partial)) from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -268,10 +293,13 @@ def _unpacked(body: bytes, headers: CIMultiDictProxy[str]) -> Unpacked:
 
 
 _CERTIFICATE = (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)
-_BROKEN_RULES = (
-    # the words of aiohttp and llhttp, which quote the response after them
+# The words of aiohttp and llhttp, which quote the response after them.
+_BROKEN_LIMITS = (
     (f"Got more than {MAX_HEADER_BYTES} bytes", f"a header is longer than {MAX_HEADER_BYTES // 1024} KiB"),
     ("Too many headers received", f"it has more than {MAX_HEADERS:,} headers"),
+)
+_BROKEN_RULES = (
+    *_BROKEN_LIMITS,
     ("Content-Length", "its Transfer-Encoding and Content-Length contradict each other or are invalid"),
     ("Transfer-Encoding", "its Transfer-Encoding is invalid"),
     ("chunk size", "its chunked Transfer-Encoding is broken"),
@@ -280,7 +308,7 @@ _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aio
 
 
 def _no_response(
-    error: Exception, connected: bool, response: aiohttp.ClientResponse | None, partial: bytes
+    error: Exception, connected: bool, response: aiohttp.ClientResponse | RawResponse | None, partial: bytes
 ) -> NoResponse:
     """Classify an exception of aiohttp by its type and system error; its text may contain URLs and headers."""
     if isinstance(error, _CERTIFICATE):
@@ -300,7 +328,9 @@ def _no_response(
     return NoResponse("connection", f"connection lost after sending: {_reason(error)}", sent=True, **known)
 
 
-def _known_so_far(error: Exception, response: aiohttp.ClientResponse | None, partial: bytes) -> dict[str, Any]:
+def _known_so_far(
+    error: Exception, response: aiohttp.ClientResponse | RawResponse | None, partial: bytes
+) -> dict[str, Any]:
     """Return what is known of a response that broke off, its body decoded as far as possible."""
     if response is None:
         return {}
@@ -313,6 +343,13 @@ def _known_so_far(error: Exception, response: aiohttp.ClientResponse | None, par
         else:
             partial, notes = unpacked.body, unpacked.notes
     return {"status": response.status, "headers": response.headers, "partial": partial, "notes": notes}
+
+
+def _refused_response(error: aiohttp.ClientResponseError, connection: Any) -> RawResponse | None:
+    """Return a response that aiohttp refused to read, unless its headers are beyond the limits."""
+    if not isinstance(connection, _KeepingHandler) or any(words in error.message for words, _ in _BROKEN_LIMITS):
+        return None
+    return read_raw(bytes(connection.received))
 
 
 def _broken_rule(error: Exception) -> str | None:
