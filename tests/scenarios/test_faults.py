@@ -313,7 +313,7 @@ def test_dialogues_refused_alike_during_a_run_suspend_the_target_after_three_pro
 
 USAGE: dict[str, tuple[int | None, int | None, str]] = {
     "missing": (None, None, "missing"), "partial": (11, None, "partial"), "negative": (None, None, "partial"),
-    "huge": (None, None, "partial"), "zero": (0, 0, "reported"), "text": (None, None, "partial"),
+    "huge": (None, None, "partial"), "zero": (None, None, "partial"), "text": (None, None, "partial"),
 }  # fmt: skip
 
 

@@ -226,6 +226,6 @@ def empty_account(folder: Path, refusal: dict[str, Any], places: int) -> tuple[A
     """Run 30 dialogues at a gateway that answers eight requests; return the run and how many more were sent."""
     case = {"wire": "openai", "serve": {"file2_when": "request_after:8"}, "answers": [answer(REPLY), refusal]}
     with serve_answers({"one": case}) as server:
-        finished = run(folder, server, {"dialogues": 30}, places, deadline_s=1)
+        finished: Any = run(folder, server, {"dialogues": 30}, places, deadline_s=1)
         assert finished.turns["possibly_paid"].sum() == 0
         return finished, len(server.requests["one"]) - 8
