@@ -585,12 +585,19 @@ class Client:
         return headers
 
     def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
+        text: str | None = None
         if gone.status is not None and gone.partial:
             response = HttpResponse(gone.status, gone.headers, gone.partial, (*gone.notes, f"whole, although {gone}"))
             attempt = self._attempt_with_answer(response, started, begun, is_cut=True)
             if _is_whole(attempt.outcome, gone.status):
                 return attempt
-        failure = Failure(kind=gone.kind, message=str(gone), retryable=not gone.certificate)  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only
+            text = attempt.outcome.text
+        failure = Failure(
+            kind=gone.kind,  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only
+            message=str(gone),
+            retryable=not gone.certificate,
+            text=text,
+        )
         cls = attempt_class(
             failure, http_status=gone.status, sent=gone.sent, own_timeout=gone.own_timeout, certificate=gone.certificate
         )

@@ -8,6 +8,7 @@ replies have similar keys.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,12 @@ _SUCCESS = frozenset(
     {"", "0", "200", "ok", "success", "succeed", "succeeded", "successful", "成功", "none", "null", "20000"}
 )
 _FAILED = frozenset({"error", "errors", "fail", "failed", "failure"})
+_ECHOED = re.compile(
+    # Quoted addresses, and the values of a request that Pydantic quotes: a dialogue may speak of quotas and filters.
+    r"https?://[^\s\"'<>()]+|input_value=.*?(?=,\s*input_type=|\Z)"
+    r"|[\"']input[\"']\s*:.*?(?=[\"'](?:ctx|url)[\"']\s*:|\{[\"']type[\"']\s*:\s*[\"']\w+[\"'],\s*[\"']loc[\"']|\Z)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +51,7 @@ class ErrorDetails:
 
     message: str
     scanned: str
-    """The message with quoted upstream texts; searched for patterns and hints."""
+    """The message with quoted upstream texts, without quoted values of the request; searched for patterns and hints."""
     code: str | int | None = None
     names: tuple[str, ...] = ()
     """Codes that are words, as received, the most specific first; the type is last."""
@@ -249,7 +256,7 @@ def _read(found: _Found, body: Mapping[str, Any]) -> ErrorDetails:
     number = _number(_code(error))
     return ErrorDetails(
         message=_with_provider(message, metadata)[:_MESSAGE_CHARS],
-        scanned=scanned[:_SCANNED_CHARS],
+        scanned=_ECHOED.sub(" ", scanned)[:_SCANNED_CHARS],
         code=code if code is not None else (names[-1] if names else None),
         names=tuple(item.rpartition("#")[2] for item in names),  # AWS puts a namespace before `#`
         number=None if found.vendor is None or number is None else (found.vendor, number),

@@ -40,6 +40,7 @@ from convbatch.protocols.error_words import (
     NO_MODEL_TEXT,
     NOT_A_LENGTH_TEXT,
     NOT_A_REFUSAL_TEXT,
+    NOT_NOW_TEXT,
     OUTPUT_SIDE_TEXT,
     PATH_TEXT,
     PROMPT_SIDE_TEXT,
@@ -228,6 +229,8 @@ def _kind_by_text(error: ErrorDetails, status: int | None) -> ErrorKind | None:
         return "rate_limit"
     if status in (None, 503) and BUSY_TEXT.search(text):
         return "overloaded"
+    if status in (500, 503) and NOT_NOW_TEXT.search(text):
+        return None
     if status in _PATH_STATUS and PATH_TEXT.search(text):
         return "not_found"
     return "not_found" if status in _MODEL_STATUS and NO_MODEL_TEXT.search(text) else None

@@ -90,6 +90,10 @@ NOT_A_REFUSAL_TEXT = _texts(
     "user location",
     "not supported in your (?:country|region)",
     "country, region",
+    r"\bip\b|白名单|实名|身份认证",
+    "(?:服务|接口|系统).{0,4}(?:异常|超时|不可用|未开通|未启用)",
+    r"(?:格式|字段|类型|编码|\b(?:role|json|schema|url))\W{0,3}(?:错误|无效|非法|不当|不合法|不正确|有误)",
+    "must be enabled|to be enabled|not enabled",
     "unsupported_country",
     r"(?:parameter|param|argument|field|property|key|schema)\b.{0,60}(?:invalid|unknown|unsupported|not (?:support"
     "|permit|allow|recogni)|unrecogni|required|missing|must)",
@@ -99,8 +103,8 @@ NOT_A_REFUSAL_TEXT = _texts(
     r"(?:your|this|the) (?:account|organi[sz]ation|team|project|user)\b.{0,40}(?:suspended|banned|disabled"
     "|terminated|deactivated|blocked|restricted)",
     "参数.{0,12}(?:错误|无效|非法|不合法|缺失|有误)",
-    "账[号户].{0,16}(?:封|禁|冻结|停用|锁定|异常)",
-    "频繁",
+    "账[号户].{0,16}(?:封|禁|冻结|停用|锁定|异常|限制|风控)",
+    "频繁|频率",
     "余额",
     "欠费",
     "令牌",
@@ -201,7 +205,7 @@ RATE_TEXT = _texts(
     r"\b(?:qps|qpm|rpm|tpm)\b.{0,24}(?:limit|exceed|reached)",
     r"(?:limit|exceed|reached).{0,24}\b(?:qps|qpm|rpm|tpm)\b",
     "请求.{0,10}(?:频繁|过快|超限)",
-    "频率.{0,6}(?:超|过高|限制)",
+    "频率.{0,6}(?:超|过高|限制|触发)",
     "限流",
     "限速",
     "并发.{0,12}(?:超|过高|限制|上限)",
@@ -232,7 +236,10 @@ DAY_TEXT = _texts(
     "每[周月].{0,8}(?:上限|限额|额度)",
 )
 MINUTE_TEXT = _texts(
-    "per[ _-]?min",
+    "per[ _-]?(?:min|sec)",
+    # Vertex names its metrics after what a minute's requests have in common
+    "(?:requests|tokens)_per_(?!day)",
+    "每秒",
     r"\b[rt]pm\b",
     "分钟内",
     "每分钟",
@@ -245,7 +252,7 @@ NO_CHANNEL_TEXT = _texts(
     r"no available channels?\b",
     "没有可用的?渠道",
 )
-_MODEL_NAME = r"\bmodels?(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w./:@|+~-]{0,100}[`'\"\]>)]?[\s,:]*"
+_MODEL_NAME = r"\bmodels?(?! (?:output|response|reply|result|input|generation|setting|param|config))(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w./:@|+~-]{0,100}[`'\"\]>)]?[\s,:]*"
 _GONE = (
     r"(?:(?:is|was|are|has been|have been|does|do|did|could|can|currently)\s*){0,3}(?:not (?:exists?|found|available|"
     r"supported|valid|a valid|be found|activated|deployed|loaded|accessible|open|installed|recogni[sz]ed)|n't exist"
@@ -268,8 +275,17 @@ NO_MODEL_TEXT = _texts(
     "(?:not found the|could not find|can.t find) model",
     "(?:未找到|找不到).{0,3}模型",
     "模型.{0,24}(?:不存在|未找到|找不到|不可用|已?下[线架]|未开通|没有开通)",
-    "(?:不存在|未知|无效|不支持)(?:的|该|此)?.{0,2}模型",
+    "(?:不存在|未知|无效|不支持)(?:的|该|此)?.{0,2}模型(?!参数|输出)",
     "模型名称?.{0,4}(?:错误|无效|有误|不正确)",
+)
+NOT_NOW_TEXT = _texts(
+    # a model that exists, but does not answer for the moment
+    "right now",
+    "at (?:the|this) (?:moment|time)",
+    "(?:try|retry)(?: again)? (?:later|shortly|in a)",
+    "temporar",
+    "currently (?:loading|starting)",
+    "稍后|暂时",
 )
 PATH_TEXT = _texts(
     # the server has no such path: no model was named or asked
@@ -294,7 +310,7 @@ KEY_TEXT = _texts(
     r"(?:incorrect|invalid|wrong|bad|missing|expired|revoked|malformed|unknown|no|not a valid) (?:\w+ ){0,2}"
     "(?:api[ _-]?key|access[ _-]?token|auth(?:entication|orization)? (?:token|header|key)|credentials?"
     "|bearer token|token passed)",
-    r"\b(?:invalid|expired) token\b(?! (?:id|count|limit|in))",
+    r"\b(?:invalid|expired) token\b(?!:? (?:id|count|limit|in|at|unexpected|[<`'\"]))",
     "authentication (?:fail|error)",
     "no connected db",
     "login fail",
@@ -355,7 +371,7 @@ LENGTH_TEXT = _texts(
     "input (?:sequence )?length.{0,60}(?:exceed|should|longer)",
     r"maximum input (?:length|len)\b",
     "tokens?_limit_reached",
-    r"string too long\. expected a string with maximum length",
+    r"(?:(?:messages|input|prompt|contents?|instructions)[\w.\[\]]*'?: |^\W*)string too long\. expected a string with max",
     "input tokens exceed",
     # sglang, TGI, TensorRT-LLM, DashScope, Ark, Qianfan, Spark, MiniMax
     "requested token count exceeds",

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from convbatch.protocols.decoding import body_excerpt, read_event
+from convbatch.protocols.decoding import DONE, body_excerpt, read_event
 from convbatch.protocols.envelope import Found, find, may_become_stream
+from convbatch.protocols.finish_reasons import is_finish
 from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.shapes import read_shape, read_stream_shape
 from convbatch.protocols.sse import SseEvent
@@ -32,10 +33,11 @@ from convbatch.reply import ErrorKind, Failure, Reply
 _PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"')
 _ASKED_ALL_THE_SAME = re.compile(
     r"time[d -]*out|upstream|bad gateway|gateway error|\b50[0-9]\b|\b52[0-9]\b|\breset\b|internal (?:server )?error"
-    r"|overload|disconnect|超时",
+    r"|overload|disconnect|connection|\bstream\b|\bclosed\b|cancell?ed|abort|超时",
     re.IGNORECASE,
 )
 _MAY_END: frozenset[ErrorKind] = frozenset({"rate_limit", "quota", "overloaded", "server_error"})
+_JSON_BELOW = re.compile(rb"\A[0-9A-Fa-f]{1,8}\r|^[ \t]*(?:data\s*:[ \t]*)?[{\[]", re.MULTILINE)
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -138,7 +140,8 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
     if len(wholes) == 1:
         read = _strictly(protocol, encode_json(wholes[0]))
         return _noted(_in_value(protocol, body, wholes[0], read), *found.notes)
-    if is_cut and sum(map(_says_finished, values)) > 1:
+    is_ended = any(event.data == DONE for event in found.events)
+    if is_cut and not is_ended and sum(map(_says_finished, values)) > 1:
         # some gateways repeat the finish reason in every event, so that the first does not show the end
         return Answer(_unreadable(body, MalformedReply("an event stream without a certain end")))
     read = _folded(protocol, found)
@@ -152,9 +155,15 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
 
 
 def _says_finished(value: Any) -> bool:
-    candidates = value.get("candidates") if isinstance(value, dict) else None
-    first = candidates[0] if isinstance(candidates, list) and candidates else None
-    return isinstance(first, dict) and bool(first.get("finishReason"))
+    """Whether a piece of a stream says why it ended, and still has content on the wire of chat completions."""
+    pieces = (value.get("candidates") or value.get("choices")) if isinstance(value, dict) else None
+    first = pieces[0] if isinstance(pieces, list) and pieces else None
+    if not isinstance(first, dict):
+        return False
+    delta = first.get("delta")
+    return bool(first.get("finishReason")) or (
+        is_finish(first.get("finish_reason")) and isinstance(delta, dict) and bool(delta.get("content"))
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -211,6 +220,8 @@ def _is_page(body: bytes) -> bool:
     start = body.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] in b'{["' or may_become_stream(body) or _CONTROLS.search(body, 0, 4096):
         return False  # a cut body may begin like this
+    if start[:1] != b"<" and _JSON_BELOW.search(start):
+        return False  # a cut body below other text, or below the size of its chunk
     try:
         decode_json(body)
         return False  # a number, or another JSON value: nothing is known about it

@@ -210,6 +210,9 @@ NOT_ONE: dict[str, tuple[str | bytes, str]] = {
     "an object that is no reply": ('{"status": "ok"}', "keys: status"),
     "a page of a proxy that gave up": ("<html><title>504 Gateway Time-out</title></html>", "504"),
     "text of a proxy that gave up": ("upstream request timeout", "timeout"),
+    "a stream that broke off": ("stream closed before the end", "stream closed"),
+    "a cut reply below other text": (f"Notice: x\n{JSON[:-9]}", ""),
+    "a cut reply below the size of its chunk": (f"{len(JSON):x}\r\n{JSON[:-9]}", ""),
     "compressed with something": (bytes(range(1, 99)), ""),
     "nested too deeply": ('{"a": "\t", "choices": ' + "[" * 100_000, ""),
 }
@@ -407,3 +410,10 @@ def test_latin_1_is_read_where_it_is_latin_1() -> None:
     body, notes, _ = unpack('{"a": "café"}'.encode("latin-1"), "", "text/plain; charset=ISO-8859-1", max_bytes=99)
     assert (body.decode(), notes) == ('{"a": "café"}', ("charset ISO-8859-1",))
     assert unpack(b"{}", "", "", max_bytes=99) == Unpacked(b"{}")
+
+
+def test_a_cut_stream_that_repeats_its_finish_reason_beside_content_is_whole_at_its_end() -> None:
+    pieces = [{"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]} for text in "abc"]
+    assert isinstance(read(lines(*pieces), is_cut=True).outcome, Failure)
+    for ended in (lines(*pieces, "[DONE]"), lines(*CHUNKS)):
+        assert isinstance(read(ended, is_cut=True).outcome, Reply)
