@@ -41,6 +41,7 @@ from convbatch.protocols.error_words import (
     NOT_A_LENGTH_TEXT,
     NOT_A_REFUSAL_TEXT,
     NOT_NOW_TEXT,
+    OTHER_OBJECT_TEXT,
     OUTPUT_SIDE_TEXT,
     PATH_TEXT,
     PROMPT_SIDE_TEXT,
@@ -233,7 +234,9 @@ def _kind_by_text(error: ErrorDetails, status: int | None) -> ErrorKind | None:
         return None
     if status in _PATH_STATUS and PATH_TEXT.search(text):
         return "not_found"
-    return "not_found" if status in _MODEL_STATUS and NO_MODEL_TEXT.search(text) else None
+    if status in _MODEL_STATUS and NO_MODEL_TEXT.search(text):
+        return "not_found"
+    return "invalid_request" if status in (400, 404) and OTHER_OBJECT_TEXT.search(text) else None
 
 
 def _is_too_long(text: str) -> bool:

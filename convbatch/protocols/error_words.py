@@ -252,7 +252,10 @@ NO_CHANNEL_TEXT = _texts(
     r"no available channels?\b",
     "没有可用的?渠道",
 )
-_MODEL_NAME = r"\bmodels?(?! (?:output|response|reply|result|input|generation|setting|param|config))(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w./:@|+~-]{0,100}[`'\"\]>)]?[\s,:]*"
+_MODEL_NAME = (
+    r"\bmodels?(?! (?:output|response|reply|result|input|generation|setting|param|config))"
+    r"(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w./:@|+~-]{0,100}[`'\"\]>)]?[\s,:]*"
+)
 _GONE = (
     r"(?:(?:is|was|are|has been|have been|does|do|did|could|can|currently)\s*){0,3}(?:not (?:exists?|found|available|"
     r"supported|valid|a valid|be found|activated|deployed|loaded|accessible|open|installed|recogni[sz]ed)|n't exist"
@@ -277,6 +280,11 @@ NO_MODEL_TEXT = _texts(
     "模型.{0,24}(?:不存在|未找到|找不到|不可用|已?下[线架]|未开通|没有开通)",
     "(?:不存在|未知|无效|不支持)(?:的|该|此)?.{0,2}模型(?!参数|输出)",
     "模型名称?.{0,4}(?:错误|无效|有误|不正确)",
+)
+OTHER_OBJECT_TEXT = _texts(
+    # what one request refers to; not a function, which is what NVIDIA calls a model
+    r"\b(?:file|tool|image|document|response|conversation|cached ?content)s?\b.{0,60}(?:not found|n.t exist|not exist)",
+    r"no such (?:file|tool|image|document|response|conversation)",
 )
 NOT_NOW_TEXT = _texts(
     # a model that exists, but does not answer for the moment
@@ -371,7 +379,7 @@ LENGTH_TEXT = _texts(
     "input (?:sequence )?length.{0,60}(?:exceed|should|longer)",
     r"maximum input (?:length|len)\b",
     "tokens?_limit_reached",
-    r"(?:(?:messages|input|prompt|contents?|instructions)[\w.\[\]]*'?: |^\W*)string too long\. expected a string with max",
+    r"(?:(?:messages|input|prompt|contents?|instructions)[\w.\[\]]*'?: |^\W*)string too long\. expected a string",
     "input tokens exceed",
     # sglang, TGI, TensorRT-LLM, DashScope, Ark, Qianfan, Spark, MiniMax
     "requested token count exceeds",
