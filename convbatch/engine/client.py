@@ -279,7 +279,8 @@ async def _read(response: aiohttp.ClientResponse, into: bytearray) -> None:
                 raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
     except (aiohttp.ClientError, OSError):
         # What arrived before the connection broke can no longer be read: aiohttp raises first.
-        for chunk in tuple(content._buffer):  # pyright: ignore[reportPrivateUsage]  # there is no public way
+        # There is no public way, and without the attribute only these bytes are lost.
+        for chunk in tuple(getattr(content, "_buffer", ())):
             into += chunk
         raise
 

@@ -116,7 +116,8 @@ def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
 
 def _in_value(protocol: WireProtocol, body: bytes, value: Any, read: _Read) -> Answer:
     """Look in a value in which the protocol found no content for a reply of another shape."""
-    if not isinstance(read, Reply) or _is_hollow(read):
+    is_cut = isinstance(read, Failure) and read.kind == "stream_truncated"
+    if not is_cut and (not isinstance(read, Reply) or _is_hollow(read)):
         shaped = read_shape(protocol, value)
         if shaped is not None:
             return Answer(*shaped)

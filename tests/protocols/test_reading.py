@@ -417,3 +417,16 @@ def test_a_cut_stream_that_repeats_its_finish_reason_beside_content_is_whole_at_
     assert isinstance(read(lines(*pieces), is_cut=True).outcome, Failure)
     for ended in (lines(*pieces, "[DONE]"), lines(*CHUNKS)):
         assert isinstance(read(ended, is_cut=True).outcome, Reply)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"candidates": [{"content": {"parts": [{"text": "half"}]}}]}]',
+        b'data: {"candidates": [{"content": {"parts": [{"text": "half"}]}}]}\n\n',
+    ],
+)
+def test_a_stream_without_its_end_is_cut_even_if_one_piece_is_all_of_it(body: bytes) -> None:
+    outcome = read_answer(PROTOCOLS["gemini"], 200, {}, body).outcome
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.text) == ("stream_truncated", "half")
