@@ -345,7 +345,7 @@ def _exhausted(headers: Mapping[str, str]) -> float | None:
         reset = _reset_name(name)
         if reset is None or _number(value) != 0:
             continue
-        wait = _sane(_reset_s(headers.get(reset), headers))
+        wait = _sane(_reset_s(headers.get(reset, headers.get(f"{reset}-after")), headers))
         if wait is not None:
             waits.append(wait)
     waits += _exhausted_policies(headers.get("ratelimit", ""))
