@@ -33,6 +33,8 @@ class Reservation:
 
     def settle(self, cost: Decimal | None) -> None:
         """Replace the reservation by the cost; None (unknown) = the full amount. A second call has no effect."""
+        if cost is None:
+            self._budget.assumed += self.amount
         self._budget.settled(self.amount, self.amount if cost is None else cost)
         self.amount = Decimal(0)
         self.is_sent = False
@@ -54,7 +56,9 @@ class Budget:
     def __init__(self, cap: Money, spent: Decimal = Decimal(0)) -> None:
         self.cap = cap
         self.spent = spent
-        """Includes the worst case of calls that were possibly paid but got no answer."""
+        """Includes the worst case of calls whose cost is unknown."""
+        self.assumed = Decimal(0)
+        """The part of `spent` that is such a worst case."""
         self.lacked: Decimal | None = None
         """Worst-case cost of the first call that was refused."""
         self._reserved = Decimal(0)
@@ -94,7 +98,10 @@ class Budget:
 
     def __str__(self) -> str:
         spent = Money(amount=self.spent, currency=self.cap.currency)
-        return f"{spent} of {self.cap} spent"
+        if not self.assumed:
+            return f"{spent} of {self.cap} spent"
+        assumed = Money(amount=self.assumed, currency=self.cap.currency)
+        return f"{spent} of {self.cap} spent, {assumed} of it assumed for calls whose cost is unknown"
 
     def _fits(self, amount: Decimal) -> bool:
         return self.spent + self._reserved + amount <= self.cap.amount

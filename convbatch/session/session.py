@@ -170,6 +170,7 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
                 unbounded += 1
             else:
                 budget.spent += cost * factor
+                budget.assumed += cost * factor if attempt.cost is None else 0
     if unbounded:
         raise SetupError(
             f"{unbounded} earlier calls of this run may have been paid, and their cost is unknown",

@@ -289,6 +289,14 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
     assert convbatch("resume", "out", "--max-cost", "1USD").code in (0, 3)
 
 
+async def test_what_a_budget_assumes_is_not_shown_as_spent() -> None:
+    budget = Budget(usd(10))
+    (await budget.reserve(Decimal(2))).settle(Decimal(1))
+    assert str(budget) == "1.00 USD of 10.00 USD spent"
+    (await budget.reserve(Decimal(3))).settle(None)
+    assert str(budget) == "4.00 USD of 10.00 USD spent, 3.00 USD of it assumed for calls whose cost is unknown"
+
+
 @pytest.mark.parametrize(
     ("counts", "spent"),
     [
