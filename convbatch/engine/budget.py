@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import ROUND_UP, Context, Decimal
 
 from convbatch.engine.limiter import LimiterClosed
-from convbatch.pricing import Money
+from convbatch.pricing import Money, PriceTable
+from convbatch.reply import Attempt, Failure, billed_usage
 
 _ROUNDED_UP = Context(prec=2, rounding=ROUND_UP)
 
@@ -134,3 +137,34 @@ class Budget:
             self._closed = why
         while self._queue:
             self._queue.popleft()[1].set_exception(self._closed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetShare:
+    """A target's access to the budget of the run."""
+
+    budget: Budget
+    prices: PriceTable
+    factor: Decimal
+    """Exchange rate from price currency to budget currency."""
+
+    async def reserve(self, size: Mapping[str, int]) -> Reservation:
+        """Reserve the worst case of a call; raises `BudgetReached`."""
+        worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
+        return await self.budget.reserve(worst * self.factor)
+
+    def settle(self, reservation: Reservation, attempt: Attempt, as_served: PriceTable | None = None) -> None:
+        """Settle the cost of the attempt: zero if it was certainly not paid, the worst case if that is unknown.
+
+        Args:
+            reservation: The worst case, at the prices of the asked model.
+            attempt: The call.
+            as_served: Prices of the model that answered, in the same currency; None = those of the asked one.
+        """
+        kind = attempt.outcome.kind if isinstance(attempt.outcome, Failure) else None
+        cost = (as_served or self.prices).cost(
+            billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at
+        )
+        if cost is None and attempt.cls in ("refused", "not_sent", "final"):
+            cost = Decimal(0)
+        reservation.settle(None if cost is None else cost * self.factor)

@@ -7,48 +7,46 @@ and the journal what is stored: this file puts them in order. A reply is durable
 from __future__ import annotations
 
 import asyncio
-import base64
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
-from convbatch.config.gateways import Limits, Target
-from convbatch.dialogue import NO_SETTINGS, HistoryMode, Message, Settings, Turn, effective_settings, text_part
-from convbatch.engine.budget import Budget, BudgetReached, Reservation
-from convbatch.engine.client import Client, NotSentCancelled
-from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, RateLimiter
-from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound, text_bytes
+from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings, Turn, effective_settings
+from convbatch.engine.budget import BudgetReached, Reservation
+from convbatch.engine.client import NotSentCancelled
+from convbatch.engine.conversation import ConversationState, Past, TurnEnd
+from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit
+from convbatch.engine.plan import Conversation
 from convbatch.engine.retry import (
     INITIAL_RETRY_STATE,
     GiveUp,
     RetryState,
     SendAgain,
     SuspendTarget,
-    TargetHealth,
     next_step,
     signal,
 )
+from convbatch.engine.turn_records import (
+    READ_AGAIN_FIELDS,
+    REUSED_FIELDS,
+    body_fields,
+    kept_reply,
+    outcome_record,
+    price_fields,
+)
+from convbatch.engine.turn_tokens import counted_tokens, estimated_tokens
+from convbatch.engine.worker import TargetWorker
 from convbatch.errors import ConvbatchError, JournalError, SetupError
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
-from convbatch.pricing import PriceTable
-from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.reply import (
-    NO_USAGE,
-    RESULT_KINDS,
     Attempt,
     Failure,
     Reply,
     Status,
-    Usage,
-    billed_usage,
-    failure_to_plain,
     is_open,
-    reply_from_plain,
     reply_to_plain,
     status_of,
 )
@@ -58,39 +56,8 @@ DEFAULT_MAX_ATTEMPTS = 5
 StopReason = Literal["finished", "interrupted", "deadline", "budget"]
 YIELD_EVERY = 64
 """Number of finished conversations that a worker skips before it yields to the event loop."""
-FRAME_TOKENS = 4
-"""The most tokens that a message counts in addition to its text: its role and delimiters."""
 STARTED_AT_ONCE = 8
 """Tasks started between two yields: hundreds would open hundreds of connections before the first request is sent."""
-
-
-class PastTurn(Protocol):
-    """One turn in earlier sessions (`journal.index.TurnHistory`)."""
-
-    status: Status | None
-    attempts: int
-
-    @property
-    def error_kind(self) -> str | None:
-        """Kind of the latest failure; None without one, and where there is a reply."""
-        ...
-
-    @property
-    def kept(self) -> Mapping[str, Any] | None:
-        """The `outcome` record of the reply that counts, if there is one."""
-        ...
-
-    def finished(self, key: str) -> bool:
-        """Return whether the turn with exactly this key has a terminal state."""
-        ...
-
-    def unread_answers(self, key: str) -> Iterable[Mapping[str, Any]]:
-        """Return the `outcome` records of answers to this question in which no reply was found, newest first."""
-        ...
-
-
-Past = Callable[[Conversation], Mapping[int, PastTurn]]
-"""Look-up of a conversation's turns in earlier sessions, by turn number."""
 
 
 class ReplySource(Protocol):
@@ -125,92 +92,6 @@ class RunRules:
     command_line: Settings = NO_SETTINGS
     retry_errors: bool = True
     deadline_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetShare:
-    """A target's access to the budget of the run."""
-
-    budget: Budget
-    prices: PriceTable
-    factor: Decimal
-    """Exchange rate from price currency to budget currency."""
-
-    async def reserve(self, size: Mapping[str, int]) -> Reservation:
-        """Reserve the worst case of a call; raises `BudgetReached`."""
-        worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
-        return await self.budget.reserve(worst * self.factor)
-
-    def settle(self, reservation: Reservation, attempt: Attempt, as_served: PriceTable | None = None) -> None:
-        """Settle the cost of the attempt: zero if it was certainly not paid, the worst case if that is unknown.
-
-        Args:
-            reservation: The worst case, at the prices of the asked model.
-            attempt: The call.
-            as_served: Prices of the model that answered, in the same currency; None = those of the asked one.
-        """
-        kind = attempt.outcome.kind if isinstance(attempt.outcome, Failure) else None
-        cost = (as_served or self.prices).cost(
-            billed_usage(attempt.cls, kind, attempt.outcome.usage), attempt.started_at
-        )
-        if cost is None and attempt.cls in ("refused", "not_sent", "final"):
-            cost = Decimal(0)
-        reservation.settle(None if cost is None else cost * self.factor)
-
-
-@dataclass(slots=True, kw_only=True)
-class TargetWorker:
-    """Everything one target needs; targets share only journal and budget, and a rate limiter if they share a quota."""
-
-    target: Target
-    client: Client
-    limiter: RateLimiter
-    health: TargetHealth
-    places: int
-    """Most requests in flight."""
-    own_places: asyncio.Semaphore | None = None
-    """Set only if targets share a rate limiter: keeps one of them from taking all places."""
-    budget_share: BudgetShare | None = None
-    """Set only if the run has a budget."""
-    find_prices: Callable[[str], PriceTable | None] = lambda served: None
-    """Prices of a reply by the model name in it; None = those of the asked model."""
-    suspended: str | None = None
-    """Reason of the suspension."""
-    counts: Counter[Status] = field(default_factory=Counter)
-    closed: int = 0
-    """Number of rows that have a result."""
-
-    def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
-        """Return the prices of the model that answered; None if those of the asked model apply."""
-        served = outcome.model_version if isinstance(outcome, Reply) else None
-        return self.find_prices(served) if served else None
-
-    async def admit(self, tokens: int) -> Permit:
-        """Wait for admission; raises `LimiterClosed`."""
-        if self.own_places is None:
-            return await self.limiter.admit(tokens)
-        await self.own_places.acquire()
-        try:
-            return await self.limiter.admit(tokens)
-        except BaseException:
-            self.own_places.release()
-            raise
-
-    def release(self, permit: Permit) -> None:
-        """Return a place in flight."""
-        permit.release()
-        if self.own_places is not None:
-            self.own_places.release()
-
-
-class TurnEnd(NamedTuple):
-    """Terminal state of a turn, with its reply if there is one."""
-
-    status: Status
-    reply: Reply | None
-    reason: str | None = None
-    error_kind: str | None = None
-    """Of a turn that a failure ended."""
 
 
 class Runner:
@@ -316,7 +197,7 @@ class Runner:
                 await asyncio.sleep(0)
 
     async def _run_conversation(self, worker: TargetWorker, conversation: Conversation) -> None:
-        state = _ConversationState(conversation, self._rules, self._past)
+        state = ConversationState(conversation, self._rules.history, self._past)
         settled = state.settled(retry_errors=self._rules.retry_errors)
         if settled is not None:
             for end in settled:
@@ -348,7 +229,7 @@ class Runner:
             unset=worker.target.gateway.unset,
         )
 
-    def _past_end(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd | None:
+    def _past_end(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd | None:
         """Return the terminal state from an earlier session, if it has exactly this key."""
         past = state.past.get(number)
         if past is None or not past.finished(key) or past.status is None:
@@ -357,13 +238,13 @@ class Runner:
             return None
         if past.status == "skipped" and state.ended is None:
             return None  # the failed turn before it was sent again and succeeded
-        reply = None if past.kept is None else _kept_reply(worker.client, past.kept)
+        reply = None if past.kept is None else kept_reply(worker.client, past.kept)
         end = TurnEnd(status=past.status, reply=reply, error_kind=past.error_kind)
         self._count(worker, end, before=True)
         return end
 
     async def _read_stored(
-        self, worker: TargetWorker, state: _ConversationState, number: int, key: str
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str
     ) -> TurnEnd | None:
         """Read answers of earlier sessions by today's rules: a reply found in one was paid, and is not bought again."""
         past = state.past.get(number)
@@ -380,10 +261,10 @@ class Runner:
                 "attempt": stored["attempt"],
                 "role": state.role,
                 "class": "replied",
-                **{field: stored[field] for field in _READ_AGAIN_FIELDS if field in stored},
+                **{field: stored[field] for field in READ_AGAIN_FIELDS if field in stored},
                 "reply": reply_to_plain(reply),
-                **_price_fields(worker.prices_as_served(reply)),
-                **_body_fields(body),
+                **price_fields(worker.prices_as_served(reply)),
+                **body_fields(body),
                 "wire_note": "; ".join(filter(None, (note, "read again from the journal"))),
                 "read_again": True,
             }
@@ -393,7 +274,7 @@ class Runner:
         return None
 
     async def _reuse_reply(
-        self, worker: TargetWorker, state: _ConversationState, number: int, key: str
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str
     ) -> TurnEnd | None:
         if self._reuse is None or state.ended is not None:
             return None
@@ -409,10 +290,10 @@ class Runner:
             "attempt": 0,
             "role": "model",
             "class": "replied",
-            **{field: kept[field] for field in _REUSED_FIELDS if field in kept},
+            **{field: kept[field] for field in REUSED_FIELDS if field in kept},
             "reused_from": reused_from,
         }
-        reply = _kept_reply(worker.client, kept)
+        reply = kept_reply(worker.client, kept)
         if worker.target.gateway.thinking_tags is not None:
             outcome["reply"] = reply_to_plain(reply)  # the other run may have read the same body with other tags
         end = TurnEnd(status=status_of(reply), reply=reply)
@@ -423,14 +304,14 @@ class Runner:
         self._count(worker, end)
         return end
 
-    async def _skip(self, worker: TargetWorker, state: _ConversationState, number: int, key: str) -> TurnEnd:
+    async def _skip(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd:
         end = TurnEnd(status="skipped", reply=None, reason=state.ended)
         await self._journal.commit(self._turn_record(state, number, key, end))
         self._count(worker, end)
         return end
 
     async def _ask(
-        self, worker: TargetWorker, state: _ConversationState, number: int, key: str, settings: Settings
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings
     ) -> TurnEnd | None:
         """Send the turn until it has a terminal state; None if it stays pending (stopped or suspended)."""
         ask = state.question(worker, settings)
@@ -440,7 +321,7 @@ class Runner:
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            admitted = await self._admit(worker, size, _reserve(worker.target.gateway.limits, state, settings))
+            admitted = await self._admit(worker, size, estimated_tokens(worker.target.gateway.limits, state, settings))
             if admitted is None:
                 return None
             reservation, permit = admitted
@@ -456,8 +337,8 @@ class Runner:
                     worker.budget_share.settle(reservation, attempt, prices)
                 step = self._decide(worker, state, attempt, permit, retry_state, settings, asks_again=bare is not None)
                 end = _terminal(attempt, step)
-                records = [_outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
-                records[0] |= _price_fields(prices)
+                records = [outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
+                records[0] |= price_fields(prices)
                 if end is not None:
                     records.append(self._turn_record(state, number, key, end))
                 # The place in flight is released only after the reply is durable.
@@ -527,7 +408,7 @@ class Runner:
     def _decide(
         self,
         worker: TargetWorker,
-        state: _ConversationState,
+        state: ConversationState,
         attempt: Attempt,
         permit: Permit,
         retry_state: RetryState,
@@ -559,7 +440,7 @@ class Runner:
             draw=self._system.random.random(),
         )
         if isinstance(attempt.outcome, Reply):
-            permit.settle(_counted(worker.target.gateway.limits, attempt.outcome.usage, settings))
+            permit.settle(counted_tokens(worker.target.gateway.limits, attempt.outcome.usage, settings))
         elif attempt.cls in ("refused", "not_sent", "final"):
             permit.refund(never_left=attempt.cls == "not_sent")
         if isinstance(step, SuspendTarget):
@@ -570,7 +451,7 @@ class Runner:
         return step
 
     def _turn_record(
-        self, state: _ConversationState, number: int, key: str, end: TurnEnd, *, reused_from: str | None = None
+        self, state: ConversationState, number: int, key: str, end: TurnEnd, *, reused_from: str | None = None
     ) -> dict[str, Any]:
         record: dict[str, Any] = {"kind": "turn", **state.ident(number), "key": key, "status": end.status}
         if end.reason is not None:
@@ -617,137 +498,6 @@ class Runner:
         return not self._stopping.is_set()
 
 
-class _ConversationState:
-    """State of a running conversation: its history, its keys, and its turns in earlier sessions."""
-
-    def __init__(self, conversation: Conversation, rules: RunRules, past: Past | None) -> None:
-        self.conversation = conversation
-        self.asked = frozenset(conversation.dialogue.asked(rules.history))
-        self.history: list[Message] = []
-        self.keys = TurnKeys(conversation.target, conversation.dialogue)
-        self.ended: str | None = None
-        """Why the dialogue was ended early."""
-        self.past: Mapping[int, PastTurn] = {}
-        self.leaves_out_signatures = False
-        """Whether the gateway refused signatures of this conversation; its keys stay those of turns as received."""
-        self.measured: Usage | None = None
-        """Usage of the latest reply."""
-        self._token_bound = TokenBound(conversation.dialogue.system)
-        self._live = rules.history == "live"
-        if past is not None:
-            self.past = past(conversation)
-
-    @property
-    def role(self) -> str:
-        """Role of the calls in the journal."""
-        return "model" if self.conversation.about is None else "judge"
-
-    def settled(self, *, retry_errors: bool) -> list[TurnEnd] | None:
-        """Return how the rows ended if all are terminal, else None; None for a judge: its question may have changed."""
-        if self.conversation.about is not None:
-            return None
-        ends: list[TurnEnd] = []
-        ended = False
-        for number in sorted(self.asked):
-            past = self.past.get(number)
-            if past is None or past.status is None or (retry_errors and is_open(past.status, past.error_kind)):
-                return None
-            if past.status == "skipped" and not ended:
-                return None  # a session resent the failed turn before it, and was killed before this one
-            ended = ended or past.status != "ok"
-            ends.append(TurnEnd(status=past.status, reply=None, error_kind=past.error_kind))
-        return ends
-
-    def turns(self) -> Iterator[tuple[int, Turn]]:
-        """Yield every turn after adding its user message to the history; a scripted reply is added after it."""
-        for number, turn in enumerate(self.conversation.dialogue.turns, 1):
-            self._add(Message(role="user", parts=turn.user))
-            yield number, turn
-            is_scripted = not self._live or number not in self.asked
-            if is_scripted and turn.assistant is not None:
-                self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
-
-    def advance(self, number: int, end: TurnEnd) -> None:
-        """Add a reply to the history, or end the dialogue: no turn is sent after a failed one."""
-        if end.reply is not None:
-            self.measured = end.reply.usage
-        if self._live and self.ended is None:
-            self._advance_live(number, end)
-        self._count(end.reply)
-
-    def _advance_live(self, number: int, end: TurnEnd) -> None:
-        if end.status != "ok" or end.reply is None:
-            why = f" ({end.error_kind})" if end.error_kind in RESULT_KINDS else ""
-            self.ended = f"turn {number} ended {end.status}{why}"
-        elif end.reply.finish_reason == "tool_call":
-            self.ended = f"turn {number} ended in a tool call without a scripted result"
-        else:
-            text = (text_part(end.reply.text or ""),)
-            self._add(Message(role="assistant", parts=text, raw=end.reply.raw_turn))
-            gateway = self.conversation.target.gateway
-            if gateway.thinking_tags is not None and gateway.replay == "exact":
-                self._token_bound.add(end.reply.thought or "")  # goes back in the text that `raw_turn` keeps
-
-    def _count(self, reply: Reply | None) -> None:
-        """Update the token bound from reported usage; outside live mode only the input count applies."""
-        usage = NO_USAGE if reply is None else reply.usage
-        output = usage.output_tokens if self._live else 0
-        if usage.input_tokens is not None and output is not None:
-            self._token_bound.counted(usage.input_tokens + output)
-
-    def question(self, worker: TargetWorker, settings: Settings) -> Ask:
-        """Return the question whose user message was added last."""
-        ask = Ask(
-            model=worker.target.model,
-            messages=tuple(self.history),
-            system=self.conversation.dialogue.system,
-            settings=settings,
-        )
-        return worker.client.without_signatures(ask) if self.leaves_out_signatures else ask
-
-    def noted(self, attempt: Attempt) -> Attempt:
-        """Return an attempt with what is odd about the history that it was sent with."""
-        if not self.leaves_out_signatures:
-            return attempt
-        return attempt._replace(wire_note="; ".join(filter(None, (attempt.wire_note, WITHOUT_SIGNATURES))))
-
-    def ident(self, number: int) -> dict[str, Any]:
-        """Return the fields that identify a turn in a record; `journal/index.py` reads them fastest in this order."""
-        conversation, about = self.conversation, self.conversation.about
-        ident = {
-            "index": conversation.index,
-            "dialogue": conversation.dialogue.id,
-            "target": conversation.target.name,
-            "repeat": conversation.repeat,
-            "turn": number,
-        }
-        if about is not None:
-            ident |= {"turn": about.turn, "role": self.role, "of": about.target, "asked": about.asked}
-        return ident
-
-    def token_bounds(self, settings: Settings) -> dict[str, int]:
-        """Return the most tokens of the next request, and of its reply if that is limited."""
-        size = {"most_input_tokens": self._token_bound.max_input(settings)}
-        limit = max_output_bound(settings)
-        if limit is not None:
-            size["max_output_tokens"] = limit
-        return size
-
-    def _add(self, message: Message) -> None:
-        self.history.append(message)
-        self.keys.add(message)
-        self._token_bound.add(message.text)
-
-
-_ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", "ttft_s", "key_in_body")
-_REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
-_READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
-
-
-def _price_fields(prices: PriceTable | None) -> dict[str, Any]:
-    return {} if prices is None else {"prices": prices.to_plain()}
-
-
 def _close(reservation: Reservation | None) -> None:
     if reservation is not None:
         reservation.close()
@@ -759,86 +509,6 @@ def _terminal(attempt: Attempt, step: SendAgain | GiveUp | SuspendTarget | None)
     if isinstance(step, GiveUp):
         return TurnEnd(status="error", reply=None, reason=step.reason, error_kind=attempt.outcome.kind)
     return None
-
-
-def _kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
-    """Return a stored reply with its raw turn, read again from the stored body."""
-    again = client.read_again(record.get("http_status", 200), kept_body(record))
-    return again if isinstance(again, Reply) else reply_from_plain(record["reply"])
-
-
-def _outcome_record(
-    ident: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
-) -> dict[str, Any]:
-    record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
-    for name in ("http_status", "request_id", "latency_s", "ttft_s", "wire_note"):
-        value = getattr(attempt, name)
-        if value is not None:
-            record[name] = value
-    if limiter_wait_s:
-        record["limiter_wait_s"] = limiter_wait_s
-    if retry_wait_s:
-        record["retry_wait_s"] = retry_wait_s
-    if attempt.key_in_body:
-        record["key_in_body"] = True
-    if isinstance(attempt.outcome, Reply):
-        record["reply"] = reply_to_plain(attempt.outcome)
-    else:
-        record["error"] = failure_to_plain(attempt.outcome)
-    if attempt.body is not None:
-        record |= _body_fields(attempt.body)
-    return record
-
-
-def _body_fields(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": body.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"body_b64": base64.b64encode(body).decode("ascii")}
-
-
-def _reserve(limits: Limits, state: _ConversationState, settings: Settings) -> int:
-    """Estimate the tokens that a turn counts against the limit, from the usage of the previous turn if it is known."""
-    if limits.tpm is None:
-        return 0
-    known = state.measured
-    if known is not None and known.input_tokens is not None and known.output_tokens is not None:
-        # The previous reply was counted as output; as a message of the history it has a frame of its own.
-        tokens = known.input_tokens + known.output_tokens + FRAME_TOKENS + _rough_tokens(state.history[-1:])
-    else:
-        tokens = _rough_tokens(state.history) + _rough_text(state.conversation.dialogue.system or "")
-    if limits.tpm_counts == "input+max_output":
-        tokens += settings.max_output_tokens or _usual_output(known)
-    return tokens
-
-
-def _counted(limits: Limits, usage: Usage, settings: Settings) -> int | None:
-    """Return the tokens that a reply counted against the limit; None if the gateway did not report them."""
-    if usage.input_tokens is None:
-        return None
-    if limits.tpm_counts == "uncached_input":
-        return usage.input_tokens - (usage.cached_input_tokens or 0)
-    if limits.tpm_counts == "input+max_output":
-        output = settings.max_output_tokens or usage.output_tokens
-        return None if output is None else usage.input_tokens + output
-    return usage.input_tokens
-
-
-_USUAL_OUTPUT = 512
-"""Reserved for a first reply without a limit on output; replaced by the reported usage."""
-
-
-def _usual_output(known: Usage | None) -> int:
-    return _USUAL_OUTPUT if known is None or known.output_tokens is None else known.output_tokens
-
-
-def _rough_tokens(messages: Iterable[Message]) -> int:
-    return sum(FRAME_TOKENS + _rough_text(message.text) for message in messages)
-
-
-def _rough_text(text: str) -> int:
-    # Three UTF-8 bytes a token: about one token a Chinese character, a third more than English needs.
-    return text_bytes(text) // 3 + 1
 
 
 def _first(group: BaseExceptionGroup[ConvbatchError]) -> ConvbatchError:

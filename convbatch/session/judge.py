@@ -27,8 +27,8 @@ from convbatch.session.spec import Role, SessionResult, SessionSpec
 from convbatch.session.trust import remember_commands
 
 if TYPE_CHECKING:
+    from convbatch.engine.conversation import Past
     from convbatch.engine.plan import Conversation
-    from convbatch.engine.runner import Past
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.run_folder import RunFolder
 

@@ -22,10 +22,10 @@ from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway, Target
-    from convbatch.engine.budget import Budget
+    from convbatch.engine.budget import Budget, BudgetShare
     from convbatch.engine.client import Transport
     from convbatch.engine.plan import Conversation
-    from convbatch.engine.runner import BudgetShare, Runner
+    from convbatch.engine.runner import Runner
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.manifest import Manifest, ManifestTarget
     from convbatch.journal.writer import Journal
@@ -192,7 +192,7 @@ def _all_turns(manifest: Manifest, past: Archive) -> Iterator[tuple[ManifestTarg
 
 
 def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
-    from convbatch.engine.runner import BudgetShare
+    from convbatch.engine.budget import BudgetShare
 
     prices = next(one.prices for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
     assert prices is not None, target.name  # resolve_cap refuses a budget without prices

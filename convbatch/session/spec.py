@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from convbatch.config.credentials import Credentials
     from convbatch.config.gateways import Target
+    from convbatch.engine.conversation import Past
     from convbatch.engine.plan import Conversation
-    from convbatch.engine.runner import Past, RunRules
+    from convbatch.engine.runner import RunRules
     from convbatch.errors import ConvbatchError
     from convbatch.exit_codes import ExitCode
     from convbatch.journal.index import Archive

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway, Limits, Target
     from convbatch.engine.client import Transport
     from convbatch.engine.limiter import RateLimiter
-    from convbatch.engine.runner import TargetWorker
+    from convbatch.engine.worker import TargetWorker
     from convbatch.journal.index import Archive
     from convbatch.pricing import PriceTable
     from convbatch.session.progress import Progress
@@ -61,7 +61,7 @@ async def build_workers(
     from convbatch.engine.client import Client
     from convbatch.engine.limiter import RateLimiter
     from convbatch.engine.retry import TargetHealth
-    from convbatch.engine.runner import TargetWorker
+    from convbatch.engine.worker import TargetWorker
 
     redactor = spec.credentials.redactor()
     simulator_url = await _embedded_simulator(spec, stack)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import convbatch as cb
 from convbatch.dialogue import Settings
-from convbatch.engine.budget import Budget, BudgetReached, Reservation
+from convbatch.engine.budget import Budget, BudgetReached, BudgetShare, Reservation
 from convbatch.engine.limiter import LimiterClosed
-from convbatch.engine.runner import BudgetShare, RunRules
+from convbatch.engine.runner import RunRules
 from convbatch.pricing import ExchangeRates, Money, Period, PriceTable, TokenPrice, exact
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import encode_json

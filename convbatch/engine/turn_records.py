@@ -1,0 +1,59 @@
+"""Fields of the records that a run writes to the journal for each call."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from convbatch.engine.client import Client
+from convbatch.journal.records import kept_body
+from convbatch.pricing import PriceTable
+from convbatch.reply import Attempt, Reply, failure_to_plain, reply_from_plain, reply_to_plain
+
+_ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", "ttft_s", "key_in_body")
+REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
+READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
+
+
+def price_fields(prices: PriceTable | None) -> dict[str, Any]:
+    """Return the field of the prices that apply to a reply, if they are not those of the asked model."""
+    return {} if prices is None else {"prices": prices.to_plain()}
+
+
+def kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
+    """Return a stored reply with its raw turn, read again from the stored body."""
+    again = client.read_again(record.get("http_status", 200), kept_body(record))
+    return again if isinstance(again, Reply) else reply_from_plain(record["reply"])
+
+
+def outcome_record(
+    ident: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
+) -> dict[str, Any]:
+    """Return the `outcome` record of an attempt."""
+    record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
+    for name in ("http_status", "request_id", "latency_s", "ttft_s", "wire_note"):
+        value = getattr(attempt, name)
+        if value is not None:
+            record[name] = value
+    if limiter_wait_s:
+        record["limiter_wait_s"] = limiter_wait_s
+    if retry_wait_s:
+        record["retry_wait_s"] = retry_wait_s
+    if attempt.key_in_body:
+        record["key_in_body"] = True
+    if isinstance(attempt.outcome, Reply):
+        record["reply"] = reply_to_plain(attempt.outcome)
+    else:
+        record["error"] = failure_to_plain(attempt.outcome)
+    if attempt.body is not None:
+        record |= body_fields(attempt.body)
+    return record
+
+
+def body_fields(body: bytes) -> dict[str, str]:
+    """Return the field that keeps a body byte for byte (`journal.records.kept_body` reads it)."""
+    try:
+        return {"body": body.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"body_b64": base64.b64encode(body).decode("ascii")}

@@ -1,0 +1,61 @@
+"""What one target needs while its conversations run: client, rate limiter, health, budget and counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from convbatch.config.gateways import Target
+from convbatch.engine.budget import BudgetShare
+from convbatch.engine.client import Client
+from convbatch.engine.limiter import Permit, RateLimiter
+from convbatch.engine.retry import TargetHealth
+from convbatch.pricing import PriceTable
+from convbatch.reply import Failure, Reply, Status
+
+
+@dataclass(slots=True, kw_only=True)
+class TargetWorker:
+    """Everything one target needs; targets share only journal and budget, and a rate limiter if they share a quota."""
+
+    target: Target
+    client: Client
+    limiter: RateLimiter
+    health: TargetHealth
+    places: int
+    """Most requests in flight."""
+    own_places: asyncio.Semaphore | None = None
+    """Set only if targets share a rate limiter: keeps one of them from taking all places."""
+    budget_share: BudgetShare | None = None
+    """Set only if the run has a budget."""
+    find_prices: Callable[[str], PriceTable | None] = lambda served: None
+    """Prices of a reply by the model name in it; None = those of the asked model."""
+    suspended: str | None = None
+    """Reason of the suspension."""
+    counts: Counter[Status] = field(default_factory=Counter)
+    closed: int = 0
+    """Number of rows that have a result."""
+
+    def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
+        """Return the prices of the model that answered; None if those of the asked model apply."""
+        served = outcome.model_version if isinstance(outcome, Reply) else None
+        return self.find_prices(served) if served else None
+
+    async def admit(self, tokens: int) -> Permit:
+        """Wait for admission; raises `LimiterClosed`."""
+        if self.own_places is None:
+            return await self.limiter.admit(tokens)
+        await self.own_places.acquire()
+        try:
+            return await self.limiter.admit(tokens)
+        except BaseException:
+            self.own_places.release()
+            raise
+
+    def release(self, permit: Permit) -> None:
+        """Return a place in flight."""
+        permit.release()
+        if self.own_places is not None:
+            self.own_places.release()
