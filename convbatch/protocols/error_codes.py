@@ -44,7 +44,7 @@ REFUSAL_CODES = _codes(
     # Google finish and block reasons, which gateways copy into `code`
     "SAFETY PROHIBITED_CONTENT BLOCKLIST SPII RECITATION IMAGE_SAFETY RESPONSIBLE_AI",
     # https://www.alibabacloud.com/help/en/model-studio/error-code
-    "DataInspectionFailed data_inspection_failed DataInspection",
+    "DataInspectionFailed data_inspection_failed DataInspection IPInfringementSuspect FaqRuleBlocked CustomRoleBlocked",
     # https://www.volcengine.com/docs/82379/1299023; its other forms are in REFUSAL_CODE_FORMS
     "SensitiveContentDetected",
     # StepFun (HTTP 451), Tencent, Huawei ModelArts, LiteLLM, Portkey, Helicone, Anthropic's category names

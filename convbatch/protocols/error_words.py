@@ -51,8 +51,8 @@ REFUSAL_TEXT = _texts(
     "inappropriate content",
     r"may contain (?:\w+ ){0,2}(?:sensitive|violation|violence|inappropriate|harmful|unsafe|illegal)",
     "new_sensitive",
-    r"(?:input|output|prompt|text|message)s? (?:\w+ ){0,2}(?:contains?|includes?) (?:\w+ ){0,2}(?:sensitive"
-    "|prohibited|disallowed|inappropriate|unsafe|harmful|banned|forbidden|illegal|offensive)",
+    r"(?:input|output|prompt|text|message|question)s? (?:\w+ ){0,2}(?:contains?|includes?|involves?) (?:\w+ ){0,2}"
+    "(?:sensitive|prohibited|disallowed|inappropriate|unsafe|harmful|banned|forbidden|illegal|offensive)",
     "machine outputted is blocked",
     "sensitive words? (?:detected|found|hit)",
     r"(?:unsafe|sensitive|prohibited|disallowed|harmful|nsfw|explicit|illegal) (?:or \w+ )?content (?:\w+ )?"
@@ -90,8 +90,8 @@ NOT_A_REFUSAL_TEXT = _texts(
     "user location",
     "not supported in your (?:country|region)",
     "country, region",
-    r"\bip\b|白名单|实名|身份认证",
-    "(?:服务|接口|系统).{0,4}(?:异常|超时|不可用|未开通|未启用)",
+    r"\bip\b(?! (?:polic|infring|right|violat))|白名单|实名|身份认证",
+    "(?:服务|接口).{0,4}(?:异常|超时|不可用|未开通|未启用)",
     r"(?:格式|字段|类型|编码|\b(?:role|json|schema|url))\W{0,3}(?:错误|无效|非法|不当|不合法|不正确|有误)",
     "must be enabled|to be enabled|not enabled",
     "unsupported_country",
@@ -99,7 +99,8 @@ NOT_A_REFUSAL_TEXT = _texts(
     "|permit|allow|recogni)|unrecogni|required|missing|must)",
     r"(?:invalid|unknown|unsupported|unrecogni[sz]ed|missing|unexpected) (?:value for |value: )?[`'\x22]?(?:parameter"
     "|param|argument|field|property|key|safety|content_?filter|moderation|enum|json|name)",
-    r"(?:firewall|waf|cors|cloudflare|network|ip address|referr?er|rate limit|data policy|privacy)\b",
+    r"(?:firewall|waf|cors|cloudflare|network|ip address|referr?er|rate limit|data policy)\b",
+    "privacy (?:settings?|policy)",
     r"(?:your|this|the) (?:account|organi[sz]ation|team|project|user)\b.{0,40}(?:suspended|banned|disabled"
     "|terminated|deactivated|blocked|restricted)",
     "参数.{0,12}(?:错误|无效|非法|不合法|缺失|有误)",
