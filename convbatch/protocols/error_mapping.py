@@ -39,6 +39,7 @@ from convbatch.protocols.error_words import (
     NO_CHANNEL_TEXT,
     NO_MODEL_TEXT,
     NOT_A_LENGTH_TEXT,
+    NOT_A_QUOTA_TEXT,
     NOT_A_REFUSAL_TEXT,
     NOT_NOW_TEXT,
     OTHER_OBJECT_TEXT,
@@ -179,7 +180,7 @@ def _kind_by_words(
     by_number = NUMBER_KINDS.get(error.number) if error.number is not None else None
     if _is_refusal_number(error) or error.refused is not None or any(map(_is_refusal_code, error.words)):
         return "content_filter"
-    if QUOTA_TEXT.search(error.scanned):
+    if QUOTA_TEXT.search(error.scanned) and not NOT_A_QUOTA_TEXT.search(error.scanned):
         return "quota"
     if by_number not in (None, "invalid_request"):
         return by_number
@@ -250,7 +251,9 @@ def _is_too_long(text: str) -> bool:
 def _says_quota(error: ErrorDetails, hint: float | None, scope: Scope | None) -> bool:
     if hint is not None or scope == "minute" or plain("resource_exhausted") in error.words:
         return False
-    return bool(WEAK_QUOTA_TEXT.search(error.scanned)) and not RATE_TEXT.search(error.scanned)
+    if RATE_TEXT.search(error.scanned) or NOT_A_QUOTA_TEXT.search(error.scanned):
+        return False
+    return bool(WEAK_QUOTA_TEXT.search(error.scanned))
 
 
 def _is_path(error: ErrorDetails, status: int | None, is_json: bool) -> bool:

@@ -101,6 +101,8 @@ NOT_A_REFUSAL_TEXT = _texts(
     "|param|argument|field|property|key|safety|content_?filter|moderation|enum|json|name)",
     r"(?:firewall|waf|cors|cloudflare|network|ip address|referr?er|rate limit|data policy)\b",
     "privacy (?:settings?|policy)",
+    "(?:illegal|forbidden|invalid|disallowed) (?:characters?|special tokens?)",
+    "(?:非法|无效|特殊)字符",
     r"(?:your|this|the) (?:account|organi[sz]ation|team|project|user)\b.{0,40}(?:suspended|banned|disabled"
     "|terminated|deactivated|blocked|restricted)",
     "参数.{0,12}(?:错误|无效|非法|不合法|缺失|有误)",
@@ -178,6 +180,12 @@ QUOTA_TEXT = _texts(
     "剩余额度.{0,12}(?:不足|小于|低于)",
     "预扣费",
 )
+NOT_A_QUOTA_TEXT = _texts(
+    # the budget of a setting, or a parameter with such a name
+    r"(?:thinking|reasoning)[ _.-]?budget|budget[ _]tokens",
+    r"\b(?:parameter|field|argument|schema)\b.{0,40}\b(?:invalid|must be|required|expired)",
+    r"\b(?:invalid|unknown|unsupported|missing) (?:parameter|field|argument|schema)",
+)
 WEAK_QUOTA_TEXT = _texts(
     r"reached (?:\w+ ){0,5}quota",
     # Also said of a limit per minute (Google): counts only without a hint, a minute, or words of a rate limit.
@@ -254,7 +262,8 @@ NO_CHANNEL_TEXT = _texts(
     "没有可用的?渠道",
 )
 _MODEL_NAME = (
-    r"\bmodels?(?! (?:output|response|reply|result|input|generation|setting|param|config))"
+    r"\bmodels?(?! (?:output|response|reply|result|input|generation|setting|param|config"
+    r"|produc|generat|return))"
     r"(?: (?:name|id|code|identifier))?[\s:=]*[`'\"\[<(]?[\w./:@|+~-]{0,100}[`'\"\]>)]?[\s,:]*"
 )
 _GONE = (
