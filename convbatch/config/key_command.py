@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import heapq
 import json
 import os
 import re
+import selectors
 import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.config.credentials import key_problem
 from convbatch.console.text import printable_lines
@@ -30,7 +32,12 @@ TIMEOUT_S = 10.0
 RENEW_BEFORE_S = 60.0
 """How long before it expires a token is replaced; one that is valid for a short time only: after half of it."""
 _STDERR_LINES = 5
-_MAX_OUTPUT = 65536
+_MAX_OUTPUT = 16384
+"""Bytes of each stream that are kept; servers refuse headers of this length."""
+_MAX_WORDS = 50
+"""Words of the output, the longest, that are removed from the text on stderr: the search for each takes time."""
+_LAST_READ_S = 0.5
+"""How long to read on after the program has ended: a process that it left behind may keep its pipes open."""
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
@@ -129,9 +136,9 @@ class KeyCommand:
     def _renew(self) -> Token:
         replaces_refused = self._is_refused
         output = self._output()
-        self._on_token(Secret("key_command", output))
         if problem := key_problem(output):
             raise self._error(f"printed no token: its output {problem[0]}", hint="it must print the token alone")
+        self._on_token(Secret("key_command", output))
         number = 1 if self._token is None else self._token.number + 1
         self._token = Token(number, output, self._renewal_of(output))
         self._is_refused, self._is_untried = False, replaces_refused
@@ -145,8 +152,25 @@ class KeyCommand:
 
     def _output(self) -> str:
         """Run the command and return what it printed."""
+        process = self._start()
         try:
-            process = subprocess.Popen(  # a list from the user's own config; no shell
+            out, err, has_ended = _read(process, self._timeout_s)
+        finally:
+            _kill(process)
+        if not has_ended:
+            problem = f"did not end within {self._timeout_s:g} s"
+            raise self._error(problem, out, err, hint="does it wait for input? it gets none")
+        if process.returncode != 0:
+            raise self._error(f"failed with exit code {process.returncode}", out, err, hint="run it in a terminal")
+        text = out.decode("utf-8", "replace").strip()
+        if not text or len(out) > _MAX_OUTPUT:
+            problem = f"printed more than {_MAX_OUTPUT} bytes" if text else "printed nothing"
+            raise self._error(problem, out, err, hint="it must print the token alone")
+        return text
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # a list from the user's own config; no shell
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -158,26 +182,14 @@ class KeyCommand:
             reason = getattr(error, "strerror", None) or "its arguments cannot be passed on"
             hint = "install the program, or write its full path"
             raise self._error(f"cannot be started: {reason}", hint=hint) from None
-        try:
-            out, err = process.communicate(timeout=self._timeout_s)
-        except subprocess.TimeoutExpired:
-            out, err = _kill(process)
-            problem = f"did not end within {self._timeout_s:g} s"
-            raise self._error(problem, out, err, hint="does it wait for input? it gets none") from None
-        finally:
-            _kill(process)
-        if process.returncode != 0:
-            raise self._error(f"failed with exit code {process.returncode}", out, err, hint="run it in a terminal")
-        text = out[:_MAX_OUTPUT].decode("utf-8", "replace").strip()
-        if not text:
-            raise self._error("printed nothing", out, err, hint="it must print the token alone")
-        return text
 
     def _error(self, problem: str, out: bytes = b"", err: bytes = b"", *, hint: str) -> SetupError:
         printed = out.decode("utf-8", "replace").strip()
-        named = [*self._env.items(), *(("key_command", word) for word in printed.split())]
+        possible = {word for word in printed.split() if key_problem(word) is None} if err.strip() else set[str]()
+        words = heapq.nlargest(_MAX_WORDS, possible, key=len)
+        named = [*self._env.items(), *(("key_command", word) for word in words)]
         secrets = [Secret(name, text) for name, text in named if len(text) >= 8 and _SECRET_NAME.search(name)]
-        hidden = Redactor(secrets).text(err[:_MAX_OUTPUT].decode("utf-8", "replace"))
+        hidden = Redactor(secrets).text(err.decode("utf-8", "replace"))
         lines = [line for line in hide_key_shapes(redact(hidden)).splitlines() if line.strip()][:_STDERR_LINES]
         origin = f" of {self._origin}" if self._origin else ""
         return SetupError(
@@ -199,16 +211,48 @@ def _retrieve(run: asyncio.Task[Token]) -> None:
         run.exception()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Kill a command that still runs, with its children, and return what it had printed."""
+class _Printed(NamedTuple):
+    """What a command printed: the first bytes of each stream, one more than are kept if there were more."""
+
+    out: bytes
+    err: bytes
+    has_ended: bool
+    """Whether the program ended in time."""
+
+
+def _read(process: subprocess.Popen[bytes], timeout_s: float) -> _Printed:
+    """Read what a command prints until it has ended or the time is up."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    kept: dict[IO[bytes], bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    deadline = reads_until = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        for pipe in kept:
+            selector.register(pipe, selectors.EVENT_READ, pipe)
+        while selector.get_map() and (left := reads_until - time.monotonic()) > 0:
+            for key, _ in selector.select(min(left, 0.05)):
+                data = os.read(key.fd, _MAX_OUTPUT)
+                kept[key.data].extend(data[: _MAX_OUTPUT + 1 - len(kept[key.data])])
+                if not data:
+                    selector.unregister(key.fileobj)
+            if process.poll() is not None:
+                reads_until = min(reads_until, time.monotonic() + _LAST_READ_S)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, deadline - time.monotonic()))
+    return _Printed(*map(bytes, kept.values()), has_ended=process.returncode is not None)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipes of a command and kill it, with its children, if it still runs."""
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
     if process.returncode is not None:
-        return b"", b""
+        return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    try:
-        return process.communicate(timeout=1.0)
-    except subprocess.TimeoutExpired:  # a child left the process group and keeps the pipes open
-        return b"", b""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
 
 
 def _expiry(token: str) -> float | None:

@@ -56,6 +56,8 @@ def test_the_output_is_the_key_and_is_registered_before_it_is_used() -> None:
         ("true", "printed nothing"),
         ("echo two words", "contains blanks"),
         ("echo Bearer abcdefgh", "starts with the word Bearer"),
+        ("head -c 100000000 /dev/zero", "printed more than 16384 bytes"),
+        ("seq 10000000 10009999; echo no >&2; exit 1", "failed with exit code 1"),
         ("printf 'sch\\303\\274ssel'", "cannot be in a header"),
         ("kill -9 $$", "failed with exit code -9"),
         ('read line; echo tok-$line-$?; test -n "$line"', "failed with exit code 1"),
@@ -94,6 +96,13 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
     assert time.monotonic() - started < 5
     time.sleep(0.5)
     assert not alive.exists()
+
+
+def test_a_process_that_a_command_leaves_behind_does_not_hold_it_up() -> None:
+    made = command("sleep 6 & echo tok-1234567890")
+    started = time.monotonic()
+    assert made.token.value == "tok-1234567890"
+    assert time.monotonic() - started < 4
 
 
 def renew(made: KeyCommand, times: int = 1) -> None:
