@@ -7,6 +7,8 @@ limit may never close it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -74,23 +76,31 @@ def split_thoughts(text: str, tags: ThinkingTags) -> SplitText:
     return SplitText("\n\n".join(filter(None, map(str.strip, thoughts))) or None, start)
 
 
+_SPACE = re.compile(r"\s*")
+
+
 def _skip_space(text: str, at: int) -> int:
-    return len(text) - len(text[at:].lstrip())
+    match = _SPACE.match(text, at)
+    return at if match is None else match.end()
 
 
 def _closing_alone(text: str, tags: ThinkingTags) -> int | None:
     """Return where a thought ends whose opening tag is missing; None if the text does not begin in a thought."""
-    at = text.find(tags.closing)
     opened = text.find(tags.opening)
-    while at >= 0 and (opened < 0 or at < opened):
-        if not _is_code(text[:at]):
-            return at
-        at = text.find(tags.closing, at + len(tags.closing))
+    for at in _outside_of_code(text, tags.closing):
+        return at if opened < 0 or at < opened else None
     return None
 
 
-def _is_code(before: str) -> bool:
-    """Whether what follows this text stands inside a code block or a code span of Markdown."""
-    if before.count("```") % 2:
-        return True
-    return before.rpartition("\n")[2].replace("```", "").count("`") % 2 == 1
+def _outside_of_code(text: str, tag: str) -> Iterator[int]:
+    """Yield where a tag stands outside of the code blocks and code spans of Markdown; reads the text once."""
+    is_block = is_span = False
+    begin = 0
+    while (at := text.find(tag, begin)) >= 0:
+        between = text[begin:at]
+        is_block ^= between.count("```") % 2 == 1
+        _, line_end, line = between.rpartition("\n")
+        is_span = (is_span and not line_end) ^ (line.replace("```", "").count("`") % 2 == 1)
+        if not is_block and not is_span:
+            yield at
+        begin = at + len(tag)

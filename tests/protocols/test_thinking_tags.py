@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -69,6 +71,26 @@ def test_what_is_no_tag_is_refused(written: str) -> None:
 def test_only_blocks_in_front_of_the_reply_are_thoughts(text: str, thought: str | None, reply: str) -> None:
     split = split_thoughts(text, THINK)
     assert (split.thought, text[split.start :]) == (thought, reply)
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [("<think></think>" * 60_000 + "hello", "hello"), (code := "```" + "</think>" * 60_000, code)],
+)
+def test_many_tags_are_split_in_one_pass(text: str, reply: str) -> None:
+    started = time.perf_counter()
+    assert text[split_thoughts(text, THINK).start :] == reply
+    assert time.perf_counter() - started < 2
+
+
+@given(st.lists(st.sampled_from(["a", "`", "```", "\n", "</think>"]), max_size=12).map("".join))
+def test_a_closing_tag_in_code_ends_no_thought(text: str) -> None:
+    ends = [match.start() for match in re.finditer("</think>", text)]
+    outside = [end for end in ends if text[:end].count("```") % 2 == 0]
+    outside = [end for end in outside if text[:end].rpartition("\n")[2].replace("```", "").count("`") % 2 == 0]
+    split = split_thoughts(text, THINK)
+    assert (split.start > 0) == bool(outside)
+    assert not outside or split.start >= outside[0] + len("</think>")
 
 
 plain = st.text(st.sampled_from("ab \n"), max_size=6)
