@@ -41,6 +41,7 @@ _PERMANENT: frozenset[ErrorKind] = frozenset(
 )
 _DOUBT: frozenset[ErrorKind] = frozenset({"auth", "not_found"})
 _SUSPENDING: frozenset[ErrorKind] = frozenset({*_DOUBT, "quota", "permission"})
+_OF_ACCOUNT: frozenset[ErrorKind] = frozenset({"quota", "auth", "permission"})
 _SERVER_KINDS: frozenset[ErrorKind] = frozenset({"overloaded", "server_error"})
 _BUSY: frozenset[ErrorKind] = frozenset({"rate_limit", "overloaded"})
 _PASSING: frozenset[ErrorKind] = frozenset({*_BUSY, *_SERVER_KINDS})
@@ -151,6 +152,8 @@ class SuspendTarget:
     """The turn stays `pending`, like every other open turn of its target."""
 
     reason: str
+    of_account: bool = True
+    """Whether the reason concerns the account, and so every target with the same key, host and model."""
 
 
 Step = SendAgain | GiveUp | SuspendTarget
@@ -178,7 +181,7 @@ def next_step(
     step = _step(attempt, attempt.outcome, retry_state, health, max_attempts=max_attempts, now=now, draw=draw)
     is_of_target = attempt.outcome.kind in _SUSPENDING or health.refuses_all(attempt)
     if health.suspend_reason is not None and (isinstance(step, SendAgain) or is_of_target):
-        return SuspendTarget(reason=health.suspend_reason)
+        return SuspendTarget(reason=health.suspend_reason, of_account=health.suspends_account)
     return step
 
 
@@ -277,6 +280,8 @@ class TargetHealth:
         """Whether the target has ever given a complete reply in this run, earlier sessions included."""
         self.suspend_reason: str | None = None
         """Reason and remedy, as text; final for this session."""
+        self.suspends_account = False
+        """Whether the reason is about the account (key, money, a long wait), not about an address or a setting."""
         self.newest_success_at = float("-inf")
         """When the latest request that got a reply was sent, monotonic seconds."""
         self._failures = 0
@@ -313,6 +318,7 @@ class TargetHealth:
             self._failing_since = now - held_s
         self._failures += 1
         self.suspend_reason = self._refusal(attempt, failure, is_probe) or self._silence(failure, now - held_s)
+        self.suspends_account = failure.kind in _OF_ACCOUNT or _hint(failure) > MAX_HINT_S
 
     def refuses_all(self, attempt: Attempt) -> bool:
         """Return whether the target refuses dialogue after dialogue in the way of this attempt."""

@@ -351,7 +351,7 @@ class Runner:
                 return end
             if not isinstance(step, SendAgain):
                 assert isinstance(step, SuspendTarget)
-                self._suspend(worker, step.reason)
+                self._suspend(worker, step.reason, of_account=step.of_account)
                 return None
             retry_state, backoff_s = step.retry_state, step.wait_s
             if bare is not None:
@@ -362,7 +362,7 @@ class Runner:
     async def _admit(
         self, worker: TargetWorker, size: Mapping[str, int], tokens: int
     ) -> tuple[Reservation | None, Permit] | None:
-        """Reserve the cost of a request and wait for admission, with a valid key; None if there is no key."""
+        """Reserve the cost of a request and wait for admission, with a valid key; None if the target is suspended."""
         while not worker.client.needs_new_key or await self._renew_key(worker):
             reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
             try:
@@ -370,11 +370,13 @@ class Runner:
             except BaseException:
                 _close(reservation)
                 raise
-            if not worker.client.needs_new_key:
+            if worker.suspended is None and not worker.client.needs_new_key:
                 return reservation, permit
-            permit.refund(never_left=True)  # the key was refused or expired during the wait
+            permit.refund(never_left=True)  # suspended, or the key was refused or expired, during the wait
             _close(reservation)
             worker.release(permit)
+            if worker.suspended is not None:
+                break
         return None
 
     async def _send(
@@ -445,7 +447,7 @@ class Runner:
             permit.refund(never_left=attempt.cls == "not_sent")
         if isinstance(step, SuspendTarget):
             # before the report: it ends the doubt, and would admit other turns before this record is durable
-            worker.limiter.close()
+            self._stop_admitting(worker, step.reason, of_account=step.of_account)
         hint = None if isinstance(attempt.outcome, Reply) else attempt.outcome.retry_after_s
         worker.limiter.report(signal(attempt, step), permit, retry_after_s=hint)
         return step
@@ -465,13 +467,30 @@ class Runner:
         worker.closed += not is_open(end.status, end.error_kind)
         self._listener.turn_done(worker.target.name, end.status, before=before)
 
-    def _suspend(self, worker: TargetWorker, reason: str) -> None:
-        if worker.suspended is None:
-            worker.limiter.close()
+    def _suspend(self, worker: TargetWorker, reason: str, *, of_account: bool = True) -> None:
+        """Send no more requests of a target in this session, and tell the user once."""
+        self._stop_admitting(worker, reason, of_account=of_account)
+        if not worker.is_announced:
             for other in self._workers:
-                if other.limiter is worker.limiter:  # the same host, key and model under the name of another gateway
-                    other.suspended = reason
-            self._listener.note(f"{worker.target.name} is suspended: {reason}")
+                if other.limiter is worker.limiter and other.suspended is not None:
+                    other.is_announced = True
+            self._listener.note(f"{worker.target.name} is suspended: {worker.suspended}")
+
+    def _stop_admitting(self, worker: TargetWorker, reason: str, *, of_account: bool) -> None:
+        """Admit no more requests of a target, and of those under another gateway name that the reason concerns.
+
+        Targets that share a limiter have the same host, key and model; their addresses and protocols may differ.
+        """
+        gateway = worker.target.gateway
+        sharing = [other for other in self._workers if other.limiter is worker.limiter]
+        for other in sharing:
+            alike = (
+                other.target.gateway.protocol == gateway.protocol and other.target.gateway.endpoint == gateway.endpoint
+            )
+            if other.suspended is None and (of_account or alike):
+                other.suspended = reason
+        if all(other.suspended is not None for other in sharing):
+            worker.limiter.close()
 
     async def _renew_key(self, worker: TargetWorker) -> bool:
         """Fetch a new key; if that fails, suspend the target and return False."""

@@ -34,6 +34,8 @@ class TargetWorker:
     """Prices of a reply by the model name in it; None = those of the asked model."""
     suspended: str | None = None
     """Reason of the suspension."""
+    is_announced: bool = False
+    """Whether the user was told about the suspension."""
     counts: Counter[Status] = field(default_factory=Counter)
     closed: int = 0
     """Number of rows that have a result."""

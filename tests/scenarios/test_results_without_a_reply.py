@@ -229,3 +229,30 @@ def empty_account(folder: Path, refusal: dict[str, Any], places: int) -> tuple[A
         finished: Any = run(folder, server, {"dialogues": 30}, places, deadline_s=1)
         assert finished.turns["possibly_paid"].sum() == 0
         return finished, len(server.requests["one"]) - 8
+
+
+@pytest.mark.parametrize(("name", "others"), [("page", {"ok"}), ("broke", {"pending"})])
+def test_a_wrong_address_suspends_only_its_own_target_an_empty_account_all_of_them(
+    name: str, others: set[str], tmp_path: Path
+):
+    page = {"status": 404, "headers": {"Content-Type": "text/html"}, "body": "<html>404 Not Found</html>"}
+    cases = {
+        "page": {"wire": "openai", "answers": [page]},
+        "broke": {
+            "wire": "openai",
+            "answers": [answer({"error": {"code": "insufficient_quota", "message": "no"}}, 429)],
+        },
+        "sound": {"wire": "openai", "answers": [answer(REPLY)]},
+    }
+    with serve_answers(cases) as server:
+        found = convbatch.run(
+            write_dialogues(tmp_path, {"dialogues": 20}),
+            models=[f"{MODEL}@{name}", f"{MODEL}@sound"],
+            config=write_config(tmp_path, server, [name, "sound"]),
+            out=tmp_path / "run",
+            concurrency=1,
+        )
+    turns: Any = found.turns
+    assert f"{MODEL}@{name}" in found.suspended
+    assert set(turns["status"][turns["gateway"] == "sound"]) >= others
+    assert (turns["status"][turns["gateway"] == name] == "pending").any()
