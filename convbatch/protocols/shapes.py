@@ -18,6 +18,9 @@ from convbatch.reply import Reply
 
 _WRAPPERS = ("data", "result", "response", "body", "output", "completion")
 _NO_ERROR = frozenset({None, "", 0, 200, "0", "200", "success", "SUCCESS", "Success", "ok", "OK"})
+# The text of a reply at its top: text-generation-inference, Ollama, Baidu, older APIs of Anthropic and Cohere.
+_PLAIN_KEYS = ("generated_text", "response", "result", "completion", "output_text", "answer", "text")
+_END_KEYS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _TEXT_KEYS = ("text", "content", "output_text", "value", "answer", "response", "message")
 _OPENAI = OpenAI()
 _GEMINI = Gemini()
@@ -60,6 +63,10 @@ def read_stream_shape(protocol: WireProtocol, values: Iterable[Any]) -> tuple[Re
     if any(value.get("type") == "message_start" for value in values):
         message = _anthropic_message(values)
         return None if message is None else read_shape(protocol, message)
+    if values and values[-1].get("done") is True:
+        pieces = [value.get("message", {"content": value.get("response")}) for value in values]
+        texts = [word(piece.get("content")) or "" for piece in _objects(pieces)]
+        return read_shape(protocol, {**values[-1], "message": _assistant("".join(texts))})
     if protocol.name != "gemini" and any("candidates" in value for value in values):
         return _folded(_GEMINI, values, "a stream in the shape of Gemini")
     if protocol.name != "openai" and any("choices" in value for value in values):
@@ -118,7 +125,7 @@ def _has_content(reply: Reply) -> bool:
 
 def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | None] | None:
     try:
-        if "candidates" in value:
+        if "candidates" in value or "promptFeedback" in value:
             if protocol.name == "gemini":
                 return protocol.parse_response(encode_json(value)), None
             return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), "a reply in the shape of Gemini"
@@ -200,6 +207,8 @@ def _as_completion(value: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
     if isinstance(value.get("content"), list) and (value.get("type") == "message" or "stop_reason" in value):
         return _of_anthropic(value), "a reply in the shape of Anthropic Messages"
     message = value.get("message")
+    if isinstance(output := value.get("output"), dict) and isinstance(output.get("message"), dict):
+        message, value = output["message"], {"finish_reason": value.get("stopReason"), "usage": _converse_usage(value)}
     if isinstance(message, dict) and message.get("role") == "assistant" and value.get("done", True) is True:
         content, _ = _content_of(message.get("content"))
         reason = value.get("done_reason") or value.get("finish_reason")
@@ -208,7 +217,29 @@ def _as_completion(value: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
             "completion_tokens": value.get("eval_count"),
         }
         return _completion(value, {**message, "content": content}, reason, usage), "a message without choices"
-    return None
+    return _of_plain_text(value)
+
+
+def _converse_usage(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the counts of Bedrock's Converse under the names of chat completions."""
+    counts = value.get("usage")
+    if not isinstance(counts, dict):
+        return None
+    return {"prompt_tokens": counts.get("inputTokens"), "completion_tokens": counts.get("outputTokens")}
+
+
+def _of_plain_text(value: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Return the chat completion of a body with a text at its top that is a reply: it has ended, and nothing failed."""
+    name = next((name for name in _PLAIN_KEYS if isinstance(value.get(name), str) and value[name]), None)
+    reason = next((value[key] for key in _END_KEYS if value.get(key)), None)
+    has_ended = reason or value.get("done") is True or value.get("is_end") is True or value.get("usage")
+    if name is None or not (has_ended or name == "generated_text"):
+        return None
+    if value.get("done") is False or value.get("is_end") is False or value.get("success") is False:
+        return None
+    if not _is_no_error(value.get("code")) or value.get("error_code") or value.get("error_msg"):
+        return None
+    return _completion(value, _assistant(value[name]), reason, value.get("usage")), f"the reply is the text {name!r}"
 
 
 def _completion(value: Mapping[str, Any], message: dict[str, Any], reason: Any, usage: Any) -> dict[str, Any]:

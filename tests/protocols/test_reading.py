@@ -166,6 +166,17 @@ SHAPES: dict[str, tuple[Any, str]] = {
         TEXT,
     ),
     "Gemini": (GEMINI, TEXT),
+    "Converse": (
+        {
+            "output": {"message": {"role": "assistant", "content": [{"text": TEXT}]}},
+            **{"stopReason": "end_turn", "usage": {"inputTokens": 20, "outputTokens": 5}},
+        },
+        TEXT,
+    ),
+    "a text at the top": (
+        {"response": TEXT, "stop_reason": "stop", "usage": {"prompt_tokens": 20, "completion_tokens": 5}},
+        TEXT,
+    ),
 }  # fmt: skip
 
 
@@ -191,12 +202,18 @@ def test_a_stream_of_another_shape_is_read() -> None:
         end,
     )
     responses = ({"type": "response.created"}, {"type": "response.completed", "response": SHAPES["Responses"][0]})
-    for values in (anthropic, responses, (GEMINI,)):
+    ollama = (
+        {"message": {"role": "assistant", "content": "hello "}, "done": False},
+        {"message": {"role": "assistant", "content": "你好"}, "done": False},
+        {"message": {"role": "assistant", "content": ""}, "done": True, "prompt_eval_count": 20, "eval_count": 5},
+    )
+    for values in (anthropic, responses, ollama, (GEMINI,)):
         reply, note = read(lines(*values))
         assert isinstance(reply, Reply), reply
         assert (reply.text, reply.usage.output_tokens) == (TEXT, 5)
         assert note
-    assert isinstance(read(lines(*anthropic[:-1])).outcome, Failure)
+    for cut in (anthropic[:-1], ollama[:-1]):
+        assert isinstance(read(lines(*cut)).outcome, Failure)
 
 
 NOT_ONE: dict[str, tuple[str | bytes, str]] = {
@@ -207,6 +224,8 @@ NOT_ONE: dict[str, tuple[str | bytes, str]] = {
     "two different replies in a stream": (lines(WHOLE, {**WHOLE, "id": "c-2"}), "different"),
     "a cut reply after a whole one": (JSON + JSON[:-9], ""),
     "a response in progress": (json.dumps({**SHAPES["Responses"][0], "status": "in_progress"}), ""),
+    "a text that failed": ('{"code": 7, "result": "x", "usage": {"prompt_tokens": 1}}', "neither"),
+    "a text without an end": ('{"text": "x"}', "keys: text"),
     "an object that is no reply": ('{"status": "ok"}', "keys: status"),
     "a page of a proxy that gave up": ("<html><title>504 Gateway Time-out</title></html>", "504"),
     "text of a proxy that gave up": ("upstream request timeout", "timeout"),
