@@ -71,7 +71,9 @@ _MOMENT = re.compile(
 _HTTP_DATE = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} (?:GMT|UTC|[+-]\d{4})")
 _CLOCK = re.compile(r"(?<![\d:-])(\d{1,2}):(\d{2})(?::(\d{2}))?\s?([ap]m)?\s?(?:UTC|GMT|Z)\b", re.IGNORECASE)
 _BEFORE_MOMENT = re.compile(
-    r"(?:reset|again|retry|available|regain|restor|recover|resum|refresh|renew|until|unblock|lift|expires?|重置|恢复|刷新|解除|等到)"
+    # not the end of a plan or of a key, which a refusal may mention
+    r"(?:reset|again|retry|available|regain|restor|recover|resum|refresh|until|unblock|lift|重置|恢复|刷新|解除|等到"
+    r"|(?<!plan )(?<!subscription )(?<!key )(?<!token )(?:renew|expires?))"
     r"[^.;。；]{0,40}$",
     re.IGNORECASE,
 )
@@ -156,6 +158,9 @@ def _retry_after(value: str | None, headers: Mapping[str, str]) -> float | None:
     seconds = _stated_duration(value)
     if seconds is None:
         seconds = _until(value, headers)
+    elif seconds >= _EPOCH_S:  # a moment, where a wait belongs
+        now = _date(headers.get("date", ""))
+        seconds = None if now is None else (seconds / 1000 if seconds >= _EPOCH_MS else seconds) - now
     if seconds is not None or "," not in value:
         return seconds
     return _longest([_stated_duration(part) for part in value.split(",")])
