@@ -185,8 +185,8 @@ def _kind_by_words(
     if by_number not in (None, "invalid_request"):
         return by_number
     kind = _kind_by_code(error) or _kind_by_text(error, status)
-    if kind is None and (status or 400) < 500 and _says_quota(error, hint, scope):
-        kind = "quota"
+    if kind is None and (status or 400) < 500:
+        kind = _kind_of_quota(error, status, hint, scope)
     return kind or by_number or next((GENERIC_KINDS[word] for word in error.words if word in GENERIC_KINDS), None)
 
 
@@ -248,12 +248,16 @@ def _is_too_long(text: str) -> bool:
     return asked is None or int(asked[1]) <= int(asked[2])
 
 
-def _says_quota(error: ErrorDetails, hint: float | None, scope: Scope | None) -> bool:
-    if hint is not None or scope == "minute" or plain("resource_exhausted") in error.words:
-        return False
-    if RATE_TEXT.search(error.scanned) or NOT_A_QUOTA_TEXT.search(error.scanned):
-        return False
-    return bool(WEAK_QUOTA_TEXT.search(error.scanned))
+def _kind_of_quota(
+    error: ErrorDetails, status: int | None, hint: float | None, scope: Scope | None
+) -> ErrorKind | None:
+    """Return what a weak text about a quota says: that it is used up, or that it is one of a minute."""
+    text = error.scanned
+    if not WEAK_QUOTA_TEXT.search(text) or RATE_TEXT.search(text) or NOT_A_QUOTA_TEXT.search(text):
+        return None
+    if scope == "minute":
+        return "rate_limit" if status in _RATE_STATUS else None
+    return None if hint is not None or plain("resource_exhausted") in error.words else "quota"
 
 
 def _is_path(error: ErrorDetails, status: int | None, is_json: bool) -> bool:

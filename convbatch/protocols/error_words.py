@@ -190,7 +190,7 @@ WEAK_QUOTA_TEXT = _texts(
     r"reached (?:\w+ ){0,5}quota",
     # Also said of a limit per minute (Google): counts only without a hint, a minute, or words of a rate limit.
     r"exceeded (?:your |the )?(?:\w+ ){0,3}quota",
-    r"quota (?:\w+ ){0,3}(?:exceeded|exhausted|used up|reached)",
+    r"quota (?:\w+ ){0,5}(?:exceeded|exhausted|used up|reached)",
     "check your (?:plan and billing|account balance|billing)",
     r"\b(?:top[- ]?up|recharge)\b",
     "purchase (?:more )?credits",
