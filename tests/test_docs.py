@@ -40,6 +40,7 @@ from convbatch.simulator.fault_script import (
 from convbatch.simulator.ledger import Entry
 from convbatch.simulator.replies import Actor
 from tests.conftest import environment
+from tests.support.tables import each
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
@@ -235,7 +236,7 @@ def quoted_commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "line"), quoted_commands())
+@each(("page", "line"), quoted_commands())
 def test_a_quoted_command_has_only_existing_options(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     known = {**commands(), "--version": set[str](), "--help": set[str](), "COMMAND": set[str]()}
@@ -244,7 +245,7 @@ def test_a_quoted_command_has_only_existing_options(page: str, line: str) -> Non
     assert used - known[words[0]] - {"--help"} == set(), page
 
 
-@pytest.mark.parametrize("page", PAGES)
+@each("page", PAGES)
 def test_every_link_has_an_existing_target(page: str) -> None:
     for link in _LINK.findall(_FENCE.sub("", text_of(page))):
         if link.startswith("https://"):
@@ -266,7 +267,7 @@ def test_documented_exit_codes_equal_the_enum() -> None:
 # Examples
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if fences(page, "toml")])
+@each("page", [page for page in PAGES if fences(page, "toml")])
 def test_a_quoted_configuration_is_valid(page: str) -> None:
     for block in fences(page, "toml"):
         assert read_config(block, Path(page)).gateways

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import environment
 from tests.mutants import Edit, Mutant, apply, edited, read_mutants
+from tests.support.tables import each
 
 TESTS = next(folder for folder in Path(__file__).parents if folder.name == "tests")
 ROOT = TESTS.parent
@@ -49,7 +50,7 @@ def test_there_are_at_least_30_mutants() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@each("mutant", MUTANTS)
 def test_a_mutant_changes_the_code_and_names_existing_tests(mutant: Mutant) -> None:
     for path, source in apply(mutant, ROOT).items():
         compile(source, path, "exec")
@@ -58,7 +59,7 @@ def test_a_mutant_changes_the_code_and_names_existing_tests(mutant: Mutant) -> N
     assert all(map(located, mutant.tests))
 
 
-@pytest.mark.parametrize(
+@each(
     ("function", "replace", "by", "expected"),
     [
         ("Box.put", "self.full", "False", "if False:"),

@@ -17,6 +17,7 @@ from convbatch.config.targets import resolve_targets
 from convbatch.errors import InputError
 from convbatch.pricing import ExchangeRates, Money, Period, PriceTable, TokenPrice, display_amount, exact
 from convbatch.reply import Usage
+from tests.support.tables import each
 
 TODAY = datetime.date(2026, 11, 22)
 NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC).timestamp()
@@ -147,10 +148,9 @@ HAND_COMPUTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "usage", "text", "expected"),
     [case[1:] for case in HAND_COMPUTED],
-    ids=[case[0] for case in HAND_COMPUTED],
 )
 def test_the_cost_of_a_reply_equals_the_hand_computed_cost(
     model: str, usage: Usage, text: str, expected: Money | None
@@ -158,7 +158,7 @@ def test_the_cost_of_a_reply_equals_the_hand_computed_cost(
     assert cost(model, usage, text) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "served", "text", "expected"),
     [
         ("gemini-2.5-pro@google", "gemini-3.8-flash", "", "google/gemini-3.8-flash"),
@@ -381,7 +381,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "line", "what"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+@each(("text", "line", "what"), [case[1:] for case in WRONG])
 def test_an_invalid_price_is_reported_with_its_line(text: str, line: int, what: str) -> None:
     with pytest.raises(InputError) as caught:
         config(text)

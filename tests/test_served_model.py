@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from convbatch.served_model import Aliases, ServedMatch, match_served, served_as_asked
+from tests.support.tables import each
 
 CASES: list[tuple[str, str, ServedMatch]] = [
     ("gpt-4o", "gpt-4o", "same"),
@@ -95,7 +96,7 @@ CASES: list[tuple[str, str, ServedMatch]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "served", "expected"), CASES, ids=[f"{a} - {s}" for a, s, _ in CASES])
+@each(("asked", "served", "expected"), CASES)
 def test_a_served_name_is_compared_with_the_asked_one(asked: str, served: str, expected: ServedMatch) -> None:
     assert match_served(asked, served) == expected
 

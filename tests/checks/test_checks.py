@@ -36,6 +36,7 @@ from convbatch.results.verdicts import dialogue_pass, sum_verdicts
 from convbatch.session.options import CheckOptions
 from tests.conftest import QUICKSTART, Command
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+from tests.support.tables import each
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "shop-checks"
@@ -164,7 +165,7 @@ CASES = [(check, input_of(text), holds) for check, text, holds in [*TEXTS, *JSON
 ]
 
 
-@pytest.mark.parametrize(("check", "check_input", "holds"), CASES, ids=lambda value: repr(value)[:60])
+@each(("check", "check_input", "holds"), CASES)
 def test_a_check_passes_as_expected_and_its_negation_is_the_opposite(
     check: dict[str, Any], check_input: CheckInput, holds: bool
 ) -> None:
@@ -215,7 +216,7 @@ UNUSABLE_SCHEMAS = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "words"), UNUSABLE_SCHEMAS)
+@each(("schema", "words"), UNUSABLE_SCHEMAS)
 def test_an_unusable_json_schema_is_refused(schema: Any, words: str) -> None:
     [issue] = issues_of({"turns": [{"user": "x", "checks": [{"json_schema": schema}]}]})
     assert words in issue.what
@@ -258,7 +259,7 @@ def test_a_pattern_with_endless_backtracking_is_an_error_and_is_not_tried_again(
     assert "not tried again" in str(found[-1].error)
 
 
-@pytest.mark.parametrize(
+@each(
     ("check", "words"),
     [
         ({"regex": "("}, "unterminated"),
@@ -334,7 +335,7 @@ def test_the_score_is_the_weighted_mean_and_none_without_weight() -> None:
     assert sum_verdicts([]) == sum_verdicts([(None, None, 1.0)]) == (None, None, None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("statuses", "passes", "expected"),
     [
         (["ok"], [], None),

@@ -25,6 +25,7 @@ from convbatch.reply import Usage
 from convbatch.results.export import write_content
 from tests.conftest import QUICKSTART, Command, environment, examples
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+from tests.support.tables import each
 
 Passes = Mapping[str, Sequence[bool | None]]
 UNEVEN = (12, 18, 33, 38, 57, 58)
@@ -80,7 +81,7 @@ def test_json_output_matches_the_example_of_the_contract() -> None:
     assert (metric["smallest_detectable"], metric["dialogues_needed"]) == (0.07, 322)
 
 
-@pytest.mark.parametrize(
+@each(
     ("b", "c", "n", "margin", "verdict"),
     [
         (18, 7, 200, None, "regression"),
@@ -120,14 +121,13 @@ def test_each_verdict_has_its_exit_code(
     assert ComparisonRules(strict=True).exit_code(verdict) == strict
 
 
-@pytest.mark.parametrize(
+@each(
     "wrong",
     [
         {"margin": 0.0}, {"margin": 1.0}, {"margin": -0.02}, {"margin": float("nan")}, {"alpha": 0.0}, {"alpha": 0.5},
         {"alpha": float("nan")}, {"metric": "tokens"}, {"fail_on": "never"}, {"margin": 1e-300}, {"alpha": 1e-300},
         {"alpha": 0.4999999},
     ],
-    ids=str,
 )  # fmt: skip
 def test_invalid_rules_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SetupError):

@@ -42,6 +42,7 @@ from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask
+from tests.support.tables import each
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = Config(gateways=presets())
@@ -84,7 +85,7 @@ def test_presets_carry_no_invented_limits() -> None:
         assert (limits.rpm, limits.tpm, limits.rpd, limits.rates, limits.concurrency) == (None, None, None, (), None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "base_url", "auth", "key_env", "tpm_counts", "resets"),
     [
         ("google", "https://generativelanguage.googleapis.com", "x-goog-api-key", "GEMINI_API_KEY", "input",
@@ -369,7 +370,7 @@ WRONG: list[tuple[str, str, int, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "line", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+@each(("text", "line", "words"), [case[1:] for case in WRONG])
 def test_a_wrong_file_is_reported_with_problem_place_and_hint(text: str, line: int, words: str) -> None:
     error = error_text(text)
     assert error.startswith(f"demo.toml:{line}: ")
@@ -451,7 +452,7 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize("text", SECRETS)
+@each("text", SECRETS)
 def test_a_literal_key_is_refused_and_never_shown(text: str) -> None:
     error = error_text(text)
     assert error.count("demo.toml:") == 1
@@ -493,7 +494,7 @@ y = 2
 '''
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "line"),
     [
         (("title", "a", "b c"), 2),
@@ -535,7 +536,7 @@ def test_every_key_has_the_line_it_was_written_on(tables: Mapping[str, Mapping[s
 # --- targets
 
 
-@pytest.mark.parametrize(
+@each(
     ("models", "gateways", "expected"),
     [
         (["m@google"], [], ["m@google"]),
@@ -553,7 +554,7 @@ def test_models_and_gateways_make_targets(models: list[str], gateways: list[str]
     assert names(resolve_targets(models, gateways, PRESETS)) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("models", "gateways", "what", "hint"),
     [
         (["m"], [], "the model 'm' has no gateway", "-m m@GATEWAY, or add -g GATEWAY"),
@@ -715,7 +716,7 @@ def test_params_become_nested_fields(params: list[str], expected: dict[str, Any]
     assert parse_params(params) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("params", "what"),
     [
         (["a"], "is not PATH=VALUE"),
@@ -787,7 +788,7 @@ def test_a_target_survives_run_json(gateway: Gateway, model: str) -> None:
 # --- examples
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+@each("path", sorted(CONFIGS.glob("*.toml")))
 def test_an_example_config_loads_and_its_targets_can_build_requests(path: Path) -> None:
     targets = resolve_targets([], [], load_config(path))
     assert targets
@@ -797,7 +798,7 @@ def test_an_example_config_loads_and_its_targets_can_build_requests(path: Path) 
         PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+@each("path", sorted(CONFIGS.glob("*.toml")))
 def test_the_readme_of_the_examples_lists_every_example_with_its_variables(path: Path) -> None:
     text = (CONFIGS / "README.md").read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if line.startswith(f"| `{path.name}` "))

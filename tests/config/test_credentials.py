@@ -29,6 +29,7 @@ from convbatch.errors import InputError, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask
 from convbatch.redaction import Redactor, Secret, redact
+from tests.support.tables import each
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 URL = "https://host/v1/models/m:generateContent"
@@ -141,7 +142,7 @@ def test_a_key_is_read_from_its_variable_and_stripped() -> None:
     assert key_for(gateway("none"), {}) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "what", "hint"),
     [
         (None, "MY_KEY is not set", "export MY_KEY=..., or write MY_KEY=... into a file and add --env-file FILE"),
@@ -320,7 +321,7 @@ PROXIED: list[tuple[str, str, dict[str, str], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("url", "env", "expected"), [case[1:] for case in PROXIED], ids=[case[0] for case in PROXIED])
+@each(("url", "env", "expected"), [case[1:] for case in PROXIED])
 def test_the_proxy_of_the_environment_is_used(url: str, env: dict[str, str], expected: str | None) -> None:
     assert proxy_for(url, gateway(), env) == expected
 

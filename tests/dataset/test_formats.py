@@ -14,6 +14,7 @@ from convbatch.errors import Problem
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, Endpoint
 from tests.conftest import QUICKSTART
+from tests.support.tables import each
 
 
 def written(folder: Path, *lines: Any, name: str = "d.jsonl") -> Path:
@@ -485,7 +486,7 @@ def test_lines_of_public_datasets_are_read(tmp_path: Path) -> None:
     assert (english.id, english.tags, len(english.turns)) == ("84", ("writing",), 2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("line", "form"),
     [
         ({"turns": [{"user": "x"}]}, "canonical"),

@@ -17,6 +17,7 @@ from convbatch.engine.quota import day_bounds, derated_rate
 from convbatch.simulator.limits import Gatekeeper, LimitModel
 from convbatch.simulator.limits import ServerLimits as ServerLimits
 from tests.conftest import examples
+from tests.support.tables import each
 from tests.support.virtual_time import VirtualClock, run
 
 QUICK = settings(max_examples=30, deadline=None)
@@ -100,7 +101,7 @@ def test_several_limits_hold_at_the_same_time(limits: list[tuple[int, float]], s
     assert all(max_in_window(arrivals, window_s) <= count for count, window_s in limits)
 
 
-@pytest.mark.parametrize("count", [20, 40, 60, 100, 300, 599, 600, 1199, 1200, 3000])
+@each("count", [20, 40, 60, 100, 300, 599, 600, 1199, 1200, 3000])
 def test_every_minute_uses_95_percent_of_the_limit_at_saturation(count: int):
     async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=10_000, rates=[(count, 60.0)])
@@ -639,7 +640,7 @@ async def _sent_after(
     return waits
 
 
-@pytest.mark.parametrize(
+@each(
     ("signals", "waits"),
     [
         pytest.param([("throttled", None)] * 9, [0, 1, 2, 4, 8, 16, 32, 60, 60], id="doubles to a minute"),

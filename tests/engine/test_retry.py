@@ -25,6 +25,7 @@ from convbatch.engine.retry import (
     signal,
 )
 from convbatch.reply import Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
+from tests.support.tables import each
 from tests.support.virtual_time import VirtualClock, run
 
 REPLY = Attempt(
@@ -62,7 +63,7 @@ def decide(
 UNSTRUCTURED = {"structured": False}
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "status", "more", "cls"),
     [
         # Not sent.
@@ -123,7 +124,6 @@ UNSTRUCTURED = {"structured": False}
         ("invalid_request", 501, {}, "final"),
         ("server_error", 501, {}, "final"),
     ],
-    ids=str,
 )
 def test_an_attempt_has_the_class_of_its_failure(
     kind: ErrorKind, status: int | None, more: dict[str, Any], cls: AttemptClass
@@ -131,7 +131,7 @@ def test_an_attempt_has_the_class_of_its_failure(
     assert failed(kind, status, **more).cls == cls
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "code", "more", "cls"),
     [
         ("rate_limit", "RESOURCE_EXHAUSTED", {}, "refused"),
@@ -163,7 +163,6 @@ def test_an_attempt_has_the_class_of_its_failure(
         ("overloaded", "UNAVAILABLE", {"text": "half a rep"}, "ambiguous"),
         ("server_error", 500, {"usage": Usage(output_tokens=3, source="partial")}, "ambiguous"),
     ],
-    ids=str,
 )
 def test_an_error_object_inside_a_200_is_classified_by_its_code_or_kind(
     kind: ErrorKind, code: str | int | None, more: dict[str, Any], cls: AttemptClass
@@ -174,7 +173,7 @@ def test_an_error_object_inside_a_200_is_classified_by_its_code_or_kind(
 # -- next step of the turn
 
 
-@pytest.mark.parametrize(
+@each(
     ("attempt", "retry_state"),
     [
         pytest.param(failed("connection", sent=False), RetryState(counted=1), id="no connection"),
@@ -198,7 +197,7 @@ def test_a_retryable_failure_is_sent_again(attempt: Attempt, retry_state: RetryS
     assert step.retry_state == retry_state
 
 
-@pytest.mark.parametrize(
+@each(
     ("attempt", "reason"),
     [
         pytest.param(failed("connection", sent=False, retryable=False), "not sent again", id="certificate"),
@@ -275,7 +274,7 @@ def test_a_hint_of_a_5xx_sets_the_wait(hint: float | None, wait_s: float):
 # -- signals to the rate limiter
 
 
-@pytest.mark.parametrize(
+@each(
     ("attempt", "word"),
     [
         (REPLY, "replied"),
@@ -458,7 +457,7 @@ def test_dialogues_refused_in_words_of_their_own_are_results(messages: list[str]
         assert isinstance(decide(attempt, health=health), GiveUp)
 
 
-@pytest.mark.parametrize(
+@each(
     ("one", "other", "alike"),
     [
         ("no access (request id: 20261127aB3)", "no access (request id: 20261127xY9)", True),

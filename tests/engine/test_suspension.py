@@ -7,6 +7,7 @@ import pytest
 from convbatch.dialogue import SETTING_NAMES
 from convbatch.engine.suspension import Address, suspension
 from convbatch.reply import ErrorKind, Failure
+from tests.support.tables import each
 
 ADDRESS = Address(base_url="https://gw.example/v1", path="/v1/chat/completions")
 
@@ -15,7 +16,7 @@ def reason(kind: ErrorKind, message: str, status: int | None = 400, **more: Any)
     return suspension(Failure(kind=kind, message=message, **more), status, ADDRESS)
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "message", "status", "no_model"),
     [
         ("not_found", "404 page not found", 404, True),
@@ -54,7 +55,7 @@ def test_a_wrong_model_names_the_model_and_not_base_url(message: str, status: in
     assert "base_url" not in text
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "remedy"),
     [
         ("Unsupported value: 'temperature' does not support 0 with this model.", 'unset = ["temperature"]'),

@@ -22,6 +22,7 @@ from convbatch.journal.writer import Journal
 from convbatch.system import Clock, Disk, RealClock, System
 from tests.conftest import examples
 from tests.support.made_runs import manifest_of
+from tests.support.tables import each
 
 A, B = "a" * 32, "b" * 32
 TARGETS = ["zulu@g", "alpha@g"]
@@ -133,7 +134,7 @@ STATES: dict[str, tuple[list[dict[str, Any]], str | None, int, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("records", "status", "attempts", "possibly_paid"), STATES.values(), ids=STATES.keys())
+@each(("records", "status", "attempts", "possibly_paid"), STATES.values())
 def test_records_fold_into_a_state(
     records: list[dict[str, Any]], status: str | None, attempts: int, possibly_paid: int
 ) -> None:

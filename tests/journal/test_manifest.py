@@ -31,6 +31,7 @@ from convbatch.journal.manifest import (
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import ExchangeRates, Period, PriceTable, TokenPrice
 from tests.support.made_runs import GOOD, REAL, MadeRun, dialogue
+from tests.support.tables import each
 
 ARCHIVE = Path(__file__).parents[1] / "old_runs" / "v0.1.0" / "runs.tar.gz"
 
@@ -206,7 +207,7 @@ def test_keys_of_a_newer_version_survive_a_rewrite_at_every_level() -> None:
     assert Manifest.from_json(plain).to_json() == plain
 
 
-@pytest.mark.parametrize(
+@each(
     "key",
     [
         "run", "place", "convbatch", "python", "created_at", "state", "config", "judges", "rates", "simulator",
@@ -337,7 +338,7 @@ BROKEN: dict[str, tuple[Edit, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
+@each("case", BROKEN)
 def test_an_edited_manifest_is_refused_in_one_message(case: str) -> None:
     edit, key, found = BROKEN[case]
     plain = good()

@@ -23,6 +23,7 @@ from convbatch.protocols.reading import read_answer
 from convbatch.protocols.wire import ErrorInBody, encode_json
 from convbatch.reply import NO_USAGE, Failure, failure_from_plain, failure_to_plain
 from tests.conftest import examples
+from tests.support.tables import each
 
 CASES: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parent / "error_cases.jsonl").read_text("utf-8").splitlines()
@@ -45,7 +46,7 @@ def error(message: str, **fields: Any) -> dict[str, Any]:
     return {"error": {"message": message, **fields}}
 
 
-@pytest.mark.parametrize("case", cases("refusal"))
+@each("case", cases("refusal"))
 def test_a_refusal_of_the_content_is_known_by_its_words(case: dict[str, Any]) -> None:
     failure = classify_case(case)
     assert (failure.kind, failure.blocked, failure.finish_reason_raw) == (
@@ -56,18 +57,18 @@ def test_a_refusal_of_the_content_is_known_by_its_words(case: dict[str, Any]) ->
     assert not failure.retryable
 
 
-@pytest.mark.parametrize("case", cases("mention"))
+@each("case", cases("mention"))
 def test_an_error_that_only_mentions_a_filter_is_no_refusal(case: dict[str, Any]) -> None:
     failure = classify_case(case)
     assert (failure.kind, failure.blocked) == (case["kind"], None)
 
 
-@pytest.mark.parametrize("case", cases("words") + cases("other_limit"))
+@each("case", cases("words") + cases("other_limit"))
 def test_quota_limits_keys_and_models_are_told_apart_by_words(case: dict[str, Any]) -> None:
     assert classify_case(case).kind == case["kind"]
 
 
-@pytest.mark.parametrize("case", cases("too_long"))
+@each("case", cases("too_long"))
 def test_a_dialogue_that_does_not_fit_has_its_own_kind(case: dict[str, Any]) -> None:
     failure = classify_case(case)
     assert (failure.kind, failure.retryable) == ("context_length", False)
@@ -76,7 +77,7 @@ def test_a_dialogue_that_does_not_fit_has_its_own_kind(case: dict[str, Any]) -> 
     assert caught.value.failure.kind == "context_length"
 
 
-@pytest.mark.parametrize("case", cases("in_200"))
+@each("case", cases("in_200"))
 def test_an_error_in_a_200_keeps_its_message_and_has_the_kind_of_its_code(case: dict[str, Any]) -> None:
     for wire in PROTOCOLS.values():
         with pytest.raises(ErrorInBody) as caught:
@@ -89,7 +90,7 @@ def test_an_error_in_a_200_keeps_its_message_and_has_the_kind_of_its_code(case: 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
 
 
-@pytest.mark.parametrize(
+@each(
     "beside",
     [
         {"base_resp": {"status_code": 0, "status_msg": ""}},
@@ -114,7 +115,6 @@ CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "fin
         {"contentFilter": [{"level": 3, "role": "assistant"}]},
         {"need_clear_history": False, "ban_round": 0},
     ],
-    ids=repr,
 )
 def test_a_reply_with_keys_of_an_error_beside_it_stays_a_reply(beside: dict[str, Any]) -> None:
     usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
@@ -144,7 +144,7 @@ def test_an_error_beside_text_keeps_the_text() -> None:
     assert (caught.value.failure.text, caught.value.failure.blocked) == ("hello", "output")
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "body", "no_model"),
     [
         (404, b"404 page not found", True),

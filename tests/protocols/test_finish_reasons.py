@@ -15,6 +15,7 @@ from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, 
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Draft, ErrorInBody, encode_json
 from convbatch.reply import FinishReason, Reply, status_of
+from tests.support.tables import each
 
 MEANINGS: dict[FinishReason, str] = {
     "stop": "stop STOP Stop stopped eos eos_token EOS end end_turn endOfTurn stop_sequence STOP_SEQUENCE COMPLETE "
@@ -38,7 +39,7 @@ MEANINGS: dict[FinishReason, str] = {
 SPELLED = [(word, meaning) for meaning, words in MEANINGS.items() for word in words.split()]
 
 
-@pytest.mark.parametrize(("word", "meaning"), SPELLED)
+@each(("word", "meaning"), SPELLED)
 def test_a_word_has_one_meaning_on_every_protocol(word: str, meaning: FinishReason) -> None:
     openai = PROTOCOLS["openai"].parse_response(
         encode_json({"choices": [{"message": {"content": "half"}, "finish_reason": word}]})
@@ -79,7 +80,7 @@ def test_the_words_named_in_the_docs_have_the_documented_meaning() -> None:
             assert finish_reason_of(word) == meaning
 
 
-@pytest.mark.parametrize(
+@each(
     ("choice", "finish", "raw"),
     [
         ({"finish_reason": "stop", "native_finish_reason": "STOP"}, "stop", "stop"),

@@ -29,6 +29,7 @@ from convbatch.protocols.wire import (
 )
 from convbatch.reply import USAGE_COUNTS, Failure, Reply, Usage, failure_from_plain, failure_to_plain, status_of
 from tests.conftest import examples
+from tests.support.tables import each
 
 BODIES = Path(__file__).parents[1] / "bodies"
 FIXTURES: list[dict[str, Any]] = json.loads((BODIES / "index.json").read_text("utf-8"))["fixtures"]
@@ -105,7 +106,7 @@ def test_every_recorded_body_is_read_by_a_test() -> None:
     assert named - read == {"gemini/count_tokens.json", "gemini/models_list.json", "gemini/ok_200_html.html"}
 
 
-@pytest.mark.parametrize("fixture", chosen("reply"))
+@each("fixture", chosen("reply"))
 def test_a_recorded_reply_has_the_expected_fields(fixture: dict[str, Any]) -> None:
     expected, reply = fixture["expected"], outcome(fixture)
     assert isinstance(reply, Reply)
@@ -131,7 +132,7 @@ NOT_OF_A_REPLY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fixture", chosen("failure"))
+@each("fixture", chosen("failure"))
 def test_a_recorded_failure_is_classified_as_expected(fixture: dict[str, Any]) -> None:
     expected, failure = fixture["expected"], outcome(fixture)
     assert isinstance(failure, Failure)
@@ -162,7 +163,7 @@ def test_a_stream_cut_into_any_chunks_is_read_the_same(fixture: dict[str, Any], 
     assert outcome(fixture, chunks) == outcome(fixture)
 
 
-@pytest.mark.parametrize("fixture", [p for p in chosen("reply") if not str(p.id).endswith(".sse")])
+@each("fixture", [p for p in chosen("reply") if not str(p.id).endswith(".sse")])
 def test_a_whole_body_sent_as_a_single_event_is_the_same_reply(fixture: Any) -> None:
     body = (BODIES / fixture["file"]).read_bytes()
     if fixture["file"].endswith(("array.json", "finish_reason_null.json")):
@@ -230,7 +231,7 @@ def test_both_documented_gemini_requests_are_reproduced(
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("base_url", "version", "model", "stream", "url"),
     [
         ("http://h/", None, "m", False, "http://h/v1beta/models/m:generateContent"),
@@ -289,7 +290,7 @@ def test_text_parts_are_not_merged() -> None:
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("set_to", "added"),
     [
         ({"temperature": 0}, {"generationConfig": {"temperature": 0}}),
@@ -367,7 +368,7 @@ def test_the_gateway_sets_the_field_of_the_output_limit() -> None:
 IMAGE = Part(kind="image", path="media/cat.png")
 
 
-@pytest.mark.parametrize(
+@each(
     ("wire", "set_to", "message"),
     [
         (GEMINI, {"reasoning_effort": "low"}, r"gemini protocol cannot carry reasoning_effort \(use thinking_level"),
@@ -478,7 +479,7 @@ def openai_reply(message: Any, finish: Any = "stop", **fields: Any) -> Reply:
     return OPENAI.parse_response(encode_json({"choices": [{"message": message, "finish_reason": finish}], **fields}))
 
 
-@pytest.mark.parametrize(
+@each(
     ("sent", "input_tokens", "output_tokens", "source", "consistent"),
     [
         ({"promptTokenCount": 5, "candidatesTokenCount": 2, "totalTokenCount": 7}, 5, 2, "reported", True),
@@ -553,7 +554,7 @@ def test_openai_counts_are_read_from_the_fields_of_each_vendor(sent: dict[str, A
     assert {name: getattr(usage, name) for name in known} == known
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "finish", "blocked", "text"),
     [
         ({"candidates": [candidate({"text": "a"}, finish=None)]}, "other", None, "a"),
@@ -583,7 +584,7 @@ def test_odd_gemini_replies_keep_their_content(body: Any, finish: str, blocked: 
     assert (reply.finish_reason, reply.blocked, reply.text) == (finish, blocked, text)
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "finish_raw", "finish", "text", "thought"),
     [
         ({"content": "a"}, "", "other", "a", None),
@@ -624,7 +625,7 @@ def test_tool_arguments_are_parsed_or_kept_unchanged(arguments: Any, read: Any) 
     assert (only.id, only.name, only.arguments) == (None, "f", read)
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "cut"),
     [
         (b"", True),
@@ -652,7 +653,6 @@ def test_tool_arguments_are_parsed_or_kept_unchanged(arguments: Any, read: Any) 
         (b'{"candidates": [{"content": "a"}], "choices": [{"message": "a"}]}', False),
         (b'{"candidates": [{"content": {"parts": "a"}}], "choices": [{"message": {"content": 5}}]}', False),
     ],
-    ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else "",
 )
 def test_a_body_that_is_not_a_reply_is_malformed_and_a_cut_one_is_marked(body: bytes, cut: bool) -> None:
     for wire in PROTOCOLS.values():
@@ -668,7 +668,7 @@ def test_a_byte_order_mark_before_the_reply_is_ignored() -> None:
     assert OPENAI.parse_response(body) == OPENAI.parse_response((BODIES / "openai/ok.json").read_bytes())
 
 
-@pytest.mark.parametrize(
+@each(
     ("wire", "body", "kind", "status", "structured"),
     [
         (GEMINI, {"error": {"code": 503, "message": "m", "status": "UNAVAILABLE"}}, "overloaded", 503, True),
@@ -714,7 +714,7 @@ def error(**fields: Any) -> dict[str, Any]:
     return {"error": {"message": "m", **fields}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "body", "kind", "retryable"),
     [
         (400, error(), "invalid_request", False),
@@ -787,7 +787,7 @@ def test_error_responses_are_classified(status: int, body: Any, kind: str, retry
     assert (failure.kind, failure.retryable) == (kind, retryable)
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "structured"),
     [
         (error(), True),
@@ -810,7 +810,7 @@ def test_structured_means_that_the_body_is_a_json_error_object(body: Any, struct
     assert classify(500, body).structured is structured
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "message"),
     [
         (b"", "HTTP 502 without a body"),
@@ -1003,7 +1003,7 @@ def test_late_fields_of_a_tool_call_are_kept_for_the_replay() -> None:
     assert reply.raw_turn["tool_calls"][0]["extra_content"] == {"s": "sig"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("wire", "chunk"),
     [
         (GEMINI, 5),

@@ -18,6 +18,7 @@ from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.reading import Answer, read_answer
 from convbatch.reply import Failure, Reply, status_of
 from tests.conftest import examples
+from tests.support.tables import each
 
 TEXT = "hello 你好"
 USAGE = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
@@ -86,7 +87,7 @@ ENVELOPES: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENVELOPES)
+@each("name", ENVELOPES)
 def test_a_reply_is_found_in_its_envelope_and_the_oddity_is_noted(name: str) -> None:
     body, note = ENVELOPES[name]
     reply, said = read(body)
@@ -180,7 +181,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@each("name", SHAPES)
 def test_a_reply_of_another_shape_is_read_and_noted(name: str) -> None:
     value, text = SHAPES[name]
     for wire in ("openai", "gemini"):
@@ -237,7 +238,7 @@ NOT_ONE: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NOT_ONE)
+@each("name", NOT_ONE)
 def test_what_is_not_one_reply_may_have_been_paid(name: str) -> None:
     body, said = NOT_ONE[name]
     failure = read(body).outcome
@@ -360,7 +361,7 @@ PACKED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", PACKED)
+@each("name", PACKED)
 def test_a_content_encoding_is_undone_as_the_bytes_show_it(name: str) -> None:
     body, encoding, note = PACKED[name]
     unpacked = unpack(body, encoding, "application/json", max_bytes=10_000)
@@ -402,7 +403,7 @@ def test_cut_compressed_data_give_a_prefix_of_the_body_marked_as_cut(data: st.Da
         assert body == cut  # too short to be recognized
 
 
-@pytest.mark.parametrize(
+@each(
     ("charset", "codec", "note"),
     [
         ("GBK", "gbk", "GBK"),

@@ -13,6 +13,7 @@ from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.replay import as_configured, without_refused_signatures
 from convbatch.protocols.wire import Ask, CannotCarry, Endpoint, Replay
 from convbatch.reply import ErrorKind, Failure
+from tests.support.tables import each
 
 GEMINI, OPENAI = PROTOCOLS["gemini"], PROTOCOLS["openai"]
 
@@ -184,7 +185,7 @@ def test_a_refused_history_is_reported_with_the_way_out(message: str, replay: An
     assert read.message.startswith(message)
 
 
-@pytest.mark.parametrize(
+@each(
     ("protocol", "signed", "bare"),
     [
         ("gemini",

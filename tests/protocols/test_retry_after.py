@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from convbatch.protocols.retry_after import duration_s, retry_after_s
 from tests.conftest import examples
+from tests.support.tables import each
 
 NOW = {"date": "Sat, 21 Nov 2026 23:30:00 GMT"}
 NOW_S = 1795303800
@@ -20,7 +21,7 @@ def retry_info(delay: Any) -> dict[str, Any]:
     return {"error": {"details": [{"@type": "…Help"}, {"@type": "…RetryInfo", "retryDelay": delay}]}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "seconds"),
     [
         ({"retry-after-ms": "1200"}, 1.2),
@@ -69,7 +70,7 @@ def test_retry_after_headers_are_parsed(headers: dict[str, str], seconds: float 
     assert retry_after_s(headers, None, "") == seconds
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "seconds"),
     [
         ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6m0s"}, 360.0),
@@ -118,7 +119,7 @@ def test_reset_headers_count_only_for_exhausted_limits(headers: dict[str, str], 
     assert retry_after_s(headers, None, "") == (None if seconds is None else pytest.approx(seconds))
 
 
-@pytest.mark.parametrize(
+@each(
     ("delay", "seconds"),
     [
         ("12s", 12.0),
@@ -150,7 +151,7 @@ def test_a_body_without_details_has_no_hint(body: Any) -> None:
     assert retry_after_s({}, body, "") is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "seconds"),
     [
         ("Quota exceeded.\nPlease retry in 12.482s. (request id: 2026)", 12.482),
@@ -191,7 +192,7 @@ def test_a_sentence_in_the_message_is_read(message: str, seconds: float | None) 
     assert retry_after_s({}, None, message) == (None if seconds is None else pytest.approx(seconds))
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "seconds"),
     [
         ("usage limit exceeded, 5-hour usage limit reached, resets at 2026-11-21T23:31:00Z (2056)", 60.0),
@@ -283,7 +284,7 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
     assert duration_s(text) == (None if seconds is None else pytest.approx(seconds))
 
 
-@pytest.mark.parametrize(
+@each(
     "message",
     [
         "retry " * 9000,
@@ -297,7 +298,6 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
         "resets 2026-11-22T11:11" * 900,
         "0:00 " * 2000,
     ],
-    ids=lambda message: message[:8],
 )
 def test_a_hostile_message_is_parsed_quickly(message: str) -> None:
     begun = time.perf_counter()

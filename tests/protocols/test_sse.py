@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
 from tests.conftest import examples
+from tests.support.tables import each
 
 
 def parsed(*chunks: bytes) -> list[SseEvent]:
@@ -22,7 +23,7 @@ def data_of(*chunks: bytes) -> list[str]:
     return [event.data for event in parsed(*chunks)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("stream", "data"),
     [
         (b"data: a\n\ndata: b\n\n", ["a", "b"]),

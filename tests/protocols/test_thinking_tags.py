@@ -15,6 +15,7 @@ from convbatch.protocols.replay import as_configured
 from convbatch.protocols.thinking_tags import ThinkingTags, parse_thinking_tags, split_thoughts
 from convbatch.protocols.wire import Endpoint, Replay, encode_json
 from convbatch.reply import Reply, status_of
+from tests.support.tables import each
 
 THINK = ThinkingTags("<think>", "</think>")
 
@@ -36,13 +37,13 @@ def test_one_tag_gives_both(written: str, opening: str, closing: str) -> None:
     assert parse_thinking_tags(written) == (opening, closing)
 
 
-@pytest.mark.parametrize("written", ["", "think", "</think>", "<a></a>", "<>", "<a", "a>", "<a> <a>", "<a> <b> <c>"])
+@each("written", ["", "think", "</think>", "<a></a>", "<>", "<a", "a>", "<a> <a>", "<a> <b> <c>"])
 def test_what_is_no_tag_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="not a tag"):
         parse_thinking_tags(written)
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "thought", "reply"),
     [
         ("<think>\nIt is 42.\n</think>\n\nhello", "It is 42.", "hello"),

@@ -12,6 +12,7 @@ from convbatch.pricing import Period, TokenPrice, exact
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import encode_json
 from convbatch.reply import PRICED_PARTS, USAGE_COUNTS, Reply, Usage, usage_to_plain
+from tests.support.tables import each
 
 PRICE = Period(input=TokenPrice(base=exact(1)), output=TokenPrice(base=exact(10)))
 
@@ -74,7 +75,7 @@ IMPOSSIBLE: dict[str, tuple[Usage, dict[str, int | None]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("usage", "known"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+@each(("usage", "known"), IMPOSSIBLE.values())
 def test_counts_that_cannot_be_right_are_unknown_and_have_no_cost(usage: Usage, known: dict[str, int | None]) -> None:
     assert {name: getattr(usage, name) for name in known} == known
     assert usage.consistent is False
@@ -121,7 +122,7 @@ POSSIBLE: dict[str, tuple[Usage, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("usage", "known"), POSSIBLE.values(), ids=POSSIBLE)
+@each(("usage", "known"), POSSIBLE.values())
 def test_counts_are_read_under_the_names_and_rules_of_each_vendor(usage: Usage, known: dict[str, Any]) -> None:
     assert {name: getattr(usage, name) for name in known} == known
     assert usage.consistent is not False

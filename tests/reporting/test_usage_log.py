@@ -30,6 +30,7 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
 from tests.support.made_runs import STARTED_AT, MadeRun, dialogue
+from tests.support.tables import each
 
 FORMS = load_shipped_config().usage_logs
 NEW_API = FORMS["new-api"]
@@ -606,7 +607,7 @@ def test_a_format_with_the_name_of_a_preset_changes_only_the_keys_it_sets() -> N
     assert known["new-api"] == dataclasses.replace(NEW_API, gateways=("dmxapi",), currency="USD")
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ('[bills.x]\nmodel = "m"', "convbatch.toml:1: the usage log format 'x' has no time"),

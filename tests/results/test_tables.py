@@ -36,6 +36,7 @@ from convbatch.results.parquet import BATCH_CHARS, Rows
 from convbatch.results.run import Run, load
 from convbatch.system import Disk
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, STARTED_AT, MadeRun, append, dialogue
+from tests.support.tables import each
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 OVERLOADED = Failure(kind="overloaded", message="try later", retryable=True, structured=True)
@@ -364,7 +365,7 @@ def test_percentiles_are_nearest_rank_within_half_a_percent(tmp_path: Path) -> N
     assert total.p95_latency_s == pytest.approx(95 / 7, rel=0.005)
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
+@each("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
 def test_csv_escapes_cells_that_a_spreadsheet_would_calculate(start: str) -> None:
     [_, line] = csv_lines(Rows(columns=[Column("reply", "string", "")], rows=iter([(f"{start}1+1",)])))
     assert line.strip('"').startswith(f"'{start}")
