@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -563,14 +564,27 @@ def _is_text_map(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_AUTH = re.compile(rf"bearer|raw|x-goog-api-key|x-api-key|none|(?:header|query):{_HEADER_NAME.pattern}")
+
+
+def _is_headers(value: Any) -> bool:
+    if not _is_text_map(value) or not all(map(_HEADER_NAME.fullmatch, value)):
+        return False
+    return all(map(str.isprintable, value.values()))
+
+
 def _is_secret_headers(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_secret_header, value.values()))
+    if not isinstance(value, dict) or not all(map(_HEADER_NAME.fullmatch, value)):
+        return False
+    return all(map(_is_secret_header, value.values()))
 
 
 def _is_secret_header(value: Any) -> bool:
     match value:
         case {"env": env, "prefix": prefix, "origin": origin, **rest}:
-            return not rest and _is_text(env) and _is_text(prefix) and (origin is None or isinstance(origin, str))
+            is_sent = _is_text(env) and isinstance(prefix, str) and prefix.isprintable()
+            return not rest and is_sent and (origin is None or isinstance(origin, str))
         case _:
             return False
 
@@ -627,10 +641,10 @@ _SECRET_HEADERS = _Kind("an object of {env, prefix, origin}", _is_secret_headers
 
 _GATEWAY: Mapping[str, _Kind] = {
     "api_version": _TEXT,
-    "auth": _TEXT,
+    "auth": _Kind("an auth scheme", lambda value: isinstance(value, str) and _AUTH.fullmatch(value) is not None),
     "key_env": _TEXT,
     "key_command": _TEXTS,
-    "headers": _TEXT_MAP,
+    "headers": _Kind("an object of header names and texts", _is_headers),
     "secret_headers": _SECRET_HEADERS,
     "query": _TEXT_MAP,
     "proxy": _TEXT,

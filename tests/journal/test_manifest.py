@@ -289,7 +289,31 @@ BROKEN: dict[str, tuple[Edit, str, str]] = {
     "headers": (
         lambda m: m["targets"][0]["gateway"].update(headers=["a"]),
         "targets",
-        "targets[0].gateway.headers is a list, not an object of texts",
+        "targets[0].gateway.headers is a list, not an object of header names and texts",
+    ),
+    "a line end in a header": (
+        lambda m: m["targets"][0]["gateway"].update(headers={"x-a": "b\r\nx-b: c"}),
+        "targets",
+        "targets[0].gateway.headers is an object, not an object of header names and texts",
+    ),
+    "a line end in the name of a header": (
+        lambda m: m["targets"][0]["gateway"].update(
+            secret_headers={"x-a\r\n": {"env": "A", "prefix": "", "origin": None}}
+        ),
+        "targets",
+        "targets[0].gateway.secret_headers is an object, not an object of {env, prefix, origin}",
+    ),
+    "a line end in a prefix": (
+        lambda m: m["targets"][0]["gateway"].update(
+            secret_headers={"x-a": {"env": "A", "prefix": "\r\n", "origin": None}}
+        ),
+        "targets",
+        "targets[0].gateway.secret_headers is an object, not an object of {env, prefix, origin}",
+    ),
+    "auth": (
+        lambda m: m["targets"][0]["gateway"].update(auth="query:key\r\n"),
+        "targets",
+        'targets[0].gateway.auth is "query:key\\r\\n", not an auth scheme',
     ),
     "multiplier": (
         lambda m: m["targets"][0]["gateway"].update(price_multiplier="seven"),
