@@ -96,13 +96,20 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
 def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSpec | None:
     """Prepare the judge's session after a run or resume; None without a judge, or if the run was stopped.
 
+    The deadline is one for both sessions: the judge has what the replies left of it.
+
     Raises:
         SetupError: As `prepare_judging`.
     """
     if result.reason not in ("finished", "incomplete") or not wants_judge(spec.manifest):
         return None
     manifest = spec.folder.read_manifest()
-    rules = RunRules(concurrency=spec.rules.concurrency, max_attempts=spec.rules.max_attempts)
+    deadline_s = spec.rules.deadline_s
+    rules = RunRules(
+        concurrency=spec.rules.concurrency,
+        max_attempts=spec.rules.max_attempts,
+        deadline_s=None if deadline_s is None else max(0.0, deadline_s - result.elapsed_s),
+    )
     judge = target_from_manifest(manifest.judges[-1])
     return _check_ready(
         replace(

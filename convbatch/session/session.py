@@ -113,6 +113,7 @@ async def run_session_async(
             past=None if past is None else work.past_turns(past),
             reuse=reuse,
         )
+        begun = system.clock.monotonic()
         async with stop_on_signals(runner, progress) if spec.handle_signals else nullcontext():
             plans = {worker.target.name: work.plan(spec, worker.target, past) for worker in workers}
             with _refreshing(progress, runner, budget) if spec.progress else nullcontext():
@@ -122,6 +123,7 @@ async def run_session_async(
                 await _close(spec, journal, result)
             except JournalError as failed:
                 result = _session_result(rows, runner, budget, error or failed)
+    result = replace(result, elapsed_s=system.clock.monotonic() - begun)
     if runner.reason == "interrupted" != result.reason:  # after the last reply
         return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
     return result

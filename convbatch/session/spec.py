@@ -134,6 +134,8 @@ class SessionResult:
     """Turns, or questions to a judge, in the plan."""
     open_turns: int = 0
     """Rows without a result: still `pending`, or `error` (unless the dialogue no longer fits the model)."""
+    elapsed_s: float = 0.0
+    """From when its first request could be sent to the end of the session; what a deadline is measured by."""
     suspended: Mapping[str, str] = field(default_factory=dict)
     """Reason of the suspension, by target name."""
     budget: str | None = None

@@ -22,7 +22,12 @@ from hypothesis import strategies as st
 import convbatch as cb
 from convbatch.checks.llm_rubric import Question, Scene, SceneTurn, finding, question
 from convbatch.checks.safe_regex import CheckError
+from convbatch.exit_codes import ExitCode
 from convbatch.journal.records import JournalScan, decode_line
+from convbatch.session.judge import prepare_judging_after
+from convbatch.session.options import ResumeOptions
+from convbatch.session.prepare import prepare_resume
+from convbatch.session.spec import SessionResult
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
@@ -430,6 +435,28 @@ def test_a_run_that_ends_before_its_judge_is_asked_is_incomplete(make_lab: Calla
     assert set(lab.loaded.turns["status"]) == {"ok"}
     assert lab.asked() == 0
     assert done.err.endswith("the questions to the judge are open; finish them with:\n  convbatch resume r\n"), done.err
+    assert done.code == 3
+
+
+def test_a_judge_has_the_time_that_the_replies_left_of_the_deadline(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.run("--judge", "sim-judge@at-openai")
+    spec = prepare_resume(ResumeOptions(run="r", deadline_s=60, progress=False))
+    for elapsed_s, left_s in ((20, 40), (61, 0)):
+        result = SessionResult(exit_code=ExitCode.OK, reason="finished", elapsed_s=elapsed_s)
+        judging = prepare_judging_after(spec, result)
+        assert judging is not None
+        assert judging.rules.deadline_s == left_s
+
+
+@pytest.mark.slow
+def test_a_judge_that_resets_every_connection_is_given_up_at_the_deadline(make_lab: Callable[..., Lab]) -> None:
+    faults: list[Plain] = [{"match": {"model": "sim-judge"}, "action": "reset"}]
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)], faults=FaultScript.of(faults))
+    begun = time.monotonic()
+    done = lab.run("--judge", "sim-judge@at-openai", "-j", "1", "--deadline", "3s")
+    assert time.monotonic() - begun < 15
+    assert "deadline reached: 12 questions to the judge are open; finish them with:" in done.err
     assert done.code == 3
 
 
