@@ -256,7 +256,7 @@ def _read(found: _Found, body: Mapping[str, Any]) -> ErrorDetails:
     number = _number(_code(error))
     return ErrorDetails(
         message=_with_provider(message, metadata)[:_MESSAGE_CHARS],
-        scanned=_ECHOED.sub(" ", scanned)[:_SCANNED_CHARS],
+        scanned=_ECHOED.sub(" ", scanned[: 4 * _SCANNED_CHARS])[:_SCANNED_CHARS],
         code=code if code is not None else (names[-1] if names else None),
         names=tuple(item.rpartition("#")[2] for item in names),  # AWS puts a namespace before `#`
         number=None if found.vendor is None or number is None else (found.vendor, number),
