@@ -245,7 +245,7 @@ def _is_too_long(text: str) -> bool:
     if not LENGTH_TEXT.search(text) or NOT_A_LENGTH_TEXT.search(text):
         return False
     asked = TOO_MUCH_ASKED.search(text)
-    return asked is None or int(asked[1]) <= int(asked[2])
+    return asked is None or int(asked[1]) < int(asked[2])
 
 
 def _kind_of_quota(

@@ -356,6 +356,7 @@ LENGTH_TEXT = _texts(
     "(?:conversation|messages?|dialogue) (?:is |are )?too long",
     "(?:shorten|reduce|trim) (?:your|the) (?:prompt|input|messages|conversation)",
     r"max_(?:num|input)_tokens",
+    "tokens in (?:the |your )?request (?:more than|exceed)",
     r"limited to \d+ tokens,? (?:but )?you requested",
     "总?长度.{0,6}(?:超|过长)",
     "tokens?.{0,6}超[过出].{0,8}(?:限制|上限|最大)",
