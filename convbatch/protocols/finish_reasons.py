@@ -63,10 +63,13 @@ _RULES: tuple[tuple[FinishReason, re.Pattern[str]], ...] = (
         "content_filter",
         re.compile(
             r"content_?filter|safety|sensitive|moderat|guard_?rail|prohibited|refus|policy|toxic|blocklist|recitation"
-            r"|(?:^|_)risk(?:_|$)|(?:content|prompt|output|input|response)_(?:was_)?(?:blocked|filtered|rejected)"
+            r"|(?:^|_)risk(?:_|$)|unsafe|^blocked_|(?:content|prompt|output|input|response)_(?:was_)?(?:blocked|filtered|rejected)"
         ),
     ),
-    ("error", re.compile(r"malformed|(?:^|_)(?:error|exception|failed|failure|aborted|timeout|cancell?ed)(?:_|$)")),
+    (
+        "error",
+        re.compile(r"malformed|(?:^|_)(?:error|exception|failed|failure|abort|aborted|timeout|cancell?ed)(?:_|$)"),
+    ),
     ("length", re.compile(r"(?:^|_)max(?:imum)?_|(?:token|length|context|window)s?_(?:limit|exceeded|reached)")),
     ("tool_call", re.compile(r"(?:^|_)(?:tool|function)_(?:call|use)")),
     ("stop", re.compile(r"^(?:stop|eos|end_of)_")),

@@ -27,12 +27,14 @@ MEANINGS: dict[FinishReason, str] = {
     "content_filter": "content_filter contentFilter content-filter sensitive SAFETY safety refusal blocked RECITATION "
     "content_filtered guardrail_intervened BLOCKLIST PROHIBITED_CONTENT SPII ESCALATION MODEL_ARMOR IMAGE_SAFETY "
     "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION ERROR_TOXIC security_audit moderation banned risk_control flagged "
-    "safety_violation output_moderation_hit content_risk JAILBREAK content_filter:hate",
+    "safety_violation output_moderation_hit content_risk JAILBREAK content_filter:hate "
+    "unsafe_content blocked_by_filter",
     "tool_call": "tool_calls function_call tool_use tool_call TOOL_CALL toolCalls tool-calls REASON_TOOL_CALLS",
     "error": "network_error insufficient_system_resource error ERROR abort aborted cancelled canceled USER_CANCEL "
     "engine_error upstream_error timeout TIMEOUT MALFORMED_FUNCTION_CALL MALFORMED_RESPONSE UNEXPECTED_TOOL_CALL "
     "TOO_MANY_TOOL_CALLS PUP_LIMITED_DISABLED MISSING_THOUGHT_SIGNATURE malformed_model_output failed internal_error "
-    "server_error userStopped modelUnloaded time_limit MALFORMED_IMAGE worker_exception",
+    "server_error userStopped modelUnloaded time_limit MALFORMED_IMAGE worker_exception "
+    "user_abort",
     "other": "OTHER LANGUAGE IMAGE_OTHER NO_IMAGE FINISH_REASON_UNSPECIFIED pause_turn SOME_FUTURE_REASON null 7 "
     "banana unknown steered",
 }
