@@ -22,6 +22,7 @@ from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import environment, write_dataset
 from tests.support.canary import CANARY_ENV
 from tests.support.ledger_laws import statuses
+from tests.support.tables import each
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def test_reuse_takes_a_path() -> None:
     assert list(again.turns["reused_from"]) == ["first"] * 6
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"modles": "x"}, "unknown option 'modles'"),
@@ -124,7 +125,6 @@ def test_reuse_takes_a_path() -> None:
         ({"reuse": "nothing"}, "there is no run 'nothing'"),
         ({"out": "d.jsonl"}, "cannot create the run folder d.jsonl"),
     ],
-    ids=str,
 )
 def test_invalid_options_raise_before_any_request(options: dict[str, Any], message: str, sim: Sim) -> None:
     requests_before = sim.provider.ledger.requests

@@ -78,7 +78,7 @@ def test_an_edit_replaces_the_named_code(function: str, replace: str | None, by:
     assert expected in edited(SOURCE, Edit(function=f"m:{function}", replace=replace, by=by))
 
 
-@pytest.mark.parametrize(
+@each(
     ("function", "replace"),
     [("Box.put", "self.empty"), ("Box.put", "thing"), ("Box.take", "thing"), ("Box", "thing"), ("MISSING", "3")],
 )

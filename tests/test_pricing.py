@@ -340,7 +340,7 @@ def test_a_cost_is_read_back_exactly_from_a_float_column(amount: Decimal) -> Non
     assert exact(float(amount)) == amount
 
 
-@pytest.mark.parametrize(
+@each(
     ("amount", "text"),
     [
         ("0", "0.00"),

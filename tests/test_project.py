@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import convbatch
+from tests.support.tables import each
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "convbatch"
@@ -124,7 +125,7 @@ def test_every_imported_package_is_declared() -> None:
     assert undeclared == {}
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/simulator.md"])
+@each("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/simulator.md"])
 def test_every_file_named_in_a_page_exists(page: str) -> None:
     named = set(re.findall(r"`((?:convbatch|tests|docs|configs|datasets|benchmarks)/[\w./-]*)`", text_of(page)))
     assert [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()] == []

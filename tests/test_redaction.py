@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.redaction import Redactor, Secret, display, looks_like_key, redact, watch
+from tests.support.tables import each
 
 KEY = "sk-a1B2c3D4e5F6g7H8"
 ODD = "p/w+=&<\"'\\ x~é今"
@@ -51,8 +51,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("value", [KEY, ODD], ids=["key", "odd"])
-@pytest.mark.parametrize("form", FORMS, ids=list(FORMS))
+@each("value", [KEY, ODD])
+@each("form", FORMS)
 def test_a_secret_is_found_in_every_form(form: str, value: str) -> None:
     redactor = Redactor([Secret("MY_KEY", value)])
     written = FORMS[form](value)
@@ -144,7 +144,7 @@ def test_watched_secrets_are_redacted() -> None:
     assert redact("only-for-this-test another-for-this-test") == "[redacted:WATCHED] [redacted:OTHER]"
 
 
-@pytest.mark.parametrize("filler", [b"%41", b"\\u0041", b"&#65;", b"a", b"%zz", b"sk-a1B2c3D4"])
+@each("filler", [b"%41", b"\\u0041", b"&#65;", b"a", b"%zz", b"sk-a1B2c3D4"])
 def test_the_time_for_a_hostile_body_is_linear_in_its_size(filler: bytes) -> None:
     redactor = Redactor([Secret("K", KEY), Secret("L", "AIzaSyA" + "x1" * 16)])
     body = filler * (400_000 // len(filler)) + b"\n"
@@ -153,7 +153,7 @@ def test_the_time_for_a_hostile_body_is_linear_in_its_size(filler: bytes) -> Non
     assert time.perf_counter() - begun < 3.0
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     ["sk-" + "a1" * 10, "use AIzaSyA1234567890abcdefghijk now", "gsk_" + "a1" * 12, "Bearer abcdefgh1", "sk-*********"],
 )
@@ -162,15 +162,13 @@ def test_a_text_shaped_like_a_key_is_recognised_and_not_displayed(text: str) -> 
     assert text not in display(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["gemini-2.5-flash", "risk-assessment-tasks", "https://h/v1", "GEMINI_API_KEY", "sk-x"]
-)
+@each("text", ["gemini-2.5-flash", "risk-assessment-tasks", "https://h/v1", "GEMINI_API_KEY", "sk-x"])
 def test_ordinary_words_are_not_keys(text: str) -> None:
     assert not looks_like_key(text)
     assert display(text) == repr(text)
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "expected"),
     [(True, "true"), (3, "3"), ([1], "a list"), ({"a": 1}, "a table"), ("x" * 90, repr("x" * 77 + "..."))],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -101,7 +100,7 @@ def test_a_served_name_is_compared_with_the_asked_one(asked: str, served: str, e
     assert match_served(asked, served) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("aliases", "asked", "served", "expected"),
     [
         ({"prod": ["gpt-4o-2024-08-06"]}, "prod", "gpt-4o-2024-08-06", True),

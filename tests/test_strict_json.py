@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from convbatch import strict_json
+from tests.support.tables import each
 
 
 def nested(levels: int) -> bytes:
@@ -21,7 +22,7 @@ def test_nan_and_infinity_are_always_refused(word: str) -> None:
     assert caught.value.word == word
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "rule", "error"),
     [
         ("1e999", {"finite": True}, strict_json.NumberTooLarge),

@@ -184,7 +184,7 @@ def test_every_check_kind_has_cases() -> None:
     assert {next(iter(check)) for check, _, _ in CASES} == set(CHECKS) - {"python", "llm_rubric"}
 
 
-@pytest.mark.parametrize("check", [{"cost": 1}, {"output_tokens": 9}, {"latency": 1}, {"similar": True}])
+@each("check", [{"cost": 1}, {"output_tokens": 9}, {"latency": 1}, {"similar": True}])
 def test_a_check_of_an_unknown_value_is_an_error_and_fails_even_when_negated(check: dict[str, Any]) -> None:
     check_input = input_of("x", cost=None, output_tokens=None, latency_s=None, assistant=None)
     for one in (check, {f"not_{kind}": argument for kind, argument in check.items()}):
@@ -239,7 +239,7 @@ def test_a_reply_that_cannot_be_validated_against_a_schema_is_an_error(schema: A
     assert (found.passed, words in str(found.error)) == (False, True)
 
 
-@pytest.mark.parametrize("weight", [1e308, 1_000_001, -1, True, "2"])
+@each("weight", [1e308, 1_000_001, -1, True, "2"])
 def test_a_weight_out_of_range_is_refused(weight: Any) -> None:
     [issue] = issues_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
     assert '"weight" must be a number from 0 to 1,000,000' in issue.what
@@ -279,9 +279,7 @@ def test_an_invalid_pattern_or_schema_is_an_error_of_its_line(check: dict[str, A
     assert words in issue.what
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"\d{4}-\d{2}-\d{2}", r"[{}]{3}", r"a{,3}", r"(?P<x>a){2}(?P=x)", r"\{1000\}{1000}"]
-)
+@each("pattern", [r"\d{4}-\d{2}-\d{2}", r"[{}]{3}", r"a{,3}", r"(?P<x>a){2}(?P=x)", r"\{1000\}{1000}"])
 def test_a_common_pattern_is_accepted(pattern: str) -> None:
     assert issues_of({"turns": [{"user": "x", "checks": [{"regex": pattern}]}]}) == []
 
@@ -527,7 +525,7 @@ def test_the_quality_gate_of_an_incomplete_run_is_open_until_resume_finishes_it(
     assert convbatch("resume", "out", "--rpm", "60000").code == 1
 
 
-@pytest.mark.parametrize("text", ["1.01", "-0.1", "nan", "inf", "", "half", "101%", "0,9"])
+@each("text", ["1.01", "-0.1", "nan", "inf", "", "half", "101%", "0,9"])
 def test_an_invalid_pass_rate_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="--fail-under needs a share"):
         parse_pass_rate(text)

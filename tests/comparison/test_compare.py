@@ -102,7 +102,7 @@ def test_each_contingency_table_gets_the_expected_verdict(
     assert compare_frames(*table(b, c, n - b - c), rules=ComparisonRules(margin=margin)).verdict == verdict
 
 
-@pytest.mark.parametrize(
+@each(
     ("verdict", "plain", "regression", "inconclusive", "strict"),
     [
         ("regression", 1, 1, 1, 1),
@@ -134,7 +134,7 @@ def test_invalid_rules_are_refused(wrong: dict[str, Any]) -> None:
         ComparisonRules(**wrong)
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.2, 0.4])
+@each("alpha", [1e-6, 0.001, 0.2, 0.4])
 def test_another_alpha_reports_the_interval_that_decides_the_verdict(alpha: float) -> None:
     comparison = compare_frames(*table(18, 7, 162, 13), rules=ComparisonRules(alpha=alpha, margin=0.3))
     metric = json.loads(render.to_json(comparison))["metrics"][0]
@@ -345,7 +345,7 @@ def test_live_histories_are_strictly_paired_up_to_the_first_reply_that_differs()
     assert list(compare_frames(base, candidate).turns["strictly_paired"]) == [True] * 5
 
 
-@pytest.mark.parametrize("metric", ["dialogue_pass", "turn_pass", "score", "output_tokens", "cost", "latency"])
+@each("metric", ["dialogue_pass", "turn_pass", "score", "output_tokens", "cost", "latency"])
 def test_a_metric_known_on_one_side_only_in_over_5_percent_of_dialogues_is_inconclusive(metric: str) -> None:
     def comparison_with_unknown(count: int) -> Comparison:
         base, candidate = (

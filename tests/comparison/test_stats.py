@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from convbatch.comparison import stats
 from convbatch.comparison.stats import Mean
+from tests.support.tables import each
 
 NEAR = 1e-6
 SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
@@ -45,8 +46,8 @@ def test_airway_data_give_the_published_interval_and_mid_p() -> None:
     assert stats.mcnemar_midp(1, 7) == 10 / 256
 
 
-@pytest.mark.parametrize(("b", "c", "n"), [(18, 7, 200), (7, 1, 21), (0, 3, 10), (5, 5, 10), (1, 0, 44), (40, 20, 160)])
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+@each(("b", "c", "n"), [(18, 7, 200), (7, 1, 21), (0, 3, 10), (5, 5, 10), (1, 0, 44), (40, 20, 160)])
+@each("level", [0.8, 0.95, 0.99])
 def test_the_score_at_each_tango_limit_equals_the_normal_quantile(b: int, c: int, n: int, level: float) -> None:
     for sign, limit in zip((1, -1), stats.tango_interval(b, c, n, level=level), strict=True):
         lost = _constrained_maximum(b, c, n, limit)
@@ -175,7 +176,7 @@ def test_no_difference_has_p_value_1(values: list[float]) -> None:
     assert stats.sign_flip_midp(values) == (1.0, None)
 
 
-@pytest.mark.parametrize("values", [[0.25], [0.1] * 7, [0.0] * 5, [1 / 3] * 300])
+@each("values", [[0.25], [0.1] * 7, [0.0] * 5, [1 / 3] * 300])
 def test_equal_values_have_no_standard_error_interval_or_p_value(values: list[float]) -> None:
     mean = stats.paired_mean(values)
     assert (mean.se, mean.interval(0.95), mean.p()) == (None, None, None)

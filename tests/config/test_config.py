@@ -209,7 +209,7 @@ seed = 1
 """
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "rpm", "tpm", "settings"),
     [
         ("gemma-3", 100, None, {"top_p": 0.5, "seed": 1}),
@@ -224,7 +224,7 @@ def test_the_longest_glob_wins_key_by_key(model: str, rpm: int, tpm: int | None,
     assert gateway.settings.to_plain() == settings
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "seconds"),
     [
         ("", 600.0),
@@ -623,9 +623,7 @@ def test_options_override_the_limits_of_every_target() -> None:
     assert NO_OVERRIDES.apply_to(target.gateway) is target.gateway
 
 
-@pytest.mark.parametrize(
-    ("limit", "option", "expected"), [(None, None, 16), (64, None, 64), (64, 8, 8), (4, 100, 4), (None, 100, 100)]
-)
+@each(("limit", "option", "expected"), [(None, None, 16), (64, None, 64), (64, 8, 8), (4, 100, 4), (None, 100, 100)])
 def test_concurrency_is_the_option_capped_by_the_gateway_limit(
     limit: int | None, option: int | None, expected: int
 ) -> None:
@@ -699,7 +697,7 @@ def test_extra_is_merged_at_every_depth() -> None:
     assert settings.extra == {"a": {"b": 1, "c": {"d": 1, "f": 2}}, "e": 2}
 
 
-@pytest.mark.parametrize(
+@each(
     ("params", "expected"),
     [
         ([], {}),
@@ -812,7 +810,7 @@ def test_the_readme_of_the_examples_lists_every_example_with_its_variables(path:
             assert (credentials.key(gateway) is None) == (gateway.auth == "none")
 
 
-@pytest.mark.parametrize(
+@each(
     ("file", "gateway", "url"),
     [
         ("azure", "azure", "https://RESOURCE.openai.azure.com/openai/v1/chat/completions"),

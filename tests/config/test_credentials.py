@@ -51,7 +51,7 @@ def gateway(auth: str = "bearer", key_env: str | None = "MY_KEY", proxy: str | N
 # --- placement
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "url", "headers"),
     [
         ("bearer", URL, {"Authorization": f"Bearer {KEY}"}),
@@ -79,7 +79,7 @@ def test_a_key_replaces_a_header_of_its_name_in_any_case() -> None:
     assert apply_auth(URL, {"authorization": "other"}, "raw", KEY) == (URL, {"Authorization": KEY})
 
 
-@pytest.mark.parametrize("scheme", ["basic", "header:", "header:a b", "query:", "query:a&b", "Bearer", ""])
+@each("scheme", ["basic", "header:", "header:a b", "query:", "query:a&b", "Bearer", ""])
 def test_an_unknown_scheme_is_an_error_not_a_request_without_a_key(scheme: str) -> None:
     with pytest.raises(ValueError, match="unknown auth scheme"):
         apply_auth(URL, {}, scheme, KEY)
@@ -255,7 +255,7 @@ def test_a_value_in_single_quotes_is_read_unchanged(tmp_path_factory: pytest.Tem
     assert read_env_file(path) == {"A": value}
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "prefix", "problem"),
     [
         (None, "", "is not set"),
@@ -332,7 +332,7 @@ def test_the_gateways_proxy_takes_precedence_even_for_loopback() -> None:
     assert proxy_for("https://h/", gateway(proxy="none"), {"HTTPS_PROXY": PROXY}) is None
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         "socks5://u:hidden@p:1",

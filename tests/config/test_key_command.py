@@ -14,6 +14,7 @@ import pytest
 from convbatch.config.key_command import KeyCommand
 from convbatch.errors import SetupError
 from convbatch.redaction import Secret
+from tests.support.tables import each
 
 
 def command(
@@ -49,7 +50,7 @@ def test_the_output_is_the_key_and_is_registered_before_it_is_used() -> None:
     assert [secret.value for secret in secrets] == ["tok-1234567890"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("script", "problem"),
     [
         ("exit 3", "failed with exit code 3"),
@@ -139,9 +140,7 @@ def test_a_replacement_that_is_refused_before_any_answer_is_not_replaced(tmp_pat
     assert made.token.value == "tok-3"
 
 
-@pytest.mark.parametrize(
-    ("valid_s", "renewed_after_s"), [(3600, 3540), (130, 70), (90, 45), (2, 1), (0, None), (-500, None)]
-)
+@each(("valid_s", "renewed_after_s"), [(3600, 3540), (130, 70), (90, 45), (2, 1), (0, None), (-500, None)])
 def test_a_token_that_says_when_it_expires_is_replaced_before(valid_s: int, renewed_after_s: float | None) -> None:
     now = [1000.0]
     made = command(f"echo {jwt({'exp': 1000 + valid_s})}", wall=lambda: now[0])
@@ -151,7 +150,7 @@ def test_a_token_that_says_when_it_expires_is_replaced_before(valid_s: int, rene
         assert made.is_due == (renewed_after_s is not None and passed >= renewed_after_s)
 
 
-@pytest.mark.parametrize("claims", [{}, {"exp": "soon"}, {"exp": True}, [], 7])
+@each("claims", [{}, {"exp": "soon"}, {"exp": True}, [], 7])
 def test_a_token_without_a_readable_expiry_is_kept(claims: object) -> None:
     made = command(f"echo {jwt(claims)}")
     _ = made.token

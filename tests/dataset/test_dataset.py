@@ -23,6 +23,7 @@ from convbatch.dialogue import SETTING_NAMES, Dialogue, HistoryMode, Part, Setti
 from convbatch.errors import InputError, Problem, SetupError
 from convbatch.system import Disk
 from tests.conftest import examples
+from tests.support.tables import each
 
 QUICKSTART = Path(__file__).parents[2] / "datasets" / "quickstart.jsonl"
 GOOD = '{"id": "a", "turns": [{"user": "Hello", "assistant": "Hi"}]}'
@@ -175,7 +176,7 @@ BAD_LINES: dict[str, tuple[str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("line", "pieces"), BAD_LINES.values(), ids=BAD_LINES.keys())
+@each(("line", "pieces"), BAD_LINES.values())
 def test_a_bad_line_is_reported_with_problem_place_and_hint(tmp_path: Path, line: str, pieces: list[str]) -> None:
     problems = problems_in(tmp_path, line)
     assert len(problems) == 1, problems
@@ -207,7 +208,7 @@ BAD_FILES: dict[str, tuple[bytes, str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("content", "place", "pieces"), BAD_FILES.values(), ids=BAD_FILES.keys())
+@each(("content", "place", "pieces"), BAD_FILES.values())
 def test_a_bad_file_is_reported_once_with_a_hint(tmp_path: Path, content: bytes, place: str, pieces: list[str]) -> None:
     path = written(tmp_path, content)
     problems = problems_of(path)
@@ -278,7 +279,7 @@ def test_problems_of_valid_turns_are_reported_beside_a_broken_turn(tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         pytest.param(f"{GOOD}\n{GOOD.replace('a', 'b', 1)}\n".encode(), id="lf"),
@@ -522,7 +523,7 @@ def test_a_selection_filters_by_id_and_tag_and_then_limits(
     assert [d.id for d in copy_of([path], tmp_path / "c.gz", selection)] == taken
 
 
-@pytest.mark.parametrize(
+@each(
     ("selection", "pieces"),
     [
         pytest.param(

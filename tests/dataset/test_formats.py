@@ -310,7 +310,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("line", "canonical"), FORMS.values(), ids=FORMS.keys())
+@each(("line", "canonical"), FORMS.values())
 def test_a_foreign_line_is_converted_to_a_canonical_dialogue(
     tmp_path: Path, line: dict[str, Any], canonical: dict[str, Any]
 ) -> None:
@@ -421,7 +421,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("line", "first", "hint"), FLAWS.values(), ids=FLAWS.keys())
+@each(("line", "first", "hint"), FLAWS.values())
 def test_a_foreign_line_that_would_lose_content_is_refused_with_its_place(
     tmp_path: Path, line: dict[str, Any], first: str, hint: str
 ) -> None:

@@ -227,8 +227,8 @@ def test_a_complete_reply_needs_no_next_step():
     assert decide(REPLY) is None
 
 
-@pytest.mark.parametrize("max_attempts", [1, 2, 5])
-@pytest.mark.parametrize("attempt", [failed("connection", sent=False), failed("server_error", 500)], ids=["no", "500"])
+@each("max_attempts", [1, 2, 5])
+@each("attempt", [failed("connection", sent=False), failed("server_error", 500)])
 def test_a_turn_is_given_up_after_max_attempts(attempt: Attempt, max_attempts: int):
     retry_state, sent = RetryState(), 1
     while isinstance(step := decide(attempt, retry_state, max_attempts=max_attempts), SendAgain):
@@ -262,9 +262,7 @@ def test_backoff_is_full_jitter_up_to_a_minute(counted: int, draw: float):
     assert step.wait_s == pytest.approx(draw * min(60.0, 2.0 ** min(counted, 10)))
 
 
-@pytest.mark.parametrize(
-    ("hint", "wait_s"), [(30.0, 30.0), (0.1, 0.5), (0.0, 0.5), (-3.0, 0.5), (math.nan, 0.5), (None, 0.5)]
-)
+@each(("hint", "wait_s"), [(30.0, 30.0), (0.1, 0.5), (0.0, 0.5), (-3.0, 0.5), (math.nan, 0.5), (None, 0.5)])
 def test_a_hint_of_a_5xx_sets_the_wait(hint: float | None, wait_s: float):
     step = decide(failed("overloaded", 503, retry_after_s=hint))
     assert isinstance(step, SendAgain)
@@ -315,8 +313,8 @@ def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, **more: Any) -
     health.note(attempt, sent_at=at - 1, now=at, **values)
 
 
-@pytest.mark.parametrize("answered", [False, True])
-@pytest.mark.parametrize(
+@each("answered", [False, True])
+@each(
     ("attempt", "reason"),
     [
         (failed("quota", 429), "quota or balance is used up"),
@@ -324,7 +322,6 @@ def note(health: TargetHealth, attempt: Attempt, at: float = 5.0, **more: Any) -
         (failed("rate_limit", 429, retry_after_s=90_000.0), "more than a day"),
         (failed("rate_limit", 429, retry_after_s=math.inf), "more than a day"),
     ],
-    ids=["429", "402", "25 h", "inf"],
 )
 def test_a_target_without_quota_is_suspended_at_once(answered: bool, attempt: Attempt, reason: str):
     health = TargetHealth(answered=answered)
@@ -437,7 +434,7 @@ def test_one_dialogue_does_not_speak_for_its_target(attempt: Attempt, times: int
     assert not health.refuses_all(attempt)
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "status"), [("context_length", 400), ("content_filter", 403), ("server_error", 500), ("rate_limit", 429)]
 )
 def test_what_one_dialogue_contains_or_what_passes_never_counts_as_refused_alike(kind: ErrorKind, status: int):
@@ -526,7 +523,7 @@ def test_a_turn_refused_again_while_others_are_answered_is_given_up():
     assert signal(attempt, step) == "answered"
 
 
-@pytest.mark.parametrize(
+@each(
     ("times", "held", "suspended"),
     [
         pytest.param([0, 450, 899], 0, False, id="not yet 15 minutes"),
@@ -645,7 +642,7 @@ def test_a_revoked_key_suspends_the_target_and_fails_no_turn():
     assert len([at for at in arrivals if at > 7]) == 3
 
 
-@pytest.mark.parametrize("refusal", UNLISTED, ids=lambda attempt: f"{attempt.outcome.kind}-{attempt.http_status}")
+@each("refusal", UNLISTED)
 def test_unlisted_refusals_in_mid_run_fail_two_turns_and_suspend_the_target(refusal: Attempt):
     ended, arrivals = _run_turns((5.0, math.inf), refusal)
     assert (ended.count("error"), set(ended)) == (2, {"ok", "error", "pending"})
@@ -653,7 +650,7 @@ def test_unlisted_refusals_in_mid_run_fail_two_turns_and_suspend_the_target(refu
     assert max(arrivals) < 240
 
 
-@pytest.mark.parametrize("refusal", UNLISTED, ids=lambda attempt: f"{attempt.outcome.kind}-{attempt.http_status}")
+@each("refusal", UNLISTED)
 def test_a_short_spell_of_unlisted_refusals_fails_two_turns_and_no_other(refusal: Attempt):
     ended, arrivals = _run_turns((5.0, 30.0), refusal)
     assert (ended.count("error"), ended.count("ok")) == (2, 58)

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from convbatch.dialogue import SETTING_NAMES
 from convbatch.engine.suspension import Address, suspension
 from convbatch.reply import ErrorKind, Failure
@@ -38,7 +36,7 @@ def test_a_wrong_address_names_base_url_and_the_path_that_was_asked(
     assert message in text
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "status"),
     [
         ("The model `x` does not exist", 404),

@@ -18,6 +18,7 @@ from convbatch.errors import JournalError, SetupError
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, list_runs
 from convbatch.system import Disk
 from tests.support.made_runs import manifest_of
+from tests.support.tables import each
 
 MANIFEST = manifest_of("m@g", created_at="2026-11-21T23:30:00Z")
 
@@ -120,7 +121,7 @@ def test_runs_of_the_same_second_get_numbers(tmp_path: Path) -> None:
     assert names == [f"20261121T233000Z-quickstart{end}" for end in ("", "-2", "-3")]
 
 
-@pytest.mark.parametrize(
+@each(
     ("stem", "name"),
     [
         ("quickstart", "20261121T233000Z-quickstart"),

@@ -33,6 +33,7 @@ from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.system import Disk, System
 from tests.support.made_runs import manifest_of
+from tests.support.tables import each
 
 T = TypeVar("T")
 
@@ -221,7 +222,7 @@ async def test_records_are_read_back_in_order_with_consecutive_numbers(folder: R
     assert seqs(folder) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         2**64,
@@ -233,7 +234,6 @@ async def test_records_are_read_back_in_order_with_consecutive_numbers(folder: R
         "\x00\x7f\u2028 你好",
         "",
     ],
-    ids=repr,
 )
 def test_unusual_values_are_read_back_unchanged(value: Any) -> None:
     assert decode_line(encode_line(7, 1.5, {"kind": "outcome", "value": value}))["value"] == value

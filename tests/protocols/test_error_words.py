@@ -250,7 +250,7 @@ def test_a_hostile_message_is_classified_quickly() -> None:
 NOW = {"date": "Sat, 21 Nov 2026 23:30:00 GMT"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "number", "said", "kind", "wait_s"),
     [
         ({"retry-after": "7"}, 1002, "rate limit exceeded(RPM)", "rate_limit", 7.0),

@@ -330,7 +330,7 @@ def test_a_gemini_system_text_is_an_instruction_without_a_role() -> None:
     assert body_of(GEMINI, ask)["systemInstruction"] == {"parts": [{"text": "Be brief."}]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("set_to", "added"),
     [
         ({"temperature": 0, "top_p": 1.0, "seed": 0}, {"temperature": 0, "top_p": 1.0, "seed": 0}),
@@ -442,7 +442,7 @@ def test_an_odd_gemini_turn_is_sent_back_with_only_the_role_added(received: Any,
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": {"g": 1}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("received", "sent"),
     [
         ({"role": "assistant", "content": "a", "refusal": None, "audio": None, "annotations": []}, None),
@@ -513,7 +513,7 @@ def test_gemini_counts_are_added_only_if_known(
     assert usage.consistent is consistent
 
 
-@pytest.mark.parametrize("count", [True, "7.", "-7", "٧", "7" * 17, [7], {"n": 7}])
+@each("count", [True, "7.", "-7", "٧", "7" * 17, [7], {"n": 7}])
 def test_a_count_that_is_no_number_is_unknown(count: Any) -> None:
     gemini = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": count})
     openai = openai_reply({"content": "a"}, usage={"prompt_tokens": count, "completion_tokens": 3})
@@ -521,7 +521,7 @@ def test_a_count_that_is_no_number_is_unknown(count: Any) -> None:
         assert (usage.input_tokens, usage.source, usage.consistent) == (None, "partial", None)
 
 
-@pytest.mark.parametrize("count", [-1, -0.5, 1.5, 2**53 + 1, 2**64 - 6, 10**40, 1e300])
+@each("count", [-1, -0.5, 1.5, 2**53 + 1, 2**64 - 6, 10**40, 1e300])
 def test_an_implausible_count_is_unknown(count: Any) -> None:
     gemini = gemini_reply(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": count})
     openai = openai_reply({"content": "a"}, usage={"prompt_tokens": count, "completion_tokens": 3})
@@ -531,7 +531,7 @@ def test_an_implausible_count_is_unknown(count: Any) -> None:
     assert (hidden.usage.output_tokens, hidden.usage.consistent) == (None, False)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sent", "known"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}, {"output_tokens": 4, "consistent": True}),
@@ -615,7 +615,7 @@ def test_odd_openai_replies_keep_their_content(
     assert (reply.text, reply.thought) == (text, thought)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "read"),
     [('{"a":1}', {"a": 1}), ('{"a":', '{"a":'), ("", ""), ("NaN", "NaN"), ({"a": 1}, {"a": 1}), ("\ud800", "\ud800")],
 )
@@ -834,7 +834,7 @@ def test_the_message_is_the_readable_text_of_the_error(body: Any, message: str |
     assert "\n" not in read
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "word", "kind", "should_retry", "retryable"),
     [
         (500, "true", "server_error", True, True),
@@ -852,7 +852,7 @@ def test_x_should_retry_is_kept_and_never_makes_a_final_failure_retryable(
     assert (failure.kind, failure.should_retry, failure.retryable) == (kind, should_retry, retryable)
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "scope"),
     [
         ("Limit 3 / min. tokens per min (TPM)", "minute"),
@@ -891,7 +891,7 @@ def test_gemini_models_that_cannot_generate_are_omitted() -> None:
     assert GEMINI.parse_models(body) == ("g",)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"7", b'{"data": 5, "models": 5}', b'{"data": [5]}', b"[5]"])
+@each("body", [b"", b"<html>", b"{}", b"7", b'{"data": 5, "models": 5}', b'{"data": [5]}', b"[5]"])
 def test_a_body_that_is_not_a_model_list_is_malformed(body: bytes) -> None:
     for wire in PROTOCOLS.values():
         with pytest.raises(MalformedReply):
@@ -1179,6 +1179,6 @@ def test_json_survives_decoding_and_encoding(value: Any) -> None:
     assert decode_json(encode_json(value)) == value
 
 
-@pytest.mark.parametrize("number", [10**30, -(10**20), 2**64, 9223372036854775808, 1234567890123456789])
+@each("number", [10**30, -(10**20), 2**64, 9223372036854775808, 1234567890123456789])
 def test_big_integers_survive_decoding_and_encoding(number: int) -> None:
     assert b'"n":%d' % number in encode_json(decode_json(b'{"n":%d}' % number))

@@ -35,7 +35,7 @@ def key_of(*, system: str | None = None, settings: Settings | None = None, **gat
 # --- system_role
 
 
-@pytest.mark.parametrize(
+@each(
     ("role", "system", "sent"),
     [
         (None, "Be brief.", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]),
@@ -76,7 +76,7 @@ def test_the_role_changes_a_turns_key_only_where_it_changes_the_request() -> Non
 # --- path and seed_field
 
 
-@pytest.mark.parametrize(
+@each(
     ("protocol", "base_url", "path", "model", "stream", "url"),
     [
         ("openai", "https://h/api/", "/v2/chat/completions", "m", False, "https://h/api/v2/chat/completions"),
@@ -145,7 +145,7 @@ def asked_again(
     return without_refused_signatures(ask, Failure(kind=kind, message=message), GEMINI, endpoint)
 
 
-@pytest.mark.parametrize("message", WORDS)
+@each("message", WORDS)
 def test_a_question_whose_signatures_are_refused_is_asked_without_them(message: str) -> None:
     again = asked_again(message)
     assert again is not None
@@ -168,7 +168,7 @@ def test_other_refusals_do_not_touch_the_history(message: str) -> None:
     assert asked_again(message) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("message", "replay", "hinted"),
     [
         ("Corrupted thought signature.", "exact", True),

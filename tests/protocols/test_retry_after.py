@@ -144,9 +144,7 @@ def test_retry_info_is_read(delay: Any, seconds: float | None) -> None:
     assert retry_after_s({}, [retry_info(delay)], "") == seconds
 
 
-@pytest.mark.parametrize(
-    "body", [None, [], {}, "text", {"error": "text"}, {"error": {"details": "x"}}, {"error": {"details": [1, None]}}]
-)
+@each("body", [None, [], {}, "text", {"error": "text"}, {"error": {"details": "x"}}, {"error": {"details": [1, None]}}])
 def test_a_body_without_details_has_no_hint(body: Any) -> None:
     assert retry_after_s({}, body, "") is None
 
@@ -224,7 +222,7 @@ def test_a_date_in_the_message_counts_from_the_date_of_the_response(message: str
     assert retry_after_s({}, None, message) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "body", "seconds"),
     [
         (NOW, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": f"{NOW_S + 5}000"}, 5.0),
@@ -241,7 +239,7 @@ def test_headers_that_openrouter_quotes_are_read(headers: dict[str, str], body: 
     assert retry_after_s(headers, error, "") == (None if seconds is None else pytest.approx(seconds))
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "seconds"),
     [
         ({"error": {"retry_after": 3}}, 3.0),
@@ -276,7 +274,7 @@ def test_a_form_without_a_hint_falls_back_to_the_next() -> None:
     assert retry_after_s({"retry-after-ms": "0", "retry-after": "never"}, retry_info("?"), "retry in 4s") == 4.0
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "seconds"),
     [("6m0s", 360.0), ("1.5µs", 1.5e-6), ("1h1m", 3660.0), ("3", 3.0), ("3 s", None), ("s", None), ("-1s", None)],
 )

@@ -81,7 +81,7 @@ def test_an_event_is_returned_as_soon_as_its_empty_line_arrives() -> None:
     assert parser.close() == []
 
 
-@pytest.mark.parametrize(
+@each(
     "chunks",
     [
         [b"data: " + b"x" * 200],
@@ -90,7 +90,6 @@ def test_an_event_is_returned_as_soon_as_its_empty_line_arrives() -> None:
         [b": " + b"x" * 200],
         [b"{" + b"x" * 30 + b"\n", *[b"x" * 30 + b"\n"] * 5],
     ],
-    ids=["one line", "one line in pieces", "many lines", "a comment", "bare lines"],
 )
 def test_an_event_without_an_end_is_bounded(chunks: list[bytes]) -> None:
     parser = SseParser(max_event_bytes=100)

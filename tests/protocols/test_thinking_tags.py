@@ -20,7 +20,7 @@ from tests.support.tables import each
 THINK = ThinkingTags("<think>", "</think>")
 
 
-@pytest.mark.parametrize(
+@each(
     ("written", "opening", "closing"),
     [
         ("<think>", "<think>", "</think>"),
@@ -134,7 +134,7 @@ TEXT = "<think>\nWhy?\n</think>\n\nhello"
 PARTS = [{"type": "text", "text": "<think>Wh"}, {"type": "text", "text": "y?</think>\nhel"}, "lo"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "replay", "sent"),
     [
         (TEXT, None, "hello"),
@@ -196,7 +196,7 @@ def test_skipping_text_skips_the_same_characters_in_every_shape(texts: list[str]
 # --- replay = "content"
 
 
-@pytest.mark.parametrize(
+@each(
     ("received", "sent"),
     [
         ({"content": "Hi", "reasoning_content": "\n", "tool_calls": None}, {"content": "Hi"}),
@@ -237,8 +237,8 @@ def test_only_the_content_of_a_gemini_turn_goes_back() -> None:
     }
 
 
-@pytest.mark.parametrize("turn", [None, "text", [], {}, {"content": {"a": 1}}, {"parts": 3}, {"parts": [1, None]}])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@each("turn", [None, "text", [], {}, {"content": {"a": 1}}, {"parts": 3}, {"parts": [1, None]}])
+@each("protocol", PROTOCOLS)
 def test_a_turn_of_another_shape_does_no_harm(protocol: str, turn: Any) -> None:
     turns = PROTOCOLS[protocol].turns
     turns.skip_text(turn, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,7 +150,7 @@ def test_image_tokens_and_hourly_cache_writes_are_read_for_their_prices() -> Non
         assert Usage(**usage_to_plain(usage)) == usage
 
 
-@pytest.mark.parametrize(
+@each(
     ("details", "images", "is_uncounted"),
     [
         ([{"modality": "IMAGE", "tokenCount": 1290}, {"modality": "TEXT", "tokenCount": 10}], 1290, False),

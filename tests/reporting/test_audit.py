@@ -21,6 +21,7 @@ from convbatch.simulator.server import Server
 from tests.conftest import Command
 from tests.support.canary import CANARY_ENV
 from tests.support.made_runs import MadeRun, dialogue
+from tests.support.tables import each
 
 HIDDEN = "You are a helpful assistant of the relay."  # 41 characters: 11 tokens, plus 4 for the message
 DIALOGUES = 10
@@ -287,7 +288,7 @@ def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0)
     return GatewayReplies(name=name, replies=list(replies))
 
 
-@pytest.mark.parametrize(
+@each(
     ("one", "other", "pairs", "temperature", "verdict"),
     [
         (0, 20, 20, 1.0, "differs"),

@@ -462,9 +462,9 @@ time_zone = "Asia/Shanghai"
 OWN_TEXT = "时间,模型,输入,输出,费用\n2026-01-31 12:00:05,甲,1,2,0.5\n"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "gbk", "utf-16"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@each("encoding", ["utf-8", "utf-8-sig", "gb18030", "gbk", "utf-16"])
+@each("separator", [",", ";", "\t"])
+@each("end", ["\n", "\r\n"])
 def test_encodings_separators_and_line_ends_are_detected(
     encoding: str, separator: str, end: str, tmp_path: Path
 ) -> None:
@@ -476,7 +476,7 @@ def test_encodings_separators_and_line_ends_are_detected(
     assert (only.line, only.model, only.input_tokens, only.output_tokens, str(only.amount)) == (2, "甲", 1, 2, "0.5")
 
 
-@pytest.mark.parametrize(
+@each(
     ("written", "seconds"),
     [
         ("1769860805", 1769860805.0),
@@ -509,7 +509,7 @@ def refusal(path: Path, known: Mapping[str, UsageLogForm] = FORMS, name: str | N
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "message"),
     [
         (b"", "bill.csv: the bill is empty"),
@@ -521,17 +521,6 @@ def refusal(path: Path, known: Mapping[str, UsageLogForm] = FORMS, name: str | N
         (b"hello\nworld\n", "bill.csv:1: the bill has the columns of no known form"),
         (HEADER.encode() + b"\n", "the bill has no lines"),
         (HEADER.encode() + b"\n1,2,2\n", "bill.csv:2: the line does not match the header"),
-    ],
-    ids=[
-        "empty",
-        "only a byte order mark",
-        "xlsx",
-        "binary",
-        "latin",
-        "half utf-16",
-        "unknown format",
-        "no lines",
-        "short line",
     ],
 )
 def test_a_file_that_is_not_a_usage_log_is_refused(content: bytes, message: str, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ from convbatch.simulator.limits import (
     TokenBucket,
 )
 from convbatch.simulator.replies import count_tokens, cut_to_tokens, history_sha
+from tests.support.tables import each
 
 ROOT = Path(__file__).parents[2]
 PATHS = {"gemini": "/v1beta/models/{model}:generateContent", "openai": "/v1/chat/completions"}
@@ -223,9 +224,7 @@ def test_a_text_cut_to_tokens_is_the_longest_that_fits(text: str, limit: int) ->
     assert cut == text or count_tokens(text[: len(cut) + 1]) > limit
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"), [("", 0), ("abc", 1), ("abcde", 2), ("今天", 2), ("今天abcde", 4), ("é", 1)]
-)
+@each(("text", "tokens"), [("", 0), ("abc", 1), ("abcde", 2), ("今天", 2), ("今天abcde", 4), ("é", 1)])
 def test_tokens_are_counted_by_a_simple_rule(text: str, tokens: int) -> None:
     assert count_tokens(text) == tokens
 
@@ -268,8 +267,8 @@ def test_sim_seed_returns_the_recorded_body() -> None:
     assert plain(answer_to(Provider(), request(gemini_body("明天是几号"), model="sim-seed"))) == recorded
 
 
-@pytest.mark.parametrize("wire", ["gemini", "openai"])
-@pytest.mark.parametrize("model", Provider().actor.models)
+@each("wire", ["gemini", "openai"])
+@each("model", Provider().actor.models)
 def test_streamed_and_whole_replies_are_equal(wire: str, model: str) -> None:
     provider = Provider()
     texts = ("你好, tell me more", "ok", "a bit longer, please: 明天是几号")
@@ -335,7 +334,7 @@ def test_signed_turns_sent_back_unchanged_are_accepted() -> None:
         contents += [plain(answer)["candidates"][0]["content"], {"role": "user", "parts": [{"text": "next"}]}]
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "expected"),
     [
         (lambda turn: turn["parts"].pop(), "missing its thought_signature"),
@@ -347,7 +346,6 @@ def test_signed_turns_sent_back_unchanged_are_accepted() -> None:
             "Corrupted thought signature",
         ),
     ],
-    ids=["dropped", "text altered", "signature altered", "parts reordered", "moved to another part"],
 )
 def test_a_changed_signed_turn_is_refused(change: Callable[[dict[str, Any]], object], expected: str) -> None:
     provider = Provider()
@@ -441,7 +439,7 @@ OPENAI_REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", GEMINI_REFUSED)
+@each("name", GEMINI_REFUSED)
 def test_invalid_gemini_requests_are_refused(name: str) -> None:
     body, words = GEMINI_REFUSED[name]
 
@@ -451,7 +449,7 @@ def test_invalid_gemini_requests_are_refused(name: str) -> None:
     assert words in plain(answer)["error"]["message"]
 
 
-@pytest.mark.parametrize("name", OPENAI_REFUSED)
+@each("name", OPENAI_REFUSED)
 def test_invalid_openai_requests_are_refused(name: str) -> None:
     body, words = OPENAI_REFUSED[name]
 
@@ -484,7 +482,7 @@ def test_all_supported_openai_fields_are_accepted() -> None:
     assert provider.ledger.entries[0].history == [["system", "D"], ["user", "hi"]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("url", "status"),
     [
         ("/v1/models/sim-good:generateContent", 200),
@@ -533,7 +531,7 @@ KEY_PLACES: dict[str, tuple[str, str, dict[str, str], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", KEY_PLACES)
+@each("name", KEY_PLACES)
 def test_a_key_is_read_from_each_documented_place(name: str) -> None:
     wire, query, headers, status = KEY_PLACES[name]
     body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
@@ -688,8 +686,8 @@ def test_an_invalid_limit_is_refused(options: dict[str, Any]) -> None:
         ServerLimits(**options)
 
 
-@pytest.mark.parametrize("model", ["fixed", "sliding", "bucket", "quantised"])
-@pytest.mark.parametrize("wire", ["gemini", "openai"])
+@each("model", ["fixed", "sliding", "bucket", "quantised"])
+@each("wire", ["gemini", "openai"])
 def test_a_429_hints_at_the_exact_wait(model: Any, wire: str) -> None:
     provider = Provider(limits=ServerLimits(rpm=3, model=model, window_s=6.0, quanta=3))
     http_request = request(gemini_body("hi") if wire == "gemini" else openai_body("hi"), wire=wire)
@@ -768,7 +766,7 @@ MATCHED: dict[str, tuple[dict[str, Any], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MATCHED)
+@each("name", MATCHED)
 def test_a_rule_applies_to_the_requests_that_it_matches(name: str) -> None:
     match, expected = MATCHED[name]
     requests = [
@@ -827,7 +825,7 @@ WRONG_RULES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_RULES)
+@each("name", WRONG_RULES)
 def test_an_invalid_rule_is_reported_with_its_reason(name: str) -> None:
     rule, words = WRONG_RULES[name]
 
@@ -878,8 +876,8 @@ def date(headers: dict[str, str]) -> float:
     return email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp()
 
 
-@pytest.mark.parametrize("wire", ["gemini", "openai"])
-@pytest.mark.parametrize("hint", HINTS)
+@each("wire", ["gemini", "openai"])
+@each("hint", HINTS)
 def test_a_429_has_only_the_requested_hint(hint: str, wire: str) -> None:
     provider = provider_with_faults({"action": "rate-limit", "hint": hint, "seconds": 12.4})
     body = gemini_body("hi") if wire == "gemini" else openai_body("hi")
@@ -921,7 +919,7 @@ def text_parts(reply: dict[str, Any]) -> list[str]:
     return [part["text"] for part in parts if not part.get("thought")]
 
 
-@pytest.mark.parametrize("kind", REPLY_KINDS)
+@each("kind", REPLY_KINDS)
 def test_a_reply_of_each_kind_is_billed_with_consistent_usage(kind: str) -> None:
     provider = provider_with_faults({"action": "reply", "kind": kind})
 
@@ -947,7 +945,7 @@ USAGES: dict[str, Callable[[dict[str, Any] | None, int], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", USAGE_KINDS)
+@each("kind", USAGE_KINDS)
 def test_invalid_usage_is_sent_and_the_ledger_has_the_true_counts(kind: str) -> None:
     provider = provider_with_faults({"action": "usage", "kind": kind})
 
@@ -977,7 +975,7 @@ BROKEN: dict[str, Callable[[bytes], object]] = {
 PAGES = {"text", "html"}
 
 
-@pytest.mark.parametrize("kind", BODY_KINDS)
+@each("kind", BODY_KINDS)
 def test_a_broken_body_has_status_200_and_is_billed_if_a_model_was_asked(kind: str) -> None:
     provider = provider_with_faults({"action": "broken", "kind": kind})
 
