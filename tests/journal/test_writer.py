@@ -718,7 +718,7 @@ asyncio.run(main())
 def test_a_writer_killed_repeatedly_loses_no_acknowledged_record(folder: RunFolder) -> None:
     acknowledged: set[tuple[int, int]] = set()
     rng = random.Random(5)
-    for kill in range(4):
+    for kill in range(2):
         with _python(WRITE_ON, str(folder.path), str(kill * 10)) as writer:
             assert writer.stdout is not None
             lines = list(itertools.islice(writer.stdout, rng.randint(1, 400)))
@@ -727,7 +727,7 @@ def test_a_writer_killed_repeatedly_loses_no_acknowledged_record(folder: RunFold
         acknowledged |= {(int(index), int(turn)) for index, turn in (line.split() for line in lines)}
     journal = open_quick(folder)
     journal.release()
-    assert journal.session == 5
+    assert journal.session == 3
     assert {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"} >= acknowledged
     assert seqs(folder) == list(range(len(seqs(folder))))
 

@@ -33,13 +33,13 @@ from tests.support.virtual_time import run
 Plain = dict[str, Any]
 
 
-@pytest.mark.parametrize("seed", range(10), ids=lambda seed: f"seed-{seed}")
+@pytest.mark.parametrize("seed", range(4), ids=lambda seed: f"seed-{seed}")
 def test_a_run_with_random_faults_obeys_all_laws(tmp_path: Path, seed: int):
     check_seed(tmp_path, seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 210), ids=lambda seed: f"seed-{seed}")
+@pytest.mark.parametrize("seed", range(4, 210), ids=lambda seed: f"seed-{seed}")
 def test_two_hundred_more_runs_with_random_faults_obey_all_laws(tmp_path: Path, seed: int):
     check_seed(tmp_path, seed)
 
@@ -57,10 +57,12 @@ def test_an_interrupted_run_has_the_table_of_an_undisturbed_run(tmp_path: Path):
     same_rows(load(calm.path).turns, load(virtual_run.path).turns)
 
 
+# Each seed tears the write at another place.
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 6), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("write", range(1, 14))
-def test_a_kill_within_any_write_loses_no_acknowledged_record(tmp_path: Path, write: int):
+def test_a_kill_within_any_write_loses_no_acknowledged_record(tmp_path: Path, write: int, seeds: range):
     made = dialogues(random.Random(1), 2, 2)
-    for seed in range(4):  # each seed tears the write at another place
+    for seed in seeds:
         provider = Provider(script=Script.of(made), keys={KEY}, latency_s=(0.1, 0.4))
         virtual_run = VirtualRun(tmp_path / f"{seed}" / "run", [Host(provider)], made, seed=seed)
         virtual_run.run_session(kill=Kill(in_write=write))
