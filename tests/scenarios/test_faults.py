@@ -20,6 +20,7 @@ from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from tests.support.fault_cases import CASES, Plain
 from tests.support.faults import TESTS_OF, table
+from tests.support.tables import each
 from tests.support.virtual_run import KEY, NOT_CONNECTED, Host, Shift, Unreachable, VirtualRun
 from tests.support.virtual_run_laws import Story, no_window_exceeds, obeys
 
@@ -386,7 +387,7 @@ def test_a_new_day_begins_when_the_old_one_ends_during_a_sleep(tmp_path: Path):
 # -- the table of docs/reliability.md
 
 
-@pytest.mark.parametrize("fault", TESTS_OF)
+@each("fault", TESTS_OF)
 def test_every_listed_test_of_a_fault_exists(fault: str):
     here = Path(__file__).parents[1]
     for named in TESTS_OF[fault]:

@@ -17,6 +17,7 @@ import convbatch
 from convbatch.cli.main import app
 from convbatch.results.run import Run
 from tests.support.field_answers import CASES, MODEL, AnswerServer, serve_answers, write_config, write_dialogues
+from tests.support.tables import each
 
 JUDGED = {name: case for name, case in CASES.items() if "expect" in case}
 RESUMED = [name for name, case in JUDGED.items() if "resume_requests" in case["expect"]]
@@ -27,6 +28,7 @@ class Played:
     """The runs of all cases, and what each one sent: first by `run`, then in all, after `resume`."""
 
     runs: dict[str, Run]
+    rows: dict[str, Any]
     server: AnswerServer
     requests: dict[str, int]
 
@@ -52,19 +54,20 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     for name, case in JUDGED.items():
         by_shape.setdefault(json.dumps(case.get("run", {})), []).append(name)
     runs: dict[str, Run] = {}
+    rows: dict[str, Any] = {}
     with serve_answers(JUDGED) as server:
         for names in by_shape.values():
             run = play(tmp_path_factory.mktemp("answers"), server, names)
             runs |= dict.fromkeys(names, run)
-        yield Played(runs, server, {name: len(sent) for name, sent in server.requests.items()})
+            rows |= {str(name): turns for name, turns in run.turns.groupby("gateway")}
+        yield Played(runs, rows, server, {name: len(sent) for name, sent in server.requests.items()})
 
 
-@pytest.mark.parametrize("name", JUDGED)
+@each("name", JUDGED)
 def test_a_field_answer_becomes_its_row(played: Played, name: str) -> None:
     expect = dict(JUDGED[name]["expect"])
     expect.pop("resume_requests", None)
-    rows: Any = played.runs[name].turns
-    rows = rows[rows["gateway"] == name]
+    rows = played.rows[name]
     found = observe(rows, played, name)
     first = rows[(rows["turn"] == 1) & (rows["attempts"] > 0)]
     if "request_after" in JUDGED[name].get("serve", {}).get("file2_when", "") and "ok_rows" in expect:
@@ -158,6 +161,6 @@ def _resume(folder: Path) -> None:
     CliRunner().invoke(app, ["resume", str(folder), "--deadline", "5s", "--no-progress", "--max-attempts", "1"])
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@each("name", RESUMED)
 def test_a_result_is_not_asked_again(played: Played, resumed: dict[str, int], name: str) -> None:
     assert resumed[name] == JUDGED[name]["expect"]["resume_requests"]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
-from google import genai
-from google.genai import errors, types
-from google.genai.chats import Chat
-from openai.types.chat import ChatCompletionMessageParam
 
 from convbatch.simulator import FaultScript, Provider, Script, Server, ServerLimits, serve_in_thread
+
+if TYPE_CHECKING:
+    import openai
+    from google import genai
+    from google.genai import errors, types
+    from google.genai.chats import Chat
+    from openai.types.chat import ChatCompletionMessageParam
+
+SDKS = {"openai": "openai", "genai": "google.genai", "errors": "google.genai.errors", "types": "google.genai.types"}
+"""Imported for the first test, not by every process that collects the tests: they take a second."""
 
 DATES = {
     "id": "dates",
@@ -30,6 +37,7 @@ PROMPTS = [str(turn["user"]) for turn in DATES["turns"] if isinstance(turn, dict
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
+    globals().update({name: import_module(module) for name, module in SDKS.items()})
     provider = Provider(script=Script.of([DATES]), keys={GOOD, LIMITED}, latency_s=0.0)
     with serve_in_thread(provider) as server:
         yield server

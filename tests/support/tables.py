@@ -41,7 +41,7 @@ def each(names: str | tuple[str, ...], rows: Iterable[Any]) -> Callable[[Callabl
 
 def _values(names: str | tuple[str, ...], row: Any) -> tuple[Any, ...]:
     if isinstance(row, type(pytest.param())):
-        return row.values
+        return tuple(row.values)
     return (row,) if isinstance(names, str) else tuple(row)
 
 
