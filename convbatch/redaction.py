@@ -278,12 +278,13 @@ def looks_like_key(text: str) -> bool:
     return _KEY_SHAPE.search(text) is not None
 
 
+_USER_OF_URL = re.compile(r"(?<=://)[^\s/@]+@")
 _OPAQUE_WORD = re.compile(r"(?<![\w/+=-])(?=[\w+=-]*\d)(?=[\w+=-]*[A-Za-z])[\w+=-]{24,}(?![\w/])")
 
 
 def hide_key_shapes(text: str) -> str:
     """Return a text of another program without what looks like a key or another long random word."""
-    return _OPAQUE_WORD.sub("(hidden)", _KEY_SHAPE.sub("(hidden)", text))
+    return _OPAQUE_WORD.sub("(hidden)", _KEY_SHAPE.sub("(hidden)", _USER_OF_URL.sub("(hidden)@", text)))
 
 
 def display(value: object) -> str:

@@ -198,7 +198,8 @@ class _Reader:
             values.pop("list_prices", None)  # another address may bill other prices
         if not self._has_basics(name, values, table, preset):
             return None
-        sound = self._agrees(name, values, own, path)
+        named = {key: "KEY" for key in ("key_env",) if key not in own and {"key_env", "key_command"} & table.keys()}
+        sound = self._agrees(name, {**named, **values}, own, path)
         models = [
             model
             for glob, inner in self._tables(table, (*path, "models"))

@@ -235,7 +235,7 @@ def _headers(key: str, value: Any) -> dict[str, str]:
     seen: set[str] = set()
     for name in headers:
         if not _HEADER.fullmatch(name):
-            raise InvalidValue(f"{name!r} is not a header name", 'write headers = { "X-Name" = "value" }')
+            raise InvalidValue(f"{name!r} is not a header name", f'write {key} = {{ "X-Name" = ... }}')
         if name.lower() in _OWN_HEADERS:
             raise InvalidValue(f"the header {name} is set by convbatch", "remove it")
         if name.lower() in seen:

@@ -301,6 +301,8 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("key_command and none", '[gateways.google]\nauth = "none"\nkey_command = ["a"]\n', 3, "key_command with auth"),
     ("key_command and key_env", '[gateways.google]\nkey_env = "K"\nkey_command = ["a"]\n', 3, "are both set"),
     ("key_command text", '[gateways.google]\nkey_command = "gcloud auth"\n', 2, "no shell reads it"),
+    ("key_command is the key", '[gateways.new]\nprotocol = "openai"\nbase_url = "https://h/v1"\nkey_command = "a"\n', 4,
+     "no shell reads it"),
     ("key_command empty", "[gateways.google]\nkey_command = []\n", 2, "must be a list of a program and its arguments"),
     ("key_command items", '[gateways.google]\nkey_command = ["a", 1]\n', 2, "must be a list of a program"),
     ("key_command of a model", '[gateways.google.models."*"]\nkey_command = ["a"]\n', 2, "unknown key 'key_command'"),
@@ -738,6 +740,8 @@ def test_invalid_params_are_explained(params: list[str], what: str) -> None:
 
 # --- plain form
 
+_HEADER_NAMES = st.from_regex("[A-Za-z0-9-]{1,6}", fullmatch=True)
+_PRINTABLE = st.text(st.characters(categories=("L", "N", "P", "S")))
 _GATEWAYS = st.builds(
     Gateway,
     name=st.text(),
@@ -746,9 +750,11 @@ _GATEWAYS = st.builds(
     api_version=st.none() | st.text(),
     key_env=st.none() | st.text(),
     key_command=st.none() | st.lists(st.text(), min_size=1, max_size=3).map(tuple),
-    headers=st.dictionaries(st.text(), st.text(), max_size=2),
+    headers=st.dictionaries(_HEADER_NAMES, _PRINTABLE, max_size=2),
     secret_headers=st.dictionaries(
-        st.text(), st.builds(SecretHeader, env=st.text(), prefix=st.text(), origin=st.none() | st.text()), max_size=2
+        _HEADER_NAMES,
+        st.builds(SecretHeader, env=st.text(), prefix=_PRINTABLE, origin=st.none() | st.text()),
+        max_size=2,
     ),
     query=st.dictionaries(st.text(), st.text(), max_size=2),
     proxy=st.none() | st.text(),

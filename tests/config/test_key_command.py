@@ -79,10 +79,11 @@ def test_a_program_that_does_not_exist_is_named() -> None:
 def test_stderr_is_shown_without_secrets() -> None:
     lines = "; ".join(f"echo line-{number} >&2" for number in range(9))
     jwt_like = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"
-    words = f"$MY_SECRET printed-77777777 {jwt_like} Zq8x7Yw8x7Yw8x7Yw8x7Yw8x7Yw"
+    words = f"$MY_SECRET printed-77777777 {jwt_like} Zq8x7Yw8x7Yw8x7Yw8x7Yw8x7Yw https://me:pa55@proxy.example"
     text = problem_of(f"echo printed-77777777; echo {words} >&2; {lines}; exit 1", MY_SECRET="hunter2-hunter2")
     assert "[redacted:MY_SECRET] [redacted:key_command] (hidden)" in text
-    for secret in ("hunter2", "77777777", jwt_like, "Zq8x7Yw8"):
+    assert "https://(hidden)@proxy.example" in text
+    for secret in ("hunter2", "77777777", jwt_like, "Zq8x7Yw8", "pa55"):
         assert secret not in text.partition(": /bin/sh")[2].partition("found:")[2]
     assert "line-3" in text
     assert "line-8" not in text
