@@ -64,13 +64,15 @@ def run_check(options: CheckOptions) -> ExitCode:
     # The run folder stores the edited checks and the budget: the next command need not repeat them.
     again = replace(options, run=str(folder.path), datasets=(), max_cost=None)
     result = _run_judge(spec, command_line("check", again))
-    code = result.exit_code
+    code, interrupted = result.exit_code, result.reason == "interrupted"
     try:
         code = worst(code, _print_verdicts(folder, fail_under))
     except (ConvbatchError, OSError) as error:  # calls were paid for: their result is printed in any case
         log_note(f"error: the verdicts cannot be shown: {error}")
         code = worst(code, ExitCode.INCOMPLETE)
-    _log_what_is_open(result, again)
+    except KeyboardInterrupt:
+        code, interrupted = worst(code, ExitCode.INTERRUPTED), True
+    _log_what_is_open(result, again, interrupted=interrupted)
     return code
 
 
@@ -101,6 +103,8 @@ def _run_judge(spec: SessionSpec, command: str) -> SessionResult:
         result = run_session(spec)
     except JournalError as error:
         raise _with_command(error, spec, command) from error
+    except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
+        return SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     if isinstance(result.error, JournalError):
         result = replace(result, error=_with_command(result.error, spec, command))
     for line in () if result.error else unused_judge_lines(result):
@@ -115,7 +119,7 @@ def _with_command(error: JournalError, spec: SessionSpec, command: str) -> Journ
     return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
 
 
-def _log_what_is_open(result: SessionResult, again: CheckOptions) -> None:
+def _log_what_is_open(result: SessionResult, again: CheckOptions, *, interrupted: bool) -> None:
     """Print what went wrong with the judge, how many questions are open, and the command that asks them."""
     for bug in result.bugs[:3]:
         log_note(bug)
@@ -126,12 +130,16 @@ def _log_what_is_open(result: SessionResult, again: CheckOptions) -> None:
         log_note(f"{target} is suspended: {reason}")
     if result.open_turns:
         why = {"interrupted": "interrupted: ", "budget": f"budget reached ({result.budget}): "}.get(result.reason, "")
-        log_note(
-            f"{why}{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open; "
-            "continue with:"
-        )
+        questions = f"{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open"
         max_cost = larger_budget(result) if why else None
-        log_note(f"  {command_line('check', replace(again, max_cost=max_cost))}")
+        _log_next(f"{why}{questions}; continue with:", replace(again, max_cost=max_cost))
+    elif interrupted:
+        _log_next("interrupted; see the verdicts with:", again)
+
+
+def _log_next(line: str, options: CheckOptions) -> None:
+    log_note(line)
+    log_note(f"  {command_line('check', options)}")
 
 
 def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:

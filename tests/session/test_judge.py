@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shlex
 import signal
@@ -22,10 +23,11 @@ from hypothesis import strategies as st
 import convbatch as cb
 from convbatch.checks.llm_rubric import Question, Scene, SceneTurn, finding, question
 from convbatch.checks.safe_regex import CheckError
+from convbatch.cli.check import run_check
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.records import JournalScan, decode_line
 from convbatch.session.judge import prepare_judging_after
-from convbatch.session.options import ResumeOptions
+from convbatch.session.options import CheckOptions, ResumeOptions
 from convbatch.session.prepare import prepare_resume
 from convbatch.session.spec import SessionResult
 from convbatch.simulator.fault_script import FaultScript
@@ -474,6 +476,27 @@ def test_a_judge_that_cannot_be_asked_is_open_even_if_no_table_can_be_made(make_
     remover.join()
     assert lab.asked() == 0
     assert done.err.endswith("finish them with:\n  convbatch resume r\n"), done.err
+
+
+class Interrupting(io.StringIO):
+    """Output at which Ctrl-C is pressed."""
+
+    def write(self, text: str) -> int:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_the_verdicts_are_printed_ends_a_check_with_130_and_the_next_command(
+    make_lab: Callable[..., Lab], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab([DIALOGUES[1]])
+    lab.run()
+    monkeypatch.setattr(sys, "stdout", Interrupting())
+    code = run_check(CheckOptions(run="r", judge="sim-judge@at-openai", progress=False))
+    assert lab.asked() == 1
+    assert code == 130
+    assert capsys.readouterr().err.endswith(
+        "interrupted; see the verdicts with:\n  convbatch check r --judge sim-judge@at-openai --no-progress\n"
+    )
 
 
 @pytest.mark.slow
