@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, g
 
 import typer
 
-from convbatch.cli.options import takes, typer_option
+from convbatch.cli.options import Command, takes, typer_option
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
@@ -176,7 +176,7 @@ def _root(
     del version
 
 
-@app.command(name="run")
+@app.command(name="run", cls=Command)
 @guarded
 @takes(RunOptions)
 def run_command(options: RunOptions) -> ExitCode:
@@ -193,7 +193,7 @@ def run_command(options: RunOptions) -> ExitCode:
     return run(options)
 
 
-@app.command(name="resume")
+@app.command(name="resume", cls=Command)
 @guarded
 @takes(ResumeOptions)
 def resume_command(options: ResumeOptions) -> ExitCode:
@@ -206,7 +206,7 @@ def resume_command(options: ResumeOptions) -> ExitCode:
     return resume(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def validate(
     dataset: Datasets,
@@ -221,7 +221,7 @@ def validate(
     raise typer.Exit(run_validate(dataset, as_json=json))
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def convert(
     source: Annotated[
@@ -253,7 +253,7 @@ def _load_run(run: str) -> Run:
     return loaded
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def table(
     run: RunArgument,
@@ -282,7 +282,7 @@ def table(
         show.print_wide(loaded, wide)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 @takes(CheckOptions)
 def check(options: CheckOptions) -> ExitCode:
@@ -295,7 +295,7 @@ def check(options: CheckOptions) -> ExitCode:
     return run_check(options)
 
 
-@app.command(name="show")
+@app.command(name="show", cls=Command)
 @guarded
 def show_command(
     run: RunArgument,
@@ -315,7 +315,7 @@ def show_command(
         _log_text("nothing to show: no turn is an error or pending")
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def report(
     runs: Annotated[
@@ -371,7 +371,7 @@ def report(
         reporting_render.to_terminal(report_sections)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="A run, or RUN:target.")],
@@ -430,7 +430,7 @@ def compare(
     raise typer.Exit(comparison.exit_code)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def runs() -> None:
     """List the run folders under results/ with their state and progress."""
@@ -441,7 +441,7 @@ def runs() -> None:
     show.print_runs(list_runs(RESULTS))
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 @takes(DoctorOptions)
 def doctor(options: DoctorOptions) -> ExitCode:
@@ -454,7 +454,7 @@ def doctor(options: DoctorOptions) -> ExitCode:
     return run_doctor(options)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def simulate(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 0,

@@ -13,15 +13,40 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
+from convbatch.console.text import log_note
+from convbatch.exit_codes import ExitCode
 from convbatch.session.options import PANELS, OptionSpec, option_fields, parse_seconds
 
 if TYPE_CHECKING:
     from dataclasses import Field
 
-    from convbatch.exit_codes import ExitCode
-
 OptionsT = TypeVar("OptionsT")
+
+
+class Command(TyperCommand):
+    """Command whose errors name the environment variables that set its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a value that does not fit its option names the variable that it is from."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            param: Any = error.param
+            if param is not None and _is_from_environment(ctx, param):
+                error.message += f", found in {param.envvar}"
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; after a mistake in its setup, print the variables: one of them may be the mistake."""
+        try:
+            return super().invoke(ctx)
+        except typer.Exit as end:
+            variables = _from_environment(ctx) if end.exit_code == ExitCode.SETUP else ()
+            if variables:
+                log_note(f"note: options from the environment: {', '.join(variables)}")
+            raise
 
 
 def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Callable[..., None]]:
@@ -116,16 +141,20 @@ def _from_cli(field: Field[Any], spec: OptionSpec, value: Any) -> Any:
 
 def _split_variable(ctx: typer.Context, param: Any, value: Any) -> Any:
     """Split the value of an environment variable at commas; on the command line a list option is repeated instead."""
-    if value and ctx.get_parameter_source(param.name).name == "ENVIRONMENT":  # pyright: ignore[reportOptionalMemberAccess]  # None only for unknown names
+    if value and _is_from_environment(ctx, param):
         return [item.strip() for item in os.environ[param.envvar].split(",") if item.strip()]
     return value
+
+
+def _is_from_environment(ctx: typer.Context, param: Any) -> bool:
+    source = ctx.get_parameter_source(param.name or "")
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _from_environment(ctx: typer.Context) -> tuple[str, ...]:
     """Return `NAME=value` of every environment variable that set an option."""
     names: list[str] = []
     for param in ctx.command.params:
-        source = ctx.get_parameter_source(param.name or "")
-        if source is not None and source.name == "ENVIRONMENT":
+        if _is_from_environment(ctx, param):
             names.append(f"{param.envvar}={os.environ[str(param.envvar)]}")
     return tuple(names)

@@ -693,6 +693,25 @@ def test_environment_variables_replace_options_and_are_named_in_the_plan(cli: Cl
     assert "CONVBATCH_RPM=6000" in cli("resume", "out", CONVBATCH_RPM="6000").err
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RPM", "x"),
+        ("CONCURRENCY", "0"),
+        ("HISTORY", "scrip"),
+        ("MAX_COST", "5"),
+        ("DEADLINE", "soon"),
+        ("MODEL", "gpt"),
+    ],
+)
+def test_a_bad_value_in_a_variable_is_refused_with_the_name_of_the_variable(
+    cli: Cli, workdir: Path, name: str, value: str
+) -> None:
+    done = cli("run", "d.jsonl", **{f"CONVBATCH_{name}": value})
+    assert done.code == 2
+    assert f"CONVBATCH_{name}" in done.err
+
+
 def test_an_option_takes_precedence_over_its_variable(cli: Cli, workdir: Path) -> None:
     assert "1 dialogue," in cli("run", "d.jsonl", "-n", "1", CONVBATCH_LIMIT="2").err
 
