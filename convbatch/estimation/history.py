@@ -143,7 +143,7 @@ def open_reused_replies(reuse: RunFolder | None) -> Generator[Callable[[Target],
         return
     from convbatch.journal.index import Archive
 
-    with Archive(reuse) as archive:
+    with Archive(reuse, by_key=True) as archive:
         yield lambda target: _reuse_lookup(archive, target)
 
 

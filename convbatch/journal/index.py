@@ -46,7 +46,7 @@ CREATE TABLE records (
 )"""
 """`target` was asked; `judged` is the target whose reply a judge was asked about, NULL in a model's own records."""
 _BY_CONVERSATION = "CREATE INDEX conversation ON records (dialogue, target, repeat, seq)"
-_BY_KEY = "CREATE INDEX IF NOT EXISTS question ON records (key, repeat) WHERE key IS NOT NULL"
+_BY_KEY = "CREATE INDEX question ON records (key, repeat, dialogue, target, turn) WHERE key IS NOT NULL"
 _OF_CONVERSATION = (
     "SELECT segment, start, length FROM records"
     " WHERE dialogue = ? AND target = ? AND repeat = ? AND judged IS NULL ORDER BY seq"
@@ -235,8 +235,12 @@ class Archive:
         damage: Places that could not be read, at most 1,000 of them; `damage_count` counts all.
     """
 
-    def __init__(self, folder: RunFolder | Path) -> None:
+    def __init__(self, folder: RunFolder | Path, *, by_key: bool = False) -> None:
         """Read the whole journal once.
+
+        Args:
+            folder: The run folder.
+            by_key: Prepare `turn_by_key`.
 
         Raises:
             SetupError: There is no run folder, a newer convbatch wrote it, its `run.json` is wrong, or its journal is
@@ -246,6 +250,7 @@ class Archive:
         manifest = self.folder.read_manifest()
         self.folder.refuse_lost_journal(manifest)
         self.targets = list(manifest.target_names)
+        self._by_key = by_key
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
@@ -324,8 +329,11 @@ class Archive:
             yield from self.judge_calls(index, self.targets[target], repeat)
 
     def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
-        """Return the first turn in the dataset with a complete reply to this question, for `--reuse`."""
-        self._db.execute(_BY_KEY)
+        """Return the first turn in the dataset with a complete reply to this question, for `--reuse`.
+
+        The archive must have been opened with `by_key`: an index that is made later may find no space.
+        """
+        assert self._by_key
         for index, target, turn in self._db.execute(_OF_KEY, (bytes.fromhex(key), repeat)).fetchall():
             history = self.transcript(index, self.targets[target], repeat).turns[turn]
             if history.status in REUSABLE and history.finished(key):
@@ -405,6 +413,10 @@ class Archive:
         self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(scan))
         self._db.execute("COMMIT")
         self._db.execute(_BY_CONVERSATION)
+        if self._by_key:
+            self._db.execute(_BY_KEY)
+        # Pages that are not in the temporary file yet stay in memory, so that a look-up writes nothing.
+        self._db.execute("PRAGMA cache_spill = OFF")
         return scan
 
     def _rows(self, scan: JournalScan) -> Iterator[_Row]:

@@ -100,7 +100,7 @@ async def run_session_async(
             progress.note("the journal of this run is empty: all its content is lost, and every turn is sent again")
         reuse = None
         if spec.reuse is not None:
-            reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse)))
+            reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse, by_key=True)))
         workers = await build_workers(spec, stack, system, connect or http_transports(spec.credentials), past, progress)
         for worker in workers:
             worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)

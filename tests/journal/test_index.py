@@ -240,7 +240,7 @@ def test_a_turn_is_found_by_key_and_repeat_only_with_a_complete_reply(folder: Ru
         *(intent(index=1, key=B), failed("final", index=1, key=B), ended("error", index=1, key=B)),
         *(intent(index=2, key=c), replied(index=2, key=c), intent(2, index=2, key="d" * 32)),
     )
-    with Archive(folder) as archive:
+    with Archive(folder, by_key=True) as archive:
         found = archive.turn_by_key(A, 1)
         assert found is not None
         assert found.kept is not None
@@ -402,3 +402,18 @@ def large_journal(folder: RunFolder) -> RunFolder:
 def test_a_full_disk_for_temporary_files_does_not_prevent_reading(folder: RunFolder) -> None:
     with Archive(folder) as archive:
         assert archive.transcript(39_999, "zulu@g", 1).turns[1].status == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large_journal")
+def test_a_disk_that_fills_up_after_the_index_was_made_does_not_prevent_looking_up(folder: RunFolder) -> None:
+    with Archive(folder, by_key=True) as archive:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            found = archive.turn_by_key(A, 1)
+            statuses = [archive.transcript(index, "zulu@g", 1).turns[1].status for index in range(0, 40_000, 100)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found is not None
+    assert set(statuses) == {"ok"}
