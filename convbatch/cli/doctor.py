@@ -65,23 +65,27 @@ def _gateway_named(name: str, config: Config) -> Gateway:
 
 
 def _print_key(gateway: Gateway, credentials: Credentials, *, asked: bool) -> ExitCode:
-    variables = " and ".join(variables_of(gateway))
+    variables = variables_of(gateway)
     command = credentials.key_command(gateway)
     try:
         credentials.require_keys([gateway]) if asked else credentials.require_variables([gateway])
     except ConvbatchError as error:
         if not asked:
-            missing = " and ".join(credentials.missing([gateway]))
-            _print(f"{gateway.name}: {missing or variables} is not set")
+            missing = credentials.missing([gateway]) or variables
+            _print(f"{gateway.name}: {' and '.join(missing)} {_be(missing)} not set")
             return ExitCode.OK
         for problem in error.problems:
             _print(f"{gateway.name}: {problem}")
         return ExitCode.SETUP
-    parts = [f"{variables} is set"] if variables else []
+    parts = [f"{' and '.join(variables)} {_be(variables)} set"] if variables else []
     if command is not None:
         parts.append("key_command printed a key" if asked else "key_command is not run without -g")
     _print(f"{gateway.name}: {', '.join(parts) or 'needs no key'}")
     return ExitCode.OK
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], credentials: Credentials) -> ExitCode:
