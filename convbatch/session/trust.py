@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +93,7 @@ def remember_commands(gateways: Iterable[Gateway]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         path = _state_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITHOUT_WAITING, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write("".join(f"{digest}\n" for digest in new))
 
@@ -102,10 +103,14 @@ def _used_commands() -> frozenset[str]:
     try:
         path = _state_file()
         status = path.lstat()
-        is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
         return frozenset(path.read_text("ascii").split()) if is_own else frozenset()
     except (OSError, RuntimeError, ValueError):  # none yet, no home, or not text
         return frozenset()
+
+
+_WITHOUT_WAITING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags that refuse a link and a pipe without a reader."""
 
 
 def _state_file() -> Path:
