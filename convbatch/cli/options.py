@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from convbatch.console.text import log_note
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import PANELS, OptionSpec, option_fields, parse_seconds
 
@@ -45,6 +44,8 @@ class Command(TyperCommand):
         except typer.Exit as end:
             variables = _from_environment(ctx) if end.exit_code == ExitCode.SETUP else ()
             if variables:
+                from convbatch.console.text import log_note
+
                 log_note(f"note: options from the environment: {', '.join(variables)}")
             raise
 
