@@ -15,7 +15,7 @@ from convbatch.config.credentials import Credentials, variables_of
 from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config
 from convbatch.config.targets import resolve_targets
-from convbatch.console.text import printable_lines
+from convbatch.console.text import printable, printable_lines
 from convbatch.dialogue import Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, worst
@@ -141,7 +141,8 @@ async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
     usage = reply.usage
     counts = f"input {_known(usage.input_tokens)}, output {_known(usage.output_tokens)}"
     _print(f"{target.name}: answered in {attempt.latency_s:.2f} s, {reply.finish_reason_raw}, {counts} tokens")
-    _print(f"  served as {reply.model_version or 'unknown'}: {(reply.text or '')[:200]!r}")
+    served = printable((reply.model_version or "unknown")[:200])
+    _print(f"  served as {served}: {(reply.text or '')[:200]!r}")
     if attempt.wire_note is not None:
         _print(f"  note: {attempt.wire_note}")
     return ExitCode.OK

@@ -7,6 +7,7 @@ columns; files for programs have every column.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -277,5 +278,6 @@ def _md_note(note: str) -> str:
     first, *lines = note.splitlines()
     if not lines:
         return f"- {md(printable(first))}"
-    code = "\n".join(["```", *map(printable, lines), "```"])
+    fence = "`" * (1 + max(2, *map(len, re.findall("`+", note)), 0))
+    code = "\n".join([fence, *map(printable, lines), fence])
     return f"- {md(printable(first))}\n\n{code}"

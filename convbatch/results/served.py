@@ -63,4 +63,5 @@ def _served_by(counts: Sequence[ServedCount], total: int) -> str:
 
 
 def _cut(name: str | None) -> str:
-    return (name or "")[:LONGEST_NAME] + ("…" if len(name or "") > LONGEST_NAME else "")
+    line = " ".join((name or "").splitlines())
+    return line[:LONGEST_NAME] + ("…" if len(line) > LONGEST_NAME else "")

@@ -53,6 +53,13 @@ def test_closing_table_and_report_count_replies_of_another_model(tmp_path: Path)
     ]
 
 
+def test_a_name_of_many_lines_stays_in_the_line_of_its_note(tmp_path: Path) -> None:
+    run = run_served_by(tmp_path / "r", PRO, "a\n```\n<img src=x>\n# b")
+    assert "served by a ``` <img src=x> # b, not by" in closing_table(run)
+    section = next(section for section in sections(run) if section.key == "served")
+    assert "\n" not in section.notes[0]
+
+
 def test_a_run_served_as_asked_has_no_note_and_no_section(tmp_path: Path) -> None:
     run = run_served_by(tmp_path / "r", PRO, "gemini-2.5-pro", None)
     assert "served" not in closing_table(run)
