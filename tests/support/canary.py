@@ -93,8 +93,9 @@ def _decoded(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
         with contextlib.suppress(pa.ArrowException, OSError):
             with pq.ParquetFile(io.BytesIO(content)) as file:  # `read_table` takes five times as long for a small one
                 table = file.read(use_threads=False)
-            yield f"{path} (cells)", json.dumps([table.to_pydict(), str(table.schema.metadata)], default=str).encode()
-            yield f"{path} (texts)", "\n".join(map(str, table.to_pydict().values())).encode("utf-8", "replace")
+            cells = table.to_pydict()
+            yield f"{path} (cells)", json.dumps([cells, str(table.schema.metadata)], default=str).encode()
+            yield f"{path} (texts)", "\n".join(map(str, cells.values())).encode("utf-8", "replace")
     if content.startswith(b"SQLite format 3"):
         with contextlib.suppress(sqlite3.Error), sqlite3.connect(path) as db:
             yield f"{path} (rows)", "\n".join(db.iterdump()).encode("utf-8", "replace")
