@@ -25,12 +25,12 @@ RESUMED = [name for name, case in JUDGED.items() if "resume_requests" in case["e
 
 @dataclass(frozen=True)
 class Played:
-    """The runs of all cases, and what each one sent: first by `run`, then in all, after `resume`."""
+    """The runs of all cases, their rows, and what each one sent by `run`; `server` also has what `resume` sent."""
 
     runs: dict[str, Run]
     rows: dict[str, Any]
     server: AnswerServer
-    requests: dict[str, int]
+    sent: dict[str, list[tuple[float, dict[str, Any]]]]
 
 
 def play(folder: Path, server: AnswerServer, names: list[str]) -> Run:
@@ -60,13 +60,15 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
             run = play(tmp_path_factory.mktemp("answers"), server, names)
             runs |= dict.fromkeys(names, run)
             rows |= {str(name): turns for name, turns in run.turns.groupby("gateway")}
-        yield Played(runs, rows, server, {name: len(sent) for name, sent in server.requests.items()})
+        yield Played(runs, rows, server, {name: [*sent] for name, sent in server.requests.items()})
 
 
 @each("name", JUDGED)
-def test_a_field_answer_becomes_its_row(played: Played, name: str) -> None:
+def test_a_field_answer_becomes_its_row_and_a_result_is_not_asked_again(
+    played: Played, resumed: dict[str, int], name: str
+) -> None:
     expect = dict(JUDGED[name]["expect"])
-    expect.pop("resume_requests", None)
+    assert resumed[name] == expect.pop("resume_requests", resumed[name]), "requests of the resume"
     rows = played.rows[name]
     found = observe(rows, played, name)
     first = rows[(rows["turn"] == 1) & (rows["attempts"] > 0)]
@@ -97,11 +99,11 @@ def test_a_field_answer_becomes_its_row(played: Played, name: str) -> None:
 
 def observe(rows: Any, played: Played, name: str) -> dict[str, Any]:
     """Return what is judged about a target as a whole."""
-    run, sent = played.runs[name], played.server.requests[name]
+    run, sent = played.runs[name], played.sent.get(name, [])
     suspended = next((why for target, why in run.suspended.items() if target.endswith(f"@{name}")), "")
     second = rows[rows["turn"] == 2]["status"]
     return {
-        "requests": played.requests.get(name, 0),
+        "requests": len(sent),
         "possibly_paid": int(rows["possibly_paid"].sum()),
         "parks": bool(suspended) and bool((rows["status"] == "pending").any()),
         "ok_rows": int((rows["status"] == "ok").sum()),
@@ -154,13 +156,8 @@ def resumed(played: Played) -> dict[str, int]:
     """Resume the runs of these cases; return the further requests of each."""
     for folder in {played.runs[name].folder.path for name in RESUMED}:
         _resume(folder)
-    return {name: len(sent) - played.requests.get(name, 0) for name, sent in played.server.requests.items()}
+    return {name: len(sent) - len(played.sent.get(name, [])) for name, sent in played.server.requests.items()}
 
 
 def _resume(folder: Path) -> None:
     CliRunner().invoke(app, ["resume", str(folder), "--deadline", "5s", "--no-progress", "--max-attempts", "1"])
-
-
-@each("name", RESUMED)
-def test_a_result_is_not_asked_again(played: Played, resumed: dict[str, int], name: str) -> None:
-    assert resumed[name] == JUDGED[name]["expect"]["resume_requests"]

@@ -66,7 +66,7 @@ def mean_per_window(sent: Sequence[Sent], window_s: float = 60.0) -> float:
 
 
 @pytest.mark.parametrize("model", WITHOUT_SUB_WINDOWS)
-@pytest.mark.parametrize("rpm", [5, 20, 60, 240])
+@pytest.mark.parametrize("rpm", [5, 20, 60, pytest.param(240, marks=pytest.mark.slow)])
 def test_rpm_is_never_exceeded_and_nearly_used_up(tmp_path: Path, rpm: int, model: LimitModel):
     virtual_run = saturated(
         tmp_path, Limits(rpm=rpm), ServerLimits(rpm=rpm, model=model), made(rpm if rpm < 100 else 200)
