@@ -8,6 +8,7 @@ key pasted into a file.
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import re
 from collections.abc import Iterable, Mapping
@@ -189,6 +190,7 @@ def _any_escaping(value: str) -> bytes:
     return pattern
 
 
+@functools.cache
 def _character(char: str) -> bytes:
     return b"(?:" + b"|".join((re.escape(_utf8(char)), *_escaped(char))) + b")"
 
