@@ -32,13 +32,14 @@ from convbatch.reporting.usage_log_matching import (
     TOLERANCE_S,
     UNKNOWN,
     Call,
+    CallId,
     JoinedPair,
     group_by,
     join_lines_and_calls,
     line_order,
 )
 from convbatch.reporting.usage_log_reader import UsageLog, read_usage_log
-from convbatch.results.columns import ATTEMPTS, Column, Row
+from convbatch.results.columns import ATTEMPTS, Column, row_builder
 from convbatch.results.parquet import Rows
 
 if TYPE_CHECKING:
@@ -47,43 +48,112 @@ if TYPE_CHECKING:
 UNLISTED_OUTCOMES = frozenset((SAME, FAILED_FREE, OUTSIDE))
 """Outcomes that are as expected, or that do not belong to these runs: counted in the totals, not listed."""
 
+
+class _OutcomeSum:
+    """Source of a row of the totals: all pairs with the same outcome."""
+
+    def __init__(self, outcome: str, pairs: Iterable[_ComparedPair]) -> None:
+        self.outcome = outcome
+        self.pairs = list(pairs)
+
+    def of_lines(self, name: str) -> Any:
+        """Return the sum of a value of the lines."""
+        return _sum(getattr(pair.line, name) for pair in self.pairs if pair.line is not None)
+
+    def of_calls(self, name: str) -> Any:
+        """Return the sum of a value of the calls."""
+        return _sum(getattr(pair.call, name) for pair in self.pairs if pair.call is not None)
+
+    def of_pairs(self, name: str) -> Any:
+        """Return the sum of an amount."""
+        return _sum(getattr(pair, name) for pair in self.pairs)
+
+    @property
+    def currency(self) -> str | None:
+        """Currency of the amounts; None without any."""
+        return next((pair.currency for pair in self.pairs if pair.currency is not None), None)
+
+
+class _ComparedPair:
+    """Source of a row of the lines: a line and its call, or one of them, with amounts in the currency of the log."""
+
+    def __init__(self, pair: JoinedPair, currency: str | None) -> None:
+        self.line, self.call = pair.line, pair.call
+        self.outcome, self.joined_by = pair.outcome, pair.joined_by
+        self.cost = self.call.cost if self.call is not None and self.call.currency == currency else None
+        self.billed = None if self.line is None else self.line.amount
+        self.difference = _minus(self.billed, self.cost)
+        self.currency = currency if self.cost is not None or self.billed is not None else None
+
+    def of_line(self, name: str) -> Any:
+        """Return a value of the line; None without a line."""
+        return None if self.line is None else getattr(self.line, name)
+
+    def of_call(self, name: str) -> Any:
+        """Return a value of the call; None without a call."""
+        return None if self.call is None else getattr(self.call, name)
+
+    def of_id(self, name: str) -> Any:
+        """Return what identifies the call; None without a call."""
+        return None if self.call is None else getattr(self.call.ident, name)
+
+    @property
+    def at(self) -> float:
+        """Time of the line, else the start of the call."""
+        return self.of_call("begins") if self.line is None else self.line.at
+
+    def apart(self, name: str) -> Any:
+        """Return a count of the line minus that of the call."""
+        return _minus(self.of_line(name), self.of_call(name))
+
+
 USAGE_LOG_TOTALS: tuple[Column, ...] = (
     Column("outcome", "string", "result of the matching"),
-    Column("lines", "Int64", "lines of the usage log"),
-    Column("calls", "Int64", "calls of the runs"),
-    Column("input_tokens", "Int64", "ours, of calls whose count is known; null when none is"),
-    Column("billed_input", "Int64", "of the lines; null when none has it"),
-    Column("output_tokens", "Int64", "ours, as above"),
-    Column("billed_output", "Int64", "of the lines, as above"),
-    Column("cost", "Float64", "ours, of calls with a price in the log's currency; null when none has one"),
-    Column("billed", "Float64", "amounts of the lines; null when none has one"),
-    Column("difference", "Float64", "amount minus cost, of calls with both; null when none has both"),
+    Column("lines", "Int64", "lines of the usage log", lambda s: sum(pair.line is not None for pair in s.pairs)),
+    Column("calls", "Int64", "calls of the runs", lambda s: sum(pair.call is not None for pair in s.pairs)),
+    Column("input_tokens", "Int64", "ours, of calls whose count is known; null when none is",
+        lambda s: s.of_calls("input_tokens")),
+    Column("billed_input", "Int64", "of the lines; null when none has it", lambda s: s.of_lines("input_tokens")),
+    Column("output_tokens", "Int64", "ours, as above", lambda s: s.of_calls("output_tokens")),
+    Column("billed_output", "Int64", "of the lines, as above", lambda s: s.of_lines("output_tokens")),
+    Column("cost", "Float64", "ours, of calls with a price in the log's currency; null when none has one",
+        lambda s: _float(s.of_pairs("cost"))),
+    Column("billed", "Float64", "amounts of the lines; null when none has one", lambda s: _float(s.of_pairs("billed"))),
+    Column("difference", "Float64", "amount minus cost, of calls with both; null when none has both",
+        lambda s: _float(s.of_pairs("difference"))),
     Column("currency", "string", "of the three; null when unknown"),
-)
+)  # fmt: skip
+"""Filled from `_OutcomeSum`."""
+
 USAGE_LOG_LINES: tuple[Column, ...] = (
     Column("outcome", "string", "as in the totals"),
     Column("joined_by", "string", "`request id`, `time and tokens` or `time`; null for an unmatched line or call"),
-    Column("line", "Int64", "of the file; null for a call without a line"),
-    Column("time", "timestamp[us, UTC]", "of the line, else of the call's start"),
-    Column("model", "string", "as billed, else as asked"),
-    Column("request_id", "string", "of the line, else of the call"),
-    Column("run", "string", "null for a line without a call, like all columns up to `attempt`"),
-    Column("dialogue", "string", "of the call"),
-    Column("target", "string", "of the call"),
-    Column("repeat", "Int64", "of the call"),
-    Column("turn", "Int64", "of the call"),
-    Column("attempt", "Int64", "of the call"),
-    Column("input_tokens", "Int64", "ours; null when unknown"),
-    Column("billed_input", "Int64", "of the line"),
-    Column("input_difference", "Int64", "billed minus ours"),
-    Column("output_tokens", "Int64", "ours, reasoning included"),
-    Column("billed_output", "Int64", "of the line"),
-    Column("output_difference", "Int64", "billed minus ours"),
-    Column("cost", "Float64", "ours, in the log's currency; null without a price in it"),
-    Column("billed", "Float64", "amount of the line"),
-    Column("difference", "Float64", "amount minus cost"),
+    Column("line", "Int64", "of the file; null for a call without a line", lambda p: p.of_line("line")),
+    Column("time", "timestamp[us, UTC]", "of the line, else of the call's start",
+        lambda p: datetime.fromtimestamp(p.at, UTC)),
+    Column("model", "string", "as billed, else as asked",
+        lambda p: p.of_call("model") if p.line is None else p.line.model),
+    Column("request_id", "string", "of the line, else of the call",
+        lambda p: p.of_line("request_id") or p.of_call("request_id")),
+    Column("run", "string", "null for a line without a call, like all columns up to `attempt`",
+        lambda p: p.of_id("run")),
+    Column("dialogue", "string", "of the call", lambda p: p.of_id("dialogue")),
+    Column("target", "string", "of the call", lambda p: p.of_id("target")),
+    Column("repeat", "Int64", "of the call", lambda p: p.of_id("repeat")),
+    Column("turn", "Int64", "of the call", lambda p: p.of_id("turn")),
+    Column("attempt", "Int64", "of the call", lambda p: p.of_id("attempt")),
+    Column("input_tokens", "Int64", "ours; null when unknown", lambda p: p.of_call("input_tokens")),
+    Column("billed_input", "Int64", "of the line", lambda p: p.of_line("input_tokens")),
+    Column("input_difference", "Int64", "billed minus ours", lambda p: p.apart("input_tokens")),
+    Column("output_tokens", "Int64", "ours, reasoning included", lambda p: p.of_call("output_tokens")),
+    Column("billed_output", "Int64", "of the line", lambda p: p.of_line("output_tokens")),
+    Column("output_difference", "Int64", "billed minus ours", lambda p: p.apart("output_tokens")),
+    Column("cost", "Float64", "ours, in the log's currency; null without a price in it", lambda p: _float(p.cost)),
+    Column("billed", "Float64", "amount of the line", lambda p: _float(p.billed)),
+    Column("difference", "Float64", "amount minus cost", lambda p: _float(p.difference)),
     Column("currency", "string", "of the three"),
-)
+)  # fmt: skip
+"""Filled from `_ComparedPair`."""
 
 
 def reconcile(
@@ -119,16 +189,15 @@ def reconcile(
     pairs = sorted(join_lines_and_calls(inside, calls), key=_order)
     pairs += [JoinedPair(line=line, outcome=OUTSIDE) for line in usage_log.lines if line.line not in inside_numbers]
     currency = usage_log.form.currency or _currency_of(runs, gateways)
-    view = _PairRows(currency)
-    totals = Rows(columns=USAGE_LOG_TOTALS, rows=view.totals(pairs)).frame()
-    listed = Rows(
-        columns=USAGE_LOG_LINES, rows=(view.line(pair) for pair in pairs if pair.outcome not in UNLISTED_OUTCOMES)
-    ).frame()
+    compared = [_ComparedPair(pair, currency) for pair in pairs]
+    listed = (pair for pair in compared if pair.outcome not in UNLISTED_OUTCOMES)
+    sections = ((USAGE_LOG_TOTALS, _totals(compared)), (USAGE_LOG_LINES, listed))
+    totals, lines = (Rows(columns=columns, rows=map(row_builder(columns), rows)).frame() for columns, rows in sections)
     notes = tuple(_notes(usage_log, gateways, pairs, calls, currency))
     title = f"Bill {path.name}"
     return [
         Section(key="bill", title=title, frame=totals, notes=notes),
-        Section(key="bill_lines", title=f"{title}: differences", frame=listed),
+        Section(key="bill_lines", title=f"{title}: differences", frame=lines),
     ]
 
 
@@ -189,7 +258,7 @@ def _call(cells: Mapping[str, Any]) -> Call:
     begins = cells["started_at"].timestamp()
     took = cells["latency_s"] or 0.0
     return Call(
-        ident=(*(cells[name] for name in ("run", "dialogue", "target", "repeat", "turn", "attempt")),),
+        ident=CallId(*(cells[name] for name in CallId._fields)),
         kind=kind,
         model=cells["model"],
         begins=begins,
@@ -208,7 +277,7 @@ def _spans(run: Run, calls: Iterable[Call]) -> list[tuple[float, float]]:
         starts = [record["at"] for record in archive.runs]
     sessions: defaultdict[int, list[Call]] = defaultdict(list)
     for call in calls:
-        if call.ident[0] == run.name:
+        if call.ident.run == run.name:
             sessions[max(0, bisect.bisect_right(starts, call.begins) - 1)].append(call)
     return [
         (min(call.begins for call in those) - TOLERANCE_S, max(call.ends for call in those) + TOLERANCE_S)
@@ -224,68 +293,12 @@ def _order(pair: JoinedPair) -> tuple[Any, ...]:
     return (OUTCOMES.index(pair.outcome), at, () if pair.line is None else line_order(pair.line))
 
 
-class _PairRows:
-    """Builds rows from pairs; money in the currency of the log."""
-
-    def __init__(self, currency: str | None) -> None:
-        self._currency = currency
-
-    def cost(self, call: Call | None) -> Decimal | None:
-        """Return our cost of a call, if it is in the currency of the log."""
-        return call.cost if call is not None and call.currency == self._currency else None
-
-    def line(self, pair: JoinedPair) -> Row:
-        """Return a row of `USAGE_LOG_LINES`."""
-        line, call = pair.line, pair.call
-        cost = self.cost(call)
-        billed = None if line is None else line.amount
-        given, taken = (None, None) if call is None else (call.input_tokens, call.output_tokens)
-        billed_in, billed_out = (None, None) if line is None else (line.input_tokens, line.output_tokens)
-        at = line.at if line is not None else call.begins if call is not None else 0.0
-        return (
-            pair.outcome,
-            pair.joined_by,
-            None if line is None else line.line,
-            datetime.fromtimestamp(at, UTC),
-            line.model if line is not None else call.model if call is not None else None,
-            (line and line.request_id) or (call and call.request_id),
-            *((None,) * 6 if call is None else call.ident),
-            given,
-            billed_in,
-            _minus(billed_in, given),
-            taken,
-            billed_out,
-            _minus(billed_out, taken),
-            _float(cost),
-            _float(billed),
-            _float(_minus(billed, cost)),
-            self._currency if cost is not None or billed is not None else None,
-        )
-
-    def totals(self, pairs: Iterable[JoinedPair]) -> Iterator[Row]:
-        """Yield the rows of `USAGE_LOG_TOTALS`, in the order of `OUTCOMES`."""
-        groups = group_by(pairs, attrgetter("outcome"))
-        for outcome in OUTCOMES:
-            mine: list[JoinedPair] = groups.get(outcome, [])
-            if not mine and outcome != SAME:
-                continue
-            lines = [pair.line for pair in mine if pair.line is not None]
-            calls = [pair.call for pair in mine if pair.call is not None]
-            cost, billed = _sum(map(self.cost, calls)), _sum(line.amount for line in lines)
-            apart = _sum(_minus(pair.line and pair.line.amount, self.cost(pair.call)) for pair in mine)
-            yield (
-                outcome,
-                len(lines),
-                len(calls),
-                _sum(call.input_tokens for call in calls),
-                _sum(line.input_tokens for line in lines),
-                _sum(call.output_tokens for call in calls),
-                _sum(line.output_tokens for line in lines),
-                _float(cost),
-                _float(billed),
-                _float(apart),
-                self._currency if cost is not None or billed is not None else None,
-            )
+def _totals(pairs: Iterable[_ComparedPair]) -> Iterator[_OutcomeSum]:
+    """Yield the sums, in the order of `OUTCOMES`; calls and lines that agree are counted even where there are none."""
+    groups = group_by(pairs, attrgetter("outcome"))
+    for outcome in OUTCOMES:
+        if outcome in groups or outcome == SAME:
+            yield _OutcomeSum(outcome, groups.get(outcome, ()))
 
 
 def _minus(one: Any, other: Any) -> Any:
@@ -348,7 +361,7 @@ def _money_notes(usage_log: UsageLog, calls: Sequence[Call], currency: str | Non
     replied = [call for call in calls if call.kind == "replied"]
     without = [call for call in replied if call.cost is None or call.currency != currency]
     if without:
-        target = without[0].ident[2]
+        target = without[0].ident.target
         model, _, gateway = target.rpartition("@")
         hint = f'set one under [prices.{gateway}."{model}"] in the config, for later runs'
         yield f"{len(without)} of {len(replied)} calls have no price in {currency}: {hint}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbatch.reporting.usage_log_reader import UsageLogLine
 
@@ -44,12 +44,22 @@ OUTCOMES = (
 )  # fmt: skip
 
 
+class CallId(NamedTuple):
+    """What identifies a call in all runs."""
+
+    run: str
+    dialogue: str
+    target: str
+    repeat: int
+    turn: int
+    attempt: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
     """One attempt that reached, or may have reached, the gateway."""
 
-    ident: tuple[str, str, str, int, int, int]
-    """run, dialogue, target, repeat, turn, attempt."""
+    ident: CallId
     kind: str
     """`replied`, `lost` (possibly paid) or `failed`."""
     model: str

@@ -21,7 +21,7 @@ from convbatch.reply import Failure, Reply, Usage
 from convbatch.reporting.render import to_markdown, to_terminal
 from convbatch.reporting.section import Section
 from convbatch.reporting.usage_log import reconcile
-from convbatch.reporting.usage_log_matching import Call, JoinedPair, join_lines_and_calls
+from convbatch.reporting.usage_log_matching import Call, CallId, JoinedPair, join_lines_and_calls
 from convbatch.reporting.usage_log_reader import UsageLogLine, read_usage_log
 from convbatch.results.run import Run, load
 from convbatch.simulator.fault_script import FaultScript
@@ -365,7 +365,7 @@ _calls = st.lists(
 ).map(
     lambda drawn: [
         Call(
-            ident=("r", "d", "t", 1, 1, number),
+            ident=CallId("r", "d", "t", 1, 1, number),
             kind=kind,
             model=model,
             begins=float(at),
