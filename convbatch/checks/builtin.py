@@ -19,7 +19,7 @@ from decimal import Overflow, localcontext
 from typing import Any, NamedTuple, TypeGuard, get_args
 
 from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json, schema_problem
-from convbatch.checks.numbers import last_number
+from convbatch.checks.numbers import LOCALES, last_number
 from convbatch.checks.safe_regex import CheckError, CheckTimeout, pattern_problem, quote_excerpt, search
 from convbatch.dialogue import Dialogue
 from convbatch.errors import did_you_mean
@@ -335,23 +335,35 @@ def _json_schema(argument: Mapping[str, Any], check_input: CheckInput) -> Findin
 # Numbers and similarity
 
 
+_NUMBER_FORM = 'a number or {"value": 8, "tolerance": 0.5, "locale": "de", "unit": "km"}; "value" is required'
+
+
 def _number_argument(value: Any) -> str | None:
     if is_number(value):
         return None
-    if isinstance(value, dict) and "value" in value and set(value) <= {"value", "tolerance"}:
-        tolerance = value.get("tolerance", 0)
-        if is_number(value["value"]) and is_number(tolerance) and tolerance >= 0:
-            return None
-    return 'a number or {"value": 8, "tolerance": 0.5}'
+    if not isinstance(value, dict) or "value" not in value or not set(value) <= _NUMBER_KEYS:
+        return _NUMBER_FORM
+    tolerance = value.get("tolerance", 0)
+    if not (is_number(value["value"]) and is_number(tolerance) and tolerance >= 0):
+        return _NUMBER_FORM
+    if value.get("locale", LOCALES[0]) not in LOCALES:
+        return f'"locale" as one of {", ".join(LOCALES)}'
+    unit = value.get("unit", "km")
+    valid = isinstance(unit, str) and unit == unit.strip() and unit != "" and not any(map(str.isdecimal, unit))
+    return None if valid else '"unit" as text without digits, e.g. "km"'
+
+
+_NUMBER_KEYS = {"value", "tolerance", "locale", "unit"}
 
 
 def _number(argument: Any, check_input: CheckInput) -> Finding:
     options = argument if isinstance(argument, dict) else {"value": argument}
-    value, tolerance = options["value"], options.get("tolerance", 0)
-    expected = f"{value} ± {tolerance}" if tolerance else f"{value}"
-    found = last_number(check_input.text)
+    value, tolerance, unit = options["value"], options.get("tolerance", 0), options.get("unit")
+    expected = (f"{value} ± {tolerance}" if tolerance else f"{value}") + (f" {unit}" if unit else "")
+    found = last_number(check_input.text, locale=options.get("locale"), unit=unit)
     if found is None:
-        return Finding(False, f"has no number, expected {expected}: {quote_excerpt(check_input.text)}")
+        what = f"number with the unit {quote_excerpt(unit)}" if unit else "number"
+        return Finding(False, f"has no {what}, expected {expected}: {quote_excerpt(check_input.text)}")
     with localcontext() as context:
         context.prec = 60
         context.traps[Overflow] = False

