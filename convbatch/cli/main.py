@@ -239,7 +239,7 @@ def convert(
     """
     from convbatch.dataset.selection import convert as rewrite
 
-    written = rewrite(source, out, from_format=from_format, reference=reference)
+    written = rewrite(source, out, from_format=from_format, reference=reference, on_note=_log_text)
     _log_text(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 

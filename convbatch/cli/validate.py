@@ -42,7 +42,7 @@ def run_validate(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
                 listed.append(_plain(item))
             else:
                 log_note(f"error: {item}")
-    notes = missing_checks(sorted(named))
+    notes = [*found.notes, *missing_checks(sorted(named))]
     for note in () if as_json else notes:
         log_note(note)
     counts = {"dialogues": found.dialogues, "turns": found.turns, "problems": found.problems}

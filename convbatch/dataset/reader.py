@@ -20,6 +20,7 @@ from typing import Any
 from convbatch.dataset.formats.builder import DatasetFormat
 from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
 from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
+from convbatch.dataset.unsent import UnsentKeys
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, Issue, Place, Problem
 
@@ -93,6 +94,8 @@ class Reader:
         documents: bool = False,
     ) -> None:
         self.blank_lines = 0
+        self.notes: list[str] = []
+        """What the files read so far have that no model is sent, and their unfilled placeholders."""
         self._paths = paths
         self._on_progress = on_progress
         self._only: DatasetFormat | None = only
@@ -134,6 +137,7 @@ class Reader:
             if count % _PROGRESS_LINES == 0:
                 self._report(done + lines.consumed)
         self.blank_lines += lines.blank_lines
+        self.notes += file.unsent.notes(file.shown)
 
     def _lines(self, path: Path) -> JsonLines | JsonArray:
         return JsonArray(path) if self._documents and is_one_document(path) else JsonLines(path)
@@ -152,6 +156,7 @@ class Reader:
             return issues
         imported.plain["id"] = named
         dialogue = Dialogue.from_plain(imported.plain)
+        file.unsent.look(imported, dialogue, line.number)
         return media_issues(dialogue, file.folder) or Located(path=file.shown, line=line.number or 0, dialogue=dialogue)
 
     def _report(self, done: int) -> None:
@@ -207,6 +212,7 @@ class _FileFormat:
         self._form: DatasetFormat | None = only
         self._first: int | None = None
         self._in_array = in_array
+        self.unsent = UnsentKeys()
         name = path.name.removesuffix(".gz")
         self._stem = Path(name).stem or name
 

@@ -14,7 +14,7 @@ import gzip
 import itertools
 import os
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +49,11 @@ class DatasetScan:
     def blank_lines(self) -> int:
         """Blank lines, which are skipped."""
         return self._reader.blank_lines
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on keys that are not sent and on unfilled placeholders, of the files read so far."""
+        return self._reader.notes
 
     def __iter__(self) -> Iterator[Dialogue | Problem]:
         return self
@@ -178,7 +183,14 @@ def _nearest_ids(wanted: str, reader: Reader) -> str:
 # Converting
 
 
-def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: bool = False) -> int:
+def convert(
+    src: Path,
+    dst: Path,
+    *,
+    from_format: str | None = None,
+    reference: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> int:
     """Write a dataset in the canonical format.
 
     Args:
@@ -186,6 +198,7 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
         dst: `NAME.jsonl` or `NAME.jsonl.gz`; must not exist. Written to a temporary file first: complete or absent.
         from_format: The format that every line must have; None: detected.
         reference: Use MT-Bench `reference` answers as scripted replies.
+        on_note: Receives the notes of `DatasetScan.notes`, also before an error.
 
     Returns:
         Dialogues written.
@@ -210,6 +223,9 @@ def convert(src: Path, dst: Path, *, from_format: str | None = None, reference: 
                 problems.extend(dataclasses.replace(issue, hint=_MOVED).at(item.path, item.line) for issue in moved)
                 out.write(encode_json_line(item.dialogue.to_plain()))
                 written += 1
+        if on_note is not None:
+            for note in reader.notes:
+                on_note(note)
         problems.raise_any()
         aside.replace(dst)
     except OSError as error:

@@ -55,6 +55,8 @@ class CopyReport:
     sources: tuple[Source, ...]
     dialogues_read: int
     blank_lines: int
+    notes: tuple[str, ...] = ()
+    """On keys that are not sent and on unfilled placeholders."""
 
 
 def write_copy(
@@ -121,6 +123,7 @@ def write_copy(
         sources=tuple(fingerprint_source(path) for path in paths),
         dialogues_read=selected.seen,
         blank_lines=reader.blank_lines,
+        notes=tuple(reader.notes),
     )
 
 

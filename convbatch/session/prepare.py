@@ -21,6 +21,7 @@ from convbatch._version import __version__
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_manifest, target_to_manifest
 from convbatch.config.targets import parse_params, resolve_targets
+from convbatch.console.text import log_note
 from convbatch.dataset.reader import count_of
 from convbatch.dialogue import MAX_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
 from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
@@ -66,7 +67,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     remember_commands(target.gateway for target in checked.all_targets)
-    with _dataset(options, checked) as (copy, manifest, cap):
+    with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
             with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
@@ -373,7 +374,9 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
 
 
 @contextlib.contextmanager
-def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[Path, Manifest, Money | None]]:
+def _dataset(
+    options: RunOptions, checked: _CheckedOptions, *, notes: bool = True
+) -> Generator[tuple[Path, Manifest, Money | None]]:
     """Yield the checked dialogues in a temporary file, the manifest without the run's name, and the cap."""
     from convbatch.dataset.snapshot import write_copy
     from convbatch.session.progress import ReadingBar
@@ -385,6 +388,8 @@ def _dataset(options: RunOptions, checked: _CheckedOptions) -> Generator[tuple[P
             report = write_copy(options.datasets, checked.selection, copy, checked.rules.history, on_progress=bar.show)
             _refuse_unsupported_dialogues(copy, checked.targets, checked.rules.command_line)
             refuse_needed_unset(checked.config, checked.targets, checked.rules, copy)
+        for note in report.notes if notes else ():
+            log_note(note)
         max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
         _refuse_gate(checked.fail_under, report, has_judge=checked.judge is not None)
         manifest = _manifest(checked, report, datetime.now(UTC), max_cost)

@@ -10,10 +10,10 @@ import pytest
 from convbatch.dataset.formats.registry import FORMATS, detect
 from convbatch.dataset.selection import convert, load_dialogues, scan
 from convbatch.dialogue import Dialogue, Message, Settings, text_part
-from convbatch.errors import Problem
+from convbatch.errors import InputError, Problem
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, Endpoint
-from tests.conftest import QUICKSTART
+from tests.conftest import QUICKSTART, Command
 from tests.support.tables import each
 
 
@@ -303,6 +303,77 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"id": "w1", "turns": [{"user": "u", "assistant": "r"}], "meta": {"model": "m", "turn": 1}},
     ),
+    "system text beside a conversation": (
+        {"systemPrompt": ["s", {"type": "text", "text": "t"}], "conversations": [{"from": "human", "value": "u"}]},
+        {"system": "s\nt", "turns": [{"user": "u"}]},
+    ),
+    "the same system text twice": (
+        {"instructions": "s", "messages": [{"role": "system", "content": "s"}, SAY_U]},
+        {"system": "s", "turns": [{"user": "u"}]},
+    ),
+    "settings beside a conversation": (
+        {
+            "conversations": [{"from": "Human", "value": "u"}],
+            "sampling_params": {"temperature": 0, "max_new_tokens": 5, "stopSequences": "END"},
+            "params": {"epochs": 3},
+            "seed": "alpaca-7",
+        },
+        {
+            "turns": [{"user": "u"}],
+            "settings": {"temperature": 0, "max_output_tokens": 5, "stop": ["END"]},
+            "meta": {"params": {"epochs": 3}, "seed": "alpaca-7"},
+        },
+    ),
+    "anthropic settings": (
+        {"messages": [SAY_U], "stop_sequences": ["END"], "thinking": {"type": "enabled", "budget_tokens": 9}},
+        {"turns": [{"user": "u"}], "settings": {"stop": ["END"], "thinking_budget": 9}},
+    ),
+    "thinking off, and an effort": (
+        {"messages": [SAY_U], "thinking": {"type": "disabled"}, "reasoning": {"effort": "low"}},
+        {"turns": [{"user": "u"}], "settings": {"thinking_budget": 0, "reasoning_effort": "low"}},
+    ),
+    "thinking without a setting goes to the body": (
+        {"messages": [SAY_U], "thinking": {"type": "adaptive"}},
+        {"turns": [{"user": "u"}], "settings": {"extra": {"thinking": {"type": "adaptive"}}}},
+    ),
+    "functions of 2023": (
+        {"messages": [SAY_U], "functions": [{"name": "f", "parameters": {}}], "function_call": "auto"},
+        {"turns": [{"user": "u"}], "tools": [{"name": "f", "parameters": {}}]},
+    ),
+    "checks and settings inside messages": (
+        {
+            "messages": [
+                {**SAY_U, "checks": [{"contains": "r"}], "settings": {"seed": 1}},
+                {"role": "assistant", "content": "r", "checks": [{"max_length": 9}]},
+            ]
+        },
+        {
+            "turns": [
+                {
+                    "user": "u",
+                    "assistant": "r",
+                    "checks": [{"contains": "r"}, {"max_length": 9}],
+                    "settings": {"seed": 1},
+                }
+            ]
+        },
+    ),
+    "thoughts of a recorded reply are left out": (
+        {
+            "messages": [
+                SAY_U,
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "…"}, {"type": "text", "text": "r"}],
+                },
+            ]
+        },
+        {"turns": [{"user": "u", "assistant": "r"}]},
+    ),
+    "empty side keys change nothing": (
+        {"messages": [SAY_U], "images": [], "documents": None, "functions": []},
+        {"turns": [{"user": "u"}], "meta": {"images": [], "documents": None, "functions": []}},
+    ),
     "mt-bench": (
         {"question_id": 81, "category": "writing", "turns": ["1", "2"], "reference": ["a", ""]},
         {"id": "81", "tags": ["writing"], "turns": [{"user": "1"}, {"user": "2"}], "meta": {"reference": ["a", ""]}},
@@ -416,6 +487,93 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
         'd.jsonl:1: turn 1: a "tool" message: recorded tool steps cannot be replayed',
         "canonical",
     ),
+    **{
+        f"media beside the messages: {key}": (
+            {"messages": [SAY_U], key: value},
+            f'd.jsonl:1: "{key}" beside the messages cannot be imported, and without it the model would be asked '
+            "something else",
+            hint,
+        )
+        for key, value, hint in (
+            ("image", "a.png", '{"image": "a.png"}'),
+            ("videos", ["v.mp4"], '{"video": "v.mp4"}'),
+            ("audio", ["a.wav"], '{"audio": "a.wav"}'),
+            ("image_urls", ["https://a.b/c"], '{"image": "media/FILE"}'),
+            ("files", [{"id": 1}], "remove the key"),
+            ("attachments", ["a.pdf"], '{"document": "a.pdf"}'),
+            ("documents", [{"text": "t"}], "into a user message"),
+            ("function_call", {"name": "f"}, '"tool_results"'),
+        )
+    },
+    "media beside a conversation": (
+        {"image": "a.png", "conversations": [{"from": "human", "value": "<image>u"}]},
+        'd.jsonl:1: "image" beside the messages cannot be imported, and without it the model would be asked something '
+        "else",
+        '{"image": "a.png"}',
+    ),
+    "media in a turn's message": (
+        {"contents": [USER_TEXT, {"role": "model", "parts": [{"text": "r"}]}, {**USER_TEXT, "images": ["a.png"]}]},
+        'd.jsonl:1: turn 2: "images" inside a message cannot be imported, and without it the model would be asked '
+        "something else",
+        '{"image": "a.png"}',
+    ),
+    "media in a batch request": (
+        {"custom_id": "c", "body": {"messages": [SAY_U], "images": ["a.png"]}},
+        'd.jsonl:1: "images" beside the messages cannot be imported, and without it the model would be asked something '
+        "else",
+        '{"image": "a.png"}',
+    ),
+    "two system texts": (
+        {"instructions": "a", "system_prompt": "b", "messages": [SAY_U]},
+        "d.jsonl:1: two system messages",
+        "join them",
+    ),
+    "two temperatures": (
+        {"messages": [SAY_U], "temperature": 1, "generation_config": {"temperature": 0}},
+        'd.jsonl:1: two values of "temperature"',
+        "keep one",
+    ),
+    "unknown setting in an object of settings": (
+        {"messages": [SAY_U], "generation_config": {"temperature": 0, "num_beams": 4}},
+        'd.jsonl:1: "generation_config" beside the messages cannot be imported, and without it the model would be '
+        "asked something else",
+        '"extra"',
+    ),
+    "checks in a system message": (
+        {"messages": [{"role": "system", "content": "s", "checks": [{"contains": "x"}]}, SAY_U]},
+        'd.jsonl:1: "checks" in a message before the first turn',
+        "user message",
+    ),
+    "bad check in a message": (
+        {"messages": [{**SAY_U, "checks": [{"contain": "x"}]}]},
+        'd.jsonl:1: turn 1: check 1: unknown check "contain"',
+        "contains",
+    ),
+    "gemini reply of another form": (
+        {"contents": [USER_TEXT, {**USER_TEXT, "role": "Assistant"}, USER_TEXT]},
+        'd.jsonl:1: turn 1: unknown role "Assistant"',
+        'in this form: "model"',
+    ),
+    "gemini system message": (
+        {"contents": [{**USER_TEXT, "role": "developer"}, USER_TEXT]},
+        'd.jsonl:1: turn 1: unknown role "developer"',
+        "systemInstruction",
+    ),
+    "a refused reply counts": (
+        {"conversations": [{"from": "human", "value": "u"}, {"from": "gpt"}, {"from": "human", "value": "v"}]},
+        "d.jsonl:1: turn 1: a message without text",
+        "value",
+    ),
+    "a refused message that is no object counts": (
+        {"messages": [SAY_U, "r", SAY_U]},
+        "d.jsonl:1: turn 1: a message must be an object",
+        "role",
+    ),
+    "an unknown role counts": (
+        {"messages": [SAY_U, {"role": "alien", "content": "r"}, SAY_U]},
+        'd.jsonl:1: turn 1: unknown role "alien"',
+        "assistant",
+    ),
     "unknown format": ({"message": [SAY_U]}, "d.jsonl:1: no dialogue on this line", "did you mean 'messages'?"),
     "unknown batch": ({"custom_id": "x", "params": {}}, "d.jsonl:1: no dialogue on this line", '"messages"'),
 }
@@ -449,6 +607,52 @@ def test_reference_answers_become_scripted_replies_only_on_request(tmp_path: Pat
     [dialogue] = load_dialogues([tmp_path / "with.jsonl"])
     assert spoken(dialogue) == [("a", "x"), ("b", None)]
     assert dialogue.meta == {}
+
+
+@each(
+    ("reference", "replies"),
+    [([4, 1.5], ["4", "1.5"]), ([None, "x"], [None, "x"]), (4, ["4", None]), ("x", ["x", None])],
+)
+def test_reference_answers_of_one_word_or_number_are_answers(
+    tmp_path_factory: pytest.TempPathFactory, reference: Any, replies: list[str | None]
+) -> None:
+    folder = tmp_path_factory.mktemp("reference")
+    convert(written(folder, {"turns": ["a", "b"], "reference": reference}), folder / "with.jsonl", reference=True)
+    assert [reply for _, reply in spoken(load_dialogues([folder / "with.jsonl"])[0])] == replies
+
+
+def test_a_reference_answer_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    source = written(tmp_path, {"turns": ["a"], "reference": [{"text": "x"}]})
+    with pytest.raises(InputError, match=r"d\.jsonl:1: turn 1: a reference answer that is not text"):
+        convert(source, tmp_path / "with.jsonl", reference=True)
+
+
+NOTED = {
+    "source": "web",
+    "score": 3,
+    "empty": None,
+    "messages": [{**SAY_U, "name": "Ann"}, {"role": "assistant", "content": "{{city}}", "weight": 0}],
+}
+
+
+def test_keys_that_are_not_sent_and_unfilled_placeholders_are_noted_once_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, {"messages": [SAY_U]}, NOTED, {**NOTED, "language": "en"})
+    found = scan([path, written(tmp_path, {"turns": [{"user": "x^{{2}}"}]}, name="e.jsonl")])
+    assert not [item for item in found if isinstance(item, Problem)]
+    assert found.notes == [
+        f'note: {path}: not sent, kept in "meta": source, score, language',
+        f"note: {path}: not sent, left out of single messages: name, weight",
+        f"note: {path}: {{{{city}}}} in line 2 is sent as it stands: nothing fills placeholders during a run",
+    ]
+
+
+def test_validate_convert_and_run_show_the_notes(tmp_path: Path, convbatch: Command) -> None:
+    written(tmp_path, NOTED)
+    kept = 'd.jsonl: not sent, kept in "meta": source, score'
+    for arguments in (("validate", "d.jsonl"), ("convert", "d.jsonl", "c.jsonl"), ("run", "d.jsonl")):
+        done = convbatch(*arguments)
+        assert (done.code, done.err.count(kept)) == (0, 1), done.err
+    assert json.loads(convbatch("validate", "d.jsonl", "--json").out)["notes"][0] == f"note: {kept}"
 
 
 @pytest.mark.parametrize("line", [line for line, _ in FORMS.values()], ids=FORMS.keys())

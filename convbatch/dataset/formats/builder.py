@@ -16,6 +16,10 @@ class Imported:
 
     plain: dict[str, Any]
     issues: list[Issue] = field(default_factory=list)
+    kept: tuple[str, ...] = ()
+    """Keys that are in `meta` because they have no other place."""
+    left_out: tuple[str, ...] = ()
+    """Keys of single messages that are dropped."""
 
 
 class DatasetFormat(NamedTuple):
@@ -47,7 +51,8 @@ class DialogueBuilder:
         self.plain: dict[str, Any] = {}
         self.issues: list[Issue] = []
         self._turns: list[dict[str, Any]] = []
-        self._last: Literal["user", "assistant"] | None = None
+        self._last: Literal["user", "assistant", "unknown"] | None = None
+        self._left_out: dict[str, None] = {}
         self._settings: dict[str, Any] = {}
         self._extra: dict[str, Any] = {}
         self._meta: dict[str, Any] = {}
@@ -70,8 +75,9 @@ class DialogueBuilder:
         """Set the system text; allowed once, before the first turn."""
         if text is None or text == "":
             return
-        if not isinstance(text, str):
-            self.issue("the system text is not text", found=text, hint='a string, or parts of the form {"text": "…"}')
+        read = plain_text(text)
+        if read is None:
+            self.issue("the system text is not text", found=text, hint=_SYSTEM_HINT)
         elif self._turns:
             self.issue(
                 "a system message after the first turn",
@@ -79,9 +85,21 @@ class DialogueBuilder:
                 found=text,
                 hint="a dialogue has one system text, at its start: move it there, or into a user message",
             )
-        elif "system" in self.plain:
-            self.issue("two system messages", found=text, hint="join them into one")
         else:
+            self._set_system(read)
+
+    def side_system(self, key: str, value: Any) -> None:
+        """Set the system text from a key beside the messages, at any time."""
+        text = plain_text(value)
+        if text is None:
+            self.issue(f'"{key}" is no system text', found={key: value}, hint=_SYSTEM_HINT)
+        else:
+            self._set_system(text)
+
+    def _set_system(self, text: str) -> None:
+        if self.plain.get("system", text) != text:
+            self.issue("two system messages", found=text, hint="join them into one")
+        elif text.strip():
             self.plain["system"] = text
 
     def user(self, content: Any) -> None:
@@ -107,12 +125,36 @@ class DialogueBuilder:
             )
         elif self._last == "assistant":
             self.issue("two replies in a row", place=self.place, found=text, hint="join them into one")
-        elif text.strip():
+        elif text.strip() and self._turns:
             self._turns[-1]["assistant"] = text
         self._last = "assistant"
 
-    def unsupported(self, role: str, message: Any) -> None:
-        """Report a tool step or an unknown role."""
+    def refused(self, role: Literal["user", "assistant", "unknown"]) -> None:
+        """Count a message that was refused: it was there, so what follows it is not out of order."""
+        self._last = "unknown" if role == "user" else role
+
+    def turn_key(self, key: str, value: Any) -> None:
+        """Set a key of the current turn, such as the checks in one of its messages."""
+        if not self._turns:
+            hint = "put it into a user message or a reply"
+            self.issue(f'"{key}" in a message before the first turn', found={key: value}, hint=hint)
+            return
+        turn = self._turns[-1]
+        if isinstance(turn.get(key), list) and isinstance(value, list):
+            turn[key] = [*turn[key], *value]
+        elif turn.get(key, value) == value:
+            turn[key] = value
+        else:
+            hint = "write it once, in the user message"
+            self.issue(f'"{key}" twice in one turn', place=self.place, found={key: value}, hint=hint)
+
+    def leave_out(self, key: str) -> None:
+        """Record a key of a message that is not imported."""
+        self._left_out[key] = None
+
+    def unsupported(self, role: str, message: Any, *, hint: str | None = None) -> None:
+        """Report a tool step or an unknown role; `hint` replaces the list of known roles."""
+        self.refused("unknown")
         if role in TOOL_ROLES:
             self.issue(
                 f"a {display_json(role)} message: recorded tool steps cannot be replayed",
@@ -125,7 +167,7 @@ class DialogueBuilder:
                 f"unknown role {display_json(role)}",
                 place=self.place,
                 found=message,
-                hint=did_you_mean(str(role), [*ROLES, *TOOL_ROLES]),
+                hint=hint or did_you_mean(str(role), [*ROLES, *TOOL_ROLES]),
             )
 
     def refuse_part(self, part: Any, place: str) -> None:
@@ -143,7 +185,10 @@ class DialogueBuilder:
             return
         if name in _WHOLE and isinstance(value, float) and value.is_integer():
             value = int(value)
-        self._settings[name] = value
+        known = self._settings.setdefault(name, value)
+        if known != value:
+            hint = f'the canonical setting "{name}" has one value: keep one of the keys'
+            self.issue(f'two values of "{name}"', found=[known, value], hint=hint)
 
     def extra(self, name: str, value: Any) -> None:
         """Keep a field of a request body that has no equivalent setting."""
@@ -177,7 +222,8 @@ class DialogueBuilder:
                 self.plain[key] = value
         if not self.plain.get("tags", True):
             del self.plain["tags"]
-        return Imported(self.plain, self.issues)
+        kept = tuple(key for key, value in self._meta.items() if value not in (None, "", [], {}))
+        return Imported(self.plain, self.issues, kept, tuple(self._left_out))
 
 
 _WHOLE = ("top_k", "max_output_tokens", "seed", "thinking_budget")
@@ -194,6 +240,27 @@ ROLES: Mapping[str, Literal["user", "assistant", "system"]] = {
     "developer": "system",
 }
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response")
+
+
+_SYSTEM_HINT = 'text: a string, or a list of texts or {"type": "text", "text": "…"}'
+
+
+def plain_text(value: Any) -> str | None:
+    """Return a text that is written as a string, a text part, a message of them, or a list of these; else None."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = [plain_text(item) for item in value]
+        return "\n".join(text for text in texts if text is not None) if texts and None not in texts else None
+    if isinstance(value, dict) and value.get("type", "text") in ("text", "input_text", "message"):
+        keys = [key for key in ("text", "content", "parts", "value") if key in value]
+        return plain_text(value[keys[0]]) if len(keys) == 1 else None
+    return None
+
+
+def role_of(role: Any) -> Literal["user", "assistant", "system"] | None:
+    """Return what a role or speaker of a message means; None when it is unknown or no text."""
+    return ROLES.get(role.strip().lower()) if isinstance(role, str) else None
 
 
 def has_key(value: Any, key: str) -> TypeGuard[dict[str, Any]]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, take_list, tool_declaration
+from convbatch.dataset.formats.builder import (
+    DatasetFormat,
+    DialogueBuilder,
+    has_key,
+    role_of,
+    take_list,
+    tool_declaration,
+)
+from convbatch.dataset.side_keys import read_message_keys, read_side_keys
+from convbatch.errors import did_you_mean
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
@@ -51,11 +60,13 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
         else:
             hint = '{"role": "user", "parts": [{"text": "…"}]}'
             builder.issue("a message must be an object", place=builder.place, found=content, hint=hint)
+            builder.refused("unknown")
     _read_config(body.pop("generationConfig", None), builder)
     _read_safety(body.pop("safetySettings", None), builder)
     _read_tools(body.pop("tools", None), builder)
     for key in _EXTRA:
         builder.extra(key, body.pop(key, None))
+    read_side_keys(body, builder)
     builder.keep(body)
 
 
@@ -75,15 +86,31 @@ def _read_content(content: Mapping[str, Any], builder: DialogueBuilder) -> None:
     parts = content.get("parts", [])
     parts = parts if isinstance(parts, list) else [parts]
     read = [_camel_keys(part, _PART) for part in parts if isinstance(part, dict)]
+    if role not in ("user", "model"):
+        _refuse_role(role, content, builder)
+        return
     if len(read) != len(parts):
         hint = '"parts": [{"text": "…"}]'
         builder.issue("a part must be an object", place=builder.place, found=content, hint=hint)
-    elif role == "model":
+        builder.refused("assistant" if role == "model" else "user")
+        return
+    if role == "model":
         builder.reply(_reply(read, builder))
-    elif role == "user":
-        builder.user(_user(read, builder))
     else:
-        builder.unsupported(role, content)
+        builder.user(_user(read, builder))
+    read_message_keys(content, ("role", "parts"), builder)
+
+
+def _refuse_role(role: Any, content: Any, builder: DialogueBuilder) -> None:
+    kind = role_of(role)
+    hints = {
+        "user": 'in this form: "user"',
+        "assistant": 'in this form: "model"',
+        "system": 'in this form system text stands beside "contents": "systemInstruction": {"parts": [{"text": "…"}]}',
+    }
+    hint = did_you_mean(str(role), ("user", "model")) if kind is None else hints[kind]
+    builder.unsupported(role, content, hint=hint)
+    builder.refused("unknown" if kind is None or kind == "system" else kind)
 
 
 def _reply(parts: list[dict[str, Any]], builder: DialogueBuilder) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from convbatch.dataset.formats.builder import (
-    ROLES,
     DatasetFormat,
     DialogueBuilder,
     has_key,
+    role_of,
     take_list,
     tool_declaration,
 )
+from convbatch.dataset.side_keys import read_message_keys, read_side_keys
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
@@ -50,6 +51,8 @@ _EXTRA = (
     "web_search_options",
 )
 """Fields beside `messages` that go to `settings.extra`; in the body of a batch request all unknown fields do."""
+_IN_BODY = ("functions", "function_call", "instructions", "system_prompt", "stop_sequences", "thinking", "images")
+"""Fields of a batch request that are read as beside plain `messages`."""
 _NOT_REPLAYED = ("model", "stream", "stream_options")
 
 
@@ -66,39 +69,55 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
         else:
             hint = '{"role": "user", "content": "…"}'
             builder.issue("a message must be an object", place=builder.place, found=message, hint=hint)
+            builder.refused("unknown")
     _read_tools(body.pop("tools", None), builder)
+    if is_request:
+        read_side_keys({key: body.pop(key) for key in _IN_BODY if key in body}, builder)
     _read_settings(body, builder, is_request=is_request)
     if is_request:
         builder.keep(body)
 
 
+_MESSAGE_KEYS = ("role", "from", "content", "value", "refusal", "tool_calls", "function_call")
+
+
 def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
     role = message.get("role", message.get("from"))
-    kind = ROLES.get(role) if isinstance(role, str) else None
+    kind = role_of(role)
     if kind is None or message.get("tool_calls") or message.get("function_call"):
         builder.unsupported("tool_call" if kind is not None else role or "", message)
         return
     content = message.get("content", message.get("value"))
     if kind == "user":
         builder.user(_parts(content, builder))
+        read_message_keys(message, _MESSAGE_KEYS, builder)
         return
-    text = _text(content if content is not None else message.get("refusal"))
+    text = _text(content if content is not None else message.get("refusal"), builder)
     if text is None:
         hint = '"content" of a reply or system message is text'
         builder.issue("a message without text", place=builder.place, found=message, hint=hint)
-    elif kind == "assistant":
+        builder.refused("assistant" if kind == "assistant" else "unknown")
+        return
+    if kind == "assistant":
         builder.reply(text)
     else:
         builder.system(text)
+    read_message_keys(message, _MESSAGE_KEYS, builder)
 
 
-def _text(content: Any) -> str | None:
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+
+
+def _text(content: Any, builder: DialogueBuilder) -> str | None:
     if isinstance(content, str):
         return content
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        texts = [part.get("text", part.get("refusal")) for part in content]
-        return "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    return None
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    visible = [part for part in content if part.get("type") not in _THOUGHTS]
+    if len(visible) < len(content):
+        builder.leave_out("thinking")  # valid only for the model and route that created it
+    texts = [part.get("text", part.get("refusal")) for part in visible]
+    return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
 
 
 def _parts(content: Any, builder: DialogueBuilder) -> Any:
@@ -143,6 +162,8 @@ def _read_settings(body: dict[str, Any], builder: DialogueBuilder, *, is_request
         builder.setting(name, body.pop(key, None))
     stop = body.pop("stop", None)
     builder.setting("stop", [stop] if isinstance(stop, str) else stop)
+    if not is_request and not isinstance(body.get("audio", {}), dict):
+        read_side_keys({"audio": body.pop("audio")}, builder)  # recordings, not the form of the reply
     wanted = body.get("response_format")
     if has_key(wanted, "json_schema") and has_key(wanted["json_schema"], "schema"):
         builder.setting("response_schema", wanted["json_schema"]["schema"])

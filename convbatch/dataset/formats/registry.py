@@ -1,8 +1,9 @@
 """All dataset formats: which one a line has, its id, and its canonical form.
 
 A format is a module of this package with a row `FORMAT`; adding the module registers it. Recorded replies become
-`assistant`, and every user turn is asked. Keys without a canonical equivalent are kept in `meta`; anything that would
-change the dialogue if it were dropped (tool steps, remote files, two user turns in a row) is an issue. Whether the
+`assistant`, and every user turn is asked. Keys without a canonical equivalent are kept in `meta` and named; anything
+that would change the dialogue if it were dropped (`side_keys.py`, tool steps, remote files, two user turns in a row) is
+carried or an issue. Whether the
 result is a valid dialogue is decided in `schema.py`.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 from convbatch.dataset import formats
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, Imported
+from convbatch.dataset.side_keys import read_side_keys
 from convbatch.errors import Issue, nearest
 
 
@@ -81,5 +83,6 @@ def to_canonical(line: Mapping[str, Any], form: DatasetFormat, *, reference: boo
         builder.plain["id"] = named
     rest = {key: value for key, value in line.items() if key not in form.id_keys or str(value) != named}
     form.read(rest, builder)
+    read_side_keys(rest, builder)
     builder.keep(rest)
     return builder.result()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convbatch.dataset.formats.builder import ROLES, DatasetFormat, DialogueBuilder, take_list
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, role_of, take_list
+from convbatch.dataset.side_keys import read_message_keys
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
@@ -22,6 +23,7 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     for message in take_list(rest, key, builder):
         if not isinstance(message, dict):
             builder.issue("a message must be an object", place=builder.place, found=message, hint=_EXAMPLE)
+            builder.refused("unknown")
             continue
         role = message.get("from", message.get("role"))
         text = message.get("value", message.get("content"))
@@ -32,17 +34,21 @@ _EXAMPLE = '{"from": "human", "value": "…"}'
 
 
 def _add_message(builder: DialogueBuilder, role: Any, text: Any, message: Mapping[str, Any]) -> None:
-    kind = ROLES.get(role) if isinstance(role, str) else None
+    kind = role_of(role)
     if kind is None:
         builder.unsupported("" if role is None else role, message)
-    elif not isinstance(text, str):
+        return
+    if not isinstance(text, str):
         builder.issue("a message without text", place=builder.place, found=message, hint=_EXAMPLE)
-    elif kind == "user":
+        builder.refused("unknown" if kind == "system" else kind)
+        return
+    if kind == "user":
         builder.user(text)
     elif kind == "assistant":
         builder.reply(text)
     else:
         builder.system(text)
+    read_message_keys(message, ("from", "role", "value", "content"), builder)
 
 
 FORMAT = DatasetFormat(

@@ -1,0 +1,200 @@
+"""Keys beside the messages of a foreign line, or inside one message, that change what the model is asked.
+
+Each is carried where the canonical format has a place for it (system text, settings, functions, checks) and otherwise
+refused with its place. All other keys are the builder's: it keeps or leaves them out, and names them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from convbatch.dataset.formats.builder import DialogueBuilder, tool_declaration
+from convbatch.dataset.jsonl import display_json
+
+_SYSTEM = {
+    "system",
+    "system_prompt",
+    "system_message",
+    "system_instruction",
+    "system_instructions",
+    "system_text",
+    "sys_prompt",
+    "instructions",
+    "developer_message",
+    "developer_prompt",
+    "developer_instructions",
+}
+_SETTINGS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "max_tokens": "max_output_tokens",
+    "max_output_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "max_new_tokens": "max_output_tokens",
+    "max_tokens_to_sample": "max_output_tokens",
+    "num_predict": "max_output_tokens",
+    "stop": "stop",
+    "stop_sequences": "stop",
+    "stop_words": "stop",
+    "stop_strings": "stop",
+    "seed": "seed",
+    "random_seed": "seed",
+    "reasoning_effort": "reasoning_effort",
+    "thinking_budget": "thinking_budget",
+    "thinking_level": "thinking_level",
+}
+_EXTRA = {
+    "chat_template_kwargs",
+    "enable_search",
+    "enable_thinking",
+    "frequency_penalty",
+    "logit_bias",
+    "min_p",
+    "presence_penalty",
+    "repetition_penalty",
+    "response_format",
+    "tool_choice",
+}
+_CONTAINERS = {
+    "config",
+    "gen_kwargs",
+    "generation_config",
+    "generation_kwargs",
+    "generation_settings",
+    "inference_config",
+    "model_parameters",
+    "options",
+    "parameters",
+    "params",
+    "sampling_parameters",
+    "sampling_params",
+}
+"""Objects of settings; one without any known setting is bookkeeping."""
+_MEDIA_WORDS = r"(image|img|picture|photo|audio|sound|speech|video|media|attachment|document|pdf)"
+_MEDIA = re.compile(
+    rf"(?:input_)?{_MEDIA_WORDS}s?(_(url|uri|path|file|file_?name|data|base64|b64|byte|list|input|content)s?)?|files|file_(ids|urls|paths|data)"
+)
+_FUNCTIONS = {"functions", "function_call", "tools", "tool_choice", "tool_config", "tool_calls"}
+_TURN_KEYS = ("checks", "settings", "ask")
+
+_TOOLS_HINT = 'write the dialogue in the canonical format with "tools" and "tool_results", or remove the key'
+_DOCUMENTS_HINT = "write their text into a user message or into the system text, or remove the key"
+_PART_KINDS = {
+    "image": "image",
+    "img": "image",
+    "picture": "image",
+    "photo": "image",
+    "audio": "audio",
+    "sound": "audio",
+    "speech": "audio",
+    "video": "video",
+}
+
+
+def read_side_keys(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    """Read or refuse the keys of a line or request body that change the question, and remove them from it."""
+    for key in list(rest):
+        if _is_empty(rest[key]):
+            continue
+        if _carry(key, rest[key], builder):
+            del rest[key]
+        elif (hint := _refused(_snake(key), rest[key])) is not None:
+            _refuse(key, rest.pop(key), hint, builder)
+
+
+def _carry(key: str, value: Any, builder: DialogueBuilder) -> bool:
+    """Move a key to its place in the canonical format; False when it has none."""
+    name = _snake(key)
+    if name in _SYSTEM:
+        builder.side_system(key, value)
+    elif name in _SETTINGS and not (name == "seed" and isinstance(value, str)):
+        builder.setting(_SETTINGS[name], [value] if _SETTINGS[name] == "stop" and isinstance(value, str) else value)
+    elif name in _EXTRA:
+        builder.extra(name, value)
+    elif name == "functions" and isinstance(value, list) and "tools" not in builder.plain:
+        builder.plain["tools"] = [tool_declaration(function) for function in value]
+    elif name in ("thinking", "reasoning") and isinstance(value, dict):
+        _read_thinking(name, value, builder)
+    elif name in _CONTAINERS and _has_settings(value):
+        _read_container(key, value, builder)
+    else:
+        return name in ("function_call", "tool_choice") and value == "auto"  # what happens without the key
+    return True
+
+
+def read_message_keys(message: Mapping[str, Any], read: Collection[str], builder: DialogueBuilder) -> None:
+    """Carry, refuse or name the keys of one message beside those in `read`; call it after the message was added."""
+    for key, value in message.items():
+        if key in read or _is_empty(value):
+            continue
+        if key in _TURN_KEYS:
+            builder.turn_key(key, value)
+        elif (hint := _refused(_snake(key), value)) is not None:
+            _refuse(key, value, hint, builder, place=builder.place)
+        else:
+            builder.leave_out(key)
+
+
+def _refuse(key: str, value: Any, hint: str, builder: DialogueBuilder, *, place: str | None = None) -> None:
+    where = "beside the messages" if place is None else "inside a message"
+    what = f'"{key}" {where} cannot be imported, and without it the model would be asked something else'
+    builder.issue(what, found={key: value}, hint=hint, place=place)
+
+
+def _refused(name: str, value: Any) -> str | None:
+    """Return how to mend a key that changes the question and has no canonical place; None for any other key."""
+    if name in _FUNCTIONS:
+        return _TOOLS_HINT
+    path = _first_path(value)
+    if name in ("document", "documents") and not path:
+        return _DOCUMENTS_HINT
+    if (media := _MEDIA.fullmatch(name)) is None or isinstance(value, bool | int | float):
+        return None
+    kind = _PART_KINDS.get(media[1] or "", "document")
+    part = f'{{"user": [{{"text": "…"}}, {{"{kind}": {display_json(path or "media/FILE")}}}]}}'
+    return f"in the canonical format it is a part of its user message: {part}; or remove the key"
+
+
+def _first_path(value: Any) -> str | None:
+    """Return the first text of a value that looks like the name of a file."""
+    items = value if isinstance(value, list) else [value]
+    texts = (item for item in items if isinstance(item, str))
+    return next((text for text in texts if re.fullmatch(r"\S.{0,200}\.\w{2,5}", text)), None)
+
+
+def _read_thinking(name: str, value: dict[str, Any], builder: DialogueBuilder) -> None:
+    """Read `thinking` of Anthropic's API or `reasoning` of OpenAI's; what has no setting goes to the body unchanged."""
+    left = dict(value)
+    if name == "reasoning":
+        builder.setting("reasoning_effort", left.pop("effort", None))
+    elif left.get("type") == "disabled" and len(left) == 1:
+        builder.setting("thinking_budget", 0)
+        return
+    elif left.get("type") == "enabled" and "budget_tokens" in left:
+        builder.setting("thinking_budget", left.pop("budget_tokens"))
+        del left["type"]
+    builder.extra(name, left)
+
+
+def _has_settings(value: Any) -> bool:
+    known = {*_SETTINGS, *_EXTRA, "thinking"}
+    return isinstance(value, dict) and any(_snake(name) in known for name in value)
+
+
+def _read_container(key: str, settings: dict[str, Any], builder: DialogueBuilder) -> None:
+    left = dict(settings)
+    read_side_keys(left, builder)
+    if left:
+        hint = 'convert without it, then write it into "settings": {"extra": {…}} of the canonical dialogue'
+        _refuse(key, left, hint, builder)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value == [] or value == {}
+
+
+def _snake(key: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.strip()).replace("-", "_").lower()
