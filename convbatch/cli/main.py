@@ -243,6 +243,29 @@ def convert(
     _log_text(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 
+@app.command()
+@guarded
+def expand(
+    template: Annotated[
+        Path, typer.Argument(metavar="TEMPLATE", help="Dialogues with {{name}} in their texts.", readable=False)
+    ],
+    rows: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="CSV or JSON lines; a column for each name.", readable=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
+) -> None:
+    """Write each dialogue of TEMPLATE once for every row of ROWS, with {{name}} replaced by the column of that name.
+
+    Example: convbatch expand template.jsonl cities.csv out.jsonl
+    """
+    from convbatch.dataset.expand import expand as fill
+
+    expanded = fill(template, rows, out)
+    for note in expanded.notes:
+        _log_text(note)
+    _log_text(f"{expanded.dialogues} dialogue{'' if expanded.dialogues == 1 else 's'} written to {out}")
+
+
 def _load_run(run: str) -> Run:
     from convbatch.cli.show import state_notes
     from convbatch.results.run import load

@@ -208,35 +208,26 @@ def convert(
         SetupError: `dst` exists or cannot be written, or the format is unknown.
     """
     only = _known_format(from_format)
-    _refuse_target(dst)
     problems = Problems()
-    aside = dst.with_name(f".{dst.name}.{os.getpid()}.part")
     reader = Reader([src], only=only, reference=reference, documents=True)
     written = 0
-    try:
-        with _output(aside, compressed=dst.name.endswith(".gz")) as out:
-            for item in reader:
-                if isinstance(item, Problem):
-                    problems.add(item)
-                    continue
-                moved = media_issues(item.dialogue, dst.parent)
-                problems.extend(dataclasses.replace(issue, hint=_MOVED).at(item.path, item.line) for issue in moved)
-                out.write(encode_json_line(item.dialogue.to_plain()))
-                written += 1
+    with new_dataset(dst) as out:
+        for item in reader:
+            if isinstance(item, Problem):
+                problems.add(item)
+                continue
+            moved = media_issues(item.dialogue, dst.parent)
+            problems.extend(dataclasses.replace(issue, hint=MOVED).at(item.path, item.line) for issue in moved)
+            out.write(encode_json_line(item.dialogue.to_plain()))
+            written += 1
         if on_note is not None:
             for note in reader.notes:
                 on_note(note)
         problems.raise_any()
-        aside.replace(dst)
-    except OSError as error:
-        raise output_error(dst, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
     return written
 
 
-_MOVED = "media paths are relative to the dataset: write the new file into the same folder"
+MOVED = "media paths are relative to the dataset: write the new file into the same folder"
 
 
 def _known_format(name: str | None) -> DatasetFormat | None:
@@ -256,6 +247,26 @@ def _refuse_target(dst: Path) -> None:
         raise SetupError(f"{dst} exists already", hint="remove it, or use another name: nothing is overwritten")
     if not dst.parent.is_dir():
         raise SetupError(f"{dst.parent} is not a folder", hint=f"mkdir -p {dst.parent}")
+
+
+@contextlib.contextmanager
+def new_dataset(dst: Path) -> Generator[BinaryIO | gzip.GzipFile]:
+    """Open a new dataset file for writing; it appears under its name only when the block ends without an error.
+
+    Raises:
+        SetupError: `dst` exists, has another suffix, or cannot be written.
+    """
+    _refuse_target(dst)
+    aside = dst.with_name(f".{dst.name}.{os.getpid()}.part")
+    try:
+        with _output(aside, compressed=dst.name.endswith(".gz")) as out:
+            yield out
+        aside.replace(dst)
+    except OSError as error:
+        raise output_error(dst, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
