@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TextIO, TypeVar, cast, get_args
 
 import typer
 
@@ -22,6 +22,8 @@ from convbatch.cli.options import Command, takes, typer_option
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
+
+SampleBy = Literal["tag"]
 
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
@@ -264,6 +266,31 @@ def expand(
     for note in expanded.notes:
         _log_text(note)
     _log_text(f"{expanded.dialogues} dialogue{'' if expanded.dialogues == 1 else 's'} written to {out}")
+
+
+@app.command()
+@guarded
+def sample(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A file of dialogues in any known format.", readable=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
+    size: Annotated[int, typer.Option("-n", "--size", help="Dialogues to draw.", min=1)],
+    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same dialogues.")] = 1,
+    by: Annotated[
+        SampleBy | None, typer.Option("--by", help="`tag`: every combination of tags keeps its share.")
+    ] = None,
+) -> None:
+    """Draw a random sample of IN, in its order and in the canonical format; with --by tag a stratified one.
+
+    Example: convbatch sample dialogues.jsonl hundred.jsonl -n 100 --seed 1 --by tag
+    """
+    from convbatch.dataset.sample import sample as draw
+
+    drawn = draw(source, out, size=size, seed=seed, by_tag=by is not None)
+    for note in drawn.notes():
+        _log_text(note)
+    _log_text(f"{drawn.size} of {drawn.total} dialogues written to {out}")
 
 
 def _load_run(run: str) -> Run:

@@ -1,0 +1,136 @@
+"""Draw a random sample of a dataset: simple, or stratified by tags.
+
+A stratum is every dialogue with the same set of tags. Its share of the sample is proportional (largest remainder), and
+at least one dialogue when the sample has room for one of each. The same file, size and seed give the same sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from convbatch.dataset.jsonl import encode_json_line
+from convbatch.dataset.reader import Located, Problems, Reader, media_issues
+from convbatch.dataset.selection import MOVED, new_dataset
+from convbatch.errors import Problem
+
+_STRATA_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """A group of dialogues, and how many of them the sample has."""
+
+    tags: tuple[str, ...]
+    total: int
+    drawn: int
+
+    def __str__(self) -> str:
+        return f"{self.drawn} of {self.total}: {', '.join(self.tags) or 'no tags'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was drawn; `strata` is empty for a simple random sample."""
+
+    size: int
+    total: int
+    asked: int
+    strata: Sequence[Stratum]
+
+    def notes(self) -> Iterator[str]:
+        """Yield lines for the user: what each stratum gave, and whether the file is smaller than the sample."""
+        for stratum in self.strata[:_STRATA_SHOWN]:
+            yield str(stratum)
+        if (more := self.strata[_STRATA_SHOWN:]) != self.strata[:0]:
+            drawn, total = sum(one.drawn for one in more), sum(one.total for one in more)
+            yield f"{drawn} of {total}: {len(more)} more combinations of tags"
+        without = sum(not stratum.drawn for stratum in self.strata)
+        if without:
+            yield f"note: {self.size} dialogues cannot have one of each of {len(self.strata)} combinations of tags"
+        if self.size < self.asked:
+            yield f"note: the file has {self.total} dialogues, fewer than the {self.asked} requested: all are drawn"
+
+
+def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False) -> Sample:
+    """Write a random sample of a dataset in the canonical format, in the order of the file.
+
+    Args:
+        src: A file in any known format.
+        dst: `NAME.jsonl` or `NAME.jsonl.gz`; must not exist. Complete or absent.
+        size: Dialogues to draw; all of them when the file has fewer.
+        seed: Selects the sample.
+        by_tag: Give every set of tags its share.
+
+    Raises:
+        InputError: `src` has problems; nothing is written.
+        SetupError: `dst` exists or cannot be written.
+    """
+    with new_dataset(dst) as out:
+        members: dict[tuple[str, ...], list[int]] = {}
+        for number, item in enumerate(_dialogues(src)):
+            members.setdefault(tuple(sorted(set(item.dialogue.tags))) if by_tag else (), []).append(number)
+        totals = [len(numbers) for numbers in members.values()]
+        drawn = allocate(totals, size)
+        dice = random.Random(seed)  # a sample, not a secret
+        kept = {
+            number
+            for numbers, count in zip(members.values(), drawn, strict=True)
+            for number in dice.sample(numbers, count)
+        }
+        problems = Problems()
+        for number, item in enumerate(_dialogues(src)):
+            if number in kept:
+                moved = media_issues(item.dialogue, dst.parent)
+                problems.extend(dataclasses.replace(issue, hint=MOVED).at(item.path, item.line) for issue in moved)
+                out.write(encode_json_line(item.dialogue.to_plain()))
+        problems.raise_any()
+    strata = [Stratum(tags, *counts) for tags, *counts in zip(members, totals, drawn, strict=True)] if by_tag else []
+    return Sample(sum(drawn), sum(totals), size, sorted(strata, key=lambda stratum: -stratum.total))
+
+
+def _dialogues(src: Path) -> Iterator[Located]:
+    problems = Problems()
+    for item in Reader([src], documents=True):
+        if isinstance(item, Problem):
+            problems.add(item)
+        else:
+            yield item
+    problems.raise_any()
+
+
+def allocate(totals: Sequence[int], size: int) -> list[int]:
+    """Distribute a sample over strata: proportional by largest remainder, at least one each if `size` allows it.
+
+    Args:
+        totals: Members of each stratum, at least one.
+        size: Members of the sample.
+
+    Returns:
+        Members to draw from each stratum; the sum is `size`, or everything when there are fewer.
+    """
+    size = min(size, sum(totals))
+    if not size:
+        return [0 for _ in totals]
+    shares = [Fraction(size * total, sum(totals)) for total in totals]
+    least = 1 if size >= len(totals) else 0
+    counts = [max(least, int(share)) for share in shares]
+    left = size - sum(counts)
+    # Each stratum short of its share lacks less than one, so there are more of them than members left to give.
+    short = sorted(range(len(totals)), key=lambda index: (counts[index] - shares[index], index))
+    for index in short[: max(0, left)]:
+        counts[index] += 1
+    # The strata raised to one may have taken too much: it comes from those that are furthest above their share.
+    above = [(shares[index] - counts[index], index) for index in range(len(totals)) if counts[index] > 1]
+    heapq.heapify(above)
+    for _ in range(-left):
+        difference, index = heapq.heappop(above)
+        counts[index] -= 1
+        if counts[index] > 1:
+            heapq.heappush(above, (difference + 1, index))
+    return counts
