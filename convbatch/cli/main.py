@@ -235,7 +235,7 @@ def convert(
         bool, typer.Option("--reference", help="Use MT-Bench reference answers as scripted replies.")
     ] = False,
 ) -> None:
-    """Convert dialogues of another format (Gemini, OpenAI, ShareGPT, MT-Bench) to the canonical one.
+    """Convert dialogues of another format (OpenAI, Gemini, ShareGPT, Alpaca …) to the canonical one.
 
     Example: convbatch convert mt_bench_questions.jsonl mt.jsonl
     """

@@ -210,6 +210,7 @@ class _FileFormat:
         self.shown = str(path)
         self.folder = path.parent
         self._form: DatasetFormat | None = only
+        self._forced = only
         self._first: int | None = None
         self._in_array = in_array
         self.unsent = UnsentKeys()
@@ -221,6 +222,8 @@ class _FileFormat:
         form = detect(line.value)
         if form is None:
             return unknown_format(line.value)
+        if self._forced is not None and self._forced.read is not None and self._forced.detect(line.value):
+            return self._forced
         if self._form is None:
             self._form, self._first = form, line.number
         if form == self._form:

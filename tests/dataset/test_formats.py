@@ -713,7 +713,7 @@ def test_a_format_is_recognised_by_its_keys(line: dict[str, Any], form: str | No
 def test_the_page_lists_every_format_with_its_keys() -> None:
     page = (QUICKSTART.parent.parent / "docs" / "dataset.md").read_text(encoding="utf-8")
     table = page.split("\n| format | detected by |", 1)[1].split("\n\n", 1)[0]
-    rows = dict(re.findall(r"^\| ([\w-]+) \| (.*?) \|", table, re.MULTILINE))
+    rows = dict(re.findall(r"^\| ([\w -]+) \| (.*?) \|", table, re.MULTILINE))
     foreign = [form for form in FORMATS.values() if form.name != "canonical"]
     assert {form.label.split(" (")[0] for form in foreign} == set(rows) - {"---"}
     for form in foreign:

@@ -56,7 +56,8 @@ _IN_BODY = ("functions", "function_call", "instructions", "system_prompt", "stop
 _NOT_REPLAYED = ("model", "stream", "stream_options")
 
 
-def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+def read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    """Move `messages` and the settings beside them into a builder."""
     body, is_request = rest, False
     if "messages" not in rest:
         body, is_request = dict(rest.pop("body")), True
@@ -180,6 +181,6 @@ FORMAT = DatasetFormat(
     markers=("messages", "body"),
     id_keys=("custom_id", "id", "prompt_id"),
     detect=_detect,
-    read=_read,
+    read=read,
     rank=40,
 )

@@ -16,13 +16,15 @@ from typing import Any
 
 from convbatch.dataset import formats
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, Imported
+from convbatch.dataset.formats.messages import find_key, is_messages, is_pairs
+from convbatch.dataset.jsonl import display_json
 from convbatch.dataset.side_keys import read_side_keys
 from convbatch.errors import Issue, nearest
 
 
 def _declared() -> Iterator[DatasetFormat]:
     for module in pkgutil.iter_modules(formats.__path__):
-        if module.name not in ("builder", "registry"):
+        if module.name not in ("builder", "messages", "registry"):
             yield importlib.import_module(f"{formats.__name__}.{module.name}").FORMAT
 
 
@@ -38,14 +40,47 @@ def detect(line: Mapping[str, Any]) -> DatasetFormat | None:
 
 
 def unknown_format(line: Mapping[str, Any]) -> Issue:
-    """Describe a line that no format matches."""
+    """Describe a line that no format matches: the nearest format, and how to write the line in one."""
     markers = [marker for form in FORMATS.values() for marker in form.markers]
     close = next((near for key in line if (near := nearest(key, markers)) is not None), None)
     known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in FORMATS.values()))
-    hint = f"a dialogue has one of {known}; see docs/dataset.md"
+    hint = f"{_way_out(line)}; a dialogue has one of {known}; see docs/dataset.md"
     if close is not None:
         hint = f"did you mean {close!r}? {hint}"
     return Issue(what="no dialogue on this line", found="keys " + ", ".join(map(str, line)) or "{}", hint=hint)
+
+
+_QUESTIONS = ("question", "query", "q", "user", "text", "input", "problem", "content")
+_ANSWERS = ("answer", "response", "reply", "assistant", "output", "solution", "a")
+
+
+def _way_out(line: Mapping[str, Any]) -> str:
+    """Return the jq filter that brings a line into the nearest format, or the shape of a canonical line."""
+    names = ""
+    if line and all(isinstance(value, dict) for value in line.values()):
+        names = "to_entries[] | {id: .key} + .value"
+    for key, value in line.items():
+        if is_messages(value):
+            names = f"{{messages: {_path(key)}}}"
+        elif is_pairs(value):
+            names = f"{{history: {_path(key)}}}"
+        elif isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+            names = f"{{turns: {_path(key)}}}"
+        else:
+            continue
+        break
+    asked = find_key(line, _QUESTIONS)
+    if not names and asked is not None and isinstance(line[asked], str):
+        replied = find_key(line, _ANSWERS)
+        reply = "" if replied is None else f", assistant: {_path(replied)}"
+        names = f"{{turns: [{{user: {_path(asked)}{reply}}}]}}"
+    if not names:
+        return 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'
+    return f"jq -c '{names}' IN > OUT.jsonl makes dialogues of such lines"
+
+
+def _path(key: str) -> str:
+    return f".{key}" if key.isidentifier() and key.isascii() else f".[{display_json(key)}]"
 
 
 def line_id(line: Mapping[str, Any], form: DatasetFormat) -> str | None:

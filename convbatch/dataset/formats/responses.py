@@ -1,0 +1,97 @@
+"""The OpenAI Responses format: `input` with `instructions` or a `model`, or as the `body` of a batch line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, tool_declaration
+from convbatch.dataset.formats.messages import TARGETS, find_key, read_messages
+
+_REQUEST = ("instructions", "model", "max_output_tokens", "previous_response_id")
+_NOT_REPLAYED = ("model", "stream", "stream_options", "background", "metadata", "store")
+_STORED = ("previous_response_id", "conversation", "prompt")
+
+
+def _detect(line: Mapping[str, Any]) -> bool:
+    if has_key(line.get("body"), "input"):
+        return True
+    if find_key(line, TARGETS) is not None:
+        return False
+    return isinstance(line.get("input"), str | list) and any(key in line for key in _REQUEST)
+
+
+def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    body, is_batch = rest, "input" not in rest
+    if is_batch:
+        body = dict(rest.pop("body"))
+        for key in ("method", "url"):
+            rest.pop(key, None)
+    for key in _STORED:
+        if body.get(key) is not None:
+            hint = "write the earlier messages into the dialogue"
+            builder.issue(f'"{key}" is stored at the provider and not in this line', found=body.pop(key), hint=hint)
+    builder.system(body.pop("instructions", None))
+    items = body.pop("input")
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    if isinstance(items, list):
+        items = [_message(item) if isinstance(item, dict) else item for item in items]
+    read_messages(items, builder)
+    _read_settings(body, builder)
+    if is_batch:
+        for key in [key for key in body if key not in _NOT_REPLAYED]:
+            builder.extra(key, body.pop(key))
+        builder.keep(body)
+
+
+def _message(item: Mapping[str, Any]) -> dict[str, Any]:
+    if item.get("type", "message") != "message":
+        return {"content": "", **item, "role": item["type"]}  # a tool step or a thought: named by the reader
+    content = item.get("content")
+    plain = {key: value for key, value in item.items() if key != "type"}
+    if isinstance(content, list):
+        plain["content"] = [_part(part) for part in content]
+    return plain
+
+
+def _part(part: Any) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("input_text", "output_text"):
+        return {"type": "text", "text": part.get("text")}
+    if kind == "input_image":
+        return {"type": "image_url", "image_url": part.get("image_url")}
+    if kind == "input_file" and "file_data" in part:
+        return {"type": "file", "file": {"file_data": part["file_data"]}}
+    return part
+
+
+def _read_settings(body: dict[str, Any], builder: DialogueBuilder) -> None:
+    for name in ("temperature", "top_p", "max_output_tokens"):
+        builder.setting(name, body.pop(name, None))
+    reasoning = body.get("reasoning")
+    if isinstance(reasoning, dict):
+        builder.setting("reasoning_effort", reasoning.get("effort"))
+        body["reasoning"] = {key: value for key, value in reasoning.items() if key != "effort"}
+    tools = body.pop("tools", None) or []
+    if tools and all(has_key(tool, "name") and tool.get("type") == "function" for tool in tools):
+        builder.plain["tools"] = [tool_declaration(tool) for tool in tools]
+    elif tools:
+        builder.extra("tools", tools)
+    wanted = body.get("text")
+    if has_key(wanted, "format") and has_key(wanted["format"], "schema"):
+        builder.setting("response_schema", wanted["format"]["schema"])
+        body["text"] = {key: value for key, value in wanted.items() if key != "format"}
+    for key in ("reasoning", "text", "tool_choice", "include", "truncation", "service_tier", "parallel_tool_calls"):
+        builder.extra(key, body.pop(key, None))
+
+
+FORMAT = DatasetFormat(
+    name="responses",
+    label='OpenAI Responses ("input" with "instructions" or "model")',
+    markers=("input", "instructions"),
+    id_keys=("custom_id", "id"),
+    detect=_detect,
+    read=_read,
+    rank=65,
+)

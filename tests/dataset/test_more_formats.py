@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convbatch.dataset.formats.registry import FORMATS, detect, to_canonical, unknown_format
+from convbatch.dataset.schema import issues_of
+from convbatch.dataset.selection import convert, load_dialogues
+from convbatch.errors import InputError
+from tests.conftest import QUICKSTART
+from tests.dataset.test_formats import DMXAPI_SEED, GEMINI_FULL, GOOGLE_SEED, OPENAI_FULL, spoken
+from tests.dataset.test_formats import FORMS as FIRST_FORMS
+from tests.support.tables import each
+
+PAGE = (QUICKSTART.parent.parent / "docs" / "dataset.md").read_text(encoding="utf-8")
+SHOWN: dict[str, list[str]] = {
+    name: lines.splitlines()
+    for name, lines in re.findall(r"^`(\w+)`[^\n]*\n\n```jsonl\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+}
+
+
+def canonical(line: dict[str, Any], *, reference: bool = False) -> dict[str, Any]:
+    form = detect(line)
+    assert form is not None, line
+    imported = to_canonical(line, form, reference=reference)
+    assert imported.issues == []
+    assert issues_of(imported.plain) == []
+    return imported.plain
+
+
+def flaws(line: dict[str, Any]) -> str:
+    form = detect(line)
+    assert form is not None
+    return "\n".join(f"{issue.what} {issue.hint}" for issue in to_canonical(line, form).issues)
+
+
+def test_the_page_shows_three_lines_of_each_format() -> None:
+    assert set(SHOWN) == set(FORMATS) - {"canonical"}
+    assert {name: len(lines) for name, lines in SHOWN.items() if len(lines) != 3} == {}
+
+
+@each(("name", "line"), [(name, line) for name, lines in SHOWN.items() for line in lines])
+def test_a_line_of_the_page_is_a_dialogue_of_its_format(name: str, line: str) -> None:
+    found = detect(json.loads(line))
+    assert found is not None
+    assert found.name == name
+    canonical(json.loads(line))
+
+
+EARLIER = [DMXAPI_SEED, GEMINI_FULL, GOOGLE_SEED, OPENAI_FULL, *(line for line, _ in FIRST_FORMS.values())]
+EARLIER_NAMES = ("canonical", "gemini", "mtbench", "openai", "sharegpt")
+OTHER_KEYS = {
+    "instruction": "x",
+    "input": "x",
+    "output": "x",
+    "target": "x",
+    "prompt": "x",
+    "completion": "x",
+    "history": [["a", "b"]],
+    "dialogue": [{"role": "user", "content": "x"}],
+    "params": {"messages": []},
+    "conversation_a": [],
+    "model": "m",
+}
+
+
+@each("line", [*EARLIER, {"id": "c", "turns": [{"user": "x", "assistant": "y"}]}])
+def test_a_line_with_the_keys_of_an_earlier_format_keeps_it_whatever_else_it_has(line: dict[str, Any]) -> None:
+    own = detect(line)
+    assert own is not None
+    assert own.name in EARLIER_NAMES
+    for key, value in OTHER_KEYS.items():
+        if key not in line:
+            assert detect({**line, key: value}) == own
+            assert detect({key: value, **line}) == own
+
+
+USER = {"role": "user", "content": "u"}
+LINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "alpaca input without instruction": (
+        {"instruction": "", "input": "i", "output": "o"},
+        {"turns": [{"user": "i", "assistant": "o"}]},
+    ),
+    "alpaca history of messages": (
+        {"instruction": "i", "history": [USER, {"role": "assistant", "content": "a"}]},
+        {"turns": [{"user": "u", "assistant": "a"}, {"user": "i"}]},
+    ),
+    "one target is a reply, several are kept": (
+        {"input": "q", "target": ["a", "b"]},
+        {"turns": [{"user": "q"}], "meta": {"target": ["a", "b"]}},
+    ),
+    "a number as target": ({"input": "q", "target": 4}, {"turns": [{"user": "q", "assistant": "4"}]}),
+    "a target after a reply": (
+        {"input": [USER, {"role": "assistant", "content": "a"}], "target": "t"},
+        {"turns": [{"user": "u", "assistant": "a"}], "meta": {"target": "t"}},
+    ),
+    "the user and the sys": (
+        {"history": [{"user": "1", "sys": "2"}, {"user": "3"}]},
+        {"turns": [{"user": "1", "assistant": "2"}, {"user": "3"}]},
+    ),
+    "chosen repeats the prompt": (
+        {"prompt": "u", "chosen": [USER, {"role": "assistant", "content": "a"}], "rejected": []},
+        {"turns": [{"user": "u", "assistant": "a"}], "meta": {"rejected": []}},
+    ),
+    "anthropic text": (
+        {"chosen": "\n\nHuman: hi\n\nthere\n\nAssistant: yo\n\nHuman: x\n\nAssistant:"},
+        {"turns": [{"user": "hi\n\nthere", "assistant": "yo"}, {"user": "x"}]},
+    ),
+    "anthropic body": (
+        {
+            "custom_id": "c",
+            "params": {
+                "model": "m",
+                "max_tokens": 5,
+                "system": [{"type": "text", "text": "s"}],
+                "stop_sequences": ["E"],
+                "thinking": {"type": "enabled", "budget_tokens": 9},
+                "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+                "tool_choice": {"type": "auto"},
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "u", "cache_control": {"type": "ephemeral"}},
+                            {
+                                "type": "image",
+                                "source": {"type": "base64", "media_type": "image/png", "data": "aGk="},
+                            },
+                        ],
+                    },
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": "a"}],
+                    },
+                ],
+            },
+        },
+        {
+            "id": "c",
+            "system": "s",
+            "turns": [{"user": [{"text": "u"}, {"data": "aGk=", "mime_type": "image/png"}], "assistant": "a"}],
+            "tools": [{"name": "f", "parameters": {"type": "object"}}],
+            "settings": {
+                "max_output_tokens": 5,
+                "stop": ["E"],
+                "thinking_budget": 9,
+                "extra": {"tool_choice": {"type": "auto"}},
+            },
+            "meta": {"model": "m"},
+        },
+    ),
+    "responses body": (
+        {
+            "custom_id": "c",
+            "url": "/v1/responses",
+            "body": {
+                "input": [
+                    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "u"}]},
+                    {"role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+                ],
+                "instructions": "s",
+                "reasoning": {"effort": "low", "summary": "auto"},
+                "truncation": "auto",
+                "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+            },
+        },
+        {
+            "id": "c",
+            "system": "s",
+            "turns": [{"user": "u", "assistant": "a"}],
+            "settings": {
+                "reasoning_effort": "low",
+                "response_schema": {"type": "object"},
+                "extra": {"reasoning": {"summary": "auto"}, "truncation": "auto"},
+            },
+        },
+    ),
+}
+
+
+@each(("line", "expected"), list(LINES.values()))
+def test_a_line_is_converted_to_a_canonical_dialogue(line: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert canonical(line) == expected
+
+
+def test_a_list_of_prompts_takes_its_references_only_on_request() -> None:
+    line = {"prompt_id": 1, "prompt": ["a", "b"], "reference": ["x", ""]}
+    assert canonical(line)["turns"] == [{"user": "a"}, {"user": "b"}]
+    assert canonical(line, reference=True)["turns"] == [{"user": "a", "assistant": "x"}, {"user": "b"}]
+
+
+@each(
+    ("line", "words"),
+    [
+        ({"input": "q", "target": "a", "choices": ["a", "b"]}, ['"choices"', "text of the question"]),
+        ({"input": "q", "target": "a", "files": {"a.txt": "x"}}, ['"files"']),
+        ({"model": "m", "input": "q", "previous_response_id": "r"}, ['"previous_response_id"']),
+        ({"model": "m", "input": [USER, {"type": "function_call", "name": "f"}]}, ["recorded tool steps"]),
+        ({"history": [["a", "b"], ["c"]]}, ["a pair of another form"]),
+        ({"history": [["a", {"x": 1}]], "prompt": "p"}, ["a reply without text"]),
+        ({"instruction": "i", "input": {"a": 1}}, ['"input" must be text']),
+        ({"prompt": ["a"], "completion": ["x", "y"]}, ["more replies than prompts"]),
+        ({"params": {"messages": [USER], "tools": [{"type": "web_search"}]}}, ["tools other than functions"]),
+        ({"messages": [{"author": "user", "content": "u"}], "examples": [{"input": "x"}]}, ['"examples"']),
+        ({"conv": [USER, USER]}, ["two user turns in a row"]),
+    ],
+)
+def test_what_changes_the_question_and_has_no_place_is_an_issue(line: dict[str, Any], words: list[str]) -> None:
+    found = flaws(line)
+    assert [word for word in words if word not in found] == []
+
+
+@each(
+    ("line", "words"),
+    [
+        ({"question": "q", "answer": "a"}, "jq -c '{turns: [{user: .question, assistant: .answer}]}'"),
+        ({"log": [{"role": "user", "text": "u"}]}, "jq -c '{messages: .log}'"),
+        ({"my chat": [["a", "b"]]}, "jq -c '{history: .[\"my chat\"]}'"),
+        ({"queries": ["a", "b"]}, "jq -c '{turns: .queries}'"),
+        ({"2303": {"messages": []}, "2304": {"messages": []}}, "jq -c 'to_entries[] | {id: .key} + .value'"),
+        ({"x": 1}, 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'),
+        ({"mesages": 1}, "did you mean 'messages'?"),
+    ],
+)
+def test_an_unknown_line_is_refused_with_the_way_to_the_nearest_format(line: dict[str, Any], words: str) -> None:
+    assert detect(line) is None
+    assert words in (unknown_format(line).hint or "")
+
+
+def test_a_forced_format_reads_a_line_that_detection_gives_to_another(tmp_path: Path) -> None:
+    source = tmp_path / "d.jsonl"
+    source.write_text(json.dumps({"id": 1, "input": "q", "target": "a", "prompt": "p", "completion": "c"}) + "\n")
+    for name, turns in (("inspect", [("q", "a")]), ("prompt", [("p", "c")])):
+        convert(source, tmp_path / f"{name}.jsonl", from_format=name)
+        assert spoken(load_dialogues([tmp_path / f"{name}.jsonl"])[0]) == turns
+    with pytest.raises(InputError, match=r"not Gemini .* as requested"):
+        convert(source, tmp_path / "no.jsonl", from_format="gemini")
