@@ -13,7 +13,8 @@ but a result in the tables, a `Failure` (see `reply.py`). A traceback on the ter
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -41,6 +42,8 @@ class Problem:
     place: Place | None = None
     found: str | None = None
     hint: str | None = None
+    cause: str | None = None
+    """What many problems have in common, where `what` names a value of one of them; see `one_cause_once`."""
 
     def __str__(self) -> str:
         head = self.what if self.place is None else f"{self.place}: {self.what}"
@@ -60,12 +63,72 @@ class Issue:
     field: str | None = None
     found: str | None = None
     hint: str | None = None
+    line: int | None = None
+    """Where the value itself has several lines: the line of the file."""
 
     def at(self, path: str, line: int | None = None) -> Problem:
         """Return the problem with its place."""
-        return Problem(
-            what=self.what, place=Place(path=path, line=line, field=self.field), found=self.found, hint=self.hint
+        place = Place(path=path, line=self.line if line is None else line, field=self.field)
+        return Problem(what=self.what, place=place, found=self.found, hint=self.hint)
+
+
+_SHOWN_EACH = 3
+_LINES_NAMED = 8
+_CAUSES_REMEMBERED = 1_000
+
+
+def one_cause_once(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield problems in order, but of those with the same cause only the first few; at the end a count of the others.
+
+    Problems of one file have the same cause when they differ only in numbers, in what was found, or in their line.
+    """
+    repeats: dict[tuple[str, str], _Repeats] = {}
+    for problem in problems:
+        cause = (
+            problem.place.path if problem.place is not None else "",
+            problem.cause or _NUMBERS.sub("#", problem.what),
         )
+        repeat = repeats.get(cause)
+        if repeat is None:
+            if len(repeats) < _CAUSES_REMEMBERED:
+                repeats[cause] = _Repeats(problem)
+            yield problem
+        elif repeat.counts(problem):
+            yield problem
+    for repeat in repeats.values():
+        if repeat.left:
+            yield repeat.rest()
+
+
+_NUMBERS = re.compile(r"\d+")
+
+
+class _Repeats:
+    """The problems of one cause: how many there are, and the places of the first that are not shown."""
+
+    def __init__(self, first: Problem) -> None:
+        self.left = 0
+        self._first = first
+        self._shown = 1
+        self._lines: list[str] = []
+
+    def counts(self, problem: Problem) -> bool:
+        """Count one more; return whether it is still shown by itself."""
+        if self._shown < _SHOWN_EACH:
+            self._shown += 1
+            return True
+        self.left += 1
+        if problem.place is not None and problem.place.line is not None and len(self._lines) < _LINES_NAMED:
+            self._lines.append(str(problem.place.line))
+        return False
+
+    def rest(self) -> Problem:
+        """Return one problem for those that are not shown."""
+        total = self.left + self._shown
+        what = f"the same {self.left} more times ({total} in all): {self._first.cause or self._first.what}"
+        lines = ", ".join(self._lines) + (", …" if self.left > len(self._lines) else "")
+        path = None if self._first.place is None else Place(path=self._first.place.path)
+        return Problem(what=what, place=path, found=f"lines {lines}" if self._lines else None)
 
 
 class ConvbatchError(Exception):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TextIO, TypeVar
 import typer
 
 from convbatch.cli.options import Command, takes, typer_option
-from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean, one_cause_once
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
 
@@ -124,7 +124,7 @@ _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def _report_error(error: Exception) -> ExitCode:
     """Print what went wrong; return the exit code."""
     if isinstance(error, ConvbatchError):
-        for problem in error.problems:
+        for problem in one_cause_once(error.problems):
             _log_text(f"error: {problem}")
         return error.exit_code
     if isinstance(error, BrokenPipeError):

@@ -1,6 +1,7 @@
 """`convbatch validate`: print every problem of a dataset as it is found, then counts.
 
-`dataset/reader.py` finds the problems. Without --json, memory does not grow with the file.
+`dataset/reader.py` finds the problems. One cause in many lines is printed a few times, then counted; --json lists all.
+Without --json, memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 from convbatch.checks.builtin import missing_checks, parse_check
 from convbatch.console.text import log_note, printable_json
 from convbatch.dataset.reader import count_of
-from convbatch.dataset.selection import scan
+from convbatch.dataset.selection import DatasetScan, scan
 from convbatch.dialogue import Dialogue
-from convbatch.errors import Problem
+from convbatch.errors import Problem, one_cause_once
 from convbatch.exit_codes import ExitCode
 from convbatch.session.progress import ReadingBar
 
@@ -34,14 +35,12 @@ def run_validate(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
     named: set[str] = set()
     with ReadingBar() as bar:
         found = scan(paths, on_progress=bar.show)
-        for item in found:
-            if not isinstance(item, Problem):
-                named.update(_python_checks(item))
-                continue
-            if as_json:
-                listed.append(_plain(item))
-            else:
-                log_note(f"error: {item}")
+        problems = _problems(found, named)
+        if as_json:
+            listed = [_plain(problem) for problem in problems]
+        else:
+            for problem in one_cause_once(problems):
+                log_note(f"error: {problem}")
     notes = [*found.notes, *missing_checks(sorted(named))]
     for note in () if as_json else notes:
         log_note(note)
@@ -56,6 +55,15 @@ def run_validate(paths: Sequence[Path], *, as_json: bool) -> ExitCode:
     else:
         log_note(f"{count_of(found.problems, 'problem')}; well-formed: {count_of(found.dialogues, 'dialogue')}")
     return ExitCode.SETUP if counts["problems"] else ExitCode.OK
+
+
+def _problems(found: DatasetScan, named: set[str]) -> Iterator[Problem]:
+    """Yield the problems; add the entry points that valid dialogues name to `named`."""
+    for item in found:
+        if isinstance(item, Problem):
+            yield item
+        else:
+            named.update(_python_checks(item))
 
 
 def _python_checks(dialogue: Dialogue) -> Iterator[str]:

@@ -44,7 +44,7 @@ class CsvLines:
 
     def __iter__(self) -> Iterator[JsonLine]:
         try:
-            with open_regular(self.path) as raw, decompressed(raw) as binary:
+            with open_regular(self.path) as raw, decompressed(raw, self.path) as binary:
                 content = binary.read(MAX_ARRAY_BYTES + 1).removeprefix(_BOM)
                 self.consumed = raw.tell()
             yield from self._rows(_text(content))

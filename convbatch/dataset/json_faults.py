@@ -46,10 +46,13 @@ def _trailing_comma(text: str, error: json.JSONDecodeError) -> Fault | None:
         return Fault("a comma after the end of the object", at, hint)
     if after[:1] in ("]", "}"):
         return Fault("trailing comma", at, f"drop the comma before {after[0]}")
-    return Fault("a comma where a value or a key should be", at, "drop the comma") if after[:1] == "," else None
+    if error.msg.startswith(("Expecting value", "Expecting property name")) and at == error.pos:
+        return Fault("a comma where a value or a key should be", at, "drop the comma")
+    return None
 
 
 _QUOTES = "“”„‟«»〝〞＂"
+_CLOSING = re.compile(rf"[{_QUOTES}](?=\s*[,:}}\]])")
 _SINGLE_QUOTES = "'‘’‚‛`´＇"
 _ESCAPE_HINT = r"double each backslash that is meant as such (\\), or use / in paths"
 
@@ -63,8 +66,9 @@ def _single_quotes(text: str, error: json.JSONDecodeError) -> Fault | None:
 
 def _odd_character(text: str, error: json.JSONDecodeError) -> Fault | None:
     at = error.pos
-    if error.msg.startswith("Unterminated string"):  # its end may be a quote that only looks right
-        at = next((place for place, char in enumerate(text[at:], at) if char in _QUOTES), len(text))
+    if at >= len(text) or error.msg.startswith("Unterminated string"):
+        closing = _CLOSING.search(text, text.rfind('"') + 1)  # its end may be a quote that only looks right
+        at = len(text) if closing is None else closing.start()
     if at >= len(text) or text[at].isascii():
         return None
     char = text[at]
@@ -104,7 +108,7 @@ def _backslash(text: str, error: json.JSONDecodeError) -> Fault | None:
 
 
 def _control_character(text: str, error: json.JSONDecodeError) -> Fault | None:
-    if not error.msg.startswith("Invalid control character"):
+    if not error.msg.startswith("Invalid control character") or error.pos >= len(text):
         return None
     char = text[error.pos]
     escaped = json.dumps(char)[1:-1]
@@ -124,11 +128,8 @@ def _word(text: str, error: json.JSONDecodeError) -> Fault | None:
     if error.msg.startswith("Expecting property name"):
         return Fault("a key without quotes", error.pos, f'write "{word[0]}"')
     if error.msg.startswith("Expecting ',' delimiter") and text[: error.pos].rstrip().endswith('"'):
-        return Fault(
-            "a text ends before its end: a quote inside it lacks its backslash, before",
-            error.pos,
-            r"write \" inside a text",
-        )
+        what = "text after a closing quote (is it a quote inside a text, without its backslash?)"
+        return Fault(what, error.pos, r"write \" inside a text")
     return None
 
 
@@ -139,6 +140,8 @@ def _missing_mark(text: str, error: json.JSONDecodeError) -> Fault | None:
             return Fault("a second object on the line", error.pos, "put each object on a line of its own")
         if char in "]}" and char:
             return Fault(f"a {char} too many", error.pos, "drop it, or add what it should close")
+    if error.msg.startswith("Expecting value") and char in ("}", "]"):
+        return Fault(f"{char} where a value should be", error.pos, "a value or a bracket is missing before it")
     if error.msg.startswith("Expecting ',' delimiter") and char:
         if char in "]}:":
             other = "}" if char == "]" else "]"

@@ -6,6 +6,7 @@ duplicate keys, numbers that JSON can represent. Dialogues are not known here.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gzip
 import io
@@ -21,24 +22,18 @@ from typing import Any, BinaryIO
 import orjson
 
 from convbatch import strict_json
+from convbatch.dataset.file_kinds import binary_kind, not_utf8, text_kind
+from convbatch.dataset.json_faults import fault_of, pieces
 from convbatch.errors import Issue
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 512 * 2**20
 _BUFFER_BYTES = 256 * 2**10
 _SNIFFED_BYTES = 8 * 2**10
+_DOCUMENT_CHECKED = 16 * 2**20
+"""Largest file that is read whole only to say what is wrong with it."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-_OTHER_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xfe", "UTF-16 text"),
-    (b"\xfe\xff", "UTF-16 text"),
-    (b"PK\x03\x04", "a zip archive (or a spreadsheet)"),
-    (b"\x28\xb5\x2f\xfd", "zstd compressed"),
-    (b"BZh", "bzip2 compressed"),
-    (b"\xfd7zXZ", "xz compressed"),
-    (b"PAR1", "a Parquet table"),
-    (b"SQLite format 3", "an SQLite database"),
-)
 
 
 class RefusedValue(Exception):  # caught in the loop that knows the line
@@ -81,7 +76,7 @@ class JsonLines:
         number = 0
         empty = True
         try:
-            with decompressed(raw) as text:
+            with decompressed(raw, self.path) as text:
                 while line := text.readline(MAX_LINE_BYTES + 1):
                     number += 1
                     if number == 1:
@@ -91,13 +86,14 @@ class JsonLines:
                     if len(line) > MAX_LINE_BYTES:
                         skip_line(text)
                         yield JsonLine(number, {}, _too_long())
-                    elif line.strip():
-                        yield _parsed(number, line)
-                    else:
+                    elif not line.strip():
                         self.blank_lines += 1
                         continue
-                    if empty and _opens_a_document(line):
+                    elif empty and (whole := self._other_kind(number, line, text)) is not None:
+                        yield whole
                         return
+                    else:
+                        yield _parsed(number, line)
                     empty = False
                 self.consumed = raw.tell()
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
@@ -107,9 +103,30 @@ class JsonLines:
             what = "the file is empty" if number == 0 else "no dialogue: every line is blank"
             yield JsonLine(None, {}, Issue(what=what, hint="one JSON dialogue a line; see docs/dataset.md"))
 
+    def _other_kind(self, number: int, line: bytes, text: io.BufferedReader) -> JsonLine | None:
+        """Return the one problem of a file that is not JSON lines; `line` is its first line with content."""
+        following = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
+        parsed = _parsed(number, line)
+        if parsed.issue is None:
+            return None
+        if _opens_a_document(line, following):
+            return parsed if _is_json(line) else self._document(number, line)
+        other = text_kind(line[:_SNIFFED_BYTES] + following, self.path)
+        return None if other is None else JsonLine(None, {}, other)
+
+    def _document(self, number: int, line: bytes) -> JsonLine:
+        """Return what is wrong with a file that is an array or indented: an error inside it, or only its form."""
+        if _size(self.path) <= _DOCUMENT_CHECKED:
+            for item in JsonArray(self.path):
+                if item.issue is not None and (item.number is None or item.issue.line is not None):
+                    return JsonLine(item.issue.line or number, {}, item.issue)
+        found = excerpt(line.decode("utf-8", "replace").strip())
+        hint = f"a JSON array or an indented file: `convbatch convert {self.path} OUT.jsonl` converts it to JSON lines"
+        return JsonLine(number, {}, Issue(what="not one JSON object on this line", found=found, hint=hint))
+
 
 class JsonArray:
-    """Iterates over the items of a file that is one JSON array or one object; reads the whole file into memory.
+    """Iterates over the items of a file that is one JSON array or objects over several lines; reads it whole.
 
     Has the same interface as `JsonLines`.
     """
@@ -121,17 +138,27 @@ class JsonArray:
 
     def __iter__(self) -> Iterator[JsonLine]:
         try:
-            with open_regular(self.path) as raw, decompressed(raw) as text:
+            with open_regular(self.path) as raw, decompressed(raw, self.path) as text:
                 content = text.read(MAX_ARRAY_BYTES + 1).removeprefix(_BOM)
                 self.consumed = raw.tell()
             if len(content) > MAX_ARRAY_BYTES:
                 what = f"a JSON array of more than {MAX_ARRAY_BYTES // 2**20} MiB"
                 raise RefusedValue(Issue(what=what, hint="convert it to JSON lines: jq -c '.[]' IN.json > OUT.jsonl"))
-            value = parse_value(content)
         except RefusedValue as refusal:
             yield JsonLine(None, {}, refusal.issue)
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
             yield JsonLine(None, {}, _broken_stream(error))
+        else:
+            yield from self._content(content)
+
+    def _content(self, content: bytes) -> Iterator[JsonLine]:
+        try:
+            value = parse_value(content)
+        except RefusedValue:
+            try:
+                yield from _each_piece(content)
+            except RefusedValue as refusal:
+                yield JsonLine(None, {}, refusal.issue)
         else:
             yield from self._items(value)
 
@@ -149,11 +176,11 @@ class JsonArray:
 def is_one_document(path: Path) -> bool:
     """Whether a file is one JSON array, or one object over several lines, instead of JSON lines."""
     try:
-        with open_regular(path) as raw, decompressed(raw) as text:
+        with open_regular(path) as raw, decompressed(raw, path) as text:
             first = b""
             while not first.strip() and (line := text.readline(MAX_LINE_BYTES)):
                 first = line.removeprefix(_BOM)
-            return _opens_a_document(first)
+            return _opens_a_document(first, text.read(1))
     except (RefusedValue, EOFError, zlib.error, OSError):
         return False  # reading it as lines reports the problem
 
@@ -183,8 +210,12 @@ def open_regular(path: Path) -> BinaryIO:
     )
 
 
-def decompressed(raw: BinaryIO) -> BinaryIO:
+def decompressed(raw: BinaryIO, path: Path) -> io.BufferedReader:
     """Return a buffered reader of the uncompressed bytes; gzip is detected by its first bytes, not by its name.
+
+    Args:
+        raw: The open file.
+        path: Its name, for messages.
 
     Raises:
         RefusedValue: The content is not text.
@@ -192,13 +223,13 @@ def decompressed(raw: BinaryIO) -> BinaryIO:
     """
     head = raw.read(_SNIFFED_BYTES)
     raw.seek(0)
-    text: BinaryIO
+    text: io.BufferedReader
     if head.startswith(_GZIP_MAGIC):
         text = io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # GzipFile is a raw reader at runtime, but not in its stub
         head = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
     else:
         text = io.BufferedReader(raw, _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # an unbuffered file is a RawIOBase
-    if (issue := _not_text(head)) is not None:
+    if (issue := binary_kind(head, path)) is not None:
         raise RefusedValue(issue)
     return text
 
@@ -252,9 +283,46 @@ def skip_line(text: BinaryIO) -> None:
         pass
 
 
-def _opens_a_document(line: bytes) -> bool:
+def _opens_a_document(line: bytes, following: bytes) -> bool:
     # An array or an indented object is one problem, not one for each line.
-    return line.lstrip().startswith(b"[") or line.strip() == b"{"
+    start = line.strip()
+    if start.startswith(b"[") or start == b"{":
+        return True
+    is_open = start.startswith(b"{") and start.endswith((b"{", b"[", b",", b":"))
+    return is_open and following[:1] in (b" ", b"\t", b"}", b"]") and not _is_json(start[:-1])
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _each_piece(content: bytes) -> Iterator[JsonLine]:
+    """Yield the items of a document that is not one strict JSON value: of several values, or up to a syntax error.
+
+    Raises:
+        RefusedValue: Not UTF-8, or nested too deeply.
+    """
+    try:
+        text = content.decode("utf-8")
+        for piece in pieces(text):
+            line = text.count("\n", 0, piece.start) + 1
+            if piece.error is not None:
+                yield JsonLine(piece.number, {}, _document_issue(text, piece.error))
+                continue
+            parsed = _parsed(piece.number, text[piece.start : piece.end].encode())
+            where = None if parsed.issue is None else dataclasses.replace(parsed.issue, line=line)
+            yield JsonLine(piece.number, parsed.value, where)
+    except UnicodeDecodeError as error:
+        start = content.rfind(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + 1
+        issue = not_utf8(content[start : error.start + 200], error.start - start)
+        raise RefusedValue(dataclasses.replace(issue, line=line)) from None
+    except RecursionError:
+        raise RefusedValue(_too_deep()) from None
 
 
 def _parsed(number: int, line: bytes) -> JsonLine:
@@ -280,13 +348,7 @@ def _parse_carefully(text: bytes) -> Any:
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RefusedValue(
-            Issue(
-                what=f"not UTF-8 at byte {error.start + 1} of the line",
-                found=repr(text[error.start : error.start + 8]),
-                hint="save the file as UTF-8 (a GBK file: iconv -f GB18030 -t UTF-8 IN > OUT)",
-            )
-        ) from None
+        raise RefusedValue(not_utf8(text, error.start)) from None
     try:
         value = strict_json.parse(decoded, finite=True, int64=True, unique_keys=True)
     except json.JSONDecodeError as error:
@@ -332,22 +394,33 @@ def _refuse_surrogates(value: Any) -> None:
 
 
 def _not_json(line: str, error: json.JSONDecodeError) -> Issue:
-    start = line.lstrip()
-    if start.startswith("[") or line.strip() == "{":
-        return Issue(
-            what="not one JSON object on this line",
-            found=excerpt(line.strip()),
-            hint="a JSON array or an indented file: `convbatch convert IN.json OUT.jsonl` converts it to JSON lines",
-        )
     body = line.rstrip()
-    if error.pos >= len(body) or error.msg.startswith("Unterminated string"):
+    fault = fault_of(body, error)
+    if fault is not None:
+        what, at, hint = f"not JSON: {fault.what} at character {fault.position + 1}", fault.position, fault.hint
+    elif error.pos >= len(body) or error.msg.startswith("Unterminated string"):
         hint = "copy the file again, or delete this line" if body == line else "one whole JSON object a line"
         what = "the line ends in the middle of its JSON" + (": the file looks truncated" if body == line else "")
         return Issue(what=what, found="…" + body[-60:] if len(body) > 60 else body, hint=hint)
+    else:
+        what, at, hint = f"not JSON: {error.msg} at character {error.colno}", error.pos, "one JSON object a line"
+    return Issue(what=what, found=excerpt(line[max(0, at - 20) :].strip(), 60), hint=hint)
+
+
+def _document_issue(text: str, error: json.JSONDecodeError) -> Issue:
+    """Describe a syntax error in a file of several lines."""
+    body = text.rstrip()
+    fault = fault_of(body, error)
+    if fault is not None:
+        what, at, hint = fault.what, fault.position, fault.hint
+    elif error.pos >= len(body) or error.msg.startswith("Unterminated string"):
+        what, at, hint = "the file ends in the middle of its JSON: it looks truncated", len(body), "copy it again"
+    else:
+        what, at, hint = error.msg, error.pos, "mend it there, then give the command again"
+    start = text.rfind("\n", 0, at) + 1
+    found = excerpt(text[max(start, at - 20) : at + 40].split("\n")[0].strip(), 60)
     return Issue(
-        what=f"not JSON: {error.msg} at character {error.colno}",
-        found=excerpt(line[max(0, error.pos - 20) :].strip(), 60),
-        hint="one JSON object a line",
+        what=f"not JSON: {what} at column {at - start + 1}", found=found, hint=hint, line=text.count("\n", 0, at) + 1
     )
 
 
@@ -379,16 +452,11 @@ def _refuse_depth(text: bytes, value: Any) -> None:
         raise RefusedValue(_too_deep()) from None
 
 
-def _not_text(head: bytes) -> Issue | None:
-    hint = "a dataset is JSON lines in UTF-8, plain or gzip"
-    for magic, name in _OTHER_MAGIC:
-        if head.startswith(magic):
-            if name == "UTF-16 text":
-                hint = "save the file as UTF-8 (iconv -f UTF-16 -t UTF-8 IN > OUT)"
-            return Issue(what=f"is {name}, not a dataset", found=repr(head[:8]), hint=hint)
-    if b"\0" in head:
-        return Issue(what="is a binary file, not a dataset", found=repr(head[:16]), hint=hint)
-    return None
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _cannot_open(path: Path, error: OSError | ValueError) -> Issue:

@@ -183,6 +183,7 @@ class Reader:
                 hint="ids are unique over all files of a run: rename one of them"
                 if "id" in line.value
                 else 'a line without an id is named FILE:LINE: give it an "id", or rename one of the files',
+                cause="an id is used twice",
             )
         if len(suspects) > len(located):
             more = len(suspects) - len(located)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from convbatch.dataset.formats.builder import DialogueBuilder, tool_declaration
 from convbatch.dataset.jsonl import display_json
@@ -179,7 +179,7 @@ def _read_thinking(name: str, value: dict[str, Any], builder: DialogueBuilder) -
     builder.extra(name, left)
 
 
-def _has_settings(value: Any) -> bool:
+def _has_settings(value: Any) -> TypeGuard[dict[str, Any]]:
     known = {*_SETTINGS, *_EXTRA, "thinking"}
     return isinstance(value, dict) and any(_snake(name) in known for name in value)
 

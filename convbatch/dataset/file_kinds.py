@@ -1,0 +1,155 @@
+"""Files that are no dataset: what they are, told from their first bytes and their name, and the command that helps."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from convbatch.errors import Issue
+
+_ANY = "a dataset is JSON lines in UTF-8, plain or gzip; see docs/dataset.md"
+_PANDAS = (
+    "python -c \"import pandas; pandas.{reader}('{name}').to_json('{stem}.jsonl', orient='records', lines=True, "
+    'force_ascii=False)"'
+)
+_ICONV = "save it as UTF-8: iconv -f {encoding} -t UTF-8 {name} > {stem}.utf8.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class _Magic:
+    """Files that start with the same bytes."""
+
+    start: bytes
+    what: str
+    hint: str = _ANY
+
+
+_MAGIC = (
+    _Magic(b"\xff\xfe\0\0", "is UTF-32 text, not a dataset", _ICONV.replace("{encoding}", "UTF-32")),
+    _Magic(b"\xff\xfe", "is UTF-16 text, not a dataset", _ICONV.replace("{encoding}", "UTF-16")),
+    _Magic(b"\xfe\xff", "is UTF-16 text, not a dataset", _ICONV.replace("{encoding}", "UTF-16")),
+    _Magic(b"PK\x03\x04", "is a zip archive (or a spreadsheet), not a dataset", "unzip it; save a spreadsheet as CSV"),
+    _Magic(b"\xd0\xcf\x11\xe0", "is an old Office document, not a dataset", "save a spreadsheet as CSV (UTF-8)"),
+    _Magic(b"\x28\xb5\x2f\xfd", "is zstd compressed, not a dataset", "zstd -d {name} -o {stem}.jsonl"),
+    _Magic(b"BZh", "is bzip2 compressed, not a dataset", "bunzip2 -k {name}"),
+    _Magic(b"\xfd7zXZ", "is xz compressed, not a dataset", "unxz -k {name}"),
+    _Magic(b"7z\xbc\xaf", "is a 7z archive, not a dataset", "7z x {name}"),
+    _Magic(b"PAR1", "is a Parquet table, not a dataset", _PANDAS.replace("{reader}", "read_parquet")),
+    _Magic(b"ARROW1", "is an Arrow (Feather) table, not a dataset", _PANDAS.replace("{reader}", "read_feather")),
+    _Magic(b"SQLite format 3", "is an SQLite database, not a dataset"),
+    _Magic(b"%PDF", "is a PDF, not a dataset"),
+    _Magic(b"version https://git-lfs", "is a Git LFS pointer, not the dataset itself", "git lfs pull"),
+)
+
+
+def binary_kind(head: bytes, path: Path) -> Issue | None:
+    """Return what a file is that no line can be read from; None for text."""
+    for magic in _MAGIC:
+        if head.startswith(magic.start):
+            return Issue(what=magic.what, found=repr(head[:8]), hint=_filled(magic.hint, path))
+    if b"\0" not in head:
+        return None
+    for encoding, zeros in (("UTF-16LE", head[1::2]), ("UTF-16BE", head[::2])):
+        if len(head) >= 8 and zeros.count(0) > 0.7 * len(zeros):
+            what = f"is UTF-16 text without a byte order mark ({encoding}), not a dataset"
+            return Issue(what=what, found=repr(head[:8]), hint=_filled(_ICONV.replace("{encoding}", encoding), path))
+    return Issue(what="is a binary file, not a dataset", found=repr(head[:16]), hint=_ANY)
+
+
+def text_kind(head: bytes, path: Path) -> Issue | None:
+    """Return what a text file is whose first line is not JSON; None when it may be JSON lines with an error.
+
+    Args:
+        head: The first lines; the last one may be cut.
+        path: The file; its name counts only where the content agrees.
+    """
+    lines = [line for line in head.decode("utf-8", "replace").splitlines() if line.strip()]
+    if not lines or lines[0].lstrip().startswith(("{", "[")):
+        return None
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    for looks, what, hint in _TEXTS:
+        if looks(lines, suffix):
+            return Issue(what=f"looks like {what}, not like JSON lines", found=lines[0][:60], hint=_filled(hint, path))
+    return None
+
+
+def _filled(hint: str, path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return hint.replace("{name}", str(path)).replace("{stem}", Path(name).stem or "OUT")
+
+
+def _is_table(lines: list[str], suffix: str, mark: str, names: tuple[str, ...]) -> bool:
+    header = lines[0].split(mark)
+    if len(header) < 2:
+        return False
+    if suffix in names:
+        return True
+    # Without the name: a header of plain words, and every whole line has the mark as well.
+    is_header = all(re.fullmatch(r"\"?\w[\w .-]{0,40}\"?", cell.strip()) for cell in header)
+    return is_header and len(lines) > 1 and mark in lines[1]
+
+
+def _is_csv(lines: list[str], suffix: str) -> bool:
+    return _is_table(lines, suffix, ",", (".csv",)) or _is_table(lines, suffix, ";", (".csv",))
+
+
+def _is_tsv(lines: list[str], suffix: str) -> bool:
+    return _is_table(lines, suffix, "\t", (".tsv", ".tab", ".csv"))
+
+
+def _is_yaml(lines: list[str], suffix: str) -> bool:
+    plain = [line for line in lines if not line.lstrip().startswith("#")] or lines
+    is_mapping = re.match(r"---\s*$|%YAML|- [\w\"']+:(\s|$)|[A-Za-z_][\w-]*:(\s|$)", plain[0]) is not None
+    return is_mapping and (suffix in (".yaml", ".yml") or plain[0].startswith(("---", "%YAML", "- ")) or len(plain) > 1)
+
+
+def _is_toml(lines: list[str], suffix: str) -> bool:
+    plain = next((line for line in lines if not line.startswith("#")), "")
+    return suffix == ".toml" or re.match(r"[\w.-]+ = \S", plain) is not None
+
+
+def _is_markup(lines: list[str], suffix: str) -> bool:
+    return re.match(r"<(!doctype|\?xml|html|[a-z]+[ >])", lines[0].lstrip(), re.IGNORECASE) is not None
+
+
+def _is_plain(lines: list[str], suffix: str) -> bool:
+    return suffix in (".txt", ".text", ".md", ".markdown", ".log", ".py", "") and len(lines[0].split()) > 0
+
+
+_SHAPE = 'one JSON dialogue a line: {"turns": [{"user": "Hello"}]}'
+_TEXTS = (
+    (_is_markup, "HTML or XML (a download page or an error page?)", f"download the file itself; {_SHAPE}"),
+    (_is_csv, "CSV", "with columns such as turn, user, assistant: convbatch convert {stem}.csv {stem}.jsonl"),
+    (
+        _is_tsv,
+        "a table with tabs (TSV)",
+        "save it as CSV with columns such as turn, user, assistant: convbatch convert {stem}.csv {stem}.jsonl",
+    ),
+    (_is_yaml, "YAML", "yq -o=json -I=0 '.[]' {name} > {stem}.jsonl (a list of dialogues; yq '.' for a single one)"),
+    (_is_toml, "TOML", _SHAPE),
+    (_is_plain, "plain text", _SHAPE),
+)
+
+# Text that is not UTF-8.
+
+_PAIRS = (("GB18030", "Chinese, simplified"), ("BIG5", "Chinese, traditional"), ("SHIFT_JIS", "Japanese"))
+_SINGLES = (("CP1252", "Western"), ("CP1251", "Cyrillic"))
+
+
+def not_utf8(line: bytes, at: int) -> Issue:
+    """Describe a line that is not UTF-8 from byte `at` on: the likely encodings, each with its command."""
+    high = re.findall(rb"[\x80-\xff]+", line)
+    alone = sum(len(run) == 1 for run in high)
+    likely = (*_SINGLES, *_PAIRS) if alone * 2 > len(high) else (*_PAIRS, *_SINGLES)
+    choices: list[str] = []
+    start = max(0, line.rfind(b'"', 0, at) + 1)
+    for encoding, spoken in likely:
+        try:
+            line.decode(encoding)
+            sample = line[start : at + 16].decode(encoding, "ignore")[:12]
+        except (UnicodeDecodeError, LookupError):
+            continue
+        choices.append(f"iconv -f {encoding} -t UTF-8 IN > OUT ({spoken}: {sample})")
+    hint = "save the file as UTF-8: " + "; or ".join(choices[:3]) if choices else "save the file as UTF-8"
+    return Issue(what=f"not UTF-8 at byte {at + 1} of the line", found=repr(line[at : at + 8]), hint=hint)

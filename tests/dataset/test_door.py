@@ -1,0 +1,219 @@
+"""Errors of dataset files: what is wrong, in the character where it is wrong, and the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbatch.dataset.json_faults import fault_of, pieces
+from convbatch.dataset.selection import convert, scan
+from convbatch.errors import InputError, Place, Problem, one_cause_once
+from tests.conftest import Command
+from tests.support.tables import each
+
+
+def problems_of(path: Path, content: str | bytes) -> list[str]:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    found = [str(item) for item in scan([path]) if isinstance(item, Problem)]
+    return [text.replace(f"{path.parent}/", "") for text in found]
+
+
+GOOD = '{"turns": [{"user": "Hello"}]}'
+
+
+@each(
+    ("line", "what", "hint"),
+    [
+        ("{'user': 'hi'}", "JSON needs double quotes: ' at character 2", "json.dumps"),
+        ("{\"user\": 'hi'}", "JSON needs double quotes: ' at character 10", 'write "'),
+        (f"{GOOD},", "a comma after the end of the object at character 31", "drop the comma at the end of the line"),
+        (f"{GOOD}, {GOOD}", "a comma after the end of the object at character 31", "a line of its own"),
+        (f"{GOOD} {GOOD}", "a second object on the line at character 32", "a line of its own"),
+        (f"{GOOD}]", "a ] too many at character 31", "drop it"),
+        ('{"user": "hi",}', "trailing comma at character 14", "drop the comma before }"),
+        ('{"turns": ["hi" , ]}', "trailing comma at character 17", "drop the comma before ]"),
+        ('{"a": 1,, "b": 2}', "a comma where a value or a key should be at character 9", "drop the comma"),
+        (f"{GOOD} // mine", "JSON has no comments: one starts at character 32", "remove"),
+        ('{"a": /* x */ 1}', "JSON has no comments: one starts at character 7", "remove"),
+        ('{# x\n"a": 1}'.replace("\n", " "), "JSON has no comments: one starts at character 2", "remove"),
+        ("{“user”: “hi”}", "U+201C (left double quotation mark) is not '\"': found at character 2", "plain double"),
+        ('{"user": "hi”}', "U+201D (right double quotation mark) is not '\"': found at character 13", "plain double"),
+        ('{"user"："hi"}', "full-width colon U+FF1A at character 8", "write :"),
+        ('{"a": "b"，"c": 1}', "full-width comma U+FF0C at character 10", "write ,"),
+        ('{"a": "b"、"c": 1}', "ideographic comma U+3001 at character 10", "write ,"),
+        ('{"user":\u00a0"hi"}', "U+00A0 (no-break space) outside of a text at character 9", "use a plain space"),
+        ('{\u200b"user": "hi"}', "U+200B (zero width space) outside of a text at character 2", "remove it"),
+        ('{"user": "C:\\Users"}', "a backslash that starts no escape of JSON (\\U) at character 13", "double each"),
+        ('{"user": "C:\\users"}', "a backslash that starts no escape of JSON (\\u) at character 13", "use /"),
+        ('{"user": "a\tb"}', "a tab (U+0009) inside a text at character 12", "write it as \\t"),
+        ('{"a": None}', "None is not JSON at character 7", "write null"),
+        ('{"a": True}', "True is not JSON at character 7", "write true"),
+        ('{user: "hi"}', "a key without quotes at character 2", 'write "user"'),
+        (
+            '{"user": "say "hi" now"}',
+            "text after a closing quote (is it a quote inside a text, without its backslash?) at character 16",
+            'write \\"',
+        ),
+        ('{"a": 1 "b": 2}', "a comma is missing at character 9", "between two values"),
+        ('{"a" 1}', "a colon is missing after the key at character 6", '"key": value'),
+        ('{"a": [1}', "} where a comma or the end should be at character 9", "a ] or a comma is missing"),
+    ],
+)
+def test_a_line_that_is_no_json_is_told_by_its_fault(
+    tmp_path_factory: pytest.TempPathFactory, line: str, what: str, hint: str
+) -> None:
+    [problem] = problems_of(tmp_path_factory.getbasetemp() / "door.jsonl", f"{GOOD}\n{line}\n")
+    first, _, said = problem.partition("\n")
+    assert first == f"door.jsonl:2: not JSON: {what}"
+    assert hint in said.split("hint: ")[1]
+
+
+@given(st.text(max_size=40))
+def test_the_fault_of_a_text_is_inside_it(text: str) -> None:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        fault = fault_of(text, error)
+        assert fault is None or 0 <= fault.position < len(text)
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
+
+
+@given(st.lists(values, max_size=5), st.sampled_from([None, 2]))
+def test_the_pieces_of_an_array_are_its_items(items: list[object], indent: int | None) -> None:
+    text = json.dumps(items, indent=indent)
+    assert [json.loads(text[piece.start : piece.end]) for piece in pieces(text)] == items
+
+
+ITEM = '{"turns": [{"user": "x"}]}'
+
+
+# Each row: a document, and the first line of each problem of `convert`.
+@each(
+    ("content", "firsts"),
+    [
+        (f"[\n{ITEM},\n{ITEM},\n]", ["a.json:3: item 3: not JSON: trailing comma at column 27"]),
+        (f"[\n{ITEM}\n{ITEM}]", ["a.json:3: item 2: not JSON: a comma is missing at column 1"]),
+        (f"[\n{ITEM},\n{{'turns': []}}]", ["a.json:3: item 2: not JSON: JSON needs double quotes: ' at column 2"]),
+        (
+            f'[{ITEM},\n {{"turns": [], "turns": []}},\n {{"turns": [}}]',
+            [
+                'a.json:2: item 2: key "turns" appears twice in one object',
+                "a.json:3: item 3: not JSON: } where a value should be at column 13",
+            ],
+        ),
+        (
+            f"[{ITEM},\n{ITEM}",
+            ["a.json:2: item 3: not JSON: the file ends in the middle of its JSON: it looks truncated"],
+        ),
+        (f"[{ITEM}]\n{ITEM}", ["a.json:2: item 2: not JSON: a second object on the line at column 1"]),
+        ('{\n "turns": [\n  {"user": "x",}\n ]\n}', ["a.json:3: item 1: not JSON: trailing comma at column 15"]),
+        (b'[\n {"turns": ["\xe9t\xe9"]}]', ["a.json:2: not UTF-8 at byte 14 of the line"]),
+    ],
+)
+def test_convert_names_line_column_and_item_of_a_fault_in_a_document(
+    tmp_path_factory: pytest.TempPathFactory, content: str | bytes, firsts: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("documents")
+    source = folder / "a.json"
+    source.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InputError) as caught:
+        convert(source, folder / "a.jsonl")
+    shown = [str(problem).split("\n")[0].removeprefix(f"{folder}/") for problem in caught.value.problems]
+    assert [line.split(" at column")[0] if "truncated" in line else line for line in shown] == firsts
+    assert "convbatch convert" not in str(caught.value)
+
+
+@pytest.mark.parametrize("between", ["\n", "\n\n", " "])
+def test_convert_reads_several_indented_objects_of_one_file(tmp_path: Path, between: str) -> None:
+    one = json.dumps({"id": "a", "turns": [{"user": "x"}]}, indent=2)
+    source = tmp_path / "a.json"
+    source.write_text(one + between + one.replace('"a"', '"b"'))
+    assert convert(source, tmp_path / "a.jsonl") == 2
+
+
+@each(
+    ("content", "pieces"),
+    [
+        (f"[\n{ITEM},\n{{'turns': []}}]", ["d.jsonl:3: not JSON: JSON needs double quotes: ' at column 2"]),
+        ('{"id": "a",\n "turns": [\n  {"user": "x",}\n]}', ["d.jsonl:3: not JSON: trailing comma at column 15"]),
+        (
+            '{"id": "a",\n "turns": [{"user": "x"}]}',
+            ["d.jsonl:1: not one JSON object on this line", "convbatch convert"],
+        ),
+    ],
+)
+def test_validate_names_the_fault_inside_a_document_before_it_recommends_to_convert(
+    tmp_path_factory: pytest.TempPathFactory, content: str, pieces: list[str]
+) -> None:
+    [problem] = problems_of(tmp_path_factory.getbasetemp() / "d.jsonl", content)
+    assert [piece for piece in pieces if piece not in problem] == []
+
+
+# Each row: a name, the content, parts of the only problem.
+@each(
+    ("name", "content", "said"),
+    [
+        ("k1.csv", "user,assistant\nHello,Hi\n", ["looks like CSV", "convbatch convert k1.csv k1.jsonl"]),
+        ("k2.jsonl", '"id","user"\n"a","Hello, you"\n', ["looks like CSV"]),
+        ("k3.jsonl", "id;user\na;Hello\n", ["looks like CSV"]),
+        ("k4.tsv", "id\tuser\na\tHello\n", ["tabs (TSV)"]),
+        ("k5.yaml", "- id: a\n  turns:\n  - user: x\n", ["looks like YAML", "yq -o=json"]),
+        ("k6.jsonl", "# mine\nturns:\n  - user: x\n", ["looks like YAML"]),
+        ("k7.txt", "Hello there\nHow are you\n", ["looks like plain text", '{"turns"']),
+        ("k8.md", "# Questions\n\n* One?\n", ["looks like plain text"]),
+        ("k9.jsonl", "<!DOCTYPE html>\n<html>", ["looks like HTML or XML"]),
+        ("k10.jsonl", b"PAR1\x15\x04", ["is a Parquet table", "read_parquet"]),
+        ("k11.jsonl", b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS pointer", "git lfs pull"]),
+        ("k12.jsonl", GOOD.encode("utf-16-le"), ["UTF-16 text without a byte order mark", "iconv -f UTF-16LE"]),
+        ("k13.jsonl", GOOD.encode("utf-16"), ["is UTF-16 text", "iconv -f UTF-16 "]),
+        ("k14.jsonl", GOOD.encode("utf-32"), ["is UTF-32 text", "iconv -f UTF-32 "]),
+        ("k15.jsonl", GOOD.replace("Hello", "Où est l'été ?").encode("cp1252"), ["iconv -f CP1252", "Western: Où est"]),
+        (
+            "k16.jsonl",
+            GOOD.replace("Hello", "今天是几号").encode("gbk"),
+            ["iconv -f GB18030", "simplified: 今天是几号"],
+        ),
+        ("k17.xlsx", b"PK\x03\x04rest", ["a zip archive (or a spreadsheet)", "CSV"]),
+    ],
+)
+def test_a_file_of_another_kind_is_named_once_with_the_command_that_helps(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: str | bytes, said: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    [problem] = problems_of(path, content)
+    assert [words for words in said if words not in problem] == []
+
+
+def test_the_likelier_encoding_stands_first(tmp_path: Path) -> None:
+    western = problems_of(tmp_path / "w.jsonl", GOOD.replace("Hello", "déjà vu, très").encode("cp1252"))[0]
+    chinese = problems_of(tmp_path / "c.jsonl", GOOD.replace("Hello", "你好").encode("gbk"))[0]
+    assert western.index("CP1252") < western.find("GB18030") % len(western)
+    assert chinese.index("GB18030") < chinese.find("CP1252") % len(chinese)
+
+
+def test_one_cause_in_many_lines_is_shown_three_times_and_counted(tmp_path: Path, convbatch: Command) -> None:
+    lines = [json.dumps({"text": number}) for number in range(40)] + [json.dumps({"turns": [{"user": ""}]})]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    for arguments in (("validate", "d.jsonl"), ("convert", "d.jsonl", "o.jsonl"), ("run", "d.jsonl")):
+        err = convbatch(*arguments).err
+        assert err.count(": no dialogue on this line") == 4
+        assert "d.jsonl: the same 37 more times (40 in all): no dialogue on this line\n" in err
+        assert "found: lines 4, 5, 6, 7, 8, 9, 10, 11, …\n" in err
+        assert 'd.jsonl:41: turn 1: "user" must not be blank' in err
+    assert len(json.loads(convbatch("validate", "d.jsonl", "--json").out)["listed"]) == 41
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 99)), max_size=60))
+def test_every_problem_is_shown_or_counted(found: list[tuple[str, int]]) -> None:
+    problems = [Problem(what=f"turn {number} is {what}", place=Place(path="f", line=number)) for what, number in found]
+    shown = list(one_cause_once(problems))
+    counted = sum(int(problem.what.split()[2]) for problem in shown if problem.what.startswith("the same"))
+    alone = [problem for problem in shown if not problem.what.startswith("the same")]
+    assert len(alone) + counted == len(problems)
+    assert all(problem in problems for problem in alone)
