@@ -6,7 +6,9 @@ duplicate keys, numbers that JSON can represent. Dialogues are not known here.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import errno
 import gzip
 import io
@@ -24,7 +26,7 @@ import orjson
 from convbatch import strict_json
 from convbatch.dataset.file_kinds import binary_kind, not_utf8, text_kind
 from convbatch.dataset.json_faults import fault_of, pieces
-from convbatch.errors import Issue
+from convbatch.errors import Issue, nearest
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 512 * 2**20
@@ -32,6 +34,7 @@ _BUFFER_BYTES = 256 * 2**10
 _SNIFFED_BYTES = 8 * 2**10
 _DOCUMENT_CHECKED = 16 * 2**20
 """Largest file that is read whole only to say what is wrong with it."""
+_NAMES_COMPARED = 2_000
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 
@@ -462,13 +465,43 @@ def _size(path: Path) -> int:
 def _cannot_open(path: Path, error: OSError | ValueError) -> Issue:
     number = error.errno if isinstance(error, OSError) else errno.EINVAL
     if number in (errno.ENOENT, errno.ENOTDIR):
-        folder = path.parent
-        near = sorted(p.name for p in folder.glob("*.jsonl*"))[:8] if folder.is_dir() else []
-        hint = f"in {folder}: " + ", ".join(near) if near else f"looked in {folder.absolute()}"
-        return Issue(what="no such file", hint=hint)
+        return Issue(what="no such file", hint=_nearest_file(path))
     if number in (errno.EACCES, errno.EPERM):
         return Issue(what="cannot be read: permission denied", hint=f"chmod u+r {path}")
     return Issue(what=f"cannot be read: {os.strerror(number or errno.EIO)}", hint="name a readable file")
+
+
+_DATASET_NAMES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".ndjson", ".csv", ".xlsx")
+
+
+def _nearest_file(path: Path) -> str:
+    """Return what to write instead of a file that does not exist."""
+    folder = path.parent
+    if not folder.is_dir():
+        near = nearest(folder.name, _names(folder.parent, is_folder=True)) if folder.parent.is_dir() else None
+        wanted = "" if near is None else f"; did you mean {folder.parent / near / path.name}?"
+        return f"there is no folder {folder}{wanted}"
+    names = [name for name in _names(folder) if name.endswith(_DATASET_NAMES)]
+    near = _nearest_name(path.name, names)
+    if near is not None:
+        return f"did you mean {folder / near}?"
+    below = [found for found in (folder / "datasets" / path.name, folder / "data" / path.name) if found.is_file()]
+    if below:
+        return f"did you mean {below[0]}?"
+    return f"in {folder}: " + ", ".join(names[:8]) if names else f"looked in {folder.absolute()}"
+
+
+def _nearest_name(name: str, known: list[str]) -> str | None:
+    # Without the ending, which all of them share: it would make any two short names look alike.
+    stems = {known_name.split(".")[0].lower(): known_name for known_name in reversed(known)}
+    close = difflib.get_close_matches(name.split(".")[0].lower(), list(stems), n=1, cutoff=0.5)
+    return stems[close[0]] if close else None
+
+
+def _names(folder: Path, *, is_folder: bool = False) -> list[str]:
+    with contextlib.suppress(OSError):
+        return sorted(item.name for item in folder.iterdir() if item.is_dir() == is_folder)[:_NAMES_COMPARED]
+    return []
 
 
 def _broken_stream(error: Exception) -> Issue:

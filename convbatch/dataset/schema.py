@@ -27,7 +27,7 @@ from typing_extensions import TypedDict  # before Python 3.12 pydantic requires 
 
 from convbatch.checks.builtin import CHECKS, CheckSite, is_number, is_text
 from convbatch.dataset.jsonl import display_json, excerpt
-from convbatch.errors import Issue, did_you_mean
+from convbatch.errors import Issue, did_you_mean, nearest
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -413,13 +413,17 @@ def _check_issues(
 
 
 def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
+    if isinstance(check.get("type"), str):
+        return [_typed_check(check)]
     problems: list[tuple[str, str]] = []
     kinds: list[str] = []
     for key in check:
-        if key in ("weight", "name"):
+        if key in _SIDE_KEYS:
             continue
         if key.removeprefix("not_") in CHECKS:
             kinds.append(key)
+        elif (near := nearest(key, _CHECK_KEYS)) in _SIDE_KEYS:
+            problems.append((f"unknown key {display_json(key)}", f"did you mean {near!r}?"))
         else:
             problems.append((f"unknown check {display_json(key)}", _nearest_check(key)))
     if len(kinds) != 1 and not problems:
@@ -435,10 +439,75 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
     return problems
 
 
+_SIDE_KEYS = ("weight", "name")
+_ARGUMENT_KEYS = ("value", "argument", "expected", "threshold", "text", "pattern")
+_OTHER_NAMES = {
+    "exact": "equals",
+    "exact_match": "equals",
+    "includes": "contains",
+    "levenshtein": "similar",
+    "match": "regex",
+    "rubric": "llm_rubric",
+    "model_graded": "llm_rubric",
+    "valid_json": "is_json",
+}
+
+
+def _typed_check(check: Mapping[str, Any]) -> tuple[str, str]:
+    """Describe a check whose kind is a value, as promptfoo writes it."""
+    key = _check_name(check["type"])
+    what = f'the kind of a check is its key, not "type": {display_json(check["type"])}'
+    if key.removeprefix("not_") not in CHECKS:
+        return f"unknown check {display_json(check['type'])}", _nearest_check(key)
+    found = next((check[name] for name in _ARGUMENT_KEYS if name in check), None)
+    argument = _example_of(key) if found is None or CHECKS[key.removeprefix("not_")].argument(found) else found
+    written = {key: argument, **{name: check[name] for name in _SIDE_KEYS if name in check}}
+    return what, f"write {display_json(written)}"
+
+
+def _check_name(name: str) -> str:
+    """Return a kind's name in our spelling: `not-contains`, `notContains` and `Contains` are the same to a reader."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).replace("-", "_").replace(" ", "_").lower()
+    prefix = "not_" if snake.startswith("not_") else ""
+    kind = snake.removeprefix("not_")
+    return prefix + _OTHER_NAMES.get(kind, kind)
+
+
 def _nearest_check(key: str) -> str:
-    hint = did_you_mean(key.replace("-", "_"), _CHECK_KEYS)
+    name = _check_name(key)
+    if name.removeprefix("not_") in CHECKS:
+        return f"did you mean {name!r}?"
+    hint = did_you_mean(name, [*_CHECK_KEYS])
     known = ", ".join(sorted(CHECKS))
     return hint.split("known: ")[0] + f"known: {known}, each also with not_ in front"
+
+
+ARGUMENT_EXAMPLES: Mapping[str, tuple[Any, str]] = {
+    "equals": ("Paris", ""),
+    "contains": ("27", ""),
+    "icontains": ("paris", ""),
+    "contains_any": (["27", "twenty-seven"], ""),
+    "contains_all": (["27", "December"], ""),
+    "starts_with": ("Yes", ""),
+    "regex": ("[0-9]{4}", ""),
+    "is_json": (True, ""),
+    "json_schema": ({"type": "object"}, ""),
+    "number": (8, ""),
+    "similar": (True, ""),
+    "finish_reason": ("stop", ""),
+    "max_length": (200, " (characters)"),
+    "output_tokens": (100, " (tokens)"),
+    "latency": (2.5, " (seconds)"),
+    "cost": ("0.002USD", ""),
+    "tool_call": ("get_weather", ""),
+    "llm_rubric": ("The answer is polite.", ""),
+    "python": ("my_check", " (an entry point)"),
+}
+"""For each kind an argument that it takes, and its unit."""
+
+
+def _example_of(key: str) -> Any:
+    return ARGUMENT_EXAMPLES.get(key.removeprefix("not_"), ("…", ""))[0]
 
 
 def _argument_problems(
@@ -447,7 +516,9 @@ def _argument_problems(
     kind = CHECKS[key.removeprefix("not_")]
     expected = kind.argument(argument)
     if expected is not None:
-        return [(f'"{key}" takes {excerpt(expected, 200)}', f'found {display_json(argument)}; e.g. {{"{key}": …}}')]
+        unit = ARGUMENT_EXAMPLES.get(kind.name, ("", ""))[1]
+        example = f"e.g. {display_json({key: _example_of(key)})}{unit}"
+        return [(f'"{key}" takes {excerpt(expected, 200)}', f"found {display_json(argument)}; {example}")]
     if kind.site_problem is None:
         return []
     tools = tuple(tool["name"] for tool in dialogue.get("tools", ()))

@@ -222,7 +222,7 @@ def test_a_bad_file_is_reported_once_with_a_hint(tmp_path: Path, content: bytes,
 def test_the_error_for_a_missing_file_names_similar_files(tmp_path: Path) -> None:
     written(tmp_path, GOOD, "real.jsonl")
     assert problems_of(tmp_path / "rael.jsonl") == [
-        f"{tmp_path}/rael.jsonl: no such file\n  hint: in {tmp_path}: real.jsonl"
+        f"{tmp_path}/rael.jsonl: no such file\n  hint: did you mean {tmp_path}/real.jsonl?"
     ]
 
 

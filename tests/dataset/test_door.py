@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convbatch.checks.builtin import CHECKS
 from convbatch.dataset.json_faults import fault_of, pieces
+from convbatch.dataset.schema import ARGUMENT_EXAMPLES
 from convbatch.dataset.selection import convert, scan
 from convbatch.errors import InputError, Place, Problem, one_cause_once
 from tests.conftest import Command
@@ -217,3 +219,68 @@ def test_every_problem_is_shown_or_counted(found: list[tuple[str, int]]) -> None
     alone = [problem for problem in shown if not problem.what.startswith("the same")]
     assert len(alone) + counted == len(problems)
     assert all(problem in problems for problem in alone)
+
+
+@each(
+    ("check", "what", "hint"),
+    [
+        (
+            {"type": "contains", "value": "a"},
+            'the kind of a check is its key, not "type": "contains"',
+            'write {"contains": "a"}',
+        ),
+        (
+            {"type": "not-icontains", "value": "a", "weight": 2},
+            'the kind of a check is its key, not "type": "not-icontains"',
+            'write {"not_icontains": "a", "weight": 2}',
+        ),
+        (
+            {"type": "contains-any", "value": "a"},
+            'the kind of a check is its key, not "type": "contains-any"',
+            'write {"contains_any": ["27", "twenty-seven"]}',
+        ),
+        ({"type": "is-json"}, 'the kind of a check is its key, not "type": "is-json"', 'write {"is_json": true}'),
+        ({"type": "javascript", "value": "x"}, 'unknown check "javascript"', "known: contains"),
+        ({"notContains": "a"}, 'unknown check "notContains"', "did you mean 'not_contains'?"),
+        ({"exact_match": "a"}, 'unknown check "exact_match"', "did you mean 'equals'?"),
+        ({"contains": "a", "wieght": 2}, 'unknown key "wieght"', "did you mean 'weight'?"),
+        ({"contains": "a", "nmae": "x"}, 'unknown key "nmae"', "did you mean 'name'?"),
+        ({"latency": "fast"}, '"latency" takes', 'e.g. {"latency": 2.5} (seconds)'),
+        ({"not_contains": 5}, '"not_contains" takes text', 'e.g. {"not_contains": "27"}'),
+    ],
+)
+def test_a_wrong_check_is_answered_with_the_right_one(
+    tmp_path_factory: pytest.TempPathFactory, check: dict[str, object], what: str, hint: str
+) -> None:
+    line = json.dumps({"turns": [{"user": "u", "checks": [check]}]})
+    [problem] = problems_of(tmp_path_factory.getbasetemp() / "c.jsonl", line)
+    assert problem.startswith(f"c.jsonl:1: turn 1: check 1: {what}")
+    assert hint in problem.split("hint: ")[1]
+
+
+def test_every_kind_of_check_has_an_example_that_it_takes() -> None:
+    assert [kind.name for kind in CHECKS.values() if kind.argument(ARGUMENT_EXAMPLES[kind.name][0]) is not None] == []
+
+
+@each(
+    ("typed", "there", "hint"),
+    [
+        ("mi.jsonl", "my.jsonl", "did you mean {}/my.jsonl?"),
+        ("support", "support.jsonl", "did you mean {}/support.jsonl?"),
+        ("support.json", "support.jsonl.gz", "did you mean {}/support.jsonl.gz?"),
+        ("SUPPORT.jsonl", "support.jsonl", "did you mean {}/support.jsonl?"),
+        ("zz.jsonl", "support.jsonl", "in {}: support.jsonl"),
+        ("quick.jsonl", "datasets/quick.jsonl", "did you mean {}/datasets/quick.jsonl?"),
+        ("datsets/quick.jsonl", "datasets/quick.jsonl", "did you mean {}/datasets/quick.jsonl?"),
+    ],
+)
+def test_a_mistyped_file_is_answered_with_the_nearest_one(
+    tmp_path_factory: pytest.TempPathFactory, typed: str, there: str, hint: str
+) -> None:
+    folder = tmp_path_factory.mktemp("typed")
+    (folder / there).parent.mkdir(exist_ok=True)
+    (folder / there).write_text(GOOD)
+    [problem] = [item for item in scan([folder / typed]) if isinstance(item, Problem)]
+    assert problem.what == "no such file"
+    assert problem.hint is not None
+    assert hint.format(folder) in problem.hint
