@@ -14,10 +14,11 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Overflow, localcontext
 from typing import Any, NamedTuple, TypeGuard, get_args
 
+from convbatch.checks.differences import absence, difference, normalized, visible
 from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json, schema_problem
 from convbatch.checks.numbers import LOCALES, last_number
 from convbatch.checks.safe_regex import CheckError, CheckTimeout, pattern_problem, quote_excerpt, search
@@ -30,6 +31,8 @@ GROUP = "convbatch.checks"
 """The entry-point group of `python` checks."""
 NEEDS_A_JUDGE = "llm_rubric"
 """The only kind that another model evaluates: `llm_rubric.py`."""
+MODIFIERS = ("weight", "name", "normalize")
+"""Keys of a check beside its kind."""
 CALL_LIMIT_S = 30.0
 MAX_TIMEOUTS = 3
 """After this many timeouts a check is not evaluated again, so that a run always ends."""
@@ -118,6 +121,8 @@ class Check(NamedTuple):
     """Includes the prefix `not_`."""
     argument: Any
     weight: float
+    normalize: bool = False
+    """Whether to compare normalized texts: `differences.normalized`."""
 
     @property
     def plain_kind(self) -> str:
@@ -145,12 +150,20 @@ class CheckKind(NamedTuple):
     """When the check passes, as in docs/checks.md."""
     site_problem: Callable[[str, Any, CheckSite], tuple[str, str] | None] | None = None
     """Takes the key in the dataset, the argument and the site; returns a problem with its hint when they do not fit."""
+    compares_text: bool = False
+    """Whether the kind looks for texts, so that `normalize` applies to it."""
 
 
 def parse_check(check: Mapping[str, Any]) -> Check:
     """Parse a check of a dataset; trusts that it is well formed."""
-    kind = next(key for key in check if key not in ("weight", "name"))
-    return Check(name=check.get("name", kind), kind=kind, argument=check[kind], weight=float(check.get("weight", 1.0)))
+    kind = next(key for key in check if key not in MODIFIERS)
+    return Check(
+        name=check.get("name", kind),
+        kind=kind,
+        argument=check[kind],
+        weight=float(check.get("weight", 1.0)),
+        normalize=check.get("normalize", False),
+    )
 
 
 class CheckRunner:
@@ -166,7 +179,7 @@ class CheckRunner:
         try:
             if self._timeouts[key] >= MAX_TIMEOUTS:
                 raise CheckError(f"not tried again: it ran out of time {MAX_TIMEOUTS} times")
-            finding = CHECKS[kind].evaluate(check.argument, check_input)
+            finding = CHECKS[kind].evaluate(*(_normalized_parts if check.normalize else _parts)(check, check_input))
         except CheckTimeout as error:
             self._timeouts[key] += 1
             return error_verdict(str(error))
@@ -175,6 +188,16 @@ class CheckRunner:
         except Exception as error:  # noqa: BLE001  # any exception of a check is a verdict; it must not end the run
             return error_verdict(f"{type(error).__name__}: {error}")
         return to_verdict(check, finding)
+
+
+def _parts(check: Check, check_input: CheckInput) -> tuple[Any, CheckInput]:
+    return check.argument, check_input
+
+
+def _normalized_parts(check: Check, check_input: CheckInput) -> tuple[Any, CheckInput]:
+    argument = check.argument
+    argument = normalized(argument) if isinstance(argument, str) else [normalized(text) for text in argument]
+    return argument, replace(check_input, replies=tuple(map(normalized, check_input.replies)))
 
 
 def to_verdict(check: Check, finding: Finding) -> Verdict:
@@ -228,6 +251,19 @@ def _texts_argument(value: Any) -> str | None:
     return None if valid else 'a list of texts, e.g. ["27", "twenty-seven"]'
 
 
+def normalize_problem(kind: str, argument: Any, value: Any) -> tuple[str, str] | None:
+    """Return why `normalize` does not fit a valid check, with a hint; None when it does."""
+    if not isinstance(value, bool):
+        return '"normalize" must be true or false', 'e.g. "normalize": true'
+    if not CHECKS[kind.removeprefix("not_")].compares_text:
+        able = ", ".join(one.name for one in _KINDS if one.compares_text)
+        return f'"normalize" does not apply to "{kind}"', f"it is for the kinds {able}"
+    texts = [argument] if isinstance(argument, str) else argument
+    if value and kind.removeprefix("not_") != "equals" and not all(map(normalized, texts)):
+        return '"normalize" leaves nothing of the text', "the text has only zero-width characters; write visible ones"
+    return None
+
+
 # Texts
 
 
@@ -236,9 +272,10 @@ def _equals_argument(value: Any) -> str | None:
 
 
 def _equals(argument: str, check_input: CheckInput) -> Finding:
-    if check_input.reply.strip() == argument.strip():
-        return Finding(True, f"is {quote_excerpt(argument)}")
-    return Finding(False, f"is {quote_excerpt(check_input.reply)}, not {quote_excerpt(argument)}")
+    reply, wanted = check_input.reply.strip(), argument.strip()
+    if reply == wanted:
+        return Finding(True, f"is {visible(wanted)}")
+    return Finding(False, f"is {difference(reply, wanted)}")
 
 
 def _contains(argument: str, check_input: CheckInput) -> Finding:
@@ -246,42 +283,50 @@ def _contains(argument: str, check_input: CheckInput) -> Finding:
 
 
 def _icontains(argument: str, check_input: CheckInput) -> Finding:
-    return _text_finding(argument, argument.casefold() in check_input.text.casefold(), check_input)
+    found = argument.casefold() in check_input.text.casefold()
+    return _text_finding(argument, found, check_input, ignore_case=True)
 
 
-def _text_finding(wanted: str, found: bool, check_input: CheckInput) -> Finding:
+def _text_finding(wanted: str, found: bool, check_input: CheckInput, *, ignore_case: bool = False) -> Finding:
     if found:
-        return Finding(True, f"has {quote_excerpt(wanted)}")
-    return Finding(False, f"lacks {quote_excerpt(wanted)}: {quote_excerpt(check_input.text)}")
+        return Finding(True, f"has {visible(wanted)}")
+    return Finding(False, f"lacks {visible(wanted)}{_instead([wanted], check_input.text, ignore_case=ignore_case)}")
 
 
 def _contains_any(argument: Sequence[str], check_input: CheckInput) -> Finding:
     text = check_input.text
     found = next((wanted for wanted in argument if wanted in text), None)
     if found is not None:
-        return Finding(True, f"has {quote_excerpt(found)}")
-    return Finding(False, f"has none of {_listed(argument)}: {quote_excerpt(text)}")
+        return Finding(True, f"has {visible(found)}")
+    return Finding(False, f"has none of {_listed(argument)}{_instead(argument, text)}")
 
 
 def _contains_all(argument: Sequence[str], check_input: CheckInput) -> Finding:
     text = check_input.text
     missing = [wanted for wanted in argument if wanted not in text]
     if missing:
-        return Finding(False, f"lacks {_listed(missing)}: {quote_excerpt(text)}")
+        return Finding(False, f"lacks {_listed(missing)}{_instead(missing, text)}")
     return Finding(True, f"has {_listed(argument)}")
+
+
+def _instead(missing: Sequence[str], text: str, *, ignore_case: bool = False) -> str:
+    """Describe what a text has in place of one of the missing texts, else how it starts."""
+    for wanted in missing[:5]:
+        if (similar := absence(text, wanted, ignore_case=ignore_case)) is not None:
+            return f": has {similar}"
+    return f": {quote_excerpt(text)}"
 
 
 def _listed(texts: Sequence[str]) -> str:
     more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
-    return ", ".join(map(quote_excerpt, texts[:5])) + more
+    return ", ".join(map(visible, texts[:5])) + more
 
 
 def _starts_with(argument: str, check_input: CheckInput) -> Finding:
     text = check_input.reply
     if text.startswith(argument):
-        return Finding(True, f"starts with {quote_excerpt(argument)}")
-    start = quote_excerpt(text[: max(len(argument), 20)])
-    return Finding(False, f"starts with {start}, not with {quote_excerpt(argument)}")
+        return Finding(True, f"starts with {visible(argument)}")
+    return Finding(False, f"starts with {difference(text[: len(argument)], argument)}")
 
 
 def _max_length(argument: int, check_input: CheckInput) -> Finding:
@@ -605,12 +650,20 @@ def _reason_text(reason: Any) -> str:
 
 
 _KINDS = (
-    CheckKind("equals", _equals_argument, _equals, "the reply equals this text, ignoring outer white space"),
-    CheckKind("contains", _text_argument, _contains, "the reply contains this text"),
-    CheckKind("icontains", _text_argument, _icontains, "the same, ignoring case"),
-    CheckKind("contains_any", _texts_argument, _contains_any, "it contains at least one of the texts"),
-    CheckKind("contains_all", _texts_argument, _contains_all, "it contains all of them"),
-    CheckKind("starts_with", _text_argument, _starts_with, "it starts with this text"),
+    CheckKind(
+        "equals",
+        _equals_argument,
+        _equals,
+        "the reply equals this text, ignoring outer white space",
+        compares_text=True,
+    ),
+    CheckKind("contains", _text_argument, _contains, "the reply contains this text", compares_text=True),
+    CheckKind("icontains", _text_argument, _icontains, "the same, ignoring case", compares_text=True),
+    CheckKind(
+        "contains_any", _texts_argument, _contains_any, "it contains at least one of the texts", compares_text=True
+    ),
+    CheckKind("contains_all", _texts_argument, _contains_all, "it contains all of them", compares_text=True),
+    CheckKind("starts_with", _text_argument, _starts_with, "it starts with this text", compares_text=True),
     CheckKind(
         "regex",
         _regex_argument,

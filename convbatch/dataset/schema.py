@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # before Python 3.12 pydantic requires this one instead of typing.TypedDict
 
-from convbatch.checks.builtin import CHECKS, CheckSite, is_number, is_text
+from convbatch.checks.builtin import CHECKS, MODIFIERS, CheckSite, is_number, is_text, normalize_problem
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.errors import Issue, did_you_mean, nearest
 
@@ -399,7 +399,7 @@ def _tool_issues(dialogue: Mapping[str, Any]) -> list[Issue]:
 
 MOST_WEIGHT = 1_000_000
 """Keeps sums of weights finite."""
-_CHECK_KEYS = (*CHECKS, *(f"not_{kind}" for kind in CHECKS), "weight", "name")
+_CHECK_KEYS = (*CHECKS, *(f"not_{kind}" for kind in CHECKS), *MODIFIERS)
 
 
 def _check_issues(
@@ -418,11 +418,11 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
     problems: list[tuple[str, str]] = []
     kinds: list[str] = []
     for key in check:
-        if key in _SIDE_KEYS:
+        if key in MODIFIERS:
             continue
         if key.removeprefix("not_") in CHECKS:
             kinds.append(key)
-        elif (near := nearest(key, _CHECK_KEYS)) in _SIDE_KEYS:
+        elif (near := nearest(key, _CHECK_KEYS)) in MODIFIERS:
             problems.append((f"unknown key {display_json(key)}", f"did you mean {near!r}?"))
         else:
             problems.append((f"unknown check {display_json(key)}", _nearest_check(key)))
@@ -430,7 +430,10 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
         what = "no kind" if not kinds else "more than one kind: " + ", ".join(kinds)
         problems.append((what, 'one kind a check, e.g. {"contains": "27"}; write several checks as several objects'))
     for key in kinds:
-        problems += _argument_problems(key, check[key], dialogue, has_reply=has_reply)
+        found = _argument_problems(key, check[key], dialogue, has_reply=has_reply)
+        if not found and "normalize" in check and (misfit := normalize_problem(key, check[key], check["normalize"])):
+            found = [misfit]
+        problems += found
     weight = check.get("weight", 1)
     if not is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
         problems.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))
@@ -439,7 +442,6 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
     return problems
 
 
-_SIDE_KEYS = ("weight", "name")
 _ARGUMENT_KEYS = ("value", "argument", "expected", "threshold", "text", "pattern")
 _OTHER_NAMES = {
     "exact": "equals",
@@ -461,7 +463,7 @@ def _typed_check(check: Mapping[str, Any]) -> tuple[str, str]:
         return f"unknown check {display_json(check['type'])}", _nearest_check(key)
     found = next((check[name] for name in _ARGUMENT_KEYS if name in check), None)
     argument = _example_of(key) if found is None or CHECKS[key.removeprefix("not_")].argument(found) else found
-    written = {key: argument, **{name: check[name] for name in _SIDE_KEYS if name in check}}
+    written = {key: argument, **{name: check[name] for name in MODIFIERS if name in check}}
     return what, f"write {display_json(written)}"
 
 
