@@ -76,7 +76,10 @@ def text_kind(head: bytes, path: Path) -> Issue | None:
 
 def _filled(hint: str, path: Path) -> str:
     name = path.name.removesuffix(".gz")
-    return hint.replace("{name}", str(path)).replace("{stem}", Path(name).stem or "OUT")
+    stem = Path(name).stem or "OUT"
+    if f"{stem}.jsonl" == path.name:
+        stem += ".new"  # never a command that writes over the file that it reads
+    return hint.replace("{name}", str(path)).replace("{stem}", stem)
 
 
 def _is_table(lines: list[str], suffix: str, mark: str, names: tuple[str, ...]) -> bool:
@@ -100,8 +103,10 @@ def _is_tsv(lines: list[str], suffix: str) -> bool:
 
 def _is_yaml(lines: list[str], suffix: str) -> bool:
     plain = [line for line in lines if not line.lstrip().startswith("#")] or lines
-    is_mapping = re.match(r"---\s*$|%YAML|- [\w\"']+:(\s|$)|[A-Za-z_][\w-]*:(\s|$)", plain[0]) is not None
-    return is_mapping and (suffix in (".yaml", ".yml") or plain[0].startswith(("---", "%YAML", "- ")) or len(plain) > 1)
+    if suffix in (".yaml", ".yml"):
+        return re.match(r"---|%|- |[\w\"']+:", plain[0]) is not None
+    known = "id|turns|system|messages|conversations?|contents|dialogues|prompts|tests|description|user|input"
+    return re.match(rf"---\s*$|%YAML|- [\w\"']+:(\s|$)|({known}):(\s|$)", plain[0]) is not None
 
 
 def _is_toml(lines: list[str], suffix: str) -> bool:

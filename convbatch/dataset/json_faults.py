@@ -140,6 +140,8 @@ def _missing_mark(text: str, error: json.JSONDecodeError) -> Fault | None:
             return Fault("a second object on the line", error.pos, "put each object on a line of its own")
         if char in "]}" and char:
             return Fault(f"a {char} too many", error.pos, "drop it, or add what it should close")
+        if text[:1] in ("{", "["):
+            return Fault(f"{char} after the end of the JSON", error.pos, "drop what follows the closing bracket")
     if error.msg.startswith("Expecting value") and char in ("}", "]"):
         return Fault(f"{char} where a value should be", error.pos, "a value or a bracket is missing before it")
     if error.msg.startswith("Expecting ',' delimiter") and char:
@@ -147,6 +149,8 @@ def _missing_mark(text: str, error: json.JSONDecodeError) -> Fault | None:
             other = "}" if char == "]" else "]"
             hint = f"a {other} or a comma is missing before it" if char != ":" else "a comma is missing before the key"
             return Fault(f"{char} where a comma or the end should be", error.pos, hint)
+        if char.isdigit() and text[error.pos - 1] in "0-":
+            return Fault("a number with a leading zero", error.pos - 1, "write it without, or in quotes as a text")
         return Fault("a comma is missing", error.pos, "put a comma between two values")
     if error.msg.startswith("Expecting ':' delimiter") and char:
         return Fault("a colon is missing after the key", error.pos, 'write "key": value')

@@ -79,7 +79,7 @@ class JsonLines:
         number = 0
         empty = True
         try:
-            with decompressed(raw, self.path) as text:
+            with decompressed(raw) as text:
                 while line := text.readline(MAX_LINE_BYTES + 1):
                     number += 1
                     if number == 1:
@@ -141,7 +141,7 @@ class JsonArray:
 
     def __iter__(self) -> Iterator[JsonLine]:
         try:
-            with open_regular(self.path) as raw, decompressed(raw, self.path) as text:
+            with open_regular(self.path) as raw, decompressed(raw) as text:
                 content = text.read(MAX_ARRAY_BYTES + 1).removeprefix(_BOM)
                 self.consumed = raw.tell()
             if len(content) > MAX_ARRAY_BYTES:
@@ -179,7 +179,7 @@ class JsonArray:
 def is_one_document(path: Path) -> bool:
     """Whether a file is one JSON array, or one object over several lines, instead of JSON lines."""
     try:
-        with open_regular(path) as raw, decompressed(raw, path) as text:
+        with open_regular(path) as raw, decompressed(raw) as text:
             first = b""
             while not first.strip() and (line := text.readline(MAX_LINE_BYTES)):
                 first = line.removeprefix(_BOM)
@@ -213,12 +213,8 @@ def open_regular(path: Path) -> BinaryIO:
     )
 
 
-def decompressed(raw: BinaryIO, path: Path) -> io.BufferedReader:
+def decompressed(raw: BinaryIO) -> io.BufferedReader:
     """Return a buffered reader of the uncompressed bytes; gzip is detected by its first bytes, not by its name.
-
-    Args:
-        raw: The open file.
-        path: Its name, for messages.
 
     Raises:
         RefusedValue: The content is not text.
@@ -232,7 +228,7 @@ def decompressed(raw: BinaryIO, path: Path) -> io.BufferedReader:
         head = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
     else:
         text = io.BufferedReader(raw, _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]  # an unbuffered file is a RawIOBase
-    if (issue := binary_kind(head, path)) is not None:
+    if (issue := binary_kind(head, Path(str(raw.name)))) is not None:
         raise RefusedValue(issue)
     return text
 
@@ -292,7 +288,7 @@ def _opens_a_document(line: bytes, following: bytes) -> bool:
     if start.startswith(b"[") or start == b"{":
         return True
     is_open = start.startswith(b"{") and start.endswith((b"{", b"[", b",", b":"))
-    return is_open and following[:1] in (b" ", b"\t", b"}", b"]") and not _is_json(start[:-1])
+    return is_open and following[:1] not in (b"", b"{") and not _is_json(start[:-1])
 
 
 def _is_json(text: bytes) -> bool:
@@ -417,7 +413,7 @@ def _document_issue(text: str, error: json.JSONDecodeError) -> Issue:
     if fault is not None:
         what, at, hint = fault.what, fault.position, fault.hint
     elif error.pos >= len(body) or error.msg.startswith("Unterminated string"):
-        what, at, hint = "the file ends in the middle of its JSON: it looks truncated", len(body), "copy it again"
+        what, at, hint = "the file ends in the middle of its JSON", len(body), "it looks truncated: copy it again"
     else:
         what, at, hint = error.msg, error.pos, "mend it there, then give the command again"
     start = text.rfind("\n", 0, at) + 1

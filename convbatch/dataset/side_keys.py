@@ -81,6 +81,7 @@ _FUNCTIONS = {"functions", "function_call", "tools", "tool_choice", "tool_config
 _TURN_KEYS = ("checks", "settings", "ask")
 
 _TOOLS_HINT = 'write the dialogue in the canonical format with "tools" and "tool_results", or remove the key'
+_THINKING_HINT = 'write {"thinking_budget": 0} (off) or -1 (the model decides) into the "settings" of the dialogue'
 _DOCUMENTS_HINT = "write their text into a user message or into the system text, or remove the key"
 _PART_KINDS = {
     "image": "image",
@@ -148,6 +149,10 @@ def _refused(name: str, value: Any) -> str | None:
     """Return how to mend a key that changes the question and has no canonical place; None for any other key."""
     if name in _FUNCTIONS:
         return _TOOLS_HINT
+    if name in ("thinking", "think", "reasoning") and isinstance(value, bool):
+        return _THINKING_HINT
+    if name == "history" and isinstance(value, list):
+        return "write the earlier exchanges as messages before the others, or remove the key"
     path = _first_path(value)
     if name in ("document", "documents") and not path:
         return _DOCUMENTS_HINT
@@ -158,11 +163,14 @@ def _refused(name: str, value: Any) -> str | None:
     return f"in the canonical format it is a part of its user message: {part}; or remove the key"
 
 
+_FILE_NAME = re.compile(r"(?!\w+://)\S.{0,200}\.\w{2,5}")
+
+
 def _first_path(value: Any) -> str | None:
     """Return the first text of a value that looks like the name of a file."""
     items = value if isinstance(value, list) else [value]
     texts = (item for item in items if isinstance(item, str))
-    return next((text for text in texts if re.fullmatch(r"\S.{0,200}\.\w{2,5}", text)), None)
+    return next((text for text in texts if _FILE_NAME.fullmatch(text)), None)
 
 
 def _read_thinking(name: str, value: dict[str, Any], builder: DialogueBuilder) -> None:

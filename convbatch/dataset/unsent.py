@@ -36,7 +36,7 @@ class UnsentKeys:
         if self._left_out:
             yield f"note: {path}: not sent, left out of single messages: {_listed(self._left_out)}"
         if self._placeholder is not None:
-            yield f"note: {path}: {self._placeholder} is sent as it stands: nothing fills placeholders during a run"
+            yield f"note: {path}: {self._placeholder} is sent as it stands; `convbatch expand` fills it"
 
 
 def _listed(names: dict[str, None]) -> str:

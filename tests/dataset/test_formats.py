@@ -498,11 +498,13 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
             ("image", "a.png", '{"image": "a.png"}'),
             ("videos", ["v.mp4"], '{"video": "v.mp4"}'),
             ("audio", ["a.wav"], '{"audio": "a.wav"}'),
-            ("image_urls", ["https://a.b/c"], '{"image": "media/FILE"}'),
+            ("image_urls", ["https://a.b/c.png"], '{"image": "media/FILE"}'),
             ("files", [{"id": 1}], "remove the key"),
             ("attachments", ["a.pdf"], '{"document": "a.pdf"}'),
             ("documents", [{"text": "t"}], "into a user message"),
             ("function_call", {"name": "f"}, '"tool_results"'),
+            ("thinking", True, '"thinking_budget"'),
+            ("history", [["a", "b"]], "as messages"),
         )
     },
     "media beside a conversation": (
@@ -642,7 +644,7 @@ def test_keys_that_are_not_sent_and_unfilled_placeholders_are_noted_once_a_file(
     assert found.notes == [
         f'note: {path}: not sent, kept in "meta": source, score, language',
         f"note: {path}: not sent, left out of single messages: name, weight",
-        f"note: {path}: {{{{city}}}} in line 2 is sent as it stands: nothing fills placeholders during a run",
+        f"note: {path}: {{{{city}}}} in line 2 is sent as it stands; `convbatch expand` fills it",
     ]
 
 
