@@ -18,11 +18,10 @@ from convbatch.dataset.jsonl import (
     MAX_LINE_BYTES,
     JsonLine,
     RefusedValue,
-    decompressed,
     display_json,
     excerpt,
-    open_regular,
 )
+from convbatch.dataset.message_lines import opened
 from convbatch.errors import Issue
 
 _BOM = b"\xef\xbb\xbf"
@@ -44,7 +43,7 @@ class CsvLines:
 
     def __iter__(self) -> Iterator[JsonLine]:
         try:
-            with open_regular(self.path) as raw, decompressed(raw, self.path) as binary:
+            with opened(self.path) as (raw, binary):
                 content = binary.read(MAX_ARRAY_BYTES + 1).removeprefix(_BOM)
                 self.consumed = raw.tell()
             yield from self._rows(_text(content))

@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convbatch.dataset.csv_dialogues import CsvDialogues
+from convbatch.dataset.csv_lines import is_csv
 from convbatch.dataset.formats.builder import DatasetFormat
 from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
 from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
+from convbatch.dataset.message_lines import MessageLines, holds_message_arrays
 from convbatch.dataset.unsent import UnsentKeys
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, Issue, Place, Problem
@@ -139,7 +142,11 @@ class Reader:
         self.blank_lines += lines.blank_lines
         self.notes += file.unsent.notes(file.shown)
 
-    def _lines(self, path: Path) -> JsonLines | JsonArray:
+    def _lines(self, path: Path) -> JsonLines | JsonArray | CsvDialogues | MessageLines:
+        if is_csv(path):
+            return CsvDialogues(path)
+        if holds_message_arrays(path):
+            return MessageLines(path)
         return JsonArray(path) if self._documents and is_one_document(path) else JsonLines(path)
 
     def _line(self, line: JsonLine, file: _FileFormat) -> Located | list[Issue]:

@@ -39,7 +39,7 @@ def flaws(line: dict[str, Any]) -> str:
 
 
 def test_the_page_shows_three_lines_of_each_format() -> None:
-    assert set(SHOWN) == set(FORMATS) - {"canonical"}
+    assert set(SHOWN) == set(FORMATS) - {"canonical", "csv"}
     assert {name: len(lines) for name, lines in SHOWN.items() if len(lines) != 3} == {}
 
 
@@ -239,3 +239,86 @@ def test_a_forced_format_reads_a_line_that_detection_gives_to_another(tmp_path: 
         assert spoken(load_dialogues([tmp_path / f"{name}.jsonl"])[0]) == turns
     with pytest.raises(InputError, match=r"not Gemini .* as requested"):
         convert(source, tmp_path / "no.jsonl", from_format="gemini")
+
+
+def blocks(start: str) -> str:
+    return PAGE.split(start, 1)[1].split("```", 1)[0]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [dialogue.to_plain() for dialogue in load_dialogues([path])]
+
+
+def test_each_line_may_be_the_array_of_messages(tmp_path: Path) -> None:
+    source = tmp_path / "d.jsonl"
+    source.write_text("\n" + blocks("An array of messages a line (`openai`)\n\n```jsonl\n"), encoding="utf-8-sig")
+    first, second, third = read(source)
+    assert (first, third["system"]) == ({"id": "d:2", "turns": [{"user": "Hi"}]}, "Be brief.")
+    assert second["turns"] == [{"user": "Hi", "assistant": "Hello"}, {"user": "Bye"}]
+    assert convert(source, tmp_path / "out.jsonl") == 3
+
+
+def test_an_array_of_dialogues_is_no_array_of_messages(tmp_path: Path) -> None:
+    source = tmp_path / "d.json"
+    source.write_text(json.dumps([{"messages": [USER]}, {"messages": [USER]}]))
+    assert convert(source, tmp_path / "out.jsonl") == 2
+
+
+def test_a_broken_line_among_arrays_has_its_place(tmp_path: Path) -> None:
+    source = tmp_path / "d.jsonl"
+    source.write_text(json.dumps([USER]) + "\n[1]\n5\n[{}\n" + json.dumps({"messages": [USER]}) + "\n")
+    with pytest.raises(InputError) as refused:
+        load_dialogues([source])
+    assert [problem.place.line for problem in refused.value.problems if problem.place] == [2, 3, 4]
+
+
+def test_the_rows_of_a_csv_file_are_the_turns_of_its_dialogues(tmp_path: Path) -> None:
+    source = tmp_path / "d.csv"
+    source.write_text(blocks("```csv\n"), encoding="utf-8-sig")
+    assert read(source) == [
+        {
+            "id": "d1",
+            "tags": ["date", "en"],
+            "turns": [{"user": "What day is today?", "assistant": "Saturday"}, {"user": "And tomorrow, then?"}],
+        },
+        {"id": "d2", "tags": ["date", "zh"], "turns": [{"user": "今天是几号"}]},
+    ]
+
+
+@each(
+    ("rows", "expected"),
+    [
+        ("User\nx\ny\n", [{"id": "d:2", "turns": [{"user": "x"}]}, {"id": "d:3", "turns": [{"user": "y"}]}]),
+        ("id\trole\tcontent\n1\tuser\tu\n1\tassistant\ta\n", [{"id": "1", "turns": [{"user": "u", "assistant": "a"}]}]),
+        (
+            "id;question;system;level\n1;a;s;x\n1;b;;y\n",
+            [{"id": "1", "system": "s", "turns": [{"user": "a"}, {"user": "b"}], "meta": {"level": ["x", "y"]}}],
+        ),
+    ],
+)
+def test_a_csv_file_may_have_other_columns(tmp_path: Path, rows: str, expected: list[dict[str, Any]]) -> None:
+    source = tmp_path / "d.csv"
+    source.write_text(rows)
+    assert read(source) == expected
+
+
+@each(
+    ("rows", "words"),
+    [
+        ("id,text\n1,x\n", ['no column "user"', "convbatch expand"]),
+        ("id,user\n", ["the file has no row"]),
+        ("id,turn,user\n1,2,x\n", ['d.csv:2: turn 1: "turn" is not 1']),
+        ("id,user\n1,\n", ['d.csv:2: turn 1: "user" must not be blank']),
+        ("id,user,ask\n1,x,false\n", ['d.csv:2: a column "ask"']),
+        ("id,user,system\n1,x,a\n1,y,b\n", ["two system texts"]),
+        ("id,user\n1,x\n1\n1,y\n", ["d.csv:3: 1 cells"]),
+        ("id,user\n1,x\n2,x\n1,y\n", ['d.csv:4: id "1" is used twice']),
+    ],
+)
+def test_a_csv_file_with_a_mistake_is_refused_once_with_its_place(tmp_path: Path, rows: str, words: list[str]) -> None:
+    source = tmp_path / "d.csv"
+    source.write_text(rows)
+    with pytest.raises(InputError) as refused:
+        load_dialogues([source])
+    assert len(refused.value.problems) == 1
+    assert [word for word in words if word not in str(refused.value)] == []

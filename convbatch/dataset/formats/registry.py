@@ -41,9 +41,10 @@ def detect(line: Mapping[str, Any]) -> DatasetFormat | None:
 
 def unknown_format(line: Mapping[str, Any]) -> Issue:
     """Describe a line that no format matches: the nearest format, and how to write the line in one."""
-    markers = [marker for form in FORMATS.values() for marker in form.markers]
+    forms = [form for form in FORMATS.values() if form.name != "csv"]
+    markers = [marker for form in forms for marker in form.markers]
     close = next((near for key in line if (near := nearest(key, markers)) is not None), None)
-    known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in FORMATS.values()))
+    known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in forms))
     hint = f"{_way_out(line)}; a dialogue has one of {known}; see docs/dataset.md"
     if close is not None:
         hint = f"did you mean {close!r}? {hint}"

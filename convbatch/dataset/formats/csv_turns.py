@@ -1,0 +1,80 @@
+"""CSV with the columns `id, turn, user, assistant, tags …`, one row a turn; or `role` and `content`, one a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from convbatch.dataset.csv_dialogues import ID_COLUMNS, USER_COLUMNS, CsvRows
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder
+from convbatch.dataset.formats.messages import read_exchange, read_messages
+
+_REPLY_COLUMNS = ("assistant", "reply", "answer", "response", "reference")
+_TURN_COLUMNS = ("turn", "turn_id", "turn_number")
+_REFUSED = ("ask", "checks", "settings", "tools")
+
+
+def _detect(line: Mapping[str, Any]) -> bool:
+    return isinstance(line, CsvRows)
+
+
+def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
+    rows: list[dict[str, str]] = rest.pop("rows")
+    columns = list(rows[0])
+    for column in columns:
+        if column in _REFUSED and any(row[column].strip() for row in rows):
+            hint = "only the canonical format has it: `convbatch convert IN OUT.jsonl`, then add it there"
+            builder.issue(f'a column "{column}"', found=[row[column] for row in rows], hint=hint)
+    if "system" in columns:
+        texts = list(dict.fromkeys(row["system"] for row in rows if row["system"].strip()))
+        if len(texts) > 1:
+            builder.issue("two system texts in one dialogue", found=texts, hint="the same in each row, or in the first")
+        builder.system("".join(texts[:1]))
+    if "role" in columns and "content" in columns:
+        read_messages([{"role": row["role"], "content": row["content"]} for row in rows], builder)
+    else:
+        _read_turns(rows, columns, builder)
+    _keep(rows, columns, builder)
+
+
+def _read_turns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: DialogueBuilder) -> None:
+    asked = next(column for column in USER_COLUMNS if column in columns)
+    replied = next((column for column in _REPLY_COLUMNS if column in columns), None)
+    counted = next((column for column in _TURN_COLUMNS if column in columns), None)
+    first = 0 if counted is not None and rows[0][counted].strip() == "0" else 1
+    for number, row in enumerate(rows, first):
+        read_exchange(row[asked], None if replied is None else row[replied], builder)
+        if counted is not None and row[counted].strip() not in ("", str(number)):
+            builder.issue(
+                f'"{counted}" is not {number}',
+                place=builder.place,
+                found=row[counted],
+                hint="the rows of a dialogue follow each other, with turns from 1 in order",
+            )
+
+
+def _keep(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: DialogueBuilder) -> None:
+    named = next((column for column in columns if column in ID_COLUMNS), "")
+    read = (named, *_TURN_COLUMNS, *_REFUSED, "system", "role")
+    asked = next(column for column in USER_COLUMNS if column in columns)
+    replied = next((column for column in _REPLY_COLUMNS if column in columns), None)
+    for column in columns:
+        cells = [row[column].strip() for row in rows]
+        if column in read or column in (asked, replied) or not any(cells):
+            continue
+        if re.fullmatch(r"tags?[\s_.]*\d*", column):
+            builder.tag(*dict.fromkeys(tag.strip() for cell in cells for tag in re.split("[;,]", cell)))
+        else:
+            builder.keep({column: cells[0] if len(set(cells)) == 1 else cells})
+
+
+FORMAT = DatasetFormat(
+    name="csv",
+    label='CSV ("user")',
+    markers=("user",),
+    id_keys=("id",),
+    detect=_detect,
+    read=_read,
+    rank=5,
+)
