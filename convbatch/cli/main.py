@@ -234,6 +234,10 @@ def convert(
     reference: Annotated[
         bool, typer.Option("--reference", help="Use MT-Bench reference answers as scripted replies.")
     ] = False,
+    reference_answers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answers by question_id (choices with turns) as scripted replies."),
+    ] = None,
 ) -> None:
     """Convert dialogues of another format (OpenAI, Gemini, ShareGPT, Alpaca …) to the canonical one.
 
@@ -241,7 +245,14 @@ def convert(
     """
     from convbatch.dataset.selection import convert as rewrite
 
-    written = rewrite(source, out, from_format=from_format, reference=reference, on_note=_log_text)
+    written = rewrite(
+        source,
+        out,
+        from_format=from_format,
+        reference=reference,
+        reference_answers=reference_answers,
+        on_note=_log_text,
+    )
     _log_text(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 

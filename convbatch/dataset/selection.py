@@ -23,6 +23,7 @@ from convbatch.dataset.formats.builder import DatasetFormat
 from convbatch.dataset.formats.registry import FORMATS
 from convbatch.dataset.jsonl import display_json, encode_json_line
 from convbatch.dataset.reader import Problems, ProgressCallback, Reader, media_issues
+from convbatch.dataset.reference_answers import ReferenceAnswers
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem, SetupError, did_you_mean
 
@@ -189,6 +190,7 @@ def convert(
     *,
     from_format: str | None = None,
     reference: bool = False,
+    reference_answers: Path | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> int:
     """Write a dataset in the canonical format.
@@ -198,6 +200,7 @@ def convert(
         dst: `NAME.jsonl` or `NAME.jsonl.gz`; must not exist. Written to a temporary file first: complete or absent.
         from_format: The format that every line must have; None: detected.
         reference: Use MT-Bench `reference` answers as scripted replies.
+        reference_answers: A file of MT-Bench answers by `question_id`; they become scripted replies.
         on_note: Receives the notes of `DatasetScan.notes`, also before an error.
 
     Returns:
@@ -208,6 +211,7 @@ def convert(
         SetupError: `dst` exists or cannot be written, or the format is unknown.
     """
     only = _known_format(from_format)
+    answers = None if reference_answers is None else ReferenceAnswers(reference_answers)
     problems = Problems()
     reader = Reader([src], only=only, reference=reference, documents=True)
     written = 0
@@ -218,8 +222,11 @@ def convert(
                 continue
             moved = media_issues(item.dialogue, dst.parent)
             problems.extend(dataclasses.replace(issue, hint=MOVED).at(item.path, item.line) for issue in moved)
-            out.write(encode_json_line(item.dialogue.to_plain()))
+            dialogue = item.dialogue if answers is None else answers.join(item.dialogue)
+            out.write(encode_json_line(dialogue.to_plain()))
             written += 1
+        if answers is not None and not problems:
+            problems.extend(answers.problems())
         if on_note is not None:
             for note in reader.notes:
                 on_note(note)

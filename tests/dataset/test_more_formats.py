@@ -11,7 +11,7 @@ from convbatch.dataset.formats.registry import FORMATS, detect, to_canonical, un
 from convbatch.dataset.schema import issues_of
 from convbatch.dataset.selection import convert, load_dialogues
 from convbatch.errors import InputError
-from tests.conftest import QUICKSTART
+from tests.conftest import QUICKSTART, Command
 from tests.dataset.test_formats import DMXAPI_SEED, GEMINI_FULL, GOOGLE_SEED, OPENAI_FULL, spoken
 from tests.dataset.test_formats import FORMS as FIRST_FORMS
 from tests.support.tables import each
@@ -322,3 +322,45 @@ def test_a_csv_file_with_a_mistake_is_refused_once_with_its_place(tmp_path: Path
         load_dialogues([source])
     assert len(refused.value.problems) == 1
     assert [word for word in words if word not in str(refused.value)] == []
+
+
+QUESTIONS = [{"question_id": 1, "turns": ["a", "b"]}, {"question_id": 2, "turns": ["c"]}]
+
+
+def written(path: Path, *lines: Any) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def answer(named: int, *turns: str) -> dict[str, Any]:
+    return {"question_id": named, "model_id": "m", "choices": [{"index": 0, "turns": list(turns)}]}
+
+
+def test_reference_answers_of_a_file_of_their_own_become_scripted_replies(convbatch: Command, tmp_path: Path) -> None:
+    written(tmp_path / "q.jsonl", *QUESTIONS)
+    written(tmp_path / "answers.jsonl", answer(1, "x", ""))
+    done = convbatch("convert", "q.jsonl", "out.jsonl", "--reference-answers", "answers.jsonl")
+    assert done.code == 0, done.err
+    assert [spoken(dialogue) for dialogue in load_dialogues([tmp_path / "out.jsonl"])] == [
+        [("a", "x"), ("b", None)],
+        [("c", None)],
+    ]
+
+
+@each(
+    ("lines", "words"),
+    [
+        ([answer(1, "x"), answer(3, "y")], ['answers.jsonl:2: no dialogue has the id "3"']),
+        ([answer(1, "x"), answer(1, "y")], ["answers.jsonl:2: two answers to question 1", "first on line 1"]),
+        ([answer(2, "x", "y")], ["answers.jsonl:1: 2 answers to the 1 turn of question 2"]),
+        ([{"question_id": 1, "turns": ["x"]}], ["answers.jsonl:1: no reference answer", '"choices"']),
+        ([], ["answers.jsonl: the file is empty"]),
+    ],
+)
+def test_reference_answers_that_do_not_fit_are_refused(tmp_path: Path, lines: list[Any], words: list[str]) -> None:
+    source = written(tmp_path / "q.jsonl", *QUESTIONS)
+    answers = written(tmp_path / "answers.jsonl", *lines)
+    with pytest.raises(InputError) as refused:
+        convert(source, tmp_path / "out.jsonl", reference_answers=answers)
+    assert [word for word in words if word not in str(refused.value)] == []
+    assert not (tmp_path / "out.jsonl").exists()
