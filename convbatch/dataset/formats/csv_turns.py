@@ -35,7 +35,7 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
         read_messages([{"role": row["role"], "content": row["content"]} for row in rows], builder)
     else:
         _read_turns(rows, columns, builder)
-    _keep(rows, columns, builder)
+    _keep(rows, columns, rest, builder)
 
 
 def _read_turns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: DialogueBuilder) -> None:
@@ -54,7 +54,9 @@ def _read_turns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], build
             )
 
 
-def _keep(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: DialogueBuilder) -> None:
+def _keep(
+    rows: Sequence[Mapping[str, str]], columns: Sequence[str], rest: dict[str, Any], builder: DialogueBuilder
+) -> None:
     named = next((column for column in columns if column in ID_COLUMNS), "")
     read = (named, *_TURN_COLUMNS, *_REFUSED, "system", "role")
     asked = next(column for column in USER_COLUMNS if column in columns)
@@ -66,7 +68,7 @@ def _keep(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: Di
         if re.fullmatch(r"tags?[\s_.]*\d*", column):
             builder.tag(*dict.fromkeys(tag.strip() for cell in cells for tag in re.split("[;,]", cell)))
         else:
-            builder.keep({column: cells[0] if len(set(cells)) == 1 else cells})
+            rest[column] = cells[0] if len(set(cells)) == 1 else cells
 
 
 FORMAT = DatasetFormat(

@@ -7,6 +7,7 @@ from typing import Any
 
 from convbatch.dataset.formats import openai
 from convbatch.dataset.formats.builder import ROLES, DialogueBuilder
+from convbatch.dataset.side_keys import read_message_keys, read_side_keys
 
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "utterance", "text", "message")
@@ -57,6 +58,7 @@ def read_messages(messages: Any, builder: DialogueBuilder, **beside: Any) -> Non
         messages = [_renamed(message) if isinstance(message, dict) else message for message in messages]
     body = {"messages": messages, **{key: value for key, value in beside.items() if value is not None}}
     openai.read(body, builder)
+    read_side_keys(body, builder)
     builder.keep(body)
 
 
@@ -88,6 +90,7 @@ def read_pairs(pairs: Any, builder: DialogueBuilder) -> None:
         elif isinstance(pair, dict) and (asked := find_key(pair, _USER_KEYS)) is not None:
             replied = find_key(pair, _REPLY_KEYS)
             read_exchange(pair[asked], None if replied is None else pair[replied], builder)
+            read_message_keys(pair, (asked, replied or asked), builder)
         else:
             builder.issue(
                 "a pair of another form",
