@@ -125,11 +125,15 @@ def _is_plain(lines: list[str], suffix: str) -> bool:
 _SHAPE = 'one JSON dialogue a line: {"turns": [{"user": "Hello"}]}'
 _TEXTS = (
     (_is_markup, "HTML or XML (a download page or an error page?)", f"download the file itself; {_SHAPE}"),
-    (_is_csv, "CSV", "with columns such as turn, user, assistant: convbatch convert {stem}.csv {stem}.jsonl"),
+    (
+        _is_csv,
+        "CSV",
+        "name it {stem}.csv, with columns such as turn, user, assistant: convbatch convert {stem}.csv {stem}.jsonl",
+    ),
     (
         _is_tsv,
         "a table with tabs (TSV)",
-        "save it as CSV with columns such as turn, user, assistant: convbatch convert {stem}.csv {stem}.jsonl",
+        "name it {stem}.tsv, with columns such as turn, user, assistant: convbatch convert {stem}.tsv {stem}.jsonl",
     ),
     (_is_yaml, "YAML", "yq -o=json -I=0 '.[]' {name} > {stem}.jsonl (a list of dialogues; yq '.' for a single one)"),
     (_is_toml, "TOML", _SHAPE),

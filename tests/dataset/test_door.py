@@ -163,10 +163,10 @@ def test_validate_names_the_fault_inside_a_document_before_it_recommends_to_conv
 @each(
     ("name", "content", "said"),
     [
-        ("k1.csv", "user,assistant\nHello,Hi\n", ["looks like CSV", "convbatch convert k1.csv k1.jsonl"]),
+        ("k1.jsonl", "user,assistant\nHello,Hi\n", ["looks like CSV", "convbatch convert k1.csv k1.jsonl"]),
         ("k2.jsonl", '"id","user"\n"a","Hello, you"\n', ["looks like CSV"]),
         ("k3.jsonl", "id;user\na;Hello\n", ["looks like CSV"]),
-        ("k4.tsv", "id\tuser\na\tHello\n", ["tabs (TSV)"]),
+        ("k4.jsonl", "id\tuser\na\tHello\n", ["tabs (TSV)"]),
         ("k5.yaml", "- id: a\n  turns:\n  - user: x\n", ["looks like YAML", "yq -o=json"]),
         ("k6.jsonl", "# mine\nturns:\n  - user: x\n", ["looks like YAML"]),
         ("k18.jsonl", "turns:\n  - user: x\n", ["yq -o=json -I=0 '.[]'", "k18.jsonl > k18.new.jsonl"]),

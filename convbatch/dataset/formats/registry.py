@@ -62,11 +62,11 @@ def _way_out(line: Mapping[str, Any]) -> str:
         names = "to_entries[] | {id: .key} + .value"
     for key, value in line.items():
         if is_messages(value):
-            names = f"{{messages: {_path(key)}}}"
+            names = _renamed(key, "messages")
         elif is_pairs(value):
-            names = f"{{history: {_path(key)}}}"
+            names = _renamed(key, "history")
         elif isinstance(value, list) and value and all(isinstance(text, str) for text in value):
-            names = f"{{turns: {_path(key)}}}"
+            names = _renamed(key, "turns")
         else:
             continue
         break
@@ -78,6 +78,10 @@ def _way_out(line: Mapping[str, Any]) -> str:
     if not names:
         return 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'
     return f"jq -c '{names}' IN > OUT.jsonl makes dialogues of such lines"
+
+
+def _renamed(key: str, name: str) -> str:
+    return f".{name} = {_path(key)} | del({_path(key)})"
 
 
 def _path(key: str) -> str:
