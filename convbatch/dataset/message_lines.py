@@ -28,7 +28,7 @@ _BOM = b"\xef\xbb\xbf"
 @contextlib.contextmanager
 def opened(path: Path) -> Generator[tuple[BinaryIO, BinaryIO]]:
     """Open a text file that may be compressed: the raw file, for its position, and its text."""
-    with open_regular(path) as raw, decompressed(raw, path) as text:
+    with open_regular(path) as raw, decompressed(raw) as text:
         yield raw, text
 
 
