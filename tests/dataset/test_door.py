@@ -163,7 +163,7 @@ def test_validate_names_the_fault_inside_a_document_before_it_recommends_to_conv
 @each(
     ("name", "content", "said"),
     [
-        ("k1.jsonl", "user,assistant\nHello,Hi\n", ["looks like CSV", "convbatch convert k1.csv k1.jsonl"]),
+        ("k1.txt", "user,assistant\nHello,Hi\n", ["looks like CSV", "convbatch convert k1.csv k1.jsonl"]),
         ("k2.jsonl", '"id","user"\n"a","Hello, you"\n', ["looks like CSV"]),
         ("k3.jsonl", "id;user\na;Hello\n", ["looks like CSV"]),
         ("k4.jsonl", "id\tuser\na\tHello\n", ["tabs (TSV)"]),
