@@ -21,7 +21,15 @@ from typing import Any, NamedTuple, TypeGuard, get_args
 from convbatch.checks.differences import absence, difference, normalized, visible
 from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json, schema_problem
 from convbatch.checks.numbers import LOCALES, last_number
-from convbatch.checks.safe_regex import CheckError, CheckTimeout, pattern_problem, quote_excerpt, search
+from convbatch.checks.safe_regex import (
+    CheckError,
+    CheckTimeout,
+    pattern_problem,
+    quote_excerpt,
+    search,
+    time_limit,
+    time_limit_s,
+)
 from convbatch.dialogue import Dialogue
 from convbatch.errors import did_you_mean
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, Money, display_amount, exact, parse_money
@@ -31,7 +39,7 @@ GROUP = "convbatch.checks"
 """The entry-point group of `python` checks."""
 NEEDS_A_JUDGE = "llm_rubric"
 """The only kind that another model evaluates: `llm_rubric.py`."""
-MODIFIERS = ("weight", "name", "normalize")
+MODIFIERS = ("weight", "name", "normalize", "time_limit")
 """Keys of a check beside its kind."""
 CALL_LIMIT_S = 30.0
 MAX_TIMEOUTS = 3
@@ -123,6 +131,8 @@ class Check(NamedTuple):
     weight: float
     normalize: bool = False
     """Whether to compare normalized texts: `differences.normalized`."""
+    time_limit_s: float | None = None
+    """None: the default of the kind."""
 
     @property
     def plain_kind(self) -> str:
@@ -152,6 +162,8 @@ class CheckKind(NamedTuple):
     """Takes the key in the dataset, the argument and the site; returns a problem with its hint when they do not fit."""
     compares_text: bool = False
     """Whether the kind looks for texts, so that `normalize` applies to it."""
+    has_time_limit: bool = False
+    """Whether the work depends on the argument, so that `time_limit` applies; the others take a bounded time."""
 
 
 def parse_check(check: Mapping[str, Any]) -> Check:
@@ -163,6 +175,7 @@ def parse_check(check: Mapping[str, Any]) -> Check:
         argument=check[kind],
         weight=float(check.get("weight", 1.0)),
         normalize=check.get("normalize", False),
+        time_limit_s=check.get("time_limit"),
     )
 
 
@@ -179,7 +192,8 @@ class CheckRunner:
         try:
             if self._timeouts[key] >= MAX_TIMEOUTS:
                 raise CheckError(f"not tried again: it ran out of time {MAX_TIMEOUTS} times")
-            finding = CHECKS[kind].evaluate(*(_normalized_parts if check.normalize else _parts)(check, check_input))
+            with time_limit(check.time_limit_s):
+                finding = CHECKS[kind].evaluate(*(_normalized_parts if check.normalize else _parts)(check, check_input))
         except CheckTimeout as error:
             self._timeouts[key] += 1
             return error_verdict(str(error))
@@ -261,6 +275,19 @@ def normalize_problem(kind: str, argument: Any, value: Any) -> tuple[str, str] |
     texts = [argument] if isinstance(argument, str) else argument
     if value and kind.removeprefix("not_") != "equals" and not all(map(normalized, texts)):
         return '"normalize" leaves nothing of the text', "the text has only zero-width characters; write visible ones"
+    return None
+
+
+MOST_TIME_S = 600
+
+
+def time_limit_problem(kind: str, value: Any) -> tuple[str, str] | None:
+    """Return why `time_limit` does not fit a check, with a hint; None when it does."""
+    if not is_number(value) or not 0 < value <= MOST_TIME_S:
+        return f'"time_limit" must be seconds, more than 0 and at most {MOST_TIME_S}', 'e.g. "time_limit": 10'
+    if not CHECKS[kind.removeprefix("not_")].has_time_limit:
+        able = ", ".join(one.name for one in _KINDS if one.has_time_limit)
+        return f'"time_limit" does not apply to "{kind}"', f"it is for the kinds {able}"
     return None
 
 
@@ -601,6 +628,7 @@ def _python(argument: str, check_input: CheckInput) -> Finding:
 
 def _within_limit(check: Callable[[CheckInput], Any], check_input: CheckInput, name: str) -> Any:
     """Call the check in a thread of its own, which is abandoned when it exceeds the time limit."""
+    limit = time_limit_s(CALL_LIMIT_S)
     answers: list[Any] = []
     errors: list[BaseException] = []
 
@@ -614,11 +642,11 @@ def _within_limit(check: Callable[[CheckInput], Any], check_input: CheckInput, n
     # Stdout is for data; output of a check must not get into it.
     with contextlib.redirect_stdout(sys.stderr):
         thread.start()
-        thread.join(CALL_LIMIT_S)
+        thread.join(limit)
     if errors:
         raise CheckError(f"{type(errors[0]).__name__}: {errors[0]}")
     if not answers:
-        raise CheckTimeout(f"{name!r} took longer than {CALL_LIMIT_S:g} s")
+        raise CheckTimeout(f"{name!r} took longer than {limit:g} s")
     return answers[0]
 
 
@@ -669,6 +697,7 @@ _KINDS = (
         _regex_argument,
         _regex,
         "the pattern matches somewhere in it (`^`, `$`, `(?i)`, `(?s)` as in Python)",
+        has_time_limit=True,
     ),
     CheckKind(
         "is_json",
@@ -676,7 +705,9 @@ _KINDS = (
         _is_json,
         "the whole reply is one JSON value; one code fence around it is allowed",
     ),
-    CheckKind("json_schema", _schema_argument, _json_schema, "it is JSON, valid against the JSON Schema"),
+    CheckKind(
+        "json_schema", _schema_argument, _json_schema, "it is JSON, valid against the JSON Schema", has_time_limit=True
+    ),
     CheckKind(
         "number",
         _number_argument,
@@ -710,7 +741,13 @@ _KINDS = (
         _tool_call_site_problem,
     ),
     CheckKind(NEEDS_A_JUDGE, _text_argument, _llm_rubric, "another model says so: a judge"),
-    CheckKind("python", _text_argument, _python, "a function of an installed package says so: a custom check"),
+    CheckKind(
+        "python",
+        _text_argument,
+        _python,
+        "a function of an installed package says so: a custom check",
+        has_time_limit=True,
+    ),
 )
 CHECKS: Mapping[str, CheckKind] = {kind.name: kind for kind in _KINDS}
 """All kinds by name, in the order of the documentation."""

@@ -1,6 +1,7 @@
 """Parse replies as JSON, validate JSON Schemas of datasets, and validate replies against them.
 
-Nothing is fetched: a reference to anything but another part of the schema is a problem. Pattern searches have the time
+Nothing is fetched: a reference to anything but another part of the schema is a problem. A validation has a budget of
+steps, because a small schema can ask for more of them than any machine can take; searches of patterns have the time
 limit of `safe_regex.py`.
 """
 
@@ -8,13 +9,26 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from convbatch import strict_json
-from convbatch.checks.safe_regex import CheckError, pattern_problem, quote_excerpt, search
+from convbatch.checks.safe_regex import (
+    CheckError,
+    CheckTimeout,
+    pattern_problem,
+    quote_excerpt,
+    search,
+    time_limit_s,
+)
 
 MAX_JSON_CHARS = 4 * 2**20
+VALIDATION_LIMIT_S = 5.0
+STEPS_PER_S = 10_000_000
+"""Steps that count as one second, so that the load of the machine does not change a verdict."""
+_KEYWORD_STEPS, _REFERENCE_STEPS = 100, 400
 
 
 class NotJson(Exception):
@@ -45,13 +59,54 @@ def first_violation(value: Any, schema: str) -> str | None:
     """Return the most relevant violation of a JSON Schema (as JSON text) with its path; None for a valid value."""
     from jsonschema.exceptions import best_match
 
+    token = _BUDGET.set(_Budget(time_limit_s(VALIDATION_LIMIT_S)))
     try:
         error = best_match(_validator(schema).iter_errors(value))
     except RecursionError:
         raise CheckError("the reply is nested too deeply to be validated against the JSON Schema") from None
     except OverflowError:
         raise CheckError("the reply has a number too large to be validated against the JSON Schema") from None
+    finally:
+        _BUDGET.reset(token)
     return None if error is None else f"at {error.json_path}: {quote_excerpt(str(error.message))}"
+
+
+class _Budget:
+    """The steps and the CPU time left to one validation."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._steps = int(limit_s * STEPS_PER_S)
+        self._ends_at = time.thread_time() + 2 * limit_s
+
+    def spend(self, steps: int) -> None:
+        self._steps -= steps
+        if self._steps < 0 or time.thread_time() > self._ends_at:
+            raise CheckTimeout(f"validation against the JSON Schema took longer than its limit of {self._limit_s:g} s")
+
+
+_BUDGET: ContextVar[_Budget | None] = ContextVar("budget of the validation", default=None)
+
+
+def _spend(steps: int) -> None:
+    if (budget := _BUDGET.get()) is not None:
+        budget.spend(steps)
+
+
+def _counted(rule: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    """Let a keyword cost as many steps as it may look at values."""
+
+    @functools.wraps(rule)
+    def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        fixed = _REFERENCE_STEPS if isinstance(value, str) and value.startswith("#") else _KEYWORD_STEPS
+        _spend(fixed + _size(value) + _size(instance))
+        yield from rule(validator, value, instance, schema) or ()
+
+    return counting
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, list | dict | str) else 0
 
 
 @functools.lru_cache(maxsize=128)
@@ -78,14 +133,49 @@ class _Validators(dict[Any, Any]):
             "pattern": _pattern_keyword,
             "patternProperties": _pattern_properties_keyword,
             "additionalProperties": _additional_properties_keyword,
+            "uniqueItems": _unique_items_keyword,
         }
-        self[dialect] = extend(dialect, {key: rule for key, rule in ours.items() if key in dialect.VALIDATORS})
-        return self[dialect]
+        rules = dialect.VALIDATORS | {key: rule for key, rule in ours.items() if key in dialect.VALIDATORS}
+        self[dialect] = limited = extend(dialect, {key: _counted(rule) for key, rule in rules.items()})
+        _keep_class(limited)
+        return limited
 
 
 @functools.cache
 def _validators() -> _Validators:
     return _Validators()
+
+
+def _keep_class(limited: Any) -> None:
+    """Keep the class for all parts of a schema; jsonschema takes its own, without limits, for a part with `$schema`."""
+    evolve = limited.evolve
+
+    def evolve_within(self: Any, **changes: Any) -> Any:
+        evolved = evolve(self, **changes)
+        if isinstance(evolved, limited):
+            return evolved
+        registry, resolver = getattr(evolved, "_registry"), getattr(evolved, "_resolver")  # noqa: B009  # private
+        return limited(evolved.schema, registry=registry, _resolver=resolver)
+
+    limited.evolve = evolve_within
+
+
+def _unique_items_keyword(validator: Any, unique: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.exceptions import ValidationError
+
+    del schema
+    if unique and validator.is_type(instance, "array") and len(set(map(_hashable, instance))) < len(instance):
+        yield ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _hashable(value: Any) -> Any:
+    """Return a value that is equal for equal JSON: 1 equals 1.0, and neither equals true."""
+    _spend(10)
+    if isinstance(value, dict):
+        return "object", frozenset((key, _hashable(inner)) for key, inner in value.items())
+    if isinstance(value, list):
+        return "array", tuple(map(_hashable, value))
+    return isinstance(value, bool), value
 
 
 def _pattern_keyword(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
@@ -101,6 +191,7 @@ def _pattern_properties_keyword(validator: Any, patterns: Any, instance: Any, sc
     if validator.is_type(instance, "object"):
         for pattern, inner in patterns.items():
             for key, value in instance.items():
+                _spend(_KEYWORD_STEPS)
                 if search(pattern, key):
                     yield from validator.descend(value, inner, path=key, schema_path=pattern)
 

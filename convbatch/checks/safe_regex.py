@@ -6,9 +6,12 @@ before it is compiled.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import warnings
+from collections.abc import Generator
+from contextvars import ContextVar
 from typing import Any
 
 SEARCH_LIMIT_S = 1.0
@@ -25,6 +28,25 @@ class CheckError(Exception):
 
 class CheckTimeout(CheckError):
     """A check exceeded its time limit."""
+
+
+_TIME_LIMIT_S: ContextVar[float | None] = ContextVar("time limit of the check", default=None)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Generator[None]:
+    """Evaluate a check under its own time limit; None: the default of its kind."""
+    token = _TIME_LIMIT_S.set(seconds)
+    try:
+        yield
+    finally:
+        _TIME_LIMIT_S.reset(token)
+
+
+def time_limit_s(default: float) -> float:
+    """Return the time limit of the check that is being evaluated."""
+    limit = _TIME_LIMIT_S.get()
+    return default if limit is None else limit
 
 
 def quote_excerpt(text: str) -> str:
@@ -46,13 +68,14 @@ def search(pattern: str, text: str) -> Any:
     """Return the first match, or None.
 
     Raises:
-        CheckTimeout: The search took longer than `SEARCH_LIMIT_S`.
+        CheckTimeout: The search took longer than the check's time limit, by default `SEARCH_LIMIT_S`.
     """
+    limit = time_limit_s(SEARCH_LIMIT_S)
     try:
-        return compile_pattern(pattern).search(text, timeout=SEARCH_LIMIT_S)
+        return compile_pattern(pattern).search(text, timeout=limit)
     except TimeoutError:
         raise CheckTimeout(
-            f"the pattern {quote_excerpt(pattern)} took longer than {SEARCH_LIMIT_S:g} s on {len(text):,} characters"
+            f"the pattern {quote_excerpt(pattern)} took longer than {limit:g} s on {len(text):,} characters"
         ) from None
 
 

@@ -25,7 +25,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # before Python 3.12 pydantic requires this one instead of typing.TypedDict
 
-from convbatch.checks.builtin import CHECKS, MODIFIERS, CheckSite, is_number, is_text, normalize_problem
+from convbatch.checks.builtin import (
+    CHECKS,
+    MODIFIERS,
+    CheckSite,
+    is_number,
+    is_text,
+    normalize_problem,
+    time_limit_problem,
+)
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.errors import Issue, did_you_mean, nearest
 
@@ -433,7 +441,14 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
         found = _argument_problems(key, check[key], dialogue, has_reply=has_reply)
         if not found and "normalize" in check and (misfit := normalize_problem(key, check[key], check["normalize"])):
             found = [misfit]
+        if "time_limit" in check and (misfit := time_limit_problem(key, check["time_limit"])):
+            found = [*found, misfit]
         problems += found
+    return problems + _modifier_problems(check)
+
+
+def _modifier_problems(check: Mapping[str, Any]) -> list[tuple[str, str]]:
+    problems: list[tuple[str, str]] = []
     weight = check.get("weight", 1)
     if not is_number(weight) or not 0 <= weight <= MOST_WEIGHT:
         problems.append((f'"weight" must be a number from 0 to {MOST_WEIGHT:,}', 'e.g. "weight": 2'))

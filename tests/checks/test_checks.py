@@ -238,6 +238,67 @@ def test_a_reply_that_cannot_be_validated_against_a_schema_is_an_error(schema: A
     assert (found.passed, words in str(found.error)) == (False, True)
 
 
+def schema_bomb(keyword: str, leaf: Any) -> dict[str, Any]:
+    """A schema of 40 parts that asks for 2 to the power of 40 validations of one value."""
+    parts = {"d0": leaf} | {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n - 1}"}] * 2} for n in range(1, 41)}
+    return {"$defs": parts, "$ref": "#/$defs/d40"}
+
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+BOMBS = [
+    schema_bomb("anyOf", {"type": "string"}),
+    schema_bomb("oneOf", {"type": "string"}),
+    schema_bomb("allOf", {}),
+    {"$schema": DIALECT, **schema_bomb("anyOf", {"type": "string"})},
+    {"$schema": DIALECT, "items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"$schema": DIALECT, "$ref": "#/$defs/y"}, "y":
+     {"allOf": [{"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}]}}},
+    {"unevaluatedProperties": False, **schema_bomb("anyOf", {"properties": {"a": {}}})},
+]  # fmt: skip
+
+
+@each(("schema",), [(schema,) for schema in BOMBS])
+def test_a_json_schema_that_would_run_for_hours_fails_both_ways_at_its_time_limit(schema: Any) -> None:
+    reply = '{"b": 1}' if "unevaluatedProperties" in schema else "[" * 60 + "5" + "]" * 60
+    began = time.thread_time()
+    for kind in ("json_schema", "not_json_schema"):
+        found = verdict({kind: schema, "time_limit": 0.02}, input_of(reply))
+        assert (found.passed, "longer than its limit of 0.02 s" in found.reason) == (False, True), found.reason
+    assert time.thread_time() - began < 2
+
+
+@each(
+    ("reply", "holds"),
+    [
+        ("[1, 1.0]", False),
+        ('[1, true, 0, false, null, "1"]', True),
+        ('[{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}]', False),
+        ('[{"a": 1}, {"a": true}]', True),
+        (json.dumps([{"a": number} for number in range(3000)]), True),
+    ],
+)
+def test_unique_items_are_compared_as_json_in_linear_time(reply: str, holds: bool) -> None:
+    assert verdict({"json_schema": {"uniqueItems": True}}, input_of(reply)).passed is holds
+
+
+@each(
+    ("check", "words"),
+    [
+        ({"regex": "x", "time_limit": 0}, '"time_limit" must be seconds'),
+        ({"regex": "x", "time_limit": 601}, '"time_limit" must be seconds'),
+        ({"python": "x", "time_limit": True}, '"time_limit" must be seconds'),
+        ({"contains": "x", "time_limit": 1}, '"time_limit" does not apply to "contains"'),
+    ],
+)
+def test_a_time_limit_that_does_not_fit_is_refused(check: dict[str, Any], words: str) -> None:
+    [issue] = issues_of({"turns": [{"user": "x", "checks": [check]}]})
+    assert words in issue.what
+
+
+def test_the_time_limit_of_a_pattern_is_that_of_its_check() -> None:
+    found = verdict({"regex": HANGS, "time_limit": 0.05}, input_of("a" * 5000 + "!"))
+    assert (found.passed, "longer than 0.05 s" in found.reason) == (False, True)
+
+
 @each("weight", [1e308, 1_000_001, -1, True, "2"])
 def test_a_weight_out_of_range_is_refused(weight: Any) -> None:
     [issue] = issues_of({"turns": [{"user": "x", "checks": [{"contains": "x", "weight": weight}]}]})
