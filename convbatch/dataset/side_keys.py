@@ -115,6 +115,9 @@ def _carry(key: str, value: Any, builder: DialogueBuilder) -> bool:
         builder.setting(_SETTINGS[name], [value] if _SETTINGS[name] == "stop" and isinstance(value, str) else value)
     elif name in _EXTRA:
         builder.extra(name, value)
+    elif name == "extra_body" and isinstance(value, dict):
+        for field, content in value.items():
+            builder.extra(field, content)
     elif name == "functions" and isinstance(value, list) and "tools" not in builder.plain:
         builder.plain["tools"] = [tool_declaration(function) for function in value]
     elif name in ("thinking", "reasoning") and isinstance(value, dict):
@@ -201,7 +204,7 @@ def _read_container(key: str, settings: dict[str, Any], builder: DialogueBuilder
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or value == [] or value == {}
+    return value is None or value in ("", "[]", "{}", [], {})
 
 
 def _snake(key: str) -> str:
