@@ -286,7 +286,7 @@ def test_damaged_places_in_the_journal_are_counted(made: MadeRun) -> None:
     made.replied(made.ident(0, 1))
     folder = made.write()
     [segment] = folder.segments()
-    segment.write_bytes(segment.read_bytes().replace(b"2025", b"2026", 1))
+    segment.write_bytes(segment.read_bytes().replace("2025年".encode(), "2026年".encode(), 1))
     run = load(folder.path)
     assert run.damaged_places >= 1
     assert run.turns["status"].tolist() == ["pending"]
