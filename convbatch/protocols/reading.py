@@ -38,6 +38,7 @@ _ASKED_ALL_THE_SAME = re.compile(
 )
 _MAY_END: frozenset[ErrorKind] = frozenset({"rate_limit", "quota", "overloaded", "server_error"})
 _JSON_BELOW = re.compile(rb"\A[0-9A-Fa-f]{1,8}\r|^[ \t]*(?:data\s*:[ \t]*)?[{\[]", re.MULTILINE)
+_VALUE = re.compile(rb"(?:true|false|null|NaN|-?Infinity|-?[0-9][0-9.eE+-]*)\s*")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -223,11 +224,8 @@ def _is_page(body: bytes) -> bool:
         return False  # a cut body may begin like this
     if start[:1] != b"<" and _JSON_BELOW.search(start):
         return False  # a cut body below other text, or below the size of its chunk
-    try:
-        decode_json(body)
+    if _VALUE.fullmatch(start):
         return False  # a number, or another JSON value: nothing is known about it
-    except MalformedReply:
-        pass
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:

@@ -364,3 +364,7 @@ def test_reference_answers_that_do_not_fit_are_refused(tmp_path: Path, lines: li
         convert(source, tmp_path / "out.jsonl", reference_answers=answers)
     assert [word for word in words if word not in str(refused.value)] == []
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_role_that_is_no_text_takes_no_format_by_surprise() -> None:
+    assert FORMATS["speakers"].detect({"messages": [{"role": {"x": 1}, "content": "s"}]}) is False

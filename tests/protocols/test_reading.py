@@ -449,3 +449,10 @@ def test_a_stream_without_its_end_is_cut_even_if_one_piece_is_all_of_it(body: by
     outcome = read_answer(PROTOCOLS["gemini"], 200, {}, body).outcome
     assert isinstance(outcome, Failure)
     assert (outcome.kind, outcome.text) == ("stream_truncated", "half")
+
+
+@pytest.mark.parametrize("body", [b"NaN", b"12", b"null", b"-Infinity", b"true\n"])
+def test_a_lone_value_does_not_show_that_no_model_was_asked(body: bytes) -> None:
+    outcome = read_answer(PROTOCOLS["openai"], 200, {}, body).outcome
+    assert isinstance(outcome, Failure)
+    assert not outcome.no_model

@@ -19,7 +19,8 @@ def _detect(line: Mapping[str, Any]) -> bool:
     messages: Any = line.get("messages")
     if not is_messages(messages):
         return False
-    return {message.get("role") for message in messages if isinstance(message, dict)} == {"usr", "sys"}
+    roles = [message.get("role") for message in messages if isinstance(message, dict)]
+    return all(role in ("usr", "sys") for role in roles) and "usr" in roles and "sys" in roles
 
 
 def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
