@@ -25,6 +25,7 @@ _SKIPPED = re.compile(
 )
 _LINE_OF_JSON = re.compile(r"^[ \t]*(?:data\s*:[ \t]*)?([{\[])", re.MULTILINE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
+_NESTING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ def parse_tolerantly(text: str, start: int = 0) -> tuple[Any, int, tuple[str, ..
     Raises:
         ValueError: It is not JSON, or is nested too deeply.
     """
+    _refuse_deep_text(text, start)  # before the parser recurses, at whose depth even a destructor would fail
     words: list[str] = []
     notes: list[str] = []
     try:
@@ -96,6 +98,17 @@ def parse_tolerantly(text: str, start: int = 0) -> tuple[Any, int, tuple[str, ..
     refuse_deep(text[start:end].encode("utf-8", "surrogatepass"), value, MAX_RECEIVED_DEPTH)
     notes += [f"{word} read as null" for word in dict.fromkeys(words)]
     return value, end, tuple(notes)
+
+
+def _refuse_deep_text(text: str, start: int) -> None:
+    """Raise `TooDeep` if the value at a place is nested too deeply."""
+    depth = 0
+    for found in _NESTING.finditer(text, start):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > MAX_RECEIVED_DEPTH:
+            raise TooDeep
+        if depth <= 0:
+            return
 
 
 def _to_text(body: bytes) -> tuple[str, tuple[str, ...]]:
