@@ -92,7 +92,9 @@ def parse_received(body: bytes) -> Any:
     """
     try:
         value = orjson.loads(body)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        if "depth limit" in str(error):  # the other parser would recurse until the interpreter's limit
+            raise TooDeep from None
         value = parse(body.decode("utf-8-sig"))
     else:
         if may_hold_big_integer(body):
