@@ -10,6 +10,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from convbatch.engine.worker import TargetWorker
     from convbatch.journal.index import Archive
     from convbatch.pricing import PriceTable
+    from convbatch.redaction import Redactor
     from convbatch.session.progress import Progress
     from convbatch.session.spec import SessionSpec
     from convbatch.system import System
@@ -57,61 +59,83 @@ async def build_workers(
     Raises:
         SetupError: A key is missing.
     """
-    from convbatch.config.gateways import max_in_flight, merge_limits
-    from convbatch.engine.client import Client
-    from convbatch.engine.limiter import RateLimiter
-    from convbatch.engine.retry import TargetHealth
-    from convbatch.engine.worker import TargetWorker
-
-    redactor = spec.credentials.redactor()
-    simulator_url = await _embedded_simulator(spec, stack)
     shared: dict[tuple[str, str, str], list[Target]] = {}
     for target in spec.targets:
         shared.setdefault(target.quota_owner, []).append(target)
+    simulator_url = await _embedded_simulator(spec, stack)
+    parts = _Parts(spec, system, past, progress, spec.credentials.redactor(), simulator_url)
+    sharers = _names_by_quota_owner(spec)
     workers: dict[str, TargetWorker] = {}
-    for targets in shared.values():
-        gateway = targets[0].gateway
+    for owner, targets in shared.items():
+        limiter = parts.limiter(targets, sharers.get(owner, ()))
+        transport = connect(targets[0].gateway)
+        stack.push_async_callback(transport.close)
+        for target in targets:
+            workers[target.name] = parts.worker(target, limiter, transport, shares=len(targets) > 1)
+    return [workers[target.name] for target in spec.targets]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Builds limiters and workers from what all of a session's targets have in common."""
+
+    spec: SessionSpec
+    system: System
+    past: Archive | None
+    progress: Progress
+    redactor: Redactor
+    simulator_url: str | None
+
+    def limiter(self, targets: Sequence[Target], sharers: Sequence[str]) -> RateLimiter:
+        """Build the rate limiter of targets with one quota owner; `sharers` names all of the run that have it."""
+        from convbatch.config.gateways import max_in_flight, merge_limits
+        from convbatch.engine.limiter import RateLimiter
+
         limits = merge_limits(target.gateway.limits for target in targets)
-        cap = sum(max_in_flight(target.gateway.limits, spec.rules.concurrency) for target in targets)
-        names = _quota_sharers(spec, targets[0])
+        most = self.spec.rules.concurrency
         limiter = RateLimiter(
-            clock=system.clock,
-            concurrency=cap,
+            clock=self.system.clock,
+            concurrency=sum(max_in_flight(target.gateway.limits, most) for target in targets),
             rates=_rates(limits),
             tpm=limits.tpm,
             rpd=limits.rpd,
             rpd_resets=limits.rpd_resets,
-            used_today=_used_today(names, limits, past, system),
+            used_today=_used_today(sharers, limits, self.past, self.system),
             jitter_s=limits.jitter_s,
-            on_change=_named_notes(progress, targets[0].name),
+            on_change=_named_notes(self.progress, targets[0].name),
         )
-        if past is not None:
-            _carry_over(limiter, names, limits, past, system)
-        transport = connect(gateway)
-        stack.push_async_callback(transport.close)
-        for target in targets:
-            places = max_in_flight(target.gateway.limits, spec.rules.concurrency)
-            is_open = target.gateway.auth == "none" and not target.gateway.secret_headers
-            quiet = redactor.marking() if is_open else redactor
-            client = Client(
-                target,
-                spec.credentials.key_command(target.gateway) or spec.credentials.key(target.gateway),
-                secret_headers=spec.credentials.secret_headers(target.gateway),
-                transport=transport,
-                redactor=quiet,
-                clock=system.clock,
-                simulator_url=simulator_url,
-            )
-            workers[target.name] = TargetWorker(
-                target=target,
-                client=client,
-                limiter=limiter,
-                health=TargetHealth(answered=_has_answered(past, target), address=client.address()),
-                places=places,
-                find_prices=_prices_as_served(spec, target, system),
-                own_places=asyncio.Semaphore(places) if len(targets) > 1 else None,
-            )
-    return [workers[target.name] for target in spec.targets]
+        if self.past is not None:
+            _carry_over(limiter, sharers, limits, self.past, self.system)
+        return limiter
+
+    def worker(self, target: Target, limiter: RateLimiter, transport: Transport, *, shares: bool) -> TargetWorker:
+        """Build a target's worker; one that shares its limiter has places of its own within it."""
+        from convbatch.config.gateways import max_in_flight
+        from convbatch.engine.client import Client
+        from convbatch.engine.retry import TargetHealth
+        from convbatch.engine.worker import TargetWorker
+
+        gateway, credentials = target.gateway, self.spec.credentials
+        is_open = gateway.auth == "none" and not gateway.secret_headers
+        client = Client(
+            target,
+            credentials.key_command(gateway) or credentials.key(gateway),
+            secret_headers=credentials.secret_headers(gateway),
+            transport=transport,
+            redactor=self.redactor.marking() if is_open else self.redactor,
+            clock=self.system.clock,
+            simulator_url=self.simulator_url,
+        )
+        places = max_in_flight(gateway.limits, self.spec.rules.concurrency)
+        return TargetWorker(
+            target=target,
+            client=client,
+            limiter=limiter,
+            health=TargetHealth(answered=_has_answered(self.past, target), address=client.address()),
+            places=places,
+            find_prices=_prices_as_served(self.spec, target, self.system),
+            own_places=asyncio.Semaphore(places) if shares else None,
+        )
 
 
 def _prices_as_served(spec: SessionSpec, target: Target, system: System) -> Callable[[str], PriceTable | None]:
@@ -158,13 +182,14 @@ def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, pa
         limiter.block_for(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
 
 
-def _quota_sharers(spec: SessionSpec, target: Target) -> list[str]:
-    """Names of the run's models and judges whose requests count against the same limits as this target's."""
+def _names_by_quota_owner(spec: SessionSpec) -> dict[tuple[str, str, str], list[str]]:
+    """Names of the run's models and judges by the owner of the limits that their requests count against."""
     from convbatch.config.gateways import target_from_manifest
 
-    recorded = (*spec.manifest.targets, *spec.manifest.judges)
-    sharing = [one.name for one in recorded if target_from_manifest(one).quota_owner == target.quota_owner]
-    return list(dict.fromkeys(sharing))
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for recorded in (*spec.manifest.targets, *spec.manifest.judges):
+        names.setdefault(target_from_manifest(recorded).quota_owner, []).append(recorded.name)
+    return {owner: list(dict.fromkeys(sharing)) for owner, sharing in names.items()}
 
 
 def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, system: System) -> int:
