@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from convbatch.reply import Usage
@@ -229,17 +230,23 @@ class ExchangeRates:
 
     rates: Mapping[tuple[str, str], Decimal]
 
+    def factor(self, one: str, other: str) -> Fraction | None:
+        """Return the exact factor from one currency to another; None without a rate between the two."""
+        if one == other:
+            return Fraction(1)
+        if (rate := self.rates.get((one, other))) is not None:
+            return Fraction(rate)
+        inverse = self.rates.get((other, one))
+        return None if inverse is None else 1 / Fraction(inverse)
+
     def convert(self, money: Money, currency: str) -> Money | None:
-        """Return an amount in another currency; None without a rate between the two."""
+        """Return an amount in another currency, rounded once; None without a rate between the two."""
         if money.currency == currency:
             return money
-        rate = self.rates.get((money.currency, currency))
-        if rate is None:
-            inverse = self.rates.get((currency, money.currency))
-            if inverse is None:
-                return None
-            rate = 1 / inverse
-        return Money(amount=money.amount * rate, currency=currency)
+        factor = self.factor(money.currency, currency)
+        if factor is None:
+            return None
+        return Money(amount=to_decimal(Fraction(money.amount) * factor), currency=currency)
 
     def to_plain(self) -> dict[str, str]:
         """Return the JSON form: `{"USD/CNY": "7.1"}`."""
@@ -257,6 +264,11 @@ NO_EXCHANGE_RATES = ExchangeRates({})
 def exact(value: float) -> Decimal:
     """Return a number as it is written: the float 0.3 is the price 0.3. Also restores a cost from a float column."""
     return Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
+
+
+def to_decimal(amount: Fraction) -> Decimal:
+    """Return the nearest decimal of 28 digits: for display and storage, not for a decision."""
+    return Decimal(amount.numerator) / amount.denominator
 
 
 def display_amount(amount: Decimal) -> str:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Overflow, localcontext
+from fractions import Fraction
 from typing import Any, NamedTuple, TypeGuard, get_args
 
 from convbatch.checks.differences import absence, difference, normalized, visible
@@ -461,7 +462,7 @@ def _similar_site_problem(key: str, argument: Any, site: CheckSite) -> tuple[str
 
 
 def _similar(argument: Any, check_input: CheckInput) -> Finding:
-    from rapidfuzz import fuzz
+    from rapidfuzz.distance import Indel
 
     options: Mapping[str, Any] = argument if isinstance(argument, dict) else {}
     text: str | None = argument if isinstance(argument, str) else options.get("to", check_input.assistant)
@@ -472,10 +473,11 @@ def _similar(argument: Any, check_input: CheckInput) -> Finding:
         raise CheckError('nothing to compare with: the turn has no "assistant"')
     if len(text) * len(check_input.reply) > LONGEST_COMPARED:
         raise CheckError(f"{len(check_input.reply):,} characters are too many to compare with {len(text):,}")
-    ratio = fuzz.ratio(check_input.reply, text) / 100
-    return Finding(
-        ratio >= threshold, f"similarity {ratio:.3f} to {quote_excerpt(text)}, threshold {threshold:g}", ratio
-    )
+    size = len(check_input.reply) + len(text)
+    # A ratio of floats misses thresholds that it equals: 1 - 16 / 50 is less than 0.68.
+    ratio = 1 - Fraction(Indel.distance(check_input.reply, text), size or 1)
+    reason = f"similarity {float(ratio):.3f} to {quote_excerpt(text)}, threshold {threshold:g}"
+    return Finding(ratio >= Fraction(exact(threshold)), reason, float(ratio))
 
 
 # Properties of the reply

@@ -1,7 +1,8 @@
 """A cap on the cost of a run: the worst case of each call is reserved before it is sent, and settled afterwards.
 
 The cap is never exceeded, whatever is in flight, as long as gateways respect `max_output_tokens` and the configured
-prices. The cost of a call is `pricing.py`; the caller is `runner.py`. Nothing here uses a clock or the journal.
+prices. Amounts are fractions: a division by an exchange rate has no exact decimal, and sums of rounded ones do not
+return to 0. The cost of a call is `pricing.py`; the caller is `runner.py`. Nothing here uses a clock or the journal.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_UP, Context, Decimal
+from fractions import Fraction
 
 from convbatch.engine.limiter import LimiterClosed
-from convbatch.pricing import Money, PriceTable
+from convbatch.pricing import Money, PriceTable, to_decimal
 from convbatch.reply import Attempt, Failure, billed_usage
 
 _ROUNDED_UP = Context(prec=2, rounding=ROUND_UP)
@@ -26,49 +28,51 @@ class BudgetReached(LimiterClosed):
 class Reservation:
     """Money reserved for one call."""
 
-    __slots__ = ("_budget", "amount", "is_sent")
+    __slots__ = ("_budget", "_is_open", "amount", "is_sent")
 
-    def __init__(self, budget: Budget, amount: Decimal) -> None:
+    def __init__(self, budget: Budget, amount: Fraction) -> None:
         self._budget = budget
+        self._is_open = True
         self.amount = amount
         self.is_sent = False
         """The call may be paid from now on; its full amount is spent unless `settle` sets a lower cost."""
 
-    def settle(self, cost: Decimal | None) -> None:
+    def settle(self, cost: Fraction | None) -> None:
         """Replace the reservation by the cost; None (unknown) = the full amount. A second call has no effect."""
-        if cost is None:
-            self._budget.assumed += self.amount
-        self._budget.settled(self.amount, self.amount if cost is None else cost)
-        self.amount = Decimal(0)
-        self.is_sent = False
+        if self._is_open:
+            self._is_open = False
+            self._budget.settled(self.amount, cost)
+            self.amount = Fraction(0)
+            self.is_sent = False
 
     def close(self) -> None:
         """Settle if that has not happened: in full if the call was sent, else at zero."""
-        if self.amount:
-            self.settle(None if self.is_sent else Decimal(0))
+        self.settle(None if self.is_sent else Fraction(0))
 
 
 class Budget:
     """The cap, the amount spent, and the amount reserved; callers are served first come, first served.
 
     Args:
-        cap: The most that may be spent.
-        spent: The amount that earlier sessions spent, or may have spent, in the currency of the cap.
+        cap: The most that may be spent; all amounts are in its currency.
     """
 
-    def __init__(self, cap: Money, spent: Decimal = Decimal(0)) -> None:
+    def __init__(self, cap: Money) -> None:
         self.cap = cap
-        self.spent = spent
+        self.spent = Fraction(0)
         """Includes the worst case of calls whose cost is unknown."""
-        self.assumed = Decimal(0)
+        self.assumed = Fraction(0)
         """The part of `spent` that is such a worst case."""
-        self.lacked: Decimal | None = None
+        self.lacked: Fraction | None = None
         """Worst-case cost of the first call that was refused."""
-        self._reserved = Decimal(0)
-        self._queue: deque[tuple[Decimal, asyncio.Future[None]]] = deque()
+        self._cap = Fraction(cap.amount)
+        self._reserved = Fraction(0)
+        self._in_flight = 0
+        """Reservations that are not settled. A free call reserves 0, so the amount cannot tell whether one is open."""
+        self._queue: deque[tuple[Fraction, asyncio.Future[None]]] = deque()
         self._closed: LimiterClosed | None = None
 
-    async def reserve(self, amount: Decimal) -> Reservation:
+    async def reserve(self, amount: Fraction) -> Reservation:
         """Wait until this amount can be reserved without exceeding the cap.
 
         Raises:
@@ -80,13 +84,19 @@ class Budget:
         if self._queue or not self._fits(amount):
             await self._wait_in_queue(amount)
         else:
-            self._reserved += amount
+            self._hold(amount)
         return Reservation(self, amount)
 
-    def settled(self, reserved: Decimal, cost: Decimal) -> None:
-        """Replace a reserved amount by the amount spent."""
+    def spend(self, amount: Fraction, *, is_assumed: bool) -> None:
+        """Add the cost of a call, or its worst case where the cost is unknown."""
+        self.spent += amount
+        self.assumed += amount if is_assumed else 0
+
+    def settled(self, reserved: Fraction, cost: Fraction | None) -> None:
+        """Replace a reserved amount by the amount spent; None (unknown) = the full amount."""
+        self._in_flight -= 1
         self._reserved -= reserved
-        self.spent += cost
+        self.spend(reserved if cost is None else cost, is_assumed=cost is None)
         self._serve()
 
     def close(self) -> None:
@@ -96,20 +106,24 @@ class Budget:
     @property
     def larger(self) -> Money:
         """A cap that lets the run continue: twice this one, or more if the next call needs it."""
-        least = _ROUNDED_UP.plus(self.spent + (self.lacked or 0))
+        least = _ROUNDED_UP.plus(to_decimal(self.spent + (self.lacked or 0)))
         return Money(amount=max(2 * self.cap.amount, least), currency=self.cap.currency)
 
     def __str__(self) -> str:
-        spent = Money(amount=self.spent, currency=self.cap.currency)
+        spent = Money(amount=to_decimal(self.spent), currency=self.cap.currency)
         if not self.assumed:
             return f"{spent} of {self.cap} spent"
-        assumed = Money(amount=self.assumed, currency=self.cap.currency)
+        assumed = Money(amount=to_decimal(self.assumed), currency=self.cap.currency)
         return f"{spent} of {self.cap} spent, {assumed} of it assumed for calls whose cost is unknown"
 
-    def _fits(self, amount: Decimal) -> bool:
-        return self.spent + self._reserved + amount <= self.cap.amount
+    def _fits(self, amount: Fraction) -> bool:
+        return self.spent + self._reserved + amount <= self._cap
 
-    async def _wait_in_queue(self, amount: Decimal) -> None:
+    def _hold(self, amount: Fraction) -> None:
+        self._reserved += amount
+        self._in_flight += 1
+
+    async def _wait_in_queue(self, amount: Fraction) -> None:
         place = asyncio.get_running_loop().create_future()
         self._queue.append((amount, place))
         self._serve()
@@ -117,7 +131,7 @@ class Budget:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self.settled(amount, Decimal(0))  # served and cancelled in the same round of the event loop
+                self.settled(amount, Fraction(0))  # served and cancelled in the same round of the event loop
             else:
                 self._queue.remove((amount, place))
                 self._serve()
@@ -126,9 +140,9 @@ class Budget:
     def _serve(self) -> None:
         while self._queue and self._fits(self._queue[0][0]):
             amount, place = self._queue.popleft()
-            self._reserved += amount
+            self._hold(amount)
             place.set_result(None)
-        if self._queue and not self._reserved:
+        if self._queue and not self._in_flight:
             self.lacked = self._queue[0][0]
             self._end(BudgetReached(f"the budget of {self.cap} is reached"))
 
@@ -145,13 +159,13 @@ class BudgetShare:
 
     budget: Budget
     prices: PriceTable
-    factor: Decimal
+    factor: Fraction
     """Exchange rate from price currency to budget currency."""
 
     async def reserve(self, size: Mapping[str, int]) -> Reservation:
         """Reserve the worst case of a call; raises `BudgetReached`."""
         worst = self.prices.ceiling(size["most_input_tokens"], size["max_output_tokens"])
-        return await self.budget.reserve(worst * self.factor)
+        return await self.budget.reserve(Fraction(worst) * self.factor)
 
     def settle(self, reservation: Reservation, attempt: Attempt, as_served: PriceTable | None = None) -> None:
         """Settle the cost of the attempt: zero if it was certainly not paid, the worst case if that is unknown.
@@ -167,4 +181,4 @@ class BudgetShare:
         )
         if cost is None and attempt.cls in ("refused", "not_sent", "final"):
             cost = Decimal(0)
-        reservation.settle(None if cost is None else cost * self.factor)
+        reservation.settle(None if cost is None else Fraction(cost) * self.factor)

@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +34,7 @@ MIN_TESTED = 3
 """`same` needs at least this many testable replies (on each side), prompts or turns."""
 MIN_PAIRS = 20
 """Pairs of repeats on each side that are needed to detect a cache."""
-PAIRS_APART, PAIRS_ALIKE = 0.4, 0.2
+PAIRS_APART, PAIRS_ALIKE = Fraction(4, 10), Fraction(2, 10)
 """Difference between the shares of identical pairs: `differs` from the first, `same` up to the second."""
 REASONING_MISSING, REASONING_ODD = 0.5, 0.1
 """Share of turns with reasoning on one side only: `differs` above the first, `same` up to the second."""
@@ -323,18 +324,18 @@ def describe_counts(counts: Sequence[tuple[int, int]], one: str, other: str) -> 
     more = [b - a for a, b in counts]
     if not any(more):
         return "the counts of one prompt vary between repeats"
-    factor = sum(b for _, b in counts) / max(1, sum(a for a, _ in counts))
+    factor = Fraction(sum(b for _, b in counts), max(1, sum(a for a, _ in counts)))
     is_constant = len(set(more)) == 1
-    is_factor = all(abs(b - factor * a) <= max(1.0, 0.02 * b) for a, b in counts)
+    is_factor = all(abs(b - factor * a) <= max(1, Fraction(b, 50)) for a, b in counts)
     has_lengths = max(a for a, _ in counts) >= 1.25 * min(a for a, _ in counts) + 2
     if is_constant and not has_lengths:
-        return f"{other} counts {more[0]} more on each ({factor:.2f} times): too similar in length to tell which"
+        return f"{other} counts {more[0]} more on each ({float(factor):.2f} times): too similar in length to tell which"
     if is_constant:
         return f"{other} counts {more[0]} more on each: constant, as with a hidden system prompt"
     if is_factor and has_lengths:
-        return f"{other} counts {factor:.2f} times as many on each: a factor, as with inflated billing"
+        return f"{other} counts {float(factor):.2f} times as many on each: a factor, as with inflated billing"
     middle = sorted(more)[len(more) // 2]
-    return f"{other} counts {min(more):+d} to {max(more):+d}, median {middle:+d} ({factor:.2f} times in all)"
+    return f"{other} counts {min(more):+d} to {max(more):+d}, median {middle:+d} ({float(factor):.2f} times in all)"
 
 
 def _usage(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
@@ -403,7 +404,7 @@ def _repeats(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
     pairs = [_pairs(side) for side in (one, other)]
     common = pairs[0].keys() & pairs[1].keys()
     mine = [[pair for question in those if question in common for pair in those[question]] for those in pairs]
-    shares = [sum(_is_alike(pair) for pair in those) / len(those) if those else 0.0 for those in mine]
+    shares = [Fraction(sum(map(_is_alike, those)), len(those) or 1) for those in mine]
     words = [
         f"{side.name}: {sum(map(_is_alike, those))} of {len(those)} pairs identical" + _same_ids(those)
         for side, those in zip((one, other), mine, strict=True)

@@ -67,7 +67,7 @@ class Progress:
         self._total = total
         self._counts: Counter[Status] = Counter()
         self._before = 0
-        self._last_line = 0.0
+        self._last_line: float | None = None
         on_terminal = enabled and self._stream.isatty()
         self._bar = (
             tqdm(total=total, unit=unit, file=self._stream, dynamic_ncols=True, leave=False, smoothing=0.1)
@@ -108,7 +108,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str("; ".join(parts), refresh=True)
             return
-        if self._last_line == 0.0:
+        if self._last_line is None:
             self._last_line = now
         if now - self._last_line >= PLAIN_EVERY_S:
             self._last_line = now

@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from convbatch._version import __version__
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.manifest import Manifest, ManifestTarget
     from convbatch.journal.writer import Journal
-    from convbatch.pricing import PriceTable
     from convbatch.session.progress import Progress
     from convbatch.system import System
 
@@ -165,14 +164,13 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
         prices = None if target is None else target.prices
         if prices is None and target is not None and target.simulated:
             continue
-        factor = None if prices is None else _exchange_factor(spec, prices, budget)
+        factor = None if prices is None else spec.manifest.rates.factor(prices.currency, budget.cap.currency)
         for attempt in paid_attempts(history, target):
             cost = attempt.bound if attempt.cost is None else attempt.cost
             if cost is None or factor is None:
                 unbounded += 1
             else:
-                budget.spent += cost * factor
-                budget.assumed += cost * factor if attempt.cost is None else 0
+                budget.spend(Fraction(cost) * factor, is_assumed=attempt.cost is None)
     if unbounded:
         raise SetupError(
             f"{unbounded} earlier calls of this run may have been paid, and their cost is unknown",
@@ -198,17 +196,9 @@ def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetSh
 
     prices = next(one.prices for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
     assert prices is not None, target.name  # resolve_cap refuses a budget without prices
-    factor = _exchange_factor(spec, prices, budget)
+    factor = spec.manifest.rates.factor(prices.currency, budget.cap.currency)
     assert factor is not None, target.name  # and one without exchange rates
     return BudgetShare(budget=budget, prices=prices, factor=factor)
-
-
-def _exchange_factor(spec: SessionSpec, prices: PriceTable, budget: Budget) -> Decimal | None:
-    """Exchange rate from price currency to budget currency; None if the run has no such rate."""
-    from convbatch.pricing import Money
-
-    unit = spec.manifest.rates.convert(Money(amount=Decimal(1), currency=prices.currency), budget.cap.currency)
-    return None if unit is None else unit.amount
 
 
 def _session_result(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchError | None) -> SessionResult:

@@ -42,6 +42,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "shop-checks"
 CITY = {"type": "object", "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}}, "required": ["city"]}
 ONLY_X = {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}
+SIX = ExchangeRates({("EUR", "USD"): Decimal(6)})  # 1 / 6 has no exact decimal
 CALLS = (CalledTool(name="now", arguments={"zone": "上海", "round": 1, "list": [1, True]}),)
 
 
@@ -135,6 +136,7 @@ SIMILARITY = [
     ({"similar": {"to": "kitten", "threshold": 0.61}}, "sitting", True),  # 2 * 4 common / 13 = 0.615
     ({"similar": {"to": "kitten", "threshold": 0.62}}, "sitting", False),
     ({"similar": 0.1}, "明天", True),
+    ({"similar": {"to": "x" * 17 + "a" * 8, "threshold": 0.68}}, "x" * 17 + "b" * 8, True),  # 34 / 50, exactly
     ({"similar": 1}, "明天是2025年12月27日。", True),
 ]
 METADATA = [
@@ -150,6 +152,7 @@ METADATA = [
     ({"cost": "0.0019 USD"}, {}, False),
     ({"cost": "0.0142CNY"}, {"rates": ExchangeRates({("USD", "CNY"): Decimal("7.1")})}, True),
     ({"cost": "0.0141CNY"}, {"rates": ExchangeRates({("USD", "CNY"): Decimal("7.1")})}, False),
+    ({"cost": "0.003EUR"}, {"cost": Money(amount=Decimal("0.018"), currency="USD"), "rates": SIX}, True),
     ({"tool_call": True}, {}, False),
     ({"tool_call": True}, {"tool_calls": CALLS}, True),
     ({"tool_call": "now"}, {"tool_calls": CALLS}, True),

@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +187,13 @@ def test_costs_in_another_currency_are_converted_to_the_currency_of_the_budget(t
     provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     yuan = PriceTable(currency="CNY", source="this test", periods=PRICES.periods)
     virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=yuan)
-    rates = ExchangeRates({("USD", "CNY"): Decimal(10)})
+    rates = ExchangeRates({("USD", "CNY"): Decimal("7.13")})  # 1 / 7.13 has no exact decimal
     virtual_run.manifest = dataclasses.replace(virtual_run.manifest, rates=rates)
     result = virtual_run.run_session(max_cost=usd("0.001"))
     assert result is not None
     assert result.exit_code == 4
     in_yuan = sum((true_cost(entry, yuan) for entry in virtual_run.ledger()), Decimal(0))
-    assert Decimal("0.005") < in_yuan <= Decimal("0.01")
+    assert Decimal("0.0035") < in_yuan <= Decimal("0.00713")
 
 
 def test_a_budget_added_after_requests_of_unknown_cost_is_refused_and_not_stored(tmp_path: Path) -> None:
@@ -225,11 +226,18 @@ async def collect_finished(waiting: list[asyncio.Task[Reservation]], held: list[
     return reached
 
 
+USD_PER_STEP = st.sampled_from([Fraction(1), 1 / Fraction("7.13"), Fraction(1, 3), Fraction(0)])
+"""What a step of 1 costs: in the currency of the cap, in two others whose rates have no exact decimal, and nothing."""
+
+
 @given(
     cap=st.integers(1, 60),
+    factor=USD_PER_STEP,
     steps=st.lists(st.tuples(st.sampled_from(["reserve", "settle", "refuse", "cancel", "forget"]), st.integers(1, 20))),
 )
-def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever(cap: int, steps: list[Step]) -> None:
+def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever(
+    cap: int, factor: Fraction, steps: list[Step]
+) -> None:
     async def main() -> None:
         budget = Budget(usd(cap))
         waiting: list[asyncio.Task[Reservation]] = []
@@ -237,7 +245,7 @@ def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever
         reached = False
         for step, number in steps:
             if step == "reserve":
-                waiting.append(asyncio.create_task(budget.reserve(Decimal(number))))
+                waiting.append(asyncio.create_task(budget.reserve(number * factor)))
             elif step == "cancel" and waiting:
                 waiting.pop(number % len(waiting)).cancel()
             elif held:
@@ -255,6 +263,28 @@ def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever
         for task in waiting:
             with pytest.raises(LimiterClosed):
                 await task
+
+    asyncio.run(main())
+
+
+@given(
+    rate=st.decimals("0.001", "2000", places=4),
+    sizes=st.lists(st.tuples(st.integers(1, 9_000), st.integers(0, 100)), min_size=1, max_size=8),
+)
+def test_a_settled_budget_is_idle_and_ends_every_wait_in_any_currency(
+    rate: Decimal, sizes: list[tuple[int, int]]
+) -> None:
+    async def main() -> None:
+        factor = ExchangeRates({("EUR", "USD"): rate}).factor("USD", "EUR")
+        assert factor is not None
+        share = BudgetShare(budget=Budget(Money(amount=Decimal(10), currency="EUR")), prices=PRICES, factor=factor)
+        held = [await share.reserve({"most_input_tokens": size, "max_output_tokens": 9}) for size, _ in sizes]
+        late = asyncio.create_task(share.budget.reserve(Fraction(11)))
+        for reservation, (_, percent) in zip(held, sizes, strict=True):
+            assert not late.done()
+            reservation.settle(reservation.amount * percent / 100)
+        with pytest.raises(BudgetReached):
+            await asyncio.wait_for(late, 1)
 
     asyncio.run(main())
 
@@ -291,9 +321,9 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
 
 async def test_what_a_budget_assumes_is_not_shown_as_spent() -> None:
     budget = Budget(usd(10))
-    (await budget.reserve(Decimal(2))).settle(Decimal(1))
+    (await budget.reserve(Fraction(2))).settle(Fraction(1))
     assert str(budget) == "1.00 USD of 10.00 USD spent"
-    (await budget.reserve(Decimal(3))).settle(None)
+    (await budget.reserve(Fraction(3))).settle(None)
     assert str(budget) == "4.00 USD of 10.00 USD spent, 3.00 USD of it assumed for calls whose cost is unknown"
 
 
@@ -314,13 +344,13 @@ def test_a_reply_with_impossible_counts_is_settled_at_the_worst_case(counts: Pla
     body = encode_json({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": counts})
     attempt = Attempt(outcome=PROTOCOLS["openai"].parse_response(body), cls="replied")
 
-    async def settled() -> Decimal:
-        share = BudgetShare(budget=Budget(usd(1)), prices=PRICES, factor=Decimal(1))
+    async def settled() -> Fraction:
+        share = BudgetShare(budget=Budget(usd(1)), prices=PRICES, factor=Fraction(1))
         reservation = await share.reserve({"most_input_tokens": 100, "max_output_tokens": 20})
         share.settle(reservation, attempt)
         return share.budget.spent
 
-    assert asyncio.run(settled()) == Decimal(spent) / 1_000_000
+    assert asyncio.run(settled()) == Fraction(int(spent), 1_000_000)
 
 
 REFUSED = [

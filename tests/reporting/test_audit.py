@@ -293,6 +293,8 @@ def side(name: str, identical: int, pairs: int, temperature: float | None = 1.0)
     [
         (0, 20, 20, 1.0, "differs"),
         (2, 10, 20, 1.0, "differs"),
+        (4, 12, 20, 1.0, "differs"),  # 0.6 - 0.2 is less than 0.4 in floats
+        (7, 11, 20, 1.0, "same"),
         (2, 9, 20, 1.0, "inconclusive"),
         (2, 6, 20, 1.0, "same"),
         (20, 20, 20, 1.0, "same"),
