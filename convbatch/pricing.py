@@ -74,6 +74,8 @@ class Period:
     """UTC; None means always."""
     daily: tuple[time, time] | None = None
     """UTC, from and until; may cross midnight. None means all day."""
+    source: str | None = None
+    """Origin of these prices; None: that of the table."""
 
     def holds(self, moment: datetime) -> bool:
         """Return whether the prices are valid at this moment (UTC)."""
@@ -166,11 +168,12 @@ class PriceTable:
         return max(period.ceiling(input_tokens, output_tokens) for period in self.periods)
 
     def source_at(self, at: float) -> str:
-        """Return `source`, with the first day of the prices of that moment if they have one."""
+        """Return the source of the prices of that moment, with their first day if they have one."""
         period = self.period(at)
-        if period is None or period.valid_from is None:
+        if period is None:
             return self.source
-        return f"{self.source}, valid from {period.valid_from}"
+        source = period.source or self.source
+        return source if period.valid_from is None else f"{source}, valid from {period.valid_from}"
 
     def to_plain(self) -> dict[str, Any]:
         """Return the JSON form; prices are strings, which keep every digit."""
@@ -307,6 +310,8 @@ def _period_to_plain(period: Period) -> dict[str, Any]:
         plain["valid_from"] = period.valid_from.isoformat()
     if period.daily is not None:
         plain["daily"] = [moment.isoformat() for moment in period.daily]
+    if period.source is not None:
+        plain["source"] = period.source
     return plain
 
 
@@ -314,4 +319,4 @@ def _period_from_plain(plain: Mapping[str, Any]) -> Period:
     rates = {name: _token_price_from_plain(plain[name]) for name in RATES if name in plain}
     begins = date.fromisoformat(plain["valid_from"]) if "valid_from" in plain else None
     daily = tuple(time.fromisoformat(moment) for moment in plain.get("daily", ()))
-    return Period(**rates, valid_from=begins, daily=(daily[0], daily[1]) if daily else None)
+    return Period(**rates, valid_from=begins, daily=(daily[0], daily[1]) if daily else None, source=plain.get("source"))

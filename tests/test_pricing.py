@@ -314,7 +314,8 @@ def test_the_latest_valid_price_applies() -> None:
     assert table is not None
     used = Usage(input_tokens=1_000_000, output_tokens=0)
     assert [table.cost(used, NOW - 1), table.cost(used, NOW)] == [1, 3]
-    assert "valid from 2026-11-22" in table.source_at(NOW)
+    sources = [source.rpartition(":")[2] for source in (table.source_at(NOW - 1), table.source_at(NOW))]
+    assert sources == ["6", "2, valid from 2026-11-22"]
 
 
 def test_daily_price_periods_may_cross_midnight() -> None:

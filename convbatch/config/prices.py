@@ -11,7 +11,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, cast
 
-from convbatch.config.toml_positions import KeyPath
+from convbatch.config.toml_positions import KeyPath, item, without_items
 from convbatch.config.validators import InvalidValue, amount, currency
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, ExchangeRates, Period, PriceTable, TokenPrice
@@ -48,8 +48,10 @@ def price_row(
         invalid_paths.append(where)
         report(where, invalid)
 
-    periods = [_period(cast(Mapping[str, Any], table), path, note) for table in tables]
-    currencies = {_currency(table, path, billed_in, note) for table in tables}
+    paths = [(*path, item(index)) if isinstance(rows, list) else path for index in range(len(tables))]
+    sources = [_source(table, str(place(where))) for table, where in zip(tables, paths, strict=True)]
+    periods = [_period(table, where, note) for table, where in zip(tables, paths, strict=True)]
+    currencies = {_currency(table, where, billed_in, note) for table, where in zip(tables, paths, strict=True)}
     if len(currencies) > 1:
         note(
             path, InvalidValue("prices of one model in two currencies", "write the same currency in each of its tables")
@@ -57,9 +59,11 @@ def price_row(
     _refuse_same_day(tables, path, note)
     if invalid_paths:
         return None
-    found = sorted((period for period in periods if period is not None), key=_first_day)
-    source = ", ".join(_source(table, str(place(path))) for table in tables)
-    return PriceTable(currency=str(currencies.pop()), source=source, periods=tuple(found))
+    found = [replace(period, source=source) for period, source in zip(periods, sources, strict=True) if period]
+    if len(found) == 1:
+        found = [replace(found[0], source=None)]
+    found.sort(key=_first_day)
+    return PriceTable(currency=str(currencies.pop()), source=", ".join(sources), periods=tuple(found))
 
 
 def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
@@ -95,11 +99,11 @@ def _period(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> Per
             note(
                 path, InvalidValue(f"{_dotted(path)} has no {key}", f"write {key} = 0.3, the price of a million tokens")
             )
-    steps = _steps(table, path, note)
+    steps, day = _steps(table, path, note), _day(table, path, note)
     if "input" not in rates or "output" not in rates:
         return None
     stepped = {key: TokenPrice(base=rate, steps=_steps_of(key, rate, steps)) for key, rate in rates.items()}
-    period = Period(input=stepped["input"], output=stepped["output"], valid_from=_day(table, path, note))
+    period = Period(input=stepped["input"], output=stepped["output"], valid_from=day)
     return replace(period, **stepped)
 
 
@@ -120,8 +124,8 @@ def _steps(table: Mapping[str, Any], path: KeyPath, note: ReportInvalid) -> list
         note((*path, "tiers"), InvalidValue("tiers must be a list of tables", example, found=tiers))
         return []
     steps: list[tuple[int, dict[str, Decimal]]] = []
-    for tier in cast(list[dict[str, Any]], tiers):
-        where = (*path, "tiers")
+    for index, tier in enumerate(cast(list[dict[str, Any]], tiers)):
+        where = (*path, "tiers", item(index))
         _refuse_unknown(tier, TIER_KEYS, where, note)
         above = tier.get("above")
         if not isinstance(above, int) or isinstance(above, bool) or above < 1:
@@ -211,4 +215,6 @@ def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], path: KeyPat
 
 
 def _dotted(path: Sequence[str]) -> str:
-    return ".".join(name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"' for name in path)
+    """Return the name of a table as in a header; a table of a list has the name of the list."""
+    names = without_items(tuple(path))
+    return ".".join(name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"' for name in names)

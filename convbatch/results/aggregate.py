@@ -45,6 +45,7 @@ class CountedTurn(NamedTuple):
     currency: str | None
     failed_cost: float | None
     possibly_paid_bound: float | None
+    possibly_paid_unbounded: int
     attempts: int
     possibly_paid: int
     model_version: str | None
@@ -236,8 +237,7 @@ class GroupTotals:
     def _add_attempt_sums(self, turn: CountedTurn) -> None:
         self._pay("failed_cost", turn.failed_cost, turn.currency)
         self._pay("possibly_paid_bound", turn.possibly_paid_bound, turn.currency)
-        if turn.possibly_paid_bound is None:
-            self.counts["possibly_paid_unbounded"] += turn.possibly_paid
+        self.counts["possibly_paid_unbounded"] += turn.possibly_paid_unbounded
 
     def _add_attempt(self, attempt: CountedAttempt, is_kept: bool) -> None:
         for name in ("limiter_wait_s", "retry_wait_s"):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from convbatch.results.rows import sum_known, to_datetime, to_float, to_json, waited_s, worst_status
 
-CONTRACT = 6
+CONTRACT = 7
 """Version of the columns below and of their values; a table file of another version is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -107,6 +107,8 @@ TURNS: tuple[Column, ...] = (
         lambda t: t.costs.failed_cost),
     Column("possibly_paid_bound", "Float64", "upper bound of the cost of possibly paid attempts without a known cost; "
         "null without one, or without a limit", lambda t: t.costs.possibly_paid_bound),
+    Column("possibly_paid_unbounded", "Int64", "possibly paid attempts with neither a cost nor a bound",
+        lambda t: t.costs.possibly_paid_unbounded),
     Column("model_version", "string", "the model name in the reply; null without one",
         lambda t: t.reply.get("model_version")),
     Column("served_as_asked", "boolean", "is it the requested model, its dated form or an alias? null without a name"),

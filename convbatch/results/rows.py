@@ -45,6 +45,7 @@ class TurnCosts(NamedTuple):
     price_source: str | None = None
     failed_cost: float | None = None
     possibly_paid_bound: float | None = None
+    possibly_paid_unbounded: int = 0
 
 
 class TurnError(NamedTuple):
@@ -188,19 +189,20 @@ def _turn_costs(target: ManifestTarget, past: TurnHistory) -> TurnCosts:
     """Sum up exactly; a float carries 15 digits of a decimal there and back (`pricing.exact`)."""
     prices = target.prices if past.kept is None else prices_of(target, past.kept) or target.prices
     if prices is None:
-        return TurnCosts()
+        return TurnCosts(possibly_paid_unbounded=past.possibly_paid)
     cost = attempt_cost(target, past.kept)
     source = None if cost is None or past.kept is None else price_source(target, past.kept)
     others = [_attempt_cost(record, past, target) for record in _attempt_records(past) if record is not past.kept]
     failed = sum_known(other.cost for other in others)
     bounds = [other.bound for other in others if other.is_possibly_paid and other.cost is None]
-    bound = (sum_known(bounds) or Decimal(0)) if past.possibly_paid and None not in bounds else None
+    bound = None if None in bounds else sum_known(bounds)
     return TurnCosts(
         cost=to_float(cost),
         currency=None if cost is None and failed is None and bound is None else prices.currency,
         price_source=source,
         failed_cost=to_float(failed),
         possibly_paid_bound=to_float(bound),
+        possibly_paid_unbounded=bounds.count(None),
     )
 
 

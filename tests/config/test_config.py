@@ -36,7 +36,7 @@ from convbatch.config.gateways import (
 )
 from convbatch.config.loader import load_config, presets, read_config
 from convbatch.config.targets import parse_params, resolve_targets, split_target
-from convbatch.config.toml_positions import TomlPositions
+from convbatch.config.toml_positions import TomlPositions, item
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.journal.manifest import ManifestTarget
@@ -493,6 +493,16 @@ rpm = 5
 [[tables]]
 x = 'a # b'
 y = 2
+[[tables.inner]]
+z = 3
+[[tables]]
+y = 4
+inline = [
+  { a = 1 }, # {
+  { a = [{ b = 1 }] },
+]
+[[tables.inner]]
+z = 5
 '''
 
 
@@ -508,6 +518,11 @@ y = 2
         (("gateways", "my gate", "tpm"), 3),
         (("gateways", "other"), 3),
         (("tables", "y"), 17),
+        (("tables", item(0), "y"), 17),
+        (("tables", item(0), "inner", item(0), "z"), 19),
+        (("tables", item(1), "y"), 21),
+        (("tables", item(1), "inline", item(1), "a"), 24),
+        (("tables", item(1), "inner", item(0), "z"), 27),
         (("nothing",), None),
     ],
 )
