@@ -29,6 +29,14 @@ Arrow: TypeAlias = Any
 BATCH_ROWS = 2048
 BATCH_CHARS = 8 * 2**20
 """A batch ends at whichever comes first; it is also a row group of the file."""
+_PANDAS: Mapping[Dtype, str] = {
+    "string": "string",
+    "Int64": "Int64",
+    "Float64": "Float64",
+    "boolean": "boolean",
+    "list[string]": "object",
+    "timestamp[us, UTC]": "datetime64[us, UTC]",
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -53,10 +61,16 @@ class Rows:
 
 
 def schema(columns: Sequence[Column], metadata: Mapping[bytes, bytes] | None = None) -> Arrow:
-    """Return the Arrow schema of a table."""
+    """Return the Arrow schema of a table, with the metadata by which `pandas.read_parquet` finds the dtypes."""
     import pyarrow as pa
 
-    return pa.schema([pa.field(column.name, _arrow_type(column.dtype)) for column in columns], metadata=metadata)
+    described = [
+        {"name": c.name, "field_name": c.name, "pandas_type": c.dtype, "numpy_type": _PANDAS[c.dtype], "metadata": None}
+        for c in columns
+    ]
+    plain = {"index_columns": [], "column_indexes": [], "columns": described, "pandas_version": "2.0.0"}
+    fields = [pa.field(column.name, _arrow_type(column.dtype)) for column in columns]
+    return pa.schema(fields, metadata={b"pandas": orjson.dumps(plain), **(metadata or {})})
 
 
 def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None = None) -> Iterator[Row]:
@@ -214,7 +228,10 @@ def _encodable(cell: Any) -> Any:
 
 
 def _to_frame(table: Arrow) -> pd.DataFrame:
-    """Convert an Arrow table to a pandas frame with nullable dtypes."""
+    """Convert an Arrow table to a pandas frame with nullable dtypes, and lists as objects.
+
+    pandas writes a column of `ArrowDtype` lists to Parquet but cannot read it again.
+    """
     import pandas as pd
     import pyarrow as pa
 
@@ -223,6 +240,10 @@ def _to_frame(table: Arrow) -> pd.DataFrame:
     def dtype(kind: Arrow) -> Any:
         if pa.types.is_string(kind):
             return pd.StringDtype()
-        return pd.ArrowDtype(kind) if pa.types.is_list(kind) else nullable.get(kind)
+        return nullable.get(kind)
 
-    return table.replace_schema_metadata(None).to_pandas(types_mapper=dtype)
+    frame = table.replace_schema_metadata(None).to_pandas(types_mapper=dtype)
+    for field in table.schema:
+        if pa.types.is_list(field.type):
+            frame[field.name] = pd.Series(table.column(field.name).to_pylist(), index=frame.index, dtype=object)
+    return frame
