@@ -1,9 +1,9 @@
 """Accuracy of `run --dry-run`: its estimates against the simulator's billing ledger.
 
 `convbatch run` sends each file of dialogues to a simulator that gives the recorded replies, if any, at a gateway with
-prices. The estimates are made without history, from the first ten dialogues, and from a whole run of another model. The
-simulator counts tokens by its own rule, so estimates without history say little about real models; the others are
-learned without knowledge of that rule.
+prices. The estimates are made without history, from a stratified sample of ten dialogues, and from a whole run of
+another model. The simulator counts tokens by its own rule, so estimates without history say little about real models;
+the others are learned without knowledge of that rule.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ currency = "USD"
 input = 0.3
 output = 2.5
 """
-FIRST = 10
+PILOT = 10
 MODELS = ("sim-think", "sim-drift")
 OTHER = "sim-good"
 QUICKSTART = ROOT / "datasets" / "quickstart.jsonl"
@@ -78,21 +78,23 @@ def accuracy(datasets: Sequence[Path], folder: Path) -> Iterator[Estimate]:
 
 
 def _of_one(name: str, dataset: Path, config: Path, place: Path, server: Server) -> Iterator[Estimate]:
-    def send(model: str, out: str, *more: str | Path) -> list[Entry]:
+    def send(model: str, out: str, *more: str | Path, of: Path = dataset) -> list[Entry]:
         begins = len(server.provider.ledger.entries)
-        asked = ("run", dataset, "-m", f"{model}@bench", "-c", config, "-o", place / out, "-j", "64", *more)
+        asked = ("run", of, "-m", f"{model}@bench", "-c", config, "-o", place / out, "-j", "64", *more)
         _convbatch(*asked, "--no-progress", cwd=place)
         return server.provider.ledger.entries[begins:]
 
+    sampled = place / "sample.jsonl"
+    _convbatch("sample", dataset, sampled, "-n", str(PILOT), "--by", "tag", "--by", "length", cwd=place)
     send(OTHER, OTHER)
     for model in MODELS:
-        first = place / f"{model}-first"
-        send(model, first.name, "-n", str(FIRST))
-        rest = send(model, f"{model}-rest", "--reuse", first)
+        pilot = place / f"{model}-pilot"
+        send(model, pilot.name, of=sampled)
+        rest = send(model, f"{model}-rest", "--reuse", pilot)
         whole = send(model, f"{model}-whole")
         for learned, reuse, real in (
             ("nothing", None, whole),
-            (f"first {FIRST} dialogues", first, rest),
+            (f"a sample of {PILOT} dialogues", pilot, rest),
             (f"all of it, at {OTHER}", place / OTHER, whole),
         ):
             forecast = _forecast(dataset, model, config, reuse, place)

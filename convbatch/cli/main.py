@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TextIO, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, get_args
 
 import typer
 
@@ -22,8 +23,6 @@ from convbatch.cli.options import Command, takes, typer_option
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean, one_cause_once
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
-
-SampleBy = Literal["tag"]
 
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
@@ -33,6 +32,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class SampleBy(StrEnum):
+    """What the dialogues of a stratum have in common."""
+
+    TAG = "tag"
+    LENGTH = "length"
+
 
 app = typer.Typer(
     name="convbatch",
@@ -289,16 +296,18 @@ def sample(
     size: Annotated[int, typer.Option("-n", "--size", help="Dialogues to draw.", min=1)],
     seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same dialogues.")] = 1,
     by: Annotated[
-        SampleBy | None, typer.Option("--by", help="`tag`: every combination of tags keeps its share.")
+        list[SampleBy] | None,
+        typer.Option("--by", help="`tag`, `length` or both: every combination of tags, every length keeps its share."),
     ] = None,
 ) -> None:
-    """Draw a random sample of IN, in its order and in the canonical format; with --by tag a stratified one.
+    """Draw a random sample of IN, in its order and in the canonical format; with --by a stratified one.
 
-    Example: convbatch sample dialogues.jsonl hundred.jsonl -n 100 --seed 1 --by tag
+    Example: convbatch sample dialogues.jsonl hundred.jsonl -n 100 --seed 1 --by tag --by length
     """
     from convbatch.dataset.sample import sample as draw
 
-    drawn = draw(source, out, size=size, seed=seed, by_tag=by is not None)
+    strata = by or []
+    drawn = draw(source, out, size=size, seed=seed, by_tag=SampleBy.TAG in strata, by_length=SampleBy.LENGTH in strata)
     for note in drawn.notes():
         _log_text(note)
     _log_text(f"{drawn.size} of {drawn.total} dialogues written to {out}")

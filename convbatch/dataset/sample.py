@@ -1,7 +1,8 @@
-"""Draw a random sample of a dataset: simple, or stratified by tags.
+"""Draw a random sample of a dataset: simple, or stratified by tags, length or both.
 
-A stratum is every dialogue with the same set of tags. Its share of the sample is proportional (largest remainder), and
-at least one dialogue when the sample has room for one of each. The same file, size and seed give the same sample.
+A stratum is every dialogue with the same set of tags and a text of similar length. Its share of the sample is
+proportional (largest remainder), and at least one dialogue when the sample has room for one of each. The same file,
+size and seed give the same sample.
 """
 
 from __future__ import annotations
@@ -13,25 +14,51 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Located, Problems, Reader, media_issues
 from convbatch.dataset.selection import MOVED, new_dataset
+from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem
 
 _STRATA_SHOWN = 20
+
+
+class StratumKey(NamedTuple):
+    """What the dialogues of a stratum have in common; None where it does not count."""
+
+    tags: tuple[str, ...] | None = None
+    """Sorted, each once."""
+    length: int | None = None
+    """Binary digits of the number of characters: the texts of a stratum differ by less than a factor of two."""
+
+    def __str__(self) -> str:
+        parts = [] if self.tags is None else [", ".join(self.tags) or "no tags"]
+        if self.length is not None:
+            parts.append(f"{1 << self.length >> 1:,} to {(1 << self.length) - 1:,} characters")
+        return "; ".join(parts)
+
+
+def stratum_of(dialogue: Dialogue, *, by_tag: bool = True, by_length: bool = True) -> StratumKey:
+    """Return the stratum of a dialogue; its length is that of all texts in it."""
+    tags = tuple(sorted(set(dialogue.tags))) if by_tag else None
+    if not by_length:
+        return StratumKey(tags)
+    size = len(dialogue.system or "") + sum(len(turn.user_text) + len(turn.assistant or "") for turn in dialogue.turns)
+    return StratumKey(tags, size.bit_length())
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
     """A group of dialogues, and how many of them the sample has."""
 
-    tags: tuple[str, ...]
+    key: StratumKey
     total: int
     drawn: int
 
     def __str__(self) -> str:
-        return f"{self.drawn} of {self.total}: {', '.join(self.tags) or 'no tags'}"
+        return f"{self.drawn} of {self.total}: {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +70,25 @@ class Sample:
     asked: int
     strata: Sequence[Stratum]
 
+    @property
+    def _kinds(self) -> str:
+        return "combinations of tags" if self.strata[0].key.length is None else "groups"
+
     def notes(self) -> Iterator[str]:
         """Yield lines for the user: what each stratum gave, and whether the file is smaller than the sample."""
         for stratum in self.strata[:_STRATA_SHOWN]:
             yield str(stratum)
         if (more := self.strata[_STRATA_SHOWN:]) != self.strata[:0]:
             drawn, total = sum(one.drawn for one in more), sum(one.total for one in more)
-            yield f"{drawn} of {total}: {len(more)} more combinations of tags"
+            yield f"{drawn} of {total}: {len(more)} more {self._kinds}"
         without = sum(not stratum.drawn for stratum in self.strata)
         if without:
-            yield f"note: {self.size} dialogues cannot have one of each of {len(self.strata)} combinations of tags"
+            yield f"note: {self.size} dialogues cannot have one of each of {len(self.strata)} {self._kinds}"
         if self.size < self.asked:
             yield f"note: the file has {self.total} dialogues, fewer than the {self.asked} requested: all are drawn"
 
 
-def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False) -> Sample:
+def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, by_length: bool = False) -> Sample:
     """Write a random sample of a dataset in the canonical format, in the order of the file.
 
     Args:
@@ -66,18 +97,21 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False) 
         size: Dialogues to draw; all of them when the file has fewer.
         seed: Selects the sample.
         by_tag: Give every set of tags its share.
+        by_length: Give every length, within a factor of two, its share.
 
     Raises:
         InputError: `src` has problems; nothing is written.
         SetupError: `dst` exists or cannot be written.
     """
     with new_dataset(dst) as out:
-        members: dict[tuple[str, ...], list[int]] = {}
+        members: dict[StratumKey, list[int]] = {}
         for number, item in enumerate(_dialogues(src)):
-            members.setdefault(tuple(sorted(set(item.dialogue.tags))) if by_tag else (), []).append(number)
+            members.setdefault(stratum_of(item.dialogue, by_tag=by_tag, by_length=by_length), []).append(number)
+        dice = random.Random(seed)  # a sample, not a secret
+        if size < len(members):  # else the first strata of the file would win every tie
+            members = dict(dice.sample(list(members.items()), len(members)))
         totals = [len(numbers) for numbers in members.values()]
         drawn = allocate(totals, size)
-        dice = random.Random(seed)  # a sample, not a secret
         kept = {
             number
             for numbers, count in zip(members.values(), drawn, strict=True)
@@ -90,7 +124,9 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False) 
                 problems.extend(dataclasses.replace(issue, hint=MOVED).at(item.path, item.line) for issue in moved)
                 out.write(encode_json_line(item.dialogue.to_plain()))
         problems.raise_any()
-    strata = [Stratum(tags, *counts) for tags, *counts in zip(members, totals, drawn, strict=True)] if by_tag else []
+    strata = [Stratum(key, *counts) for key, *counts in zip(members, totals, drawn, strict=True)]
+    if not (by_tag or by_length):
+        strata = []
     return Sample(sum(drawn), sum(totals), size, sorted(strata, key=lambda stratum: -stratum.total))
 
 

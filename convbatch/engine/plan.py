@@ -125,14 +125,24 @@ class TokenBound:
 
 def max_output_bound(settings: Settings) -> int | None:
     """Return the most output tokens of a request; None if they are not limited, or if it asks for several replies."""
+    return settings.max_output_tokens if replies_at_once(settings) == 1 else None
+
+
+def replies_at_once(settings: Settings) -> int | None:
+    """Return how many replies a request asks for: each is billed, and the limit on output applies to each.
+
+    Returns:
+        None if a field of the body asks for them without a whole number of at least 1.
+    """
     extra = settings.extra or {}
     inner = extra.get("generationConfig", {})
-    several = any(isinstance(found, dict) and not _SEVERAL.isdisjoint(found) for found in (extra, inner))
-    return None if several else settings.max_output_tokens
+    asked = [found[name] for found in (extra, inner) if isinstance(found, dict) for name in _SEVERAL if name in found]
+    known = [count for count in asked if isinstance(count, int) and not isinstance(count, bool) and count >= 1]
+    return max(known, default=1) if len(known) == len(asked) else None
 
 
-_SEVERAL = frozenset(("n", "candidateCount", "candidate_count"))
-"""Body fields that ask for several replies at once: each is billed, and the limit applies to each."""
+_SEVERAL = ("n", "candidateCount", "candidate_count")
+"""Body fields that ask for several replies at once."""
 _FRAME = 16
 """Tokens that may surround a message to mark its role."""
 

@@ -26,7 +26,7 @@ from convbatch.dialogue import (
     effective_settings,
     text_part,
 )
-from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound
+from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 
 SCENARIOS = ("low", "expected", "high")
@@ -170,8 +170,8 @@ class ObservedTurn:
     """Size of the whole request."""
     reply: TextSize
     input_tokens: int | None = None
-    output_tokens: int | None = None
-    """None where it was not reported, or without a reply."""
+    output_tokens: float | None = None
+    """Of one reply where several were asked for at once; None where it was not reported, or without a reply."""
     ended: bool = False
     """Whether a live dialogue ended here."""
 
@@ -478,6 +478,7 @@ class _EstimateWalk:
         output_tokens = reply.output_tokens * factor + (profile.reasoning_tokens if scenario == _HIGH else 0.0)
         if limit is not None:
             output_tokens = min(output_tokens, limit)
+        output_tokens *= replies_at_once(settings) or 1  # only one of them is sent back
         if self._live:
             words = _without_framing(reply.text).times(factor)
             self._answered[scenario] = self._answered[scenario].plus(words)

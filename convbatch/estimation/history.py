@@ -5,15 +5,17 @@ It reads run folders and nothing else. The estimate is made in `estimator.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.config.gateways import Target
+from convbatch.dataset.sample import StratumKey, stratum_of
 from convbatch.dataset.snapshot import read_copy
-from convbatch.dialogue import Dialogue, HistoryMode, Message, text_part
+from convbatch.dialogue import Dialogue, Message, effective_settings, text_part
+from convbatch.engine.plan import replies_at_once
 from convbatch.errors import ConvbatchError
 from convbatch.estimation.estimator import (
     EMPTY_TEXT,
@@ -27,6 +29,7 @@ from convbatch.estimation.estimator import (
     profile_for_other_model,
     size_of,
 )
+from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.records import kept_body
 from convbatch.journal.run_folder import RunFolder, list_runs, shell_quote
 from convbatch.protocols import PROTOCOLS
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
 NEWEST = 20
 """Number of runs that are searched for replies of the same target."""
 ENOUGH_TURNS = 20_000
-"""Limit of turns read from a run; more do not improve the profile."""
+"""Turns read from a run; more do not improve the profile. A larger run gives a stratified sample of about as many."""
+MOST_STRATA = 4096
+"""Dialogues of further combinations of tags count as one stratum, which bounds the memory."""
 
 
 def find_profile(target: Target, dialogues: int, reuse: RunFolder | None, results: Path) -> TargetProfile:
@@ -75,7 +80,7 @@ def _similar_targets(target: Target, folder: RunFolder, *, nearest: bool) -> lis
 
 
 def _fit_from_run(folder: RunFolder, name: str, model: str, target: Target, dialogues: int) -> TargetProfile | None:
-    observed = list(islice(_observed_turns(folder, name), ENOUGH_TURNS))
+    observed = list(_observed_turns(folder, name))
     count = sum(one.output_tokens is not None for one in observed)
     replies = "1 reply" if count == 1 else f"{count:,} replies"
     origin = "" if name == target.name else f" of {name}"
@@ -89,24 +94,48 @@ def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
     from convbatch.journal.index import Archive
 
     manifest = folder.read_manifest()
+    recorded = next(one for one in manifest.targets if one.name == target)
+    share = ENOUGH_TURNS / max(1, manifest.planned.rows // len(manifest.targets))
     with Archive(folder) as archive:
-        for index, dialogue in read_copy(folder.dataset):
+        for index, dialogue in stratified(read_copy(folder.dataset), share):
             for repeat in range(1, manifest.repeats + 1):
                 turns = archive.transcript(index, target, repeat).turns
                 if turns:
-                    yield from _observed_in(index, dialogue, turns, manifest.history)
+                    yield from _observed_in(index, dialogue, turns, manifest, recorded)
+
+
+def stratified(dialogues: Iterable[tuple[int, Dialogue]], share: float) -> Iterator[tuple[int, Dialogue]]:
+    """Yield this share of the dialogues of each set of tags and each length, spread evenly, at least one of each."""
+    seen: Counter[StratumKey] = Counter()
+    for index, dialogue in dialogues:
+        key = stratum_of(dialogue)
+        if key not in seen and len(seen) >= MOST_STRATA:
+            key = StratumKey()
+        before = seen[key]
+        seen[key] += 1
+        if share >= 1 or before == 0 or int((before + 1) * share) > int(before * share):
+            yield index, dialogue
 
 
 def _observed_in(
-    index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], history: HistoryMode
+    index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], manifest: Manifest, target: ManifestTarget
 ) -> Iterator[ObservedTurn]:
+    history = manifest.history
     history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
     asked = dialogue.asked(history)
     for number, turn in enumerate(dialogue.turns, 1):
         history_text = history_text.plus(size_of(turn.user_text))
         past = turns.get(number)
         if number in asked and past is not None and past.status not in (None, "skipped"):
-            yield _observe(index, past, history_text._replace(requests=1), live=history == "live")
+            settings = effective_settings(
+                command_line=manifest.settings,
+                turn=turn.settings,
+                dialogue=dialogue.settings,
+                target=target.gateway.settings,
+                unset=target.gateway.unset,
+            )
+            sent = history_text._replace(requests=1)
+            yield _observe(index, past, sent, replies_at_once(settings) or 1, live=history == "live")
         own = history == "live" and number in asked
         reply = _text_of(past) if own else turn.assistant
         if reply is not None:
@@ -115,15 +144,16 @@ def _observed_in(
             return  # without a reply, later turns were not asked
 
 
-def _observe(index: int, past: TurnHistory, sent: TextSize, *, live: bool) -> ObservedTurn:
+def _observe(index: int, past: TurnHistory, sent: TextSize, replies: int, *, live: bool) -> ObservedTurn:
     usage = {} if past.kept is None else past.kept["reply"].get("usage", {})
+    output_tokens = usage.get("output_tokens")
     return ObservedTurn(
         dialogue=index,
         turn=past.turn,
         sent=sent,
         reply=size_of(_text_of(past) or ""),
         input_tokens=usage.get("input_tokens"),
-        output_tokens=usage.get("output_tokens"),
+        output_tokens=None if output_tokens is None else output_tokens / replies,
         ended=live and past.status != "ok",
     )
 

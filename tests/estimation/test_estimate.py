@@ -33,6 +33,7 @@ from convbatch.estimation.estimator import (
     fit_profile,
     size_of,
 )
+from convbatch.estimation.history import stratified
 from convbatch.pricing import Period, PriceTable, TokenPrice, exact
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
@@ -99,6 +100,29 @@ def test_a_scripted_history_grows_by_scripted_replies_and_only_asked_turns_are_c
     # System 0.5 + 4, user 6, reply 5: 10.5; 10.5 + 5 + 6; 21.5 + 5 + 6.
     assert figures(estimator(history="script").one(script).expected)[:3] == (3, 10.5 + 21.5 + 32.5, 30)
     assert figures(estimator(history="last").one(script).expected)[:3] == (1, 32.5, 10)
+
+
+def test_several_replies_at_once_are_several_times_the_output_and_one_in_the_history() -> None:
+    two_turns = dialogue(("abcdefgh", None), ("abcdefgh", None))
+    one, three = (
+        replace(estimator(limit=15), command_line=Settings(max_output_tokens=15, extra=extra)).one(two_turns)
+        for extra in ({}, {"generationConfig": {"candidateCount": 3}})
+    )
+    for row in ("low", "expected", "high"):
+        single, triple = getattr(one, row), getattr(three, row)
+        assert (triple.input_tokens, triple.output_tokens) == (single.input_tokens, 3 * single.output_tokens)
+    assert three.upper_bound is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((3, 300))), max_size=60), st.integers(1, 12))
+def test_a_profile_is_learned_from_every_tag_and_length_of_a_large_run(rows: list[tuple[str, int]], nth: int) -> None:
+    dialogues = [dialogue(("x" * size, None), tags=[tag]) for tag, size in rows]
+    taken = [index for index, _ in stratified(enumerate(dialogues), 1 / nth)]
+    for row in set(rows):
+        members = [index for index, other in enumerate(rows) if other == row]
+        drawn = [index for index in taken if index in members]
+        assert abs(len(drawn) - len(members) / nth) <= 1
+        assert drawn[0] == members[0]
 
 
 def test_a_reply_is_never_expected_to_be_longer_than_its_limit() -> None:
