@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 from aiolimiter import AsyncLimiter
 
+from convbatch.engine.pace import LearnedPace
 from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
@@ -26,6 +27,9 @@ the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error
 answer. `doubtful`: key, model or channel refused though they worked before, or one dialogue after the other in the same
 way. `unclear`: no evidence either way."""
 
+Dimension = Literal["requests", "tokens", "concurrency"]
+"""What a gateway counts when it refuses a request."""
+
 MAX_HINT_S = 24 * 3600.0
 _MAX_BACKOFF_S = 60.0
 _TRANSPORT_FAILURES = 5
@@ -33,6 +37,10 @@ _SERVER_ERRORS = 20
 _FIRST_PROBE_S = 30.0
 _MAX_PROBE_S = 300.0
 _TOKEN_WINDOW_S = 60.0
+_PROBE_PATIENCE = 2.0
+"""How many times as long as the slowest refusal the probe after a pause may take before the next request is sent."""
+_MIN_PATIENCE_S, _MAX_PATIENCE_S = 1.0, 15.0
+_SWING_NOTE_S = 60.0
 _MIN_TIMER_S = 0.001
 """uvloop's timers have a resolution of 1 ms; anything shorter would busy-wait."""
 _DAY_CHECK_S = 60.0
@@ -40,7 +48,7 @@ _DAY_CHECK_S = 60.0
 _RATE_SLACK_S = 1e-6
 """Added to the time of the next slot, so that rounding never makes it too early."""
 
-_Obstacle = tuple[Literal["pause", "breaker", "tokens", "day", "concurrency", "rate"], float | None]
+_Obstacle = tuple[Literal["pause", "probe", "breaker", "tokens", "day", "concurrency", "rate", "pace"], float | None]
 """What a caller waits for, and the monotonic time of the next check; None if an event must happen first."""
 _BUSY: _Obstacle = ("concurrency", None)
 _PROBE_IN_FLIGHT: _Obstacle = ("breaker", None)
@@ -69,12 +77,23 @@ class LimiterStalled(LimiterClosed):
 class Permit:
     """Permission to send one request now, and a place in flight until `release`."""
 
-    __slots__ = ("_booking", "_held", "_limiter", "is_probe", "sent_at", "waited_s")
+    __slots__ = ("_booking", "_held", "_limiter", "in_flight", "is_probe", "reserved", "sent_at", "waited_s")
 
     def __init__(
-        self, limiter: RateLimiter, booking: Booking | None, *, sent_at: float, waited_s: float, is_probe: bool
+        self,
+        limiter: RateLimiter,
+        booking: Booking | None,
+        *,
+        reserved: int,
+        sent_at: float,
+        waited_s: float,
+        is_probe: bool,
     ) -> None:
         self._limiter = limiter
+        self.in_flight = limiter.in_flight + 1
+        """Requests in flight, with this one."""
+        self.reserved = reserved
+        """Estimated tokens."""
         self._booking = booking
         self._held = True
         self.sent_at = sent_at
@@ -86,8 +105,8 @@ class Permit:
 
     def settle(self, tokens: int | None) -> None:
         """Replace the estimate by the tokens used; None (unknown) keeps the estimate."""
-        if tokens is not None and self._booking is not None:
-            self._limiter.amend(self._booking, tokens)
+        if tokens is not None:
+            self._limiter.settled(self, self._booking, tokens)
 
     def refund(self, *, never_left: bool = False) -> None:
         """Return the tokens of a refused request; with `never_left` also its place in the day's count."""
@@ -109,23 +128,30 @@ class _Pause:
         self.until = -math.inf
         self.why = ""
         self.episode_began = -math.inf
+        self.needs_probe = False
+        """Whether the next request is sent alone, to find out whether the limit still refuses."""
+        self.probe: Permit | None = None
+        self.probe_until = -math.inf
+        self._slowest_refusal_s = 0.0
         self._in_a_row = 0
         self._announced_until = -math.inf
         self._announced_s = 0.0
 
-    def throttled(self, sent_at: float, hint_s: float, now: float) -> bool:
-        """Record a 429; return whether it begins a new episode."""
+    def throttled(self, sent_at: float, hint_s: float, now: float, *, first_s: float = 1.0) -> bool:
+        """Record a 429; return whether it begins a new episode; without a hint it pauses `first_s`, doubled in a row."""
+        self._slowest_refusal_s = max(self._slowest_refusal_s, now - sent_at)
         if sent_at <= self.episode_began:
             # Sent before the pause began, so it belongs to the same episode: it may extend the pause.
             self.announced(hint_s, "429", now)
             return False
         self.episode_began = now
+        self.needs_probe = True
         # The first hint of a series is used as it is. If it did not help, the pause is at least our own doubling
         # one, so that a gateway which always hints 0.1 s does not get ten requests a second forever.
         doubled = self._in_a_row if hint_s <= 0 else self._in_a_row - 1
         self._in_a_row = min(self._in_a_row + 1, 64)
         if doubled >= 0:
-            self._extend(now + min(2.0**doubled, _MAX_BACKOFF_S), "429")
+            self._extend(now + min(first_s * 2.0**doubled, _MAX_BACKOFF_S), "429")
         self.announced(hint_s, "429", now)
         return True
 
@@ -135,6 +161,19 @@ class _Pause:
             return False
         self._in_a_row = 0
         return True
+
+    def send_probe(self, permit: Permit, now: float) -> None:
+        """Let no other request follow until this one is answered, or no refusal is likely any more."""
+        self.needs_probe = False
+        self.probe = permit
+        patience_s = max(_MIN_PATIENCE_S, _PROBE_PATIENCE * self._slowest_refusal_s)
+        self.probe_until = now + min(patience_s, _MAX_PATIENCE_S)
+
+    def end_probe(self, permit: Permit, *, is_answered: bool) -> None:
+        """Record that this permit is no longer a probe; without an answer another one is needed."""
+        if permit is self.probe:
+            self.probe = None
+            self.needs_probe = self.needs_probe or not is_answered
 
     def announced(self, hint_s: float, why: str, now: float) -> None:
         """Pause for as long as the gateway asked."""
@@ -171,6 +210,7 @@ class _Window:
         self._adaptive = adaptive
         self._doubling = True
         self._clean = 0
+        self._most_passed = 0
         # Half: with a smaller start, every run would begin with more rounds of doubling.
         self.size = math.ceil(cap / 2) if adaptive else cap
 
@@ -189,11 +229,23 @@ class _Window:
         self.size = min(self._cap, self.size * 2 if self._doubling else self.size + 1)
         return f"in flight {before} → {self.size}"
 
-    def throttled(self) -> str | None:
-        """Record a new episode of 429; return a note if the window is adaptive."""
+    def passed(self, in_flight: int) -> None:
+        """Record that a request was not refused, with the number in flight when it was sent."""
+        if in_flight > self._most_passed:
+            self._most_passed = in_flight
+
+    def throttled(self, in_flight: int, counted: Dimension) -> str | None:
+        """Record a new episode of 429; return a note if the window shrinks.
+
+        A limit on requests in flight refuses only requests that were sent with more of them than have ever passed; any
+        other refusal is about the rate, after the first, which may be about either.
+        """
         if not self._adaptive:
             return None
-        self._doubling = False
+        is_first, self._doubling = self._doubling, False
+        is_crowded = in_flight > self._most_passed and 2 * in_flight > self.size
+        if counted == "tokens" or not (is_first or is_crowded or counted == "concurrency"):
+            return None
         self._clean = 0
         before = self.size
         self.size = max(1, int(self.size * 0.8))
@@ -280,7 +332,9 @@ class RateLimiter:
         rpd_resets: Start of the quota day, see `quota.day_bounds`.
         used_today: Requests sent since then, before this limiter was created.
         jitter_s: One-way delays must vary by less than this, else a window at the server may overflow.
-        on_change: Called with a short note when the window shrinks or grows and the breaker opens or closes.
+        on_change: Called with a short note when the breaker opens or closes.
+        on_swing: Called with a short note when the window shrinks or grows and a rate is learned or falls; at most once
+            a minute.
     """
 
     def __init__(
@@ -295,11 +349,16 @@ class RateLimiter:
         used_today: int = 0,
         jitter_s: float = 1.0,
         on_change: Callable[[str], None] | None = None,
+        on_swing: Callable[[str], None] | None = None,
     ) -> None:
         self._clock = clock
         self._on_change = on_change
+        self._on_swing = on_swing
+        self._swing_at = -math.inf
         self._pause = _Pause()
         self._breaker = _Breaker()
+        self._pace = LearnedPace()
+        self._token_pace = LearnedPace()
         self._ledger = None if tpm is None else TokenWindow(tpm, _TOKEN_WINDOW_S + jitter_s)
         self._day = None if rpd is None else Day(rpd, rpd_resets, used_today, wall=clock.wall(), grace_s=jitter_s)
         self._day_text = f"day quota until {rpd_resets}"
@@ -369,7 +428,14 @@ class RateLimiter:
             return await self._wait_in_queue(tokens)
         return await self._pass(tokens, 0.0)
 
-    def report(self, signal: Signal, permit: Permit, *, retry_after_s: float | None = None) -> None:
+    def report(
+        self,
+        signal: Signal,
+        permit: Permit,
+        *,
+        retry_after_s: float | None = None,
+        counted: Dimension = "requests",
+    ) -> None:
         """Record the result of a request, before its `release`; a cancelled request is not reported.
 
         Args:
@@ -377,20 +443,47 @@ class RateLimiter:
             permit: The request's permit; its time tells whether the signal is newer than the current pause.
             retry_after_s: The wait that the gateway asked for, if any. It pauses all callers whatever the signal, and
                 is never shortened; a longer one extends the pause.
+            counted: What the gateway counts, for a 429.
         """
         now = self._clock.monotonic()
         hint_s = _usable(retry_after_s)
         if hint_s > MAX_HINT_S:
             self._reject_waiters(LimiterStalled(f"the gateway asks to wait {_span(hint_s)}"))
         elif signal == "throttled":
-            if self._pause.throttled(permit.sent_at, hint_s, now):
-                self._notify(self._window.throttled())
+            self._throttled(permit, hint_s, counted, now)
         else:
             self._pause.announced(hint_s, "asked to wait", now)
-        if signal == "replied" and self._pause.replied(permit.sent_at) and self._window.is_narrow:
-            self._notify(self._window.replied())
+        self._pause.end_probe(permit, is_answered=True)
+        if signal == "replied":
+            self._passed(permit, now)
         self._notify(self._breaker.record(signal, permit, now))
         self._call_next()
+
+    def _passed(self, permit: Permit, now: float) -> None:
+        self._not_refused(permit, now)
+        self._window.passed(permit.in_flight)
+        if self._pause.replied(permit.sent_at) and self._window.is_narrow:
+            self._swing(self._window.replied(), now)
+
+    def _not_refused(self, permit: Permit, now: float) -> None:
+        self._pace.passed(permit.sent_at, now)
+        self._token_pace.passed(permit.sent_at, now)
+
+    def _throttled(self, permit: Permit, hint_s: float, counted: Dimension, now: float) -> None:
+        self._pace.traffic.remove(1.0, permit.sent_at)
+        first_s = max(1.0, self._pace.slot_s(now))  # before the next slot nothing is sent anyway
+        if not self._pause.throttled(permit.sent_at, hint_s, now, first_s=first_s):
+            return
+        notes = [self._window.throttled(permit.in_flight, counted)]
+        if counted == "tokens":
+            learned, unit = self._token_pace.refused(permit.sent_at, now), "tokens"
+        elif counted == "requests":
+            learned, unit = self._pace.refused(permit.sent_at, now), "requests"
+        else:
+            learned = unit = None
+        if learned is not None:
+            notes.append(f"429: at most {60 * learned:,.3g} {unit}/min for now")
+        self._swing("; ".join(filter(None, notes)) or None, now)
 
     def why_waiting(self) -> str | None:
         """Return why the first caller waits, as a short text; None if no one waits, or only for a full window."""
@@ -411,6 +504,10 @@ class RateLimiter:
                 return f"{self._window.size} in flight for now" if self._window.is_narrow else None
             case ("rate", _):
                 return f"request rate {self._rate_text}"
+            case ("probe", _):
+                return f"{self._pause.why}, one request at first"
+            case ("pace", _):
+                return "learned rate"
 
     def close(self) -> None:
         """Reject all waiting and future callers. Existing permits stay valid."""
@@ -432,9 +529,10 @@ class RateLimiter:
 
     # Called by permits.
 
-    def amend(self, booking: Booking, tokens: int) -> None:
+    def settled(self, permit: Permit, booking: Booking | None, tokens: int) -> None:
         """Implement `Permit.settle`."""
-        if self._ledger is not None:
+        self._token_pace.settle(permit.reserved, tokens, self._clock.monotonic())
+        if self._ledger is not None and booking is not None:
             self._ledger.amend(booking, tokens)
             self._call_next()
 
@@ -449,6 +547,7 @@ class RateLimiter:
         self._in_flight -= 1
         if permit is self._breaker.probe:  # a probe without a signal: the next caller may be a probe at once
             self._breaker.probe = None
+        self._pause.end_probe(permit, is_answered=False)
         self._call_next()
 
     # The queue: each waiter has an event; a waiter that is woken checks by itself whether it may pass.
@@ -491,7 +590,7 @@ class RateLimiter:
             return
         head = self._queue[0]
         index = self._called if head.called else 0
-        if index >= len(self._queue) or (index and (self._ledger is not None or self._rate is not None)):
+        if index >= len(self._queue) or (index and self._admits_singly):
             return
         obstacle = self._obstacle(head.tokens)
         if obstacle is not None:
@@ -503,6 +602,17 @@ class RateLimiter:
             waiter.called = True
             self._called += 1
             waiter.event.set_result(None)
+
+    @property
+    def _admits_singly(self) -> bool:
+        """Whether each admission changes what the next caller waits for."""
+        return (
+            self._ledger is not None
+            or self._rate is not None
+            or self._pause.needs_probe
+            or self._pace.is_known
+            or self._token_pace.is_known
+        )
 
     def _look_again_at(self, when: float) -> None:
         if self._timer is not None:
@@ -522,6 +632,11 @@ class RateLimiter:
         now = self._now = self._clock.monotonic()
         if now < self._pause.until:
             return ("pause", self._pause.until)
+        if self._pause.probe is not None:
+            if now < self._pause.probe_until:
+                return ("probe", self._pause.probe_until)
+            self._not_refused(self._pause.probe, now)  # a refusal would have come by now, though a reply may take long
+            self._pause.probe = None
         if self._breaker.probe_at is not None:
             if self._breaker.probe is not None:
                 return _PROBE_IN_FLIGHT
@@ -537,6 +652,9 @@ class RateLimiter:
             return _BUSY
         if self._rate is not None and not self._rate.has_capacity():
             return ("rate", self._next_slot)
+        for pace in (self._pace, self._token_pace):
+            if pace.is_known and (until := pace.ready_at(now)) is not None:
+                return ("pace", until)
         return None
 
     async def _pass(self, tokens: int, waited_s: float) -> Permit:
@@ -546,7 +664,11 @@ class RateLimiter:
         now = self._now
         is_probe = self._breaker.probe_at is not None
         booking = None if self._ledger is None else self._ledger.book(tokens, now)
-        permit = Permit(self, booking, sent_at=now, waited_s=waited_s, is_probe=is_probe)
+        permit = Permit(self, booking, reserved=tokens, sent_at=now, waited_s=waited_s, is_probe=is_probe)
+        self._pace.sent(1.0, now)
+        self._token_pace.reserve(tokens, now)
+        if self._pause.needs_probe:
+            self._pause.send_probe(permit, now)
         if is_probe:
             self._breaker.probe = permit
         if self._day is not None:
@@ -554,6 +676,11 @@ class RateLimiter:
         self._in_flight += 1
         self._next_slot = now + self._slot_s
         return permit
+
+    def _swing(self, text: str | None, now: float) -> None:
+        if text is not None and self._on_swing is not None and now - self._swing_at >= _SWING_NOTE_S:
+            self._swing_at = now
+            self._on_swing(text)
 
     def _notify(self, text: str | None) -> None:
         if text is not None and self._on_change is not None:
