@@ -112,6 +112,20 @@ class Failure:
     """Whether the body shows that no model was asked (a web page): nothing was paid, whatever the status."""
 
 
+class StatedLimit(NamedTuple):
+    """At most so many in a window."""
+
+    count: int
+    window_s: float
+
+
+class StatedLimits(NamedTuple):
+    """Limits that a response tells; None where it tells nothing."""
+
+    requests: StatedLimit | None = None
+    tokens: StatedLimit | None = None
+
+
 class Attempt(NamedTuple):
     """One HTTP attempt for one turn, with a `Reply` or a `Failure`."""
 
@@ -133,6 +147,8 @@ class Attempt(NamedTuple):
     """What was odd about an answer that was read all the same; None if nothing was."""
     renews_key: bool = False
     """Whether the key was refused and the gateway's key command prints another one before the next attempt."""
+    stated_limits: StatedLimits | None = None
+    """Limits over at most a minute that the response tells."""
 
 
 def billed_usage(cls: str, kind: str | None, usage: Usage) -> Usage:

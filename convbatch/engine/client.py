@@ -38,9 +38,10 @@ from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.reading import Answer, read_answer
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
+from convbatch.protocols.stated_limits import stated_limits
 from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
-from convbatch.reply import Attempt, Failure, Reply
+from convbatch.reply import Attempt, Failure, Reply, StatedLimits
 from convbatch.system import Clock
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -381,6 +382,12 @@ def _is_whole(outcome: Reply | Failure, status: int) -> bool:
     return isinstance(outcome, Reply) or (outcome.structured and outcome.kind != "stream_truncated" and status >= 400)
 
 
+def _stated_limits(response: HttpResponse, attempt: Attempt) -> StatedLimits | None:
+    if isinstance(attempt.outcome, Failure):
+        return stated_limits(response.headers, attempt.outcome.message, response.body)
+    return stated_limits(response.headers)
+
+
 _KeyedAddress = tuple[Mapping[str, str] | None, str | None, str, Mapping[str, str]]
 """Headers from the protocol and the key, and the URL and headers that were derived from them."""
 _NO_KEYED_ADDRESS: _KeyedAddress = (None, None, "", {})
@@ -577,7 +584,9 @@ class Client:
             cls = "replied"
             outcome, joined = self._without_keys(outcome, body)
             left = left or joined
-        return self._attempt(outcome, cls, response, started, begun, body=body, left=left, note=note)
+        attempt = self._attempt(outcome, cls, response, started, begun, body=body, left=left, note=note)
+        stated = _stated_limits(response, attempt)
+        return attempt if stated is None else attempt._replace(stated_limits=stated)
 
     def _headers(self, response: HttpResponse) -> dict[str, str]:
         headers = {name.lower(): value for name, value in response.headers.items()}

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from aiolimiter import AsyncLimiter
 
 from convbatch.engine.pace import LearnedPace
-from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate
+from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate, seconds_until_drained
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
 """Result of an admitted request. `replied`: a complete reply. `answered`: the request itself was refused (400 ...), so
@@ -151,7 +151,7 @@ class _Pause:
         doubled = self._in_a_row if hint_s <= 0 else self._in_a_row - 1
         self._in_a_row = min(self._in_a_row + 1, 64)
         if doubled >= 0:
-            self._extend(now + min(first_s * 2.0**doubled, _MAX_BACKOFF_S), "429")
+            self.wait_until(now + min(first_s * 2.0**doubled, _MAX_BACKOFF_S), "429")
         self.announced(hint_s, "429", now)
         return True
 
@@ -178,7 +178,7 @@ class _Pause:
     def announced(self, hint_s: float, why: str, now: float) -> None:
         """Pause for as long as the gateway asked."""
         if hint_s > 0:
-            self._extend(now + hint_s, why)
+            self.wait_until(now + hint_s, why)
             self.known_until(now + hint_s, now)
 
     def known_until(self, until: float, now: float) -> None:
@@ -192,7 +192,8 @@ class _Pause:
         """Return the seconds of announced waiting so far."""
         return self._announced_s - max(0.0, self._announced_until - now)
 
-    def _extend(self, until: float, why: str) -> None:
+    def wait_until(self, until: float, why: str) -> None:
+        """Pause until then."""
         if until > self.until:
             self.until = until
             self.why = why
@@ -360,6 +361,7 @@ class RateLimiter:
         self._pace = LearnedPace()
         self._token_pace = LearnedPace()
         self._ledger = None if tpm is None else TokenWindow(tpm, _TOKEN_WINDOW_S + jitter_s)
+        self._jitter_s = jitter_s
         self._day = None if rpd is None else Day(rpd, rpd_resets, used_today, wall=clock.wall(), grace_s=jitter_s)
         self._day_text = f"day quota until {rpd_resets}"
         self._window = _Window(concurrency, adaptive=not rates)
@@ -367,11 +369,12 @@ class RateLimiter:
         self._rate: AsyncLimiter | None = None
         self._slot_s = self._next_slot = 0.0
         self._rate_text = ""
+        self.tpm = tpm
+        """Limit of tokens a minute, configured or told by the gateway; None if there is none."""
+        self._is_configured = (bool(rates), tpm is not None)
+        self._stated: tuple[tuple[int, float] | None, tuple[int, float] | None] = (None, None)
         if rates:
-            burst, per_second = derated_rate(rates, jitter_s)
-            self._rate = AsyncLimiter(burst, burst / per_second)
-            self._slot_s = 1 / per_second + _RATE_SLACK_S
-            self._rate_text = _rate_text(min(rates, key=lambda rate: rate[0] / rate[1]))
+            self._set_rate(rates, jitter_s)
         self._queue: deque[_Waiter] = deque()
         self._called = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -388,6 +391,11 @@ class RateLimiter:
     def places(self) -> int:
         """Number of requests that may be in flight at present."""
         return self._window.size
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether tokens limit what is sent, so that `admit` needs an estimate."""
+        return self._ledger is not None or self._token_pace.is_known
 
     @property
     def waiting(self) -> int:
@@ -484,6 +492,46 @@ class RateLimiter:
         if learned is not None:
             notes.append(f"429: at most {60 * learned:,.3g} {unit}/min for now")
         self._swing("; ".join(filter(None, notes)) or None, now)
+
+    def use_stated(
+        self, requests: tuple[int, float] | None, tokens: tuple[int, float] | None, *, may_lower: bool = True
+    ) -> None:
+        """Keep limits that the gateway tells, as (count, window in seconds); configured ones come first.
+
+        Args:
+            requests: Limit of requests; those that were sent before count, too.
+            tokens: Limit of tokens; only one of a minute is used.
+            may_lower: Whether they replace larger ones. A gateway with several upstreams passes on the limits of each.
+        """
+        known_requests, known_tokens = self._stated
+        has_rates, has_tpm = self._is_configured
+        if requests is not None and not has_rates and _replaces(requests, known_requests, may_lower=may_lower):
+            self._stated = (requests, known_tokens)
+            self._use_stated_rate(requests)
+        if tokens is None or has_tpm or tokens[1] != _TOKEN_WINDOW_S:
+            return
+        if _replaces(tokens, known_tokens, may_lower=may_lower):
+            self._stated = (self._stated[0], tokens)
+            self.tpm = tokens[0]
+            if self._ledger is None:
+                self._ledger = TokenWindow(self.tpm, _TOKEN_WINDOW_S + self._jitter_s)
+            self._ledger.budget = self.tpm
+
+    def _use_stated_rate(self, limit: tuple[int, float]) -> None:
+        now = self._clock.monotonic()
+        jitter_s = min(self._jitter_s, limit[1] / 10)
+        self._set_rate([limit], jitter_s)
+        sent = self._pace.traffic.times(now)
+        drained_s = seconds_until_drained(sent, now, [limit], jitter_s)
+        if drained_s > self._slot_s:
+            self._pause.wait_until(now + drained_s, "earlier requests still count")
+        self._swing(f"the gateway allows {_rate_text(limit)}", now)
+
+    def _set_rate(self, rates: Sequence[tuple[int, float]], jitter_s: float) -> None:
+        burst, per_second = derated_rate(rates, jitter_s)
+        self._rate = AsyncLimiter(burst, burst / per_second)
+        self._slot_s = 1 / per_second + _RATE_SLACK_S
+        self._rate_text = _rate_text(min(rates, key=lambda rate: rate[0] / rate[1]))
 
     def why_waiting(self) -> str | None:
         """Return why the first caller waits, as a short text; None if no one waits, or only for a full window."""
@@ -690,6 +738,10 @@ class RateLimiter:
 def _usable(retry_after_s: float | None) -> float:
     """Return the hint in seconds; zero if it is missing, negative or not a number."""
     return retry_after_s if retry_after_s is not None and retry_after_s > 0 else 0.0
+
+
+def _replaces(limit: tuple[int, float], known: tuple[int, float] | None, *, may_lower: bool) -> bool:
+    return known is None or (limit != known and (may_lower or limit[0] / limit[1] > known[0] / known[1]))
 
 
 def _rate_text(rate: tuple[int, float]) -> str:

@@ -91,7 +91,7 @@ class TokenWindow:
     """Tokens of the last `span_s` seconds, against a limit."""
 
     def __init__(self, budget: int, span_s: float) -> None:
-        self._budget = budget
+        self.budget = budget
         self._span_s = span_s
         self._booked: deque[Booking] = deque()
         self._total = 0
@@ -103,7 +103,7 @@ class TokenWindow:
             gone = booked.popleft()
             gone.counts = False
             self._total -= gone.tokens
-        if self._total == 0 or self._total + tokens <= self._budget:
+        if self._total == 0 or self._total + tokens <= self.budget:
             return None
         return booked[0].at + self._span_s
 

@@ -35,11 +35,12 @@ from convbatch.engine.turn_records import (
     outcome_record,
     price_fields,
 )
-from convbatch.engine.turn_tokens import counted_tokens, estimated_tokens
+from convbatch.engine.turn_tokens import counted_tokens
 from convbatch.engine.worker import TargetWorker
 from convbatch.errors import ConvbatchError, JournalError, SetupError
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
+from convbatch.protocols.stated_limits import counted_by
 from convbatch.protocols.wire import Ask, CannotCarry
 from convbatch.reply import (
     Attempt,
@@ -321,7 +322,7 @@ class Runner:
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            admitted = await self._admit(worker, size, estimated_tokens(worker.target.gateway.limits, state, settings))
+            admitted = await self._admit(worker, size, _tokens_to_reserve(worker, state, settings))
             if admitted is None:
                 return None
             reservation, permit = admitted
@@ -442,14 +443,23 @@ class Runner:
             draw=self._system.random.random(),
         )
         if isinstance(attempt.outcome, Reply):
+            if worker.limiter.counts_tokens:
+                worker.token_estimates.learn(state, attempt.outcome.usage)
             permit.settle(counted_tokens(worker.target.gateway.limits, attempt.outcome.usage, settings))
         elif attempt.cls in ("refused", "not_sent", "final"):
             permit.refund(never_left=attempt.cls == "not_sent")
         if isinstance(step, SuspendTarget):
             # before the report: it ends the doubt, and would admit other turns before this record is durable
             self._stop_admitting(worker, step.reason, of_account=step.of_account)
-        hint = None if isinstance(attempt.outcome, Reply) else attempt.outcome.retry_after_s
-        worker.limiter.report(signal(attempt, step), permit, retry_after_s=hint)
+        if attempt.stated_limits is not None:
+            is_refused = isinstance(attempt.outcome, Failure)
+            worker.limiter.use_stated(*attempt.stated_limits, may_lower=is_refused)
+        if isinstance(attempt.outcome, Reply):
+            worker.limiter.report("replied", permit)
+        else:
+            failure, signalled = attempt.outcome, signal(attempt, step)
+            counted = counted_by(failure.message) if signalled == "throttled" else "requests"
+            worker.limiter.report(signalled, permit, retry_after_s=failure.retry_after_s, counted=counted)
         return step
 
     def _turn_record(
@@ -515,6 +525,11 @@ class Runner:
             sleep.cancel()
             stop.cancel()
         return not self._stopping.is_set()
+
+
+def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings: Settings) -> int:
+    limiter = worker.limiter
+    return worker.token_estimates.estimate(state, settings, limit=limiter.tpm) if limiter.counts_tokens else 0
 
 
 def _close(reservation: Reservation | None) -> None:

@@ -12,6 +12,7 @@ from convbatch.engine.budget import BudgetShare
 from convbatch.engine.client import Client
 from convbatch.engine.limiter import Permit, RateLimiter
 from convbatch.engine.retry import TargetHealth
+from convbatch.engine.turn_tokens import TokenEstimates
 from convbatch.pricing import PriceTable
 from convbatch.reply import Failure, Reply, Status
 
@@ -24,6 +25,8 @@ class TargetWorker:
     client: Client
     limiter: RateLimiter
     health: TargetHealth
+    token_estimates: TokenEstimates
+    """Shared with the targets that share the limiter."""
     places: int
     """Most requests in flight."""
     own_places: asyncio.Semaphore | None = None

@@ -365,19 +365,20 @@ class Archive:
         query = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target IN ({marks})"
         return [at for (at,) in self._db.execute(f"{query} ORDER BY seq", (since, *numbers))]
 
-    def server_wait_until(self, targets: Iterable[str]) -> float:
-        """Return the latest moment until which the gateway of these targets asked to wait; 0 when it never did.
+    def server_wait_s(self, targets: Iterable[str], now: float) -> float:
+        """Return the seconds from `now` (unix) for which the gateway of these targets asked to wait; 0 if it did not.
 
-        Nothing is sent during such a wait, so the latest outcomes are enough.
+        Nothing is sent during such a wait, so the latest outcomes are enough. No wait is longer than it was when it was
+        announced, even if the clock was set back since.
         """
-        until = 0.0
+        left_s = 0.0
         for target in targets:
             rows = self._db.execute(_LATEST_OUTCOMES, (self._numbers.get(target, -1),))
             for record in map(self._read, rows):
                 wait_s = record.get("error", {}).get("retry_after_s")
                 if wait_s is not None:
-                    until = max(until, record["at"] + wait_s)
-        return until
+                    left_s = max(left_s, min(wait_s, record["at"] + wait_s - now))
+        return left_s
 
     def _fold(self, index: int, target: str, repeat: int, rows: Iterable[tuple[int, int, int]]) -> Transcript:
         turns: dict[int, TurnHistory] = {}

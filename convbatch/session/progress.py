@@ -91,6 +91,11 @@ class Progress:
         if self._notes:
             self.answer(text)
 
+    def swing(self, text: str) -> None:
+        """Print a permanent line about the rate or the requests in flight; like the progress, it can be turned off."""
+        if self._enabled:
+            self.note(text)
+
     def answer(self, text: str) -> None:
         """Print a permanent line even if notes are disabled: it responds to what the user just did."""
         line = f"convbatch: {printable(redact(text))}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway, Limits, Target
     from convbatch.engine.client import Transport
     from convbatch.engine.limiter import RateLimiter
+    from convbatch.engine.turn_tokens import TokenEstimates
     from convbatch.engine.worker import TargetWorker
     from convbatch.journal.index import Archive
     from convbatch.pricing import PriceTable
@@ -59,6 +60,9 @@ async def build_workers(
     Raises:
         SetupError: A key is missing.
     """
+    from convbatch.config.gateways import merge_limits
+    from convbatch.engine.turn_tokens import TokenEstimates
+
     shared: dict[tuple[str, str, str], list[Target]] = {}
     for target in spec.targets:
         shared.setdefault(target.quota_owner, []).append(target)
@@ -67,11 +71,13 @@ async def build_workers(
     sharers = _names_by_quota_owner(spec)
     workers: dict[str, TargetWorker] = {}
     for owner, targets in shared.items():
-        limiter = parts.limiter(targets, sharers.get(owner, ()))
+        limits = merge_limits(target.gateway.limits for target in targets)
+        limiter = parts.limiter(targets, limits, sharers.get(owner, ()))
+        token_estimates = TokenEstimates(limits)
         transport = connect(targets[0].gateway)
         stack.push_async_callback(transport.close)
         for target in targets:
-            workers[target.name] = parts.worker(target, limiter, transport, shares=len(targets) > 1)
+            workers[target.name] = parts.worker(target, limiter, token_estimates, transport, shares=len(targets) > 1)
     return [workers[target.name] for target in spec.targets]
 
 
@@ -86,12 +92,11 @@ class _Parts:
     redactor: Redactor
     simulator_url: str | None
 
-    def limiter(self, targets: Sequence[Target], sharers: Sequence[str]) -> RateLimiter:
+    def limiter(self, targets: Sequence[Target], limits: Limits, sharers: Sequence[str]) -> RateLimiter:
         """Build the rate limiter of targets with one quota owner; `sharers` names all of the run that have it."""
-        from convbatch.config.gateways import max_in_flight, merge_limits
+        from convbatch.config.gateways import max_in_flight
         from convbatch.engine.limiter import RateLimiter
 
-        limits = merge_limits(target.gateway.limits for target in targets)
         most = self.spec.rules.concurrency
         limiter = RateLimiter(
             clock=self.system.clock,
@@ -102,13 +107,22 @@ class _Parts:
             rpd_resets=limits.rpd_resets,
             used_today=_used_today(sharers, limits, self.past, self.system),
             jitter_s=limits.jitter_s,
-            on_change=_named_notes(self.progress, targets[0].name),
+            on_change=_named(self.progress.note, targets[0].name),
+            on_swing=_named(self.progress.swing, targets[0].name),
         )
         if self.past is not None:
             _carry_over(limiter, sharers, limits, self.past, self.system)
         return limiter
 
-    def worker(self, target: Target, limiter: RateLimiter, transport: Transport, *, shares: bool) -> TargetWorker:
+    def worker(
+        self,
+        target: Target,
+        limiter: RateLimiter,
+        token_estimates: TokenEstimates,
+        transport: Transport,
+        *,
+        shares: bool,
+    ) -> TargetWorker:
         """Build a target's worker; one that shares its limiter has places of its own within it."""
         from convbatch.config.gateways import max_in_flight
         from convbatch.engine.client import Client
@@ -132,6 +146,7 @@ class _Parts:
             client=client,
             limiter=limiter,
             health=TargetHealth(answered=_has_answered(self.past, target), address=client.address()),
+            token_estimates=token_estimates,
             places=places,
             find_prices=_prices_as_served(self.spec, target, self.system),
             own_places=asyncio.Semaphore(places) if shares else None,
@@ -170,13 +185,14 @@ def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, pa
 
     now = system.clock.wall()
     # Unix seconds are stored with microsecond precision; the margin keeps a rounded wait from ending early.
-    left_s = past.server_wait_until(targets) - now + 0.01
+    left_s = past.server_wait_s(targets, now) + 0.01
     limiter.block_for(min(left_s, MAX_HINT_S), "asked to wait before the resume")
     rates = _rates(limits)
     span_s = max([60.0, *(window_s for _, window_s in rates)]) + limits.jitter_s
-    times = past.request_times(targets, now - span_s)
+    times = [min(at, now) for at in past.request_times(targets, now - span_s)]  # the clock may have been set back
     if rates:
-        limiter.block_for(seconds_until_drained(times, now, rates, limits.jitter_s), "earlier requests still count")
+        drained_s = seconds_until_drained(times, now, rates, limits.jitter_s)
+        limiter.block_for(min(drained_s, span_s), "earlier requests still count")
     if limits.tpm is not None and times:
         # The token count of a killed session is incomplete, so the whole minute is waited out.
         limiter.block_for(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
@@ -203,8 +219,8 @@ def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, sy
     return sum(sent.get(target, 0) for target in targets)
 
 
-def _named_notes(progress: Progress, name: str) -> Callable[[str], None]:
-    return lambda text: progress.note(f"{name}: {text}")
+def _named(show: Callable[[str], None], name: str) -> Callable[[str], None]:
+    return lambda text: show(f"{name}: {text}")
 
 
 async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
