@@ -49,7 +49,7 @@ def resume(options: ResumeOptions) -> ExitCode:
     spec = prepare_resume(options)
     head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
-    for path in changed_sources(spec.manifest):
+    for path in changed_sources(spec.folder, spec.manifest):
         reusing = RunOptions(datasets=(Path(path),), reuse=str(spec.folder.path))
         _log_lines(
             [

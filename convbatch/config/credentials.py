@@ -100,7 +100,7 @@ class Credentials:
         names = dict.fromkeys(name for gateway in gateways for name in variables_of(gateway))
         return tuple(name for name in names if not self.env.get(name, "").strip())
 
-    def require_keys(self, gateways: Iterable[Gateway]) -> None:
+    def require_keys(self, gateways: Iterable[Gateway], *, run_commands: bool = True) -> None:
         """Check that every key and secret header is there, and run the key commands, last.
 
         Raises:
@@ -108,7 +108,8 @@ class Credentials:
         """
         gateways = tuple(gateways)
         self.require_variables(gateways)
-        _report_all({str(one.key_command): functools.partial(self.key, one) for one in gateways if one.key_command})
+        if run_commands:
+            _report_all({str(one.key_command): functools.partial(self.key, one) for one in gateways if one.key_command})
 
     def require_variables(self, gateways: Iterable[Gateway], *, except_for: Collection[str] = ()) -> None:
         """Check that every variable has a usable value; reports all missing or unusable ones at once.

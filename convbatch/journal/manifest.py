@@ -326,8 +326,8 @@ class Manifest:
     dataset: ManifestDataset = ManifestDataset()
     run: str | None = None
     """The run's own name, which stays when its folder is renamed; None before the folder is created."""
-    place: int | None = None
-    """Inode of the run folder where it was created."""
+    origin: str | None = None
+    """Name of the record of this folder in its creator's state directory (`session/origins.py`)."""
     convbatch: str | None = None
     """Version that created the run."""
     python: str | None = None
@@ -394,7 +394,7 @@ class Manifest:
             options=fields.nested("options", ManifestOptions.from_json),
             dataset=fields.nested("dataset", ManifestDataset.from_json),
             run=fields.optional("run", _PATH),
-            place=fields.optional("place", _WHOLE),
+            origin=fields.optional("origin", _TEXT),
             convbatch=fields.optional("convbatch", _TEXT),
             python=fields.optional("python", _TEXT),
             created_at=fields.optional("created_at", _TEXT, ""),
@@ -414,7 +414,7 @@ class Manifest:
         return {
             "v": MANIFEST_VERSION,
             "run": self.run,
-            "place": self.place,
+            **({"origin": self.origin} if self.origin is not None else {}),
             "convbatch": self.convbatch,
             "python": self.python,
             "created_at": self.created_at,

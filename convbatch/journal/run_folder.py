@@ -287,15 +287,6 @@ class RunFolder:
             self.journal.rmdir()
             self.path.rmdir()
 
-    def inode(self) -> int:
-        """Return the folder's inode, which a rename keeps and no copy has."""
-        return self.path.stat().st_ino
-
-    def is_original_location(self, manifest: Manifest) -> bool:
-        """Return whether this user created the folder on this disk: a sender cannot know the inode it gets here."""
-        there = self.path.stat()
-        return manifest.place == there.st_ino and there.st_uid == os.geteuid()
-
     def take_lock(self) -> FolderLock:
         """Become the folder's only writer.
 

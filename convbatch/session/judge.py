@@ -16,7 +16,7 @@ from convbatch.config.gateways import Config, Overrides, Target, target_from_man
 from convbatch.config.targets import resolve_targets
 from convbatch.dialogue import NO_SETTINGS
 from convbatch.engine.runner import RunRules
-from convbatch.errors import ConvbatchError
+from convbatch.errors import ConvbatchError, SetupError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.pricing import ExchangeRates
@@ -24,7 +24,7 @@ from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.options import JudgeOptions
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import Role, SessionResult, SessionSpec
-from convbatch.session.trust import remember_commands
+from convbatch.session.trust import remember_endpoint
 
 if TYPE_CHECKING:
     from convbatch.engine.conversation import Past
@@ -89,7 +89,7 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
         progress=options.progress,
     )
     spec = _check_ready(spec)
-    remember_commands([judge.gateway])
+    remember_endpoint(folder, manifest, judge)
     return spec
 
 
@@ -104,6 +104,8 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
     if result.reason not in ("finished", "incomplete") or not wants_judge(spec.manifest):
         return None
     manifest = spec.folder.read_manifest()
+    if manifest.current_judge != spec.manifest.current_judge:  # the one that was checked
+        raise SetupError("run.json was changed during the run: it names another judge", hint=_ASK_AGAIN)
     deadline_s = spec.rules.deadline_s
     rules = RunRules(
         concurrency=spec.rules.concurrency,
@@ -122,8 +124,12 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
             resumed=True,
             salvage=False,
             reuse=None,
-        )
+        ),
+        run_commands=False,
     )
+
+
+_ASK_AGAIN = "look at run.json, then: convbatch resume RUN"
 
 
 def judge_not_asked(error: ConvbatchError) -> SessionResult:
@@ -136,9 +142,9 @@ def wants_judge(manifest: Manifest) -> bool:
     return bool(manifest.options.judge and manifest.judges)
 
 
-def _check_ready(spec: SessionSpec) -> SessionSpec:
-    """Return the session with its cap, after the preflight checks."""
-    check_reachable(spec.targets, spec.rules.concurrency, spec.credentials)
+def _check_ready(spec: SessionSpec, *, run_commands: bool = True) -> SessionSpec:
+    """Return the session with its cap, after the preflight checks; without questions no key command has to run."""
+    check_reachable(spec.targets, spec.rules.concurrency, spec.credentials, run_commands=run_commands)
     cap = resolve_cap(
         spec.manifest.options.max_cost,
         replace(spec.manifest, targets=tuple(one for one in spec.manifest.targets if one.prices is not None)),

@@ -17,14 +17,22 @@ from convbatch.config.gateways import Target, max_in_flight
 from convbatch.errors import SetupError
 
 
-def check_reachable(targets: Sequence[Target], concurrency: int | None, credentials: Credentials) -> None:
+def check_reachable(
+    targets: Sequence[Target], concurrency: int | None, credentials: Credentials, *, run_commands: bool = True
+) -> None:
     """Check the keys and hosts of these targets, and raise the limit on open files if necessary.
+
+    Args:
+        targets: The targets.
+        concurrency: `-j`.
+        credentials: Where keys and proxies are from.
+        run_commands: Run key commands now; else each is run before the first request that needs it.
 
     Raises:
         SetupError: A key is missing, a host cannot be resolved, or the limit on open files is too low.
     """
     _make_room_for_sockets(targets, concurrency)
-    credentials.require_keys(target.gateway for target in targets)
+    credentials.require_keys((target.gateway for target in targets), run_commands=run_commands)
     _refuse_unresolved(targets, credentials)
 
 

@@ -45,7 +45,7 @@ from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import SessionSpec
-from convbatch.session.trust import remember_commands, require_trusted_endpoints
+from convbatch.session.trust import Trust, remember_folder
 
 if TYPE_CHECKING:
     from convbatch.dataset.selection import Selection
@@ -66,13 +66,13 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     """
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
-    remember_commands(target.gateway for target in checked.all_targets)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
             with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
                 shutil.copyfileobj(source, kept, 1 << 20)
-            manifest = replace(manifest, run=folder.name, place=folder.inode())
+            origin = remember_folder(folder, checked.all_targets, reuse=manifest.options.reuse)
+            manifest = replace(manifest, run=folder.name, origin=origin)
             folder.write_manifest(manifest)
     return SessionSpec(
         folder=folder,
@@ -202,8 +202,10 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     folder.refuse_lost_journal(manifest)
     _refuse_another_dataset(folder, manifest)
     credentials = Credentials.load((target.gateway for target in (*targets, *judges)), env_file=options.env_file)
-    require_trusted_endpoints(folder, manifest, (*targets, *judges))
-    check_reachable((*targets, *judges), rules.concurrency, credentials)
+    trust = Trust.in_folder(folder, manifest)
+    trust.require_endpoints(folder, (*targets, *judges))
+    # Of a finished run a command would print a key that nobody needs; if a turn is open after all, it is run then.
+    check_reachable((*targets, *judges), rules.concurrency, credentials, run_commands=manifest.state != "finished")
     max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
     billed = manifest if judges else replace(manifest, judges=())  # an unused judge needs no cap
     cap = resolve_cap(max_cost, billed, targets, rules.command_line, folder.dataset)
@@ -215,7 +217,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         rules=rules,
         resumed=True,
         salvage=options.salvage,
-        reuse=_previously_reused(manifest),
+        reuse=_previously_reused(trust, manifest),
         max_cost=cap,
         progress=options.progress,
         handle_signals=handle_signals,
@@ -258,20 +260,30 @@ def _open_reusable(text: str) -> RunFolder:
     return folder
 
 
-def _previously_reused(manifest: Manifest) -> RunFolder | None:
+def _previously_reused(trust: Trust, manifest: Manifest) -> RunFolder | None:
     """Return the run whose replies this one reuses; None if it is gone: replies reused so far are stored here."""
-    path = manifest.options.reuse
+    path = trust.reusable(manifest)
+    if path is None and manifest.options.reuse is not None:
+        log_note(
+            f"note: no more replies of {manifest.options.reuse} are reused: only run.json says so, and this run "
+            "folder was created elsewhere"
+        )
     try:
         return None if path is None else RunFolder.open(Path(path))
     except SetupError:
         return None
 
 
-def changed_sources(manifest: Manifest) -> list[str]:
-    """Return the original dataset files that changed since this run copied them, except deleted ones."""
+def changed_sources(folder: RunFolder, manifest: Manifest) -> list[str]:
+    """Return the original dataset files that changed since this run copied them, except deleted ones.
+
+    In a folder that was created elsewhere their paths are those of another machine, and may name anything on this one.
+    """
     from convbatch.dataset.snapshot import fingerprint_source
 
     changed: list[str] = []
+    if Trust.in_folder(folder, manifest).origin is None:
+        return changed
     for source in manifest.dataset.sources:
         path = Path(source.path)
         with contextlib.suppress(OSError):  # deleted or unreadable: the run has its own copy
@@ -427,7 +439,7 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
 
 
 def _manifest(checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None) -> Manifest:
-    """Return the manifest without the run's name and place."""
+    """Return the manifest without the run's name and origin."""
     config, targets, rules, reuse = checked.config, checked.targets, checked.rules, checked.reuse
     per_target = report.asked_turns * rules.repeats
     return Manifest(

@@ -1,178 +1,254 @@
 """Which endpoints of a run folder may receive keys: a `run.json` names URLs and key variables, and may be from anyone.
 
-A folder that is still where this user created it is trusted. A folder from elsewhere gets a key only for an endpoint
-that a preset or this user's own `convbatch.toml` pairs with that key, or that is on this machine. No key is read here.
-
-A `key_command` is stricter: `run.json` alone never starts a program, wherever the folder was created. The command runs
-only if `convbatch.toml` has it for this endpoint, or if a run was started with it for this endpoint in this working
-directory; the digests of those are kept in the user's state directory, outside of all run folders.
+A folder that this user created here has a record outside of it (`origins.py`) with the endpoints that the user's own
+configuration named; only those are trusted. Every other endpoint, also one on this machine, must be in a preset or in
+this user's `convbatch.toml`, with everything that decides who reads the key. No key is read here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from typing import NamedTuple, Self
+from urllib.parse import unquote, urlsplit
 
 from convbatch.config.credentials import is_loopback
-from convbatch.config.gateways import Config, Gateway, Target
+from convbatch.config.gateways import SIMULATOR_URL, Config, Gateway, Target
 from convbatch.config.key_command import display_command
 from convbatch.config.loader import load_config, load_shipped_config
+from convbatch.console.text import log_note
 from convbatch.errors import Place, Problem, SetupError
 from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder
+from convbatch.session.origins import Origin, add_endpoints, read_origin, record_origin, state_folder
 
 
-class _Endpoint(NamedTuple):
-    """Everything that decides who can read which secret."""
+class Endpoint(NamedTuple):
+    """Everything that decides who can read which secret of a request."""
 
-    host: str
-    """Scheme, host and port."""
+    base_url: str
+    protocol: str
+    path: str | None
+    api_version: str | None
+    query: tuple[tuple[str, str], ...]
+    auth: str
     key_env: str | None
     key_command: tuple[str, ...] | None
-    secret_headers: tuple[tuple[str, str], ...]
-    """Name in lower case and variable of each."""
+    headers: tuple[tuple[str, str], ...]
+    """Name in lower case and value of each: `Host` can name another server behind the same address."""
+    secret_headers: tuple[tuple[str, str, str], ...]
+    """Name in lower case, variable and prefix of each."""
     proxy: str | None
     ca_file: str | None
 
+    @classmethod
+    def of(cls, gateway: Gateway) -> Self:
+        """Return the endpoint of a gateway."""
+        secret = ((name.lower(), header.env, header.prefix) for name, header in gateway.secret_headers.items())
+        return cls(
+            base_url=gateway.base_url,
+            protocol=gateway.protocol,
+            path=gateway.path,
+            api_version=gateway.api_version,
+            query=tuple(sorted(gateway.query.items())),
+            auth=gateway.auth,
+            key_env=gateway.key_env,
+            key_command=gateway.key_command,
+            headers=tuple(sorted((name.lower(), value) for name, value in gateway.headers.items())),
+            secret_headers=tuple(sorted(secret)),
+            proxy=gateway.proxy,
+            ca_file=gateway.ca_file,
+        )
+
     @property
     def secrets(self) -> str:
-        """What is sent: the names of variables, the output of a command."""
-        names = [name for name in (self.key_env, *(env for _, env in self.secret_headers)) if name is not None]
+        """What is sent: the names of variables, the output of a command; `""` for nothing."""
+        names = [] if self.auth == "none" or self.key_env is None else [self.key_env]
+        names += [env for _, env, _ in self.secret_headers]
         names += [] if self.key_command is None else [f"the output of `{display_command(self.key_command)}`"]
         return " and ".join(dict.fromkeys(names))
 
     @property
+    def host(self) -> str:
+        """Scheme, host and port."""
+        parts = urlsplit(self.base_url)
+        return f"{parts.scheme}://{parts.netloc}".lower()
+
+    @property
     def digest(self) -> str:
-        """A digest of the endpoint and the working directory: a relative path in a command depends on it."""
-        return hashlib.sha256(json.dumps([*self, str(Path.cwd())]).encode()).hexdigest()
+        """A digest of the endpoint; with a command also of the working directory, where its relative paths start."""
+        here = [] if self.key_command is None else [str(Path.cwd())]
+        return hashlib.sha256(json.dumps([*self, *here]).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def needs_no_trust(self) -> bool:
+        """Whether anyone may name it: the built-in simulator, or a TLS server elsewhere that gets no secret.
+
+        A server on this machine may do what it is told without a key, and plain http needs `allow_http` of the user.
+        """
+        if self.secrets or self.ca_file is not None:
+            return False
+        parts = urlsplit(self.base_url)
+        is_elsewhere = _HOST.fullmatch(parts.netloc) is not None and not is_loopback(parts.hostname or "")
+        return self.base_url == SIMULATOR_URL or (parts.scheme == "https" and is_elsewhere)
 
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
 """Matches only hosts that all URL parsers read alike (not `http://a\\@b`)."""
 
 
-def require_trusted_endpoints(folder: RunFolder, manifest: Manifest, targets: Iterable[Target]) -> None:
-    """Refuse to send keys to endpoints that only the run folder names.
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What is known about a run folder from outside of it; None = it was created elsewhere."""
 
-    Raises:
-        SetupError: The folder was created elsewhere, and a key would be sent to an unknown endpoint.
-        InputError: The `convbatch.toml` that could name the endpoint cannot be read.
+    origin: Origin | None
+
+    @classmethod
+    def in_folder(cls, folder: RunFolder, manifest: Manifest) -> Trust:
+        """Look up the record of a folder; a record of another folder does not count."""
+        origin = read_origin(manifest.origin)
+        return cls(origin if origin is not None and origin.is_at(folder.path) else None)
+
+    def reusable(self, manifest: Manifest) -> str | None:
+        """Return the run whose replies this run reuses, if this user said so."""
+        return None if self.origin is None or self.origin.reuse != manifest.options.reuse else self.origin.reuse
+
+    def require_endpoints(self, folder: RunFolder, targets: Iterable[Target]) -> None:
+        """Refuse to send to endpoints that only the run folder names.
+
+        Raises:
+            SetupError: An endpoint is in no record, no preset and no `convbatch.toml`.
+            InputError: The `convbatch.toml` that could name the endpoint cannot be read.
+        """
+        known = frozenset[str]() if self.origin is None else frozenset(self.origin.endpoints)
+        untrusted = [target for target in targets if not self._is_recorded(target, known)]
+        configs: list[Config] = []
+        for load in (load_shipped_config, load_config):
+            if untrusted and not (load is load_config and _is_inside(folder)):
+                configs.append(load())
+                untrusted = [target for target in untrusted if not _is_named(target, configs[-1])]
+        if untrusted:
+            place = Place(path=str(folder.path / "run.json"))
+            problems = {Endpoint.of(one.gateway): self._problem(one, place, configs) for one in untrusted}
+            raise SetupError.of(list(problems.values()))
+
+    def _is_recorded(self, target: Target, known: frozenset[str]) -> bool:
+        endpoint = Endpoint.of(target.gateway)
+        return endpoint.needs_no_trust or (bool(known) and endpoint.digest in known)
+
+    def _problem(self, target: Target, place: Place, configs: Iterable[Config]) -> Problem:
+        endpoint = Endpoint.of(target.gateway)
+        by = f" through the proxy {endpoint.proxy}" if endpoint.proxy else ""
+        certified = f", with the CA file {endpoint.ca_file}" if endpoint.ca_file else ""
+        refused = f"refusing to send {endpoint.secrets or 'requests'} to {endpoint.host}{by}{certified}"
+        if endpoint.key_command is not None:
+            why = "a run folder cannot start a program"
+        elif self.origin is None:
+            why = "this run folder was created elsewhere"
+        else:
+            why = "run.json names an endpoint that this run was not started with"
+        return Problem(
+            what=f"{why}; {refused}",
+            place=place,
+            found=f"target {target.name}; {self._reason(target, configs)}",
+            hint=f"if it belongs there, add the gateway to convbatch.toml: [gateways.NAME] {_table_keys(endpoint)}; "
+            "docs: SECURITY.md",
+        )
+
+    def _reason(self, target: Target, configs: Iterable[Config]) -> str:
+        near = next((named for config in configs if (named := _nearly_named(target, config))), None)
+        missing = near or "no preset and no convbatch.toml here has this endpoint"
+        if self.origin is not None:
+            return missing
+        return f"{missing}, and {_display_state()} has no record of a folder that was created here"
+
+
+def remember_folder(folder: RunFolder, targets: Iterable[Target], *, reuse: str | None) -> str | None:
+    """Record a new run folder with the endpoints of its targets; return the name of the record for `run.json`.
+
+    Without a writable state directory nothing is recorded: the folder is a strange one, which is said if it matters.
     """
-    untrusted = [target for target in targets if _sends_key(target.gateway)]
-    if folder.is_original_location(manifest):
-        untrusted = [target for target in untrusted if target.gateway.key_command is not None]
-    if any(target.gateway.key_command is not None for target in untrusted):
-        used = _used_commands()
-        untrusted = [target for target in untrusted if _endpoint(target.gateway).digest not in used]
-    for config in (load_shipped_config, load_config):
-        untrusted = [target for target in untrusted if not _is_trusted(target, config())] if untrusted else []
-    if not untrusted:
-        return
-    place = Place(path=str(folder.path / "run.json"))
-    problems = {_endpoint(target.gateway): _problem(target, place) for target in untrusted}
-    raise SetupError.of(list(problems.values()))
-
-
-def remember_commands(gateways: Iterable[Gateway]) -> None:
-    """Record that this user's configuration uses these key commands, so that `resume` may run them again.
-
-    Without a writable state directory nothing is recorded, and `resume` asks for a `convbatch.toml`.
-    """
-    digests = {_endpoint(gateway).digest for gateway in gateways if gateway.key_command is not None}
-    new = sorted(digests - _used_commands()) if digests else []
-    if not new:
-        return
-    with contextlib.suppress(OSError, RuntimeError):
-        path = _state_file()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WITHOUT_WAITING, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write("".join(f"{digest}\n" for digest in new))
-
-
-def _used_commands() -> frozenset[str]:
-    """Return the recorded digests; none if the file is not this user's own."""
+    targets = tuple(targets)
     try:
-        path = _state_file()
-        status = path.lstat()
-        is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        return frozenset(path.read_text("ascii").split()) if is_own else frozenset()
-    except (OSError, RuntimeError, ValueError):  # none yet, no home, or not text
-        return frozenset()
+        endpoints = [Endpoint.of(target.gateway).digest for target in targets]
+        return record_origin(folder.path, endpoints, reuse=reuse)
+    except (OSError, RuntimeError) as error:
+        if not all(_needs_no_record(target) for target in targets):
+            log_note(
+                f"note: {_display_state()} cannot be written ({getattr(error, 'strerror', None) or error}): "
+                "a resume of this run needs its gateways in a convbatch.toml"
+            )
+        return None
 
 
-_WITHOUT_WAITING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""Flags that refuse a link and a pipe without a reader."""
+def remember_endpoint(folder: RunFolder, manifest: Manifest, target: Target) -> None:
+    """Add an endpoint that this user's configuration named to the record of a folder that was created here."""
+    if Trust.in_folder(folder, manifest).origin is not None and manifest.origin is not None:
+        try:
+            add_endpoints(manifest.origin, [Endpoint.of(target.gateway).digest])
+        except (OSError, RuntimeError) as error:
+            log_note(f"note: {_display_state()} cannot be written ({getattr(error, 'strerror', None) or error})")
 
 
-def _state_file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return folder / "convbatch" / "key-commands"
-
-
-def _sends_key(gateway: Gateway) -> bool:
-    if gateway.key_command is not None:
+def _needs_no_record(target: Target) -> bool:
+    if Endpoint.of(target.gateway).needs_no_trust:
         return True
-    if (gateway.auth == "none" or gateway.key_env is None) and not gateway.secret_headers:
-        return False
-    parts = urlsplit(gateway.base_url)
-    is_here = _HOST.fullmatch(parts.netloc) is not None and is_loopback(parts.hostname or "")
-    return gateway.proxy not in (None, "none") or not is_here
+    return any(_is_named(target, load()) for load in (load_shipped_config, load_config))
 
 
-def _is_trusted(target: Target, config: Config) -> bool:
+def _display_state() -> str:
+    try:
+        return str(state_folder())
+    except RuntimeError:
+        return "the user's state directory (there is no home directory)"
+
+
+def _is_inside(folder: RunFolder) -> bool:
+    """Return whether the working directory is in the run folder: then a `convbatch.toml` there came with it."""
+    return Path.cwd().is_relative_to(folder.path.resolve())
+
+
+def _is_named(target: Target, config: Config) -> bool:
+    if ".." in re.split(r"[/\\]", unquote(target.model)):
+        return False  # a model is a part of some URLs, and this one would leave the path that the config names
     return any(
-        _endpoint(table.for_model(target.model)) == _endpoint(target.gateway) for table in config.gateways.values()
+        Endpoint.of(table.for_model(target.model)) == Endpoint.of(target.gateway) for table in config.gateways.values()
     )
 
 
-def _endpoint(gateway: Gateway) -> _Endpoint:
-    parts = urlsplit(gateway.base_url)
-    return _Endpoint(
-        host=f"{parts.scheme}://{parts.netloc}".lower(),
-        key_env=gateway.key_env,
-        key_command=gateway.key_command,
-        secret_headers=tuple(sorted((name.lower(), header.env) for name, header in gateway.secret_headers.items())),
-        proxy=gateway.proxy,
-        ca_file=gateway.ca_file,
-    )
+def _nearly_named(target: Target, config: Config) -> str | None:
+    """Return in what the endpoint differs from a gateway with the same address; None without such a gateway."""
+    endpoint = Endpoint.of(target.gateway)
+    for name, table in config.gateways.items():
+        named = Endpoint.of(table.for_model(target.model))
+        if named.base_url == endpoint.base_url:
+            differ = [key for key in Endpoint._fields if getattr(named, key) != getattr(endpoint, key)]
+            return f"the gateway {name} differs in {', '.join(differ)}" if differ else None
+    return None
 
 
-def _problem(target: Target, place: Place) -> Problem:
-    endpoint = _endpoint(target.gateway)
-    by = f" through the proxy {endpoint.proxy}" if endpoint.proxy else ""
-    certified = f", with the CA file {endpoint.ca_file}" if endpoint.ca_file else ""
-    refused = f"refusing to send {endpoint.secrets} to {endpoint.host}{by}{certified}"
-    if endpoint.key_command is not None:
-        what = f"a run folder cannot start a program; {refused}"
-        found = f"target {target.name}; no run was started with this command in this directory"
-    else:
-        what = f"this run folder was created elsewhere; {refused}"
-        found = f"target {target.name}; no preset and no convbatch.toml here sends this key to this host"
-    return Problem(
-        what=what,
-        place=place,
-        found=found,
-        hint=f"if the key belongs there, add the gateway to convbatch.toml: [gateways.NAME] base_url = "
-        f'"{endpoint.host}...", {_key_setting(endpoint)}; docs: SECURITY.md',
-    )
-
-
-def _key_setting(endpoint: _Endpoint) -> str:
-    """Return the keys of a gateway's table that name these secrets."""
-    parts = [] if endpoint.key_env is None else [f'key_env = "{endpoint.key_env}"']
+def _table_keys(endpoint: Endpoint) -> str:
+    """Return the keys of a gateway's table that name this endpoint."""
+    parts = [f"protocol = {_toml(endpoint.protocol)}", f"base_url = {_toml(endpoint.base_url)}"]
     if endpoint.key_command is not None:
         parts.append("key_command = [...]")
-    if endpoint.secret_headers:
-        headers = ", ".join(f'"{name}" = "{env}"' for name, env in endpoint.secret_headers)
-        parts.append(f"secret_headers = {{ {headers} }}")
+    values: Mapping[str, str | None] = {
+        key: getattr(endpoint, key) for key in ("auth", "key_env", "path", "api_version", "proxy", "ca_file")
+    }
+    parts += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    secret = [(name, env) for name, env, _ in endpoint.secret_headers]
+    for key, pairs in {"query": endpoint.query, "headers": endpoint.headers, "secret_headers": secret}.items():
+        if pairs:
+            parts.append(f"{key} = {{ {', '.join(f'{_toml(name)} = {_toml(value)}' for name, value in pairs)} }}")
+    address = urlsplit(endpoint.base_url)
+    if address.scheme == "http" and not is_loopback(address.hostname or ""):
+        parts.append("allow_http = true")
     return ", ".join(parts)
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text if len(text) <= 200 else f"{text[:200]}...", ensure_ascii=False)

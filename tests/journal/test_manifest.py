@@ -106,7 +106,7 @@ manifests = st.builds(
         other=others,
     ),
     run=st.none() | st.text(max_size=8),
-    place=st.none() | counts,
+    origin=st.none() | texts,
     convbatch=maybe_texts,
     python=maybe_texts,
     created_at=texts,
@@ -152,7 +152,7 @@ def good() -> dict[str, Any]:
     return {
         "v": 1,
         "run": "r",
-        "place": 7,
+        "origin": "0" * 32,
         "convbatch": "0.1.0",
         "python": "3.11.7",
         "created_at": "2026-11-21T23:30:00Z",
@@ -210,7 +210,7 @@ def test_keys_of_a_newer_version_survive_a_rewrite_at_every_level() -> None:
 @each(
     "key",
     [
-        "run", "place", "convbatch", "python", "created_at", "state", "config", "judges", "rates", "simulator",
+        "run", "origin", "convbatch", "python", "created_at", "state", "config", "judges", "rates", "simulator",
         "checks", "judges_needed", "python_checks",
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ They are refused with an explanation, and nothing outside of them is changed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from convbatch.config.gateways import target_from_manifest
 from convbatch.dataset.snapshot import copy_digest
 from convbatch.dialogue import MAX_REPEATS
 from convbatch.errors import SetupError
@@ -29,6 +31,7 @@ from convbatch.results.cache import write_turns
 from convbatch.results.run import load
 from convbatch.session.options import ResumeOptions
 from convbatch.session.prepare import prepare_resume
+from convbatch.session.trust import remember_folder
 from tests.conftest import Command, write_dataset
 from tests.scenarios.test_bad_folders import output_of
 from tests.support.made_runs import MadeRun, dialogue
@@ -236,9 +239,23 @@ def test_a_link_at_the_path_of_a_temporary_file_is_not_followed(draft: str, comm
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-MINE = {"base_url": "https://gateway.invalid/v1", "key_env": "MY_KEY", "proxy": "http://127.0.0.1:9", "auth": "bearer"}
+MINE = {
+    "base_url": "https://gateway.invalid/v1",
+    "key_env": "MY_KEY",
+    "proxy": "http://127.0.0.1:9",
+    "auth": "bearer",
+    "protocol": "openai",
+}
 """A user-defined gateway; behind a proxy, so that no name is resolved."""
 GOOGLE = "https://generativelanguage.googleapis.com"
+OF_PRESET = {
+    "base_url": GOOGLE,
+    "key_env": "GEMINI_API_KEY",
+    "auth": "x-goog-api-key",
+    "api_version": "v1beta",
+    "protocol": "gemini",
+    "proxy": None,
+}
 
 
 @pytest.fixture
@@ -255,15 +272,18 @@ def made_here(**gateway: Any) -> RunFolder:
     return folder
 
 
-def point_targets_to(folder: RunFolder, *, place: int | None = None, **gateway: Any) -> None:
-    """Rewrite the gateways of a run's targets."""
+def point_targets_to(folder: RunFolder, *, here: bool = True, **gateway: Any) -> None:
+    """Rewrite the gateways of a run's targets; `here`: as if the run had been started with them."""
     path = folder.path / "run.json"
     meta = json.loads(path.read_bytes())
-    meta |= {"place": place or folder.inode(), "settings": {}, "options": {"max_attempts": 5}, "simulator": None}
+    meta |= {"settings": {}, "options": {"max_attempts": 5}, "simulator": None}
     meta["dataset"]["sha256"] = copy_digest(folder.dataset)
     for target in meta["targets"]:
         target["gateway"].update(gateway)
     path.write_bytes(orjson.dumps(meta))
+    if here:
+        targets = map(target_from_manifest, folder.read_manifest().targets)
+        path.write_bytes(orjson.dumps({**meta, "origin": remember_folder(folder, targets, reuse=None)}))
 
 
 def sends_to(name: str) -> str:
@@ -311,10 +331,25 @@ def test_no_key_is_sent_to_an_untrusted_endpoint_of_a_foreign_folder(gateway: di
 
 
 @pytest.mark.usefixtures("keys")
-def test_a_renamed_folder_stays_trusted() -> None:
+def test_a_folder_that_was_renamed_or_restored_stays_trusted() -> None:
     made_here(**MINE)
+    shutil.copytree("run", "backup")
     Path("run").rename("moved")
     assert sends_to("moved") == MINE["base_url"]
+    shutil.rmtree("moved")
+    Path("backup").rename("run")
+    assert sends_to("run") == MINE["base_url"]
+
+
+@pytest.mark.usefixtures("keys")
+def test_replies_of_a_private_run_are_not_copied_because_a_folder_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for origin in (made_here(**OF_PRESET).path, Path("sent")):
+        if origin.name == "sent":
+            shutil.copytree("run", "sent")
+        meta = json.loads(Path(origin, "run.json").read_bytes())
+        Path(origin, "run.json").write_bytes(orjson.dumps({**meta, "options": {"reuse": "/home/me/private"}}))
+        assert prepare_resume(ResumeOptions(run=str(origin))).reuse is None
+        assert "note: no more replies of /home/me/private are reused" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("keys")
@@ -329,18 +364,69 @@ def test_a_folder_of_another_user_is_not_trusted(monkeypatch: pytest.MonkeyPatch
 def test_endpoints_of_presets_and_of_the_users_config_are_trusted() -> None:
     made_here(**MINE)
     shutil.copytree("run", "sent")
-    lines = [f'{name} = "{value}"' for name, value in {**MINE, "protocol": "openai"}.items()]
+    lines = [f'{name} = "{value}"' for name, value in MINE.items()]
     Path("convbatch.toml").write_text("\n".join(["[gateways.mine]", *lines]))
     assert sends_to("sent") == MINE["base_url"]
     Path("convbatch.toml").unlink()
-    point_targets_to(RunFolder.open(Path("sent")), place=1, base_url=GOOGLE, key_env="GEMINI_API_KEY", proxy=None)
+    point_targets_to(RunFolder.open(Path("sent")), here=False, **OF_PRESET)
     assert sends_to("sent") == GOOGLE
 
 
 @pytest.mark.usefixtures("keys")
-def test_endpoints_without_a_key_or_on_loopback_need_no_trust() -> None:
+def test_only_tls_servers_elsewhere_that_get_no_key_need_no_trust() -> None:
     made_here(**{**MINE, "auth": "none"})
     shutil.copytree("run", "sent")
     assert sends_to("sent") == MINE["base_url"]
-    point_targets_to(RunFolder.open(Path("sent")), place=1, base_url="http://127.0.0.1:9/v1", auth="bearer", proxy=None)
-    assert sends_to("sent") == "http://127.0.0.1:9/v1"
+    sent = RunFolder.open(Path("sent"))
+    for change in (
+        {"base_url": "http://127.0.0.1:9/v1", "auth": "none"},
+        {"base_url": "http://127.0.0.1:9/v1", "auth": "bearer"},
+        {"base_url": "http://gateway.invalid/v1", "auth": "none", "allow_http": True},
+        {"base_url": "simulator:@gateway.invalid", "auth": "none"},
+        {"base_url": "https://gateway.invalid/v1", "auth": "none", "ca_file": "/dev/zero"},
+    ):
+        point_targets_to(sent, here=False, **{"proxy": None, "ca_file": None, **change})
+        with pytest.raises(SetupError, match="was created elsewhere"):
+            sends_to("sent")
+
+
+SHAPES: tuple[dict[str, Any], ...] = (
+    {"base_url": f"{GOOGLE}/tenant"},
+    {"path": "v2/other:generateContent"},
+    {"api_version": "v2"},
+    {"auth": "query:key"},
+    {"query": {"to": "evil"}},
+    {"headers": {"Host": "evil.example"}},
+    {"secret_headers": {"x-more": {"env": "MY_KEY", "prefix": "", "origin": None}}},
+)
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_known_host_does_not_make_every_request_to_it_trusted() -> None:
+    made_here(**OF_PRESET)
+    shutil.copytree("run", "sent")
+    assert sends_to("sent") == GOOGLE
+    before = Path("sent/run.json").read_bytes()
+    for shape in SHAPES:
+        for folder in ("sent", "run"):  # in a folder of mine, only what the run was started with
+            Path(folder, "run.json").write_bytes(before)
+            point_targets_to(RunFolder.open(Path(folder)), here=False, **shape)
+            with pytest.raises(SetupError, match="refusing to send"):
+                sends_to(folder)
+    meta = json.loads(before)
+    meta["targets"][0]["model"] = "../../m"
+    Path("sent/run.json").write_bytes(orjson.dumps(meta))
+    with pytest.raises(SetupError, match="refusing to send"):
+        sends_to("sent")
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_convbatch_toml_in_a_run_folder_is_a_part_of_it() -> None:
+    made_here(**MINE)
+    shutil.copytree("run", "sent")
+    lines = [f'{name} = "{value}"' for name, value in MINE.items()]
+    sent = Path("sent").resolve()
+    for folder in (sent, sent / "journal"):
+        Path(folder, "convbatch.toml").write_text("\n".join(["[gateways.mine]", *lines]))
+        with contextlib.chdir(folder), pytest.raises(SetupError, match="was created elsewhere"):
+            sends_to(str(sent))

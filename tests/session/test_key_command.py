@@ -48,6 +48,14 @@ def accepting(*numbers: int, first: int = 0) -> Callable[[Received], Answer]:
     return answer
 
 
+def reopen(folder: Path) -> None:
+    """Make a finished run one that was killed before its first reply was stored."""
+    for segment in (folder / "journal").glob("*.jsonl"):
+        segment.write_bytes(segment.read_bytes().partition(b"\n")[0] + b"\n")
+    meta = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**meta, "state": "running", "journal": None}))
+
+
 def runs(folder: Path) -> int:
     return len((folder / "runs").read_text().splitlines())
 
@@ -107,6 +115,10 @@ def test_a_run_folder_cannot_start_a_program(convbatch: Command, tmp_path: Path)
     with serve_gateway(accepting(1, 2, 3, first=1)) as gateway:
         configure(tmp_path, gateway, name="other.toml")
         assert convbatch("run", "d.jsonl", "-c", "other.toml", "-m", "m@short", "-o", "out", "-n", "1").code == 0
+        (tmp_path / "runs").unlink()
+        assert convbatch("resume", "out").code == 0
+        assert not (tmp_path / "runs").exists(), "nothing is open, so nobody needs a key"
+        reopen(tmp_path / "out")
         assert convbatch("resume", "out").code == 0, "started here with this command"
         before = runs(tmp_path)
 
@@ -117,8 +129,7 @@ def test_a_run_folder_cannot_start_a_program(convbatch: Command, tmp_path: Path)
         }.items():
             shutil.copytree(tmp_path / "out", tmp_path / name)
             meta["targets"][0]["gateway"] |= change
-            changed = {**meta, "place": (tmp_path / name).stat().st_ino}  # even if it says that it was created here
-            (tmp_path / name / "run.json").write_text(json.dumps(changed))
+            (tmp_path / name / "run.json").write_text(json.dumps(meta))  # it names the record of `out`
             done = convbatch("resume", name)
             assert done.code == 2, name
             assert "a run folder cannot start a program; refusing to send the output of `/bin/sh" in done.err
@@ -126,7 +137,7 @@ def test_a_run_folder_cannot_start_a_program(convbatch: Command, tmp_path: Path)
         assert not (tmp_path / "owned").exists()
         assert runs(tmp_path) == before
 
-        (tmp_path / "state" / "convbatch" / "key-commands").unlink()
+        shutil.rmtree(tmp_path / "state")
         assert convbatch("resume", "out").code == 2
         shutil.move(tmp_path / "other.toml", tmp_path / "convbatch.toml")
         assert convbatch("resume", "out").code == 0, "convbatch.toml has the command for this endpoint"
