@@ -408,7 +408,7 @@ class Archive:
             return self._fill()
 
     def _fill(self) -> JournalScan:
-        scan = JournalScan(self.folder.segments())
+        scan = JournalScan(self.folder.segments(), self.folder.recorded_end())
         self._db.execute(_TABLE)
         self._db.execute("BEGIN")
         self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(scan))

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from convbatch.dialogue import MAX_REPEATS, NO_SETTINGS, SETTING_NAMES, HistoryMode, Settings
 from convbatch.errors import Place, SetupError
+from convbatch.journal.records import JournalEnd
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable, is_exchange_rates, is_price_table
 from convbatch.served_model import Aliases
 
@@ -335,6 +336,8 @@ class Manifest:
     """ISO 8601, UTC."""
     state: str = "running"
     """running | finished | interrupted | incomplete; `running` without a live writer means it was killed."""
+    journal: JournalEnd | None = None
+    """The journal's last durable record when this was written."""
     config: str | None = None
     """Path of the config file."""
     judges: tuple[ManifestTarget, ...] = ()
@@ -399,6 +402,7 @@ class Manifest:
             python=fields.optional("python", _TEXT),
             created_at=fields.optional("created_at", _TEXT, ""),
             state=fields.optional("state", _TEXT, "running"),
+            journal=fields.optional_nested("journal", _journal_end),
             config=fields.optional("config", _PATH),
             judges=fields.each("judges", ManifestTarget.from_json),
             rates=ExchangeRates.from_plain(fields.optional("rates", _RATES)),
@@ -419,6 +423,7 @@ class Manifest:
             "python": self.python,
             "created_at": self.created_at,
             "state": self.state,
+            **({"journal": self.journal._asdict()} if self.journal is not None else {}),
             "config": self.config,
             "dataset": self.dataset.to_json(),
             "history": self.history,
@@ -532,6 +537,11 @@ class _Fields:
             return read(plain)
         except _WrongField as error:
             raise error.under(self._at(key)) from None
+
+
+def _journal_end(plain: Any) -> JournalEnd:
+    fields = _Fields(plain)
+    return JournalEnd(seq=fields.required("seq", _COUNT), crc=fields.required("crc", _COUNT))
 
 
 def _settings(plain: Any, path: str) -> Settings:

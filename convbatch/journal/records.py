@@ -113,6 +113,18 @@ def _refuse_newer(line: bytes) -> None:
         )
 
 
+class JournalEnd(NamedTuple):
+    """The last durable record when `run.json` was written; a journal without it was cut or replaced from outside."""
+
+    seq: int
+    crc: int
+
+
+def checksum_of(line: bytes) -> int:
+    """Return the checksum that an intact line carries, newline included."""
+    return int(line[line.rfind(_CHECKSUM) + len(_CHECKSUM) : -2])
+
+
 class JournalLine(NamedTuple):
     """An intact line and its position."""
 
@@ -163,8 +175,11 @@ class JournalScan:
     Memory does not grow with the journal: the list of damage stops at 1,000 entries, the count does not.
     """
 
-    def __init__(self, segments: Sequence[Path]) -> None:
+    def __init__(self, segments: Sequence[Path], end: JournalEnd | None = None) -> None:
+        """Args: segments: The files, in order. end: The record that must be among theirs."""
         self.segments = segments
+        self._end = end
+        self._holds_end = end is None
         self.next_seq = 0
         self.runs: list[dict[str, Any]] = []
         self.torn: Torn | None = None
@@ -191,6 +206,8 @@ class JournalScan:
                     seq = seq_of(raw)
                     if seq is not None and seq == self.next_seq and not self._after_damage:
                         self.next_seq = seq + 1
+                        if self._end is not None and seq == self._end.seq:
+                            self._holds_end = checksum_of(raw) == self._end.crc
                         if raw.startswith(_RUN, raw.find(b",", len(_HEAD))):
                             self.runs.append(read_record(raw))
                         yield JournalLine(seq, segment, offset, raw)
@@ -203,12 +220,26 @@ class JournalScan:
     def damage(self) -> list[Damage]:
         """Damage that no earlier salvage accepted."""
         found = self._bad + [gap.damage for gap in self.open_gaps if gap.damage is not None]
+        found += [] if self.lost_end is None else [self.lost_end]
         return sorted(found, key=lambda damage: (damage.place.path, damage.place.line or 0))[:_MAX_LISTED]
 
     @property
     def damage_count(self) -> int:
         """Number of damaged places, including those beyond the list's end."""
-        return self._bad_count + sum(gap.damage is not None for gap in self.open_gaps)
+        lost = self.lost_end is not None
+        return self._bad_count + sum(gap.damage is not None for gap in self.open_gaps) + lost
+
+    @property
+    def lost_end(self) -> Damage | None:
+        """The damage that no line shows: an end that was cut off between two records, or another journal."""
+        if self._end is None or self._holds_end or self._bad_count or self._gaps:
+            return None
+        place = Place(path=str(self.segments[-1]) if self.segments else "journal")
+        if self.next_seq <= self._end.seq:
+            what = f"records {self.next_seq} to {self._end.seq} are missing at the end; was an older copy put here?"
+        else:
+            what = f"record {self._end.seq} is not the one of this run; was the journal of another run put here?"
+        return Damage(place=place, what=what)
 
     @property
     def open_gaps(self) -> list[Gap]:

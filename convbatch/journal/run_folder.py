@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.errors import JournalError, Place, SetupError, nearest
 from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, Manifest
+from convbatch.journal.records import JournalEnd
 from convbatch.system import Disk
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class RunFolder:
         Raises:
             SetupError: The journal is missing or empty.
         """
-        if manifest.state == "running" or any(self._segment_sizes()):
+        if (manifest.state == "running" and manifest.journal is None) or any(self._segment_sizes()):
             return
         raise SetupError(
             f"the journal of this run is gone (run.json calls the run {manifest.state})",
@@ -177,9 +178,26 @@ class RunFolder:
         )
 
     def journal_mark(self) -> str:
-        """Return a text that changes whenever the journal does, to detect stale tables."""
+        """Return a text that changes whenever the journal does, to detect stale tables.
+
+        It includes the checksum of the last record: another journal may have the same length.
+        """
         sizes = self._segment_sizes()
-        return f"{len(sizes)}:{sum(sizes)}"
+        with self.reading_journal():
+            last = _last_bytes(self.segments()[-1]).hex() if any(sizes) else ""
+        return f"{len(sizes)}:{sum(sizes)}:{last}"
+
+    def recorded_end(self) -> JournalEnd | None:
+        """Return the record that `run.json` expects in the journal; None if it cannot be read or names none."""
+        with contextlib.suppress(SetupError):
+            plain = self._read_json()
+            end = plain.get("journal") if isinstance(plain, dict) else None
+            match end:
+                case {"seq": int(seq), "crc": int(crc)}:
+                    return JournalEnd(seq, crc)
+                case _:
+                    return None
+        return None
 
     def checks_mark(self) -> str:
         """Return a text that changes with the length or gzip checksum of `checks`; `""` without the file."""
@@ -367,6 +385,10 @@ class RunFolder:
             ) from error
 
 
+class JournalReplacedError(OSError):
+    """The file that is written is no longer the one in the run folder, or has another length."""
+
+
 class FolderLock:
     """The exclusive right to write to a run folder, until it is released or the process ends."""
 
@@ -391,6 +413,12 @@ class _DescriptorFile(io.RawIOBase):
 
     def write(self, data: ReadableBuffer, /) -> int:
         return self._disk.write(self._fd, bytes(data))
+
+
+def _last_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 12, 0))
+        return file.read()
 
 
 def default_name(started_at: float, stem: str) -> str:
@@ -454,7 +482,9 @@ def shell_quote(path: Path) -> str:
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     """Return the error for a failed write: what, where, and how to continue."""
     remedy = "free some space or repair the disk"
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, JournalReplacedError):
+        remedy = "put the journal back as it was"
+    elif isinstance(error, FileNotFoundError):
         remedy = "the run folder was moved or deleted: put it back, or use its new path"
     return JournalError(
         f"cannot write: {error.strerror or error}",

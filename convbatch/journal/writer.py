@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.errors import JournalDamaged, JournalError, Place, SetupError
-from convbatch.journal.records import JournalLine, JournalScan, Torn, encode_line
-from convbatch.journal.run_folder import FolderLock, RunFolder, cannot_write, shell_quote
+from convbatch.journal.records import JournalEnd, JournalLine, JournalScan, Torn, checksum_of, encode_line
+from convbatch.journal.run_folder import FolderLock, JournalReplacedError, RunFolder, cannot_write, shell_quote
 from convbatch.system import Disk, System
 
 SEGMENT_BYTES = 256 * 2**20
@@ -28,6 +28,7 @@ _LISTED = 5
 _SETUP = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Errors that concern the folder, not the disk."""
 
+_GONE = "it was moved or deleted during the run"
 _WAKES_PER_ROUND = 8
 """Waking hundreds at once would build hundreds of requests before the first one is sent."""
 
@@ -51,6 +52,8 @@ class Journal:
         self._disk = system.disk
         self._segment_bytes = segment_bytes
         self._next_seq = found.next_seq
+        self._last_crc = 0
+        self._end: JournalEnd | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._durable: deque[asyncio.Future[None]] = deque()
         """Waiters whose records are synced, not woken yet."""
@@ -103,6 +106,11 @@ class Journal:
             journal.release()
             raise
         return journal
+
+    @property
+    def end(self) -> JournalEnd | None:
+        """The last durable record."""
+        return self._end
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record without a sync: it survives a kill, but not a power cut.
@@ -161,19 +169,28 @@ class Journal:
             self._tail.sync()
         except OSError as error:
             raise self._tail.fail(error) from error
+        self._end = self._written
+
+    @property
+    def _written(self) -> JournalEnd:
+        return JournalEnd(self._next_seq - 1, self._last_crc)
 
     def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
         at = self._clock.wall()
         lines = [encode_line(seq, at, record) for seq, record in enumerate(records, self._next_seq)]
         self._tail.write(b"".join(lines) if len(lines) != 1 else lines[0])
         self._next_seq += len(lines)
+        if lines:
+            self._last_crc = checksum_of(lines[-1])
 
     async def _sync_groups(self) -> None:
         group: list[asyncio.Future[None]] = []
         try:
             while self._waiters and not self._closed:
                 group, self._waiters = self._waiters, []
+                written = self._written
                 await self._disk.run_blocking(self._pool, self._tail.sync)
+                self._end = written
                 self._wake(group)
                 group = []
                 if self._tail.size >= self._segment_bytes:
@@ -231,16 +248,32 @@ class _Tail:
         if self._failure is not None:
             raise self.broken()
         try:
+            self._refuse_replaced()
             _write_all(self._disk, self._fd, block)
         except OSError as error:
             # What was written stays: its whole records count, and the next opening cuts the torn rest off.
             raise self.fail(error) from error
         self.size += len(block)
 
+    def _refuse_replaced(self) -> None:
+        """Refuse to go on after the file or its folder was moved, deleted, replaced or cut from outside.
+
+        An intent is written before its request is sent, so no request follows such a change.
+        """
+        try:
+            there, own = self._path.stat(follow_symlinks=False), os.fstat(self._fd)
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, _GONE) from None
+        if (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+            raise JournalReplacedError("another program replaced this file during the run")
+        if own.st_size != self.size:
+            what = f"another program changed this file during the run: {own.st_size} bytes instead of {self.size}"
+            raise JournalReplacedError(what)
+
     def sync(self) -> None:
         self._disk.sync(self._fd)
         if os.fstat(self._fd).st_nlink == 0:  # the system still accepts bytes, but they are lost
-            raise FileNotFoundError(errno.ENOENT, "it was deleted during the run")
+            raise FileNotFoundError(errno.ENOENT, _GONE)
 
     def roll(self) -> None:
         """Start a new segment, after the old one is completely durable, so that only the last one can be torn."""
@@ -288,7 +321,7 @@ class _Opened:
 
 
 def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Opened:
-    scan = JournalScan(folder.segments())
+    scan = JournalScan(folder.segments(), folder.recorded_end())
     for _ in scan.lines():
         pass
     if scan.segments:
@@ -299,8 +332,11 @@ def _examine(folder: RunFolder, disk: Disk, *, salvage: bool) -> _Opened:
             raise _no_journal(folder, scan)
         if not salvage:
             raise _damaged(folder, scan)
-        _set_aside(folder, disk, scan.damaged_segments)
-        notes.append(f"{_count(scan)} set aside, see {folder.journal}/*.damaged; first: {scan.damage[0]}")
+        if scan.lost_end is None:
+            _set_aside(folder, disk, scan.damaged_segments)
+            notes.append(f"{_count(scan)} set aside, see {folder.journal}/*.damaged; first: {scan.damage[0]}")
+        else:
+            notes.append(f"{scan.lost_end}; going on without")
     if scan.torn is not None and len(scan.segments) - 1 not in scan.damaged_segments:
         _cut_torn_line(scan.segments[-1], scan.torn, disk)
         notes.append(f"{scan.segments[-1]}: a torn last line was cut off ({scan.torn.cut} bytes, never acknowledged)")
@@ -383,7 +419,9 @@ def _damaged(folder: RunFolder, scan: JournalScan) -> JournalDamaged:
         f"the journal cannot be continued: it has {_count(scan)}",
         place=scan.damage[0].place,
         found="\n    ".join(listed),
-        hint=f"{salvage} sets the damaged lines aside and asks only their turns again",
+        hint=f"{salvage} sets the damaged lines aside and asks only their turns again"
+        if scan.lost_end is None
+        else f"restore the journal; or {salvage} goes on with this one, and asks and pays what is missing again",
     )
 
 

@@ -89,7 +89,9 @@ async def run_session_async(
         stack.callback(journal.release)
         past = stack.enter_context(Archive(spec.folder)) if spec.resumed else None
         budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
-        spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder)))
+        spec.folder.write_manifest(
+            replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end)
+        )
         rows = work.count_rows(spec, past)
         progress = Progress(rows, enabled=spec.progress, notes=spec.notes, unit=work.unit)
         stack.callback(progress.close)
@@ -132,7 +134,7 @@ async def _close(spec: SessionSpec, journal: Journal, result: SessionResult) -> 
     state = spec.work.final_state(result)
     if state is not None:
         # Written before the lock is released, so that no reader sees a closed run in the state `running`.
-        spec.folder.write_manifest(replace(spec.manifest, state=state))
+        spec.folder.write_manifest(replace(spec.manifest, state=state, journal=journal.end))
     await journal.close({"role": spec.work.role, "reason": result.reason, "parked": dict(result.suspended)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import gc
 import itertools
@@ -730,6 +731,88 @@ def test_a_writer_killed_repeatedly_loses_no_acknowledged_record(folder: RunFold
     assert journal.session == 3
     assert {(r["index"], r["turn"]) for r in records(folder) if r["kind"] == "turn"} >= acknowledged
     assert seqs(folder) == list(range(len(seqs(folder))))
+
+
+def cut(folder: RunFolder) -> None:
+    os.truncate(folder.segments()[0], 10)
+
+
+def lengthened(folder: RunFolder) -> None:
+    with folder.segments()[0].open("ab") as file:
+        file.write(b"x")
+
+
+def replaced(folder: RunFolder) -> None:
+    segment = folder.segments()[0]
+    segment.rename(folder.path / "kept")
+    shutil.copy(folder.path / "kept", segment)
+
+
+def deleted(folder: RunFolder) -> None:
+    shutil.rmtree(folder.path)
+
+
+def moved(folder: RunFolder) -> None:
+    folder.path.rename(folder.path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cut, "another program changed this file during the run: 10 bytes instead of"),
+        (lengthened, "another program changed this file during the run"),
+        (replaced, "another program replaced this file during the run"),
+        (deleted, "it was moved or deleted during the run"),
+        (moved, "it was moved or deleted during the run"),
+    ],
+)
+def test_no_record_is_written_after_a_change_from_outside(
+    folder: RunFolder, change: Callable[[RunFolder], None], message: str
+) -> None:
+    """An intent is a record too, so no request is sent after it."""
+    journal = open_quick(folder)
+    append_conversations(journal, 1)
+    change(folder)
+    for _ in range(2):
+        with pytest.raises(JournalError, match=message):
+            journal.append(intent(1))
+    journal.release()
+
+
+async def ended(folder: RunFolder, conversations: int) -> None:
+    """Write a session, and its end into run.json as a session does."""
+    journal = open_quick(folder)
+    append_conversations(journal, conversations - 1)
+    await journal.commit(intent(conversations), outcome(conversations), turn_record(conversations))
+    journal.append(intent(99))  # not durable: run.json must not expect it
+    folder.write_manifest(dataclasses.replace(folder.read_manifest(), journal=journal.end))
+    journal.release()
+
+
+async def test_a_journal_that_lost_its_end_between_sessions_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    await ended(folder, 3)
+    await ended(other := new_folder(tmp_path / "other"), 4)
+    segment = folder.segments()[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:-1]))
+    open_quick(folder).release()  # only what was not durable is missing, as after a power cut
+    for change, message in (
+        (b"".join(lines[:-3]), "records 8 to 9 are missing at the end"),
+        (other.segments()[0].read_bytes(), "record 9 is not the one of this run"),
+    ):
+        segment.write_bytes(change)
+        with pytest.raises(JournalDamaged, match=message) as refused:
+            open_quick(folder)
+        assert "asks and pays what is missing again" in str(refused.value)
+        with Archive(folder) as archive:
+            assert archive.damage_count == 1
+        assert message in open_and_close(folder, salvage=True)[0]
+
+
+def open_and_close(folder: RunFolder, **options: Any) -> tuple[str, ...]:
+    journal = open_quick(folder, **options)
+    journal.release()
+    return journal.notes
 
 
 async def test_closing_a_broken_journal_releases_the_folder(folder: RunFolder) -> None:

@@ -176,7 +176,7 @@ def test_a_run_whose_folder_is_deleted_stops_sending_requests(
     provider = prepare(tmp_path, simulator, latency_s=0.2)
     code, stderr = change_during_run(tmp_path, provider, start, lambda out: shutil.rmtree(out / what))
     assert code == 5
-    assert "out/journal/000001.jsonl: cannot write: it was deleted during the run" in stderr
+    assert "out/journal/000001.jsonl: cannot write: it was moved or deleted during the run" in stderr
     assert provider.ledger.requests <= 20 + 2 * 8
 
 
