@@ -7,12 +7,14 @@ but a result in the tables, a `Failure` (see `reply.py`). A traceback on the ter
     ├─ InputError             a user's file is wrong; carries one or many `Problem`s
     ├─ SetupError             a missing key, an unknown name, an invalid option, a folder in use
     ├─ JournalError           the journal could not be written: exit 5
-    └─ JournalDamaged         the journal is damaged and cannot be used without `--salvage`
+    ├─ JournalDamaged         the journal is damaged and cannot be used without `--salvage`
+    └─ NotEnoughMemory        the machine has no memory left for this
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -167,6 +169,34 @@ class JournalError(ConvbatchError):
 
 class JournalDamaged(ConvbatchError):
     """The journal is damaged before its end; `resume --salvage` sets the damage aside."""
+
+
+class NotEnoughMemory(ConvbatchError):
+    """Memory is used up: a limit of the machine or of the process, not a bug."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(
+            "there is not enough memory for this",
+            found=f"{type(error).__name__}: {str(error)[:200]}".removesuffix(": "),
+            hint="raise the memory limit (ulimit -v, the container's), or do less at once: a lower -j, fewer runs",
+        )
+
+
+_MEMORY_WORDS = re.compile(
+    "out of memory|cannot allocate memory|bad.alloc|failed to map segment|can't start new thread|launch worker thread",
+    re.IGNORECASE,
+)
+"""Words of the system and of libraries that report missing memory with an exception of another type."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory is used up."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_out_of_memory, error.exceptions))
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    is_system = isinstance(error, RuntimeError | ImportError) or type(error).__module__ in ("sqlite3", "pyarrow.lib")
+    return isinstance(error, MemoryError) or (is_system and _MEMORY_WORDS.search(str(error)) is not None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, g
 import typer
 
 from convbatch.cli.options import Command, takes, typer_option
-from convbatch.errors import ConvbatchError, SetupError, did_you_mean, one_cause_once
+from convbatch.errors import (
+    ConvbatchError,
+    NotEnoughMemory,
+    SetupError,
+    did_you_mean,
+    is_out_of_memory,
+    one_cause_once,
+)
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
 
@@ -130,6 +137,8 @@ _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 def _report_error(error: Exception) -> ExitCode:
     """Print what went wrong; return the exit code."""
+    if is_out_of_memory(error):
+        error = NotEnoughMemory(error)
     if isinstance(error, ConvbatchError):
         for problem in one_cause_once(error.problems):
             _log_text(f"error: {problem}")

@@ -16,7 +16,7 @@ from convbatch.cli.next_command import command_line, larger_budget, resume_line
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
-from convbatch.errors import ConvbatchError, JournalError
+from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, is_out_of_memory
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.reply import is_open
@@ -73,6 +73,10 @@ def _finish(spec: SessionSpec) -> ExitCode:
         return ExitCode.JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
         result = SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        result = SessionResult(exit_code=ExitCode.INCOMPLETE, reason="memory", error=NotEnoughMemory(error))
     judge_result = _run_judge(spec, result)
     results = [result] if judge_result is None else [result, judge_result]
     for bug in [bug for each in results for bug in each.bugs][:BUGS_SHOWN]:
@@ -105,6 +109,10 @@ def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None
         return SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     except ConvbatchError as error:
         judged = judge_not_asked(error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        judged = judge_not_asked(NotEnoughMemory(error))
     if judged.error is not None:
         _log_lines(judge_error_lines(spec, judged.error))
     else:
@@ -177,6 +185,11 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
     except ConvbatchError as error:  # another program changed the folder meanwhile
         _log_error(error)
         code = worst(code, ExitCode.JOURNAL)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _log_error(NotEnoughMemory(error))
+        code = worst(code, ExitCode.JOURNAL)
     return code, remaining
 
 
@@ -244,7 +257,7 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
     lines.append(f"run folder: {folder}")
     questions = _open_questions(results, remaining)
     if remaining.open or questions:
-        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: "}.get(result.reason, "")
+        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: ", "memory": "no memory left: "}.get(result.reason, "")
         budget = larger_budget(result) if result.reason == "budget" else None
         if budget is not None:
             why = f"budget reached ({result.budget}): "

@@ -37,7 +37,7 @@ from convbatch.engine.turn_records import (
 )
 from convbatch.engine.turn_tokens import counted_tokens
 from convbatch.engine.worker import TargetWorker
-from convbatch.errors import ConvbatchError, JournalError, SetupError
+from convbatch.errors import ConvbatchError, JournalError, SetupError, is_out_of_memory
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
 from convbatch.protocols.stated_limits import counted_by
@@ -54,7 +54,7 @@ from convbatch.reply import (
 from convbatch.system import System
 
 DEFAULT_MAX_ATTEMPTS = 5
-StopReason = Literal["finished", "interrupted", "deadline", "budget"]
+StopReason = Literal["finished", "interrupted", "deadline", "budget", "memory"]
 YIELD_EVERY = 64
 """Number of finished conversations that a worker skips before it yields to the event loop."""
 STARTED_AT_ONCE = 8
@@ -191,7 +191,11 @@ class Runner:
                 return
             except LimiterClosed:
                 return
-            except Exception:  # noqa: BLE001  # outermost frame of a conversation: a bug must not end the others, which may be paid
+            except Exception as error:  # noqa: BLE001  # outermost frame of a conversation: a bug must not end the others, which may be paid
+                if is_out_of_memory(error):
+                    self._listener.note("there is not enough memory: what is in flight is finished, no more is sent")
+                    self.stop("memory")
+                    return
                 self.bugs.append(traceback.format_exc())
                 self._listener.note(f"internal error in dialogue {conversation.dialogue.id!r}; it stays pending")
             if passed % YIELD_EVERY == 0:

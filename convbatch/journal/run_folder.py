@@ -7,6 +7,7 @@ It decides where files are and that each is written completely or not at all. Th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -482,7 +483,9 @@ def shell_quote(path: Path) -> str:
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     """Return the error for a failed write: what, where, and how to continue."""
     remedy = "free some space or repair the disk"
-    if isinstance(error, JournalReplacedError):
+    if error.errno == errno.ENOMEM:
+        remedy = "raise the memory limit"
+    elif isinstance(error, JournalReplacedError):
         remedy = "put the journal back as it was"
     elif isinstance(error, FileNotFoundError):
         remedy = "the run folder was moved or deleted: put it back, or use its new path"

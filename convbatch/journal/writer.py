@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from convbatch.errors import JournalDamaged, JournalError, Place, SetupError
+from convbatch.errors import JournalDamaged, JournalError, Place, SetupError, is_out_of_memory
 from convbatch.journal.records import JournalEnd, JournalLine, JournalScan, Torn, checksum_of, encode_line
 from convbatch.journal.run_folder import FolderLock, JournalReplacedError, RunFolder, cannot_write, shell_quote
 from convbatch.system import Disk, System
@@ -195,7 +195,11 @@ class Journal:
                 group = []
                 if self._tail.size >= self._segment_bytes:
                     self._tail.roll()
-        except OSError as error:
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError):
+                if not is_out_of_memory(error):
+                    raise
+                error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # no thread could be started
             self._tail.fail(error)
             self._fail(group)
         finally:
