@@ -1,55 +1,172 @@
 """The Python API: `run` and `replay` accept the options of `convbatch run` and return the run.
 
-They execute the same code as the command; only printing is left out.
+They execute the same code as the command; only printing is left out. Their parameters are those of `_run_options`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
-import textwrap
+import json
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast, get_args, get_origin
 
-from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean
+from convbatch.dialogue import Dialogue, HistoryMode
+from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean, named_by_keyword, with_keywords
 from convbatch.journal.run_folder import shell_quote
 from convbatch.results.cache import write_turns
 from convbatch.results.run import Run, load
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
-from convbatch.session.options import RunOptions, option_fields
+from convbatch.session.options import OptionSpec, RunOptions, option_fields
 from convbatch.session.prepare import prepare_run
 from convbatch.session.session import run_session, run_session_async
 from convbatch.session.spec import SessionResult, SessionSpec
 
-if TYPE_CHECKING:
-    from convbatch.dialogue import HistoryMode
+ParamsT = ParamSpec("ParamsT")
+ResultT = TypeVar("ResultT")
 
-Names = str | Iterable[str] | None
-Paths = str | Path | Iterable[str | Path]
+Names: TypeAlias = str | Iterable[str] | None
+"""One name or several."""
 
 
-def run(
-    dataset: Paths,
+class DataFrame(Protocol):
+    """A pandas frame, without importing pandas."""
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns."""
+
+    @property
+    def iloc(self) -> Any:
+        """Rows by position."""
+
+
+_Row: TypeAlias = Mapping[str, Any] | Dialogue | Sequence[Mapping[str, Any]]
+Dataset: TypeAlias = str | Path | Iterable[str | Path] | Mapping[str, Any] | Dialogue | Iterable[_Row] | DataFrame
+"""Files of dialogues, or the dialogues themselves; an array of messages is a dialogue too."""
+
+
+def _run_options(
+    dataset: Dataset,
     *,
-    models: Names = None,
-    gateways: Names = None,
+    models: Names = (),
+    gateways: Names = (),
+    config: str | Path | None = None,
+    env_file: str | Path | None = None,
+    ids: Names = (),
+    tags: Names = (),
+    limit: int | None = None,
+    repeats: int | None = None,
     history: HistoryMode | None = None,
+    temperature: float | None = None,
+    max_output_tokens: int | None = None,
+    seed: int | None = None,
+    thinking_budget: int | None = None,
+    params: Names | Mapping[str, Any] = (),
+    concurrency: int | None = None,
+    rpm: int | None = None,
+    tpm: int | None = None,
+    max_cost: str | float | None = None,
+    rpd: int | None = None,
+    max_attempts: int | None = None,
+    attempt_timeout_s: float | None = None,
+    deadline_s: float | None = None,
+    judge: str | None = None,
+    reuse: str | Path | None = None,
+    out: str | Path | None = None,
     progress: bool = False,
-    **options: Any,
-) -> Run:
+) -> RunOptions:
+    """Return the options of a run; parameters and defaults are those of `RunOptions`, except `progress`."""
+    from convbatch.dataset.in_memory import in_memory_dataset
+
+    values = dict(locals())
+    in_memory = in_memory_dataset(dataset)
+    options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS}
+    files = () if in_memory is not None else tuple(map(Path, _items(dataset)))
+    return RunOptions(datasets=files, in_memory=in_memory, **options)
+
+
+_FIELDS: Sequence[tuple[Field[Any], OptionSpec]] = [
+    (field, spec) for field, spec in option_fields(RunOptions) if spec.names and not spec.command_only
+]
+_KEYWORDS = {name: field.name for field, spec in _FIELDS for name in spec.names}
+"""Keyword argument by option of the command line."""
+
+
+def _value(field: Field[Any], value: Any) -> Any:
+    """Return the value in the type of its field: one name for a list of names, text for a path or an amount."""
+    if get_origin(field.type) is tuple:
+        return () if value is None else tuple(_items(value))
+    types = get_args(field.type)
+    if value is None or field.name == "history":
+        return value
+    if Path in types:
+        return Path(value)
+    return str(value) if str in types and not isinstance(value, bool) else value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):  # params
+        pairs = cast("Mapping[str, Any]", value).items()
+        return [f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in pairs]
+    return (value,) if isinstance(value, str | Path) else value
+
+
+def _takes(
+    parameters: Callable[ParamsT, RunOptions],
+) -> Callable[[Callable[[RunOptions], ResultT]], Callable[ParamsT, ResultT]]:
+    """Return a decorator that gives a function of options the parameters of another, for type checkers and `help`.
+
+    Errors name the keyword argument where those of the command name the option.
+    """
+    signature = inspect.signature(parameters)
+
+    def decorate(body: Callable[[RunOptions], ResultT]) -> Callable[ParamsT, ResultT]:
+        def read(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> RunOptions:
+            for name in kwargs:
+                if name not in signature.parameters:
+                    hint = did_you_mean(name, [one for one in signature.parameters if one != "dataset"])
+                    raise SetupError(f"unknown option {name!r}", hint=hint)
+            return parameters(*args, **kwargs)
+
+        def call(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ResultT:
+            with named_by_keyword(_KEYWORDS):
+                return body(read(*args, **kwargs))
+
+        async def call_async(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> Any:
+            with named_by_keyword(_KEYWORDS):
+                return await cast("Coroutine[Any, Any, Any]", body(read(*args, **kwargs)))
+
+        decorated: Any = functools.wraps(body)(call_async if inspect.iscoroutinefunction(body) else call)
+        decorated.__annotations__ = {**parameters.__annotations__, "return": "Run"}
+        decorated.__signature__ = signature.replace(return_annotation="Run")
+        decorated.__doc__ = body.__doc__ and body.__doc__.replace("        ...\n", _described(signature))
+        return cast("Callable[ParamsT, ResultT]", decorated)
+
+    return decorate
+
+
+def _described(signature: inspect.Signature) -> str:
+    """Return the lines of a docstring for the parameters, with the help texts of the command line."""
+    helps = {field.name: spec.help for field, spec in _FIELDS if field.name != "progress"}
+    lines = [f"{name}: {with_keywords(helps[name], _KEYWORDS)}" for name in signature.parameters if name in helps]
+    return "".join(f"        {line}\n" for line in lines)
+
+
+@_takes(_run_options)
+def run(options: RunOptions) -> Run:  # noqa: D417  # callers see the parameters of `_run_options`
     """Replay a dataset and wait until it is done.
 
     Args:
-        dataset: A JSONL file of dialogues, or several.
-        models: `model@gateway`, or names for all of `gateways`; None = those of the config, or the built-in simulator.
-        gateways: Gateways for models that name none.
-        history: `live` (default), `script` or `last`.
+        dataset: Files of dialogues, or the dialogues: a list of dictionaries in any format that a file may have,
+            or a pandas frame with one row a turn (columns as in a CSV file) or one row a dialogue.
+        ...
         progress: Show the progress bar and notes on stderr. `Run.suspended` has the suspended targets in any case.
-        **options: Options of `convbatch run`, by the names of the fields of `RunOptions`: OPTIONS.
 
     Returns:
         The run, finished or not: `run.turns["status"]` has the state of every turn. If the judge could not be asked
@@ -67,9 +184,8 @@ def run(
         pass
     else:
         raise RuntimeError("an event loop is running (a notebook?): use `await convbatch.replay(...)`")
-    run_options = _options(dataset, models, gateways, history, progress, options)
     in_main = threading.current_thread() is threading.main_thread()
-    spec = prepare_run(run_options, handle_signals=in_main, notes=progress)
+    spec = prepare_run(options, handle_signals=in_main, notes=options.progress)
     result = run_session(spec)
     try:
         judge_spec = prepare_judging_after(spec, result)
@@ -79,21 +195,18 @@ def run(
     return _load_finished(spec, result, judged)
 
 
-async def replay(
-    dataset: Paths,
-    *,
-    models: Names = None,
-    gateways: Names = None,
-    history: HistoryMode | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> Run:
-    """Do the same as `run` inside a running event loop; signals are left to its owner.
+@_takes(_run_options)
+async def replay(options: RunOptions) -> Run:  # noqa: D417  # as `run`
+    """Do the same as `run` inside a running event loop, e.g. in a notebook; signals are left to its owner.
 
     Cancelling the task abandons requests in flight; they are journaled as possibly paid, and the run can be resumed.
+
+    Args:
+        dataset: As in `run`: files of dialogues, or the dialogues.
+        ...
+        progress: Show the progress bar and notes on stderr.
     """
-    run_options = _options(dataset, models, gateways, history, progress, options)
-    spec = prepare_run(run_options, handle_signals=False, notes=progress)
+    spec = prepare_run(options, handle_signals=False, notes=options.progress)
     result = await run_session_async(spec)
     try:
         judge_spec = prepare_judging_after(spec, result)
@@ -101,37 +214,6 @@ async def replay(
     except ConvbatchError as error:
         judged = judge_not_asked(error)
     return _load_finished(spec, result, judged)
-
-
-def _options(
-    dataset: Paths, models: Names, gateways: Names, history: str | None, progress: bool, more: dict[str, Any]
-) -> RunOptions:
-    for name in more:
-        if name not in _OPTIONS:
-            raise SetupError(f"unknown option {name!r}", hint=did_you_mean(name, _OPTIONS))
-    values = {"models": models, "gateways": gateways, "history": history, "progress": progress, **more}
-    return RunOptions(
-        datasets=tuple(map(Path, _items(dataset))),
-        **{name: _value(_FIELDS[name], value) for name, value in values.items()},
-    )
-
-
-_FIELDS = {field.name: field for field, spec in option_fields(RunOptions) if not spec.command_only}
-_OPTIONS = [name for name in _FIELDS if name not in {"datasets", *inspect.signature(run).parameters}]
-"""Names that `**options` accepts."""
-if run.__doc__ is not None:  # None under `python -OO`
-    run.__doc__ = run.__doc__.replace("OPTIONS", textwrap.fill(", ".join(_OPTIONS), 100, subsequent_indent=" " * 12))
-
-
-def _value(field: Field[Any], value: Any) -> Any:
-    """Return the value in the type of its field: one name for a list of names, text for a path."""
-    if get_origin(field.type) is tuple:
-        return () if value is None else tuple(_items(value))
-    return Path(value) if value is not None and Path in get_args(field.type) else value
-
-
-def _items(value: Any) -> Iterable[Any]:
-    return (value,) if isinstance(value, str | Path) else value
 
 
 def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResult | None) -> Run:
@@ -150,8 +232,8 @@ def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResu
         raise error
     if error is not None:
         warnings.warn(
-            f"the judge could not be asked; the replies are kept: {error}\n"
+            f"the judge could not be asked; the replies are kept: {with_keywords(str(error), _KEYWORDS)}\n"
             f"  its questions are open; ask them with: convbatch resume {shell_quote(spec.folder.path)}",
-            stacklevel=3,
+            stacklevel=4,
         )
     return load(spec.folder.path)

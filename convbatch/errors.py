@@ -13,11 +13,12 @@ but a result in the tables, a `Failure` (see `reply.py`). A traceback on the ter
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 from convbatch.exit_codes import ExitCode
@@ -25,14 +26,17 @@ from convbatch.exit_codes import ExitCode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a problem is: `path:line: field`, as far as known."""
+    """Where a problem is: `path:line: field`, as far as known; in a Python value `path[index]: field`."""
 
     path: str
     line: int | None = None
     field: str | None = None
+    index: int | None = None
+    """Position in the value that `path` names, from 0."""
 
     def __str__(self) -> str:
         text = self.path if self.line is None else f"{self.path}:{self.line}"
+        text = text if self.index is None else f"{text}[{self.index}]"
         return text if self.field is None else f"{text}: {self.field}"
 
 
@@ -211,3 +215,56 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = nearest(name, names)
     listed = "known: " + ", ".join(names)
     return listed if close is None else f"did you mean {close!r}? {listed}"
+
+
+@contextlib.contextmanager
+def named_by_keyword(names: Mapping[str, str]) -> Generator[None]:
+    """Rewrite the errors of this block for callers from Python: `--max-cost 5USD` becomes `max_cost="5USD"`.
+
+    Args:
+        names: Keyword argument by option, e.g. `max_cost` by `--max-cost`.
+    """
+    try:
+        yield
+    except ConvbatchError as error:
+        error.problems = tuple(_with_keywords(problem, names) for problem in error.problems)
+        error.args = ("\n".join(map(str, error.problems)),)
+        raise
+
+
+def _with_keywords(problem: Problem, names: Mapping[str, str]) -> Problem:
+    what, hint, found = problem.what, problem.hint, problem.found
+    return replace(
+        problem,
+        what=with_keywords(what, names),
+        hint=None if hint is None else with_keywords(hint, names),
+        found=with_keywords(found, names) if found is not None and found.startswith("-") else found,  # else a value
+    )
+
+
+_COMMAND = re.compile(r"(`convbatch [^`]*`|convbatch (?:run|resume|check|table|compare|doctor) .*)")
+_OPTION = re.compile(
+    r"""(?<![\w=/-])(?<!docker\ ) (--?[a-z][a-z-]*)
+    (?:[ ](
+        (?<=-[mgp][ ]) (?!(?:names|that|is|and|or)\b) [^\s,;:?)'"]+  # these options are never named without a value
+      | '[^']*' | "[^"]*" | [0-9][\w.%]*
+      | [A-Z][A-Z@=_.]*(?![a-z])  # a placeholder
+      | live | script | last
+      | [^\s'"]*[@=][^\s,;?'"]+
+    ))?""",
+    re.VERBOSE,
+)
+
+
+def with_keywords(text: str, names: Mapping[str, str]) -> str:
+    """Rewrite the options in a text as keyword arguments; commands in it stay as they are."""
+
+    def keyword(match: re.Match[str]) -> str:
+        name, value = names.get(match[1]), match[2]
+        if name is None:
+            return match[0]
+        is_plain = value is None or value[0] in "'\"" or re.fullmatch(r"[0-9.]+|[A-Z][A-Z@=_.]*", value)
+        return f"{name}={value or ''}" if is_plain else f'{name}="{value}"'
+
+    parts = _COMMAND.split(text)  # every other part is a command
+    return "".join(part if index % 2 else _OPTION.sub(keyword, part) for index, part in enumerate(parts))

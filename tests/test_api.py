@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import convbatch as cb
+from convbatch.dataset.in_memory import in_memory_dataset
+from convbatch.dataset.reader import Reader
+from convbatch.errors import Problem, with_keywords
+from convbatch.session.options import ResumeOptions, RunOptions, option_fields
+from convbatch.session.prepare import changed_sources, prepare_resume
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import environment, write_dataset
@@ -111,15 +119,20 @@ def test_reuse_takes_a_path() -> None:
     [
         ({"modles": "x"}, "unknown option 'modles'"),
         ({"deadline": "5s"}, "did you mean 'deadline_s'"),
-        ({"repeats": 0}, "repeats must be a whole number of at least 1"),
-        ({"concurrency": 0}, "concurrency must be a whole number of at least 1"),
-        ({"rpm": 0.5}, "rpm must be a whole number of at least 1"),
-        ({"limit": "3"}, "limit must be a whole number of at least 1"),
-        ({"deadline_s": -1}, "deadline_s must be a number of seconds above 0"),
-        ({"attempt_timeout_s": float("nan")}, "attempt_timeout_s must be a number of seconds above 0"),
-        ({"temperature": "hot"}, "--temperature must be a number"),
-        ({"params": "x"}, "-p 'x' is not PATH=VALUE"),
-        ({"params": 'x={"a": 1e999}'}, "-p x starts like JSON but does not parse"),
+        ({"repeats": 0}, "repeats= must be a whole number of at least 1"),
+        ({"concurrency": 0}, "concurrency= must be a whole number of at least 1"),
+        ({"rpm": 0.5}, "rpm= must be a whole number of at least 1"),
+        ({"limit": "3"}, "limit= must be a whole number of at least 1"),
+        ({"deadline_s": -1}, "deadline_s= must be a number of seconds above 0"),
+        ({"attempt_timeout_s": float("nan")}, "attempt_timeout_s= must be a number of seconds above 0"),
+        ({"temperature": "hot"}, "temperature= must be a number"),
+        ({"params": "x"}, "params='x' is not PATH=VALUE"),
+        ({"params": 'x={"a": 1e999}'}, 'params="x" starts like JSON but does not parse'),
+        ({"max_attempts": True}, "max_attempts= must be a whole number"),
+        ({"models": "m"}, 'write models="m@GATEWAY", or add gateways=GATEWAY'),
+        ({"models": "sim-good@here", "gateways": "google"}, 'gateways="google" is unused: every models= names'),
+        ({"max_cost": 5}, "max_cost= needs a price for sim-good@here"),
+        ({"env_file": "none"}, "env_file= takes a file"),
         ({"history": "every"}, "unknown history mode 'every'"),
         ({"models": "m@gogle"}, "did you mean 'google'"),
         ({"reuse": "nothing"}, "there is no run 'nothing'"),
@@ -133,6 +146,130 @@ def test_invalid_options_raise_before_any_request(options: dict[str, Any], messa
     assert message in str(caught.value)
     assert sim.provider.ledger.requests == requests_before
     assert not Path("results").exists()
+
+
+def test_run_and_replay_have_every_option_of_the_command_with_its_default() -> None:
+    of_command = {
+        field.name: field.default for field, spec in option_fields(RunOptions) if spec.names and not spec.command_only
+    }
+    for function in (cb.run, cb.replay):
+        dataset, *parameters = inspect.signature(function).parameters.values()
+        assert dataset.name == "dataset"
+        assert {each.name: each.default for each in parameters} == {**of_command, "progress": False}
+        assert {each.kind for each in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+        assert all(f"    {name}: " in str(function.__doc__) for name in of_command)
+    assert inspect.iscoroutinefunction(cb.replay)
+    assert typing.get_type_hints(cb.run)["return"] is cb.Run
+
+
+@each(
+    ("text", "expected"),
+    [
+        ("--max-cost 5USD is too little", 'max_cost="5USD" is too little'),
+        ("lower -j, or use `convbatch run D -j 2`", "lower concurrency=, or use `convbatch run D -j 2`"),
+        ("start: convbatch resume RUN --max-cost 9USD", "start: convbatch resume RUN --max-cost 9USD"),
+        ("unknown gateway 'x' in -m a@x", "unknown gateway 'x' in models=\"a@x\""),
+        ("no -m names a model", "no models= names a model"),
+        ("widen --id or --tag", "widen ids= or tags="),
+        ("add --max-output-tokens N", "add max_output_tokens=N"),
+        ("--limit 0 selects none", "limit=0 selects none"),
+        ("docker --env-file keeps them; --salvage", "docker --env-file keeps them; --salvage"),
+        ("max-output-tokens of gpt-j", "max-output-tokens of gpt-j"),
+    ],
+)
+def test_messages_name_the_keyword_of_an_option(text: str, expected: str) -> None:
+    names = {name: field.name for field, spec in option_fields(RunOptions) for name in spec.names}
+    assert with_keywords(text, names) == expected
+
+
+# --- datasets in memory ----------------------------------------------------------------------------------------------
+
+
+def dialogues_of(value: Any) -> list[Any]:
+    """Return the dialogues of an in-memory dataset, and the texts of its problems."""
+    source = in_memory_dataset(value)
+    assert source is not None
+    return [str(item) if isinstance(item, Problem) else item.dialogue.to_plain() for item in Reader([source])]
+
+
+def test_dialogues_in_memory_make_the_same_run_as_their_file(folder: Path) -> None:
+    dialogues = [json.loads(line) for line in Path("d.jsonl").read_text().splitlines()]
+    of_file, of_list = cb.run("d.jsonl", out="a"), cb.run(dialogues, out="b", models="no-such-model@here")
+    assert of_list.manifest.dataset.sha256 == of_file.manifest.dataset.sha256
+    assert of_list.folder.dataset.read_bytes() == of_file.folder.dataset.read_bytes()
+    assert changed_sources(of_list.manifest) == []
+    dialogues[0]["turns"][0]["user"] = "changed later"
+    assert prepare_resume(ResumeOptions(run="b")).manifest.dataset == of_list.manifest.dataset
+
+
+TURN = {"user": "x"}
+FRAME_OF_TURNS = pd.DataFrame(
+    {"id": ["a", "a", "b"], "turn": [1, 2, None], "user": ["x", "y", "z"], "assistant": ["r", None, float("nan")]}
+)
+FRAME_OF_DIALOGUES = pd.DataFrame({"id": ["a", "b"], "turns": [[TURN], [TURN]], "system": ["be brief", None]})
+
+
+@each(
+    ("value", "expected"),
+    [
+        ({"turns": [TURN]}, [{"id": "dataset:0", "turns": [TURN]}]),
+        ([{"id": "a", "turns": [TURN]}], [{"id": "a", "turns": [TURN]}]),
+        (({"turns": (TURN,)} for _ in range(2)), [{"id": f"dataset:{n}", "turns": [TURN]} for n in (0, 1)]),
+        ([cb.Dialogue.from_plain({"id": "a", "turns": [TURN]})], [{"id": "a", "turns": [TURN]}]),
+        ([{"messages": [{"role": "user", "content": "x"}]}], [{"id": "dataset:0", "turns": [TURN]}]),
+        ([[{"role": "user", "content": "x"}]], [{"id": "dataset:0", "turns": [TURN]}]),
+        (
+            FRAME_OF_TURNS,
+            [
+                {"id": "a", "turns": [{"user": "x", "assistant": "r"}, {"user": "y"}]},
+                {"id": "b", "turns": [{"user": "z"}]},
+            ],
+        ),
+        (FRAME_OF_DIALOGUES, [{"id": "a", "system": "be brief", "turns": [TURN]}, {"id": "b", "turns": [TURN]}]),
+    ],
+)
+def test_a_dataset_may_be_values(value: Any, expected: list[Any]) -> None:
+    assert dialogues_of(value) == expected
+
+
+@each(
+    ("value", "start"),
+    [
+        ([{"turns": [TURN]}, {"turns": [{"usr": "x"}]}], 'dataset[1]: turn 1: no "user" text'),
+        ([{"id": "a", "turns": [TURN]}] * 2, 'dataset[1]: id "a" is used twice\n  found: first used at dataset[0]'),
+        ([{"turns": [TURN], "meta": {"x": float("nan")}}], "dataset[0]: not a JSON value: Out of range float"),
+        ([{"turns": [TURN], "meta": {"x": {1}}}], "dataset[0]: not a JSON value: a value of the type set"),
+        ([{"turns": [{"user": "\ud83d"}]}], "dataset[0]: half of a surrogate pair"),
+        ([], "dataset (in memory): the dataset is empty"),
+        (FRAME_OF_TURNS.drop(columns="user"), 'dataset (in memory): no column "user"'),
+        (FRAME_OF_TURNS.assign(turn=[1, 7, 1]), 'dataset.iloc[0]: turn 2: "turn" is not 2'),
+        (FRAME_OF_DIALOGUES.assign(turns=[[TURN], []]), "dataset.iloc[1]: "),
+    ],
+)
+def test_problems_of_values_name_their_position(value: Any, start: str) -> None:
+    problems = [item for item in dialogues_of(value) if isinstance(item, str)]
+    assert problems[0].startswith(start), problems
+
+
+@each("value", [5, [5], ["d.jsonl", {"turns": [TURN]}]])
+def test_other_values_are_no_dataset(value: Any) -> None:
+    with pytest.raises(cb.SetupError, match="dataset="):
+        cb.run(value)
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_and_comparisons_print_small() -> None:
+    run = cb.run("d.jsonl", models=["sim-good@here", "sim-drift@here"], out="<b>")
+    assert repr(run) == "<convbatch.Run <b>: 3 dialogues x 2 targets, finished>"
+    comparison = cb.compare((run, "sim-good@here"), (run, "sim-drift@here"), metric="output_tokens")
+    assert repr(comparison).startswith("<convbatch.Comparison <b>:sim-good@here against <b>:sim-drift@here: ")
+    assert len(repr(comparison)) < 400
+    pages = [run._repr_html_(), comparison._repr_html_()]  # pyright: ignore[reportPrivateUsage]  # IPython's protocol
+    assert "<td" in pages[0]
+    assert "sim-drift@here" in pages[0]
+    assert all("output" in page and "<b>" not in page for page in pages)
 
 
 def test_an_invalid_dataset_raises_with_every_problem() -> None:

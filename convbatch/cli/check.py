@@ -195,7 +195,12 @@ def _store(edited: sqlite3.Connection, datasets: Sequence[Path]) -> None:
         if isinstance(item, Problem):
             problems.add(item)
         else:
-            row = (encode_json_line(item.dialogue.id), item.path, item.line, encode_json_line(item.dialogue.to_plain()))
+            row = (
+                encode_json_line(item.dialogue.id),
+                item.place.path,
+                item.place.line,
+                encode_json_line(item.dialogue.to_plain()),
+            )
             edited.execute("INSERT OR REPLACE INTO dialogues VALUES (?, ?, ?, ?)", row)
     problems.raise_any()
     edited.execute("COMMIT")

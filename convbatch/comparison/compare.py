@@ -6,6 +6,7 @@ time). Pairing is `pairing.py`, measuring a metric `metrics.py`, output `render.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from convbatch.comparison.pairing import (
     mean,
     pair,
 )
-from convbatch.errors import SetupError, did_you_mean
+from convbatch.errors import SetupError, did_you_mean, named_by_keyword
 from convbatch.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -190,6 +191,17 @@ class Comparison:
     """Which models answered."""
     allow_mismatch: bool = False
 
+    def __repr__(self) -> str:
+        from convbatch.comparison.render import sentence
+
+        return f"<convbatch.Comparison {self.base} against {self.candidate}: {sentence(self)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and a row per metric, for notebooks."""
+        from convbatch.comparison.render import to_html_summary
+
+        return to_html_summary(self)
+
     @property
     def is_void(self) -> bool:
         """Whether nothing is concluded because one model served both sides under two names."""
@@ -257,8 +269,13 @@ def compare(
     Raises:
         SetupError: They cannot be compared, or not on this metric.
     """
-    rules = ComparisonRules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=fail_on)
-    return compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+    with named_by_keyword(_KEYWORDS):
+        rules = ComparisonRules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=fail_on)
+        return compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+
+
+_KEYWORDS = {f"--{name.replace('_', '-')}": name for name in inspect.signature(compare).parameters}
+"""Keyword argument of `compare` by option of the command."""
 
 
 def compare_runs(

@@ -21,6 +21,7 @@ from convbatch.comparison.compare import (
 from convbatch.comparison.metrics import MetricResult
 from convbatch.comparison.stats import Interval
 from convbatch.console import tables
+from convbatch.console.html import html_table
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable, printable_lines
 from convbatch.results.export import Content, Part, json_bytes
@@ -73,6 +74,11 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
         _print_table(console, _SLICE_HEADINGS, slices, left=(0, 1))
     if comparison.flips:
         _print_flips(console, comparison.flips)
+
+
+def to_html_summary(comparison: Comparison) -> str:
+    """Return the verdict and a row per metric as HTML, for a notebook."""
+    return html_table(sentence(comparison), _headings(comparison), map(_metric_cells, comparison.judged))
 
 
 def comparison_content(comparison: Comparison) -> Content:

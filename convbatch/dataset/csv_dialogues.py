@@ -1,4 +1,4 @@
-"""Read dialogues from a CSV file with one row a turn; rows with the same id that follow each other are a dialogue.
+"""Read dialogues from rows of turns, as in a CSV file; rows with the same id that follow each other are a dialogue.
 
 The columns and what they mean are in `formats/csv_turns.py`.
 """
@@ -39,21 +39,26 @@ class CsvDialogues:
         return self._lines.blank_lines
 
     def __iter__(self) -> Iterator[JsonLine]:
-        empty = True
-        for (name, _), lines in _grouped(self._lines):
-            empty = False
-            first = lines[0]
-            if first.issue is None and not any(column in USER_COLUMNS for column in map(str.lower, first.value)):
-                yield JsonLine(None, {}, _no_column(list(first.value)))
-                return
-            broken = [line for line in lines if line.issue is not None]
-            yield from broken
-            if not broken:
-                rows = [{column.lower(): cell for column, cell in line.value.items()} for line in lines]
-                yield JsonLine(first.number, CsvRows({"rows": rows} if name is None else {"id": name, "rows": rows}))
-        if empty:
-            hint = "one row a turn under the column names"
-            yield JsonLine(None, {}, Issue(what="no dialogue: the file has no row", hint=hint))
+        return turn_rows_to_dialogues(self._lines)
+
+
+def turn_rows_to_dialogues(rows: Iterable[JsonLine]) -> Iterator[JsonLine]:
+    """Group rows of column name and text to dialogues; each has the number of its first row."""
+    empty = True
+    for (name, _), lines in _grouped(rows):
+        empty = False
+        first = lines[0]
+        if first.issue is None and not any(column in USER_COLUMNS for column in map(str.lower, first.value)):
+            yield JsonLine(None, {}, _no_column(list(first.value)))
+            return
+        broken = [line for line in lines if line.issue is not None]
+        yield from broken
+        if not broken:
+            turns = [{column.lower(): cell for column, cell in line.value.items()} for line in lines]
+            yield JsonLine(first.number, CsvRows({"rows": turns} if name is None else {"id": name, "rows": turns}))
+    if empty:
+        hint = "one row a turn under the column names"
+        yield JsonLine(None, {}, Issue(what="no dialogue: the file has no row", hint=hint))
 
 
 _Key = tuple[str | None, int | None]

@@ -96,7 +96,7 @@ class JsonLines:
                         yield whole
                         return
                     else:
-                        yield _parsed(number, line)
+                        yield parse_line(number, line)
                     empty = False
                 self.consumed = raw.tell()
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
@@ -109,7 +109,7 @@ class JsonLines:
     def _other_kind(self, number: int, line: bytes, text: io.BufferedReader) -> JsonLine | None:
         """Return the one problem of a file that is not JSON lines; `line` is its first line with content."""
         following = text.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
-        parsed = _parsed(number, line)
+        parsed = parse_line(number, line)
         if parsed.issue is None:
             return None
         if _opens_a_document(line, following):
@@ -233,6 +233,14 @@ def decompressed(raw: BinaryIO) -> io.BufferedReader:
     return text
 
 
+def parse_line(number: int, line: bytes) -> JsonLine:
+    """Parse one JSON object strictly, with its issue if it cannot be used."""
+    try:
+        return JsonLine(number, parse_object(line))
+    except RefusedValue as refusal:
+        return JsonLine(number, {}, refusal.issue)
+
+
 def parse_object(line: bytes) -> dict[str, Any]:
     """Parse one JSON object strictly.
 
@@ -312,7 +320,7 @@ def _each_piece(content: bytes) -> Iterator[JsonLine]:
             if piece.error is not None:
                 yield JsonLine(piece.number, {}, _document_issue(text, piece.error))
                 continue
-            parsed = _parsed(piece.number, text[piece.start : piece.end].encode())
+            parsed = parse_line(piece.number, text[piece.start : piece.end].encode())
             where = None if parsed.issue is None else dataclasses.replace(parsed.issue, line=line)
             yield JsonLine(piece.number, parsed.value, where)
     except UnicodeDecodeError as error:
@@ -322,13 +330,6 @@ def _each_piece(content: bytes) -> Iterator[JsonLine]:
         raise RefusedValue(dataclasses.replace(issue, line=line)) from None
     except RecursionError:
         raise RefusedValue(_too_deep()) from None
-
-
-def _parsed(number: int, line: bytes) -> JsonLine:
-    try:
-        return JsonLine(number, parse_object(line))
-    except RefusedValue as refusal:
-        return JsonLine(number, {}, refusal.issue)
 
 
 def _may_lose_precision(text: bytes, value: Any) -> bool:

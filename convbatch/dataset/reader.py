@@ -21,6 +21,8 @@ from convbatch.dataset.csv_dialogues import CsvDialogues
 from convbatch.dataset.csv_lines import is_csv
 from convbatch.dataset.formats.builder import DatasetFormat
 from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
+from convbatch.dataset.in_memory import NAME as in_memory_name
+from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset, InMemoryLines
 from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
 from convbatch.dataset.message_lines import MessageLines, holds_message_arrays
 from convbatch.dataset.unsent import UnsentKeys
@@ -38,11 +40,15 @@ ProgressCallback = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A dialogue with its file and line."""
+    """A dialogue with its place."""
 
-    path: str
-    line: int
+    place: Place
     dialogue: Dialogue
+
+    def problem(self, issue: Issue) -> Problem:
+        """Add the place to an issue of this dialogue."""
+        place = dataclasses.replace(self.place, field=issue.field)
+        return Problem(what=issue.what, place=place, found=issue.found, hint=issue.hint)
 
 
 @dataclass(slots=True)
@@ -89,7 +95,7 @@ class Reader:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        sources: Sequence[DatasetSource],
         *,
         on_progress: ProgressCallback | None = None,
         only: DatasetFormat | None = None,
@@ -99,36 +105,36 @@ class Reader:
         self.blank_lines = 0
         self.notes: list[str] = []
         """What the files read so far have that no model is sent, and their unfilled placeholders."""
-        self._paths = paths
+        self._sources = sources
         self._on_progress = on_progress
         self._only: DatasetFormat | None = only
         self._reference = reference
         self._documents = documents
         self._ids = _Ids()
-        self._sizes = [_size(path) for path in paths]
+        self._sizes = [_size(source) for source in sources]
         self._dialogues = 0
 
     def __iter__(self) -> Iterator[Located | Problem]:
         done = 0
-        read: list[Path] = []
-        for path, size in zip(self._paths, self._sizes, strict=True):
-            if (twice := _same_file(path, read)) is not None:
+        read: list[DatasetSource] = []
+        for source, size in zip(self._sources, self._sizes, strict=True):
+            if (twice := _same_file(source, read)) is not None:
                 yield Problem(
                     what="the same file is given twice",
-                    place=Place(path=str(path)),
+                    place=Place(path=str(source)),
                     found=f"also as {twice}",
                     hint="name each dataset file once; --repeats runs every dialogue several times",
                 )
                 continue
-            read.append(path)
-            yield from self._file(path, done)
+            read.append(source)
+            yield from self._file(source, done)
             done += size
         self._report(done)
         yield from self._duplicates(read)
 
-    def _file(self, path: Path, done: int) -> Iterator[Located | Problem]:
-        lines = self._lines(path)
-        file = _FileFormat(path, self._only, in_array=isinstance(lines, JsonArray))
+    def _file(self, source: DatasetSource, done: int) -> Iterator[Located | Problem]:
+        lines = self._lines(source)
+        file = _FileFormat(source, self._only, in_array=isinstance(lines, JsonArray))
         for count, line in enumerate(lines, 1):
             read = self._line(line, file)
             if isinstance(read, Located):
@@ -142,7 +148,9 @@ class Reader:
         self.blank_lines += lines.blank_lines
         self.notes += file.unsent.notes(file.shown)
 
-    def _lines(self, path: Path) -> JsonLines | JsonArray | CsvDialogues | MessageLines:
+    def _lines(self, path: DatasetSource) -> JsonLines | JsonArray | CsvDialogues | MessageLines | InMemoryLines:
+        if isinstance(path, InMemoryDataset):
+            return InMemoryLines(path)
         if is_csv(path):
             return CsvDialogues(path)
         if holds_message_arrays(path):
@@ -163,14 +171,14 @@ class Reader:
             return issues
         imported.plain["id"] = named
         dialogue = Dialogue.from_plain(imported.plain)
-        file.unsent.look(imported, dialogue, line.number)
-        return media_issues(dialogue, file.folder) or Located(path=file.shown, line=line.number or 0, dialogue=dialogue)
+        file.unsent.look(imported, dialogue, file.position(line))
+        return media_issues(dialogue, file.folder) or Located(place=file.place(line), dialogue=dialogue)
 
     def _report(self, done: int) -> None:
         if self._on_progress is not None:
             self._on_progress(done, sum(self._sizes), self._dialogues)
 
-    def _duplicates(self, read: Sequence[Path]) -> Iterator[Problem]:
+    def _duplicates(self, read: Sequence[DatasetSource]) -> Iterator[Problem]:
         suspects = self._ids.seen_twice()
         located = frozenset(suspects[:DUPLICATES_LOCATED])
         if not located:
@@ -179,13 +187,13 @@ class Reader:
         for file, line, named in self._named_lines(read):
             if hash(named) & _DIGEST not in located:
                 continue
-            place = f"{file.shown}:{line.number}"
+            place = str(file.place(line))
             if named not in first:
                 first[named] = place
                 continue
             yield Problem(
                 what=f"id {display_json(named)} is used twice",
-                place=Place(path=file.shown, line=line.number),
+                place=file.place(line),
                 found=f"first used at {first[named]}",
                 hint="ids are unique over all files of a run: rename one of them"
                 if "id" in line.value
@@ -196,10 +204,10 @@ class Reader:
             more = len(suspects) - len(located)
             yield Problem(what=f"{more} more ids are used more than once", hint="fix those listed above first")
 
-    def _named_lines(self, paths: Iterable[Path]) -> Iterator[tuple[_FileFormat, JsonLine, str]]:
-        for path in paths:
-            lines = self._lines(path)
-            file = _FileFormat(path, self._only, in_array=isinstance(lines, JsonArray))
+    def _named_lines(self, sources: Iterable[DatasetSource]) -> Iterator[tuple[_FileFormat, JsonLine, str]]:
+        for source in sources:
+            lines = self._lines(source)
+            file = _FileFormat(source, self._only, in_array=isinstance(lines, JsonArray))
             for line in lines:
                 if line.issue is None:
                     form = file.format_of(line)
@@ -208,21 +216,23 @@ class Reader:
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all lines with a known format; reads the files again."""
-        return (named for _, _, named in self._named_lines(self._paths))
+        return (named for _, _, named in self._named_lines(self._sources))
 
 
 class _FileFormat:
-    """The format of one file: the requested one, else that of its first line."""
+    """The format of one file: the requested one, else that of its first line; and its places in messages."""
 
-    def __init__(self, path: Path, only: DatasetFormat | None, *, in_array: bool) -> None:
-        self.shown = str(path)
-        self.folder = path.parent
+    def __init__(self, source: DatasetSource, only: DatasetFormat | None, *, in_array: bool) -> None:
+        in_memory = isinstance(source, InMemoryDataset)
+        self.shown = source.label if in_memory else str(source)
+        self.folder = Path() if in_memory else source.parent
+        self._expression = source.expression if in_memory else None
         self._form: DatasetFormat | None = only
         self._forced = only
         self._first: int | None = None
         self._in_array = in_array
         self.unsent = UnsentKeys()
-        name = path.name.removesuffix(".gz")
+        name = in_memory_name if in_memory else source.name.removesuffix(".gz")
         self._stem = Path(name).stem or name
 
     def format_of(self, line: JsonLine) -> DatasetFormat | Issue:
@@ -251,8 +261,21 @@ class _FileFormat:
         """Return the id of a line; FILE:LINE when it has none."""
         return line_id(line.value, form) or f"{self._stem}:{line.number}"
 
+    def place(self, line: JsonLine, field: str | None = None) -> Place:
+        """Return the place of a line."""
+        if self._expression is None:
+            return Place(path=self.shown, line=line.number, field=field)
+        path = self.shown if line.number is None else self._expression
+        return Place(path=path, index=line.number, field=field)
+
+    def position(self, line: JsonLine) -> str:
+        """Return the line for a note that names the file."""
+        return f"line {line.number}" if self._expression is None else str(self.place(line))
+
     def problem(self, line: JsonLine, issue: Issue) -> Problem:
         """Add the place to an issue."""
+        if self._expression is not None:
+            return dataclasses.replace(issue.at(self.shown), place=self.place(line, issue.field))
         if not self._in_array or line.number is None:
             return issue.at(self.shown, line.number)
         item = f"item {line.number}"
@@ -326,15 +349,19 @@ def _path_problem(path: str, folder: Path) -> tuple[str, str] | None:
     return None if stat.S_ISREG(mode) else ("path is not a regular file", inside)
 
 
-def _size(path: Path) -> int:
+def _size(source: DatasetSource) -> int:
+    if isinstance(source, InMemoryDataset):
+        return source.size
     try:
-        return path.stat().st_size
+        return source.stat().st_size
     except (OSError, ValueError):
         return 0
 
 
-def _same_file(path: Path, others: Iterable[Path]) -> Path | None:
+def _same_file(source: DatasetSource, others: Iterable[DatasetSource]) -> DatasetSource | None:
+    if isinstance(source, InMemoryDataset):
+        return None
     try:
-        return next((other for other in others if path.samefile(other)), None)
+        return next((other for other in others if isinstance(other, Path) and source.samefile(other)), None)
     except (OSError, ValueError):
         return None

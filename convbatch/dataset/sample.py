@@ -121,7 +121,7 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, 
         for number, item in enumerate(_dialogues(src)):
             if number in kept:
                 moved = media_issues(item.dialogue, dst.parent)
-                problems.extend(dataclasses.replace(issue, hint=MOVED).at(item.path, item.line) for issue in moved)
+                problems.extend(item.problem(dataclasses.replace(issue, hint=MOVED)) for issue in moved)
                 out.write(encode_json_line(item.dialogue.to_plain()))
         problems.raise_any()
     strata = [Stratum(key, *counts) for key, *counts in zip(members, totals, drawn, strict=True)]

@@ -221,7 +221,7 @@ def convert(
                 problems.add(item)
                 continue
             moved = media_issues(item.dialogue, dst.parent)
-            problems.extend(dataclasses.replace(issue, hint=MOVED).at(item.path, item.line) for issue in moved)
+            problems.extend(item.problem(dataclasses.replace(issue, hint=MOVED)) for issue in moved)
             dialogue = item.dialogue if answers is None else answers.join(item.dialogue)
             out.write(encode_json_line(dialogue.to_plain()))
             written += 1

@@ -11,13 +11,14 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
 from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, parse_check
+from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Located, Problems, ProgressCallback, Reader, count_of
 from convbatch.dataset.selection import Selection, SelectionFilter, output_error
@@ -60,7 +61,7 @@ class CopyReport:
 
 
 def write_copy(
-    paths: Sequence[Path],
+    sources: Sequence[DatasetSource],
     selection: Selection,
     out: Path,
     history: HistoryMode,
@@ -72,7 +73,7 @@ def write_copy(
     """Validate all files and write the selected dialogues, in one pass.
 
     Args:
-        paths: Dataset files.
+        sources: Dataset files, or dialogues in memory.
         selection: Which dialogues to write.
         out: The gzip file to write; must not exist. Equal dialogues give equal bytes.
         history: Determines which turns are asked and where a scripted reply is required.
@@ -88,7 +89,7 @@ def write_copy(
     problems = Problems()
     selected = SelectionFilter(selection)
     gaps = _MissingReplies(history)
-    reader = Reader(paths, on_progress=on_progress)
+    reader = Reader(sources, on_progress=on_progress)
     try:
         copy = _CanonicalFile(_DiskFile(disk, out))
     except OSError as error:
@@ -120,7 +121,7 @@ def write_copy(
         judges_needed=copy.judges_needed,
         python_checks=tuple(sorted(copy.python_checks)),
         sha256=copy.sha256.hexdigest(),
-        sources=tuple(fingerprint_source(path) for path in paths),
+        sources=tuple(fingerprint_source(source) for source in sources),
         dialogues_read=selected.seen,
         blank_lines=reader.blank_lines,
         notes=tuple(reader.notes),
@@ -179,11 +180,13 @@ def copy_digest(path: Path) -> str:
         raise _unreadable_copy(path, None, error) from None
 
 
-def fingerprint_source(path: Path) -> Source:
-    """Return size and digest of a file, to detect later changes."""
-    with path.open("rb") as file:
+def fingerprint_source(source: DatasetSource) -> Source:
+    """Return size and digest of a file, to detect later changes, or of dialogues in memory."""
+    if isinstance(source, InMemoryDataset):
+        return Source(path=source.label, size=source.size, sha256=source.sha256)
+    with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Source(path=str(path), size=os.fstat(file.fileno()).st_size, sha256=digest)
+        return Source(path=str(source), size=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
 def unsupported_features(item: Located) -> Iterator[Problem]:
@@ -192,12 +195,11 @@ def unsupported_features(item: Located) -> Iterator[Problem]:
     hint = "are not replayed by this version; exclude the dialogue with --id or --tag, or remove them"
     if dialogue.tools:
         names = ", ".join(str(tool["name"]) for tool in dialogue.tools)
-        place = Place(path=item.path, line=item.line)
-        yield Problem(what="the dialogue has tools", place=place, found=names, hint=f"tools {hint}")
+        yield Problem(what="the dialogue has tools", place=item.place, found=names, hint=f"tools {hint}")
     for number, turn in enumerate(dialogue.turns, 1):
         for part in turn.user:
             if part.kind != "text":
-                place = Place(path=item.path, line=item.line, field=f"turn {number}")
+                place = replace(item.place, field=f"turn {number}")
                 found = part.path or part.mime_type
                 yield Problem(what=f"the message has {part.kind}", place=place, found=found, hint=f"media {hint}")
 
@@ -221,7 +223,7 @@ class _MissingReplies:
             self._turns += len(missing)
             self._dialogues += 1
             room = PLACES_SHOWN - len(self._places)
-            self._places += [f"{item.path}:{item.line}: turn {n}" for n in missing[:room]]
+            self._places += [str(replace(item.place, field=f"turn {n}")) for n in missing[:room]]
 
     def problems(self) -> Iterator[Problem]:
         if not self._turns:

@@ -21,13 +21,13 @@ class UnsentKeys:
         self._left_out: dict[str, None] = {}
         self._placeholder: str | None = None
 
-    def look(self, imported: Imported, dialogue: Dialogue, line: int | None) -> None:
+    def look(self, imported: Imported, dialogue: Dialogue, position: str) -> None:
         """Record what one valid dialogue has."""
         for seen, names in ((self._kept, imported.kept), (self._left_out, imported.left_out)):
             if len(seen) < _REMEMBERED:
                 seen.update(dict.fromkeys(names))
         if self._placeholder is None and (found := _first_placeholder(dialogue)) is not None:
-            self._placeholder = f"{found} in line {line}"
+            self._placeholder = f"{found} in {position}"
 
     def notes(self, path: str) -> Iterator[str]:
         """Yield the notes, after the last line of the file at `path`."""

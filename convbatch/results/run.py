@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from convbatch.errors import SetupError, did_you_mean
+from convbatch.console.html import html_table
+from convbatch.console.tables import NONE, number_text
+from convbatch.dataset.reader import count_of
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import RunFolder, find_run
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = Path("results")
+_FIGURES = ("target", "ok", "blocked", "empty", "failed", "open", "input tokens", "output tokens", "cost", "passed")
 _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 
 
@@ -72,7 +76,16 @@ class Run:
         weakref.finalize(self, self._file.close)
 
     def __repr__(self) -> str:
-        return f"<convbatch.Run {self.path}>"
+        dataset = self.manifest.dataset
+        size = f"{count_of(dataset.dialogues, 'dialogue')} x {count_of(len(self.targets), 'target')}"
+        return f"<convbatch.Run {self.path}: {size}, {self.folder.state(self.manifest)}>"
+
+    def _repr_html_(self) -> str:
+        """Return a row per target, for notebooks; the description alone when the tables cannot be read."""
+        try:
+            return html_table(repr(self), _FIGURES, map(_figures, self.summary()))
+        except (ConvbatchError, OSError):
+            return html_table(repr(self), (), ())
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -221,6 +234,16 @@ class Run:
             *(Column(name, WIDE[value], f"`{value}` of this target", is_long=True) for name in self.targets),
         ]
         return Rows(columns=columns, rows=side_by_side(self.turns_path, value, self.targets))
+
+
+def _figures(total: TargetSummary) -> list[str]:
+    """Return the cells of `_FIGURES`; an unknown value is a dash."""
+    counts = (total.ok, total.blocked, total.empty, total.error + total.skipped, total.open)
+    numbers = (*counts, total.input_tokens, total.output_tokens)
+    cost = NONE if total.spent is None else f"{total.spent:f} {total.currency}" + (" + ?" if total.unpriced else "")
+    passed = f"{total.passed:,}/{total.judged:,}" if total.judged or total.undecided else NONE
+    name = f"{total.target} (SIMULATED)" if total.simulated else total.target
+    return [name, *map(number_text, numbers), cost, passed]
 
 
 def load(path: str | Path) -> Run:

@@ -15,9 +15,12 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.errors import SetupError
+
+if TYPE_CHECKING:
+    from convbatch.dataset.in_memory import InMemoryDataset
 
 REQUEST, LIMITS, RETRY, OUTPUT = PANELS = ("Request", "Limits", "Retry and stopping", "Output")
 """Panels of `--help`, in their order; options without one come first."""
@@ -218,6 +221,13 @@ class RunOptions(
     )
     from_environment: tuple[str, ...] = ()
     """`NAME=value` of the environment variables that set an option; printed in the plan."""
+    in_memory: "InMemoryDataset | None" = None
+    """Dialogues given in Python, in place of `datasets`."""
+
+    @property
+    def sources(self) -> "tuple[Path | InMemoryDataset, ...]":
+        """What the dialogues are read from."""
+        return self.datasets if self.in_memory is None else (self.in_memory,)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -277,6 +287,10 @@ def parse_seconds(text: str | None, option: str) -> float | None:
     return value
 
 
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def refuse_numbers(options: RunOptions) -> None:
     """Check counts and durations: from Python they arrive unchecked, and 0 must not mean the default.
 
@@ -288,10 +302,10 @@ def refuse_numbers(options: RunOptions) -> None:
         value: Any = getattr(options, each.name)
         if value is None or each.name in settings:
             continue
-        if spec.seconds and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        if spec.seconds and not (_is_number(value, int | float) and 0 < value < math.inf):
             problem = "a number of seconds above 0"
-        elif spec.min is not None and not (isinstance(value, int) and value >= spec.min):
+        elif spec.min is not None and not (_is_number(value, int) and value >= spec.min):
             problem = f"a whole number of at least {spec.min}"
         else:
             continue
-        raise SetupError(f"{each.name} must be {problem}", found=repr(value), hint="leave it out for the default")
+        raise SetupError(f"{spec.long_name} must be {problem}", found=repr(value), hint="leave it out for the default")

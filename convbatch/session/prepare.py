@@ -397,7 +397,7 @@ def _dataset(
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
         with ReadingBar(enabled=options.progress) as bar:
-            report = write_copy(options.datasets, checked.selection, copy, checked.rules.history, on_progress=bar.show)
+            report = write_copy(options.sources, checked.selection, copy, checked.rules.history, on_progress=bar.show)
             _refuse_unsupported_dialogues(copy, checked.targets, checked.rules.command_line)
             refuse_needed_unset(checked.config, checked.targets, checked.rules, copy)
         for note in report.notes if notes else ():
@@ -434,7 +434,7 @@ def _refuse_occupied(out: Path | None) -> None:
 def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
     if options.out is not None:
         return RunFolder.create(options.out)
-    stem = options.datasets[0].name.split(".")[0]
+    stem = "dataset" if options.in_memory is not None else options.datasets[0].name.split(".")[0]
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 
 

@@ -614,7 +614,7 @@ def test_runs_with_different_inputs_are_refused_unless_allowed(make: Make, more:
     base, candidate = make("a").path, make("b", **more).path
     with pytest.raises(SetupError, match=what) as caught:
         compare(base, candidate)
-    assert "--allow-mismatch" in str(caught.value)
+    assert "use allow_mismatch= to compare" in str(caught.value)
     assert any(what in note for note in compare(base, candidate, allow_mismatch=True).notes)
 
 
