@@ -61,6 +61,8 @@ def _run_options(
     ids: Names = (),
     tags: Names = (),
     limit: int | None = None,
+    sample: int | None = None,
+    only_failed: str | Path | Run | None = None,
     repeats: int | None = None,
     history: HistoryMode | None = None,
     temperature: float | None = None,
@@ -77,7 +79,7 @@ def _run_options(
     attempt_timeout_s: float | None = None,
     deadline_s: float | None = None,
     judge: str | None = None,
-    reuse: str | Path | None = None,
+    reuse: str | Path | Run | None = None,
     out: str | Path | None = None,
     progress: bool = False,
 ) -> RunOptions:
@@ -105,6 +107,8 @@ def _value(field: Field[Any], value: Any) -> Any:
     types = get_args(field.type)
     if value is None or field.name == "history":
         return value
+    if isinstance(value, Run):
+        return str(value.path)
     if Path in types:
         return Path(value)
     return str(value) if str in types and not isinstance(value, bool) else value

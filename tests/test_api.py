@@ -257,6 +257,20 @@ def test_other_values_are_no_dataset(value: Any) -> None:
         cb.run(value)
 
 
+def test_only_failed_replays_the_dialogues_that_failed_a_check_or_a_turn() -> None:
+    checks = [{"contains": "Turn 1"}]
+    dialogues = [{"id": name, "turns": [{"user": "x", "checks": checks}]} for name in ("a", "b", "c")]
+    dialogues[1]["turns"][0]["checks"] = [{"contains": "no such text"}]
+    first = cb.run(dialogues, models="sim-good@here")
+    again = cb.run(dialogues, models="sim-good@here", only_failed=first)
+    assert list(again.turns["dialogue"]) == ["b"]
+    assert again.manifest.dataset.selection == {"only_failed": str(first.path)}
+    never_asked = cb.run(dialogues, models="no-such-model@here", out="open")
+    for run in (never_asked, cb.run(dialogues[:1], models="sim-good@here")):
+        with pytest.raises(cb.SetupError, match=r"only_failed=: no dialogue of .* failed a check or a turn"):
+            cb.run(dialogues, only_failed=run)
+
+
 # --- printing --------------------------------------------------------------------------------------------------------
 
 

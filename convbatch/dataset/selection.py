@@ -13,8 +13,9 @@ import fnmatch
 import gzip
 import itertools
 import os
+import random
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,39 +105,63 @@ def load_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which dialogues a run includes: those with any of the ids (exact or glob) and any of the tags, up to `limit`."""
+    """Which dialogues a run includes: those with any of the ids (exact or glob) and any of the tags.
+
+    Of these only the failed ones of a run, if one is given; and of these the first `limit`, or `sample` at random.
+    """
 
     ids: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     limit: int | None = None
+    failed: frozenset[str] | None = None
+    """Ids of the dialogues that failed in the run `failed_in`."""
+    failed_in: str | None = None
+    sample: int | None = None
+    seed: int = 0
+    """Selects the sample."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise SetupError(f"--limit {self.limit} selects no dialogue", hint="at least 1, or omit it for all")
+        if self.limit is not None and self.sample is not None:
+            hint = "--limit takes the first dialogues, --sample takes them at random: choose one"
+            raise SetupError("--limit and --sample are both given", hint=hint)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the JSON form for `run.json`, without unset fields."""
         plain: dict[str, Any] = {"ids": list(self.ids), "tags": list(self.tags), "limit": self.limit}
-        return {key: value for key, value in plain.items() if value}
+        plain |= {"only_failed": self.failed_in, "sample": self.sample}
+        given = {key: value for key, value in plain.items() if value}
+        return given if self.sample is None else {**given, "sample_seed": self.seed}
 
 
 EVERYTHING = Selection()
 
 
 class SelectionFilter:
-    """Applies a selection to a stream of dialogues and records which of its ids and tags have matched."""
+    """Applies a selection to a stream of dialogues and records which of its ids and tags have matched.
 
-    def __init__(self, selection: Selection) -> None:
+    Args:
+        selection: What to take.
+        drawn: Positions of its sample among the dialogues that match, from 0; None = all of them.
+    """
+
+    def __init__(self, selection: Selection, drawn: frozenset[int] | None = None) -> None:
         self._selection = selection
+        self._drawn = drawn
+        self._absent = set(selection.failed or ())
         self._patterns = {name: re.compile(fnmatch.translate(name)) for name in selection.ids}
         self._missing = set(selection.ids)
         self._tags: set[str] = set()
         self._taken = 0
+        self.matched = 0
+        """Dialogues that match, before `limit` and `sample`."""
         self.seen = 0
 
     def takes(self, dialogue: Dialogue) -> bool:
         """Decide whether the selection includes this dialogue; call once for each dialogue, in order."""
         self.seen += 1
+        self._absent.discard(dialogue.id)
         selection = self._selection
         if selection.ids and not self._matches(dialogue.id):
             return False
@@ -145,10 +170,23 @@ class SelectionFilter:
                 self._tags.update(dialogue.tags)
             if not set(selection.tags) & set(dialogue.tags):
                 return False
+        if selection.failed is not None and dialogue.id not in selection.failed:
+            return False
+        self.matched += 1
         if selection.limit is not None and self._taken >= selection.limit:
+            return False
+        if self._drawn is not None and self.matched - 1 not in self._drawn:
             return False
         self._taken += 1
         return True
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the selection asks for and the dataset does not have; call after the last dialogue."""
+        if self._absent:
+            of = f"{len(self._absent)} of {len(self._selection.failed or ())}"
+            yield f"note: {of} dialogues that failed in {self._selection.failed_in} are not in this dataset"
+        if self._selection.sample is not None and self.matched < self._selection.sample:
+            yield f"note: {self.matched} dialogues, fewer than --sample {self._selection.sample}: all of them are asked"
 
     def _matches(self, name: str) -> bool:
         hits = [wanted for wanted, glob in self._patterns.items() if wanted == name or glob.match(name)]
@@ -169,8 +207,23 @@ class SelectionFilter:
         yield Problem(
             what="no dialogue is left to run",
             found=f"{self.seen} dialogues read, selected by {display_json(self._selection.to_plain())}",
-            hint="widen --id or --tag",
+            hint="widen --id or --tag"
+            if self._selection.failed is None
+            else f"use the dataset of {self._selection.failed_in}; widen --id or --tag",
         )
+
+
+def draw_sample(selection: Selection, dialogues: Iterable[Dialogue]) -> frozenset[int] | None:
+    """Return the positions of the sample among the matching dialogues; None without a sample.
+
+    The sample is that of `convbatch sample` with the same size and seed from a file of the matching dialogues.
+    """
+    if selection.sample is None:
+        return None
+    matching = SelectionFilter(selection)
+    total = sum(matching.takes(dialogue) for dialogue in dialogues)
+    dice = random.Random(selection.seed)  # a sample, not a secret
+    return frozenset(dice.sample(range(total), min(selection.sample, total)))
 
 
 def _nearest_ids(wanted: str, reader: Reader) -> str:

@@ -21,7 +21,7 @@ from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, parse_check
 from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Located, Problems, ProgressCallback, Reader, count_of
-from convbatch.dataset.selection import Selection, SelectionFilter, output_error
+from convbatch.dataset.selection import Selection, SelectionFilter, draw_sample, output_error
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.errors import InputError, Place, Problem
 from convbatch.system import Disk
@@ -70,7 +70,7 @@ def write_copy(
     on_progress: ProgressCallback | None = None,
     disk: Disk | None = None,
 ) -> CopyReport:
-    """Validate all files and write the selected dialogues, in one pass.
+    """Validate all files and write the selected dialogues, in one pass; in two where a sample is drawn.
 
     Args:
         sources: Dataset files, or dialogues in memory.
@@ -87,7 +87,8 @@ def write_copy(
     """
     disk = disk or Disk()
     problems = Problems()
-    selected = SelectionFilter(selection)
+    found = (item.dialogue for item in Reader(sources) if isinstance(item, Located))
+    selected = SelectionFilter(selection, draw_sample(selection, found))
     gaps = _MissingReplies(history)
     reader = Reader(sources, on_progress=on_progress)
     try:
@@ -124,7 +125,7 @@ def write_copy(
         sources=tuple(fingerprint_source(source) for source in sources),
         dialogues_read=selected.seen,
         blank_lines=reader.blank_lines,
-        notes=tuple(reader.notes),
+        notes=(*reader.notes, *selected.notes()),
     )
 
 

@@ -103,6 +103,12 @@ class DialogueOptions:
     limit: int | None = option(
         "-n", "--limit", min=1, help="Only the first N dialogues after --id and --tag.", panel=REQUEST
     )
+    sample: int | None = option(
+        "--sample", min=1, help="Only N dialogues at random, drawn by --seed; default seed 0.", panel=REQUEST
+    )
+    only_failed: str | None = option(
+        "--only-failed", metavar="RUN", help="Only dialogues that failed a check or a turn in this run.", panel=REQUEST
+    )
     repeats: int | None = option(
         "--repeats", "--epochs", min=1, help="Replay every dialogue this often; default 1.", panel=REQUEST
     )

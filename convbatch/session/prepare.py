@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbatch._version import __version__
 from convbatch.config.credentials import Credentials
@@ -175,7 +175,14 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     if rules.repeats > MAX_REPEATS:
         raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MAX_REPEATS:,} are possible")
     reuse = None if options.reuse is None else _open_reusable(options.reuse)
-    selection = Selection(ids=options.ids, tags=options.tags, limit=options.limit)
+    selection = Selection(
+        ids=options.ids,
+        tags=options.tags,
+        limit=options.limit,
+        sample=options.sample,
+        seed=options.seed or 0,
+        **({} if options.only_failed is None else _failed_in(options.only_failed)),
+    )
     return _CheckedOptions(
         config=config,
         targets=targets,
@@ -258,6 +265,22 @@ def _open_reusable(text: str) -> RunFolder:
     folder = RunFolder.open(find_run(text, RESULTS))
     folder.refuse_lost_journal(folder.read_manifest())
     return folder
+
+
+
+
+def _failed_in(text: str) -> dict[str, Any]:
+    """Return the fields of a `Selection` of the dialogues that failed in a run."""
+    from convbatch.results.failed import failed_dialogues
+
+    folder = RunFolder.open(find_run(text, RESULTS))
+    failed = failed_dialogues(folder)
+    if not failed:
+        raise SetupError(
+            f"--only-failed: no dialogue of {shell_quote(folder.path)} failed a check or a turn",
+            hint=f"turns without a result are continued by: convbatch resume {shell_quote(folder.path)}",
+        )
+    return {"failed": failed, "failed_in": str(folder.path)}
 
 
 def _previously_reused(trust: Trust, manifest: Manifest) -> RunFolder | None:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import gzip
 import json
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbatch.dataset.sample import allocate, sample
-from convbatch.dataset.selection import load_dialogues
-from convbatch.errors import InputError
+from convbatch.dataset.selection import Selection, load_dialogues
+from convbatch.dataset.snapshot import read_copy, write_copy
+from convbatch.errors import InputError, SetupError
 from tests.conftest import Command
 
 TAGS = [["a"]] * 8 + [["b", "zh"], ["zh", "b"], []]
@@ -57,6 +60,34 @@ def test_a_seed_selects_the_sample(tmp_path: Path) -> None:
         drawn.append(ids(out))
     assert drawn[0] == drawn[1] != drawn[2]
     assert [len(names) for names in drawn] == [20, 20, 20]
+
+
+@settings(max_examples=15)
+@given(size=st.integers(1, 50), seed=st.integers(0, 9))
+def test_the_sample_of_a_run_is_that_of_the_command(size: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write(folder)
+        sample(source, folder / "out.jsonl", size=size, seed=seed)
+        report = write_copy([source], Selection(sample=size, seed=seed), folder / "copy.gz", "live")
+        assert gzip.decompress((folder / "copy.gz").read_bytes()) == (folder / "out.jsonl").read_bytes()
+        assert any(f"fewer than --sample {size}" in note for note in report.notes) == (size > 44)
+
+
+def test_a_sample_is_drawn_of_what_is_selected(tmp_path: Path) -> None:
+    selection = Selection(tags=("zh",), failed=frozenset(f"d{n}" for n in range(30)), failed_in="RUN", sample=3)
+    report = write_copy([write(tmp_path, count=29)], selection, tmp_path / "copy.gz", "live")
+    dialogues = [dialogue for _, dialogue in read_copy(tmp_path / "copy.gz")]
+    assert [("zh" in dialogue.tags, dialogue.id in (selection.failed or ())) for dialogue in dialogues] == [
+        (True, True)
+    ] * 3
+    assert report.notes == ("note: 1 of 30 dialogues that failed in RUN are not in this dataset",)
+    assert selection.to_plain() == {"tags": ["zh"], "only_failed": "RUN", "sample": 3, "sample_seed": 0}
+
+
+def test_limit_and_sample_exclude_each_other() -> None:
+    with pytest.raises(SetupError, match="--limit and --sample are both given"):
+        Selection(limit=1, sample=1)
 
 
 def test_a_sample_larger_than_the_file_is_the_file_and_says_so(tmp_path: Path) -> None:
