@@ -88,10 +88,10 @@ def print_summary(summaries: Sequence[TargetSummary], *, file: IO[str] | None = 
         table.add_row(tables.single_line_text(total.target), *cells)
     console.print(table)
     for note in chain.from_iterable(map(_notes, summaries)):
-        console.print(tables.single_line_text(note))
+        tables.print_note(console, note)
     simulated = [total.target for total in summaries if total.simulated]
     if simulated:
-        console.print(tables.single_line_text(f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold"))
+        tables.print_note(console, f"SIMULATED, no model was asked: {', '.join(simulated)}", "bold")
 
 
 def print_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, file: IO[str] | None = None) -> None:
@@ -137,8 +137,9 @@ def print_wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -
     room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(run.targets))
     paired = zip(rows.rows, side_by_side(run.turns_path, "status", run.targets), strict=True)
     while chunk := list(islice(paired, CHUNK_ROWS)):
-        grid = tables.make_table(*(column.name for column in rows.columns), lines=True)
-        grid.columns[0].max_width = 20
+        names = range(len(rows.columns) - len(run.targets))
+        targets = range(len(names), len(rows.columns))
+        grid = tables.make_table(*(column.name for column in rows.columns), lines=True, stack=names, prose=targets)
         for row, statuses in chunk:
             grid.add_row(*(_wide_cell(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
         console.print(grid)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from convbatch.console.text import printable, printable_lines
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, JustifyMethod
     from rich.text import Text
+
+    from convbatch.console.grid import Grid
 
 SHOWN_OF_A_TEXT = 50_000
 """Characters: laying out ten million takes minutes."""
@@ -30,21 +32,52 @@ def console(file: IO[str] | None) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would end the process with a code of its own
 
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*objects, **{"crop": False, **options})  # a name wider than the screen is not cut
+
     # rich's own handling of NO_COLOR keeps bold and dim, which are escape sequences as well.
     colors = None if os.environ.get("NO_COLOR") else "auto"
     return Pipe(file=file or sys.stdout, color_system=colors, highlight=False, markup=False, emoji=False)
 
 
-def make_table(*headings: str | tuple[str, Any], lines: bool = False) -> Table:
-    """Return an empty table; a heading may come with the justification of its column."""
-    from rich import box
-    from rich.table import Table
+def screen_width(console: Console) -> int | None:
+    """Return the columns of the terminal; None for a pipe or a file, also one that is to get colours (FORCE_COLOR)."""
+    return console.width if console.file.isatty() else None
 
-    grid = Table(box=box.HORIZONTALS if lines else None, show_lines=lines, pad_edge=False, padding=(0, 1, 0, 0))
+
+def make_table(
+    *headings: str | tuple[str, str],
+    lines: bool = False,
+    stack: Sequence[int] = (0,),
+    above: int = 0,
+    prose: Sequence[int] = (),
+) -> Grid:
+    """Return an empty table whose cells are never broken, except those of prose.
+
+    Args:
+        headings: A heading may come with the justification of its column.
+        lines: Print a line between rows.
+        stack: The columns that move to a line of their own above the row when a terminal is too narrow, in order.
+        above: How many of them are always there.
+        prose: The columns that wrap between words.
+    """
+    from convbatch.console.grid import Grid
+
+    grid = Grid(box=None, show_lines=lines, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.stack, grid.above, grid.prose = tuple(stack), above, frozenset(prose)
     for heading in headings:
         name, justify = (heading, "left") if isinstance(heading, str) else heading
-        grid.add_column(single_line_text(name, "bold"), justify=justify, overflow="fold")
+        grid.add_column(single_line_text(name, "bold"), justify=cast("JustifyMethod", justify), overflow="fold")
     return grid
+
+
+def print_note(console: Console, text: str, style: str = "", *, indent: int = 0) -> None:
+    """Print a line of untrusted text, wrapped between words on a terminal and whole elsewhere."""
+    from convbatch.console.grid import indented
+
+    room = screen_width(console)
+    for line in indented(single_line_text(text, style), room, first=indent, others=indent):
+        console.print(line, soft_wrap=True)
 
 
 def single_line_text(content: str, style: str = "") -> Text:

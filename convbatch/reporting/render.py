@@ -6,24 +6,23 @@ columns; files for programs have every column.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable
 from convbatch.pricing import display_amount, exact
+from convbatch.reporting.blocks import print_audit, print_bill, print_bill_lines
 from convbatch.reporting.section import Section
 from convbatch.results.export import Content, Part, json_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
 _TOTAL = "total"
 MAIN_KEY, TOTALS_KEY = "usage", "totals"
@@ -98,6 +97,14 @@ _NOTED = "Cost"
 """The view that has the notes below it."""
 _FIRST_OF_MAIN = "turns"
 _HEADINGS = {"input_tokens": "input", "mean_input_tokens": "mean", "median_input_tokens": "median"}
+_PROSE = ("example", "examples", "detail")
+"""Columns of text that wraps between words."""
+_BLOCKS: Mapping[str, Callable[[Console, Sequence[Mapping[str, Any]]], None]] = {
+    "audit": print_audit,
+    "bill": print_bill,
+    "bill_lines": print_bill_lines,
+}
+"""Sections that are blocks on a terminal instead of a table."""
 _RIGHT = ("costs",)
 """Text columns that contain amounts."""
 _QUIET = ("reused", "pending", "tokens_unknown")
@@ -108,33 +115,60 @@ _QUIET = ("reused", "pending", "tokens_unknown")
 class _TableView:
     """A table as texts."""
 
+    key: str
+    """Of its section."""
     title: str
     headings: Sequence[str]
     numeric: Sequence[bool]
     rows: Sequence[Sequence[str]]
+    records: Sequence[Mapping[str, Any]]
+    """The rows as plain values."""
     notes: Sequence[str] = ()
+
+    @property
+    def stack(self) -> Sequence[int]:
+        """The columns of names, which may move to a line above their row; at least the first."""
+        names = [number for number, (right, name) in enumerate(zip(self.numeric, self.headings, strict=True))
+                 if not right and name not in _PROSE]  # fmt: skip
+        return names or (0,)
+
+    @property
+    def has_run_headings(self) -> bool:
+        """Whether the name of a run is always on a line above its rows: runs come first, and have long names."""
+        return self.headings[0] == "run" and len(self.headings) > 1 and not self.numeric[1]
 
 
 def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> None:
     """Print a report on a terminal."""
     console = tables.console(file)
-    for view in map(_with_run_headings, _views(sections)):
-        grid = tables.make_table(
-            *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True))
-        )
-        shown = _first_rows(view.rows, ROWS_SHOWN if console.is_terminal else ROWS_PIPED)
-        for row in shown:
-            grid.add_row(*map(tables.single_line_text, row))
+    most = ROWS_SHOWN if console.is_terminal else ROWS_PIPED
+    for view in _views(sections):
         console.print(tables.single_line_text(view.title, "bold underline"))
-        console.print(grid)
-        if len(shown) < len(view.rows):
-            console.print(
-                tables.single_line_text(f"… and {len(view.rows) - len(shown):,} more rows: -o report.md, .json or .csv")
-            )
+        if (print_blocks := _BLOCKS.get(view.key)) is not None:
+            print_blocks(console, view.records[:most])
+            left = len(view.records) - most
+        else:
+            shown = _first_rows(view.rows, most)
+            _print_grid(console, view, shown)
+            left = len(view.rows) - len(shown)
+        if left > 0:
+            tables.print_note(console, f"… and {left:,} more rows: -o report.md, .json or .csv")
         for note in view.notes:
             for line in note.splitlines():
-                console.print(tables.single_line_text(line, "bold" if note.startswith(_BOLD) else ""))
+                tables.print_note(console, line, "bold" if note.startswith(_BOLD) else "")
         console.print()
+
+
+def _print_grid(console: Console, view: _TableView, rows: Sequence[Sequence[str]]) -> None:
+    grid = tables.make_table(
+        *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True)),
+        stack=view.stack,
+        above=1 if view.has_run_headings else 0,
+        prose=[number for number, name in enumerate(view.headings) if name in _PROSE],
+    )
+    for row in rows:
+        grid.add_row(*map(tables.single_line_text, row))
+    console.print(grid)
 
 
 def report_content(sections: Sequence[Section], by: Sequence[str]) -> Content:
@@ -183,7 +217,7 @@ def _views(sections: Sequence[Section]) -> Iterator[_TableView]:
                 names = [name for name in names if name != "run"]
             names = [name for name in names if name not in _QUIET or any(row[name] for row in rows)]
             headings = [_HEADINGS.get(name, name.replace("_", " ")) for name in names]
-            yield _table_view(section.title, names, headings, rows, section.notes)
+            yield _table_view(section.key, section.title, names, headings, rows, section.notes)
 
 
 def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_TableView]:
@@ -197,6 +231,7 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_Tabl
     for title, columns in _MAIN_VIEWS:
         kept = [shown for shown in columns if shown.always or any(row[shown.column] for row in rows)]
         yield _table_view(
+            section.key,
             title,
             [*shown_keys, *(shown.column for shown in kept)],
             [*shown_keys, *(shown.heading for shown in kept)],
@@ -207,18 +242,7 @@ def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_Tabl
 
 def _first_rows(rows: Sequence[Sequence[str]], most: int) -> Sequence[Sequence[str]]:
     """Return the first rows, and every total."""
-    return [*rows[:most], *(row for row in rows[most:] if row[0].strip() == _TOTAL)]
-
-
-def _with_run_headings(view: _TableView) -> _TableView:
-    """Move run names to lines of their own: in a column, long names would take most of the width."""
-    if view.headings[0] != "run" or len(view.headings) == 1 or view.numeric[1]:
-        return view
-    rows: list[Sequence[str]] = []
-    for run, group in groupby(view.rows, key=itemgetter(0)):
-        rows.append([run, *[""] * (len(view.headings) - 2)])
-        rows += [[f"  {row[1]}", *row[2:]] for row in group]
-    return dataclasses.replace(view, headings=view.headings[1:], numeric=view.numeric[1:], rows=rows)
+    return [*rows[:most], *(row for row in rows[most:] if _TOTAL in row[:2])]
 
 
 def _with_totals(
@@ -231,6 +255,7 @@ def _with_totals(
 
 
 def _table_view(
+    key: str,
     title: str,
     columns: Sequence[str],
     headings: Sequence[str],
@@ -238,10 +263,12 @@ def _table_view(
     notes: Sequence[str],
 ) -> _TableView:
     return _TableView(
+        key=key,
         title=title,
         headings=headings,
         numeric=[column in _RIGHT or all(_is_number(row[column]) for row in rows) for column in columns],
         rows=[[_cell(column, row) for column in columns] for row in rows],
+        records=rows,
         notes=notes,
     )
 

@@ -42,6 +42,7 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import Command, config_for, write_dataset
 from tests.support.made_runs import GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+from tests.support.terminal import Terminal
 
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 RESOLD = "qwen-plus@dmxapi"
@@ -405,17 +406,12 @@ def test_every_output_format_is_written_in_one_call(made: MadeRun, convbatch: Co
 @pytest.mark.parametrize("by", ["target", "tag", "dialogue,turn", ""])
 def test_a_report_fits_its_terminal(made: MadeRun, monkeypatch: pytest.MonkeyPatch, columns: int, by: str) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    file = io.StringIO()
+    file = Terminal()
     render.to_terminal(sections(made.write().path, by), file=file)
-    assert max(map(cell_len, file.getvalue().splitlines())) <= columns
-    assert "\x1b" not in file.getvalue()
+    assert file.width <= columns
 
 
 def test_a_terminal_shows_the_first_rows_of_many_and_the_total(tmp_path: Path) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     found = sections(MadeRun(tmp_path / "r", [dialogue(f"d{n}", "x") for n in range(210)]).write().path, "dialogue")
     terminal, pipe = Terminal(), io.StringIO()
     render.to_terminal(found, file=terminal)

@@ -1,0 +1,256 @@
+"""A table that never breaks a number, a name or an amount over two lines; rich measures and prints the text.
+
+Cells stay whole, unless their column is prose, which wraps between words. A table too wide for its terminal is stacked:
+names move to a line above their row; if that is not enough, a row becomes a block of `heading value` pairs. In a pipe
+or a file a table is as wide as it needs. Importing this imports rich: `tables.make_table` does it late.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, NamedTuple, TypeAlias
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Column, Table
+from rich.text import Text
+
+PROSE_WIDTH = 24
+"""Smallest width of a column of prose."""
+WHOLE_WORD = 64
+"""Prose is wrapped inside a word only if the word is longer: names of targets and ids are shorter."""
+INDENT = 2
+_GAPS = (2, 1)
+_WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
+_WORD = re.compile(rf"[^\s{_WIDE}]+\s*|[{_WIDE}]\s*|\s+")
+"""A word with the blanks after it; Chinese, Japanese and Korean text may break after every character."""
+
+
+Lines: TypeAlias = Iterator[Text]
+
+
+class Grid(Table):
+    """A rich table whose layout depends on the room; with `expand` or a fixed width it is laid out by rich."""
+
+    prose: frozenset[int] = frozenset()
+    """Numbers of the columns that wrap between words."""
+    stack: tuple[int, ...] = (0,)
+    """Numbers of the columns that move to the line above when the room is short, in this order."""
+    above: int = 0
+    """How many of them are always there."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines of the table."""
+        if self.expand or any(column.width is not None for column in self.columns):
+            yield from super().__rich_console__(console, options)
+            return
+        columns = [_GridColumn.of(column, number in self.prose) for number, column in enumerate(self.columns)]
+        yield from _lines(columns, options.max_width if console.file.isatty() else None, self)
+
+
+@dataclass(slots=True)
+class _GridColumn:
+    heading: Text
+    is_right: bool
+    is_prose: bool
+    cells: list[Text] = field(repr=False)
+    widest: int = 0
+    narrowest: int = 0
+
+    @classmethod
+    def of(cls, column: Column, is_prose: bool) -> _GridColumn:
+        cells = [_text(cell) for cell in column.cells]
+        heading = _text(column.header)
+        texts = [heading.plain, *(cell.plain for cell in cells)]
+        widest = max(_width(text) for text in texts)
+        narrowest = widest
+        if is_prose:
+            words = (cell_len(word.rstrip()) for text in texts[1:] for word in _WORD.findall(text))
+            longest = max((word for word in words if word <= WHOLE_WORD), default=0)
+            narrowest = min(widest, max(PROSE_WIDTH, cell_len(heading.plain), longest))
+        return cls(heading, column.justify == "right", is_prose, cells, widest, narrowest)
+
+
+class _Layout(NamedTuple):
+    """Which columns are above their row, and the widths of the others."""
+
+    above: tuple[int, ...]
+    beside: tuple[int, ...]
+    widths: tuple[int, ...]
+    gap: int
+
+    @property
+    def width(self) -> int:
+        return sum(self.widths) + self.gap * (len(self.widths) - 1)
+
+
+def _lines(columns: Sequence[_GridColumn], room: int | None, grid: Grid) -> Lines:
+    layout = _layout(columns, grid, room)
+    if layout is None:
+        yield from _records(columns, grid.stack, room or 0)
+        return
+    indent = INDENT if layout.above else 0
+    if grid.show_header:
+        yield from _row([columns[n].heading for n in layout.beside], columns, layout, indent)
+    last: list[str] = []
+    for row in zip(*(column.cells for column in columns), strict=True):
+        if grid.show_lines:
+            yield _line("─" * (layout.width + indent), "dim")
+        above = [row[n].plain for n in layout.above]
+        if above != last:
+            yield from _above(layout.above, row, columns, room)
+        last = above
+        yield from _row([row[n] for n in layout.beside], columns, layout, indent)
+
+
+def _layout(columns: Sequence[_GridColumn], grid: Grid, room: int | None) -> _Layout | None:
+    """Return the layout with the fewest columns above the rows that fits; None if none does."""
+    for count in range(grid.above, len(grid.stack) + 1):
+        above = grid.stack[:count]
+        beside = tuple(n for n in range(len(columns)) if n not in above)
+        if not beside:
+            return None
+        for gap in _GAPS:
+            widths = _fit([columns[n] for n in beside], room, gap, INDENT if above else 0)
+            if widths is not None:
+                return _Layout(above, beside, widths, gap)
+    return None
+
+
+def _fit(columns: Sequence[_GridColumn], room: int | None, gap: int, indent: int) -> tuple[int, ...] | None:
+    """Return the widths of the columns; prose gets what the others leave. None if there is too little room."""
+    if room is None:
+        return tuple(column.widest for column in columns)
+    widths = [column.narrowest for column in columns]
+    spare = room - indent - gap * (len(columns) - 1) - sum(widths)
+    if spare < 0:
+        return None
+    wanting = sorted(
+        (n for n, column in enumerate(columns) if column.widest > widths[n]),
+        key=lambda n: columns[n].widest - widths[n],
+    )
+    for number, n in enumerate(wanting):
+        more = min(columns[n].widest - widths[n], spare // (len(wanting) - number))
+        widths[n] += more
+        spare -= more
+    return tuple(widths)
+
+
+def _row(cells: Sequence[Text], columns: Sequence[_GridColumn], layout: _Layout, indent: int) -> Lines:
+    """Yield the lines of one row."""
+    shown = [columns[n] for n in layout.beside]
+    folded = [
+        wrap(cell, width) if column.is_prose else cell.split("\n", allow_blank=True)
+        for cell, column, width in zip(cells, shown, layout.widths, strict=True)
+    ]
+    for parts in zip_longest(*folded):
+        line = _line(" " * indent)
+        for number, (part, column, width) in enumerate(zip(parts, shown, layout.widths, strict=True)):
+            text = part or Text()
+            blanks = " " * (width - cell_len(text.plain))
+            line.append(" " * (layout.gap if number else 0) + (blanks if column.is_right else ""))
+            line.append_text(text)
+            line.append("" if column.is_right else blanks)
+        line.rstrip()
+        yield line
+
+
+def _above(numbers: Sequence[int], row: Sequence[Text], columns: Sequence[_GridColumn], room: int | None) -> Lines:
+    """Yield the names of a row on a line of their own; only prose, such as a list of names, breaks between words."""
+    items: list[_Item] = []
+    for n in numbers:
+        parts = wrap(row[n], 1) if columns[n].is_prose else row[n].split("\n")
+        items += [_Item(" " if number else "  ", part) for number, part in enumerate(parts) if part.plain]
+    return _packed(items, room, first=0, others=2 * INDENT)
+
+
+def _records(columns: Sequence[_GridColumn], stack: Sequence[int], room: int) -> Lines:
+    """Yield every row as a block: its names, then pairs of heading and value, then its prose."""
+    for row in zip(*(column.cells for column in columns), strict=True):
+        yield from _above(stack, row, columns, room)
+        rest = [(column, cell) for n, (column, cell) in enumerate(zip(columns, row, strict=True)) if n not in stack]
+        pairs = [_Item("   ", _pair(column, cell)) for column, cell in rest if not column.is_prose and cell.plain]
+        yield from _packed(pairs, room, first=INDENT, others=INDENT)
+        for column, cell in rest:
+            if column.is_prose and cell.plain:
+                yield from indented(column.heading, room, first=INDENT, others=INDENT)
+                yield from indented(cell, room, first=2 * INDENT, others=2 * INDENT)
+
+
+def _pair(column: _GridColumn, cell: Text) -> Text:
+    return Text.assemble(column.heading.plain, " ", Text(", ").join(cell.split("\n")))
+
+
+class _Item(NamedTuple):
+    """Something that is not broken, and the gap before it on a line."""
+
+    gap: str
+    text: Text
+
+
+def _packed(items: Sequence[_Item], room: int | None, *, first: int, others: int) -> Lines:
+    """Yield lines of as many items as fit."""
+    line, used = _line(" " * first), first
+    for number, item in enumerate(items):
+        width = cell_len(item.gap) + cell_len(item.text.plain)
+        if number and room is not None and used + width > room:
+            yield line
+            line, used = _line(" " * others), others
+        elif number:
+            line.append(item.gap)
+        line.append_text(item.text)
+        used = cell_len(line.plain)
+    if items:
+        yield line
+
+
+def indented(text: Text, room: int | None, *, first: int, others: int) -> Lines:
+    """Yield a text as indented lines, wrapped between words if there is a limit."""
+    parts = [text] if room is None else wrap(text, max(1, room - max(first, others)))
+    for number, part in enumerate(parts):
+        line = _line(" " * (others if number else first))
+        line.append_text(part)
+        yield line
+
+
+def wrap(text: Text, width: int) -> list[Text]:
+    """Return a text as lines of at most this width, broken between words, and inside words that are longer than it."""
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        for part in line.divide(_breaks(line.plain, width)):
+            part.rstrip()
+            lines.append(part)
+    return lines
+
+
+def _breaks(text: str, width: int) -> Iterator[int]:
+    """Yield the places at which lines after the first begin."""
+    used = 0
+    for match in _WORD.finditer(text):
+        needed = cell_len(match[0].rstrip())
+        if used and used + needed > width:
+            yield match.start()
+            used = 0
+        if needed > max(width, WHOLE_WORD):
+            for place, char in enumerate(match[0], match.start()):
+                if used + cell_len(char) > width and used:
+                    yield place
+                    used = 0
+                used += cell_len(char)
+        else:
+            used += cell_len(match[0])
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
+
+
+def _text(cell: Any) -> Text:
+    return cell if isinstance(cell, Text) else Text(str(cell))
+
+
+def _width(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
