@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from unittest.mock import patch
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
@@ -35,6 +35,7 @@ def filled(rows: Sequence[Sequence[str]]) -> object:
     return grid
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(names, names, names, words), min_size=1, max_size=4), st.integers(20, 160))
 def test_no_name_and_no_number_is_broken_or_cut_at_any_width(rows: list[tuple[str, ...]], columns: int) -> None:
     file = screen(rows, columns)
@@ -43,10 +44,11 @@ def test_no_name_and_no_number_is_broken_or_cut_at_any_width(rows: list[tuple[st
         assert all(cell in shown for cell in whole)
         for word in prose.split():
             assert all(part.plain in shown for part in wrap(Text(word), 1))
-    longest = max(cell_len(cell) for row in rows for cell in row[:3])
+    longest = max(cell_len(item) for *whole, prose in rows for item in (*whole, *prose.split()))
     assert file.width <= max(columns, longest + len(" currency ") + 2 * INDENT)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(names, names, names, words), min_size=1, max_size=4))
 def test_a_pipe_gets_one_line_per_row_as_wide_as_it_needs(rows: list[tuple[str, ...]]) -> None:
     file = io.StringIO()

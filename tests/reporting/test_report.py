@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rich.cells import cell_len
 
 import convbatch as package
 from convbatch.cli import show
