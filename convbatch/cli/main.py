@@ -511,13 +511,21 @@ def compare(
 
 @app.command(cls=Command)
 @guarded
-def runs() -> None:
-    """List the run folders under results/ with their state and progress."""
-    from convbatch.cli import show
-    from convbatch.journal.run_folder import list_runs
-    from convbatch.results.run import RESULTS
+def runs(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="List all run folders at or below PATH instead of those in results/."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[list[Path] | None, typer.Option("-o", "--out", help="Write FILE.json or FILE.md instead.")] = None,
+) -> None:
+    """List run folders: date, dataset, targets, state, done of planned, passed, cost.
 
-    show.print_runs(list_runs(RESULTS))
+    Example: convbatch runs
+    """
+    from convbatch.cli.runs import run_runs
+
+    raise typer.Exit(run_runs(path, as_json=json, out=out or ()))
 
 
 @app.command(cls=Command)

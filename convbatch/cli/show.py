@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
 from itertools import chain, groupby, islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +16,8 @@ from convbatch.console.text import printable
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
-from convbatch.errors import ConvbatchError, SetupError, did_you_mean, nearest
-from convbatch.journal.run_folder import RunFolder
-from convbatch.pricing import Money, display_amount, exact
+from convbatch.errors import SetupError, did_you_mean, nearest
+from convbatch.pricing import display_amount, exact
 from convbatch.results.export import csv_lines
 from convbatch.results.parquet import Rows, read_rows, side_by_side
 from convbatch.results.run import Run
@@ -180,18 +178,6 @@ def print_transcript(
     return printed
 
 
-def print_runs(folders: Sequence[RunFolder], *, file: IO[str] | None = None) -> None:
-    """Print a line per run folder: state, progress, cost, targets; or why the folder cannot be read."""
-    console = tables.console(file)
-    grid = tables.make_table(
-        "run", "state", ("done", "right"), ("planned", "right"), ("failed", "right"), ("cost", "right"), "targets"
-    )
-    grid.columns[0].no_wrap = grid.columns[5].no_wrap = True
-    for folder in folders:
-        grid.add_row(tables.single_line_text(folder.name), *_run_cells(folder))
-    console.print(grid)
-
-
 _SUMMARY: dict[str, Callable[[TargetSummary], float | None]] = {
     "ok": lambda total: total.ok,
     "blocked": lambda total: total.blocked,
@@ -239,42 +225,6 @@ def _notes(total: TargetSummary) -> Iterator[str]:
     if any(notes):
         yield f"{total.target}: " + ", ".join(filter(None, notes))
     yield from total.served_notes
-
-
-def _run_cells(folder: RunFolder) -> tuple[RenderableType, ...]:
-    try:
-        run = Run(folder)
-        totals = run.summary()
-        state = folder.state(run.manifest)
-        if state == "incomplete" and not any(total.open for total in totals):
-            state = "finished"
-        suspended = run.suspended
-    except (ConvbatchError, OSError, KeyError) as error:
-        reason = error.problems[0].what if isinstance(error, ConvbatchError) else str(error)
-        return (tables.single_line_text("unreadable", "red"), "", "", "", "", tables.single_line_text(reason))
-    planned = sum(total.turns for total in totals)
-    return (
-        tables.single_line_text(state, _STYLES.get("ok" if state == "finished" else "blocked", "")),
-        f"{planned - sum(total.pending for total in totals):,}",
-        f"{planned:,}",
-        f"{sum(total.error for total in totals):,}",
-        _spent_by_currency(totals),
-        tables.single_line_text(
-            ", ".join(f"{target} (suspended)" if target in suspended else target for target in run.targets)
-        ),
-    )
-
-
-def _spent_by_currency(totals: Sequence[TargetSummary]) -> Text:
-    """Return the cost of a run, a line per currency."""
-    from rich.text import Text
-
-    spent: dict[str, Decimal] = {}
-    for total in totals:
-        if total.spent is not None and total.currency is not None:
-            spent[total.currency] = spent.get(total.currency, Decimal(0)) + total.spent
-    lines = [str(Money(amount=spent[currency], currency=currency)) for currency in sorted(spent)]
-    return Text("\n").join(map(tables.single_line_text, lines or [tables.NONE]))
 
 
 class _TurnRow(NamedTuple):

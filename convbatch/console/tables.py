@@ -33,7 +33,8 @@ def console(file: IO[str] | None) -> Console:
             raise BrokenPipeError  # rich would end the process with a code of its own
 
         def print(self, *objects: Any, **options: Any) -> None:
-            super().print(*objects, **{"crop": False, **options})  # a name wider than the screen is not cut
+            options.setdefault("crop", False)  # a name wider than the screen is not cut
+            super().print(*objects, **options)
 
     # rich's own handling of NO_COLOR keeps bold and dim, which are escape sequences as well.
     colors = None if os.environ.get("NO_COLOR") else "auto"

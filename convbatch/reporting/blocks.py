@@ -41,7 +41,7 @@ def print_bill(console: Console, rows: Sequence[Record]) -> None:
     """Print what was billed and what we counted, by outcome: money first, then tokens."""
     currency = next((row["currency"] for row in rows if row["currency"]), None)
     inside = [row for row in rows if row["outcome"] != OUTSIDE]
-    total = {"outcome": "total", **{name: _sum(inside, name) for name in _SUMMED}}
+    total: Record = {"outcome": "total", **{name: _sum(inside, name) for name in _SUMMED}}
     shown = [*inside, *([total] if len(inside) > 1 else []), *(row for row in rows if row["outcome"] == OUTSIDE)]
     amounts = ["billed", "cost", "difference"] if currency else []
     unit = f" {currency}" if currency else ""

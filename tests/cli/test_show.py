@@ -10,6 +10,7 @@ import pytest
 from rich.cells import cell_len
 
 from convbatch.cli import show
+from convbatch.cli.runs import find_runs, print_runs, read_run
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.reply import NO_USAGE, Failure
@@ -193,11 +194,24 @@ def test_runs_lists_state_progress_and_unreadable_runs(run: Run, tmp_path: Path)
     (broken.path / "run.json").write_text("{")
     waiting = MadeRun(tmp_path / "waiting", [dialogue("d", "x")], state="interrupted").write()
     file = io.StringIO()
-    show.print_runs([run.folder, waiting, broken], file=file)
-    words = " ".join(printed(file)[1:]).split()
-    assert words[:8] == ["r", "finished", "6", "6", "1", "–", f"{REAL},", GOOD]
-    assert words[8:15] == ["waiting", "interrupted", "0", "1", "0", "–", REAL]
-    assert words[15:17] == ["broken", "unreadable"]
+    listed = [read_run(folder) for folder in (run.folder, waiting, broken)]
+    print_runs(listed, file=file)
+    lines = [re.split("  +", line) for line in printed(file)]
+    assert lines[0] == ["run", "date (UTC)", "dataset", "targets", "state", "done", "passed", "cost"]
+    assert lines[1] == ["r", "2026-11-21 23:30", "–", f"{REAL}, {GOOD}", "finished, 1 failed", "6/6", "–", "–"]
+    assert lines[2] == ["waiting", "2026-11-21 23:30", "–", REAL, "interrupted", "0/1", "–", "–"]
+    assert (lines[3][0], lines[3][-4]) == ("broken", "unreadable")
+    assert listed[1].to_json()["passed"] is None
+    assert listed[2].to_json()["planned"] is None
+
+
+def test_runs_finds_folders_at_any_depth_below_a_path(tmp_path: Path) -> None:
+    made = [MadeRun(tmp_path / place, [dialogue("d", "x")]).write() for place in ("a/b/one", "two", ".hidden/three")]
+    (tmp_path / "a/link").symlink_to(tmp_path / "two")
+    assert [folder.path for folder in find_runs(tmp_path)] == [folder.path for folder in made[:2]]
+    assert [folder.path for folder in find_runs(tmp_path / "two")] == [tmp_path / "two"]
+    with pytest.raises(SetupError, match=r"there is no folder .*\n.*did you mean .*two"):
+        find_runs(tmp_path / "twoo")
 
 
 def test_a_tab_does_not_wrap_the_text_around_it(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import convbatch as package
 from convbatch.cli import show
+from convbatch.cli.runs import print_runs, read_run
 from convbatch.config.loader import load_config
 from convbatch.errors import InputError, SetupError
 from convbatch.pricing import Period, PriceTable, TokenPrice
@@ -191,7 +192,7 @@ def test_the_summary_shows_spending_and_possibly_paid_attempts(made: MadeRun) ->
 
 def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:
     file = io.StringIO()
-    show.print_runs([made.write()], file=file)
+    print_runs([read_run(made.write())], file=file)
     assert "0.00406 CNY" in file.getvalue()
     assert "0.000426 USD" in file.getvalue()
 
