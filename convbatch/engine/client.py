@@ -30,6 +30,7 @@ from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.config.key_command import KeyCommand, Token
 from convbatch.dialogue import Message, text_part
+from convbatch.engine.connection_errors import certificate_error, connect_error, lost_connection
 from convbatch.engine.raw_response import RawResponse, read_raw
 from convbatch.engine.retry import attempt_class
 from convbatch.engine.suspension import Address
@@ -235,7 +236,8 @@ class AiohttpTransport:
             if response is None and isinstance(error, aiohttp.ClientResponseError) and connections:
                 response = _refused_response(error, connections[-1])
                 partial += b"" if response is None else response.body
-            raise _no_response(error, bool(connections), response, bytes(partial)) from error
+            route = _Route(outgoing.url, self._proxy, outgoing.timeout_s)
+            raise _no_response(error, route, bool(connections), response, bytes(partial)) from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -309,25 +311,44 @@ _BROKEN_RULES = (
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
+class _Route(NamedTuple):
+    """Where a request went."""
+
+    url: str
+    proxy: str | None
+    timeout_s: float
+
+
 def _no_response(
-    error: Exception, connected: bool, response: aiohttp.ClientResponse | RawResponse | None, partial: bytes
+    error: Exception,
+    route: _Route,
+    connected: bool,
+    response: aiohttp.ClientResponse | RawResponse | None,
+    partial: bytes,
 ) -> NoResponse:
     """Classify an exception of aiohttp by its type and system error; its text may contain URLs and headers."""
     if isinstance(error, _CERTIFICATE):
-        return NoResponse("connection", f"certificate refused: {_reason(error)}", sent=False, certificate=True)
+        return NoResponse("connection", certificate_error(error, route.url), sent=False, certificate=True)
     if isinstance(error, _NEVER_SENT) or not connected:
         kind = "timeout" if isinstance(error, TimeoutError) else "connection"
-        return NoResponse(kind, f"could not connect: {_reason(error)}", sent=False)
+        why = connect_error(error, route.url, route.proxy, timeout_s=min(CONNECT_TIMEOUT_S, route.timeout_s))
+        return NoResponse(kind, f"could not connect: {why}", sent=False)
     known = _known_so_far(error, response, partial)
     if isinstance(error, _Unreadable):
         return NoResponse("bad_response", str(error), sent=True, **known)
     if isinstance(error, TimeoutError):
         return NoResponse(
-            "timeout", "no complete answer within the attempt timeout", sent=True, own_timeout=True, **known
+            "timeout",
+            f"no complete answer within the attempt timeout of {route.timeout_s:g} s",
+            sent=True,
+            own_timeout=True,
+            **known,
         )
     if (broken := _broken_rule(error)) is not None:
         return NoResponse("bad_response", f"the response cannot be read: {broken}", sent=True, **known)
-    return NoResponse("connection", f"connection lost after sending: {_reason(error)}", sent=True, **known)
+    return NoResponse(
+        "connection", lost_connection(error, route.url, has_begun=response is not None), sent=True, **known
+    )
 
 
 def _known_so_far(
@@ -360,17 +381,6 @@ def _broken_rule(error: Exception) -> str | None:
         return None
     known = next((said for words, said in _BROKEN_RULES if words in error.message), None)
     return known or f"it is not HTTP as it should be ({error.message.partition(':')[0][:60]})"
-
-
-def _reason(error: BaseException) -> str:
-    inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror[:200]
-    if isinstance(inner, Exception):
-        return f"{type(inner).__name__}: {str(inner)[:200]}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror[:200]
-    return type(error).__name__
 
 
 def _joined(*notes: str | None) -> str | None:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 from convbatch.reply import ErrorKind, Failure
 
 _EXCERPT_CHARS = 160
-_NEW_RUN = "then start a new run"
+NEW_RUN = "start a new run"
+"""In the reason of a suspension that `resume` cannot end: address and settings of a run cannot be changed."""
+_NEW_RUN = f"then {NEW_RUN} with --reuse of this one"
 _RESUME = "then resume"
 
 
@@ -35,7 +37,7 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
         return _line(failure, "the gateway has no such path or no such model", remedy)
     if failure.kind in _REMEDY:
         return _line(failure, *_REMEDY[failure.kind])
-    remedy = _way_out(failure.message) or "change what it names and start a new run, or resume once it is accepted"
+    remedy = _way_out(failure.message) or f"change what it names and {NEW_RUN}, or resume once it is accepted"
     return _line(failure, "the gateway refuses every request in the same way", remedy)
 
 
@@ -52,7 +54,21 @@ def _line(failure: Failure, what: str, remedy: str) -> str:
 def _correct(address: Address | None) -> str:
     if address is None:
         return "correct base_url"
-    return f"correct base_url ({address.base_url}; {address.path} was asked)"
+    return f"correct base_url ({address.base_url}; {address.path} was asked{_usual_end(address)})"
+
+
+_OPENAI_PATH = re.compile(r"/(?:chat/completions|responses)$")
+_DOUBLED = re.compile(r"(/v\d\w*|/openai|/models|/chat/completions)(?=.*\1(?:/|$))")
+
+
+def _usual_end(address: Address) -> str:
+    """Return how the base URL of such a path usually ends, where this one does not."""
+    doubled = _DOUBLED.search(address.path)
+    if doubled is not None:
+        return f", which has {doubled[1]} twice: end base_url before it"
+    if not _OPENAI_PATH.search(address.path):
+        return ""
+    return "" if re.search(r"/v\d", address.path) else "; base_url usually ends in /v1"
 
 
 _REMEDY: Mapping[ErrorKind, tuple[str, str]] = {

@@ -34,6 +34,30 @@ def test_a_wrong_address_names_base_url_and_the_path_that_was_asked(
     text = reason(kind, message, status, no_model=no_model)
     assert "base_url (https://gw.example/v1; /v1/chat/completions was asked)" in text
     assert message in text
+    assert "new run with --reuse" in text
+
+
+@each(
+    ("base_url", "path", "advice"),
+    [
+        ("http://gw.example", "/chat/completions", "base_url usually ends in /v1"),
+        ("http://gw.example/api", "/api/chat/completions", "base_url usually ends in /v1"),
+        ("http://gw.example/v1/v1", "/v1/v1/chat/completions", "has /v1 twice: end base_url before it"),
+        (
+            "http://gw.example/v1/chat/completions",
+            "/v1/chat/completions/chat/completions",
+            "has /chat/completions twice: end base_url before it",
+        ),
+        ("http://gw.example/v1beta", "/v1beta/v1beta/models/m:generateContent", "has /v1beta twice"),
+        ("http://gw.example/v4", "/v4/chat/completions", ""),
+        ("http://gw.example", "/v1beta/models/m:generateContent", ""),
+    ],
+)
+def test_a_base_url_that_ends_in_an_unusual_way_is_named(base_url: str, path: str, advice: str):
+    failure = Failure(kind="not_found", message="404 page not found", no_model=True)
+    text = suspension(failure, 404, Address(base_url=base_url, path=path))
+    assert advice in text
+    assert bool(advice) == ("usually ends" in text or "twice" in text)
 
 
 @each(
