@@ -15,7 +15,7 @@ from decimal import ROUND_UP, Context, Decimal
 from fractions import Fraction
 
 from convbatch.engine.limiter import LimiterClosed
-from convbatch.pricing import Money, PriceTable, to_decimal
+from convbatch.pricing import Money, PriceTable, display_amount, to_decimal
 from convbatch.reply import Attempt, Failure, billed_usage
 
 _ROUNDED_UP = Context(prec=2, rounding=ROUND_UP)
@@ -108,6 +108,12 @@ class Budget:
         """A cap that lets the run continue: twice this one, or more if the next call needs it."""
         least = _ROUNDED_UP.plus(to_decimal(self.spent + (self.lacked or 0)))
         return Money(amount=max(2 * self.cap.amount, least), currency=self.cap.currency)
+
+    @property
+    def short(self) -> str:
+        """Amount spent and cap, as a few words."""
+        at_most = "at most " if self.assumed else ""
+        return f"{at_most}{display_amount(self.spent)} of {self.cap}"
 
     def __str__(self) -> str:
         spent = Money(amount=to_decimal(self.spent), currency=self.cap.currency)

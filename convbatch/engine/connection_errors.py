@@ -64,6 +64,24 @@ def lost_connection(error: Exception, url: str, *, has_begun: bool) -> str:
     return f"connection lost after sending: {_words(inner)} {place}"
 
 
+_WAYS_OUT = (
+    ("(the proxy)", "check `proxy` of the gateway, else HTTPS_PROXY and HTTP_PROXY"),
+    ("the proxy ", "check what the proxy allows, and the user in its URL"),
+    ("certificate refused", "set ca_file for an authority of your own, or correct the host of base_url"),
+    ("no TLS at", "correct base_url, start a new run with --reuse of this one"),
+    ("connection refused", "start the server, or correct base_url and start a new run with --reuse of this one"),
+    ("host not found", "check base_url and the network"),
+    ("unreachable", "check the network, and whether a proxy is needed"),
+    ("no route", "check the network, and whether a proxy is needed"),
+    ("timed out", "check the network, and whether a proxy is needed"),
+)
+
+
+def way_out(error: str) -> str:
+    """Return what to do about an error that this file worded, as the end of a sentence; empty for another one."""
+    return next((f": {remedy}" for words, remedy in _WAYS_OUT if words in error), "")
+
+
 def _place(url: SplitResult) -> str:
     """Return host and port, as a person would type them; no user and no path, which may hold a key."""
     host = url.hostname or "?"

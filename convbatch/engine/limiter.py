@@ -416,6 +416,18 @@ class RateLimiter:
         """Return the seconds so far of announced pauses and used-up days, in which nothing could be sent."""
         return self._pause.announced_s(self._clock.monotonic())
 
+    def obstacle(self) -> tuple[str, float | None] | None:
+        """Return the kind of what the first caller waits for, and for how many seconds, if known; None if no one waits.
+
+        `why_waiting` says the same to people.
+        """
+        if not self._queue or (obstacle := self._obstacle(self._queue[0].tokens)) is None:
+            return None
+        kind, until = obstacle
+        if kind == "day" and self._day is not None:  # its next check may come before its end
+            return kind, self._day.wait_s(self._clock.wall(), self._in_flight)
+        return kind, None if until is None else max(0.0, until - self._now)
+
     def block_for(self, seconds: float, why: str) -> None:
         """Admit no callers for this long, because of requests or pauses of an earlier session."""
         self._pause.announced(seconds, why, self._clock.monotonic())

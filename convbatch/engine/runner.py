@@ -76,6 +76,10 @@ class Listener(Protocol):
         """Record that a row reached a terminal state; `before`: in an earlier session."""
         ...
 
+    def attempt_done(self, target: str, attempt: Attempt, *, ends_target: bool) -> None:
+        """Record a stored attempt; `ends_target`: the target is suspended for it."""
+        ...
+
     def note(self, text: str) -> None:
         """Show a note to the user."""
         ...
@@ -351,6 +355,8 @@ class Runner:
             finally:
                 _close(reservation)
                 worker.release(permit)
+            ends_target = isinstance(step, SuspendTarget)
+            self._listener.attempt_done(worker.target.name, attempt, ends_target=ends_target)
             if end is not None:
                 self._count(worker, end)
                 return end

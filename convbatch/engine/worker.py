@@ -42,6 +42,8 @@ class TargetWorker:
     counts: Counter[Status] = field(default_factory=Counter)
     closed: int = 0
     """Number of rows that have a result."""
+    in_flight: int = 0
+    """Requests in flight."""
 
     def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
         """Return the prices of the model that answered; None if those of the asked model apply."""
@@ -51,16 +53,20 @@ class TargetWorker:
     async def admit(self, tokens: int) -> Permit:
         """Wait for admission; raises `LimiterClosed`."""
         if self.own_places is None:
-            return await self.limiter.admit(tokens)
-        await self.own_places.acquire()
-        try:
-            return await self.limiter.admit(tokens)
-        except BaseException:
-            self.own_places.release()
-            raise
+            permit = await self.limiter.admit(tokens)
+        else:
+            await self.own_places.acquire()
+            try:
+                permit = await self.limiter.admit(tokens)
+            except BaseException:
+                self.own_places.release()
+                raise
+        self.in_flight += 1
+        return permit
 
     def release(self, permit: Permit) -> None:
         """Return a place in flight."""
         permit.release()
+        self.in_flight -= 1
         if self.own_places is not None:
             self.own_places.release()

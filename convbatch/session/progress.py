@@ -1,24 +1,47 @@
-"""Progress on stderr: a bar on a terminal, else one line every 30 s, with the reason for waiting.
+"""Progress on stderr: a line per target on a terminal, else one line every 30 s, with what each target waits for.
 
-Only durable rows are counted: the runner calls `turn_done` after the journal's sync.
+Only durable rows are counted: the runner calls `turn_done` after the journal's sync. What a line says is
+`status_lines.py`, how it is repainted `console/status_block.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, TextIO, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TextIO, cast
 
 from tqdm import tqdm
 
+from convbatch.console.status_block import StatusBlock, can_repaint
 from convbatch.console.text import printable
+from convbatch.engine.connection_errors import way_out
 from convbatch.redaction import redact
-from convbatch.reply import Status
+from convbatch.reply import Attempt, Failure, Reply, Status
+from convbatch.session.status_lines import (
+    DOWN,
+    SUSPENDED,
+    RunStatus,
+    TargetStatus,
+    clip,
+    duration,
+    plain_line,
+    screen_lines,
+)
+from convbatch.session.time_left import Pace
 
 PLAIN_EVERY_S = 30.0
-_SHOWN: tuple[Status, ...] = ("blocked", "empty", "error", "skipped")
+NAMED_EVERY_S = 60.0
+"""An error of a target is named at once, but no more often than this."""
+_OTHERS: tuple[Status, ...] = ("blocked", "empty", "skipped")
+_PAUSES = frozenset({"pause", "probe", "breaker", "day"})
+"""Kinds of obstacles that hold back every request of a target."""
+_LONGEST_ERROR = 120
+_BRACKETED = re.compile(r" \([^()]*\)")
 
 
 class _TolerantStream:
@@ -49,42 +72,108 @@ def _tolerant(stream: TextIO | None) -> TextIO:
     return cast("TextIO", _TolerantStream(stream if stream is not None else sys.stderr))
 
 
+class TargetView(NamedTuple):
+    """What the session sees of one target at one moment."""
+
+    name: str
+    in_flight: int
+    obstacle: tuple[str, float | None] | None = None
+    """`RateLimiter.obstacle`."""
+    why: str | None = None
+    """`RateLimiter.why_waiting`."""
+    suspended: str | None = None
+
+
+@dataclass(slots=True)
+class _Target:
+    """What the display remembers of one target."""
+
+    planned: int | None
+    counts: Counter[Status] = field(default_factory=Counter)
+    new_rows: int = 0
+    """Finished in this session since the last refresh."""
+    pace: Pace = field(default_factory=Pace)
+    trouble: str | None = None
+    """The latest error, if no answer came since."""
+    failures: int = 0
+    """Requests without an answer since the last one."""
+    named_at: float | None = None
+
+
 class Progress:
-    """The listener of a run on a terminal."""
+    """The listener of a session: shows how far each target is and what it waits for.
+
+    Args:
+        total: Rows in the plans of all targets.
+        targets: Names of the targets, in order.
+        enabled: Whether status lines are shown.
+        notes: Whether permanent lines are printed.
+        stream: Where; default stderr.
+        unit: What a row is.
+        clock: Seconds that never go back, for how often an error is named.
+    """
 
     def __init__(
         self,
         total: int,
         *,
+        targets: Sequence[str] = (),
         enabled: bool = True,
         notes: bool = True,
         stream: TextIO | None = None,
         unit: str = "turn",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = _tolerant(stream)
         self._enabled = enabled
         self._notes = notes
         self._total = total
-        self._counts: Counter[Status] = Counter()
-        self._before = 0
-        self._last_line: float | None = None
-        on_terminal = enabled and self._stream.isatty()
-        self._bar = (
-            tqdm(total=total, unit=unit, file=self._stream, dynamic_ncols=True, leave=False, smoothing=0.1)
-            if on_terminal
-            else None
-        )
+        self._unit = unit
+        self._clock = clock
+        planned = total // len(targets) if targets and total % len(targets) == 0 else None
+        self._targets = {name: _Target(planned) for name in targets}
+        self._began: float | None = None
+        self._last_line = 0.0
+        self._pace = Pace()
+        self._block = StatusBlock(self._stream) if enabled and can_repaint(self._stream) else None
 
     def turn_done(self, target: str, status: Status, *, before: bool) -> None:
-        """Count one durable row; rows of earlier sessions move the bar without counting towards its speed."""
-        self._counts[status] += 1
-        if before:
-            self._before += 1
-            if self._bar is not None:
-                self._bar.initial += 1
-                self._bar.n += 1
-        elif self._bar is not None:
-            self._bar.update(1)
+        """Count one durable row; rows of earlier sessions do not count towards the speed."""
+        of_target = self._of(target)
+        of_target.counts[status] += 1
+        of_target.new_rows += not before
+
+    def attempt_done(self, target: str, attempt: Attempt, *, ends_target: bool) -> None:
+        """Remember the error of a request that got no reply, and name the first one at once.
+
+        Args:
+            target: Name of the target.
+            attempt: The attempt.
+            ends_target: Whether the target is suspended for it, which is a note of its own.
+        """
+        of_target = self._of(target)
+        failure = attempt.outcome
+        if isinstance(failure, Reply):
+            of_target.trouble, of_target.failures = None, 0
+            return
+        if attempt.http_status == 429 or failure.kind == "rate_limit":
+            return  # a pause, which the rate limiter explains
+        of_target.trouble = error_text(failure, attempt.http_status)
+        of_target.failures += 1
+        now = self._clock()
+        is_due = of_target.named_at is None or now - of_target.named_at >= NAMED_EVERY_S
+        if of_target.failures == 1 and is_due and not ends_target and attempt.http_status is None:
+            of_target.named_at = now
+            again = "" if attempt.cls == "timeout" else "; asked again"
+            self.note(f"{target}: {of_target.trouble}{again}")
+
+    def troubles(self) -> dict[str, str]:
+        """Return the latest error of each target that has not answered since, and what to do about it."""
+        return {
+            name: f"{of_target.trouble} ({of_target.failures} requests without a reply){way_out(of_target.trouble)}"
+            for name, of_target in self._targets.items()
+            if of_target.trouble is not None and of_target.failures > 1
+        }
 
     def note(self, text: str) -> None:
         """Print a permanent line, if notes are enabled."""
@@ -99,31 +188,89 @@ class Progress:
     def answer(self, text: str) -> None:
         """Print a permanent line even if notes are disabled: it responds to what the user just did."""
         line = f"convbatch: {printable(redact(text))}"
-        if self._bar is not None:
-            self._bar.write(line, file=self._stream)
+        if self._block is not None:
+            self._block.print_above(line)
         else:
             print(line, file=self._stream, flush=True)  # this class writes to stderr
 
-    def refresh(self, now: float, waits: Sequence[str]) -> None:
+    def refresh(self, now: float, views: Sequence[TargetView], *, spent: str = "", stopping: bool = False) -> None:
         """Show counts and reasons for waiting; called several times a second with a monotonic time."""
         if not self._enabled:
             return
-        parts = [f"{self._counts[status]} {status}" for status in _SHOWN if self._counts[status]]
-        parts += [printable(wait) for wait in waits]
-        if self._bar is not None:
-            self._bar.set_postfix_str("; ".join(parts), refresh=True)
-            return
-        if self._last_line is None:
+        if self._began is None:
+            self._began = self._last_line = now
+        statuses = [self._status(view, now) for view in views]
+        run = RunStatus(
+            done=sum(status.done for status in statuses),
+            planned=self._total,
+            unit=self._unit,
+            targets=statuses,
+            spent=spent,
+            elapsed_s=now - self._began,
+            per_s=self._pace.per_s,
+            stopping=stopping,
+        )
+        if self._block is not None:
+            self._block.paint(screen_lines(run, *self._block.size()))
+        elif now - self._last_line >= PLAIN_EVERY_S:
             self._last_line = now
-        if now - self._last_line >= PLAIN_EVERY_S:
-            self._last_line = now
-            done = sum(self._counts.values())
-            self.note("; ".join([f"{done} of {self._total} turns", *parts]))
+            self.note(plain_line(run))
 
     def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        """Remove the status lines."""
+        if self._block is not None:
+            self._block.erase()
+
+    def _of(self, target: str) -> _Target:
+        return self._targets.setdefault(target, _Target(None))
+
+    def _status(self, view: TargetView, now: float) -> TargetStatus:
+        of_target = self._of(view.name)
+        kind, wait_s = view.obstacle or ("", None)
+        is_paused = kind in _PAUSES
+        of_target.pace.update(now, of_target.new_rows, is_paused=is_paused)
+        self._pace.update(now, of_target.new_rows, is_paused=False)
+        of_target.new_rows = 0
+        done = sum(of_target.counts.values())
+        severity, state = _state(view, of_target.trouble)
+        left_s = None
+        if severity < DOWN and of_target.planned is not None:
+            left_s = of_target.pace.left_s(of_target.planned - done, (wait_s or 0.0) if is_paused else 0.0)
+        return TargetStatus(
+            name=printable(view.name),
+            done=done,
+            planned=of_target.planned,
+            in_flight=view.in_flight,
+            state=[printable(redact(form)) for form in state],
+            severity=severity,
+            failed=of_target.counts["error"],
+            others=", ".join(f"{n:,} {status}" for status in _OTHERS if (n := of_target.counts[status])),
+            left_s=left_s,
+        )
+
+
+def error_text(failure: Failure, http_status: int | None) -> str:
+    """Return an error as one short line: what a connection ended with, or what the server said."""
+    message = " ".join(failure.message.split()).removeprefix("could not connect: ")
+    text = message if http_status is None else f"HTTP {http_status} {failure.kind}: {message}"
+    return clip(text, _LONGEST_ERROR)
+
+
+def _state(view: TargetView, trouble: str | None) -> tuple[int, list[str]]:
+    """Return how bad the state of a target is, and the state in shorter and shorter forms; none if it just runs."""
+    if view.suspended is not None:
+        text = f"suspended: {view.suspended}"
+        return SUSPENDED, [text, _BRACKETED.sub("", text)]
+    kind, wait_s = view.obstacle or ("", None)
+    if kind == "breaker":
+        error = trouble or "no answers"
+        again = "asked again now" if wait_s is None else f"next try in {duration(wait_s)}"
+        return DOWN, [f"{error}, {again}", error]
+    if view.why is not None and kind in _PAUSES:
+        return 3, [f"waiting: {view.why}", view.why]
+    if view.why is not None:
+        return 1, [view.why]
+    return (2, [trouble]) if trouble is not None else (0, [])
 
 
 class ReadingBar:

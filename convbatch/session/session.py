@@ -93,7 +93,14 @@ async def run_session_async(
             replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end)
         )
         rows = work.count_rows(spec, past)
-        progress = Progress(rows, enabled=spec.progress, notes=spec.notes, unit=work.unit)
+        progress = Progress(
+            rows,
+            targets=[target.name for target in spec.targets],
+            enabled=spec.progress,
+            notes=spec.notes,
+            unit=work.unit,
+            clock=system.clock.monotonic,
+        )
         stack.callback(progress.close)
         for note in journal.notes:
             progress.note(note)
@@ -120,10 +127,11 @@ async def run_session_async(
             with _refreshing(progress, runner, budget) if spec.progress else nullcontext():
                 error = await _run_all(runner, plans)
             result = _session_result(rows, runner, budget, error)
+            result = replace(result, unanswered=_unanswered(progress, runner))
             try:
                 await _close(spec, journal, result)
             except JournalError as failed:
-                result = _session_result(rows, runner, budget, error or failed)
+                result = replace(_session_result(rows, runner, budget, error or failed), unanswered=result.unanswered)
     result = replace(result, elapsed_s=system.clock.monotonic() - begun)
     if runner.reason == "interrupted" != result.reason:  # after the last reply
         return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
@@ -241,14 +249,26 @@ def _refreshing(progress: Progress, runner: Runner, budget: Budget | None) -> Ge
 
 
 async def _refresh(progress: Progress, runner: Runner, budget: Budget | None) -> None:
-    """Update the progress line a few times a second with what each target waits for."""
+    """Update the status lines a few times a second with what each target waits for."""
+    from convbatch.session.progress import TargetView
+
     while True:
-        waits = [
-            f"{worker.target.name}: {why}"
+        views = [
+            TargetView(
+                name=worker.target.name,
+                in_flight=worker.in_flight,
+                obstacle=worker.limiter.obstacle() if worker.suspended is None else None,
+                why=worker.limiter.why_waiting() if worker.suspended is None else None,
+                suspended=worker.suspended,
+            )
             for worker in runner.workers
-            if worker.suspended is None and (why := worker.limiter.why_waiting())
         ]
-        if budget is not None:
-            waits.append(str(budget))
-        progress.refresh(asyncio.get_running_loop().time(), waits)
+        spent = "" if budget is None else budget.short
+        progress.refresh(asyncio.get_running_loop().time(), views, spent=spent, stopping=runner.reason != "finished")
         await asyncio.sleep(0.2)
+
+
+def _unanswered(progress: Progress, runner: Runner) -> dict[str, str]:
+    """Return the latest error of each target that is not suspended and has not answered since."""
+    running = {worker.target.name for worker in runner.workers if worker.suspended is None}
+    return {name: why for name, why in progress.troubles().items() if name in running}

@@ -138,6 +138,8 @@ class SessionResult:
     """From when its first request could be sent to the end of the session; what a deadline is measured by."""
     suspended: Mapping[str, str] = field(default_factory=dict)
     """Reason of the suspension, by target name."""
+    unanswered: Mapping[str, str] = field(default_factory=dict)
+    """Latest error of each target that gave no answer after it, by target name."""
     budget: str | None = None
     """Amount spent and cap, as text; None without a budget."""
     larger_budget: Money | None = None

@@ -229,7 +229,7 @@ def test_ctrl_c_in_a_terminal_stops_the_run_and_its_progress_bar(
 ) -> None:
     provider = prepare(tmp_path, simulator, dialogues=60, latency_s=0.5 if presses == 1 else 20)
     terminal = Terminal(tmp_path, "run", "d.jsonl", "-o", "out", "-j", "8")
-    wait_until(lambda: provider.in_flight >= 4 and b"turn/s" in terminal.look())
+    wait_until(lambda: provider.in_flight >= 4 and b"in flight" in terminal.look())
     time.sleep(0.1)
     in_flight = provider.in_flight
     for _ in range(presses):
