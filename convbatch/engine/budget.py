@@ -113,7 +113,7 @@ class Budget:
     def short(self) -> str:
         """Amount spent and cap, as a few words."""
         at_most = "at most " if self.assumed else ""
-        return f"{at_most}{display_amount(self.spent)} of {self.cap}"
+        return f"{at_most}{display_amount(to_decimal(self.spent))} of {self.cap}"
 
     def __str__(self) -> str:
         spent = Money(amount=to_decimal(self.spent), currency=self.cap.currency)

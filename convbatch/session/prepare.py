@@ -267,8 +267,6 @@ def _open_reusable(text: str) -> RunFolder:
     return folder
 
 
-
-
 def _failed_in(text: str) -> dict[str, Any]:
     """Return the fields of a `Selection` of the dialogues that failed in a run."""
     from convbatch.results.failed import failed_dialogues
