@@ -89,7 +89,9 @@ async def _play(quota: Quota, seed: int) -> dict[int, Usage]:
     chance = random.Random(seed)
     limiters = [RateLimiter(clock=VirtualClock(), concurrency=quota.places) for _ in range(quota.processes)]
     tasks = [
-        asyncio.create_task(_work(limiter, server, quota, chance)) for limiter in limiters for _ in range(2 * quota.places)
+        asyncio.create_task(_work(limiter, server, quota, chance))
+        for limiter in limiters
+        for _ in range(2 * quota.places)
     ]
     await asyncio.sleep(60.0 * quota.minutes)
     for task in tasks:

@@ -115,7 +115,7 @@ class Failure:
 class StatedLimit(NamedTuple):
     """At most so many in a window."""
 
-    count: int
+    most: int
     window_s: float
 
 

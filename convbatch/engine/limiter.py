@@ -138,7 +138,7 @@ class _Pause:
         self._announced_s = 0.0
 
     def throttled(self, sent_at: float, hint_s: float, now: float, *, first_s: float = 1.0) -> bool:
-        """Record a 429; return whether it begins a new episode; without a hint it pauses `first_s`, doubled in a row."""
+        """Record a 429; return whether it begins a new episode. Without a hint it pauses `first_s`, then twice that."""
         self._slowest_refusal_s = max(self._slowest_refusal_s, now - sent_at)
         if sent_at <= self.episode_began:
             # Sent before the pause began, so it belongs to the same episode: it may extend the pause.
@@ -552,6 +552,8 @@ class RateLimiter:
         match obstacle:
             case ("pause", _):
                 return f"{self._pause.why}, {_span(self._pause.until - self._now)}"
+            case ("probe" | "pace" as what, _):
+                return f"{self._pause.why}, one request first" if what == "probe" else self._pace_text()
             case ("breaker", None):
                 return "breaker: probe in flight"
             case ("breaker", probe_at):
@@ -564,10 +566,10 @@ class RateLimiter:
                 return f"{self._window.size} in flight for now" if self._window.is_narrow else None
             case ("rate", _):
                 return f"request rate {self._rate_text}"
-            case ("probe", _):
-                return f"{self._pause.why}, one request at first"
-            case ("pace", _):
-                return "learned rate"
+
+    def _pace_text(self) -> str:
+        per_second = self._pace.per_second(self._now)
+        return "learned rate" if per_second is None else f"learned rate {60 * per_second:,.3g}/min"
 
     def close(self) -> None:
         """Reject all waiting and future callers. Existing permits stay valid."""
@@ -702,6 +704,9 @@ class RateLimiter:
                 return _PROBE_IN_FLIGHT
             if now < self._breaker.probe_at:
                 return ("breaker", self._breaker.probe_at)
+        return self._quota_obstacle(tokens, now)
+
+    def _quota_obstacle(self, tokens: int, now: float) -> _Obstacle | None:
         if self._ledger is not None and (until := self._ledger.full_until(tokens, now)) is not None:
             return ("tokens", until)
         if self._day is not None and (left_s := self._day.wait_s(self._clock.wall(), self._in_flight)) is not None:
@@ -712,9 +717,8 @@ class RateLimiter:
             return _BUSY
         if self._rate is not None and not self._rate.has_capacity():
             return ("rate", self._next_slot)
-        for pace in (self._pace, self._token_pace):
-            if pace.is_known and (until := pace.ready_at(now)) is not None:
-                return ("pace", until)
+        if (until := self._pace.ready_at(now) or self._token_pace.ready_at(now)) is not None:
+            return ("pace", until)
         return None
 
     async def _pass(self, tokens: int, waited_s: float) -> Permit:

@@ -7,12 +7,15 @@ prompt, and no text has the same number of tokens for every model.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from convbatch.config.gateways import Limits
 from convbatch.dialogue import Message, Settings
-from convbatch.engine.conversation import ConversationState
 from convbatch.engine.plan import text_bytes
 from convbatch.reply import Usage
+
+if TYPE_CHECKING:
+    from convbatch.engine.conversation import ConversationState
 
 FRAME_TOKENS = 4
 """The most tokens that a message counts in addition to its text: its role and delimiters."""

@@ -1,8 +1,8 @@
 """The limits that a gateway tells with a response: in headers of any response, in the text or details of a refusal.
 
 Only limits over a minute or less are returned: those of a day are not a matter of pace. `counted_by` tells what a
-refusal was about. Headers with a prefix of their own, such as those of an upstream that a proxy passes on, are not read:
-its quota is shared with others.
+refusal was about. Headers with a prefix of their own, such as those of an upstream that a proxy passes on, are not
+read: its quota is shared with others.
 
 Sources (read 2026-11-27): https://platform.openai.com/docs/guides/rate-limits (x-ratelimit-limit-requests, -tokens),
 https://docs.anthropic.com/en/api/rate-limits (anthropic-ratelimit-requests-limit, -input-tokens-limit),
@@ -41,7 +41,8 @@ _TEXT_LIMIT = 20_000
 # "on tokens per min (TPM): Limit 30000, Used …", "on requests per min. Limit: 3 / min", "limit of 50,000 input tokens
 # per minute"
 _WORDED = re.compile(
-    r"\bon (?P<a>requests|tokens) per (?P<unit_a>sec|min|hour|day)\w{0,4}\s?(?:\([A-Z]{2,5}\))?[:.]?\s?Limit:? (?P<count_a>\d[\d,]{0,12})"
+    r"\bon (?P<a>requests|tokens) per (?P<unit_a>sec|min|hour|day)\w{0,4}\s?(?:\([A-Z]{2,5}\))?[:.]?"
+    r"\s?Limit:? (?P<count_a>\d[\d,]{0,12})"
     r"|\blimit of (?P<count_b>\d[\d,]{0,12}) (?:input )?(?P<b>requests|tokens) per (?P<unit_b>sec|min|hour|day)",
     re.IGNORECASE,
 )
@@ -51,7 +52,9 @@ _GOOGLE = re.compile(
 )
 _CONCURRENCY = re.compile(r"concurren|simultaneous|in parallel|并发|同时", re.IGNORECASE)
 _REQUESTS = re.compile(r"requests? per|_requests\b|RequestsPer|\bRP[MS](?![A-Za-z])|每分钟请求|请求次数", re.IGNORECASE)
-_TOKENS = re.compile(r"tokens?[ /_]?(?:per|/|limit|quota|rate|count)|TokensPer|\b[IO]?TPM(?![A-Za-z])|token.{0,6}限", re.IGNORECASE)
+_TOKENS = re.compile(
+    r"tokens?[ /_]?(?:per|/|limit|quota|rate|count)|TokensPer|\b[IO]?TPM(?![A-Za-z])|token.{0,6}限", re.IGNORECASE
+)
 
 
 def stated_limits(headers: Mapping[str, str], message: str = "", body: bytes | None = None) -> StatedLimits | None:
@@ -136,4 +139,4 @@ def _of_window(count: int, window_s: float) -> StatedLimit | None:
 
 def _slower(*limits: StatedLimit | None) -> StatedLimit | None:
     told = [limit for limit in limits if limit is not None]
-    return min(told, key=lambda limit: limit.count / limit.window_s, default=None)
+    return min(told, key=lambda limit: limit.most / limit.window_s, default=None)

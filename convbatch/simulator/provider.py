@@ -231,7 +231,7 @@ class Provider:
         if self._gate is None:
             return
         where = arrival.route
-        tokens = reply_spec.parsed.input_tokens
+        tokens = reply_spec.parsed.input_tokens + self._hidden_tokens
         if where is not None and where.wire.counts_output_at_admission:
             tokens += reply_spec.budgeted_output
         refusal = self._gate.admit(arrival.key, reply_spec.parsed.model, tokens, now)

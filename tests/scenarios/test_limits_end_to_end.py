@@ -47,7 +47,9 @@ def saturated(
     path: Path, limits: Limits, server: ServerLimits | None, dialogues: Sequence[Plain], **more: Any
 ) -> VirtualRun:
     """Prepare a run that always has more to send than allowed; one-way delays vary by the largest allowed jitter."""
-    provider = Provider(keys={KEY}, limits=server, latency_s=(0.2, 2.0), faults=more.pop("faults", None))
+    hidden = more.pop("hidden_system", "")
+    faults = more.pop("faults", None)
+    provider = Provider(keys={KEY}, limits=server, latency_s=(0.2, 2.0), faults=faults, hidden_system=hidden)
     hosts = [Host(provider, limits=limits, delay_s=0.999, attempt_timeout_s=600, **more)]
     return VirtualRun(path / "run", hosts, dialogues, rules=RunRules(concurrency=60), sync_s=0.005)
 
@@ -190,6 +192,44 @@ def test_token_overhead_of_messages_is_reserved(tmp_path: Path):
     assert max_tokens(virtual_run.ledger(), 60.0) <= 3000
 
 
+def test_hidden_tokens_are_learned_from_the_first_reply_on(tmp_path: Path):
+    tpm = 20_000
+    virtual_run = saturated(tmp_path, Limits(tpm=tpm), None, made(120, turns=2), hidden_system="a hidden rule " * 60)
+    virtual_run.finish(most=1)
+    assert max_tokens(virtual_run.ledger(), 60.0) <= 1.02 * tpm
+    entries = virtual_run.ledger()
+    begun = entries[0].arrived_at
+    assert sum(entry.input_tokens or 0 for entry in entries if entry.arrived_at < begun + 3 * 61) >= 0.95 * 3 * tpm
+
+
+@pytest.mark.parametrize(
+    ("limits", "set_by_s"),
+    [
+        pytest.param(Limits(rpm=60), -3600.0, id="requests, back"),
+        pytest.param(Limits(tpm=3000), -3600.0, id="tokens, back"),
+        pytest.param(Limits(rpm=60, tpm=3000), -86_400.0 * 365, id="both, back a year"),
+        pytest.param(Limits(rpm=60, tpm=3000), 3600.0, id="both, forward"),
+    ],
+)
+def test_a_clock_set_between_sessions_costs_at_most_a_window(tmp_path: Path, limits: Limits, set_by_s: float):
+    virtual_run = saturated(tmp_path, limits, None, made(40))
+    virtual_run.run_session(kill=Kill(after_s=30.0))
+    virtual_run.clock_off_s += set_by_s
+    virtual_run.run_session(kill=Kill(after_s=65.0), gap_s=1.0)
+    resumed_at, first = virtual_run.ended[1].began, min(one.left_at for one in virtual_run.sent if one.session == 2)
+    assert first - resumed_at <= 61.5
+
+
+def test_a_clock_set_back_does_not_lengthen_an_announced_wait(tmp_path: Path):
+    faults = FaultScript.of([{"match": {"nth": 5}, "action": "rate-limit", "hint": "retry-info", "seconds": 40}])
+    virtual_run = saturated(tmp_path, Limits(rpm=600), None, made(10), faults=faults)
+    virtual_run.run_session(kill=Kill(after_s=10.0), gap_s=1.0)
+    virtual_run.clock_off_s -= 3600.0
+    virtual_run.run_session(kill=Kill(after_s=60.0), gap_s=1.0)
+    first = min(one.left_at for one in virtual_run.sent if one.session == 2)
+    assert first - virtual_run.ended[1].began <= 41.0
+
+
 def test_rpd_is_never_exceeded_across_kills_and_resumes(tmp_path: Path):
     rpd = 40
     limits = Limits(rpd=rpd, rpm=240)
@@ -242,13 +282,13 @@ def test_an_announced_wait_is_kept_by_the_next_session(tmp_path: Path):
 
 
 def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[Provider], Server]):
-    dataset = write_dataset(tmp_path / "d.jsonl", 14, 2)
+    dataset = write_dataset(tmp_path / "d.jsonl", 8, 2)
     provider = Provider(script=Script.load(dataset), limits=ServerLimits(rpm=10, window_s=1.0, model="sliding"))
     config = tmp_path / "convbatch.toml"
     config.write_text(config_for(simulator(provider).url, rate=["10/1s"], jitter=0.25))
     run = cb.run(dataset, models="sim-good@at-gemini", config=config, out=tmp_path / "out")
     assert set(run.turns["status"]) == {"ok"}
-    assert [entry.status for entry in provider.ledger.entries] == [200] * 28
+    assert [entry.status for entry in provider.ledger.entries] == [200] * 16
     assert max_in_any_window(provider.ledger.entries, 1.0) <= 10
     times = [entry.arrived_at for entry in provider.ledger.entries]
-    assert 27 / (times[-1] - times[0]) >= 0.9 * 10 / 1.25
+    assert 15 / (times[-1] - times[0]) >= 0.9 * 10 / 1.25
