@@ -96,14 +96,14 @@ def third_party_imports() -> dict[str, str]:
     """Return third-party top-level modules that the package imports at run time, each with a file that imports it."""
     found: dict[str, str] = {}
     for name in modules():
-        tree = ast.parse((PACKAGE / name).read_bytes())
+        nodes = list(ast.walk(ast.parse((PACKAGE / name).read_bytes())))
         only_typing = {
             id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for node in nodes
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
             for inner in ast.walk(node)
         }
-        for node in ast.walk(tree):
+        for node in nodes:
             if id(node) in only_typing:
                 continue
             imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -113,9 +113,12 @@ def third_party_imports() -> dict[str, str]:
 
 
 def test_every_imported_package_is_declared() -> None:
-    declared = {re.split(r"[^\w-]", one)[0] for one in pyproject()["project"]["dependencies"]}
-    files = (file for name in declared for file in importlib.metadata.files(name) or ())
-    provided = {file.parts[0].removesuffix(".py") for file in files}
+    project = pyproject()["project"]
+    declared = {
+        re.split(r"[^\w-]", one)[0] for one in (*project["dependencies"], *project["optional-dependencies"]["xlsx"])
+    }
+    files = (importlib.metadata.distribution(name).read_text("RECORD") or "" for name in declared)
+    provided = {re.split("[/,]", line)[0].removesuffix(".py") for text in files for line in text.splitlines()}
     imports = third_party_imports()
     assert {"aiohttp", "pandas", "rich"} <= imports.keys()
     assert {module: name for module, name in imports.items() if module not in provided} == {}

@@ -1,4 +1,4 @@
-"""Read dialogues from rows of turns, as in a CSV file; rows with the same id that follow each other are a dialogue.
+"""Read dialogues from rows of turns, as in CSV and XLSX files; rows of one id that follow each other are a dialogue.
 
 The columns and what they mean are in `formats/csv_turns.py`.
 """
@@ -9,12 +9,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from convbatch.dataset.csv_lines import CsvLines
+from convbatch.dataset.csv_lines import CsvLines, is_csv
 from convbatch.dataset.jsonl import JsonLine, display_json
+from convbatch.dataset.xlsx_rows import XlsxRows, is_xlsx
 from convbatch.errors import Issue
 
 ID_COLUMNS = ("id", "dialogue_id", "dialog_id", "conversation_id", "question_id")
 USER_COLUMNS = ("user", "content", "question", "prompt")
+REPLY_COLUMNS = ("assistant", "reply", "answer", "response", "reference")
+TURN_COLUMNS = ("turn", "turn_id", "turn_number")
+_OF_ONE_ROW = (*USER_COLUMNS, *REPLY_COLUMNS, *TURN_COLUMNS, "role")
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is CSV or XLSX by its name."""
+    return is_csv(path) or is_xlsx(path)
+
+
+def read_table(path: Path) -> CsvLines | XlsxRows:
+    """Return the rows of a file; a merged cell of a sheet holds for its rows, if it is no message."""
+    return XlsxRows(path, lambda column: column.lower() not in _OF_ONE_ROW) if is_xlsx(path) else CsvLines(path)
 
 
 class CsvRows(dict[str, Any]):
@@ -26,7 +40,7 @@ class CsvDialogues:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines = CsvLines(path)
+        self._lines = read_table(path)
 
     @property
     def consumed(self) -> int:
@@ -37,6 +51,11 @@ class CsvDialogues:
     def blank_lines(self) -> int:
         """Rows without any text, which are skipped."""
         return self._lines.blank_lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What is in the file and not read."""
+        return self._lines.notes if isinstance(self._lines, XlsxRows) else []
 
     def __iter__(self) -> Iterator[JsonLine]:
         return turn_rows_to_dialogues(self._lines)
@@ -65,11 +84,11 @@ _Key = tuple[str | None, int | None]
 
 
 def _grouped(lines: Iterable[JsonLine]) -> Iterator[tuple[_Key, list[JsonLine]]]:
-    """Yield the rows of each dialogue; a row that cannot be read belongs to the dialogue before it."""
+    """Yield the rows of each dialogue; a row of which nothing can be read belongs to the dialogue before it."""
     key: _Key | None = None
     group: list[JsonLine] = []
     for line in lines:
-        own = key if line.issue is not None and key is not None else _dialogue_of(line)
+        own = key if not line.value and key is not None else _dialogue_of(line)
         if group and key is not None and own != key:
             yield key, group
             group = []

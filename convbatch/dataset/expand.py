@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.checks.builtin import CHECKS
-from convbatch.dataset.csv_lines import CsvLines, is_csv
+from convbatch.dataset.csv_dialogues import is_table, read_table
 from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
 from convbatch.dataset.jsonl import JsonArray, JsonLines, display_json, encode_json_line, is_one_document
 from convbatch.dataset.reader import Problems, count_of, media_issues
@@ -127,7 +127,7 @@ def _templates(path: Path, problems: Problems) -> Iterator[Template]:
 
 def _read_table(path: Path, problems: Problems) -> _Table:
     table = _Table(path)
-    for number, line in enumerate(CsvLines(path) if is_csv(path) or not _is_json(path) else JsonLines(path), 1):
+    for number, line in enumerate(read_table(path) if is_table(path) or not _is_json(path) else JsonLines(path), 1):
         if line.issue is not None:
             problems.add(line.issue.at(str(path), line.number))
             continue

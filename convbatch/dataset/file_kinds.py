@@ -29,8 +29,16 @@ _MAGIC = (
     _Magic(b"\xff\xfe\0\0", "is UTF-32 text, not a dataset", _ICONV.replace("{encoding}", "UTF-32")),
     _Magic(b"\xff\xfe", "is UTF-16 text, not a dataset", _ICONV.replace("{encoding}", "UTF-16")),
     _Magic(b"\xfe\xff", "is UTF-16 text, not a dataset", _ICONV.replace("{encoding}", "UTF-16")),
-    _Magic(b"PK\x03\x04", "is a zip archive (or a spreadsheet), not a dataset", "unzip it; save a spreadsheet as CSV"),
-    _Magic(b"\xd0\xcf\x11\xe0", "is an old Office document, not a dataset", "save a spreadsheet as CSV (UTF-8)"),
+    _Magic(
+        b"PK\x03\x04",
+        "is a zip archive (or a spreadsheet), not a dataset",
+        "unzip it; save a spreadsheet as NAME.xlsx, or as CSV UTF-8",
+    ),
+    _Magic(
+        b"\xd0\xcf\x11\xe0",
+        "is an old or encrypted Office document, not a dataset",
+        "save a spreadsheet as NAME.xlsx without a password, or as CSV UTF-8",
+    ),
     _Magic(b"\x28\xb5\x2f\xfd", "is zstd compressed, not a dataset", "zstd -d {name} -o {stem}.jsonl"),
     _Magic(b"BZh", "is bzip2 compressed, not a dataset", "bunzip2 -k {name}"),
     _Magic(b"\xfd7zXZ", "is xz compressed, not a dataset", "unxz -k {name}"),

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convbatch.dataset.csv_dialogues import CsvDialogues
-from convbatch.dataset.csv_lines import is_csv
+from convbatch.dataset.csv_dialogues import CsvDialogues, is_table
 from convbatch.dataset.formats.builder import DatasetFormat
 from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
 from convbatch.dataset.in_memory import NAME as in_memory_name
@@ -146,12 +145,14 @@ class Reader:
             if count % _PROGRESS_LINES == 0:
                 self._report(done + lines.consumed)
         self.blank_lines += lines.blank_lines
+        if isinstance(lines, CsvDialogues):
+            self.notes += lines.notes
         self.notes += file.unsent.notes(file.shown)
 
     def _lines(self, path: DatasetSource) -> JsonLines | JsonArray | CsvDialogues | MessageLines | InMemoryLines:
         if isinstance(path, InMemoryDataset):
             return InMemoryLines(path)
-        if is_csv(path):
+        if is_table(path):
             return CsvDialogues(path)
         if holds_message_arrays(path):
             return MessageLines(path)

@@ -184,7 +184,7 @@ def test_validate_names_the_fault_inside_a_document_before_it_recommends_to_conv
             GOOD.replace("Hello", "今天是几号").encode("gbk"),
             ["iconv -f GB18030", "simplified: 今天是几号"],
         ),
-        ("k17.xlsx", b"PK\x03\x04rest", ["a zip archive (or a spreadsheet)", "CSV"]),
+        ("k17.zip", b"PK\x03\x04rest", ["a zip archive (or a spreadsheet)", "NAME.xlsx"]),
     ],
 )
 def test_a_file_of_another_kind_is_named_once_with_the_command_that_helps(

@@ -1,4 +1,4 @@
-"""CSV with the columns `id, turn, user, assistant, tags …`, one row a turn; or `role` and `content`, one a message."""
+"""CSV and XLSX with columns `id, turn, user, assistant, tags …`, one row a turn; or `role, content`, one a message."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from convbatch.dataset.csv_dialogues import ID_COLUMNS, USER_COLUMNS, CsvRows
+from convbatch.dataset.csv_dialogues import ID_COLUMNS, REPLY_COLUMNS, TURN_COLUMNS, USER_COLUMNS, CsvRows
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder
 from convbatch.dataset.formats.messages import read_exchange, read_messages
 
-_REPLY_COLUMNS = ("assistant", "reply", "answer", "response", "reference")
-_TURN_COLUMNS = ("turn", "turn_id", "turn_number")
 _REFUSED = ("ask", "checks", "settings", "tools")
 
 
@@ -40,8 +38,8 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
 
 def _read_turns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: DialogueBuilder) -> None:
     asked = next(column for column in USER_COLUMNS if column in columns)
-    replied = next((column for column in _REPLY_COLUMNS if column in columns), None)
-    counted = next((column for column in _TURN_COLUMNS if column in columns), None)
+    replied = next((column for column in REPLY_COLUMNS if column in columns), None)
+    counted = next((column for column in TURN_COLUMNS if column in columns), None)
     first = 0 if counted is not None and rows[0][counted].strip() == "0" else 1
     for number, row in enumerate(rows, first):
         read_exchange(row[asked], None if replied is None else row[replied], builder)
@@ -58,9 +56,9 @@ def _keep(
     rows: Sequence[Mapping[str, str]], columns: Sequence[str], rest: dict[str, Any], builder: DialogueBuilder
 ) -> None:
     named = next((column for column in columns if column in ID_COLUMNS), "")
-    read = (named, *_TURN_COLUMNS, *_REFUSED, "system", "role")
+    read = (named, *TURN_COLUMNS, *_REFUSED, "system", "role")
     asked = next(column for column in USER_COLUMNS if column in columns)
-    replied = next((column for column in _REPLY_COLUMNS if column in columns), None)
+    replied = next((column for column in REPLY_COLUMNS if column in columns), None)
     for column in columns:
         cells = [row[column].strip() for row in rows]
         if column in read or column in (asked, replied) or not any(cells):
@@ -73,7 +71,7 @@ def _keep(
 
 FORMAT = DatasetFormat(
     name="csv",
-    label='CSV ("user")',
+    label='CSV or XLSX ("user")',
     markers=("user",),
     id_keys=("id",),
     detect=_detect,
