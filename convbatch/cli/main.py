@@ -306,7 +306,9 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same dialogues.")] = 1,
     by: Annotated[
         list[SampleBy] | None,
-        typer.Option("--by", help="`tag`, `length` or both: every combination of tags, every length keeps its share."),
+        typer.Option(
+            "--by", help="`tag`: every combination of tags keeps its share. `length`: short and long dialogues do."
+        ),
     ] = None,
 ) -> None:
     """Draw a random sample of IN, in its order and in the canonical format; with --by a stratified one.

@@ -1,8 +1,8 @@
-"""Draw a random sample of a dataset: simple, or stratified by tags, length or both.
+"""Draw a random sample of a dataset: simple, or stratified by tags, spread over the lengths, or both.
 
-A stratum is every dialogue with the same set of tags and a text of similar length. Its share of the sample is
-proportional (largest remainder), and at least one dialogue when the sample has room for one of each. The same file,
-size and seed give the same sample.
+A stratum is every dialogue with the same set of tags. Its share of the sample is proportional (largest remainder), and
+at least one dialogue when the sample has room for one of each. By length, every n-th dialogue of a stratum is drawn in
+the order of length, from a random start. The same file, size and seed give the same sample.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Located, Problems, Reader, media_issues
@@ -25,40 +24,16 @@ from convbatch.errors import Problem
 _STRATA_SHOWN = 20
 
 
-class StratumKey(NamedTuple):
-    """What the dialogues of a stratum have in common; None where it does not count."""
-
-    tags: tuple[str, ...] | None = None
-    """Sorted, each once."""
-    length: int | None = None
-    """Binary digits of the number of characters: the texts of a stratum differ by less than a factor of two."""
-
-    def __str__(self) -> str:
-        parts = [] if self.tags is None else [", ".join(self.tags) or "no tags"]
-        if self.length is not None:
-            parts.append(f"{1 << self.length >> 1:,} to {(1 << self.length) - 1:,} characters")
-        return "; ".join(parts)
-
-
-def stratum_of(dialogue: Dialogue, *, by_tag: bool = True, by_length: bool = True) -> StratumKey:
-    """Return the stratum of a dialogue; its length is that of all texts in it."""
-    tags = tuple(sorted(set(dialogue.tags))) if by_tag else None
-    if not by_length:
-        return StratumKey(tags)
-    size = len(dialogue.system or "") + sum(len(turn.user_text) + len(turn.assistant or "") for turn in dialogue.turns)
-    return StratumKey(tags, size.bit_length())
-
-
 @dataclass(frozen=True, slots=True)
 class Stratum:
     """A group of dialogues, and how many of them the sample has."""
 
-    key: StratumKey
+    tags: tuple[str, ...]
     total: int
     drawn: int
 
     def __str__(self) -> str:
-        return f"{self.drawn} of {self.total}: {self.key}"
+        return f"{self.drawn} of {self.total}: {', '.join(self.tags) or 'no tags'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +45,16 @@ class Sample:
     asked: int
     strata: Sequence[Stratum]
 
-    @property
-    def _kinds(self) -> str:
-        return "combinations of tags" if self.strata[0].key.length is None else "groups"
-
     def notes(self) -> Iterator[str]:
         """Yield lines for the user: what each stratum gave, and whether the file is smaller than the sample."""
         for stratum in self.strata[:_STRATA_SHOWN]:
             yield str(stratum)
         if (more := self.strata[_STRATA_SHOWN:]) != self.strata[:0]:
             drawn, total = sum(one.drawn for one in more), sum(one.total for one in more)
-            yield f"{drawn} of {total}: {len(more)} more {self._kinds}"
+            yield f"{drawn} of {total}: {len(more)} more combinations of tags"
         without = sum(not stratum.drawn for stratum in self.strata)
         if without:
-            yield f"note: {self.size} dialogues cannot have one of each of {len(self.strata)} {self._kinds}"
+            yield f"note: {self.size} dialogues cannot have one of each of {len(self.strata)} combinations of tags"
         if self.size < self.asked:
             yield f"note: the file has {self.total} dialogues, fewer than the {self.asked} requested: all are drawn"
 
@@ -97,26 +68,29 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, 
         size: Dialogues to draw; all of them when the file has fewer.
         seed: Selects the sample.
         by_tag: Give every set of tags its share.
-        by_length: Give every length, within a factor of two, its share.
+        by_length: Give short and long dialogues their share.
 
     Raises:
         InputError: `src` has problems; nothing is written.
         SetupError: `dst` exists or cannot be written.
     """
     with new_dataset(dst) as out:
-        members: dict[StratumKey, list[int]] = {}
-        for number, item in enumerate(_dialogues(src)):
-            members.setdefault(stratum_of(item.dialogue, by_tag=by_tag, by_length=by_length), []).append(number)
         dice = random.Random(seed)  # a sample, not a secret
+        members: dict[tuple[str, ...], list[int]] = {}
+        lengths: list[int] = []
+        for number, item in enumerate(_dialogues(src)):
+            members.setdefault(tags_of(item.dialogue) if by_tag else (), []).append(number)
+            lengths.append(length_of(item.dialogue) if by_length else 0)
         if size < len(members):  # else the first strata of the file would win every tie
             members = dict(dice.sample(list(members.items()), len(members)))
         totals = [len(numbers) for numbers in members.values()]
         drawn = allocate(totals, size)
-        kept = {
-            number
-            for numbers, count in zip(members.values(), drawn, strict=True)
-            for number in dice.sample(numbers, count)
-        }
+        kept: set[int] = set()
+        for numbers, count in zip(members.values(), drawn, strict=True):
+            if by_length:
+                kept.update(_every_nth(sorted(numbers, key=lengths.__getitem__), count, dice))
+            else:
+                kept.update(dice.sample(numbers, count))
         problems = Problems()
         for number, item in enumerate(_dialogues(src)):
             if number in kept:
@@ -124,10 +98,24 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, 
                 problems.extend(item.problem(dataclasses.replace(issue, hint=MOVED)) for issue in moved)
                 out.write(encode_json_line(item.dialogue.to_plain()))
         problems.raise_any()
-    strata = [Stratum(key, *counts) for key, *counts in zip(members, totals, drawn, strict=True)]
-    if not (by_tag or by_length):
-        strata = []
+    strata = [Stratum(tags, *counts) for tags, *counts in zip(members, totals, drawn, strict=True)] if by_tag else []
     return Sample(sum(drawn), sum(totals), size, sorted(strata, key=lambda stratum: -stratum.total))
+
+
+def tags_of(dialogue: Dialogue) -> tuple[str, ...]:
+    """Return the tags of a dialogue as a set in a fixed order."""
+    return tuple(sorted(set(dialogue.tags)))
+
+
+def length_of(dialogue: Dialogue) -> int:
+    """Return the number of characters of all texts in a dialogue."""
+    turns = sum(len(turn.user_text) + len(turn.assistant or "") for turn in dialogue.turns)
+    return len(dialogue.system or "") + turns
+
+
+def _every_nth(ordered: Sequence[int], count: int, dice: random.Random) -> Iterator[int]:
+    start = dice.random()
+    return (ordered[int((start + place) * len(ordered) / count)] for place in range(count))
 
 
 def _dialogues(src: Path) -> Iterator[Located]:

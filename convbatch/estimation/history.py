@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.config.gateways import Target
-from convbatch.dataset.sample import StratumKey, stratum_of
+from convbatch.dataset.sample import length_of, tags_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Message, effective_settings, text_part
 from convbatch.engine.plan import replies_at_once
@@ -105,12 +105,15 @@ def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
 
 
 def stratified(dialogues: Iterable[tuple[int, Dialogue]], share: float) -> Iterator[tuple[int, Dialogue]]:
-    """Yield this share of the dialogues of each set of tags and each length, spread evenly, at least one of each."""
-    seen: Counter[StratumKey] = Counter()
+    """Yield this share of the dialogues of each set of tags and each length, spread evenly, at least one of each.
+
+    Texts of one length differ by less than a factor of two.
+    """
+    seen: Counter[tuple[tuple[str, ...], int]] = Counter()
     for index, dialogue in dialogues:
-        key = stratum_of(dialogue)
+        key = (tags_of(dialogue), length_of(dialogue).bit_length())
         if key not in seen and len(seen) >= MOST_STRATA:
-            key = StratumKey()
+            key = ((), 0)
         before = seen[key]
         seen[key] += 1
         if share >= 1 or before == 0 or int((before + 1) * share) > int(before * share):

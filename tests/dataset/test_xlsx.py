@@ -59,7 +59,9 @@ def test_a_sheet_of_turns_is_the_dialogues_of_the_same_csv_file(tmp_path: Path) 
         "id,turn,user,assistant,tags\nd1,1,今天是几号,星期六,date;zh\nd1,2,明天呢,,\n\nd2,1,42,,x\n"
     )
     read = {
-        suffix: [(item.line, item.dialogue) for item in Reader([tmp_path / f"d.{suffix}"]) if isinstance(item, Located)]
+        suffix: [
+            (item.place.line, item.dialogue) for item in Reader([tmp_path / f"d.{suffix}"]) if isinstance(item, Located)
+        ]
         for suffix in ("csv", "xlsx")
     }
     assert read["xlsx"] == read["csv"]
