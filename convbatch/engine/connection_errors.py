@@ -12,12 +12,13 @@ import socket
 import ssl
 from urllib.parse import SplitResult, urlsplit
 
+import aiohttp
+
+from convbatch.console.text import printable
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WORDS = {
     errno.ECONNREFUSED: "connection refused",
-    errno.ECONNRESET: "connection reset",
-    errno.ECONNABORTED: "connection reset",
-    errno.EPIPE: "connection reset",
     errno.ETIMEDOUT: "connection timed out",
     errno.ENETUNREACH: "network unreachable",
     errno.EHOSTUNREACH: "no route to host",
@@ -28,10 +29,11 @@ def connect_error(error: Exception, url: str, proxy: str | None, *, timeout_s: f
     """Say why there was no connection to the host of `url`, or to the proxy."""
     place = _place(urlsplit(url))
     through = None if proxy is None else urlsplit(proxy)
-    refusal: int | None = getattr(error, "status", None)
-    if refusal is not None and through is not None:
-        why = str(getattr(error, "message", ""))[:60]
-        return f"the proxy {_place(through)} refuses a connection to {place}: {refusal} {why}".rstrip()
+    if isinstance(error, aiohttp.ClientResponseError) and through is not None:
+        if not isinstance(error, aiohttp.ClientHttpProxyError):
+            return f"the proxy {_place(through)} does not answer in HTTP"
+        why = f"{error.status} {printable(error.message[:60])}".rstrip()
+        return f"the proxy {_place(through)} refuses a connection to {place}: {why}"
     is_proxy = through is not None and getattr(error, "host", through.hostname) == through.hostname
     if is_proxy and through is not None:
         place = f"{_place(through)} (the proxy)"
@@ -102,10 +104,13 @@ def _inner(error: BaseException) -> OSError:
 
 
 def _is_reset(error: OSError) -> bool:
-    return _WORDS.get(error.errno or 0) == "connection reset"
+    """Whether the other side ended the connection; the event loop raises such errors without a number."""
+    return isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
 
 
 def _words(error: OSError) -> str:
+    if _is_reset(error):
+        return "connection reset"
     if not error.errno:
         return f"no connection ({type(error).__name__})"
     return _WORDS.get(error.errno) or os.strerror(error.errno).lower()

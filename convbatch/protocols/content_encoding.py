@@ -18,7 +18,8 @@ _GZIP = frozenset({"gzip", "x-gzip"})
 _PACKED = frozenset({*_GZIP, "deflate", "x-deflate"})
 _NOT_SUPPORTED = {"br": "br", "zstd": "zstd", "compress": "compress", "x-compress": "compress"}
 _MAX_LAYERS = 4
-_MAX_MEMBERS = 100
+_MAX_MEMBERS = 100_000
+_FIRST_PIECE = 256
 _SAMPLE_BYTES = 1024
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]{1,40})", re.IGNORECASE)
@@ -113,32 +114,52 @@ def _has_zlib_header(body: bytes) -> bool:
 
 
 def _decompressed(body: bytes, window: int, max_bytes: int) -> Unpacked | None:
-    """Decompress all members of a body; None if it begins with none."""
+    """Decompress all members of a body; None if it begins with none.
+
+    A server that flushes often, or a proxy that packs each piece, sends a member for every few bytes.
+    """
     plain = bytearray()
-    members = 0
+    members = at = 0
     is_cut = False
-    rest = body
-    while rest and not is_cut and members < _MAX_MEMBERS:
-        decoder = zlib.decompressobj(window)
+    while at < len(body) and not is_cut:
         try:
-            plain += decoder.decompress(rest, max_bytes - len(plain) + 1)
+            read, is_cut = _member(body, at, window, plain, max_bytes)
         except zlib.error:
             if members == 0:
                 return None
+            is_cut = body.startswith(_GZIP_MAGIC, at)
             break
-        if len(plain) > max_bytes:
-            raise CannotUnpack(f"the response body decompresses to more than {max_bytes // 2**20} MiB")
         members += 1
-        is_cut = not decoder.eof
-        rest = decoder.unused_data if window > zlib.MAX_WBITS else b""
+        at += read
+        if members > _MAX_MEMBERS:
+            raise CannotUnpack(f"the response body has more than {_MAX_MEMBERS:,} gzip members")
+        if window <= zlib.MAX_WBITS:
+            break
     notes: list[str] = []
     if members > 1:
-        notes.append(f"{members} gzip members")
-    if rest.strip(b"\0"):
-        notes.append(f"{len(rest)} bytes after the compressed body were ignored")
+        notes.append(f"{members:,} gzip members")
+    if not is_cut and (ignored := len(body[at:])) and body[at:].strip(b"\0"):
+        notes.append(f"{ignored} bytes after the compressed body were ignored")
     if is_cut:
         notes.append("the compressed body ends too early")
     return Unpacked(bytes(plain), tuple(notes), is_cut)
+
+
+def _member(body: bytes, at: int, window: int, plain: bytearray, max_bytes: int) -> tuple[int, bool]:
+    """Append one decompressed member to `plain`; return its length, and whether it is cut.
+
+    Read in pieces that grow: what follows a member is copied each time, and there may be many members.
+    """
+    decoder = zlib.decompressobj(window)
+    start, size = at, _FIRST_PIECE
+    while not decoder.eof and at < len(body):
+        piece = body[at : at + size]
+        plain += decoder.decompress(piece, max_bytes - len(plain) + 1)
+        if len(plain) > max_bytes:
+            raise CannotUnpack(f"the response body decompresses to more than {max_bytes // 2**20} MiB")
+        at += len(piece) - len(decoder.unused_data)
+        size *= 2
+    return at - start, not decoder.eof
 
 
 def _refuse_packed(body: bytes, named: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import re
 import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -154,14 +155,29 @@ async def test_a_proxy_receives_the_host_name_but_not_the_key() -> None:
     assert CANARY.encode() not in b"".join(proxy.received)
 
 
-@pytest.mark.parametrize("status", ["407 Who are you", "302 Go\r\nLocation: http://127.0.0.1:9/", "200 OK\r\nX: "])
-async def test_an_answer_of_the_proxy_itself_is_not_a_response(status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            "407 Who are you",
+            r"the proxy 127\.0\.0\.1:\d+ refuses a connection to gateway\.example:443: 407 Who are you",
+        ),
+        (
+            "302 Go\r\nLocation: http://127.0.0.1:9/",
+            r"the proxy .* refuses a connection to gateway\.example:443: 302 Go",
+        ),
+        ("200 OK\r\nno header", r"the proxy 127\.0\.0\.1:\d+ does not answer in HTTP"),
+        ("200 OK\r\nX: ", "connection reset|connection lost|TLS"),
+    ],
+)
+async def test_an_answer_of_the_proxy_itself_is_not_a_response(status: str, said: str) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     async with Listener(answer=answer).serving() as proxy:
         with pytest.raises(NoResponse) as caught:
             await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
     assert CANARY.encode() not in b"".join(proxy.received)
     assert CANARY not in str(caught.value)
+    assert re.search(said, str(caught.value))
 
 
 ENDLESS = {

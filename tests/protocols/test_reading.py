@@ -351,6 +351,11 @@ PACKED: dict[str, tuple[bytes, str, str]] = {
     "zlib, not named": (zlib.compress(PLAIN), "", "missing"),
     "named otherwise": (gzip.compress(PLAIN), "br", "'br'"),
     "two members": (gzip.compress(PLAIN[:9]) + gzip.compress(PLAIN[9:]), "gzip", "2 gzip members"),
+    "a member for each byte": (
+        b"".join(gzip.compress(PLAIN[at : at + 1]) for at in range(len(PLAIN))) + gzip.compress(b"") * 200,
+        "gzip",
+        f"{len(PLAIN) + 200:,} gzip members",
+    ),
     "zeros after": (gzip.compress(PLAIN) + b"\0" * 8, "gzip", ""),
     "plain, named gzip": (PLAIN, "gzip", "not encoded"),
     "plain, named deflate": (PLAIN, "deflate", "not encoded"),
