@@ -258,7 +258,9 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
     lines.append(f"run folder: {folder}")
     questions = _open_questions(results, remaining)
     if remaining.open or questions:
-        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: ", "memory": "no memory left: "}.get(result.reason, "")
+        why = {"interrupted": "interrupted: ", "deadline": "deadline reached: ", "memory": "no memory left: "}.get(
+            result.reason, ""
+        )
         budget = larger_budget(result) if result.reason == "budget" else None
         if budget is not None:
             why = f"budget reached ({result.budget}): "

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from convbatch.console.text import printable, printable_lines
+from convbatch.console.text import printable, printable_lines, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN_OF_A_TEXT = 50_000
 """Characters: laying out ten million takes minutes."""
+SHOWN_OF_A_LINE = 2_000
 NONE = "–"
 """Shown for an unknown value."""
 
@@ -85,7 +86,7 @@ def single_line_text(content: str, style: str = "") -> Text:
     """Return one line of untrusted text."""
     from rich.text import Text
 
-    return Text(printable(content), style=style)
+    return Text(shorten(printable(content), SHOWN_OF_A_LINE), style=style)
 
 
 def multiline_text(content: str, style: str = "") -> Text:

@@ -53,6 +53,11 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def shorten(text: str, most: int) -> str:
+    """Return the beginning of a long text and its length: finish reasons and names from outside may have megabytes."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def log_note(text: str) -> None:
     """Print a note on stderr, without secrets and safe for a terminal; drop it if stderr cannot be written."""
     from convbatch.redaction import redact  # imported late: `--help` does not need it

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
-from convbatch.console.text import printable
+from convbatch.console.text import printable, shorten
 from convbatch.pricing import display_amount, exact
 from convbatch.reporting.blocks import print_audit, print_bill, print_bill_lines
 from convbatch.reporting.section import Section
@@ -32,6 +32,8 @@ ROWS_SHOWN = 200
 """Maximum rows of a table on a terminal."""
 ROWS_PIPED = 1_000
 """Maximum rows on a stdout that is not a terminal: laying out a hundred thousand takes many minutes."""
+SHOWN_OF_A_CELL = 300
+"""Characters."""
 _BOLD = ("SIMULATED",)
 """Notes with this prefix are printed in bold."""
 
@@ -283,12 +285,12 @@ _MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference")
 def _cell(column: str, row: Mapping[str, Any]) -> str:
     value = row[column]
     if isinstance(value, str):
-        return printable(value)
+        return shorten(printable(value), SHOWN_OF_A_CELL)
     if isinstance(value, float) and column.endswith(_MONEY_ENDS):
         currency = None if row.get("costs") else row.get("currency")  # `costs` includes the currency
         return display_amount(exact(value)) + (f" {currency}" if currency else "")
     if isinstance(value, list):
-        return printable(", ".join(map(str, value)))
+        return shorten(printable(", ".join(map(str, value))), SHOWN_OF_A_CELL)
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return tables.number_text(value)

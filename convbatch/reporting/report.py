@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from convbatch.console.text import shorten
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
@@ -24,7 +25,7 @@ from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import CURRENCY, ExchangeRates, Money, PriceTable
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
-from convbatch.reporting.section import Section
+from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
 from convbatch.reporting.usage_log import reconcile
 from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, ErrorGroup, GroupTotals
 from convbatch.results.columns import STATUSES, TURNS, Column, Row, row_builder
@@ -229,7 +230,7 @@ def _served(data: _ReportData) -> Iterator[Section]:
                     reported.label,
                     target.name,
                     target.model,
-                    count.served,
+                    _short_name(count.served),
                     count.replies,
                     count.replies / total,
                     count.as_asked,
@@ -243,12 +244,16 @@ def _served(data: _ReportData) -> Iterator[Section]:
 
 def _alias_hint(reported: _ReportedRun, target: ManifestTarget, counts: Sequence[ServedCount]) -> Iterator[str]:
     """Yield the config line for a target all of whose replies have one other name, such as a deployment."""
-    if len(counts) == 1 and counts[0].match == "other":
+    if len(counts) == 1 and counts[0].match == "other" and len(str(counts[0].served)) <= SHOWN_OF_A_NAME:
         asked, served = (json.dumps(str(name), ensure_ascii=False) for name in (target.model, counts[0].served))
         yield (
             f"If this is the same model: aliases = {{ {asked} = {served} }} in "
             f"[gateways.{_toml_key(target.gateway.name)}] of {reported.config}, then report with -c {reported.config}"
         )
+
+
+def _short_name(name: str | None) -> str | None:
+    return None if name is None else shorten(name, SHOWN_OF_A_NAME)
 
 
 def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
@@ -512,8 +517,8 @@ def _finish_reasons(data: _ReportData, keys: Sequence[str]) -> pd.DataFrame:
 
     def rows() -> Iterator[Row]:
         for group, totals in data.groups.items():
-            for words, counts in sorted(totals.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
-                yield (*group, *row(_FinishCount(*words, counts)))
+            for (word, raw), counts in sorted(totals.finish.items(), key=lambda item: (-item[1].total(), str(item[0]))):
+                yield (*group, *row(_FinishCount(word, _short_name(raw), counts)))
 
     return Rows(columns=[_RUN, *map(_key_column, keys), *FINISH_REASONS], rows=rows()).frame()
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SHOWN_OF_A_NAME = 200
+"""Characters of a finish reason or name: a gateway may send megabytes; journal and `turns.parquet` keep all of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One table of a report."""

@@ -50,9 +50,7 @@ class Origin:
         return is_same and there.st_uid == os.geteuid()
 
 
-def record_origin(
-    folder: Path, endpoints: Iterable[str], *, reuse: str | None = None, most: int = MAX_RECORDS
-) -> str:
+def record_origin(folder: Path, endpoints: Iterable[str], *, reuse: str | None = None, most: int = MAX_RECORDS) -> str:
     """Record a new run folder and return the token under which `run.json` names the record.
 
     Args:

@@ -89,9 +89,7 @@ async def run_session_async(
         stack.callback(journal.release)
         past = stack.enter_context(Archive(spec.folder)) if spec.resumed else None
         budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
-        spec.folder.write_manifest(
-            replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end)
-        )
+        spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end))
         rows = work.count_rows(spec, past)
         progress = Progress(
             rows,

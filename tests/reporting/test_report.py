@@ -223,6 +223,22 @@ def test_the_other_sections_equal_hand_computed_values(made: MadeRun) -> None:
     assert growth == [(REAL, 1, 2, 22, 22.0, 22.0, 1), (RESOLD, 2, 1, 22, 22.0, 22.0, 0)]
 
 
+def test_names_of_any_length_from_a_gateway_are_cut_in_reports_and_kept_in_the_journal(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue("d", "1")])
+    reason, model = "r" * 100_000, "m" * 10_000
+    made.replied(made.ident(0, 1), SEED_REPLY._replace(finish_reason_raw=reason, model_version=model))
+    found = sections(made.write().path)
+    printed = io.StringIO()
+    render.to_terminal(found, file=printed)
+    for shown in (render.to_markdown(found), render.to_json(found, ("target",)).decode(), printed.getvalue()):
+        assert len(shown) < 20_000
+        assert "(100,000 characters)" in " ".join(shown.split())
+        assert "r" * 201 not in "".join(shown.split())
+        assert "m" * 201 not in "".join(shown.split())
+    [turn] = load(tmp_path / "r").turns.to_dict("records")
+    assert (turn["finish_reason_raw"], turn["model_version"]) == (reason, model)
+
+
 def test_growth_has_mean_and_median_of_the_known_counts(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue(f"d{n}", "1", "2") for n in range(3)])
     for index, size in enumerate((10, 20, 90)):
