@@ -16,6 +16,7 @@ from convbatch.cli.next_command import command_line, larger_budget, resume_line
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
+from convbatch.engine.suspension import NEW_RUN
 from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, is_out_of_memory
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, shell_quote
@@ -264,12 +265,22 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
         budget = larger_budget(result) if result.reason == "budget" else None
         if budget is not None:
             why = f"budget reached ({result.budget}): "
-        lines.append(f"{why}{_open_text(spec, remaining, questions)}; finish them with:")
-        lines.append(f"  {resume_line(spec.folder, budget)}")
+        open_text = f"{why}{_open_text(spec, remaining, questions)}"
+        if _needs_new_run(spec, results[0]):
+            lines.append(f"{open_text}; resume cannot finish them: correct what is named above, then repeat the run")
+            lines.append(f"  with another -o, and with --reuse {folder} if it has replies")
+        else:
+            lines += [f"{open_text}; finish them with:", f"  {resume_line(spec.folder, budget)}"]
     else:
         several = len(spec.targets) > 1
         lines.append(f"next: convbatch table {folder}{' --wide reply' if several else ''}")
     return lines
+
+
+def _needs_new_run(spec: SessionSpec, result: SessionResult) -> bool:
+    """Return whether no target can be asked again in this run, because its address or a setting is wrong."""
+    reasons = result.suspended.values()
+    return len(reasons) == len(spec.targets) and all(f"then {NEW_RUN}" in reason for reason in reasons)
 
 
 def _open_questions(results: Sequence[SessionResult], remaining: Remaining) -> str:

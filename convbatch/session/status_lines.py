@@ -19,7 +19,7 @@ from convbatch.console.status_block import cell_width
 DOWN, SUSPENDED = 4, 5
 """Severities: a target that does not answer, and one that is suspended."""
 _GAP = "  "
-_BAR_CELLS = 28
+_BAR_CELLS = 24
 _SHORTEST_TEXT = 12
 _SHORTEST_NAME = 6
 
@@ -235,8 +235,8 @@ def _percent(run: RunStatus) -> str:
 def _bar(run: RunStatus) -> str:
     if not run.planned:
         return ""
-    form = "{percentage:3.0f}%|{bar}|"
-    return tqdm.format_meter(run.done, run.planned, 0, ncols=_BAR_CELLS, bar_format=form, ascii=True)
+    bar = tqdm.format_meter(run.done, run.planned, 0, ncols=_BAR_CELLS, bar_format="|{bar}|", ascii=True)
+    return f"{_percent(run)} {bar}"
 
 
 def _speed(run: RunStatus) -> str:
