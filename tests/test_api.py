@@ -197,7 +197,7 @@ def test_dialogues_in_memory_make_the_same_run_as_their_file(folder: Path) -> No
     of_file, of_list = cb.run("d.jsonl", out="a"), cb.run(dialogues, out="b", models="no-such-model@here")
     assert of_list.manifest.dataset.sha256 == of_file.manifest.dataset.sha256
     assert of_list.folder.dataset.read_bytes() == of_file.folder.dataset.read_bytes()
-    assert changed_sources(of_list.manifest) == []
+    assert changed_sources(of_list.folder, of_list.manifest) == []
     dialogues[0]["turns"][0]["user"] = "changed later"
     assert prepare_resume(ResumeOptions(run="b")).manifest.dataset == of_list.manifest.dataset
 
@@ -258,9 +258,10 @@ def test_other_values_are_no_dataset(value: Any) -> None:
 
 
 def test_only_failed_replays_the_dialogues_that_failed_a_check_or_a_turn() -> None:
-    checks = [{"contains": "Turn 1"}]
-    dialogues = [{"id": name, "turns": [{"user": "x", "checks": checks}]} for name in ("a", "b", "c")]
-    dialogues[1]["turns"][0]["checks"] = [{"contains": "no such text"}]
+    wanted = {"a": "Turn 1", "b": "no such text", "c": "Turn 1"}
+    dialogues = [
+        {"id": name, "turns": [{"user": "x", "checks": [{"contains": text}]}]} for name, text in wanted.items()
+    ]
     first = cb.run(dialogues, models="sim-good@here")
     again = cb.run(dialogues, models="sim-good@here", only_failed=first)
     assert list(again.turns["dialogue"]) == ["b"]
