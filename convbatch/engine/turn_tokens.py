@@ -15,7 +15,7 @@ from convbatch.engine.plan import text_bytes
 from convbatch.reply import Usage
 
 if TYPE_CHECKING:
-    from convbatch.engine.conversation import ConversationState  # which imports this module, over `worker`
+    from convbatch.engine.conversation import ConversationState
 
 FRAME_TOKENS = 4
 """The most tokens that a message counts in addition to its text: its role and delimiters."""
