@@ -58,7 +58,7 @@ class _Server:
 
     def asked(self, now: float) -> float | None:
         """Return None for an admitted request, else the seconds until it would be."""
-        minute = int((now - START_S) // 60)
+        minute = int(now // 60)
         if self._quota.becomes is not None and minute >= 3:
             self._gate = Gatekeeper(ServerLimits(rpm=self._quota.becomes, model=self._quota.model))
             self._quota = replace(self._quota, becomes=None)
@@ -71,7 +71,7 @@ class _Server:
 
 async def _work(limiter: RateLimiter, server: _Server, quota: Quota, chance: random.Random) -> None:
     clock = VirtualClock()
-    while clock.monotonic() < START_S + 60 * quota.minutes:
+    while clock.monotonic() < 60 * quota.minutes:
         permit = await limiter.admit()
         await clock.sleep(TRANSIT_S * (0.5 + chance.random()))
         wait_s = server.asked(clock.monotonic())
@@ -93,7 +93,7 @@ async def _play(quota: Quota, seed: int) -> dict[int, Usage]:
         for limiter in limiters
         for _ in range(2 * quota.places)
     ]
-    await asyncio.sleep(60.0 * quota.minutes)
+    await asyncio.sleep(60.0 * quota.minutes - START_S - 0.001)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -101,7 +101,7 @@ async def _play(quota: Quota, seed: int) -> dict[int, Usage]:
 
 
 def played(quota: Quota, seed: int = 1) -> dict[int, Usage]:
-    """Return what the server counted in each minute."""
+    """Return what the server counted in each minute of its clock."""
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(START_S)) as runner:
         return runner.run(_play(quota, seed))
 

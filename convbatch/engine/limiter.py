@@ -535,8 +535,7 @@ class RateLimiter:
         self._set_rate([limit], jitter_s)
         sent = self._pace.traffic.times(now)
         drained_s = seconds_until_drained(sent, now, [limit], jitter_s)
-        if drained_s > self._slot_s:
-            self._pause.wait_until(now + drained_s, "earlier requests still count")
+        self._pause.wait_until(now + drained_s, "earlier requests still count")
         self._swing(f"the gateway allows {_rate_text(limit)}", now)
 
     def _set_rate(self, rates: Sequence[tuple[int, float]], jitter_s: float) -> None:

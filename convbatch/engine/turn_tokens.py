@@ -21,6 +21,7 @@ FRAME_TOKENS = 4
 """The most tokens that a message counts in addition to its text: its role and delimiters."""
 _MEMORY = 0.98
 """Weight of a reply relative to the next one."""
+_PAIRS_OF_A_LINE = 3
 _FIRST_SHARE = 8
 """Before the first reply, a turn reserves at least this part of the limit: so few are sent without any knowledge."""
 _USUAL_OUTPUT = 512
@@ -36,8 +37,10 @@ class Line:
 
     def add(self, estimate: float, true: float) -> None:
         """Learn from one pair."""
-        deviation = 0.05 * true if self.pairs == 0 else abs(true - self._on_line(estimate))
-        self._deviation = deviation if self.pairs < 2 else 0.9 * self._deviation + 0.1 * deviation
+        if self.pairs < _PAIRS_OF_A_LINE:
+            self._deviation = 0.05 * true
+        else:
+            self._deviation += 0.2 * (abs(true - self._on_line(estimate)) - self._deviation)
         self.pairs += 1
         self._weight = _MEMORY * self._weight + 1.0
         self._x = _MEMORY * self._x + estimate
@@ -52,7 +55,7 @@ class Line:
     def _on_line(self, estimate: float) -> float:
         x, y = self._x / self._weight, self._y / self._weight
         spread = self._xx / self._weight - x * x
-        if self.pairs < 3 or spread <= (0.05 * x) ** 2 + 1.0:
+        if self.pairs < _PAIRS_OF_A_LINE or spread <= (0.05 * x) ** 2 + 1.0:
             # Too alike to separate a constant from a ratio: the larger of both.
             return max(y + estimate - x, y * estimate / max(x, 1.0))
         slope = (self._xy / self._weight - x * y) / spread
