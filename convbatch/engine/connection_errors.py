@@ -19,6 +19,9 @@ from convbatch.console.text import printable
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WORDS = {
     errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.ECONNABORTED: "connection reset",
+    errno.EPIPE: "connection reset",
     errno.ETIMEDOUT: "connection timed out",
     errno.ENETUNREACH: "network unreachable",
     errno.EHOSTUNREACH: "no route to host",
@@ -105,7 +108,8 @@ def _inner(error: BaseException) -> OSError:
 
 def _is_reset(error: OSError) -> bool:
     """Whether the other side ended the connection; the event loop raises such errors without a number."""
-    return isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
+    is_named = isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
+    return is_named or _WORDS.get(error.errno or 0) == "connection reset"
 
 
 def _words(error: OSError) -> str:
