@@ -258,6 +258,13 @@ def finished_run(shared: Sim, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def copied(run: Path, out: Path) -> Path:
+    """Copy a run and put its config beside it: a copied folder does not decide where keys go."""
+    out.parent.mkdir(exist_ok=True)
+    shutil.copy(run.parent / "convbatch.toml", out.parent)
+    return shutil.copytree(run, out)
+
+
 def flip(folder: Path, *, line: int, at: int = 40) -> None:
     """Damage one byte of a journal line, numbered from 1."""
     path = folder / "journal" / "000001.jsonl"
@@ -343,7 +350,7 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[str, ...]]] = {
 def test_an_unusable_run_folder_is_an_error_with_place_and_hint(
     damage: Damage, command: str, expected: tuple[str, ...], cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(finished_run, tmp_path / "out")
+    copied(finished_run, tmp_path / "out")
     damage(tmp_path / "out")
     sent_before = sim.provider.ledger.requests
     done = cli(command, "out")
@@ -355,7 +362,7 @@ def test_an_unusable_run_folder_is_an_error_with_place_and_hint(
 
 
 def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path) -> None:
-    out = shutil.copytree(finished_run, tmp_path / "out")
+    out = copied(finished_run, tmp_path / "out")
     hold = RunFolder.open(out).take_lock()
     sent_before, before = sim.provider.ledger.requests, listing(out)
     done = cli("resume", "out")
@@ -366,7 +373,7 @@ def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Pa
 
 
 def test_commands_in_hints_are_quoted_for_the_shell(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished_run, tmp_path / "a run")
+    copied(finished_run, tmp_path / "a run")
     write_dataset(tmp_path / "d.jsonl", 1, 1)
     assert "convbatch resume 'a run';" in cli("run", "d.jsonl", "-o", "a run").err
     flip(tmp_path / "a run", line=5)
@@ -376,7 +383,7 @@ def test_commands_in_hints_are_quoted_for_the_shell(cli: Cli, finished_run: Path
 def test_salvage_repeats_only_the_turns_of_damaged_lines(
     cli: Cli, sim: Sim, finished_run: Path, tmp_path: Path
 ) -> None:
-    out = shutil.copytree(finished_run, tmp_path / "out")
+    out = copied(finished_run, tmp_path / "out")
     lines = (out / "journal" / "000001.jsonl").read_bytes().splitlines()
     reply = next(number for number, raw in enumerate(lines, 1) if json.loads(raw).get("class") == "replied")
     damaged = json.loads(lines[reply - 1])
@@ -397,7 +404,7 @@ def test_salvage_repeats_only_the_turns_of_damaged_lines(
 def test_a_run_without_read_permission_is_an_error_and_is_listed_as_unreadable(
     command: str, cli: Cli, finished_run: Path, tmp_path: Path
 ) -> None:
-    out = shutil.copytree(finished_run, tmp_path / "results" / "out")
+    out = copied(finished_run, tmp_path / "results" / "out")
     out.chmod(0)
     try:
         done, listed = cli(command, "out"), cli("runs")
@@ -672,7 +679,7 @@ def test_a_journal_at_the_file_size_limit_is_exit_5_and_a_resume_finishes(workdi
 def test_a_table_that_cannot_be_written_is_exit_5_and_is_still_printed(
     cli: Cli, finished_run: Path, tmp_path: Path
 ) -> None:
-    out = shutil.copytree(finished_run, tmp_path / "out")
+    out = copied(finished_run, tmp_path / "out")
     (out / "turns.parquet").unlink()
     (out / "turns.parquet" / "in the way").mkdir(parents=True)
     done = cli("resume", "out")

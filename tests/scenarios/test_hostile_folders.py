@@ -347,9 +347,9 @@ def test_replies_of_a_private_run_are_not_copied_because_a_folder_says_so(capsys
         if origin.name == "sent":
             shutil.copytree("run", "sent")
         meta = json.loads(Path(origin, "run.json").read_bytes())
-        Path(origin, "run.json").write_bytes(orjson.dumps({**meta, "options": {"reuse": "/home/me/private"}}))
+        Path(origin, "run.json").write_bytes(orjson.dumps({**meta, "options": {"reuse": "/private/run"}}))
         assert prepare_resume(ResumeOptions(run=str(origin))).reuse is None
-        assert "note: no more replies of /home/me/private are reused" in capsys.readouterr().err
+        assert "note: no more replies of /private/run are reused" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("keys")
