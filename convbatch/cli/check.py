@@ -17,8 +17,9 @@ from pathlib import Path
 import orjson
 
 from convbatch.cli import show
-from convbatch.cli.next_command import command_line, larger_budget, resume_line
+from convbatch.cli.next_command import command_line, larger_budget, with_resume_line
 from convbatch.cli.plan_text import be_verb, judge_lines, unused_judge_lines
+from convbatch.config.loader import CONFIG_NAME
 from convbatch.console.text import ignoring_broken_pipe, log_note
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Problems, Reader, count_of
@@ -62,7 +63,14 @@ def run_check(options: CheckOptions) -> ExitCode:
     if spec is None:
         return _print_verdicts(folder, fail_under)
     # The run folder stores the edited checks and the budget: the next command need not repeat them.
-    again = replace(options, run=str(folder.path), datasets=(), max_cost=None)
+    again = replace(
+        options,
+        run=str(folder.path),
+        datasets=(),
+        max_cost=None,
+        config=options.config or (Path(CONFIG_NAME) if Path(CONFIG_NAME).exists() else None),
+        env_file=spec.credentials.env_file,
+    )
     result = _run_judge(spec, command_line("check", again))
     code, interrupted = result.exit_code, result.reason == "interrupted"
     try:
@@ -102,21 +110,15 @@ def _run_judge(spec: SessionSpec, command: str) -> SessionResult:
     try:
         result = run_session(spec)
     except JournalError as error:
-        raise _with_command(error, spec, command) from error
+        # `resume` asks no judge that the run was not started with.
+        raise with_resume_line(error, spec.folder, command) from error
     except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
         return SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     if isinstance(result.error, JournalError):
-        result = replace(result, error=_with_command(result.error, spec, command))
+        result = replace(result, error=with_resume_line(result.error, spec.folder, command))
     for line in () if result.error else unused_judge_lines(result):
         log_note(line)
     return result
-
-
-def _with_command(error: JournalError, spec: SessionSpec, command: str) -> JournalError:
-    """Return the error with `check` as the next command: `resume` asks no judge that the run was not started with."""
-    problem = error.problems[0]
-    hint = (problem.hint or "").replace(resume_line(spec.folder), command)
-    return JournalError(problem.what, place=problem.place, found=problem.found, hint=hint)
 
 
 def _log_what_is_open(result: SessionResult, again: CheckOptions, *, interrupted: bool) -> None:

@@ -9,10 +9,9 @@ import signal
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from convbatch.cli.next_command import command_line, larger_budget, resume_line
+from convbatch.cli.next_command import larger_budget, read_line, rerun_line, resume_line, with_resume_line
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
@@ -50,14 +49,10 @@ def resume(options: ResumeOptions) -> ExitCode:
     spec = prepare_resume(options)
     head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
-    for path in changed_sources(spec.folder, spec.manifest):
-        reusing = RunOptions(datasets=(Path(path),), reuse=str(spec.folder.path))
-        _log_lines(
-            [
-                f"note: {path} has changed since this run copied it; the run continues with its copy",
-                f"      for the new content: {command_line('run', reusing)}",
-            ]
-        )
+    for path in (changed := changed_sources(spec.folder, spec.manifest)):
+        _log_lines([f"note: {path} has changed since this run copied it; the run continues with its copy"])
+    if changed:
+        _log_lines([f"      for the new content: {rerun_line(spec)}"])
     return _finish(spec)
 
 
@@ -70,7 +65,7 @@ def _finish(spec: SessionSpec) -> ExitCode:
     try:
         result = run_session(spec)
     except JournalError as error:  # nothing was sent
-        _log_error(error)
+        _log_error(_with_options(spec, error))
         return ExitCode.JOURNAL
     except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
         result = SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
@@ -83,7 +78,7 @@ def _finish(spec: SessionSpec) -> ExitCode:
     for bug in [bug for each in results for bug in each.bugs][:BUGS_SHOWN]:
         _log_lines([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
     if result.error is not None:
-        _log_error(result.error)
+        _log_error(_with_options(spec, result.error))
     # A closing terminal sends SIGHUP twice, and the second one must not cost the closing table.
     with _ignoring(signal.SIGHUP) if results[-1].reason == "interrupted" else nullcontext():
         code, remaining = _closing_table(spec)
@@ -158,7 +153,7 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
         try:
             write_turns(spec.folder)
         except JournalError as error:
-            _log_error(error)
+            _log_error(_with_options(spec, error))
             _log_lines([REBUILT])
             code = worst(code, ExitCode.JOURNAL)
         run = load(spec.folder.path)
@@ -221,7 +216,7 @@ def _failure_lines(run: Run) -> list[str]:
             messages.setdefault((target, kind), " ".join((text or "").split())[:160])
     common = [(target, kind, count) for (target, kind), count in counts.most_common(REASONS_SHOWN)]
     lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {messages[target, kind]}" for target, kind, n in common]
-    return [*lines, f"see them all: convbatch show {_display_folder(run.folder)} --failed"]
+    return [*lines, f"see them all: {read_line('show', run.folder, '--failed')}"]
 
 
 def _count_behind_errors(run: Run) -> int:
@@ -270,10 +265,13 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
             lines.append(f"{open_text}; resume cannot finish them: correct what is named above, then repeat the run")
             lines.append(f"  with another -o, and with --reuse {folder} if it has replies")
         else:
-            lines += [f"{open_text}; finish them with:", f"  {resume_line(spec.folder, budget)}"]
+            lines += [
+                f"{open_text}; finish them with:",
+                f"  {resume_line(spec.folder, budget, spec.credentials.env_file)}",
+            ]
     else:
         several = len(spec.targets) > 1
-        lines.append(f"next: convbatch table {folder}{' --wide reply' if several else ''}")
+        lines.append(f"next: {read_line('table', spec.folder, *(['--wide', 'reply'] if several else []))}")
     return lines
 
 
@@ -299,6 +297,11 @@ def _open_text(spec: SessionSpec, remaining: Remaining, questions: str) -> str:
     return f"{remaining.open} of {rows} {be_verb(remaining.open)} open{also}" + (
         f", and {questions}" if questions else ""
     )
+
+
+def _with_options(spec: SessionSpec, error: ConvbatchError) -> ConvbatchError:
+    """Return an error whose hint has the `resume` command with the options of this run."""
+    return with_resume_line(error, spec.folder, resume_line(spec.folder, env_file=spec.credentials.env_file))
 
 
 def _display_folder(folder: RunFolder) -> str:

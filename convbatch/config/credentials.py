@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import functools
 import os
 import re
@@ -36,28 +37,41 @@ class Credentials:
     env: Mapping[str, str] = field(repr=False)
     secrets: tuple[Secret, ...] = ()
     commands: _KeyCommands = field(default_factory=lambda: _KeyCommands(), repr=False, compare=False)
+    env_file: Path | None = None
+    """The file of `--env-file`, else `env_file` of the config if it exists."""
+    absent_env_file: Path | None = None
+    """`env_file` of the config if it does not exist: where variables come from elsewhere, nobody needs it."""
 
     @classmethod
     def load(
-        cls, gateways: Iterable[Gateway], *, env_file: Path | None = None, env: Mapping[str, str] | None = None
+        cls,
+        gateways: Iterable[Gateway],
+        *,
+        env_file: Path | None = None,
+        configured: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Credentials:
         """Read the environment and register the secrets of these gateways with the redactor.
 
         Args:
             gateways: Every gateway that requests may be sent to.
             env_file: Further `KEY=VALUE` lines; variables that are set take precedence.
+            configured: `env_file` of the config, which `env_file` replaces.
             env: The environment; default: that of the process.
 
         Raises:
             InputError: The file cannot be read.
         """
-        return cls(with_env_file(os.environ if env is None else env, env_file)).covering(gateways)
+        absent = configured if env_file is None and configured is not None and not configured.exists() else None
+        env_file = configured if env_file is None and absent is None else env_file
+        merged = with_env_file(os.environ if env is None else env, env_file)
+        return cls(merged, env_file=env_file, absent_env_file=absent).covering(gateways)
 
     def covering(self, gateways: Iterable[Gateway]) -> Credentials:
         """Return the same credentials with the secrets of further gateways, registered with the redactor."""
         secrets = tuple(dict.fromkeys((*self.secrets, *secrets_of(gateways, self.env))))
         watch(secrets)
-        return Credentials(self.env, secrets, self.commands)
+        return dataclasses.replace(self, secrets=secrets)
 
     def redactor(self) -> Redactor:
         """Return a redactor of all secrets, also of the tokens that key commands will print."""
@@ -127,17 +141,27 @@ class Credentials:
                 checks.setdefault(gateway.key_env or gateway.name, functools.partial(key_for, gateway, self.env))
             for name, header in gateway.secret_headers.items():
                 checks.setdefault(header.env, functools.partial(secret_header_value, name, header, self.env))
-        _report_all({name: check for name, check in checks.items() if name not in except_for})
+        _report_all({name: check for name, check in checks.items() if name not in except_for}, self._note())
+
+    def _note(self) -> str:
+        """Return what to know about files of keys that were not read; `""` if there is nothing."""
+        if self.absent_env_file is not None:
+            return f"; the env_file of the config, {self.absent_env_file}, does not exist"
+        if self.env_file is None and Path(".env").is_file():
+            return '; the file .env here is read only with --env-file .env, or with env_file = ".env" in the config'
+        return ""
 
 
-def _report_all(checks: Mapping[str, Callable[[], object]]) -> None:
-    """Run all checks and raise the problems of all that fail."""
+def _report_all(checks: Mapping[str, Callable[[], object]], note: str = "") -> None:
+    """Run all checks and raise the problems of all that fail, their hints with a note."""
     problems: list[Problem] = []
     for check in checks.values():
         try:
             check()
         except SetupError as error:
-            problems.append(error.problems[0])
+            problem = error.problems[0]
+            more = note if "is not set" in problem.what else ""
+            problems.append(dataclasses.replace(problem, hint=f"{problem.hint or ''}{more}" or None))
     if problems:
         raise SetupError.of(problems)
 

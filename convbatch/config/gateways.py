@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -249,6 +250,8 @@ class Config:
     """`[rates]`."""
     usage_logs: Mapping[str, UsageLogForm] = field(default_factory=dict)
     """`[bills]`: formats of usage logs, with the presets."""
+    env_file: Path | None = None
+    """A file of `KEY=VALUE` lines; a relative path starts at the folder of the config file."""
     path: str | None = None
     """The path as given by the user; None = presets only."""
 

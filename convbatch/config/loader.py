@@ -144,7 +144,7 @@ class _Reader:
         document = self._document()
         self._lines = TomlPositions(self._text)
         self._refuse_secrets(document)
-        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates", "bills"), "the file")
+        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates", "bills", "env_file"), "the file")
         gateways = dict(known.gateways)
         for name, table in self._tables(document, ("gateways",)):
             gateway = self._gateway(name, table, known.gateways.get(name))
@@ -156,8 +156,18 @@ class _Reader:
             prices=tuple(self._prices(document, gateways)),
             exchange_rates=build_exchange_rates(document.get("rates", {}), self._add),
             usage_logs={**known.usage_logs, **self._bills(document, known.usage_logs, gateways)},
+            env_file=self._env_file(document),
             path=str(self._path),
         )
+
+    def _env_file(self, document: Mapping[str, Any]) -> Path | None:
+        given = document.get("env_file")
+        if given is None or self._is_secret(("env_file",)):
+            return None
+        if not isinstance(given, str) or not given.strip():
+            self._add(("env_file",), InvalidValue("env_file is not a path", 'env_file = "keys.env"', found=given))
+            return None
+        return self._path.parent / Path(given).expanduser()
 
     def _document(self) -> dict[str, Any]:
         try:
@@ -399,6 +409,9 @@ class _Reader:
             if key in LATER_KEYS:
                 hint = "remove it: keys without an effect are refused"
                 invalid = InvalidValue(f"{key!r} is not built in this version", hint)
+            elif key == "env_file":
+                hint = "write it at the top of the file, above the first [table]"
+                invalid = InvalidValue(f"unknown key 'env_file' in {where}", hint)
             elif key == "settings":
                 hint = f'settings belong to models: [{_dotted(path)}.models."*".settings], or to all: [run.settings]'
                 invalid = InvalidValue(f"unknown key 'settings' in {where}", hint)

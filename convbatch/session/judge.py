@@ -82,7 +82,7 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
         folder=folder,
         manifest=manifest,
         targets=(judge,),
-        credentials=Credentials.load([judge.gateway], env_file=options.env_file),
+        credentials=Credentials.load([judge.gateway], env_file=options.env_file, configured=config.env_file),
         rules=RunRules(concurrency=options.concurrency or config.run.concurrency),
         work=JudgeWork(),
         resumed=True,

@@ -48,6 +48,7 @@ from convbatch.session.spec import SessionSpec
 from convbatch.session.trust import Trust, remember_folder
 
 if TYPE_CHECKING:
+    from convbatch.config.gateways import Gateway
     from convbatch.dataset.selection import Selection
     from convbatch.dataset.snapshot import CopyReport
     from convbatch.pricing import Money
@@ -161,7 +162,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     targets = resolve_targets(options.models, options.gateways, config, overrides)
     judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
     gateways = [target.gateway for target in (*targets, *([] if judge is None else [judge]))]
-    credentials = Credentials.load(gateways, env_file=options.env_file)
+    credentials = Credentials.load(gateways, env_file=options.env_file, configured=config.env_file)
     command_line = _command_line(options)
     _refuse_unsupported_settings(targets, command_line)
     rules = RunRules(
@@ -208,7 +209,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     judges = judges[-1:] if wants_judge(manifest) else []
     folder.refuse_lost_journal(manifest)
     _refuse_another_dataset(folder, manifest)
-    credentials = Credentials.load((target.gateway for target in (*targets, *judges)), env_file=options.env_file)
+    credentials = _credentials_to_resume([target.gateway for target in (*targets, *judges)], options.env_file)
     trust = Trust.in_folder(folder, manifest)
     trust.require_endpoints(folder, (*targets, *judges))
     # Of a finished run a command would print a key that nobody needs; if a turn is open after all, it is run then.
@@ -229,6 +230,14 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         progress=options.progress,
         handle_signals=handle_signals,
     )
+
+
+def _credentials_to_resume(gateways: Sequence[Gateway], env_file: Path | None) -> Credentials:
+    """Return the keys; only where one is missing, the config in the working directory is asked for its `env_file`."""
+    credentials = Credentials.load(gateways, env_file=env_file)
+    if env_file is not None or not credentials.missing(gateways):
+        return credentials
+    return Credentials.load(gateways, configured=_load_config(None).env_file)
 
 
 def _previous_options(options: ResumeOptions, manifest: Manifest) -> tuple[tuple[Target, ...], RunRules]:

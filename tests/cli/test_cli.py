@@ -463,7 +463,7 @@ def test_a_closed_pipe_does_not_hide_an_incomplete_run(workdir: Path, sim: Sim) 
     sim.provider.faults = FaultScript.of([{"action": "error", "kind": "bad_request"}], source="test")
     done = shell("convbatch run d.jsonl -o out | true; exit ${PIPESTATUS[0]}", workdir)
     assert done.code == 3
-    assert "convbatch resume out" in done.err
+    assert f"convbatch resume {workdir}/out" in done.err
 
 
 @pytest.mark.slow
@@ -535,7 +535,7 @@ def test_the_second_signal_abandons_requests_in_flight(
     assert process.returncode == 130, err
     assert err.count(b"abandoning what is in flight") == 1
     assert b"4 possibly paid" in out
-    assert b"convbatch resume out" in err
+    assert f"convbatch resume {workdir}/out" in err.decode()
 
 
 @pytest.mark.parametrize("number", [TERM, pytest.param(INT, marks=SLOW)], ids=["TERM", "Ctrl-C"])
@@ -584,8 +584,8 @@ def test_a_failed_turn_is_exit_3_with_its_reason_and_the_next_command(cli: Cli, 
     done = cli("run", "d.jsonl", "-o", "a run", "-j", "1")
     assert done.code == 3
     assert "sim-good@here: 4 turns failed, invalid_request: " in done.err
-    assert "convbatch show 'a run' --failed" in done.err
-    assert done.err.endswith("4 of 8 turns are open; finish them with:\n  convbatch resume 'a run'\n")
+    assert f"convbatch show '{workdir}/a run' --failed" in done.err
+    assert done.err.endswith(f"4 of 8 turns are open; finish them with:\n  convbatch resume '{workdir}/a run'\n")
     sim.provider.faults = FaultScript()
     assert cli("resume", "a run").code == 0
 
@@ -666,7 +666,7 @@ def test_a_journal_at_the_file_size_limit_is_exit_5_and_a_resume_finishes(workdi
     assert done.code == 5
     assert "out/journal/000001.jsonl: cannot write: File too large" in done.err
     assert "hint: free some space" in done.err
-    assert "convbatch resume out" in done.err
+    assert f"convbatch resume {workdir}/out" in done.err
     received = statuses(cb.load("out").turns)["ok"]
     assert received > 0
     assert cli("resume", "out").code == 0
@@ -686,7 +686,7 @@ def test_a_table_that_cannot_be_written_is_exit_5_and_is_still_printed(
     assert done.code == 5, done.err
     assert "out/turns.parquet: cannot write: Is a directory" in done.err
     assert "the next command that reads the run rebuilds the table from its journal" in done.err
-    assert "sim-good@here  8" in done.out
+    assert "sim-good@here   8" in done.out
     assert cli("table", "out").out.count("\n") == 9
 
 
@@ -770,7 +770,7 @@ def test_resume_uses_its_copy_when_the_dataset_is_changed_or_removed(change: str
     done = cli("resume", "out", "--no-retry-errors")
     assert done.code == 3
     assert ("note: d.jsonl has changed" in done.err) == (change == "edited")
-    assert ("convbatch run d.jsonl --reuse out" in done.err) == (change == "edited")
+    assert (f"convbatch run {workdir}/d.jsonl -m sim-good@here" in done.err) == (change == "edited")
 
 
 def test_no_key_appears_in_output_or_files(cli: Cli, sim: Sim, workdir: Path) -> None:

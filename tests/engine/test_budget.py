@@ -310,7 +310,7 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
     cost = sum((true_cost(entry, table) for entry in provider.ledger.entries), Decimal(0))
     assert Decimal("0.002") < cost <= Decimal("0.006")
     assert "budget reached" in run.err
-    assert "convbatch resume out --max-cost 0.012USD" in run.err
+    assert f"convbatch resume {tmp_path / 'out'} --max-cost 0.012USD" in run.err
     requests = len(provider.ledger.entries)
     again = convbatch("resume", "out")
     assert (again.code, len(provider.ledger.entries)) == (4, requests)

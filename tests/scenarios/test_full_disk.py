@@ -118,7 +118,10 @@ def test_a_machine_whose_only_disk_is_full_still_prints_the_closing_table(
     room = mounted("size=140k")
     assert in_shell(room, tmp_path, f"{room.shrink}; export TMPDIR=$PWD/disk; cb run d.jsonl -o disk/out") == [5]
     assert "sim-good@at-gemini" in (tmp_path / "out").read_text()
-    assert "turns are open; finish them with:\n  convbatch resume disk/out" in (tmp_path / "stderr").read_text()
+    assert (
+        f"turns are open; finish them with:\n  convbatch resume {tmp_path}/disk/out"
+        in (tmp_path / "stderr").read_text()
+    )
 
 
 @pytest.mark.skipif(
@@ -200,7 +203,7 @@ def test_a_truncated_journal_is_not_a_finished_run(
         tmp_path, provider, start, lambda out: os.truncate(out / "journal" / "000001.jsonl", 3000)
     )
     assert code == 3
-    assert "turns are open; finish them with:\n  convbatch resume out" in stderr
+    assert f"turns are open; finish them with:\n  convbatch resume {tmp_path}/out" in stderr
     assert command("resume", "out").code in (0, 2)  # cut within a line it needs --salvage
     command("resume", "out", "--salvage")
     assert statuses(cb.load(tmp_path / "out").turns) == {"ok": 180}

@@ -378,7 +378,7 @@ def test_rejected_judge_calls_leave_their_verdicts_open(make_lab: Callable[..., 
     done = lab.check("-j", "1", "--fail-under", "0.1")
     assert done.code == 3
     assert "5 questions to the judge are open" in done.err
-    assert "convbatch check r --judge sim-judge@at-openai" in done.err
+    assert f"convbatch check {Path.cwd()}/r --judge sim-judge@at-openai -c {Path.cwd()}/convbatch.toml" in done.err
     assert "gate: not decided" in done.err
     frame: Any = lab.loaded.verdicts
     assert frame["passed"].isna().sum() == 5
@@ -436,7 +436,9 @@ def test_a_run_that_ends_before_its_judge_is_asked_is_incomplete(make_lab: Calla
     done = lab.run("--judge", "sim-judge@at-openai", "--deadline", "0.1s")
     assert set(lab.loaded.turns["status"]) == {"ok"}
     assert lab.asked() == 0
-    assert done.err.endswith("the questions to the judge are open; finish them with:\n  convbatch resume r\n"), done.err
+    assert done.err.endswith(
+        f"the questions to the judge are open; finish them with:\n  convbatch resume {Path.cwd()}/r\n"
+    ), done.err
     assert done.code == 3
 
 
@@ -475,7 +477,7 @@ def test_a_judge_that_cannot_be_asked_is_open_even_if_no_table_can_be_made(make_
     done = lab.run("--judge", "sim-judge@at-openai")
     remover.join()
     assert lab.asked() == 0
-    assert done.err.endswith("finish them with:\n  convbatch resume r\n"), done.err
+    assert done.err.endswith(f"finish them with:\n  convbatch resume {Path.cwd()}/r\n"), done.err
 
 
 class Interrupting(io.StringIO):
@@ -495,7 +497,8 @@ def test_an_interrupt_while_the_verdicts_are_printed_ends_a_check_with_130_and_t
     assert lab.asked() == 1
     assert code == 130
     assert capsys.readouterr().err.endswith(
-        "interrupted; see the verdicts with:\n  convbatch check r --judge sim-judge@at-openai --no-progress\n"
+        f"interrupted; see the verdicts with:\n  convbatch check {Path.cwd()}/r --judge sim-judge@at-openai"
+        f" -c {Path.cwd()}/convbatch.toml --no-progress\n"
     )
 
 
@@ -560,7 +563,7 @@ def test_a_judge_unreachable_after_the_replies_leaves_the_tables_and_a_resume_co
     assert "note: the judge sim-judge@at-openai could not be asked; the replies are kept" in done.err
     assert "ca.pem: ca_file cannot be read: No such file or directory" in done.err
     assert "gate: not decided, the run is incomplete" in done.err
-    assert "the questions to the judge are open; finish them with:\n  convbatch resume r" in done.err
+    assert f"the questions to the judge are open; finish them with:\n  convbatch resume {Path.cwd()}/r" in done.err
     assert "sim-good@at-gemini" in done.out
     assert (judge.lab.path / "r" / "turns.parquet").exists()
     assert set(judge.lab.loaded.turns["status"]) == {"ok"}
@@ -731,7 +734,9 @@ def test_only_judge_questions_are_reported_as_open(make_lab: Callable[..., Lab])
     lab = make_lab(faults=FaultScript.of([{"match": {"model": "sim-judge"}, "action": "error", "kind": "no_model"}]))
     done = lab.run("--judge", "sim-judge@at-openai")
     assert done.code == 3
-    assert done.err.endswith("5 questions to the judge are open; finish them with:\n  convbatch resume r\n"), done.err
+    assert done.err.endswith(
+        f"5 questions to the judge are open; finish them with:\n  convbatch resume {Path.cwd()}/r\n"
+    ), done.err
 
 
 @pytest.mark.slow
@@ -820,7 +825,7 @@ def test_a_full_disk_during_judge_calls_names_the_command_to_continue(make_lab: 
         ["bash", "-c", script, "bash", *command], cwd=lab.path, env=environment(), capture_output=True, check=False
     )
     assert done.returncode == 5, done.stderr
-    assert b"then: convbatch check r --judge sim-judge@at-openai" in done.stderr
+    assert f"then: convbatch check {lab.path}/r --judge sim-judge@at-openai -c " in done.stderr.decode()
     assert lab.check().code == 0
     attempts: Any = lab.loaded.attempts
     lost = int(attempts[attempts["role"] == "judge"]["possibly_paid"].sum())
