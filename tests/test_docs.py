@@ -140,7 +140,9 @@ def normalised(line: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md", "docs/zh/quickstart.md"]
+)
 def test_commands_of_a_page_print_its_output(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
@@ -168,6 +170,30 @@ def test_both_readmes_have_the_same_code_blocks(language: str) -> None:
     assert english
 
 
+def test_the_chinese_page_of_cost_has_the_output_of_the_english_one() -> None:
+    assert fences("docs/zh/cost.md", "console") == fences("docs/cost.md", "console")
+
+
+def test_the_chinese_page_of_gateways_lists_the_same_presets() -> None:
+    def presets(page: str) -> list[str]:
+        rows = re.findall(r"^\| `[\w-]+` \| (?:gemini|openai|anthropic|responses) \|.*$", text_of(page), re.MULTILINE)
+        return [" ".join(re.findall(r"`[^`]*`", row)) for row in rows]
+
+    assert presets("docs/zh/gateways.md") == presets("docs/gateways.md")
+    assert len(presets("docs/gateways.md")) > 20
+
+
+def test_the_chinese_page_of_audit_lists_the_same_findings() -> None:
+    def names(page: str) -> list[str]:
+        return re.findall(r"^\| (`.*?`) \|", text_of(page).split("\n## ", 1)[1], re.MULTILINE)
+
+    english, chinese = (
+        [name.replace("、", ", ") for name in names(page)] for page in ("docs/audit.md", "docs/zh/audit.md")
+    )
+    assert set(chinese) <= set(english)
+    assert {"`same`", "`input_tokens`", "`known, not billed`"} <= set(chinese)
+
+
 def test_both_readmes_start_with_the_same_two_commands() -> None:
     two = [
         "pip install . && convbatch run datasets/quickstart.jsonl\n",
@@ -180,8 +206,14 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     (code,) = fences("README.md", "python")
+    (chinese,) = fences("docs/zh/quickstart.md", "python")
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"{code}\n{chinese}"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "sim-drift@simulator" in done.stdout
@@ -273,7 +305,7 @@ def test_a_quoted_configuration_is_valid(page: str) -> None:
         assert read_config(block, Path(page)).gateways
 
 
-@pytest.mark.parametrize("page", [*READMES, "docs/dataset.md", "docs/checks.md"])
+@pytest.mark.parametrize("page", [*READMES, "docs/dataset.md", "docs/checks.md", "docs/zh/quickstart.md"])
 def test_a_quoted_dialogue_is_valid(page: str, tmp_path: Path) -> None:
     dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
     file = tmp_path / "d.jsonl"
