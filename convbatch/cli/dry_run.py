@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from convbatch.cli import show
 from convbatch.cli.plan_text import plan_lines
@@ -20,7 +21,7 @@ from convbatch.dataset.reader import count_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.engine.quota import derated_rate
 from convbatch.estimation.estimator import Estimate, Estimator, Figures
-from convbatch.estimation.history import find_profile, open_reused_replies
+from convbatch.estimation.history import EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount
@@ -28,6 +29,11 @@ from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
 from convbatch.session.prepare import RESULTS, DryRun, prepare_dry_run
 
+if TYPE_CHECKING:
+    from convbatch.session.spec import SessionSpec
+
+MOST_FORECAST = 5_000
+"""Dialogues of a run whose budget is compared with an estimate before it starts."""
 _MINUTE_S = 60.0
 _HEADINGS = ("target", "", "calls", "input tokens", "output tokens", "cost")
 
@@ -64,12 +70,29 @@ def print_dry_run(options: RunOptions) -> ExitCode:
     return ExitCode.OK
 
 
+def budget_warning(spec: SessionSpec) -> list[str]:
+    """Return a line if the budget of a run that is about to start may be too small; nothing where that takes long."""
+    if spec.max_cost is None or spec.manifest.dataset.dialogues > MOST_FORECAST:
+        return []
+    plan = DryRun(
+        dataset=spec.folder.dataset,
+        manifest=spec.manifest,
+        targets=spec.targets,
+        rules=spec.rules,
+        reuse=spec.reuse,
+        max_cost=spec.max_cost,
+        missing_keys=(),
+    )
+    return [f"note: {line}; --dry-run shows the estimate" for line in _budget(plan, forecast_targets(plan))]
+
+
 def forecast_targets(plan: DryRun) -> list[Forecast]:
     """Return the forecast of every target, in the order of the plan."""
     found: list[Forecast] = []
+    earlier = EarlierRuns(RESULTS, plan.dataset, plan.manifest.dataset.dialogues)
     with open_reused_replies(plan.reuse) as reusable:
         for target, recorded in zip(plan.targets, plan.manifest.targets, strict=True):
-            profile = find_profile(target, plan.manifest.dataset.dialogues, plan.reuse, RESULTS)
+            profile = earlier.profile(target, plan.reuse)
             estimator = Estimator(
                 target=target,
                 profile=profile,

@@ -41,6 +41,10 @@ def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
     spec = prepare_run(options)
     _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
+    if spec.max_cost is not None:
+        from convbatch.cli.dry_run import budget_warning
+
+        _log_lines(budget_warning(spec))
     return _finish(spec)
 
 

@@ -36,7 +36,7 @@ MIN_SPREAD = 0.1
 MIN_SAMPLES = 10
 """Replies at one turn number that are enough for a mean of their own."""
 FEW_DIALOGUES = 5
-"""With fewer dialogues their variation is not known."""
+"""With fewer dialogues their variation is not known: the estimate is as wide as one without any."""
 
 _WIDE = re.compile(
     "[\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
@@ -122,6 +122,8 @@ class TargetProfile:
         return ExpectedReply(text=text, output_tokens=self.tokens(_without_framing(text)))
 
 
+DEFAULT_TEXT_SPREAD = 0.6, 1.7
+"""Spread of the tokens of a text, as an unknown target counts them."""
 DEFAULT_SPREAD = 0.25, 4.0
 """Spread of replies of an unknown target."""
 DEFAULT_REASONING_TOKENS = 1000.0
@@ -142,7 +144,7 @@ def default_profile(source: str) -> TargetProfile:
     return TargetProfile(
         weights=DEFAULT_WEIGHTS,
         replies={},
-        text_spread=(0.6, 1.7),
+        text_spread=DEFAULT_TEXT_SPREAD,
         reply_spread=DEFAULT_SPREAD,
         reasoning_tokens=DEFAULT_REASONING_TOKENS,
         source=source,
@@ -192,15 +194,20 @@ def fit_profile(observed: Sequence[ObservedTurn], source: str, dialogues: int) -
     replies = _replies(replied)
     inputs = [(dialogue, _dot(weights, sent), tokens) for dialogue, sent, tokens in requests]
     outputs = [(one.dialogue, _reply_at(replies, one.turn).output_tokens, one.output_tokens or 0) for one in replied]
+    few = len({one.dialogue for one in replied}) < FEW_DIALOGUES
     return TargetProfile(
         weights=weights,
         replies=replies,
         ends=sum(one.ended for one in observed) / len(observed),
-        text_spread=_spread(inputs, dialogues),
-        reply_spread=_spread(outputs, dialogues),
+        text_spread=_wider(_spread(inputs, dialogues), DEFAULT_TEXT_SPREAD if few else None),
+        reply_spread=_wider(_spread(outputs, dialogues), DEFAULT_SPREAD if few else None),
         source=source,
         learned=True,
     )
+
+
+def _wider(spread: tuple[float, float], other: tuple[float, float] | None) -> tuple[float, float]:
+    return spread if other is None else (min(spread[0], other[0]), max(spread[1], other[1]))
 
 
 def _replies(replied: Sequence[ObservedTurn]) -> dict[int, ExpectedReply]:
@@ -241,8 +248,6 @@ def _spread(pairs: Iterable[tuple[int, float, float]], dialogues: int) -> tuple[
     if total <= 0:
         return 1 - MIN_SPREAD, 1 + MIN_SPREAD
     deviation = math.sqrt(sum(e * e for e in error.values()) * count / max(1, count - 1)) / total * math.sqrt(count)
-    if count < FEW_DIALOGUES:
-        deviation = max(deviation, 0.5)
     band = max(MIN_SPREAD, 2 * deviation * math.sqrt(1 / count + 1 / max(1, dialogues)))
     return min(1 - MIN_SPREAD, 1 / (1 + band)), 1 + band
 

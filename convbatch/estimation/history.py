@@ -5,13 +5,18 @@ It reads run folders and nothing else. The estimate is made in `estimator.py`.
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convbatch.config.gateways import Target
+from convbatch.dataset.reader import count_of
 from convbatch.dataset.sample import length_of, tags_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Message, effective_settings, text_part
@@ -19,6 +24,7 @@ from convbatch.engine.plan import replies_at_once
 from convbatch.errors import ConvbatchError
 from convbatch.estimation.estimator import (
     EMPTY_TEXT,
+    FEW_DIALOGUES,
     ObservedTurn,
     ReusedReply,
     ReuseLookup,
@@ -44,49 +50,115 @@ NEWEST = 20
 """Number of runs that are searched for replies of the same target."""
 ENOUGH_TURNS = 20_000
 """Turns read from a run; more do not improve the profile. A larger run gives a stratified sample of about as many."""
+MOST_COMPARED = 100_000
+"""Planned dialogues that are looked for in earlier runs, which bounds the memory."""
 MOST_STRATA = 4096
 """Dialogues of further combinations of tags count as one stratum, which bounds the memory."""
 
 
-def find_profile(target: Target, dialogues: int, reuse: RunFolder | None, results: Path) -> TargetProfile:
-    """Return the profile of a target, learned from the reused run, else from the newest run with replies of it.
+class EarlierRuns:
+    """The runs that a plan may be estimated from.
 
     Args:
-        target: The target.
-        dialogues: Number of dialogues to estimate.
-        reuse: If given, only this run is searched; where it lacks the target, its most similar target is used.
         results: Folder of all runs.
+        dataset: The planned dialogues.
+        dialogues: How many they are.
     """
-    runs = [reuse] if reuse is not None else reversed(list_runs(results)[-NEWEST:])
-    for folder in runs:
+
+    def __init__(self, results: Path, dataset: Path, dialogues: int) -> None:
+        self._results = results
+        self._dataset = dataset
+        self._dialogues = dialogues
+
+    def profile(self, target: Target, reuse: RunFolder | None) -> TargetProfile:
+        """Return the profile of a target, learned from the reused run, else from the best evidence of all runs.
+
+        That is the run with the most dialogues of the plan, of equal ones that with the most dialogues, of equal ones
+        the newest; as long as they have too few dialogues, the next ones are added.
+
+        Args:
+            target: The target.
+            reuse: If given, only this run is searched; where it lacks the target, its most similar target is used.
+        """
+        if reuse is not None:
+            found = self._from_reused(target, reuse)
+        else:
+            runs: list[_Evidence] = []
+            for evidence in self._by_evidence(target):
+                runs.append(evidence)
+                if len(_dialogues_of(runs)) >= FEW_DIALOGUES:
+                    break
+            found = self._fit(runs, "")
+        missing = "no earlier run" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
+        return found or default_profile(f"rough estimate: {missing} of {target.name} to learn from")
+
+    def _from_reused(self, target: Target, folder: RunFolder) -> TargetProfile | None:
         try:
-            like = _similar_targets(target, folder, nearest=reuse is not None)
-            profiles = (_fit_from_run(folder, name, model, target, dialogues) for name, model in like)
-            found = next(filter(None, profiles), None)
+            models = {known.name: known.model for known in folder.read_manifest().targets}
+            for name, model in sorted(models.items(), key=lambda one: (one[0] != target.name, one[1] != target.model)):
+                origin = "" if name == target.name else f" of {name}"
+                origin += "" if model == target.model else ", another model"
+                found = self._fit([_Evidence(folder, list(_observed_turns(folder, name)))], origin)
+                if found is not None:
+                    return found if model == target.model else profile_for_other_model(found)
         except (ConvbatchError, OSError):
-            continue  # an unreadable run teaches nothing; `--reuse` of it is refused elsewhere
-        if found is not None:
-            return found
-    missing = "no earlier run" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
-    return default_profile(f"rough estimate: {missing} of {target.name} to learn from")
+            pass  # an unreadable run teaches nothing; `--reuse` of it is refused elsewhere
+        return None
+
+    def _fit(self, runs: Sequence[_Evidence], origin: str) -> TargetProfile | None:
+        observed = [one for run in runs for one in run.observed]
+        count = sum(one.output_tokens is not None for one in observed)
+        common = len(_dialogues_of(runs) & self._planned)
+        where = " and ".join(shell_quote(run.folder.path) for run in runs)
+        what = f"{'1 reply' if count == 1 else f'{count:,} replies'}{origin}"
+        source = f"learned from {where} ({what}, {common:,} of the {count_of(self._dialogues, 'dialogue')})"
+        few = len(_dialogues_of(runs))
+        if few < FEW_DIALOGUES:
+            source = f"rough estimate: only {count_of(few, 'dialogue')} to learn from; {source}"
+        return fit_profile(observed, source, self._dialogues)
+
+    def _by_evidence(self, target: Target) -> Iterator[_Evidence]:
+        """Yield the runs with replies of a target, the best evidence first; reads no more journals than necessary."""
+        heap: list[tuple[int, int, int, _Evidence | None]] = []
+        folders = list(reversed(list_runs(self._results)[-NEWEST:]))
+        for age, folder in enumerate(folders):
+            with contextlib.suppress(ConvbatchError, OSError):
+                manifest = folder.read_manifest()
+                if target.name in manifest.target_names:
+                    most = manifest.dataset.dialogues  # replaced by the true numbers once it is the best
+                    heap.append((-min(most, self._dialogues), -most, age, None))
+        heapq.heapify(heap)
+        while heap:
+            _, _, age, evidence = heapq.heappop(heap)
+            if evidence is not None:
+                yield evidence
+                continue
+            with contextlib.suppress(ConvbatchError, OSError):  # an unreadable run teaches nothing
+                evidence = _Evidence(folders[age], list(_observed_turns(folders[age], target.name)))
+                dialogues = _dialogues_of([evidence])
+                if dialogues:
+                    heapq.heappush(heap, (-len(dialogues & self._planned), -len(dialogues), age, evidence))
+
+    @cached_property
+    def _planned(self) -> frozenset[int]:
+        return frozenset(_identity(dialogue) for _, dialogue in islice(read_copy(self._dataset), MOST_COMPARED))
 
 
-def _similar_targets(target: Target, folder: RunFolder, *, nearest: bool) -> list[tuple[str, str]]:
-    """Return names and models of a run's targets to learn from, the most similar first."""
-    models = {known.name: known.model for known in folder.read_manifest().targets}
-    if not nearest:
-        return [(target.name, target.model)] if target.name in models else []
-    return sorted(models.items(), key=lambda one: (one[0] != target.name, one[1] != target.model))
+class _Evidence(NamedTuple):
+    """What one run shows of a target."""
+
+    folder: RunFolder
+    observed: list[ObservedTurn]
 
 
-def _fit_from_run(folder: RunFolder, name: str, model: str, target: Target, dialogues: int) -> TargetProfile | None:
-    observed = list(_observed_turns(folder, name))
-    count = sum(one.output_tokens is not None for one in observed)
-    replies = "1 reply" if count == 1 else f"{count:,} replies"
-    origin = "" if name == target.name else f" of {name}"
-    origin += "" if model == target.model else ", another model"
-    found = fit_profile(observed, f"learned from {shell_quote(folder.path)} ({replies}{origin})", dialogues)
-    return found if found is None or model == target.model else profile_for_other_model(found)
+def _dialogues_of(runs: Iterable[_Evidence]) -> set[int]:
+    """Return the dialogues with counted replies."""
+    return {one.dialogue for run in runs for one in run.observed if one.output_tokens is not None}
+
+
+def _identity(dialogue: Dialogue) -> int:
+    """Return a number for a dialogue: equal where its id and everything that is asked are equal."""
+    return hash((dialogue.id, dialogue.system, *(turn.user_text for turn in dialogue.turns)))
 
 
 def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
@@ -101,7 +173,7 @@ def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
             for repeat in range(1, manifest.repeats + 1):
                 turns = archive.transcript(index, target, repeat).turns
                 if turns:
-                    yield from _observed_in(index, dialogue, turns, manifest, recorded)
+                    yield from _observed_in(dialogue, turns, manifest, recorded)
 
 
 def stratified(dialogues: Iterable[tuple[int, Dialogue]], share: float) -> Iterator[tuple[int, Dialogue]]:
@@ -121,7 +193,7 @@ def stratified(dialogues: Iterable[tuple[int, Dialogue]], share: float) -> Itera
 
 
 def _observed_in(
-    index: int, dialogue: Dialogue, turns: dict[int, TurnHistory], manifest: Manifest, target: ManifestTarget
+    dialogue: Dialogue, turns: dict[int, TurnHistory], manifest: Manifest, target: ManifestTarget
 ) -> Iterator[ObservedTurn]:
     history = manifest.history
     history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
@@ -138,7 +210,7 @@ def _observed_in(
                 unset=target.gateway.unset,
             )
             sent = history_text._replace(requests=1)
-            yield _observe(index, past, sent, replies_at_once(settings) or 1, live=history == "live")
+            yield _observe(_identity(dialogue), past, sent, replies_at_once(settings) or 1, live=history == "live")
         own = history == "live" and number in asked
         reply = _text_of(past) if own else turn.assistant
         if reply is not None:
@@ -147,11 +219,11 @@ def _observed_in(
             return  # without a reply, later turns were not asked
 
 
-def _observe(index: int, past: TurnHistory, sent: TextSize, replies: int, *, live: bool) -> ObservedTurn:
+def _observe(dialogue: int, past: TurnHistory, sent: TextSize, replies: int, *, live: bool) -> ObservedTurn:
     usage = {} if past.kept is None else past.kept["reply"].get("usage", {})
     output_tokens = usage.get("output_tokens")
     return ObservedTurn(
-        dialogue=index,
+        dialogue=dialogue,
         turn=past.turn,
         sent=sent,
         reply=size_of(_text_of(past) or ""),

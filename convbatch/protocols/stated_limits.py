@@ -51,9 +51,12 @@ _GOOGLE = re.compile(
     r'"quotaValue"\s{0,4}:\s{0,4}"?(?P<count>\d{1,9})'
 )
 _CONCURRENCY = re.compile(r"concurren|simultaneous|in parallel|并发|同时", re.IGNORECASE)
-_REQUESTS = re.compile(r"requests? per|_requests\b|RequestsPer|(?<![A-Za-z])RP[MS](?![A-Za-z])|每分钟请求|请求次数", re.IGNORECASE)
+_REQUESTS = re.compile(
+    r"requests? per|_requests\b|RequestsPer|(?<![A-Za-z])RP[MS](?![A-Za-z])|每分钟请求|请求次数", re.IGNORECASE
+)
 _TOKENS = re.compile(
-    r"tokens?[ /_]?(?:per|/|limit|quota|rate|count)|TokensPer|(?<![A-Za-z])[IO]?TPM(?![A-Za-z])|token.{0,6}限", re.IGNORECASE
+    r"tokens?[ /_]?(?:per|/|limit|quota|rate|count)|TokensPer|(?<![A-Za-z])[IO]?TPM(?![A-Za-z])|token.{0,6}限",
+    re.IGNORECASE,
 )
 
 

@@ -21,6 +21,8 @@ from convbatch.cli.main import app
 from convbatch.config.gateways import Gateway, Limits, Target
 from convbatch.dialogue import Dialogue, HistoryMode, Settings
 from convbatch.estimation.estimator import (
+    DEFAULT_SPREAD,
+    DEFAULT_TEXT_SPREAD,
     DEFAULT_WEIGHTS,
     Estimate,
     Estimator,
@@ -216,6 +218,14 @@ def test_low_and_high_are_two_standard_errors_and_at_least_10_percent_away() -> 
     # Deviation over dialogues: sqrt(10 x 50² / 9) / 100 = 0.527; twice that, for the mean of 10 and of 40.
     band = 2 * 0.52705 * (1 / 10 + 1 / 40) ** 0.5
     assert profile.reply_spread == pytest.approx((1 / (1 + band), 1 + band), rel=1e-4)
+
+
+def test_under_five_dialogues_the_estimate_is_as_wide_as_without_any() -> None:
+    for dialogues, spreads in ((4, (DEFAULT_TEXT_SPREAD, DEFAULT_SPREAD)), (5, ((0.9, 1.1), (0.9, 1.1)))):
+        alike = [seen(n % dialogues, 1 + n, TextSize(10, 0, 1, 1), 14, output=100) for n in range(20)]
+        profile = fit_profile(alike, "?", 100)
+        assert profile is not None
+        assert (profile.text_spread, profile.reply_spread) == spreads
 
 
 def test_replies_without_token_counts_give_no_profile() -> None:
@@ -467,7 +477,7 @@ def test_a_scripted_run_predicts_its_repetition_within_two_percent(cli: Cli, sim
     assert calls == len(entries)
     assert input_tokens == pytest.approx(sum(entry.input_tokens or 0 for entry in entries), rel=0.02)
     assert output_tokens == pytest.approx(sum(entry.output_tokens or 0 for entry in entries), rel=0.02)
-    assert f"learned from results/earlier ({len(entries)} replies)" in done.out
+    assert f"learned from results/earlier ({len(entries)} replies, 17 of the 17 dialogues)" in done.out
 
 
 @pytest.mark.parametrize("history", ["live", "script"])
@@ -507,8 +517,33 @@ def test_a_reused_run_provides_the_profile_of_its_nearest_target(cli: Cli, sim: 
     (tmp_path / "convbatch.toml").write_text(f"{config(sim.url)}\n{other}")
     assert cli("run", QUICKSTART, "-n", "4", "-m", "sim-good@here", "-m", "sim-think@here", "-o", "first").code == 0
     args = ("run", QUICKSTART, "-n", "4", "--reuse", "first", "--dry-run", "-m")
-    assert "replies of sim-think@here)" in cli(*args, "sim-think@there").out
-    assert "replies of sim-good@here, another model)" in cli(*args, "sim-drift@there").out
+    assert "replies of sim-think@here, 4 of the 4 dialogues)" in cli(*args, "sim-think@there").out
+    assert "replies of sim-good@here, another model, 4 of the 4 dialogues)" in cli(*args, "sim-drift@there").out
+
+
+def test_the_best_evidence_is_not_the_newest_run(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    names = [json.loads(line)["id"] for line in QUICKSTART.read_text().splitlines()]
+    ids = [word for name in names[:8] for word in ("--id", name)]
+    args = ("run", QUICKSTART, "-m", "sim-good@here", "--no-progress")
+
+    def play(name: str, *selected: str) -> None:
+        assert cli(*args, *selected, "-o", f"results/{name}").code == 0
+
+    def learned(*selected: str) -> str:
+        out = cli(*args, *selected, "--dry-run").out
+        return re.sub(r"\(\d+ repl(?:y|ies), ", "(", out[out.rindex("sim-good@here: ") :].splitlines()[0])
+
+    play("1-two", *ids[:4])
+    few = "rough estimate: only 2 dialogues to learn from; "
+    assert learned() == f"sim-good@here: {few}learned from results/1-two (2 of the 28 dialogues)"
+    play("2-three", *ids[4:10])
+    assert learned() == "sim-good@here: learned from results/2-three and results/1-two (5 of the 28 dialogues)"
+    play("3-six", *ids[4:])
+    play("4-five", *ids[:10])
+    play("5-one", *ids[:2])
+    assert learned(*ids[:10]) == "sim-good@here: learned from results/4-five (5 of the 5 dialogues)"
+    assert learned() == "sim-good@here: learned from results/3-six (6 of the 28 dialogues)"
 
 
 def test_totals_are_per_currency_and_a_missing_price_has_a_hint(cli: Cli, tmp_path: Path) -> None:
@@ -535,6 +570,14 @@ def test_a_dry_run_reports_a_budget_that_is_too_small(cli: Cli, tmp_path: Path) 
     refused = cli(*args, "1USD")
     assert (refused.code, refused.out) == (2, "")
     assert "--max-cost is in USD, and sim-good@here bills CNY" in refused.err
+
+
+def test_a_run_with_a_budget_below_the_high_estimate_warns(cli: Cli, sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(config(sim.url))
+    args = ("run", QUICKSTART, "-n", "1", "-m", "sim-good@here", "--max-output-tokens", "99", "--no-progress")
+    warned = cli(*args, "--max-cost", "0.0005CNY", "-o", "a").err
+    assert re.search(r"note: the budget of 0\.0005 CNY (is|may be) too small: .*0\.\d+ CNY", warned), warned
+    assert "the budget of" not in cli(*args, "--max-cost", "1000CNY", "-o", "b").err
 
 
 def test_rate_limits_give_the_shortest_possible_duration() -> None:
