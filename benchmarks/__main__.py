@@ -30,6 +30,7 @@ from benchmarks.measure import (
     sync_time_s,
     workplace,
 )
+from benchmarks.quotas import played, quotas, steady
 
 MIB = 2**20
 BYTES_A_DIALOGUE = 16
@@ -68,6 +69,7 @@ class Size:
     """Time limit for the rounds of one section; there are always at least three."""
     helps: int = 15
     providers: int = 2000
+    quotas: tuple[int, ...] = (20, 100, 600, 3000)
 
 
 FULL = Size()
@@ -80,6 +82,7 @@ QUICK = Size(
     budget_s=20.0,
     helps=5,
     providers=200,
+    quotas=(100,),
 )
 
 
@@ -376,6 +379,27 @@ def compare(bench: Bench) -> list[Row]:
     return rows
 
 
+def limits(bench: Bench) -> list[Row]:
+    """Measure how much of a hidden quota is used from the second minute on, and how many requests are refused."""
+    rows: list[Row] = []
+    for quota in quotas(bench.size.quotas):
+        usage = steady(played(quota))
+        share = usage.passed / (quota.per_minute * (quota.minutes - 1))
+        rows.append(
+            Row(
+                what=f"requests/min, {quota}",
+                against="the quota",
+                theirs=f"{quota.per_minute:,}",
+                ours=f"{share * quota.per_minute:,.1f}, {usage.refused_share:.1%} refused",
+                ratio=share,
+                goal=">= 0.9, <= 5%",
+                met=share >= 0.9 and usage.refused_share <= 0.05,
+            )
+        )
+    bench.notes.append("limits: ten minutes in virtual time, replies after 50 ms, -j 16, without the first minute")
+    return rows
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -388,6 +412,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "validate": validate,
     "estimate": estimate,
     "compare": compare,
+    "limits": limits,
 }
 
 

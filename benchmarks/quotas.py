@@ -36,6 +36,10 @@ class Quota:
     becomes: int | None = None
     """The quota from the fourth minute on, if it changes."""
 
+    def __str__(self) -> str:
+        shared = "" if self.processes == 1 else f", {self.processes} processes"
+        return f"{self.model}, {'with' if self.hints else 'without'} hints{shared}"
+
 
 @dataclass(slots=True)
 class Usage:
@@ -118,3 +122,4 @@ def quotas(per_minute: tuple[int, ...] = (20, 100, 600, 3000)) -> Iterator[Quota
         for model in MODELS:
             for hints in (True, False):
                 yield Quota(model=model, per_minute=count, hints=hints)
+        yield Quota(model="sliding", per_minute=count, hints=False, processes=2)

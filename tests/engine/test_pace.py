@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -176,7 +177,7 @@ def test_swings_are_noted_at_most_once_a_minute():
 
     noted = in_virtual_time(scenario)
     assert len(noted) >= 3
-    assert min(later - earlier for earlier, later in zip(noted, noted[1:], strict=False)) >= 60.0
+    assert min(later - earlier for earlier, later in pairwise(noted)) >= 60.0
 
 
 # -- limits that the gateway tells
