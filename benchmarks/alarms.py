@@ -62,10 +62,10 @@ def _rates(metric: str, repeats: int, dialogues: int, providers: int, chance: np
         by_turns += metric == "turn_pass" and _mcnemar_over_turns(base, candidate) <= SCALE.alpha
         base, candidate = (_side(metric, chance, *one, repeats) for one in _versions(chance, dialogues, worse=True))
         found = _measured(metric, base, candidate)
-        if found.ci95 is not None and found.one_sided is not None:
+        if found.ci95 is not None and found.harm_bound is not None:
             intervals += 1
             held += found.ci95.low <= truth <= found.ci95.high
-            bounded += found.harm(truth) <= found.harms(found.one_sided)[1]
+            bounded += found.harm(truth) <= found.harm_bound
     return Rates(
         metric=metric,
         repeats=repeats,

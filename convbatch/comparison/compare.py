@@ -332,8 +332,7 @@ def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Compar
     if primary not in results:  # everything is pending
         judged: Sequence[JudgedMetric] = ()
     else:
-        again = {name: result for name in results if (result := _measure(name, pairs.whole, rules, primary))}
-        judged = _judge(again, primary, rules, pairs)
+        judged = _judge(_at_final_margins(results, primary, rules, pairs), primary, rules, pairs)
     if matched.served.one_model is not None and not matched.allow_mismatch:
         judged = [replace(one, verdict="inconclusive") for one in judged]
     return Comparison(
@@ -358,6 +357,15 @@ def _measure(
 ) -> MetricResult | None:
     scale = TestLevels(alpha=rules.alpha, margin=rules.margin_of(metric, primary))
     return measure(metric, pairs, scale, turn=turn)
+
+
+def _at_final_margins(
+    results: Mapping[str, MetricResult], primary: str, rules: ComparisonRules, pairs: Pairs
+) -> dict[str, MetricResult]:
+    """Measure again where the choice of the primary metric has changed the margin."""
+    kept = {name: rules.margin_of(name, name) == rules.margin_of(name, primary) for name in results}
+    measured = {n: one if kept[n] else _measure(n, pairs.whole, rules, primary) for n, one in results.items()}
+    return {name: one for name, one in measured.items() if one is not None}
 
 
 def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], pairs: Pairs) -> str:
@@ -396,7 +404,7 @@ def _judge(
 
 
 def decide_verdict(result: MetricResult, p: float | None, *, alpha: float, margin: float) -> ComparisonVerdict:
-    """Decide the verdict of a metric.
+    """Decide the verdict of a metric. What passes a gate, also an improvement, has a bound on harm within the margin.
 
     Args:
         result: The metric, with its intervals at `alpha`.
@@ -410,9 +418,9 @@ def decide_verdict(result: MetricResult, p: float | None, *, alpha: float, margi
     within = result.harm_bound <= margin
     if least > 0 and p <= alpha:
         return "regression-within-margin" if within else "regression"
-    if most < 0 and p <= alpha:
-        return "improved"
-    return "non-inferior" if within else "inconclusive"
+    if not within:
+        return "inconclusive"
+    return "improved" if most < 0 and p <= alpha else "non-inferior"
 
 
 # --- slices ----------------------------------------------------------------------------------------------------------
@@ -526,12 +534,11 @@ def flip_record(one: Flip) -> dict[str, Any]:
 
 
 def _result_record(one: MetricResult) -> dict[str, Any]:
-    record: dict[str, Any] = {
+    return {
         name: _to_json_value(getattr(one, name))
         for name in MetricResult.__slots__
-        if name not in ("one_sided", "ratio") or (name == "ratio" and one.is_ratio)
+        if name != "ratio" or one.is_ratio
     }
-    return {**record, "harm_bound": _to_json_value(one.harm_bound)}
 
 
 def _to_json_value(value: Any) -> Any:

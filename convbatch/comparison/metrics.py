@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from convbatch.comparison import stats
+from convbatch.comparison.harm_bound import dialogues_for_margin, harm_bound
 from convbatch.comparison.pairing import FAILED, ComparedTurn, Pair, PairedTurn, SampleKey, mean
 from convbatch.comparison.stats import Interval, Mean
 
@@ -23,7 +24,7 @@ FEW = 20
 
 _NOTHING = 1e-12
 
-Test = Literal["mcnemar_midp", "sign_flip_midp", "paired_t", "ratio_of_totals_t", "log_ratio_t"]
+Test = Literal["mcnemar_midp", "sign_flip_midp", "sign_test_midp", "paired_t", "ratio_of_totals_t", "log_ratio_t"]
 
 
 class DialogueValue(NamedTuple):
@@ -54,8 +55,9 @@ class MetricResult:
     """Two-sided interval at `confidence`, which decides regressions and improvements."""
     confidence: float
     """1 - alpha."""
-    one_sided: Interval | None
-    """Two-sided interval at 1 - 2 alpha: each limit is a one-sided bound at `confidence`."""
+    harm_bound: float | None
+    """Upper bound of the harm, one-sided at `confidence`, which decides `non-inferior`. Rates and scores have a bound
+    that holds for few dialogues and may lie beyond the end of `ci90`; None where the data give no interval."""
     p: float | None
     test: Test
     draws: int | None
@@ -86,11 +88,6 @@ class MetricResult:
         """Return the least and the greatest harm in an interval."""
         low, high = sorted(map(self.harm, interval))
         return low, high
-
-    @property
-    def harm_bound(self) -> float | None:
-        """Upper bound of the harm, one-sided at `confidence`; None where the data give no interval."""
-        return None if self.one_sided is None else self.harms(self.one_sided)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +251,7 @@ def _rows(turns: Mapping[int, Mapping[SampleKey, ComparedTurn]]) -> Iterable[Com
 def _pass_or_fail(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> MetricResult:
     """Measure single passes and fails: McNemar's mid-p and Tango's interval."""
     n = len(values)
+    ones = [1.0] * n
     b = sum(value.base > value.candidate for value in values)
     c = sum(value.base < value.candidate for value in values)
     discordant = (b + c) / n
@@ -272,7 +270,7 @@ def _pass_or_fail(metric: str, values: Sequence[DialogueValue], scale: TestLevel
         ci90=interval(0.9),
         ci=interval(scale.confidence),
         confidence=scale.confidence,
-        one_sided=interval(1 - 2 * scale.alpha),
+        harm_bound=harm_bound([value.base - value.candidate for value in values], ones, alpha=scale.alpha),
         p=stats.mcnemar_midp(b, c),
         test="mcnemar_midp",
         draws=None,
@@ -282,7 +280,7 @@ def _pass_or_fail(metric: str, values: Sequence[DialogueValue], scale: TestLevel
         better=c,
         smallest_detectable=stats.smallest_of_pairs(n, discordant, alpha=scale.alpha),
         dialogues_needed=stats.pairs_needed((c - b) / n, discordant, alpha=scale.alpha),
-        dialogues_for_margin=stats.pairs_for_margin(discordant, scale.margin, alpha=scale.alpha),
+        dialogues_for_margin=dialogues_for_margin(discordant, ones, scale.margin, alpha=scale.alpha),
     )
 
 
@@ -299,14 +297,10 @@ def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels)
         return found and Interval(max(-1.0, found.low), min(1.0, found.high))
 
     n = len(values)
-    powers = (
-        stats.smallest_of_mean(estimate, alpha=scale.alpha),
-        stats.mean_needed(estimate, alpha=scale.alpha),
-        stats.mean_for_margin(estimate, scale.margin, alpha=scale.alpha),
-    )
+    smallest = stats.smallest_of_mean(estimate, alpha=scale.alpha)
     if estimate.se is None and abs(estimate.estimate) < _NOTHING:  # as where no dialogue differs
         smallest = stats.smallest_of_pairs(n, 0.0, alpha=scale.alpha)
-        powers = (smallest, None, stats.pairs_for_margin(0.0, scale.margin, alpha=scale.alpha))
+    variance = estimate.estimate**2 if estimate.se is None else n * estimate.se**2
     return MetricResult(
         metric=metric,
         dialogues=n,
@@ -318,7 +312,7 @@ def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels)
         ci90=interval(0.9),
         ci=interval(scale.confidence),
         confidence=scale.confidence,
-        one_sided=interval(1 - 2 * scale.alpha),
+        harm_bound=harm_bound([-one for one in sums], sizes, alpha=scale.alpha),
         p=p,
         test=test,
         draws=draws,
@@ -326,9 +320,9 @@ def _difference(metric: str, values: Sequence[DialogueValue], scale: TestLevels)
         c=None,
         worse=sum(one < 0 for one in sums),
         better=sum(one > 0 for one in sums),
-        smallest_detectable=powers[0],
-        dialogues_needed=powers[1],
-        dialogues_for_margin=powers[2],
+        smallest_detectable=smallest,
+        dialogues_needed=stats.mean_needed(estimate, alpha=scale.alpha),
+        dialogues_for_margin=dialogues_for_margin(variance, sizes, scale.margin, alpha=scale.alpha),
     )
 
 
@@ -368,6 +362,7 @@ def _ratio(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> M
     if math.fsum(base) <= 0 or math.fsum(candidate) <= 0:
         return None
     found = _of_times(base, candidate, scale) if metric == "latency" else _of_totals(base, candidate, scale)
+    one_sided = found.interval(1 - 2 * scale.alpha)
     return MetricResult(
         metric=metric,
         dialogues=len(values),
@@ -379,7 +374,7 @@ def _ratio(metric: str, values: Sequence[DialogueValue], scale: TestLevels) -> M
         ci90=found.interval(0.9),
         ci=found.interval(scale.confidence),
         confidence=scale.confidence,
-        one_sided=found.interval(1 - 2 * scale.alpha),
+        harm_bound=one_sided and one_sided.high - 1.0,
         p=found.p,
         test=found.test,
         draws=found.draws,
@@ -410,10 +405,13 @@ class _Compared(NamedTuple):
 
 def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: TestLevels) -> _Compared:
     ratio = stats.ratio_of_totals(base, candidate)
+    if not ratio.has_spread:
+        totals = math.fsum(base), math.fsum(candidate)
+        return _of_equal_ratios(*totals, ratio.estimate, _count_moved(base, candidate), scale)
     excess = ratio.excess
     p, draws = excess.p(), None
     test: Test = "ratio_of_totals_t"
-    if ratio.has_spread and excess.se is None:
+    if excess.se is None:
         # Every dialogue has the same excess, as from a longer hidden prompt: t has no spread, but the signs count.
         flipped = stats.sign_flip_midp([c - b for b, c in zip(base, candidate, strict=True)])
         p, test, draws = flipped.p, "sign_flip_midp", flipped.draws
@@ -433,13 +431,15 @@ def _of_totals(base: Sequence[float], candidate: Sequence[float], scale: TestLev
 
 def _of_times(base: Sequence[float], candidate: Sequence[float], scale: TestLevels) -> _Compared:
     logs = stats.mean_log_ratio(base, candidate)
+    first, second = (math.exp(math.fsum(map(math.log, side)) / len(side)) for side in (base, candidate))
+    if logs.se is None:
+        return _of_equal_ratios(first, second, math.exp(logs.estimate), _count_moved(base, candidate), scale)
 
     def interval(level: float) -> Interval | None:
         found = logs.interval(level)
         return found and Interval(_exp(found.low), _exp(found.high))
 
     smallest = stats.smallest_of_mean(logs, alpha=scale.alpha)
-    first, second = (math.exp(math.fsum(map(math.log, side)) / len(side)) for side in (base, candidate))
     return _Compared(
         base=first,
         candidate=second,
@@ -451,6 +451,37 @@ def _of_times(base: Sequence[float], candidate: Sequence[float], scale: TestLeve
         smallest=None if smallest is None else _exp(smallest) - 1,
         needed=stats.mean_needed(logs, alpha=scale.alpha),
         for_margin=stats.mean_for_margin(logs, math.log1p(scale.margin), alpha=scale.alpha),
+    )
+
+
+def _count_moved(base: Sequence[float], candidate: Sequence[float]) -> int:
+    """Count the dialogues whose ratio can be other than 1; those with 0 on both sides have none."""
+    return sum(b > 0 or c > 0 for b, c in zip(base, candidate, strict=True))
+
+
+def _of_equal_ratios(base: float, candidate: float, ratio: float, dialogues: int, scale: TestLevels) -> _Compared:
+    """Compare sides whose ratio is the same in all dialogues: its interval is a point, and the signs are tested.
+
+    With so few dialogues that the sign test cannot reach a level, there is no interval at that level.
+    """
+    equal = abs(ratio - 1) <= _NOTHING
+    exact = 1.0 if equal else ratio
+
+    def interval(level: float) -> Interval | None:
+        return Interval(exact, exact) if dialogues >= stats.sign_test_minimum(alpha=1 - level) else None
+
+    needed = stats.sign_test_minimum(alpha=scale.alpha)
+    return _Compared(
+        base=base,
+        candidate=candidate,
+        ratio=exact,
+        interval=interval,
+        p=1.0 if equal else stats.mcnemar_midp(0, dialogues),
+        test="sign_test_midp",
+        draws=None,
+        smallest=None,
+        needed=None if equal else needed,
+        for_margin=needed,
     )
 
 

@@ -45,6 +45,7 @@ _STYLES = {
 _TESTS = {
     "mcnemar_midp": "McNemar mid-p",
     "sign_flip_midp": "sign-flip mid-p",
+    "sign_test_midp": "sign test mid-p",
     "paired_t": "paired t",
     "ratio_of_totals_t": "t of the totals",
     "log_ratio_t": "t on log ratios",
@@ -217,27 +218,48 @@ def _lost(comparison: Comparison) -> str:
 
 
 def advice(comparison: Comparison) -> list[str]:
-    """Return what an inconclusive comparison could have detected, and how many dialogues are needed."""
+    """Return what an inconclusive comparison leaves possible, what it could have detected, and how many dialogues are needed."""
     if comparison.verdict != "inconclusive" or not comparison.judged or _lost(comparison):
         return []
     one = comparison.judged[0]
     result = one.result
-    if result.dialogues_for_margin is None:
+    if result.test == "sign_test_midp":
         return [
-            "All dialogues give the same result, so their spread is unknown: compare more, or different, dialogues."
+            f"All dialogues have the same ratio: the sign test needs {result.dialogues_for_margin} of them to reach "
+            f"alpha {comparison.rules.alpha:g}."
         ]
+    if result.dialogues_for_margin is None:
+        return ["One dialogue has no spread: compare more dialogues."]
+    lines = [*_possible_harm(one)]
     n = result.dialogues
     smallest = "no difference at all"
     if result.smallest_detectable is not None:
         smallest = f"a difference of {_size(result, result.smallest_detectable)}"
-    lines = [f"With {_dialogues(n)} {smallest} can be found (power 0.8)."]
+    lines.append(f"With {_dialogues(n)} {smallest} can be found (power 0.8).")
     lines.append(
         f"To call an equally good candidate non-inferior within {_margin(one)} takes about "
-        f"{_dialogues(result.dialogues_for_margin)}."
+        f"{_dialogues(result.dialogues_for_margin)}{_if_quiet(result)}."
     )
     if result.dialogues_needed is not None and result.dialogues_needed > n:
         lines.append(f"To find a difference as large as the observed one takes about {result.dialogues_needed:,}.")
     return lines
+
+
+def _possible_harm(one: JudgedMetric) -> Iterator[str]:
+    """Yield how much harm remains possible, where that is more than the margin."""
+    result = one.result
+    if result.harm_bound is None or result.harm_bound <= one.margin:
+        return
+    where = f"no dialogue of {result.dialogues:,} got worse: up" if not result.worse else "Up"
+    line = (
+        f"{where} to {_size(result, result.harm_bound)} of harm remain possible "
+        f"(one-sided {_percent(result.confidence)})."
+    )
+    yield line[0].upper() + line[1:]
+
+
+def _if_quiet(result: MetricResult) -> str:
+    return "" if result.worse or result.better or result.is_ratio else " of which none differs"
 
 
 def _change(result: MetricResult) -> str:

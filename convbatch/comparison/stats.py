@@ -72,24 +72,26 @@ class SignFlip(NamedTuple):
 
 
 def mcnemar_midp(only_base: int, only_candidate: int) -> float:
-    """Return twice the one-sided mid-p of McNemar's test that both kinds of discordant pairs are equally likely.
+    """Return the mid-p of McNemar's test that both kinds of discordant pairs are equally likely.
 
     Args:
         only_base: Pairs that only the base passed.
         only_candidate: Pairs that only the candidate passed.
 
     Returns:
-        1 when both are equal, also when both are 0.
+        The two-sided mid-p: where both are equal, 1 - P(this split) / 2; 1 when both are 0.
 
     Source: Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91.
     """
-    if only_base == only_candidate:
+    discordant = only_base + only_candidate
+    if not discordant:
         return 1.0
     from scipy.special import bdtr
 
-    fewer, discordant = min(only_base, only_candidate), only_base + only_candidate
+    fewer = min(only_base, only_candidate)
     below = float(bdtr(fewer - 1, discordant, 0.5)) if fewer else 0.0
-    return float(bdtr(fewer, discordant, 0.5)) + below
+    at_most = float(bdtr(fewer, discordant, 0.5))
+    return 1 - (at_most - below) / 2 if only_base == only_candidate else at_most + below
 
 
 def tango_interval(only_base: int, only_candidate: int, pairs: int, *, level: float) -> Interval:
@@ -277,7 +279,7 @@ def _mean(estimate: float, influences: Sequence[float]) -> Mean:
 
 
 def sign_flip_midp(values: Sequence[float], *, seed: int = 0) -> SignFlip:
-    """Return twice the one-sided mid-p of the sign-flip permutation test that every sum has either sign equally likely.
+    """Return the mid-p of the sign-flip permutation test that every sum has either sign equally likely.
 
     Exact unless there are too many different sums (always up to 17 non-zero values; with values on a grid, such as pass
     rates, for thousands). For values that are all 1 or -1 it equals McNemar's mid-p.
@@ -287,7 +289,7 @@ def sign_flip_midp(values: Sequence[float], *, seed: int = 0) -> SignFlip:
         seed: Seed of the random draws, where they are needed.
 
     Returns:
-        The p, and the number of draws.
+        The p: P(larger sums) + P(sums as large) / 2; 1 where no value differs from 0. And the number of draws.
 
     Source: Fisher 1935, The Design of Experiments, section 21; mid-p: Lancaster 1961, Journal of the American
         Statistical Association 56:223.
@@ -298,8 +300,6 @@ def sign_flip_midp(values: Sequence[float], *, seed: int = 0) -> SignFlip:
     unit = min(map(abs, moved))
     scaled = sorted((abs(value) / unit for value in moved), reverse=True)
     observed = abs(math.fsum(moved)) / unit
-    if observed <= _TIE:
-        return SignFlip(1.0, None)  # twice the one-sided mid-p of 0.5
     return _counted(scaled, observed) or _drawn(scaled, observed, seed)
 
 
@@ -393,7 +393,7 @@ def pairs_needed(difference: float, discordant: float, *, alpha: float, power: f
         return None
     psi = max(discordant, abs(difference))
     root = _z(1 - alpha / 2) * math.sqrt(psi) + _z(power) * math.sqrt(max(0.0, psi - difference * difference))
-    return _up((root / difference) ** 2)
+    return round_up((root / difference) ** 2)
 
 
 def smallest_of_pairs(pairs: int, discordant: float, *, alpha: float, power: float = POWER) -> float | None:
@@ -416,25 +416,6 @@ def smallest_of_pairs(pairs: int, discordant: float, *, alpha: float, power: flo
     return None if high > pairs else high / pairs
 
 
-def pairs_for_margin(discordant: float, margin: float, *, alpha: float, power: float = POWER) -> int:
-    """Return the number of pairs needed to call a candidate that equals the base non-inferior.
-
-    The larger of (z(1 - alpha) + z(power))^2 psi / margin^2 and the need of the score interval without discordant
-    pairs, z(1 - alpha)^2 (1 - margin) / margin.
-
-    Args:
-        discordant: psi, the share of pairs that differ.
-        margin: > 0.
-        alpha: One-sided.
-        power: Probability of this verdict.
-
-    Source: Nam 1997, Biometrics 53:1422, at no difference; the second from `tango_interval`.
-    """
-    one_sided = _z(1 - alpha)
-    normal = (one_sided + _z(power)) ** 2 * discordant / margin**2
-    return _up(max(normal, one_sided**2 * (1 - margin) / margin))
-
-
 def mean_needed(mean: Mean, *, alpha: float, power: float = POWER) -> int | None:
     """Return the number of dialogues that a t test needs to detect this estimate, with this spread.
 
@@ -453,7 +434,7 @@ def mean_needed(mean: Mean, *, alpha: float, power: float = POWER) -> int | None
     if mean.se is None or abs(mean.estimate) <= _NOISE * mean.se:
         return None
     z = _z(1 - alpha / 2) + _z(power)
-    return max(2, _up((z * mean.se / mean.estimate) ** 2 * mean.dialogues))
+    return max(2, round_up((z * mean.se / mean.estimate) ** 2 * mean.dialogues))
 
 
 def smallest_of_mean(mean: Mean, *, alpha: float, power: float = POWER) -> float | None:
@@ -476,7 +457,7 @@ def smallest_of_mean(mean: Mean, *, alpha: float, power: float = POWER) -> float
 
 
 def mean_for_margin(mean: Mean, margin: float, *, alpha: float, power: float = POWER) -> int | None:
-    """Return the number of dialogues needed to call a candidate that equals the base non-inferior.
+    """Return the number of dialogues needed to call a candidate that equals the base non-inferior, by a t test.
 
     n = ((z(1 - alpha) + z(power)) s / margin)^2, rounded up, at least 2.
 
@@ -493,11 +474,25 @@ def mean_for_margin(mean: Mean, margin: float, *, alpha: float, power: float = P
     """
     if mean.se is None:
         return None
-    z = _z(1 - alpha) + _z(power)
-    return max(2, _up((z * mean.se / margin) ** 2 * mean.dialogues))
+    return max(2, round_up(noise_for_margin(mean.se**2 * mean.dialogues, margin, alpha=alpha, power=power)))
 
 
-def _up(value: float) -> int:
+def sign_test_minimum(*, alpha: float) -> int:
+    """Return the number of dialogues that must all change in the same way for the sign test's mid-p to reach alpha.
+
+    Args:
+        alpha: Two-sided.
+    """
+    return math.ceil(-math.log2(alpha) - 1e-12)
+
+
+def noise_for_margin(variance: float, margin: float, *, alpha: float, power: float = POWER) -> float:
+    """Return the same number before it is rounded, from the variance of a dialogue's difference; 0 without any."""
+    return (_z(1 - alpha) + _z(power)) ** 2 * variance / margin**2
+
+
+def round_up(value: float) -> int:
+    """Round a number of dialogues up, to `MAX_DIALOGUES` at most."""
     return math.ceil(min(value, MAX_DIALOGUES) - 1e-9)
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import convbatch as package
 from convbatch.comparison import render, stats
 from convbatch.comparison.compare import Comparison, ComparisonRules, compare_frames
+from convbatch.comparison.harm_bound import harm_bound
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
 from convbatch.results.export import write_content
@@ -88,7 +89,10 @@ def test_json_output_matches_the_example_of_the_contract() -> None:
         (7, 18, 200, None, "improved"),
         (0, 0, 200, None, "non-inferior"),
         (0, 0, 20, None, "inconclusive"),
-        (18, 7, 200, 0.1, "regression-within-margin"),
+        (18, 7, 200, 0.1, "regression"),
+        (18, 7, 200, 0.11, "regression-within-margin"),
+        (0, 0, 148, None, "inconclusive"),
+        (0, 0, 149, None, "non-inferior"),
         (10, 8, 200, None, "inconclusive"),
         (10, 8, 200, 0.1, "non-inferior"),
         (1, 0, 1, None, "inconclusive"),
@@ -141,7 +145,8 @@ def test_another_alpha_reports_the_interval_that_decides_the_verdict(alpha: floa
     assert metric["confidence"] == pytest.approx(1 - alpha)
     assert metric["ci"] == pytest.approx(stats.tango_interval(18, 7, 200, level=1 - alpha))
     assert metric["ci95"] == pytest.approx([-0.108008, -0.006450], abs=5e-7)
-    assert metric["harm_bound"] == pytest.approx(-stats.tango_interval(18, 7, 200, level=1 - 2 * alpha).low)
+    harms = [1.0] * 18 + [-1.0] * 7 + [0.0] * 175
+    assert metric["harm_bound"] == pytest.approx(harm_bound(harms, [1.0] * 200, alpha=alpha))
     assert metric["verdict"] == ("non-inferior" if alpha < 0.028959 else "regression-within-margin")
     percent = f"{100 * (1 - alpha):.7g} %"
     assert f"{percent} interval {metric['ci'][0] * 100:+.1f} to {metric['ci'][1] * 100:+.1f}" in _summary(comparison)
@@ -215,6 +220,41 @@ def test_repeats_that_all_agree_still_have_an_interval() -> None:
     assert -1 < high < 0
 
 
+FLIPS: Mapping[str, Any] = {
+    "dialogue_pass": lambda n, k: {"passed": n > 0 or k == 1},
+    "turn_pass": lambda n, k: {"passed": n > 0 or k == 1},
+    "score": lambda n, k: {"passed": None, "score": 0.4 if n == 0 and k == 2 else 0.9},
+}
+
+
+@each("metric", [*FLIPS])
+@each("improves", [True, False])
+def test_one_flip_in_ten_dialogues_earns_no_verdict(metric: str, improves: bool) -> None:
+    cells = [(n, k) for n in range(10) for k in (1, 2)]
+    flipped = pd.DataFrame([row(f"d{n}", repeat=k, **FLIPS[metric](n, k)) for n, k in cells])
+    whole = pd.DataFrame([row(f"d{n}", repeat=k, **FLIPS[metric](9, k)) for n, k in cells])
+    sides = (flipped, whole) if improves else (whole, flipped)
+    comparison = compare_frames(*sides, rules=ComparisonRules(metric=metric))
+    assert (comparison.verdict, comparison.exit_code) == ("inconclusive", 3)
+    assert comparison.judged[0].result.harm_bound > 0.2
+
+
+def test_a_small_gain_in_few_dialogues_does_not_outweigh_harm_that_did_not_show() -> None:
+    few, many = (values("score", [0.8] * n, [0.84 + k % 2 / 50 for k in range(n)]) for n in (20, 100))
+    assert (few.verdict, many.verdict) == ("inconclusive", "improved")
+
+
+def test_the_verdict_says_how_much_harm_remains_possible() -> None:
+    quiet = render.advice(compare_frames(*table(0, 0, 20)))
+    assert quiet[0] == "No dialogue of 20 got worse: up to 13.9 points of harm remain possible (one-sided 95 %)."
+    assert quiet[2] == (
+        "To call an equally good candidate non-inferior within 2 points takes about 149 dialogues of which none differs."
+    )
+    noisy = render.advice(compare_frames(*table(2, 2, 16)))
+    assert noisy[0] == "Up to 22.1 points of harm remain possible (one-sided 95 %)."
+    assert noisy[2].endswith("takes about 3,240 dialogues.")
+
+
 def test_few_scores_use_sign_flips_and_many_use_the_paired_t_test() -> None:
     chance = random.Random(5)
     for count, test in ((12, "sign_flip_midp"), (40, "paired_t")):
@@ -281,14 +321,36 @@ def test_latency_is_compared_by_the_ratio_of_each_dialogue() -> None:
     assert (result.ratio, result.test) == (pytest.approx(4 ** (1 / 3)), "log_ratio_t")
 
 
-def test_equal_token_counts_are_inconclusive_and_have_no_interval() -> None:
-    comparison = values("output_tokens", [100] * 50, [100] * 50)
-    assert (comparison.verdict, comparison.judged[0].result.ci95, comparison.judged[0].result.p) == (
-        "inconclusive",
-        None,
-        None,
-    )
-    assert "All dialogues give the same result" in render.advice(comparison)[0]
+RATIOS = ("input_tokens", "output_tokens", "cost", "latency")
+
+
+@each("metric", RATIOS)
+def test_the_same_ratio_in_all_dialogues_is_tested_by_its_sign(metric: str) -> None:
+    base = [100.0 + 7 * n for n in range(50)]
+    twice = values(metric, base, [2 * one for one in base])
+    result = twice.judged[0].result
+    assert (twice.verdict, result.ratio, result.test) == ("regression", pytest.approx(2), "sign_test_midp")
+    assert (result.ci95, result.p) == (pytest.approx((2, 2)), pytest.approx(0.5**50))
+    assert values(metric, base, [one / 2 for one in base]).verdict == "improved"
+    same = values(metric, base, base)
+    assert (same.verdict, same.judged[0].result.ci95, same.judged[0].result.p) == ("non-inferior", (1, 1), 1)
+    assert same.judged[0].result.harm_bound == 0
+    near = values(metric, base, [one * 1.01 for one in base])
+    assert near.verdict == "regression-within-margin"
+
+
+@each("metric", RATIOS)
+@each("factor", [1.0, 2.0, 0.5])
+def test_a_ratio_in_too_few_dialogues_for_the_sign_test_is_inconclusive(metric: str, factor: float) -> None:
+    base = [100.0 + 7 * n for n in range(5)]
+    assert values(metric, base, [one * factor for one in base]).verdict != "inconclusive"
+    few = values(metric, base[:4], [one * factor for one in base[:4]])
+    assert (few.verdict, few.exit_code, few.judged[0].result.ci) == ("inconclusive", 3, None)
+    assert render.advice(few) == ["All dialogues have the same ratio: the sign test needs 5 of them to reach alpha 0.05."]
+
+
+def test_dialogues_without_cost_on_both_sides_do_not_count_for_the_sign_test() -> None:
+    assert values("cost", [0.0] * 9 + [1.0], [0.0] * 9 + [2.0]).verdict == "inconclusive"
 
 
 def test_costs_in_two_currencies_are_not_compared() -> None:
@@ -440,7 +502,7 @@ def test_a_side_compared_with_itself_shows_no_difference(passes: list[list[bool]
     for one in comparison.judged:
         assert one.result.difference == 0
         assert one.result.p in (None, 1.0)
-        assert one.result.ci95 is None or one.result.ci95.low < 0 < one.result.ci95.high
+        assert one.result.ci95 in (None, (1, 1)) or one.result.harms(one.result.ci95)[0] < 0
     assert len(comparison.flips) == 0
 
 

@@ -46,6 +46,13 @@ def test_airway_data_give_the_published_interval_and_mid_p() -> None:
     assert stats.mcnemar_midp(1, 7) == 10 / 256
 
 
+def test_an_even_split_has_the_published_mid_p() -> None:
+    # Fagerland 2013, section on the mid-p test: 1 - P(this split) / 2 where both counts are equal.
+    assert stats.mcnemar_midp(1, 1) == 1 - 2 / 4 / 2
+    assert stats.mcnemar_midp(5, 5) == pytest.approx(1 - math.comb(10, 5) / 2**10 / 2, abs=1e-12)
+    assert stats.mcnemar_midp(0, 0) == 1
+
+
 @each(("b", "c", "n"), [(18, 7, 200), (7, 1, 21), (0, 3, 10), (5, 5, 10), (1, 0, 44), (40, 20, 160)])
 @each("level", [0.8, 0.95, 0.99])
 def test_the_score_at_each_tango_limit_equals_the_normal_quantile(b: int, c: int, n: int, level: float) -> None:
@@ -138,8 +145,7 @@ def test_the_sign_flip_p_value_matches_full_enumeration(values: list[int]) -> No
     sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in _all_signs(len(values))]
     observed = abs(sum(values))
     by_hand = sum((one > observed) + (one == observed) / 2 for one in sums) / len(sums)
-    # At a sum of 0 the mid-p of each side is 0.5.
-    assert stats.sign_flip_midp(values).p == pytest.approx(by_hand if observed else 1.0, abs=1e-9)
+    assert stats.sign_flip_midp(values).p == pytest.approx(by_hand if any(values) else 1.0, abs=1e-9)
 
 
 def _all_signs(count: int) -> list[tuple[int, ...]]:
@@ -261,20 +267,18 @@ def test_larger_differences_need_fewer_pairs(steps: int, discordant: float, pair
         assert (stats.pairs_needed(found - 1 / pairs, discordant, alpha=0.05) or 0) > pairs
 
 
+@each(("alpha", "needed"), [(0.05, 5), (0.0625, 4), (0.4, 2), (1e-6, 20)])
+def test_the_sign_test_reaches_alpha_from_its_smallest_number_on(alpha: float, needed: int) -> None:
+    assert stats.sign_test_minimum(alpha=alpha) == needed
+    assert stats.mcnemar_midp(0, needed) <= alpha < stats.mcnemar_midp(0, needed - 1)
+
+
 def test_power_figures_are_none_for_too_few_pairs_or_no_difference() -> None:
     assert stats.smallest_of_pairs(2, 0.0, alpha=0.05) is None
     assert stats.pairs_needed(0.0, 0.1, alpha=0.05) is None
 
 
-def test_the_smallest_number_of_concordant_pairs_for_a_margin_is_exact() -> None:
-    needed = stats.pairs_for_margin(0.0, 0.02, alpha=0.05)
-    assert stats.tango_interval(0, 0, needed, level=0.9).high <= 0.02
-    assert stats.tango_interval(0, 0, needed - 1, level=0.9).high > 0.02
-
-
 def test_dialogues_for_a_margin_match_the_textbook_formula() -> None:
-    # (1.644854 + 0.841621)^2 x 0.125 / 0.02^2 = 1932.05
-    assert stats.pairs_for_margin(0.125, 0.02, alpha=0.05) == 1933
     # s = 0.5, d = 0.1: (1.959964 + 0.841621)^2 x 25 = 196.2; margin 0.1: (1.644854 + 0.841621)^2 x 25 = 154.6
     mean = Mean(estimate=0.1, se=0.05, dialogues=100)
     assert stats.mean_needed(mean, alpha=0.05) == 197
