@@ -31,6 +31,7 @@ from benchmarks.measure import (
     workplace,
 )
 from benchmarks.quotas import played, quotas, steady
+from benchmarks.worlds import ALPHA, MARGINS, GateRates, gate_rates
 
 MIB = 2**20
 BYTES_A_DIALOGUE = 16
@@ -70,6 +71,7 @@ class Size:
     helps: int = 15
     providers: int = 2000
     quotas: tuple[int, ...] = (20, 100, 600, 3000)
+    gates: int = 1000
 
 
 FULL = Size()
@@ -83,6 +85,7 @@ QUICK = Size(
     helps=5,
     providers=200,
     quotas=(100,),
+    gates=20,
 )
 
 
@@ -93,11 +96,13 @@ def main() -> int:
     parser.add_argument(
         "-s", "--section", choices=list(SECTIONS), action="append", help="only this section (repeatable)"
     )
+    parser.add_argument("--refused", action="store_true", help="`gates`: try the methods that are not used as well")
     parser.add_argument("datasets", nargs="*", type=Path, help="for `estimate`: files of dialogues [the quickstart]")
     args = parser.parse_args()
     begun = time.perf_counter()
     with workplace(args.folder) as folder:
         bench = Bench(folder, QUICK if args.quick else FULL, [path.resolve() for path in args.datasets])
+        bench.refused = args.refused
         try:
             for name in args.section or SECTIONS:
                 bench.print_progress(name)
@@ -115,6 +120,7 @@ class Bench:
     def __init__(self, folder: Path, size: Size, datasets: Sequence[Path] = ()) -> None:
         self.size = size
         self.datasets = datasets
+        self.refused = False
         self.folder = folder
         self.cores = Cores.choose()
         self.clients = Clients(folder, self.cores)
@@ -400,6 +406,60 @@ def limits(bench: Bench) -> list[Row]:
     return rows
 
 
+def gates(bench: Bench) -> list[Row]:
+    """Measure bounds on harm, false passes and false regressions of `compare` where few dialogues break."""
+    cells: dict[tuple[str, str], list[GateRates]] = {}
+    for one in gate_rates(bench.size.gates, refused=bench.refused):
+        cells.setdefault((one.world.name, one.metric), []).append(one)
+    rows: list[Row] = []
+    for (world, metric), sizes in cells.items():
+        place = f"{metric}, {world}"
+        rows.append(_bound_row(place, sizes))
+        if sizes[0].harm == 0:
+            alarms = max(one.regressions for one in sizes)
+            what = f"false regressions, {place}"
+            rows.append(_share_row(what, "nominal", ALPHA, alarms, "<= 5%", alarms <= ALPHA + POINT / 2))
+            rows += [_pass_row("earned", place, one, n) for one in sizes for n in range(len(MARGINS))]
+        else:
+            for n in (n for n, margin in enumerate(MARGINS) if sizes[0].harm >= margin - 1e-9):
+                rows.append(_pass_row("false", place, max(sizes, key=lambda one: one.passes[n]), n))
+    for name in {name: None for one in cells.values() for name in one[0].refused}:
+        worst = min((one for sizes in cells.values() for one in sizes), key=lambda one: one.refused[name])
+        missed = sum(one.refused[name] < 0.95 - POINT for sizes in cells.values() for one in sizes)
+        bench.notes.append(
+            f"gates: refused bound ({name}) holds below 94% in {missed} of {sum(map(len, cells.values()))} cases, "
+            f"at worst {worst.refused[name]:.1%}: {worst.metric}, {worst.dialogues} dialogues, {worst.world.name}"
+        )
+    count = bench.size.gates
+    error = (ALPHA * (1 - ALPHA) / count) ** 0.5
+    bench.notes.append(
+        f"gates: {count:,} data sets per number of dialogues below 100, else {count // 2:,}; standard error at 95%: "
+        f"{error:.1%}, {error * 2**0.5:.1%}"
+    )
+    return rows
+
+
+def _bound_row(place: str, sizes: Sequence[GateRates]) -> Row:
+    worst = min(sizes, key=lambda one: one.held)
+    against = f"90% interval, worst of {sizes[0].dialogues} to {sizes[-1].dialogues}"
+    by_t = min(one.refused["t"] for one in sizes)
+    met = worst.held >= 0.95 - POINT
+    return _share_row(f"harm bounds that hold, {place}", against, by_t, worst.held, ">= 94%", met)
+
+
+def _pass_row(kind: str, place: str, one: GateRates, margin: int) -> Row:
+    what = f"{kind} passes, margin {MARGINS[margin]:g}, {one.dialogues} dialogues, {place}"
+    ours, by_t = one.passes[margin], one.passes_by_t[margin]
+    if kind == "earned":
+        return _share_row(what, "by the 90% interval", by_t, ours)
+    return _share_row(what, "by the 90% interval", by_t, ours, "<= 6%", ours <= ALPHA + POINT)
+
+
+def _share_row(what: str, against: str, theirs: float, ours: float, goal: str = "", met: bool | None = None) -> Row:
+    ratio = ours / theirs if theirs else float("nan")
+    return Row(what=what, against=against, theirs=f"{theirs:.1%}", ours=f"{ours:.1%}", ratio=ratio, goal=goal, met=met)
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -413,6 +473,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "estimate": estimate,
     "compare": compare,
     "limits": limits,
+    "gates": gates,
 }
 
 

@@ -20,7 +20,9 @@ from convbatch.comparison.metrics import DialogueValue, MetricResult, TestLevels
 
 ALPHA, MARGINS = 0.05, (0.02, 0.05)
 SCALE = TestLevels(alpha=ALPHA, margin=MARGINS[0])
-DIALOGUES = (10, 20, 50, 150, 400)
+DIALOGUES = (10, 20, 50, 150)
+MOST = 400
+"""Number of dialogues in worlds of one repeat as well; with repeats the sign flips would take hours."""
 MANY = 100
 """From this number of dialogues on, half as many data sets are simulated: they take longer."""
 Break = Literal["whole", "part", "at times", "long"]
@@ -162,16 +164,14 @@ def gate_rates(count: int, *, refused: bool = False) -> Iterator[GateRates]:
         refused: Whether to try the refused methods as well.
     """
     for number, world in enumerate(WORLDS):
-        for dialogues in DIALOGUES:
+        for dialogues in (*DIALOGUES, MOST) if world.repeats == 1 else DIALOGUES:
             chance = np.random.default_rng([number, dialogues])
             data = list(world.samples(dialogues, count if dialogues < MANY else count // 2, chance))
             for metric in METRICS if world.lengths == "uneven" else METRICS[:2]:  # a score is then a `turn_pass`
                 yield _gate_rates(world, metric, dialogues, data, refused=refused)
 
 
-def _gate_rates(
-    world: World, metric: str, dialogues: int, data: list[dict[str, Array]], *, refused: bool
-) -> GateRates:
+def _gate_rates(world: World, metric: str, dialogues: int, data: list[dict[str, Array]], *, refused: bool) -> GateRates:
     truth, held, regressions = world.harm(metric), 0, 0
     passes, by_t = np.zeros(len(MARGINS)), np.zeros(len(MARGINS))
     others = dict.fromkeys(("t", *(REFUSED if refused else ())), 0)

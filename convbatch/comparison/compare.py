@@ -535,9 +535,7 @@ def flip_record(one: Flip) -> dict[str, Any]:
 
 def _result_record(one: MetricResult) -> dict[str, Any]:
     return {
-        name: _to_json_value(getattr(one, name))
-        for name in MetricResult.__slots__
-        if name != "ratio" or one.is_ratio
+        name: _to_json_value(getattr(one, name)) for name in MetricResult.__slots__ if name != "ratio" or one.is_ratio
     }
 
 

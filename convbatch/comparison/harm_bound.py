@@ -105,7 +105,7 @@ class _Sample:
         sizes = np.concatenate([self.sizes, self.sizes])
         parts = np.concatenate([below + 1 - shares, shares - below]) * np.concatenate([self.counts, self.counts])
         distinct, which = np.unique(np.column_stack([points, sizes]), axis=0, return_inverse=True)
-        counts = np.bincount(which.ravel(), weights=parts)
+        counts = np.bincount(which.ravel(), weights=parts).astype(float)
         kept = distinct[counts > 0]
         return _Sample(kept[:, 0] * kept[:, 1], kept[:, 1], counts[counts > 0])
 

@@ -218,15 +218,15 @@ def _lost(comparison: Comparison) -> str:
 
 
 def advice(comparison: Comparison) -> list[str]:
-    """Return what an inconclusive comparison leaves possible, what it could have detected, and how many dialogues are needed."""
+    """Return what an inconclusive comparison leaves possible, could have detected, and how many dialogues it needs."""
     if comparison.verdict != "inconclusive" or not comparison.judged or _lost(comparison):
         return []
     one = comparison.judged[0]
     result = one.result
     if result.test == "sign_test_midp":
         return [
-            f"All dialogues have the same ratio: the sign test needs {result.dialogues_for_margin} of them to reach "
-            f"alpha {comparison.rules.alpha:g}."
+            f"All dialogues have the same ratio: the sign test needs {result.dialogues_for_margin} of them at alpha "
+            f"{comparison.rules.alpha:g}."
         ]
     if result.dialogues_for_margin is None:
         return ["One dialogue has no spread: compare more dialogues."]

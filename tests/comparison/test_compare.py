@@ -236,7 +236,7 @@ def test_one_flip_in_ten_dialogues_earns_no_verdict(metric: str, improves: bool)
     sides = (flipped, whole) if improves else (whole, flipped)
     comparison = compare_frames(*sides, rules=ComparisonRules(metric=metric))
     assert (comparison.verdict, comparison.exit_code) == ("inconclusive", 3)
-    assert comparison.judged[0].result.harm_bound > 0.2
+    assert (comparison.judged[0].result.harm_bound or 0) > 0.2
 
 
 def test_a_small_gain_in_few_dialogues_does_not_outweigh_harm_that_did_not_show() -> None:
@@ -247,9 +247,7 @@ def test_a_small_gain_in_few_dialogues_does_not_outweigh_harm_that_did_not_show(
 def test_the_verdict_says_how_much_harm_remains_possible() -> None:
     quiet = render.advice(compare_frames(*table(0, 0, 20)))
     assert quiet[0] == "No dialogue of 20 got worse: up to 13.9 points of harm remain possible (one-sided 95 %)."
-    assert quiet[2] == (
-        "To call an equally good candidate non-inferior within 2 points takes about 149 dialogues of which none differs."
-    )
+    assert quiet[2].endswith("non-inferior within 2 points takes about 149 dialogues of which none differs.")
     noisy = render.advice(compare_frames(*table(2, 2, 16)))
     assert noisy[0] == "Up to 22.1 points of harm remain possible (one-sided 95 %)."
     assert noisy[2].endswith("takes about 3,240 dialogues.")
@@ -346,7 +344,7 @@ def test_a_ratio_in_too_few_dialogues_for_the_sign_test_is_inconclusive(metric: 
     assert values(metric, base, [one * factor for one in base]).verdict != "inconclusive"
     few = values(metric, base[:4], [one * factor for one in base[:4]])
     assert (few.verdict, few.exit_code, few.judged[0].result.ci) == ("inconclusive", 3, None)
-    assert render.advice(few) == ["All dialogues have the same ratio: the sign test needs 5 of them to reach alpha 0.05."]
+    assert render.advice(few) == ["All dialogues have the same ratio: the sign test needs 5 of them at alpha 0.05."]
 
 
 def test_dialogues_without_cost_on_both_sides_do_not_count_for_the_sign_test() -> None:

@@ -21,7 +21,7 @@ ARCHIVE = TESTS / "old_runs" / "v0.1.0" / "runs.tar.gz"
 
 PROSE = {"title", "notes", "summary", "reason", "base_reason", "candidate_reason"}
 MEASURED = {"latency_s", "limiter_wait_s", "retry_wait_s", "started_at"}
-LATER = {"wire_note", "served_as_asked"}
+LATER = {"wire_note", "served_as_asked", "possibly_paid_unbounded"}
 """Columns of later versions."""
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
 INCOMPLETE, INCONCLUSIVE = 3, 3

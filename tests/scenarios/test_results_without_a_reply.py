@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -165,7 +166,7 @@ def test_a_dialogue_that_no_longer_fits_is_a_result(tmp_path: Path, monkeypatch:
     assert set(loaded.turns["error_kind"].dropna()) == {"context_length"}
     assert set(loaded.conversations["dialogue_pass"]) == {False}
     assert invoke("check", "results/r").exit_code == 0
-    assert " finished " in invoke("runs").output
+    assert " finished, 8 failed " in invoke("runs").output
     compared = to_value(convbatch.compare((loaded, f"{MODEL}@one"), (loaded, f"{MODEL}@other")))
     assert (compared["pairs"]["failed_base"], compared["pairs"]["failed_candidate"]) == (8, 8)
     assert (compared["pairs"]["only_base"], compared["metrics"][0]["difference"]) == (0, 0)
@@ -198,7 +199,7 @@ def test_a_reply_that_broke_off_may_be_asked_again(tmp_path: Path, monkeypatch: 
             Path("d.jsonl").write_text(json.dumps({"id": "d", "turns": turns}))
             done = invoke("run", "d.jsonl", "-o", history, "-m", f"{MODEL}@one", "--history", history)
             assert done.exit_code == 3, done.output
-            assert f"convbatch resume {history}" in done.output
+            assert re.search(rf"convbatch resume \S*/{history}$", done.output, re.M)
             assert Counter(convbatch.load(history).turns["status"]) == ended  # pyright: ignore[reportArgumentType]  # a column
             assert invoke("resume", history).exit_code == 0
             assert len(server.requests["one"]) == asked
