@@ -1,19 +1,21 @@
 """`convbatch doctor`: check what a run needs: configuration, keys, a gateway's list of models, one short request.
 
-It never counts tokens through a gateway (some bill that as a generation), and sends nothing that costs unless a model
-is named.
+Without options it checks what `[run] models` of the config need, and sends nothing. It never counts tokens through a
+gateway (some bill that as a generation), and sends nothing that costs unless a model is named.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from convbatch.cli.next_command import command_line
 from convbatch.config.credentials import Credentials, variables_of
 from convbatch.config.gateways import Config, Gateway, Overrides, Target
-from convbatch.config.loader import load_config
+from convbatch.config.loader import load_config, presets
 from convbatch.config.targets import resolve_targets
 from convbatch.console.text import printable, printable_lines
 from convbatch.dialogue import Message, Settings, effective_settings, text_part
@@ -31,31 +33,60 @@ MODELS_SHOWN = 40
 
 
 def run_doctor(options: DoctorOptions) -> ExitCode:
-    """Print which keys are set; ask the named gateways for their models, and the named models for at most 16 tokens.
+    """Check the named models and gateways, which are asked; without any, the keys that the config's models need.
 
     Returns:
         The exit code: 0, 2 (configuration, or a key that is missing or refused), 3 (a probe failed).
     """
     loaded = load_config(options.config)
     _print(f"config: {loaded.path or 'none (presets only)'}")
+    if not options.models and not options.gateways:
+        return _check_config(options, loaded)
+    targets: tuple[Target, ...] = ()
     if options.models:
         targets = resolve_targets(options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0))
-        wanted = {target.gateway.name: target.gateway for target in targets}
-    else:
-        targets = ()
+    wanted = {target.gateway.name: target.gateway for target in targets}
+    if not targets:
         wanted = {name: _gateway_named(name, loaded) for name in options.gateways}
-    checked = [
-        wanted.get(name) or table.for_model(None)
-        for name, table in loaded.gateways.items()
-        if not wanted or name in wanted
-    ]
-    credentials = Credentials.load((*checked, *(target.gateway for target in targets)), env_file=options.env_file)
+    credentials = _load_credentials(options, loaded, (*wanted.values(), *(target.gateway for target in targets)))
     code = ExitCode.OK
-    for gateway in checked:
-        code = worst(code, _print_key(gateway, credentials, asked=bool(wanted)))
-    if code or not wanted:
-        return code
-    return asyncio.run(_probe(list(wanted.values()), targets, credentials))
+    for gateway in wanted.values():
+        code = worst(code, _print_key(gateway, credentials, asked=True))
+    return code or asyncio.run(_probe(list(wanted.values()), targets, credentials))
+
+
+def _load_credentials(options: DoctorOptions, loaded: Config, gateways: Iterable[Gateway]) -> Credentials:
+    credentials = Credentials.load(gateways, env_file=options.env_file, configured=loaded.env_file)
+    if credentials.env_file is not None:
+        _print(f"keys: from the environment and {credentials.env_file}")
+    elif credentials.absent_env_file is not None:
+        _print(f"keys: from the environment; {credentials.absent_env_file} (env_file) does not exist")
+    return credentials
+
+
+def _check_config(options: DoctorOptions, loaded: Config) -> ExitCode:
+    """Print the keys that `[run] models` need, then those of the config's other gateways; nothing is sent."""
+    needed = resolve_targets((), (), loaded) if loaded.run.models else ()
+    own = [table.for_model(None) for name, table in loaded.gateways.items() if presets().get(name) != table]
+    credentials = _load_credentials(options, loaded, (*own, *(target.gateway for target in needed)))
+    code = ExitCode.OK
+    for name in dict.fromkeys(target.gateway.name for target in needed):
+        models = [target for target in needed if target.gateway.name == name]
+        users = ", ".join(target.name for target in models)
+        code = worst(code, _print_key(models[0].gateway, credentials, required_by=users))
+    if loaded.path is None:
+        _print("`convbatch run` asks the built-in simulator, which needs no key")
+    elif not needed:
+        _print(f"{loaded.path} has no [run] models: `convbatch run` needs -m MODEL@GATEWAY")
+    used = {target.gateway.name for target in needed}
+    for gateway in own:
+        if gateway.name not in used:
+            _print_key(gateway, credentials)
+    _print(f"not checked: the presets {', '.join(sorted(presets()))}; check one with -g NAME")
+    if needed and not code:
+        probe = replace(options, models=(needed[0].name,))
+        _print(f"next, a request of at most {PROBE_TOKENS} tokens: {command_line('doctor', probe)}")
+    return code
 
 
 def _gateway_named(name: str, config: Config) -> Gateway:
@@ -64,23 +95,30 @@ def _gateway_named(name: str, config: Config) -> Gateway:
     return config.gateways[name].for_model(None)
 
 
-def _print_key(gateway: Gateway, credentials: Credentials, *, asked: bool) -> ExitCode:
+def _print_key(
+    gateway: Gateway, credentials: Credentials, *, asked: bool = False, required_by: str | None = None
+) -> ExitCode:
+    """Print whether the gateway's key is there; a missing one is a mistake if a model needs it."""
     variables = variables_of(gateway)
     command = credentials.key_command(gateway)
     try:
         credentials.require_keys([gateway]) if asked else credentials.require_variables([gateway])
     except ConvbatchError as error:
-        if not asked:
+        if not asked and required_by is None:
             missing = credentials.missing([gateway]) or variables
-            _print(f"{gateway.name}: {' and '.join(missing)} {_be(missing)} not set")
+            _print(f"{gateway.name}: {' and '.join(missing)} {_be(missing)} not set; no model of [run] needs it")
             return ExitCode.OK
         for problem in error.problems:
             _print(f"{gateway.name}: {problem}")
+        if required_by is not None:
+            _print(f"  needed by: {required_by}")
         return ExitCode.SETUP
     parts = [f"{' and '.join(variables)} {_be(variables)} set"] if variables else []
     if command is not None:
         parts.append("key_command printed a key" if asked else "key_command is not run without -g")
-    _print(f"{gateway.name}: {', '.join(parts) or 'needs no key'}")
+    _print(
+        f"{gateway.name}: {', '.join(parts) or 'needs no key'}{f' (needed by {required_by})' if required_by else ''}"
+    )
     return ExitCode.OK
 
 
@@ -95,30 +133,44 @@ async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], credent
             _print(f"{gateway.name}: built in; `convbatch run` starts it")
             continue
         asked = [target for target in targets if target.gateway.name == gateway.name]
-        code = worst(code, await _list_models(gateway, credentials, decides=not asked))
-        for target in asked:
-            code = worst(code, await _send_probe(target, credentials))
+        answered = [await _send_probe(target, credentials) for target in asked]
+        code = worst(code, *answered, await _list_models(gateway, credentials, asked, worst(*answered)))
     return code
 
 
-async def _list_models(gateway: Gateway, credentials: Credentials, *, decides: bool) -> ExitCode:
-    """Print the gateway's list of models; unless it decides, and where a gateway has none, it is never a failure."""
+async def _list_models(
+    gateway: Gateway, credentials: Credentials, asked: Sequence[Target], answered: ExitCode
+) -> ExitCode:
+    """Print the gateway's list of models; it decides only where no model was asked, and a gateway need not have one."""
     async with _client(Target(model="-", gateway=gateway), credentials) as client:
         found = await client.models()
     if isinstance(found, Attempt):
-        _print(f"{gateway.name}: no list of models: {_describe_attempt(found)}")
-        if not decides:
-            return ExitCode.OK
-        if _has_no_list(found):
-            _print("  hint: not every gateway has one; -m MODEL tests the key with a short request")
-            return ExitCode.OK
-        return _print_hint(found, gateway)
+        return _print_no_list(found, gateway, asked, answered)
+    if asked and not answered:
+        absent = [target.model for target in asked if target.model not in found]
+        where = f"{', '.join(absent)} not among them, but answered" if absent else "with what was asked"
+        _print(f"{gateway.name}: {len(found)} models in its list, {where}")
+        return ExitCode.OK
     _print(f"{gateway.name}: {len(found)} models")
     for model in found[:MODELS_SHOWN]:
         _print(f"  {model}@{gateway.name}")
     if len(found) > MODELS_SHOWN:
         _print(f"  and {len(found) - MODELS_SHOWN} more")
     return ExitCode.OK
+
+
+def _print_no_list(found: Attempt, gateway: Gateway, asked: Sequence[Target], answered: ExitCode) -> ExitCode:
+    if asked and not answered:
+        status = f" (HTTP {found.http_status})" if found.http_status else ""
+        _print(f"{gateway.name}: gives no list of models{status}; it needs none, since what was asked answered")
+        return ExitCode.OK
+    _print(f"{gateway.name}: no list of models: {_describe_attempt(found)}")
+    if asked:
+        return ExitCode.OK
+    if _has_no_list(found):
+        _print("  hint: not every gateway has one; -m MODEL tests the key with a short request")
+        return ExitCode.OK
+    return _print_hint(found, gateway)
 
 
 async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:

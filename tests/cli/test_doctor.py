@@ -59,7 +59,7 @@ def test_the_short_request_decides_where_a_model_is_named(
 ) -> None:
     found, output, asked = doctor(convbatch, tmp_path, models, reply, "-m", "m")
     assert found == code, output
-    assert asked == ["/v1/models", "/v1/chat/completions"]
+    assert asked == ["/v1/chat/completions", "/v1/models"]
     assert ("the key of G_KEY is refused" in output) == (code == 2)
 
 
@@ -94,3 +94,66 @@ def test_a_gateway_that_cannot_be_reached_is_a_failed_probe(convbatch: Command, 
         done = convbatch("doctor", "-g", "g", *more)
         assert done.code == 3
         assert "could not connect" in done.out
+
+
+CONFIG = """
+[gateways.a]
+protocol = "openai"
+base_url = "http://127.0.0.1:9/v1"
+key_env = "A_KEY"
+[gateways.b]
+protocol = "openai"
+base_url = "http://127.0.0.1:9/v1"
+key_env = "B_KEY"
+[run]
+models = ["m@a", "n@a"]
+"""
+
+
+def test_without_options_only_what_the_models_of_the_config_need_decides(convbatch: Command, tmp_path: Path) -> None:
+    (tmp_path / "convbatch.toml").write_text(CONFIG)
+    missing = convbatch("doctor")
+    assert missing.code == 2
+    assert "no key for the gateway 'a': the environment variable A_KEY is not set" in missing.out
+    assert "OPENAI_API_KEY" not in missing.out
+    found = convbatch("doctor", A_KEY="secret-of-a-1234")
+    assert found.code == 0, found.out
+    lines = found.out.splitlines()
+    assert lines[1] == "a: A_KEY is set (needed by m@a, n@a)"
+    assert lines[2] == "b: B_KEY is not set; no model of [run] needs it"
+    assert lines[-1].endswith("convbatch doctor -m m@a")
+
+
+def test_the_env_file_of_the_config_is_read_and_a_dot_env_is_only_named(convbatch: Command, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A_KEY=secret-of-a-1234\n")
+    (tmp_path / "convbatch.toml").write_text(CONFIG)
+    unread = convbatch("doctor")
+    assert unread.code == 2
+    assert "the file .env here is read only with --env-file .env" in unread.out
+    (tmp_path / "convbatch.toml").write_text(f'env_file = "keys.env"\n{CONFIG}')
+    absent = convbatch("doctor")
+    assert absent.code == 2
+    assert "the env_file of the config, keys.env, does not exist" in absent.out
+    (tmp_path / ".env").rename(tmp_path / "keys.env")
+    read = convbatch("doctor")
+    assert (read.code, read.out.splitlines()[1]) == (0, "keys: from the environment and keys.env")
+    misplaced = CONFIG.replace("[run]", '[run]\nenv_file = "keys.env"')
+    (tmp_path / "convbatch.toml").write_text(misplaced)
+    assert "write it at the top of the file, above the first [table]" in convbatch("doctor").err
+
+
+def test_a_run_and_its_resume_take_keys_from_the_env_file(convbatch: Command, tmp_path: Path) -> None:
+    """The printed command carries the file; in the folder of the config `resume` finds it alone."""
+    (tmp_path / "d.jsonl").write_text('{"turns": [{"user": "hi"}]}\n')
+    (tmp_path / "my keys.env").write_text("G_KEY=secret-of-g-1234\n")
+    answers: list[Answer] = [(400, refused("bad")), (200, completion("OK")), (200, completion("OK"))]
+    with serve_gateway(lambda _: answers.pop(0)) as gateway:
+        (tmp_path / "convbatch.toml").write_text(
+            f'env_file = "my keys.env"\n[gateways.g]\nprotocol = "openai"\nbase_url = "{gateway.url}/v1"\n'
+            'key_env = "G_KEY"\n'
+        )
+        failed = convbatch("run", "d.jsonl", "-m", "m@g", "-o", "out")
+        assert failed.code == 3, failed.err
+        assert failed.err.endswith(f"convbatch resume {tmp_path}/out --env-file '{tmp_path}/my keys.env'\n")
+        assert convbatch("resume", "out").code == 0
+        assert {request.headers["Authorization"] for request in gateway.requests} == {"Bearer secret-of-g-1234"}

@@ -378,7 +378,9 @@ def test_rejected_judge_calls_leave_their_verdicts_open(make_lab: Callable[..., 
     done = lab.check("-j", "1", "--fail-under", "0.1")
     assert done.code == 3
     assert "5 questions to the judge are open" in done.err
-    assert f"convbatch check {Path.cwd()}/r --judge sim-judge@at-openai -c {Path.cwd()}/convbatch.toml" in done.err
+    assert (
+        f"convbatch check {Path.cwd()}/r --judge sim-judge@at-openai --fail-under 0.1 -c {Path.cwd()}/convb" in done.err
+    )
     assert "gate: not decided" in done.err
     frame: Any = lab.loaded.verdicts
     assert frame["passed"].isna().sum() == 5
