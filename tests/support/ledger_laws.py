@@ -78,8 +78,8 @@ def check_bills(entries: Iterable[Entry], turns: Any) -> int:
 def same_rows(one: Any, other: Any) -> None:
     """Check that two `turns` frames are equal apart from timing and attempts."""
     ignored = [
-        "run", "attempts", "possibly_paid", "possibly_paid_unbounded", "limiter_wait_s", "retry_wait_s", "latency_s", "ttft_s", "started_at",
-        "request_id", "response_id", "error_kind", "error_message",
+        "run", "attempts", "possibly_paid", "possibly_paid_unbounded", "limiter_wait_s", "retry_wait_s", "latency_s",
+        "ttft_s", "started_at", "request_id", "response_id", "error_kind", "error_message",
     ]  # fmt: skip
     left, right = one.drop(columns=ignored), other.drop(columns=ignored)
     assert left.equals(right), left.compare(right)
