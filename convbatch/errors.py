@@ -171,6 +171,10 @@ class JournalError(ConvbatchError):
     exit_code = ExitCode.JOURNAL
 
 
+class JournalReplaced(JournalError):
+    """The file that is written is no longer the one in the run folder, or was changed from outside."""
+
+
 class JournalDamaged(ConvbatchError):
     """The journal is damaged before its end; `resume --salvage` sets the damage aside."""
 

@@ -37,7 +37,7 @@ from convbatch.engine.turn_records import (
 )
 from convbatch.engine.turn_tokens import counted_tokens
 from convbatch.engine.worker import TargetWorker
-from convbatch.errors import ConvbatchError, JournalError, SetupError, is_out_of_memory
+from convbatch.errors import ConvbatchError, JournalError, JournalReplaced, SetupError, is_out_of_memory
 from convbatch.journal.records import kept_body
 from convbatch.journal.writer import Journal
 from convbatch.protocols.stated_limits import counted_by
@@ -54,7 +54,7 @@ from convbatch.reply import (
 from convbatch.system import System
 
 DEFAULT_MAX_ATTEMPTS = 5
-StopReason = Literal["finished", "interrupted", "deadline", "budget", "memory"]
+StopReason = Literal["finished", "interrupted", "deadline", "budget", "memory", "journal"]
 YIELD_EVERY = 64
 """Number of finished conversations that a worker skips before it yields to the event loop."""
 STARTED_AT_ONCE = 8
@@ -123,6 +123,7 @@ class Runner:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.reason: StopReason = "finished"
+        self._replaced: JournalReplaced | None = None
         self.bugs: list[str] = []
         """Tracebacks of internal errors, at most one per conversation; a run with any exits with 70."""
 
@@ -155,6 +156,8 @@ class Runner:
         finally:
             if timer is not None:
                 timer.cancel()
+        if self._replaced is not None:  # after what was in flight is written
+            raise self._replaced
 
     def stop(self, reason: StopReason) -> None:
         """Admit no more requests; those in flight finish and are stored."""
@@ -185,6 +188,10 @@ class Runner:
                 return
             try:
                 await self._run_conversation(worker, conversation)
+            except JournalReplaced as error:
+                self._replaced = error
+                self.stop("journal")
+                return
             except ConvbatchError:
                 raise
             except BudgetReached:

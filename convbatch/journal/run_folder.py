@@ -386,10 +386,6 @@ class RunFolder:
             ) from error
 
 
-class JournalReplacedError(OSError):
-    """The file that is written is no longer the one in the run folder, or has another length."""
-
-
 class FolderLock:
     """The exclusive right to write to a run folder, until it is released or the process ends."""
 
@@ -485,8 +481,6 @@ def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:
     remedy = "free some space or repair the disk"
     if error.errno == errno.ENOMEM:
         remedy = "raise the memory limit"
-    elif isinstance(error, JournalReplacedError):
-        remedy = "put the journal back as it was"
     elif isinstance(error, FileNotFoundError):
         remedy = "the run folder was moved or deleted: put it back, or use its new path"
     return JournalError(

@@ -18,9 +18,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from convbatch.errors import JournalDamaged, JournalError, Place, SetupError, is_out_of_memory
+from convbatch.errors import JournalDamaged, JournalError, JournalReplaced, Place, SetupError, is_out_of_memory
 from convbatch.journal.records import JournalEnd, JournalLine, JournalScan, Torn, checksum_of, encode_line
-from convbatch.journal.run_folder import FolderLock, JournalReplacedError, RunFolder, cannot_write, shell_quote
+from convbatch.journal.run_folder import FolderLock, RunFolder, cannot_write, shell_quote
 from convbatch.system import Disk, System
 
 SEGMENT_BYTES = 256 * 2**20
@@ -116,8 +116,10 @@ class Journal:
         """Write a record without a sync: it survives a kill, but not a power cut.
 
         Raises:
+            JournalReplaced: The file is no longer in the run folder, or was changed; what is in flight may be committed.
             JournalError: This write or an earlier one failed.
         """
+        self._tail.refuse_replaced()
         self._write((record,))
 
     async def commit(self, *records: Mapping[str, Any]) -> None:
@@ -252,27 +254,37 @@ class _Tail:
         if self._failure is not None:
             raise self.broken()
         try:
-            self._refuse_replaced()
             _write_all(self._disk, self._fd, block)
         except OSError as error:
             # What was written stays: its whole records count, and the next opening cuts the torn rest off.
             raise self.fail(error) from error
         self.size += len(block)
 
-    def _refuse_replaced(self) -> None:
+    def refuse_replaced(self) -> None:
         """Refuse to go on after the file or its folder was moved, deleted, replaced or cut from outside.
 
-        An intent is written before its request is sent, so no request follows such a change.
+        An intent is written before its request is sent, so no request follows such a change. Replies are still written:
+        the file may only have been moved.
         """
+        if self._failure is not None:
+            raise self.broken()
         try:
             there, own = self._path.stat(follow_symlinks=False), os.fstat(self._fd)
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, _GONE) from None
+        except OSError as error:
+            gone = FileNotFoundError(errno.ENOENT, _GONE) if isinstance(error, FileNotFoundError) else error
+            raise self._replaced(gone) from None
         if (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
-            raise JournalReplacedError("another program replaced this file during the run")
+            raise self._replaced(OSError("another program replaced this file during the run"))
         if own.st_size != self.size:
             what = f"another program changed this file during the run: {own.st_size} bytes instead of {self.size}"
-            raise JournalReplacedError(what)
+            raise self._replaced(OSError(what))
+
+    def _replaced(self, error: OSError) -> JournalReplaced:
+        problem = cannot_write(self._path, error, self._folder.path).problems[0]
+        hint = problem.hint
+        if not isinstance(error, FileNotFoundError):
+            hint = f"put the journal back as it was, then: convbatch resume {shell_quote(self._folder.path)}"
+        return JournalReplaced(problem.what, place=problem.place, hint=hint)
 
     def sync(self) -> None:
         self._disk.sync(self._fd)

@@ -27,7 +27,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from convbatch.errors import JournalDamaged, JournalError, SetupError
+from convbatch.errors import JournalDamaged, JournalError, JournalReplaced, SetupError
 from convbatch.journal.index import Archive
 from convbatch.journal.records import JournalScan, decode_line, encode_line
 from convbatch.journal.run_folder import RunFolder
@@ -766,10 +766,9 @@ def moved(folder: RunFolder) -> None:
         (moved, "it was moved or deleted during the run"),
     ],
 )
-def test_no_record_is_written_after_a_change_from_outside(
+def test_no_request_is_announced_after_a_change_from_outside(
     folder: RunFolder, change: Callable[[RunFolder], None], message: str
 ) -> None:
-    """An intent is a record too, so no request is sent after it."""
     journal = open_quick(folder)
     append_conversations(journal, 1)
     change(folder)
@@ -777,6 +776,18 @@ def test_no_record_is_written_after_a_change_from_outside(
         with pytest.raises(JournalError, match=message):
             journal.append(intent(1))
     journal.release()
+
+
+async def test_a_reply_in_flight_is_written_to_a_journal_that_was_moved(folder: RunFolder) -> None:
+    journal = open_quick(folder)
+    journal.append(intent(0))
+    moved(folder)
+    with pytest.raises(JournalReplaced):
+        journal.append(intent(1))
+    await journal.commit(outcome(0), turn_record(0))
+    journal.release()
+    elsewhere = RunFolder.open(folder.path.with_name("elsewhere"))
+    assert [record["kind"] for record in records(elsewhere)] == ["run", "intent", "outcome", "turn"]
 
 
 async def ended(folder: RunFolder, conversations: int) -> None:
