@@ -7,12 +7,14 @@ file is UTF-8 with or without BOM, plain or gzip. Dialogues are not known here.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from convbatch.dataset.file_kinds import not_utf8
 from convbatch.dataset.jsonl import (
     MAX_ARRAY_BYTES,
     MAX_LINE_BYTES,
@@ -110,19 +112,8 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
+        start = content.rfind(b"\n", 0, error.start) + 1
+        issue = not_utf8(content[start : error.start + 400].split(b"\n")[0], error.start - start)
         line = content.count(b"\n", 0, error.start) + 1
-        raise RefusedValue(
-            Issue(
-                what=f"not UTF-8 on line {line}{_legacy(content)}",
-                found=repr(content[error.start : error.start + 8]),
-                hint='save it as "CSV UTF-8" (a GBK file: iconv -f GB18030 -t UTF-8 IN > OUT)',
-            )
-        ) from None
-
-
-def _legacy(content: bytes) -> str:
-    try:
-        content.decode("gb18030")
-    except UnicodeDecodeError:
-        return ""
-    return ": it may be GBK"
+        hint = f'save it as "CSV UTF-8", or {issue.hint}'
+        raise RefusedValue(dataclasses.replace(issue, hint=hint, line=line)) from None

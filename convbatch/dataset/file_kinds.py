@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,14 +160,27 @@ def not_utf8(line: bytes, at: int) -> Issue:
     high = re.findall(rb"[\x80-\xff]+", line)
     alone = sum(len(run) == 1 for run in high)
     likely = (*_SINGLES, *_PAIRS) if alone * 2 > len(high) else (*_PAIRS, *_SINGLES)
-    choices: list[str] = []
+    if min(b"".join(high), default=0) >= 0xC0:  # where CP1251 has its letters; rare for a whole text in pairs
+        likely = (_SINGLES[1], *(one for one in likely if one != _SINGLES[1]))
+    choices: list[tuple[bool, str]] = []
     start = max(0, line.rfind(b'"', 0, at) + 1)
     for encoding, spoken in likely:
         try:
             line.decode(encoding)
-            sample = line[start : at + 16].decode(encoding, "ignore")[:12]
+            sample = re.split('["\r\n]', line[start : at + 16].decode(encoding, "ignore"))[0][:12]
         except (UnicodeDecodeError, LookupError):
             continue
-        choices.append(f"iconv -f {encoding} -t UTF-8 IN > OUT ({spoken}: {sample})")
-    hint = "save the file as UTF-8: " + "; or ".join(choices[:3]) if choices else "save the file as UTF-8"
+        read = line[start : at + 400].decode(encoding, "ignore")
+        choices.append((not _is_words(read), f"iconv -f {encoding} -t UTF-8 IN > OUT ({spoken}: {sample})"))
+    choices.sort(key=lambda choice: choice[0])  # what reads as words comes first, in the order above
+    commands = [command for _, command in choices[:3]]
+    hint = "save the file as UTF-8: " + "; or ".join(commands) if commands else "save the file as UTF-8"
     return Issue(what=f"not UTF-8 at byte {at + 1} of the line", found=repr(line[at : at + 8]), hint=hint)
+
+
+def _is_words(text: str) -> bool:
+    """Whether everything beyond ASCII is a letter, an accent or punctuation, and no word mixes Latin and Cyrillic."""
+    high = [character for character in text if character > "\x7f"]
+    if any(unicodedata.category(character)[0] not in "LMP" for character in high):
+        return False
+    return not any(re.search("[a-zA-Z\u00c0-\u024f]", word) for word in re.findall(r"\w*[\u0400-\u04ff]\w*", text))

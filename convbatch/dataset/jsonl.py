@@ -77,7 +77,7 @@ class JsonLines:
 
     def _lines(self, raw: BinaryIO) -> Iterator[JsonLine]:
         number = 0
-        empty = True
+        empty, in_text = True, False
         try:
             with decompressed(raw) as text:
                 while line := text.readline(MAX_LINE_BYTES + 1):
@@ -95,8 +95,10 @@ class JsonLines:
                     elif empty and (whole := self._other_kind(number, line, text)) is not None:
                         yield whole
                         return
-                    else:
-                        yield parse_line(number, line)
+                    elif not in_text or line.lstrip().startswith(b"{"):
+                        parsed = parse_line(number, line)
+                        in_text = parsed.issue is not None and parsed.issue.hint == _BREAK_IN_TEXT
+                        yield parsed
                     empty = False
                 self.consumed = raw.tell()
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
@@ -393,13 +395,19 @@ def _refuse_surrogates(value: Any) -> None:
         ) from None
 
 
+_BREAK_IN_TEXT = r"one whole JSON object a line; a line break inside a text is written \n"
+"""The lines after it are the rest of the text, and no problem of their own."""
+
+
 def _not_json(line: str, error: json.JSONDecodeError) -> Issue:
     body = line.rstrip()
     fault = fault_of(body, error)
     if fault is not None:
         what, at, hint = f"not JSON: {fault.what} at character {fault.position + 1}", fault.position, fault.hint
     elif error.pos >= len(body) or error.msg.startswith("Unterminated string"):
-        hint = "copy the file again, or delete this line" if body == line else "one whole JSON object a line"
+        in_text = error.msg.startswith(("Unterminated string", "Invalid control character"))
+        hint = _BREAK_IN_TEXT if in_text else "one whole JSON object a line"
+        hint = "copy the file again, or delete this line" if body == line else hint
         what = "the line ends in the middle of its JSON" + (": the file looks truncated" if body == line else "")
         return Issue(what=what, found="…" + body[-60:] if len(body) > 60 else body, hint=hint)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import (
@@ -134,6 +134,7 @@ def issues_of(value: Mapping[str, Any]) -> list[Issue]:
 
 
 def _issues_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails]) -> list[Issue]:
+    details = list(_without_misspelt(details))
     issues = [_shape_issue(detail) for detail in details]
     broken_keys = {detail["loc"][0] for detail in details if detail["loc"][0] != "turns"}
     whole_turns = all(len(detail["loc"]) > 1 for detail in details if detail["loc"][0] == "turns")
@@ -142,6 +143,17 @@ def _issues_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails])
     sound = {key: item for key, item in value.items() if key not in broken_keys}
     broken_turns = frozenset(cast(int, detail["loc"][1]) for detail in details if detail["loc"][0] == "turns")
     return issues + _rule_issues(sound, broken_turns=broken_turns)
+
+
+def _without_misspelt(details: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """Leave out that a key is missing where an unknown key beside it is that key, misspelt."""
+    misspelt: set[tuple[tuple[int | str, ...], str | None]] = set()
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            place, path = _split(detail["loc"])
+            known = _KEYS[_container(path[:-1], in_turn=place is not None)]
+            misspelt.add((detail["loc"][:-1], nearest(str(path[-1]), known)))
+    return (one for one in details if one["type"] != "missing" or (one["loc"][:-1], one["loc"][-1]) not in misspelt)
 
 
 def _rule_issues(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> list[Issue]:
@@ -293,6 +305,7 @@ _HINTS = {
     "stop": 'e.g. "stop": ["END"]',
     "seed": 'e.g. "seed": 7',
     "thinking_budget": 'e.g. "thinking_budget": 0 (off) or -1 (the model decides)',
+    "system": 'e.g. "system": "Answer briefly."',
     "tags": 'e.g. "tags": ["date", "zh"]',
     "turns": 'e.g. "turns": [{"user": "Hello"}]',
     "checks": 'a list of checks, e.g. "checks": [{"contains": "27"}]',
@@ -421,19 +434,12 @@ def _check_issues(
 
 
 def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
-    if isinstance(check.get("type"), str):
-        return [_typed_check(check)]
-    problems: list[tuple[str, str]] = []
-    kinds: list[str] = []
-    for key in check:
-        if key in MODIFIERS:
-            continue
-        if key.removeprefix("not_") in CHECKS:
-            kinds.append(key)
-        elif (near := nearest(key, _CHECK_KEYS)) in MODIFIERS:
-            problems.append((f"unknown key {display_json(key)}", f"did you mean {near!r}?"))
-        else:
-            problems.append((f"unknown check {display_json(key)}", _nearest_check(key)))
+    naming = next((key for key in _KIND_KEYS if isinstance(check.get(key), str)), None)
+    if naming is not None and not any(key.removeprefix("not_") in CHECKS for key in check):
+        return [_typed_check(check, naming)]
+    kinds = [key for key in check if key.removeprefix("not_") in CHECKS]
+    unknown = (key for key in check if key not in MODIFIERS and key not in kinds)
+    problems = [_unknown_key(key, has_kind=bool(kinds)) for key in unknown]
     if len(kinds) != 1 and not problems:
         what = "no kind" if not kinds else "more than one kind: " + ", ".join(kinds)
         problems.append((what, 'one kind a check, e.g. {"contains": "27"}; write several checks as several objects'))
@@ -447,6 +453,15 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
     return problems + _modifier_problems(check)
 
 
+def _unknown_key(key: str, *, has_kind: bool) -> tuple[str, str]:
+    near = nearest(key, _CHECK_KEYS)
+    if near in MODIFIERS:
+        return f"unknown key {display_json(key)}", f"did you mean {near!r}?"
+    if near is None and has_kind:
+        return f"unknown key {display_json(key)}", "beside its kind a check may have " + ", ".join(MODIFIERS)
+    return f"unknown check {display_json(key)}", _nearest_check(key)
+
+
 def _modifier_problems(check: Mapping[str, Any]) -> list[tuple[str, str]]:
     problems: list[tuple[str, str]] = []
     weight = check.get("weight", 1)
@@ -457,7 +472,8 @@ def _modifier_problems(check: Mapping[str, Any]) -> list[tuple[str, str]]:
     return problems
 
 
-_ARGUMENT_KEYS = ("value", "argument", "expected", "threshold", "text", "pattern")
+_KIND_KEYS = ("type", "kind", "check", "metric")
+_ARGUMENT_KEYS = ("value", "argument", "arg", "expected", "threshold", "text", "pattern")
 _OTHER_NAMES = {
     "exact": "equals",
     "exact_match": "equals",
@@ -470,16 +486,24 @@ _OTHER_NAMES = {
 }
 
 
-def _typed_check(check: Mapping[str, Any]) -> tuple[str, str]:
+def _typed_check(check: Mapping[str, Any], naming: str) -> tuple[str, str]:
     """Describe a check whose kind is a value, as promptfoo writes it."""
-    key = _check_name(check["type"])
-    what = f'the kind of a check is its key, not "type": {display_json(check["type"])}'
+    key = _check_name(check[naming])
+    what = f"the kind of a check is its key, not {display_json(naming)}: {display_json(check[naming])}"
     if key.removeprefix("not_") not in CHECKS:
-        return f"unknown check {display_json(check['type'])}", _nearest_check(key)
+        return f"unknown check {display_json(check[naming])}", _nearest_check(key)
     found = next((check[name] for name in _ARGUMENT_KEYS if name in check), None)
+    threshold, unit = check.get("threshold"), ""
+    match key.removeprefix("not_"):
+        case "latency" if is_number(threshold):
+            found, unit = threshold / 1000, " (seconds, where promptfoo has milliseconds)"
+        case "similar" if "value" in check and check[naming] == "similar" and threshold is not None:
+            found = {"to": check["value"], "threshold": threshold}
+        case _:
+            pass
     argument = _example_of(key) if found is None or CHECKS[key.removeprefix("not_")].argument(found) else found
     written = {key: argument, **{name: check[name] for name in MODIFIERS if name in check}}
-    return what, f"write {display_json(written)}"
+    return what, f"write {display_json(written)}{unit}"
 
 
 def _check_name(name: str) -> str:

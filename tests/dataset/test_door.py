@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from convbatch.checks.builtin import CHECKS
 from convbatch.dataset.json_faults import fault_of, pieces
 from convbatch.dataset.schema import ARGUMENT_EXAMPLES
-from convbatch.dataset.selection import convert, scan
+from convbatch.dataset.selection import convert, load_dialogues, scan
 from convbatch.errors import InputError, Place, Problem, one_cause_once
 from tests.conftest import Command
 from tests.support.tables import each
@@ -25,6 +25,7 @@ def problems_of(path: Path, content: str | bytes) -> list[str]:
 
 
 GOOD = '{"turns": [{"user": "Hello"}]}'
+CHECKED = '{"turns": [{"user": "Hi", "assistant": "Hello", "checks": [%s]}]}'
 
 
 @each(
@@ -200,6 +201,55 @@ def test_the_likelier_encoding_stands_first(tmp_path: Path) -> None:
     chinese = problems_of(tmp_path / "c.jsonl", GOOD.replace("Hello", "你好").encode("gbk"))[0]
     assert western.index("CP1252") < western.find("GB18030") % len(western)
     assert chinese.index("GB18030") < chinese.find("CP1252") % len(chinese)
+
+
+@each(
+    ("line", "what", "hint"),
+    [
+        ('{"turns": [{"usr": "Hi"}]}', 'turn 1: unknown key "usr"', "did you mean 'user'?"),
+        (
+            CHECKED % '{"type": "latency", "threshold": 5000}',
+            "the kind of a check is its key",
+            '{"latency": 5.0} (seconds',
+        ),
+        (
+            CHECKED % '{"type": "similar", "value": "a", "threshold": 0.8}',
+            "the kind of a check is its key",
+            'write {"similar": {"to": "a", "threshold": 0.8}}',
+        ),
+        (CHECKED % '{"kind": "not-contains", "arg": "a"}', 'not "kind": "not-contains"', 'write {"not_contains": "a"}'),
+        (
+            CHECKED % '{"contains": "a", "case": true}',
+            'unknown key "case"',
+            "beside its kind a check may have weight, name",
+        ),
+        ('{"system": 5, "turns": [{"user": "Hi"}]}', '"system" must be text', 'e.g. "system": "Answer briefly."'),
+        ('{"turns": [{"user": "Hi\nthere"}]}', "the line ends in the middle of its JSON", r"is written \n"),
+    ],
+)
+def test_a_line_with_one_cause_has_one_problem_with_a_way_out(
+    tmp_path_factory: pytest.TempPathFactory, line: str, what: str, hint: str
+) -> None:
+    [problem] = problems_of(tmp_path_factory.getbasetemp() / "one.jsonl", f"{line}\n{GOOD}\n")
+    assert what in problem.split("\n")[0]
+    assert hint in problem.split("hint: ")[1]
+
+
+@each("system", ['"Be brief."', '[{"text": "Be"}, {"text": "brief."}]', '{"type": "text", "text": "Be brief."}'])
+def test_a_system_text_may_be_a_list_of_text_parts(tmp_path_factory: pytest.TempPathFactory, system: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "system.jsonl"
+    path.write_text(f'{{"system": {system}, "turns": [{{"user": "Hi"}}]}}\n')
+    (read,) = load_dialogues([path])
+    assert " ".join((read.system or "").split()) == "Be brief."
+
+
+def test_a_csv_file_in_another_encoding_names_the_likely_ones(tmp_path: Path) -> None:
+    for text, encoding in (("déjà vu, très", "cp1252"), ("你好", "gb18030"), ("Привет, мир", "cp1251")):
+        problem = problems_of(tmp_path / "d.csv", f"user\n{text}\n".encode(encoding))[0]
+        assert problem.startswith(
+            "d.csv:2: not UTF-8 at byte 2" if encoding == "cp1252" else "d.csv:2: not UTF-8 at byte 1"
+        )
+        assert f"UTF-8: iconv -f {encoding.upper()} -t" in problem
 
 
 def test_one_cause_in_many_lines_is_shown_three_times_and_counted(tmp_path: Path, convbatch: Command) -> None:

@@ -84,7 +84,7 @@ def test_json_rows_keep_numbers_and_name_their_dialogues(tmp_path: Path) -> None
         ("r.csv", "a,a\n1,2\n", ['two columns named "a"']),
         ("r.csv", "a,b\n", ["no row under the column names"]),
         ("r.csv", "", ["the file is empty"]),
-        ("r.csv", "a,b\n中国,x\n".encode("gbk"), ["not UTF-8 on line 2", "GBK", "iconv"]),
+        ("r.csv", "a,b\n中国,x\n".encode("gbk"), ["r.csv:2: not UTF-8", "GB18030", "iconv"]),
         ("r.csv", "a,b\n".encode("utf-16"), ["UTF-16"]),
         ("r.jsonl", '{"country": "a", "capital": [1]}\n', ['r.jsonl:1: column "capital" is no text']),
         (

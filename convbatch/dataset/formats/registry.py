@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from convbatch.dataset import formats
-from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, Imported
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, Imported, plain_text
 from convbatch.dataset.formats.messages import find_key, is_messages, is_pairs
 from convbatch.dataset.jsonl import display_json
 from convbatch.dataset.side_keys import read_side_keys
@@ -109,7 +109,10 @@ def to_canonical(line: Mapping[str, Any], form: DatasetFormat, *, reference: boo
         reference: Use MT-Bench `reference` answers as scripted replies; otherwise they stay in `meta`.
     """
     if form.read is None:
-        return Imported(dict(line))
+        plain = dict(line)
+        if isinstance(line.get("system"), list | dict) and (text := plain_text(line["system"])) is not None:
+            plain["system"] = text
+        return Imported(plain)
     builder = DialogueBuilder(reference=reference)
     for key in ("checks", "settings", "tool_results"):
         if key in line:
