@@ -87,6 +87,8 @@ def _run_options(
     from convbatch.dataset.in_memory import in_memory_dataset
 
     values = dict(locals())
+    if isinstance(dataset, Iterable) and not isinstance(dataset, str | Mapping) and not hasattr(dataset, "columns"):
+        dataset = list(cast("Iterable[Any]", dataset))
     in_memory = in_memory_dataset(dataset)
     options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS}
     files = () if in_memory is not None else tuple(map(Path, _items(dataset)))

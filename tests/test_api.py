@@ -203,10 +203,12 @@ def test_dialogues_in_memory_make_the_same_run_as_their_file(folder: Path) -> No
 
 
 TURN = {"user": "x"}
+LOOP: dict[str, Any] = {}
+LOOP["turns"] = [LOOP]
 FRAME_OF_TURNS = pd.DataFrame(
     {"id": ["a", "a", "b"], "turn": [1, 2, None], "user": ["x", "y", "z"], "assistant": ["r", None, float("nan")]}
 )
-FRAME_OF_DIALOGUES = pd.DataFrame({"id": ["a", "b"], "turns": [[TURN], [TURN]], "system": ["be brief", None]})
+FRAME_OF_DIALOGUES = pd.DataFrame({"id": ["a", 7], "turns": [[TURN], [TURN]], "system": ["be brief", None]})
 
 
 @each(
@@ -214,7 +216,7 @@ FRAME_OF_DIALOGUES = pd.DataFrame({"id": ["a", "b"], "turns": [[TURN], [TURN]], 
     [
         ({"turns": [TURN]}, [{"id": "dataset:0", "turns": [TURN]}]),
         ([{"id": "a", "turns": [TURN]}], [{"id": "a", "turns": [TURN]}]),
-        (({"turns": (TURN,)} for _ in range(2)), [{"id": f"dataset:{n}", "turns": [TURN]} for n in (0, 1)]),
+        ([{"turns": (TURN,)} for _ in range(2)], [{"id": f"dataset:{n}", "turns": [TURN]} for n in (0, 1)]),
         ([cb.Dialogue.from_plain({"id": "a", "turns": [TURN]})], [{"id": "a", "turns": [TURN]}]),
         ([{"messages": [{"role": "user", "content": "x"}]}], [{"id": "dataset:0", "turns": [TURN]}]),
         ([[{"role": "user", "content": "x"}]], [{"id": "dataset:0", "turns": [TURN]}]),
@@ -225,7 +227,7 @@ FRAME_OF_DIALOGUES = pd.DataFrame({"id": ["a", "b"], "turns": [[TURN], [TURN]], 
                 {"id": "b", "turns": [{"user": "z"}]},
             ],
         ),
-        (FRAME_OF_DIALOGUES, [{"id": "a", "system": "be brief", "turns": [TURN]}, {"id": "b", "turns": [TURN]}]),
+        (FRAME_OF_DIALOGUES, [{"id": "a", "system": "be brief", "turns": [TURN]}, {"id": "7", "turns": [TURN]}]),
     ],
 )
 def test_a_dataset_may_be_values(value: Any, expected: list[Any]) -> None:
@@ -240,6 +242,7 @@ def test_a_dataset_may_be_values(value: Any, expected: list[Any]) -> None:
         ([{"turns": [TURN], "meta": {"x": float("nan")}}], "dataset[0]: not a JSON value: Out of range float"),
         ([{"turns": [TURN], "meta": {"x": {1}}}], "dataset[0]: not a JSON value: a value of the type set"),
         ([{"turns": [{"user": "\ud83d"}]}], "dataset[0]: half of a surrogate pair"),
+        ([LOOP], "dataset[0]: not a JSON value: Circular reference"),
         ([], "dataset (in memory): the dataset is empty"),
         (FRAME_OF_TURNS.drop(columns="user"), 'dataset (in memory): no column "user"'),
         (FRAME_OF_TURNS.assign(turn=[1, 7, 1]), 'dataset.iloc[0]: turn 2: "turn" is not 2'),
@@ -251,7 +254,12 @@ def test_problems_of_values_name_their_position(value: Any, start: str) -> None:
     assert problems[0].startswith(start), problems
 
 
-@each("value", [5, [5], ["d.jsonl", {"turns": [TURN]}]])
+def test_a_dataset_may_be_an_iterator_of_files_or_dialogues() -> None:
+    assert len(cb.run(Path().glob("d*.jsonl"), out="a").conversations) == 3
+    assert len(cb.run(({"turns": [TURN]} for _ in range(2)), out="b").conversations) == 2
+
+
+@each("value", [5, [5], b"x", ["d.jsonl", {"turns": [TURN]}], pd.DataFrame([[1, 2]], columns=["user", "user"])])
 def test_other_values_are_no_dataset(value: Any) -> None:
     with pytest.raises(cb.SetupError, match="dataset="):
         cb.run(value)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from convbatch.dataset.csv_dialogues import turn_rows_to_dialogues
 from convbatch.dataset.formats.registry import detect
-from convbatch.dataset.jsonl import JsonLine, display_json, parse_line
+from convbatch.dataset.jsonl import JsonLine, excerpt, parse_line
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Issue, SetupError
 
@@ -78,6 +78,9 @@ class InMemoryLines:
 def in_memory_dataset(value: Any) -> InMemoryDataset | None:
     """Return the dialogues that a value holds; None when it is paths of files.
 
+    Args:
+        value: A path, a dialogue, a frame, or a sequence: an iterator would be used up here.
+
     Raises:
         SetupError: It is neither, or a mixture of both.
     """
@@ -87,7 +90,7 @@ def in_memory_dataset(value: Any) -> InMemoryDataset | None:
         return _of_frame(value)
     if isinstance(value, Mapping | Dialogue):
         return InMemoryDataset(lines=(_to_line(value),))
-    if not isinstance(value, Iterable):
+    if not isinstance(value, Sequence):
         raise _not_a_dataset(value)
     items = list(value)
     paths = sum(isinstance(item, str | Path) for item in items)
@@ -115,8 +118,14 @@ def _not_a_dataset(value: Any) -> SetupError:
 
 def _of_frame(frame: Any) -> InMemoryDataset:
     """Return the rows of a frame: each a dialogue if its columns have a known format, else a turn."""
+    columns = [str(name) for name in frame.columns]
+    if (twice := next((name for name in columns if columns.count(name) > 1), None)) is not None:
+        raise SetupError(f"dataset= has two columns named {twice!r}", hint="each column has a name of its own")
     rows = [{str(name): cell for name, cell in row.items()} for row in frame.to_dict("records")]
-    records = [{name: cell for name, cell in row.items() if not _is_missing(cell)} for row in rows]
+    records = [
+        {name: _cell_text(cell) if name == "id" else cell for name, cell in row.items() if not _is_missing(cell)}
+        for row in rows
+    ]
     is_turn_rows = bool(rows) and all(detect(_as_lists(record)) is None for record in records[:1])
     if is_turn_rows:
         records = [{name: _cell_text(cell) for name, cell in row.items()} for row in rows]
@@ -158,7 +167,7 @@ def _to_line(value: Any) -> bytes | Issue:
     except (TypeError, ValueError) as error:
         return Issue(
             what=f"not a JSON value: {error}",
-            found=display_json(value) if isinstance(value, Mapping) else None,
+            found=excerpt(repr(value)),
             hint="texts, numbers, true, false, null, lists and dictionaries",
         )
 
