@@ -183,6 +183,16 @@ def test_the_chinese_page_of_gateways_lists_the_same_presets() -> None:
     assert len(presets("docs/gateways.md")) > 20
 
 
+def test_the_messages_that_the_chinese_quick_start_explains_exist() -> None:
+    table = text_of("docs/zh/quickstart.md").split("\n## 常见报错\n")[1]
+    pieces = [
+        piece.strip() for message in re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE) for piece in message.split("…")
+    ]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "convbatch").rglob("*.py"))
+    assert len(pieces) > 6
+    assert [piece for piece in pieces if piece not in source] == []
+
+
 def test_the_chinese_page_of_audit_lists_the_same_findings() -> None:
     def names(page: str) -> list[str]:
         return re.findall(r"^\| (`.*?`) \|", text_of(page).split("\n## ", 1)[1], re.MULTILINE)
