@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from convbatch.results.parquet import read_rows
+from convbatch.results.run import load
 from tests.conftest import Command, Finished
 
 CASES = Path(__file__).parents[1] / "dataset_cases"
+RUN = {"run": ("-m", "sim-good@simulator", "-o", "r", "--no-progress")}
+"""Options of a command; the simulator gives the scripted replies."""
 INDEX: dict[str, Any] = json.loads((CASES / "index.json").read_text(encoding="utf-8"))
 
 
@@ -21,6 +25,20 @@ def holds(canonical: Path, carried: dict[str, Any]) -> bool:
     for step in carried["at"].split("."):
         value = value[int(step)] if isinstance(value, list) else value.get(step, {})
     return carried["holds"] in json.dumps(value, ensure_ascii=False)
+
+
+def misjudged(judged: dict[str, Any]) -> list[str]:
+    """Return which checks of the run in `r` have another verdict than wanted, or a reason that shows no difference."""
+    columns = ("dialogue", "check", "passed", "reason")
+    rows = list(read_rows(load("r").verdicts_path, columns))
+    by_name = {f"{dialogue} {check}": passed for dialogue, check, passed, _ in rows}
+    found = [f"{name} has not passed" for name in judged.get("passed", ()) if by_name[name] is not True]
+    found += [f"{name} has passed" for name in judged.get("not_passed", ()) if by_name[name] is not False]
+    for dialogue, _, passed, reason in rows if judged.get("different") else ():
+        shown = re.findall(r'"([^"]*)"', reason)
+        if passed or len(shown) < 2 or shown[0] == shown[1]:
+            found.append(f"{dialogue}: {reason!r} shows no difference")
+    return found
 
 
 def misses(wanted: dict[str, Any], done: Finished, canonical: Path) -> list[str]:
@@ -40,7 +58,7 @@ def misses(wanted: dict[str, Any], done: Finished, canonical: Path) -> list[str]
     for carried in wanted.get("carried", ()):
         if not canonical.exists() or not holds(canonical, carried):
             found.append(f"does not carry {carried}")
-    return found
+    return [*found, *(misjudged(wanted["judged"]) if "judged" in wanted else ())]
 
 
 @pytest.mark.parametrize("name", [name for name in INDEX if name != "_about"])
@@ -48,7 +66,8 @@ def test_a_file_from_the_field_has_one_of_the_wanted_outcomes(name: str, tmp_pat
     case = INDEX[name]
     (tmp_path / name).write_bytes((CASES / name).read_bytes())
     converted = convbatch("convert", name, "canonical.jsonl", *case.get("args", ()))
-    done = converted if case["command"] == "convert" else convbatch(case["command"], name)
+    more = RUN.get(case["command"], ())
+    done = converted if case["command"] == "convert" else convbatch(case["command"], name, *more)
     outcomes = [case["expect"], *case.get("or", ())]
     found = [misses(wanted, done, tmp_path / "canonical.jsonl") for wanted in outcomes]
     assert [] in found, f"{found}\n{done.out}{done.err}"
