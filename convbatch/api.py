@@ -79,6 +79,7 @@ def _run_options(
     attempt_timeout_s: float | None = None,
     deadline_s: float | None = None,
     judge: str | None = None,
+    judge_max_output_tokens: int | None = None,
     reuse: str | Path | Run | None = None,
     out: str | Path | None = None,
     progress: bool = False,

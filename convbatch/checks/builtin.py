@@ -118,7 +118,8 @@ class Verdict(NamedTuple):
     """From 0 to 1; None when not evaluated."""
     reason: str
     error: str | None = None
-    """Why the check could not be evaluated; such a check counts as failed."""
+    """Why there is no verdict that could be read, without details. With `passed` False the check counts as failed, with
+    None a judge gave no verdict; a verdict that may still come has none."""
 
 
 class Check(NamedTuple):

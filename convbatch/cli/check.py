@@ -30,6 +30,7 @@ from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.results.cache import write_turns
 from convbatch.results.judge_costs import judge_totals
+from convbatch.results.missing_verdicts import MissingVerdicts, missing_verdicts
 from convbatch.results.parquet import read_rows
 from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
 from convbatch.results.run import RESULTS, Run
@@ -47,21 +48,21 @@ def run_check(options: CheckOptions) -> ExitCode:
     """Judge the replies of a run again; print a line per target and every failed check.
 
     Returns:
-        The exit code, the worst of: that of the judge's session; 3 with an open or failed turn or a quality gate that
-        cannot be decided; 1 for a quality gate that failed; else 0.
+        The exit code, the worst of: that of the judge's session; 3 with an open or failed turn, a verdict that the
+        judge of the run did not give, or an undecided quality gate; 1 for a quality gate that failed; else 0.
 
     Raises:
         InputError: The edited dataset is not well formed, or not of the same dialogues.
         SetupError: There is nothing to judge.
     """
-    fail_under = parse_pass_rate(options.fail_under)
+    parse_pass_rate(options.fail_under)  # before anything is sent
+    if options.ask_again and options.judge is None:
+        raise SetupError("--ask-again needs a judge to ask", hint="add --judge MODEL@GATEWAY")
     folder = RunFolder.open(find_run(options.run, RESULTS))
     # Prepared before the edited checks are stored: a judge that cannot be asked leaves the run folder as it was.
     spec = None if options.judge is None else prepare_judging(folder, options.judge, options)
     if options.datasets:
         store_edited_checks(folder, options.datasets)
-    if spec is None:
-        return _print_verdicts(folder, fail_under)
     # The run folder stores the edited checks and the budget: the next command need not repeat them.
     again = replace(
         options,
@@ -69,12 +70,14 @@ def run_check(options: CheckOptions) -> ExitCode:
         datasets=(),
         max_cost=None,
         config=options.config or (Path(CONFIG_NAME) if Path(CONFIG_NAME).exists() else None),
-        env_file=spec.credentials.env_file,
+        env_file=options.env_file if spec is None else spec.credentials.env_file,
     )
+    if spec is None:
+        return _print_verdicts(folder, again)
     result = _run_judge(spec, command_line("check", again))
     code, interrupted = result.exit_code, result.reason == "interrupted"
     try:
-        code = worst(code, _print_verdicts(folder, fail_under))
+        code = worst(code, _print_verdicts(folder, again))
     except (ConvbatchError, OSError) as error:  # calls were paid for: their result is printed in any case
         log_note(f"error: the verdicts cannot be shown: {error}")
         code = worst(code, ExitCode.INCOMPLETE)
@@ -84,8 +87,8 @@ def run_check(options: CheckOptions) -> ExitCode:
     return code
 
 
-def _print_verdicts(folder: RunFolder, fail_under: str | None) -> ExitCode:
-    """Write the tables of a run, print its verdicts, return the exit code."""
+def _print_verdicts(folder: RunFolder, again: CheckOptions) -> ExitCode:
+    """Write the tables of a run, print its verdicts, return the exit code; `again` is for commands to print."""
     try:
         write_turns(folder)
     except JournalError:
@@ -98,7 +101,9 @@ def _print_verdicts(folder: RunFolder, fail_under: str | None) -> ExitCode:
         raise SetupError(f"{shell_quote(folder.path)} has no checks to judge", hint=hint)
     with ignoring_broken_pipe():
         _print(run, totals, counts)
-    code = _exit_code(totals, fail_under)
+    missing = missing_verdicts(run)
+    code = _exit_code(totals, parse_pass_rate(again.fail_under), lacks_verdicts=_lacks_verdicts(run, missing))
+    _log_missing(run, missing, again)
     for note in show.state_notes(run):
         log_note(note)
     return code
@@ -131,7 +136,12 @@ def _log_what_is_open(result: SessionResult, again: CheckOptions, *, interrupted
     for target, reason in result.suspended.items():
         log_note(f"{target} is suspended: {reason}")
     if result.open_turns:
-        why = {"interrupted": "interrupted: ", "budget": f"budget reached ({result.budget}): "}.get(result.reason, "")
+        whys = {
+            "interrupted": "interrupted: ",
+            "deadline": "deadline reached: ",
+            "budget": f"budget reached ({result.budget}): ",
+        }
+        why = whys.get(result.reason, "")
         questions = f"{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open"
         max_cost = larger_budget(result) if why else None
         _log_next(f"{why}{questions}; continue with:", replace(again, max_cost=max_cost))
@@ -144,7 +154,25 @@ def _log_next(line: str, options: CheckOptions) -> None:
     log_note(f"  {command_line('check', options)}")
 
 
-def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitCode:
+def _lacks_verdicts(run: Run, missing: MissingVerdicts) -> bool:
+    """Return whether a judge has left verdicts open; without a judge nobody expects them."""
+    return run.manifest.current_judge is not None and bool(missing.open or missing.refused)
+
+
+def _log_missing(run: Run, missing: MissingVerdicts, again: CheckOptions) -> None:
+    """Print the command that asks the judge of the run about the verdicts that it has not given."""
+    judge = run.manifest.current_judge
+    if judge is None:
+        return
+    asking = replace(again, judge=judge.name)
+    if missing.refused:
+        checks = count_of(missing.refused.total(), "check")
+        _log_next(f"{checks} without a verdict; to ask the judge again (paid again):", replace(asking, ask_again=True))
+    elif missing.open and again.judge is None:
+        _log_next(f"{count_of(missing.open.total(), 'check')} without a verdict; to ask the judge:", asking)
+
+
+def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None, *, lacks_verdicts: bool) -> ExitCode:
     is_open = any(total.open for total in totals)
     quality_gate = None if fail_under is None else evaluate_gate(totals, fail_under)
     for line in () if quality_gate is None else quality_gate.lines:
@@ -153,7 +181,9 @@ def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None) -> ExitC
         log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` continues it")
     if is_open or (quality_gate is not None and quality_gate.passed is None):
         return ExitCode.INCOMPLETE
-    return ExitCode.FAILED if quality_gate is not None and not quality_gate.passed else ExitCode.OK
+    if quality_gate is not None and not quality_gate.passed:
+        return ExitCode.FAILED  # whatever the missing verdicts are
+    return ExitCode.INCOMPLETE if lacks_verdicts else ExitCode.OK
 
 
 # Edited checks
@@ -261,7 +291,7 @@ def _count_verdicts(run: Run) -> dict[str, _TargetVerdicts]:
         count = counts.setdefault(target, _TargetVerdicts())
         if passed is None:
             count.open += 1
-            count.reasons["a turn is pending" if reason.endswith(" is pending") else reason] += 1
+            count.reasons["a turn is pending" if reason.endswith(" is pending") else error or reason] += 1
             continue
         count.passed += passed
         count.failed += not passed

@@ -22,7 +22,7 @@ from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.reply import is_open
 from convbatch.results.quality_gate import evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
-from convbatch.session.options import ResumeOptions, RunOptions
+from convbatch.session.options import CheckOptions, ResumeOptions, RunOptions
 from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
@@ -94,6 +94,8 @@ def _finish(spec: SessionSpec) -> ExitCode:
     with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         _log_lines(_closing_lines(spec, results, remaining))
     is_open = remaining.open or remaining.unjudged
+    if remaining.without_verdict and code != ExitCode.FAILED:  # a gate that failed did so whatever they are
+        is_open = True
     return worst(*(each.exit_code for each in results), code, ExitCode.INCOMPLETE if is_open else ExitCode.OK)
 
 
@@ -145,6 +147,8 @@ class Remaining(NamedTuple):
     """Skipped because an earlier turn failed."""
     unjudged: bool = False
     """A reply has an `llm_rubric`, and the run's judge has not answered about it."""
+    without_verdict: int = 0
+    """Checks to which the run's judge has given an answer that is no verdict."""
 
 
 def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
@@ -162,11 +166,9 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
             code = worst(code, ExitCode.JOURNAL)
         run = load(spec.folder.path)
         totals = run.summary()
-        remaining = Remaining(
-            sum(total.open for total in totals),
-            unjudged=wants_judge(spec.manifest) and _has_open_question(run),
-        )
+        remaining, notes = _remaining(run, totals, has_judge=wants_judge(spec.manifest))
         _print_closing_table(run, totals)
+        _log_lines(notes)
         fail_under = spec.manifest.options.fail_under
         if fail_under is not None:
             quality_gate = evaluate_gate(totals, fail_under)
@@ -191,6 +193,18 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
         _log_error(NotEnoughMemory(error))
         code = worst(code, ExitCode.JOURNAL)
     return code, remaining
+
+
+def _remaining(run: Run, totals: Sequence[TargetSummary], *, has_judge: bool) -> tuple[Remaining, list[str]]:
+    """Count what is open, and return notes on the verdicts that the run's judge, if it has one, did not give."""
+    from convbatch.results.missing_verdicts import missing_verdicts
+
+    remaining = Remaining(sum(total.open for total in totals))
+    if not has_judge:
+        return remaining, []
+    missing = missing_verdicts(run)
+    remaining = remaining._replace(unjudged=bool(missing.open), without_verdict=missing.refused.total())
+    return remaining, [f"note: {note}" for note in missing.notes(run.targets)]
 
 
 def _print_closing_table(run: Run, totals: Sequence[TargetSummary]) -> None:
@@ -238,18 +252,6 @@ def _count_behind_errors(run: Run) -> int:
     return behind
 
 
-def _has_open_question(run: Run) -> bool:
-    """Return whether the judge of a run still has to answer about a received reply."""
-    from convbatch.checks.builtin import NEEDS_A_JUDGE
-    from convbatch.results.parquet import read_rows
-
-    rows = read_rows(run.verdicts_path, ("kind", "passed", "reason"))
-    return any(
-        passed is None and kind.endswith(NEEDS_A_JUDGE) and not reason.endswith(" is pending")
-        for kind, passed, reason in rows
-    )
-
-
 def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
     folder = _display_folder(spec.folder)
     result = results[-1]
@@ -273,6 +275,11 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
                 f"{open_text}; finish them with:",
                 f"  {resume_line(spec.folder, budget, spec.credentials.env_file)}",
             ]
+    elif remaining.without_verdict:
+        asking = CheckOptions(run=str(spec.folder.path), judge=spec.manifest.judges[-1].name, ask_again=True)
+        checks = count_of(remaining.without_verdict, "check")
+        lines.append(f"{checks} without a verdict; to ask the judge again (paid again):")
+        lines.append(f"  {command_line('check', asking)}")
     else:
         several = len(spec.targets) > 1
         lines.append(f"next: {read_line('table', spec.folder, *(['--wide', 'reply'] if several else []))}")

@@ -231,6 +231,13 @@ class RunTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeTable:
+    """`[judge]`: how a judge is asked; None = not set."""
+
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PriceRow:
     """A table `[prices.GATEWAY."GLOB"]`."""
 
@@ -245,6 +252,7 @@ class Config:
 
     gateways: Mapping[str, GatewayTable]
     run: RunTable = RunTable()
+    judge: JudgeTable = JudgeTable()
     prices: tuple[PriceRow, ...] = ()
     exchange_rates: ExchangeRates = NO_EXCHANGE_RATES
     """`[rates]`."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from convbatch.config.config_file import CONFIG_NAME
-from convbatch.config.gateways import Config, GatewayTable, ModelTable, PriceRow, RunTable, merge_tables
+from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
 from convbatch.config.prices import build_exchange_rates, price_row
 from convbatch.config.toml_positions import KeyPath, TomlPositions
 from convbatch.config.usage_log_form import UsageLogForm
@@ -25,6 +25,7 @@ from convbatch.config.usage_logs import USAGE_LOG_KEYS, build_usage_log_form
 from convbatch.config.validators import (
     GATEWAY_KEYS,
     GATEWAY_NAME,
+    JUDGE_KEYS,
     LATER_KEYS,
     MODEL_KEYS,
     RULES,
@@ -143,7 +144,9 @@ class _Reader:
         document = self._document()
         self._lines = TomlPositions(self._text)
         self._refuse_secrets(document)
-        self._refuse_unknown(document, (), ("gateways", "run", "prices", "rates", "bills", "env_file"), "the file")
+        self._refuse_unknown(
+            document, (), ("gateways", "run", "judge", "prices", "rates", "bills", "env_file"), "the file"
+        )
         gateways = dict(known.gateways)
         for name, table in self._tables(document, ("gateways",)):
             gateway = self._gateway(name, table, known.gateways.get(name))
@@ -152,6 +155,7 @@ class _Reader:
         return Config(
             gateways=gateways,
             run=self._run(document),
+            judge=self._judge(document),
             prices=tuple(self._prices(document, gateways)),
             exchange_rates=build_exchange_rates(document.get("rates", {}), self._add),
             usage_logs={**known.usage_logs, **self._bills(document, known.usage_logs, gateways)},
@@ -320,6 +324,13 @@ class _Reader:
         return forms
 
     # -- run and settings
+
+    def _judge(self, document: Mapping[str, Any]) -> JudgeTable:
+        table = document.get("judge", {})
+        if not isinstance(table, dict):
+            self._add(("judge",), InvalidValue("judge must be a table", "write [judge] and below it its keys"))
+            return JudgeTable()
+        return JudgeTable(**self._checked(cast(dict[str, Any], table), ("judge",), JUDGE_KEYS, also=()))
 
     def _run(self, document: Mapping[str, Any]) -> RunTable:
         table = document.get("run", {})

@@ -442,6 +442,7 @@ RUN_KEYS: Mapping[str, tuple[str, Validator]] = {
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "max_cost": ("max_cost", _budget),
 }
+JUDGE_KEYS: Mapping[str, tuple[str, Validator]] = {"max_output_tokens": ("max_output_tokens", _count)}
 GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

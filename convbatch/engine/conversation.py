@@ -74,6 +74,11 @@ class ConversationState:
         self._live = history == "live"
         if past is not None:
             self.past = past(conversation)
+        for question, reply in conversation.earlier:
+            self._add(question)
+            self._add_reply(reply)
+            self.measured = reply.usage
+            self._count(reply)
 
     @property
     def role(self) -> str:
@@ -120,11 +125,12 @@ class ConversationState:
         elif end.reply.finish_reason == "tool_call":
             self.ended = f"turn {number} ended in a tool call without a scripted result"
         else:
-            text = (text_part(end.reply.text or ""),)
-            self._add(Message(role="assistant", parts=text, raw=end.reply.raw_turn))
-            gateway = self.conversation.target.gateway
-            if gateway.thinking_tags is not None and gateway.replay == "exact":
-                self._token_bound.add(end.reply.thought or "")  # goes back in the text that `raw_turn` keeps
+            self._add_reply(end.reply)
+
+    def follow_up(self, end: TurnEnd) -> Conversation | None:
+        """Return the conversation that the reply to the only turn leads to; None when its row is finished."""
+        make = self.conversation.follow_up
+        return None if make is None or end.status != "ok" or end.reply is None else make(end.reply)
 
     def _count(self, reply: Reply | None) -> None:
         """Update the token bound from reported usage; outside live mode only the input count applies."""
@@ -161,6 +167,7 @@ class ConversationState:
         }
         if about is not None:
             ident |= {"turn": about.turn, "role": self.role, "of": about.target, "asked": about.asked}
+            ident |= {} if about.repairs is None else {"repairs": about.repairs}
         return ident
 
     def token_bounds(self, settings: Settings) -> dict[str, int]:
@@ -170,6 +177,12 @@ class ConversationState:
         if limit is not None:
             size["max_output_tokens"] = limit
         return size
+
+    def _add_reply(self, reply: Reply) -> None:
+        self._add(Message(role="assistant", parts=(text_part(reply.text or ""),), raw=reply.raw_turn))
+        gateway = self.conversation.target.gateway
+        if gateway.thinking_tags is not None and gateway.replay == "exact":
+            self._token_bound.add(reply.thought or "")  # goes back in the text that `raw_turn` keeps
 
     def _add(self, message: Message) -> None:
         self.history.append(message)

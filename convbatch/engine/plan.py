@@ -7,13 +7,14 @@ Nothing here waits, sends or reads a file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from convbatch.config.gateways import Target
 from convbatch.dialogue import Dialogue, Message, Settings
 from convbatch.protocols.wire import encode_json
+from convbatch.reply import Reply
 
 
 class JudgedItem(NamedTuple):
@@ -25,6 +26,8 @@ class JudgedItem(NamedTuple):
     """None = the whole dialogue."""
     asked: str
     """Digest of the question."""
+    repairs: str | None = None
+    """Digest of the question whose answer could not be read; None for a first question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,10 @@ class Conversation:
     """From 1."""
     about: JudgedItem | None = None
     """Only for a question to a judge; `index` and `repeat` are then those of the judged conversation."""
+    earlier: tuple[tuple[Message, Reply], ...] = ()
+    """Exchanges before the first turn; the replies go back as they were received."""
+    follow_up: Callable[[Reply], Conversation | None] | None = None
+    """Takes the reply to the only turn; returns the conversation that must end before this one counts as finished."""
 
 
 def conversations(dialogues: Iterable[tuple[int, Dialogue]], target: Target, repeats: int) -> Iterator[Conversation]:

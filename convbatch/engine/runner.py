@@ -224,8 +224,8 @@ class Runner:
                 continue
             settings = self._settings(worker, conversation, turn)
             key = state.keys.key(settings)
-            end = self._past_end(worker, state, number, key)
-            end = end or await self._read_stored(worker, state, number, key)
+            past_end = self._past_end(worker, state, number, key)
+            end = past_end or await self._read_stored(worker, state, number, key)
             end = end or await self._reuse_reply(worker, state, number, key)
             if end is None and state.ended is not None:
                 end = await self._skip(worker, state, number, key)
@@ -234,6 +234,11 @@ class Runner:
             if end is None:
                 return
             state.advance(number, end)
+            follow_up = state.follow_up(end)
+            if follow_up is None:
+                self._count(worker, end, before=past_end is not None)
+            else:
+                await self._run_conversation(worker, follow_up)  # counts in place of this one
 
     def _settings(self, worker: TargetWorker, conversation: Conversation, turn: Turn) -> Settings:
         return effective_settings(
@@ -255,9 +260,7 @@ class Runner:
         if past.status == "skipped" and state.ended is None:
             return None  # the failed turn before it was sent again and succeeded
         reply = None if past.kept is None else kept_reply(worker.client, past.kept)
-        end = TurnEnd(status=past.status, reply=reply, error_kind=past.error_kind)
-        self._count(worker, end, before=True)
-        return end
+        return TurnEnd(status=past.status, reply=reply, error_kind=past.error_kind)
 
     async def _read_stored(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str
@@ -285,7 +288,6 @@ class Runner:
                 "read_again": True,
             }
             await self._journal.commit({"kind": "outcome", **outcome}, self._turn_record(state, number, key, end))
-            self._count(worker, end)
             return end
         return None
 
@@ -317,13 +319,11 @@ class Runner:
             {"kind": "outcome", **outcome},
             self._turn_record(state, number, key, end, reused_from=reused_from),
         )
-        self._count(worker, end)
         return end
 
     async def _skip(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd:
         end = TurnEnd(status="skipped", reply=None, reason=state.ended)
         await self._journal.commit(self._turn_record(state, number, key, end))
-        self._count(worker, end)
         return end
 
     async def _ask(
@@ -365,7 +365,6 @@ class Runner:
             ends_target = isinstance(step, SuspendTarget)
             self._listener.attempt_done(worker.target.name, attempt, ends_target=ends_target)
             if end is not None:
-                self._count(worker, end)
                 return end
             if not isinstance(step, SendAgain):
                 assert isinstance(step, SuspendTarget)

@@ -213,8 +213,10 @@ class JudgeCall:
     turn: int | None
     """None for a question about the whole dialogue."""
     question: str
-    """Digest of the question (`rubric.Question.digest`)."""
+    """Digest of the question (`llm_rubric.Question.digest`)."""
     history: TurnHistory
+    repairs: str | None = None
+    """Digest of the question whose answer this one asks to repair; None for a first question."""
 
 
 def _connect(database: str) -> sqlite3.Connection:
@@ -319,14 +321,26 @@ class Archive:
             if place not in found:
                 history = TurnHistory(turn=record["turn"] or 0, in_flight_from=self._in_flight_from)
                 judge, turn, asked = place
-                found[place] = JudgeCall(judge=judge, target=target, turn=turn, question=asked, history=history)
+                found[place] = JudgeCall(
+                    judge=judge,
+                    target=target,
+                    turn=turn,
+                    question=asked,
+                    repairs=record.get("repairs"),
+                    history=history,
+                )
             found[place].history.add(record)
         return list(found.values())
 
     def all_judge_calls(self) -> Iterator[JudgeCall]:
         """Yield all questions to judges in this run, with one conversation in memory at a time."""
+        for calls in self.judge_calls_by_conversation():
+            yield from calls
+
+    def judge_calls_by_conversation(self) -> Iterator[list[JudgeCall]]:
+        """Yield the questions to judges about each conversation that was judged."""
         for index, target, repeat in self._db.execute(_JUDGED_CONVERSATIONS).fetchall():
-            yield from self.judge_calls(index, self.targets[target], repeat)
+            yield self.judge_calls(index, self.targets[target], repeat)
 
     def turn_by_key(self, key: str, repeat: int) -> TurnHistory | None:
         """Return the first turn in the dataset with a complete reply to this question, for `--reuse`.

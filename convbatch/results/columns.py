@@ -142,8 +142,10 @@ TURNS: tuple[Column, ...] = (
         lambda t: t.verdicts.passed),
     Column("checks_failed", "Int64", "null as `checks_passed`; all of them on an `error` or `skipped` row",
         lambda t: t.verdicts.failed),
-    Column("score", "Float64", "weighted mean of the checks' scores, 0 to 1; null as `checks_passed`, and without "
-        "weight", lambda t: t.verdicts.score),
+    Column("checks_without_verdict", "Int64", "a pending turn, or a judge that was not asked or gave none; null when "
+        "the turn has no checks", lambda t: t.verdicts.without_verdict),
+    Column("score", "Float64", "weighted mean of the checks' scores, 0 to 1; null as `checks_passed`, without weight, "
+        "and with a weighted check without a verdict", lambda t: t.verdicts.score),
 )  # fmt: skip
 """Filled from `rows.AskedTurn`."""
 
@@ -176,8 +178,9 @@ CONVERSATIONS: tuple[Column, ...] = (
     Column("checks_passed", "Int64", "of the checks on the whole dialogue; null without any, or when none was judged",
         lambda c: c.verdicts.passed),
     Column("checks_failed", "Int64", "null as `checks_passed`", lambda c: c.verdicts.failed),
-    Column("score", "Float64", "weighted mean of these checks' scores; null as `checks_passed`, and without weight",
-        lambda c: c.verdicts.score),
+    Column("checks_without_verdict", "Int64", "null when the dialogue has no checks of its own",
+        lambda c: c.verdicts.without_verdict),
+    Column("score", "Float64", "weighted mean of these checks' scores; null as in `turns`", lambda c: c.verdicts.score),
     Column("dialogue_pass", "boolean", "did all checks of the dialogue and its turns pass, with no turn `error` or "
         "`skipped`? null without checks, with a pending turn, and when it depends on a check without a verdict",
         lambda c: c.dialogue_pass),
@@ -235,15 +238,16 @@ VERDICTS: tuple[Column, ...] = (
     Column("check", "string", "its `name`, else its kind", lambda v: v.outcome.check.name),
     Column("kind", "string", "with its `not_`", lambda v: v.outcome.check.kind),
     Column("weight", "Float64", "1 unless the dataset says otherwise", lambda v: v.outcome.check.weight),
-    Column("passed", "boolean", "null: not judged, the turn is pending or no judge has answered",
+    Column("passed", "boolean", "null: no verdict; the turn is pending, or the judge was not asked or gave none",
         lambda v: v.outcome.verdict.passed),
     Column("score", "Float64", "0 to 1; null as `passed`", lambda v: v.outcome.verdict.score),
     Column("reason", "string", "why, in words; never null", lambda v: v.outcome.verdict.reason, is_long=True),
-    Column("error", "string", "why the check could not be evaluated (it counts as failed); null otherwise",
+    Column("error", "string", "why the check could not be evaluated: it counts as failed, and with `passed` null a "
+        "judge gave no verdict; null otherwise",
         lambda v: v.outcome.verdict.error),
     Column("judge", "string", "of an `llm_rubric`: the judge that was asked; null for other kinds, and when none was",
         lambda v: v.judge),
-    Column("judge_reply", "string", "the judge's whole answer; null as `judge`, and without an answer",
+    Column("judge_reply", "string", "the judge's whole answer, the last one; null as `judge`, and without an answer",
         lambda v: v.judge_reply, is_long=True),
 )  # fmt: skip
 """Filled from `rows.CheckVerdict`."""

@@ -6,11 +6,12 @@ The judges' answers are in `run.verdicts`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
 from convbatch.dataset.reader import count_of
-from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.index import Archive, JudgeCall
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import Money
 from convbatch.results.columns import Column
@@ -18,11 +19,14 @@ from convbatch.results.conversations import judges_by_name
 from convbatch.results.costs import paid_attempts, prices_of
 from convbatch.results.run import Run
 from convbatch.results.served import served_counts, served_notes
+from convbatch.results.verdicts import read_judge_answer
 
 JUDGES: tuple[Column, ...] = (
     Column("judge", "string", "`model@gateway`"),
     Column("questions", "Int64", "distinct questions"),
     Column("answered", "Int64", "of them"),
+    Column("repairs", "Int64", "questions for the form of an answer that could not be read"),
+    Column("without_verdict", "Int64", "answered questions that have no verdict even so"),
     Column("attempts", "Int64", "HTTP attempts, in all sessions"),
     Column("possibly_paid", "Int64", "attempts that were sent and not fully answered"),
     Column("input_tokens", "Int64", "sum of the known counts of its answers; null when none is known"),
@@ -40,6 +44,8 @@ class JudgeTotal(NamedTuple):
     is_simulated: bool
     questions: int
     answered: int
+    repairs: int
+    without_verdict: int
     attempts: int
     possibly_paid: int
     input_tokens: int | None
@@ -53,7 +59,12 @@ class JudgeTotal(NamedTuple):
     def __str__(self) -> str:
         name = f"judge {self.judge}{' (SIMULATED)' if self.is_simulated else ''}"
         questions = count_of(self.questions, "question")
-        parts = [f"{name}: {questions}, {self.answered:,} answered, {self.attempts:,} attempts"]
+        parts = [f"{name}: {questions}, {self.answered:,} answered"]
+        if self.without_verdict:
+            parts.append(f"{self.without_verdict:,} without a verdict")
+        if self.repairs:
+            parts.append(f"{count_of(self.repairs, 'repair question')}")
+        parts.append(f"{self.attempts:,} attempts")
         if self.input_tokens is not None or self.output_tokens is not None:
             parts.append(f"{self.input_tokens or 0:,} input and {self.output_tokens or 0:,} output tokens")
         if self.cost is not None and self.currency is not None:
@@ -69,8 +80,10 @@ def judge_totals(run: Run) -> list[JudgeTotal]:
         return []
     with Archive(run.folder) as archive:
         sums = {name: _JudgeSums(judge) for name, judge in judges_by_name(run.manifest, archive).items()}
-        for judge_call in archive.all_judge_calls():
-            sums[judge_call.judge].add(judge_call.history)
+        for calls in archive.judge_calls_by_conversation():
+            of_turn = {(call.judge, call.turn, call.question): call for call in calls}
+            for call in calls:
+                sums[call.judge].add(call, of_turn)
     return [one.total() for one in sums.values()]
 
 
@@ -80,13 +93,20 @@ class _JudgeSums:
         self._currency = None if judge.prices is None else judge.prices.currency
         self._served: Counter[str | None] = Counter()
         self._questions = self._answered = self._attempts = self._possibly_paid = 0
+        self._repairs = self._without_verdict = 0
         self._tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
         self._cost: Decimal | None = None
         self._at_most: Decimal | None = Decimal(0)
 
-    def add(self, history: TurnHistory) -> None:
-        self._questions += 1
-        self._answered += history.kept is not None
+    def add(self, call: JudgeCall, of_turn: Mapping[tuple[str, int | None, str], JudgeCall]) -> None:
+        """Count a call; `of_turn` has all calls about its conversation."""
+        history = call.history
+        if call.repairs is None:
+            answer = read_judge_answer(lambda digest: of_turn.get((call.judge, call.turn, digest)), call.question)
+            self._questions += 1
+            self._answered += history.kept is not None
+            self._without_verdict += answer.no_verdict is not None
+        self._repairs += call.repairs is not None
         if history.kept is not None:
             self._served[history.kept["reply"].get("model_version")] += 1
         self._attempts += history.attempts
@@ -110,6 +130,8 @@ class _JudgeSums:
             is_simulated=self._judge.simulated,
             questions=self._questions,
             answered=self._answered,
+            repairs=self._repairs,
+            without_verdict=self._without_verdict,
             attempts=self._attempts,
             possibly_paid=self._possibly_paid,
             input_tokens=self._tokens["input_tokens"],

@@ -1,6 +1,7 @@
 """`--fail-under`: parse the share of dialogues that must pass, and decide whether a run reaches it.
 
-The gate is decided for complete runs only: with an open turn or a check without a verdict it neither passes nor fails.
+The gate is decided for complete runs only: with an open turn it neither passes nor fails, and with a check without a
+verdict it fails only where that verdict would not change the result.
 """
 
 from __future__ import annotations
@@ -46,12 +47,28 @@ def parse_pass_rate(text: str | float | None) -> str | None:
 
 def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str) -> QualityGate:
     """Return whether every target passes its share of dialogues; dialogues without checks do not count."""
-    if any(total.open or total.undecided or not total.judged for total in totals):
+    if any(total.open or not total.judged + total.undecided for total in totals):
         return QualityGate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
-    failed = [
-        f"gate: {total.target} passed {total.passed} of {count_of(total.judged, 'dialogue')}, "
-        f"less than --fail-under {fail_under}"
+    failed = [_failure(total, fail_under) for total in totals if _falls_short(total, fail_under)]
+    undecided = [
+        f"gate: not decided, the run is incomplete: {count_of(total.undecided, 'dialogue')} of {total.target} "
+        f"without a verdict (--fail-under {fail_under})"
         for total in totals
-        if total.passed < Decimal(fail_under) * total.judged
+        if total.undecided
     ]
-    return QualityGate(False, failed) if failed else QualityGate(True, [f"gate: passed (--fail-under {fail_under})"])
+    if failed:
+        return QualityGate(False, failed)
+    return (
+        QualityGate(None, undecided) if undecided else QualityGate(True, [f"gate: passed (--fail-under {fail_under})"])
+    )
+
+
+def _falls_short(total: TargetSummary, fail_under: str) -> bool:
+    """Return whether too few dialogues pass, even if all undecided ones did."""
+    return total.passed + total.undecided < Decimal(fail_under) * (total.judged + total.undecided)
+
+
+def _failure(total: TargetSummary, fail_under: str) -> str:
+    of_all = count_of(total.judged + total.undecided, "dialogue")
+    even_so = f"; the {total.undecided:,} without a verdict cannot change that" if total.undecided else ""
+    return f"gate: {total.target} passed {total.passed} of {of_all}, less than --fail-under {fail_under}{even_so}"

@@ -8,7 +8,7 @@ table are `columns.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,12 +19,11 @@ from convbatch.checks.builtin import (
     Check,
     CheckInput,
     CheckRunner,
+    Finding,
     Verdict,
-    error_verdict,
     parse_check,
     to_verdict,
 )
-from convbatch.checks.safe_regex import CheckError
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.journal.index import JudgeCall, TurnHistory
 from convbatch.journal.manifest import ManifestTarget
@@ -35,6 +34,8 @@ from convbatch.results.costs import attempt_cost, prices_of
 T = TypeVar("T", int, float, Decimal)
 JUDGED = ("ok", "blocked", "empty")
 NOT_ASKED = "no judge has been asked about it"
+NO_ANSWER = "the judge gave no answer"
+UNREADABLE = "the judge's answer could not be read"
 
 
 class ConversationResult(NamedTuple):
@@ -65,12 +66,14 @@ class CheckOutcome(NamedTuple):
 
 
 class VerdictTotals(NamedTuple):
-    """Sums of verdicts; all None where nothing was judged."""
+    """Sums of verdicts; the first three are None where nothing was judged."""
 
     passed: int | None
     failed: int | None
     score: float | None
-    """Weighted mean; None also where all weights are 0."""
+    """Weighted mean; None also where all weights are 0, and where a check with a weight has no verdict."""
+    without_verdict: int | None
+    """None only without checks."""
 
 
 def evaluate_checks(result: ConversationResult, check_runner: CheckRunner) -> Iterator[CheckOutcome]:
@@ -111,28 +114,77 @@ def _check_scopes(
         yield None, result.dialogue.checks, result.turns
 
 
-def _judge_outcome(result: ConversationResult, number: int | None, check: Check) -> CheckOutcome:
-    """Return the verdict by the judge's answer, if there is one."""
-    asked = llm_rubric.question(check.argument, _scene(result, number))
-    judge_call = result.judge_calls.get((number, asked.digest))
-    if judge_call is None:
-        return CheckOutcome(number, check, Verdict(None, None, NOT_ASKED))
-    past = judge_call.history
+class JudgeAnswer(NamedTuple):
+    """What a judge answered to one question, with the question that asks for the form of its answer."""
+
+    finding: Finding | None
+    """None: there is no verdict."""
+    why: str = ""
+    """Why there is no verdict."""
+    no_verdict: str | None = None
+    """Why a complete answer gives none, in words that are the same for the same cause; None where a judge has still to
+    answer."""
+    judge_call: JudgeCall | None = None
+    """The call that decides; None before the first."""
+
+
+def read_judge_answer(call_of: Callable[[str], JudgeCall | None], digest: str) -> JudgeAnswer:
+    """Read the answers to a question: the first, and where that cannot be read, the one to its repair question.
+
+    Args:
+        call_of: Takes the digest of a question; returns the call with it.
+        digest: Of the question.
+    """
+    first = call_of(digest)
+    if first is None:
+        return JudgeAnswer(None, NOT_ASKED)
+    answer = _read_call(first)
+    text = repairable_text(first.history)
+    if answer.finding is not None or text is None or first.repairs is not None:
+        return answer
+    repair = call_of(llm_rubric.repair_question(digest, text).digest)
+    if repair is None:
+        return JudgeAnswer(None, f"{UNREADABLE}; its form has not been asked for yet", None, first)
+    return _read_call(repair)
+
+
+def repairable_text(history: TurnHistory) -> str | None:
+    """Return the text of an answer that a judge can be asked to repeat in form; None where there is none."""
+    if history.status != "ok" or history.kept is None:
+        return None
+    text = history.kept["reply"].get("text") or ""
+    return text if text.strip() else None
+
+
+def _read_call(call: JudgeCall) -> JudgeAnswer:
+    """Read the answer to one call by itself."""
+    past = call.history
     if is_open(past.status, past.error_kind):
         failure = {} if past.last_failure is None else past.last_failure["error"]
         why = " ".join(str(failure.get("message", "its answer was lost")).split())[:200]
-        return CheckOutcome(number, check, Verdict(None, None, f"the judge has not answered: {why}"), judge_call)
+        return JudgeAnswer(None, f"the judge has not answered: {why}", None, call)
+    reply: Mapping[str, Any] = {} if past.kept is None else past.kept["reply"]
+    is_cut = reply.get("finish_reason") == "length"
+    text = repairable_text(past)
+    if text is None:
+        how = past.error_kind or ("empty" if past.status == "ok" else past.status)
+        how = f"{how}, {llm_rubric.CUT_OFF}" if is_cut else how
+        return JudgeAnswer(None, f"{NO_ANSWER}: {how}", f"{NO_ANSWER}: {how}", call)
     try:
-        if past.status != "ok" or past.kept is None:
-            raise CheckError(f"the judge gave no answer: {past.error_kind or past.status}")
-        return CheckOutcome(
-            number,
-            check,
-            to_verdict(check, llm_rubric.finding(past.kept["reply"].get("text") or "", asked)),
-            judge_call,
-        )
-    except CheckError as error:
-        return CheckOutcome(number, check, error_verdict(str(error)), judge_call)
+        return JudgeAnswer(llm_rubric.finding(text, call.question, is_cut=is_cut), judge_call=call)
+    except llm_rubric.UnreadableAnswer as error:
+        return JudgeAnswer(None, f"{UNREADABLE}: {error}: {error.excerpt}", f"{UNREADABLE}: {error}", call)
+
+
+def _judge_outcome(result: ConversationResult, number: int | None, check: Check) -> CheckOutcome:
+    """Return the verdict by the judge's answer, if there is one."""
+    asked = llm_rubric.question(check.argument, _scene(result, number))
+    answer = read_judge_answer(lambda digest: result.judge_calls.get((number, digest)), asked.digest)
+    if answer.finding is not None:
+        verdict = to_verdict(check, answer.finding)
+    else:
+        verdict = Verdict(None, None, answer.why, answer.no_verdict)
+    return CheckOutcome(number, check, verdict, answer.judge_call)
 
 
 def _scene(result: ConversationResult, number: int | None) -> llm_rubric.Scene:
@@ -163,14 +215,18 @@ def _reply_text(result: ConversationResult, number: int) -> str:
 
 
 def sum_verdicts(verdicts: Iterable[tuple[bool | None, float | None, float]]) -> VerdictTotals:
-    """Add up (passed, score, weight); checks without a verdict are left out."""
-    judged = [(passed, score or 0.0, weight) for passed, score, weight in verdicts if passed is not None]
+    """Add up (passed, score, weight) of checks."""
+    given = list(verdicts)
+    judged = [(passed, score or 0.0, weight) for passed, score, weight in given if passed is not None]
+    without = len(given) - len(judged)
     if not judged:
-        return VerdictTotals(None, None, None)
+        return VerdictTotals(None, None, None, without if given else None)
     passed = sum(holds for holds, _, _ in judged)
     weights = sum(weight for _, _, weight in judged)
     score = sum(score * weight for _, score, weight in judged) / weights if weights else None
-    return VerdictTotals(passed, len(judged) - passed, score)
+    if any(holds is None and weight for holds, _, weight in given):
+        score = None
+    return VerdictTotals(passed, len(judged) - passed, score, without)
 
 
 def dialogue_pass(statuses: Sequence[str], passes: Sequence[bool | None]) -> bool | None:

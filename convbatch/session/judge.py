@@ -9,37 +9,58 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Config, Overrides, Target, target_from_manifest, target_to_manifest
 from convbatch.config.targets import resolve_targets
-from convbatch.dialogue import NO_SETTINGS
-from convbatch.engine.runner import RunRules
+from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
+from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
 from convbatch.errors import ConvbatchError, SetupError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.pricing import ExchangeRates
 from convbatch.session.cost_cap import resolve_cap
-from convbatch.session.options import JudgeOptions
+from convbatch.session.options import CheckOptions
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import Role, SessionResult, SessionSpec
 from convbatch.session.trust import remember_endpoint
 
 if TYPE_CHECKING:
-    from convbatch.engine.conversation import Past
+    from convbatch.engine.conversation import Past, PastTurn
     from convbatch.engine.plan import Conversation
-    from convbatch.journal.index import Archive, TurnHistory
+    from convbatch.journal.index import Archive, JudgeCall, TurnHistory
     from convbatch.journal.run_folder import RunFolder
+    from convbatch.reply import Reply
+
+MAX_OUTPUT_TOKENS = 4096
+"""Default output limit of a judge: room for a model that thinks, and not more than what older models accept."""
+_OF_THE_RUN = ("max_output_tokens", "stop", "response_schema")
+"""Settings under `[run.settings]` that are meant for the replies of a run and would spoil the answers of its judge."""
 
 
-def judge_target(name: str, config: Config, overrides: Overrides) -> Target:
+def judge_target(name: str, config: Config, overrides: Overrides, max_output_tokens: int | None) -> Target:
     """Return the judge with this name.
+
+    Args:
+        name: `model@gateway`.
+        config: The configuration.
+        overrides: Limits that precede those of the configuration.
+        max_output_tokens: Its output limit; None = that of `[judge]`, else of its model, else a default.
 
     Raises:
         SetupError: The gateway is unknown or missing.
     """
-    return resolve_targets((name,), (), config, overrides)[0]
+    settings = config.run.settings.without(_OF_THE_RUN)
+    config = replace(config, run=replace(config.run, settings=settings))
+    target = resolve_targets((name,), (), config, overrides)[0]
+    own = target.gateway.settings
+    limit = max_output_tokens or config.judge.max_output_tokens or own.max_output_tokens
+    if limit is None:  # some models refuse a limit that is not above their thinking budget
+        limit = MAX_OUTPUT_TOKENS + max(0, own.thinking_budget or 0)
+    limited = own.under(Settings(max_output_tokens=limit))
+    return replace(target, gateway=replace(target.gateway, settings=limited))
 
 
 def judge_to_manifest(judge: Target, config: Config, day: datetime) -> ManifestTarget:
@@ -50,7 +71,7 @@ def judge_to_manifest(judge: Target, config: Config, day: datetime) -> ManifestT
     return target_to_manifest(judge, prices, config.served_prices_of(judge, prices))
 
 
-def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> SessionSpec:
+def prepare_judging(folder: RunFolder, name: str, options: CheckOptions) -> SessionSpec:
     """Prepare a session that asks this judge about the replies of a run; from then on its verdicts count.
 
     Raises:
@@ -63,7 +84,8 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
     for recorded in (*manifest.targets, *manifest.judges):
         target_from_manifest(recorded)  # raises for one that this version does not know
     config = load_config(options.config)
-    judge = judge_target(name, config, Overrides(rpm=options.rpm, tpm=options.tpm))
+    overrides = Overrides(rpm=options.rpm, tpm=options.tpm, attempt_timeout_s=options.attempt_timeout_s)
+    judge = judge_target(name, config, overrides, options.judge_max_output_tokens)
     entry = judge_to_manifest(judge, config, datetime.now(UTC))
     others = {other.name: other for other in manifest.judges}
     former = others.pop(judge.name, None)
@@ -83,8 +105,12 @@ def prepare_judging(folder: RunFolder, name: str, options: JudgeOptions) -> Sess
         manifest=manifest,
         targets=(judge,),
         credentials=Credentials.load([judge.gateway], env_file=options.env_file, configured=config.env_file),
-        rules=RunRules(concurrency=options.concurrency or config.run.concurrency),
-        work=JudgeWork(),
+        rules=RunRules(
+            concurrency=options.concurrency or config.run.concurrency,
+            max_attempts=options.max_attempts or config.run.max_attempts or DEFAULT_MAX_ATTEMPTS,
+            deadline_s=options.deadline_s,
+        ),
+        work=JudgeWork(asks_again=options.ask_again),
         resumed=True,
         progress=options.progress,
     )
@@ -161,6 +187,14 @@ class JudgeWork:
     role: Role = "judge"
     unit = "question"
 
+    def __init__(self, *, asks_again: bool = False) -> None:
+        """Define the work.
+
+        Args:
+            asks_again: Ask questions again to which the judge gave no verdict.
+        """
+        self._asks_again = asks_again
+
     def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
         """Yield a one-turn conversation for each question to the judge, in table order, answered ones included."""
         from convbatch.checks.llm_rubric import SYSTEM
@@ -172,7 +206,7 @@ class JudgeWork:
         assert past is not None  # replies are judged from the journal, so the session is a resumed one
         for stored in stored_conversations(spec.folder, spec.manifest, past):
             for turn, question in questions_for_judge(stored.result):
-                yield Conversation(
+                asked = Conversation(
                     dialogue=Dialogue(
                         id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=(text_part(question.text),)),)
                     ),
@@ -181,6 +215,7 @@ class JudgeWork:
                     repeat=stored.result.repeat,
                     about=JudgedItem(stored.result.target, turn, question.digest),
                 )
+                yield replace(asked, follow_up=partial(_repair, asked))
 
     def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
         """Count the questions."""
@@ -189,15 +224,28 @@ class JudgeWork:
     def past_turns(self, past: Archive) -> Past:
         """Return a look-up of the earlier calls for a question, as the history of its conversation's one turn."""
 
-        def history_of(question: Conversation) -> Mapping[int, TurnHistory]:
+        def history_of(question: Conversation) -> Mapping[int, PastTurn]:
             about = question.about
             assert about is not None
-            for call in past.judge_calls(question.index, about.target, question.repeat):
-                if (call.judge, call.turn, call.question) == (question.target.name, about.turn, about.asked):
-                    return {1: call.history}
-            return {}
+            calls = {
+                call.question: call
+                for call in past.judge_calls(question.index, about.target, question.repeat)
+                if (call.judge, call.turn) == (question.target.name, about.turn)
+            }
+            return {1: self._past_turn(question, calls)} if about.asked in calls else {}
 
         return history_of
+
+    def _past_turn(self, question: Conversation, calls: Mapping[str, JudgeCall]) -> PastTurn:
+        from convbatch.journal.index import TurnHistory
+        from convbatch.results.verdicts import read_judge_answer
+
+        assert question.about is not None
+        history = calls[question.about.asked].history
+        answer = read_judge_answer(calls.get, question.about.asked)
+        if self._asks_again and answer.no_verdict is not None:
+            return TurnHistory(turn=history.turn, attempts=history.attempts)
+        return _with_todays_limit(question, history, is_settled=answer.finding is not None)
 
     def recorded_targets(self, manifest: Manifest) -> Sequence[ManifestTarget]:
         """Return the judges of the run."""
@@ -210,3 +258,49 @@ class JudgeWork:
     def final_state(self, result: SessionResult) -> str | None:
         """Return None: `run.json` stays as it is."""
         return None
+
+
+def _repair(asked: Conversation, reply: Reply) -> Conversation | None:
+    """Return the question that asks for the form of an answer; None where it can be read, or has no text."""
+    from convbatch.checks.llm_rubric import UnreadableAnswer, finding, repair_question
+    from convbatch.dialogue import Message, Turn, text_part
+
+    text, about = reply.text or "", asked.about
+    assert about is not None
+    if not text.strip():
+        return None
+    try:
+        finding(text, about.asked, is_cut=reply.finish_reason == "length")
+    except UnreadableAnswer:
+        repair = repair_question(about.asked, text)
+        question = Message(role="user", parts=asked.dialogue.turns[0].user)
+        return replace(
+            asked,
+            dialogue=replace(asked.dialogue, turns=(Turn(user=(text_part(repair.text),)),)),
+            about=about._replace(asked=repair.digest, repairs=about.asked),
+            earlier=((question, reply),),
+        )
+    return None
+
+
+def _with_todays_limit(question: Conversation, history: TurnHistory, *, is_settled: bool) -> TurnHistory:
+    """Return the history with today's key where only the judge's output limit has changed: its answer stands.
+
+    An answer that was cut off and gave no verdict (`is_settled` is false) does not stand under a higher limit.
+    """
+    from convbatch.engine.conversation import ConversationState
+
+    own = question.target.gateway.settings
+    sent = next((one for one in reversed(history.intents) if one.get("key") == history.key), {})
+    limit = sent.get("max_output_tokens")
+    was_cut = history.kept is not None and history.kept["reply"]["finish_reason"] == "length"
+    if was_cut and not is_settled and limit is not None and limit < (own.max_output_tokens or 0):
+        return history
+    state = ConversationState(question, "live", None)
+    next(state.turns())
+
+    def key(settings: Settings) -> str:
+        unset = question.target.gateway.unset
+        return state.keys.key(effective_settings(target=settings, repeat=question.repeat, unset=unset))
+
+    return replace(history, key=key(own)) if history.key == key(replace(own, max_output_tokens=limit)) else history

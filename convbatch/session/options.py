@@ -175,6 +175,10 @@ class VerdictOptions:
 
     judge: str | None = option("--judge", metavar="MODEL@GATEWAY", help="Judge llm_rubric checks with this model.")
     """Asked about the replies of a run once all of them have been received."""
+    judge_max_output_tokens: int | None = option(
+        "--judge-max-output-tokens", min=1, help="Most output tokens of one answer of the judge; default 4096."
+    )
+    """None = that of `[judge]`, else of the judge's model; more by the model's thinking budget, if it has one."""
     fail_under: str | None = option(
         "--fail-under",
         metavar="RATE",
@@ -252,7 +256,7 @@ class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
-class JudgeOptions(OutputOptions, LimitOptions, KeyOptions, ConfigOptions):
+class JudgeOptions(OutputOptions, RetryOptions, LimitOptions, KeyOptions, ConfigOptions):
     """How the judge of a finished run is called."""
 
 
@@ -266,6 +270,12 @@ class CheckOptions(JudgeOptions, VerdictOptions):
         default=(),
         metavar="FILE",
         help="Judge by the checks of this edited dataset, and store them in the run folder.",
+        has_variable=False,
+    )
+    ask_again: bool = option(
+        "--ask-again",
+        default=False,
+        help="Ask --judge again where it gave no verdict; paid once more.",
         has_variable=False,
     )
 

@@ -160,7 +160,9 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
     )
     targets = resolve_targets(options.models, options.gateways, config, overrides)
-    judge = None if options.judge is None else judge_target(options.judge, config, NO_OVERRIDES)
+    judge = None
+    if options.judge is not None:
+        judge = judge_target(options.judge, config, NO_OVERRIDES, options.judge_max_output_tokens)
     gateways = [target.gateway for target in (*targets, *([] if judge is None else [judge]))]
     credentials = Credentials.load(gateways, env_file=options.env_file, configured=config.env_file)
     command_line = _command_line(options)

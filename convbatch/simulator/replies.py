@@ -335,7 +335,7 @@ class Actor:
         JSON object of the message are obeyed as instructions.
         """
         message = (parsed.user_texts or ("",))[-1]
-        asked, outside = _judged(message)
+        asked, outside = _question_to_judge(parsed)
         if asked is None or _ORDER.search(outside):
             named = _ID.search(message)
             steered = None if named is None else {"id": named[1]}
@@ -352,9 +352,16 @@ class Actor:
 
     def gullible(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Judge by repeating any verdict found in the reply; without one, as `judge` does."""
-        asked, _ = _judged((parsed.user_texts or ("",))[-1])
+        asked, _ = _question_to_judge(parsed)
         found = _VERDICT.findall(str((asked or {}).get("reply", "")))
         return _Draft(found[-1]) if found else self.judge(parsed, sha)
+
+    def mumbler(self, parsed: ParsedRequest, sha: str) -> _Draft:
+        """Judge as `judge` does, but in words; in form only when asked once more."""
+        judged = self.judge(parsed, sha)
+        if len(parsed.user_texts) > 1:
+            return judged
+        return _Draft(f"I would say that it {'passes' if json.loads(judged.text)['pass'] else 'fails'}.")
 
     def signed(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Return a reply that has to be sent back with its signature."""
@@ -372,6 +379,7 @@ _MODELS: dict[str, Callable[[Actor, ParsedRequest, str], _Draft]] = {
     "sim-signed": Actor.signed,
     "sim-judge": Actor.judge,
     "sim-gullible": Actor.gullible,
+    "sim-mumbler": Actor.mumbler,
 }
 
 
@@ -379,6 +387,18 @@ _ORDER = re.compile(r"(?i)\b(ignore|pass|approve|score|verdict)\b")
 _QUOTED = re.compile('"([^"]+)"|“([^”]+)”|「([^」]+)」')
 _ID = re.compile(r'"id": *"([0-9a-f]+)"')
 _VERDICT = re.compile(r"\{[^{}]*\"pass\"[^{}]*\}")
+
+
+def _question_to_judge(parsed: ParsedRequest) -> tuple[dict[str, Any] | None, str]:
+    """Return the question and the words outside it; where the last message only asks for a form, with its id."""
+    texts = parsed.user_texts or ("",)
+    asked, outside = _judged(texts[-1])
+    named = _ID.search(texts[-1])
+    if asked is None and named is not None and len(texts) > 1:
+        before, _ = _judged(texts[-2])
+        if before is not None:
+            return {**before, "id": named[1]}, ""
+    return asked, outside
 
 
 def _judged(message: str) -> tuple[dict[str, Any] | None, str]:

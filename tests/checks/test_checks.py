@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -30,8 +31,9 @@ from convbatch.errors import InputError, SetupError
 from convbatch.pricing import ExchangeRates, Money
 from convbatch.reply import Failure, Reply, Usage
 from convbatch.results.cache import is_fresh, write_turns
-from convbatch.results.quality_gate import parse_pass_rate
+from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
 from convbatch.results.run import load
+from convbatch.results.summary import TargetSummary
 from convbatch.results.verdicts import dialogue_pass, sum_verdicts
 from convbatch.session.options import CheckOptions
 from tests.conftest import QUICKSTART, Command
@@ -388,13 +390,20 @@ def test_summed_verdicts_count_judged_checks_and_their_score_is_between_0_and_1(
     assert (total.passed is None) == (not judged)
     if judged:
         assert (total.passed or 0) + (total.failed or 0) == len(judged)
+        assert len(judged) + (total.without_verdict or 0) == len(rows)
     assert total.score is None or -1e-9 <= total.score <= 1 + 1e-9
 
 
 def test_the_score_is_the_weighted_mean_and_none_without_weight() -> None:
-    assert sum_verdicts([(True, 1.0, 3.0), (False, 0.0, 1.0)]) == (1, 1, 0.75)
-    assert sum_verdicts([(True, 1.0, 0.0)]) == (1, 0, None)
-    assert sum_verdicts([]) == sum_verdicts([(None, None, 1.0)]) == (None, None, None)
+    assert sum_verdicts([(True, 1.0, 3.0), (False, 0.0, 1.0)]) == (1, 1, 0.75, 0)
+    assert sum_verdicts([(True, 1.0, 0.0)]) == (1, 0, None, 0)
+    assert sum_verdicts([(None, None, 1.0)]) == (None, None, None, 1)
+    assert sum_verdicts([]) == (None, None, None, None)
+
+
+def test_a_score_is_unknown_while_a_check_with_a_weight_has_no_verdict() -> None:
+    assert sum_verdicts([(True, 1.0, 1.0), (None, None, 1.0)]) == (1, 0, None, 1)
+    assert sum_verdicts([(True, 1.0, 1.0), (None, None, 0.0)]) == (1, 0, 1.0, 1)
 
 
 @each(
@@ -588,6 +597,27 @@ def test_the_quality_gate_of_an_incomplete_run_is_open_until_resume_finishes_it(
     assert (cut.code, "gate: not decided" in cut.err) == (3, True)
     assert convbatch("check", "out", "--fail-under", "0").code == 3
     assert convbatch("resume", "out", "--rpm", "60000").code == 1
+
+
+@each(
+    ("passed", "judged", "undecided", "open_turns", "decided"),
+    [
+        (3, 4, 0, 0, True),
+        (2, 4, 0, 0, False),
+        (3, 4, 1, 0, None),
+        (2, 3, 1, 0, None),
+        (1, 3, 1, 0, False),
+        (0, 0, 4, 0, None),
+        (0, 4, 0, 1, None),
+        (0, 0, 0, 0, None),
+    ],
+)
+def test_a_gate_fails_before_all_verdicts_are_known_only_if_none_of_them_can_change_it(
+    passed: int, judged: int, undecided: int, open_turns: int, decided: bool | None
+) -> None:
+    counts: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(TargetSummary)), 0)
+    counts |= {"target": "m@g", "passed": passed, "judged": judged, "undecided": undecided, "open": open_turns}
+    assert evaluate_gate([TargetSummary(**counts)], "0.75").passed is decided
 
 
 @each("text", ["1.01", "-0.1", "nan", "inf", "", "half", "101%", "0,9"])

@@ -14,19 +14,20 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.checks.llm_rubric import Question, Scene, SceneTurn, finding, question
-from convbatch.checks.safe_regex import CheckError
+from convbatch.checks.llm_rubric import Question, Scene, SceneTurn, UnreadableAnswer, finding, question, repair_question
 from convbatch.cli.check import run_check
+from convbatch.config.gateways import NO_OVERRIDES
+from convbatch.config.loader import read_config
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.records import JournalScan, decode_line
-from convbatch.session.judge import prepare_judging_after
+from convbatch.session.judge import judge_target, prepare_judging_after
 from convbatch.session.options import CheckOptions, ResumeOptions
 from convbatch.session.prepare import prepare_resume
 from convbatch.session.spec import SessionResult
@@ -91,7 +92,7 @@ def answer(**plain: Any) -> str:
     ],
 )
 def test_the_last_json_object_with_the_question_id_is_the_answer(text: str, holds: bool, score: float | None) -> None:
-    found = finding(text, ASKED)
+    found = finding(text, ASKED.digest)
     assert (found.holds, found.score, found.reason) == (holds, score, "because")
 
 
@@ -118,15 +119,47 @@ def test_the_last_json_object_with_the_question_id_is_the_answer(text: str, hold
         ),
     ],
 )
-def test_any_other_answer_is_an_error(text: str, why: str) -> None:
-    with pytest.raises(CheckError, match=why):
-        finding(text, ASKED)
+def test_any_other_answer_gives_no_verdict(text: str, why: str) -> None:
+    with pytest.raises(UnreadableAnswer, match=why):
+        finding(text, ASKED.digest)
 
 
 @given(TEXT.map(lambda text: text.replace(ASKED.id, "")))
-def test_text_without_the_question_id_is_an_error(text: str) -> None:
-    with pytest.raises(CheckError):
-        finding(text, ASKED)
+def test_text_without_the_question_id_gives_no_verdict(text: str) -> None:
+    with pytest.raises(UnreadableAnswer):
+        finding(text, ASKED.digest)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        (answer(**{"pass": True}), True),
+        (answer(**{"pass": False}) + "\n```\nThe reply is not polite, because", False),
+        (answer(**{"pass": True}) + ' Or rather {"id": "' + ASKED.id, None),
+        (answer(**{"pass": True})[:-5], None),
+        ("First I look at the reply. It", None),
+    ],
+)
+def test_an_answer_that_was_cut_off_counts_only_if_its_verdict_is_complete(text: str, holds: bool | None) -> None:
+    if holds is None:
+        with pytest.raises(UnreadableAnswer, match="cut off at the judge's output limit"):
+            finding(text, ASKED.digest, is_cut=True)
+    else:
+        assert finding(text, ASKED.digest, is_cut=True).holds is holds
+
+
+def test_a_line_end_inside_a_string_does_not_spoil_an_answer() -> None:
+    assert finding(answer(**{"pass": True}).replace("because", "one\ntwo"), ASKED.digest).reason == "one two"
+
+
+@given(TEXT, TEXT)
+def test_nothing_of_the_first_answer_is_a_verdict_in_the_second(first: str, between: str) -> None:
+    first = f"{answer(**{'pass': True})} {first}"
+    repair = repair_question(ASKED.digest, first)
+    assert repair.id not in first
+    for text in (first, repair.text, f"{between} {first}", f"{repair.text} {first}"):
+        with pytest.raises(UnreadableAnswer):
+            finding(text, repair.digest)
 
 
 # The whole command, over HTTP
@@ -159,7 +192,10 @@ class Lab:
         url = simulator(provider).url
         limited = '[gateways.at-{0}.models."sim-judge".settings]\nmax_output_tokens = 200\n'
         tables = "".join(f'{limited.format(wire)}[prices.at-{wire}."*"]\n{PRICED}\n' for wire in ("gemini", "openai"))
-        (path / "convbatch.toml").write_text(config_for(url, wires=("gemini", "openai"), models=tables))
+        config = config_for(url, wires=("gemini", "openai"), models=tables)
+        unlimited = f'[gateways.unlimited]\nprotocol = "openai"\nbase_url = "{url}/v1"\nauth = "none"\n'
+        unlimited += f'unset = ["max_output_tokens"]\n[prices.unlimited."*"]\n{PRICED}\n'
+        (path / "convbatch.toml").write_text(f"{config}\n{unlimited}")
         self.write(DIALOGUES)
 
     def write(self, dialogues: list[Plain], name: str = "d.jsonl") -> None:
@@ -254,15 +290,16 @@ def test_the_judge_sees_the_conversation_before_the_reply(make_lab: Callable[...
     assert whole["conversation"][-1] == {"user": "Minus one?", "assistant": "Forty-one."}
 
 
+CHECKED = ["checks_passed", "checks_failed", "checks_without_verdict", "score"]
+
+
 def test_judge_calls_are_journaled_counted_and_priced_separately(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab()
     lab.run()
     before = lab.loaded.turns
     lab.check()
     run = lab.loaded
-    assert run.turns.drop(columns=["checks_passed", "checks_failed", "score"]).equals(
-        before.drop(columns=["checks_passed", "checks_failed", "score"])
-    )
+    assert run.turns.drop(columns=CHECKED).equals(before.drop(columns=CHECKED))
     attempts: Any = run.attempts
     judge_attempts = attempts[attempts["role"] == "judge"]
     assert len(judge_attempts) == lab.asked()
@@ -290,9 +327,10 @@ def test_no_reply_can_make_its_judge_pass_it(make_lab: Callable[..., Lab], judge
     frame: Any = lab.loaded.verdicts
     assert len(frame) == 2 * len(HOSTILE)
     plain, negated = (frame[frame["kind"] == kind] for kind in ("llm_rubric", "not_llm_rubric"))
-    assert not plain["passed"].any()
-    # An answer copied from the reply is an error for both checks; a genuine answer is a verdict.
-    assert (negated["passed"] == negated["error"].isna()).all()
+    assert not plain["passed"].fillna(value=False).any()
+    # An answer copied from the reply is no verdict for either check; a genuine answer is one.
+    assert (negated["passed"].fillna(value=False) == negated["error"].isna()).all()
+    assert (plain["passed"].isna().to_numpy() == negated["passed"].isna().to_numpy()).all()
     assert negated["error"].notna().any() == judge.startswith("sim-gullible")
 
 
@@ -626,9 +664,10 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a missing key": (("check", "r", "--judge", "gemini-2.5-flash@google"), ("GEMINI_API_KEY",)),
     "a budget without a price": (("check", "r", "--judge", "sim-judge@simulator", "--max-cost", "1USD"), ("price",)),
     "a budget without a limit": (
-        ("check", "r", "--judge", "sim-gullible@at-gemini", "--max-cost", "1USD"),
-        ("max_output_tokens", "sim-gullible"),
+        ("check", "r", "--judge", "sim-judge@unlimited", "--max-cost", "1USD"),
+        ("max_output_tokens", "sim-judge"),
     ),
+    "no judge to ask again": (("check", "r", "--ask-again"), ("--judge",)),
     "a quality gate without a judge": (
         ("run", "d.jsonl", "-m", "sim-good@at-gemini", "-o", "x", "--fail-under", "0.5"), ("--judge",),
     ),
@@ -662,6 +701,119 @@ def test_the_journal_records_the_judge_and_the_judged_target(make_lab: Callable[
 
 def test_the_id_of_a_question_is_the_start_of_its_digest() -> None:
     assert Question("{}", "ab" * 16).id == "abababababab"
+
+
+# Answers that are no verdict
+
+
+def records_of(lab: Lab, kind: str) -> list[Plain]:
+    records = [decode_line(line.raw) for line in JournalScan(lab.loaded.folder.segments()).lines()]
+    return [record for record in records if record["kind"] == kind and record.get("role") == "judge"]
+
+
+def test_a_judge_that_never_answers_in_form_gives_no_verdict_and_is_asked_again_only_on_request(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab()
+    judge = "sim-echo@at-openai"
+    config = lab.path / "convbatch.toml"
+    config.write_text(config.read_text() + "[judge]\nmax_output_tokens = 900\n")
+    done = lab.run("--judge", judge, "--fail-under", "0.5")
+    assert (done.code, lab.asked("sim-echo")) == (3, 10), done.err
+    ask_again = f"to ask the judge again (paid again):\n  convbatch check r --judge {judge} --ask-again\n"
+    assert done.err.endswith(f"5 checks without a verdict; {ask_again}"), done.err
+    assert "5 checks without a verdict: the judge's answer could not be read: it has no" in done.err
+    assert "gate: not decided, the run is incomplete: 2 dialogues" in done.err
+    assert f"judge {judge}: 5 questions, 5 answered, 5 without a verdict, 5 repair questions, 10 attempts" in done.out
+    assert "0/0" in done.out
+    rubrics: Any = lab.loaded.verdicts[lambda frame: frame["judge"].notna()]
+    assert rubrics["passed"].isna().all()
+    assert rubrics["error"].notna().all()
+    assert list(lab.loaded.turns["checks_without_verdict"]) == [1, 2, 1]
+    judges = json.loads(lab("report", "r", "--json").out)["judges"]["rows"][0]
+    assert (judges["questions"], judges["repairs"], judges["without_verdict"]) == (5, 5, 5)
+    assert Decimal(str(judges["cost"])) == lab.cost("sim-echo")
+    assert lab("resume", "r", "--no-progress").code == lab.check(judge=judge).code == 3
+    plain = lab("check", "r")
+    assert (plain.code, ask_again in plain.err) == (3, True)
+    assert lab.asked("sim-echo") == 10, "an answer that is no verdict was paid for again"
+    assert lab.check("--ask-again", judge=judge).code == 3
+    assert lab.asked("sim-echo") == 20
+
+
+def test_one_repair_question_gets_the_verdict_of_an_answer_that_cannot_be_read(make_lab: Callable[..., Lab]) -> None:
+    second: Plain = {"model": "sim-mumbler", "turn": 2, "count": 1}
+    lab = make_lab(faults=FaultScript.of([{"match": second, "action": "error", "kind": "bad_request"}]))
+    lab.run()
+    cut = lab.check("-j", "1", "--max-cost", "1USD", judge="sim-mumbler@at-openai")
+    assert cut.code == 3
+    assert "1 question to the judge is open; continue with:" in cut.err
+    assert "its form has not been asked for yet" not in cut.err
+    assert lab.check(judge="sim-mumbler@at-openai").code == 0
+    assert lab.asked("sim-mumbler") == 5 + 1 + 5
+    by_words = verdicts(lab.loaded)
+    mumbled = [entry for entry in lab.provider.ledger.entries if entry.model == "sim-mumbler"]
+    first = {entry.history[1][1]: entry for entry in mumbled if entry.turn == 1 and entry.history}
+    for entry in mumbled:
+        if entry.turn == 2 and entry.history:
+            roles = [role for role, _ in entry.history]
+            assert (roles, entry.history[1][1] in first) == (["system", "user", "model", "user"], True)
+            assert "I would say that it" in entry.history[2][1]
+    asked = {record["asked"] for record in records_of(lab, "turn") if "repairs" not in record}
+    assert {record["repairs"] for record in records_of(lab, "turn") if "repairs" in record} == asked
+    cost = json.loads(lab("report", "r", "--json").out)["judges"]["rows"][0]["cost"]
+    assert Decimal(str(cost)) == lab.cost("sim-mumbler")
+    assert lab.check().code == 0
+    assert verdicts(lab.loaded) == by_words
+
+
+def test_an_output_limit_of_the_judge_is_its_own_and_raising_it_asks_only_for_missing_verdicts(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab()
+    lab.run()  # with --max-output-tokens 50
+    judge = "sim-judge@at-openai"
+    limited = lab.check("--judge-max-output-tokens", "21", judge=judge)
+    assert limited.code == 3
+    assert "cut off at the judge's output limit (--judge-max-output-tokens raises it)" in limited.err
+    asked, frame = lab.asked(), cast("Any", lab.loaded.verdicts)
+    missing = int(frame["passed"].isna().sum())
+    assert 0 < missing < 5
+    assert lab.check("--judge-max-output-tokens", "20", judge=judge).code == 3
+    assert lab.asked() == asked, "a lower limit asked for a verdict again"
+    assert lab.check(judge=judge).code == 0
+    assert lab.asked() - asked <= 2 * missing
+    assert {record["max_output_tokens"] for record in records_of(lab, "intent")} == {21, 200}
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "limit"),
+    [
+        ("", None, 4096),
+        ("[run.settings]\nmax_output_tokens = 9\nstop = ['x']\ntemperature = 0\n", None, 4096),
+        ("[gateways.google.models.'m'.settings]\nthinking_budget = 1000\n", None, 5096),
+        ("[gateways.google.models.'m'.settings]\nmax_output_tokens = 300\n", None, 300),
+        ("judge.max_output_tokens = 700\n[gateways.google.models.'m'.settings]\nmax_output_tokens = 300\n", None, 700),
+        ("judge.max_output_tokens = 700\n", 800, 800),
+    ],
+)
+def test_a_judges_output_limit_is_its_option_then_its_table_then_its_models_then_a_default(
+    config: str, given: int | None, limit: int
+) -> None:
+    found = judge_target("m@google", read_config(config, Path("c.toml")), NO_OVERRIDES, given).gateway.settings
+    assert found.max_output_tokens == limit
+    assert found.stop is None
+    assert found.temperature == (0 if "temperature" in config else None)
+
+
+def test_a_check_starts_no_question_after_its_deadline(make_lab: Callable[..., Lab]) -> None:
+    slow: Plain = {"match": {"model": "sim-judge"}, "action": "delay", "seconds": 0.15}
+    lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(4)], faults=FaultScript.of([slow]))
+    lab.run()
+    done = lab.check("-j", "1", "--deadline", "0.1s")
+    assert done.code == 3
+    assert "deadline reached: 3 questions to the judge are open; continue with:" in done.err
+    assert lab.asked() == 1
 
 
 # Folders, options and edited files

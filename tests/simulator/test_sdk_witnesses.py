@@ -156,7 +156,7 @@ def test_google_sdk_lists_models_over_several_pages(clients: Clients) -> None:
     names = [model.name for model in clients.google().models.list(config={"page_size": 3})]
 
     assert names[:2] == ["models/sim-good", "models/sim-drift"]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 11
 
 
 def test_google_sdk_with_a_bare_authorization_header_is_accepted(server: Server) -> None:
