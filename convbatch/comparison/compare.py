@@ -207,6 +207,11 @@ class Comparison:
         """Whether nothing is concluded because one model served both sides under two names."""
         return self.served.one_model is not None and not self.allow_mismatch
 
+    @cached_property
+    def without_verdict(self) -> list[str]:
+        """Paired dialogues that lack the primary metric on a side because a check has no verdict."""
+        return _without_verdict(self.primary, self.pairs)
+
     @property
     def exit_code(self) -> ExitCode:
         """Exit code of the command: 0, 1 or 3."""
@@ -502,14 +507,20 @@ def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
     for one in judged:
         missing = len(pairs.whole) - one.result.dialogues
         if one.is_open:
+            lacking = _without_verdict(one.result.metric, pairs)
+            also = f", or lack a verdict ({len(lacking):,})" if lacking else ""
             yield (
                 f"{one.result.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
-                "one side only, wholly or in part: nothing is concluded from the rest"
+                f"one side only, wholly or in part{also}: nothing is concluded from the rest"
             )
         elif missing:
             yield f"{one.result.metric} is missing on one side or both in {missing} of {len(pairs.whole)} dialogues"
         if one.result.draws is not None:
             yield f"{one.result.metric}: p is from {one.result.draws:,} random sign flips with a fixed seed"
+
+
+def _without_verdict(metric: str, pairs: Pairs) -> list[str]:
+    return [one.dialogue for one in pairs.whole if metric in PASS_METRICS and one.lacks_verdict(metric)]
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

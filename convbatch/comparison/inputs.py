@@ -21,6 +21,7 @@ from convbatch.journal.manifest import ManifestGateway
 from convbatch.journal.run_folder import find_run
 from convbatch.results.columns import CONVERSATIONS
 from convbatch.results.conversations import dialogues_with_checks
+from convbatch.results.missing_verdicts import missing_verdicts
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import RESULTS, Run, load
 from convbatch.results.served import served_counts, served_notes
@@ -340,6 +341,8 @@ def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[
         if different:
             yield f"{len(different):,} dialogues have different settings of their own ({_list_names(different)})"
     for side, chosen in (("base", base), ("candidate", candidate)):
+        for note in missing_verdicts(chosen.run).notes(chosen.targets):
+            yield f"{side}: {note}"
         simulated = [target for target in chosen.targets if target.endswith("@simulator")]
         if chosen.run.damaged_places:
             yield f"{side}: {chosen.run.damaged_places} damaged places in the journal are left out"

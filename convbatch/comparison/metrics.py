@@ -158,9 +158,17 @@ class Coverage(NamedTuple):
 
 
 def coverage(metric: str, pairs: Sequence[Pair]) -> Coverage:
-    """Count the dialogues that have the metric on either side, and those where the sides are uneven."""
-    sizes = [(_size(metric, pair), max(_size(metric, side) for side in pair.alone)) for pair in pairs]
-    return Coverage(sum(larger > 0 for _, larger in sizes), sum(larger > both for both, larger in sizes))
+    """Count the dialogues that have the metric on either side, and those where the sides are uneven.
+
+    A dialogue that would have it but for a verdict that a judge did not give counts as both.
+    """
+    either_side = uneven = 0
+    for pair in pairs:
+        larger = max(_size(metric, side) for side in pair.alone)
+        lacks = metric in PASS_METRICS and pair.lacks_verdict(metric)
+        either_side += lacks or larger > 0
+        uneven += lacks or larger > _size(metric, pair)
+    return Coverage(either_side, uneven)
 
 
 def why_not(metric: str, pairs: Sequence[Pair]) -> str:

@@ -17,6 +17,7 @@ FAILED = frozenset({"error", "skipped"})
 TURN_COLUMNS = (
     "dialogue", "target", "repeat", "turn", "tags", "status", "user", "reply", "tool_calls", "input_tokens",
     "output_tokens", "cost", "currency", "latency_s", "checks_passed", "checks_failed", "score",
+    "checks_without_verdict",
 )  # fmt: skip
 """Columns read from `turns`, in this order."""
 CONVERSATION_COLUMNS = (
@@ -28,6 +29,7 @@ CONVERSATION_COLUMNS = (
     "checks_failed",
     "score",
     "dialogue_pass",
+    "checks_without_verdict",
 )
 """Columns read from `conversations`, in this order."""
 SampleKey = tuple[str, int]
@@ -54,11 +56,12 @@ class ComparedTurn(NamedTuple):
     checks_passed: int | None
     checks_failed: int | None
     score: float | None
+    checks_without_verdict: int | None = None
 
     @property
     def passed(self) -> bool | None:
-        """Value of `turn_pass`: None without checks, and while the turn is pending."""
-        return _passed(self.status, self.checks_passed, self.checks_failed)
+        """Value of `turn_pass`: None without checks, while the turn is pending, and where it depends on a judge."""
+        return _passed(self)
 
     @property
     def visible_reply(self) -> tuple[str | None, str | None, bool]:
@@ -77,17 +80,21 @@ class ComparedConversation(NamedTuple):
     checks_failed: int | None
     score: float | None
     dialogue_pass: bool | None
+    checks_without_verdict: int | None = None
 
     @property
     def passed(self) -> bool | None:
-        """Whether the dialogue's own checks pass; None without any."""
-        return _passed(self.status, self.checks_passed, self.checks_failed)
+        """Whether the dialogue's own checks pass; None without any, and where it depends on a judge."""
+        return _passed(self)
 
 
-def _passed(status: str, checks_passed: int | None, checks_failed: int | None) -> bool | None:
-    if status == "pending" or not (checks_passed or 0) + (checks_failed or 0):
+def _passed(row: ComparedTurn | ComparedConversation) -> bool | None:
+    """Return whether the checks of a row pass: a failed one decides, else one without a verdict leaves it open."""
+    if row.status == "pending" or not (row.checks_passed or 0) + (row.checks_failed or 0):
         return None
-    return not checks_failed and status not in FAILED
+    if row.checks_failed or row.status in FAILED:
+        return False
+    return None if row.checks_without_verdict else True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,6 +108,16 @@ class Side:
     def pending(self) -> bool:
         """Whether any turn is pending."""
         return any(turn.status == "pending" for samples in self.turns.values() for turn in samples.values())
+
+    def lacks_verdict(self, metric: str) -> bool:
+        """Return whether a sample has checks, but not this metric because one of them has no verdict."""
+        own = list(self.conversations.items())
+        turns = [(sample, turn) for samples in self.turns.values() for sample, turn in samples.items()]
+        if metric == "dialogue_pass":
+            open_samples = {sample for sample, row in (*own, *turns) if row.checks_without_verdict}
+            return any(row.dialogue_pass is None and sample in open_samples for sample, row in own)
+        rows = turns if metric == "turn_pass" else [*turns, *own]
+        return any(row.checks_without_verdict and _value_of(metric, row) is None for _, row in rows)
 
     @property
     def samples(self) -> set[SampleKey]:
@@ -119,6 +136,10 @@ class Side:
     def dialogue_pass(self) -> float | None:
         """Return the share of samples in which the whole dialogue passed; None without checks."""
         return mean(conversation.dialogue_pass for conversation in self.conversations.values())
+
+
+def _value_of(metric: str, row: ComparedTurn | ComparedConversation) -> float | None:
+    return row.score if metric == "score" else row.passed
 
 
 class PairedTurn(NamedTuple):
@@ -147,6 +168,10 @@ class Pair:
     def pending(self) -> bool:
         """Whether any turn is pending on either side."""
         return self.base.pending or self.candidate.pending
+
+    def lacks_verdict(self, metric: str) -> bool:
+        """Return whether a sample of either side has not this metric because a check has no verdict."""
+        return self.base.lacks_verdict(metric) or self.candidate.lacks_verdict(metric)
 
     def of_target(self, target: str) -> Pair:
         """Return the same pair with one target only."""
@@ -282,6 +307,8 @@ def _conversation_from_turns(side: Side, sample: SampleKey) -> ComparedConversat
     turns = [samples[sample] for samples in side.turns.values() if sample in samples]
     judged = [turn.passed for turn in turns if turn.passed is not None]
     passed = all(judged) and not any(turn.status in FAILED for turn in turns) if judged else None
+    if passed and any(turn.passed is None and turn.checks_without_verdict for turn in turns):
+        passed = None
     return ComparedConversation(turns[0].dialogue, turns[0].target, turns[0].repeat, "ok", None, None, None, passed)
 
 

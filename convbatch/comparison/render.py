@@ -115,6 +115,7 @@ def to_value(comparison: Comparison) -> dict[str, Any]:
             "failed_base": pairs.failed_base,
             "failed_candidate": pairs.failed_candidate,
             "pending": len(pairs.pending),
+            "without_verdict": len(comparison.without_verdict),
         },
         "metrics": [metric_record(one) for one in comparison.judged],
         "unavailable": dict(comparison.unavailable),
@@ -153,16 +154,17 @@ def to_markdown(comparison: Comparison) -> str:
 def to_junit(comparison: Comparison) -> bytes:
     """Return the comparison as JUnit XML: every dialogue is a test case, which fails when one of its turns got worse.
 
-    A dialogue that fails on both sides has not changed and passes; a pending or unmatched one is skipped. The verdict
-    is a property of the suite: the exit code decides whether a build fails.
+    A dialogue that fails on both sides has not changed and passes; one that is pending, unmatched or without a verdict
+    is skipped. The verdict is a property of the suite: the exit code decides whether a build fails.
     """
     flips: dict[str, list[Flip]] = {}
     for flip in comparison.flips:
         if flip.change == "harmful":
             flips.setdefault(flip.dialogue, []).append(flip)
     pairs = comparison.pairs
-    names = [pair.dialogue for pair in pairs.whole]
-    left_out = {name: "pending" for name in pairs.pending}
+    left_out = {name: "a check without a verdict" for name in comparison.without_verdict if name not in flips}
+    names = [pair.dialogue for pair in pairs.whole if pair.dialogue not in left_out]
+    left_out |= {name: "pending" for name in pairs.pending}
     left_out |= {name: "only in the base" for name in pairs.only_base}
     left_out |= {name: "only in the candidate" for name in pairs.only_candidate}
     counts = {"tests": len(names) + len(left_out), "failures": len(flips), "errors": 0, "skipped": len(left_out)}
@@ -383,6 +385,7 @@ def _facts(comparison: Comparison) -> Iterator[str]:
         (len(pairs.only_base), "only in the base"),
         (len(pairs.only_candidate), "only in the candidate"),
         (len(pairs.pending), "pending"),
+        (len(comparison.without_verdict), "without a verdict"),
     ):
         parts += [f"{count:,} {what}"] if count else []
     if pairs.failed_base or pairs.failed_candidate:

@@ -21,6 +21,7 @@ import convbatch as package
 from convbatch.comparison import render, stats
 from convbatch.comparison.compare import Comparison, ComparisonRules, compare_frames
 from convbatch.comparison.harm_bound import harm_bound
+from convbatch.comparison.pairing import TURN_COLUMNS, ComparedTurn
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
 from convbatch.results.export import write_content
@@ -70,7 +71,7 @@ def test_json_output_matches_the_example_of_the_contract() -> None:
     assert (document["verdict"], document["exit_code"], document["primary"]) == ("regression", 1, "dialogue_pass")
     assert document["pairs"] == {
         "dialogues": 200, "turns": 200, "only_base": 0, "only_candidate": 0, "failed_base": 0, "failed_candidate": 0,
-        "pending": 0,
+        "pending": 0, "without_verdict": 0,
     }  # fmt: skip
     metric = document["metrics"][0]
     assert metric.keys() >= CONTRACT
@@ -426,6 +427,35 @@ def test_a_metric_known_on_one_side_only_in_over_5_percent_of_dialogues_is_incon
     assert (many.verdict, many.exit_code) == ("inconclusive", 3)
     assert json.loads(render.to_json(many))["metrics"][0]["uneven"] == 6
     assert f"{metric}: 6 of 100 dialogues have it on one side only" in render.sentence(many)
+
+
+@each(
+    ("checks_passed", "checks_failed", "without", "passed"),
+    [(1, 0, 1, None), (0, 1, 1, False), (None, None, 1, None), (1, 0, 0, True), (1, 0, None, True)],
+)
+def test_a_check_without_a_verdict_leaves_its_turn_open_unless_another_failed(
+    checks_passed: int | None, checks_failed: int | None, without: int | None, passed: bool | None
+) -> None:
+    given = {"checks_passed": checks_passed, "checks_failed": checks_failed, "checks_without_verdict": without}
+    cells: Any = {**dict.fromkeys(TURN_COLUMNS), "status": "ok", **given}
+    assert ComparedTurn(**cells).passed is passed
+
+
+def test_dialogues_without_a_verdict_are_counted_and_never_taken_for_failed_or_equal() -> None:
+    def comparison_with_unjudged(count: int) -> Comparison:
+        judged = [row(f"d{n}", passed=True, checks_without_verdict=0) for n in range(count, 100)]
+        frame = pd.DataFrame([row(f"d{n}", passed=True, checks_without_verdict=1) for n in range(count)] + judged)
+        return compare_frames(frame, frame, rules=ComparisonRules(margin=0.5))
+
+    few, many = comparison_with_unjudged(5), comparison_with_unjudged(6)
+    assert (few.verdict, few.judged[0].result.dialogues, few.judged[0].result.base) == ("non-inferior", 95, 1.0)
+    assert json.loads(render.to_json(few))["pairs"]["without_verdict"] == 5
+    assert (many.verdict, many.exit_code) == ("inconclusive", 3)
+    assert "6 of 100 dialogues have it on one side only, wholly or in part, or lack a verdict (6)" in render.sentence(
+        many
+    )
+    cases = ElementTree.fromstring(render.to_junit(many)).findall(".//testcase/skipped")
+    assert [case.get("message") for case in cases] == ["a check without a verdict"] * 6
 
 
 def test_a_turn_that_failed_on_one_side_makes_the_tokens_of_its_dialogue_uneven() -> None:
