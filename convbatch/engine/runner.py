@@ -188,15 +188,11 @@ class Runner:
                 return
             try:
                 await self._run_conversation(worker, conversation)
-            except JournalReplaced as error:
-                self._replaced = error
-                self.stop("journal")
+            except (JournalReplaced, BudgetReached) as end:
+                self._stop_after(end)
                 return
             except ConvbatchError:
                 raise
-            except BudgetReached:
-                self.stop("budget")
-                return
             except LimiterStalled as stalled:
                 self._suspend(worker, str(stalled))
                 return
@@ -211,6 +207,12 @@ class Runner:
                 self._listener.note(f"internal error in dialogue {conversation.dialogue.id!r}; it stays pending")
             if passed % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def _stop_after(self, end: JournalReplaced | BudgetReached) -> None:
+        """Send no more; what is in flight is finished and stored."""
+        if isinstance(end, JournalReplaced):
+            self._replaced = end
+        self.stop("journal" if isinstance(end, JournalReplaced) else "budget")
 
     async def _run_conversation(self, worker: TargetWorker, conversation: Conversation) -> None:
         state = ConversationState(conversation, self._rules.history, self._past)

@@ -116,7 +116,7 @@ class Journal:
         """Write a record without a sync: it survives a kill, but not a power cut.
 
         Raises:
-            JournalReplaced: The file is no longer in the run folder, or was changed; what is in flight may be committed.
+            JournalReplaced: The file is no longer in the run folder, or was changed; `commit` still works if it can.
             JournalError: This write or an earlier one failed.
         """
         self._tail.refuse_replaced()
