@@ -45,7 +45,7 @@ from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
 from convbatch.session.spec import SessionSpec
-from convbatch.session.trust import Trust, remember_folder
+from convbatch.session.trust import Trust, is_inside, remember_folder
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway
@@ -211,9 +211,10 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     judges = judges[-1:] if wants_judge(manifest) else []
     folder.refuse_lost_journal(manifest)
     _refuse_another_dataset(folder, manifest)
-    credentials = _credentials_to_resume([target.gateway for target in (*targets, *judges)], options.env_file)
     trust = Trust.in_folder(folder, manifest)
     trust.require_endpoints(folder, (*targets, *judges))
+    gateways = [target.gateway for target in (*targets, *judges)]
+    credentials = _credentials_to_resume(folder, gateways, options.env_file)
     # Of a finished run a command would print a key that nobody needs; if a turn is open after all, it is run then.
     check_reachable((*targets, *judges), rules.concurrency, credentials, run_commands=manifest.state != "finished")
     max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
@@ -234,10 +235,13 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     )
 
 
-def _credentials_to_resume(gateways: Sequence[Gateway], env_file: Path | None) -> Credentials:
-    """Return the keys; only where one is missing, the config in the working directory is asked for its `env_file`."""
+def _credentials_to_resume(folder: RunFolder, gateways: Sequence[Gateway], env_file: Path | None) -> Credentials:
+    """Return the keys; only where one is missing, the config in the working directory is asked for its `env_file`.
+
+    Not a config that came with the run folder: its file could also name a proxy.
+    """
     credentials = Credentials.load(gateways, env_file=env_file)
-    if env_file is not None or not credentials.missing(gateways):
+    if env_file is not None or not credentials.missing(gateways) or is_inside(folder):
         return credentials
     return Credentials.load(gateways, configured=_load_config(None).env_file)
 

@@ -128,7 +128,7 @@ class Trust:
         untrusted = [target for target in targets if not self._is_recorded(target, known)]
         configs: list[Config] = []
         for load in (load_shipped_config, load_config):
-            if untrusted and not (load is load_config and _is_inside(folder)):
+            if untrusted and not (load is load_config and is_inside(folder)):
                 configs.append(load())
                 untrusted = [target for target in untrusted if not _is_named(target, configs[-1])]
         if untrusted:
@@ -207,7 +207,7 @@ def _display_state() -> str:
         return "the user's state directory (there is no home directory)"
 
 
-def _is_inside(folder: RunFolder) -> bool:
+def is_inside(folder: RunFolder) -> bool:
     """Return whether the working directory is in the run folder: then a `convbatch.toml` there came with it."""
     return Path.cwd().is_relative_to(folder.path.resolve())
 
