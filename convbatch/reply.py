@@ -120,7 +120,7 @@ class StatedLimit(NamedTuple):
 
 
 class StatedLimits(NamedTuple):
-    """Limits that a response tells; None where it tells nothing."""
+    """Limits that a response states; None where it states none."""
 
     requests: StatedLimit | None = None
     tokens: StatedLimit | None = None
@@ -148,7 +148,7 @@ class Attempt(NamedTuple):
     renews_key: bool = False
     """Whether the key was refused and the gateway's key command prints another one before the next attempt."""
     stated_limits: StatedLimits | None = None
-    """Limits over at most a minute that the response tells."""
+    """Limits over at most a minute that the response states."""
 
 
 def billed_usage(cls: str, kind: str | None, usage: Usage) -> Usage:

@@ -370,7 +370,7 @@ class RateLimiter:
         self._slot_s = self._next_slot = 0.0
         self._rate_text = ""
         self.tpm = tpm
-        """Limit of tokens a minute, configured or told by the gateway; None if there is none."""
+        """Limit of tokens a minute, configured or stated by the gateway; None if there is none."""
         self._is_configured = (bool(rates), tpm is not None)
         self._stated: tuple[tuple[int, float] | None, tuple[int, float] | None] = (None, None)
         if rates:
@@ -508,7 +508,7 @@ class RateLimiter:
     def use_stated(
         self, requests: tuple[int, float] | None, tokens: tuple[int, float] | None, *, may_lower: bool = True
     ) -> None:
-        """Keep limits that the gateway tells, as (count, window in seconds); configured ones come first.
+        """Keep limits that the gateway states, as (count, window in seconds); configured ones come first.
 
         Args:
             requests: Limit of requests; those that were sent before count, too.
@@ -520,8 +520,8 @@ class RateLimiter:
         if requests is not None and not has_rates and _replaces(requests, known_requests, may_lower=may_lower):
             self._stated = (requests, known_tokens)
             self._use_stated_rate(requests)
-        if tokens is None or has_tpm or tokens[1] != _TOKEN_WINDOW_S:
-            return
+        if tokens is None or has_tpm or tokens[1] != _TOKEN_WINDOW_S or tokens[0] < self._token_pace.traffic.largest:
+            return  # a limit smaller than a turn that was answered is not one of tokens a minute
         if _replaces(tokens, known_tokens, may_lower=may_lower):
             self._stated = (self._stated[0], tokens)
             self.tpm = tokens[0]
@@ -536,6 +536,7 @@ class RateLimiter:
         sent = self._pace.traffic.times(now)
         drained_s = seconds_until_drained(sent, now, [limit], jitter_s)
         self._pause.wait_until(now + drained_s, "earlier requests still count")
+        self._rate_text += ", as the gateway states"
         self._swing(f"the gateway allows {_rate_text(limit)}", now)
 
     def _set_rate(self, rates: Sequence[tuple[int, float]], jitter_s: float) -> None:

@@ -157,7 +157,7 @@ class LearnedPace:
             self._slot = max(self._slot, now) + amount / rate
 
     def settle(self, reserved: float, amount: float, now: float) -> None:
-        """Count the amount of a request, which its reply has told."""
+        """Count the amount of a request, which its reply reports."""
         if amount > 0:
             self.traffic.add(amount, now)
         if (rate := self.per_second(now)) is not None:
@@ -196,7 +196,7 @@ class LearnedPace:
         return self._rate
 
     def _went_through(self, before: float | None, sent_at: float, now: float) -> float | None:
-        """Return the rate that went through until a refusal; None if it cannot be told."""
+        """Return the rate that went through until a refusal; None if it is not known."""
         marked_at, total, sends = self._mark or (-math.inf, 0.0, 0)
         span_s, sends = sent_at - marked_at, self.traffic.sends - sends
         minute = self.traffic.last_minute(now) / WINDOW_S

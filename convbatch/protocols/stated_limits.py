@@ -1,12 +1,12 @@
-"""The limits that a gateway tells with a response: in headers of any response, in the text or details of a refusal.
+"""The limits that a gateway states with a response: in headers of any response, in the text or details of a refusal.
 
-Only limits over a minute or less are returned: those of a day are not a matter of pace. `counted_by` tells what a
+Only limits over a minute or less are returned: those of a day are not a matter of pace. `counted_by` says what a
 refusal was about. Headers with a prefix of their own, such as those of an upstream that a proxy passes on, are not
 read: its quota is shared with others.
 
 Sources (read 2026-11-27): https://platform.openai.com/docs/guides/rate-limits (x-ratelimit-limit-requests, -tokens),
 https://docs.anthropic.com/en/api/rate-limits (anthropic-ratelimit-requests-limit, -input-tokens-limit),
-https://console.groq.com/docs/rate-limits (the same names as OpenAI's, but requests a day: the reset tells),
+https://console.groq.com/docs/rate-limits (the same names as OpenAI's, but requests a day: the reset shows it),
 https://docs.mistral.ai, https://inference-docs.cerebras.ai (x-ratelimit-limit-tokens-minute),
 https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers (RateLimit-Policy, also as `x-ratelimit-limit`),
 https://ai.google.dev/gemini-api/docs/rate-limits (quotaId, quotaValue).
@@ -61,7 +61,7 @@ _TOKENS = re.compile(
 
 
 def stated_limits(headers: Mapping[str, str], message: str = "", body: bytes | None = None) -> StatedLimits | None:
-    """Return the limits that a response tells; None if it tells none.
+    """Return the limits that a response states; None if it states none.
 
     Args:
         headers: Of the response, names in any case.
@@ -109,7 +109,7 @@ def _limit(found: re.Match[str], value: str, headers: Mapping[str, str]) -> Stat
     if found["unit"]:
         return _of_window(int(value), _UNITS_S[found["unit"][:3]])
     reset = found[0].replace("-limit", "-reset", 1)
-    reset_s = duration_s(next((told for name, told in headers.items() if name.lower() == reset), ""))
+    reset_s = duration_s(next((value for name, value in headers.items() if name.lower() == reset), ""))
     return None if reset_s is not None and reset_s > _LONGEST_RESET_S else StatedLimit(int(value), 60.0)
 
 
@@ -141,5 +141,5 @@ def _of_window(count: int, window_s: float) -> StatedLimit | None:
 
 
 def _slower(*limits: StatedLimit | None) -> StatedLimit | None:
-    told = [limit for limit in limits if limit is not None]
-    return min(told, key=lambda limit: limit.most / limit.window_s, default=None)
+    known = [limit for limit in limits if limit is not None]
+    return min(known, key=lambda limit: limit.most / limit.window_s, default=None)

@@ -180,12 +180,12 @@ def test_swings_are_noted_at_most_once_a_minute():
     assert min(later - earlier for earlier, later in pairwise(noted)) >= 60.0
 
 
-# -- limits that the gateway tells
+# -- limits that the gateway states
 
 
 @settings(max_examples=12, deadline=None)
 @given(limit=st.integers(20, 200), first=st.integers(1, 16), latency_s=st.floats(0.01, 3.0))
-def test_no_window_at_the_server_holds_more_than_a_told_limit(limit: int, first: int, latency_s: float):
+def test_no_window_at_the_server_holds_more_than_a_stated_limit(limit: int, first: int, latency_s: float):
     async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=first)
         sent: list[float] = []
@@ -207,7 +207,7 @@ def test_no_window_at_the_server_holds_more_than_a_told_limit(limit: int, first:
     assert max_in_window(in_virtual_time(scenario), 60.0) <= limit
 
 
-def test_a_configured_rate_comes_before_a_told_one():
+def test_a_configured_rate_comes_before_a_stated_one():
     async def scenario(clock: VirtualClock) -> float:
         limiter = RateLimiter(clock=clock, concurrency=100, rates=[(1200, 60.0)], tpm=100)
         limiter.use_stated((1, 60.0), (1, 60.0))
@@ -218,7 +218,7 @@ def test_a_configured_rate_comes_before_a_told_one():
     assert in_virtual_time(scenario) < 2.0
 
 
-def test_told_tokens_are_kept_and_the_larger_of_two_upstreams_counts():
+def test_stated_tokens_are_kept_and_the_larger_of_two_upstreams_counts():
     async def scenario(clock: VirtualClock) -> list[float]:
         limiter = RateLimiter(clock=clock, concurrency=100)
         limiter.use_stated(None, (1000, 60.0))
