@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings, Turn, effective_settings
 from convbatch.engine.budget import BudgetReached, Reservation
+from convbatch.engine.call import Call
 from convbatch.engine.client import NotSentCancelled
 from convbatch.engine.conversation import ConversationState, Past, TurnEnd
 from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit
@@ -23,6 +24,7 @@ from convbatch.engine.retry import (
     GiveUp,
     RetryState,
     SendAgain,
+    Step,
     SuspendTarget,
     next_step,
     signal,
@@ -76,8 +78,12 @@ class Listener(Protocol):
         """Record that a row reached a terminal state; `before`: in an earlier session."""
         ...
 
-    def attempt_done(self, target: str, attempt: Attempt, *, ends_target: bool) -> None:
-        """Record a stored attempt; `ends_target`: the target is suspended for it."""
+    def sending(self, call: Call) -> None:
+        """Record a request that is sent next."""
+        ...
+
+    def attempt_done(self, call: Call, attempt: Attempt, step: Step | None) -> None:
+        """Record a stored attempt and what follows it; no step after a reply."""
         ...
 
     def note(self, text: str) -> None:
@@ -348,6 +354,8 @@ class Runner:
                 ident = {**state.ident(number), "key": key, "attempt": attempts, "role": state.role}
                 if reservation is not None:
                     reservation.is_sent = True
+                call = _call(worker, state, number, attempts, permit)
+                self._listener.sending(call)
                 attempt = state.noted(await self._send(worker, ask, ident, size, permit))
                 bare = worker.client.without_refused_signatures(ask, attempt)
                 prices = worker.prices_as_served(attempt.outcome)
@@ -364,8 +372,7 @@ class Runner:
             finally:
                 _close(reservation)
                 worker.release(permit)
-            ends_target = isinstance(step, SuspendTarget)
-            self._listener.attempt_done(worker.target.name, attempt, ends_target=ends_target)
+            self._listener.attempt_done(call, attempt, step)
             if end is not None:
                 return end
             if not isinstance(step, SendAgain):
@@ -548,6 +555,19 @@ class Runner:
 def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings: Settings) -> int:
     limiter = worker.limiter
     return worker.token_estimates.estimate(state, settings, limit=limiter.tpm) if limiter.counts_tokens else 0
+
+
+def _call(worker: TargetWorker, state: ConversationState, turn: int, number: int, permit: Permit) -> Call:
+    conversation = state.conversation
+    return Call(
+        worker.target.name,
+        conversation.dialogue.id,
+        conversation.repeat,
+        turn if conversation.about is None else conversation.about.turn or 0,
+        number,
+        permit.waited_s,
+        worker.in_flight,
+    )
 
 
 def _close(reservation: Reservation | None) -> None:

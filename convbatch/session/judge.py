@@ -24,6 +24,7 @@ from convbatch.pricing import ExchangeRates
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.options import CheckOptions
 from convbatch.session.preflight import check_reachable
+from convbatch.session.run_log import log_spec
 from convbatch.session.spec import Role, SessionResult, SessionSpec
 from convbatch.session.trust import remember_endpoint
 
@@ -113,6 +114,7 @@ def prepare_judging(folder: RunFolder, name: str, options: CheckOptions) -> Sess
         work=JudgeWork(asks_again=options.ask_again),
         resumed=True,
         progress=options.progress,
+        log=log_spec(options),
     )
     spec = _check_ready(spec)
     remember_endpoint(folder, manifest, judge)

@@ -192,7 +192,14 @@ class VerdictOptions:
 class OutputOptions:
     """What is printed while a run goes on."""
 
-    progress: bool = option("--no-progress", default=True, help="No progress bar and no status lines.", panel=OUTPUT)
+    progress: bool = option("--no-progress", default=True, help="No status lines.", panel=OUTPUT)
+    log: Path | None = option(
+        "--log", metavar="FILE", help="Append what happens, in order, to this file.", panel=OUTPUT
+    )
+    log_bodies: bool = option(
+        "--log-bodies", default=False, help="Log each request as sent, without keys.", panel=OUTPUT
+    )
+    verbose: bool = option("-v", "--verbose", default=False, help="Print the log on stderr.", panel=OUTPUT)
 
 
 # Base classes are listed last to first: that is the order in which dataclasses collect their fields.

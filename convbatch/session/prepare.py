@@ -44,6 +44,7 @@ from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
 from convbatch.session.preflight import check_reachable
+from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
 from convbatch.session.trust import Trust, is_inside, remember_folder
 
@@ -65,6 +66,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         InputError: A dataset or configuration that cannot be read.
         JournalError: The first files cannot be written; the folder is removed.
     """
+    log = log_spec(options)
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
@@ -86,6 +88,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         progress=options.progress,
         notes=notes,
         handle_signals=handle_signals,
+        log=log,
     )
 
 
@@ -232,6 +235,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         max_cost=cap,
         progress=options.progress,
         handle_signals=handle_signals,
+        log=log_spec(options),
     )
 
 

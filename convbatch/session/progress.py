@@ -19,9 +19,12 @@ from tqdm import tqdm
 
 from convbatch.console.status_block import StatusBlock, can_repaint
 from convbatch.console.text import printable
+from convbatch.engine.call import Call
 from convbatch.engine.connection_errors import way_out
+from convbatch.engine.retry import GiveUp, SendAgain, Step, SuspendTarget
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Failure, Reply, Status
+from convbatch.session.run_log import RunLog
 from convbatch.session.status_lines import (
     DOWN,
     SUSPENDED,
@@ -98,6 +101,8 @@ class _Target:
     failures: int = 0
     """Requests without an answer since the last one."""
     named_at: float | None = None
+    waits_for: str = ""
+    """Kind of obstacle that was logged last."""
 
 
 class Progress:
@@ -135,6 +140,10 @@ class Progress:
         self._began: float | None = None
         self._last_line = 0.0
         self._pace = Pace()
+        self.log: RunLog | None = None
+        """Gets every event, if there is one."""
+        self.shows_log = False
+        """Whether the log is printed for the user, notes included."""
         self._block = StatusBlock(self._stream) if enabled and can_repaint(self._stream) else None
 
     def turn_done(self, target: str, status: Status, *, before: bool) -> None:
@@ -143,15 +152,16 @@ class Progress:
         of_target.counts[status] += 1
         of_target.new_rows += not before
 
-    def attempt_done(self, target: str, attempt: Attempt, *, ends_target: bool) -> None:
-        """Remember the error of a request that got no reply, and name the first one at once.
+    def sending(self, call: Call) -> None:
+        """Log a request that is sent next."""
+        if self.log is not None:
+            self.log.write("send", f"{call}; waited {call.waited_s:.3f} s, {call.in_flight} in flight")
 
-        Args:
-            target: Name of the target.
-            attempt: The attempt.
-            ends_target: Whether the target is suspended for it, which is a note of its own.
-        """
-        of_target = self._of(target)
+    def attempt_done(self, call: Call, attempt: Attempt, step: Step | None) -> None:
+        """Remember the error of a request that got no reply, and name the first one at once."""
+        if self.log is not None:
+            self.log.write("answer", f"{call}: {attempt_text(attempt, step)}")
+        of_target = self._of(call.target)
         failure = attempt.outcome
         if isinstance(failure, Reply):
             of_target.trouble, of_target.failures = None, 0
@@ -162,10 +172,10 @@ class Progress:
         of_target.failures += 1
         now = self._clock()
         is_due = of_target.named_at is None or now - of_target.named_at >= NAMED_EVERY_S
-        if of_target.failures == 1 and is_due and not ends_target and attempt.http_status is None:
+        if of_target.failures == 1 and is_due and attempt.http_status is None and not isinstance(step, SuspendTarget):
             of_target.named_at = now
-            again = "" if attempt.cls == "timeout" else "; asked again"
-            self.note(f"{target}: {of_target.trouble}{again}")
+            again = "; asked again" if isinstance(step, SendAgain) else ""
+            self.note(f"{call.target}: {of_target.trouble}{again}")
 
     def troubles(self) -> dict[str, str]:
         """Return the latest error of each target that has not answered since, and what to do about it."""
@@ -177,24 +187,35 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a permanent line, if notes are enabled."""
-        if self._notes:
-            self.answer(text)
+        self._announce("note", text, is_shown=self._notes)
 
     def swing(self, text: str) -> None:
         """Print a permanent line about the rate or the requests in flight; like the progress, it can be turned off."""
-        if self._enabled:
-            self.note(text)
+        self._announce("limit", text, is_shown=self._notes and self._enabled)
 
     def answer(self, text: str) -> None:
         """Print a permanent line even if notes are disabled: it responds to what the user just did."""
+        self._announce("signal", text, is_shown=True)
+
+    def show(self, text: str) -> None:
+        """Print a permanent line that is not logged."""
         line = f"convbatch: {printable(redact(text))}"
         if self._block is not None:
             self._block.print_above(line)
         else:
             print(line, file=self._stream, flush=True)  # this class writes to stderr
 
+    def _announce(self, event: str, text: str, *, is_shown: bool) -> None:
+        """Log an event, and print it unless the log is printed anyway."""
+        if self.log is not None:
+            self.log.write(event, text)
+        if is_shown and not self.shows_log:
+            self.show(text)
+
     def refresh(self, now: float, views: Sequence[TargetView], *, spent: str = "", stopping: bool = False) -> None:
         """Show counts and reasons for waiting; called several times a second with a monotonic time."""
+        if self.log is not None:
+            self._log_waits(self.log, views)
         if not self._enabled:
             return
         if self._began is None:
@@ -214,12 +235,22 @@ class Progress:
             self._block.paint(screen_lines(run, *self._block.size()))
         elif now - self._last_line >= PLAIN_EVERY_S:
             self._last_line = now
-            self.note(plain_line(run))
+            if self._notes:
+                self.show(plain_line(run))
 
     def close(self) -> None:
         """Remove the status lines."""
         if self._block is not None:
             self._block.erase()
+
+    def _log_waits(self, log: RunLog, views: Sequence[TargetView]) -> None:
+        """Log when a target begins to wait, waits for something else, or waits no longer."""
+        for view in views:
+            of_target = self._of(view.name)
+            kind = "" if view.obstacle is None or view.why is None else view.obstacle[0]
+            if kind != of_target.waits_for:
+                of_target.waits_for = kind
+                log.write("wait", f"{view.name}: {view.why or 'no longer'}")
 
     def _of(self, target: str) -> _Target:
         return self._targets.setdefault(target, _Target(None))
@@ -247,6 +278,34 @@ class Progress:
             others=", ".join(f"{n:,} {status}" for status in _OTHERS if (n := of_target.counts[status])),
             left_s=left_s,
         )
+
+
+def attempt_text(attempt: Attempt, step: Step | None) -> str:
+    """Return the result of an attempt and what follows it, for the log."""
+    took = "" if attempt.latency_s is None else f" in {attempt.latency_s:.3f} s"
+    outcome = attempt.outcome
+    if isinstance(outcome, Reply):
+        counts = f"{outcome.usage.input_tokens} in, {outcome.usage.output_tokens} out"
+        note = "" if attempt.wire_note is None else f"; {attempt.wire_note}"
+        return f"HTTP {attempt.http_status}{took}, {outcome.finish_reason}, {counts}{note}"
+    status = "no answer" if attempt.http_status is None else f"HTTP {attempt.http_status}"
+    hint = "" if outcome.retry_after_s is None else f"; asks to wait {outcome.retry_after_s:g} s"
+    message = " ".join(outcome.message.split())
+    return f"{status}{took}, {outcome.kind}, {attempt.cls}: {message}{hint}; {_step_text(step)}"
+
+
+def _step_text(step: Step | None) -> str:
+    match step:
+        case SendAgain(wait_s=0.0):
+            return "sent again when the limiter admits it"
+        case SendAgain():
+            return f"sent again after {step.wait_s:.3f} s"
+        case GiveUp():
+            return f"given up: {step.reason}"
+        case SuspendTarget():
+            return f"the target is suspended: {step.reason}"
+        case None:
+            return "the turn ends"
 
 
 def error_text(failure: Failure, http_status: int | None) -> str:

@@ -100,6 +100,7 @@ async def run_session_async(
             clock=system.clock.monotonic,
         )
         stack.callback(progress.close)
+        connect = _start_log(spec, stack, system, progress, connect or http_transports(spec.credentials))
         for note in journal.notes:
             progress.note(note)
         if spec.resumed and journal.session == 1:
@@ -107,7 +108,7 @@ async def run_session_async(
         reuse = None
         if spec.reuse is not None:
             reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse, by_key=True)))
-        workers = await build_workers(spec, stack, system, connect or http_transports(spec.credentials), past, progress)
+        workers = await build_workers(spec, stack, system, connect, past, progress)
         for worker in workers:
             worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)
         runner = Runner(
@@ -122,7 +123,7 @@ async def run_session_async(
         begun = system.clock.monotonic()
         async with stop_on_signals(runner, progress) if spec.handle_signals else nullcontext():
             plans = {worker.target.name: work.plan(spec, worker.target, past) for worker in workers}
-            with _refreshing(progress, runner, budget) if spec.progress else nullcontext():
+            with _refreshing(progress, runner, budget) if spec.progress or progress.log else nullcontext():
                 error = await _run_all(runner, plans)
             result = _session_result(rows, runner, budget, error)
             result = replace(result, unanswered=_unanswered(progress, runner))
@@ -130,10 +131,38 @@ async def run_session_async(
                 await _close(spec, journal, result)
             except JournalError as failed:
                 result = replace(_session_result(rows, runner, budget, error or failed), unanswered=result.unanswered)
+            if progress.log is not None:
+                progress.log.write("end", f"{result.reason}, {result.open_turns} of {result.rows} rows open")
     result = replace(result, elapsed_s=system.clock.monotonic() - begun)
     if runner.reason == "interrupted" != result.reason:  # after the last reply
         return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
     return result
+
+
+def _start_log(
+    spec: SessionSpec,
+    stack: AsyncExitStack,
+    system: System,
+    progress: Progress,
+    connect: Callable[[Gateway], Transport],
+) -> Callable[[Gateway], Transport]:
+    """Start the log, if one is asked for; return what opens the transports, which log bodies if that is asked for."""
+    from convbatch.session.run_log import LoggedTransport, RunLog
+
+    if not spec.log.is_wanted:
+        return connect
+    log = RunLog(
+        spec.log.path,
+        show=progress.show if spec.log.is_shown else None,
+        redactor=spec.credentials.redactor(),
+        wall=system.clock.wall,
+        on_failure=progress.show,
+    )
+    stack.callback(log.close)
+    progress.log, progress.shows_log = log, spec.log.is_shown
+    names = ", ".join(target.name for target in spec.targets)
+    log.write("begin", f"convbatch {__version__}, run folder {spec.folder.path}, {spec.work.role} calls of {names}")
+    return (lambda gateway: LoggedTransport(connect(gateway), log)) if spec.log.has_bodies else connect
 
 
 async def _close(spec: SessionSpec, journal: Journal, result: SessionResult) -> None:

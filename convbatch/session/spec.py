@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -102,6 +103,25 @@ class ModelWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogSpec:
+    """Where the log of a session goes, and what it holds."""
+
+    path: Path | None = None
+    is_shown: bool = False
+    """Whether it is printed on stderr."""
+    has_bodies: bool = False
+    """Whether it holds each request as sent."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a log at all."""
+        return self.path is not None or self.is_shown
+
+
+NO_LOG = LogSpec()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """Everything decided before the first request of a session."""
 
@@ -122,6 +142,7 @@ class SessionSpec:
     notes: bool = True
     """Print notes to stderr; responses to signals are printed in any case."""
     handle_signals: bool = True
+    log: LogSpec = NO_LOG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

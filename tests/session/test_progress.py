@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbatch.console.status_block import StatusBlock, cell_width
+from convbatch.engine.call import Call
+from convbatch.engine.retry import INITIAL_RETRY_STATE, SendAgain
 from convbatch.reply import Attempt, Failure
 from convbatch.session.progress import PLAIN_EVERY_S, Progress, TargetView
 from convbatch.session.status_lines import DOWN, RunStatus, TargetStatus, clip, duration, plain_line, screen_lines
 from convbatch.session.time_left import Pace
 from tests.support.tables import each
 
+CALL = Call("m@down", "d1", 1, 2, 1, 0.0, 1)
 REFUSED = "connection refused 127.0.0.1:1"
 GOOD = TargetStatus(name="sim-good@lab", done=42, planned=279, in_flight=4, left_s=79)
 PAUSED = TargetStatus(
@@ -179,7 +182,8 @@ def test_an_unreachable_server_is_named_at_once_and_then_once_a_minute():
     progress = Progress(10, targets=["m@down"], stream=stream, clock=lambda: now[0])
     for at in (0.0, 0.1, 59.0):
         now[0] = at
-        progress.attempt_done("m@down", failed(f"could not connect: {REFUSED}"), ends_target=False)
+        attempt = failed(f"could not connect: {REFUSED}")
+        progress.attempt_done(CALL, attempt, SendAgain(wait_s=1.0, retry_state=INITIAL_RETRY_STATE))
     assert stream.getvalue() == f"convbatch: m@down: {REFUSED}; asked again\n"
     why = progress.troubles()["m@down"]
     assert why.startswith(f"{REFUSED} (3 requests without a reply): start the server, or correct base_url")
