@@ -36,8 +36,17 @@ def test_secret_headers_are_sent_and_never_stored_or_shown(convbatch: Command, t
         assert gateway.requests == []
         assert not (tmp_path / "out").exists()
 
-        done = convbatch("run", "d.jsonl", "-m", "m@front", "-o", "out", "-n", "1", TEAM_KEY=" team-secret-1234\n")
+        log = ("--log", "run.log", "--log-bodies")
+        done = convbatch(
+            "run", "d.jsonl", "-m", "m@front", "-o", "out", "-n", "1", *log, TEAM_KEY=" team-secret-1234\n"
+        )
         assert done.code == 0, done.err
+        logged = (tmp_path / "run.log").read_text()
+        assert f"POST {gateway.url}/v1/chat/completions" in logged
+        assert "X-Team: [redacted:TEAM_KEY]" in logged
+        assert '"messages":[' in logged
+        assert [line.split()[1] for line in logged.splitlines()] == ["begin", "send", "request", "answer", "end"]
+        assert not [secret for secret in (CANARY, "team-secret-1234") if secret in logged]
         assert "m@front: secret header Helicone-Auth from CANARY_KEY, secret header X-Team from TEAM_KEY" in done.err
         assert gateway.sent("Helicone-Auth") == [f"Bearer {CANARY}"]
         assert gateway.sent("X-Team") == ["team-secret-1234"]
