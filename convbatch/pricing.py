@@ -19,6 +19,8 @@ from convbatch.reply import Usage
 
 MILLION = Decimal(1_000_000)
 CURRENCY = re.compile(r"[A-Z]{3}")
+NOT_CURRENCIES = {"RMB": "CNY", "YUAN": "CNY", "CNH": "CNY", "YEN": "JPY", "EURO": "EUR", "NTD": "TWD", "STG": "GBP"}
+"""Names that people write for a currency, with its ISO 4217 code."""
 RATES = ("input", "output", "cached_input", "cache_write_input", "cache_write_1h_input", "output_image")
 """The prices of a `Period`."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, g
 
 import typer
 
-from convbatch.cli.options import Command, takes, typer_option
+from convbatch.cli.options import Command, Commands, parse_share, takes, typer_option
 from convbatch.errors import (
     ConvbatchError,
     NotEnoughMemory,
@@ -50,6 +50,7 @@ class SampleBy(StrEnum):
 
 app = typer.Typer(
     name="convbatch",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # its locals would show keys
@@ -465,7 +466,12 @@ def compare(
     ] = None,
     margin: Annotated[
         float | None,
-        typer_option("--margin", help="Largest accepted loss; default 0.02; for tokens, cost and latency 0.05."),
+        typer_option(
+            "--margin",
+            help="Largest accepted loss, e.g. 0.02 or 2%; default 0.02; for tokens, cost and latency 0.05.",
+            parser=parse_share,
+            metavar="SHARE",
+        ),
     ] = None,
     alpha: Annotated[float, typer_option("--alpha", help="Significance level.")] = 0.05,
     fail_on: Annotated[

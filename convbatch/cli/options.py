@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import MISSING
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import PANELS, OptionSpec, option_fields, parse_seconds
@@ -69,6 +71,44 @@ def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Ca
         return command
 
     return decorate
+
+
+_OTHER_COMMANDS = {
+    **dict.fromkeys(("eval", "evaluate", "exec", "start", "test", "replay", "play"), "run"),
+    **dict.fromkeys(("list", "ls", "history", "log", "logs"), "runs"),
+    **dict.fromkeys(("view", "open", "print", "cat"), "show"),
+    **dict.fromkeys(("diff", "cmp"), "compare"),
+    **dict.fromkeys(("lint", "check-dataset"), "validate"),
+    **dict.fromkeys(("import", "transform"), "convert"),
+    **dict.fromkeys(("continue", "retry"), "resume"),
+    **dict.fromkeys(("ping", "models", "config"), "doctor"),
+    **dict.fromkeys(("serve", "mock", "server"), "simulate"),
+    **dict.fromkeys(("export", "csv", "rows"), "table"),
+    "init": "run datasets/quickstart.jsonl",
+}
+"""Commands of other tools, and ours that does the same."""
+
+
+class Commands(TyperGroup):
+    """The commands; one of another tool is answered with ours."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; an unknown one ends the program with a suggestion."""
+        ours = _OTHER_COMMANDS.get(args[0].lower()) if args and args[0] not in self.commands else None
+        if ours is not None:
+            hint = f"did you mean `convbatch {ours}`?"
+            if args[0].lower() == "init":
+                hint = f"nothing needs to be set up: `convbatch {ours}` asks the built-in simulator"
+            ctx.fail(f"No such command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
+
+def parse_share(text: str) -> float:
+    """Read a share as 0.02 or 2%."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*", str(text))
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a share: write 0.02 or 2%")
+    return float(Decimal(match[1]) / (100 if match[2] else 1))
 
 
 def typer_option(*names: str, help: str, **more: Any) -> Any:

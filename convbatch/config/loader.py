@@ -422,6 +422,10 @@ class _Reader:
             elif key == "env_file":
                 hint = "write it at the top of the file, above the first [table]"
                 invalid = InvalidValue(f"unknown key 'env_file' in {where}", hint)
+            elif (name := _OTHER_NAMES.get(key, key)) in SETTING_NAMES and path[-1:] != ("settings",):
+                table_of = "[run.settings]" if path[:1] != ("gateways",) else f'[{_dotted(path)}.models."*".settings]'
+                hint = f"it belongs to {table_of}" if name == key else f"did you mean {name!r}, in {table_of}?"
+                invalid = InvalidValue(f"unknown key {display(key)} in {where}", hint)
             elif key == "settings":
                 hint = f'settings belong to models: [{_dotted(path)}.models."*".settings], or to all: [run.settings]'
                 invalid = InvalidValue(f"unknown key 'settings' in {where}", hint)
@@ -461,6 +465,18 @@ class _Reader:
 
     def _place(self, path: KeyPath, *, containing: str | None = None) -> Place:
         return Place(path=str(self._path), line=self._lines.of(path, containing=containing))
+
+
+_OTHER_NAMES = {
+    **dict.fromkeys(
+        ("max_tokens", "max_completion_tokens", "max_new_tokens", "maxOutputTokens", "maxTokens"), "max_output_tokens"
+    ),
+    "topP": "top_p",
+    "topK": "top_k",
+    "stop_sequences": "stop",
+    "stopSequences": "stop",
+}
+"""Settings by the names that providers give them."""
 
 
 def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:

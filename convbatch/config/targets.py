@@ -104,6 +104,14 @@ def _no_gateway(text: str, config: Config, *, place: Place | None) -> SetupError
             place=place,
             more=f"; if {text!r} is the model's own name, write {text}@GATEWAY",
         )
+    named = re.fullmatch(r"([\w.-]+)[/:](.+)", text)
+    if named is not None and named[1] in config.gateways:
+        known = f"{named[2]}@{named[1]}"
+        return SetupError(
+            f"the model {text!r} has no gateway",
+            place=place,
+            hint=f"did you mean {known!r}? or write {text}@GATEWAY, if that is the model's own name at another gateway",
+        )
     if place is not None:
         hint = f'write "{text}@GATEWAY"'
     else:

@@ -17,7 +17,7 @@ from convbatch.config.gateways import SIMULATOR_URL, RateLimit, SecretHeader, Tp
 from convbatch.config.toml_positions import KeyPath
 from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
-from convbatch.pricing import CURRENCY, exact, parse_money
+from convbatch.pricing import CURRENCY, NOT_CURRENCIES, exact, parse_money
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.encoding import MODEL_PLACEHOLDER
 from convbatch.protocols.thinking_tags import parse_thinking_tags
@@ -76,6 +76,8 @@ def _seconds(key: str, value: Any) -> float:
 
 def currency(key: str, value: Any) -> str:
     """Validate an ISO 4217 code."""
+    if (code := NOT_CURRENCIES.get(str(value).upper())) is not None:
+        raise InvalidValue(f"{value} is no currency code", f'did you mean {key} = "{code}"?', found=value)
     if not isinstance(value, str) or not CURRENCY.fullmatch(value):
         raise InvalidValue(
             f"{key} must be the three capital letters of a currency", f'write {key} = "CNY"', found=value

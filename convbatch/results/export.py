@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from convbatch.errors import SetupError, did_you_mean
+from convbatch.errors import SetupError
 from convbatch.results.columns import Column, Dtype
 from convbatch.results.parquet import Arrow, Rows, schema
 
@@ -92,7 +92,7 @@ def check_suffix(path: Path, parts: Collection[Part]) -> OutputFormat:
         raise SetupError(
             f"cannot tell the format of {path}",
             found=path.suffix or "no ending",
-            hint=did_you_mean(path.suffix, known),
+            hint="known: " + ", ".join(sorted(known)),  # no nearest one: .html and .xml are not alike
         )
     return found
 

@@ -15,7 +15,7 @@ from convbatch.dialogue import Settings, effective_settings
 from convbatch.engine.plan import max_output_bound
 from convbatch.errors import SetupError
 from convbatch.journal.manifest import Manifest, ManifestTarget
-from convbatch.pricing import ExchangeRates, Money, parse_money
+from convbatch.pricing import NOT_CURRENCIES, ExchangeRates, Money, display_amount, parse_money
 
 SHOWN = 5
 
@@ -40,6 +40,9 @@ def resolve_cap(
     money = parse_money(text)
     if money is None or money[0] <= 0:
         raise SetupError("--max-cost needs an amount of money", found=repr(text), hint="write 5USD or 0.50CNY")
+    if (code := NOT_CURRENCIES.get(money[1] or "")) is not None:
+        hint = f"did you mean {display_amount(money[0])}{code}?"
+        raise SetupError(f"--max-cost: {money[1]} is no currency code", found=repr(text), hint=hint)
     currencies = _currencies(manifest)
     cap = Money(amount=money[0], currency=money[1] or _single_currency(currencies, text))
     _refuse_unrelated(cap, currencies, manifest.rates)

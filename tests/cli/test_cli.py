@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import BadParameter
 from typer.testing import CliRunner
 
 import convbatch as cb
 from convbatch.cli.main import app
+from convbatch.cli.options import parse_share
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder
 from convbatch.simulator.fault_script import FaultScript
@@ -32,6 +34,7 @@ from convbatch.simulator.server import Server, serve_in_thread
 from tests.conftest import Finished, Start, environment, wait_until, write_dataset
 from tests.support.canary import CANARY_ENV
 from tests.support.ledger_laws import statuses
+from tests.support.tables import each
 
 SLOW = pytest.mark.slow
 CANARY = "sk-canary-4711-do-not-show"
@@ -796,3 +799,30 @@ def test_a_short_key_is_redacted_in_messages(cli: Cli, sim: Sim, workdir: Path) 
     done = cli("run", "d.jsonl", "-o", "out", HERE_KEY="sk9short7")
     assert "sim-good@here is suspended: the key is refused (no such key: [redacted:HERE_KEY])" in done.err
     assert "sk9short7" not in "".join((done.out, done.err, cli("table", "out").out, cli("show", "out").out))
+
+
+@each(
+    ("text", "share"),
+    [("0.02", 0.02), ("2%", 0.02), (" .5 % ", 0.005), ("5", 5.0), ("2 %%", None), ("-1%", None), ("", None)],
+)
+def test_a_share_is_read_as_a_number_or_in_percent(text: str, share: float | None) -> None:
+    if share is None:
+        with pytest.raises(BadParameter, match=r"write 0\.02 or 2%"):
+            parse_share(text)
+    else:
+        assert parse_share(text) == share
+
+
+@each(
+    ("command", "ours"),
+    [
+        ("eval", "`convbatch run`"),
+        ("ls", "`convbatch runs`"),
+        ("view", "`convbatch show`"),
+        ("diff", "`convbatch compare`"),
+    ],
+)
+def test_a_command_of_another_tool_is_answered_with_ours(command: str, ours: str) -> None:
+    done = CliRunner().invoke(app, [command])
+    assert done.exit_code == 2
+    assert f"No such command '{command}': did you mean {ours}?" in done.stderr

@@ -357,6 +357,7 @@ REFUSED = [
     ("no money", ["--max-cost", "much"], "", "needs an amount of money"),
     ("an empty text", ["--max-cost", ""], "PRICE", "needs an amount of money"),
     ("nothing", ["--max-cost", "0USD"], "", "needs an amount of money"),
+    ("no currency code", ["--max-cost", "5RMB"], "PRICE", "did you mean 5.00CNY?"),
     ("no price", ["--max-cost", "5USD"], "", "needs a price for sim-good@simulator"),
     ("no limit on output", ["--max-cost", "5USD"], "PRICE", "set no max_output_tokens"),
     ("several replies", ["--max-cost", "5", "--max-output-tokens", "9", "-p", "generationConfig.candidateCount=3"],

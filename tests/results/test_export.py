@@ -42,11 +42,15 @@ def test_the_help_of_a_command_names_each_of_its_formats(command: str, convbatch
     assert [suffix for suffix in sorted(suffixes(PARTS[command])) if suffix not in words] == []
 
 
-@pytest.mark.parametrize(("name", "parts"), [("x.md", TABLE_PARTS), ("x.csv", COMPARISON_PARTS), ("x", REPORT_PARTS)])
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("x.md", TABLE_PARTS), ("x.html", COMPARISON_PARTS), ("x.csv", COMPARISON_PARTS), ("x", REPORT_PARTS)],
+)
 def test_a_format_of_another_command_is_refused_with_the_known_ones(name: str, parts: tuple[Part, ...]) -> None:
     with pytest.raises(SetupError, match="cannot tell the format") as caught:
         check_suffix(Path(name), parts)
     hint = caught.value.problems[0].hint or ""
+    assert "did you mean" not in hint
     assert [suffix for suffix in sorted(suffixes(parts)) if suffix not in hint] == []
 
 
