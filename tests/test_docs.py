@@ -156,6 +156,7 @@ def test_commands_of_a_page_print_its_output(page: str, tmp_path: Path) -> None:
         program, *args = shlex.split(step.command)
         assert program == "convbatch"
         code, output = on_a_terminal([sys.executable, "-m", "convbatch", *args], tmp_path)
+        output = output.replace(f"{tmp_path}/", "")  # the pages shorten the paths of printed commands
         if page_steps[number + 1 : number + 2] == [] or page_steps[number + 1].command != "echo $?":
             assert code == 0, f"{step.command}\n{output}"
         lines = {normalised(line) for line in output.splitlines()}

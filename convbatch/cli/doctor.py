@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.cli.next_command import command_line
@@ -82,9 +83,10 @@ def _check_config(options: DoctorOptions, loaded: Config) -> ExitCode:
     for gateway in own:
         if gateway.name not in used:
             _print_key(gateway, credentials)
-    _print(f"not checked: the presets {', '.join(sorted(presets()))}; check one with -g NAME")
+    _print("a preset that no model of [run] uses is checked with -g NAME, e.g. convbatch doctor -g google")
     if needed and not code:
-        probe = replace(options, models=(needed[0].name,))
+        config = None if loaded.path is None else Path(loaded.path)
+        probe = replace(options, models=(needed[0].name,), config=config, env_file=credentials.env_file)
         _print(f"next, a request of at most {PROBE_TOKENS} tokens: {command_line('doctor', probe)}")
     return code
 

@@ -137,7 +137,8 @@ def print_wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -
     while chunk := list(islice(paired, CHUNK_ROWS)):
         names = range(len(rows.columns) - len(run.targets))
         targets = range(len(names), len(rows.columns))
-        grid = tables.make_table(*(column.name for column in rows.columns), lines=True, stack=names, prose=targets)
+        headings = [column.name for column in rows.columns]
+        grid = tables.make_table(*headings, lines=True, stack=names, prose=targets, whole_words=False)
         for row, statuses in chunk:
             grid.add_row(*(_wide_cell(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
         console.print(grid)

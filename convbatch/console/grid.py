@@ -25,8 +25,10 @@ WHOLE_WORD = 64
 INDENT = 2
 _GAPS = (2, 1)
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
-_WORD = re.compile(rf"[^\s{_WIDE}]+\s*|[{_WIDE}]\s*|\s+")
-"""A word with the blanks after it; Chinese, Japanese and Korean text may break after every character."""
+_OPENING, _CLOSING = "（「『【《〈〔“‘", "、。，．！？；：）」』】》〉〕”’…"
+_WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
+"""A word with the blanks after it. Chinese, Japanese and Korean text may break after every character, but no line
+begins with a closing mark or ends with an opening one."""
 
 
 Lines: TypeAlias = Iterator[Text]
@@ -37,6 +39,8 @@ class Grid(Table):
 
     prose: frozenset[int] = frozenset()
     """Numbers of the columns that wrap between words."""
+    whole_words: bool = True
+    """Whether prose keeps words of up to `WHOLE_WORD` whole; not replies, which may consist of anything."""
     stack: tuple[int, ...] = (0,)
     """Numbers of the columns that move to the line above when the room is short, in this order."""
     above: int = 0
@@ -47,7 +51,10 @@ class Grid(Table):
         if self.expand or any(column.width is not None for column in self.columns):
             yield from super().__rich_console__(console, options)
             return
-        columns = [_GridColumn.of(column, number in self.prose) for number, column in enumerate(self.columns)]
+        columns = [
+            _GridColumn.of(column, number in self.prose, WHOLE_WORD if self.whole_words else 0)
+            for number, column in enumerate(self.columns)
+        ]
         yield from _lines(columns, options.max_width if console.file.isatty() else None, self)
 
 
@@ -56,12 +63,14 @@ class _GridColumn:
     heading: Text
     is_right: bool
     is_prose: bool
+    whole: int
+    """Longest word that is kept whole in prose."""
     cells: list[Text] = field(repr=False)
     widest: int = 0
     narrowest: int = 0
 
     @classmethod
-    def of(cls, column: Column, is_prose: bool) -> _GridColumn:
+    def of(cls, column: Column, is_prose: bool, whole: int) -> _GridColumn:
         cells = [_text(cell) for cell in column.cells]
         heading = _text(column.header)
         texts = [heading.plain, *(cell.plain for cell in cells)]
@@ -69,9 +78,9 @@ class _GridColumn:
         narrowest = widest
         if is_prose:
             words = (cell_len(word.rstrip()) for text in texts[1:] for word in _WORD.findall(text))
-            longest = max((word for word in words if word <= WHOLE_WORD), default=0)
+            longest = max((word for word in words if word <= whole), default=0)
             narrowest = min(widest, max(PROSE_WIDTH, cell_len(heading.plain), longest))
-        return cls(heading, column.justify == "right", is_prose, cells, widest, narrowest)
+        return cls(heading, column.justify == "right", is_prose, whole, cells, widest, narrowest)
 
 
 class _Layout(NamedTuple):
@@ -143,7 +152,7 @@ def _row(cells: Sequence[Text], columns: Sequence[_GridColumn], layout: _Layout,
     """Yield the lines of one row."""
     shown = [columns[n] for n in layout.beside]
     folded = [
-        wrap(cell, width) if column.is_prose else cell.split("\n", allow_blank=True)
+        wrap(cell, width, column.whole) if column.is_prose else cell.split("\n", allow_blank=True)
         for cell, column, width in zip(cells, shown, layout.widths, strict=True)
     ]
     for parts in zip_longest(*folded):
@@ -216,17 +225,17 @@ def indented(text: Text, room: int | None, *, first: int, others: int) -> Lines:
         yield line
 
 
-def wrap(text: Text, width: int) -> list[Text]:
-    """Return a text as lines of at most this width, broken between words, and inside words that are longer than it."""
+def wrap(text: Text, width: int, whole: int = WHOLE_WORD) -> list[Text]:
+    """Return a text as lines of at most this width, broken between words; inside a word only if it is above `whole`."""
     lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
-        for part in line.divide(_breaks(line.plain, width)):
+        for part in line.divide(_breaks(line.plain, width, whole)):
             part.rstrip()
             lines.append(part)
     return lines
 
 
-def _breaks(text: str, width: int) -> Iterator[int]:
+def _breaks(text: str, width: int, whole: int) -> Iterator[int]:
     """Yield the places at which lines after the first begin."""
     used = 0
     for match in _WORD.finditer(text):
@@ -234,7 +243,7 @@ def _breaks(text: str, width: int) -> Iterator[int]:
         if used and used + needed > width:
             yield match.start()
             used = 0
-        if needed > max(width, WHOLE_WORD):
+        if needed > max(width, whole):
             for place, char in enumerate(match[0], match.start()):
                 if used + cell_len(char) > width and used:
                     yield place

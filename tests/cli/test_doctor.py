@@ -121,7 +121,7 @@ def test_without_options_only_what_the_models_of_the_config_need_decides(convbat
     lines = found.out.splitlines()
     assert lines[1] == "a: A_KEY is set (needed by m@a, n@a)"
     assert lines[2] == "b: B_KEY is not set; no model of [run] needs it"
-    assert lines[-1].endswith("convbatch doctor -m m@a")
+    assert lines[-1].endswith(f"convbatch doctor -m m@a -c {tmp_path}/convbatch.toml")
 
 
 def test_the_env_file_of_the_config_is_read_and_a_dot_env_is_only_named(convbatch: Command, tmp_path: Path) -> None:

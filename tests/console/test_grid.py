@@ -66,6 +66,16 @@ def test_wrapping_keeps_every_character_and_every_word_of_usual_length(text: str
     assert all(cell_len(line) <= max(width, WHOLE_WORD) for line in lines)
 
 
+def test_marks_stay_with_their_characters() -> None:
+    assert [line.plain for line in wrap(Text("好手艺。他说“不行”，don’t"), 6)] == [
+        "好手",
+        "艺。他",
+        "说“不",
+        "行”，",
+        "don’t",
+    ]
+
+
 def test_names_move_above_their_row_and_then_rows_become_blocks() -> None:
     rows = [("gemini-3.1-flash-lite-preview@dmxapi-com-gemini", "12,345", "CNY", "今天是26日 and more text")]
     assert screen(rows, 100).lines == [
