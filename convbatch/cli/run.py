@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from convbatch.cli.next_command import larger_budget, read_line, rerun_line, resume_line, with_resume_line
+from convbatch.cli.next_command import command_line, larger_budget, read_line, rerun_line, resume_line, with_resume_line
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
@@ -276,7 +276,12 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
                 f"  {resume_line(spec.folder, budget, spec.credentials.env_file)}",
             ]
     elif remaining.without_verdict:
-        asking = CheckOptions(run=str(spec.folder.path), judge=spec.manifest.judges[-1].name, ask_again=True)
+        asking = CheckOptions(
+            run=str(spec.folder.path),
+            judge=spec.manifest.judges[-1].name,
+            env_file=spec.credentials.env_file,
+            ask_again=True,
+        )
         checks = count_of(remaining.without_verdict, "check")
         lines.append(f"{checks} without a verdict; to ask the judge again (paid again):")
         lines.append(f"  {command_line('check', asking)}")

@@ -160,13 +160,8 @@ def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
     daily = None
     if constraint is not None and begins is None:
         daily = (_utc(constraint.start_time), _utc(constraint.end_time))
-    return Period(
-        input=_rate(input_price),
-        output=_rate(output_price),
-        **named,
-        valid_from=begins,
-        daily=daily,
-    )
+    period = Period(input=_rate(input_price), output=_rate(output_price), valid_from=begins, daily=daily)
+    return dataclasses.replace(period, **named)
 
 
 def _rate(price: Any) -> TokenPrice:

@@ -495,7 +495,7 @@ def _typed_check(check: Mapping[str, Any], naming: str) -> tuple[str, str]:
     found = next((check[name] for name in _ARGUMENT_KEYS if name in check), None)
     threshold, unit = check.get("threshold"), ""
     match key.removeprefix("not_"):
-        case "latency" if is_number(threshold):
+        case "latency" if threshold is not None and is_number(threshold):
             found, unit = threshold / 1000, " (seconds, where promptfoo has milliseconds)"
         case "similar" if "value" in check and check[naming] == "similar" and threshold is not None:
             found = {"to": check["value"], "threshold": threshold}
