@@ -21,8 +21,9 @@ ARCHIVE = TESTS / "old_runs" / "v0.1.0" / "runs.tar.gz"
 
 PROSE = {"title", "notes", "summary", "reason", "base_reason", "candidate_reason"}
 MEASURED = {"latency_s", "limiter_wait_s", "retry_wait_s", "started_at"}
-LATER = {"wire_note", "served_as_asked", "possibly_paid_unbounded"}
-"""Columns of later versions."""
+JUDGED = {"checks_without_verdict", "repairs", "without_verdict"}
+LATER = {"wire_note", "served_as_asked", "possibly_paid_unbounded", *JUDGED}
+"""Columns and keys of later versions."""
 REPLACED = {"harm_bound", "dialogues_for_margin"}
 """Figures that are computed by another method since (`docs/decisions/018-harm-bound.md`)."""
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
@@ -105,13 +106,13 @@ def test_rebuilt_tables_are_the_same(expected: Path, convbatch: Command) -> None
 def test_reports_are_the_same(expected: Path, convbatch: Command, folder: str, by: str, file: str) -> None:
     done = convbatch("report", folder, "--by", by, "--json")
     assert done.code == 0, done.err
-    assert without(json.loads(done.out), PROSE) == stored(expected / file)
+    assert without(json.loads(done.out), PROSE | JUDGED) == stored(expected / file)
 
 
 def test_comparisons_are_the_same(expected: Path, convbatch: Command) -> None:
     done = convbatch("compare", f"old-finished:{GOOD}", f"old-finished:{DRIFT}", "--json")
     assert done.code == INCONCLUSIVE, done.err
-    again = without(json.loads(done.out), PROSE | {"served"} | REPLACED)
+    again = without(json.loads(done.out), PROSE | JUDGED | {"served"} | REPLACED)
     assert again == stored(expected / "finished-compare.json", masked=PROSE | REPLACED)
 
 
