@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbatch.errors import ConvbatchError
 from convbatch.journal.run_folder import shell_quote
-from convbatch.session.options import OptionSpec, ResumeOptions, RunOptions, option_fields
+from convbatch.session.options import CheckOptions, OptionSpec, ResumeOptions, RunOptions, option_fields
 
 if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
@@ -42,6 +42,21 @@ def with_resume_line(error: ConvbatchError, folder: RunFolder, line: str) -> Con
     """Return an error of the run folder whose hint has this command in place of a plain `resume`."""
     plain = f"convbatch resume {shell_quote(folder.path)}"
     return type(error).of([replace(one, hint=one.hint and one.hint.replace(plain, line)) for one in error.problems])
+
+
+def ask_again_line(spec: SessionSpec) -> str:
+    """Return the `check` command that asks the judge of a run again about the verdicts that it did not give."""
+    config = spec.manifest.config
+    return command_line(
+        "check",
+        CheckOptions(
+            run=str(spec.folder.path),
+            judge=spec.manifest.judges[-1].name,
+            config=None if config is None else Path(config),
+            env_file=spec.credentials.env_file,
+            ask_again=True,
+        ),
+    )
 
 
 def rerun_line(spec: SessionSpec) -> str:

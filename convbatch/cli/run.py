@@ -11,7 +11,14 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from convbatch.cli.next_command import command_line, larger_budget, read_line, rerun_line, resume_line, with_resume_line
+from convbatch.cli.next_command import (
+    ask_again_line,
+    larger_budget,
+    read_line,
+    rerun_line,
+    resume_line,
+    with_resume_line,
+)
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
@@ -22,7 +29,7 @@ from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.reply import is_open
 from convbatch.results.quality_gate import evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
-from convbatch.session.options import CheckOptions, ResumeOptions, RunOptions
+from convbatch.session.options import ResumeOptions, RunOptions
 from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
@@ -276,15 +283,9 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
                 f"  {resume_line(spec.folder, budget, spec.credentials.env_file)}",
             ]
     elif remaining.without_verdict:
-        asking = CheckOptions(
-            run=str(spec.folder.path),
-            judge=spec.manifest.judges[-1].name,
-            env_file=spec.credentials.env_file,
-            ask_again=True,
-        )
         checks = count_of(remaining.without_verdict, "check")
         lines.append(f"{checks} without a verdict; to ask the judge again (paid again):")
-        lines.append(f"  {command_line('check', asking)}")
+        lines.append(f"  {ask_again_line(spec)}")
     else:
         several = len(spec.targets) > 1
         lines.append(f"next: {read_line('table', spec.folder, *(['--wide', 'reply'] if several else []))}")
