@@ -431,7 +431,7 @@ def test_a_convbatch_toml_in_a_run_folder_is_a_part_of_it() -> None:
         with contextlib.chdir(folder), pytest.raises(SetupError, match="was created elsewhere"):
             sends_to(str(sent))
     with contextlib.chdir(sent):
-        point_targets_to(RunFolder.open(sent), key_env="ANOTHER_KEY")
+        point_targets_to(RunFolder.open(sent), here=True, **{**MINE, "key_env": "ANOTHER_KEY"})
         Path("convbatch.toml").write_text('env_file = "keys"')
         Path("keys").write_text("ANOTHER_KEY=sk-of-a-stranger-0123456789\nHTTP_PROXY=http://127.0.0.1:9\n")
         with pytest.raises(SetupError, match="ANOTHER_KEY is not set"):
