@@ -311,10 +311,18 @@ class _Breaker:
         return f"{why}: only a probe every {self._gap_s:.0f} s from now on"
 
 
+Tokens = int | Callable[[], int]
+"""What a turn counts against the token limit; a function is called again at each check, as estimates get better."""
+
+
+def _amount(tokens: Tokens) -> int:
+    return tokens if isinstance(tokens, int) else tokens()
+
+
 class _Waiter:
     __slots__ = ("called", "event", "tokens")
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
         self.event: asyncio.Future[None] | None = None
         self.called = False
@@ -421,7 +429,7 @@ class RateLimiter:
 
         `why_waiting` says the same to people.
         """
-        if not self._queue or (obstacle := self._obstacle(self._queue[0].tokens)) is None:
+        if not self._queue or (obstacle := self._obstacle(_amount(self._queue[0].tokens))) is None:
             return None
         kind, until = obstacle
         if kind == "day" and self._day is not None:  # its next check may come before its end
@@ -432,7 +440,7 @@ class RateLimiter:
         """Admit no callers for this long, because of requests or pauses of an earlier session."""
         self._pause.announced(seconds, why, self._clock.monotonic())
 
-    async def admit(self, tokens: int = 0) -> Permit:
+    async def admit(self, tokens: Tokens = 0) -> Permit:
         """Wait for admission; the caller must send the request at once, without another `await` in between.
 
         Args:
@@ -444,9 +452,9 @@ class RateLimiter:
             LimiterClosed: `close` was called, before or during the wait.
         """
         self._raise_if_closed()
-        if self._queue or self._obstacle(tokens) is not None:
-            return await self._wait_in_queue(tokens)
-        return await self._pass(tokens, 0.0)
+        if not self._queue and self._obstacle(amount := _amount(tokens)) is None:
+            return await self._pass(amount, 0.0)
+        return await self._wait_in_queue(tokens)
 
     def report(
         self,
@@ -547,7 +555,7 @@ class RateLimiter:
 
     def why_waiting(self) -> str | None:
         """Return why the first caller waits, as a short text; None if no one waits, or only for a full window."""
-        if not self._queue or (obstacle := self._obstacle(self._queue[0].tokens)) is None:
+        if not self._queue or (obstacle := self._obstacle(_amount(self._queue[0].tokens))) is None:
             return None
         match obstacle:
             case ("pause", _):
@@ -614,7 +622,7 @@ class RateLimiter:
 
     # The queue: each waiter has an event; a waiter that is woken checks by itself whether it may pass.
 
-    async def _wait_in_queue(self, tokens: int) -> Permit:
+    async def _wait_in_queue(self, tokens: Tokens) -> Permit:
         entered = self._clock.monotonic()
         waiter = _Waiter(tokens)
         self._queue.append(waiter)
@@ -622,8 +630,8 @@ class RateLimiter:
             while True:
                 await self._wake(waiter)
                 self._raise_if_closed()
-                if self._queue[0] is waiter and self._obstacle(tokens) is None:
-                    return await self._pass(tokens, self._now - entered)
+                if self._queue[0] is waiter and self._obstacle(amount := _amount(tokens)) is None:
+                    return await self._pass(amount, self._now - entered)
         finally:
             self._uncall(waiter)
             self._queue.remove(waiter)
@@ -654,7 +662,7 @@ class RateLimiter:
         index = self._called if head.called else 0
         if index >= len(self._queue) or (index and self._admits_singly):
             return
-        obstacle = self._obstacle(head.tokens)
+        obstacle = self._obstacle(_amount(head.tokens))
         if obstacle is not None:
             if obstacle[1] is not None:
                 self._look_again_at(obstacle[1])

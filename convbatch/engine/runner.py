@@ -10,6 +10,7 @@ import asyncio
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings, Turn, effective_settings
@@ -17,7 +18,7 @@ from convbatch.engine.budget import BudgetReached, Reservation
 from convbatch.engine.call import Call
 from convbatch.engine.client import NotSentCancelled
 from convbatch.engine.conversation import ConversationState, Past, TurnEnd
-from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit
+from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, Tokens
 from convbatch.engine.plan import Conversation
 from convbatch.engine.retry import (
     INITIAL_RETRY_STATE,
@@ -345,7 +346,7 @@ class Runner:
         attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
-            admitted = await self._admit(worker, size, _tokens_to_reserve(worker, state, settings))
+            admitted = await self._admit(worker, size, partial(_tokens_to_reserve, worker, state, settings))
             if admitted is None:
                 return None
             reservation, permit = admitted
@@ -386,7 +387,7 @@ class Runner:
                 return None
 
     async def _admit(
-        self, worker: TargetWorker, size: Mapping[str, int], tokens: int
+        self, worker: TargetWorker, size: Mapping[str, int], tokens: Tokens
     ) -> tuple[Reservation | None, Permit] | None:
         """Reserve the cost of a request and wait for admission, with a valid key; None if the target is suspended."""
         while not worker.client.needs_new_key or await self._renew_key(worker):

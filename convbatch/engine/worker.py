@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from convbatch.config.gateways import Target
 from convbatch.engine.budget import BudgetShare
 from convbatch.engine.client import Client
-from convbatch.engine.limiter import Permit, RateLimiter
+from convbatch.engine.limiter import Permit, RateLimiter, Tokens
 from convbatch.engine.retry import TargetHealth
 from convbatch.engine.turn_tokens import TokenEstimates
 from convbatch.pricing import PriceTable
@@ -50,7 +50,7 @@ class TargetWorker:
         served = outcome.model_version if isinstance(outcome, Reply) else None
         return self.find_prices(served) if served else None
 
-    async def admit(self, tokens: int) -> Permit:
+    async def admit(self, tokens: Tokens) -> Permit:
         """Wait for admission; raises `LimiterClosed`."""
         if self.own_places is None:
             permit = await self.limiter.admit(tokens)

@@ -226,3 +226,17 @@ def test_stated_tokens_are_kept_and_the_larger_of_two_upstreams_counts():
         return [round((await limiter.admit(400)).sent_at) for _ in range(4)]
 
     assert in_virtual_time(scenario) == [0, 0, 61, 61]
+
+
+def test_a_turn_that_waits_is_estimated_again_when_a_reply_arrives():
+    async def scenario(clock: VirtualClock) -> float:
+        limiter = RateLimiter(clock=clock, concurrency=10, tpm=100)
+        estimate = 90
+        first = await limiter.admit(lambda: estimate)
+        waiting = asyncio.create_task(limiter.admit(lambda: estimate))
+        await clock.sleep(1)
+        estimate = 20
+        first.settle(20)
+        return (await waiting).sent_at
+
+    assert in_virtual_time(scenario) == pytest.approx(1.0, abs=0.01)
