@@ -366,6 +366,7 @@ class RateLimiter:
         self._swing_at = -math.inf
         self._pause = _Pause()
         self._breaker = _Breaker()
+        self._was_throttled = False
         self._pace = LearnedPace()
         self._token_pace = LearnedPace()
         self._ledger = None if tpm is None else TokenWindow(tpm, _TOKEN_WINDOW_S + jitter_s)
@@ -481,14 +482,16 @@ class RateLimiter:
             self._throttled(permit, hint_s, counted, now)
         else:
             self._pause.announced(hint_s, "asked to wait", now)
-        self._pause.end_probe(permit, is_answered=True)
+        if self._pause.probe is not None:
+            self._pause.end_probe(permit, is_answered=True)
         if signal == "replied":
             self._passed(permit, now)
         self._notify(self._breaker.record(signal, permit, now))
         self._call_next()
 
     def _passed(self, permit: Permit, now: float) -> None:
-        self._not_refused(permit, now)
+        if self._was_throttled:
+            self._not_refused(permit, now)
         self._window.passed(permit.in_flight)
         if self._pause.replied(permit.sent_at) and self._window.is_narrow:
             self._swing(self._window.replied(), now)
@@ -498,6 +501,7 @@ class RateLimiter:
         self._token_pace.passed(permit.sent_at, now)
 
     def _throttled(self, permit: Permit, hint_s: float, counted: Dimension, now: float) -> None:
+        self._was_throttled = True
         self._pace.traffic.remove(1.0, permit.sent_at)
         first_s = max(1.0, self._pace.slot_s(now))  # before the next slot nothing is sent anyway
         if not self._pause.throttled(permit.sent_at, hint_s, now, first_s=first_s):
@@ -617,7 +621,8 @@ class RateLimiter:
         self._in_flight -= 1
         if permit is self._breaker.probe:  # a probe without a signal: the next caller may be a probe at once
             self._breaker.probe = None
-        self._pause.end_probe(permit, is_answered=False)
+        if self._pause.probe is not None:
+            self._pause.end_probe(permit, is_answered=False)
         self._call_next()
 
     # The queue: each waiter has an event; a waiter that is woken checks by itself whether it may pass.
@@ -725,7 +730,7 @@ class RateLimiter:
             return _BUSY
         if self._rate is not None and not self._rate.has_capacity():
             return ("rate", self._next_slot)
-        if (until := self._pace.ready_at(now) or self._token_pace.ready_at(now)) is not None:
+        if self._was_throttled and (until := self._pace.ready_at(now) or self._token_pace.ready_at(now)) is not None:
             return ("pace", until)
         return None
 
@@ -738,7 +743,8 @@ class RateLimiter:
         booking = None if self._ledger is None else self._ledger.book(tokens, now)
         permit = Permit(self, booking, reserved=tokens, sent_at=now, waited_s=waited_s, is_probe=is_probe)
         self._pace.sent(1.0, now)
-        self._token_pace.reserve(tokens, now)
+        if self._was_throttled:
+            self._token_pace.reserve(tokens, now)
         if self._pause.needs_probe:
             self._pause.send_probe(permit, now)
         if is_probe:

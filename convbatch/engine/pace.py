@@ -149,7 +149,8 @@ class LearnedPace:
     def sent(self, amount: float, now: float) -> None:
         """Count an amount that is sent now."""
         self.traffic.add(amount, now)
-        self.reserve(amount, now)
+        if self._rate is not None:
+            self.reserve(amount, now)
 
     def reserve(self, amount: float, now: float) -> None:
         """Move the next slot for an estimated amount that is sent now; `settle` counts it."""
@@ -160,7 +161,7 @@ class LearnedPace:
         """Count the amount of a request, which its reply reports."""
         if amount > 0:
             self.traffic.add(amount, now)
-        if (rate := self.per_second(now)) is not None:
+        if self._rate is not None and (rate := self.per_second(now)) is not None:
             self._slot += (amount - reserved) / rate
 
     def passed(self, sent_at: float, now: float) -> None:
