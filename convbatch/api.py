@@ -83,6 +83,9 @@ def _run_options(
     reuse: str | Path | Run | None = None,
     out: str | Path | None = None,
     progress: bool = False,
+    log: str | Path | None = None,
+    log_bodies: bool = False,
+    verbose: bool = False,
 ) -> RunOptions:
     """Return the options of a run; parameters and defaults are those of `RunOptions`, except `progress`."""
     from convbatch.dataset.in_memory import in_memory_dataset
