@@ -386,6 +386,10 @@ def show_command(
         bool, typer.Option("--failed", help="Only dialogues with a turn that is an error or pending.")
     ] = False,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
+    raw: Annotated[
+        tuple[str, int] | None,
+        typer.Option("--raw", metavar="DIALOGUE TURN", help="Print a turn's request and each answer to it."),
+    ] = None,
 ) -> None:
     """Print transcripts, the targets side by side.
 
@@ -393,6 +397,11 @@ def show_command(
     """
     from convbatch.cli import show
 
+    if raw is not None:
+        from convbatch.cli.raw import print_raw
+
+        print_raw(_load_run(run), *raw, target=target)
+        return
     if not show.print_transcript(_load_run(run), dialogue, failed=failed, target=target):
         _log_text("nothing to show: no turn is an error or pending")
 

@@ -1,0 +1,155 @@
+"""`convbatch show RUN --raw DIALOGUE TURN`: the request of a turn, and what came back for each attempt.
+
+Requests are not stored. They are built again from the run folder by the code that sent them, without a key; answers are
+printed as stored, that is as received, with keys redacted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from convbatch.console.text import printable_lines
+from convbatch.dialogue import effective_settings
+from convbatch.engine.client import Client, NoResponse
+from convbatch.engine.conversation import ConversationState, TurnEnd
+from convbatch.engine.plan import Conversation
+from convbatch.engine.turn_records import kept_reply
+from convbatch.errors import SetupError, did_you_mean
+from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.records import kept_body
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import Ask, WireRequest
+from convbatch.redaction import Redactor, redact
+from convbatch.system import RealClock
+
+if TYPE_CHECKING:
+    from convbatch.config.gateways import Target
+    from convbatch.dialogue import Dialogue
+    from convbatch.engine.client import HttpResponse, OutgoingRequest
+    from convbatch.journal.manifest import Manifest
+    from convbatch.results.run import Run
+
+
+class _Nowhere:
+    """A transport that sends nothing: a client is needed only to read stored answers."""
+
+    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
+        raise NoResponse("connection", "nothing is sent", sent=False)
+
+    async def close(self) -> None:
+        pass
+
+
+def print_raw(run: Run, dialogue_id: str, turn: int, *, target: str | None = None) -> None:
+    """Print the request of a turn and every answer to it, for each target and repeat.
+
+    Raises:
+        SetupError: The run has no such dialogue, turn or target.
+    """
+    index, dialogue = _find(run, dialogue_id)
+    manifest = run.manifest
+    if not 1 <= turn <= len(dialogue.turns):
+        raise SetupError(f"no turn {turn} in {dialogue_id!r}", hint=f"its turns are 1 to {len(dialogue.turns)}")
+    names = [one.name for one in manifest.targets]
+    if target is not None and target not in names:
+        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, names))
+    from convbatch.config.gateways import target_from_manifest
+
+    with Archive(run.folder) as past:
+        for recorded in manifest.targets:
+            if target in (None, recorded.name):
+                for repeat in range(1, manifest.repeats + 1):
+                    conversation = Conversation(
+                        dialogue=dialogue, index=index, target=target_from_manifest(recorded), repeat=repeat
+                    )
+                    for line in _conversation_lines(conversation, turn, manifest, past):
+                        print(printable_lines(redact(line)))  # noqa: T201  # the command's output
+
+
+def _find(run: Run, dialogue_id: str) -> tuple[int, Dialogue]:
+    from convbatch.dataset.snapshot import read_copy
+
+    names: list[str] = []
+    for index, dialogue in read_copy(run.folder.dataset):
+        if dialogue.id == dialogue_id:
+            return index, dialogue
+        names.append(dialogue.id)
+    raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=did_you_mean(dialogue_id, names))
+
+
+def _conversation_lines(conversation: Conversation, turn: int, manifest: Manifest, past: Archive) -> Iterator[str]:
+    name = conversation.target.name
+    repeat = "" if conversation.repeat == 1 else f", repeat {conversation.repeat}"
+    yield f"── {name}{repeat}: {conversation.dialogue.id}, turn {turn}"
+    turns = past.transcript(conversation.index, name, conversation.repeat).turns
+    request = _request(conversation, turn, manifest, turns)
+    if request is None:
+        yield "not asked"
+        return
+    yield f"{request.method} {request.url}"
+    yield json.dumps(request.json, ensure_ascii=False, indent=2)
+    history = turns.get(turn)
+    if history is None or not (history.outcomes or history.open_intents):
+        yield "no attempt"
+        return
+    for outcome in history.outcomes:
+        yield from _outcome_lines(outcome)
+    for intent in history.open_intents:
+        yield f"attempt {intent['attempt']}: sent, and no answer is stored"
+
+
+def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is known of one attempt, and the body of its answer."""
+    status = outcome.get("http_status")
+    facts = ["no HTTP answer" if status is None else f"HTTP {status}", outcome["class"]]
+    if outcome.get("latency_s") is not None:
+        facts.append(f"{outcome['latency_s']:.3f} s")
+    facts += [f"request id {outcome['request_id']}"] if outcome.get("request_id") else []
+    facts += [f"reused from {outcome['reused_from']}"] if outcome.get("reused_from") else []
+    error = outcome.get("error")
+    facts += [f"{error['kind']}: {error['message']}"] if error else []
+    yield f"attempt {outcome['attempt']}: {', '.join(facts)}"
+    if "body" in outcome or "body_b64" in outcome:
+        yield kept_body(outcome).decode("utf-8", "replace")
+
+
+def _request(
+    conversation: Conversation, turn: int, manifest: Manifest, turns: Mapping[int, TurnHistory]
+) -> WireRequest | None:
+    """Build the request of a turn again; None if the turn was not asked, because an earlier one did not end well."""
+    target = conversation.target
+    state = ConversationState(conversation, manifest.history, lambda _: turns)
+    for number, asked in state.turns():
+        if number == turn:
+            if number not in state.asked or state.ended is not None:
+                return None
+            settings = effective_settings(
+                command_line=manifest.settings,
+                turn=asked.settings,
+                dialogue=conversation.dialogue.settings,
+                target=target.gateway.settings,
+                repeat=conversation.repeat,
+                unset=target.gateway.unset,
+            )
+            question = Ask(
+                model=target.model,
+                messages=tuple(state.history),
+                system=conversation.dialogue.system,
+                settings=settings,
+            )
+            return PROTOCOLS[target.gateway.protocol].build_request(question, target.gateway.endpoint)
+        if number in state.asked and not _advance(state, number, target, turns.get(number)):
+            return None
+    return None
+
+
+def _advance(state: ConversationState, number: int, target: Target, history: TurnHistory | None) -> bool:
+    """Add what came back for an earlier turn; return False if nothing is stored for it."""
+    if history is None or history.status is None:
+        return False
+    client = Client(target, None, transport=_Nowhere(), redactor=Redactor(), clock=RealClock())
+    reply = None if history.kept is None else kept_reply(client, history.kept)
+    state.advance(number, TurnEnd(status=history.status, reply=reply, error_kind=history.error_kind))
+    return True
