@@ -292,18 +292,22 @@ class DoctorOptions(KeyOptions, ConfigOptions, TargetOptions):
     """Options of `convbatch doctor`."""
 
 
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_seconds(text: str | None, option: str) -> float | None:
-    """Return the seconds of a duration as people write it: 90, 90s, 1.5m, 2h.
+    """Return the seconds of a duration as people write it: 90s, 50ms, 1.5m, 2h.
 
     Raises:
-        SetupError: Not a positive duration.
+        SetupError: Not a positive duration, or a number without its unit.
     """
     if text is None:
         return None
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text)
+    if match is not None and not match[2]:
+        raise SetupError(
+            f"{option} {match[1]}: no unit", hint=f"write {match[1]}s for seconds, {match[1]}ms or {match[1]}m"
+        )
     value = float(match[1]) * _UNITS.get(match[2], math.nan) if match else math.nan
     if not (math.isfinite(value) and value > 0):
         raise SetupError(f"{option} needs a duration", found=repr(text), hint="write 90s, 15m or 2h")

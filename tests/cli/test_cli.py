@@ -9,6 +9,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from convbatch.cli.main import app
 from convbatch.cli.options import parse_share
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder
+from convbatch.session.options import parse_seconds
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread
@@ -826,3 +828,13 @@ def test_a_command_of_another_tool_is_answered_with_ours(command: str, ours: str
     done = CliRunner().invoke(app, [command])
     assert done.exit_code == 2
     assert f"No such command '{command}': did you mean {ours}?" in done.stderr
+
+
+@each(("text", "seconds"), [("50ms", 0.05), ("5s", 5), ("1.5m", 90), (" 2 h ", 7200)])
+def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
+    assert parse_seconds(text, "--deadline") == pytest.approx(seconds)
+    bare = text.strip(" msh")
+    with pytest.raises(
+        cb.ConvbatchError, match=f"--deadline {re.escape(bare)}: no unit\n  hint: write {re.escape(bare)}s for"
+    ):
+        parse_seconds(bare, "--deadline")
