@@ -493,7 +493,8 @@ def _typed_check(check: Mapping[str, Any], naming: str) -> tuple[str, str]:
     if key.removeprefix("not_") not in CHECKS:
         return f"unknown check {display_json(check[naming])}", _nearest_check(key)
     found = next((check[name] for name in _ARGUMENT_KEYS if name in check), None)
-    threshold, unit = check.get("threshold"), ""
+    threshold: Any = check.get("threshold")
+    unit = ""
     match key.removeprefix("not_"):
         case "latency" if threshold is not None and is_number(threshold):
             found, unit = threshold / 1000, " (seconds, where promptfoo has milliseconds)"

@@ -171,7 +171,7 @@ def test_the_report_and_the_table_of_turns_agree_on_the_cost_of_failed_attempts(
     turns = run.turns
     assert turns["failed_cost"].dropna().tolist() == [BROKEN_OFF_USD]
     assert turns["possibly_paid_bound"].dropna().tolist() == [BOUND_USD]  # the cost of the other one is known
-    assert int(turns["possibly_paid_unbounded"].sum()) == 1
+    assert sum(turns["possibly_paid_unbounded"].tolist()) == 1
     assert set(turns["currency"].dropna()) == {"USD", "CNY"}
     real, resold = run.summary()
     assert (real.spent, real.currency, real.unpriced, real.at_most) == (
