@@ -155,7 +155,9 @@ def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:
     input_price, output_price = rates.get("input_mtok"), rates.get("output_mtok")
     if input_price is None or output_price is None or rates.get("output_reasoning_mtok") is not None:
         return None
-    named = {name: _rate(price) for name, key in _LIST_KEYS.items() if (price := rates.get(key)) is not None}
+    named: dict[str, Any] = {
+        name: _rate(price) for name, key in _LIST_KEYS.items() if (price := rates.get(key)) is not None
+    }
     begins = getattr(constraint, "start_date", None)
     daily = None
     if constraint is not None and begins is None:
