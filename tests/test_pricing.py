@@ -364,7 +364,7 @@ WRONG = [
     ("true", "[prices.google.m]\ninput = true\noutput = 1\n", 2, "0 or more"),
     ("no output", "[prices.google.m]\ninput = 1\n", 1, "has no output"),
     ("no currency", "[prices.local.m]\ninput = 1\noutput = 1\n", 1, "has no currency"),
-    ("currency", '[prices.google.m]\ninput = 1\noutput = 1\ncurrency = "yuan"\n', 4, "three capital letters"),
+    ("currency", '[prices.google.m]\ninput = 1\noutput = 1\ncurrency = "yuan"\n', 4, "no currency code"),
     ("gateway", "[prices.gogle.m]\ninput = 1\noutput = 1\n", 1, "unknown gateway 'gogle'"),
     ("no glob", "[prices.google]\ninput = 1\noutput = 1\n", 2, "must be a table"),
     ("tier", "[prices.google.m]\ninput = 1\noutput = 1\ntiers = [{ input = 2 }]\n", 4, "above which it applies"),
