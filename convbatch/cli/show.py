@@ -42,11 +42,13 @@ _STYLES = {
     "skipped": "dim",
 }
 _FAILED = frozenset({"error", "pending"})
-_CAPS = {
-    "dialogue": 0.17, "target": 0.25, "repeat": 0.1, "turn": 0.1, "status": 0.1, "finish_reason": 0.12,
-    "output_tokens": 0.1, "latency_s": 0.1,
-}  # fmt: skip
-"""Columns before the reply, each with the largest share of the screen width it may have."""
+_COLUMNS = ("dialogue", "target", "repeat", "turn", "status", "finish_reason", "output_tokens", "latency_s")
+"""Columns before the reply."""
+_NAMES = 2
+"""How many of them are names, which move above their rows if the reply would get too little room."""
+_NUMBERS = ("repeat", "turn", "output_tokens", "latency_s")
+_HEADINGS = {"finish_reason": "finish", "output_tokens": "out", "latency_s": "s", "repeat": "rep"}
+REPLY_WIDTH = 30
 
 
 def state_notes(run: Run) -> list[str]:
@@ -101,10 +103,10 @@ def print_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, fil
 
 
 def print_lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
-    """Print lines without wrapping them."""
+    """Print lines, wrapped between words on a terminal."""
     console = tables.console(file)
     for text in texts:
-        console.print(tables.single_line_text(text), soft_wrap=True)
+        tables.print_note(console, text)
 
 
 def print_table(run: Run, *, file: IO[str] | None = None) -> None:
@@ -116,7 +118,7 @@ def print_table(run: Run, *, file: IO[str] | None = None) -> None:
     hidden = {"repeat"} if run.manifest.repeats == 1 else set[str]()
     if console.width < 100:
         hidden.add("latency_s")
-    names = [name for name in (*_CAPS, "reply") if name not in hidden]
+    names = [name for name in (*_COLUMNS, "reply") if name not in hidden]
     rows = read_rows(run.turns_path, (*names, "error_message"))
     _print_in_chunks(console, names, (_with_reason(row) for row in rows))
 
@@ -368,32 +370,38 @@ def _facts(turn_row: _TurnRow) -> str:
 
 
 def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
-    """Print a table of one-line rows; the last column gets the remaining width."""
-    headings = {"finish_reason": "finish", "output_tokens": "out", "latency_s": "s", "repeat": "rep"}
-    right = {"repeat", "turn", "output_tokens", "latency_s"}
+    """Print a table of one-line rows; the last column gets the remaining width and is cut to it."""
+    titles = [_HEADINGS.get(name, name) for name in names]
     widths: list[int] = []
-    first = True
+    stacked = False
     while chunk := [[_plain(cell) for cell in row] for row in islice(rows, CHUNK_ROWS)]:
-        titles = [headings.get(name, name) for name in names]
-        widths = widths or _widths(console.width, names, [titles, *chunk])
         grid = tables.make_table(
-            *((title, "right" if name in right else "left") for title, name in zip(titles, names, strict=True))
+            *((title, "right" if name in _NUMBERS else "left") for title, name in zip(titles, names, strict=True)),
+            stack=range(_NAMES),
+            above=_NAMES if stacked else 0,
         )
-        for column, width in zip(grid.columns, widths, strict=True):
-            column.width, column.no_wrap, column.overflow = width, True, "ellipsis"
-        grid.show_header = first
-        first = False
-        for row in chunk:
-            grid.add_row(*map(tables.single_line_text, row))
+        if not widths:
+            *widths, reply_width = _widths([titles, *chunk])
+            stacked = sum(widths) + len(widths) + min(reply_width, REPLY_WIDTH) > console.width
+            grid.above = _NAMES if stacked else 0
+        else:
+            grid.show_header = False
+        beside = widths[_NAMES:] if stacked else widths
+        room = max(REPLY_WIDTH, console.width - sum(beside) - 2 * len(beside) - 2 * stacked)
+        for column, width in zip(grid.columns, widths, strict=False):
+            column.min_width = width
+        for *cells, reply in chunk:
+            cut = tables.single_line_text(reply)
+            cut.truncate(room, overflow="ellipsis")
+            grid.add_row(*map(tables.single_line_text, cells), cut)
         console.print(grid)
 
 
-def _widths(room: int, names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the widths of the columns."""
     from rich.cells import cell_len
 
-    widest = [max(map(cell_len, column)) for column in zip(*rows, strict=True)][:-1]
-    fixed = [min(width, max(8, int(room * _CAPS[name]))) for name, width in zip(names, widest, strict=False)]
-    return [*fixed, max(10, room - sum(fixed) - len(fixed) - 1)]
+    return [max(map(cell_len, map(printable, column))) for column in zip(*rows, strict=True)]
 
 
 def _with_reason(row: Sequence[Any]) -> Sequence[Any]:

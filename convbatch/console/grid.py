@@ -74,7 +74,7 @@ class _GridColumn:
         cells = [_text(cell) for cell in column.cells]
         heading = _text(column.header)
         texts = [heading.plain, *(cell.plain for cell in cells)]
-        widest = max(_width(text) for text in texts)
+        widest = max(column.min_width or 0, *(_width(text) for text in texts))
         narrowest = widest
         if is_prose:
             words = (cell_len(word.rstrip()) for text in texts[1:] for word in _WORD.findall(text))
