@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from convbatch.config.config_file import CONFIG_NAME
 from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import log_note, printable, printable_json
@@ -194,8 +195,6 @@ def _cells(run: ListedRun, with_path: bool) -> Iterator[str]:
 
 
 def _how_to_start(place: Path | None) -> str:
-    from convbatch.config.loader import CONFIG_NAME
-
     where = f"{RESULTS}/ here ({Path.cwd()})" if place is None else shell_quote(place)
     dataset = str(_EXAMPLE) if _EXAMPLE.exists() else "DATASET.jsonl"
     without_key = "" if Path(CONFIG_NAME).exists() else " (the built-in simulator answers: no key needed)"

@@ -608,7 +608,7 @@ def test_a_format_with_the_name_of_a_preset_changes_only_the_keys_it_sets() -> N
         ("[bills.new-api]\nonly = 2", "only must be a table of columns"),
         ("[bills.new-api]\nonly = { type = 2.5 }", "only.type must be a text or a whole number"),
         ('[bills.new-api]\noptional = ["time"]', "optional must be a list of keys"),
-        ('[bills.new-api]\ncurrency = "yuan"', "currency must be the three capital letters of a currency"),
+        ('[bills.new-api]\ncurrency = "yuan"', "yuan is no currency code"),
         ("bills = 3", "bills must be a table"),
         (OWN.replace('amount = "费用"\n', ""), "currency without amount"),
     ],

@@ -443,7 +443,7 @@ def test_a_wide_table_is_written_with_its_keys_first(made: MadeRun, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("x.cvs", "did you mean '.csv'"), ("x", "no ending"), ("absent/x.csv", "No such file")],
+    [("x.cvs", "known: .csv, .json, .parquet"), ("x", "no ending"), ("absent/x.csv", "No such file")],
 )
 def test_a_file_that_cannot_be_written_is_refused_with_a_hint(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(SetupError, match=re.escape(message)):
