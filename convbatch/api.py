@@ -94,7 +94,7 @@ def _run_options(
     if isinstance(dataset, Iterable) and not isinstance(dataset, str | Mapping) and not hasattr(dataset, "columns"):
         dataset = list(cast("Iterable[Any]", dataset))
     in_memory = in_memory_dataset(dataset)
-    options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS}
+    options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS if field.name in values}
     files = () if in_memory is not None else tuple(map(Path, _items(dataset)))
     return RunOptions(datasets=files, in_memory=in_memory, **options)
 
@@ -176,7 +176,7 @@ def run(options: RunOptions) -> Run:  # noqa: D417  # callers see the parameters
         dataset: Files of dialogues, or the dialogues: a list of dictionaries in any format that a file may have,
             or a pandas frame with one row a turn (columns as in a CSV file) or one row a dialogue.
         ...
-        progress: Show the progress bar and notes on stderr. `Run.suspended` has the suspended targets in any case.
+        progress: Show status lines and notes on stderr. `Run.suspended` has the suspended targets in any case.
 
     Returns:
         The run, finished or not: `run.turns["status"]` has the state of every turn. If the judge could not be asked
@@ -214,7 +214,7 @@ async def replay(options: RunOptions) -> Run:  # noqa: D417  # as `run`
     Args:
         dataset: As in `run`: files of dialogues, or the dialogues.
         ...
-        progress: Show the progress bar and notes on stderr.
+        progress: Show status lines and notes on stderr.
     """
     spec = prepare_run(options, handle_signals=False, notes=options.progress)
     result = await run_session_async(spec)

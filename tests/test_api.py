@@ -237,7 +237,7 @@ def test_a_dataset_may_be_values(value: Any, expected: list[Any]) -> None:
 @each(
     ("value", "start"),
     [
-        ([{"turns": [TURN]}, {"turns": [{"usr": "x"}]}], 'dataset[1]: turn 1: no "user" text'),
+        ([{"turns": [TURN]}, {"turns": [{"usr": "x"}]}], 'dataset[1]: turn 1: unknown key "usr"'),
         ([{"id": "a", "turns": [TURN]}] * 2, 'dataset[1]: id "a" is used twice\n  found: first used at dataset[0]'),
         ([{"turns": [TURN], "meta": {"x": float("nan")}}], "dataset[0]: not a JSON value: Out of range float"),
         ([{"turns": [TURN], "meta": {"x": {1}}}], "dataset[0]: not a JSON value: a value of the type set"),
