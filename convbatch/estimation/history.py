@@ -111,7 +111,7 @@ class EarlierRuns:
         common = len(_dialogues_of(runs) & self._planned)
         where = " and ".join(shell_quote(run.folder.path) for run in runs)
         what = f"{'1 reply' if count == 1 else f'{count:,} replies'}{origin}"
-        source = f"learned from {where} ({what}, {common:,} of the {count_of(self._dialogues, 'dialogue')})"
+        source = f"learned from {where} ({what}, {common:,} of {count_of(self._dialogues, 'dialogue')})"
         few = len(_dialogues_of(runs))
         if few < FEW_DIALOGUES:
             source = f"rough estimate: only {count_of(few, 'dialogue')} to learn from; {source}"

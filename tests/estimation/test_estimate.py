@@ -477,7 +477,7 @@ def test_a_scripted_run_predicts_its_repetition_within_two_percent(cli: Cli, sim
     assert calls == len(entries)
     assert input_tokens == pytest.approx(sum(entry.input_tokens or 0 for entry in entries), rel=0.02)
     assert output_tokens == pytest.approx(sum(entry.output_tokens or 0 for entry in entries), rel=0.02)
-    assert f"learned from results/earlier ({len(entries)} replies, 17 of the 17 dialogues)" in done.out
+    assert f"learned from results/earlier ({len(entries)} replies, 17 of 17 dialogues)" in done.out
 
 
 @pytest.mark.parametrize("history", ["live", "script"])
@@ -517,8 +517,8 @@ def test_a_reused_run_provides_the_profile_of_its_nearest_target(cli: Cli, sim: 
     (tmp_path / "convbatch.toml").write_text(f"{config(sim.url)}\n{other}")
     assert cli("run", QUICKSTART, "-n", "4", "-m", "sim-good@here", "-m", "sim-think@here", "-o", "first").code == 0
     args = ("run", QUICKSTART, "-n", "4", "--reuse", "first", "--dry-run", "-m")
-    assert "replies of sim-think@here, 4 of the 4 dialogues)" in cli(*args, "sim-think@there").out
-    assert "replies of sim-good@here, another model, 4 of the 4 dialogues)" in cli(*args, "sim-drift@there").out
+    assert "replies of sim-think@here, 4 of 4 dialogues)" in cli(*args, "sim-think@there").out
+    assert "replies of sim-good@here, another model, 4 of 4 dialogues)" in cli(*args, "sim-drift@there").out
 
 
 def test_the_best_evidence_is_not_the_newest_run(cli: Cli, sim: Sim, tmp_path: Path) -> None:
@@ -536,14 +536,14 @@ def test_the_best_evidence_is_not_the_newest_run(cli: Cli, sim: Sim, tmp_path: P
 
     play("1-two", *ids[:4])
     few = "rough estimate: only 2 dialogues to learn from; "
-    assert learned() == f"sim-good@here: {few}learned from results/1-two (2 of the 28 dialogues)"
+    assert learned() == f"sim-good@here: {few}learned from results/1-two (2 of 28 dialogues)"
     play("2-three", *ids[4:10])
-    assert learned() == "sim-good@here: learned from results/2-three and results/1-two (5 of the 28 dialogues)"
+    assert learned() == "sim-good@here: learned from results/2-three and results/1-two (5 of 28 dialogues)"
     play("3-six", *ids[4:])
     play("4-five", *ids[:10])
     play("5-one", *ids[:2])
-    assert learned(*ids[:10]) == "sim-good@here: learned from results/4-five (5 of the 5 dialogues)"
-    assert learned() == "sim-good@here: learned from results/3-six (6 of the 28 dialogues)"
+    assert learned(*ids[:10]) == "sim-good@here: learned from results/4-five (5 of 5 dialogues)"
+    assert learned() == "sim-good@here: learned from results/3-six (6 of 28 dialogues)"
 
 
 def test_totals_are_per_currency_and_a_missing_price_has_a_hint(cli: Cli, tmp_path: Path) -> None:
