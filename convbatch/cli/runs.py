@@ -32,6 +32,7 @@ _HEADINGS = ("run", "date (UTC)", "dataset", "targets", "state", "done", "passed
 _RIGHT = ("done", "passed", "cost")
 _STYLES = {"finished": "green", "unreadable": "red"}
 _EXAMPLE = Path("datasets/quickstart.jsonl")
+_CONFIG = Path("convbatch.toml")  # `config.loader` has the name as well, but the read side does not import `config`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +198,6 @@ def _cells(run: ListedRun, with_path: bool) -> Iterator[str]:
 def _how_to_start(place: Path | None) -> str:
     where = f"{RESULTS}/ here ({Path.cwd()})" if place is None else shell_quote(place)
     dataset = str(_EXAMPLE) if _EXAMPLE.exists() else "DATASET.jsonl"
-    without_key = "" if Path(CONFIG_NAME).exists() else " (the built-in simulator answers: no key needed)"
+    without_key = "" if _CONFIG.exists() else " (the built-in simulator answers: no key needed)"
     elsewhere = "\nlist the runs of another folder: convbatch runs PATH" if place is None else ""
     return f"there is no run in {where}\nstart one: convbatch run {dataset}{without_key}{elsewhere}"
