@@ -275,8 +275,8 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
             why = f"budget reached ({result.budget}): "
         open_text = f"{why}{_open_text(spec, remaining, questions)}"
         if _needs_new_run(spec, results[0]):
-            lines.append(f"{open_text}; resume cannot finish them: correct what is named above, then repeat the run")
-            lines.append(f"  with another -o, and with --reuse {folder} if it has replies")
+            lines.append(f"{open_text}; resume cannot finish them: correct what is named above, then start anew with:")
+            lines.append(f"  {rerun_line(spec)}")
         else:
             lines += [
                 f"{open_text}; finish them with:",
