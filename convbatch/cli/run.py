@@ -263,7 +263,7 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
     folder = _display_folder(spec.folder)
     result = results[-1]
     lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
-    lines += [f"{target} did not answer: {why}" for each in results for target, why in each.unanswered.items()]
+    lines += [f"{target} gave no reply: {why}" for each in results for target, why in each.unanswered.items()]
     lines.append(f"run folder: {folder}")
     questions = _open_questions(results, remaining)
     if remaining.open or questions:

@@ -178,7 +178,7 @@ class Progress:
             self.note(f"{call.target}: {of_target.trouble}{again}")
 
     def troubles(self) -> dict[str, str]:
-        """Return the latest error of each target that has not answered since, and what to do about it."""
+        """Return what the latest requests of each target ended with that has not answered since, and what to do."""
         return {
             name: f"{of_target.trouble} ({of_target.failures} requests without a reply){way_out(of_target.trouble)}"
             for name, of_target in self._targets.items()
