@@ -27,6 +27,7 @@ from convbatch.reply import Attempt, Reply
 
 if TYPE_CHECKING:
     from convbatch.engine.client import Client
+    from convbatch.engine.suspension import Address
     from convbatch.session.options import DoctorOptions
 
 PROBE_TOKENS = 16
@@ -188,9 +189,10 @@ async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
     )
     async with _client(target, credentials) as client:
         attempt = await client.attempt(question)
+        address = client.address()
     if not isinstance(attempt.outcome, Reply):
         _print(f"{target.name}: {_describe_attempt(attempt)}")
-        return _print_hint(attempt, gateway)
+        return _print_hint(attempt, gateway, address)
     reply = attempt.outcome
     usage = reply.usage
     counts = f"input {_known(usage.input_tokens)}, output {_known(usage.output_tokens)}"
@@ -214,10 +216,20 @@ def _has_no_list(attempt: Attempt) -> bool:
     return attempt.http_status in (200, 400, 404, 405, 410, 501) and failure.kind in _NO_LIST
 
 
-def _print_hint(attempt: Attempt, gateway: Gateway) -> ExitCode:
+def _print_hint(attempt: Attempt, gateway: Gateway, address: Address | None = None) -> ExitCode:
     """Print what to do about a failure; return 2 if the key is refused, else 3."""
+    from convbatch.engine.connection_errors import way_out
+    from convbatch.engine.suspension import correct_address
+
     failure = attempt.outcome
-    if isinstance(failure, Reply) or failure.kind not in _KEY_REFUSED:
+    if isinstance(failure, Reply):
+        return ExitCode.INCOMPLETE
+    if failure.kind not in _KEY_REFUSED:
+        hint = way_out(failure.message).removeprefix(": ")
+        if failure.no_model and address is not None:
+            hint = correct_address(address)
+        if hint:
+            _print(f"  hint: {hint}")
         return ExitCode.INCOMPLETE
     source = " and ".join(variables_of(gateway)) or ("key_command" if gateway.key_command else None)
     refused = "the gateway wants a key: set auth and key_env" if source is None else f"the key of {source} is refused"

@@ -31,9 +31,9 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
     if failure.no_model:
         is_path = failure.kind == "not_found"
         what = "the gateway has no such path" if is_path else "no model is asked at this address"
-        return _line(failure, what, f"{_correct(address)}, {_NEW_RUN}")
+        return _line(failure, what, f"{correct_address(address)}, {_NEW_RUN}")
     if failure.kind == "not_found" and http_status in (404, 405) and not _NAMES_A_MODEL.search(failure.message):
-        remedy = f"{_correct(address)}, or the name of the model, {_NEW_RUN}"
+        remedy = f"{correct_address(address)}, or the name of the model, {_NEW_RUN}"
         return _line(failure, "the gateway has no such path or no such model", remedy)
     if failure.kind in _REMEDY:
         return _line(failure, *_REMEDY[failure.kind])
@@ -51,7 +51,8 @@ def _line(failure: Failure, what: str, remedy: str) -> str:
     return f"{what} ({excerpt(failure)}): {remedy}"
 
 
-def _correct(address: Address | None) -> str:
+def correct_address(address: Address | None) -> str:
+    """Return what to correct where no model is asked at an address, and how such a URL usually ends."""
     if address is None:
         return "correct base_url"
     return f"correct base_url ({address.base_url}; {address.path} was asked{_usual_end(address)})"

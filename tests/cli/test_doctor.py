@@ -93,7 +93,8 @@ def test_a_gateway_that_cannot_be_reached_is_a_failed_probe(convbatch: Command, 
     for more in ((), ("-m", "m")):
         done = convbatch("doctor", "-g", "g", *more)
         assert done.code == 3
-        assert "could not connect" in done.out
+        assert "could not connect: connection refused 127.0.0.1:9" in done.out
+        assert "hint: start the server, or correct base_url" in done.out
 
 
 CONFIG = """
