@@ -311,6 +311,13 @@ _BROKEN_RULES = (
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
+def _proxy_status(error: Exception) -> int | None:
+    """Return the status with which a proxy refused a connection; 0 if its answer cannot be read, None without one."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return error.status
+    return 0 if isinstance(error, aiohttp.ClientResponseError) else None
+
+
 class _Route(NamedTuple):
     """Where a request went."""
 
@@ -331,7 +338,8 @@ def _no_response(
         return NoResponse("connection", certificate_error(error, route.url), sent=False, certificate=True)
     if isinstance(error, _NEVER_SENT) or not connected:
         kind = "timeout" if isinstance(error, TimeoutError) else "connection"
-        why = connect_error(error, route.url, route.proxy, timeout_s=min(CONNECT_TIMEOUT_S, route.timeout_s))
+        timeout_s = min(CONNECT_TIMEOUT_S, route.timeout_s)
+        why = connect_error(error, route.url, route.proxy, timeout_s=timeout_s, proxy_status=_proxy_status(error))
         return NoResponse(kind, f"could not connect: {why}", sent=False)
     known = _known_so_far(error, response, partial)
     if isinstance(error, _Unreadable):

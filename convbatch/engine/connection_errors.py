@@ -12,8 +12,6 @@ import socket
 import ssl
 from urllib.parse import SplitResult, urlsplit
 
-import aiohttp
-
 from convbatch.console.text import printable
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -28,14 +26,24 @@ _WORDS = {
 }
 
 
-def connect_error(error: Exception, url: str, proxy: str | None, *, timeout_s: float) -> str:
-    """Say why there was no connection to the host of `url`, or to the proxy."""
+def connect_error(
+    error: Exception, url: str, proxy: str | None, *, timeout_s: float, proxy_status: int | None = None
+) -> str:
+    """Say why there was no connection to the host of `url`, or to the proxy.
+
+    Args:
+        error: The exception of aiohttp.
+        url: The URL of the request.
+        proxy: The URL of the proxy, if there is one.
+        timeout_s: Longest time for a connection.
+        proxy_status: Status of the proxy's answer, 0 for one that cannot be read; None if it did not answer.
+    """
     place = _place(urlsplit(url))
     through = None if proxy is None else urlsplit(proxy)
-    if isinstance(error, aiohttp.ClientResponseError) and through is not None:
-        if not isinstance(error, aiohttp.ClientHttpProxyError):
+    if proxy_status is not None and through is not None:
+        if not proxy_status:
             return f"the proxy {_place(through)} does not answer in HTTP"
-        why = f"{error.status} {printable(error.message[:60])}".rstrip()
+        why = f"{proxy_status} {printable(str(getattr(error, 'message', ''))[:60])}".rstrip()
         return f"the proxy {_place(through)} refuses a connection to {place}: {why}"
     is_proxy = through is not None and getattr(error, "host", through.hostname) == through.hostname
     if is_proxy and through is not None:
