@@ -13,7 +13,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from convbatch.config.config_file import CONFIG_NAME
 from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import log_note, printable, printable_json
