@@ -19,7 +19,7 @@ import orjson
 from convbatch.cli import show
 from convbatch.cli.next_command import command_line, larger_budget, with_resume_line
 from convbatch.cli.plan_text import be_verb, judge_lines, unused_judge_lines
-from convbatch.config.config_file import CONFIG_NAME
+from convbatch.config.loader import CONFIG_NAME
 from convbatch.console.text import ignoring_broken_pipe, log_note
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Problems, Reader, count_of

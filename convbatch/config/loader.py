@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from convbatch.config.config_file import CONFIG_NAME
 from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
 from convbatch.config.prices import build_exchange_rates, price_row
 from convbatch.config.toml_positions import KeyPath, TomlPositions
@@ -37,6 +36,8 @@ from convbatch.config.validators import (
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
 from convbatch.errors import InputError, Place, Problem, did_you_mean
 from convbatch.redaction import display
+
+CONFIG_NAME = "convbatch.toml"
 
 
 def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Config:

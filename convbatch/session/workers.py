@@ -1,7 +1,7 @@
 """From a `SessionSpec` to its `TargetWorker`s: rate limiters, connections, clients, and what earlier sessions left.
 
-Targets that share a quota owner share a rate limiter and a connection pool. How a limiter waits is
-`engine/limiter.py`; what a client sends is `engine/client.py`.
+Targets that share a quota owner share a rate limiter, and a connection pool if their proxy and `ca_file` are the same.
+How a limiter waits is `engine/limiter.py`; what a client sends is `engine/client.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def build_workers(
         spec: The session.
         stack: Closes transports and the built-in simulator at the end of the session.
         system: Clock of limiters and clients.
-        connect: Opens the transport to a gateway; called once for each quota owner.
+        connect: Opens the transport to a gateway; called once for each quota owner, proxy and `ca_file`.
         past: The run's journal; None in its first session.
         progress: Receives notes on changes of the rate.
 
@@ -74,9 +74,12 @@ async def build_workers(
         limits = merge_limits(target.gateway.limits for target in targets)
         limiter = parts.limiter(targets, limits, sharers.get(owner, ()))
         token_estimates = TokenEstimates(limits)
-        transport = connect(targets[0].gateway)
-        stack.push_async_callback(transport.close)
+        transports: dict[tuple[str | None, str | None], Transport] = {}
         for target in targets:
+            way = (target.gateway.proxy, target.gateway.ca_file)
+            if (transport := transports.get(way)) is None:
+                transport = transports[way] = connect(target.gateway)
+                stack.push_async_callback(transport.close)
             workers[target.name] = parts.worker(target, limiter, token_estimates, transport, shares=len(targets) > 1)
     return [workers[target.name] for target in spec.targets]
 
