@@ -49,6 +49,8 @@ _NAMES = 2
 _NUMBERS = ("repeat", "turn", "output_tokens", "latency_s")
 _HEADINGS = {"finish_reason": "finish", "output_tokens": "out", "latency_s": "s", "repeat": "rep"}
 REPLY_WIDTH = 30
+REPLY_READ = 2_000
+"""Characters of a reply that are laid out; the rest would be cut off anyway."""
 
 
 def state_notes(run: Run) -> list[str]:
@@ -374,7 +376,7 @@ def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequ
     titles = [_HEADINGS.get(name, name) for name in names]
     widths: list[int] = []
     stacked = False
-    while chunk := [[_plain(cell) for cell in row] for row in islice(rows, CHUNK_ROWS)]:
+    while chunk := [[*map(_plain, cells), _plain(reply)[:REPLY_READ]] for *cells, reply in islice(rows, CHUNK_ROWS)]:
         grid = tables.make_table(
             *((title, "right" if name in _NUMBERS else "left") for title, name in zip(titles, names, strict=True)),
             stack=range(_NAMES),
