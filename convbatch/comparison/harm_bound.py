@@ -46,7 +46,7 @@ def harm_bound(harms: Sequence[float], sizes: Sequence[float], *, alpha: float) 
 
     Source: Gaffke 2005, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative
         variable", Mathematical Methods of Statistics 14:451; Learned-Miller and Thomas 2019, arXiv:1905.06208. The
-        weighting of dialogues of different sizes is ours (`python -m benchmarks -s compare`).
+        weighting of dialogues of different sizes is ours (`python -m benchmarks -s gates`).
     """
     import numpy as np
 
