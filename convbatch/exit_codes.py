@@ -6,6 +6,9 @@ Every command ends with one of these; no other file defines a code or an order o
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Literal
+
+GateResult = Literal["passed", "failed", "undecided"]
 
 
 class ExitCode(IntEnum):
@@ -35,3 +38,10 @@ _SEVERITY = {code: rank for rank, code in enumerate(ExitCode)}
 def worst(*codes: ExitCode) -> ExitCode:
     """Return the most severe of the codes; `ExitCode.OK` without any."""
     return max(codes, key=_SEVERITY.__getitem__, default=ExitCode.OK)
+
+
+def gate_result(code: ExitCode) -> GateResult:
+    """Return what an exit code says of a release; every other code than 0 and 1 leaves it undecided."""
+    if code == ExitCode.OK:
+        return "passed"
+    return "failed" if code == ExitCode.FAILED else "undecided"

@@ -40,7 +40,7 @@ from convbatch.comparison.pairing import (
     pair,
 )
 from convbatch.errors import SetupError, did_you_mean, named_by_keyword
-from convbatch.exit_codes import ExitCode
+from convbatch.exit_codes import ExitCode, GateResult, gate_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,6 +216,11 @@ class Comparison:
     def exit_code(self) -> ExitCode:
         """Exit code of the command: 0, 1 or 3."""
         return self.rules.exit_code(self.verdict)
+
+    @property
+    def gate(self) -> GateResult:
+        """What the exit code says of a release."""
+        return gate_result(self.exit_code)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

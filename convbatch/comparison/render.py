@@ -5,9 +5,8 @@ It decides wording and layout only. Every form begins with the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
-from xml.etree import ElementTree
 
 from convbatch.comparison.compare import (
     MAX_LOST,
@@ -22,8 +21,10 @@ from convbatch.comparison.metrics import MetricResult
 from convbatch.comparison.stats import Interval
 from convbatch.console import tables
 from convbatch.console.html import html_table
+from convbatch.console.junit import JUnitCase, gate_outcome, junit_xml
 from convbatch.console.markdown import md, md_row
-from convbatch.console.text import printable, printable_lines
+from convbatch.console.text import printable
+from convbatch.exit_codes import ExitCode
 from convbatch.results.export import Content, Part, json_bytes
 
 COMPARISON_PARTS: tuple[Part, ...] = ("value", "markdown", "junit")
@@ -102,6 +103,7 @@ def to_value(comparison: Comparison) -> dict[str, Any]:
     return {
         "verdict": comparison.verdict,
         "exit_code": comparison.exit_code,
+        "gate": comparison.gate,
         "primary": comparison.primary,
         "base": comparison.base,
         "candidate": comparison.candidate,
@@ -152,11 +154,31 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_junit(comparison: Comparison) -> bytes:
-    """Return the comparison as JUnit XML: every dialogue is a test case, which fails when one of its turns got worse.
+    """Return the comparison as JUnit XML: the verdict as the first test case, then one for every dialogue.
 
-    A dialogue that fails on both sides has not changed and passes; one that is pending, unmatched or without a verdict
-    is skipped. The verdict is a property of the suite: the exit code decides whether a build fails.
+    The first case fails exactly when the exit code is 1, and is an error when it is 3. A dialogue that got worse fails
+    only where the first case fails, and is output (`system-out`) elsewhere: whatever reads the file agrees with the
+    exit code. One that is pending, unmatched or without a verdict is skipped.
     """
+    result = {"verdict": comparison.verdict, "primary": comparison.primary, "exit_code": str(int(comparison.exit_code))}
+    return junit_xml(
+        f"convbatch compare {comparison.base} {comparison.candidate}",
+        [_verdict_case(comparison), *_dialogue_cases(comparison)],
+        {**result, "summary": sentence(comparison)},
+    )
+
+
+def _verdict_case(comparison: Comparison) -> JUnitCase:
+    return JUnitCase(
+        classname="convbatch compare",
+        name=f"verdict: {comparison.primary}",
+        outcome=gate_outcome(comparison.exit_code),
+        message=sentence(comparison),
+        text="\n".join([sentence(comparison), *advice(comparison), *_facts(comparison), *_footnotes(comparison)]),
+    )
+
+
+def _dialogue_cases(comparison: Comparison) -> Iterator[JUnitCase]:
     flips: dict[str, list[Flip]] = {}
     for flip in comparison.flips:
         if flip.change == "harmful":
@@ -167,25 +189,18 @@ def to_junit(comparison: Comparison) -> bytes:
     left_out |= {name: "pending" for name in pairs.pending}
     left_out |= {name: "only in the base" for name in pairs.only_base}
     left_out |= {name: "only in the candidate" for name in pairs.only_candidate}
-    counts = {"tests": len(names) + len(left_out), "failures": len(flips), "errors": 0, "skipped": len(left_out)}
-    attributes = {"name": f"convbatch compare {comparison.base} {comparison.candidate}"}
-    attributes |= {name: str(count) for name, count in counts.items()}
-    root = ElementTree.Element("testsuites", _xml(attributes))
-    suite = ElementTree.SubElement(root, "testsuite", _xml(attributes))
-    properties = ElementTree.SubElement(suite, "properties")
-    result = {"verdict": comparison.verdict, "primary": comparison.primary, "exit_code": str(comparison.exit_code)}
-    for name, value in {**result, "summary": sentence(comparison)}.items():
-        ElementTree.SubElement(properties, "property", _xml({"name": name, "value": value}))
-    for name in (*names, *left_out):
-        case = ElementTree.SubElement(suite, "testcase", _xml({"classname": comparison.candidate, "name": name}))
-        if name in left_out:
-            ElementTree.SubElement(case, "skipped", _xml({"message": left_out[name]}))
-        for flip in flips.get(name, ())[:1]:  # a test case has one failure
-            message = "; ".join(_flip_title(one) for one in flips[name])
-            failure = ElementTree.SubElement(case, "failure", _xml({"message": message, "type": "regression"}))
-            failure.text = _xml_text("\n\n".join(map(_flip_text, flips[flip.dialogue])))
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    gate_failed = comparison.exit_code == ExitCode.FAILED
+    for name in names:
+        worse = flips.get(name, ())
+        yield JUnitCase(
+            classname=comparison.candidate,
+            name=name,
+            outcome="failure" if worse and gate_failed else "passed",
+            message="; ".join(map(_flip_title, worse)),
+            text="\n\n".join(map(_flip_text, worse)),
+        )
+    for name, why in left_out.items():
+        yield JUnitCase(classname=comparison.candidate, name=name, outcome="skipped", message=why)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -391,6 +406,7 @@ def _facts(comparison: Comparison) -> Iterator[str]:
     if pairs.failed_base or pairs.failed_candidate:
         parts.append(f"failed turns: {pairs.failed_base:,} base, {pairs.failed_candidate:,} candidate")
     yield "pairs      " + "; ".join(parts)
+    yield f"gate       {comparison.gate}, exit code {comparison.exit_code:d}"
     yield from comparison.notes
 
 
@@ -523,12 +539,3 @@ def _truncate(text: str) -> str:
     cut = text if len(text) <= REPLY_SHOWN else text[: REPLY_SHOWN - 1] + "…"
     first = cut.split("\n", LINES_SHOWN)
     return cut if len(first) <= LINES_SHOWN else "\n".join(first[:LINES_SHOWN]) + "\n…"
-
-
-def _xml(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {name: _xml_text(value) for name, value in attributes.items()}
-
-
-def _xml_text(text: str) -> str:
-    """Escape control characters, most of which XML cannot represent, as on a terminal."""
-    return printable_lines(text).replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import convbatch as package
 from convbatch.comparison import render, stats
-from convbatch.comparison.compare import Comparison, ComparisonRules, compare_frames
+from convbatch.comparison.compare import Comparison, ComparisonRules, FailOn, compare_frames
 from convbatch.comparison.harm_bound import harm_bound
 from convbatch.comparison.pairing import TURN_COLUMNS, ComparedTurn
 from convbatch.errors import SetupError
@@ -27,6 +28,7 @@ from convbatch.reply import Usage
 from convbatch.results.export import write_content
 from tests.conftest import QUICKSTART, Command, environment, examples
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
+from tests.support.junit import junit_cases
 from tests.support.tables import each
 
 Passes = Mapping[str, Sequence[bool | None]]
@@ -558,17 +560,46 @@ def comparison() -> Comparison:
     return compare_frames(base, candidate, history=("live", "live"))
 
 
-def test_junit_has_a_test_case_for_every_dialogue_and_fails_those_that_got_worse(comparison: Comparison) -> None:
-    root = ElementTree.fromstring(render.to_junit(comparison))
-    suite = root[0]
-    assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "3", "failures": "1", "errors": "0", "skipped": "1",
-    }  # fmt: skip
-    cases = {case.get("name"): [child.tag for child in case] for case in suite.iter("testcase")}
-    assert cases == {"a|b": ["failure"], "c": [], "d": ["skipped"]}
-    failure = next(suite.iter("failure"))
-    assert "turn 2: worse" in str(failure.get("message"))
-    assert "\\x1b[31m" in str(failure.text)
+@pytest.mark.parametrize("fail_on", [None, "regression", "inconclusive"])
+def test_junit_has_a_case_for_every_dialogue_and_fails_those_that_got_worse_only_with_the_gate(
+    comparison: Comparison, fail_on: FailOn | None
+) -> None:
+    comparison = replace(comparison, rules=ComparisonRules(fail_on=fail_on))
+    verdict, *dialogues = junit_cases(render.to_junit(comparison))
+    code = {None: 3, "regression": 0, "inconclusive": 1}[fail_on]
+    assert (comparison.exit_code, verdict.result) == (code, {0: "passed", 1: "failure", 3: "error"}[code])
+    worse = "failure" if code == 1 else "passed"
+    assert {case.name: case.result for case in dialogues} == {"a|b": worse, "c": "passed", "d": "skipped"}
+    assert "turn 2: worse" in dialogues[0].text
+    assert "\\x1b[31m" in dialogues[0].text
+    if code == 1:
+        assert "turn 2: worse" in dialogues[0].message
+
+
+@pytest.mark.parametrize(
+    ("frames", "rules", "gate"),
+    [
+        (table(18, 7, 162, 13), ComparisonRules(), "failed"),
+        (table(5, 0, 595), ComparisonRules(), "passed"),  # a regression within the margin
+        (table(5, 0, 595), ComparisonRules(strict=True), "failed"),
+        (table(0, 0, 200), ComparisonRules(), "passed"),
+        (table(1, 0, 20), ComparisonRules(), "undecided"),
+        (table(1, 0, 20), ComparisonRules(fail_on="inconclusive"), "failed"),
+        (table(1, 0, 20), ComparisonRules(fail_on="regression"), "passed"),
+    ],
+    ids=["regression", "within-margin", "strict", "non-inferior", "inconclusive", "fail-on-both", "fail-on-regression"],
+)
+def test_all_outputs_of_a_comparison_agree_with_its_exit_code(
+    frames: tuple[pd.DataFrame, pd.DataFrame], rules: ComparisonRules, gate: str
+) -> None:
+    comparison = compare_frames(*frames, rules=rules)
+    code = {"passed": 0, "failed": 1, "undecided": 3}[gate]
+    document = json.loads(render.to_json(comparison))
+    assert (document["exit_code"], document["gate"], comparison.exit_code) == (code, gate, code)
+    assert f"gate       {gate}, exit code {code}" in render.to_markdown(comparison)
+    verdict, *dialogues = junit_cases(render.to_junit(comparison))
+    assert verdict.result == {0: "passed", 1: "failure", 3: "error"}[code]
+    assert {case.result for case in dialogues} == ({"passed", "failure"} if code == 1 else {"passed"})
 
 
 def test_markdown_starts_with_the_verdict_and_escapes_text_in_its_tables(comparison: Comparison) -> None:
