@@ -96,7 +96,10 @@ def _run_options(
     in_memory = in_memory_dataset(dataset)
     options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS if field.name in values}
     files = () if in_memory is not None else tuple(map(Path, _items(dataset)))
-    return RunOptions(datasets=files, in_memory=in_memory, **options)
+    given = RunOptions(datasets=files, in_memory=in_memory, **options)
+    if given.reports:
+        raise SetupError(f"--out names a file, {given.reports[0]}", hint="in Python it is the run folder")
+    return given
 
 
 _FIELDS: Sequence[tuple[Field[Any], OptionSpec]] = [
@@ -108,9 +111,10 @@ _KEYWORDS = {name: field.name for field, spec in _FIELDS for name in spec.names}
 
 def _value(field: Field[Any], value: Any) -> Any:
     """Return the value in the type of its field: one name for a list of names, text for a path or an amount."""
-    if get_origin(field.type) is tuple:
-        return () if value is None else tuple(_items(value))
     types = get_args(field.type)
+    if get_origin(field.type) is tuple:
+        items = () if value is None else tuple(_items(value))
+        return tuple(map(Path, items)) if Path in types else items
     if value is None or field.name == "history":
         return value
     if isinstance(value, Run):

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import gzip
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -29,12 +28,13 @@ from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Pr
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.results.cache import write_turns
+from convbatch.results.gate_report import GateReport, check_outputs, failure_text, to_value, write_reports
 from convbatch.results.judge_costs import judge_totals
 from convbatch.results.missing_verdicts import MissingVerdicts, missing_verdicts
-from convbatch.results.parquet import read_rows
-from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
+from convbatch.results.quality_gate import QualityGate, evaluate_gate, parse_pass_rate
 from convbatch.results.run import RESULTS, Run
 from convbatch.results.summary import TargetSummary
+from convbatch.results.verdict_counts import VerdictCounts, count_verdicts, failed_checks
 from convbatch.session.judge import prepare_judging
 from convbatch.session.options import CheckOptions
 from convbatch.session.session import run_session
@@ -55,7 +55,7 @@ def run_check(options: CheckOptions) -> ExitCode:
         InputError: The edited dataset is not well formed, or not of the same dialogues.
         SetupError: There is nothing to judge.
     """
-    parse_pass_rate(options.fail_under)  # before anything is sent
+    check_outputs(options.out, parse_pass_rate(options.fail_under))  # before anything is sent
     if options.ask_again and options.judge is None:
         raise SetupError("--ask-again needs a judge to ask", hint="add --judge MODEL@GATEWAY")
     folder = RunFolder.open(find_run(options.run, RESULTS))
@@ -77,7 +77,7 @@ def run_check(options: CheckOptions) -> ExitCode:
     result = _run_judge(spec, command_line("check", again))
     code, interrupted = result.exit_code, result.reason == "interrupted"
     try:
-        code = worst(code, _print_verdicts(folder, again))
+        code = worst(code, _print_verdicts(folder, again, code))
     except (ConvbatchError, OSError) as error:  # calls were paid for: their result is printed in any case
         log_note(f"error: the verdicts cannot be shown: {error}")
         code = worst(code, ExitCode.INCOMPLETE)
@@ -87,22 +87,46 @@ def run_check(options: CheckOptions) -> ExitCode:
     return code
 
 
-def _print_verdicts(folder: RunFolder, again: CheckOptions) -> ExitCode:
-    """Write the tables of a run, print its verdicts, return the exit code; `again` is for commands to print."""
+def _print_verdicts(folder: RunFolder, again: CheckOptions, code: ExitCode = ExitCode.OK) -> ExitCode:
+    """Write the tables of a run, print its verdicts, return the exit code.
+
+    Args:
+        folder: The run.
+        again: The options; also for commands to print.
+        code: Exit code of the judge's session; the result is the worst of it and that of the verdicts.
+    """
     try:
         write_turns(folder)
     except JournalError:
         log_note("note: the run folder cannot be written; the verdicts are not stored")
     run = Run(folder)
     totals = run.summary()
-    counts = _count_verdicts(run)
+    counts = count_verdicts(run)
     if not counts:
         hint = "add checks to the dataset, then: convbatch check RUN --dataset FILE"
         raise SetupError(f"{shell_quote(folder.path)} has no checks to judge", hint=hint)
-    with ignoring_broken_pipe():
-        _print(run, totals, counts)
     missing = missing_verdicts(run)
-    code = _exit_code(totals, parse_pass_rate(again.fail_under), lacks_verdicts=_lacks_verdicts(run, missing))
+    lacks_verdicts = _lacks_verdicts(run, missing)
+    fail_under = parse_pass_rate(again.fail_under)
+    gate = None if fail_under is None else evaluate_gate(totals, fail_under, lacks_verdicts=lacks_verdicts)
+    code = worst(code, _exit_code(totals, gate, lacks_verdicts=lacks_verdicts))
+    report = GateReport(
+        command="check",
+        run=run,
+        totals=totals,
+        exit_code=code,
+        fail_under=fail_under,
+        lines=() if gate is None else gate.lines,
+    )
+    write_reports(report, again.out)
+    if again.as_json:
+        show.print_json(to_value(report))
+    else:
+        with ignoring_broken_pipe():
+            _print(run, totals, counts)
+    for note in _notes(totals, counts):
+        log_note(note)
+    _log_gate(totals, report.lines)
     _log_missing(run, missing, again)
     for note in show.state_notes(run):
         log_note(note)
@@ -172,18 +196,19 @@ def _log_missing(run: Run, missing: MissingVerdicts, again: CheckOptions) -> Non
         _log_next(f"{count_of(missing.open.total(), 'check')} without a verdict; to ask the judge:", asking)
 
 
-def _exit_code(totals: Sequence[TargetSummary], fail_under: str | None, *, lacks_verdicts: bool) -> ExitCode:
-    is_open = any(total.open for total in totals)
-    quality_gate = None if fail_under is None else evaluate_gate(totals, fail_under)
-    for line in () if quality_gate is None else quality_gate.lines:
-        log_note(line)
-    if is_open:
-        log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` continues it")
-    if is_open or (quality_gate is not None and quality_gate.passed is None):
+def _exit_code(totals: Sequence[TargetSummary], gate: QualityGate | None, *, lacks_verdicts: bool) -> ExitCode:
+    if any(total.open for total in totals) or (gate is not None and gate.passed is None):
         return ExitCode.INCOMPLETE
-    if quality_gate is not None and not quality_gate.passed:
+    if gate is not None and not gate.passed:
         return ExitCode.FAILED  # whatever the missing verdicts are
     return ExitCode.INCOMPLETE if lacks_verdicts else ExitCode.OK
+
+
+def _log_gate(totals: Sequence[TargetSummary], lines: Sequence[str]) -> None:
+    for line in lines:
+        log_note(line)
+    if any(total.open for total in totals):
+        log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` continues it")
 
 
 # Edited checks
@@ -269,72 +294,30 @@ def _difference(asked: Dialogue, edited: Dialogue) -> str | None:
 # Output
 
 
-@dataclass(slots=True)
-class _TargetVerdicts:
-    """Counts of the verdicts of one target."""
-
-    passed: int = 0
-    failed: int = 0
-    open: int = 0
-    errors: int = 0
-    score: float = 0.0
-    weight: float = 0.0
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why there is no verdict."""
-
-
-def _count_verdicts(run: Run) -> dict[str, _TargetVerdicts]:
-    counts: dict[str, _TargetVerdicts] = {}
-    for target, passed, score, weight, reason, error in read_rows(
-        run.verdicts_path, ("target", "passed", "score", "weight", "reason", "error")
-    ):
-        count = counts.setdefault(target, _TargetVerdicts())
-        if passed is None:
-            count.open += 1
-            count.reasons["a turn is pending" if reason.endswith(" is pending") else error or reason] += 1
-            continue
-        count.passed += passed
-        count.failed += not passed
-        count.errors += error is not None
-        count.score += score * weight
-        count.weight += weight
-    return counts
-
-
-def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, _TargetVerdicts]) -> None:
+def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, VerdictCounts]) -> None:
     headings = ("target", "dialogues passed", "checks passed", "failed", "no verdict", "score")
     rows: list[tuple[str, ...]] = []
     for total in totals:
-        count = counts.get(total.target, _TargetVerdicts())
+        count = counts.get(total.target, VerdictCounts())
         share = f" ({100 * total.passed / total.judged:.1f} %)" if total.judged else ""
-        score = f"{count.score / count.weight:.3f}" if count.weight else "–"
+        score = "–" if count.score is None else f"{count.score:.3f}"
         figures = (f"{count.passed:,}", f"{count.failed:,}", f"{count.open:,}", score)
         rows.append((total.target, f"{total.passed:,}/{total.judged:,}{share}", *figures))
     show.print_figures(headings, rows)
     show.print_lines([str(total) for total in judge_totals(run)])
     show.print_lines(list(_failures(run, sum(count.failed for count in counts.values()))))
-    for note in _notes(totals, counts):
-        log_note(note)
 
 
 def _failures(run: Run, failed: int) -> Iterator[str]:
     """Yield a line per failed check, in the order of the table, with its reason."""
-    names = ("passed", "dialogue", "turn", "target", "repeat", "check", "reason")
-    repeats = run.manifest.repeats > 1
-    shown = 0
-    for passed, dialogue, turn, target, repeat, check, reason in read_rows(run.verdicts_path, names):
-        if passed is not False:
-            continue
+    for shown, check in enumerate(failed_checks(run)):
         if shown == FAILURES_SHOWN:
             yield f"and {failed - shown:,} more: the frame `verdicts` of convbatch.load({str(run.path)!r})"
             return
-        where = "dialogue" if turn is None else f"turn {turn}"
-        which = f" repeat {repeat}" if repeats else ""
-        yield f"failed: {dialogue}, {where}, {target}{which}: {check}: {reason}"
-        shown += 1
+        yield f"failed: {failure_text(check, run)}"
 
 
-def _notes(totals: Sequence[TargetSummary], counts: dict[str, _TargetVerdicts]) -> Iterator[str]:
+def _notes(totals: Sequence[TargetSummary], counts: dict[str, VerdictCounts]) -> Iterator[str]:
     for target, count in counts.items():
         for reason, number in count.reasons.items():
             yield f"note: {target}: {count_of(number, 'check')} without a verdict: {reason}"

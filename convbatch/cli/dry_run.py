@@ -10,13 +10,16 @@ import functools
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from convbatch.cli import show
 from convbatch.cli.plan_text import plan_lines
 from convbatch.config.gateways import Limits, Target, merge_limits
+from convbatch.console.markdown import md, md_row
+from convbatch.console.text import printable
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.engine.quota import derated_rate
@@ -24,7 +27,8 @@ from convbatch.estimation.estimator import Estimate, Estimator, Figures
 from convbatch.estimation.history import EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
-from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount
+from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount, to_decimal
+from convbatch.results.export import Content, check_suffix, write_content
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
 from convbatch.session.prepare import RESULTS, DryRun, prepare_dry_run
@@ -60,14 +64,79 @@ class Forecast:
 
 
 def print_dry_run(options: RunOptions) -> ExitCode:
-    """Print the plan and forecast of a run; return the exit code."""
+    """Print the plan and forecast of a run, and write it to the files of `-o`; return the exit code."""
+    for path in options.reports:
+        check_suffix(path, ("value", "markdown"))
     with prepare_dry_run(options) as plan:
         forecasts = forecast_targets(plan)
-        show.print_lines(["dry run: nothing is sent and no folder is made", *plan_lines(plan, options)])
-        show.print_lines(_before_a_run(plan, forecasts))
-        show.print_figures(_HEADINGS, [row for one in forecasts for row in _rows(one)])
-        show.print_lines([*_sums(forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)])
+        before = [*plan_lines(plan, options), *_before_a_run(plan, forecasts)]
+        below = [*_sums(plan, forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)]
+        rows = [row for one in forecasts for row in _rows(one)]
+        content: Content = {
+            "value": lambda: _to_value(plan, forecasts, [*before, *below]),
+            "markdown": lambda: _to_markdown(before, rows, below),
+        }
+        for path in options.reports:
+            write_content(content, path)
+        if options.as_json:
+            show.print_json(content["value"]())
+            return ExitCode.OK
+        show.print_lines(["dry run: nothing is sent and no folder is made", *before])
+        show.print_figures(_HEADINGS, rows)
+        show.print_lines(below)
     return ExitCode.OK
+
+
+def _to_value(plan: DryRun, forecasts: Sequence[Forecast], notes: Sequence[str]) -> dict[str, Any]:
+    """Return the forecast as one JSON object; its keys are a contract."""
+    return {
+        "dialogues": plan.manifest.dataset.dialogues,
+        "turns": plan.manifest.dataset.asked_turns,
+        "rows": plan.manifest.planned.rows,
+        "history": plan.manifest.history,
+        "repeats": plan.manifest.repeats,
+        "targets": [_target_value(one) for one in forecasts],
+        "totals": [_total_value(total) for total in _totals(plan, forecasts)],
+        "max_cost": None if plan.max_cost is None else str(plan.max_cost),
+        "missing_keys": list(plan.missing_keys),
+        "notes": [note.strip() for note in notes],
+    }
+
+
+def _target_value(one: Forecast) -> dict[str, Any]:
+    return {
+        "target": one.target.name,
+        "simulated": one.target.simulated,
+        "currency": None if one.prices is None else one.prices.currency,
+        "source": one.source,
+        "reused": one.estimate.reused,
+        **_estimate_value(one.estimate),
+    }
+
+
+def _total_value(total: _Total) -> dict[str, Any]:
+    rates = {"rates": list(total.rates)}
+    return {"currency": total.currency, "targets": total.targets, **rates, **_estimate_value(total.estimate)}
+
+
+def _estimate_value(estimate: Estimate) -> dict[str, Any]:
+    return {name: _figures_value(getattr(estimate, name)) for name in ("low", "expected", "high", "upper_bound")}
+
+
+def _figures_value(figures: Figures | None) -> dict[str, Any] | None:
+    if figures is None:
+        return None
+    cost = None if figures.cost is None else float(figures.cost)
+    counts = {name: round(getattr(figures, name)) for name in ("calls", "input_tokens", "output_tokens")}
+    return {**counts, "cost": cost}
+
+
+def _to_markdown(before: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[str]) -> str:
+    table = [md_row(_HEADINGS), md_row(["---", "---", *["---:"] * (len(_HEADINGS) - 2)])]
+    table += [md_row([md(printable(cell)) for cell in row]) for row in rows]
+    facts, notes = ("\n".join(f"- {md(printable(line.strip()))}" for line in some) for some in (before, below))
+    head = "## Dry run: nothing is sent"
+    return "\n\n".join(part for part in (head, facts, "\n".join(table), notes) if part) + "\n"
 
 
 def budget_warning(spec: SessionSpec) -> list[str]:
@@ -164,27 +233,87 @@ def _cost(prices: PriceTable | None, cost: Decimal | None) -> str:
     return "–" if prices is None or cost is None else str(Money(amount=cost, currency=prices.currency))
 
 
-def _sums(forecasts: Sequence[Forecast]) -> list[str]:
-    """Return a line per currency with the sum over its targets, if there are several targets."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Total:
+    """Sum over the targets of a currency, or over all of them in one currency."""
+
+    currency: str
+    targets: int
+    estimate: Estimate
+    rates: tuple[str, ...] = ()
+    """Exchange rates that it needs; none where every target bills in this currency."""
+
+
+def _totals(plan: DryRun, forecasts: Sequence[Forecast]) -> list[_Total]:
+    """Return the sum of each currency and, where `[rates]` converts them all, the sum in one."""
     priced: dict[str, list[Forecast]] = {}
     for one in forecasts:
         if one.prices is not None and not one.unpriced:
             priced.setdefault(one.prices.currency, []).append(one)
+    totals = [
+        _Total(currency=currency, targets=len(some), estimate=_sum_of(one.estimate for one in some))
+        for currency, some in priced.items()
+    ]
+    if len(totals) < 2:
+        return totals
+    wanted = [plan.max_cost.currency] if plan.max_cost is not None else list(priced)
+    for currency in wanted:
+        factors = {total.currency: plan.manifest.rates.factor(total.currency, currency) for total in totals}
+        if None not in factors.values():
+            converted = [_converted(total.estimate, factors[total.currency] or Fraction(1)) for total in totals]
+            rates = tuple(
+                f"1 {other} = {to_decimal(factor):.6g} {currency}"
+                for other, factor in factors.items()
+                if factor is not None and other != currency
+            )
+            all_targets = sum(total.targets for total in totals)
+            return [*totals, _Total(currency=currency, targets=all_targets, estimate=_sum_of(converted), rates=rates)]
+    return totals
+
+
+def _sum_of(estimates: Iterable[Estimate]) -> Estimate:
+    return functools.reduce(Estimate.plus, estimates)
+
+
+def _converted(estimate: Estimate, factor: Fraction) -> Estimate:
+    """Return an estimate with its costs in another currency."""
+
+    def convert(figures: Figures) -> Figures:
+        cost = None if figures.cost is None else to_decimal(Fraction(figures.cost) * factor)
+        return replace(figures, cost=cost)
+
+    return replace(
+        estimate,
+        low=convert(estimate.low),
+        expected=convert(estimate.expected),
+        high=convert(estimate.high),
+        upper_bound=None if estimate.upper_bound is None else convert(estimate.upper_bound),
+    )
+
+
+def _sums(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
+    """Return a line per currency with the sum over its targets, if there are several targets."""
     if len(forecasts) == 1:
         return []
-    lines = [_sum_line(currency, some) for currency, some in priced.items()]
+    totals = _totals(plan, forecasts)
+    lines = [_sum_line(total) for total in totals]
     without = sum(one.unpriced for one in forecasts)
-    if without and priced:
+    if without and totals:
         lines.append(f"{without} of {count_of(len(forecasts), 'target')} without a price: not in these sums")
     return lines
 
 
-def _sum_line(currency: str, some: Sequence[Forecast]) -> str:
-    total = functools.reduce(Estimate.plus, (one.estimate for one in some))
+def _sum_line(one: _Total) -> str:
+    total = one.estimate
     parts = [f"low {_amount(total.low)}", f"expected {_amount(total.expected)}", f"high {_amount(total.high)}"]
     if total.upper_bound is not None:
         parts.append(f"at most {_amount(total.upper_bound)}")
-    return f"total billed in {currency}: {', '.join(parts)}"
+    head = (
+        f"total in {one.currency} by [rates] ({', '.join(one.rates)})"
+        if one.rates
+        else (f"total billed in {one.currency}")
+    )
+    return f"{head}: {', '.join(parts)}"
 
 
 def _amount(figures: Figures) -> str:

@@ -27,7 +27,7 @@ from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, is_o
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.reply import is_open
-from convbatch.results.quality_gate import evaluate_gate
+from convbatch.results.quality_gate import QualityGate, evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
 from convbatch.session.options import ResumeOptions, RunOptions
 from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
@@ -46,13 +46,47 @@ _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
+    if options.as_json or options.reports:
+        from convbatch.results.gate_report import check_outputs
+
+        check_outputs(options.reports, options.fail_under)
     spec = prepare_run(options)
     _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
     if spec.max_cost is not None:
         from convbatch.cli.dry_run import budget_warning
 
         _log_lines(budget_warning(spec))
-    return _finish(spec)
+    code = _finish(spec, as_json=options.as_json)
+    return worst(code, _write_result(spec, options, code)) if options.as_json or options.reports else code
+
+
+def _write_result(spec: SessionSpec, options: RunOptions, code: ExitCode) -> ExitCode:
+    """Write and print the result of a run with its exit code; a failure cannot undo the run."""
+    from convbatch.cli.show import print_json
+    from convbatch.results.gate_report import GateReport, to_value, write_reports
+    from convbatch.results.run import load
+
+    try:
+        run = load(spec.folder.path)
+        totals = run.summary()
+        fail_under = spec.manifest.options.fail_under
+        lines = [] if fail_under is None else _evaluate_gate(run, totals, fail_under).lines
+        report = GateReport(command="run", run=run, totals=totals, exit_code=code, fail_under=fail_under, lines=lines)
+        write_reports(report, options.reports)
+        if options.as_json:
+            print_json(to_value(report))
+    except (ConvbatchError, OSError) as error:
+        _log_lines([f"error: the result could not be written: {error}"])
+        return ExitCode.JOURNAL
+    return ExitCode.OK
+
+
+def _evaluate_gate(run: Run, totals: Sequence[TargetSummary], fail_under: str) -> QualityGate:
+    from convbatch.results.missing_verdicts import missing_verdicts
+
+    missing = None if run.manifest.current_judge is None else missing_verdicts(run)
+    lacks_verdicts = missing is not None and bool(missing.open or missing.refused)
+    return evaluate_gate(totals, fail_under, lacks_verdicts=lacks_verdicts)
 
 
 def resume(options: ResumeOptions) -> ExitCode:
@@ -67,8 +101,8 @@ def resume(options: ResumeOptions) -> ExitCode:
     return _finish(spec)
 
 
-def _finish(spec: SessionSpec) -> ExitCode:
-    """Run a session and then its judge, print the results, return the exit code.
+def _finish(spec: SessionSpec, *, as_json: bool = False) -> ExitCode:
+    """Run a session and then its judge, print the results, return the exit code; `as_json`: without the closing table.
 
     Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
     never instead of them.
@@ -92,7 +126,7 @@ def _finish(spec: SessionSpec) -> ExitCode:
         _log_error(_with_options(spec, result.error))
     # A closing terminal sends SIGHUP twice, and the second one must not cost the closing table.
     with _ignoring(signal.SIGHUP) if results[-1].reason == "interrupted" else nullcontext():
-        code, remaining = _closing_table(spec)
+        code, remaining = _closing_table(spec, as_json=as_json)
     # The table counts better than the session: a session that stopped early has not seen every finished row, and does
     # not notice when another program shortens the journal.
     if remaining is None:
@@ -158,7 +192,7 @@ class Remaining(NamedTuple):
     """Checks to which the run's judge has given an answer that is no verdict."""
 
 
-def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
+def _closing_table(spec: SessionSpec, *, as_json: bool) -> tuple[ExitCode, Remaining | None]:
     """Write `turns.parquet` and print a table with a row per target; return the exit code of that and what remains."""
     code, remaining = ExitCode.OK, None
     try:
@@ -174,11 +208,11 @@ def _closing_table(spec: SessionSpec) -> tuple[ExitCode, Remaining | None]:
         run = load(spec.folder.path)
         totals = run.summary()
         remaining, notes = _remaining(run, totals, has_judge=wants_judge(spec.manifest))
-        _print_closing_table(run, totals)
+        _print_closing_table(run, () if as_json else totals)
         _log_lines(notes)
         fail_under = spec.manifest.options.fail_under
         if fail_under is not None:
-            quality_gate = evaluate_gate(totals, fail_under)
+            quality_gate = _evaluate_gate(run, totals, fail_under)
             _log_lines(quality_gate.lines)
             code = worst(code, _GATE[quality_gate.passed])
         if any(total.error for total in totals):
@@ -215,7 +249,9 @@ def _remaining(run: Run, totals: Sequence[TargetSummary], *, has_judge: bool) ->
 
 
 def _print_closing_table(run: Run, totals: Sequence[TargetSummary]) -> None:
-    """Print the table on stdout; a closed or full stdout does not change the result of the run."""
+    """Print the table on stdout, if it has rows; a closed or full stdout does not change the result of the run."""
+    if not totals:
+        return
     from convbatch.cli import show
     from convbatch.results.judge_costs import judge_totals
 

@@ -12,13 +12,13 @@ from itertools import chain, groupby, islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.console import tables
-from convbatch.console.text import printable
+from convbatch.console.text import ignoring_broken_pipe, printable, printable_json
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError, did_you_mean, nearest
 from convbatch.pricing import display_amount, exact
-from convbatch.results.export import csv_lines
+from convbatch.results.export import csv_lines, json_bytes
 from convbatch.results.parquet import Rows, read_rows, side_by_side
 from convbatch.results.run import Run
 from convbatch.results.summary import TargetSummary
@@ -102,6 +102,12 @@ def print_figures(headings: Sequence[str], rows: Sequence[Sequence[str]], *, fil
     for row in rows:
         grid.add_row(*map(tables.single_line_text, row))
     tables.console(file).print(grid)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    with ignoring_broken_pipe():
+        print(printable_json(json_bytes(value).decode()), end="")  # noqa: T201  # the command's output
 
 
 def print_lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:

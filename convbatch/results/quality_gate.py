@@ -45,11 +45,18 @@ def parse_pass_rate(text: str | float | None) -> str | None:
     return f"{value:f}"
 
 
-def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str) -> QualityGate:
-    """Return whether every target passes its share of dialogues; dialogues without checks do not count."""
+def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str, *, lacks_verdicts: bool = False) -> QualityGate:
+    """Return whether every target passes its share of dialogues; dialogues without checks do not count.
+
+    Args:
+        totals: A row per target.
+        fail_under: The share, from `parse_pass_rate`.
+        lacks_verdicts: Whether the run's judge has left a verdict open, even one that would not change the result: the
+            gate can then fail, but not pass.
+    """
     if any(total.open or not total.judged + total.undecided for total in totals):
         return QualityGate(None, [f"gate: not decided, the run is incomplete (--fail-under {fail_under})"])
-    failed = [_failure(total, fail_under) for total in totals if _falls_short(total, fail_under)]
+    failed = [_failure(total, fail_under) for total in totals if falls_short(total, fail_under)]
     undecided = [
         f"gate: not decided, the run is incomplete: {count_of(total.undecided, 'dialogue')} of {total.target} "
         f"without a verdict (--fail-under {fail_under})"
@@ -58,12 +65,14 @@ def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str) -> QualityGa
     ]
     if failed:
         return QualityGate(False, failed)
+    if lacks_verdicts and not undecided:
+        undecided = [f"gate: not decided, checks are without a verdict (--fail-under {fail_under})"]
     return (
         QualityGate(None, undecided) if undecided else QualityGate(True, [f"gate: passed (--fail-under {fail_under})"])
     )
 
 
-def _falls_short(total: TargetSummary, fail_under: str) -> bool:
+def falls_short(total: TargetSummary, fail_under: str) -> bool:
     """Return whether too few dialogues pass, even if all undecided ones did."""
     return total.passed + total.undecided < Decimal(fail_under) * (total.judged + total.undecided)
 

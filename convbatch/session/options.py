@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REQUEST, LIMITS, RETRY, OUTPUT = PANELS = ("Request", "Limits", "Retry and stopping", "Output")
 """Panels of `--help`, in their order; options without one come first."""
+REPORT_SUFFIXES = (".json", ".md", ".xml")
+"""Files that `run -o` can write beside its run folder."""
 
 
 class OptionSpec(NamedTuple):
@@ -226,9 +228,15 @@ class RunOptions(
     reuse: str | None = option(
         "--reuse", metavar="RUN", help="Reuse this run's replies to identical requests.", panel=REQUEST
     )
-    out: Path | None = option(
-        "-o", "--out", help="Run folder, absent or empty; default results/<time>-<name>.", panel=OUTPUT
+    out: tuple[Path, ...] = option(
+        "-o",
+        "--out",
+        default=(),
+        metavar="PATH",
+        help="Run folder, absent or empty; default results/<time>-<name>. FILE.json, .md, .xml (JUnit): the result.",
+        panel=OUTPUT,
     )
+    """At most one folder, and any number of files."""
     dry_run: bool = option(
         "--dry-run",
         default=False,
@@ -236,10 +244,38 @@ class RunOptions(
         panel=OUTPUT,
         command_only=True,
     )
+    as_json: bool = option(
+        "--json",
+        default=False,
+        help="Print one JSON object instead of the table.",
+        panel=OUTPUT,
+        has_variable=False,
+        command_only=True,
+    )
     from_environment: tuple[str, ...] = ()
     """`NAME=value` of the environment variables that set an option; printed in the plan."""
     in_memory: "InMemoryDataset | None" = None
     """Dialogues given in Python, in place of `datasets`."""
+
+    @property
+    def reports(self) -> tuple[Path, ...]:
+        """The files among `out`, by their suffix."""
+        return tuple(path for path in self.out if path.suffix.lower() in REPORT_SUFFIXES)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder among `out`.
+
+        Raises:
+            SetupError: There are several.
+        """
+        folders = [path for path in self.out if path not in self.reports]
+        if len(folders) > 1:
+            raise SetupError(
+                f"-o names {len(folders)} run folders: {', '.join(map(str, folders))}",
+                hint="name one; files of the result end in .json, .md or .xml",
+            )
+        return folders[0] if folders else None
 
     @property
     def sources(self) -> "tuple[Path | InMemoryDataset, ...]":
@@ -279,6 +315,15 @@ class CheckOptions(JudgeOptions, VerdictOptions):
         help="Judge by the checks of this edited dataset, and store them in the run folder.",
         has_variable=False,
     )
+    out: tuple[Path, ...] = option(
+        "-o",
+        "--out",
+        default=(),
+        metavar="FILE",
+        help="Write FILE.json, .md, or .xml (JUnit, with --fail-under) as well; repeatable.",
+        has_variable=False,
+    )
+    as_json: bool = option("--json", default=False, help="Print one JSON object.", has_variable=False)
     ask_again: bool = option(
         "--ask-again",
         default=False,

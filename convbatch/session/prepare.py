@@ -433,7 +433,7 @@ def _dataset(
     from convbatch.dataset.snapshot import write_copy
     from convbatch.session.progress import ReadingBar
 
-    _refuse_occupied(options.out)
+    _refuse_occupied(options.folder)
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
         with ReadingBar(enabled=options.progress) as bar:
@@ -472,8 +472,8 @@ def _refuse_occupied(out: Path | None) -> None:
 
 
 def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
-    if options.out is not None:
-        return RunFolder.create(options.out)
+    if options.folder is not None:
+        return RunFolder.create(options.folder)
     stem = "dataset" if options.in_memory is not None else options.datasets[0].name.split(".")[0]
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 

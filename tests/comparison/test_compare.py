@@ -27,8 +27,8 @@ from convbatch.errors import SetupError
 from convbatch.reply import Usage
 from convbatch.results.export import write_content
 from tests.conftest import QUICKSTART, Command, environment, examples
-from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 from tests.support.junit import junit_cases
+from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 from tests.support.tables import each
 
 Passes = Mapping[str, Sequence[bool | None]]

@@ -358,7 +358,9 @@ def exit_code(folder: Path, server: Server, dataset: Path, *models: str, **more:
     config = folder / "convbatch.toml"
     config.write_text(config_for(server.url))
     named = tuple(f"{model}@at-gemini" for model in models)
-    return run(RunOptions(datasets=(dataset,), models=named, config=config, out=folder / "out", progress=False, **more))
+    return run(
+        RunOptions(datasets=(dataset,), models=named, config=config, out=(folder / "out",), progress=False, **more)
+    )
 
 
 def test_a_deadline_leaves_the_rest_pending_and_prints_the_resume_command(
@@ -471,7 +473,7 @@ def test_a_key_reaches_the_server_as_configured_but_no_file_or_stream(
         datasets=(write_dataset(tmp_path / "d.jsonl", 6, 1),),
         models=("sim-echo@at-gemini",),
         config=config,
-        out=tmp_path / "out",
+        out=(tmp_path / "out",),
         concurrency=1,
     )
     assert run(options) == 3

@@ -164,7 +164,17 @@ def test_markdown_reports_contain_no_foreign_markup(hostile_runs: Path) -> None:
 def test_junit_xml_contains_only_known_elements(hostile_runs: Path) -> None:
     output_of("compare", "a", "b", "-o", str(hostile_runs / "j.xml"))
     tags = {element.tag for element in ElementTree.fromstring((hostile_runs / "j.xml").read_bytes()).iter()}
-    assert tags <= {"testsuites", "testsuite", "properties", "property", "testcase", "failure", "error", "skipped", "system-out"}
+    assert tags <= {
+        "testsuites",
+        "testsuite",
+        "properties",
+        "property",
+        "testcase",
+        "failure",
+        "error",
+        "skipped",
+        "system-out",
+    }
 
 
 def test_json_on_a_terminal_has_no_control_characters(hostile_runs: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_session_without_memory_sends_no_more_and_stays_open(tmp_path: Path, m
         '[gateways.g]\nprotocol = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nauth = "none"\n'
     )
     spec = prepare_run(
-        RunOptions(datasets=(Path("d.jsonl"),), models=("m@g",), out=Path("out"), concurrency=1, progress=False)
+        RunOptions(datasets=(Path("d.jsonl"),), models=("m@g",), out=(Path("out"),), concurrency=1, progress=False)
     )
     transport = Exhausted()
     result = asyncio.run(run_session_async(spec, connect=lambda gateway: transport))

@@ -26,12 +26,13 @@ def junit_cases(content: bytes) -> list[ReadCase]:
     for case in suite:
         assert len(case.result) <= 1
         result = case.result[0] if case.result else None
-        kind = {Failure: "failure", Error: "error", Skipped: "skipped"}[type(result)] if result else "passed"
+        kinds = ((Failure, "failure"), (Error, "error"), (Skipped, "skipped"))
+        kind = next((name for known, name in kinds if isinstance(result, known)), "passed")
         message = "" if result is None else str(result.message)
         text = (result.text if kind in ("failure", "error") and result is not None else case.system_out) or ""
         cases.append(ReadCase(name=str(case.name), result=kind, message=message, text=text))
-    kinds = [case.result for case in cases]
-    counts = (len(cases), kinds.count("failure"), kinds.count("error"), kinds.count("skipped"))
+    results = [case.result for case in cases]
+    counts = (len(cases), results.count("failure"), results.count("error"), results.count("skipped"))
     for counted in (document, suite):
         assert (counted.tests, counted.failures, counted.errors, counted.skipped) == counts
     return cases
