@@ -155,7 +155,7 @@ def test_run_and_replay_have_every_option_of_the_command_with_its_default() -> N
     for function in (cb.run, cb.replay):
         dataset, *parameters = inspect.signature(function).parameters.values()
         assert dataset.name == "dataset"
-        assert {each.name: each.default for each in parameters} == {**of_command, "progress": False}
+        assert {each.name: each.default for each in parameters} == {**of_command, "progress": False, "out": None}
         assert {each.kind for each in parameters} == {inspect.Parameter.KEYWORD_ONLY}
         assert all(f"    {name}: " in str(function.__doc__) for name in of_command)
     assert inspect.iscoroutinefunction(cb.replay)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
@@ -175,8 +176,8 @@ def _read_options(kind: type[OptionsT], ctx: typer.Context, values: dict[str, An
 def _from_cli(field: Field[Any], spec: OptionSpec, value: Any) -> Any:
     if spec.seconds:
         return parse_seconds(value, spec.long_name)
-    if _is_list(field):
-        return tuple(value or ())
+    if _is_list(field):  # an environment variable, split at its commas, arrives as text
+        return tuple(map(Path, value or ())) if Path in get_args(field.type) else tuple(value or ())
     return not value if field.default is True else value  # a flag that switches off: --no-progress
 
 
