@@ -86,6 +86,7 @@ _LATEX = (
     (re.compile(r"(?<![a-zA-Z])\{\s*([,.'])\s*\}"), r"\1"),
     (re.compile(r"\\!|\\/|\\allowbreak(?![a-zA-Z])|\{\}"), ""),
     (re.compile(r"(?<=\d)(?:\\[,;:>]|\\ |\\thinspace ?|\{\\,\})(?=\d)"), _THIN),
+    (re.compile(r"(?<=\d)!(?=\s*(?:\}|\$(?!\d)|\\[)\]]))"), r"\\factorial "),
     (re.compile(r"\\[,;:> ]|\\(?:thinspace|quad|qquad|enspace|hspace\{[^{}]{0,20}\})(?![a-zA-Z])"), " "),
     (re.compile(r"\\([$%#&_])"), r"\1"),
     (re.compile(r"\\(?:[()\[\]]|\\)"), " "),
@@ -105,7 +106,7 @@ _TEXT_COMMAND = re.compile(
     r"\s*\{([^{}]{0,400})\}"
 )
 _BOX = re.compile(r"\\boxed\s*\{([^{}]{0,4000})\}")
-_UNIT_POWER = re.compile(r"(?<=[\d ])((?:[kcdmnµμ]?m|ft|in|yd|(?:k?m|ft)/[sh]))\^\{?[23]\}?(?![\d.,])")
+_UNIT_POWER = re.compile(r"(?<=[\d ])((?:[kcdmnµμ]?m|ft|in|yd|(?:k?m|ft)/[sh]))\^\{?([23])\}?(?![\d.,])")
 
 
 def _rewrite(text: str) -> str:
@@ -117,9 +118,9 @@ def _rewrite(text: str) -> str:
         text = pattern.sub(plain, text)
     text = _WIDE_COMMA.sub(",", text).translate(_CHARACTERS)
     text = _WIDE_DIGIT.sub(lambda found: _plain_character(found[0]), text)
-    if "\\" in text or "{" in text:
+    if "\\" in text or "{" in text or "!" in text:
         text = _rewrite_latex(text)
-    return _UNIT_POWER.sub(r"\1", text)
+    return _UNIT_POWER.sub(lambda found: found[1] + ("²" if found[2] == "2" else "³"), text)
 
 
 def _plain_character(character: str) -> str:
@@ -164,6 +165,8 @@ def _value(token: _Token, locale: str | None, unit: str | None) -> Decimal:
     scaled = _scaled(token, amount, locale, unit)
     sign, before = _sign(token, before)
     _refuse_before(token, before, signed=bool(sign))
+    if not sign and _is_booked(token, before):
+        raise token.unsure("the brackets around an amount may mean that it is negative")
     return -scaled if sign == "-" else scaled
 
 
@@ -173,6 +176,7 @@ _GROUP_BEFORE = (
     (re.compile(r"\d~$"), "the tilde may group its digits or mark a range"),
 )
 """What stands before three digits that may be the last group of a longer number."""
+_LEADING_ZERO = re.compile(r"0\d{2}(?!\d)")
 _ABBREVIATION = re.compile(r"(?i)(?<![a-z])(?:rs|no|nr)\.$")
 
 
@@ -185,6 +189,8 @@ def _amount(token: _Token, locale: str | None) -> tuple[Decimal, str]:
         for pattern, why in _GROUP_BEFORE:
             if pattern.search(before):
                 raise token.unsure(why)
+        if _LEADING_ZERO.match(digits) and re.search(r"\d[,.]?\s{1,2}$", before):
+            raise token.unsure("white space may group its digits")
     if not _NOTATION[locale or "en"].fullmatch(digits):
         raise token.unsure(f"its separators do not fit the notation {_EXAMPLES[locale or 'en']}" + _hint(locale))
     if locale is None and _may_be_thousands(token):
@@ -234,6 +240,24 @@ _AFTER_UNSURE = (
         ),
         "the word after it multiplies it",
     ),
+    (
+        re.compile(
+            r"(?i)[ \u2009]?(?:crs?|lacs?|tys|tisíce?|ezer|millió\w*|milliárd\w*|mila|milion[ei]|miliard[iyoa]?|milion[yů]?"
+            r"|milyon|milyar|bilhões|bilhão|trilhões|billones|billions de|ribu|juta|miliar|triliun|nghìn|ngàn|vạn|triệu|tỷ|tỉ"
+            r"|พัน|หมื่น|แสน|ล้าน|ألف|آلاف|مليون|ملايين|مليار|हज़ार|हजार|लाख|करोड़|करोड़|अरब|grand)(?![^\W\d_])"
+        ),
+        "the word after it multiplies it",
+    ),
+    (
+        re.compile(
+            r"(?i)[ -](?:thirds|fifths|sixths|sevenths|eighths|ninths|(?:ten|hundred|thousand|million|billion)ths?)\b"
+            r"|[ -]?(?:squared|cubed)\b"
+        ),
+        "the word after it changes it",
+    ),
+    (re.compile(r"[ij](?!\w)"), "the letter after it may make it imaginary"),
+    (re.compile(r"-(?=[ \t]*(?:[)|€$£¥₹]|\n|$))"), "the sign after it may belong to it"),
+    (re.compile(r" [만억](?=[\s원명개]|$)"), "the character after it may multiply it"),
     (re.compile(r"[만억천백조]|\s?兆|\s?成(?!\w*员)|十"), "the character after it may multiply it"),
 )
 _WORD_SCALES = {
@@ -261,7 +285,7 @@ def _scaled(token: _Token, amount: Decimal, locale: str | None, unit: str | None
     for pattern, why in _AFTER_UNSURE:
         if pattern.match(after):
             raise token.unsure(why)
-    if re.match(r" ?[mMkKbBT](?![\w/²³])", after) and re.search(r"[$€£¥₹] ?-?$", token.before):
+    if re.match(r" ?[mMkKbBTL](?![\w/²³])", after) and re.search(r"[$€£¥₹] ?-?$", token.before):
         raise token.unsure("the letter after it may multiply it")
     if (word := _WORD_SCALE.match(after)) is not None:
         if locale == "de" or _WORD_SCALE.match(after[word.end() :]):
@@ -298,6 +322,11 @@ _BEFORE_UNSURE = (
     (re.compile(r"\}[ ]?$|\}\{[^{}]*$"), "a brace stands before it"),
     (re.compile(r"[\w)\]}%°] ?[/÷⋅·∙×✕] ?[({]?$|\d ?[xX*] ?$|\*\*$(?<=\d\*\*)"), "it is part of a fraction or product"),
     (re.compile(r"\d ?[(]?\+ ?$"), "it is part of a sum"),
+    (re.compile(r"[-–][(|]$|[=:(\[≈<>,$] ?[-–] \($"), "the sign before its bracket may belong to it"),
+    (
+        re.compile(r"(?i)\b(?:to the power(?: of)?|raised to(?: the)?|square root of|root of|sqrt ?\(?) ?$"),
+        "it is part of a power",
+    ),
     (re.compile(r"[/÷]$"), "a slash stands before it"),
     (re.compile(r"\d ?:$|\d : $"), "it is part of a time or a ratio"),
     (re.compile(r"[±∓√∛∜] ?$"), "a symbol before it changes it"),
@@ -368,6 +397,12 @@ def _refuse_spaced_sign(token: _Token, before: str) -> None:
         raise token.unsure("the sign before it may belong to it")
 
 
+def _is_booked(token: _Token, before: str) -> bool:
+    """Whether an amount stands alone in brackets, as losses do in accounts: `Net: ($1,200)`."""
+    amount = before != token.before or re.search(r",\d{3}|\.\d\d$", token.digits) is not None
+    return amount and token.after.startswith(")") and re.search(r"(?:^|[\n:=|])[ *_]*\([ ]?$", before) is not None
+
+
 def _refuse_before(token: _Token, before: str, *, signed: bool) -> None:
     for pattern, why in _BEFORE_UNSURE:
         if pattern.search(before):
@@ -395,4 +430,6 @@ def _has_unit(token: _Token, unit: str) -> bool:
 def _unit_follows(after: str, unit: str) -> bool:
     after = after.lstrip(_THIN + " -")
     rest = after[len(unit) :]
-    return after.startswith(unit) and not (_is_cased_letter(unit[-1]) and rest[:1].isalpha() and rest[:1].isascii())
+    if not after.startswith(unit) or re.match(r"[²³^]|\*\*|/[^\W\d_]", rest):  # another unit: km², km/h
+        return False
+    return not (_is_cased_letter(unit[-1]) and rest[:1].isalpha() and rest[:1].isascii())
