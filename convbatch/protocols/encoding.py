@@ -92,9 +92,9 @@ def merge_extra(
 
 def _merged(built: Mapping[str, Any], extra: Mapping[str, Any], path: str) -> dict[str, Any]:
     merged = dict(built)
-    spelled = {_plain_spelling(key): key for key in built}
+    spelled = {plain_spelling(key): key for key in built}
     for key, value in extra.items():
-        known = spelled.get(_plain_spelling(key))
+        known = spelled.get(plain_spelling(key))
         if known is None:
             merged[key] = value
         elif known != key:
@@ -106,5 +106,6 @@ def _merged(built: Mapping[str, Any], extra: Mapping[str, Any], path: str) -> di
     return merged
 
 
-def _plain_spelling(key: str) -> str:
+def plain_spelling(key: str) -> str:
+    """Return a field's name without case and underscores: servers accept several spellings."""
     return key.replace("_", "").lower()

@@ -37,6 +37,7 @@ from convbatch.protocols.encoding import (
     PATH_SAFE,
     STREAM_HEADERS,
     merge_extra,
+    plain_spelling,
     path_url,
     put_system_into_user,
     refuse_media,
@@ -67,6 +68,19 @@ _CONFIG_FIELDS = (
     ("top_k", "topK"),
     ("max_output_tokens", "maxOutputTokens"),
 )
+_ONLY_IN_CONFIG = {
+    **{name.lower(): name for name in ("candidateCount", "frequencyPenalty", "logprobs", "maxOutputTokens")},
+    **{name.lower(): name for name in ("mediaResolution", "presencePenalty", "responseJsonSchema", "responseLogprobs")},
+    **{name.lower(): name for name in ("responseMimeType", "responseModalities", "responseSchema", "seed")},
+    **{
+        name.lower(): name
+        for name in ("speechConfig", "stopSequences", "temperature", "thinkingConfig", "topK", "topP")
+    },
+    **{"maxtokens": "maxOutputTokens", "maxcompletiontokens": "maxOutputTokens", "n": "candidateCount"},
+    **{"stop": "stopSequences", "responseformat": "responseMimeType"},
+}
+"""Fields of `generationConfig` by their plain spelling, also under OpenAI's names: at the top level servers refuse them."""
+_OPTIONS = {"temperature": "--temperature", "maxOutputTokens": "--max-output-tokens", "seed": "--seed"}
 _REFUSED = {"reasoning_effort": "use thinking_level, or thinking_budget for the 2.5 models"}
 _RESERVED = frozenset({"contents"})
 
@@ -184,7 +198,17 @@ def _applied(body: dict[str, Any], settings: Settings, seed_field: str | None) -
         body["generationConfig"] = config
     if settings.safety:
         body["safetySettings"] = [{"category": c, "threshold": t} for c, t in settings.safety.items()]
-    return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body
+    if not settings.extra:
+        return body
+    for key in settings.extra:
+        if (field := _ONLY_IN_CONFIG.get(plain_spelling(key))) is not None:
+            option = f"{_OPTIONS[field]}, or " if field in _OPTIONS else ""
+            raise CannotCarry(
+                f"extra sets {key!r}, which is no field of a Gemini request: use {option}"
+                f"-p generationConfig.{field}=… (in a dataset or config "
+                f'{{"extra": {{"generationConfig": {{"{field}": …}}}}}})'
+            )
+    return merge_extra(body, settings.extra, _RESERVED)
 
 
 def _thinking(settings: Settings) -> dict[str, Any]:
