@@ -15,7 +15,10 @@ from convbatch.dataset.jsonl import display_json
 
 _SYSTEM = {
     "system",
+    "meta_instruction",
+    "preamble",
     "system_prompt",
+    "system_prompts",
     "system_message",
     "system_instruction",
     "system_instructions",
@@ -45,18 +48,28 @@ _SETTINGS = {
     "reasoning_effort": "reasoning_effort",
     "thinking_budget": "thinking_budget",
     "thinking_level": "thinking_level",
+    "response_schema": "response_schema",
+    "response_json_schema": "response_schema",
 }
 _EXTRA = {
     "chat_template_kwargs",
     "enable_search",
     "enable_thinking",
     "frequency_penalty",
+    "guided_json",
+    "guided_regex",
     "logit_bias",
+    "mcp_servers",
     "min_p",
+    "output_config",
+    "plugins",
     "presence_penalty",
     "repetition_penalty",
     "response_format",
+    "search_parameters",
     "tool_choice",
+    "verbosity",
+    "web_search_options",
 }
 _CONTAINERS = {
     "config",
@@ -64,8 +77,13 @@ _CONTAINERS = {
     "generation_config",
     "generation_kwargs",
     "generation_settings",
+    "generation_params",
     "inference_config",
+    "inference_params",
     "model_parameters",
+    "model_params",
+    "model_settings",
+    "optional_params",
     "options",
     "parameters",
     "params",
@@ -75,14 +93,23 @@ _CONTAINERS = {
 """Objects of settings; one without any known setting is bookkeeping."""
 _MEDIA_WORDS = r"(image|img|picture|photo|audio|sound|speech|video|media|attachment|document|pdf)"
 _MEDIA = re.compile(
-    rf"(?:input_)?{_MEDIA_WORDS}s?(_(url|uri|path|file|file_?name|data|base64|b64|byte|list|input|content)s?)?|files|file_(ids|urls|paths|data)"
+    rf"(?:input_|experimental_)?{_MEDIA_WORDS}s?(_(url|uri|path|file|file_?name|data|base64|b64|byte|list|input|content)s?)?|files|file_(ids|urls|paths|data)"
 )
 _FUNCTIONS = {"functions", "function_call", "tools", "tool_choice", "tool_config", "tool_calls"}
+_MATERIAL = re.compile(
+    r"contexts?|retriev(ed|al)_\w+|passages?|knowledge|background|story|personas?|personality|(few_?shot|icl)(_\w+)?"
+    r"|(\w+_)?examples|demonstrations|choices|options|endings|(task_)?instruction"
+)
+"""Texts that belong to the question: what it is about, what to choose from, how to answer."""
+_CHOICE = re.compile(r"(?:(?:option|choice|op|ending)_?)?([a-h]|[0-9])")
+_CHOICES_HINT = "write them into the text of the question, or remove the keys"
 _TURN_KEYS = ("checks", "settings", "ask")
 
 _TOOLS_HINT = 'write the dialogue in the canonical format with "tools" and "tool_results", or remove the key'
 _THINKING_HINT = 'write {"thinking_budget": 0} (off) or -1 (the model decides) into the "settings" of the dialogue'
 _DOCUMENTS_HINT = "write their text into a user message or into the system text, or remove the key"
+_MATERIAL_HINT = "write it into a user message or the system text, or remove the key"
+_PREFIX_HINT = "a reply that the model is to continue is not replayed: remove the key to keep it as the scripted reply"
 _PART_KINDS = {
     "image": "image",
     "img": "image",
@@ -104,6 +131,13 @@ def read_side_keys(rest: dict[str, Any], builder: DialogueBuilder) -> None:
             del rest[key]
         elif (hint := _refused(_snake(key), rest[key])) is not None:
             _refuse(key, rest.pop(key), hint, builder)
+    choices = {key: rest[key] for key in rest if _CHOICE.fullmatch(_snake(key)) and isinstance(rest[key], str | list)}
+    if len(choices) > 1 and not builder.issues:
+        names = ", ".join(f'"{key}"' for key in choices)
+        what = (
+            f"{names} beside the question cannot be imported, and without them the model would be asked something else"
+        )
+        builder.issue(what, found=choices, hint=_CHOICES_HINT)
 
 
 def _carry(key: str, value: Any, builder: DialogueBuilder) -> bool:
@@ -136,6 +170,8 @@ def read_message_keys(message: Mapping[str, Any], read: Collection[str], builder
             continue
         if key in _TURN_KEYS:
             builder.turn_key(key, value)
+        elif key in ("prefix", "partial") and value is True:
+            _refuse(key, value, _PREFIX_HINT, builder, place=builder.place)
         elif (hint := _refused(_snake(key), value)) is not None:
             _refuse(key, value, hint, builder, place=builder.place)
         else:
@@ -156,6 +192,8 @@ def _refused(name: str, value: Any) -> str | None:
         return _THINKING_HINT
     if name == "history" and isinstance(value, list):
         return "write the earlier exchanges as messages before the others, or remove the key"
+    if _MATERIAL.fullmatch(name) and _is_material(value):
+        return _MATERIAL_HINT
     path = _first_path(value)
     if name in ("document", "documents") and not path:
         return _DOCUMENTS_HINT
@@ -164,6 +202,13 @@ def _refused(name: str, value: Any) -> str | None:
     kind = _PART_KINDS.get(media[1] or "", "document")
     part = f'{{"user": [{{"text": "…"}}, {{"{kind}": {display_json(path or "media/FILE")}}}]}}'
     return f"in the canonical format it is a part of its user message: {part}; or remove the key"
+
+
+def _is_material(value: Any) -> bool:
+    """Whether a value is text to read: a text, a list, or an object of texts such as lettered choices."""
+    if isinstance(value, dict):
+        return all(isinstance(text, str) and len(key) == 1 for key, text in value.items())
+    return isinstance(value, str | list)
 
 
 _FILE_NAME = re.compile(r"(?!\w+://)\S.{0,200}\.\w{2,5}")

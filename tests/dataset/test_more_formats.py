@@ -187,6 +187,29 @@ def test_a_line_is_converted_to_a_canonical_dialogue(line: dict[str, Any], expec
     assert canonical(line) == expected
 
 
+@each(
+    ("line", "key", "expected"),
+    [
+        (
+            {"instruction": "i", "context": "A text.", "response": "a"},
+            "turns",
+            [{"user": "i\nA text.", "assistant": "a"}],
+        ),
+        ({"messages": [{"role": "user", "content": [{"text": "u"}]}], "system": [{"text": "s"}]}, "system", "s"),
+        ({"messages": [{"role": "user", "parts": [{"type": "text", "text": "u"}]}]}, "turns", [{"user": "u"}]),
+        ({"messages": [USER], "meta_instruction": "s"}, "system", "s"),
+        ({"messages": [USER], "response_schema": {"a": 1}}, "settings", {"response_schema": {"a": 1}}),
+        ({"messages": [USER], "web_search_options": {}}, "settings", {"extra": {"web_search_options": {}}}),
+        ({"messages": [USER], "mcp_servers": [{"url": "x"}]}, "settings", {"extra": {"mcp_servers": [{"url": "x"}]}}),
+        ({"messages": [USER], "background": True, "num_examples": 3}, "meta", {"background": True, "num_examples": 3}),
+    ],
+)
+def test_what_changes_the_question_is_carried_where_it_has_a_place(
+    line: dict[str, Any], key: str, expected: Any
+) -> None:
+    assert canonical(line)[key] == expected
+
+
 def test_a_list_of_prompts_takes_its_references_only_on_request() -> None:
     line = {"prompt_id": 1, "prompt": ["a", "b"], "reference": ["x", ""]}
     assert canonical(line)["turns"] == [{"user": "a"}, {"user": "b"}]
@@ -207,6 +230,18 @@ def test_a_list_of_prompts_takes_its_references_only_on_request() -> None:
         ({"params": {"messages": [USER], "tools": [{"type": "web_search"}]}}, ["tools other than functions"]),
         ({"messages": [{"author": "user", "content": "u"}], "examples": [{"input": "x"}]}, ['"examples"']),
         ({"conv": [USER, USER]}, ["two user turns in a row"]),
+        ({"prompt": "u", "completion": "a", "context": "A text."}, ['"context"', "remove the key"]),
+        ({"messages": [USER], "retrieved_passages": ["A text."]}, ['"retrieved_passages"']),
+        ({"messages": [USER], "few_shot_examples": [{"q": "a"}]}, ['"few_shot_examples"']),
+        ({"conversations": [{"question": "q", "answer": "a"}], "instruction": "i"}, ['"instruction"']),
+        ({"prompt": "u", "A": "1", "B": "2"}, ['"A", "B"', "into the text of the question"]),
+        ({"prompt": "u", "options": {"A": "1", "B": "2"}}, ['"options"']),
+        ({"messages": [USER, {"role": "assistant", "content": "So", "prefix": True}]}, ['"prefix" inside a message']),
+        ({"messages": [{**USER, "experimental_attachments": [{"url": "x"}]}]}, ['"experimental_attachments"']),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "tool_use"}]}]}, ["recorded tool steps"]),
+        ({"messages": [{"role": "user", "content": [{"toolResult": {}}]}]}, ["recorded tool steps"]),
+        ({"url": "/v1/embeddings", "body": {"model": "m", "input": "u"}}, ["no request for a reply"]),
+        ({"messages": [USER], "optional_params": {"temperature": 0, "tools": [{}]}}, ['"tools"']),
     ],
 )
 def test_what_changes_the_question_and_has_no_place_is_an_issue(line: dict[str, Any], words: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The Alpaca format: `instruction`, `input` and `output`, with earlier exchanges in `history`.
 
-Its relatives name the last question `query`, `prompt` or `question` and have a `history` too.
+Dolly names the `input` `context`. Relatives name the last question `query`, `prompt` or `question` and have a `history` too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     else:
         read_pairs(history, builder)
     question = rest.pop(next(key for key in _QUESTIONS if key in rest))
-    more = rest.pop("input", None)
+    more = rest.pop("input" if "input" in rest else "context", None)
     if more not in (None, ""):
         text = as_text(more)
         if text is None or not isinstance(question, str):

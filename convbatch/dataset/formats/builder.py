@@ -192,7 +192,7 @@ class DialogueBuilder:
 
     def extra(self, name: str, value: Any) -> None:
         """Keep a field of a request body that has no equivalent setting."""
-        if value is not None and value != {}:
+        if value is not None and (value != {} or name == "web_search_options"):  # empty, it turns the search on
             self._extra[name] = value
 
     def keep(self, rest: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ def read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
         builder.keep(body)
 
 
-_MESSAGE_KEYS = ("role", "from", "content", "value", "refusal", "tool_calls", "function_call")
+_MESSAGE_KEYS = ("role", "from", "content", "value", "parts", "refusal", "tool_calls", "function_call")
 
 
 def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
@@ -88,7 +88,10 @@ def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
     if kind is None or message.get("tool_calls") or message.get("function_call"):
         builder.unsupported("tool_call" if kind is not None else role or "", message)
         return
-    content = message.get("content", message.get("value"))
+    content = message.get("content", message.get("value", message.get("parts")))
+    if _is_tool_step(content):
+        builder.unsupported("tool_call", message)
+        return
     if kind == "user":
         builder.user(_parts(content, builder))
         read_message_keys(message, _MESSAGE_KEYS, builder)
@@ -104,6 +107,16 @@ def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
     else:
         builder.system(text)
     read_message_keys(message, _MESSAGE_KEYS, builder)
+
+
+def _is_tool_step(content: Any) -> bool:
+    """Whether the parts of a message call a tool or have its result, as in Anthropic's and Bedrock's API."""
+    parts = content if isinstance(content, list) else []
+    return any(
+        isinstance(part, dict)
+        and (part.get("type") in ("tool_use", "tool_result") or "toolUse" in part or "toolResult" in part)
+        for part in parts
+    )
 
 
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
@@ -130,7 +143,7 @@ def _parts(content: Any, builder: DialogueBuilder) -> Any:
 
 def _part(part: Any, builder: DialogueBuilder) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text":
+    if kind == "text" or (kind is None and isinstance(part, dict) and set(part) == {"text"}):
         return {"text": part.get("text")}
     if kind == "input_audio" and has_key(part.get("input_audio"), "data"):
         audio = part["input_audio"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     body, is_batch = rest, "input" not in rest
     if is_batch:
         body = dict(rest.pop("body"))
+        if isinstance(rest.get("url"), str) and not re.search("responses|completions", rest["url"]):
+            builder.issue("no request for a reply", found=rest["url"], hint="dialogues have /v1/responses as their url")
         for key in ("method", "url"):
             rest.pop(key, None)
     for key in _STORED:
