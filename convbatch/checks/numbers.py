@@ -176,7 +176,6 @@ _GROUP_BEFORE = (
     (re.compile(r"\d~$"), "the tilde may group its digits or mark a range"),
 )
 """What stands before three digits that may be the last group of a longer number."""
-_LEADING_ZERO = re.compile(r"0\d{2}(?!\d)")
 _ABBREVIATION = re.compile(r"(?i)(?<![a-z])(?:rs|no|nr)\.$")
 
 
@@ -185,12 +184,7 @@ def _amount(token: _Token, locale: str | None) -> tuple[Decimal, str]:
     digits, before = token.digits, token.before
     if not digits[0].isdecimal():
         raise token.unsure("it is written as a fraction")
-    if re.match(r"\d{3}(?!\d)", digits):
-        for pattern, why in _GROUP_BEFORE:
-            if pattern.search(before):
-                raise token.unsure(why)
-        if _LEADING_ZERO.match(digits) and re.search(r"\d[,.]?\s{1,2}$", before):
-            raise token.unsure("white space may group its digits")
+    _refuse_last_group(token)
     if not _NOTATION[locale or "en"].fullmatch(digits):
         raise token.unsure(f"its separators do not fit the notation {_EXAMPLES[locale or 'en']}" + _hint(locale))
     if locale is None and _may_be_thousands(token):
@@ -204,6 +198,17 @@ def _amount(token: _Token, locale: str | None) -> tuple[Decimal, str]:
             raise token.unsure("it has two decimal marks")
         return Decimal(f"0.{plain}"), before[:-1]
     return Decimal(plain), before
+
+
+def _refuse_last_group(token: _Token) -> None:
+    """Refuse three digits that may be the last group of a number written with spaces."""
+    if re.match(r"\d{3}(?!\d)", token.digits) is None:
+        return
+    for pattern, why in _GROUP_BEFORE:
+        if pattern.search(token.before):
+            raise token.unsure(why)
+    if token.digits.startswith("0") and re.search(r"\d[,.]?\s{1,2}$", token.before):
+        raise token.unsure("white space may group its digits")
 
 
 def _may_be_thousands(token: _Token) -> bool:
@@ -242,9 +247,9 @@ _AFTER_UNSURE = (
     ),
     (
         re.compile(
-            r"(?i)[ \u2009]?(?:crs?|lacs?|tys|tisíce?|ezer|millió\w*|milliárd\w*|mila|milion[ei]|miliard[iyoa]?|milion[yů]?"
-            r"|milyon|milyar|bilhões|bilhão|trilhões|billones|billions de|ribu|juta|miliar|triliun|nghìn|ngàn|vạn|triệu|tỷ|tỉ"
-            r"|พัน|หมื่น|แสน|ล้าน|ألف|آلاف|مليون|ملايين|مليار|हज़ार|हजार|लाख|करोड़|करोड़|अरब|grand)(?![^\W\d_])"
+            r"(?i)[ \u2009]?(?:crs?|lacs?|tys|tisíce?|ezer|millió\w*|milliárd\w*|mila|milion[ei]|miliard[iyoa]?"
+            r"|milion[yů]?|milyon|milyar|bilhões|bilhão|trilhões|billones|billions de|ribu|juta|miliar|triliun"
+            r"|nghìn|ngàn|vạn|triệu|tỷ|tỉ|พัน|หมื่น|แสน|ล้าน|ألف|آلاف|مليون|ملايين|مليار|हज़ार|हजार|लाख|करोड़|करोड़|अरब|grand)(?![^\W\d_])"
         ),
         "the word after it multiplies it",
     ),

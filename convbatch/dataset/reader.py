@@ -19,7 +19,7 @@ from typing import Any
 
 from convbatch.dataset.csv_dialogues import CsvDialogues, is_table
 from convbatch.dataset.formats.builder import DatasetFormat
-from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
+from convbatch.dataset.formats.registry import detect, keyed_dialogues, line_id, to_canonical, unknown_format
 from convbatch.dataset.in_memory import NAME as in_memory_name
 from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset, InMemoryLines
 from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
@@ -134,7 +134,7 @@ class Reader:
     def _file(self, source: DatasetSource, done: int) -> Iterator[Located | Problem]:
         lines = self._lines(source)
         file = _FileFormat(source, self._only, in_array=isinstance(lines, JsonArray))
-        for count, line in enumerate(lines, 1):
+        for count, line in enumerate(self._expanded(lines), 1):
             read = self._line(line, file)
             if isinstance(read, Located):
                 self._dialogues += 1
@@ -157,6 +157,12 @@ class Reader:
         if holds_message_arrays(path):
             return MessageLines(path)
         return JsonArray(path) if self._documents and is_one_document(path) else JsonLines(path)
+
+    def _expanded(self, lines: Iterable[JsonLine]) -> Iterator[JsonLine]:
+        """Yield lines; an object with each dialogue under its id as several, where whole documents are read."""
+        for line in lines:
+            dialogues = keyed_dialogues(line.value) if self._documents and line.issue is None else None
+            yield from [line] if dialogues is None else (JsonLine(line.number, one) for one in dialogues)
 
     def _line(self, line: JsonLine, file: _FileFormat) -> Located | list[Issue]:
         if line.issue is not None:
@@ -209,7 +215,7 @@ class Reader:
         for source in sources:
             lines = self._lines(source)
             file = _FileFormat(source, self._only, in_array=isinstance(lines, JsonArray))
-            for line in lines:
+            for line in self._expanded(lines):
                 if line.issue is None:
                     form = file.format_of(line)
                     if not isinstance(form, Issue):

@@ -37,8 +37,8 @@ from convbatch.protocols.encoding import (
     PATH_SAFE,
     STREAM_HEADERS,
     merge_extra,
-    plain_spelling,
     path_url,
+    plain_spelling,
     put_system_into_user,
     refuse_media,
     refuse_settings,
@@ -79,7 +79,7 @@ _ONLY_IN_CONFIG = {
     **{"maxtokens": "maxOutputTokens", "maxcompletiontokens": "maxOutputTokens", "n": "candidateCount"},
     **{"stop": "stopSequences", "responseformat": "responseMimeType"},
 }
-"""Fields of `generationConfig` by their plain spelling, also under OpenAI's names: at the top level servers refuse them."""
+"""Fields of `generationConfig` by their plain spelling, also under OpenAI's names; servers refuse them outside it."""
 _OPTIONS = {"temperature": "--temperature", "maxOutputTokens": "--max-output-tokens", "seed": "--seed"}
 _REFUSED = {"reasoning_effort": "use thinking_level, or thinking_budget for the 2.5 models"}
 _RESERVED = frozenset({"contents"})
@@ -198,9 +198,11 @@ def _applied(body: dict[str, Any], settings: Settings, seed_field: str | None) -
         body["generationConfig"] = config
     if settings.safety:
         body["safetySettings"] = [{"category": c, "threshold": t} for c, t in settings.safety.items()]
-    if not settings.extra:
-        return body
-    for key in settings.extra:
+    return _with_extra(body, settings.extra) if settings.extra else body
+
+
+def _with_extra(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    for key in extra:
         if (field := _ONLY_IN_CONFIG.get(plain_spelling(key))) is not None:
             option = f"{_OPTIONS[field]}, or " if field in _OPTIONS else ""
             raise CannotCarry(
@@ -208,7 +210,7 @@ def _applied(body: dict[str, Any], settings: Settings, seed_field: str | None) -
                 f"-p generationConfig.{field}=… (in a dataset or config "
                 f'{{"extra": {{"generationConfig": {{"{field}": …}}}}}})'
             )
-    return merge_extra(body, settings.extra, _RESERVED)
+    return merge_extra(body, extra, _RESERVED)
 
 
 def _thinking(settings: Settings) -> dict[str, Any]:

@@ -237,9 +237,10 @@ REFUSED = [
     "3 × 4", "5'10\"", "0,5", "1,234,56", "1234,567", "$1.234,00", "1e5.5", "end.5", "3分之1", "3成", "answer —12",
     "7 -9", "\\dfrac34", "\\frac{a}{b+5}", "3{,}5", "9~500", "2 million 500 thousand", "5 bn", "$5m", "12 345",
     "5:3", "is - $640", "--5", "2024年-2025年", "£1 234", "1 000", "\\log_2 8", "\\sqrt 16", "a_{5}", "5.000 Euro",
-    "-(5)", "x = -\\left(5\\right)", "= - (5)", "$5!$", "\\boxed{5!}", "5 000\n", "5\n000", "5, 000", "5\u3000000", "₹500 Cr", "₹5 L",
-    "Net: ($1,200)", "Saldo: (1,200.00)", "1,200-", "1,200- €", "5i", "5 ribu", "5 triệu", "5 milyon", "5 mila", "5 लाख", "5 مليون",
-    "5 hundredths", "5 squared", "2 to the power of 5", "the square root of 16", "5 grand", "5 lacs",
+    "-(5)", "x = -\\left(5\\right)", "= - (5)", "$5!$", "\\boxed{5!}", "5 000\n", "5\n000", "5, 000", "5\u3000000",
+    "₹500 Cr", "₹5 L",    "Net: ($1,200)", "Saldo: (1,200.00)", "1,200-", "1,200- €", "5i", "5 ribu", "5 triệu",
+    "5 milyon", "5 mila", "5 लाख",
+    "5 مليون",    "5 hundredths", "5 squared", "2 to the power of 5", "the square root of 16", "5 grand", "5 lacs",
     "2.500 Einwohner", "5.125 €", "3万5千", "1\u2009234 567", "\\boxed{2x^{2}+5}", "10 000,50",
 ]  # fmt: skip
 WITH_OPTIONS: list[tuple[str, dict[str, str], Any]] = [

@@ -197,6 +197,7 @@ def test_a_line_is_converted_to_a_canonical_dialogue(line: dict[str, Any], expec
         ),
         ({"messages": [{"role": "user", "content": [{"text": "u"}]}], "system": [{"text": "s"}]}, "system", "s"),
         ({"messages": [{"role": "user", "parts": [{"type": "text", "text": "u"}]}]}, "turns", [{"user": "u"}]),
+        ({"prompt": "u", "completion": 42}, "turns", [{"user": "u", "assistant": "42"}]),
         ({"messages": [USER], "meta_instruction": "s"}, "system", "s"),
         ({"messages": [USER], "response_schema": {"a": 1}}, "settings", {"response_schema": {"a": 1}}),
         ({"messages": [USER], "web_search_options": {}}, "settings", {"extra": {"web_search_options": {}}}),
@@ -252,11 +253,19 @@ def test_what_changes_the_question_and_has_no_place_is_an_issue(line: dict[str, 
 @each(
     ("line", "words"),
     [
-        ({"question": "q", "answer": "a"}, "jq -c '{turns: [{user: .question, assistant: .answer}]}'"),
+        (
+            {"question": "q", "answer": "a"},
+            "jq -c '{prompt: .question, completion: .answer} + del(.question, .answer)'",
+        ),
+        ({"question": "q", "choices": ["a", "b"]}, "jq -c '{prompt: .question} + del(.question)'"),
+        ({"dialog": ["u", "a", "v"]}, "jq -c '.history = [.dialog | range(0; length; 2) as $i | {user: .[$i], bot: "),
+        ({"row": {"messages": []}, "truncated_cells": ["messages"]}, "jq -c '.row'"),
+        ({"version": 1, "data": [{"messages": []}]}, "jq -c '.data[]'"),
+        ({"inputs": {"a": 1}, "outputs": {"b": 2}}, 'write {"id"'),
         ({"log": [{"role": "user", "text": "u"}]}, "jq -c '.messages = .log | del(.log)'"),
         ({"my chat": [["a", "b"]]}, 'jq -c \'.history = .["my chat"] | del(.["my chat"])\''),
         ({"queries": ["a", "b"]}, "jq -c '.turns = .queries | del(.queries)'"),
-        ({"2303": {"messages": []}, "2304": {"messages": []}}, "jq -c 'to_entries[] | {id: .key} + .value'"),
+        ({"2303": {"messages": []}, "2304": {"messages": []}}, "`convbatch convert IN OUT.jsonl`"),
         ({"x": 1}, 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'),
         ({"mesages": 1}, "did you mean 'messages'?"),
     ],
@@ -291,6 +300,17 @@ def test_each_line_may_be_the_array_of_messages(tmp_path: Path) -> None:
     assert (first, third["system"]) == ({"id": "d:2", "turns": [{"user": "Hi"}]}, "Be brief.")
     assert second["turns"] == [{"user": "Hi", "assistant": "Hello"}, {"user": "Bye"}]
     assert convert(source, tmp_path / "out.jsonl") == 3
+
+
+def test_convert_reads_an_object_with_each_dialogue_under_its_id(tmp_path: Path) -> None:
+    messages = [{"role": "usr", "content": "u"}, {"role": "sys", "content": "a"}]
+    keyed = {"391": {"messages": messages, "type": "x"}, "7": {"messages": messages}}
+    (tmp_path / "d.json").write_text(json.dumps(keyed, indent=1))
+    (tmp_path / "d.jsonl").write_text(json.dumps({"9": keyed["391"]}) + "\n" + json.dumps(keyed) + "\n")
+    convert(tmp_path / "d.json", tmp_path / "one.jsonl")
+    convert(tmp_path / "d.jsonl", tmp_path / "two.jsonl")
+    assert [line["id"] for line in read(tmp_path / "one.jsonl")] == ["391", "7"]
+    assert [line["id"] for line in read(tmp_path / "two.jsonl")] == ["9", "391", "7"]
 
 
 def test_an_array_of_dialogues_is_no_array_of_messages(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Alpaca format: `instruction`, `input` and `output`, with earlier exchanges in `history`.
 
-Dolly names the `input` `context`. Relatives name the last question `query`, `prompt` or `question` and have a `history` too.
+Dolly names the `input` `context`. Relatives name the last question `query`, `prompt` or `question` and have a
+`history` too.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ def _read_list(prompts: list[str], reply: Any, rest: dict[str, Any], builder: Di
 def _messages(value: Any, role: str) -> list[Any]:
     if value is None:
         return []
+    value = as_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if isinstance(value, str):
         pieces = _SPEAKER.split(value)
         if len(pieces) == 1 or pieces[0].strip():

@@ -43,41 +43,65 @@ def unknown_format(line: Mapping[str, Any]) -> Issue:
     """Describe a line that no format matches: the nearest format, and how to write the line in one."""
     forms = [form for form in FORMATS.values() if form.name != "csv"]
     markers = [marker for form in forms for marker in form.markers]
-    close = next((near for key in line if (near := nearest(key, markers)) is not None), None)
     known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in forms))
-    hint = f"{_way_out(line)}; a dialogue has one of {known}; see docs/dataset.md"
-    if close is not None:
+    way_out = _way_out(line)
+    hint = f"{way_out or _SHAPE}; a dialogue has one of {known}; see docs/dataset.md"
+    close = next((near for key in line if (near := nearest(key, markers)) is not None), None)
+    if close is not None and way_out is None:
         hint = f"did you mean {close!r}? {hint}"
     return Issue(what="no dialogue on this line", found="keys " + ", ".join(map(str, line)) or "{}", hint=hint)
 
 
+def keyed_dialogues(line: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the dialogues of an object that has each under its id, as CrossWOZ files do; None for any other object."""
+    if not line or detect(line) is not None or not all(isinstance(value, dict) for value in line.values()):
+        return None
+    forms = [detect(value) for value in line.values()]
+    if None in forms or any(key in form.markers for key in line for form in FORMATS.values()):
+        return None
+    return [{"id": key} | dict(value) for key, value in line.items()]
+
+
 _QUESTIONS = ("question", "query", "q", "user", "text", "input", "problem", "content")
-_ANSWERS = ("answer", "response", "reply", "assistant", "output", "solution", "a")
+_ANSWERS = ("answer", "response", "reply", "assistant", "output", "solution")
+_USER_LISTS = ("queries", "questions", "inputs", "user_turns", "user_messages", "user_queries", "users")
+_BOTH_LISTS = ("data", "dialog", "dialogue", "utterances", "conversation", "conv", "chat", "log", "texts", "sentences")
+_SHAPE = 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'
 
 
-def _way_out(line: Mapping[str, Any]) -> str:
-    """Return the jq filter that brings a line into the nearest format, or the shape of a canonical line."""
-    names = ""
-    if line and all(isinstance(value, dict) for value in line.values()):
-        names = "to_entries[] | {id: .key} + .value"
-    for key, value in line.items():
-        if is_messages(value):
-            names = _renamed(key, "messages")
-        elif is_pairs(value):
-            names = _renamed(key, "history")
-        elif isinstance(value, list) and value and all(isinstance(text, str) for text in value):
-            names = _renamed(key, "turns")
-        else:
-            continue
-        break
+def _way_out(line: Mapping[str, Any]) -> str | None:
+    """Return how lines with these keys become dialogues of the nearest format; None if nothing fits."""
+    if keyed_dialogues(line) is not None:
+        return "`convbatch convert IN OUT.jsonl` reads an object with each dialogue under its id"
+    changed = next((change for key, value in line.items() if (change := _change(key, value)) is not None), None)
     asked = find_key(line, _QUESTIONS)
-    if not names and asked is not None and isinstance(line[asked], str):
+    if changed is None and asked is not None and isinstance(line[asked], str):
         replied = find_key(line, _ANSWERS)
-        reply = "" if replied is None else f", assistant: {_path(replied)}"
-        names = f"{{turns: [{{user: {_path(asked)}{reply}}}]}}"
-    if not names:
-        return 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'
-    return f"jq -c '{names}' IN > OUT.jsonl makes dialogues of such lines"
+        names = {"prompt": asked} | ({} if replied is None else {"completion": replied})
+        renamed = ", ".join(f"{new}: {_path(old)}" for new, old in names.items())
+        # Before the other keys, which are kept or refused by name.
+        changed = f"{{{renamed}}} + del({', '.join(_path(old) for old in names.values())})"
+    return None if changed is None else f"jq -c '{changed}' IN > OUT.jsonl makes dialogues of such lines"
+
+
+def _change(key: str, value: Any) -> str | None:
+    """Return the jq filter for a key that has the turns of a dialogue, or whole dialogues."""
+    name, path = key.casefold(), _path(key)
+    if is_messages(value):
+        return _renamed(key, "messages")
+    if is_pairs(value):
+        return _renamed(key, "history")
+    if isinstance(value, dict):
+        return path if detect(value) is not None else None
+    if not isinstance(value, list) or not value:
+        return None
+    if all(isinstance(item, dict) for item in value):
+        return f"{path}[]" if detect(value[0]) is not None else None
+    if not all(isinstance(text, str) for text in value):
+        return None
+    if name in _BOTH_LISTS:
+        return f".history = [{path} | range(0; length; 2) as $i | {{user: .[$i], bot: .[$i + 1]}}] | del({path})"
+    return _renamed(key, "turns") if name in _USER_LISTS else None
 
 
 def _renamed(key: str, name: str) -> str:
