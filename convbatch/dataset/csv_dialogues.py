@@ -5,6 +5,7 @@ The columns and what they mean are in `formats/csv_turns.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def turn_rows_to_dialogues(rows: Iterable[JsonLine]) -> Iterator[JsonLine]:
             yield JsonLine(None, {}, _no_column(list(first.value)))
             return
         broken = [line for line in lines if line.issue is not None]
+        if name is not None and _ROUNDED.fullmatch(name):
+            broken.append(JsonLine(first.number, {}, _rounded(name)))
         yield from broken
         if not broken:
             turns = [{column.lower(): cell for column, cell in line.value.items()} for line in lines]
@@ -78,6 +81,14 @@ def turn_rows_to_dialogues(rows: Iterable[JsonLine]) -> Iterator[JsonLine]:
     if empty:
         hint = "one row a turn under the column names"
         yield JsonLine(None, {}, Issue(what="no dialogue: the file has no row", hint=hint))
+
+
+_ROUNDED = re.compile(r"\d[.,]\d{2,}E\+\d{2}")
+
+
+def _rounded(name: str) -> Issue:
+    what = "an id that a spreadsheet has rounded: several ids may have become this one"
+    return Issue(what=what, found=display_json(name), hint="export it again with the column formatted as text")
 
 
 _Key = tuple[str | None, int | None]

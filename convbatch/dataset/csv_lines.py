@@ -1,6 +1,7 @@
 """Read a CSV file: each row as an object of column name and text, or as an issue with its line number.
 
-The first row names the columns. Commas separate the cells, or tabs or semicolons if the first row has no comma. The
+The first row names the columns. Commas, tabs, semicolons or bars separate the cells: the mark that cuts the first two
+rows into the most cells, or the one in Excel's line `sep=;`. A column without a name is skipped if it is empty. The
 file is UTF-8 with or without BOM, plain or gzip. Dialogues are not known here.
 """
 
@@ -10,6 +11,8 @@ import csv
 import dataclasses
 import gzip
 import io
+import itertools
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,8 +59,10 @@ class CsvLines:
 
     def _rows(self, text: str) -> Iterator[JsonLine]:
         csv.field_size_limit(MAX_LINE_BYTES)
-        first = text.split("\n", 1)[0]
-        separator = next((mark for mark in ",\t;" if mark in first), ",")
+        told = _SEPARATOR_LINE.match(text)
+        separator = _separator(text) if told is None else told[1]
+        if told is not None:
+            text = text[told.end(1) :]  # keeps the line break, for the line numbers
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         columns: Sequence[str] | None = None
         end = 0
@@ -82,18 +87,42 @@ class CsvLines:
             )
 
 
+_SEPARATOR_LINE = re.compile(r"(?i)sep=([,;|\t])(?=\r?\n)")
+_SEPARATORS = ",\t;|"
+_SNIFFED = 2**20
+
+
+def _separator(text: str) -> str:
+    """Return the mark that separates the cells: best one with as many cells in the second row as in the first."""
+
+    def fit(mark: str) -> tuple[bool, int]:
+        rows = csv.reader(io.StringIO(text[:_SNIFFED], newline=""), delimiter=mark)
+        try:
+            counts = [len(cells) for cells in itertools.islice((cells for cells in rows if any(cells)), 2)]
+        except csv.Error:
+            return False, 0
+        return len(set(counts)) == 1, max(counts[:1], default=0)
+
+    fits = {mark: fit(mark) for mark in _SEPARATORS}
+    return max((mark for mark in _SEPARATORS if fits[mark][1] > 1), key=lambda mark: fits[mark], default=",")
+
+
 def _columns(cells: Sequence[str]) -> Sequence[str]:
     names = [cell.strip() for cell in cells]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is None and all(names):
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is None and any(names):
         return names
-    what = "a column without a name" if twice in (None, "") else f"two columns named {display_json(twice)}"
+    what = "a column without a name" if twice is None else f"two columns named {display_json(twice)}"
     raise RefusedValue(Issue(what=what, found=display_json(names), hint="the first row names every column, each once"))
 
 
 def _row(line: int, columns: Sequence[str], cells: Sequence[str]) -> JsonLine:
     if len(cells) == len(columns):
-        return JsonLine(line, dict(zip(columns, cells, strict=True)))
+        unnamed = next((cell for name, cell in zip(columns, cells, strict=True) if not name and cell.strip()), None)
+        named = {name: cell for name, cell in zip(columns, cells, strict=True) if name}
+        hint = "name it in the first row, or leave it out (in pandas: to_csv(…, index=False))"
+        issue = Issue(what="text in a column without a name", found=display_json(unnamed), hint=hint)
+        return JsonLine(line, named) if unnamed is None else JsonLine(line, named, issue)
     return JsonLine(
         line,
         {},

@@ -29,7 +29,7 @@ _SYSTEM = {
     "developer_prompt",
     "developer_instructions",
 }
-_SETTINGS = {
+SETTING_KEYS = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
@@ -51,6 +51,8 @@ _SETTINGS = {
     "response_schema": "response_schema",
     "response_json_schema": "response_schema",
 }
+"""Names of settings in other tools → the canonical ones."""
+NUMERIC_SETTINGS = ("temperature", "top_p", "top_k", "max_output_tokens", "seed", "thinking_budget")
 _EXTRA = {
     "chat_template_kwargs",
     "enable_search",
@@ -145,8 +147,10 @@ def _carry(key: str, value: Any, builder: DialogueBuilder) -> bool:
     name = _snake(key)
     if name in _SYSTEM:
         builder.side_system(key, value)
-    elif name in _SETTINGS and not (name == "seed" and isinstance(value, str)):
-        builder.setting(_SETTINGS[name], [value] if _SETTINGS[name] == "stop" and isinstance(value, str) else value)
+    elif name in SETTING_KEYS and not (name == "seed" and isinstance(value, str)):
+        builder.setting(
+            SETTING_KEYS[name], [value] if SETTING_KEYS[name] == "stop" and isinstance(value, str) else value
+        )
     elif name in _EXTRA:
         builder.extra(name, value)
     elif name == "extra_body" and isinstance(value, dict):
@@ -236,7 +240,7 @@ def _read_thinking(name: str, value: dict[str, Any], builder: DialogueBuilder) -
 
 
 def _has_settings(value: Any) -> TypeGuard[dict[str, Any]]:
-    known = {*_SETTINGS, *_EXTRA, "thinking"}
+    known = {*SETTING_KEYS, *_EXTRA, "thinking"}
     return isinstance(value, dict) and any(_snake(name) in known for name in value)
 
 

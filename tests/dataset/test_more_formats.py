@@ -343,6 +343,15 @@ def test_the_rows_of_a_csv_file_are_the_turns_of_its_dialogues(tmp_path: Path) -
 @each(
     ("rows", "expected"),
     [
+        ("id;user, text;user\n1;x, y;z\n", [{"id": "1", "turns": [{"user": "z"}], "meta": {"user, text": "x, y"}}]),
+        ("sep=;\r\nid;user\r\n1;x, y\r\n", [{"id": "1", "turns": [{"user": "x, y"}]}]),
+        ("id|user\n1|x\n", [{"id": "1", "turns": [{"user": "x"}]}]),
+        ('user\n"x; y"\n', [{"id": "d:2", "turns": [{"user": "x; y"}]}]),
+        ("id,turn,user,\n1,1.0,x,\n1,2.0,y,\n", [{"id": "1", "turns": [{"user": "x"}, {"user": "y"}]}]),
+        (
+            "id;user;temperature;max_tokens\n1;x;0,5;50\n",
+            [{"id": "1", "turns": [{"user": "x"}], "settings": {"temperature": 0.5, "max_output_tokens": 50}}],
+        ),
         ("User\nx\ny\n", [{"id": "d:2", "turns": [{"user": "x"}]}, {"id": "d:3", "turns": [{"user": "y"}]}]),
         ("id\trole\tcontent\n1\tuser\tu\n1\tassistant\ta\n", [{"id": "1", "turns": [{"user": "u", "assistant": "a"}]}]),
         (
@@ -367,6 +376,10 @@ def test_a_csv_file_may_have_other_columns(tmp_path: Path, rows: str, expected: 
         ("id,user,ask\n1,x,false\n", ['d.csv:2: a column "ask"']),
         ("id,user,system\n1,x,a\n1,y,b\n", ["two system texts"]),
         ("id,user\n1,x\n1\n1,y\n", ["d.csv:3: 1 cells"]),
+        (",user\n0,x\n", ["d.csv:2: text in a column without a name", "index=False"]),
+        ("id,user\n1.23457E+11,x\n1.23457E+11,y\n", ["d.csv:2: an id that a spreadsheet has rounded"]),
+        ("id,prompt,question\n1,Translate:,x\n", ['two columns of questions, "question" and "prompt"']),
+        ("question,A,B\nx,1,2\n", ['d.csv:2: "a", "b" beside the question']),
         ("id,user\n1,x\n2,x\n1,y\n", ['d.csv:4: id "1" is used twice']),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 from convbatch.dataset.csv_dialogues import ID_COLUMNS, REPLY_COLUMNS, TURN_COLUMNS, USER_COLUMNS, CsvRows
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder
 from convbatch.dataset.formats.messages import read_exchange, read_messages
+from convbatch.dataset.side_keys import NUMERIC_SETTINGS, SETTING_KEYS
 
 _REFUSED = ("ask", "checks", "settings", "tools")
 
@@ -39,11 +40,16 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
 def _read_turns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], builder: DialogueBuilder) -> None:
     asked = next(column for column in USER_COLUMNS if column in columns)
     replied = next((column for column in REPLY_COLUMNS if column in columns), None)
+    for other in USER_COLUMNS:
+        texts = [row[other] for row in rows if row.get(other, "").strip() not in ("", row[asked].strip())]
+        if other != asked and texts:
+            hint = f'write all of a question into the column "{asked}", or give "{other}" another name'
+            builder.issue(f'two columns of questions, "{asked}" and "{other}"', found=texts[0], hint=hint)
     counted = next((column for column in TURN_COLUMNS if column in columns), None)
     first = 0 if counted is not None and rows[0][counted].strip() == "0" else 1
     for number, row in enumerate(rows, first):
         read_exchange(row[asked], None if replied is None else row[replied], builder)
-        if counted is not None and row[counted].strip() not in ("", str(number)):
+        if counted is not None and row[counted].strip().removesuffix(".0") not in ("", str(number)):
             builder.issue(
                 f'"{counted}" is not {number}',
                 place=builder.place,
@@ -66,7 +72,14 @@ def _keep(
         if re.fullmatch(r"tags?[\s_.]*\d*", column):
             builder.tag(*dict.fromkeys(tag.strip() for cell in cells for tag in re.split("[;,]", cell)))
         else:
-            rest[column] = cells[0] if len(set(cells)) == 1 else cells
+            rest[column] = _number(column, cells[0]) if len(set(cells)) == 1 else cells
+
+
+def _number(column: str, cell: str) -> str | float:
+    """Return the number in a cell of a setting such as `temperature`, which the file has as text."""
+    if SETTING_KEYS.get(column) not in NUMERIC_SETTINGS or not re.fullmatch(r"-?\d{1,12}(?:[.,]\d{1,2})?", cell):
+        return cell
+    return float(cell.replace(",", ".")) if re.search("[.,]", cell) else int(cell)
 
 
 FORMAT = DatasetFormat(
