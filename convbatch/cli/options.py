@@ -28,7 +28,15 @@ OptionsT = TypeVar("OptionsT")
 
 
 class Command(TyperCommand):
-    """Command whose errors name the environment variables that set its options."""
+    """Command whose errors name the environment variables that set its options, and whose help keeps `[…]`."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if self.rich_markup_mode == "rich":
+            self.help = _without_markup(self.help)
+            for param in self.params:
+                described: Any = param  # options and arguments have a help text
+                described.help = _without_markup(described.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; a value that does not fit its option names the variable that it is from."""
@@ -51,6 +59,11 @@ class Command(TyperCommand):
 
                 log_note(f"note: options from the environment: {', '.join(variables)}")
             raise
+
+
+def _without_markup(text: str | None) -> str | None:
+    """Escape what Typer would take for rich's markup, such as the name of a TOML table."""
+    return None if text is None else re.sub(r"\[(?=[a-z#/@][^[\]]*\])", r"\\[", text)
 
 
 def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Callable[..., None]]:

@@ -838,3 +838,9 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
         cb.ConvbatchError, match=f"--deadline {re.escape(bare)}: no unit\n  hint: write {re.escape(bare)}s for"
     ):
         parse_seconds(bare, "--deadline")
+
+
+def test_help_keeps_what_is_in_square_brackets() -> None:
+    done = CliRunner().invoke(app, ["report", "--help"], env={"COLUMNS": "200"})
+    assert "by [rates]." in done.output
+    assert "or a [bills.NAME] table." in done.output
