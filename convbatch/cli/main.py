@@ -273,7 +273,7 @@ def convert(
     _log_text(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def expand(
     template: Annotated[
@@ -296,7 +296,7 @@ def expand(
     _log_text(f"{expanded.dialogues} dialogue{'' if expanded.dialogues == 1 else 's'} written to {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def sample(
     source: Annotated[
@@ -383,7 +383,8 @@ def show_command(
     run: RunArgument,
     dialogue: Annotated[str | None, typer.Argument(metavar="[DIALOGUE]", help="One dialogue's id.")] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only dialogues with a turn that is an error or pending.")
+        bool,
+        typer.Option("--failed", help="Only dialogues with a failed check, or a turn that is an error or pending."),
     ] = False,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
     raw: Annotated[
@@ -391,19 +392,19 @@ def show_command(
         typer.Option("--raw", metavar="DIALOGUE TURN", help="Print a turn's request and each answer to it."),
     ] = None,
 ) -> None:
-    """Print transcripts, the targets side by side.
+    """Print transcripts, the targets side by side, each reply with the verdicts of its checks.
 
     Example: convbatch show latest dates-zh
     """
-    from convbatch.cli import show
-
     if raw is not None:
         from convbatch.cli.raw import print_raw
 
         print_raw(_load_run(run), *raw, target=target)
         return
-    if not show.print_transcript(_load_run(run), dialogue, failed=failed, target=target):
-        _log_text("nothing to show: no turn is an error or pending")
+    from convbatch.cli.transcript import print_transcript
+
+    if not print_transcript(_load_run(run), dialogue, failed=failed, target=target):
+        _log_text("nothing to show: no turn is an error or pending, and no check failed")
 
 
 @app.command(cls=Command)

@@ -1,4 +1,4 @@
-"""Print runs: the closing table, rows, targets side by side, transcripts, the list of runs.
+"""Print runs: the closing table, rows, and the targets side by side.
 
 Only layout is decided here: every number comes from `results/`. External text passes `printable` before it reaches a
 terminal. A table that goes to a pipe or a file is plain CSV instead.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, groupby, islice
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from itertools import chain, islice
+from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.console import tables
 from convbatch.console.text import ignoring_broken_pipe, printable, printable_json
 from convbatch.dataset.reader import count_of
-from convbatch.dataset.snapshot import read_copy
-from convbatch.dialogue import Dialogue
-from convbatch.errors import SetupError, did_you_mean, nearest
-from convbatch.pricing import display_amount, exact
+from convbatch.pricing import display_amount
 from convbatch.results.export import csv_lines, json_bytes
 from convbatch.results.parquet import Rows, read_rows, side_by_side
 from convbatch.results.run import Run
@@ -25,23 +22,11 @@ from convbatch.results.summary import TargetSummary
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
 CHUNK_ROWS = 200
 """Rows laid out together; later chunks keep the widths of the first, so that memory does not grow with the table."""
 WIDE_CELL_LINES = 4
-SIDE_BY_SIDE_WIDTH = 36
-"""Columns narrower than this are stacked."""
-_STYLES = {
-    "ok": "green",
-    "blocked": "yellow",
-    "empty": "yellow",
-    "error": "red",
-    "pending": "magenta",
-    "skipped": "dim",
-}
-_FAILED = frozenset({"error", "pending"})
 _COLUMNS = ("dialogue", "target", "repeat", "turn", "status", "finish_reason", "output_tokens", "latency_s")
 """Columns before the reply."""
 _NAMES = 2
@@ -154,41 +139,6 @@ def print_wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -
         console.print(grid)
 
 
-def print_transcript(
-    run: Run,
-    dialogue_id: str | None = None,
-    *,
-    failed: bool = False,
-    target: str | None = None,
-    file: IO[str] | None = None,
-) -> int:
-    """Print transcripts, dialogue by dialogue, the targets side by side if the terminal is wide enough.
-
-    Args:
-        run: The run.
-        dialogue_id: Only this dialogue.
-        failed: Only conversations with a turn that is `error` or `pending`.
-        target: Only this target.
-        file: Where to print; default stdout.
-
-    Returns:
-        The number of dialogues printed.
-
-    Raises:
-        SetupError: No such dialogue or target in this run.
-    """
-    if target is not None and target not in run.targets:
-        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, run.targets))
-    console = tables.console(file)
-    printed = 0
-    for dialogue, columns in _transcripts(run, dialogue_id):
-        chosen = [column for column in columns if target in (None, column.target) and (not failed or column.has_failed)]
-        if chosen:
-            _print_dialogue(console, dialogue, chosen, run.targets)
-            printed += 1
-    return printed
-
-
 _SUMMARY: dict[str, Callable[[TargetSummary], float | None]] = {
     "ok": lambda total: total.ok,
     "blocked": lambda total: total.blocked,
@@ -236,145 +186,6 @@ def _notes(total: TargetSummary) -> Iterator[str]:
     if any(notes):
         yield f"{total.target}: " + ", ".join(filter(None, notes))
     yield from total.served_notes
-
-
-class _TurnRow(NamedTuple):
-    """The columns of a row that a transcript shows."""
-
-    dialogue_index: int
-    target: str
-    repeat: int
-    turn: int
-    status: str
-    reply: str | None
-    thought: str | None
-    tool_calls: str | None
-    finish_reason: str | None
-    finish_reason_raw: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    reasoning_tokens: int | None
-    cost: float | None
-    currency: str | None
-    latency_s: float | None
-    attempts: int
-    possibly_paid: int
-    error_kind: str | None
-    error_message: str | None
-    reused_from: str | None
-
-
-class _TranscriptColumn(NamedTuple):
-    """The replies of one target in one repeat of a dialogue."""
-
-    target: str
-    repeat: int
-    turns: dict[int, _TurnRow]
-
-    @property
-    def has_failed(self) -> bool:
-        return any(turn_row.status in _FAILED for turn_row in self.turns.values())
-
-
-def _transcripts(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
-    """Yield each dialogue, or the named one, with the replies to it."""
-    wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
-    only = None if wanted is None else ("dialogue_index", wanted)
-    rows = (_TurnRow(*row) for row in read_rows(run.turns_path, _TurnRow._fields, only=only))
-    by_dialogue = groupby(rows, key=lambda row: row.dialogue_index)
-    due = next(by_dialogue, None)
-    for index, dialogue in read_copy(run.folder.dataset):
-        if due is None:
-            return
-        if due[0] == index:
-            groups = groupby(due[1], key=lambda row: (row.target, row.repeat))
-            yield dialogue, [_TranscriptColumn(*key, {row.turn: row for row in group}) for key, group in groups]
-            due = next(by_dialogue, None)
-
-
-def _index_of(run: Run, dialogue_id: str) -> int:
-    names: list[str] = []
-    for index, dialogue in read_copy(run.folder.dataset):
-        if dialogue.id == dialogue_id:
-            return index
-        if len(names) < 10_000:  # enough for a suggestion
-            names.append(dialogue.id)
-    close = nearest(dialogue_id, names)
-    examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
-    hint = examples if close is None else f"did you mean {close!r}? {examples}"
-    raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=hint)
-
-
-def _print_dialogue(
-    console: Console, dialogue: Dialogue, columns: Sequence[_TranscriptColumn], targets: Sequence[str]
-) -> None:
-    from rich.rule import Rule
-
-    columns = sorted(columns, key=lambda column: (targets.index(column.target), column.repeat))
-    title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
-    console.print(Rule(tables.single_line_text(title, "bold"), align="left", characters="─"))
-    if dialogue.system is not None:
-        console.print(_line("system", dialogue.system, "dim"))
-    for number, turn in enumerate(dialogue.turns, 1):
-        media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
-        console.print(_line(f"{number} user", turn.user_text + media, "bold"))
-        if turn.assistant is not None:
-            console.print(_line("  script" if turn.ask else "  given", turn.assistant, "dim"))
-        _print_replies(console, [(column, column.turns[number]) for column in columns if number in column.turns])
-    console.print()
-
-
-def _print_replies(console: Console, replies: Sequence[tuple[_TranscriptColumn, _TurnRow]]) -> None:
-    if not replies:
-        return
-    width = (console.width - 2) // len(replies) - 2
-    if len(replies) == 1 or width < SIDE_BY_SIDE_WIDTH:
-        for column, turn_row in replies:
-            console.print(_indented(_reply(column, turn_row)))
-        return
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in replies:
-        grid.add_column(width=width, overflow="fold")
-    grid.add_row(*(_reply(column, turn_row) for column, turn_row in replies))
-    console.print(_indented(grid))
-
-
-def _reply(column: _TranscriptColumn, turn_row: _TurnRow) -> Text:
-    from rich.text import Text
-
-    name = column.target if column.repeat == 1 else f"{column.target} (repeat {column.repeat})"
-    parts = [tables.single_line_text(name, "cyan")]
-    if turn_row.thought:
-        parts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
-    if turn_row.reply is not None:
-        parts.append(tables.multiline_text(turn_row.reply))
-    if turn_row.tool_calls is not None:
-        parts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
-    parts.append(tables.single_line_text(_facts(turn_row), _STYLES[turn_row.status]))
-    return Text("\n").join(parts)
-
-
-def _facts(turn_row: _TurnRow) -> str:
-    """Return the line below a reply: status, reason, tokens, cost, time."""
-    reason = turn_row.finish_reason
-    if reason is not None and turn_row.finish_reason_raw not in (None, reason, reason.upper()):
-        reason = f"{reason} ({turn_row.finish_reason_raw})"
-    input_tokens, output_tokens = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
-    thinking = f" ({turn_row.reasoning_tokens:,} reasoning)" if turn_row.reasoning_tokens else ""
-    facts = [
-        turn_row.status,
-        reason,
-        ": ".join(part for part in (turn_row.error_kind, turn_row.error_message) if part is not None),
-        None if reason is None else f"{input_tokens} in, {output_tokens} out{thinking}",
-        None if turn_row.cost is None else f"{display_amount(exact(turn_row.cost))} {turn_row.currency}",
-        None if turn_row.latency_s is None else f"{tables.number_text(turn_row.latency_s)} s",
-        f"{turn_row.attempts} attempts" if turn_row.attempts > 1 else None,
-        f"{turn_row.possibly_paid} possibly paid" if turn_row.possibly_paid else None,
-        None if turn_row.reused_from is None else f"reused from {turn_row.reused_from}",
-    ]
-    return " · ".join(fact for fact in facts if fact)
 
 
 def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
@@ -426,30 +237,13 @@ def _is_terminal(file: IO[str] | None) -> bool:
     return (file or sys.stdout).isatty()
 
 
-def _line(label: str, text: str, style: str) -> Table:
-    """Return a label with its text, which is wrapped beside it."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=9)
-    grid.add_column(overflow="fold")
-    grid.add_row(tables.single_line_text(label, "dim"), tables.multiline_text(text, style))
-    return grid
-
-
-def _indented(content: RenderableType) -> RenderableType:
-    from rich.padding import Padding
-
-    return Padding(content, (0, 0, 0, 2), expand=False)
-
-
 def _wide_cell(cell: Any, status: Any, room: int) -> Text:
     """Return a cell of the wide table; the status of the row if there is no value."""
     if cell is None:
         return (
             tables.single_line_text(tables.NONE)
             if status is None
-            else tables.single_line_text(f"({status})", _STYLES[status])
+            else tables.single_line_text(f"({status})", tables.STATUS_STYLES[status])
         )
     text = _plain(cell)
     return tables.single_line_text(text if len(text) <= room else text[: room - 1] + "…")

@@ -23,6 +23,15 @@ SHOWN_OF_A_TEXT = 50_000
 SHOWN_OF_A_LINE = 2_000
 NONE = "–"
 """Shown for an unknown value."""
+STATUS_STYLES = {
+    "ok": "green",
+    "blocked": "yellow",
+    "empty": "yellow",
+    "error": "red",
+    "pending": "magenta",
+    "skipped": "dim",
+}
+"""Colours of the statuses of a turn."""
 
 
 def console(file: IO[str] | None) -> Console:

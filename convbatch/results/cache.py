@@ -121,20 +121,30 @@ def verdicts_beside(turns: Path) -> Path:
 
 
 def read_conversations(turns: Path, names: Sequence[str]) -> Iterator[tuple[list[Row], list[StoredVerdict]]]:
-    """Read both table files conversation by conversation.
+    """Read both table files conversation by conversation, as `read_with_verdicts`."""
+    for rows, verdicts in read_with_verdicts(turns, names, StoredVerdict._fields):
+        yield rows, [StoredVerdict(*verdict) for verdict in verdicts]
+
+
+def read_with_verdicts(
+    turns: Path, names: Sequence[str], of_verdicts: Sequence[str], *, only: tuple[str, int] | None = None
+) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Read both table files conversation by conversation, with one of them in memory at a time.
 
     Args:
         turns: The `turns.parquet`; its `verdicts.parquet` is beside it.
         names: Columns of the `turns` rows, in the order wanted; `dialogue_index`, `target` and `repeat` among them.
+        of_verdicts: Columns of the `verdicts` rows.
+        only: As in `read_rows`.
     """
     key = itemgetter(*(names.index(name) for name in _CONVERSATION_KEY))
-    verdict_rows = read_rows(verdicts_beside(turns), (*_CONVERSATION_KEY, *StoredVerdict._fields))
+    verdict_rows = read_rows(verdicts_beside(turns), (*_CONVERSATION_KEY, *of_verdicts), only=only)
     verdicts = groupby(verdict_rows, key=itemgetter(0, 1, 2))
     due = next(verdicts, None)
-    for conversation, rows in groupby(read_rows(turns, names), key=key):
-        found: list[StoredVerdict] = []
+    for conversation, rows in groupby(read_rows(turns, names, only=only), key=key):
+        found: list[Row] = []
         if due is not None and due[0] == conversation:
-            found = [StoredVerdict(*row[3:]) for row in due[1]]
+            found = [row[3:] for row in due[1]]
             due = next(verdicts, None)
         yield list(rows), found
 

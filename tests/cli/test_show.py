@@ -10,6 +10,7 @@ import pytest
 
 from convbatch.cli import show
 from convbatch.cli.runs import find_runs, print_runs, read_run
+from convbatch.cli.transcript import print_transcript
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.reply import NO_USAGE, Failure
@@ -90,7 +91,7 @@ def test_a_long_target_name_is_whole_above_its_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "print_it", [show.print_table, show.print_wide, show.print_transcript], ids=["table", "wide", "transcript"]
+    "print_it", [show.print_table, show.print_wide, print_transcript], ids=["table", "wide", "transcript"]
 )
 def test_external_text_is_escaped_on_the_terminal(run: Run, print_it: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(print_it)
@@ -103,8 +104,8 @@ def test_external_text_is_escaped_on_the_terminal(run: Run, print_it: object, mo
 
 def test_colours_are_used_on_a_terminal_only(run: Run) -> None:
     terminal, pipe = Terminal(), io.StringIO()
-    show.print_transcript(run, file=terminal)
-    show.print_transcript(run, file=pipe)
+    print_transcript(run, file=terminal)
+    print_transcript(run, file=pipe)
     assert "\x1b[" in terminal.getvalue()
     assert "\x1b" not in pipe.getvalue()
 
@@ -154,7 +155,7 @@ def test_targets_are_side_by_side_on_a_wide_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     file = io.StringIO()
-    assert show.print_transcript(run, "dates-zh", file=file) == 1
+    assert print_transcript(run, "dates-zh", file=file) == 1
     assert any(REAL in line and GOOD in line for line in printed(file)) is side_by_side
     for word in ("Answer briefly.", "given", "今天是26日", "script", "明天是27日", "ok · stop · 22 in, 192 out"):
         assert word in file.getvalue()
@@ -163,7 +164,7 @@ def test_targets_are_side_by_side_on_a_wide_terminal(
 
 def test_a_transcript_shows_why_a_turn_has_no_reply(run: Run) -> None:
     file = io.StringIO()
-    show.print_transcript(run, "d2", file=file)
+    print_transcript(run, "d2", file=file)
     text = " ".join(file.getvalue().split())
     for words in ("error · timeout:", "1 possibly paid", "blocked · content_filter (SAFETY)", "turn 1 ended blocked"):
         assert words in text
@@ -171,24 +172,58 @@ def test_a_transcript_shows_why_a_turn_has_no_reply(run: Run) -> None:
 
 def test_failed_and_target_filter_a_transcript(run: Run) -> None:
     file = io.StringIO()
-    assert show.print_transcript(run, failed=True, file=file) == 1
+    assert print_transcript(run, failed=True, file=file) == 1
     assert GOOD not in file.getvalue()  # a blocked reply is a result, not a failure
-    assert show.print_transcript(run, target=GOOD, file=file) == 2
-    assert show.print_transcript(run, failed=True, target=GOOD, file=file) == 0
+    assert print_transcript(run, target=GOOD, file=file) == 2
+    assert print_transcript(run, failed=True, target=GOOD, file=file) == 0
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Run:
+    """A dialogue with checks on its turns and on the whole; `DRIFT` fails one of them, and its last turn is pending."""
+    scripted = {
+        "id": "d",
+        "tags": ["zh", "date"],
+        "turns": [
+            {"user": "one", "checks": [{"contains": "27"}, {"contains": "2025", "name": "year"}]},
+            {"user": "two", "checks": [{"contains": "年"}]},
+        ],
+        "checks": [{"not_contains": "26"}],
+    }
+    made = MadeRun(tmp_path / "judged", [Dialogue.from_plain(scripted), dialogue("e", "x")], targets=(GOOD, DRIFT))
+    for index, turn, target in ((0, 1, GOOD), (0, 2, GOOD), (1, 1, GOOD), (1, 1, DRIFT)):
+        made.replied(made.ident(index, turn, target))
+    made.replied(made.ident(0, 1, DRIFT), SEED_REPLY._replace(text="2025", finish_reason="length"))
+    return load(made.write().path)
+
+
+def test_a_transcript_has_the_verdicts_below_each_reply(judged: Run) -> None:
+    file = io.StringIO()
+    assert print_transcript(judged, "d", target=GOOD, file=file) == 1
+    lines = [line.strip() for line in printed(file)]
+    assert lines[lines.index("今天是2025年12月27日。") + 2] == "passed: contains, year"
+    assert lines[-4:] == ["dialogue", GOOD, "passed: not_contains", ""]
+    file = io.StringIO()
+    assert print_transcript(judged, failed=True, file=file) == 1
+    lines = [line.strip() for line in printed(file)]
+    facts = next(number for number, line in enumerate(lines) if line.startswith("ok · length"))
+    assert lines[facts + 1 : facts + 3] == ["passed: year", 'failed: contains: lacks "27": "2025"']
+    assert "no verdict: contains: turn 2 is pending" in lines
+    assert GOOD not in lines, "nothing of it failed"
 
 
 def test_every_repeat_is_shown_with_its_number(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(DRIFT,), repeats=2)
     file = io.StringIO()
-    show.print_transcript(load(made.write().path), file=file)
+    print_transcript(load(made.write().path), file=file)
     assert f"{DRIFT} (repeat 2)" in file.getvalue()
 
 
 def test_an_unknown_dialogue_or_target_is_refused_with_the_closest_name(run: Run) -> None:
     with pytest.raises(SetupError, match="did you mean 'dates-zh'"):
-        show.print_transcript(run, "dates-zn", file=io.StringIO())
+        print_transcript(run, "dates-zn", file=io.StringIO())
     with pytest.raises(SetupError, match=f"did you mean '{GOOD}'"):
-        show.print_transcript(run, target="sim-god@simulator", file=io.StringIO())
+        print_transcript(run, target="sim-god@simulator", file=io.StringIO())
 
 
 def test_runs_lists_state_progress_and_unreadable_runs(run: Run, tmp_path: Path) -> None:
@@ -220,7 +255,7 @@ def test_a_tab_does_not_wrap_the_text_around_it(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
     made.replied(made.ident(0, 1), SEED_REPLY._replace(text="all:\n\tmake"))
     file = io.StringIO()
-    show.print_transcript(load(made.write().path), file=file)
+    print_transcript(load(made.write().path), file=file)
     lines = printed(file)
     assert [line.split() for line in lines[1:4]] == [["system", "a", "b"], ["1", "user", "if", "x:"], ["return"]]
     assert "          make" in lines

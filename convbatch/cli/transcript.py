@@ -1,0 +1,278 @@
+"""Print transcripts: the script, the replies of each target side by side, and under each reply its verdicts.
+
+Only layout is decided here: replies and verdicts come from `results/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from convbatch.console import tables
+from convbatch.console.text import printable
+from convbatch.dataset.snapshot import read_copy
+from convbatch.dialogue import Dialogue
+from convbatch.errors import SetupError, did_you_mean, nearest
+from convbatch.pricing import display_amount, exact
+from convbatch.results.cache import read_with_verdicts
+from convbatch.results.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+SIDE_BY_SIDE_WIDTH = 36
+"""Columns narrower than this are stacked."""
+_FAILED = frozenset({"error", "pending"})
+
+
+def print_transcript(
+    run: Run,
+    dialogue_id: str | None = None,
+    *,
+    failed: bool = False,
+    target: str | None = None,
+    file: IO[str] | None = None,
+) -> int:
+    """Print transcripts, dialogue by dialogue, the targets side by side if the terminal is wide enough.
+
+    Args:
+        run: The run.
+        dialogue_id: Only this dialogue.
+        failed: Only conversations with a turn that is `error` or `pending`, or with a failed check.
+        target: Only this target.
+        file: Where to print; default stdout.
+
+    Returns:
+        The number of dialogues printed.
+
+    Raises:
+        SetupError: No such dialogue or target in this run.
+    """
+    if target is not None and target not in run.targets:
+        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, run.targets))
+    console = tables.console(file)
+    printed = 0
+    for dialogue, columns in _transcripts(run, dialogue_id):
+        chosen = [column for column in columns if target in (None, column.target) and (not failed or column.has_failed)]
+        if chosen:
+            _print_dialogue(console, dialogue, chosen, run.targets)
+            printed += 1
+    return printed
+
+
+class _TurnRow(NamedTuple):
+    """The columns of a row that a transcript shows."""
+
+    dialogue_index: int
+    target: str
+    repeat: int
+    turn: int
+    status: str
+    reply: str | None
+    thought: str | None
+    tool_calls: str | None
+    finish_reason: str | None
+    finish_reason_raw: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: float | None
+    currency: str | None
+    latency_s: float | None
+    attempts: int
+    possibly_paid: int
+    error_kind: str | None
+    error_message: str | None
+    reused_from: str | None
+
+
+class _Verdict(NamedTuple):
+    """The columns of a verdict that a transcript shows."""
+
+    turn: int | None
+    check: str
+    passed: bool | None
+    reason: str
+
+
+class _TranscriptColumn(NamedTuple):
+    """The replies of one target in one repeat of a dialogue, and the verdicts on them."""
+
+    target: str
+    repeat: int
+    turns: dict[int, _TurnRow]
+    verdicts: Sequence[_Verdict]
+
+    @property
+    def name(self) -> str:
+        return self.target if self.repeat == 1 else f"{self.target} (repeat {self.repeat})"
+
+    @property
+    def has_failed(self) -> bool:
+        failed_turns = any(turn_row.status in _FAILED for turn_row in self.turns.values())
+        return failed_turns or any(verdict.passed is False for verdict in self.verdicts)
+
+    def verdicts_on(self, turn: int | None) -> list[_Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.turn == turn]
+
+
+def _transcripts(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
+    """Yield each dialogue, or the named one, with the replies to it."""
+    wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
+    only = None if wanted is None else ("dialogue_index", wanted)
+    by_dialogue = groupby(_columns(run, only), key=lambda pair: pair[0])
+    due = next(by_dialogue, None)
+    for index, dialogue in read_copy(run.folder.dataset):
+        if due is None:
+            return
+        if due[0] == index:
+            yield dialogue, [column for _, column in due[1]]
+            due = next(by_dialogue, None)
+
+
+def _columns(run: Run, only: tuple[str, int] | None) -> Iterator[tuple[int, _TranscriptColumn]]:
+    """Yield every conversation with the index of its dialogue, in table order."""
+    for rows, verdicts in read_with_verdicts(run.turns_path, _TurnRow._fields, _Verdict._fields, only=only):
+        turns = [_TurnRow(*row) for row in rows]
+        first = turns[0]
+        by_number = {turn.turn: turn for turn in turns}
+        found = [_Verdict(*verdict) for verdict in verdicts]
+        yield first.dialogue_index, _TranscriptColumn(first.target, first.repeat, by_number, found)
+
+
+def _index_of(run: Run, dialogue_id: str) -> int:
+    names: list[str] = []
+    for index, dialogue in read_copy(run.folder.dataset):
+        if dialogue.id == dialogue_id:
+            return index
+        if len(names) < 10_000:  # enough for a suggestion
+            names.append(dialogue.id)
+    close = nearest(dialogue_id, names)
+    examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
+    hint = examples if close is None else f"did you mean {close!r}? {examples}"
+    raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=hint)
+
+
+def _print_dialogue(
+    console: Console, dialogue: Dialogue, columns: Sequence[_TranscriptColumn], targets: Sequence[str]
+) -> None:
+    from rich.rule import Rule
+
+    columns = sorted(columns, key=lambda column: (targets.index(column.target), column.repeat))
+    title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
+    console.print(Rule(tables.single_line_text(title, "bold"), align="left", characters="─"))
+    if dialogue.system is not None:
+        console.print(_line("system", dialogue.system, "dim"))
+    for number, turn in enumerate(dialogue.turns, 1):
+        media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
+        console.print(_line(f"{number} user", turn.user_text + media, "bold"))
+        if turn.assistant is not None:
+            console.print(_line("  script" if turn.ask else "  given", turn.assistant, "dim"))
+        _print_beside(
+            console,
+            [
+                _reply(column, column.turns[number], column.verdicts_on(number))
+                for column in columns
+                if number in column.turns
+            ],
+        )
+    whole = [(column, column.verdicts_on(None)) for column in columns]
+    if any(verdicts for _, verdicts in whole):
+        console.print(_line("dialogue", "", "dim"))
+        _print_beside(
+            console, [_joined([_name(column), *_verdict_lines(verdicts)]) for column, verdicts in whole if verdicts]
+        )
+    console.print()
+
+
+def _print_beside(console: Console, cells: Sequence[Text]) -> None:
+    """Print a text for each target: side by side if there is room, else one after another."""
+    if not cells:
+        return
+    width = (console.width - 2) // len(cells) - 2
+    if len(cells) == 1 or width < SIDE_BY_SIDE_WIDTH:
+        for cell in cells:
+            console.print(_indented(cell))
+        return
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in cells:
+        grid.add_column(width=width, overflow="fold")
+    grid.add_row(*cells)
+    console.print(_indented(grid))
+
+
+def _reply(column: _TranscriptColumn, turn_row: _TurnRow, verdicts: Sequence[_Verdict]) -> Text:
+    parts = [_name(column)]
+    if turn_row.thought:
+        parts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
+    if turn_row.reply is not None:
+        parts.append(tables.multiline_text(turn_row.reply))
+    if turn_row.tool_calls is not None:
+        parts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
+    parts.append(tables.single_line_text(_facts(turn_row), tables.STATUS_STYLES[turn_row.status]))
+    return _joined([*parts, *_verdict_lines(verdicts)])
+
+
+def _verdict_lines(verdicts: Sequence[_Verdict]) -> Iterator[Text]:
+    """Yield one quiet line for all passed checks, and one with the reason for each other check."""
+    passed = [verdict.check for verdict in verdicts if verdict.passed]
+    if passed:
+        yield tables.single_line_text(f"passed: {', '.join(passed)}", "dim")
+    for verdict in verdicts:
+        if verdict.passed is False:
+            yield tables.single_line_text(f"failed: {verdict.check}: {verdict.reason}", "red")
+        elif verdict.passed is None:
+            yield tables.single_line_text(f"no verdict: {verdict.check}: {verdict.reason}", "yellow")
+
+
+def _name(column: _TranscriptColumn) -> Text:
+    return tables.single_line_text(column.name, "cyan")
+
+
+def _joined(lines: Sequence[Text]) -> Text:
+    from rich.text import Text
+
+    return Text("\n").join(lines)
+
+
+def _facts(turn_row: _TurnRow) -> str:
+    """Return the line below a reply: status, reason, tokens, cost, time."""
+    reason = turn_row.finish_reason
+    if reason is not None and turn_row.finish_reason_raw not in (None, reason, reason.upper()):
+        reason = f"{reason} ({turn_row.finish_reason_raw})"
+    input_tokens, output_tokens = tables.number_text(turn_row.input_tokens), tables.number_text(turn_row.output_tokens)
+    thinking = f" ({turn_row.reasoning_tokens:,} reasoning)" if turn_row.reasoning_tokens else ""
+    facts = [
+        turn_row.status,
+        reason,
+        ": ".join(part for part in (turn_row.error_kind, turn_row.error_message) if part is not None),
+        None if reason is None else f"{input_tokens} in, {output_tokens} out{thinking}",
+        None if turn_row.cost is None else f"{display_amount(exact(turn_row.cost))} {turn_row.currency}",
+        None if turn_row.latency_s is None else f"{tables.number_text(turn_row.latency_s)} s",
+        f"{turn_row.attempts} attempts" if turn_row.attempts > 1 else None,
+        f"{turn_row.possibly_paid} possibly paid" if turn_row.possibly_paid else None,
+        None if turn_row.reused_from is None else f"reused from {turn_row.reused_from}",
+    ]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _line(label: str, text: str, style: str) -> Table:
+    """Return a label with its text, which is wrapped beside it."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=9)
+    grid.add_column(overflow="fold")
+    grid.add_row(tables.single_line_text(label, "dim"), tables.multiline_text(text, style))
+    return grid
+
+
+def _indented(content: RenderableType) -> RenderableType:
+    from rich.padding import Padding
+
+    return Padding(content, (0, 0, 0, 2), expand=False)
