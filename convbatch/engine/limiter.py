@@ -504,17 +504,15 @@ class RateLimiter:
         self._was_throttled = True
         self._pace.traffic.remove(1.0, permit.sent_at)
         first_s = max(1.0, self._pace.slot_s(now))  # before the next slot nothing is sent anyway
+        pace = {"requests": self._pace, "tokens": self._token_pace}.get(counted)
         if not self._pause.throttled(permit.sent_at, hint_s, now, first_s=first_s):
+            if pace is not None:
+                pace.refused_too()
             return
         notes = [self._window.throttled(permit.in_flight, counted)]
-        if counted == "tokens":
-            learned, unit = self._token_pace.refused(permit.sent_at, now), "tokens"
-        elif counted == "requests":
-            learned, unit = self._pace.refused(permit.sent_at, now), "requests"
-        else:
-            learned = unit = None
+        learned = None if pace is None else pace.refused(permit.sent_at, now)
         if learned is not None:
-            notes.append(f"429: at most {60 * learned:,.3g} {unit}/min for now")
+            notes.append(f"429: at most {60 * learned:,.3g} {counted}/min for now")
         self._swing("; ".join(filter(None, notes)) or None, now)
 
     def use_stated(

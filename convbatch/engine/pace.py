@@ -5,6 +5,9 @@ through in the last minute, or since the refusal before. While less than a minut
 the rate grows fast (the search). Afterwards it falls a little below what went through with each refusal, returns to it
 between refusals, and then grows slowly beyond it, so that a larger quota is found.
 
+A few refusals in a hundred, each followed by an answer, are no evidence of a quota: gateways with many upstreams refuse
+so at any rate, and a rate that fell with each of them would never stop falling. What such a refusal changed is undone.
+
 Nothing here waits or knows what a refusal says; `limiter.py` asks when the next request may be sent. Times are
 monotonic seconds. The constants were chosen with `benchmarks/quotas.py`.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import NamedTuple
 
 WINDOW_S = 60.0
 _REFUSALS_BEFORE_LEARNING = 2
@@ -39,6 +43,11 @@ _LONG_RECOVERY_S = 5.0
 _WHOLE_RECOVERY_S = 55.0
 """A quota that comes back only after so long is one of a whole minute."""
 _MAX_JUMP = 4.0
+_FORGIVEN_SHARE = 0.02
+"""Share of requests whose refusals change nothing if the next request is answered."""
+_MOST_FORGIVEN = 3.0
+_FORGIVEN_FROM = 30.0
+"""Requests in the last minute from which on refusals are forgiven: of fewer, each is a large share."""
 _SLACK_S = 0.1
 """How much earlier than its slot a request may be sent, so that late timers do not lower the rate."""
 
@@ -98,6 +107,18 @@ class Traffic:
             bins.popleft()
 
 
+class _Undo(NamedTuple):
+    """The state of a `LearnedPace` before a refusal, which changes it; the names are those of its attributes."""
+
+    now: float
+    rate: float | None
+    since: float
+    plateau: float
+    is_search: bool
+    refusals: int
+    mark: tuple[float, float, int] | None
+
+
 class LearnedPace:
     """The learned rate of one kind of amount."""
 
@@ -119,6 +140,12 @@ class LearnedPace:
         self._at_refusal: tuple[float, float] | None = None
         """In the search: what went through before the last refusal, and the rate at it."""
         self._has_jumped = False
+        self._undo: _Undo | None = None
+        """None from the second refusal in a row on."""
+        self._refused_together = 0
+        """Requests refused since the last answer."""
+        self._forgivable, self._counted_sends = 0.0, 0
+        """How many refusals may be forgiven, and the requests that it counts."""
 
     @property
     def is_known(self) -> bool:
@@ -169,14 +196,36 @@ class LearnedPace:
         if not self._is_exhausted or sent_at <= self._refused_at:
             return
         self._is_exhausted = False
-        if self._rate is not None:
+        if not self._forgives(now) and self._rate is not None:
             if self._is_search:
                 self._use_recovery(sent_at - self._refused_at)
             self._since = now
         self._recovered_at = sent_at
 
+    def refused_too(self) -> None:
+        """Record a further refusal of an episode."""
+        self._refused_together += 1
+        if not self._is_exhausted:  # it was ended by an answer already
+            self._forgivable -= 1
+
+    def _forgives(self, now: float) -> bool:
+        """Undo what the refusals before this answer changed, if they are few; return whether they are."""
+        sends = self.traffic.sends
+        self._forgivable = min(_MOST_FORGIVEN, self._forgivable + _FORGIVEN_SHARE * (sends - self._counted_sends))
+        self._counted_sends = sends
+        undo, self._undo = self._undo, None
+        is_slow = self.traffic.last_minute(now) < _FORGIVEN_FROM * self.traffic.largest
+        if undo is None or is_slow or self._refused_together > self._forgivable:
+            return False
+        self._forgivable -= self._refused_together
+        self._rate, self._plateau, self._is_search = undo.rate, undo.plateau, undo.is_search
+        self._refusals, self._mark = undo.refusals, undo.mark
+        self._since, self._slot = undo.since + now - undo.now, now
+        return True
+
     def refused(self, sent_at: float, now: float) -> float | None:
         """Record the first refusal of an episode; return the rate if it is learned now, or falls."""
+        self._keep_for_undo(now)
         self._refusals += 1
         before = self.per_second(now)
         if self._is_exhausted and before is not None:
@@ -195,6 +244,11 @@ class LearnedPace:
             self._rate = max(_FALL * before, min(before, _DEEPEST_FALL * self._plateau))
             self._since = now
         return self._rate
+
+    def _keep_for_undo(self, now: float) -> None:
+        self._refused_together = 1 + (self._refused_together if self._is_exhausted else 0)
+        state = (self._rate, self._since, self._plateau, self._is_search, self._refusals, self._mark)
+        self._undo = None if self._is_exhausted else _Undo(now, *state)
 
     def _went_through(self, before: float | None, sent_at: float, now: float) -> float | None:
         """Return the rate that went through until a refusal; None if it is not known."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
@@ -94,23 +95,32 @@ def test_a_quota_that_falls_is_followed_within_two_minutes():
     assert usage.passed >= 0.9 * 3 * 40
 
 
-def test_a_gateway_that_never_refuses_is_not_slowed():
-    async def scenario(clock: VirtualClock) -> float:
-        limiter = RateLimiter(clock=clock, concurrency=8)
+@pytest.mark.parametrize(("refused_of", "longest"), [(None, 1.02), (500, 1.2), (100, 1.9)])
+def test_refusals_that_are_none_or_few_and_do_not_depend_on_the_rate_hardly_slow_a_run(
+    refused_of: int | None, longest: float
+):
+    turns, latency_s, places = 2_000, 0.5, 8
+    chance, left = random.Random(1), [0] * turns
 
-        async def caller() -> None:
-            for _ in range(50):
-                permit = await limiter.admit()
-                await clock.sleep(0.5)
+    async def caller(limiter: RateLimiter, clock: VirtualClock) -> None:
+        while left:
+            permit = await limiter.admit()
+            await clock.sleep(latency_s)
+            if refused_of is not None and chance.random() < 1 / refused_of:
+                limiter.report("throttled", permit)
+            else:
                 limiter.report("replied", permit)
-                permit.release()
+                left[-1:] = []
+            permit.release()
 
+    async def scenario(clock: VirtualClock) -> float:
+        limiter = RateLimiter(clock=clock, concurrency=places)
         async with asyncio.TaskGroup() as group:
-            for _ in range(16):
-                group.create_task(caller())
+            for _ in range(2 * places):
+                group.create_task(caller(limiter, clock))
         return clock.monotonic()
 
-    assert in_virtual_time(scenario) <= 16 * 50 * 0.5 / 8 + 1.0
+    assert in_virtual_time(scenario) <= longest * turns * latency_s / places
 
 
 # -- pauses and notes
