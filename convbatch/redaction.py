@@ -100,7 +100,8 @@ class _Known(NamedTuple):
         ordered = tuple(sorted({s for s in secrets if s.value}, key=lambda s: (-len(s.value), s.name)))
         long = [s for s in ordered if len(s.value) >= SHORTEST_IN_BODY]
         short = tuple(s.value.encode() for s in ordered if len(s.value) < SHORTEST_IN_BODY)
-        return cls(ordered, short, _Search(ordered), _Search(long))
+        text = _Search(ordered)
+        return cls(ordered, short, text, text if len(long) == len(ordered) else _Search(long))
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class _Search:
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
         self._names: dict[str, bytes] = {}
-        patterns: list[bytes] = []
+        self._patterns: list[bytes] = []
         needles: dict[bytes, None] = {}
         alphabet: dict[str, None] = {}
         longest = 0
@@ -126,11 +127,15 @@ class _Search:
             longest = max(longest, len(secret.value))
             self._names[f"s{number}"] = f"[redacted:{secret.name}]".encode()
             forms = b"|".join((_any_escaping(secret.value), *map(re.escape, cores)))
-            patterns.append(b"(?P<s%d>%s)" % (number, forms))
+            self._patterns.append(b"(?P<s%d>%s)" % (number, forms))
         self._needles = tuple(needles)
         self._escapes = _escapes_of(alphabet)
         self._reach = longest * _LONGEST_ESCAPE
-        self._pattern = re.compile(b"|".join(patterns) or b"(?!)")
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[bytes]:
+        """The whole expression: compiling it takes milliseconds, and most processes never have a hit."""
+        return re.compile(b"|".join(self._patterns) or b"(?!)")
 
     def hits(self, body: bytes) -> bool:
         for needle in self._needles:

@@ -7,6 +7,7 @@ import functools
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,9 +65,19 @@ def _is_fast(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the number of examples of properties unless the command line does (`--hypothesis-profile`)."""
+    """Choose the number of examples and the folder of temporary files, unless the caller does."""
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("fast" if _is_fast(config) else "full")
+    if _is_fast(config) and not config.getoption("basetemp") and _has_room_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+MEMORY = Path("/dev/shm")
+
+
+def _has_room_in_memory() -> bool:
+    """Whether the fast suite's folders fit into memory, where a sync costs nothing; the slow suite's are on a disk."""
+    return MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

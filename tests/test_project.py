@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import re
 import subprocess
@@ -34,6 +35,11 @@ def modules() -> list[str]:
     return sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 
+@functools.cache
+def syntax_tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / module).read_bytes())
+
+
 # ARCHITECTURE.md
 
 
@@ -47,7 +53,7 @@ def test_every_name_in_the_architecture_exists() -> None:
 
 
 def test_every_module_has_a_docstring() -> None:
-    undocumented = [name for name in modules() if not ast.get_docstring(ast.parse((PACKAGE / name).read_bytes()))]
+    undocumented = [name for name in modules() if not ast.get_docstring(syntax_tree(name))]
     assert undocumented == []
 
 
@@ -96,7 +102,7 @@ def third_party_imports() -> dict[str, str]:
     """Return third-party top-level modules that the package imports at run time, each with a file that imports it."""
     found: dict[str, str] = {}
     for name in modules():
-        nodes = list(ast.walk(ast.parse((PACKAGE / name).read_bytes())))
+        nodes = list(ast.walk(syntax_tree(name)))
         only_typing = {
             id(inner)
             for node in nodes

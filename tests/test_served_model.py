@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from convbatch.served_model import Aliases, ServedMatch, match_served, served_as_asked
+from tests.conftest import examples
 from tests.support.tables import each
 
 CASES: list[tuple[str, str, ServedMatch]] = [
@@ -130,7 +131,7 @@ dates = st.dates(datetime.date(2020, 1, 1), datetime.date(2029, 12, 31))
 date_forms = st.sampled_from(["-%Y-%m-%d", "-%Y%m%d", "-%y%m%d", "-%m%d", "-%m-%d", "-%m-%Y", "@%Y%m%d"])
 
 
-few = settings(max_examples=40)
+few = settings(max_examples=examples(40))
 
 
 @few

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
 from convbatch.config.prices import build_exchange_rates, price_row
@@ -36,6 +36,9 @@ from convbatch.config.validators import (
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
 from convbatch.errors import InputError, Place, Problem, did_you_mean
 from convbatch.redaction import display
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 CONFIG_NAME = "convbatch.toml"
 
@@ -364,13 +367,10 @@ class _Reader:
         return Settings.from_plain(known) if len(self.problems) == before else NO_SETTINGS
 
     def _check_settings(self, plain: dict[str, Any], path: KeyPath) -> None:
-        # Settings have one schema, that of the dataset; pydantic is imported only when it is needed.
-        from pydantic import TypeAdapter, ValidationError
-
-        from convbatch.dataset.schema import SettingsForm
+        from pydantic import ValidationError
 
         try:
-            TypeAdapter(SettingsForm).validate_python(plain)
+            _settings_adapter().validate_python(plain)
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_context=False):
                 steps = tuple(str(step) for step in detail["loc"])
@@ -478,6 +478,16 @@ _OTHER_NAMES = {
     "stopSequences": "stop",
 }
 """Settings by the names that providers give them."""
+
+
+@functools.cache
+def _settings_adapter() -> TypeAdapter[Any]:
+    """Return the schema of settings, that of the dataset; pydantic is imported only when it is needed."""
+    from pydantic import TypeAdapter
+
+    from convbatch.dataset.schema import SettingsForm
+
+    return TypeAdapter(SettingsForm)
 
 
 def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:

@@ -20,7 +20,7 @@ from tests.conftest import examples
 from tests.support.tables import each
 from tests.support.virtual_time import VirtualClock, run
 
-QUICK = settings(max_examples=30, deadline=None)
+QUICK = settings(max_examples=examples(60), deadline=None)
 
 
 async def take(limiter: RateLimiter, tokens: int = 0) -> Permit:
@@ -717,7 +717,7 @@ def test_a_success_sent_before_the_pause_does_not_reset_the_doubling():
     assert in_virtual_time(scenario) == [0, 1, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32), rate=st.booleans())
 def test_no_request_is_sent_during_a_pause(seed: int, rate: bool):
     rng = random.Random(seed)

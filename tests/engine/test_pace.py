@@ -14,6 +14,7 @@ from benchmarks.quotas import MODELS, Quota, played, steady
 from convbatch.engine.limiter import RateLimiter
 from convbatch.engine.pace import LearnedPace
 from convbatch.simulator.limits import LimitModel
+from tests.conftest import examples
 from tests.engine.test_limiter import max_in_window
 from tests.support.tables import each
 from tests.support.virtual_time import VirtualClock, run
@@ -31,7 +32,7 @@ def in_virtual_time(test: Callable[[VirtualClock], Awaitable[Any]]) -> Any:
 _EVENTS = st.lists(st.tuples(st.sampled_from(["sent", "refused", "passed"]), st.floats(0.0, 90.0)), max_size=80)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(events=_EVENTS)
 def test_the_learned_rate_never_starves(events: list[tuple[str, float]]):
     pace, now, sent_at = LearnedPace(), 0.0, 0.0

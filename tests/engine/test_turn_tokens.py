@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbatch.engine.turn_tokens import Line
+from tests.conftest import examples
 
 
 @settings(max_examples=30, deadline=None)
@@ -26,7 +27,7 @@ def test_estimates_are_at_most_two_percent_too_small_in_sum_after_the_first_repl
     assert 0.98 * counted <= reserved <= 1.35 * counted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(hidden=st.integers(0, 5000), ratio=st.floats(1.0, 3.0), rough=st.integers(5, 2000), other=st.integers(5, 2000))
 def test_after_one_reply_neither_a_constant_nor_a_ratio_is_reserved_too_small(
     hidden: int, ratio: float, rough: int, other: int

@@ -30,6 +30,7 @@ from convbatch.journal.manifest import (
 )
 from convbatch.journal.run_folder import RunFolder
 from convbatch.pricing import ExchangeRates, Period, PriceTable, TokenPrice
+from tests.conftest import examples
 from tests.support.made_runs import GOOD, REAL, MadeRun, dialogue
 from tests.support.tables import each
 
@@ -124,7 +125,7 @@ manifests = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # one example is a whole run.json
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.too_slow])  # one example is a whole run.json
 @given(manifests)
 def test_a_written_manifest_is_read_back(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest

@@ -338,7 +338,11 @@ def saturated(path: Path, **limits: Any) -> VirtualRun:
     return VirtualRun(path / "run", [Host(provider_with(), limits=Limits(**limits), delay_s=0.9)], texts(60, 3))
 
 
-@pytest.mark.parametrize("seconds", [NIGHT_S, -NIGHT_S, 90.0, -90.0], ids=lambda seconds: f"{seconds:+.0f}s")
+@pytest.mark.parametrize(
+    "seconds",
+    [NIGHT_S, -NIGHT_S, *(pytest.param(s, marks=pytest.mark.slow) for s in (90.0, -90.0))],
+    ids=lambda seconds: f"{seconds:+.0f}s",
+)
 def test_setting_the_wall_clock_causes_no_burst_and_loses_no_turn(tmp_path: Path, seconds: float):
     virtual_run = saturated(tmp_path, rpm=60)
     result = virtual_run.run_session(shifts=[Shift(40.0, "jump", seconds), Shift(70.0, "jump", -seconds / 2)])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fuzz import READERS, WEIGHTS, Reader, attack, attacks, mutated
 
-FAST, SLOW = 120, 2_000
+FAST, SLOW = 80, 2_000
 """Inputs per reader; slow readers get fewer (`WEIGHTS`)."""
 READER_PARAMS = [pytest.param(reader, id=reader.name) for reader in READERS]
 SEED = 1 if os.environ.get("CI") else random.SystemRandom().randrange(10**9)
@@ -22,7 +22,7 @@ SEED = 1 if os.environ.get("CI") else random.SystemRandom().randrange(10**9)
 
 def findings_of(reader: Reader, inputs: int) -> list[str]:
     [(_, count, found)] = attacks([reader], round(inputs * WEIGHTS.get(reader.name, 1.0)), SEED)
-    assert count >= 30
+    assert count >= 20
     return [str(one) for one in found]
 
 

@@ -16,6 +16,7 @@ from convbatch.reply import Attempt, Failure
 from convbatch.session.progress import PLAIN_EVERY_S, Progress, TargetView
 from convbatch.session.status_lines import DOWN, RunStatus, TargetStatus, clip, duration, plain_line, screen_lines
 from convbatch.session.time_left import Pace
+from tests.conftest import examples
 from tests.support.tables import each
 
 CALL = Call("m@down", "d1", 1, 2, 1, 0.0, 1)
@@ -102,7 +103,7 @@ def numbers(text: str) -> list[str]:
     return [found.rstrip(".,:") for found in re.findall(r"\d[\d.,:]*", text)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(_TARGETS, min_size=1, max_size=5), st.integers(1, 200), st.integers(1, 12))
 def test_lines_fit_and_never_end_within_a_number(targets: list[TargetStatus], columns: int, rows: int):
     run = running(*targets)
