@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, RateLimiter, Signal
+from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, RateLimiter
 from convbatch.engine.quota import day_bounds, derated_rate
+from convbatch.engine.throttling import Signal
 from convbatch.simulator.limits import Gatekeeper, LimitModel
 from convbatch.simulator.limits import ServerLimits as ServerLimits
 from tests.conftest import examples
