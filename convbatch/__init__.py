@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convbatch._version import __version__ as __version__
     from convbatch.api import replay as replay
     from convbatch.api import run as run
-    from convbatch.checks.builtin import CheckInput as CheckInput
+    from convbatch.checks.values import CheckInput as CheckInput
     from convbatch.comparison.compare import Comparison as Comparison
     from convbatch.comparison.compare import compare as compare
     from convbatch.config.gateways import Gateway as Gateway
@@ -43,7 +43,7 @@ _HOME = {
     "compare": "comparison.compare",
     "Comparison": "comparison.compare",
     "Run": "results.run",
-    "CheckInput": "checks.builtin",
+    "CheckInput": "checks.values",
     "Dialogue": "dialogue",
     "Turn": "dialogue",
     "Settings": "dialogue",

@@ -6,19 +6,16 @@ Pure functions from a reply to a verdict. Which replies a check applies to and w
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import re
-import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Overflow, localcontext
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeGuard, get_args
+from typing import Any, get_args
 
+from convbatch.checks.custom import evaluate_custom
 from convbatch.checks.differences import absence, difference, normalized, visible
 from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json, schema_problem
 from convbatch.checks.numbers import LOCALES, last_number
@@ -29,156 +26,27 @@ from convbatch.checks.safe_regex import (
     quote_excerpt,
     search,
     time_limit,
-    time_limit_s,
 )
-from convbatch.dialogue import Dialogue
+from convbatch.checks.values import (
+    NEEDS_A_JUDGE,
+    Check,
+    CheckInput,
+    CheckKind,
+    CheckSite,
+    Finding,
+    Verdict,
+    error_verdict,
+    to_verdict,
+)
 from convbatch.errors import did_you_mean
-from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, Money, display_amount, exact, parse_money
+from convbatch.pricing import Money, display_amount, exact, parse_money
 from convbatch.reply import FinishReason
 
-GROUP = "convbatch.checks"
-"""The entry-point group of `python` checks."""
-NEEDS_A_JUDGE = "llm_rubric"
-"""The only kind that another model evaluates: `llm_rubric.py`."""
-MODIFIERS = ("weight", "name", "normalize", "time_limit")
-"""Keys of a check beside its kind."""
-CALL_LIMIT_S = 30.0
 MAX_TIMEOUTS = 3
 """After this many timeouts a check is not evaluated again, so that a run always ends."""
 SIMILAR_THRESHOLD = 0.8
 LONGEST_COMPARED = 2 * 10**9
 """Product of the lengths of two compared texts, in characters; about one second of CPU time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalledTool:
-    """A tool call in a reply."""
-
-    name: str
-    arguments: Any
-    """The parsed value; the raw string when it is not JSON."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckInput:
-    """The input of a check: one reply, or all replies of a dialogue. `python` checks receive it.
-
-    For a whole dialogue, counts are sums, and None when one of them is unknown.
-    """
-
-    dialogue: Dialogue
-    """The script: its id, tags, `meta`, and turns with their scripted replies."""
-    target: str
-    repeat: int
-    turn: int | None
-    """From 1; None for a whole dialogue."""
-    user: str
-    """The user message; the last one of a dialogue."""
-    replies: tuple[str, ...]
-    """The text of one turn, or of all asked turns. `""` for a blocked or empty reply."""
-    status: str
-    """`ok`, `blocked` or `empty`; the status of the last turn of a dialogue."""
-    assistant: str | None = None
-    """The scripted reply to compare with; None without one, and for a whole dialogue."""
-    finish_reason: str | None = None
-    """The finish reason of the last turn of a dialogue."""
-    tool_calls: tuple[CalledTool, ...] = ()
-    output_tokens: int | None = None
-    latency_s: float | None = None
-    cost: Money | None = None
-    rates: ExchangeRates = field(default=NO_EXCHANGE_RATES, repr=False)
-
-    @property
-    def reply(self) -> str:
-        """The reply; the last one of a dialogue."""
-        return self.replies[-1]
-
-    @property
-    def text(self) -> str:
-        """All replies, joined by newlines."""
-        return "\n".join(self.replies)
-
-
-class Finding(NamedTuple):
-    """The result of a kind before `not_` inverts it."""
-
-    holds: bool
-    reason: str
-    """A statement of fact that is valid whether the check passed or failed."""
-    score: float | None = None
-    """From 0 to 1; None when the result is only true or false."""
-
-
-class Verdict(NamedTuple):
-    """The result of a check."""
-
-    passed: bool | None
-    """None: not evaluated."""
-    score: float | None
-    """From 0 to 1; None when not evaluated."""
-    reason: str
-    error: str | None = None
-    """Why there is no verdict that could be read, without details. With `passed` False the check counts as failed, with
-    None a judge gave no verdict; a verdict that may still come has none."""
-
-
-class Check(NamedTuple):
-    """A parsed check of a dataset."""
-
-    name: str
-    """The name in the dataset; by default the kind."""
-    kind: str
-    """Includes the prefix `not_`."""
-    argument: Any
-    weight: float
-    normalize: bool = False
-    """Whether to compare normalized texts: `differences.normalized`."""
-    time_limit_s: float | None = None
-    """None: the default of the kind."""
-
-    @property
-    def plain_kind(self) -> str:
-        """The kind without `not_`."""
-        return self.kind.removeprefix("not_")
-
-
-class CheckSite(NamedTuple):
-    """The place of a check in its dialogue, as far as an argument can depend on it."""
-
-    has_reference: bool
-    """Whether the turn has a scripted reply."""
-    tools: tuple[str, ...]
-    """Names of the tools that the dialogue declares."""
-
-
-class CheckKind(NamedTuple):
-    """A kind of check; everything that the dataset, the tables and the documentation need to know about it."""
-
-    name: str
-    argument: Callable[[Any], str | None]
-    """Returns None for a valid argument, else a description of valid ones."""
-    evaluate: Callable[[Any, CheckInput], Finding]
-    doc: str
-    """When the check passes, as in docs/checks.md."""
-    site_problem: Callable[[str, Any, CheckSite], tuple[str, str] | None] | None = None
-    """Takes the key in the dataset, the argument and the site; returns a problem with its hint when they do not fit."""
-    compares_text: bool = False
-    """Whether the kind looks for texts, so that `normalize` applies to it."""
-    has_time_limit: bool = False
-    """Whether the work depends on the argument, so that `time_limit` applies; the others take a bounded time."""
-
-
-def parse_check(check: Mapping[str, Any]) -> Check:
-    """Parse a check of a dataset; trusts that it is well formed."""
-    kind = next(key for key in check if key not in MODIFIERS)
-    return Check(
-        name=check.get("name", kind),
-        kind=kind,
-        argument=check[kind],
-        weight=float(check.get("weight", 1.0)),
-        normalize=check.get("normalize", False),
-        time_limit_s=check.get("time_limit"),
-    )
 
 
 class CheckRunner:
@@ -214,27 +82,6 @@ def _normalized_parts(check: Check, check_input: CheckInput) -> tuple[Any, Check
     argument = check.argument
     argument = normalized(argument) if isinstance(argument, str) else [normalized(text) for text in argument]
     return argument, replace(check_input, replies=tuple(map(normalized, check_input.replies)))
-
-
-def to_verdict(check: Check, finding: Finding) -> Verdict:
-    """Build the verdict of a check from a finding, inverted under `not_`."""
-    return _plain_verdict(finding) if check.kind == check.plain_kind else _negated_verdict(finding)
-
-
-def _plain_verdict(finding: Finding) -> Verdict:
-    score = float(finding.holds) if finding.score is None else finding.score
-    return Verdict(finding.holds, score, finding.reason)
-
-
-def _negated_verdict(finding: Finding) -> Verdict:
-    score = float(not finding.holds) if finding.score is None else 1.0 - finding.score
-    return Verdict(not finding.holds, score, finding.reason)
-
-
-def error_verdict(why: str) -> Verdict:
-    """Build the verdict of a check that could not be evaluated; it counts as failed."""
-    why = " ".join(why.split())[:500]
-    return Verdict(False, 0.0, f"the check could not be carried out: {why}", why)
 
 
 # Arguments. Each function returns None for a valid argument, else a description of valid ones.
@@ -590,96 +437,6 @@ def _llm_rubric(argument: str, check_input: CheckInput) -> Finding:
     raise CheckError("a judge evaluates this check")
 
 
-# Custom checks
-
-
-@functools.cache
-def _entry_points() -> Mapping[str, Any]:
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def is_installed(name: str) -> bool:
-    """Whether an installed package provides this `python` check."""
-    return name in _entry_points()
-
-
-def missing_checks(names: Iterable[str]) -> list[str]:
-    """Return a note for each `python` check that no installed package provides."""
-    return [
-        f"note: no installed package provides the check {name!r} (entry points {GROUP}); its verdicts will be errors"
-        for name in names
-        if not is_installed(name)
-    ]
-
-
-@functools.cache
-def _load_check(name: str) -> Callable[[CheckInput], Any]:
-    if not is_installed(name):
-        known = ", ".join(sorted(_entry_points())) or "none"
-        raise CheckError(f"no installed package provides {name!r} (entry points of {GROUP}: {known})")
-    check = _entry_points()[name].load()
-    if not callable(check):
-        raise CheckError(f"the entry point {name!r} is not a function")
-    return check
-
-
-def _python(argument: str, check_input: CheckInput) -> Finding:
-    return _as_finding(_within_limit(_load_check(argument), check_input, argument), argument)
-
-
-def _within_limit(check: Callable[[CheckInput], Any], check_input: CheckInput, name: str) -> Any:
-    """Call the check in a thread of its own, which is abandoned when it exceeds the time limit."""
-    limit = time_limit_s(CALL_LIMIT_S)
-    answers: list[Any] = []
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            answers.append(_plain(check(check_input)))
-        except BaseException as error:  # noqa: BLE001  # `sys.exit()` in a check is an error of the check, too
-            errors.append(error)
-
-    thread = threading.Thread(target=call, name=f"check {name}", daemon=True)
-    # Stdout is for data; output of a check must not get into it.
-    with contextlib.redirect_stdout(sys.stderr):
-        thread.start()
-        thread.join(limit)
-    if errors:
-        raise CheckError(f"{type(errors[0]).__name__}: {errors[0]}")
-    if not answers:
-        raise CheckTimeout(f"{name!r} took longer than {limit:g} s")
-    return answers[0]
-
-
-def _plain(answer: Any) -> Any:
-    """Convert numpy scalars to Python values, inside a tuple too."""
-    if isinstance(answer, tuple):
-        return tuple(map(_plain, answer))
-    return answer.item() if type(answer).__module__ == "numpy" and hasattr(answer, "item") else answer
-
-
-def _as_finding(answer: Any, name: str) -> Finding:
-    """Convert a bool, a score from 0 to 1 (only 1 passes), or a pair of one of them and a reason."""
-    value, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-    if isinstance(value, bool):
-        return Finding(value, _reason_text(reason) or f"{name} returned {value}")
-    if _is_score(value):
-        return Finding(bool(value == 1), _reason_text(reason) or f"{name} returned {value:g}", float(value))
-    raise CheckError(
-        f"{name!r} must return True, False, a score from 0 to 1, or one of these and a reason, not {answer!r}"
-    )
-
-
-def _is_score(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _reason_text(reason: Any) -> str:
-    return "" if reason is None else " ".join(str(reason).split())[:500]
-
-
 _KINDS = (
     CheckKind(
         "equals",
@@ -747,7 +504,7 @@ _KINDS = (
     CheckKind(
         "python",
         _text_argument,
-        _python,
+        evaluate_custom,
         "a function of an installed package says so: a custom check",
         has_time_limit=True,
     ),

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from convbatch.checks.builtin import Finding
+from convbatch.checks.values import Finding
 
 SYSTEM = """\
 You judge what an AI assistant said, by one rubric. The user message is one JSON object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from convbatch.checks.builtin import missing_checks
+from convbatch.checks.custom import missing_checks
 from convbatch.config.gateways import Target, max_in_flight
 from convbatch.dataset.reader import count_of
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from convbatch.checks.builtin import missing_checks, parse_check
+from convbatch.checks.custom import missing_checks
+from convbatch.checks.values import parse_check
 from convbatch.console.text import log_note, printable_json
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.selection import DatasetScan, scan

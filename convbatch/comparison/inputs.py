@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
-from convbatch.checks.builtin import NEEDS_A_JUDGE
+from convbatch.checks.values import NEEDS_A_JUDGE
 from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, SideRows
 from convbatch.dialogue import SETTING_NAMES, Settings
 from convbatch.errors import SetupError, did_you_mean

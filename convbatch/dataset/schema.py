@@ -25,15 +25,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # before Python 3.12 pydantic requires this one instead of typing.TypedDict
 
-from convbatch.checks.builtin import (
-    CHECKS,
-    MODIFIERS,
-    CheckSite,
-    is_number,
-    is_text,
-    normalize_problem,
-    time_limit_problem,
-)
+from convbatch.checks.builtin import CHECKS, is_number, is_text, normalize_problem, time_limit_problem
+from convbatch.checks.values import MODIFIERS, CheckSite
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.errors import Issue, did_you_mean, nearest
 

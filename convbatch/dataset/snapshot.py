@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
-from convbatch.checks.builtin import NEEDS_A_JUDGE, Check, parse_check
+from convbatch.checks.values import NEEDS_A_JUDGE, Check, parse_check
 from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.reader import Located, Problems, ProgressCallback, Reader, count_of

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from convbatch.checks.builtin import NEEDS_A_JUDGE
+from convbatch.checks.values import NEEDS_A_JUDGE
 from convbatch.dataset.reader import count_of
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import Run

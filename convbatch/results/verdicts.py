@@ -13,12 +13,12 @@ from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
 from convbatch.checks import llm_rubric
-from convbatch.checks.builtin import (
+from convbatch.checks.builtin import CheckRunner
+from convbatch.checks.values import (
     NEEDS_A_JUDGE,
     CalledTool,
     Check,
     CheckInput,
-    CheckRunner,
     Finding,
     Verdict,
     parse_check,

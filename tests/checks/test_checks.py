@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.checks.builtin import CHECKS, MAX_TIMEOUTS, CalledTool, CheckInput, CheckRunner, Verdict, parse_check
+from convbatch.checks.builtin import CHECKS, MAX_TIMEOUTS, CheckRunner
 from convbatch.checks.safe_regex import SEARCH_LIMIT_S
+from convbatch.checks.values import CalledTool, CheckInput, Verdict, parse_check
 from convbatch.cli.check import run_check
 from convbatch.dataset.schema import issues_of
 from convbatch.dialogue import Dialogue

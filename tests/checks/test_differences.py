@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from convbatch.checks.builtin import CheckRunner, parse_check
+from convbatch.checks.builtin import CheckRunner
 from convbatch.checks.differences import difference, first_difference, normalized
+from convbatch.checks.values import parse_check
 from convbatch.dataset.schema import issues_of
 from tests.checks.test_checks import input_of, verdict
 from tests.support.tables import each

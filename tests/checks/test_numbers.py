@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.checks.builtin import Verdict
 from convbatch.checks.numbers import UnsureNumber, last_number
+from convbatch.checks.values import Verdict
 from convbatch.dataset.schema import issues_of
 from tests.checks.test_checks import input_of, verdict
 from tests.support.tables import each
