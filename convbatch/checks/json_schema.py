@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from fractions import Fraction
 from typing import Any
 
 from convbatch import strict_json
@@ -134,6 +136,7 @@ class _Validators(dict[Any, Any]):
             "patternProperties": _pattern_properties_keyword,
             "additionalProperties": _additional_properties_keyword,
             "uniqueItems": _unique_items_keyword,
+            "multipleOf": _multiple_of_keyword,
         }
         rules = dialect.VALIDATORS | {key: rule for key, rule in ours.items() if key in dialect.VALIDATORS}
         self[dialect] = limited = extend(dialect, {key: _counted(rule) for key, rule in rules.items()})
@@ -166,6 +169,19 @@ def _unique_items_keyword(validator: Any, unique: Any, instance: Any, schema: An
     del schema
     if unique and validator.is_type(instance, "array") and len(set(map(_hashable, instance))) < len(instance):
         yield ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _multiple_of_keyword(validator: Any, factor: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """Divide as the numbers are written: in binary, 19.99 is no multiple of 0.01."""
+    from jsonschema.exceptions import ValidationError
+
+    del schema
+    if not validator.is_type(instance, "number"):
+        return
+    if math.isinf(instance):
+        raise OverflowError
+    if (Fraction(str(instance)) / Fraction(str(factor))).denominator != 1:
+        yield ValidationError(f"{instance!r} is not a multiple of {factor!r}")
 
 
 def _hashable(value: Any) -> Any:

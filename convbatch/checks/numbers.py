@@ -260,6 +260,12 @@ _AFTER_UNSURE = (
         ),
         "the word after it changes it",
     ),
+    (
+        re.compile(
+            r"(?i)[ \u2009]?(?:° ?[CF]?|degrees?(?: celsius| fahrenheit)?|grad)? (?:below|under|unter) (?:zero|null)"
+        ),
+        "the words after it make it negative",
+    ),
     (re.compile(r"[ij](?!\w)"), "the letter after it may make it imaginary"),
     (re.compile(r"-(?=[ \t]*(?:[)|€$£¥₹]|\n|$))"), "the sign after it may belong to it"),
     (re.compile(r" [만억](?=[\s원명개]|$)"), "the character after it may multiply it"),

@@ -244,9 +244,12 @@ def _with_values(argument: Any, values: Mapping[str, str]) -> Any:
     text = fill_text(argument, values)
     if not _PLACEHOLDER.fullmatch(argument):
         return text
-    return json.loads(text) if _SCALAR.fullmatch(text.strip()) else text
+    is_value = _SCALAR.fullmatch(text.strip()) and not _GROUPED.fullmatch(text.strip())
+    return json.loads(text) if is_value else text
 
 
+_GROUPED = re.compile(r"-?[1-9]\d{0,2}\.\d\d0", re.ASCII)
+"""A number that may be thousands in another country's spreadsheet; it stays text, which no number is."""
 _SCALAR = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?|true|false", re.ASCII)
 
 

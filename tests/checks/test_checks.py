@@ -244,6 +244,11 @@ def test_a_reply_that_cannot_be_validated_against_a_schema_is_an_error(schema: A
     assert (found.passed, words in str(found.error)) == (False, True)
 
 
+@pytest.mark.parametrize(("factor", "reply", "passed"), [(0.01, "19.99", True), (0.1, "0.25", False), (3, "9.0", True)])
+def test_multiples_are_those_of_the_written_numbers(factor: float, reply: str, passed: bool) -> None:
+    assert verdict({"json_schema": {"multipleOf": factor}}, input_of(reply)).passed is passed
+
+
 def schema_bomb(keyword: str, leaf: Any) -> dict[str, Any]:
     """A schema of 40 parts that asks for 2 to the power of 40 validations of one value."""
     parts = {"d0": leaf} | {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n - 1}"}] * 2} for n in range(1, 41)}

@@ -241,6 +241,7 @@ REFUSED = [
     "₹500 Cr", "₹5 L",    "Net: ($1,200)", "Saldo: (1,200.00)", "1,200-", "1,200- €", "5i", "5 ribu", "5 triệu",
     "5 milyon", "5 mila", "5 लाख",
     "5 مليون",    "5 hundredths", "5 squared", "2 to the power of 5", "the square root of 16", "5 grand", "5 lacs",
+    "5 °C below zero", "5 degrees below zero",
     "2.500 Einwohner", "5.125 €", "3万5千", "1\u2009234 567", "\\boxed{2x^{2}+5}", "10 000,50",
 ]  # fmt: skip
 WITH_OPTIONS: list[tuple[str, dict[str, str], Any]] = [

@@ -99,6 +99,7 @@ def test_json_rows_keep_numbers_and_name_their_dialogues(tmp_path: Path) -> None
             ["r.csv:3: ", 'id "cap/k" is used twice', "line 2"],
         ),
         ("r.csv", "country,capital,region,n\na,b,c,many\n", ["r.csv:2: in ", "turn 1", "number"]),
+        ("r.csv", "country;capital;region;n\na;b;c;1.000\n", ["r.csv:2: in ", "turn 1", "number", '"1.000"']),
     ],
 )
 def test_a_row_or_column_that_cannot_be_used_is_an_error_with_its_place(
