@@ -88,6 +88,7 @@ class CsvLines:
 
 
 _SEPARATOR_LINE = re.compile(r"(?i)sep=([,;|\t])(?=\r?\n)")
+_ERROR_VALUE = re.compile(r"#(?:NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!|N/A|WERT!|BEZUG!|ZAHL!|NV)")
 _SEPARATORS = ",\t;|"
 _SNIFFED = 2**20
 
@@ -117,6 +118,10 @@ def _columns(cells: Sequence[str]) -> Sequence[str]:
 
 
 def _row(line: int, columns: Sequence[str], cells: Sequence[str]) -> JsonLine:
+    failed = next((cell for cell in cells if _ERROR_VALUE.fullmatch(cell.strip())), None)
+    if failed is not None:
+        hint = "a formula failed, or a text began with = or -: write the text, in the spreadsheet with ' before it"
+        return JsonLine(line, {}, Issue(what="an error value of a spreadsheet", found=display_json(failed), hint=hint))
     if len(cells) == len(columns):
         unnamed = next((cell for name, cell in zip(columns, cells, strict=True) if not name and cell.strip()), None)
         named = {name: cell for name, cell in zip(columns, cells, strict=True) if name}

@@ -194,6 +194,8 @@ def _refused(name: str, value: Any) -> str | None:
         return _TOOLS_HINT
     if name in ("thinking", "think", "reasoning") and isinstance(value, bool):
         return _THINKING_HINT
+    if name == "continue_final_message" and value is True:
+        return _PREFIX_HINT
     if name == "history" and isinstance(value, list):
         return "write the earlier exchanges as messages before the others, or remove the key"
     if _MATERIAL.fullmatch(name) and _is_material(value):

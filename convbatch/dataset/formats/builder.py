@@ -235,6 +235,8 @@ ROLES: Mapping[str, Literal["user", "assistant", "system"]] = {
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
     "model": "assistant",
     "system": "system",
     "developer": "system",

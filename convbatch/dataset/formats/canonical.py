@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from convbatch.dataset.formats.builder import DatasetFormat
+from convbatch.dataset.formats.messages import has_question_turns
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
-    return "turns" in line
+    return "turns" in line and not has_question_turns(line)
 
 
 FORMAT = DatasetFormat(

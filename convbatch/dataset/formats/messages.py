@@ -42,6 +42,12 @@ def is_pairs(value: Any) -> bool:
     )
 
 
+def has_question_turns(line: Mapping[str, Any]) -> bool:
+    """Whether `turns` are pairs such as `{"question", "answer"}` instead of canonical turns."""
+    turns: Any = line.get("turns")
+    return is_pairs(turns) and _key_of(turns[0], ("question", "query", "human", "prompt")) and "user" not in turns[0]
+
+
 def _key_of(value: Any, names: Sequence[str]) -> bool:
     return isinstance(value, dict) and find_key(value, names) is not None
 

@@ -1,4 +1,7 @@
-"""The MT-Bench format: `turns` of strings. `category` becomes a tag, `reference` scripted replies if requested."""
+"""The MT-Bench format: `turns` of strings, or of `{"content": …}` as in Arena-Hard.
+
+`category` becomes a tag, `reference` scripted replies if requested.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from convbatch.dataset.jsonl import display_json
 
 def _detect(line: Mapping[str, Any]) -> bool:
     turns = line.get("turns")
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], str)
+    return isinstance(turns, list) and bool(turns) and isinstance(_text(turns[0]), str)
+
+
+def _text(turn: Any) -> Any:
+    return turn["content"] if isinstance(turn, dict) and turn.keys() == {"content"} else turn
 
 
 def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
@@ -23,7 +30,7 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
         answers = take_list(rest, "reference", builder)
         if len(answers) > len(turns):
             builder.issue("more reference answers than turns", found=answers, hint="one answer a turn, in order")
-    for number, text in enumerate(turns):
+    for number, text in enumerate(map(_text, turns)):
         if not isinstance(text, str):
             builder.issue(
                 "a turn that is not text among turns of text",

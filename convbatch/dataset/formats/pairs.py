@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder
-from convbatch.dataset.formats.messages import is_pairs, read_pairs, tag_with
+from convbatch.dataset.formats.messages import has_question_turns, is_pairs, read_pairs, tag_with
 
-_KEYS = ("history", "conversation", "conversations", "conv", "dialog", "dialogue", "dialogs", "dialogues", "pairs")
+_KEYS = (
+    "history",
+    "conversation",
+    "conversations",
+    "conv",
+    "dialog",
+    "dialogue",
+    "dialogs",
+    "dialogues",
+    "pairs",
+    "turns",
+)
 
 
 def _key(line: Mapping[str, Any]) -> str | None:
@@ -16,6 +27,8 @@ def _key(line: Mapping[str, Any]) -> str | None:
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
+    if "turns" in line:
+        return has_question_turns(line)
     sharegpt = next((key for key in ("conversations", "conversation") if key in line), None)
     return _key(line) is not None and (sharegpt is None or is_pairs(line[sharegpt]))
 

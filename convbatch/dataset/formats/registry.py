@@ -9,6 +9,7 @@ result is a valid dialogue is decided in `schema.py`.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -46,10 +47,15 @@ def unknown_format(line: Mapping[str, Any]) -> Issue:
     known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in forms))
     way_out = _way_out(line)
     hint = f"{way_out or _SHAPE}; a dialogue has one of {known}; see docs/dataset.md"
-    close = next((near for key in line if (near := nearest(key, markers)) is not None), None)
-    if close is not None and way_out is None:
+    close = next((near for key in line if (near := nearest(key, markers)) and _fits(key, near, way_out)), None)
+    if close is not None:
         hint = f"did you mean {close!r}? {hint}"
     return Issue(what="no dialogue on this line", found="keys " + ", ".join(map(str, line)) or "{}", hint=hint)
+
+
+def _fits(key: str, near: str, way_out: str | None) -> bool:
+    """Whether a key can be a misspelling; beside a way out only one letter may differ."""
+    return way_out is None or difflib.SequenceMatcher(None, key, near).ratio() > 0.88
 
 
 def keyed_dialogues(line: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -66,6 +72,8 @@ _QUESTIONS = ("question", "query", "q", "user", "text", "input", "problem", "con
 _ANSWERS = ("answer", "response", "reply", "assistant", "output", "solution")
 _USER_LISTS = ("queries", "questions", "inputs", "user_turns", "user_messages", "user_queries", "users")
 _BOTH_LISTS = ("data", "dialog", "dialogue", "utterances", "conversation", "conv", "chat", "log", "texts", "sentences")
+_ROW_LISTS = ("data", "rows", "instances", "examples", "samples", "records", "items", "requests", "train", "test")
+_REPLY_LISTS = ("choices", "completions", "responses", "answers", "outputs", "candidates")
 _SHAPE = 'write {"id": "…", "turns": [{"user": "…", "assistant": "…"}]}'
 
 
@@ -87,6 +95,10 @@ def _way_out(line: Mapping[str, Any]) -> str | None:
 def _change(key: str, value: Any) -> str | None:
     """Return the jq filter for a key that has the turns of a dialogue, or whole dialogues."""
     name, path = key.casefold(), _path(key)
+    if name in _REPLY_LISTS:
+        return None
+    if name in _ROW_LISTS and isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{path}[]" if detect(value[0]) is not None else None
     if is_messages(value):
         return _renamed(key, "messages")
     if is_pairs(value):
