@@ -15,6 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from convbatch.errors import SetupError
 from convbatch.reply import Usage
 
 MILLION = Decimal(1_000_000)
@@ -264,6 +265,23 @@ class ExchangeRates:
 
 
 NO_EXCHANGE_RATES = ExchangeRates({})
+
+
+def rate_text(one: str, other: str, factor: Fraction) -> str:
+    """Return a rate as `1 USD = 7.1 CNY`, in the direction in which it is at least 1."""
+    if factor < 1:
+        one, other, factor = other, one, 1 / factor
+    return f"1 {one} = {to_decimal(factor):.6g} {other}"
+
+
+def check_currency(text: str | None) -> None:
+    """Check a currency that a user named; None is none.
+
+    Raises:
+        SetupError: Not three capital letters.
+    """
+    if text is not None and not CURRENCY.fullmatch(text):
+        raise SetupError(f"{text!r} is not a currency", hint="write its three capital letters, such as USD or CNY")
 
 
 def exact(value: float) -> Decimal:

@@ -27,7 +27,7 @@ from convbatch.estimation.estimator import Estimate, Estimator, Figures
 from convbatch.estimation.history import EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
-from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount, to_decimal
+from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount, rate_text, to_decimal
 from convbatch.results.export import Content, check_suffix, write_content
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
@@ -262,7 +262,7 @@ def _totals(plan: DryRun, forecasts: Sequence[Forecast]) -> list[_Total]:
         if None not in factors.values():
             converted = [_converted(total.estimate, factors[total.currency] or Fraction(1)) for total in totals]
             rates = tuple(
-                f"1 {other} = {to_decimal(factor):.6g} {currency}"
+                rate_text(other, currency, factor)
                 for other, factor in factors.items()
                 if factor is not None and other != currency
             )

@@ -496,6 +496,13 @@ def compare(
             help="Compare even if dialogues, history or checks differ, or one model served both sides.",
         ),
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", help="Use prices and rates of this file instead of the runs' own."),
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option("--currency", metavar="CNY", help="Convert every cost by [rates].")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         list[Path] | None,
@@ -508,6 +515,7 @@ def compare(
     """
     from convbatch.comparison import render as comparison_render
     from convbatch.comparison.compare import ComparisonRules, compare_runs
+    from convbatch.comparison.inputs import CostOptions
     from convbatch.console.text import ignoring_broken_pipe, printable_json
     from convbatch.results.export import check_suffix, write_content
 
@@ -516,7 +524,8 @@ def compare(
     rules = ComparisonRules(
         metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on)
     )
-    comparison = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+    costs = CostOptions(currency=currency, config=config)
+    comparison = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch, costs=costs)
     for path in out or ():
         write_content(comparison_render.comparison_content(comparison), path)
     with ignoring_broken_pipe():

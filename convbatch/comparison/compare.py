@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from convbatch.comparison import stats
-from convbatch.comparison.inputs import NO_SERVED_MODELS, ComparisonInputs, Reasons, ServedModels, load_inputs
+from convbatch.comparison.inputs import (
+    NO_SERVED_MODELS,
+    RECORDED_COSTS,
+    ComparisonInputs,
+    CostOptions,
+    Reasons,
+    ServedModels,
+    load_inputs,
+)
 from convbatch.comparison.metrics import (
     METRICS,
     PASS_METRICS,
@@ -190,6 +198,8 @@ class Comparison:
     served: ServedModels = NO_SERVED_MODELS
     """Which models answered."""
     allow_mismatch: bool = False
+    currency: str | None = None
+    """Of every cost; None without any, and where the sides are in different currencies."""
 
     def __repr__(self) -> str:
         from convbatch.comparison.render import sentence
@@ -260,6 +270,8 @@ def compare(
     strict: bool = False,
     fail_on: FailOn | None = None,
     allow_mismatch: bool = False,
+    currency: str | None = None,
+    config: str | Path | None = None,
 ) -> Comparison:
     """Compare two runs, dialogue by dialogue.
 
@@ -272,6 +284,8 @@ def compare(
         strict: A regression within the margin fails too.
         fail_on: Which verdicts `exit_code` counts as failed: None = regression 1, inconclusive 3.
         allow_mismatch: Compare although dialogues, history or checks differ, or one model served both sides.
+        currency: Convert costs into this currency by `[rates]`; None = where the sides differ, into one of theirs.
+        config: Use the prices and rates of this config file instead of those of the runs.
 
     Returns:
         The verdict and the frames behind it.
@@ -281,7 +295,8 @@ def compare(
     """
     with named_by_keyword(_KEYWORDS):
         rules = ComparisonRules(metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=fail_on)
-        return compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch)
+        costs = CostOptions(currency=currency, config=None if config is None else Path(config))
+        return compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch, costs=costs)
 
 
 _KEYWORDS = {f"--{name.replace('_', '-')}": name for name in inspect.signature(compare).parameters}
@@ -289,10 +304,15 @@ _KEYWORDS = {f"--{name.replace('_', '-')}": name for name in inspect.signature(c
 
 
 def compare_runs(
-    base: RunReference, candidate: RunReference, rules: ComparisonRules, *, allow_mismatch: bool = False
+    base: RunReference,
+    candidate: RunReference,
+    rules: ComparisonRules,
+    *,
+    allow_mismatch: bool = False,
+    costs: CostOptions = RECORDED_COSTS,
 ) -> Comparison:
-    """Compare two runs as `compare` does, with the options as `ComparisonRules`."""
-    return _compare_inputs(load_inputs(base, candidate, allow_mismatch=allow_mismatch), rules)
+    """Compare two runs as `compare` does, with the options as `ComparisonRules` and `CostOptions`."""
+    return _compare_inputs(load_inputs(base, candidate, allow_mismatch=allow_mismatch, costs=costs), rules)
 
 
 def compare_frames(
@@ -359,6 +379,7 @@ def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Compar
         notes=(*matched.notes, *_notes(pairs, judged)),
         served=matched.served,
         allow_mismatch=matched.allow_mismatch,
+        currency=matched.currency,
     )
 
 

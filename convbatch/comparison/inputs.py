@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
@@ -19,6 +21,7 @@ from convbatch.dialogue import SETTING_NAMES, Settings
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.manifest import ManifestGateway
 from convbatch.journal.run_folder import find_run
+from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, check_currency, exact, rate_text
 from convbatch.results.columns import CONVERSATIONS
 from convbatch.results.conversations import dialogues_with_checks
 from convbatch.results.missing_verdicts import missing_verdicts
@@ -106,6 +109,21 @@ class ComparisonInputs:
     reasons: tuple[Reasons, Reasons]
     served: ServedModels = NO_SERVED_MODELS
     allow_mismatch: bool = False
+    currency: str | None = None
+    """Of every cost; None without any, and where the sides bill in different currencies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostOptions:
+    """Prices, exchange rates and currency of the costs."""
+
+    currency: str | None = None
+    """None: one of the currencies that the sides bill in."""
+    config: Path | None = None
+    """Its prices and rates are used instead of those of the runs."""
+
+
+RECORDED_COSTS = CostOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,24 +132,29 @@ class _SelectedRun:
 
     run: Run
     targets: tuple[str, ...]
+    rates: ExchangeRates = NO_EXCHANGE_RATES
 
     @property
     def name(self) -> str:
         return f"{self.run.name}:{self.targets[0]}" if len(self.targets) == 1 else self.run.name
 
 
-def load_inputs(base: Any, candidate: Any, *, allow_mismatch: bool) -> ComparisonInputs:
+def load_inputs(
+    base: Any, candidate: Any, *, allow_mismatch: bool, costs: CostOptions = RECORDED_COSTS
+) -> ComparisonInputs:
     """Find both runs and check that they can be compared.
 
     Args:
         base: A `Run`, a path or name, `RUN:target`, or a pair of run and target.
         candidate: As `base`.
         allow_mismatch: Report differences of content, history or checks instead of raising.
+        costs: Prices and currency of the costs.
 
     Raises:
-        SetupError: There is no such run or target, several targets have different names, or there is a mismatch.
+        SetupError: There is no such run or target, several targets have different names, there is a mismatch, or no
+            rate to the currency that `costs` names.
     """
-    first, second = _select_run(base), _select_run(candidate)
+    first, second = (_at_prices(_select_run(one), costs.config) for one in (base, candidate))
     if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
         crowded = first if len(first.targets) > 1 else second
         raise SetupError(
@@ -145,21 +168,24 @@ def load_inputs(base: Any, candidate: Any, *, allow_mismatch: bool) -> Compariso
             "these runs cannot be compared: " + "; ".join(differences),
             hint="compare runs of the same dataset and history, or use --allow-mismatch to compare what they share",
         )
+    conversion = _convert_costs(first, second, costs.currency)
     answered = _answered_by(first), _answered_by(second)
     served = ServedModels(base=answered[0].counts, candidate=answered[1].counts)
     notes = (
         *(f"allowed: {one}" for one in differences),
         *_served_notes(served, answered, allow_mismatch=allow_mismatch),
         *_other_differences(first, second),
+        *conversion.notes,
     )
     return ComparisonInputs(
         names=(first.name, second.name),
-        sides=(_side(first), _side(second)),
+        sides=(_side(first, conversion), _side(second, conversion)),
         history=(first.run.manifest.history, second.run.manifest.history),
         notes=notes,
         reasons=(_reasons(first), _reasons(second)),
         served=served,
         allow_mismatch=allow_mismatch,
+        currency=conversion.currency,
     )
 
 
@@ -196,9 +222,9 @@ def _of_target(run: Run, target: str) -> _SelectedRun:
     return _SelectedRun(run=run, targets=(target,))
 
 
-def _side(chosen: _SelectedRun) -> SideRows:
+def _side(chosen: _SelectedRun, conversion: _Conversion) -> SideRows:
     wanted = set(chosen.targets)
-    turns = (row for row in read_rows(chosen.run.turns_path, TURN_COLUMNS) if row[1] in wanted)
+    turns = (conversion.row(row) for row in read_rows(chosen.run.turns_path, TURN_COLUMNS) if row[1] in wanted)
     known = [column.name for column in CONVERSATIONS]
     places = [known.index(name) for name in CONVERSATION_COLUMNS]
     rows = (tuple(row[place] for place in places) for row in chosen.run.conversation_rows().rows)
@@ -217,6 +243,87 @@ def _reasons(chosen: _SelectedRun) -> Reasons:
             reason = f"{row[at['check']]}: {row[at['reason']]}"
             reasons[key] = f"{reasons[key]}; {reason}" if key in reasons else reason
     return reasons
+
+
+# --- costs in one currency -------------------------------------------------------------------------------------------
+
+_COST, _CURRENCY = TURN_COLUMNS.index("cost"), TURN_COLUMNS.index("currency")
+
+
+def _at_prices(chosen: _SelectedRun, config: Path | None) -> _SelectedRun:
+    if config is None:
+        return replace(chosen, rates=chosen.run.manifest.rates)
+    from convbatch.config.loader import load_config
+    from convbatch.reporting.report import reprice
+
+    run, rates = reprice(chosen.run, load_config(config))
+    return replace(chosen, run=run, rates=rates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Conversion:
+    """What makes the costs of both sides amounts of one currency."""
+
+    currency: str | None = None
+    """None: costs stay as they are, in several currencies or unknown."""
+    factors: Mapping[str, Fraction]
+    """By currency of a cost."""
+    notes: tuple[str, ...] = ()
+
+    def row(self, row: Sequence[Any]) -> Sequence[Any]:
+        """Return a row of `TURN_COLUMNS` with its cost converted."""
+        cost, currency = row[_COST], row[_CURRENCY]
+        if cost is None or currency == self.currency or currency not in self.factors:
+            return row
+        converted = list(row)
+        converted[_COST], converted[_CURRENCY] = float(Fraction(exact(cost)) * self.factors[currency]), self.currency
+        return converted
+
+
+def _convert_costs(base: _SelectedRun, candidate: _SelectedRun, wanted: str | None) -> _Conversion:
+    """Find one rate for each currency of both sides, so that a rate that changed between them is no difference."""
+    found = list(dict.fromkeys([*_currencies(base), *_currencies(candidate)]))
+    check_currency(wanted)
+    if not found or (wanted is None and len(found) == 1):
+        return _Conversion(currency=found[0] if found else wanted, factors={})
+    rates = base.rates, candidate.rates
+    for currency in [wanted] if wanted else found:
+        factors = {one: _factor(rates, one, currency) for one in found}
+        known = {one: factor for one, factor in factors.items() if factor is not None}
+        if len(known) == len(found):
+            notes = (note for one in found if one != currency for note in _rate_notes(rates, one, currency))
+            return _Conversion(currency=currency, factors=known, notes=tuple(notes))
+    if wanted is not None:
+        missing = [one for one in found if _factor(rates, one, wanted) is None]
+        raise SetupError(
+            f"there is no exchange rate from {' or '.join(missing)} to {wanted}", hint=_rate_hint(missing, wanted)
+        )
+    hint = _rate_hint(found[1:], found[0])
+    return _Conversion(factors={}, notes=(f"costs are in {' and '.join(found)}, without a rate between them: {hint}",))
+
+
+def _currencies(chosen: _SelectedRun) -> list[str]:
+    known = {one.name: one.prices for one in chosen.run.manifest.targets}
+    return [prices.currency for name in chosen.targets if (prices := known[name]) is not None]
+
+
+def _factor(rates: tuple[ExchangeRates, ExchangeRates], one: str, other: str) -> Fraction | None:
+    """Return the factor by the rates of the base, else by those of the candidate."""
+    return next((factor for each in rates if (factor := each.factor(one, other)) is not None), None)
+
+
+def _rate_notes(rates: tuple[ExchangeRates, ExchangeRates], one: str, other: str) -> Iterator[str]:
+    first, second = (each.factor(one, other) for each in rates)
+    used = first if first is not None else second
+    if used is not None:
+        yield f"costs in {other}: {rate_text(one, other, used)} by [rates]"
+    if first is not None and second is not None and first != second:
+        yield f"the candidate's run has another rate, {rate_text(one, other, second)}; that of the base is used"
+
+
+def _rate_hint(currencies: Sequence[str], other: str) -> str:
+    lines = [f'"{one}/{other}" = <{other} for 1 {one}>' for one in currencies]
+    return f"below [rates] in convbatch.toml write {', '.join(lines)}; then add -c convbatch.toml"
 
 
 # --- what must be equal ----------------------------------------------------------------------------------------------

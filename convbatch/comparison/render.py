@@ -67,7 +67,7 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
             tables.single_line_text(line, "bold" if line.startswith("SIMULATED") else ""),
             soft_wrap=not console.is_terminal,
         )
-    _print_table(console, _headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6))
+    _print_table(console, _headings(comparison), _metric_rows(comparison), left=(0, 6))
     for note in _footnotes(comparison):
         console.print(tables.single_line_text(note), soft_wrap=whole)
     if slices := _slice_rows(comparison):
@@ -80,7 +80,7 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
 
 def to_html_summary(comparison: Comparison) -> str:
     """Return the verdict and a row per metric as HTML, for a notebook."""
-    return html_table(sentence(comparison), _headings(comparison), map(_metric_cells, comparison.judged))
+    return html_table(sentence(comparison), _headings(comparison), _metric_rows(comparison))
 
 
 def comparison_content(comparison: Comparison) -> Content:
@@ -109,6 +109,7 @@ def to_value(comparison: Comparison) -> dict[str, Any]:
         "candidate": comparison.candidate,
         "alpha": comparison.rules.alpha,
         "strict": comparison.rules.strict,
+        "currency": comparison.currency,
         "pairs": {
             "dialogues": len(pairs.whole),
             "turns": pairs.turns,
@@ -141,7 +142,7 @@ def to_markdown(comparison: Comparison) -> str:
     parts = [f"## {md(printable(sentence(comparison)))}", *(md(line) for line in advice(comparison))]
     parts.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
     if comparison.judged:
-        parts.append(_md_table(_headings(comparison), [_metric_cells(one) for one in comparison.judged], left=(0, 6)))
+        parts.append(_md_table(_headings(comparison), _metric_rows(comparison), left=(0, 6)))
     parts.append("\n".join(f"- {md(printable(note))}" for note in _footnotes(comparison)))
     if slices := _slice_rows(comparison):
         parts += ["### Slices: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
@@ -360,10 +361,15 @@ def _headings(comparison: Comparison) -> tuple[str, ...]:
     return ("metric", "base", "candidate", "change", interval, "p", "verdict")
 
 
-def _metric_cells(one: JudgedMetric) -> list[str]:
+def _metric_rows(comparison: Comparison) -> list[list[str]]:
+    unit = "" if comparison.currency is None else f" ({comparison.currency})"
+    return [_metric_cells(one, unit if one.result.metric == "cost" else "") for one in comparison.judged]
+
+
+def _metric_cells(one: JudgedMetric, unit: str) -> list[str]:
     result = one.result
     return [
-        result.metric,
+        result.metric + unit,
         _value(result, result.base),
         _value(result, result.candidate),
         _difference(result).replace("points", "pt"),

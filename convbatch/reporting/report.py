@@ -22,7 +22,7 @@ from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
-from convbatch.pricing import CURRENCY, ExchangeRates, Money, PriceTable
+from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
 from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
@@ -337,8 +337,7 @@ class _ReportedRun:
 
 
 def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> list[_ReportedRun]:
-    if currency is not None and not CURRENCY.fullmatch(currency):
-        raise SetupError(f"{currency!r} is not a currency", hint="write its three capital letters, such as USD or CNY")
+    check_currency(currency)
     several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     loaded = [run if isinstance(run, Run) else load(run) for run in several]
     if not loaded:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,6 +25,7 @@ from convbatch.comparison.compare import Comparison, ComparisonRules, FailOn, co
 from convbatch.comparison.harm_bound import harm_bound
 from convbatch.comparison.pairing import TURN_COLUMNS, ComparedTurn
 from convbatch.errors import SetupError
+from convbatch.pricing import Period, PriceTable, TokenPrice
 from convbatch.reply import Usage
 from convbatch.results.export import write_content
 from tests.conftest import QUICKSTART, Command, environment, examples
@@ -352,6 +354,55 @@ def test_a_ratio_in_too_few_dialogues_for_the_sign_test_is_inconclusive(metric: 
 
 def test_dialogues_without_cost_on_both_sides_do_not_count_for_the_sign_test() -> None:
     assert values("cost", [0.0] * 9 + [1.0], [0.0] * 9 + [2.0]).verdict == "inconclusive"
+
+
+def priced_run(path: Path, currency: str, price: int, **rates: str) -> MadeRun:
+    """Make a run of two dialogues with 1 million input tokens each; a rate is written `USD_CNY="7"`."""
+    period = Period(input=TokenPrice(base=Decimal(price)), output=TokenPrice(base=Decimal(0)))
+    made = MadeRun(
+        path,
+        [dialogue(f"d{n}", "x") for n in range(6)],
+        prices={REAL: PriceTable(currency=currency, source="by hand", periods=(period,))},
+        rates={pair.replace("_", "/"): rate for pair, rate in rates.items()},
+    )
+    for index in range(6):
+        usage = Usage(input_tokens=1_000_000 + index, output_tokens=1, source="reported")
+        made.replied(made.ident(index, 1), SEED_REPLY._replace(usage=usage))
+    return made
+
+
+def test_costs_in_two_currencies_are_compared_by_one_rate(tmp_path: Path) -> None:
+    dollars = priced_run(tmp_path / "usd", "USD", 1).write().path
+    yuan = priced_run(tmp_path / "cny", "CNY", 7, USD_CNY="7").write().path
+    newer = priced_run(tmp_path / "newer", "USD", 1, USD_CNY="8").write().path
+    for base, candidate, currency, total in ((dollars, yuan, "USD", 6), (yuan, dollars, "CNY", 42)):
+        result = package.compare(base, candidate, metric="cost")
+        assert (result.currency, result.judged[0].result.ratio) == (currency, 1.0)
+        assert result.judged[0].result.base == pytest.approx(total, rel=1e-4)
+        assert f"costs in {currency}: 1 USD = 7 CNY by [rates]" in result.notes
+    result = package.compare(yuan, newer, metric="cost")
+    assert result.judged[0].result.ratio == 1.0
+    assert "the candidate's run has another rate, 1 USD = 8 CNY; that of the base is used" in result.notes
+    assert package.compare(dollars, dollars, metric="cost").currency == "USD"
+    assert "cost (CNY)" in render.to_markdown(package.compare(yuan, dollars, metric="cost"))
+
+
+def test_costs_without_a_rate_name_the_line_of_the_config_that_converts_them(tmp_path: Path) -> None:
+    dollars = priced_run(tmp_path / "usd", "USD", 1).write().path
+    yuan = priced_run(tmp_path / "cny", "CNY", 7).write().path
+    with pytest.raises(SetupError, match="cost cannot be compared: the sides are in different currencies: CNY, USD"):
+        package.compare(dollars, yuan, metric="cost")
+    result = package.compare(dollars, yuan, metric="input_tokens")
+    assert any('"CNY/USD" = <USD for 1 CNY>; then add -c convbatch.toml' in note for note in result.notes)
+    with pytest.raises(SetupError, match="no exchange rate from USD to CNY"):
+        package.compare(dollars, yuan, currency="CNY")
+    with pytest.raises(SetupError, match="'RMB2' is not a currency"):
+        package.compare(dollars, yuan, currency="RMB2")
+    config = tmp_path / "edited.toml"
+    config.write_text(f'[rates]\n"USD/CNY" = 7\n[prices.google."{REAL.partition("@")[0]}"]\ninput = 2\noutput = 0\n')
+    result = package.compare(dollars, yuan, currency="CNY", config=config, metric="cost")
+    assert result.judged[0].result.ratio == 1.0  # the config has the same price for both, in the gateway's currency
+    assert result.judged[0].result.base == pytest.approx(2 * 6 * 7, rel=1e-4)
 
 
 def test_costs_in_two_currencies_are_not_compared() -> None:

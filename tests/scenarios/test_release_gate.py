@@ -1,7 +1,8 @@
 """Release gates as documented: 200 simulated dialogues, the shell recipe and the workflow, run unchanged.
 
 The version to release is `my-model-next` at the preset `google`, as in the documentation; a config file points that
-preset to a simulator, which has the name as an alias. Only `gh` of the workflow is replaced, for there is no network.
+preset to a simulator, which has the name as an alias. Only `gh` and `pip` of the workflow are replaced, for there is no
+network.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Finished, environment
+from tests.support.junit import junit_cases
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +52,10 @@ case "$1 $2" in
 esac
 """
 """A replacement of GitHub's command with the subcommands of the workflow; releases are in a folder."""
+PIP = """#!/usr/bin/env bash
+[ "$*" = "install convbatch" ] && touch "$RELEASES/installed"
+"""
+"""A replacement of pip that accepts this package only, which is on PATH already."""
 
 
 def write_dialogues(path: Path, count: int) -> Path:
@@ -65,9 +71,13 @@ def write_dialogues(path: Path, count: int) -> Path:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder for PATH with `convbatch`, as installed by the package, and `gh`."""
+    """Make a folder for PATH with `convbatch`, as installed by the package, `gh` and `pip`."""
     folder = tmp_path_factory.mktemp("bin")
-    for name, text in (("convbatch", f'#!/bin/sh\nexec {sys.executable} -m convbatch "$@"\n'), ("gh", GH)):
+    for name, text in (
+        ("convbatch", f'#!/bin/sh\nexec {sys.executable} -m convbatch "$@"\n'),
+        ("gh", GH),
+        ("pip", PIP),
+    ):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     return folder
@@ -224,7 +234,7 @@ def run_workflow(bash: Callable[..., Finished], folder: Path) -> bool:
     for step in steps():
         due = succeeded or "always()" in step.condition
         due = due and all((folder / name).exists() for name in re.findall(r"hashFiles\('(.+?)'\)", step.condition))
-        if due and step.run and step.run != "pip install .":  # the package is already on PATH
+        if due and step.run:
             done = bash(step.run.replace("${{ github.event.pull_request.number }}", "7"), "-e")
             succeeded = succeeded and done.code == 0
     return succeeded
@@ -241,6 +251,9 @@ def test_the_workflow_comments_and_fails_only_for_a_regression(
     assert run_workflow(bash, tmp_path) is (model == "sim-good")
     comment = (tmp_path / "releases" / "comment-on-7.md").read_text(encoding="utf-8")
     assert comment.startswith(f"## {verdict}: ")
+    assert (tmp_path / "releases" / "installed").exists()
+    first = junit_cases((tmp_path / "compare.xml").read_bytes())[0]
+    assert first.result == ("passed" if model == "sim-good" else "failure")
     assert {path.name for path in tmp_path.glob("compare.*")} == {"compare.md", "compare.xml", "compare.json"}
 
 
