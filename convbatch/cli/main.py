@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, get_args
 
 import typer
 
-from convbatch.cli.options import Command, Commands, parse_share, takes, typer_option
+from convbatch.cli.options import Command, Commands, parse_share, read_filters, takes, takes_filters, typer_option
 from convbatch.errors import (
     ConvbatchError,
     NotEnoughMemory,
@@ -29,7 +30,14 @@ from convbatch.errors import (
     one_cause_once,
 )
 from convbatch.exit_codes import ExitCode
-from convbatch.session.options import CheckOptions, DoctorOptions, ResumeOptions, RunOptions, parse_seconds
+from convbatch.session.options import (
+    CheckOptions,
+    DoctorOptions,
+    FilterOptions,
+    ResumeOptions,
+    RunOptions,
+    parse_seconds,
+)
 
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
@@ -174,6 +182,9 @@ def _drop_output() -> None:
 
 Datasets = Annotated[
     list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET", readable=False)
+]
+RunArguments = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run folders, their names under results/, or `latest`.")
 ]
 RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
 
@@ -337,31 +348,43 @@ def _load_run(run: str) -> Run:
 
 @app.command(cls=Command)
 @guarded
+@takes_filters
 def table(
-    run: RunArgument,
+    runs: RunArguments,
     wide: Annotated[
         str | None,
-        typer.Option("--wide", metavar="VALUE", help="One column per target: reply | finish_reason | output_tokens."),
+        typer.Option(
+            "--wide",
+            metavar="VALUE",
+            help="One column per target: reply | finish_reason | output_tokens | cost | passed | score.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write FILE.csv, FILE.parquet or FILE.json instead.")
     ] = None,
+    *,
+    filters: FilterOptions,
 ) -> None:
-    """Print the rows of a run, or with --wide the targets side by side.
+    """Print the rows of runs, or with --wide the targets side by side, dialogues matched by id.
 
     Example: convbatch table latest --wide reply
     """
     from convbatch.cli import show
+    from convbatch.results.filters import Matcher
+    from convbatch.results.wide import wide_rows
 
-    loaded = _load_run(run)
+    matcher = Matcher(read_filters(filters))
+    loaded = [_load_run(run) for run in runs]
     if out is not None:
         from convbatch.results.export import write_table
 
-        write_table(loaded.turn_rows() if wide is None else loaded.wide_rows(wide), out)
+        rows = show.table_rows(loaded, matcher) if wide is None else wide_rows(loaded, wide, matcher)
+        write_table(replace(rows, rows=matcher.checked(rows.rows)), out)
     elif wide is None:
-        show.print_table(loaded)
+        show.print_table(loaded, matcher)
     else:
-        show.print_wide(loaded, wide)
+        show.print_wide(loaded, wide, matcher)
+    matcher.require_match()
 
 
 @app.command(cls=Command)
@@ -379,40 +402,51 @@ def check(options: CheckOptions) -> ExitCode:
 
 @app.command(name="show", cls=Command)
 @guarded
+@takes_filters
 def show_command(
-    run: RunArgument,
-    dialogue: Annotated[str | None, typer.Argument(metavar="[DIALOGUE]", help="One dialogue's id.")] = None,
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN... [DIALOGUE]", help="Runs side by side; last, one dialogue's id, if wanted."),
+    ],
     failed: Annotated[
-        bool,
-        typer.Option("--failed", help="Only dialogues with a failed check, or a turn that is an error or pending."),
+        bool, typer.Option("--failed", help="Only where a check failed, or a turn is an error or pending.")
     ] = False,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
     raw: Annotated[
         tuple[str, int] | None,
         typer.Option("--raw", metavar="DIALOGUE TURN", help="Print a turn's request and each answer to it."),
     ] = None,
+    *,
+    filters: FilterOptions,
 ) -> None:
     """Print transcripts, the targets side by side, each reply with the verdicts of its checks.
+
+    A filter chooses the conversations that have a turn which matches.
 
     Example: convbatch show latest dates-zh
     """
     if raw is not None:
         from convbatch.cli.raw import print_raw
 
-        print_raw(_load_run(run), *raw, target=target)
+        for run in runs:
+            print_raw(_load_run(run), *raw, target=target)
         return
-    from convbatch.cli.transcript import print_transcript
+    from convbatch.cli.transcript import print_transcript, split_dialogue
+    from convbatch.results.filters import Matcher
 
-    if not print_transcript(_load_run(run), dialogue, failed=failed, target=target):
+    matcher = Matcher(read_filters(filters))
+    names, dialogue = split_dialogue(runs)
+    loaded = [_load_run(name) for name in names]
+    if not print_transcript(loaded, dialogue, matcher, failed=failed, target=target):
+        matcher.require_match()
         _log_text("nothing to show: no turn is an error or pending, and no check failed")
 
 
 @app.command(cls=Command)
 @guarded
+@takes_filters
 def report(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run folders, their names under results/, or `latest`.")
-    ],
+    runs: RunArguments,
     by: Annotated[
         list[str] | None,
         typer.Option(
@@ -441,6 +475,8 @@ def report(
         typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    filters: FilterOptions,
 ) -> None:
     """Print usage, cost, time, finish reasons and errors of runs, in groups.
 
@@ -454,7 +490,15 @@ def report(
     for path in out or ():
         check_suffix(path, reporting_render.REPORT_PARTS)
     keys = grouping(by or DEFAULT_BY)
-    report_sections = sections(runs, keys, config=config, currency=currency, bill=bill, bill_form=bill_form)
+    report_sections = sections(
+        runs,
+        keys,
+        config=config,
+        currency=currency,
+        bill=bill,
+        bill_form=bill_form,
+        filters=read_filters(filters),
+    )
     for path in out or ():
         write_content(reporting_render.report_content(report_sections, keys), path)
     if json:

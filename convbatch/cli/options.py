@@ -19,10 +19,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from convbatch.exit_codes import ExitCode
-from convbatch.session.options import PANELS, OptionSpec, option_fields, parse_seconds
+from convbatch.session.options import PANELS, FilterOptions, OptionSpec, option_fields, parse_seconds
 
 if TYPE_CHECKING:
     from dataclasses import Field
+
+    from convbatch.results.filters import Filters
 
 OptionsT = TypeVar("OptionsT")
 
@@ -85,6 +87,33 @@ def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Ca
         return command
 
     return decorate
+
+
+def takes_filters(body: Callable[..., None]) -> Callable[..., None]:
+    """Replace the last parameter of a command, its `FilterOptions`, by an option for each of their fields."""
+    *own, last = inspect.signature(body, eval_str=True).parameters.values()
+
+    @functools.wraps(body)
+    def command(**values: Any) -> None:
+        given = {field.name: tuple(values.pop(field.name) or ()) for field, _ in option_fields(FilterOptions)}
+        body(**values, **{last.name: FilterOptions(**given)})
+
+    derived = [_from_field(field, spec) for field, spec in option_fields(FilterOptions)]
+    parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *derived]
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]  # PEP 362
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def read_filters(options: FilterOptions) -> Filters:
+    """Return the filters that these options stand for.
+
+    Raises:
+        SetupError: A value that no turn can have.
+    """
+    from convbatch.results.filters import Filters
+
+    return Filters(**{field.name: getattr(options, field.name) for field, _ in option_fields(FilterOptions)})
 
 
 _OTHER_COMMANDS = {

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.console import tables
 from convbatch.console.text import ignoring_broken_pipe, printable, printable_json
 from convbatch.dataset.reader import count_of
 from convbatch.pricing import display_amount
+from convbatch.results.columns import TURNS, WIDE_KEYS
 from convbatch.results.export import csv_lines, json_bytes
-from convbatch.results.parquet import Rows, read_rows, side_by_side
+from convbatch.results.filters import Matcher
+from convbatch.results.parquet import Rows, read_rows
 from convbatch.results.run import Run
+from convbatch.results.several import run_labels
 from convbatch.results.summary import TargetSummary
+from convbatch.results.wide import Cell, wide_cells, wide_columns, wide_rows
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -102,40 +106,52 @@ def print_lines(texts: Sequence[str], *, file: IO[str] | None = None) -> None:
         tables.print_note(console, text)
 
 
-def print_table(run: Run, *, file: IO[str] | None = None) -> None:
-    """Print the rows of a run: the most important columns on a terminal, all columns as CSV elsewhere."""
+def table_rows(runs: Sequence[Run], matcher: Matcher) -> Rows:
+    """Return the rows of runs that match, run by run."""
+    return Rows(
+        columns=TURNS, rows=chain.from_iterable(compress(run.turn_rows().rows, matcher.mask(run)) for run in runs)
+    )
+
+
+def print_table(runs: Sequence[Run], matcher: Matcher, *, file: IO[str] | None = None) -> None:
+    """Print the rows of runs: the most important columns on a terminal, all columns as CSV elsewhere."""
     if not _is_terminal(file):
-        _print_csv(run.turn_rows(), file)
+        _print_csv(table_rows(runs, matcher), file)
         return
     console = tables.console(file)
-    hidden = {"repeat"} if run.manifest.repeats == 1 else set[str]()
-    if console.width < 100:
-        hidden.add("latency_s")
-    names = [name for name in (*_COLUMNS, "reply") if name not in hidden]
-    rows = read_rows(run.turns_path, (*names, "error_message"))
-    _print_in_chunks(console, names, (_with_reason(row) for row in rows))
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        if len(runs) > 1:
+            tables.print_note(console, label, "bold")
+        hidden = {"repeat"} if run.manifest.repeats == 1 else set[str]()
+        if console.width < 100:
+            hidden.add("latency_s")
+        names = [name for name in (*_COLUMNS, "reply") if name not in hidden]
+        rows = compress(read_rows(run.turns_path, (*names, "error_message")), matcher.mask(run))
+        _print_in_chunks(console, names, (_with_reason(row) for row in rows))
 
 
-def print_wide(run: Run, value: str = "reply", *, file: IO[str] | None = None) -> None:
+def print_wide(
+    runs: Sequence[Run], value: str = "reply", matcher: Matcher | None = None, *, file: IO[str] | None = None
+) -> None:
     """Print the targets side by side: a few lines per cell on a terminal, whole cells as CSV elsewhere.
 
     Raises:
         SetupError: `value` is not a column of the wide table.
     """
-    rows = run.wide_rows(value)
+    columns = wide_columns(runs, value)
     if not _is_terminal(file):
-        _print_csv(rows, file)
+        _print_csv(wide_rows(runs, value, matcher), file)
         return
     console = tables.console(file)
-    room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(run.targets))
-    paired = zip(rows.rows, side_by_side(run.turns_path, "status", run.targets), strict=True)
-    while chunk := list(islice(paired, CHUNK_ROWS)):
-        names = range(len(rows.columns) - len(run.targets))
-        targets = range(len(names), len(rows.columns))
-        headings = [column.name for column in rows.columns]
+    names = range(len(WIDE_KEYS))
+    targets = range(len(WIDE_KEYS), len(columns))
+    room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(targets))
+    rows = wide_cells(runs, value, matcher)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        headings = [column.name for column in columns]
         grid = tables.make_table(*headings, lines=True, stack=names, prose=targets, whole_words=False)
-        for row, statuses in chunk:
-            grid.add_row(*(_wide_cell(cell, status, room) for cell, status in zip(row, statuses, strict=True)))
+        for keys, cells in chunk:
+            grid.add_row(*map(tables.single_line_text, map(_plain, keys)), *(_wide_cell(cell, room) for cell in cells))
         console.print(grid)
 
 
@@ -237,15 +253,15 @@ def _is_terminal(file: IO[str] | None) -> bool:
     return (file or sys.stdout).isatty()
 
 
-def _wide_cell(cell: Any, status: Any, room: int) -> Text:
+def _wide_cell(cell: Cell | None, room: int) -> Text:
     """Return a cell of the wide table; the status of the row if there is no value."""
-    if cell is None:
-        return (
-            tables.single_line_text(tables.NONE)
-            if status is None
-            else tables.single_line_text(f"({status})", tables.STATUS_STYLES[status])
-        )
-    text = _plain(cell)
+    if cell is None or cell.value is None:
+        if cell is None or cell.status is None or cell.status == "ok":
+            return tables.single_line_text(tables.NONE)
+        return tables.single_line_text(f"({cell.status})", tables.STATUS_STYLES[cell.status])
+    if isinstance(cell.value, bool):
+        return tables.single_line_text("passed" if cell.value else "failed", "green" if cell.value else "red")
+    text = _plain(cell.value)
     return tables.single_line_text(text if len(text) <= room else text[: room - 1] + "…")
 
 

@@ -6,7 +6,9 @@ Only layout is decided here: replies and verdicts come from `results/`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from convbatch.console import tables
@@ -16,7 +18,9 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError, did_you_mean, nearest
 from convbatch.pricing import display_amount, exact
 from convbatch.results.cache import read_with_verdicts
-from convbatch.results.run import Run
+from convbatch.results.filters import Filters, Matcher
+from convbatch.results.run import Run, load
+from convbatch.results.several import DialogueReader, Only, matched_dialogues, target_names
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,12 +29,33 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE_WIDTH = 36
 """Columns narrower than this are stacked."""
+_NAMES_KEPT = 10_000
+"""Enough for a suggestion."""
 _FAILED = frozenset({"error", "pending"})
 
 
+def split_dialogue(arguments: Sequence[str]) -> tuple[Sequence[str], str | None]:
+    """Return the runs of `RUN... [DIALOGUE]`, and the dialogue: the last argument, unless only a run has its name.
+
+    Raises:
+        SetupError: The last argument names neither.
+    """
+    *names, last = arguments
+    if not names:
+        return arguments, None
+    if any(dialogue.id == last for _, dialogue in read_copy(load(names[0]).folder.dataset)):
+        return names, last
+    try:
+        load(last)
+    except SetupError:
+        return names, last  # the error names the nearest dialogue
+    return arguments, None
+
+
 def print_transcript(
-    run: Run,
+    runs: Sequence[Run],
     dialogue_id: str | None = None,
+    matcher: Matcher | None = None,
     *,
     failed: bool = False,
     target: str | None = None,
@@ -39,9 +64,11 @@ def print_transcript(
     """Print transcripts, dialogue by dialogue, the targets side by side if the terminal is wide enough.
 
     Args:
-        run: The run.
+        runs: The runs; their dialogues are matched by id.
         dialogue_id: Only this dialogue.
-        failed: Only conversations with a turn that is `error` or `pending`, or with a failed check.
+        matcher: Only conversations with a turn that matches.
+        failed: Only conversations with a failed check, or a turn that is `error` or `pending`; with a filter by check,
+            only those that failed this check.
         target: Only this target.
         file: Where to print; default stdout.
 
@@ -49,16 +76,22 @@ def print_transcript(
         The number of dialogues printed.
 
     Raises:
-        SetupError: No such dialogue or target in this run.
+        SetupError: No such dialogue or target in these runs.
     """
-    if target is not None and target not in run.targets:
-        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, run.targets))
+    known = list(dict.fromkeys(name for run in runs for name in run.targets))
+    if target is not None and target not in known:
+        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, known))
+    matcher = matcher or Matcher(Filters())
     console = tables.console(file)
     printed = 0
-    for dialogue, columns in _transcripts(run, dialogue_id):
-        chosen = [column for column in columns if target in (None, column.target) and (not failed or column.has_failed)]
+    for dialogue, columns in _transcripts(runs, dialogue_id, matcher):
+        chosen = [
+            column
+            for column in columns
+            if column.matches and target in (None, column.target) and (not failed or column.has_failed(matcher.filters))
+        ]
         if chosen:
-            _print_dialogue(console, dialogue, chosen, run.targets)
+            _print_dialogue(console, dialogue, chosen)
             printed += 1
     return printed
 
@@ -70,6 +103,7 @@ class _TurnRow(NamedTuple):
     target: str
     repeat: int
     turn: int
+    user: str
     status: str
     reply: str | None
     thought: str | None
@@ -94,6 +128,7 @@ class _Verdict(NamedTuple):
 
     turn: int | None
     check: str
+    kind: str
     passed: bool | None
     reason: str
 
@@ -101,67 +136,100 @@ class _Verdict(NamedTuple):
 class _TranscriptColumn(NamedTuple):
     """The replies of one target in one repeat of a dialogue, and the verdicts on them."""
 
+    order: tuple[int, int, int]
+    """Places of its run and of its target, and its repeat."""
     target: str
-    repeat: int
+    name: str
     turns: dict[int, _TurnRow]
     verdicts: Sequence[_Verdict]
+    matches: bool
+    """Whether any turn matches the filters."""
 
-    @property
-    def name(self) -> str:
-        return self.target if self.repeat == 1 else f"{self.target} (repeat {self.repeat})"
-
-    @property
-    def has_failed(self) -> bool:
-        failed_turns = any(turn_row.status in _FAILED for turn_row in self.turns.values())
-        return failed_turns or any(verdict.passed is False for verdict in self.verdicts)
+    def has_failed(self, filters: Filters) -> bool:
+        if not filters.check and any(turn_row.status in _FAILED for turn_row in self.turns.values()):
+            return True
+        failed = (verdict for verdict in self.verdicts if verdict.passed is False)
+        return any(filters.wants_check(verdict.check, verdict.kind) for verdict in failed)
 
     def verdicts_on(self, turn: int | None) -> list[_Verdict]:
         return [verdict for verdict in self.verdicts if verdict.turn == turn]
 
 
-def _transcripts(run: Run, dialogue_id: str | None) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
-    """Yield each dialogue, or the named one, with the replies to it."""
-    wanted = None if dialogue_id is None else _index_of(run, dialogue_id)
-    only = None if wanted is None else ("dialogue_index", wanted)
-    by_dialogue = groupby(_columns(run, only), key=lambda pair: pair[0])
-    due = next(by_dialogue, None)
-    for index, dialogue in read_copy(run.folder.dataset):
-        if due is None:
-            return
-        if due[0] == index:
-            yield dialogue, [column for _, column in due[1]]
-            due = next(by_dialogue, None)
+def _transcripts(
+    runs: Sequence[Run], dialogue_id: str | None, matcher: Matcher
+) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
+    """Yield each dialogue, or the named one, with the replies to it in all runs."""
+    names = target_names(runs)
+    readers = [
+        DialogueReader(partial(_columns, run, number, names[number], matcher)) for number, run in enumerate(runs)
+    ]
+    scripts = [DialogueReader(partial(_scripts, run)) for run in runs]
+    wanted = matched_dialogues(runs) if dialogue_id is None else [(dialogue_id, _indexes_of(runs, dialogue_id))]
+    for _, indexes in wanted:
+        first = next(number for number, index in enumerate(indexes) if index is not None)
+        dialogue = scripts[first].find(indexes[first])
+        found = [reader.find(index) or [] for reader, index in zip(readers, indexes, strict=True)]
+        if dialogue is not None:
+            yield dialogue, sorted(chain.from_iterable(found), key=attrgetter("order"))
 
 
-def _columns(run: Run, only: tuple[str, int] | None) -> Iterator[tuple[int, _TranscriptColumn]]:
-    """Yield every conversation with the index of its dialogue, in table order."""
-    for rows, verdicts in read_with_verdicts(run.turns_path, _TurnRow._fields, _Verdict._fields, only=only):
-        turns = [_TurnRow(*row) for row in rows]
-        first = turns[0]
-        by_number = {turn.turn: turn for turn in turns}
-        found = [_Verdict(*verdict) for verdict in verdicts]
-        yield first.dialogue_index, _TranscriptColumn(first.target, first.repeat, by_number, found)
+def _scripts(run: Run, only: Only) -> Iterator[tuple[int, Dialogue]]:
+    return (pair for pair in read_copy(run.folder.dataset) if only is None or pair[0] == only[1])
 
 
-def _index_of(run: Run, dialogue_id: str) -> int:
+def _columns(
+    run: Run, place: int, names: Sequence[str], matcher: Matcher, only: Only
+) -> Iterator[tuple[int, list[_TranscriptColumn]]]:
+    """Yield the replies of a run to each dialogue, in table order."""
+    mask = matcher.mask(run, only=only)
+    conversations = read_with_verdicts(run.turns_path, _TurnRow._fields, _Verdict._fields, only=only)
+    for index, group in groupby(conversations, key=lambda pair: pair[0][0][0]):
+        columns: list[_TranscriptColumn] = []
+        for rows, verdicts in group:
+            turns = [_TurnRow(*row) for row in rows]
+            target, repeat = turns[0].target, turns[0].repeat
+            number = run.targets.index(target)
+            columns.append(
+                _TranscriptColumn(
+                    order=(place, number, repeat),
+                    target=target,
+                    name=names[number] if repeat == 1 else f"{names[number]} (repeat {repeat})",
+                    turns={turn.turn: turn for turn in turns},
+                    verdicts=[_Verdict(*verdict) for verdict in verdicts],
+                    matches=any([does for _, does in zip(turns, mask, strict=False)]),
+                )
+            )
+        yield index, columns
+
+
+def _indexes_of(runs: Sequence[Run], dialogue_id: str) -> list[int | None]:
+    """Return the index of the dialogue in each run.
+
+    Raises:
+        SetupError: No run has it.
+    """
     names: list[str] = []
-    for index, dialogue in read_copy(run.folder.dataset):
-        if dialogue.id == dialogue_id:
-            return index
-        if len(names) < 10_000:  # enough for a suggestion
-            names.append(dialogue.id)
+    indexes = [_index_of(run, dialogue_id, names) for run in runs]
+    if any(index is not None for index in indexes):
+        return indexes
     close = nearest(dialogue_id, names)
     examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
     hint = examples if close is None else f"did you mean {close!r}? {examples}"
-    raise SetupError(f"no dialogue {dialogue_id!r} in this run", hint=hint)
+    raise SetupError(f"no dialogue {dialogue_id!r} in this run, and no run of this name", hint=hint)
 
 
-def _print_dialogue(
-    console: Console, dialogue: Dialogue, columns: Sequence[_TranscriptColumn], targets: Sequence[str]
-) -> None:
+def _index_of(run: Run, dialogue_id: str, names: list[str]) -> int | None:
+    for index, dialogue in read_copy(run.folder.dataset):
+        if dialogue.id == dialogue_id:
+            return index
+        if len(names) < _NAMES_KEPT:
+            names.append(dialogue.id)
+    return None
+
+
+def _print_dialogue(console: Console, dialogue: Dialogue, columns: Sequence[_TranscriptColumn]) -> None:
     from rich.rule import Rule
 
-    columns = sorted(columns, key=lambda column: (targets.index(column.target), column.repeat))
     title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
     console.print(Rule(tables.single_line_text(title, "bold"), align="left", characters="─"))
     if dialogue.system is not None:
@@ -171,14 +239,10 @@ def _print_dialogue(
         console.print(_line(f"{number} user", turn.user_text + media, "bold"))
         if turn.assistant is not None:
             console.print(_line("  script" if turn.ask else "  given", turn.assistant, "dim"))
-        _print_beside(
-            console,
-            [
-                _reply(column, column.turns[number], column.verdicts_on(number))
-                for column in columns
-                if number in column.turns
-            ],
-        )
+        _print_turn(console, number, turn.user_text, columns)
+    asked = {number for column in columns for number in column.turns}
+    for number in sorted(asked - set(range(len(dialogue.turns) + 1))):  # the dialogue is longer in another run
+        _print_turn(console, number, None, columns)
     whole = [(column, column.verdicts_on(None)) for column in columns]
     if any(verdicts for _, verdicts in whole):
         console.print(_line("dialogue", "", "dim"))
@@ -186,6 +250,11 @@ def _print_dialogue(
             console, [_joined([_name(column), *_verdict_lines(verdicts)]) for column, verdicts in whole if verdicts]
         )
     console.print()
+
+
+def _print_turn(console: Console, number: int, user: str | None, columns: Sequence[_TranscriptColumn]) -> None:
+    replies = [(column, column.turns[number]) for column in columns if number in column.turns]
+    _print_beside(console, [_reply(column, turn_row, user) for column, turn_row in replies])
 
 
 def _print_beside(console: Console, cells: Sequence[Text]) -> None:
@@ -206,8 +275,10 @@ def _print_beside(console: Console, cells: Sequence[Text]) -> None:
     console.print(_indented(grid))
 
 
-def _reply(column: _TranscriptColumn, turn_row: _TurnRow, verdicts: Sequence[_Verdict]) -> Text:
+def _reply(column: _TranscriptColumn, turn_row: _TurnRow, user: str | None) -> Text:
     parts = [_name(column)]
+    if turn_row.user != user:
+        parts.append(tables.multiline_text(f"turn {turn_row.turn} of this run: {turn_row.user}", "bold"))
     if turn_row.thought:
         parts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
     if turn_row.reply is not None:
@@ -215,7 +286,7 @@ def _reply(column: _TranscriptColumn, turn_row: _TurnRow, verdicts: Sequence[_Ve
     if turn_row.tool_calls is not None:
         parts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
     parts.append(tables.single_line_text(_facts(turn_row), tables.STATUS_STYLES[turn_row.status]))
-    return _joined([*parts, *_verdict_lines(verdicts)])
+    return _joined([*parts, *_verdict_lines(column.verdicts_on(turn_row.turn))])
 
 
 def _verdict_lines(verdicts: Sequence[_Verdict]) -> Iterator[Text]:

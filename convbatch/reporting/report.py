@@ -14,10 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from convbatch.console.text import shorten
+from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
@@ -29,10 +31,12 @@ from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
 from convbatch.reporting.usage_log import reconcile
 from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, ErrorGroup, GroupTotals
 from convbatch.results.columns import STATUSES, TURNS, Column, Row, row_builder
+from convbatch.results.filters import Filters, Matcher
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
 from convbatch.results.parquet import Rows, read_rows
 from convbatch.results.run import Run, load
 from convbatch.results.served import ServedCount, served_counts, served_notes
+from convbatch.results.several import run_labels
 from convbatch.served_model import Aliases
 
 if TYPE_CHECKING:
@@ -167,7 +171,7 @@ def report(
         InputError: The config is wrong.
     """
     keys = grouping(by)
-    data = _read_runs(_load_runs(runs, config, currency), keys)
+    data = _read_runs(_load_runs(runs, config, currency), keys, Matcher(Filters()))
     return _usage(data, keys)
 
 
@@ -179,6 +183,7 @@ def sections(
     currency: str | None = None,
     bill: Path | None = None,
     bill_form: str | None = None,
+    filters: Filters | None = None,
 ) -> list[Section]:
     """Return all sections of a report.
 
@@ -189,28 +194,40 @@ def sections(
         currency: As for `report`.
         bill: A gateway's usage log (CSV) to match with the journals.
         bill_form: Name of its form; None detects it.
+        filters: Count only the turns that match. Judge calls and the audit are of whole runs: their sections are left
+            out, and a usage log cannot be matched.
 
     Raises:
-        SetupError: As for `report`, or the form of the usage log is unclear.
+        SetupError: As for `report`, the form of the usage log is unclear, or no turn matches the filters.
         InputError: The config or the usage log cannot be used.
     """
     keys = grouping(by)
+    matcher = Matcher(filters or Filters())
+    if matcher.filters and bill is not None:
+        raise SetupError(f"--bill with {matcher.filters}", hint="a usage log is of whole runs: leave out the filters")
     reported_runs = _load_runs(runs, config, currency)
     loaded = [reported.run for reported in reported_runs]
     billed = [] if bill is None else _billed(loaded, bill, bill_form, config)
-    data = _read_runs(reported_runs, keys)
-    audited = audit(loaded)
+    data = _read_runs(reported_runs, keys, matcher)
+    audited = None if matcher.filters else audit(loaded)
+    notes = (*_filter_note(matcher), *_notes(data, keys))
     return [
-        Section(key="usage", title="Usage and cost", frame=_usage(data, keys), notes=tuple(_notes(data, keys))),
+        Section(key="usage", title="Usage and cost", frame=_usage(data, keys), notes=notes),
         Section(key="totals", title="Total", frame=_totals(data)),
         Section(key="finish_reasons", title="Finish reasons", frame=_finish_reasons(data, keys)),
         Section(key="errors", title="Errors", frame=_errors(data, keys)),
         *_served(data),
         Section(key="growth", title="Input tokens by turn", frame=_growth(data)),
-        *_judges(reported_runs),
+        *([] if matcher.filters else _judges(reported_runs)),
         *([] if audited is None else [audited]),
         *billed,
     ]
+
+
+def _filter_note(matcher: Matcher) -> Iterator[str]:
+    if matcher.filters:
+        what = f"Only {count_of(matcher.matched, 'turn')} of {matcher.seen:,}: {matcher.filters}."
+        yield f"{what} Judge calls and the audit are left out."
 
 
 def _served(data: _ReportData) -> Iterator[Section]:
@@ -342,12 +359,7 @@ def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> l
     loaded = [run if isinstance(run, Run) else load(run) for run in several]
     if not loaded:
         raise SetupError("no run to report", hint="name one or more, such as `latest`")
-    paths = Counter(run.path.resolve() for run in loaded)
-    for run in loaded:
-        if paths[run.path.resolve()] > 1:
-            raise SetupError(f"{run.path} is given more than once", hint="name each run once")
-    names = Counter(run.name for run in loaded)
-    labels = [run.name if names[run.name] == 1 else str(run.path) for run in loaded]
+    labels = run_labels(loaded)
     priced = _at_prices(loaded, config)
     return [
         _ReportedRun(
@@ -451,14 +463,14 @@ class _ReportData:
             self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
 
 
-def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str]) -> _ReportData:
+def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str], matcher: Matcher) -> _ReportData:
     data = _ReportData(runs=reported_runs)
     for reported in reported_runs:
         groups: dict[tuple[Any, ...], GroupTotals] = {}
         data.totals[reported.label] = GroupTotals()
         for target in reported.run.targets:
             data.targets[reported.label, target] = GroupTotals()
-        for turn, attempts, kept in turns_with_attempts(reported.run):
+        for turn, attempts, kept in compress(turns_with_attempts(reported.run), matcher.mask(reported.run)):
             data.add(reported.label, turn, attempts, kept)
             for group in _groups_of(turn, keys):
                 groups.setdefault(group, GroupTotals()).add(turn, attempts, kept)
@@ -466,6 +478,7 @@ def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str]) -> _R
         ranks = _ranks(reported.run, keys, groups)
         for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):
             data.groups[reported.label, *group] = groups[group]
+    matcher.require_match()
     return data
 
 

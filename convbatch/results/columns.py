@@ -253,7 +253,12 @@ VERDICTS: tuple[Column, ...] = (
 """Filled from `rows.CheckVerdict`."""
 
 WIDE: dict[str, Dtype] = {
-    column.name: column.dtype for column in TURNS if column.name in ("reply", "finish_reason", "output_tokens", "cost")
+    **{
+        column.name: column.dtype
+        for column in TURNS
+        if column.name in ("reply", "finish_reason", "output_tokens", "cost", "score")
+    },
+    "passed": "boolean",
 }
 """What `wide` can spread over the targets."""
 WIDE_KEYS = ("dialogue", "repeat", "turn")

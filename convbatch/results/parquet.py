@@ -5,13 +5,10 @@ pandas is imported only to make a frame.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -89,17 +86,6 @@ def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None 
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=list(set(read))):
             rows = zip(*(_cells(batch.column(name)) for name in read), strict=True)
             yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
-
-
-def side_by_side(path: Path, value: str, targets: Sequence[str]) -> Iterator[Row]:
-    """Spread a column of a table file over the targets; yield `WIDE_KEYS`, then a cell for each target."""
-    names = ("dialogue_index", "dialogue", "repeat", "turn", "target", value)
-    for (_, dialogue), group in groupby(read_rows(path, names), key=itemgetter(0, 1)):
-        cells: defaultdict[tuple[int, int], dict[str, Any]] = defaultdict(dict)
-        for _, _, repeat, turn, target, cell in group:
-            cells[repeat, turn][target] = cell
-        for (repeat, turn), row in sorted(cells.items()):
-            yield (dialogue, repeat, turn, *(row.get(target) for target in targets))
 
 
 def read_frame(path: Path) -> pd.DataFrame:

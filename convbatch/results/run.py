@@ -20,7 +20,7 @@ import orjson
 from convbatch.console.html import html_table
 from convbatch.console.tables import NONE, number_text
 from convbatch.dataset.reader import count_of
-from convbatch.errors import ConvbatchError, SetupError, did_you_mean
+from convbatch.errors import ConvbatchError
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import RunFolder, find_run
@@ -38,13 +38,11 @@ from convbatch.results.columns import (
     CONVERSATIONS,
     TURNS,
     VERDICTS,
-    WIDE,
     WIDE_KEYS,
-    Column,
     Row,
     row_builder,
 )
-from convbatch.results.parquet import Rows, read_frame, read_rows, read_stamp, side_by_side
+from convbatch.results.parquet import Rows, read_frame, read_rows, read_stamp
 from convbatch.results.rows import ConversationTurns, attempts
 from convbatch.results.summary import TargetSummary, summarise
 from convbatch.served_model import Aliases
@@ -153,7 +151,8 @@ class Run:
         """Put the targets side by side: one row per (dialogue, repeat, turn), one column per target.
 
         Args:
-            value: `reply`, `finish_reason`, `output_tokens` or `cost`.
+            value: `reply`, `finish_reason`, `output_tokens`, `cost`, `passed` or `score`. Of the last two, checks on a
+                whole dialogue have a row whose turn is null.
 
         Returns:
             A frame whose index is (dialogue, repeat, turn) in the dataset's order.
@@ -226,14 +225,9 @@ class Run:
         Raises:
             SetupError: Unknown value.
         """
-        if value not in WIDE:
-            raise SetupError(f"the table has no wide form of {value!r}", hint=did_you_mean(value, WIDE))
-        keys = [column for column in TURNS if column.name in WIDE_KEYS]
-        columns = [
-            *keys,
-            *(Column(name, WIDE[value], f"`{value}` of this target", is_long=True) for name in self.targets),
-        ]
-        return Rows(columns=columns, rows=side_by_side(self.turns_path, value, self.targets))
+        from convbatch.results.wide import wide_rows  # it reads runs: importing it above would be circular
+
+        return wide_rows([self], value)
 
 
 def _figures(total: TargetSummary) -> list[str]:

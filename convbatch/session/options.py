@@ -22,7 +22,7 @@ from convbatch.errors import SetupError
 if TYPE_CHECKING:
     from convbatch.dataset.in_memory import InMemoryDataset
 
-REQUEST, LIMITS, RETRY, OUTPUT = PANELS = ("Request", "Limits", "Retry and stopping", "Output")
+REQUEST, FILTERS, LIMITS, RETRY, OUTPUT = PANELS = ("Request", "Filters", "Limits", "Retry and stopping", "Output")
 """Panels of `--help`, in their order; options without one come first."""
 REPORT_SUFFIXES = (".json", ".md", ".xml")
 """Files that `run -o` can write beside its run folder."""
@@ -301,6 +301,47 @@ class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class JudgeOptions(OutputOptions, RetryOptions, LimitOptions, KeyOptions, ConfigOptions):
     """How the judge of a finished run is called."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class FilterOptions:
+    """Which turns of a run `table`, `show`, `check` and `report` are about; each option may be repeated."""
+
+    tag: tuple[str, ...] = option(
+        "--tag", default=(), metavar="TAG", help="Only dialogues with this tag.", panel=FILTERS, has_variable=False
+    )
+    status: tuple[str, ...] = option(
+        "--status",
+        default=(),
+        metavar="STATUS",
+        help="Only turns that are ok, blocked, empty, error, skipped or pending.",
+        panel=FILTERS,
+        has_variable=False,
+    )
+    finish_reason: tuple[str, ...] = option(
+        "--finish-reason",
+        default=(),
+        metavar="REASON",
+        help="Only turns that ended by stop, length, content_filter, tool_call, error or other.",
+        panel=FILTERS,
+        has_variable=False,
+    )
+    check: tuple[str, ...] = option(
+        "--check",
+        default=(),
+        metavar="NAME",
+        help="Only turns with a check of this name or kind.",
+        panel=FILTERS,
+        has_variable=False,
+    )
+    text: tuple[str, ...] = option(
+        "--text",
+        default=(),
+        metavar="TEXT",
+        help="Only turns whose user message or reply contains this, in upper or lower case.",
+        panel=FILTERS,
+        has_variable=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

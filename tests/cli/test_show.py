@@ -10,14 +10,16 @@ import pytest
 
 from convbatch.cli import show
 from convbatch.cli.runs import find_runs, print_runs, read_run
-from convbatch.cli.transcript import print_transcript
+from convbatch.cli.transcript import print_transcript, split_dialogue
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.reply import NO_USAGE, Failure
+from convbatch.results.filters import Filters, Matcher
 from convbatch.results.run import Run, load
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 from tests.support.terminal import Terminal
 
+EVERYTHING = Matcher(Filters())
 EVIL = "\x1b[2Jboo \u202e"
 
 
@@ -91,7 +93,13 @@ def test_a_long_target_name_is_whole_above_its_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "print_it", [show.print_table, show.print_wide, print_transcript], ids=["table", "wide", "transcript"]
+    "print_it",
+    [
+        lambda run, file: show.print_table([run], EVERYTHING, file=file),
+        lambda run, file: show.print_wide([run], file=file),
+        lambda run, file: print_transcript([run], file=file),
+    ],
+    ids=["table", "wide", "transcript"],
 )
 def test_external_text_is_escaped_on_the_terminal(run: Run, print_it: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(print_it)
@@ -104,16 +112,16 @@ def test_external_text_is_escaped_on_the_terminal(run: Run, print_it: object, mo
 
 def test_colours_are_used_on_a_terminal_only(run: Run) -> None:
     terminal, pipe = Terminal(), io.StringIO()
-    print_transcript(run, file=terminal)
-    print_transcript(run, file=pipe)
+    print_transcript([run], file=terminal)
+    print_transcript([run], file=pipe)
     assert "\x1b[" in terminal.getvalue()
     assert "\x1b" not in pipe.getvalue()
 
 
 def test_the_table_is_abbreviated_on_a_terminal_and_full_csv_in_a_pipe(run: Run) -> None:
     terminal, pipe = Terminal(), io.StringIO()
-    show.print_table(run, file=terminal)
-    show.print_table(run, file=pipe)
+    show.print_table([run], EVERYTHING, file=terminal)
+    show.print_table([run], EVERYTHING, file=pipe)
     assert terminal.width <= 80
     assert terminal.lines[:3] == [
         "  turn  status   finish          out  reply",
@@ -128,7 +136,7 @@ def test_the_table_is_abbreviated_on_a_terminal_and_full_csv_in_a_pipe(run: Run)
 def test_a_table_of_many_rows_has_one_heading(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", *["x"] * 450)])
     terminal = Terminal()
-    show.print_table(load(made.write().path), file=terminal)
+    show.print_table([load(made.write().path)], EVERYTHING, file=terminal)
     lines = printed(terminal)
     assert len(lines) == 451
     assert sum("status" in line for line in lines) == 1
@@ -137,8 +145,8 @@ def test_a_table_of_many_rows_has_one_heading(tmp_path: Path) -> None:
 def test_the_wide_table_on_a_terminal_shows_why_a_cell_is_empty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     terminal, pipe = Terminal(), io.StringIO()
-    show.print_wide(run, file=terminal)
-    show.print_wide(run, "output_tokens", file=pipe)
+    show.print_wide([run], file=terminal)
+    show.print_wide([run], "output_tokens", file=pipe)
     for word in ("(error)", "(blocked)", "(skipped)", "今天是2025年12月27日。"):
         assert word in terminal.getvalue()
     assert pipe.getvalue().splitlines() == [
@@ -155,7 +163,7 @@ def test_targets_are_side_by_side_on_a_wide_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     file = io.StringIO()
-    assert print_transcript(run, "dates-zh", file=file) == 1
+    assert print_transcript([run], "dates-zh", file=file) == 1
     assert any(REAL in line and GOOD in line for line in printed(file)) is side_by_side
     for word in ("Answer briefly.", "given", "今天是26日", "script", "明天是27日", "ok · stop · 22 in, 192 out"):
         assert word in file.getvalue()
@@ -164,7 +172,7 @@ def test_targets_are_side_by_side_on_a_wide_terminal(
 
 def test_a_transcript_shows_why_a_turn_has_no_reply(run: Run) -> None:
     file = io.StringIO()
-    print_transcript(run, "d2", file=file)
+    print_transcript([run], "d2", file=file)
     text = " ".join(file.getvalue().split())
     for words in ("error · timeout:", "1 possibly paid", "blocked · content_filter (SAFETY)", "turn 1 ended blocked"):
         assert words in text
@@ -172,10 +180,10 @@ def test_a_transcript_shows_why_a_turn_has_no_reply(run: Run) -> None:
 
 def test_failed_and_target_filter_a_transcript(run: Run) -> None:
     file = io.StringIO()
-    assert print_transcript(run, failed=True, file=file) == 1
+    assert print_transcript([run], failed=True, file=file) == 1
     assert GOOD not in file.getvalue()  # a blocked reply is a result, not a failure
-    assert print_transcript(run, target=GOOD, file=file) == 2
-    assert print_transcript(run, failed=True, target=GOOD, file=file) == 0
+    assert print_transcript([run], target=GOOD, file=file) == 2
+    assert print_transcript([run], failed=True, target=GOOD, file=file) == 0
 
 
 @pytest.fixture
@@ -199,12 +207,12 @@ def judged(tmp_path: Path) -> Run:
 
 def test_a_transcript_has_the_verdicts_below_each_reply(judged: Run) -> None:
     file = io.StringIO()
-    assert print_transcript(judged, "d", target=GOOD, file=file) == 1
+    assert print_transcript([judged], "d", target=GOOD, file=file) == 1
     lines = [line.strip() for line in printed(file)]
     assert lines[lines.index("今天是2025年12月27日。") + 2] == "passed: contains, year"
     assert lines[-4:] == ["dialogue", GOOD, "passed: not_contains", ""]
     file = io.StringIO()
-    assert print_transcript(judged, failed=True, file=file) == 1
+    assert print_transcript([judged], failed=True, file=file) == 1
     lines = [line.strip() for line in printed(file)]
     facts = next(number for number, line in enumerate(lines) if line.startswith("ok · length"))
     assert lines[facts + 1 : facts + 3] == ["passed: year", 'failed: contains: lacks "27": "2025"']
@@ -212,18 +220,72 @@ def test_a_transcript_has_the_verdicts_below_each_reply(judged: Run) -> None:
     assert GOOD not in lines, "nothing of it failed"
 
 
+def test_failed_with_a_check_means_that_this_check_failed(judged: Run) -> None:
+    for check, dialogues in (("contains", 1), ("year", 0)):
+        matcher = Matcher(Filters(check=(check,)))
+        assert print_transcript([judged], None, matcher, failed=True, file=io.StringIO()) == dialogues
+    matcher = Matcher(Filters(text=("TWO",), status=("pending",)))
+    file = io.StringIO()
+    assert print_transcript([judged], None, matcher, file=file) == 1
+    assert GOOD not in file.getvalue(), "its turn is not pending"
+
+
+@pytest.fixture
+def later(tmp_path: Path) -> Run:
+    """A run of other dialogues in another order: only `e` and `d` are also in `judged`, `d` with another text."""
+    made = MadeRun(tmp_path / "later", [dialogue("new", "x"), dialogue("e", "x"), dialogue("d", "1")], targets=(GOOD,))
+    for index in range(3):
+        made.replied(made.ident(index, 1), SEED_REPLY._replace(text=f"reply {index}"))
+    return load(made.write().path)
+
+
+def test_targets_of_several_runs_are_side_by_side_matched_by_id(judged: Run, later: Run) -> None:
+    file = io.StringIO()
+    show.print_wide([judged, later], "passed", file=file)
+    assert file.getvalue().splitlines() == [
+        f"dialogue,repeat,turn,judged:{GOOD},judged:{DRIFT},later:{GOOD}",
+        "d,1,1,true,false,",
+        "d,1,2,true,,",
+        "d,1,,true,,",
+        "e,1,1,,,",
+        "new,1,1,,,",
+    ]
+    file = io.StringIO()
+    show.print_wide([judged, later], "reply", Matcher(Filters(text=("reply",))), file=file)
+    reply = "今天是2025年12月27日。"
+    assert file.getvalue().splitlines()[1:] == [
+        f"d,1,1,{reply},2025,reply 2",
+        f"e,1,1,{reply},{reply},reply 1",
+        "new,1,1,,,reply 0",
+    ]
+    file = io.StringIO()
+    assert print_transcript([judged, later], file=file) == 3
+    lines = [line.strip() for line in printed(file)]
+    assert [line.split()[0] for line in lines if line.endswith("──")] == ["d", "e", "new"]
+    assert "turn 1 of this run: 1" in lines
+
+
+def test_the_last_argument_of_show_is_a_dialogue_or_a_run(judged: Run, later: Run) -> None:
+    first, second = str(judged.path), str(later.path)
+    assert split_dialogue([first]) == ([first], None)
+    assert split_dialogue([first, second]) == ([first, second], None)
+    assert split_dialogue([first, second, "d"]) == ([first, second], "d")
+    with pytest.raises(SetupError, match="is given more than once"):
+        show.print_wide([judged, judged], file=io.StringIO())
+
+
 def test_every_repeat_is_shown_with_its_number(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "x")], targets=(DRIFT,), repeats=2)
     file = io.StringIO()
-    print_transcript(load(made.write().path), file=file)
+    print_transcript([load(made.write().path)], file=file)
     assert f"{DRIFT} (repeat 2)" in file.getvalue()
 
 
 def test_an_unknown_dialogue_or_target_is_refused_with_the_closest_name(run: Run) -> None:
     with pytest.raises(SetupError, match="did you mean 'dates-zh'"):
-        print_transcript(run, "dates-zn", file=io.StringIO())
+        print_transcript([run], "dates-zn", file=io.StringIO())
     with pytest.raises(SetupError, match=f"did you mean '{GOOD}'"):
-        print_transcript(run, target="sim-god@simulator", file=io.StringIO())
+        print_transcript([run], target="sim-god@simulator", file=io.StringIO())
 
 
 def test_runs_lists_state_progress_and_unreadable_runs(run: Run, tmp_path: Path) -> None:
@@ -255,7 +317,7 @@ def test_a_tab_does_not_wrap_the_text_around_it(tmp_path: Path) -> None:
     made = MadeRun(tmp_path / "r", [dialogue("d", "\tif x:\n\t\treturn", system="a\tb")])
     made.replied(made.ident(0, 1), SEED_REPLY._replace(text="all:\n\tmake"))
     file = io.StringIO()
-    print_transcript(load(made.write().path), file=file)
+    print_transcript([load(made.write().path)], file=file)
     lines = printed(file)
     assert [line.split() for line in lines[1:4]] == [["system", "a", "b"], ["1", "user", "if", "x:"], ["return"]]
     assert "          make" in lines

@@ -200,7 +200,7 @@ def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:
 
 def test_a_transcript_shows_what_each_reply_cost(made: MadeRun) -> None:
     file = io.StringIO()
-    print_transcript(load(made.write().path), "a", file=file)
+    print_transcript([load(made.write().path)], "a", file=file)
     assert "22 in, 192 out (178 reasoning) · 0.000406 USD · 0.50 s" in " ".join(file.getvalue().split())
 
 
