@@ -17,6 +17,7 @@ import orjson
 
 from convbatch.cli import show
 from convbatch.cli.next_command import command_line, larger_budget, with_resume_line
+from convbatch.cli.options import read_filters
 from convbatch.cli.plan_text import be_verb, judge_lines, unused_judge_lines
 from convbatch.config.loader import CONFIG_NAME
 from convbatch.console.text import ignoring_broken_pipe, log_note
@@ -28,6 +29,7 @@ from convbatch.errors import ConvbatchError, InputError, JournalError, Place, Pr
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.results.cache import write_turns
+from convbatch.results.filters import Matcher
 from convbatch.results.gate_report import GateReport, check_outputs, failure_text, to_value, write_reports
 from convbatch.results.judge_costs import judge_totals
 from convbatch.results.missing_verdicts import MissingVerdicts, missing_verdicts
@@ -58,6 +60,9 @@ def run_check(options: CheckOptions) -> ExitCode:
     check_outputs(options.out, parse_pass_rate(options.fail_under))  # before anything is sent
     if options.ask_again and options.judge is None:
         raise SetupError("--ask-again needs a judge to ask", hint="add --judge MODEL@GATEWAY")
+    filters = read_filters(options)
+    if filters and options.fail_under is not None:
+        raise SetupError(f"--fail-under with {filters}", hint="a gate is of the whole run: leave out the filters")
     folder = RunFolder.open(find_run(options.run, RESULTS))
     # Prepared before the edited checks are stored: a judge that cannot be asked leaves the run folder as it was.
     spec = None if options.judge is None else prepare_judging(folder, options.judge, options)
@@ -101,8 +106,13 @@ def _print_verdicts(folder: RunFolder, again: CheckOptions, code: ExitCode = Exi
         log_note("note: the run folder cannot be written; the verdicts are not stored")
     run = Run(folder)
     totals = run.summary()
-    counts = count_verdicts(run)
+    matcher = Matcher(read_filters(again))
+    chosen = matcher.summary(run)
+    matcher.require_match()
+    counts = count_verdicts(run, matcher.filters)
     if not counts:
+        if matcher.filters:
+            raise SetupError(f"no turn that matches {matcher.filters} has a check", hint="leave out a filter")
         hint = "add checks to the dataset, then: convbatch check RUN --dataset FILE"
         raise SetupError(f"{shell_quote(folder.path)} has no checks to judge", hint=hint)
     missing = missing_verdicts(run)
@@ -113,17 +123,18 @@ def _print_verdicts(folder: RunFolder, again: CheckOptions, code: ExitCode = Exi
     report = GateReport(
         command="check",
         run=run,
-        totals=totals,
+        totals=chosen,
         exit_code=code,
         fail_under=fail_under,
         lines=() if gate is None else gate.lines,
+        filters=matcher.filters,
     )
     write_reports(report, again.out)
     if again.as_json:
         show.print_json(to_value(report))
     else:
         with ignoring_broken_pipe():
-            _print(run, totals, counts)
+            _print(report, counts)
     for note in _notes(totals, counts):
         log_note(note)
     _log_gate(totals, report.lines)
@@ -294,23 +305,26 @@ def _difference(asked: Dialogue, edited: Dialogue) -> str | None:
 # Output
 
 
-def _print(run: Run, totals: Sequence[TargetSummary], counts: dict[str, VerdictCounts]) -> None:
+def _print(report: GateReport, counts: dict[str, VerdictCounts]) -> None:
     headings = ("target", "dialogues passed", "checks passed", "failed", "no verdict", "score")
     rows: list[tuple[str, ...]] = []
-    for total in totals:
+    for total in report.totals:
         count = counts.get(total.target, VerdictCounts())
         share = f" ({100 * total.passed / total.judged:.1f} %)" if total.judged else ""
         score = "–" if count.score is None else f"{count.score:.3f}"
         figures = (f"{count.passed:,}", f"{count.failed:,}", f"{count.open:,}", score)
         rows.append((total.target, f"{total.passed:,}/{total.judged:,}{share}", *figures))
     show.print_figures(headings, rows)
-    show.print_lines([str(total) for total in judge_totals(run)])
-    show.print_lines(list(_failures(run, sum(count.failed for count in counts.values()))))
+    if report.filters:
+        show.print_lines([f"only what matches {report.filters}; the exit code is of the whole run"])
+    show.print_lines([str(total) for total in judge_totals(report.run)])
+    show.print_lines(list(_failures(report, sum(count.failed for count in counts.values()))))
 
 
-def _failures(run: Run, failed: int) -> Iterator[str]:
+def _failures(report: GateReport, failed: int) -> Iterator[str]:
     """Yield a line per failed check, in the order of the table, with its reason."""
-    for shown, check in enumerate(failed_checks(run)):
+    run = report.run
+    for shown, check in enumerate(failed_checks(run, report.filters)):
         if shown == FAILURES_SHOWN:
             yield f"and {failed - shown:,} more: the frame `verdicts` of convbatch.load({str(run.path)!r})"
             return
@@ -322,7 +336,7 @@ def _notes(totals: Sequence[TargetSummary], counts: dict[str, VerdictCounts]) ->
         for reason, number in count.reasons.items():
             yield f"note: {target}: {count_of(number, 'check')} without a verdict: {reason}"
         if count.errors:
-            yield f"note: {target}: {count_of(count.errors, 'check')} could not run; they count as failed"
+            yield f"note: {target}: {count_of(count.errors, 'check')} could not run and {'counts' if count.errors == 1 else 'count'} as failed"
     simulated = [total.target for total in totals if total.simulated]
     if simulated:
         yield f"SIMULATED, no model was asked: {', '.join(simulated)}"

@@ -7,7 +7,7 @@ conversation at a time. What a command does with the turns that match is its own
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import repeat
 from typing import Any, NamedTuple, get_args
 
@@ -15,7 +15,9 @@ from convbatch.errors import SetupError, did_you_mean, nearest
 from convbatch.reply import FinishReason
 from convbatch.results.cache import read_with_verdicts
 from convbatch.results.columns import STATUSES, Row
+from convbatch.results.parquet import read_rows
 from convbatch.results.run import Run
+from convbatch.results.summary import TargetSummary, summarise
 from convbatch.results.verdicts import dialogue_pass
 
 _NAMES_KEPT = 1_000
@@ -61,6 +63,9 @@ class Filters:
     def wants_check(self, name: str, kind: str) -> bool:
         """Return whether a check of this name and kind is meant."""
         return not self.check or name in self.check or kind in self.check
+
+
+EVERYTHING = Filters()
 
 
 class _Turn(NamedTuple):
@@ -116,20 +121,47 @@ class Matcher:
         for turns, checks in self._conversations(run, only):
             yield from self._matches(turns, checks)
 
-    def verdicts(self, run: Run, names: Sequence[str]) -> Iterator[Row]:
-        """Yield these columns of the verdicts on turns that match; of whole dialogues, those with such a turn."""
+    def conversations(self, run: Run, names: Sequence[str]) -> Iterator[tuple[list[_Turn], list[Row]]]:
+        """Yield every conversation with a turn that matches, and the verdicts that are meant.
+
+        Args:
+            run: The run.
+            names: Columns of the verdicts. Of whole dialogues, those of every conversation that is yielded are meant.
+        """
         of_verdicts = (*_Check._fields, *names)
         for rows, verdicts in read_with_verdicts(run.turns_path, self._columns, of_verdicts):
             turns = [_Turn(*row) for row in rows]
             checks = [_Check(*row[: len(_Check._fields)]) for row in verdicts]
-            matching: set[int | None] = {
-                turn.turn for turn, does in zip(turns, self._matches(turns, checks), strict=True) if does
-            }
+            does_match = self._matches(turns, checks)
+            matching: set[int | None] = {turn.turn for turn, does in zip(turns, does_match, strict=True) if does}
             if matching:
                 matching.add(None)
-            for check, row in zip(checks, verdicts, strict=True):
-                if check.turn in matching and self.filters.wants_check(check.check, check.kind):
-                    yield row[len(_Check._fields) :]
+                yield (
+                    turns,
+                    [
+                        row[len(_Check._fields) :]
+                        for check, row in zip(checks, verdicts, strict=True)
+                        if check.turn in matching and self.filters.wants_check(check.check, check.kind)
+                    ],
+                )
+
+    def verdicts(self, run: Run, names: Sequence[str]) -> Iterator[Row]:
+        """Yield these columns of the verdicts that are meant."""
+        if not self.filters:
+            return read_rows(run.verdicts_path, names)
+        return (row for _, verdicts in self.conversations(run, names) for row in verdicts)
+
+    def summary(self, run: Run) -> list[TargetSummary]:
+        """Sum up the turns that match, by target; a dialogue with such a turn passes by the checks that are meant."""
+        if not self.filters:
+            return run.summary()
+        passes = self.passes(run)
+        totals = summarise(run.turns_path, run.manifest.targets, self.mask(run))
+        counts = [passes.get(total.target, Passes()) for total in totals]
+        return [
+            replace(total, passed=count.passed, judged=count.passed + count.failed, undecided=count.undecided)
+            for total, count in zip(totals, counts, strict=True)
+        ]
 
     def passes(self, run: Run) -> dict[str, Passes]:
         """Count by target how many conversations with a turn that matches pass the checks that are meant."""

@@ -20,6 +20,7 @@ from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
 from convbatch.results.export import Content, Part, check_suffix, write_content
+from convbatch.results.filters import EVERYTHING, Filters
 from convbatch.results.quality_gate import falls_short
 from convbatch.results.run import Run
 from convbatch.results.summary import TargetSummary
@@ -45,6 +46,8 @@ class GateReport:
     """None: there is no gate."""
     lines: Sequence[str]
     """What the gate decided, as printed."""
+    filters: Filters = EVERYTHING
+    """What `totals` and the verdicts are of; the exit code is of the whole run."""
 
     @property
     def gate(self) -> GateResult | None:
@@ -55,7 +58,8 @@ class GateReport:
     def summary(self) -> str:
         """The result as one sentence."""
         if self.fail_under is None:
-            return f"no gate, exit code {self.exit_code:d}"
+            only = f"; only what matches {self.filters}" if self.filters else ""
+            return f"no gate, exit code {self.exit_code:d}{only}"
         return f"gate {self.gate}, exit code {self.exit_code:d} (--fail-under {self.fail_under})"
 
 
@@ -96,7 +100,7 @@ def gate_content(report: GateReport) -> Content:
 
 def to_value(report: GateReport) -> dict[str, Any]:
     """Return the report as one JSON object; its keys are a contract."""
-    counts = count_verdicts(report.run)
+    counts = count_verdicts(report.run, report.filters)
     return {
         "gate": report.gate,
         "exit_code": int(report.exit_code),
@@ -106,7 +110,7 @@ def to_value(report: GateReport) -> dict[str, Any]:
         "run": report.run.name,
         "path": str(report.run.path),
         "targets": [_target_value(total, counts.get(total.target)) for total in report.totals],
-        "failed": [check._asdict() for check in failed_checks(report.run)],
+        "failed": [check._asdict() for check in failed_checks(report.run, report.filters)],
     }
 
 
@@ -129,7 +133,7 @@ def _to_json_value(value: Any) -> Any:
 
 def to_markdown(report: GateReport) -> str:
     """Return the report as Markdown, e.g. for a comment on a pull request."""
-    counts = count_verdicts(report.run)
+    counts = count_verdicts(report.run, report.filters)
     head = "NO GATE" if report.gate is None else report.gate.upper()
     simulated = [total.target for total in report.totals if total.simulated]
     facts = [*report.lines, f"run: {report.run.name}"]
@@ -140,7 +144,7 @@ def to_markdown(report: GateReport) -> str:
         f"## {head}: {md(printable(report.summary))}",
         "\n".join(f"- {md(printable(line))}" for line in facts),
         "\n".join([*table, *(md_row([md(printable(cell)) for cell in row]) for row in rows)]),
-        "\n".join(_md_failures(report.run, sum(one.failed for one in counts.values()))),
+        "\n".join(_md_failures(report, sum(one.failed for one in counts.values()))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -158,12 +162,12 @@ def _md_cells(total: TargetSummary, counts: VerdictCounts) -> list[str]:
     ]
 
 
-def _md_failures(run: Run, failed: int) -> Iterator[str]:
+def _md_failures(report: GateReport, failed: int) -> Iterator[str]:
     if not failed:
         return
     yield f"### Failed: {count_of(failed, 'check')}\n"
-    for _, check in zip(range(FAILURES_WRITTEN), failed_checks(run), strict=False):
-        yield f"- {md(printable(failure_text(check, run)))}"
+    for _, check in zip(range(FAILURES_WRITTEN), failed_checks(report.run, report.filters), strict=False):
+        yield f"- {md(printable(failure_text(check, report.run)))}"
     if failed > FAILURES_WRITTEN:
         yield f"- … and {failed - FAILURES_WRITTEN:,} more"
 

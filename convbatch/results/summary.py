@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import repeat
 from pathlib import Path
 
 from convbatch.journal.manifest import ManifestTarget
@@ -64,15 +65,25 @@ class TargetSummary:
     """Which other models answered, with counts."""
 
 
-def summarise(turns: Path, targets: Sequence[ManifestTarget]) -> list[TargetSummary]:
-    """Sum up a `turns.parquet` and its `verdicts.parquet` by target, in the order of `targets`."""
+def summarise(
+    turns: Path, targets: Sequence[ManifestTarget], mask: Iterable[bool] = repeat(True)
+) -> list[TargetSummary]:
+    """Sum up a `turns.parquet` and its `verdicts.parquet` by target, in the order of `targets`.
+
+    Args:
+        turns: The `turns.parquet`.
+        targets: The targets of the run.
+        mask: Whether each row of it counts; a conversation counts if one of its rows does.
+    """
+    counts = iter(mask)
     totals = {target.name: GroupTotals(LatencySteps()) for target in targets}
     for rows, verdicts in read_conversations(turns, CountedTurn._fields):
         counted = [CountedTurn(*row) for row in rows]
         group = totals[counted[0].target]
-        for turn in counted:
+        chosen = [turn for turn, does_count in zip(counted, counts, strict=False) if does_count]
+        for turn in chosen:
             group.add(turn)
-        if verdicts:
+        if verdicts and chosen:
             statuses = [turn.status for turn in counted]
             group.add_conversation(dialogue_pass(statuses, [verdict.passed for verdict in verdicts]))
     return [_summary(target, totals[target.name]) for target in targets]

@@ -13,8 +13,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from convbatch.results.cache import read_conversations
-from convbatch.results.parquet import read_rows
+from convbatch.results.filters import EVERYTHING, Filters, Matcher
+from convbatch.results.rows import StoredVerdict
 from convbatch.results.run import Run
 from convbatch.results.verdicts import sum_verdicts
 
@@ -45,10 +45,10 @@ class VerdictCounts:
     """Why there is no verdict."""
 
 
-def count_verdicts(run: Run) -> dict[str, VerdictCounts]:
+def count_verdicts(run: Run, filters: Filters = EVERYTHING) -> dict[str, VerdictCounts]:
     """Count the verdicts of every target that has any."""
     counts: dict[str, VerdictCounts] = {}
-    for target, passed, reason, error in read_rows(run.verdicts_path, ("target", "passed", "reason", "error")):
+    for target, passed, reason, error in Matcher(filters).verdicts(run, ("target", "passed", "reason", "error")):
         count = counts.setdefault(target, VerdictCounts())
         if passed is None:
             count.open += 1
@@ -57,29 +57,29 @@ def count_verdicts(run: Run) -> dict[str, VerdictCounts]:
         count.passed += passed
         count.failed += not passed
         count.errors += error is not None
-    for target, score in mean_scores(run).items():
+    for target, score in mean_scores(run, filters).items():
         if target in counts:
             counts[target].score = score
     return counts
 
 
-def failed_checks(run: Run) -> Iterator[FailedCheck]:
+def failed_checks(run: Run, filters: Filters = EVERYTHING) -> Iterator[FailedCheck]:
     """Yield every failed check."""
-    for passed, *row in read_rows(run.verdicts_path, ("passed", *FailedCheck._fields)):
+    for passed, *row in Matcher(filters).verdicts(run, ("passed", *FailedCheck._fields)):
         if passed is False:
             yield FailedCheck(*row)
 
 
-def mean_scores(run: Run) -> dict[str, float]:
+def mean_scores(run: Run, filters: Filters = EVERYTHING) -> dict[str, float]:
     """Return the mean score of each target that has one; dialogues with a pending turn are left out."""
-    names = ("dialogue_index", "target", "repeat", "status")
     scores: defaultdict[str, list[float]] = defaultdict(list)
-    conversations = read_conversations(run.turns_path, names)
+    conversations = Matcher(filters).conversations(run, StoredVerdict._fields)
     for (_, target), repeats in groupby(conversations, key=lambda pair: pair[0][0][:2]):
         by_scope: defaultdict[int | None, list[float]] = defaultdict(list)
         is_pending = False
-        for rows, verdicts in repeats:
-            is_pending |= any(row[3] == "pending" for row in rows)
+        for turns, rows in repeats:
+            is_pending |= any(turn.status == "pending" for turn in turns)
+            verdicts = [StoredVerdict(*row) for row in rows]
             for turn, some in groupby(verdicts, key=itemgetter(0)):
                 score = sum_verdicts((one.passed, one.score, one.weight) for one in some).score
                 by_scope[turn].extend([] if score is None else [score])

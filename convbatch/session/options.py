@@ -345,7 +345,7 @@ class FilterOptions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CheckOptions(JudgeOptions, VerdictOptions):
+class CheckOptions(JudgeOptions, FilterOptions, VerdictOptions):
     """Options of `convbatch check`."""
 
     run: str = field(metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`."))

@@ -13,6 +13,7 @@ from convbatch.reply import Failure
 from convbatch.reporting.report import sections
 from convbatch.results.filters import Filters, Matcher, Passes
 from convbatch.results.run import Run, load
+from convbatch.results.verdict_counts import failed_checks, mean_scores
 from tests.support.made_runs import DRIFT, GOOD, SEED_REPLY, MadeRun, dialogue
 
 
@@ -76,6 +77,12 @@ def test_what_no_turn_has_is_refused_with_the_nearest_name(run: Run) -> None:
 def test_verdicts_and_passes_are_of_the_checks_that_are_meant(run: Run) -> None:
     matcher = Matcher(Filters(check=("day",)))
     assert list(matcher.verdicts(run, ("target", "passed"))) == [(DRIFT, False), (GOOD, True)]
+    assert [(one.target, one.turns, one.judged, one.passed) for one in matcher.summary(run)] == [
+        (GOOD, 1, 1, 1),
+        (DRIFT, 1, 0, 0),
+    ]
+    assert next(failed_checks(run, matcher.filters)).check == "day"
+    assert mean_scores(run, Filters(tag=("en",))) == {DRIFT: 0.0, GOOD: 1.0}
     assert matcher.passes(run) == {DRIFT: Passes(undecided=1), GOOD: Passes(passed=1)}
     assert Matcher(Filters(tag=("en",))).passes(run) == {DRIFT: Passes(failed=1), GOOD: Passes(passed=1)}
 
