@@ -109,10 +109,6 @@ Tokens = int | Callable[[], int]
 """What a turn counts against the token limit; a function is called again at each check, as estimates get better."""
 
 
-def _amount(tokens: Tokens) -> int:
-    return tokens if isinstance(tokens, int) else tokens()
-
-
 class _Waiter:
     __slots__ = ("called", "event", "tokens")
 
@@ -198,7 +194,12 @@ class RateLimiter:
     @property
     def counts_tokens(self) -> bool:
         """Whether tokens limit what is sent, so that `admit` needs an estimate."""
-        return self._ledger is not None or self._token_pace.is_known
+        return self._ledger is not None or (self._was_throttled and self._token_pace.is_known)
+
+    def _amount(self, tokens: Tokens) -> int:
+        if not self.counts_tokens:
+            return 0
+        return tokens if isinstance(tokens, int) else tokens()
 
     @property
     def waiting(self) -> int:
@@ -224,7 +225,7 @@ class RateLimiter:
 
         `why_waiting` says the same to people.
         """
-        if not self._queue or (obstacle := self._obstacle(_amount(self._queue[0].tokens))) is None:
+        if not self._queue or (obstacle := self._obstacle(self._amount(self._queue[0].tokens))) is None:
             return None
         kind, until = obstacle
         if kind == "day" and self._day is not None:  # its next check may come before its end
@@ -247,7 +248,7 @@ class RateLimiter:
             LimiterClosed: `close` was called, before or during the wait.
         """
         self._raise_if_closed()
-        if not self._queue and self._obstacle(amount := _amount(tokens)) is None:
+        if not self._queue and self._obstacle(amount := self._amount(tokens)) is None:
             return await self._pass(amount, 0.0)
         return await self._wait_in_queue(tokens)
 
@@ -351,7 +352,7 @@ class RateLimiter:
 
     def why_waiting(self) -> str | None:
         """Return why the first caller waits, as a short text; None if no one waits, or only for a full window."""
-        if not self._queue or (obstacle := self._obstacle(_amount(self._queue[0].tokens))) is None:
+        if not self._queue or (obstacle := self._obstacle(self._amount(self._queue[0].tokens))) is None:
             return None
         match obstacle:
             case ("pause", _):
@@ -427,7 +428,7 @@ class RateLimiter:
             while True:
                 await self._wake(waiter)
                 self._raise_if_closed()
-                if self._queue[0] is waiter and self._obstacle(amount := _amount(tokens)) is None:
+                if self._queue[0] is waiter and self._obstacle(amount := self._amount(tokens)) is None:
                     return await self._pass(amount, self._now - entered)
         finally:
             self._uncall(waiter)
@@ -459,7 +460,7 @@ class RateLimiter:
         index = self._called if head.called else 0
         if index >= len(self._queue) or (index and self._admits_singly):
             return
-        obstacle = self._obstacle(_amount(head.tokens))
+        obstacle = self._obstacle(self._amount(head.tokens))
         if obstacle is not None:
             if obstacle[1] is not None:
                 self._look_again_at(obstacle[1])
@@ -477,8 +478,7 @@ class RateLimiter:
             self._ledger is not None
             or self._rate is not None
             or self._pause.needs_probe
-            or self._pace.is_known
-            or self._token_pace.is_known
+            or (self._was_throttled and (self._pace.is_known or self._token_pace.is_known))
         )
 
     def _look_again_at(self, when: float) -> None:

@@ -554,8 +554,7 @@ class Runner:
 
 
 def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings: Settings) -> int:
-    limiter = worker.limiter
-    return worker.token_estimates.estimate(state, settings, limit=limiter.tpm) if limiter.counts_tokens else 0
+    return worker.token_estimates.estimate(state, settings, limit=worker.limiter.tpm)
 
 
 def _call(worker: TargetWorker, state: ConversationState, turn: int, number: int, permit: Permit) -> Call:

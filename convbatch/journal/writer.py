@@ -239,6 +239,7 @@ class _Tail:
         self._disk = disk
         self._lock = lock
         self._path = path
+        self._name = str(path)
         self._failure: OSError | None = None
         self._fd = -1
         self.size = 0
@@ -269,7 +270,7 @@ class _Tail:
         if self._failure is not None:
             raise self.broken()
         try:
-            there, own = self._path.stat(follow_symlinks=False), os.fstat(self._fd)
+            there, own = os.stat(self._name, follow_symlinks=False), os.fstat(self._fd)
         except OSError as error:
             gone = FileNotFoundError(errno.ENOENT, _GONE) if isinstance(error, FileNotFoundError) else error
             raise self._replaced(gone) from None
@@ -320,6 +321,7 @@ class _Tail:
 
     def _open(self, *, new: bool) -> None:
         create = os.O_CREAT | os.O_EXCL if new else 0
+        self._name = str(self._path)
         self._fd = self._disk.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | create)
         # Also for an existing segment: its creator may have been killed before the name was durable.
         self._disk.sync_folder(self._folder.journal)

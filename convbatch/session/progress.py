@@ -253,7 +253,10 @@ class Progress:
                 log.write("wait", f"{view.name}: {view.why or 'no longer'}")
 
     def _of(self, target: str) -> _Target:
-        return self._targets.setdefault(target, _Target(None))
+        of_target = self._targets.get(target)
+        if of_target is None:
+            of_target = self._targets[target] = _Target(None)
+        return of_target
 
     def _status(self, view: TargetView, now: float) -> TargetStatus:
         of_target = self._of(view.name)
