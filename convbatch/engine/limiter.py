@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 from aiolimiter import AsyncLimiter
 
-from convbatch.engine.pace import LearnedPace
+from convbatch.engine.pace import WINDOW_S, LearnedPace
 from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate, seconds_until_drained
 from convbatch.engine.throttling import Breaker, Dimension, Pause, Signal, Window
 
@@ -316,13 +316,15 @@ class RateLimiter:
         """Keep limits that the gateway states, as (count, window in seconds); configured ones come first.
 
         Args:
-            requests: Limit of requests; those that were sent before count, too.
+            requests: Limit of requests; those that were sent before count, too. One that they exceed is ignored.
             tokens: Limit of tokens; only one of a minute is used.
             may_lower: Whether they replace larger ones. A gateway with several upstreams passes on the limits of each.
         """
         known_requests, known_tokens = self._stated
         has_rates, has_tpm = self._is_configured
-        if requests is not None and not has_rates and _replaces(requests, known_requests, may_lower=may_lower):
+        if requests is not None and (has_rates or self._exceeds(requests)):
+            requests = None
+        if requests is not None and _replaces(requests, known_requests, may_lower=may_lower):
             self._stated = (requests, known_tokens)
             self._use_stated_rate(requests)
         if tokens is None or has_tpm or tokens[1] != _TOKEN_WINDOW_S or tokens[0] < self._token_pace.traffic.largest:
@@ -333,6 +335,15 @@ class RateLimiter:
             if self._ledger is None:
                 self._ledger = TokenWindow(self.tpm, _TOKEN_WINDOW_S + self._jitter_s)
             self._ledger.budget = self.tpm
+
+    def _exceeds(self, limit: tuple[int, float]) -> bool:
+        """Return whether more requests were answered than a gateway with this limit lets through.
+
+        Two windows of a fixed clock, or a full bucket and its refill, let twice the limit pass in the time of one.
+        """
+        count, window_s = limit
+        answered = self._pace.traffic.last_minute(self._clock.monotonic()) - self.in_flight
+        return answered > count * (1 + max(1.0, WINDOW_S / window_s))
 
     def _use_stated_rate(self, limit: tuple[int, float]) -> None:
         now = self._clock.monotonic()
