@@ -336,7 +336,8 @@ def _notes(totals: Sequence[TargetSummary], counts: dict[str, VerdictCounts]) ->
         for reason, number in count.reasons.items():
             yield f"note: {target}: {count_of(number, 'check')} without a verdict: {reason}"
         if count.errors:
-            yield f"note: {target}: {count_of(count.errors, 'check')} could not run and {'counts' if count.errors == 1 else 'count'} as failed"
+            verb = "counts" if count.errors == 1 else "count"
+            yield f"note: {target}: {count_of(count.errors, 'check')} could not run and {verb} as failed"
     simulated = [total.target for total in totals if total.simulated]
     if simulated:
         yield f"SIMULATED, no model was asked: {', '.join(simulated)}"

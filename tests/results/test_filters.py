@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from convbatch.cli.check import run_check
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.reply import Failure
@@ -14,6 +15,7 @@ from convbatch.reporting.report import sections
 from convbatch.results.filters import Filters, Matcher, Passes
 from convbatch.results.run import Run, load
 from convbatch.results.verdict_counts import failed_checks, mean_scores
+from convbatch.session.options import CheckOptions
 from tests.support.made_runs import DRIFT, GOOD, SEED_REPLY, MadeRun, dialogue
 
 
@@ -94,3 +96,15 @@ def test_a_filtered_report_counts_the_turns_that_match_and_says_so(run: Run) -> 
     assert {"judges", "audit"}.isdisjoint(section.key for section in others)
     with pytest.raises(SetupError, match="leave out the filters"):
         sections(run, filters=Filters(tag=("en",)), bill=Path("usage.csv"))
+
+
+def test_check_prints_what_matches_and_takes_no_gate_with_filters(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(run.path)
+    assert run_check(CheckOptions(run=path, tag=("en",))) == 3, "the exit code is of the whole run"
+    lines = capsys.readouterr().out.splitlines()
+    assert "1/1 (100.0 %)" in lines[1]
+    assert "0/1 (0.0 %)" in lines[2]
+    assert lines[3] == "only what matches --tag en; the exit code is of the whole run"
+    assert lines[4].startswith(f"failed: b, dialogue, {DRIFT}: contains: ")
+    with pytest.raises(SetupError, match="a gate is of the whole run"):
+        run_check(CheckOptions(run=path, tag=("en",), fail_under="0.9"))
