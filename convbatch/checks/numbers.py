@@ -52,6 +52,7 @@ def last_number(text: str, *, locale: str | None = None, unit: str | None = None
         UnsureNumber: The number can be read as more than one value, or stands next to something not understood.
     """
     plain = _rewrite(text)
+    unit = None if unit is None else _rewrite(f" {unit}").strip(" " + _THIN) or unit
     matches = list(_RUN.finditer(plain)) if unit else _last_match(plain)
     for match in reversed(matches):
         before = plain[max(match.start() - _CONTEXT, 0) : match.start()]
@@ -335,7 +336,7 @@ _BEFORE_UNSURE = (
     (re.compile(r"\d ?[(]?\+ ?$"), "it is part of a sum"),
     (re.compile(r"[-–][(|]$|[=:(\[≈<>,$] ?[-–] \($"), "the sign before its bracket may belong to it"),
     (
-        re.compile(r"(?i)\b(?:to the power(?: of)?|raised to(?: the)?|square root of|root of|sqrt ?\(?) ?$"),
+        re.compile(r"(?i)\b(?:to the power(?: of)?|square root of|root of|sqrt ?\(?) ?$"),
         "it is part of a power",
     ),
     (re.compile(r"[/÷]$"), "a slash stands before it"),
@@ -441,6 +442,7 @@ def _has_unit(token: _Token, unit: str) -> bool:
 def _unit_follows(after: str, unit: str) -> bool:
     after = after.lstrip(_THIN + " -")
     rest = after[len(unit) :]
-    if not after.startswith(unit) or re.match(r"[²³^]|\*\*|/[^\W\d_]", rest):  # another unit: km², km/h
+    per = r"|/[^\W\d_]" if unit[-1].islower() else ""  # km/h is no length, but €/kg is a price
+    if not after.startswith(unit) or re.match(rf"[²³^]|\*\*{per}", rest):
         return False
     return not (_is_cased_letter(unit[-1]) and rest[:1].isalpha() and rest[:1].isascii())
