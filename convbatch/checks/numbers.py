@@ -411,8 +411,12 @@ def _refuse_spaced_sign(token: _Token, before: str) -> None:
 
 def _is_booked(token: _Token, before: str) -> bool:
     """Whether an amount stands alone in brackets, as losses do in accounts: `Net: ($1,200)`."""
-    amount = before != token.before or re.search(r",\d{3}|\.\d\d$", token.digits) is not None
-    return amount and token.after.startswith(")") and re.search(r"(?:^|[\n:=|])[ *_]*\([ ]?$", before) is not None
+    if not token.after.startswith(")"):
+        return False
+    if before != token.before:  # a currency sign is in the brackets
+        return re.search(r"(?:^|[\n:=|])[ *_]*\([ ]?$", before) is not None
+    is_amount = re.search(r",\d{3}|\.\d\d$", token.digits) is not None
+    return is_amount and re.search(r"[:=|][ *_]*\([ ]?$", before) is not None
 
 
 def _refuse_before(token: _Token, before: str, *, signed: bool) -> None:
