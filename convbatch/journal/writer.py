@@ -270,7 +270,8 @@ class _Tail:
         if self._failure is not None:
             raise self.broken()
         try:
-            there, own = os.stat(self._name, follow_symlinks=False), os.fstat(self._fd)
+            there = os.stat(self._name, follow_symlinks=False)  # noqa: PTH116  # for every turn: a Path costs more
+            own = os.fstat(self._fd)
         except OSError as error:
             gone = FileNotFoundError(errno.ENOENT, _GONE) if isinstance(error, FileNotFoundError) else error
             raise self._replaced(gone) from None
