@@ -480,9 +480,9 @@ def test_lost_output_does_not_hide_a_failed_quality_gate(lost: str, workdir: Pat
     assert "gate: sim-good@here passed 0 of 1 dialogue, less than --fail-under 1" in done.err
 
 
-@pytest.mark.parametrize("command", ["table .", pytest.param("show .", marks=SLOW), pytest.param("runs", marks=SLOW)])
+@pytest.mark.parametrize("command", ["table", pytest.param("show", marks=SLOW), pytest.param("runs", marks=SLOW)])
 def test_reading_commands_end_quietly_when_the_pipe_is_closed(command: str, finished_run: Path) -> None:
-    done = shell(f"convbatch {command} | true; exit ${{PIPESTATUS[0]}}", finished_run)
+    done = shell(f"convbatch {command} . | true; exit ${{PIPESTATUS[0]}}", finished_run)
     assert (done.code, done.err) == (0, "")
 
 

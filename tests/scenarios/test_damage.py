@@ -7,6 +7,7 @@ like an undisturbed run. `obeys` checks this against the servers' ledgers.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 from collections.abc import Generator
@@ -256,7 +257,9 @@ def test_short_writes_are_continued(calm: VirtualRun, seed: int):
 # -- damage after the run
 
 
-def check_recovery(tiny: VirtualRun, segment: bytes, *, must_refuse: bool | None, lines: int = 1) -> None:
+def check_recovery(
+    tiny: VirtualRun, segment: bytes, *, must_refuse: bool | None, lines: int = 1, was_killed: bool = False
+) -> None:
     """Check that a run with this journal ends like the undisturbed one and pays again only for lost lines.
 
     Args:
@@ -264,10 +267,15 @@ def check_recovery(tiny: VirtualRun, segment: bytes, *, must_refuse: bool | None
         segment: Its journal, damaged.
         must_refuse: Whether a resume without `--salvage` must be refused; None allows both.
         lines: Number of lost lines.
+        was_killed: Whether `run.json` is as a killed session leaves it, without the journal's end.
     """
     with TemporaryDirectory(dir=IN_MEMORY) as folder:
         virtual_run = copy_of(Path(folder), tiny)
         segments(virtual_run)[0].write_bytes(segment)
+        if was_killed:
+            recorded = json.loads((virtual_run.path / "run.json").read_bytes())
+            del recorded["journal"]
+            (virtual_run.path / "run.json").write_text(json.dumps({**recorded, "state": "running"}))
         refusal = run_refused(virtual_run)
         assert must_refuse in (None, refusal is not None), f"refused: {refusal}"
         result = virtual_run.run_session(salvage=True) if refusal is not None else virtual_run.ended[-1].result
@@ -287,7 +295,7 @@ def journal_of(tiny: VirtualRun) -> bytes:
 def test_a_journal_torn_at_any_byte_continues_from_there(tiny: VirtualRun, part: int):
     whole = journal_of(tiny)
     for cut in range(part, len(whole), 8):
-        check_recovery(tiny, whole[:cut], must_refuse=False, lines=2)
+        check_recovery(tiny, whole[:cut], must_refuse=False, lines=2, was_killed=True)
 
 
 @pytest.mark.slow
