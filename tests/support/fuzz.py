@@ -508,7 +508,7 @@ def _usage_logs(data: bytes, rng: random.Random, folder: Path) -> None:
     with contextlib.suppress(ConvbatchError):
         usage_log = read_usage_log(path, load_shipped_config().usage_logs, rng.choice((None, "new-api")))
         counts = [count for line in usage_log.lines for count in (line.input_tokens, line.output_tokens)]
-        must(all(count is None or count >= 0 for count in counts), "token counts are not negative; an amount is, where it is a refund")
+        must(all(count is None or count >= 0 for count in counts), "token counts are not negative, as a refund is")
         must(all(line.model for line in usage_log.lines), "each call has a model")
         must(
             len(usage_log.lines) + usage_log.left_out <= data.count(b"\n") + data.count(b"\r") + 1,
