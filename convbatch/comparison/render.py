@@ -306,7 +306,11 @@ def _within(one: JudgedMetric) -> str:
 
 
 def _dialogues(count: int) -> str:
-    return f"{count:,} dialogue{'' if count == 1 else 's'}"
+    return _count(count, "dialogue")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _percent(share: float) -> str:
@@ -401,7 +405,7 @@ def _facts(comparison: Comparison) -> Iterator[str]:
     pairs = comparison.pairs
     yield f"base       {comparison.base}"
     yield f"candidate  {comparison.candidate}"
-    parts = [f"{len(pairs.whole):,} dialogues, {pairs.turns:,} turns paired"]
+    parts = [f"{_dialogues(len(pairs.whole))}, {_count(pairs.turns, 'turn')} paired"]
     for count, what in (
         (len(pairs.only_base), "only in the base"),
         (len(pairs.only_candidate), "only in the candidate"),

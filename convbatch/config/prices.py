@@ -80,10 +80,11 @@ def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
             continue
         try:
             rate = amount(pair, value)
-            if rate == 0:
-                raise InvalidValue(f"the rate {pair} must be more than 0", example, found=value)
-        except InvalidValue as invalid:
-            report(("rates", pair), invalid)
+        except InvalidValue:
+            rate = Decimal(0)
+        if rate == 0:
+            what = f"the rate {pair} must be a number of more than 0"
+            report(("rates", pair), InvalidValue(what, example, found=value))
             continue
         if (other, one) in rates:
             report(("rates", pair), InvalidValue(f"{pair} is given twice, in both directions", "keep one of them"))

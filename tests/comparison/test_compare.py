@@ -570,6 +570,7 @@ def test_runs_without_a_dialogue_in_common_are_refused() -> None:
 def test_a_single_dialogue_is_inconclusive() -> None:
     comparison = compare_frames(side({"a": [True]}), side({"a": [False]}))
     assert comparison.verdict == "inconclusive"
+    assert "1 dialogue, 1 turn paired" in render.to_markdown(comparison)
     low, high = comparison.judged[0].result.ci95 or (0, 0)
     assert low < 0 < high
 

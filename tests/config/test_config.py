@@ -904,3 +904,14 @@ def test_the_manual_lists_every_preset_and_every_key() -> None:
     assert not [key for key in GATEWAY_KEYS if f"`{key}`" not in text]
     bills = (CONFIGS.parent / "docs" / "audit.md").read_text(encoding="utf-8")
     assert not [key for key in USAGE_LOG_KEYS if f"`{key}`" not in bills]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "true", '"7"'])
+def test_an_exchange_rate_is_a_number_of_more_than_0_and_its_key_is_shown_in_quotes(tmp_path: Path, value: str):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[rates]\n"USD/CNY" = {value}\n')
+    with pytest.raises(ConvbatchError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    assert "the rate USD/CNY must be a number of more than 0" in text
+    assert 'write "USD/CNY" = 7.1' in text
