@@ -6,45 +6,38 @@ unknown value is not in the sum but counted. `render.py` writes sections; `resul
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.console.text import shorten
 from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError, did_you_mean
-from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
-from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency
+from convbatch.pricing import Money
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
+from convbatch.reporting.runs import ReportedRun, Runs, load_runs
 from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
 from convbatch.reporting.usage_log import reconcile
 from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, ErrorGroup, GroupTotals
 from convbatch.results.columns import STATUSES, TURNS, Column, Row, row_builder
 from convbatch.results.filters import Filters, Matcher
 from convbatch.results.judge_costs import JUDGES, JudgeTotal, judge_totals
-from convbatch.results.parquet import Rows, read_rows
-from convbatch.results.run import Run, load
+from convbatch.results.parquet import Rows
+from convbatch.results.run import Run
 from convbatch.results.served import ServedCount, served_counts, served_notes
-from convbatch.results.several import run_labels
-from convbatch.served_model import Aliases
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from convbatch.config.gateways import Config, Target
-
-Runs: TypeAlias = Run | str | Path | Iterable[Run | str | Path]
 
 KEYS = ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat")
 """The keys of `--by`."""
@@ -171,7 +164,7 @@ def report(
         InputError: The config is wrong.
     """
     keys = grouping(by)
-    data = _read_runs(_load_runs(runs, config, currency), keys, Matcher(Filters()))
+    data = _read_runs(load_runs(runs, config, currency), keys, Matcher(Filters()))
     return _usage(data, keys)
 
 
@@ -205,7 +198,7 @@ def sections(
     matcher = Matcher(filters or Filters())
     if matcher.filters and bill is not None:
         raise SetupError(f"--bill with {matcher.filters}", hint="a usage log is of whole runs: leave out the filters")
-    reported_runs = _load_runs(runs, config, currency)
+    reported_runs = load_runs(runs, config, currency)
     loaded = [reported.run for reported in reported_runs]
     billed = [] if bill is None else _billed(loaded, bill, bill_form, config)
     data = _read_runs(reported_runs, keys, matcher)
@@ -259,7 +252,7 @@ def _served(data: _ReportData) -> Iterator[Section]:
         yield Section(key="served", title="Who answered", frame=frame, notes=tuple(notes))
 
 
-def _alias_hint(reported: _ReportedRun, target: ManifestTarget, counts: Sequence[ServedCount]) -> Iterator[str]:
+def _alias_hint(reported: ReportedRun, target: ManifestTarget, counts: Sequence[ServedCount]) -> Iterator[str]:
     """Yield the config line for a target all of whose replies have one other name, such as a deployment."""
     if len(counts) == 1 and counts[0].match == "other" and len(str(counts[0].served)) <= SHOWN_OF_A_NAME:
         asked, served = (json.dumps(str(name), ensure_ascii=False) for name in (target.model, counts[0].served))
@@ -273,7 +266,7 @@ def _short_name(name: str | None) -> str | None:
     return None if name is None else shorten(name, SHOWN_OF_A_NAME)
 
 
-def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
+def _judges(reported_runs: Sequence[ReportedRun]) -> Iterator[Section]:
     """Yield the section on judge calls, which are billed but are not usage of the models."""
     totals = [(reported, total) for reported in reported_runs for total in judge_totals(reported.run)]
     if totals:
@@ -285,7 +278,7 @@ def _judges(reported_runs: Sequence[_ReportedRun]) -> Iterator[Section]:
         )
 
 
-def _judge_cells(reported: _ReportedRun, total: JudgeTotal) -> Row:
+def _judge_cells(reported: ReportedRun, total: JudgeTotal) -> Row:
     cells = total._asdict()
     for name in ("cost", "at_most"):
         amount = cells[name]
@@ -317,125 +310,6 @@ def grouping(by: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ReportedRun:
-    """A run with the options of the report."""
-
-    label: str
-    run: Run
-    exchange_rates: ExchangeRates
-    currency: str | None
-    """Amounts are converted into it; None keeps their currency."""
-    config: str
-    """Config file to which prices can be added."""
-
-    def converted(self, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:
-        """Return amounts by currency, converted into `currency` if it is set."""
-        if self.currency is None:
-            return dict(amounts)
-        found = (self.exchange_rates.convert(Money(amount=amounts[c], currency=c), self.currency) for c in amounts)
-        known = [money.amount for money in found if money is not None]
-        return {self.currency: sum(known, Decimal(0))} if known else {}
-
-    def refuse_missing_rates(self, total: GroupTotals) -> None:
-        """Refuse missing exchange rates.
-
-        Raises:
-            SetupError: A rate is missing; lists all missing ones.
-        """
-        found = sorted({currency for amounts in total.money.values() for currency in amounts})
-        missing = [c for c in found if self.currency and not self.converted({c: Decimal(1)})]
-        if missing:
-            lines = [f'"{currency}/{self.currency}" = <{self.currency} for 1 {currency}>' for currency in missing]
-            raise SetupError(
-                f"{self.label} has no exchange rate from {' or '.join(missing)} to {self.currency}",
-                hint=f"below [rates] in convbatch.toml write {', '.join(lines)}; then add -c convbatch.toml",
-            )
-
-
-def _load_runs(runs: Runs, config: str | Path | None, currency: str | None) -> list[_ReportedRun]:
-    check_currency(currency)
-    several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
-    loaded = [run if isinstance(run, Run) else load(run) for run in several]
-    if not loaded:
-        raise SetupError("no run to report", hint="name one or more, such as `latest`")
-    labels = run_labels(loaded)
-    priced = _at_prices(loaded, config)
-    return [
-        _ReportedRun(
-            label=label,
-            run=run,
-            exchange_rates=rates,
-            currency=currency,
-            config=shell_quote(Path(config or run.manifest.config or "convbatch.toml")),
-        )
-        for label, (run, rates) in zip(labels, priced, strict=True)
-    ]
-
-
-def _at_prices(runs: Sequence[Run], config: str | Path | None) -> list[tuple[Run, ExchangeRates]]:
-    if config is None:
-        return [(run, run.manifest.rates) for run in runs]
-    from convbatch.config.loader import load_config
-
-    prices = load_config(Path(config))
-    return [reprice(run, prices) for run in runs]
-
-
-def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
-    """Return the run with the config's current prices and aliases, and the config's exchange rates.
-
-    A run keeps the prices of its day; this is for runs whose prices were missing or wrong.
-    """
-    from convbatch.config.list_prices import price_table, served_price_table
-
-    today = datetime.datetime.now(datetime.UTC).date()
-    manifest = run.manifest
-    names = _served_names(run)
-    prices: dict[str, PriceTable | None] = {}
-    served: dict[str, dict[str, PriceTable | None]] = {}
-    aliases: dict[str, Aliases] = {}
-    for recorded in (*manifest.targets, *manifest.judges):
-        target = _with_current_billing(recorded, config)
-        aliases[recorded.name] = target.gateway.aliases
-        asked = prices[recorded.name] = price_table(target, config, today, manifest.settings)
-        exact = config.served_prices_of(target, asked)
-        served[recorded.name] = exact | {
-            name: served_price_table(target, asked, name, today, manifest.settings) or asked
-            for name in names[recorded.name] - exact.keys()
-        }
-    return run.at_prices(prices, served, aliases), config.exchange_rates
-
-
-def _served_names(run: Run) -> Mapping[str, set[str]]:
-    """Return the model names in the replies of every target and judge."""
-    names: defaultdict[str, set[str]] = defaultdict(set)
-    for target, served in read_rows(run.turns_path, ("target", "model_version")):
-        names[target].update([served] if served else [])
-    if run.manifest.judges:
-        with Archive(run.folder) as archive:
-            for judge_call in archive.all_judge_calls():
-                replies = (outcome.get("reply", {}) for outcome in judge_call.history.outcomes)
-                names[judge_call.judge].update(reply["model_version"] for reply in replies if "model_version" in reply)
-    return names
-
-
-_BILLING = ("currency", "list_prices", "price_multiplier", "aliases")
-
-
-def _with_current_billing(asked: ManifestTarget, config: Config) -> Target:
-    """Return the target of the run with the billing keys and aliases that its gateway has in the config."""
-    from convbatch.config.gateways import target_from_manifest
-
-    target = target_from_manifest(asked)
-    table = config.gateways.get(target.gateway.name)
-    if table is None:
-        return target
-    now = table.for_model(target.model)
-    billing = {name: getattr(now, name) for name in _BILLING}
-    return dataclasses.replace(target, gateway=dataclasses.replace(target.gateway, **billing))
-
-
 # From rows to totals
 
 
@@ -443,7 +317,7 @@ def _with_current_billing(asked: ManifestTarget, config: Config) -> Target:
 class _ReportData:
     """All totals, from one pass over each run."""
 
-    runs: Sequence[_ReportedRun]
+    runs: Sequence[ReportedRun]
     groups: dict[tuple[Any, ...], GroupTotals] = field(default_factory=dict)
     """By run label and the values of the keys."""
     totals: dict[str, GroupTotals] = field(default_factory=dict)
@@ -463,7 +337,7 @@ class _ReportData:
             self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
 
 
-def _read_runs(reported_runs: Sequence[_ReportedRun], keys: Sequence[str], matcher: Matcher) -> _ReportData:
+def _read_runs(reported_runs: Sequence[ReportedRun], keys: Sequence[str], matcher: Matcher) -> _ReportData:
     data = _ReportData(runs=reported_runs)
     for reported in reported_runs:
         groups: dict[tuple[Any, ...], GroupTotals] = {}
@@ -560,7 +434,7 @@ def _key_column(key: str) -> Column:
     return next(column for column in TURNS if column.name == key)
 
 
-def _cells(totals: GroupTotals, reported: _ReportedRun) -> Row:
+def _cells(totals: GroupTotals, reported: ReportedRun) -> Row:
     """Return the cells of the columns `USAGE`."""
     money = {name: reported.converted(totals.money[name]) for name in _MONEY}
     currency = _currency_of(money)
@@ -633,7 +507,7 @@ def _what_is_spent(data: _ReportData) -> str:
     return f"{what}. Not included: {'; '.join(left_out)}." if left_out else f"{what}; nothing is left out."
 
 
-def _missing(reported: _ReportedRun) -> Iterator[str]:
+def _missing(reported: ReportedRun) -> Iterator[str]:
     """Yield notes on damage and suspended targets."""
     damaged = reported.run.damaged_places
     if damaged:
@@ -643,7 +517,7 @@ def _missing(reported: _ReportedRun) -> Iterator[str]:
         yield f"{reported.label}: {target} is suspended: {reason}"
 
 
-def _mixed(reported: _ReportedRun, currencies: Sequence[str]) -> Iterator[str]:
+def _mixed(reported: ReportedRun, currencies: Sequence[str]) -> Iterator[str]:
     if len(currencies) < 2:
         return
     one, other = currencies[:2]
@@ -657,11 +531,11 @@ def _mixed(reported: _ReportedRun, currencies: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _each(data: _ReportData) -> Iterator[tuple[_ReportedRun, GroupTotals]]:
+def _each(data: _ReportData) -> Iterator[tuple[ReportedRun, GroupTotals]]:
     return ((reported, data.totals[reported.label]) for reported in data.runs)
 
 
-def _uncosted(reported: _ReportedRun, data: _ReportData) -> Iterator[str]:
+def _uncosted(reported: ReportedRun, data: _ReportData) -> Iterator[str]:
     """Yield notes on replies without a cost: how many, why, and which prices to add to the config."""
     unpriced = unclear = 0
     lines: list[str] = []

@@ -33,9 +33,9 @@ from convbatch.reporting.report import (
     USAGE,
     grouping,
     report,
-    reprice,
     sections,
 )
+from convbatch.reporting.runs import reprice
 from convbatch.results.judge_costs import JUDGES
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript

@@ -11,7 +11,8 @@ import pytest
 from convbatch.cli import show
 from convbatch.config.loader import read_config
 from convbatch.pricing import Period, PriceTable, TokenPrice
-from convbatch.reporting.report import reprice, sections
+from convbatch.reporting.report import sections
+from convbatch.reporting.runs import reprice
 from convbatch.results.run import Run, load
 from tests.support.made_runs import SEED_REPLY, MadeRun, dialogue, run_served_by
 
