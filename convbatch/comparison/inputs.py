@@ -254,7 +254,7 @@ def _at_prices(chosen: _SelectedRun, config: Path | None) -> _SelectedRun:
     if config is None:
         return replace(chosen, rates=chosen.run.manifest.rates)
     from convbatch.config.loader import load_config
-    from convbatch.reporting.report import reprice
+    from convbatch.reporting.runs import reprice
 
     run, rates = reprice(chosen.run, load_config(config))
     return replace(chosen, run=run, rates=rates)
