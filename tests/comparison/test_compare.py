@@ -842,7 +842,7 @@ def test_output_files_are_written_in_addition_to_stdout(make: Make, convbatch: C
     assert done.code == 0
     assert done.out.startswith("INCONCLUSIVE")
     assert json.loads((tmp_path / "x.json").read_text())["exit_code"] == 0
-    assert ElementTree.parse(tmp_path / "x.xml").getroot()[0].get("tests") == "6"
+    assert ElementTree.parse(tmp_path / "x.xml").getroot()[0].get("tests") == "7"  # the verdict and six dialogues
     assert (tmp_path / "x.md").read_text().startswith("## INCONCLUSIVE")
 
 

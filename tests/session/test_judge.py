@@ -860,7 +860,14 @@ def test_the_printed_command_repeats_all_options(make_lab: Callable[..., Lab]) -
     done = lab.check(*more, "--max-cost", "0.004USD")
     assert done.code == 4, done.err
     command = shlex.split(done.err.strip().splitlines()[-1])
-    assert command[: 5 + len(more)] == ["convbatch", "check", "r", "--judge", "sim-judge@at-openai", *more]
+    assert [word.removeprefix(f"{lab.path}/") for word in command[: 5 + len(more)]] == [
+        "convbatch",
+        "check",
+        "r",
+        "--judge",
+        "sim-judge@at-openai",
+        *more,
+    ]
     assert lab(*command[1:], "--no-progress").code == 0
     assert lab.asked() == 12
 
