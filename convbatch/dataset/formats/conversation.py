@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder
-from convbatch.dataset.formats.messages import is_messages, read_messages, tag_with
+from convbatch.dataset.formats.messages import CONVERSATION_KEYS, is_messages, read_messages, tag_with
 
-_KEYS = (
-    "conversation",
-    "conversations",
-    "conv",
-    "dialog",
-    "dialogue",
-    "dialogs",
-    "dialogues",
-    "chat",
-    "history",
-    "messages",
-)
+_KEYS = (*CONVERSATION_KEYS, "chat", "messages")
 
 
 def _key(line: Mapping[str, Any]) -> str | None:

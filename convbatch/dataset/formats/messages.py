@@ -9,6 +9,17 @@ from convbatch.dataset.formats import openai
 from convbatch.dataset.formats.builder import ROLES, DialogueBuilder
 from convbatch.dataset.side_keys import read_message_keys, read_side_keys
 
+CONVERSATION_KEYS = (
+    "history",
+    "conversation",
+    "conversations",
+    "conv",
+    "dialog",
+    "dialogue",
+    "dialogs",
+    "dialogues",
+)
+"""Names, in any case, of a list of messages or of pairs."""
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "utterance", "text", "message")
 _USER_KEYS = ("user", "human", "usr", "question", "query", "q", "prompt", "input", "instruction")

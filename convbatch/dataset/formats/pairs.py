@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder
-from convbatch.dataset.formats.messages import has_question_turns, is_pairs, read_pairs, tag_with
+from convbatch.dataset.formats.messages import CONVERSATION_KEYS, has_question_turns, is_pairs, read_pairs, tag_with
 
-_KEYS = (
-    "history",
-    "conversation",
-    "conversations",
-    "conv",
-    "dialog",
-    "dialogue",
-    "dialogs",
-    "dialogues",
-    "pairs",
-    "turns",
-)
+_KEYS = (*CONVERSATION_KEYS, "pairs", "turns")
 
 
 def _key(line: Mapping[str, Any]) -> str | None:
