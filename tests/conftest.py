@@ -72,6 +72,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return one process more than there are cores for the fast suite, whose tests wait for sockets and processes."""
+    return len(os.sched_getaffinity(0)) + 1 if _is_fast(config) and hasattr(os, "sched_getaffinity") else None
+
+
 MEMORY = Path("/dev/shm")
 
 
