@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 Role = Literal["user", "assistant"]
 PartKind = Literal["text", "image", "audio", "video", "document"]
 HistoryMode = Literal["live", "script", "last"]
+Cache = Literal["auto", "off", "1h"]
 MAX_REPEATS = 10_000
 """Per dialogue: with more, a typing error (or a malicious run folder) would keep every reader busy for days."""
 MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
@@ -57,11 +58,20 @@ class Settings:
     seed: int | None = None
     thinking_budget: int | None = None
     thinking_level: str | None = None
+    """How much the model thinks, in the provider's words; another name for `reasoning_effort`."""
     reasoning_effort: str | None = None
+    include_thoughts: bool | None = None
+    """Whether the reply contains thoughts, or a summary of them."""
     response_schema: Mapping[str, Any] | None = None
     """JSON Schema of the whole reply."""
     safety: Mapping[str, str] | None = None
     """Gemini only: harm category to threshold."""
+    logprobs: int | None = None
+    """Log probabilities of the reply's tokens, each with so many alternatives (0 to 20)."""
+    service_tier: str | None = None
+    """The price and speed class, in the provider's words."""
+    cache: Cache | None = None
+    """Prompt caching: `auto` switches it on, `1h` keeps entries for an hour, `off` switches it off."""
     extra: Mapping[str, Any] | None = None
     """Merged unchanged into the request body; overriding a field that convbatch builds is an error."""
 

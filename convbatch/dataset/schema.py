@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import (
     ConfigDict,
@@ -64,8 +64,12 @@ class SettingsForm(TypedDict, total=False):
     thinking_budget: Annotated[int, Field(ge=-1)]
     thinking_level: Text
     reasoning_effort: Text
+    include_thoughts: bool
     response_schema: dict[str, Any]
     safety: dict[str, Text]
+    logprobs: Annotated[int, Field(ge=0, le=20)]
+    service_tier: Text
+    cache: Literal["auto", "off", "1h"]
     extra: dict[str, Any]
 
 
@@ -274,6 +278,8 @@ def _must_be(detail: ErrorDetails, path: tuple[int | str, ...]) -> str:
             bound = bounds[name]
             shown = int(bound) if isinstance(bound, float) and bound.is_integer() else bound
             return f"must be {words} {shown}"
+    if kind == "literal_error":
+        return f"must be {bounds['expected']}"
     return _MUST_BE.get(kind, detail["msg"])
 
 
@@ -298,6 +304,10 @@ _HINTS = {
     "stop": 'e.g. "stop": ["END"]',
     "seed": 'e.g. "seed": 7',
     "thinking_budget": 'e.g. "thinking_budget": 0 (off) or -1 (the model decides)',
+    "include_thoughts": 'e.g. "include_thoughts": true',
+    "logprobs": 'alternatives for each token, 0 to 20, e.g. "logprobs": 5',
+    "service_tier": 'e.g. "service_tier": "flex"',
+    "cache": '"auto", "off" or "1h"',
     "system": 'e.g. "system": "Answer briefly."',
     "tags": 'e.g. "tags": ["date", "zh"]',
     "turns": 'e.g. "turns": [{"user": "Hello"}]',

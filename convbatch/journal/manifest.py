@@ -691,7 +691,11 @@ _SETTINGS: Mapping[str, _Kind] = {
     "thinking_budget": _WHOLE,
     "thinking_level": _TEXT,
     "reasoning_effort": _TEXT,
+    "include_thoughts": _FLAG,
     "response_schema": _OBJECT,
     "safety": _TEXT_MAP,
+    "logprobs": _WHOLE,
+    "service_tier": _TEXT,
+    "cache": _Kind("auto, off or 1h", lambda value: value in ("auto", "off", "1h")),
     "extra": _OBJECT,
 }

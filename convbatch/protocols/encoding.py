@@ -20,11 +20,10 @@ STREAM_HEADERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def refuse_settings(settings: Settings, refused: Mapping[str, str], protocol: str) -> None:
-    """Raise `CannotCarry` with all settings that are set and have no field in this protocol."""
-    named = [f"{name} ({instead})" for name, instead in refused.items() if getattr(settings, name) is not None]
-    if named:
-        raise CannotCarry(f"the {protocol} protocol cannot carry {'; '.join(named)}")
+def refuse_cache_control(settings: Settings, provider: str) -> None:
+    """Raise `CannotCarry` for a provider that caches prompts by itself and takes no other `cache` than `auto`."""
+    if settings.cache not in (None, "auto"):
+        raise CannotCarry(f'cache {settings.cache!r}: {provider} caches by itself, use cache = "auto" or leave it out')
 
 
 def refuse_media(message: Message, protocol: str) -> None:

@@ -40,14 +40,15 @@ from convbatch.protocols.encoding import (
     path_url,
     plain_spelling,
     put_system_into_user,
+    refuse_cache_control,
     refuse_media,
-    refuse_settings,
     set_seed,
 )
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_turn import GeminiTurn
+from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
@@ -81,7 +82,7 @@ _ONLY_IN_CONFIG = {
 }
 """Fields of `generationConfig` by their plain spelling, also under OpenAI's names; servers refuse them outside it."""
 _OPTIONS = {"temperature": "--temperature", "maxOutputTokens": "--max-output-tokens", "seed": "--seed"}
-_REFUSED = {"reasoning_effort": "use thinking_level, or thinking_budget for the 2.5 models"}
+_LEVELS = frozenset({"minimal", "low", "medium", "high", "xhigh"})
 _RESERVED = frozenset({"contents"})
 
 _REPLY_KEYS = frozenset({"candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId"})
@@ -109,7 +110,7 @@ class Gemini:
         body: dict[str, Any] = {"contents": [_content(message) for message in messages]}
         if ask.system and not in_user:
             body["systemInstruction"] = {"parts": [{"text": ask.system}]}
-        body = _applied(body, ask.settings, endpoint.seed_field)
+        body = _applied(body, ask, endpoint.seed_field)
         return WireRequest(
             method="POST",
             url=_generate_url(endpoint.base_url, endpoint.api_version, ask.model, ask.stream)
@@ -176,29 +177,34 @@ def _content(message: Message) -> Any:
     return {"role": role, "parts": [{"text": part.text or ""} for part in message.parts]}
 
 
-def _applied(body: dict[str, Any], settings: Settings, seed_field: str | None) -> dict[str, Any]:
+def _applied(body: dict[str, Any], ask: Ask, seed_field: str | None) -> dict[str, Any]:
+    settings = ask.settings
     if settings is NO_SETTINGS:
         return body
-    refuse_settings(settings, _REFUSED, "gemini")
-    config: dict[str, Any] = {}
-    for name, field in _CONFIG_FIELDS:
-        value = getattr(settings, name)
-        if value is not None:
-            config[field] = value
-    if settings.stop:
-        config["stopSequences"] = list(settings.stop)
-    if settings.response_schema is not None:
-        config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = settings.response_schema
-    if thinking := _thinking(settings):
-        config["thinkingConfig"] = thinking
-    if settings.seed is not None:
-        set_seed(config, settings.seed, seed_field)
-    if config:
+    refuse_settings(settings, {}, "gemini", ask.model)
+    refuse_cache_control(settings, "Gemini")
+    if config := _generation_config(ask.model, settings, seed_field):
         body["generationConfig"] = config
+    if settings.service_tier is not None:
+        body["serviceTier"] = settings.service_tier
     if settings.safety:
         body["safetySettings"] = [{"category": c, "threshold": t} for c, t in settings.safety.items()]
     return _with_extra(body, settings.extra) if settings.extra else body
+
+
+def _generation_config(model: str, settings: Settings, seed_field: str | None) -> dict[str, Any]:
+    config = {field: value for name, field in _CONFIG_FIELDS if (value := getattr(settings, name)) is not None}
+    if settings.stop:
+        config["stopSequences"] = list(settings.stop)
+    if settings.response_schema is not None:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": settings.response_schema}
+    if settings.logprobs is not None:
+        config |= {"responseLogprobs": True, "logprobs": settings.logprobs}
+    if thinking := _thinking(model, settings):
+        config["thinkingConfig"] = thinking
+    if settings.seed is not None:
+        set_seed(config, settings.seed, seed_field)
+    return config
 
 
 def _with_extra(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,15 +219,31 @@ def _with_extra(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
     return merge_extra(body, extra, _RESERVED)
 
 
-def _thinking(settings: Settings) -> dict[str, Any]:
-    budget, level = settings.thinking_budget, settings.thinking_level
-    if budget is not None and level is not None:
-        raise CannotCarry(
-            "Gemini takes thinking_budget (2.5 models) or thinking_level (3.x models), not both: unset one"
-        )
-    if budget is not None:
-        return {"thinkingBudget": budget}
-    return {} if level is None else {"thinkingLevel": level}
+def _thinking(model: str, settings: Settings) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    level = _thinking_level(model, settings)
+    if settings.thinking_budget is not None:
+        if level is not None:
+            raise CannotCarry(
+                "Gemini takes thinking_budget (2.5 models) or thinking_level (3.x models), not both: unset one"
+            )
+        config["thinkingBudget"] = settings.thinking_budget
+    if level is not None:
+        config["thinkingLevel"] = level
+    if settings.include_thoughts is not None:
+        config["includeThoughts"] = settings.include_thoughts
+    return config
+
+
+def _thinking_level(model: str, settings: Settings) -> str | None:
+    """Return the level as Gemini spells it; the least one for `none`, since no model with levels can stop thinking."""
+    effort = settings.thinking_level if settings.reasoning_effort is None else settings.reasoning_effort
+    if effort is None:
+        return None
+    if effort.lower() == "none":
+        least = settings_of_model("gemini", model).efforts
+        effort = least[0] if least else "minimal"
+    return effort.upper() if effort.lower() in _LEVELS else effort
 
 
 @functools.lru_cache(maxsize=1024)

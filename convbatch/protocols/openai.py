@@ -19,7 +19,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from convbatch.dialogue import Message, Settings
+from convbatch.dialogue import NO_SETTINGS, Message
 from convbatch.protocols.decoding import (
     DONE,
     first_of,
@@ -35,13 +35,14 @@ from convbatch.protocols.encoding import (
     merge_extra,
     path_url,
     put_system_into_user,
+    refuse_cache_control,
     refuse_media,
-    refuse_settings,
     set_seed,
 )
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
+from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_turn import OpenAITurn
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
@@ -60,11 +61,11 @@ MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
 """Default: deprecated at OpenAI, but the only name that most compatible servers know."""
 
 # Settings whose field has the same name. https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-21.
-_SAME_NAME = ("temperature", "top_p", "reasoning_effort")
+_SAME_NAME = ("temperature", "top_p", "service_tier")
 _REFUSED = {
     "top_k": 'not part of chat completions; for a server that knows it, use extra = {"top_k": ...}',
     "thinking_budget": 'use reasoning_effort, or a field of the server in extra, e.g. {"thinking_budget": ...}',
-    "thinking_level": "use reasoning_effort",
+    "include_thoughts": "use a field of the server in extra",
     "safety": "only the gemini protocol has it",
 }
 _RESERVED = frozenset({"messages", "model", "stream", "stream_options"})
@@ -116,7 +117,7 @@ class OpenAI:
         body: dict[str, Any] = {"model": ask.model, "messages": messages, "stream": ask.stream}
         if ask.stream:
             body["stream_options"] = {"include_usage": True}
-        body = _applied(body, ask.settings, endpoint)
+        body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",
             url=_url(endpoint.base_url, "chat/completions")
@@ -194,12 +195,17 @@ def _replayed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return message
 
 
-def _applied(body: dict[str, Any], settings: Settings, endpoint: Endpoint) -> dict[str, Any]:
-    refuse_settings(settings, _REFUSED, "openai")
-    for name in _SAME_NAME:
-        value = getattr(settings, name)
-        if value is not None:
-            body[name] = value
+def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, Any]:
+    settings = ask.settings
+    if settings is NO_SETTINGS:
+        return body
+    refuse_settings(settings, _REFUSED, "openai", ask.model)
+    refuse_cache_control(settings, "OpenAI")
+    body |= {name: value for name in _SAME_NAME if (value := getattr(settings, name)) is not None}
+    if (effort := effort_of(settings)) is not None:
+        body["reasoning_effort"] = effort
+    if settings.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": settings.logprobs}
     if settings.max_output_tokens is not None:
         body[endpoint.max_output_tokens_field or MAX_OUTPUT_TOKENS_FIELD] = settings.max_output_tokens
     if settings.stop:

@@ -344,7 +344,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("closing tag", '[gateways.google]\nthinking_tags = "</think>"\n', 2, "must be an opening tag, or both tags"),
     ("tags in one", '[gateways.google]\nthinking_tags = "<a></a>"\n', 2, "must be an opening tag, or both tags"),
     ("unset", '[gateways.openai]\nunset = ["temprature"]\n', 2,
-     "unknown setting 'temprature' in unset\n  hint: did you mean 'temperature'? known: extra, max_output_tokens"),
+     "unknown setting 'temprature' in unset\n  hint: did you mean 'temperature'? known: cache, extra, include"),
     ("unset for a model", '[gateways.openai.models."o*"]\nunset = "seed"\n', 2, "unset must be a list of settings"),
     ("no CA file", '[gateways.google]\nca_file = "nowhere.pem"\n', 2, "ca_file cannot be read"),
     ("own header", '[gateways.google]\nheaders = { Host = "h" }\n', 2, "the header Host is set by convbatch"),

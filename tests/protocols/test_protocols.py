@@ -300,6 +300,12 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
         ({"stop": ()}, {}),
         ({"thinking_budget": 0}, {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}),
         ({"thinking_level": "LOW"}, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "LOW"}}}),
+        ({"thinking_level": "deep"}, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "deep"}}}),
+        ({"reasoning_effort": "low"}, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "LOW"}}}),
+        ({"reasoning_effort": "none"}, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "MINIMAL"}}}),
+        ({"include_thoughts": True}, {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}),
+        ({"logprobs": 0}, {"generationConfig": {"responseLogprobs": True, "logprobs": 0}}),
+        ({"service_tier": "flex", "cache": "auto"}, {"serviceTier": "flex"}),
         (
             {"response_schema": SCHEMA},
             {"generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}},
@@ -335,6 +341,9 @@ def test_a_gemini_system_text_is_an_instruction_without_a_role() -> None:
     [
         ({"temperature": 0, "top_p": 1.0, "seed": 0}, {"temperature": 0, "top_p": 1.0, "seed": 0}),
         ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"thinking_level": "HIGH"}, {"reasoning_effort": "high"}),
+        ({"logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+        ({"service_tier": "flex", "cache": "auto"}, {"service_tier": "flex"}),
         ({"stop": ("a",)}, {"stop": ["a"]}),
         ({"max_output_tokens": 9}, {"max_tokens": 9}),
         (
@@ -371,7 +380,7 @@ IMAGE = Part(kind="image", path="media/cat.png")
 @each(
     ("wire", "set_to", "message"),
     [
-        (GEMINI, {"reasoning_effort": "low"}, r"gemini protocol cannot carry reasoning_effort \(use thinking_level"),
+        (GEMINI, {"cache": "1h"}, "cache '1h': Gemini caches by itself"),
         (GEMINI, {"thinking_budget": 1, "thinking_level": "LOW"}, "thinking_budget .* or thinking_level .* not both"),
         (GEMINI, {"extra": {"contents": []}}, "'contents'"),
         (GEMINI, {"seed": 1, "extra": {"generationConfig": {"seed": 2}}}, "overrides generationConfig.seed"),
@@ -383,7 +392,9 @@ IMAGE = Part(kind="image", path="media/cat.png")
         (GEMINI, {"extra": {"response_format": {}}}, "use -p generationConfig.responseMimeType"),
         (OPENAI, {"top_k": 1}, "openai protocol cannot carry top_k .*extra"),
         (OPENAI, {"thinking_budget": 1}, "thinking_budget .*reasoning_effort"),
-        (OPENAI, {"thinking_level": "LOW"}, "thinking_level .*reasoning_effort"),
+        (OPENAI, {"thinking_level": "LOW", "reasoning_effort": "high"}, "'LOW' and reasoning_effort 'high' .two names"),
+        (OPENAI, {"include_thoughts": True, "top_k": 4}, "top_k .*include_thoughts .*extra"),
+        (OPENAI, {"cache": "off"}, "cache 'off': OpenAI caches by itself"),
         (OPENAI, {"safety": {"a": "b"}, "top_k": 1}, "top_k .*; safety .*gemini"),
         (OPENAI, {"extra": {"stream": True}}, "'stream'"),
         (OPENAI, {"extra": {"messages": []}}, "'messages'"),
