@@ -168,7 +168,7 @@ class PriceTable:
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
         """Return the maximum cost of a request of at most this size at any time, in `currency`."""
-        return max(period.ceiling(input_tokens, output_tokens) for period in self.periods)
+        return max((period.ceiling(input_tokens, output_tokens) for period in self.periods), default=Decimal(0))
 
     def source_at(self, at: float) -> str:
         """Return the source of the prices of that moment, with their first day if they have one."""
@@ -199,7 +199,7 @@ def is_price_table(plain: Any) -> bool:
         table = PriceTable.from_plain(plain)
         rates = [rate for period in table.periods for name in RATES if (rate := getattr(period, name)) is not None]
         prices = [price for rate in rates for price in (rate.base, *(price for _, price in rate.steps))]
-        return bool(prices) and all(_is_price(price) for price in prices) and table.to_plain() == plain
+        return all(_is_price(price) for price in prices) and table.to_plain() == plain
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return False
 
@@ -262,6 +262,17 @@ class ExchangeRates:
     def from_plain(cls, plain: Mapping[str, str] | None) -> ExchangeRates:
         """Read the result of `to_plain`; trusts its input."""
         return cls({(pair[:3], pair[4:]): Decimal(rate) for pair, rate in (plain or {}).items()})
+
+
+STANDARD_TIERS = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "unspecified"})
+"""Service tiers at the ordinary price, in the words of several providers."""
+
+
+def priced_name(model: str | None, tier: str | None) -> str | None:
+    """Return the name that the prices of a reply are found by: the model that answered, and an uncommon tier."""
+    if tier is None or tier.lower() in STANDARD_TIERS:
+        return model
+    return f"{model or ''} ({tier.lower()})"
 
 
 NO_EXCHANGE_RATES = ExchangeRates({})

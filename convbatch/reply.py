@@ -81,6 +81,10 @@ class Reply(NamedTuple):
     model_version: str | None = None
     response_id: str | None = None
     has_media: bool = False
+    service_tier: str | None = None
+    """The tier that served the reply, in the provider's words; it decides the price."""
+    mean_logprob: float | None = None
+    """Mean log probability of the tokens of the visible text, if they were asked for."""
     raw_turn: Any = None
     """The model's turn as received (Gemini `content`, OpenAI `message`), to be replayed unchanged in the history."""
 
@@ -215,6 +219,10 @@ def reply_to_plain(reply: Reply) -> dict[str, Any]:
         plain["tool_calls"] = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
     if reply.has_media:
         plain["has_media"] = True
+    for name in ("service_tier", "mean_logprob"):
+        value = getattr(reply, name)
+        if value is not None:
+            plain[name] = value
     return plain
 
 
@@ -231,6 +239,8 @@ def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
         model_version=plain.get("model_version"),
         response_id=plain.get("response_id"),
         has_media=plain.get("has_media", False),
+        service_tier=plain.get("service_tier"),
+        mean_logprob=plain.get("mean_logprob"),
     )
 
 

@@ -183,6 +183,39 @@ def test_the_list_price_of_the_model_that_answered_applies_where_it_differs(
     assert table is None or table.source.endswith(", as served")
 
 
+FLEX = '[gateways.openai.models."*".settings]\nservice_tier = "flex"\n'
+
+
+@each(
+    ("model", "text", "tier", "expected"),
+    [
+        # 1,000,000 x 1.25 + 1,000,000 x 10, half of it for flex, twice as much for priority
+        ("gpt-5@openai", "", None, "11.25"),
+        ("gpt-5@openai", "", "default", "11.25"),
+        ("gpt-5@openai", "", "flex", "5.625"),
+        ("gpt-5@openai", "", "priority", "22.5"),
+        ("gpt-5@openai", FLEX, None, "5.625"),
+        ("gpt-5@openai", FLEX, "flex", "5.625"),
+        ("gpt-5@openai", FLEX, "default", "11.25"),  # no capacity at the cheap tier
+        ("gpt-5@openai", "", "moon", None),
+        ("gpt-5@openai", '[prices.openai."*"]\ninput = 1\noutput = 1\n', "priority", "2"),
+        # 1,000,000 x 0.3 + 1,000,000 x 2.5, half of it
+        ("gemini-2.5-flash@google", "", "flex", "1.4"),
+        ("gemini-2.5-flash@dmxapi", "", "flex", None),
+    ],
+)
+def test_the_tier_that_served_a_reply_decides_its_price(
+    model: str, text: str, tier: str | None, expected: str | None
+) -> None:
+    read = config(text)
+    (target,) = resolve_targets([model], [], read)
+    asked = priced(model, text)
+    table = served_price_table(target, asked, target.model, TODAY, tier=tier) or asked
+    million = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
+    paid = None if table is None else table.cost(million, 1_795_000_000.0)
+    assert paid == (None if expected is None else Decimal(expected))
+
+
 def test_prices_that_name_a_model_exactly_apply_to_its_replies() -> None:
     read = config(
         '[prices.dmxapi."*"]\ninput = 1\noutput = 1\n[prices.dmxapi.b]\ninput = 2\noutput = 2\n'

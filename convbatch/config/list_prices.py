@@ -15,7 +15,7 @@ from typing import Any
 
 from convbatch.config.gateways import Config, Target
 from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
-from convbatch.pricing import Period, PriceTable, TokenPrice
+from convbatch.pricing import STANDARD_TIERS, Period, PriceTable, TokenPrice
 
 LIST_CURRENCY = "USD"
 _LIST = "genai-prices"
@@ -31,7 +31,6 @@ _LIST_KEYS: Mapping[str, str] = {
     "cache_write_1h_input": "cache_write_1h_mtok",
     "output_image": "output_image_mtok",
 }
-_STANDARD_TIERS = ("auto", "default", "standard", "on_demand")
 
 
 def price_table(
@@ -43,18 +42,24 @@ def price_table(
         target: The model and its gateway.
         config: Provides `[prices]`.
         today: The day of the look-up, for the source.
-        command_line: Settings; `-p service_tier=...` selects a tier with its own prices.
+        command_line: Settings; `service_tier`, or `-p service_tier=...`, selects a tier with its own prices.
     """
     own = config.prices_of(target)
     if own is not None:
         return own
-    return _billed_list_price(target, today, command_line)
+    return _billed_list_price(target, today, _requested_tier(target, command_line))
 
 
 def served_price_table(
-    target: Target, asked: PriceTable | None, served: str, today: datetime.date, command_line: Settings = NO_SETTINGS
+    target: Target,
+    asked: PriceTable | None,
+    served: str,
+    today: datetime.date,
+    command_line: Settings = NO_SETTINGS,
+    *,
+    tier: str | None = None,
 ) -> PriceTable | None:
-    """Return the list prices of the model that answered, where they apply and differ from those of the asked one.
+    """Return the list prices of the model and tier that answered, where they apply and differ from those asked for.
 
     Args:
         target: The asked model and its gateway.
@@ -62,26 +67,42 @@ def served_price_table(
         served: The model name in the reply.
         today: As for `price_table`.
         command_line: As for `price_table`.
+        tier: The service tier in the reply; None where it names none, then the requested one applies.
 
     Returns:
-        None where the prices of the asked model apply.
+        None where the prices of the asked model apply; a table without prices where the list has none for the tier.
     """
     is_own = asked is not None and not asked.source.startswith(_LIST)
-    if served == target.model or is_own or len(served) > _LONGEST_NAME or _RESELLERS_SUFFIX.search(target.model):
+    if is_own or len(served) > _LONGEST_NAME or _RESELLERS_SUFFIX.search(target.model):
         return None
+    requested = _requested_tier(target, command_line)
+    is_other_tier = tier is not None and _price_class(tier) != _price_class(requested)
+    if served == target.model and not is_other_tier:
+        return None
+    billed_tier = tier if is_other_tier else requested
     for name in dict.fromkeys((served, served.rpartition("/")[2])):
-        listed = _billed_list_price(dataclasses.replace(target, model=name), today, command_line)
+        listed = _billed_list_price(dataclasses.replace(target, model=name), today, billed_tier)
         if listed is not None and asked is not None and listed.periods == asked.periods:
             return None
         if listed is not None:
             return dataclasses.replace(listed, source=f"{listed.source}, as served")
-    return None
+    if asked is None or not is_other_tier:
+        return None
+    return PriceTable(currency=asked.currency, source=f"no list price for service tier {tier}", periods=())
 
 
-def _billed_list_price(target: Target, today: datetime.date, command_line: Settings) -> PriceTable | None:
+def _price_class(tier: str | None) -> str:
+    return "" if tier is None or tier.lower() in STANDARD_TIERS else tier.lower()
+
+
+def _requested_tier(target: Target, command_line: Settings) -> str | None:
+    gateway = target.gateway
+    return _tier_of(effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset))
+
+
+def _billed_list_price(target: Target, today: datetime.date, tier: str | None) -> PriceTable | None:
     """Return what the gateway bills by the provider's list; None if it does not, or the model is not in the list."""
     gateway = target.gateway
-    tier = _tier_of(effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset))
     if gateway.price_multiplier is not None:
         listed = None if _RESELLERS_SUFFIX.search(target.model) else list_price(target, today, tier)
         currency = gateway.currency or LIST_CURRENCY
@@ -124,7 +145,7 @@ def _providers(target: Target) -> list[tuple[str | None, str | None]]:
 
 def _tier_of(settings: Settings) -> str | None:
     extra = settings.extra or {}
-    return next((str(extra[key]) for key in _TIER_KEYS if key in extra), None)
+    return settings.service_tier or next((str(extra[key]) for key in _TIER_KEYS if key in extra), None)
 
 
 def _periods(model: Any, tier: str | None) -> tuple[Period, ...] | None:
@@ -142,12 +163,15 @@ def _periods(model: Any, tier: str | None) -> tuple[Period, ...] | None:
 
 def _of_tier(prices: Any, model: Any, tier: str | None) -> Mapping[str, Any] | None:
     """Return the prices of a service tier; None when the list has none for it."""
-    if tier is None or tier in _STANDARD_TIERS:
+    if tier is None or tier.lower() in STANDARD_TIERS:
         return vars(prices)
-    for variant in model.price_variants or ():
-        if variant.when == {"service_tier": tier}:
-            return {**vars(prices), **{key: price for key, price in vars(variant.prices).items() if price is not None}}
-    return None
+    conditions = [{"service_tier": tier.lower()}]
+    if tier.lower() == "flex":
+        conditions.append({"processing": "batch"})  # both are half price, and the list may have only one of them
+    variants = [variant for wanted in conditions for variant in model.price_variants or () if variant.when == wanted]
+    if not variants:
+        return None
+    return {**vars(prices), **{key: price for key, price in vars(variants[0].prices).items() if price is not None}}
 
 
 def _period(rates: Mapping[str, Any], constraint: Any) -> Period | None:

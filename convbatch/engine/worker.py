@@ -33,8 +33,8 @@ class TargetWorker:
     """Set only if targets share a rate limiter: keeps one of them from taking all places."""
     budget_share: BudgetShare | None = None
     """Set only if the run has a budget."""
-    find_prices: Callable[[str], PriceTable | None] = lambda served: None
-    """Prices of a reply by the model name in it; None = those of the asked model."""
+    find_prices: Callable[[str | None, str | None], PriceTable | None] = lambda served, tier: None
+    """Prices of a reply by the model name and the service tier in it; None = those of the asked model."""
     suspended: str | None = None
     """Reason of the suspension."""
     is_announced: bool = False
@@ -47,8 +47,9 @@ class TargetWorker:
 
     def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
         """Return the prices of the model that answered; None if those of the asked model apply."""
-        served = outcome.model_version if isinstance(outcome, Reply) else None
-        return self.find_prices(served) if served else None
+        if not isinstance(outcome, Reply) or (outcome.model_version is None and outcome.service_tier is None):
+            return None
+        return self.find_prices(outcome.model_version, outcome.service_tier)
 
     async def admit(self, tokens: Tokens) -> Permit:
         """Wait for admission; raises `LimiterClosed`."""

@@ -46,7 +46,7 @@ def _is_moment(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < _LATEST_S
 
 
-def _is_duration(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
@@ -109,6 +109,8 @@ _is_reply = _fits(
             ("finish_reason", "text", "thought", "finish_reason_raw", "blocked", "model_version", "response_id"),
             _is_text,
         ),
+        "service_tier": _is_text,
+        "mean_logprob": _is_finite,
         "usage": _is_usage,
         "tool_calls": _are_calls,
         "has_media": _is_flag,
@@ -120,7 +122,7 @@ _is_failure = _fits(
         **dict.fromkeys(("kind", "message", "scope", "finish_reason_raw", "text", "blocked"), _is_text),
         **dict.fromkeys(("should_retry", "retryable", "structured", "no_model"), _is_flag),
         "code": lambda code: isinstance(code, str | int),
-        "retry_after_s": _is_duration,
+        "retry_after_s": _is_finite,
         "usage": _is_usage,
     },
     ("kind", "message"),
@@ -136,7 +138,7 @@ _FIELDS: Mapping[str, Predicate] = {
     ),
     **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),
     **dict.fromkeys(("at", "started_at"), _is_moment),
-    **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_duration),
+    **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_finite),
     "key": _is_key,
     **dict.fromkeys(("key_in_body", "read_again"), _is_flag),
     "status": _is_status,

@@ -6,6 +6,7 @@ Field names belong to each protocol; error responses are `error_mapping.py`.
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -74,6 +75,24 @@ def raw_word(value: Any) -> str | None:
     if value is None or isinstance(value, dict | list):
         return None
     return str(value)
+
+
+def mean_logprob(tokens: Any, name: str) -> float | None:
+    """Return the mean log probability of a list of tokens; None without one, or when a value is no number.
+
+    Args:
+        tokens: As received: a list of objects.
+        name: Their field with the log probability.
+    """
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    values: list[float] = []
+    for token in tokens:
+        value = token.get(name) if isinstance(token, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        values.append(value)
+    return math.fsum(values) / len(values)
 
 
 def signed_count(value: Any) -> int | None:

@@ -25,6 +25,7 @@ from urllib.parse import quote
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.decoding import (
     first_of,
+    mean_logprob,
     raw_word,
     read_event,
     read_reply,
@@ -313,8 +314,19 @@ def _reply(whole: Any) -> Reply:
         model_version=word(whole.get("modelVersion")),
         response_id=word(whole.get("responseId")),
         has_media=has_media,
+        service_tier=_service_tier(whole.get("usageMetadata")),
+        mean_logprob=_mean_logprob(candidate or {}),
         raw_turn=content,
     )
+
+
+def _service_tier(usage: Any) -> str | None:
+    return word(usage.get("serviceTier")) if isinstance(usage, dict) else None
+
+
+def _mean_logprob(candidate: Mapping[str, Any]) -> float | None:
+    result = candidate.get("logprobsResult")
+    return mean_logprob(result.get("chosenCandidates"), "logProbability") if isinstance(result, dict) else None
 
 
 def _candidate(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:

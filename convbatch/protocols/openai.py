@@ -23,6 +23,7 @@ from convbatch.dialogue import NO_SETTINGS, Message
 from convbatch.protocols.decoding import (
     DONE,
     first_of,
+    mean_logprob,
     read_event,
     read_reply,
     signed_count,
@@ -265,8 +266,15 @@ def _reply(whole: Any) -> Reply:
         model_version=word(whole.get("model")),
         response_id=word(whole.get("id")),
         has_media=has_media,
+        service_tier=word(whole.get("service_tier")),
+        mean_logprob=_mean_logprob(choice),
         raw_turn=message,
     )
+
+
+def _mean_logprob(choice: Mapping[str, Any]) -> float | None:
+    logprobs = choice.get("logprobs")
+    return mean_logprob(logprobs.get("content"), "logprob") if isinstance(logprobs, dict) else None
 
 
 def _choice(whole: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from convbatch.errors import SetupError
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
-from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency
+from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency, priced_name
 from convbatch.results.aggregate import GroupTotals
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import Run, load
@@ -117,22 +117,25 @@ def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
         asked = prices[recorded.name] = price_table(target, config, today, manifest.settings)
         exact = config.served_prices_of(target, asked)
         served[recorded.name] = exact | {
-            name: served_price_table(target, asked, name, today, manifest.settings) or asked
-            for name in names[recorded.name] - exact.keys()
+            key: served_price_table(target, asked, name or target.model, today, manifest.settings, tier=tier) or asked
+            for name, tier in names[recorded.name]
+            if name not in exact and (key := priced_name(name, tier)) is not None
         }
     return run.at_prices(prices, served, aliases), config.exchange_rates
 
 
-def _served_names(run: Run) -> Mapping[str, set[str]]:
-    """Return the model names in the replies of every target and judge."""
-    names: defaultdict[str, set[str]] = defaultdict(set)
-    for target, served in read_rows(run.turns_path, ("target", "model_version")):
-        names[target].update([served] if served else [])
+def _served_names(run: Run) -> Mapping[str, set[tuple[str | None, str | None]]]:
+    """Return the model names and service tiers in the replies of every target and judge."""
+    names: defaultdict[str, set[tuple[str | None, str | None]]] = defaultdict(set)
+    for target, served, tier in read_rows(run.turns_path, ("target", "model_version", "service_tier")):
+        names[target].add((served, tier))
     if run.manifest.judges:
         with Archive(run.folder) as archive:
             for judge_call in archive.all_judge_calls():
                 replies = (outcome.get("reply", {}) for outcome in judge_call.history.outcomes)
-                names[judge_call.judge].update(reply["model_version"] for reply in replies if "model_version" in reply)
+                names[judge_call.judge].update(
+                    (reply.get("model_version"), reply.get("service_tier")) for reply in replies
+                )
     return names
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from convbatch.results.rows import sum_known, to_datetime, to_float, to_json, waited_s, worst_status
 
-CONTRACT = 7
+CONTRACT = 8
 """Version of the columns below and of their values; a table file of another version is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -94,6 +94,10 @@ TURNS: tuple[Column, ...] = (
     Column("reasoning_tokens", "Int64", "part of output; null = not reported",
         lambda t: t.usage.get("reasoning_tokens")),
     Column("total_tokens", "Int64", "as reported; null = not reported", lambda t: t.usage.get("total_tokens")),
+    Column("service_tier", "string", "the tier that served the reply, which decides its price; null without one",
+        lambda t: t.reply.get("service_tier")),
+    Column("mean_logprob", "Float64", "mean log probability of the reply's tokens; null unless `logprobs` is set",
+        lambda t: t.reply.get("mean_logprob")),
     Column("usage_source", "string", "`reported`, `partial` or `missing`; null without a complete reply",
         lambda t: t.usage.get("source")),
     Column("usage_consistent", "boolean", "do the counts agree? false: one was impossible (and is null), or input + "

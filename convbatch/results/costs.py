@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from convbatch.journal.index import TurnHistory
 from convbatch.journal.manifest import ManifestTarget
-from convbatch.pricing import PriceTable
+from convbatch.pricing import PriceTable, priced_name
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 from convbatch.served_model import match_served
 
@@ -22,9 +22,10 @@ def prices_of(target: ManifestTarget, outcome: Mapping[str, Any]) -> PriceTable 
 
     The session that received the reply looked them up and stored them in its record, so they do not change later.
     """
-    served = _served_name(outcome)
-    if served is not None and served in target.served_prices:
-        return target.served_prices[served]
+    reply = outcome.get("reply", {})
+    for served in (priced_name(_served_name(outcome), reply.get("service_tier")), _served_name(outcome)):
+        if served is not None and served in target.served_prices:
+            return target.served_prices[served]
     return PriceTable.from_plain(outcome["prices"]) if "prices" in outcome else target.prices
 
 

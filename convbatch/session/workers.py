@@ -156,18 +156,21 @@ class _Parts:
         )
 
 
-def _prices_as_served(spec: SessionSpec, target: Target, system: System) -> Callable[[str], PriceTable | None]:
-    """Return a function that looks up the prices of the model that a reply names, if they are not the target's."""
+def _prices_as_served(
+    spec: SessionSpec, target: Target, system: System
+) -> Callable[[str | None, str | None], PriceTable | None]:
+    """Return a function that looks up the prices of the model and tier that a reply names, if they are others."""
     recorded = next(one for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
 
     @functools.lru_cache(maxsize=256)
-    def look_up(served: str) -> PriceTable | None:
+    def look_up(served: str | None, tier: str | None) -> PriceTable | None:
         from convbatch.config.list_prices import served_price_table
 
-        if served in recorded.served_prices:
+        if served is not None and served in recorded.served_prices:
             return recorded.served_prices[served]
         today = datetime.fromtimestamp(system.clock.wall(), UTC).date()
-        return served_price_table(target, recorded.prices, served, today, spec.rules.command_line)
+        name = served or target.model
+        return served_price_table(target, recorded.prices, name, today, spec.rules.command_line, tier=tier)
 
     return look_up
 

@@ -27,7 +27,17 @@ from convbatch.protocols.wire import (
     decode_json,
     encode_json,
 )
-from convbatch.reply import USAGE_COUNTS, Failure, Reply, Usage, failure_from_plain, failure_to_plain, status_of
+from convbatch.reply import (
+    USAGE_COUNTS,
+    Failure,
+    Reply,
+    Usage,
+    failure_from_plain,
+    failure_to_plain,
+    reply_from_plain,
+    reply_to_plain,
+    status_of,
+)
 from tests.conftest import examples
 from tests.support.tables import each
 
@@ -1196,3 +1206,33 @@ def test_json_survives_decoding_and_encoding(value: Any) -> None:
 @each("number", [10**30, -(10**20), 2**64, 9223372036854775808, 1234567890123456789])
 def test_big_integers_survive_decoding_and_encoding(number: int) -> None:
     assert b'"n":%d' % number in encode_json(decode_json(b'{"n":%d}' % number))
+
+
+def _openai_body(tokens: Any) -> dict[str, Any]:
+    choice = {"message": {"content": "ab"}, "finish_reason": "stop", "logprobs": {"content": tokens}}
+    return {"choices": [choice], "service_tier": "flex"}
+
+
+def _gemini_body(tokens: Any) -> dict[str, Any]:
+    result = {"chosenCandidates": tokens}
+    candidate = {"content": {"parts": [{"text": "ab"}]}, "finishReason": "STOP", "logprobsResult": result}
+    return {"candidates": [candidate], "usageMetadata": {"serviceTier": "flex"}}
+
+
+@each(
+    ("wire", "body", "mean"),
+    [
+        (OPENAI, _openai_body([{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]), -1.0),
+        (OPENAI, _openai_body([{"token": "a", "logprob": -0.5}, {"token": "b"}]), None),
+        (OPENAI, _openai_body([{"logprob": True}]), None),
+        (OPENAI, _openai_body([]), None),
+        (GEMINI, _gemini_body([{"token": "a", "logProbability": -0.25}, {"logProbability": -0.75}]), -0.5),
+        (GEMINI, _gemini_body("?"), None),
+    ],
+)
+def test_the_served_tier_and_the_mean_log_probability_are_read(
+    wire: WireProtocol, body: dict[str, Any], mean: float | None
+) -> None:
+    reply = wire.parse_response(json.dumps(body).encode())
+    assert (reply.service_tier, reply.mean_logprob) == ("flex", mean)
+    assert reply_from_plain(reply_to_plain(reply)) == reply._replace(raw_turn=None)
