@@ -239,7 +239,7 @@ class Runner:
             if end is None and state.ended is not None:
                 end = await self._skip(worker, state, number, key)
             if end is None:
-                end = await self._ask(worker, state, number, key, settings)
+                end = await self._ask_cached(worker, state, number, key, settings)
             if end is None:
                 return
             state.advance(number, end)
@@ -334,6 +334,19 @@ class Runner:
         end = TurnEnd(status="skipped", reply=None, reason=state.ended)
         await self._journal.commit(self._turn_record(state, number, key, end))
         return end
+
+    async def _ask_cached(
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings
+    ) -> TurnEnd | None:
+        """Send the turn as `_ask`; with prompt caching, after the first reply to another turn with this system text."""
+        system = state.conversation.dialogue.system
+        if settings.cache not in ("auto", "1h") or not system:
+            return await self._ask(worker, state, number, key, settings)
+        async with worker.warmup.turn(system) as first:
+            end = await self._ask(worker, state, number, key, settings)
+            if end is not None and end.reply is not None:
+                first.replied()
+            return end
 
     async def _ask(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from convbatch.config.gateways import Target
 from convbatch.engine.budget import BudgetShare
+from convbatch.engine.cache_warmup import CacheWarmup
 from convbatch.engine.client import Client
 from convbatch.engine.limiter import Permit, RateLimiter, Tokens
 from convbatch.engine.retry import TargetHealth
@@ -35,6 +36,7 @@ class TargetWorker:
     """Set only if the run has a budget."""
     find_prices: Callable[[str | None, str | None], PriceTable | None] = lambda served, tier: None
     """Prices of a reply by the model name and the service tier in it; None = those of the asked model."""
+    warmup: CacheWarmup = field(default_factory=CacheWarmup)
     suspended: str | None = None
     """Reason of the suspension."""
     is_announced: bool = False
