@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -42,7 +42,7 @@ class CacheWarmup:
         self._prefixes: dict[bytes, _Prefix] = {}
 
     @asynccontextmanager
-    async def turn(self, prefix: str) -> AsyncIterator[FirstRequest]:
+    async def turn(self, prefix: str) -> AsyncGenerator[FirstRequest]:
         """Wait until the prefix is cached, or until this request is the one that caches it.
 
         Args:
