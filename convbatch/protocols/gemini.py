@@ -50,6 +50,7 @@ from convbatch.protocols.error_mapping import classify_error, empty_response, er
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_turn import GeminiTurn
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
+from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
@@ -198,7 +199,9 @@ def _generation_config(model: str, settings: Settings, seed_field: str | None) -
     if settings.stop:
         config["stopSequences"] = list(settings.stop)
     if settings.response_schema is not None:
-        config |= {"responseMimeType": "application/json", "responseJsonSchema": settings.response_schema}
+        schema, _ = split_strict(settings.response_schema)
+        refuse_schema(schema, GEMINI)
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
     if settings.logprobs is not None:
         config |= {"responseLogprobs": True, "logprobs": settings.logprobs}
     if thinking := _thinking(model, settings):

@@ -45,6 +45,7 @@ from convbatch.protocols.error_mapping import classify_error, empty_response, er
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_turn import OpenAITurn
+from convbatch.protocols.schema_subset import named_schema
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
@@ -212,9 +213,7 @@ def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, An
     if settings.stop:
         body["stop"] = list(settings.stop)
     if settings.response_schema is not None:
-        # Not `strict`, with which OpenAI refuses most ordinary schemas; `extra` can add it.
-        schema = {"name": "reply", "schema": settings.response_schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named_schema(settings.response_schema)}
     if settings.seed is not None:
         set_seed(body, settings.seed, endpoint.seed_field)
     return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body

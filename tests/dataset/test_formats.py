@@ -262,7 +262,6 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "tools": [{"name": "f"}],
             "settings": {
                 "response_schema": {"type": "object"},
-                "extra": {"response_format": {"json_schema": {"strict": True}}},
             },
         },
     ),

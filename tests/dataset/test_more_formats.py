@@ -174,7 +174,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "turns": [{"user": "u", "assistant": "a"}],
             "settings": {
                 "reasoning_effort": "low",
-                "response_schema": {"type": "object"},
+                "response_schema": {"type": "object", "strict": False},
                 "extra": {"reasoning": {"summary": "auto"}, "truncation": "auto"},
             },
         },

@@ -298,6 +298,7 @@ def test_text_parts_are_not_merged() -> None:
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+CLOSED = {**SCHEMA, "required": ["a"], "additionalProperties": False}
 
 
 @each(
@@ -317,7 +318,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
         ({"logprobs": 0}, {"generationConfig": {"responseLogprobs": True, "logprobs": 0}}),
         ({"service_tier": "flex", "cache": "auto"}, {"serviceTier": "flex"}),
         (
-            {"response_schema": SCHEMA},
+            {"response_schema": {**SCHEMA, "strict": True}},
             {"generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}},
         ),
         (
@@ -357,11 +358,23 @@ def test_a_gemini_system_text_is_an_instruction_without_a_role() -> None:
         ({"stop": ("a",)}, {"stop": ["a"]}),
         ({"max_output_tokens": 9}, {"max_tokens": 9}),
         (
-            {"response_schema": SCHEMA},
+            {"response_schema": {**SCHEMA, "strict": False}},
             {"response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA}}},
         ),
         (
-            {"response_schema": SCHEMA, "extra": {"response_format": {"json_schema": {"strict": True}}}},
+            {"response_schema": CLOSED},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "reply", "schema": CLOSED, "strict": True},
+                }
+            },
+        ),
+        (
+            {
+                "response_schema": {**SCHEMA, "strict": False},
+                "extra": {"response_format": {"json_schema": {"strict": True}}},
+            },
             {
                 "response_format": {
                     "type": "json_schema",

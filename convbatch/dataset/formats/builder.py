@@ -279,6 +279,12 @@ def take_list(rest: dict[str, Any], key: str, builder: DialogueBuilder) -> list[
     return []
 
 
+def recorded_schema(wanted: Mapping[str, Any]) -> Any:
+    """Return the schema of a recorded request as `response_schema`; OpenAI is strict only where the request says so."""
+    schema = wanted["schema"]
+    return schema if wanted.get("strict") is True or not isinstance(schema, dict) else {**schema, "strict": False}
+
+
 def tool_declaration(function: Any) -> Any:
     """Convert a function declaration of OpenAI or Gemini to the canonical one; other keys are dropped."""
     if not isinstance(function, dict):

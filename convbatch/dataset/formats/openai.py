@@ -10,6 +10,7 @@ from convbatch.dataset.formats.builder import (
     DatasetFormat,
     DialogueBuilder,
     has_key,
+    recorded_schema,
     role_of,
     take_list,
     tool_declaration,
@@ -180,9 +181,8 @@ def _read_settings(body: dict[str, Any], builder: DialogueBuilder, *, is_request
         read_side_keys({"audio": body.pop("audio")}, builder)  # recordings, not the form of the reply
     wanted = body.get("response_format")
     if has_key(wanted, "json_schema") and has_key(wanted["json_schema"], "schema"):
-        builder.setting("response_schema", wanted["json_schema"]["schema"])
-        strict = {key: value for key, value in wanted["json_schema"].items() if key == "strict"}
-        body["response_format"] = {"json_schema": strict} if strict else None
+        builder.setting("response_schema", recorded_schema(wanted["json_schema"]))
+        body["response_format"] = None
     for key in list(body):
         if key in _EXTRA or (is_request and key not in _NOT_REPLAYED):
             builder.extra(key, body.pop(key))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, tool_declaration
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, recorded_schema, tool_declaration
 from convbatch.dataset.formats.messages import TARGETS, find_key, read_messages
 
 _REQUEST = ("instructions", "model", "max_output_tokens", "previous_response_id")
@@ -83,7 +83,7 @@ def _read_settings(body: dict[str, Any], builder: DialogueBuilder) -> None:
         builder.extra("tools", tools)
     wanted = body.get("text")
     if has_key(wanted, "format") and has_key(wanted["format"], "schema"):
-        builder.setting("response_schema", wanted["format"]["schema"])
+        builder.setting("response_schema", recorded_schema(wanted["format"]))
         body["text"] = {key: value for key, value in wanted.items() if key != "format"}
     for key in ("reasoning", "text", "tool_choice", "include", "truncation", "service_tier", "parallel_tool_calls"):
         builder.extra(key, body.pop(key, None))
