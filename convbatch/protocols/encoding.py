@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from convbatch.dialogue import Message, Settings, text_part
+from convbatch.protocols.body_fields import BodyFields, plain_spelling, refuse_impossible
 from convbatch.protocols.wire import CannotCarry
 
 MODEL_PLACEHOLDER = "{model}"
@@ -69,23 +70,19 @@ def put_system_into_user(messages: Sequence[Message], system: str) -> tuple[Mess
     return (*messages[:at], messages[at]._replace(parts=parts), *messages[at + 1 :])
 
 
-def merge_extra(
-    body: dict[str, Any], extra: Mapping[str, Any], reserved: frozenset[str] = frozenset()
-) -> dict[str, Any]:
+def merge_extra(body: dict[str, Any], extra: Mapping[str, Any], fields: BodyFields) -> dict[str, Any]:
     """Merge `extra` into the body, object by object; never overrides a field that is already built.
 
     Args:
         body: The body as built; neither it nor `extra` is changed.
         extra: As the user wrote it.
-        reserved: Top-level fields that only convbatch may set, even when it did not build them.
+        fields: What the protocol knows of its bodies.
 
     Raises:
-        CannotCarry: `extra` names a built or reserved field, also in another spelling (`generation_config` beside
-            `generationConfig`: servers accept both, and which one applies is undefined).
+        CannotCarry: `extra` has a field that cannot work, or names a built one, also in another spelling
+            (`generation_config` beside `generationConfig`: servers accept both, and which one applies is undefined).
     """
-    for key in extra:
-        if key in reserved:
-            raise CannotCarry(f"extra may not set {key!r}: convbatch builds that field itself")
+    refuse_impossible(extra, fields)
     return _merged(body, extra, "")
 
 
@@ -103,8 +100,3 @@ def _merged(built: Mapping[str, Any], extra: Mapping[str, Any], path: str) -> di
         else:
             raise CannotCarry(f"extra overrides {path}{key}, a field that convbatch builds: use the setting instead")
     return merged
-
-
-def plain_spelling(key: str) -> str:
-    """Return a field's name without case and underscores: servers accept several spellings."""
-    return key.replace("_", "").lower()

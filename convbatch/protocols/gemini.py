@@ -23,6 +23,20 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
+from convbatch.protocols.body_fields import (
+    FLAG,
+    MODEL,
+    OBJECT,
+    PROTO_LIST_OF_OBJECTS,
+    PROTO_LIST_OF_TEXTS,
+    PROTO_NUMBER,
+    STREAMING,
+    SYSTEM,
+    TEXT,
+    TEXT_OR_NUMBER,
+    TURNS,
+    BodyFields,
+)
 from convbatch.protocols.decoding import (
     first_of,
     mean_logprob,
@@ -39,7 +53,6 @@ from convbatch.protocols.encoding import (
     STREAM_HEADERS,
     merge_extra,
     path_url,
-    plain_spelling,
     put_system_into_user,
     refuse_cache_control,
     refuse_media,
@@ -71,21 +84,76 @@ _CONFIG_FIELDS = (
     ("top_k", "topK"),
     ("max_output_tokens", "maxOutputTokens"),
 )
-_ONLY_IN_CONFIG = {
-    **{name.lower(): name for name in ("candidateCount", "frequencyPenalty", "logprobs", "maxOutputTokens")},
-    **{name.lower(): name for name in ("mediaResolution", "presencePenalty", "responseJsonSchema", "responseLogprobs")},
-    **{name.lower(): name for name in ("responseMimeType", "responseModalities", "responseSchema", "seed")},
-    **{
-        name.lower(): name
-        for name in ("speechConfig", "stopSequences", "temperature", "thinkingConfig", "topK", "topP")
+_OBJECTS = (
+    "responseSchema",
+    "responseJsonSchema",
+    "imageConfig",
+    "speechConfig",
+    "thinkingConfig",
+    "translationConfig",
+)
+_NUMBERS = (
+    *("temperature", "topP", "topK", "maxOutputTokens", "candidateCount", "seed"),
+    *("presencePenalty", "frequencyPenalty", "logprobs"),
+)
+_ONLY_OPENAI = (
+    *("user", "metadata", "logit_bias", "parallel_tool_calls", "verbosity", "prediction", "web_search_options"),
+    *("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "function_call"),
+)
+_FIELDS = BodyFields(
+    article="a Gemini",
+    built={"contents": TURNS},
+    kinds={
+        **dict.fromkeys(("toolConfig", "generationConfig"), OBJECT),
+        "systemInstruction": OBJECT._replace(example=""".parts='[{"text": "…"}]'"""),
+        **dict.fromkeys(("tools", "safetySettings"), PROTO_LIST_OF_OBJECTS),
+        "cachedContent": TEXT,
+        "serviceTier": TEXT_OR_NUMBER,
+        "store": FLAG,
+        **dict.fromkeys((f"generationConfig.{name}" for name in _NUMBERS), PROTO_NUMBER),
+        **dict.fromkeys((f"generationConfig.{name}" for name in _OBJECTS), OBJECT),
+        "generationConfig.stopSequences": PROTO_LIST_OF_TEXTS,
+        "generationConfig.responseModalities": PROTO_LIST_OF_TEXTS,
+        "generationConfig.responseMimeType": TEXT,
+        "generationConfig.responseLogprobs": FLAG,
+        "generationConfig.mediaResolution": TEXT_OR_NUMBER,
+        "generationConfig.thinkingConfig.thinkingBudget": PROTO_NUMBER,
+        "generationConfig.thinkingConfig.thinkingLevel": TEXT_OR_NUMBER,
+        "generationConfig.thinkingConfig.includeThoughts": FLAG,
     },
-    **{"maxtokens": "maxOutputTokens", "maxcompletiontokens": "maxOutputTokens", "n": "candidateCount"},
-    **{"stop": "stopSequences", "responseformat": "responseMimeType"},
-}
-"""Fields of `generationConfig` by their plain spelling, also under OpenAI's names; servers refuse them outside it."""
-_OPTIONS = {"temperature": "--temperature", "maxOutputTokens": "--max-output-tokens", "seed": "--seed"}
+    settings={
+        **{f"generationConfig.{field}": name for name, field in _CONFIG_FIELDS},
+        "generationConfig.seed": "seed",
+        "generationConfig.stopSequences": "stop",
+        "generationConfig.responseJsonSchema": "response_schema",
+        "generationConfig.logprobs": "logprobs",
+        "generationConfig.thinkingConfig.thinkingBudget": "thinking_budget",
+        "generationConfig.thinkingConfig.thinkingLevel": "thinking_level",
+        "generationConfig.thinkingConfig.includeThoughts": "include_thoughts",
+        "safetySettings": "safety",
+        "serviceTier": "service_tier",
+    },
+    foreign={
+        **dict.fromkeys(("messages", "input", "prompt"), TURNS),
+        **dict.fromkeys(("system", "instructions"), SYSTEM),
+        **dict.fromkeys(("stream", "stream_options"), STREAMING),
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), "generationConfig.maxOutputTokens"),
+        **dict.fromkeys(("reasoning_effort", "thinking", "reasoning"), "generationConfig.thinkingConfig.thinkingLevel"),
+        "model": MODEL,
+        "n": "generationConfig.candidateCount",
+        "stop": "generationConfig.stopSequences",
+        "response_format": "generationConfig.responseMimeType",
+        "modalities": "generationConfig.responseModalities",
+        "top_logprobs": "generationConfig.logprobs",
+        "tool_choice": "toolConfig",
+        "functions": "tools",
+        **dict.fromkeys(_ONLY_OPENAI, "remove it, only the openai protocol has it"),
+    },
+    single=frozenset({"generationConfig.candidateCount"}),
+    exact=False,
+)
+"""https://ai.google.dev/api/generate-content, read 2026-11-26."""
 _LEVELS = frozenset({"minimal", "low", "medium", "high", "xhigh"})
-_RESERVED = frozenset({"contents"})
 
 _REPLY_KEYS = frozenset({"candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId"})
 _VERSION = re.compile(r"/v[0-9]+[a-z0-9]*$")
@@ -191,7 +259,7 @@ def _applied(body: dict[str, Any], ask: Ask, seed_field: str | None) -> dict[str
         body["serviceTier"] = settings.service_tier
     if settings.safety:
         body["safetySettings"] = [{"category": c, "threshold": t} for c, t in settings.safety.items()]
-    return _with_extra(body, settings.extra) if settings.extra else body
+    return merge_extra(body, settings.extra, _FIELDS) if settings.extra else body
 
 
 def _generation_config(model: str, settings: Settings, seed_field: str | None) -> dict[str, Any]:
@@ -209,18 +277,6 @@ def _generation_config(model: str, settings: Settings, seed_field: str | None) -
     if settings.seed is not None:
         set_seed(config, settings.seed, seed_field)
     return config
-
-
-def _with_extra(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    for key in extra:
-        if (field := _ONLY_IN_CONFIG.get(plain_spelling(key))) is not None:
-            option = f"{_OPTIONS[field]}, or " if field in _OPTIONS else ""
-            raise CannotCarry(
-                f"extra sets {key!r}, which is no field of a Gemini request: use {option}"
-                f"-p generationConfig.{field}=… (in a dataset or config "
-                f'{{"extra": {{"generationConfig": {{"{field}": …}}}}}})'
-            )
-    return merge_extra(body, extra, _RESERVED)
 
 
 def _thinking(model: str, settings: Settings) -> dict[str, Any]:

@@ -20,6 +20,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from convbatch.dialogue import NO_SETTINGS, Message
+from convbatch.protocols.body_fields import (
+    FLAG,
+    FLAG_OR_NUMBER,
+    LIST_OF_OBJECTS,
+    LIST_OF_TEXTS,
+    MODEL,
+    NUMBER,
+    OBJECT,
+    STREAMING,
+    SYSTEM,
+    TEXT,
+    TEXT_OR_LIST,
+    TEXT_OR_NUMBER,
+    TEXT_OR_OBJECT,
+    TURNS,
+    BodyFields,
+)
 from convbatch.protocols.decoding import (
     DONE,
     first_of,
@@ -70,7 +87,47 @@ _REFUSED = {
     "include_thoughts": "use a field of the server in extra",
     "safety": "only the gemini protocol has it",
 }
-_RESERVED = frozenset({"messages", "model", "stream", "stream_options"})
+_ONLY_GEMINI = "remove it, only the gemini protocol has it"
+# Fields of requests, also of servers that are compatible with OpenAI's; read 2026-11-26 at the page above. `thinking`,
+# `reasoning`, `top_k` and others have no row: some servers know them.
+_FIELDS = BodyFields(
+    article="an OpenAI chat",
+    built={"messages": TURNS, "model": MODEL, "stream": STREAMING, "stream_options": STREAMING},
+    kinds={
+        **dict.fromkeys(("temperature", "top_p", "frequency_penalty", "presence_penalty"), NUMBER),
+        **dict.fromkeys(("max_tokens", "max_completion_tokens", "seed", "top_logprobs", "n"), NUMBER),
+        **dict.fromkeys(("user", "verbosity", "safety_identifier", "prompt_cache_key", "service_tier"), TEXT),
+        **dict.fromkeys(("parallel_tool_calls", "store"), FLAG),
+        **dict.fromkeys(("metadata", "logit_bias", "audio", "prediction", "web_search_options"), OBJECT),
+        **dict.fromkeys(("tools", "functions"), LIST_OF_OBJECTS),
+        **dict.fromkeys(("tool_choice", "function_call"), TEXT_OR_OBJECT),
+        "modalities": LIST_OF_TEXTS,
+        "stop": TEXT_OR_LIST,
+        "logprobs": FLAG_OR_NUMBER,
+        "reasoning_effort": TEXT_OR_NUMBER,
+        "response_format": OBJECT._replace(example=".type=json_object"),
+    },
+    settings={
+        **{name: name for name in ("temperature", "top_p", "stop", "seed", "service_tier", "reasoning_effort")},
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_output_tokens"),
+        "response_format": "response_schema",
+        "top_logprobs": "logprobs",
+    },
+    foreign={
+        **dict.fromkeys(("contents", "input", "prompt"), TURNS),
+        **dict.fromkeys(("system", "systemInstruction", "instructions"), SYSTEM),
+        **dict.fromkeys(("max_output_tokens", "max_tokens_to_sample"), "max_tokens"),
+        **dict.fromkeys(("responseMimeType", "responseSchema", "responseJsonSchema"), "response_format"),
+        "stop_sequences": "stop",
+        "candidateCount": "n",
+        "responseModalities": "modalities",
+        "responseLogprobs": "logprobs",
+        "toolConfig": "tool_choice",
+        "generationConfig": "its fields stand side by side here: temperature, top_p, max_tokens",
+        **dict.fromkeys(("safetySettings", "cachedContent", "speechConfig", "mediaResolution"), _ONLY_GEMINI),
+    },
+    single=frozenset({"n"}),
+)
 
 _REPLY_KEYS = frozenset({"choices", "usage"})
 # Counts under the names of OpenAI's two APIs, DeepSeek, Kimi, Anthropic (as LiteLLM and others pass them on) and
@@ -216,7 +273,7 @@ def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, An
         body["response_format"] = {"type": "json_schema", "json_schema": named_schema(settings.response_schema)}
     if settings.seed is not None:
         set_seed(body, settings.seed, endpoint.seed_field)
-    return merge_extra(body, settings.extra, _RESERVED) if settings.extra else body
+    return merge_extra(body, settings.extra, _FIELDS) if settings.extra else body
 
 
 @functools.lru_cache(maxsize=1024)

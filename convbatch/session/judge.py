@@ -23,7 +23,7 @@ from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.pricing import ExchangeRates
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.options import CheckOptions
-from convbatch.session.preflight import check_reachable
+from convbatch.session.preflight import check_reachable, unsupported_setting
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import Role, SessionResult, SessionSpec
 from convbatch.session.trust import remember_endpoint
@@ -51,7 +51,7 @@ def judge_target(name: str, config: Config, overrides: Overrides, max_output_tok
         max_output_tokens: Its output limit; None = that of `[judge]`, else of its model, else a default.
 
     Raises:
-        SetupError: The gateway is unknown or missing.
+        SetupError: The gateway is unknown or missing, or a setting of the judge cannot be sent.
     """
     settings = config.run.settings.without(_OF_THE_RUN)
     config = replace(config, run=replace(config.run, settings=settings))
@@ -61,6 +61,9 @@ def judge_target(name: str, config: Config, overrides: Overrides, max_output_tok
     if limit is None:  # some models refuse a limit that is not above their thinking budget
         limit = MAX_OUTPUT_TOKENS + max(0, own.thinking_budget or 0)
     limited = own.under(Settings(max_output_tokens=limit))
+    settings = effective_settings(target=limited, unset=target.gateway.unset)
+    if (refused := unsupported_setting(target, settings)) is not None:
+        raise SetupError(f"the judge {target.name}: {refused}", hint="remove the setting, or name another judge")
     return replace(target, gateway=replace(target.gateway, settings=limited))
 
 

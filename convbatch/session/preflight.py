@@ -1,4 +1,4 @@
-"""Checks before the first request: keys, host names, and the limit on open files.
+"""Checks before the first request: keys, host names, the limit on open files, and settings that cannot be sent.
 
 A failure is a mistake in the configuration, or a missing network: it is reported at once instead of after 15 minutes of
 failed requests.
@@ -14,7 +14,23 @@ from urllib.parse import urlsplit
 
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Target, max_in_flight
+from convbatch.dialogue import Message, Settings, text_part
 from convbatch.errors import SetupError
+from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.wire import Ask, CannotCarry
+
+UNSUPPORTED_HINT = "remove the setting, or ask this target in a separate run"
+
+
+def unsupported_setting(target: Target, settings: Settings) -> str | None:
+    """Return why no request with these settings can be built for a target; None if one can."""
+    question = (Message(role="user", parts=(text_part("?"),)),)
+    try:
+        ask = Ask(model=target.model, messages=question, settings=settings)
+        PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
+    except CannotCarry as limit:
+        return str(limit)
+    return None
 
 
 def check_reachable(

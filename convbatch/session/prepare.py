@@ -23,7 +23,7 @@ from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, t
 from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.console.text import log_note
 from convbatch.dataset.reader import count_of
-from convbatch.dialogue import MAX_REPEATS, HistoryMode, Message, Settings, effective_settings, text_part
+from convbatch.dialogue import MAX_REPEATS, HistoryMode, Settings, effective_settings
 from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
 from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
 from convbatch.journal.manifest import (
@@ -36,14 +36,13 @@ from convbatch.journal.manifest import (
     SimulatorSetup,
 )
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
-from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, CannotCarry, encode_json
+from convbatch.protocols.wire import encode_json
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
-from convbatch.session.preflight import check_reachable
+from convbatch.session.preflight import UNSUPPORTED_HINT, check_reachable, unsupported_setting
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
 from convbatch.session.trust import Trust, is_inside, remember_folder
@@ -380,22 +379,9 @@ def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settin
     for target in targets:
         gateway = target.gateway
         settings = effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset)
-        limit = _unsupported_setting(target, settings)
+        limit = unsupported_setting(target, settings)
         if limit is not None:
-            raise SetupError(f"{target.name}: {limit}", hint=_UNSUPPORTED_HINT)
-
-
-_UNSUPPORTED_HINT = "remove the setting, or ask this target in a separate run"
-
-
-def _unsupported_setting(target: Target, settings: Settings) -> str | None:
-    question = (Message(role="user", parts=(text_part("?"),)),)
-    try:
-        ask = Ask(model=target.model, messages=question, settings=settings)
-        PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
-    except CannotCarry as limit:
-        return str(limit)
-    return None
+            raise SetupError(f"{target.name}: {limit}", hint=UNSUPPORTED_HINT)
 
 
 def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
@@ -418,9 +404,9 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
                 if fingerprint in tried:
                     continue
                 tried.add(fingerprint)
-                if (limit := _unsupported_setting(target, settings)) is not None:
+                if (limit := unsupported_setting(target, settings)) is not None:
                     what = f"dialogue {dialogue.id!r}, turn {number}, at {target.name}: {limit}"
-                    problems.append(Problem(what=what, hint=_UNSUPPORTED_HINT))
+                    problems.append(Problem(what=what, hint=UNSUPPORTED_HINT))
     if problems:
         raise InputError.of(problems)
 

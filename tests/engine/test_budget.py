@@ -361,7 +361,7 @@ REFUSED = [
     ("no price", ["--max-cost", "5USD"], "", "needs a price for sim-good@simulator"),
     ("no limit on output", ["--max-cost", "5USD"], "PRICE", "set no max_output_tokens"),
     ("several replies", ["--max-cost", "5", "--max-output-tokens", "9", "-p", "generationConfig.candidateCount=3"],
-     "PRICE", "several replies at once"),
+     "PRICE", "only one reply is read, and all are billed"),
     ("a currency that no price uses", ["--max-cost", "5EUR", "--max-output-tokens", "9"], "PRICE", "is in EUR"),
     ("two currencies, none named", ["--max-cost", "5", "--max-output-tokens", "9", "-m", "sim-drift@simulator"],
      "TWO", "names no currency"),

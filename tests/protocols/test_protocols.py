@@ -407,7 +407,7 @@ IMAGE = Part(kind="image", path="media/cat.png")
         (GEMINI, {"thinking_budget": 1, "thinking_level": "LOW"}, "thinking_budget .* or thinking_level .* not both"),
         (GEMINI, {"extra": {"contents": []}}, "'contents'"),
         (GEMINI, {"seed": 1, "extra": {"generationConfig": {"seed": 2}}}, "overrides generationConfig.seed"),
-        (GEMINI, {"seed": 1, "extra": {"generationConfig": 3}}, "overrides generationConfig,"),
+        (GEMINI, {"seed": 1, "extra": {"generationConfig": 3}}, "sets generationConfig to 3, but it is an object"),
         (GEMINI, {"seed": 1, "extra": {"generation_config": {}}}, "write it as 'generationConfig'"),
         (GEMINI, {"top_k": 1, "extra": {"generationConfig": {"top_k": 2}}}, "generationConfig.top_k, .* as 'topK'"),
         (GEMINI, {"extra": {"temperature": 0.5}}, "--temperature, or -p generationConfig.temperature"),
