@@ -23,12 +23,12 @@ from convbatch.results.run import Run, load
 from convbatch.results.several import DialogueReader, Only, matched_dialogues, target_names
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from rich.console import Console
     from rich.text import Text
 
-SIDE_BY_SIDE_WIDTH = 36
-"""Columns narrower than this are stacked."""
+    from convbatch.console.transcript_layout import Piece
+
+_BETWEEN = " · "
 _NAMES_KEPT = 10_000
 """Enough for a suggestion."""
 _FAILED = frozenset({"error", "pending"})
@@ -228,91 +228,82 @@ def _index_of(run: Run, dialogue_id: str, names: list[str]) -> int | None:
 
 
 def _print_dialogue(console: Console, dialogue: Dialogue, columns: Sequence[_TranscriptColumn]) -> None:
-    from rich.rule import Rule
+    from rich.text import Text
 
-    title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
-    console.print(Rule(tables.single_line_text(title, "bold"), align="left", characters="─"))
-    if dialogue.system is not None:
-        console.print(_line("system", dialogue.system, "dim"))
-    for number, turn in enumerate(dialogue.turns, 1):
-        media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
-        console.print(_line(f"{number} user", turn.user_text + media, "bold"))
-        if turn.assistant is not None:
-            console.print(_line("  script" if turn.ask else "  given", turn.assistant, "dim"))
-        _print_turn(console, number, turn.user_text, columns)
-    asked = {number for column in columns for number in column.turns}
-    for number in sorted(asked - set(range(len(dialogue.turns) + 1))):  # the dialogue is longer in another run
-        _print_turn(console, number, None, columns)
-    whole = [(column, column.verdicts_on(None)) for column in columns]
-    if any(verdicts for _, verdicts in whole):
-        console.print(_line("dialogue", "", "dim"))
-        _print_beside(
-            console, [_joined([_name(column), *_verdict_lines(verdicts)]) for column, verdicts in whole if verdicts]
-        )
+    lines = Text("\n", no_wrap=True, overflow="ignore").join(_lines(dialogue, columns, console.width))
+    console.print(lines, soft_wrap=True)
     console.print()
 
 
-def _print_turn(console: Console, number: int, user: str | None, columns: Sequence[_TranscriptColumn]) -> None:
-    replies = [(column, column.turns[number]) for column in columns if number in column.turns]
-    _print_beside(console, [_reply(column, turn_row, user) for column, turn_row in replies])
+def _lines(dialogue: Dialogue, columns: Sequence[_TranscriptColumn], width: int) -> Iterator[Text]:
+    """Yield the lines of a dialogue: its script, and below each turn what the targets replied."""
+    from convbatch.console.transcript_layout import beside, labelled, title_line
+
+    def line(label: str, text: str, style: str) -> Iterator[Text]:
+        return labelled(tables.single_line_text(label, "dim"), tables.multiline_text(text, style), width)
+
+    def replies(number: int, user: str | None) -> Iterator[Text]:
+        cells = [_reply(column, column.turns[number], user) for column in columns if number in column.turns]
+        return beside(cells, width) if cells else iter(())
+
+    title = dialogue.id + (f"  [{', '.join(dialogue.tags)}]" if dialogue.tags else "")
+    yield title_line(tables.single_line_text(title, "bold"), width)
+    if dialogue.system is not None:
+        yield from line("system", dialogue.system, "dim")
+    for number, turn in enumerate(dialogue.turns, 1):
+        media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
+        yield from line(f"{number} user", turn.user_text + media, "bold")
+        if turn.assistant is not None:
+            yield from line("  script" if turn.ask else "  given", turn.assistant, "dim")
+        yield from replies(number, turn.user_text)
+    asked = {number for column in columns for number in column.turns}
+    for number in sorted(asked - set(range(len(dialogue.turns) + 1))):  # the dialogue is longer in another run
+        yield from replies(number, None)
+    whole = [(column, verdicts) for column in columns if (verdicts := column.verdicts_on(None))]
+    if whole:
+        yield from line("dialogue", "", "dim")
+        yield from beside([[_name(column), *_verdict_lines(verdicts)] for column, verdicts in whole], width)
 
 
-def _print_beside(console: Console, cells: Sequence[Text]) -> None:
-    """Print a text for each target: side by side if there is room, else one after another."""
-    if not cells:
-        return
-    width = (console.width - 2) // len(cells) - 2
-    if len(cells) == 1 or width < SIDE_BY_SIDE_WIDTH:
-        for cell in cells:
-            console.print(_indented(cell))
-        return
-    from rich.table import Table
+def _reply(column: _TranscriptColumn, turn_row: _TurnRow, user: str | None) -> list[Piece]:
+    from convbatch.console.transcript_layout import Piece
 
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in cells:
-        grid.add_column(width=width, overflow="fold")
-    grid.add_row(*cells)
-    console.print(_indented(grid))
-
-
-def _reply(column: _TranscriptColumn, turn_row: _TurnRow, user: str | None) -> Text:
-    parts = [_name(column)]
+    texts: list[Text] = []
     if turn_row.user != user:
-        parts.append(tables.multiline_text(f"turn {turn_row.turn} of this run: {turn_row.user}", "bold"))
+        texts.append(tables.multiline_text(f"turn {turn_row.turn} of this run: {turn_row.user}", "bold"))
     if turn_row.thought:
-        parts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
+        texts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
     if turn_row.reply is not None:
-        parts.append(tables.multiline_text(turn_row.reply))
+        texts.append(tables.multiline_text(turn_row.reply))
     if turn_row.tool_calls is not None:
-        parts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
-    parts.append(tables.single_line_text(_facts(turn_row), tables.STATUS_STYLES[turn_row.status]))
-    return _joined([*parts, *_verdict_lines(column.verdicts_on(turn_row.turn))])
+        texts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
+    facts = tables.single_line_text(_BETWEEN.join(_facts(turn_row)), tables.STATUS_STYLES[turn_row.status])
+    verdicts = _verdict_lines(column.verdicts_on(turn_row.turn))
+    return [_name(column), *map(Piece, texts), Piece(facts, between=_BETWEEN), *verdicts]
 
 
-def _verdict_lines(verdicts: Sequence[_Verdict]) -> Iterator[Text]:
+def _verdict_lines(verdicts: Sequence[_Verdict]) -> Iterator[Piece]:
     """Yield one quiet line for all passed checks, and one with the reason for each other check."""
+    from convbatch.console.transcript_layout import Piece
+
     passed = [verdict.check for verdict in verdicts if verdict.passed]
     if passed:
-        yield tables.single_line_text(f"passed: {', '.join(passed)}", "dim")
+        yield Piece(tables.single_line_text(f"passed: {', '.join(passed)}", "dim"))
     for verdict in verdicts:
         if verdict.passed is False:
-            yield tables.single_line_text(f"failed: {verdict.check}: {verdict.reason}", "red")
+            yield Piece(tables.single_line_text(f"failed: {verdict.check}: {verdict.reason}", "red"))
         elif verdict.passed is None:
-            yield tables.single_line_text(f"no verdict: {verdict.check}: {verdict.reason}", "yellow")
+            yield Piece(tables.single_line_text(f"no verdict: {verdict.check}: {verdict.reason}", "yellow"))
 
 
-def _name(column: _TranscriptColumn) -> Text:
-    return tables.single_line_text(column.name, "cyan")
+def _name(column: _TranscriptColumn) -> Piece:
+    from convbatch.console.transcript_layout import Piece
+
+    return Piece(tables.single_line_text(column.name, "cyan"), is_whole=True)
 
 
-def _joined(lines: Sequence[Text]) -> Text:
-    from rich.text import Text
-
-    return Text("\n").join(lines)
-
-
-def _facts(turn_row: _TurnRow) -> str:
-    """Return the line below a reply: status, reason, tokens, cost, time."""
+def _facts(turn_row: _TurnRow) -> list[str]:
+    """Return what the line below a reply says: status, reason, tokens, cost, time."""
     reason = turn_row.finish_reason
     if reason is not None and turn_row.finish_reason_raw not in (None, reason, reason.upper()):
         reason = f"{reason} ({turn_row.finish_reason_raw})"
@@ -329,21 +320,4 @@ def _facts(turn_row: _TurnRow) -> str:
         f"{turn_row.possibly_paid} possibly paid" if turn_row.possibly_paid else None,
         None if turn_row.reused_from is None else f"reused from {turn_row.reused_from}",
     ]
-    return " · ".join(fact for fact in facts if fact)
-
-
-def _line(label: str, text: str, style: str) -> Table:
-    """Return a label with its text, which is wrapped beside it."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=9)
-    grid.add_column(overflow="fold")
-    grid.add_row(tables.single_line_text(label, "dim"), tables.multiline_text(text, style))
-    return grid
-
-
-def _indented(content: RenderableType) -> RenderableType:
-    from rich.padding import Padding
-
-    return Padding(content, (0, 0, 0, 2), expand=False)
+    return [fact for fact in facts if fact]

@@ -76,7 +76,7 @@ class StatusBlock:
 
     def _block(self, lines: Sequence[str]) -> str:
         self._painted = [cell_width(line) for line in lines]
-        return "\n".join(f"{line}\x1b[K" for line in lines) + ("\x1b[J" if lines else "")
+        return "\n".join(f"\x1b[2K{line}" for line in lines) + ("\x1b[J" if lines else "")
 
     def _rewind(self) -> str:
         """Return what moves the cursor to the start of the block, whose lines may have been wrapped since."""
