@@ -12,7 +12,7 @@ from itertools import chain, compress, islice
 from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.console import tables
-from convbatch.console.text import ignoring_broken_pipe, printable, printable_json
+from convbatch.console.text import cut, ignoring_broken_pipe, printable, printable_json
 from convbatch.dataset.reader import count_of
 from convbatch.pricing import display_amount
 from convbatch.results.columns import TURNS, WIDE_KEYS
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 200
 """Rows laid out together; later chunks keep the widths of the first, so that memory does not grow with the table."""
 WIDE_CELL_LINES = 4
+WIDE_CELL_WIDTH = 20
+"""A cell has room for this, or its table is laid out as blocks."""
 _COLUMNS = ("dialogue", "target", "repeat", "turn", "status", "finish_reason", "output_tokens", "latency_s")
 """Columns before the reply."""
 _NAMES = 2
@@ -145,7 +147,7 @@ def print_wide(
     console = tables.console(file)
     names = range(len(WIDE_KEYS))
     targets = range(len(WIDE_KEYS), len(columns))
-    room = WIDE_CELL_LINES * max(8, (console.width - 34) // len(targets))
+    room = WIDE_CELL_LINES * max(WIDE_CELL_WIDTH, (console.width - 34) // len(targets))
     rows = wide_cells(runs, value, matcher)
     while chunk := list(islice(rows, CHUNK_ROWS)):
         headings = [column.name for column in columns]
@@ -226,9 +228,7 @@ def _print_in_chunks(console: Console, names: Sequence[str], rows: Iterator[Sequ
         for column, width in zip(grid.columns, widths, strict=False):
             column.min_width = width
         for *cells, reply in chunk:
-            cut = tables.single_line_text(reply)
-            cut.truncate(room, overflow="ellipsis")
-            grid.add_row(*map(tables.single_line_text, cells), cut)
+            grid.add_row(*map(tables.single_line_text, (*cells, cut(printable(reply), room))))
         console.print(grid)
 
 
@@ -261,8 +261,7 @@ def _wide_cell(cell: Cell | None, room: int) -> Text:
         return tables.single_line_text(f"({cell.status})", tables.STATUS_STYLES[cell.status])
     if isinstance(cell.value, bool):
         return tables.single_line_text("passed" if cell.value else "failed", "green" if cell.value else "red")
-    text = _plain(cell.value)
-    return tables.single_line_text(text if len(text) <= room else text[: room - 1] + "…")
+    return tables.single_line_text(cut(printable(_plain(cell.value)[:REPLY_READ]), room))
 
 
 def _plain(cell: Any) -> str:

@@ -24,6 +24,7 @@ WHOLE_WORD = 64
 """Prose is wrapped inside a word only if the word is longer: names of targets and ids are shorter."""
 INDENT = 2
 _GAPS = (2, 1)
+_NONE = "–"
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
 _OPENING, _CLOSING = "（「『【《〈〔“‘", "、。，．！？；：）」』】》〉〕”’…"
 _WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
@@ -66,8 +67,10 @@ class _GridColumn:
     whole: int
     """Longest word that is kept whole in prose."""
     cells: list[Text] = field(repr=False)
-    widest: int = 0
-    narrowest: int = 0
+    widest: int
+    narrowest: int
+    holds_numbers: bool
+    """Whether each cell is a number, or stands for an unknown one."""
 
     @classmethod
     def of(cls, column: Column, is_prose: bool, whole: int) -> _GridColumn:
@@ -80,7 +83,8 @@ class _GridColumn:
             words = (cell_len(word.rstrip()) for text in texts[1:] for word in _WORD.findall(text))
             longest = max((word for word in words if word <= whole), default=0)
             narrowest = min(widest, max(PROSE_WIDTH, cell_len(heading.plain), longest))
-        return cls(heading, column.justify == "right", is_prose, whole, cells, widest, narrowest)
+        holds_numbers = all(cell.plain.isdecimal() or cell.plain == _NONE for cell in cells)
+        return cls(heading, column.justify == "right", is_prose, whole, cells, widest, narrowest, holds_numbers)
 
 
 class _Layout(NamedTuple):
@@ -168,10 +172,12 @@ def _row(cells: Sequence[Text], columns: Sequence[_GridColumn], layout: _Layout,
 
 
 def _above(numbers: Sequence[int], row: Sequence[Text], columns: Sequence[_GridColumn], room: int | None) -> Lines:
-    """Yield the names of a row on a line of their own; only prose, such as a list of names, breaks between words."""
+    """Yield the names of a row on a line of their own, numbers with their heading; only prose breaks between words."""
     items: list[_Item] = []
     for n in numbers:
         parts = wrap(row[n], 1) if columns[n].is_prose else row[n].split("\n")
+        if columns[n].holds_numbers:
+            parts = [Text.assemble(columns[n].heading.plain, " ", part) for part in parts]
         items += [_Item(" " if number else "  ", part) for number, part in enumerate(parts) if part.plain]
     return _packed(items, room, first=0, others=2 * INDENT)
 
@@ -183,10 +189,21 @@ def _records(columns: Sequence[_GridColumn], stack: Sequence[int], room: int) ->
         rest = [(column, cell) for n, (column, cell) in enumerate(zip(columns, row, strict=True)) if n not in stack]
         pairs = [_Item("   ", _pair(column, cell)) for column, cell in rest if not column.is_prose and cell.plain]
         yield from _packed(pairs, room, first=INDENT, others=INDENT)
-        for column, cell in rest:
-            if column.is_prose and cell.plain:
-                yield from indented(column.heading, room, first=INDENT, others=INDENT)
-                yield from indented(cell, room, first=2 * INDENT, others=2 * INDENT)
+        yield from _prose([(column.heading, cell) for column, cell in rest if column.is_prose and cell.plain], room)
+
+
+def _prose(cells: Sequence[tuple[Text, Text]], room: int) -> Lines:
+    """Yield prose beside its headings, below them if there is too little room; headings are not broken."""
+    beside = max((cell_len(heading.plain) for heading, _ in cells), default=0) + INDENT + _GAPS[0]
+    if beside + PROSE_WIDTH > room:
+        for heading, cell in cells:
+            yield _line(" " * INDENT).append_text(heading)
+            yield from indented(cell, room, first=2 * INDENT, others=2 * INDENT)
+        return
+    for heading, cell in cells:
+        for number, part in enumerate(wrap(cell, room - beside)):
+            line = _line(" " * INDENT).append_text(heading if number == 0 else Text())
+            yield line.append(" " * (beside - cell_len(line.plain))).append_text(part)
 
 
 def _pair(column: _GridColumn, cell: Text) -> Text:

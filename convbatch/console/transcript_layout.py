@@ -16,7 +16,7 @@ from convbatch.console.grid import INDENT, wrap
 
 SIDE_BY_SIDE_WIDTH = 36
 """Columns narrower than this are stacked."""
-SHORT_FACT = 24
+SHORT_FACT = 32
 LABEL_WIDTH = 10
 _GAP = 2
 
@@ -41,11 +41,12 @@ class Piece(NamedTuple):
     def _groups(self, width: int) -> Iterator[str]:
         """Yield as many facts at a time as fit on a line; a long one follows the one before it, word by word."""
         first, *others = self.text.plain.split(self.between)
-        group = first
-        for fact in others:
+        group, mark = first, self.between.rstrip()
+        for number, fact in enumerate(others, 1):
             longer = f"{group}{self.between}{fact}"
-            if cell_len(longer) > width and cell_len(fact) <= SHORT_FACT:
-                yield group
+            needed = cell_len(longer) + (cell_len(mark) if number < len(others) else 0)
+            if needed > width and cell_len(fact) <= SHORT_FACT:
+                yield group + mark
                 longer = fact
             group = longer
         yield group

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TextIO, cast
 from tqdm import tqdm
 
 from convbatch.console.status_block import StatusBlock, can_repaint
-from convbatch.console.text import printable
+from convbatch.console.text import columns_of, printable, wrapped
 from convbatch.engine.call import Call
 from convbatch.engine.connection_errors import way_out
 from convbatch.engine.retry import GiveUp, SendAgain, Step, SuspendTarget
@@ -199,7 +199,7 @@ class Progress:
 
     def show(self, text: str) -> None:
         """Print a permanent line that is not logged."""
-        line = f"convbatch: {printable(redact(text))}"
+        line = wrapped(f"convbatch: {printable(redact(text))}", columns_of(self._stream))
         if self._block is not None:
             self._block.print_above(line)
         else:

@@ -198,7 +198,8 @@ def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:
     assert "0.000426 USD" in file.getvalue()
 
 
-def test_a_transcript_shows_what_each_reply_cost(made: MadeRun) -> None:
+def test_a_transcript_shows_what_each_reply_cost(made: MadeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     file = io.StringIO()
     print_transcript([load(made.write().path)], "a", file=file)
     assert "22 in, 192 out (178 reasoning) · 0.000406 USD · 0.50 s" in " ".join(file.getvalue().split())
