@@ -194,7 +194,9 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         f"{unfit:,} failed for good: the dialogue no longer fits the model" if unfit else "",
         f"{total.skipped:,} skipped" if total.skipped else "",
         f"{total.reused:,} reused" if total.reused else "",
-        f"{total.attempts:,} attempts" if total.attempts > answered - total.reused else "",
+        f"{total.attempts:,} attempt{'' if total.attempts == 1 else 's'}"
+        if total.attempts > answered - total.reused
+        else "",
         _possibly_paid(total) if total.possibly_paid else "",
         f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",
         f"{count_of(total.undecided, 'dialogue')} neither passed nor failed" if total.undecided else "",

@@ -20,7 +20,7 @@ from rich.text import Text
 
 PROSE_WIDTH = 24
 """Smallest width of a column of prose."""
-WHOLE_WORD = 64
+WHOLE_WORD = 128
 """Prose is wrapped inside a word only if the word is longer: names of targets and ids are shorter."""
 INDENT = 2
 _GAPS = (2, 1)

@@ -122,13 +122,13 @@ def _wrapped_line(line: str, columns: int) -> str:
 
     from convbatch.console.grid import wrap
 
-    glued = _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _GLUE), line)
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    first, *rest = wrap(Text(glued), columns, whole=len(line))
-    if rest:
-        later = Text(glued[len(first) :].lstrip())
-        rest = [Text(indent).append_text(part) for part in wrap(later, max(1, columns - len(indent)), whole=len(line))]
-    return "\n".join(part.plain for part in (first, *rest)).replace(_GLUE, " ")
+    body = line.lstrip()
+    indent = " " * (len(line) - len(body))
+    glued = _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _GLUE), body)
+    parts = wrap(Text(glued), max(1, columns - len(indent)), whole=len(line))
+    later = wrap(Text(glued[len(parts[0]) :].lstrip()), max(1, columns - len(indent) - 2), whole=len(line))
+    lines = [f"{indent}{parts[0].plain}", *(f"{indent}  {part.plain}" for part in later)]
+    return "\n".join(lines).replace(_GLUE, " ")
 
 
 class RedactingStream:

@@ -280,6 +280,7 @@ class Progress:
             failed=of_target.counts["error"],
             others=", ".join(f"{n:,} {status}" for status in _OTHERS if (n := of_target.counts[status])),
             left_s=left_s,
+            at_least_s=(wait_s or 0.0) if is_paused else 0.0,
         )
 
 

@@ -41,6 +41,8 @@ class TargetStatus:
     others: str = ""
     """Counts of other results than `ok`, as text."""
     left_s: float | None = None
+    at_least_s: float = 0.0
+    """What is left of its pause: it needs more than this."""
 
     @property
     def is_finished(self) -> bool:
@@ -145,9 +147,11 @@ def total_left(run: RunStatus) -> str:
     """Return the time that the slowest target still needs; `over …` if that of another is unknown."""
     open_targets = [one for one in run.targets if not one.is_finished and one.severity < SUSPENDED]
     known = [one.left_s for one in open_targets if one.left_s is not None]
-    if not known or run.stopping:
+    least = max((one.at_least_s for one in open_targets if one.left_s is None), default=0.0)
+    if run.stopping or not known:
         return ""
-    return f"{'' if len(known) == len(open_targets) else 'over '}{duration(max(known))} left"
+    is_whole = len(known) == len(open_targets)
+    return f"{'' if is_whole else 'over '}{duration(max(*known, least))} left"
 
 
 def _total_line(run: RunStatus, width: int) -> str:
@@ -164,17 +168,18 @@ def _total_line(run: RunStatus, width: int) -> str:
 def _reason_line(target: TargetStatus, width: int) -> str:
     """Return the second line of a run with one target: all that is not in the first."""
     name, state, others = _Fact(target.name), _Fact(*target.state), _Fact(target.others)
-    return _fitted([name, state, others], [others, *_shortened(state, name)], width, elastic=state)
+    return _fitted([name, state, others], [others, *_shortened(state, name)], width, elastic=state, keep=1)
 
 
 def _target_lines(targets: Sequence[TargetStatus], width: int) -> list[str]:
     widest = max(cell_width(one.name) for one in targets)
     widest = min(widest, max(_SHORTEST_NAME, 2 * width // 5))  # the rest holds a count and a reason
+    names = _short_names([one.name for one in targets], widest)
     counts = _right_aligned([_count(one.done, one.planned) for one in targets])
     flights = _right_aligned([f"{one.in_flight} in flight" for one in targets])
     return [
-        _target_line(one, _padded(_short_name(one.name, widest), widest), count, flight, width)
-        for one, count, flight in zip(targets, counts, flights, strict=True)
+        _target_line(one, _padded(name, widest), count, flight, width)
+        for one, name, count, flight in zip(targets, names, counts, flights, strict=True)
     ]
 
 
@@ -190,8 +195,10 @@ def _target_line(target: TargetStatus, name: str, count: str, in_flight: str, wi
     if target.is_finished or target.severity >= SUSPENDED:
         flight.shorten()
     facts = [label, number, flight, state, fail, others, time]
-    drop = [others, flight, *_shortened(state, time), label, number, label, fail, label, state, number]
-    return _fitted(facts, drop, width, elastic=state)
+    is_held_up = target.severity > 1
+    first = [others, flight, *(_shortened(state, time) if is_held_up else [state, time])]
+    drop = [*first, label, number, label, fail, label, state, number]
+    return _fitted(facts, drop, width, elastic=state if is_held_up else None, keep=2)
 
 
 def _shortened(state: _Fact, other: _Fact) -> list[_Fact]:
@@ -199,7 +206,9 @@ def _shortened(state: _Fact, other: _Fact) -> list[_Fact]:
     return [*[state] * (len(state.forms) - 2), other]
 
 
-def _fitted(facts: Sequence[_Fact], drop: Sequence[_Fact], width: int, *, elastic: _Fact | None = None) -> str:
+def _fitted(
+    facts: Sequence[_Fact], drop: Sequence[_Fact], width: int, *, elastic: _Fact | None = None, keep: int = 0
+) -> str:
     """Join the facts; while they are too wide, shorten or leave out the next of `drop`.
 
     Args:
@@ -207,10 +216,11 @@ def _fitted(facts: Sequence[_Fact], drop: Sequence[_Fact], width: int, *, elasti
         drop: The least important first; a fact is named once for each of its forms.
         width: Room, in cells.
         elastic: May also be cut between its words, once nothing but its last form is left of it.
+        keep: How many of `drop` go before it is cut.
     """
-    for fact in (*drop, *facts):
+    for number, fact in enumerate((*drop, *facts)):
         too_wide = cell_width(_joined(facts)) - width
-        if too_wide > 0 and elastic is not None and elastic.is_shortest:
+        if too_wide > 0 and elastic is not None and elastic.is_shortest and number >= keep:
             elastic.clip(cell_width(elastic.text) - too_wide)
             too_wide = cell_width(_joined(facts)) - width
         if too_wide <= 0:
@@ -274,18 +284,33 @@ def _is_within_word(text: str, at: int) -> bool:
     return before.isascii() and after.isascii() and not before.isspace() and not after.isspace()
 
 
-def _short_name(name: str, width: int) -> str:
-    return (
-        name
-        if cell_width(name) <= width
-        else next((short for short in _shorter_names(name) if cell_width(short) <= width), "")
-    )
+def _short_names(names: Sequence[str], width: int) -> list[str]:
+    """Return names of at most this width: their beginnings, or their ends where only those tell them apart."""
+    beginnings = [_widest_that_fits([name, *_shorter_names(name)], width) for name in names]
+    if len(set(beginnings)) == len(set(names)):
+        return beginnings
+    ends = [_widest_that_fits([name, *_ends(name)], width) for name in names]
+    return ends if len(set(ends)) > len(set(beginnings)) else beginnings
+
+
+def _widest_that_fits(forms: Sequence[str], width: int) -> str:
+    return next((form for form in forms if cell_width(form) <= width), "")
+
+
+def _ends(name: str) -> list[str]:
+    """Return ends of a target's name, the longest first, cut between its parts."""
+    return [f"...{name[place:].lstrip('-_/:. ')}" for place in _places(name) if place > len("...")]
+
+
+def _places(name: str) -> list[int]:
+    """Return the places between the parts of a name."""
+    places = (match.start() for match in re.finditer(r"[-_@/:. ]|(?<=[^\x00-\x7f])", name))
+    return [place for place in places if place and not _is_decimal_point(name, place)]
 
 
 def _shorter_names(name: str) -> list[str]:
     """Return beginnings of a target's name, the longest first, cut between its parts."""
-    places = [match.start() for match in re.finditer(r"[-_@/:. ]|(?<=[^\x00-\x7f])", name)][::-1]
-    cuts = [f"{name[:place]}..." for place in places if place and not _is_decimal_point(name, place)]
+    cuts = [f"{name[:place]}..." for place in reversed(_places(name))]
     return [cut for cut in cuts if cell_width(cut) < cell_width(name)]
 
 

@@ -77,6 +77,24 @@ def test_a_narrow_terminal_still_shows_why_a_target_waits(columns: int, shown: s
     assert shown in "\n".join(screen_lines(running(GOOD, PAUSED, LOST), columns, 24))
 
 
+def test_shortened_names_tell_the_targets_apart():
+    path = "projects/x/locations/us-central1/publishers/google/models"
+    flash, pro = (TargetStatus(name=f"{path}/gemini-9-{size}@al", done=0, planned=93) for size in ("flash", "pro"))
+    _, *lines = screen_lines(running(flash, pro), 80, 24)
+    assert [line.split()[0] for line in lines] == ["...models/gemini-9-flash@al", "...models/gemini-9-pro@al"]
+    _, *lines = screen_lines(running(flash, GOOD), 80, 24)
+    assert [line.split()[0] for line in lines] == ["projects/x/locations/us...", GOOD.name]
+
+
+def test_a_request_rate_gives_way_to_the_time_left_and_a_pause_to_nothing_but_its_length():
+    limited = TargetStatus(
+        name="m" * 30, done=7, planned=279, in_flight=1, state=["request rate 60/min"], severity=1, left_s=299
+    )
+    assert screen_lines(running(limited, GOOD), 60, 24)[1].endswith("7/279  5 min left")
+    least = TargetStatus(name="m@busy", done=1, planned=279, at_least_s=600, state=["waiting: 429, 10 min"], severity=3)
+    assert screen_lines(running(least, GOOD), 80, 24)[0].endswith("over 10 min left")
+
+
 _WORDS = st.lists(
     st.sampled_from(["429,", "49 s", "in 1,234.5 s", "127.0.0.1:8080", "接口", "HTTP 502", "x" * 30]), max_size=8
 )
