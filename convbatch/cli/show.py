@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from convbatch.console import tables
 from convbatch.console.text import cut, ignoring_broken_pipe, printable, printable_json
 from convbatch.dataset.reader import count_of
-from convbatch.pricing import display_amount
+from convbatch.pricing import display_amount, exact
 from convbatch.results.columns import TURNS, WIDE_KEYS
 from convbatch.results.export import csv_lines, json_bytes
 from convbatch.results.filters import Matcher
@@ -263,6 +263,8 @@ def _wide_cell(cell: Cell | None, room: int) -> Text:
         return tables.single_line_text(f"({cell.status})", tables.STATUS_STYLES[cell.status])
     if isinstance(cell.value, bool):
         return tables.single_line_text("passed" if cell.value else "failed", "green" if cell.value else "red")
+    if cell.currency is not None:
+        return tables.single_line_text(f"{display_amount(exact(cell.value))} {cell.currency}")
     return tables.single_line_text(cut(printable(_plain(cell.value)[:REPLY_READ]), room))
 
 

@@ -30,6 +30,8 @@ class Cell(NamedTuple):
     value: Any
     status: str | None
     """Of the turn; None for a whole dialogue."""
+    currency: str | None = None
+    """Of a cost."""
 
 
 _Place: TypeAlias = tuple[int, int | None]
@@ -85,7 +87,7 @@ def wide_cells(
 def _read(run: Run, value: str, matcher: Matcher | None, only: Only) -> Iterator[tuple[int, _DialogueCells]]:
     """Yield the cells of every dialogue of a run, or of one."""
     judged = value in OF_VERDICTS
-    names = _HEAD if judged else (*_HEAD, value)
+    names = _HEAD if judged else (*_HEAD, value, "currency") if value == "cost" else (*_HEAD, value)
     matcher = matcher or Matcher(Filters())
     mask, wants_check = matcher.mask(run, only=only), matcher.filters.wants_check
     of_verdicts = (*StoredVerdict._fields, "check", "kind")
@@ -98,7 +100,7 @@ def _read(run: Run, value: str, matcher: Matcher | None, only: Only) -> Iterator
             of_turn = _values_of_verdicts(meant, value) if judged else {}
             matches = False
             for (_, _, _, turn, status, *cell), does_match in zip(rows, mask, strict=False):
-                found.cells[number, turn][target] = Cell(of_turn.get(turn) if judged else cell[0], status)
+                found.cells[number, turn][target] = Cell(of_turn.get(turn) if judged else cell[0], status, *cell[1:])
                 if does_match:
                     found.matching.add((number, turn))
                     matches = True

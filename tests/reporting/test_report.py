@@ -198,6 +198,13 @@ def test_a_list_of_runs_shows_their_spending_by_currency(made: MadeRun) -> None:
     assert "0.000426 USD" in file.getvalue()
 
 
+def test_the_costs_of_targets_side_by_side_have_their_currencies(made: MadeRun) -> None:
+    file = Terminal()
+    show.print_wide([load(made.write().path)], "cost", file=file)
+    assert "0.000406 USD" in file.getvalue()
+    assert "0.00406 CNY" in file.getvalue()
+
+
 def test_a_transcript_shows_what_each_reply_cost(made: MadeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     file = io.StringIO()
