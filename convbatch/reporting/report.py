@@ -219,7 +219,8 @@ def sections(
 
 def _filter_note(matcher: Matcher) -> Iterator[str]:
     if matcher.filters:
-        what = f"Only {count_of(matcher.matched, 'turn')} of {matcher.seen:,}: {matcher.filters}."
+        tally = matcher.tally
+        what = f"Only {count_of(tally.matched, 'turn')} of {tally.seen:,}: {matcher.filters}."
         yield f"{what} Judge calls and the audit are left out."
 
 

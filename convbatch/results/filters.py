@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from convbatch.errors import SetupError, did_you_mean, nearest
@@ -99,13 +100,22 @@ class Passes(NamedTuple):
     undecided: int = 0
 
 
+@dataclass(slots=True)
+class Tally:
+    """Turns that one pass over a run has seen, and how many of them match."""
+
+    seen: int = 0
+    matched: int = 0
+
+
 class Matcher:
     """Applies filters to runs, and remembers what there was to choose from."""
 
     def __init__(self, filters: Filters) -> None:
         self.filters = filters
-        self.matched = 0
-        self.seen = 0
+        self._matched = False
+        self._tallies: dict[Path, Tally] = {}
+        """The longest pass over each run."""
         self._tags: set[str] = set()
         self._checks: set[str] = set()
 
@@ -118,8 +128,9 @@ class Matcher:
         """
         if not self.filters:
             yield from repeat(True)
+        tally = Tally()
         for turns, checks in self._conversations(run, only):
-            yield from self._matches(turns, checks)
+            yield from self._matches(turns, checks, self._longest(run, tally))
 
     def conversations(self, run: Run, names: Sequence[str]) -> Iterator[tuple[list[_Turn], list[Row]]]:
         """Yield every conversation with a turn that matches, and the verdicts that are meant.
@@ -129,10 +140,11 @@ class Matcher:
             names: Columns of the verdicts. Of whole dialogues, those of every conversation that is yielded are meant.
         """
         of_verdicts = (*_Check._fields, *names)
+        tally = Tally()
         for rows, verdicts in read_with_verdicts(run.turns_path, self._columns, of_verdicts):
             turns = [_Turn(*row) for row in rows]
             checks = [_Check(*row[: len(_Check._fields)]) for row in verdicts]
-            does_match = self._matches(turns, checks)
+            does_match = self._matches(turns, checks, self._longest(run, tally))
             matching: set[int | None] = {turn.turn for turn, does in zip(turns, does_match, strict=True) if does}
             if matching:
                 matching.add(None)
@@ -166,15 +178,23 @@ class Matcher:
     def passes(self, run: Run) -> dict[str, Passes]:
         """Count by target how many conversations with a turn that matches pass the checks that are meant."""
         counts: dict[str, Passes] = {}
+        tally = Tally()
         for turns, checks in self._conversations(run, None):
+            does_match = any(self._matches(turns, checks, self._longest(run, tally)))
             meant = [check.passed for check in checks if self.filters.wants_check(check.check, check.kind)]
-            if not meant or not any(self._matches(turns, checks)):
+            if not meant or not does_match:
                 continue
             count = counts.get(turns[0].target, Passes())
             passed = dialogue_pass([turn.status for turn in turns], meant)
             name = "undecided" if passed is None else "passed" if passed else "failed"
             counts[turns[0].target] = count._replace(**{name: getattr(count, name) + 1})
         return counts
+
+    @property
+    def tally(self) -> Tally:
+        """Turns of all runs, and how many of them match; several passes over a run count once."""
+        tallies = self._tallies.values()
+        return Tally(seen=sum(tally.seen for tally in tallies), matched=sum(tally.matched for tally in tallies))
 
     def checked(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Yield rows that were chosen by `mask`; fail at their end if no turn matched, as `require_match`."""
@@ -187,14 +207,16 @@ class Matcher:
         Raises:
             SetupError: Nothing matched; names the nearest tag or check where the wanted one does not exist.
         """
-        if not self.filters or self.matched:
+        if not self.filters or self._matched:
             return
         for what, wanted, known in (("tag", self.filters.tag, self._tags), ("check", self.filters.check, self._checks)):
             for name in wanted:
                 if name not in known:
                     hint = _near(name, sorted(known)) if known else f"there are no {what}s"
                     raise SetupError(f"no dialogue has the {what} {name!r}", hint=hint)
-        raise SetupError(f"no turn matches {self.filters}", found=f"{self.seen:,} turns", hint="leave out a filter")
+        raise SetupError(
+            f"no turn matches {self.filters}", found=f"{self.tally.seen:,} turns", hint="leave out a filter"
+        )
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -204,7 +226,13 @@ class Matcher:
         for rows, verdicts in read_with_verdicts(run.turns_path, self._columns, _Check._fields, only=only):
             yield [_Turn(*row) for row in rows], [_Check(*verdict) for verdict in verdicts]
 
-    def _matches(self, turns: Sequence[_Turn], checks: Sequence[_Check]) -> list[bool]:
+    def _longest(self, run: Run, tally: Tally) -> Tally:
+        """Remember a pass over a run if none has seen more."""
+        if tally.seen >= self._tallies.setdefault(run.path, tally).seen:
+            self._tallies[run.path] = tally
+        return tally
+
+    def _matches(self, turns: Sequence[_Turn], checks: Sequence[_Check], tally: Tally) -> list[bool]:
         """Return for each turn of a conversation whether it matches."""
         checked = {check.turn for check in checks if self.filters.wants_check(check.check, check.kind)}
         if len(self._tags) < _NAMES_KEPT:
@@ -212,8 +240,9 @@ class Matcher:
         if len(self._checks) < _NAMES_KEPT:
             self._checks.update(name for check in checks for name in (check.check, check.kind))
         found = [self._fits(turn) and (not self.filters.check or bool(checked & {turn.turn, None})) for turn in turns]
-        self.matched += sum(found)
-        self.seen += len(found)
+        tally.seen += len(found)
+        tally.matched += sum(found)
+        self._matched = self._matched or any(found)
         return found
 
     def _fits(self, turn: _Turn) -> bool:
