@@ -166,7 +166,7 @@ def print_runs(listed: Sequence[ListedRun], *, with_path: bool = False, file: IO
     grid = tables.make_table(
         *((name, "right" if name in _RIGHT else "left") for name in _HEADINGS),
         stack=(0, _HEADINGS.index("targets"), _HEADINGS.index("dataset")),
-        prose=(_HEADINGS.index("targets"),),
+        lists=(_HEADINGS.index("targets"),),
     )
     for run in listed:
         style = _STYLES.get(run.state, "yellow")

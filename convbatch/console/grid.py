@@ -32,6 +32,8 @@ _WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*|\
 begins with a closing mark or ends with an opening one."""
 
 
+_ITEM = re.compile(r".+?(?:, |$)")
+"""A name in a list of names, which is never broken."""
 Lines: TypeAlias = Iterator[Text]
 
 
@@ -40,6 +42,8 @@ class Grid(Table):
 
     prose: frozenset[int] = frozenset()
     """Numbers of the columns that wrap between words."""
+    lists: frozenset[int] = frozenset()
+    """Numbers of the columns that wrap between the names of a list: `a b, c`."""
     whole_words: bool = True
     """Whether prose keeps words of up to `WHOLE_WORD` whole; not replies, which may consist of anything."""
     stack: tuple[int, ...] = (0,)
@@ -53,17 +57,21 @@ class Grid(Table):
             yield from super().__rich_console__(console, options)
             return
         columns = [
-            _GridColumn.of(column, number in self.prose, WHOLE_WORD if self.whole_words else 0)
+            _GridColumn.of(column, self._words(number), WHOLE_WORD if self.whole_words else 0)
             for number, column in enumerate(self.columns)
         ]
         yield from _lines(columns, options.max_width if console.file.isatty() else None, self)
+
+    def _words(self, number: int) -> re.Pattern[str] | None:
+        return _ITEM if number in self.lists else _WORD if number in self.prose else None
 
 
 @dataclass(slots=True)
 class _GridColumn:
     heading: Text
     is_right: bool
-    is_prose: bool
+    words: re.Pattern[str] | None
+    """What it wraps between; None if its cells are never broken."""
     whole: int
     """Longest word that is kept whole in prose."""
     cells: list[Text] = field(repr=False)
@@ -73,18 +81,25 @@ class _GridColumn:
     """Whether each cell is a number, or stands for an unknown one."""
 
     @classmethod
-    def of(cls, column: Column, is_prose: bool, whole: int) -> _GridColumn:
+    def of(cls, column: Column, words: re.Pattern[str] | None, whole: int) -> _GridColumn:
         cells = [_text(cell) for cell in column.cells]
         heading = _text(column.header)
         texts = [heading.plain, *(cell.plain for cell in cells)]
         widest = max(column.min_width or 0, *(_width(text) for text in texts))
         narrowest = widest
-        if is_prose:
-            words = (cell_len(word.rstrip()) for text in texts[1:] for word in _WORD.findall(text))
-            longest = max((word for word in words if word <= whole), default=0)
+        if words is not None:
+            lengths = [cell_len(word.rstrip()) for text in texts[1:] for word in words.findall(text)]
+            whole = max(lengths, default=0) if words is _ITEM else whole
+            longest = max((length for length in lengths if length <= whole), default=0)
             narrowest = min(widest, max(PROSE_WIDTH, cell_len(heading.plain), longest))
         holds_numbers = all(cell.plain.isdecimal() or cell.plain == _NONE for cell in cells)
-        return cls(heading, column.justify == "right", is_prose, whole, cells, widest, narrowest, holds_numbers)
+        return cls(heading, column.justify == "right", words, whole, cells, widest, narrowest, holds_numbers)
+
+    def wrapped(self, cell: Text, width: int) -> list[Text]:
+        """Return the lines of a cell."""
+        if self.words is None:
+            return list(cell.split("\n", allow_blank=True))
+        return wrap(cell, width, self.whole, self.words)
 
 
 class _Layout(NamedTuple):
@@ -155,10 +170,7 @@ def _fit(columns: Sequence[_GridColumn], room: int | None, gap: int, indent: int
 def _row(cells: Sequence[Text], columns: Sequence[_GridColumn], layout: _Layout, indent: int) -> Lines:
     """Yield the lines of one row."""
     shown = [columns[n] for n in layout.beside]
-    folded = [
-        wrap(cell, width, column.whole) if column.is_prose else cell.split("\n", allow_blank=True)
-        for cell, column, width in zip(cells, shown, layout.widths, strict=True)
-    ]
+    folded = [column.wrapped(cell, width) for cell, column, width in zip(cells, shown, layout.widths, strict=True)]
     for parts in zip_longest(*folded):
         line = _line(" " * indent)
         for number, (part, column, width) in enumerate(zip(parts, shown, layout.widths, strict=True)):
@@ -175,7 +187,7 @@ def _above(numbers: Sequence[int], row: Sequence[Text], columns: Sequence[_GridC
     """Yield the names of a row on a line of their own, numbers with their heading; only prose breaks between words."""
     items: list[_Item] = []
     for n in numbers:
-        parts = wrap(row[n], 1) if columns[n].is_prose else row[n].split("\n")
+        parts = columns[n].wrapped(row[n], 1)
         if columns[n].holds_numbers:
             parts = [Text.assemble(columns[n].heading.plain, " ", part) for part in parts]
         items += [_Item(" " if number else "  ", part) for number, part in enumerate(parts) if part.plain]
@@ -187,27 +199,34 @@ def _records(columns: Sequence[_GridColumn], stack: Sequence[int], room: int) ->
     for row in zip(*(column.cells for column in columns), strict=True):
         yield from _above(stack, row, columns, room)
         rest = [(column, cell) for n, (column, cell) in enumerate(zip(columns, row, strict=True)) if n not in stack]
-        pairs = [_Item("   ", _pair(column, cell)) for column, cell in rest if not column.is_prose and cell.plain]
+        pairs = [pair for column, cell in rest if column.words is None for pair in _pairs(column, cell)]
         yield from _packed(pairs, room, first=INDENT, others=INDENT)
-        yield from _prose([(column.heading, cell) for column, cell in rest if column.is_prose and cell.plain], room)
+        yield from _prose([(column, cell) for column, cell in rest if column.words is not None and cell.plain], room)
 
 
-def _prose(cells: Sequence[tuple[Text, Text]], room: int) -> Lines:
+def _prose(cells: Sequence[tuple[_GridColumn, Text]], room: int) -> Lines:
     """Yield prose beside its headings, below them if there is too little room; headings are not broken."""
-    beside = max((cell_len(heading.plain) for heading, _ in cells), default=0) + INDENT + _GAPS[0]
-    if beside + PROSE_WIDTH > room:
-        for heading, cell in cells:
-            yield _line(" " * INDENT).append_text(heading)
-            yield from indented(cell, room, first=2 * INDENT, others=2 * INDENT)
-        return
-    for heading, cell in cells:
-        for number, part in enumerate(wrap(cell, room - beside)):
-            line = _line(" " * INDENT).append_text(heading if number == 0 else Text())
-            yield line.append(" " * (beside - cell_len(line.plain))).append_text(part)
+    beside = max((cell_len(column.heading.plain) for column, _ in cells), default=0) + INDENT + _GAPS[0]
+    is_below = beside + PROSE_WIDTH > room
+    indent = 2 * INDENT if is_below else beside
+    for column, cell in cells:
+        head = _line(" " * INDENT).append_text(column.heading)
+        if is_below:
+            yield head
+            head = _line("")
+        for part in column.wrapped(cell, max(1, room - indent)):
+            yield head.append(" " * (indent - cell_len(head.plain))).append_text(part)
+            head = _line("")
 
 
-def _pair(column: _GridColumn, cell: Text) -> Text:
-    return Text.assemble(column.heading.plain, " ", Text(", ").join(cell.split("\n")))
+def _pairs(column: _GridColumn, cell: Text) -> Iterator[_Item]:
+    """Yield the heading with the first line of a cell, and the others."""
+    first, *others = cell.split("\n", allow_blank=True)
+    if first.plain:
+        head = Text.assemble(column.heading.plain, " ", first, "," if others else "")
+        yield _Item("   ", head)
+    for number, line in enumerate(others, 1):
+        yield _Item(" ", Text.assemble(line, "," if number < len(others) else ""))
 
 
 class _Item(NamedTuple):
@@ -242,20 +261,20 @@ def indented(text: Text, room: int | None, *, first: int, others: int) -> Lines:
         yield line
 
 
-def wrap(text: Text, width: int, whole: int = WHOLE_WORD) -> list[Text]:
+def wrap(text: Text, width: int, whole: int = WHOLE_WORD, words: re.Pattern[str] = _WORD) -> list[Text]:
     """Return a text as lines of at most this width, broken between words; inside a word only if it is above `whole`."""
     lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
-        for part in line.divide(_breaks(line.plain, width, whole)):
+        for part in line.divide(_breaks(line.plain, width, whole, words)):
             part.rstrip()
             lines.append(part)
     return lines
 
 
-def _breaks(text: str, width: int, whole: int) -> Iterator[int]:
+def _breaks(text: str, width: int, whole: int, words: re.Pattern[str]) -> Iterator[int]:
     """Yield the places at which lines after the first begin."""
     used = 0
-    for match in _WORD.finditer(text):
+    for match in words.finditer(text):
         needed = cell_len(match[0].rstrip())
         if used and used + needed > width:
             yield match.start()

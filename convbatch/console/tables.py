@@ -62,9 +62,10 @@ def make_table(
     stack: Sequence[int] = (0,),
     above: int = 0,
     prose: Sequence[int] = (),
+    lists: Sequence[int] = (),
     whole_words: bool = True,
 ) -> Grid:
-    """Return an empty table whose cells are never broken, except those of prose.
+    """Return an empty table whose cells are never broken, except those of prose and lists.
 
     Args:
         headings: A heading may come with the justification of its column.
@@ -72,12 +73,14 @@ def make_table(
         stack: The columns that move to a line of their own above the row when a terminal is too narrow, in order.
         above: How many of them are always there.
         prose: The columns that wrap between words.
+        lists: The columns that wrap between names, separated by `, `.
         whole_words: Whether prose breaks only between words; not in replies, which may consist of anything.
     """
     from convbatch.console.grid import Grid
 
     grid = Grid(box=None, show_lines=lines, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.stack, grid.above, grid.prose = tuple(stack), above, frozenset(prose)
+    grid.stack, grid.above = tuple(stack), above
+    grid.prose, grid.lists = frozenset(prose), frozenset(lists)
     grid.whole_words = whole_words
     for heading in headings:
         name, justify = (heading, "left") if isinstance(heading, str) else heading

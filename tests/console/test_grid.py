@@ -94,3 +94,16 @@ def test_names_move_above_their_row_and_then_rows_become_blocks() -> None:
         "  text",
         "    今天是26日 and more text",
     ]
+
+
+@settings(max_examples=20)
+@given(st.integers(20, 160))
+def test_a_list_of_names_breaks_between_the_names_only(columns: int) -> None:
+    listed = ("qwen max latest@lab", "通义千问 大模型 最新版@al (suspended)", "sim-good@fast")
+    file = Terminal()
+    grid = tables.make_table("run", "targets", ("cost", "right"), stack=(0, 1), lists=(1,))
+    grid.add_row("r1", ", ".join(listed), "4,409,229.00 CNY\n0.00000000008531 USD")
+    with patch.dict(os.environ, {"COLUMNS": str(columns), "TERM": "xterm"}):
+        tables.console(file).print(grid)
+    for whole in (*listed, "4,409,229.00 CNY", "0.00000000008531 USD"):
+        assert any(whole in line for line in file.lines)
