@@ -129,12 +129,14 @@ def _print_verdicts(folder: RunFolder, again: CheckOptions, code: ExitCode = Exi
         lines=() if gate is None else gate.lines,
         filters=matcher.filters,
     )
-    write_reports(report, again.out)
-    if again.as_json:
-        show.print_json(to_value(report))
-    else:
-        with ignoring_broken_pipe():
-            _print(report, counts)
+    try:
+        write_reports(report, again.out)
+    finally:
+        if again.as_json:
+            show.print_json(to_value(report))
+        else:
+            with ignoring_broken_pipe():
+                _print(report, counts)
     for note in _notes(totals, counts):
         log_note(note)
     _log_gate(totals, report.lines)

@@ -23,12 +23,13 @@ from convbatch.console.text import printable
 from convbatch.dataset.reader import count_of
 from convbatch.dataset.snapshot import read_copy
 from convbatch.engine.quota import derated_rate
+from convbatch.errors import SetupError
 from convbatch.estimation.estimator import Estimate, Estimator, Figures
 from convbatch.estimation.history import EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount, rate_text, to_decimal
-from convbatch.results.export import Content, check_suffix, write_content
+from convbatch.results.export import Content, check_files, write_files
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
 from convbatch.session.prepare import RESULTS, DryRun, prepare_dry_run
@@ -66,7 +67,9 @@ class Forecast:
 def print_dry_run(options: RunOptions) -> ExitCode:
     """Print the plan and forecast of a run, and write it to the files of `-o`; return the exit code."""
     for path in options.reports:
-        check_suffix(path, ("value", "markdown"))
+        if path.suffix.lower() == ".xml":
+            raise SetupError(f"{path}: a dry run decides no gate", hint="name a .json or .md file, or leave it out")
+    check_files(options.reports, ("value", "markdown"))
     with prepare_dry_run(options) as plan:
         forecasts = forecast_targets(plan)
         before = [*plan_lines(plan, options), *_before_a_run(plan, forecasts)]
@@ -76,8 +79,7 @@ def print_dry_run(options: RunOptions) -> ExitCode:
             "value": lambda: _to_value(plan, forecasts, [*before, *below]),
             "markdown": lambda: _to_markdown(before, rows, below),
         }
-        for path in options.reports:
-            write_content(content, path)
+        write_files(content, options.reports)
         if options.as_json:
             show.print_json(content["value"]())
             return ExitCode.OK

@@ -485,10 +485,9 @@ def report(
     from convbatch.console.text import printable_json
     from convbatch.reporting import render as reporting_render
     from convbatch.reporting.report import DEFAULT_BY, grouping, sections
-    from convbatch.results.export import check_suffix, write_content
+    from convbatch.results.export import check_files, write_files
 
-    for path in out or ():
-        check_suffix(path, reporting_render.REPORT_PARTS)
+    check_files(out or (), reporting_render.REPORT_PARTS)
     keys = grouping(by or DEFAULT_BY)
     report_sections = sections(
         runs,
@@ -499,8 +498,7 @@ def report(
         bill_form=bill_form,
         filters=read_filters(filters),
     )
-    for path in out or ():
-        write_content(reporting_render.report_content(report_sections, keys), path)
+    write_files(reporting_render.report_content(report_sections, keys), out or ())
     if json:
         typer.echo(printable_json(reporting_render.to_json(report_sections, keys).decode()), nl=False)
     elif not out:
@@ -561,22 +559,22 @@ def compare(
     from convbatch.comparison.compare import ComparisonRules, compare_runs
     from convbatch.comparison.inputs import CostOptions
     from convbatch.console.text import ignoring_broken_pipe, printable_json
-    from convbatch.results.export import check_suffix, write_content
+    from convbatch.results.export import check_files, write_files
 
-    for path in out or ():
-        check_suffix(path, comparison_render.COMPARISON_PARTS)
+    check_files(out or (), comparison_render.COMPARISON_PARTS)
     rules = ComparisonRules(
         metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on)
     )
     costs = CostOptions(currency=currency, config=config)
     comparison = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch, costs=costs)
-    for path in out or ():
-        write_content(comparison_render.comparison_content(comparison), path)
-    with ignoring_broken_pipe():
-        if json:
-            typer.echo(printable_json(comparison_render.to_json(comparison).decode()), nl=False)
-        else:
-            comparison_render.to_terminal(comparison)
+    try:
+        write_files(comparison_render.comparison_content(comparison), out or ())
+    finally:
+        with ignoring_broken_pipe():
+            if json:
+                typer.echo(printable_json(comparison_render.to_json(comparison).decode()), nl=False)
+            else:
+                comparison_render.to_terminal(comparison)
     raise typer.Exit(comparison.exit_code)
 
 

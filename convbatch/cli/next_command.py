@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,12 @@ def command_line(command: str, options: Any) -> str:
     return " ".join(["convbatch", command, *words])
 
 
-def resume_line(folder: RunFolder, max_cost: str | None = None, env_file: Path | None = None) -> str:
-    """Return the `resume` command of a run folder, with the file that the keys came from."""
-    return command_line("resume", ResumeOptions(run=str(folder.path), max_cost=max_cost, env_file=env_file))
+def resume_line(
+    folder: RunFolder, max_cost: str | None = None, env_file: Path | None = None, out: Sequence[Path] = ()
+) -> str:
+    """Return the `resume` command of a run folder, with the file that the keys came from and the files to write."""
+    options = ResumeOptions(run=str(folder.path), max_cost=max_cost, env_file=env_file, out=tuple(out))
+    return command_line("resume", options)
 
 
 def read_line(command: str, folder: RunFolder, *options: str) -> str:

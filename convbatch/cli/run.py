@@ -25,16 +25,18 @@ from convbatch.dataset.reader import count_of
 from convbatch.engine.suspension import NEW_RUN
 from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, is_out_of_memory
 from convbatch.exit_codes import ExitCode, worst
-from convbatch.journal.run_folder import RunFolder, shell_quote
+from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.reply import is_open
 from convbatch.results.quality_gate import QualityGate, evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
 from convbatch.session.options import ResumeOptions, RunOptions
-from convbatch.session.prepare import changed_sources, prepare_resume, prepare_run
+from convbatch.session.prepare import RESULTS, changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from convbatch.results.run import Run
     from convbatch.results.summary import TargetSummary
 
@@ -49,19 +51,26 @@ def run(options: RunOptions) -> ExitCode:
     if options.as_json or options.reports:
         from convbatch.results.gate_report import check_outputs
 
-        check_outputs(options.reports, options.fail_under)
+        check_outputs(options.reports, options.fail_under, run_folder=options.folder)
     spec = prepare_run(options)
     _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
     if spec.max_cost is not None:
         from convbatch.cli.dry_run import budget_warning
 
         _log_lines(budget_warning(spec))
-    code = _finish(spec, as_json=options.as_json)
-    return worst(code, _write_result(spec, options, code)) if options.as_json or options.reports else code
+    return _finish_and_write(spec, "run", options.reports, as_json=options.as_json)
 
 
-def _write_result(spec: SessionSpec, options: RunOptions, code: ExitCode) -> ExitCode:
-    """Write and print the result of a run with its exit code; a failure cannot undo the run."""
+def _finish_and_write(spec: SessionSpec, command: str, reports: Sequence[Path], *, as_json: bool) -> ExitCode:
+    """Run a session as `_finish` does, and write its result to files and as JSON."""
+    code = _finish(spec, reports, as_json=as_json)
+    return worst(code, _write_result(spec, command, reports, code, as_json=as_json)) if as_json or reports else code
+
+
+def _write_result(
+    spec: SessionSpec, command: str, reports: Sequence[Path], code: ExitCode, *, as_json: bool
+) -> ExitCode:
+    """Write and print the result of a session with its exit code; a failure cannot undo the run."""
     from convbatch.cli.show import print_json
     from convbatch.results.gate_report import GateReport, to_value, write_reports
     from convbatch.results.run import load
@@ -71,10 +80,12 @@ def _write_result(spec: SessionSpec, options: RunOptions, code: ExitCode) -> Exi
         totals = run.summary()
         fail_under = spec.manifest.options.fail_under
         lines = [] if fail_under is None else _evaluate_gate(run, totals, fail_under).lines
-        report = GateReport(command="run", run=run, totals=totals, exit_code=code, fail_under=fail_under, lines=lines)
-        write_reports(report, options.reports)
-        if options.as_json:
-            print_json(to_value(report))
+        report = GateReport(command=command, run=run, totals=totals, exit_code=code, fail_under=fail_under, lines=lines)
+        try:
+            write_reports(report, reports)
+        finally:
+            if as_json:
+                print_json(to_value(report))
     except (ConvbatchError, OSError) as error:
         _log_lines([f"error: the result could not be written: {error}"])
         return ExitCode.JOURNAL
@@ -91,6 +102,11 @@ def _evaluate_gate(run: Run, totals: Sequence[TargetSummary], fail_under: str) -
 
 def resume(options: ResumeOptions) -> ExitCode:
     """Prepare and run another session of a run; return the exit code."""
+    if options.out:
+        from convbatch.results.gate_report import check_outputs
+
+        folder = RunFolder.open(find_run(options.run, RESULTS))
+        check_outputs(options.out, folder.read_manifest().options.fail_under)
     spec = prepare_resume(options)
     head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
@@ -98,11 +114,16 @@ def resume(options: ResumeOptions) -> ExitCode:
         _log_lines([f"note: {path} has changed since this run copied it; the run continues with its copy"])
     if changed:
         _log_lines([f"      for the new content: {rerun_line(spec)}"])
-    return _finish(spec)
+    return _finish_and_write(spec, "resume", options.out, as_json=options.as_json)
 
 
-def _finish(spec: SessionSpec, *, as_json: bool = False) -> ExitCode:
-    """Run a session and then its judge, print the results, return the exit code; `as_json`: without the closing table.
+def _finish(spec: SessionSpec, reports: Sequence[Path], *, as_json: bool) -> ExitCode:
+    """Run a session and then its judge, print the results, return the exit code.
+
+    Args:
+        spec: The session.
+        reports: Files that the next session writes again.
+        as_json: Leave out the closing table.
 
     Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
     never instead of them.
@@ -133,7 +154,7 @@ def _finish(spec: SessionSpec, *, as_json: bool = False) -> ExitCode:
         judged = judge_result is not None and judge_result.error is None
         remaining = Remaining(result.open_turns, unjudged=wants_judge(spec.manifest) and not judged)
     with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        _log_lines(_closing_lines(spec, results, remaining))
+        _log_lines(_closing_lines(spec, results, remaining, reports))
     is_open = remaining.open or remaining.unjudged
     if remaining.without_verdict and code != ExitCode.FAILED:  # a gate that failed did so whatever they are
         is_open = True
@@ -295,7 +316,9 @@ def _count_behind_errors(run: Run) -> int:
     return behind
 
 
-def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
+def _closing_lines(
+    spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining, reports: Sequence[Path]
+) -> list[str]:
     folder = _display_folder(spec.folder)
     result = results[-1]
     lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
@@ -316,7 +339,7 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
         else:
             lines += [
                 f"{open_text}; finish them with:",
-                f"  {resume_line(spec.folder, budget, spec.credentials.env_file)}",
+                f"  {resume_line(spec.folder, budget, spec.credentials.env_file, reports)}",
             ]
     elif remaining.without_verdict:
         checks = count_of(remaining.without_verdict, "check")

@@ -21,7 +21,7 @@ from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import MANIFEST_NAME
 from convbatch.journal.run_folder import RunFolder, list_runs, shell_quote
 from convbatch.pricing import Money
-from convbatch.results.export import Content, check_suffix, json_bytes, write_content
+from convbatch.results.export import Content, check_files, json_bytes, write_files
 from convbatch.results.run import RESULTS, Run
 
 if TYPE_CHECKING:
@@ -79,13 +79,11 @@ class ListedRun:
 
 def run_runs(place: Path | None, *, as_json: bool, out: Sequence[Path]) -> ExitCode:
     """List the runs below a path, default `results/`; say how to start one if there is none."""
-    for path in out:
-        check_suffix(path, ("value", "markdown"))
+    check_files(out, ("value", "markdown"))
     folders = list_runs(RESULTS) if place is None else find_runs(place)
     listed = [read_run(folder) for folder in folders]
     content = runs_content(listed, with_path=place is not None)
-    for path in out:
-        write_content(content, path)
+    write_files(content, out)
     if as_json:
         print(printable_json(json_bytes(content["value"]()).decode()), end="")  # noqa: T201  # the command's output
     elif listed and not out:

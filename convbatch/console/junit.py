@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree
 
-from convbatch.console.text import printable_lines
+from convbatch.console.text import printable, printable_lines
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
 
 CaseOutcome = Literal["passed", "failure", "error", "skipped"]
@@ -65,7 +65,7 @@ def _add_case(suite: ElementTree.Element, case: JUnitCase) -> None:
 
 
 def _escaped(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {name: _escape(value) for name, value in attributes.items()}
+    return {name: _escape(printable(value)) for name, value in attributes.items()}
 
 
 def _escape(text: str) -> str:

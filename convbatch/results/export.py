@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from convbatch.errors import SetupError
+from convbatch.errors import Problem, SetupError
 from convbatch.results.columns import Column, Dtype
 from convbatch.results.parquet import Arrow, Rows, schema
 
@@ -63,6 +63,22 @@ def write_content(content: Content, path: Path) -> None:
         output_format.writers[part](made, file)
 
 
+def write_files(content: Content, paths: Iterable[Path]) -> None:
+    """Write what a command has to each of these files; one that cannot be written does not keep the others from it.
+
+    Raises:
+        SetupError: As `write_content`, with every file that could not be written.
+    """
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            write_content(content, path)
+        except SetupError as error:
+            problems += error.problems
+    if problems:
+        raise SetupError.of(problems)
+
+
 def write_table(table: Rows | pd.DataFrame, path: Path) -> None:
     """Write a table, e.g. as `.csv`, `.json` or `.parquet`.
 
@@ -97,6 +113,32 @@ def check_suffix(path: Path, parts: Collection[Part]) -> OutputFormat:
     return found
 
 
+def check_files(paths: Iterable[Path], parts: Collection[Part], *, run_folder: Path | None = None) -> None:
+    """Refuse files that could not be written, before anything is sent or computed.
+
+    Args:
+        paths: The files to write.
+        parts: What the command can write.
+        run_folder: A folder that the command is going to make.
+
+    Raises:
+        SetupError: An unknown suffix, a folder in the file's place, or a folder that is absent or cannot be written.
+    """
+    for path in paths:
+        check_suffix(path, parts)
+        if run_folder is not None and path.parent == run_folder:
+            continue
+        if not path.parent.is_dir():
+            raise SetupError(f"cannot write {path}: there is no folder {path.parent}", hint="make the folder first")
+        if path.is_dir():
+            raise SetupError(f"cannot write {path}: it is a folder", hint="name another file with -o")
+        draft = _draft_of(path)
+        with _naming(path):
+            draft.unlink(missing_ok=True)
+            draft.open("xb").close()
+            draft.unlink()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[IO[bytes]]:
     """Open a file that gets its name only when it is complete; a failure leaves nothing behind.
@@ -104,17 +146,31 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
     Raises:
         SetupError: The file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft = _draft_of(path)
     try:
-        draft.unlink(missing_ok=True)  # left by a process that was killed; also, a link planted there is not followed
-        with draft.open("xb") as file:
-            yield file
-        draft.replace(path)
-    except OSError as error:
-        raise SetupError(f"cannot write {path}: {error.strerror or error}", hint="name another file with -o") from error
+        with _naming(path):
+            draft.unlink(
+                missing_ok=True
+            )  # left by a process that was killed; also, a link planted there is not followed
+            with draft.open("xb") as file:
+                yield file
+            draft.replace(path)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.new")
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Turn an error of the disk into one that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror or error}", hint="name another file with -o") from error
 
 
 def csv_lines(rows: Rows) -> Iterator[str]:

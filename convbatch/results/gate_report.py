@@ -19,7 +19,7 @@ from convbatch.console.text import printable
 from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
-from convbatch.results.export import Content, Part, check_suffix, write_content
+from convbatch.results.export import Content, Part, check_files, write_files
 from convbatch.results.filters import EVERYTHING, Filters
 from convbatch.results.quality_gate import falls_short
 from convbatch.results.run import Run
@@ -38,7 +38,7 @@ class GateReport:
     """The result of a command on a run."""
 
     command: str
-    """`run` or `check`."""
+    """`run`, `resume` or `check`."""
     run: Run
     totals: Sequence[TargetSummary]
     exit_code: ExitCode
@@ -63,30 +63,27 @@ class GateReport:
         return f"gate {self.gate}, exit code {self.exit_code:d} (--fail-under {self.fail_under})"
 
 
-def check_outputs(paths: Iterable[Path], fail_under: str | None) -> None:
+def check_outputs(paths: Sequence[Path], fail_under: str | None, *, run_folder: Path | None = None) -> None:
     """Refuse files that could not be written, before anything is sent.
 
     Raises:
-        SetupError: An unknown suffix, JUnit without a gate, or a folder that does not exist.
+        SetupError: JUnit without a gate, or as `check_files`.
     """
     for path in paths:
-        check_suffix(path, GATE_PARTS)
         if path.suffix.lower() == ".xml" and fail_under is None:
             raise SetupError(
                 f"{path}: JUnit needs a gate to report", hint="add --fail-under 0.95, or name a .json or .md file"
             )
-        if not path.parent.is_dir():
-            raise SetupError(f"cannot write {path}: there is no folder {path.parent}", hint="make the folder first")
+    check_files(paths, GATE_PARTS, run_folder=run_folder)
 
 
 def write_reports(report: GateReport, paths: Iterable[Path]) -> None:
     """Write a report to each of these files.
 
     Raises:
-        SetupError: A file cannot be written.
+        SetupError: As `write_files`.
     """
-    for path in paths:
-        write_content(gate_content(report), path)
+    write_files(gate_content(report), paths)
 
 
 def gate_content(report: GateReport) -> Content:
@@ -204,7 +201,7 @@ def _conversation_cases(report: GateReport) -> Iterator[JUnitCase]:
     texts: dict[tuple[str, str, int], list[str]] = {}
     for check in failed_checks(run):
         key = (check.dialogue, check.target, check.repeat)
-        texts.setdefault(key, []).append(failure_text(check, run))
+        texts.setdefault(key, []).append(printable(failure_text(check, run)))
     rows = run.conversation_rows()
     at = {column.name: place for place, column in enumerate(rows.columns)}
     for row in rows.rows:

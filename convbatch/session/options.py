@@ -294,6 +294,18 @@ class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions
     salvage: bool = option(
         "--salvage", default=False, help="Set damaged journal lines aside; ask only their turns again.", panel=RETRY
     )
+    out: tuple[Path, ...] = option(
+        "-o",
+        "--out",
+        default=(),
+        metavar="FILE",
+        help="Write the result as FILE.json, .md, or .xml (JUnit, if the run has --fail-under).",
+        panel=OUTPUT,
+        has_variable=False,
+    )
+    as_json: bool = option(
+        "--json", default=False, help="Print one JSON object instead of the table.", panel=OUTPUT, has_variable=False
+    )
     from_environment: tuple[str, ...] = ()
     """As in `RunOptions`."""
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import convbatch as cb
 from convbatch.cli.check import run_check
 from convbatch.cli.dry_run import print_dry_run
-from convbatch.cli.run import run
+from convbatch.cli.run import resume, run
 from convbatch.errors import SetupError
 from convbatch.results.verdict_counts import mean_scores
-from convbatch.session.options import CheckOptions, RunOptions
+from convbatch.session.options import CheckOptions, ResumeOptions, RunOptions
 from tests.support.junit import junit_cases
 from tests.support.made_runs import GOOD, SEED_REPLY, MadeRun, dialogue
 
@@ -88,13 +88,20 @@ def test_a_run_writes_its_result_beside_its_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("d.jsonl").write_text(
-        '{"id": "a", "turns": [{"user": "hi", "assistant": "yes", "checks": [{"contains": "no"}]}]}\n'
+        '{"id": "a\\nb", "turns": [{"user": "hi", "assistant": "yes", "checks": [{"contains": "no"}]}]}\n'
     )
     options = RunOptions(datasets=(Path("d.jsonl"),), models=(GOOD,), progress=False, as_json=True)
-    files = (Path("g.xml"), Path("g.json"))
+    files = (Path("g.xml"), Path("g.json"), Path("r/in.md"))
     assert run(replace(options, out=(Path("r"), *files), fail_under="0.5")) == 1
-    assert json.loads(capsys.readouterr().out) == json.loads(Path("g.json").read_bytes())
-    assert [case.result for case in junit_cases(Path("g.xml").read_bytes())] == ["failure", "failure"]
+    value = json.loads(capsys.readouterr().out)
+    assert value == json.loads(Path("g.json").read_bytes())
+    verdict, case = junit_cases(Path("g.xml").read_bytes())
+    assert (verdict.result, case.result, case.name) == ("failure", "failure", "a\\nb")
+    assert case.message.startswith("a\\nb, turn 1")
+    assert Path("r/in.md").read_text().startswith("## FAILED")
+    assert resume(ResumeOptions(run="r", out=(Path("again.json"), Path("g.xml")), as_json=True, progress=False)) == 1
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("again.json").read_bytes()) == value
+    assert junit_cases(Path("g.xml").read_bytes())[0].result == "failure"
     assert len(cb.load("r").turns) == 1
     assert print_dry_run(replace(options, out=(Path("plan.json"), Path("plan.md")))) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -104,6 +111,13 @@ def test_a_run_writes_its_result_beside_its_folder(
         run(replace(options, out=(Path("more"), Path("h.xml"))))
     with pytest.raises(SetupError, match="-o names 2 run folders"):
         run(replace(options, out=(Path("more"), Path("and-more"))))
+    Path("folder.json").mkdir()
+    for unwritable in ("folder.json", "absent/h.json", "g.xml/h.json"):
+        for command in (run, print_dry_run):
+            with pytest.raises(SetupError, match="cannot write"):
+                command(replace(options, out=(Path("more"), Path(unwritable))))
+    with pytest.raises(SetupError, match="a dry run decides no gate"):
+        print_dry_run(replace(options, out=(Path("h.xml"),)))
     assert not Path("more").exists()
 
 
