@@ -627,6 +627,10 @@ def simulate(
     script: Annotated[
         list[Path] | None, typer.Option("--script", help="Datasets with the scripted replies of sim-good.")
     ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME[=SIM]", help="Also answer to this model name, as sim-good or as SIM."),
+    ] = None,
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Write every request to this file, as JSON lines.")
     ] = None,
@@ -638,7 +642,7 @@ def simulate(
     """
     from convbatch.simulator.fault_script import FaultError
     from convbatch.simulator.limits import LimitModel
-    from convbatch.simulator.replies import ScriptError
+    from convbatch.simulator.replies import ScriptError, UnknownModel
     from convbatch.simulator.server import serve
 
     known = get_args(LimitModel)
@@ -654,8 +658,9 @@ def simulate(
             limit_model=cast("LimitModel", limit_model),
             faults=faults,
             script=script or [],
+            models=models or [],
             ledger=ledger,
             seed=seed,
         )
-    except (FaultError, ScriptError, OSError) as error:
+    except (FaultError, ScriptError, UnknownModel, OSError) as error:
         raise SetupError(f"the simulator cannot start: {error}") from None

@@ -33,6 +33,10 @@ _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _DIGITS = re.compile("[0-9]{1,9}")
 
 
+class UnknownModel(ValueError):
+    """A name for a simulated model that does not exist."""
+
+
 class ScriptError(ValueError):
     """A dataset line that is not a canonical dialogue."""
 
@@ -228,14 +232,14 @@ class Actor:
             aliases: Additional model names, each with its simulated model.
 
         Raises:
-            ValueError: An alias for an unknown model.
+            UnknownModel: An alias for an unknown model.
         """
         self.seed = seed
         self._script = script or Script()
         self._aliases = dict(aliases or {})
         for name, player in self._aliases.items():
             if player not in _MODELS:
-                raise ValueError(f"alias {name!r}: no simulated model {player!r}; known: {', '.join(_MODELS)}")
+                raise UnknownModel(f"{name!r}: no simulated model {player!r}; known: {', '.join(_MODELS)}")
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -287,6 +287,11 @@ def serve_in_thread(provider: Provider, *, host: str = "127.0.0.1", port: int = 
         thread.join()
 
 
+def _alias(text: str) -> tuple[str, str]:
+    name, _, player = text.rpartition("=") if "=" in text else (text, "", "sim-good")
+    return name, player
+
+
 def serve(
     *,
     host: str = "127.0.0.1",
@@ -299,16 +304,21 @@ def serve(
     window_s: float = 60.0,
     faults: Path | None = None,
     script: Sequence[Path] = (),
+    models: Sequence[str] = (),
     ledger: Path | None = None,
     seed: int = 0,
     gateway: bool = False,
 ) -> None:
     """Run a simulator until SIGINT or SIGTERM; print `simulator listening on URL` on stdout when it is ready.
 
+    `models` are further names: `NAME`, which answers as sim-good, or `NAME=sim-drift`. The others are those of
+    `Provider`.
+
     Raises:
         ScriptError: A dataset cannot be read.
         FaultError: The fault script is invalid.
         ValueError: A limit below 1.
+        UnknownModel: A name for a simulated model that does not exist.
         OSError: The port is taken, or a file cannot be opened.
     """
     limited = rpm is not None or tpm is not None or rpd is not None
@@ -319,6 +329,7 @@ def serve(
         faults=FaultScript.load(faults) if faults is not None else None,
         latency_s=latency_s,
         gateway=gateway,
+        aliases=dict(_alias(model) for model in models),
         ledger=Ledger(ledger, history=ledger is not None),
     )
     try:
