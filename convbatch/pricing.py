@@ -289,8 +289,10 @@ def check_currency(text: str | None) -> None:
     """Check a currency that a user named; None is none.
 
     Raises:
-        SetupError: Not three capital letters.
+        SetupError: Not three capital letters, or another name of a currency.
     """
+    if (code := NOT_CURRENCIES.get((text or "").upper())) is not None:
+        raise SetupError(f"--currency: {text} is no currency code", hint=f"did you mean {code}?")
     if text is not None and not CURRENCY.fullmatch(text):
         raise SetupError(f"{text!r} is not a currency", hint="write its three capital letters, such as USD or CNY")
 

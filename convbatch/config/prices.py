@@ -14,7 +14,7 @@ from typing import Any, cast
 from convbatch.config.toml_positions import KeyPath, item, without_items
 from convbatch.config.validators import InvalidValue, amount, currency
 from convbatch.errors import did_you_mean
-from convbatch.pricing import CURRENCY, ExchangeRates, Period, PriceTable, TokenPrice
+from convbatch.pricing import CURRENCY, NOT_CURRENCIES, ExchangeRates, Period, PriceTable, TokenPrice
 
 RATE_KEYS = ("input", "cached_input", "cache_write_input", "cache_write_1h_input", "output", "output_image")
 ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source")
@@ -66,6 +66,10 @@ def price_row(
     return PriceTable(currency=str(currencies.pop()), source=", ".join(sources), periods=tuple(found))
 
 
+_MAX_RATE = Decimal(10) ** 12
+"""No rate between two currencies is larger; beyond it, ratios of costs leave the range of numbers."""
+
+
 def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
     """Build exchange rates from `[rates]`: `"USD/CNY" = 7.1` means that 1 USD is 7.1 CNY."""
     rates: dict[tuple[str, str], Decimal] = {}
@@ -78,12 +82,19 @@ def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
         if not slash or not CURRENCY.fullmatch(one) or not CURRENCY.fullmatch(other) or one == other:
             report(("rates", pair), InvalidValue(f"{pair!r} is not a pair of currencies", example))
             continue
+        codes = [NOT_CURRENCIES.get(code, code) for code in (one, other)]
+        if codes != [one, other]:
+            what = f"{pair!r} has a name that is no currency code"
+            report(("rates", pair), InvalidValue(what, f'did you mean "{"/".join(codes)}"?'))
+            continue
         try:
             rate = amount(pair, value)
         except InvalidValue:
             rate = Decimal(0)
-        if rate == 0:
+        if not 1 / _MAX_RATE <= rate <= _MAX_RATE:
             what = f"the rate {pair} must be a number of more than 0"
+            if rate:
+                what = f"the rate {pair} is no exchange rate: too {'large' if rate > 1 else 'small'}"
             report(("rates", pair), InvalidValue(what, example, found=value))
             continue
         if (other, one) in rates:

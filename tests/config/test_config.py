@@ -915,3 +915,12 @@ def test_an_exchange_rate_is_a_number_of_more_than_0_and_its_key_is_shown_in_quo
     text = str(caught.value)
     assert "the rate USD/CNY must be a number of more than 0" in text
     assert 'write "USD/CNY" = 7.1' in text
+
+
+def test_an_exchange_rate_out_of_range_or_between_names_that_are_no_codes_is_refused(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text('[rates]\n"USD/CNY" = 1e300\n"EUR/CNY" = 1e-300\n"USD/RMB" = 7\n')
+    with pytest.raises(ConvbatchError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    assert all(part in text for part in ("too large", "too small", 'did you mean "USD/CNY"?'))

@@ -353,7 +353,7 @@ def test_a_config_replaces_multiplier_and_currency_of_a_gateway(made: MadeRun, t
         (("--by", "targt"), "did you mean 'target'?"),
         (("--by", "target,colour"), "'colour'"),
         (("--currency", "EUR"), '"CNY/EUR" = <EUR for 1 CNY>, "USD/EUR" = <EUR for 1 USD>'),
-        (("--currency", "yuan"), "is not a currency"),
+        (("--currency", "yuan"), "did you mean CNY?"),
         (("-c", "nowhere.toml"), "nowhere.toml"),
         (("-o", "x.html"), "cannot tell the format of x.html"),
         (("-o", "missing/x.md"), "cannot write missing/x.md"),
