@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from convbatch.config.toml_positions import KeyPath, item, without_items
-from convbatch.config.validators import InvalidValue, amount, currency
+from convbatch.config.validators import MAX_AMOUNT, InvalidValue, amount, currency
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, NOT_CURRENCIES, ExchangeRates, Period, PriceTable, TokenPrice
 
@@ -66,10 +66,6 @@ def price_row(
     return PriceTable(currency=str(currencies.pop()), source=", ".join(sources), periods=tuple(found))
 
 
-_MAX_RATE = Decimal(10) ** 12
-"""No rate between two currencies is larger; beyond it, ratios of costs leave the range of numbers."""
-
-
 def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
     """Build exchange rates from `[rates]`: `"USD/CNY" = 7.1` means that 1 USD is 7.1 CNY."""
     rates: dict[tuple[str, str], Decimal] = {}
@@ -91,10 +87,8 @@ def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:
             rate = amount(pair, value)
         except InvalidValue:
             rate = Decimal(0)
-        if not 1 / _MAX_RATE <= rate <= _MAX_RATE:
-            what = f"the rate {pair} must be a number of more than 0"
-            if rate:
-                what = f"the rate {pair} is no exchange rate: too {'large' if rate > 1 else 'small'}"
+        if rate * MAX_AMOUNT < 1:
+            what = f"the rate {pair} must be a number of more than 0 (from {1 / MAX_AMOUNT:g} to {MAX_AMOUNT:g})"
             report(("rates", pair), InvalidValue(what, example, found=value))
             continue
         if (other, one) in rates:

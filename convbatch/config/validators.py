@@ -94,10 +94,16 @@ def _multiplier(key: str, value: Any) -> Decimal:
     return number
 
 
+MAX_AMOUNT = 10**12
+"""No price, multiplier or exchange rate is larger; far beyond it, ratios of costs leave the range of numbers."""
+
+
 def amount(key: str, value: Any) -> Decimal:
     """Validate a number of 0 or more; returns the exact decimal."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0 or value == math.inf:
         raise InvalidValue(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
+    if value > MAX_AMOUNT:
+        raise InvalidValue(f"{key} must be at most {MAX_AMOUNT:,}", f"write {key} = 0.3", found=value)
     return exact(value)
 
 

@@ -906,7 +906,7 @@ def test_the_manual_lists_every_preset_and_every_key() -> None:
     assert not [key for key in USAGE_LOG_KEYS if f"`{key}`" not in bills]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "true", '"7"'])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "true", '"7"', "1e300", "1e-300", "9" * 400])
 def test_an_exchange_rate_is_a_number_of_more_than_0_and_its_key_is_shown_in_quotes(tmp_path: Path, value: str):
     path = tmp_path / "c.toml"
     path.write_text(f'[rates]\n"USD/CNY" = {value}\n')
@@ -917,10 +917,14 @@ def test_an_exchange_rate_is_a_number_of_more_than_0_and_its_key_is_shown_in_quo
     assert 'write "USD/CNY" = 7.1' in text
 
 
-def test_an_exchange_rate_out_of_range_or_between_names_that_are_no_codes_is_refused(tmp_path: Path):
+def test_an_exchange_rate_between_names_that_are_no_codes_and_a_price_without_end_are_refused(tmp_path: Path):
     path = tmp_path / "c.toml"
-    path.write_text('[rates]\n"USD/CNY" = 1e300\n"EUR/CNY" = 1e-300\n"USD/RMB" = 7\n')
+    path.write_text(
+        '[rates]\n"USD/RMB" = 7\n[prices.openai]\n'
+        f'"a" = {{ input = 1e300, output = 1 }}\n"b" = {{ input = {"9" * 400}, output = 1 }}\n'
+    )
     with pytest.raises(ConvbatchError) as caught:
         load_config(path)
     text = str(caught.value)
-    assert all(part in text for part in ("too large", "too small", 'did you mean "USD/CNY"?'))
+    assert 'did you mean "USD/CNY"?' in text
+    assert text.count("input must be at most 1,000,000,000,000") == 2
