@@ -65,7 +65,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         InputError: A dataset or configuration that cannot be read.
         JournalError: The first files cannot be written; the folder is removed.
     """
-    log = log_spec(options)
+    log = log_spec(options, run_folder=options.folder)
     checked = _check_options(options)
     check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):

@@ -23,18 +23,25 @@ if TYPE_CHECKING:
     from convbatch.engine.client import HttpResponse, OutgoingRequest, Transport
 
 _BEGINS_LIKE_A_LOG = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:")
+_STANDARD_STREAMS = ("-", "/dev/stdout", "/dev/stderr")
 _NAME_OF_A_KEY = re.compile(r"authorization|key|token|secret|cookie", re.IGNORECASE)
 
 
-def log_spec(options: OutputOptions) -> LogSpec:
+def log_spec(options: OutputOptions, *, run_folder: Path | None = None) -> LogSpec:
     """Return the log that these options ask for.
+
+    Args:
+        options: The options.
+        run_folder: A folder that is still to be made, absent or empty; a log in it is made after it.
 
     Raises:
         SetupError: It cannot be written, or bodies are asked for without a log.
     """
     if options.log_bodies and options.log is None and not options.verbose:
         raise SetupError("--log-bodies needs a log", hint="add --log FILE, or -v to print it")
-    if options.log is not None:
+    if options.log is not None and str(options.log) in _STANDARD_STREAMS:
+        raise SetupError(f"--log {options.log} is no file", hint="-v prints the log on stderr")
+    if options.log is not None and (run_folder is None or options.log.parent != run_folder):
         os.close(_open(options.log))
     return LogSpec(path=options.log, is_shown=options.verbose, has_bodies=options.log_bodies)
 
@@ -60,11 +67,15 @@ class RunLog:
         on_failure: Callable[[str], None],
     ) -> None:
         self._path = path
-        self._fd = None if path is None else _open(path)
         self._show = show
         self._redactor = redactor
         self._wall = wall
         self._on_failure = on_failure
+        try:
+            self._fd = None if path is None else _open(path)
+        except SetupError as error:  # `log_spec` has tried it, but something can have changed since
+            self._fd = None
+            on_failure(f"{error.problems[0].what}; the run goes on")
 
     def write(self, event: str, text: str) -> None:
         """Write what happened; one line, whatever the text holds."""

@@ -51,12 +51,21 @@ def test_a_full_disk_ends_the_log_with_one_note_and_nothing_else():
 def test_a_log_is_never_appended_to_another_file(tmp_path: Path):
     dataset = tmp_path / "d.jsonl"
     dataset.write_text("{}\n")
-    for wrong in (dataset, tmp_path, tmp_path / "absent" / "x.log"):
+    for wrong in (dataset, tmp_path, tmp_path / "absent" / "x.log", Path("-"), Path("/dev/stderr")):
         with pytest.raises(SetupError, match="--log"):
             log_spec(RunOptions(datasets=(dataset,), log=wrong))
+    notes: list[str] = []
+    log_to(dataset, notes).write("note", "a")  # the file came after the check
+    assert notes == [f"--log {dataset} is a file that is not a log; the run goes on"]
     with pytest.raises(SetupError, match="--log-bodies needs a log"):
         log_spec(RunOptions(datasets=(dataset,), log_bodies=True))
     assert dataset.read_text() == "{}\n"
+
+
+def test_a_log_in_the_run_folder_is_made_after_the_folder(tmp_path: Path):
+    folder = tmp_path / "r"
+    assert log_spec(RunOptions(datasets=(), log=folder / "x.log"), run_folder=folder).path == folder / "x.log"
+    assert not folder.exists()
 
 
 @each(
