@@ -99,7 +99,7 @@ def refuse_settings(settings: Settings, refused: Mapping[str, str], protocol: st
         model: The asked model.
     """
     named = [f"{name} ({instead})" for name, instead in refused.items() if getattr(settings, name) is not None]
-    by_model = refused_by_model(protocol, model, settings)
+    by_model = [line for line in refused_by_model(protocol, model, settings) if line.split(" ")[0] not in refused]
     level, effort = settings.thinking_level, settings.reasoning_effort
     if level is not None and effort is not None and level.lower() != effort.lower():
         by_model.append(f"thinking_level {level!r} and reasoning_effort {effort!r} (two names of one setting)")

@@ -375,13 +375,16 @@ def _as_option(text: str) -> str:
 
 
 def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settings) -> None:
-    """Refuse settings that a target's protocol cannot express; later they would be failed rows."""
+    """Refuse settings that a target's protocol or model does not take; later they would be failed rows."""
+    problems: list[Problem] = []
     for target in targets:
         gateway = target.gateway
         settings = effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset)
         limit = unsupported_setting(target, settings)
         if limit is not None:
-            raise SetupError(f"{target.name}: {limit}", hint=UNSUPPORTED_HINT)
+            problems.append(Problem(what=f"{target.name}: {limit}", hint=UNSUPPORTED_HINT))
+    if problems:
+        raise SetupError.of(problems)
 
 
 def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
