@@ -1,0 +1,199 @@
+"""Print turns as they come, for `run --follow`: one dialogue at a time, streamed replies word by word.
+
+Conversations that run beside the printed one wait with their lines until it has ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple, TextIO
+
+from convbatch.console.status_block import cell_width
+from convbatch.console.text import printable_lines
+from convbatch.redaction import redact
+from convbatch.reply import Attempt, Failure, Reply
+
+MAX_COLUMNS = 100
+"""Lines are not longer than this, however wide the terminal is."""
+_INDENT = 11
+_PIECES = re.compile(r"\n|[^\S\n]+|[^\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]+|.", re.DOTALL)
+"""What a line may be broken between: words, and single wide characters."""
+
+
+class ConversationId(NamedTuple):
+    """One dialogue at one target, once."""
+
+    target: str
+    dialogue: str
+    repeat: int
+
+
+class LiveText:
+    """Text that arrives in pieces, wrapped between words and indented as it is printed."""
+
+    def __init__(self, columns: int, label: str) -> None:
+        self._columns = columns
+        self._column = _INDENT
+        self._word = ""
+        self._blank = ""
+        self._head = f"{label:<{_INDENT}}"
+
+    def add(self, text: str) -> str:
+        """Return what to print for the next piece; its last word is kept until it is complete."""
+        *whole, last = _PIECES.findall(self._word + text) or [""]
+        self._word = last
+        return self._placed(whole)
+
+    def close(self) -> str:
+        """Return the rest, and the end of the line."""
+        rest, self._word = self._word, ""
+        return f"{self._placed([rest])}{self._taken_head()}\n"
+
+    def _placed(self, pieces: list[str]) -> str:
+        return "".join(part for piece in pieces for part in self._place(piece))
+
+    def _place(self, piece: str) -> Iterator[str]:
+        if piece == "\n":
+            yield from (self._taken_head(), self._new_line())
+        elif piece.isspace():
+            self._blank = piece.replace("\t", "    ")
+        elif piece:
+            blank, self._blank = self._blank, ""
+            width = cell_width(piece)
+            if self._column > _INDENT and self._column + len(blank) + width > self._columns:
+                blank = ""
+                yield self._new_line()
+            yield f"{self._taken_head()}{blank}{piece}"
+            self._column += len(blank) + width
+
+    def _taken_head(self) -> str:
+        head, self._head = self._head, ""
+        return head
+
+    def _new_line(self) -> str:
+        self._blank, self._column = "", _INDENT
+        return "\n" + " " * _INDENT
+
+
+class Follower:
+    """Gets the events of a run and prints them, the conversations in the order in which they began."""
+
+    def __init__(self, stream: TextIO, *, columns: int | None, targets: int) -> None:
+        """Set up a follower.
+
+        Args:
+            stream: Where to print.
+            columns: Width of the terminal; None for a pipe.
+            targets: Number of targets; with several, each dialogue names its own.
+        """
+        self._stream = stream
+        self._columns = min(columns or MAX_COLUMNS, MAX_COLUMNS)
+        self._names_target = targets > 1
+        self._waiting: dict[ConversationId, list[str]] = {}
+        """Conversations in the order in which they began, with what is not printed; the first one is printed live."""
+        self._ended: set[ConversationId] = set()
+        self._live: dict[ConversationId, LiveText] = {}
+
+    def asked(self, of: ConversationId, turn: int, user: str) -> None:
+        """Print a user message, when its first request is sent."""
+        if of not in self._waiting:
+            self._waiting[of] = []
+            self._print(of, self._title(of))
+        text = LiveText(self._columns, f"user {turn}")
+        self._print(of, text.add(_safe(user)) + text.close())
+
+    def received(self, of: ConversationId, piece: str) -> None:
+        """Print a piece of a streamed reply."""
+        live = self._live.setdefault(of, LiveText(self._columns, "reply"))
+        self._print(of, live.add(_safe(piece)))
+
+    def answered(self, of: ConversationId, attempt: Attempt, *, is_final: bool) -> None:
+        """Print the end of an attempt: its reply, unless that was streamed, and what it was.
+
+        Args:
+            of: The conversation.
+            attempt: The attempt.
+            is_final: Whether the turn ends with it.
+        """
+        live = self._live.pop(of, None)
+        if live is not None:
+            self._print(of, live.close())
+        outcome = attempt.outcome
+        if isinstance(outcome, Failure):
+            again = "" if is_final else "; asked again"
+            self._print_block(of, "error", f"{outcome.kind}: {outcome.message}{again}")
+            return
+        if live is None:
+            self._print_block(of, "reply", outcome.text or "(no text)")
+        self._print(of, f"{'':<{_INDENT}}{_summary(outcome, attempt)}\n")
+
+    def ended(self, of: ConversationId) -> None:
+        """Record that a conversation has no more turns; print those that waited for it."""
+        if of not in self._waiting:
+            return
+        self._ended.add(of)
+        while self._waiting and (first := next(iter(self._waiting))) in self._ended:
+            self._ended.discard(first)
+            del self._waiting[first]
+            self._catch_up()
+
+    def close(self) -> None:
+        """Print what was received of conversations that did not end."""
+        while self._waiting:
+            first = next(iter(self._waiting))
+            if (live := self._live.pop(first, None)) is not None:
+                self._print(first, live.close())
+            del self._waiting[first]
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Print what the conversation that is printed next has so far."""
+        if self._waiting:
+            lines = next(iter(self._waiting.values()))
+            self._write("".join(lines))
+            lines.clear()
+
+    def _title(self, of: ConversationId) -> str:
+        name = " · ".join(
+            [
+                of.dialogue,
+                *([of.target] if self._names_target else []),
+                *([f"repeat {of.repeat}"] if of.repeat > 1 else []),
+            ]
+        )
+        line = f"── {_safe(name)} "
+        return f"\n{line}{'─' * max(2, self._columns - cell_width(line))}\n"
+
+    def _print_block(self, of: ConversationId, label: str, text: str) -> None:
+        block = LiveText(self._columns, label)
+        self._print(of, block.add(_safe(text)) + block.close())
+
+    def _print(self, of: ConversationId, text: str) -> None:
+        if next(iter(self._waiting), None) == of:
+            self._write(text)
+        else:
+            self._waiting.setdefault(of, []).append(text)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _safe(text: str) -> str:
+    return printable_lines(redact(text))
+
+
+def _summary(reply: Reply, attempt: Attempt) -> str:
+    usage = reply.usage
+    words = [reply.finish_reason if reply.blocked is None else f"blocked: {reply.blocked}"]
+    words += [f"calls {call.name}" for call in reply.tool_calls]
+    for count, name in (
+        (usage.input_tokens, "in"),
+        (usage.output_tokens, "out"),
+        (usage.reasoning_tokens, "reasoning"),
+    ):
+        words += [f"{count:,} {name}"] if count else []
+    words += [f"first text {attempt.ttft_s:.2f} s"] if attempt.ttft_s is not None else []
+    words += [f"{attempt.latency_s:.2f} s"] if attempt.latency_s is not None else []
+    return _safe(" · ".join(words))
