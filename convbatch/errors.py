@@ -207,6 +207,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (is_system and _MEMORY_WORDS.search(str(error)) is not None)
 
 
+@contextlib.contextmanager
+def naming_memory_errors() -> Generator[None]:
+    """Raise `NotEnoughMemory` in place of an exception that says that memory is used up."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemory(error) from error
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, None without a close one."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

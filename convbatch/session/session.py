@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from convbatch._version import __version__
-from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, SetupError, is_out_of_memory
+from convbatch.errors import ConvbatchError, JournalError, SetupError, naming_memory_errors
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.session.signals import stop_on_signals
 from convbatch.session.spec import SessionResult, SessionSpec
@@ -176,13 +176,10 @@ async def _close(spec: SessionSpec, journal: Journal, result: SessionResult) -> 
 async def _run_all(runner: Runner, plans: Mapping[str, Iterator[Conversation]]) -> ConvbatchError | None:
     """Run the plans of all targets; return the error that stopped them early, if any."""
     try:
-        await runner.run(plans)
+        with naming_memory_errors():
+            await runner.run(plans)
     except ConvbatchError as error:
         return error
-    except Exception as error:
-        if is_out_of_memory(error):
-            return NotEnoughMemory(error)
-        raise
     return None
 
 
