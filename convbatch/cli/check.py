@@ -153,11 +153,11 @@ def _run_judge(spec: SessionSpec, command: str) -> SessionResult:
         result = run_session(spec)
     except JournalError as error:
         # `resume` asks no judge that the run was not started with.
-        raise with_resume_line(error, spec.folder, command) from error
+        raise with_resume_line(error, spec.folder.path, command) from error
     except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
         return SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     if isinstance(result.error, JournalError):
-        result = replace(result, error=with_resume_line(result.error, spec.folder, command))
+        result = replace(result, error=with_resume_line(result.error, spec.folder.path, command))
     for line in () if result.error else unused_judge_lines(result):
         log_note(line)
     return result

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, replace
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from convbatch.console.text import shell_word
 from convbatch.errors import ConvbatchError
 from convbatch.journal.run_folder import shell_quote
-from convbatch.session.options import CheckOptions, OptionSpec, ResumeOptions, RunOptions, option_fields
+from convbatch.session.options import (
+    CheckOptions,
+    OptionSpec,
+    ResumeOptions,
+    RunOptions,
+    absolute,
+    given_options,
+    option_fields,
+    read_given,
+)
 
 if TYPE_CHECKING:
+    from convbatch.journal.manifest import Manifest
     from convbatch.journal.run_folder import RunFolder
     from convbatch.session.spec import SessionResult, SessionSpec
-
-_PATHS = ("run", "reuse")
-"""Options whose value is the path of a run folder, as text."""
 
 
 def command_line(command: str, options: Any) -> str:
@@ -28,22 +36,26 @@ def command_line(command: str, options: Any) -> str:
     return " ".join(["convbatch", command, *words])
 
 
-def resume_line(
-    folder: RunFolder, max_cost: str | None = None, env_file: Path | None = None, out: Sequence[Path] = ()
-) -> str:
-    """Return the `resume` command of a run folder, with the file that the keys came from and the files to write."""
-    options = ResumeOptions(run=str(folder.path), max_cost=max_cost, env_file=env_file, out=tuple(out))
-    return command_line("resume", options)
+def resume_line(spec: SessionSpec, max_cost: str | None = None) -> str:
+    """Return the `resume` command of a run: with what this session was given and the run folder does not keep."""
+    given: dict[str, Any] = {}
+    if spec.options is not None:
+        is_new = isinstance(spec.options, RunOptions)
+        done = {f.name for f, each in option_fields(spec.options) if each.one_session or (is_new and each.in_folder)}
+        given = {name: value for name, value in given_options(spec.options).items() if name not in done}
+        given["out"] = list(map(str, map(absolute, spec.options.reports)))
+    options = read_given(ResumeOptions, given, run=str(spec.folder.path), env_file=spec.credentials.env_file)
+    return command_line("resume", options if max_cost is None else replace(options, max_cost=max_cost))
 
 
 def read_line(command: str, folder: RunFolder, *options: str) -> str:
     """Return a command that reads a run folder."""
-    return " ".join(["convbatch", command, shell_quote(folder.path.absolute()), *options])
+    return " ".join(["convbatch", command, shell_quote(absolute(folder.path)), *options])
 
 
-def with_resume_line(error: ConvbatchError, folder: RunFolder, line: str) -> ConvbatchError:
-    """Return an error of the run folder whose hint has this command in place of a plain `resume`."""
-    plain = f"convbatch resume {shell_quote(folder.path)}"
+def with_resume_line(error: ConvbatchError, path: Path, line: str) -> ConvbatchError:
+    """Return an error of the run folder at this path whose hint has this command in place of a plain `resume`."""
+    plain = f"convbatch resume {shell_quote(path)}"
     return type(error).of([replace(one, hint=one.hint and one.hint.replace(plain, line)) for one in error.problems])
 
 
@@ -63,33 +75,59 @@ def ask_again_line(spec: SessionSpec) -> str:
 
 
 def rerun_line(spec: SessionSpec) -> str:
-    """Return the `run` command that plans the same run anew and reuses its replies."""
-    manifest, settings = spec.manifest, spec.manifest.settings
-    selection = manifest.dataset.selection
-    config = None if manifest.config is None else Path(manifest.config)
-    return command_line(
-        "run",
-        RunOptions(
-            datasets=tuple(Path(source.path) for source in manifest.dataset.sources),
-            models=manifest.target_names,
-            config=config if config is not None and config.exists() else None,
-            env_file=spec.credentials.env_file,
-            ids=tuple(selection.get("ids", ())),
-            tags=tuple(selection.get("tags", ())),
-            limit=selection.get("limit"),
-            repeats=None if manifest.repeats == 1 else manifest.repeats,
-            history=None if manifest.history == "live" else manifest.history,
-            temperature=settings.temperature,
-            max_output_tokens=settings.max_output_tokens,
-            seed=settings.seed,
-            thinking_budget=settings.thinking_budget,
-            params=tuple(_params(settings.extra or {})),
-            judge=manifest.options.judge,
-            fail_under=manifest.options.fail_under,
-            max_cost=manifest.options.max_cost,
-            reuse=str(spec.folder.path),
-        ),
-    )
+    """Return the `run` command that plans the same run anew and reuses its replies.
+
+    It has every option that was given except the run folder; what a `resume` was given replaces what the run was given.
+    """
+    given = _given_to_run(spec)
+    given.setdefault("datasets", [str(spec.folder.dataset)])
+    return _run_line(given | {"reuse": str(spec.folder.path)})
+
+
+def run_line(spec: SessionSpec) -> str | None:
+    """Return `rerun_line` for a run whose folder is gone; None where no dataset is left to run."""
+    given = _given_to_run(spec)
+    return _run_line({name: value for name, value in given.items() if name != "reuse"}) if "datasets" in given else None
+
+
+def _run_line(given: Mapping[str, Any]) -> str:
+    options = read_given(RunOptions, given)
+    return command_line("run", replace(options, out=options.reports))
+
+
+def _given_to_run(spec: SessionSpec) -> dict[str, Any]:
+    given = dict(spec.manifest.options.given) or _given_before(spec.manifest)
+    if not spec.made_here:  # paths of another machine mean nothing here, and could name any file
+        paths = {field.name for field, each in option_fields(RunOptions) if each.names_run or Path in _kinds(field)}
+        given = {name: value for name, value in given.items() if name not in paths}
+    if isinstance(spec.options, ResumeOptions):
+        given |= given_options(spec.options)
+    if spec.credentials.env_file is not None:
+        given.setdefault("env_file", str(absolute(spec.credentials.env_file)))
+    if not given.get("datasets"):  # they were given in Python
+        given.pop("datasets", None)
+    return given
+
+
+def _kinds(field: Field[Any]) -> tuple[Any, ...]:
+    return (field.type, *get_args(field.type))
+
+
+def _given_before(manifest: Manifest) -> dict[str, Any]:
+    """Return what can be told of the options of a run whose `run.json` does not have them."""
+    selection, settings = manifest.dataset.selection, manifest.settings
+    given = {
+        "datasets": [source.path for source in manifest.dataset.sources],
+        "models": list(manifest.target_names),
+        "config": manifest.config,
+        "repeats": None if manifest.repeats == 1 else manifest.repeats,
+        "history": None if manifest.history == "live" else manifest.history,
+        "params": list(_params(settings.extra or {})),
+        **{name: selection.get(name) for name in ("ids", "tags", "limit")},
+        **{name: getattr(settings, name) for name in ("temperature", "max_output_tokens", "seed", "thinking_budget")},
+        **{name: getattr(manifest.options, name) for name in ("judge", "fail_under", "max_cost")},
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _params(extra: Mapping[str, Any], above: str = "") -> Iterator[str]:
@@ -113,7 +151,7 @@ def _words(field: Field[Any], spec: OptionSpec, value: Any) -> Iterator[str]:
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, bool):
             yield spec.names[0]
-        elif isinstance(item, Path) or field.name in _PATHS:
-            yield " ".join([*spec.names[:1], shell_quote(Path(item).absolute())])
+        elif isinstance(item, Path) or spec.names_run:
+            yield " ".join([*spec.names[:1], shell_quote(absolute(Path(item)))])
         else:
-            yield f"{spec.names[0]} {shlex.quote(f'{item:g}s' if spec.seconds else str(item))}"
+            yield f"{spec.names[0]} {shell_word(f'{Decimal(str(item)).normalize():f}s' if spec.seconds else str(item))}"

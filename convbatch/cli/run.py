@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.cli.next_command import (
     ask_again_line,
+    command_line,
     larger_budget,
     read_line,
     rerun_line,
     resume_line,
+    run_line,
     with_resume_line,
 )
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
 from convbatch.engine.suspension import NEW_RUN
-from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, is_out_of_memory
+from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, naming_memory_errors
 from convbatch.exit_codes import ExitCode, worst
+from convbatch.journal.manifest import MANIFEST_NAME
 from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.reply import is_open
 from convbatch.results.quality_gate import QualityGate, evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
-from convbatch.session.options import ResumeOptions, RunOptions
+from convbatch.session.options import ResumeOptions, RunOptions, absolute, given_options, read_given
 from convbatch.session.prepare import RESULTS, changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
@@ -48,29 +53,38 @@ _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
-    if options.as_json or options.reports:
-        from convbatch.results.gate_report import check_outputs
-
-        check_outputs(options.reports, options.fail_under, run_folder=options.folder)
-    spec = prepare_run(options)
+    _check_outputs(options, options.fail_under)
+    try:
+        spec = prepare_run(options)
+    except ConvbatchError as error:
+        if options.folder is None:
+            raise
+        keys = {name: value for name, value in given_options(options).items() if name == "env_file"}
+        raise _with_given(error, options.folder, keys) from error
     _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
     if spec.max_cost is not None:
         from convbatch.cli.dry_run import budget_warning
 
         _log_lines(budget_warning(spec))
-    return _finish_and_write(spec, "run", options.reports, as_json=options.as_json)
+    return _finish_and_write(spec, options)
 
 
-def _finish_and_write(spec: SessionSpec, command: str, reports: Sequence[Path], *, as_json: bool) -> ExitCode:
-    """Run a session as `_finish` does, and write its result to files and as JSON."""
-    code = _finish(spec, reports, as_json=as_json)
-    return worst(code, _write_result(spec, command, reports, code, as_json=as_json)) if as_json or reports else code
+def _check_outputs(options: RunOptions | ResumeOptions, fail_under: str | None) -> None:
+    """Refuse files of `-o` that could not be written, before anything is sent."""
+    if options.reports:
+        from convbatch.results.gate_report import check_outputs
+
+        folder = options.folder if isinstance(options, RunOptions) else None
+        check_outputs(options.reports, fail_under, run_folder=folder)
 
 
-def _write_result(
-    spec: SessionSpec, command: str, reports: Sequence[Path], code: ExitCode, *, as_json: bool
-) -> ExitCode:
-    """Write and print the result of a session with its exit code; a failure cannot undo the run."""
+def _finish_and_write(spec: SessionSpec, options: RunOptions | ResumeOptions) -> ExitCode:
+    code = _finish(spec, as_json=options.as_json)
+    return worst(code, _write_result(spec, options, code)) if options.as_json or options.reports else code
+
+
+def _write_result(spec: SessionSpec, options: RunOptions | ResumeOptions, code: ExitCode) -> ExitCode:
+    """Write and print the result of a run with its exit code; a failure cannot undo the run."""
     from convbatch.cli.show import print_json
     from convbatch.results.gate_report import GateReport, to_value, write_reports
     from convbatch.results.run import load
@@ -80,11 +94,12 @@ def _write_result(
         totals = run.summary()
         fail_under = spec.manifest.options.fail_under
         lines = [] if fail_under is None else _evaluate_gate(run, totals, fail_under).lines
+        command = "resume" if spec.resumed else "run"
         report = GateReport(command=command, run=run, totals=totals, exit_code=code, fail_under=fail_under, lines=lines)
         try:
-            write_reports(report, reports)
+            write_reports(report, options.reports)
         finally:
-            if as_json:
+            if options.as_json:
                 print_json(to_value(report))
     except (ConvbatchError, OSError) as error:
         _log_lines([f"error: the result could not be written: {error}"])
@@ -102,47 +117,55 @@ def _evaluate_gate(run: Run, totals: Sequence[TargetSummary], fail_under: str) -
 
 def resume(options: ResumeOptions) -> ExitCode:
     """Prepare and run another session of a run; return the exit code."""
-    if options.out:
-        from convbatch.results.gate_report import check_outputs
-
-        folder = RunFolder.open(find_run(options.run, RESULTS))
-        check_outputs(options.out, folder.read_manifest().options.fail_under)
-    spec = prepare_resume(options)
+    path = find_run(options.run, RESULTS)
+    try:
+        spec = prepare_resume(options)
+    except ConvbatchError as error:
+        raise _with_given(error, path, given_options(options)) from error
+    _check_outputs(options, spec.manifest.options.fail_under)
     head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
     for path in (changed := changed_sources(spec.folder, spec.manifest)):
         _log_lines([f"note: {path} has changed since this run copied it; the run continues with its copy"])
     if changed:
         _log_lines([f"      for the new content: {rerun_line(spec)}"])
-    return _finish_and_write(spec, "resume", options.out, as_json=options.as_json)
+    return _finish_and_write(spec, options)
 
 
-def _finish(spec: SessionSpec, reports: Sequence[Path], *, as_json: bool) -> ExitCode:
+def _with_given(error: ConvbatchError, path: Path, given: Mapping[str, Any]) -> ConvbatchError:
+    """Return an error from before the session whose hint has a `resume` command with the options that were given."""
+    return with_resume_line(error, path, command_line("resume", read_given(ResumeOptions, given, run=str(path))))
+
+
+def _finish(spec: SessionSpec, *, as_json: bool) -> ExitCode:
     """Run a session and then its judge, print the results, return the exit code.
 
     Args:
         spec: The session.
-        reports: Files that the next session writes again.
         as_json: Leave out the closing table.
 
     Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
     never instead of them.
     """
     try:
-        result = run_session(spec)
+        with naming_memory_errors():
+            result = run_session(spec)
     except JournalError as error:  # nothing was sent
         _log_error(_with_options(spec, error))
         return ExitCode.JOURNAL
+    except NotEnoughMemory as error:
+        result = SessionResult(exit_code=ExitCode.INCOMPLETE, reason="memory", error=error)
+    except ConvbatchError as error:  # nothing was sent
+        raise _with_options(spec, error) from error
     except KeyboardInterrupt:  # before the first request or after the last reply; in between the session handles it
         result = SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        result = SessionResult(exit_code=ExitCode.INCOMPLETE, reason="memory", error=NotEnoughMemory(error))
     judge_result = _run_judge(spec, result)
     results = [result] if judge_result is None else [result, judge_result]
     for bug in [bug for each in results for bug in each.bugs][:BUGS_SHOWN]:
         _log_lines([bug, "this is a bug in convbatch; the dialogue stays pending and what was received is kept"])
+    if _is_gone(spec.folder):
+        _log_lines(_lines_without_folder(spec, results))
+        return worst(*(each.exit_code for each in results), ExitCode.JOURNAL)
     if result.error is not None:
         _log_error(_with_options(spec, result.error))
     # A closing terminal sends SIGHUP twice, and the second one must not cost the closing table.
@@ -154,7 +177,7 @@ def _finish(spec: SessionSpec, reports: Sequence[Path], *, as_json: bool) -> Exi
         judged = judge_result is not None and judge_result.error is None
         remaining = Remaining(result.open_turns, unjudged=wants_judge(spec.manifest) and not judged)
     with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        _log_lines(_closing_lines(spec, results, remaining, reports))
+        _log_lines(_closing_lines(spec, results, remaining))
     is_open = remaining.open or remaining.unjudged
     if remaining.without_verdict and code != ExitCode.FAILED:  # a gate that failed did so whatever they are
         is_open = True
@@ -164,19 +187,16 @@ def _finish(spec: SessionSpec, reports: Sequence[Path], *, as_json: bool) -> Exi
 def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None:
     """Ask the judge of a run about its replies; return None if there is nothing to ask or no judge."""
     try:
-        judge_spec = prepare_judging_after(spec, result)
-        if judge_spec is None:
-            return None
-        _log_lines(judge_lines(judge_spec))
-        judged = run_session(judge_spec)
+        with naming_memory_errors():
+            judge_spec = prepare_judging_after(spec, result)
+            if judge_spec is None:
+                return None
+            _log_lines(judge_lines(judge_spec))
+            judged = run_session(judge_spec)
     except KeyboardInterrupt:
         return SessionResult(exit_code=ExitCode.INTERRUPTED, reason="interrupted")
     except ConvbatchError as error:
         judged = judge_not_asked(error)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        judged = judge_not_asked(NotEnoughMemory(error))
     if judged.error is not None:
         _log_lines(judge_error_lines(spec, judged.error))
     else:
@@ -217,42 +237,38 @@ def _closing_table(spec: SessionSpec, *, as_json: bool) -> tuple[ExitCode, Remai
     """Write `turns.parquet` and print a table with a row per target; return the exit code of that and what remains."""
     code, remaining = ExitCode.OK, None
     try:
-        from convbatch.results.cache import write_turns
-        from convbatch.results.run import load
+        with naming_memory_errors():
+            from convbatch.results.cache import write_turns
+            from convbatch.results.run import load
 
-        try:
-            write_turns(spec.folder)
-        except JournalError as error:
-            _log_error(_with_options(spec, error))
-            _log_lines([REBUILT])
-            code = worst(code, ExitCode.JOURNAL)
-        run = load(spec.folder.path)
-        totals = run.summary()
-        remaining, notes = _remaining(run, totals, has_judge=wants_judge(spec.manifest))
-        _print_closing_table(run, () if as_json else totals)
-        _log_lines(notes)
-        fail_under = spec.manifest.options.fail_under
-        if fail_under is not None:
-            quality_gate = _evaluate_gate(run, totals, fail_under)
-            _log_lines(quality_gate.lines)
-            code = worst(code, _GATE[quality_gate.passed])
-        if any(total.error for total in totals):
-            _log_lines(_failure_lines(run))
-            if any(total.skipped for total in totals):
-                remaining = remaining._replace(behind_errors=_count_behind_errors(run))
+            try:
+                write_turns(spec.folder)
+            except JournalError as error:
+                _log_error(_with_options(spec, error))
+                _log_lines([REBUILT])
+                code = worst(code, ExitCode.JOURNAL)
+            run = load(spec.folder.path)
+            totals = run.summary()
+            remaining, notes = _remaining(run, totals, has_judge=wants_judge(spec.manifest))
+            _print_closing_table(run, () if as_json else totals)
+            _log_lines(notes)
+            fail_under = spec.manifest.options.fail_under
+            if fail_under is not None:
+                quality_gate = _evaluate_gate(run, totals, fail_under)
+                _log_lines(quality_gate.lines)
+                code = worst(code, _GATE[quality_gate.passed])
+            if any(total.error for total in totals):
+                _log_lines(_failure_lines(run))
+                if any(total.skipped for total in totals):
+                    remaining = remaining._replace(behind_errors=_count_behind_errors(run))
     except KeyboardInterrupt:
         _log_lines(["interrupted while the table was written", REBUILT])
         code = worst(code, ExitCode.INTERRUPTED)
     except OSError as error:  # no space for the table, not even for a temporary one
         _log_lines([f"the closing table could not be made: {error.strerror}"])
         code = worst(code, ExitCode.JOURNAL)
-    except ConvbatchError as error:  # another program changed the folder meanwhile
+    except ConvbatchError as error:  # another program changed the folder meanwhile, or memory is used up
         _log_error(error)
-        code = worst(code, ExitCode.JOURNAL)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        _log_error(NotEnoughMemory(error))
         code = worst(code, ExitCode.JOURNAL)
     return code, remaining
 
@@ -316,9 +332,7 @@ def _count_behind_errors(run: Run) -> int:
     return behind
 
 
-def _closing_lines(
-    spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining, reports: Sequence[Path]
-) -> list[str]:
+def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
     folder = _display_folder(spec.folder)
     result = results[-1]
     lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
@@ -339,7 +353,7 @@ def _closing_lines(
         else:
             lines += [
                 f"{open_text}; finish them with:",
-                f"  {resume_line(spec.folder, budget, spec.credentials.env_file, reports)}",
+                f"  {resume_line(spec, budget)}",
             ]
     elif remaining.without_verdict:
         checks = count_of(remaining.without_verdict, "check")
@@ -349,6 +363,31 @@ def _closing_lines(
         several = len(spec.targets) > 1
         lines.append(f"next: {read_line('table', spec.folder, *(['--wide', 'reply'] if several else []))}")
     return lines
+
+
+def _is_gone(folder: RunFolder) -> bool:
+    try:
+        (folder.path / MANIFEST_NAME).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lines_without_folder(spec: SessionSpec, results: Sequence[SessionResult]) -> list[str]:
+    """Return what is left to say when the run folder was moved or deleted during the run."""
+    error = results[0].error
+    problems = () if error is None else error.problems
+    what = [f"error: {replace(problem, hint=None)}" for problem in problems]
+    done = results[0].rows - results[0].open_turns
+    lost = f"if it was deleted, the replies to {count_of(done, 'turn')} are lost, though billed"
+    again = run_line(spec)
+    return [
+        *(what or [f"error: {shell_quote(absolute(spec.folder.path))} is gone"]),
+        "the run folder was moved or deleted: put it back, or use its new path with `convbatch resume`",
+        *([lost] if again is None else [f"{lost}; start anew with:", f"  {again}"]),
+    ]
 
 
 def _needs_new_run(spec: SessionSpec, result: SessionResult) -> bool:
@@ -377,7 +416,7 @@ def _open_text(spec: SessionSpec, remaining: Remaining, questions: str) -> str:
 
 def _with_options(spec: SessionSpec, error: ConvbatchError) -> ConvbatchError:
     """Return an error whose hint has the `resume` command with the options of this run."""
-    return with_resume_line(error, spec.folder, resume_line(spec.folder, env_file=spec.credentials.env_file))
+    return with_resume_line(error, spec.folder.path, resume_line(spec))
 
 
 def _display_folder(folder: RunFolder) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Generator
 from itertools import accumulate, takewhile
@@ -52,6 +53,20 @@ def _escape(match: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shell_word(text: str) -> str:
+    """Return a text as one word of a bash command that a terminal shows as it is and that can be pasted back."""
+    if _UNSAFE.search(text) is None:
+        return shlex.quote(text)
+    return f"$'{re.sub(_UNSAFE.pattern + _BACKSLASH_OR_QUOTE, _escape_bytes, text)}'"
+
+
+_BACKSLASH_OR_QUOTE = r"|[\\']"
+
+
+def _escape_bytes(match: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 def shorten(text: str, most: int) -> str:

@@ -226,6 +226,8 @@ class ManifestOptions:
     fail_under: str | None = None
     judge: str | None = None
     """Name of the judge the run was started with."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Every option that was given, as `session.options.given_options` returns them; empty in older runs."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """Keys of another version."""
 
@@ -244,6 +246,7 @@ class ManifestOptions:
             max_cost=fields.optional("max_cost", _TEXT),
             fail_under=fields.optional("fail_under", _TEXT),
             judge=fields.optional("judge", _TEXT),
+            given=fields.optional("given", _OBJECT, {}),
             other=fields.rest(),
         )
 
@@ -256,6 +259,7 @@ class ManifestOptions:
             "max_cost": self.max_cost,
             "fail_under": self.fail_under,
             "judge": self.judge,
+            **({"given": dict(self.given)} if self.given else {}),
             **self.other,
         }
 

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import shlex
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from convbatch.console.text import shell_word
 from convbatch.errors import JournalError, Place, SetupError, nearest
 from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, Manifest
 from convbatch.journal.records import JournalEnd
@@ -473,7 +473,7 @@ def find_run(text: str, results: Path) -> Path:
 def shell_quote(path: Path) -> str:
     """Return a path as it is typed in a shell; a leading dash, which would start an option, is avoided."""
     text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    return shell_word(f"./{text}" if text.startswith("-") else text)
 
 
 def cannot_write(path: Path, error: OSError, folder: Path) -> JournalError:

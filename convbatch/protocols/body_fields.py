@@ -65,11 +65,11 @@ def _impossible(extra: Mapping[str, Any], fields: BodyFields, above: str) -> Ite
     for key, value in extra.items():
         path = f"{above}{key}"
         known = _known_path(fields, above, key)
-        if known in fields.built:
-            yield f"extra may not set {path!r}: convbatch builds that field itself; {fields.built[known]}"
-        elif known is None:
+        if known is None:
             if instead := _instead(fields, key):
                 yield f"extra sets {path!r}, which is no field of {fields.article} request: {instead}"
+        elif known in fields.built:
+            yield f"extra may not set {path!r}: convbatch builds that field itself; {fields.built[known]}"
         elif fields.exact and known != path:
             yield f"extra sets {path!r}, which {fields.article} request calls {known}: {_use(fields, known)}"
         elif known in fields.single and value not in (1, None):

@@ -10,17 +10,21 @@ None = not given: the configuration, the run folder or a default decides.
 
 # No `from __future__ import annotations`: `cli/options.py` and `api.py` need the types of the fields, not their text.
 
+import contextlib
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from convbatch.errors import SetupError
 
 if TYPE_CHECKING:
     from convbatch.dataset.in_memory import InMemoryDataset
+
+OptionsT = TypeVar("OptionsT")
 
 REQUEST, FILTERS, LIMITS, RETRY, OUTPUT = PANELS = ("Request", "Filters", "Limits", "Retry and stopping", "Output")
 """Panels of `--help`, in their order; options without one come first."""
@@ -43,6 +47,14 @@ class OptionSpec(NamedTuple):
     """An environment variable CONVBATCH_… can set the option."""
     command_only: bool = False
     """Not accepted by `convbatch.run` and `convbatch.replay`."""
+    names_run: bool = False
+    """The value names a run folder; printed commands have its path."""
+    is_repeated: bool = True
+    """A printed command that goes on repeats it."""
+    one_session: bool = False
+    """Of one session: the `resume` that continues it does without."""
+    in_folder: bool = False
+    """The run folder keeps what `run` was given: `resume` need not repeat it."""
 
     @property
     def long_name(self) -> str:
@@ -109,7 +121,11 @@ class DialogueOptions:
         "--sample", min=1, help="Only N dialogues at random, drawn by --seed; default seed 0.", panel=REQUEST
     )
     only_failed: str | None = option(
-        "--only-failed", metavar="RUN", help="Only dialogues that failed a check or a turn in this run.", panel=REQUEST
+        "--only-failed",
+        metavar="RUN",
+        help="Only dialogues that failed a check or a turn in this run.",
+        panel=REQUEST,
+        names_run=True,
     )
     repeats: int | None = option(
         "--repeats", "--epochs", min=1, help="Replay every dialogue this often; default 1.", panel=REQUEST
@@ -141,12 +157,16 @@ class LimitOptions:
     """How much may be asked at a time, per minute, and in all."""
 
     concurrency: int | None = option(
-        "-j", "--concurrency", min=1, help="Requests in flight per target; default 16.", panel=LIMITS
+        "-j", "--concurrency", min=1, help="Requests in flight per target; default 16.", panel=LIMITS, in_folder=True
     )
-    rpm: int | None = option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS)
-    tpm: int | None = option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS)
+    rpm: int | None = option("--rpm", min=1, help="Requests per minute, per quota owner.", panel=LIMITS, in_folder=True)
+    tpm: int | None = option("--tpm", min=1, help="Tokens per minute, per quota owner.", panel=LIMITS, in_folder=True)
     max_cost: str | None = option(
-        "--max-cost", metavar="5USD", help="Cost cap of the whole run; exit 4 when reached.", panel=LIMITS
+        "--max-cost",
+        metavar="5USD",
+        help="Cost cap of the whole run; exit 4 when reached.",
+        panel=LIMITS,
+        in_folder=True,
     )
     """`5USD`; a bare number where all targets bill in one currency. Includes the cost of earlier sessions."""
 
@@ -155,19 +175,25 @@ class LimitOptions:
 class DailyLimitOptions:
     """How much may be asked per day."""
 
-    rpd: int | None = option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS)
+    rpd: int | None = option("--rpd", min=1, help="Requests per day, per quota owner.", panel=LIMITS, in_folder=True)
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class RetryOptions:
     """When an attempt, a turn and the whole run are given up."""
 
-    max_attempts: int | None = option("--max-attempts", min=1, help="Unpaid attempts per turn; default 5.", panel=RETRY)
+    max_attempts: int | None = option(
+        "--max-attempts", min=1, help="Unpaid attempts per turn; default 5.", panel=RETRY, in_folder=True
+    )
     attempt_timeout_s: float | None = option(
-        "--attempt-timeout", seconds=True, help="From sending to the last byte, e.g. 90s; default 600s.", panel=RETRY
+        "--attempt-timeout",
+        seconds=True,
+        help="From sending to the last byte, e.g. 90s; default 600s.",
+        panel=RETRY,
+        in_folder=True,
     )
     deadline_s: float | None = option(
-        "--deadline", seconds=True, help="Start no request after this time, e.g. 2h.", panel=RETRY
+        "--deadline", seconds=True, help="Start no request after this time, e.g. 2h.", panel=RETRY, one_session=True
     )
 
 
@@ -194,7 +220,7 @@ class VerdictOptions:
 class OutputOptions:
     """What is printed while a run goes on."""
 
-    progress: bool = option("--no-progress", default=True, help="No status lines.", panel=OUTPUT)
+    progress: bool = option("--no-progress", default=True, help="No status lines.", panel=OUTPUT, is_repeated=False)
     log: Path | None = option(
         "--log", metavar="FILE", help="Append what happens, in order, to this file.", panel=OUTPUT
     )
@@ -202,6 +228,21 @@ class OutputOptions:
         "--log-bodies", default=False, help="Log each request as sent, without keys.", panel=OUTPUT
     )
     verbose: bool = option("-v", "--verbose", default=False, help="Print the log on stderr.", panel=OUTPUT)
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class ResultOptions:
+    """Where the result of a command on a run is written."""
+
+    out: tuple[Path, ...] = option(
+        "-o",
+        "--out",
+        default=(),
+        metavar="FILE",
+        help="Write FILE.json, .md, or .xml (JUnit, with --fail-under) as well; repeatable.",
+        has_variable=False,
+    )
+    as_json: bool = option("--json", default=False, help="Print one JSON object.", has_variable=False)
 
 
 # Base classes are listed last to first: that is the order in which dataclasses collect their fields.
@@ -226,7 +267,7 @@ class RunOptions(
         metadata=argument(metavar="DATASET", help="JSONL files of dialogues, plain or .gz.")
     )
     reuse: str | None = option(
-        "--reuse", metavar="RUN", help="Reuse this run's replies to identical requests.", panel=REQUEST
+        "--reuse", metavar="RUN", help="Reuse this run's replies to identical requests.", panel=REQUEST, names_run=True
     )
     out: tuple[Path, ...] = option(
         "-o",
@@ -242,6 +283,7 @@ class RunOptions(
         default=False,
         help="Print plan, calls, tokens, cost and time; send nothing.",
         panel=OUTPUT,
+        is_repeated=False,
         command_only=True,
     )
     as_json: bool = option(
@@ -284,15 +326,25 @@ class RunOptions(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions):
+class ResumeOptions(ResultOptions, OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions):
     """Options of `convbatch resume`."""
 
-    run: str = field(metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`."))
+    run: str = field(
+        metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`.", names_run=True)
+    )
     retry_errors: bool = option(
-        "--no-retry-errors", default=True, help="Leave turns that ended in an error as they are.", panel=RETRY
+        "--no-retry-errors",
+        default=True,
+        help="Leave turns that ended in an error as they are.",
+        panel=RETRY,
+        one_session=True,
     )
     salvage: bool = option(
-        "--salvage", default=False, help="Set damaged journal lines aside; ask only their turns again.", panel=RETRY
+        "--salvage",
+        default=False,
+        help="Set damaged journal lines aside; ask only their turns again.",
+        panel=RETRY,
+        one_session=True,
     )
     out: tuple[Path, ...] = option(
         "-o",
@@ -308,6 +360,11 @@ class ResumeOptions(OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions
     )
     from_environment: tuple[str, ...] = ()
     """As in `RunOptions`."""
+
+    @property
+    def reports(self) -> tuple[Path, ...]:
+        """The files to write; named as in `RunOptions`."""
+        return self.out
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -357,10 +414,12 @@ class FilterOptions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CheckOptions(JudgeOptions, FilterOptions, VerdictOptions):
+class CheckOptions(ResultOptions, JudgeOptions, FilterOptions, VerdictOptions):
     """Options of `convbatch check`."""
 
-    run: str = field(metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`."))
+    run: str = field(
+        metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`.", names_run=True)
+    )
     datasets: tuple[Path, ...] = option(
         "--dataset",
         default=(),
@@ -368,15 +427,6 @@ class CheckOptions(JudgeOptions, FilterOptions, VerdictOptions):
         help="Judge by the checks of this edited dataset, and store them in the run folder.",
         has_variable=False,
     )
-    out: tuple[Path, ...] = option(
-        "-o",
-        "--out",
-        default=(),
-        metavar="FILE",
-        help="Write FILE.json, .md, or .xml (JUnit, with --fail-under) as well; repeatable.",
-        has_variable=False,
-    )
-    as_json: bool = option("--json", default=False, help="Print one JSON object.", has_variable=False)
     ask_again: bool = option(
         "--ask-again",
         default=False,
@@ -388,6 +438,63 @@ class CheckOptions(JudgeOptions, FilterOptions, VerdictOptions):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DoctorOptions(KeyOptions, ConfigOptions, TargetOptions):
     """Options of `convbatch doctor`."""
+
+
+# Options as plain values
+
+
+def given_options(options: Any) -> dict[str, Any]:
+    """Return what was given and a next command repeats, by field: JSON values, in which paths are absolute."""
+    given: dict[str, Any] = {}
+    for each, spec in option_fields(options):
+        value = getattr(options, each.name)
+        if value != each.default and spec.is_repeated:
+            items = [_to_plain(item, spec) for item in (value if isinstance(value, tuple) else (value,))]
+            given[each.name] = items if isinstance(value, tuple) else items[0]
+    return given
+
+
+def _to_plain(value: Any, spec: OptionSpec) -> Any:
+    return str(absolute(Path(value))) if isinstance(value, Path) or spec.names_run else value
+
+
+def absolute(path: Path) -> Path:
+    """Return the absolute path; the path as it is where the working directory was deleted meanwhile."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path
+
+
+def read_given(kind: type[OptionsT], given: Mapping[str, Any], **values: Any) -> OptionsT:
+    """Return options of this kind with what `given_options` returned, of whatever kind that was.
+
+    Args:
+        kind: The class of the options.
+        given: Values by field; a field that `kind` does not have, or with another type, is left out.
+        values: Values that replace those of `given`.
+    """
+    read: dict[str, Any] = {}
+    for each, _ in option_fields(kind):
+        if each.name in given and each.name not in values:
+            with contextlib.suppress(TypeError, ValueError):
+                read[each.name] = _from_plain(given[each.name], each.type)
+    return kind(**(read | values))
+
+
+def _from_plain(value: Any, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise TypeError(kind)
+        return tuple(_from_plain(item, get_args(kind)[0]) for item in value)
+    kinds = get_args(kind) or (kind,)
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if float in kinds and _is_number(value, int):
+        return float(value)
+    if type(value) not in kinds:
+        raise TypeError(kind)
+    return value
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

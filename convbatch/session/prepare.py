@@ -41,7 +41,7 @@ from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.needed_settings import refuse_needed_unset
-from convbatch.session.options import ResumeOptions, RunOptions, refuse_numbers
+from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
 from convbatch.session.preflight import UNSUPPORTED_HINT, check_reachable, unsupported_setting
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
@@ -88,6 +88,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         notes=notes,
         handle_signals=handle_signals,
         log=log,
+        options=options,
     )
 
 
@@ -235,6 +236,8 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         progress=options.progress,
         handle_signals=handle_signals,
         log=log_spec(options),
+        options=options,
+        made_here=trust.origin is not None,
     )
 
 
@@ -433,7 +436,7 @@ def _dataset(
             log_note(note)
         max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
         _refuse_gate(checked.fail_under, report, has_judge=checked.judge is not None)
-        manifest = _manifest(checked, report, datetime.now(UTC), max_cost)
+        manifest = _manifest(options, checked, report, datetime.now(UTC), max_cost)
         yield copy, manifest, resolve_cap(max_cost, manifest, checked.targets, checked.rules.command_line, copy)
 
 
@@ -467,8 +470,18 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 
 
-def _manifest(checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None) -> Manifest:
+def _manifest(
+    options: RunOptions, checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None
+) -> Manifest:
     """Return the manifest without the run's name and origin."""
+    # When they are needed another run may be `latest`, and another config may be in the working directory.
+    found = replace(
+        options,
+        models=tuple(target.name for target in checked.targets),
+        gateways=(),
+        config=None if checked.config.path is None else Path(checked.config.path),
+        only_failed=checked.selection.failed_in,
+    )
     config, targets, rules, reuse = checked.config, checked.targets, checked.rules, checked.reuse
     per_target = report.asked_turns * rules.repeats
     return Manifest(
@@ -493,6 +506,7 @@ def _manifest(checked: _CheckedOptions, report: CopyReport, started: datetime, m
             max_cost=max_cost,
             fail_under=checked.fail_under,
             judge=None if checked.judge is None else checked.judge.name,
+            given=given_options(found),
         ),
         targets=_priced(config, targets, rules.command_line, started),
         judges=() if checked.judge is None else (judge_to_manifest(checked.judge, config, started),),

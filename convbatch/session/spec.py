@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from convbatch.journal.manifest import Manifest, ManifestTarget
     from convbatch.journal.run_folder import RunFolder
     from convbatch.pricing import Money
+    from convbatch.session.options import ResumeOptions, RunOptions
 
 Role = Literal["model", "judge"]
 
@@ -143,6 +144,10 @@ class SessionSpec:
     """Print notes to stderr; responses to signals are printed in any case."""
     handle_signals: bool = True
     log: LogSpec = NO_LOG
+    options: RunOptions | ResumeOptions | None = None
+    """What `run` or `resume` was given, for the next command."""
+    made_here: bool = True
+    """False where the run folder was created elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -346,7 +346,7 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[str, ...]]] = {
     "journal damaged": (
         lambda f: flip(f, line=5),
         "resume",
-        ("out/journal/000001.jsonl:5: ", "checksum", "convbatch resume out --salvage"),
+        ("out/journal/000001.jsonl:5: ", "checksum", "/out --salvage"),
     ),
 }
 
@@ -380,9 +380,9 @@ def test_a_folder_in_use_is_refused_at_once(cli: Cli, sim: Sim, finished_run: Pa
 def test_commands_in_hints_are_quoted_for_the_shell(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
     copied(finished_run, tmp_path / "a run")
     write_dataset(tmp_path / "d.jsonl", 1, 1)
-    assert "convbatch resume 'a run';" in cli("run", "d.jsonl", "-o", "a run").err
+    assert f"convbatch resume '{tmp_path}/a run';" in cli("run", "d.jsonl", "-o", "a run").err
     flip(tmp_path / "a run", line=5)
-    assert "convbatch resume 'a run' --salvage" in cli("resume", "a run").err
+    assert f"convbatch resume '{tmp_path}/a run' --salvage" in cli("resume", "a run").err
 
 
 def test_salvage_repeats_only_the_turns_of_damaged_lines(

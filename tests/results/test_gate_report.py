@@ -103,6 +103,15 @@ def test_a_run_writes_its_result_beside_its_folder(
     assert json.loads(capsys.readouterr().out) == json.loads(Path("again.json").read_bytes()) == value
     assert junit_cases(Path("g.xml").read_bytes())[0].result == "failure"
     assert len(cb.load("r").turns) == 1
+    again = ResumeOptions(run="r", progress=False, as_json=True, out=(Path("again.json"), Path("again.xml")))
+    assert resume(again) == 1
+    assert (
+        json.loads(capsys.readouterr().out)
+        == json.loads(Path("again.json").read_bytes())
+        == json.loads(Path("g.json").read_bytes())
+    )
+    with pytest.raises(SetupError, match="cannot write"):
+        resume(replace(again, out=(Path("absent/again.json"),)))
     assert print_dry_run(replace(options, out=(Path("plan.json"), Path("plan.md")))) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["turns"], plan["targets"][0]["expected"]["calls"]) == (1, 1)

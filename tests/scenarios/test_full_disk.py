@@ -181,6 +181,8 @@ def test_a_run_whose_folder_is_deleted_stops_sending_requests(
     assert code == 5
     assert "out/journal/000001.jsonl: cannot write: it was moved or deleted during the run" in stderr
     assert provider.ledger.requests <= 20 + 2 * 8
+    assert ("start anew with:\n  convbatch run" in stderr) == (what == ".")
+    assert (f"convbatch resume {tmp_path}/out" in stderr) == (what != "."), "a path that is gone cannot be resumed"
 
 
 def test_a_run_whose_folder_is_moved_can_be_resumed_there(
