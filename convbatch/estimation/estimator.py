@@ -178,13 +178,16 @@ class ObservedTurn:
     """Whether a live dialogue ended here."""
 
 
-def fit_profile(observed: Sequence[ObservedTurn], source: str, dialogues: int) -> TargetProfile | None:
+def fit_profile(
+    observed: Sequence[ObservedTurn], source: str, dialogues: int, *, is_rough: bool = False
+) -> TargetProfile | None:
     """Fit a profile to observed turns; None when no reply reported its counts.
 
     Args:
         observed: Turns of one target.
         source: Their origin, for messages.
         dialogues: Number of dialogues to estimate: a few of them can differ more from the mean than many.
+        is_rough: Whether the turns are of other dialogues: the estimate is as wide as one without any.
     """
     requests = [(one.dialogue, one.sent, one.input_tokens) for one in observed if one.input_tokens is not None]
     replied = [one for one in observed if one.output_tokens is not None]
@@ -194,7 +197,7 @@ def fit_profile(observed: Sequence[ObservedTurn], source: str, dialogues: int) -
     replies = _replies(replied)
     inputs = [(dialogue, _dot(weights, sent), tokens) for dialogue, sent, tokens in requests]
     outputs = [(one.dialogue, _reply_at(replies, one.turn).output_tokens, one.output_tokens or 0) for one in replied]
-    few = len({one.dialogue for one in replied}) < FEW_DIALOGUES
+    few = is_rough or len({one.dialogue for one in replied}) < FEW_DIALOGUES
     return TargetProfile(
         weights=weights,
         replies=replies,

@@ -74,7 +74,8 @@ class EarlierRuns:
         """Return the profile of a target, learned from the reused run, else from the best evidence of all runs.
 
         That is the run with the most dialogues of the plan, of equal ones that with the most dialogues, of equal ones
-        the newest; as long as they have too few dialogues, the next ones are added.
+        the newest; as long as they have too few dialogues of the plan, the next ones that have some are added. Without
+        any such dialogue, runs of other dialogues are used, until they have enough.
 
         Args:
             target: The target.
@@ -85,8 +86,10 @@ class EarlierRuns:
         else:
             runs: list[_Evidence] = []
             for evidence in self._by_evidence(target):
+                if runs and self._common(runs) and not self._common([evidence]):
+                    break  # the mean of the plan's own dialogues is not mixed with that of others
                 runs.append(evidence)
-                if len(_dialogues_of(runs)) >= FEW_DIALOGUES:
+                if len(_dialogues_of(runs) & self._planned or _dialogues_of(runs)) >= FEW_DIALOGUES:
                     break
             found = self._fit(runs, "")
         missing = "no earlier run" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
@@ -108,14 +111,21 @@ class EarlierRuns:
     def _fit(self, runs: Sequence[_Evidence], origin: str) -> TargetProfile | None:
         observed = [one for run in runs for one in run.observed]
         count = sum(one.output_tokens is not None for one in observed)
-        common = len(_dialogues_of(runs) & self._planned)
+        common = self._common(runs)
         where = " and ".join(shell_quote(run.folder.path) for run in runs)
         what = f"{'1 reply' if count == 1 else f'{count:,} replies'}{origin}"
         source = f"learned from {where} ({what}, {common:,} of {count_of(self._dialogues, 'dialogue')})"
         few = len(_dialogues_of(runs))
+        is_other = common < min(FEW_DIALOGUES, self._dialogues)
         if few < FEW_DIALOGUES:
             source = f"rough estimate: only {count_of(few, 'dialogue')} to learn from; {source}"
-        return fit_profile(observed, source, self._dialogues)
+        elif is_other:
+            source = f"rough estimate: {'mostly ' if common else ''}from other dialogues; {source}"
+        return fit_profile(observed, source, self._dialogues, is_rough=is_other)
+
+    def _common(self, runs: Sequence[_Evidence]) -> int:
+        """Return how many dialogues of the plan have counted replies in these runs."""
+        return len(_dialogues_of(runs) & self._planned)
 
     def _by_evidence(self, target: Target) -> Iterator[_Evidence]:
         """Yield the runs with replies of a target, the best evidence first; reads no more journals than necessary."""

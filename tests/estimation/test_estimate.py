@@ -544,6 +544,14 @@ def test_the_best_evidence_is_not_the_newest_run(cli: Cli, sim: Sim, tmp_path: P
     play("5-one", *ids[:2])
     assert learned(*ids[:10]) == "sim-good@here: learned from results/4-five (5 of 5 dialogues)"
     assert learned() == "sim-good@here: learned from results/3-six (6 of 28 dialogues)"
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("".join(f'{{"id": "n{n}", "turns": [{{"user": "hi"}}]}}\n' for n in range(6)))
+    other, best = "rough estimate: from other dialogues; ", "learned from results/3-six (0 of 6 dialogues)"
+    args = ("run", mixed, *args[2:])
+    assert learned() == f"sim-good@here: {other}{best}"
+    play("6-known", "--limit", "1")
+    few = "rough estimate: only 1 dialogue to learn from; "
+    assert learned() == f"sim-good@here: {few}learned from results/6-known (1 of 6 dialogues)"
 
 
 def test_totals_are_per_currency_and_a_missing_price_has_a_hint(cli: Cli, tmp_path: Path) -> None:
