@@ -91,7 +91,11 @@ def _run_options(
     from convbatch.dataset.in_memory import in_memory_dataset
 
     values = dict(locals())
-    if isinstance(dataset, Iterable) and not isinstance(dataset, str | Mapping) and not hasattr(dataset, "columns"):
+    if (
+        isinstance(dataset, Iterable)
+        and not isinstance(dataset, str | bytes | Mapping)
+        and not hasattr(dataset, "columns")
+    ):
         dataset = list(cast("Iterable[Any]", dataset))
     in_memory = in_memory_dataset(dataset)
     options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS if field.name in values}
@@ -113,8 +117,12 @@ def _value(field: Field[Any], value: Any) -> Any:
     """Return the value in the type of its field: one name for a list of names, text for a path or an amount."""
     types = get_args(field.type)
     if get_origin(field.type) is tuple:
-        items = () if value is None else tuple(_items(value))
+        items = () if value is None else tuple(_items(value)) if isinstance(value, Iterable | Path) else (value,)
+        if not all(isinstance(item, str | Path) for item in items):
+            raise SetupError(f"{field.name}= must be a text or several", found=repr(value))
         return tuple(map(Path, items)) if Path in types else items
+    if hasattr(value, "item"):
+        value = value.item()  # a number of numpy
     if value is None or field.name == "history":
         return value
     if isinstance(value, Run):
@@ -165,9 +173,19 @@ def _takes(
     return decorate
 
 
+_OTHER_HELPS = {
+    "out": "Run folder, absent or empty; default results/<time>-<name>.",
+    "max_cost": 'Cost cap of the whole run, e.g. "5USD".',
+    "attempt_timeout_s": "Seconds from sending to the last byte; default 600.",
+    "deadline_s": "Start no request after this many seconds.",
+    "params": 'Other fields of the request body: {"a.b": value}.',
+}
+"""Help texts of parameters that take other values than the option of the command line."""
+
+
 def _described(signature: inspect.Signature) -> str:
     """Return the lines of a docstring for the parameters, with the help texts of the command line."""
-    helps = {field.name: spec.help for field, spec in _FIELDS if field.name != "progress"}
+    helps = {field.name: spec.help for field, spec in _FIELDS if field.name != "progress"} | _OTHER_HELPS
     lines = [f"{name}: {with_keywords(helps[name], _KEYWORDS)}" for name in signature.parameters if name in helps]
     return "".join(f"        {line}\n" for line in lines)
 

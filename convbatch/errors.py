@@ -259,7 +259,7 @@ def _with_keywords(problem: Problem, names: Mapping[str, str]) -> Problem:
 
 _COMMAND = re.compile(r"(`convbatch [^`]*`|convbatch (?:run|resume|check|table|compare|doctor) .*)")
 _OPTION = re.compile(
-    r"""(?<![\w=/-])(?<!docker\ ) (--?[a-z][a-z-]*)
+    r"""(?<![\w=/-])(?<!docker\ )(?<!jq\ ) (--?[a-z][a-z-]*)
     (?:[ ](
         (?<=-[mgp][ ]) (?!(?:names|that|is|and|or)\b) [^\s,;:?)'"]+  # these options are never named without a value
       | '[^']*' | "[^"]*" | [0-9][\w.%]*

@@ -14,15 +14,16 @@ import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import convbatch as cb
 from convbatch.dataset.in_memory import in_memory_dataset
 from convbatch.dataset.reader import Reader
-from convbatch.errors import Problem, with_keywords
+from convbatch.errors import Problem, SetupError, with_keywords
 from convbatch.session.options import ResumeOptions, RunOptions, option_fields
 from convbatch.session.prepare import changed_sources, prepare_resume
 from convbatch.simulator.provider import Provider
@@ -122,6 +123,9 @@ def test_reuse_takes_a_path() -> None:
         ({"repeats": 0}, "repeats= must be a whole number of at least 1"),
         ({"concurrency": 0}, "concurrency= must be a whole number of at least 1"),
         ({"rpm": 0.5}, "rpm= must be a whole number of at least 1"),
+        ({"tags": 5}, "tags= must be a text or several"),
+        ({"ids": [5]}, "ids= must be a text or several"),
+        ({"limit": np.int64(0)}, "limit= must be a whole number of at least 1"),
         ({"limit": "3"}, "limit= must be a whole number of at least 1"),
         ({"deadline_s": -1}, "deadline_s= must be a number of seconds above 0"),
         ({"attempt_timeout_s": float("nan")}, "attempt_timeout_s= must be a number of seconds above 0"),
@@ -174,6 +178,7 @@ def test_run_and_replay_have_every_option_of_the_command_with_its_default() -> N
         ("add --max-output-tokens N", "add max_output_tokens=N"),
         ("--limit 0 selects none", "limit=0 selects none"),
         ("docker --env-file keeps them; --salvage", "docker --env-file keeps them; --salvage"),
+        ("jq -c '.[]' IN > OUT", "jq -c '.[]' IN > OUT"),
         ("max-output-tokens of gpt-j", "max-output-tokens of gpt-j"),
     ],
 )
@@ -239,7 +244,7 @@ def test_a_dataset_may_be_values(value: Any, expected: list[Any]) -> None:
     [
         ([{"turns": [TURN]}, {"turns": [{"usr": "x"}]}], 'dataset[1]: turn 1: unknown key "usr"'),
         ([{"id": "a", "turns": [TURN]}] * 2, 'dataset[1]: id "a" is used twice\n  found: first used at dataset[0]'),
-        ([{"turns": [TURN], "meta": {"x": float("nan")}}], "dataset[0]: not a JSON value: Out of range float"),
+        ([{"turns": [TURN], "meta": {"x": float("nan")}}], "dataset[0]: not a JSON value: NaN or infinite"),
         ([{"turns": [TURN], "meta": {"x": {1}}}], "dataset[0]: not a JSON value: a value of the type set"),
         ([{"turns": [{"user": "\ud83d"}]}], "dataset[0]: half of a surrogate pair"),
         ([LOOP], "dataset[0]: not a JSON value: Circular reference"),
@@ -256,7 +261,9 @@ def test_problems_of_values_name_their_position(value: Any, start: str) -> None:
 
 def test_a_dataset_may_be_an_iterator_of_files_or_dialogues() -> None:
     assert len(cb.run(Path().glob("d*.jsonl"), out="a").conversations) == 3
-    assert len(cb.run(({"turns": [TURN]} for _ in range(2)), out="b").conversations) == 2
+    assert (
+        len(cb.run(({"turns": [TURN]} for _ in range(2)), out="b", limit=cast("int", np.int64(9))).conversations) == 2
+    )
 
 
 @each("value", [5, [5], b"x", ["d.jsonl", {"turns": [TURN]}], pd.DataFrame([[1, 2]], columns=["user", "user"])])
@@ -289,6 +296,13 @@ def test_runs_and_comparisons_print_small() -> None:
     comparison = cb.compare((run, "sim-good@here"), (run, "sim-drift@here"), metric="output_tokens")
     assert repr(comparison).startswith("<convbatch.Comparison <b>:sim-good@here against <b>:sim-drift@here: ")
     assert len(repr(comparison)) < 400
+    for wrong in ({"margin": "2%"}, {"alpha": "x"}, {"margin": [1]}):
+        with pytest.raises(SetupError, match=rf"{next(iter(wrong))}= must be a number"):
+            cb.compare(run, run, **wrong)  # pyright: ignore[reportArgumentType]
+    for no_run in (None, 5, (run,)):
+        with pytest.raises(SetupError, match="one side of the comparison is no run"):
+            cb.compare(run, no_run)  # pyright: ignore[reportArgumentType]
+    assert "FILE.json" not in str(cb.run.__doc__)
     pages = [run._repr_html_(), comparison._repr_html_()]  # pyright: ignore[reportPrivateUsage]  # IPython's protocol
     assert "<td" in pages[0]
     assert "sim-drift@here" in pages[0]

@@ -88,6 +88,9 @@ class ComparisonRules:
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric not in METRICS:
             raise SetupError(f"unknown metric {self.metric!r}", hint=did_you_mean(self.metric, METRICS))
+        for name, value in (("margin", self.margin), ("alpha", self.alpha)):
+            if value is not None and not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]  # from Python
+                raise SetupError(f"--{name} must be a number", found=repr(value), hint=f"write --{name} 0.05")
         if self.margin is not None and not MIN_MARGIN <= self.margin < 1:
             raise SetupError(
                 f"--margin must be between {MIN_MARGIN:f} and 1, not {self.margin:g}",

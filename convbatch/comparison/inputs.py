@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import orjson
 
@@ -190,8 +190,11 @@ def load_inputs(
 
 
 def _select_run(one: Any) -> _SelectedRun:
+    if not isinstance(one, str | Path | Run) and not (isinstance(one, tuple) and len(cast("Any", one)) == 2):
+        hint = "a run, its path or name, RUN:target, or a pair of run and target"
+        raise SetupError("one side of the comparison is no run", found=repr(one), hint=hint)
     if isinstance(one, tuple):
-        run, target = one
+        run, target = cast("Any", one)
         return _of_target(run if isinstance(run, Run) else load(run), target)
     if isinstance(one, Run):
         return _SelectedRun(run=one, targets=one.targets)

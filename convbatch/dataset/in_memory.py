@@ -86,6 +86,8 @@ def in_memory_dataset(value: Any) -> InMemoryDataset | None:
     """
     if isinstance(value, str | Path):
         return None
+    if isinstance(value, bytes | bytearray):
+        raise _not_a_dataset(value)
     if hasattr(value, "iloc") and hasattr(value, "columns"):
         return _of_frame(value)
     if isinstance(value, Mapping | Dialogue):
@@ -109,8 +111,9 @@ def in_memory_dataset(value: Any) -> InMemoryDataset | None:
 
 def _not_a_dataset(value: Any) -> SetupError:
     kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return SetupError(
-        f"dataset= does not take a value of the type {kind.__module__}.{kind.__qualname__}",
+        f"dataset= does not take a value of the type {module}{kind.__qualname__}",
         hint="a path, several paths, a list of dictionaries, or a pandas DataFrame"
         + (" (dataset.to_dicts() makes the list)" if hasattr(value, "to_dicts") else ""),
     )
@@ -155,6 +158,9 @@ def _cell_text(cell: Any) -> str:
     return ";".join(map(str, cell)) if isinstance(cell, list | tuple | set) else str(cell)
 
 
+_NOT_FINITE = "NaN or infinite (for a value that is missing write None)"
+
+
 def _to_line(value: Any) -> bytes | Issue:
     if isinstance(value, Dialogue):
         value = value.to_plain()
@@ -166,7 +172,7 @@ def _to_line(value: Any) -> bytes | Issue:
         return Issue(what="nested too deeply")
     except (TypeError, ValueError) as error:
         return Issue(
-            what=f"not a JSON value: {error}",
+            what=f"not a JSON value: {_NOT_FINITE if 'JSON compliant' in str(error) else error}",
             found=excerpt(repr(value)),
             hint="texts, numbers, true, false, null, lists and dictionaries",
         )
