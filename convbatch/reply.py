@@ -85,8 +85,11 @@ class Reply(NamedTuple):
     """The tier that served the reply, in the provider's words; it decides the price."""
     mean_logprob: float | None = None
     """Mean log probability of the tokens of the visible text, if they were asked for."""
+    history_note: str | None = None
+    """What the provider says it changed in the history that was sent; part of the attempt's `wire_note`."""
     raw_turn: Any = None
-    """The model's turn as received (Gemini `content`, OpenAI `message`), to be replayed unchanged in the history."""
+    """The model's turn as received (Gemini `content`, OpenAI `message`, the `output` of Responses), to be replayed
+    unchanged in the history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ SYSTEM_ROLES = get_args(SystemRole)
 REPLAYS = get_args(Replay)
 # Planned keys and protocols; refused with a message of their own until they are implemented.
 LATER_KEYS = frozenset(("anthropic_version", "judge"))
-LATER_PROTOCOLS = ("anthropic", "responses")
+LATER_PROTOCOLS = ("anthropic",)
 
 
 class InvalidValue(Exception):  # becomes a `Problem` in `loader.py`

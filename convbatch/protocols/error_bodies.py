@@ -86,18 +86,25 @@ def claims_error(value: Any) -> bool:
         value = value[0] if value else None
     if not isinstance(value, dict):
         return False
-    if (value.get("choices") or value.get("candidates")) and _ERROR_KEYS.isdisjoint(value):
+    has_content = bool(value.get("choices") or value.get("candidates") or _is_output(value))
+    if has_content and _ERROR_KEYS.isdisjoint(value):
         return False  # the usual reply, or a part of one
-    if "choices" in value or "candidates" in value:
+    if "choices" in value or "candidates" in value or "output" in value:
         if any(_states_failure(found.error) for found in _wrapped(value)):
             return True
-        if value.get("choices") or value.get("candidates"):
+        if has_content:
             return False
     elif next(_wrapped(value), None) is not None:
         return True
     if value.get("need_clear_history") is True and not value.get("result"):
         return True
     return _is_flat_error(value)
+
+
+def _is_output(value: Mapping[str, Any]) -> bool:
+    """Whether a body has the output items of a response that did not fail."""
+    output = value.get("output")
+    return isinstance(output, list) and bool(output) and value.get("status") != "failed"
 
 
 def _find(value: Any, depth: int) -> ErrorDetails | None:

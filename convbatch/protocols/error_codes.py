@@ -38,7 +38,8 @@ def _kinds(groups: Mapping[ErrorKind, str]) -> dict[str, ErrorKind]:
 REFUSAL_CODES = _codes(
     # Azure and OpenAI, https://platform.openai.com/docs/guides/error-codes; Moonshot has the first as type
     "content_filter content_policy_violation ResponsibleAIPolicyViolation invalid_prompt moderation_blocked"
-    " bio_policy cyber_policy cyber_policy_violation image_content_policy_violation policy_violation safety_violation",
+    " bio_policy cyber_policy cyber_policy_violation image_content_policy_violation policy_violation safety_violation"
+    " misalignment_policy_violation",
     # new-api types/error.go and relay/channel/gemini, https://github.com/QuantumNous/new-api
     "prompt_blocked sensitive_words_detected violation_fee violation_fee.grok.csam content_violation",
     # Google finish and block reasons, which gateways copy into `code`
@@ -136,14 +137,21 @@ CODE_KINDS: Mapping[str, ErrorKind] = _kinds(
             "get_channel_failed InternalServiceError ContentSecurityDetectionError ModelErrorException"
             " InternalServerException"
         ),
-        "timeout": "timeout_error ModelTimeoutException RequestTimeOut request_timeout",
+        "timeout": "timeout_error ModelTimeoutException RequestTimeOut request_timeout vector_store_timeout",
         "context_length": (
             # OpenAI, llama.cpp, Copilot, GitHub Models, LiteLLM, Anthropic, Ark
             "context_length_exceeded exceed_context_size_error model_max_prompt_tokens_exceeded tokens_limit_reached"
             " ContextWindowExceededError context_window_exceeded model_context_window_exceeded prompt_too_long"
             " ContextLengthExceeded InputTokenLimitExceeded max_context_length_exceeded"
         ),
-        "invalid_request": "request_too_large unsupported_value unsupported_parameter",
+        "invalid_request": (
+            "request_too_large unsupported_value unsupported_parameter"
+            # OpenAI Responses, of failed responses and of refused histories
+            " previous_response_not_found invalid_encrypted_content data_residency_mismatch"
+            " invalid_image invalid_image_format invalid_base64_image invalid_image_url invalid_image_mode"
+            " image_too_large image_too_small image_parse_error image_file_too_large unsupported_image_media_type"
+            " empty_image_file failed_to_download_image image_file_not_found"
+        ),
         "empty_response": "empty_response",
     }
 )

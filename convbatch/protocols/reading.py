@@ -30,7 +30,7 @@ from convbatch.protocols.wire import (
 )
 from convbatch.reply import ErrorKind, Failure, Reply
 
-_PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"')
+_PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"', b'"output"')
 _ASKED_ALL_THE_SAME = re.compile(
     r"time[d -]*out|upstream|bad gateway|gateway error|\b50[0-9]\b|\b52[0-9]\b|\breset\b|internal (?:server )?error"
     r"|overload|disconnect|connection|\bstream\b|\bclosed\b|cancell?ed|abort|超时",
@@ -65,6 +65,14 @@ def read_answer(
         body: Decoded as its headers say.
         is_cut: Whether more may have followed: the connection broke, or it is not known that it did not.
     """
+    answer = _read_by_status(protocol, status, headers, body, is_cut)
+    outcome = answer.outcome
+    return _noted(answer, outcome.history_note) if isinstance(outcome, Reply) and outcome.history_note else answer
+
+
+def _read_by_status(
+    protocol: WireProtocol, status: int, headers: Mapping[str, str], body: bytes, is_cut: bool
+) -> Answer:
     if 300 <= status < 400:
         return Answer(_redirected(status, headers))
     if 200 <= status < 300:

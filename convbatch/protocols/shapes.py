@@ -12,6 +12,7 @@ from typing import Any
 from convbatch.protocols.decoding import word
 from convbatch.protocols.gemini import Gemini
 from convbatch.protocols.openai import OpenAI
+from convbatch.protocols.responses import Responses
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import Draft, ErrorInBody, MalformedReply, WireProtocol, decode_json, encode_json
 from convbatch.reply import Reply
@@ -24,6 +25,9 @@ _END_KEYS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
 _TEXT_KEYS = ("text", "content", "output_text", "value", "answer", "response", "message")
 _OPENAI = OpenAI()
 _GEMINI = Gemini()
+_RESPONSES = Responses()
+_ITEMS = frozenset({"message", "reasoning", "function_call"})
+_WIRE_NAMES = {"gemini": "Gemini", "openai": "OpenAI chat", "responses": "Responses"}
 _MAX_WRAPPERS = 3
 
 
@@ -57,9 +61,11 @@ def read_shape(protocol: WireProtocol, value: Any) -> tuple[Reply, str] | None:
 def read_stream_shape(protocol: WireProtocol, values: Iterable[Any]) -> tuple[Reply, str] | None:
     """Read the decoded events of a stream of another API; None if it is not complete, or not known."""
     values = [value for value in values if isinstance(value, dict)]
-    for value in reversed(values):
-        if value.get("type") in ("response.completed", "response.incomplete") and "response" in value:
-            return read_shape(protocol, value["response"])
+    if any(str(value.get("type")).startswith("response.") for value in values):
+        if protocol.name != "responses":
+            return _folded(_RESPONSES, values, _foreign(_RESPONSES, protocol))
+        final = values[-1].get("response")
+        return read_shape(protocol, final) if isinstance(final, dict) else None
     if any(value.get("type") == "message_start" for value in values):
         message = _anthropic_message(values)
         return None if message is None else read_shape(protocol, message)
@@ -68,10 +74,18 @@ def read_stream_shape(protocol: WireProtocol, values: Iterable[Any]) -> tuple[Re
         texts = [word(piece.get("content")) or "" for piece in _objects(pieces)]
         return read_shape(protocol, {**values[-1], "message": _assistant("".join(texts))})
     if protocol.name != "gemini" and any("candidates" in value for value in values):
-        return _folded(_GEMINI, values, "a stream in the shape of Gemini")
+        return _folded(_GEMINI, values, _foreign(_GEMINI, protocol))
     if protocol.name != "openai" and any("choices" in value for value in values):
-        return _folded(_OPENAI, values, "a stream in the shape of chat completions")
+        return _folded(_OPENAI, values, _foreign(_OPENAI, protocol))
     return None
+
+
+def _foreign(read: WireProtocol, protocol: WireProtocol) -> str:
+    """Return the note on an answer of another protocol, which is probably the right one for the gateway."""
+    name = _WIRE_NAMES[read.name]
+    article = "an" if name[0] in "AO" else "a"
+    wire = _WIRE_NAMES.get(protocol.name, protocol.name)
+    return f'{article} {name} answer on the {wire} wire: protocol = "{read.name}"?'
 
 
 def _folded(protocol: WireProtocol, values: list[dict[str, Any]], note: str) -> tuple[Reply, str] | None:
@@ -128,7 +142,7 @@ def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | N
         if "candidates" in value or "promptFeedback" in value:
             if protocol.name == "gemini":
                 return protocol.parse_response(encode_json(value)), None
-            return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), "a reply in the shape of Gemini"
+            return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), _foreign(_GEMINI, protocol)
         if "choices" in value:
             whole, note = _usual_choices(value)
             whole = {**whole, "usage": _usage_of(whole.get("usage"), cached_apart=False)}
@@ -136,8 +150,14 @@ def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | N
             if protocol.name == "openai":
                 return reply, note
             return reply._replace(raw_turn=None), "; ".join(
-                filter(None, ["a reply in the shape of chat completions", note])
+                filter(None, [_foreign(_OPENAI, protocol), note])
             )
+        if (output := _usual_output(value)) is not None:
+            whole, note = output
+            reply = _RESPONSES.parse_response(encode_json(whole))
+            if protocol.name == "responses":
+                return reply, note
+            return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_RESPONSES, protocol), note]))
         foreign = _as_completion(value)
         if foreign is None:
             return None
@@ -200,10 +220,36 @@ def _assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
+def _usual_output(value: dict[str, Any]) -> tuple[dict[str, Any], str | None] | None:
+    """Return a response with a list of items as its output, and what the form was; None if it is not a response."""
+    if value.get("status", "completed") not in ("completed", "incomplete"):
+        return None
+    output, text, note = value.get("output"), value.get("output_text"), None
+    if isinstance(output, dict) and output.get("type") in _ITEMS:
+        output, note = [output], "output is one item instead of a list"
+    elif isinstance(output, str) and output and value.get("object") == "response":
+        output, note = [_assistant(output)], "output is a text"
+    if isinstance(output, list) and output:
+        output, parts = zip(*map(_usual_item, output), strict=True)
+        return {"status": "completed", **value, "output": list(output)}, note or next(filter(None, parts), None)
+    if isinstance(text, str) and text and (value.get("status") or value.get("usage")):
+        return {"status": "completed", **value, "output": [_assistant(text)]}, "the reply is the text 'output_text'"
+    return None
+
+
+def _usual_item(item: Any) -> tuple[Any, str | None]:
+    if isinstance(item, str):
+        return _assistant(item), "an item is a text"
+    if not isinstance(item, dict) or item.get("type", "message") != "message":
+        return item, None
+    content, note = _content_of(item.get("content"))
+    if content is None and isinstance(item.get("text"), str):
+        return {**item, "content": item["text"]}, "text in place of content"
+    return ({**item, "content": content}, note) if note else (item, None)
+
+
 def _as_completion(value: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
     """Return the chat completion that a body of another API stands for, and the API's name."""
-    if isinstance(value.get("output"), list) and value.get("status", "completed") in ("completed", "incomplete"):
-        return _of_responses(value), "a reply in the shape of the Responses API"
     if isinstance(value.get("content"), list) and (value.get("type") == "message" or "stop_reason" in value):
         return _of_anthropic(value), "a reply in the shape of Anthropic Messages"
     message = value.get("message")
@@ -245,33 +291,6 @@ def _of_plain_text(value: Mapping[str, Any]) -> tuple[dict[str, Any], str] | Non
 def _completion(value: Mapping[str, Any], message: dict[str, Any], reason: Any, usage: Any) -> dict[str, Any]:
     choice = {"index": 0, "message": message, "finish_reason": reason}
     return {"id": value.get("id"), "model": value.get("model"), "choices": [choice], "usage": usage}
-
-
-def _of_responses(value: Mapping[str, Any]) -> dict[str, Any]:
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[dict[str, Any]] = []
-    refusal: str | None = None
-    for item in _objects(value["output"]):
-        if item.get("type") == "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments")}
-            calls.append({"id": item.get("call_id"), "type": "function", "function": function})
-            continue
-        for part in _objects(item.get("content")) if item.get("type", "message") == "message" else ():
-            texts.append(word(part.get("text")) or "")
-            refusal = word(part.get("refusal")) or refusal
-        if item.get("type") == "reasoning":
-            thoughts += [word(part.get("text")) or "" for part in _objects(item.get("summary"))]
-    details = value.get("incomplete_details")
-    reason = details.get("reason") if isinstance(details, dict) else None
-    message: dict[str, Any] = {**_assistant("".join(texts)), "tool_calls": calls}
-    message |= {"reasoning_content": "".join(thoughts)} if thoughts else {}
-    message |= {"refusal": refusal} if refusal else {}
-    if not reason:
-        reason = "tool_calls" if calls else "stop"
-    elif reason == "max_output_tokens":
-        reason = "length"
-    return _completion(value, message, reason, _usage_of(value.get("usage"), cached_apart=False))
 
 
 def _of_anthropic(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def chosen(wanted: str) -> list[Any]:
 
     def kind(fixture: Mapping[str, Any]) -> str:
         error, finish_raw = fixture["expected"]["error"], fixture["expected"]["finish_raw"]
+        if not fixture["expected"]["complete"] and error is None:
+            return "unfinished"
         # A generation that failed inside a complete reply is a reply with finish reason `error`.
         return "reply" if error is None or (error["kind"] == "malformed_output" and finish_raw) else "failure"
 
@@ -112,7 +114,7 @@ def test_every_recorded_body_is_read_by_a_test() -> None:
     named = {fixture["file"] for fixture in FIXTURES}
     on_disk = {str(path.relative_to(BODIES)) for path in BODIES.glob("*/*")}
     assert named == on_disk
-    read = {param.id for param in chosen("reply") + chosen("failure")}
+    read = {param.id for param in chosen("reply") + chosen("failure") + chosen("unfinished")}
     assert named - read == {"gemini/count_tokens.json", "gemini/models_list.json", "gemini/ok_200_html.html"}
 
 
@@ -133,12 +135,14 @@ def test_a_recorded_reply_has_the_expected_fields(fixture: dict[str, Any]) -> No
         **counts(reply.usage),
     } == {key: value for key, value in expected.items() if key not in NOT_OF_A_REPLY}
     assert reply.usage.consistent in (True, None)
-    assert json.dumps(reply.raw_turn).count('"thoughtSignature"') == expected.get("signatures", 0)
+    raw = json.dumps(reply.raw_turn)
+    assert raw.count('"thoughtSignature"') + raw.count('"encrypted_content"') == expected.get("signatures", 0)
 
 
 # Not fields of a reply: the status of the row, a response header, content of the raw body only.
 NOT_OF_A_REPLY = {
     "complete", "error", "request_id", "signatures", "empty", "resumable", "cost", "refusal", "split_think",
+    "commentary",
 }  # fmt: skip
 
 
@@ -160,6 +164,14 @@ def test_a_recorded_failure_is_classified_as_expected(fixture: dict[str, Any]) -
     assert counts(failure.usage) == {name: expected[name] for name in USAGE_COUNTS}
     assert failure.usage.source == expected["usage_source"]
     assert failure_from_plain(failure_to_plain(failure)) == failure
+
+
+@each("fixture", chosen("unfinished"))
+def test_a_response_that_is_not_finished_is_no_reply_and_not_asked_again(fixture: dict[str, Any]) -> None:
+    failure = outcome(fixture)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.finish_reason_raw) == ("bad_response", fixture["expected"]["finish_raw"])
+    assert failure.should_retry is False
 
 
 @pytest.mark.parametrize("fixture", chosen("stream"))
