@@ -219,13 +219,13 @@ def _has_no_list(attempt: Attempt) -> bool:
 def _print_hint(attempt: Attempt, gateway: Gateway, address: Address | None = None) -> ExitCode:
     """Print what to do about a failure; return 2 if the key is refused, else 3."""
     from convbatch.engine.connection_errors import way_out
-    from convbatch.engine.suspension import correct_address
+    from convbatch.engine.suspension import correct_address, other_protocol
 
     failure = attempt.outcome
     if isinstance(failure, Reply):
         return ExitCode.INCOMPLETE
     if failure.kind not in _KEY_REFUSED:
-        hint = way_out(failure.message).removeprefix(": ")
+        hint = other_protocol(failure.message) or way_out(failure.message).removeprefix(": ")
         if failure.no_model and address is not None:
             hint = correct_address(address)
         if hint:

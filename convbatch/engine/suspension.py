@@ -28,6 +28,8 @@ class Address(NamedTuple):
 
 def suspension(failure: Failure, http_status: int | None, address: Address | None) -> str:
     """Return the reason for suspending a target that gave this refusal, and the remedy."""
+    if (protocol := other_protocol(failure.message)) is not None:
+        return _line(failure, "the model is served on another path", f"{protocol}, {_NEW_RUN}")
     if failure.no_model:
         is_path = failure.kind == "not_found"
         what = "the gateway has no such path" if is_path else "no model is asked at this address"
@@ -39,6 +41,13 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
         return _line(failure, *_REMEDY[failure.kind])
     remedy = _way_out(failure.message) or f"change what it names and {NEW_RUN}, or resume once it is accepted"
     return _line(failure, "the gateway refuses every request in the same way", remedy)
+
+
+def other_protocol(message: str) -> str | None:
+    """Return the protocol that a refusal names for the model, as a change of the config; None if it names none."""
+    if _ONLY_RESPONSES.search(message):
+        return 'use a gateway with protocol = "responses" (openai-responses, dmxapi-responses)'
+    return 'use a gateway with protocol = "openai" (openai, dmxapi-openai)' if _ONLY_CHAT.search(message) else None
 
 
 def excerpt(failure: Failure) -> str:
@@ -58,6 +67,20 @@ def correct_address(address: Address | None) -> str:
     return f"correct base_url ({address.base_url}; {address.path} was asked{_usual_end(address)})"
 
 
+_RESPONSES = r"[`'\"/]*(?:v1/)?responses\b|Responses API"
+_CHAT = r"[`'\"/]*(?:v1/)?chat[/ ]completions?\b"
+_ONLY_RESPONSES = re.compile(
+    # OpenAI's own texts, and those of gateways; the last is older than Responses and still sent for its models
+    rf"only (?:be )?(?:supported|available|used|accessible) (?:in|on|at|via|through|with) (?:the )?(?:{_RESPONSES})"
+    rf"|(?:please )?use (?:the )?(?:{_RESPONSES})|did you mean to use (?:{_RESPONSES})"
+    rf"|requires? (?:the )?(?:{_RESPONSES})|not a chat model and thus not supported in the {_CHAT}",
+    re.IGNORECASE,
+)
+_ONLY_CHAT = re.compile(
+    rf"only (?:be )?(?:supported|available|used|accessible) (?:in|on|at|via|through|with) (?:the )?{_CHAT}"
+    rf"|(?:not supported|cannot be used|not available|unsupported) (?:in|on|at|by|with|via) (?:the )?(?:{_RESPONSES})",
+    re.IGNORECASE,
+)
 _OPENAI_PATH = re.compile(r"/(?:chat/completions|responses)$")
 _DOUBLED = re.compile(r"(/v\d\w*|/openai|/models|/chat/completions)(?=.*\1(?:/|$))")
 
@@ -69,7 +92,9 @@ def _usual_end(address: Address) -> str:
         return f", which has {doubled[1]} twice: end base_url before it"
     if not _OPENAI_PATH.search(address.path):
         return ""
-    return "" if re.search(r"/v\d", address.path) else "; base_url usually ends in /v1"
+    if not re.search(r"/v\d", address.path):
+        return "; base_url usually ends in /v1"
+    return '; if it has chat completions only: protocol = "openai"' if address.path.endswith("/responses") else ""
 
 
 _REMEDY: Mapping[ErrorKind, tuple[str, str]] = {

@@ -128,18 +128,22 @@ def spoil_reply(rule: Rule, reply: SimulatedReply) -> SimulatedReply:
 def spoil_usage(rule: Rule, plain: dict[str, Any], wire: Wire) -> bytes:
     """Apply the action `usage`: encode a reply or stream event with broken token counts."""
     kind = rule.options["kind"]
-    usage: dict[str, Any] | None = plain.get(wire.usage_key)
+    holder: dict[str, Any] = plain.get("response", plain)  # an event of Responses contains the whole response
+    usage: dict[str, Any] | None = holder.get(wire.usage_key)
     if usage:
         if kind == "missing":
-            del plain[wire.usage_key]
+            del holder[wire.usage_key]
         elif kind == "partial":
-            for name in ("candidatesTokenCount", "completion_tokens", "totalTokenCount", "total_tokens"):
+            for name in (
+                *("candidatesTokenCount", "completion_tokens", "output_tokens"),
+                *("totalTokenCount", "total_tokens"),
+            ):
                 usage.pop(name, None)
         elif kind == "inconsistent":
             for name in usage.keys() & {"totalTokenCount", "total_tokens"}:
                 usage[name] += 7
         else:
-            plain[wire.usage_key] = _counts(usage, _COUNTS[kind])
+            holder[wire.usage_key] = _counts(usage, _COUNTS[kind])
     return encode_oddly(plain)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from convbatch.simulator.gemini import GEMINI
 from convbatch.simulator.openai import OPENAI
+from convbatch.simulator.responses import RESPONSES
 from convbatch.simulator.wire import Form, Route, Wire
 
-WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (GEMINI, OPENAI)}
+WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (GEMINI, OPENAI, RESPONSES)}
 _GEMINI_PATH = re.compile(r"/(v1|v1beta)/models(?:/([^/:]+)(?::([A-Za-z]+))?)?")
 
 
@@ -17,6 +18,8 @@ def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str
     """Return the wire and operation of a request; None for a path that is not served."""
     if path == "/v1/chat/completions":
         return Route(wire=OPENAI, operation="generate") if method == "POST" else None
+    if path == "/v1/responses":
+        return Route(wire=RESPONSES, operation="generate") if method == "POST" else None
     match = _GEMINI_PATH.fullmatch(path)
     if match is None:
         return None
@@ -34,6 +37,8 @@ def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str
 
 def likely_wire(path: str) -> Wire:
     """Return the wire whose error format refuses a path that is not served."""
+    if path.endswith("/responses"):
+        return RESPONSES
     return OPENAI if "/chat" in path or path.startswith("/openai") else GEMINI
 
 

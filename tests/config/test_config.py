@@ -74,7 +74,8 @@ def test_only_gateways_whose_protocol_is_built_are_presets() -> None:
     assert set(presets()) == {
         "google", "dmxapi", "dmxapi-openai", "dmxapi-com", "dmxapi-com-openai", "openai", "openrouter", "deepseek",
         "dashscope", "siliconflow", "siliconflow-com", "zhipu", "zai", "moonshot", "moonshot-ai", "ark", "qianfan",
-        "hunyuan", "minimax", "minimax-io", "new-api", "local", "simulator",
+        "hunyuan", "minimax", "minimax-io", "new-api", "local", "simulator", "openai-responses", "dmxapi-responses",
+        "dmxapi-com-responses",
     }  # fmt: skip
     assert {table.for_model(None).protocol for table in presets().values()} <= set(PROTOCOLS)
 
@@ -95,6 +96,9 @@ def test_presets_carry_no_invented_limits() -> None:
         ("dmxapi-com-openai", "https://www.dmxapi.com/v1", "bearer", "DMXAPI_COM_API_KEY", "input+max_output",
          "00:00 UTC"),
         ("openai", "https://api.openai.com/v1", "bearer", "OPENAI_API_KEY", "input+max_output", "00:00 UTC"),
+        ("openai-responses", "https://api.openai.com/v1", "bearer", "OPENAI_API_KEY", "input+max_output", "00:00 UTC"),
+        ("dmxapi-com-responses", "https://www.dmxapi.com/v1", "bearer", "DMXAPI_COM_API_KEY", "input+max_output",
+         "00:00 UTC"),
         ("local", "http://127.0.0.1:8000/v1", "none", None, "input+max_output", "00:00 UTC"),
         ("zhipu", "https://open.bigmodel.cn/api/paas/v4", "bearer", "ZHIPUAI_API_KEY", "input+max_output", "00:00 UTC"),
         ("ark", "https://ark.cn-beijing.volces.com/api/v3", "bearer", "ARK_API_KEY", "input+max_output", "00:00 UTC"),
