@@ -62,6 +62,7 @@ from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_turn import GeminiTurn
+from convbatch.protocols.growing import Growing, is_text, settled, with_lists, with_text
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
@@ -217,8 +218,8 @@ class Gemini:
         if whole is None:
             raise stream_truncated(None, NO_USAGE)
         if draft.state.get("cut") or (whole.get("candidates") and not _is_finished(draft.state)):
-            raise stream_truncated(_partial_text(whole), _partial_usage(whole))
-        return _reply(whole)
+            raise stream_truncated(_partial_text(settled(whole)), _partial_usage(whole))
+        return _reply(settled(whole))
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Parse an error response; never raises."""
@@ -509,7 +510,7 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
         if not isinstance(chunk, dict):
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
         if claims_error(chunk) and (
-            carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole))
+            carried := error_in_body(chunk, text=_partial_text(settled(whole)), usage=_partial_usage(whole))
         ):
             raise carried
         state["whole"] = _with_chunk(whole, chunk)
@@ -544,6 +545,8 @@ def _with_candidates(old: list[Any], new: Any) -> list[Any]:
             candidate["content"] = _with_content(before["content"], item["content"])
         elif item.get("content") is not None:
             candidate["content"] = _with_content({}, item["content"])
+        if isinstance(logprobs := item.get("logprobsResult"), dict):
+            candidate["logprobsResult"] = with_lists(before.get("logprobsResult"), logprobs)
         old = [candidate]
     return old
 
@@ -552,24 +555,45 @@ def _with_content(old: Mapping[str, Any], new: Any) -> dict[str, Any]:
     added = _parts(new)
     content = {**old, **_non_null(new)}
     if new.get("parts") is not None:
-        parts: list[Any] = list(old.get("parts") or ())
+        parts = old.get("parts") or _Parts([])
         for part in added:
-            _add_part(parts, part)
+            parts = parts.with_part(part)
         content["parts"] = parts
     return content
 
 
-def _add_part(parts: list[Any], part: dict[str, Any]) -> None:
-    if part == {"text": ""} and parts:
-        return  # the usual last delta, without content
-    if parts and _is_plain(part) and _is_plain(parts[-1]) and part.get("thought") == parts[-1].get("thought"):
-        parts[-1] = {**parts[-1], "text": parts[-1]["text"] + part["text"]}
-    else:
-        parts.append(part)
+class _Parts(Growing[dict[str, Any]]):
+    """The parts of a draft; only the last one, which is kept apart, still grows."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self, items: list[dict[str, Any]], last: dict[str, Any] | None = None) -> None:
+        super().__init__(items)
+        self._last = last
+
+    def with_part(self, part: dict[str, Any]) -> _Parts:
+        """Return the parts with another one, which becomes part of the last one if both are plain text."""
+        last = self._last
+        if last is None:
+            return self._ending(part)
+        if part == {"text": ""}:
+            return self  # the usual last delta, without content
+        if _is_plain(part) and _is_plain(last) and part.get("thought") == last.get("thought"):
+            return self._ending({**last, "text": with_text(last["text"], part["text"])})
+        return self._ending(part, last)
+
+    def settled(self) -> list[Any]:
+        """Return all parts."""
+        return [*super().settled(), *([] if self._last is None else [settled(self._last)])]
+
+    def _ending(self, last: dict[str, Any], *closed: dict[str, Any]) -> _Parts:
+        grown: _Parts = self.extended(closed)
+        grown._last = last
+        return grown
 
 
 def _is_plain(part: Mapping[str, Any]) -> bool:
-    return isinstance(part.get("text"), str) and part.keys() <= {"text", "thought"}
+    return part.get("text") is not None and is_text(part["text"]) and part.keys() <= {"text", "thought"}
 
 
 def _non_null(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
+from convbatch.protocols.growing import Growing, GrowingText, is_text, settled, with_items, with_lists, with_text
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_turn import OpenAITurn
 from convbatch.protocols.schema_subset import named_schema
@@ -210,8 +211,8 @@ class OpenAI:
         if whole is None:
             raise stream_truncated(None, NO_USAGE)
         if draft.state.get("cut") or (whole.get("choices") and not _is_finished(draft.state)):
-            raise stream_truncated(_partial_text(whole), _partial_usage(whole))
-        return _reply(_without_call_indexes(whole))
+            raise stream_truncated(_partial_text(settled(whole)), _partial_usage(whole))
+        return _reply(_without_call_indexes(settled(whole)))
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Parse an error response; never raises."""
@@ -525,7 +526,7 @@ def _raise_in_stream(grown: Mapping[str, Any], chunk: Mapping[str, Any]) -> None
         if claims_error(holder) and (
             carried := error_in_body(
                 holder,
-                text=_partial_text(grown),
+                text=_partial_text(settled(grown)),
                 usage=_partial_usage(grown),
                 finish_reason_raw=_finish_word(choices[0]),
             )
@@ -560,6 +561,8 @@ def _with_choices(old: list[Any], new: Any) -> list[Any]:
         for key, value in item.items():
             if key in ("delta", "message"):
                 choice["message"] = _with_delta(choice.get("message") or {}, value)
+            elif key == "logprobs" and isinstance(value, dict):
+                choice[key] = with_lists(choice.get(key), value)
             elif value is not None and (key != "finish_reason" or is_finish(value) or not choice.get(key)):
                 choice[key] = value
         old = [choice]
@@ -575,18 +578,20 @@ def _with_delta(message: Mapping[str, Any], delta: Any) -> dict[str, Any]:
             grown.setdefault(key, None)
         elif key == "tool_calls":
             grown[key] = _with_calls(grown.get(key) or [], value)
-        elif key in _TEXT_KEYS and isinstance(value, str) and isinstance(old := grown.get(key), str | None):
-            grown[key] = (old or "") + value
+        elif key in _TEXT_KEYS and isinstance(value, str) and is_text(old := grown.get(key)):
+            grown[key] = with_text(old, value)
         elif isinstance(value, list):
-            grown[key] = [*_as_parts(grown.get(key)), *value]
+            grown[key] = with_items(_as_parts(grown.get(key)), value)
         else:
             grown[key] = value
     return grown
 
 
-def _as_parts(value: Any) -> list[Any]:
+def _as_parts(value: Any) -> list[Any] | Growing[Any]:
     """Return the content before a list of parts: parts, or a text as the first part."""
-    if isinstance(value, list):
+    if isinstance(value, GrowingText):
+        value = value.settled()
+    if isinstance(value, list | Growing):
         return value
     return [{"type": "text", "text": value}] if isinstance(value, str) and value else []
 
@@ -629,8 +634,8 @@ def _with_fragment(call: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict
 def _with_function(function: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
     grown = dict(function)
     for key, value in fragment.items():
-        if key == "arguments" and isinstance(value, str) and isinstance(grown.get(key), str | None):
-            grown[key] = (grown.get(key) or "") + value
+        if key == "arguments" and isinstance(value, str) and is_text(old := grown.get(key)):
+            grown[key] = with_text(old, value)
         elif value not in (None, ""):
             grown[key] = value
     return grown
