@@ -70,6 +70,7 @@ def _run_options(
     seed: int | None = None,
     thinking_budget: int | None = None,
     params: Names | Mapping[str, Any] = (),
+    stream: bool = False,
     concurrency: int | None = None,
     rpm: int | None = None,
     tpm: int | None = None,

@@ -186,6 +186,7 @@ async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
         model=target.model,
         messages=(Message(role="user", parts=(text_part("Say OK."),)),),
         settings=settings,
+        stream=gateway.stream,
     )
     async with _client(target, credentials) as client:
         attempt = await client.attempt(question)

@@ -138,6 +138,7 @@ def _request(
                 messages=tuple(state.history),
                 system=conversation.dialogue.system,
                 settings=settings,
+                stream=target.gateway.stream,
             )
             return PROTOCOLS[target.gateway.protocol].build_request(question, target.gateway.endpoint)
         if number in state.asked and not _advance(state, number, target, turns.get(number)):

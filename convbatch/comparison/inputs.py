@@ -465,10 +465,10 @@ def _gateway(run: Run, target: str) -> ManifestGateway:
 
 
 def _differing_keys(base: ManifestGateway, candidate: ManifestGateway) -> Iterator[str]:
-    """Yield the keys that change what a model sees, or which part of a reply is judged."""
+    """Yield the keys that change what a model sees, which part of a reply is judged, or what a latency is."""
     if set(base.unset) != set(candidate.unset):
         yield f"gateway key unset: {_display_setting(base.unset)} against {_display_setting(candidate.unset)}"
-    for key in ("system_role", "replay", "thinking_tags"):
+    for key in ("stream", "system_role", "replay", "thinking_tags"):
         first, second = base.other.get(key), candidate.other.get(key)
         if first != second:
             yield f"gateway key {key}: {_display_setting(first)} against {_display_setting(second)}"

@@ -103,6 +103,8 @@ class Gateway:
     """Whether it bills the provider's list price."""
     price_multiplier: Decimal | None = None
     """Amount of `currency` per USD of list price."""
+    stream: bool = False
+    """Whether replies are asked for as streams; not part of a turn's identity: the reply is the same."""
     attempt_timeout_s: float = 600.0
     limits: Limits = Limits()
     settings: Settings = NO_SETTINGS
@@ -295,6 +297,8 @@ class Overrides:
     tpm: int | None = None
     rpd: int | None = None
     attempt_timeout_s: float | None = None
+    stream: bool = False
+    """True asks for streams wherever the config does not; False leaves that to the config."""
 
     def apply_to(self, gateway: Gateway) -> Gateway:
         """Return the gateway with these options applied."""
@@ -302,6 +306,8 @@ class Overrides:
         changes: dict[str, Any] = {"limits": dataclasses.replace(gateway.limits, **limits)} if limits else {}
         if self.attempt_timeout_s is not None:
             changes["attempt_timeout_s"] = self.attempt_timeout_s
+        if self.stream:
+            changes["stream"] = True
         return dataclasses.replace(gateway, **changes) if changes else gateway
 
 
@@ -445,7 +451,8 @@ def _is_tags(written: str | None) -> bool:
 
 
 _OMITTED_DEFAULTS = (
-    "aliases", "key_command", "path", "replay", "secret_headers", "seed_field", "system_role", "thinking_tags", "unset",
+    "aliases", "key_command", "path", "replay", "secret_headers", "seed_field", "stream", "system_role",
+    "thinking_tags", "unset",
 )  # fmt: skip
 """Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
 

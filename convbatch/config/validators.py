@@ -424,6 +424,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "thinking_tags": ("thinking_tags", _tags),
     "unset": ("unset", _settings),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
+    "stream": ("stream", _flag),
     "currency": ("currency", currency),
     "list_prices": ("list_prices", _flag),
     "price_multiplier": ("price_multiplier", _multiplier),

@@ -146,6 +146,7 @@ class ConversationState:
             messages=tuple(self.history),
             system=self.conversation.dialogue.system,
             settings=settings,
+            stream=worker.target.gateway.stream,
         )
         return worker.client.without_signatures(ask) if self.leaves_out_signatures else ask
 

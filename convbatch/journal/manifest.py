@@ -673,6 +673,7 @@ _GATEWAY: Mapping[str, _Kind] = {
     "list_prices": _FLAG,
     "price_multiplier": _DECIMAL,
     "attempt_timeout_s": _SECONDS,
+    "stream": _FLAG,
     "key_origin": _PATH,
 }
 _LIMITS: Mapping[str, _Kind] = {

@@ -153,6 +153,16 @@ class SettingOptions:
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class StreamOptions:
+    """How replies are delivered."""
+
+    stream: bool = option(
+        "--stream", default=False, help="Ask for streamed replies; measures the time to the first text.", panel=REQUEST
+    )
+    """Not part of a turn's identity: a streamed reply is the same reply. Not given = what the config says."""
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LimitOptions:
     """How much may be asked at a time, per minute, and in all."""
 
@@ -255,6 +265,7 @@ class RunOptions(
     RetryOptions,
     DailyLimitOptions,
     LimitOptions,
+    StreamOptions,
     SettingOptions,
     DialogueOptions,
     KeyOptions,

@@ -26,7 +26,7 @@ def unsupported_setting(target: Target, settings: Settings) -> str | None:
     """Return why no request with these settings can be built for a target; None if one can."""
     question = (Message(role="user", parts=(text_part("?"),)),)
     try:
-        ask = Ask(model=target.model, messages=question, settings=settings)
+        ask = Ask(model=target.model, messages=question, settings=settings, stream=target.gateway.stream)
         PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
     except CannotCarry as limit:
         return str(limit)

@@ -160,7 +160,11 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     refuse_numbers(options)
     config = _load_config(options.config)
     overrides = Overrides(
-        rpm=options.rpm, tpm=options.tpm, rpd=options.rpd, attempt_timeout_s=options.attempt_timeout_s
+        rpm=options.rpm,
+        tpm=options.tpm,
+        rpd=options.rpd,
+        attempt_timeout_s=options.attempt_timeout_s,
+        stream=options.stream,
     )
     targets = resolve_targets(options.models, options.gateways, config, overrides)
     judge = None
