@@ -145,7 +145,12 @@ class Attempt(NamedTuple):
     latency_s: float | None = None
     """From sending the request to the last byte of the response."""
     ttft_s: float | None = None
-    """Streams only: first non-empty thought or text."""
+    """Streams only: from sending the request to the first thought or text that is not empty."""
+    chunks: int | None = None
+    """Streams only: events with thought or text."""
+    itl_p50_s: float | None = None
+    """Streams only: median of the times between two chunks; None with less than two."""
+    itl_p95_s: float | None = None
     body: bytes | None = None
     """The response body as received (redacted); None without one."""
     key_in_body: bool = False

@@ -33,6 +33,8 @@ from convbatch.dialogue import Message, text_part
 from convbatch.engine.connection_errors import certificate_error, connect_error, lost_connection
 from convbatch.engine.raw_response import RawResponse, read_raw
 from convbatch.engine.retry import attempt_class
+from convbatch.engine.split_keys import without_split_keys
+from convbatch.engine.streaming import NO_STREAM, SILENCE_S, StreamWatch
 from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
@@ -64,6 +66,8 @@ class OutgoingRequest(NamedTuple):
     headers: Mapping[str, str]
     body: bytes | None
     timeout_s: float
+    watch: StreamWatch | None = None
+    """Gets the body of a streamed response piece by piece, and says how long a silence may last."""
 
 
 class HttpResponse(NamedTuple):
@@ -103,6 +107,17 @@ class NoResponse(Exception):  # becomes a Failure at once
         """What arrived of the body, decoded as far as possible."""
         self.notes = notes
         """What was odd about its encoding."""
+
+
+class SentCancelled(asyncio.CancelledError):
+    """Cancelled after bytes may have been sent."""
+
+    def __init__(self, gone: NoResponse) -> None:
+        super().__init__(str(gone))
+        self.gone = gone
+        """What had arrived by then."""
+        self.attempt: Attempt | None = None
+        """What `gone` amounts to; the client sets it."""
 
 
 class Transport(Protocol):
@@ -221,7 +236,7 @@ class AiohttpTransport:
                 proxy=self._proxy,
             ) as response:
                 seen.append(response)
-                await _read(response, partial)
+                await _read(response, partial, outgoing.watch)
                 unpacked = _unpacked(bytes(partial), response.headers)
                 if unpacked.is_cut:
                     partial[:] = unpacked.body
@@ -230,8 +245,8 @@ class AiohttpTransport:
         except asyncio.CancelledError as cancelled:
             if not connections:
                 raise NotSentCancelled from cancelled
-            raise
-        except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, ValueError) as error:
+            raise SentCancelled(_abandoned(seen[0] if seen else None, bytes(partial))) from cancelled
+        except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, _Silent, ValueError) as error:
             response: aiohttp.ClientResponse | RawResponse | None = seen[0] if seen else None
             if response is None and isinstance(error, aiohttp.ClientResponseError) and connections:
                 response = _refused_response(error, connections[-1])
@@ -267,25 +282,57 @@ class _Unreadable(Exception):  # internal signal
     """The body is too large or cannot be decompressed."""
 
 
+class _Silent(Exception):  # internal signal
+    """A stream sent nothing for too long."""
+
+    def __init__(self, seconds: float, size: int, *, is_over: bool) -> None:
+        after = "its last event" if is_over else f"{size:,} bytes"
+        super().__init__(f"the stream sent nothing for {seconds:g} s after {after}")
+        self.is_over = is_over
+
+
 def _payload(body: bytes | None) -> Any:
     if body is not None and len(body) > _LARGE_BODY:
         return io.BytesIO(body)  # aiohttp warns about large `bytes`, which it writes at once
     return body
 
 
-async def _read(response: aiohttp.ClientResponse, into: bytearray) -> None:
+async def _read(response: aiohttp.ClientResponse, into: bytearray, watch: StreamWatch | None) -> None:
     content = response.content
     try:
-        while chunk := await content.readany():
-            into += chunk
-            if len(into) > MAX_BODY_BYTES:
-                raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+        if watch is None:
+            while chunk := await content.readany():
+                _append(chunk, into)
+        else:
+            await _read_stream(content, into, watch)
     except (aiohttp.ClientError, OSError):
         # What arrived before the connection broke can no longer be read: aiohttp raises first.
         # There is no public way, and without the attribute only these bytes are lost.
         for chunk in tuple(getattr(content, "_buffer", ())):
             into += chunk
         raise
+
+
+async def _read_stream(content: aiohttp.StreamReader, into: bytearray, watch: StreamWatch) -> None:
+    """Read to the end of the body, not of the stream in it: usage may follow `[DONE]`."""
+    loop = asyncio.get_running_loop()
+    silence = asyncio.timeout(watch.silence_s)
+    try:
+        async with silence:
+            while chunk := await content.readany():
+                _append(chunk, into)
+                watch.received(chunk)
+                silence.reschedule(loop.time() + watch.silence_s)
+    except TimeoutError:
+        if not silence.expired():
+            raise  # the timeout of the attempt
+        raise _Silent(watch.silence_s, len(into), is_over=watch.is_over) from None
+
+
+def _append(chunk: bytes, into: bytearray) -> None:
+    into += chunk
+    if len(into) > MAX_BODY_BYTES:
+        raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
 
 
 def _unpacked(body: bytes, headers: CIMultiDictProxy[str]) -> Unpacked:
@@ -344,6 +391,8 @@ def _no_response(
     known = _known_so_far(error, response, partial)
     if isinstance(error, _Unreadable):
         return NoResponse("bad_response", str(error), sent=True, **known)
+    if isinstance(error, _Silent):
+        return NoResponse("timeout", str(error), sent=True, own_timeout=True, **known)
     if isinstance(error, TimeoutError):
         return NoResponse(
             "timeout",
@@ -359,8 +408,13 @@ def _no_response(
     )
 
 
+def _abandoned(response: aiohttp.ClientResponse | None, partial: bytes) -> NoResponse:
+    known = _known_so_far(None, response, partial)
+    return NoResponse("connection", "abandoned on request", sent=True, **known)
+
+
 def _known_so_far(
-    error: Exception, response: aiohttp.ClientResponse | RawResponse | None, partial: bytes
+    error: Exception | None, response: aiohttp.ClientResponse | RawResponse | None, partial: bytes
 ) -> dict[str, Any]:
     """Return what is known of a response that broke off, its body decoded as far as possible."""
     if response is None:
@@ -397,13 +451,27 @@ def _joined(*notes: str | None) -> str | None:
 
 def _is_whole(outcome: Reply | Failure, status: int) -> bool:
     """Whether an answer that broke off holds all that matters: a reply, or an error object."""
-    return isinstance(outcome, Reply) or (outcome.structured and outcome.kind != "stream_truncated" and status >= 400)
+    if isinstance(outcome, Reply):
+        return True
+    # An error object in a success is the end of a stream, or all of the body.
+    return outcome.structured and outcome.kind != "stream_truncated" and (status >= 400 or 200 <= status < 300)
 
 
 def _stated_limits(response: HttpResponse, attempt: Attempt) -> StatedLimits | None:
     if isinstance(attempt.outcome, Failure):
         return stated_limits(response.headers, attempt.outcome.message, response.body)
     return stated_limits(response.headers)
+
+
+class _Sent(NamedTuple):
+    """When a request was sent, and what follows its response."""
+
+    started: float
+    """Unix seconds UTC."""
+    begun: float
+    """Monotonic seconds."""
+    watch: StreamWatch | None = None
+    """None unless a stream was asked for."""
 
 
 _KeyedAddress = tuple[Mapping[str, str] | None, str | None, str, Mapping[str, str]]
@@ -424,6 +492,7 @@ class Client:
         redactor: Redactor,
         clock: Clock,
         simulator_url: str | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         """Create a client.
 
@@ -435,6 +504,7 @@ class Client:
             redactor: Removes keys from bodies and messages.
             clock: Measures latency.
             simulator_url: URL of the built-in simulator; only for targets at `simulator:`.
+            silence_s: How long a stream may send nothing.
         """
         self._target = target
         self._simulator_url = simulator_url
@@ -444,6 +514,7 @@ class Client:
         self._transport = transport
         self._redactor = redactor
         self._clock = clock
+        self._silence_s = silence_s
         self._protocol = PROTOCOLS[target.gateway.protocol]
         self._endpoint = target.gateway.endpoint
         self._keyed_addresses: dict[str, _KeyedAddress] = {}
@@ -451,7 +522,8 @@ class Client:
     def address(self) -> Address:
         """Return where the requests of this target go, without a key."""
         hello = Message(role="user", parts=(text_part("hello"),))
-        url = self._protocol.build_request(Ask(model=self._target.model, messages=(hello,)), self._endpoint).url
+        ask = Ask(model=self._target.model, messages=(hello,), stream=self._target.gateway.stream)
+        url = self._protocol.build_request(ask, self._endpoint).url
         return Address(base_url=self._target.gateway.base_url, path=urlsplit(url).path)
 
     @property
@@ -474,8 +546,10 @@ class Client:
         outcome = answer.outcome
         return outcome if isinstance(outcome, Failure) else self._without_keys(outcome, body)[0]
 
-    def _read(self, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False) -> Answer:
-        answer = read_answer(self._protocol, status, headers, body, is_cut=is_cut)
+    def _read(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False, streamed: bool = False
+    ) -> Answer:
+        answer = read_answer(self._protocol, status, headers, body, is_cut=is_cut, streamed=streamed)
         return answer._replace(outcome=as_configured(answer.outcome, self._protocol, self._endpoint))
 
     def read_unread(self, status: int, stored: bytes) -> tuple[Answer, bytes]:
@@ -505,23 +579,23 @@ class Client:
 
     async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
         """Return the names of the models that the gateway lists, or the failed attempt."""
-        started, begun = self._clock.wall(), self._clock.monotonic()
+        sent = _Sent(self._clock.wall(), self._clock.monotonic())
         request = self._protocol.build_models_request(self._endpoint)
         try:
             key = self._key if self._key_command is None else self._key_command.token.value
             response = await self._transport.send(self._sending(request, key, timeout_s))
         except NoResponse as gone:
-            return self._attempt_without_response(gone, started, begun)
+            return self._attempt_without_response(gone, sent)
         if response.status == 200:
             try:
                 return self._protocol.parse_models(response.body)
             except MalformedReply as malformed:
-                attempt = self._attempt_with_answer(response, started, begun)
+                attempt = self._attempt_with_answer(response, sent)
                 if isinstance(attempt.outcome, Failure) and attempt.outcome.kind != "bad_response":
                     return attempt  # an error object in a 200
                 failure = Failure(kind="bad_response", message=f"no list of models: {malformed}")
-                return self._attempt(failure, "final", response, started, begun)
-        return self._attempt_with_answer(response, started, begun)
+                return self._attempt(failure, "final", response, sent)
+        return self._attempt_with_answer(response, sent)
 
     async def attempt(self, ask: Ask) -> Attempt:
         """Send one request once.
@@ -531,18 +605,23 @@ class Client:
 
         Raises:
             CannotCarry: The protocol cannot express the request.
+            SentCancelled: The task was cancelled after sending; with the attempt as far as it went.
         """
         request = self._protocol.build_request(ask, self._endpoint)
         token = None if self._key_command is None else self._key_command.token
         key = self._key if token is None else token.value
         outgoing = self._sending(request, key, self._target.gateway.attempt_timeout_s)
-        started, begun = self._clock.wall(), self._clock.monotonic()
+        watch = StreamWatch(self._clock, silence_s=self._silence_s) if ask.stream else None
+        sent = _Sent(self._clock.wall(), self._clock.monotonic(), watch)
         try:
-            response = await self._transport.send(outgoing)
+            response = await self._transport.send(outgoing if watch is None else outgoing._replace(watch=watch))
         except NoResponse as gone:
-            attempt = self._attempt_without_response(gone, started, begun)
+            attempt = self._attempt_without_response(gone, sent)
+        except SentCancelled as cancelled:
+            cancelled.attempt = self._abandoned(cancelled.gone, sent)
+            raise
         else:
-            attempt = self._attempt_with_answer(response, started, begun)
+            attempt = self._attempt_with_answer(response, sent)
         return attempt if token is None else self._with_verdict_on(token, attempt)
 
     def _with_verdict_on(self, token: Token, attempt: Attempt) -> Attempt:
@@ -560,12 +639,26 @@ class Client:
         left = False
         for name in ("text", "thought"):
             text: str | None = getattr(reply, name)
-            plain = b"" if not text else text.encode("utf-8", "surrogatepass")
-            if plain not in body:
-                clean, joined = self._redactor.body(plain)
-                left = left or joined
-                texts[name] = clean.decode("utf-8", "surrogatepass")
+            clean, joined = self._joined_text(text, body)
+            left = left or joined
+            if clean != text:
+                texts[name] = clean or ""
         return reply._replace(**texts) if texts else reply, left
+
+    def _joined_text(self, text: str | None, body: bytes) -> tuple[str | None, bool]:
+        """Return a text of a body without keys, and whether one was found and left in it."""
+        plain = b"" if not text else text.encode("utf-8", "surrogatepass")
+        if plain in body:
+            return text, False
+        clean, left = self._redactor.body(plain)
+        return clean.decode("utf-8", "surrogatepass"), left
+
+    def _has_split_key(self, outcome: Reply | Failure, body: bytes) -> bool:
+        """Whether a key is in the joined text of a reply, or of the part of one, and not in one piece in the body."""
+        texts = [outcome.text]
+        if isinstance(outcome, Reply):
+            texts += [outcome.thought, *(encode_json(call.arguments).decode() for call in outcome.tool_calls)]
+        return any(self._joined_text(text, body)[0] != text for text in texts)
 
     def _sending(self, request: WireRequest, key: str | None, timeout_s: float) -> OutgoingRequest:
         # A target uses the same URL, the same headers object and mostly the same key, so the result is cached.
@@ -588,21 +681,24 @@ class Client:
         url, headers = apply_auth(url, headers, gateway.auth, key)
         return url, CIMultiDict(headers)
 
-    def _attempt_with_answer(
-        self, response: HttpResponse, started: float, begun: float, *, is_cut: bool = False
-    ) -> Attempt:
+    def _attempt_with_answer(self, response: HttpResponse, sent: _Sent, *, is_cut: bool = False) -> Attempt:
         body, left = self._redactor.body(response.body)
         headers = self._headers(response) if response.status != 200 else {}
-        answer = self._read(response.status, headers, body, is_cut=is_cut)
+        read = functools.partial(self._read, response.status, headers, is_cut=is_cut, streamed=sent.watch is not None)
+        answer = read(body)
+        if self._has_split_key(answer.outcome, body):
+            body = without_split_keys(body, self._redactor)
+            answer = read(body)
         outcome = answer.outcome
         note = _joined(*response.notes, answer.note)
         if isinstance(outcome, Failure):
             cls = attempt_class(outcome, http_status=response.status, sent=True)
+            outcome = replace(outcome, text=self._joined_text(outcome.text, body)[0])
         else:
             cls = "replied"
             outcome, joined = self._without_keys(outcome, body)
             left = left or joined
-        attempt = self._attempt(outcome, cls, response, started, begun, body=body, left=left, note=note)
+        attempt = self._attempt(outcome, cls, response, sent, body=body, left=left, note=note)
         stated = _stated_limits(response, attempt)
         return attempt if stated is None else attempt._replace(stated_limits=stated)
 
@@ -612,14 +708,15 @@ class Client:
         headers.setdefault("date", email.utils.formatdate(self._clock.wall(), usegmt=True))
         return headers
 
-    def _attempt_without_response(self, gone: NoResponse, started: float, begun: float) -> Attempt:
+    def _attempt_without_response(self, gone: NoResponse, sent: _Sent) -> Attempt:
         text: str | None = None
+        body, left = None, False
         if gone.status is not None and gone.partial:
             response = HttpResponse(gone.status, gone.headers, gone.partial, (*gone.notes, f"whole, although {gone}"))
-            attempt = self._attempt_with_answer(response, started, begun, is_cut=True)
+            attempt = self._attempt_with_answer(response, sent, is_cut=True)
             if _is_whole(attempt.outcome, gone.status):
                 return attempt
-            text = attempt.outcome.text
+            text, body, left = attempt.outcome.text, attempt.body, attempt.key_in_body
         failure = Failure(
             kind=gone.kind,  # pyright: ignore[reportArgumentType]  # NoResponse is raised with these kinds only
             message=str(gone),
@@ -629,17 +726,20 @@ class Client:
         cls = attempt_class(
             failure, http_status=gone.status, sent=gone.sent, own_timeout=gone.own_timeout, certificate=gone.certificate
         )
-        body, left = self._redactor.body(gone.partial)
         response = None if gone.status is None else HttpResponse(status=gone.status, headers=gone.headers, body=b"")
-        return self._attempt(failure, cls, response, started, begun, body=body or None, left=left)
+        return self._attempt(failure, cls, response, sent, body=body or None, left=left)
+
+    def _abandoned(self, gone: NoResponse, sent: _Sent) -> Attempt:
+        """Return what a cancelled attempt had received: all of a reply, or at most a part of one."""
+        attempt = self._attempt_without_response(gone, sent)
+        return attempt if isinstance(attempt.outcome, Reply) else attempt._replace(cls="abandoned")
 
     def _attempt(
         self,
         outcome: Reply | Failure,
         cls: Any,
         response: HttpResponse | None,
-        started: float,
-        begun: float,
+        sent: _Sent,
         *,
         body: bytes | None = None,
         left: bool = False,
@@ -647,13 +747,20 @@ class Client:
     ) -> Attempt:
         if isinstance(outcome, Failure):  # shown in tables and notes, where keys under 12 characters are redacted, too
             outcome = replace(outcome, message=self._redactor.text(outcome.message))
+        watch = sent.watch
+        times = NO_STREAM if watch is None else watch.times(sent.begun)
+        ended = None if watch is None else watch.last_at
         return Attempt(
             outcome=outcome,
             cls=cls,
             http_status=None if response is None else response.status,
             request_id=None if response is None else self._request_id(response.headers),
-            started_at=started,
-            latency_s=self._clock.monotonic() - begun,
+            started_at=sent.started,
+            latency_s=(self._clock.monotonic() if ended is None else ended) - sent.begun,
+            ttft_s=times.ttft_s,
+            chunks=times.chunks,
+            itl_p50_s=times.itl_p50_s,
+            itl_p95_s=times.itl_p95_s,
             body=body,
             key_in_body=left,
             wire_note=note,

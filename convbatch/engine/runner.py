@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings, Turn, effective_settings
 from convbatch.engine.budget import BudgetReached, Reservation
 from convbatch.engine.call import Call
-from convbatch.engine.client import NotSentCancelled
+from convbatch.engine.client import NotSentCancelled, SentCancelled
 from convbatch.engine.conversation import ConversationState, Past, TurnEnd
 from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, Tokens
 from convbatch.engine.plan import Conversation
@@ -433,19 +433,24 @@ class Runner:
             failure = Failure(kind="invalid_request", message=str(limit))
             attempt = Attempt(outcome=failure, cls="not_sent", started_at=started)
         except asyncio.CancelledError as cancelled:
-            sent = not isinstance(cancelled, NotSentCancelled)
-            self._journal.append(
-                {
-                    "kind": "outcome",
-                    **ident,
-                    "class": "abandoned" if sent else "not_sent",
-                    "started_at": started,
-                    "latency_s": self._system.clock.monotonic() - begun,
-                    "error": {"kind": "connection", "message": "abandoned on request"},
-                }
-            )
+            self._journal.append(self._cancelled_record(cancelled, ident, started, begun, permit))
             raise
         return attempt
+
+    def _cancelled_record(
+        self, cancelled: asyncio.CancelledError, ident: dict[str, Any], started: float, begun: float, permit: Permit
+    ) -> dict[str, Any]:
+        """Return the `outcome` record of a request that was cancelled: with the reply, if all of it has arrived."""
+        if isinstance(cancelled, SentCancelled) and cancelled.attempt is not None:
+            return outcome_record(ident, cancelled.attempt, limiter_wait_s=permit.waited_s, retry_wait_s=0.0)
+        return {
+            "kind": "outcome",
+            **ident,
+            "class": "not_sent" if isinstance(cancelled, NotSentCancelled) else "abandoned",
+            "started_at": started,
+            "latency_s": self._system.clock.monotonic() - begun,
+            "error": {"kind": "connection", "message": "abandoned on request"},
+        }
 
     def _decide(
         self,

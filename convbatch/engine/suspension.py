@@ -118,11 +118,20 @@ _SETTINGS = re.compile(
 _WAYS_OUT = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), change)
     for pattern, change in (
-        ("enable_thinking", "set enable_thinking in the settings (extra = {enable_thinking = false})"),
+        (
+            "enable_thinking",
+            "use --stream if it thinks only in streams, or set enable_thinking in the settings "
+            "(extra = {enable_thinking = false})",
+        ),
         (
             r"(?:only|must|need).{0,30}\bstream|\bstream(?:ing)?\b.{0,30}(?:only|must|required)|enable the stream"
-            r"|[仅只]支持流式",
-            "it answers only streamed requests, which are not sent: use another model, or another gateway to it",
+            r"|not support.{0,20}non-?stream|non-?stream.{0,40}not (?:be )?(?:support|allow)|[仅只]支持流式|不支持非流式",
+            "it answers only streamed requests: use --stream, or set stream = true for this model",
+        ),
+        (
+            r"\bstream(?:ing|_options)?\b.{0,60}(?:not |un)(?:supported|allowed|permitted|available|enabled|recogni)"
+            r"|(?:not support|unrecogni[sz]ed|unknown|unexpected).{0,60}\bstream(?:ing|_options)?\b|不支持流式",
+            "it takes no streamed requests: leave out --stream, and stream = true in the config",
         ),
         (
             r"reasoning_content|reasoning_details|thought[ _]?signature|thinking block|encrypted_content",

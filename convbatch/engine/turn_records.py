@@ -11,7 +11,8 @@ from convbatch.journal.records import kept_body
 from convbatch.pricing import PriceTable
 from convbatch.reply import Attempt, Reply, failure_to_plain, reply_from_plain, reply_to_plain
 
-_ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", "ttft_s", "key_in_body")
+STREAM_FIELDS = ("ttft_s", "chunks", "itl_p50_s", "itl_p95_s")
+_ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", *STREAM_FIELDS, "key_in_body")
 REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
 READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
 
@@ -32,7 +33,7 @@ def outcome_record(
 ) -> dict[str, Any]:
     """Return the `outcome` record of an attempt."""
     record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
-    for name in ("http_status", "request_id", "latency_s", "ttft_s", "wire_note"):
+    for name in ("http_status", "request_id", "latency_s", *STREAM_FIELDS, "wire_note"):
         value = getattr(attempt, name)
         if value is not None:
             record[name] = value

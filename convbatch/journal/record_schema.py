@@ -129,7 +129,7 @@ _is_failure = _fits(
     only=True,
 )
 _FIELDS: Mapping[str, Predicate] = {
-    **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status"), _is_count),
+    **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status", "chunks"), _is_count),
     "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge is asked about a whole dialogue
     **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
     **dict.fromkeys(
@@ -138,7 +138,8 @@ _FIELDS: Mapping[str, Predicate] = {
     ),
     **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),
     **dict.fromkeys(("at", "started_at"), _is_moment),
-    **dict.fromkeys(("latency_s", "ttft_s", "limiter_wait_s", "retry_wait_s"), _is_finite),
+    **dict.fromkeys(("latency_s", "ttft_s", "itl_p50_s", "itl_p95_s"), _is_finite),
+    **dict.fromkeys(("limiter_wait_s", "retry_wait_s"), _is_finite),
     "key": _is_key,
     **dict.fromkeys(("key_in_body", "read_again"), _is_flag),
     "status": _is_status,

@@ -16,6 +16,7 @@ from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
 from convbatch.protocols.wire import encode_json
 from convbatch.strict_json import MAX_RECEIVED_DEPTH, TooDeep, refuse_deep
 
+NOT_ASKED = "an event stream that was not asked for"
 _BOM = b"\xef\xbb\xbf"
 _FIELDS_OF_STREAM = ("data:", "event:", "id:", "retry:")
 _STREAM = re.compile(rb"\s*(?::[^\r\n]*[\r\n]\s*)*(?:data|event|id|retry)\s*:")
@@ -155,7 +156,7 @@ def _in_stream(text: str) -> Found | None:
         events = [*parser.feed(text.encode("utf-8", "surrogatepass")), *parser.close()]
     except EventTooLong as error:
         raise NotOneAnswer(str(error)) from None
-    notes: list[str] = ["an event stream that was not asked for"]
+    notes: list[str] = [NOT_ASKED]
     kept: list[SseEvent] = []
     is_json = False
     for event in events:

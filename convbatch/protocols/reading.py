@@ -14,12 +14,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import orjson
+
 from convbatch.protocols.decoding import DONE, body_excerpt, read_event
-from convbatch.protocols.envelope import Found, find, may_become_stream
+from convbatch.protocols.envelope import NOT_ASKED, Found, find, is_stream, may_become_stream
 from convbatch.protocols.finish_reasons import is_finish
 from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.shapes import read_shape, read_stream_shape
-from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
 from convbatch.protocols.wire import (
     Draft,
     ErrorInBody,
@@ -42,6 +44,7 @@ _VALUE = re.compile(rb"(?:true|false|null|NaN|-?Infinity|-?[0-9][0-9.eE+-]*)\s*"
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
+_NO_STREAM = "a stream was asked for, and this is none"
 _Read = Reply | Failure | MalformedReply
 
 
@@ -54,7 +57,13 @@ class Answer(NamedTuple):
 
 
 def read_answer(
-    protocol: WireProtocol, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False
+    protocol: WireProtocol,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    is_cut: bool = False,
+    streamed: bool = False,
 ) -> Answer:
     """Read an answer; never raises.
 
@@ -64,10 +73,21 @@ def read_answer(
         headers: Names in lower case; empty for a stored body.
         body: Decoded as its headers say.
         is_cut: Whether more may have followed: the connection broke, or it is not known that it did not.
+        streamed: Whether a stream was asked for. It changes only what is noted: a whole reply is read as one, and a
+            stream that was not asked for as a stream.
     """
     answer = _read_by_status(protocol, status, headers, body, is_cut)
+    if streamed and 200 <= status < 300:
+        answer = _as_stream(answer, body)
     outcome = answer.outcome
     return _noted(answer, outcome.history_note) if isinstance(outcome, Reply) and outcome.history_note else answer
+
+
+def _as_stream(answer: Answer, body: bytes) -> Answer:
+    """Return what was read of a body that should be a stream: only notes differ."""
+    if is_stream(body):
+        return answer if answer.note is None else _without_note(answer, NOT_ASKED)
+    return _noted(answer, _NO_STREAM) if isinstance(answer.outcome, Reply) else answer
 
 
 def _read_by_status(
@@ -106,7 +126,13 @@ def _noted(answer: Answer, *notes: str) -> Answer:
     return answer._replace(note="; ".join(said) or None)
 
 
+def _without_note(answer: Answer, note: str) -> Answer:
+    return answer._replace(note="; ".join(said for said in (answer.note or "").split("; ") if said != note) or None)
+
+
 def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
+    if not is_cut and is_stream(body) and (plain := _in_plain_stream(protocol, body)) is not None:
+        return Answer(plain, NOT_ASKED)
     read = _strictly(protocol, body)
     if isinstance(read, Reply) and not _is_hollow(read):
         return Answer(read, "a byte order mark before the JSON" if body[:1] == b"\xef" else None)
@@ -121,6 +147,31 @@ def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
         events = tuple(SseEvent(event="", data=encode_json(item).decode("utf-8")) for item in value)
         return _in_envelope(protocol, body, Found(events=events, notes=("an array of stream events",)), is_cut)
     return _in_value(protocol, body, value, read)
+
+
+def _in_plain_stream(protocol: WireProtocol, body: bytes) -> Reply | None:
+    """Read a stream as the provider documents it, in one pass; None for one that needs a closer look.
+
+    Such as one with an event that is no JSON, or that is a whole chat completion (`message`) and no piece (`delta`).
+    """
+    parser, draft = SseParser(), Draft()
+    try:
+        for event in (*parser.feed(body), *parser.close()):
+            if ('"message"' in event.data and '"choices"' in event.data) or not _is_json(event.data):
+                return None
+            draft = protocol.parse_event(draft, event)
+        reply = protocol.finish(draft)
+    except (ErrorInBody, MalformedReply, EventTooLong):
+        return None
+    return None if _is_hollow(reply) else reply
+
+
+def _is_json(data: str) -> bool:
+    try:
+        orjson.loads(data)
+    except ValueError:
+        return data == DONE
+    return True
 
 
 def _in_value(protocol: WireProtocol, body: bytes, value: Any, read: _Read) -> Answer:
@@ -153,7 +204,7 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
     is_ended = any(event.data == DONE for event in found.events)
     if is_cut and not is_ended and sum(map(_says_finished, values)) > 1:
         # some gateways repeat the finish reason in every event, so that the first does not show the end
-        return Answer(_unreadable(body, MalformedReply("an event stream without a certain end")))
+        return Answer(_uncertain(body, _folded(protocol, found)))
     read = _folded(protocol, found)
     if not isinstance(read, Reply) or _is_hollow(read):
         shaped = read_stream_shape(protocol, values)
@@ -223,6 +274,12 @@ def _unreadable(body: bytes, malformed: MalformedReply) -> Failure:
         message = f"{kind} instead of JSON ({body_excerpt(body)!r}): no model was asked, check base_url"
         return Failure(kind="bad_response", message=message, no_model=True)
     return Failure(kind="bad_response", message=f"unreadable reply: {malformed}", retryable=malformed.cut)
+
+
+def _uncertain(body: bytes, read: _Read) -> Failure:
+    """Return the failure of a stream that may go on; with the text that it has."""
+    failure = _unreadable(body, MalformedReply("an event stream without a certain end"))
+    return failure if isinstance(read, MalformedReply) else replace(failure, text=read.text)
 
 
 def _is_page(body: bytes) -> bool:

@@ -24,6 +24,7 @@ from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import Money
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
+from convbatch.reporting.latency import STREAMS, StreamTotals
 from convbatch.reporting.runs import ReportedRun, Runs, load_runs
 from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
 from convbatch.reporting.usage_log import reconcile
@@ -211,6 +212,7 @@ def sections(
         Section(key="errors", title="Errors", frame=_errors(data, keys)),
         *_served(data),
         Section(key="growth", title="Input tokens by turn", frame=_growth(data)),
+        *_streams(data),
         *([] if matcher.filters else _judges(reported_runs)),
         *([] if audited is None else [audited]),
         *billed,
@@ -327,6 +329,8 @@ class _ReportData:
     """By run label and target."""
     sizes: dict[tuple[str, str, int], Sizes] = field(default_factory=dict)
     """By run label, target and turn."""
+    streams: dict[tuple[str, str], StreamTotals] = field(default_factory=dict)
+    """By run label and target; only of targets with a streamed reply."""
 
     def add(
         self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], kept: CountedAttempt | None
@@ -336,6 +340,8 @@ class _ReportData:
         self.targets[label, turn.target].add(turn, attempts, kept)
         if turn.is_received:
             self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
+            if turn.chunks is not None:
+                self.streams.setdefault((label, turn.target), StreamTotals()).add(turn)
 
 
 def _read_runs(reported_runs: Sequence[ReportedRun], keys: Sequence[str], matcher: Matcher) -> _ReportData:
@@ -427,6 +433,19 @@ def _growth(data: _ReportData) -> pd.DataFrame:
     found = sorted(data.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
     rows = ((label, *row(_TurnSizes(target, turn, sizes))) for (label, target, turn), sizes in found)
     return Rows(columns=[_RUN, *GROWTH], rows=rows).frame()
+
+
+def _streams(data: _ReportData) -> Iterator[Section]:
+    """Yield the section on streamed replies, if there are any."""
+    row = row_builder(STREAMS)
+    rows = [
+        (label, *row((target, data.streams[label, target])))
+        for label, target in data.targets
+        if (label, target) in data.streams
+    ]
+    if rows:
+        frame = Rows(columns=[_RUN, *STREAMS], rows=iter(rows)).frame()
+        yield Section(key="streams", title="Streamed replies", frame=frame)
 
 
 def _key_column(key: str) -> Column:

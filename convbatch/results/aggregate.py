@@ -54,6 +54,9 @@ class CountedTurn(NamedTuple):
     error_kind: str | None
     error_message: str | None
     reused_from: str | None
+    ttft_s: float | None
+    chunks: int | None
+    itl_p50_s: float | None
 
     @property
     def is_received(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from convbatch.results.rows import sum_known, to_datetime, to_float, to_json, waited_s, worst_status
 
-CONTRACT = 8
+CONTRACT = 9
 """Version of the columns below and of their values; a table file of another version is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -132,8 +132,13 @@ TURNS: tuple[Column, ...] = (
         lambda t: sum_known(waited_s(outcome, "retry_wait_s") for outcome in t.past.outcomes)),
     Column("latency_s", "Float64", "seconds from send to last byte, last attempt; null without a finished attempt",
         lambda t: t.last.get("latency_s")),
-    Column("ttft_s", "Float64", "seconds to the first text of a stream; null when not streamed",
+    Column("ttft_s", "Float64", "seconds from send to the first text or thought of a stream; null without",
         lambda t: t.last.get("ttft_s")),
+    Column("chunks", "Int64", "events of a stream with text or thought; null when not streamed",
+        lambda t: t.last.get("chunks")),
+    Column("itl_p50_s", "Float64", "median of the seconds between two chunks; null with less than two",
+        lambda t: t.last.get("itl_p50_s")),
+    Column("itl_p95_s", "Float64", "as `itl_p50_s`, 95th percentile", lambda t: t.last.get("itl_p95_s")),
     Column("started_at", "timestamp[us, UTC]", "start of the last attempt; null without a finished attempt",
         lambda t: to_datetime(t.last.get("started_at"))),
     Column("error_kind", "string", "error of the last attempt; null for `ok`, `blocked`, `empty`, `skipped`",
@@ -228,8 +233,13 @@ ATTEMPTS: tuple[Column, ...] = (
         lambda a: waited_s(a.record, "retry_wait_s")),
     Column("latency_s", "Float64", "seconds from send to last byte; null when unknown",
         lambda a: a.record.get("latency_s")),
-    Column("ttft_s", "Float64", "seconds to the first text of a stream; null when not streamed",
+    Column("ttft_s", "Float64", "seconds from send to the first text or thought of a stream; null without",
         lambda a: a.record.get("ttft_s")),
+    Column("chunks", "Int64", "events of a stream with text or thought; null when not streamed",
+        lambda a: a.record.get("chunks")),
+    Column("itl_p50_s", "Float64", "median of the seconds between two chunks; null with less than two",
+        lambda a: a.record.get("itl_p50_s")),
+    Column("itl_p95_s", "Float64", "as `itl_p50_s`, 95th percentile", lambda a: a.record.get("itl_p95_s")),
     Column("started_at", "timestamp[us, UTC]", "of a lost attempt: time before sending",
         lambda a: to_datetime(a.started_at)),
     Column("request_id", "string", "null without one", lambda a: a.record.get("request_id")),
