@@ -40,8 +40,6 @@ from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from convbatch.results.run import Run
     from convbatch.results.summary import TargetSummary
 
@@ -53,7 +51,7 @@ _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
-    _check_outputs(options, options.fail_under)
+    _check_outputs(options.reports, options.fail_under, run_folder=options.folder)
     try:
         spec = prepare_run(options)
     except ConvbatchError as error:
@@ -69,13 +67,12 @@ def run(options: RunOptions) -> ExitCode:
     return _finish_and_write(spec, options)
 
 
-def _check_outputs(options: RunOptions | ResumeOptions, fail_under: str | None) -> None:
+def _check_outputs(reports: Sequence[Path], fail_under: str | None, *, run_folder: Path | None = None) -> None:
     """Refuse files of `-o` that could not be written, before anything is sent."""
-    if options.reports:
+    if reports:
         from convbatch.results.gate_report import check_outputs
 
-        folder = options.folder if isinstance(options, RunOptions) else None
-        check_outputs(options.reports, fail_under, run_folder=folder)
+        check_outputs(reports, fail_under, run_folder=run_folder)
 
 
 def _finish_and_write(spec: SessionSpec, options: RunOptions | ResumeOptions) -> ExitCode:
@@ -122,7 +119,7 @@ def resume(options: ResumeOptions) -> ExitCode:
         spec = prepare_resume(options)
     except ConvbatchError as error:
         raise _with_given(error, path, given_options(options)) from error
-    _check_outputs(options, spec.manifest.options.fail_under)
+    _check_outputs(options.reports, spec.manifest.options.fail_under)
     head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
     for path in (changed := changed_sources(spec.folder, spec.manifest)):
@@ -138,11 +135,7 @@ def _with_given(error: ConvbatchError, path: Path, given: Mapping[str, Any]) -> 
 
 
 def _finish(spec: SessionSpec, *, as_json: bool) -> ExitCode:
-    """Run a session and then its judge, print the results, return the exit code.
-
-    Args:
-        spec: The session.
-        as_json: Leave out the closing table.
+    """Run a session and then its judge, print the results, return the exit code; `as_json`: without the closing table.
 
     Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
     never instead of them.
