@@ -504,18 +504,31 @@ def test_a_judge_that_resets_every_connection_is_given_up_at_the_deadline(make_l
     assert done.code == 3
 
 
+class OnceAsked(threading.Thread):
+    """Makes a change as soon as a model has been asked; after a run that failed before that, `end` gives up."""
+
+    def __init__(self, lab: Lab, change: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._lab, self._change, self._ended = lab, change, threading.Event()
+
+    def run(self) -> None:
+        while not self._lab.asked("sim-good"):
+            if self._ended.wait(0.01):
+                return
+        self._change()
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
 def test_a_judge_that_cannot_be_asked_is_open_even_if_no_table_can_be_made(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab([DIALOGUES[1]], latency_s=0.2)
 
-    def remove_dataset_copy() -> None:
-        while not lab.asked("sim-good"):
-            time.sleep(0.01)
-        (lab.path / "r" / "dataset.jsonl.gz").unlink()
-
-    remover = threading.Thread(target=remove_dataset_copy, daemon=True)
-    remover.start()
+    removal = OnceAsked(lab, (lab.path / "r" / "dataset.jsonl.gz").unlink)
+    removal.start()
     done = lab.run("--judge", "sim-judge@at-openai")
-    remover.join()
+    removal.end()
     assert lab.asked() == 0
     assert done.err.endswith(f"finish them with:\n  convbatch resume {Path.cwd()}/r\n"), done.err
 
@@ -577,17 +590,12 @@ class Unreachable:
         at_judge = "[gateways.at-openai]\n"
         assert at_judge in config.read_text()
         config.write_text(config.read_text().replace(at_judge, f'{at_judge}ca_file = "ca.pem"\n'))
-        self._lose = threading.Thread(target=self._remove_once_asked, daemon=True)
+        self._loss = OnceAsked(self.lab, self.ca_file.unlink)
         if lost:
-            self._lose.start()
-
-    def _remove_once_asked(self) -> None:
-        while not self.lab.asked("sim-good"):
-            time.sleep(0.01)
-        self.ca_file.unlink()
+            self._loss.start()
 
     def restore(self) -> None:
-        self._lose.join()
+        self._loss.end()
         self.ca_file.write_bytes(self.certificate)
 
 
