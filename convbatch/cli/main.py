@@ -186,6 +186,10 @@ Datasets = Annotated[
 RunArguments = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run folders, their names under results/, or `latest`.")
 ]
+OtherConfig = Annotated[
+    Path | None, typer.Option("-c", "--config", help="Use prices and rates of this file instead of the runs' own.")
+]
+ToCurrency = Annotated[str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")]
 RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
 
 
@@ -453,13 +457,8 @@ def report(
             "--by", metavar="KEY", help="model | gateway | target | tag | dialogue | turn | repeat, or several: a,b."
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("-c", "--config", help="Use prices and rates of this file instead of the run's own."),
-    ] = None,
-    currency: Annotated[
-        str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")
-    ] = None,
+    config: OtherConfig = None,
+    currency: ToCurrency = None,
     out: Annotated[
         list[Path] | None,
         typer.Option("-o", "--out", help="Write FILE.md, .json, or the main table as FILE.csv, .parquet instead."),
@@ -538,13 +537,8 @@ def compare(
             help="Compare even if dialogues, history or checks differ, or one model served both sides.",
         ),
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("-c", "--config", help="Use prices and rates of this file instead of the runs' own."),
-    ] = None,
-    currency: Annotated[
-        str | None, typer.Option("--currency", metavar="CNY", help="Convert every cost by [rates].")
-    ] = None,
+    config: OtherConfig = None,
+    currency: ToCurrency = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         list[Path] | None,
