@@ -12,7 +12,8 @@ from itertools import chain, compress, islice
 from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.console import tables
-from convbatch.console.text import cut, ignoring_broken_pipe, printable, printable_json
+from convbatch.console.text import ignoring_broken_pipe, printable, printable_json
+from convbatch.console.wrapping import cut
 from convbatch.dataset.reader import count_of
 from convbatch.pricing import display_amount, exact
 from convbatch.results.columns import TURNS, WIDE_KEYS

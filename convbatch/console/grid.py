@@ -18,6 +18,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
 
+from convbatch.console.wrapping import WORD, breaks
+
 PROSE_WIDTH = 24
 """Smallest width of a column of prose."""
 WHOLE_WORD = 128
@@ -25,13 +27,6 @@ WHOLE_WORD = 128
 INDENT = 2
 _GAPS = (2, 1)
 _NONE = "–"
-_WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
-_OPENING, _CLOSING = "（「『【《〈〔“‘", "、。，．！？；：）」』】》〉〕”’…"
-_WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
-"""A word with the blanks after it. Chinese, Japanese and Korean text may break after every character, but no line
-begins with a closing mark or ends with an opening one."""
-
-
 _ITEM = re.compile(r".+?(?:, |$)")
 """A name in a list of names, which is never broken."""
 Lines: TypeAlias = Iterator[Text]
@@ -63,7 +58,7 @@ class Grid(Table):
         yield from _lines(columns, options.max_width if console.file.isatty() else None, self)
 
     def _words(self, number: int) -> re.Pattern[str] | None:
-        return _ITEM if number in self.lists else _WORD if number in self.prose else None
+        return _ITEM if number in self.lists else WORD if number in self.prose else None
 
 
 @dataclass(slots=True)
@@ -261,32 +256,14 @@ def indented(text: Text, room: int | None, *, first: int, others: int) -> Lines:
         yield line
 
 
-def wrap(text: Text, width: int, whole: int = WHOLE_WORD, words: re.Pattern[str] = _WORD) -> list[Text]:
+def wrap(text: Text, width: int, whole: int = WHOLE_WORD, words: re.Pattern[str] = WORD) -> list[Text]:
     """Return a text as lines of at most this width, broken between words; inside a word only if it is above `whole`."""
     lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
-        for part in line.divide(_breaks(line.plain, width, whole, words)):
+        for part in line.divide(breaks(line.plain, width, whole, words, cell_len)):
             part.rstrip()
             lines.append(part)
     return lines
-
-
-def _breaks(text: str, width: int, whole: int, words: re.Pattern[str]) -> Iterator[int]:
-    """Yield the places at which lines after the first begin."""
-    used = 0
-    for match in words.finditer(text):
-        needed = cell_len(match[0].rstrip())
-        if used and used + needed > width:
-            yield match.start()
-            used = 0
-        if needed > max(width, whole):
-            for place, char in enumerate(match[0], match.start()):
-                if used + cell_len(char) > width and used:
-                    yield place
-                    used = 0
-                used += cell_len(char)
-        else:
-            used += cell_len(match[0])
 
 
 def _line(text: str, style: str = "") -> Text:

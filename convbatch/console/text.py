@@ -14,7 +14,6 @@ import re
 import shlex
 import sys
 from collections.abc import Generator
-from itertools import accumulate, takewhile
 from typing import Any, TextIO
 
 # C0 and C1 controls and DEL; marks and overrides of direction; line and paragraph separator; invisible operators and
@@ -74,27 +73,9 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
-def cut(text: str, cells: int) -> str:
-    """Return the beginning of a line and `…`: cut never within a number, and within a word only if that is long."""
-    from convbatch.console.status_block import cell_width
-
-    if cell_width(text) <= cells:
-        return text
-    ends = accumulate(map(cell_width, text))
-    most = sum(1 for _ in takewhile(lambda end: end < cells, ends))
-    at = most
-    while at > 0 and text[at - 1 : at + 1].isascii() and not any(char.isspace() for char in text[at - 1 : at + 1]):
-        at -= 1
-    if at < most // 2 and not _NUMBER.fullmatch(text, at, most + 1):
-        at = most
-    return f"{text[:at].rstrip()}…"
-
-
-_NUMBER = re.compile(r"\W*\d[\d.,:/-]*")
-
-
 def log_note(text: str) -> None:
     """Print a note on stderr, without secrets and safe for a terminal; drop it if stderr cannot be written."""
+    from convbatch.console.wrapping import wrapped
     from convbatch.redaction import redact  # imported late: `--help` does not need it
 
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None where it was closed: `2>&-`
@@ -108,42 +89,6 @@ def columns_of(stream: TextIO) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         return (stream.isatty() and os.get_terminal_size(stream.fileno()).columns) or None
     return None
-
-
-_COMMAND = re.compile(r"\s*(next: )?convbatch [a-z]")
-_QUOTED = re.compile(r"`[^`]*`|(?<=: )convbatch [a-z][^;(]*[^;( ]")
-"""Commands within a line."""
-_GLUE = "\ue000"
-
-
-def wrapped(text: str, columns: int | None) -> str:
-    """Wrap the lines of a note between words; a command stays on one line, so that it can be copied.
-
-    Args:
-        text: Lines that are safe for a terminal.
-        columns: Width of the terminal; None leaves the text as it is.
-    """
-    if columns is None or len(text) < columns // 2 or text.startswith("Traceback "):
-        return text
-    return "\n".join(line if _COMMAND.match(line) else _wrapped_line(line, columns) for line in text.split("\n"))
-
-
-def _wrapped_line(line: str, columns: int) -> str:
-    from convbatch.console.status_block import cell_width
-
-    if cell_width(line) <= columns:
-        return line
-    from rich.text import Text
-
-    from convbatch.console.grid import wrap
-
-    body = line.lstrip()
-    indent = " " * (len(line) - len(body))
-    glued = _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _GLUE), body)
-    parts = wrap(Text(glued), max(1, columns - len(indent)), whole=len(line))
-    later = wrap(Text(glued[len(parts[0]) :].lstrip()), max(1, columns - len(indent) - 2), whole=len(line))
-    lines = [f"{indent}{parts[0].plain}", *(f"{indent}  {part.plain}" for part in later)]
-    return "\n".join(lines).replace(_GLUE, " ")
 
 
 class RedactingStream:

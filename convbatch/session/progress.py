@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TextIO, cast
 from tqdm import tqdm
 
 from convbatch.console.status_block import StatusBlock, can_repaint
-from convbatch.console.text import columns_of, printable, wrapped
+from convbatch.console.text import columns_of, printable
+from convbatch.console.wrapping import wrapped
 from convbatch.engine.call import Call
 from convbatch.engine.connection_errors import way_out
 from convbatch.engine.retry import GiveUp, SendAgain, Step, SuspendTarget

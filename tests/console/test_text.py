@@ -7,7 +7,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbatch.console.text import cut, printable, printable_lines, wrapped
+from convbatch.console.text import printable, printable_lines
+from convbatch.console.wrapping import cut, wrapped
 from tests.support.tables import each
 
 
