@@ -23,7 +23,17 @@ ARCHIVE = TESTS / "old_runs" / "v0.1.0" / "runs.tar.gz"
 PROSE = {"title", "notes", "summary", "reason", "base_reason", "candidate_reason"}
 MEASURED = {"latency_s", "limiter_wait_s", "retry_wait_s", "started_at"}
 JUDGED = {"checks_without_verdict", "repairs", "without_verdict"}
-LATER = {"wire_note", "served_as_asked", "possibly_paid_unbounded", *JUDGED}
+LATER = {
+    "service_tier",
+    "mean_logprob",
+    "chunks",
+    "itl_p50_s",
+    "itl_p95_s",
+    "wire_note",
+    "served_as_asked",
+    "possibly_paid_unbounded",
+    *JUDGED,
+}
 """Columns and keys of later versions."""
 REPLACED = {"currency", "gate", "harm_bound", "dialogues_for_margin"}
 """Keys that were added, and figures that are computed by another method since (`docs/decisions/018-harm-bound.md`)."""
