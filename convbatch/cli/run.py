@@ -27,7 +27,7 @@ from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_l
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
 from convbatch.engine.suspension import NEW_RUN
-from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, naming_memory_errors
+from convbatch.errors import ConvbatchError, JournalError, NotEnoughMemory, SetupError, naming_memory_errors
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.manifest import MANIFEST_NAME
 from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
@@ -51,6 +51,10 @@ _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
+    if options.follow and options.as_json:
+        raise SetupError(
+            "--follow and --json both print on stdout", hint="leave one out, or write the result: -o run.json"
+        )
     _check_outputs(options.reports, options.fail_under, run_folder=options.folder)
     try:
         spec = prepare_run(options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from convbatch.dialogue import Dialogue
+
 
 class Call(NamedTuple):
     """One attempt for one turn."""
@@ -18,6 +20,7 @@ class Call(NamedTuple):
     """For the rate limiter."""
     in_flight: int
     """Requests of the target in flight, this one included."""
+    script: Dialogue
 
     def __str__(self) -> str:
         repeat = "" if self.repeat == 1 else f" repeat {self.repeat}"

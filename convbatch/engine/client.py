@@ -15,7 +15,7 @@ import inspect
 import io
 import ssl
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -597,8 +597,12 @@ class Client:
                 return self._attempt(failure, "final", response, sent)
         return self._attempt_with_answer(response, sent)
 
-    async def attempt(self, ask: Ask) -> Attempt:
+    async def attempt(self, ask: Ask, on_text: Callable[[str], None] | None = None) -> Attempt:
         """Send one request once.
+
+        Args:
+            ask: The question.
+            on_text: Gets the text of a streamed reply as it arrives, unredacted; must not block.
 
         Returns:
             The attempt, with a `Reply` or a `Failure`; waits for the limiter and before a retry are not included.
@@ -611,7 +615,7 @@ class Client:
         token = None if self._key_command is None else self._key_command.token
         key = self._key if token is None else token.value
         outgoing = self._sending(request, key, self._target.gateway.attempt_timeout_s)
-        watch = StreamWatch(self._clock, silence_s=self._silence_s) if ask.stream else None
+        watch = StreamWatch(self._clock, silence_s=self._silence_s, on_text=on_text) if ask.stream else None
         sent = _Sent(self._clock.wall(), self._clock.monotonic(), watch)
         try:
             response = await self._transport.send(outgoing if watch is None else outgoing._replace(watch=watch))

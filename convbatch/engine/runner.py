@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -85,6 +85,14 @@ class Listener(Protocol):
 
     def attempt_done(self, call: Call, attempt: Attempt, step: Step | None) -> None:
         """Record a stored attempt and what follows it; no step after a reply."""
+        ...
+
+    def on_text(self, call: Call) -> Callable[[str], None] | None:
+        """Return what gets the text of a streamed reply as it arrives; None if nothing does."""
+        ...
+
+    def conversation_done(self, target: str, dialogue: str, repeat: int) -> None:
+        """Record that a dialogue has no more turns in this session."""
         ...
 
     def note(self, text: str) -> None:
@@ -195,6 +203,7 @@ class Runner:
                 return
             try:
                 await self._run_conversation(worker, conversation)
+                self._listener.conversation_done(worker.target.name, conversation.dialogue.id, conversation.repeat)
             except (JournalReplaced, BudgetReached) as end:
                 self._stop_after(end)
                 return
@@ -370,7 +379,7 @@ class Runner:
                     reservation.is_sent = True
                 call = _call(worker, state, number, attempts, permit)
                 self._listener.sending(call)
-                attempt = state.noted(await self._send(worker, ask, ident, size, permit))
+                attempt = state.noted(await self._send(worker, ask, ident, size, self._listener.on_text(call), permit))
                 bare = worker.client.without_refused_signatures(ask, attempt)
                 prices = worker.prices_as_served(attempt.outcome)
                 if worker.budget_share is not None and reservation is not None:
@@ -420,14 +429,20 @@ class Runner:
         return None
 
     async def _send(
-        self, worker: TargetWorker, ask: Ask, ident: dict[str, Any], size: Mapping[str, int], permit: Permit
+        self,
+        worker: TargetWorker,
+        ask: Ask,
+        ident: dict[str, Any],
+        size: Mapping[str, int],
+        on_text: Callable[[str], None] | None,
+        permit: Permit,
     ) -> Attempt:
         # No await between here and the send: the rate was acquired just before, and an earlier intent would mark a
         # request as possibly paid that was only waiting.
         self._journal.append({"kind": "intent", **ident, **size})
         started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
-            attempt = await worker.client.attempt(ask)
+            attempt = await worker.client.attempt(ask, on_text)
         except CannotCarry as limit:
             permit.refund()
             failure = Failure(kind="invalid_request", message=str(limit))
@@ -585,6 +600,7 @@ def _call(worker: TargetWorker, state: ConversationState, turn: int, number: int
         number,
         permit.waited_s,
         worker.in_flight,
+        conversation.dialogue,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -46,8 +46,23 @@ NO_STREAM = StreamTimes()
 class StreamWatch:
     """Follows one streamed response; `received` gets every piece of its body as it comes from the network."""
 
-    def __init__(self, clock: Clock, *, silence_s: float = SILENCE_S, linger_s: float = LINGER_S) -> None:
-        """Args: clock: For the time of arrival. silence_s, linger_s: See `SILENCE_S` and `LINGER_S`."""
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        silence_s: float = SILENCE_S,
+        linger_s: float = LINGER_S,
+        on_text: Callable[[str], None] | None = None,
+    ) -> None:
+        """Begin to follow a response.
+
+        Args:
+            clock: For the time of arrival.
+            silence_s: See `SILENCE_S`.
+            linger_s: See `LINGER_S`.
+            on_text: Gets the text of the reply as it arrives, without thoughts.
+        """
+        self._on_text = on_text
         self._clock = clock
         self._silence_s = silence_s
         self._linger_s = linger_s
@@ -141,6 +156,8 @@ class StreamWatch:
             self._gaps.append(self.last_at - self._chunk_at)
         self._chunks += 1
         self._chunk_at = self.last_at
+        if self._on_text is not None and added.text:
+            self._on_text(added.text)
 
 
 class _Inflater:

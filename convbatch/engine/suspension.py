@@ -125,7 +125,8 @@ _WAYS_OUT = tuple(
         ),
         (
             r"(?:only|must|need).{0,30}\bstream|\bstream(?:ing)?\b.{0,30}(?:only|must|required)|enable the stream"
-            r"|not support.{0,20}non-?stream|non-?stream.{0,40}not (?:be )?(?:support|allow)|[仅只]支持流式|不支持非流式",
+            r"|not support.{0,20}non-?stream|non-?stream.{0,40}not (?:be )?(?:support|allow)"
+            r"|[仅只]支持流式|不支持非流式",
             "it answers only streamed requests: use --stream, or set stream = true for this model",
         ),
         (

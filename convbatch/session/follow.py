@@ -6,16 +6,18 @@ Conversations that run beside the printed one wait with their lines until it has
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
 from convbatch.console.status_block import cell_width
-from convbatch.console.text import printable_lines
+from convbatch.console.text import columns_of, printable_lines
+from convbatch.engine.call import Call
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Failure, Reply
 
 MAX_COLUMNS = 100
 """Lines are not longer than this, however wide the terminal is."""
+PIPE_COLUMNS = 80
 _INDENT = 11
 _PIECES = re.compile(r"\n|[^\S\n]+|[^\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]+|.", re.DOTALL)
 """What a line may be broken between: words, and single wide characters."""
@@ -40,7 +42,10 @@ class LiveText:
         self._head = f"{label:<{_INDENT}}"
 
     def add(self, text: str) -> str:
-        """Return what to print for the next piece; its last word is kept until it is complete."""
+        """Return what to print for the next piece; its last word is kept until it is complete.
+
+        Words are made safe for a terminal, and keys removed, when they are complete: a stream may split both.
+        """
         *whole, last = _PIECES.findall(self._word + text) or [""]
         self._word = last
         return self._placed(whole)
@@ -58,7 +63,7 @@ class LiveText:
             yield from (self._taken_head(), self._new_line())
         elif piece.isspace():
             self._blank = piece.replace("\t", "    ")
-        elif piece:
+        elif piece := _safe(piece):
             blank, self._blank = self._blank, ""
             width = cell_width(piece)
             if self._column > _INDENT and self._column + len(blank) + width > self._columns:
@@ -79,49 +84,60 @@ class LiveText:
 class Follower:
     """Gets the events of a run and prints them, the conversations in the order in which they began."""
 
-    def __init__(self, stream: TextIO, *, columns: int | None, targets: int) -> None:
+    def __init__(self, stream: TextIO, *, targets: int) -> None:
         """Set up a follower.
 
         Args:
-            stream: Where to print.
-            columns: Width of the terminal; None for a pipe.
+            stream: Where to print; a reader that has gone away, as in `| head`, does not end the run.
             targets: Number of targets; with several, each dialogue names its own.
         """
-        self._stream = stream
-        self._columns = min(columns or MAX_COLUMNS, MAX_COLUMNS)
+        self._stream: TextIO | None = stream
+        self._columns = min(columns_of(stream) or PIPE_COLUMNS, MAX_COLUMNS)
         self._names_target = targets > 1
         self._waiting: dict[ConversationId, list[str]] = {}
         """Conversations in the order in which they began, with what is not printed; the first one is printed live."""
         self._ended: set[ConversationId] = set()
+        self._asked: dict[ConversationId, int] = {}
+        """The turn whose user message was printed last."""
         self._live: dict[ConversationId, LiveText] = {}
+        self._has_printed = False
 
-    def asked(self, of: ConversationId, turn: int, user: str) -> None:
+    def sending(self, call: Call) -> None:
         """Print a user message, when its first request is sent."""
+        of = _conversation(call)
         if of not in self._waiting:
             self._waiting[of] = []
             self._print(of, self._title(of))
-        text = LiveText(self._columns, f"user {turn}")
-        self._print(of, text.add(_safe(user)) + text.close())
+            if call.script.system:
+                self._print_block(of, "system", call.script.system)
+        last = self._asked.get(of, 0)
+        if last == call.turn:
+            return  # sent again
+        self._asked[of] = call.turn
+        for number, turn in enumerate(call.script.turns[last : call.turn], last + 1):
+            self._print_block(of, f"user {number}", turn.user_text)
+            if number < call.turn and not turn.ask:
+                self._print_block(of, "given", turn.assistant or "")
 
-    def received(self, of: ConversationId, piece: str) -> None:
-        """Print a piece of a streamed reply."""
-        live = self._live.setdefault(of, LiveText(self._columns, "reply"))
-        self._print(of, live.add(_safe(piece)))
+    def on_text(self, call: Call) -> Callable[[str], None]:
+        """Return what prints the pieces of a streamed reply."""
+        of = _conversation(call)
 
-    def answered(self, of: ConversationId, attempt: Attempt, *, is_final: bool) -> None:
-        """Print the end of an attempt: its reply, unless that was streamed, and what it was.
+        def received(piece: str) -> None:
+            live = self._live.setdefault(of, LiveText(self._columns, "reply"))
+            self._print(of, live.add(piece))
 
-        Args:
-            of: The conversation.
-            attempt: The attempt.
-            is_final: Whether the turn ends with it.
-        """
+        return received
+
+    def answered(self, call: Call, attempt: Attempt, *, asks_again: bool) -> None:
+        """Print the end of an attempt: its reply, unless that was streamed, and what it was."""
+        of = _conversation(call)
         live = self._live.pop(of, None)
         if live is not None:
             self._print(of, live.close())
         outcome = attempt.outcome
         if isinstance(outcome, Failure):
-            again = "" if is_final else "; asked again"
+            again = "; asked again" if asks_again else ""
             self._print_block(of, "error", f"{outcome.kind}: {outcome.message}{again}")
             return
         if live is None:
@@ -133,6 +149,7 @@ class Follower:
         if of not in self._waiting:
             return
         self._ended.add(of)
+        self._asked.pop(of, None)
         while self._waiting and (first := next(iter(self._waiting))) in self._ended:
             self._ended.discard(first)
             del self._waiting[first]
@@ -146,6 +163,8 @@ class Follower:
                 self._print(first, live.close())
             del self._waiting[first]
             self._catch_up()
+        if self._has_printed:
+            self._write("\n")
 
     def _catch_up(self) -> None:
         """Print what the conversation that is printed next has so far."""
@@ -167,7 +186,7 @@ class Follower:
 
     def _print_block(self, of: ConversationId, label: str, text: str) -> None:
         block = LiveText(self._columns, label)
-        self._print(of, block.add(_safe(text)) + block.close())
+        self._print(of, block.add(text) + block.close())
 
     def _print(self, of: ConversationId, text: str) -> None:
         if next(iter(self._waiting), None) == of:
@@ -176,8 +195,18 @@ class Follower:
             self._waiting.setdefault(of, []).append(text)
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+            self._has_printed = True
+        except (OSError, ValueError):
+            self._stream = None
+
+
+def _conversation(call: Call) -> ConversationId:
+    return ConversationId(call.target, call.dialogue, call.repeat)
 
 
 def _safe(text: str) -> str:

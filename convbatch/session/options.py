@@ -297,6 +297,13 @@ class RunOptions(
         is_repeated=False,
         command_only=True,
     )
+    follow: bool = option(
+        "--follow",
+        default=False,
+        help="Print turns as they come, one dialogue at a time; default -j 1.",
+        panel=OUTPUT,
+        command_only=True,
+    )
     as_json: bool = option(
         "--json",
         default=False,

@@ -25,6 +25,7 @@ from convbatch.engine.connection_errors import way_out
 from convbatch.engine.retry import GiveUp, SendAgain, Step, SuspendTarget
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Failure, Reply, Status
+from convbatch.session.follow import ConversationId, Follower
 from convbatch.session.run_log import RunLog
 from convbatch.session.status_lines import (
     DOWN,
@@ -143,6 +144,8 @@ class Progress:
         self._pace = Pace()
         self.log: RunLog | None = None
         """Gets every event, if there is one."""
+        self.follower: Follower | None = None
+        """Gets every turn, if there is one."""
         self.shows_log = False
         """Whether the log is printed for the user, notes included."""
         self._block = StatusBlock(self._stream) if enabled and can_repaint(self._stream) else None
@@ -157,11 +160,24 @@ class Progress:
         """Log a request that is sent next."""
         if self.log is not None:
             self.log.write("send", f"{call}; waited {call.waited_s:.3f} s, {call.in_flight} in flight")
+        if self.follower is not None:
+            self.follower.sending(call)
+
+    def on_text(self, call: Call) -> Callable[[str], None] | None:
+        """Return what prints a streamed reply as it arrives; None if turns are not printed."""
+        return None if self.follower is None else self.follower.on_text(call)
+
+    def conversation_done(self, target: str, dialogue: str, repeat: int) -> None:
+        """Let the follower print the dialogues that waited for this one."""
+        if self.follower is not None:
+            self.follower.ended(ConversationId(target, dialogue, repeat))
 
     def attempt_done(self, call: Call, attempt: Attempt, step: Step | None) -> None:
         """Remember the error of a request that got no reply, and name the first one at once."""
         if self.log is not None:
             self.log.write("answer", f"{call}: {attempt_text(attempt, step)}")
+        if self.follower is not None:
+            self.follower.answered(call, attempt, asks_again=isinstance(step, SendAgain))
         of_target = self._of(call.target)
         failure = attempt.outcome
         if isinstance(failure, Reply):
@@ -240,7 +256,9 @@ class Progress:
                 self.show(plain_line(run))
 
     def close(self) -> None:
-        """Remove the status lines."""
+        """Remove the status lines, and print what was received of turns that did not end."""
+        if self.follower is not None:
+            self.follower.close()
         if self._block is not None:
             self._block.erase()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -78,6 +79,7 @@ async def run_session_async(
     from convbatch.engine.runner import Runner
     from convbatch.journal.index import Archive
     from convbatch.journal.writer import Journal
+    from convbatch.session.follow import Follower
     from convbatch.session.progress import Progress
     from convbatch.session.workers import build_workers, http_transports
     from convbatch.system import System
@@ -99,6 +101,8 @@ async def run_session_async(
             unit=work.unit,
             clock=system.clock.monotonic,
         )
+        if spec.follow:
+            progress.follower = Follower(sys.stdout, targets=len(spec.targets))
         stack.callback(progress.close)
         connect = _start_log(spec, stack, system, progress, connect or http_transports(spec.credentials))
         for note in journal.notes:

@@ -144,6 +144,8 @@ class SessionSpec:
     """Print notes to stderr; responses to signals are printed in any case."""
     handle_signals: bool = True
     log: LogSpec = NO_LOG
+    follow: bool = False
+    """Print turns to stdout as they come."""
     options: RunOptions | ResumeOptions | None = None
     """What `run` or `resume` was given, for the next command."""
     made_here: bool = True

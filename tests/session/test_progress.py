@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbatch.console.status_block import StatusBlock, cell_width
+from convbatch.dialogue import Dialogue
 from convbatch.engine.call import Call
 from convbatch.engine.retry import INITIAL_RETRY_STATE, SendAgain
 from convbatch.reply import Attempt, Failure
@@ -19,7 +20,7 @@ from convbatch.session.time_left import Pace
 from tests.conftest import examples
 from tests.support.tables import each
 
-CALL = Call("m@down", "d1", 1, 2, 1, 0.0, 1)
+CALL = Call("m@down", "d1", 1, 2, 1, 0.0, 1, Dialogue(id="d", turns=()))
 REFUSED = "connection refused 127.0.0.1:1"
 GOOD = TargetStatus(name="sim-good@lab", done=42, planned=279, in_flight=4, left_s=79)
 PAUSED = TargetStatus(

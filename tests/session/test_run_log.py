@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from convbatch.dialogue import Dialogue
 from convbatch.engine.call import Call
 from convbatch.engine.client import OutgoingRequest
 from convbatch.engine.retry import INITIAL_RETRY_STATE, GiveUp, SendAgain, Step, SuspendTarget
@@ -86,7 +87,7 @@ def test_a_failed_attempt_says_what_follows_and_what_the_gateway_asks(step: Step
 def test_waits_are_logged_when_they_begin_and_end(tmp_path: Path):
     progress = Progress(3, targets=["m@g"], enabled=False, notes=False)
     progress.log = log_to(tmp_path / "log", [])
-    progress.sending(Call("m@g", "d", 2, 1, 1, 0.25, 3))
+    progress.sending(Call("m@g", "d", 2, 1, 1, 0.25, 3, Dialogue(id="d", turns=())))
     for why in (("pause", 34.0), ("pause", 33.0), None, None):
         progress.refresh(0.0, [TargetView("m@g", 1, why, None if why is None else f"429, {why[1]:.0f} s")])
     lines = [line.split(maxsplit=1)[1] for line in (tmp_path / "log").read_text().splitlines()]
