@@ -86,10 +86,8 @@ def write_copy(
         SetupError: `out` cannot be written.
     """
     disk = disk or Disk()
-    problems = Problems()
     found = (item.dialogue for item in Reader(sources) if isinstance(item, Located))
     selected = SelectionFilter(selection, draw_sample(selection, found))
-    gaps = _MissingReplies(history)
     reader = Reader(sources, on_progress=on_progress)
     try:
         copy = _CanonicalFile(_DiskFile(disk, out))
@@ -97,18 +95,7 @@ def write_copy(
         raise output_error(out, error) from None
     try:
         with copy:
-            for item in reader:
-                if isinstance(item, Problem):
-                    problems.add(item)
-                elif selected.takes(item.dialogue):
-                    gaps.look(item)
-                    if refuse_unsupported:
-                        problems.extend(unsupported_features(item))
-                    copy.write(item.dialogue, history)
-            if not problems:
-                problems.extend(selected.problems(reader))
-                problems.extend(gaps.problems())
-            problems.raise_any()
+            _write_selected(copy, reader, selected, history, refuse_unsupported=refuse_unsupported)
     except OSError as error:
         out.unlink(missing_ok=True)
         raise output_error(out, error) from None
@@ -127,6 +114,25 @@ def write_copy(
         blank_lines=reader.blank_lines,
         notes=(*reader.notes, *selected.notes()),
     )
+
+
+def _write_selected(
+    copy: _CanonicalFile, reader: Reader, selected: SelectionFilter, history: HistoryMode, *, refuse_unsupported: bool
+) -> None:
+    """Write the selected dialogues; raise `InputError` with all problems of all dialogues at the end."""
+    problems, gaps = Problems(), _MissingReplies(history)
+    for item in reader:
+        if isinstance(item, Problem):
+            problems.add(item)
+        elif selected.takes(item.dialogue):
+            gaps.look(item)
+            if refuse_unsupported:
+                problems.extend(unsupported_features(item))
+            copy.write(item.dialogue, history)
+    if not problems:
+        problems.extend(selected.problems(reader))
+        problems.extend(gaps.problems())
+    problems.raise_any()
 
 
 def read_copy(path: Path, *, with_key: str | None = None) -> Iterator[tuple[int, Dialogue]]:

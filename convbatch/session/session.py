@@ -79,8 +79,6 @@ async def run_session_async(
     from convbatch.engine.runner import Runner
     from convbatch.journal.index import Archive
     from convbatch.journal.writer import Journal
-    from convbatch.session.follow import Follower
-    from convbatch.session.progress import Progress
     from convbatch.session.workers import build_workers, http_transports
     from convbatch.system import System
 
@@ -93,22 +91,10 @@ async def run_session_async(
         budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
         spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end))
         rows = work.count_rows(spec, past)
-        progress = Progress(
-            rows,
-            targets=[target.name for target in spec.targets],
-            enabled=spec.progress,
-            notes=spec.notes,
-            unit=work.unit,
-            clock=system.clock.monotonic,
-        )
-        if spec.follow:
-            progress.follower = Follower(sys.stdout, targets=len(spec.targets))
-        stack.callback(progress.close)
+        progress = _open_progress(spec, stack, system, rows)
         connect = _start_log(spec, stack, system, progress, connect or http_transports(spec.credentials))
-        for note in journal.notes:
+        for note in _journal_notes(spec, journal):
             progress.note(note)
-        if spec.resumed and journal.session == 1:
-            progress.note("the journal of this run is empty: all its content is lost, and every turn is sent again")
         reuse = None
         if spec.reuse is not None:
             reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse, by_key=True)))
@@ -141,6 +127,30 @@ async def run_session_async(
     if runner.reason == "interrupted" != result.reason:  # after the last reply
         return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
     return result
+
+
+def _open_progress(spec: SessionSpec, stack: AsyncExitStack, system: System, rows: int) -> Progress:
+    from convbatch.session.follow import Follower
+    from convbatch.session.progress import Progress
+
+    progress = Progress(
+        rows,
+        targets=[target.name for target in spec.targets],
+        enabled=spec.progress,
+        notes=spec.notes,
+        unit=spec.work.unit,
+        clock=system.clock.monotonic,
+    )
+    if spec.follow:
+        progress.follower = Follower(sys.stdout, targets=len(spec.targets))
+    stack.callback(progress.close)
+    return progress
+
+
+def _journal_notes(spec: SessionSpec, journal: Journal) -> Iterator[str]:
+    yield from journal.notes
+    if spec.resumed and journal.session == 1:
+        yield "the journal of this run is empty: all its content is lost, and every turn is sent again"
 
 
 def _start_log(
