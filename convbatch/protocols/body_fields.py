@@ -18,7 +18,7 @@ TURNS = "write the turns into the dataset"
 SYSTEM = 'write the text into the dataset, as "system" of the dialogue'
 MODEL = "name the model with -m MODEL@GATEWAY"
 REPEATS = "use --repeats to ask several times"
-STREAMING = "leave it out: convbatch decides how a reply is transferred"
+STREAMING = "use --stream, or `stream` of the gateway in the config"
 
 
 class Kind(NamedTuple):
