@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 FinishReason = Literal["stop", "length", "content_filter", "tool_call", "error", "other"]
 UsageSource = Literal["reported", "partial", "missing"]
 Blocked = Literal["prompt", "output"]
-Scope = Literal["minute", "day"]
+Scope = Literal["minute", "day", "month"]
 ErrorKind = Literal[
     "rate_limit", "quota", "overloaded", "server_error", "timeout", "connection", "auth", "permission", "not_found",
     "invalid_request", "context_length", "content_filter", "empty_response", "malformed_output", "stream_truncated",
@@ -87,9 +87,11 @@ class Reply(NamedTuple):
     """Mean log probability of the tokens of the visible text, if they were asked for."""
     history_note: str | None = None
     """What the provider says it changed in the history that was sent; part of the attempt's `wire_note`."""
+    finish_note: str | None = None
+    """Why a model refused, as the provider explains it; part of the attempt's `wire_note`."""
     raw_turn: Any = None
-    """The model's turn as received (Gemini `content`, OpenAI `message`, the `output` of Responses), to be replayed
-    unchanged in the history."""
+    """The model's turn as received (Gemini `content`, OpenAI and Anthropic `message`, the `output` of Responses), to be
+    replayed unchanged in the history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

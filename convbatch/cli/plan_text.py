@@ -115,7 +115,7 @@ def _request_line(gateway: Gateway) -> str:
         ways.append(f"key from the command {display_command(gateway.key_command)}")
     ways += [f"secret header {name} from {header.env}" for name, header in gateway.secret_headers.items()]
     ways += [f"never sends {', '.join(gateway.unset)} (unset)"] if gateway.unset else []
-    for key in ("path", "seed_field", "system_role", "replay", "thinking_tags"):
+    for key in ("path", "anthropic_version", "seed_field", "system_role", "replay", "thinking_tags"):
         if (value := getattr(gateway, key)) is not None:
             ways.append(f"{key} {value}")
     ways += ["streamed"] if gateway.stream else []

@@ -22,6 +22,7 @@ from convbatch.errors import Place, SetupError
 from convbatch.journal.manifest import ManifestGateway, ManifestTarget
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
 from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.model_settings import default_max_tokens
 from convbatch.protocols.thinking_tags import parse_thinking_tags
 from convbatch.protocols.wire import Endpoint, Replay, SystemRole
 
@@ -91,6 +92,8 @@ class Gateway:
     """Path of a generation below `base_url`; None = the protocol's own."""
     seed_field: str | None = None
     """Field of the body that carries the seed."""
+    anthropic_version: str | None = None
+    """Version of Anthropic's API; None = the protocol's own."""
     system_role: SystemRole | None = None
     """Role of the system text; None = the protocol's own."""
     replay: Replay | None = None
@@ -131,6 +134,7 @@ class Gateway:
             max_output_tokens_field=self.max_output_tokens_field,
             path=self.path,
             seed_field=self.seed_field,
+            anthropic_version=self.anthropic_version,
             system_role=self.system_role,
             replay=self.replay,
             thinking_tags=self.thinking_tags,
@@ -213,6 +217,8 @@ class GatewayTable:
             settings = settings.under(table.settings)
         if run is not None and run.attempt_timeout_s is not None:
             values.setdefault("attempt_timeout_s", run.attempt_timeout_s)
+        if model is not None:
+            settings = _required_settings(values["protocol"], model).under(settings)
         return build_gateway(self.name, values, settings=settings, key_origin=self.key_origin)
 
 
@@ -329,6 +335,13 @@ def merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str
     if above.get("base_url", below.get("base_url")) != below.get("base_url"):
         kept.pop("path", None)
     return {**kept, **above}
+
+
+def _required_settings(protocol: str, model: str) -> Settings:
+    """Return the settings without which a protocol has no request; all others override them."""
+    if not PROTOCOLS[protocol].config.requires_max_tokens:
+        return NO_SETTINGS
+    return Settings(max_output_tokens=default_max_tokens(protocol, model))
 
 
 def foreign_keys(protocol: str) -> Mapping[str, list[str]]:
@@ -451,8 +464,8 @@ def _is_tags(written: str | None) -> bool:
 
 
 _OMITTED_DEFAULTS = (
-    "aliases", "key_command", "path", "replay", "secret_headers", "seed_field", "stream", "system_role",
-    "thinking_tags", "unset",
+    "aliases", "anthropic_version", "key_command", "path", "replay", "secret_headers", "seed_field", "stream",
+    "system_role", "thinking_tags", "unset",
 )  # fmt: skip
 """Fields that `run.json` has only where they are set, as in the runs of versions that did not know them."""
 

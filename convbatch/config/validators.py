@@ -28,9 +28,8 @@ HISTORIES = get_args(HistoryMode)
 TPM_COUNTS = get_args(TpmCounts)
 SYSTEM_ROLES = get_args(SystemRole)
 REPLAYS = get_args(Replay)
-# Planned keys and protocols; refused with a message of their own until they are implemented.
-LATER_KEYS = frozenset(("anthropic_version", "judge"))
-LATER_PROTOCOLS = ("anthropic",)
+# Planned keys; refused with a message of their own until they are implemented.
+LATER_KEYS = frozenset(("judge",))
 
 
 class InvalidValue(Exception):  # becomes a `Problem` in `loader.py`
@@ -124,10 +123,6 @@ def _one_of(names: Sequence[str]) -> Validator:
 
 
 def _protocol(key: str, value: Any) -> str:
-    if value in LATER_PROTOCOLS and value not in PROTOCOLS:
-        raise InvalidValue(
-            f"the protocol {value!r} is not built in this version", "built: " + ", ".join(sorted(PROTOCOLS))
-        )
     return _one_of(tuple(PROTOCOLS))(key, value)
 
 
@@ -212,6 +207,15 @@ def _split_url(text: str) -> SplitResult | None:
         return None
     host = parts.netloc.rpartition("@")[2]
     return parts if usable and _HOST.fullmatch(re.sub(r":\d*$", "", host)) else None
+
+
+def _version_date(key: str, value: Any) -> str:
+    if not isinstance(value, str) or _DATE.fullmatch(value) is None:
+        raise InvalidValue(f"{key} is not a date in quotation marks", f'write {key} = "2023-06-01"', found=value)
+    return value
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _proxy(key: str, value: Any) -> str:
@@ -420,6 +424,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "system_role": ("system_role", _one_of(SYSTEM_ROLES)),
     "path": ("path", _path),
     "seed_field": ("seed_field", _field),
+    "anthropic_version": ("anthropic_version", _version_date),
     "replay": ("replay", _one_of(REPLAYS)),
     "thinking_tags": ("thinking_tags", _tags),
     "unset": ("unset", _settings),

@@ -70,6 +70,8 @@ class TurnKeys:
         gateway = target.gateway
         identity: list[Any] = [gateway.protocol, gateway.base_url, gateway.api_version, target.model]
         shape = {"path": gateway.path} if gateway.path is not None else {}
+        if gateway.anthropic_version is not None:
+            shape["anthropic_version"] = gateway.anthropic_version
         if dialogue.system and gateway.system_role not in (None, "system"):
             shape["system_role"] = gateway.system_role
         if shape:

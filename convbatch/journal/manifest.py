@@ -667,6 +667,7 @@ _GATEWAY: Mapping[str, _Kind] = {
     "max_output_tokens_field": _TEXT,
     "path": _Kind("a path of a URL", lambda value: _is_text(value) and value.isprintable() and " " not in value),
     "seed_field": _TEXT,
+    "anthropic_version": _TEXT,
     "replay": _Kind("exact or content", lambda value: value in ("exact", "content")),
     "thinking_tags": _TEXT,
     "system_role": _Kind("system, developer or user", lambda value: value in ("system", "developer", "user")),

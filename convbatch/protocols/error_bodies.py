@@ -89,7 +89,7 @@ def claims_error(value: Any) -> bool:
     has_content = bool(value.get("choices") or value.get("candidates") or _is_output(value))
     if has_content and _ERROR_KEYS.isdisjoint(value):
         return False  # the usual reply, or a part of one
-    if "choices" in value or "candidates" in value or "output" in value:
+    if has_content or "choices" in value or "candidates" in value or "output" in value:
         if any(_states_failure(found.error) for found in _wrapped(value)):
             return True
         if has_content:
@@ -102,7 +102,9 @@ def claims_error(value: Any) -> bool:
 
 
 def _is_output(value: Mapping[str, Any]) -> bool:
-    """Whether a body has the output items of a response that did not fail."""
+    """Whether a body has the output items of a response that did not fail, or the blocks of an ended message."""
+    if value.get("stop_reason") and value.get("content") and value.get("type") != "error":
+        return True
     output = value.get("output")
     return isinstance(output, list) and bool(output) and value.get("status") != "failed"
 
@@ -255,7 +257,7 @@ def _read(found: _Found, body: Mapping[str, Any]) -> ErrorDetails:
     metadata = named.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     reported = _reported(named, details)
-    stated = [*reported, *_nested_codes(named, details), named.get("errortype"), named.get("type")]
+    stated = [*reported, *_nested_codes(named), named.get("errortype"), named.get("type")]
     names = [item for item in stated if isinstance(item, str) and item and item.lower() not in _FAILED]
     message = next((text for key in _MESSAGE_KEYS if (text := _as_text(named.get(key)))), "") or _as_text(dict(error))
     scanned = message if not metadata.get("raw") else f"{message} {_as_text(metadata['raw'])}"
@@ -280,12 +282,12 @@ def _reported(named: Mapping[str, Any], details: list[Mapping[str, Any]]) -> lis
     status = named.get("status")
     stated = [reason, status if isinstance(status, str) and status.lower() not in _FAILED else None]
     stated += [named.get(key) for key in _CODE_KEYS]
+    stated += [detail.get("error_code") for detail in details]  # Anthropic
     return [item for item in stated if isinstance(item, str | int) and not isinstance(item, bool)]
 
 
-def _nested_codes(named: Mapping[str, Any], details: list[Mapping[str, Any]]) -> Iterator[Any]:
-    """Yield the codes of objects inside an error: Anthropic's details, Azure's inner error."""
-    yield from (detail.get("error_code") for detail in details)
+def _nested_codes(named: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the codes of objects inside an error: Azure's inner error."""
     inner = named.get("innererror")
     if isinstance(inner, dict):
         yield inner.get("code")

@@ -151,6 +151,8 @@ CODE_KINDS: Mapping[str, ErrorKind] = _kinds(
             " invalid_image invalid_image_format invalid_base64_image invalid_image_url invalid_image_mode"
             " image_too_large image_too_small image_parse_error image_file_too_large unsupported_image_media_type"
             " empty_image_file failed_to_download_image image_file_not_found"
+            # Anthropic, error.details.error_code
+            " image_dimensions_too_large tool_name_conflict request_body_too_large_after_decoding"
         ),
         "empty_response": "empty_response",
     }

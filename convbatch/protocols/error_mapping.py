@@ -36,6 +36,7 @@ from convbatch.protocols.error_words import (
     KEY_TEXT,
     LENGTH_TEXT,
     MINUTE_TEXT,
+    MONTH_TEXT,
     NO_CHANNEL_TEXT,
     NO_MODEL_TEXT,
     NOT_A_LENGTH_TEXT,
@@ -168,7 +169,7 @@ def _kind(kind: ErrorKind, status: int | None, scope: Scope | None, hint: float 
     if status == 429 and kind in _BUSY:
         return "rate_limit"
     # Waiting for a daily window without a reset time is pointless, so this is a quota error.
-    return "quota" if kind == "rate_limit" and scope == "day" and hint is None else kind
+    return "quota" if kind == "rate_limit" and scope in ("day", "month") and hint is None else kind
 
 
 def _kind_by_words(
@@ -319,6 +320,8 @@ def _scope(error: ErrorDetails) -> Scope | None:
     if error.number in LONG_WINDOW_NUMBERS:
         return "day"
     for where in (error.quota_ids, error.scanned):
+        if MONTH_TEXT.search(where):
+            return "month"
         if DAY_TEXT.search(where):
             return "day"
         if MINUTE_TEXT.search(where):

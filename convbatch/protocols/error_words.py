@@ -244,6 +244,7 @@ DAY_TEXT = _texts(
     "用量上限",
     "每[周月].{0,8}(?:上限|限额|额度)",
 )
+MONTH_TEXT = _texts(r"\bmonthly\b", r"\bper[ _-]?month\b", "每月", "[当本]月")
 MINUTE_TEXT = _texts(
     "per[ _-]?(?:min|sec)",
     # Vertex names its metrics after what a minute's requests have in common

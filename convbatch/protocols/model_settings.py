@@ -40,11 +40,16 @@ class ModelSettings:
     default_effort: str | None = None
     thinking: tuple[str, ...] | None = None
     """Types of Anthropic's `thinking` that are accepted."""
+    max_output_tokens: int | None = None
+    """The most that the model can write, with its thinking."""
     always_thinks: bool | None = None
     """Whether the model thinks when the request does not say so (Anthropic)."""
 
 
 UNKNOWN_MODEL = ModelSettings()
+MOST_BY_DEFAULT = 16_384
+"""A reply of more tokens may take longer than the attempt timeout; larger limits are the user's choice."""
+DEFAULT_OF_UNKNOWN = 8_192
 
 
 @functools.lru_cache(maxsize=1024)
@@ -58,6 +63,12 @@ def settings_of_model(protocol: str, model: str) -> ModelSettings:
         if re.match(fnmatch.translate(glob), name)
     ]
     return max(fitting, key=lambda found: found[0])[1] if fitting else UNKNOWN_MODEL
+
+
+def default_max_tokens(protocol: str, model: str) -> int:
+    """Return the limit on output of a request without one, in protocols that require a limit."""
+    most = settings_of_model(protocol, model).max_output_tokens
+    return DEFAULT_OF_UNKNOWN if most is None else min(most, MOST_BY_DEFAULT)
 
 
 @functools.cache
@@ -137,11 +148,11 @@ def _takes_budget(family: ModelSettings, budget: int) -> bool:
 
 
 def _budgets(family: ModelSettings, model: str) -> str:
-    if not family.budget:
-        instead = f", use reasoning_effort: {', '.join(family.efforts)}" if family.efforts else ""
-        return f"{model} does not take it{instead}"
     words = {0: "0 = off", -1: "-1 = the model decides"}
     special = "".join(f", {words[value]}" for value in family.special_budgets)
+    if not family.budget:
+        instead = f", use reasoning_effort: {', '.join(family.efforts)}" if family.efforts else ""
+        return f"{model} does not take it{instead}{special}"
     return f"{model} takes {family.budget[0]} to {family.budget[1]}{special}"
 
 

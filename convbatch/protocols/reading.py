@@ -32,7 +32,7 @@ from convbatch.protocols.wire import (
 )
 from convbatch.reply import ErrorKind, Failure, Reply
 
-_PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"', b'"output"')
+_PARTS_OF_REPLIES = (b'"choices"', b'"candidates"', b'"promptFeedback"', b'"output"', b'"stop_reason"')
 _ASKED_ALL_THE_SAME = re.compile(
     r"time[d -]*out|upstream|bad gateway|gateway error|\b50[0-9]\b|\b52[0-9]\b|\breset\b|internal (?:server )?error"
     r"|overload|disconnect|connection|\bstream\b|\bclosed\b|cancell?ed|abort|超时",
@@ -80,7 +80,10 @@ def read_answer(
     if streamed and 200 <= status < 300:
         answer = _as_stream(answer, body)
     outcome = answer.outcome
-    return _noted(answer, outcome.history_note) if isinstance(outcome, Reply) and outcome.history_note else answer
+    if not isinstance(outcome, Reply):
+        return answer
+    notes = [note for note in (outcome.history_note, outcome.finish_note) if note]
+    return _noted(answer, *notes) if notes else answer
 
 
 def _as_stream(answer: Answer, body: bytes) -> Answer:
@@ -116,7 +119,7 @@ def _with_hint(answer: Answer, headers: Mapping[str, str]) -> Answer:
     wait_s = retry_after_s(headers, None, failure.message)
     if wait_s is None:
         return answer
-    if failure.kind == "quota" and failure.scope == "day":  # a limit of a window, whose end is now known
+    if failure.kind == "quota" and failure.scope in ("day", "month"):  # a limit of a window, whose end is now known
         failure = replace(failure, kind="rate_limit", retryable=True)
     return answer._replace(outcome=replace(failure, retry_after_s=wait_s))
 

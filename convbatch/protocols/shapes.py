@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from convbatch.protocols.anthropic import Anthropic
 from convbatch.protocols.decoding import word
 from convbatch.protocols.gemini import Gemini
 from convbatch.protocols.openai import OpenAI
@@ -26,8 +27,9 @@ _TEXT_KEYS = ("text", "content", "output_text", "value", "answer", "response", "
 _OPENAI = OpenAI()
 _GEMINI = Gemini()
 _RESPONSES = Responses()
+_ANTHROPIC = Anthropic()
 _ITEMS = frozenset({"message", "reasoning", "function_call"})
-_WIRE_NAMES = {"gemini": "Gemini", "openai": "OpenAI chat", "responses": "Responses"}
+_WIRE_NAMES = {"gemini": "Gemini", "openai": "OpenAI chat", "responses": "Responses", "anthropic": "Anthropic"}
 _MAX_WRAPPERS = 3
 
 
@@ -66,9 +68,8 @@ def read_stream_shape(protocol: WireProtocol, values: Iterable[Any]) -> tuple[Re
             return _folded(_RESPONSES, values, _foreign(_RESPONSES, protocol))
         final = values[-1].get("response")
         return read_shape(protocol, final) if isinstance(final, dict) else None
-    if any(value.get("type") == "message_start" for value in values):
-        message = _anthropic_message(values)
-        return None if message is None else read_shape(protocol, message)
+    if protocol.name != "anthropic" and any(value.get("type") == "message_start" for value in values):
+        return _folded(_ANTHROPIC, values, _foreign(_ANTHROPIC, protocol))
     if values and values[-1].get("done") is True:
         pieces = [value.get("message", {"content": value.get("response")}) for value in values]
         texts = [word(piece.get("content")) or "" for piece in _objects(pieces)]
@@ -145,7 +146,7 @@ def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | N
             return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), _foreign(_GEMINI, protocol)
         if "choices" in value:
             whole, note = _usual_choices(value)
-            whole = {**whole, "usage": _usage_of(whole.get("usage"), cached_apart=False)}
+            whole = {**whole, "usage": _usage_of(whole.get("usage"))}
             reply = _OPENAI.parse_response(encode_json(whole))
             if protocol.name == "openai":
                 return reply, note
@@ -158,6 +159,12 @@ def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | N
             if protocol.name == "responses":
                 return reply, note
             return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_RESPONSES, protocol), note]))
+        if (message := _usual_message(value)) is not None:
+            whole, note = message
+            reply = _ANTHROPIC.parse_response(encode_json(whole))
+            if protocol.name == "anthropic":
+                return reply, note
+            return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_ANTHROPIC, protocol), note]))
         foreign = _as_completion(value)
         if foreign is None:
             return None
@@ -248,10 +255,21 @@ def _usual_item(item: Any) -> tuple[Any, str | None]:
     return ({**item, "content": content}, note) if note else (item, None)
 
 
+def _usual_message(value: dict[str, Any]) -> tuple[dict[str, Any], str | None] | None:
+    """Return a message of Anthropic with a list of blocks as its content, and what the form was; None if it is none."""
+    content, is_message = value.get("content"), value.get("type") == "message" or "stop_reason" in value
+    if not is_message or not content or value.get("role", "assistant") != "assistant":
+        return None
+    if isinstance(content, str | list):
+        return value, "the content is a text" if isinstance(content, str) else None
+    if isinstance(content, dict) and ("type" in content or "text" in content):
+        return {**value, "content": [content]}, "content is one block instead of a list"
+    text, note = _content_of(content)
+    return {**value, "content": text}, note
+
+
 def _as_completion(value: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
     """Return the chat completion that a body of another API stands for, and the API's name."""
-    if isinstance(value.get("content"), list) and (value.get("type") == "message" or "stop_reason" in value):
-        return _of_anthropic(value), "a reply in the shape of Anthropic Messages"
     message = value.get("message")
     if isinstance(output := value.get("output"), dict) and isinstance(output.get("message"), dict):
         message, value = output["message"], {"finish_reason": value.get("stopReason"), "usage": _converse_usage(value)}
@@ -293,30 +311,12 @@ def _completion(value: Mapping[str, Any], message: dict[str, Any], reason: Any, 
     return {"id": value.get("id"), "model": value.get("model"), "choices": [choice], "usage": usage}
 
 
-def _of_anthropic(value: Mapping[str, Any]) -> dict[str, Any]:
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[dict[str, Any]] = []
-    for block in _objects(value["content"]):
-        texts.append(word(block.get("text")) or "")
-        thoughts.append(word(block.get("thinking")) or "")
-        if block.get("type") == "tool_use":
-            function = {"name": block.get("name"), "arguments": encode_json(block.get("input")).decode("utf-8")}
-            calls.append({"id": block.get("id"), "type": "function", "function": function})
-    message: dict[str, Any] = {**_assistant("".join(texts)), "tool_calls": calls}
-    message |= {"reasoning_content": "".join(thoughts)} if any(thoughts) else {}
-    usage = _usage_of(value.get("usage"), cached_apart=True)
-    return _completion(value, message, value.get("stop_reason"), usage)
-
-
-def _usage_of(counts: Any, *, cached_apart: bool) -> dict[str, Any] | None:
-    """Return counts under the names of chat completions; `cached_apart`: the input excludes cached tokens."""
+def _usage_of(counts: Any) -> dict[str, Any] | None:
+    """Return counts under the names of chat completions."""
     if not isinstance(counts, dict) or "input_tokens" not in counts:
         return counts if isinstance(counts, dict) else None
     cached, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
     prompt = counts["input_tokens"]
-    if cached_apart and isinstance(prompt, int):
-        prompt += sum(count for count in (cached, written) if isinstance(count, int))
     details = counts.get("input_tokens_details")
     return {
         "prompt_tokens": prompt,
@@ -327,31 +327,6 @@ def _usage_of(counts: Any, *, cached_apart: bool) -> dict[str, Any] | None:
         else {"cached_tokens": cached, "cache_write_tokens": written},
         "completion_tokens_details": counts.get("output_tokens_details"),
     }
-
-
-def _anthropic_message(values: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Fold the events of a stream of Anthropic Messages; None if it has no end."""
-    message: dict[str, Any] = {}
-    blocks: dict[Any, dict[str, Any]] = {}
-    for value in values:
-        match value.get("type"), value.get("message"), value.get("content_block"), value.get("delta"):
-            case "message_start", dict() as start, _, _:
-                message = dict(start)
-            case "content_block_start", _, dict() as block, _:
-                blocks[value.get("index")] = dict(block)
-            case "content_block_delta", _, _, dict() as delta:
-                block = blocks.setdefault(value.get("index"), {})
-                for name in ("text", "thinking"):
-                    if isinstance(delta.get(name), str):
-                        block[name] = (block.get(name) or "") + delta[name]
-            case "message_delta", _, _, dict() as delta:
-                counts = {**(message.get("usage") or {}), **(value.get("usage") or {})}
-                message |= {"stop_reason": delta.get("stop_reason"), "usage": counts}
-            case "error", _, _, _:
-                return None
-            case _:
-                pass
-    return {**message, "type": "message", "content": list(blocks.values())} if message.get("stop_reason") else None
 
 
 def _objects(values: Any) -> list[dict[str, Any]]:

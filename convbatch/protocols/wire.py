@@ -67,6 +67,8 @@ class Endpoint:
     """Role of the system text; `user`: it stands in front of the first user message."""
     replay: Replay | None = None
     """What of a model's turn goes back into the history; None: all of it, but not what stands in `thinking_tags`."""
+    anthropic_version: str | None = None
+    """Version of Anthropic's API; None: the protocol's own."""
     thinking_tags: str | None = None
     """The tags around thoughts in the text, as `thinking_tags.parse_thinking_tags` reads them."""
 
@@ -112,6 +114,8 @@ class ProtocolConfig:
     """Configuration keys that have a meaning only in the protocols that list them."""
     system_roles: tuple[SystemRole, ...] = ("system", "user")
     """Values of `system_role` that the protocol can express."""
+    requires_max_tokens: bool = False
+    """Whether a request needs a limit on output, so that its gateways have one by default."""
     endpoints: tuple[str, ...]
     """Ends of request URLs; a base URL that ends with one of them is a mistake."""
 

@@ -75,7 +75,7 @@ def test_only_gateways_whose_protocol_is_built_are_presets() -> None:
         "google", "dmxapi", "dmxapi-openai", "dmxapi-com", "dmxapi-com-openai", "openai", "openrouter", "deepseek",
         "dashscope", "siliconflow", "siliconflow-com", "zhipu", "zai", "moonshot", "moonshot-ai", "ark", "qianfan",
         "hunyuan", "minimax", "minimax-io", "new-api", "local", "simulator", "openai-responses", "dmxapi-responses",
-        "dmxapi-com-responses",
+        "dmxapi-com-responses", "anthropic", "dmxapi-anthropic", "dmxapi-com-anthropic",
     }  # fmt: skip
     assert {table.for_model(None).protocol for table in presets().values()} <= set(PROTOCOLS)
 
@@ -98,6 +98,10 @@ def test_presets_carry_no_invented_limits() -> None:
         ("openai", "https://api.openai.com/v1", "bearer", "OPENAI_API_KEY", "input+max_output", "00:00 UTC"),
         ("openai-responses", "https://api.openai.com/v1", "bearer", "OPENAI_API_KEY", "input+max_output", "00:00 UTC"),
         ("dmxapi-com-responses", "https://www.dmxapi.com/v1", "bearer", "DMXAPI_COM_API_KEY", "input+max_output",
+         "00:00 UTC"),
+        ("anthropic", "https://api.anthropic.com", "x-api-key", "ANTHROPIC_API_KEY", "uncached_input", "00:00 UTC"),
+        ("dmxapi-anthropic", "https://www.dmxapi.cn", "x-api-key", "DMXAPI_API_KEY", "uncached_input", "00:00 UTC"),
+        ("dmxapi-com-anthropic", "https://www.dmxapi.com", "x-api-key", "DMXAPI_COM_API_KEY", "uncached_input",
          "00:00 UTC"),
         ("local", "http://127.0.0.1:8000/v1", "none", None, "input+max_output", "00:00 UTC"),
         ("zhipu", "https://open.bigmodel.cn/api/paas/v4", "bearer", "ZHIPUAI_API_KEY", "input+max_output", "00:00 UTC"),
@@ -266,7 +270,8 @@ def test_the_config_of_the_folder_is_found_and_a_named_one_takes_precedence(tmp_
 WRONG: list[tuple[str, str, int, str]] = [
     ("protocol", '[gateways.google]\nprotocol = "gemni"\n', 2,
      "unknown protocol 'gemni'\n  hint: did you mean 'gemini'"),
-    ("later protocol", '[gateways.x]\nprotocol = "anthropic"\nbase_url = "https://h"\n', 2, "not built"),
+    ("version of Anthropic", '[gateways.anthropic]\nanthropic_version = "2"\n', 2, 'anthropic_version = "2023-06-01"'),
+    ("date of TOML", "[gateways.anthropic]\nanthropic_version = 2023-06-01\n", 2, "is not a date in quotation marks"),
     ("unknown key", "[gateways.google]\nrpmm = 1\n", 2,
      "unknown key 'rpmm' in [gateways.google]\n  hint: did you mean 'rpm'"),
     ("unknown table", "[gatways.google]\n", 1, "unknown key 'gatways' in the file\n  hint: did you mean 'gateways'"),

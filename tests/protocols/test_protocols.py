@@ -137,7 +137,8 @@ def test_a_recorded_reply_has_the_expected_fields(fixture: dict[str, Any]) -> No
     } == {key: value for key, value in expected.items() if key not in NOT_OF_A_REPLY}
     assert reply.usage.consistent in (True, None)
     raw = json.dumps(reply.raw_turn)
-    assert raw.count('"thoughtSignature"') + raw.count('"encrypted_content"') == expected.get("signatures", 0)
+    signed = ('"thoughtSignature"', '"encrypted_content"', '"signature"', '"data"')
+    assert sum(map(raw.count, signed)) == expected.get("signatures", 0)
 
 
 # Not fields of a reply: the status of the row, a response header, content of the raw body only.

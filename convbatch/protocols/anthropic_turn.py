@@ -1,0 +1,90 @@
+"""The assistant message of Anthropic's Messages, as it goes back into the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convbatch.protocols.decoding import word
+
+_TEXT_BLOCKS = frozenset({None, "text", "output_text"})
+_THINKING = frozenset({"thinking", "redacted_thinking"})
+_SAID: Mapping[str, tuple[str, ...]] = {
+    "text": ("type", "text"),
+    "tool_use": ("type", "id", "name", "input"),
+    "image": ("type", "source"),
+}
+"""Blocks that the model said or did, and the fields that the API needs of them; other blocks stay whole."""
+
+
+class AnthropicTurn:
+    """`TurnFormat` of Messages; stateless. A turn is `{"role": "assistant", "content": [...]}`."""
+
+    def skip_text(self, turn: Any, count: int) -> Any:
+        """Return the message without the first characters of its visible text; blocks left empty are omitted."""
+        content = turn.get("content") if isinstance(turn, dict) else None
+        if isinstance(content, str):
+            return {**turn, "content": content[count:]}
+        if not isinstance(content, list):
+            return turn
+        blocks: list[Any] = []
+        for block in content:
+            text = _text_of(block)
+            if text is None:
+                blocks.append(block)
+                continue
+            kept, count = text[count:], max(0, count - len(text))
+            if kept or not text:
+                blocks.append({**block, "text": kept})
+        return {**turn, "content": blocks}
+
+    def only_content(self, turn: Any) -> Any:
+        """Return the message with nothing but role, text, media and tool calls: no thinking, no citations."""
+        content = turn.get("content") if isinstance(turn, dict) else None
+        if not isinstance(content, list):
+            return turn
+        said = [_bare(block) for block in content if not _is_thinking(block)]
+        return {"role": "assistant", "content": [block for block in said if _text_of(block) != ""]}
+
+    def without_signatures(self, turn: Any) -> Any:
+        """Return the message without thinking, whose signature is part of it; the same turn if it has none."""
+        content = turn.get("content") if isinstance(turn, dict) else None
+        if not isinstance(content, list) or not any(map(_is_thinking, content)):
+            return turn
+        return {**turn, "content": [block for block in content if not _is_thinking(block)]}
+
+
+def sendable(turn: Any) -> Any:
+    """Return the message without empty text blocks, which the API refuses, if it has any other."""
+    content = turn.get("content") if isinstance(turn, dict) else None
+    if not isinstance(content, list) or not any(_text_of(block) == "" for block in content):
+        return turn
+    kept = [block for block in content if _text_of(block) != ""]
+    return {**turn, "content": kept} if kept else turn
+
+
+def blocks_of(content: Any) -> list[Mapping[str, Any]] | None:
+    """Return the blocks of a content, which may be a text; empty for null, None if it is neither."""
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        return None
+    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+    return blocks if all(isinstance(block, dict) for block in blocks) else None
+
+
+def _text_of(block: Any) -> str | None:
+    """Return the visible text of a block; None for a block of another kind."""
+    is_text = isinstance(block, dict) and word(block.get("type")) in _TEXT_BLOCKS and isinstance(block.get("text"), str)
+    return block["text"] if is_text else None
+
+
+def _is_thinking(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") in _THINKING
+
+
+def _bare(block: Any) -> Any:
+    keys = _SAID.get(str(block.get("type"))) if isinstance(block, dict) else None
+    return block if keys is None else {key: block[key] for key in keys if key in block}
