@@ -128,7 +128,8 @@ def spoil_reply(rule: Rule, reply: SimulatedReply) -> SimulatedReply:
 def spoil_usage(rule: Rule, plain: dict[str, Any], wire: Wire) -> bytes:
     """Apply the action `usage`: encode a reply or stream event with broken token counts."""
     kind = rule.options["kind"]
-    holder: dict[str, Any] = plain.get("response", plain)  # an event of Responses contains the whole response
+    # an event of Responses contains the whole response, the first one of Messages the message
+    holder: dict[str, Any] = plain.get("response") or plain.get("message") or plain
     usage: dict[str, Any] | None = holder.get(wire.usage_key)
     if usage:
         if kind == "missing":

@@ -40,7 +40,7 @@ from convbatch.simulator.wire import (
     refuse,
 )
 
-REQUEST_IDS = ("x-oneapi-request-id", "x-request-id")
+REQUEST_IDS = ("x-oneapi-request-id", "x-request-id", "request-id")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from convbatch.simulator.anthropic import ANTHROPIC
 from convbatch.simulator.gemini import GEMINI
 from convbatch.simulator.openai import OPENAI
 from convbatch.simulator.responses import RESPONSES
 from convbatch.simulator.wire import Form, Route, Wire
 
-WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (GEMINI, OPENAI, RESPONSES)}
+WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (GEMINI, OPENAI, RESPONSES, ANTHROPIC)}
 _GEMINI_PATH = re.compile(r"/(v1|v1beta)/models(?:/([^/:]+)(?::([A-Za-z]+))?)?")
 
 
@@ -20,13 +21,16 @@ def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str
         return Route(wire=OPENAI, operation="generate") if method == "POST" else None
     if path == "/v1/responses":
         return Route(wire=RESPONSES, operation="generate") if method == "POST" else None
+    if path == "/v1/messages":
+        version = headers.get("anthropic-version", "")
+        return Route(wire=ANTHROPIC, operation="generate", version=version) if method == "POST" else None
     match = _GEMINI_PATH.fullmatch(path)
     if match is None:
         return None
     version, model, verb = match.groups()
     if method == "GET" and verb is None:
         openai = version == "v1" and "x-goog-api-key" not in headers and "key" not in query
-        wire = OPENAI if openai else GEMINI
+        wire = ANTHROPIC if openai and "anthropic-version" in headers else OPENAI if openai else GEMINI
         return Route(wire=wire, operation="model" if model else "models", model=model, version=version)
     forms: dict[str | None, Form] = {"generateContent": "whole", "streamGenerateContent": "array"}
     if method != "POST" or verb not in forms:
@@ -39,6 +43,8 @@ def likely_wire(path: str) -> Wire:
     """Return the wire whose error format refuses a path that is not served."""
     if path.endswith("/responses"):
         return RESPONSES
+    if path.endswith("/messages"):
+        return ANTHROPIC
     return OPENAI if "/chat" in path or path.startswith("/openai") else GEMINI
 
 

@@ -1,6 +1,6 @@
 """What all wires share: the interface `Wire`, error causes, and the forms of a retry hint.
 
-The wire formats themselves are `gemini.py` and `openai.py`, written from the providers' pages. They share nothing with
+The wire formats themselves are the modules named after them, written from the providers' pages. They share nothing with
 `convbatch/protocols`: the simulator is the independent witness. A gateway in front (new-api, as DMXAPI runs it) has its
 own error format on every wire; that is here too.
 """
@@ -91,6 +91,8 @@ class ReplySpec:
     parsed: ParsedRequest
     form: Form
     usage_in_stream: bool = True
+    cache_ttl: str | None = None
+    """How long the prompt is cached, where a request asks for that."""
 
     @property
     def budgeted_output(self) -> int:
@@ -260,6 +262,12 @@ def gateway_error(original: ApiError, cause: ErrorCause, request_id: str) -> Api
         # The gateway drops upstream headers and details, unless a fault script asks for a form of hint.
         headers = original.headers if cause.hint is not None and cause.hint.form is not None else {}
     error = {"message": f"{message} (request id: {request_id})", "type": type_, "param": "", "code": code}
+    if own is None and (as_object(original.body) or {}).get("type") == "error":  # on the route of Messages
+        return ApiError(
+            status=cause.status or status,
+            body={"type": "error", "error": {"type": type_, "message": error["message"]}},
+            headers=headers,
+        )
     return ApiError(status=cause.status or status, body={"error": error}, headers=headers)
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from convbatch.simulator import FaultScript, Provider, Script, Server, ServerLimits, serve_in_thread
 
 if TYPE_CHECKING:
+    import anthropic
     import openai
+    from anthropic.types import MessageParam
     from google import genai
     from google.genai import errors, types
     from google.genai.chats import Chat
     from openai.types.chat import ChatCompletionMessageParam
 
-SDKS = {"openai": "openai", "genai": "google.genai", "errors": "google.genai.errors", "types": "google.genai.types"}
+SDKS = {
+    "anthropic": "anthropic",
+    "openai": "openai",
+    "genai": "google.genai",
+    "errors": "google.genai.errors",
+    "types": "google.genai.types",
+}
 """Imported for the first test, not by every process that collects the tests: they take a second."""
 
 DATES = {
@@ -50,6 +59,7 @@ class Clients:
         self._url = server.url
         self._google: dict[tuple[str, str], genai.Client] = {}
         self._openai: dict[str, openai.OpenAI] = {}
+        self._anthropic: dict[tuple[str, str], anthropic.Anthropic] = {}
 
     def google(self, *, key: str = GOOD, version: str = "v1beta") -> genai.Client:
         if (key, version) not in self._google:
@@ -67,8 +77,15 @@ class Clients:
             self._openai[key] = openai.OpenAI(api_key=key, base_url=f"{self._url}/v1", max_retries=0)
         return self._openai[key]
 
+    def anthropic(self, *, key: str = GOOD, version: str = "2023-06-01") -> anthropic.Anthropic:
+        if (key, version) not in self._anthropic:
+            self._anthropic[key, version] = anthropic.Anthropic(
+                api_key=key, base_url=self._url, max_retries=0, default_headers={"anthropic-version": version}
+            )
+        return self._anthropic[key, version]
+
     def close(self) -> None:
-        for client in (*self._google.values(), *self._openai.values()):
+        for client in (*self._google.values(), *self._openai.values(), *self._anthropic.values()):
             client.close()
 
 
@@ -299,6 +316,119 @@ def test_openai_sdk_raises_on_429_and_follows_the_hint(server: Server, clients: 
         reply = client.with_options(max_retries=1).chat.completions.create(model="sim-echo", messages=openai_history(1))
 
     assert reply.choices[0].message.content == PROMPTS[0]
+
+
+def anthropic_dialogue(client: anthropic.Anthropic, model: str, *, streamed: bool) -> list[anthropic.types.Message]:
+    """Hold the dialogue of `PROMPTS`, each reply sent back as the SDK has it."""
+    history: list[MessageParam] = []
+    replies: list[anthropic.types.Message] = []
+    for prompt in PROMPTS:
+        history.append({"role": "user", "content": prompt})
+        asked: dict[str, Any] = {
+            "model": model, "max_tokens": 2000, "system": "Answer briefly.", "messages": history,
+            "thinking": {"type": "adaptive", "display": "summarized"}, "cache_control": {"type": "ephemeral"},
+        }  # fmt: skip
+        if streamed:
+            with client.messages.stream(**asked) as stream:
+                reply: anthropic.types.Message = stream.get_final_message()
+        else:
+            reply = client.messages.create(**asked)
+        replies.append(reply)
+        history.append({"role": "assistant", "content": reply.content})
+    return replies
+
+
+@pytest.mark.parametrize("model", ["sim-good", "sim-think", "sim-signed"])
+def test_anthropic_sdk_holds_the_same_dialogue_whole_and_streamed(clients: Clients, model: str) -> None:
+    whole = anthropic_dialogue(clients.anthropic(), model, streamed=False)
+    streamed = anthropic_dialogue(clients.anthropic(), model, streamed=True)
+
+    for one, other in zip(whole, streamed, strict=True):
+        assert [block.to_dict() for block in one.content] == [
+            {key: value for key, value in block.to_dict().items() if key != "parsed_output"} for block in other.content
+        ]
+        assert (one.usage, one.stop_reason, one.id) == (other.usage, "end_turn", other.id)
+    if model != "sim-signed":
+        assert [reply.content[-1].to_dict()["text"] for reply in whole] == REPLIES
+    assert [reply.content[0].type for reply in whole] == ["text" if model == "sim-good" else "thinking"] * 3
+
+
+def test_anthropic_sdk_reads_thinking_cached_tokens_and_limits(clients: Clients) -> None:
+    client = clients.anthropic()
+    first, second, _ = anthropic_dialogue(client, "sim-think", streamed=False)
+    cut = client.messages.create(model="sim-good", max_tokens=2, messages=[{"role": "user", "content": "hello"}])
+    refused = client.messages.create(model="sim-safety", max_tokens=9, messages=[{"role": "user", "content": "bomb"}])
+
+    assert "Reading" in first.content[0].to_dict()["thinking"]
+    assert first.usage.output_tokens_details is not None
+    assert first.usage.output_tokens_details.thinking_tokens > 0
+    assert (first.usage.cache_read_input_tokens, first.usage.cache_creation_input_tokens) == (0, 12)
+    assert second.usage.cache_read_input_tokens == 12
+    assert cut.stop_reason == "max_tokens"
+    assert (refused.stop_reason, refused.content) == ("refusal", [])
+    assert refused.stop_details is not None
+    assert refused.stop_details.category == "cyber"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("signature", "messages.1.content.0: Invalid `signature` in `thinking` block$"),
+        ("thinking", "messages.1.content.0: Invalid `signature` in `thinking` block$"),
+        ("user", "bound to a different conversation"),
+        ("missing", "Expected `thinking` or `redacted_thinking`, but found `text`"),
+    ],
+)
+def test_anthropic_sdk_is_refused_when_thinking_is_not_as_it_was(clients: Clients, change: str, message: str) -> None:
+    client = clients.anthropic()
+    reply = client.messages.create(model="sim-signed", max_tokens=99, messages=[{"role": "user", "content": "hello"}])
+    thinking, text = (block.to_dict() for block in reply.content)
+    if change in thinking:
+        thinking[change] = f"A{thinking[change]}"
+    content = [text] if change == "missing" else [thinking, text]
+    asked = "another" if change == "user" else "hello"
+
+    with pytest.raises(anthropic.BadRequestError) as raised:
+        client.messages.create(
+            model="sim-signed",
+            max_tokens=99,
+            messages=[
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": cast("Any", content)},
+                {"role": "user", "content": "and?"},
+            ],
+        )
+    assert re.search(message, str(cast("Any", raised.value.body)["error"]["message"]))
+
+
+def test_anthropic_sdk_lists_models_over_several_pages(clients: Clients) -> None:
+    names = [model.id for model in clients.anthropic().models.list(limit=3)]
+
+    assert names[:2] == ["sim-good", "sim-drift"]
+    assert len(names) == len(set(names)) == 11
+
+
+def test_anthropic_sdk_raises_its_own_classes(server: Server, clients: Clients) -> None:
+    def ask(client: anthropic.Anthropic, model: str = "sim-good", **settings: Any) -> anthropic.types.Message:
+        asked = {"model": model, "max_tokens": 99, "messages": [{"role": "user", "content": "hi"}], **settings}
+        return client.messages.create(**asked)
+
+    good, newest = clients.anthropic(), clients.anthropic(version="2026-10-21")
+    with pytest.raises(anthropic.AuthenticationError, match="invalid x-api-key"):
+        ask(clients.anthropic(key=WRONG))
+    with pytest.raises(anthropic.NotFoundError, match="model: sim-nope"):
+        ask(good, "sim-nope")
+    with pytest.raises(anthropic.BadRequestError, match="conversation must end with a user message"):
+        ask(good, messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "I"}])
+    with pytest.raises(anthropic.BadRequestError, match="not supported with anthropic-version 2026-10-21"):
+        ask(newest, extra_body={"temperature": 1})
+    with faults(server, {"action": "error", "kind": "overloaded"}), pytest.raises(anthropic.InternalServerError) as raised:
+        ask(good)
+    assert (raised.value.status_code, cast("Any", raised.value.body)["error"]["type"]) == (529, "overloaded_error")
+    with under_limit(server), pytest.raises(anthropic.RateLimitError) as limited:
+        for _ in range(3):
+            ask(good)
+    assert float(limited.value.response.headers["retry-after"]) > 0
 
 
 @contextmanager
