@@ -232,8 +232,8 @@ def config_for(url: str, *, wires: tuple[str, ...] = ("gemini",), models: str = 
     tables: list[str] = []
     for wire in wires:
         # Another host name: the same host, key and model would be one quota owner with one rate limiter for both.
-        base = f"{url.replace('127.0.0.1', 'localhost')}/v1" if wire == "openai" else url
-        own = {"auth": {"gemini": "x-goog-api-key", "openai": "bearer"}[wire], "key_env": CANARY_ENV}
+        base = f"{url.replace('127.0.0.1', 'localhost')}/v1" if wire != "gemini" else url
+        own = {"auth": "x-goog-api-key" if wire == "gemini" else "bearer", "key_env": CANARY_ENV}
         values: dict[str, Any] = {"protocol": wire, "base_url": base, **own, **keys}
         if values["auth"] == "none":
             del values["key_env"]

@@ -8,8 +8,8 @@ otherwise.
 Usage: `input_tokens` includes cached tokens and cache writes, `output_tokens` includes reasoning. Generated images are
 counted apart (`tool_usage`), so the counts of such a reply do not tell its cost.
 
-A stream ends with an event that has the whole response, which is then parsed as if it had come alone. If its `output` is
-empty, the items of `response.output_item.done` are; deltas serve as the partial text of a stream that broke off.
+A stream ends with an event that has the whole response, which is parsed as if it had come alone. Where its `output` is
+empty, the items of `response.output_item.done` take its place; deltas are the partial text of a stream that broke off.
 
 Not here: the place of the key, media, tools, `previous_response_id`, background responses.
 """
@@ -483,8 +483,8 @@ def _partial(usage: Usage) -> Usage:
 def _with_event(state: Mapping[str, Any], value: Any, name: str) -> Mapping[str, Any]:
     """Return the state of a stream with one more event.
 
-    Its keys: `response` (as created), `final` (as ended), `items` (by `output_index`), `arrived` (keys of items that are
-    complete), `texts` (deltas by item and part), `done`, `cut`.
+    Its keys: `response` (as created), `final` (as ended), `items` (by `output_index`), `arrived` (keys of complete
+    items), `texts` (joined deltas by item), `done`, `cut`.
     """
     if not isinstance(value, dict):
         raise MalformedReply(f"a JSON {type(value).__name__} in the stream")
@@ -526,7 +526,10 @@ def _with_item(state: Mapping[str, Any], event: Mapping[str, Any], *, is_done: b
     if not isinstance(item, dict):
         return state
     key = _key(event, item.get("id"))
-    items, arrived = {**state.get("items", {}), key: item}, state.get("arrived", [])
+    arrived: list[str] = state.get("arrived", [])
+    if key in arrived and not is_done:
+        return state
+    items = {**state.get("items", {}), key: item}
     return {**state, "items": items, "arrived": [*arrived, key] if is_done else arrived}
 
 

@@ -150,9 +150,7 @@ def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | N
             reply = _OPENAI.parse_response(encode_json(whole))
             if protocol.name == "openai":
                 return reply, note
-            return reply._replace(raw_turn=None), "; ".join(
-                filter(None, [_foreign(_OPENAI, protocol), note])
-            )
+            return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_OPENAI, protocol), note]))
         if (output := _usual_output(value)) is not None:
             whole, note = output
             reply = _RESPONSES.parse_response(encode_json(whole))

@@ -194,9 +194,7 @@ class ResponsesWire:
         for index, item in enumerate(whole["output"]):
             events += _item_events(index, item)
         events.append({"type": f"response.{whole['status']}", "response": whole})
-        return [
-            {"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(events)
-        ]
+        return [{"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(events)]
 
     def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
         """See `wire.Wire`."""
@@ -234,14 +232,7 @@ def _parameters(body: Any) -> dict[str, Any]:
     plain = as_object(body)
     if plain is None:
         refuse("bad_request", "We could not parse the JSON body of your request. Expected an object.")
-    for name in plain:
-        if name in _MOVED:
-            moved = f"In the Responses API, this parameter has moved to '{_MOVED[name]}'."
-            refuse("bad_request", f"Unsupported parameter: '{name}'. {moved}", field=name)
-        if name in _UNSUPPORTED:
-            refuse("bad_request", f"Unsupported parameter: '{name}' is not supported with this API.", field=name)
-        if name not in _PARAMETERS:
-            refuse("bad_request", f"Unknown parameter: '{name}'.", field=name)
+    _refuse_foreign(plain)
     fields = {name: value for name, value in plain.items() if value is not None}
     for name in ("model", "input"):
         if name not in fields:
@@ -250,6 +241,24 @@ def _parameters(body: Any) -> dict[str, Any]:
         if not _PARAMETERS[name](value):
             found = encode(value)[:100].decode(errors="replace")
             refuse("bad_request", f"Invalid value for '{name}': {found}.", field=name)
+    if "stream_options" in fields and not fields.get("stream"):
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        refuse("bad_request", message, field="stream_options")
+    return _within_bounds(fields)
+
+
+def _refuse_foreign(plain: dict[str, Any]) -> None:
+    for name in plain:
+        if name in _MOVED:
+            moved = f"In the Responses API, this parameter has moved to '{_MOVED[name]}'."
+            refuse("bad_request", f"Unsupported parameter: '{name}'. {moved}", field=name)
+        if name in _UNSUPPORTED:
+            refuse("bad_request", f"Unsupported parameter: '{name}' is not supported with this API.", field=name)
+        if name not in _PARAMETERS:
+            refuse("bad_request", f"Unknown parameter: '{name}'.", field=name)
+
+
+def _within_bounds(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("max_output_tokens", _LEAST_OUTPUT) < _LEAST_OUTPUT:
         expected = f"Expected a value >= {_LEAST_OUTPUT}, but got {fields['max_output_tokens']} instead."
         message = f"Invalid 'max_output_tokens': integer below minimum value. {expected}"
@@ -257,9 +266,6 @@ def _parameters(body: Any) -> dict[str, Any]:
     if "previous_response_id" in fields:  # nothing is stored
         message = f"Previous response with id '{fields['previous_response_id']}' not found."
         refuse("bad_request", message, field="previous_response_id")
-    if "stream_options" in fields and not fields.get("stream"):
-        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-        refuse("bad_request", message, field="stream_options")
     return fields
 
 
@@ -328,9 +334,7 @@ class _Reader:
             if self.replayed:
                 self.replayed.pop()
         signature = None if self.pending is None else self.pending.signature
-        self.replayed.append(
-            ReplayedTurn(index=len(self.messages), text=text, signature=signature, in_place=True)
-        )
+        self.replayed.append(ReplayedTurn(index=len(self.messages), text=text, signature=signature, in_place=True))
         self.messages.append(("model", text))
 
     def _check_pending(self, *, is_models: bool) -> None:
