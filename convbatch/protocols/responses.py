@@ -53,6 +53,7 @@ from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_codes import REFUSAL_CODES, plain
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
+from convbatch.protocols.growing import settled, with_text
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai import OpenAI
 from convbatch.protocols.responses_turn import ResponsesTurn, is_message, sendable, text_messages, texts_of
@@ -502,7 +503,7 @@ def _with_event(state: Mapping[str, Any], value: Any, name: str) -> Mapping[str,
     if kind in ("response.output_item.added", "response.output_item.done"):
         return _with_item(state, value, is_done=kind.endswith("done"))
     if kind == "response.output_text.delta":
-        return _with_text(state, value, value.get("delta"))
+        return _with_delta(state, value, value.get("delta"))
     if isinstance(value.get("output"), list) and not kind.startswith("response."):
         return {**state, "final": value}  # a response that is not streamed
     if "choices" in value:
@@ -533,13 +534,12 @@ def _with_item(state: Mapping[str, Any], event: Mapping[str, Any], *, is_done: b
     return {**state, "items": items, "arrived": [*arrived, key] if is_done else arrived}
 
 
-def _with_text(state: Mapping[str, Any], event: Mapping[str, Any], delta: Any) -> Mapping[str, Any]:
+def _with_delta(state: Mapping[str, Any], event: Mapping[str, Any], delta: Any) -> Mapping[str, Any]:
     if not isinstance(delta, str) or not delta:
         return state
-    texts: dict[str, str] = dict(state.get("texts", {}))
+    texts: Mapping[str, Any] = state.get("texts", {})
     key = _key(event, event.get("item_id"))
-    texts[key] = texts.get(key, "") + delta
-    return {**state, "texts": texts}
+    return {**state, "texts": {**texts, key: with_text(texts.get(key), delta)}}
 
 
 def _key(event: Mapping[str, Any], item_id: Any) -> str:
@@ -560,7 +560,7 @@ def _all_arrived(state: Mapping[str, Any]) -> bool:
 def _arrived_items(state: Mapping[str, Any]) -> list[Any]:
     """Return the items that a stream delivered; of those that are not complete, the text of their deltas."""
     items: Mapping[str, Any] = state.get("items") or {}
-    texts: Mapping[str, str] = state.get("texts") or {}
+    texts: Mapping[str, str] = settled(state.get("texts") or {})
     arrived = set(state.get("arrived", ()))
     built: list[Any] = []
     for key in sorted({*items, *texts}):
