@@ -84,6 +84,10 @@ class Clients:
             )
         return self._anthropic[key, version]
 
+    def responses(self, *, key: str = GOOD) -> Any:
+        """Return the Responses API without its types: unions of dozens of items, which each test would narrow."""
+        return self.openai(key=key).responses
+
     def close(self) -> None:
         for client in (*self._google.values(), *self._openai.values(), *self._anthropic.values()):
             client.close()
@@ -422,13 +426,106 @@ def test_anthropic_sdk_raises_its_own_classes(server: Server, clients: Clients) 
         ask(good, messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "I"}])
     with pytest.raises(anthropic.BadRequestError, match="not supported with anthropic-version 2026-10-21"):
         ask(newest, extra_body={"temperature": 1})
-    with faults(server, {"action": "error", "kind": "overloaded"}), pytest.raises(anthropic.InternalServerError) as raised:
+    with (
+        faults(server, {"action": "error", "kind": "overloaded"}),
+        pytest.raises(anthropic.InternalServerError) as raised,
+    ):
         ask(good)
     assert (raised.value.status_code, cast("Any", raised.value.body)["error"]["type"]) == (529, "overloaded_error")
     with under_limit(server), pytest.raises(anthropic.RateLimitError) as limited:
         for _ in range(3):
             ask(good)
     assert float(limited.value.response.headers["retry-after"]) > 0
+
+
+def responses_input(responses: Any, model: str, *, streamed: bool) -> tuple[list[str], list[Any]]:
+    """Hold a stateless conversation; return the replies and the input items of the last question."""
+    items: list[Any] = []
+    texts: list[str] = []
+    for prompt in PROMPTS:
+        items.append({"role": "user", "content": prompt})
+        options = {"instructions": "Answer briefly.", "store": False, "reasoning": {"effort": "low", "summary": "auto"}}
+        response = responses.create(model=model, input=items, stream=streamed, **options)
+        if streamed:
+            response = list(response)[-1].response
+        texts.append(response.output_text)
+        items += response.output
+    return texts, items
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_openai_sdk_holds_a_responses_conversation(clients: Clients, streamed: bool) -> None:
+    texts, items = responses_input(clients.responses(), "sim-think", streamed=streamed)
+
+    assert texts == REPLIES
+    kinds = [getattr(item, "type", "user") for item in items]
+    assert kinds == ["user", "reasoning", "message"] * 3, "reasoning is sent back between the turns it came in"
+
+
+def test_openai_sdk_sends_encrypted_reasoning_back(clients: Clients) -> None:
+    responses = clients.responses()
+    texts, items = responses_input(responses, "sim-signed", streamed=False)
+    _, first, message, *_ = items
+    follow_up = {"role": "user", "content": "and?"}
+    foreign = {**first.to_dict(), "encrypted_content": "gAAAAABxxxx"}
+
+    assert all(text.startswith("[signed]") for text in texts)
+    for history, refusal in (
+        ([first, follow_up], "without its required following item"),
+        ([message, follow_up], "without its required 'reasoning' item"),
+        ([foreign, message, follow_up], "could not be verified"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=refusal):
+            responses.create(model="sim-signed", input=history)
+
+
+def test_openai_sdk_reads_the_usage_and_events_of_responses(clients: Clients) -> None:
+    responses = clients.responses()
+    whole = responses.create(model="sim-seed", input="hi")
+    events = list(responses.create(model="sim-seed", input="hi", stream=True))
+
+    assert whole.usage is not None
+    counts = (whole.usage.input_tokens, whole.usage.output_tokens, whole.usage.total_tokens)
+    assert (*counts, whole.usage.output_tokens_details.reasoning_tokens) == (22, 192, 214, 178)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].response == whole
+
+
+def test_openai_sdk_reads_incomplete_refused_and_failed_responses(server: Server, clients: Clients) -> None:
+    responses = clients.responses()
+    cut = responses.create(model="sim-good", input="a long word " * 20, max_output_tokens=16)
+    filtered = responses.create(model="sim-safety", input="a bomb")
+    refused = responses.create(model="sim-safety", input="insult me")
+    with faults(server, {"action": "reply", "kind": "malformed-call"}):
+        failed = responses.create(model="sim-good", input="hi")
+
+    assert cut.incomplete_details is not None
+    assert filtered.incomplete_details is not None
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (filtered.output, filtered.incomplete_details.reason) == ([], "content_filter")
+    assert refused.output[0].content[0].type == "refusal"
+    assert (failed.status, failed.error and failed.error.code) == ("failed", "server_error")
+
+
+def test_openai_sdk_raises_its_classes_on_the_responses_wire(server: Server, clients: Clients) -> None:
+    good = clients.responses()
+
+    with pytest.raises(openai.AuthenticationError):
+        clients.responses(key=WRONG).create(model="sim-good", input="hi")
+    with pytest.raises(openai.NotFoundError):
+        good.create(model="sim-nope", input="hi")
+    for code, extra in (
+        ("previous_response_not_found", {"previous_response_id": "resp_gone"}),
+        ("unsupported_parameter", {"stop": ["x"]}),
+        ("unknown_parameter", {"colour": "red"}),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            good.create(model="sim-good", input="hi", extra_body=extra)
+        assert refused.value.code == code
+    with faults(server, {"action": "rate-limit"}), pytest.raises(openai.RateLimitError):
+        good.create(model="sim-good", input="hi")
+    with faults(server, {"action": "mid-error", "events": 5}), pytest.raises(openai.APIError):
+        list(good.create(model="sim-good", input="hi", stream=True))
 
 
 @contextmanager
