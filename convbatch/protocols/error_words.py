@@ -295,6 +295,7 @@ NO_MODEL_TEXT = _texts(
 OTHER_OBJECT_TEXT = _texts(
     # what one request refers to; not a function, which is what NVIDIA calls a model
     r"\b(?:file|tool|image|document|response|conversation|cached ?content)s?\b.{0,60}(?:not found|n.t exist|not exist)",
+    r"\bitems? with id\b.{0,80}not found",  # of the history of a response
     r"no such (?:file|tool|image|document|response|conversation)",
 )
 NOT_NOW_TEXT = _texts(

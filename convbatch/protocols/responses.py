@@ -1,8 +1,8 @@
 """The Responses protocol of OpenAI, `POST {base}/responses`.
 
 Stateless: every request has `store: false` and the whole history. A model's turn is its list of output items and goes
-back in place, with ids, `phase` and encrypted reasoning as received; only reasoning at the end of a turn stays out,
-since the API refuses it without the item that follows. The system text is `instructions`, unless `system_role` says
+back in place, with ids, `phase` and encrypted reasoning as received, except for reasoning that the API refuses: at the
+end of a turn, or without its content. The system text is `instructions`, unless `system_role` says
 otherwise.
 
 Usage: `input_tokens` includes cached tokens and cache writes, `output_tokens` includes reasoning. Generated images are

@@ -45,13 +45,17 @@ class ResponsesTurn:
         """Return the items without encrypted reasoning, and without the ids that refer to it."""
         if not isinstance(turn, list) or not any(map(_is_encrypted, turn)):
             return turn
-        kept = [item for item in turn if not _is_reasoning(item)]
-        return [{key: value for key, value in item.items() if key != "id"} if isinstance(item, dict) else item
-                for item in kept]  # fmt: skip
+        return _without_reasoning(turn)
 
 
 def sendable(turn: list[Any]) -> list[Any]:
-    """Return the items without the reasoning at their end, which the API refuses without the item that follows it."""
+    """Return the items that the API takes back.
+
+    It refuses reasoning at the end of a turn, without the item that followed, and reasoning of which a gateway left
+    only the id. An item without its id needs no reasoning before it.
+    """
+    if any(_is_reasoning(item) and not (item.get("encrypted_content") or item.get("content")) for item in turn):
+        return _without_reasoning(turn)
     end = len(turn)
     while end and _is_reasoning(turn[end - 1]):
         end -= 1
@@ -109,6 +113,15 @@ def _is_reasoning(item: Any) -> bool:
 
 def _is_encrypted(item: Any) -> bool:
     return _is_reasoning(item) and bool(item.get("encrypted_content"))
+
+
+def _without_reasoning(turn: list[Any]) -> list[Any]:
+    kept = [item for item in turn if not _is_reasoning(item)]
+    return [_without_id(item) if isinstance(item, dict) else item for item in kept]
+
+
+def _without_id(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key != "id"}
 
 
 def _bare(item: Any) -> Any:

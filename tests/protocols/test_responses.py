@@ -13,6 +13,7 @@ from convbatch.dialogue import Message, Settings, text_part
 from convbatch.engine.suspension import Address, other_protocol, suspension
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.reading import Answer, read_answer
+from convbatch.protocols.replay import without_refused_signatures
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
@@ -202,6 +203,36 @@ def test_output_items_go_back_in_order_and_as_received(output: list[Any]) -> Non
 def test_reasoning_without_what_follows_it_stays_out() -> None:
     """The API refuses a reasoning item without its following item; a cut reply may end in one."""
     assert sent_back(REASONING, text_item("a"), {**REASONING, "id": "rs_2"}) == [REASONING, text_item("a")]
+
+
+def test_reasoning_that_a_gateway_emptied_stays_out_with_the_ids_that_refer_to_it() -> None:
+    emptied = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "t"}]}
+    bare = text_item("a")
+    del bare["id"]
+    assert sent_back({**emptied, "encrypted_content": None}, text_item("a")) == [bare]
+    shown = {**emptied, "content": [{"type": "reasoning_text", "text": "an open model's own words"}]}
+    assert sent_back(shown, text_item("a")) == [shown, text_item("a")]
+
+
+@each(
+    ("message", "is_signature"),
+    [
+        ("The encrypted content gAAA...5w== could not be verified. Reason: it could not be decrypted.", True),
+        ("Item 'rs_1' of type 'reasoning' was provided without its required following item.", False),
+        ("Item 'msg_1' of type 'message' was provided without its required 'reasoning' item: 'rs_1'.", False),
+        ("Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.", False),
+    ],
+)
+def test_a_refused_history_is_final_and_encrypted_reasoning_is_left_out_once(message: str, is_signature: bool) -> None:
+    status = 404 if "not found" in message else 400
+    failure = WIRE.classify_error(status, {}, encode_json({"error": {"message": message, "param": "input"}}))
+    assert failure.kind == "invalid_request"
+    ask = Ask(model="m", messages=(user("a"), assistant("b", [REASONING, text_item("b")]), user("c")))
+    again = without_refused_signatures(ask, failure, WIRE, OPENAI_COM)
+    assert (again is not None) is is_signature
+    if again is not None:
+        kinds = [item.get("type") for item in WIRE.build_request(again, OPENAI_COM).json["input"]]
+        assert kinds == [None, "message", None]
 
 
 def test_only_content_is_role_text_phase_calls_and_media() -> None:
