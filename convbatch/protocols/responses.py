@@ -169,10 +169,10 @@ class Responses:
             messages = put_system_into_user(messages, ask.system)
         items: list[Any] = [item for message in messages for item in _items(message)]
         body: dict[str, Any] = {"model": ask.model, "input": items, "stream": ask.stream, "store": False}
-        if ask.system and role is None:
-            body["instructions"] = ask.system
-        elif ask.system and role != "user":
+        if ask.system and role == "developer":
             items.insert(0, {"role": role, "content": ask.system})
+        elif ask.system and role != "user":
+            body["instructions"] = ask.system
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",

@@ -100,7 +100,7 @@ def test_a_request_has_the_whole_history_and_stores_nothing() -> None:
     ("role", "first", "instructions"),
     [
         (None, {"role": "user", "content": "a"}, "S"),
-        ("system", {"role": "system", "content": "S"}, None),
+        ("system", {"role": "user", "content": "a"}, "S"),
         ("developer", {"role": "developer", "content": "S"}, None),
         ("user", {"role": "user", "content": "S\n\na"}, None),
     ],
