@@ -446,7 +446,7 @@ def lines(*events: Any, done: bool = False) -> bytes:
             'an event stream that was not asked for; an OpenAI chat answer on the Responses wire: protocol = "openai"?',
         ),
         (GEMINI, 'a Gemini answer on the Responses wire: protocol = "gemini"?'),
-        (CLAUDE, "a reply in the shape of Anthropic Messages"),
+        (CLAUDE, 'an Anthropic answer on the Responses wire: protocol = "anthropic"?'),
         (b"\xef\xbb\xbf" + encode_json(response(HI)), "a byte order mark before the JSON"),
         (lines({"type": "response.completed", "response": response(HI)}), "an event stream that was not asked for"),
     ],
