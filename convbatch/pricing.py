@@ -106,6 +106,17 @@ class Period:
             return None
         return total / MILLION
 
+    def cache_saving(self, counts: Usage) -> Decimal | None:
+        """Return the cost of the input without caching minus its cost; None as `cost`, and without cached tokens."""
+        given = counts.input_tokens
+        if given is None or not (counts.cached_input_tokens or counts.cache_write_input_tokens):
+            return None
+        parts = list(self._input_parts(counts, given))
+        if self.cost(counts) is None:
+            return None
+        paid = sum((tokens * rate.at(given) for tokens, rate in parts if rate is not None), Decimal(0))
+        return (given * self.input.at(given) - paid) / MILLION
+
     def _input_parts(self, counts: Usage, given: int) -> Iterator[tuple[int, TokenPrice | None]]:
         """Yield the input tokens of each price; None where the price is unknown."""
         cached = counts.cached_input_tokens or 0
@@ -165,6 +176,11 @@ class PriceTable:
         """
         period = self.period(at)
         return None if period is None else period.cost(counts)
+
+    def cache_saving(self, counts: Usage, at: float) -> Decimal | None:
+        """Return what prompt caching saved of the cost of a reply, in `currency`; negative if writes cost more."""
+        period = self.period(at)
+        return None if period is None else period.cache_saving(counts)
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
         """Return the maximum cost of a request of at most this size at any time, in `currency`."""

@@ -24,6 +24,7 @@ from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import Money
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
 from convbatch.reporting.audit import audit
+from convbatch.reporting.caching import CACHING, CacheTotals
 from convbatch.reporting.latency import STREAMS, StreamTotals
 from convbatch.reporting.runs import ReportedRun, Runs, load_runs
 from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
@@ -212,6 +213,7 @@ def sections(
         Section(key="errors", title="Errors", frame=_errors(data, keys)),
         *_served(data),
         Section(key="growth", title="Input tokens by turn", frame=_growth(data)),
+        *_caching(data),
         *_streams(data),
         *([] if matcher.filters else _judges(reported_runs)),
         *([] if audited is None else [audited]),
@@ -329,6 +331,8 @@ class _ReportData:
     """By run label and target."""
     sizes: dict[tuple[str, str, int], Sizes] = field(default_factory=dict)
     """By run label, target and turn."""
+    caching: dict[tuple[str, str, int], CacheTotals] = field(default_factory=dict)
+    """By run label, target and turn."""
     streams: dict[tuple[str, str], StreamTotals] = field(default_factory=dict)
     """By run label and target; only of targets with a streamed reply."""
 
@@ -340,6 +344,7 @@ class _ReportData:
         self.targets[label, turn.target].add(turn, attempts, kept)
         if turn.is_received:
             self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
+            self.caching.setdefault((label, turn.target, turn.turn), CacheTotals()).add(turn)
             if turn.chunks is not None:
                 self.streams.setdefault((label, turn.target), StreamTotals()).add(turn)
 
@@ -433,6 +438,20 @@ def _growth(data: _ReportData) -> pd.DataFrame:
     found = sorted(data.sizes.items(), key=lambda item: (places[item[0][:2]], item[0][2]))
     rows = ((label, *row(_TurnSizes(target, turn, sizes))) for (label, target, turn), sizes in found)
     return Rows(columns=[_RUN, *GROWTH], rows=rows).frame()
+
+
+def _caching(data: _ReportData) -> Iterator[Section]:
+    """Yield the section on prompt caching, if any prompt was cached or written to a cache."""
+    row = row_builder(CACHING)
+    caching = {
+        label_and_target[:2] for label_and_target, found in data.caching.items() if found.cached or found.written
+    }
+    places = {place: number for number, place in enumerate(data.targets)}
+    shown = sorted((key for key in data.caching if key[:2] in caching), key=lambda key: (places[key[:2]], key[2]))
+    if shown:
+        rows = ((label, *row((target, turn, data.caching[label, target, turn]))) for label, target, turn in shown)
+        frame = Rows(columns=[_RUN, *CACHING], rows=rows).frame()
+        yield Section(key="caching", title="Prompt caching", frame=frame)
 
 
 def _streams(data: _ReportData) -> Iterator[Section]:

@@ -43,6 +43,7 @@ class CountedTurn(NamedTuple):
     reasoning_tokens: int | None
     cost: float | None
     currency: str | None
+    cache_saving: float | None
     failed_cost: float | None
     possibly_paid_bound: float | None
     possibly_paid_unbounded: int

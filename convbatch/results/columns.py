@@ -107,6 +107,8 @@ TURNS: tuple[Column, ...] = (
     Column("currency", "string", "of all three costs; null when all three are", lambda t: t.costs.currency),
     Column("price_source", "string", "source and date of the price; null as `cost`",
         lambda t: t.costs.price_source),
+    Column("cache_saving", "Float64", "cost of the input without prompt caching minus its cost, negative when writes "
+        "cost more; null as `cost`, and without cached tokens", lambda t: t.costs.cache_saving),
     Column("failed_cost", "Float64", "of attempts that reported usage and gave no final reply; null as `cost`",
         lambda t: t.costs.failed_cost),
     Column("possibly_paid_bound", "Float64", "upper bound of the cost of possibly paid attempts without a known cost; "

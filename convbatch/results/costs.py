@@ -59,6 +59,14 @@ def attempt_cost(target: ManifestTarget | None, outcome: Mapping[str, Any] | Non
     return prices.cost(billed_usage(outcome["class"], error.get("kind"), Usage(**usage)), outcome["started_at"])
 
 
+def cache_saving(target: ManifestTarget, outcome: Mapping[str, Any]) -> Decimal | None:
+    """Return what prompt caching saved of the cost of a reply; None when its cost is unknown, or nothing was cached."""
+    prices, usage = prices_of(target, outcome), outcome.get("reply", {}).get("usage")
+    if prices is None or usage is None or outcome.get("started_at") is None:
+        return None
+    return prices.cache_saving(Usage(**usage), outcome["started_at"])
+
+
 def attempt_cost_bound(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> Decimal | None:
     """Return the upper bound of an attempt's cost; None without a limit on its tokens."""
     if prices is None or intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:

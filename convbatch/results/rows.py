@@ -28,7 +28,7 @@ from convbatch.results.conversations import (
     judges_by_name,
     stored_conversations,
 )
-from convbatch.results.costs import attempt_cost, attempt_cost_bound, find_intent, price_source, prices_of
+from convbatch.results.costs import attempt_cost, attempt_cost_bound, cache_saving, find_intent, price_source, prices_of
 from convbatch.results.verdicts import CheckOutcome, VerdictTotals, dialogue_pass, evaluate_checks, sum_verdicts
 from convbatch.served_model import served_as_asked
 
@@ -43,6 +43,7 @@ class TurnCosts(NamedTuple):
     cost: float | None = None
     currency: str | None = None
     price_source: str | None = None
+    cache_saving: float | None = None
     failed_cost: float | None = None
     possibly_paid_bound: float | None = None
     possibly_paid_unbounded: int = 0
@@ -200,6 +201,7 @@ def _turn_costs(target: ManifestTarget, past: TurnHistory) -> TurnCosts:
         cost=to_float(cost),
         currency=None if cost is None and failed is None and bound is None else prices.currency,
         price_source=source,
+        cache_saving=None if past.kept is None else to_float(cache_saving(target, past.kept)),
         failed_cost=to_float(failed),
         possibly_paid_bound=to_float(bound),
         possibly_paid_unbounded=bounds.count(None),
