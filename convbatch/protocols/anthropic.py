@@ -50,12 +50,17 @@ from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.growing import settled, with_items, with_text
-from convbatch.protocols.model_settings import default_max_tokens, effort_of, refuse_settings, settings_of_model
+from convbatch.protocols.model_settings import (
+    UNKNOWN_MODEL,
+    default_max_tokens,
+    effort_of,
+    refuse_settings,
+    settings_of_model,
+)
 from convbatch.protocols.schema_subset import ANTHROPIC, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import (
     Ask,
-    CannotCarry,
     Draft,
     Endpoint,
     MalformedReply,
@@ -78,6 +83,7 @@ _REFUSED = {
     "logprobs": "not part of Messages",
 }
 _NO_SEED = "not part of Messages; name the field of a server that knows it in seed_field"
+_THINKS = frozenset({"enabled", "adaptive"})
 _NO_EFFORTS = frozenset({"none", "minimal"})
 _ONLY_GEMINI = "remove it, only the gemini protocol has it"
 _ONLY_OPENAI = "remove it, only the openai protocol has it"
@@ -112,8 +118,14 @@ _FIELDS = BodyFields(
         **dict.fromkeys(("max_completion_tokens", "max_output_tokens", "max_tokens_to_sample"), "max_tokens"),
         "stop": "stop_sequences",
         **dict.fromkeys(("reasoning_effort", "reasoning"), "output_config.effort"),
-        "thinkingConfig": "thinking",
-        **dict.fromkeys(("response_format", "responseSchema", "responseJsonSchema"), "output_config.format"),
+        **dict.fromkeys(("thinkingConfig", "thinking_budget"), "thinking.budget_tokens"),
+        "thinking_level": "output_config.effort",
+        "include_thoughts": "thinking.display",
+        "cache": "cache_control",
+        **dict.fromkeys(
+            ("response_format", "responseSchema", "responseJsonSchema", "response_schema"),
+            "output_config.format",
+        ),
         "generationConfig": "its fields stand side by side here: temperature, top_p, max_tokens",
         **dict.fromkeys(("n", "candidateCount"), "use --repeats to ask several times"),
         "functions": "tools",
@@ -242,12 +254,13 @@ def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, An
     if settings is NO_SETTINGS:
         return body
     refused = _REFUSED if endpoint.seed_field is not None else {**_REFUSED, "seed": _NO_SEED}
-    refuse_settings(settings, refused, "anthropic", ask.model)
-    _refuse_values(settings, endpoint)
+    thinking = _thinking(ask.model, settings)
+    others = _refusals(ask.model, settings, endpoint, thinking, body["max_tokens"])
+    refuse_settings(settings, refused, "anthropic", ask.model, others)
     body |= {name: value for name in _SAME_NAME if (value := getattr(settings, name)) is not None}
     if settings.stop:
         body["stop_sequences"] = list(settings.stop)
-    if thinking := _thinking(ask.model, settings, body["max_tokens"]):
+    if thinking:
         body["thinking"] = thinking
     if output := _output_config(settings):
         body["output_config"] = output
@@ -258,49 +271,50 @@ def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, An
     return merge_extra(body, settings.extra, _FIELDS) if settings.extra else body
 
 
-def _refuse_values(settings: Settings, endpoint: Endpoint) -> None:
-    """Raise `CannotCarry` with the values that Messages refuses for every model."""
-    found: list[str] = []
+def _refusals(
+    model: str, settings: Settings, endpoint: Endpoint, thinking: Mapping[str, Any], max_tokens: int
+) -> Iterator[str]:
+    """Yield the settings that Messages refuses for every model, or beside each other."""
     version = endpoint.anthropic_version or ANTHROPIC_VERSION
+    temperature, budget, effort = settings.temperature, settings.thinking_budget or 0, effort_of(settings)
     if version >= _NO_SAMPLING_SINCE:
-        names = [name for name in ("temperature", "top_p", "top_k") if getattr(settings, name) is not None]
-        found += [f"{name} (refused with anthropic_version {version}; {ANTHROPIC_VERSION} takes it)" for name in names]
-    elif settings.temperature is not None and settings.temperature > 1:
-        found.append(f"temperature {settings.temperature:g} (Anthropic takes 0 to 1)")
-    effort = effort_of(settings)
-    if effort in _NO_EFFORTS:
-        found.append(f"reasoning_effort {effort!r} (Anthropic takes low, medium, high, xhigh, max; thinking_budget 0 = off)")
-    if found:
-        raise CannotCarry(f"not accepted: {'; '.join(found)}")
+        for name in ("temperature", "top_p", "top_k"):
+            if getattr(settings, name) is not None:
+                yield f"{name} (refused with anthropic_version {version}; {ANTHROPIC_VERSION} takes it)"
+    elif temperature is not None and temperature > 1:
+        yield f"temperature {temperature:g} (Anthropic takes 0 to 1)"
+    elif temperature not in (None, 1) and thinking.get("type") in _THINKS and _is_unknown(model):
+        yield f"temperature {temperature:g} (Anthropic takes only 1 while a model thinks)"
+    if effort in _NO_EFFORTS and _is_unknown(model):
+        yield f"reasoning_effort {effort!r} (Anthropic takes low, medium, high, xhigh, max; thinking_budget 0 = off)"
+    if budget >= max_tokens:
+        yield (
+            f"thinking_budget {budget} (must be less than max_output_tokens, which is {max_tokens} and holds for "
+            "thinking and text together)"
+        )
+    if settings.include_thoughts and "display" not in thinking:
+        yield f"include_thoughts ({model} does not think unless thinking_budget or reasoning_effort asks for it)"
 
 
-def _thinking(model: str, settings: Settings, max_tokens: int) -> dict[str, Any]:
+def _is_unknown(model: str) -> bool:
+    return settings_of_model("anthropic", model) is UNKNOWN_MODEL
+
+
+def _thinking(model: str, settings: Settings) -> dict[str, Any]:
     """Return the field `thinking`; empty where the model's default applies."""
     family, budget = settings_of_model("anthropic", model), settings.thinking_budget
     # Without a budget, an effort is the only setting that can ask a model to think which does not by itself.
     by_effort = family.always_thinks is False and family.budget == () and effort_of(settings) is not None
-    thinking: dict[str, Any] = {}
     if budget == 0:
-        thinking["type"] = "disabled"
-    elif budget is not None and budget > 0:
-        if budget >= max_tokens:
-            raise CannotCarry(
-                f"thinking_budget {budget} must be less than max_output_tokens, which is {max_tokens}: the limit holds "
-                "for thinking and text together, set max_output_tokens higher"
-            )
-        thinking |= {"type": "enabled", "budget_tokens": budget}
+        return {"type": "disabled"}
+    thinking: dict[str, Any] = {}
+    if budget is not None and budget > 0:
+        thinking = {"type": "enabled", "budget_tokens": budget}
     elif budget is not None or by_effort:
-        thinking["type"] = "adaptive"
-    shows = settings.include_thoughts
-    if shows is None or thinking.get("type") == "disabled" or (not thinking and family.always_thinks is False):
-        if shows:
-            raise CannotCarry(
-                f"include_thoughts ({model} does not think unless thinking_budget or reasoning_effort asks for it)"
-            )
+        thinking = {"type": "adaptive"}
+    if settings.include_thoughts is None or (not thinking and family.always_thinks is False):
         return thinking
-    if not thinking:
-        thinking["type"] = "adaptive"
-    return {**thinking, "display": "summarized" if shows else "omitted"}
+    return {"type": "adaptive", **thinking, "display": "summarized" if settings.include_thoughts else "omitted"}
 
 
 def _output_config(settings: Settings) -> dict[str, Any]:
@@ -374,7 +388,7 @@ def _reply(whole: Any) -> Reply:
         service_tier=_service_tier(whole.get("usage")),
         history_note=_history_note(whole.get("input_transformations")),
         finish_note=_finish_note(whole.get("stop_details")),
-        raw_turn=None if whole.get("content") is None else {"role": "assistant", "content": whole["content"]},
+        raw_turn=_raw_turn(whole.get("content"), blocks),
     )
 
 
@@ -396,6 +410,13 @@ def _blocks(whole: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return blocks
 
 
+def _raw_turn(content: Any, blocks: list[Mapping[str, Any]]) -> Any:
+    if content is None:
+        return None
+    is_usual = isinstance(content, str) or all(isinstance(block, dict) for block in content)
+    return {"role": "assistant", "content": content if is_usual else blocks}
+
+
 def _text(whole: Mapping[str, Any]) -> str | None:
     """Return the visible text; None if the message has no content at all."""
     blocks = blocks_of(whole.get("content"))
@@ -414,9 +435,18 @@ def _thought(blocks: list[Mapping[str, Any]]) -> str | None:
 
 def _tool_call(block: Mapping[str, Any]) -> ToolCall:
     arguments = block.get("input")
+    if isinstance(arguments, str):
+        arguments = _decoded(arguments)
     return ToolCall(
         id=word(block.get("id")), name=word(block.get("name")) or "", arguments={} if arguments is None else arguments
     )
+
+
+def _decoded(arguments: str) -> Any:
+    try:
+        return decode_json(arguments.encode("utf-8", "surrogatepass"))
+    except MalformedReply:  # invalid JSON of the model is a result: kept as a string
+        return arguments
 
 
 def _service_tier(counts: Any) -> str | None:
@@ -532,9 +562,11 @@ def _with_event(state: Mapping[str, Any], value: Any, name: str) -> Mapping[str,
     if not isinstance(value, dict):
         raise MalformedReply(f"a JSON {type(value).__name__} in the stream")
     kind = word(value.get("type")) or name
+    if state.get("done") or (kind == "error" and _is_finished(state)):
+        return state  # the message is complete, whatever follows it
     match kind:
-        case "message_start":
-            return {**state, "message": _with_fields(state.get("message") or {}, value.get("message"))}
+        case "message_start":  # a second one begins anew: a gateway asked another upstream
+            return {**state, "message": _with_fields({}, value.get("message")), "blocks": []}
         case "content_block_start":
             return _with_block(state, value.get("index"), value.get("content_block"))
         case "content_block_delta":
@@ -643,10 +675,7 @@ def _settled_block(block: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = settled(dict(block))
     written = plain.pop("partial_json", None)
     if isinstance(written, str) and written:
-        try:
-            plain["input"] = decode_json(written.encode("utf-8", "surrogatepass"))
-        except MalformedReply:  # invalid JSON of the model is a result: kept as a string
-            plain["input"] = written
+        plain["input"] = _decoded(written)
     return plain
 
 

@@ -55,12 +55,14 @@ class AnthropicTurn:
 
 
 def sendable(turn: Any) -> Any:
-    """Return the message without empty text blocks, which the API refuses, if it has any other."""
+    """Return the message as the API takes it: text blocks have a type, and empty ones are omitted if there are others."""
     content = turn.get("content") if isinstance(turn, dict) else None
-    if not isinstance(content, list) or not any(_text_of(block) == "" for block in content):
+    if not isinstance(content, list):
         return turn
-    kept = [block for block in content if _text_of(block) != ""]
-    return {**turn, "content": kept} if kept else turn
+    if all(_text_of(block) != "" and "type" in block for block in content if isinstance(block, dict)):
+        return turn
+    kept = [block if _text_of(block) is None else {"type": "text", **block} for block in content]
+    return {**turn, "content": [block for block in kept if _text_of(block) != ""] or kept}
 
 
 def blocks_of(content: Any) -> list[Mapping[str, Any]] | None:
@@ -71,7 +73,9 @@ def blocks_of(content: Any) -> list[Mapping[str, Any]] | None:
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
         return None
-    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+    blocks: list[Any] = [
+        {"type": "text", "text": block} if isinstance(block, str) else block for block in content if block is not None
+    ]
     return blocks if all(isinstance(block, dict) for block in blocks) else None
 
 

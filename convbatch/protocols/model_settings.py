@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal, cast
@@ -100,7 +100,9 @@ def refused_by_model(protocol: str, model: str, settings: Settings) -> list[str]
     return list(_refusals(family, model, settings))
 
 
-def refuse_settings(settings: Settings, refused: Mapping[str, str], protocol: str, model: str) -> None:
+def refuse_settings(
+    settings: Settings, refused: Mapping[str, str], protocol: str, model: str, others: Iterable[str] = ()
+) -> None:
     """Raise `CannotCarry` with all settings that the protocol has no field for, or that the model refuses.
 
     Args:
@@ -108,12 +110,14 @@ def refuse_settings(settings: Settings, refused: Mapping[str, str], protocol: st
         refused: Settings without a field in this protocol → what to use in their place.
         protocol: Its name.
         model: The asked model.
+        others: Further settings that the protocol refuses, each with what it takes.
     """
     named = [f"{name} ({instead})" for name, instead in refused.items() if getattr(settings, name) is not None]
     by_model = [line for line in refused_by_model(protocol, model, settings) if line.split(" ")[0] not in refused]
     level, effort = settings.thinking_level, settings.reasoning_effort
     if level is not None and effort is not None and level.lower() != effort.lower():
         by_model.append(f"thinking_level {level!r} and reasoning_effort {effort!r} (two names of one setting)")
+    by_model += others
     told = [f"the {protocol} protocol cannot carry {'; '.join(named)}"] if named else []
     if by_model:
         told.append(f"not accepted: {'; '.join(by_model)}")

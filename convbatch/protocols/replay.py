@@ -20,12 +20,12 @@ from convbatch.reply import Failure, Reply
 WITHOUT_SIGNATURES = "signatures in the history were refused and left out"
 """Note on replies to a question that was asked again without signatures."""
 _SIGNATURE = re.compile(
-    r"(?:thought|thinking|reasoning)[\s_-]*signature|signature`? in [`'\"]?thinking|encrypted[ _]content",
+    r"(?:thought|thinking|reasoning)[\s._-]*signature|signature`? in [`'\"]?thinking|encrypted[ _]content",
     re.IGNORECASE,
 )
 _WRONG = re.compile(
     r"corrupt|invalid|not valid|malformed|mismatch|expired|could not be|cannot be|can't be|failed to|decoding failed"
-    r"|different conversation",
+    r"|different conversation|field required",
     re.IGNORECASE,
 )
 _FIELD = re.compile(r"reasoning_content|reasoning_details", re.IGNORECASE)

@@ -113,7 +113,9 @@ def _unwrapped(value: Any) -> tuple[Any, str] | None:
         inner = value.get(name)
         if isinstance(inner, str) and inner.lstrip()[:1] == "{":
             return _decoded(inner, f"the reply is JSON inside {name!r}")
-        if isinstance(inner, dict) and any(key in inner for key in ("choices", "candidates", "output", *_WRAPPERS)):
+        if isinstance(inner, dict) and any(
+            key in inner for key in ("choices", "candidates", "output", "stop_reason", *_WRAPPERS)
+        ):
             return inner, f"the reply is inside {name!r}"
         if isinstance(inner, dict) and name == "output" and isinstance(inner.get("text"), str):
             return {"choices": [inner]}, "a reply in the shape of DashScope"
@@ -139,37 +141,35 @@ def _has_content(reply: Reply) -> bool:
 
 
 def _read(protocol: WireProtocol, value: dict[str, Any]) -> tuple[Reply, str | None] | None:
+    shape = _shape_of(value)
     try:
-        if "candidates" in value or "promptFeedback" in value:
-            if protocol.name == "gemini":
-                return protocol.parse_response(encode_json(value)), None
-            return _GEMINI.parse_response(encode_json(value))._replace(raw_turn=None), _foreign(_GEMINI, protocol)
-        if "choices" in value:
-            whole, note = _usual_choices(value)
-            whole = {**whole, "usage": _usage_of(whole.get("usage"))}
-            reply = _OPENAI.parse_response(encode_json(whole))
-            if protocol.name == "openai":
-                return reply, note
-            return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_OPENAI, protocol), note]))
-        if (output := _usual_output(value)) is not None:
-            whole, note = output
-            reply = _RESPONSES.parse_response(encode_json(whole))
-            if protocol.name == "responses":
-                return reply, note
-            return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_RESPONSES, protocol), note]))
-        if (message := _usual_message(value)) is not None:
-            whole, note = message
-            reply = _ANTHROPIC.parse_response(encode_json(whole))
-            if protocol.name == "anthropic":
-                return reply, note
-            return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(_ANTHROPIC, protocol), note]))
-        foreign = _as_completion(value)
-        if foreign is None:
-            return None
-        whole, note = foreign
-        return _OPENAI.parse_response(encode_json(whole))._replace(raw_turn=None), note
+        if shape is None:
+            foreign = _as_completion(value)
+            if foreign is None:
+                return None
+            whole, note = foreign
+            return _OPENAI.parse_response(encode_json(whole))._replace(raw_turn=None), note
+        read, whole, note = shape
+        reply = read.parse_response(encode_json(whole))
     except (MalformedReply, ErrorInBody):
         return None
+    if read.name == protocol.name:
+        return reply, note
+    return reply._replace(raw_turn=None), "; ".join(filter(None, [_foreign(read, protocol), note]))
+
+
+def _shape_of(value: dict[str, Any]) -> tuple[WireProtocol, dict[str, Any], str | None] | None:
+    """Return the protocol whose reply a body is, the body in its usual form, and what the form was."""
+    if "candidates" in value or "promptFeedback" in value:
+        return _GEMINI, value, None
+    if "choices" in value:
+        whole, note = _usual_choices(value)
+        return _OPENAI, {**whole, "usage": _usage_of(whole.get("usage"))}, note
+    if (output := _usual_output(value)) is not None:
+        return _RESPONSES, *output
+    if (message := _usual_message(value)) is not None:
+        return _ANTHROPIC, *message
+    return None
 
 
 def _usual_choices(value: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -42,10 +42,10 @@ _USER_BLOCKS = frozenset({"text", "image", "document", "tool_result", "search_re
 _MODEL_BLOCKS = frozenset(
     {"text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result"}
 )
-_EMPTY_MESSAGE = "messages.{at}: all messages must have non-empty content except for the optional final assistant message"
-_PREFILL = (
-    "This model does not support assistant message prefill. The conversation must end with a user message."
+_EMPTY_MESSAGE = (
+    "messages.{at}: all messages must have non-empty content except for the optional final assistant message"
 )
+_PREFILL = "This model does not support assistant message prefill. The conversation must end with a user message."
 _BOUND = (
     "The block is bound to a different conversation. Remove the block, or set "
     '`thinking.block_binding.prefix_mismatch_behavior` to "drop_block". That setting requires the '

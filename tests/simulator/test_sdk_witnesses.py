@@ -363,7 +363,7 @@ def test_anthropic_sdk_reads_thinking_cached_tokens_and_limits(clients: Clients)
     cut = client.messages.create(model="sim-good", max_tokens=2, messages=[{"role": "user", "content": "hello"}])
     refused = client.messages.create(model="sim-safety", max_tokens=9, messages=[{"role": "user", "content": "bomb"}])
 
-    assert "Reading" in first.content[0].to_dict()["thinking"]
+    assert "Reading" in str(first.content[0].to_dict()["thinking"])
     assert first.usage.output_tokens_details is not None
     assert first.usage.output_tokens_details.thinking_tokens > 0
     assert (first.usage.cache_read_input_tokens, first.usage.cache_creation_input_tokens) == (0, 12)
@@ -414,7 +414,12 @@ def test_anthropic_sdk_lists_models_over_several_pages(clients: Clients) -> None
 
 def test_anthropic_sdk_raises_its_own_classes(server: Server, clients: Clients) -> None:
     def ask(client: anthropic.Anthropic, model: str = "sim-good", **settings: Any) -> anthropic.types.Message:
-        asked = {"model": model, "max_tokens": 99, "messages": [{"role": "user", "content": "hi"}], **settings}
+        asked: dict[str, Any] = {
+            "model": model,
+            "max_tokens": 99,
+            "messages": [{"role": "user", "content": "hi"}],
+            **settings,
+        }
         return client.messages.create(**asked)
 
     good, newest = clients.anthropic(), clients.anthropic(version="2026-10-21")
@@ -432,8 +437,9 @@ def test_anthropic_sdk_raises_its_own_classes(server: Server, clients: Clients) 
     ):
         ask(good)
     assert (raised.value.status_code, cast("Any", raised.value.body)["error"]["type"]) == (529, "overloaded_error")
-    with under_limit(server), pytest.raises(anthropic.RateLimitError) as limited:
-        for _ in range(3):
+    with under_limit(server):
+        assert [ask(good).stop_reason for _ in range(2)] == ["end_turn"] * 2
+        with pytest.raises(anthropic.RateLimitError) as limited:
             ask(good)
     assert float(limited.value.response.headers["retry-after"]) > 0
 
