@@ -31,6 +31,7 @@ from benchmarks.measure import (
     workplace,
 )
 from benchmarks.quotas import played, quotas, steady
+from benchmarks.server import EVENTS
 from benchmarks.worlds import ALPHA, MARGINS, GateRates, gate_rates
 
 MIB = 2**20
@@ -62,6 +63,7 @@ class Size:
     """Sizes of the measurements."""
 
     speed: tuple[int, int] = (1000, 5)
+    streams: tuple[int, int] = (400, 5)
     makespan: tuple[int, int, int] = (2000, 5, 400)
     memory: tuple[int, int] = (10_000, 100_000)
     validate: tuple[int, int] = (100_000, 1_000_000)
@@ -77,6 +79,7 @@ class Size:
 FULL = Size()
 QUICK = Size(
     speed=(200, 5),
+    streams=(100, 5),
     makespan=(400, 5, 200),
     memory=(1_000, 10_000),
     validate=(10_000, 100_000),
@@ -232,6 +235,36 @@ def _speed_rows(bench: Bench, server: Server, work: Work, goal: float, starting:
     )
     busy = max(one.server_cpu_s / one.span_s for one in bare)
     bench.notes.append(f"{at}: the server's CPU was at most {busy:.0%} busy, under the bare loop")
+    return rows
+
+
+def streams(bench: Bench) -> list[Row]:
+    """Measure turns per second of streamed replies, against bare loops that read the same streams."""
+    dialogues, turns = bench.size.streams
+    work = Work(dialogues, turns, 64, stream=True)
+    runs: dict[str, list[MeasuredRun]] = {"i": [], "ii": [], "us": []}
+    with Server(bench.cores.server) as server:
+        for _ in bench.rounds():
+            runs["i"].append(bench.clients.bare(server, work, sync=False))
+            runs["us"].append(bench.clients.convbatch(server, work))
+            runs["ii"].append(bench.clients.bare(server, work, sync=True))
+    us = runs["us"]
+    rows: list[Row] = []
+    for against, loop in (("(i) bare SSE loop", runs["i"]), ("(ii) + group fdatasync", runs["ii"])):
+        ratio = _median_ratio(us, loop, _rate)
+        rows.append(
+            Row(
+                what=f"streamed turns/s, {EVENTS} events, -j {work.concurrency}",
+                against=against,
+                theirs=f"{_median(loop, _rate):,.0f}",
+                ours=f"{_median(us, _rate):,.0f}",
+                ratio=ratio,
+                goal=">= 0.6",
+                met=ratio >= 0.6,
+            )
+        )
+    busy = max(one.server_cpu_s / one.span_s for one in runs["i"])
+    bench.notes.append(f"streams: the server's CPU was at most {busy:.0%} busy, under the bare loop")
     return rows
 
 
@@ -467,6 +500,7 @@ def _count(value: float) -> str:
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "help": show_help,
     "speed": speed,
+    "streams": streams,
     "makespan": makespan,
     "memory": memory,
     "validate": validate,

@@ -88,12 +88,29 @@ class Synced:
         self._syncing = None
 
 
+async def _read(response: aiohttp.ClientResponse) -> Any:
+    return orjson.loads(await response.read())
+
+
+async def _read_stream(response: aiohttp.ClientResponse) -> Any:
+    """Read a stream line by line; return its last event with the text of all."""
+    texts: list[str] = []
+    event: Any = None
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            event = orjson.loads(line[6:])
+            texts.append(event["candidates"][0]["content"]["parts"][0]["text"])
+    event["candidates"][0]["content"]["parts"] = [{"text": "".join(texts)}]
+    return event
+
+
 async def _converse(session: aiohttp.ClientSession, url: URL, sink: Sink, dialogue: int, turns: int) -> None:
     contents: list[Any] = []
+    read = _read_stream if url.path.endswith(":streamGenerateContent") else _read
     for turn in range(1, turns + 1):
         contents.append({"role": "user", "parts": [{"text": user_text(dialogue, turn)}]})
         async with session.post(url, data=orjson.dumps({"contents": contents}), headers=HEADERS) as response:
-            reply = orjson.loads(await response.read())
+            reply = await read(response)
         candidate = reply["candidates"][0]
         contents.append(candidate["content"])
         line = {
@@ -112,7 +129,8 @@ async def _work(session: aiohttp.ClientSession, url: URL, sink: Sink, dialogues:
 
 
 async def _play(args: argparse.Namespace) -> dict[str, float]:
-    url = URL(f"{args.url}/v1beta/models/{MODEL}:generateContent", encoded=True)
+    method = "streamGenerateContent?alt=sse" if args.stream else "generateContent"
+    url = URL(f"{args.url}/v1beta/models/{MODEL}:{method}", encoded=True)
     sink = Synced(args.out) if args.sync else Buffered(args.out)
     dialogues = iter(range(args.dialogues))
     connector = aiohttp.TCPConnector(limit=0)
@@ -134,6 +152,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--sync", action="store_true", help="make each reply durable before the dialogue continues")
+    parser.add_argument("--stream", action="store_true", help="ask for streamed replies")
     sys.stdout.buffer.write(orjson.dumps(uvloop.run(_play(parser.parse_args()))))
 
 

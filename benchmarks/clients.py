@@ -55,6 +55,7 @@ class Work:
     dialogues: int
     turns: int
     concurrency: int
+    stream: bool = False
 
     @property
     def requests(self) -> int:
@@ -74,6 +75,7 @@ class Clients:
         command = [sys.executable, "-m", "benchmarks.bare", server.url, str(out)]
         command += ["--dialogues", str(work.dialogues), "--turns", str(work.turns)]
         command += ["--concurrency", str(work.concurrency), *(["--sync"] if sync else [])]
+        command += ["--stream"] if work.stream else []
         before = server.cpu_s()
         process = measured(command, self._folder, self._cores.client, environment())
         server.expected += work.requests
@@ -92,6 +94,7 @@ class Clients:
         out = self._folder / "run"
         command = [sys.executable, "-m", "convbatch", "run", str(self.dataset(work.dialogues, work.turns))]
         command += ["-m", f"{MODEL}@bench", "-c", str(config), "-o", str(out), "-j", str(work.concurrency)]
+        command += ["--stream"] if work.stream else []
         before = server.cpu_s()
         process = measured(command, self._folder, self._cores.client, environment(BENCH_KEY=KEY))
         server.expected += work.requests

@@ -1,4 +1,4 @@
-"""The benchmark gateway: answers every POST with one fixed Gemini reply, much faster than any client here.
+"""The benchmark gateway: answers every POST with one fixed Gemini reply, whole or streamed, faster than any client here.
 
 It uses no HTTP library: a request is a head, up to the blank line, and `Content-Length` bytes, which are not parsed. It
 prints its port, serves until its stdin closes, and then prints the number of answered requests, so that the benchmark
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from typing import cast
 
@@ -40,6 +41,31 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=UTF-8\r\nC
     len(BODY),
     BODY,
 )
+EVENTS = 64
+"""Events of a streamed reply; each is sent on its own, so that a client may read it on its own."""
+
+
+def _event(number: int) -> bytes:
+    """Return an event of the stream as a chunk of HTTP."""
+    candidate: dict[str, object] = {"content": {"role": "model", "parts": [{"text": f"piece {number} of it, "}]}}
+    counts = {"promptTokenCount": 22, "candidatesTokenCount": number * 5, "totalTokenCount": 22 + number * 5}
+    if number == EVENTS:
+        candidate["finishReason"] = "STOP"
+    event = {
+        "candidates": [{**candidate, "index": 0}],
+        "usageMetadata": counts,
+        "modelVersion": "gemini-2.5-flash",
+        "responseId": "awNOaYKaHebfjMcP-dyd4Ao",
+    }
+    data = b"data: " + json.dumps(event).encode() + b"\r\n\r\n"
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+    *(_event(number) for number in range(1, EVENTS + 1)),
+    b"0\r\n\r\n",
+)
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 
@@ -68,11 +94,19 @@ class _Connection(asyncio.Protocol):
         if not requests:
             return
         self._server.answered += requests
+        if b":streamGenerateContent" in data:
+            self._stream(0)  # clients here never pipeline
+            return
         answers = ANSWER if requests == 1 else ANSWER * requests
         if self._server.latency_s:
             self._loop.call_later(self._server.latency_s, self._transport.write, answers)
         else:
             self._transport.write(answers)
+
+    def _stream(self, number: int) -> None:
+        self._transport.write(STREAM[number])
+        if number + 1 < len(STREAM):
+            self._loop.call_soon(self._stream, number + 1)
 
 
 def _whole_requests(data: bytes) -> tuple[int, bytes]:
