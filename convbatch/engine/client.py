@@ -316,13 +316,16 @@ async def _read(response: aiohttp.ClientResponse, into: bytearray, watch: Stream
 async def _read_stream(content: aiohttp.StreamReader, into: bytearray, watch: StreamWatch) -> None:
     """Read to the end of the body, not of the stream in it: usage may follow `[DONE]`."""
     loop = asyncio.get_running_loop()
+    renewed = 0.0
     silence = asyncio.timeout(watch.silence_s)
     try:
         async with silence:
             while chunk := await content.readany():
                 _append(chunk, into)
                 watch.received(chunk)
-                silence.reschedule(loop.time() + watch.silence_s)
+                if (now := loop.time()) > renewed or watch.is_over:
+                    renewed = now + min(1.0, watch.silence_s / 8)  # not for each of a thousand chunks
+                    silence.reschedule(now + watch.silence_s)
     except TimeoutError:
         if not silence.expired():
             raise  # the timeout of the attempt
@@ -615,7 +618,9 @@ class Client:
         token = None if self._key_command is None else self._key_command.token
         key = self._key if token is None else token.value
         outgoing = self._sending(request, key, self._target.gateway.attempt_timeout_s)
-        watch = StreamWatch(self._clock, silence_s=self._silence_s, on_text=on_text) if ask.stream else None
+        watch = None
+        if ask.stream:
+            watch = StreamWatch(self._protocol, self._clock, silence_s=self._silence_s, on_text=on_text)
         sent = _Sent(self._clock.wall(), self._clock.monotonic(), watch)
         try:
             response = await self._transport.send(outgoing if watch is None else outgoing._replace(watch=watch))
@@ -689,7 +694,12 @@ class Client:
         body, left = self._redactor.body(response.body)
         headers = self._headers(response) if response.status != 200 else {}
         read = functools.partial(self._read, response.status, headers, is_cut=is_cut, streamed=sent.watch is not None)
-        answer = read(body)
+        folded = None if sent.watch is None else sent.watch.close()
+        is_plain = body is response.body and response.status == 200 and not response.notes and not is_cut
+        if folded is not None and is_plain:
+            answer = Answer(as_configured(folded, self._protocol, self._endpoint))
+        else:
+            answer = read(body)
         if self._has_split_key(answer.outcome, body):
             body = without_split_keys(body, self._redactor)
             answer = read(body)

@@ -1,7 +1,8 @@
-"""Measure a streamed response while it arrives: time to first text, and the times between its chunks.
+"""Follow a streamed response while it arrives: time to first text, times between its chunks, and the reply itself.
 
-The body itself is collected by the transport and read by `protocols.reading`, as any other: what is measured here
-decides nothing about the reply. A chunk is an event that adds text or thought; comments, pings and usage are none.
+The body is collected by the transport and read by `protocols.reading`, as any other. Only of a stream without anything
+odd the reply that was folded here is taken, which is the same: it saves reading the body a second time. A chunk is an
+event that adds text or thought; comments, pings and usage are none.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
 from convbatch.protocols.envelope import may_become_stream
 from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
-from convbatch.protocols.stream_text import added_text, ends_stream
+from convbatch.protocols.stream_fold import StreamFold
+from convbatch.protocols.stream_text import ends_stream
+from convbatch.protocols.wire import WireProtocol
+from convbatch.reply import Reply
 from convbatch.system import Clock
 
 SILENCE_S = 120.0
@@ -48,6 +50,7 @@ class StreamWatch:
 
     def __init__(
         self,
+        protocol: WireProtocol,
         clock: Clock,
         *,
         silence_s: float = SILENCE_S,
@@ -57,12 +60,14 @@ class StreamWatch:
         """Begin to follow a response.
 
         Args:
+            protocol: Folds the events.
             clock: For the time of arrival.
             silence_s: See `SILENCE_S`.
             linger_s: See `LINGER_S`.
             on_text: Gets the text of the reply as it arrives, without thoughts.
         """
         self._on_text = on_text
+        self._fold = StreamFold(protocol)
         self._clock = clock
         self._silence_s = silence_s
         self._linger_s = linger_s
@@ -90,20 +95,29 @@ class StreamWatch:
         if self._parser is None:
             return
         try:
-            for plain in self._inflate.pieces(piece):
-                self._read(plain)
+            if self._inflate.is_plain(piece):
+                self._read(piece)
+            else:
+                for plain in self._inflate.pieces(piece):
+                    self._read(plain)
         except (EventTooLong, zlib.error):
             self._parser = None
 
+    def close(self) -> Reply | None:
+        """End the body; return its reply, or None if the body must be read to know it. Once is enough."""
+        parser, self._parser = self._parser, None
+        if parser is None or self.last_at is None:
+            return None
+        for event in parser.close():
+            self._note(event)
+        return self._fold.reply() if self._events else None
+
     def times(self, begun: float) -> StreamTimes:
-        """Return what was measured, once the body has ended.
+        """Return what was measured.
 
         Args:
             begun: When the request was sent, monotonic seconds.
         """
-        if self._parser is not None and self.last_at is not None:
-            for event in self._parser.close():
-                self._note(event)
         if self._head is not None or not self._events:
             return NO_STREAM
         gaps = sorted(self._gaps)
@@ -143,10 +157,7 @@ class StreamWatch:
         self._events += 1
         if ends_stream(event):
             self.is_over = True
-        try:
-            added = added_text(orjson.loads(event.data))
-        except ValueError:
-            return
+        added = self._fold.add(event)
         if not (added.text or added.thought):
             return
         assert self.last_at is not None
@@ -168,13 +179,15 @@ class _Inflater:
         self._decoder: Any = None
         self._total = 0
 
-    def pieces(self, piece: bytes) -> Iterator[bytes]:
-        """Yield what a piece holds, in pieces of limited size."""
+    def is_plain(self, piece: bytes) -> bool:
+        """Whether this piece of the body, the first or a later one, is not compressed."""
         if self._window is None:
             self._window = _window_of(piece)
-        if not self._window:
-            yield piece
-            return
+        return not self._window
+
+    def pieces(self, piece: bytes) -> Iterator[bytes]:
+        """Yield what a compressed piece holds, in pieces of limited size."""
+        assert self._window is not None
         while piece:
             if self._decoder is None:
                 self._decoder = zlib.decompressobj(self._window)

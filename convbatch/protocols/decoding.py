@@ -46,7 +46,12 @@ def read_event(event: SseEvent) -> list[Any] | None:
     Returns:
         None when the data is not JSON: a truncated line, or garbage.
     """
-    data = event.data.strip()
+    if event.decoded is ...:
+        event.decoded = _decode_event(event.data.strip())
+    return event.decoded
+
+
+def _decode_event(data: str) -> list[Any] | None:
     if data in ("", DONE):
         return []
     try:

@@ -62,7 +62,7 @@ from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_turn import GeminiTurn
-from convbatch.protocols.growing import Growing, is_text, settled, with_lists, with_text
+from convbatch.protocols.growing import BATCH, Growing, is_text, settled, with_items, with_lists, with_text
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
@@ -209,17 +209,17 @@ class Gemini:
         """Add one event to a draft; raises `ErrorInBody` with the partial text, `MalformedReply`."""
         values = read_event(event)
         if values is None:
-            return draft if _is_finished(draft.state) else Draft(state={**draft.state, "cut": True})
+            return draft if _is_finished(_merged(draft)) else Draft(state={**draft.state, "cut": True})
         return _folded(draft, values)
 
     def finish(self, draft: Draft) -> Reply:
         """Build the reply at the end of a stream; raises `ErrorInBody` or `MalformedReply` if it is incomplete."""
-        whole = draft.state.get("whole")
-        if whole is None:
+        if not draft.state.keys() & {"whole", "new"}:
             raise stream_truncated(None, NO_USAGE)
-        if draft.state.get("cut") or (whole.get("candidates") and not _is_finished(draft.state)):
-            raise stream_truncated(_partial_text(settled(whole)), _partial_usage(whole))
-        return _reply(settled(whole))
+        whole = settled(_merged(draft))
+        if draft.state.get("cut") or (whole.get("candidates") and not _is_finished(whole)):
+            raise stream_truncated(_partial_text(whole), _partial_usage(whole))
+        return _reply(whole)
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Parse an error response; never raises."""
@@ -503,63 +503,127 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
-    """The draft with more chunks; its state is `whole` (the body so far, in the whole form) and `cut`."""
+    """Add chunks to a draft; its state is `whole` (the body so far, in the whole form), `new` chunks, and `cut`."""
     state = dict(draft.state)
     for chunk in chunks:
-        whole: dict[str, Any] = state.get("whole") or {}
         if not isinstance(chunk, dict):
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
-        if claims_error(chunk) and (
-            carried := error_in_body(chunk, text=_partial_text(settled(whole)), usage=_partial_usage(whole))
-        ):
-            raise carried
-        state["whole"] = _with_chunk(whole, chunk)
+        if claims_error(chunk):
+            whole = settled(_merged(Draft(state=state)))
+            if carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole)):
+                raise carried
+        new = with_items(state.get("new"), (chunk,))
+        state["new"] = new
+        if new.count == BATCH:
+            state["whole"] = _merged(Draft(state=state))
+            del state["new"]
     return Draft(state=state)
 
 
-def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
-    grown = dict(whole)
-    for key, value in chunk.items():
-        if key == "candidates":
-            grown[key] = _with_candidates(grown.get(key) or [], value)
-        elif isinstance(value, dict):
-            # Running totals and feedback: the last value of each field applies; nothing is added up.
-            old = grown.get(key)
-            grown[key] = {**(old if isinstance(old, dict) else {}), **_non_null(value)}
-        elif value not in (None, ""):
-            grown[key] = value
-    return grown
+def _merged(draft: Draft) -> Mapping[str, Any]:
+    """Return the body so far, whose texts and lists are still those of a draft."""
+    whole: Mapping[str, Any] = draft.state.get("whole") or {}
+    new: Growing[Any] | None = draft.state.get("new")
+    if new is None:
+        return whole
+    merge = _Merge(whole)
+    for chunk in new.items:
+        merge.add(chunk)
+    return merge.done()
 
 
-def _with_candidates(old: list[Any], new: Any) -> list[Any]:
-    if not isinstance(new, list | None):
-        raise MalformedReply("candidates is not a list")
-    for item in new or ():
-        if not isinstance(item, dict):
-            raise MalformedReply("candidates contains no objects")
-        if item.get("index") not in (0, None):
-            continue
-        before = old[0] if old else {}
-        candidate = {**before, **_non_null(item)}
-        if before.get("content") is not None and item.get("content") is not None:
-            candidate["content"] = _with_content(before["content"], item["content"])
-        elif item.get("content") is not None:
-            candidate["content"] = _with_content({}, item["content"])
-        if isinstance(logprobs := item.get("logprobsResult"), dict):
-            candidate["logprobsResult"] = with_lists(before.get("logprobsResult"), logprobs)
-        old = [candidate]
-    return old
+class _Merge:
+    """Adds chunks to a copy of a body."""
 
+    def __init__(self, whole: Mapping[str, Any]) -> None:
+        self._whole = dict(whole)
+        candidates = whole.get("candidates")
+        self._candidate: dict[str, Any] = dict(candidates[0]) if candidates else {}
+        self._has_candidate = bool(candidates)
+        content = self._candidate.get("content")
+        self._content: dict[str, Any] | None = None if content is None else dict(content)
+        self._parts: _Parts = (self._content or {}).get("parts") or _Parts([])
+        self._owned: dict[str, dict[str, Any]] = {}
+        self._run: list[str] = []
+        self._kind: Mapping[str, Any] = {}
 
-def _with_content(old: Mapping[str, Any], new: Any) -> dict[str, Any]:
-    added = _parts(new)
-    content = {**old, **_non_null(new)}
-    if new.get("parts") is not None:
-        parts = old.get("parts") or _Parts([])
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        for key, value in chunk.items():
+            if key == "candidates":
+                self._add_candidates(value)
+            elif isinstance(value, dict):
+                # Running totals and feedback: the last value of each field applies; nothing is added up.
+                self._own(key).update(_non_null(value) if None in value.values() else value)
+            elif value is not None and value != "":
+                self._whole[key] = value
+
+    def done(self) -> dict[str, Any]:
+        """Return the body."""
+        self._end_run()
+        if self._content is not None:
+            if "parts" in self._content:
+                self._content["parts"] = self._parts
+            self._candidate["content"] = self._content
+        if self._has_candidate:
+            self._whole["candidates"] = [self._candidate]
+        return self._whole
+
+    def _own(self, key: str) -> dict[str, Any]:
+        """Return an object of the body as one that may be changed."""
+        if key not in self._owned:
+            old = self._whole.get(key)
+            self._owned[key] = self._whole[key] = dict(old) if isinstance(old, dict) else {}
+        elif self._whole[key] is not self._owned[key]:
+            self._owned[key] = self._whole[key] = {}
+        return self._owned[key]
+
+    def _add_candidates(self, new: Any) -> None:
+        if not isinstance(new, list | None):
+            raise MalformedReply("candidates is not a list")
+        self._whole.setdefault("candidates", [])
+        for item in new or ():
+            if not isinstance(item, dict):
+                raise MalformedReply("candidates contains no objects")
+            if item.get("index") not in (0, None):
+                continue
+            self._has_candidate = True
+            for key, value in item.items():
+                if key == "content" and value is not None:
+                    self._candidate.setdefault(key, None)
+                    self._add_content(value)
+                elif key == "logprobsResult" and isinstance(value, dict):
+                    self._candidate[key] = with_lists(self._candidate.get(key), value)
+                elif value is not None:
+                    self._candidate[key] = value
+
+    def _add_content(self, new: Any) -> None:
+        added = _parts(new)
+        if self._content is None:
+            self._content = {}
+        for key, value in new.items():
+            if key == "parts" and value is not None:
+                self._content.setdefault(key, None)
+            elif value is not None:
+                self._content[key] = value
         for part in added:
-            parts = parts.with_part(part)
-        content["parts"] = parts
-    return content
+            self._add_part(part)
+
+    def _add_part(self, part: dict[str, Any]) -> None:
+        """Add a part; texts in a row are joined before they are added."""
+        is_plain = _is_plain(part)
+        if is_plain and self._run and part.get("thought") == self._kind.get("thought"):
+            self._run.append(part["text"])
+        elif not (self._run and part == {"text": ""}):  # the usual last delta, without content
+            self._end_run()
+            if is_plain:
+                self._run, self._kind = [part["text"]], part
+            else:
+                self._parts = self._parts.with_part(part)
+
+    def _end_run(self) -> None:
+        if self._run:
+            self._parts = self._parts.with_part({**self._kind, "text": "".join(self._run)})
+            self._run = []
 
 
 class _Parts(Growing[dict[str, Any]]):
@@ -600,8 +664,7 @@ def _non_null(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _is_finished(state: Mapping[str, Any]) -> bool:
-    whole = state.get("whole") or {}
+def _is_finished(whole: Mapping[str, Any]) -> bool:
     candidates = whole.get("candidates")
     if candidates and is_finish(candidates[0].get("finishReason")):
         return True

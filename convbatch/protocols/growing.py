@@ -24,6 +24,11 @@ class Growing(Generic[T]):
         self._count = len(items)
 
     @property
+    def count(self) -> int:
+        """How many items there are."""
+        return self._count
+
+    @property
     def items(self) -> list[T]:
         """A new list of all items."""
         return self._items[: self._count]
@@ -34,10 +39,9 @@ class Growing(Generic[T]):
 
     def extended(self, items: Iterable[T]) -> Any:
         """Return a value with more items; this one does not change."""
-        grown = type(self)(self._items if len(self._items) == self._count else self.items)
-        grown._items.extend(items)
-        grown._count = len(grown._items)
-        return grown
+        shared = self._items if len(self._items) == self._count else self.items
+        shared.extend(items)
+        return type(self)(shared)
 
 
 class GrowingText(Growing[str]):
@@ -48,6 +52,10 @@ class GrowingText(Growing[str]):
     def settled(self) -> str:
         """Return the text."""
         return "".join(self.items)
+
+
+BATCH = 16
+"""How many chunks of a stream a draft keeps before they are merged: merging copies what it changes."""
 
 
 def is_text(value: Any) -> bool:

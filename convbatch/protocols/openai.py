@@ -60,7 +60,7 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
-from convbatch.protocols.growing import Growing, GrowingText, is_text, settled, with_items, with_lists, with_text
+from convbatch.protocols.growing import BATCH, Growing, GrowingText, is_text, settled, with_items, with_lists, with_text
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_turn import OpenAITurn
 from convbatch.protocols.schema_subset import named_schema
@@ -202,17 +202,17 @@ class OpenAI:
             return Draft(state={**draft.state, "done": True})
         values = read_event(event)
         if values is None:
-            return draft if _is_finished(draft.state) else Draft(state={**draft.state, "cut": True})
+            return draft if _is_finished(draft, _merged(draft)) else Draft(state={**draft.state, "cut": True})
         return _folded(draft, values)
 
     def finish(self, draft: Draft) -> Reply:
         """Build the reply at the end of a stream; raises `ErrorInBody` or `MalformedReply` if it is incomplete."""
-        whole = draft.state.get("whole")
-        if whole is None:
+        if not draft.state.keys() & {"whole", "new"}:
             raise stream_truncated(None, NO_USAGE)
-        if draft.state.get("cut") or (whole.get("choices") and not _is_finished(draft.state)):
-            raise stream_truncated(_partial_text(settled(whole)), _partial_usage(whole))
-        return _reply(_without_call_indexes(settled(whole)))
+        whole = settled(_merged(draft))
+        if draft.state.get("cut") or (whole.get("choices") and not _is_finished(draft, whole)):
+            raise stream_truncated(_partial_text(whole), _partial_usage(whole))
+        return _reply(_without_call_indexes(whole))
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Parse an error response; never raises."""
@@ -508,83 +508,144 @@ def _details(counts: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
-    """Add chunks to a draft; its state has `whole` (the body so far, in the complete form), `done` and `cut`."""
+    """Add chunks to a draft; its state has `whole` (the body so far), `new` chunks, `done` and `cut`."""
     state = dict(draft.state)
     for chunk in chunks:
-        whole: dict[str, Any] = state.get("whole") or {}
         if not isinstance(chunk, dict):
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
-        grown = _with_chunk(whole, chunk)
-        _raise_in_stream(grown, chunk)
-        state["whole"] = grown
+        new = with_items(state.get("new"), (chunk,))
+        state["new"] = new
+        if may_fail := _may_fail(chunk) or new.count == BATCH:
+            state["whole"] = _merged(Draft(state=state))
+            del state["new"]
+            if may_fail:
+                _raise_in_stream(settled(state["whole"]), chunk)
     return Draft(state=state)
 
 
-def _raise_in_stream(grown: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
-    choices = grown.get("choices") or [{}]
+def _may_fail(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk may have an error, beside its choices or in one."""
+    choices = chunk.get("choices")
+    return claims_error(chunk) or (
+        isinstance(choices, list) and any(isinstance(choice, dict) and choice.get("error") for choice in choices)
+    )
+
+
+def _raise_in_stream(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
+    choices = whole.get("choices") or [{}]
     for holder in (chunk, choices[0]) if choices[0].get("error") else (chunk,):
         if claims_error(holder) and (
             carried := error_in_body(
                 holder,
-                text=_partial_text(settled(grown)),
-                usage=_partial_usage(grown),
+                text=_partial_text(whole),
+                usage=_partial_usage(whole),
                 finish_reason_raw=_finish_word(choices[0]),
             )
         ):
             raise carried
 
 
-def _with_chunk(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
-    grown = dict(whole)
-    for key, value in chunk.items():
-        if key == "choices":
-            grown[key] = _with_choices(grown.get(key) or [], value)
-        elif key == "usage" and isinstance(value, dict):
-            # Running totals: the last value of each field applies; nothing is added up.
-            old = grown.get(key)
-            new = {name: count for name, count in value.items() if count is not None}
-            grown[key] = {**(old if isinstance(old, dict) else {}), **new}
-        elif value not in (None, ""):
-            grown[key] = value
-    return grown
+def _merged(draft: Draft) -> Mapping[str, Any]:
+    """Return the body so far, whose texts and lists are still those of a draft."""
+    whole: Mapping[str, Any] = draft.state.get("whole") or {}
+    new: Growing[Any] | None = draft.state.get("new")
+    if new is None:
+        return whole
+    merge = _Merge(whole)
+    for chunk in new.items:
+        merge.add(chunk)
+    return merge.done()
 
 
-def _with_choices(old: list[Any], new: Any) -> list[Any]:
-    if not isinstance(new, list | None):
-        raise MalformedReply("choices is not a list")
-    for item in new or ():
-        if not isinstance(item, dict):
-            raise MalformedReply("choices contains no objects")
-        if item.get("index") not in (0, None):
-            continue
-        choice = dict(old[0]) if old else {}
-        for key, value in item.items():
-            if key in ("delta", "message"):
-                choice["message"] = _with_delta(choice.get("message") or {}, value)
-            elif key == "logprobs" and isinstance(value, dict):
-                choice[key] = with_lists(choice.get(key), value)
-            elif value is not None and (key != "finish_reason" or is_finish(value) or not choice.get(key)):
-                choice[key] = value
-        old = [choice]
-    return old
+class _Merge:
+    """Adds chunks to a copy of a body."""
 
+    def __init__(self, whole: Mapping[str, Any]) -> None:
+        self._whole = dict(whole)
+        choices = whole.get("choices")
+        self._choice: dict[str, Any] = dict(choices[0]) if choices else {}
+        self._has_choice = bool(choices)
+        message = self._choice.get("message")
+        self._message: dict[str, Any] | None = None if message is None else dict(message)
+        self._texts: dict[str, list[str]] = {}
 
-def _with_delta(message: Mapping[str, Any], delta: Any) -> dict[str, Any]:
-    if not isinstance(delta, dict | None):
-        raise MalformedReply("a delta that is not an object")
-    grown = dict(message)
-    for key, value in (delta or {}).items():
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        for key, value in chunk.items():
+            if key == "choices":
+                self._add_choices(value)
+            elif key == "usage" and isinstance(value, dict):
+                # Running totals: the last value of each field applies; nothing is added up.
+                old = self._whole.get(key)
+                new = {name: count for name, count in value.items() if count is not None}
+                self._whole[key] = {**(old if isinstance(old, dict) else {}), **new}
+            elif value is not None and value != "":
+                self._whole[key] = value
+
+    def done(self) -> dict[str, Any]:
+        """Return the body."""
+        for key in tuple(self._texts):
+            self._end_text(key)
+        if self._message is not None:
+            self._choice["message"] = self._message
+        if self._has_choice:
+            self._whole["choices"] = [self._choice]
+        return self._whole
+
+    def _add_choices(self, new: Any) -> None:
+        if not isinstance(new, list | None):
+            raise MalformedReply("choices is not a list")
+        self._whole.setdefault("choices", [])
+        for item in new or ():
+            if not isinstance(item, dict):
+                raise MalformedReply("choices contains no objects")
+            if item.get("index") not in (0, None):
+                continue
+            self._has_choice = True
+            for key, value in item.items():
+                self._add_field(key, value)
+
+    def _add_field(self, key: str, value: Any) -> None:
+        choice = self._choice
+        if key in ("delta", "message"):
+            self._add_delta(value)
+        elif key == "logprobs" and isinstance(value, dict):
+            choice[key] = with_lists(choice.get(key), value)
+        elif value is not None and (key != "finish_reason" or is_finish(value) or not choice.get(key)):
+            choice[key] = value
+
+    def _add_delta(self, delta: Any) -> None:
+        """Add a delta; texts of one field are joined before they are added."""
+        if not isinstance(delta, dict | None):
+            raise MalformedReply("a delta that is not an object")
+        if self._message is None:
+            self._message = {}
+        for key, value in (delta or {}).items():
+            if key in _TEXT_KEYS and isinstance(value, str):
+                pieces = self._texts.get(key)
+                if pieces is not None:
+                    pieces.append(value)
+                    continue
+                if is_text(self._message.setdefault(key, None)):
+                    self._texts[key] = [value]
+                    continue
+            self._add_other(self._message, key, value)
+
+    def _add_other(self, message: dict[str, Any], key: str, value: Any) -> None:
         if value is None:
-            grown.setdefault(key, None)
-        elif key == "tool_calls":
-            grown[key] = _with_calls(grown.get(key) or [], value)
-        elif key in _TEXT_KEYS and isinstance(value, str) and is_text(old := grown.get(key)):
-            grown[key] = with_text(old, value)
+            message.setdefault(key, None)
+            return
+        self._end_text(key)
+        if key == "tool_calls":
+            message[key] = _with_calls(message.get(key) or [], value)
         elif isinstance(value, list):
-            grown[key] = with_items(_as_parts(grown.get(key)), value)
+            message[key] = with_items(_as_parts(message.get(key)), value)
         else:
-            grown[key] = value
-    return grown
+            message[key] = value
+
+    def _end_text(self, key: str) -> None:
+        pieces = self._texts.pop(key, None)
+        if pieces is not None and self._message is not None:
+            self._message[key] = with_text(self._message.get(key), "".join(pieces))
 
 
 def _as_parts(value: Any) -> list[Any] | Growing[Any]:
@@ -651,9 +712,9 @@ def _without_call_indexes(whole: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**whole, "choices": [{**choices[0], "message": {**message, "tool_calls": bare}}]}
 
 
-def _is_finished(state: Mapping[str, Any]) -> bool:
-    choices = (state.get("whole") or {}).get("choices")
-    return bool(state.get("done")) or bool(choices and is_finish(choices[0].get("finish_reason")))
+def _is_finished(draft: Draft, whole: Mapping[str, Any]) -> bool:
+    choices = whole.get("choices")
+    return bool(draft.state.get("done")) or bool(choices and is_finish(choices[0].get("finish_reason")))
 
 
 def _partial_text(whole: Mapping[str, Any]) -> str | None:

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import orjson
-
 from convbatch.protocols.decoding import DONE, body_excerpt, read_event
 from convbatch.protocols.envelope import NOT_ASKED, Found, find, is_stream, may_become_stream
 from convbatch.protocols.finish_reasons import is_finish
 from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.shapes import read_shape, read_stream_shape
 from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
+from convbatch.protocols.stream_fold import StreamFold, is_hollow, is_whole
 from convbatch.protocols.wire import (
     Draft,
     ErrorInBody,
@@ -137,7 +136,7 @@ def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
     if not is_cut and is_stream(body) and (plain := _in_plain_stream(protocol, body)) is not None:
         return Answer(plain, NOT_ASKED)
     read = _strictly(protocol, body)
-    if isinstance(read, Reply) and not _is_hollow(read):
+    if isinstance(read, Reply) and not is_hollow(read):
         return Answer(read, "a byte order mark before the JSON" if body[:1] == b"\xef" else None)
     try:
         value = decode_json(body)
@@ -153,43 +152,24 @@ def _in_success(protocol: WireProtocol, body: bytes, is_cut: bool) -> Answer:
 
 
 def _in_plain_stream(protocol: WireProtocol, body: bytes) -> Reply | None:
-    """Read a stream as the provider documents it, in one pass; None for one that needs a closer look.
-
-    Such as one with an event that is no JSON, or that is a whole chat completion (`message`) and no piece (`delta`).
-    """
-    parser, draft = SseParser(), Draft()
+    """Read a stream as the provider documents it; None for one that needs a closer look."""
+    parser, fold = SseParser(), StreamFold(protocol)
     try:
         for event in (*parser.feed(body), *parser.close()):
-            if ('"message"' in event.data and '"choices"' in event.data) or not _is_json(event.data):
-                return None
-            draft = protocol.parse_event(draft, event)
-        reply = protocol.finish(draft)
-    except (ErrorInBody, MalformedReply, EventTooLong):
+            fold.add(event)
+    except EventTooLong:
         return None
-    return None if _is_hollow(reply) else reply
-
-
-def _is_json(data: str) -> bool:
-    try:
-        orjson.loads(data)
-    except ValueError:
-        return data == DONE
-    return True
+    return fold.reply()
 
 
 def _in_value(protocol: WireProtocol, body: bytes, value: Any, read: _Read) -> Answer:
     """Look in a value in which the protocol found no content for a reply of another shape."""
     is_cut = isinstance(read, Failure) and read.kind == "stream_truncated"
-    if not is_cut and (not isinstance(read, Reply) or _is_hollow(read)):
+    if not is_cut and (not isinstance(read, Reply) or is_hollow(read)):
         shaped = read_shape(protocol, value)
         if shaped is not None:
             return Answer(*shaped)
     return Answer(_failure(body, read))
-
-
-def _is_hollow(reply: Reply) -> bool:
-    """Whether a reply ended by itself without any content: perhaps the content is elsewhere in the body."""
-    return not (reply.text or reply.thought or reply.tool_calls or reply.has_media or reply.blocked)
 
 
 def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool) -> Answer:
@@ -198,7 +178,7 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
         read = _strictly(protocol, encode_json(found.value))
         return _noted(_in_value(protocol, body, found.value, read), *found.notes)
     values = [value for event in found.events for value in read_event(event) or ()]
-    wholes = [value for index, value in enumerate(values) if _is_whole(value) and value not in values[:index]]
+    wholes = [value for index, value in enumerate(values) if is_whole(value) and value not in values[:index]]
     if len(wholes) > 1:
         return Answer(_unreadable(body, MalformedReply(f"{len(wholes)} different replies in one body")))
     if len(wholes) == 1:
@@ -209,7 +189,7 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
         # some gateways repeat the finish reason in every event, so that the first does not show the end
         return Answer(_uncertain(body, _folded(protocol, found)))
     read = _folded(protocol, found)
-    if not isinstance(read, Reply) or _is_hollow(read):
+    if not isinstance(read, Reply) or is_hollow(read):
         shaped = read_stream_shape(protocol, values)
         if shaped is not None:
             return _noted(Answer(*shaped), *found.notes)
@@ -228,13 +208,6 @@ def _says_finished(value: Any) -> bool:
     return bool(first.get("finishReason")) or (
         is_finish(first.get("finish_reason")) and isinstance(delta, dict) and bool(delta.get("content"))
     )
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether a value is a whole chat completion rather than a piece of a stream."""
-    choices = value.get("choices") if isinstance(value, dict) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return isinstance(first, dict) and bool(first.get("message")) and bool(first.get("finish_reason"))
 
 
 def _strictly(protocol: WireProtocol, body: bytes) -> _Read:

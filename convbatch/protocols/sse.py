@@ -10,22 +10,35 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (read 202
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SseEvent:
-    """One event: its name ("" when the stream gave none) and its data.
+    """One event: its name ("" when the stream gave none) and its data; neither is changed.
 
     Bytes that are not UTF-8 are kept in `data` as lone surrogates (`surrogateescape`), so that decoding the data can
     detect them.
     """
 
-    event: str
-    data: str
+    __slots__ = ("data", "decoded", "event")
+
+    def __init__(self, *, event: str, data: str) -> None:
+        self.event = event
+        self.data = data
+        self.decoded: Any = ...
+        """The decoded data once `decoding.read_event` was asked for them: an event is folded and measured."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SseEvent) and (self.event, self.data) == (other.event, other.data)
+
+    def __hash__(self) -> int:
+        return hash((self.event, self.data))
+
+    def __repr__(self) -> str:
+        return f"SseEvent(event={self.event!r}, data={self.data!r})"
 
 
 class EventTooLong(ValueError):

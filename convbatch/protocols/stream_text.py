@@ -34,7 +34,7 @@ NOTHING = AddedText()
 
 def ends_stream(event: SseEvent) -> bool:
     """Whether a server sends nothing of the reply after this event."""
-    return event.event in _LAST_EVENTS or event.data.strip() == "[DONE]"
+    return event.event in _LAST_EVENTS or (len(event.data) < 16 and event.data.strip() == "[DONE]")
 
 
 def added_text(value: Any) -> AddedText:
@@ -44,7 +44,8 @@ def added_text(value: Any) -> AddedText:
     if (choices := value.get("choices")) is not None:
         return _of_choice(_first(choices))
     if (candidates := value.get("candidates")) is not None:
-        return _of_parts(_object(_first(candidates).get("content")).get("parts"))
+        content = _first(candidates).get("content")
+        return _of_parts(content.get("parts")) if isinstance(content, dict) else NOTHING
     kind = value.get("type")
     if kind == "content_block_delta":
         return _of_block(_object(value.get("delta")))
