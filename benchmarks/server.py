@@ -1,4 +1,4 @@
-"""The benchmark gateway: answers every POST with one fixed Gemini reply, whole or streamed, faster than any client here.
+"""The benchmark gateway: answers every POST with one fixed Gemini reply, whole or streamed, faster than any client.
 
 It uses no HTTP library: a request is a head, up to the blank line, and `Content-Length` bytes, which are not parsed. It
 prints its port, serves until its stdin closes, and then prints the number of answered requests, so that the benchmark

@@ -1,6 +1,6 @@
 """What each action of a fault script does to an answer. `fault_script.py` decides which requests it applies to.
 
-Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`), or the bytes of the answer
+Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`, `place_usage`), or the bytes of the answer
 and how they are sent (`spoil_answer`), or replaces the answer with a refusal (`replacement_answer`).
 """
 
@@ -10,12 +10,12 @@ import base64
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from convbatch.simulator.fault_script import Rule
+from convbatch.simulator.fault_script import LINE_ENDS, Rule
 from convbatch.simulator.http import Answer, Piece
 from convbatch.simulator.replies import Finish, SimulatedReply, count_tokens
 from convbatch.simulator.wire import ErrorCause, Hint, Kind, Wire, encode, encode_oddly
@@ -165,6 +165,31 @@ def _counts(value: Any, change: Callable[[int], object]) -> Any:
     return change(value) if isinstance(value, int) else value
 
 
+def refuses_stream(rule: Rule) -> bool:
+    """Return whether a stream that was asked for is answered with one whole reply."""
+    return rule.action == "stream" and rule.options["form"] == "whole"
+
+
+def place_usage(rule: Rule, events: list[dict[str, Any]], wire: Wire) -> list[dict[str, Any]]:
+    """Apply the option `usage` of the action `stream` to events that carry their usage beside the reply."""
+    where, key = rule.options["usage"], wire.usage_key
+    usages = [event[key] for event in events if event.get(key)]
+    if where is None or not usages:
+        return events
+    usage = usages[-1]
+    bare = [{name: value for name, value in event.items() if name != key} for event in events]
+    parts = [event for event in bare if event.get("choices") or event.get("candidates")]
+    if where == "finish":
+        parts[-1][key] = usage
+    elif where == "running":
+        for number, event in enumerate(parts, 1):
+            event[key] = _counts(usage, lambda count, number=number: count * number // len(parts))
+    elif where == "after":
+        head = {name: value for name, value in parts[-1].items() if name not in ("choices", "candidates")}
+        parts.append({**head, **({"choices": []} if "choices" in parts[-1] else {}), key: usage})
+    return parts
+
+
 def spoil_answer(rule: Rule, answer: Answer, wire: Wire) -> Answer:
     """Apply the actions that change how a complete answer is sent; other actions leave it unchanged."""
     spoiler = _SPOILERS.get(rule.action)
@@ -257,6 +282,47 @@ def _mid_error(rule: Rule, answer: Answer, wire: Wire) -> Answer:
     return replace(answer, pieces=[*begun, (0.0, b"data: " + error + b"\n\n")])
 
 
+def _stream(rule: Rule, answer: Answer, wire: Wire) -> Answer:
+    """Send a stream as another server would: other line ends, comments, pieces, compression; same events."""
+    if answer.framing != "chunked":
+        return answer
+    options = rule.options
+    frames = [frame for _, frame in answer.pieces]
+    if options["done"] is False:
+        frames = [frame for frame in frames if b"[DONE]" not in frame]
+    elif options["done"] and not any(b"[DONE]" in frame for frame in frames):
+        frames.append(b"data: [DONE]\n\n")
+    frames = [_framed(frame, options) for frame in frames]
+    end = LINE_ENDS[options["lines"] or "lf"]
+    frames = [b": keep-alive" + end + end] * options["keep_alive"] + frames
+    if (size := options["bytes"]) is not None:
+        content = b"".join(frames)
+        frames = [content[at : at + size] for at in range(0, len(content), size)]
+    headers = answer.headers
+    if options["gzip"]:
+        frames, headers = _packed(frames), {**headers, "content-encoding": "gzip"}
+    pieces: list[Piece] = [(options["seconds"], frame) for frame in frames]
+    sent = replace(answer, headers=headers, pieces=pieces)
+    return sent if not options["linger"] else replace(sent, ending="hang", ending_wait_s=options["linger"])
+
+
+def _framed(frame: bytes, options: Mapping[str, Any]) -> bytes:
+    lines = frame.replace(b"\r\n", b"\n").split(b"\n")
+    if not options["space"]:
+        lines = [line.replace(b": ", b":", 1) if line.startswith((b"data: ", b"event: ")) else line for line in lines]
+    if options["comments"]:
+        lines = [b": keep-alive", *lines]
+    end = LINE_ENDS[options["lines"]] if options["lines"] else b"\r\n" if b"\r\n" in frame else b"\n"
+    return end.join(lines)
+
+
+def _packed(frames: list[bytes]) -> list[bytes]:
+    """Compress pieces as a server does that flushes after each."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packed = [packer.compress(frame) + packer.flush(zlib.Z_SYNC_FLUSH) for frame in frames]
+    return [*packed, packer.flush()]
+
+
 def _gzip_bomb(rule: Rule, answer: Answer, wire: Wire) -> Answer:
     bomb = _bomb(rule.options["mebibytes"])
     return replace(
@@ -300,6 +366,7 @@ _SPOILERS: dict[str, Callable[[Rule, Answer, Wire], Answer]] = {
     "close-after": _close_after,
     "broken": _broken,
     "mid-error": _mid_error,
+    "stream": _stream,
     "gzip-bomb": _gzip_bomb,
     "endless-body": _endless_body,
     "endless-headers": _endless_headers,

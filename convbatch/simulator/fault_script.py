@@ -234,6 +234,8 @@ REPLY_KINDS = (
     "no-candidates", "prompt-blocked", "output-blocked", "thoughts-only", "empty", "length", "malformed-call",
     "unknown-finish",
 )  # fmt: skip
+STREAM_USAGE = ("finish", "after", "running", "missing")
+LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 USAGE_KINDS = ("missing", "partial", "negative", "huge", "zero", "text", "nan", "inconsistent")
 BODY_KINDS = (
     "empty", "empty-object", "array", "text", "html", "cut-json", "deep", "surrogates", "not-utf8", "error-object",
@@ -314,6 +316,19 @@ ACTIONS: dict[str, dict[str, _Option]] = {
         "billed": _BILLED,
     },
     "mid-error": {"events": (1, _is_size, "stream events before the error")},
+    "stream": {
+        "usage": _choice(None, *STREAM_USAGE),
+        "lines": _choice(None, *LINE_ENDS),
+        "space": (True, _is_bool, "true or false"),
+        "done": (None, _is_bool, "true or false"),
+        "comments": (False, _is_bool, "true or false"),
+        "keep_alive": (0, _is_size, "comments before the first event"),
+        "bytes": (None, _is_count, "bytes per piece"),
+        "seconds": (0.0, _is_seconds, "seconds between two pieces"),
+        "gzip": (False, _is_bool, "true or false"),
+        "linger": (0.0, _is_seconds, "seconds until the connection is closed after the last event"),
+        "form": _choice("sse", "sse", "whole"),
+    },
     "gzip-bomb": {"mebibytes": (200, _is_count, "MiB when decoded")},
     "endless-body": {},
     "endless-headers": {},

@@ -218,6 +218,8 @@ class OpenAIWire:
             for delta, finish in zip([*deltas, last], finishes, strict=True):
                 choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
                 chunks.append({**_head(reply_spec, reply, "chat.completion.chunk"), "choices": [choice]})
+        for chunk in chunks:
+            chunk["service_tier"] = "default"
         if reply_spec.usage_in_stream:
             for chunk in chunks:
                 chunk["usage"] = None

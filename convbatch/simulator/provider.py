@@ -303,8 +303,10 @@ class Provider:
     def _worded(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, reply: SimulatedReply) -> Answer:
         wire, rule = where.wire, arrival.fault
         headers = self._headers(arrival, wire.content_type)
-        streamed = reply_spec.form != "whole"
+        streamed = reply_spec.form != "whole" and not (rule is not None and fault_actions.refuses_stream(rule))
         plains = wire.events(reply_spec, reply) if streamed else [wire.whole(reply_spec, reply)]
+        if streamed and rule is not None and rule.action == "stream":
+            plains = fault_actions.place_usage(rule, plains, wire)
         if rule is not None and rule.action == "usage":
             encoded = [fault_actions.spoil_usage(rule, plain, wire) for plain in plains]
         else:
