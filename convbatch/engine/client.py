@@ -707,6 +707,8 @@ class Client:
         note = _joined(*response.notes, answer.note)
         if isinstance(outcome, Failure):
             cls = attempt_class(outcome, http_status=response.status, sent=True)
+            if cls == "refused" and sent.watch is not None and sent.watch.chunks:
+                cls = "ambiguous"  # an error after the model had begun, perhaps to think
             outcome = replace(outcome, text=self._joined_text(outcome.text, body)[0])
         else:
             cls = "replied"

@@ -77,8 +77,9 @@ class StreamWatch:
         self._events = 0
         self._first_at: float | None = None
         self._chunk_at = 0.0
-        self._chunks = 0
         self._gaps = array("d")
+        self.chunks = 0
+        """Events with thought or text so far."""
         self.last_at: float | None = None
         """When the latest byte came, monotonic seconds; None before the first one."""
         self.is_over = False
@@ -123,7 +124,7 @@ class StreamWatch:
         gaps = sorted(self._gaps)
         return StreamTimes(
             ttft_s=None if self._first_at is None else self._first_at - begun,
-            chunks=self._chunks,
+            chunks=self.chunks,
             itl_p50_s=_percentile(gaps, 0.5),
             itl_p95_s=_percentile(gaps, 0.95),
         )
@@ -165,7 +166,7 @@ class StreamWatch:
             self._first_at = self.last_at
         else:
             self._gaps.append(self.last_at - self._chunk_at)
-        self._chunks += 1
+        self.chunks += 1
         self._chunk_at = self.last_at
         if self._on_text is not None and added.text:
             self._on_text(added.text)

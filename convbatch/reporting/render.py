@@ -98,7 +98,17 @@ _MAIN_VIEWS: tuple[tuple[str, tuple[_ViewColumn, ...]], ...] = (
 _NOTED = "Cost"
 """The view that has the notes below it."""
 _FIRST_OF_MAIN = "turns"
-_HEADINGS = {"input_tokens": "input", "mean_input_tokens": "mean", "median_input_tokens": "median"}
+_HEADINGS = {
+    "input_tokens": "input",
+    "mean_input_tokens": "mean",
+    "median_input_tokens": "median",
+    "p50_ttft_first_s": "ttft turn 1 s",
+    "p95_ttft_first_s": "p95",
+    "p50_ttft_later_s": "ttft later s",
+    "p95_ttft_later_s": "p95",
+    "p50_itl_s": "itl s",
+    "output_tokens_per_s": "tokens/s",
+}
 _PROSE = ("example", "examples", "detail")
 """Columns of text that wraps between words."""
 _BLOCKS: Mapping[str, Callable[[Console, Sequence[Mapping[str, Any]]], None]] = {

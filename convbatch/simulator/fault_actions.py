@@ -1,7 +1,7 @@
 """What each action of a fault script does to an answer. `fault_script.py` decides which requests it applies to.
 
-Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`, `place_usage`), or the bytes of the answer
-and how they are sent (`spoil_answer`), or replaces the answer with a refusal (`replacement_answer`).
+Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`, `place_usage`), or the bytes
+of the answer and how they are sent (`spoil_answer`), or replaces the answer with a refusal (`replacement_answer`).
 """
 
 from __future__ import annotations

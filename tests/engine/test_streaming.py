@@ -221,6 +221,9 @@ async def test_an_error_in_a_stream_counts_as_its_code_only_before_the_first_tex
     after = await answered([piece("one"), ERROR], ends=ends)
     assert isinstance(after.outcome, Failure)
     assert (after.cls, after.outcome.kind, after.outcome.text) == ("ambiguous", "overloaded", "one")
+    thinking = piece("hm").replace(b"content", b"reasoning")
+    thought = await answered([thinking, ERROR], ends=ends)
+    assert (thought.cls, thought.outcome.text) == ("ambiguous", None)
 
 
 async def test_a_silent_stream_is_ended_and_a_comment_is_no_silence():

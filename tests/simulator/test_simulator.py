@@ -1176,6 +1176,14 @@ CASES: dict[str, Case] = {
         holds=lambda wire: wire.body.count(b"data: ") == 3 and b'"UNAVAILABLE"' in wire.body,
         how={"path": STREAM},
     ),
+    "stream": Case(
+        rule={"action": "stream", "lines": "lf", "space": False, "comments": True, "done": True, "usage": "after"},
+        holds=lambda wire: wire.body.count(b": keep-alive\ndata:{") == wire.body.count(b"data:{") > 2
+        and wire.body.count(b"usageMetadata") == 1
+        and wire.body.index(b'"STOP"') < wire.body.index(b"usageMetadata")
+        and b"data:[DONE]" in wire.body,
+        how={"path": STREAM},
+    ),
     "gzip-bomb": Case(
         rule={"action": "gzip-bomb", "mebibytes": 8},
         holds=lambda wire: b"content-encoding: gzip" in wire.head

@@ -299,7 +299,7 @@ class VirtualTransport:
         when = self._loop.time() + self._chance.random() * self._host.delay_s
         answer = await self._host.depart(sent, request, when)
         try:
-            body = await self._receive(answer, partial)
+            body = await self._receive(answer, partial, outgoing)
         except BaseException:
             answer.lost(EPOCH + self._loop.time())
             raise
@@ -310,7 +310,7 @@ class VirtualTransport:
         assert answer.status is not None
         return HttpResponse(status=answer.status, headers=partial.headers, body=body)
 
-    async def _receive(self, answer: Answer, partial: _Partial) -> bytes:
+    async def _receive(self, answer: Answer, partial: _Partial, outgoing: OutgoingRequest) -> bytes:
         await asyncio.sleep(answer.wait_s)
         if answer.refuse_s > 0:
             self._host.refuse_until(self._loop.time() + answer.refuse_s)
@@ -325,6 +325,8 @@ class VirtualTransport:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             partial.body += piece
+            if outgoing.watch is not None:
+                outgoing.watch.received(piece)
             if len(partial.body) > MAX_BODY_BYTES:
                 raise partial.gone("bad_response", "the response body is too large")
         if answer.ending in {"keep", "close"} or (answer.ending == "cut" and answer.framing == "close"):
