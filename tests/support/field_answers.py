@@ -129,7 +129,7 @@ def write_config(folder: Path, server: AnswerServer, names: Iterable[str], more:
     tables: list[str] = []
     for name in names:
         wire = server.cases[name]["wire"]
-        base_url = f"{server.url}/{name}" + ("/v1" if wire == "openai" else "")
+        base_url = f"{server.url}/{name}" + ("" if wire == "gemini" else "/v1")
         tables += [
             f'[gateways."{name}"]\nprotocol = "{wire}"\nbase_url = "{base_url}"',
             f'auth = "none"\ncurrency = "USD"\n{more}',

@@ -164,13 +164,13 @@ class Host:
         self.ahead_s = 0.0
         """Server time minus loop time: servers go on while a laptop sleeps and its loop does not."""
         self.stale = stale
-        base = f"https://{name}.test" + ("/v1" if wire == "openai" else "")
+        base = f"https://{name}.test" + ("" if wire == "gemini" else "/v1")
         gateway = Gateway(
             name=name,
             protocol=wire,
             base_url=base,
             api_version="v1beta" if wire == "gemini" else None,
-            auth="bearer" if wire == "openai" else "x-goog-api-key",
+            auth="x-goog-api-key" if wire == "gemini" else "bearer",
             key_env=KEY_ENV,
             limits=limits or Limits(),
             attempt_timeout_s=attempt_timeout_s,
