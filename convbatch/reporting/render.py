@@ -102,6 +102,9 @@ _HEADINGS = {
     "input_tokens": "input",
     "mean_input_tokens": "mean",
     "median_input_tokens": "median",
+    "cached_input_tokens": "cached",
+    "cached_share": "share",
+    "cache_write_input_tokens": "written",
     "p50_ttft_first_s": "ttft turn 1 s",
     "p95_ttft_first_s": "p95",
     "p50_ttft_later_s": "ttft later s",
@@ -119,8 +122,12 @@ _BLOCKS: Mapping[str, Callable[[Console, Sequence[Mapping[str, Any]]], None]] = 
 """Sections that are blocks on a terminal instead of a table."""
 _RIGHT = ("costs",)
 """Text columns that contain amounts."""
-_QUIET = ("reused", "pending", "tokens_unknown")
+_QUIET = ("reused", "pending", "tokens_unknown", "unpriced")
 """Columns of other sections that are omitted if they are empty."""
+
+
+_IN_CELLS = {"caching": ("currency",)}
+"""Columns by section that are not shown because amounts have them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +235,7 @@ def _views(sections: Sequence[Section]) -> Iterator[_TableView]:
             if len({row.get("run") for row in rows}) == 1 and len(names) > 1:
                 names = [name for name in names if name != "run"]
             names = [name for name in names if name not in _QUIET or any(row[name] for row in rows)]
+            names = [name for name in names if name not in _IN_CELLS.get(section.key, ())]
             headings = [_HEADINGS.get(name, name.replace("_", " ")) for name in names]
             yield _table_view(section.key, section.title, names, headings, rows, section.notes)
 
@@ -289,7 +297,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | None) or value in ("", _TOTAL)
 
 
-_MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference")
+_MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference", "saved")
 
 
 def _cell(column: str, row: Mapping[str, Any]) -> str:
@@ -299,6 +307,8 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
     if isinstance(value, float) and column.endswith(_MONEY_ENDS):
         currency = None if row.get("costs") else row.get("currency")  # `costs` includes the currency
         return display_amount(exact(value)) + (f" {currency}" if currency else "")
+    if column == "cached_share" and value is not None:
+        return f"{value:.0%}"
     if isinstance(value, list):
         return shorten(printable(", ".join(map(str, value))), SHOWN_OF_A_CELL)
     if isinstance(value, datetime):

@@ -24,6 +24,7 @@ from convbatch.errors import InputError, SetupError
 from convbatch.pricing import Period, PriceTable, TokenPrice
 from convbatch.reply import NO_USAGE, Failure, Usage
 from convbatch.reporting import render
+from convbatch.reporting.caching import CACHING
 from convbatch.reporting.latency import STREAMS
 from convbatch.reporting.report import (
     ERRORS,
@@ -471,7 +472,7 @@ def test_simulated_targets_are_marked(tmp_path: Path) -> None:
 
 def test_the_page_names_every_column() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    columns = (*USAGE, *FINISH_REASONS, *ERRORS, *SERVED, *GROWTH, *STREAMS, *JUDGES)
+    columns = (*USAGE, *FINISH_REASONS, *ERRORS, *SERVED, *GROWTH, *CACHING, *STREAMS, *JUDGES)
     assert listed == [(*column[:3],) for column in columns]
 
 
