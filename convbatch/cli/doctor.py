@@ -19,6 +19,7 @@ from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config, presets
 from convbatch.config.targets import resolve_targets
 from convbatch.console.text import printable, printable_lines
+from convbatch.dataset.reader import count_of
 from convbatch.dialogue import Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, worst
@@ -26,7 +27,7 @@ from convbatch.redaction import redact
 from convbatch.reply import Attempt, Reply
 
 if TYPE_CHECKING:
-    from convbatch.engine.client import Client
+    from convbatch.engine.client import Client, ListedModels
     from convbatch.engine.suspension import Address
     from convbatch.session.options import DoctorOptions
 
@@ -42,6 +43,8 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
     """
     loaded = load_config(options.config)
     _print(f"config: {loaded.path or 'none (presets only)'}")
+    if options.list_models and not options.gateways and not options.models:
+        raise SetupError("--models needs a gateway", hint="e.g. convbatch doctor --models -g google")
     if not options.models and not options.gateways:
         return _check_config(options, loaded)
     targets: tuple[Target, ...] = ()
@@ -54,7 +57,7 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
     code = ExitCode.OK
     for gateway in wanted.values():
         code = worst(code, _print_key(gateway, credentials, asked=True))
-    return code or asyncio.run(_probe(list(wanted.values()), targets, credentials))
+    return code or asyncio.run(_probe(list(wanted.values()), targets, credentials, shows_all=options.list_models))
 
 
 def _load_credentials(options: DoctorOptions, loaded: Config, gateways: Iterable[Gateway]) -> Credentials:
@@ -129,7 +132,9 @@ def _be(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], credentials: Credentials) -> ExitCode:
+async def _probe(
+    gateways: Sequence[Gateway], targets: Sequence[Target], credentials: Credentials, *, shows_all: bool
+) -> ExitCode:
     code = ExitCode.OK
     for gateway in gateways:
         if gateway.base_url.startswith("simulator:"):
@@ -137,12 +142,13 @@ async def _probe(gateways: Sequence[Gateway], targets: Sequence[Target], credent
             continue
         asked = [target for target in targets if target.gateway.name == gateway.name]
         answered = [await _send_probe(target, credentials) for target in asked]
-        code = worst(code, *answered, await _list_models(gateway, credentials, asked, worst(*answered)))
+        listed = await _list_models(gateway, credentials, asked, worst(*answered), shows_all=shows_all)
+        code = worst(code, *answered, listed)
     return code
 
 
 async def _list_models(
-    gateway: Gateway, credentials: Credentials, asked: Sequence[Target], answered: ExitCode
+    gateway: Gateway, credentials: Credentials, asked: Sequence[Target], answered: ExitCode, *, shows_all: bool
 ) -> ExitCode:
     """Print the gateway's list of models; it decides only where no model was asked, and a gateway need not have one."""
     async with _client(Target(model="-", gateway=gateway), credentials) as client:
@@ -150,16 +156,24 @@ async def _list_models(
     if isinstance(found, Attempt):
         return _print_no_list(found, gateway, asked, answered)
     if asked and not answered:
-        absent = [target.model for target in asked if target.model not in found]
+        absent = [target.model for target in asked if target.model not in found.names]
         where = f"{', '.join(absent)} not among them, but answered" if absent else "with what was asked"
-        _print(f"{gateway.name}: {len(found)} models in its list, {where}")
-        return ExitCode.OK
-    _print(f"{gateway.name}: {len(found)} models")
-    for model in found[:MODELS_SHOWN]:
-        _print(f"  {model}@{gateway.name}")
-    if len(found) > MODELS_SHOWN:
-        _print(f"  and {len(found) - MODELS_SHOWN} more")
+        _print(f"{gateway.name}: {count_of(len(found.names), 'model')} in its list, {where}")
+        if not shows_all:
+            return ExitCode.OK
+    else:
+        _print(f"{gateway.name}: {count_of(len(found.names), 'model')}")
+    _print_models(found, gateway, shows_all=shows_all)
     return ExitCode.OK
+
+
+def _print_models(found: ListedModels, gateway: Gateway, *, shows_all: bool) -> None:
+    shown = found.names if shows_all else found.names[:MODELS_SHOWN]
+    for model in shown:
+        details = f"  {found.details[model]}" if shows_all and model in found.details else ""
+        _print(f"  {model}@{gateway.name}{details}")
+    if len(found.names) > len(shown):
+        _print(f"  and {len(found.names) - len(shown)} more: --models prints all")
 
 
 def _print_no_list(found: Attempt, gateway: Gateway, asked: Sequence[Target], answered: ExitCode) -> ExitCode:

@@ -39,6 +39,7 @@ from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
+from convbatch.protocols.model_details import ModelDetails, model_details
 from convbatch.protocols.reading import Answer, read_answer
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
 from convbatch.protocols.stated_limits import stated_limits
@@ -78,6 +79,14 @@ class HttpResponse(NamedTuple):
     body: bytes
     notes: tuple[str, ...] = ()
     """What was odd about its encoding."""
+
+
+class ListedModels(NamedTuple):
+    """A gateway's list of models."""
+
+    names: tuple[str, ...]
+    details: Mapping[str, ModelDetails]
+    """By name; only of models of which the gateway says more than the name."""
 
 
 class NoResponse(Exception):  # becomes a Failure at once
@@ -580,8 +589,8 @@ class Client:
         """Return the question without signatures in its history."""
         return without_signatures(ask, self._protocol)
 
-    async def models(self, *, timeout_s: float = 30.0) -> tuple[str, ...] | Attempt:
-        """Return the names of the models that the gateway lists, or the failed attempt."""
+    async def models(self, *, timeout_s: float = 30.0) -> ListedModels | Attempt:
+        """Return the models that the gateway lists, or the failed attempt."""
         sent = _Sent(self._clock.wall(), self._clock.monotonic())
         request = self._protocol.build_models_request(self._endpoint)
         try:
@@ -591,7 +600,7 @@ class Client:
             return self._attempt_without_response(gone, sent)
         if response.status == 200:
             try:
-                return self._protocol.parse_models(response.body)
+                return ListedModels(self._protocol.parse_models(response.body), model_details(response.body))
             except MalformedReply as malformed:
                 attempt = self._attempt_with_answer(response, sent)
                 if isinstance(attempt.outcome, Failure) and attempt.outcome.kind != "bad_response":

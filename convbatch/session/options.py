@@ -457,6 +457,10 @@ class CheckOptions(ResultOptions, JudgeOptions, FilterOptions, VerdictOptions):
 class DoctorOptions(KeyOptions, ConfigOptions, TargetOptions):
     """Options of `convbatch doctor`."""
 
+    list_models: bool = option(
+        "--models", default=False, help="Print the whole list of models, with limits and capabilities.", panel=REQUEST
+    )
+
 
 # Options as plain values
 
