@@ -158,3 +158,16 @@ def test_a_run_and_its_resume_take_keys_from_the_env_file(convbatch: Command, tm
         assert failed.err.endswith(f"convbatch resume {tmp_path}/out --env-file '{tmp_path}/my keys.env'\n")
         assert convbatch("resume", "out").code == 0
         assert {request.headers["Authorization"] for request in gateway.requests} == {"Bearer secret-of-g-1234"}
+
+
+def test_the_whole_list_is_printed_with_what_the_gateway_says_of_each_model(
+    convbatch: Command, tmp_path: Path
+) -> None:
+    models: Answer = 200, {"data": [{"id": f"m{n}", "context_length": 1000 * n} for n in range(1, 61)]}
+    _, short, _ = doctor(convbatch, tmp_path, models, REPLY)
+    code, whole, asked = doctor(convbatch, tmp_path, models, REPLY, "--models")
+    assert "and 20 more: --models prints all" in short
+    assert (code, asked) == (0, ["/v1/models"])
+    assert "m60@g  input 60,000" in whole
+    refused = convbatch("doctor", "--models")
+    assert (refused.code, "--models needs a gateway" in refused.err) == (2, True)
