@@ -55,7 +55,7 @@ class AnthropicTurn:
 
 
 def sendable(turn: Any) -> Any:
-    """Return the message as the API takes it: text blocks have a type, and empty ones are omitted if there are others."""
+    """Return the message as the API takes it: text blocks with their type, and no empty ones beside others."""
     content = turn.get("content") if isinstance(turn, dict) else None
     if not isinstance(content, list):
         return turn

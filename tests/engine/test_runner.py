@@ -231,7 +231,7 @@ CONTEXT: Plain = {
 GIVEN = [["system", "Be brief."], ["user", "given"], ["model", "as context"], ["user", "second"]]
 
 
-@pytest.mark.parametrize("wire", ["gemini", "openai", "responses"])
+@pytest.mark.parametrize("wire", ["gemini", "openai", "responses", "anthropic"])
 @pytest.mark.parametrize("history", ["live", "script", "last"])
 def test_a_request_holds_the_history_of_its_mode(tmp_path: Path, simulator: Simulators, history: str, wire: str):
     provider = Provider()  # has no script, so its replies differ from the scripted ones
@@ -287,7 +287,7 @@ def test_only_settings_that_are_set_are_sent(tmp_path: Path, simulator: Simulato
     assert provider.bodies == [{"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}]
 
 
-@pytest.mark.parametrize("wire", ["gemini", "openai", "responses"])
+@pytest.mark.parametrize("wire", ["gemini", "openai", "responses", "anthropic"])
 def test_model_turns_are_sent_back_unchanged_with_their_signatures(tmp_path: Path, simulator: Simulators, wire: str):
     provider = Provider()
     dataset = write_dataset(tmp_path / "d.jsonl", 3, 4, scripted=False)

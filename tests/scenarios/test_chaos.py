@@ -21,7 +21,7 @@ from tests.support.ledger_laws import check_bills, check_histories, possibly_pai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wire", ["gemini", "openai", "responses"])
+@pytest.mark.parametrize("wire", ["gemini", "openai", "responses", "anthropic"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_resume_after_network_faults_ends_like_an_undisturbed_run(
     seed: int, wire: str, tmp_path: Path, simulator: Callable[[Provider], Server], command: Command
