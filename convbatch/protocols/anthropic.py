@@ -148,6 +148,7 @@ _INPUT_KEYS = ("input_tokens", "prompt_tokens")
 _OUTPUT_KEYS = ("output_tokens", "completion_tokens")
 _READ_KEYS = ("cache_read_input_tokens", "cached_tokens", "prompt_cache_hit_tokens")
 _WRITTEN_KEYS = ("cache_creation_input_tokens", "cache_write_input_tokens")
+_PROMPT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _THINKING_KEYS = ("thinking_tokens", "reasoning_tokens")
 _WHOLE_VALUES = frozenset({"signature", "data", "type"})
 """Fields of a delta that replace the value of the block; texts are joined."""
@@ -363,9 +364,11 @@ def _reply(whole: Any) -> Reply:
         raise empty_response(_usage(whole.get("usage"), was_read=True))
     text, thought = _text(whole), _thought(blocks)
     calls = tuple(_tool_call(block) for block in blocks if block.get("type") == "tool_use")
-    has_media = any(block.get("type") in _MEDIA_BLOCKS for block in blocks)
+    has_media = any(word(block.get("type")) in _MEDIA_BLOCKS for block in blocks)
     finish: FinishReason = finish_reason_of(raw)
-    if calls and (finish == "stop" or not is_finish(raw)):
+    if _is_refusal(whole.get("stop_details")):
+        finish = "content_filter"
+    elif calls and (finish == "stop" or not is_finish(raw)):
         finish = "tool_call"
     has_output = bool(text or thought or calls or has_media)
     usage = _usage(
@@ -463,6 +466,10 @@ def _history_note(transformations: Any) -> str | None:
     return f"the provider removed {blocks} from the history ({reasons})"
 
 
+def _is_refusal(details: Any) -> bool:
+    return isinstance(details, dict) and details.get("type") == "refusal"
+
+
 def _finish_note(details: Any) -> str | None:
     """Return why the model refused, as the provider explains it."""
     if not isinstance(details, dict) or details.get("type") not in (None, "refusal"):
@@ -508,8 +515,9 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
 
 
 def _includes_cached(counts: Mapping[str, Any], given: int | None, output: int | None, total: int | None) -> bool:
-    """Whether the input includes cached tokens: the names are those of chat completions, or the total proves it."""
-    if signed_count(counts.get("input_tokens")) in (None, 0) and signed_count(counts.get("prompt_tokens")):
+    """Whether the input includes cached tokens: it has the name of chat completions, or the total proves it."""
+    prompt = signed_count(counts.get("prompt_tokens"))
+    if prompt and signed_count(counts.get("input_tokens")) in (None, 0, prompt):
         return True
     return given is not None and output is not None and given + output == total
 
@@ -587,8 +595,10 @@ def _with_event(state: Mapping[str, Any], value: Any, name: str) -> Mapping[str,
 
 
 def _raise_foreign(state: Mapping[str, Any], value: Mapping[str, Any], kind: str) -> None:
-    """Raise for an event that is an error, or of another API."""
+    """Raise for an event that is an error before the end, or of another API."""
     if kind == "error" or claims_error(value):
+        if _is_finished(state):
+            return  # the reply is complete
         text, usage = _partial_text(state), _partial_usage(state)
         raise error_in_body(value, text=text, usage=usage) or stream_truncated(text, usage)
     for key, message in _FOREIGN.items():
@@ -608,7 +618,10 @@ def _with_fields(message: Mapping[str, Any], fields: Any) -> dict[str, Any]:
 
 
 def _with_counts(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return counts with later ones; a 0 replaces one only beside other counts of the prompt, which it belongs to."""
     counts: dict[str, Any] = dict(old) if isinstance(old, dict) else {}
+    if any(signed_count(new.get(name)) for name in _PROMPT_COUNTS):
+        counts |= {name: 0 for name in _PROMPT_COUNTS if new.get(name) == 0}
     for name, count in new.items():
         if isinstance(count, dict):
             counts[name] = _with_counts(counts.get(name), count)

@@ -86,7 +86,7 @@ def _text_of(block: Any) -> str | None:
 
 
 def _is_thinking(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") in _THINKING
+    return isinstance(block, dict) and word(block.get("type")) in _THINKING
 
 
 def _bare(block: Any) -> Any:

@@ -301,7 +301,7 @@ def _reply(whole: Any, *, partial: str | None = None) -> Reply:
 
 
 def _read(whole: Mapping[str, Any], output: list[Any], text: str | None) -> Reply:
-    calls = tuple(_tool_call(item) for item in output if item.get("type") in _CALLS)
+    calls = tuple(_tool_call(item) for item in output if word(item.get("type")) in _CALLS)
     thought, has_media = _thought(output), any(map(_has_media, output))
     refused = any(map(_is_refusal, output))
     raw = _finish_word(whole, output)
@@ -374,7 +374,7 @@ def _tool_call(item: Mapping[str, Any]) -> ToolCall:
 def _has_media(item: Mapping[str, Any]) -> bool:
     if item.get("type") == "image_generation_call":
         return bool(item.get("result"))
-    return any(part.get("type") in _MEDIA_PARTS for part in _objects(item.get("content")))
+    return any(word(part.get("type")) in _MEDIA_PARTS for part in _objects(item.get("content")))
 
 
 def _is_refusal(item: Mapping[str, Any]) -> bool:

@@ -230,7 +230,7 @@ def _usual_output(value: dict[str, Any]) -> tuple[dict[str, Any], str | None] | 
     if value.get("status", "completed") not in ("completed", "incomplete"):
         return None
     output, text, note = value.get("output"), value.get("output_text"), None
-    if isinstance(output, dict) and output.get("type") in _ITEMS:
+    if isinstance(output, dict) and word(output.get("type")) in _ITEMS:
         output, note = [output], "output is one item instead of a list"
     elif isinstance(output, str) and output and value.get("object") == "response":
         output, note = [_assistant(output)], "output is a text"
