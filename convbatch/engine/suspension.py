@@ -82,7 +82,7 @@ _ONLY_CHAT = re.compile(
     re.IGNORECASE,
 )
 _OPENAI_PATH = re.compile(r"/(?:chat/completions|responses)$")
-_DOUBLED = re.compile(r"(/v\d\w*|/openai|/models|/chat/completions)(?=.*\1(?:/|$))")
+_DOUBLED = re.compile(r"(/v\d\w*|/openai|/models|/messages|/chat/completions)(?=.*\1(?:/|$))")
 
 
 def _usual_end(address: Address) -> str:
@@ -90,6 +90,8 @@ def _usual_end(address: Address) -> str:
     doubled = _DOUBLED.search(address.path)
     if doubled is not None:
         return f", which has {doubled[1]} twice: end base_url before it"
+    if address.path.endswith("/v1/messages"):
+        return '; if it has chat completions only: protocol = "openai" and a base_url that ends in /v1'
     if not _OPENAI_PATH.search(address.path):
         return ""
     if not re.search(r"/v\d", address.path):
