@@ -191,19 +191,22 @@ def _print_no_list(found: Attempt, gateway: Gateway, asked: Sequence[Target], an
 
 
 async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
-    from convbatch.protocols.wire import Ask
+    from convbatch.protocols.wire import Ask, CannotCarry
 
     gateway = target.gateway
-    short = Settings(max_output_tokens=PROBE_TOKENS)
-    settings = effective_settings(command_line=short, target=gateway.settings, unset=gateway.unset)
     question = Ask(
         model=target.model,
         messages=(Message(role="user", parts=(text_part("Say OK."),)),),
-        settings=settings,
+        settings=_short_settings(gateway),
         stream=gateway.stream,
     )
     async with _client(target, credentials) as client:
-        attempt = await client.attempt(question)
+        try:
+            attempt = await client.attempt(question)
+        except CannotCarry as cannot:
+            _print(f"{target.name}: {cannot}")
+            _print("  hint: correct the settings of this model in the config")
+            return ExitCode.SETUP
         address = client.address()
     if not isinstance(attempt.outcome, Reply):
         _print(f"{target.name}: {_describe_attempt(attempt)}")
@@ -217,6 +220,15 @@ async def _send_probe(target: Target, credentials: Credentials) -> ExitCode:
     if attempt.wire_note is not None:
         _print(f"  note: {attempt.wire_note}")
     return ExitCode.OK
+
+
+def _short_settings(gateway: Gateway) -> Settings:
+    """Return the settings of the short request; thinking with more tokens than it has is left out."""
+    short = Settings(max_output_tokens=PROBE_TOKENS)
+    settings = effective_settings(command_line=short, target=gateway.settings, unset=gateway.unset)
+    if (settings.thinking_budget or 0) < PROBE_TOKENS:
+        return settings
+    return settings.without(("thinking_budget", "include_thoughts"))
 
 
 _KEY_REFUSED = frozenset(("auth", "permission"))

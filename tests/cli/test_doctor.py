@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from convbatch.simulator.provider import Provider
+from convbatch.simulator.server import Server
 from tests.conftest import Command
 from tests.support.gateway_server import Answer, Received, completion, serve_gateway
 
@@ -95,6 +98,22 @@ def test_a_gateway_that_cannot_be_reached_is_a_failed_probe(convbatch: Command, 
         assert done.code == 3
         assert "could not connect: connection refused 127.0.0.1:9" in done.out
         assert "hint: start the server, or correct base_url" in done.out
+
+
+def test_the_short_request_omits_long_thinking_and_names_a_setting_that_cannot_be_sent(
+    convbatch: Command, tmp_path: Path, simulator: Callable[[Provider], Server]
+) -> None:
+    server = simulator(Provider())
+    gateway = f'[gateways.g]\nprotocol = "anthropic"\nbase_url = "{server.url}"\nauth = "none"\n'
+    settings = '[gateways.g.models."sim-*".settings]\ninclude_thoughts = true\nthinking_budget = 2000\n'
+    (tmp_path / "convbatch.toml").write_text(gateway + settings)
+    answered = convbatch("doctor", "-m", "sim-think@g")
+    assert answered.code == 0, answered.out
+    assert "max_tokens, input 6, output" in answered.out
+    (tmp_path / "convbatch.toml").write_text(f"{gateway}{settings}seed = 7\n")
+    named = convbatch("doctor", "-m", "sim-think@g")
+    assert named.code == 2
+    assert "sim-think@g: the anthropic protocol cannot carry seed" in named.out
 
 
 CONFIG = """
