@@ -1,7 +1,8 @@
 """What each action of a fault script does to an answer. `fault_script.py` decides which requests it applies to.
 
-Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`, `place_usage`), or the bytes
-of the answer and how they are sent (`spoil_answer`), or replaces the answer with a refusal (`replacement_answer`).
+Pure: an action changes the model's reply (`spoil_reply`), the reply's usage (`spoil_usage`, `place_usage`), or the
+bytes of the answer and how they are sent (`spoil_answer`), or replaces the answer with a refusal
+(`replacement_answer`).
 """
 
 from __future__ import annotations
@@ -171,14 +172,14 @@ def refuses_stream(rule: Rule) -> bool:
 
 
 def place_usage(rule: Rule, events: list[dict[str, Any]], wire: Wire) -> list[dict[str, Any]]:
-    """Apply the option `usage` of the action `stream` to events that carry their usage beside the reply."""
+    """Apply the option `usage` of the action `stream`, on wires whose events carry the usage beside the reply."""
     where, key = rule.options["usage"], wire.usage_key
     usages = [event[key] for event in events if event.get(key)]
-    if where is None or not usages:
-        return events
-    usage = usages[-1]
     bare = [{name: value for name, value in event.items() if name != key} for event in events]
     parts = [event for event in bare if event.get("choices") or event.get("candidates")]
+    if where is None or not usages or not parts:
+        return events
+    usage = usages[-1]
     if where == "finish":
         parts[-1][key] = usage
     elif where == "running":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import convbatch as package
 from convbatch.simulator.fault_script import FaultScript
@@ -28,6 +29,11 @@ OF_A_REPLY = [
 ]
 
 
+def rows(run: Path, table: str = "turns") -> list[dict[str, Any]]:
+    """Return the rows of a table, with None for null."""
+    return json.loads(getattr(package.load(run), table).to_json(orient="records", date_format="iso"))
+
+
 def test_a_streamed_run_has_the_rows_of_one_that_is_not(
     convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ):
@@ -38,19 +44,20 @@ def test_a_streamed_run_has_the_rows_of_one_that_is_not(
     run = ("run", "d.jsonl", *(f"-msim-think@at-{wire}" for wire in WIRES), "--no-progress", "-o")
     assert convbatch(*run, "plain", **key).code == 0
     assert convbatch(*run, "streamed", CONVBATCH_STREAM="1", **key).code == 0
-    plain, streamed = (package.load(tmp_path / name).turns for name in ("plain", "streamed"))
-    assert streamed[OF_A_REPLY].equals(plain[OF_A_REPLY])
-    assert streamed["wire_note"].isna().all()
-    assert plain[STREAM_COLUMNS].isna().all(axis=None)
-    assert (streamed["chunks"] > 2).all()
-    assert (streamed["ttft_s"] <= streamed["latency_s"]).all()
+    plain, streamed = rows(tmp_path / "plain"), rows(tmp_path / "streamed")
+    for row, streamed_row in zip(plain, streamed, strict=True):
+        assert {name: streamed_row[name] for name in OF_A_REPLY} == {name: row[name] for name in OF_A_REPLY}
+        assert streamed_row["wire_note"] is None
+        assert {row[name] for name in STREAM_COLUMNS} == {None}
+        assert streamed_row["chunks"] > 2
+        assert 0 < streamed_row["ttft_s"] <= streamed_row["latency_s"]
     assert [call.stream for call in server.provider.ledger.entries] == [False] * 4 + [True] * 4
     histories = [sorted(str(call.history) for call in server.provider.ledger.entries[at : at + 4]) for at in (0, 4)]
     assert histories[0] == histories[1]
     assert "Streamed replies" in convbatch("report", "streamed").out
     assert "Streamed replies" not in convbatch("report", "plain").out
     assert convbatch(*run, "again", "--stream", "--reuse", "plain", **key).code == 0
-    assert package.load(tmp_path / "again").turns["reused_from"].notna().all()
+    assert all(row["reused_from"] for row in rows(tmp_path / "again"))
 
 
 def test_resume_asks_as_the_run_began_and_a_model_table_decides_for_its_model(
@@ -83,8 +90,8 @@ def test_a_stream_that_breaks_is_possibly_paid_and_its_text_is_in_the_table(
     run = convbatch("run", "d.jsonl", "-m", "sim-good@at-gemini", "--stream", "-o", "r", **{CANARY_ENV: CANARY})
     assert run.code == 0
     assert "1 possibly paid" in run.out
-    attempts = package.load(tmp_path / "r").attempts
-    assert list(attempts["class"]) == ["ambiguous", "replied"]
-    reply = package.load(tmp_path / "r").turns["reply"][0]
-    assert attempts["partial_text"][0]
-    assert reply.startswith(attempts["partial_text"][0])
+    first, last = rows(tmp_path / "r", "attempts")
+    assert (first["class"], last["class"]) == ("ambiguous", "replied")
+    (turn,) = rows(tmp_path / "r")
+    assert first["partial_text"]
+    assert turn["reply"].startswith(first["partial_text"])
