@@ -210,7 +210,8 @@ class Responses:
         final: Mapping[str, Any] | None = state.get("final")
         if final is None and not _all_arrived(state):
             raise stream_truncated(_partial_text(state), _partial_usage(state))
-        whole = dict(state.get("response") or {}) | {"status": "completed"} if final is None else dict(final)
+        # Without its last event nothing but the items says how the response ended.
+        whole = {**(state.get("response") or {}), "status": None} if final is None else dict(final)
         if not whole.get("output"):
             whole["output"] = _arrived_items(state)
         return _reply(whole, partial=_partial_text(state))
@@ -326,7 +327,7 @@ def _read(whole: Mapping[str, Any], output: list[Any], text: str | None) -> Repl
         service_tier=word(whole.get("service_tier")),
         mean_logprob=_mean_logprob(output),
         history_note=_history_note(whole.get("input_transformations")),
-        raw_turn=whole.get("output") or output,
+        raw_turn=output,
     )
 
 
@@ -337,8 +338,9 @@ def _output(whole: Mapping[str, Any]) -> list[Any] | None:
     output = whole["output"]
     if output is None:
         return []
-    if not isinstance(output, list) or not all(isinstance(item, dict) for item in output):
+    if not isinstance(output, list) or not all(isinstance(item, dict | None) for item in output):
         raise MalformedReply("an output that is not a list of items")
+    output = [item for item in output if item is not None]
     for item in output:
         if is_message(item) and not isinstance(item.get("content"), str | list | None):
             raise MalformedReply(f"a message whose content is a JSON {type(item['content']).__name__}")
@@ -356,10 +358,15 @@ def _thought(output: list[Any]) -> str | None:
     paragraphs: list[str] = []
     for item in output:
         if item.get("type") == "reasoning":
-            summary = [word(part.get("text")) or "" for part in _objects(item.get("summary"))]
-            shown = "".join(word(part.get("text")) or "" for part in _objects(item.get("content")))
-            paragraphs += summary if any(summary) else [shown]
+            summary = _part_texts(item.get("summary"))
+            paragraphs += summary if any(summary) else ["".join(_part_texts(item.get("content")))]
     return "\n\n".join(filter(None, paragraphs)) or None
+
+
+def _part_texts(parts: Any) -> list[str]:
+    """Return the texts of parts; some gateways send texts in place of parts, or of the whole list."""
+    listed = parts if isinstance(parts, list) else [parts]
+    return [word(part.get("text") if isinstance(part, dict) else part) or "" for part in listed]
 
 
 def _tool_call(item: Mapping[str, Any]) -> ToolCall:
@@ -379,7 +386,10 @@ def _has_media(item: Mapping[str, Any]) -> bool:
 
 def _is_refusal(item: Mapping[str, Any]) -> bool:
     if is_message(item):
-        return any(part.get("type") == "refusal" and part.get("refusal") for part in _objects(item.get("content")))
+        parts = _objects(item.get("content"))
+        return bool(word(item.get("refusal"))) or any(
+            part.get("type") == "refusal" and part.get("refusal") for part in parts
+        )
     error = item.get("error")  # of an image that was not generated
     return isinstance(error, dict) and plain(str(error.get("code"))) in REFUSAL_CODES
 
@@ -515,7 +525,7 @@ def _ended(kind: str, response: Mapping[str, Any], event: Mapping[str, Any]) -> 
     """Return the response of the last event; some gateways put status and usage beside it."""
     ended = dict(response)
     status = kind.rpartition(".")[2]
-    if not ended.get("status") and status != "done":
+    if word(ended.get("status")) in (None, *_UNFINISHED):
         ended["status"] = status
     if not ended.get("usage") and isinstance(event.get("usage"), dict):
         ended["usage"] = event["usage"]
@@ -551,9 +561,9 @@ def _key(event: Mapping[str, Any], item_id: Any) -> str:
 
 
 def _all_arrived(state: Mapping[str, Any]) -> bool:
-    """Whether a stream without its last event is complete all the same: it says so, and so does each of its items."""
-    arrived = set(state.get("arrived", ()))
-    is_whole = bool(arrived) and arrived.issuperset(state["items"]) and arrived.issuperset(state.get("texts", ()))
+    """Whether a stream without its last event is complete all the same: it says so, and no item is unfinished."""
+    items, texts, arrived = state.get("items", {}), state.get("texts", {}), set(state.get("arrived", ()))
+    is_whole = bool(items or texts) and arrived.issuperset(items) and (not items or arrived.issuperset(texts))
     return bool(state.get("done")) and is_whole and not state.get("cut")
 
 

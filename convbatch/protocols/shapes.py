@@ -235,21 +235,40 @@ def _usual_output(value: dict[str, Any]) -> tuple[dict[str, Any], str | None] | 
     elif isinstance(output, str) and output and value.get("object") == "response":
         output, note = [_assistant(output)], "output is a text"
     if isinstance(output, list) and output:
-        output, parts = zip(*map(_usual_item, output), strict=True)
-        return {"status": "completed", **value, "output": list(output)}, note or next(filter(None, parts), None)
+        items = [item for one in output for item in (one if isinstance(one, list) else [one]) if item is not None]
+        note = note or ("a list inside the output" if any(isinstance(one, list) for one in output) else None)
+        usual = [(one, part) for item in items for one, part in _usual_items(item)]
+        whole = {"status": "completed", **value, "output": [item for item, _ in usual]}
+        return whole, note or next((part for _, part in usual if part), None)
     if isinstance(text, str) and text and (value.get("status") or value.get("usage")):
         return {"status": "completed", **value, "output": [_assistant(text)]}, "the reply is the text 'output_text'"
     return None
 
 
-def _usual_item(item: Any) -> tuple[Any, str | None]:
+def _usual_items(item: Any) -> list[tuple[Any, str | None]]:
+    """Return what an output item stands for in the usual form, each with what the form was."""
     if isinstance(item, str):
-        return _assistant(item), "an item is a text"
+        return [(_assistant(item), "an item is a text")]
     if not isinstance(item, dict) or item.get("type", "message") != "message":
-        return item, None
-    content, note = _content_of(item.get("content"))
+        return [(item, None)]
+    calls = [
+        {"type": "function_call", "call_id": call.get("id"), **function}
+        for call in _objects(item.get("tool_calls"))
+        if isinstance(function := call.get("function"), dict)
+    ]
+    return [_usual_item(item), *((call, "tool calls inside a message") for call in calls)]
+
+
+def _usual_item(item: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    content = item.get("content")
     if content is None and isinstance(item.get("text"), str):
         return {**item, "content": item["text"]}, "text in place of content"
+    if content is None and isinstance(item.get("parts"), list):
+        content = {"parts": item["parts"]}
+    if isinstance(content, list) and any(isinstance(part.get("text"), dict) for part in _objects(content)):
+        texts = [_content_of(part.get("text"))[0] for part in _objects(content)]
+        return {**item, "content": "".join(text for text in texts if isinstance(text, str))}, "a text is a JSON object"
+    content, note = _content_of(content)
     return ({**item, "content": content}, note) if note else (item, None)
 
 

@@ -295,6 +295,9 @@ def test_skipping_text_counts_only_what_is_visible(count: int, texts: list[str])
          "content_filter", "blocked", None),
         (response(text_item("a"), {"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}),
          "content_filter", "blocked", "a"),
+        (response({**text_item(""), "content": [], "refusal": "no"}), "content_filter", "blocked", None),
+        (response({**text_item(""), "content": None, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}),
+         "tool_call", "ok", None),
         (response({"type": "custom_tool_call", "call_id": "c", "name": "g", "input": "1"}), "tool_call", "ok", None),
     ],
 )  # fmt: skip
@@ -305,7 +308,7 @@ def test_each_output_has_its_finish_status_and_text(body: Any, finish: str, stat
 
 def test_what_stands_beside_the_text_is_read() -> None:
     shown = [{"type": "summary_text", "text": "one"}, {"type": "summary_text", "text": "two"}]
-    own = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "three"}]}
+    own = {"type": "reasoning", "summary": [], "content": ["three"]}
     part = {"type": "output_text", "text": "a", "logprobs": [{"token": "a", "logprob": -0.5}, {"logprob": -1.5}]}
     reply = reply_of(response({**REASONING, "summary": shown}, own, text_item("a", content=[part]), CALL, IMAGE,
                               service_tier="flex"))  # fmt: skip
@@ -431,6 +434,13 @@ def lines(*events: Any, done: bool = False) -> bytes:
         (response({**HI, "content": {"text": "hi"}}), "the content is a JSON object; its text was read"),
         (response({**without(HI, "content"), "text": "hi"}), "text in place of content"),
         (response("hi"), "an item is a text"),
+        (response(None, HI), None),
+        (response([HI]), "a list inside the output"),
+        (response({"role": "model", "parts": [{"text": "hi"}]}), "the content is a JSON object with parts"),
+        (response({**HI, "content": [{"type": "output_text", "text": {"value": "hi"}}]}), "a text is a JSON object"),
+        (response(HI, status="COMPLETED"), None),
+        (response(HI, usage="none", incomplete_details={}), None),
+        ({**response(HI), "choices": []}, None),
         (response(output=HI), "output is one item instead of a list"),
         (response(output="hi"), "output is a text"),
         (response(output=None, output_text="hi"), "the reply is the text 'output_text'"),
@@ -603,6 +613,8 @@ def test_simulated_conversations_are_equal_streamed_and_whole(texts: list[str], 
     [
         ([CREATED, done(0, REASONING), done(1, HI), "[DONE]"], "hi", "missing"),
         ([done(0, HI), "[DONE]"], "hi", "missing"),
+        ([delta(0, "h"), delta(0, "i"), "[DONE]"], "hi", "missing"),
+        ([ended(response(HI, status="in_progress"))], "hi", "reported"),
         ([delta(0, "h"), done(0, HI), ended(response(), "done")], "hi", "reported"),
         ([done(0, HI), {"type": "response.completed"}], "hi", "missing"),
         (
