@@ -180,7 +180,7 @@ class Anthropic:
             "stream": ask.stream,
         }
         if ask.system and not in_user:
-            body["system"] = ask.system
+            body["system"] = _system(ask.system, ask.settings)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",
@@ -250,6 +250,18 @@ def _message(message: Message) -> Any:
     return {"role": message.role, "content": [{"type": "text", "text": part.text or ""} for part in message.parts]}
 
 
+def _system(text: str, settings: Settings) -> Any:
+    """Return the system text; with caching as a marked block, which other dialogues with the same text can read."""
+    cache = _cache_control(settings)
+    return text if cache is None else [{"type": "text", "text": text, "cache_control": cache}]
+
+
+def _cache_control(settings: Settings) -> dict[str, str] | None:
+    if settings.cache not in ("auto", "1h"):
+        return None
+    return {"type": "ephemeral", **({"ttl": "1h"} if settings.cache == "1h" else {})}
+
+
 def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, Any]:
     settings = ask.settings
     if settings is NO_SETTINGS:
@@ -265,8 +277,8 @@ def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, An
         body["thinking"] = thinking
     if output := _output_config(settings):
         body["output_config"] = output
-    if settings.cache in ("auto", "1h"):
-        body["cache_control"] = {"type": "ephemeral", **({"ttl": "1h"} if settings.cache == "1h" else {})}
+    if (cache := _cache_control(settings)) is not None:
+        body["cache_control"] = cache
     if settings.seed is not None:
         set_seed(body, settings.seed, endpoint.seed_field)
     return merge_extra(body, settings.extra, _FIELDS) if settings.extra else body

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply, count_tokens, history_sha
+from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply, history_sha
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
@@ -221,6 +221,7 @@ class AnthropicWire:
             parsed=parsed,
             form="sse" if fields.get("stream") else "whole",
             cache_ttl=None if cache is None else cache.get("ttl", "5m"),
+            marks_system=any("cache_control" in block for block in as_list(fields.get("system")) or ()),
         )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
@@ -489,7 +490,7 @@ def _type_of(event: bytes) -> bytes:
 
 def _usage(reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
     """Return usage as Anthropic does: the input excludes what was read from the cache and written to it."""
-    read, written = _cached(reply_spec)
+    read, written = reply_spec.cached
     is_hour = reply_spec.cache_ttl == "1h"
     usage: dict[str, Any] = {
         "input_tokens": reply.input_tokens - read - written,
@@ -505,14 +506,3 @@ def _usage(reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
     if reply.reasoning_tokens is not None:
         usage["output_tokens_details"] = {"thinking_tokens": reply.reasoning_tokens}
     return usage
-
-
-def _cached(reply_spec: ReplySpec) -> tuple[int, int]:
-    """Return the tokens read from the cache (what the turn before has written) and those written."""
-    parsed = reply_spec.parsed
-    if reply_spec.cache_ttl is None:
-        return 0, 0
-    texts = [text for _, text in parsed.messages]
-    before, new = texts[:-2], texts[-2:]
-    (before if before else new).append(parsed.system)
-    return sum(map(count_tokens, before)), sum(map(count_tokens, new))

@@ -17,6 +17,7 @@ from convbatch.simulator.fault_script import Facts, FaultScript, Rule
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Entry, Ledger, key_hash
 from convbatch.simulator.limits import Gatekeeper, Refusal, ServerLimits
+from convbatch.simulator.prompt_cache import PromptCache
 from convbatch.simulator.replies import (
     PER_MESSAGE_TOKENS,
     Actor,
@@ -114,6 +115,7 @@ class Provider:
         self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
         self._varies = varies
         self._answers: dict[tuple[str, str], int] = {}
+        self._cache = PromptCache()
         self._arrivals = 0
         self._asked = 0
         self._asked_of: dict[str, int] = {}
@@ -290,10 +292,15 @@ class Provider:
 
     def _reply(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, now: float) -> Answer:
         reply = self._build_reply(reply_spec, arrival.sha or "")
+        wait_s = self._latency(reply_spec, arrival)
+        if reply_spec.cache_ttl is not None:
+            marks = reply_spec.marks_system
+            cached = self._cache.use(reply_spec.parsed, marks_system=marks, now=now, reply_at=now + wait_s)
+            reply_spec = replace(reply_spec, cached=cached)
         rule = arrival.fault
         shown = fault_actions.spoil_reply(rule, reply) if rule is not None and rule.action == "reply" else reply
         answer = self._worded(arrival, where, reply_spec, shown)
-        answer.wait_s = self._latency(reply_spec, arrival)
+        answer.wait_s = wait_s
         if rule is not None:
             answer = fault_actions.spoil_answer(rule, answer, where.wire)
         if self._gate is not None and where.wire.sends_limit_headers:

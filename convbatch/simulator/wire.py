@@ -93,6 +93,10 @@ class ReplySpec:
     usage_in_stream: bool = True
     cache_ttl: str | None = None
     """How long the prompt is cached, where a request asks for that."""
+    marks_system: bool = False
+    """Whether the system text is to be cached by itself, for other prompts that begin with it."""
+    cached: tuple[int, int] = (0, 0)
+    """Tokens of the prompt that were read from the cache, and written to it; set by the provider."""
 
     @property
     def budgeted_output(self) -> int:

@@ -322,7 +322,9 @@ def test_openai_sdk_raises_on_429_and_follows_the_hint(server: Server, clients: 
     assert reply.choices[0].message.content == PROMPTS[0]
 
 
-def anthropic_dialogue(client: anthropic.Anthropic, model: str, *, streamed: bool) -> list[anthropic.types.Message]:
+def anthropic_dialogue(
+    client: anthropic.Anthropic, model: str, *, streamed: bool, **settings: Any
+) -> list[anthropic.types.Message]:
     """Hold the dialogue of `PROMPTS`, each reply sent back as the SDK has it."""
     history: list[MessageParam] = []
     replies: list[anthropic.types.Message] = []
@@ -330,7 +332,7 @@ def anthropic_dialogue(client: anthropic.Anthropic, model: str, *, streamed: boo
         history.append({"role": "user", "content": prompt})
         asked: dict[str, Any] = {
             "model": model, "max_tokens": 2000, "system": "Answer briefly.", "messages": history,
-            "thinking": {"type": "adaptive", "display": "summarized"}, "cache_control": {"type": "ephemeral"},
+            "thinking": {"type": "adaptive", "display": "summarized"}, **settings,
         }  # fmt: skip
         if streamed:
             with client.messages.stream(**asked) as stream:
@@ -359,7 +361,9 @@ def test_anthropic_sdk_holds_the_same_dialogue_whole_and_streamed(clients: Clien
 
 def test_anthropic_sdk_reads_thinking_cached_tokens_and_limits(clients: Clients) -> None:
     client = clients.anthropic()
-    first, second, _ = anthropic_dialogue(client, "sim-think", streamed=False)
+    cached = {"cache_control": {"type": "ephemeral"}}
+    first, second, _ = anthropic_dialogue(client, "sim-think", streamed=False, **cached)
+    again, *_ = anthropic_dialogue(client, "sim-think", streamed=False, **cached)
     cut = client.messages.create(model="sim-good", max_tokens=2, messages=[{"role": "user", "content": "hello"}])
     refused = client.messages.create(model="sim-safety", max_tokens=9, messages=[{"role": "user", "content": "bomb"}])
 
@@ -368,6 +372,7 @@ def test_anthropic_sdk_reads_thinking_cached_tokens_and_limits(clients: Clients)
     assert first.usage.output_tokens_details.thinking_tokens > 0
     assert (first.usage.cache_read_input_tokens, first.usage.cache_creation_input_tokens) == (0, 12)
     assert second.usage.cache_read_input_tokens == 12
+    assert (again.usage.cache_read_input_tokens, again.usage.cache_creation_input_tokens) == (12, 0)
     assert cut.stop_reason == "max_tokens"
     assert (refused.stop_reason, refused.content) == ("refusal", [])
     assert refused.stop_details is not None
