@@ -70,7 +70,7 @@ def test_cached_shares_and_savings_are_reported_turn_by_turn(
     done = convbatch("run", "d.jsonl", "-m", "sim-good@at-anthropic", "-o", "r")
     assert done.code == 0, done.err
 
-    table = cb.load(tmp_path / "r").turns
+    table: Any = cb.load(tmp_path / "r").turns
     again = json.loads(convbatch("report", "r", "--json").out)["caching"]["rows"]
     assert [row["turn"] for row in again] == [1, 2, 3]
     assert 0.6 < again[0]["cached_share"] < 2 / 3  # the first dialogue wrote what the others read
