@@ -172,8 +172,10 @@ def refuses_stream(rule: Rule) -> bool:
 
 
 def place_usage(rule: Rule, events: list[dict[str, Any]], wire: Wire) -> list[dict[str, Any]]:
-    """Apply the option `usage` of the action `stream`, on wires whose events carry the usage beside the reply."""
+    """Apply the option `usage` of the action `stream`; events of Responses carry it in one place only."""
     where, key = rule.options["usage"], wire.usage_key
+    if where is not None and any(name in events[0] for name in ("message", "response")):
+        return _place_inside(where, events, key)
     usages = [event[key] for event in events if event.get(key)]
     bare = [{name: value for name, value in event.items() if name != key} for event in events]
     parts = [event for event in bare if event.get("choices") or event.get("candidates")]
@@ -189,6 +191,30 @@ def place_usage(rule: Rule, events: list[dict[str, Any]], wire: Wire) -> list[di
         head = {name: value for name, value in parts[-1].items() if name not in ("choices", "candidates")}
         parts.append({**head, **({"choices": []} if "choices" in parts[-1] else {}), key: usage})
     return parts
+
+
+def _place_inside(where: str, events: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Place the usage of Messages, whose first event contains the message; or remove that of a response."""
+    bare = [
+        {name: _without(value, key) if name in ("message", "response") else value
+         for name, value in event.items() if name != key}
+        for event in events
+    ]  # fmt: skip
+    if where == "missing":
+        return bare
+    at = next((at for at, event in enumerate(events) if key in event), None)
+    if at is None or where == "running":
+        return events
+    usage = {**events[0]["message"][key], **events[at][key]}
+    if where == "finish":
+        bare[at][key] = usage
+    else:
+        bare.insert(at + 1, {"type": bare[at]["type"], "delta": {}, key: usage})
+    return bare
+
+
+def _without(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if name != key}
 
 
 def spoil_answer(rule: Rule, answer: Answer, wire: Wire) -> Answer:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import convbatch as package
+from convbatch.protocols import PROTOCOLS
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.ledger import Ledger
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from tests.conftest import CANARY, CANARY_ENV, Command, config_for, write_dataset
 
-WIRES = ("gemini", "openai")
+WIRES = tuple(PROTOCOLS)
 STREAM_COLUMNS = ["ttft_s", "chunks", "itl_p50_s", "itl_p95_s"]
 OF_A_REPLY = [
     "target",
@@ -51,8 +52,8 @@ def test_a_streamed_run_has_the_rows_of_one_that_is_not(
         assert {row[name] for name in STREAM_COLUMNS} == {None}
         assert streamed_row["chunks"] > 2
         assert 0 < streamed_row["ttft_s"] <= streamed_row["latency_s"]
-    assert [call.stream for call in server.provider.ledger.entries] == [False] * 4 + [True] * 4
-    histories = [sorted(str(call.history) for call in server.provider.ledger.entries[at : at + 4]) for at in (0, 4)]
+    assert [call.stream for call in server.provider.ledger.entries] == [False] * 8 + [True] * 8
+    histories = [sorted(str(call.history) for call in server.provider.ledger.entries[at : at + 8]) for at in (0, 8)]
     assert histories[0] == histories[1]
     assert "Streamed replies" in convbatch("report", "streamed").out
     assert "Streamed replies" not in convbatch("report", "plain").out
