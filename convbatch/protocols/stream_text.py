@@ -10,12 +10,17 @@ https://platform.openai.com/docs/api-reference/responses-streaming, https://docs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from convbatch.protocols.decoding import word
 from convbatch.protocols.sse import SseEvent
 
 _LAST_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed"})
+_LAST_TYPE = re.compile(r'\s*\{\s*"type"\s*:\s*"message_stop"')
+_SHORT = 64
+"""Length of data that may be such an end; longer data is not searched."""
 _TEXT_DELTAS = frozenset({"response.output_text.delta"})
 _THOUGHT_DELTAS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
@@ -34,7 +39,10 @@ NOTHING = AddedText()
 
 def ends_stream(event: SseEvent) -> bool:
     """Whether a server sends nothing of the reply after this event."""
-    return event.event in _LAST_EVENTS or (len(event.data) < 16 and event.data.strip() == "[DONE]")
+    if event.event in _LAST_EVENTS:
+        return True
+    data = event.data
+    return len(data) < _SHORT and (data.strip() == "[DONE]" or (not event.event and _LAST_TYPE.match(data) is not None))
 
 
 def added_text(value: Any) -> AddedText:
@@ -46,7 +54,7 @@ def added_text(value: Any) -> AddedText:
     if (candidates := value.get("candidates")) is not None:
         content = _first(candidates).get("content")
         return _of_parts(content.get("parts")) if isinstance(content, dict) else NOTHING
-    kind = value.get("type")
+    kind = _text(value.get("type"))
     if kind == "content_block_delta":
         return _of_block(_object(value.get("delta")))
     if kind == "content_block_start":
@@ -81,7 +89,7 @@ def _of_content(parts: Iterable[Any]) -> AddedText:
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, dict):
-            kind = part.get("type")
+            kind = word(part.get("type"))
             if kind in _THOUGHT_PARTS:
                 inner = part.get("thinking") or part.get("text") or part.get("reasoning")
                 thoughts += [_text(_object(item).get("text")) for item in inner] if isinstance(inner, list) else []

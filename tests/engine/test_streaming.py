@@ -24,6 +24,7 @@ from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.reading import read_answer
 from convbatch.protocols.sse import SseParser
 from convbatch.protocols.stream_fold import StreamFold
+from convbatch.protocols.stream_text import added_text
 from convbatch.protocols.wire import Ask
 from convbatch.redaction import Redactor, Secret
 from convbatch.reply import Attempt, Failure, Reply
@@ -156,6 +157,13 @@ def test_the_texts_of_the_events_are_those_of_the_reply():
     assert complete > 10
 
 
+@each(
+    "odd", [{"type": []}, {"type": {}}, {"choices": [{"delta": {"content": [{"type": []}]}}]}, {"candidates": 3}]
+)
+def test_an_event_of_an_odd_type_adds_nothing(odd: dict[str, Any]):
+    assert added_text(odd) == ("", "")
+
+
 HABITS: dict[str, dict[str, Any]] = {
     "as the provider streams": {},
     "CR": {"lines": "cr"},
@@ -238,9 +246,20 @@ async def test_a_silent_stream_is_ended_and_a_comment_is_no_silence():
     assert alive.ttft_s > 0.12
 
 
-async def test_a_reply_counts_when_the_connection_stays_open_after_its_last_event():
+UNNAMED = [
+    b'data: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "all"}}\n\n',
+    b'data: {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}\n\n',
+    b'data: {"type": "message_stop"}\n\n',
+]
+"""Events of Messages without their names, as some gateways send them."""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pieces"), [("openai", [piece("all", "stop"), b"data: [DONE]\n\n"]), ("anthropic", UNNAMED)]
+)
+async def test_a_reply_counts_when_the_connection_stays_open_after_its_last_event(protocol: str, pieces: list[bytes]):
     begun = time.monotonic()
-    attempt = await answered([piece("all", "stop"), b"data: [DONE]\n\n", 5.0], silence_s=0.1)
+    attempt = await answered([*pieces, 5.0], protocol, silence_s=0.1)
     assert isinstance(attempt.outcome, Reply)
     assert attempt.wire_note == "whole, although the stream sent nothing for 0.1 s after its last event"
     assert attempt.latency_s is not None
