@@ -16,7 +16,6 @@ Not here: the place of the key, media, tools, continuing a `pause_turn`.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -152,7 +151,6 @@ _PROMPT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_inp
 _THINKING_KEYS = ("thinking_tokens", "reasoning_tokens")
 _WHOLE_VALUES = frozenset({"signature", "data", "type"})
 """Fields of a delta that replace the value of the block; texts are joined."""
-_VERSIONED = re.compile(r"/v[0-9]+[a-z0-9]*$")
 _MODELS_PER_PAGE = 1000
 
 
@@ -343,9 +341,8 @@ def _output_config(settings: Settings) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _url(base_url: str, route: str) -> str:
-    """Return the URL of a route; `/v1` is not added when the base URL already ends with a version."""
-    base = base_url.rstrip("/")
-    return f"{base}/{route}" if _VERSIONED.search(base) else f"{base}/v1/{route}"
+    """Return the URL of a route; `/v1` is not added when the base URL already ends with it."""
+    return f"{base_url.rstrip('/').removesuffix('/v1')}/v1/{route}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,7 +19,9 @@ from convbatch.errors import SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry
 
-UNSUPPORTED_HINT = "remove the setting, or ask this target in a separate run"
+UNSUPPORTED_HINT = (
+    "remove the setting, list it in `unset` of the gateway or model, or ask this target in a separate run"
+)
 
 
 def unsupported_setting(target: Target, settings: Settings) -> str | None:
