@@ -667,3 +667,15 @@ def test_scripted_replies_are_the_same_on_every_wire() -> None:
     provider = Provider(script=Script.of([{"id": "d", "turns": [{"user": "a", "assistant": "scripted"}]}]))
     answer = answer_to(provider, request(body_of(user("a"), model="sim-good"), url="/v1/responses"))
     assert reply_of(answer.content).text == "scripted"
+
+
+@each("odd", [{}, [], 7, None, True])
+def test_a_field_of_another_type_never_raises(odd: Any) -> None:
+    for field in ("type", "status", "phase", "content", "call_id", "name", "arguments", "summary", "error"):
+        for item in (HI, CALL, REASONING, IMAGE):
+            assert read(response({**item, field: odd}))
+    for field in ("output", "status", "error", "usage", "incomplete_details", "input_transformations", "output_text"):
+        assert read({**response(HI), field: odd})
+    for field in ("type", "item", "delta", "output_index", "response", "item_id"):
+        for event in (delta(0, "a"), done(0, HI), added(0, HI), ended(response(HI))):
+            assert read(lines({**event, field: odd}, done=True))
