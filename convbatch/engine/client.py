@@ -40,7 +40,7 @@ from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details
-from convbatch.protocols.reading import Answer, read_answer
+from convbatch.protocols.reading import Answer, read_answer, with_own_notes
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
 from convbatch.protocols.stated_limits import stated_limits
 from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
@@ -706,7 +706,7 @@ class Client:
         folded = None if sent.watch is None else sent.watch.close()
         is_plain = body is response.body and response.status == 200 and not response.notes and not is_cut
         if folded is not None and is_plain:
-            answer = Answer(as_configured(folded, self._protocol, self._endpoint))
+            answer = with_own_notes(Answer(as_configured(folded, self._protocol, self._endpoint)))
         else:
             answer = read(body)
         if self._has_split_key(answer.outcome, body):

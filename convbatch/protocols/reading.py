@@ -78,6 +78,11 @@ def read_answer(
     answer = _read_by_status(protocol, status, headers, body, is_cut)
     if streamed and 200 <= status < 300:
         answer = _as_stream(answer, body)
+    return with_own_notes(answer)
+
+
+def with_own_notes(answer: Answer) -> Answer:
+    """Return an answer with what its reply says about itself in the note."""
     outcome = answer.outcome
     if not isinstance(outcome, Reply):
         return answer

@@ -366,3 +366,12 @@ def test_a_stream_for_which_nothing_was_asked_is_noted():
     asked, not_asked = (read_answer(PROTOCOLS["openai"], 200, {}, body, streamed=flag) for flag in (True, False))
     assert (asked.note, not_asked.note) == (None, "an event stream that was not asked for")
     assert asked.outcome == not_asked.outcome
+
+
+async def test_what_a_reply_says_about_itself_is_noted_streamed_as_whole() -> None:
+    removed = [{"type": "reasoning", "id": "rs_1", "action": "removed", "reason": "model_mismatch"}]
+    text = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
+    response = {"status": "completed", "output": [text], "input_transformations": removed}
+    event = json.dumps({"type": "response.completed", "response": response}).encode()
+    attempt = await answered([b"event: response.completed\ndata: " + event + b"\n\n"], "responses")
+    assert attempt.wire_note == "the provider removed 1 reasoning item from the history (model_mismatch)"
