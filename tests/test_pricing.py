@@ -193,6 +193,7 @@ FLEX = '[gateways.openai.models."*".settings]\nservice_tier = "flex"\n'
         ("gpt-5@openai", "", None, "11.25"),
         ("gpt-5@openai", "", "default", "11.25"),
         ("gpt-5@openai", "", "flex", "5.625"),
+        ("gpt-5@openai-responses", "", "flex", "5.625"),
         ("gpt-5@openai", "", "priority", "22.5"),
         ("gpt-5@openai", FLEX, None, "5.625"),
         ("gpt-5@openai", FLEX, "flex", "5.625"),

@@ -42,7 +42,9 @@ def test_resume_of_a_finished_run_sends_no_request(tmp_path: Path, simulator: Si
 def test_a_killed_run_continues_inside_its_dialogues(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:
-    provider = prepare(tmp_path, simulator, dialogues=40, turns=4, latency_s=0.05, wires=("gemini", "openai"))
+    provider = prepare(
+        tmp_path, simulator, dialogues=27, turns=4, latency_s=0.05, wires=("gemini", "openai", "responses")
+    )
     victim = start("run", "d.jsonl", "-o", "out", "-j", "8")
     wait_until(lambda: provider.ledger.requests > 60)
     in_flight = provider.in_flight
@@ -56,9 +58,9 @@ def test_a_killed_run_continues_inside_its_dialogues(
     done = convbatch("resume", tmp_path / "out")
     after = cb.load(tmp_path / "out").turns
     assert done.code == 0, done.err
-    assert statuses(after) == {"ok": 320}
-    assert provider.ledger.billed <= 320 + 16
-    assert possibly_paid(after) >= provider.ledger.billed - 320
+    assert statuses(after) == {"ok": 324}
+    assert provider.ledger.billed <= 324 + 24
+    assert possibly_paid(after) >= provider.ledger.billed - 324
     assert check_histories(provider.ledger.entries) == provider.ledger.requests
 
 
