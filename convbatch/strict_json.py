@@ -111,7 +111,7 @@ def may_hold_big_integer(text: bytes) -> bool:
 def refuse_deep(text: bytes, value: Any, levels: int = MAX_DEPTH) -> None:
     """Raise `TooDeep` for a value, parsed from `text`, that is nested deeper than `levels`."""
     # Cheap guard first: only a text with that many openers can nest that deep.
-    if text.count(b"[") + text.count(b"{") > levels and _is_deeper_than(value, levels):
+    if len(text) > levels and text.count(b"[") + text.count(b"{") > levels and _is_deeper_than(value, levels):
         raise TooDeep
 
 

@@ -62,7 +62,7 @@ from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_turn import GeminiTurn
-from convbatch.protocols.growing import BATCH, Growing, is_text, settled, with_items, with_lists, with_text
+from convbatch.protocols.growing import BATCH, Growing, is_text, settled, with_lists, with_text
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
@@ -156,6 +156,7 @@ _FIELDS = BodyFields(
 """https://ai.google.dev/api/generate-content, read 2026-11-26."""
 _LEVELS = frozenset({"minimal", "low", "medium", "high", "xhigh"})
 
+_PLAIN_KEYS = frozenset({"text", "thought"})
 _REPLY_KEYS = frozenset({"candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId"})
 _VERSION = re.compile(r"/v[0-9]+[a-z0-9]*$")
 _MODELS_PER_PAGE = 1000
@@ -444,9 +445,13 @@ def _parts(content: Any) -> list[Any]:
     parts: Any = content.get("parts")
     if parts is None:
         return []
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise MalformedReply("a candidate whose content has no list of parts")
-    return parts
+    if isinstance(parts, list):
+        for part in parts:
+            if not isinstance(part, dict):
+                break
+        else:
+            return parts
+    raise MalformedReply("a candidate whose content has no list of parts")
 
 
 def _tool_call(call: Mapping[str, Any]) -> ToolCall:
@@ -512,9 +517,8 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
             whole = settled(_merged(Draft(state=state)))
             if carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole)):
                 raise carried
-        new = with_items(state.get("new"), (chunk,))
-        state["new"] = new
-        if new.count == BATCH:
+        new = state["new"] = (*state.get("new", ()), chunk)
+        if len(new) == BATCH:
             state["whole"] = _merged(Draft(state=state))
             del state["new"]
     return Draft(state=state)
@@ -523,11 +527,11 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
 def _merged(draft: Draft) -> Mapping[str, Any]:
     """Return the body so far, whose texts and lists are still those of a draft."""
     whole: Mapping[str, Any] = draft.state.get("whole") or {}
-    new: Growing[Any] | None = draft.state.get("new")
-    if new is None:
+    new: tuple[Any, ...] = draft.state.get("new", ())
+    if not new:
         return whole
     merge = _Merge(whole)
-    for chunk in new.items:
+    for chunk in new:
         merge.add(chunk)
     return merge.done()
 
@@ -657,7 +661,7 @@ class _Parts(Growing[dict[str, Any]]):
 
 
 def _is_plain(part: Mapping[str, Any]) -> bool:
-    return part.get("text") is not None and is_text(part["text"]) and part.keys() <= {"text", "thought"}
+    return part.get("text") is not None and is_text(part["text"]) and part.keys() <= _PLAIN_KEYS
 
 
 def _non_null(fields: Mapping[str, Any]) -> dict[str, Any]:

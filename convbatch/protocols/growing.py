@@ -24,11 +24,6 @@ class Growing(Generic[T]):
         self._count = len(items)
 
     @property
-    def count(self) -> int:
-        """How many items there are."""
-        return self._count
-
-    @property
     def items(self) -> list[T]:
         """A new list of all items."""
         return self._items[: self._count]

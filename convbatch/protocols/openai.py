@@ -513,9 +513,8 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
     for chunk in chunks:
         if not isinstance(chunk, dict):
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
-        new = with_items(state.get("new"), (chunk,))
-        state["new"] = new
-        if may_fail := _may_fail(chunk) or new.count == BATCH:
+        new = state["new"] = (*state.get("new", ()), chunk)
+        if (may_fail := _may_fail(chunk)) or len(new) == BATCH:
             state["whole"] = _merged(Draft(state=state))
             del state["new"]
             if may_fail:
@@ -548,11 +547,11 @@ def _raise_in_stream(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> None
 def _merged(draft: Draft) -> Mapping[str, Any]:
     """Return the body so far, whose texts and lists are still those of a draft."""
     whole: Mapping[str, Any] = draft.state.get("whole") or {}
-    new: Growing[Any] | None = draft.state.get("new")
-    if new is None:
+    new: tuple[Any, ...] = draft.state.get("new", ())
+    if not new:
         return whole
     merge = _Merge(whole)
-    for chunk in new.items:
+    for chunk in new:
         merge.add(chunk)
     return merge.done()
 

@@ -64,6 +64,8 @@ class SseParser:
         Raises:
             EventTooLong: One event exceeds the limit.
         """
+        if (usual := self._usual_event(chunk)) is not None:
+            return [usual]
         if self._after_cr and chunk:
             self._after_cr = False
             if chunk[:1] == b"\n":
@@ -80,6 +82,17 @@ class SseParser:
             self._hold(len(unfinished))
             self._pieces.append(unfinished)
         return events
+
+    def _usual_event(self, chunk: bytes) -> SseEvent | None:
+        """Return the only event of a chunk that is one `data` line, as most are, and is neither begun nor continued."""
+        if chunk[:6] != b"data: " or self._pieces or self._data or self._event or self._at_start or self._after_cr:
+            return None
+        if chunk[-2:] != b"\n\n" and chunk[-4:] != b"\r\n\r\n":
+            return None
+        line = chunk[6:].rstrip(b"\r\n")
+        if b"\n" in line or b"\r" in line or len(chunk) - len(line) > 10 or len(line) > self._max:
+            return None
+        return SseEvent(event="", data=line.decode("utf-8", "surrogateescape"))
 
     def close(self) -> list[SseEvent]:
         """End the body and return the event that was still open."""

@@ -14,6 +14,8 @@ from convbatch.protocols.stream_text import NOTHING, AddedText, added_text
 from convbatch.protocols.wire import Draft, ErrorInBody, MalformedReply, WireProtocol
 from convbatch.reply import Reply
 
+_BATCH = 16
+
 
 class StreamFold:
     """One stream."""
@@ -21,6 +23,8 @@ class StreamFold:
     def __init__(self, protocol: WireProtocol) -> None:
         self._protocol = protocol
         self._draft: Draft | None = Draft()
+        self._batch: list[Any] = []
+        """Decoded data of unnamed events that are not yet in the draft."""
 
     def add(self, event: SseEvent) -> AddedText:
         """Fold the next event; return what it adds to the reply, also after the fold was given up."""
@@ -29,23 +33,42 @@ class StreamFold:
             self._draft = None
             return NOTHING
         if self._draft is not None:
-            self._draft = self._folded(self._draft, event, values)
+            self._fold(event, values)
         if len(values) == 1:
             return added_text(values[0])
         added = [added_text(value) for value in values]
         return AddedText("".join(one.text for one in added), "".join(one.thought for one in added))
 
-    def _folded(self, draft: Draft, event: SseEvent, values: list[Any]) -> Draft | None:
+    def _fold(self, event: SseEvent, values: list[Any]) -> None:
+        """Add an event to the draft; unnamed ones several at a time, which is faster."""
         for value in values:
             if is_whole(value):
-                return None
-        try:
-            return self._protocol.parse_event(draft, event)
-        except (ErrorInBody, MalformedReply):
-            return None
+                self._draft = None
+                return
+        if event.event or not values:
+            self._end_batch()
+            self._parse(event)
+            return
+        self._batch += values
+        if len(self._batch) >= _BATCH:
+            self._end_batch()
+
+    def _end_batch(self) -> None:
+        if self._batch:
+            event = SseEvent(event="", data="")
+            event.decoded, self._batch = self._batch, []
+            self._parse(event)
+
+    def _parse(self, event: SseEvent) -> None:
+        if self._draft is not None:
+            try:
+                self._draft = self._protocol.parse_event(self._draft, event)
+            except (ErrorInBody, MalformedReply):
+                self._draft = None
 
     def reply(self) -> Reply | None:
         """Return the reply at the end of the stream; None if the fold was given up, or does not end as one."""
+        self._end_batch()
         if self._draft is None:
             return None
         try:
