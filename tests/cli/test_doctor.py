@@ -179,9 +179,7 @@ def test_a_run_and_its_resume_take_keys_from_the_env_file(convbatch: Command, tm
         assert {request.headers["Authorization"] for request in gateway.requests} == {"Bearer secret-of-g-1234"}
 
 
-def test_the_whole_list_is_printed_with_what_the_gateway_says_of_each_model(
-    convbatch: Command, tmp_path: Path
-) -> None:
+def test_the_whole_list_is_printed_with_what_the_gateway_says_of_each_model(convbatch: Command, tmp_path: Path) -> None:
     models: Answer = 200, {"data": [{"id": f"m{n}", "context_length": 1000 * n} for n in range(1, 61)]}
     _, short, _ = doctor(convbatch, tmp_path, models, REPLY)
     code, whole, asked = doctor(convbatch, tmp_path, models, REPLY, "--models")

@@ -157,9 +157,7 @@ def test_the_texts_of_the_events_are_those_of_the_reply():
     assert complete > 10
 
 
-@each(
-    "odd", [{"type": []}, {"type": {}}, {"choices": [{"delta": {"content": [{"type": []}]}}]}, {"candidates": 3}]
-)
+@each("odd", [{"type": []}, {"type": {}}, {"choices": [{"delta": {"content": [{"type": []}]}}]}, {"candidates": 3}])
 def test_an_event_of_an_odd_type_adds_nothing(odd: dict[str, Any]):
     assert added_text(odd) == ("", "")
 

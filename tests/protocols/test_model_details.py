@@ -51,9 +51,7 @@ CLAUDE = {
                     }
                 ]
             },
-            {
-                "gemini-3.8-flash": "input 1,048,576 · output 65,536 · generateContent, batchGenerateContent, thinking"
-            },
+            {"gemini-3.8-flash": "input 1,048,576 · output 65,536 · generateContent, batchGenerateContent, thinking"},
         ),
         (
             {"data": [{"id": "a/b", "name": "A: B", "context_length": 9, "supported_parameters": ["seed", 3]}]},
