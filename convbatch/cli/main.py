@@ -630,7 +630,7 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed, model and history give the same reply.")] = 0,
 ) -> None:
-    """Run the simulator as a server of the Gemini and OpenAI protocols; ends with Ctrl-C.
+    """Run the simulator as a server of all four protocols; ends with Ctrl-C.
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
