@@ -39,7 +39,7 @@ from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
-from convbatch.protocols.model_details import ModelDetails, model_details
+from convbatch.protocols.model_details import ModelDetails, model_details, next_page
 from convbatch.protocols.reading import Answer, read_answer, with_own_notes
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
 from convbatch.protocols.stated_limits import stated_limits
@@ -53,6 +53,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 1000
 CONNECT_TIMEOUT_S = 10.0
+_MAX_PAGES = 100
 _KEPT_BYTES = 1024 * 1024
 _LARGE_BODY = 512 * 1024
 _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
@@ -590,9 +591,28 @@ class Client:
         return without_signatures(ask, self._protocol)
 
     async def models(self, *, timeout_s: float = 30.0) -> ListedModels | Attempt:
-        """Return the models that the gateway lists, or the failed attempt."""
+        """Return the models that the gateway lists on all its pages, or the failed attempt."""
+        first = request = self._protocol.build_models_request(self._endpoint)
+        names: dict[str, None] = {}
+        details: dict[str, ModelDetails] = {}
+        for _ in range(_MAX_PAGES):
+            page = await self._models_page(request, timeout_s)
+            if isinstance(page, Attempt):
+                return page
+            found, following = page
+            known = len(names)
+            names.update(dict.fromkeys(found.names))
+            details.update(found.details)
+            if following is None or len(names) == known:
+                break
+            request = first._replace(url=str(URL(first.url, encoded=True).update_query([following])))
+        return ListedModels(tuple(names), details)
+
+    async def _models_page(
+        self, request: WireRequest, timeout_s: float
+    ) -> tuple[ListedModels, tuple[str, str] | None] | Attempt:
+        """Return one page of the list, and the parameter of the next one."""
         sent = _Sent(self._clock.wall(), self._clock.monotonic())
-        request = self._protocol.build_models_request(self._endpoint)
         try:
             key = self._key if self._key_command is None else self._key_command.token.value
             response = await self._transport.send(self._sending(request, key, timeout_s))
@@ -600,7 +620,8 @@ class Client:
             return self._attempt_without_response(gone, sent)
         if response.status == 200:
             try:
-                return ListedModels(self._protocol.parse_models(response.body), model_details(response.body))
+                names = self._protocol.parse_models(response.body)
+                return ListedModels(names, model_details(response.body)), next_page(response.body)
             except MalformedReply as malformed:
                 attempt = self._attempt_with_answer(response, sent)
                 if isinstance(attempt.outcome, Failure) and attempt.outcome.kind != "bad_response":

@@ -222,7 +222,7 @@ class Anthropic:
         return classify_error(status, headers, body)
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
-        """Build the request for the first page of models: 1000, the maximum; no known gateway lists more."""
+        """Build the request for the first page of models: 1000, the maximum."""
         url = f"{_url(endpoint.base_url, 'models')}?limit={_MODELS_PER_PAGE}"
         return WireRequest(method="GET", url=url, headers=_version_header(endpoint.anthropic_version))
 

@@ -227,7 +227,7 @@ class Gemini:
         return classify_error(status, headers, body)
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
-        """Build the request for the first page of models: 1000, the maximum; no known gateway lists more."""
+        """Build the request for the first page of models: 1000, the maximum."""
         url = f"{_root(endpoint.base_url, endpoint.api_version)}/models?pageSize={_MODELS_PER_PAGE}"
         return WireRequest(method="GET", url=url, headers={})
 

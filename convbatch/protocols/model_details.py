@@ -54,6 +54,21 @@ def model_details(body: bytes) -> dict[str, ModelDetails]:
     return found
 
 
+def next_page(body: bytes) -> tuple[str, str] | None:
+    """Return the query parameter that asks for the page after this one, and its value; None for the last page."""
+    try:
+        value = decode_json(body)
+    except MalformedReply:
+        return None
+    if not isinstance(value, dict):
+        return None
+    page = cast("dict[str, Any]", value)
+    last, token = word(page.get("last_id")), word(page.get("nextPageToken"))
+    if page.get("has_more") is True and last is not None:
+        return "after_id", last
+    return None if token is None else ("pageToken", token)
+
+
 def _details(model: Mapping[str, Any]) -> ModelDetails:
     limits = {
         kind: count

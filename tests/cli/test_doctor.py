@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from convbatch.simulator.provider import Provider
+from convbatch.simulator.http import Request
+from convbatch.simulator.provider import Arrival, Provider
 from convbatch.simulator.server import Server
-from tests.conftest import Command
+from tests.conftest import CANARY, CANARY_ENV, Command, config_for
 from tests.support.gateway_server import Answer, Received, completion, serve_gateway
 
 MODELS: Answer = 200, {"data": [{"id": "m"}]}
@@ -188,3 +190,20 @@ def test_the_whole_list_is_printed_with_what_the_gateway_says_of_each_model(conv
     assert "m60@g  input 60,000" in whole
     refused = convbatch("doctor", "--models")
     assert (refused.code, "--models needs a gateway" in refused.err) == (2, True)
+
+
+class SmallPages(Provider):
+    """A provider that lists three models a page, whatever is asked for."""
+
+    def arrive(self, head: Request, now: float) -> Arrival:
+        return super().arrive(replace(head, query={**head.query, "limit": "3", "pageSize": "3"}), now)
+
+
+@pytest.mark.parametrize("wire", ["anthropic", "gemini"])
+def test_all_pages_of_a_list_are_read(
+    tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command, wire: str
+) -> None:
+    server = simulator(SmallPages())
+    (tmp_path / "convbatch.toml").write_text(config_for(server.url, wires=(wire,)))
+    done = convbatch("doctor", "-g", f"at-{wire}", **{CANARY_ENV: CANARY})
+    assert (done.code, f"at-{wire}: {len(SmallPages().actor.models)} models" in done.out) == (0, True)
