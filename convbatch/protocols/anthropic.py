@@ -303,6 +303,8 @@ def _refusals(
             f"thinking_budget {budget} (must be less than max_output_tokens, which is {max_tokens} and holds for "
             "thinking and text together)"
         )
+    if any(not text.strip() for text in settings.stop or ()):
+        yield "stop (Anthropic takes no text of white space alone)"
     if settings.include_thoughts and "display" not in thinking:
         yield f"include_thoughts ({model} does not think unless thinking_budget or reasoning_effort asks for it)"
 

@@ -143,6 +143,7 @@ def test_settings_are_sent_in_their_fields(model: str, given: dict[str, Any], ad
     ("model", "given", "words"),
     [
         ("m", {"seed": 1, "logprobs": 2, "safety": {"a": "b"}}, ("safety", "logprobs", "seed .*seed_field")),
+        ("m", {"stop": ("END", "\n")}, ("stop .Anthropic takes no text of white space alone",)),
         ("m", {"temperature": 1.5}, ("temperature 1.5 .Anthropic takes 0 to 1",)),
         ("m", {"temperature": 0, "thinking_budget": 2000}, ("temperature 0 .Anthropic takes only 1 while",)),
         ("m", {"reasoning_effort": "none", "seed": 1}, ("seed", "reasoning_effort 'none'", "thinking_budget 0 = off")),
