@@ -48,7 +48,7 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
-from convbatch.protocols.growing import settled, with_items, with_text
+from convbatch.protocols.growing import is_text, settled, with_items, with_text
 from convbatch.protocols.model_settings import (
     UNKNOWN_MODEL,
     default_max_tokens,
@@ -680,7 +680,8 @@ def _grown_block(block: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str
             if key != "type":
                 grown[key] = value
         else:
-            grown[key] = with_text(grown.get(key), value)
+            known = grown.get(key)
+            grown[key] = with_text(known if is_text(known) else None, value)
     return grown
 
 

@@ -221,6 +221,7 @@ def thinking(index: int) -> list[dict[str, Any]]:
         stream(START, *({**event, "index": 7} for event in (BEGIN, DELTA, CLOSE)), END, STOP),
         stream(START, {**BEGIN, "content_block": TEXT[0]}, CLOSE, END, STOP),
         stream({**START, "message": {**MESSAGE, "content": TEXT}}, END, STOP),
+        stream(START, {**BEGIN, "content_block": {"type": "text", "text": [7]}}, DELTA, CLOSE, END, STOP),
         stream(*STREAM[:-1], BUSY),
         stream(*STREAM[:-1], "data: {cut"),
         stream(START, {"type": "future_event", "x": 1}, *STREAM[1:]),
