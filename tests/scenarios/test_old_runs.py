@@ -24,6 +24,7 @@ PROSE = {"title", "notes", "summary", "reason", "base_reason", "candidate_reason
 MEASURED = {"latency_s", "limiter_wait_s", "retry_wait_s", "started_at"}
 JUDGED = {"checks_without_verdict", "repairs", "without_verdict"}
 LATER = {
+    "cache_saving",
     "service_tier",
     "mean_logprob",
     "chunks",
