@@ -52,6 +52,19 @@ def split_target(text: str, known: Iterable[str]) -> tuple[str, str | None]:
     return (model, gateway) if at and gateway in frozenset(known) else (text, None)
 
 
+def resolve_judge(text: str, config: Config, overrides: Overrides) -> Target:
+    """Return the target of `--judge`.
+
+    Raises:
+        SetupError: It names no known gateway.
+    """
+    model, gateway = split_target(text, config.gateways)
+    if gateway is None:
+        raise _no_gateway(text, config, place=None, option="--judge")
+    named = config.gateways[gateway].for_model(_model_name(model, text, None), run=config.run)
+    return Target(model=model, gateway=overrides.apply_to(named))
+
+
 def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
     if config.path is None:
         simulated = [split_target(name, config.gateways) for name in SIMULATED_MODELS]
@@ -94,7 +107,7 @@ def _model_name(model: str, text: str, place: Place | None) -> str:
     return model
 
 
-def _no_gateway(text: str, config: Config, *, place: Place | None) -> SetupError:
+def _no_gateway(text: str, config: Config, *, place: Place | None, option: str = "-m") -> SetupError:
     _, at, suffix = text.rpartition("@")
     if at:
         return _unknown_gateway(
@@ -115,9 +128,9 @@ def _no_gateway(text: str, config: Config, *, place: Place | None) -> SetupError
     if place is not None:
         hint = f'write "{text}@GATEWAY"'
     else:
-        hint = f"write -m {text}@GATEWAY, or add -g GATEWAY"
+        hint = f"write {option} {text}@GATEWAY" + (", or add -g GATEWAY" if option == "-m" else "")
         usual = next((f"{text}@simulator" for name in SIMULATED_MODELS if name.startswith(f"{text}@")), None)
-        hint = f"did you mean -m {usual}? {hint}" if usual else hint
+        hint = f"did you mean {option} {usual}? {hint}" if usual else hint
     return SetupError(
         f"the model {text!r} has no gateway",
         place=place,

@@ -82,7 +82,7 @@ _ONLY_CHAT = re.compile(
     re.IGNORECASE,
 )
 _OPENAI_PATH = re.compile(r"/(?:chat/completions|responses)$")
-_DOUBLED = re.compile(r"(/v\d\w*|/openai|/models|/messages|/chat/completions)(?=.*\1(?:/|$))")
+_DOUBLED = re.compile(r"(/v\d\w*|/openai|/messages|/chat/completions)(?=.*\1(?:/|$))")
 
 
 def _usual_end(address: Address) -> str:

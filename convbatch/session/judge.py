@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Config, Overrides, Target, target_from_manifest, target_to_manifest
-from convbatch.config.targets import resolve_targets
+from convbatch.config.targets import resolve_judge
 from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
 from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
 from convbatch.errors import ConvbatchError, SetupError
@@ -55,7 +55,7 @@ def judge_target(name: str, config: Config, overrides: Overrides, max_output_tok
     """
     settings = config.run.settings.without(_OF_THE_RUN)
     config = replace(config, run=replace(config.run, settings=settings))
-    target = resolve_targets((name,), (), config, overrides)[0]
+    target = resolve_judge(name, config, overrides)
     own = target.gateway.settings
     limit = max_output_tokens or config.judge.max_output_tokens or own.max_output_tokens
     if limit is None:  # some models refuse a limit that is not above their thinking budget

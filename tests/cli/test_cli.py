@@ -166,6 +166,10 @@ BAD: dict[str, Bad] = {
     "unknown gateway": Bad(args=("-m", "m@gogle"), expected=("unknown gateway 'gogle'", "did you mean 'google'")),
     "unused gateway": Bad(args=("-m", "m@google", "-g", "here"), expected=("-g here is unused", "drop -g here")),
     "gateway without model": Bad(args=("-g", "here"), expected=("-g here is unused", "add -m MODEL")),
+    "judge without gateway": Bad(
+        args=("-m", "sim-good@simulator", "--judge", "gpt"),
+        expected=("'gpt' has no gateway", "write --judge gpt@GATEWAY;"),
+    ),
     "model without gateway": Bad(args=("-m", "gpt"), expected=("'gpt' has no gateway", "-m gpt@GATEWAY")),
     "target twice": Bad(args=("-m", "a@here", "-m", "a@here"), expected=("a@here is given 2 times", "--repeats")),
     "parameter too large": Bad(args=("-p", 'x={"a": 1e999}'), expected=("-p x starts like JSON but does not", "hint:")),

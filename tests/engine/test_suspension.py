@@ -51,6 +51,7 @@ def test_a_wrong_address_names_base_url_and_the_path_that_was_asked(
         ("http://gw.example/v1beta", "/v1beta/v1beta/models/m:generateContent", "has /v1beta twice"),
         ("http://gw.example/v4", "/v4/chat/completions", ""),
         ("http://gw.example", "/v1beta/models/m:generateContent", ""),
+        ("http://gw.example", "/v1beta/models/projects/p/models/m:generateContent", ""),
         (
             "http://gw.example",
             "/v1/messages",
