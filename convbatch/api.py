@@ -69,6 +69,7 @@ def _run_options(
     max_output_tokens: int | None = None,
     seed: int | None = None,
     thinking_budget: int | None = None,
+    reasoning_effort: str | None = None,
     params: Names | Mapping[str, Any] = (),
     stream: bool = False,
     concurrency: int | None = None,

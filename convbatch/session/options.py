@@ -147,6 +147,9 @@ class SettingOptions:
     thinking_budget: int | None = option(
         "--thinking-budget", min=-1, help="Thinking tokens; -1 = dynamic (gemini).", panel=REQUEST
     )
+    reasoning_effort: str | None = option(
+        "--reasoning-effort", metavar="LEVEL", help="none, minimal, low, medium, high, xhigh or max.", panel=REQUEST
+    )
     params: tuple[str, ...] = option(
         "-p", "--param", default=(), help="Another field of the request body: a.b=value.", panel=REQUEST
     )

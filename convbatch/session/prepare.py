@@ -370,11 +370,12 @@ def _command_line(options: RunOptions) -> Settings:
         max_output_tokens=options.max_output_tokens,
         seed=options.seed,
         thinking_budget=options.thinking_budget,
+        reasoning_effort=options.reasoning_effort,
         extra=extra or None,
     )
 
 
-_SETTINGS = ("temperature", "max_output_tokens", "seed", "thinking_budget")
+_SETTINGS = ("temperature", "max_output_tokens", "seed", "thinking_budget", "reasoning_effort")
 
 
 def _as_option(text: str) -> str:
