@@ -277,9 +277,9 @@ def test_a_settled_budget_is_idle_and_ends_every_wait_in_any_currency(
     async def main() -> None:
         factor = ExchangeRates({("EUR", "USD"): rate}).factor("USD", "EUR")
         assert factor is not None
-        share = BudgetShare(budget=Budget(Money(amount=Decimal(10), currency="EUR")), prices=PRICES, factor=factor)
+        share = BudgetShare(budget=Budget(Money(amount=Decimal(10_000), currency="EUR")), prices=PRICES, factor=factor)
         held = [await share.reserve({"most_input_tokens": size, "max_output_tokens": 9}) for size, _ in sizes]
-        late = asyncio.create_task(share.budget.reserve(Fraction(11)))
+        late = asyncio.create_task(share.budget.reserve(Fraction(10_001)))
         for reservation, (_, percent) in zip(held, sizes, strict=True):
             assert not late.done()
             reservation.settle(reservation.amount * percent / 100)
