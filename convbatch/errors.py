@@ -17,6 +17,7 @@ import contextlib
 import difflib
 import errno
 import re
+import unicodedata
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -131,10 +132,11 @@ class _Repeats:
     def rest(self) -> Problem:
         """Return one problem for those that are not shown."""
         total = self.left + self._shown
-        what = f"the same {self.left} more times ({total} in all): {self._first.cause or self._first.what}"
+        times = "time" if self.left == 1 else "times"
+        what = f"the same {self.left} more {times} ({total} in all): {self._first.cause or self._first.what}"
         lines = ", ".join(self._lines) + (", …" if self.left > len(self._lines) else "")
         path = None if self._first.place is None else Place(path=self._first.place.path)
-        return Problem(what=what, place=path, found=f"lines {lines}" if self._lines else None)
+        return Problem(what=what, place=path, found=f"line{'s' * (self.left > 1)} {lines}" if self._lines else None)
 
 
 class ConvbatchError(Exception):
@@ -219,9 +221,41 @@ def naming_memory_errors() -> Generator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name closest to `name`, None without a close one."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    """Return the known name closest to `name`, None without a close one; case, width and blanks do not count."""
+    plain: dict[str, str] = {}
+    for each in known:
+        plain.setdefault(_plain(each), each)
+    wanted = _plain(name)
+    close = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.6)
+    begun = sorted((each for each in plain if _begins(wanted, each)), key=len)
+    return next((plain[each] for each in [*close, *begun] if _is_near(wanted, each)), None)
+
+
+_SURE = 0.75
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip(" \t\u200b\ufeff").replace("-", "_")
+
+
+def _is_near(name: str, known: str) -> bool:
+    """Whether one is a slip of the other: two of three characters alone make `assert` look like `user`."""
+    if _begins(name, known) or difflib.SequenceMatcher(None, known, name).ratio() >= _SURE:
+        return True
+    if len(name) > _SHORT and name[:_SHORT] == known[:_SHORT]:  # `replies` for `reply`
+        return True
+    swapped = sorted(name) == sorted(known)  # `rnu`
+    return swapped or (name[:1] == known[:1] and abs(len(name) - len(known)) <= 1 and len(name) <= _SHORT)
+
+
+def _begins(name: str, known: str) -> bool:
+    """Whether a name is a short form of the known one, such as `temp`, or lacks some of its words, as `max_tokens`."""
+    has_all = "_" in name and set(name.split("_")) <= set(known.split("_"))
+    return len(name) > 2 and (known.startswith(name) or has_all)
+
+
+_SHORT = 4
+"""Names of so few characters that one wrong one is a third of them."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

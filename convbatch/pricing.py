@@ -310,7 +310,10 @@ def check_currency(text: str | None) -> None:
     if (code := NOT_CURRENCIES.get((text or "").upper())) is not None:
         raise SetupError(f"--currency: {text} is no currency code", hint=f"did you mean {code}?")
     if text is not None and not CURRENCY.fullmatch(text):
-        raise SetupError(f"{text!r} is not a currency", hint="write its three capital letters, such as USD or CNY")
+        is_code = CURRENCY.fullmatch(text.strip().upper()) is not None
+        usual = "write its three capital letters, such as USD or CNY"
+        hint = f"did you mean {text.strip().upper()}?" if is_code else usual
+        raise SetupError(f"{text!r} is not a currency", hint=hint)
 
 
 def exact(value: float) -> Decimal:

@@ -524,7 +524,9 @@ def compare(
             metavar="SHARE",
         ),
     ] = None,
-    alpha: Annotated[float, typer_option("--alpha", help="Significance level.")] = 0.05,
+    alpha: Annotated[
+        float, typer_option("--alpha", parser=parse_share, metavar="FLOAT", help="Significance level.")
+    ] = 0.05,
     fail_on: Annotated[
         str | None,
         typer_option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from convbatch.errors import nearest
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import PANELS, FilterOptions, OptionSpec, option_fields, parse_seconds
 
@@ -116,11 +117,28 @@ def read_filters(options: FilterOptions) -> Filters:
     return Filters(**{field.name: getattr(options, field.name) for field, _ in option_fields(FilterOptions)})
 
 
+_LIKE_RUN = [
+    "eval",
+    "evaluate",
+    "eval-set",
+    "exec",
+    "start",
+    "test",
+    "replay",
+    "play",
+    "generate",
+    "perf",
+    "benchmark",
+    "bench",
+    "pytest",
+]
 _OTHER_COMMANDS = {
-    **dict.fromkeys(("eval", "evaluate", "exec", "start", "test", "replay", "play"), "run"),
-    **dict.fromkeys(("list", "ls", "history", "log", "logs"), "runs"),
-    **dict.fromkeys(("view", "open", "print", "cat"), "show"),
+    **dict.fromkeys(_LIKE_RUN, "run"),
+    **dict.fromkeys(("list", "ls", "history", "log", "logs", "status"), "runs"),
+    **dict.fromkeys(("view", "open", "print", "cat", "app"), "show"),
     **dict.fromkeys(("diff", "cmp"), "compare"),
+    **dict.fromkeys(("score", "judge", "grade", "assert", "eval-retry-errors"), "check"),
+    **dict.fromkeys(("cost", "bill", "usage", "stats", "summary"), "report"),
     **dict.fromkeys(("lint", "check-dataset"), "validate"),
     **dict.fromkeys(("import", "transform"), "convert"),
     **dict.fromkeys(("continue", "retry"), "resume"),
@@ -128,6 +146,8 @@ _OTHER_COMMANDS = {
     **dict.fromkeys(("serve", "mock", "server"), "simulate"),
     **dict.fromkeys(("export", "csv", "rows"), "table"),
     "init": "run datasets/quickstart.jsonl",
+    "help": "--help",
+    "version": "--version",
 }
 """Commands of other tools, and ours that does the same."""
 
@@ -142,6 +162,10 @@ class Commands(TyperGroup):
             hint = f"did you mean `convbatch {ours}`?"
             if args[0].lower() == "init":
                 hint = f"nothing needs to be set up: `convbatch {ours}` asks the built-in simulator"
+            ctx.fail(f"No such command {args[0]!r}: {hint}")
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = nearest(args[0], self.commands)
+            hint = "`convbatch --help` lists them" if near is None else f"did you mean `convbatch {near}`?"
             ctx.fail(f"No such command {args[0]!r}: {hint}")
         return super().resolve_command(ctx, args)
 

@@ -449,7 +449,8 @@ def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[
         left, right = _digests(first.folder), _digests(second.folder)
         different = sorted(name for name in left.keys() & right.keys() if left[name][2] != right[name][2])
         if different:
-            yield f"{len(different):,} dialogues have different settings of their own ({_list_names(different)})"
+            whose = ("dialogues have", "their") if len(different) > 1 else ("dialogue has", "its")
+            yield f"{len(different):,} {whose[0]} different settings of {whose[1]} own ({_list_names(different)})"
     for side, chosen in (("base", base), ("candidate", candidate)):
         for note in missing_verdicts(chosen.run).notes(chosen.targets):
             yield f"{side}: {note}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import difflib
 import functools
 import os
 import re
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from convbatch.config.gateways import Gateway, SecretHeader
-from convbatch.errors import InputError, Place, Problem, SetupError, nearest
+from convbatch.errors import InputError, Place, Problem, SetupError
 from convbatch.redaction import SHORTEST_IN_BODY, Redactor, Secret, watch
 
 if TYPE_CHECKING:
@@ -317,7 +318,8 @@ def secret_header_value(name: str, header: SecretHeader, env: Mapping[str, str])
 
 def _how_to_set(name: str, env: Mapping[str, str]) -> str:
     hint = f"export {name}=..., or write {name}=... into a file and add --env-file FILE"
-    similar = nearest(name, (other for other in env if other != name and re.search("KEY|TOKEN", other, re.IGNORECASE)))
+    others = [other for other in env if other != name and re.search("KEY|TOKEN", other, re.IGNORECASE)]
+    similar = next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.6)), None)  # GOOGLE_… and GEMINI_…
     if similar is not None:
         hint += f'; {similar} is set: if that is the key, write key_env = "{similar}" in the gateway\'s table'
     return hint

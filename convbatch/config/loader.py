@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
 from convbatch.config.prices import build_exchange_rates, price_row
+from convbatch.config.toml_faults import toml_hint
 from convbatch.config.toml_positions import KeyPath, TomlPositions
 from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.config.usage_logs import USAGE_LOG_KEYS, build_usage_log_form
@@ -34,7 +35,7 @@ from convbatch.config.validators import (
     secret_holder,
 )
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
-from convbatch.errors import InputError, Place, Problem, did_you_mean
+from convbatch.errors import InputError, Place, Problem, did_you_mean, nearest
 from convbatch.redaction import display
 
 if TYPE_CHECKING:
@@ -183,10 +184,12 @@ class _Reader:
             what, _, where = str(error).rpartition(" (at ")
             line = re.match(r"line (\d+)", where)
             number = int(line[1]) if line else self._text.count("\n") + 1
+            lines = self._text.split("\n")
+            faulty = lines[min(number, len(lines)) - 1]
             problem = Problem(
                 what=f"not TOML: {what or str(error)}",
                 place=Place(path=str(self._path), line=number),
-                hint='write texts in quotes: key = "value"; tables are [gateways.NAME]',
+                hint=_unclosed(what) or toml_hint(faulty, what),
             )
             raise InputError.of([problem]) from None
         except RecursionError:
@@ -300,7 +303,9 @@ class _Reader:
     def _prices(self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable]) -> Iterator[PriceRow]:
         for gateway, models in self._tables(document, ("prices",)):
             if gateway not in gateways:
-                hint = did_you_mean(gateway, gateways)
+                model, at, name = gateway.rpartition("@")
+                hint = f"write [prices.{name}.{_dotted([model])}]" if at and name in gateways else None
+                hint = hint or f"write [prices.GATEWAY.MODEL]; gateways are {did_you_mean(gateway, gateways)}"
                 self._add(("prices", gateway), InvalidValue(f"prices for an unknown gateway {gateway!r}", hint))
                 continue
             for glob, rows in models.items():
@@ -424,14 +429,17 @@ class _Reader:
                 hint = "write it at the top of the file, above the first [table]"
                 invalid = InvalidValue(f"unknown key 'env_file' in {where}", hint)
             elif (name := _OTHER_NAMES.get(key, key)) in SETTING_NAMES and path[-1:] != ("settings",):
-                table_of = "[run.settings]" if path[:1] != ("gateways",) else f'[{_dotted(path)}.models."*".settings]'
+                table_of = f"[{_settings_table(path)}]"
                 hint = f"it belongs to {table_of}" if name == key else f"did you mean {name!r}, in {table_of}?"
                 invalid = InvalidValue(f"unknown key {display(key)} in {where}", hint)
             elif key == "settings":
-                hint = f'settings belong to models: [{_dotted(path)}.models."*".settings], or to all: [run.settings]'
+                models = path if path[:1] == ("gateways",) else ("gateways", "NAME")
+                hint = f"settings belong to models: [{_settings_table(models)}], or to all: [run.settings]"
                 invalid = InvalidValue(f"unknown key 'settings' in {where}", hint)
             else:
-                invalid = InvalidValue(f"unknown key {display(key)} in {where}", did_you_mean(key, known))
+                elsewhere = None if nearest(key, known) else _elsewhere(key, path)
+                hint = did_you_mean(key, known) if elsewhere is None else elsewhere
+                invalid = InvalidValue(f"unknown key {display(key)} in {where}", hint)
             self._add((*path, key), invalid)
 
     # -- secrets
@@ -466,6 +474,66 @@ class _Reader:
 
     def _place(self, path: KeyPath, *, containing: str | None = None) -> Place:
         return Place(path=str(self._path), line=self._lines.of(path, containing=containing))
+
+
+def _unclosed(what: str) -> str | None:
+    """Return a hint for what opens on one line and is missed on a later one."""
+    if what.startswith(("Unclosed array", "Unclosed inline table")):
+        return f"add the {']' if 'array' in what else '}'} that closes it; the fault is on this line or above"
+    return None
+
+
+def _settings_table(path: KeyPath) -> str:
+    """Return the name of the table that holds the settings of what a table configures."""
+    if path[:1] != ("gateways",):
+        return "run.settings"
+    return _dotted(path) + (".settings" if len(path) > 3 else '.models."*".settings')
+
+
+_COMMAND_LINE = {
+    **{"deadline": "--deadline 5m", "fail_under": "--fail-under 95%", "judge": "--judge MODEL@GATEWAY"},
+    **{"tag": "--tag NAME", "tags": "--tag NAME", "log": "--log FILE", "out": "-o FOLDER", "sample": "--sample N"},
+    **{"dry_run": "--dry-run", "reuse": "--reuse RUN", "env": "--env-file FILE"},
+}
+"""Keys that the config does not have, and the options that do it."""
+_OTHER_RUN_KEYS = {
+    **dict.fromkeys(("retries", "max_retries", "retry"), "max_attempts"),
+    **dict.fromkeys(("timeout", "request_timeout"), "attempt_timeout"),
+    **dict.fromkeys(("workers", "threads", "max_connections", "parallel", "max_concurrency"), "concurrency"),
+    **dict.fromkeys(("epochs", "repeat", "n"), "repeats"),
+    **dict.fromkeys(("budget", "cost_limit"), "max_cost"),
+}
+_OTHER_GATEWAY_KEYS = {
+    **dict.fromkeys(("url", "api_base", "baseURL", "baseUrl", "base-url", "endpoint", "host", "api_url"), "base_url"),
+    **dict.fromkeys(("type", "provider", "api", "kind"), "protocol"),
+    **dict.fromkeys(("apikey_env", "api_key_env", "token_env", "apiKeyEnvar", "env_key"), "key_env"),
+    **dict.fromkeys(("timeout", "request_timeout"), "attempt_timeout"),
+    **dict.fromkeys(("workers", "threads", "max_concurrency", "max_connections"), "concurrency"),
+}
+
+
+def _elsewhere(key: str, path: KeyPath) -> str | None:
+    """Return the hint for a key of another table, of the command line, or of another tool; None if it is none."""
+    match path:
+        case ("run",) if key in _OTHER_RUN_KEYS:
+            return f"did you mean {_OTHER_RUN_KEYS[key]!r}?"
+        case ("gateways", _) | ("gateways", _, "models", _) if key in _OTHER_GATEWAY_KEYS:
+            return f"did you mean {_OTHER_GATEWAY_KEYS[key]!r}?"
+        case ("judge",) if key == "model":
+            return "name it on the command line: --judge MODEL@GATEWAY"
+        case ("gateways", *_) if key in ("prices", "price"):
+            return "it belongs to the top of the file: prices.GATEWAY.MODEL = { … }"
+        case _:
+            pass
+    if path != ("run",) and key in RUN_KEYS:
+        return "it belongs to [run]"
+    if path[:1] != ("gateways",) and key in {*GATEWAY_KEYS, *_OTHER_GATEWAY_KEYS}:
+        return f"it belongs to [gateways.NAME], as {_OTHER_GATEWAY_KEYS.get(key, key)!r}"
+    if key in _COMMAND_LINE and path in ((), ("run",)):
+        return f"give it on the command line: {_COMMAND_LINE[key]}"
+    if not path and key in ("providers", "targets", "models"):
+        return 'models to ask are in [run], as models = ["MODEL@GATEWAY"]; their servers are [gateways.NAME]'
+    return None
 
 
 _OTHER_NAMES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from convbatch import strict_json
@@ -100,32 +100,31 @@ def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_P
 
 
 def _model_name(model: str, text: str, place: Place | None) -> str:
-    if not model or model != model.strip() or not model.isprintable():
-        raise SetupError(
-            f"{text!r} has no model name", place=place, hint="write MODEL@GATEWAY without blanks around either name"
-        )
+    if not model.strip():
+        raise SetupError(f"{text!r} has no model name", place=place, hint="write MODEL@GATEWAY")
+    if model != model.strip() or not model.isprintable():
+        what = f"the model name in {text!r} has blanks or invisible characters around or in it"
+        plain = "".join(filter(str.isprintable, model)).strip()
+        raise SetupError(what, place=place, hint=f"write {text.replace(model, plain, 1)!r}")
     return model
 
 
 def _no_gateway(text: str, config: Config, *, place: Place | None, option: str = "-m") -> SetupError:
     _, at, suffix = text.rpartition("@")
+    what = f"unknown gateway {suffix!r} in {text!r}" if at else f"the model {text!r} has no gateway"
+    known = _translated(text, config.gateways)
+    if known is not None:
+        hint = f"did you mean {known!r}? or write {text}@GATEWAY, if that is the model's own name at another gateway"
+        return SetupError(what, place=place, hint=hint)
+    if at and not suffix:
+        names = ", ".join(sorted(config.gateways))
+        return SetupError(f"no gateway after the @ of {text!r}", place=place, hint=f"known gateways: {names}")
     if at:
-        return _unknown_gateway(
-            suffix,
-            config,
-            what=f"unknown gateway {suffix!r} in {text!r}",
-            place=place,
-            more=f"; if {text!r} is the model's own name, write {text}@GATEWAY",
-        )
-    named = re.fullmatch(r"([\w.-]+)[/:](.+)", text)
-    if named is not None and named[1] in config.gateways:
-        known = f"{named[2]}@{named[1]}"
-        return SetupError(
-            f"the model {text!r} has no gateway",
-            place=place,
-            hint=f"did you mean {known!r}? or write {text}@GATEWAY, if that is the model's own name at another gateway",
-        )
-    if place is not None:
+        more = f"; if {text!r} is the model's own name, write {text}@GATEWAY"
+        return _unknown_gateway(suffix, config, what=what, place=place, more=more)
+    if not text:
+        hint = f"write {option} MODEL@GATEWAY"
+    elif place is not None:
         hint = f'write "{text}@GATEWAY"'
     else:
         hint = f"write {option} {text}@GATEWAY" + (", or add -g GATEWAY" if option == "-m" else "")
@@ -138,10 +137,55 @@ def _no_gateway(text: str, config: Config, *, place: Place | None, option: str =
     )
 
 
+_INTERFACES = {"chat": "", "completion": "", "responses": "-responses", "messages": ""}
+"""Second part of a promptfoo name → what the name of the gateway for this protocol ends in."""
+_OTHER_NAMES = {
+    **{"gemini": "google", "claude": "anthropic", "qwen": "dashscope", "kimi": "moonshot", "doubao": "ark"},
+    **{"zhipuai": "zhipu", "glm": "zhipu", "sim": "simulator"},
+}
+"""Names of other tools and of model families → our gateway, where there is one."""
+
+
+def _translated(text: str, gateways: Collection[str]) -> str | None:
+    """Return `model@gateway` for the name of a model in another tool, such as `openai/gpt-4o`; None if it is none."""
+    swapped = re.fullmatch(r"([\w.-]+)[@=](.+)|(.+?)\s*[\uff20=]\s*([\w.-]+)", text)
+    if swapped is not None:
+        gateway, model = (swapped[1], swapped[2]) if swapped[1] is not None else (swapped[4], swapped[3])
+        for name, other in ((gateway, model), (model, gateway)):
+            if (known := _gateway_named(name, gateways)) is not None:
+                return f"{other}@{known}"
+    named = re.fullmatch(r"([\w.-]+)[/:](.+)", text.removeprefix("openai-api/"))
+    gateway = None if named is None else _gateway_named(named[1], gateways)
+    if named is None or gateway is None or "@" in text:
+        return None
+    interface, colon, model = named[2].partition(":")
+    if colon and interface in _INTERFACES:
+        own = gateway + _INTERFACES[interface]
+        return f"{model}@{own if own in gateways else gateway}"
+    return f"{named[2]}@{gateway}"
+
+
+def _gateway_named(name: str, gateways: Collection[str]) -> str | None:
+    """Return the gateway that a name of another tool or another case means."""
+    plain = name.strip().lower()
+    return next((one for one in (plain, _OTHER_NAMES.get(plain)) if one in gateways), None)
+
+
 def _unknown_gateway(name: str, config: Config, *, what: str, place: Place | None = None, more: str = "") -> SetupError:
     own = f"; a gateway of your own is a [gateways.{name}] table in {config.path or 'convbatch.toml'}"
     own = own if re.fullmatch(r"[\w.-]+", name) else ""
-    return SetupError(what, place=place, hint=did_you_mean(name, config.gateways) + more + own)
+    meant = _gateway_named(name, config.gateways) or _gateway_at(name, config)
+    hint = did_you_mean(name if meant is None else meant, config.gateways)
+    return SetupError(what, place=place, hint=hint + more + own)
+
+
+def _gateway_at(name: str, config: Config) -> str | None:
+    """Return the gateway whose host a name is, with or without scheme and path."""
+    host = re.sub(r"^https?://", "", name.strip().lower()).partition("/")[0]
+    urls = {gateway: str(config.gateways[gateway].values.get("base_url")) for gateway in sorted(config.gateways)}
+    return next(
+        (one for one, url in urls.items() if "." in host and url.partition("//")[2].partition("/")[0] == host), None
+    )
 
 
 def _refuse_unused(gateways: Sequence[str], used: Sequence[str], models: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast, get_args
@@ -59,10 +60,14 @@ def _flag(key: str, value: Any) -> bool:
 
 def _count(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidValue(
-            f"{key} must be a whole number of at least 1", "omit the key if there is no limit", found=value
-        )
+        raise InvalidValue(f"{key} must be a whole number of at least 1", _count_hint(key, value), found=value)
     return value
+
+
+def _count_hint(key: str, value: Any) -> str:
+    if isinstance(value, str) and (number := re.match(r"\s*([1-9]\d{0,9})(?!\.|\d)", value)):
+        return f"write {key} = {number[1]}"
+    return "omit the key if there is no limit"
 
 
 def _seconds(key: str, value: Any) -> float:
@@ -100,10 +105,19 @@ MAX_AMOUNT = 10**12
 def amount(key: str, value: Any) -> Decimal:
     """Validate a number of 0 or more; returns the exact decimal."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0 or value == math.inf:
-        raise InvalidValue(f"{key} must be a number of 0 or more", f"write {key} = 0.3, without quotes", found=value)
+        number = f"{key} = {_plain_number(value)}"
+        raise InvalidValue(f"{key} must be a number of 0 or more", f"write {number}, without quotes", found=value)
     if value > MAX_AMOUNT:
         raise InvalidValue(f"{key} must be at most {MAX_AMOUNT:,}", f"write {key} = 0.3", found=value)
     return exact(value)
+
+
+def _plain_number(value: Any) -> str:
+    """Return the number of a text such as `80%` or `0,8`; an example if there is none."""
+    match = re.fullmatch(r"\s*(\d{1,9})(?:[.,](\d{1,9}))?\s*(%?)\s*", value) if isinstance(value, str) else None
+    if match is None:
+        return "0.3"
+    return f"{Decimal(f'{match[1]}.{match[2] or 0}') / (100 if match[3] else 1):f}".rstrip("0").rstrip(".")
 
 
 def _budget(key: str, value: Any) -> str:
@@ -123,7 +137,19 @@ def _one_of(names: Sequence[str]) -> Validator:
 
 
 def _protocol(key: str, value: Any) -> str:
+    meant = _OTHER_PROTOCOLS.get(str(value).lower())
+    if meant is not None:
+        raise InvalidValue(f"unknown {key} {display(value)}", f'write {key} = "{meant}"')
     return _one_of(tuple(PROTOCOLS))(key, value)
+
+
+_OTHER_PROTOCOLS = {
+    **dict.fromkeys(("google", "vertex", "generativelanguage", "genai"), "gemini"),
+    **dict.fromkeys(("claude", "messages", "anthropic-messages"), "anthropic"),
+    **dict.fromkeys(("chat", "openai-chat", "chat-completions", "openai-compatible", "chat/completions"), "openai"),
+    **dict.fromkeys(("openai-responses", "responses-api"), "responses"),
+}
+"""Protocols by other names."""
 
 
 def _auth(key: str, value: Any) -> str:
@@ -147,6 +173,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def _variable(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidValue(f"{key} must be the name of an environment variable", f'write {key} = "NAME"', found=value)
+    if (named := re.fullmatch(r"\$\{?([A-Z_][A-Z0-9_]*)\}?|%([A-Z_][A-Z0-9_]*)%", value)) is not None:
+        name = named[1] or named[2]
+        raise InvalidValue(f"{key} is the bare name of an environment variable", f'write {key} = "{name}"', found=value)
     if not _VARIABLE.fullmatch(value) or (len(value) >= 20 and re.search("[a-z]", value) and re.search("[0-9]", value)):
         raise InvalidValue(
             f"{key} must be the name of an environment variable; this looks like a key itself",
@@ -179,7 +208,7 @@ def _url(key: str, value: Any) -> str:
     if parts is None or re.search(r"[\s\\]", text) or not text.isprintable():
         raise InvalidValue(
             f"{key} is not a URL",
-            f'write {key} = "https://HOST/PATH"',
+            f'write {key} = "{_plain_url(text) or "https://HOST/PATH"}"',
             found=None if re.search("[@?]", text) else value,
         )
     if parts.username is not None or parts.password is not None:
@@ -197,6 +226,20 @@ def _url(key: str, value: Any) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port is None else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+def _plain_url(text: str) -> str | None:
+    """Return the URL that was meant by one in another form; None if it may hold a secret, or cannot be told."""
+    plain = unicodedata.normalize("NFKC", text.replace("。", ".")).replace("\\", "/")
+    plain = "".join(char for char in plain if char.isprintable() and not char.isspace())
+    rest = re.sub(r"^[a-z]{3,6}(?::/{0,3}|/{2,3})(?!\d+(?:/|$))", "", plain, flags=re.IGNORECASE)
+    is_here = re.match(r"localhost|127\.|\[::1\]", rest) is not None
+    url = f"{'http' if is_here or plain.lower().startswith('http:') else 'https'}://{rest}"
+    if not (is_here or re.match(r"[\w-]+(\.[\w-]+|:\d+)", rest)):
+        return None
+    return (
+        url if not re.search("[@?#]", url) and re.match(r"\w+://[\w.-]+(:\d+)?(/|$)", url) and _split_url(url) else None
+    )
 
 
 def _split_url(text: str) -> SplitResult | None:
@@ -223,7 +266,7 @@ def _proxy(key: str, value: Any) -> str:
 
 
 _ENDPOINTS = re.compile(
-    f"({'|'.join(re.escape(end) for wire in PROTOCOLS.values() for end in wire.config.endpoints)})$"
+    f"({'|'.join(re.escape(end) for wire in PROTOCOLS.values() for end in wire.config.endpoints)}|/models)$"
 )
 
 

@@ -132,11 +132,15 @@ def _row(line: int, columns: Sequence[str], cells: Sequence[str]) -> JsonLine:
         line,
         {},
         Issue(
-            what=f"{len(cells)} cells in a file of {len(columns)} columns",
+            what=f"{_counted(len(cells), 'cell')} in a file of {_counted(len(columns), 'column')}",
             found=display_json(list(cells)),
             hint="one cell a column; a cell with a comma or a line break is in quotes",
         ),
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _text(content: bytes) -> str:

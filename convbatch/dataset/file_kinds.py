@@ -14,6 +14,7 @@ _PANDAS = (
     "python -c \"import pandas; pandas.{reader}('{name}').to_json('{stem}.jsonl', orient='records', lines=True, "
     'force_ascii=False)"'
 )
+_PICKLE = "in Python, write its dialogues one a line: json.dumps(dialogue, ensure_ascii=False)"
 _ICONV = "save it as UTF-8: iconv -f {encoding} -t UTF-8 {name} > {stem}.utf8.jsonl"
 
 
@@ -48,6 +49,7 @@ _MAGIC = (
     _Magic(b"ARROW1", "is an Arrow (Feather) table, not a dataset", _PANDAS.replace("{reader}", "read_feather")),
     _Magic(b"SQLite format 3", "is an SQLite database, not a dataset"),
     _Magic(b"%PDF", "is a PDF, not a dataset"),
+    *(_Magic(bytes((0x80, version)), "is a Python pickle, not a dataset", _PICKLE) for version in (2, 3, 4, 5)),
     _Magic(b"version https://git-lfs", "is a Git LFS pointer, not the dataset itself", "git lfs pull"),
 )
 
@@ -74,9 +76,10 @@ def text_kind(head: bytes, path: Path) -> Issue | None:
         path: The file; its name counts only where the content agrees.
     """
     lines = [line for line in head.decode("utf-8", "replace").splitlines() if line.strip()]
-    if not lines or lines[0].lstrip().startswith(("{", "[")):
-        return None
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    is_table = suffix == ".toml" and re.match(r"\[\[?[\w.\"' -]+\]\]?\s*(#.*)?$", lines[0] if lines else "")
+    if not lines or (lines[0].lstrip().startswith(("{", "[")) and not is_table):
+        return None
     for looks, what, hint in _TEXTS:
         if looks(lines, suffix):
             return Issue(what=f"looks like {what}, not like JSON lines", found=lines[0][:60], hint=_filled(hint, path))
@@ -118,13 +121,18 @@ def _is_yaml(lines: list[str], suffix: str) -> bool:
     return re.match(rf"---\s*$|%YAML|- [\w\"']+:(\s|$)|({known}):(\s|$)", plain[0]) is not None
 
 
+def _is_promptfoo(lines: list[str], suffix: str) -> bool:
+    keys = {line.partition(":")[0] for line in lines if re.match(r"\w+:", line)}
+    return len(keys & {"prompts", "providers", "tests", "defaultTest", "scenarios"}) > 1
+
+
 def _is_toml(lines: list[str], suffix: str) -> bool:
     plain = next((line for line in lines if not line.startswith("#")), "")
     return suffix == ".toml" or re.match(r"[\w.-]+ = \S", plain) is not None
 
 
 def _is_markup(lines: list[str], suffix: str) -> bool:
-    return re.match(r"<(!doctype|\?xml|html|[a-z]+[ >])", lines[0].lstrip(), re.IGNORECASE) is not None
+    return re.match(r"<(!doctype|\?xml|html|[a-z]+[ />])", lines[0].lstrip(), re.IGNORECASE) is not None
 
 
 def _is_plain(lines: list[str], suffix: str) -> bool:
@@ -144,6 +152,7 @@ _TEXTS = (
         "a table with tabs (TSV)",
         "name it {stem}.tsv, with columns such as turn, user, assistant: convbatch convert {stem}.tsv {stem}.jsonl",
     ),
+    (_is_promptfoo, "a config of promptfoo", f"write its prompts and tests as dialogues; {_SHAPE}"),
     (_is_yaml, "YAML", "yq -o=json -I=0 '.[]' {name} > {stem}.jsonl (a list of dialogues; yq '.' for a single one)"),
     (_is_toml, "TOML", _SHAPE),
     (_is_plain, "plain text", _SHAPE),
@@ -151,7 +160,12 @@ _TEXTS = (
 
 # Text that is not UTF-8.
 
-_PAIRS = (("GB18030", "Chinese, simplified"), ("BIG5", "Chinese, traditional"), ("SHIFT_JIS", "Japanese"))
+_PAIRS = (
+    ("GB18030", "Chinese, simplified"),
+    ("BIG5", "Chinese, traditional"),
+    ("SHIFT_JIS", "Japanese"),
+    ("CP949", "Korean"),
+)
 _SINGLES = (("CP1252", "Western"), ("CP1251", "Cyrillic"))
 
 
@@ -173,7 +187,7 @@ def not_utf8(line: bytes, at: int) -> Issue:
         read = line[start : at + 400].decode(encoding, "ignore")
         choices.append((not _is_words(read), f"iconv -f {encoding} -t UTF-8 IN > OUT ({spoken}: {sample})"))
     choices.sort(key=lambda choice: choice[0])  # what reads as words comes first, in the order above
-    commands = [command for _, command in choices[:3]]
+    commands = [command for _, command in choices[:4]]
     hint = "save the file as UTF-8: " + "; or ".join(commands) if commands else "save the file as UTF-8"
     return Issue(what=f"not UTF-8 at byte {at + 1} of the line", found=repr(line[at : at + 8]), hint=hint)
 

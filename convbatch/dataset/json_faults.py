@@ -6,6 +6,7 @@ knows files or dialogues.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -29,7 +30,8 @@ def fault_of(text: str, error: json.JSONDecodeError) -> Fault | None:
 
 
 def _comment(text: str, error: json.JSONDecodeError) -> Fault | None:
-    if not text.startswith(("//", "/*", "#"), error.pos):
+    starts = ("//", "/*", "#", "--", "<!--", *(() if text[: error.pos].strip() else (";", "%")))
+    if not text.startswith(starts, error.pos):
         return None
     return Fault("JSON has no comments: one starts", error.pos, "remove the comment")
 
@@ -51,17 +53,18 @@ def _trailing_comma(text: str, error: json.JSONDecodeError) -> Fault | None:
     return None
 
 
-_QUOTES = "“”„‟«»〝〞＂"
+_QUOTES = "“”„‟«»〝〞＂「」『』″"
 _CLOSING = re.compile(rf"[{_QUOTES}](?=\s*[,:}}\]])")
-_SINGLE_QUOTES = "'‘’‚‛`´＇"
+_SINGLE_QUOTES = "'‘’‚‛`´＇′"
 _ESCAPE_HINT = r"double each backslash that is meant as such (\\), or use / in paths"
 
 
 def _single_quotes(text: str, error: json.JSONDecodeError) -> Fault | None:
-    if text[error.pos : error.pos + 1] != "'":
+    char = text[error.pos : error.pos + 1]
+    if not char or char not in "'`" or text.startswith("```", error.pos):
         return None
     hint = 'write " around keys and texts; a Python dict becomes JSON with json.dumps(…)'
-    return Fault("JSON needs double quotes: '", error.pos, hint)
+    return Fault(f"JSON needs double quotes: {char}", error.pos, hint if char == "'" else hint.split(";")[0])
 
 
 def _odd_character(text: str, error: json.JSONDecodeError) -> Fault | None:
@@ -80,8 +83,9 @@ def _odd_character(text: str, error: json.JSONDecodeError) -> Fault | None:
     if unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cf"):
         hint = "remove it" if unicodedata.category(char) == "Cf" else "use a plain space"
         return Fault(f"{code} ({name or 'invisible'}) outside of a text", at, hint)
-    if char in _LOOKALIKES or plain in ":,{}[]":
-        return Fault(f"{name.replace('fullwidth', 'full-width')} {code}", at, f"write {_LOOKALIKES.get(char, plain)}")
+    plain = _LOOKALIKES.get(char, plain)
+    if len(plain) == 1 and plain.isascii() and not plain.isalpha():
+        return Fault(f"{name.replace('fullwidth', 'full-width')} {code}", at, f"write {plain}")
     return None
 
 
@@ -94,8 +98,13 @@ _LOOKALIKES = {
     "﹐": ",",
     "؛": ",",
     "،": ",",
+    "；": ",",
     "【": "[",
     "】": "]",
+    "〔": "[",
+    "〕": "]",
+    "−": "-",
+    "–": "-",
 }
 
 
@@ -104,6 +113,8 @@ def _backslash(text: str, error: json.JSONDecodeError) -> Fault | None:
         return None
     at = text.rfind("\\", 0, error.pos + 2)
     shown = text[at : at + 2]
+    if shown == r"\'":
+        return Fault(rf"a backslash that starts no escape of JSON ({shown})", at, "drop it: ' needs none in JSON")
     return Fault(f"a backslash that starts no escape of JSON ({shown})", at, _ESCAPE_HINT)
 
 
@@ -133,6 +144,88 @@ def _word(text: str, error: json.JSONDecodeError) -> Fault | None:
     return None
 
 
+_NUMBER = re.compile(r"[+-]?\.?\d[\w.%:/-]{0,40}(?![\w.%:/-])")
+_START_OF_NUMBER = re.compile(r"[+-]?[\w.-]*\Z")
+_NUMBER_CHARS = 40
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def _number(text: str, error: json.JSONDecodeError) -> Fault | None:
+    """Return the fault in a number of another language, such as 0x10, .5, +1, 1_000, or 0,5."""
+    near = max(0, error.pos - _NUMBER_CHARS)  # a search back over a long line takes quadratic time
+    if error.msg.startswith("Expecting property name"):
+        whole, fraction = (
+            re.search(r"[:\[,]\s*(-?\d+),\Z", text[near : error.pos]),
+            re.compile(r"\d+").match(text, error.pos),
+        )
+        if fraction is None:
+            return None
+        if whole is None:
+            return Fault("a key without quotes", error.pos, f'write "{fraction[0]}"')
+        return Fault("a decimal comma", error.pos - 1, f"write {whole[1]}.{fraction[0]}")
+    before = _START_OF_NUMBER.search(text[near : error.pos])
+    found = None if before is None else _NUMBER.match(text, near + before.start())
+    if found is None or _JSON_NUMBER.fullmatch(found[0]) or error.msg.startswith("Expecting ':'"):
+        return None
+    plain = _plain_number(found[0])
+    hint = "put it in quotes as a text, or write a plain number" if plain is None else f"write {plain}"
+    if re.match(r"[+-]?0\d", found[0]):
+        return Fault("a number with a leading zero", found.start(), f"{hint}, or put it in quotes as a text")
+    return Fault(f"a number that JSON does not have ({found[0]})", found.start(), hint)
+
+
+def _plain_number(word: str) -> str | None:
+    """Return a number of another language as JSON writes it; None for what is no number there either."""
+    plain = word.removeprefix("+").replace("_", "")
+    if re.fullmatch(r"-?0[xXoObB][\da-fA-F]+", plain):
+        with contextlib.suppress(ValueError):
+            return str(int(plain, 0))
+    plain = re.sub(r"^(-?)\.", r"\g<1>0.", re.sub(r"\.(?=$|[eE])", ".0", plain))
+    plain = re.sub(r"^(-?)0+(?=\d)", r"\1", plain)
+    return plain if _JSON_NUMBER.fullmatch(plain) else None
+
+
+_ELLIPSIS = re.compile(r"\.{2,}|…")
+_PREFIX = re.compile(r"[^{\[\"]{1,80}(?=\[?\{\s*[\"'])")
+
+
+def _stray_text(text: str, error: json.JSONDecodeError) -> Fault | None:
+    """Return what else stands where a value should: a code fence, a prefix of the line, a text without quotes."""
+    if not error.msg.startswith("Expecting value"):
+        return None
+    rest = text[error.pos :]
+    if not text[: error.pos].strip():
+        if rest.startswith("```"):
+            return Fault("a code fence of Markdown", error.pos, "remove the line")
+        if _PREFIX.match(rest):
+            return Fault("text before the object", error.pos, "remove what is before it")
+        return None
+    if _ELLIPSIS.match(rest):
+        return Fault("… is not JSON", error.pos, "remove it, or write out what it stands for")
+    word = re.match(r"\w[^\"',:{}\[\]\r\n]*", rest)
+    if word is None:
+        return None
+    if re.match(r"[a-zA-Z]{1,2}[\"']", rest):
+        return Fault(f"a prefix before a quote ({word[0]})", error.pos, "remove it: JSON has plain texts only")
+    return Fault("a text without quotes", error.pos, f"write {json.dumps(word[0].strip()[:40], ensure_ascii=False)}")
+
+
+def _no_comma(text: str, at: int) -> Fault:
+    """Return what stands where a comma or the end should be."""
+    char = text[at]
+    if char in "]}:":
+        other = "}" if char == "]" else "]"
+        hint = f"a {other} or a comma is missing before it" if char != ":" else "a comma is missing before the key"
+        return Fault(f"{char} where a comma or the end should be", at, hint)
+    if char == ";":
+        return Fault("; where a comma should be", at, "write ,")
+    if char == "+":
+        return Fault("JSON cannot join texts with +", at, "write them as one text")
+    if char == '"' and text.endswith('""', 0, at):
+        return Fault("three quotes in a row", at - 2, r'write one ", and \" inside a text')
+    return Fault("a comma is missing", at, "put a comma between two values")
+
+
 def _missing_mark(text: str, error: json.JSONDecodeError) -> Fault | None:
     char = text[error.pos : error.pos + 1]
     if error.msg == "Extra data":
@@ -145,14 +238,10 @@ def _missing_mark(text: str, error: json.JSONDecodeError) -> Fault | None:
     if error.msg.startswith("Expecting value") and char in ("}", "]"):
         return Fault(f"{char} where a value should be", error.pos, "a value or a bracket is missing before it")
     if error.msg.startswith("Expecting ',' delimiter") and char:
-        if char in "]}:":
-            other = "}" if char == "]" else "]"
-            hint = f"a {other} or a comma is missing before it" if char != ":" else "a comma is missing before the key"
-            return Fault(f"{char} where a comma or the end should be", error.pos, hint)
-        if char.isdigit() and text[error.pos - 1] in "0-":
-            return Fault("a number with a leading zero", error.pos - 1, "write it without, or in quotes as a text")
-        return Fault("a comma is missing", error.pos, "put a comma between two values")
+        return _no_comma(text, error.pos)
     if error.msg.startswith("Expecting ':' delimiter") and char:
+        if sign := re.match(r"=>|=|->|,", text[error.pos :]):
+            return Fault(f"{sign[0]} where a colon should be", error.pos, "write :")
         return Fault("a colon is missing after the key", error.pos, 'write "key": value')
     return None
 
@@ -165,6 +254,8 @@ _LOOKS: tuple[Callable[[str, json.JSONDecodeError], Fault | None], ...] = (
     _backslash,
     _control_character,
     _word,
+    _number,
+    _stray_text,
     _missing_mark,
 )
 

@@ -114,9 +114,9 @@ class JsonLines:
         parsed = parse_line(number, line)
         if parsed.issue is None:
             return None
-        if _opens_a_document(line, following):
-            return parsed if _is_json(line) else self._document(number, line)
         other = text_kind(line[:_SNIFFED_BYTES] + following, self.path)
+        if other is None and _opens_a_document(line, following):
+            return parsed if _is_json(line) else self._document(number, line)
         return None if other is None else JsonLine(None, {}, other)
 
     def _document(self, number: int, line: bytes) -> JsonLine:
@@ -180,6 +180,8 @@ class JsonArray:
 
 def is_one_document(path: Path) -> bool:
     """Whether a file is one JSON array, or one object over several lines, instead of JSON lines."""
+    if path.suffix.lower() == ".toml":  # `[table]` opens no array
+        return False
     try:
         with open_regular(path) as raw, decompressed(raw) as text:
             first = b""

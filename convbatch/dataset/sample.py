@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from convbatch.dataset.jsonl import encode_json_line
-from convbatch.dataset.reader import Located, Problems, Reader, media_issues
+from convbatch.dataset.reader import Located, Problems, Reader, count_of, media_issues
 from convbatch.dataset.selection import MOVED, new_dataset
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem
@@ -54,9 +54,11 @@ class Sample:
             yield f"{drawn} of {total}: {len(more)} more combinations of tags"
         without = sum(not stratum.drawn for stratum in self.strata)
         if without:
-            yield f"note: {self.size} dialogues cannot have one of each of {len(self.strata)} combinations of tags"
+            drawn = count_of(self.size, "dialogue")
+            yield f"note: {drawn} cannot have one of each of {len(self.strata)} combinations of tags"
         if self.size < self.asked:
-            yield f"note: the file has {self.total} dialogues, fewer than the {self.asked} requested: all are drawn"
+            total = count_of(self.total, "dialogue")
+            yield f"note: the file has {total}, fewer than the {self.asked} requested: all are drawn"
 
 
 def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, by_length: bool = False) -> Sample:

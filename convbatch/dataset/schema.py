@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import (
@@ -209,7 +209,7 @@ def _shape_issue(detail: ErrorDetails) -> Issue:
             what=f"unknown key {display_json(path[-1])}" + _inside(path[:-1]),
             field=place,
             found=display_json({str(path[-1]): detail["input"]}),
-            hint=did_you_mean(str(path[-1]), known),
+            hint=_key_hint(str(path[-1]), known),
         )
     if kind == "missing":
         return _missing_issue(place, path, detail["input"])
@@ -225,6 +225,22 @@ def _shape_issue(detail: ErrorDetails) -> Issue:
         found=display_json(detail["input"]),
         hint=_shape_hint(path, detail["input"]),
     )
+
+
+_OTHER_KEYS = {
+    **dict.fromkeys(("assert", "asserts", "expected"), "checks"),
+    **dict.fromkeys(("prompt", "question", "content"), "user"),
+    **dict.fromkeys(("answer", "reply", "response"), "assistant"),
+    **dict.fromkeys(("parameters", "params", "config"), "settings"),
+    **{"name": "id", "labels": "tags", "metadata": "meta"},
+}
+"""Keys of other tools, and ours that holds the same."""
+
+
+def _key_hint(key: str, known: Collection[str]) -> str:
+    ours = _OTHER_KEYS.get(key.lower())
+    hint = did_you_mean(key, known)
+    return hint if ours not in known or hint.startswith("did") else f"did you mean {ours!r}? {hint}"
 
 
 _TURN_EXAMPLE = 'a turn is {"user": "…"}, with "assistant", "checks", "settings", "ask" as needed'
@@ -461,6 +477,8 @@ def _unknown_key(key: str, *, has_kind: bool) -> tuple[str, str]:
     if near in MODIFIERS:
         return f"unknown key {display_json(key)}", f"did you mean {near!r}?"
     if near is None and has_kind:
+        if re.fullmatch(r"(ignore|case)_?(case|sensitive|insensitive)", key, re.IGNORECASE):
+            return f"unknown key {display_json(key)}", 'a check without regard to case: {"icontains": "paris"}'
         return f"unknown key {display_json(key)}", "beside its kind a check may have " + ", ".join(MODIFIERS)
     return f"unknown check {display_json(key)}", _nearest_check(key)
 
@@ -483,6 +501,20 @@ _OTHER_NAMES = {
     "includes": "contains",
     "levenshtein": "similar",
     "match": "regex",
+    "matches": "regex",
+    "re": "regex",
+    "factuality": "llm_rubric",
+    "g_eval": "llm_rubric",
+    "model_graded_closedqa": "llm_rubric",
+    "model_graded_qa": "llm_rubric",
+    "exact_matches": "equals",
+    "include": "contains",
+    "startswith": "starts_with",
+    "schema": "json_schema",
+    "is_valid_openai_tools_call": "tool_call",
+    "max_tokens": "output_tokens",
+    "max_chars": "max_length",
+    "length": "max_length",
     "rubric": "llm_rubric",
     "model_graded": "llm_rubric",
     "valid_json": "is_json",

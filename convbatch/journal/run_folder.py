@@ -524,7 +524,16 @@ def _cannot_create(path: Path, error: OSError) -> SetupError:
 _LISTED = "`convbatch runs` lists the run folders"
 
 
+def _runs_beside(path: Path) -> list[str]:
+    """Return the run folders in the folder of a path that is none, written as the path is."""
+    with contextlib.suppress(OSError):
+        return [str(path.parent / each.parent.name) for each in path.parent.glob(f"*/{MANIFEST_NAME}")]
+    return []
+
+
 def _no_such_run(text: str, results: Path, names: list[str]) -> SetupError:
-    close = nearest(text, names)
+    above = next((place for place in Path(text).parents if (place / MANIFEST_NAME).is_file()), None)
+    beside = _runs_beside(Path(text))
+    close = str(above) if above is not None else nearest(text, [*names, *beside])
     hint = _LISTED if close is None else f"did you mean {close}? {_LISTED}"
     return SetupError(f"there is no run {text!r}, neither as a path nor under {results}/", hint=hint)

@@ -7,6 +7,7 @@ verdict it fails only where that verdict would not change the result.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,9 +41,20 @@ def parse_pass_rate(text: str | float | None) -> str | None:
     match = _PASS_RATE.fullmatch(str(text))
     value = None if match is None else Decimal(match[1]) / (100 if match[2] else 1)
     if value is None or value > 1:
-        hint = "write --fail-under 0.95, or --fail-under 95%"
+        hint = f"write --fail-under {_plain_share(str(text)) or '0.95, or --fail-under 95%'}"
         raise SetupError("--fail-under needs a share from 0 to 1", found=repr(text), hint=hint)
     return f"{value:f}"
+
+
+def _plain_share(text: str) -> str | None:
+    """Return a share of another form as `parse_pass_rate` reads it: `95`, `0,95` or `95 percent`; None for no share."""
+    plain = unicodedata.normalize("NFKC", text).strip().lower().replace(",", ".")
+    number = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*(%|percent)?", plain)
+    if number is None or not 0 <= Decimal(number[1]) <= 100:
+        return None
+    if number[2] is None and 1 < Decimal(number[1]) < 2:  # 1.5: a share or a percentage
+        return None
+    return f"{number[1]}%" if number[2] or Decimal(number[1]) > 1 else number[1]
 
 
 def evaluate_gate(totals: Sequence[TargetSummary], fail_under: str, *, lacks_verdicts: bool = False) -> QualityGate:

@@ -6,6 +6,8 @@ A cap that cannot be guaranteed is refused before anything is sent. How it is en
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def resolve_cap(
         return None
     money = parse_money(text)
     if money is None or money[0] <= 0:
-        raise SetupError("--max-cost needs an amount of money", found=repr(text), hint="write 5USD or 0.50CNY")
+        raise SetupError("--max-cost needs an amount of money", found=repr(text), hint=_amount_hint(text))
     if (code := NOT_CURRENCIES.get(money[1] or "")) is not None:
         hint = f"did you mean {display_amount(money[0])}{code}?"
         raise SetupError(f"--max-cost: {money[1]} is no currency code", found=repr(text), hint=hint)
@@ -51,6 +53,25 @@ def resolve_cap(
     if manifest.current_judge is not None:
         _refuse_unlimited_judge(manifest.current_judge)
     return cap
+
+
+_SIGNS = {"$": "USD", "US$": "USD", "€": "EUR", "£": "GBP", "¥": "CNY", "元": "CNY", "块": "CNY", "₹": "INR"}
+_SPOKEN = {"DOLLAR": "USD", "BUCK": "USD", "EURO": "EUR", "YUAN": "CNY", "POUND": "GBP", "YEN": "JPY", "USDT": "USD"}
+
+
+def _amount_hint(text: str) -> str:
+    """Return what to write for an amount in another form, such as $5, USD 5 or 5,50EUR."""
+    plain = unicodedata.normalize("NFKC", text).strip().upper()
+    match = re.fullmatch(r"(\D*?)\s*(\d[\d.,]*)\s*(\D*)", plain)
+    if match is None or bool(match[1]) == bool(match[3]):
+        return "write 5USD or 0.50CNY"
+    name = match[1] or match[3]
+    code = _SIGNS.get(name) or _SPOKEN.get(name.removesuffix("S")) or NOT_CURRENCIES.get(name) or name
+    has_thousands = re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", match[2]) is not None
+    number = match[2].replace(",", "" if has_thousands else ".")
+    if not re.fullmatch(r"[A-Z]{3}", code) or (found := parse_money(f"{number}{code}")) is None or found[0] <= 0:
+        return "write 5USD or 0.50CNY"
+    return f"did you mean {number}{code}?"
 
 
 def price_config_example(target: ManifestTarget) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -533,15 +534,35 @@ def parse_seconds(text: str | None, option: str) -> float | None:
     """
     if text is None:
         return None
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text)
+    match = _DURATION.fullmatch(text)
     if match is not None and not match[2]:
         raise SetupError(
             f"{option} {match[1]}: no unit", hint=f"write {match[1]}s for seconds, {match[1]}ms or {match[1]}m"
         )
     value = float(match[1]) * _UNITS.get(match[2], math.nan) if match else math.nan
     if not (math.isfinite(value) and value > 0):
-        raise SetupError(f"{option} needs a duration", found=repr(text), hint="write 90s, 15m or 2h")
+        plain = _plain_duration(text)
+        hint = "write 90s, 15m or 2h" if plain is None else f"did you mean {plain}?"
+        raise SetupError(f"{option} needs a duration", found=repr(text), hint=hint)
     return value
+
+
+_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*")
+_SPOKEN_UNITS = {"hour": "h", "hr": "h", "minute": "m", "min": "m", "second": "s", "sec": "s", "day": "d"}
+
+
+def _plain_duration(text: str) -> str | None:
+    """Return a duration of another form as `parse_seconds` reads it: 90m for `1h30m`; None for no duration."""
+    plain = unicodedata.normalize("NFKC", text).strip().lower().replace(",", ".")
+    plain = re.sub(r"([a-z]{3,}?|hr)s?\b", lambda match: _SPOKEN_UNITS.get(match[1], match[0]), plain)
+    parts = re.fullmatch(r"(\d+)\s*([dhm])\s*(\d+)\s*([hms]?)", plain)
+    if parts is None:
+        match = _DURATION.fullmatch(plain)
+        return plain.replace(" ", "") if match is not None and match[2] in _UNITS else None
+    smaller = {"d": "h", "h": "m", "m": "s"}[parts[2]]
+    if parts[4] not in ("", smaller):
+        return None
+    return f"{int(parts[1]) * round(_UNITS[parts[2]] / _UNITS[smaller]) + int(parts[3])}{smaller}"
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -79,7 +79,7 @@ def test_json_rows_keep_numbers_and_name_their_dialogues(tmp_path: Path) -> None
     [
         ("r.csv", "countri,capital,region,n\na,b,c,1\n", ["t.jsonl:1: ", 'no column "country"', "mean 'countri'"]),
         ("r.csv", "country,capital,region\na,b,c\n", ["t.jsonl:1: turn 1: ", 'no column "n"']),
-        ("r.csv", "a,b\n1,2\n\n3\n", ["r.csv:4: 1 cells in a file of 2 columns"]),
+        ("r.csv", "a,b\n1,2\n\n3\n", ["r.csv:4: 1 cell in a file of 2 columns"]),
         ("r.csv", 'a,b\n1,"2\n', ["r.csv:2: not CSV", "in quotes"]),
         ("r.csv", "a,a\n1,2\n", ['two columns named "a"']),
         ("r.csv", "a,b\n", ["no row under the column names"]),

@@ -380,7 +380,7 @@ def test_a_csv_file_may_have_other_columns(tmp_path: Path, rows: str, expected: 
         ("id,user\n1,\n", ['d.csv:2: turn 1: "user" must not be blank']),
         ("id,user,ask\n1,x,false\n", ['d.csv:2: a column "ask"']),
         ("id,user,system\n1,x,a\n1,y,b\n", ["two system texts"]),
-        ("id,user\n1,x\n1\n1,y\n", ["d.csv:3: 1 cells"]),
+        ("id,user\n1,x\n1\n1,y\n", ["d.csv:3: 1 cell in a file of 2 columns"]),
         ("id,user\n1,#NAME?\n", ["d.csv:2: an error value of a spreadsheet"]),
         (",user\n0,x\n", ["d.csv:2: text in a column without a name", "index=False"]),
         ("id,user\n1.23457E+11,x\n1.23457E+11,y\n", ["d.csv:2: an id that a spreadsheet has rounded"]),
