@@ -7,11 +7,14 @@ reads what `dataset/` has validated.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-Role = Literal["user", "assistant"]
+from convbatch.tools import DEFAULT_MAX_STEPS, ToolCall
+
+Role = Literal["user", "assistant", "tool"]
+"""`tool`: the results of the calls of the assistant message before it."""
 PartKind = Literal["text", "image", "audio", "video", "document"]
 HistoryMode = Literal["live", "script", "last"]
 Cache = Literal["auto", "off", "1h"]
@@ -30,6 +33,19 @@ class Part(NamedTuple):
     data: str | None = None
     """Base64, for media in the dataset line itself."""
     mime_type: str | None = None
+    uri: str | None = None
+    """Of media that the provider fetches itself."""
+
+
+class ToolResult(NamedTuple):
+    """A tool call with its scripted result."""
+
+    call: ToolCall
+    value: Any
+    """The result as JSON, or what went wrong."""
+    is_error: bool = False
+    media: tuple[Part, ...] = ()
+    """Media beside the value."""
 
 
 class Message(NamedTuple):
@@ -38,7 +54,11 @@ class Message(NamedTuple):
     role: Role
     parts: tuple[Part, ...]
     raw: Any = None
-    """The model's turn exactly as received (`Reply.raw_turn`); replayed instead of `parts`."""
+    """The model's turn exactly as received (`Reply.raw_turn`); replayed instead of `parts` and `calls`."""
+    calls: tuple[ToolCall, ...] = ()
+    """Scripted tool calls of an assistant message, after its parts."""
+    results: tuple[ToolResult, ...] = ()
+    """Of a tool message: one for each call before it, in the order of the calls."""
 
     @property
     def text(self) -> str:
@@ -149,6 +169,8 @@ class Turn:
     user: tuple[Part, ...]
     assistant: str | None = None
     """The scripted reply."""
+    tool_calls: tuple[tuple[ToolResult, ...], ...] = ()
+    """Scripted calls before the scripted reply, step by step, each with its result; calls of one step are parallel."""
     ask: bool = True
     """False: the turn is context only and never requested."""
     checks: tuple[Mapping[str, Any], ...] = ()
@@ -173,6 +195,9 @@ class Dialogue:
     checks: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_results: Mapping[str, Any] = field(default_factory=dict)
+    """Function name → scripted result, in the form of the dataset contract."""
+    max_steps: int = DEFAULT_MAX_STEPS
+    """Most model calls in one turn."""
 
     def asked(self, history: HistoryMode) -> tuple[int, ...]:
         """Return the numbers (from 1) of the turns requested in this history mode: all with `ask`, or only the last."""
@@ -195,6 +220,8 @@ class Dialogue:
             plain["tools"] = [dict(tool) for tool in self.tools]
         if self.tool_results:
             plain["tool_results"] = dict(self.tool_results)
+        if self.max_steps != DEFAULT_MAX_STEPS:
+            plain["max_steps"] = self.max_steps
         if self.meta:
             plain["meta"] = dict(self.meta)
         return plain
@@ -211,6 +238,7 @@ class Dialogue:
             checks=tuple(plain.get("checks", ())),
             tools=tuple(plain.get("tools", ())),
             tool_results=plain.get("tool_results", {}),
+            max_steps=plain.get("max_steps", DEFAULT_MAX_STEPS),
             meta=plain.get("meta", {}),
         )
 
@@ -235,6 +263,8 @@ def _turn_to_plain(turn: Turn) -> dict[str, Any]:
     plain: dict[str, Any] = {"user": turn.user[0].text if only_text else [_part_to_plain(part) for part in turn.user]}
     if turn.assistant is not None:
         plain["assistant"] = turn.assistant
+    if turn.tool_calls:
+        plain["tool_calls"] = [[_result_to_plain(result) for result in step] for step in turn.tool_calls]
     if not turn.ask:
         plain["ask"] = False
     if turn.checks:
@@ -250,6 +280,7 @@ def _turn_from_plain(plain: Mapping[str, Any]) -> Turn:
     return Turn(
         user=parts,
         assistant=plain.get("assistant"),
+        tool_calls=_steps_from_plain(plain.get("tool_calls", ())),
         ask=plain.get("ask", True),
         checks=tuple(plain.get("checks", ())),
         settings=Settings.from_plain(plain.get("settings", {})),
@@ -261,15 +292,47 @@ def _part_to_plain(part: Part) -> dict[str, Any]:
         return {"text": part.text}
     if part.data is not None:
         return {"data": part.data, "mime_type": part.mime_type}
+    if part.uri is not None:
+        return {"uri": part.uri, "mime_type": part.mime_type}
     return {part.kind: part.path}
+
+
+def _result_to_plain(result: ToolResult) -> dict[str, Any]:
+    call = result.call
+    plain: dict[str, Any] = {} if call.id is None else {"id": call.id}
+    plain |= {"name": call.name, "arguments": call.arguments, "error" if result.is_error else "result": result.value}
+    if result.media:
+        plain["media"] = [_part_to_plain(part) for part in result.media]
+    return plain
+
+
+def _result_from_plain(plain: Mapping[str, Any]) -> ToolResult:
+    return ToolResult(
+        call=ToolCall(plain.get("id"), plain["name"], plain.get("arguments", {})),
+        value=plain.get("error", plain.get("result")),
+        is_error="error" in plain,
+        media=media_from_plain(plain.get("media", ())),
+    )
+
+
+def _steps_from_plain(plain: Sequence[Any]) -> tuple[tuple[ToolResult, ...], ...]:
+    """Read scripted tool calls: a list of steps, or the calls of the only step."""
+    steps = plain if plain and isinstance(plain[0], list) else [plain]
+    return tuple(tuple(_result_from_plain(call) for call in step) for step in steps if step)
+
+
+def media_from_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
+    """Return the media of a tool result."""
+    return tuple(_part_from_plain(part) for part in plain)
 
 
 def _part_from_plain(plain: Mapping[str, Any]) -> Part:
     if "text" in plain:
         return text_part(plain["text"])
-    if "data" in plain:
+    if "data" in plain or "uri" in plain:
         mime_type: str = plain["mime_type"]
         by_type: list[PartKind] = [kind for kind in MEDIA_KINDS if mime_type.startswith(f"{kind}/")]
-        return Part(kind=by_type[0] if by_type else "document", data=plain["data"], mime_type=mime_type)
+        kind = by_type[0] if by_type else "document"
+        return Part(kind=kind, data=plain.get("data"), mime_type=mime_type, uri=plain.get("uri"))
     named: list[PartKind] = [kind for kind in MEDIA_KINDS if kind in plain]
     return Part(kind=named[0], path=plain[named[0]])

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from convbatch.tools import ToolCall
+
 FinishReason = Literal["stop", "length", "content_filter", "tool_call", "error", "other"]
 UsageSource = Literal["reported", "partial", "missing"]
 Blocked = Literal["prompt", "output"]
@@ -58,15 +60,6 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A tool call of the model; `arguments` are parsed, or the raw string if that is not JSON."""
-
-    id: str | None
-    name: str
-    arguments: Any
-
-
 class Reply(NamedTuple):
     """A complete reply with any finish reason; a refusal is a reply."""
 
@@ -81,6 +74,8 @@ class Reply(NamedTuple):
     model_version: str | None = None
     response_id: str | None = None
     has_media: bool = False
+    is_paused: bool = False
+    """Whether the provider stopped in the middle of the turn, which goes on when the history is sent back."""
     service_tier: str | None = None
     """The tier that served the reply, in the provider's words; it decides the price."""
     mean_logprob: float | None = None

@@ -41,6 +41,7 @@ from convbatch.checks.values import (
 from convbatch.errors import did_you_mean
 from convbatch.pricing import Money, display_amount, exact, parse_money
 from convbatch.reply import FinishReason
+from convbatch.tools import contains_arguments
 
 MAX_TIMEOUTS = 3
 """After this many timeouts a check is not evaluated again, so that a run always ends."""
@@ -408,28 +409,10 @@ def _tool_call(argument: Any, check_input: CheckInput) -> Finding:
     if not called:
         return Finding(False, f"called {names}, not {wanted['name']}")
     required: Mapping[str, Any] = wanted.get("arguments", {})
-    if any(_contains_arguments(call.arguments, required) for call in called):
+    if any(contains_arguments(call.arguments, required) for call in called):
         return Finding(True, f"called {wanted['name']}")
     arguments = quote_excerpt(json.dumps(called[-1].arguments, ensure_ascii=False))
     return Finding(False, f"called {wanted['name']} with {arguments}")
-
-
-def _contains_arguments(arguments: Any, required: Mapping[str, Any]) -> bool:
-    """Whether the arguments contain all required ones; others are allowed."""
-    return isinstance(arguments, dict) and all(
-        key in arguments and _json_equal(arguments[key], value) for key, value in required.items()
-    )
-
-
-def _json_equal(left: Any, right: Any) -> bool:
-    """Whether two values are equal as JSON: 1 equals 1.0, and neither equals true."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_json_equal(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_json_equal, left, right))
-    return left == right
 
 
 def _llm_rubric(argument: str, check_input: CheckInput) -> Finding:

@@ -49,6 +49,7 @@ class PartForm(TypedDict, total=False):
     document: Text
     data: Text
     mime_type: Text
+    uri: Text
 
 
 @with_config(_STRICT)
@@ -84,11 +85,24 @@ UserForm = Annotated[
 
 
 @with_config(_STRICT)
+class ScriptedCallForm(TypedDict):
+    """A scripted tool call with its result."""
+
+    name: Text
+    arguments: NotRequired[dict[str, Any]]
+    id: NotRequired[Text]
+    result: NotRequired[Any]
+    error: NotRequired[Any]
+    media: NotRequired[list[PartForm]]
+
+
+@with_config(_STRICT)
 class TurnForm(TypedDict):
     """One exchange."""
 
     user: UserForm
     assistant: NotRequired[Text]
+    tool_calls: NotRequired[list[ScriptedCallForm] | list[list[ScriptedCallForm]]]
     ask: NotRequired[bool]
     checks: NotRequired[list[dict[str, Any]]]
     settings: NotRequired[SettingsForm]
@@ -115,6 +129,7 @@ class DialogueForm(TypedDict):
     checks: NotRequired[list[dict[str, Any]]]
     tools: NotRequired[list[ToolForm]]
     tool_results: NotRequired[dict[str, Any]]
+    max_steps: NotRequired[Annotated[int, Field(ge=1, le=100)]]
     meta: NotRequired[dict[str, Any]]
 
 

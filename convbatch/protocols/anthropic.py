@@ -68,7 +68,8 @@ from convbatch.protocols.wire import (
     WireRequest,
     decode_json,
 )
-from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
+from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
+from convbatch.tools import ToolCall
 
 ANTHROPIC_VERSION = "2023-06-01"
 """Default of `anthropic_version`."""

@@ -76,7 +76,8 @@ from convbatch.protocols.wire import (
     TurnFormat,
     WireRequest,
 )
-from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
+from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
+from convbatch.tools import ToolCall
 
 # Setting → field of `generationConfig`. https://ai.google.dev/api/generate-content#GenerationConfig, read 2026-11-21.
 _CONFIG_FIELDS = (

@@ -75,7 +75,8 @@ from convbatch.protocols.wire import (
     WireRequest,
     decode_json,
 )
-from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
+from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
+from convbatch.tools import ToolCall
 
 MAX_OUTPUT_TOKENS_FIELD = "max_tokens"
 """Default: deprecated at OpenAI, but the only name that most compatible servers know."""

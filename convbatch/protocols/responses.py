@@ -70,7 +70,8 @@ from convbatch.protocols.wire import (
     WireRequest,
     decode_json,
 )
-from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, ToolCall, Usage
+from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
+from convbatch.tools import ToolCall
 
 # https://platform.openai.com/docs/api-reference/responses/create and openai 3.57.0 types/responses, read 2026-11-26.
 _SAME_NAME = ("temperature", "top_p", "max_output_tokens", "service_tier")

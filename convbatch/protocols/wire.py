@@ -78,10 +78,12 @@ class Ask(NamedTuple):
 
     model: str
     messages: tuple[Message, ...]
-    """The last one is the user message to answer."""
+    """The last one is the user message to answer, the results of tool calls, or a model's turn that is paused."""
     system: str | None = None
     settings: Settings = NO_SETTINGS
     stream: bool = False
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Function declarations: `name`, and where given `description` and `parameters` (JSON Schema)."""
 
 
 class WireRequest(NamedTuple):

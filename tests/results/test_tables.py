@@ -29,13 +29,14 @@ from convbatch.dialogue import Dialogue
 from convbatch.errors import JournalError, SetupError
 from convbatch.journal.records import encode_line
 from convbatch.journal.run_folder import RunFolder
-from convbatch.reply import NO_USAGE, Failure, Reply, ToolCall, Usage, reply_to_plain
+from convbatch.reply import NO_USAGE, Failure, Reply, Usage, reply_to_plain
 from convbatch.results.cache import is_fresh, turns_file, write_turns
 from convbatch.results.columns import ATTEMPTS, CONVERSATIONS, TURNS, VERDICTS, Column
 from convbatch.results.export import csv_lines, write_table
 from convbatch.results.parquet import BATCH_CHARS, Rows
 from convbatch.results.run import Run, load
 from convbatch.system import Disk
+from convbatch.tools import ToolCall
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, STARTED_AT, MadeRun, append, dialogue
 from tests.support.tables import each
 
