@@ -8,7 +8,7 @@ A value created for every turn is a `NamedTuple`, here and elsewhere: a frozen d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -222,8 +222,9 @@ def reply_to_plain(reply: Reply) -> dict[str, Any]:
             plain[name] = value
     if reply.tool_calls:
         plain["tool_calls"] = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
-    if reply.has_media:
-        plain["has_media"] = True
+    for name in ("has_media", "is_paused"):
+        if getattr(reply, name):
+            plain[name] = True
     for name in ("service_tier", "mean_logprob"):
         value = getattr(reply, name)
         if value is not None:
@@ -244,9 +245,40 @@ def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
         model_version=plain.get("model_version"),
         response_id=plain.get("response_id"),
         has_media=plain.get("has_media", False),
+        is_paused=plain.get("is_paused", False),
         service_tier=plain.get("service_tier"),
         mean_logprob=plain.get("mean_logprob"),
     )
+
+
+def whole_reply(steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the reply of a turn from the plain replies of its steps, in order: at least one.
+
+    Thoughts and tool calls are those of all steps, counts are sums, all else is the last step's.
+    """
+    if len(steps) == 1:
+        return steps[0]
+    whole = {**steps[-1], "usage": _sum_usage([step["usage"] for step in steps])}
+    if thoughts := [step["thought"] for step in steps if step.get("thought")]:
+        whole["thought"] = "\n\n".join(thoughts)
+    if calls := [call for step in steps for call in step.get("tool_calls", ())]:
+        whole["tool_calls"] = calls
+    return whole
+
+
+def _sum_usage(usages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up plain counts; a count that one reply lacks is unknown."""
+    sources = {usage["source"] for usage in usages}
+    total: dict[str, Any] = {"source": sources.pop() if len(sources) == 1 else "partial"}
+    for name in (*USAGE_COUNTS, *PRICED_PARTS):
+        if all(name in usage for usage in usages):
+            total[name] = sum(usage[name] for usage in usages)
+    agree = [usage.get("consistent") for usage in usages]
+    if None not in agree or False in agree:
+        total["consistent"] = all(agree)
+    if any(usage.get("has_uncounted_media") for usage in usages):
+        total["has_uncounted_media"] = True
+    return total
 
 
 def failure_to_plain(failure: Failure) -> dict[str, Any]:

@@ -20,12 +20,11 @@ from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive, TurnHistory
 from convbatch.journal.records import kept_body
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, WireRequest
+from convbatch.protocols.wire import WireRequest
 from convbatch.redaction import Redactor, redact
 from convbatch.system import RealClock
 
 if TYPE_CHECKING:
-    from convbatch.config.gateways import Target
     from convbatch.dialogue import Dialogue
     from convbatch.engine.client import HttpResponse, OutgoingRequest
     from convbatch.journal.manifest import Manifest
@@ -84,20 +83,23 @@ def _conversation_lines(conversation: Conversation, turn: int, manifest: Manifes
     repeat = "" if conversation.repeat == 1 else f", repeat {conversation.repeat}"
     yield f"── {name}{repeat}: {conversation.dialogue.id}, turn {turn}"
     turns = past.transcript(conversation.index, name, conversation.repeat).turns
-    request = _request(conversation, turn, manifest, turns)
-    if request is None:
+    history = turns.get(turn, TurnHistory(turn=turn))
+    requests = _requests(conversation, turn, manifest, turns)
+    if not requests:
         yield "not asked"
-        return
-    yield f"{request.method} {request.url}"
-    yield json.dumps(request.json, ensure_ascii=False, indent=2)
-    history = turns.get(turn)
-    if history is None or not (history.outcomes or history.open_intents):
-        yield "no attempt"
-        return
-    for outcome in history.outcomes:
-        yield from _outcome_lines(outcome)
-    for intent in history.open_intents:
-        yield f"attempt {intent['attempt']}: sent, and no answer is stored"
+    for step, request in enumerate(requests, 1):
+        if len(requests) > 1:
+            yield f"step {step}"
+        yield f"{request.method} {request.url}"
+        yield json.dumps(request.json, ensure_ascii=False, indent=2)
+        outcomes = [outcome for outcome in history.outcomes if outcome.get("step", 1) == step]
+        intents = [intent for intent in history.open_intents if intent.get("step", 1) == step]
+        for outcome in outcomes:
+            yield from _outcome_lines(outcome)
+        for intent in intents:
+            yield f"attempt {intent['attempt']}: sent, and no answer is stored"
+        if not outcomes and not intents:
+            yield "no attempt"
 
 
 def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[str]:
@@ -115,16 +117,19 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[str]:
         yield kept_body(outcome).decode("utf-8", "replace")
 
 
-def _request(
+def _requests(
     conversation: Conversation, turn: int, manifest: Manifest, turns: Mapping[int, TurnHistory]
-) -> WireRequest | None:
-    """Build the request of a turn again; None if the turn was not asked, because an earlier one did not end well."""
+) -> list[WireRequest]:
+    """Build the requests of a turn again, step by step; none if an earlier turn did not end well."""
     target = conversation.target
+    client = Client(target, None, transport=_Nowhere(), redactor=Redactor(), clock=RealClock())
     state = ConversationState(conversation, manifest.history, lambda _: turns)
     for number, asked in state.turns():
+        history = turns.get(number, TurnHistory(turn=number))
+        steps = [kept_reply(client, outcome) for outcome in history.steps]
         if number == turn:
             if number not in state.asked or state.ended is not None:
-                return None
+                return []
             settings = effective_settings(
                 command_line=manifest.settings,
                 turn=asked.settings,
@@ -133,24 +138,16 @@ def _request(
                 repeat=conversation.repeat,
                 unset=target.gateway.unset,
             )
-            question = Ask(
-                model=target.model,
-                messages=tuple(state.history),
-                system=conversation.dialogue.system,
-                settings=settings,
-                stream=target.gateway.stream,
-            )
-            return PROTOCOLS[target.gateway.protocol].build_request(question, target.gateway.endpoint)
-        if number in state.asked and not _advance(state, number, target, turns.get(number)):
-            return None
-    return None
-
-
-def _advance(state: ConversationState, number: int, target: Target, history: TurnHistory | None) -> bool:
-    """Add what came back for an earlier turn; return False if nothing is stored for it."""
-    if history is None or history.status is None:
-        return False
-    client = Client(target, None, transport=_Nowhere(), redactor=Redactor(), clock=RealClock())
-    reply = None if history.kept is None else kept_reply(client, history.kept)
-    state.advance(number, TurnEnd(status=history.status, reply=reply, error_kind=history.error_kind))
-    return True
+            build = PROTOCOLS[target.gateway.protocol].build_request
+            requests = [build(state.question(target, settings), target.gateway.endpoint)]
+            for step in steps:
+                state.restore_steps([step])
+                requests.append(build(state.question(target, settings), target.gateway.endpoint))
+            return requests
+        if number in state.asked:
+            if history.status is None:
+                return []
+            state.restore_steps(steps)
+            reply = None if history.kept is None else kept_reply(client, history.kept)
+            state.advance(number, TurnEnd(status=history.status, reply=reply, error_kind=history.error_kind))
+    return []

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from convbatch.dialogue import HistoryMode, Message, Settings, Turn, text_part
+from convbatch.config.gateways import Target
+from convbatch.dialogue import HistoryMode, Message, Settings, ToolResult, Turn, text_part
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
-from convbatch.engine.worker import TargetWorker
+from convbatch.engine.tool_script import NoResult, ToolScript
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask
 from convbatch.reply import NO_USAGE, RESULT_KINDS, Attempt, Reply, Status, Usage, is_open
@@ -29,7 +32,22 @@ class PastTurn(Protocol):
 
     @property
     def kept(self) -> Mapping[str, Any] | None:
-        """The `outcome` record of the reply that counts, if there is one."""
+        """The `outcome` record of the reply that counts, if there is one; of its last step."""
+        ...
+
+    @property
+    def key(self) -> str | None:
+        """Key of the latest question."""
+        ...
+
+    @property
+    def steps(self) -> Sequence[Mapping[str, Any]]:
+        """The `outcome` records of the steps before `kept`, or before the one to ask next."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why the turn ended as it did, where that needs words."""
         ...
 
     def finished(self, key: str) -> bool:
@@ -51,6 +69,7 @@ class TurnEnd(NamedTuple):
     status: Status
     reply: Reply | None
     reason: str | None = None
+    """Why it was skipped, failed, or ended in a tool call."""
     error_kind: str | None = None
     """Of a turn that a failure ended."""
 
@@ -70,7 +89,14 @@ class ConversationState:
         """Whether the gateway refused signatures of this conversation; its keys stay those of turns as received."""
         self.measured: Usage | None = None
         """Usage of the latest reply."""
-        self._token_bound = TokenBound(conversation.dialogue.system)
+        self.attempts = 0
+        """Requests made for the current turn, over all sessions."""
+        self.step = 1
+        """Number of the step that is asked next in the current turn."""
+        self._step_messages: list[Message] = []
+        self._tool_script = ToolScript(conversation.dialogue)
+        self._bound_of_turn: TokenBound | None = None
+        self._token_bound = TokenBound(conversation.dialogue)
         self._live = history == "live"
         if past is not None:
             self.past = past(conversation)
@@ -105,10 +131,63 @@ class ConversationState:
         """Yield every turn after adding its user message to the history; a scripted reply is added after it."""
         for number, turn in enumerate(self.conversation.dialogue.turns, 1):
             self._add(Message(role="user", parts=turn.user))
+            past = self.past.get(number)
+            self.attempts = 0 if past is None else past.attempts
             yield number, turn
             is_scripted = not self._live or number not in self.asked
             if is_scripted and turn.assistant is not None:
+                for results in turn.tool_calls:
+                    self._add(Message(role="assistant", parts=(), calls=tuple(result.call for result in results)))
+                    self._add(Message(role="tool", parts=(), results=results))
                 self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
+
+    def restore_steps(self, replies: Iterable[Reply]) -> None:
+        """Add replies of earlier sessions that the current turn went on from."""
+        for reply in replies:
+            if self._go_on(reply) is not None:
+                return
+
+    def end_of_step(self, end: TurnEnd | None) -> TurnEnd | None:
+        """Return how the turn ends with a step; None if it goes on with a request that has the results of its calls."""
+        if end is None or end.reply is None:
+            return end
+        why = self._go_on(end.reply)
+        return None if why is None else end._replace(reason=why or end.reason)
+
+    def _go_on(self, reply: Reply) -> str | None:
+        """Add a reply that is not the turn's last, with the results of its calls.
+
+        Returns:
+            None if the turn goes on with another request; else why it ends here, "" where that needs no words.
+        """
+        calls = reply.tool_calls if reply.finish_reason == "tool_call" else ()
+        if not (calls or reply.is_paused) or self.conversation.about is not None:
+            return ""
+        most = self.conversation.dialogue.max_steps
+        if self.step >= most:
+            return f"max_steps ({most}) is reached"
+        try:
+            results = self._tool_script.answer(calls)
+        except NoResult as missing:
+            return str(missing)
+        self._add_step(reply, results)
+        return None
+
+    def _add_step(self, reply: Reply, results: tuple[ToolResult, ...]) -> None:
+        if self._bound_of_turn is None:
+            self._bound_of_turn = copy.copy(self._token_bound)
+        self.step += 1
+        self.measured = reply.usage
+        self._step_messages.append(Message(role="assistant", parts=(text_part(reply.text or ""),), raw=reply.raw_turn))
+        usage = reply.usage
+        if usage.input_tokens is not None and usage.output_tokens is not None:
+            self._token_bound.counted(usage.input_tokens + usage.output_tokens)
+        else:
+            self._token_bound.add(_text_of_calls(reply))
+        if results:
+            self._step_messages.append(Message(role="tool", parts=(), results=results))
+            for result in results:
+                self._token_bound.add(_text_of_result(result))
 
     def advance(self, number: int, end: TurnEnd) -> None:
         """Add a reply to the history, or end the dialogue: no turn is sent after a failed one."""
@@ -116,15 +195,26 @@ class ConversationState:
             self.measured = end.reply.usage
         if self._live and self.ended is None:
             self._advance_live(number, end)
-        self._count(end.reply)
+        self._end_steps(end.reply)
+
+    def _end_steps(self, reply: Reply | None) -> None:
+        """Update the token bound, and forget the steps of the turn: its messages are history now, or never will be."""
+        if self._live or self._bound_of_turn is None:
+            self._count(reply)
+        else:
+            self._token_bound = self._bound_of_turn
+        self.step, self._step_messages, self._bound_of_turn = 1, [], None
 
     def _advance_live(self, number: int, end: TurnEnd) -> None:
         if end.status != "ok" or end.reply is None:
             why = f" ({end.error_kind})" if end.error_kind in RESULT_KINDS else ""
             self.ended = f"turn {number} ended {end.status}{why}"
-        elif end.reply.finish_reason == "tool_call":
-            self.ended = f"turn {number} ended in a tool call without a scripted result"
+        elif end.reply.finish_reason == "tool_call" or end.reply.is_paused:
+            why = end.reason or "no result is scripted"
+            self.ended = f"turn {number} ended in a {'paused reply' if end.reply.is_paused else 'tool call'}: {why}"
         else:
+            for message in self._step_messages:
+                self._keep(message)
             self._add_reply(end.reply)
 
     def follow_up(self, end: TurnEnd) -> Conversation | None:
@@ -139,16 +229,16 @@ class ConversationState:
         if usage.input_tokens is not None and output is not None:
             self._token_bound.counted(usage.input_tokens + output)
 
-    def question(self, worker: TargetWorker, settings: Settings) -> Ask:
-        """Return the question whose user message was added last."""
-        ask = Ask(
-            model=worker.target.model,
-            messages=tuple(self.history),
+    def question(self, target: Target, settings: Settings) -> Ask:
+        """Return the question of the current step."""
+        return Ask(
+            model=target.model,
+            messages=(*self.history, *self._step_messages),
+            tools=self.conversation.dialogue.tools,
             system=self.conversation.dialogue.system,
             settings=settings,
-            stream=worker.target.gateway.stream,
+            stream=target.gateway.stream,
         )
-        return worker.client.without_signatures(ask) if self.leaves_out_signatures else ask
 
     def noted(self, attempt: Attempt) -> Attempt:
         """Return an attempt with what is odd about the history that it was sent with."""
@@ -171,6 +261,11 @@ class ConversationState:
             ident |= {} if about.repairs is None else {"repairs": about.repairs}
         return ident
 
+    def ident_of_attempt(self, number: int, key: str, attempt: int) -> dict[str, Any]:
+        """Return the fields that identify an attempt at the current step of a turn."""
+        ident = {**self.ident(number), "key": key, "attempt": attempt, "role": self.role}
+        return ident if self.step == 1 else {**ident, "step": self.step}
+
     def token_bounds(self, settings: Settings) -> dict[str, int]:
         """Return the most tokens of the next request, and of its reply if that is limited."""
         size = {"most_input_tokens": self._token_bound.max_input(settings)}
@@ -186,6 +281,26 @@ class ConversationState:
             self._token_bound.add(reply.thought or "")  # goes back in the text that `raw_turn` keeps
 
     def _add(self, message: Message) -> None:
+        self._keep(message)
+        self._token_bound.add(message.text)
+        for call in message.calls:
+            self._token_bound.add(_text_of(call.name, call.arguments))
+        for result in message.results:
+            self._token_bound.add(_text_of_result(result))
+
+    def _keep(self, message: Message) -> None:
         self.history.append(message)
         self.keys.add(message)
-        self._token_bound.add(message.text)
+
+
+def _text_of_calls(reply: Reply) -> str:
+    calls = (_text_of(call.name, call.arguments) for call in reply.tool_calls)
+    return "".join([reply.text or "", reply.thought or "", *calls])
+
+
+def _text_of_result(result: ToolResult) -> str:
+    return _text_of(result.call.name, result.value)
+
+
+def _text_of(name: str, value: Any) -> str:
+    return name + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from convbatch.config.gateways import Target
-from convbatch.dialogue import Dialogue, Message, Settings
+from convbatch.dialogue import Dialogue, Message, Part, Settings, ToolResult
 from convbatch.protocols.wire import encode_json
 from convbatch.reply import Reply
+from convbatch.tools import DEFAULT_MAX_STEPS
 
 
 class JudgedItem(NamedTuple):
@@ -77,14 +78,22 @@ class TurnKeys:
         if shape:
             identity.append(shape)
         self._seed_field = gateway.seed_field
-        self._feed([identity, dialogue.system, [dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)])
+        tools: list[Any] = [[dict(tool) for tool in dialogue.tools], dict(dialogue.tool_results)]
+        if dialogue.max_steps != DEFAULT_MAX_STEPS:
+            tools.append(dialogue.max_steps)
+        self._feed([identity, dialogue.system, *tools])
 
     def add(self, message: Message) -> None:
         """Append a message of the history."""
         if message.raw is not None:
             self._feed([message.role, message.raw])
-        else:
-            self._feed([message.role, [[p.kind, p.text, p.path, p.data, p.mime_type] for p in message.parts]])
+            return
+        content: list[Any] = [[_part_values(part) for part in message.parts]]
+        if message.calls:
+            content.append([[call.name, call.arguments] for call in message.calls])
+        if message.results:
+            content.append([_result_values(result) for result in message.results])
+        self._feed([message.role, *content])
 
     def key(self, settings: Settings) -> str:
         """Return the key of the turn whose user message was added last, 32 hex digits."""
@@ -103,6 +112,15 @@ class TurnKeys:
         self._state.update(encoded)
 
 
+def _part_values(part: Part) -> list[Any]:
+    return [part.kind, part.text, part.path, part.data, part.mime_type, *([] if part.uri is None else [part.uri])]
+
+
+def _result_values(result: ToolResult) -> list[Any]:
+    media = [_part_values(part) for part in result.media]
+    return [result.call.name, result.value, result.is_error, *([media] if media else [])]
+
+
 class TokenBound:
     """Upper bound on the tokens of a conversation's next request, and so on what it can cost.
 
@@ -110,8 +128,10 @@ class TokenBound:
     what the gateway puts in front of the messages.
     """
 
-    def __init__(self, system: str | None) -> None:
-        self._bytes = text_bytes(system or "") + _FRAME
+    def __init__(self, dialogue: Dialogue) -> None:
+        self._bytes = text_bytes(dialogue.system or "") + _FRAME
+        if dialogue.tools:
+            self._bytes += len(encode_json([dict(tool) for tool in dialogue.tools])) + _TOOLS_FRAME
         self._counted: int | None = None
         self._since = 0
 
@@ -154,6 +174,8 @@ _SEVERAL = ("n", "candidateCount", "candidate_count")
 """Body fields that ask for several replies at once."""
 _FRAME = 16
 """Tokens that may surround a message to mark its role."""
+_TOOLS_FRAME = 2048
+"""Tokens of the instructions on tools that a provider adds itself."""
 
 
 def text_bytes(text: str) -> int:

@@ -248,7 +248,7 @@ class Runner:
             if end is None and state.ended is not None:
                 end = await self._skip(worker, state, number, key)
             if end is None:
-                end = await self._ask_cached(worker, state, number, key, settings)
+                end = await self._ask_steps(worker, state, number, key, settings)
             if end is None:
                 return
             state.advance(number, end)
@@ -271,32 +271,37 @@ class Runner:
     def _past_end(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd | None:
         """Return the terminal state from an earlier session, if it has exactly this key."""
         past = state.past.get(number)
-        if past is None or not past.finished(key) or past.status is None:
+        if past is None or past.key != key:
+            return None
+        state.restore_steps(kept_reply(worker.client, record) for record in past.steps)
+        if not past.finished(key) or past.status is None:
             return None
         if self._rules.retry_errors and is_open(past.status, past.error_kind):
             return None
         if past.status == "skipped" and state.ended is None:
             return None  # the failed turn before it was sent again and succeeded
         reply = None if past.kept is None else kept_reply(worker.client, past.kept)
-        return TurnEnd(status=past.status, reply=reply, error_kind=past.error_kind)
+        return TurnEnd(status=past.status, reply=reply, reason=past.reason, error_kind=past.error_kind)
 
     async def _read_stored(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str
     ) -> TurnEnd | None:
-        """Read answers of earlier sessions by today's rules: a reply found in one was paid, and is not bought again."""
+        """Read answers of earlier sessions by today's rules: a reply found in one was paid, and is not bought again.
+
+        Returns:
+            None without a reply, and if the turn goes on from it with another step.
+        """
         past = state.past.get(number)
         if past is None or state.ended is not None or past.status not in (None, "error"):
             return None
         for stored in past.unread_answers(key):
+            if stored.get("step", 1) != state.step:
+                continue
             (reply, note), body = worker.client.read_unread(stored["http_status"], kept_body(stored))
             if not isinstance(reply, Reply) or status_of(reply) == "error":
                 continue
-            end = TurnEnd(status=status_of(reply), reply=reply)
             outcome = {
-                **state.ident(number),
-                "key": key,
-                "attempt": stored["attempt"],
-                "role": state.role,
+                **state.ident_of_attempt(number, key, stored["attempt"]),
                 "class": "replied",
                 **{field: stored[field] for field in READ_AGAIN_FIELDS if field in stored},
                 "reply": reply_to_plain(reply),
@@ -305,44 +310,54 @@ class Runner:
                 "wire_note": "; ".join(filter(None, (note, "read again from the journal"))),
                 "read_again": True,
             }
-            await self._journal.commit({"kind": "outcome", **outcome}, self._turn_record(state, number, key, end))
+            end = state.end_of_step(TurnEnd(status=status_of(reply), reply=reply))
+            await self._journal.commit(*self._closing_records({"kind": "outcome", **outcome}, state, number, end))
             return end
         return None
 
     async def _reuse_reply(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str
     ) -> TurnEnd | None:
-        if self._reuse is None or state.ended is not None:
+        if self._reuse is None or state.ended is not None or state.step > 1:
             return None
         name, archive = self._reuse
         found = archive.turn_by_key(key, state.conversation.repeat)
         if found is None:
             return None
-        kept = found.kept
-        reused_from = str(kept.get("reused_from", name))
-        outcome = {
-            **state.ident(number),
-            "key": key,
-            "attempt": 0,
-            "role": "model",
-            "class": "replied",
-            **{field: kept[field] for field in REUSED_FIELDS if field in kept},
-            "reused_from": reused_from,
-        }
-        reply = kept_reply(worker.client, kept)
-        if worker.target.gateway.thinking_tags is not None:
-            outcome["reply"] = reply_to_plain(reply)  # the other run may have read the same body with other tags
-        end = TurnEnd(status=status_of(reply), reply=reply)
-        await self._journal.commit(
-            {"kind": "outcome", **outcome},
-            self._turn_record(state, number, key, end, reused_from=reused_from),
-        )
+        reused_from = str(found.kept.get("reused_from", name))
+        end: TurnEnd | None = None
+        for kept in found.replied:
+            outcome = {
+                "kind": "outcome",
+                **state.ident_of_attempt(number, key, 0),
+                "class": "replied",
+                **{field: kept[field] for field in REUSED_FIELDS if field in kept},
+                "reused_from": reused_from,
+            }
+            reply = kept_reply(worker.client, kept)
+            if worker.target.gateway.thinking_tags is not None:
+                outcome["reply"] = reply_to_plain(reply)  # the other run may have read the same body with other tags
+            end = state.end_of_step(TurnEnd(status=status_of(reply), reply=reply))
+            records = self._closing_records(outcome, state, number, end, reused_from=reused_from)
+            await self._journal.commit(*records)
         return end
 
     async def _skip(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd:
         end = TurnEnd(status="skipped", reply=None, reason=state.ended)
         await self._journal.commit(self._turn_record(state, number, key, end))
         return end
+
+    async def _ask_steps(
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings
+    ) -> TurnEnd | None:
+        """Ask step by step until the turn has a terminal state; None if it stays pending."""
+        while True:
+            step = state.step
+            end = await self._read_stored(worker, state, number, key)
+            if end is None and state.step == step:
+                end = await self._ask_cached(worker, state, number, key, settings)
+            if end is not None or state.step == step:
+                return end
 
     async def _ask_cached(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings
@@ -352,20 +367,25 @@ class Runner:
         if settings.cache not in ("auto", "1h") or not system:
             return await self._ask(worker, state, number, key, settings)
         async with worker.warmup.turn(system) as first:
+            step = state.step
             end = await self._ask(worker, state, number, key, settings)
-            if end is not None and end.reply is not None:
+            if state.step > step or (end is not None and end.reply is not None):
                 first.replied()
             return end
 
     async def _ask(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings
     ) -> TurnEnd | None:
-        """Send the turn until it has a terminal state; None if it stays pending (stopped or suspended)."""
-        ask = state.question(worker, settings)
+        """Send a step until it has an answer or no attempt is left.
+
+        Returns:
+            How the turn ended; None if it goes on with the next step, or stays pending (stopped or suspended).
+        """
+        ask = state.question(worker.target, settings)
+        if state.leaves_out_signatures:
+            ask = worker.client.without_signatures(ask)
         size = state.token_bounds(settings)
         retry_state = INITIAL_RETRY_STATE
-        past = state.past.get(number)
-        attempts = past.attempts if past is not None else 0
         backoff_s = 0.0
         while True:
             admitted = await self._admit(worker, size, partial(_tokens_to_reserve, worker, state, settings))
@@ -373,11 +393,11 @@ class Runner:
                 return None
             reservation, permit = admitted
             try:
-                attempts += 1
-                ident = {**state.ident(number), "key": key, "attempt": attempts, "role": state.role}
+                state.attempts += 1
+                ident = state.ident_of_attempt(number, key, state.attempts)
                 if reservation is not None:
                     reservation.is_sent = True
-                call = _call(worker, state, number, attempts, permit)
+                call = _call(worker, state, number, permit)
                 self._listener.sending(call)
                 attempt = state.noted(await self._send(worker, ask, ident, size, self._listener.on_text(call), permit))
                 bare = worker.client.without_refused_signatures(ask, attempt)
@@ -385,18 +405,16 @@ class Runner:
                 if worker.budget_share is not None and reservation is not None:
                     worker.budget_share.settle(reservation, attempt, prices)
                 step = self._decide(worker, state, attempt, permit, retry_state, settings, asks_again=bare is not None)
-                end = _terminal(attempt, step)
-                records = [outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)]
-                records[0] |= price_fields(prices)
-                if end is not None:
-                    records.append(self._turn_record(state, number, key, end))
+                outcome = outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)
+                outcome |= price_fields(prices)
+                end = state.end_of_step(_terminal(attempt, step))
                 # The place in flight is released only after the reply is durable.
-                await self._journal.commit(*records)
+                await self._journal.commit(*self._closing_records(outcome, state, number, end))
             finally:
                 _close(reservation)
                 worker.release(permit)
             self._listener.attempt_done(call, attempt, step)
-            if end is not None:
+            if end is not None or isinstance(attempt.outcome, Reply):
                 return end
             if not isinstance(step, SendAgain):
                 assert isinstance(step, SuspendTarget)
@@ -521,6 +539,22 @@ class Runner:
             worker.limiter.report(signalled, permit, retry_after_s=failure.retry_after_s, counted=counted)
         return step
 
+    def _closing_records(
+        self,
+        outcome: dict[str, Any],
+        state: ConversationState,
+        number: int,
+        end: TurnEnd | None,
+        *,
+        reused_from: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return an `outcome` record with what follows from it: the end of the turn, or that it goes on."""
+        if end is not None:
+            return [outcome, self._turn_record(state, number, outcome["key"], end, reused_from=reused_from)]
+        if outcome["class"] == "replied":
+            outcome["continues"] = True
+        return [outcome]
+
     def _turn_record(
         self, state: ConversationState, number: int, key: str, end: TurnEnd, *, reused_from: str | None = None
     ) -> dict[str, Any]:
@@ -590,14 +624,14 @@ def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings:
     return worker.token_estimates.estimate(state, settings, limit=worker.limiter.tpm)
 
 
-def _call(worker: TargetWorker, state: ConversationState, turn: int, number: int, permit: Permit) -> Call:
+def _call(worker: TargetWorker, state: ConversationState, turn: int, permit: Permit) -> Call:
     conversation = state.conversation
     return Call(
         worker.target.name,
         conversation.dialogue.id,
         conversation.repeat,
         turn if conversation.about is None else conversation.about.turn or 0,
-        number,
+        state.attempts,
         permit.waited_s,
         worker.in_flight,
         conversation.dialogue,

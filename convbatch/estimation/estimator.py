@@ -27,7 +27,9 @@ from convbatch.dialogue import (
     text_part,
 )
 from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once
+from convbatch.engine.tool_script import ToolScript
 from convbatch.pricing import MILLION, Period, PriceTable, exact
+from convbatch.reply import Reply
 
 SCENARIOS = ("low", "expected", "high")
 _HIGH = SCENARIOS.index("high")
@@ -70,6 +72,8 @@ class TextSize(NamedTuple):
 
 EMPTY_TEXT = TextSize()
 _ONE_MESSAGE = TextSize(messages=1)
+_EXPECTED_STEPS = 2
+"""Requests that a turn with tools is expected to make: calls, then the answer."""
 _ONE_REQUEST = TextSize(requests=1)
 
 
@@ -359,6 +363,8 @@ class ReusedReply:
     """The reply as a message of the history."""
     ends: bool
     """Whether a live dialogue ends after it."""
+    steps: tuple[Reply, ...] = ()
+    """The replies before it, whose calls were answered from the script."""
 
 
 ReuseLookup = Callable[[str, int], ReusedReply | None]
@@ -411,7 +417,8 @@ class _EstimateWalk:
             self._history_text = _without_framing(self._history_text)
         self._answered = [EMPTY_TEXT] * len(SCENARIOS)
         """Predicted live replies, by scenario."""
-        self._token_bound = TokenBound(dialogue.system)
+        self._token_bound = TokenBound(dialogue)
+        self._tool_script = ToolScript(dialogue)
         self._keys = None if estimator.reusable is None else TurnKeys(estimator.target, dialogue)
         """None once the history has a predicted reply, because its key is unknown."""
         self._reached = 1.0
@@ -432,10 +439,18 @@ class _EstimateWalk:
                     if self._live and reused.ends:
                         return total
                     if self._live:
-                        self._add(reused.message)
+                        self._add_reused(reused)
             if turn.assistant is not None and not (self._live and number in self._asked):
                 self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
         return total
+
+    def _add_reused(self, reused: ReusedReply) -> None:
+        for step in reused.steps:
+            results = self._tool_script.answer(step.tool_calls)
+            self._add(Message(role="assistant", parts=(text_part(step.text or ""),), raw=step.raw_turn))
+            if results:
+                self._add(Message(role="tool", parts=(), results=results))
+        self._add(reused.message)
 
     def _settings(self, turn: Turn) -> Settings:
         return effective_settings(
@@ -462,6 +477,8 @@ class _EstimateWalk:
         reply = self._estimator.profile.reply_to(number, turn)
         requests = [self._request(scenario, reply, settings) for scenario in range(len(SCENARIOS))]
         low, expected, high = _in_order(requests)
+        if self._dialogue.tools:
+            expected, high = expected.times(_EXPECTED_STEPS), high.times(max(_EXPECTED_STEPS, self._dialogue.max_steps))
         upper_bound = self._upper_bound(settings, high)
         if self._live:
             self._history_text = self._history_text.plus(_ONE_MESSAGE)
@@ -495,8 +512,8 @@ class _EstimateWalk:
 
     def _upper_bound(self, settings: Settings, high: Figures) -> Figures | None:
         limit = max_output_bound(settings)
-        if limit is None:
-            return None
+        if limit is None or self._dialogue.tools:
+            return None  # a model may call a tool any number of times at once
         input_tokens = max(self._token_bound.max_input(settings), math.ceil(high.input_tokens))
         if self._live:
             self._token_bound.counted(input_tokens + limit)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.config.gateways import Target
 from convbatch.dataset.reader import count_of
@@ -230,7 +230,7 @@ def _observed_in(
 
 
 def _observe(dialogue: int, past: TurnHistory, sent: TextSize, replies: int, *, live: bool) -> ObservedTurn:
-    usage = {} if past.kept is None else past.kept["reply"].get("usage", {})
+    usage = past.reply.get("usage", {}) if not past.steps else {}  # sums of several requests are no measure of one
     output_tokens = usage.get("output_tokens")
     return ObservedTurn(
         dialogue=dialogue,
@@ -269,13 +269,16 @@ def _reuse_lookup(archive: Archive, target: Target) -> ReuseLookup:
         found = archive.turn_by_key(key, repeat)
         if found is None or found.kept is None:
             return None
-        again = read_answer(protocol, found.kept.get("http_status", 200), {}, kept_body(found.kept)).outcome
-        reply = as_configured(again, protocol, endpoint)
-        if not isinstance(reply, Reply):
-            reply = reply_from_plain(found.kept["reply"])
+        *steps, reply = map(read, found.replied)
         return ReusedReply(
             message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=reply.raw_turn),
             ends=status_of(reply) != "ok" or reply.finish_reason == "tool_call",
+            steps=tuple(steps),
         )
+
+    def read(outcome: Mapping[str, Any]) -> Reply:
+        again = read_answer(protocol, outcome.get("http_status", 200), {}, kept_body(outcome)).outcome
+        reply = as_configured(again, protocol, endpoint)
+        return reply if isinstance(reply, Reply) else reply_from_plain(outcome["reply"])
 
     return look_up

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ import orjson
 
 from convbatch.journal.records import Damage, JournalLine, JournalScan, read_record
 from convbatch.journal.run_folder import RunFolder
-from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of
+from convbatch.reply import POSSIBLY_PAID, Status, reply_from_plain, status_of, whole_reply
 
 REUSABLE: frozenset[str] = frozenset({"ok", "blocked", "empty"})
 """States that need a complete reply, and that another run may reuse."""
@@ -35,7 +35,7 @@ _Row = tuple[int | float | bytes | None, ...]
 _HEAD = re.compile(
     rb'\{"v":1,"seq":\d+,"kind":"(intent|outcome|turn)","at":(\d{1,11}(?:\.\d{1,9})?),"index":(\d{1,18})'
     rb',"dialogue":"[^"\\]*(?:\\.[^"\\]*)*","target":"([ -!#-\[\]-~]*)","repeat":(\d{1,18}),"turn":(\d{1,18})'
-    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d{1,18}),"role":"model"(?:,"class":"(\w+)")?)?,'
+    rb',"key":"([0-9a-f]{32})"(?:,"attempt":(\d{1,18}),"role":"model"(?:,"step":\d{1,9})?(?:,"class":"(\w+)")?)?,'
 )
 
 _TABLE = """
@@ -97,7 +97,9 @@ class TurnHistory:
     """None = pending."""
     reason: str | None = None
     kept: dict[str, Any] | None = None
-    """The `outcome` record of the current reply, body included."""
+    """The `outcome` record of the current reply, body included; of its last step."""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """The `outcome` records of replies to this question that the turn goes on from: the steps before `kept`."""
     last_failure: dict[str, Any] | None = None
     """The latest `outcome` record without a complete reply, for this key."""
     reused_from: str | None = None
@@ -122,8 +124,23 @@ class TurnHistory:
                 self._add_turn(record)
 
     def finished(self, key: str) -> bool:
-        """Return whether this question (key) has a terminal state."""
-        return self.status is not None and self.key == key
+        """Return whether this question (key) has a terminal state; not if damage took an earlier step of its reply."""
+        return self.status is not None and self.key == key and not self.lacks_steps
+
+    @property
+    def lacks_steps(self) -> bool:
+        """Whether steps before the current reply are lost."""
+        return self.kept is not None and self.kept.get("step", 1) != len(self.steps) + 1
+
+    @property
+    def replied(self) -> Sequence[Mapping[str, Any]]:
+        """The `outcome` records that the complete reply is made of, step by step; none without one."""
+        return () if self.kept is None else (*self.steps, self.kept)
+
+    @property
+    def reply(self) -> Mapping[str, Any]:
+        """The complete reply of the turn, all steps together, in plain form; empty without one."""
+        return whole_reply([record["reply"] for record in self.replied]) if self.kept is not None else {}
 
     def unread_answers(self, key: str) -> list[dict[str, Any]]:
         """Return answers to this question (key) that were stored without a reply since the latest one, newest first.
@@ -158,6 +175,7 @@ class TurnHistory:
     def _ask_anew(self, key: str) -> None:
         self.key = key
         self.status = self.reason = self.kept = self.last_failure = self.reused_from = None
+        self.steps = []
 
     def _add_intent(self, record: dict[str, Any]) -> None:
         self.intents.append(record)
@@ -174,10 +192,20 @@ class TurnHistory:
         if record["class"] != "replied":
             self.last_failure = record
             return
+        step = record.get("step", 1)
+        del self.steps[step - 1 :]  # asked again
+        if record.get("continues"):
+            self._add_step(record, step)
+            return
         self.kept = record
         self.status = status_of(reply_from_plain(record["reply"]))
         self.reason = None
         self.reused_from = record.get("reused_from")
+
+    def _add_step(self, record: dict[str, Any], step: int) -> None:
+        self.status = self.reason = self.kept = self.last_failure = None
+        if step == len(self.steps) + 1:
+            self.steps.append(record)
 
     def _add_turn(self, record: dict[str, Any]) -> None:
         status = record["status"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 
@@ -22,8 +22,8 @@ _ROLE = _COLUMNS.index("role")
 _ATTEMPT_CELLS = itemgetter(*(_COLUMNS.index(name) for name in CountedAttempt._fields))
 
 
-def turns_with_attempts(run: Run) -> Iterator[tuple[CountedTurn, list[CountedAttempt], CountedAttempt | None]]:
-    """Read every turn with its attempts, and which of them gave the final reply."""
+def turns_with_attempts(run: Run) -> Iterator[tuple[CountedTurn, list[CountedAttempt]]]:
+    """Read every turn with its attempts."""
     mine = (row for row in run.attempt_rows().rows if row[_ROLE] == "model")
     attempts = groupby((CountedAttempt(*_ATTEMPT_CELLS(row)) for row in mine), key=_PLACE)
     due = next(attempts, None)
@@ -35,14 +35,7 @@ def turns_with_attempts(run: Run) -> Iterator[tuple[CountedTurn, list[CountedAtt
         if due is not None and due[0] == _PLACE(turn):
             made = list(due[1])
             due = next(attempts, None)
-        yield turn, made, _find_kept(turn, made)
-
-
-def _find_kept(turn: CountedTurn, attempts: Sequence[CountedAttempt]) -> CountedAttempt | None:
-    if not turn.is_received:
-        return None
-    replied = (a for a in reversed(attempts) if a.finish_reason is not None and a.started_at == turn.started_at)
-    return next(replied, None)
+        yield turn, made
 
 
 class Sizes:

@@ -167,7 +167,8 @@ def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayR
                 side = sides[target.model][_gateway_key(target)]
                 for repeat in range(1, run.manifest.repeats + 1):
                     turns = archive.transcript(index, target.name, repeat).turns
-                    kept = [(number, past) for number, past in turns.items() if past.kept is not None]
+                    # A reply of several steps has the counts of several requests.
+                    kept = [(n, past) for n, past in turns.items() if past.kept is not None and not past.steps]
                     reused += sum(past.reused_from is not None for _, past in kept)
                     side.replies += [
                         asked.audited_reply(past, number, repeat, (run.name, index, number))

@@ -336,12 +336,10 @@ class _ReportData:
     streams: dict[tuple[str, str], StreamTotals] = field(default_factory=dict)
     """By run label and target; only of targets with a streamed reply."""
 
-    def add(
-        self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], kept: CountedAttempt | None
-    ) -> None:
+    def add(self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt]) -> None:
         """Count a turn in everything but the requested groups."""
-        self.totals[label].add(turn, attempts, kept)
-        self.targets[label, turn.target].add(turn, attempts, kept)
+        self.totals[label].add(turn, attempts)
+        self.targets[label, turn.target].add(turn, attempts)
         if turn.is_received:
             self.sizes.setdefault((label, turn.target, turn.turn), Sizes()).add(turn.input_tokens)
             self.caching.setdefault((label, turn.target, turn.turn), CacheTotals()).add(turn)
@@ -356,10 +354,10 @@ def _read_runs(reported_runs: Sequence[ReportedRun], keys: Sequence[str], matche
         data.totals[reported.label] = GroupTotals()
         for target in reported.run.targets:
             data.targets[reported.label, target] = GroupTotals()
-        for turn, attempts, kept in compress(turns_with_attempts(reported.run), matcher.mask(reported.run)):
-            data.add(reported.label, turn, attempts, kept)
+        for turn, attempts in compress(turns_with_attempts(reported.run), matcher.mask(reported.run)):
+            data.add(reported.label, turn, attempts)
             for group in _groups_of(turn, keys):
-                groups.setdefault(group, GroupTotals()).add(turn, attempts, kept)
+                groups.setdefault(group, GroupTotals()).add(turn, attempts)
         reported.refuse_missing_rates(data.totals[reported.label])
         ranks = _ranks(reported.run, keys, groups)
         for group in sorted(groups, key=lambda group: [rank[value] for rank, value in zip(ranks, group, strict=True)]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -41,6 +41,7 @@ class CountedTurn(NamedTuple):
     cache_write_input_tokens: int | None
     output_tokens: int | None
     reasoning_tokens: int | None
+    steps: int | None
     cost: float | None
     currency: str | None
     cache_saving: float | None
@@ -72,6 +73,7 @@ class CountedAttempt(NamedTuple):
     target: str
     repeat: int
     turn: int
+    kept: bool
     possibly_paid: bool
     finish_reason: str | None
     error_kind: str | None
@@ -133,8 +135,8 @@ def _kind_of(attempt: CountedAttempt) -> str | None:
     """Error kind of an attempt without a final reply; None where it may still get one."""
     if attempt.error_kind is not None:
         return attempt.error_kind
-    if attempt.finish_reason is not None:
-        return "malformed_output"  # a complete reply is retried only when its generation failed
+    if attempt.finish_reason is not None:  # a step of an unfinished turn, or a generation that failed
+        return "malformed_output" if attempt.finish_reason == "error" else None
     return "lost" if attempt.possibly_paid else None
 
 
@@ -186,20 +188,18 @@ class GroupTotals:
     def add(
         self,
         turn: CountedTurn,
-        attempts: Iterable[CountedAttempt] | None = None,
-        kept: CountedAttempt | None = None,
+        attempts: Sequence[CountedAttempt] | None = None,
     ) -> None:
         """Count a turn.
 
         Args:
             turn: Its row.
             attempts: Its attempts, to be counted one by one; None: count only the sums that its row has of them.
-            kept: Which of them gave the final reply.
         """
         self.counts.update((turn.status, "turns"))
         self.counts["open"] += is_open(turn.status, turn.error_kind)
         self.counts["attempts"] += turn.attempts
-        self.counts["retries"] += max(0, turn.attempts - 1)
+        self.counts["retries"] += max(0, turn.attempts - (turn.steps or 1))
         self.counts["possibly_paid"] += turn.possibly_paid
         if turn.reused_from is not None:
             self.counts["reused"] += 1
@@ -211,19 +211,19 @@ class GroupTotals:
             self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += 1
             self.served[turn.model_version] += 1
         if turn.error_kind is not None:
-            self._add_end(turn, kept)
+            self._add_end(turn, attempts or ())
         if attempts is None:
             self._add_attempt_sums(turn)
         else:
             for attempt in attempts:
-                self._add_attempt(attempt, attempt is kept)
+                self._add_attempt(attempt)
 
-    def _add_end(self, turn: CountedTurn, kept: CountedAttempt | None) -> None:
+    def _add_end(self, turn: CountedTurn, attempts: Sequence[CountedAttempt]) -> None:
         """Count the error of a turn that failed or is pending after a failure."""
         group = self.errors[str(turn.error_kind)]
         group.turns += turn.status == "error"
         group.pending += turn.status == "pending"
-        group.attempts += kept is not None
+        group.attempts += any(attempt.kept for attempt in attempts)
         group.remember(turn.error_message)
 
     def _add_reply(self, turn: CountedTurn) -> None:
@@ -243,11 +243,11 @@ class GroupTotals:
         self._pay("possibly_paid_bound", turn.possibly_paid_bound, turn.currency)
         self.counts["possibly_paid_unbounded"] += turn.possibly_paid_unbounded
 
-    def _add_attempt(self, attempt: CountedAttempt, is_kept: bool) -> None:
+    def _add_attempt(self, attempt: CountedAttempt) -> None:
         for name in ("limiter_wait_s", "retry_wait_s"):
             if getattr(attempt, name) is not None:
                 self.waits[name] = self.waits.get(name, 0.0) + getattr(attempt, name)
-        if is_kept:
+        if attempt.kept:
             return
         kind = _kind_of(attempt)
         if kind is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from convbatch.results.rows import sum_known, to_datetime, to_float, to_json, waited_s, worst_status
 
-CONTRACT = 9
+CONTRACT = 10
 """Version of the columns below and of their values; a table file of another version is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -76,7 +76,7 @@ TURNS: tuple[Column, ...] = (
     Column("tool_calls", "string", "JSON list of `{id, name, arguments}`; null = no call",
         lambda t: to_json(t.reply["tool_calls"]) if t.reply.get("tool_calls") else None, is_long=True),
     Column("steps", "Int64", "model calls this reply is made of; null without a complete reply",
-        lambda t: 1 if t.reply else None),
+        lambda t: len(t.past.replied) or None),
     Column("finish_reason", "string", "`stop length content_filter tool_call error other`; null without a complete "
         "reply", lambda t: t.reply.get("finish_reason")),
     Column("finish_reason_raw", "string", "as sent by the gateway; null without one",
@@ -145,7 +145,8 @@ TURNS: tuple[Column, ...] = (
         lambda t: to_datetime(t.last.get("started_at"))),
     Column("error_kind", "string", "error of the last attempt; null for `ok`, `blocked`, `empty`, `skipped`",
         lambda t: t.error.kind),
-    Column("error_message", "string", "error message, or why the turn was skipped; null otherwise",
+    Column("error_message", "string", "error message, or why the turn was skipped, or ended in a tool call; null "
+        "otherwise",
         lambda t: t.error.message, is_long=True),
     Column("reused_from", "string", "the run the reply was reused from; null = asked in this run",
         lambda t: t.past.reused_from),
@@ -202,6 +203,9 @@ ATTEMPTS: tuple[Column, ...] = (
     *_ID,
     _TURN,
     Column("attempt", "Int64", "from 1 within the turn, counting over all sessions", lambda a: a.record["attempt"]),
+    Column("step", "Int64", "from 1: the model call within the turn that it tried; more than 1 only with tools or a "
+        "paused turn", lambda a: a.record.get("step", 1)),
+    Column("kept", "boolean", "is its answer, or a part of it, the turn's reply?", lambda a: a.is_kept),
     Column("role", "string", "`model`, or `judge`: then `target`, `model` and `gateway` are the judge's",
         lambda a: a.record.get("role", "model")),
     Column("judged", "string", "of a judge: the judged target; null for a model",

@@ -116,6 +116,8 @@ class AttemptRecord(NamedTuple):
     costs: AttemptCost
     currency: str | None
     started_at: float | None
+    is_kept: bool
+    """Whether the turn's reply is made of its answer."""
 
 
 class StoredVerdict(NamedTuple):
@@ -163,7 +165,7 @@ def judged_conversations(
 def _asked_turns(stored: StoredConversation, outcomes: Iterable[CheckOutcome]) -> Iterator[AskedTurn]:
     by_turn = {turn: list(group) for turn, group in groupby(outcomes, attrgetter("turn"))}
     for number, past in stored.asked.items():
-        reply: Mapping[str, Any] = past.kept["reply"] if past.kept else {}
+        reply = past.reply
         mine = [outcome for outcome in past.outcomes if outcome.get("key") == past.key]
         yield AskedTurn(
             id=stored.id,
@@ -191,9 +193,10 @@ def _turn_costs(target: ManifestTarget, past: TurnHistory) -> TurnCosts:
     prices = target.prices if past.kept is None else prices_of(target, past.kept) or target.prices
     if prices is None:
         return TurnCosts(possibly_paid_unbounded=past.possibly_paid)
-    cost = attempt_cost(target, past.kept)
+    costs = [attempt_cost(target, record) for record in past.replied]
+    cost = None if None in costs else sum_known(costs)
     source = None if cost is None or past.kept is None else price_source(target, past.kept)
-    others = [_attempt_cost(record, past, target) for record in _attempt_records(past) if record is not past.kept]
+    others = [_attempt_cost(record, past, target) for record in _attempt_records(past) if not _is_kept(record, past)]
     failed = sum_known(other.cost for other in others)
     bounds = [other.bound for other in others if other.is_possibly_paid and other.cost is None]
     bound = None if None in bounds else sum_known(bounds)
@@ -201,11 +204,15 @@ def _turn_costs(target: ManifestTarget, past: TurnHistory) -> TurnCosts:
         cost=to_float(cost),
         currency=None if cost is None and failed is None and bound is None else prices.currency,
         price_source=source,
-        cache_saving=None if past.kept is None else to_float(cache_saving(target, past.kept)),
+        cache_saving=to_float(sum_known(cache_saving(target, record) for record in past.replied)),
         failed_cost=to_float(failed),
         possibly_paid_bound=to_float(bound),
         possibly_paid_unbounded=bounds.count(None),
     )
+
+
+def _is_kept(record: Mapping[str, Any], past: TurnHistory) -> bool:
+    return any(record is kept for kept in past.replied)
 
 
 def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, target: ManifestTarget) -> AttemptCost:
@@ -228,7 +235,7 @@ def _attempt_records(past: TurnHistory) -> list[dict[str, Any]]:
 
 
 def _turn_error(past: TurnHistory, reply: Mapping[str, Any]) -> TurnError:
-    if past.status == "skipped":
+    if past.status in ("skipped", "ok"):
         return TurnError(None, past.reason)
     if past.status not in (None, "error"):
         return TurnError()
@@ -278,6 +285,7 @@ def _attempt(
         costs=costs,
         currency=None if prices is None or (costs.cost is None and costs.bound is None) else prices.currency,
         started_at=record["at"] if record["kind"] == "intent" else record.get("started_at"),
+        is_kept=_is_kept(record, past),
     )
 
 

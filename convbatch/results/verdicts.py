@@ -261,11 +261,12 @@ def _no_reply_verdict(turns: Iterable[tuple[int, TurnHistory]]) -> Verdict | Non
 def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int | None) -> CheckInput:
     """Collect the replies of these turns, which all have one, for the checks on `turn`."""
     kept = [result.turns[number].kept or {} for number in numbers]
-    replies: list[Mapping[str, Any]] = [record["reply"] for record in kept]
+    replies = [result.turns[number].reply for number in numbers]
     last = result.dialogue.turns[numbers[-1] - 1]
     status = result.turns[numbers[-1]].status
     assert status is not None
-    amount = _total(attempt_cost(result.recorded, record) for record in kept)
+    replied = [record for number in numbers for record in result.turns[number].replied]
+    amount = _total(attempt_cost(result.recorded, record) for record in replied)
     prices = prices_of(result.recorded, kept[-1])
     return CheckInput(
         dialogue=result.dialogue,

@@ -67,6 +67,14 @@ def failed(cls: str, attempt: int = 1, **where: Any) -> dict[str, Any]:
     return {**head, "started_at": 1.0, "error": {"kind": "server_error", "message": "boom"}}
 
 
+def step(number: int, attempt: int, *, goes_on: bool = False, **reply: Any) -> dict[str, Any]:
+    """Return the record of a reply to a step, with its keys in the order of the writer."""
+    record = replied(attempt, finish="tool_call" if goes_on else "stop")
+    record["reply"] |= reply
+    head = {name: record[name] for name in ("kind", *ident(), "attempt", "role")}
+    return {**head, "step": number, **record, **({"continues": True} if goes_on else {})}
+
+
 def ended(status: str, reason: str | None = None, **where: Any) -> dict[str, Any]:
     return {"kind": "turn", **ident(**where), "status": status, **({} if reason is None else {"reason": reason})}
 
@@ -130,6 +138,10 @@ STATES: dict[str, tuple[list[dict[str, Any]], str | None, int, int]] = {
     "skipped, then answered": ([ended("skipped"), intent(key=B), replied(key=B), ended("ok", key=B)], "ok", 1, 0),
     "reused from another run": ([{**replied(0), "reused_from": "r"}, ended("ok")], "ok", 0, 0),
     "a reply, then a further intent": ([intent(), replied(), intent(2)], "ok", 2, 1),
+    "a step that the turn goes on from": ([intent(), step(1, 1, goes_on=True)], None, 1, 0),
+    "killed in the second step": ([intent(), step(1, 1, goes_on=True), intent(2)], None, 2, 1),
+    "two steps": ([intent(), step(1, 1, goes_on=True), intent(2), step(2, 2), ended("ok")], "ok", 2, 0),
+    "steps of another key": ([intent(), step(1, 1, goes_on=True), intent(2, key=B)], None, 2, 1),
     "a reply to another key": ([intent(), replied(), ended("ok"), intent(2, key=B)], None, 2, 1),
 }  # fmt: skip
 
@@ -184,6 +196,33 @@ def test_a_turn_stores_its_reply_with_the_body_and_its_last_failure() -> None:
 
 def test_a_reply_to_an_earlier_key_is_not_used_for_the_new_key() -> None:
     assert fold(intent(), replied(), ended("ok"), intent(2, key=B), failed("final", 2, key=B)).kept is None
+
+
+def test_the_reply_of_a_turn_is_made_of_its_steps() -> None:
+    first = {"thought": "Look it up.", "tool_calls": [{"id": None, "name": "f", "arguments": {}}]}
+    first["usage"] = {"source": "reported", "input_tokens": 10, "output_tokens": 5, "consistent": True}
+    last = {"text": "Done.", "thought": "Now I know.", "usage": {**first["usage"], "cached_input_tokens": 8}}
+    history = fold(intent(), step(1, 1, goes_on=True, **first), failed("refused", 2), step(2, 3, **last), ended("ok"))
+    assert history.finished(A)
+    assert history.reply == {
+        "finish_reason": "stop", "text": "Done.", "thought": "Look it up.\n\nNow I know.",
+        "tool_calls": first["tool_calls"],
+        "usage": {"source": "reported", "input_tokens": 20, "output_tokens": 10, "consistent": True},
+    }  # fmt: skip
+    assert [record["attempt"] for record in history.replied] == [1, 3]
+
+
+def test_a_turn_whose_first_step_was_lost_by_damage_is_asked_again() -> None:
+    history = fold(intent(2), step(2, 2), ended("ok"))
+    assert (history.status, history.finished(A), history.steps) == ("ok", False, [])
+    again = [intent(3), step(1, 3, goes_on=True), intent(4), step(2, 4), ended("ok")]
+    assert fold(intent(2), step(2, 2), ended("ok"), *again).finished(A)
+
+
+def test_a_step_that_was_asked_again_replaces_the_former_one_and_what_followed() -> None:
+    two = [step(1, 1, goes_on=True), step(2, 2, goes_on=True)]
+    history = fold(*two, step(1, 3, goes_on=True))
+    assert [record["attempt"] for record in history.steps] == [3]
 
 
 def test_the_reason_of_a_skip_and_the_source_of_a_reuse_are_read() -> None:
