@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.console import tables
 from convbatch.console.text import printable
@@ -20,7 +20,7 @@ from convbatch.pricing import display_amount, exact
 from convbatch.results.cache import read_with_verdicts
 from convbatch.results.filters import Filters, Matcher
 from convbatch.results.run import Run, load
-from convbatch.results.several import DialogueReader, Only, matched_dialogues, target_names
+from convbatch.results.several import Codec, DialogueReader, Only, matched_dialogues, target_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,18 +154,38 @@ class _TranscriptColumn(NamedTuple):
     def verdicts_on(self, turn: int | None) -> list[_Verdict]:
         return [verdict for verdict in self.verdicts if verdict.turn == turn]
 
+    def to_plain(self) -> list[Any]:
+        """Return it as a JSON value."""
+        turns, verdicts = map(list, self.turns.values()), map(list, self.verdicts)
+        return [self.order, self.target, self.name, [*turns], [*verdicts], self.matches]
+
+    @classmethod
+    def from_plain(cls, plain: list[Any]) -> _TranscriptColumn:
+        """Read what `to_plain` returned."""
+        order, target, name, rows, verdicts, matches = plain
+        turns = [_TurnRow(*row) for row in rows]
+        by_turn = {turn.turn: turn for turn in turns}
+        return cls(tuple(order), target, name, by_turn, [_Verdict(*verdict) for verdict in verdicts], matches)
+
 
 def _transcripts(
     runs: Sequence[Run], dialogue_id: str | None, matcher: Matcher
 ) -> Iterator[tuple[Dialogue, list[_TranscriptColumn]]]:
     """Yield each dialogue, or the named one, with the replies to it in all runs."""
     names = target_names(runs)
+    if dialogue_id is not None:
+        yield _one_transcript(runs, dialogue_id, names, matcher)
+        return
+    codec = Codec[list[_TranscriptColumn]](
+        lambda columns: [column.to_plain() for column in columns],
+        lambda plain: [_TranscriptColumn.from_plain(column) for column in plain],
+    )
     readers = [
-        DialogueReader(partial(_columns, run, number, names[number], matcher)) for number, run in enumerate(runs)
+        DialogueReader(partial(_columns, run, number, names[number], matcher), codec) for number, run in enumerate(runs)
     ]
-    scripts = [DialogueReader(partial(_scripts, run)) for run in runs]
-    wanted = matched_dialogues(runs) if dialogue_id is None else [(dialogue_id, _indexes_of(runs, dialogue_id))]
-    for _, indexes in wanted:
+    of_scripts = Codec(Dialogue.to_plain, Dialogue.from_plain)
+    scripts = [DialogueReader(partial(read_copy, run.folder.dataset), of_scripts) for run in runs]
+    for _, indexes in matched_dialogues(runs):
         first = next(number for number, index in enumerate(indexes) if index is not None)
         dialogue = scripts[first].find(indexes[first])
         found = [reader.find(index) or [] for reader, index in zip(readers, indexes, strict=True)]
@@ -173,12 +193,22 @@ def _transcripts(
             yield dialogue, sorted(chain.from_iterable(found), key=attrgetter("order"))
 
 
-def _scripts(run: Run, only: Only) -> Iterator[tuple[int, Dialogue]]:
-    return (pair for pair in read_copy(run.folder.dataset) if only is None or pair[0] == only[1])
+def _one_transcript(
+    runs: Sequence[Run], dialogue_id: str, names: Sequence[Sequence[str]], matcher: Matcher
+) -> tuple[Dialogue, list[_TranscriptColumn]]:
+    """Return the named dialogue with the replies to it in all runs; reads only its rows."""
+    found = _places_of(runs, dialogue_id)
+    columns: list[_TranscriptColumn] = []
+    for number, (run, place) in enumerate(zip(runs, found, strict=True)):
+        if place is not None:
+            only = ("dialogue_index", place[0])
+            columns += chain.from_iterable(each for _, each in _columns(run, number, names[number], matcher, only))
+    dialogue = next(place[1] for place in found if place is not None)
+    return dialogue, sorted(columns, key=attrgetter("order"))
 
 
 def _columns(
-    run: Run, place: int, names: Sequence[str], matcher: Matcher, only: Only
+    run: Run, place: int, names: Sequence[str], matcher: Matcher, only: Only = None
 ) -> Iterator[tuple[int, list[_TranscriptColumn]]]:
     """Yield the replies of a run to each dialogue, in table order."""
     mask = matcher.mask(run, only=only)
@@ -202,26 +232,26 @@ def _columns(
         yield index, columns
 
 
-def _indexes_of(runs: Sequence[Run], dialogue_id: str) -> list[int | None]:
-    """Return the index of the dialogue in each run.
+def _places_of(runs: Sequence[Run], dialogue_id: str) -> list[tuple[int, Dialogue] | None]:
+    """Return the dialogue and its index in each run, None where a run lacks it.
 
     Raises:
         SetupError: No run has it.
     """
     names: list[str] = []
-    indexes = [_index_of(run, dialogue_id, names) for run in runs]
-    if any(index is not None for index in indexes):
-        return indexes
+    places = [_place_of(run, dialogue_id, names) for run in runs]
+    if any(place is not None for place in places):
+        return places
     close = nearest(dialogue_id, names)
     examples = "in this run: " + ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")
     hint = examples if close is None else f"did you mean {close!r}? {examples}"
     raise SetupError(f"no dialogue {dialogue_id!r} in this run, and no run of this name", hint=hint)
 
 
-def _index_of(run: Run, dialogue_id: str, names: list[str]) -> int | None:
+def _place_of(run: Run, dialogue_id: str, names: list[str]) -> tuple[int, Dialogue] | None:
     for index, dialogue in read_copy(run.folder.dataset):
         if dialogue.id == dialogue_id:
-            return index
+            return index, dialogue
         if len(names) < _NAMES_KEPT:
             names.append(dialogue.id)
     return None

@@ -260,7 +260,8 @@ def wrap(text: Text, width: int, whole: int = WHOLE_WORD, words: re.Pattern[str]
     """Return a text as lines of at most this width, broken between words; inside a word only if it is above `whole`."""
     lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
-        for part in line.divide(breaks(line.plain, width, whole, words, cell_len)):
+        fits = cell_len(line.plain) <= width
+        for part in [line] if fits else line.divide(breaks(line.plain, width, whole, words, cell_len)):
             part.rstrip()
             lines.append(part)
     return lines

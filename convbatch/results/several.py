@@ -1,15 +1,20 @@
 """Several runs read in step: their dialogues are matched by id, in the order of the first run, then of the others.
 
-Of the first run nothing is kept, of the others the ids. A run in another order is read again for each dialogue that was
-passed over, one row group at a time.
+Of the first run nothing is kept, of the others the ids. A run in another order is read once more, into a temporary
+file in which each dialogue is then found by its position: one number of memory a dialogue.
 """
 
 from __future__ import annotations
 
+import tempfile
+import weakref
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Generic, TypeAlias, TypeVar
+from typing import IO, Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+import orjson
 
 from convbatch.errors import SetupError
 from convbatch.results.parquet import read_rows
@@ -18,6 +23,14 @@ from convbatch.results.run import Run
 T = TypeVar("T")
 Only: TypeAlias = tuple[str, int] | None
 """An argument of `read_rows`: the rows of one dialogue."""
+
+
+class Codec(NamedTuple, Generic[T]):
+    """How a value is written to the temporary file, and read from it."""
+
+    to_plain: Callable[[T], Any]
+    """Returns a JSON value; values that it cannot hold must not be in there."""
+    from_plain: Callable[[Any], T]
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
@@ -55,28 +68,65 @@ def matched_dialogues(runs: Sequence[Run]) -> Iterator[tuple[str, list[int | Non
 
 
 class DialogueReader(Generic[T]):
-    """What a run has on a dialogue; dialogues that are asked for in the order of the run are read in one pass.
+    """What a run has on a dialogue; at most two passes over the run, in whatever order dialogues are asked for.
 
     Args:
-        read: Yields the index and the value of each dialogue in order, or of a single one.
+        read: Yields the index and the value of each dialogue, in order.
+        codec: For a run whose dialogues are asked for in another order.
     """
 
-    def __init__(self, read: Callable[[Only], Iterator[tuple[int, T]]]) -> None:
+    def __init__(self, read: Callable[[], Iterator[tuple[int, T]]], codec: Codec[T]) -> None:
         self._read = read
-        self._stream = read(None)
+        self._codec = codec
+        self._stream = read()
         self._due = next(self._stream, None)
+        self._passed = -1
+        """Index of the last dialogue that the stream has left behind."""
+        self._spool: _Spool[T] | None = None
 
     def find(self, index: int | None) -> T | None:
         """Return the value of the dialogue with this index; None where there is none."""
         if index is None:
             return None
+        if self._spool is None and index <= self._passed:
+            self._spool = _Spool(self._read(), self._codec)
+        if self._spool is not None:
+            return self._spool.find(index)
         while self._due is not None and self._due[0] < index:
-            self._due = next(self._stream, None)
+            self._advance()
         if self._due is None or self._due[0] > index:
-            return next((value for _, value in self._read(("dialogue_index", index))), None)
+            return None
         found = self._due[1]
-        self._due = next(self._stream, None)
+        self._advance()
         return found
+
+    def _advance(self) -> None:
+        if self._due is not None:
+            self._passed = self._due[0]
+        self._due = next(self._stream, None)
+
+
+class _Spool(Generic[T]):
+    """Values of dialogues in a file without a name, one a line."""
+
+    def __init__(self, values: Iterator[tuple[int, T]], codec: Codec[T]) -> None:
+        self._from_plain = codec.from_plain
+        self._starts = array("q")
+        """Position of each dialogue's line, by index; -1 where a dialogue has no value."""
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="convbatch-")  # noqa: SIM115  # closed with this
+        weakref.finalize(self, self._file.close)
+        end = 0
+        for index, value in values:
+            self._starts.extend([-1] * (index + 1 - len(self._starts)))
+            self._starts[index] = end
+            end += self._file.write(orjson.dumps(codec.to_plain(value), option=orjson.OPT_APPEND_NEWLINE))
+
+    def find(self, index: int) -> T | None:
+        start = self._starts[index] if index < len(self._starts) else -1
+        if start < 0:
+            return None
+        self._file.seek(start)
+        return self._from_plain(orjson.loads(self._file.readline()))
 
 
 def _ids(run: Run) -> Iterator[tuple[str, int]]:

@@ -16,7 +16,7 @@ from convbatch.results.filters import Filters, Matcher
 from convbatch.results.parquet import Rows
 from convbatch.results.rows import StoredVerdict
 from convbatch.results.run import Run
-from convbatch.results.several import DialogueReader, Only, matched_dialogues, target_names
+from convbatch.results.several import Codec, DialogueReader, matched_dialogues, target_names
 from convbatch.results.verdicts import sum_verdicts
 
 OF_VERDICTS = frozenset({"passed", "score"})
@@ -46,6 +46,20 @@ class _DialogueCells:
         self.matching: set[_Place] = set()
         """Rows in which a turn matches the filters."""
 
+    def to_plain(self) -> list[list[Any]]:
+        """Return it as a JSON value."""
+        cells = [[*place, name, *cell] for place, of_row in self.cells.items() for name, cell in of_row.items()]
+        return [cells, [[*place] for place in self.matching]]
+
+    @classmethod
+    def from_plain(cls, plain: list[list[Any]]) -> _DialogueCells:
+        """Read what `to_plain` returned."""
+        found = cls()
+        for number, turn, name, *cell in plain[0]:
+            found.cells[number, turn][name] = Cell(*cell)
+        found.matching.update((number, turn) for number, turn in plain[1])
+        return found
+
 
 def wide_columns(runs: Sequence[Run], value: str) -> list[Column]:
     """Return the columns of a wide table: the keys, and the targets.
@@ -74,7 +88,8 @@ def wide_cells(
     runs: Sequence[Run], value: str, matcher: Matcher | None = None
 ) -> Iterator[tuple[tuple[str, int, int | None], list[Cell | None]]]:
     """Yield the keys of each row and its cells; of filtered rows those in which a turn of any target matches."""
-    readers = [DialogueReader(partial(_read, run, value, matcher)) for run in runs]
+    codec = Codec(_DialogueCells.to_plain, _DialogueCells.from_plain)
+    readers = [DialogueReader(partial(_read, run, value, matcher), codec) for run in runs]
     for name, indexes in matched_dialogues(runs):
         found = [reader.find(index) for reader, index in zip(readers, indexes, strict=True)]
         places = {place for each in found if each is not None for place in each.matching}
@@ -84,14 +99,14 @@ def wide_cells(
             yield (name, *place), cells
 
 
-def _read(run: Run, value: str, matcher: Matcher | None, only: Only) -> Iterator[tuple[int, _DialogueCells]]:
-    """Yield the cells of every dialogue of a run, or of one."""
+def _read(run: Run, value: str, matcher: Matcher | None) -> Iterator[tuple[int, _DialogueCells]]:
+    """Yield the cells of every dialogue of a run."""
     judged = value in OF_VERDICTS
     names = _HEAD if judged else (*_HEAD, value, "currency") if value == "cost" else (*_HEAD, value)
     matcher = matcher or Matcher(Filters())
-    mask, wants_check = matcher.mask(run, only=only), matcher.filters.wants_check
+    mask, wants_check = matcher.mask(run), matcher.filters.wants_check
     of_verdicts = (*StoredVerdict._fields, "check", "kind")
-    conversations = read_with_verdicts(run.turns_path, names, of_verdicts, only=only)
+    conversations = read_with_verdicts(run.turns_path, names, of_verdicts)
     for index, group in groupby(conversations, key=lambda pair: pair[0][0][0]):
         found = _DialogueCells()
         for rows, verdicts in group:
