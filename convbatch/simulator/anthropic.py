@@ -14,14 +14,18 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
+from convbatch.simulator.limits import Dimension
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply, history_sha
+from convbatch.simulator.schemas import anthropic_problem
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
+    LeftOver,
     ReplySpec,
     Route,
     WordedHint,
@@ -56,6 +60,7 @@ _MISSING = (
     "message must start with a thinking block (preceeding the lastmost set of `tool_use` and `tool_result` blocks)."
 )
 _REFUSAL = {"type": "refusal", "category": "cyber", "explanation": "The request could enable cyber harm."}
+_LIMITED: dict[Dimension, tuple[str, ...]] = {"requests": ("requests",), "tokens": ("tokens", "input-tokens")}
 _EVENT_TYPE = re.compile(rb'\{"type": ?"([a-z_]+)"')
 
 
@@ -128,6 +133,10 @@ def _thinking(value: object) -> str | None:
     return None
 
 
+def _tier(value: object) -> str | None:
+    return None if value in ("auto", "standard_only") else "Input should be 'auto' or 'standard_only'"
+
+
 def _any(value: object) -> None:
     del value
 
@@ -146,7 +155,7 @@ _PARAMETERS: dict[str, Callable[[object], str | None]] = {
     "output_config": _output_config,
     "cache_control": _cache,
     "metadata": _is("dictionary", dict),
-    "service_tier": _is("string", str),
+    "service_tier": _tier,
     "tools": _is("list", list),
     "tool_choice": _is("dictionary", dict),
     **dict.fromkeys(_ANY_FIELDS, _any),
@@ -192,7 +201,6 @@ class AnthropicWire:
     name = "anthropic"
     content_type = "application/json"
     counts_output_at_admission = False
-    sends_limit_headers = False
     request_id_header: str | None = "request-id"
     usage_key = "usage"
     text_key = "text"
@@ -216,12 +224,14 @@ class AnthropicWire:
             thinking=thinking.get("type") != "disabled",
             show_thoughts=thinking.get("display", "summarized" if thinking.get("type") == "enabled" else "omitted")
             == "summarized",
+            schema=_schema(as_object(fields.get("output_config")) or {}),
         )
         return ReplySpec(
             parsed=parsed,
             form="sse" if fields.get("stream") else "whole",
             cache_ttl=None if cache is None else cache.get("ttl", "5m"),
             marks_system=any("cache_control" in block for block in as_list(fields.get("system")) or ()),
+            tier="standard",
         )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
@@ -273,10 +283,22 @@ class AnthropicWire:
         limit = f"{60 if hint is None else hint.limit:,}"
         message = words.format(model=cause.model, what=what, window=window, limit=limit)
         message = message if cause.message is None else _anthropics_words(cause.message)
-        error = {"type": type_, "message": message + worded.text}
-        return ApiError(
-            status=cause.status or status, body={"type": "error", "error": error}, headers=dict(worded.headers)
-        )
+        body: dict[str, Any] = {"type": "error", "error": {"type": type_, "message": message + worded.text}}
+        if cause.request_id is not None:
+            body["request_id"] = cause.request_id
+        return ApiError(status=cause.status or status, body=body, headers=dict(worded.headers))
+
+    def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
+        """See `wire.Wire`; the limit on tokens is one of input tokens."""
+        headers: dict[str, str] = {}
+        for dimension, names in _LIMITED.items():
+            for name in names if dimension in left.amounts else ():
+                remaining, limit = left.amounts[dimension]
+                full_at = datetime.fromtimestamp(now + left.until_full_s(dimension), UTC)
+                headers[f"anthropic-ratelimit-{name}-limit"] = str(limit)
+                headers[f"anthropic-ratelimit-{name}-remaining"] = str(remaining)
+                headers[f"anthropic-ratelimit-{name}-reset"] = f"{full_at:%Y-%m-%dT%H:%M:%SZ}"
+        return headers
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
         """See `wire.Wire`."""
@@ -416,6 +438,15 @@ def _text(block: dict[str, Any], where: str) -> str:
     return block["text"]
 
 
+def _schema(config: dict[str, Any]) -> Mapping[str, Any] | None:
+    form = as_object(config.get("format"))
+    if form is None:
+        return None
+    if (wrong := anthropic_problem(form["schema"])) is not None:
+        refuse("bad_request", f"output_config.format.schema: {wrong}", field="output_config")
+    return form["schema"]
+
+
 class _Seal(NamedTuple):
     """What the signature of a thinking block contains."""
 
@@ -501,7 +532,7 @@ def _usage(reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
             "ephemeral_1h_input_tokens": written if is_hour else 0,
         },
         "output_tokens": reply.output_tokens,
-        "service_tier": "standard",
+        "service_tier": reply_spec.tier,
     }
     if reply.reasoning_tokens is not None:
         usage["output_tokens_details"] = {"thinking_tokens": reply.reasoning_tokens}

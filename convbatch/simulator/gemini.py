@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
+from convbatch.simulator.schemas import google_problem
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
+    LeftOver,
     ReplySpec,
     Route,
     WordedHint,
@@ -24,7 +26,9 @@ from convbatch.simulator.wire import (
     as_object,
     encode,
     in_pieces,
+    log_probability,
     refuse,
+    tokens_of,
     word_hint,
 )
 
@@ -42,6 +46,12 @@ _CATEGORIES = {
     for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY", "JAILBREAK")
 }
 _THRESHOLDS = {"BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"}
+_SCHEMA_KEYWORDS = {
+    "type", "format", "title", "description", "nullable", "enum", "items", "minItems", "maxItems", "properties",
+    "required", "minProperties", "maxProperties", "minimum", "maximum", "minLength", "maxLength", "pattern", "example",
+    "anyOf", "propertyOrdering", "default", "additionalProperties", "defs", "ref",
+}  # fmt: skip
+_TIERS = ("unspecified", "flex", "standard", "priority")
 _LEVELS = {"minimal", "low", "medium", "high", "xhigh"}
 
 
@@ -149,7 +159,6 @@ class GeminiWire:
     name = "gemini"
     content_type = "application/json; charset=UTF-8"
     counts_output_at_admission = False
-    sends_limit_headers = False
     request_id_header: str | None = None
     usage_key = "usageMetadata"
     text_key = "text"
@@ -163,6 +172,7 @@ class GeminiWire:
             refuse("bad_request", "You can only set only one of thinking budget and thinking level.")
         _check_safety(fields.get("safetySettings", []))
         messages, replayed = _contents(fields.get("contents"))
+        schema = _schema(config)
         parsed = ParsedRequest(
             model=route.model or "",
             system=_system(fields.get("systemInstruction")),
@@ -172,8 +182,15 @@ class GeminiWire:
             stop=tuple(config.get("stopSequences", ())),
             thinking=thinking.get("thinkingBudget") != 0,
             show_thoughts=bool(thinking.get("includeThoughts", False)),
+            schema=schema,
+            is_bare=config.get("responseMimeType") == "text/x.enum",
         )
-        return ReplySpec(parsed=parsed, form=route.form)
+        return ReplySpec(
+            parsed=parsed,
+            form=route.form,
+            logprobs=config.get("logprobs", 0) if config.get("responseLogprobs") else None,
+            tier=_tier(fields.get("serviceTier")),
+        )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
         """See `wire.Wire`."""
@@ -181,8 +198,8 @@ class GeminiWire:
         if reply.finish == "prompt_blocked":
             body["promptFeedback"] = {"blockReason": "SAFETY", "safetyRatings": _DANGER}
         elif reply.finish != "nothing":
-            body["candidates"] = [_candidate(reply, _parts(reply))]
-        body[self.usage_key] = _usage(reply)
+            body["candidates"] = [_candidate(reply_spec, reply, _parts(reply))]
+        body[self.usage_key] = _usage(reply_spec, reply)
         if reply_spec.parsed.model == "sim-seed":
             # The reply on the page came through a gateway, which writes null where Google omits a field.
             body["candidates"][0]["safetyRatings"] = None
@@ -200,8 +217,8 @@ class GeminiWire:
         if reply.signature is not None:
             last["thoughtSignature"] = reply.signature
         # As at Google, the last event has finishReason and usage, and a part with empty text.
-        ending = {"candidates": [_candidate(reply, [last] if parts or reply.signature else [])]}
-        ending[self.usage_key] = _usage(reply)  # pyright: ignore[reportArgumentType]  # a JSON object of mixed values
+        ending = {"candidates": [_candidate(reply_spec, reply, [last] if parts or reply.signature else [])]}
+        ending[self.usage_key] = _usage(reply_spec, reply)  # pyright: ignore[reportArgumentType]  # a JSON object of mixed values
         return [_named(event, reply_spec, reply) for event in [*events, ending]]
 
     def frame(self, reply_spec: ReplySpec, events: list[bytes]) -> list[bytes]:
@@ -228,6 +245,11 @@ class GeminiWire:
         return ApiError(
             status=status, body=[body] if route and route.form == "array" else body, headers=dict(worded.headers)
         )
+
+    def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
+        """See `wire.Wire`; Google sends none."""
+        del left, now
+        return {}
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
         """See `wire.Wire`."""
@@ -301,6 +323,43 @@ def _check_safety(value: Any) -> None:
         fields = _object(item, where, {"category", "threshold", "method"})
         if fields.get("category") not in _CATEGORIES or fields.get("threshold") not in _THRESHOLDS:
             refuse("bad_request", f"Invalid value at '{where}' (TYPE_ENUM), {encode(item).decode()}", field=where)
+
+
+def _tier(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value.lower() in _TIERS):
+        return {None: None, "unspecified": "standard"}.get(value, str(value).lower())
+    refuse("bad_request", f"Invalid value at 'service_tier' (TYPE_ENUM), {encode(value).decode()}",
+           field="service_tier")  # fmt: skip
+
+
+def _schema(config: dict[str, Any]) -> Mapping[str, Any] | None:
+    """Return the schema of a reply, {} for JSON of any form; an OpenAPI schema may have the API's own keywords only."""
+    if "responseSchema" in config and "responseJsonSchema" in config:
+        refuse("bad_request", "Only one of response_schema and response_json_schema may be set.",
+               field="generation_config")  # fmt: skip
+    plain = config.get("responseSchema")
+    if plain is not None:
+        return _openapi(plain, "generation_config.response_schema")
+    schema = config.get("responseJsonSchema")
+    if schema is not None and (wrong := google_problem(schema)) is not None:
+        refuse("bad_request", wrong, field="generation_config.response_json_schema")
+    return {} if schema is None and config.get("responseMimeType") == "application/json" else schema
+
+
+def _openapi(value: Any, where: str) -> dict[str, Any]:
+    """Return an OpenAPI schema as JSON Schema; refuses an unknown keyword as protobuf's parser does."""
+    fields = _object(value, where, _SCHEMA_KEYWORDS)
+    schema: dict[str, Any] = {**fields, **({"type": fields["type"].lower()} if "type" in fields else {})}
+    if "properties" in fields:
+        parts = as_object(fields["properties"]) or {}
+        schema["properties"] = {name: _openapi(part, f"{where}.properties[0].value") for name, part in parts.items()}
+    if "items" in fields:
+        schema["items"] = _openapi(fields["items"], f"{where}.items")
+    if "anyOf" in fields:
+        parts = as_list(fields["anyOf"]) or ()
+        schema["anyOf"] = [_openapi(part, f"{where}.any_of[{at}]") for at, part in enumerate(parts)]
+    counts = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+    return {**schema, **{key: int(schema[key]) for key in counts if key in schema}}  # int64: digits in a string, too
 
 
 def _system(value: Any) -> str:
@@ -399,7 +458,7 @@ def _parts(reply: SimulatedReply) -> list[dict[str, Any]]:
     return parts
 
 
-def _candidate(reply: SimulatedReply, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _candidate(reply_spec: ReplySpec, reply: SimulatedReply, parts: list[dict[str, Any]]) -> dict[str, Any]:
     candidate: dict[str, Any] = {}
     if reply.finish != "output_blocked":
         candidate["content"] = {"parts": parts, "role": "model"} if parts else {"role": "model"}
@@ -407,10 +466,30 @@ def _candidate(reply: SimulatedReply, parts: list[dict[str, Any]]) -> dict[str, 
     candidate["index"] = 0
     if reply.finish == "output_blocked":
         candidate["safetyRatings"] = _DANGER
+    elif reply_spec.logprobs is not None and reply.text:
+        candidate |= _logprobs(reply.text, reply_spec.logprobs)
     return candidate
 
 
-def _usage(reply: SimulatedReply) -> dict[str, Any]:
+def _logprobs(text: str, alternatives: int) -> dict[str, Any]:
+    tokens = [token for piece in in_pieces(text) for token in tokens_of(piece)]
+    chosen = [_token(token, at) for at, token in enumerate(tokens)]
+    result: dict[str, Any] = {"chosenCandidates": chosen}
+    if alternatives:
+        result["topCandidates"] = [
+            {"candidates": [_token(f"{token}{other or ''}", at) for other in range(alternatives)]}
+            for at, token in enumerate(tokens)
+        ]
+    mean = sum(token["logProbability"] for token in chosen) / len(chosen)
+    return {"avgLogprobs": mean, "logprobsResult": result}
+
+
+def _token(token: str, place: int) -> dict[str, Any]:
+    number = int.from_bytes(hashlib.sha256(token.encode("utf-8", "replace")).digest()[:2])
+    return {"token": token, "tokenId": number, "logProbability": log_probability(token, place)}
+
+
+def _usage(reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
     """Return usage as Google does: zero counts are omitted, the candidates' count excludes thoughts."""
     usage: dict[str, Any] = {"promptTokenCount": reply.input_tokens}
     if reply.visible_tokens:
@@ -419,6 +498,8 @@ def _usage(reply: SimulatedReply) -> dict[str, Any]:
     if reply.reasoning_tokens is not None:
         usage["thoughtsTokenCount"] = reply.reasoning_tokens
     usage["promptTokensDetails"] = [{"modality": "TEXT", "tokenCount": reply.input_tokens}]
+    if reply_spec.tier is not None:
+        usage["serviceTier"] = reply_spec.tier
     return usage
 
 

@@ -11,17 +11,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
+from convbatch.simulator.schemas import strict_problem
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
+    LeftOver,
     ReplySpec,
     Route,
     WordedHint,
     as_list,
     as_object,
     encode,
+    go_duration,
     in_pieces,
+    log_probability,
     refuse,
+    tokens_of,
     word_hint,
 )
 
@@ -36,6 +41,7 @@ _MESSAGE = {
 }  # fmt: skip
 """OpenAI's own fields, and those that compatible vendors expect back."""
 _EFFORTS = {"none", "minimal", "low", "medium", "high", "xhigh", "max"}
+TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
 
 def _number(low: float, high: float) -> Callable[[object], bool]:
@@ -89,9 +95,10 @@ _PARAMETERS: dict[str, Callable[[object], bool]] = {
     "parallel_tool_calls": _bool,
     "metadata": _object_like,
     "store": _bool,
+    "service_tier": lambda value: value in TIERS,
     **dict.fromkeys(
         (
-            "tools", "tool_choice", "functions", "function_call", "modalities", "audio", "service_tier", "user",
+            "tools", "tool_choice", "functions", "function_call", "modalities", "audio", "user",
             "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "prediction", "web_search_options",
         ),
         _any,
@@ -159,7 +166,6 @@ class OpenAIWire:
     name = "openai"
     content_type = "application/json"
     counts_output_at_admission = True
-    sends_limit_headers = True
     request_id_header: str | None = "x-request-id"
     usage_key = "usage"
     text_key = "content"
@@ -178,12 +184,15 @@ class OpenAIWire:
             max_output_tokens=fields.get("max_completion_tokens", fields.get("max_tokens")),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             thinking=fields.get("reasoning_effort") != "none",
+            schema=_schema(fields.get("response_format")),
         )
         options = fields.get("stream_options") or {}
         return ReplySpec(
             parsed=parsed,
             form="sse" if fields.get("stream") else "whole",
             usage_in_stream=bool(options.get("include_usage")),
+            logprobs=fields.get("top_logprobs", 0) if fields.get("logprobs") else None,
+            tier=served_tier(fields.get("service_tier")),
         )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
@@ -195,12 +204,18 @@ class OpenAIWire:
             message["reasoning_content"] = reply.thought
         if reply.signature is not None:
             message["extra_content"] = _signed(reply.signature)
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH.get(reply.finish, "stop")}
+        content = in_pieces(reply.text) if message["content"] else list[str]()
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": _logprobs(reply_spec, content, 0),
+            "finish_reason": _FINISH.get(reply.finish, "stop"),
+        }
         return {
             **_head(reply_spec, reply, "chat.completion"),
             "choices": [] if reply.finish == "nothing" else [choice],
             "usage": _usage(reply),
-            "service_tier": "default",
+            "service_tier": reply_spec.tier,
             "system_fingerprint": None,
         }
 
@@ -211,15 +226,19 @@ class OpenAIWire:
         deltas += [{"content": piece} for piece in in_pieces(reply.text)]
         if reply.finish == "output_blocked":
             deltas.append({"refusal": _REFUSAL})
-        last = {} if reply.signature is None else {"extra_content": _signed(reply.signature)}
+        last: dict[str, Any] = {} if reply.signature is None else {"extra_content": _signed(reply.signature)}
         finishes = [None] * len(deltas) + [_FINISH.get(reply.finish, "stop")]
         chunks: list[dict[str, Any]] = []
         if reply.finish != "nothing":
+            place = 0
             for delta, finish in zip([*deltas, last], finishes, strict=True):
-                choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+                text = delta.get("content")
+                logprobs = _logprobs(reply_spec, [text], place) if text else None
+                place += len(logprobs["content"]) if logprobs else 0
+                choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
                 chunks.append({**_head(reply_spec, reply, "chat.completion.chunk"), "choices": [choice]})
         for chunk in chunks:
-            chunk["service_tier"] = "default"
+            chunk["service_tier"] = reply_spec.tier
         if reply_spec.usage_in_stream:
             for chunk in chunks:
                 chunk["usage"] = None
@@ -249,6 +268,18 @@ class OpenAIWire:
             error["details"] = [info]
         return ApiError(status=cause.status or status, body={"error": error}, headers=dict(worded.headers))
 
+    def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
+        """See `wire.Wire`."""
+        del now
+        headers: dict[str, str] = {}
+        for dimension in ("requests", "tokens"):
+            if dimension in left.amounts:
+                remaining, limit = left.amounts[dimension]
+                headers[f"x-ratelimit-limit-{dimension}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{dimension}"] = str(remaining)
+                headers[f"x-ratelimit-reset-{dimension}"] = go_duration(left.until_full_s(dimension))
+        return headers
+
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
         """See `wire.Wire`."""
         del query
@@ -277,13 +308,71 @@ def _parameters(body: Any) -> dict[str, Any]:
         if not _PARAMETERS[name](value):
             refuse("bad_request", f"Invalid value for '{name}': {encode(value)[:100].decode(errors='replace')}.",
                    field=name)  # fmt: skip
+    _check_together(fields)
+    return fields
+
+
+def _check_together(fields: dict[str, Any]) -> None:
+    """Refuse parameters that need each other, or exclude each other."""
     if "max_tokens" in fields and "max_completion_tokens" in fields:
         message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         refuse("bad_request", message, field="max_tokens")
+    if "top_logprobs" in fields and not fields.get("logprobs"):
+        message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
+        refuse("bad_request", message, field="top_logprobs")
     if "stream_options" in fields and not fields.get("stream"):
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         refuse("bad_request", message, field="stream_options")
-    return fields
+
+
+def served_tier(asked: str | None) -> str:
+    """Return the tier that serves a request: what is asked for, by the name that the reply has for it."""
+    return {"auto": "default", None: "default", "fast": "priority"}.get(asked, str(asked))
+
+
+def strict_schema(form: Mapping[str, Any], parameter: str) -> Mapping[str, Any] | None:
+    """Return the schema of a `json_schema` format, {} for `json_object`; refuses what strict mode refuses.
+
+    Args:
+        form: With the keys `name`, `schema` and `strict`, or of another type.
+        parameter: The name of the format in messages.
+    """
+    if form.get("type") == "json_object":
+        return {}
+    if form.get("type") != "json_schema":
+        return None
+    schema = as_object(form.get("schema")) or {}
+    if form.get("strict") and (wrong := strict_problem(schema)) is not None:
+        message = f"Invalid schema for response_format '{form.get('name')}': {wrong}"
+        refuse("bad_request", message, field=parameter)
+    return schema
+
+
+def _schema(value: Any) -> Mapping[str, Any] | None:
+    form = as_object(value) or {}
+    inner = as_object(form.get("json_schema")) or {}
+    if form.get("type") == "json_schema" and not isinstance(inner.get("name"), str):
+        refuse("bad_request", "Missing required parameter: 'response_format.json_schema.name'.",
+               field="response_format.json_schema.name")  # fmt: skip
+    return strict_schema({**inner, "type": form.get("type")}, "response_format")
+
+
+def logprob_tokens(pieces: list[str], alternatives: int, place: int = 0) -> list[dict[str, Any]]:
+    """Return the log probabilities of the tokens of a text, in the form of both of OpenAI's protocols."""
+    return [
+        {**_token(token, at), "top_logprobs": [_token(f"{token}{other or ''}", at) for other in range(alternatives)]}
+        for at, token in enumerate((token for piece in pieces for token in tokens_of(piece)), place)
+    ]
+
+
+def _token(token: str, place: int) -> dict[str, Any]:
+    return {"token": token, "logprob": log_probability(token, place), "bytes": list(token.encode("utf-8", "replace"))}
+
+
+def _logprobs(reply_spec: ReplySpec, pieces: list[str], place: int) -> dict[str, Any] | None:
+    if reply_spec.logprobs is None:
+        return None
+    return {"content": logprob_tokens(pieces, reply_spec.logprobs, place), "refusal": None}
 
 
 def _messages(value: Any) -> tuple[str, tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:

@@ -32,12 +32,12 @@ from convbatch.simulator.routes import key_of, likely_wire, route
 from convbatch.simulator.wire import (
     ErrorCause,
     Hint,
+    LeftOver,
     RefusedRequest,
     ReplySpec,
     Route,
     encode,
     gateway_error,
-    go_duration,
     refuse,
 )
 
@@ -78,6 +78,7 @@ class Provider:
         latency_s: float | tuple[float, float] = 0.0,
         event_s: float = 0.0,
         gateway: bool = False,
+        served_tier: str | None = None,
         hidden_system: str = "",
         varies: bool = False,
         aliases: Mapping[str, str] | None = None,
@@ -94,6 +95,7 @@ class Provider:
             latency_s: Seconds before the first byte of a reply; drawn from a range, the same for the same history.
             event_s: Seconds between two events of a stream.
             gateway: Report errors as a new-api gateway in front of the provider does.
+            served_tier: The service tier that serves every request, whatever tier it asks for.
             hidden_system: Text silently put before every prompt: counted and billed, without effect on the reply.
             varies: Vary the wording each time the same history is sent, as at a temperature above 0.
             aliases: Additional model names, each with its simulated model.
@@ -112,6 +114,7 @@ class Provider:
         self._latency_s = latency_s if isinstance(latency_s, tuple) else (latency_s, latency_s)
         self._event_s = event_s
         self._gateway = gateway
+        self._served_tier = served_tier
         self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
         self._varies = varies
         self._answers: dict[tuple[str, str], int] = {}
@@ -297,14 +300,15 @@ class Provider:
             marks = reply_spec.marks_system
             cached = self._cache.use(reply_spec.parsed, marks_system=marks, now=now, reply_at=now + wait_s)
             reply_spec = replace(reply_spec, cached=cached)
+        if self._served_tier is not None:
+            reply_spec = replace(reply_spec, tier=self._served_tier)
         rule = arrival.fault
         shown = fault_actions.spoil_reply(rule, reply) if rule is not None and rule.action == "reply" else reply
         answer = self._worded(arrival, where, reply_spec, shown)
         answer.wait_s = wait_s
         if rule is not None:
             answer = fault_actions.spoil_answer(rule, answer, where.wire)
-        if self._gate is not None and where.wire.sends_limit_headers:
-            answer.headers.update(self._limit_headers(arrival, reply_spec, now))
+        answer.headers.update(self._limit_headers(arrival, now))
         return self._send(arrival, answer, None if rule is not None and fault_actions.asks_no_model(rule) else shown)
 
     def _worded(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, reply: SimulatedReply) -> Answer:
@@ -349,10 +353,14 @@ class Provider:
         reply: SimulatedReply | None = None,
     ) -> Answer:
         wire = arrival.route.wire if arrival.route is not None else likely_wire(arrival.path)
-        error = wire.api_error(arrival.route, cause, now)
+        headers = self._headers(arrival, wire.content_type)
+        request_id = None if wire.request_id_header is None else headers.get(wire.request_id_header)
+        error = wire.api_error(arrival.route, replace(cause, request_id=request_id), now)
         if self._gateway if shape is None else shape == "gateway":
             error = gateway_error(error, cause, _request_id(arrival))
-        headers = {**self._headers(arrival, wire.content_type), **error.headers}
+        elif cause.kind == "rate_limit":
+            headers |= self._limit_headers(arrival, now)
+        headers |= error.headers
         return self._send(
             arrival, Answer(status=error.status, headers=headers, pieces=[(0.0, encode(error.body))]), reply
         )
@@ -365,18 +373,11 @@ class Provider:
             headers[arrival.route.wire.request_id_header] = f"req_{arrival.seq:012d}"
         return headers
 
-    def _limit_headers(self, arrival: Arrival, reply_spec: ReplySpec, now: float) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        if self._gate is None:
-            return headers
-        for dimension, (left, limit) in self._gate.left(arrival.key, reply_spec.parsed.model, now).items():
-            if dimension == "day":
-                continue
-            window_s = self._gate.limits.window_s
-            headers[f"x-ratelimit-limit-{dimension}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{dimension}"] = str(left)
-            headers[f"x-ratelimit-reset-{dimension}"] = go_duration(round(window_s * (1 - left / limit), 3))
-        return headers
+    def _limit_headers(self, arrival: Arrival, now: float) -> dict[str, str]:
+        if self._gate is None or arrival.route is None or arrival.reply_spec is None:
+            return {}
+        amounts = self._gate.left(arrival.key, arrival.reply_spec.parsed.model, now)
+        return arrival.route.wire.limit_headers(LeftOver(amounts=amounts, window_s=self._gate.limits.window_s), now)
 
     def _send(
         self, arrival: Arrival, answer: Answer, reply: SimulatedReply | None = None, *, billed: bool | None = None

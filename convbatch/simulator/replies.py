@@ -19,6 +19,8 @@ from typing import Any, Literal, cast
 
 import orjson
 
+from convbatch.simulator import schemas
+
 Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing", "malformed", "unknown"]
 
 PER_MESSAGE_TOKENS = 4
@@ -66,6 +68,10 @@ class ParsedRequest:
     stop: tuple[str, ...] = ()
     thinking: bool = True
     show_thoughts: bool = True
+    schema: Mapping[str, Any] | None = None
+    """What a reply must fit, as JSON; an empty one asks for JSON of any form."""
+    is_bare: bool = False
+    """Whether the reply is a text of the schema without its quotes."""
 
     @property
     def user_texts(self) -> tuple[str, ...]:
@@ -253,7 +259,7 @@ class Actor:
     def answer(self, parsed: ParsedRequest, sha: str) -> SimulatedReply:
         """Return the reply to a history with the `history_sha` `sha`; the model must be known."""
         player = self.base_model(parsed.model) or ""
-        draft = _within_limits(_MODELS[player](self, parsed, sha), parsed)
+        draft = _within_limits(_in_form(_MODELS[player](self, parsed, sha), parsed), parsed)
         reply = SimulatedReply(
             text=draft.text,
             finish=draft.finish,
@@ -442,6 +448,17 @@ def _as_in_the_seed(reply: SimulatedReply) -> SimulatedReply:
         reasoning_tokens=178,
         reply_id="awNOaYKaHebfjMcP-dyd4Ao",
     )
+
+
+def _in_form(draft: _Draft, parsed: ParsedRequest) -> _Draft:
+    """Give a reply the form that the request asks for; a block or an empty reply stays as it is."""
+    if parsed.schema is None or draft.finish not in ("stop", "length") or not draft.text:
+        return draft
+    text = schemas.fit(parsed.schema, draft.text) if parsed.schema else schemas.as_json(draft.text)
+    if parsed.is_bare:
+        text = str(json.loads(text))
+    # A reply that stops short is cut as JSON, too.
+    return replace(draft, text=text[: len(text) // 2] if draft.finish == "length" else text)
 
 
 def _within_limits(draft: _Draft, parsed: ParsedRequest) -> _Draft:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from convbatch.simulator.openai import CREATED, OPENAI
+from convbatch.simulator.openai import CREATED, OPENAI, TIERS, logprob_tokens, served_tier, strict_schema
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
+    LeftOver,
     ReplySpec,
     Route,
     as_list,
@@ -29,6 +30,7 @@ from convbatch.simulator.wire import (
     encode,
     in_pieces,
     refuse,
+    tokens_of,
 )
 
 _REFUSAL = "I can't help with that."
@@ -69,6 +71,7 @@ _CODES = (
     ("Previous response with id", "previous_response_not_found"),
     ("The encrypted content", "invalid_encrypted_content"),
 )
+_LOGPROBS = "message.output_text.logprobs"
 _EVENT_TYPE = re.compile(rb'\{"type": ?"([a-z_.]+)"')
 
 
@@ -128,7 +131,7 @@ _PARAMETERS: dict[str, Callable[[object], bool]] = {
     "store": _is(bool),
     "metadata": _is(dict),
     "parallel_tool_calls": _is(bool),
-    "service_tier": lambda value: value in {"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"},
+    "service_tier": lambda value: value in (*TIERS, "ultrafast"),
     "truncation": lambda value: value in {"auto", "disabled"},
     "previous_response_id": _is(str),
     **dict.fromkeys(
@@ -148,7 +151,6 @@ class ResponsesWire:
     name = "responses"
     content_type = "application/json"
     counts_output_at_admission = True
-    sends_limit_headers = True
     request_id_header: str | None = "x-request-id"
     usage_key = "usage"
     text_key = "text"
@@ -168,8 +170,15 @@ class ResponsesWire:
             max_output_tokens=fields.get("max_output_tokens"),
             thinking=reasoning.get("effort") != "none",
             show_thoughts=reasoning.get("summary") is not None,
+            schema=strict_schema(as_object((fields.get("text") or {}).get("format")) or {}, "text.format.schema"),
         )
-        return ReplySpec(parsed=parsed, form="sse" if fields.get("stream") else "whole")
+        wants_logprobs = _LOGPROBS in fields.get("include", ())
+        return ReplySpec(
+            parsed=parsed,
+            form="sse" if fields.get("stream") else "whole",
+            logprobs=fields.get("top_logprobs", 0) if wants_logprobs else None,
+            tier=served_tier(fields.get("service_tier")),
+        )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
         """See `wire.Wire`."""
@@ -178,7 +187,7 @@ class ResponsesWire:
             **_head(reply_spec, reply, status),
             "error": _ERROR if status == "failed" else None,
             "incomplete_details": None if reason is None else {"reason": reason},
-            "output": list(_items(reply)),
+            "output": list(_items(reply_spec, reply)),
             "usage": _usage(reply),
         }
 
@@ -207,6 +216,10 @@ class ResponsesWire:
         error = original.body["error"]
         code = next((code for words, code in _CODES if error["message"].startswith(words)), error["code"])
         return replace(original, body={"error": {**error, "code": code}})
+
+    def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
+        """See `wire.Wire`."""
+        return OPENAI.limit_headers(left, now)
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
         """See `wire.Wire`."""
@@ -427,7 +440,7 @@ def _head(reply_spec: ReplySpec, reply: SimulatedReply, status: str) -> dict[str
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "reasoning": {"effort": "medium" if parsed.thinking else "none", "summary": None},
-        "service_tier": "default",
+        "service_tier": reply_spec.tier,
         "store": False,
         "temperature": 1.0,
         "text": {"format": {"type": "text"}},
@@ -439,7 +452,7 @@ def _head(reply_spec: ReplySpec, reply: SimulatedReply, status: str) -> dict[str
     }
 
 
-def _items(reply: SimulatedReply) -> Iterator[dict[str, Any]]:
+def _items(reply_spec: ReplySpec, reply: SimulatedReply) -> Iterator[dict[str, Any]]:
     has_reasoning = bool(reply.thought or reply.reasoning_tokens or reply.signature)
     if has_reasoning:
         item_id = f"rs_{reply.reply_id}"
@@ -451,7 +464,8 @@ def _items(reply: SimulatedReply) -> Iterator[dict[str, Any]]:
     if reply.finish == "output_blocked":
         part: dict[str, Any] = {"type": "refusal", "refusal": _REFUSAL}
     else:
-        part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
+        logprobs = _logprobs(reply_spec, in_pieces(reply.text), 0)
+        part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": logprobs}
     yield {
         "id": f"msg_{_PAIRED if has_reasoning else '0'}{reply.reply_id}",
         "type": "message",
@@ -460,6 +474,10 @@ def _items(reply: SimulatedReply) -> Iterator[dict[str, Any]]:
         "content": [part],
         "phase": "final_answer",
     }
+
+
+def _logprobs(reply_spec: ReplySpec, pieces: list[str], place: int) -> list[dict[str, Any]]:
+    return [] if reply_spec.logprobs is None else logprob_tokens(pieces, reply_spec.logprobs, place)
 
 
 def _item_events(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -486,11 +504,16 @@ def _summary_events(place: dict[str, Any], text: str) -> Iterator[dict[str, Any]
 def _part_events(place: dict[str, Any], part: dict[str, Any]) -> Iterator[dict[str, Any]]:
     key = "refusal" if part["type"] == "refusal" else "text"
     name = "response.refusal" if key == "refusal" else "response.output_text"
-    extra: dict[str, Any] = {} if key == "refusal" else {"logprobs": []}
-    yield {"type": "response.content_part.added", **place, "part": {**part, key: ""}}
+    logprobs: list[Any] = part.get("logprobs", [])
+    empty = {**part, key: ""} if key == "refusal" else {**part, key: "", "logprobs": []}
+    yield {"type": "response.content_part.added", **place, "part": empty}
+    sent = 0
     for piece in in_pieces(part[key]):
+        ended = sent + len(tokens_of(piece))
+        extra = {} if key == "refusal" else {"logprobs": logprobs[sent:ended]}
         yield {"type": f"{name}.delta", **place, "delta": piece, **extra, "obfuscation": "x"}
-    yield {"type": f"{name}.done", **place, key: part[key], **extra}
+        sent = ended
+    yield {"type": f"{name}.done", **place, key: part[key], **({} if key == "refusal" else {"logprobs": logprobs})}
     yield {"type": "response.content_part.done", **place, "part": part}
 
 

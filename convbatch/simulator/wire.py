@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, cast
@@ -16,7 +17,7 @@ from typing import Any, Literal, NoReturn, Protocol, cast
 import orjson
 
 from convbatch.simulator.limits import Dimension
-from convbatch.simulator.replies import ParsedRequest, SimulatedReply
+from convbatch.simulator.replies import ParsedRequest, SimulatedReply, draw
 
 Form = Literal["whole", "sse", "array"]
 Operation = Literal["generate", "models", "model"]
@@ -29,6 +30,7 @@ HintForm = Literal[
     "garbage", "past-date", "negative", "year-9999", "per-day", "none",
 ]  # fmt: skip
 
+_TOKEN = re.compile(r".{1,4}", re.DOTALL)
 _YEAR_9999 = "Fri, 31 Dec 9999 23:59:59 GMT"
 
 
@@ -54,6 +56,8 @@ class ErrorCause:
     hint: Hint | None = None
     status: int | None = None
     """Replaces the usual status of the kind."""
+    request_id: str | None = None
+    """For wires that repeat it in the body."""
 
 
 class RefusedRequest(Exception):  # control flow: carries the cause out of nested checks
@@ -97,11 +101,29 @@ class ReplySpec:
     """Whether the system text is to be cached by itself, for other prompts that begin with it."""
     cached: tuple[int, int] = (0, 0)
     """Tokens of the prompt that were read from the cache, and written to it; set by the provider."""
+    logprobs: int | None = None
+    """How many alternatives of each token are asked for, besides its own log probability; None: nothing."""
+    tier: str | None = None
+    """The service tier that is asked for, and then the one that serves the reply; set by the provider."""
 
     @property
     def budgeted_output(self) -> int:
         """Output tokens that some servers reserve at admission."""
         return self.parsed.max_output_tokens or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOver:
+    """What is left of the limits of a key at a model."""
+
+    amounts: Mapping[Dimension, tuple[int, int]]
+    """What could be taken now, and the limit."""
+    window_s: float
+
+    def until_full_s(self, dimension: Dimension) -> float:
+        """Return how long it takes until the whole limit is available."""
+        left, limit = self.amounts[dimension]
+        return round(self.window_s * (1 - left / limit), 3)
 
 
 class Wire(Protocol):
@@ -110,8 +132,6 @@ class Wire(Protocol):
     name: str
     content_type: str
     counts_output_at_admission: bool
-    sends_limit_headers: bool
-    """Whether a response names the limits of its key and what is left of them."""
     request_id_header: str | None
     usage_key: str
     text_key: str
@@ -135,6 +155,10 @@ class Wire(Protocol):
 
     def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
         """Return the error in the provider's format."""
+        ...
+
+    def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
+        """Return the headers that name the limits of a key and what is left of them; {} if there are none."""
         ...
 
     def list_models(self, models: tuple[str, ...], query: Mapping[str, str]) -> dict[str, Any]:
@@ -169,6 +193,16 @@ def as_object(value: object) -> dict[str, Any] | None:
 def as_list(value: object) -> list[Any] | None:
     """Return the value if it is a JSON array, else None."""
     return cast("list[Any]", value) if isinstance(value, list) else None
+
+
+def tokens_of(piece: str) -> list[str]:
+    """Split a piece of a text into tokens for log probabilities."""
+    return _TOKEN.findall(piece)
+
+
+def log_probability(token: str, place: int) -> float:
+    """Return the log probability of a token at a place, or of an alternative to it."""
+    return round(-0.01 - 2 * draw("logprob", token, place), 6)
 
 
 def in_pieces(text: str, most: int = 6) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from convbatch.simulator import FaultScript, Provider, Request
+from convbatch.simulator import FaultScript, Provider, Request, ServerLimits
 from tests.simulator.test_simulator import answer_to, plain
 from tests.support.tables import each
 
@@ -89,3 +89,21 @@ def test_a_gateway_in_front_reports_its_own_errors_and_those_of_the_provider() -
     own = ask(Provider(gateway=True), model="sim-nope")
     assert (relayed.status, plain(relayed)["type"], plain(relayed)["error"]["type"]) == (529, "error", "upstream_error")
     assert (own.status, plain(own)["error"]["code"]) == (503, "model_not_found")
+
+
+def test_a_reply_and_a_refusal_name_the_limits_and_an_error_names_its_request() -> None:
+    provider = Provider(limits=ServerLimits(rpm=1, tpm=1000))
+    first, refused = ask(provider), ask(provider)
+    for answer, left in ((first, "0"), (refused, "0")):
+        assert answer.headers["anthropic-ratelimit-requests-limit"] == "1"
+        assert answer.headers["anthropic-ratelimit-requests-remaining"] == left
+        assert answer.headers["anthropic-ratelimit-requests-reset"] == "1970-01-01T00:01:00Z"
+        assert answer.headers["anthropic-ratelimit-input-tokens-limit"] == "1000"
+    assert refused.status == 429
+    assert plain(refused)["request_id"] == refused.headers["request-id"] != first.headers["request-id"]
+
+
+def test_the_tier_of_a_reply_is_the_one_that_served_it() -> None:
+    assert plain(ask(Provider(), service_tier="auto"))["usage"]["service_tier"] == "standard"
+    assert plain(ask(Provider(served_tier="priority")))["usage"]["service_tier"] == "priority"
+    assert ask(Provider(), service_tier="flex").status == 400
