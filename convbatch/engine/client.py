@@ -661,6 +661,8 @@ class Client:
             raise
         else:
             attempt = self._attempt_with_answer(response, sent)
+        if request.note is not None:
+            attempt = attempt._replace(wire_note="; ".join(filter(None, (attempt.wire_note, request.note))))
         return attempt if token is None else self._with_verdict_on(token, attempt)
 
     def _with_verdict_on(self, token: Token, attempt: Attempt) -> Attempt:

@@ -10,7 +10,7 @@ empty text blocks are omitted, which the API refuses. `max_tokens` is required, 
 
 A stream is merged into one complete message, which the same function parses. `message_stop` or a stop reason ends it.
 
-Not here: the place of the key, media, tools, continuing a `pause_turn`.
+Not here: the place of the key, media.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
+from convbatch.protocols.anthropic_tools import CALL_IDS, call_message, name_calls, result_message, results_first
 from convbatch.protocols.anthropic_turn import AnthropicTurn, blocks_of, sendable
 from convbatch.protocols.body_fields import (
     FLAG,
@@ -58,6 +59,8 @@ from convbatch.protocols.model_settings import (
 )
 from convbatch.protocols.schema_subset import ANTHROPIC, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.tool_declarations import declare_for_anthropic
+from convbatch.protocols.tool_history import with_call_ids
 from convbatch.protocols.wire import (
     Ask,
     Draft,
@@ -172,14 +175,17 @@ class Anthropic:
         """Build the request for a question; raises `CannotCarry`."""
         in_user = bool(ask.system) and endpoint.system_role == "user"
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
+        messages = with_call_ids(messages, CALL_IDS, name_calls)
         body: dict[str, Any] = {
             "model": ask.model,
             "max_tokens": ask.settings.max_output_tokens or default_max_tokens(self.name, ask.model),
-            "messages": [_message(message) for message in messages],
+            "messages": results_first([_message(message) for message in messages]),
             "stream": ask.stream,
         }
         if ask.system and not in_user:
             body["system"] = _system(ask.system, ask.settings)
+        if ask.tools:
+            body["tools"] = declare_for_anthropic(ask.tools)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",
@@ -243,7 +249,11 @@ class Anthropic:
 def _message(message: Message) -> Any:
     if message.raw is not None:
         return sendable(message.raw)
+    if message.results:
+        return result_message(message.results)
     refuse_media(message, "anthropic")
+    if message.calls:
+        return call_message(message)
     if len(message.parts) == 1:
         return {"role": message.role, "content": message.parts[0].text or ""}
     return {"role": message.role, "content": [{"type": "text", "text": part.text or ""} for part in message.parts]}
@@ -400,6 +410,7 @@ def _reply(whole: Any) -> Reply:
         model_version=word(whole.get("model")),
         response_id=word(whole.get("id")),
         has_media=has_media,
+        is_paused=raw == "pause_turn",
         service_tier=_service_tier(whole.get("usage")),
         history_note=_history_note(whole.get("input_transformations")),
         finish_note=_finish_note(whole.get("stop_details")),

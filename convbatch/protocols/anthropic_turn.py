@@ -55,14 +55,32 @@ class AnthropicTurn:
 
 
 def sendable(turn: Any) -> Any:
-    """Return the message as the API takes it: text blocks with their type, and no empty ones beside others."""
+    """Return the message as the API takes it: text blocks with their type, and no empty ones beside others.
+
+    Arguments that are no JSON object go back inside one, as the API asks for.
+    """
     content = turn.get("content") if isinstance(turn, dict) else None
     if not isinstance(content, list):
         return turn
-    if all(_text_of(block) != "" and "type" in block for block in content if isinstance(block, dict)):
+    if all(_is_sendable(block) for block in content if isinstance(block, dict)):
         return turn
-    kept = [block if _text_of(block) is None else {"type": "text", **block} for block in content]
+    kept = [_typed(block) for block in content]
     return {**turn, "content": [block for block in kept if _text_of(block) != ""] or kept}
+
+
+def _is_sendable(block: Mapping[str, Any]) -> bool:
+    return _text_of(block) != "" and "type" in block and not _has_broken_input(block)
+
+
+def _has_broken_input(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "tool_use" and not isinstance(block.get("input"), dict)
+
+
+def _typed(block: Any) -> Any:
+    if _has_broken_input(block):
+        broken = block.get("input")
+        return {**block, "input": {} if broken is None else {"INVALID_JSON": broken}}
+    return block if _text_of(block) is None else {"type": "text", **block}
 
 
 def blocks_of(content: Any) -> list[Mapping[str, Any]] | None:

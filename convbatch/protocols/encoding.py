@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from convbatch.dialogue import Message, Settings, text_part
+from convbatch.dialogue import Message, Part, Settings, text_part
 from convbatch.protocols.body_fields import BodyFields, plain_spelling, refuse_impossible
 from convbatch.protocols.wire import CannotCarry
 
@@ -36,6 +36,12 @@ def refuse_media(message: Message, protocol: str) -> None:
                 f"the {protocol} protocol supports only text: a {message.role} message has a part of kind "
                 f"{part.kind!r} ({where}); remove the part or the target"
             )
+
+
+def refuse_unread_media(part: Part) -> None:
+    """Raise `CannotCarry` for media of which only the path is known."""
+    if part.data is None:
+        raise CannotCarry(f"the content of {part.path} was not read")
 
 
 PATH_SAFE = "/:@!$&'()*+,;=~"

@@ -6,12 +6,13 @@ of candidates is 0 only when the reported total proves it.
 
 A model's turn goes back into the history exactly as received, with thoughts, signatures and unknown keys; only a
 missing `role` is added, because the API would treat such a turn as the user's. A turn without parts is sent unchanged:
-the gateway decides whether it accepts that, and omitting the turn would change the dialogue.
+the gateway decides whether it accepts that, and omitting the turn would change the dialogue. Calls that no model made
+need a signature as well, and get a dummy.
 
 A stream is merged into one complete body, which the same function parses. Adjacent text deltas become one part if both
 have only text and the same thought flag; signed parts are never merged.
 
-Not here: the place of the key, media, tools, token counting requests (some gateways bill them).
+Not here: the place of the key, media, token counting requests (some gateways bill them).
 """
 
 from __future__ import annotations
@@ -61,11 +62,13 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
+from convbatch.protocols.gemini_tools import call_parts, dummy_note, refuse_json_beside_tools, results_content
 from convbatch.protocols.gemini_turn import GeminiTurn
 from convbatch.protocols.growing import BATCH, Growing, is_text, settled, with_lists, with_text
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.tool_declarations import declare_for_gemini
 from convbatch.protocols.wire import (
     Ask,
     CannotCarry,
@@ -181,9 +184,12 @@ class Gemini:
         in_user = bool(ask.system) and endpoint.system_role == "user"
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
         body: dict[str, Any] = {"contents": [_content(message) for message in messages]}
+        if ask.tools:
+            body["tools"] = declare_for_gemini(ask.tools)
         if ask.system and not in_user:
             body["systemInstruction"] = {"parts": [{"text": ask.system}]}
         body = _applied(body, ask, endpoint.seed_field)
+        refuse_json_beside_tools(body, ask.model)
         return WireRequest(
             method="POST",
             url=_generate_url(endpoint.base_url, endpoint.api_version, ask.model, ask.stream)
@@ -191,6 +197,7 @@ class Gemini:
             else _path_url(endpoint.base_url, endpoint.path, ask.model, ask.stream),
             headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
             json=body,
+            note=dummy_note(messages),
         )
 
     def parse_response(self, body: bytes) -> Reply:
@@ -245,9 +252,12 @@ def _content(message: Message) -> Any:
     raw = message.raw
     if raw is not None:
         return {"role": "model", **raw} if isinstance(raw, dict) and not raw.get("role") else raw
+    if message.results:
+        return results_content(message.results)
     refuse_media(message, "gemini")
     role = "user" if message.role == "user" else "model"
-    return {"role": role, "parts": [{"text": part.text or ""} for part in message.parts]}
+    parts: list[Any] = [{"text": part.text or ""} for part in message.parts]
+    return {"role": role, "parts": [*parts, *call_parts(message.calls)]}
 
 
 def _applied(body: dict[str, Any], ask: Ask, seed_field: str | None) -> dict[str, Any]:

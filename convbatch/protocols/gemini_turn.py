@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from convbatch.protocols.tool_history import DUMMY_SIGNATURE
 
 # What a part can hold that the model said or did; both spellings of the API. Everything else describes it: `thought`,
 # `thoughtSignature`, `partMetadata` …
@@ -15,6 +18,7 @@ _SAID = frozenset(
 )  # fmt: skip
 
 _SIGNED = frozenset({"thoughtSignature", "thought_signature"})
+_CALLS = frozenset({"functionCall", "function_call"})
 
 
 class GeminiTurn:
@@ -37,12 +41,15 @@ class GeminiTurn:
         return {**turn, "parts": kept}
 
     def only_content(self, turn: Any) -> Any:
-        """Return the content with nothing but role, text, media and calls: no thoughts, no signatures."""
+        """Return the content with nothing but role, text, media and calls: no thoughts, no signatures.
+
+        The signature of a call becomes a dummy, which the API takes: it refuses a call without one.
+        """
         parts = _parts_of(turn)
         if parts is None:
             return turn
         said = [
-            {key: value for key, value in part.items() if key in _SAID}
+            {key: value for key, value in part.items() if key in _SAID} | _dummy(part)
             for part in parts
             if isinstance(part, dict) and not part.get("thought")
         ]
@@ -50,7 +57,10 @@ class GeminiTurn:
         return {"role": turn.get("role") or "model", "parts": whole or [{"text": ""}]}
 
     def without_signatures(self, turn: Any) -> Any:
-        """Return the content without signatures; a part that only carried one is omitted."""
+        """Return the content without signatures; a part that only carried one is omitted.
+
+        The signature of a call becomes a dummy.
+        """
         parts = _parts_of(turn)
         if parts is None:
             return turn
@@ -59,10 +69,15 @@ class GeminiTurn:
             if not isinstance(part, dict) or _SIGNED.isdisjoint(part):
                 bare.append(part)
                 continue
-            rest = {key: value for key, value in part.items() if key not in _SIGNED}
+            rest = {key: value for key, value in part.items() if key not in _SIGNED} | _dummy(part)
             if rest and rest != {"text": ""}:
                 bare.append(rest)
         return {**turn, "parts": bare or [{"text": ""}]}
+
+
+def _dummy(part: Mapping[str, Any]) -> dict[str, Any]:
+    is_signed_call = not _SIGNED.isdisjoint(part) and not _CALLS.isdisjoint(part)
+    return {"thoughtSignature": DUMMY_SIGNATURE} if is_signed_call else {}
 
 
 def _parts_of(turn: Any) -> list[Any] | None:

@@ -9,7 +9,7 @@ empty `tool_calls` list is omitted, an `audio` object is reduced to its id, and 
 
 A stream is merged into one complete body, which the same function parses. `[DONE]` or a finish reason ends it.
 
-Not here: the place of the key, media, tools; this protocol has no `api_version`.
+Not here: the place of the key, media; this protocol has no `api_version`.
 """
 
 from __future__ import annotations
@@ -62,9 +62,19 @@ from convbatch.protocols.error_mapping import classify_error, empty_response, er
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.growing import BATCH, Growing, GrowingText, is_text, settled, with_items, with_lists, with_text
 from convbatch.protocols.model_settings import effort_of, refuse_settings
+from convbatch.protocols.openai_tools import (
+    CALL_IDS,
+    call_message,
+    dummy_note,
+    is_gemini,
+    name_calls,
+    result_messages,
+)
 from convbatch.protocols.openai_turn import OpenAITurn
 from convbatch.protocols.schema_subset import named_schema
 from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.tool_declarations import declare_for_openai
+from convbatch.protocols.tool_history import with_call_ids
 from convbatch.protocols.wire import (
     Ask,
     Draft,
@@ -171,13 +181,17 @@ class OpenAI:
         asked, role = ask.messages, endpoint.system_role or "system"
         if ask.system and role == "user":
             asked = put_system_into_user(asked, ask.system)
-        messages: list[Any] = [_message(message) for message in asked]
+        asked = with_call_ids(asked, CALL_IDS, name_calls)
+        is_google = is_gemini(ask.model)
+        messages: list[Any] = [item for message in asked for item in _messages(message, is_google)]
         if ask.system and role != "user":
             messages.insert(0, {"role": role, "content": ask.system})
         # `stream` always: some servers stream unless it is false.
         body: dict[str, Any] = {"model": ask.model, "messages": messages, "stream": ask.stream}
         if ask.stream:
             body["stream_options"] = {"include_usage": True}
+        if ask.tools:
+            body["tools"] = declare_for_openai(ask.tools)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",
@@ -186,6 +200,7 @@ class OpenAI:
             else path_url(endpoint.base_url, endpoint.path, ask.model),
             headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
             json=body,
+            note=dummy_note(asked) if is_google else None,
         )
 
     def parse_response(self, body: bytes) -> Reply:
@@ -232,13 +247,19 @@ class OpenAI:
         return tuple(name for name in map(_model_name, listed) if name)
 
 
-def _message(message: Message) -> Any:
+def _messages(message: Message, is_google: bool) -> list[Any]:
+    """Return a message in the form of the wire, the results of tools as one message each."""
     if message.raw is not None:
-        return _replayed(message.raw)
+        return [_replayed(message.raw)]
+    if message.results:
+        return result_messages(message.results)
     refuse_media(message, "openai")
+    content: Any = [{"type": "text", "text": part.text or ""} for part in message.parts]
     if len(message.parts) == 1:
-        return {"role": message.role, "content": message.parts[0].text or ""}
-    return {"role": message.role, "content": [{"type": "text", "text": part.text or ""} for part in message.parts]}
+        content = message.parts[0].text or ""
+    if message.calls:
+        return [call_message(content or None, message.calls, is_google=is_google)]
+    return [{"role": message.role, "content": content}]
 
 
 def _replayed(raw: Mapping[str, Any]) -> Mapping[str, Any]:

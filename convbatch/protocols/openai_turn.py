@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convbatch.protocols.decoding import word
+from convbatch.protocols.openai_tools import DUMMY
 
 _TEXT_PARTS = frozenset({None, "text", "output_text"})
 _THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
@@ -72,7 +73,7 @@ class OpenAITurn:
         if isinstance(content := turn.get("content"), list):
             bare["content"] = [_unsigned(part) for part in content if not _is_signed_thought(part)]
         if isinstance(calls := turn.get("tool_calls"), list):
-            bare["tool_calls"] = [_unsigned(call) for call in calls]
+            bare["tool_calls"] = [_unsigned_call(call) for call in calls]
         return bare
 
 
@@ -116,4 +117,14 @@ def _content_of(content: Any) -> Any:
 def _bare_call(call: Any) -> Any:
     if not isinstance(call, Mapping):
         return call
-    return {key: call[key] for key in _CALL_KEYS if key in call}
+    return {**{key: call[key] for key in _CALL_KEYS if key in call}, **_dummy(call)}
+
+
+def _unsigned_call(call: Any) -> Any:
+    return {**_unsigned(call), **_dummy(call)} if isinstance(call, dict) else call
+
+
+def _dummy(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dummy in place of the signature of a call, which Google's compatible route demands."""
+    extra = call.get("extra_content")
+    return {"extra_content": DUMMY} if isinstance(extra, dict) and "google" in extra else {}

@@ -11,7 +11,7 @@ counted apart (`tool_usage`), so the counts of such a reply do not tell its cost
 A stream ends with an event that has the whole response, which is parsed as if it had come alone. Where its `output` is
 empty, the items of `response.output_item.done` take its place; deltas are the partial text of a stream that broke off.
 
-Not here: the place of the key, media, tools, `previous_response_id`, background responses.
+Not here: the place of the key, media, `previous_response_id`, background responses.
 """
 
 from __future__ import annotations
@@ -56,9 +56,12 @@ from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.growing import settled, with_text
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai import OpenAI
+from convbatch.protocols.responses_tools import CALL_IDS, call_items, name_calls, result_items
 from convbatch.protocols.responses_turn import ResponsesTurn, is_message, sendable, text_messages, texts_of
 from convbatch.protocols.schema_subset import named_schema
 from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.tool_declarations import declare_for_responses
+from convbatch.protocols.tool_history import with_call_ids
 from convbatch.protocols.wire import (
     Ask,
     Draft,
@@ -168,12 +171,15 @@ class Responses:
         messages, role = ask.messages, endpoint.system_role
         if ask.system and role == "user":
             messages = put_system_into_user(messages, ask.system)
+        messages = with_call_ids(messages, CALL_IDS, name_calls)
         items: list[Any] = [item for message in messages for item in _items(message)]
         body: dict[str, Any] = {"model": ask.model, "input": items, "stream": ask.stream, "store": False}
         if ask.system and role == "developer":
             items.insert(0, {"role": role, "content": ask.system})
         elif ask.system and role != "user":
             body["instructions"] = ask.system
+        if ask.tools:
+            body["tools"] = declare_for_responses(ask.tools)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",
@@ -234,11 +240,17 @@ def _items(message: Message) -> list[Any]:
     """Return the input items of a message."""
     if message.raw is not None:
         return sendable(message.raw)
+    if message.results:
+        return result_items(message.results)
     refuse_media(message, "responses")
+    calls = call_items(message.calls)
     if len(message.parts) == 1:
-        return [{"role": message.role, "content": message.parts[0].text or ""}]
+        return [{"role": message.role, "content": message.parts[0].text or ""}, *calls]
+    if not message.parts and calls:
+        return calls
     kind = "input_text" if message.role == "user" else "output_text"
-    return [{"role": message.role, "content": [{"type": kind, "text": part.text or ""} for part in message.parts]}]
+    content = [{"type": kind, "text": part.text or ""} for part in message.parts]
+    return [{"role": message.role, "content": content}, *calls]
 
 
 def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, Any]:

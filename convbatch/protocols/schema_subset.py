@@ -110,21 +110,21 @@ def _outside_of(schema: str, owner: str) -> tuple[str, ...]:
 def outside(schema: Any, subset: SchemaSubset) -> tuple[str, ...]:
     """Return what of a schema lies outside a subset, each as a keyword with its path from the root `#`."""
     found: list[str] = []
-    for path, part in _subschemas(schema, "#", 0):
+    for path, part in subschemas(schema):
         found += _outside_of_one(path, part, subset)
     if subset.recursion != "any":
         found += _forbidden_recursion(schema, only_required=subset.recursion == "optional")
     return tuple(dict.fromkeys(found))
 
 
-def _subschemas(schema: Any, path: str, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def subschemas(schema: Any, path: str = "#", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every schema in a schema with its path, the outermost first."""
     if not isinstance(schema, dict) or depth > _MAX_DEPTH:
         return
     here = cast("dict[str, Any]", schema)
     yield path, here
     for step, inner in _parts(here):
-        yield from _subschemas(inner, f"{path}/{step}", depth + 1)
+        yield from subschemas(inner, f"{path}/{step}", depth + 1)
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -172,7 +172,7 @@ def _is_object(schema: Mapping[str, Any]) -> bool:
 
 def _forbidden_recursion(schema: Any, *, only_required: bool) -> Iterator[str]:
     """Yield the references that make a schema contain itself; with `only_required`, without an optional property."""
-    edges = {path: list(_edges(path, part)) for path, part in _subschemas(schema, "#", 0)}
+    edges = {path: list(_edges(path, part)) for path, part in subschemas(schema)}
     for start in edges:
         if (closing := _reference_back(start, edges, only_required)) is not None:
             yield f"$ref {closing!r} at {start}: a schema that contains itself"

@@ -93,6 +93,8 @@ class WireRequest(NamedTuple):
     url: str
     headers: Mapping[str, str]
     json: Any = None
+    note: str | None = None
+    """What the protocol put into the history that nobody said; part of the attempt's `wire_note`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from convbatch.dialogue import Dialogue, Message, Part, Settings, Turn, text_par
 from convbatch.engine.plan import TurnKeys
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.replay import as_configured, without_refused_signatures
+from convbatch.protocols.tool_history import DUMMY_SIGNATURE
 from convbatch.protocols.wire import Ask, CannotCarry, Endpoint, Replay
 from convbatch.reply import ErrorKind, Failure
 from tests.support.tables import each
@@ -191,13 +192,16 @@ def test_a_refused_history_is_reported_with_the_way_out(message: str, replay: An
         ("gemini",
          {"parts": [{"text": "a", "thought": True}, {"text": "b", "thoughtSignature": "x"},
                     {"functionCall": {"name": "f"}, "thought_signature": "x"}, {"text": "", "thoughtSignature": "x"}]},
-         {"parts": [{"text": "a", "thought": True}, {"text": "b"}, {"functionCall": {"name": "f"}}]}),
+         {"parts": [{"text": "a", "thought": True}, {"text": "b"},
+                    {"functionCall": {"name": "f"}, "thoughtSignature": DUMMY_SIGNATURE}]}),
+        ("gemini", {"parts": [{"functionCall": {"name": "f"}}]}, {"parts": [{"functionCall": {"name": "f"}}]}),
         ("gemini", {"parts": [{"text": "", "thoughtSignature": "x"}]}, {"parts": [{"text": ""}]}),
         ("openai", {"content": "a", "reasoning": "r", "reasoning_details": [{"data": "x"}]},
          {"content": "a", "reasoning": "r"}),
         ("openai",
          {"content": None, "tool_calls": [{"id": "c", "extra_content": {"google": {"thought_signature": "x"}}}]},
-         {"content": None, "tool_calls": [{"id": "c"}]}),
+         {"content": None,
+          "tool_calls": [{"id": "c", "extra_content": {"google": {"thought_signature": DUMMY_SIGNATURE}}}]}),
         ("openai",
          {"content": [{"type": "thinking", "thinking": "t", "signature": "x"}, {"type": "redacted_thinking"},
                       {"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a", "signature": "x"}]},

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.replay import as_configured
 from convbatch.protocols.thinking_tags import ThinkingTags, parse_thinking_tags, split_thoughts
+from convbatch.protocols.tool_history import DUMMY_SIGNATURE
 from convbatch.protocols.wire import Endpoint, Replay, encode_json
 from convbatch.reply import Reply, status_of
 from tests.support.tables import each
@@ -209,7 +210,8 @@ def test_skipping_text_skips_the_same_characters_in_every_shape(texts: list[str]
         ({"content": None, "audio": {"id": "a", "data": "AA==", "transcript": "Hi"}}, {"content": "Hi"}),
         ({"content": None, "tool_calls": [{"id": "c", "type": "function", "index": 0, "function": {"name": "f"},
                                            "extra_content": {"google": {"thought_signature": "xx"}}}]},
-         {"content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"}}]}),
+         {"content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"},
+                                           "extra_content": {"google": {"thought_signature": DUMMY_SIGNATURE}}}]}),
         ({"reasoning_content": "r"}, {"content": ""}),
     ],
 )  # fmt: skip
@@ -233,7 +235,11 @@ def test_only_the_content_of_a_gemini_turn_goes_back() -> None:
     }
     assert PROTOCOLS["gemini"].turns.only_content(received) == {
         "role": "model",
-        "parts": [{"text": "Hi"}, {"inlineData": {"mimeType": "image/png", "data": "AA=="}}, {"functionCall": call}],
+        "parts": [
+            {"text": "Hi"},
+            {"inlineData": {"mimeType": "image/png", "data": "AA=="}},
+            {"functionCall": call, "thoughtSignature": DUMMY_SIGNATURE},
+        ],
     }
 
 

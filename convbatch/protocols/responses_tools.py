@@ -1,0 +1,67 @@
+"""Calls of tools and their results on the wire of Responses: items of the input, side by side.
+
+There is no flag for an error, so one travels as `{"error": …}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from convbatch.dialogue import Part, ToolResult
+from convbatch.protocols.encoding import refuse_unread_media
+from convbatch.protocols.tool_history import arguments_text, refuse_result_media, result_text
+from convbatch.tools import ToolCall
+
+CALL_IDS = re.compile(r".{1,64}", re.DOTALL)
+"""What OpenAI takes as the id of a call."""
+_CALLS = ("function_call", "custom_tool_call")
+
+
+def call_items(calls: Sequence[ToolCall]) -> list[Any]:
+    """Return the items of scripted calls."""
+    return [
+        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments_text(call)}
+        for call in calls
+    ]
+
+
+def result_items(results: Sequence[ToolResult]) -> list[Any]:
+    """Return an item for each result; raises `CannotCarry`."""
+    return [
+        {"type": "function_call_output", "call_id": result.call.id, "output": _output(result)} for result in results
+    ]
+
+
+def _output(result: ToolResult) -> Any:
+    if not result.media:
+        return result_text(result)
+    refuse_result_media(result, "responses", ("image", "document"))
+    return [{"type": "input_text", "text": result_text(result)}, *map(_media, result.media)]
+
+
+def _media(part: Part) -> dict[str, Any]:
+    is_image = part.kind == "image"
+    if part.uri is not None:
+        return {"type": "input_image", "image_url": part.uri} if is_image else {
+            "type": "input_file", "file_url": part.uri}  # fmt: skip
+    refuse_unread_media(part)
+    url = f"data:{part.mime_type};base64,{part.data}"
+    if is_image:
+        return {"type": "input_image", "image_url": url}
+    return {"type": "input_file", "filename": "result", "file_data": url}
+
+
+def name_calls(raw: Any, ids: Sequence[str]) -> Any:
+    """Return a model's items with ids for its calls, where a gateway has sent none."""
+    if not isinstance(raw, list):
+        return raw
+    left = list(ids)
+    named: list[Any] = []
+    for item in raw:
+        if isinstance(item, dict) and item.get("type") in _CALLS and left:
+            name = left.pop(0)
+            item = item if item.get("call_id") else {**item, "call_id": name}
+        named.append(item)
+    return named
