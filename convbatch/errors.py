@@ -266,6 +266,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return listed if close is None else f"did you mean {close!r}? {listed}"
 
 
+def repeat_hint(option: str, value: str) -> str | None:
+    """Return how to give several values to an option that was given one list of them; None for a single value."""
+    values = [part.strip() for part in re.split("[,，、;；]", value) if part.strip()]
+    return f"repeat the option: {' '.join(f'{option} {each}' for each in values)}" if len(values) > 1 else None
+
+
 @contextlib.contextmanager
 def named_by_keyword(names: Mapping[str, str]) -> Generator[None]:
     """Rewrite the errors of this block for callers from Python: `--max-cost 5USD` becomes `max_cost="5USD"`.

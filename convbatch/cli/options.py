@@ -9,7 +9,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from decimal import Decimal
 from pathlib import Path
@@ -30,26 +30,50 @@ if TYPE_CHECKING:
 OptionsT = TypeVar("OptionsT")
 
 
-class Command(TyperCommand):
-    """Command whose errors name the environment variables that set its options, and whose help keeps `[…]`."""
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Any mistake in a command line; Typer has no public name for it."""
+
+
+class _Helpful:
+    """Part of our commands: their help keeps `[…]` and has no type beside a flag."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        if self.rich_markup_mode == "rich":
-            self.help = _without_markup(self.help)
-            for param in self.params:
-                described: Any = param  # options and arguments have a help text
-                described.help = _without_markup(described.help)
+        described: Any = self
+        if described.rich_markup_mode == "rich":
+            for each in (described, *described.params):  # options and arguments have a help text
+                each.help = _without_markup(each.help)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, that of `--help` included."""
+        above: Any = super()
+        params: list[Any] = above.get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""  # Typer would print <bool>
+        return params
+
+
+class Command(_Helpful, TyperCommand):
+    """Command whose errors say what to type instead, and name the environment variables that set its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; a value that does not fit its option names the variable that it is from."""
+        """Parse the arguments; a mistake in them says what is meant, and the variable that it is from."""
+        from convbatch.cli import usage_errors
+
+        typed = list(args)
+        own = [name for param in self.get_params(ctx) for name in param.opts]
+        problem = next((found for arg in typed if (found := usage_errors.odd_dash(arg, own)) is not None), None)
+        if problem is not None:
+            ctx.fail(problem)
         try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            param: Any = error.param
-            if param is not None and _is_from_environment(ctx, param):
-                error.message += f", found in {param.envvar}"
+            rest = super().parse_args(ctx, args)
+        except _UsageError as error:
+            _explain(error, ctx, typed, own)
             raise
+        for name, value in ctx.params.items():
+            ctx.params[name] = [*map(_from_home, value)] if isinstance(value, list) else _from_home(value)
+        return rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; after a mistake in its setup, print the variables: one of them may be the mistake."""
@@ -67,6 +91,59 @@ class Command(TyperCommand):
 def _without_markup(text: str | None) -> str | None:
     """Escape what Typer would take for rich's markup, such as the name of a TOML table."""
     return None if text is None else re.sub(r"\[(?=[a-z#/@][^[\]]*\])", r"\\[", text)
+
+
+def _from_home(value: Any) -> Any:
+    """Return a path with the `~` at its beginning expanded, as no shell does within quotes or behind a `=`."""
+    if not isinstance(value, Path):
+        return value
+    return Path(os.path.expanduser(value))  # noqa: PTH111  # that of Path raises without a home
+
+
+def _explain(error: Any, ctx: Any, typed: Sequence[str], own: Sequence[str]) -> None:
+    """Put what to type instead into the message of an error, and the variable that the mistake is from."""
+    if hasattr(error, "possibilities"):
+        error.message, error.possibilities = _unknown_option(str(error.option_name), ctx, typed, own), None
+    param: Any = getattr(error, "param", None)
+    if param is None or not isinstance(error, typer.BadParameter):
+        return
+    is_from_environment = _is_from_environment(ctx, param)
+    given = os.environ[param.envvar] if is_from_environment else _as_typed(ctx, typed, param)
+    error.message = _number_problem(param, given) or error.message
+    if is_from_environment:
+        error.message += f", found in {param.envvar}"
+
+
+def _unknown_option(name: str, ctx: Any, typed: Sequence[str], own: Sequence[str]) -> str:
+    from convbatch.cli.usage_errors import unknown_option
+
+    at = next((at for at, arg in enumerate(typed) if arg.startswith(name)), len(typed))
+    name, equals, value = (typed[at] if at < len(typed) else name).partition("=")
+    following = value if equals else next(iter(typed[at + 1 :]), None)
+    elsewhere: dict[str, list[str]] = {}
+    for other, command in ctx.parent.command.commands.items():
+        for option in (option for each in command.params for option in each.opts):
+            elsewhere.setdefault(option, []).append(other)
+    return f"No such option {name}: {unknown_option(name, following, own, elsewhere)}"
+
+
+def _number_problem(param: Any, given: Any) -> str | None:
+    """Return what is wrong with the value of a parameter that is a number; None for any other parameter."""
+    from convbatch.cli.usage_errors import number_problem
+
+    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    if kind in (int, float) and isinstance(given, str):
+        least, most = getattr(param, "min", None), getattr(param, "max", None)
+        return number_problem(param.opts, given, whole=kind is int, least=least, most=most)
+    if get_origin(kind) is tuple and get_args(kind)[-1] is int and isinstance(given, tuple):
+        return number_problem((f"{param.opts[0]} {given[0]}",), given[-1], whole=True, least=1)
+    return None
+
+
+def _as_typed(ctx: Any, typed: Sequence[str], param: Any) -> Any:
+    """Return the value of a parameter before it is converted."""
+    values, _, _ = ctx.command.make_parser(ctx).parse_args(args=list(typed))
+    return values.get(param.name)
 
 
 def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Callable[..., None]]:
@@ -152,7 +229,7 @@ _OTHER_COMMANDS = {
 """Commands of other tools, and ours that does the same."""
 
 
-class Commands(TyperGroup):
+class Commands(_Helpful, TyperGroup):
     """The commands; one of another tool is answered with ours."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -395,10 +395,11 @@ def _env_text(path: Path) -> str:
             hint="--env-file takes a file of KEY=VALUE lines",
         ) from None
     except UnicodeDecodeError as error:
+        from convbatch.dataset.file_kinds import encoding_hint
+
         line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(
-            "the env file is not UTF-8 text", place=Place(path=str(path), line=line), hint="save it as UTF-8"
-        ) from None
+        hint = encoding_hint(error.object, error.start, path)
+        raise InputError("the env file is not UTF-8 text", place=Place(path=str(path), line=line), hint=hint) from None
 
 
 def _env_value(text: str) -> str | None:

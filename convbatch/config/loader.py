@@ -128,9 +128,12 @@ def _text_of(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        from convbatch.dataset.file_kinds import encoding_hint
+
         line = raw[: error.start].count(b"\n") + 1
+        hint = encoding_hint(raw, error.start, _relative(path))
         raise InputError(
-            "the config file is not UTF-8 text", place=Place(path=place.path, line=line), hint="save it as UTF-8"
+            "the config file is not UTF-8 text", place=Place(path=place.path, line=line), hint=hint
         ) from None
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -25,6 +28,9 @@ def resolve_targets(
     """
     for gateway in gateways:
         if gateway not in config.gateways:
+            if (names := _several(gateway)) is not None:
+                again = " ".join(f"-g {name}" for name in names)
+                raise SetupError(f"-g takes one gateway, not {gateway!r}", hint=f"repeat it: {again}")
             raise _unknown_gateway(gateway, config, what=f"unknown gateway {gateway!r}")
     if not models and not gateways:
         named = _configured_models(config)
@@ -58,6 +64,7 @@ def resolve_judge(text: str, config: Config, overrides: Overrides) -> Target:
     Raises:
         SetupError: It names no known gateway.
     """
+    _refuse_several(text, None, "--judge")
     model, gateway = split_target(text, config.gateways)
     if gateway is None:
         raise _no_gateway(text, config, place=None, option="--judge")
@@ -77,6 +84,7 @@ def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
         )
     named: list[tuple[_Pair, Place | None]] = []
     for text, place in zip(config.run.models, config.run.model_places, strict=True):
+        _refuse_several(text, place)
         model, gateway = split_target(text, config.gateways)
         if gateway is None:
             raise _no_gateway(text, config, place=place)
@@ -86,6 +94,7 @@ def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
 
 def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
     """Expand one -m: to its own gateway, else to every -g."""
+    _refuse_several(text, None, has_gateway=bool(gateways))
     model, gateway = split_target(text, config.gateways)
     if gateway is not None:
         return [(_model_name(model, text, None), gateway)]
@@ -97,6 +106,33 @@ def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_P
         what = f"unknown gateway {suffix!r} in -m {text}"
         raise _unknown_gateway(suffix, config, what=what, more=f"; a model of that name is {text}@GATEWAY")
     return [(_model_name(text, text, None), gateway) for gateway in gateways]
+
+
+def _several(text: str) -> list[str] | None:
+    """Return the names in a list of them, such as `a,b`; None for a single name."""
+    names = [name.strip(" '\"“”‘’") for name in re.split(r"[,，、;；\s]+", text.strip(" []")) if name.strip()]
+    return names if len(names) > 1 else None
+
+
+def _refuse_several(text: str, place: Place | None, option: str = "-m", *, has_gateway: bool = False) -> None:
+    """Refuse a list of models where one is named.
+
+    Raises:
+        SetupError: It is one.
+    """
+    names = _several(text)
+    if names is None or (not re.search("[,，、;；]", text) and not all("@" in name for name in names)):
+        return  # a name with a blank has a message of its own
+    gateways = {name.rpartition("@")[2] for name in names if "@" in name}
+    if not has_gateway or gateways:
+        missing = f"@{gateways.pop()}" if len(gateways) == 1 else "@GATEWAY"
+        names = [name if "@" in name else f"{name}{missing}" for name in names]
+    if place is not None:
+        listed = ", ".join(f'"{name}"' for name in names)
+        hint = f"write them one by one: models = [{listed}]"
+        raise SetupError(f"{text!r} is one text for {len(names)} models", place=place, hint=hint)
+    hint = f"repeat it: {' '.join(f'-m {name}' for name in names)}" if option == "-m" else f"name one: {names[0]}"
+    raise SetupError(f"{option} takes one model", found=repr(text), hint=hint)
 
 
 def _model_name(model: str, text: str, place: Place | None) -> str:
@@ -219,11 +255,9 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
     for param in params:
         path, equals, text = param.partition("=")
         names = path.strip().split(".")
-        if not equals or not all(names):
-            raise SetupError(
-                f"-p {path if equals else display(param)} is not PATH=VALUE",
-                hint="write -p a.b=value: names separated by dots, then =, then JSON or text",
-            )
+        if not equals or not all(names) or not all(map(_is_plain_name, names)):
+            given = path if equals and path else display(param)
+            raise SetupError(f"-p {given} is not PATH=VALUE", hint=_param_hint(param))
         if looks_like_key(text):
             raise SetupError(
                 f"-p {path.strip()} contains what looks like a key",
@@ -233,17 +267,69 @@ def parse_params(params: Sequence[str]) -> dict[str, Any]:
     return nested
 
 
+_FULL_WIDTH = dict(zip("＝：．，“”‘’＂＇｛｝［］「」『』", '=:.,""\'\'"\'{}[]""""', strict=True))
+"""What a Chinese or Japanese input method writes for the marks of `-p`, and the marks."""
+
+
+def _is_plain_name(name: str) -> bool:
+    return not any(char in _FULL_WIDTH or char.isspace() for char in name.strip())
+
+
+def _param_hint(param: str) -> str:
+    """Return what to write in place of a `-p` that is not PATH=VALUE; never its value if that may be a key."""
+    match = re.fullmatch(
+        r"(?:--?)?[\"']?([\w.\[\]-]+)[\"']?\s*(?:=|:=?|\s)\s*(.+)", _plain_marks(param).strip(), re.DOTALL
+    )
+    if match is None or looks_like_key(match[2]):
+        return "write -p a.b=value: names separated by dots, then =, then JSON or text"
+    written = f"write -p {shlex.quote(f'{match[1]}={match[2]}')}"
+    return f"{_odd_mark(param) or 'the name and its value are joined by ='}: {written}"
+
+
+def _plain_marks(text: str) -> str:
+    return "".join(_FULL_WIDTH.get(char, char) for char in text)
+
+
+def _odd_mark(text: str) -> str | None:
+    """Return the name of the first full-width mark in a text; None without one."""
+    odd = next((char for char in text if char in _FULL_WIDTH), None)
+    return None if odd is None else f"{odd} is U+{ord(odd):04X} ({unicodedata.name(odd).lower()})"
+
+
 def _param_value(path: str, text: str) -> Any:
-    try:
+    with contextlib.suppress(ValueError):
         return strict_json.parse(text, finite=True)  # 1e999 would be sent as null
+    start = text.lstrip()[:1]
+    is_quoted = start in ("{", "[", '"')
+    second = re.search(r",\s*(?:-p\s+)?([A-Za-z_][\w.]*)=", text)
+    if second is not None and not is_quoted:
+        again = f"-p {path}={text[: second.start()]} -p {second[1]}=…"
+        raise SetupError(
+            f"-p {path} has a second field in its value",
+            found=display(text),
+            hint=f"repeat the option: {again}; to send all of it as text, write a JSON string",
+        )
+    if is_quoted or start in _FULL_WIDTH:
+        hint = "put single quotes around the whole option"
+        if (odd := _odd_mark(text)) is not None:
+            plain = _plain_marks(text)
+            hint = (
+                f"{odd}: write -p {shlex.quote(f'{path}={plain}')}" if _is_json(plain) else f"{odd}, not a mark of JSON"
+            )
+        raise SetupError(
+            f"-p {path} starts like JSON but does not parse",
+            found=display(text),
+            hint=f"{hint}; to send it as text, write a JSON string",
+        )
+    return text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        strict_json.parse(text, finite=True)
     except ValueError:
-        if text.lstrip().startswith(("{", "[", '"')):
-            raise SetupError(
-                f"-p {path} starts like JSON but does not parse",
-                found=display(text),
-                hint="put single quotes around the whole option; to send it as text, write a JSON string",
-            ) from None
-        return text
+        return False
+    return True
 
 
 def _set_nested(nested: dict[str, Any], names: Sequence[str], value: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +160,41 @@ _TEXTS = (
     (_is_plain, "plain text", _SHAPE),
 )
 
+# Words that are no file.
+
+
+def other_word(path: Path) -> Issue | None:
+    """Return what a word is that is no path: an address, several files, a target, a text in quotes; else None."""
+    text = str(path)
+    address = re.match(r"([a-z][a-z0-9+.-]+):/(/?)", text)
+    if address is not None:
+        return _address(address[1], text[address.end() :])
+    if text.startswith("~"):
+        whole = os.path.expanduser(text)  # noqa: PTH111  # that of Path raises without a home
+        return Issue(what="no such file: `~` is not expanded here", hint=f"write {whole}")
+    parts = [part for part in re.split(r"\s*[,，;；]\s*", text) if part]
+    if len(parts) > 1 and any(Path(part).is_file() for part in parts):
+        return Issue(what="no such file", hint=f"separate files by a space: {shlex.join(parts)}")
+    bare = text.strip("“”‘’„\"'「」 \u3000\u00a0")
+    if bare != text and Path(bare).is_file():
+        return Issue(what="no such file: quotes or blanks are part of the name", hint=f"write {shlex.quote(bare)}")
+    model, at, gateway = path.name.rpartition("@")
+    if at and model and re.fullmatch(r"[\w-]+", gateway):
+        return Issue(what="no such file", hint=f"a target has -m in front, each of them: -m {shlex.quote(text)}")
+    return None
+
+
+def _address(scheme: str, rest: str) -> Issue:
+    if scheme == "file":
+        return Issue(what="is an address, not a path", hint=f"write /{rest.lstrip('/')}")
+    name = rest.partition("?")[0].rstrip("/").rpartition("/")[2] or "d.jsonl"
+    url = shlex.quote(f"{scheme}://{rest}")
+    fetch = {"s3": f"aws s3 cp {url} {name}", "gs": f"gcloud storage cp {url} {name}"}
+    fetch |= dict.fromkeys(("http", "https", "ftp"), f"curl -fL -o {name} {url}")
+    command = fetch.get(scheme, f"fetch {url} as {name}")
+    return Issue(what="is an address, not a file", hint=f"download it first, then name {name}: {command}")
+
+
 # Text that is not UTF-8.
 
 _PAIRS = (
@@ -169,14 +206,39 @@ _PAIRS = (
 _SINGLES = (("CP1252", "Western"), ("CP1251", "Cyrillic"))
 
 
+def encoding_hint(content: bytes, at: int, path: Path) -> str:
+    """Return how to make UTF-8 of a file that is not from byte `at` on; without its content, which may be a key.
+
+    Args:
+        content: The whole file.
+        at: The first byte that is not UTF-8.
+        path: The file.
+    """
+    start = content.rfind(b"\n", 0, at) + 1
+    likely = [name for name, _, _ in _likely_encodings(content[start : at + 400].split(b"\n")[0], at - start)]
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        likely = ["UTF-16"]
+    name, new = shlex.quote(str(path)), shlex.quote(f"{path.stem}.utf8{path.suffix}")
+    commands = [f"iconv -f {encoding} -t UTF-8 {name} > {new}" for encoding in likely[:2]]
+    return "save it as UTF-8" + (f": {'; or '.join(commands)}" if commands else "")
+
+
 def not_utf8(line: bytes, at: int) -> Issue:
     """Describe a line that is not UTF-8 from byte `at` on: the likely encodings, each with its command."""
+    likely = _likely_encodings(line, at)[:4]
+    commands = [f"iconv -f {encoding} -t UTF-8 IN > OUT ({spoken}: {sample})" for encoding, spoken, sample in likely]
+    hint = "save the file as UTF-8: " + "; or ".join(commands) if commands else "save the file as UTF-8"
+    return Issue(what=f"not UTF-8 at byte {at + 1} of the line", found=repr(line[at : at + 8]), hint=hint)
+
+
+def _likely_encodings(line: bytes, at: int) -> list[tuple[str, str, str]]:
+    """Return the likely encodings of a line: their name, who writes it, and what the line says then."""
     high = re.findall(rb"[\x80-\xff]+", line)
     alone = sum(len(run) == 1 for run in high)
     likely = (*_SINGLES, *_PAIRS) if alone * 2 > len(high) else (*_PAIRS, *_SINGLES)
     if min(b"".join(high), default=0) >= 0xC0:  # where CP1251 has its letters; rare for a whole text in pairs
         likely = (_SINGLES[1], *(one for one in likely if one != _SINGLES[1]))
-    choices: list[tuple[bool, str]] = []
+    choices: list[tuple[bool, tuple[str, str, str]]] = []
     start = max(0, line.rfind(b'"', 0, at) + 1)
     for encoding, spoken in likely:
         try:
@@ -185,11 +247,9 @@ def not_utf8(line: bytes, at: int) -> Issue:
         except (UnicodeDecodeError, LookupError):
             continue
         read = line[start : at + 400].decode(encoding, "ignore")
-        choices.append((not _is_words(read), f"iconv -f {encoding} -t UTF-8 IN > OUT ({spoken}: {sample})"))
+        choices.append((not _is_words(read), (encoding, spoken, sample)))
     choices.sort(key=lambda choice: choice[0])  # what reads as words comes first, in the order above
-    commands = [command for _, command in choices[:4]]
-    hint = "save the file as UTF-8: " + "; or ".join(commands) if commands else "save the file as UTF-8"
-    return Issue(what=f"not UTF-8 at byte {at + 1} of the line", found=repr(line[at : at + 8]), hint=hint)
+    return [choice for _, choice in choices]
 
 
 def _is_words(text: str) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from convbatch import strict_json
-from convbatch.dataset.file_kinds import binary_kind, not_utf8, text_kind
+from convbatch.dataset.file_kinds import binary_kind, not_utf8, other_word, text_kind
 from convbatch.dataset.json_faults import fault_of, pieces
 from convbatch.errors import Issue, nearest
 
@@ -472,7 +472,7 @@ def _size(path: Path) -> int:
 def _cannot_open(path: Path, error: OSError | ValueError) -> Issue:
     number = error.errno if isinstance(error, OSError) else errno.EINVAL
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return Issue(what="no such file", hint=_nearest_file(path))
+        return other_word(path) or Issue(what="no such file", hint=_nearest_file(path))
     if number in (errno.EACCES, errno.EPERM):
         return Issue(what="cannot be read: permission denied", hint=f"chmod u+r {path}")
     return Issue(what=f"cannot be read: {os.strerror(number or errno.EIO)}", hint="name a readable file")

@@ -26,7 +26,7 @@ from convbatch.dataset.jsonl import display_json, encode_json_line
 from convbatch.dataset.reader import Problems, ProgressCallback, Reader, media_issues
 from convbatch.dataset.reference_answers import ReferenceAnswers
 from convbatch.dialogue import Dialogue
-from convbatch.errors import Problem, SetupError, did_you_mean
+from convbatch.errors import Problem, SetupError, did_you_mean, repeat_hint
 
 _IDS_COMPARED = 20_000
 _TAGS_REMEMBERED = 1_000
@@ -202,7 +202,8 @@ class SelectionFilter:
             return
         for tag in self._selection.tags:
             if tag not in self._tags:
-                hint = did_you_mean(tag, self._tags) if self._tags else "no dialogue has tags"
+                near = did_you_mean(tag, self._tags) if self._tags else "no dialogue has tags"
+                hint = repeat_hint("--tag", tag) or near
                 yield Problem(what=f"no dialogue has the tag {display_json(tag)}", hint=hint)
         yield Problem(
             what="no dialogue is left to run",
@@ -227,6 +228,8 @@ def draw_sample(selection: Selection, dialogues: Iterable[Dialogue]) -> frozense
 
 
 def _nearest_ids(wanted: str, reader: Reader) -> str:
+    if (several := repeat_hint("--id", wanted)) is not None:
+        return several
     names = list(itertools.islice(reader.ids(), _IDS_COMPARED))
     close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)
     if close:

@@ -12,7 +12,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from convbatch.errors import SetupError, did_you_mean, nearest
+from convbatch.errors import SetupError, did_you_mean, nearest, repeat_hint
 from convbatch.reply import FinishReason
 from convbatch.results.cache import read_with_verdicts
 from convbatch.results.columns import STATUSES, Row
@@ -50,7 +50,9 @@ class Filters:
             for value in getattr(self, name):
                 if value not in values:
                     what = name.replace("_", " ")
-                    raise SetupError(f"no turn has the {what} {value!r}", hint=did_you_mean(value, values))
+                    several = repeat_hint(f"--{name.replace('_', '-')}", value)
+                    hint = several or did_you_mean(value, values)
+                    raise SetupError(f"no turn has the {what} {value!r}", hint=hint)
 
     def __bool__(self) -> bool:
         return any(getattr(self, each.name) for each in fields(self))
@@ -212,7 +214,8 @@ class Matcher:
         for what, wanted, known in (("tag", self.filters.tag, self._tags), ("check", self.filters.check, self._checks)):
             for name in wanted:
                 if name not in known:
-                    hint = _near(name, sorted(known)) if known else f"there are no {what}s"
+                    near = _near(name, sorted(known)) if known else f"there are no {what}s"
+                    hint = repeat_hint(f"--{what}", name) or near
                     raise SetupError(f"no dialogue has the {what} {name!r}", hint=hint)
         raise SetupError(
             f"no turn matches {self.filters}", found=f"{self.tally.seen:,} turns", hint="leave out a filter"

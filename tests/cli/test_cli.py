@@ -834,6 +834,22 @@ def test_a_command_of_another_tool_is_answered_with_ours(command: str, ours: str
     assert f"No such command '{command}': did you mean {ours}?" in done.stderr
 
 
+@each(
+    ("text", "hint"),
+    [
+        ("1:30", "write 90m for hours and minutes, or 90s"),
+        ("01:30:00", "write 5400s"),
+        ("2小时", "did you mean 2h?"),
+        ("30 秒", "did you mean 30s?"),
+        ("1h30m", "did you mean 90m?"),
+        ("soon", "write 90s, 15m or 2h"),
+    ],
+)
+def test_a_duration_in_another_form_is_answered_with_ours(text: str, hint: str) -> None:
+    with pytest.raises(cb.ConvbatchError, match=re.escape(hint)):
+        parse_seconds(text, "--deadline")
+
+
 @each(("text", "seconds"), [("50ms", 0.05), ("5s", 5), ("1.5m", 90), (" 2 h ", 7200)])
 def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
     assert parse_seconds(text, "--deadline") == pytest.approx(seconds)
@@ -842,9 +858,3 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
         cb.ConvbatchError, match=f"--deadline {re.escape(bare)}: no unit\n  hint: write {re.escape(bare)}s for"
     ):
         parse_seconds(bare, "--deadline")
-
-
-def test_help_keeps_what_is_in_square_brackets() -> None:
-    done = CliRunner().invoke(app, ["report", "--help"], env={"COLUMNS": "200"})
-    assert "by [rates]." in done.output
-    assert "or a [bills.NAME] table." in done.output

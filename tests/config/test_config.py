@@ -413,6 +413,9 @@ def test_an_unreadable_file_is_named(tmp_path: Path, make: str) -> None:
     with pytest.raises(InputError, match=r"my\.toml") as caught:
         load_config(path)
     assert "hint" in str(caught.value)
+    if make == "latin-1":
+        assert "my.toml:2: the config file is not UTF-8" in str(caught.value)
+        assert f"iconv -f CP1252 -t UTF-8 {path} > my.utf8.toml" in str(caught.value)
 
 
 # Self-signed, made for this test: openssl req -x509 -newkey ed25519 -nodes -subj /CN=test
@@ -617,6 +620,12 @@ def test_models_and_gateways_make_targets(models: list[str], gateways: list[str]
         (["m@api.openai.com"], [], "unknown gateway", "did you mean 'openai'?"),
         (["m@nope"], [], "unknown gateway 'nope'", "known: anthropic"),
         (["m@"], [], "no gateway after the @", "known gateways"),
+        (["a@openai,b@openai"], [], "-m takes one model", "-m a@openai -m b@openai"),
+        (["a@openai b@google"], [], "-m takes one model", "-m a@openai -m b@google"),
+        (["a，b"], ["openai"], "-m takes one model", "repeat it: -m a -m b"),
+        (["a,b"], [], "-m takes one model", "-m a@GATEWAY -m b@GATEWAY"),
+        (["a, b@openai"], [], "-m takes one model", "-m a@openai -m b@openai"),
+        (["a"], ["google,openai"], "-g takes one gateway", "-g google -g openai"),
         ([""], ["google"], "has no model name", "MODEL@GATEWAY"),
     ],
 )
@@ -764,6 +773,14 @@ def test_params_become_nested_fields(params: list[str], expected: dict[str, Any]
     ("params", "what"),
     [
         (["a"], "is not PATH=VALUE"),
+        (["temperature:0.5"], "write -p temperature=0.5"),
+        (["temperature 0.5"], "write -p temperature=0.5"),
+        (["a＝1"], "U+FF1D (fullwidth equals sign): write -p a=1"),
+        (["“a”=1"], "write -p a=1"),
+        (["a={“b”：1}"], """write -p 'a={"b":1}'"""),
+        (["a=“x”"], """write -p 'a="x"'"""),
+        (["a=0.5,b=1"], "repeat the option: -p a=0.5 -p b=…"),
+        ([f"user：{VALUE}"], "is not PATH=VALUE"),
         (["=1"], "is not PATH=VALUE"),
         (["a..b=1"], "-p a..b is not PATH=VALUE"),
         (["a={"], "-p a starts like JSON but does not parse"),

@@ -236,9 +236,11 @@ def test_every_bad_line_of_an_env_file_is_reported_without_its_value(tmp_path: P
 def test_an_unreadable_env_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.env: the env file cannot be read"):
         read_env_file(tmp_path / "no.env")
-    (tmp_path / "bad.env").write_bytes(b"A=1\nB=\xff\n")
-    with pytest.raises(InputError, match=r"bad\.env:2: the env file is not UTF-8"):
-        read_env_file(tmp_path / "bad.env")
+    for content, encoding in ((b"A=1\nB=\xff\n", ""), ("A=sk-1\nB=你好\n".encode("gbk"), "iconv -f GB18030 -t UTF-8")):
+        (tmp_path / "bad.env").write_bytes(content)
+        with pytest.raises(InputError, match=rf"bad\.env:2: the env file is not UTF-8[^=]*{encoding}") as caught:
+            read_env_file(tmp_path / "bad.env")
+        assert "sk-1" not in str(caught.value)
 
 
 def test_the_environment_takes_precedence_over_the_env_file_unless_blank(tmp_path: Path) -> None:

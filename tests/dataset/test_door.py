@@ -252,6 +252,25 @@ def test_a_line_with_one_cause_has_one_problem_with_a_way_out(
     assert hint in problem.split("hint: ")[1]
 
 
+@each(
+    ("word", "what", "hint"),
+    [
+        ("https://x.org/a.jsonl?v=1", "is an address", "curl -fL -o a.jsonl 'https://x.org/a.jsonl?v=1'"),
+        ("s3://x/a.jsonl", "is an address", "aws s3 cp s3://x/a.jsonl a.jsonl"),
+        ("file:///x/a.jsonl", "is an address", "write /x/a.jsonl"),
+        ("~/a.jsonl", "`~` is not expanded", f"write {Path.home()}/a.jsonl"),
+        ("gpt-4o@openai", "no such file", "-m gpt-4o@openai"),
+        (f"{__file__},b.jsonl", "no such file", f"separate files by a space: {__file__} b.jsonl"),
+        (f"“{__file__}”", "quotes or blanks", f"write {__file__}"),
+    ],
+)
+def test_a_word_that_is_no_path_is_told_as_what_it_is(word: str, what: str, hint: str) -> None:
+    (problem,) = scan([Path(word)])
+    assert isinstance(problem, Problem)
+    assert what in problem.what
+    assert hint in (problem.hint or "")
+
+
 @each("system", ['"Be brief."', '[{"text": "Be"}, {"text": "brief."}]', '{"type": "text", "text": "Be brief."}'])
 def test_a_system_text_may_be_a_list_of_text_parts(tmp_path_factory: pytest.TempPathFactory, system: str) -> None:
     path = tmp_path_factory.getbasetemp() / "system.jsonl"
