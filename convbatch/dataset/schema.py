@@ -28,6 +28,7 @@ from typing_extensions import TypedDict  # before Python 3.12 pydantic requires 
 from convbatch.checks.builtin import CHECKS, is_number, is_text, normalize_problem, time_limit_problem
 from convbatch.checks.values import MODIFIERS, CheckSite
 from convbatch.dataset.jsonl import display_json, excerpt
+from convbatch.dataset.tool_rules import call_issues, declaration_issues, result_issues
 from convbatch.errors import Issue, did_you_mean, nearest
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -85,24 +86,12 @@ UserForm = Annotated[
 
 
 @with_config(_STRICT)
-class ScriptedCallForm(TypedDict):
-    """A scripted tool call with its result."""
-
-    name: Text
-    arguments: NotRequired[dict[str, Any]]
-    id: NotRequired[Text]
-    result: NotRequired[Any]
-    error: NotRequired[Any]
-    media: NotRequired[list[PartForm]]
-
-
-@with_config(_STRICT)
 class TurnForm(TypedDict):
     """One exchange."""
 
     user: UserForm
     assistant: NotRequired[Text]
-    tool_calls: NotRequired[list[ScriptedCallForm] | list[list[ScriptedCallForm]]]
+    tool_calls: NotRequired[list[Any]]
     ask: NotRequired[bool]
     checks: NotRequired[list[dict[str, Any]]]
     settings: NotRequired[SettingsForm]
@@ -181,8 +170,8 @@ def _rule_issues(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> l
                 hint='leave "ask" out of the turns that the model should answer',
             )
         )
-    if "tools" in value or "tool_results" in value:
-        issues += _tool_issues(value)
+    issues += declaration_issues(value.get("tools", ()))
+    issues += result_issues(value, _part_problem)
     if "checks" in value:
         issues += _check_issues(value["checks"], None, value, has_reply=False)
     return issues
@@ -349,6 +338,8 @@ _HINTS = {
     "id": "leave the key out to get FILE:LINE",
     "tools": 'e.g. "tools": [{"name": "get_weather", "parameters": {"type": "object"}}]',
     "tool_results": 'e.g. "tool_results": {"get_weather": {"celsius": 21}}',
+    "tool_calls": 'a list like [{"name": "now", "arguments": {}, "result": "12:00"}], or one list for each step',
+    "max_steps": 'most model calls in one turn, 1 to 100, e.g. "max_steps": 4',
     "meta": 'e.g. "meta": {"source": "support desk"}',
 }
 
@@ -362,6 +353,8 @@ def _turn_issues(turn: dict[str, Any], number: int, dialogue: Mapping[str, Any])
     user = turn["user"]
     if not isinstance(user, str):
         issues += _user_issues(user, place)
+    if "tool_calls" in turn:
+        issues += call_issues(turn, place, dialogue.get("tools", ()), _part_problem)
     if turn.get("ask") is False:
         if "assistant" not in turn:
             issues.append(
@@ -429,25 +422,6 @@ def _part_problem(part: dict[str, Any]) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         return '"data" is not base64', "standard base64 without line breaks or a data: prefix"
     return "", ""
-
-
-def _tool_issues(dialogue: Mapping[str, Any]) -> list[Issue]:
-    issues: list[Issue] = []
-    names = [tool["name"] for tool in dialogue.get("tools", ())]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        issues.append(
-            Issue(what=f"tool {display_json(name)} is declared twice", hint="one declaration for each function name")
-        )
-    for name in dialogue.get("tool_results", {}):
-        if name not in names:
-            issues.append(
-                Issue(
-                    what=f"tool_results for {display_json(name)}, which tools does not declare",
-                    found=display_json({name: dialogue["tool_results"][name]}),
-                    hint=did_you_mean(name, names) if names else 'declare it: "tools": [{"name": …}]',
-                )
-            )
-    return issues
 
 
 # Checks: one kind key with its argument. What a kind accepts is in its row of `checks/builtin.py`.

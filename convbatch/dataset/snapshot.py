@@ -77,7 +77,7 @@ def write_copy(
         selection: Which dialogues to write.
         out: The gzip file to write; must not exist. Equal dialogues give equal bytes.
         history: Determines which turns are asked and where a scripted reply is required.
-        refuse_unsupported: Report tools and media parts as problems, because no protocol supports them yet.
+        refuse_unsupported: Report media parts as problems, because no protocol supports them yet.
         on_progress: As in `scan`.
         disk: File operations of the run folder.
 
@@ -200,9 +200,6 @@ def unsupported_features(item: Located) -> Iterator[Problem]:
     """Yield the problems of a dialogue that this version cannot replay."""
     dialogue = item.dialogue
     hint = "are not replayed by this version; exclude the dialogue with --id or --tag, or remove them"
-    if dialogue.tools:
-        names = ", ".join(str(tool["name"]) for tool in dialogue.tools)
-        yield Problem(what="the dialogue has tools", place=item.place, found=names, hint=f"tools {hint}")
     for number, turn in enumerate(dialogue.turns, 1):
         for part in turn.user:
             if part.kind != "text":

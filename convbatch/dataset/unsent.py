@@ -1,4 +1,4 @@
-"""What a dataset file holds that no model is sent, and placeholders never filled: a note of each, once a file."""
+"""What a dataset file holds that no model is sent, or that is sent although it looks wrong: a note of each, once a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from convbatch.dataset.formats.builder import Imported
+from convbatch.dataset.tool_rules import argument_misfit
 from convbatch.dialogue import Dialogue
 
 _NAMED = 12
@@ -14,12 +15,13 @@ _PLACEHOLDER = re.compile(r"\{\{\s*[^\W\d][\w .-]{0,60}\}\}")
 
 
 class UnsentKeys:
-    """Collects the keys of one file that are kept in `meta` or left out, and its first placeholder."""
+    """Collects the keys of one file that are kept in `meta` or left out, its first placeholder and misfit arguments."""
 
     def __init__(self) -> None:
         self._kept: dict[str, None] = {}
         self._left_out: dict[str, None] = {}
         self._placeholder: str | None = None
+        self._misfit: str | None = None
 
     def look(self, imported: Imported, dialogue: Dialogue, position: str) -> None:
         """Record what one valid dialogue has."""
@@ -28,6 +30,8 @@ class UnsentKeys:
                 seen.update(dict.fromkeys(names))
         if self._placeholder is None and (found := _first_placeholder(dialogue)) is not None:
             self._placeholder = f"{found} in {position}"
+        if self._misfit is None and (where := argument_misfit(dialogue)) is not None:
+            self._misfit = f"{position}: {where}"
 
     def notes(self, path: str) -> Iterator[str]:
         """Yield the notes, after the last line of the file at `path`."""
@@ -37,6 +41,8 @@ class UnsentKeys:
             yield f"note: {path}: not sent, left out of single messages: {_listed(self._left_out)}"
         if self._placeholder is not None:
             yield f"note: {path}: {self._placeholder} is sent as it stands; `convbatch expand` fills it"
+        if self._misfit is not None:
+            yield f"note: {path}: {self._misfit}; it is sent as it stands"
 
 
 def _listed(names: dict[str, None]) -> str:

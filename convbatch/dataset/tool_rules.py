@@ -1,0 +1,221 @@
+"""Rules for the tools of a dialogue: declarations, scripted results, and scripted calls in its turns.
+
+Input has passed the types of `schema.py`. Which results answer which call of a run is `engine/tool_script.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from convbatch.checks.json_schema import first_violation, schema_problem
+from convbatch.checks.safe_regex import CheckError, CheckTimeout
+from convbatch.dataset.jsonl import display_json
+from convbatch.dialogue import Dialogue
+from convbatch.errors import Issue, did_you_mean
+
+PartProblem = Callable[[dict[str, Any]], tuple[str, str]]
+"""What is wrong with a part of a message, with a hint; empty texts where nothing is."""
+RESULT_KEYS = frozenset({"match", "result", "error", "media"})
+"""An object with other keys is a plain result, as is any other value."""
+_CALL_KEYS = ("name", "arguments", "id", "result", "error", "media")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}|[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
+_CALL_EXAMPLE = '{"name": "get_weather", "arguments": {"city": "Lima"}, "result": {"celsius": 21}}'
+_TYPE_NAMES = {
+    **dict.fromkeys(("dict", "map", "json", "OBJECT"), "object"),
+    **dict.fromkeys(("str", "text", "STRING", "date", "datetime"), "string"),
+    **dict.fromkeys(("int", "long", "INTEGER"), "integer"),
+    **dict.fromkeys(("float", "double", "decimal", "NUMBER"), "number"),
+    **dict.fromkeys(("bool", "BOOLEAN"), "boolean"),
+    **dict.fromkeys(("list", "tuple", "set", "ARRAY"), "array"),
+}
+"""Types of programming languages and of Google's schemas → the type of JSON Schema."""
+_VALUES = ("type", "enum", "const", "default", "examples")
+_NOT_CHECKED = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "patternProperties")
+"""Keywords with which `properties` may not name every argument."""
+
+
+def declaration_issues(tools: Sequence[Mapping[str, Any]]) -> Iterator[Issue]:
+    """Yield the issues of function declarations."""
+    names = [tool["name"] for tool in tools]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            what = f"tool {display_json(name)} is declared twice"
+            yield Issue(what=what, hint="one declaration for each function name")
+        if not _NAME.fullmatch(name):
+            yield Issue(
+                what=f"no provider takes the tool name {display_json(name)}",
+                found=display_json({"name": name}),
+                hint="letters, digits, _ and -, at most 64 (Gemini also takes . and :), e.g. get_weather",
+            )
+    for tool in tools:
+        if (problem := _parameters_problem(tool.get("parameters", {}))) is not None:
+            what, hint = problem
+            name = display_json(tool["name"])
+            yield Issue(what=f"tool {name}: {what}", found=display_json(tool["parameters"]), hint=hint)
+
+
+def _parameters_problem(schema: dict[str, Any]) -> tuple[str, str] | None:
+    if schema.get("type", "object") != "object":
+        return '"parameters" must have the type "object"', _other_types(schema) or _PARAMETERS_HINT
+    problem = schema_problem(json.dumps(schema))
+    if problem is None:
+        return None
+    return f'"parameters" is no JSON Schema: {problem}', _other_types(schema) or _PARAMETERS_HINT
+
+
+_PARAMETERS_HINT = 'e.g. {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
+
+
+def _other_types(schema: Any) -> str | None:
+    """Return a hint for the first type that JSON Schema has under another name."""
+    due = [schema]
+    while due:
+        part = due.pop()
+        if isinstance(part, list):
+            due += part
+        elif isinstance(part, dict):
+            types = part.get("type")
+            for name in types if isinstance(types, list) else [types]:
+                if isinstance(name, str) and (ours := _TYPE_NAMES.get(name, _TYPE_NAMES.get(name.lower()))):
+                    return f'JSON Schema writes "{ours}" for "{name}"'
+            due += [inner for key, inner in part.items() if key not in _VALUES]
+    return None
+
+
+def result_issues(dialogue: Mapping[str, Any], part_problem: PartProblem) -> Iterator[Issue]:
+    """Yield the issues of `tool_results`."""
+    declared = {tool["name"]: tool.get("parameters", {}) for tool in dialogue.get("tools", ())}
+    for name, scripted in dialogue.get("tool_results", {}).items():
+        if name not in declared:
+            yield Issue(
+                what=f"tool_results for {display_json(name)}, which tools does not declare",
+                found=display_json({name: scripted}),
+                hint=did_you_mean(name, declared) if declared else 'declare it: "tools": [{"name": …}]',
+            )
+            continue
+        place = f"tool_results.{name}"
+        if scripted == []:
+            hint = f'leave {display_json(name)} out: a call without a result ends the turn; or {{"result": []}}'
+            yield Issue(what=f'"{place}" is an empty list: it has no result', found="[]", hint=hint)
+        for number, entry in enumerate(scripted if isinstance(scripted, list) else [scripted]):
+            where = f"{place}[{number}]" if isinstance(scripted, list) else place
+            for what, hint in _entry_problems(entry, declared[name], part_problem):
+                yield Issue(what=f'"{where}" {what}', found=display_json(entry), hint=hint)
+
+
+def _entry_problems(
+    entry: Any, parameters: Mapping[str, Any], part_problem: PartProblem
+) -> Iterator[tuple[str, str]]:
+    if not isinstance(entry, dict) or not RESULT_KEYS & entry.keys():
+        return
+    if unknown := entry.keys() - RESULT_KEYS:
+        if isinstance(entry.get("match"), dict):
+            yield f"has {_quoted(sorted(unknown))} beside \"match\"", _PLAIN_HINT
+        return  # a plain object
+    if "match" in entry:
+        yield from _match_problems(entry["match"], parameters)
+    if "result" not in entry and "error" not in entry:
+        yield 'has neither "result" nor "error"', _PLAIN_HINT
+    yield from _outcome_problems(entry, part_problem)
+
+
+_PLAIN_HINT = (
+    'an entry is {"match": {arguments}, "result": …} or {"match": {arguments}, "error": "…"}; '
+    'a result with such a key of its own is written {"result": {…}}'
+)
+
+
+def _match_problems(match: Any, parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not isinstance(match, dict):
+        yield 'has a "match" that is no object', 'the arguments it is for, e.g. "match": {"city": "Lima"}'
+        return
+    properties = parameters.get("properties")
+    is_open = parameters.get("additionalProperties", False) is not False
+    if not isinstance(properties, dict) or is_open or any(key in parameters for key in _NOT_CHECKED):
+        return
+    for key in match:
+        if key not in properties:
+            yield f"matches the argument {display_json(key)}, which the tool does not declare", did_you_mean(
+                key, properties
+            )
+
+
+def _outcome_problems(entry: Mapping[str, Any], part_problem: PartProblem) -> Iterator[tuple[str, str]]:
+    if "result" in entry and "error" in entry:
+        yield 'has both "result" and "error"', "a tool returns a result or fails: keep one of them"
+    if "media" not in entry:
+        return
+    media = entry["media"]
+    if not isinstance(media, list) or not media or not all(isinstance(part, dict) for part in media):
+        yield 'has "media" that is no list of parts', 'e.g. "media": [{"image": "media/map.png"}]'
+        return
+    for part in media:
+        what, hint = ("a text in \"media\"", 'text belongs to "result"') if "text" in part else part_problem(part)
+        if what:
+            yield f"has {what}", hint
+
+
+def call_issues(
+    turn: Mapping[str, Any], place: str, tools: Sequence[Mapping[str, Any]], part_problem: PartProblem
+) -> Iterator[Issue]:
+    """Yield the issues of the scripted calls of one turn."""
+    calls: Any = turn["tool_calls"]
+    steps = calls if all(isinstance(step, list) for step in calls) else [calls]
+    if not calls or not all(steps):
+        hint = f'leave "tool_calls" out of a turn without calls; a step is a list like [{_CALL_EXAMPLE}]'
+        yield Issue(what='"tool_calls" must not be empty', field=place, found=display_json(calls), hint=hint)
+    names = [tool["name"] for tool in tools]
+    ids: list[Any] = []
+    for call in (call for step in steps for call in step):
+        for what, hint in _call_problems(call, names, part_problem):
+            yield Issue(what=f"tool_calls: {what}", field=place, found=display_json(call), hint=hint)
+        ids += [call["id"]] if isinstance(call, dict) and isinstance(call.get("id"), str) else []
+    for repeated in dict.fromkeys(one for one in ids if ids.count(one) > 1):
+        what = f"tool_calls: two calls have the id {display_json(repeated)}"
+        yield Issue(what=what, field=place, hint='each call has an id of its own; leave "id" out to get one')
+
+
+def _call_problems(call: Any, names: Sequence[str], part_problem: PartProblem) -> Iterator[tuple[str, str]]:
+    if not isinstance(call, dict):
+        yield "a call must be an object", f"a call is {_CALL_EXAMPLE}; all calls of a step stand in one list"
+        return
+    for key in call:
+        if key not in _CALL_KEYS:
+            yield f"unknown key {display_json(key)}", did_you_mean(key, _CALL_KEYS)
+    name, arguments = call.get("name"), call.get("arguments", {})
+    if not isinstance(name, str) or not name.strip():
+        yield "a call without the name of its tool", f"a call is {_CALL_EXAMPLE}"
+    elif name not in names:
+        hint = did_you_mean(name, names) if names else 'declare it: "tools": [{"name": …}]'
+        yield f"a call of {display_json(name)}, which tools does not declare", hint
+    if not isinstance(arguments, dict):
+        hint = "the object itself, not its JSON text" if isinstance(arguments, str) else f"a call is {_CALL_EXAMPLE}"
+        yield '"arguments" must be an object', hint
+    if not isinstance(call.get("id", "x"), str) or not call.get("id", "x").strip():
+        yield '"id" must be text', 'leave "id" out to get one'
+    if "result" not in call and "error" not in call:
+        yield 'a call without "result" or "error"', "the model is sent each call with its result: add one"
+    yield from _outcome_problems(call, part_problem)
+
+
+def argument_misfit(dialogue: Dialogue) -> str | None:
+    """Return where arguments of a scripted call do not fit the declared parameters; None when all do."""
+    if not any(turn.tool_calls for turn in dialogue.turns):
+        return None
+    schemas = {tool["name"]: json.dumps(tool.get("parameters", {})) for tool in dialogue.tools}
+    for number, turn in enumerate(dialogue.turns, 1):
+        for call in (result.call for step in turn.tool_calls for result in step):
+            try:
+                violation = first_violation(call.arguments, schemas[call.name])
+            except (CheckError, CheckTimeout):
+                continue
+            if violation is not None:
+                return f"turn {number}: the arguments of a scripted call of {call.name} do not fit, {violation}"
+    return None
+
+
+def _quoted(keys: Sequence[str]) -> str:
+    return ", ".join(map(display_json, keys))
