@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
-from convbatch.dataset.formats.builder import DialogueBuilder, tool_declaration
+from convbatch.dataset.formats.builder import DialogueBuilder
 from convbatch.dataset.jsonl import display_json
 
 _SYSTEM = {
@@ -64,6 +64,7 @@ _EXTRA = {
     "mcp_servers",
     "min_p",
     "output_config",
+    "parallel_tool_calls",
     "plugins",
     "presence_penalty",
     "repetition_penalty",
@@ -156,15 +157,23 @@ def _carry(key: str, value: Any, builder: DialogueBuilder) -> bool:
     elif name == "extra_body" and isinstance(value, dict):
         for field, content in value.items():
             builder.extra(field, content)
-    elif name == "functions" and isinstance(value, list) and "tools" not in builder.plain:
-        builder.plain["tools"] = [tool_declaration(function) for function in value]
+    elif name in ("functions", "tools") and isinstance(value, list | str):
+        builder.declare(value)
+    elif name == "function_call" and (value in ("auto", "none") or has_name(value)):
+        forced = {"type": "function", "function": {"name": value["name"]}} if has_name(value) else value
+        builder.extra("tool_choice", forced)
     elif name in ("thinking", "reasoning") and isinstance(value, dict):
         _read_thinking(name, value, builder)
     elif name in _CONTAINERS and _has_settings(value):
         _read_container(key, value, builder)
     else:
-        return name in ("function_call", "tool_choice") and value == "auto"  # what happens without the key
+        return False
     return True
+
+
+def has_name(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value is an object with a name only."""
+    return isinstance(value, dict) and set(value) == {"name"} and isinstance(value["name"], str)
 
 
 def read_message_keys(message: Mapping[str, Any], read: Collection[str], builder: DialogueBuilder) -> None:

@@ -87,7 +87,7 @@ def _other_types(schema: Any) -> str | None:
 
 def result_issues(dialogue: Mapping[str, Any], part_problem: PartProblem) -> Iterator[Issue]:
     """Yield the issues of `tool_results`."""
-    declared = {tool["name"]: tool.get("parameters", {}) for tool in dialogue.get("tools", ())}
+    declared = [tool["name"] for tool in dialogue.get("tools", ())]
     for name, scripted in dialogue.get("tool_results", {}).items():
         if name not in declared:
             yield Issue(
@@ -102,21 +102,19 @@ def result_issues(dialogue: Mapping[str, Any], part_problem: PartProblem) -> Ite
             yield Issue(what=f'"{place}" is an empty list: it has no result', found="[]", hint=hint)
         for number, entry in enumerate(scripted if isinstance(scripted, list) else [scripted]):
             where = f"{place}[{number}]" if isinstance(scripted, list) else place
-            for what, hint in _entry_problems(entry, declared[name], part_problem):
+            for what, hint in _entry_problems(entry, part_problem):
                 yield Issue(what=f'"{where}" {what}', found=display_json(entry), hint=hint)
 
 
-def _entry_problems(
-    entry: Any, parameters: Mapping[str, Any], part_problem: PartProblem
-) -> Iterator[tuple[str, str]]:
+def _entry_problems(entry: Any, part_problem: PartProblem) -> Iterator[tuple[str, str]]:
     if not isinstance(entry, dict) or not RESULT_KEYS & entry.keys():
         return
     if unknown := entry.keys() - RESULT_KEYS:
         if isinstance(entry.get("match"), dict):
-            yield f"has {_quoted(sorted(unknown))} beside \"match\"", _PLAIN_HINT
+            yield f'has {_quoted(sorted(unknown))} beside "match"', _PLAIN_HINT
         return  # a plain object
-    if "match" in entry:
-        yield from _match_problems(entry["match"], parameters)
+    if not isinstance(entry.get("match", {}), dict):
+        yield 'has a "match" that is no object', 'the arguments it is for, e.g. "match": {"city": "Lima"}'
     if "result" not in entry and "error" not in entry:
         yield 'has neither "result" nor "error"', _PLAIN_HINT
     yield from _outcome_problems(entry, part_problem)
@@ -126,21 +124,6 @@ _PLAIN_HINT = (
     'an entry is {"match": {arguments}, "result": …} or {"match": {arguments}, "error": "…"}; '
     'a result with such a key of its own is written {"result": {…}}'
 )
-
-
-def _match_problems(match: Any, parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if not isinstance(match, dict):
-        yield 'has a "match" that is no object', 'the arguments it is for, e.g. "match": {"city": "Lima"}'
-        return
-    properties = parameters.get("properties")
-    is_open = parameters.get("additionalProperties", False) is not False
-    if not isinstance(properties, dict) or is_open or any(key in parameters for key in _NOT_CHECKED):
-        return
-    for key in match:
-        if key not in properties:
-            yield f"matches the argument {display_json(key)}, which the tool does not declare", did_you_mean(
-                key, properties
-            )
 
 
 def _outcome_problems(entry: Mapping[str, Any], part_problem: PartProblem) -> Iterator[tuple[str, str]]:
@@ -153,7 +136,7 @@ def _outcome_problems(entry: Mapping[str, Any], part_problem: PartProblem) -> It
         yield 'has "media" that is no list of parts', 'e.g. "media": [{"image": "media/map.png"}]'
         return
     for part in media:
-        what, hint = ("a text in \"media\"", 'text belongs to "result"') if "text" in part else part_problem(part)
+        what, hint = ('a text in "media"', 'text belongs to "result"') if "text" in part else part_problem(part)
         if what:
             yield f"has {what}", hint
 
@@ -201,20 +184,40 @@ def _call_problems(call: Any, names: Sequence[str], part_problem: PartProblem) -
     yield from _outcome_problems(call, part_problem)
 
 
-def argument_misfit(dialogue: Dialogue) -> str | None:
-    """Return where arguments of a scripted call do not fit the declared parameters; None when all do."""
-    if not any(turn.tool_calls for turn in dialogue.turns):
-        return None
-    schemas = {tool["name"]: json.dumps(tool.get("parameters", {})) for tool in dialogue.tools}
+def tool_doubt(dialogue: Dialogue) -> str | None:
+    """Return the first thing in the tools of a valid dialogue that looks like a mistake and may be one of a model.
+
+    Recorded models make calls that do not fit, so that such calls and results for them are no issues.
+    """
+    schemas = {tool["name"]: tool.get("parameters", {}) for tool in dialogue.tools}
     for number, turn in enumerate(dialogue.turns, 1):
         for call in (result.call for step in turn.tool_calls for result in step):
-            try:
-                violation = first_violation(call.arguments, schemas[call.name])
-            except (CheckError, CheckTimeout):
-                continue
-            if violation is not None:
-                return f"turn {number}: the arguments of a scripted call of {call.name} do not fit, {violation}"
+            if (violation := _violation(call.arguments, schemas[call.name])) is not None:
+                return (
+                    f"turn {number}: a scripted call of {call.name} is sent with arguments that do not fit: {violation}"
+                )
+    for name, scripted in dialogue.tool_results.items():
+        for entry in scripted if isinstance(scripted, list) else [scripted]:
+            if (key := _unknown_argument(entry, schemas[name])) is not None:
+                return f"tool_results: {name} does not declare the argument {display_json(key)} of a match"
     return None
+
+
+def _violation(arguments: Any, schema: Mapping[str, Any]) -> str | None:
+    try:
+        return first_violation(arguments, json.dumps(schema))
+    except (CheckError, CheckTimeout):
+        return None
+
+
+def _unknown_argument(entry: Any, parameters: Mapping[str, Any]) -> str | None:
+    if not isinstance(entry, dict) or not entry.keys() <= RESULT_KEYS or "match" not in entry:
+        return None
+    properties = parameters.get("properties")
+    is_open = parameters.get("additionalProperties", False) is not False
+    if not isinstance(properties, dict) or is_open or any(key in parameters for key in _NOT_CHECKED):
+        return None
+    return next((key for key in entry["match"] if key not in properties), None)
 
 
 def _quoted(keys: Sequence[str]) -> str:

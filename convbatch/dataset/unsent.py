@@ -1,4 +1,4 @@
-"""What a dataset file holds that no model is sent, or that is sent although it looks wrong: a note of each, once a file."""
+"""What a file holds that no model is sent, or that is sent although it looks wrong: a note of each, once a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from convbatch.dataset.formats.builder import Imported
-from convbatch.dataset.tool_rules import argument_misfit
+from convbatch.dataset.tool_rules import tool_doubt
 from convbatch.dialogue import Dialogue
 
 _NAMED = 12
@@ -15,13 +15,13 @@ _PLACEHOLDER = re.compile(r"\{\{\s*[^\W\d][\w .-]{0,60}\}\}")
 
 
 class UnsentKeys:
-    """Collects the keys of one file that are kept in `meta` or left out, its first placeholder and misfit arguments."""
+    """Collects the keys of one file that are kept in `meta` or left out, its first placeholder and doubtful tool."""
 
     def __init__(self) -> None:
         self._kept: dict[str, None] = {}
         self._left_out: dict[str, None] = {}
         self._placeholder: str | None = None
-        self._misfit: str | None = None
+        self._doubt: str | None = None
 
     def look(self, imported: Imported, dialogue: Dialogue, position: str) -> None:
         """Record what one valid dialogue has."""
@@ -30,19 +30,19 @@ class UnsentKeys:
                 seen.update(dict.fromkeys(names))
         if self._placeholder is None and (found := _first_placeholder(dialogue)) is not None:
             self._placeholder = f"{found} in {position}"
-        if self._misfit is None and (where := argument_misfit(dialogue)) is not None:
-            self._misfit = f"{position}: {where}"
+        if self._doubt is None and (where := tool_doubt(dialogue)) is not None:
+            self._doubt = f"{position}: {where}"
 
     def notes(self, path: str) -> Iterator[str]:
         """Yield the notes, after the last line of the file at `path`."""
         if self._kept:
             yield f'note: {path}: not sent, kept in "meta": {_listed(self._kept)}'
         if self._left_out:
-            yield f"note: {path}: not sent, left out of single messages: {_listed(self._left_out)}"
+            yield f"note: {path}: not sent, left out of messages and tools: {_listed(self._left_out)}"
         if self._placeholder is not None:
             yield f"note: {path}: {self._placeholder} is sent as it stands; `convbatch expand` fills it"
-        if self._misfit is not None:
-            yield f"note: {path}: {self._misfit}; it is sent as it stands"
+        if self._doubt is not None:
+            yield f"note: {path}: {self._doubt}"
 
 
 def _listed(names: dict[str, None]) -> str:

@@ -147,7 +147,6 @@ BAD: dict[str, Bad] = {
         expected=("d.jsonl:1: turn 1: check 1", '"contain"', "did you mean 'contains'"),
     ),
     "every bad line": Bad(data="{}\n" + line() + "[]\n", expected=("d.jsonl:1:", "d.jsonl:3: not a JSON object")),
-    "tools": Bad(data=line(tools=[{"name": "f"}]), expected=("d.jsonl:1: the dialogue has tools", "found: f", "--id")),
     "media": Bad(
         data=json.dumps({"turns": [{"user": [{"image": "d.jsonl"}]}]}) + "\n",
         expected=("d.jsonl:1: turn 1: the message has image", "hint:"),

@@ -583,19 +583,15 @@ def test_the_last_requested_turn_needs_no_scripted_reply(tmp_path: Path) -> None
     assert len(copy_of([written(tmp_path, dialogue(turns=turns))], tmp_path / "c.gz", EVERYTHING, "script")) == 1
 
 
-def test_tools_and_media_of_selected_dialogues_are_refused_before_a_run(tmp_path: Path) -> None:
+def test_media_of_selected_dialogues_are_refused_before_a_run(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        dialogue(id="t", tools=[{"name": "f"}])
-        + "\n"
-        + json.dumps({"id": "m", "turns": [{"user": [{"data": "aGk=", "mime_type": "audio/wav"}]}]})
-        + f"\n{GOOD}",
+        json.dumps({"id": "m", "turns": [{"user": [{"data": "aGk=", "mime_type": "audio/wav"}]}]}) + f"\n{GOOD}",
     )
     with pytest.raises(InputError) as caught:
         write_copy([path], EVERYTHING, tmp_path / "c.gz", "live")
     assert [str(problem).split("\n")[0].removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
-        "d.jsonl:1: the dialogue has tools",
-        "d.jsonl:2: turn 1: the message has audio",
+        "d.jsonl:1: turn 1: the message has audio",
     ]
     assert all("not replayed by this version" in str(problem) for problem in caught.value.problems)
     assert [d.id for d in copy_of([path], tmp_path / "c.gz", Selection(ids=("a",)))] == ["a"]

@@ -129,6 +129,7 @@ def test_a_trailing_recorded_reply_is_the_scripted_reply_of_the_last_turn(tmp_pa
 
 USER_TEXT = {"role": "user", "parts": [{"text": "u"}]}
 SAY_U = {"role": "user", "content": "u"}
+CALL = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
 GPT = {"from": "gpt", "value": "r"}
 
 FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -428,18 +429,38 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "tool step": (
         {"conversations": [{"from": "human", "value": "u"}, {"from": "function_call", "value": "{}"}]},
-        'd.jsonl:1: turn 1: a "function_call" message: recorded tool steps cannot be replayed',
-        '"tool_results"',
+        "d.jsonl:1: turn 1: a recorded call of an unknown form",
+        '"arguments"',
     ),
     "tool calls": (
         {"messages": [SAY_U, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
-        'd.jsonl:1: turn 1: a "tool_call" message: recorded tool steps cannot be replayed',
-        '"tool_results"',
+        "d.jsonl:1: turn 1: a recorded call of an unknown form",
+        '"arguments"',
     ),
-    "gemini call": (
-        {"contents": [USER_TEXT, {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}]},
-        "d.jsonl:1: turn 1: a part that cannot be imported",
-        "canonical format",
+    "gemini call without its result": (
+        {"contents": [USER_TEXT, {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}, USER_TEXT]},
+        "d.jsonl:1: turn 1: a tool call without its result",
+        "add the result",
+    ),
+    "a result without its call": (
+        {"messages": [SAY_U, {"role": "tool", "tool_call_id": "1", "content": "x"}]},
+        "d.jsonl:1: turn 1: a tool result without its call",
+        "same id",
+    ),
+    "a result of another call": (
+        {"messages": [SAY_U, CALL, {"role": "tool", "tool_call_id": "2", "content": "x"}]},
+        "d.jsonl:1: turn 1: a tool result without its call",
+        "same id",
+    ),
+    "arguments that are not JSON": (
+        {"messages": [SAY_U, {"role": "assistant", "function_call": {"name": "f", "arguments": "{'a': 1}"}}]},
+        'd.jsonl:1: turn 1: the arguments of a recorded call of "f" are no JSON object',
+        "only objects",
+    ),
+    "a call of a tool that is not declared": (
+        {"messages": [SAY_U, CALL, {"role": "tool", "tool_call_id": "1", "content": "x"}]},
+        'd.jsonl:1: turn 1: tool_calls: a call of "f", which tools does not declare',
+        '"tools"',
     ),
     "unknown role": (
         {"messages": [{"role": "usr", "content": "u"}]},
@@ -482,9 +503,9 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "convbatch convert",
     ),
     "sharegpt tools": (
-        {"conversations": [{"from": "human", "value": "u"}], "tools": '[{"name": "f"}]'},
-        'd.jsonl:1: turn 1: a "tool" message: recorded tool steps cannot be replayed',
-        "canonical",
+        {"conversations": [{"from": "human", "value": "u"}], "tools": '[{"name": f}]'},
+        'd.jsonl:1: "tools" is not JSON: a text without quotes at character 11',
+        "a list like",
     ),
     **{
         f"media beside the messages: {key}": (
@@ -501,7 +522,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
             ("files", [{"id": 1}], "remove the key"),
             ("attachments", ["a.pdf"], '{"document": "a.pdf"}'),
             ("documents", [{"text": "t"}], "into a user message"),
-            ("function_call", {"name": "f"}, '"tool_results"'),
+            ("function_call", {"id": "f"}, '"tool_results"'),
             ("thinking", True, '"thinking_budget"'),
             ("history", [["a", "b"]], "as messages"),
         )
@@ -642,7 +663,7 @@ def test_keys_that_are_not_sent_and_unfilled_placeholders_are_noted_once_a_file(
     assert not [item for item in found if isinstance(item, Problem)]
     assert found.notes == [
         f'note: {path}: not sent, kept in "meta": source, score, language',
-        f"note: {path}: not sent, left out of single messages: name, weight",
+        f"note: {path}: not sent, left out of messages and tools: name, weight",
         f"note: {path}: {{{{city}}}} in line 2 is sent as it stands; `convbatch expand` fills it",
     ]
 

@@ -148,7 +148,6 @@ LINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 "max_output_tokens": 5,
                 "stop": ["E"],
                 "thinking_budget": 9,
-                "extra": {"tool_choice": {"type": "auto"}},
             },
             "meta": {"model": "m"},
         },
@@ -226,7 +225,7 @@ def test_a_list_of_prompts_takes_its_references_only_on_request() -> None:
         ({"input": "q", "target": "a", "choices": ["a", "b"]}, ['"choices"', "text of the question"]),
         ({"input": "q", "target": "a", "files": {"a.txt": "x"}}, ['"files"']),
         ({"model": "m", "input": "q", "previous_response_id": "r"}, ['"previous_response_id"']),
-        ({"model": "m", "input": [USER, {"type": "function_call", "name": "f"}]}, ["recorded tool steps"]),
+        ({"model": "m", "input": [USER, {"type": "function_call", "name": 5}]}, ["a recorded call of an unknown form"]),
         ({"history": [["a", "b"], ["c"]]}, ["a pair of another form"]),
         ({"history": [["a", {"x": 1}]], "prompt": "p"}, ["a reply without text"]),
         ({"instruction": "i", "input": {"a": 1}}, ['"input" must be text']),
@@ -242,10 +241,13 @@ def test_a_list_of_prompts_takes_its_references_only_on_request() -> None:
         ({"prompt": "u", "options": {"A": "1", "B": "2"}}, ['"options"']),
         ({"messages": [USER, {"role": "assistant", "content": "So", "prefix": True}]}, ['"prefix" inside a message']),
         ({"messages": [{**USER, "experimental_attachments": [{"url": "x"}]}]}, ['"experimental_attachments"']),
-        ({"messages": [USER, {"role": "assistant", "content": [{"type": "tool_use"}]}]}, ["recorded tool steps"]),
-        ({"messages": [{"role": "user", "content": [{"toolResult": {}}]}]}, ["recorded tool steps"]),
+        (
+            {"messages": [USER, {"role": "assistant", "content": [{"type": "tool_use"}]}]},
+            ["a recorded call of an unknown form"],
+        ),
+        ({"messages": [{"role": "user", "content": [{"toolResult": {}}]}]}, ["a tool result without its call"]),
         ({"url": "/v1/embeddings", "body": {"model": "m", "input": "u"}}, ["no request for a reply"]),
-        ({"messages": [USER], "optional_params": {"temperature": 0, "tools": [{}]}}, ['"tools"']),
+        ({"messages": [USER], "optional_params": {"temperature": 0, "tools": [{}]}}, ["tools other than functions"]),
     ],
 )
 def test_what_changes_the_question_and_has_no_place_is_an_issue(line: dict[str, Any], words: list[str]) -> None:

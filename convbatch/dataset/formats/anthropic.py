@@ -1,4 +1,4 @@
-"""The batch format of Anthropic: `params` with `messages`; text blocks, inline images and documents are read.
+"""The batch format of Anthropic: `params` with `messages`; text, inline images and documents, and tool calls are read.
 
 Plain `messages` with a `system` text beside them are read as OpenAI's.
 """
@@ -34,7 +34,7 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     ):
         builder.setting(name, body.pop(key, None))
     _read_thinking(body.pop("thinking", None), builder)
-    _read_tools(body.pop("tools", None), builder)
+    builder.declare(body.pop("tools", None))
     for key in [key for key in body if key not in _NOT_REPLAYED]:
         builder.extra(key, body.pop(key))
     builder.keep(body)
@@ -60,6 +60,8 @@ def _is_thought(block: Any) -> bool:
 
 
 def _block(block: Any) -> Any:
+    if isinstance(block, dict) and block.get("type") == "tool_result" and isinstance(block.get("content"), list):
+        return {**block, "content": [_block(inner) for inner in block["content"]]}
     if not isinstance(block, dict) or not isinstance(block.get("source"), dict):
         return (
             {key: value for key, value in block.items() if key != "cache_control"} if isinstance(block, dict) else block
@@ -82,25 +84,6 @@ def _read_thinking(thinking: Any, builder: DialogueBuilder) -> None:
         builder.setting("thinking_budget", 0)
     else:
         builder.extra("thinking", thinking)
-
-
-def _read_tools(tools: Any, builder: DialogueBuilder) -> None:
-    if not tools:
-        return
-    if not isinstance(tools, list) or not all(
-        has_key(tool, "input_schema") and has_key(tool, "name") for tool in tools
-    ):
-        hint = '{"name": "…", "input_schema": {…}}'
-        builder.issue("tools other than functions", found=tools, hint=hint)
-        return
-    builder.plain["tools"] = [
-        {
-            "name": tool["name"],
-            **({"description": tool["description"]} if tool.get("description") is not None else {}),
-            "parameters": tool["input_schema"],
-        }
-        for tool in tools
-    ]
 
 
 FORMAT = DatasetFormat(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from convbatch.dataset.jsonl import display_json
+from convbatch.dataset.recorded_calls import RecordedResult, RecordedSteps, read_calls, read_declarations
 from convbatch.errors import Issue, did_you_mean
 
 
@@ -51,7 +52,8 @@ class DialogueBuilder:
         self.plain: dict[str, Any] = {}
         self.issues: list[Issue] = []
         self._turns: list[dict[str, Any]] = []
-        self._last: Literal["user", "assistant", "unknown"] | None = None
+        self._last: Literal["user", "assistant", "calls", "results", "unknown"] | None = None
+        self._steps = RecordedSteps()
         self._left_out: dict[str, None] = {}
         self._settings: dict[str, Any] = {}
         self._extra: dict[str, Any] = {}
@@ -104,6 +106,7 @@ class DialogueBuilder:
 
     def user(self, content: Any) -> None:
         """Add a user message: text, or canonical parts."""
+        self._end_steps()
         self._turns.append({"user": content})
         if self._last == "user":
             self.issue(
@@ -116,6 +119,7 @@ class DialogueBuilder:
 
     def reply(self, text: str) -> None:
         """Add a recorded reply; a blank one is ignored."""
+        self._require_results()
         if self._last is None:
             self.issue(
                 "a reply before the first user turn",
@@ -128,6 +132,65 @@ class DialogueBuilder:
         elif text.strip() and self._turns:
             self._turns[-1]["assistant"] = text
         self._last = "assistant"
+
+    def calls(self, value: Any) -> None:
+        """Add the calls of one message of the model, in any form that `read_calls` takes."""
+        calls = read_calls(value)
+        if isinstance(calls, Issue):
+            self.issues.append(replace(calls, field=self.place))
+            self._last = "unknown"
+        elif self._last is None:
+            hint = "a dialogue starts with a user message: put the missing message before the call"
+            self.issue("a tool call before the first user turn", place="turn 1", found=value, hint=hint)
+            self._last = "unknown"
+        elif calls and self._turns:
+            if self._last == "calls":
+                self._steps.add_parallel(calls)
+            else:
+                self._require_results()
+                if self._turns[-1].pop("assistant", None) is not None:
+                    self.leave_out("text beside tool calls")
+                self._steps.add_step(calls)
+            self._last = "calls"
+
+    def call_result(self, result: RecordedResult) -> None:
+        """Add the result of a call."""
+        if self._last == "unknown":
+            return  # its call was refused
+        if self._last not in ("calls", "results") or not self._steps.answer(result):
+            hint = "each result follows the call it answers, with the same id or the same name"
+            self.issue("a tool result without its call", place=self.place, found=result.value, hint=hint)
+            self._last = "unknown"
+            return
+        self._last = "results"
+
+    @property
+    def waiting_calls(self) -> int:
+        """How many calls of the last step have no result."""
+        return len(self._steps.waiting)
+
+    def _require_results(self) -> None:
+        for call in self._steps.waiting if self._last in ("calls", "results") else ():
+            hint = "a model's call is sent back with its result: add the result, or remove the call"
+            self.issue("a tool call without its result", place=self.place, found=call, hint=hint)
+
+    def _end_steps(self) -> None:
+        self._require_results()
+        if self._turns and (steps := self._steps.take_turn()):
+            self._turns[-1]["tool_calls"] = steps
+
+    def declare(self, tools: Any) -> None:
+        """Add function declarations in any form that `read_declarations` takes."""
+        if tools in (None, "", "[]", [], {}):
+            return
+        read = read_declarations(tools)
+        if isinstance(read, Issue):
+            self.issues.append(read)
+            return
+        known = self.plain.setdefault("tools", [])
+        known += [tool for tool in read.tools if tool not in known]
+        for key in read.left_out:
+            self.leave_out(key)
 
     def refused(self, role: Literal["user", "assistant", "unknown"]) -> None:
         """Count a message that was refused: it was there, so what follows it is not out of order."""
@@ -153,22 +216,14 @@ class DialogueBuilder:
         self._left_out[key] = None
 
     def unsupported(self, role: str, message: Any, *, hint: str | None = None) -> None:
-        """Report a tool step or an unknown role; `hint` replaces the list of known roles."""
+        """Report an unknown role; `hint` replaces the list of known roles."""
         self.refused("unknown")
-        if role in TOOL_ROLES:
-            self.issue(
-                f"a {display_json(role)} message: recorded tool steps cannot be replayed",
-                place=self.place,
-                found=message,
-                hint='write the dialogue in the canonical format with "tools" and "tool_results"',
-            )
-        else:
-            self.issue(
-                f"unknown role {display_json(role)}",
-                place=self.place,
-                found=message,
-                hint=hint or did_you_mean(str(role), [*ROLES, *TOOL_ROLES]),
-            )
+        self.issue(
+            f"unknown role {display_json(role)}",
+            place=self.place,
+            found=message,
+            hint=hint or did_you_mean(str(role), [*ROLES, *CALL_ROLES, *RESULT_ROLES]),
+        )
 
     def refuse_part(self, part: Any, place: str) -> None:
         """Report a part of a message that has no canonical form."""
@@ -192,6 +247,8 @@ class DialogueBuilder:
 
     def extra(self, name: str, value: Any) -> None:
         """Keep a field of a request body that has no equivalent setting."""
+        if any(value == default and type(value) is type(default) for default in _DEFAULTS.get(name, ())):
+            return
         if value is not None and (value != {} or name == "web_search_options"):  # empty, it turns the search on
             self._extra[name] = value
 
@@ -212,6 +269,11 @@ class DialogueBuilder:
 
     def result(self) -> Imported:
         """Return the dialogue and its issues."""
+        if self._last == "calls" and (unanswered := self._steps.take_unanswered()):
+            self._meta["tool_calls"] = unanswered  # the recorded answer of the last turn, as a last text would be
+        self._end_steps()
+        if results := self._steps.results(tool["name"] for tool in self.plain.get("tools", ())):
+            self.plain["tool_results"] = results
         if self._extra:
             self._settings["extra"] = self._extra
         self.plain["turns"] = self._turns
@@ -241,7 +303,15 @@ ROLES: Mapping[str, Literal["user", "assistant", "system"]] = {
     "system": "system",
     "developer": "system",
 }
-TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response")
+CALL_ROLES = ("function_call", "tool_call", "tool_calls")
+"""Roles of messages that hold one call, or a list of them, as JSON."""
+RESULT_ROLES = ("tool", "function", "function_response", "observation", "tool_response", "tool_result", "ipython")
+_DEFAULTS = {
+    "tool_choice": ("auto", {"type": "auto"}),
+    "parallel_tool_calls": (True,),
+    "toolConfig": ({"functionCallingConfig": {"mode": "AUTO"}},),
+}
+"""Fields that are not sent with the value that every provider takes without them."""
 
 
 _SYSTEM_HINT = 'text: a string, or a list of texts or {"type": "text", "text": "…"}'
@@ -283,13 +353,3 @@ def recorded_schema(wanted: Mapping[str, Any]) -> Any:
     """Return the schema of a recorded request as `response_schema`; OpenAI is strict only where the request says so."""
     schema = wanted["schema"]
     return schema if wanted.get("strict") is True or not isinstance(schema, dict) else {**schema, "strict": False}
-
-
-def tool_declaration(function: Any) -> Any:
-    """Convert a function declaration of OpenAI or Gemini to the canonical one; other keys are dropped."""
-    if not isinstance(function, dict):
-        return function
-    kept = {key: function[key] for key in ("name", "description", "parameters") if function.get(key) is not None}
-    if "parameters" not in kept and "parametersJsonSchema" in function:
-        kept["parameters"] = function["parametersJsonSchema"]
-    return kept

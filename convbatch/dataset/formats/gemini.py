@@ -11,8 +11,8 @@ from convbatch.dataset.formats.builder import (
     has_key,
     role_of,
     take_list,
-    tool_declaration,
 )
+from convbatch.dataset.recorded_calls import RecordedResult, google_schema
 from convbatch.dataset.side_keys import read_message_keys, read_side_keys
 from convbatch.errors import did_you_mean
 
@@ -44,7 +44,7 @@ def _camel_keys(plain: Mapping[str, Any], known: Collection[str]) -> dict[str, A
 
 _BODY = ("contents", "systemInstruction", "generationConfig", "safetySettings", "tools", *_EXTRA)
 _CONFIG = (*_SETTINGS, "thinkingConfig", "responseMimeType", "responseSchema", "responseJsonSchema")
-_PART = ("text", "inlineData", "thought", "thoughtSignature")
+_PART = ("text", "inlineData", "thought", "thoughtSignature", "functionCall", "functionResponse")
 
 
 def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
@@ -86,7 +86,7 @@ def _read_content(content: Mapping[str, Any], builder: DialogueBuilder) -> None:
     parts = content.get("parts", [])
     parts = parts if isinstance(parts, list) else [parts]
     read = [_camel_keys(part, _PART) for part in parts if isinstance(part, dict)]
-    if role not in ("user", "model"):
+    if role not in ("user", "model", "function"):
         _refuse_role(role, content, builder)
         return
     if len(read) != len(parts):
@@ -95,9 +95,9 @@ def _read_content(content: Mapping[str, Any], builder: DialogueBuilder) -> None:
         builder.refused("assistant" if role == "model" else "user")
         return
     if role == "model":
-        builder.reply(_reply(read, builder))
+        _read_model(read, builder)
     else:
-        builder.user(_user(read, builder))
+        _read_user(read, builder)
     read_message_keys(content, ("role", "parts"), builder)
 
 
@@ -111,6 +111,37 @@ def _refuse_role(role: Any, content: Any, builder: DialogueBuilder) -> None:
     hint = did_you_mean(str(role), ("user", "model")) if kind is None else hints[kind]
     builder.unsupported(role, content, hint=hint)
     builder.refused("unknown" if kind is None or kind == "system" else kind)
+
+
+def _read_model(parts: list[dict[str, Any]], builder: DialogueBuilder) -> None:
+    calls = [part for part in parts if isinstance(part.get("functionCall"), dict)]
+    text = _reply([part for part in parts if part not in calls], builder)
+    if text.strip() or not calls:
+        builder.reply(text)
+    if calls:
+        builder.calls(calls)
+
+
+def _read_user(parts: list[dict[str, Any]], builder: DialogueBuilder) -> None:
+    results = [part for part in parts if isinstance(part.get("functionResponse"), dict)]
+    for part in results:
+        builder.call_result(_result(part["functionResponse"], builder))
+    rest = [part for part in parts if part not in results]
+    if rest or not results:
+        builder.user(_user(rest, builder))
+
+
+def _result(answer: Mapping[str, Any], builder: DialogueBuilder) -> RecordedResult:
+    """Read a function's response; of one with a single `output` or `error` the value is the result."""
+    value = answer.get("response", {})
+    is_error = has_key(value, "error") and len(value) == 1
+    if is_error:
+        value = value["error"]
+    elif has_key(value, "output") and len(value) == 1 and not isinstance(value["output"], dict):
+        value = value["output"]
+    inner = answer.get("parts")
+    media = _user([_camel_keys(part, _PART) for part in inner], builder) if isinstance(inner, list) and inner else []
+    return RecordedResult(value, answer.get("id"), answer.get("name"), is_error, tuple(media))
 
 
 def _reply(parts: list[dict[str, Any]], builder: DialogueBuilder) -> str:
@@ -180,7 +211,14 @@ def _read_tools(tools: Any, builder: DialogueBuilder) -> None:
             hint='put the functions into the canonical "tools" and the rest into "settings": {"extra": …}',
         )
         return
-    builder.plain["tools"] = [tool_declaration(function) for row in rows for function in row["functionDeclarations"]]
+    functions: list[Any] = [function for row in rows for function in row["functionDeclarations"]]
+    builder.declare([_function(function) if isinstance(function, dict) else function for function in functions])
+
+
+def _function(function: Mapping[str, Any]) -> dict[str, Any]:
+    if function.get("parameters") is None:
+        return dict(function)
+    return {**function, "parameters": google_schema(function["parameters"])}
 
 
 FORMAT = DatasetFormat(

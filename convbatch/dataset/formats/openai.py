@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from convbatch.dataset.formats.builder import (
+    CALL_ROLES,
+    RESULT_ROLES,
     DatasetFormat,
     DialogueBuilder,
     has_key,
     recorded_schema,
     role_of,
     take_list,
-    tool_declaration,
 )
+from convbatch.dataset.recorded_calls import RecordedResult
 from convbatch.dataset.side_keys import read_message_keys, read_side_keys
 
 
@@ -72,7 +74,7 @@ def read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
             hint = '{"role": "user", "content": "…"}'
             builder.issue("a message must be an object", place=builder.place, found=message, hint=hint)
             builder.refused("unknown")
-    _read_tools(body.pop("tools", None), builder)
+    builder.declare(body.pop("tools", None))
     if is_request:
         read_side_keys({key: body.pop(key) for key in _IN_BODY if key in body}, builder)
     _read_settings(body, builder, is_request=is_request)
@@ -81,22 +83,55 @@ def read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
 
 
 _MESSAGE_KEYS = ("role", "from", "content", "value", "parts", "refusal", "tool_calls", "function_call")
+_RESULT_KEYS = (*_MESSAGE_KEYS, "tool_call_id", "name", "tool_name", "function", "error", "is_error")
 
 
 def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
     role = message.get("role", message.get("from"))
     kind = role_of(role)
-    if kind is None or message.get("tool_calls") or message.get("function_call"):
-        builder.unsupported("tool_call" if kind is not None else role or "", message)
-        return
     content = message.get("content", message.get("value", message.get("parts")))
-    if _is_tool_step(content):
-        builder.unsupported("tool_call", message)
-        return
-    if kind == "user":
+    if role in CALL_ROLES:
+        builder.calls(message.get("tool_calls") or content)
+    elif role in RESULT_ROLES:
+        _read_result(message, content, builder)
+    elif kind is None:
+        builder.unsupported(role or "", message)
+    elif kind == "user":
+        _read_user(message, content, builder)
+    elif calls := _calls(message, content):
+        _read_calls(message, content, calls, builder)
+    else:
+        _read_text(message, content, kind, builder)
+
+
+def _read_user(message: Mapping[str, Any], content: Any, builder: DialogueBuilder) -> None:
+    results = [part for part in content if _is_result(part)] if isinstance(content, list) else []
+    for part in results:
+        inner = part.get("toolResult", part)
+        is_error = inner.get("is_error") is True or inner.get("status") == "error"
+        ident = inner.get("tool_use_id", inner.get("toolUseId"))
+        builder.call_result(_result(inner.get("content"), builder, ident=ident, is_error=is_error))
+    if results:
+        content = [part for part in content if not _is_result(part)]
+    if content or not results:
         builder.user(_parts(content, builder))
-        read_message_keys(message, _MESSAGE_KEYS, builder)
-        return
+    read_message_keys(message, _MESSAGE_KEYS, builder)
+
+
+def _read_calls(message: Mapping[str, Any], content: Any, calls: list[Any], builder: DialogueBuilder) -> None:
+    rest = [part for part in content if not _is_call(part)] if isinstance(content, list) else content
+    text = _text(rest, builder)
+    if text and text.strip():
+        builder.reply(text)
+    elif text is None and rest not in (None, []):
+        builder.issue("a message without text", place=builder.place, found=message, hint='"content" is text')
+    builder.calls(calls)
+    read_message_keys(message, _MESSAGE_KEYS, builder)
+
+
+def _read_text(
+    message: Mapping[str, Any], content: Any, kind: Literal["assistant", "system"], builder: DialogueBuilder
+) -> None:
     text = _text(content if content is not None else message.get("refusal"), builder)
     if text is None:
         hint = '"content" of a reply or system message is text'
@@ -110,14 +145,44 @@ def _read_message(message: Mapping[str, Any], builder: DialogueBuilder) -> None:
     read_message_keys(message, _MESSAGE_KEYS, builder)
 
 
-def _is_tool_step(content: Any) -> bool:
-    """Whether the parts of a message call a tool or have its result, as in Anthropic's and Bedrock's API."""
-    parts = content if isinstance(content, list) else []
-    return any(
-        isinstance(part, dict)
-        and (part.get("type") in ("tool_use", "tool_result") or "toolUse" in part or "toolResult" in part)
-        for part in parts
-    )
+def _read_result(message: Mapping[str, Any], content: Any, builder: DialogueBuilder) -> None:
+    name = next((message[key] for key in ("name", "tool_name", "function") if message.get(key)), None)
+    error = message.get("error")
+    is_error = message.get("is_error") is True or bool(error)
+    value = error if error and content in (None, "") else content
+    builder.call_result(_result(value, builder, ident=message.get("tool_call_id"), name=name, is_error=is_error))
+    read_message_keys(message, _RESULT_KEYS, builder)
+
+
+def _result(
+    content: Any, builder: DialogueBuilder, *, ident: Any = None, name: Any = None, is_error: bool = False
+) -> RecordedResult:
+    """Read the content of a result: a value as it is, parts as their texts and media."""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content) or not content:
+        return RecordedResult("" if content is None else content, ident, name, is_error)
+    if len(content) == 1 and "json" in content[0]:
+        return RecordedResult(content[0]["json"], ident, name, is_error)  # Bedrock
+    if not all("type" in part or set(part) == {"text"} for part in content):
+        return RecordedResult(content, ident, name, is_error)  # a list of objects
+    parts = [_part(part, builder) for part in content]
+    texts = [str(part["text"]) for part in parts if "text" in part]
+    return RecordedResult("\n".join(texts), ident, name, is_error, tuple(part for part in parts if "text" not in part))
+
+
+def _calls(message: Mapping[str, Any], content: Any) -> list[Any]:
+    """Return the calls of a message, as OpenAI, Anthropic and Bedrock write them."""
+    calls = message.get("tool_calls") or []
+    calls = list(calls) if isinstance(calls, list) else [calls]
+    calls += [message["function_call"]] if message.get("function_call") else []
+    return calls + [part for part in content if _is_call(part)] if isinstance(content, list) else calls
+
+
+def _is_call(part: Any) -> bool:
+    return isinstance(part, dict) and (part.get("type") == "tool_use" or "toolUse" in part)
+
+
+def _is_result(part: Any) -> bool:
+    return isinstance(part, dict) and (part.get("type") == "tool_result" or isinstance(part.get("toolResult"), dict))
 
 
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
@@ -161,15 +226,6 @@ def _part(part: Any, builder: DialogueBuilder) -> dict[str, Any]:
 
 
 _DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)
-
-
-def _read_tools(tools: Any, builder: DialogueBuilder) -> None:
-    if not tools:
-        return
-    if not isinstance(tools, list) or not all(has_key(tool, "function") for tool in tools):
-        builder.issue("tools other than functions", found=tools, hint='{"type": "function", "function": {"name": "…"}}')
-        return
-    builder.plain["tools"] = [tool_declaration(tool["function"]) for tool in tools]
 
 
 def _read_settings(body: dict[str, Any], builder: DialogueBuilder, *, is_request: bool) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, recorded_schema, tool_declaration
+from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, has_key, recorded_schema
 from convbatch.dataset.formats.messages import TARGETS, find_key, read_messages
 
 _REQUEST = ("instructions", "model", "max_output_tokens", "previous_response_id")
@@ -39,7 +39,7 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
     if isinstance(items, list):
-        items = [_message(item) if isinstance(item, dict) else item for item in items]
+        items = [_message(item) if isinstance(item, dict) else item for item in _without_reasoning(items, builder)]
     read_messages(items, builder)
     _read_settings(body, builder)
     if is_batch:
@@ -48,7 +48,21 @@ def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
         builder.keep(body)
 
 
+def _without_reasoning(items: list[Any], builder: DialogueBuilder) -> list[Any]:
+    """Leave out reasoning, which is valid only for the model and route that created it."""
+    left = [item for item in items if not has_key(item, "type") or item["type"] != "reasoning"]
+    if len(left) < len(items):
+        builder.leave_out("reasoning")
+    return left
+
+
 def _message(item: Mapping[str, Any]) -> dict[str, Any]:
+    if item.get("type") == "function_call":
+        return {"role": "function_call", "content": {key: item.get(key) for key in ("call_id", "name", "arguments")}}
+    if item.get("type") == "function_call_output":
+        output: Any = item.get("output")
+        content = [_part(part) for part in output] if isinstance(output, list) else output
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
     if item.get("type", "message") != "message":
         return {"content": "", **item, "role": item["type"]}  # a tool step or a thought: named by the reader
     content = item.get("content")
@@ -78,7 +92,7 @@ def _read_settings(body: dict[str, Any], builder: DialogueBuilder) -> None:
         body["reasoning"] = {key: value for key, value in reasoning.items() if key != "effort"}
     tools = body.pop("tools", None) or []
     if tools and all(has_key(tool, "name") and tool.get("type") == "function" for tool in tools):
-        builder.plain["tools"] = [tool_declaration(tool) for tool in tools]
+        builder.declare(tools)
     elif tools:
         builder.extra("tools", tools)
     wanted = body.get("text")

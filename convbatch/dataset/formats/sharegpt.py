@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convbatch.dataset.formats.builder import DatasetFormat, DialogueBuilder, role_of, take_list
+from convbatch.dataset.formats.builder import (
+    CALL_ROLES,
+    RESULT_ROLES,
+    DatasetFormat,
+    DialogueBuilder,
+    role_of,
+    take_list,
+)
+from convbatch.dataset.jsonl import RefusedValue, parse_value
+from convbatch.dataset.recorded_calls import RecordedResult
 from convbatch.dataset.side_keys import read_message_keys
 
 
@@ -15,10 +24,7 @@ def _detect(line: Mapping[str, Any]) -> bool:
 
 def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     builder.system(rest.pop("system", None))
-    if rest.get("tools") in (None, "", "[]", []):
-        rest.pop("tools", None)
-    else:
-        builder.unsupported("tool", rest.pop("tools"))
+    builder.declare(rest.pop("tools", None))
     key = "conversations" if "conversations" in rest else "conversation"
     for message in take_list(rest, key, builder):
         if not isinstance(message, dict):
@@ -35,6 +41,12 @@ _EXAMPLE = '{"from": "human", "value": "…"}'
 
 def _add_message(builder: DialogueBuilder, role: Any, text: Any, message: Mapping[str, Any]) -> None:
     kind = role_of(role)
+    if role in CALL_ROLES:
+        builder.calls(text)
+        return
+    if role in RESULT_ROLES:
+        _add_results(builder, text)
+        return
     if kind is None:
         builder.unsupported("" if role is None else role, message)
         return
@@ -49,6 +61,22 @@ def _add_message(builder: DialogueBuilder, role: Any, text: Any, message: Mappin
     else:
         builder.system(text)
     read_message_keys(message, ("from", "role", "value", "content"), builder)
+
+
+def _add_results(builder: DialogueBuilder, text: Any) -> None:
+    """Add an observation: the result of one call, or a list with one for each of several calls."""
+    waiting = builder.waiting_calls
+    values = _json_list(text) if waiting > 1 else None
+    for value in values if values is not None and len(values) == waiting else [text]:
+        builder.call_result(RecordedResult(value))
+
+
+def _json_list(text: Any) -> list[Any] | None:
+    try:
+        value = parse_value(text.encode()) if isinstance(text, str) else text
+    except RefusedValue:
+        return None
+    return value if isinstance(value, list) else None
 
 
 FORMAT = DatasetFormat(
