@@ -262,7 +262,9 @@ _DASHES = "\uff0d\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\ufe58"
 def odd_dash(arg: str, own: Collection[str]) -> str | None:
     """Return what is wrong with the dashes or the `=` of a word of the command line; None where nothing is."""
     rest = arg.lstrip(_DASHES + "-")
-    if arg[:1] in _DASHES or (arg[:1] == "-" and arg[1:2] and arg[1] in _DASHES):
+    if not arg:
+        return None
+    if arg[0] in _DASHES or (arg[:1] == "-" and arg[1:2] and arg[1] in _DASHES):
         char = next(char for char in arg if char in _DASHES)
         name = f"U+{ord(char):04X} ({unicodedata.name(char).lower()})"
         plain = f"-{rest}" if f"-{rest}" in own else f"--{rest}"

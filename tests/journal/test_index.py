@@ -201,7 +201,8 @@ def test_a_reply_to_an_earlier_key_is_not_used_for_the_new_key() -> None:
 def test_the_reply_of_a_turn_is_made_of_its_steps() -> None:
     first: dict[str, Any] = {"thought": "Look it up.", "tool_calls": [{"id": None, "name": "f", "arguments": {}}]}
     first["usage"] = {"source": "reported", "input_tokens": 10, "output_tokens": 5, "consistent": True}
-    last: dict[str, Any] = {"text": "Done.", "thought": "Now I know.", "usage": {**first["usage"], "cached_input_tokens": 8}}
+    last: dict[str, Any] = {"text": "Done.", "thought": "Now I know."}
+    last["usage"] = {**first["usage"], "cached_input_tokens": 8}
     history = fold(intent(), step(1, 1, goes_on=True, **first), failed("refused", 2), step(2, 3, **last), ended("ok"))
     assert history.finished(A)
     assert history.reply == {
