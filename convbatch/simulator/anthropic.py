@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from convbatch.simulator import anthropic_tools
 from convbatch.simulator.limits import Dimension
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply, history_sha
 from convbatch.simulator.schemas import anthropic_problem
@@ -192,6 +193,7 @@ _FINISH = {
     "malformed": "malformed_response",
     "unknown": "some_future_reason",
     "nothing": None,
+    "paused": "pause_turn",
 }
 
 
@@ -211,8 +213,9 @@ class AnthropicWire:
             refuse("bad_request", "anthropic-version: header is required")
         fields = _parameters(body, route.version)
         system = _system(fields.get("system"))
-        messages, replayed = _messages(fields["messages"], system)
+        messages, replayed, turns = _messages(fields["messages"], system)
         thinking = as_object(fields.get("thinking")) or {}
+        anthropic_tools.check_thinking(turns, thinking)
         cache = as_object(fields.get("cache_control"))
         parsed = ParsedRequest(
             model=fields["model"],
@@ -225,6 +228,8 @@ class AnthropicWire:
             show_thoughts=thinking.get("display", "summarized" if thinking.get("type") == "enabled" else "omitted")
             == "summarized",
             schema=_schema(as_object(fields.get("output_config")) or {}),
+            declared=anthropic_tools.declared(fields.get("tools")),
+            pauses=anthropic_tools.pauses_in(turns),
         )
         return ReplySpec(
             parsed=parsed,
@@ -242,7 +247,7 @@ class AnthropicWire:
             "role": "assistant",
             "model": reply_spec.parsed.model,
             "content": list(_blocks(reply_spec.parsed, reply)),
-            "stop_reason": _FINISH.get(reply.finish, "end_turn"),
+            "stop_reason": _FINISH.get(reply.finish, "tool_use" if reply.calls else "end_turn"),
             "stop_sequence": None,
             "stop_details": _REFUSAL if reply.finish in {"prompt_blocked", "output_blocked"} else None,
             "usage": _usage(reply_spec, reply),
@@ -371,16 +376,25 @@ def _system(value: Any) -> str:
     return value or ""
 
 
-def _messages(value: Any, system: str) -> tuple[tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
+def _messages(
+    value: Any, system: str
+) -> tuple[tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...], list[anthropic_tools.Turn]]:
     items: list[Any] = as_list(value) or []
     if not items:
         refuse("bad_request", "messages: at least one message is required", field="messages")
     messages: list[tuple[str, str]] = []
     replayed: list[ReplayedTurn] = []
+    turns: list[anthropic_tools.Turn] = []
     for at, item in enumerate(items):
         message = _message(as_object(item), at)
         blocks = _content(message, at)
         role = "model" if message["role"] == "assistant" else "user"
+        anthropic_tools.add_turn(turns, message["role"], blocks)
+        if results := anthropic_tools.results_text(blocks):
+            messages.append(("tool", results))
+        blocks = [block for block in blocks if block["type"] != "tool_result"]
+        if not blocks:
+            continue
         text = "".join(_text(block, f"messages.{at}.content.{n}") for n, block in enumerate(blocks))
         if role == "model":
             prefix = history_sha(system, messages)
@@ -393,9 +407,10 @@ def _messages(value: Any, system: str) -> tuple[tuple[tuple[str, str], ...], tup
         messages.append((role, text))
     if messages[0][0] != "user":
         refuse("bad_request", 'messages: first message must use the "user" role', field="messages")
-    if messages[-1][0] == "model":
+    if messages[-1][0] == "model" and not anthropic_tools.is_paused(turns[-1][1]):
         refuse("bad_request", _PREFILL, field="messages")
-    return tuple(messages), tuple(replayed)
+    anthropic_tools.check_order(turns)
+    return tuple(messages), tuple(replayed), turns
 
 
 def _message(message: dict[str, Any] | None, at: int) -> dict[str, Any]:
@@ -493,12 +508,19 @@ def _blocks(parsed: ParsedRequest, reply: SimulatedReply) -> Iterator[dict[str, 
     if reply.thought or reply.reasoning_tokens or reply.signature:
         seal = _Seal(reply.thought or "", history_sha(parsed.system, parsed.messages), reply.signature)
         yield {"type": "thinking", "thinking": seal.thinking, "signature": _sealed(seal)}
-    if reply.finish in {"prompt_blocked", "output_blocked", "nothing", "malformed"} or not reply.text:
+    if reply.finish in {"prompt_blocked", "output_blocked", "nothing", "malformed"}:
         return
-    yield {"type": "text", "text": reply.text}
+    if reply.text:
+        yield {"type": "text", "text": reply.text}
+    yield from anthropic_tools.call_blocks(reply.calls)
+    if reply.finish == "paused":
+        yield anthropic_tools.paused_block(reply.reply_id)
 
 
 def _block_events(index: int, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if block["type"] in ("tool_use", "server_tool_use"):
+        yield from anthropic_tools.call_events(index, block)
+        return
     is_text = block["type"] == "text"
     empty = {"type": "text", "text": ""} if is_text else {"type": "thinking", "thinking": "", "signature": ""}
     yield {"type": "content_block_start", "index": index, "content_block": empty}

@@ -110,10 +110,10 @@ def spoil_reply(rule: Rule, reply: SimulatedReply) -> SimulatedReply:
     kind = rule.options["kind"]
     if kind == "length":
         text = reply.text[: len(reply.text) // 2]
-        return replace(reply, text=text, visible_tokens=count_tokens(text), finish="length")
+        return replace(reply, text=text, calls=(), visible_tokens=count_tokens(text), finish="length")
     if kind == "unknown-finish":
         return replace(reply, finish="unknown")
-    silent = replace(reply, text="", visible_tokens=0, thought=None, signature=None)
+    silent = replace(reply, text="", calls=(), visible_tokens=0, thought=None, signature=None)
     if kind == "thoughts-only":
         return replace(silent, thought="Let me think.", reasoning_tokens=max(8, reply.output_tokens), finish="length")
     finishes: dict[str, Finish] = {

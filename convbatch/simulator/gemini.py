@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from convbatch.simulator import gemini_tools
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.schemas import google_problem
 from convbatch.simulator.wire import (
@@ -171,7 +172,7 @@ class GeminiWire:
         if "thinkingBudget" in thinking and "thinkingLevel" in thinking:
             refuse("bad_request", "You can only set only one of thinking budget and thinking level.")
         _check_safety(fields.get("safetySettings", []))
-        messages, replayed = _contents(fields.get("contents"))
+        messages, replayed = _contents(fields.get("contents"), route.model or "")
         schema = _schema(config)
         parsed = ParsedRequest(
             model=route.model or "",
@@ -184,6 +185,7 @@ class GeminiWire:
             show_thoughts=bool(thinking.get("includeThoughts", False)),
             schema=schema,
             is_bare=config.get("responseMimeType") == "text/x.enum",
+            declared=gemini_tools.declared(fields.get("tools"), config, route.model or ""),
         )
         return ReplySpec(
             parsed=parsed,
@@ -194,11 +196,12 @@ class GeminiWire:
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
         """See `wire.Wire`."""
+        reply = gemini_tools.sayable(reply)
         body: dict[str, Any] = {}
         if reply.finish == "prompt_blocked":
             body["promptFeedback"] = {"blockReason": "SAFETY", "safetyRatings": _DANGER}
         elif reply.finish != "nothing":
-            body["candidates"] = [_candidate(reply_spec, reply, _parts(reply))]
+            body["candidates"] = [_candidate(reply_spec, reply, _parts(reply_spec, reply))]
         body[self.usage_key] = _usage(reply_spec, reply)
         if reply_spec.parsed.model == "sim-seed":
             # The reply on the page came through a gateway, which writes null where Google omits a field.
@@ -208,10 +211,12 @@ class GeminiWire:
 
     def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
         """See `wire.Wire`."""
+        reply = gemini_tools.sayable(reply)
         if reply.finish in {"prompt_blocked", "nothing"}:
             return [self.whole(reply_spec, reply)]
         parts: list[dict[str, Any]] = [{"text": piece, "thought": True} for piece in in_pieces(reply.thought or "", 2)]
         parts += [{"text": piece} for piece in in_pieces(reply.text)]
+        parts += gemini_tools.call_parts(reply.calls, reply_spec.parsed.model)
         events = [{"candidates": [{"content": {"parts": [part], "role": "model"}, "index": 0}]} for part in parts]
         last: dict[str, Any] = {"text": ""}
         if reply.signature is not None:
@@ -369,10 +374,11 @@ def _system(value: Any) -> str:
     return "".join(_text_of(part) for part in _part_list(content, "system_instruction"))
 
 
-def _contents(value: Any) -> tuple[tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
+def _contents(value: Any, model: str) -> tuple[tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
     contents = as_list(value)
     if not contents:
         refuse("bad_request", "* GenerateContentRequest.contents: contents is not specified\n", field="contents")
+    read: list[gemini_tools.Content] = []
     turns: list[tuple[str, list[dict[str, Any]]]] = []
     for at, item in enumerate(contents):
         where = f"contents[{at}]"
@@ -381,12 +387,15 @@ def _contents(value: Any) -> tuple[tuple[tuple[str, str], ...], tuple[ReplayedTu
         if role not in {"user", "model", "function"}:
             refuse("bad_request", "Please use a valid role: user, model.", field=where)
         parts = _part_list(content, where)
+        read.append((role, list(parts)))
+        has_results = any("functionResponse" in part for part in parts)
         if role == "model" and turns and turns[-1][0] == "model":
             turns[-1][1].extend(parts)
         else:
-            turns.append(("model" if role == "model" else "user", parts))
-    if turns[-1][0] != "user":
+            turns.append(("model" if role == "model" else "tool" if has_results else "user", parts))
+    if turns[-1][0] == "model":
         refuse("bad_request", "Please ensure that multiturn requests end with a user turn.", field="contents")
+    gemini_tools.check_order(read, model)
     messages = tuple((role, "".join(_text_of(part) for part in parts)) for role, parts in turns)
     return messages, tuple(
         _replayed(at, messages[at][1], parts) for at, (role, parts) in enumerate(turns) if role == "model"
@@ -433,11 +442,13 @@ def _text_of(part: dict[str, Any]) -> str:
         return ""
     if "text" in part:
         return part["text"]
+    if "functionResponse" in part:
+        return gemini_tools.result_text(part["functionResponse"])
     return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
 
 
 def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> ReplayedTurn:
-    signed = [at for at, part in enumerate(parts) if "thoughtSignature" in part]
+    signed = [at for at, part in enumerate(parts) if "thoughtSignature" in part and "functionCall" not in part]
     if not signed:
         return ReplayedTurn(index=index, text=text, signature=None, in_place=True)
     last = parts[signed[-1]]
@@ -447,12 +458,13 @@ def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> ReplayedTur
     return ReplayedTurn(index=index, text=text, signature=signature, in_place=in_place)
 
 
-def _parts(reply: SimulatedReply) -> list[dict[str, Any]]:
+def _parts(reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     if reply.thought:
         parts.append({"text": reply.thought, "thought": True})
     if reply.text:
         parts.append({"text": reply.text})
+    parts += gemini_tools.call_parts(reply.calls, reply_spec.parsed.model)
     if reply.signature is not None:
         parts.append({"text": "", "thoughtSignature": reply.signature})
     return parts

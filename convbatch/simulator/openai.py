@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from convbatch.simulator import openai_tools
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.schemas import strict_problem
 from convbatch.simulator.wire import (
@@ -174,7 +175,7 @@ class OpenAIWire:
         """See `wire.Wire`."""
         del route
         fields = _parameters(body)
-        system, messages, replayed = _messages(fields["messages"])
+        system, messages, replayed = _messages(fields["messages"], fields["model"])
         stop = fields.get("stop") or ()
         parsed = ParsedRequest(
             model=fields["model"],
@@ -185,6 +186,7 @@ class OpenAIWire:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             thinking=fields.get("reasoning_effort") != "none",
             schema=_schema(fields.get("response_format")),
+            declared=openai_tools.declared(fields.get("tools")),
         )
         options = fields.get("stream_options") or {}
         return ReplySpec(
@@ -204,12 +206,14 @@ class OpenAIWire:
             message["reasoning_content"] = reply.thought
         if reply.signature is not None:
             message["extra_content"] = _signed(reply.signature)
+        if reply.calls:
+            message["tool_calls"] = openai_tools.call_plains(reply.calls, reply_spec.parsed.model)
         content = in_pieces(reply.text) if message["content"] else list[str]()
         choice = {
             "index": 0,
             "message": message,
             "logprobs": _logprobs(reply_spec, content, 0),
-            "finish_reason": _FINISH.get(reply.finish, "stop"),
+            "finish_reason": _finish(reply),
         }
         return {
             **_head(reply_spec, reply, "chat.completion"),
@@ -226,8 +230,9 @@ class OpenAIWire:
         deltas += [{"content": piece} for piece in in_pieces(reply.text)]
         if reply.finish == "output_blocked":
             deltas.append({"refusal": _REFUSAL})
+        deltas += openai_tools.call_deltas(reply.calls, reply_spec.parsed.model)
         last: dict[str, Any] = {} if reply.signature is None else {"extra_content": _signed(reply.signature)}
-        finishes = [None] * len(deltas) + [_FINISH.get(reply.finish, "stop")]
+        finishes = [None] * len(deltas) + [_finish(reply)]
         chunks: list[dict[str, Any]] = []
         if reply.finish != "nothing":
             place = 0
@@ -375,7 +380,7 @@ def _logprobs(reply_spec: ReplySpec, pieces: list[str], place: int) -> dict[str,
     return {"content": logprob_tokens(pieces, reply_spec.logprobs, place), "refusal": None}
 
 
-def _messages(value: Any) -> tuple[str, tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
+def _messages(value: Any, model: str) -> tuple[str, tuple[tuple[str, str], ...], tuple[ReplayedTurn, ...]]:
     items: list[Any] = as_list(value) or []
     if not items:
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array."
@@ -383,14 +388,18 @@ def _messages(value: Any) -> tuple[str, tuple[tuple[str, str], ...], tuple[Repla
     system: list[str] = []
     messages: list[tuple[str, str]] = []
     replayed: list[ReplayedTurn] = []
-    for at, item in enumerate(items):
-        message = _message(item, f"messages[{at}]")
+    read = [_message(item, f"messages[{at}]") for at, item in enumerate(items)]
+    openai_tools.check_order(read, model)
+    for at, message in enumerate(read):
         text = _text(message, f"messages[{at}].content")
         if message["role"] in {"system", "developer"}:
             system.append(text)
         elif message["role"] == "assistant":
             replayed.append(_replayed(message, len(messages), text))
-            messages.append(("model", text))
+            messages.append(("model", text + openai_tools.mark(message)))
+        elif message["role"] == "tool":
+            before = messages.pop()[1] if messages and messages[-1][0] == "tool" else ""
+            messages.append(("tool", before + text))
         else:
             messages.append(("user", text))
     return "".join(system), tuple(messages), tuple(replayed)
@@ -452,7 +461,12 @@ def _head(reply_spec: ReplySpec, reply: SimulatedReply, kind: str) -> dict[str, 
 
 
 def _content(reply: SimulatedReply) -> str | None:
-    return None if reply.finish in {"prompt_blocked", "output_blocked"} else reply.text
+    is_silent = reply.finish in {"prompt_blocked", "output_blocked"} or (reply.calls and not reply.text)
+    return None if is_silent else reply.text
+
+
+def _finish(reply: SimulatedReply) -> str:
+    return _FINISH.get(reply.finish, "tool_calls" if reply.calls else "stop")
 
 
 def _usage(reply: SimulatedReply) -> dict[str, Any]:

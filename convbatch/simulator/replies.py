@@ -19,9 +19,9 @@ from typing import Any, Literal, cast
 
 import orjson
 
-from convbatch.simulator import schemas
+from convbatch.simulator import schemas, tools
 
-Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing", "malformed", "unknown"]
+Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing", "malformed", "unknown", "paused"]
 
 PER_MESSAGE_TOKENS = 4
 PROMPT_TRIGGERS = ("bomb", "炸弹")
@@ -62,7 +62,7 @@ class ParsedRequest:
     model: str
     system: str = ""
     messages: tuple[tuple[str, str], ...]
-    """(role, text), role `user` or `model`; consecutive model messages are merged."""
+    """(role, text), role `user`, `model` or `tool` (the results of one step); consecutive model messages are merged."""
     replayed: tuple[ReplayedTurn, ...] = ()
     max_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -72,6 +72,17 @@ class ParsedRequest:
     """What a reply must fit, as JSON; an empty one asks for JSON of any form."""
     is_bare: bool = False
     """Whether the reply is a text of the schema without its quotes."""
+
+    declared: tuple[Mapping[str, Any], ...] = ()
+    """Tools: name and `parameters`."""
+    pauses: int | None = None
+    """How often the model has paused in this turn; None: the wire has no paused turns."""
+
+    @property
+    def answered(self) -> int:
+        """The steps of the current turn whose results are there."""
+        roles = [role for role, _ in self.messages]
+        return roles[::-1][: roles[::-1].index("user")].count("tool") if "user" in roles else roles.count("tool")
 
     @property
     def user_texts(self) -> tuple[str, ...]:
@@ -97,6 +108,7 @@ class SimulatedReply:
     visible_tokens: int
     reasoning_tokens: int | None = None
     reply_id: str
+    calls: tuple[tools.Call, ...] = ()
 
     @property
     def output_tokens(self) -> int:
@@ -151,6 +163,7 @@ class Script:
 
     def __init__(self) -> None:
         self._replies: dict[bytes, str] = {}
+        self._steps: dict[bytes, tuple[tools.Step, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -183,19 +196,24 @@ class Script:
         return script
 
     def learn(self, dialogue: Mapping[str, Any]) -> None:
-        """Add one canonical dialogue; turns without a scripted reply are skipped."""
+        """Add one canonical dialogue: the replies and the calls of tools that it has."""
         link = _link(b"", dialogue.get("system") or "")
-        for turn in dialogue["turns"]:
+        says_calls = any(turn.get("tool_calls") for turn in dialogue["turns"])
+        for number, turn in enumerate(dialogue["turns"]):
             link = _link(link, _user_text(turn["user"]))
             if isinstance(reply := turn.get("assistant"), str):
                 self._replies.setdefault(link, reply)
+            wanted = () if says_calls else tools.wanted_calls(dialogue, number)
+            if steps := tools.scripted_steps(turn) or ((wanted,) if wanted else ()):
+                self._steps.setdefault(link, steps)
 
     def reply_to(self, system: str, user_texts: Iterable[str]) -> str | None:
         """Return the scripted reply to the last of `user_texts`, None without one."""
-        link = _link(b"", system)
-        for text in user_texts:
-            link = _link(link, text)
-        return self._replies.get(link)
+        return self._replies.get(_link_of(system, user_texts))
+
+    def steps_of(self, system: str, user_texts: Iterable[str]) -> tuple[tools.Step, ...]:
+        """Return the scripted calls of the turn of the last of `user_texts`, step by step."""
+        return self._steps.get(_link_of(system, user_texts), ()) if self._steps else ()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -210,6 +228,13 @@ def _link(before: bytes, text: str) -> bytes:
     return hashlib.blake2b(before + text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
+def _link_of(system: str, user_texts: Iterable[str]) -> bytes:
+    link = _link(b"", system)
+    for text in user_texts:
+        link = _link(link, text)
+    return link
+
+
 def _user_text(user: str | list[dict[str, Any]]) -> str:
     return user if isinstance(user, str) else "".join(cast("str", part.get("text", "")) for part in user)
 
@@ -222,6 +247,7 @@ class _Draft:
     finish: Finish = "stop"
     thought: str | None = None
     reasoning_tokens: int | None = None
+    calls: tools.Step = ()
 
 
 class Actor:
@@ -259,18 +285,38 @@ class Actor:
     def answer(self, parsed: ParsedRequest, sha: str) -> SimulatedReply:
         """Return the reply to a history with the `history_sha` `sha`; the model must be known."""
         player = self.base_model(parsed.model) or ""
-        draft = _within_limits(_in_form(_MODELS[player](self, parsed, sha), parsed), parsed)
+        draft = _MODELS[player](self, parsed, sha)
+        if player in _CALLERS and draft.finish in ("stop", "length"):
+            draft = self._acted(draft, parsed, sha)
+        draft = _within_limits(_in_form(draft, parsed), parsed)
         reply = SimulatedReply(
             text=draft.text,
             finish=draft.finish,
             thought=draft.thought,
             input_tokens=parsed.input_tokens,
-            visible_tokens=count_tokens(draft.text),
+            visible_tokens=count_tokens(draft.text) + sum(count_tokens(call.name + call.text) for call in draft.calls),
             reasoning_tokens=draft.reasoning_tokens,
-            signature=self._sign(parsed.model, sha, draft.text) if player == "sim-signed" else None,
+            signature=self._sign(parsed.model, sha, draft.text) if player == "sim-signed" and not draft.calls else None,
+            calls=draft.calls,
             reply_id=base64.urlsafe_b64encode(_digest(self.seed, parsed.model, sha) * 2).decode()[:20],
         )
         return _as_in_the_seed(reply) if player == "sim-seed" else reply
+
+    def _acted(self, draft: _Draft, parsed: ParsedRequest, sha: str) -> _Draft:
+        """Return what the model does in place of its reply: pause, call tools, or say what they returned."""
+        texts = parsed.user_texts
+        ordered = tools.orders(texts[-1] if texts else "")
+        may_pause = parsed.pauses is not None and self.base_model(parsed.model) != "sim-signed"
+        if may_pause and (parsed.pauses or 0) < ordered.pauses:
+            return replace(draft, text="Searching…", finish="paused")
+        if parsed.declared:
+            seal = f"{_digest(self.seed, parsed.model, sha).hex()}_"
+            scripted = self._script.steps_of(parsed.system, texts)
+            if step := tools.next_step(scripted, ordered, parsed.answered, seal):
+                return replace(draft, text="Let me see." if ordered.is_loud else "", finish="stop", calls=step)
+        if parsed.answered and self._script.reply_to(parsed.system, texts) is None:
+            return replace(draft, text=f"{draft.text} {tools.quote_results(parsed.messages[-1][1])}")
+        return draft
 
     def broken_signature(self, parsed: ParsedRequest) -> str | None:
         """Return what is wrong with the signed turns sent to `sim-signed`; None if they came back unchanged."""
@@ -392,6 +438,8 @@ _MODELS: dict[str, Callable[[Actor, ParsedRequest, str], _Draft]] = {
     "sim-mumbler": Actor.mumbler,
 }
 
+_CALLERS = frozenset({"sim-good", "sim-drift", "sim-think", "sim-safety", "sim-signed"})
+"""Models that call tools."""
 
 _ORDER = re.compile(r"(?i)\b(ignore|pass|approve|score|verdict)\b")
 _QUOTED = re.compile('"([^"]+)"|“([^”]+)”|「([^」]+)」')
@@ -470,10 +518,11 @@ def _within_limits(draft: _Draft, parsed: ParsedRequest) -> _Draft:
     limit = parsed.max_output_tokens
     reasoning = draft.reasoning_tokens
     if limit is None or count_tokens(text) + (reasoning or 0) <= limit:
-        return _Draft(text, draft.finish, draft.thought, reasoning)
+        return replace(draft, text=text)
     if reasoning is not None and reasoning >= limit:
         return _Draft("", "length", draft.thought, limit)
-    return _Draft(cut_to_tokens(text, limit - (reasoning or 0)), "length", draft.thought, reasoning)
+    cut = cut_to_tokens(text, limit - (reasoning or 0))
+    return replace(draft, text=cut, finish="length" if cut != text or not draft.calls else draft.finish)
 
 
 def _change_numbers(text: str) -> _Draft:

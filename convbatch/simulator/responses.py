@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from convbatch.simulator import responses_tools
 from convbatch.simulator.openai import CREATED, OPENAI, TIERS, logprob_tokens, served_tier, strict_schema
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.wire import (
@@ -161,6 +162,7 @@ class ResponsesWire:
         fields = _parameters(body)
         reader = _Reader()
         reader.read(fields["input"])
+        responses_tools.check_pairs(reader.calls, reader.outputs)
         reasoning = as_object(fields.get("reasoning")) or {}
         parsed = ParsedRequest(
             model=fields["model"],
@@ -171,6 +173,7 @@ class ResponsesWire:
             thinking=reasoning.get("effort") != "none",
             show_thoughts=reasoning.get("summary") is not None,
             schema=strict_schema(as_object((fields.get("text") or {}).get("format")) or {}, "text.format.schema"),
+            declared=responses_tools.declared(fields.get("tools")),
         )
         wants_logprobs = _LOGPROBS in fields.get("include", ())
         return ReplySpec(
@@ -296,7 +299,11 @@ class _Reader:
     system: list[str] = field(default_factory=list[str])
     messages: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     replayed: list[ReplayedTurn] = field(default_factory=list[ReplayedTurn])
+    calls: list[str] = field(default_factory=list[str])
+    outputs: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """Each with the number of calls before it."""
     pending: _Sealed | None = None
+    last_reasoning: str | None = None
 
     def read(self, value: Any) -> None:
         """Read the whole input; raises `RefusedRequest`."""
@@ -315,9 +322,12 @@ class _Reader:
         if kind == "reasoning":
             _refuse_unknown(item, _REASONING, where)
             self.pending = _unsealed(item)
+            self.last_reasoning = self.pending.item_id
         elif kind == "message":
             _refuse_unknown(item, _MESSAGE, where)
             self._read_message(item, where)
+        elif kind in ("function_call", "function_call_output"):
+            self._read_tool(item, str(kind), where)
         elif kind in _OTHER_ITEMS:
             self._check_pending(is_models=not str(kind).endswith("_output"))
             self.pending = None
@@ -340,6 +350,26 @@ class _Reader:
         else:
             self.system.append(text)
         self.pending = None
+
+    def _read_tool(self, item: dict[str, Any], kind: str, where: str) -> None:
+        if kind == "function_call":
+            _refuse_unknown(item, responses_tools.CALL_KEYS, where)
+            self._check_call_partner(str(item.get("id", "")))
+            self.calls.append(responses_tools.check_call(item, where))
+            self._add_model(f"<call {hashlib.sha256(encode(item)).hexdigest()[:8]}>")
+        else:
+            self._check_pending(is_models=False)
+            _refuse_unknown(item, responses_tools.OUTPUT_KEYS, where)
+            self.outputs.append((responses_tools.check_output(item, where), len(self.calls)))
+            before = self.messages.pop()[1] if self.messages and self.messages[-1][0] == "tool" else ""
+            self.messages.append(("tool", before + responses_tools.output_text(item)))
+        self.pending = None
+
+    def _check_call_partner(self, item_id: str) -> None:
+        partner = f"rs_{item_id.removeprefix(f'fc_{_PAIRED}')[:-1]}"
+        if item_id.startswith(f"fc_{_PAIRED}") and partner != self.last_reasoning:
+            message = f"Item '{item_id}' of type 'function_call' was provided without its required 'reasoning' item"
+            refuse("bad_request", f"{message}: '{partner}'.", field="input")
 
     def _add_model(self, text: str) -> None:
         if self.messages and self.messages[-1][0] == "model":
@@ -466,13 +496,19 @@ def _items(reply_spec: ReplySpec, reply: SimulatedReply) -> Iterator[dict[str, A
     else:
         logprobs = _logprobs(reply_spec, in_pieces(reply.text), 0)
         part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": logprobs}
-    yield {
+    if not reply.calls or reply.text:
+        yield _message_item(reply, part, has_reasoning=has_reasoning)
+    yield from responses_tools.call_items(reply.calls, f"fc_{_PAIRED if has_reasoning else '0'}{reply.reply_id}")
+
+
+def _message_item(reply: SimulatedReply, part: dict[str, Any], *, has_reasoning: bool) -> dict[str, Any]:
+    return {
         "id": f"msg_{_PAIRED if has_reasoning else '0'}{reply.reply_id}",
         "type": "message",
         "status": "incomplete" if reply.finish in {"length", "unknown"} else "completed",
         "role": "assistant",
         "content": [part],
-        "phase": "final_answer",
+        "phase": "commentary" if reply.calls else "final_answer",
     }
 
 
@@ -481,6 +517,9 @@ def _logprobs(reply_spec: ReplySpec, pieces: list[str], place: int) -> list[dict
 
 
 def _item_events(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if item["type"] == "function_call":
+        yield from responses_tools.call_events(index, item)
+        return
     place = {"item_id": item["id"], "output_index": index}
     empty: dict[str, list[Any]] = {"summary": []} if item["type"] == "reasoning" else {"content": []}
     status = {} if item["type"] == "reasoning" else {"status": "in_progress"}
