@@ -5,6 +5,7 @@ Only layout is decided here: replies and verdicts come from `results/`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
@@ -108,6 +109,7 @@ class _TurnRow(NamedTuple):
     reply: str | None
     thought: str | None
     tool_calls: str | None
+    steps: int | None
     finish_reason: str | None
     finish_reason_raw: str | None
     input_tokens: int | None
@@ -303,10 +305,12 @@ def _reply(column: _TranscriptColumn, turn_row: _TurnRow, user: str | None) -> l
         texts.append(tables.multiline_text(f"turn {turn_row.turn} of this run: {turn_row.user}", "bold"))
     if turn_row.thought:
         texts.append(tables.single_line_text(f"(thought: {len(turn_row.thought):,} characters)", "dim"))
+    for call in json.loads(turn_row.tool_calls or "[]"):
+        arguments = call["arguments"]
+        said = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        texts.append(tables.single_line_text(f"calls {call['name']} {said}", "cyan"))
     if turn_row.reply is not None:
         texts.append(tables.multiline_text(turn_row.reply))
-    if turn_row.tool_calls is not None:
-        texts.append(tables.single_line_text(f"calls {turn_row.tool_calls}"))
     facts = tables.single_line_text(_BETWEEN.join(_facts(turn_row)), tables.STATUS_STYLES[turn_row.status])
     verdicts = _verdict_lines(column.verdicts_on(turn_row.turn))
     return [_name(column), *map(Piece, texts), Piece(facts, between=_BETWEEN), *verdicts]
@@ -346,7 +350,8 @@ def _facts(turn_row: _TurnRow) -> list[str]:
         None if reason is None else f"{input_tokens} in, {output_tokens} out{thinking}",
         None if turn_row.cost is None else f"{display_amount(exact(turn_row.cost))} {turn_row.currency}",
         None if turn_row.latency_s is None else f"{tables.number_text(turn_row.latency_s)} s",
-        f"{turn_row.attempts} attempts" if turn_row.attempts > 1 else None,
+        f"{turn_row.steps} steps" if (turn_row.steps or 1) > 1 else None,
+        f"{turn_row.attempts} attempts" if turn_row.attempts > (turn_row.steps or 1) else None,
         f"{turn_row.possibly_paid} possibly paid" if turn_row.possibly_paid else None,
         None if turn_row.reused_from is None else f"reused from {turn_row.reused_from}",
     ]
