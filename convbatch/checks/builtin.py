@@ -27,6 +27,13 @@ from convbatch.checks.safe_regex import (
     search,
     time_limit,
 )
+from convbatch.checks.tool_calls import (
+    call_argument_problem,
+    call_site_problem,
+    evaluate_call,
+    evaluate_valid_calls,
+    valid_calls_site_problem,
+)
 from convbatch.checks.values import (
     NEEDS_A_JUDGE,
     Check,
@@ -38,10 +45,8 @@ from convbatch.checks.values import (
     error_verdict,
     to_verdict,
 )
-from convbatch.errors import did_you_mean
 from convbatch.pricing import Money, display_amount, exact, parse_money
 from convbatch.reply import FinishReason
-from convbatch.tools import contains_arguments
 
 MAX_TIMEOUTS = 3
 """After this many timeouts a check is not evaluated again, so that a run always ends."""
@@ -384,37 +389,6 @@ def _cost(argument: Any, check_input: CheckInput) -> Finding:
     return Finding(cost.amount <= amount, f"cost {cost}, limit {display_amount(amount)} {cost.currency}")
 
 
-def _tool_call_argument(value: Any) -> str | None:
-    if value is True or is_text(value):
-        return None
-    if isinstance(value, dict) and is_text(value.get("name")) and set(value) <= {"name", "arguments"}:
-        return None if isinstance(value.get("arguments", {}), dict) else '"arguments" as an object'
-    return 'true, a function name, or {"name": "…", "arguments": {…}}'
-
-
-def _tool_call_site_problem(key: str, argument: Any, site: CheckSite) -> tuple[str, str] | None:
-    name: Any = argument["name"] if isinstance(argument, dict) else argument
-    if name is True or name in site.tools:
-        return None
-    hint = did_you_mean(name, site.tools) if site.tools else 'add "tools"'
-    return f"tools does not declare {quote_excerpt(name)}", hint
-
-
-def _tool_call(argument: Any, check_input: CheckInput) -> Finding:
-    names = ", ".join(call.name for call in check_input.tool_calls) or "nothing"
-    if argument is True:
-        return Finding(bool(check_input.tool_calls), f"called {names}")
-    wanted: Mapping[str, Any] = argument if isinstance(argument, dict) else {"name": argument}
-    called = [call for call in check_input.tool_calls if call.name == wanted["name"]]
-    if not called:
-        return Finding(False, f"called {names}, not {wanted['name']}")
-    required: Mapping[str, Any] = wanted.get("arguments", {})
-    if any(contains_arguments(call.arguments, required) for call in called):
-        return Finding(True, f"called {wanted['name']}")
-    arguments = quote_excerpt(json.dumps(called[-1].arguments, ensure_ascii=False))
-    return Finding(False, f"called {wanted['name']} with {arguments}")
-
-
 def _llm_rubric(argument: str, check_input: CheckInput) -> Finding:
     del argument, check_input
     raise CheckError("a judge evaluates this check")
@@ -478,10 +452,20 @@ _KINDS = (
     ),
     CheckKind(
         "tool_call",
-        _tool_call_argument,
-        _tool_call,
-        "any tool was called, this tool, or with at least these arguments",
-        _tool_call_site_problem,
+        call_argument_problem,
+        evaluate_call,
+        "any tool was called, none, this tool, with at least or exactly these arguments, with arguments that fit a "
+        "JSON Schema, or these tools in this order",
+        call_site_problem,
+        has_time_limit=True,
+    ),
+    CheckKind(
+        "tool_calls_valid",
+        _true_argument,
+        evaluate_valid_calls,
+        "every call names a declared tool and has arguments that fit its `parameters`; also without calls",
+        valid_calls_site_problem,
+        has_time_limit=True,
     ),
     CheckKind(NEEDS_A_JUDGE, _text_argument, _llm_rubric, "another model says so: a judge"),
     CheckKind(

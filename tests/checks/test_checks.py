@@ -47,11 +47,16 @@ CITY = {"type": "object", "properties": {"city": {"type": "string", "pattern": "
 ONLY_X = {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}
 SIX = ExchangeRates({("EUR", "USD"): Decimal(6)})  # 1 / 6 has no exact decimal
 CALLS = (CalledTool(name="now", arguments={"zone": "上海", "round": 1, "list": [1, True]}),)
+BROKEN = (CalledTool(name="now", arguments='{"zone": '),)
+FIND = (CalledTool(name="find", arguments={}),)
+ZONE = {"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]}
+TOOLS = ({"name": "now", "parameters": ZONE}, {"name": "find"})
 
 
 def input_of(*replies: str, **more: Any) -> CheckInput:
     known: dict[str, Any] = {
-        "dialogue": dialogue("d", "今天是几号"), "target": REAL, "repeat": 1, "turn": 1, "user": "今天是几号",
+        "dialogue": dataclasses.replace(dialogue("d", "今天是几号"), tools=TOOLS),
+        "target": REAL, "repeat": 1, "turn": 1, "user": "今天是几号",
         "status": "ok", "assistant": "明天是2025年12月27日。", "finish_reason": "stop", "output_tokens": 14,
         "latency_s": 0.5, "cost": Money(amount=Decimal("0.002"), currency="USD"),
     }  # fmt: skip
@@ -59,7 +64,7 @@ def input_of(*replies: str, **more: Any) -> CheckInput:
 
 
 def verdict(check: dict[str, Any], check_input: CheckInput) -> Verdict:
-    assert issues_of({"turns": [{"user": "x", "assistant": "y", "checks": [check]}], "tools": [{"name": "now"}]}) == []
+    assert issues_of({"turns": [{"user": "x", "assistant": "y", "checks": [check]}], "tools": list(TOOLS)}) == []
     return CheckRunner().verdict(parse_check(check), check_input)
 
 
@@ -164,6 +169,23 @@ METADATA = [
     ({"tool_call": {"name": "now", "arguments": {"round": True}}}, {"tool_calls": CALLS}, False),
     ({"tool_call": {"name": "now", "arguments": {"round": 1.0, "list": [1, True]}}}, {"tool_calls": CALLS}, True),
     ({"tool_call": {"name": "now", "arguments": {"list": [1]}}}, {"tool_calls": CALLS}, False),
+    ({"tool_call": False}, {}, True),
+    ({"tool_call": False}, {"tool_calls": CALLS}, False),
+    ({"tool_call": {"name": "now", "arguments": {"zone": "上海"}, "exact": True}}, {"tool_calls": CALLS}, False),
+    ({"tool_call": {"name": "now", "arguments": CALLS[0].arguments, "exact": True}}, {"tool_calls": CALLS}, True),
+    ({"tool_call": {"name": "now", "arguments": {}}}, {"tool_calls": BROKEN}, False),
+    ({"tool_call": {"name": "now", "arguments": {}, "exact": True}}, {"tool_calls": BROKEN}, False),
+    ({"tool_call": {"name": "now", "schema": ZONE}}, {"tool_calls": CALLS}, True),
+    ({"tool_call": {"name": "now", "schema": ZONE}}, {"tool_calls": BROKEN}, False),
+    ({"tool_call": {"name": "now", "schema": CITY}}, {"tool_calls": (*BROKEN, *CALLS)}, False),
+    ({"tool_call": {"order": ["now", "find"]}}, {"tool_calls": (*CALLS, *BROKEN, *FIND)}, True),
+    ({"tool_call": {"order": ["find", "now"]}}, {"tool_calls": (*CALLS, *FIND)}, False),
+    ({"tool_call": {"order": ["now", "now"]}}, {"tool_calls": CALLS}, False),
+    ({"tool_calls_valid": True}, {}, True),
+    ({"tool_calls_valid": True}, {"tool_calls": (*CALLS, *FIND)}, True),
+    ({"tool_calls_valid": True}, {"tool_calls": (*CALLS, *BROKEN)}, False),
+    ({"tool_calls_valid": True}, {"tool_calls": (CalledTool(name="now", arguments={"zone": 8}),)}, False),
+    ({"tool_calls_valid": True}, {"tool_calls": (CalledTool(name="nowadays", arguments={}),)}, False),
 ]
 CASES = [(check, input_of(text), holds) for check, text, holds in [*TEXTS, *JSON, *NUMBERS, *SIMILARITY]] + [
     (check, input_of("今天", **more), holds) for check, more, holds in METADATA
@@ -183,6 +205,46 @@ def test_a_check_passes_as_expected_and_its_negation_is_the_opposite(
     assert plain.reason == negated.reason
     assert plain.reason
     assert plain.error is negated.error is None
+
+
+@each(
+    ("check", "calls", "reason"),
+    [
+        ({"tool_call": "find"}, (), "called nothing, not find"),
+        (
+            {"tool_call": {"name": "now", "arguments": {"zone": "北京", "day": 1}}},
+            CALLS,
+            'called now with zone "上海", expected "北京"; without day, expected 1',
+        ),
+        (
+            {"tool_call": {"name": "now", "arguments": {"zone": "x"}, "exact": True}},
+            (CalledTool(name="now", arguments={"zone": "x", "day": 1}), CalledTool(name="now", arguments={"day": 1})),
+            "called now with day 1, which is not expected (2 calls, none fits)",
+        ),
+        (
+            {"tool_call": {"name": "now", "schema": ZONE}},
+            BROKEN,
+            'called now with arguments that are no JSON object: "{\\"zone\\": "',
+        ),
+        ({"tool_call": {"order": ["find", "now"]}}, (*CALLS, *FIND), "called now, find; expected find, then now"),
+        ({"tool_calls_valid": True}, (*CALLS, *FIND), "called now, find; all calls are valid"),
+        (
+            {"tool_calls_valid": True},
+            (*FIND, CalledTool(name="now", arguments={"zone": 8}), *BROKEN),
+            "call 2 of 3: the arguments of now do not fit its parameters at $.zone: \"8 is not of type 'string'\"; "
+            "2 calls are not valid",
+        ),
+        (
+            {"tool_calls_valid": True},
+            (CalledTool(name="nowadays", arguments={}),),
+            "nowadays is not declared (declared: now, find)",
+        ),
+    ],
+)
+def test_a_check_of_calls_says_what_was_called(
+    check: dict[str, Any], calls: tuple[CalledTool, ...], reason: str
+) -> None:
+    assert verdict(check, input_of("", tool_calls=calls)).reason == reason
 
 
 def test_every_check_kind_has_cases() -> None:
@@ -843,7 +905,7 @@ def test_run_and_check_note_that_a_rubric_without_a_judge_has_no_verdict(convbat
 def test_the_docs_list_every_check_kind_with_valid_examples() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (`\{.*?) \| ", (ROOT / "docs" / "checks.md").read_text("utf-8"), re.MULTILINE)
     assert [kind for kind, _ in rows] == list(CHECKS)
-    tools = [{"name": "now"}]
+    tools = [{"name": "now"}, {"name": "find"}]
     for kind, examples in rows:
         for text in re.findall(r"`(\{.*?\})`(?=,| or|$)", examples):
             check = orjson.loads(text)

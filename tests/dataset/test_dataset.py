@@ -149,6 +149,23 @@ BAD_LINES: dict[str, tuple[str, list[str]]] = {
     "latency": (check({"latency": 0}), ["takes seconds"]),
     "cost": (check({"cost": "cheap"}), ["takes an amount"]),
     "tool_call": (check({"tool_call": "f"}), ['tools does not declare "f"']),
+    **{
+        f"tool_call {number}": (check({"tool_call": argument}), ['"tool_call" takes', expected])
+        for number, (argument, expected) in enumerate(
+            [
+                ({"name": "f", "exact": True}, '"exact" as true or false beside "arguments"'),
+                ({"name": "f", "schema": {}, "arguments": {}}, '"arguments" or "schema", not both'),
+                ({"name": "f", "schema": {"type": "float"}}, '"schema" as a JSON Schema'),
+                ({"name": "f", "arguments": []}, '"arguments" as an object'),
+                ({"order": []}, '"order" as a list of function names'),
+                ({"order": ["f"], "name": "f"}, "(no call)"),
+                ("", "(no call)"),
+            ]
+        )
+    },
+    "tool_call order": (check({"tool_call": {"order": ["f"]}}), ['tools does not declare "f"', 'add "tools"']),
+    "tool_calls_valid": (check({"tool_calls_valid": True}), ["in a dialogue that declares no tools"]),
+    "promptfoo": (check({"type": "is-valid-openai-tools-call"}), ['write {"tool_calls_valid": true}']),
     "dialogue check": (dialogue(checks=[{"contans": "x"}]), ['d.jsonl:1: check 1: unknown check "contans"']),
     "mime text": (check("x"), ['"checks[0]" must be an object']),
     "key twice": (
@@ -368,7 +385,7 @@ def test_every_check_kind_is_accepted_plain_and_negated(tmp_path: Path) -> None:
         "starts_with": "x", "regex": "x+", "is_json": True, "json_schema": {"type": "object"},
         "number": {"value": 8, "tolerance": 0.5}, "similar": True, "finish_reason": ["stop", "length"],
         "max_length": 0, "latency": 1.5, "output_tokens": 10, "cost": "0.01USD", "tool_call": {"name": "f"},
-        "llm_rubric": "polite", "python": "mine",
+        "tool_calls_valid": True, "llm_rubric": "polite", "python": "mine",
     }  # fmt: skip
     checks = [{prefix + kind: value} for kind, value in arguments.items() for prefix in ("", "not_")]
     line = {"turns": [{"user": "u", "assistant": "a", "checks": checks}], "tools": [{"name": "f"}]}
