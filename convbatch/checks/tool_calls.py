@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from convbatch.checks.json_schema import first_violation, schema_problem
 from convbatch.checks.safe_regex import quote_excerpt
@@ -165,15 +165,25 @@ def evaluate_valid_calls(argument: bool, check_input: CheckInput) -> Finding:
         return Finding(True, f"called {_names(calls)}; all calls are valid")
     number, flaw = flaws[0]
     where = f"call {number} of {len(calls)}: " if len(calls) > 1 else ""
-    return Finding(False, f"{where}{flaw}" + (f"; {len(flaws)} calls are not valid" if len(flaws) > 1 else ""))
+    return Finding(False, f"{where}{flaw.reason}" + (f"; {len(flaws)} calls are not valid" if len(flaws) > 1 else ""))
 
 
-def call_flaw(call: CalledTool, tools: Sequence[Mapping[str, Any]]) -> str | None:
+class CallFlaw(NamedTuple):
+    """Why a call is not valid."""
+
+    kind: Literal["undeclared", "not_json", "schema_errors"]
+    reason: str
+
+
+def call_flaw(call: CalledTool, tools: Sequence[Mapping[str, Any]]) -> CallFlaw | None:
     """Return why a call does not fit the declared tools; None for a valid call."""
     tool = next((tool for tool in tools if tool["name"] == call.name), None)
     if tool is None:
-        return f"{_name(call)} is not declared (declared: {', '.join(tool['name'] for tool in tools)})"
+        declared = ", ".join(tool["name"] for tool in tools)
+        return CallFlaw("undeclared", f"{_name(call)} is not declared (declared: {declared})")
     if not isinstance(call.arguments, dict):
-        return f"the arguments of {call.name} are no JSON object: {_shown(call.arguments)}"
+        return CallFlaw("not_json", f"the arguments of {call.name} are no JSON object: {_shown(call.arguments)}")
     violation = first_violation(call.arguments, json.dumps(tool.get("parameters", {})))
-    return None if violation is None else f"the arguments of {call.name} do not fit its parameters {violation}"
+    if violation is None:
+        return None
+    return CallFlaw("schema_errors", f"the arguments of {call.name} do not fit its parameters {violation}")

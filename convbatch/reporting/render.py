@@ -122,7 +122,9 @@ _BLOCKS: Mapping[str, Callable[[Console, Sequence[Mapping[str, Any]]], None]] = 
 """Sections that are blocks on a terminal instead of a table."""
 _RIGHT = ("costs",)
 """Text columns that contain amounts."""
-_QUIET = ("reused", "pending", "tokens_unknown", "unpriced")
+_QUIET = (
+    "reused", "pending", "tokens_unknown", "unpriced", "undeclared", "not_json", "schema_errors", "unchecked",
+)  # fmt: skip
 """Columns of other sections that are omitted if they are empty."""
 
 
@@ -309,6 +311,8 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
         return display_amount(exact(value)) + (f" {currency}" if currency else "")
     if column == "cached_share" and value is not None:
         return f"{value:.0%}"
+    if column == "valid_calls" and value is not None:
+        return f"{value:.1%}"
     if isinstance(value, list):
         return shorten(printable(", ".join(map(str, value))), SHOWN_OF_A_CELL)
     if isinstance(value, datetime):

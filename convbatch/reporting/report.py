@@ -28,6 +28,7 @@ from convbatch.reporting.caching import CACHING, CacheTotals
 from convbatch.reporting.latency import STREAMS, StreamTotals
 from convbatch.reporting.runs import ReportedRun, Runs, load_runs
 from convbatch.reporting.section import SHOWN_OF_A_NAME, Section
+from convbatch.reporting.tool_calls import TOOL_CALLS, CallTotals, TurnCalls, calls_by_turn
 from convbatch.reporting.usage_log import reconcile
 from convbatch.results.aggregate import TOKENS, CountedAttempt, CountedTurn, ErrorGroup, GroupTotals
 from convbatch.results.columns import STATUSES, TURNS, Column, Row, row_builder
@@ -215,6 +216,7 @@ def sections(
         Section(key="growth", title="Input tokens by turn", frame=_growth(data)),
         *_caching(data),
         *_streams(data),
+        *_tool_calls(data),
         *([] if matcher.filters else _judges(reported_runs)),
         *([] if audited is None else [audited]),
         *billed,
@@ -335,9 +337,15 @@ class _ReportData:
     """By run label, target and turn."""
     streams: dict[tuple[str, str], StreamTotals] = field(default_factory=dict)
     """By run label and target; only of targets with a streamed reply."""
+    calls: dict[tuple[str, str], CallTotals] = field(default_factory=dict)
+    """By run label and target; only of targets with a reply in a dialogue with tools."""
 
-    def add(self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt]) -> None:
+    def add(
+        self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], calls: TurnCalls | None
+    ) -> None:
         """Count a turn in everything but the requested groups."""
+        if calls is not None:
+            self.calls.setdefault((label, turn.target), CallTotals()).add(calls)
         self.totals[label].add(turn, attempts)
         self.targets[label, turn.target].add(turn, attempts)
         if turn.is_received:
@@ -354,8 +362,9 @@ def _read_runs(reported_runs: Sequence[ReportedRun], keys: Sequence[str], matche
         data.totals[reported.label] = GroupTotals()
         for target in reported.run.targets:
             data.targets[reported.label, target] = GroupTotals()
-        for turn, attempts in compress(turns_with_attempts(reported.run), matcher.mask(reported.run)):
-            data.add(reported.label, turn, attempts)
+        rows = zip(turns_with_attempts(reported.run), calls_by_turn(reported.run), strict=False)
+        for (turn, attempts), calls in compress(rows, matcher.mask(reported.run)):
+            data.add(reported.label, turn, attempts, calls)
             for group in _groups_of(turn, keys):
                 groups.setdefault(group, GroupTotals()).add(turn, attempts)
         reported.refuse_missing_rates(data.totals[reported.label])
@@ -463,6 +472,16 @@ def _streams(data: _ReportData) -> Iterator[Section]:
     if rows:
         frame = Rows(columns=[_RUN, *STREAMS], rows=iter(rows)).frame()
         yield Section(key="streams", title="Streamed replies", frame=frame)
+
+
+def _tool_calls(data: _ReportData) -> Iterator[Section]:
+    """Yield the section on tool calls, if any dialogue declares tools."""
+    row = row_builder(TOOL_CALLS)
+    keys = [key for key in data.targets if key in data.calls]
+    if keys:
+        rows = ((label, *row((target, data.calls[label, target]))) for label, target in keys)
+        frame = Rows(columns=[_RUN, *TOOL_CALLS], rows=rows).frame()
+        yield Section(key="tool_calls", title="Tool calls", frame=frame)
 
 
 def _key_column(key: str) -> Column:

@@ -38,11 +38,14 @@ from convbatch.reporting.report import (
     sections,
 )
 from convbatch.reporting.runs import reprice
+from convbatch.reporting.tool_calls import TOOL_CALLS
+from convbatch.results.filters import Filters
 from convbatch.results.judge_costs import JUDGES
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
+from convbatch.tools import ToolCall
 from tests.conftest import Command, config_for, write_dataset
 from tests.support.made_runs import GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 from tests.support.terminal import Terminal
@@ -470,9 +473,48 @@ def test_simulated_targets_are_marked(tmp_path: Path) -> None:
     assert f"SIMULATED, no model was asked: {GOOD}" in render.to_markdown(found)
 
 
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WITH_TOOLS = {"tools": [{"name": "get", "parameters": CITY}, {"name": "now"}]}
+
+
+def test_the_share_of_valid_calls_is_of_dialogues_with_tools(tmp_path: Path) -> None:
+    dialogues = [
+        dialogue("plain", "x", tags=["p"]),
+        dialogue("a", "x", "y", **WITH_TOOLS),
+        dialogue("b", "x", **WITH_TOOLS),
+    ]
+    made = MadeRun(tmp_path / "r", dialogues, targets=(REAL, RESOLD))
+    calls = [
+        ToolCall(None, "get", {"city": "Lima"}),
+        ToolCall(None, "get", {"city": 5}),
+        ToolCall(None, "now", "{"),
+        ToolCall(None, "get_now", {"half": "\ud83d"}),
+        ToolCall(None, "now", {}),
+    ]
+    made.replied(made.ident(0, 1), SEED_REPLY._replace(tool_calls=(calls[3],)))
+    made.replied(made.ident(1, 1), SEED_REPLY._replace(tool_calls=tuple(calls[:4])))
+    made.replied(made.ident(1, 2), SEED_REPLY._replace(tool_calls=(calls[4],)))
+    made.failed(made.ident(2, 1), TIMEOUT, cls="timeout")
+    made.replied(made.ident(2, 1, RESOLD))
+    found = sections(made.write().path)
+    [section] = [one for one in found if one.key == "tool_calls"]
+    assert records(section.frame) == [
+        {"run": "r", "target": REAL, "replies": 2, "calls": 5, "valid_calls": 0.4, "undeclared": 1, "not_json": 1,
+         "schema_errors": 1, "unchecked": 0, "example": "the arguments of get do not fit its parameters at $.city: "
+         "\"5 is not of type 'string'\""},
+        {"run": "r", "target": RESOLD, "replies": 1, "calls": 0, "valid_calls": None, "undeclared": 0, "not_json": 0,
+         "schema_errors": 0, "unchecked": 0, "example": None},
+    ]  # fmt: skip
+    page = render.to_markdown(found)
+    assert "valid calls" in page
+    assert "40.0%" in page
+    assert "unchecked" not in page
+    assert "tool_calls" not in {one.key for one in sections(made.path, filters=Filters(tag=("p",)))}
+
+
 def test_the_page_names_every_column() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    columns = (*USAGE, *FINISH_REASONS, *ERRORS, *SERVED, *GROWTH, *CACHING, *STREAMS, *JUDGES)
+    columns = (*USAGE, *FINISH_REASONS, *ERRORS, *SERVED, *GROWTH, *CACHING, *STREAMS, *TOOL_CALLS, *JUDGES)
     assert listed == [(*column[:3],) for column in columns]
 
 
