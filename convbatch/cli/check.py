@@ -294,6 +294,10 @@ def _difference(asked: Dialogue, edited: Dialogue) -> str | None:
     """Return the first difference in what is asked; checks, scripted replies, tags and the like may change."""
     if asked.system != edited.system:
         return "the system text differs"
+    if asked.tools != edited.tools:
+        return '"tools" differ'
+    if asked.tool_results != edited.tool_results:
+        return '"tool_results" differ'
     if len(asked.turns) != len(edited.turns):
         return f"{count_of(len(asked.turns), 'turn')} in the run, {len(edited.turns)} here"
     for number, (before, after) in enumerate(zip(asked.turns, edited.turns, strict=True), 1):

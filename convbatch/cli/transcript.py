@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from convbatch.console import tables
 from convbatch.console.text import printable
 from convbatch.dataset.snapshot import read_copy
-from convbatch.dialogue import Dialogue
+from convbatch.dialogue import Dialogue, Turn
 from convbatch.errors import SetupError, did_you_mean, nearest
 from convbatch.pricing import display_amount, exact
 from convbatch.results.cache import read_with_verdicts
@@ -285,8 +285,8 @@ def _lines(dialogue: Dialogue, columns: Sequence[_TranscriptColumn], width: int)
     for number, turn in enumerate(dialogue.turns, 1):
         media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
         yield from line(f"{number} user", turn.user_text + media, "bold")
-        if turn.assistant is not None:
-            yield from line("  script" if turn.ask else "  given", turn.assistant, "dim")
+        for label, text in _scripted(turn):
+            yield from line(label, text, "dim")
         yield from replies(number, turn.user_text)
     asked = {number for column in columns for number in column.turns}
     for number in sorted(asked - set(range(len(dialogue.turns) + 1))):  # the dialogue is longer in another run
@@ -295,6 +295,16 @@ def _lines(dialogue: Dialogue, columns: Sequence[_TranscriptColumn], width: int)
     if whole:
         yield from line("dialogue", "", "dim")
         yield from beside([[_name(column), *_verdict_lines(verdicts)] for column, verdicts in whole], width)
+
+
+def _scripted(turn: Turn) -> Iterator[tuple[str, str]]:
+    """Yield the scripted calls of a turn with their results, and its scripted reply."""
+    label = "  script" if turn.ask else "  given"
+    for result in (result for step in turn.tool_calls for result in step):
+        arguments, value = (json.dumps(one, ensure_ascii=False) for one in (result.call.arguments, result.value))
+        yield label, f"calls {result.call.name} {arguments}: {'error ' if result.is_error else ''}{value}"
+    if turn.assistant is not None:
+        yield label, turn.assistant
 
 
 def _reply(column: _TranscriptColumn, turn_row: _TurnRow, user: str | None) -> list[Piece]:

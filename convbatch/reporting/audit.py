@@ -225,8 +225,7 @@ class _DialogueRequests:
                 unset=self._gateway.unset,
             )
             given = [
-                [[_part(part) for part in turn.user], turn.assistant if self._is_given(at, number) else None]
-                for at, turn in enumerate(turns, 1)
+                [[_part(part) for part in turn.user], *self._given(at, number)] for at, turn in enumerate(turns, 1)
             ]
             asked = dataclasses.replace(settings, seed=None)  # repeats differ in it, and it is not part of a prompt
             plain = [dialogue.system, list(dialogue.tools), dialogue.tool_results, given, asked.to_plain()]
@@ -235,9 +234,11 @@ class _DialogueRequests:
             self._questions[number] = (blake2b(head + text, digest_size=16).digest(), settings)
         return self._questions[number]
 
-    def _is_given(self, at: int, number: int) -> bool:
-        """Return whether the model's turn at this place comes from the script."""
-        return at < number and (self._history != "live" or not self._dialogue.turns[at - 1].ask)
+    def _given(self, at: int, number: int) -> list[Any]:
+        """Return the reply and the calls of the model's turn at this place, where they come from the script."""
+        turn = self._dialogue.turns[at - 1]
+        is_given = at < number and (self._history != "live" or not turn.ask)
+        return [turn.assistant, turn.tool_calls] if is_given else [None]
 
 
 def _part(part: Part) -> list[str | None]:
