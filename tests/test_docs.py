@@ -141,7 +141,7 @@ def normalised(line: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md", "docs/zh/quickstart.md"]
+    "page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md", "docs/tools.md", "docs/zh/quickstart.md"]
 )
 def test_commands_of_a_page_print_its_output(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
@@ -316,7 +316,9 @@ def test_a_quoted_configuration_is_valid(page: str) -> None:
         assert read_config(block, Path(page)).gateways
 
 
-@pytest.mark.parametrize("page", [*READMES, "docs/dataset.md", "docs/checks.md", "docs/zh/quickstart.md"])
+@pytest.mark.parametrize(
+    "page", [*READMES, "docs/dataset.md", "docs/checks.md", "docs/tools.md", "docs/zh/quickstart.md"]
+)
 def test_a_quoted_dialogue_is_valid(page: str, tmp_path: Path) -> None:
     dialogues = [json.loads(block) for block in fences(page, "json") if '"turns"' in block]
     file = tmp_path / "d.jsonl"

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbatch.dataset.schema import issues_of
-from convbatch.dataset.selection import convert
+from convbatch.dataset.selection import convert, load_dialogues
 from convbatch.dataset.tool_rules import tool_doubt
 from convbatch.dialogue import Dialogue
+from convbatch.engine.tool_script import ToolScript
 from convbatch.tools import contains_arguments, equal_as_json
-from tests.conftest import Command, examples
+from tests.conftest import QUICKSTART, Command, examples
 from tests.dataset.test_dataset import written
 from tests.dataset.test_more_formats import canonical
 from tests.support.tables import each
@@ -121,6 +122,16 @@ def test_arguments_that_do_not_fit_are_a_note(line: dict[str, Any], expected: st
     found = tool_doubt(Dialogue.from_plain({"id": "d", **line}))
     assert (found is None) == (expected is None)
     assert (expected or "") in (found or "")
+
+
+def test_the_calls_of_the_included_dialogues_are_answered_with_their_results() -> None:
+    dialogues = load_dialogues([QUICKSTART.parent / "tools.jsonl"])
+    assert len(dialogues) == 8
+    for dialogue in dialogues:
+        script = ToolScript(dialogue)
+        for step in (step for turn in dialogue.turns for step in turn.tool_calls):
+            answers = script.answer([result.call for result in step])
+            assert [(one.value, one.is_error) for one in answers] == [(one.value, one.is_error) for one in step]
 
 
 # Recorded calls: every format that holds the same conversation gives the same dialogue.
