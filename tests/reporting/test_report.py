@@ -474,7 +474,7 @@ def test_simulated_targets_are_marked(tmp_path: Path) -> None:
 
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WITH_TOOLS = {"tools": [{"name": "get", "parameters": CITY}, {"name": "now"}]}
+WITH_TOOLS: dict[str, Any] = {"tools": [{"name": "get", "parameters": CITY}, {"name": "now"}]}
 
 
 def test_the_share_of_valid_calls_is_of_dialogues_with_tools(tmp_path: Path) -> None:
