@@ -13,13 +13,14 @@ from typing import Any
 from convbatch.checks.json_schema import first_violation, schema_problem
 from convbatch.checks.safe_regex import CheckError, CheckTimeout
 from convbatch.dataset.jsonl import display_json
-from convbatch.dialogue import Dialogue
+from convbatch.dialogue import MEDIA_KINDS, Dialogue
 from convbatch.errors import Issue, did_you_mean
 
 PartProblem = Callable[[dict[str, Any]], tuple[str, str]]
 """What is wrong with a part of a message, with a hint; empty texts where nothing is."""
 RESULT_KEYS = frozenset({"match", "result", "error", "media"})
 """An object with other keys is a plain result, as is any other value."""
+_PART_KEYS = (*MEDIA_KINDS, "data", "mime_type", "uri")
 _CALL_KEYS = ("name", "arguments", "id", "result", "error", "media")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}|[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _CALL_EXAMPLE = '{"name": "get_weather", "arguments": {"city": "Lima"}, "result": {"celsius": 21}}'
@@ -136,9 +137,19 @@ def _outcome_problems(entry: Mapping[str, Any], part_problem: PartProblem) -> It
         yield 'has "media" that is no list of parts', 'e.g. "media": [{"image": "media/map.png"}]'
         return
     for part in media:
-        what, hint = ('a text in "media"', 'text belongs to "result"') if "text" in part else part_problem(part)
+        what, hint = _media_problem(part, part_problem)
         if what:
             yield f"has {what}", hint
+
+
+def _media_problem(part: dict[str, Any], part_problem: PartProblem) -> tuple[str, str]:
+    if "text" in part:
+        return 'a text in "media"', 'text belongs to "result"'
+    if unknown := [key for key in part if key not in _PART_KEYS]:
+        return f"the unknown key {display_json(unknown[0])} in a part", did_you_mean(unknown[0], _PART_KEYS)
+    if any(not isinstance(value, str) or not value.strip() for value in part.values()):
+        return "a part whose values are not text", 'e.g. "media": [{"image": "media/map.png"}]'
+    return part_problem(part)
 
 
 def call_issues(

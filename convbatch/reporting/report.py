@@ -340,9 +340,7 @@ class _ReportData:
     calls: dict[tuple[str, str], CallTotals] = field(default_factory=dict)
     """By run label and target; only of targets with a reply in a dialogue with tools."""
 
-    def add(
-        self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], calls: TurnCalls | None
-    ) -> None:
+    def add(self, label: str, turn: CountedTurn, attempts: Sequence[CountedAttempt], calls: TurnCalls | None) -> None:
         """Count a turn in everything but the requested groups."""
         if calls is not None:
             self.calls.setdefault((label, turn.target), CallTotals()).add(calls)

@@ -63,6 +63,8 @@ BAD = {
     "media of no list": (results({"result": 1, "media": {}}), ['"media" that is no list of parts']),
     "text in media": (results({"result": 1, "media": [{"text": "x"}]}), ['has a text in "media"']),
     "part in media": (results({"result": 1, "media": [{"image": "a", "audio": "b"}]}), ["has a part of 2 kinds"]),
+    "unknown part in media": (results({"result": 1, "media": [{"picture": "a"}]}), ['the unknown key "picture"']),
+    "media of numbers": (results({"result": 1, "media": [{"data": 5, "mime_type": "a/b"}]}), ["values are not text"]),
     "no calls": (calls(), ["turn 2", '"tool_calls" must not be empty']),
     "empty step": (calls([CALL], []), ["turn 2", '"tool_calls" must not be empty']),
     "step among calls": (calls(CALL, [CALL]), ["turn 2", "tool_calls: a call must be an object"]),

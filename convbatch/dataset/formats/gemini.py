@@ -200,6 +200,9 @@ def _read_safety(settings: Any, builder: DialogueBuilder) -> None:
 def _read_tools(tools: Any, builder: DialogueBuilder) -> None:
     if not tools:
         return
+    if not isinstance(tools, list):
+        builder.declare(tools)
+        return
     rows = [_camel_keys(row, ("functionDeclarations",)) if isinstance(row, dict) else {} for row in tools]
     if not any("functionDeclarations" in row for row in rows):
         builder.extra("tools", tools)  # server-side tools (search, code execution) are sent unchanged

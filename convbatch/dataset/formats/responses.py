@@ -91,7 +91,7 @@ def _read_settings(body: dict[str, Any], builder: DialogueBuilder) -> None:
         builder.setting("reasoning_effort", reasoning.get("effort"))
         body["reasoning"] = {key: value for key, value in reasoning.items() if key != "effort"}
     tools = body.pop("tools", None) or []
-    if tools and all(has_key(tool, "name") and tool.get("type") == "function" for tool in tools):
+    if not isinstance(tools, list) or all(has_key(tool, "name") and tool.get("type") == "function" for tool in tools):
         builder.declare(tools)
     elif tools:
         builder.extra("tools", tools)
