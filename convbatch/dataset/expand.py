@@ -1,7 +1,7 @@
 """Fill templates from the rows of a table: `{{name}}` in the texts of a dialogue becomes the cell of column `name`.
 
 Plain substitution in one pass: no conditions, no filters, and a value that holds `{{…}}` is not filled again. Texts are
-the system text, tags, user and assistant texts, and every text in a check, but no keys.
+the system text, tags, user and assistant texts, and every text in a check, a scripted call or result, but no keys.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ _SCALAR = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?|true|false", re.ASCII)
 
 def _replace_texts(plain: dict[str, Any], fill: Fill) -> None:
     """Apply `fill` to every text of a dialogue in place; values of a wrong type stay for the validation."""
-    for key in ("system", "tags", "checks"):
+    for key in ("system", "tags", "checks", "tool_results"):
         if key in plain:
             plain[key] = _deep(plain[key], fill, None)
     turns: Any = plain.get("turns")
@@ -266,7 +266,7 @@ def _replace_texts(plain: dict[str, Any], fill: Fill) -> None:
 
 
 def _replace_in_turn(turn: dict[str, Any], fill: Fill, where: str) -> None:
-    for key in ("assistant", "checks"):
+    for key in ("assistant", "checks", "tool_calls"):
         if key in turn:
             turn[key] = _deep(turn[key], fill, where)
     user: Any = turn.get("user")
@@ -307,9 +307,7 @@ def _notes(templates: Sequence[Template], table: _Table) -> Iterator[str]:
         place = f"{template.path}:{template.line}"
         if not template.used:
             yield f"note: {place} has no {{{{name}}}} in its texts: {count_of(len(table.rows), 'equal dialogue')}"
-        left = [
-            key for key in ("settings", "tools", "tool_results", "meta") if _has_placeholder(template.plain.get(key))
-        ]
+        left = [key for key in ("settings", "tools", "meta") if _has_placeholder(template.plain.get(key))]
         if left:
             yield f"note: {place}: {{{{name}}}} in {', '.join(left)} is not filled: only texts and checks are"
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from convbatch.dataset.expand import expand, fill_text
 from convbatch.dataset.selection import load_dialogues
 from convbatch.errors import InputError, SetupError
+from convbatch.tools import ToolCall
 from tests.conftest import Command
 from tests.support.tables import each
 
@@ -125,6 +126,18 @@ def test_a_placeholder_that_is_not_filled_is_named(tmp_path: Path) -> None:
     notes = expand(template, table, out).notes
     assert any("in meta is not filled" in note for note in notes)
     assert any("1 equal dialogue" in note for note in notes)
+
+
+def test_scripted_calls_and_results_are_filled(tmp_path: Path) -> None:
+    call = {"name": "f", "arguments": {"city": "{{c}}"}, "result": "{{t}} °C"}
+    turns = [{"user": "u", "tool_calls": [call]}]
+    results = {"f": [{"match": {"city": "{{c}}"}, "result": "{{t}} °C"}]}
+    plain = {"id": "w", "tools": [{"name": "f"}], "tool_results": results, "turns": turns}
+    template, table, out = write(tmp_path, "c,t\nLima,21\n", template=plain)
+    assert expand(template, table, out).notes == []
+    [dialogue] = load_dialogues([out])
+    assert dialogue.tool_results == {"f": [{"match": {"city": "Lima"}, "result": "21 °C"}]}
+    assert dialogue.turns[0].tool_calls[0][0][:2] == (ToolCall(None, "f", {"city": "Lima"}), "21 °C")
 
 
 NAMES = st.sampled_from(["a", "b c", "名", "x.y"])

@@ -140,7 +140,8 @@ def _result(answer: Mapping[str, Any], builder: DialogueBuilder) -> RecordedResu
     elif has_key(value, "output") and len(value) == 1 and not isinstance(value["output"], dict):
         value = value["output"]
     inner = answer.get("parts")
-    media = _user([_camel_keys(part, _PART) for part in inner], builder) if isinstance(inner, list) and inner else []
+    parts = [_camel_keys(part, _PART) for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []
+    media = _user(parts, builder, place=builder.place) if parts else []
     return RecordedResult(value, answer.get("id"), answer.get("name"), is_error, tuple(media))
 
 
@@ -153,7 +154,7 @@ def _reply(parts: list[dict[str, Any]], builder: DialogueBuilder) -> str:
     return "".join(part["text"] for part in visible if isinstance(part.get("text"), str))
 
 
-def _user(parts: list[dict[str, Any]], builder: DialogueBuilder) -> Any:
+def _user(parts: list[dict[str, Any]], builder: DialogueBuilder, *, place: str | None = None) -> Any:
     canonical: list[dict[str, Any]] = []
     for part in parts:
         if set(part) == {"text"}:
@@ -162,7 +163,7 @@ def _user(parts: list[dict[str, Any]], builder: DialogueBuilder) -> Any:
             inline = _camel_keys(part["inlineData"], ("mimeType", "data"))
             canonical.append({"data": inline.get("data"), "mime_type": inline.get("mimeType")})
         else:
-            builder.refuse_part(part, builder.next_place)
+            builder.refuse_part(part, place or builder.next_place)
     return canonical[0]["text"] if len(canonical) == 1 and "text" in canonical[0] else canonical
 
 

@@ -164,7 +164,7 @@ def _result(
         return RecordedResult(content[0]["json"], ident, name, is_error)  # Bedrock
     if not all("type" in part or set(part) == {"text"} for part in content):
         return RecordedResult(content, ident, name, is_error)  # a list of objects
-    parts = [_part(part, builder) for part in content]
+    parts = [_part(part, builder, place=builder.place) for part in content]
     texts = [str(part["text"]) for part in parts if "text" in part]
     return RecordedResult("\n".join(texts), ident, name, is_error, tuple(part for part in parts if "text" not in part))
 
@@ -207,7 +207,7 @@ def _parts(content: Any, builder: DialogueBuilder) -> Any:
     return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
 
 
-def _part(part: Any, builder: DialogueBuilder) -> dict[str, Any]:
+def _part(part: Any, builder: DialogueBuilder, *, place: str | None = None) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" or (kind is None and isinstance(part, dict) and set(part) == {"text"}):
         return {"text": part.get("text")}
@@ -221,7 +221,7 @@ def _part(part: Any, builder: DialogueBuilder) -> dict[str, Any]:
         source = part["file"]["file_data"]
     if isinstance(source, str) and (inline := _DATA_URL.fullmatch(source)):
         return {"data": inline[2], "mime_type": inline[1]}
-    builder.refuse_part(part, builder.next_place)
+    builder.refuse_part(part, place or builder.next_place)
     return {"text": "…"}
 
 
