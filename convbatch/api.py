@@ -18,10 +18,10 @@ from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast, get_args,
 
 from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean, named_by_keyword, with_keywords
-from convbatch.journal.run_folder import shell_quote
 from convbatch.results.cache import write_turns
 from convbatch.results.run import Run, load
 from convbatch.session.judge import judge_not_asked, prepare_judging_after
+from convbatch.session.next_command import resume_line
 from convbatch.session.options import OptionSpec, RunOptions, option_fields
 from convbatch.session.prepare import prepare_run
 from convbatch.session.session import run_session, run_session_async
@@ -267,7 +267,7 @@ def _load_finished(spec: SessionSpec, result: SessionResult, judged: SessionResu
     if error is not None:
         warnings.warn(
             f"the judge could not be asked; the replies are kept: {with_keywords(str(error), _KEYWORDS)}\n"
-            f"  its questions are open; ask them with: convbatch resume {shell_quote(spec.folder.path)}",
+            f"  its questions are open; ask them with: {resume_line(spec)}",
             stacklevel=4,
         )
     return load(spec.folder.path)

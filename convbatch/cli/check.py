@@ -16,7 +16,6 @@ from pathlib import Path
 import orjson
 
 from convbatch.cli import show
-from convbatch.cli.next_command import command_line, larger_budget, with_resume_line
 from convbatch.cli.options import read_filters
 from convbatch.cli.plan_text import be_verb, judge_lines, unused_judge_lines
 from convbatch.config.loader import CONFIG_NAME
@@ -38,7 +37,8 @@ from convbatch.results.run import RESULTS, Run
 from convbatch.results.summary import TargetSummary
 from convbatch.results.verdict_counts import VerdictCounts, count_verdicts, failed_checks
 from convbatch.session.judge import prepare_judging
-from convbatch.session.options import CheckOptions
+from convbatch.session.next_command import command_line, larger_budget, with_resume_line
+from convbatch.session.options import CheckOptions, ResumeOptions, given_options, read_given
 from convbatch.session.session import run_session
 from convbatch.session.spec import SessionResult, SessionSpec
 
@@ -139,7 +139,7 @@ def _print_verdicts(folder: RunFolder, again: CheckOptions, code: ExitCode = Exi
                 _print(report, counts)
     for note in _notes(totals, counts):
         log_note(note)
-    _log_gate(totals, report.lines)
+    _log_gate(again, run, totals, report.lines)
     _log_missing(run, missing, again)
     for note in show.state_notes(run):
         log_note(note)
@@ -217,11 +217,13 @@ def _exit_code(totals: Sequence[TargetSummary], gate: QualityGate | None, *, lac
     return ExitCode.INCOMPLETE if lacks_verdicts else ExitCode.OK
 
 
-def _log_gate(totals: Sequence[TargetSummary], lines: Sequence[str]) -> None:
+def _log_gate(options: CheckOptions, run: Run, totals: Sequence[TargetSummary], lines: Sequence[str]) -> None:
     for line in lines:
         log_note(line)
     if any(total.open for total in totals):
-        log_note("the run is incomplete: a turn is pending or failed; `convbatch resume` continues it")
+        resume = read_given(ResumeOptions, given_options(options), run=str(run.path))
+        command = command_line("resume", replace(resume, out=(), as_json=False))
+        log_note(f"the run is incomplete: a turn is pending or failed; it is continued by: {command}")
 
 
 # Edited checks

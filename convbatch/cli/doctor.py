@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convbatch.cli.next_command import command_line
 from convbatch.config.credentials import Credentials, variables_of
 from convbatch.config.gateways import Config, Gateway, Overrides, Target
 from convbatch.config.loader import load_config, presets
@@ -25,6 +24,7 @@ from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Reply
+from convbatch.session.next_command import command_line
 
 if TYPE_CHECKING:
     from convbatch.engine.client import Client, ListedModels

@@ -13,16 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convbatch.cli.next_command import (
-    ask_again_line,
-    command_line,
-    larger_budget,
-    read_line,
-    rerun_line,
-    resume_line,
-    run_line,
-    with_resume_line,
-)
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
@@ -34,6 +24,16 @@ from convbatch.journal.run_folder import RunFolder, find_run, shell_quote
 from convbatch.reply import is_open
 from convbatch.results.quality_gate import QualityGate, evaluate_gate
 from convbatch.session.judge import judge_not_asked, prepare_judging_after, wants_judge
+from convbatch.session.next_command import (
+    ask_again_line,
+    command_line,
+    larger_budget,
+    read_line,
+    rerun_line,
+    resume_line,
+    run_line,
+    with_resume_line,
+)
 from convbatch.session.options import ResumeOptions, RunOptions, absolute, given_options, read_given
 from convbatch.session.prepare import RESULTS, changed_sources, prepare_resume, prepare_run
 from convbatch.session.session import run_session

@@ -15,6 +15,7 @@ from convbatch.console import tables
 from convbatch.console.text import ignoring_broken_pipe, printable, printable_json
 from convbatch.console.wrapping import cut
 from convbatch.dataset.reader import count_of
+from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import display_amount, exact
 from convbatch.results.columns import TURNS, WIDE_KEYS
 from convbatch.results.export import csv_lines, json_bytes
@@ -24,6 +25,7 @@ from convbatch.results.run import Run
 from convbatch.results.several import run_labels
 from convbatch.results.summary import TargetSummary
 from convbatch.results.wide import Cell, wide_cells, wide_columns, wide_rows
+from convbatch.session.options import absolute
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,7 +52,7 @@ def state_notes(run: Run) -> list[str]:
     notes = [f"note: {target} is suspended: {reason}" for target, reason in run.suspended.items()]
     if run.damaged_places:
         what = f"note: {run.damaged_places} damaged places in the journal are left out"
-        notes.insert(0, f"{what}; `convbatch resume --salvage`")
+        notes.insert(0, f"{what}: convbatch resume {shell_quote(absolute(run.path))} --salvage")
     return notes
 
 

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict  # before Python 3.12 pydantic requires 
 
 from convbatch.checks.builtin import CHECKS, is_number, is_text, normalize_problem, time_limit_problem
 from convbatch.checks.values import MODIFIERS, CheckSite
+from convbatch.dataset.foreign_checks import KIND_KEYS, absent_kind, check_name, translated
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.dataset.tool_rules import call_issues, declaration_issues, result_issues
 from convbatch.errors import Issue, did_you_mean, nearest
@@ -442,7 +443,7 @@ def _check_issues(
 
 
 def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_reply: bool) -> list[tuple[str, str]]:
-    naming = next((key for key in _KIND_KEYS if isinstance(check.get(key), str)), None)
+    naming = next((key for key in KIND_KEYS if isinstance(check.get(key), str)), None)
     if naming is not None and not any(key.removeprefix("not_") in CHECKS for key in check):
         return [_typed_check(check, naming)]
     kinds = [key for key in check if key.removeprefix("not_") in CHECKS]
@@ -482,77 +483,18 @@ def _modifier_problems(check: Mapping[str, Any]) -> list[tuple[str, str]]:
     return problems
 
 
-_KIND_KEYS = ("type", "kind", "check", "metric")
-_ARGUMENT_KEYS = ("value", "argument", "arg", "expected", "threshold", "text", "pattern")
-_OTHER_NAMES = {
-    "exact": "equals",
-    "exact_match": "equals",
-    "includes": "contains",
-    "levenshtein": "similar",
-    "match": "regex",
-    "matches": "regex",
-    "re": "regex",
-    "factuality": "llm_rubric",
-    "g_eval": "llm_rubric",
-    "model_graded_closedqa": "llm_rubric",
-    "model_graded_qa": "llm_rubric",
-    "exact_matches": "equals",
-    "include": "contains",
-    "startswith": "starts_with",
-    "schema": "json_schema",
-    "is_valid_openai_tools_call": "tool_calls_valid",
-    "is_valid_openai_function_call": "tool_calls_valid",
-    "is_valid_function_call": "tool_calls_valid",
-    "tool_calls": "tool_call",
-    "tool_call_f1": "tool_call",
-    "function_call": "tool_call",
-    "tool_used": "tool_call",
-    "tools_used": "tool_call",
-    "trajectory:tool_used": "tool_call",
-    "trajectory:tool_args_match": "tool_call",
-    "trajectory:tool_sequence": "tool_call",
-    "tool_call_valid": "tool_calls_valid",
-    "valid_tool_calls": "tool_calls_valid",
-    "max_tokens": "output_tokens",
-    "max_chars": "max_length",
-    "length": "max_length",
-    "rubric": "llm_rubric",
-    "model_graded": "llm_rubric",
-    "valid_json": "is_json",
-}
-
-
 def _typed_check(check: Mapping[str, Any], naming: str) -> tuple[str, str]:
     """Describe a check whose kind is a value, as promptfoo writes it."""
-    key = _check_name(check[naming])
-    what = f"the kind of a check is its key, not {display_json(naming)}: {display_json(check[naming])}"
-    if key.removeprefix("not_") not in CHECKS:
-        return f"unknown check {display_json(check[naming])}", _nearest_check(key)
-    found = next((check[name] for name in _ARGUMENT_KEYS if name in check), None)
-    threshold: Any = check.get("threshold")
-    unit = ""
-    match key.removeprefix("not_"):
-        case "latency" if threshold is not None and is_number(threshold):
-            found, unit = threshold / 1000, " (seconds, where promptfoo has milliseconds)"
-        case "similar" if "value" in check and check[naming] == "similar" and threshold is not None:
-            found = {"to": check["value"], "threshold": threshold}
-        case _:
-            pass
-    argument = _example_of(key) if found is None or CHECKS[key.removeprefix("not_")].argument(found) else found
-    written = {key: argument, **{name: check[name] for name in MODIFIERS if name in check}}
-    return what, f"write {display_json(written)}{unit}"
-
-
-def _check_name(name: str) -> str:
-    """Return a kind's name in our spelling: `not-contains`, `notContains` and `Contains` are the same to a reader."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).replace("-", "_").replace(" ", "_").lower()
-    prefix = "not_" if snake.startswith("not_") else ""
-    kind = snake.removeprefix("not_")
-    return prefix + _OTHER_NAMES.get(kind, kind)
+    told = translated(check, naming)
+    if told is None:
+        return f"unknown check {display_json(check[naming])}", _nearest_check(check[naming])
+    return f"the kind of a check is its key, not {display_json(naming)}: {display_json(check[naming])}", told
 
 
 def _nearest_check(key: str) -> str:
-    name = _check_name(key)
+    if (instead := absent_kind(key)) is not None:
+        return instead
+    name = check_name(key)
     if name.removeprefix("not_") in CHECKS:
         return f"did you mean {name!r}?"
     hint = did_you_mean(name, [*_CHECK_KEYS])

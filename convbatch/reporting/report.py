@@ -563,11 +563,12 @@ def _what_is_spent(data: _ReportData) -> str:
 
 def _missing(reported: ReportedRun) -> Iterator[str]:
     """Yield notes on damage and suspended targets."""
-    damaged = reported.run.damaged_places
-    if damaged:
+    run = reported.run
+    if damaged := run.damaged_places:
         where = _count(damaged, "damaged place")
-        yield f"{reported.label}: {where} in the journal left out; `convbatch resume --salvage` asks these turns again"
-    for target, reason in reported.run.suspended.items():
+        what = f"{reported.label}: {where} in the journal left out; asked again by: "
+        yield what + f"convbatch resume {shell_quote(run.path)} --salvage"
+    for target, reason in run.suspended.items():
         yield f"{reported.label}: {target} is suspended: {reason}"
 
 

@@ -22,6 +22,7 @@ from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.pricing import ExchangeRates
 from convbatch.session.cost_cap import resolve_cap
+from convbatch.session.next_command import resume_line
 from convbatch.session.options import CheckOptions
 from convbatch.session.preflight import check_reachable, unsupported_setting
 from convbatch.session.run_log import log_spec
@@ -136,7 +137,10 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
         return None
     manifest = spec.folder.read_manifest()
     if manifest.current_judge != spec.manifest.current_judge:  # the one that was checked
-        raise SetupError("run.json was changed during the run: it names another judge", hint=_ASK_AGAIN)
+        raise SetupError(
+            "run.json was changed during the run: it names another judge",
+            hint=f"look at run.json, then: {resume_line(spec)}",
+        )
     deadline_s = spec.rules.deadline_s
     rules = RunRules(
         concurrency=spec.rules.concurrency,
@@ -158,9 +162,6 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
         ),
         run_commands=False,
     )
-
-
-_ASK_AGAIN = "look at run.json, then: convbatch resume RUN"
 
 
 def judge_not_asked(error: ConvbatchError) -> SessionResult:

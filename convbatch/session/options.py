@@ -1,7 +1,7 @@
 """The options of `run`, `resume`, `check` and `doctor`: each is declared here, and only here.
 
 A field carries how its option is written: names, help, panel, smallest value. `cli/options.py` derives the parameters
-of a command from the fields, `api.py` its keyword arguments, `cli/next_command.py` the text of a command to print.
+of a command from the fields, `api.py` its keyword arguments, `next_command.py` the text of a command to print.
 Whether options can work together is checked in `prepare.py` and `judge.py`. Nothing here imports Typer.
 
 Options that several commands share are a base class, so that all fields of a command are read and passed flat.

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.checks.builtin import CHECKS
+from convbatch.dataset.foreign_checks import translated
 from convbatch.dataset.json_faults import fault_of, pieces
 from convbatch.dataset.schema import ARGUMENT_EXAMPLES
 from convbatch.dataset.selection import convert, load_dialogues, scan
@@ -326,10 +327,39 @@ def test_every_problem_is_shown_or_counted(found: list[tuple[str, int]]) -> None
         (
             {"type": "contains-any", "value": "a"},
             'the kind of a check is its key, not "type": "contains-any"',
-            'write {"contains_any": ["27", "twenty-seven"]}',
+            'write {"contains_any": ["a"]}',
         ),
+        (
+            {"type": "levenshtein", "value": "ten letter", "threshold": 2},
+            'the kind of a check is its key, not "type": "levenshtein"',
+            'write {"similar": {"to": "ten letter", "threshold": 0.8}} (a share of the text that is alike, where',
+        ),
+        (
+            {"type": "not-is-json", "value": {"type": "object"}},
+            'the kind of a check is its key, not "type": "not-is-json"',
+            'write {"not_json_schema": {"type": "object"}}',
+        ),
+        (
+            {"type": "llm-rubric", "value": "Is it kind?", "threshold": 0.8, "provider": "x", "metric": "tone"},
+            'the kind of a check is its key, not "type": "llm-rubric"',
+            'write {"llm_rubric": "Is it kind?", "name": "tone"}; it has no place for "threshold" (it passes or fails), '
+            '"provider" (a judge is named by --judge MODEL@GATEWAY)',
+        ),
+        (
+            {"type": "cost", "threshold": 0.00002},
+            'the kind of a check is its key, not "type": "cost"',
+            'write {"cost": "0.00002USD"}',
+        ),
+        (
+            {"type": "icontains-any", "value": ["a.b", "c"]},
+            'the kind of a check is its key, not "type": "icontains-any"',
+            r'write {"regex": "(?i)a\\.b|c"}',
+        ),
+        ({"type": "similar:cosine", "value": "a"}, 'not "type": "similar:cosine"', 'write {"similar": "a"}'),
+        ({"type": "equals", "value": 27}, 'not "type": "equals"', 'write {"equals": "27"}'),
+        ({"type": "assert-set", "assert": []}, 'unknown check "assert-set"', "write its checks one by one"),
         ({"type": "is-json"}, 'the kind of a check is its key, not "type": "is-json"', 'write {"is_json": true}'),
-        ({"type": "javascript", "value": "x"}, 'unknown check "javascript"', "known: contains"),
+        ({"type": "javascript", "value": "x"}, 'unknown check "javascript"', "code is never taken from a dataset"),
         ({"notContains": "a"}, 'unknown check "notContains"', "did you mean 'not_contains'?"),
         ({"exact_match": "a"}, 'unknown check "exact_match"', "did you mean 'equals'?"),
         ({"contains": "a", "wieght": 2}, 'unknown key "wieght"', "did you mean 'weight'?"),
@@ -373,3 +403,48 @@ def test_a_mistyped_file_is_answered_with_the_nearest_one(
     assert problem.what == "no such file"
     assert problem.hint is not None
     assert hint.format(folder) in problem.hint
+
+
+KINDS = [
+    ("equals", "a"),
+    ("contains", "a"),
+    ("not-contains-all", ["a", "b"]),
+    ("contains-any", "a,b"),
+    ("icontains-any", ["a"]),
+    ("icontains-all", ["a", "b"]),
+    ("starts-with", "a"),
+    ("regex", "a+"),
+    ("is-json", {"type": "object"}),
+    ("contains-json", None),
+    ("latency", None),
+    ("cost", None),
+    ("levenshtein", "a text"),
+    ("similar", "a text"),
+    ("llm-rubric", "kind"),
+    ("factuality", "a fact"),
+    ("finish-reason", "stop"),
+]
+EXTRA = {
+    "weight": 7,
+    "metric": "my name",
+    "threshold": 3,
+    "provider": "p",
+    "transform": "t",
+    "rubricPrompt": "r",
+    "x": 1,
+}
+
+
+@given(st.sampled_from(KINDS), st.sets(st.sampled_from(sorted(EXTRA))))
+def test_nothing_of_another_tools_check_is_dropped_in_silence(kind: tuple[str, object], keys: set[str]) -> None:
+    name, value = kind
+    extra = {key: EXTRA[key] for key in sorted(keys)}
+    check = {"type": name, **({} if value is None else {"value": value}), **extra}
+    told = translated(check, "type")
+    assert told is not None
+    assert told.startswith("write {")
+    written, _, left = told.partition("; it has no place for ")
+    for key in keys:
+        is_share = name in ("latency", "cost", "levenshtein", "similar") and key == "threshold"
+        carried = is_share or json.dumps(EXTRA[key]) in written
+        assert carried != (json.dumps(key) in left), (key, told)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from convbatch.cli.next_command import command_line
 from convbatch.cli.options import takes
 from convbatch.console.text import printable_lines
 from convbatch.exit_codes import ExitCode
+from convbatch.session.next_command import command_line
 from convbatch.session.options import (
     OptionSpec,
     ResumeOptions,
