@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -28,7 +28,7 @@ from convbatch.estimation.estimator import Estimate, Estimator, Figures
 from convbatch.estimation.history import EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
-from convbatch.pricing import ExchangeRates, Money, PriceTable, display_amount, rate_text, to_decimal
+from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency, display_amount, rate_text, to_decimal
 from convbatch.results.export import Content, check_files, write_files
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
@@ -70,13 +70,15 @@ def print_dry_run(options: RunOptions) -> ExitCode:
         if path.suffix.lower() == ".xml":
             raise SetupError(f"{path}: a dry run decides no gate", hint="name a .json or .md file, or leave it out")
     check_files(options.reports, ("value", "markdown"))
+    check_currency(options.currency)
     with prepare_dry_run(options) as plan:
         forecasts = forecast_targets(plan)
         before = [*plan_lines(plan, options), *_before_a_run(plan, forecasts)]
-        below = [*_sums(plan, forecasts), *_budget(plan, forecasts), *_notes(plan, forecasts)]
+        totals = _totals(plan, forecasts, options.currency)
+        below = [*_sums(forecasts, totals, options.currency), *_budget(plan, forecasts), *_notes(plan, forecasts)]
         rows = [row for one in forecasts for row in _rows(one)]
         content: Content = {
-            "value": lambda: _to_value(plan, forecasts, [*before, *below]),
+            "value": lambda: _to_value(plan, forecasts, totals, [*before, *below]),
             "markdown": lambda: _to_markdown(before, rows, below),
         }
         write_files(content, options.reports)
@@ -89,7 +91,9 @@ def print_dry_run(options: RunOptions) -> ExitCode:
     return ExitCode.OK
 
 
-def _to_value(plan: DryRun, forecasts: Sequence[Forecast], notes: Sequence[str]) -> dict[str, Any]:
+def _to_value(
+    plan: DryRun, forecasts: Sequence[Forecast], totals: Sequence[_Total], notes: Sequence[str]
+) -> dict[str, Any]:
     """Return the forecast as one JSON object; its keys are a contract."""
     return {
         "dialogues": plan.manifest.dataset.dialogues,
@@ -98,7 +102,7 @@ def _to_value(plan: DryRun, forecasts: Sequence[Forecast], notes: Sequence[str])
         "history": plan.manifest.history,
         "repeats": plan.manifest.repeats,
         "targets": [_target_value(one) for one in forecasts],
-        "totals": [_total_value(total) for total in _totals(plan, forecasts)],
+        "totals": [_total_value(total) for total in totals],
         "max_cost": None if plan.max_cost is None else str(plan.max_cost),
         "missing_keys": list(plan.missing_keys),
         "notes": [note.strip() for note in notes],
@@ -246,8 +250,17 @@ class _Total:
     """Exchange rates that it needs; none where every target bills in this currency."""
 
 
-def _totals(plan: DryRun, forecasts: Sequence[Forecast]) -> list[_Total]:
-    """Return the sum of each currency and, where `[rates]` converts them all, the sum in one."""
+def _totals(plan: DryRun, forecasts: Sequence[Forecast], wanted: str | None) -> list[_Total]:
+    """Return the sum of each currency and, where `[rates]` converts them all, the sum in one.
+
+    Args:
+        plan: The plan, with its rates and its budget.
+        forecasts: The forecasts of its targets.
+        wanted: The currency of the sum; None: that of the budget, else one of those that are billed.
+
+    Raises:
+        SetupError: No rate to the currency that is wanted.
+    """
     priced: dict[str, list[Forecast]] = {}
     for one in forecasts:
         if one.prices is not None and not one.unpriced:
@@ -256,21 +269,32 @@ def _totals(plan: DryRun, forecasts: Sequence[Forecast]) -> list[_Total]:
         _Total(currency=currency, targets=len(some), estimate=_sum_of(one.estimate for one in some))
         for currency, some in priced.items()
     ]
-    if len(totals) < 2:
+    if len(totals) < 2 and (wanted is None or wanted in priced or not totals):
         return totals
-    wanted = [plan.max_cost.currency] if plan.max_cost is not None else list(priced)
-    for currency in wanted:
+    choices = [plan.max_cost.currency] if plan.max_cost is not None else list(priced)
+    for currency in choices if wanted is None else [wanted]:
         factors = {total.currency: plan.manifest.rates.factor(total.currency, currency) for total in totals}
         if None not in factors.values():
-            converted = [_converted(total.estimate, factors[total.currency] or Fraction(1)) for total in totals]
-            rates = tuple(
-                rate_text(other, currency, factor)
-                for other, factor in factors.items()
-                if factor is not None and other != currency
-            )
-            all_targets = sum(total.targets for total in totals)
-            return [*totals, _Total(currency=currency, targets=all_targets, estimate=_sum_of(converted), rates=rates)]
+            return [*totals, _one_total(totals, currency, factors)]
+        if wanted is not None:
+            missing = next(other for other, factor in factors.items() if factor is None)
+            hint = f'add it to the config: [rates] "{missing}/{wanted}" = ...'
+            raise SetupError(f"--currency {wanted}: no rate from {missing}", hint=hint)
     return totals
+
+
+def _one_total(totals: Sequence[_Total], currency: str, factors: Mapping[str, Fraction | None]) -> _Total:
+    """Return the sum of all totals in one currency."""
+    return _Total(
+        currency=currency,
+        targets=sum(total.targets for total in totals),
+        estimate=_sum_of(_converted(total.estimate, factors[total.currency] or Fraction(1)) for total in totals),
+        rates=tuple(
+            rate_text(other, currency, factor)
+            for other, factor in factors.items()
+            if factor is not None and other != currency
+        ),
+    )
 
 
 def _sum_of(estimates: Iterable[Estimate]) -> Estimate:
@@ -293,11 +317,10 @@ def _converted(estimate: Estimate, factor: Fraction) -> Estimate:
     )
 
 
-def _sums(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
-    """Return a line per currency with the sum over its targets, if there are several targets."""
-    if len(forecasts) == 1:
+def _sums(forecasts: Sequence[Forecast], totals: Sequence[_Total], wanted: str | None) -> list[str]:
+    """Return a line per currency with the sum over its targets, if there are several targets or one is wanted."""
+    if len(forecasts) == 1 and wanted is None:
         return []
-    totals = _totals(plan, forecasts)
     lines = [_sum_line(total) for total in totals]
     without = sum(one.unpriced for one in forecasts)
     if without and totals:

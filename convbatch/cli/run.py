@@ -51,6 +51,12 @@ _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
+    if options.currency is not None:
+        raise SetupError(
+            "--currency is an option of a --dry-run",
+            hint=f"costs of a run are converted by: convbatch report RUN --currency {options.currency}; a budget has "
+            f"its own currency: --max-cost 5{options.currency}",
+        )
     if options.follow and options.as_json:
         raise SetupError(
             "--follow and --json both print on stdout", hint="leave one out, or write the result: -o run.json"

@@ -301,6 +301,15 @@ class RunOptions(
         is_repeated=False,
         command_only=True,
     )
+    currency: str | None = option(
+        "--currency",
+        metavar="CNY",
+        help="With --dry-run: the sum in this currency too, by [rates].",
+        panel=OUTPUT,
+        has_variable=False,
+        is_repeated=False,
+        command_only=True,
+    )
     follow: bool = option(
         "--follow",
         default=False,

@@ -570,6 +570,30 @@ def test_totals_are_per_currency_and_a_missing_price_has_a_hint(cli: Cli, tmp_pa
     assert table(done.out)["y@b", "at most"][3] == "–"
 
 
+def test_the_sum_is_in_the_currency_that_is_wanted(cli: Cli, tmp_path: Path) -> None:
+    prices = "[prices.a.x]\ninput = 1\noutput = 2\n[prices.b.x]\ninput = 7\noutput = 14\n"
+    gateways = "".join(
+        f'[gateways.{name}]\nprotocol = "gemini"\nbase_url = "https://{name}.test"\nauth = "none"\n'
+        f'currency = "{currency}"\n'
+        for name, currency in (("a", "USD"), ("b", "CNY"))
+    )
+    (tmp_path / "convbatch.toml").write_text(f'{gateways}{prices}[rates]\n"USD/CNY" = 7\n')
+    args = ("run", QUICKSTART, "-m", "x@a", "--dry-run", "--json", "--currency")
+    one = json.loads(cli(*args, "CNY").out)["totals"]
+    both = json.loads(cli(*args, "CNY", "-m", "x@b").out)["totals"]
+    assert [total["currency"] for total in one] == ["USD", "CNY"]
+    assert [total["currency"] for total in both] == ["USD", "CNY", "CNY"]
+    expected = [exact(total["expected"]["cost"]) for total in (*one, *both)]
+    assert expected[1] == 7 * expected[0]
+    assert expected[4] == 7 * expected[2] + expected[3] == 2 * expected[3]
+    assert [total["currency"] for total in json.loads(cli(*args, "USD").out)["totals"]] == ["USD"]
+    for more, hint in ((("EUR",), '[rates] "USD/EUR" = ...'), (("RMB",), "did you mean CNY?")):
+        done = cli(*args, *more)
+        assert (done.code, hint in done.err) == (2, True)
+    done = cli("run", QUICKSTART, "-m", "x@a", "--currency", "CNY")
+    assert (done.code, "convbatch report RUN --currency CNY" in done.err) == (2, True)
+
+
 def test_a_dry_run_reports_a_budget_that_is_too_small(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config("https://gateway.invalid"))
     args = ("run", QUICKSTART, "-m", "sim-good@here", "--max-output-tokens", "99", "--dry-run", "--max-cost")
