@@ -109,9 +109,15 @@ def _explain(error: Any, ctx: Any, typed: Sequence[str], own: Sequence[str]) -> 
         return
     is_from_environment = _is_from_environment(ctx, param)
     given = os.environ[param.envvar] if is_from_environment else _as_typed(ctx, typed, param)
-    error.message = _number_problem(param, given) or error.message
+    error.message = _number_problem(param, given) or error.message or _example(ctx.command)
     if is_from_environment:
         error.message += f", found in {param.envvar}"
+
+
+def _example(command: Any) -> str:
+    """Return the example of a command's help."""
+    lines = (command.callback.__doc__ or "").splitlines()
+    return next((line.strip() for line in lines if line.strip().startswith("Example: ")), "")
 
 
 def _unknown_option(name: str, ctx: Any, typed: Sequence[str], own: Sequence[str]) -> str:

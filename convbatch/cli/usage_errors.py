@@ -208,7 +208,7 @@ def unknown_option(name: str, value: str | None, own: Collection[str], elsewhere
     plain = unicodedata.normalize("NFKC", name).strip("-").replace("_", "-")
     plain = plain if len(plain) == 1 else plain.lower()
     number = value if value is not None and re.fullmatch(r"\d+(\.\d+)?", value) else None
-    swapped = next((one for one in own if one.startswith("--") and one.strip("-") == plain), None)
+    swapped = next((one for one in own if one.strip("-") == plain), None)
     if swapped is not None:
         return f"did you mean {_option(swapped, '', number)}?"
     meaning = _BY_NAME.get(plain)
@@ -262,9 +262,7 @@ _DASHES = "\uff0d\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\ufe58"
 def odd_dash(arg: str, own: Collection[str]) -> str | None:
     """Return what is wrong with the dashes or the `=` of a word of the command line; None where nothing is."""
     rest = arg.lstrip(_DASHES + "-")
-    if not arg:
-        return None
-    if arg[0] in _DASHES or (arg[:1] == "-" and arg[1:2] and arg[1] in _DASHES):
+    if re.match(f"-?[{_DASHES}]", arg):
         char = next(char for char in arg if char in _DASHES)
         name = f"U+{ord(char):04X} ({unicodedata.name(char).lower()})"
         plain = f"-{rest}" if f"-{rest}" in own else f"--{rest}"

@@ -178,6 +178,8 @@ def other_word(path: Path) -> Issue | None:
     bare = text.strip("“”‘’„\"'「」 \u3000\u00a0")
     if bare != text and Path(bare).is_file():
         return Issue(what="no such file: quotes or blanks are part of the name", hint=f"write {shlex.quote(bare)}")
+    if text.lower() in ("true", "false", "yes", "no", "on", "off"):
+        return Issue(what="no such file", hint=f"an option that is only on or off has no value: leave {text} out")
     model, at, gateway = path.name.rpartition("@")
     if at and model and re.fullmatch(r"[\w-]+", gateway):
         return Issue(what="no such file", hint=f"a target has -m in front, each of them: -m {shlex.quote(text)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,6 +105,10 @@ def check_suffix(path: Path, parts: Collection[Part]) -> OutputFormat:
     """
     known = {each.suffix: each for each in FORMATS if not each.writers.keys().isdisjoint(parts)}
     found = known.get(path.suffix.lower())
+    several = re.split(r"\s*[,，;；]\s*", path.name)
+    if len(several) > 1 and all(Path(name).suffix.lower() in known for name in several):
+        hint = f"repeat the option: {' '.join(f'-o {path.parent / name}' for name in several)}"
+        raise SetupError(f"-o names one file, not {path.name!r}", hint=hint)
     if found is None:
         raise SetupError(
             f"cannot tell the format of {path}",

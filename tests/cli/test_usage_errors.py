@@ -49,6 +49,7 @@ def flat(text: str) -> str:
         ("run", "--wide", "reply", "an option of `table`"),
         ("run", "--concurency", "3", "--concurrency 3"),
         ("run", "--Limit", "3", "--limit 3"),
+        ("run", "--m", None, "did you mean -m?"),
         ("run", "-H", "a: b", "headers = "),
         ("run", "--xyzzy", None, "-h lists the options"),
     ],
@@ -107,6 +108,7 @@ def test_a_number_in_an_answer_is_taken(typed: str, whole: bool) -> None:
         ("-m=a@openai", "write -m a@openai"),
         ("-n5", None),
         ("-", None),
+        ("", None),
         ("——", None),
         ("a=b", None),
     ],
@@ -128,6 +130,7 @@ def test_the_answer_is_in_the_error_of_the_command() -> None:
     assert "e.g. -j 16, found in CONVBATCH_CONCURRENCY" in said("run", "d.jsonl", CONVBATCH_CONCURRENCY="many")
     assert "write --raw d 1 or --raw d 2" in said("show", "r", "--raw", "d", "1.5")
     assert "write --limit" in said("run", "d.jsonl", "—limit", "3")
+    assert "Missing argument 'DATASET'. Example: convbatch run datasets/quick" in said("run", "-m", "")
     assert f"{Path.home()}/no.toml" in said("run", "d.jsonl", "--config=~/no.toml")
     assert f"{Path.home()}/no.jsonl" in said("validate", "~/no.jsonl")
     assert f"'{Path.home()}/no-run'" in said("report", "~/no-run")

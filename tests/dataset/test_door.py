@@ -261,6 +261,7 @@ def test_a_line_with_one_cause_has_one_problem_with_a_way_out(
         ("file:///x/a.jsonl", "is an address", "write /x/a.jsonl"),
         ("~/a.jsonl", "`~` is not expanded", f"write {Path.home()}/a.jsonl"),
         ("gpt-4o@openai", "no such file", "-m gpt-4o@openai"),
+        ("true", "no such file", "leave true out"),
         (f"{__file__},b.jsonl", "no such file", f"separate files by a space: {__file__} b.jsonl"),
         (f"“{__file__}”", "quotes or blanks", f"write {__file__}"),
     ],

@@ -65,3 +65,9 @@ def test_only_the_part_that_a_format_needs_is_computed(tmp_path: Path) -> None:
 def test_every_format_has_a_description_and_a_unique_suffix() -> None:
     assert all(each.doc and each.writers and each.suffix == each.suffix.lower() for each in FORMATS)
     assert len({each.suffix for each in FORMATS}) == len(FORMATS)
+
+
+def test_a_list_of_files_in_one_option_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"repeat the option: -o out/a\.csv -o out/b\.json"):
+        check_suffix(Path("out/a.csv,b.json"), TABLE_PARTS)
+    assert check_suffix(Path("a,b.csv"), TABLE_PARTS).suffix == ".csv"
