@@ -343,8 +343,8 @@ def test_every_problem_is_shown_or_counted(found: list[tuple[str, int]]) -> None
         (
             {"type": "llm-rubric", "value": "Is it kind?", "threshold": 0.8, "provider": "x", "metric": "tone"},
             'the kind of a check is its key, not "type": "llm-rubric"',
-            'write {"llm_rubric": "Is it kind?", "name": "tone"}; it has no place for "threshold" (it passes or fails), '
-            '"provider" (a judge is named by --judge MODEL@GATEWAY)',
+            'write {"llm_rubric": "Is it kind?", "name": "tone"}; it has no place for "threshold" (it passes or '
+            'fails), "provider" (a judge is named by --judge MODEL@GATEWAY)',
         ),
         (
             {"type": "cost", "threshold": 0.00002},
@@ -356,8 +356,16 @@ def test_every_problem_is_shown_or_counted(found: list[tuple[str, int]]) -> None
             'the kind of a check is its key, not "type": "icontains-any"',
             r'write {"regex": "(?i)a\\.b|c"}',
         ),
-        ({"type": "similar:cosine", "value": "a"}, 'not "type": "similar:cosine"', 'write {"similar": "a"}'),
-        ({"type": "equals", "value": 27}, 'not "type": "equals"', 'write {"equals": "27"}'),
+        (
+            {"type": "similar:cosine", "value": "a"},
+            'the kind of a check is its key, not "type": "similar:cosine"',
+            'write {"similar": "a"}',
+        ),
+        (
+            {"type": "equals", "value": 27},
+            'the kind of a check is its key, not "type": "equals"',
+            'write {"equals": "27"}',
+        ),
         ({"type": "assert-set", "assert": []}, 'unknown check "assert-set"', "write its checks one by one"),
         ({"type": "is-json"}, 'the kind of a check is its key, not "type": "is-json"', 'write {"is_json": true}'),
         ({"type": "javascript", "value": "x"}, 'unknown check "javascript"', "code is never taken from a dataset"),
@@ -426,13 +434,13 @@ KINDS = [
     ("finish-reason", "stop"),
 ]
 EXTRA = {
-    "weight": 7,
+    "weight": 77,
     "metric": "my name",
     "threshold": 3,
     "provider": "p",
     "transform": "t",
     "rubricPrompt": "r",
-    "x": 1,
+    "x": "odd",
 }
 
 
