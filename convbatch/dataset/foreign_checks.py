@@ -159,7 +159,7 @@ def _plain(kind: str, value: Any, limit: Any) -> _Written | None:
     elif CHECKS[kind].argument(argument) is not None and is_number(value):
         argument = str(value)
     carried = ("threshold",) if argument is limit and limit is not None else ()
-    if argument is None and kind in ("tool_call", "similar"):
+    if argument is None and kind in ("tool_call", "tool_calls_valid", "similar"):
         argument = True
     if isinstance(value, str) and value.startswith("file://"):
         return _Written(kind, "…", f"the content itself in place of {value}", carried)
