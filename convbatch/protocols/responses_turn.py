@@ -54,6 +54,8 @@ def sendable(turn: list[Any]) -> list[Any]:
     It refuses reasoning at the end of a turn, without the item that followed, and reasoning of which a gateway left
     only the id. An item without its id needs no reasoning before it.
     """
+    if any(_lacks_call_id(item) for item in turn):
+        turn = [_called(item) for item in turn]
     if any(_is_reasoning(item) and not (item.get("encrypted_content") or item.get("content")) for item in turn):
         return _without_reasoning(turn)
     end = len(turn)
@@ -121,12 +123,22 @@ def _without_reasoning(turn: list[Any]) -> list[Any]:
 
 
 def _without_id(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key != "id"}
+    return {key: value for key, value in _called(item).items() if key != "id"}
+
+
+def _lacks_call_id(item: Any) -> bool:
+    return isinstance(item, dict) and str(item.get("type")) in _CALLS and not item.get("call_id")
+
+
+def _called(item: Any) -> Any:
+    """Return an item with an id for its call, which some gateways have only for the item."""
+    return {**item, "call_id": item["id"]} if _lacks_call_id(item) and item.get("id") else item
 
 
 def _bare(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
+    item = _called(item)
     if is_message(item):
         bare: dict[str, Any] = {"role": item.get("role") or "assistant", "content": "".join(texts_of(item))}
         return {**bare, "phase": item["phase"]} if item.get("phase") else bare

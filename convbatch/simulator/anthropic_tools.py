@@ -157,9 +157,13 @@ def is_paused(blocks: Sequence[Mapping[str, Any]]) -> bool:
     return bool(blocks) and blocks[-1]["type"] == "server_tool_use"
 
 
+def _says_more(blocks: Sequence[Mapping[str, Any]]) -> bool:
+    return any(block["type"] != "tool_result" for block in blocks)
+
+
 def pauses_in(turns: Sequence[Turn]) -> int:
     """Return how often the model has paused in the current turn."""
-    last = max((at for at, (role, _) in enumerate(turns) if role == "user"), default=0)
+    last = max((at for at, (role, blocks) in enumerate(turns) if role == "user" and _says_more(blocks)), default=0)
     return sum(block["type"] == "server_tool_use" for _, blocks in turns[last + 1 :] for block in blocks)
 
 

@@ -444,6 +444,8 @@ def _text_of(part: dict[str, Any]) -> str:
         return part["text"]
     if "functionResponse" in part:
         return gemini_tools.result_text(part["functionResponse"])
+    if "functionCall" in part:
+        return gemini_tools.call_mark(part["functionCall"])
     return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
 
 

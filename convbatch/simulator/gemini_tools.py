@@ -189,6 +189,12 @@ def sayable(reply: SimulatedReply) -> SimulatedReply:
     return replace(reply, text="", calls=(), visible_tokens=0, finish="malformed")
 
 
+def call_mark(value: Mapping[str, Any]) -> str:
+    """Return a mark for a call, the same however a client spells it and encodes its signature."""
+    said = [value.get("id"), value.get("name"), value.get("args") or {}]
+    return f"<call {hashlib.sha256(encode(said)).hexdigest()[:8]}>"
+
+
 def result_text(value: Mapping[str, Any]) -> str:
     """Return a result as the model reads it, with marks for its media."""
     result = _camel_keys(value)
