@@ -1,6 +1,6 @@
 """Declarations of tools on the four wires, and what a wire does not take of them.
 
-The schema of the parameters goes out as it is written. What a wire refuses is named with its tool and place before
+The schema of the parameters goes out as it is written, with its type, which may be left out. What a wire refuses is named with its tool and place before
 anything is sent. No wire is asked to hold the arguments to the schema: whether they fit is a check of the reply.
 
 Sources, read 2026-11-27: the pages and SDK types of each provider, and for schemas the texts of their refusals.
@@ -79,10 +79,15 @@ def declare_for_anthropic(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
 @functools.lru_cache(maxsize=256)
 def _declared(wire: str, tools: str) -> list[Any]:
     """Return the declarations, which belong to the cache: nothing changes a built body."""
-    plain: list[dict[str, Any]] = json.loads(tools)
+    plain = [_with_type(tool) for tool in json.loads(tools)]
     refuse_declarations(plain, _LIMITS["openai" if wire == "responses" else wire])
     declared = [_FORMS[wire](tool) for tool in plain]
     return [{"functionDeclarations": declared}] if wire == "gemini" else declared
+
+
+def _with_type(tool: dict[str, Any]) -> dict[str, Any]:
+    schema = tool.get("parameters")
+    return {**tool, "parameters": {"type": "object", **schema}} if schema else tool
 
 
 def _described(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from convbatch.config.credentials import Credentials
@@ -24,11 +25,14 @@ UNSUPPORTED_HINT = (
 )
 
 
-def unsupported_setting(target: Target, settings: Settings) -> str | None:
-    """Return why no request with these settings can be built for a target; None if one can."""
+TOOLS_HINT = "change the declaration, or ask this target in a separate run"
+
+
+def unsupported_setting(target: Target, settings: Settings, tools: tuple[Mapping[str, Any], ...] = ()) -> str | None:
+    """Return why no request with these settings and tools can be built for a target; None if one can."""
     question = (Message(role="user", parts=(text_part("?"),)),)
     try:
-        ask = Ask(model=target.model, messages=question, settings=settings, stream=target.gateway.stream)
+        ask = Ask(target.model, question, settings=settings, stream=target.gateway.stream, tools=tools)
         PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
     except CannotCarry as limit:
         return str(limit)

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
-from convbatch.session.preflight import UNSUPPORTED_HINT, check_reachable, unsupported_setting
+from convbatch.session.preflight import TOOLS_HINT, UNSUPPORTED_HINT, check_reachable, unsupported_setting
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
 from convbatch.session.trust import Trust, is_inside, remember_folder
@@ -397,12 +398,12 @@ def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settin
 
 
 def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
-    """Refuse settings of dialogues and turns that a protocol cannot express; each combination is checked once."""
+    """Refuse settings and tools of dialogues that a protocol cannot express; each combination is checked once."""
     from convbatch.dataset.snapshot import read_copy
 
     tried: set[bytes] = set()
     problems: list[Problem] = []
-    for _, dialogue in read_copy(copy, with_key="settings"):
+    for _, dialogue in chain(read_copy(copy, with_key="settings"), read_copy(copy, with_key="tools")):
         for number, turn in enumerate(dialogue.turns, 1):
             for target in targets:
                 settings = effective_settings(
@@ -412,13 +413,14 @@ def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command
                     target=target.gateway.settings,
                     unset=target.gateway.unset,
                 )
-                fingerprint = encode_json([target.name, settings.to_plain()])
+                fingerprint = encode_json([target.name, settings.to_plain(), dialogue.tools])
                 if fingerprint in tried:
                     continue
                 tried.add(fingerprint)
-                if (limit := unsupported_setting(target, settings)) is not None:
+                if (limit := unsupported_setting(target, settings, dialogue.tools)) is not None:
                     what = f"dialogue {dialogue.id!r}, turn {number}, at {target.name}: {limit}"
-                    problems.append(Problem(what=what, hint=UNSUPPORTED_HINT))
+                    hint = TOOLS_HINT if limit.startswith("tools:") else UNSUPPORTED_HINT
+                    problems.append(Problem(what=what, hint=hint))
     if problems:
         raise InputError.of(problems)
 
