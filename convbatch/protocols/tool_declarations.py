@@ -1,7 +1,8 @@
 """Declarations of tools on the four wires, and what a wire does not take of them.
 
-The schema of the parameters goes out as it is written, with its type, which may be left out. What a wire refuses is named with its tool and place before
-anything is sent. No wire is asked to hold the arguments to the schema: whether they fit is a check of the reply.
+The schema of the parameters goes out as it is written, with its type, which may be left out. What a wire refuses is
+named with its tool and place before anything is sent. No wire is asked to hold the arguments to the schema: whether
+they fit is a check of the reply.
 
 Sources, read 2026-11-27: the pages and SDK types of each provider, and for schemas the texts of their refusals.
 """

@@ -23,6 +23,7 @@ from convbatch.simulator import anthropic_tools
 from convbatch.simulator.limits import Dimension
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply, history_sha
 from convbatch.simulator.schemas import anthropic_problem
+from convbatch.simulator.tools import mark_of
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
@@ -446,6 +447,8 @@ def _text(block: dict[str, Any], where: str) -> str:
     """Return the text of a block; other blocks are a mark that depends on their content, thinking is nothing."""
     if block.get("type") in ("thinking", "redacted_thinking"):
         return ""
+    if block.get("type") == "tool_use":
+        return mark_of(block.get("id"), block.get("name"), block.get("input"))
     if block.get("type") != "text":
         return f"<block {hashlib.sha256(encode(block)).hexdigest()[:8]}>"
     if not isinstance(block.get("text"), str):

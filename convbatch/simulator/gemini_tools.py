@@ -17,7 +17,7 @@ import orjson
 
 from convbatch.simulator.replies import SimulatedReply
 from convbatch.simulator.schemas import google_problem
-from convbatch.simulator.tools import Call
+from convbatch.simulator.tools import Call, mark_of
 from convbatch.simulator.wire import as_list, as_object, encode, refuse
 
 _NAME = re.compile(r"[A-Za-z_][\w.:-]{0,127}", re.ASCII)
@@ -190,9 +190,8 @@ def sayable(reply: SimulatedReply) -> SimulatedReply:
 
 
 def call_mark(value: Mapping[str, Any]) -> str:
-    """Return a mark for a call, the same however a client spells it and encodes its signature."""
-    said = [value.get("id"), value.get("name"), value.get("args") or {}]
-    return f"<call {hashlib.sha256(encode(said)).hexdigest()[:8]}>"
+    """Return a mark for a call, without its signature."""
+    return mark_of(value.get("id"), value.get("name"), value.get("args") or {})
 
 
 def result_text(value: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ https://platform.openai.com/docs/guides/function-calling and https://api-docs.de
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import orjson
 
 from convbatch.simulator.gemini_tools import MISSING, is_signed, sign
-from convbatch.simulator.tools import Call
+from convbatch.simulator.tools import Call, mark_of
 from convbatch.simulator.wire import as_list, as_object, encode, in_pieces, refuse
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -154,8 +153,8 @@ def _checked_id(value: Any, at: int, n: int) -> str:
 
 def mark(message: Mapping[str, Any]) -> str:
     """Return a mark for the calls of a message, so that histories with other calls differ."""
-    calls = message.get("tool_calls")
-    return f"<calls {hashlib.sha256(encode(calls)).hexdigest()[:8]}>" if calls else ""
+    calls = [(call["id"], call.get("function") or call["custom"]) for call in message.get("tool_calls") or ()]
+    return "".join(mark_of(call_id, said.get("name"), said.get("arguments")) for call_id, said in calls)
 
 
 def call_plains(calls: Sequence[Call], model: str) -> list[dict[str, Any]]:

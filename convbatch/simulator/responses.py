@@ -20,6 +20,7 @@ import orjson
 from convbatch.simulator import responses_tools
 from convbatch.simulator.openai import CREATED, OPENAI, TIERS, logprob_tokens, served_tier, strict_schema
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
+from convbatch.simulator.tools import mark_of
 from convbatch.simulator.wire import (
     ApiError,
     ErrorCause,
@@ -356,7 +357,7 @@ class _Reader:
             _refuse_unknown(item, responses_tools.CALL_KEYS, where)
             self._check_call_partner(str(item.get("id", "")))
             self.calls.append(responses_tools.check_call(item, where))
-            self._add_model(f"<call {hashlib.sha256(encode(item)).hexdigest()[:8]}>")
+            self._add_model(mark_of(item["call_id"], item["name"], item["arguments"]))
         else:
             self._check_pending(is_models=False)
             _refuse_unknown(item, responses_tools.OUTPUT_KEYS, where)

@@ -8,10 +8,13 @@ in its middle, where a wire has that. Pure, and without a wire.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
+
+import orjson
 
 from convbatch.simulator import schemas
 
@@ -112,6 +115,12 @@ def next_step(scripted: Sequence[Step] | None, ordered: Orders, answered: int, s
     if ordered.without_ids:
         return step
     return tuple(call._replace(id=f"{seal}{at}") for at, call in enumerate(step))
+
+
+def mark_of(call_id: object, name: object, arguments: object) -> str:
+    """Return a mark for a call in a history: the same however a client orders and spells its fields."""
+    said = orjson.dumps([call_id, name, arguments], option=orjson.OPT_SORT_KEYS)
+    return f"<call {hashlib.sha256(said).hexdigest()[:8]}>"
 
 
 def quote_results(text: str) -> str:
