@@ -21,10 +21,12 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
+from convbatch.protocols.anthropic_stream import whole_message, with_block, with_delta, with_fields
 from convbatch.protocols.anthropic_tools import CALL_IDS, call_message, name_calls, result_message, results_first
 from convbatch.protocols.anthropic_turn import AnthropicTurn, blocks_of, sendable
 from convbatch.protocols.body_fields import (
     FLAG,
+    GEMINI_FIELDS,
     LIST_OF_OBJECTS,
     LIST_OF_TEXTS,
     MODEL,
@@ -36,7 +38,17 @@ from convbatch.protocols.body_fields import (
     TURNS,
     BodyFields,
 )
-from convbatch.protocols.decoding import DONE, read_event, read_reply, signed_count, usage_of, word
+from convbatch.protocols.decoding import (
+    DONE,
+    count_under,
+    decode_arguments,
+    details_under,
+    read_event,
+    read_reply,
+    signed_count,
+    usage_of,
+    word,
+)
 from convbatch.protocols.encoding import (
     JSON_HEADERS,
     STREAM_HEADERS,
@@ -49,7 +61,6 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
-from convbatch.protocols.growing import is_text, settled, with_items, with_text
 from convbatch.protocols.model_settings import (
     UNKNOWN_MODEL,
     default_max_tokens,
@@ -69,7 +80,6 @@ from convbatch.protocols.wire import (
     ProtocolConfig,
     TurnFormat,
     WireRequest,
-    decode_json,
 )
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
 from convbatch.tools import ToolCall
@@ -88,7 +98,6 @@ _REFUSED = {
 _NO_SEED = "not part of Messages; name the field of a server that knows it in seed_field"
 _THINKS = frozenset({"enabled", "adaptive"})
 _NO_EFFORTS = frozenset({"none", "minimal"})
-_ONLY_GEMINI = "remove it, only the gemini protocol has it"
 _ONLY_OPENAI = "remove it, only the openai protocol has it"
 _FIELDS = BodyFields(
     article="an Anthropic",
@@ -133,7 +142,7 @@ _FIELDS = BodyFields(
         **dict.fromkeys(("n", "candidateCount"), "use --repeats to ask several times"),
         "functions": "tools",
         "toolConfig": "tool_choice",
-        **dict.fromkeys(("safetySettings", "cachedContent", "speechConfig", "mediaResolution"), _ONLY_GEMINI),
+        **GEMINI_FIELDS,
         **dict.fromkeys(("presence_penalty", "frequency_penalty", "logit_bias"), _ONLY_OPENAI),
     },
 )
@@ -151,10 +160,7 @@ _INPUT_KEYS = ("input_tokens", "prompt_tokens")
 _OUTPUT_KEYS = ("output_tokens", "completion_tokens")
 _READ_KEYS = ("cache_read_input_tokens", "cached_tokens", "prompt_cache_hit_tokens")
 _WRITTEN_KEYS = ("cache_creation_input_tokens", "cache_write_input_tokens")
-_PROMPT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _THINKING_KEYS = ("thinking_tokens", "reasoning_tokens")
-_WHOLE_VALUES = frozenset({"signature", "data", "type"})
-"""Fields of a delta that replace the value of the block; texts are joined."""
 _MODELS_PER_PAGE = 1000
 
 
@@ -222,7 +228,7 @@ class Anthropic:
         state = draft.state
         if not _is_finished(state) or state.get("cut"):
             raise stream_truncated(_partial_text(state), _partial_usage(state))
-        return _reply(_whole(state))
+        return _reply(whole_message(state))
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Parse an error response; never raises."""
@@ -460,19 +466,10 @@ def _thought(blocks: list[Mapping[str, Any]]) -> str | None:
 
 
 def _tool_call(block: Mapping[str, Any]) -> ToolCall:
-    arguments = block.get("input")
-    if isinstance(arguments, str):
-        arguments = _decoded(arguments)
+    arguments = decode_arguments(block.get("input"))
     return ToolCall(
         id=word(block.get("id")), name=word(block.get("name")) or "", arguments={} if arguments is None else arguments
     )
-
-
-def _decoded(arguments: str) -> Any:
-    try:
-        return decode_json(arguments.encode("utf-8", "surrogatepass"))
-    except MalformedReply:  # invalid JSON of the model is a result: kept as a string
-        return arguments
 
 
 def _service_tier(counts: Any) -> str | None:
@@ -513,11 +510,11 @@ def _objects(values: Any) -> Iterator[Mapping[str, Any]]:
 def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has_media: bool = False) -> Usage:
     if not isinstance(counts, dict) or not counts:
         return NO_USAGE
-    details = _details(counts, "prompt_tokens_details", "input_tokens_details")
-    taken = _details(counts, "output_tokens_details", "completion_tokens_details")
+    details = details_under(counts, "prompt_tokens_details", "input_tokens_details")
+    taken = details_under(counts, "output_tokens_details", "completion_tokens_details")
     read = _part((counts, _READ_KEYS), (details, ("cached_tokens",)))
     written, written_1h = _written(counts)
-    given, output = _count(counts, _INPUT_KEYS), _count(counts, _OUTPUT_KEYS)
+    given, output = count_under(counts, _INPUT_KEYS), count_under(counts, _OUTPUT_KEYS)
     total = signed_count(counts.get("total_tokens")) or None
     if not _includes_cached(counts, given, output, total):
         given = _sum(given, read, written)
@@ -547,7 +544,7 @@ def _includes_cached(counts: Mapping[str, Any], given: int | None, output: int |
 
 def _written(counts: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Return the cache writes, and the part of them that is kept for one hour."""
-    apart = _details(counts, "cache_creation")
+    apart = details_under(counts, "cache_creation")
     five_minutes = _part((apart, ("ephemeral_5m_input_tokens",)), (counts, ("claude_cache_creation_5_m_tokens",)))
     hour = _part((apart, ("ephemeral_1h_input_tokens",)), (counts, ("claude_cache_creation_1_h_tokens",)))
     written = _part((counts, _WRITTEN_KEYS))
@@ -556,21 +553,11 @@ def _written(counts: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return written, hour
 
 
-def _count(counts: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """Return the count under one of the names; gateways that know several fill in the others with 0."""
-    known = [count for name in names if (count := signed_count(counts.get(name))) is not None]
-    return next((count for count in known if count), known[0] if known else None)
-
-
 def _part(*places: tuple[Mapping[str, Any], tuple[str, ...]]) -> int | None:
     """Return the count at the first place that has a value; it may be negative."""
     return next(
         (signed_count(holder[name]) for holder, names in places for name in names if holder.get(name) is not None), None
     )
-
-
-def _details(counts: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    return next((details for name in names if isinstance(details := counts.get(name), dict)), {})
 
 
 def _sum(one: int | None, *others: int | None) -> int | None:
@@ -597,15 +584,15 @@ def _with_event(state: Mapping[str, Any], value: Any, name: str) -> Mapping[str,
         return state  # the message is complete, whatever follows it
     match kind:
         case "message_start":  # a second one begins anew: a gateway asked another upstream
-            return {**state, "message": _with_fields({}, value.get("message")), "blocks": []}
+            return {**state, "message": with_fields({}, value.get("message")), "blocks": []}
         case "content_block_start":
-            return _with_block(state, value.get("index"), value.get("content_block"))
+            return with_block(state, value.get("index"), value.get("content_block"))
         case "content_block_delta":
-            return _with_delta(state, value.get("index"), value.get("delta"))
+            return with_delta(state, value.get("index"), value.get("delta"))
         case "message_delta":
             fields = {key: item for key, item in value.items() if key not in ("type", "delta")}
-            message = _with_fields(state.get("message") or {}, value.get("delta"))
-            return {**state, "message": _with_fields(message, fields)}
+            message = with_fields(state.get("message") or {}, value.get("delta"))
+            return {**state, "message": with_fields(message, fields)}
         case "message_stop":
             return {**state, "done": True}
         case "message":
@@ -629,99 +616,12 @@ def _raise_foreign(state: Mapping[str, Any], value: Mapping[str, Any], kind: str
             raise MalformedReply(message)
 
 
-def _with_fields(message: Mapping[str, Any], fields: Any) -> dict[str, Any]:
-    """Return a message with more fields; null changes nothing, and a count of 0 no other count."""
-    grown = dict(message)
-    for key, value in fields.items() if isinstance(fields, dict) else ():
-        if key == "usage" and isinstance(value, dict):
-            grown[key] = _with_counts(grown.get(key), value)
-        elif value is not None or key not in grown:
-            grown[key] = value
-    return grown
-
-
-def _with_counts(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return counts with later ones; a 0 replaces one only beside other counts of the prompt, which it belongs to."""
-    counts: dict[str, Any] = dict(old) if isinstance(old, dict) else {}
-    if any(signed_count(new.get(name)) for name in _PROMPT_COUNTS):
-        counts |= {name: 0 for name in _PROMPT_COUNTS if new.get(name) == 0}
-    for name, count in new.items():
-        if isinstance(count, dict):
-            counts[name] = _with_counts(counts.get(name), count)
-        elif count or counts.get(name) is None:
-            counts[name] = count
-    return counts
-
-
-def _with_block(state: Mapping[str, Any], index: Any, block: Any) -> Mapping[str, Any]:
-    if not isinstance(block, dict):
-        raise MalformedReply("a content block that is not an object")
-    return {**state, "blocks": [*state.get("blocks", ()), [index, block]]}
-
-
-def _with_delta(state: Mapping[str, Any], index: Any, delta: Any) -> Mapping[str, Any]:
-    """Return the state with a delta in the newest block of its index, or in a new one if none can take it."""
-    if not isinstance(delta, dict):
-        raise MalformedReply("a delta that is not an object")
-    blocks: list[Any] = list(state.get("blocks", ()))
-    at = next((at for at in reversed(range(len(blocks))) if blocks[at][0] == index), None)
-    kind = _kind_of_delta(delta)
-    if at is None or (kind is not None and blocks[at][1].get("type") not in (*_takers(kind), None)):
-        blocks.append([index, {"type": kind or "text"}])
-        at = len(blocks) - 1
-    blocks[at] = [index, _grown_block(blocks[at][1], delta)]
-    return {**state, "blocks": blocks}
-
-
-def _kind_of_delta(delta: Mapping[str, Any]) -> str | None:
-    """Return the type of block that a delta needs; None if any will do."""
-    kinds = {"text": "text", "thinking": "thinking", "partial_json": "tool_use"}
-    return next((kind for key, kind in kinds.items() if key in delta), None)
-
-
-def _takers(kind: str) -> tuple[str, ...]:
-    return ("tool_use", "server_tool_use", "mcp_tool_use") if kind == "tool_use" else (kind,)
-
-
-def _grown_block(block: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    grown = dict(block)
-    for key, value in delta.items():
-        if key == "citation":
-            grown["citations"] = with_items(grown.get("citations"), (value,))
-        elif key in _WHOLE_VALUES or not isinstance(value, str):
-            if key != "type":
-                grown[key] = value
-        else:
-            known = grown.get(key)
-            grown[key] = with_text(known if is_text(known) else None, value)
-    return grown
-
-
-def _whole(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the message that a stream delivered, as it would have come whole."""
-    message: dict[str, Any] = dict(state.get("message") or {})
-    blocks = [_settled_block(block) for _, block in state.get("blocks", ())]
-    if blocks:
-        message["content"] = blocks
-    else:
-        message.setdefault("content", [])
-    return message
-
-
-def _settled_block(block: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = settled(dict(block))
-    written = plain.pop("partial_json", None)
-    if isinstance(written, str) and written:
-        plain["input"] = _decoded(written)
-    return plain
-
-
 def _is_finished(state: Mapping[str, Any]) -> bool:
     return bool(state.get("done")) or is_finish((state.get("message") or {}).get("stop_reason"))
 
 
 def _partial_text(state: Mapping[str, Any]) -> str | None:
-    return _text(_whole(state)) or None
+    return _text(whole_message(state)) or None
 
 
 def _partial_usage(state: Mapping[str, Any]) -> Usage:

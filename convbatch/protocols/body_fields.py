@@ -171,6 +171,12 @@ TEXT_OR_LIST = Kind("text or a list of texts", _any_of(TEXT, LIST_OF_TEXTS), "=T
 TEXT_OR_NUMBER = Kind("text or a number", _any_of(TEXT, NUMBER), "=TEXT")
 FLAG_OR_NUMBER = Kind("true, false or a number", _any_of(FLAG, NUMBER), "=true")
 
+GEMINI_FIELDS: Mapping[str, str] = dict.fromkeys(
+    ("safetySettings", "cachedContent", "speechConfig", "mediaResolution"),
+    "remove it, only the gemini protocol has it",
+)
+"""Fields that have no counterpart in other protocols."""
+
 # Google's JSON mapping of protocol buffers: a number may be text, and a list of one item may be the item.
 # https://protobuf.dev/programming-guides/json, read 2026-11-26.
 PROTO_NUMBER = Kind("a number", _is_number_or_its_text, "=1")

@@ -40,6 +40,16 @@ def read_reply(body: bytes) -> Any:
         _raise_malformed(body, str(error))
 
 
+def decode_arguments(arguments: Any) -> Any:
+    """Return the arguments of a call from their text; what is no text, or no JSON, stays as it is: it is a result."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return decode_json(arguments.encode("utf-8", "surrogatepass"))
+    except MalformedReply:
+        return arguments
+
+
 def read_event(event: SseEvent) -> list[Any] | None:
     """Decode the JSON values of one event: usually one, several for an array, none for `[DONE]`.
 
@@ -128,6 +138,17 @@ def first_of(items: list[Any], what: str) -> Mapping[str, Any]:
         if item.get("index") in (0, None):
             return item
     return items[0]
+
+
+def count_under(counts: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """Return the count under one of the names; gateways that know several fill in the others with 0."""
+    known = [count for name in names if (count := signed_count(counts.get(name))) is not None]
+    return next((count for count in known if count), known[0] if known else None)
+
+
+def details_under(counts: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Return the object under the first of the names that has one; empty without any."""
+    return next((details for name in names if isinstance(details := counts.get(name), dict)), {})
 
 
 def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False) -> Usage:

@@ -64,7 +64,7 @@ from convbatch.protocols.error_mapping import classify_error, empty_response, er
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_tools import call_parts, dummy_note, refuse_json_beside_tools, results_content
 from convbatch.protocols.gemini_turn import GeminiTurn
-from convbatch.protocols.growing import BATCH, Growing, is_text, settled, with_lists, with_text
+from convbatch.protocols.growing import BATCH, Growing, is_text, merged, settled, with_lists, with_text
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
@@ -218,14 +218,14 @@ class Gemini:
         """Add one event to a draft; raises `ErrorInBody` with the partial text, `MalformedReply`."""
         values = read_event(event)
         if values is None:
-            return draft if _is_finished(_merged(draft)) else Draft(state={**draft.state, "cut": True})
+            return draft if _is_finished(merged(draft.state, _Merge)) else Draft(state={**draft.state, "cut": True})
         return _folded(draft, values)
 
     def finish(self, draft: Draft) -> Reply:
         """Build the reply at the end of a stream; raises `ErrorInBody` or `MalformedReply` if it is incomplete."""
         if not draft.state.keys() & {"whole", "new"}:
             raise stream_truncated(None, NO_USAGE)
-        whole = settled(_merged(draft))
+        whole = settled(merged(draft.state, _Merge))
         if draft.state.get("cut") or (whole.get("candidates") and not _is_finished(whole)):
             raise stream_truncated(_partial_text(whole), _partial_usage(whole))
         return _reply(whole)
@@ -525,26 +525,14 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
         if not isinstance(chunk, dict):
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
         if claims_error(chunk):
-            whole = settled(_merged(Draft(state=state)))
+            whole = settled(merged(state, _Merge))
             if carried := error_in_body(chunk, text=_partial_text(whole), usage=_partial_usage(whole)):
                 raise carried
         new = state["new"] = (*state.get("new", ()), chunk)
         if len(new) == BATCH:
-            state["whole"] = _merged(Draft(state=state))
+            state["whole"] = merged(state, _Merge)
             del state["new"]
     return Draft(state=state)
-
-
-def _merged(draft: Draft) -> Mapping[str, Any]:
-    """Return the body so far, whose texts and lists are still those of a draft."""
-    whole: Mapping[str, Any] = draft.state.get("whole") or {}
-    new: tuple[Any, ...] = draft.state.get("new", ())
-    if not new:
-        return whole
-    merge = _Merge(whole)
-    for chunk in new:
-        merge.add(chunk)
-    return merge.done()
 
 
 class _Merge:

@@ -7,8 +7,8 @@ value that grows again gets pieces of its own. `settled` turns drafts into plain
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -90,3 +90,32 @@ def settled(value: Any) -> Any:
     if isinstance(value, list):
         return [settled(item) for item in value]
     return value
+
+
+class Merge(Protocol):
+    """Adds the chunks of a stream to a copy of a body."""
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Add a chunk."""
+        ...
+
+    def done(self) -> dict[str, Any]:
+        """Return the body."""
+        ...
+
+
+def merged(state: Mapping[str, Any], begin: Callable[[Mapping[str, Any]], Merge]) -> Mapping[str, Any]:
+    """Return the body so far of a draft with `whole` and `new` chunks; its texts and lists are still those of a draft.
+
+    Args:
+        state: Of the draft.
+        begin: Makes a merge that begins with a body.
+    """
+    whole: Mapping[str, Any] = state.get("whole") or {}
+    new: tuple[Any, ...] = state.get("new", ())
+    if not new:
+        return whole
+    merge = begin(whole)
+    for chunk in new:
+        merge.add(chunk)
+    return merge.done()

@@ -14,7 +14,6 @@ Not here: the place of the key, media; this protocol has no `api_version`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from convbatch.dialogue import NO_SETTINGS, Message
 from convbatch.protocols.body_fields import (
     FLAG,
     FLAG_OR_NUMBER,
+    GEMINI_FIELDS,
     LIST_OF_OBJECTS,
     LIST_OF_TEXTS,
     MODEL,
@@ -39,6 +39,9 @@ from convbatch.protocols.body_fields import (
 )
 from convbatch.protocols.decoding import (
     DONE,
+    count_under,
+    decode_arguments,
+    details_under,
     first_of,
     mean_logprob,
     read_event,
@@ -60,8 +63,9 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
-from convbatch.protocols.growing import BATCH, Growing, GrowingText, is_text, settled, with_items, with_lists, with_text
+from convbatch.protocols.growing import BATCH, merged, settled
 from convbatch.protocols.model_settings import effort_of, refuse_settings
+from convbatch.protocols.openai_stream import ChatMerge, without_call_indexes
 from convbatch.protocols.openai_tools import (
     CALL_IDS,
     call_message,
@@ -83,7 +87,6 @@ from convbatch.protocols.wire import (
     ProtocolConfig,
     TurnFormat,
     WireRequest,
-    decode_json,
 )
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
 from convbatch.tools import ToolCall
@@ -99,7 +102,6 @@ _REFUSED = {
     "include_thoughts": "use a field of the server in extra",
     "safety": "only the gemini protocol has it",
 }
-_ONLY_GEMINI = "remove it, only the gemini protocol has it"
 # Fields of requests, also of servers that are compatible with OpenAI's; read 2026-11-26 at the page above. `thinking`,
 # `reasoning`, `top_k` and others have no row: some servers know them.
 _FIELDS = BodyFields(
@@ -136,7 +138,7 @@ _FIELDS = BodyFields(
         "responseLogprobs": "logprobs",
         "toolConfig": "tool_choice",
         "generationConfig": "its fields stand side by side here: temperature, top_p, max_tokens",
-        **dict.fromkeys(("safetySettings", "cachedContent", "speechConfig", "mediaResolution"), _ONLY_GEMINI),
+        **GEMINI_FIELDS,
     },
     single=frozenset({"n"}),
 )
@@ -156,7 +158,6 @@ _WRITTEN_KEYS = (
 )
 _REASONING_KEYS = ("reasoning_tokens", "thinking_tokens")
 _OTHER_FINISH_KEYS = ("finishReason", "finish_details", "stop_reason", "done_reason")
-_TEXT_KEYS = frozenset({"content", "reasoning", "reasoning_content", "refusal"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
 _TEXT_PARTS = frozenset({"text", "output_text"})
 _MEDIA_PARTS = frozenset({"image_url", "output_image", "audio", "output_audio", "file"})
@@ -218,17 +219,21 @@ class OpenAI:
             return Draft(state={**draft.state, "done": True})
         values = read_event(event)
         if values is None:
-            return draft if _is_finished(draft, _merged(draft)) else Draft(state={**draft.state, "cut": True})
+            return (
+                draft
+                if _is_finished(draft, merged(draft.state, ChatMerge))
+                else Draft(state={**draft.state, "cut": True})
+            )
         return _folded(draft, values)
 
     def finish(self, draft: Draft) -> Reply:
         """Build the reply at the end of a stream; raises `ErrorInBody` or `MalformedReply` if it is incomplete."""
         if not draft.state.keys() & {"whole", "new"}:
             raise stream_truncated(None, NO_USAGE)
-        whole = settled(_merged(draft))
+        whole = settled(merged(draft.state, ChatMerge))
         if draft.state.get("cut") or (whole.get("choices") and not _is_finished(draft, whole)):
             raise stream_truncated(_partial_text(whole), _partial_usage(whole))
-        return _reply(_without_call_indexes(whole))
+        return _reply(without_call_indexes(whole))
 
     def classify_error(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Parse an error response; never raises."""
@@ -457,10 +462,7 @@ def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
 def _tool_call(call_id: Any, function: Any) -> ToolCall:
     if not isinstance(function, dict):
         raise MalformedReply("a tool call without its function")
-    arguments = function.get("arguments", function.get("input"))
-    if isinstance(arguments, str):
-        with contextlib.suppress(MalformedReply):  # invalid JSON of the model is a result: kept as a string
-            arguments = decode_json(arguments.encode("utf-8", "surrogatepass"))
+    arguments = decode_arguments(function.get("arguments", function.get("input")))
     return ToolCall(id=word(call_id), name=word(function.get("name")) or "", arguments=arguments)
 
 
@@ -472,10 +474,10 @@ def _sent_usage(whole: Mapping[str, Any], choice: Mapping[str, Any]) -> Any:
 def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has_media: bool = False) -> Usage:
     if not isinstance(counts, dict) or not counts:
         return NO_USAGE
-    prompt, output = _count(counts, _INPUT_KEYS), _count(counts, _OUTPUT_KEYS)
+    prompt, output = count_under(counts, _INPUT_KEYS), count_under(counts, _OUTPUT_KEYS)
     total = signed_count(counts.get("total_tokens"))
-    input_details = _details(counts, "prompt_tokens_details", "input_tokens_details")
-    output_details = _details(counts, "completion_tokens_details", "output_tokens_details")
+    input_details = details_under(counts, "prompt_tokens_details", "input_tokens_details")
+    output_details = details_under(counts, "completion_tokens_details", "output_tokens_details")
     cached = _part((input_details, "cached_tokens"), *((counts, name) for name in _CACHED_KEYS))
     written, written_1h = _written(counts, input_details)
     reasoning = _part(*((holder, name) for holder in (output_details, counts) for name in _REASONING_KEYS))
@@ -505,7 +507,7 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
 
 def _written(counts: Mapping[str, Any], details: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Return the cache writes, and the part of them that is kept for one hour."""
-    apart = _details(counts, "cache_creation") or _details(details, "cache_creation_token_details")
+    apart = details_under(counts, "cache_creation") or details_under(details, "cache_creation_token_details")
     five_minutes = _part((apart, "ephemeral_5m_input_tokens"), (counts, "claude_cache_creation_5_m_tokens"))
     hour = _part((apart, "ephemeral_1h_input_tokens"), (counts, "claude_cache_creation_1_h_tokens"))
     written = _part(*((holder, name) for holder in (details, counts) for name in _WRITTEN_KEYS))
@@ -514,19 +516,9 @@ def _written(counts: Mapping[str, Any], details: Mapping[str, Any]) -> tuple[int
     return written, hour
 
 
-def _count(counts: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """Return the count under one of the names; gateways that know several fill in the others with 0."""
-    known = [count for name in names if (count := signed_count(counts.get(name))) is not None]
-    return next((count for count in known if count), known[0] if known else None)
-
-
 def _part(*places: tuple[Mapping[str, Any], str]) -> int | None:
     """Return the count at the first place that has a value; it may be negative."""
     return next((signed_count(holder[name]) for holder, name in places if holder.get(name) is not None), None)
-
-
-def _details(counts: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    return next((details for name in names if isinstance(details := counts.get(name), dict)), {})
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
@@ -537,7 +529,7 @@ def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
             raise MalformedReply(f"a JSON {type(chunk).__name__} in the stream")
         new = state["new"] = (*state.get("new", ()), chunk)
         if (may_fail := _may_fail(chunk)) or len(new) == BATCH:
-            state["whole"] = _merged(Draft(state=state))
+            state["whole"] = merged(state, ChatMerge)
             del state["new"]
             if may_fail:
                 _raise_in_stream(settled(state["whole"]), chunk)
@@ -564,173 +556,6 @@ def _raise_in_stream(whole: Mapping[str, Any], chunk: Mapping[str, Any]) -> None
             )
         ):
             raise carried
-
-
-def _merged(draft: Draft) -> Mapping[str, Any]:
-    """Return the body so far, whose texts and lists are still those of a draft."""
-    whole: Mapping[str, Any] = draft.state.get("whole") or {}
-    new: tuple[Any, ...] = draft.state.get("new", ())
-    if not new:
-        return whole
-    merge = _Merge(whole)
-    for chunk in new:
-        merge.add(chunk)
-    return merge.done()
-
-
-class _Merge:
-    """Adds chunks to a copy of a body."""
-
-    def __init__(self, whole: Mapping[str, Any]) -> None:
-        self._whole = dict(whole)
-        choices = whole.get("choices")
-        self._choice: dict[str, Any] = dict(choices[0]) if choices else {}
-        self._has_choice = bool(choices)
-        message = self._choice.get("message")
-        self._message: dict[str, Any] | None = None if message is None else dict(message)
-        self._texts: dict[str, list[str]] = {}
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        for key, value in chunk.items():
-            if key == "choices":
-                self._add_choices(value)
-            elif key == "usage" and isinstance(value, dict):
-                # Running totals: the last value of each field applies; nothing is added up.
-                old = self._whole.get(key)
-                new = {name: count for name, count in value.items() if count is not None}
-                self._whole[key] = {**(old if isinstance(old, dict) else {}), **new}
-            elif value is not None and value != "":
-                self._whole[key] = value
-
-    def done(self) -> dict[str, Any]:
-        """Return the body."""
-        for key in tuple(self._texts):
-            self._end_text(key)
-        if self._message is not None:
-            self._choice["message"] = self._message
-        if self._has_choice:
-            self._whole["choices"] = [self._choice]
-        return self._whole
-
-    def _add_choices(self, new: Any) -> None:
-        if not isinstance(new, list | None):
-            raise MalformedReply("choices is not a list")
-        self._whole.setdefault("choices", [])
-        for item in new or ():
-            if not isinstance(item, dict):
-                raise MalformedReply("choices contains no objects")
-            if item.get("index") not in (0, None):
-                continue
-            self._has_choice = True
-            for key, value in item.items():
-                self._add_field(key, value)
-
-    def _add_field(self, key: str, value: Any) -> None:
-        choice = self._choice
-        if key in ("delta", "message"):
-            self._add_delta(value)
-        elif key == "logprobs" and isinstance(value, dict):
-            choice[key] = with_lists(choice.get(key), value)
-        elif value is not None and (key != "finish_reason" or is_finish(value) or not choice.get(key)):
-            choice[key] = value
-
-    def _add_delta(self, delta: Any) -> None:
-        """Add a delta; texts of one field are joined before they are added."""
-        if not isinstance(delta, dict | None):
-            raise MalformedReply("a delta that is not an object")
-        if self._message is None:
-            self._message = {}
-        for key, value in (delta or {}).items():
-            if key in _TEXT_KEYS and isinstance(value, str):
-                pieces = self._texts.get(key)
-                if pieces is not None:
-                    pieces.append(value)
-                    continue
-                if is_text(self._message.setdefault(key, None)):
-                    self._texts[key] = [value]
-                    continue
-            self._add_other(self._message, key, value)
-
-    def _add_other(self, message: dict[str, Any], key: str, value: Any) -> None:
-        if value is None:
-            message.setdefault(key, None)
-            return
-        self._end_text(key)
-        if key == "tool_calls":
-            message[key] = _with_calls(message.get(key) or [], value)
-        elif isinstance(value, list):
-            message[key] = with_items(_as_parts(message.get(key)), value)
-        else:
-            message[key] = value
-
-    def _end_text(self, key: str) -> None:
-        pieces = self._texts.pop(key, None)
-        if pieces is not None and self._message is not None:
-            self._message[key] = with_text(self._message.get(key), "".join(pieces))
-
-
-def _as_parts(value: Any) -> list[Any] | Growing[Any]:
-    """Return the content before a list of parts: parts, or a text as the first part."""
-    if isinstance(value, GrowingText):
-        value = value.settled()
-    if isinstance(value, list | Growing):
-        return value
-    return [{"type": "text", "text": value}] if isinstance(value, str) and value else []
-
-
-def _with_calls(calls: list[Any], fragments: Any) -> list[Any]:
-    """Join the fragments of tool calls by `index`, which is removed at the end of the stream."""
-    if not isinstance(fragments, list) or not all(isinstance(fragment, dict) for fragment in fragments):
-        raise MalformedReply("a delta whose tool_calls is not a list of calls")
-    grown = list(calls)
-    for fragment in fragments:
-        at = _position(grown, fragment)
-        if at == len(grown):
-            grown.append(dict(fragment))
-        else:
-            grown[at] = _with_fragment(grown[at], fragment)
-    return grown
-
-
-def _position(calls: list[Any], fragment: Mapping[str, Any]) -> int:
-    index, call_id = fragment.get("index"), fragment.get("id")
-    if isinstance(index, int):
-        return next((at for at, call in enumerate(calls) if call.get("index") == index), len(calls))
-    # Servers without an index send complete calls, or the id once and then the rest of the call.
-    if call_id and all(call.get("id") != call_id for call in calls):
-        return len(calls)
-    return max(len(calls) - 1, 0)
-
-
-def _with_fragment(call: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
-    grown = dict(call)
-    for key, value in fragment.items():
-        if key == "function" and isinstance(value, dict):
-            old = grown.get(key)
-            grown[key] = _with_function(old if isinstance(old, dict) else {}, value)
-        elif value not in (None, ""):
-            grown[key] = value
-    return grown
-
-
-def _with_function(function: Mapping[str, Any], fragment: Mapping[str, Any]) -> dict[str, Any]:
-    grown = dict(function)
-    for key, value in fragment.items():
-        if key == "arguments" and isinstance(value, str) and is_text(old := grown.get(key)):
-            grown[key] = with_text(old, value)
-        elif value not in (None, ""):
-            grown[key] = value
-    return grown
-
-
-def _without_call_indexes(whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the body without `index` in its calls, as in a response that is not streamed."""
-    choices = whole.get("choices")
-    message = choices[0].get("message") if choices else None
-    if not choices or not message or not message.get("tool_calls"):
-        return whole
-    bare = [{key: value for key, value in call.items() if key != "index"} for call in message["tool_calls"]]
-    return {**whole, "choices": [{**choices[0], "message": {**message, "tool_calls": bare}}]}
 
 
 def _is_finished(draft: Draft, whole: Mapping[str, Any]) -> bool:

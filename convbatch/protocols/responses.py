@@ -16,7 +16,6 @@ Not here: the place of the key, media, `previous_response_id`, background respon
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from typing import Any, NoReturn
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
 from convbatch.protocols.body_fields import (
     FLAG,
+    GEMINI_FIELDS,
     LIST_OF_OBJECTS,
     LIST_OF_TEXTS,
     MODEL,
@@ -38,7 +38,17 @@ from convbatch.protocols.body_fields import (
     TURNS,
     BodyFields,
 )
-from convbatch.protocols.decoding import DONE, mean_logprob, read_event, read_reply, signed_count, usage_of, word
+from convbatch.protocols.decoding import (
+    DONE,
+    count_under,
+    decode_arguments,
+    mean_logprob,
+    read_event,
+    read_reply,
+    signed_count,
+    usage_of,
+    word,
+)
 from convbatch.protocols.encoding import (
     JSON_HEADERS,
     STREAM_HEADERS,
@@ -71,7 +81,6 @@ from convbatch.protocols.wire import (
     ProtocolConfig,
     TurnFormat,
     WireRequest,
-    decode_json,
 )
 from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
 from convbatch.tools import ToolCall
@@ -86,7 +95,6 @@ _REFUSED = {
 }
 _NO_SEED = 'not part of Responses; use protocol = "openai", or name the field of a server that knows it in seed_field'
 _WHOLE_HISTORY = "each request contains the whole history, and nothing is stored"
-_ONLY_GEMINI = "remove it, only the gemini protocol has it"
 _ONLY_CHAT = 'remove it, or use protocol = "openai"'
 _FIELDS = BodyFields(
     article="a Responses",
@@ -128,7 +136,7 @@ _FIELDS = BodyFields(
         "toolConfig": "tool_choice",
         "verbosity": "text.verbosity",
         "generationConfig": "its fields stand side by side here: temperature, top_p, max_output_tokens",
-        **dict.fromkeys(("safetySettings", "cachedContent", "speechConfig", "mediaResolution"), _ONLY_GEMINI),
+        **GEMINI_FIELDS,
     },
 )
 _ENCRYPTED = "reasoning.encrypted_content"
@@ -384,9 +392,8 @@ def _part_texts(parts: Any) -> list[str]:
 
 def _tool_call(item: Mapping[str, Any]) -> ToolCall:
     arguments = item.get(_CALLS[item["type"]])
-    if item["type"] == "function_call" and isinstance(arguments, str):
-        with contextlib.suppress(MalformedReply):  # invalid JSON of the model is a result: kept as a string
-            arguments = decode_json(arguments.encode("utf-8", "surrogatepass"))
+    if item["type"] == "function_call":
+        arguments = decode_arguments(arguments)
     call_id = word(item.get("call_id")) or word(item.get("id"))
     return ToolCall(id=call_id, name=word(item.get("name")) or "", arguments=arguments)
 
@@ -476,21 +483,15 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
         return NO_USAGE
     given, taken = _details(counts, _INPUT_DETAILS), _details(counts, _OUTPUT_DETAILS)
     sent = Usage(
-        input_tokens=_count(counts, _INPUT_KEYS),
+        input_tokens=count_under(counts, _INPUT_KEYS),
         cached_input_tokens=signed_count(given.get("cached_tokens")),
         cache_write_input_tokens=signed_count(given.get("cache_write_tokens")),
-        output_tokens=_count(counts, _OUTPUT_KEYS),
+        output_tokens=count_under(counts, _OUTPUT_KEYS),
         reasoning_tokens=signed_count(taken.get("reasoning_tokens")),
         total_tokens=signed_count(counts.get("total_tokens")),
         has_uncounted_media=has_media,
     )
     return usage_of(sent, was_read=was_read, has_output=has_output)
-
-
-def _count(counts: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """Return the count under one of the names; gateways that know several fill in the others with 0."""
-    known = [count for name in names if (count := signed_count(counts.get(name))) is not None]
-    return next((count for count in known if count), known[0] if known else None)
 
 
 def _details(counts: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
