@@ -62,8 +62,8 @@ def orders(text: str) -> Orders:
 
 def _calls_in(text: str) -> Iterator[Call]:
     found = list(_ORDER.finditer(text))
-    ends = [order.start() for order in found[1:]] + [len(text)]
-    for order, end in zip(found, ends, strict=True):
+    for place, order in enumerate(found, 1):
+        end = found[place].start() if place < len(found) else len(text)
         written = text[order.end() : end]
         if not written.startswith("{"):
             yield Call(order[1], {})
