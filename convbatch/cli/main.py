@@ -631,12 +631,19 @@ def simulate(
         Path | None, typer.Option("--ledger", help="Write every request to this file, as JSON lines.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed, model and history give the same reply.")] = 0,
+    gateway: Annotated[
+        str | None, typer.Option("--gateway", help="Answer as behind a gateway: new-api | litellm | openrouter.")
+    ] = None,
+    served_tier: Annotated[
+        str | None, typer.Option("--tier", help="The service tier that serves every request, whatever it asks for.")
+    ] = None,
 ) -> None:
     """Run the simulator as a server of all four protocols; ends with Ctrl-C.
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
     from convbatch.simulator.fault_script import FaultError
+    from convbatch.simulator.gateways import GATEWAYS
     from convbatch.simulator.limits import LimitModel
     from convbatch.simulator.replies import ScriptError, UnknownModel
     from convbatch.simulator.server import serve
@@ -644,6 +651,8 @@ def simulate(
     known = get_args(LimitModel)
     if limit_model not in known:
         raise SetupError(f"unknown limit model {limit_model!r}", hint=did_you_mean(limit_model, known))
+    if gateway is not None and gateway not in GATEWAYS:
+        raise SetupError(f"unknown gateway to simulate {gateway!r}", hint=did_you_mean(gateway, GATEWAYS))
     try:
         serve(
             port=port,
@@ -657,6 +666,8 @@ def simulate(
             models=models or [],
             ledger=ledger,
             seed=seed,
+            gateway=gateway,
+            served_tier=served_tier,
         )
     except (FaultError, ScriptError, UnknownModel, OSError) as error:
         raise SetupError(f"the simulator cannot start: {error}") from None

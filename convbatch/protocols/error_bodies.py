@@ -257,7 +257,7 @@ def _read(found: _Found, body: Mapping[str, Any]) -> ErrorDetails:
     metadata = named.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     reported = _reported(named, details)
-    stated = [*reported, *_nested_codes(named), named.get("errortype"), named.get("type")]
+    stated = [*_told_apart(reported, body), *_nested_codes(named), named.get("errortype"), named.get("type")]
     names = [item for item in stated if isinstance(item, str) and item and item.lower() not in _FAILED]
     message = next((text for key in _MESSAGE_KEYS if (text := _as_text(named.get(key)))), "") or _as_text(dict(error))
     scanned = message if not metadata.get("raw") else f"{message} {_as_text(metadata['raw'])}"
@@ -284,6 +284,17 @@ def _reported(named: Mapping[str, Any], details: list[Mapping[str, Any]]) -> lis
     stated += [named.get(key) for key in _CODE_KEYS]
     stated += [detail.get("error_code") for detail in details]  # Anthropic
     return [item for item in stated if isinstance(item, str | int) and not isinstance(item, bool)]
+
+
+def _told_apart(codes: list[str | int], body: Mapping[str, Any]) -> list[Any]:
+    """Return the codes of an error without one that OpenRouter gives to every invalid request, and its own type.
+
+    Its Responses (an error beside `metadata`) has `invalid_prompt` also for a long context and an unknown model.
+    Source: https://openrouter.ai/docs/api/reference/responses/error-handling, read 2026-11-27.
+    """
+    if body.get("object") == "response" or not ("metadata" in body or "error_type" in body):
+        return list(codes)
+    return [body.get("error_type"), *(code for code in codes if code != "invalid_prompt")]
 
 
 def _nested_codes(named: Mapping[str, Any]) -> Iterator[Any]:

@@ -2,10 +2,10 @@
 
 Forms are tried in a fixed order, independent of the protocol (gateways forward each other's forms), and the first
 valid one is used: `retry-after-ms`, `retry-after`, a number of seconds or Google's `RetryInfo` in the body, a duration
-in the message, a date in the message, the reset header of a dimension that is used up, the same headers of an upstream
-that the body quotes (OpenRouter). Zero, negative, past and invalid values are ignored. A hint is never shortened, not
-even a date in the year 9999: the rate limiter decides how to handle a long wait. There is no clock here: dates are
-relative to the `date` header of the response, and ignored without one.
+in the message, a date in the message, the reset header of a dimension that is used up, the headers of an upstream that
+the body quotes (OpenRouter) or that have a prefix (LiteLLM). Zero, negative, past and invalid values are ignored. A
+hint is never shortened, not even a date in the year 9999: the rate limiter decides how to handle a long wait. There is
+no clock here: dates are relative to the `date` header of the response, and ignored without one.
 
 A date in a message often has no zone. In a Chinese text it is read as Beijing time (what Zhipu means), else as UTC,
 which is not earlier than the time that a vendor east of Greenwich means.
@@ -109,6 +109,7 @@ def retry_after_s(headers: Mapping[str, str], body: Any, message: str) -> float 
         lambda: _moment(message, headers),
         lambda: _exhausted(headers),
         lambda: _quoted_headers(body, headers),
+        lambda: _passed_on(headers),
     )
     for source in sources:
         seconds = _sane(source())
@@ -245,6 +246,14 @@ def _quoted_headers(body: Any, headers: Mapping[str, str]) -> float | None:
             found = next((wait for wait in waits if _sane(wait) is not None), None)
             return _exhausted(named) if found is None else found
     return None
+
+
+def _passed_on(headers: Mapping[str, str]) -> float | None:
+    """Return the wait that the upstream of LiteLLM asks for: its headers come with a prefix."""
+    prefix = "llm_provider-"
+    named = {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+    wait = _sane(_milliseconds(named.get("retry-after-ms")))
+    return _retry_after(named.get("retry-after"), named) if wait is None else wait
 
 
 def _details(body: Any) -> Iterator[Mapping[str, Any]]:

@@ -294,6 +294,10 @@ class AnthropicWire:
             body["request_id"] = cause.request_id
         return ApiError(status=cause.status or status, body=body, headers=dict(worded.headers))
 
+    def stream_error(self, cause: ErrorCause) -> bytes:
+        """See `wire.Wire`."""
+        return b"data: " + encode(self.api_error(None, cause, 0.0).body) + b"\n\n"
+
     def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
         """See `wire.Wire`; the limit on tokens is one of input tokens."""
         headers: dict[str, str] = {}

@@ -301,12 +301,11 @@ _BROKEN: dict[str, Callable[[bytes, Wire], bytes]] = {
 
 def _mid_error(rule: Rule, answer: Answer, wire: Wire) -> Answer:
     """Replace the rest of a stream with an error object; a whole reply becomes the error object."""
-    error = encode(wire.api_error(None, ErrorCause(kind="overloaded"), 0.0).body)
-    pieces = list(answer.pieces)
+    cause = ErrorCause(kind="overloaded")
     if answer.framing != "chunked":
-        return replace(answer, pieces=[(0.0, error)])
-    begun: list[Piece] = pieces[: rule.options["events"]]
-    return replace(answer, pieces=[*begun, (0.0, b"data: " + error + b"\n\n")])
+        return replace(answer, pieces=[(0.0, encode(wire.api_error(None, cause, 0.0).body))])
+    begun: list[Piece] = list(answer.pieces)[: rule.options["events"]]
+    return replace(answer, pieces=[*begun, (0.0, wire.stream_error(cause))])
 
 
 def _stream(rule: Rule, answer: Answer, wire: Wire) -> Answer:

@@ -251,6 +251,10 @@ class GeminiWire:
             status=status, body=[body] if route and route.form == "array" else body, headers=dict(worded.headers)
         )
 
+    def stream_error(self, cause: ErrorCause) -> bytes:
+        """See `wire.Wire`."""
+        return b"data: " + encode(self.api_error(None, cause, 0.0).body) + b"\n\n"
+
     def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
         """See `wire.Wire`; Google sends none."""
         del left, now

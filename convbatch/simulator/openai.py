@@ -273,6 +273,10 @@ class OpenAIWire:
             error["details"] = [info]
         return ApiError(status=cause.status or status, body={"error": error}, headers=dict(worded.headers))
 
+    def stream_error(self, cause: ErrorCause) -> bytes:
+        """See `wire.Wire`."""
+        return b"data: " + encode(self.api_error(None, cause, 0.0).body) + b"\n\n"
+
     def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
         """See `wire.Wire`."""
         del now

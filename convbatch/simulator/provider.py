@@ -14,6 +14,7 @@ import orjson
 
 from convbatch.simulator import fault_actions
 from convbatch.simulator.fault_script import Facts, FaultScript, Rule
+from convbatch.simulator.gateways import GatewayName, behind, gateway_headers, new_api_id
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Entry, Ledger, key_hash
 from convbatch.simulator.limits import Gatekeeper, Refusal, ServerLimits
@@ -28,7 +29,7 @@ from convbatch.simulator.replies import (
     history_sha,
     reword,
 )
-from convbatch.simulator.routes import key_of, likely_wire, route
+from convbatch.simulator.routes import WIRES, key_of, likely_wire, route
 from convbatch.simulator.wire import (
     ErrorCause,
     Hint,
@@ -36,12 +37,12 @@ from convbatch.simulator.wire import (
     RefusedRequest,
     ReplySpec,
     Route,
+    Wire,
     encode,
-    gateway_error,
     refuse,
 )
 
-REQUEST_IDS = ("x-oneapi-request-id", "x-request-id", "request-id")
+REQUEST_IDS = ("x-oneapi-request-id", "x-request-id", "request-id", "x-generation-id")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,6 +64,11 @@ class Arrival:
     answer: Answer | None = None
     """Set if the answer was decided without the body."""
 
+    @property
+    def bare_wire(self) -> Wire:
+        """The wire, as the provider serves it; for a path that is not served the one that it resembles."""
+        return likely_wire(self.path) if self.route is None else WIRES[self.route.wire.name]
+
 
 class Provider:
     """The state of the simulated provider: models, keys, limits, faults and the ledger."""
@@ -77,7 +83,7 @@ class Provider:
         faults: FaultScript | None = None,
         latency_s: float | tuple[float, float] = 0.0,
         event_s: float = 0.0,
-        gateway: bool = False,
+        gateway: GatewayName | None = None,
         served_tier: str | None = None,
         hidden_system: str = "",
         varies: bool = False,
@@ -94,7 +100,7 @@ class Provider:
             faults: Rules for deliberate faults.
             latency_s: Seconds before the first byte of a reply; drawn from a range, the same for the same history.
             event_s: Seconds between two events of a stream.
-            gateway: Report errors as a new-api gateway in front of the provider does.
+            gateway: The gateway in front of the provider, with its own replies, errors and headers.
             served_tier: The service tier that serves every request, whatever tier it asks for.
             hidden_system: Text silently put before every prompt: counted and billed, without effect on the reply.
             varies: Vary the wording each time the same history is sent, as at a temperature above 0.
@@ -113,7 +119,7 @@ class Provider:
         self.set_limits(limits)
         self._latency_s = latency_s if isinstance(latency_s, tuple) else (latency_s, latency_s)
         self._event_s = event_s
-        self._gateway = gateway
+        self._gateway: GatewayName | None = gateway
         self._served_tier = served_tier
         self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
         self._varies = varies
@@ -147,7 +153,7 @@ class Provider:
         self._arrivals += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        where = route(head.method, head.path, head.query, head.headers)
+        where = self._in_front(route(head.method, self._path(head.path), head.query, head.headers))
         wire = where.wire if where is not None else likely_wire(head.path)
         arrival = Arrival(
             seq=self._arrivals,
@@ -184,6 +190,16 @@ class Provider:
         except RefusedRequest as refused:
             arrival.fault = None  # a rule that was picked but not reached
             return self._refusal(arrival, refused.cause, now)
+
+    def _path(self, path: str) -> str:
+        return path.removeprefix("/api") if self._gateway == "openrouter" else path
+
+    def _in_front(self, where: Route | None) -> Route | None:
+        """Return a route as the gateway in front of the provider serves it; None if it does not."""
+        if where is None or self._gateway is None:
+            return where
+        wire = behind(self._gateway, where.wire)
+        return None if wire is None else replace(where, wire=wire)
 
     def abandon(self, arrival: Arrival, now: float) -> None:
         """Record that the client disconnected before its body was received."""
@@ -352,13 +368,21 @@ class Provider:
         shape: str | None = None,
         reply: SimulatedReply | None = None,
     ) -> Answer:
-        wire = arrival.route.wire if arrival.route is not None else likely_wire(arrival.path)
-        headers = self._headers(arrival, wire.content_type)
-        request_id = None if wire.request_id_header is None else headers.get(wire.request_id_header)
-        error = wire.api_error(arrival.route, replace(cause, request_id=request_id), now)
-        if self._gateway if shape is None else shape == "gateway":
-            error = gateway_error(error, cause, _request_id(arrival))
-        elif cause.kind == "rate_limit":
+        bare = arrival.bare_wire
+        gateway: GatewayName | None = self._gateway if shape is None else None
+        if shape == "gateway":
+            gateway = self._gateway or "new-api"
+        wire = bare if gateway is None else behind(gateway, bare) or bare
+        model = arrival.reply_spec.parsed.model if arrival.reply_spec is not None else None
+        cause = replace(
+            cause,
+            model=cause.model or model,
+            request_id=None if bare.request_id_header is None else _request_id(arrival),
+            gateway_id=new_api_id(arrival.seq),
+        )
+        error = wire.api_error(arrival.route, cause, now)
+        headers = self._headers(arrival, bare.content_type)
+        if gateway is None and cause.kind == "rate_limit":
             headers |= self._limit_headers(arrival, now)
         headers |= error.headers
         return self._send(
@@ -367,10 +391,11 @@ class Provider:
 
     def _headers(self, arrival: Arrival, content_type: str) -> dict[str, str]:
         headers = {"content-type": content_type}
-        if self._gateway:
-            headers["x-oneapi-request-id"] = _request_id(arrival)
-        elif arrival.route is not None and arrival.route.wire.request_id_header is not None:
-            headers[arrival.route.wire.request_id_header] = f"req_{arrival.seq:012d}"
+        if self._gateway is not None:
+            model = arrival.reply_spec.parsed.model if arrival.reply_spec is not None else None
+            return headers | gateway_headers(self._gateway, arrival.bare_wire, arrival.seq, model)
+        if arrival.route is not None and arrival.route.wire.request_id_header is not None:
+            headers[arrival.route.wire.request_id_header] = _request_id(arrival)
         return headers
 
     def _limit_headers(self, arrival: Arrival, now: float) -> dict[str, str]:
@@ -433,4 +458,4 @@ def _hint(refusal: Refusal) -> Hint:
 
 
 def _request_id(arrival: Arrival) -> str:
-    return f"20261122000000{arrival.seq:022d}"
+    return f"req_{arrival.seq:012d}"

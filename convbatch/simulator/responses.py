@@ -221,6 +221,10 @@ class ResponsesWire:
         code = next((code for words, code in _CODES if error["message"].startswith(words)), error["code"])
         return replace(original, body={"error": {**error, "code": code}})
 
+    def stream_error(self, cause: ErrorCause) -> bytes:
+        """See `wire.Wire`."""
+        return b"data: " + encode(self.api_error(None, cause, 0.0).body) + b"\n\n"
+
     def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
         """See `wire.Wire`."""
         return OPENAI.limit_headers(left, now)

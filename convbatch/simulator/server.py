@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 import orjson
 
 from convbatch.simulator.fault_script import FaultError, FaultScript
+from convbatch.simulator.gateways import GatewayName
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Ledger
 from convbatch.simulator.limits import LimitModel, ServerLimits
@@ -307,7 +308,8 @@ def serve(
     models: Sequence[str] = (),
     ledger: Path | None = None,
     seed: int = 0,
-    gateway: bool = False,
+    gateway: GatewayName | None = None,
+    served_tier: str | None = None,
 ) -> None:
     """Run a simulator until SIGINT or SIGTERM; print `simulator listening on URL` on stdout when it is ready.
 
@@ -329,6 +331,7 @@ def serve(
         faults=FaultScript.load(faults) if faults is not None else None,
         latency_s=latency_s,
         gateway=gateway,
+        served_tier=served_tier,
         aliases=dict(_alias(model) for model in models),
         ledger=Ledger(ledger, history=ledger is not None),
     )

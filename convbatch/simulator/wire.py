@@ -1,8 +1,7 @@
 """What all wires share: the interface `Wire`, error causes, and the forms of a retry hint.
 
 The wire formats themselves are the modules named after them, written from the providers' pages. They share nothing with
-`convbatch/protocols`: the simulator is the independent witness. A gateway in front (new-api, as DMXAPI runs it) has its
-own error format on every wire; that is here too.
+`convbatch/protocols`: the simulator is the independent witness. Gateways in front of the provider are `gateways.py`.
 """
 
 from __future__ import annotations
@@ -57,7 +56,9 @@ class ErrorCause:
     status: int | None = None
     """Replaces the usual status of the kind."""
     request_id: str | None = None
-    """For wires that repeat it in the body."""
+    """Of the provider, for wires that repeat it in the body."""
+    gateway_id: str | None = None
+    """Of the gateway in front of the provider, if it repeats it in the body."""
 
 
 class RefusedRequest(Exception):  # control flow: carries the cause out of nested checks
@@ -155,6 +156,10 @@ class Wire(Protocol):
 
     def api_error(self, route: Route | None, cause: ErrorCause, now: float) -> ApiError:
         """Return the error in the provider's format."""
+        ...
+
+    def stream_error(self, cause: ErrorCause) -> bytes:
+        """Return the piece of a body that ends a stream with an error."""
         ...
 
     def limit_headers(self, left: LeftOver, now: float) -> dict[str, str]:
@@ -285,40 +290,3 @@ _HINT_FORMS = {
     "per-day": lambda s, now: WordedHint(text=f" Please retry in {_seconds(s)}s.", retry_delay=f"{_seconds(s)}s"),
     "none": lambda s, now: WordedHint(),
 }  # fmt: skip
-
-
-def gateway_error(original: ApiError, cause: ErrorCause, request_id: str) -> ApiError:
-    """Return an error as a new-api gateway reports it: in OpenAI's shape on every wire, without details."""
-    own = _GATEWAY_OWN.get(cause.kind)
-    if own is not None:
-        status, message, type_, code = own
-        message = message.format(model=cause.model)
-        headers: dict[str, str] = {}
-    else:
-        status, type_, code = original.status, "upstream_error", original.status
-        message = str(_message_in(original.body))
-        # The gateway drops upstream headers and details, unless a fault script asks for a form of hint.
-        headers = original.headers if cause.hint is not None and cause.hint.form is not None else {}
-    error = {"message": f"{message} (request id: {request_id})", "type": type_, "param": "", "code": code}
-    if own is None and (as_object(original.body) or {}).get("type") == "error":  # on the route of Messages
-        return ApiError(
-            status=cause.status or status,
-            body={"type": "error", "error": {"type": type_, "message": error["message"]}},
-            headers=headers,
-        )
-    return ApiError(status=cause.status or status, body={"error": error}, headers=headers)
-
-
-def _message_in(body: Any) -> object:
-    first = cast("list[Any]", body)[0] if isinstance(body, list) else body
-    return first["error"]["message"]
-
-
-_GATEWAY_OWN: dict[Kind, tuple[int, str, str, str]] = {
-    "no_key": (401, "未提供令牌", "new_api_error", ""),
-    "bad_key": (401, "无效的令牌", "new_api_error", ""),
-    "no_balance": (403, "用户额度不足, 剩余额度: ¥0.000000", "new_api_error", "insufficient_user_quota"),
-    "no_channel": (503, "分组 default 下模型 {model} 无可用渠道（distributor）", "new_api_error", "model_not_found"),
-    "no_model": (503, "分组 default 下模型 {model} 无可用渠道（distributor）", "new_api_error", "model_not_found"),
-}
-"""Failures that a gateway detects itself. Source: new-api as described in its repository, 2026-08."""

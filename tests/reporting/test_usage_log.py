@@ -95,7 +95,7 @@ RunBilled = Callable[..., BilledRun]
 @pytest.fixture
 def run_billed(convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path) -> RunBilled:
     def run(faults: Iterable[Mapping[str, Any]] = (), dialogues: int = 4, **provider_options: Any) -> BilledRun:
-        provider = Provider(gateway=True, faults=FaultScript.of(faults), **provider_options)
+        provider = Provider(gateway="new-api", faults=FaultScript.of(faults), **provider_options)
         server = simulator(provider)
         config = config_for(server.url, models='[run]\nmodels = ["sim-good@at-gemini"]', currency="CNY")
         (tmp_path / "convbatch.toml").write_text(config)

@@ -85,8 +85,8 @@ def test_a_stream_has_the_events_of_the_api_in_their_order() -> None:
 
 def test_a_gateway_in_front_reports_its_own_errors_and_those_of_the_provider() -> None:
     overloaded = FaultScript.of([{"action": "error", "kind": "overloaded"}])
-    relayed = ask(Provider(gateway=True, faults=overloaded))
-    own = ask(Provider(gateway=True), model="sim-nope")
+    relayed = ask(Provider(gateway="new-api", faults=overloaded))
+    own = ask(Provider(gateway="new-api"), model="sim-nope")
     assert (relayed.status, plain(relayed)["type"], plain(relayed)["error"]["type"]) == (529, "error", "upstream_error")
     assert (own.status, plain(own)["error"]["code"]) == (503, "model_not_found")
 

@@ -570,7 +570,7 @@ def test_a_revoked_key_and_an_empty_balance_are_refused() -> None:
 @pytest.mark.parametrize("wire", ["gemini", "openai"])
 def test_a_gateway_uses_one_error_format_for_both_wires(wire: str) -> None:
     bodies: dict[str, Any] = {"gemini": gemini_body("hi"), "openai": openai_body("hi", model="sim-nope")}
-    provider = Provider(keys={"k1"}, gateway=True)
+    provider = Provider(keys={"k1"}, gateway="new-api")
     denied = answer_to(provider, request(bodies[wire], wire=wire))
     missing = answer_to(provider, request(bodies[wire], wire=wire, model="sim-nope", headers={"authorization": "k1"}))
 
