@@ -254,7 +254,7 @@ def _print_hint(attempt: Attempt, gateway: Gateway, address: Address | None = No
     if failure.kind not in _KEY_REFUSED:
         hint = other_protocol(failure.message) or way_out(failure.message).removeprefix(": ")
         if failure.no_model and address is not None:
-            hint = correct_address(address)
+            hint = correct_address(address, attempt.body)
         if hint:
             _print(f"  hint: {hint}")
         return ExitCode.INCOMPLETE

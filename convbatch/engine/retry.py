@@ -327,12 +327,12 @@ class TargetHealth:
 
     def _refusal(self, attempt: Attempt, failure: Failure, is_probe: bool) -> str | None:
         if failure.kind == "quota":
-            return suspension(failure, attempt.http_status, self._address)
+            return suspension(failure, attempt.http_status, self._address, attempt.body)
         if _hint(failure) > MAX_HINT_S:
             return f"the gateway asks to wait for more than a day ({excerpt(failure)}): resume later"
         if not self._is_gone(attempt, failure.kind, is_probe):
             return None
-        return suspension(failure, attempt.http_status, self._address)
+        return suspension(failure, attempt.http_status, self._address, attempt.body)
 
     def _is_gone(self, attempt: Attempt, kind: ErrorKind, is_probe: bool) -> bool:
         """Return whether the target as a whole is refused, for good."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from convbatch.protocols.error_bodies import protocol_of_error
+from convbatch.protocols.wire import MalformedReply, decode_json
 from convbatch.reply import ErrorKind, Failure
 
 _EXCERPT_CHARS = 160
@@ -26,16 +28,23 @@ class Address(NamedTuple):
     path: str
 
 
-def suspension(failure: Failure, http_status: int | None, address: Address | None) -> str:
-    """Return the reason for suspending a target that gave this refusal, and the remedy."""
+def suspension(failure: Failure, http_status: int | None, address: Address | None, body: bytes | None = None) -> str:
+    """Return the reason for suspending a target that gave this refusal, and the remedy.
+
+    Args:
+        failure: The refusal.
+        http_status: Of the response; None without one.
+        address: Where the target's requests go.
+        body: Of the response, whose shape may be that of another protocol.
+    """
     if (protocol := other_protocol(failure.message)) is not None:
         return _line(failure, "the model is served on another path", f"{protocol}, {_NEW_RUN}")
     if failure.no_model:
         is_path = failure.kind == "not_found"
         what = "the gateway has no such path" if is_path else "no model is asked at this address"
-        return _line(failure, what, f"{correct_address(address)}, {_NEW_RUN}")
+        return _line(failure, what, f"{correct_address(address, body)}, {_NEW_RUN}")
     if failure.kind == "not_found" and http_status in (404, 405) and not _NAMES_A_MODEL.search(failure.message):
-        remedy = f"{correct_address(address)}, or the name of the model, {_NEW_RUN}"
+        remedy = f"{correct_address(address, body)}, or the name of the model, {_NEW_RUN}"
         return _line(failure, "the gateway has no such path or no such model", remedy)
     if failure.kind in _REMEDY:
         return _line(failure, *_REMEDY[failure.kind])
@@ -46,8 +55,10 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
 def other_protocol(message: str) -> str | None:
     """Return the protocol that a refusal names for the model, as a change of the config; None if it names none."""
     if _ONLY_RESPONSES.search(message):
-        return 'use a gateway with protocol = "responses" (openai-responses, dmxapi-responses)'
-    return 'use a gateway with protocol = "openai" (openai, dmxapi-openai)' if _ONLY_CHAT.search(message) else None
+        return 'use a gateway with protocol = "responses" (-g openai-responses, -g dmxapi-responses)'
+    return (
+        'use a gateway with protocol = "openai" (-g openai, -g dmxapi-openai)' if _ONLY_CHAT.search(message) else None
+    )
 
 
 def excerpt(failure: Failure) -> str:
@@ -60,11 +71,27 @@ def _line(failure: Failure, what: str, remedy: str) -> str:
     return f"{what} ({excerpt(failure)}): {remedy}"
 
 
-def correct_address(address: Address | None) -> str:
-    """Return what to correct where no model is asked at an address, and how such a URL usually ends."""
+def correct_address(address: Address | None, body: bytes | None = None) -> str:
+    """Return what to correct where no model is asked at an address: its end, or the protocol."""
     if address is None:
         return "correct base_url"
-    return f"correct base_url ({address.base_url}; {address.path} was asked{_usual_end(address)})"
+    end = _other_errors(address, body) or _usual_end(address)
+    return f"correct base_url ({address.base_url}; {address.path} was asked{end})"
+
+
+def _other_errors(address: Address, body: bytes | None) -> str:
+    """Return the protocol that the form of an error names, where it is not the one that was asked."""
+    try:
+        found = protocol_of_error(decode_json(body or b""))
+    except MalformedReply:
+        return ""
+    asked = next((name for name, path in _PATHS.items() if path.search(address.path)), None)
+    if found == asked == "openai" and address.path.endswith("/v1/chat/completions"):
+        return "" if _DOUBLED.search(address.path) else '; if it has Responses only: protocol = "responses"'
+    if found is None or asked is None or found == asked:
+        return ""
+    also = ' or "responses"' if found == "openai" else ""
+    return f'; the error has the form of another protocol: protocol = "{found}"{also}?'
 
 
 _RESPONSES = r"[`'\"/]*(?:v1/)?responses\b|Responses API"
@@ -81,6 +108,11 @@ _ONLY_CHAT = re.compile(
     rf"|(?:not supported|cannot be used|not available|unsupported) (?:in|on|at|by|with|via) (?:the )?(?:{_RESPONSES})",
     re.IGNORECASE,
 )
+_PATHS = {
+    "anthropic": re.compile(r"/messages$"),
+    "gemini": re.compile(r":(?:stream)?[gG]enerateContent$"),
+    "openai": re.compile(r"/(?:chat/completions|responses)$"),  # both have the same errors
+}
 _OPENAI_PATH = re.compile(r"/(?:chat/completions|responses)$")
 _DOUBLED = re.compile(r"(/v\d\w*|/openai|/messages|/chat/completions)(?=.*\1(?:/|$))")
 

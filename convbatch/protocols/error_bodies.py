@@ -80,6 +80,24 @@ def find_error(value: Any) -> ErrorDetails | None:
     return _find(value, depth=0)
 
 
+def protocol_of_error(value: Any) -> str | None:
+    """Return the protocol whose providers word their errors so; None for other bodies.
+
+    Chat completions and Responses have the same errors, which many gateways use on every route.
+    """
+    body: Any = value[0] if isinstance(value, list) and value else value
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error")
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return None
+    if body.get("type") == "error":
+        return "anthropic"
+    if isinstance(error.get("code"), int) and isinstance(status := error.get("status"), str) and status.isupper():
+        return "gemini"
+    return "openai" if isinstance(error.get("type"), str) and "code" in error else None
+
+
 def claims_error(value: Any) -> bool:
     """Whether a success body or an event is an error object beyond doubt."""
     if isinstance(value, list):

@@ -31,6 +31,7 @@ _ANTHROPIC = Anthropic()
 _ITEMS = frozenset({"message", "reasoning", "function_call"})
 _WIRE_NAMES = {"gemini": "Gemini", "openai": "OpenAI chat", "responses": "Responses", "anthropic": "Anthropic"}
 _MAX_WRAPPERS = 3
+_ON_WIRE = " wire: protocol = "
 
 
 def read_shape(protocol: WireProtocol, value: Any) -> tuple[Reply, str] | None:
@@ -86,7 +87,12 @@ def _foreign(read: WireProtocol, protocol: WireProtocol) -> str:
     name = _WIRE_NAMES[read.name]
     article = "an" if name[0] in "AO" else "a"
     wire = _WIRE_NAMES.get(protocol.name, protocol.name)
-    return f'{article} {name} answer on the {wire} wire: protocol = "{read.name}"?'
+    return f'{article} {name} answer on the {wire}{_ON_WIRE}"{read.name}"?'
+
+
+def other_wire(note: str | None) -> str | None:
+    """Return the part of a note that says that a reply came in the shape of another protocol; None without one."""
+    return next((part for part in (note or "").split("; ") if _ON_WIRE in part), None)
 
 
 def _folded(protocol: WireProtocol, values: list[dict[str, Any]], note: str) -> tuple[Reply, str] | None:

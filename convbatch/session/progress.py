@@ -23,6 +23,7 @@ from convbatch.console.wrapping import wrapped
 from convbatch.engine.call import Call
 from convbatch.engine.connection_errors import way_out
 from convbatch.engine.retry import GiveUp, SendAgain, Step, SuspendTarget
+from convbatch.protocols.shapes import other_wire
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Failure, Reply, Status
 from convbatch.session.follow import ConversationId, Follower
@@ -103,6 +104,8 @@ class _Target:
     failures: int = 0
     """Requests without an answer since the last one."""
     named_at: float | None = None
+    names_wire: bool = False
+    """Whether it was said that the replies come in the shape of another protocol."""
     waits_for: str = ""
     """Kind of obstacle that was logged last."""
 
@@ -173,7 +176,7 @@ class Progress:
             self.follower.ended(ConversationId(target, dialogue, repeat))
 
     def attempt_done(self, call: Call, attempt: Attempt, step: Step | None) -> None:
-        """Remember the error of a request that got no reply, and name the first one at once."""
+        """Remember the error of a request that got no reply, and name the first one at once; and another protocol."""
         if self.log is not None:
             self.log.write("answer", f"{call}: {attempt_text(attempt, step)}")
         if self.follower is not None:
@@ -182,6 +185,9 @@ class Progress:
         failure = attempt.outcome
         if isinstance(failure, Reply):
             of_target.trouble, of_target.failures = None, 0
+            if not of_target.names_wire and (found := other_wire(attempt.wire_note)) is not None:
+                of_target.names_wire = True
+                self.note(f"{call.target}: {found} Its replies are read all the same")
             return
         if attempt.http_status == 429 or failure.kind == "rate_limit":
             return  # a pause, which the rate limiter explains

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast, get_args
 
 from convbatch.simulator.replies import SimulatedReply
@@ -117,6 +117,26 @@ def behind(name: GatewayName, wire: Wire) -> Wire | None:
 def gateway_headers(name: GatewayName, wire: Wire, sequence: int, model: str | None) -> dict[str, str]:
     """Return the headers by which a gateway identifies a response."""
     return _GATEWAYS[name].headers(wire, sequence, model)
+
+
+@dataclass(frozen=True, slots=True)
+class _MistakenWire:
+    """Reads requests of one wire and answers in another, as a server that is asked in a wrong protocol."""
+
+    asked: Wire
+    answered: Wire
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.answered, name)
+
+    def parse_request(self, route: Route, body: Any) -> ReplySpec:
+        """See `wire.Wire`."""
+        return replace(self.asked.parse_request(route, body), tier="default")
+
+
+def mistaken(asked: Wire, answered: Wire) -> Wire:
+    """Return a wire that reads requests of one wire and answers in another."""
+    return cast("Wire", _MistakenWire(asked, answered))
 
 
 def _in_order(body: Mapping[str, Any], *names: str) -> Body:

@@ -7,14 +7,14 @@ serves HTTP (`server.py`) and, in virtual time, callers in the process: call `ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 
 from convbatch.simulator import fault_actions
 from convbatch.simulator.fault_script import Facts, FaultScript, Rule
-from convbatch.simulator.gateways import GatewayName, behind, gateway_headers, new_api_id
+from convbatch.simulator.gateways import GatewayName, behind, gateway_headers, mistaken, new_api_id
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Entry, Ledger, key_hash
 from convbatch.simulator.limits import Gatekeeper, Refusal, ServerLimits
@@ -42,6 +42,8 @@ from convbatch.simulator.wire import (
     refuse,
 )
 
+ONLY_STREAMED = "This model only supports stream mode, please enable the stream parameter to access the model."
+ONLY_RESPONSES = "This model is only supported in v1/responses and not in v1/chat/completions."
 REQUEST_IDS = ("x-oneapi-request-id", "x-request-id", "request-id", "x-generation-id")
 
 
@@ -56,6 +58,8 @@ class Arrival:
     path: str
     query: Mapping[str, str]
     route: Route | None
+    bare_wire: Wire
+    """Without a gateway in front; for a path that is not served the one in whose format it is refused."""
     nth: int = 0
     """Number among the generate requests, from 1."""
     reply_spec: ReplySpec | None = None
@@ -63,11 +67,6 @@ class Arrival:
     fault: Rule | None = None
     answer: Answer | None = None
     """Set if the answer was decided without the body."""
-
-    @property
-    def bare_wire(self) -> Wire:
-        """The wire, as the provider serves it; for a path that is not served the one that it resembles."""
-        return likely_wire(self.path) if self.route is None else WIRES[self.route.wire.name]
 
 
 class Provider:
@@ -84,6 +83,8 @@ class Provider:
         latency_s: float | tuple[float, float] = 0.0,
         event_s: float = 0.0,
         gateway: GatewayName | None = None,
+        wires: Sequence[str] | None = None,
+        answers_as: str | None = None,
         served_tier: str | None = None,
         hidden_system: str = "",
         varies: bool = False,
@@ -101,6 +102,8 @@ class Provider:
             latency_s: Seconds before the first byte of a reply; drawn from a range, the same for the same history.
             event_s: Seconds between two events of a stream.
             gateway: The gateway in front of the provider, with its own replies, errors and headers.
+            wires: The wires that are served; other paths are refused in the format of the first. None serves all.
+            answers_as: The wire in which every request is answered, as by a server that is asked in a wrong protocol.
             served_tier: The service tier that serves every request, whatever tier it asks for.
             hidden_system: Text silently put before every prompt: counted and billed, without effect on the reply.
             varies: Vary the wording each time the same history is sent, as at a temperature above 0.
@@ -120,6 +123,8 @@ class Provider:
         self._latency_s = latency_s if isinstance(latency_s, tuple) else (latency_s, latency_s)
         self._event_s = event_s
         self._gateway: GatewayName | None = gateway
+        self._wires = wires
+        self._answers_as = answers_as
         self._served_tier = served_tier
         self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
         self._varies = varies
@@ -154,7 +159,7 @@ class Provider:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         where = self._in_front(route(head.method, self._path(head.path), head.query, head.headers))
-        wire = where.wire if where is not None else likely_wire(head.path)
+        wire = self._bare_wire(where, head.path)
         arrival = Arrival(
             seq=self._arrivals,
             at=now,
@@ -163,6 +168,7 @@ class Provider:
             path=head.path,
             query=head.query,
             route=where,
+            bare_wire=wire,
         )
         if where is not None and where.operation == "generate":
             self._asked += 1
@@ -184,7 +190,7 @@ class Provider:
                 arrival.fault = self.faults.pick(self._facts(arrival, where, reply_spec, now), seed=self.actor.seed)
             if arrival.fault is not None and fault_actions.is_refusal(arrival.fault):
                 return self._refuse_by_rule(arrival, arrival.fault, now)
-            self._check_order(reply_spec)
+            self._check_order(where, reply_spec)
             self._check_limits(arrival, reply_spec, now)
             return self._reply(arrival, where, reply_spec, now)
         except RefusedRequest as refused:
@@ -196,10 +202,21 @@ class Provider:
 
     def _in_front(self, where: Route | None) -> Route | None:
         """Return a route as the gateway in front of the provider serves it; None if it does not."""
-        if where is None or self._gateway is None:
+        if where is None or (self._wires is not None and where.wire.name not in self._wires):
+            return None
+        if self._answers_as is not None:
+            return replace(where, wire=mistaken(where.wire, WIRES[self._answers_as]))
+        if self._gateway is None:
             return where
         wire = behind(self._gateway, where.wire)
         return None if wire is None else replace(where, wire=wire)
+
+    def _bare_wire(self, where: Route | None, path: str) -> Wire:
+        if self._answers_as is not None:
+            return WIRES[self._answers_as]
+        if where is not None:
+            return WIRES[where.wire.name]
+        return likely_wire(path) if self._wires is None else WIRES[next(iter(self._wires))]
 
     def abandon(self, arrival: Arrival, now: float) -> None:
         """Record that the client disconnected before its body was received."""
@@ -241,10 +258,15 @@ class Provider:
         self._asked_of[model] = self._asked_of.get(model, 0) + 1
         return reply_spec
 
-    def _check_order(self, reply_spec: ReplySpec) -> None:
+    def _check_order(self, where: Route, reply_spec: ReplySpec) -> None:
         model = reply_spec.parsed.model
-        if self.actor.base_model(model) is None:
+        player = self.actor.base_model(model)
+        if player is None:
             refuse("no_model", model=model)
+        if player == "sim-streamed" and reply_spec.form == "whole":
+            refuse("bad_request", ONLY_STREAMED)
+        if player == "sim-responses" and where.wire.name != "responses":
+            refuse("no_path", ONLY_RESPONSES, field="model")
         if (broken := self.actor.broken_signature(reply_spec.parsed)) is not None:
             refuse("bad_request", broken)
 
@@ -433,7 +455,7 @@ class Provider:
         entry = Entry(
             seq=arrival.seq,
             arrived_at=arrival.at,
-            wire=where.wire.name if where else likely_wire(arrival.path).name,
+            wire=arrival.bare_wire.name,
             operation=where.operation if where else "unknown",
             key=key_hash(arrival.key),
             in_flight=arrival.in_flight,

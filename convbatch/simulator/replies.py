@@ -433,6 +433,8 @@ _MODELS: dict[str, Callable[[Actor, ParsedRequest, str], _Draft]] = {
     "sim-empty": Actor.empty,
     "sim-seed": Actor.seed_reply,
     "sim-signed": Actor.signed,
+    "sim-streamed": Actor.good,
+    "sim-responses": Actor.good,
     "sim-judge": Actor.judge,
     "sim-gullible": Actor.gullible,
     "sim-mumbler": Actor.mumbler,

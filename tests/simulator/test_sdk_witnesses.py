@@ -177,7 +177,7 @@ def test_google_sdk_lists_models_over_several_pages(clients: Clients) -> None:
     names = [model.name for model in clients.google().models.list(config={"page_size": 3})]
 
     assert names[:2] == ["models/sim-good", "models/sim-drift"]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 13
 
 
 def test_google_sdk_with_a_bare_authorization_header_is_accepted(server: Server) -> None:
@@ -414,7 +414,7 @@ def test_anthropic_sdk_lists_models_over_several_pages(clients: Clients) -> None
     names = [model.id for model in clients.anthropic().models.list(limit=3)]
 
     assert names[:2] == ["sim-good", "sim-drift"]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 13
 
 
 def test_anthropic_sdk_raises_its_own_classes(server: Server, clients: Clients) -> None:

@@ -20,6 +20,7 @@ from convbatch.dialogue import HistoryMode
 from convbatch.engine.runner import RunRules
 from convbatch.errors import JournalDamaged
 from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.gateways import GatewayName
 from convbatch.simulator.limits import ServerLimits as ServerLimits
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
@@ -130,6 +131,13 @@ LIMITS: tuple[tuple[Limits, ServerLimits | None], ...] = (
 UNREACHABLE_REASONS = ("refused", "refused", "dns", "connect timeout", "no tls")
 
 
+def gateway_of(share: float) -> GatewayName | None:
+    """Return what stands in front of a provider, for a number in [0, 1): in seven of ten runs nothing."""
+    if share >= 0.3:
+        return None
+    return "new-api" if share < 0.15 else "litellm"
+
+
 def host(
     chance: random.Random,
     name: str,
@@ -150,7 +158,7 @@ def host(
         limits=server,
         faults=FaultScript.of(rules(chance, false_usage=false_usage)) if faulty else None,
         latency_s=(fast, fast * chance.choice([1, 3, 10])),
-        gateway=chance.random() < 0.3,
+        gateway=gateway_of(chance.random()),
     )
     return Host(
         provider,
