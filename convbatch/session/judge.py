@@ -24,10 +24,11 @@ from convbatch.pricing import ExchangeRates
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.next_command import resume_line
 from convbatch.session.options import CheckOptions
-from convbatch.session.preflight import check_reachable, unsupported_setting
+from convbatch.session.preflight import check_reachable
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import Role, SessionResult, SessionSpec
 from convbatch.session.trust import remember_endpoint
+from convbatch.session.unsupported import unsupported_setting
 
 if TYPE_CHECKING:
     from convbatch.engine.conversation import Past, PastTurn

@@ -1,4 +1,4 @@
-"""Checks before the first request: keys, host names, the limit on open files, and settings that cannot be sent.
+"""Checks before the first request: keys, host names, and the limit on open files.
 
 A failure is a mistake in the configuration, or a missing network: it is reported at once instead of after 15 minutes of
 failed requests.
@@ -9,34 +9,12 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Target, max_in_flight
-from convbatch.dialogue import Message, Settings, text_part
 from convbatch.errors import SetupError
-from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import Ask, CannotCarry
-
-UNSUPPORTED_HINT = (
-    "remove the setting, list it in `unset` of the gateway or model, or ask this target in a separate run"
-)
-
-
-TOOLS_HINT = "change the declaration, or ask this target in a separate run"
-
-
-def unsupported_setting(target: Target, settings: Settings, tools: tuple[Mapping[str, Any], ...] = ()) -> str | None:
-    """Return why no request with these settings and tools can be built for a target; None if one can."""
-    question = (Message(role="user", parts=(text_part("?"),)),)
-    try:
-        ask = Ask(target.model, question, settings=settings, stream=target.gateway.stream, tools=tools)
-        PROTOCOLS[target.gateway.protocol].build_request(ask, target.gateway.endpoint)
-    except CannotCarry as limit:
-        return str(limit)
-    return None
 
 
 def check_reachable(

@@ -11,10 +11,9 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,9 @@ from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, t
 from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.console.text import log_note
 from convbatch.dataset.reader import count_of
-from convbatch.dialogue import MAX_REPEATS, HistoryMode, Settings, effective_settings
+from convbatch.dialogue import MAX_REPEATS, HistoryMode, Settings
 from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
-from convbatch.errors import InputError, Place, Problem, SetupError, did_you_mean
+from convbatch.errors import ConvbatchError, InputError, Place, SetupError, did_you_mean
 from convbatch.journal.manifest import (
     Manifest,
     ManifestDataset,
@@ -37,16 +36,16 @@ from convbatch.journal.manifest import (
     SimulatorSetup,
 )
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
-from convbatch.protocols.wire import encode_json
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
-from convbatch.session.preflight import TOOLS_HINT, UNSUPPORTED_HINT, check_reachable, unsupported_setting
+from convbatch.session.preflight import check_reachable
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
 from convbatch.session.trust import Trust, is_inside, remember_folder
+from convbatch.session.unsupported import is_refused, merged, refuse_unsupported
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway
@@ -68,7 +67,8 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     """
     log = log_spec(options, run_folder=options.folder)
     checked = _check_options(options)
-    check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
+    if not checked.is_refused:  # else the run is refused, once the dataset is checked as well
+        check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
@@ -149,6 +149,8 @@ class _CheckedOptions:
     reuse: RunFolder | None
     fail_under: str | None
     judge: Target | None
+    is_refused: bool
+    """Whether a target cannot carry the settings of all dialogues; reported with those of the dataset."""
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -175,7 +177,6 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     gateways = [target.gateway for target in (*targets, *([] if judge is None else [judge]))]
     credentials = Credentials.load(gateways, env_file=options.env_file, configured=config.env_file)
     command_line = _command_line(options)
-    _refuse_unsupported_settings(targets, command_line)
     rules = RunRules(
         history=_parse_history(options.history or config.run.history or "live"),
         repeats=options.repeats or config.run.repeats or 1,
@@ -204,6 +205,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         reuse=reuse,
         fail_under=parse_pass_rate(options.fail_under),
         judge=judge,
+        is_refused=is_refused(targets, command_line),
     )
 
 
@@ -384,45 +386,20 @@ def _as_option(text: str) -> str:
     return re.sub(r'"(?:settings\.)?(\w+)":?', lambda name: "--" + name[1].replace("_", "-"), text)
 
 
-def _refuse_unsupported_settings(targets: Iterable[Target], command_line: Settings) -> None:
-    """Refuse settings that a target's protocol or model does not take; later they would be failed rows."""
-    problems: list[Problem] = []
-    for target in targets:
-        gateway = target.gateway
-        settings = effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset)
-        limit = unsupported_setting(target, settings)
-        if limit is not None:
-            problems.append(Problem(what=f"{target.name}: {limit}", hint=UNSUPPORTED_HINT))
-    if problems:
-        raise SetupError.of(problems)
-
-
-def _refuse_unsupported_dialogues(copy: Path, targets: Sequence[Target], command_line: Settings) -> None:
-    """Refuse settings and tools of dialogues that a protocol cannot express; each combination is checked once."""
-    from convbatch.dataset.snapshot import read_copy
-
-    tried: set[bytes] = set()
-    problems: list[Problem] = []
-    for _, dialogue in chain(read_copy(copy, with_key="settings"), read_copy(copy, with_key="tools")):
-        for number, turn in enumerate(dialogue.turns, 1):
-            for target in targets:
-                settings = effective_settings(
-                    command_line=command_line,
-                    turn=turn.settings,
-                    dialogue=dialogue.settings,
-                    target=target.gateway.settings,
-                    unset=target.gateway.unset,
-                )
-                fingerprint = encode_json([target.name, settings.to_plain(), dialogue.tools])
-                if fingerprint in tried:
-                    continue
-                tried.add(fingerprint)
-                if (limit := unsupported_setting(target, settings, dialogue.tools)) is not None:
-                    what = f"dialogue {dialogue.id!r}, turn {number}, at {target.name}: {limit}"
-                    hint = TOOLS_HINT if limit.startswith("tools:") else UNSUPPORTED_HINT
-                    problems.append(Problem(what=what, hint=hint))
-    if problems:
-        raise InputError.of(problems)
+def _refuse_settings(copy: Path, checked: _CheckedOptions) -> None:
+    """Refuse all settings that cannot be sent, and all that are needed and never sent, in one error."""
+    targets, rules = checked.targets, checked.rules
+    errors: list[ConvbatchError] = []
+    try:
+        refuse_unsupported(copy, targets, rules.command_line)
+    except (InputError, SetupError) as error:
+        errors.append(error)
+    try:
+        refuse_needed_unset(checked.config, targets, rules, copy)
+    except InputError as error:
+        errors.append(error)
+    if (error := merged(errors)) is not None:
+        raise error
 
 
 @contextlib.contextmanager
@@ -438,8 +415,7 @@ def _dataset(
         copy = Path(aside) / "dataset.jsonl.gz"
         with ReadingBar(enabled=options.progress) as bar:
             report = write_copy(options.sources, checked.selection, copy, checked.rules.history, on_progress=bar.show)
-            _refuse_unsupported_dialogues(copy, checked.targets, checked.rules.command_line)
-            refuse_needed_unset(checked.config, checked.targets, checked.rules, copy)
+            _refuse_settings(copy, checked)
         for note in report.notes if notes else ():
             log_note(note)
         max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
