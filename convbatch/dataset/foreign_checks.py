@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from convbatch.checks.builtin import CHECKS, is_number
 from convbatch.checks.values import MODIFIERS
@@ -30,7 +30,7 @@ _OTHER_NAMES = {
         "tool_calls_valid",
     ),
     **dict.fromkeys(("tool_calls", "tool_call_f1", "function_call", "tool_used", "tools_used"), "tool_call"),
-    **dict.fromkeys(("trajectory:tool_used", "trajectory:tool_args_match", "trajectory:tool_sequence"), "tool_call"),
+    **dict.fromkeys(("trajectory_tool_used", "trajectory_tool_args_match", "trajectory_tool_sequence"), "tool_call"),
     "tool_call_valid": "tool_calls_valid",
     "levenshtein": "similar",
     "startswith": "starts_with",
@@ -85,7 +85,8 @@ def check_name(name: str) -> str:
 
 def _split(name: str) -> tuple[str, str]:
     """Return `not_` or nothing, and the kind in lower case; `similar:cosine` is a form of `similar`."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|[- ]", "_", name.partition(":")[0].strip()).lower()
+    whole = name.replace("trajectory:", "trajectory_")
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|[- ]", "_", whole.partition(":")[0].strip()).lower()
     return ("not_", snake[4:]) if snake.startswith("not_") else ("", snake)
 
 
@@ -153,6 +154,8 @@ def _plain(kind: str, value: Any, limit: Any) -> _Written | None:
     """Return a check whose argument is the value, written as this kind takes it."""
     if kind not in CHECKS:
         return None
+    if kind == "tool_call" and (CHECKS[kind].argument(value) is not None or (isinstance(value, str) and "," in value)):
+        return _called(value)
     argument: Any = value if value is not None else limit
     if kind in ("contains_any", "contains_all"):
         argument = _texts(value)
@@ -165,6 +168,26 @@ def _plain(kind: str, value: Any, limit: Any) -> _Written | None:
         return _Written(kind, "…", f"the content itself in place of {value}", carried)
     expected = CHECKS[kind].argument(argument)
     return _Written(kind, argument if expected is None else "…", "" if expected is None else expected, carried)
+
+
+def _called(value: Any) -> _Written:
+    """Return the check on calls that is nearest to one of promptfoo: a tool, its arguments, or several in order."""
+    given: Mapping[str, Any] = value if isinstance(value, Mapping) else {"steps": value}
+    arguments = given.get("args", given.get("arguments"))
+    name = given.get("name", given.get("pattern", value if isinstance(value, str) and "," not in value else None))
+    if name is not None and isinstance(arguments, Mapping):
+        exact = {"exact": True} if given.get("mode") == "exact" else {}
+        return _Written("tool_call", {"name": name, "arguments": arguments, **exact})
+    if name is not None:
+        return _Written("tool_call", name)
+    steps = given.get("steps")
+    steps = [step.get("name") if isinstance(step, Mapping) else step for step in steps] if _is_list(steps) else steps
+    names = _texts(steps)
+    return _Written("tool_call", {"order": names}, "in this order") if names else _Written("tool_call", True)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _by_edits(text: str, threshold: Any) -> _Written:

@@ -166,6 +166,20 @@ BAD_LINES: dict[str, tuple[str, list[str]]] = {
     "tool_call order": (check({"tool_call": {"order": ["f"]}}), ['tools does not declare "f"', 'add "tools"']),
     "tool_calls_valid": (check({"tool_calls_valid": True}), ["in a dialogue that declares no tools"]),
     "promptfoo": (check({"type": "is-valid-openai-tools-call"}), ['write {"tool_calls_valid": true}']),
+    **{
+        f"promptfoo {kind}": (check({"type": kind, "value": value}), [f"write {json.dumps({'tool_call': ours})}"])
+        for kind, value, ours in (
+            ("trajectory:tool-used", "f", "f"),
+            ("trajectory:tool-sequence", {"steps": ["f", "g"]}, {"order": ["f", "g"]}),
+            (
+                "trajectory:tool-args-match",
+                {"name": "f", "args": {"a": 1}, "mode": "exact"},
+                {"name": "f", "arguments": {"a": 1}, "exact": True},
+            ),
+            ("tool-call-f1", "f, g", {"order": ["f", "g"]}),
+            ("function-call", None, True),
+        )
+    },
     "dialogue check": (dialogue(checks=[{"contans": "x"}]), ['d.jsonl:1: check 1: unknown check "contans"']),
     "mime text": (check("x"), ['"checks[0]" must be an object']),
     "key twice": (
