@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convbatch.checks.json_schema import schema_problem
 from convbatch.dataset.schema import issues_of
 from convbatch.dataset.selection import convert, load_dialogues
 from convbatch.dataset.tool_rules import tool_doubt
@@ -124,6 +125,26 @@ def test_arguments_that_do_not_fit_are_a_note(line: dict[str, Any], expected: st
     found = tool_doubt(Dialogue.from_plain({"id": "d", **line}))
     assert (found is None) == (expected is None)
     assert (expected or "") in (found or "")
+
+
+some_schemas = st.recursive(
+    st.dictionaries(
+        st.sampled_from(["type", "description", "required", "enum", "minimum", "minLength", "default", "items"]),
+        st.sampled_from(["object", "string", "float", 0, 1.5, -1, True, ["a"], ["a", "a"], [], {}, None]),
+        max_size=3,
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {}, optional={"properties": st.dictionaries(st.sampled_from(["a", "type"]), inner, max_size=2), "items": inner}
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(schema=some_schemas)
+def test_a_declaration_is_refused_where_its_schema_is_no_json_schema(schema: dict[str, Any]) -> None:
+    refused = bool(issues_of(declared(parameters={"type": "object", "properties": {"x": schema}})))
+    assert refused == (schema_problem(json.dumps(schema)) is not None)
 
 
 def test_the_calls_of_the_included_dialogues_are_answered_with_their_results() -> None:
