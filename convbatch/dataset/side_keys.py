@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
-from convbatch.dataset.formats.builder import DialogueBuilder
+from convbatch.dataset.formats.builder import DialogueBuilder, role_of
 from convbatch.dataset.jsonl import display_json
 
 _SYSTEM = {
@@ -183,6 +183,8 @@ def read_message_keys(message: Mapping[str, Any], read: Collection[str], builder
             continue
         if key in _TURN_KEYS:
             builder.turn_key(key, value)
+        elif key in ("tools", "functions") and role_of(message.get("role", message.get("from"))) == "system":
+            builder.declare(value)
         elif key in ("prefix", "partial") and value is True:
             _refuse(key, value, _PREFIX_HINT, builder, place=builder.place)
         elif (hint := _refused(_snake(key), value)) is not None:

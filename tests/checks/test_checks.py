@@ -758,6 +758,7 @@ def _other_user(by_id: dict[str, Any]) -> None:
     by_id["story-en"]["system"] = "Be someone else."
     by_id["units-en"]["turns"].pop()
     by_id["poem-zh"]["id"] = "poem"
+    by_id["paws-en"]["tools"] = [{"name": "count_paws"}]
 
 
 def test_checks_of_different_dialogues_are_refused_with_their_number_and_places(
@@ -767,7 +768,14 @@ def test_checks_of_different_dialogues_are_refused_with_their_number_and_places(
     with pytest.raises(InputError) as caught:
         run_check(CheckOptions(run=str(copy), datasets=(edited(tmp_path, _other_user),)))
     text = str(caught.value)
-    for words in ('turn 2: "user"', "system text", "3 turns in the run, 2 here", "'poem-zh'", "4 dialogues of the run"):
+    for words in (
+        'turn 2: "user"',
+        "system text",
+        "3 turns in the run, 2 here",
+        "'poem-zh'",
+        '"tools" differ',
+        "5 dialogues of the run",
+    ):
         assert words in text
     assert re.search(r"edited\.jsonl:\d+: dialogue 'logic-en'", text)
     assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in quickstart.iterdir())

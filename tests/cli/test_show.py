@@ -170,6 +170,16 @@ def test_targets_are_side_by_side_on_a_wide_terminal(
     assert "d2" not in file.getvalue()
 
 
+def test_a_transcript_shows_scripted_calls_with_their_results(tmp_path: Path) -> None:
+    calls = [[{"name": "f", "arguments": {"city": "上海"}, "result": 5}], [{"name": "f", "error": "no data"}]]
+    script = Dialogue.from_plain({"id": "d", "turns": [{"user": "u", "assistant": "a", "tool_calls": calls}]})
+    file = io.StringIO()
+    print_transcript([load(MadeRun(tmp_path / "r", [script]).write().path)], file=file)
+    assert [line.split(maxsplit=1)[1] for line in printed(file) if line.strip().startswith("script")] == [
+        'calls f {"city": "上海"}: 5', 'calls f {}: error "no data"', "a",
+    ]  # fmt: skip
+
+
 def test_a_transcript_shows_why_a_turn_has_no_reply(run: Run) -> None:
     file = io.StringIO()
     print_transcript([run], "d2", file=file)

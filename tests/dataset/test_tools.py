@@ -335,6 +335,11 @@ def test_the_functions_of_2023_are_read_with_their_calls() -> None:
     assert plain["settings"] == {"extra": {"tool_choice": "none"}}
 
 
+def test_tools_in_the_system_message_are_declared() -> None:
+    messages = [{"role": "system", "content": "s", "tools": [GET]}, {"role": "user", "content": "u"}]
+    assert canonical({"messages": messages}) == {"system": "s", "tools": [GET], "turns": [{"user": "u"}]}
+
+
 def test_a_converted_file_is_read_as_the_same_dialogue(tmp_path: Path) -> None:
     line = openai([[[Recorded("1", "get", {"city": "Lima"}, "21"), Recorded("2", "put", {}, "x")]], []])
     source, out = written(tmp_path, json.dumps(line), "in.jsonl"), tmp_path / "out.jsonl"
