@@ -95,7 +95,7 @@ def _without_markup(text: str | None) -> str | None:
 
 def _from_home(value: Any) -> Any:
     """Return a path with the `~` at its beginning expanded, as no shell does within quotes or behind a `=`."""
-    if not isinstance(value, Path):
+    if not isinstance(value, Path) or not str(value).startswith("~") or os.path.lexists(value):
         return value
     return Path(os.path.expanduser(value))  # noqa: PTH111  # that of Path raises without a home
 

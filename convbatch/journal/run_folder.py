@@ -451,7 +451,9 @@ def find_run(text: str, results: Path) -> Path:
     Raises:
         SetupError: There is no such run; the hint names the nearest.
     """
-    if text.startswith("~"):  # within quotes, or behind a `=`, no shell expands it
+    if text.startswith("~") and not (
+        Path(text).exists() or (results / text).exists()
+    ):  # within quotes, or behind a `=`, no shell expands it
         text = os.path.expanduser(text)  # noqa: PTH111  # that of Path raises without a home
     try:
         for path in (Path(text), results / text):
