@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Iterator
@@ -33,10 +34,10 @@ class Played:
     sent: dict[str, list[tuple[float, dict[str, Any]]]]
 
 
-def play(folder: Path, server: AnswerServer, names: list[str]) -> Run:
+async def play(folder: Path, server: AnswerServer, names: list[str]) -> Run:
     """Run the cases of one shape as targets of one run, each with its own model and so its own limits."""
     shape = server.cases[names[0]].get("run", {})
-    return convbatch.run(
+    return await convbatch.replay(
         write_dialogues(folder, shape),
         models=[f"{MODEL}-{name}@{name}" for name in names],
         config=write_config(folder, server, names),
@@ -44,7 +45,7 @@ def play(folder: Path, server: AnswerServer, names: list[str]) -> Run:
         concurrency=2,
         max_attempts=2,
         # Only a target that is tested again every 30 s runs to the deadline, where many dialogues are asked.
-        deadline_s=4 if shape.get("dialogues", 1) > 1 else 20,
+        deadline_s=5 if shape.get("dialogues", 1) > 1 else 20,
     )
 
 
@@ -56,8 +57,12 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     runs: dict[str, Run] = {}
     rows: dict[str, Any] = {}
     with serve_answers(JUDGED) as server:
-        for names in by_shape.values():
-            run = play(tmp_path_factory.mktemp("answers"), server, names)
+
+        async def play_all() -> list[Run]:  # at the same time: one of them waits for its deadline
+            shapes = by_shape.values()
+            return await asyncio.gather(*(play(tmp_path_factory.mktemp("answers"), server, names) for names in shapes))
+
+        for names, run in zip(by_shape.values(), asyncio.run(play_all()), strict=True):
             runs |= dict.fromkeys(names, run)
             rows |= {str(name): turns for name, turns in run.turns.groupby("gateway")}
         yield Played(runs, rows, server, {name: [*sent] for name, sent in server.requests.items()})

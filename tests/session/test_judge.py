@@ -392,7 +392,14 @@ def test_the_last_named_judge_decides_and_earlier_judges_remain_in_the_costs(mak
 def test_failed_judge_calls_are_retried_and_counted_like_model_calls(make_lab: Callable[..., Lab]) -> None:
     faults: list[Plain] = [
         {"match": {"model": "sim-judge", "count": 1}, "action": "error", "kind": "overloaded"},
-        {"match": {"model": "sim-judge", "count": 1}, "action": "rate-limit", "hint": "retry-after", "seconds": 0.2},
+        # Not `rate-limit`: the simulator states a limit of 60 a minute in it, which would be kept for seconds.
+        {
+            "match": {"model": "sim-judge", "count": 1},
+            "action": "error",
+            "kind": "overloaded",
+            "status": 429,
+            "retry_after": "0.2",
+        },
         {"match": {"model": "sim-judge", "count": 1}, "action": "reset", "when": "billed"},
     ]
     lab = make_lab(faults=FaultScript.of(faults))

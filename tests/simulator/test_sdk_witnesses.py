@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from google.genai import errors, types
     from google.genai.chats import Chat
     from openai.types.chat import ChatCompletionMessageParam
+else:
 
-SDKS = {
-    "anthropic": "anthropic",
-    "openai": "openai",
-    "genai": "google.genai",
-    "errors": "google.genai.errors",
-    "types": "google.genai.types",
-}
-"""Imported for the first test, not by every process that collects the tests: they take a second."""
+    class Later:
+        """A module that is imported at its first use: by the processes whose tests use it, not by all that collect."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module(self._name), name)
+
+    anthropic, openai, genai = Later("anthropic"), Later("openai"), Later("google.genai")
+    errors, types = Later("google.genai.errors"), Later("google.genai.types")
 
 DATES = {
     "id": "dates",
@@ -46,7 +50,6 @@ PROMPTS = [str(turn["user"]) for turn in DATES["turns"] if isinstance(turn, dict
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    globals().update({name: import_module(module) for name, module in SDKS.items()})
     provider = Provider(script=Script.of([DATES]), keys={GOOD, LIMITED}, latency_s=0.0)
     with serve_in_thread(provider) as server:
         yield server
