@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from convbatch.media import kind_named
 from convbatch.tools import DEFAULT_MAX_STEPS, ToolCall
 
 Role = Literal["user", "assistant", "tool"]
@@ -35,6 +36,8 @@ class Part(NamedTuple):
     mime_type: str | None = None
     uri: str | None = None
     """Of media that the provider fetches itself."""
+    size: int | None = None
+    """Bytes of the content, where it is known; no part of the part's identity."""
 
 
 class ToolResult(NamedTuple):
@@ -260,7 +263,7 @@ def text_part(text: str) -> Part:
 
 def _turn_to_plain(turn: Turn) -> dict[str, Any]:
     only_text = len(turn.user) == 1 and turn.user[0].kind == "text"
-    plain: dict[str, Any] = {"user": turn.user[0].text if only_text else [_part_to_plain(part) for part in turn.user]}
+    plain: dict[str, Any] = {"user": turn.user[0].text if only_text else [part_to_plain(part) for part in turn.user]}
     if turn.assistant is not None:
         plain["assistant"] = turn.assistant
     if turn.tool_calls:
@@ -276,7 +279,7 @@ def _turn_to_plain(turn: Turn) -> dict[str, Any]:
 
 def _turn_from_plain(plain: Mapping[str, Any]) -> Turn:
     user = plain["user"]
-    parts = (text_part(user),) if isinstance(user, str) else tuple(_part_from_plain(part) for part in user)
+    parts = (text_part(user),) if isinstance(user, str) else tuple(part_from_plain(part) for part in user)
     return Turn(
         user=parts,
         assistant=plain.get("assistant"),
@@ -287,7 +290,8 @@ def _turn_from_plain(plain: Mapping[str, Any]) -> Turn:
     )
 
 
-def _part_to_plain(part: Part) -> dict[str, Any]:
+def part_to_plain(part: Part) -> dict[str, Any]:
+    """Return the form of the dataset contract."""
     if part.kind == "text":
         return {"text": part.text}
     if part.data is not None:
@@ -302,7 +306,7 @@ def _result_to_plain(result: ToolResult) -> dict[str, Any]:
     plain: dict[str, Any] = {} if call.id is None else {"id": call.id}
     plain |= {"name": call.name, "arguments": call.arguments, "error" if result.is_error else "result": result.value}
     if result.media:
-        plain["media"] = [_part_to_plain(part) for part in result.media]
+        plain["media"] = [part_to_plain(part) for part in result.media]
     return plain
 
 
@@ -323,16 +327,15 @@ def _steps_from_plain(plain: Sequence[Any]) -> tuple[tuple[ToolResult, ...], ...
 
 def media_from_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
     """Return the media of a tool result."""
-    return tuple(_part_from_plain(part) for part in plain)
+    return tuple(part_from_plain(part) for part in plain)
 
 
-def _part_from_plain(plain: Mapping[str, Any]) -> Part:
+def part_from_plain(plain: Mapping[str, Any]) -> Part:
+    """Build a part from its form in a dataset; trusts its input."""
     if "text" in plain:
         return text_part(plain["text"])
     if "data" in plain or "uri" in plain:
         mime_type: str = plain["mime_type"]
-        by_type: list[PartKind] = [kind for kind in MEDIA_KINDS if mime_type.startswith(f"{kind}/")]
-        kind = by_type[0] if by_type else "document"
-        return Part(kind=kind, data=plain.get("data"), mime_type=mime_type, uri=plain.get("uri"))
+        return Part(kind=kind_named(mime_type), data=plain.get("data"), mime_type=mime_type, uri=plain.get("uri"))
     named: list[PartKind] = [kind for kind in MEDIA_KINDS if kind in plain]
     return Part(kind=named[0], path=plain[named[0]])

@@ -18,9 +18,10 @@ from convbatch.engine.plan import Conversation
 from convbatch.engine.turn_records import kept_reply
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.media_store import with_names
 from convbatch.journal.records import kept_body
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.wire import WireRequest
+from convbatch.protocols.wire import Ask, WireRequest
 from convbatch.redaction import Redactor, redact
 from convbatch.system import RealClock
 
@@ -117,6 +118,10 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[str]:
         yield kept_body(outcome).decode("utf-8", "replace")
 
 
+def _named(ask: Ask) -> Ask:
+    return ask._replace(messages=with_names(ask.messages))
+
+
 def _requests(
     conversation: Conversation, turn: int, manifest: Manifest, turns: Mapping[int, TurnHistory]
 ) -> list[WireRequest]:
@@ -139,10 +144,10 @@ def _requests(
                 unset=target.gateway.unset,
             )
             build = PROTOCOLS[target.gateway.protocol].build_request
-            requests = [build(state.question(target, settings), target.gateway.endpoint)]
+            requests = [build(_named(state.question(target, settings)), target.gateway.endpoint)]
             for step in steps:
                 state.restore_steps([step])
-                requests.append(build(state.question(target, settings), target.gateway.endpoint))
+                requests.append(build(_named(state.question(target, settings)), target.gateway.endpoint))
             return requests
         if number in state.asked:
             if history.status is None:

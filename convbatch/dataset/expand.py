@@ -19,7 +19,8 @@ from convbatch.checks.builtin import CHECKS
 from convbatch.dataset.csv_dialogues import is_table, read_table
 from convbatch.dataset.formats.registry import detect, line_id, to_canonical, unknown_format
 from convbatch.dataset.jsonl import JsonArray, JsonLines, display_json, encode_json_line, is_one_document
-from convbatch.dataset.reader import Problems, count_of, media_issues
+from convbatch.dataset.media_files import media_issues
+from convbatch.dataset.reader import Problems, count_of
 from convbatch.dataset.schema import issues_of
 from convbatch.dataset.selection import MOVED, new_dataset
 from convbatch.dialogue import Dialogue

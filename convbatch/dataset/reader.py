@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
-import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from convbatch.dataset.formats.registry import detect, keyed_dialogues, line_id,
 from convbatch.dataset.in_memory import NAME as in_memory_name
 from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset, InMemoryLines
 from convbatch.dataset.jsonl import JsonArray, JsonLine, JsonLines, display_json, is_one_document
+from convbatch.dataset.media_files import media_issues
 from convbatch.dataset.message_lines import MessageLines, holds_message_arrays
 from convbatch.dataset.unsent import UnsentKeys
 from convbatch.dialogue import Dialogue
@@ -43,6 +42,8 @@ class Located:
 
     place: Place
     dialogue: Dialogue
+    folder: Path = Path()
+    """What the paths of its media are relative to."""
 
     def problem(self, issue: Issue) -> Problem:
         """Add the place to an issue of this dialogue."""
@@ -179,7 +180,9 @@ class Reader:
         imported.plain["id"] = named
         dialogue = Dialogue.from_plain(imported.plain)
         file.unsent.look(imported, dialogue, file.position(line))
-        return media_issues(dialogue, file.folder) or Located(place=file.place(line), dialogue=dialogue)
+        return media_issues(dialogue, file.folder) or Located(
+            place=file.place(line), dialogue=dialogue, folder=file.folder
+        )
 
     def _report(self, done: int) -> None:
         if self._on_progress is not None:
@@ -323,37 +326,6 @@ def _issues_of(plain: dict[str, Any]) -> list[Issue]:
     from convbatch.dataset.schema import issues_of  # imports pydantic, which is slow: only when a dataset is read
 
     return issues_of(plain)
-
-
-def media_issues(dialogue: Dialogue, folder: Path) -> list[Issue]:
-    """Return the issues of the media files that a dialogue names, relative to `folder`."""
-    issues: list[Issue] = []
-    for number, turn in enumerate(dialogue.turns, 1):
-        for part in turn.user:
-            if part.path is not None and (problem := _path_problem(part.path, folder)) is not None:
-                what, hint = problem
-                found = display_json({part.kind: part.path})
-                issues.append(Issue(what=f"{part.kind} {what}", field=f"turn {number}", found=found, hint=hint))
-    return issues
-
-
-def _path_problem(path: str, folder: Path) -> tuple[str, str] | None:
-    inside = f"media paths are relative to the dataset's folder and stay inside it: {folder.absolute()}"
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        return "is a URL", "media are read from disk, never fetched: save the file beside the dataset"
-    if "\0" in path or "\\" in path:
-        return "path has a backslash or a null character", "use / between folder names"
-    relative = Path(path)
-    if relative.is_absolute() or path.startswith("~") or ".." in relative.parts:
-        return "path leaves the dataset's folder", inside
-    try:
-        real = (folder / relative).resolve(strict=True)
-        mode = real.stat().st_mode
-    except (OSError, RuntimeError):
-        return "file does not exist", inside
-    if not real.is_relative_to(folder.resolve()):
-        return "path is a link out of the dataset's folder", inside
-    return None if stat.S_ISREG(mode) else ("path is not a regular file", inside)
 
 
 def _size(source: DatasetSource) -> int:

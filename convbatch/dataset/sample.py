@@ -16,7 +16,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from convbatch.dataset.jsonl import encode_json_line
-from convbatch.dataset.reader import Located, Problems, Reader, count_of, media_issues
+from convbatch.dataset.media_files import media_issues
+from convbatch.dataset.reader import Located, Problems, Reader, count_of
 from convbatch.dataset.selection import MOVED, new_dataset
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem

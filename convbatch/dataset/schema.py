@@ -399,13 +399,17 @@ def _user_issues(parts: Sequence[dict[str, Any]], place: str) -> list[Issue]:
     return issues
 
 
-_PART_FORMS = 'a part is {"text"}, {"image"|"audio"|"video"|"document": path} or {"data", "mime_type"}'
+_PART_FORMS = (
+    'a part is {"text"}, {"image"|"audio"|"video"|"document": path}, {"data", "mime_type"} or {"uri", "mime_type"}'
+)
 
 
 def _part_problem(part: dict[str, Any]) -> tuple[str, str]:
     kinds = [key for key in part if key != "mime_type"]
     if len(kinds) != 1:
         return ("a part of no kind" if not kinds else f"a part of {len(kinds)} kinds at once"), _PART_FORMS
+    if kinds[0] == "uri":
+        return _uri_problem(part)
     if kinds[0] != "data":
         if "mime_type" in part:
             return (
@@ -422,6 +426,17 @@ def _part_problem(part: dict[str, Any]) -> tuple[str, str]:
         base64.b64decode(part["data"], validate=True)
     except (binascii.Error, ValueError):
         return '"data" is not base64', "standard base64 without line breaks or a data: prefix"
+    return "", ""
+
+
+_URI = re.compile(r"(?:https?|gs)://\S+|files/\S+")
+
+
+def _uri_problem(part: dict[str, Any]) -> tuple[str, str]:
+    if not _URI.fullmatch(part["uri"]):
+        return '"uri" is no address that a provider fetches', "https://…, gs://… or files/…"
+    if not re.fullmatch(r"[\w.+-]+/([\w.+-]+(;.*)?|\*)", part.get("mime_type", "")):
+        return '"uri" without its "mime_type"', 'e.g. {"uri": "https://…/cat.png", "mime_type": "image/png"}'
     return "", ""
 
 

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO
 from convbatch.dataset.formats.builder import DatasetFormat
 from convbatch.dataset.formats.registry import FORMATS
 from convbatch.dataset.jsonl import display_json, encode_json_line
-from convbatch.dataset.reader import Problems, ProgressCallback, Reader, media_issues
+from convbatch.dataset.media_files import media_issues
+from convbatch.dataset.reader import Problems, ProgressCallback, Reader
 from convbatch.dataset.reference_answers import ReferenceAnswers
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem, SetupError, did_you_mean, repeat_hint

@@ -10,20 +10,21 @@ import gzip
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from convbatch.checks.values import NEEDS_A_JUDGE, Check, parse_check
 from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset
 from convbatch.dataset.jsonl import encode_json_line
+from convbatch.dataset.media_files import FOLDER, MediaSpool, with_sizes
 from convbatch.dataset.reader import Located, Problems, ProgressCallback, Reader, count_of
 from convbatch.dataset.selection import Selection, SelectionFilter, draw_sample, output_error
 from convbatch.dialogue import Dialogue, HistoryMode
-from convbatch.errors import InputError, Place, Problem
+from convbatch.errors import InputError, Issue, Place, Problem
 from convbatch.system import Disk
 
 PLACES_SHOWN = 20
@@ -66,18 +67,20 @@ def write_copy(
     out: Path,
     history: HistoryMode,
     *,
-    refuse_unsupported: bool = True,
+    refuse: Callable[[Dialogue], Iterable[Issue]] | None = None,
     on_progress: ProgressCallback | None = None,
     disk: Disk | None = None,
 ) -> CopyReport:
     """Validate all files and write the selected dialogues, in one pass; in two where a sample is drawn.
+
+    The content of their media is written into `media/` beside `out`.
 
     Args:
         sources: Dataset files, or dialogues in memory.
         selection: Which dialogues to write.
         out: The gzip file to write; must not exist. Equal dialogues give equal bytes.
         history: Determines which turns are asked and where a scripted reply is required.
-        refuse_unsupported: Report media parts as problems, because no protocol supports them yet.
+        refuse: Returns what no target of the run takes of a dialogue.
         on_progress: As in `scan`.
         disk: File operations of the run folder.
 
@@ -95,7 +98,8 @@ def write_copy(
         raise output_error(out, error) from None
     try:
         with copy:
-            _write_selected(copy, reader, selected, history, refuse_unsupported=refuse_unsupported)
+            rules = _Rules(history, refuse or (lambda _: ()), MediaSpool(out.parent / FOLDER))
+            _write_selected(copy, reader, selected, rules)
     except OSError as error:
         out.unlink(missing_ok=True)
         raise output_error(out, error) from None
@@ -116,42 +120,53 @@ def write_copy(
     )
 
 
-def _write_selected(
-    copy: _CanonicalFile, reader: Reader, selected: SelectionFilter, history: HistoryMode, *, refuse_unsupported: bool
-) -> None:
+class _Rules(NamedTuple):
+    """What decides how a selected dialogue is written."""
+
+    history: HistoryMode
+    refuse: Callable[[Dialogue], Iterable[Issue]]
+    media: MediaSpool
+
+
+def _write_selected(copy: _CanonicalFile, reader: Reader, selected: SelectionFilter, rules: _Rules) -> None:
     """Write the selected dialogues; raise `InputError` with all problems of all dialogues at the end."""
-    problems, gaps = Problems(), _MissingReplies(history)
+    problems, gaps = Problems(), _MissingReplies(rules.history)
     for item in reader:
         if isinstance(item, Problem):
             problems.add(item)
         elif selected.takes(item.dialogue):
             gaps.look(item)
-            if refuse_unsupported:
-                problems.extend(unsupported_features(item))
-            copy.write(item.dialogue, history)
+            dialogue, issues = rules.media.keep(item.dialogue, item.folder)
+            problems.extend(map(item.problem, issues or rules.refuse(dialogue)))
+            copy.write(dialogue, rules.history)
     if not problems:
         problems.extend(selected.problems(reader))
         problems.extend(gaps.problems())
     problems.raise_any()
 
 
-def read_copy(path: Path, *, with_key: str | None = None) -> Iterator[tuple[int, Dialogue]]:
+_STORED = f'"{FOLDER}/'.encode()
+
+
+def read_copy(path: Path, *, with_key: str | None = None, with_media: bool = False) -> Iterator[tuple[int, Dialogue]]:
     """Yield the dialogues of a canonical copy with their index from 0; trusts its content.
 
     Args:
         path: The copy.
         with_key: Only dialogues whose line contains this key (or a text equal to it); other lines are not decoded.
+        with_media: Only dialogues whose line may name content in `media/`.
 
     Raises:
         InputError: The copy is missing or damaged.
     """
     index = 0
-    mark = b"" if with_key is None else f'"{with_key}"'.encode()
+    mark = _STORED if with_media else b"" if with_key is None else f'"{with_key}"'.encode()
     try:
         with gzip.open(path, "rb") as lines:
             for line in lines:
                 if mark in line:
-                    yield index, Dialogue.from_plain(orjson.loads(line))
+                    dialogue = Dialogue.from_plain(orjson.loads(line))
+                    yield index, with_sizes(dialogue, path.parent) if _STORED in line else dialogue
                 index += 1
         if index == 0:
             raise EOFError("the file is empty")
@@ -194,18 +209,6 @@ def fingerprint_source(source: DatasetSource) -> Source:
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Source(path=str(source), size=os.fstat(file.fileno()).st_size, sha256=digest)
-
-
-def unsupported_features(item: Located) -> Iterator[Problem]:
-    """Yield the problems of a dialogue that this version cannot replay."""
-    dialogue = item.dialogue
-    hint = "are not replayed by this version; exclude the dialogue with --id or --tag, or remove them"
-    for number, turn in enumerate(dialogue.turns, 1):
-        for part in turn.user:
-            if part.kind != "text":
-                place = replace(item.place, field=f"turn {number}")
-                found = part.path or part.mime_type
-                yield Problem(what=f"the message has {part.kind}", place=place, found=found, hint=f"media {hint}")
 
 
 class _MissingReplies:

@@ -37,13 +37,14 @@ from convbatch.engine.split_keys import without_split_keys
 from convbatch.engine.streaming import NO_STREAM, SILENCE_S, StreamWatch
 from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
+from convbatch.journal.media_store import MediaStore
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details, next_page
 from convbatch.protocols.reading import Answer, read_answer, with_own_notes
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
 from convbatch.protocols.stated_limits import stated_limits
-from convbatch.protocols.wire import Ask, MalformedReply, WireRequest, encode_json
+from convbatch.protocols.wire import Ask, CannotCarry, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply, StatedLimits
 from convbatch.system import Clock
@@ -506,6 +507,7 @@ class Client:
         clock: Clock,
         simulator_url: str | None = None,
         silence_s: float = SILENCE_S,
+        media: MediaStore | None = None,
     ) -> None:
         """Create a client.
 
@@ -518,7 +520,9 @@ class Client:
             clock: Measures latency.
             simulator_url: URL of the built-in simulator; only for targets at `simulator:`.
             silence_s: How long a stream may send nothing.
+            media: Content of the media that messages name.
         """
+        self._media = media
         self._target = target
         self._simulator_url = simulator_url
         self._key = None if isinstance(key, KeyCommand) else key
@@ -644,6 +648,8 @@ class Client:
             CannotCarry: The protocol cannot express the request.
             SentCancelled: The task was cancelled after sending; with the attempt as far as it went.
         """
+        if self._media is not None:
+            ask = ask._replace(messages=_with_content(self._media, ask.messages))
         request = self._protocol.build_request(ask, self._endpoint)
         token = None if self._key_command is None else self._key_command.token
         key = self._key if token is None else token.value
@@ -820,3 +826,11 @@ class Client:
             if value:
                 return self._redactor.text(value)[:200]
         return None
+
+
+def _with_content(media: MediaStore, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the messages with the content of their media; raises `CannotCarry` if one was lost since the start."""
+    try:
+        return media.filled(messages)
+    except SetupError as lost:
+        raise CannotCarry(str(lost)) from None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from convbatch.config.gateways import Target
 from convbatch.dialogue import HistoryMode, Message, Settings, ToolResult, Turn, text_part
+from convbatch.engine.media_tokens import media_in, most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
 from convbatch.engine.tool_script import NoResult, ToolScript
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
@@ -188,6 +189,7 @@ class ConversationState:
             self._step_messages.append(Message(role="tool", parts=(), results=results))
             for result in results:
                 self._token_bound.add(_text_of_result(result))
+                self._token_bound.add_tokens(most_media_tokens(result.media))
 
     def advance(self, number: int, end: TurnEnd) -> None:
         """Add a reply to the history, or end the dialogue: no turn is sent after a failed one."""
@@ -283,6 +285,7 @@ class ConversationState:
     def _add(self, message: Message) -> None:
         self._keep(message)
         self._token_bound.add(message.text)
+        self._token_bound.add_tokens(most_media_tokens(media_in(message)))
         for call in message.calls:
             self._token_bound.add(_text_of(call.name, call.arguments))
         for result in message.results:

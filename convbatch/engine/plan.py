@@ -113,6 +113,7 @@ class TurnKeys:
 
 
 def _part_values(part: Part) -> list[Any]:
+    # The path of media in a run folder is their digest.
     return [part.kind, part.text, part.path, part.data, part.mime_type, *([] if part.uri is None else [part.uri])]
 
 
@@ -140,6 +141,11 @@ class TokenBound:
         size = _FRAME + text_bytes(text)
         self._bytes += size
         self._since += size
+
+    def add_tokens(self, tokens: int) -> None:
+        """Add tokens that are no text."""
+        self._bytes += tokens
+        self._since += tokens
 
     def counted(self, tokens: int) -> None:
         """Set the gateway's count for everything added so far."""

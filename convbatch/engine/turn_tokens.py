@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from convbatch.config.gateways import Limits
 from convbatch.dialogue import Message, Settings
+from convbatch.engine.media_tokens import media_in, usual_media_tokens
 from convbatch.engine.plan import text_bytes
 from convbatch.reply import Usage
 
@@ -126,7 +127,7 @@ def _rough_input(state: ConversationState) -> tuple[float, bool]:
 
 
 def _rough_tokens(messages: Iterable[Message]) -> int:
-    return sum(FRAME_TOKENS + _rough_text(message.text) for message in messages)
+    return sum(FRAME_TOKENS + _rough_text(message.text) + usual_media_tokens(media_in(message)) for message in messages)
 
 
 def _rough_text(text: str) -> int:

@@ -21,11 +21,13 @@ from convbatch.dialogue import (
     Dialogue,
     HistoryMode,
     Message,
+    Part,
     Settings,
     Turn,
     effective_settings,
     text_part,
 )
+from convbatch.engine.media_tokens import media_in, most_media_tokens, usual_media_tokens
 from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once
 from convbatch.engine.tool_script import ToolScript
 from convbatch.pricing import MILLION, Period, PriceTable, exact
@@ -81,6 +83,11 @@ def size_of(text: str) -> TextSize:
     """Return the size of one message with this text."""
     wide = 0 if text.isascii() else len(_WIDE.findall(text))
     return TextSize((len(text) - wide) / 4, wide, 1)
+
+
+def size_of_media(parts: Iterable[Part]) -> TextSize:
+    """Return the size of media as that of a text with as many tokens."""
+    return TextSize(usual_media_tokens(parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -463,8 +470,10 @@ class _EstimateWalk:
         )
 
     def _add(self, message: Message) -> None:
-        self._history_text = self._history_text.plus(size_of(message.text))
+        media = media_in(message)
+        self._history_text = self._history_text.plus(size_of(message.text)).plus(size_of_media(media))
         self._token_bound.add(message.text)
+        self._token_bound.add_tokens(most_media_tokens(media))
         if self._keys is not None:
             self._keys.add(message)
 

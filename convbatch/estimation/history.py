@@ -34,6 +34,7 @@ from convbatch.estimation.estimator import (
     fit_profile,
     profile_for_other_model,
     size_of,
+    size_of_media,
 )
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.records import kept_body
@@ -209,7 +210,7 @@ def _observed_in(
     history_text = EMPTY_TEXT if dialogue.system is None else size_of(dialogue.system)
     asked = dialogue.asked(history)
     for number, turn in enumerate(dialogue.turns, 1):
-        history_text = history_text.plus(size_of(turn.user_text))
+        history_text = history_text.plus(size_of(turn.user_text)).plus(size_of_media(turn.user))
         past = turns.get(number)
         if number in asked and past is not None and past.status not in (None, "skipped"):
             settings = effective_settings(

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -282,6 +283,23 @@ class RunFolder:
                 raise cannot_write(target, error, self.path) from error
             raise
 
+    def adopt_media(self, source: Path) -> None:
+        """Copy the files of a folder into `media/`, durably; a folder that does not exist has none.
+
+        Raises:
+            JournalError: The disk reported an error.
+        """
+        if not source.is_dir():
+            return
+        try:
+            self.media.mkdir(mode=0o700, exist_ok=True)
+            self.disk.sync_folder(self.path)
+        except OSError as error:
+            raise cannot_write(self.media, error, self.path) from error
+        for path in sorted(source.iterdir()):
+            with path.open("rb") as content, self.replacing(f"{self.media.name}/{path.name}") as kept:
+                shutil.copyfileobj(content, kept, 1 << 20)
+
     @contextmanager
     def creating(self) -> Generator[None]:
         """Remove the new folder if an error occurs while its first files are written: no command could use it.
@@ -303,6 +321,10 @@ class RunFolder:
         with contextlib.suppress(OSError):
             for path in (self.path / MANIFEST_NAME, self.dataset):
                 path.unlink(missing_ok=True)
+            for path in self.media.iterdir() if self.media.is_dir() else ():
+                path.unlink()
+            if self.media.is_dir():
+                self.media.rmdir()
             self.journal.rmdir()
             self.path.rmdir()
 

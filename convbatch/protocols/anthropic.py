@@ -10,7 +10,7 @@ empty text blocks are omitted, which the API refuses. `max_tokens` is required, 
 
 A stream is merged into one complete message, which the same function parses. `message_stop` or a stop reason ends it.
 
-Not here: the place of the key, media.
+Not here: the place of the key.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from convbatch.protocols.encoding import (
     merge_extra,
     path_url,
     put_system_into_user,
-    refuse_media,
     set_seed,
 )
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
+from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import (
     UNKNOWN_MODEL,
     default_max_tokens,
@@ -257,7 +257,8 @@ def _message(message: Message) -> Any:
         return sendable(message.raw)
     if message.results:
         return result_message(message.results)
-    refuse_media(message, "anthropic")
+    if has_media(message.parts):
+        return {"role": "user", "content": media_parts("anthropic", message.parts)}
     if message.calls:
         return call_message(message)
     if len(message.parts) == 1:

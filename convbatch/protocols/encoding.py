@@ -27,17 +27,6 @@ def refuse_cache_control(settings: Settings, provider: str) -> None:
         raise CannotCarry(f'cache {settings.cache!r}: {provider} caches by itself, use cache = "auto" or leave it out')
 
 
-def refuse_media(message: Message, protocol: str) -> None:
-    """Raise `CannotCarry` when a message has a part that is not text."""
-    for part in message.parts:
-        if part.kind != "text":
-            where = part.path or part.mime_type or "given in the line"
-            raise CannotCarry(
-                f"the {protocol} protocol supports only text: a {message.role} message has a part of kind "
-                f"{part.kind!r} ({where}); remove the part or the target"
-            )
-
-
 def refuse_unread_media(part: Part) -> None:
     """Raise `CannotCarry` for media of which only the path is known."""
     if part.data is None:

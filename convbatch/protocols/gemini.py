@@ -12,7 +12,7 @@ need a signature as well, and get a dummy.
 A stream is merged into one complete body, which the same function parses. Adjacent text deltas become one part if both
 have only text and the same thought flag; signed parts are never merged.
 
-Not here: the place of the key, media, token counting requests (some gateways bill them).
+Not here: the place of the key, token counting requests (some gateways bill them).
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ from convbatch.protocols.encoding import (
     path_url,
     put_system_into_user,
     refuse_cache_control,
-    refuse_media,
     set_seed,
 )
 from convbatch.protocols.error_bodies import claims_error
@@ -65,6 +64,7 @@ from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.gemini_tools import call_parts, dummy_note, refuse_json_beside_tools, results_content
 from convbatch.protocols.gemini_turn import GeminiTurn
 from convbatch.protocols.growing import BATCH, Growing, is_text, merged, settled, with_lists, with_text
+from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
@@ -254,7 +254,8 @@ def _content(message: Message) -> Any:
         return {"role": "model", **raw} if isinstance(raw, dict) and not raw.get("role") else raw
     if message.results:
         return results_content(message.results)
-    refuse_media(message, "gemini")
+    if has_media(message.parts):
+        return {"role": "user", "parts": media_parts("gemini", message.parts)}
     role = "user" if message.role == "user" else "model"
     parts: list[Any] = [{"text": part.text or ""} for part in message.parts]
     return {"role": role, "parts": [*parts, *call_parts(message.calls)]}

@@ -9,7 +9,7 @@ empty `tool_calls` list is omitted, an `audio` object is reduced to its id, and 
 
 A stream is merged into one complete body, which the same function parses. `[DONE]` or a finish reason ends it.
 
-Not here: the place of the key, media; this protocol has no `api_version`.
+Not here: the place of the key; this protocol has no `api_version`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from convbatch.protocols.encoding import (
     path_url,
     put_system_into_user,
     refuse_cache_control,
-    refuse_media,
     set_seed,
 )
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.growing import BATCH, merged, settled
+from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_stream import ChatMerge, without_call_indexes
 from convbatch.protocols.openai_tools import (
@@ -258,7 +258,8 @@ def _messages(message: Message, is_google: bool) -> list[Any]:
         return [_replayed(message.raw)]
     if message.results:
         return result_messages(message.results)
-    refuse_media(message, "openai")
+    if has_media(message.parts):
+        return [{"role": "user", "content": media_parts("openai", message.parts)}]
     content: Any = [{"type": "text", "text": part.text or ""} for part in message.parts]
     if len(message.parts) == 1:
         content = message.parts[0].text or ""

@@ -11,7 +11,7 @@ counted apart (`tool_usage`), so the counts of such a reply do not tell its cost
 A stream ends with an event that has the whole response, which is parsed as if it had come alone. Where its `output` is
 empty, the items of `response.output_item.done` take its place; deltas are the partial text of a stream that broke off.
 
-Not here: the place of the key, media, `previous_response_id`, background responses.
+Not here: the place of the key, `previous_response_id`, background responses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ from convbatch.protocols.encoding import (
     path_url,
     put_system_into_user,
     refuse_cache_control,
-    refuse_media,
     set_seed,
 )
 from convbatch.protocols.error_bodies import claims_error
@@ -64,6 +63,7 @@ from convbatch.protocols.error_codes import REFUSAL_CODES, plain
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.growing import settled, with_text
+from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai import OpenAI
 from convbatch.protocols.responses_tools import CALL_IDS, call_items, name_calls, result_items
@@ -250,7 +250,8 @@ def _items(message: Message) -> list[Any]:
         return sendable(message.raw)
     if message.results:
         return result_items(message.results)
-    refuse_media(message, "responses")
+    if has_media(message.parts):
+        return [{"role": "user", "content": media_parts("responses", message.parts)}]
     calls = call_items(message.calls)
     if len(message.parts) == 1:
         return [{"role": message.role, "content": message.parts[0].text or ""}, *calls]

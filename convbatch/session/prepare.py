@@ -39,6 +39,7 @@ from convbatch.journal.run_folder import RunFolder, default_name, find_run, shel
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
+from convbatch.session.media_checks import refuse_media, require_media
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
 from convbatch.session.preflight import check_reachable
@@ -74,6 +75,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         with folder.creating():
             with copy.open("rb") as source, folder.replacing(folder.dataset.name) as kept:
                 shutil.copyfileobj(source, kept, 1 << 20)
+            folder.adopt_media(copy.parent / folder.media.name)
             origin = remember_folder(folder, checked.all_targets, reuse=manifest.options.reuse)
             manifest = replace(manifest, run=folder.name, origin=origin)
             folder.write_manifest(manifest)
@@ -222,6 +224,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     judges = judges[-1:] if wants_judge(manifest) else []
     folder.refuse_lost_journal(manifest)
     _refuse_another_dataset(folder, manifest)
+    require_media(folder.path, folder.dataset)
     trust = Trust.in_folder(folder, manifest)
     trust.require_endpoints(folder, (*targets, *judges))
     gateways = [target.gateway for target in (*targets, *judges)]
@@ -414,7 +417,14 @@ def _dataset(
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
         with ReadingBar(enabled=options.progress) as bar:
-            report = write_copy(options.sources, checked.selection, copy, checked.rules.history, on_progress=bar.show)
+            report = write_copy(
+                options.sources,
+                checked.selection,
+                copy,
+                checked.rules.history,
+                refuse=refuse_media(checked.targets),
+                on_progress=bar.show,
+            )
             _refuse_settings(copy, checked)
         for note in report.notes if notes else ():
             log_note(note)

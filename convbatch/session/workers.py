@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from convbatch.engine.turn_tokens import TokenEstimates
     from convbatch.engine.worker import TargetWorker
     from convbatch.journal.index import Archive
+    from convbatch.journal.media_store import MediaStore
     from convbatch.pricing import PriceTable
     from convbatch.redaction import Redactor
     from convbatch.session.progress import Progress
@@ -62,12 +63,15 @@ async def build_workers(
     """
     from convbatch.config.gateways import merge_limits
     from convbatch.engine.turn_tokens import TokenEstimates
+    from convbatch.journal.media_store import MediaStore
 
     shared: dict[tuple[str, str, str], list[Target]] = {}
     for target in spec.targets:
         shared.setdefault(target.quota_owner, []).append(target)
     simulator_url = await _embedded_simulator(spec, stack)
-    parts = _Parts(spec, system, past, progress, spec.credentials.redactor(), simulator_url)
+    parts = _Parts(
+        spec, system, past, progress, spec.credentials.redactor(), simulator_url, MediaStore(spec.folder.path)
+    )
     sharers = _names_by_quota_owner(spec)
     workers: dict[str, TargetWorker] = {}
     for owner, targets in shared.items():
@@ -94,6 +98,7 @@ class _Parts:
     progress: Progress
     redactor: Redactor
     simulator_url: str | None
+    media: MediaStore
 
     def limiter(self, targets: Sequence[Target], limits: Limits, sharers: Sequence[str]) -> RateLimiter:
         """Build the rate limiter of targets with one quota owner; `sharers` names all of the run that have it."""
@@ -142,6 +147,7 @@ class _Parts:
             redactor=self.redactor.marking() if is_open else self.redactor,
             clock=self.system.clock,
             simulator_url=self.simulator_url,
+            media=self.media,
         )
         places = max_in_flight(gateway.limits, self.spec.rules.concurrency)
         return TargetWorker(

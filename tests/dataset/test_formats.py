@@ -168,8 +168,8 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"turns": [{"user": "u", "assistant": "ab"}]},
     ),
     "gemini inline media": (
-        {"contents": [{"parts": [{"text": "u"}, {"inlineData": {"mimeType": "image/png", "data": "aGk="}}]}]},
-        {"turns": [{"user": [{"text": "u"}, {"data": "aGk=", "mime_type": "image/png"}]}]},
+        {"contents": [{"parts": [{"text": "u"}, {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]}]},
+        {"turns": [{"user": [{"text": "u"}, {"data": "iVBORw0KGgo=", "mime_type": "image/png"}]}]},
     ),
     "gemini functions": (
         {
@@ -229,9 +229,9 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                     "role": "user",
                     "content": [
                         {"type": "text", "text": "u"},
-                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
-                        {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "mp3"}},
-                        {"type": "file", "file": {"file_data": "data:application/pdf;base64,aGk="}},
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+                        {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}},
+                        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0x"}},
                     ],
                 }
             ]
@@ -241,9 +241,9 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 {
                     "user": [
                         {"text": "u"},
-                        {"data": "aGk=", "mime_type": "image/png"},
-                        {"data": "aGk=", "mime_type": "audio/mp3"},
-                        {"data": "aGk=", "mime_type": "application/pdf"},
+                        {"data": "iVBORw0KGgo=", "mime_type": "image/png"},
+                        {"data": "SUQz", "mime_type": "audio/mp3"},
+                        {"data": "JVBERi0x", "mime_type": "application/pdf"},
                     ]
                 }
             ]

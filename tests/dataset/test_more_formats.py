@@ -128,7 +128,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                             {"type": "text", "text": "u", "cache_control": {"type": "ephemeral"}},
                             {
                                 "type": "image",
-                                "source": {"type": "base64", "media_type": "image/png", "data": "aGk="},
+                                "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
                             },
                         ],
                     },
@@ -142,7 +142,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "id": "c",
             "system": "s",
-            "turns": [{"user": [{"text": "u"}, {"data": "aGk=", "mime_type": "image/png"}], "assistant": "a"}],
+            "turns": [{"user": [{"text": "u"}, {"data": "iVBORw0KGgo=", "mime_type": "image/png"}], "assistant": "a"}],
             "tools": [{"name": "f", "parameters": {"type": "object"}}],
             "settings": {
                 "max_output_tokens": 5,

@@ -1,0 +1,149 @@
+"""Which media each wire takes in a message, and how large: data with its date, and the one rule over it.
+
+A gateway may take less than its provider. What a wire does not take is refused before the first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from convbatch.dialogue import PartKind
+from convbatch.media import type_named
+
+MB = 1_000_000
+_TEXT = ("text/plain", "text/markdown", "text/csv", "text/html", "text/css", "text/xml", "application/json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireMedia:
+    """What one wire takes. Sizes are of the content, before it becomes base64, except `max_request`."""
+
+    types: Mapping[PartKind, tuple[str, ...]]
+    """Kind → MIME types of content in the request; a kind that is absent is not taken."""
+    uris: tuple[PartKind, ...] = ()
+    """Kinds that the provider fetches itself."""
+    schemes: tuple[str, ...] = ("https://", "http://")
+    """How their addresses begin."""
+    in_results: tuple[PartKind, ...] = ()
+    """Kinds that the result of a tool may have."""
+    max_bytes: Mapping[PartKind, int] = field(default_factory=dict)
+    max_request: int
+    """Bytes of the whole request."""
+
+
+# Read 2026-11-26: https://ai.google.dev/gemini-api/docs/file-input-methods, .../image-understanding, .../audio,
+# .../video-understanding, .../document-processing;
+# https://platform.openai.com/docs/guides/images-vision, .../pdf-files,
+# .../audio; https://platform.claude.com/docs/en/build-with-claude/vision, .../pdf-support.
+WIRE_MEDIA: Mapping[str, WireMedia] = {
+    "gemini": WireMedia(
+        types={
+            "image": ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"),
+            "audio": ("audio/wav", "audio/mp3", "audio/aiff", "audio/aac", "audio/ogg", "audio/flac", "audio/mp4"),
+            "video": (
+                "video/mp4", "video/mpeg", "video/quicktime", "video/x-msvideo", "video/x-flv", "video/webm",
+                "video/x-ms-wmv", "video/3gpp",
+            ),
+            "document": ("application/pdf", *_TEXT),
+        },
+        uris=("image", "audio", "video", "document"),
+        schemes=("https://", "http://", "gs://", "files/"),
+        in_results=("image", "document"),
+        max_bytes={"document": 50 * MB},
+        max_request=100 * MB,
+    ),
+    "openai": WireMedia(
+        types={
+            "image": ("image/png", "image/jpeg", "image/webp", "image/gif"),
+            "audio": ("audio/wav", "audio/mp3"),
+            "document": ("application/pdf",),
+        },
+        uris=("image",),
+        max_request=50 * MB,
+    ),
+    "responses": WireMedia(
+        types={
+            "image": ("image/png", "image/jpeg", "image/webp", "image/gif"),
+            "audio": ("audio/wav", "audio/mp3"),
+            "document": ("application/pdf", *_TEXT),
+        },
+        uris=("image", "document"),
+        in_results=("image", "document"),
+        max_request=50 * MB,
+    ),
+    "anthropic": WireMedia(
+        types={
+            "image": ("image/png", "image/jpeg", "image/webp", "image/gif"),
+            "document": ("application/pdf", *_TEXT),
+        },
+        uris=("image", "document"),
+        in_results=("image", "document"),
+        max_bytes={"image": 5 * MB},
+        max_request=32 * MB,
+    ),
+}  # fmt: skip
+
+
+def media_problem(
+    protocol: str, kind: PartKind, mime_type: str, size: int | None, uri: str | None, *, in_result: bool = False
+) -> str | None:
+    """Return why a wire does not take a part; None if it does.
+
+    Args:
+        protocol: The wire.
+        kind: Of the part.
+        mime_type: Of its content; `image/*` where only the kind is known.
+        size: Bytes of its content; None for an address.
+        uri: Its address, if the provider fetches it.
+        in_result: Whether it is in the result of a tool.
+    """
+    wire = WIRE_MEDIA[protocol]
+    if in_result and kind not in wire.in_results:
+        return f"the {protocol} protocol takes no {kind} in the result of a tool"
+    if kind not in wire.types:
+        return f"the {protocol} protocol takes no {kind}"
+    if uri is not None:
+        return _uri_problem(protocol, kind, uri)
+    known = type_named(mime_type)
+    if known is None or known.mime_type not in wire.types[kind]:
+        return f"the {protocol} protocol takes no {mime_type} ({kind}: {', '.join(map(_short, wire.types[kind]))})"
+    most = wire.max_bytes.get(kind, wire.max_request * 3 // 4)
+    if size is not None and size > most:
+        return f"{kind} of {size / MB:,.1f} MB; the {protocol} protocol takes at most {most / MB:,.1f} MB"
+    return None
+
+
+def _uri_problem(protocol: str, kind: PartKind, uri: str) -> str | None:
+    wire = WIRE_MEDIA[protocol]
+    if kind not in wire.uris:
+        return f"the {protocol} protocol takes no address of {kind}, only its content"
+    if not uri.startswith(wire.schemes):
+        return f"the {protocol} protocol takes addresses that begin with {', '.join(wire.schemes)}"
+    return None
+
+
+def _short(mime_type: str) -> str:
+    return mime_type.partition("/")[2]
+
+
+def wires_for(
+    kind: PartKind, mime_type: str, size: int | None, uri: str | None, *, in_result: bool = False
+) -> list[str]:
+    """Return the wires that take a part."""
+    return [
+        protocol
+        for protocol in WIRE_MEDIA
+        if media_problem(protocol, kind, mime_type, size, uri, in_result=in_result) is None
+    ]
+
+
+def request_problem(protocol: str, sizes: Iterable[int]) -> str | None:
+    """Return why these contents are too large for one request of a wire; None if they are not."""
+    total, most = sum((size + 2) // 3 * 4 for size in sizes), WIRE_MEDIA[protocol].max_request
+    if total <= most:
+        return None
+    return (
+        f"the media up to this turn are {total / MB:,.1f} MB in a request; "
+        f"the {protocol} protocol takes at most {most / MB:,.0f} MB"
+    )
