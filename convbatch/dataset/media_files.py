@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -128,12 +128,13 @@ def media_issues(dialogue: Dialogue, folder: Path) -> list[Issue]:
 
 def _issue(part: Part, place: str | None, problem: _Unusable) -> Issue:
     what = f"{part.kind} {problem.what}" if place is not None else f"tool_results: {part.kind} {problem.what}"
-    return Issue(what=what, field=place, found=display_json(_shown(part)), hint=problem.hint)
+    return Issue(what=what, field=place, found=shown_part(part), hint=problem.hint)
 
 
-def _shown(part: Part) -> Mapping[str, Any]:
+def shown_part(part: Part) -> str:
+    """Return a part for a message, with the beginning of its content."""
     plain = part_to_plain(part)
-    return plain if part.data is None else {**plain, "data": part.data[:24] + "…"}
+    return display_json(plain if part.data is None else {**plain, "data": part.data[:24] + "…"})
 
 
 def _look_at(part: Part, folder: Path) -> None:

@@ -67,7 +67,7 @@ def write_copy(
     out: Path,
     history: HistoryMode,
     *,
-    refuse: Callable[[Dialogue], Iterable[Issue]] | None = None,
+    refuse: Callable[[Dialogue, Dialogue], Iterable[Issue]] | None = None,
     on_progress: ProgressCallback | None = None,
     disk: Disk | None = None,
 ) -> CopyReport:
@@ -80,7 +80,7 @@ def write_copy(
         selection: Which dialogues to write.
         out: The gzip file to write; must not exist. Equal dialogues give equal bytes.
         history: Determines which turns are asked and where a scripted reply is required.
-        refuse: Returns what no target of the run takes of a dialogue.
+        refuse: Takes a dialogue with kept media, and as it was read; returns what a target does not take of it.
         on_progress: As in `scan`.
         disk: File operations of the run folder.
 
@@ -98,7 +98,7 @@ def write_copy(
         raise output_error(out, error) from None
     try:
         with copy:
-            rules = _Rules(history, refuse or (lambda _: ()), MediaSpool(out.parent / FOLDER))
+            rules = _Rules(history, refuse or (lambda _kept, _read: ()), MediaSpool(out.parent / FOLDER))
             _write_selected(copy, reader, selected, rules)
     except OSError as error:
         out.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ class _Rules(NamedTuple):
     """What decides how a selected dialogue is written."""
 
     history: HistoryMode
-    refuse: Callable[[Dialogue], Iterable[Issue]]
+    refuse: Callable[[Dialogue, Dialogue], Iterable[Issue]]
     media: MediaSpool
 
 
@@ -137,7 +137,7 @@ def _write_selected(copy: _CanonicalFile, reader: Reader, selected: SelectionFil
         elif selected.takes(item.dialogue):
             gaps.look(item)
             dialogue, issues = rules.media.keep(item.dialogue, item.folder)
-            problems.extend(map(item.problem, issues or rules.refuse(dialogue)))
+            problems.extend(map(item.problem, issues or rules.refuse(dialogue, item.dialogue)))
             copy.write(dialogue, rules.history)
     if not problems:
         problems.extend(selected.problems(reader))

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from convbatch.config.gateways import Target
-from convbatch.dataset.jsonl import display_json
-from convbatch.dataset.media_files import media_of
-from convbatch.dialogue import Dialogue, Part, part_to_plain
+from convbatch.dataset.media_files import media_of, shown_part
+from convbatch.dialogue import Dialogue, Part
 from convbatch.errors import Issue
 from convbatch.journal.media_store import read_media
 from convbatch.media import type_of_path
 from convbatch.protocols.media_limits import media_problem, request_problem, wires_for
 
 
-def refuse_media(targets: Sequence[Target]) -> Callable[[Dialogue], Iterator[Issue]]:
-    """Return a function that yields what the wires of these targets do not take of a dialogue."""
+def refuse_media(targets: Sequence[Target]) -> Callable[[Dialogue, Dialogue], Iterator[Issue]]:
+    """Return a function that yields what the wires of these targets do not take of a dialogue.
+
+    It takes the dialogue with kept media, and as it was read.
+    """
     by_wire: dict[str, list[str]] = {}
     for target in targets:
         by_wire.setdefault(target.gateway.protocol, []).append(target.name)
 
-    def issues(dialogue: Dialogue) -> Iterator[Issue]:
+    def issues(dialogue: Dialogue, as_read: Dialogue) -> Iterator[Issue]:
         found = media_of(dialogue)
-        for place, part, in_result in found:
-            yield from _part_issues(part, place, by_wire, in_result=in_result)
+        for (place, part, in_result), (_, given, _) in zip(found, media_of(as_read), strict=True):
+            for issue in _part_issues(part, place, by_wire, in_result=in_result):
+                yield replace(issue, found=shown_part(given))
         if found:
             yield from _size_issues(dialogue, by_wire)
 
@@ -42,7 +46,6 @@ def _part_issues(part: Part, place: str | None, by_wire: dict[str, list[str]], *
             yield Issue(
                 what=f"{problem} ({', '.join(names)})",
                 field=place,
-                found=display_json(part_to_plain(part)),
                 hint=f"{others}; leave the dialogue out with --id or --tag, or ask these targets in a separate run",
             )
 

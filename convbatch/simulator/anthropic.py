@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from convbatch.simulator import anthropic_tools
+from convbatch.simulator import anthropic_tools, media
 from convbatch.simulator.limits import Dimension
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply, history_sha
 from convbatch.simulator.schemas import anthropic_problem
@@ -454,10 +454,30 @@ def _text(block: dict[str, Any], where: str) -> str:
     if block.get("type") == "tool_use":
         return mark_of(block.get("id"), block.get("name"), block.get("input"))
     if block.get("type") != "text":
-        return f"<block {hashlib.sha256(encode(block)).hexdigest()[:8]}>"
+        return _media_mark(block, where)
     if not isinstance(block.get("text"), str):
         refuse("bad_request", f"{where}.text: Input should be a valid string")
     return block["text"]
+
+
+def _media_mark(block: dict[str, Any], where: str) -> str:
+    """Return what stands for a picture or document; another block is a mark that depends on its content."""
+    source = as_object(block.get("source")) or {}
+    kind = str(block.get("type"))
+    try:
+        match source.get("type"):
+            case "base64" if kind == "image" or source.get("media_type") == "application/pdf":
+                return media.seen("anthropic", source.get("media_type"), source.get("data")).mark
+            case "text" if kind == "document" and isinstance(text := source.get("data"), str) and text:
+                return media.Seen("document", "text/plain", text.encode()).mark
+            case "url":
+                return media.address_mark(kind, str(source.get("url")))
+            case "base64":
+                raise media.WrongMedia(f"Input should be 'application/pdf', not {source.get('media_type')}")
+            case _:
+                return f"<block {hashlib.sha256(encode(block)).hexdigest()[:8]}>"
+    except media.WrongMedia as wrong:
+        refuse("bad_request", f"{where}.{kind}.source: {wrong}")
 
 
 def _schema(config: dict[str, Any]) -> Mapping[str, Any] | None:

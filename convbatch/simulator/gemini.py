@@ -13,7 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convbatch.simulator import gemini_tools
+from convbatch.simulator import gemini_tools, media
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.schemas import google_problem
 from convbatch.simulator.wire import (
@@ -450,7 +450,20 @@ def _text_of(part: dict[str, Any]) -> str:
         return gemini_tools.result_text(part["functionResponse"])
     if "functionCall" in part:
         return gemini_tools.call_mark(part["functionCall"])
+    if "inlineData" in part or "fileData" in part:
+        return _media_mark(part)
     return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
+
+
+def _media_mark(part: dict[str, Any]) -> str:
+    name = "inlineData" if "inlineData" in part else "fileData"
+    blob = {_camel(key): value for key, value in (as_object(part[name]) or {}).items()}
+    if name == "fileData":
+        return media.address_mark(media.kind_of(str(blob.get("mimeType", ""))), str(blob.get("fileUri")))
+    try:
+        return media.seen("gemini", blob.get("mimeType"), blob.get("data")).mark
+    except media.WrongMedia as wrong:
+        refuse("bad_request", f"{wrong}", field=name)
 
 
 def _replayed(index: int, text: str, parts: list[dict[str, Any]]) -> ReplayedTurn:

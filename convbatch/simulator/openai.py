@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convbatch.simulator import openai_tools
+from convbatch.simulator import media, openai_tools
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.schemas import strict_problem
 from convbatch.simulator.wire import (
@@ -442,10 +442,28 @@ def _part_text(item: Any, where: str) -> str:
     if part is None or part.get("type") not in {"text", "image_url", "input_audio", "file", "refusal"}:
         refuse("bad_request", f"Invalid value for '{where}': not a content part.", field=where)
     if part["type"] != "text":
-        return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
+        return _media_mark(part, where)
     if not isinstance(part.get("text"), str):
         refuse("bad_request", f"Invalid type for '{where}.text': expected a string.", field=f"{where}.text")
     return part["text"]
+
+
+def _media_mark(part: dict[str, Any], where: str) -> str:
+    """Return what stands for a picture, sound or file."""
+    kind = part["type"]
+    given = as_object(part.get(kind)) or {}
+    try:
+        if kind == "image_url":
+            return media.mark_of(media.seen_in_url("openai", given.get("url")))
+        if kind == "input_audio":
+            return media.seen("openai", f"audio/{given.get('format')}", given.get("data")).mark
+        if kind == "file" and "file_data" in given:
+            if not given.get("filename"):
+                raise media.WrongMedia("Missing required parameter: filename")
+            return media.mark_of(media.seen_in_url("openai", given["file_data"]))
+    except media.WrongMedia as wrong:
+        refuse("bad_request", f"Invalid value for '{where}': {wrong}", field=where)
+    return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
 
 
 def _signed(signature: str) -> dict[str, Any]:

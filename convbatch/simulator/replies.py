@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 import orjson
 
-from convbatch.simulator import schemas, tools
+from convbatch.simulator import media, schemas, tools
 
 Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing", "malformed", "unknown", "paused"]
 
@@ -231,7 +231,7 @@ def _link(before: bytes, text: str) -> bytes:
 def _link_of(system: str, user_texts: Iterable[str]) -> bytes:
     link = _link(b"", system)
     for text in user_texts:
-        link = _link(link, text)
+        link = _link(link, media.without_marks(text))
     return link
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from convbatch.simulator import responses_tools
+from convbatch.simulator import media, responses_tools
 from convbatch.simulator.openai import CREATED, OPENAI, TIERS, logprob_tokens, served_tier, strict_schema
 from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedReply
 from convbatch.simulator.tools import mark_of
@@ -429,10 +429,27 @@ def _part_text(item: Any, kinds: tuple[str, ...], where: str) -> str:
         supported = ", ".join(f"'{kind}'" for kind in kinds)
         refuse("bad_request", f"Invalid value: '{kind}'. Supported values are: {supported}.", field=f"{where}.type")
     if kind not in {"input_text", "output_text"}:
-        return part.get("refusal") or f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
+        return part.get("refusal") or _media_mark(part, where)
     if not isinstance(part.get("text"), str):
         refuse("bad_request", f"Invalid type for '{where}.text': expected a string.", field=f"{where}.text")
     return part["text"]
+
+
+def _media_mark(part: dict[str, Any], where: str) -> str:
+    """Return what stands for a picture, sound or file."""
+    try:
+        if "image_url" in part:
+            return media.mark_of(media.seen_in_url("responses", part["image_url"]))
+        if "input_audio" in part:
+            given = as_object(part["input_audio"]) or {}
+            return media.seen("responses", f"audio/{given.get('format')}", given.get("data")).mark
+        if "file_data" in part:
+            return media.mark_of(media.seen_in_url("responses", part["file_data"]))
+        if "file_url" in part:
+            return media.address_mark("document", str(part["file_url"]))
+    except media.WrongMedia as wrong:
+        refuse("bad_request", f"Invalid value for '{where}': {wrong}", field=where)
+    return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
 
 
 def _sealed(item_id: str, signature: str | None) -> str:
