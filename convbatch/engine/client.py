@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -37,7 +38,7 @@ from convbatch.engine.split_keys import without_split_keys
 from convbatch.engine.streaming import NO_STREAM, SILENCE_S, StreamWatch
 from convbatch.engine.suspension import Address
 from convbatch.errors import Place, SetupError
-from convbatch.journal.media_store import MediaStore
+from convbatch.journal.media_store import MediaStore, SharedBody
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details, next_page
@@ -67,7 +68,7 @@ class OutgoingRequest(NamedTuple):
     method: str
     url: str
     headers: Mapping[str, str]
-    body: bytes | None
+    body: bytes | SharedBody | None
     timeout_s: float
     watch: StreamWatch | None = None
     """Gets the body of a streamed response piece by piece, and says how long a silence may last."""
@@ -302,10 +303,31 @@ class _Silent(Exception):  # internal signal
         self.is_over = is_over
 
 
-def _payload(body: bytes | None) -> Any:
+def _payload(body: bytes | SharedBody | None) -> Any:
+    if isinstance(body, SharedBody):
+        return _SharedPayload(body)
     if body is not None and len(body) > _LARGE_BODY:
         return io.BytesIO(body)  # aiohttp warns about large `bytes`, which it writes at once
     return body
+
+
+class _SharedPayload(aiohttp.Payload):
+    """Writes a body piece by piece, without joining the pieces first."""
+
+    _autoclose = True
+
+    def __init__(self, body: SharedBody) -> None:
+        super().__init__(body)
+        self._size = len(body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for piece in self._value.pieces:
+            view = memoryview(piece)
+            for at in range(0, len(view), _LARGE_BODY):
+                await writer.write(view[at : at + _LARGE_BODY])
 
 
 async def _read(response: aiohttp.ClientResponse, into: bytearray, watch: StreamWatch | None) -> None:
@@ -713,7 +735,9 @@ class Client:
         if asked_with is not request.headers or keyed_with != key:
             url, headers = self._keyed_address(request, key)
             self._keyed_addresses[request.url] = (request.headers, key, url, headers)
-        body = None if request.json is None else encode_json(request.json)
+        body: bytes | SharedBody | None = None if request.json is None else encode_json(request.json)
+        if isinstance(body, bytes) and self._media is not None:
+            body = _body_with_content(self._media, body)
         return OutgoingRequest(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
 
     def _keyed_address(self, request: WireRequest, key: str | None) -> tuple[str, Mapping[str, str]]:
@@ -826,6 +850,14 @@ class Client:
             if value:
                 return self._redactor.text(value)[:200]
         return None
+
+
+def _body_with_content(media: MediaStore, body: bytes) -> bytes | SharedBody:
+    """Return a body with the content of media; raises `CannotCarry` if one was lost since the start."""
+    try:
+        return media.body(body)
+    except SetupError as lost:
+        raise CannotCarry(str(lost)) from None
 
 
 def _with_content(media: MediaStore, messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -1,4 +1,8 @@
-"""The content of media in a run folder: `media/<sha256>.<extension>`, read and encoded once for many requests."""
+"""The content of media in a run folder: `media/<sha256>.<extension>`, read and encoded once for many requests.
+
+A request is built with a name in place of each content, which is put in between when the body is sent: bodies in
+flight share one copy of it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import base64
 import hashlib
 import os
 import re
+import secrets
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,6 +24,19 @@ STORED = re.compile(r"media/([0-9a-f]{64})\.[a-z0-9]{1,8}")
 _MOST_CACHED = 64 * 2**20
 
 
+class SharedBody:
+    """A body in pieces, some of which are shared with other bodies."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.pieces = tuple(pieces)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+
 class MediaStore:
     """Reads media of a run folder; keeps the most recent contents encoded, up to a number of bytes."""
 
@@ -26,31 +44,50 @@ class MediaStore:
         """Read below a run folder, and keep at most `most_cached` bytes of base64, but always the last content."""
         self._folder = folder
         self._most = most_cached
-        self._cached: OrderedDict[str, str] = OrderedDict()
+        self._cached: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
+        # Random, so that no text of a user or model is taken for a content.
+        self._mark = secrets.token_hex(16)
+        self._marked = re.compile(f"{self._mark}({STORED.pattern}){self._mark}".encode())
 
     def filled(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Return the messages with the content of their media; equal contents are one object in memory.
+        """Return the messages with a name as the content of their media, for which `body` puts in the content.
 
         Raises:
             SetupError: A file is missing, or is not what it was when the run began.
         """
-        return tuple(message if not _has_files(message) else self._filled(message) for message in messages)
+        return tuple(_changed(message, self._marked_part) if _has_files(message) else message for message in messages)
 
-    def _filled(self, message: Message) -> Message:
-        return _changed(message, self._with_content)
+    def body(self, built: bytes) -> bytes | SharedBody:
+        """Return the body of a request that was built from messages of `filled`, with the content of their media.
 
-    def _with_content(self, part: Part) -> Part:
+        Raises:
+            SetupError: As `filled`.
+        """
+        if self._mark.encode() not in built:
+            return built
+        pieces: list[bytes] = []
+        end = 0
+        for found in self._marked.finditer(built):
+            pieces += [built[end : found.start()], self._encoded(found[1].decode())]
+            end = found.end()
+        return SharedBody([*pieces, built[end:]])
+
+    def _marked_part(self, part: Part) -> Part:
         if part.path is None or part.data is not None:
             return part
         known = type_of_path(part.path)
-        return part._replace(data=self._encoded(part.path), mime_type=None if known is None else known.mime_type)
+        if known is not None and known.kind == "document" and known.mime_type != "application/pdf":
+            data = self._encoded(part.path).decode("ascii")  # some wires take text as it is
+        else:
+            data = f"{self._mark}{part.path}{self._mark}"
+        return part._replace(data=data, mime_type=None if known is None else known.mime_type)
 
-    def _encoded(self, path: str) -> str:
+    def _encoded(self, path: str) -> bytes:
         if path in self._cached:
             self._cached.move_to_end(path)
             return self._cached[path]
-        encoded = base64.b64encode(read_media(self._folder, path)).decode("ascii")
+        encoded = base64.b64encode(read_media(self._folder, path))
         self._cached[path] = encoded
         self._bytes += len(encoded)
         while self._bytes > self._most and len(self._cached) > 1:

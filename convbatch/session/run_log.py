@@ -95,7 +95,7 @@ class RunLog:
 
     def request(self, outgoing: OutgoingRequest) -> None:
         """Write a request as it is sent, without keys."""
-        body = "" if outgoing.body is None else outgoing.body.decode("utf-8", "replace")
+        body = "" if outgoing.body is None else bytes(outgoing.body).decode("utf-8", "replace")
         headers = " ".join(f"{name}: {value};" for name, value in _without_keys(outgoing.headers).items())
         self.write("request", f"{outgoing.method} {outgoing.url} {headers} {body}")
 

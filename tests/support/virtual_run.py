@@ -295,7 +295,7 @@ class VirtualTransport:
             raise NoResponse("connection", "connection lost after sending", sent=True)
 
     async def _exchange(self, sent: Sent, outgoing: OutgoingRequest, partial: _Partial) -> HttpResponse:
-        request = Request.of(outgoing.method, outgoing.url, outgoing.headers, outgoing.body or b"")
+        request = Request.of(outgoing.method, outgoing.url, outgoing.headers, bytes(outgoing.body or b""))
         when = self._loop.time() + self._chance.random() * self._host.delay_s
         answer = await self._host.depart(sent, request, when)
         try:
