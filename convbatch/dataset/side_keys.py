@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 
 from convbatch.dataset.formats.builder import DialogueBuilder, role_of
 from convbatch.dataset.jsonl import display_json
+from convbatch.dataset.side_media import media_items
+from convbatch.media import MediaKind
 
 _SYSTEM = {
     "system",
@@ -113,7 +115,7 @@ _THINKING_HINT = 'write {"thinking_budget": 0} (off) or -1 (the model decides) i
 _DOCUMENTS_HINT = "write their text into a user message or into the system text, or remove the key"
 _MATERIAL_HINT = "write it into a user message or the system text, or remove the key"
 _PREFIX_HINT = "a reply that the model is to continue is not replayed: remove the key to keep it as the scripted reply"
-_PART_KINDS = {
+_PART_KINDS: Mapping[str, MediaKind] = {
     "image": "image",
     "img": "image",
     "picture": "image",
@@ -130,7 +132,10 @@ def read_side_keys(rest: dict[str, Any], builder: DialogueBuilder) -> None:
     for key in list(rest):
         if _is_empty(rest[key]):
             continue
-        if _carry(key, rest[key], builder):
+        if (media := _media_of(_snake(key), rest[key])) is not None:
+            builder.media(*media)
+            del rest[key]
+        elif _carry(key, rest[key], builder):
             del rest[key]
         elif (hint := _refused(_snake(key), rest[key])) is not None:
             _refuse(key, rest.pop(key), hint, builder)
@@ -185,12 +190,22 @@ def read_message_keys(message: Mapping[str, Any], read: Collection[str], builder
             builder.turn_key(key, value)
         elif key in ("tools", "functions") and role_of(message.get("role", message.get("from"))) == "system":
             builder.declare(value)
+        elif (media := _media_of(_snake(key), value)) is not None and builder.message_media(*media):
+            continue
         elif key in ("prefix", "partial") and value is True:
             _refuse(key, value, _PREFIX_HINT, builder, place=builder.place)
         elif (hint := _refused(_snake(key), value)) is not None:
             _refuse(key, value, hint, builder, place=builder.place)
         else:
             builder.leave_out(key)
+
+
+def _media_of(name: str, value: Any) -> tuple[MediaKind, list[dict[str, Any]]] | None:
+    """Return the kind and the canonical parts of media under a key; None for anything else."""
+    found = _MEDIA.fullmatch(name)
+    kind = None if found is None else _PART_KINDS.get(found[1] or "")
+    parts = None if kind is None else media_items(kind, value)
+    return None if kind is None or parts is None else (kind, parts)
 
 
 def _refuse(key: str, value: Any, hint: str, builder: DialogueBuilder, *, place: str | None = None) -> None:

@@ -468,12 +468,12 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "did you mean 'user'?",
     ),
     "remote image": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "ftp://a.b/c.png"}}]}]},
         "d.jsonl:1: turn 1: a part that cannot be imported",
         "save remote files beside the dataset",
     ),
     "remote file": (
-        {"contents": [{"parts": [{"text": "u"}, {"fileData": {"fileUri": "gs://x"}}]}]},
+        {"contents": [{"parts": [{"text": "u"}, {"fileData": {"fileUri": "gs://x"}, "videoMetadata": {"fps": 2}}]}]},
         "d.jsonl:1: turn 1: a part that cannot be imported",
         "save remote files",
     ),
@@ -515,10 +515,10 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
             hint,
         )
         for key, value, hint in (
-            ("image", "a.png", '{"image": "a.png"}'),
-            ("videos", ["v.mp4"], '{"video": "v.mp4"}'),
-            ("audio", ["a.wav"], '{"audio": "a.wav"}'),
-            ("image_urls", ["https://a.b/c.png"], '{"image": "media/FILE"}'),
+            ("image", [["a.png"]], '{"image": "media/FILE"}'),
+            ("videos", ["a sunset.", "v.mp4"], '{"video": "v.mp4"}'),
+            ("audio", [{"array": [0]}], '{"audio": "media/FILE"}'),
+            ("image_urls", ["ftp://a.b/c.png"], '{"image": "media/FILE"}'),
             ("files", [{"id": 1}], "remove the key"),
             ("attachments", ["a.pdf"], '{"document": "a.pdf"}'),
             ("documents", [{"text": "t"}], "into a user message"),
@@ -527,23 +527,21 @@ FLAWS: dict[str, tuple[dict[str, Any], str, str]] = {
             ("history", [["a", "b"]], "as messages"),
         )
     },
-    "media beside a conversation": (
-        {"image": "a.png", "conversations": [{"from": "human", "value": "<image>u"}]},
-        'd.jsonl:1: "image" beside the messages cannot be imported, and without it the model would be asked something '
-        "else",
-        '{"image": "a.png"}',
+    "fewer files than placeholders": (
+        {"image": "a.png", "conversations": [{"from": "human", "value": "<image>u<image>"}]},
+        "d.jsonl:1: 2 placeholders <image> in the user messages, and 1 image files beside them",
+        "as many <image> as files",
     ),
-    "media in a turn's message": (
-        {"contents": [USER_TEXT, {"role": "model", "parts": [{"text": "r"}]}, {**USER_TEXT, "images": ["a.png"]}]},
-        'd.jsonl:1: turn 2: "images" inside a message cannot be imported, and without it the model would be asked '
+    "media of a reply": (
+        {"contents": [USER_TEXT, {"role": "model", "parts": [{"text": "r"}], "images": ["a.png"]}]},
+        'd.jsonl:1: turn 1: "images" inside a message cannot be imported, and without it the model would be asked '
         "something else",
         '{"image": "a.png"}',
     ),
-    "media in a batch request": (
+    "a missing file": (
         {"custom_id": "c", "body": {"messages": [SAY_U], "images": ["a.png"]}},
-        'd.jsonl:1: "images" beside the messages cannot be imported, and without it the model would be asked something '
-        "else",
-        '{"image": "a.png"}',
+        "d.jsonl:1: turn 1: image file does not exist",
+        "relative to the dataset's folder",
     ),
     "two system texts": (
         {"instructions": "a", "system_prompt": "b", "messages": [SAY_U]},

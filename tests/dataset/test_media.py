@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbatch.dataset.media_files import media_issues, media_of
-from convbatch.dataset.selection import Selection
+from convbatch.dataset.selection import Selection, convert
 from convbatch.dataset.snapshot import read_copy, write_copy
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError
@@ -167,6 +167,71 @@ def test_a_run_folder_is_a_dataset_of_its_own(home: Path) -> None:
     again.parent.mkdir()
     write_copy([out], Selection(), again, "live")
     assert [one for _, one in read_copy(again)] == first
+
+
+PNG64 = base64.b64encode(png()).decode()
+RED, WRONG, DATA = {"image": "red.png"}, {"image": "wrong.jpg"}, {"data": PNG64, "mime_type": "image/png"}
+ADDRESS = {"uri": "https://a.b/c.JPEG?x=1", "mime_type": "image/jpeg"}
+
+
+def say(*parts: Any, **beside: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}], **beside}
+
+
+FOREIGN: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "openai address": (say({"type": "image_url", "image_url": {"url": ADDRESS["uri"]}}), [[ADDRESS]]),
+    "openai data": (say({"type": "image_url", "image_url": f"data:image/png;base64,{PNG64}"}), [[DATA]]),
+    "qwen": (say({"type": "image", "image": "red.png"}, {"type": "text", "text": "u"}), [[RED, {"text": "u"}]]),
+    "anthropic address": (
+        say({"type": "document", "source": {"type": "url", "url": "https://a.b/c"}}),
+        [[{"uri": "https://a.b/c", "mime_type": "application/pdf"}]],
+    ),
+    "anthropic text": (
+        {"params": say({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "hi"}})},
+        [[{"data": "aGk=", "mime_type": "text/plain"}]],
+    ),
+    "anthropic data": (
+        {"params": say({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG64}})},
+        [[DATA]],
+    ),
+    "gemini address": (
+        {"contents": [{"parts": [{"fileData": {"mimeType": "video/mp4", "fileUri": "https://youtu.be/x"}}]}]},
+        [[{"uri": "https://youtu.be/x", "mime_type": "video/mp4"}]],
+    ),
+    "gemini sdk": (
+        {"contents": [{"parts": [{"inline_data": {"mime_type": "image/png", "data": PNG64.replace("+", "-")}}]}]},
+        [[DATA]],
+    ),
+    "responses": (
+        {"model": "m", "input": [{"role": "user", "content": [{"type": "input_image", "image_url": ADDRESS["uri"]}]}]},
+        [[ADDRESS]],
+    ),
+    "llava": (
+        {"image": "red.png", "conversations": [
+            {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a"},
+            {"from": "human", "value": "u"},
+        ]},
+        [[RED, {"text": "What?"}], "u"],
+    ),
+    "llama-factory": (
+        {"images": ["red.png", "wrong.jpg"], "messages": [
+            {"role": "user", "content": "<image>a"}, {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c <image>"},
+        ]},
+        [[RED, {"text": "a"}], [{"text": "c "}, WRONG]],
+    ),
+    "alpaca": ({"instruction": "u", "input": "", "output": "a", "images": ["red.png"]}, [[RED, {"text": "u"}]]),
+    "hugging face": (say({"type": "text", "text": "u"}, images=[{"bytes": PNG64}]), [[DATA, {"text": "u"}]]),
+    "ollama": ({"messages": [{"role": "user", "content": "u", "images": [PNG64]}]}, [[DATA, {"text": "u"}]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "users"), FOREIGN.values(), ids=FOREIGN)
+def test_media_of_other_formats_are_imported(home: Path, line: dict[str, Any], users: list[Any]) -> None:
+    source, out = home / "foreign.jsonl", home / "o.jsonl"
+    source.write_text(json.dumps(line))
+    convert(source, out)
+    assert [turn["user"] for turn in json.loads(out.read_text())["turns"]] == users
 
 
 def test_a_file_that_changes_after_the_check_is_refused(home: Path) -> None:

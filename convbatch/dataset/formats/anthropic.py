@@ -66,13 +66,7 @@ def _block(block: Any) -> Any:
         return (
             {key: value for key, value in block.items() if key != "cache_control"} if isinstance(block, dict) else block
         )
-    source = block["source"]
-    if source.get("type") != "base64":
-        return block
-    url = f"data:{source.get('media_type')};base64,{source.get('data')}"
-    if block.get("type") == "image":
-        return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "file", "file": {"file_data": url}}
+    return {"type": block.get("type"), "source": block["source"]}
 
 
 def _read_thinking(thinking: Any, builder: DialogueBuilder) -> None:

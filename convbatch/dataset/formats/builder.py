@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from convbatch.dataset.jsonl import display_json
 from convbatch.dataset.recorded_calls import RecordedResult, RecordedSteps, read_calls, read_declarations
+from convbatch.dataset.side_media import place_media
 from convbatch.errors import Issue, did_you_mean
+from convbatch.media import MediaKind
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class DialogueBuilder:
         self._settings: dict[str, Any] = {}
         self._extra: dict[str, Any] = {}
         self._meta: dict[str, Any] = {}
+        self._media: dict[MediaKind, list[dict[str, Any]]] = {}
 
     @property
     def place(self) -> str:
@@ -211,6 +214,17 @@ class DialogueBuilder:
             hint = "write it once, in the user message"
             self.issue(f'"{key}" twice in one turn', place=self.place, found={key: value}, hint=hint)
 
+    def media(self, kind: MediaKind, parts: Sequence[dict[str, Any]]) -> None:
+        """Add media that stand beside the messages."""
+        self._media.setdefault(kind, []).extend(parts)
+
+    def message_media(self, kind: MediaKind, parts: Sequence[dict[str, Any]]) -> bool:
+        """Add media that stand beside the text of the last message; False if it is not the user's."""
+        if self._last != "user":
+            return False
+        self.issues += [replace(issue, field=self.place) for issue in place_media(self._turns[-1:], {kind: parts})]
+        return True
+
     def leave_out(self, key: str) -> None:
         """Record a key of a message that is not imported."""
         self._left_out[key] = None
@@ -276,6 +290,8 @@ class DialogueBuilder:
             self.plain["tool_results"] = results
         if self._extra:
             self._settings["extra"] = self._extra
+        if self._media and self._turns:
+            self.issues += place_media(self._turns, self._media)
         self.plain["turns"] = self._turns
         if not self._turns and not self.issues:
             self.issue("no user turn", found=[], hint="a dialogue has at least one user message")

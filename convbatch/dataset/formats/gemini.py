@@ -14,7 +14,9 @@ from convbatch.dataset.formats.builder import (
 )
 from convbatch.dataset.recorded_calls import RecordedResult, google_schema
 from convbatch.dataset.side_keys import read_message_keys, read_side_keys
+from convbatch.dataset.side_media import address
 from convbatch.errors import did_you_mean
+from convbatch.media import kind_named
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
@@ -44,7 +46,7 @@ def _camel_keys(plain: Mapping[str, Any], known: Collection[str]) -> dict[str, A
 
 _BODY = ("contents", "systemInstruction", "generationConfig", "safetySettings", "tools", *_EXTRA)
 _CONFIG = (*_SETTINGS, "thinkingConfig", "responseMimeType", "responseSchema", "responseJsonSchema")
-_PART = ("text", "inlineData", "thought", "thoughtSignature", "functionCall", "functionResponse")
+_PART = ("text", "inlineData", "fileData", "thought", "thoughtSignature", "functionCall", "functionResponse")
 
 
 def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
@@ -161,10 +163,20 @@ def _user(parts: list[dict[str, Any]], builder: DialogueBuilder, *, place: str |
             canonical.append({"text": part["text"]})
         elif set(part) == {"inlineData"} and isinstance(part["inlineData"], dict):
             inline = _camel_keys(part["inlineData"], ("mimeType", "data"))
-            canonical.append({"data": inline.get("data"), "mime_type": inline.get("mimeType")})
+            canonical.append({"data": _standard(inline.get("data")), "mime_type": inline.get("mimeType")})
+        elif set(part) == {"fileData"} and isinstance(part["fileData"], dict):
+            file = _camel_keys(part["fileData"], ("mimeType", "fileUri"))
+            mime_type = file.get("mimeType")
+            kind = kind_named(mime_type) if isinstance(mime_type, str) else "document"
+            canonical.append(address(kind, str(file.get("fileUri")), mime_type))
         else:
             builder.refuse_part(part, place or builder.next_place)
     return canonical[0]["text"] if len(canonical) == 1 and "text" in canonical[0] else canonical
+
+
+def _standard(data: Any) -> Any:
+    """Return base64 in the standard alphabet; Google's SDK writes the other one."""
+    return data.translate(str.maketrans("-_", "+/")) if isinstance(data, str) else data
 
 
 def _read_config(config: Any, builder: DialogueBuilder) -> None:

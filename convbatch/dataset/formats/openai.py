@@ -18,6 +18,8 @@ from convbatch.dataset.formats.builder import (
 )
 from convbatch.dataset.recorded_calls import RecordedResult
 from convbatch.dataset.side_keys import read_message_keys, read_side_keys
+from convbatch.dataset.side_media import media_item, source_item
+from convbatch.media import MediaKind
 
 
 def _detect(line: Mapping[str, Any]) -> bool:
@@ -214,6 +216,8 @@ def _part(part: Any, builder: DialogueBuilder, *, place: str | None = None) -> d
     if kind == "input_audio" and has_key(part.get("input_audio"), "data"):
         audio = part["input_audio"]
         return {"data": audio["data"], "mime_type": f"audio/{audio.get('format', 'wav')}"}
+    if kind in _MEDIA_PARTS and (item := _media_part(kind, part)) is not None:
+        return item
     source: Any = None
     if kind == "image_url":
         source = part["image_url"].get("url") if has_key(part.get("image_url"), "url") else part.get("image_url")
@@ -223,6 +227,28 @@ def _part(part: Any, builder: DialogueBuilder, *, place: str | None = None) -> d
         return {"data": inline[2], "mime_type": inline[1]}
     builder.refuse_part(part, place or builder.next_place)
     return {"text": "…"}
+
+
+_MEDIA_PARTS: Mapping[str, MediaKind] = {
+    "image": "image",
+    "image_url": "image",
+    "audio": "audio",
+    "audio_url": "audio",
+    "video": "video",
+    "video_url": "video",
+    "document": "document",
+    "file": "document",
+}
+
+
+def _media_part(kind: str, part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a part in the form of OpenAI, Anthropic or open models; None for an unknown form."""
+    value = part.get(kind)
+    if kind in ("image", "document") and isinstance(part.get("source"), dict):
+        return source_item(_MEDIA_PARTS[kind], part["source"])
+    if kind == "file":
+        value = None if not isinstance(value, dict) else value.get("file_data") or value.get("file_url")
+    return media_item(_MEDIA_PARTS[kind], value)
 
 
 _DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)

@@ -80,6 +80,8 @@ def _part(part: Any) -> Any:
         return {"type": "image_url", "image_url": part.get("image_url")}
     if kind == "input_file" and "file_data" in part:
         return {"type": "file", "file": {"file_data": part["file_data"]}}
+    if kind == "input_file" and "file_url" in part:
+        return {"type": "file", "file": {"file_url": part["file_url"]}}
     return part
 
 
