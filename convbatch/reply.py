@@ -74,6 +74,8 @@ class Reply(NamedTuple):
     model_version: str | None = None
     response_id: str | None = None
     has_media: bool = False
+    media: tuple[str, ...] = ()
+    """Where its media are kept, relative to the run folder."""
     is_paused: bool = False
     """Whether the provider stopped in the middle of the turn, which goes on when the history is sent back."""
     service_tier: str | None = None
@@ -225,6 +227,8 @@ def reply_to_plain(reply: Reply) -> dict[str, Any]:
     for name in ("has_media", "is_paused"):
         if getattr(reply, name):
             plain[name] = True
+    if reply.media:
+        plain["media"] = list(reply.media)
     for name in ("service_tier", "mean_logprob"):
         value = getattr(reply, name)
         if value is not None:
@@ -245,6 +249,7 @@ def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
         model_version=plain.get("model_version"),
         response_id=plain.get("response_id"),
         has_media=plain.get("has_media", False),
+        media=tuple(plain.get("media", ())),
         is_paused=plain.get("is_paused", False),
         service_tier=plain.get("service_tier"),
         mean_logprob=plain.get("mean_logprob"),
@@ -263,6 +268,8 @@ def whole_reply(steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         whole["thought"] = "\n\n".join(thoughts)
     if calls := [call for step in steps for call in step.get("tool_calls", ())]:
         whole["tool_calls"] = calls
+    if media := [path for step in steps for path in step.get("media", ())]:
+        whole["media"] = media
     return whole
 
 

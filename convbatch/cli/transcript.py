@@ -110,6 +110,7 @@ class _TurnRow(NamedTuple):
     thought: str | None
     tool_calls: str | None
     steps: int | None
+    media: str | None
     finish_reason: str | None
     finish_reason_raw: str | None
     input_tokens: int | None
@@ -283,7 +284,7 @@ def _lines(dialogue: Dialogue, columns: Sequence[_TranscriptColumn], width: int)
     if dialogue.system is not None:
         yield from line("system", dialogue.system, "dim")
     for number, turn in enumerate(dialogue.turns, 1):
-        media = "".join(f" <{part.kind}>" for part in turn.user if part.kind != "text")
+        media = "".join(f" <{part.path or part.uri}>" for part in turn.user if part.kind != "text")
         yield from line(f"{number} user", turn.user_text + media, "bold")
         for label, text in _scripted(turn):
             yield from line(label, text, "dim")
@@ -321,6 +322,7 @@ def _reply(column: _TranscriptColumn, turn_row: _TurnRow, user: str | None) -> l
         texts.append(tables.single_line_text(f"calls {call['name']} {said}", "cyan"))
     if turn_row.reply is not None:
         texts.append(tables.multiline_text(turn_row.reply))
+    texts += [tables.single_line_text(path, "cyan") for path in json.loads(turn_row.media or "[]")]
     facts = tables.single_line_text(_BETWEEN.join(_facts(turn_row)), tables.STATUS_STYLES[turn_row.status])
     verdicts = _verdict_lines(column.verdicts_on(turn_row.turn))
     return [_name(column), *map(Piece, texts), Piece(facts, between=_BETWEEN), *verdicts]

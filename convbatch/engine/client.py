@@ -44,6 +44,7 @@ from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details, next_page
 from convbatch.protocols.reading import Answer, read_answer, with_own_notes
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
+from convbatch.protocols.reply_media import media_of_turn
 from convbatch.protocols.stated_limits import stated_limits
 from convbatch.protocols.wire import Ask, CannotCarry, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
@@ -583,7 +584,18 @@ class Client:
         """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""
         answer = self._read(status, {}, body)
         outcome = answer.outcome
-        return outcome if isinstance(outcome, Failure) else self._without_keys(outcome, body)[0]
+        if isinstance(outcome, Failure):
+            return outcome
+        return self._with_kept_media(self._without_keys(outcome, body)[0])
+
+    def _with_kept_media(self, reply: Reply) -> Reply:
+        """Keep the media of a reply as files; the body that is journaled has them all the same."""
+        if not reply.has_media or self._media is None:
+            return reply
+        kept: list[str] = []
+        with contextlib.suppress(OSError):  # the next session writes them from the body
+            kept = [self._media.keep(*media) for media in media_of_turn(reply.raw_turn)]
+        return reply._replace(media=tuple(kept))
 
     def _read(
         self, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False, streamed: bool = False
@@ -775,6 +787,7 @@ class Client:
         else:
             cls = "replied"
             outcome, joined = self._without_keys(outcome, body)
+            outcome = self._with_kept_media(outcome)
             left = left or joined
         attempt = self._attempt(outcome, cls, response, sent, body=body, left=left, note=note)
         stated = _stated_limits(response, attempt)

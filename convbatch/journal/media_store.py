@@ -18,7 +18,8 @@ from pathlib import Path
 
 from convbatch.dialogue import Message, Part
 from convbatch.errors import Place, SetupError
-from convbatch.media import type_of_path
+from convbatch.media import HEAD_BYTES, media_type_of, type_named, type_of_path
+from convbatch.system import Disk
 
 STORED = re.compile(r"media/([0-9a-f]{64})\.[a-z0-9]{1,8}")
 _MOST_CACHED = 64 * 2**20
@@ -40,15 +41,27 @@ class SharedBody:
 class MediaStore:
     """Reads media of a run folder; keeps the most recent contents encoded, up to a number of bytes."""
 
-    def __init__(self, folder: Path, *, most_cached: int = _MOST_CACHED) -> None:
+    def __init__(self, folder: Path, *, disk: Disk | None = None, most_cached: int = _MOST_CACHED) -> None:
         """Read below a run folder, and keep at most `most_cached` bytes of base64, but always the last content."""
         self._folder = folder
+        self._disk = disk or Disk()
         self._most = most_cached
         self._cached: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
         # Random, so that no text of a user or model is taken for a content.
         self._mark = secrets.token_hex(16)
         self._marked = re.compile(f"{self._mark}({STORED.pattern}){self._mark}".encode())
+
+    def keep(self, content: bytes, mime_type: str | None) -> str:
+        """Write a content of a reply durably, if it is not there, and return its name; raises OSError."""
+        named = None if mime_type is None else type_named(mime_type)
+        found = media_type_of(content[:HEAD_BYTES], kind=None if named is None else named.kind)
+        if found is None or (found.mime_type == "text/plain" and named is not None):
+            found = named
+        path = f"media/{hashlib.sha256(content).hexdigest()}.{'bin' if found is None else found.extension}"
+        if not (self._folder / path).exists():
+            _write_durably(self._folder / path, content, self._disk)
+        return path
 
     def filled(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return the messages with a name as the content of their media, for which `body` puts in the content.
@@ -93,6 +106,24 @@ class MediaStore:
         while self._bytes > self._most and len(self._cached) > 1:
             self._bytes -= len(self._cached.popitem(last=False)[1])
         return encoded
+
+
+def _write_durably(path: Path, content: bytes, disk: Disk) -> None:
+    is_new = not path.parent.exists()
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if is_new:
+        disk.sync_folder(path.parent.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[disk.write(fd, bytes(rest[: 1 << 20])) :]
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+    disk.replace(draft, path)
+    disk.sync_folder(path.parent)
 
 
 def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:

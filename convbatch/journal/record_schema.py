@@ -114,6 +114,7 @@ _is_reply = _fits(
         "usage": _is_usage,
         "tool_calls": _are_calls,
         **dict.fromkeys(("has_media", "is_paused"), _is_flag),
+        "media": lambda paths: isinstance(paths, list) and all(map(_is_text, paths)),
     },
     ("finish_reason", "usage"),
 )

@@ -75,6 +75,8 @@ TURNS: tuple[Column, ...] = (
         lambda t: t.reply.get("thought"), is_long=True),
     Column("tool_calls", "string", "JSON list of `{id, name, arguments}`; null = no call",
         lambda t: to_json(t.reply["tool_calls"]) if t.reply.get("tool_calls") else None, is_long=True),
+    Column("media", "string", "JSON list of the files of pictures and sound in the reply, relative to the run folder; "
+        "null = none", lambda t: to_json(t.reply["media"]) if t.reply.get("media") else None, is_long=True),
     Column("steps", "Int64", "model calls this reply is made of; null without a complete reply",
         lambda t: len(t.past.replied) or None),
     Column("finish_reason", "string", "`stop length content_filter tool_call error other`; null without a complete "

@@ -69,9 +69,8 @@ async def build_workers(
     for target in spec.targets:
         shared.setdefault(target.quota_owner, []).append(target)
     simulator_url = await _embedded_simulator(spec, stack)
-    parts = _Parts(
-        spec, system, past, progress, spec.credentials.redactor(), simulator_url, MediaStore(spec.folder.path)
-    )
+    media = MediaStore(spec.folder.path, disk=system.disk)
+    parts = _Parts(spec, system, past, progress, spec.credentials.redactor(), simulator_url, media)
     sharers = _names_by_quota_owner(spec)
     workers: dict[str, TargetWorker] = {}
     for owner, targets in shared.items():

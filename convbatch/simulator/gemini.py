@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -179,6 +179,7 @@ class GeminiWire:
             system=_system(fields.get("systemInstruction")),
             messages=messages,
             replayed=replayed,
+            draws="counted",
             max_output_tokens=config.get("maxOutputTokens"),
             stop=tuple(config.get("stopSequences", ())),
             thinking=thinking.get("thinkingBudget") != 0,
@@ -215,7 +216,9 @@ class GeminiWire:
         if reply.finish in {"prompt_blocked", "nothing"}:
             return [self.whole(reply_spec, reply)]
         parts: list[dict[str, Any]] = [{"text": piece, "thought": True} for piece in in_pieces(reply.thought or "", 2)]
+        parts += _draft_picture(reply)
         parts += [{"text": piece} for piece in in_pieces(reply.text)]
+        parts += _picture(reply)
         parts += gemini_tools.call_parts(reply.calls, reply_spec.parsed.model)
         events = [{"candidates": [{"content": {"parts": [part], "role": "model"}, "index": 0}]} for part in parts]
         last: dict[str, Any] = {"text": ""}
@@ -391,6 +394,7 @@ def _contents(value: Any, model: str) -> tuple[tuple[tuple[str, str], ...], tupl
         if role not in {"user", "model", "function"}:
             refuse("bad_request", "Please use a valid role: user, model.", field=where)
         parts = _part_list(content, where)
+        _check_pictures(role, parts, where)
         read.append((role, list(parts)))
         has_results = any("functionResponse" in part for part in parts)
         if role == "model" and turns and turns[-1][0] == "model":
@@ -481,12 +485,44 @@ def _parts(reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]
     parts: list[dict[str, Any]] = []
     if reply.thought:
         parts.append({"text": reply.thought, "thought": True})
+    parts += _draft_picture(reply)
     if reply.text:
         parts.append({"text": reply.text})
+    parts += _picture(reply)
     parts += gemini_tools.call_parts(reply.calls, reply_spec.parsed.model)
     if reply.signature is not None:
         parts.append({"text": "", "thoughtSignature": reply.signature})
     return parts
+
+
+def _picture(reply: SimulatedReply) -> list[dict[str, Any]]:
+    if reply.picture is None:
+        return []
+    blob = {"mimeType": "image/png", "data": b64encode(reply.picture).decode()}
+    return [{"inlineData": blob, "thoughtSignature": media.signature_of(reply.picture)}]
+
+
+def _draft_picture(reply: SimulatedReply) -> list[dict[str, Any]]:
+    """Return a picture that the model made while it thought, which is not its answer."""
+    if reply.picture is None:
+        return []
+    draft = media.drawing(reply.picture)
+    return [{"inlineData": {"mimeType": "image/png", "data": b64encode(draft).decode()}, "thought": True}]
+
+
+def _check_pictures(role: str, parts: list[dict[str, Any]], where: str) -> None:
+    """Refuse a picture of the model that came back without the signature that it was given."""
+    for at, part in enumerate(parts):
+        blob = as_object(part.get("inlineData"))
+        if role != "model" or blob is None or part.get("thought"):
+            continue
+        given = part.get("thoughtSignature")
+        if given is None:
+            refuse("bad_request", f"Image part is missing a thought_signature in content position {where}, "
+                   f"part position {at + 1}.", field=where)  # fmt: skip
+        content = media.decoded(blob.get("data"))
+        if given.translate(str.maketrans("-_", "+/")) != media.signature_of(content):
+            refuse("bad_request", f"Corrupted thought signature, position {where}, part {at + 1}.", field=where)
 
 
 def _candidate(reply_spec: ReplySpec, reply: SimulatedReply, parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -523,8 +559,10 @@ def _token(token: str, place: int) -> dict[str, Any]:
 def _usage(reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
     """Return usage as Google does: zero counts are omitted, the candidates' count excludes thoughts."""
     usage: dict[str, Any] = {"promptTokenCount": reply.input_tokens}
-    if reply.visible_tokens:
-        usage["candidatesTokenCount"] = reply.visible_tokens
+    if shown := reply.visible_tokens + reply.picture_tokens:
+        usage["candidatesTokenCount"] = shown
+    if reply.picture_tokens:
+        usage["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": reply.picture_tokens}]
     usage["totalTokenCount"] = reply.input_tokens + reply.output_tokens
     if reply.reasoning_tokens is not None:
         usage["thoughtsTokenCount"] = reply.reasoning_tokens

@@ -9,6 +9,8 @@ import base64
 import binascii
 import hashlib
 import re
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -116,3 +118,41 @@ def mark_of(medium: Seen | str) -> str:
 def without_marks(text: str) -> str:
     """Return what the user wrote beside the media."""
     return MARK.sub("", text) if "<" in text else text
+
+
+# Pictures that a model draws
+
+PICTURE_TOKENS = 1290
+"""What a picture counts where it is counted as output."""
+_DRAW = re.compile(r"\b(?:draw|redraw)\b( only)?", re.IGNORECASE)
+
+
+class Order(NamedTuple):
+    """What a user's text says about a picture."""
+
+    is_given: bool
+    is_silent: bool
+    """Whether the picture comes without a text."""
+
+
+def order(text: str) -> Order:
+    """Return whether a user's text asks for a picture: `draw`, or `draw only` for one without a text."""
+    found = _DRAW.search(text)
+    return Order(found is not None, found is not None and found[1] is not None)
+
+
+def drawing(seed: bytes) -> bytes:
+    """Return a PNG of one colour that depends on the seed."""
+    rgb = hashlib.sha256(seed).digest()[:3]
+    rows = (b"\0" + rgb * 16) * 16
+    header = struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
+def signature_of(content: bytes) -> str:
+    """Return the signature of a picture that a model has drawn."""
+    return base64.b64encode(hashlib.blake2b(content, key=b"picture", digest_size=24).digest()).decode()

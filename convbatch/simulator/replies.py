@@ -70,6 +70,8 @@ class ParsedRequest:
     show_thoughts: bool = True
     schema: Mapping[str, Any] | None = None
     """What a reply must fit, as JSON; an empty one asks for JSON of any form."""
+    draws: Literal["", "counted", "apart"] = ""
+    """Whether a model can draw, and whether its pictures are counted as output."""
     is_bare: bool = False
     """Whether the reply is a text of the schema without its quotes."""
 
@@ -109,11 +111,13 @@ class SimulatedReply:
     reasoning_tokens: int | None = None
     reply_id: str
     calls: tuple[tools.Call, ...] = ()
+    picture: bytes | None = None
+    picture_tokens: int = 0
 
     @property
     def output_tokens(self) -> int:
-        """All generated tokens: visible and reasoning."""
-        return self.visible_tokens + (self.reasoning_tokens or 0)
+        """All generated tokens: visible, reasoning and of a picture."""
+        return self.visible_tokens + (self.reasoning_tokens or 0) + self.picture_tokens
 
 
 def count_tokens(text: str) -> int:
@@ -248,6 +252,7 @@ class _Draft:
     thought: str | None = None
     reasoning_tokens: int | None = None
     calls: tools.Step = ()
+    picture: bytes | None = None
 
 
 class Actor:
@@ -287,7 +292,7 @@ class Actor:
         player = self.base_model(parsed.model) or ""
         draft = _MODELS[player](self, parsed, sha)
         if player in _CALLERS and draft.finish in ("stop", "length"):
-            draft = self._acted(draft, parsed, sha)
+            draft = self._drawn(self._acted(draft, parsed, sha), parsed, sha)
         draft = _within_limits(_in_form(draft, parsed), parsed)
         reply = SimulatedReply(
             text=draft.text,
@@ -298,6 +303,8 @@ class Actor:
             reasoning_tokens=draft.reasoning_tokens,
             signature=self._sign(parsed.model, sha, draft.text) if player == "sim-signed" and not draft.calls else None,
             calls=draft.calls,
+            picture=draft.picture,
+            picture_tokens=media.PICTURE_TOKENS if draft.picture and parsed.draws == "counted" else 0,
             reply_id=base64.urlsafe_b64encode(_digest(self.seed, parsed.model, sha) * 2).decode()[:20],
         )
         return _as_in_the_seed(reply) if player == "sim-seed" else reply
@@ -317,6 +324,13 @@ class Actor:
         if parsed.answered and self._script.reply_to(parsed.system, texts) is None:
             return replace(draft, text=f"{draft.text} {tools.quote_results(parsed.messages[-1][1])}")
         return draft
+
+    def _drawn(self, draft: _Draft, parsed: ParsedRequest, sha: str) -> _Draft:
+        """Return the reply with a picture, where the user asks for one and the model can draw."""
+        order = media.order((parsed.user_texts or ("",))[-1])
+        if not (order.is_given and parsed.draws and draft.finish == "stop" and not draft.calls):
+            return draft
+        return replace(draft, text="" if order.is_silent else draft.text, picture=media.drawing(sha.encode()))
 
     def broken_signature(self, parsed: ParsedRequest) -> str | None:
         """Return what is wrong with the signed turns sent to `sim-signed`; None if they came back unchanged."""

@@ -170,6 +170,7 @@ class ResponsesWire:
             system=fields.get("instructions", "") + "".join(reader.system),
             messages=tuple(reader.messages),
             replayed=tuple(reader.replayed),
+            draws="apart",
             max_output_tokens=fields.get("max_output_tokens"),
             thinking=reasoning.get("effort") != "none",
             show_thoughts=reasoning.get("summary") is not None,
@@ -333,6 +334,10 @@ class _Reader:
             self._read_message(item, where)
         elif kind in ("function_call", "function_call_output"):
             self._read_tool(item, str(kind), where)
+        elif kind == "image_generation_call":
+            self._check_pending(is_models=True)
+            self._add_model(_drawn_mark(item, where))
+            self.pending = None
         elif kind in _OTHER_ITEMS:
             self._check_pending(is_models=not str(kind).endswith("_output"))
             self.pending = None
@@ -397,6 +402,14 @@ class _Reader:
         if self.pending is None or self.pending.item_id != partner:
             message_ = f"Item '{item_id}' of type 'message' was provided without its required 'reasoning' item"
             refuse("bad_request", f"{message_}: '{partner}'.", field="input")
+
+
+def _drawn_mark(item: dict[str, Any], where: str) -> str:
+    """Return what stands for a picture that the model has drawn; refuses one that is not as it was given."""
+    try:
+        return media.seen("responses", f"image/{item.get('output_format', 'png')}", item.get("result")).mark
+    except media.WrongMedia as wrong:
+        refuse("bad_request", f"Invalid value for '{where}': {wrong}", field=where)
 
 
 def _refuse_alone(item_id: str) -> None:
@@ -518,7 +531,12 @@ def _items(reply_spec: ReplySpec, reply: SimulatedReply) -> Iterator[dict[str, A
     else:
         logprobs = _logprobs(reply_spec, in_pieces(reply.text), 0)
         part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": logprobs}
-    if not reply.calls or reply.text:
+    if reply.picture is not None:
+        yield {
+            "id": f"ig_{reply.reply_id}", "type": "image_generation_call", "status": "completed",
+            "result": base64.b64encode(reply.picture).decode(), "output_format": "png", "revised_prompt": "A picture.",
+        }  # fmt: skip
+    if reply.text or not (reply.calls or reply.picture):
         yield _message_item(reply, part, has_reasoning=has_reasoning)
     yield from responses_tools.call_items(reply.calls, f"fc_{_PAIRED if has_reasoning else '0'}{reply.reply_id}")
 
@@ -541,6 +559,10 @@ def _logprobs(reply_spec: ReplySpec, pieces: list[str], place: int) -> list[dict
 def _item_events(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if item["type"] == "function_call":
         yield from responses_tools.call_events(index, item)
+        return
+    if item["type"] == "image_generation_call":
+        yield {"type": "response.output_item.added", "output_index": index, "item": {**item, "result": None}}
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
         return
     place = {"item_id": item["id"], "output_index": index}
     empty: dict[str, list[Any]] = {"summary": []} if item["type"] == "reasoning" else {"content": []}
